@@ -1,0 +1,28 @@
+"""The test harness: from `configs/matrix.yaml` to verdicts. `docs/how-it-works.md` follows one case.
+
+The public names are imported on use, so that `import harness` costs nothing and needs no torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from harness.case import MoETestConfig
+    from harness.parallel import RankFailure, parallel_launch
+
+__all__ = ["MoETestConfig", "RankFailure", "parallel_launch"]
+
+_HOME = {
+    "MoETestConfig": "harness.case",
+    "RankFailure": "harness.parallel",
+    "parallel_launch": "harness.parallel",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'harness' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOME[name]), name)

@@ -1,0 +1,52 @@
+"""The experts backends: the support table. One row a backend, one file a backend."""
+
+from __future__ import annotations
+
+from moe.registry import Registry
+from moe.spec import Needs, Numerics, Row
+
+EXPERTS: Registry[Row] = Registry(
+    "experts",
+    (
+        Row(
+            name="triton",
+            target="moe.experts.triton:TritonExperts",
+            needs=Needs(
+                features=frozenset({"triton"}),
+                dtypes=frozenset({"bf16", "fp16"}),
+                weights=frozenset({"model", "fp8_tensor", "fp8_block", "int8_channel"}),
+                activations=frozenset({"model", "fp8_static", "fp8_dynamic", "fp8_group", "int8_token"}),
+                packages=("triton",),
+            ),
+            numerics=Numerics(gemm1="model", activation="model", expert="model", accumulation=2.0**-18),
+        ),
+        Row(
+            name="flashinfer_cutlass",
+            target="moe.experts.flashinfer_cutlass:FlashInferCutlassExperts",
+            needs=Needs(
+                features=frozenset({"cuda", "sm90"}),
+                dtypes=frozenset({"bf16"}),
+                weights=frozenset({"model", "fp8_tensor"}),
+                activations=frozenset({"model", "fp8_static"}),
+                hidden_multiple=8,
+                shard_multiple=8,
+                packages=("flashinfer",),
+                probe="moe.experts.flashinfer_probe:built",
+            ),
+            numerics=Numerics(activation="model", expert="model", accumulation=2.0**-12),
+        ),
+        Row(
+            name="torch_grouped",
+            target="moe.experts.torch_grouped:TorchGroupedExperts",
+            needs=Needs(
+                dtypes=frozenset({"bf16"}),
+                weights=frozenset({"model"}),
+                activations=frozenset({"model"}),
+                hidden_multiple=8,  # grouped_mm wants rows of a multiple of 16 bytes
+                shard_multiple=8,
+            ),
+            numerics=Numerics(gemm1="model", activation="model", expert="model"),
+        ),
+        Row(name="torch_loop", target="moe.experts.torch_loop:TorchLoopExperts"),
+    ),
+)

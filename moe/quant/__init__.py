@@ -1,0 +1,55 @@
+"""The quantization methods: the table. One row a method, one file a method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from moe.registry import Registry
+from moe.spec import Row, Scheme
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantRow(Row):
+    """A quantization method and the formats that it makes.
+
+    block: side of its weight blocks, or None; a block may not straddle a rank's shard or the
+    gate/up seam. static: activation scales are calibrated once and handed in.
+    """
+
+    scheme: Scheme
+    block: int | None = None
+    static: bool = False
+
+
+QUANT: Registry[QuantRow] = Registry(
+    "quant",
+    (
+        QuantRow(
+            name="none",
+            target="moe.quant.none:NoQuant",
+            scheme=Scheme(weights="model", activations="model"),
+        ),
+        QuantRow(
+            name="fp8_tensor",
+            target="moe.quant.fp8_tensor:Fp8TensorStatic",
+            scheme=Scheme(weights="fp8_tensor", activations="fp8_static", weight_bytes=1),
+            static=True,
+        ),
+        QuantRow(
+            name="fp8_tensor_dynamic",
+            target="moe.quant.fp8_tensor:Fp8TensorDynamic",
+            scheme=Scheme(weights="fp8_tensor", activations="fp8_dynamic", weight_bytes=1),
+        ),
+        QuantRow(
+            name="fp8_block",
+            target="moe.quant.fp8_block:Fp8Block",
+            scheme=Scheme(weights="fp8_block", activations="fp8_group", weight_bytes=1),
+            block=128,
+        ),
+        QuantRow(
+            name="int8_channel",
+            target="moe.quant.int8_channel:Int8Channel",
+            scheme=Scheme(weights="int8_channel", activations="int8_token", weight_bytes=1),
+        ),
+    ),
+)

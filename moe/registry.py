@@ -1,0 +1,62 @@
+"""A family's table: rows by name, classes imported on use, rows from outside by entry point.
+
+`Registry("experts", rows)` also reads the entry-point group `moe.experts`, in which each entry
+names a `moe.spec.Row` (or a subclass). A name may also be given as `"package.module:Class"`:
+the class then carries its own row as the attribute `row`.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+from moe.errors import MoEError, UnknownMemberError
+from moe.spec import Row, resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+R = TypeVar("R", bound=Row)
+
+
+class Registry(Generic[R]):
+    """An immutable, ordered table of rows; the order is the order of preference."""
+
+    def __init__(self, family: str, rows: tuple[R, ...]) -> None:
+        self.family = family
+        self._own = rows
+        self._rows: dict[str, R] | None = None
+
+    @property
+    def rows(self) -> dict[str, R]:
+        """Rows by name, those of other packages last. Read once, then kept."""
+        if self._rows is None:
+            found = [*self._own, *(cast("R", e.load()) for e in entry_points(group=f"moe.{self.family}"))]
+            names = [row.name for row in found]
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise MoEError(f"two {self.family} rows are called {twice[0]!r}; rename one")
+            self._rows = dict(zip(names, found, strict=True))
+        return dict(self._rows)
+
+    def __iter__(self) -> Iterator[R]:
+        return iter(self.rows.values())
+
+    def row(self, name: str) -> R:
+        """The row called `name`, or the one that the class named by an import path carries.
+
+        Raises UnknownMemberError for a name that is neither.
+        """
+        if ":" in name:
+            try:
+                return cast("R", resolve(name).row)
+            except (ImportError, AttributeError) as error:
+                message = f"cannot load {self.family} {name!r}: {error}; it must name a class with a `row`"
+                raise MoEError(message) from error
+        if name not in self.rows:
+            raise UnknownMemberError(self.family, name, self.rows)
+        return self.rows[name]
+
+    def load(self, name: str) -> Any:
+        """The class behind `name`."""
+        return resolve(self.row(name).target)

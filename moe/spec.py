@@ -1,0 +1,235 @@
+"""The torch-free vocabulary: layouts, problems, formats, needs, numerics, reasons.
+
+Planning, listing and CI generation import this and the member tables, never torch. A row is
+matched on features and formats, never on another row's name, so that a new member of one
+family needs no change in the others.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+DTYPE_BYTES = {"bf16": 2, "fp16": 2, "f32": 4}  # activation dtypes of a layer -> bytes an element
+BLOCK = 128  # side of a weight block and length of an activation block in `fp8_block`
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reason:
+    """Why something was refused: a stable code to group by, and a sentence for people."""
+
+    code: str
+    text: str
+
+
+def chunk(total: int, parts: int, index: int) -> range:
+    """The `index`-th of `parts` contiguous pieces of `range(total)`; the first ones are longer.
+
+    Sizes differ by at most one; a piece is empty where there are more parts than items.
+    """
+    base, extra = divmod(total, parts)
+    start = index * base + min(index, extra)
+    return range(start, start + base + (index < extra))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How ranks share the work. `rank = dp_rank * tp_size + tp_rank`."""
+
+    dp_size: int = 1
+    tp_size: int = 1
+    use_ep: bool = False  # experts spread over all ranks; without it the intermediate size is
+    sequence_parallel: bool = False  # each DP rank's tokens are split over its TP ranks
+
+    @property
+    def world_size(self) -> int:
+        return self.dp_size * self.tp_size
+
+    def dp_rank(self, rank: int) -> int:
+        return rank // self.tp_size
+
+    def tp_rank(self, rank: int) -> int:
+        return rank % self.tp_size
+
+    def experts_of(self, rank: int, num_experts: int) -> range:
+        """Global expert ids that live on `rank` (uneven where ranks do not divide them)."""
+        return chunk(num_experts, self.world_size, rank) if self.use_ep else range(num_experts)
+
+    def intermediate_of(self, rank: int, intermediate: int) -> range:
+        """Columns of the intermediate size that live on `rank`."""
+        if self.use_ep:
+            return range(intermediate)
+        return chunk(intermediate, self.world_size, rank)
+
+    def tokens_of(self, rank: int, counts: tuple[int, ...]) -> range:
+        """Rows of its DP rank's tokens that `rank` holds; `counts` are tokens per DP rank."""
+        count = counts[self.dp_rank(rank)]
+        if self.sequence_parallel:
+            return chunk(count, self.tp_size, self.tp_rank(rank))
+        return range(count)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scheme:
+    """What a quant method stores and sends: the formats that experts rows are matched on.
+
+    weights: `model` (the layer's dtype), `fp8_tensor`, `fp8_block` (128x128), `int8_channel`.
+    activations: `model`, `fp8_static`, `fp8_dynamic` (per tensor), `fp8_group` (1x128),
+    `int8_token`.
+    """
+
+    weights: str
+    activations: str
+    weight_bytes: int | None = None  # bytes a weight element takes; None: the layer dtype's
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """What a layer is asked to compute. Sizes are global; `m` counts tokens per DP rank."""
+
+    m: int
+    hidden: int  # K
+    intermediate: int  # N
+    num_experts: int  # E
+    top_k: int
+    dtype: str = "bf16"  # a key of DTYPE_BYTES: activations, weights before quantization, output
+    scheme: Scheme = Scheme(weights="model", activations="model")
+    layout: Layout = Layout()
+    shared_experts: int = 0  # how many always-on experts of the routed experts' size
+    renormalize: bool = True  # divide the chosen router weights by their sum
+
+    @property
+    def shard_sizes(self) -> tuple[int, ...]:
+        """The intermediate size on each rank."""
+        world = range(self.layout.world_size)
+        return tuple(len(self.layout.intermediate_of(r, self.intermediate)) for r in world)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Platform:
+    """One kind of chip, as a list of features; see `moe.platforms`."""
+
+    name: str
+    device: str  # torch device type: `cpu` or `cuda` (ROCm's too)
+    features: frozenset[str]
+    interpreted: bool = False  # Triton kernels run in the interpreter: right, but slow
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numerics:
+    """What a member declares about its rounding; the reference rounds in the same places.
+
+    Each of the dtype fields names what a value is rounded to at that point: `f32`, or `model`
+    for the layer's dtype.
+    """
+
+    gemm1: str = "f32"  # the first product, before the activation function
+    activation: str = "f32"  # SiLU(gate) * up, before any second quantization
+    expert: str = "f32"  # each expert's output, before its router weight
+    combine: str = "f32"  # the weighted sum over the k experts, while it accumulates
+    accumulation: float = 2.0**-20  # relative noise of one product's sum against float32's
+    dynamic_scope: str = "rank"  # over what a dynamic per-tensor scale is taken: rank | expert
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What a member needs. An empty set or None means: anything."""
+
+    features: frozenset[str] = frozenset()  # all of them, of the platform
+    dtypes: frozenset[str] = frozenset()
+    weights: frozenset[str] = frozenset()  # Scheme.weights it takes
+    activations: frozenset[str] = frozenset()  # Scheme.activations it takes
+    hidden_multiple: int = 1
+    shard_multiple: int = 1  # of the intermediate size on every rank
+    max_world: int | None = None
+    packages: tuple[str, ...] = ()  # importable top-level names
+    probe: str | None = None  # "module:function" -> Reason | None, for what only code can tell
+
+    def refusal(self, problem: Problem, platform: Platform) -> Reason | None:
+        """The first need that does not hold, or None."""
+        for check in (_features, _formats, _sizes, _packages):
+            reason = check(self, problem, platform)
+            if reason is not None:
+                return reason
+        return None
+
+
+def _features(needs: Needs, _: Problem, platform: Platform) -> Reason | None:
+    missing = sorted(needs.features - platform.features)
+    if missing:
+        text = f"needs {', '.join(missing)}, which {platform.name} does not have"
+        return Reason(code="platform_lacks_feature", text=text)
+    return None
+
+
+def _formats(needs: Needs, problem: Problem, _: Platform) -> Reason | None:
+    rows = (
+        ("dtype", needs.dtypes, problem.dtype),
+        ("weight_format", needs.weights, problem.scheme.weights),
+        ("activation_format", needs.activations, problem.scheme.activations),
+    )
+    for what, taken, asked in rows:
+        if taken and asked not in taken:
+            text = f"takes {what} {', '.join(sorted(taken))}, not {asked}"
+            return Reason(code=f"{what}_unsupported", text=text)
+    return None
+
+
+def _sizes(needs: Needs, problem: Problem, _: Platform) -> Reason | None:
+    if needs.max_world is not None and problem.layout.world_size > needs.max_world:
+        text = f"serves at most {needs.max_world} rank(s), not {problem.layout.world_size}"
+        return Reason(code="too_many_ranks", text=text)
+    if problem.hidden % needs.hidden_multiple:
+        text = f"hidden size {problem.hidden} is no multiple of {needs.hidden_multiple}"
+        return Reason(code="size_not_multiple", text=text)
+    odd = [size for size in problem.shard_sizes if size % needs.shard_multiple]
+    if odd:
+        text = f"a rank's intermediate size {odd[0]} is no multiple of {needs.shard_multiple}"
+        return Reason(code="size_not_multiple", text=text)
+    return None
+
+
+def _packages(needs: Needs, problem: Problem, platform: Platform) -> Reason | None:
+    for package in needs.packages:
+        if importlib.util.find_spec(package) is None:
+            return Reason(code="package_missing", text=f"package {package!r} is not installed")
+    if needs.probe is not None:
+        probe: Callable[[Problem, Platform], Reason | None] = resolve(needs.probe)
+        return probe(problem, platform)
+    return None
+
+
+def resolve(target: str):  # type: ignore[no-untyped-def]  # whatever the target is
+    """Import `"package.module:Name"` and return what it names."""
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One member of a family: what it is called, what it needs, where its class is."""
+
+    name: str
+    target: str  # "package.module:Class", imported on use
+    needs: Needs = field(default_factory=Needs)
+    numerics: Numerics = field(default_factory=Numerics)
+
+
+def problem_refusal(problem: Problem) -> Reason | None:
+    """What makes a problem impossible for every member."""
+    layout = problem.layout
+    if problem.top_k > problem.num_experts:
+        text = f"top-k {problem.top_k} of only {problem.num_experts} experts"
+        return Reason(code="top_k_exceeds_experts", text=text)
+    if layout.sequence_parallel and not (layout.use_ep and layout.tp_size > 1):
+        text = "sequence parallel is expert parallel with tp_size > 1; set use_ep and tp_size"
+        return Reason(code="sp_needs_ep_and_tp", text=text)
+    if min(problem.shard_sizes) == 0:
+        text = f"intermediate size {problem.intermediate} over {layout.world_size} ranks: one is empty"
+        return Reason(code="empty_shard", text=text)
+    return None

@@ -1,0 +1,77 @@
+"""Tensor bundles that pass between the stages of a layer, and the shape legend.
+
+Legend (suffix of a tensor's name): T tokens on this rank (or gathered), K hidden size, N
+intermediate size, E global experts, e experts on this rank, k experts a token is routed to,
+R rows = (token, expert) pairs, n intermediate size on this rank.
+
+Weights are stored [gate; up] along 2N; a backend that wants another order converts them in its
+own `prepare_weights`. `topk_ids == -1` marks a padding row or slot everywhere: it takes part in
+nothing, and what the output holds for a row of only -1 is undefined.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TORCH_DTYPE = {"bf16": torch.bfloat16, "fp16": torch.float16, "f32": torch.float32}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertWeights:
+    """Weights of some experts, plain or quantized, whole or one rank's shard.
+
+    w13: [e, 2n, K] weights or codes, [gate; up].      w2: [e, K, n] weights or codes.
+    w13_scale, w2_scale: float32 multipliers that turn codes into values, or None:
+        per tensor [e]; per channel [e, 2n] and [e, K]; per block [e, ceil(2n/128), ceil(K/128)]
+        and [e, ceil(K/128), ceil(n/128)].
+    a1_scale, a2_scale: [] float32, the static per-tensor scales of the two activations, or None.
+    """
+
+    w13: Tensor
+    w2: Tensor
+    w13_scale: Tensor | None = None
+    w2_scale: Tensor | None = None
+    a1_scale: Tensor | None = None
+    a2_scale: Tensor | None = None
+
+    def replace(self, **changes: Tensor | None) -> ExpertWeights:
+        return replace(self, **changes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Activations:
+    """Rows of activations, plain or quantized.
+
+    codes: [T, K] values or codes.
+    scale: None; [] float32 per tensor; [T, 1] float32 per token; [T, ceil(K/128)] per group.
+    """
+
+    codes: Tensor
+    scale: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Routing:
+    """topk_ids: [T, k] int32 global expert ids, -1 = none. topk_weights: [T, k] float32."""
+
+    topk_ids: Tensor
+    topk_weights: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dispatched:
+    """What `prepare` hands to the experts: tokens of all ranks whose experts may be here.
+
+    x: activations of the G gathered rows; routing: theirs, global ids, -1 for padding rows.
+    counts: rows of each rank of the gather group, without padding; finalize needs them.
+    """
+
+    x: Activations
+    routing: Routing
+    counts: tuple[int, ...]
