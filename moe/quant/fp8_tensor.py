@@ -1,0 +1,39 @@
+"""fp8 e4m3, one scale per expert's matrix, one per activation tensor: calibrated or taken live."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from moe.kernels.quantize import quantize_tensor
+from moe.quant.base import QuantMethod, quantize_experts, scale_of
+from moe.types import Activations, ExpertWeights
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class _Fp8Tensor(QuantMethod):
+    def quantize_weights(self, w13: Tensor, w2: Tensor) -> ExpertWeights:
+        codes13, scale13 = quantize_experts(w13, "fp8", "tensor")
+        codes2, scale2 = quantize_experts(w2, "fp8", "tensor")
+        return ExpertWeights(w13=codes13, w2=codes2, w13_scale=scale13, w2_scale=scale2)
+
+
+class Fp8TensorStatic(_Fp8Tensor):
+    """Activation scales are calibrated once and come with the weights; beyond them, saturation."""
+
+    def quantize_input(self, x: Tensor, a1_scale: Tensor | None) -> Activations:
+        if a1_scale is None:
+            raise ValueError("fp8_tensor needs calibrated activation scales: give a1_scale, a2_scale")
+        return Activations(codes=quantize_tensor(x, a1_scale, "fp8"), scale=a1_scale)
+
+
+class Fp8TensorDynamic(_Fp8Tensor):
+    """One scale over all rows that a rank holds at that point."""
+
+    input_scale_is_local: ClassVar[bool] = False
+
+    def quantize_input(self, x: Tensor, a1_scale: Tensor | None) -> Activations:
+        del a1_scale
+        scale = scale_of(x.abs().amax() if x.numel() else x.new_zeros(()), "fp8")
+        return Activations(codes=quantize_tensor(x, scale, "fp8"), scale=scale)
