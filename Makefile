@@ -1,0 +1,61 @@
+# One command each. The first makes everything that it needs:
+#   make test-matrix   sets up .venv and runs the suite that fits this machine
+#   make test          the project's own checks and tests
+#
+# SUITE=name      another suite of configs/matrix.yaml      ARGS="..."  more options for the command
+# EXTRAS=cuda     extras of pyproject.toml to install too
+# PYTHON=/path    an interpreter that already has torch: used as it is, nothing is installed
+#
+# make turns every failure into exit code 2. CI steps that want the harness's own codes run
+# `make setup`, then `python -m harness ...` with .venv/bin/python.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test-matrix test check bench-engine clean
+
+SUITE ?= $(shell $(PY) scripts/setup_env.py --suite)
+ARGS ?=
+EXTRAS ?=
+
+ifdef PYTHON
+PY := $(PYTHON)
+export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
+else
+PY := .venv/bin/python
+endif
+
+# Both end with one line where there is no Python that will do.
+IS_NEW_ENOUGH = -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
+CANDIDATES = python3 python3.14 python3.13 python3.12 python3.11
+
+help:
+	@sed -n '/^#/!q; s/^# \{0,1\}//p' $(firstword $(MAKEFILE_LIST))
+
+setup:
+ifdef PYTHON
+	@$(PY) $(IS_NEW_ENOUGH) || { echo "set-up: PYTHON=$(PYTHON) is no Python 3.11 or later" >&2; exit 1; }
+	@$(PY) scripts/setup_env.py --as-is
+else
+	@for python in $(CANDIDATES); do \
+	    if $$python $(IS_NEW_ENOUGH); then exec $$python scripts/setup_env.py --extras '$(EXTRAS)'; fi; \
+	done; \
+	echo "set-up: Python 3.11 or later is needed, and none of $(CANDIDATES) is one" >&2; exit 1
+endif
+
+test-matrix: setup
+	$(PY) -m harness run --suite $(SUITE) $(ARGS)
+
+test: check
+	$(PY) -m pytest -n 2 $(ARGS)
+
+check: setup
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(PY) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
+
+bench-engine: setup
+	$(PY) benchmarks/engine.py $(ARGS)
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info
+	find . -name __pycache__ -prune -exec rm -rf {} +
