@@ -1,0 +1,183 @@
+"""Token alignment: sort (token, slot) pairs by expert and pad each expert to whole blocks.
+
+A grouped GEMM then gives one block of rows to one program, with one expert's weights. Example
+with block_m = 2, two experts, topk_ids [[0], [1], [0], [-1], [0]] (R = 5):
+
+    row_ids       0 2 | 4 5 | 1 5 | 5 5      5 = R: a padding slot
+    block_expert    0     0     1    -1      -1: an unused block
+    num_rows        6
+
+The kernels count experts in chunks of rows, then every program places its own chunk: it knows
+from the counts of the chunks before it where each of its rows goes. No atomics are involved, so
+the order is the same in every run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import triton
+import triton.language as tl
+
+from moe import memory
+from moe.kernels.launch import INTERPRETED, launch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_CHUNK = 1 << 15 if INTERPRETED else 1024  # rows that one program counts and places
+_TILE = 1 << 17 if INTERPRETED else 8192  # elements of its [rows, experts] one-hot tile
+
+
+@dataclass(frozen=True, kw_only=True)
+class Aligned:
+    """Rows in expert order. P is an upper bound known without looking at the ids.
+
+    row_ids: [P] int32 flat index into [T * k], ascending within an expert; T * k in padding.
+    block_expert: [P / block_m] int32 local expert of each block, -1 for unused blocks.
+    num_rows: [] int32 rows in use, padding included; a multiple of block_m.
+    """
+
+    row_ids: Tensor
+    block_expert: Tensor
+    num_rows: Tensor
+    block_m: int
+
+
+def padded_rows(rows: int, experts: int, block_m: int) -> int:
+    """P: how many slots `rows` pairs can take at most, spread over `experts` in any way."""
+    active = min(rows, experts)
+    return (rows + active * (block_m - 1)) // block_m * block_m if active else 0
+
+
+def align_tokens(topk_ids: Tensor, num_local_experts: int, block_m: int) -> Aligned:
+    """topk_ids: [T, k] int32 local expert ids, -1 = none (as is any id that is no local expert)."""
+    ids = topk_ids.contiguous().view(-1)
+    rows, device = ids.numel(), ids.device
+    total = padded_rows(rows, num_local_experts, block_m)
+    out = Aligned(
+        row_ids=memory.empty((total,), dtype=torch.int32, device=device),
+        block_expert=memory.empty((total // block_m,), dtype=torch.int32, device=device),
+        num_rows=memory.empty((), dtype=torch.int32, device=device),
+        block_m=block_m,
+    )
+    if total == 0:
+        out.num_rows.zero_()
+        return out
+    _fill(out, ids, num_local_experts)
+    return out
+
+
+def _fill(out: Aligned, ids: Tensor, experts: int) -> None:
+    """Run the kernels. ids: [R] int32."""
+    rows, blocks, device = ids.numel(), out.block_expert.numel(), ids.device
+    wide = triton.next_power_of_2(experts)
+    chunk = min(_CHUNK, triton.next_power_of_2(rows))
+    chunks = triton.cdiv(rows, chunk)
+    sizes = {"CHUNK": chunk, "TILE": max(1, min(chunk, _TILE // wide)), "EXPERTS": wide}
+    counts = memory.empty((chunks, experts), dtype=torch.int32, device=device)
+    launch(_count, (chunks,), device, ids, counts, rows, experts, **sizes)
+    each = triton.cdiv(blocks, chunks)
+    at_once = max(1, min(triton.next_power_of_2(each), _TILE // max(wide, out.block_m)))
+    launch(
+        *(_place, (chunks,), device, ids, counts, out.row_ids, out.block_expert, out.num_rows),
+        *(rows, experts, chunks, blocks, each),
+        **sizes,
+        BLOCK_M=out.block_m,
+        BLOCKS=at_once,
+    )
+
+
+@triton.jit
+def _one_hot(ids_ptr, start, rows, experts, TILE: tl.constexpr, EXPERTS: tl.constexpr):
+    """[TILE, EXPERTS] int32: 1 where row `start + i` goes to expert j; none in a row of -1."""
+    at = start + tl.arange(0, TILE)
+    ids = tl.load(ids_ptr + at, mask=at < rows, other=-1)
+    expert = tl.arange(0, EXPERTS)
+    return ((ids[:, None] == expert[None, :]) & (expert < experts)[None, :]).to(tl.int32)
+
+
+@triton.jit
+def _count(
+    ids_ptr, counts_ptr, rows, experts,
+    CHUNK: tl.constexpr, TILE: tl.constexpr, EXPERTS: tl.constexpr,
+):  # fmt: skip
+    """counts[chunk, expert]: how many rows of the chunk go to the expert."""
+    chunk = tl.program_id(0)
+    total = tl.zeros([EXPERTS], tl.int32)
+    for done in range(0, CHUNK, TILE):
+        total += tl.sum(
+            _one_hot(ids_ptr, chunk * CHUNK + done, rows, experts, TILE, EXPERTS), axis=0
+        )
+    expert = tl.arange(0, EXPERTS)
+    tl.store(counts_ptr + chunk * experts + expert, total, mask=expert < experts)
+
+
+@triton.jit
+def _place(
+    ids_ptr, counts_ptr, row_ids_ptr, block_expert_ptr, num_rows_ptr,
+    rows, experts, chunks, blocks, blocks_each,
+    CHUNK: tl.constexpr, TILE: tl.constexpr, EXPERTS: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCKS: tl.constexpr,
+):  # fmt: skip
+    """Write the slots of the chunk's rows, then this program's share of blocks and padding."""
+    chunk = tl.program_id(0)
+    expert = tl.arange(0, EXPERTS)
+    total = tl.zeros([EXPERTS], tl.int32)
+    before = tl.zeros([EXPERTS], tl.int32)
+    for other in range(chunks):
+        count = tl.load(counts_ptr + other * experts + expert, mask=expert < experts, other=0)
+        total += count
+        before += tl.where(other < chunk, count, 0)
+    padded = (total + BLOCK_M - 1) // BLOCK_M * BLOCK_M
+    end = tl.cumsum(padded, axis=0)
+    start = end - padded
+
+    slot = start + before  # of the next row of each expert
+    for done in range(0, CHUNK, TILE):
+        first = chunk * CHUNK + done
+        mine = _one_hot(ids_ptr, first, rows, experts, TILE, EXPERTS)
+        earlier = tl.cumsum(mine, axis=0) - mine
+        place = tl.sum(mine * (slot[None, :] + earlier), axis=1)
+        row = first + tl.arange(0, TILE)
+        tl.store(row_ids_ptr + place, row, mask=tl.sum(mine, axis=1) > 0)
+        slot += tl.sum(mine, axis=0)
+
+    for done in range(0, blocks_each, BLOCKS):
+        at = done + tl.arange(0, BLOCKS)
+        block = chunk * blocks_each + at
+        live = (at < blocks_each) & (block < blocks)
+        here = block * BLOCK_M
+        inside = (here[:, None] >= start[None, :]) & (here[:, None] < end[None, :])
+        owner = tl.sum(tl.where(inside, expert[None, :] + 1, 0), axis=1) - 1
+        tl.store(block_expert_ptr + block, owner, mask=live)
+        filled = tl.sum(tl.where(inside, (start + total)[None, :], 0), axis=1)
+        slots = here[:, None] + tl.arange(0, BLOCK_M)[None, :]
+        padding = (slots >= filled[:, None]) & live[:, None]
+        tl.store(row_ids_ptr + slots, tl.zeros_like(slots) + rows, mask=padding)
+    if chunk == 0:
+        tl.store(num_rows_ptr, tl.sum(padded, axis=0))
+
+
+def align_tokens_torch(topk_ids: Tensor, num_local_experts: int, block_m: int) -> Aligned:
+    """The same, one expert at a time."""
+    ids = topk_ids.reshape(-1)
+    rows = ids.numel()
+    total = padded_rows(rows, num_local_experts, block_m)
+    row_ids = torch.full((total,), rows, dtype=torch.int32)
+    block_expert = torch.full((total // block_m,), -1, dtype=torch.int32)
+    used = 0
+    for expert in range(num_local_experts):
+        mine = (ids == expert).nonzero().flatten().int().cpu()
+        row_ids[used : used + len(mine)] = mine
+        blocks = -(-len(mine) // block_m)
+        block_expert[used // block_m : used // block_m + blocks] = expert
+        used += blocks * block_m
+    return Aligned(
+        row_ids=row_ids.to(ids.device),
+        block_expert=block_expert.to(ids.device),
+        num_rows=torch.tensor(used, dtype=torch.int32, device=ids.device),
+        block_m=block_m,
+    )

@@ -1,0 +1,78 @@
+"""The weighted sum over a token's experts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import triton
+import triton.language as tl
+
+from moe import memory
+from moe.kernels import rounding
+from moe.kernels.launch import INTERPRETED, launch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_TILE = 1 << 17 if INTERPRETED else 2048  # elements of the output that one program handles
+
+
+def combine(
+    y: Tensor, topk_weights: Tensor, topk_ids: Tensor, dtype: torch.dtype | None = None
+) -> Tensor:
+    """[T, K]: the sum over slots of weight * row, in float32 in slot order, rounded once.
+
+    y: [T * k, K] expert outputs by (token, slot). topk_weights: [T, k] float32. topk_ids: [T, k]
+    int32; a slot of a negative id is skipped and its row never read. A token of only such slots
+    gets zeros. dtype: of the output (y's when None).
+    """
+    tokens, top_k = topk_ids.shape
+    hidden = y.shape[1]
+    out = memory.empty((tokens, hidden), dtype=dtype or y.dtype, device=y.device)
+    wide = min(triton.next_power_of_2(max(hidden, 1)), 1024)
+    high = max(1, min(triton.next_power_of_2(max(tokens, 1)), _TILE // wide))
+    launch(
+        *(_combine, (triton.cdiv(tokens, high), triton.cdiv(hidden, wide)), y.device),
+        *(y.contiguous(), topk_weights.contiguous(), topk_ids.contiguous(), out, tokens, hidden),
+        SLOTS=top_k,
+        ROWS=high,
+        WIDE=wide,
+    )
+    return out
+
+
+@triton.jit
+def _combine(
+    y_ptr, weight_ptr, ids_ptr, out_ptr, tokens, hidden,
+    SLOTS: tl.constexpr, ROWS: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    token = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = tl.program_id(1) * WIDE + tl.arange(0, WIDE)
+    real = token < tokens
+    inside = (column < hidden)[None, :]
+    total = tl.zeros([ROWS, WIDE], tl.float32)
+    for slot in range(SLOTS):
+        row = token * SLOTS + slot
+        used = tl.load(ids_ptr + row, mask=real, other=-1) >= 0
+        weight = tl.load(weight_ptr + row, mask=used, other=0.0)
+        at = row[:, None] * hidden + column[None, :]
+        y = tl.load(y_ptr + at, mask=used[:, None] & inside, other=0.0).to(tl.float32)
+        total += weight[:, None] * y
+    value = rounding.to_model_dtype(total, out_ptr.dtype.element_ty)
+    tl.store(
+        out_ptr + token[:, None] * hidden + column[None, :], value, mask=real[:, None] & inside
+    )
+
+
+def combine_torch(
+    y: Tensor, topk_weights: Tensor, topk_ids: Tensor, dtype: torch.dtype | None = None
+) -> Tensor:
+    """As `combine`."""
+    tokens, top_k = topk_ids.shape
+    rows = y.view(tokens, top_k, y.shape[1])
+    total = torch.zeros((tokens, y.shape[1]), dtype=torch.float32, device=y.device)
+    for slot in range(top_k):
+        used = topk_ids[:, slot] >= 0
+        total[used] += topk_weights[used, slot, None] * rows[used, slot].float()
+    return total.to(dtype or y.dtype)

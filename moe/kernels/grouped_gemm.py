@@ -1,0 +1,294 @@
+"""Grouped GEMM: each aligned row times the weights of its expert, scales applied on the way.
+
+One program computes one [block_m, block_n] tile: rows of a single expert, so that weights are
+read once for each block of rows. Sums are float32, for int8 x int8 int32. Scales that are
+constant along the inner dimension are applied once at the end, block scales at each step of 128.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+import triton
+import triton.language as tl
+
+from moe import memory
+from moe.errors import MoEError
+from moe.kernels import rounding
+from moe.kernels.launch import INTERPRETED, launch
+from moe.kernels.tiles import Tile, gemm_tile
+from moe.spec import BLOCK
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from moe.kernels.align import Aligned
+
+_INTERPRETED = tl.constexpr(INTERPRETED)
+_SCALE_BLOCK = tl.constexpr(BLOCK)
+_CODES = (torch.float8_e4m3fn, torch.int8)
+
+
+def grouped_gemm(
+    x: Tensor,
+    w: Tensor,
+    aligned: Aligned,
+    *,
+    rows: int,
+    x_scale: Tensor | None = None,
+    w_scale: Tensor | None = None,
+    dtype: torch.dtype,
+    tile: Tile | None = None,
+) -> Tensor:
+    """y: [rows, out] `dtype`; y[r] = dequant(x[r // (rows / S)]) @ dequant(w[expert of r]).T.
+
+    x: [S, in] values or codes; S = T for the first product (rows = T * k), T * k for the second.
+    w: [e, out, in] values or codes. aligned: says which rows go to which expert; a row that it
+    does not name is not written. x_scale: None, [], [S, 1] or [S, ceil(in/128)]. w_scale: None,
+    [e], [e, out] or [e, ceil(out/128), ceil(in/128)]; both float32. dtype: the model's or float32.
+    Raises MoEError for formats that do not go together.
+    """
+    _check(x, w, rows)
+    y = memory.empty((rows, w.shape[1]), dtype=dtype, device=x.device)
+    if rows == 0 or w.shape[0] == 0:
+        return y
+    x_kind, w_kind = _x_kind(x_scale, x), _w_kind(w_scale, w)
+    blocked = x_kind == "group" or w_kind == "block"
+    tile = tile or _tile(x, w, aligned.block_m, blocked)
+    assert tile.block_m == aligned.block_m, "rows were aligned to other blocks than the tile's"
+    assert not blocked or tile.block_k == BLOCK, "a step must be one block of scales"
+    blocks = aligned.block_expert.numel()
+    if INTERPRETED:
+        blocks = int(aligned.num_rows) // aligned.block_m  # free on the CPU, and saves programs
+    tiles = triton.cdiv(w.shape[1], tile.block_n)
+    launch(
+        *(_grouped_gemm, (blocks * tiles,), x.device, x.contiguous(), w.contiguous(), y),
+        *(x_scale, w_scale, aligned.row_ids, aligned.block_expert, aligned.num_rows),
+        *(rows, rows // x.shape[0], w.shape[1], w.shape[2]),
+        **constants(x, w, x_kind, w_kind, tile),
+        num_warps=tile.num_warps,
+        num_stages=tile.num_stages,
+    )
+    return y
+
+
+def constants(x: Tensor, w: Tensor, x_kind: str, w_kind: str, tile: Tile) -> dict[str, Any]:
+    """The kernel's compile-time arguments."""
+    return {
+        "X_SCALE": x_kind,
+        "W_SCALE": w_kind,
+        "INTEGER": x.dtype == w.dtype == torch.int8,
+        "PRECISE": 128 if x.dtype == w.dtype == torch.float8_e4m3fn else 0,
+        "EVEN": w.shape[2] % tile.block_k == 0,
+        "BLOCK_M": tile.block_m,
+        "BLOCK_N": tile.block_n,
+        "BLOCK_K": tile.block_k,
+        "GROUP_M": tile.group_m,
+    }
+
+
+def _check(x: Tensor, w: Tensor, rows: int) -> None:
+    if x.shape[1] != w.shape[2]:
+        raise MoEError(f"rows of {x.shape[1]} elements do not fit weights of {w.shape[2]} inputs")
+    if rows and (not x.shape[0] or rows % x.shape[0]):
+        raise MoEError(f"{rows} output rows are no whole multiple of {x.shape[0]} input rows")
+    if x.dtype != w.dtype and (x.dtype in _CODES or w.dtype not in _CODES):
+        raise MoEError(
+            f"no product of {x.dtype} rows and {w.dtype} weights; quantize both or weights"
+        )
+
+
+def _x_kind(scale: Tensor | None, x: Tensor) -> str:
+    """none | tensor | token | group"""
+    if scale is None:
+        return "none"
+    shape = tuple(scale.shape)
+    kinds = {
+        (x.shape[0], triton.cdiv(x.shape[1], BLOCK)): "group",
+        (x.shape[0], 1): "token",  # the same thing where there is a single group
+        (): "tensor",
+    }
+    if shape not in kinds:
+        raise MoEError(f"an activation scale of shape {shape} fits no rows of {tuple(x.shape)}")
+    return kinds[shape]
+
+
+def _w_kind(scale: Tensor | None, w: Tensor) -> str:
+    """none | tensor | channel | block"""
+    if scale is None:
+        return "none"
+    experts, out, inner = w.shape
+    shape = tuple(scale.shape)
+    kinds = {
+        (experts, triton.cdiv(out, BLOCK), triton.cdiv(inner, BLOCK)): "block",
+        (experts, out): "channel",
+        (experts,): "tensor",
+    }
+    if shape not in kinds:
+        raise MoEError(f"a weight scale of shape {shape} fits no weights of {tuple(w.shape)}")
+    return kinds[shape]
+
+
+def _tile(x: Tensor, w: Tensor, block_m: int, blocked: bool) -> Tile:
+    size = max(x.element_size(), w.element_size())
+    return gemm_tile(
+        block_m, w.shape[1], w.shape[2], size, blocked=blocked, interpreted=INTERPRETED
+    )
+
+
+@triton.jit
+def _product(x, w, total, INTEGER: tl.constexpr, PRECISE: tl.constexpr):
+    """total + x @ w. The interpreter's dot is right for float32 and int8 only."""
+    if INTEGER:
+        return tl.dot(x, w, total, out_dtype=tl.int32)
+    elif _INTERPRETED:
+        return tl.dot(rounding.values_of(x), rounding.values_of(w), total)
+    elif PRECISE > 0:  # fp8: leave the tensor core's short accumulator every PRECISE elements
+        return tl.dot(x, w, total, max_num_imprecise_acc=PRECISE)
+    else:
+        return tl.dot(x, w.to(x.dtype), total, input_precision="ieee")
+
+
+@triton.jit
+def _tile_of(tiles, blocks, GROUP_M: tl.constexpr):
+    """This program's (block of rows, column): GROUP_M blocks deep, then the next column."""
+    program = tl.program_id(0)
+    group = program // (GROUP_M * tiles)
+    first = group * GROUP_M
+    deep = tl.minimum(blocks - first, GROUP_M)
+    inside = program % (GROUP_M * tiles)
+    return first + inside % deep, inside // deep
+
+
+@triton.jit
+def _grouped_gemm(
+    x_ptr, w_ptr, y_ptr, x_scale_ptr, w_scale_ptr, row_ids_ptr, block_expert_ptr, num_rows_ptr,
+    rows, slots, out, inner,
+    X_SCALE: tl.constexpr, W_SCALE: tl.constexpr, INTEGER: tl.constexpr, PRECISE: tl.constexpr,
+    EVEN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    GROUP_M: tl.constexpr,
+):  # fmt: skip
+    tiles = tl.cdiv(out, BLOCK_N)
+    block, tile = _tile_of(tiles, tl.num_programs(0) // tiles, GROUP_M)
+    if block * BLOCK_M >= tl.load(num_rows_ptr):
+        return
+    expert = tl.load(block_expert_ptr + block).to(tl.int64)
+    row = tl.load(row_ids_ptr + block * BLOCK_M + tl.arange(0, BLOCK_M)).to(tl.int64)
+    real = row < rows
+    source = tl.where(real, row // slots, 0)
+    column = tile * BLOCK_N + tl.arange(0, BLOCK_N)
+    result = _dot(
+        x_ptr, w_ptr, x_scale_ptr, w_scale_ptr, expert, source, real, column, out, inner,
+        X_SCALE, W_SCALE, INTEGER, PRECISE, EVEN, BLOCK_M, BLOCK_N, BLOCK_K,
+    )  # fmt: skip
+    y = rounding.to_model_dtype(result, y_ptr.dtype.element_ty)
+    live = real[:, None] & (column < out)[None, :]
+    tl.store(y_ptr + row[:, None] * out + column[None, :], y, mask=live)
+
+
+@triton.jit
+def _dot(
+    x_ptr, w_ptr, x_scale_ptr, w_scale_ptr, expert, source, real, column, out, inner,
+    X_SCALE: tl.constexpr, W_SCALE: tl.constexpr, INTEGER: tl.constexpr, PRECISE: tl.constexpr,
+    EVEN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """float32 [BLOCK_M, BLOCK_N]: the tile's whole sum over the inner dimension, scaled."""
+    BLOCKED: tl.constexpr = X_SCALE == "group" or W_SCALE == "block"
+    k = tl.arange(0, BLOCK_K)
+    weight_row = expert * out + tl.where(column < out, column, 0)
+    x_at = x_ptr + source[:, None] * inner + k[None, :]
+    w_at = w_ptr + weight_row[None, :] * inner + k[:, None]
+    total = tl.zeros([BLOCK_M, BLOCK_N], tl.int32 if INTEGER and not BLOCKED else tl.float32)
+    for step in range(tl.cdiv(inner, BLOCK_K)):
+        if EVEN:
+            x = tl.load(x_at, mask=real[:, None], other=0.0)
+            w = tl.load(w_at)
+        else:
+            left = k < inner - step * BLOCK_K
+            x = tl.load(x_at, mask=real[:, None] & left[None, :], other=0.0)
+            w = tl.load(w_at, mask=left[:, None], other=0.0)
+        if BLOCKED:
+            zero = tl.zeros([BLOCK_M, BLOCK_N], tl.int32 if INTEGER else tl.float32)
+            x_scale = _x_scale(x_scale_ptr, source, step, inner, X_SCALE)
+            w_scale = _w_scale(w_scale_ptr, expert, column, step, out, inner, W_SCALE)
+            total += _product(x, w, zero, INTEGER, 0).to(tl.float32) * (x_scale * w_scale)
+        else:
+            total = _product(x, w, total, INTEGER, PRECISE)
+        x_at += BLOCK_K
+        w_at += BLOCK_K
+    result = total.to(tl.float32)
+    if not BLOCKED:
+        x_scale = _x_scale(x_scale_ptr, source, 0, inner, X_SCALE)
+        result *= x_scale * _w_scale(w_scale_ptr, expert, column, 0, out, inner, W_SCALE)
+    return result
+
+
+@triton.jit
+def _x_scale(scale_ptr, source, step, inner, KIND: tl.constexpr):
+    """float32 multipliers of the tile's rows, broadcastable to [BLOCK_M, BLOCK_N]."""
+    if KIND == "none":
+        return 1.0
+    elif KIND == "tensor":
+        return tl.load(scale_ptr)
+    elif KIND == "token":
+        return tl.load(scale_ptr + source)[:, None]
+    else:
+        return tl.load(scale_ptr + source * tl.cdiv(inner, _SCALE_BLOCK) + step)[:, None]
+
+
+@triton.jit
+def _w_scale(scale_ptr, expert, column, step, out, inner, KIND: tl.constexpr):
+    """float32 multipliers of the tile's columns, broadcastable to [BLOCK_M, BLOCK_N]."""
+    if KIND == "none":
+        return 1.0
+    elif KIND == "tensor":
+        return tl.load(scale_ptr + expert)
+    elif KIND == "channel":
+        return tl.load(scale_ptr + expert * out + column, mask=column < out, other=0.0)[None, :]
+    else:
+        down, across = tl.cdiv(out, _SCALE_BLOCK), tl.cdiv(inner, _SCALE_BLOCK)
+        at = (expert * down + column // _SCALE_BLOCK) * across + step
+        return tl.load(scale_ptr + at, mask=column < out, other=0.0)[None, :]
+
+
+def grouped_gemm_torch(
+    x: Tensor,
+    w: Tensor,
+    aligned: Aligned,
+    *,
+    rows: int,
+    x_scale: Tensor | None = None,
+    w_scale: Tensor | None = None,
+    dtype: torch.dtype,
+    tile: Tile | None = None,
+) -> Tensor:
+    """As `grouped_gemm`, one block at a time, on dequantized float64 values."""
+    del tile
+    _check(x, w, rows)
+    y = memory.empty((rows, w.shape[1]), dtype=dtype, device=x.device)
+    values = x.double() if x.dtype.itemsize > 1 else x.float().double()
+    if x_scale is not None:
+        values *= _spread(x_scale, _x_kind(x_scale, x), x.shape[1])
+    for block, expert in enumerate(aligned.block_expert.tolist()):
+        row = aligned.row_ids[block * aligned.block_m : (block + 1) * aligned.block_m].long()
+        row = row[row < rows]
+        if expert >= 0 and len(row):
+            matrix = w[expert].float().double()
+            if w_scale is not None:
+                matrix *= _spread_weight(w_scale[expert], _w_kind(w_scale, w), matrix)
+            y[row] = (values[row // (rows // x.shape[0])] @ matrix.T).float().to(dtype)
+    return y
+
+
+def _spread(scale: Tensor, kind: str, inner: int) -> Tensor:
+    """An activation scale, broadcastable to [S, inner]."""
+    return scale.repeat_interleave(BLOCK, dim=1)[:, :inner] if kind == "group" else scale
+
+
+def _spread_weight(scale: Tensor, kind: str, matrix: Tensor) -> Tensor:
+    """One expert's weight scale, broadcastable to [out, in]."""
+    if kind == "block":
+        tall = scale.repeat_interleave(BLOCK, dim=0)[: matrix.shape[0]]
+        return tall.repeat_interleave(BLOCK, dim=1)[:, : matrix.shape[1]]
+    return scale[:, None] if kind == "channel" else scale

@@ -1,0 +1,196 @@
+"""Activations to fp8 (e4m3) or int8 codes, with one scale per tensor, row or group of columns.
+
+A scale is a float32 multiplier that turns codes into values: `amax * (1 / max)`, one float32
+product, and 1 where that is 0. A code is `round(clamp(x / scale))` with IEEE division. Kernels
+and twins give the same bits. A NaN in `x` makes its scale NaN, and so everything that the scale
+stands for. Rounding rules: see `moe.kernels.rounding`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import triton
+import triton.language as tl
+
+from moe import memory
+from moe.errors import MoEError
+from moe.kernels import rounding
+from moe.kernels.launch import INTERPRETED, launch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MAX = {"fp8": rounding.E4M3_MAX, "int8": rounding.INT8_MAX}
+_CODE_DTYPE = {"fp8": torch.float8_e4m3fn, "int8": torch.int8}
+_TILE = 1 << 18 if INTERPRETED else 4096  # elements that one program handles, about
+
+
+def quantize_tensor(x: Tensor, scale: Tensor, kind: str) -> Tensor:
+    """codes of `x / scale`, same shape, float8_e4m3fn or int8.
+
+    x: any shape, model dtype or float32. scale: [] float32. kind: "fp8" or "int8".
+    """
+    codes, raw = _codes_like(x, kind)
+    grid = (triton.cdiv(x.numel(), _TILE),)
+    launch(
+        *(_encode_tensor, grid, x.device, x.contiguous(), scale, raw, x.numel()),
+        INT8=kind == "int8",
+        BLOCK=_TILE,
+    )
+    return codes
+
+
+def quantize_rows(x: Tensor, kind: str, group: int | None) -> tuple[Tensor, Tensor]:
+    """Quantize with a scale of its own for each row, or for each `group` columns of a row.
+
+    x: [T, K] model dtype or float32. group: None, or a power of two; the last one may be short.
+    Returns codes [T, K] and float32 scales [T, 1] or [T, ceil(K / group)].
+    """
+    codes, raw = _codes_like(x, kind)
+    rows, columns = x.shape
+    width = columns if group is None else group
+    groups = triton.cdiv(columns, width) if columns else 0
+    scale = memory.empty((rows, groups), dtype=torch.float32, device=x.device)
+    wide = triton.next_power_of_2(max(width, 1))
+    high = max(1, min(triton.next_power_of_2(max(rows, 1)), _TILE // wide))
+    launch(
+        *(_encode_rows, (triton.cdiv(rows, high), groups), x.device, x.contiguous(), raw, scale),
+        *(rows, columns, width, groups),
+        INT8=kind == "int8",
+        ROWS=high,
+        WIDE=wide,
+        num_warps=8 if high * wide > 4096 else 4,
+    )
+    return codes, scale
+
+
+def tensor_scale(x: Tensor, ids: Tensor, kind: str) -> Tensor:
+    """[] float32: the scale of all rows of `x` that are in use; 1 when none is.
+
+    x: [R, n] model dtype or float32. ids: R int32 of any shape; a row with a negative id is not
+    in use and never read.
+    """
+    rows, columns = x.shape
+    wide = min(triton.next_power_of_2(max(columns, 1)), 2048)
+    high = max(1, min(triton.next_power_of_2(max(rows, 1)), _TILE // wide))
+    parts = triton.cdiv(rows, high)
+    scale = memory.empty((), dtype=torch.float32, device=x.device)
+    amax = memory.empty((parts,), dtype=torch.int32, device=x.device)
+    launch(
+        *(_amax_rows, (parts,), x.device, x.contiguous(), ids.contiguous(), amax, rows, columns),
+        ROWS=high,
+        WIDE=wide,
+    )
+    launch(_scale_of_parts, (1,), x.device, amax, scale, parts, INT8=kind == "int8", BLOCK=1024)
+    return scale
+
+
+def _codes_like(x: Tensor, kind: str) -> tuple[Tensor, Tensor]:
+    """A buffer for codes, and the view of it that kernels write to."""
+    if kind not in MAX:
+        raise MoEError(f"kind must be one of {', '.join(MAX)}, not {kind!r}")
+    codes = memory.empty(x.shape, dtype=_CODE_DTYPE[kind], device=x.device)
+    return codes, codes if kind == "int8" else codes.view(torch.uint8)
+
+
+@triton.jit
+def _scale_of(amax_bits, INT8: tl.constexpr):
+    """int32 bits of an amax -> scale. As integers NaN is the largest, so none is lost."""
+    amax = amax_bits.to(tl.float32, bitcast=True)
+    scale = amax * (1.0 / 127.0 if INT8 else 1.0 / 448.0)
+    return tl.where(scale == 0.0, 1.0, scale)
+
+
+@triton.jit
+def _encode_tensor(x_ptr, scale_ptr, code_ptr, size, INT8: tl.constexpr, BLOCK: tl.constexpr):
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    x = tl.load(x_ptr + at, mask=at < size, other=0.0).to(tl.float32)
+    scaled = tl.div_rn(x, tl.zeros_like(x) + tl.load(scale_ptr))
+    tl.store(code_ptr + at, rounding.codes_of(scaled, INT8), mask=at < size)
+
+
+@triton.jit
+def _encode_rows(
+    x_ptr, code_ptr, scale_ptr, rows, columns, width, groups,
+    INT8: tl.constexpr, ROWS: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    """One tile of rows of one group: its scales, then its codes."""
+    group = tl.program_id(1)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    inner = tl.arange(0, WIDE)
+    column = group * width + inner
+    live = (row < rows)[:, None] & ((inner < width) & (column < columns))[None, :]
+    at = row.to(tl.int64)[:, None] * columns + column[None, :]
+    x = tl.load(x_ptr + at, mask=live, other=0.0).to(tl.float32)
+    scale = _scale_of(tl.max(rounding.magnitude_bits(x), axis=1), INT8)
+    tl.store(scale_ptr + row.to(tl.int64) * groups + group, scale, mask=row < rows)
+    scaled = tl.div_rn(x, tl.zeros_like(x) + scale[:, None])
+    tl.store(code_ptr + at, rounding.codes_of(scaled, INT8), mask=live)
+
+
+@triton.jit
+def _amax_rows(
+    x_ptr, ids_ptr, amax_ptr, rows, columns, ROWS: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    """amax[program]: int32 bits of the largest magnitude in its rows that are in use."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    used = tl.load(ids_ptr + row, mask=row < rows, other=-1) >= 0
+    largest = tl.zeros([ROWS], tl.int32)
+    for start in range(0, columns, WIDE):
+        column = start + tl.arange(0, WIDE)
+        at = row.to(tl.int64)[:, None] * columns + column[None, :]
+        live = used[:, None] & (column < columns)[None, :]
+        x = tl.load(x_ptr + at, mask=live, other=0.0).to(tl.float32)
+        largest = tl.maximum(largest, tl.max(rounding.magnitude_bits(x), axis=1))
+    tl.store(amax_ptr + tl.program_id(0), tl.max(largest, axis=0))
+
+
+@triton.jit
+def _scale_of_parts(amax_ptr, scale_ptr, parts, INT8: tl.constexpr, BLOCK: tl.constexpr):
+    largest = tl.zeros([BLOCK], tl.int32)
+    for start in range(0, parts, BLOCK):
+        at = start + tl.arange(0, BLOCK)
+        largest = tl.maximum(largest, tl.load(amax_ptr + at, mask=at < parts, other=0))
+    tl.store(scale_ptr, _scale_of(tl.max(largest, axis=0), INT8))
+
+
+def _encode_torch(scaled: Tensor, kind: str) -> Tensor:
+    if kind == "int8":
+        return rounding.int8_codes_torch(scaled)
+    return rounding.e4m3_codes_torch(scaled).view(torch.float8_e4m3fn)
+
+
+def _scale_torch(amax: Tensor, kind: str) -> Tensor:
+    reciprocal = torch.tensor(1.0 / MAX[kind], dtype=torch.float32, device=amax.device)
+    scale = amax * reciprocal
+    return torch.where(scale == 0, 1.0, scale)
+
+
+def quantize_tensor_torch(x: Tensor, scale: Tensor, kind: str) -> Tensor:
+    """As `quantize_tensor`."""
+    if kind not in MAX:
+        raise MoEError(f"kind must be one of {', '.join(MAX)}, not {kind!r}")
+    return _encode_torch(x.float() / scale, kind)
+
+
+def quantize_rows_torch(x: Tensor, kind: str, group: int | None) -> tuple[Tensor, Tensor]:
+    """As `quantize_rows`."""
+    if kind not in MAX:
+        raise MoEError(f"kind must be one of {', '.join(MAX)}, not {kind!r}")
+    rows, columns = x.shape
+    width = columns if group is None else group
+    groups = -(-columns // width) if columns else 0
+    padded = torch.nn.functional.pad(x.float(), (0, groups * width - columns))
+    tiles = padded.view(rows, groups, max(width, 1))
+    scale = _scale_torch(tiles.abs().amax(dim=2), kind)
+    codes = _encode_torch(tiles / scale[:, :, None], kind)
+    return codes.view(rows, groups * width)[:, :columns].contiguous(), scale
+
+
+def tensor_scale_torch(x: Tensor, ids: Tensor, kind: str) -> Tensor:
+    """As `tensor_scale`."""
+    used = x[ids.reshape(-1) >= 0].float()
+    amax = used.abs().amax() if used.numel() else x.new_zeros((), dtype=torch.float32)
+    return _scale_torch(amax, kind)

@@ -1,0 +1,125 @@
+"""The one place where float32 values become bf16, fp16, e4m3 or int8.
+
+Values are put on the target's grid by integer or magic-number arithmetic before the type
+changes. The reasons: Triton's interpreter rounds e4m3 half away and loses carries (31.37
+becomes 16), truncates bf16 and turns NaN into numbers; torch 2.11 turns an overflow into NaN
+where 2.13 saturates. Arithmetic in float32 is the same everywhere, so the bits are too.
+
+The rules, for kernel and twin alike: round to nearest, ties to even. bf16 and fp16 overflow to
+Inf. e4m3 saturates at 448 and int8 at 127, Inf included. NaN stays NaN (in e4m3 the code 0x7f);
+int8 has none, and gives 0: the NaN must live on in the scale. The sign of zero is kept.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from moe.kernels.launch import INTERPRETED
+
+E4M3_MAX = 448.0
+INT8_MAX = 127.0
+_DECODE_NAN = tl.constexpr(INTERPRETED)  # the interpreter reads the e4m3 NaN as 480
+_SIGN = tl.constexpr(-0x80000000)
+
+
+@triton.jit
+def magnitude_bits(v):
+    """float32 -> int32 bits of |v|: they order as the magnitudes do, with NaN above Inf."""
+    return v.to(tl.int32, bitcast=True) & 0x7FFFFFFF
+
+
+@triton.jit
+def to_bf16(v):
+    """float32 -> bfloat16."""
+    bits = v.to(tl.int32, bitcast=True)
+    rounded = bits + 0x7FFF + ((bits >> 16) & 1)
+    kept = tl.where(magnitude_bits(v) > 0x7F800000, 0x7FC00000, rounded)
+    return ((kept >> 16) & 0xFFFF).to(tl.uint16).to(tl.bfloat16, bitcast=True)
+
+
+@triton.jit
+def to_model_dtype(v, dtype: tl.constexpr):
+    """float32 -> bfloat16, float16 or float32."""
+    if dtype == tl.bfloat16:
+        return to_bf16(v)
+    else:
+        return v.to(dtype)
+
+
+@triton.jit
+def round_to_e4m3(v):
+    """float32 -> float32 on the e4m3 grid; NaN stays NaN."""
+    top = tl.abs(v)
+    size = tl.where(top > 448.0, 448.0, top)  # a comparison with NaN is false, so NaN stays
+    # A step of the grid is 2^(exponent-3), and 2^-9 below 2^-6. Adding a number whose own last
+    # bit is worth one step rounds to that step; subtracting it again is exact.
+    exponent = tl.maximum(magnitude_bits(size) >> 23, 121)
+    magic = (tl.minimum(exponent, 135) + 20) << 23
+    rounder = magic.to(tl.float32, bitcast=True)
+    rounded = (size + rounder) - rounder
+    return _with_sign_of(rounded, v)
+
+
+@triton.jit
+def _with_sign_of(size, v):
+    sign = v.to(tl.int32, bitcast=True) & _SIGN
+    return (size.to(tl.int32, bitcast=True) | sign).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def e4m3_codes(v):
+    """float32 -> uint8 codes of float8_e4m3fn."""
+    rounded = round_to_e4m3(v)
+    nan = rounded != rounded
+    size = tl.where(nan, 0.0, tl.abs(rounded))
+    bits = size.to(tl.int32, bitcast=True)
+    normal = (bits >> 20) - (120 << 3)  # biases 127 and 7; three bits of mantissa remain
+    code = tl.where(size < 0.015625, (size * 512.0).to(tl.int32), normal)  # 2^-6, 2^9
+    sign = (v.to(tl.int32, bitcast=True) >> 24) & 0x80
+    return tl.where(nan, 0x7F, code | sign).to(tl.uint8)
+
+
+@triton.jit
+def int8_codes(v):
+    """float32 -> int8 in -127..127."""
+    known = tl.where(v != v, 0.0, v)
+    low = tl.where(known < -127.0, -127.0, known)
+    clamped = tl.where(low > 127.0, 127.0, low)
+    rounded = (clamped + 12582912.0) - 12582912.0  # 1.5 * 2^23: its last bit is worth 1
+    return rounded.to(tl.int32).to(tl.int8)
+
+
+@triton.jit
+def codes_of(v, INT8: tl.constexpr):
+    """float32 -> int8 codes, or uint8 codes of float8_e4m3fn."""
+    if INT8:
+        return int8_codes(v)
+    else:
+        return e4m3_codes(v)
+
+
+@triton.jit
+def values_of(codes):
+    """Any loaded element type -> float32. The interpreter would read e4m3 NaNs as +-480."""
+    v = codes.to(tl.float32)
+    if _DECODE_NAN and codes.dtype == tl.float8e4nv:
+        v = tl.where(tl.abs(v) > 448.0, float("nan"), v)
+    return v
+
+
+def round_to_e4m3_torch(v: torch.Tensor) -> torch.Tensor:
+    """float32 of any shape -> float32 on the e4m3 grid; NaN stays NaN."""
+    return v.clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn).float()
+
+
+def e4m3_codes_torch(v: torch.Tensor) -> torch.Tensor:
+    """float32 of any shape -> uint8 codes of float8_e4m3fn."""
+    codes = v.clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn).view(torch.uint8)
+    return torch.where(v.isnan(), 0x7F, codes)
+
+
+def int8_codes_torch(v: torch.Tensor) -> torch.Tensor:
+    """float32 of any shape -> int8 in -127..127."""
+    return v.nan_to_num(nan=0.0).clamp(-INT8_MAX, INT8_MAX).round().to(torch.int8)

@@ -1,0 +1,72 @@
+"""SiLU(gate) * up on the rows of the first product."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import triton
+import triton.language as tl
+
+from moe import memory
+from moe.kernels import rounding
+from moe.kernels.launch import INTERPRETED, launch
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+_TILE = 1 << 17 if INTERPRETED else 4096  # elements of the output that one program handles
+
+
+def silu_mul(h: Tensor, ids: Tensor | None = None, dtype: torch.dtype | None = None) -> Tensor:
+    """[R, n]: silu(gate) * up, computed in float32 and rounded once to `dtype` (h's when None).
+
+    h: [R, 2n], [gate; up] along 2n. ids: R int32 of any shape; a row with a negative id is
+    neither read nor written, None: all rows are in use.
+    """
+    rows, columns = h.shape[0], h.shape[1] // 2
+    out = memory.empty((rows, columns), dtype=dtype or h.dtype, device=h.device)
+    wide = min(triton.next_power_of_2(max(columns, 1)), 1024)
+    high = max(1, min(triton.next_power_of_2(max(rows, 1)), _TILE // wide))
+    grid = (triton.cdiv(rows, high), triton.cdiv(columns, wide))
+    flat = None if ids is None else ids.contiguous()
+    launch(
+        _silu_mul, grid, h.device, h.contiguous(), flat, out, rows, columns, ROWS=high, WIDE=wide
+    )
+    return out
+
+
+@triton.jit
+def _silu(x):
+    """float32 -> float32; exp never overflows."""
+    z = tl.exp(-tl.abs(x))
+    return x * tl.where(x < 0.0, z, 1.0) / (1.0 + z)
+
+
+@triton.jit
+def _silu_mul(
+    h_ptr, ids_ptr, out_ptr, rows, columns, ROWS: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    column = tl.program_id(1) * WIDE + tl.arange(0, WIDE)
+    used = row < rows
+    if ids_ptr is not None:
+        used &= tl.load(ids_ptr + row, mask=used, other=-1) >= 0
+    live = used[:, None] & (column < columns)[None, :]
+    at = row.to(tl.int64)[:, None] * (2 * columns) + column[None, :]
+    gate = tl.load(h_ptr + at, mask=live, other=0.0).to(tl.float32)
+    up = tl.load(h_ptr + at + columns, mask=live, other=0.0).to(tl.float32)
+    value = rounding.to_model_dtype(_silu(gate) * up, out_ptr.dtype.element_ty)
+    tl.store(out_ptr + row.to(tl.int64)[:, None] * columns + column[None, :], value, mask=live)
+
+
+def silu_mul_torch(
+    h: Tensor, ids: Tensor | None = None, dtype: torch.dtype | None = None
+) -> Tensor:
+    """As `silu_mul`."""
+    rows, columns = h.shape[0], h.shape[1] // 2
+    out = memory.empty((rows, columns), dtype=dtype or h.dtype, device=h.device)
+    used = slice(None) if ids is None else ids.reshape(-1) >= 0
+    gate, up = h[used].float().split(columns, dim=1)
+    out[used] = (gate * gate.sigmoid() * up).to(out.dtype)
+    return out

@@ -1,0 +1,62 @@
+"""Block sizes of the grouped GEMM, as plain functions of the problem: no tuning at run time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from moe.spec import BLOCK
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tile:
+    """What one program of the grouped GEMM computes, and with which resources."""
+
+    block_m: int  # rows of one expert; the alignment has the same number
+    block_n: int  # output columns
+    block_k: int  # inner elements a step
+    group_m: int  # blocks of rows that share a column of weight blocks before the next column
+    num_warps: int
+    num_stages: int
+
+    def shared_bytes(self, element_bytes: int) -> int:
+        """Shared memory that the operands of all stages take."""
+        return (self.block_m + self.block_n) * self.block_k * element_bytes * self.num_stages
+
+
+def power_of_2(size: int) -> int:
+    """The smallest power of two that is at least `size` (1 for 0)."""
+    return 1 << max(size - 1, 0).bit_length()
+
+
+def block_rows(rows: int, experts: int, *, interpreted: bool) -> int:
+    """block_m for `rows` (token, slot) pairs over `experts`: about the rows that an expert gets.
+
+    A block that is too large pads; one that is too small reads the weights again.
+    """
+    each = power_of_2(-(-rows // max(experts, 1)))
+    return min(max(each, 16), 512 if interpreted else 128)
+
+
+def gemm_tile(
+    block_m: int, out: int, inner: int, element_bytes: int, *, blocked: bool, interpreted: bool
+) -> Tile:
+    """The tile of a product [block_m, inner] x [inner, out].
+
+    element_bytes: of an element of the wider operand. blocked: scales change every 128 inner
+    elements, so a step is exactly one of their blocks. interpreted: a program costs about a
+    millisecond whatever its size, so tiles are as large as the problem.
+    """
+    if interpreted:
+        block_k = BLOCK if blocked else min(power_of_2(max(inner, 16)), 1024)
+        wide = min(power_of_2(max(out, 16)), 1024)
+        return Tile(
+            block_m=block_m, block_n=wide, block_k=block_k, group_m=1, num_warps=4, num_stages=1
+        )
+    return Tile(
+        block_m=block_m,
+        block_n=min(128, power_of_2(max(out, 32))),
+        block_k=BLOCK if blocked or element_bytes == 1 else 128 // element_bytes,
+        group_m=1 if block_m <= 32 else 8,
+        num_warps=4 if block_m <= 64 else 8,
+        num_stages=4 if block_m <= 64 else 3,
+    )
