@@ -1,0 +1,104 @@
+"""What a plan needs to know of a machine, found without torch, or assumed for another chip."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from moe.platforms import PLATFORMS, platform
+from moe.platforms.detect import devices, platform_of
+
+if TYPE_CHECKING:
+    from moe.spec import Platform
+
+_GB = 10**9
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Where a plan is to run."""
+
+    platform: Platform
+    devices: int  # GPUs; 0 without any
+    device_bytes: int  # memory of the smallest GPU; 0 without any
+    cores: int  # that this process may use
+    memory_bytes: int  # main memory that this process may use
+    planned: bool = False  # another machine: its packages are taken to be installed
+
+
+def detect() -> Machine:
+    """This machine. GPUs count only where the installed torch can use them."""
+    found = () if torch_is_cpu_only() else devices()
+    chip = platform_of(found)
+    row = next((row for row in PLATFORMS if row.name == chip.name), None)
+    assumed = row.device_bytes if row else 0
+    return Machine(
+        platform=chip,
+        devices=len(found),
+        device_bytes=min((device.memory_bytes or assumed for device in found), default=0),
+        cores=usable_cores(),
+        memory_bytes=usable_memory(),
+    )
+
+
+def planned_for(platform_name: str, devices: int = 2) -> Machine:
+    """A machine with `devices` chips of a platform: the row's memory, 16 cores, 128 GB.
+
+    For `cpu`: no devices, two cores, 16 GB. Raises UnknownMemberError for an unknown name.
+    """
+    chip = platform(platform_name)
+    gpu = chip.device != "cpu"
+    return Machine(
+        platform=chip,
+        devices=devices if gpu else 0,
+        device_bytes=PLATFORMS.row(platform_name).device_bytes if gpu else 0,
+        cores=16 if gpu else 2,
+        memory_bytes=(128 if gpu else 16) * _GB,
+        planned=True,
+    )
+
+
+def torch_is_cpu_only() -> bool:
+    """Whether the installed torch says by its version (`2.13.0+cpu`) that it drives no GPU."""
+    try:
+        return version("torch").endswith("+cpu")
+    except PackageNotFoundError:
+        return False
+
+
+def usable_cores(root: Path = _CGROUP) -> int:
+    """Cores of this process's affinity, or fewer where a cgroup grants less time."""
+    cores = len(os.sched_getaffinity(0))
+    try:
+        quota, period = (root / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return cores
+    if quota == "max":
+        return cores
+    return max(1, min(cores, int(quota) // int(period)))
+
+
+def usable_memory(root: Path = _CGROUP) -> int:
+    """Bytes of main memory, or of the cgroup's limit (either version) where that is less."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limits = [total]
+    for path in (root / "memory.max", root / "memory/memory.limit_in_bytes", *_own_limits(root)):
+        try:
+            limits.append(int(path.read_text()))
+        except (OSError, ValueError):  # absent, or "max"
+            continue
+    return min(limits)
+
+
+def _own_limits(root: Path) -> list[Path]:
+    """The version-2 limit files of this process's own group and the groups around it."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    own = next((line[3:].lstrip("/") for line in lines if line.startswith("0::")), "")
+    return [root / parent / "memory.max" for parent in (Path(own), *Path(own).parents)]

@@ -1,0 +1,168 @@
+"""Which GPUs this machine has and which platform that makes it, found without torch.
+
+NVIDIA: NVML through ctypes, else the driver's files in /proc. AMD: the kfd topology in sysfs.
+`CUDA_VISIBLE_DEVICES`, `HIP_VISIBLE_DEVICES` and `ROCR_VISIBLE_DEVICES` are respected as the
+vendors' runtimes read them: indices or UUIDs, up to the first one that cannot be.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from moe.platforms import PLATFORMS, platform
+from moe.spec import Platform
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_NVML = "libnvidia-ml.so.1"
+_PROC = Path("/proc/driver/nvidia/gpus")
+_KFD = Path("/sys/class/kfd/kfd/topology/nodes")
+# Product name in /proc -> arch, where NVML cannot be loaded.
+_NAMES = {"H100": "sm90", "H200": "sm90", "H800": "sm90", "H20": "sm90", "B200": "sm100"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """One GPU."""
+
+    name: str  # the vendor's product name
+    arch: str  # sm90, gfx942
+    memory_bytes: int  # 0 where it cannot be read
+    uuid: str = ""  # "GPU-…"
+
+
+def devices(environ: Mapping[str, str] = os.environ) -> tuple[Device, ...]:
+    """The GPUs that a process with this environment may use, NVIDIA's before AMD's."""
+    found = nvml_devices() or proc_devices()
+    nvidia = visible(found, environ.get("CUDA_VISIBLE_DEVICES"))
+    amd = visible(kfd_devices(), environ.get("ROCR_VISIBLE_DEVICES"))
+    # HIP counts within what ROCr left; without its own variable it reads CUDA's.
+    hip = environ.get("HIP_VISIBLE_DEVICES", environ.get("CUDA_VISIBLE_DEVICES"))
+    return nvidia or visible(amd, hip)
+
+
+def platform_of(found: Sequence[Device]) -> Platform:
+    """The platform of these devices (the first decides); `cpu` where there is none.
+
+    A chip without a row still runs what needs only `triton` and its vendor's feature.
+    """
+    arch = found[0].arch if found else "cpu"
+    for row in PLATFORMS:
+        if row.arch == arch:
+            return platform(row.name)
+    vendor = "rocm" if arch.startswith("gfx") else "cuda"
+    features = frozenset({vendor, arch, "triton"})
+    return Platform(name=f"{vendor}_{arch}", device="cuda", features=features)
+
+
+def visible(found: Sequence[Device], selection: str | None) -> tuple[Device, ...]:
+    """Those of `found` that a `*_VISIBLE_DEVICES` value leaves; None means all."""
+    if selection is None:
+        return tuple(found)
+    chosen: list[Device] = []
+    for token in (part.strip() for part in selection.split(",")):
+        device = _chosen(found, token)
+        if device is None or (device in chosen and device.uuid):
+            break
+        chosen.append(device)
+    return tuple(chosen)
+
+
+def _chosen(found: Sequence[Device], token: str) -> Device | None:
+    if token.isdecimal():
+        return found[int(token)] if int(token) < len(found) else None
+    if not token.startswith("GPU-"):
+        return None
+    matches = [device for device in found if device.uuid.startswith(token)]
+    return matches[0] if len(matches) == 1 else None
+
+
+class _Memory(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_ulonglong) for name in ("total", "free", "used")]
+
+
+def nvml_devices(library: Any = None) -> tuple[Device, ...]:
+    """NVIDIA GPUs by NVML; none where the library is absent or reports a fault."""
+    try:
+        nvml = library or ctypes.CDLL(_NVML)
+    except OSError:
+        return ()
+    if nvml.nvmlInit_v2() != 0:
+        return ()
+    count = ctypes.c_uint()
+    nvml.nvmlDeviceGetCount_v2(ctypes.byref(count))
+    found = tuple(_nvml_device(nvml, index) for index in range(count.value))
+    nvml.nvmlShutdown()
+    return found
+
+
+def _nvml_device(nvml: Any, index: int) -> Device:
+    handle, memory = ctypes.c_void_p(), _Memory()
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    name, uuid = ctypes.create_string_buffer(96), ctypes.create_string_buffer(96)
+    nvml.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(handle))
+    nvml.nvmlDeviceGetName(handle, name, 96)
+    nvml.nvmlDeviceGetUUID(handle, uuid, 96)
+    nvml.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory))
+    nvml.nvmlDeviceGetCudaComputeCapability(handle, ctypes.byref(major), ctypes.byref(minor))
+    return Device(
+        name=name.value.decode(),
+        arch=f"sm{major.value}{minor.value}",
+        memory_bytes=memory.total,
+        uuid=uuid.value.decode(),
+    )
+
+
+def proc_devices(root: Path = _PROC) -> tuple[Device, ...]:
+    """NVIDIA GPUs by the driver's files, which tell neither memory nor compute capability."""
+    found = []
+    for path in sorted(root.glob("*/information")):
+        pairs = (line.split(":", 1) for line in path.read_text().splitlines() if ":" in line)
+        facts = {key.strip(): value.strip() for key, value in pairs}
+        name = facts.get("Model", "NVIDIA GPU")
+        arch = next((arch for part, arch in _NAMES.items() if part in name.split()), "unknown")
+        found.append(Device(name=name, arch=arch, memory_bytes=0, uuid=facts.get("GPU UUID", "")))
+    return tuple(found)
+
+
+def kfd_devices(root: Path = _KFD) -> tuple[Device, ...]:
+    """AMD GPUs by sysfs; a node with no gfx version is a CPU."""
+    nodes = sorted((path for path in root.glob("*") if path.name.isdecimal()), key=_number)
+    found = []
+    for node in nodes:
+        facts = _properties(node / "properties")
+        version = facts.get("gfx_target_version", 0)
+        if version:
+            found.append(_kfd_device(node, version, facts.get("unique_id", 0)))
+    return tuple(found)
+
+
+def _kfd_device(node: Path, version: int, unique_id: int) -> Device:
+    major, minor, step = version // 10000, version // 100 % 100, version % 100
+    banks = (_properties(path) for path in (node / "mem_banks").glob("*/properties"))
+    name_file = node / "name"
+    return Device(
+        name=name_file.read_text().strip() if name_file.exists() else "AMD GPU",
+        arch=f"gfx{major}{minor:x}{step:x}",
+        memory_bytes=sum(bank.get("size_in_bytes", 0) for bank in banks),
+        uuid=f"GPU-{unique_id:016x}" if unique_id else "",
+    )
+
+
+def _number(path: Path) -> int:
+    return int(path.name)
+
+
+def _properties(path: Path) -> dict[str, int]:
+    """A kfd properties file; nothing where a container may not read it."""
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return {}
+    pairs = (line.split() for line in lines)
+    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdecimal()}

@@ -1,0 +1,11 @@
+"""AMD CDNA3: MI300A, MI300X, MI325X. Its matrix units take fp8 in the fnuz encoding."""
+
+from __future__ import annotations
+
+from moe.spec import Platform
+
+FEATURES = frozenset({"rocm", "gfx942", "triton", "fp8_mma", "fnuz", "int8_mma"})
+
+
+def platform() -> Platform:
+    return Platform(name="rocm_gfx942", device="cuda", features=FEATURES)
