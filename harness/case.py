@@ -159,8 +159,16 @@ def complaint(name: str, value: object) -> str | None:
         return None if value >= least else f"{name} must be at least {least}, not {value}"
     if name in _CHOICES:
         allowed = _CHOICES[name]
-        return None if value in allowed else f"{name} must be one of {', '.join(allowed)}, not {value!r}"
-    return None if _NAME.match(str(value)) else f"{name} must be a name of [A-Za-z0-9_.:], not {value!r}"
+        return (
+            None
+            if value in allowed
+            else f"{name} must be one of {', '.join(allowed)}, not {value!r}"
+        )
+    return (
+        None
+        if _NAME.match(str(value))
+        else f"{name} must be a name of [A-Za-z0-9_.:], not {value!r}"
+    )
 
 
 def _parse(token: str) -> tuple[str, Any]:

@@ -46,7 +46,9 @@ class RankResult:
     verdict: Verdict
     messages: tuple[str, ...] = ()
     metrics: dict[str, float] = field(default_factory=dict)  # see compare.METRICS
-    seconds: dict[str, float] = field(default_factory=dict)  # by phase: inputs, layer, reference, judge
+    seconds: dict[str, float] = field(
+        default_factory=dict
+    )  # by phase: inputs, layer, reference, judge
     members: dict[str, str] = field(default_factory=dict)  # family -> member that really ran
     sketches: tuple[dict[str, Any], ...] = ()  # see agree.py: outputs of some tokens, compressed
 
@@ -80,7 +82,9 @@ class CaseResult:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> CaseResult:
-        return cls(**{**data, "verdict": Verdict(data["verdict"]), "messages": tuple(data["messages"])})
+        return cls(
+            **{**data, "verdict": Verdict(data["verdict"]), "messages": tuple(data["messages"])}
+        )
 
 
 def merge(case_id: str, world_size: int, ranks: list[RankResult], seconds: float) -> CaseResult:

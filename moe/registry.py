@@ -31,7 +31,10 @@ class Registry(Generic[R]):
     def rows(self) -> dict[str, R]:
         """Rows by name, those of other packages last. Read once, then kept."""
         if self._rows is None:
-            found = [*self._own, *(cast("R", e.load()) for e in entry_points(group=f"moe.{self.family}"))]
+            found = [
+                *self._own,
+                *(cast("R", e.load()) for e in entry_points(group=f"moe.{self.family}")),
+            ]
             names = [row.name for row in found]
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -75,13 +76,37 @@ class Layout:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scheme:
-    """What a quant method stores and sends: the formats that experts rows are matched on.
+class Format:
+    """How numbers are stored: on which grid, and what shares one scale.
 
-    weights: `model` (the layer's dtype), `fp8_tensor`, `fp8_block` (128x128), `int8_channel`.
-    activations: `model`, `fp8_static`, `fp8_dynamic` (per tensor), `fp8_group` (1x128),
-    `int8_token`.
+    The scale is `amax * (1 / top)` in float32, and a code is `value / scale` on the grid.
     """
+
+    grid: str  # model (the layer's dtype, unscaled), e4m3, int8
+    per: str = "none"  # weights: tensor, channel, block; activations: tensor, token, group
+    static: bool = False  # the scale was calibrated before, and values beyond it saturate
+
+    @property
+    def top(self) -> float:
+        """The largest code."""
+        return {"e4m3": 448.0, "int8": 127.0}[self.grid]
+
+
+FORMATS = {
+    "model": Format(grid="model"),
+    "fp8_tensor": Format(grid="e4m3", per="tensor"),
+    "fp8_block": Format(grid="e4m3", per="block"),
+    "int8_channel": Format(grid="int8", per="channel"),
+    "fp8_static": Format(grid="e4m3", per="tensor", static=True),
+    "fp8_dynamic": Format(grid="e4m3", per="tensor"),
+    "fp8_group": Format(grid="e4m3", per="group"),
+    "int8_token": Format(grid="int8", per="token"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scheme:
+    """What a quant method stores and sends: keys of FORMATS, on which experts rows are matched."""
 
     weights: str
     activations: str
@@ -196,12 +221,18 @@ def _sizes(needs: Needs, problem: Problem, _: Platform) -> Reason | None:
 
 def _packages(needs: Needs, problem: Problem, platform: Platform) -> Reason | None:
     for package in needs.packages:
-        if importlib.util.find_spec(package) is None:
+        if not _installed(package):
             return Reason(code="package_missing", text=f"package {package!r} is not installed")
     if needs.probe is not None:
         probe: Callable[[Problem, Platform], Reason | None] = resolve(needs.probe)
         return probe(problem, platform)
     return None
+
+
+@cache
+def _installed(package: str) -> bool:
+    """Searching the path costs .1 ms, and a plan asks for every point."""
+    return importlib.util.find_spec(package) is not None
 
 
 def resolve(target: str):  # type: ignore[no-untyped-def]  # whatever the target is
@@ -230,6 +261,8 @@ def problem_refusal(problem: Problem) -> Reason | None:
         text = "sequence parallel is expert parallel with tp_size > 1; set use_ep and tp_size"
         return Reason(code="sp_needs_ep_and_tp", text=text)
     if min(problem.shard_sizes) == 0:
-        text = f"intermediate size {problem.intermediate} over {layout.world_size} ranks: one is empty"
+        text = (
+            f"intermediate size {problem.intermediate} over {layout.world_size} ranks: one is empty"
+        )
         return Reason(code="empty_shard", text=text)
     return None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
+from moe.kernels import quantize
 from moe.spec import BLOCK
 from moe.types import Activations, ExpertWeights
 
@@ -80,6 +81,18 @@ def encode(x: Tensor, kind: str) -> Tensor:
     top = CODE_MAX[kind]
     clamped = x.clamp(-top, top)  # first: an overflowing cast is NaN in some torch versions
     return (clamped.round() if kind == "int8" else clamped).to(CODE_DTYPE[kind])
+
+
+def quantize_tensor(x: Tensor, scale: Tensor, kind: str) -> Tensor:
+    """[T, K] and a [] float32 scale -> codes: the kernel on a GPU, its twin elsewhere."""
+    do = quantize.quantize_tensor if x.is_cuda else quantize.quantize_tensor_torch
+    return do(x, scale, kind)
+
+
+def quantize_rows(x: Tensor, kind: str, group: int | None) -> tuple[Tensor, Tensor]:
+    """[T, K] -> codes and one scale per row [T, 1] or per `group` columns [T, ceil(K/group)]."""
+    do = quantize.quantize_rows if x.is_cuda else quantize.quantize_rows_torch
+    return do(x, kind, group)
 
 
 def scale_of(amax: Tensor, kind: str) -> Tensor:

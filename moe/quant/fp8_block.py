@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from moe.kernels.quantize import quantize_rows
-from moe.quant.base import QuantMethod, gate_up_scale_rows, quantize_experts
+from moe.quant.base import QuantMethod, gate_up_scale_rows, quantize_experts, quantize_rows
 from moe.spec import BLOCK
 from moe.types import Activations, ExpertWeights
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from moe.kernels.quantize import quantize_tensor
-from moe.quant.base import QuantMethod, quantize_experts, scale_of
+from moe.quant.base import QuantMethod, quantize_experts, quantize_tensor, scale_of
 from moe.types import Activations, ExpertWeights
 
 if TYPE_CHECKING:
@@ -24,7 +23,9 @@ class Fp8TensorStatic(_Fp8Tensor):
 
     def quantize_input(self, x: Tensor, a1_scale: Tensor | None) -> Activations:
         if a1_scale is None:
-            raise ValueError("fp8_tensor needs calibrated activation scales: give a1_scale, a2_scale")
+            raise ValueError(
+                "fp8_tensor needs calibrated activation scales: give a1_scale, a2_scale"
+            )
         return Activations(codes=quantize_tensor(x, a1_scale, "fp8"), scale=a1_scale)
 
 

@@ -1,0 +1,49 @@
+"""Every rank gets every token, and each gets back the sum for its own: takes any scheme.
+
+Ranks may hold different numbers of tokens, none included. Rows are padded to the largest count
+and travel at that fixed size; a padding row has `topk_ids == -1` and takes part in nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from moe.all2all.base import PrepareFinalize
+from moe.types import Activations, Dispatched, Routing
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class AllGatherReduceScatter(PrepareFinalize):
+    def prepare(self, x: Activations, routing: Routing) -> Dispatched:
+        group = self.group
+        counts = group.gather_counts(x.codes.shape[0], x.codes.device)
+        rows = max(counts)
+        codes = group.all_gather(_padded(x.codes, rows))
+        scale = x.scale
+        if scale is not None and scale.ndim == 2:  # one per row; a per-tensor one is everywhere
+            scale = group.all_gather(_padded(scale, rows))
+        gathered = Routing(
+            topk_ids=group.all_gather(_padded(routing.topk_ids, rows, -1)),
+            topk_weights=group.all_gather(_padded(routing.topk_weights, rows)),
+        )
+        return Dispatched(x=Activations(codes=codes, scale=scale), routing=gathered, counts=counts)
+
+    def finalize(self, partial: Tensor, dispatched: Dispatched) -> Tensor:
+        real = dispatched.routing.topk_ids.amax(dim=1, keepdim=True) >= 0
+        safe = torch.where(real, partial, 0.0)  # padding rows are undefined: keep them out of sums
+        mine = self.group.reduce_scatter(safe.to(partial.dtype))
+        return mine[: dispatched.counts[self.group.rank]]
+
+
+def _padded(x: Tensor, rows: int, value: float = 0) -> Tensor:
+    """x with rows of `value` added at its end."""
+    missing = rows - x.shape[0]
+    if missing == 0:
+        return x
+    bits = x.view(torch.uint8) if x.element_size() == 1 else x  # fp8 cannot be filled everywhere
+    filler = bits.new_full((missing, *x.shape[1:]), value)
+    return torch.cat([bits, filler]).view(x.dtype)

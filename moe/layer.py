@@ -1,0 +1,146 @@
+"""`FusedMoE`: router, kernel, shared experts and the sums between ranks, composed.
+
+`MoEKernel` joins an all2all backend and an experts backend; `build` is the one place where
+members are looked up, asked whether they refuse, and made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from moe.all2all import ALL2ALL
+from moe.errors import RefusedError
+from moe.experts import EXPERTS
+from moe.quant import QUANT
+from moe.routing import softmax_topk, to_local_ids
+from moe.types import Activations, Routing
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from moe.all2all.base import PrepareFinalize
+    from moe.experts.base import Experts
+    from moe.parallel import Groups
+    from moe.quant.base import QuantMethod
+    from moe.shared import SharedExperts
+    from moe.spec import Platform, Problem
+    from moe.types import Dispatched, ExpertWeights
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoEKernel:
+    """Prepare, experts, finalize. `experts_here`: global ids of this rank's experts."""
+
+    prepare_finalize: PrepareFinalize
+    experts: Experts
+    quant: QuantMethod
+    experts_here: range
+    a1_scale: Tensor | None = None  # [] static scale of the input, where the scheme has one
+
+    def apply(self, x: Tensor, routing: Routing) -> Tensor:
+        """x: [T, K] this rank's tokens, global ids -> [T, K] summed over the gather group."""
+        early = self.quant.input_scale_is_local
+        sent = self.quant.quantize_input(x, self.a1_scale) if early else _plain(x)
+        dispatched = self.prepare_finalize.prepare(sent, routing)
+        seen = dispatched.x if early else self._quantize_gathered(dispatched)
+        local = Routing(
+            topk_ids=to_local_ids(dispatched.routing.topk_ids, self.experts_here),
+            topk_weights=dispatched.routing.topk_weights,
+        )
+        return self.prepare_finalize.finalize(self.experts.apply(seen, local), dispatched)
+
+    def _quantize_gathered(self, dispatched: Dispatched) -> Activations:
+        """A scale over all real rows; padding rows are zeros and do not move it."""
+        return self.quant.quantize_input(dispatched.x.codes, self.a1_scale)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """out: [T, K] model dtype. routing: [T, k], the layer's own choice, global ids."""
+
+    out: Tensor
+    routing: Routing
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusedMoE:
+    """The layer of one rank."""
+
+    problem: Problem
+    kernel: MoEKernel
+    groups: Groups
+    shared: SharedExperts | None
+    members: dict[str, str]  # family -> the class that really serves it
+
+    def forward(self, x: Tensor, logits: Tensor) -> Output:
+        """Collective. x: [T, K] model dtype, logits: [T, E] this rank's tokens; T may be 0."""
+        routing = softmax_topk(logits, self.problem.top_k, renormalize=self.problem.renormalize)
+        out = self.kernel.apply(x, routing)
+        if self.shared is not None:
+            out = out + self.shared.forward(x)
+        if not self.problem.layout.sequence_parallel:
+            out = self.groups.tp.all_reduce(out)
+        return Output(out=out, routing=routing)
+
+
+def _plain(x: Tensor) -> Activations:
+    return Activations(codes=x)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Members:
+    """The names of the members that a layer is to be built from."""
+
+    experts: str
+    all2all: str
+    quant: str
+
+
+def check(problem: Problem, platform: Platform, members: Members) -> None:
+    """Raises RefusedError with the first member's reason."""
+    rows = (EXPERTS.row(members.experts), ALL2ALL.row(members.all2all), QUANT.row(members.quant))
+    for row in rows:
+        reason = row.needs.refusal(problem, platform)
+        if reason is not None:
+            raise RefusedError(row.name, reason)
+
+
+def build(
+    problem: Problem,
+    rank: int,
+    groups: Groups,
+    members: Members,
+    weights: ExpertWeights,
+    shared: SharedExperts | None = None,
+) -> FusedMoE:
+    """The layer of `rank` from its own shard of the weights (see `shard_weights`)."""
+    quant = QUANT.load(members.quant)()
+    row = EXPERTS.row(members.experts)
+    experts = EXPERTS.load(members.experts)(problem, rank, row.numerics, quant)
+    experts.prepare_weights(weights)
+    prepare_finalize = ALL2ALL.load(members.all2all)(groups.gather)
+    kernel = MoEKernel(
+        prepare_finalize=prepare_finalize,
+        experts=experts,
+        quant=quant,
+        experts_here=problem.layout.experts_of(rank, problem.num_experts),
+        a1_scale=weights.a1_scale,
+    )
+    served = {"experts": experts, "all2all": prepare_finalize, "quant": quant}
+    names = {family: type(member).__qualname__ for family, member in served.items()}
+    return FusedMoE(problem=problem, kernel=kernel, groups=groups, shared=shared, members=names)
+
+
+def shard_weights(
+    problem: Problem, rank: int, quant: QuantMethod, w13: Tensor, w2: Tensor
+) -> ExpertWeights:
+    """Quantize this rank's whole experts, then take its columns.
+
+    w13: [e, 2N, K], w2: [e, K, N]: the experts of `problem.layout.experts_of(rank, E)`, whole.
+    """
+    whole = quant.quantize_weights(w13, w2)
+    columns = problem.layout.intermediate_of(rank, problem.intermediate)
+    if len(columns) == problem.intermediate:
+        return whole
+    return quant.shard(whole, columns, problem.intermediate)

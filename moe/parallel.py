@@ -1,0 +1,98 @@
+"""Collectives as a layer needs them, over any transport.
+
+NCCL takes device tensors as they are. Gloo has no fp8 and no uneven all-gather, and where ranks
+share a device it cannot see the device's memory: tensors then go through the host (`staged`),
+one-byte formats as uint8, uneven rows padded by the caller.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from moe.spec import Layout
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """One process group as seen from this rank; `handle` is None for a group of one."""
+
+    handle: dist.ProcessGroup | None
+    size: int
+    rank: int  # within the group
+    staged: bool = False  # copy through the host: the transport cannot take device tensors
+
+    def all_gather(self, x: Tensor) -> Tensor:
+        """[T, ...] the same shape on all ranks -> [size * T, ...] in rank order."""
+        if self.handle is None:
+            return x
+        raw = x.contiguous().view(torch.uint8) if x.element_size() == 1 else x.contiguous()
+        sent = raw.cpu() if self.staged else raw
+        out = sent.new_empty((self.size * sent.shape[0], *sent.shape[1:]))
+        dist.all_gather_into_tensor(out, sent, group=self.handle)
+        return out.to(x.device).view(x.dtype) if x.element_size() == 1 else out.to(x.device)
+
+    def reduce_scatter(self, x: Tensor) -> Tensor:
+        """[size * T, ...] partial sums -> this rank's [T, ...], summed over the ranks."""
+        if self.handle is None:
+            return x
+        sent = x.contiguous().cpu() if self.staged else x.contiguous()
+        out = sent.new_empty((sent.shape[0] // self.size, *sent.shape[1:]))
+        dist.reduce_scatter_tensor(out, sent, group=self.handle)
+        return out.to(x.device)
+
+    def all_reduce(self, x: Tensor) -> Tensor:
+        """The sum over the ranks; may work in place."""
+        if self.handle is None:
+            return x
+        sent = x.contiguous().cpu() if self.staged else x.contiguous()
+        dist.all_reduce(sent, group=self.handle)
+        return sent.to(x.device)
+
+    def gather_counts(self, count: int, device: torch.device) -> tuple[int, ...]:
+        """Every rank's `count`, in rank order."""
+        mine = torch.tensor([count], dtype=torch.int64, device=device)
+        return tuple(self.all_gather(mine).tolist())
+
+
+ALONE = Group(handle=None, size=1, rank=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Groups:
+    """The groups of one layout on this rank.
+
+    gather: ranks that hold different tokens and whose partial sums belong together: those with
+    the same tp_rank, or all of them under sequence parallelism. tp: the ranks of this DP rank.
+    """
+
+    gather: Group
+    tp: Group
+
+
+def make_groups(layout: Layout, rank: int, *, staged: bool) -> Groups:
+    """Collective: every rank of the default process group calls it with the same layout."""
+    dp, tp = layout.dp_size, layout.tp_size
+    columns = [[d * tp + t for d in range(dp)] for t in range(tp)]
+    rows = [[d * tp + t for t in range(tp)] for d in range(dp)]
+    everyone = [list(range(layout.world_size))]
+    gather = everyone if layout.sequence_parallel else columns
+    return Groups(gather=_group(gather, rank, staged), tp=_group(rows, rank, staged))
+
+
+def _group(parts: list[list[int]], rank: int, staged: bool) -> Group:
+    """This rank's part; every rank creates every part, as torch asks for."""
+    mine = ALONE
+    for ranks in parts:
+        if len(ranks) == 1:
+            continue
+        handle = dist.new_group(ranks)
+        if rank in ranks:
+            mine = Group(handle=handle, size=len(ranks), rank=ranks.index(rank), staged=staged)
+    return mine

@@ -1,0 +1,329 @@
+"""`BaselineSiluAndMul`: the whole MoE layer, one expert at a time, in float32 (or float64).
+
+It takes the member's declared `Numerics` and the layout, because both change what a *right*
+answer is: a rounding before the second quantization moves codes, and each rank quantizes its
+own columns of the intermediate. Weights are quantized whole, as checkpoints are, then sharded.
+
+Beside the output it works out how far a right member may be from it, from the case's own
+numbers (docs/bounds.md derives each term):
+
+- `variance`: the expected squared distance of each row, from every declared rounding, from the
+  accumulation noise of the products, and from codes that this noise may push over a tie;
+- `flips`: the squared distance if every code within reach of the noise did flip.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from moe.reference import formats
+from moe.spec import FORMATS, Format, Numerics, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from torch import Tensor
+
+REACH = 5.0  # a code may flip when its tie is within this many standard deviations of the noise
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What a right layer gives for some tokens, before its last rounding, and how surely.
+
+    out: [T, K]. variance, flips: [T] float32, squared distances. amax1, amax2: largest absolute
+    input and intermediate value, from which static scales are calibrated.
+    """
+
+    out: Tensor
+    variance: Tensor
+    flips: Tensor
+    amax1: Tensor
+    amax2: Tensor
+
+
+@dataclass
+class _Sums:
+    """What accumulates while the experts pass by; one instance a call."""
+
+    partial: Tensor  # [ranks, T, K] each rank's weighted sum
+    variance: Tensor  # [T]
+    flips: Tensor  # [T]
+    amax2: Tensor  # []
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noisy:
+    """A value with what is known of its noise, all elementwise.
+
+    flips: the squared distance if every code within reach flipped. unsure: whether a rounding
+    before may have gone the other way.
+    """
+
+    value: Tensor
+    variance: Tensor
+    flips: Tensor | None = None
+    unsure: Tensor | None = None
+
+    def columns(self, part: slice) -> Noisy:
+        """Some columns, as one rank's shard has them."""
+        unsure = None if self.unsure is None else self.unsure[:, part]
+        return Noisy(value=self.value[:, part], variance=self.variance[:, part], unsure=unsure)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedScale:
+    """One scale for all rows on a rank. doubt: how much of it a rounding may have moved."""
+
+    scale: Tensor  # []
+    doubt: float
+
+
+class BaselineSiluAndMul:
+    """y = sum over k of weight * down(silu(gate(x)) * up(x)), plus the shared experts.
+
+    expert(e) -> (w13 [2N, K], w2 [K, N]) in the model dtype, whole, before quantization; shared
+    is the same for the shared experts as one wide MLP, or None.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        numerics: Numerics,
+        expert: Callable[[int], tuple[Tensor, Tensor]],
+        shared: tuple[Tensor, Tensor] | None = None,
+        *,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.problem = problem
+        self.numerics = numerics
+        self.dtype = dtype
+        self._expert = expert
+        self._shared = shared
+        self.weight_format = FORMATS[problem.scheme.weights]
+        self.act_format = FORMATS[problem.scheme.activations]
+        self._model = problem.dtype
+        self._latest: tuple[int, tuple[Tensor, Tensor]] | None = None
+
+    def __call__(
+        self,
+        x: Tensor,
+        topk_ids: Tensor,
+        topk_weights: Tensor,
+        *,
+        a1_scale: Tensor | None = None,
+        a2_scale: Tensor | None = None,
+    ) -> Answer:
+        """x: [T, K]; topk_ids: [T, k] int32, -1 = none; topk_weights: [T, k] float32.
+
+        With dynamic per-tensor scales, x must hold every token that the member sees together.
+        Rows of only -1 come out as zeros.
+        """
+        x = x.to(self.dtype)
+        inputs = self._quantize_input(x, a1_scale)
+        second = self._second_scales(inputs, topk_ids, a2_scale)
+        world = self.problem.layout.world_size
+        sums = _Sums(
+            partial=x.new_zeros((world, *x.shape)),
+            variance=x.new_zeros(x.shape[0]),
+            flips=x.new_zeros(x.shape[0]),
+            amax2=x.new_zeros(()),
+        )
+        for e in range(self.problem.num_experts):
+            rows, slots = (topk_ids == e).nonzero(as_tuple=True)
+            if len(rows):
+                self._add_expert(sums, e, inputs[rows], rows, topk_weights[rows, slots], second)
+        return self._finish(sums, x)
+
+    def _quantize_input(self, x: Tensor, a1_scale: Tensor | None) -> Tensor:
+        if self.act_format.grid == "model":
+            return x
+        scale = formats.activation_scale(x, self.act_format, a1_scale)
+        return formats.quantize(x, scale, self.act_format).values
+
+    def _second_scales(
+        self, inputs: Tensor, topk_ids: Tensor, a2_scale: Tensor | None
+    ) -> list[SharedScale | None]:
+        """Each rank's scale of the intermediate, where one serves all rows of the rank."""
+        world, fmt = self.problem.layout.world_size, self.act_format
+        if fmt.grid == "model" or fmt.per != "tensor":
+            return [None] * world
+        if fmt.static:
+            assert a2_scale is not None, "a static format needs its calibrated scale"
+            return [SharedScale(scale=a2_scale.to(self.dtype), doubt=0.0)] * world
+        largest = inputs.new_zeros(world)
+        doubt = inputs.new_zeros(world)
+        for e in range(self.problem.num_experts):
+            rows = (topk_ids == e).nonzero(as_tuple=True)[0]
+            for rank, h in self._shards(e, inputs[rows]) if len(rows) else ():
+                amax = h.value.abs().amax()
+                if amax > largest[rank]:
+                    largest[rank] = amax
+                    doubt[rank] = scale_doubt(h, fmt, self._model)
+        scales = formats.scale_for(largest, fmt)
+        return [SharedScale(scale=scales[r], doubt=float(doubt[r])) for r in range(world)]
+
+    def _shards(self, e: int, inputs: Tensor) -> Iterator[tuple[int, Noisy]]:
+        """Expert e's intermediate, as each rank that computes it has it."""
+        w13, _ = self.weights(e)
+        h = intermediate(inputs, w13, self.numerics, self._model)
+        layout = self.problem.layout
+        for rank in range(layout.world_size):
+            if e in layout.experts_of(rank, self.problem.num_experts):
+                columns = layout.intermediate_of(rank, self.problem.intermediate)
+                yield rank, h.columns(slice(columns.start, columns.stop))
+
+    def weights(self, e: int) -> tuple[Tensor, Tensor]:
+        """Expert e's matrices as the values that their codes stand for; the latest is kept."""
+        if self._latest is None or self._latest[0] != e:
+            w13, w2 = (w.to(self.dtype) for w in self._expert(e))
+            fmt = self.weight_format
+            values = formats.weight_values(w13, fmt), formats.weight_values(w2, fmt)
+            self._latest = (e, values)
+        return self._latest[1]
+
+    def _add_expert(
+        self,
+        sums: _Sums,
+        e: int,
+        inputs: Tensor,
+        rows: Tensor,
+        weight: Tensor,
+        second: list[SharedScale | None],
+    ) -> None:
+        """Add expert e's share of these rows to the partial sums of the ranks that compute it."""
+        _, w2 = self.weights(e)
+        weight = weight.to(self.dtype)
+        for rank, h in self._shards(e, inputs):
+            sums.amax2 = torch.maximum(sums.amax2, h.value.abs().amax())
+            columns = self.problem.layout.intermediate_of(rank, self.problem.intermediate)
+            part = w2[:, columns.start : columns.stop]
+            self._add_shard(sums, rank, rows, weight, self._quantize(h, second[rank]), part)
+
+    def _quantize(self, h: Noisy, shared: SharedScale | None) -> Noisy:
+        """The second quantization of one rank's columns."""
+        fmt = self.act_format
+        if fmt.grid == "model":
+            return h
+        if shared is not None:
+            return quantize_noisy(h, shared.scale, shared.doubt, fmt)
+        scale = formats.activation_scale(h.value, fmt, None)
+        return quantize_noisy(h, scale, scale_doubt(h, fmt, self._model), fmt)
+
+    def _add_shard(
+        self, sums: _Sums, rank: int, rows: Tensor, weight: Tensor, h: Noisy, w2: Tensor
+    ) -> None:
+        """GEMM2 of one expert on one rank's columns; weight: [R] router weights."""
+        y = h.value @ w2.T
+        power = w2.square().sum(dim=0)  # [n] squared length of what one unit of h moves
+        noise = h.variance @ power + self.numerics.accumulation**2 * y.square().sum(dim=1)
+        if self.numerics.expert == "model":
+            noise = noise + rounding_variance(y, self._model).sum(dim=1)
+        sums.partial[rank].index_add_(0, rows, weight[:, None] * y)
+        sums.variance.index_add_(0, rows, weight.square() * noise)
+        if h.flips is not None:
+            sums.flips.index_add_(0, rows, weight.square() * (h.flips @ power))
+
+    def _finish(self, sums: _Sums, x: Tensor) -> Answer:
+        """Add up the ranks and the shared experts, and the roundings of doing so."""
+        routed = sums.partial.sum(dim=0)
+        variance = sums.variance
+        rounded = rounding_variance(sums.partial, self._model).sum(dim=0)
+        if self.numerics.combine == "model":
+            rounded = rounded * self.problem.top_k
+        out = routed
+        if self._shared is not None:
+            shared, noise = self._shared_output(x)
+            out = routed + shared
+            variance = variance + noise
+        adds = self.problem.layout.world_size - 1 + (self._shared is not None)
+        largest = torch.maximum(out.abs(), sums.partial.abs().amax(dim=0))
+        rounded = rounded + adds * rounding_variance(largest, self._model)
+        return Answer(
+            out=out,
+            variance=variance + rounded.sum(dim=1),
+            flips=sums.flips,
+            amax1=x.abs().amax() if x.numel() else x.new_zeros(()),
+            amax2=sums.amax2,
+        )
+
+    def _shared_output(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The shared experts, unquantized and rounded to the model dtype after each step."""
+        assert self._shared is not None
+        w13, w2 = (w.to(self.dtype) for w in self._shared)
+        everywhere = Numerics(gemm1="model", activation="model", accumulation=2.0**-12)
+        h = intermediate(x, w13, everywhere, self._model)
+        y = h.value @ w2.T
+        shards = self.problem.layout.tp_size
+        noise = h.variance @ w2.square().sum(dim=0) + everywhere.accumulation**2 * y.square().sum(1)
+        return y, noise + (1 + shards) * rounding_variance(y, self._model).sum(dim=1)
+
+
+def rounding_variance(x: Tensor, dtype: str) -> Tensor:
+    """Of one rounding to the model dtype, elementwise: a step squared over twelve."""
+    return formats.step_of(x, dtype).square() / 12
+
+
+def rounded(x: Noisy, dtype: str) -> Noisy:
+    """Both sides round: they agree but where the noise carries a value over a tie.
+
+    A value with noise of standard deviation s lands on the other side of a tie with probability
+    E|noise| / step = 0.8 s / step, and is then one step off.
+    """
+    if dtype == "f32":
+        return x
+    step, value = formats.step_of(x.value, dtype), formats.on_grid(x.value, dtype)
+    sigma = x.variance.sqrt()
+    variance = torch.minimum(0.8 * step * sigma, step.square() / 6) + x.variance
+    tie = ((x.value - value).abs() - step / 2).abs()
+    return Noisy(value=value, variance=variance, unsure=tie < REACH * sigma)
+
+
+def intermediate(x: Tensor, w13: Tensor, numerics: Numerics, model: str) -> Noisy:
+    """silu(gate) * up of rows x [R, K] with w13 [2N, K] = [gate; up], rounded as declared."""
+    both = x @ w13.T
+    lengths = x.square().sum(dim=1, keepdim=True) * w13.square().sum(dim=1)
+    variance = numerics.accumulation**2 * lengths / x.shape[1]
+    first = rounded(
+        Noisy(value=both, variance=variance), model if numerics.gemm1 == "model" else "f32"
+    )
+    gate, up = first.value.chunk(2, dim=1)
+    var_gate, var_up = first.variance.chunk(2, dim=1)
+    sigmoid = torch.sigmoid(gate)
+    silu = gate * sigmoid
+    slope = sigmoid * (1 + gate * (1 - sigmoid))
+    noise = (slope * up).square() * var_gate + silu.square() * var_up
+    h = Noisy(value=silu * up, variance=noise + (silu * up).square() * 2.0**-40)
+    return rounded(h, model if numerics.activation == "model" else "f32")
+
+
+def quantize_noisy(h: Noisy, scale: Tensor, doubt: Tensor | float, fmt: Format) -> Noisy:
+    """Quantize, and work out what the noise may do to the codes.
+
+    Expected: each code flips with the probability that its noise reaches its tie. At worst: all
+    within reach flip; and where the scale itself is in doubt, everything under it shifts with it.
+    """
+    q = formats.quantize(h.value, scale, fmt)
+    sigma = h.variance.sqrt() + h.value.abs() * 2.0**-22
+    probability = 0.5 * torch.erfc(q.tie / sigma.clamp(min=1e-30) / 2**0.5)
+    moved = q.step.square()
+    shift = h.value.abs() * doubt
+    worst = torch.where(q.tie < REACH * sigma + shift, moved, shift.square())
+    return Noisy(value=q.values, variance=probability * moved, flips=worst)
+
+
+def scale_doubt(h: Noisy, fmt: Format, model: str) -> Tensor | float:
+    """Relative shift that each element's dynamic scale may have, broadcastable; 0 for most.
+
+    The scale follows its largest value, and the rounding of that one may have gone either way.
+    """
+    if h.unsure is None or h.value.numel() == 0:
+        return 0.0
+    size = h.value.abs()
+    step = formats.step_of(size, model)
+    largest = formats.scope_amax(size, fmt)
+    unsure = h.unsure & (size + step >= largest)
+    return formats.scope_amax(torch.where(unsure, step / largest.clamp(min=1e-30), 0.0), fmt)

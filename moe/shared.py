@@ -1,0 +1,45 @@
+"""Shared experts: one dense MLP that every token passes, in the model dtype.
+
+Tensor-parallel over the TP ranks like any MLP; under sequence parallelism each rank has other
+tokens, so each has all of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn.functional import linear, silu
+
+from moe.spec import chunk
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from moe.spec import Problem
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedExperts:
+    """w13: [2S, K] = [gate; up], w2: [K, S]; S is this rank's share of shared * N columns."""
+
+    w13: Tensor
+    w2: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [T, K] -> [T, K] model dtype, this rank's share of the sum over TP ranks."""
+        gate, up = linear(x, self.w13).chunk(2, dim=-1)
+        return linear((silu(gate.float()) * up.float()).to(x.dtype), self.w2)
+
+
+def shard_shared(problem: Problem, rank: int, w13: Tensor, w2: Tensor) -> SharedExperts:
+    """w13: [2W, K], w2: [K, W] whole, W = shared_experts * intermediate."""
+    layout = problem.layout
+    if layout.sequence_parallel or layout.tp_size == 1:
+        return SharedExperts(w13=w13, w2=w2)
+    columns = chunk(w2.shape[1], layout.tp_size, layout.tp_rank(rank))
+    part = slice(columns.start, columns.stop)
+    gate, up = w13.chunk(2, dim=0)
+    halves = torch.cat([gate[part], up[part]])
+    return SharedExperts(w13=halves, w2=w2[:, part].contiguous())
