@@ -19,7 +19,7 @@ from moe.quant import QUANT
 from moe.spec import Reason, problem_refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from harness.case import MoETestConfig
     from harness.machine import Machine
@@ -59,6 +59,15 @@ class Plan:
     @property
     def cases(self) -> tuple[MoETestConfig, ...]:
         return tuple(case for job in self.jobs for case in job.cases)
+
+    def without(self, done: Collection[str]) -> Plan:
+        """The plan less the cases with these ids."""
+        left = []
+        for job in self.jobs:
+            cases = tuple(case for case in job.cases if case.id not in done)
+            if cases:
+                left.append(replace(job, cases=cases))
+        return replace(self, jobs=tuple(left))
 
 
 def make_plan(

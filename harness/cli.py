@@ -1,0 +1,270 @@
+"""`python -m harness …`: the one place where the stages meet.
+
+`run` reads load, expand, plan, launch, store, report. Nothing here imports torch; pydantic, rich
+and the engine are imported by the commands that need them, so that `list` starts at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+import traceback
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, cast
+
+from harness import machine, progress, selection
+from harness.errors import ExitCode, HarnessError, NothingSelected, UsageError
+from harness.events import RunEnded, RunStarted
+from harness.options import parse
+from harness.plan import Plan, make_plan
+from harness.runinfo import describe, folder_for
+from harness.store import ROOT, RunFolder, decided, last_words
+from harness.summary import Summary, summarize
+from moe.errors import MoEError
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Generator, Iterator, Sequence
+    from types import FrameType
+
+    from harness.events import Event
+    from harness.machine import Machine
+    from harness.selection import Selection
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, handled as Ctrl-C is: the folder stays resumable."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code (see `harness.errors.ExitCode`)."""
+    args = parse(sys.argv[1:] if argv is None else argv)
+    try:
+        return int(COMMANDS[args.command](args))
+    except HarnessError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except MoEError as error:
+        print(error, file=sys.stderr)
+        return ExitCode.USAGE
+    except BrokenPipeError:  # `list | head`: nobody reads on, and the interpreter need not flush
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.PASSED
+    except KeyboardInterrupt as stop:
+        return _code_of(stop)
+    except Exception:
+        # Python's own exit code for this would be 1: "a case failed".
+        traceback.print_exc()
+        print("this is a fault of the harness, not of the code under test", file=sys.stderr)
+        return ExitCode.INFRASTRUCTURE
+
+
+def run(args: argparse.Namespace) -> int:
+    """Load, expand, plan, launch, store, report."""
+    began = time.time()
+    chosen = selection.asked_for(args)
+    plan = make_plan(chosen.points, machine.detect(), time_limit=chosen.time_limit)
+    if not plan.jobs:
+        raise NothingSelected(_nothing(plan))
+    with _folder(args, chosen, plan) as folder:
+        left = plan.without(decided(folder.events()))
+        _announce(plan, left, folder)
+        stopped = _launch(args, chosen, left, folder)
+        summary = _finish(folder, plan, began)
+    if summary.exit_code() is ExitCode.INCOMPLETE or stopped is not None:
+        print(f"to go on: python -m harness run --resume {folder.path}")
+    print(summary.line(), flush=True)
+    return summary.exit_code() if stopped is None else stopped
+
+
+def _launch(
+    args: argparse.Namespace, chosen: Selection, plan: Plan, folder: RunFolder
+) -> int | None:
+    """Run what is left and record it; the exit code of what stopped it early, or None."""
+    from harness import launch
+
+    options = launch.RunOptions(
+        log_dir=folder.log_dir,
+        fail_fast=args.fail_fast,
+        retries=chosen.retries,
+        slots=args.slots,
+        rank_options={"save_tensors": _tensors(folder)},
+    )
+    ids = [case.id for case in plan.cases]
+    folder.append(RunStarted(time=time.time(), cases=ids))
+    show = progress.make(len(ids), folder.path, verbose=args.verbose)
+    try:
+        with _terminable(), closing(show), _ending(launch.run(plan, options)) as events:
+            for event in events:
+                folder.append(event)
+                show.show(event)
+    except KeyboardInterrupt as stop:
+        return _code_of(stop)
+    except HarnessError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return None
+
+
+def _finish(folder: RunFolder, plan: Plan, began: float) -> Summary:
+    """Count, and close the record: a run with cases left has no `RunEnded`."""
+    ids = [case.id for case in plan.cases]
+    seconds = time.time() - began
+    summary = summarize(ids, len(plan.refused), last_words(folder.events()), seconds)
+    counts = summary.to_json()
+    if not counts["not_run"]:
+        whole = {name: count for name, count in counts.items() if name != "seconds"}
+        folder.append(RunEnded(time=time.time(), seconds=seconds, counts=whole))
+    folder.write_summary(counts)
+    return summary
+
+
+def _folder(args: argparse.Namespace, chosen: Selection, plan: Plan) -> RunFolder:
+    if args.resume:
+        folder = RunFolder.open(args.resume, write=True)
+        selection.check_same_plan(folder, [case.id for case in plan.cases])
+        return folder
+    path = args.out or folder_for(ROOT, chosen.suite or "cases")
+    info = describe(args.argv, chosen, plan, {"save_tensors": args.save_tensors})
+    return RunFolder.create(path, info)
+
+
+def _tensors(folder: RunFolder) -> str | None:
+    """Where ranks save tensors, or None: as the run was first asked, also when resumed."""
+    return (
+        str(folder.path.absolute() / "tensors") if folder.info["options"]["save_tensors"] else None
+    )
+
+
+def _ending(events: Iterator[Event]) -> closing[Generator[Event]]:
+    """Closed on the way out, so that an interrupt between two events ends the ranks as well."""
+    return closing(cast("Generator[Event]", events))
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Within, SIGTERM ends the run as Ctrl-C does."""
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _code_of(stop: KeyboardInterrupt) -> int:
+    return 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
+
+
+def _nothing(plan: Plan) -> str:
+    lines = ["nothing would run here; every point is refused:", *_refusals(plan)]
+    return "\n".join(lines)
+
+
+def _refusals(plan: Plan) -> list[str]:
+    from harness.report import skip_lines
+
+    return skip_lines(
+        {"case": r.case.id, "code": r.reason.code, "text": r.reason.text} for r in plan.refused
+    )
+
+
+def _announce(plan: Plan, left: Plan, folder: RunFolder) -> None:
+    here = plan.machine
+    where = f"{here.devices} device(s)" if here.devices else f"{here.cores} core(s)"
+    more = "" if left == plan else f", {len(left.cases)} of them left"
+    print(
+        f"{len(plan.cases)} case(s) in {len(plan.jobs)} job(s){more}, {len(plan.refused)} refused, "
+        f"on {here.platform.name} with {where}; folder {folder.path}",
+        flush=True,
+    )
+
+
+def _planned(args: argparse.Namespace) -> Plan:
+    chosen = selection.of_suite(args.suite, args.config)
+    return make_plan(chosen.points, _machine(args), time_limit=chosen.time_limit)
+
+
+def _machine(args: argparse.Namespace) -> Machine:
+    if args.devices is not None and args.devices < 1:
+        raise UsageError(f"--devices must be at least 1, not {args.devices}")
+    if args.platform is not None:
+        return machine.planned_for(args.platform, args.devices or 2)
+    if args.devices is not None:
+        raise UsageError("--devices goes with --platform NAME; this machine's are counted")
+    return machine.detect()
+
+
+def show_list(args: argparse.Namespace) -> int:
+    """Ids of the cases that would run, then every refusal by reason."""
+    plan = _planned(args)
+    print("\n".join(case.id for case in plan.cases))
+    print(
+        f"\n{len(plan.cases)} case(s) on {plan.machine.platform.name}, {len(plan.refused)} refused"
+    )
+    print("\n".join(_refusals(plan)))
+    return ExitCode.PASSED if plan.cases else ExitCode.NOTHING_SELECTED
+
+
+def show_plan(args: argparse.Namespace) -> int:
+    """The jobs, one a line."""
+    plan = _planned(args)
+    print(f"{'world':>5} {'device':<6} {'transport':<9} {'cases':>6} {'limit':>8}")
+    for job in plan.jobs:
+        limit = f"{job.time_limit:g}s"
+        print(
+            f"{job.world_size:>5} {job.device:<6} {job.transport:<9} {len(job.cases):>6} {limit:>8}"
+        )
+    print(
+        f"\n{len(plan.cases)} case(s) on {plan.machine.platform.name}, {len(plan.refused)} refused"
+    )
+    print("\n".join(_refusals(plan)))
+    return ExitCode.PASSED if plan.cases else ExitCode.NOTHING_SELECTED
+
+
+def report(args: argparse.Namespace) -> int:
+    """A stored run on the console, or as files."""
+    from harness import junit
+    from harness.report import console, markdown, view
+
+    stored = view(RunFolder.open(args.folder))
+    try:
+        if args.junit:
+            for path in junit.write(stored, args.junit):
+                print(path)
+        if args.markdown:
+            args.markdown.write_text(markdown(stored), encoding="utf-8")
+            print(args.markdown)
+    except OSError as error:
+        raise UsageError(f"cannot write the report: {error}") from error
+    if not (args.junit or args.markdown):
+        print(console(stored))
+    return ExitCode.PASSED
+
+
+def schema(_: argparse.Namespace) -> int:
+    from harness.schema import schema as exported
+
+    sys.stdout.write(exported())
+    return ExitCode.PASSED
+
+
+def doctor(_: argparse.Namespace) -> int:
+    from harness.doctor import examine
+
+    return examine()
+
+
+COMMANDS = {
+    "run": run,
+    "list": show_list,
+    "plan": show_plan,
+    "report": report,
+    "schema": schema,
+    "doctor": doctor,
+}

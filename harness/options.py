@@ -1,0 +1,86 @@
+"""The command line: commands, options and their help. Its errors exit 3, as all usage errors do."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from harness.errors import ExitCode
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_EXITS = """exit codes: 0 all passed, 1 a case did not, 2 cases left (run --resume DIR), 3 usage or
+configuration, 4 nothing to run, 75 the machine failed, 128+N ended by signal N"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse exits 2 for a usage error; here that code means an unfinished run."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage()
+        self.exit(ExitCode.USAGE, f"{self.prog}: {message}\n")
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Read a command line; `command` holds the command's name, `argv` the line itself."""
+    parser = _Parser(
+        prog="python -m harness",
+        description="Tests fused mixture-of-experts layers on every layout of a matrix.",
+        epilog=_EXITS,
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _run(_command(commands, "run", "run cases and say which are right"))
+    for name, what in (("list", "list a suite's cases"), ("plan", "show a suite's jobs")):
+        command = _command(commands, name, f"{what}, and what is refused, by reason")
+        _matrix(command, suite="smoke")
+        command.add_argument("--platform", metavar="NAME", help="plan for another chip")
+        command.add_argument("--devices", type=int, metavar="N", help="GPUs of that chip (2)")
+    _report(_command(commands, "report", "report on a run's folder"))
+    _command(commands, "schema", "print the JSON Schema of the matrix file")
+    _command(commands, "doctor", "show devices, versions, and what each member needs")
+    args = parser.parse_args(argv)
+    args.argv = list(argv)
+    return args
+
+
+def _command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(
+        name, help=text, description=text, allow_abbrev=False
+    )
+    return command
+
+
+def _matrix(command: argparse.ArgumentParser, suite: str | None) -> None:
+    default = f" ({suite})" if suite else ""
+    command.add_argument("--suite", default=suite, metavar="NAME", help=f"a suite{default}")
+    command.add_argument(
+        "--config", type=Path, metavar="FILE", help="the matrix file (configs/matrix.yaml)"
+    )
+
+
+def _run(command: argparse.ArgumentParser) -> None:
+    _matrix(command, suite=None)
+    add = command.add_argument
+    add("--case", nargs="+", action="extend", metavar="ID", help="cases by their ids")
+    add(
+        "--last-failed", action="store_true", help="what did not pass in the newest folder of runs/"
+    )
+    add("--resume", type=Path, metavar="DIR", help="go on with the cases that have no verdict")
+    add("--out", type=Path, metavar="DIR", help="the run's folder (runs/TIME-SUITE)")
+    add("--experts", metavar="NAME", help="one experts backend for all: a name or pkg.mod:Class")
+    add("--seeds", type=int, default=1, metavar="N", help="each case with N seeds (1)")
+    add("--retries", type=int, metavar="N", help="tries of a failed case, each in a fresh gang")
+    add("--slots", type=int, default=1, metavar="N", help="gangs that may run at a time (1)")
+    add("--time-limit", type=float, metavar="S", help="seconds that one case may take")
+    add("-x", dest="fail_fast", action="store_true", help="stop at the first failure")
+    add("--save-tensors", action="store_true", help="keep failing tensors in the run's folder")
+    add("-v", dest="verbose", action="store_true", help="gangs too, and passed cases when live")
+
+
+def _report(command: argparse.ArgumentParser) -> None:
+    command.add_argument("folder", type=Path, metavar="DIR")
+    command.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit XML instead")
+    command.add_argument("--markdown", type=Path, metavar="FILE", help="write markdown instead")
