@@ -59,18 +59,15 @@ def main(argv: list[str] | None = None) -> int:
 
 def set_up(extras: frozenset[str]) -> None:
     """Bring `.venv` up to date; at once where nothing that it was made from has changed."""
-    has_gpu = bool(devices({}))  # also those that this shell hides: the same .venv serves others
-    digest = fingerprint(has_gpu)
+    vendor = gpu_vendor([device.arch for device in devices({})])  # {}: hidden ones count too
+    digest = fingerprint(vendor)
     extras |= _installed_extras(digest)
     if is_ready(digest, extras):
         return
     wanted = requirements(project(), extras | {"dev"})
     make_venv()
     print("set-up: resolving packages ...", flush=True)
-    report = resolve(wanted, has_gpu=has_gpu)
-    if not has_gpu:
-        refuse_cuda(report)
-    pins = pinned(report)
+    pins = pinned(resolve(wanted) if vendor == "nvidia" else resolve_without_cuda(wanted))
     print(f"set-up: installing {len(pins)} packages ...", flush=True)
     if pins:
         pip("install", "--no-deps", *pins)
@@ -79,10 +76,22 @@ def set_up(extras: frozenset[str]) -> None:
     print("set-up: .venv is ready")
 
 
-def fingerprint(has_gpu: bool) -> str:
+def gpu_vendor(archs: list[str]) -> str:
+    """`nvidia` or `none`. Raises SetupError for AMD, whose torch no requirement can name."""
+    if any(not arch.startswith("gfx") for arch in archs):
+        return "nvidia"
+    if archs:
+        raise SetupError(
+            f"this machine has an AMD GPU ({archs[0]}), and ROCm builds of torch and Triton come "
+            "with its image: use the interpreter that has them: make PYTHON=/path/to/python"
+        )
+    return "none"
+
+
+def fingerprint(vendor: str) -> str:
     """Changes when what `.venv` is made from does. Contents, not times: a checkout has new ones."""
     parts = [path.read_bytes() for path in INPUTS]
-    return hashlib.sha256(b"\0".join([*parts, str(has_gpu).encode()])).hexdigest()
+    return hashlib.sha256(b"\0".join([*parts, vendor.encode()])).hexdigest()
 
 
 def _installed_extras(digest: str) -> frozenset[str]:
@@ -128,13 +137,25 @@ def make_venv() -> None:
     run([sys.executable, "-m", "venv", "--clear", str(VENV)])
 
 
-def resolve(wanted: list[str], *, has_gpu: bool) -> dict[str, Any]:
-    """pip's report of what it would install. CPU builds are pinned: they interpret correctly."""
+def resolve(wanted: list[str], *constraint: str) -> dict[str, Any]:
+    """pip's report of what it would install."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "report.json"
-        constraint = [] if has_gpu else ["--constraint", str(CONSTRAINTS)]
         pip("install", "--dry-run", "--report", str(path), *constraint, *wanted)
         report: dict[str, Any] = json.loads(path.read_text())
+    return report
+
+
+def resolve_without_cuda(wanted: list[str]) -> dict[str, Any]:
+    """With the versions of constraints/cpu.txt. Raises SetupError where they are CUDA builds."""
+    try:
+        report = resolve(wanted, "--constraint", str(CONSTRAINTS))
+    except SetupError:
+        # A CUDA build wants a Triton of its own: then pip speaks of a conflict, not of CUDA.
+        torch = [line for line in CONSTRAINTS.read_text().split() if line.startswith("torch==")]
+        refuse_cuda(resolve(torch))
+        raise
+    refuse_cuda(report)
     return report
 
 
@@ -195,7 +216,7 @@ def run(command: list[str]) -> None:
     environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if done.returncode:
-        raise SetupError(f"{' '.join(command[:4])} failed: {complaints(done.stderr + done.stdout)}")
+        raise SetupError(f"{command[2]} failed: {complaints(done.stderr + done.stdout)}")
 
 
 def complaints(output: str) -> str:
