@@ -28,12 +28,14 @@ EXPERTS: Registry[Row] = Registry(
                 dtypes=frozenset({"bf16"}),
                 weights=frozenset({"model", "fp8_tensor"}),
                 activations=frozenset({"model", "fp8_static"}),
-                hidden_multiple=8,
+                hidden_multiple=8,  # 16 for fp8: the probe knows
                 shard_multiple=8,
-                packages=("flashinfer",),
+                packages=("flashinfer", "tvm_ffi"),
                 probe="moe.experts.flashinfer_probe:built",
             ),
-            numerics=Numerics(activation="model", expert="model", accumulation=2.0**-12),
+            numerics=Numerics(
+                gemm1="model", activation="model", expert="model", accumulation=2.0**-12
+            ),
         ),
         Row(
             name="torch_grouped",
