@@ -1,0 +1,89 @@
+"""Evidence of what went wrong in a gang: ends of logs, stacks, and the log of a failed case."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_HEAD, _TAIL = 64 << 10, 512 << 10  # bytes kept of each rank's output
+_STACK_START = "(most recent call first):"
+
+
+def how_ended(code: int) -> str:
+    """A process's end in words; `code` as os.waitstatus_to_exitcode gives it."""
+    if code >= 0:
+        return f"ended by itself with exit code {code}"
+    try:
+        return f"ended by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"ended by signal {-code}"
+
+
+def read(path: Path, start: int = 0) -> str:
+    """A log from byte `start` on; a very long one without its middle, empty if there is none."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(start)
+            if size - start <= _HEAD + _TAIL:
+                data = file.read()
+            else:
+                head = file.read(_HEAD)
+                file.seek(size - _TAIL)
+                data = head + b"\n[... %d bytes left out ...]\n" % (size - start - _HEAD - _TAIL)
+                data += file.read()
+    except OSError:
+        return ""
+    return data.decode(errors="replace")
+
+
+def size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def last_lines(text: str, count: int = 12) -> str:
+    """The last lines that say something, indented."""
+    lines = [line.rstrip() for line in text.splitlines() if line.strip()]
+    return "\n".join(f"    {line}" for line in lines[-count:]) or "    (its log is empty)"
+
+
+def has_stack(text: str) -> bool:
+    return _STACK_START in text
+
+
+def main_stack(text: str, frames: int = 10) -> str:
+    """The innermost frames of the main thread from faulthandler's dump of all threads."""
+    threads: list[list[str]] = []
+    for line in text.splitlines():
+        if line.endswith(_STACK_START):
+            threads.append([])
+        elif threads and line.startswith("  File "):
+            threads[-1].append(line.strip())
+    main = next((t for t in threads if any("/harness/worker.py" in f for f in t)), None)
+    if main is None:
+        main = threads[-1] if threads else []
+    own = next((i for i, frame in enumerate(main) if "/harness/worker.py" in frame), len(main))
+    return "\n".join(f"    {frame}" for frame in main[: min(own, frames)] or main[:frames])
+
+
+def log_name(case_id: str, attempt: int) -> str:
+    """A file name for a case's log: its id, shortened where a file system would refuse it."""
+    name = case_id
+    if len(name) > 180:
+        name = f"{name[:160]}.{hashlib.sha256(case_id.encode()).hexdigest()[:12]}"
+    return f"{name}.log" if attempt == 1 else f"{name}.{attempt}.log"
+
+
+def write_log(folder: Path, name: str, sections: dict[str, str]) -> str:
+    """Write what each rank printed, and the messages; returns the name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = [f"==== {title} ====\n{text.rstrip()}\n" for title, text in sections.items()]
+    (folder / name).write_text("\n".join(parts))
+    return name

@@ -1,0 +1,126 @@
+"""How a task ended in a gang, and the verdict that follows for a case. Torch-free."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import TYPE_CHECKING
+
+from harness import evidence
+from harness.protocol import Done, Failed
+from harness.result import CaseResult, RankResult, Verdict, merge
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Ended(Enum):
+    """How a task ended."""
+
+    ANSWERED = auto()  # every rank said done or failed
+    STUCK = auto()  # a rank failed, and others did not come back within the grace
+    CRASHED = auto()  # a rank's process ended
+    HUNG = auto()  # over the time limit
+    LOST = auto()  # the engine's own process ended: not the task's fault
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """One task's end, before anyone calls it a verdict. All dicts are by rank."""
+
+    task: str
+    ended: Ended
+    seconds: float
+    answers: dict[int, Done | Failed]
+    exits: dict[int, int]  # as os.waitstatus_to_exitcode gives it
+    said: dict[int, tuple[str, float]]  # the last thing each rank said, and seconds since then
+    stacks: dict[int, str]  # of ranks that were stuck
+    logs: dict[int, Path]  # valid until the gang is dead
+
+    @property
+    def passed(self) -> bool:
+        """Every rank said done, and each of them passed."""
+        return self.ended is Ended.ANSWERED and all(
+            isinstance(answer, Done) and answer.passed for answer in self.answers.values()
+        )
+
+
+_VERDICTS = {
+    Ended.STUCK: Verdict.ERROR,
+    Ended.CRASHED: Verdict.CRASHED,
+    Ended.HUNG: Verdict.HUNG,
+    Ended.LOST: Verdict.INFRA,
+}
+
+
+def case_result(outcome: Outcome) -> CaseResult:
+    """The result of a case; `log` is not set yet."""
+    results = [
+        RankResult.from_json(answer.result)
+        if isinstance(answer, Done)
+        else RankResult(rank=rank, verdict=Verdict.ERROR, messages=(answer.traceback,))
+        for rank, answer in outcome.answers.items()
+    ]
+    world_size = len(outcome.logs)
+    if outcome.ended is Ended.ANSWERED:
+        return merge(outcome.task, world_size, results, outcome.seconds)
+    verdict = _VERDICTS[outcome.ended]
+    ranks = {str(rank): "silent" for rank in range(world_size)}
+    ranks |= {str(r.rank): str(r.verdict) for r in results}
+    ranks |= {str(rank): str(Verdict.CRASHED) for rank in outcome.exits}
+    # `merge` groups equal messages; a rank that said nothing is described by `rank_words` instead.
+    said = merge(outcome.task, 0, results, outcome.seconds)
+    return dataclasses.replace(
+        said,
+        verdict=verdict,
+        reason=outcome.ended.name.lower(),
+        messages=(*rank_words(outcome).values(), *said.messages),
+        ranks=ranks,
+    )
+
+
+def rank_words(outcome: Outcome) -> dict[int, str]:
+    """What happened to each rank that ended or did not answer, in words, with evidence."""
+    words = {rank: _exit_words(outcome, rank) for rank in outcome.exits}
+    for rank in outcome.logs.keys() - outcome.answers.keys() - outcome.exits.keys():
+        words[rank] = _stuck_words(outcome, rank)
+    return {rank: f"rank {rank}: {words[rank]}" for rank in sorted(words)}
+
+
+def _exit_words(outcome: Outcome, rank: int) -> str:
+    text = f"{evidence.how_ended(outcome.exits[rank])}{_last_said(outcome, rank)}"
+    log = evidence.read(outcome.logs[rank])
+    if evidence.has_stack(log):  # faulthandler's, at a fatal signal
+        return f"{text}; innermost frames:\n{evidence.main_stack(log)}"
+    return f"{text}; end of its log:\n{evidence.last_lines(log)}"
+
+
+def _stuck_words(outcome: Outcome, rank: int) -> str:
+    text = f"still running after {outcome.seconds:.1f} s{_last_said(outcome, rank)}"
+    if rank in outcome.stacks:
+        return f"{text}; innermost frames:\n{evidence.main_stack(outcome.stacks[rank])}"
+    if outcome.ended in (Ended.HUNG, Ended.STUCK):
+        return f"{text}; it gave no stack"
+    return f"{text}, when it was ended with the gang"
+
+
+def _last_said(outcome: Outcome, rank: int) -> str:
+    if rank not in outcome.said:
+        return ", had not begun"
+    text, seconds = outcome.said[rank]
+    return f" (last said {text!r}, {seconds:.1f} s before)"
+
+
+def write_case_log(outcome: Outcome, result: CaseResult, folder: Path) -> CaseResult:
+    """The result with its log written into `folder`; a log that cannot be written is no failure."""
+    sections = {"result": "\n".join([str(result.verdict), *result.messages])}
+    for rank, path in outcome.logs.items():
+        sections[f"rank {rank}"] = evidence.read(path)
+    name = evidence.log_name(result.case_id, result.attempt)
+    try:
+        evidence.write_log(folder, name, sections)
+    except OSError as error:
+        messages = (*result.messages, f"its log could not be written: {error}")
+        return dataclasses.replace(result, messages=messages)
+    return dataclasses.replace(result, log=name)

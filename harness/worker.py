@@ -1,0 +1,176 @@
+"""A rank's life: join the process group, run one task after another, tell the controller.
+
+Runs in the forked rank. What it imports was imported by the forkserver before the fork, so that
+start-up costs nothing here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import datetime
+import gc
+import importlib
+import os
+import pickle
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+
+from harness.case import MoETestConfig
+from harness.context import RankContext
+from harness.protocol import Channel, Done, Failed, Probe, Probed, RankInit, Ready, RunTask, Said
+from harness.result import RankResult, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+CALL = "call.pickle"  # the pickled (function, arguments) of a one-shot gang, in its folder
+MEMORY_GROWTH = 1 << 30  # bytes that a failed case may leave allocated on the device
+
+
+def result_file(folder: str | Path, rank: int) -> Path:
+    """The pickled return value of one rank of a one-shot gang."""
+    return Path(folder) / f"result{rank}.pickle"
+
+
+def main(channel: Channel, rank: int, world_size: int, folder: str, init: RankInit) -> None:
+    """Serve until the controller closes the channel."""
+    context = _context(channel, rank, world_size, init)
+    _join(context, folder, init.group_timeout)
+    run = _case_runner(init.executor, context) if init.executor else _call_runner(folder, rank)
+    channel.send(Ready(rank=rank))
+    baseline = 0
+    while (order := channel.wait()) is not None:
+        if isinstance(order, RunTask):
+            baseline = _allocated(context.device)
+            channel.send(Said(text="started"))
+            channel.send(_attempt(run, order.task))
+        elif isinstance(order, Probe):
+            channel.send(Probed(unfit=_probe(context, order.nonce, baseline)))
+
+
+def _context(channel: Channel, rank: int, world_size: int, init: RankInit) -> RankContext:
+    cores = len(os.sched_getaffinity(0))
+    torch.set_num_threads(max(1, cores // world_size))
+    device = torch.device("cpu")
+    if init.device == "cuda":
+        device = torch.device("cuda", rank % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+    return RankContext(
+        rank=rank,
+        world_size=world_size,
+        device=device,
+        transport=init.transport,
+        options=init.options,
+        say=lambda text: channel.send(Said(text=text)),
+    )
+
+
+def _join(context: RankContext, folder: str, timeout: float) -> None:
+    """The default process group, by a file in a folder that no gang used before."""
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all ranks are on this machine
+    nccl = context.transport == "nccl"
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if nccl else "gloo",
+        store=dist.FileStore(str(Path(folder) / "rendezvous"), context.world_size),
+        rank=context.rank,
+        world_size=context.world_size,
+        timeout=datetime.timedelta(seconds=timeout),
+        device_id=context.device if nccl else None,
+    )
+
+
+def _case_runner(executor: str, context: RankContext) -> Callable[[str], Done]:
+    module, _, name = executor.partition(":")
+    execute = getattr(importlib.import_module(module), name)
+
+    def run(task: str) -> Done:
+        result = execute(MoETestConfig.from_id(task), context)
+        if not isinstance(result, RankResult):
+            raise TypeError(f"{executor} must return a RankResult, not {type(result).__name__}")
+        return Done(passed=result.verdict is Verdict.PASSED, result=result.to_json())
+
+    return run
+
+
+def _call_runner(folder: str, rank: int) -> Callable[[str], Done]:
+    def run(_task: str) -> Done:
+        # Written by the caller, the same user, into a folder that only this user can enter.
+        function, arguments = pickle.loads((Path(folder) / CALL).read_bytes())  # noqa: S301
+        value = to_host(function(*arguments))
+        result_file(folder, rank).write_bytes(pickle.dumps(value))
+        return Done(passed=True, result={})
+
+    return run
+
+
+def to_host(value: Any) -> Any:
+    """The same with every tensor on the CPU, so that the caller needs no device to read it."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu()
+    if isinstance(value, dict):
+        return {key: to_host(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(to_host(item) for item in value)
+    return value
+
+
+def _attempt(run: Callable[[str], Done], task: str) -> Done | Failed:
+    """The task's end as a message. SystemExit and KeyboardInterrupt end the rank."""
+    try:
+        return run(task)
+    except Exception:
+        return Failed(traceback=_own_part(traceback.format_exc()))
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        ctypes.CDLL(None).fflush(None)  # what C code printed belongs to this case too
+
+
+def _own_part(text: str) -> str:
+    """A traceback without the frames of this module above the task."""
+    head, _, rest = text.partition("\n")
+    lines = rest.split("\n")
+    while lines and f'"{__file__}"' in lines[0]:
+        del lines[0]
+        while lines and lines[0].startswith("    "):
+            del lines[0]
+    return "\n".join([head, *lines]).strip()
+
+
+def _allocated(device: torch.device) -> int:
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+
+
+def _probe(context: RankContext, nonce: int, baseline: int) -> str:
+    """Why this rank must not run another case; empty when it may. All ranks probe together."""
+    gc.collect()  # a failed case's tensors hang on its traceback
+    try:
+        if context.device.type == "cuda":
+            torch.cuda.synchronize(context.device)
+        devices = [torch.device("cpu")]
+        if context.transport == "nccl":
+            devices.append(context.device)
+        for device in devices:
+            if unfit := _stray(context, nonce, device):
+                return unfit
+        growth = _allocated(context.device) - baseline
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    if growth > MEMORY_GROWTH:
+        return f"the case left {growth >> 20} MiB allocated, more than {MEMORY_GROWTH >> 20}"
+    return ""
+
+
+def _stray(context: RankContext, nonce: int, device: torch.device) -> str:
+    """Gather what only this probe can have sent; data of an older collective would differ."""
+    mine = torch.tensor([nonce, context.rank], dtype=torch.int64, device=device)
+    rows = [torch.zeros_like(mine) for _ in range(context.world_size)]
+    dist.all_gather(rows, mine)
+    got = [row.tolist() for row in rows]
+    expected = [[nonce, rank] for rank in range(context.world_size)]
+    return "" if got == expected else f"a stray collective on {device}: got {got}, not {expected}"
