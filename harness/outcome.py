@@ -65,19 +65,23 @@ def case_result(outcome: Outcome) -> CaseResult:
     world_size = len(outcome.logs)
     if outcome.ended is Ended.ANSWERED:
         return merge(outcome.task, world_size, results, outcome.seconds)
-    verdict = _VERDICTS[outcome.ended]
-    ranks = {str(rank): "silent" for rank in range(world_size)}
-    ranks |= {str(r.rank): str(r.verdict) for r in results}
-    ranks |= {str(rank): str(Verdict.CRASHED) for rank in outcome.exits}
-    # `merge` groups equal messages; a rank that said nothing is described by `rank_words` instead.
-    said = merge(outcome.task, 0, results, outcome.seconds)
+    # World 0: a rank that said nothing is described by `rank_words`, not by `merge`.
+    base = CaseResult(case_id=outcome.task, verdict=Verdict.INFRA, seconds=outcome.seconds)
+    said = merge(outcome.task, 0, results, outcome.seconds) if results else base
+    words, errors = tuple(rank_words(outcome).values()), said.messages
     return dataclasses.replace(
         said,
-        verdict=verdict,
+        verdict=_VERDICTS[outcome.ended],
         reason=outcome.ended.name.lower(),
-        messages=(*rank_words(outcome).values(), *said.messages),
-        ranks=ranks,
+        messages=errors + words if outcome.ended is Ended.STUCK else words + errors,
+        ranks=_rank_verdicts(outcome, results),
     )
+
+
+def _rank_verdicts(outcome: Outcome, results: list[RankResult]) -> dict[str, str]:
+    ranks = {str(rank): "silent" for rank in outcome.logs}
+    ranks |= {str(result.rank): str(result.verdict) for result in results}
+    return ranks | {str(rank): str(Verdict.CRASHED) for rank in outcome.exits}
 
 
 def rank_words(outcome: Outcome) -> dict[int, str]:
