@@ -1,13 +1,40 @@
 """Without a GPU, Triton kernels run in its interpreter; that must be said before triton loads.
 
-Imports neither torch nor triton: tests of the harness stay light. On a machine with a GPU the
-kernels are compiled, unless TRITON_INTERPRET says otherwise.
+Importing this imports neither torch nor triton: tests of the harness stay light. On a machine
+with a GPU the kernels are compiled, unless TRITON_INTERPRET says otherwise.
 """
+
+from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    import torch
 
 _GPU_FILES = ("/proc/driver/nvidia/version", "/dev/kfd")
 
 if not any(Path(name).exists() for name in _GPU_FILES):
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+@pytest.fixture
+def kernel_device() -> torch.device:
+    """Where Triton kernels run in this process: interpreted on the CPU, compiled on a GPU."""
+    import torch
+
+    from moe.kernels.launch import INTERPRETED
+
+    return torch.device("cpu" if INTERPRETED else "cuda")
+
+
+@pytest.fixture(scope="session")
+def environment_to_compile() -> dict[str, str]:
+    """Of a child process in which Triton kernels are compiled, not interpreted."""
+    root = str(Path(__file__).parents[1])
+    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    kept = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    return kept | {"PYTHONPATH": path}

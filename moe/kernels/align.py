@@ -1,11 +1,11 @@
 """Token alignment: sort (token, slot) pairs by expert and pad each expert to whole blocks.
 
 A grouped GEMM then gives one block of rows to one program, with one expert's weights. Example
-with block_m = 2, two experts, topk_ids [[0], [1], [0], [-1], [0]] (R = 5):
+with block_m = 2, two experts, topk_ids [[0], [1], [0], [-1], [-1]] (R = 5):
 
-    row_ids       0 2 | 4 5 | 1 5 | 5 5      5 = R: a padding slot
-    block_expert    0     0     1    -1      -1: an unused block
-    num_rows        6
+    row_ids       0 2 | 1 5 | 5 5      5 = R: a padding slot
+    block_expert   0     1    -1       -1: an unused block
+    num_rows      4
 
 The kernels count experts in chunks of rows, then every program places its own chunk: it knows
 from the counts of the chunks before it where each of its rows goes. No atomics are involved, so

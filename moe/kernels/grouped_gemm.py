@@ -16,8 +16,8 @@ import triton.language as tl
 from moe import memory
 from moe.errors import MoEError
 from moe.kernels import rounding
-from moe.kernels.launch import INTERPRETED, launch
-from moe.kernels.tiles import Tile, gemm_tile
+from moe.kernels.launch import INTERPRETED, launch, shared_bytes
+from moe.kernels.tiles import Tile, gemm_tile, interpreted_tile
 from moe.spec import BLOCK
 
 if TYPE_CHECKING:
@@ -131,10 +131,11 @@ def _w_kind(scale: Tensor | None, w: Tensor) -> str:
 
 
 def _tile(x: Tensor, w: Tensor, block_m: int, blocked: bool) -> Tile:
-    size = max(x.element_size(), w.element_size())
-    return gemm_tile(
-        block_m, w.shape[1], w.shape[2], size, blocked=blocked, interpreted=INTERPRETED
-    )
+    _, out, inner = w.shape
+    if INTERPRETED:
+        return interpreted_tile(block_m, out, inner, blocked=blocked)
+    size, limit = max(x.element_size(), w.element_size()), shared_bytes(x.device)
+    return gemm_tile(block_m, out, inner, size, blocked=blocked, shared_bytes=limit)
 
 
 @triton.jit

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from moe.spec import BLOCK
 
@@ -38,25 +38,33 @@ def block_rows(rows: int, experts: int, *, interpreted: bool) -> int:
 
 
 def gemm_tile(
-    block_m: int, out: int, inner: int, element_bytes: int, *, blocked: bool, interpreted: bool
+    block_m: int, out: int, inner: int, element_bytes: int, *, blocked: bool, shared_bytes: int
 ) -> Tile:
-    """The tile of a product [block_m, inner] x [inner, out].
+    """The tile of a product [block_m, inner] x [inner, out] on a device.
 
     element_bytes: of an element of the wider operand. blocked: scales change every 128 inner
-    elements, so a step is exactly one of their blocks. interpreted: a program costs about a
-    millisecond whatever its size, so tiles are as large as the problem.
+    elements, so a step is exactly one of their blocks. shared_bytes: what a program may use.
     """
-    if interpreted:
-        block_k = BLOCK if blocked else min(power_of_2(max(inner, 16)), 1024)
-        wide = min(power_of_2(max(out, 16)), 1024)
-        return Tile(
-            block_m=block_m, block_n=wide, block_k=block_k, group_m=1, num_warps=4, num_stages=1
-        )
-    return Tile(
+    tile = Tile(
         block_m=block_m,
         block_n=min(128, power_of_2(max(out, 32))),
-        block_k=BLOCK if blocked or element_bytes == 1 else 128 // element_bytes,
+        block_k=BLOCK if blocked else BLOCK // element_bytes,
         group_m=1 if block_m <= 32 else 8,
         num_warps=4 if block_m <= 64 else 8,
         num_stages=4 if block_m <= 64 else 3,
+    )
+    while tile.num_stages > 1 and tile.shared_bytes(element_bytes) > shared_bytes:
+        tile = replace(tile, num_stages=tile.num_stages - 1)
+    return tile
+
+
+def interpreted_tile(block_m: int, out: int, inner: int, *, blocked: bool) -> Tile:
+    """A program costs about a millisecond whatever its size: tiles as large as the problem."""
+    return Tile(
+        block_m=block_m,
+        block_n=min(power_of_2(max(out, 16)), 1024),
+        block_k=BLOCK if blocked else min(power_of_2(max(inner, 16)), 1024),
+        group_m=1,
+        num_warps=4,
+        num_stages=1,
     )

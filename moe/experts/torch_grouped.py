@@ -1,0 +1,64 @@
+"""Experts from torch's grouped_mm (bf16): rows sorted by expert, one call for each product.
+
+grouped_mm wants rows of a multiple of 16 bytes, and leaves the rows beyond the last group
+unwritten: rows without an expert of this rank are sorted there and never read again.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn.functional import silu
+
+from moe import memory
+from moe.experts.base import Experts
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from moe.types import Activations, ExpertWeights, Routing
+
+
+class TorchGroupedExperts(Experts):
+    """bf16 only. Never waits for the device."""
+
+    def prepare_weights(self, weights: ExpertWeights) -> None:
+        # [e, out, in] -> [e, in, out] as a view: grouped_mm takes the transposed order as it is.
+        self.w13 = weights.w13.contiguous().transpose(1, 2)
+        self.w2 = weights.w2.contiguous().transpose(1, 2)
+
+    def apply(self, x: Activations, routing: Routing) -> Tensor:
+        tokens, top_k = routing.topk_ids.shape
+        if tokens == 0 or self.num_local == 0:
+            shape = (tokens, self.problem.hidden)
+            return memory.empty(shape, dtype=self.dtype, device=x.codes.device).zero_()
+        order, ends = _by_expert(routing.topk_ids, self.num_local)
+        gate_up = _grouped_mm(x.codes[order // top_k], self.w13, ends)
+        gate, up = gate_up.float().chunk(2, dim=1)
+        h = (silu(gate) * up).to(self.dtype)
+        y = memory.empty((tokens * top_k, self.problem.hidden), dtype=self.dtype, device=h.device)
+        y[order] = _grouped_mm(h, self.w2, ends)
+        return _weighted_sum(y.view(tokens, top_k, -1), routing)
+
+
+def _grouped_mm(x: Tensor, w: Tensor, ends: Tensor) -> Tensor:
+    """x: [R, in] sorted by expert. w: [e, in, out]. ends: [e] int32 -> [R, out]."""
+    if hasattr(torch.nn.functional, "grouped_mm"):
+        return torch.nn.functional.grouped_mm(x, w, offs=ends)
+    return torch._grouped_mm(x, w, offs=ends)
+
+
+def _by_expert(topk_ids: Tensor, experts: int) -> tuple[Tensor, Tensor]:
+    """order: [R] int64, flat (token, slot) rows by expert, -1 last; ends: [e] int32, exclusive."""
+    ids = topk_ids.reshape(-1)
+    ordered, order = torch.where(ids < 0, experts, ids).sort(stable=True)
+    each = torch.arange(experts, dtype=ids.dtype, device=ids.device)
+    return order, torch.searchsorted(ordered, each, right=True).int()
+
+
+def _weighted_sum(y: Tensor, routing: Routing) -> Tensor:
+    """y: [T, k, K] -> [T, K], in float32; slots of -1 are left out whatever they hold."""
+    used = (routing.topk_ids >= 0)[:, :, None]
+    weighted = y.float() * routing.topk_weights[:, :, None]
+    return torch.where(used, weighted, 0.0).sum(dim=1).to(y.dtype)
