@@ -60,7 +60,7 @@ def test_test_sets_up_checks_and_tests():
         "ruff check",
         "ruff format --check",
         "mypy",
-        "lint_imports",
+        "lint_imports_command()",
         "pytest -n",
     ]
     assert [steps.find(step) for step in order] == sorted(steps.find(step) for step in order)
