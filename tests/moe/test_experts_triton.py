@@ -42,18 +42,22 @@ def _made(quant_name, device, unused=0.0, **sizes):
     return problem, quant, weights, x, routing_of(problem, device, unused)
 
 
-# What is left: sums in another order, which flip a bf16 rounding or a code here and there.
-_LIMIT = {"none": 1e-3, "fp8_tensor": 4e-3, "fp8_tensor_dynamic": 4e-3, "fp8_block": 4e-3}
+def _limit(quant_name, device):
+    """What is left: sums in another order, which flip a bf16 rounding or a code here and there.
+
+    An fp8 tensor core adds with about 14 bits, and flips more.
+    """
+    return 8e-3 if quant_name.startswith("fp8") and device.type == "cuda" else 1e-3
 
 
 @pytest.mark.parametrize("quant_name", QUANTS)
 @pytest.mark.parametrize("unused", [0.0, 0.5])
 def test_output_is_what_the_numerics_say(quant_name, unused, kernel_device):
     made = _made(quant_name, kernel_device, unused)
-    problem, _, _, _, routing = made
+    routing = made[-1]
     got, wanted = _run(*made), expected_output(*made)
     assert got.dtype == torch.bfloat16
-    assert relative_rms(got, wanted) < _LIMIT.get(quant_name, 4e-3)
+    assert relative_rms(got, wanted) < _limit(quant_name, kernel_device)
     nobody = (routing.topk_ids < 0).all(dim=1).cpu()
     assert same(got[nobody], torch.zeros_like(got[nobody]))
     assert unused == 0.0 or bool(nobody.any())
@@ -64,7 +68,7 @@ def test_sizes_that_no_block_divides(quant_name, kernel_device):
     made = _made(
         quant_name, kernel_device, m=7, hidden=72, intermediate=136, num_experts=5, top_k=3
     )
-    assert relative_rms(_run(*made), expected_output(*made)) < 4e-3
+    assert relative_rms(_run(*made), expected_output(*made)) < _limit(quant_name, kernel_device)
 
 
 def test_fp16(kernel_device):
@@ -77,10 +81,9 @@ def test_fp16(kernel_device):
 def test_the_limit_tells_a_wrong_activation_from_a_right_one(kernel_device):
     """The declared roundings are really made: a truth without them is measurably further away."""
     made = _made("none", kernel_device, m=128)
-    problem, quant, weights, x, routing = made
     got = _run(*made)
     in_float32 = problem_of("none", m=128, dtype="f32")
-    unrounded = expected_output(in_float32, quant, weights, x, routing)
+    unrounded = expected_output(in_float32, *made[1:])
     assert relative_rms(got, expected_output(*made)) < 0.3 * relative_rms(got, unrounded)
 
 

@@ -1,4 +1,4 @@
-"""Token alignment against its twin, and the twin against the example in the module's first lines."""
+"""Token alignment against its twin, and both against the example of the docs."""
 
 import pytest
 import torch
