@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
     from moe.spec import Layout
 
+# torch 2.13 renamed both; the old names warn there and the new ones are missing in 2.11.
+_all_gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
+_reduce_scatter = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
@@ -35,7 +39,7 @@ class Group:
         raw = x.contiguous().view(torch.uint8) if x.element_size() == 1 else x.contiguous()
         sent = raw.cpu() if self.staged else raw
         out = sent.new_empty((self.size * sent.shape[0], *sent.shape[1:]))
-        dist.all_gather_into_tensor(out, sent, group=self.handle)
+        _all_gather(out, sent, group=self.handle)
         return out.to(x.device).view(x.dtype) if x.element_size() == 1 else out.to(x.device)
 
     def reduce_scatter(self, x: Tensor) -> Tensor:
@@ -44,7 +48,7 @@ class Group:
             return x
         sent = x.contiguous().cpu() if self.staged else x.contiguous()
         out = sent.new_empty((sent.shape[0] // self.size, *sent.shape[1:]))
-        dist.reduce_scatter_tensor(out, sent, group=self.handle)
+        _reduce_scatter(out, sent, group=self.handle)
         return out.to(x.device)
 
     def all_reduce(self, x: Tensor) -> Tensor:

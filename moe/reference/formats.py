@@ -83,7 +83,7 @@ def spread_groups(per_group: Tensor, width: int) -> Tensor:
 def group_amax(x: Tensor) -> Tensor:
     """[T, K] -> [T, ceil(K/128)]; the last group may be short."""
     padded = torch.nn.functional.pad(x.abs(), (0, -x.shape[-1] % BLOCK))
-    return padded.view(x.shape[0], -1, BLOCK).amax(dim=-1)
+    return padded.view(x.shape[0], padded.shape[1] // BLOCK, BLOCK).amax(dim=-1)
 
 
 def scope_amax(x: Tensor, fmt: Format) -> Tensor:

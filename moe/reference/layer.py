@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-REACH = 5.0  # a code may flip when its tie is within this many standard deviations of the noise
+REACH = 5.0  # a tie is within reach of noise at this many of its standard deviations
+FLOAT32_NOISE = 2.0**-21  # relative, of a few float32 operations and an exponential
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,21 +58,36 @@ class _Sums:
 
 @dataclass(frozen=True, kw_only=True)
 class Noisy:
-    """A value with what is known of its noise, all elementwise.
+    """A value and how a right member's may differ from it, all elementwise.
 
-    flips: the squared distance if every code within reach flipped. unsure: whether a rounding
-    before may have gone the other way.
+    variance: of small noise, as good as normal. jumps: the expected square of rare whole steps,
+    where noise carried the value over a rounding tie. doubt: the largest such step, 0 where no
+    tie is within reach.
     """
 
     value: Tensor
     variance: Tensor
-    flips: Tensor | None = None
-    unsure: Tensor | None = None
+    jumps: Tensor
+    doubt: Tensor
 
     def columns(self, part: slice) -> Noisy:
         """Some columns, as one rank's shard has them."""
-        unsure = None if self.unsure is None else self.unsure[:, part]
-        return Noisy(value=self.value[:, part], variance=self.variance[:, part], unsure=unsure)
+        pieces = (t[:, part] for t in (self.value, self.variance, self.jumps, self.doubt))
+        value, variance, jumps, doubt = pieces
+        return Noisy(value=value, variance=variance, jumps=jumps, doubt=doubt)
+
+    def settled(self, value: Tensor, step: Tensor, tie: Tensor) -> Noisy:
+        """After rounding to `value` on a grid of `step`, from a distance `tie` to the next tie.
+
+        Small noise is gone, unless it reached the tie: then the two are whole steps apart.
+        """
+        sigma = self.variance.sqrt()
+        over = 0.5 * torch.erfc(tie / sigma.clamp(min=1e-30) / 2**0.5) * step.square()
+        far = torch.maximum(step, self.doubt)
+        moved = self.jumps / self.doubt.square().clamp(min=1e-38) * far.square()
+        jumps = over + torch.where(tie < self.doubt, moved, 0.0)
+        doubt = torch.where(tie < REACH * sigma + self.doubt, far, 0.0)
+        return Noisy(value=value, variance=torch.zeros_like(value), jumps=jumps, doubt=doubt)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +178,7 @@ class BaselineSiluAndMul:
                 amax = h.value.abs().amax()
                 if amax > largest[rank]:
                     largest[rank] = amax
-                    doubt[rank] = scale_doubt(h, fmt, self._model)
+                    doubt[rank] = scale_doubt(h, fmt)
         scales = formats.scale_for(largest, fmt)
         return [SharedScale(scale=scales[r], doubt=float(doubt[r])) for r in range(world)]
 
@@ -211,7 +227,7 @@ class BaselineSiluAndMul:
         if shared is not None:
             return quantize_noisy(h, shared.scale, shared.doubt, fmt)
         scale = formats.activation_scale(h.value, fmt, None)
-        return quantize_noisy(h, scale, scale_doubt(h, fmt, self._model), fmt)
+        return quantize_noisy(h, scale, scale_doubt(h, fmt), fmt)
 
     def _add_shard(
         self, sums: _Sums, rank: int, rows: Tensor, weight: Tensor, h: Noisy, w2: Tensor
@@ -219,13 +235,13 @@ class BaselineSiluAndMul:
         """GEMM2 of one expert on one rank's columns; weight: [R] router weights."""
         y = h.value @ w2.T
         power = w2.square().sum(dim=0)  # [n] squared length of what one unit of h moves
-        noise = h.variance @ power + self.numerics.accumulation**2 * y.square().sum(dim=1)
+        noise = (h.variance + h.jumps) @ power
+        noise = noise + self.numerics.accumulation**2 * y.square().sum(dim=1)
         if self.numerics.expert == "model":
             noise = noise + rounding_variance(y, self._model).sum(dim=1)
         sums.partial[rank].index_add_(0, rows, weight[:, None] * y)
         sums.variance.index_add_(0, rows, weight.square() * noise)
-        if h.flips is not None:
-            sums.flips.index_add_(0, rows, weight.square() * (h.flips @ power))
+        sums.flips.index_add_(0, rows, weight.square() * (h.doubt.square() @ power))
 
     def _finish(self, sums: _Sums, x: Tensor) -> Answer:
         """Add up the ranks and the shared experts, and the roundings of doing so."""
@@ -258,7 +274,8 @@ class BaselineSiluAndMul:
         h = intermediate(x, w13, everywhere, self._model)
         y = h.value @ w2.T
         shards = self.problem.layout.tp_size
-        noise = h.variance @ w2.square().sum(dim=0) + everywhere.accumulation**2 * y.square().sum(1)
+        noise = (h.variance + h.jumps) @ w2.square().sum(dim=0)
+        noise = noise + everywhere.accumulation**2 * y.square().sum(dim=1)
         return y, noise + (1 + shards) * rounding_variance(y, self._model).sum(dim=1)
 
 
@@ -268,62 +285,73 @@ def rounding_variance(x: Tensor, dtype: str) -> Tensor:
 
 
 def rounded(x: Noisy, dtype: str) -> Noisy:
-    """Both sides round: they agree but where the noise carries a value over a tie.
-
-    A value with noise of standard deviation s lands on the other side of a tie with probability
-    E|noise| / step = 0.8 s / step, and is then one step off.
-    """
+    """Both sides round to the dtype: they agree but where a tie is within reach."""
     if dtype == "f32":
         return x
     step, value = formats.step_of(x.value, dtype), formats.on_grid(x.value, dtype)
-    sigma = x.variance.sqrt()
-    variance = torch.minimum(0.8 * step * sigma, step.square() / 6) + x.variance
-    tie = ((x.value - value).abs() - step / 2).abs()
-    return Noisy(value=value, variance=variance, unsure=tie < REACH * sigma)
+    return x.settled(value, step, ((x.value - value).abs() - step / 2).abs())
 
 
 def intermediate(x: Tensor, w13: Tensor, numerics: Numerics, model: str) -> Noisy:
-    """silu(gate) * up of rows x [R, K] with w13 [2N, K] = [gate; up], rounded as declared."""
+    """silu(gate) * up of rows x [R, K] with w13 [2N, K] = [gate; up], rounded as declared.
+
+    The noise of a product is relative to the root of the sum of squares of what it adds up.
+    """
     both = x @ w13.T
     lengths = x.square().sum(dim=1, keepdim=True) * w13.square().sum(dim=1)
     variance = numerics.accumulation**2 * lengths / x.shape[1]
-    first = rounded(
-        Noisy(value=both, variance=variance), model if numerics.gemm1 == "model" else "f32"
+    none = torch.zeros_like(both)
+    product = Noisy(value=both, variance=variance, jumps=none, doubt=none)
+    first = rounded(product, model if numerics.gemm1 == "model" else "f32")
+    return rounded(_silu_mul(first), model if numerics.activation == "model" else "f32")
+
+
+def _silu_mul(both: Noisy) -> Noisy:
+    """[R, 2n] -> [R, n]; noise goes through the derivatives, plus float32's own."""
+    half = both.value.shape[1] // 2
+    gate, up = both.columns(slice(0, half)), both.columns(slice(half, None))
+    sigmoid = torch.sigmoid(gate.value)
+    silu = gate.value * sigmoid
+    by_gate = (sigmoid * (1 + gate.value * (1 - sigmoid)) * up.value).abs()
+    by_up = silu.abs()
+    value = silu * up.value
+
+    def spread(of_gate: Tensor, of_up: Tensor) -> Tensor:
+        return by_gate.square() * of_gate + by_up.square() * of_up
+
+    return Noisy(
+        value=value,
+        variance=spread(gate.variance, up.variance) + (value * FLOAT32_NOISE).square(),
+        jumps=spread(gate.jumps, up.jumps),
+        doubt=by_gate * gate.doubt + by_up * up.doubt,
     )
-    gate, up = first.value.chunk(2, dim=1)
-    var_gate, var_up = first.variance.chunk(2, dim=1)
-    sigmoid = torch.sigmoid(gate)
-    silu = gate * sigmoid
-    slope = sigmoid * (1 + gate * (1 - sigmoid))
-    noise = (slope * up).square() * var_gate + silu.square() * var_up
-    h = Noisy(value=silu * up, variance=noise + (silu * up).square() * 2.0**-40)
-    return rounded(h, model if numerics.activation == "model" else "f32")
 
 
 def quantize_noisy(h: Noisy, scale: Tensor, doubt: Tensor | float, fmt: Format) -> Noisy:
-    """Quantize, and work out what the noise may do to the codes.
-
-    Expected: each code flips with the probability that its noise reaches its tie. At worst: all
-    within reach flip; and where the scale itself is in doubt, everything under it shifts with it.
-    """
+    """Quantize; where the scale itself is in doubt, everything under it shifts with it."""
     q = formats.quantize(h.value, scale, fmt)
-    sigma = h.variance.sqrt() + h.value.abs() * 2.0**-22
-    probability = 0.5 * torch.erfc(q.tie / sigma.clamp(min=1e-30) / 2**0.5)
-    moved = q.step.square()
     shift = h.value.abs() * doubt
-    worst = torch.where(q.tie < REACH * sigma + shift, moved, shift.square())
-    return Noisy(value=q.values, variance=probability * moved, flips=worst)
+    unsure = Noisy(
+        value=h.value,
+        variance=h.variance + (h.value * FLOAT32_NOISE).square(),
+        jumps=h.jumps,
+        doubt=h.doubt + shift,
+    )
+    settled = unsure.settled(q.values, q.step, q.tie)
+    return Noisy(
+        value=settled.value,
+        variance=settled.variance,
+        jumps=settled.jumps,
+        doubt=settled.doubt + shift,
+    )
 
 
-def scale_doubt(h: Noisy, fmt: Format, model: str) -> Tensor | float:
+def scale_doubt(h: Noisy, fmt: Format) -> Tensor:
     """Relative shift that each element's dynamic scale may have, broadcastable; 0 for most.
 
-    The scale follows its largest value, and the rounding of that one may have gone either way.
+    The scale follows its largest value, which a rounding may have moved by its doubt.
     """
-    if h.unsure is None or h.value.numel() == 0:
-        return 0.0
     size = h.value.abs()
-    step = formats.step_of(size, model)
     largest = formats.scope_amax(size, fmt)
-    unsure = h.unsure & (size + step >= largest)
-    return formats.scope_amax(torch.where(unsure, step / largest.clamp(min=1e-30), 0.0), fmt)
+    rival = (h.doubt > 0) & (size + h.doubt >= largest)
+    return formats.scope_amax(torch.where(rival, h.doubt / largest.clamp(min=1e-30), 0.0), fmt)
