@@ -185,7 +185,7 @@ def _parse(token: str) -> tuple[str, Any]:
             raise CaseError(f"token {token!r}: write {name!r} or 'no_{name}'")
         return f.name, not negated
     if not colon or negated:
-        raise CaseError(f"token {token!r}: write '{name}:VALUE'")
+        raise CaseError(f"token {token!r}: write '{name.removeprefix('no_')}:VALUE'")
     if f.type != "int":
         return f.name, text
     if not _INT.match(text):
