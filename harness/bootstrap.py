@@ -34,11 +34,17 @@ from harness.protocol import (
 KILL_LIMIT = 10.0  # seconds
 MEMORY_LIMIT = 20.0  # seconds to wait for the memory of dead ranks
 WORKER = "harness.worker"
+CALL = "call.pickle"  # the pickled (function, arguments) of a one-shot gang, in its folder
 
 
 def rank_log(folder: str | Path, rank: int) -> Path:
     """Where a rank's stdout, stderr and stacks go."""
     return Path(folder) / f"rank{rank}.log"
+
+
+def result_file(folder: str | Path, rank: int) -> Path:
+    """The pickled return value of one rank of a one-shot gang."""
+    return Path(folder) / f"result{rank}.pickle"
 
 
 def apply_environment(order: StartGang) -> None:
@@ -153,8 +159,8 @@ def _redirect(log: Path) -> None:
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     for source, target in ((nowhere, 0), (file, 1), (file, 2)):
         os.dup2(source, target)
-    sys.stdin = open(0, closefd=False)  # noqa: SIM115, PTH123 - lives as long as the process
-    sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115, PTH123
-    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115, PTH123
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115 - lives as long as the process
+    sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
     faulthandler.enable(file=file, all_threads=True)
     faulthandler.register(signal.SIGUSR1, file=file, all_threads=True, chain=False)

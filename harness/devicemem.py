@@ -16,7 +16,7 @@ _SLACK = 256 << 20  # bytes that other programs may come and go with
 
 
 class _Memory(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_ulonglong) for name in ("total", "free", "used")]  # noqa: RUF012
+    _fields_ = [(name, ctypes.c_ulonglong) for name in ("total", "free", "used")]
 
 
 @functools.cache

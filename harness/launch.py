@@ -6,20 +6,19 @@ One thread, one selector, several gangs at once where slots allow. Torch-free.
 from __future__ import annotations
 
 import dataclasses
-import selectors
 import time
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from harness.events import CaseEnded, CaseStarted, Event, GangEnded, GangStarted
-from harness.gang import Gang, GangDead, GangReady, Notice, State
-from harness.outcome import Outcome, case_result, write_case_log
+from harness.gang import Gang, GangDead, GangReady, Notice, State, watch
+from harness.outcome import Ended, Outcome, case_result, write_case_log
 from harness.pool import PRELOAD, GangSpec, Pool
 from harness.result import CaseResult, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from harness.case import MoETestConfig
@@ -54,20 +53,6 @@ def run(plan: Plan, options: RunOptions) -> Iterator[Event]:
     """
     with Pool() as pool:
         yield from _Launcher(plan, options, pool).events()
-
-
-def watch(gangs: Iterable[Gang]) -> None:
-    """Wait until a channel of one of the gangs is readable or a deadline has come."""
-    gangs = list(gangs)
-    deadlines = [gang.deadline for gang in gangs if gang.deadline is not None]
-    timeout = max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
-    with selectors.PollSelector() as selector:
-        for channel in {
-            channel.fileno(): channel for gang in gangs for channel in gang.channels
-        }.values():
-            if not channel.closed:
-                selector.register(channel, selectors.EVENT_READ)
-        selector.select(timeout)
 
 
 @dataclass(kw_only=True)
@@ -138,7 +123,6 @@ class _Launcher:
     def _on(self, active: _JobRun, notice: Notice) -> Iterator[Event]:
         now = time.time()
         if isinstance(notice, GangReady):
-            active.failed_starts = 0
             yield GangStarted(
                 time=now,
                 gang=active.number,
@@ -155,6 +139,11 @@ class _Launcher:
                 yield from self._on_failed_start(active, notice)
 
     def _on_outcome(self, active: _JobRun, outcome: Outcome) -> Iterator[Event]:
+        if outcome.ended is Ended.NOT_BEGUN:
+            active.failed_starts += 1
+            if active.failed_starts < START_ATTEMPTS:
+                return  # the case is still first in the queue, and a fresh gang follows
+        active.failed_starts = 0
         result = dataclasses.replace(case_result(outcome), attempt=len(active.attempts) + 1)
         if result.verdict is not Verdict.PASSED:
             result = write_case_log(outcome, result, self._options.log_dir)
@@ -171,7 +160,8 @@ class _Launcher:
         active.failed_starts += 1
         if active.failed_starts < START_ATTEMPTS:
             return
-        text = f"{active.failed_starts} gangs could not start, the last because: {dead.why}\n{dead.log}"
+        count = active.failed_starts
+        text = f"{count} gangs could not start, the last because: {dead.why}\n{dead.log}"
         yield from self._drop(active, Verdict.INFRA, "gang_start", (text,))
 
     def _drop(

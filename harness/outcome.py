@@ -22,6 +22,7 @@ class Ended(Enum):
     STUCK = auto()  # a rank failed, and others did not come back within the grace
     CRASHED = auto()  # a rank's process ended
     HUNG = auto()  # over the time limit
+    NOT_BEGUN = auto()  # ranks ended before they began: an earlier task's doing, not this one's
     LOST = auto()  # the engine's own process ended: not the task's fault
 
 
@@ -38,18 +39,12 @@ class Outcome:
     stacks: dict[int, str]  # of ranks that were stuck
     logs: dict[int, Path]  # valid until the gang is dead
 
-    @property
-    def passed(self) -> bool:
-        """Every rank said done, and each of them passed."""
-        return self.ended is Ended.ANSWERED and all(
-            isinstance(answer, Done) and answer.passed for answer in self.answers.values()
-        )
-
 
 _VERDICTS = {
     Ended.STUCK: Verdict.ERROR,
     Ended.CRASHED: Verdict.CRASHED,
     Ended.HUNG: Verdict.HUNG,
+    Ended.NOT_BEGUN: Verdict.INFRA,
     Ended.LOST: Verdict.INFRA,
 }
 

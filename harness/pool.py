@@ -35,6 +35,7 @@ CLOSE_LIMIT = 90.0  # seconds for the guardian to kill its tree
 # Switches that keep NVLink multicast off. Once set they reach every rank, whatever happens later.
 MULTICAST_OFF = ("NCCL_NVLS_ENABLE", "TORCH_SYMM_MEM_DISABLE_MULTICAST", "NVSHMEM_DISABLE_NVLS")
 _READ_AT_IMPORT = ("TORCH", "PYTORCH", "TRITON", "OMP", "MKL", "OPENBLAS", "KMP", "LD_", "PYTHON")
+_ROOT = Path(__file__).resolve().parents[1]
 _WATCHED = ("harness", "moe")  # packages whose edited sources make a new forkserver
 
 
@@ -84,17 +85,7 @@ class Pool:
         self._retired: list[Forkserver] = []
         self._count = 0
         self.controller = os.getpid()
-        self._channel, theirs = Channel.pair()
-        with (self.folder / "guardian.log").open("ab") as log:
-            self.guardian = subprocess.Popen(
-                command("harness.guardian", _sys_path(), theirs.fileno(), os.getpid(), self.folder),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=(theirs.fileno(),),
-                start_new_session=True,
-            )
-        theirs.close()
+        self._start_guardian()
 
     def __enter__(self) -> Pool:
         return self
@@ -160,7 +151,22 @@ class Pool:
         with contextlib.suppress(OSError):
             self._channel.send(KillProcess(pid=pid))
 
+    def _start_guardian(self) -> None:
+        self._channel, theirs = Channel.pair()
+        with (self.folder / "guardian.log").open("ab") as log:
+            self.guardian = subprocess.Popen(
+                command("harness.guardian", _sys_path(), theirs.fileno(), os.getpid(), self.folder),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
+            )
+        theirs.close()
+
     def _spawn(self, spec: GangSpec) -> Forkserver:
+        if self.guardian.poll() is not None:  # killed by somebody, and all it guarded with it
+            self._start_guardian()
         ours, theirs = Channel.pair()
         log = self.folder / f"forkserver{len(self._servers) + len(self._retired) + 1}.log"
         env, unset = _triton_mode(spec.device)
@@ -211,8 +217,7 @@ def _import_time_environment() -> tuple[tuple[str, str], ...]:
 
 def _fingerprint() -> tuple[tuple[str, int, int], ...]:
     """Path, time and size of every source file of the product."""
-    root = Path(__file__).resolve().parents[1]
-    files = sorted(file for package in _WATCHED for file in (root / package).rglob("*.py"))
+    files = sorted(file for package in _WATCHED for file in (_ROOT / package).rglob("*.py"))
     return tuple(
         (str(file), stat.st_mtime_ns, stat.st_size) for file in files for stat in [file.stat()]
     )

@@ -72,7 +72,7 @@ def descendants(root: int) -> list[int]:
 
 def reap() -> dict[int, int]:
     """Wait status of each child of this process that has ended; never blocks."""
-    ended = {}
+    ended: dict[int, int] = {}
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)

@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import FileStore
 
+from harness.bootstrap import CALL, result_file
 from harness.case import MoETestConfig
 from harness.context import RankContext
 from harness.protocol import Channel, Done, Failed, Probe, Probed, RankInit, Ready, RunTask, Said
@@ -28,13 +30,7 @@ from harness.result import RankResult, Verdict
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-CALL = "call.pickle"  # the pickled (function, arguments) of a one-shot gang, in its folder
 MEMORY_GROWTH = 1 << 30  # bytes that a failed case may leave allocated on the device
-
-
-def result_file(folder: str | Path, rank: int) -> Path:
-    """The pickled return value of one rank of a one-shot gang."""
-    return Path(folder) / f"result{rank}.pickle"
 
 
 def main(channel: Channel, rank: int, world_size: int, folder: str, init: RankInit) -> None:
@@ -76,7 +72,7 @@ def _join(context: RankContext, folder: str, timeout: float) -> None:
     nccl = context.transport == "nccl"
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if nccl else "gloo",
-        store=dist.FileStore(str(Path(folder) / "rendezvous"), context.world_size),
+        store=FileStore(str(Path(folder) / "rendezvous"), context.world_size),
         rank=context.rank,
         world_size=context.world_size,
         timeout=datetime.timedelta(seconds=timeout),

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import torch
@@ -137,9 +138,9 @@ def _not_a_result(context):
 
 def _flaky(context):
     """Fails in the first gang that meets it: leaves a file behind."""
-    marker = os.path.join(context.options["folder"], f"seen{context.rank}")
-    if not os.path.exists(marker):
-        open(marker, "w").close()
+    marker = Path(context.options["folder"]) / f"seen{context.rank}"
+    if not marker.exists():
+        marker.touch()
         raise ValueError("the first time")
 
 
@@ -195,7 +196,3 @@ def run_case(case: MoETestConfig, context) -> RankResult:
     if isinstance(found, str) and not isinstance(found, Verdict):
         return found
     return RankResult(rank=context.rank, verdict=found or Verdict.PASSED)
-
-
-def broken_import(case, context):
-    """See engine_broken.py for an executor that cannot even be imported."""
