@@ -33,9 +33,9 @@ EXPERTS: Registry[Row] = Registry(
                 packages=("flashinfer", "tvm_ffi"),
                 probe="moe.experts.flashinfer_probe:built",
             ),
-            numerics=Numerics(
-                gemm1="model", activation="model", expert="model", accumulation=2.0**-12
-            ),
+            # Those of fp8, whose fast sums lose 2**-9.5 at K = 4096. In bf16 the sums are float32's
+            # and the activation is rounded too: within this bound, though not what it says.
+            numerics=Numerics(gemm1="model", expert="model", accumulation=2.0**-9.5),
         ),
         Row(
             name="torch_grouped",
