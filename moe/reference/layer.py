@@ -79,23 +79,29 @@ class Noisy:
     def settled(self, value: Tensor, step: Tensor, tie: Tensor) -> Noisy:
         """After rounding to `value` on a grid of `step`, from a distance `tie` to the next tie.
 
-        Small noise is gone, unless it reached the tie: then the two are whole steps apart.
+        Small noise is gone, unless it reached the tie: then the two are whole steps apart. Of
+        the jumps before, those towards the tie, half of them, go on as jumps.
         """
         sigma = self.variance.sqrt()
         over = 0.5 * torch.erfc(tie / sigma.clamp(min=1e-30) / 2**0.5) * step.square()
         far = torch.maximum(step, self.doubt)
-        moved = self.jumps / self.doubt.square().clamp(min=1e-38) * far.square()
+        moved = 0.5 * self.jumps / self.doubt.square().clamp(min=1e-38) * far.square()
         jumps = over + torch.where(tie < self.doubt, moved, 0.0)
         doubt = torch.where(tie < REACH * sigma + self.doubt, far, 0.0)
         return Noisy(value=value, variance=torch.zeros_like(value), jumps=jumps, doubt=doubt)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SharedScale:
-    """One scale for all rows on a rank. doubt: how much of it a rounding may have moved."""
+class Scale:
+    """A scale, and how far a rounding of its largest value may have moved it.
 
-    scale: Tensor  # []
-    doubt: float
+    scale: [] or broadcastable to the values. doubt: the largest relative shift, 0 for most.
+    chance: the probability of that shift.
+    """
+
+    scale: Tensor
+    doubt: Tensor
+    chance: Tensor
 
 
 class BaselineSiluAndMul:
@@ -162,25 +168,23 @@ class BaselineSiluAndMul:
 
     def _second_scales(
         self, inputs: Tensor, topk_ids: Tensor, a2_scale: Tensor | None
-    ) -> list[SharedScale | None]:
+    ) -> list[Scale | None]:
         """Each rank's scale of the intermediate, where one serves all rows of the rank."""
         world, fmt = self.problem.layout.world_size, self.act_format
         if fmt.grid == "model" or fmt.per != "tensor":
             return [None] * world
         if fmt.static:
             assert a2_scale is not None, "a static format needs its calibrated scale"
-            return [SharedScale(scale=a2_scale.to(self.dtype), doubt=0.0)] * world
-        largest = inputs.new_zeros(world)
-        doubt = inputs.new_zeros(world)
+            none = a2_scale.new_zeros(())
+            return [Scale(scale=a2_scale.to(self.dtype), doubt=none, chance=none)] * world
+        largest: list[Scale | None] = [None] * world
         for e in range(self.problem.num_experts):
             rows = (topk_ids == e).nonzero(as_tuple=True)[0]
             for rank, h in self._shards(e, inputs[rows]) if len(rows) else ():
-                amax = h.value.abs().amax()
-                if amax > largest[rank]:
-                    largest[rank] = amax
-                    doubt[rank] = scale_doubt(h, fmt)
-        scales = formats.scale_for(largest, fmt)
-        return [SharedScale(scale=scales[r], doubt=float(doubt[r])) for r in range(world)]
+                scale, held = dynamic_scale(h, fmt), largest[rank]
+                if held is None or scale.scale > held.scale:
+                    largest[rank] = scale
+        return largest
 
     def _shards(self, e: int, inputs: Tensor) -> Iterator[tuple[int, Noisy]]:
         """Expert e's intermediate, as each rank that computes it has it."""
@@ -208,7 +212,7 @@ class BaselineSiluAndMul:
         inputs: Tensor,
         rows: Tensor,
         weight: Tensor,
-        second: list[SharedScale | None],
+        second: list[Scale | None],
     ) -> None:
         """Add expert e's share of these rows to the partial sums of the ranks that compute it."""
         _, w2 = self.weights(e)
@@ -219,15 +223,12 @@ class BaselineSiluAndMul:
             part = w2[:, columns.start : columns.stop]
             self._add_shard(sums, rank, rows, weight, self._quantize(h, second[rank]), part)
 
-    def _quantize(self, h: Noisy, shared: SharedScale | None) -> Noisy:
+    def _quantize(self, h: Noisy, shared: Scale | None) -> Noisy:
         """The second quantization of one rank's columns."""
         fmt = self.act_format
         if fmt.grid == "model":
             return h
-        if shared is not None:
-            return quantize_noisy(h, shared.scale, shared.doubt, fmt)
-        scale = formats.activation_scale(h.value, fmt, None)
-        return quantize_noisy(h, scale, scale_doubt(h, fmt), fmt)
+        return quantize_noisy(h, shared or dynamic_scale(h, fmt), fmt)
 
     def _add_shard(
         self, sums: _Sums, rank: int, rows: Tensor, weight: Tensor, h: Noisy, w2: Tensor
@@ -327,10 +328,10 @@ def _silu_mul(both: Noisy) -> Noisy:
     )
 
 
-def quantize_noisy(h: Noisy, scale: Tensor, doubt: Tensor | float, fmt: Format) -> Noisy:
+def quantize_noisy(h: Noisy, scale: Scale, fmt: Format) -> Noisy:
     """Quantize; where the scale itself is in doubt, everything under it shifts with it."""
-    q = formats.quantize(h.value, scale, fmt)
-    shift = h.value.abs() * doubt
+    q = formats.quantize(h.value, scale.scale, fmt)
+    shift = h.value.abs() * scale.doubt
     unsure = Noisy(
         value=h.value,
         variance=h.variance + (h.value * FLOAT32_NOISE).square(),
@@ -338,20 +339,24 @@ def quantize_noisy(h: Noisy, scale: Tensor, doubt: Tensor | float, fmt: Format) 
         doubt=h.doubt + shift,
     )
     settled = unsure.settled(q.values, q.step, q.tie)
+    flipping = torch.minimum(shift * q.step, q.step.square())  # the share that crosses a tie
     return Noisy(
         value=settled.value,
         variance=settled.variance,
-        jumps=settled.jumps,
+        jumps=settled.jumps + scale.chance * (shift.square() + flipping),
         doubt=settled.doubt + shift,
     )
 
 
-def scale_doubt(h: Noisy, fmt: Format) -> Tensor:
-    """Relative shift that each element's dynamic scale may have, broadcastable; 0 for most.
-
-    The scale follows its largest value, which a rounding may have moved by its doubt.
-    """
+def dynamic_scale(h: Noisy, fmt: Format) -> Scale:
+    """The scale of the values that share one; it follows the largest, and that one's jumps."""
     size = h.value.abs()
     largest = formats.scope_amax(size, fmt)
     rival = (h.doubt > 0) & (size + h.doubt >= largest)
-    return formats.scope_amax(torch.where(rival, h.doubt / largest.clamp(min=1e-30), 0.0), fmt)
+    jumped = torch.where(rival, h.jumps / h.doubt.square().clamp(min=1e-38), 0.0)
+    relative = torch.where(rival, h.doubt / largest.clamp(min=1e-30), 0.0)
+    return Scale(
+        scale=formats.scale_for(largest, fmt),
+        doubt=formats.scope_amax(relative, fmt),
+        chance=formats.scope_amax(jumped, fmt),
+    )

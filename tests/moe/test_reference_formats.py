@@ -1,0 +1,87 @@
+"""The reference's number formats against torch's own casts, which share no code with them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from moe.quant import QUANT
+from moe.quant.base import dequantize_activations, dequantize_weight
+from moe.reference import formats
+from moe.spec import FORMATS
+
+NUMBERS = torch.cat(
+    [torch.randn(4000) * scale for scale in (1e-3, 0.05, 1.0, 30.0)]
+    + [torch.tensor([0.0, -0.0, 2.0**-9, 2.0**-10, 31.37, 15.99, 17.0, 18.0, 448.0, -440.0])]
+)
+
+
+@pytest.mark.parametrize(
+    ("grid", "dtype"),
+    [("bf16", torch.bfloat16), ("fp16", torch.float16), ("e4m3", torch.float8_e4m3fn)],
+)
+def test_on_grid_is_the_nearest_even_cast(grid: str, dtype: torch.dtype) -> None:
+    assert torch.equal(formats.on_grid(NUMBERS, grid), NUMBERS.to(dtype).float())
+
+
+def test_int8_grid_rounds_ties_to_even() -> None:
+    got = formats.on_grid(torch.tensor([0.5, 1.5, 2.5, -0.5, -1.5]), "int8")
+    assert got.tolist() == [0.0, 2.0, 2.0, 0.0, -2.0]
+
+
+@pytest.mark.parametrize(
+    ("grid", "x", "step"),
+    [
+        ("bf16", 1.0, 2**-7),
+        ("bf16", 1.99, 2**-7),
+        ("bf16", 2.0, 2**-6),
+        ("e4m3", 1.0, 2**-3),
+        ("e4m3", 448.0, 32.0),
+        ("e4m3", 2**-8, 2**-9),
+        ("e4m3", 0.0, 2**-9),
+        ("f32", 3.0, 0.0),
+        ("int8", 90.0, 1.0),
+    ],
+)
+def test_step_is_the_distance_between_neighbours(grid: str, x: float, step: float) -> None:
+    assert float(formats.step_of(torch.tensor([x]), grid)) == step
+
+
+def test_tie_is_the_distance_from_the_nearest_rounding_tie() -> None:
+    fmt = FORMATS["int8_token"]
+    q = formats.quantize(torch.tensor([0.25, 0.5, 0.9, 130.0]), torch.ones(()), fmt)
+    assert q.tie.tolist() == pytest.approx([0.25, 0.0, 0.4, torch.inf])
+    assert q.values.tolist() == [0.0, 0.0, 1.0, 127.0]
+
+
+@pytest.mark.parametrize("name", [row.name for row in QUANT])
+def test_weights_are_what_the_quant_method_stores(name: str) -> None:
+    """Two implementations, no shared code, the same values bit for bit."""
+    row = QUANT.row(name)
+    w13 = (torch.randn(2, 320, 200) * torch.rand(2, 1, 1)).bfloat16()
+    w2 = torch.randn(2, 200, 160).bfloat16()
+    stored = QUANT.load(name)().quantize_weights(w13, w2)
+    fmt = FORMATS[row.scheme.weights]
+    for codes, scale, plain in (
+        (stored.w13, stored.w13_scale, w13),
+        (stored.w2, stored.w2_scale, w2),
+    ):
+        expected = torch.stack([formats.weight_values(w.float(), fmt) for w in plain])
+        assert torch.equal(dequantize_weight(codes, scale), expected)
+
+
+@pytest.mark.parametrize("name", [row.name for row in QUANT if row.name != "none"])
+@pytest.mark.parametrize("width", [256, 200, 64])
+def test_activations_are_what_the_quant_method_sends(name: str, width: int) -> None:
+    fmt = FORMATS[QUANT.row(name).scheme.activations]
+    x = torch.randn(9, width).bfloat16()
+    x[3] = 0
+    static = torch.tensor(0.004) if fmt.static else None  # so small that many values saturate
+    sent = QUANT.load(name)().quantize_input(x, static)
+    scale = formats.activation_scale(x.float(), fmt, static)
+    expected = formats.quantize(x.float(), scale, fmt).values
+    assert torch.equal(dequantize_activations(sent), expected)
+
+
+def test_a_group_of_no_rows_is_no_error() -> None:
+    assert formats.group_amax(torch.zeros(0, 256)).shape == (0, 2)
