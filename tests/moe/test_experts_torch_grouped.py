@@ -14,6 +14,7 @@ from kernel_cases import (
 
 from moe import memory
 from moe.experts import EXPERTS
+from moe.experts.torch_grouped import _by_expert
 from moe.quant import QUANT
 from moe.types import Activations, Routing
 
@@ -58,6 +59,14 @@ def test_output_is_what_the_numerics_say(sizes, unused, device):
         assert same(got, wanted)
     else:
         assert relative_rms(got, wanted) < 1e-3
+
+
+def test_rows_are_sorted_by_expert_and_unused_ones_belong_to_none():
+    ids = torch.tensor([[2, -1], [0, 2], [-1, 0]], dtype=torch.int32)
+    order, ends = _by_expert(ids, 4)
+    assert order.tolist() == [2, 5, 0, 3, 1, 4]
+    assert ends.tolist() == [2, 2, 4, 4]
+    assert ends.dtype == torch.int32
 
 
 def test_tokens_without_experts_here_are_zero(device):

@@ -1,5 +1,7 @@
 """The Triton experts against the numerics that their row declares, in every scheme of the row."""
 
+import dataclasses
+
 import pytest
 import torch
 from kernel_cases import (
@@ -16,7 +18,9 @@ from kernel_cases import (
 from moe import memory
 from moe.errors import MoEError
 from moe.experts import EXPERTS
+from moe.kernels.launch import recording
 from moe.quant import QUANT
+from moe.spec import Layout
 from moe.types import Activations, Routing
 
 
@@ -115,9 +119,26 @@ def test_no_token_is_ours(quant_name, kernel_device):
 def test_no_tokens_at_all(kernel_device):
     problem, quant, weights, x, routing = _made("none", kernel_device)
     none = Routing(topk_ids=routing.topk_ids[:0], topk_weights=routing.topk_weights[:0])
-    got = _run(problem, quant, weights, Activations(codes=x.codes[:0]), none)
+    with recording(0) as launches:
+        got = _run(problem, quant, weights, Activations(codes=x.codes[:0]), none)
     assert got.shape == (0, problem.hidden)
     assert got.dtype == torch.bfloat16
+    assert launches == []
+
+
+def test_a_rank_without_experts(kernel_device):
+    problem, quant, weights, x, routing = _made("none", kernel_device)
+    layout = Layout(dp_size=2, use_ep=True)
+    one = dataclasses.replace(problem, num_experts=1, top_k=1, layout=layout)
+    row = EXPERTS.row("triton")
+    experts = EXPERTS.load("triton")(one, 1, row.numerics, quant)
+    experts.prepare_weights(weights.replace(w13=weights.w13[:0], w2=weights.w2[:0]))
+    nobody = Routing(
+        topk_ids=torch.full_like(routing.topk_ids, -1), topk_weights=routing.topk_weights
+    )
+    with memory.poisoned():
+        got = experts.apply(x, nobody).cpu()
+    assert same(got, torch.zeros_like(got))
 
 
 def test_padding_rows_may_hold_anything(kernel_device):

@@ -80,9 +80,10 @@ def test_a_nan_shows_in_its_scale_and_nowhere_else(kernel_device):
         assert not bool(values[:2].isnan().any())
 
 
-@pytest.mark.parametrize("rows", [1, 300])
-def test_a_dynamic_scale_sees_only_rows_in_use(rows, kernel_device):
-    x = torch.randn(rows, 100, device=kernel_device).bfloat16()
+@pytest.mark.parametrize(("rows", "columns"), [(1, 100), (300, 100), (4, 5000)])
+def test_a_dynamic_scale_sees_only_rows_in_use(rows, columns, kernel_device):
+    x = torch.randn(rows, columns, device=kernel_device).bfloat16()
+    x[-1, -1] = 9.0
     ids = torch.arange(rows, device=kernel_device).int()
     ids[::2] = -1
     x[::2] = float("nan")
