@@ -8,14 +8,19 @@ the scheme's own error. Plain Python, so that the controller needs no torch.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from harness.case import MoETestConfig
+from harness.case import MoETestConfig
+from harness.events import CaseEnded, Event
+from harness.result import CaseResult, Verdict
 
-WIDTH = 64  # numbers a row is compressed to, by random signs: squared lengths keep within 2x
-SLACK = 2.0  # the compression may stretch a distance by this; 64 numbers: beyond it at 5 sigma
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+WIDTH = 32  # numbers a row is compressed to, by random signs
+SLACK = 2.0  # the compression may stretch a distance by this: one in 10**13 goes beyond
 FREE = ("m", "experts", "all2all", "dp_size", "tp_size", "use_ep", "sequence_parallel", "tokens")
 
 
@@ -28,7 +33,8 @@ class Sketch:
     slack: float  # the row's bound, plus the scheme's own error where shards differ
 
     def to_json(self) -> dict[str, Any]:
-        return {"token": self.token, "values": list(self.values), "slack": self.slack}
+        values = [float(f"{v:.7g}") for v in self.values]  # float32's own digits
+        return {"token": self.token, "values": values, "slack": self.slack}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Sketch:
@@ -57,6 +63,32 @@ class Agreement:
             if text is not None:
                 found.setdefault(other[0], f"disagrees with {other[0]} on {text}")
         return list(found.values())
+
+
+def compared(events: Iterable[Event], before: Iterable[Event] = ()) -> Iterator[Event]:
+    """The same events, but a passed case that disagrees with an earlier one has failed.
+
+    before: events of the run that is being resumed; their outputs are compared with, too.
+    """
+    seen = Agreement()
+    for event in before:
+        if isinstance(event, CaseEnded):
+            _checked(seen, event.result)
+    for event in events:
+        if isinstance(event, CaseEnded):
+            yield dataclasses.replace(event, result=_checked(seen, event.result))
+        else:
+            yield event
+
+
+def _checked(seen: Agreement, result: CaseResult) -> CaseResult:
+    if result.verdict is not Verdict.PASSED or not result.sketches:
+        return result
+    sketches = [Sketch.from_json(data) for data in result.sketches]
+    found = seen.check(MoETestConfig.from_id(result.case_id), sketches)
+    if not found:
+        return result
+    return dataclasses.replace(result, verdict=Verdict.FAILED, messages=tuple(found))
 
 
 def _difference(a: Sketch, b: Sketch) -> str | None:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from harness.context import RankContext
 
 IDEAL = Numerics(accumulation=0.0)
-SKETCHED_ROWS = 4  # of each rank's first call, for the comparison across layouts
+SKETCHED_ROWS = 2  # of each rank's first call, for the comparison across layouts
 
 
 @dataclass

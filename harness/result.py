@@ -75,6 +75,7 @@ class CaseResult:
     ranks: dict[str, str] = field(default_factory=dict)  # rank -> its own verdict
     phases: dict[str, float] = field(default_factory=dict)  # the slowest rank's seconds by phase
     log: str | None = None  # file in the run folder with the ranks' output
+    sketches: tuple[dict[str, Any], ...] = ()  # of all ranks, when passed; see agree.py
     attempt: int = 1  # 2 and more: tried again in a fresh gang
 
     def to_json(self) -> dict[str, Any]:
@@ -93,15 +94,18 @@ def merge(case_id: str, world_size: int, ranks: list[RankResult], seconds: float
     verdicts = [r.verdict for r in ranks] + [Verdict.ERROR] * len(silent)
     messages = [f"rank {rank}: said nothing" for rank in silent]
     messages += _grouped(ranks)
+    verdict = min(verdicts, key=SEVERITY.index)
+    passed = verdict is Verdict.PASSED
     return CaseResult(
         case_id=case_id,
-        verdict=min(verdicts, key=SEVERITY.index),
+        verdict=verdict,
         seconds=seconds,
         messages=tuple(messages),
         metrics=_worst([r.metrics for r in ranks]),
         members={k: v for r in ranks for k, v in r.members.items()},
         ranks={str(r.rank): str(r.verdict) for r in sorted(ranks, key=lambda r: r.rank)},
         phases=_worst([r.seconds for r in ranks]),
+        sketches=tuple(sketch for r in ranks for sketch in r.sketches) if passed else (),
     )
 
 

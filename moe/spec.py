@@ -158,7 +158,6 @@ class Numerics:
     expert: str = "f32"  # each expert's output, before its router weight
     combine: str = "f32"  # the weighted sum over the k experts, while it accumulates
     accumulation: float = 2.0**-20  # relative noise of one product's sum against float32's
-    dynamic_scope: str = "rank"  # over what a dynamic per-tensor scale is taken: rank | expert
 
 
 @dataclass(frozen=True, kw_only=True)

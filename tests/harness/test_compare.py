@@ -1,0 +1,135 @@
+"""The judgement: it lets a right output pass and rejects each wrong one that it is shown."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from harness import inputs
+from harness.case import MoETestConfig
+from harness.compare import METRICS, judge
+from harness.result import Verdict
+from moe.reference import routing
+from moe.reference.layer import Answer, BaselineSiluAndMul
+from moe.spec import Numerics
+
+
+def answer_of(case: MoETestConfig) -> Answer:
+    cpu = torch.device("cpu")
+    tokens = inputs.tokens(case, 0, case.m, cpu)
+    ids = routing.choose(tokens.logits, case.top_k)
+    weights = routing.softmax_weights(tokens.logits, ids, renormalize=True)
+    experts = [inputs.expert_weights(case, e, cpu) for e in range(case.num_experts)]
+    reference = BaselineSiluAndMul(case.problem, Numerics(), lambda e: experts[e])
+    return reference(tokens.x, ids, weights)
+
+
+CASE = MoETestConfig(m=32, n=128, k=256, num_experts=8, top_k=2, experts="torch_loop")
+ANSWER = answer_of(CASE)
+RIGHT = ANSWER.out.bfloat16()
+
+
+def test_the_right_output_passes() -> None:
+    found = judge(RIGHT, ANSWER)
+    assert (found.verdict, found.messages) == (Verdict.PASSED, ())
+    assert set(found.metrics) == set(METRICS)
+    assert 0.3 < found.metrics["bound_used"] < 1
+
+
+def zeroed_block(x: torch.Tensor) -> torch.Tensor:
+    return torch.cat([x[:, :-128], torch.zeros_like(x[:, -128:])], dim=1)
+
+
+def one_row(x: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
+    return torch.cat([x[:5], row[None], x[6:]])
+
+
+WRONG = {
+    "zeros": torch.zeros_like,
+    "halved": lambda x: x * 0.5,
+    "doubled": lambda x: x * 2,
+    "negated": lambda x: -x,
+    "rolled": lambda x: x.roll(1, dims=0),
+    "two tokens swapped": lambda x: torch.cat([x[1:2], x[:1], x[2:]]),
+    "one row zeroed": lambda x: one_row(x, torch.zeros_like(x[5])),
+    "last block zeroed": zeroed_block,
+    "one per cent too large": lambda x: x * 1.01,
+    "one element off": lambda x: one_row(x, x[5] + torch.eye(x.shape[1])[7] * x[5].abs().max()),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+@pytest.mark.parametrize("scale", [1.0, 2.0**-20, 2.0**20])
+def test_wrong_outputs_fail_at_any_scale(name: str, scale: float) -> None:
+    """No absolute tolerance: everything scaled by a power of two is judged alike."""
+    answer = dataclasses.replace(
+        ANSWER,
+        out=ANSWER.out * scale,
+        variance=ANSWER.variance * scale**2,
+        flips=ANSWER.flips * scale**2,
+    )
+    assert judge(RIGHT * scale, answer).verdict is Verdict.PASSED
+    wrong = WRONG[name]((RIGHT.float() * scale)).bfloat16()
+    assert judge(wrong, answer).verdict is Verdict.FAILED
+
+
+def test_the_message_says_how_much_where_and_both_values() -> None:
+    wrong = RIGHT.clone()
+    wrong[3] = 0
+    wrong[7:9] *= 2
+    found = judge(wrong, ANSWER)
+    first, second = found.messages
+    assert first.startswith("3 of 32 rows wrong (3, 7-8); worst row ")
+    assert "x its bound; element [" in first
+    assert first.endswith("; rows (3) are all zero")
+    assert "relative rms error" in second
+    assert found.metrics["bad_rows"] == 3
+
+
+def test_an_error_spread_below_every_row_s_bound_is_found_over_all_rows() -> None:
+    nudged = ANSWER.out + ANSWER.variance.sqrt()[:, None] * 1.8 / CASE.k**0.5
+    found = judge(nudged, ANSWER)
+    assert found.verdict is Verdict.FAILED
+    assert "all together are 1.20x beyond theirs" in found.messages[0]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_nan_and_inf_are_found_and_placed(value: float) -> None:
+    wrong = RIGHT.clone()
+    wrong[9, 4] = value
+    (text,) = judge(wrong, ANSWER).messages
+    counts = "1 NaN and 0 Inf" if value != value else "0 NaN and 1 Inf"
+    assert text == f"{counts} of 8192 elements, in 1 of 32 rows (9), first at [9, 4]"
+
+
+def test_rows_that_nobody_wrote_are_named() -> None:
+    wrong = RIGHT.clone()
+    wrong[30:] = float("nan")
+    (text,) = judge(wrong, ANSWER).messages
+    assert "rows (30-31) are all NaN: never written" in text
+
+
+def test_a_check_that_could_not_fail_is_vacuous() -> None:
+    blind = dataclasses.replace(ANSWER, variance=ANSWER.out.square().sum(dim=1))
+    found = judge(RIGHT, blind)
+    assert found.verdict is Verdict.VACUOUS
+    assert found.messages == ("zeros would pass in 32 of 32 rows (0-31)",)
+
+
+def test_no_tokens_pass_without_a_row() -> None:
+    none = dataclasses.replace(
+        ANSWER, out=ANSWER.out[:0], variance=ANSWER.variance[:0], flips=ANSWER.flips[:0]
+    )
+    found = judge(RIGHT[:0], none)
+    assert (found.verdict, found.metrics) == (Verdict.PASSED, {"rows": 0.0})
+
+
+def test_bad_input_is_the_callers_error() -> None:
+    with pytest.raises(ValueError, match=r"shapes \[31, 256\] and \[32, 256\]"):
+        judge(RIGHT[1:], ANSWER)
+    with pytest.raises(ValueError, match="int32 cannot be judged"):
+        judge(RIGHT.int(), ANSWER)
+    with pytest.raises(ValueError, match="the reference holds NaN or Inf"):
+        judge(RIGHT, dataclasses.replace(ANSWER, out=ANSWER.out * float("nan")))

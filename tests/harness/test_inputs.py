@@ -1,0 +1,110 @@
+"""A case's tensors: the same bits anywhere, and such that wrong answers would show."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+import torch
+
+from harness import inputs
+from harness.case import MoETestConfig
+from moe.reference import routing
+
+CASE = MoETestConfig(m=33, n=200, k=300, num_experts=9, top_k=3, experts="torch_loop", seed=5)
+# Computed once on a CPU. A GPU, another torch or another layout must give the same bits; a
+# change here makes every seed that anyone wrote down mean something else.
+GOLDEN = {
+    "x": "b0757b51117bdae7",
+    "logits": "cabf04b75369af40",
+    "w13": "505a3487eb0f48ef",
+    "w2": "15ed3d17c726a939",
+}
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+def digest(t: torch.Tensor) -> str:
+    raw = t.contiguous().view(torch.uint8).cpu().numpy().tobytes()
+    return hashlib.sha256(raw).hexdigest()[:16]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_bits_are_the_same_everywhere(device: str) -> None:
+    tokens = inputs.tokens(CASE, 1, 33, torch.device(device))
+    w13, w2 = inputs.expert_weights(CASE, 4, torch.device(device))
+    named = {"x": tokens.x, "logits": tokens.logits, "w13": w13, "w2": w2}
+    assert {name: digest(t) for name, t in named.items()} == GOLDEN
+
+
+def test_a_part_of_the_tokens_is_the_same_as_all_of_them() -> None:
+    cpu = torch.device("cpu")
+    whole, few = inputs.tokens(CASE, 0, 33, cpu), inputs.tokens(CASE, 0, 5, cpu)
+    assert torch.equal(whole.x[:5], few.x)
+    assert torch.equal(whole.logits[:5], few.logits)
+    assert torch.equal(whole.index[:5], few.index)
+
+
+def test_layouts_of_one_case_see_the_same_global_tokens() -> None:
+    cpu = torch.device("cpu")
+    other = CASE.replace(dp_size=2, use_ep=True, quant="int8_channel", experts="triton")
+    for dp_rank in (0, 1):
+        assert torch.equal(
+            inputs.tokens(CASE, dp_rank, 33, cpu).x, inputs.tokens(other, dp_rank, 33, cpu).x
+        )
+    assert torch.equal(
+        inputs.expert_weights(CASE, 2, cpu)[0], inputs.expert_weights(other, 2, cpu)[0]
+    )
+
+
+def test_ranks_seeds_and_experts_differ() -> None:
+    cpu = torch.device("cpu")
+    tokens = [inputs.tokens(CASE, d, 33, cpu).x for d in (0, 1, 2)]
+    tokens.append(inputs.tokens(CASE.replace(seed=6), 0, 33, cpu).x)
+    rows = torch.cat(tokens)
+    assert len(rows.unique(dim=0)) == len(rows), "two tokens are the same"
+    weights = [inputs.expert_weights(CASE, e, cpu)[0] for e in range(9)]
+    assert len({digest(w) for w in weights}) == 9
+    gate, up = weights[0].chunk(2)
+    assert not torch.equal(gate, up)
+
+
+@pytest.mark.parametrize(("experts", "top_k"), [(8, 1), (8, 2), (64, 6), (9, 3), (4, 4)])
+@pytest.mark.parametrize("dtype", ["bf16", "fp16", "f32"])
+def test_routing_can_be_judged(experts: int, top_k: int, dtype: str) -> None:
+    case = CASE.replace(num_experts=experts, top_k=top_k, dtype=dtype)
+    logits = inputs.tokens(case, 0, 66, torch.device("cpu")).logits.float()
+    ordered = logits.sort(dim=1, descending=True).values
+    if experts > top_k:
+        assert float((ordered[:, top_k - 1] - ordered[:, top_k]).min()) >= 1 / 16
+    weights = routing.softmax_weights(logits, routing.choose(logits, top_k), renormalize=True)
+    rms = weights.square().mean(dim=1).sqrt()
+    assert float((weights.min(dim=1).values / rms).min()) >= 0.15
+    used = routing.choose(logits, top_k).unique()
+    assert len(used) == experts, "66 tokens should meet every expert"
+
+
+def test_pre_activations_have_an_rms_near_one_to_two() -> None:
+    cpu = torch.device("cpu")
+    case = CASE.replace(k=512, n=512)
+    x = inputs.tokens(case, 0, 64, cpu).x.float()
+    sizes = [x @ inputs.expert_weights(case, e, cpu)[0].float().T for e in range(9)]
+    rms = torch.tensor([float(s.square().mean().sqrt()) for s in sizes])
+    assert 1.0 < float(rms.square().mean().sqrt()) < 2.0
+    assert float(rms.max() / rms.min()) > 1.3, "experts should differ in size"
+
+
+def test_magnitudes_differ_from_block_to_block() -> None:
+    case = CASE.replace(k=512, n=512)
+    w13, _ = inputs.expert_weights(case, 0, torch.device("cpu"))
+    blocks = w13.float().view(8, 128, 4, 128).square().mean(dim=(1, 3)).sqrt()
+    assert float(blocks.max() / blocks.min()) > 3
+
+
+def test_normal_is_centred_and_has_unit_variance() -> None:
+    values = inputs.normal(1, "any", torch.arange(300), 300)
+    assert abs(float(values.mean())) < 0.02
+    assert abs(float(values.var()) - 1) < 0.02
+    lag = (values[:, 1:] * values[:, :-1]).mean()
+    below = (values[1:] * values[:-1]).mean()
+    assert abs(float(lag)) < 0.02
+    assert abs(float(below)) < 0.02
