@@ -1,4 +1,4 @@
-"""The test harness: from `configs/matrix.yaml` to verdicts. `docs/how-it-works.md` follows one case.
+"""The test harness: from `configs/matrix.yaml` to verdicts; see `docs/how-it-works.md`.
 
 The public names are imported on use, so that `import harness` costs nothing and needs no torch.
 """

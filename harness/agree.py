@@ -56,7 +56,8 @@ class Agreement:
 
     def check(self, case: MoETestConfig, sketches: list[Sketch]) -> list[str]:
         """What does not agree, one line a pair of cases; new tokens are remembered."""
-        key, found = content_key(case), {}
+        key = content_key(case)
+        found: dict[str, str] = {}
         for sketch in sketches:
             other = self._seen.setdefault((key, sketch.token), (case.id, sketch))
             text = _difference(sketch, other[1])

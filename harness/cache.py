@@ -37,12 +37,12 @@ def cached(
     store: dict[Any, _Kept] = context.caches
     kept = store.pop(key, None)
     if kept is None:
-        value = make()
-        kept = _Kept(value=value, size=size_of(value), pinned=pinned)
+        made = make()
+        kept = _Kept(value=made, size=size_of(made), pinned=pinned)
         _make_room(store, kept.size, BUDGET_BYTES[context.device.type])
     store[key] = kept  # last: most recently used
-    value = kept.value
-    return value  # type: ignore[no-any-return]  # it is what `make` made
+    value: T = kept.value
+    return value
 
 
 def _make_room(store: dict[Any, _Kept], wanted: int, budget: int) -> None:

@@ -27,9 +27,9 @@ from moe.reference import routing as true_routing
 from moe.reference.layer import Answer, BaselineSiluAndMul
 from moe.shared import shard_shared
 from moe.spec import FORMATS, Numerics, Scheme
-from moe.types import ExpertWeights
 
 if TYPE_CHECKING:
+    from moe.types import ExpertWeights
     from collections.abc import Iterator
 
     from torch import Tensor
@@ -112,7 +112,7 @@ def _own_tokens(
 
 def _subject(case: MoETestConfig, context: RankContext) -> Subject:
     problem = case.problem
-    numerics = EXPERTS.row(case.experts).numerics
+    numerics = EXPERTS.row(case.experts).numerics_for(problem.scheme)
     device = context.device
 
     def expert(e: int | str) -> tuple[Tensor, Tensor]:

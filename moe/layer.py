@@ -117,7 +117,7 @@ def build(
     """The layer of `rank` from its own shard of the weights (see `shard_weights`)."""
     quant = QUANT.load(members.quant)()
     row = EXPERTS.row(members.experts)
-    experts = EXPERTS.load(members.experts)(problem, rank, row.numerics, quant)
+    experts = EXPERTS.load(members.experts)(problem, rank, row.numerics_for(problem.scheme), quant)
     experts.prepare_weights(weights)
     prepare_finalize = ALL2ALL.load(members.all2all)(groups.gather)
     kernel = MoEKernel(

@@ -14,7 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 DTYPE_BYTES = {"bf16": 2, "fp16": 2, "f32": 4}  # activation dtypes of a layer -> bytes an element
 BLOCK = 128  # side of a weight block and length of an activation block in `fp8_block`
@@ -157,7 +157,9 @@ class Numerics:
     activation: str = "f32"  # SiLU(gate) * up, before any second quantization
     expert: str = "f32"  # each expert's output, before its router weight
     combine: str = "f32"  # the weighted sum over the k experts, while it accumulates
-    accumulation: float = 2.0**-20  # relative noise of one product's sum against float32's
+    # What each addition of a product's sum loses, relative to the root of the sum of squares of
+    # its terms; over K terms sqrt(K) of it gathers. float32's own is about 2**-24.
+    accumulation: float = 2.0**-23
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,6 +250,12 @@ class Row:
     target: str  # "package.module:Class", imported on use
     needs: Needs = field(default_factory=Needs)
     numerics: Numerics = field(default_factory=Numerics)
+    # Where a member rounds elsewhere for some activation formats: keys of FORMATS.
+    numerics_of: Mapping[str, Numerics] = field(default_factory=dict)
+
+    def numerics_for(self, scheme: Scheme) -> Numerics:
+        """What the member declares for this scheme."""
+        return self.numerics_of.get(scheme.activations, self.numerics)
 
 
 def problem_refusal(problem: Problem) -> Reason | None:

@@ -12,7 +12,7 @@ nothing, and what the output holds for a row of only -1 is undefined.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -40,7 +40,7 @@ class ExpertWeights:
     a1_scale: Tensor | None = None
     a2_scale: Tensor | None = None
 
-    def replace(self, **changes: Tensor | None) -> ExpertWeights:
+    def replace(self, **changes: Any) -> ExpertWeights:
         return replace(self, **changes)
 
 

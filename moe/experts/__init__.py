@@ -5,6 +5,12 @@ from __future__ import annotations
 from moe.registry import Registry
 from moe.spec import Needs, Numerics, Row
 
+_ROUNDED = {"gemm1": "model", "activation": "model", "expert": "model"}
+# Tensor cores sum bf16 and fp16 products in float32 but drop bits when they align them.
+_TENSOR_CORE = 2.0**-22
+# fp8 products in the tensor core's short accumulator, which Triton leaves every 128 elements.
+_FP8_PROMOTED = Numerics(**_ROUNDED, accumulation=2.0**-18)
+
 EXPERTS: Registry[Row] = Registry(
     "experts",
     (
@@ -15,10 +21,13 @@ EXPERTS: Registry[Row] = Registry(
                 features=frozenset({"triton"}),
                 dtypes=frozenset({"bf16", "fp16"}),
                 weights=frozenset({"model", "fp8_tensor", "fp8_block", "int8_channel"}),
-                activations=frozenset({"model", "fp8_static", "fp8_dynamic", "fp8_group", "int8_token"}),
+                activations=frozenset(
+                    {"model", "fp8_static", "fp8_dynamic", "fp8_group", "int8_token"}
+                ),
                 packages=("triton",),
             ),
-            numerics=Numerics(gemm1="model", activation="model", expert="model", accumulation=2.0**-18),
+            numerics=Numerics(**_ROUNDED, accumulation=_TENSOR_CORE),
+            numerics_of=dict.fromkeys(("fp8_static", "fp8_dynamic", "fp8_group"), _FP8_PROMOTED),
         ),
         Row(
             name="flashinfer_cutlass",
@@ -33,9 +42,12 @@ EXPERTS: Registry[Row] = Registry(
                 packages=("flashinfer", "tvm_ffi"),
                 probe="moe.experts.flashinfer_probe:built",
             ),
-            # Those of fp8, whose fast sums lose 2**-9.5 at K = 4096. In bf16 the sums are float32's
-            # and the activation is rounded too: within this bound, though not what it says.
-            numerics=Numerics(gemm1="model", expert="model", accumulation=2.0**-9.5),
+            numerics=Numerics(**_ROUNDED, accumulation=_TENSOR_CORE),
+            # Its fp8 sums stay in the short accumulator (2**-9.5 at K = 4096, measured), and the
+            # codes of the second product come straight from float32.
+            numerics_of={
+                "fp8_static": Numerics(gemm1="model", expert="model", accumulation=2.0**-15.5)
+            },
         ),
         Row(
             name="torch_grouped",
@@ -47,7 +59,7 @@ EXPERTS: Registry[Row] = Registry(
                 hidden_multiple=8,  # grouped_mm wants rows of a multiple of 16 bytes
                 shard_multiple=8,
             ),
-            numerics=Numerics(gemm1="model", activation="model", expert="model"),
+            numerics=Numerics(**_ROUNDED, accumulation=_TENSOR_CORE),
         ),
         Row(name="torch_loop", target="moe.experts.torch_loop:TorchLoopExperts"),
     ),

@@ -43,7 +43,7 @@ class TorchLoopExperts(Experts):
         if not parts:
             return parts
         joined = self.quant.quantize_intermediate(torch.cat(parts), self.weights.a2_scale)
-        return list(dequantize_activations(joined).split([len(rows) for rows in picked]))
+        return list(torch.split(dequantize_activations(joined), [len(rows) for rows in picked]))
 
     @staticmethod
     def _matrix(codes: Tensor, scale: Tensor | None, e: int) -> Tensor:

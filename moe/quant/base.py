@@ -13,9 +13,9 @@ import torch
 
 from moe.kernels import quantize
 from moe.spec import BLOCK
-from moe.types import Activations, ExpertWeights
 
 if TYPE_CHECKING:
+    from moe.types import Activations, ExpertWeights
     from torch import Tensor
 
 CODE_DTYPE = {"fp8": torch.float8_e4m3fn, "int8": torch.int8}

@@ -237,7 +237,7 @@ class BaselineSiluAndMul:
         y = h.value @ w2.T
         power = w2.square().sum(dim=0)  # [n] squared length of what one unit of h moves
         noise = (h.variance + h.jumps) @ power
-        noise = noise + self.numerics.accumulation**2 * y.square().sum(dim=1)
+        noise = noise + gathered(self.numerics, h.value.shape[1]) * y.square().sum(dim=1)
         if self.numerics.expert == "model":
             noise = noise + rounding_variance(y, self._model).sum(dim=1)
         sums.partial[rank].index_add_(0, rows, weight[:, None] * y)
@@ -271,18 +271,23 @@ class BaselineSiluAndMul:
         """The shared experts, unquantized and rounded to the model dtype after each step."""
         assert self._shared is not None
         w13, w2 = (w.to(self.dtype) for w in self._shared)
-        everywhere = Numerics(gemm1="model", activation="model", accumulation=2.0**-12)
+        everywhere = Numerics(gemm1="model", activation="model", accumulation=2.0**-22)
         h = intermediate(x, w13, everywhere, self._model)
         y = h.value @ w2.T
         shards = self.problem.layout.tp_size
         noise = (h.variance + h.jumps) @ w2.square().sum(dim=0)
-        noise = noise + everywhere.accumulation**2 * y.square().sum(dim=1)
+        noise = noise + gathered(everywhere, h.value.shape[1]) * y.square().sum(dim=1)
         return y, noise + (1 + shards) * rounding_variance(y, self._model).sum(dim=1)
 
 
 def rounding_variance(x: Tensor, dtype: str) -> Tensor:
     """Of one rounding to the model dtype, elementwise: a step squared over twelve."""
     return formats.step_of(x, dtype).square() / 12
+
+
+def gathered(numerics: Numerics, terms: int) -> float:
+    """Relative variance of a sum of so many products."""
+    return numerics.accumulation**2 * terms
 
 
 def rounded(x: Noisy, dtype: str) -> Noisy:
@@ -300,7 +305,7 @@ def intermediate(x: Tensor, w13: Tensor, numerics: Numerics, model: str) -> Nois
     """
     both = x @ w13.T
     lengths = x.square().sum(dim=1, keepdim=True) * w13.square().sum(dim=1)
-    variance = numerics.accumulation**2 * lengths / x.shape[1]
+    variance = gathered(numerics, x.shape[1]) * lengths / x.shape[1]
     none = torch.zeros_like(both)
     product = Noisy(value=both, variance=variance, jumps=none, doubt=none)
     first = rounded(product, model if numerics.gemm1 == "model" else "f32")

@@ -71,7 +71,7 @@ def test_wrong_outputs_fail_at_any_scale(name: str, scale: float) -> None:
         flips=ANSWER.flips * scale**2,
     )
     assert judge(RIGHT * scale, answer).verdict is Verdict.PASSED
-    wrong = WRONG[name]((RIGHT.float() * scale)).bfloat16()
+    wrong = WRONG[name](RIGHT.float() * scale).bfloat16()
     assert judge(wrong, answer).verdict is Verdict.FAILED
 
 

@@ -124,7 +124,7 @@ def test_the_variance_is_that_of_the_declared_roundings(declared: Numerics) -> N
     answer = reference(problem(), declared)(X, IDS, WEIGHTS)
     expert_outputs = torch.zeros(TOKENS, HIDDEN)
     for e in range(EXPERTS):
-        rows, slots = (IDS == e).nonzero(as_tuple=True)
+        rows, slots = (e == IDS).nonzero(as_tuple=True)
         h = intermediate(X[rows].float(), W13[e].float(), declared, "bf16").value
         y = h @ W2[e].float().T
         if declared.expert == "model":
@@ -143,7 +143,7 @@ def test_a_member_with_the_declared_noise_stays_inside(
     scheme: tuple[str, str], noise: float, rounds: str
 ) -> None:
     """Simulated members: the same stages with noise in the first product, many draws."""
-    declared = Numerics(gemm1=rounds, activation=rounds, accumulation=noise)
+    declared = Numerics(gemm1=rounds, activation=rounds, accumulation=noise / HIDDEN**0.5)
     ref = reference(problem(scheme), declared)
     answer = ref(X, IDS, WEIGHTS)
     limit = 2 * answer.variance.sqrt() + answer.flips.sqrt()
@@ -159,6 +159,7 @@ def test_a_member_with_the_declared_noise_stays_inside(
 
 def _noisy_member(ref: BaselineSiluAndMul, declared: Numerics, seed: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
+    noise = declared.accumulation * HIDDEN**0.5
     fmt = ref.act_format
     quiet = dataclasses.replace(declared, accumulation=0.0)
     x = X.float()
@@ -166,11 +167,11 @@ def _noisy_member(ref: BaselineSiluAndMul, declared: Numerics, seed: int) -> tor
         x = formats.quantize(x, formats.activation_scale(x, fmt, None), fmt).values
     out = torch.zeros(TOKENS, HIDDEN)
     for e in range(EXPERTS):
-        rows, slots = (IDS == e).nonzero(as_tuple=True)
+        rows, slots = (e == IDS).nonzero(as_tuple=True)
         w13, w2 = ref.weights(e)
         size = x[rows].norm(dim=1, keepdim=True) * w13.norm(dim=1) / math.sqrt(HIDDEN)
         both = x[rows] @ w13.T
-        both = both + torch.randn(both.shape, generator=generator) * declared.accumulation * size
+        both = both + torch.randn(both.shape, generator=generator) * noise * size
         h = intermediate(both, torch.eye(2 * INTER), quiet, "bf16").value
         if fmt.grid != "model":
             h = formats.quantize(h, formats.activation_scale(h, fmt, None), fmt).values
