@@ -83,9 +83,8 @@ class CaseResult:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> CaseResult:
-        return cls(
-            **{**data, "verdict": Verdict(data["verdict"]), "messages": tuple(data["messages"])}
-        )
+        changed = {"verdict": Verdict(data["verdict"]), "messages": tuple(data["messages"])}
+        return cls(**{**data, **changed, "sketches": tuple(data.get("sketches", ()))})
 
 
 def merge(case_id: str, world_size: int, ranks: list[RankResult], seconds: float) -> CaseResult:
