@@ -17,6 +17,7 @@ from moe import memory
 from moe.errors import MoEError
 from moe.kernels import rounding
 from moe.kernels.launch import INTERPRETED, launch, shared_bytes
+from moe.kernels.scales import spread_rows, spread_weight, w_kind_of, x_kind_of
 from moe.kernels.tiles import Tile, gemm_tile, interpreted_tile
 from moe.spec import BLOCK
 
@@ -53,14 +54,14 @@ def grouped_gemm(
     y = memory.empty((rows, w.shape[1]), dtype=dtype, device=x.device)
     if rows == 0 or w.shape[0] == 0:
         return y
-    x_kind, w_kind = _x_kind(x_scale, x), _w_kind(w_scale, w)
+    x_kind, w_kind = x_kind_of(x_scale, x), w_kind_of(w_scale, w)
     blocked = x_kind == "group" or w_kind == "block"
     tile = tile or _tile(x, w, aligned.block_m, blocked)
     assert tile.block_m == aligned.block_m, "rows were aligned to other blocks than the tile's"
     assert not blocked or tile.block_k == BLOCK, "a step must be one block of scales"
     blocks = aligned.block_expert.numel()
-    if INTERPRETED:
-        blocks = int(aligned.num_rows) // aligned.block_m  # free on the CPU, and saves programs
+    if x.device.type == "cpu":  # there it costs no wait, and saves programs
+        blocks = int(aligned.num_rows) // aligned.block_m
     tiles = triton.cdiv(w.shape[1], tile.block_n)
     launch(
         *(_grouped_gemm, (blocks * tiles,), x.device, x.contiguous(), w.contiguous(), y),
@@ -79,7 +80,7 @@ def constants(x: Tensor, w: Tensor, x_kind: str, w_kind: str, tile: Tile) -> dic
         "X_SCALE": x_kind,
         "W_SCALE": w_kind,
         "INTEGER": x.dtype == w.dtype == torch.int8,
-        "PRECISE": 128 if x.dtype == w.dtype == torch.float8_e4m3fn else 0,
+        "PRECISE": min(128, tile.block_k) if x.dtype == w.dtype == torch.float8_e4m3fn else 0,
         "EVEN": w.shape[2] % tile.block_k == 0,
         "BLOCK_M": tile.block_m,
         "BLOCK_N": tile.block_n,
@@ -97,37 +98,6 @@ def _check(x: Tensor, w: Tensor, rows: int) -> None:
         raise MoEError(
             f"no product of {x.dtype} rows and {w.dtype} weights; quantize both or weights"
         )
-
-
-def _x_kind(scale: Tensor | None, x: Tensor) -> str:
-    """none | tensor | token | group"""
-    if scale is None:
-        return "none"
-    shape = tuple(scale.shape)
-    kinds = {
-        (x.shape[0], triton.cdiv(x.shape[1], BLOCK)): "group",
-        (x.shape[0], 1): "token",  # the same thing where there is a single group
-        (): "tensor",
-    }
-    if shape not in kinds:
-        raise MoEError(f"an activation scale of shape {shape} fits no rows of {tuple(x.shape)}")
-    return kinds[shape]
-
-
-def _w_kind(scale: Tensor | None, w: Tensor) -> str:
-    """none | tensor | channel | block"""
-    if scale is None:
-        return "none"
-    experts, out, inner = w.shape
-    shape = tuple(scale.shape)
-    kinds = {
-        (experts, triton.cdiv(out, BLOCK), triton.cdiv(inner, BLOCK)): "block",
-        (experts, out): "channel",
-        (experts,): "tensor",
-    }
-    if shape not in kinds:
-        raise MoEError(f"a weight scale of shape {shape} fits no weights of {tuple(w.shape)}")
-    return kinds[shape]
 
 
 def _tile(x: Tensor, w: Tensor, block_m: int, blocked: bool) -> Tile:
@@ -270,26 +240,13 @@ def grouped_gemm_torch(
     y = memory.empty((rows, w.shape[1]), dtype=dtype, device=x.device)
     values = x.double() if x.dtype.itemsize > 1 else x.float().double()
     if x_scale is not None:
-        values *= _spread(x_scale, _x_kind(x_scale, x), x.shape[1])
+        values *= spread_rows(x_scale, x_kind_of(x_scale, x), x.shape[1])
     for block, expert in enumerate(aligned.block_expert.tolist()):
         row = aligned.row_ids[block * aligned.block_m : (block + 1) * aligned.block_m].long()
         row = row[row < rows]
         if expert >= 0 and len(row):
             matrix = w[expert].float().double()
             if w_scale is not None:
-                matrix *= _spread_weight(w_scale[expert], _w_kind(w_scale, w), matrix)
+                matrix *= spread_weight(w_scale[expert], w_kind_of(w_scale, w), matrix)
             y[row] = (values[row // (rows // x.shape[0])] @ matrix.T).float().to(dtype)
     return y
-
-
-def _spread(scale: Tensor, kind: str, inner: int) -> Tensor:
-    """An activation scale, broadcastable to [S, inner]."""
-    return scale.repeat_interleave(BLOCK, dim=1)[:, :inner] if kind == "group" else scale
-
-
-def _spread_weight(scale: Tensor, kind: str, matrix: Tensor) -> Tensor:
-    """One expert's weight scale, broadcastable to [out, in]."""
-    if kind == "block":
-        tall = scale.repeat_interleave(BLOCK, dim=0)[: matrix.shape[0]]
-        return tall.repeat_interleave(BLOCK, dim=1)[:, : matrix.shape[1]]
-    return scale[:, None] if kind == "channel" else scale

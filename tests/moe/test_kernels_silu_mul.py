@@ -27,13 +27,13 @@ def test_kernel_and_twin_differ_by_one_rounding_at_most(rows, columns, kernel_de
 @pytest.mark.parametrize("do", [silu_mul, silu_mul_torch])
 def test_gate_comes_first(do, kernel_device):
     h = torch.tensor([[1.0, -2.0, 10.0, 20.0]], device=kernel_device)
-    assert do(h)[0].tolist() == pytest.approx([7.310586, -4.768117], rel=1e-6)
+    assert do(h)[0].tolist() == pytest.approx([7.310586, -4.768117], rel=3e-6)
 
 
 @pytest.mark.parametrize("do", [silu_mul, silu_mul_torch])
 def test_large_gates_neither_overflow_nor_vanish(do, kernel_device):
     h = torch.tensor([[200.0, -200.0, 3e38, 1.0, 1.0, 0.5]], device=kernel_device)
-    assert do(h)[0].tolist() == pytest.approx([200.0, 0.0, 1.5e38], rel=1e-6)
+    assert do(h)[0].tolist() == pytest.approx([200.0, 0.0, 1.5e38], rel=3e-6)
 
 
 @pytest.mark.parametrize("do", [silu_mul, silu_mul_torch])
