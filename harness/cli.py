@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, cast
 
 from harness import machine, progress, selection
 from harness.errors import ExitCode, HarnessError, NothingSelected, UsageError
-from harness.events import RunEnded, RunStarted
+from harness.events import CaseEnded, RunEnded, RunStarted
 from harness.options import parse
 from harness.plan import Plan, make_plan
+from harness.result import Verdict
 from harness.runinfo import describe, folder_for
-from harness.store import ROOT, RunFolder, decided, last_words
+from harness.store import ROOT, RunFolder, decided
 from harness.summary import Summary, summarize
 from moe.errors import MoEError
 
@@ -69,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     if not plan.jobs:
         raise NothingSelected(_nothing(plan))
     with _folder(args, chosen, plan) as folder:
-        left = plan.without(decided(folder.events()))
+        left = plan.without(decided(folder.results))
         _announce(plan, left, folder)
         stopped = _launch(args, chosen, left, folder)
         summary = _finish(folder, plan, began)
@@ -84,6 +85,7 @@ def _launch(
 ) -> int | None:
     """Run what is left and record it; the exit code of what stopped it early, or None."""
     from harness import launch
+    from harness.agree import compared
 
     options = launch.RunOptions(
         log_dir=folder.log_dir,
@@ -92,14 +94,16 @@ def _launch(
         slots=args.slots,
         rank_options={"save_tensors": _tensors(folder)},
     )
-    ids = [case.id for case in plan.cases]
+    ids, earlier = [case.id for case in plan.cases], folder.events()
     folder.append(RunStarted(time=time.time(), cases=ids))
     show = progress.make(len(ids), folder.path, verbose=args.verbose)
     try:
         with _terminable(), closing(show), _ending(launch.run(plan, options)) as events:
-            for event in events:
+            for event in compared(events, before=earlier):
                 folder.append(event)
                 show.show(event)
+                if args.fail_fast and _is_failure(event):
+                    break  # outputs that disagree are found here, not by the engine
     except KeyboardInterrupt as stop:
         return _code_of(stop)
     except HarnessError as error:
@@ -108,11 +112,15 @@ def _launch(
     return None
 
 
+def _is_failure(event: Event) -> bool:
+    return isinstance(event, CaseEnded) and event.result.verdict is Verdict.FAILED
+
+
 def _finish(folder: RunFolder, plan: Plan, began: float) -> Summary:
     """Count, and close the record: a run with cases left has no `RunEnded`."""
     ids = [case.id for case in plan.cases]
     seconds = time.time() - began
-    summary = summarize(ids, len(plan.refused), last_words(folder.events()), seconds)
+    summary = summarize(ids, len(plan.refused), folder.results, seconds)
     counts = summary.to_json()
     if not counts["not_run"]:
         whole = {name: count for name, count in counts.items() if name != "seconds"}

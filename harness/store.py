@@ -19,7 +19,7 @@ from harness.events import CaseEnded, RunEnded, from_line, to_line
 from harness.summary import OPEN
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from types import TracebackType
 
     from harness.events import Event
@@ -30,7 +30,10 @@ ROOT = Path("runs")  # where folders go that were not given a place
 
 
 class RunFolder:
-    """One run's folder, opened by one writer at a time."""
+    """One run's folder, opened by one writer at a time.
+
+    results: the last word on each case, for a writer; known even where the disk took nothing.
+    """
 
     def __init__(self, path: Path, info: dict[str, Any], *, write: bool) -> None:
         self.path = path
@@ -38,6 +41,7 @@ class RunFolder:
         self._warned = False
         self._file = self._lock() if write else None
         self._torn = self._ends_torn() if write else False
+        self.results = last_words(self.events()) if write else {}
 
     @classmethod
     def create(cls, path: Path, info: dict[str, Any]) -> RunFolder:
@@ -78,6 +82,8 @@ class RunFolder:
         """Add one event; verdicts and the end are on the disk when this returns."""
         if self._file is None:
             raise ValueError(f"the run folder {str(self.path)!r} was opened for reading only")
+        if isinstance(event, CaseEnded):
+            self.results[event.result.case_id] = event.result
         data = to_line(event).encode()
         try:
             if self._torn:
@@ -172,9 +178,9 @@ def last_words(events: Iterable[Event]) -> dict[str, CaseResult]:
     return results
 
 
-def decided(events: Iterable[Event]) -> set[str]:
+def decided(results: Mapping[str, CaseResult]) -> set[str]:
     """Ids of the cases that need not run again."""
-    return {case for case, result in last_words(events).items() if result.verdict not in OPEN}
+    return {case for case, result in results.items() if result.verdict not in OPEN}
 
 
 def newest(root: Path = ROOT) -> Path:

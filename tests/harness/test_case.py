@@ -35,9 +35,7 @@ def strategy(field):
     return BY_FIELD[field.name] if field.name in BY_FIELD else BY_TYPE[field.type]
 
 
-cases = st.builds(
-    MoETestConfig, **{f.name: strategy(f) for f in dataclasses.fields(MoETestConfig)}
-)
+cases = st.builds(MoETestConfig, **{f.name: strategy(f) for f in dataclasses.fields(MoETestConfig)})
 
 
 @given(cases)

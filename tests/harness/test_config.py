@@ -128,7 +128,11 @@ def test_every_complaint_at_once_with_its_place(write):
         ("small", "small\n    retries: 1.5", "retries: must be a whole number, not 1.5"),
         (GOOD, "", "matrix.yaml:1:1: the file is empty"),
         (GOOD, "[1, 2]", "matrix.yaml:1:1: must be a mapping, not [1, 2]"),
-        ("version: 1", "version: [1", "matrix.yaml:2:7: no YAML: while parsing a flow sequence did not find"),
+        (
+            "version: 1",
+            "version: [1",
+            "matrix.yaml:2:7: no YAML: while parsing a flow sequence did not find",
+        ),
         ("version: 1", "version: !!set 1", "version: no tag 'tag:yaml.org,2002:set' here"),
         ("version: 1", "[a]: 1", "1:1: a key must be a plain word"),
         ("version: 1", "version: &a [*a]", "version[0]: an alias may not contain itself"),
@@ -171,7 +175,7 @@ def test_an_anchor_stands_for_its_value(write):
 
 
 def test_a_file_that_cannot_be_read_says_so(tmp_path):
-    with pytest.raises(UsageError, match="cannot read the matrix file .*nowhere"):
+    with pytest.raises(UsageError, match=r"cannot read the matrix file .*nowhere"):
         load(tmp_path / "nowhere.yaml")
 
 

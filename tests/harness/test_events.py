@@ -38,7 +38,12 @@ results = st.builds(
 events = st.one_of(
     st.builds(RunStarted, time=times, cases=st.lists(st.text())),
     st.builds(
-        GangStarted, time=times, gang=numbers, world_size=numbers, transport=st.text(), seconds=times
+        GangStarted,
+        time=times,
+        gang=numbers,
+        world_size=numbers,
+        transport=st.text(),
+        seconds=times,
     ),
     st.builds(GangEnded, time=times, gang=numbers, why=st.text(), cases=numbers),
     st.builds(CaseStarted, time=times, case_id=st.text(), gang=numbers, attempt=numbers),
@@ -63,5 +68,5 @@ def test_a_metric_that_is_no_number_survives():
 
 @pytest.mark.parametrize("line", ['{"event": "Nothing"}', "{}", '{"event": "Run'])
 def test_a_line_that_is_no_event_is_an_error(line):
-    with pytest.raises(ValueError, match="no such event|Unterminated"):
+    with pytest.raises(ValueError, match=r"no such event|Unterminated"):
         from_line(line)

@@ -113,7 +113,9 @@ def test_ci_covers_what_it_promises_on_two_hoppers():
 
 
 @pytest.mark.parametrize("suite", ["smoke", "ci", "nightly"])
-@pytest.mark.parametrize("platform", ["cpu", "cuda_sm90", "cuda_sm100", "rocm_gfx942", "rocm_gfx950"])
+@pytest.mark.parametrize(
+    "platform", ["cpu", "cuda_sm90", "cuda_sm100", "rocm_gfx942", "rocm_gfx950"]
+)
 def test_every_suite_has_something_for_every_platform(suite, platform):
     plan = of(suite, platform)
     assert plan.cases

@@ -47,5 +47,7 @@ def test_metrics_are_the_worst_and_phases_the_slowest():
 def test_both_kinds_survive_json():
     rank = said(3, Verdict.FAILED, messages=("a",), sketches=({"token": 1},), members={"x": "y"})
     assert RankResult.from_json(rank.to_json()) == rank
-    case = CaseResult(case_id="a", verdict=Verdict.HUNG, messages=("b",), log="logs/a.txt", sketches=({},))
+    case = CaseResult(
+        case_id="a", verdict=Verdict.HUNG, messages=("b",), log="logs/a.txt", sketches=({},)
+    )
     assert CaseResult.from_json(case.to_json()) == case

@@ -1,0 +1,574 @@
+"""The command line: options, exit codes, folders, and what the console says.
+
+The engine is a stand-in that gives each case the verdict a test asks for; its own tests use
+real ranks. Interrupts are real signals to a real process.
+"""
+
+import io
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import harness.launch
+from harness import cli, machine, progress
+from harness.case import MoETestConfig
+from harness.errors import InfrastructureError
+from harness.events import CaseEnded, CaseStarted, GangEnded, GangStarted, RunEnded, RunStarted
+from harness.result import CaseResult, Verdict
+from harness.store import RunFolder
+
+TEXT = """\
+version: 1
+defaults: {shapes: [[2, 256, 128]], num_experts: [8], top_k: [2], experts: [torch_loop]}
+suites:
+  smoke:
+    description: x
+    time_limit_s: 33
+    retries: 1
+    blocks:
+      - {layouts: [{}, {tp: 2}], seed: [0, 1], quant: [none, fp8_block]}
+      - {experts: [flashinfer_cutlass]}
+  nothing:
+    description: x
+    blocks:
+      - {experts: [flashinfer_cutlass]}
+"""
+BASE = "m:2-n:256-k:128-e:8-topk:2-experts:torch_loop"
+
+
+class FakeEngine:
+    """Gives each case the verdict that `verdicts` holds for its id, else passed."""
+
+    def __init__(self):
+        self.verdicts = {}
+        self.calls = []
+        self.stop_after = None  # (cases, exception)
+        self.closed = 0
+
+    def run(self, plan, options):
+        self.calls.append((plan, options))
+        try:
+            yield from self._events(plan)
+        finally:
+            self.closed += 1
+
+    def _events(self, plan):
+        for number, job in enumerate(plan.jobs, 1):
+            yield GangStarted(
+                time=1.0, gang=number, world_size=job.world_size, transport="gloo", seconds=0.1
+            )
+            for case in job.cases:
+                if self.stop_after is not None and self.stop_after[0] == self.ran:
+                    raise self.stop_after[1]
+                yield CaseStarted(time=1.0, case_id=case.id, gang=number)
+                yield CaseEnded(time=1.0, gang=number, result=self._result(case))
+            yield GangEnded(time=1.0, gang=number, why="done", cases=len(job.cases))
+
+    ran = 0
+
+    def _result(self, case):
+        self.ran += 1
+        verdict = self.verdicts.get(case.id, Verdict.PASSED)
+        messages = () if verdict is Verdict.PASSED else ("rank 0: wrong",)
+        return CaseResult(case_id=case.id, verdict=verdict, seconds=0.5, messages=messages)
+
+
+@pytest.fixture
+def engine(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("configs").mkdir()
+    Path("configs/matrix.yaml").write_text(TEXT)
+    engine = FakeEngine()
+    monkeypatch.setattr(harness.launch, "run", engine.run)
+    monkeypatch.setattr(machine, "detect", lambda: machine.planned_for("cpu"))
+    return engine
+
+
+def last_line(capsys):
+    return capsys.readouterr().out.splitlines()[-1]
+
+
+NAMES = ["passed", "failed", "error", "crashed", "hung", "skipped", "vacuous", "flaky", "not_run"]
+
+
+def summary(cases, seconds=r"\d+\.\d", **counts):
+    pairs = " ".join(f"{name}={counts.get(name, 0)}" for name in NAMES)
+    return re.compile(rf"cases={cases} {pairs} seconds={seconds}\Z")
+
+
+def the_folder():
+    (path,) = Path("runs").iterdir()
+    return RunFolder.open(path)
+
+
+# --- run: what it writes and says
+
+
+def test_a_good_run(engine, capsys):
+    assert cli.main(["run", "--suite", "smoke"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert re.match(
+        r"8 case\(s\) in 2 job\(s\), 1 refused, on cpu with 2 core\(s\); folder runs", out[0]
+    )
+    assert out[1] == f"[1/8] passed      0.50s  {BASE}-quant:fp8_block"
+    assert len(out) == 1 + 8 + 1
+    assert summary(9, passed=8, skipped=1).match(out[-1])
+    folder = the_folder()
+    assert re.fullmatch(r"\d{8}T\d{6}Z-smoke", folder.path.name)
+    events = folder.events()
+    assert isinstance(events[0], RunStarted)
+    assert events[0].cases == folder.info["cases"]
+    assert isinstance(events[-1], RunEnded)
+    stored = json.loads((folder.path / "summary.json").read_text())
+    assert (stored["cases"], stored["passed"], stored["skipped"]) == (9, 8, 1)
+
+
+def test_run_json_says_what_was_asked(engine):
+    cli.main(["run", "--suite", "smoke", "--time-limit", "5"])
+    info = the_folder().info
+    assert info["suite"] == "smoke"
+    assert info["argv"] == ["run", "--suite", "smoke", "--time-limit", "5"]
+    assert info["options"] == {"time_limit": 5.0, "retries": 1, "save_tensors": False}
+    assert info["versions"]["python"].startswith("3.")
+    assert "torch" in info["versions"]
+    assert info["platform"]["name"] == "cpu"
+    assert info["git"] is None
+    (refused,) = info["refused"]
+    assert refused["code"] == "platform_lacks_feature"
+
+
+def test_what_the_engine_is_given(engine):
+    cli.main(["run", "--suite", "smoke", "-x", "--slots", "3", "--save-tensors", "--out", "here"])
+    ((plan, options),) = engine.calls
+    assert {job.time_limit for job in plan.jobs} == {33.0}
+    assert (options.fail_fast, options.retries, options.slots) == (True, 1, 3)
+    assert options.log_dir == Path("here/logs")
+    assert options.rank_options == {"save_tensors": str(Path("here/tensors").absolute())}
+    cli.main(["run", "--suite", "smoke", "--retries", "4"])
+    assert engine.calls[1][1].retries == 4
+    assert engine.calls[1][1].rank_options == {"save_tensors": None}
+
+
+def test_a_failure_shows_why_and_how_to_repeat_it(engine, capsys):
+    bad = f"{BASE}-tp:2-seed:1"
+    engine.verdicts[bad] = Verdict.FAILED
+    assert cli.main(["run", "--suite", "smoke"]) == 1
+    out = capsys.readouterr().out
+    assert (
+        f"failed      0.50s  {bad}\n    rank 0: wrong\n"
+        f"    repeat: python -m harness run --case {bad}\n" in out
+    )
+    assert summary(9, passed=7, failed=1, skipped=1).match(out.splitlines()[-1])
+    assert cli.main(["run", "--case", bad]) == 1
+    assert [case.id for case in engine.calls[1][0].cases] == [bad]
+
+
+def test_verbose_shows_gangs(engine, capsys):
+    cli.main(["run", "--suite", "smoke", "-v"])
+    out = capsys.readouterr().out
+    assert "gang 1: 1 rank(s) over gloo, ready after 0.10s" in out
+    assert "gang 2: ended after 4 case(s): done" in out
+
+
+def test_a_folder_is_never_overwritten(engine, capsys):
+    assert cli.main(["run", "--suite", "smoke", "--out", "here"]) == 0
+    assert cli.main(["run", "--suite", "smoke", "--out", "here"]) == 3
+    assert "not empty" in capsys.readouterr().err
+    for _ in range(2):
+        assert cli.main(["run", "--suite", "smoke"]) == 0
+    assert len(list(Path("runs").iterdir())) == 2
+
+
+# --- run: what is chosen
+
+
+def test_seeds_and_experts(engine):
+    cli.main(["run", "--case", BASE, "--seeds", "3", "--experts", "torch_grouped"])
+    chosen = engine.calls[0][0].cases
+    assert [(case.seed, case.experts) for case in chosen] == [
+        (s, "torch_grouped") for s in range(3)
+    ]
+
+
+def test_experts_of_ones_own(engine, monkeypatch):
+    monkeypatch.syspath_prepend(".")
+    Path("mine_pkg.py").write_text(
+        "from moe.spec import Needs, Row\n"
+        "class Mine:\n"
+        "    row = Row(name='mine', target='mine_pkg:Mine', needs=Needs(max_world=1))\n"
+    )
+    assert cli.main(["run", "--suite", "smoke", "--experts", "mine_pkg:Mine"]) == 0
+    assert {case.experts for case in engine.calls[0][0].cases} == {"mine_pkg:Mine"}
+    assert {r["code"] for r in the_folder().info["refused"]} == {"too_many_ranks"}
+
+
+def test_last_failed_takes_the_newest_folder(engine):
+    engine.verdicts = {f"{BASE}-seed:1": Verdict.HUNG, f"{BASE}-tp:2": Verdict.VACUOUS}
+    cli.main(["run", "--suite", "smoke"])
+    assert cli.main(["run", "--last-failed"]) == 1
+    assert {case.id for case in engine.calls[1][0].cases} == set(engine.verdicts)
+    engine.verdicts = {}
+    assert cli.main(["run", "--last-failed"]) == 0
+    assert cli.main(["run", "--last-failed"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("argv", "complaint"),
+    [
+        (["run"], "say what to run by one of --suite, --case, --last-failed or --resume"),
+        (["run", "--suite", "smoke", "--case", BASE], "not by --suite and --case"),
+        (["run", "--suite", "smok"], "no suite is called 'smok', did you mean 'smoke'?"),
+        (["run", "--case", "m:1"], "lacks n, k"),
+        (["run", "--case", BASE, "--experts", "a b"], "experts must be a name"),
+        (["run", "--case", BASE, "--experts", "nowhere_x:Y"], "cannot load experts 'nowhere_x:Y'"),
+        (["run", "--case", BASE, "--seeds", "0"], "--seeds must be at least 1, not 0"),
+        (["run", "--case", BASE, "--time-limit", "0"], "--time-limit must be more than 0"),
+        (["run", "--case", BASE, "--retries", "-1"], "--retries must be at least 0"),
+        (["run", "--case", BASE, "--seeds", "two"], "invalid int value: 'two'"),
+        (["run", "--last-failed"], "no run folder under 'runs'"),
+        (["run", "--resume", "nowhere"], "'nowhere' is no run folder"),
+        (["run", "--resume", "x", "--seeds", "2"], "leave out --case, --last-failed"),
+        (["run", "--suite", "smoke", "--config", "nowhere.yaml"], "cannot read the matrix file"),
+        (["list", "--platform", "cuda_sm9"], "did you mean 'cuda_sm90'?"),
+        (["list", "--devices", "3"], "--devices goes with --platform NAME"),
+        (["list", "--platform", "cuda_sm90", "--devices", "0"], "--devices must be at least 1"),
+        (["report", "nowhere"], "'nowhere' is no run folder"),
+        (["rnu"], "invalid choice: 'rnu'"),
+        ([], "required: COMMAND"),
+        (["run", "--suit", "smoke"], "unrecognized arguments: --suit"),
+    ],
+)
+def test_a_usage_error_says_why_and_exits_3(engine, capsys, argv, complaint):
+    try:
+        code = cli.main(argv)
+    except SystemExit as error:  # argparse's own way out
+        code = error.code
+    assert code == 3
+    assert complaint in capsys.readouterr().err
+    assert not engine.calls
+    assert not Path("runs").exists()
+
+
+def test_a_bad_matrix_file_exits_3_with_every_complaint(engine, capsys):
+    Path("configs/matrix.yaml").write_text(
+        TEXT.replace("top_k", "topk").replace("retries: 1", "retries: x")
+    )
+    assert cli.main(["run", "--suite", "smoke"]) == 3
+    lines = capsys.readouterr().err.splitlines()
+    assert "configs/matrix.yaml:2:55: defaults.topk: unknown key, did you mean 'top_k'?" in lines
+    assert (
+        "configs/matrix.yaml:7:14: suites.smoke.retries: must be a whole number, not 'x'" in lines
+    )
+
+
+# --- run: exit codes and interrupts
+
+
+def test_nothing_to_run_fails(engine, capsys):
+    assert cli.main(["run", "--suite", "nothing"]) == 4
+    said = capsys.readouterr().err
+    assert "nothing would run here; every point is refused:" in said
+    assert "     1  platform_lacks_feature: e.g. m:2-" in said
+    assert not engine.calls
+
+
+def test_the_machines_fault_exits_75(engine, capsys):
+    engine.verdicts = {BASE: Verdict.INFRA}
+    assert cli.main(["run", "--suite", "smoke"]) == 75
+    assert summary(9, passed=7, not_run=1, skipped=1).match(last_line(capsys))
+    assert json.loads((the_folder().path / "summary.json").read_text())["infra"] == 1
+
+
+def test_an_engine_that_gives_up_exits_75_and_resumes(engine, capsys):
+    engine.stop_after = (3, InfrastructureError("no gang starts"))
+    assert cli.main(["run", "--suite", "smoke", "--out", "here"]) == 75
+    captured = capsys.readouterr()
+    assert "no gang starts" in captured.err
+    assert "to go on: python -m harness run --resume here" in captured.out
+    engine.stop_after = None
+    assert cli.main(["run", "--resume", "here"]) == 0
+
+
+def test_a_fault_of_the_harness_is_no_failed_case(engine, capsys):
+    engine.stop_after = (3, RuntimeError("bug"))
+    assert cli.main(["run", "--suite", "smoke"]) == 75
+    said = capsys.readouterr().err
+    assert "RuntimeError: bug" in said
+    assert "this is a fault of the harness, not of the code under test" in said
+
+
+def test_ctrl_c_leaves_a_folder_that_resume_finishes(engine, capsys):
+    engine.stop_after = (3, KeyboardInterrupt())
+    assert cli.main(["run", "--suite", "smoke", "--out", "here", "--save-tensors"]) == 130
+    out = capsys.readouterr().out.splitlines()
+    assert out[-2] == "to go on: python -m harness run --resume here"
+    assert summary(9, passed=3, not_run=5, skipped=1).match(out[-1])
+    assert not any(isinstance(e, RunEnded) for e in RunFolder.open(Path("here")).events())
+    first = {case.id for case in engine.calls[0][0].cases[:3]}
+
+    engine.stop_after = None
+    assert cli.main(["run", "--resume", "here"]) == 0
+    plan, options = engine.calls[1]
+    assert len(plan.cases) == 5
+    assert not first & {case.id for case in plan.cases}
+    assert {job.time_limit for job in plan.jobs} == {33.0}
+    assert options.retries == 1
+    assert options.rank_options["save_tensors"].endswith("here/tensors")
+    assert summary(9, passed=8, skipped=1).match(last_line(capsys))
+    assert isinstance(RunFolder.open(Path("here")).events()[-1], RunEnded)
+
+
+def test_cases_without_a_verdict_run_again_and_others_do_not(engine, capsys):
+    engine.verdicts = {
+        BASE: Verdict.INFRA,
+        f"{BASE}-tp:2": Verdict.NOT_RUN,
+        f"{BASE}-seed:1": Verdict.FAILED,
+    }
+    cli.main(["run", "--suite", "smoke", "--out", "here"])
+    engine.verdicts = {}
+    assert cli.main(["run", "--resume", "here"]) == 1
+    assert [case.id for case in engine.calls[1][0].cases] == [BASE, f"{BASE}-tp:2"]
+    assert summary(9, passed=7, failed=1, skipped=1).match(last_line(capsys))
+    assert cli.main(["run", "--resume", "here", "--suite", "smoke"]) == 1
+    assert engine.calls[2][0].cases == ()
+
+
+def test_fail_fast_is_incomplete_in_its_counts_and_failed_in_its_code(engine, capsys):
+    engine.verdicts = {case.id: Verdict.NOT_RUN for case in seeds_of(1)}
+    assert cli.main(["run", "--suite", "smoke", "-x"]) == 2
+    assert "to go on: python -m harness run --resume runs/" in capsys.readouterr().out
+    engine.verdicts[BASE] = Verdict.FAILED
+    assert cli.main(["run", "--suite", "smoke", "-x"]) == 1
+
+
+def test_outputs_that_disagree_fail_the_run_and_end_it(engine, capsys):
+    def sketched(case):
+        far = 100.0 if case.tp_size == 2 else 0.0
+        sketch = {"token": 0, "values": [far] * 64, "slack": 0.1}
+        return CaseResult(case_id=case.id, verdict=Verdict.PASSED, sketches=(sketch,))
+
+    engine._result = sketched
+    two = ["--case", BASE, f"{BASE}-tp:2", f"{BASE}-tp:4"]
+    assert cli.main(["run", *two]) == 1
+    assert summary(3, passed=2, failed=1).match(last_line(capsys))
+    assert cli.main(["run", *two, "-x"]) == 1
+    out = capsys.readouterr().out
+    assert f"disagrees with {BASE}" in out
+    assert summary(3, passed=1, failed=1, not_run=1).match(out.splitlines()[-1])
+
+
+def test_a_resumed_run_is_compared_with_what_it_did_before(engine):
+    far = {1: 0.0, 2: 100.0}
+
+    def sketched(case):
+        engine.ran += 1
+        sketch = {"token": 0, "values": [far[case.tp_size]] * 64, "slack": 0.1}
+        return CaseResult(case_id=case.id, verdict=Verdict.PASSED, sketches=(sketch,))
+
+    engine._result = sketched
+    engine.stop_after = (1, KeyboardInterrupt())
+    assert cli.main(["run", "--case", BASE, f"{BASE}-tp:2", "--out", "here"]) == 130
+    engine.stop_after = None
+    assert cli.main(["run", "--resume", "here"]) == 1
+
+
+def seeds_of(seed):
+    case = MoETestConfig.from_id(BASE)
+    return [
+        case.replace(seed=seed, quant=q, tp_size=tp) for q in ("none", "fp8_block") for tp in (1, 2)
+    ]
+
+
+def test_a_suite_that_changed_is_not_resumed(engine, capsys):
+    cli.main(["run", "--suite", "smoke", "--out", "here"])
+    Path("configs/matrix.yaml").write_text(TEXT.replace("seed: [0, 1]", "seed: [0]"))
+    assert cli.main(["run", "--resume", "here", "--suite", "smoke"]) == 3
+    assert (
+        "suite 'smoke' has changed since 'here' was made: 4 case(s) differ"
+        in capsys.readouterr().err
+    )
+    assert cli.main(["run", "--resume", "here", "--suite", "nothing"]) == 3
+    assert "is of suite 'smoke', not 'nothing'" in capsys.readouterr().err
+    assert cli.main(["run", "--resume", "here"]) == 0
+
+
+def test_a_folder_is_not_resumed_on_another_kind_of_machine(engine, capsys, monkeypatch):
+    cli.main(["run", "--suite", "smoke", "--out", "here"])
+    monkeypatch.setattr(machine, "detect", lambda: machine.planned_for("cuda_sm90"))
+    assert cli.main(["run", "--resume", "here"]) == 3
+    said = capsys.readouterr().err
+    assert "planned otherwise than it would be here: 1 case(s) differ" in said
+    assert "a machine like the first (cpu)" in said
+
+
+def test_a_recorders_fault_fails_no_test(engine, capsys):
+    import shutil
+
+    real = engine._result
+
+    def and_remove(case):
+        shutil.rmtree("here", ignore_errors=True)
+        return real(case)
+
+    engine._result = and_remove
+    assert cli.main(["run", "--case", BASE, "--out", "here"]) == 0
+    captured = capsys.readouterr()
+    assert "warning: cannot record in 'here'" in captured.err
+    assert summary(1, passed=1).match(captured.out.splitlines()[-1])
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_end_a_run_that_can_go_on(engine, number, code):
+    script = (
+        "import sys, time\n"
+        "import harness.launch, harness.machine as m\n"
+        "from harness.cli import main\n"
+        "def run(plan, options):\n"
+        "    try:\n"
+        "        print('running', flush=True)\n"
+        "        time.sleep(30)\n"
+        "        yield\n"
+        "    finally:\n"
+        "        print('closed', flush=True)\n"
+        "harness.launch.run = run\n"
+        "m.detect = lambda: m.planned_for('cpu')\n"
+        "sys.exit(main(['run', '--suite', 'smoke', '--out', 'here']))\n"
+    )
+    root = Path(cli.__file__).parents[1]
+    child = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={"PYTHONPATH": str(root)},
+    )
+    while child.stdout.readline() != "running\n":
+        pass
+    child.send_signal(number)
+    out, _ = child.communicate(timeout=20)
+    assert child.returncode == code
+    assert out.splitlines()[0] == "closed"
+    assert summary(9, not_run=8, skipped=1).match(out.splitlines()[-1])
+    assert cli.main(["run", "--resume", "here"]) == 0
+
+
+# --- the other commands
+
+
+def test_list_and_plan(engine, capsys):
+    assert cli.main(["list"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"{BASE}-quant:fp8_block\n")
+    assert "\n8 case(s) on cpu, 1 refused\n     1  platform_lacks_feature: e.g. " in out
+    assert cli.main(["plan", "--platform", "cuda_sm90", "--devices", "1"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[1].split() == ["1", "cuda", "nccl", "5", "33s"]
+    assert out[2].split() == ["2", "cuda", "staged", "4", "33s"]
+    assert cli.main(["list", "--suite", "nothing"]) == 4
+
+
+def test_list_into_a_closed_pipe(engine):
+    root = Path(cli.__file__).parents[1]
+    command = f"{sys.executable} -m harness list --suite nightly --platform cuda_sm90 | head -n 1"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_report_writes_files_or_prints(engine, capsys):
+    cli.main(["run", "--suite", "smoke", "--out", "here"])
+    capsys.readouterr()
+    assert cli.main(["report", "here"]) == 0
+    assert summary(9, passed=8, skipped=1).match(last_line(capsys))
+    assert cli.main(["report", "here", "--junit", "j.xml", "--markdown", "m.md"]) == 0
+    assert capsys.readouterr().out.split() == ["j.xml", "m.md"]
+    assert "<testsuites" in Path("j.xml").read_text()
+    assert cli.main(["report", "here", "--markdown", "no/such/m.md"]) == 3
+    assert "cannot write the report" in capsys.readouterr().err
+
+
+def test_schema_prints_what_editors_read(engine, capsys):
+    assert cli.main(["schema"]) == 0
+    assert json.loads(capsys.readouterr().out)["$schema"].endswith("draft-07/schema#")
+
+
+def test_python_dash_m_runs_the_same():
+    root = Path(cli.__file__).parents[1]
+    command = [sys.executable, "-m", "harness", "run"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "say what to run" in done.stderr
+
+
+def test_a_long_list_imports_no_torch():
+    root = Path(cli.__file__).parents[1]
+    code = (
+        "import io, sys, contextlib\n"
+        "from harness.cli import main\n"
+        "with contextlib.redirect_stdout(io.StringIO()) as out:\n"
+        "    code = main(['list', '--suite', 'nightly', '--platform', 'cuda_sm90'])\n"
+        "heavy = {'torch', 'triton', 'numpy', 'rich', 'moe.types', 'harness.launch'}\n"
+        "print(code, out.getvalue().count('\\n') > 10_000, sorted(heavy & set(sys.modules)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "0 True []\n"
+
+
+# --- progress on a terminal
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_gets_a_live_bar_and_only_what_did_not_pass(tmp_path, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    out = Terminal()
+    live = progress.make(2, tmp_path, verbose=False, stream=out)
+    assert isinstance(live, progress.Live)
+    for case, verdict in (("good-[1]", Verdict.PASSED), ("bad-[2]", Verdict.FAILED)):
+        live.show(CaseStarted(time=time.time(), case_id=case, gang=1))
+        result = CaseResult(case_id=case, verdict=verdict, messages=("[red] as said",))
+        live.show(CaseEnded(time=time.time(), gang=1, result=result))
+    live.close()
+    text = out.getvalue()
+    assert "failed      0.00s  bad-[2]" in text
+    assert "[red] as said" in text
+    assert "passed      0.00s" not in text
+    assert "passed=1 failed=1" in text
+    assert "2/2" in text
+
+
+def test_a_file_gets_plain_lines(tmp_path):
+    out = io.StringIO()
+    assert isinstance(progress.make(1, tmp_path, verbose=False, stream=out), progress.Plain)
+
+
+def test_long_messages_are_cut_on_the_console(tmp_path):
+    result = CaseResult(
+        case_id="a",
+        verdict=Verdict.ERROR,
+        messages=("\n".join(map(str, range(50))),),
+        reason="code",
+        log="logs/a.txt",
+        attempt=2,
+    )
+    lines = progress.case_lines(result, tmp_path)
+    assert lines[0] == "error       0.00s  a  (attempt 2)"
+    assert lines[1].strip() == "reason: code"
+    assert lines[-3].strip() == f"… 31 more lines in {tmp_path / 'events.jsonl'}"
+    assert lines[-2].strip() == f"log: {tmp_path / 'logs/a.txt'}"
+    assert lines[-1].strip() == "repeat: python -m harness run --case a"

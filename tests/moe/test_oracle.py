@@ -1,0 +1,56 @@
+"""The oracle takes the first row of the table that fits, and explains each that did not."""
+
+import pytest
+
+from moe.all2all import ALL2ALL
+from moe.errors import MoEError
+from moe.experts import EXPERTS
+from moe.oracle import explain, select
+from moe.platforms import platform
+from moe.quant import QUANT
+from moe.spec import Layout, Problem, Reason
+
+
+def problem(**fields):
+    plain = {"m": 4, "hidden": 128, "intermediate": 256, "num_experts": 8, "top_k": 2}
+    return Problem(**{**plain, **fields})
+
+
+def test_the_first_that_fits_wins():
+    assert select(problem(), platform("cuda_sm90")).winner is EXPERTS.row("triton")
+    assert select(problem(), platform("cuda_sm90")).refused == ()
+
+
+def test_each_row_passed_over_has_its_reason():
+    selection = select(problem(dtype="f32"), platform("cuda_sm90"))
+    assert selection.winner.name == "torch_loop"
+    before = list(EXPERTS.rows)[: list(EXPERTS.rows).index("torch_loop")]
+    assert [name for name, _ in selection.refused] == before
+    assert explain(selection).splitlines()[0] == (
+        "triton: no: dtype_unsupported: takes dtype bf16, fp16, not f32"
+    )
+    assert explain(selection).splitlines()[-1] == "torch_loop: chosen"
+
+
+@pytest.mark.parametrize("quant", QUANT.rows)
+@pytest.mark.parametrize("chip", ["cpu", "cuda_sm90", "cuda_sm100", "rocm_gfx942", "rocm_gfx950"])
+def test_something_takes_every_scheme_on_every_platform(quant, chip):
+    asked = problem(scheme=QUANT.row(quant).scheme, dtype="f32", layout=Layout(tp_size=8))
+    assert select(asked, platform(chip)).winner.name == "torch_loop"
+    assert select(asked, platform(chip), family=ALL2ALL).winner.name == "allgather_reducescatter"
+
+
+def test_a_veto_counts_like_a_need():
+    slow = Reason(code="too_slow", text="takes hours")
+    selection = select(
+        problem(), platform("cpu"), veto=lambda row: slow if row.name == "triton" else None
+    )
+    assert selection.winner.name == "torch_grouped"
+    assert ("triton", slow) in selection.refused
+
+
+def test_no_row_left_lists_every_reason():
+    never = Reason(code="never", text="not today")
+    with pytest.raises(MoEError, match="no experts takes this problem on cpu") as error:
+        select(problem(), platform("cpu"), veto=lambda row: never)
+    assert "torch_loop: not today" in str(error.value)

@@ -1,0 +1,78 @@
+"""Tables: names, classes on use, rows from other packages, and what is said of unknown names."""
+
+import sys
+from importlib.metadata import EntryPoint
+
+import pytest
+
+from moe import registry
+from moe.errors import MoEError, UnknownMemberError
+from moe.registry import Registry
+from moe.spec import Row
+
+FIRST = Row(name="first", target=f"{__name__}:Class")
+SECOND = Row(name="second", target="no_such_module_at_all:Class")
+OUTSIDE = Row(name="outside", target=f"{__name__}:Class")
+
+
+class Class:
+    row = Row(name="mine", target=f"{__name__}:Class")
+
+
+@pytest.fixture
+def table(monkeypatch):
+    monkeypatch.setattr(registry, "entry_points", lambda group: ())
+    return Registry("experts", (FIRST, SECOND))
+
+
+def test_rows_keep_their_order_and_load_on_use(table):
+    assert [row.name for row in table] == ["first", "second"]
+    assert table.row("second") is SECOND
+    assert "no_such_module_at_all" not in sys.modules
+    assert table.load("first") is Class
+    with pytest.raises(ModuleNotFoundError, match="no_such_module_at_all"):
+        table.load("second")
+
+
+def test_an_unknown_name_gets_the_closest_and_all(table):
+    with pytest.raises(UnknownMemberError) as error:
+        table.row("secnd")
+    assert str(error.value) == (
+        "no experts is called 'secnd', did you mean 'second'? (known: first, second)"
+    )
+
+
+def test_a_class_by_its_path_carries_its_row(table):
+    assert table.row(f"{__name__}:Class").name == "mine"
+    assert table.load(f"{__name__}:Class") is Class
+
+
+@pytest.mark.parametrize("path", ["no.such:Thing", f"{__name__}:Nothing", "json:JSONDecoder"])
+def test_a_path_that_names_no_member_says_so(table, path):
+    with pytest.raises(MoEError, match="it must name a class with a `row`"):
+        table.row(path)
+
+
+def test_rows_of_other_packages_come_last_by_entry_point(monkeypatch):
+    groups = []
+
+    def entry_points(group):
+        groups.append(group)
+        return [EntryPoint(name="x", value=f"{__name__}:OUTSIDE", group=group)]
+
+    monkeypatch.setattr(registry, "entry_points", entry_points)
+    table = Registry("experts", (FIRST,))
+    assert [row.name for row in table] == ["first", "outside"]
+    assert list(table.rows) == ["first", "outside"]
+    assert groups == ["moe.experts"]
+
+
+def test_two_rows_of_one_name_are_refused(monkeypatch):
+    monkeypatch.setattr(registry, "entry_points", lambda group: ())
+    with pytest.raises(MoEError, match="two experts rows are called 'first'; rename one"):
+        Registry("experts", (FIRST, FIRST)).row("first")
+
+
+def test_rows_cannot_be_changed_from_outside(table):
+    table.rows.clear()
+    assert list(table.rows) == ["first", "second"]
