@@ -96,9 +96,10 @@ def quantize_rows(x: Tensor, kind: str, group: int | None) -> tuple[Tensor, Tens
 
 
 def scale_of(amax: Tensor, kind: str) -> Tensor:
-    """amax -> scale; 1 where everything is zero."""
+    """amax -> scale; 1 where everything is zero. NaN stays: it must not be lost in the codes."""
     reciprocal = torch.tensor(1.0 / CODE_MAX[kind], dtype=torch.float32, device=amax.device)
-    return torch.where(amax > 0, amax.float() * reciprocal, 1.0)
+    scale = amax.float() * reciprocal
+    return torch.where(scale == 0, 1.0, scale)
 
 
 def quantize_matrix(w: Tensor, kind: str, granularity: str) -> tuple[Tensor, Tensor]:

@@ -61,7 +61,7 @@ def scale_for(amax: Tensor, fmt: Format) -> Tensor:
     """amax times the float32 reciprocal of the largest code; 1 where everything is zero."""
     reciprocal = torch.tensor(1.0 / fmt.top, dtype=torch.float32, device=amax.device)
     scaled = (amax.to(torch.float32) * reciprocal).to(amax.dtype)
-    return torch.where(amax > 0, scaled, torch.ones_like(amax))
+    return torch.where(scaled == 0, torch.ones_like(amax), scaled)
 
 
 def quantize(x: Tensor, scale: Tensor, fmt: Format) -> Quantized:
