@@ -12,7 +12,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -20,11 +20,13 @@ import torch
 import torch.distributed as dist
 
 from harness.case import MoETestConfig
-from harness.context import RankContext
 from harness.gang import Gang, GangDead, GangReady, State, watch
 from harness.outcome import Ended, Outcome
 from harness.pool import PRELOAD, GangSpec, Pool
 from harness.result import RankResult, Verdict
+
+if TYPE_CHECKING:
+    from harness.context import RankContext
 
 EXECUTOR = f"{Path(__file__).stem}:empty_case"
 
@@ -115,10 +117,10 @@ def warm_gangs(world: int, cases: int, gangs: int = 5) -> list[Line]:
 
 def table(spawn: float, lines: list[Line], world: int) -> str:
     head = f"{f'world {world}, gloo, CPU':38} {'ms':>9} {'goal':>7} {'spawn is':>10}"
-    rows = [head, f"{'case in freshly spawned processes':38} {spawn * 1e3:9.1f} {'':7} {'1×':>10}"]
+    rows = [head, f"{'case in freshly spawned processes':38} {spawn * 1e3:9.1f} {'':7} {'1x':>10}"]
     for line in lines:
         goal = "" if line.goal is None else f"{line.goal * 1e3:g}"
-        ratio = f"{spawn / line.seconds:,.1f}×"
+        ratio = f"{spawn / line.seconds:,.1f}x"
         rows.append(f"{line.what:38} {line.seconds * 1e3:9.2f} {goal:>7} {ratio:>10}")
     return "\n".join(rows)
 
@@ -128,7 +130,7 @@ def main() -> None:
     parser.add_argument("--world", type=int, default=2, help="ranks (default 2)")
     parser.add_argument("--cases", type=int, default=500, help="cases in the warm gang")
     parser.add_argument("--spawns", type=int, default=3, help="cases in spawned processes")
-    chosen = SimpleNamespace(**vars(parser.parse_args()))
+    chosen = parser.parse_args()
     lines = warm_gangs(chosen.world, chosen.cases)
     print(table(spawn_per_case(chosen.world, chosen.spawns), lines, chosen.world))
 

@@ -102,6 +102,13 @@ class Gang:
         self.link.ask_to_end()
         self._enter(State.DYING, KILL_LIMIT + MEMORY_LIMIT + 5)
 
+    def abandon(self) -> None:
+        """Kill all of it and hear no more of it; the holder still ends every process."""
+        if self.state is not State.DEAD:
+            self.end("abandoned")
+            self._enter(State.DEAD, None)
+            self.link.close()
+
     def poll(self) -> list[Notice]:
         """Read what came, look at the clock, and say what happened."""
         if self.state is State.DEAD:

@@ -5,6 +5,7 @@ One thread, one selector, several gangs at once where slots allow. Torch-free.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections import deque
@@ -45,14 +46,19 @@ class RunOptions:
     executor: str = "harness.execute:run_case"
 
 
-def run(plan: Plan, options: RunOptions) -> Iterator[Event]:
+def run(plan: Plan, options: RunOptions, pool: Pool | None = None) -> Iterator[Event]:
     """Run every case of the plan; exactly one `CaseEnded` for each, whatever happens.
 
     Refused cases are the caller's to record. Closing the iterator, or an exception in its
-    consumer, ends all processes; so does the controller's own death.
+    consumer, ends all processes; so does the controller's own death. A `pool` that is handed in
+    stays open, warm for the caller's next run; its processes then end when the caller closes it.
     """
-    with Pool() as pool:
-        yield from _Launcher(plan, options, pool).events()
+    with contextlib.nullcontext(pool) if pool is not None else Pool() as owner:
+        launcher = _Launcher(plan, options, owner)
+        try:
+            yield from launcher.events()
+        finally:
+            launcher.abandon()
 
 
 @dataclass(kw_only=True)
@@ -83,11 +89,18 @@ class _Launcher:
         while self._waiting or self._active:
             self._fill()
             gangs = [active.gang for active in self._active if active.gang is not None]
-            watch(gangs)
+            if len(gangs) == len(self._active):  # else a job has something to do at once
+                watch(gangs)
             for active in list(self._active):
                 for notice in active.gang.poll() if active.gang else []:
                     yield from self._on(active, notice)
                 yield from self._advance(active)
+
+    def abandon(self) -> None:
+        """End gangs that an interrupted run has left, without waiting for them."""
+        for active in self._active:
+            if active.gang is not None:
+                active.gang.abandon()
 
     def _job_run(self, job: Job) -> _JobRun:
         module = self._options.executor.partition(":")[0]

@@ -91,14 +91,15 @@ def parallel_launch(
     call = _pickled(fn, args)
     transport = transport or TRANSPORTS[device][0]
     spec = GangSpec(world_size=world_size, device=device, transport=transport, options={})
-    try:
-        with _Warm.lock:
-            failed, values = _run(Gang(_Warm.get(), spec, call=(CALL, call)), timeout)
-    except GangStartError:
-        raise
-    except BaseException:
-        shutdown()  # an interrupt: nothing may stay
-        raise
+    with _Warm.lock:
+        gang = Gang(_Warm.get(), spec, call=(CALL, call))
+        try:
+            failed, values = _run(gang, timeout)
+        except BaseException as error:
+            gang.abandon()
+            if not isinstance(error, GangStartError):  # an interrupt: nothing may stay
+                shutdown()
+            raise
     if failed:
         raise RankFailure(failed, world_size)
     return [pickle.loads(value) for value in values]  # noqa: S301 - written by our own ranks

@@ -83,6 +83,7 @@ class Pool:
         self.folder = Path(tempfile.mkdtemp(prefix="harness-"))  # 0700
         self._servers: dict[object, Forkserver] = {}
         self._retired: list[Forkserver] = []
+        self._given: list[Channel] = []  # channels of gangs
         self._count = 0
         self.controller = os.getpid()
         self._start_guardian()
@@ -100,9 +101,9 @@ class Pool:
 
     def close(self) -> None:
         """End every process that the pool has started; returns when they are gone."""
-        self._channel.close()
-        for server in [*self._servers.values(), *self._retired]:
-            server.channel.close()
+        servers = [*self._servers.values(), *self._retired]
+        for channel in [self._channel, *(server.channel for server in servers), *self._given]:
+            channel.close()
         self.guardian.wait(CLOSE_LIMIT)
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -137,6 +138,8 @@ class Pool:
             theirs.close()
         server.gangs += 1
         holder, *ranks = [ours for ours, _ in pairs]
+        self._given = [channel for channel in self._given if not channel.closed]
+        self._given += [holder, *ranks]
         return server, holder, ranks
 
     def new_folder(self) -> Path:
@@ -166,6 +169,7 @@ class Pool:
 
     def _spawn(self, spec: GangSpec) -> Forkserver:
         if self.guardian.poll() is not None:  # killed by somebody, and all it guarded with it
+            self._channel.close()
             self._start_guardian()
         ours, theirs = Channel.pair()
         log = self.folder / f"forkserver{len(self._servers) + len(self._retired) + 1}.log"

@@ -83,8 +83,21 @@ def reap() -> dict[int, int]:
         ended[pid] = status
 
 
+def _childless() -> bool:
+    """Whether this process has no child at all, dead or alive.
+
+    For a subreaper that means no descendants. A walk through /proc is no proof: a process whose
+    parent dies during the walk can be missed.
+    """
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return True
+    return False
+
+
 def kill_descendants(limit: float) -> tuple[set[int], list[int]]:
-    """SIGKILL all descendants of this process again and again until none is left.
+    """SIGKILL all descendants of this process, a subreaper, again and again until none is left.
 
     Returns those that were killed, and those that are still there after `limit` seconds: a
     process in an uninterruptible system call cannot be killed by anyone.
@@ -93,9 +106,10 @@ def kill_descendants(limit: float) -> tuple[set[int], list[int]]:
     pause, deadline = 0.001, time.monotonic() + limit
     while True:
         reap()
+        if _childless():
+            return killed, []
         left = descendants(os.getpid())
-        if not left or time.monotonic() > deadline:
-            reap()
+        if time.monotonic() > deadline:
             return killed, left
         for pid in left:
             try:

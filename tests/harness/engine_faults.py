@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,8 @@ import torch.distributed as dist
 
 from harness.case import MoETestConfig
 from harness.result import RankResult, Verdict
+
+SLEEP = "6001.5"  # by which the tests know grandchildren
 
 
 def _barrier(context):
@@ -95,8 +98,7 @@ def _miss_collective(context):
 
 def _setsid_grandchild(context):
     """Outlives its parent, in a session of its own, as a child of nobody."""
-    sleeper = "import time; time.sleep(601)"
-    subprocess.Popen([sys.executable, "-c", sleeper, "engine-grandchild"], start_new_session=True)
+    subprocess.run(["/bin/sh", "-c", f"setsid sleep {SLEEP} >/dev/null 2>&1 &"], check=True)
 
 
 def _grandchild_and_exit(context):
@@ -107,6 +109,13 @@ def _grandchild_and_exit(context):
 def _grandchild_and_hang(context):
     _setsid_grandchild(context)
     context.say("grandchild started")
+    time.sleep(600)
+
+
+def _kill_holder(context):
+    """The engine's own process between the forkserver and the ranks."""
+    if context.rank == 0:
+        os.kill(os.getppid(), signal.SIGKILL)
     time.sleep(600)
 
 
@@ -126,6 +135,16 @@ def _mixed_order(context):
             async_op=True,
         )
     raise ValueError("left a collective behind")
+
+
+def _late_exit(context):
+    """Passes, and ends a moment later: before the next case begins, if that one waits."""
+    if context.rank == 1:
+        threading.Timer(0.1, os._exit, (9,)).start()
+
+
+def _slow(context):
+    time.sleep(0.4)
 
 
 def _vacuous(context):
@@ -167,10 +186,13 @@ FAULTS = SimpleNamespace(
     setsid_grandchild=_setsid_grandchild,
     grandchild_and_exit=_grandchild_and_exit,
     grandchild_and_hang=_grandchild_and_hang,
+    kill_holder=_kill_holder,
     stray=_stray,
     mixed_order=_mixed_order,
     vacuous=_vacuous,
     not_a_result=_not_a_result,
+    late_exit=_late_exit,
+    slow=_slow,
     flaky=_flaky,
     noisy=_noisy,
 )

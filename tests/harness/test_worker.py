@@ -1,0 +1,54 @@
+"""The rank's own code: what it sends back, and when it declares itself unfit."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+
+from harness import worker
+from harness.context import RankContext
+from harness.parallel import parallel_launch
+
+
+def probe_with_growth(growth):
+    context = RankContext(rank=0, world_size=1, device=torch.device("cpu"), transport="gloo")
+    readings = [growth]
+    before, worker._allocated = worker._allocated, lambda device: readings[0]
+    try:
+        return worker._probe(context, 5, 0)
+    finally:
+        worker._allocated = before
+
+
+def probe_with_nonces():
+    """Each rank brings another nonce, as if a collective of an older case were still about."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    context = RankContext(rank=rank, world_size=world, device=torch.device("cpu"), transport="gloo")
+    return worker._probe(context, 5, 0), worker._probe(context, 5 + rank, 0)
+
+
+def test_a_probe_passes_in_step_and_fails_out_of_step():
+    for good, bad in parallel_launch(2, probe_with_nonces):
+        assert good == ""
+        assert bad.startswith("a stray collective on cpu: got [[5, 0], [6, 1]]")
+
+
+def test_a_probe_objects_to_memory_left_behind():
+    assert parallel_launch(1, probe_with_growth, worker.MEMORY_GROWTH) == [""]
+    (text,) = parallel_launch(1, probe_with_growth, worker.MEMORY_GROWTH + (1 << 20))
+    assert text == "the case left 1025 MiB allocated, more than 1024"
+
+
+def test_values_for_the_caller_hold_plain_cpu_tensors():
+    x = torch.ones(2, requires_grad=True)
+    value = worker.to_host({"a": [x, 1], "b": (x * 2, "text")})
+    assert not value["a"][0].requires_grad
+    assert value["a"][0].tolist() == [1.0, 1.0]
+    assert value["b"][0].tolist() == [2.0, 2.0]
+    assert (value["a"][1], value["b"][1]) == (1, "text")
+
+
+def test_a_context_without_a_controller_can_still_speak():
+    context = RankContext(rank=0, world_size=1, device=torch.device("cpu"), transport="gloo")
+    context.say("to nobody")
+    assert context.caches == {}
