@@ -12,16 +12,18 @@ from moe.spec import DTYPE_BYTES
 
 if TYPE_CHECKING:
     from harness.machine import Machine
-    from moe.spec import Layout, Problem
+    from moe.spec import Problem
 
 _MB = 10**6
 RANK_BYTES = {"cpu": 150 * _MB, "cuda": 1500 * _MB}  # a process by itself; with a GPU its context
 SHARE = 0.8  # of a memory that a plan may fill
 
-# Interpreted Triton, fitted to two measured cases on two cores: 32x256x128 with 8 experts .44 s,
-# 222x2048x1024 with 8 experts 21-29 s.
-_CALL_SECONDS = 0.4
-_FLOP_SECONDS = 4.5e-9
+# Interpreted Triton, fitted to our own kernels on two cores (two calls of the layer): 32x256x128
+# with 8 experts .6-1 s, 32x512x512 with 8 experts 1.6-2.2 s, 222x1024x2048 with 8 experts and
+# 32x512x512 with 64 experts and top-6 12 s. What counts is blocks of tokens times weights.
+_CALL_SECONDS = 0.4  # on each rank
+_WEIGHT_SECONDS = 0.7e-6  # for each of an expert's n * k that a block of tokens meets
+_BLOCK_TOKENS = 128
 INTERPRETER_SECONDS = 5.0  # a case expected to take longer is refused
 
 
@@ -61,9 +63,14 @@ def shortage(problem: Problem, machine: Machine) -> str | None:
 
 
 def interpreted_seconds(problem: Problem, cores: int) -> float:
-    """Expected time of one case whose Triton kernels are interpreted."""
-    layout: Layout = problem.layout
-    rows = problem.m * layout.dp_size * (problem.top_k + problem.shared_experts)
-    flops = rows * 6 * problem.intermediate * problem.hidden
-    at_once = min(cores, layout.world_size)
-    return _CALL_SECONDS * layout.world_size / at_once + flops * _FLOP_SECONDS / at_once
+    """Expected time of one case whose Triton kernels are interpreted.
+
+    However it is sharded, each block of an expert's tokens meets all of that expert's weights.
+    """
+    tokens = problem.m * problem.layout.dp_size
+    rows = tokens * problem.top_k
+    blocks = min(rows, problem.num_experts) + rows // _BLOCK_TOKENS
+    blocks += problem.shared_experts * (1 + tokens // _BLOCK_TOKENS)
+    weights = blocks * problem.intermediate * problem.hidden
+    work = problem.layout.world_size * _CALL_SECONDS + weights * _WEIGHT_SECONDS
+    return work / min(cores, problem.layout.world_size)

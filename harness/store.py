@@ -88,8 +88,9 @@ class RunFolder:
         try:
             if self._torn:
                 data, self._torn = b"\n" + data, False
-            if os.write(self._file, data) < len(data):
-                self._torn = True
+            written = os.write(self._file, data)
+            if written < len(data):
+                raise OSError(f"only {written} of {len(data)} bytes were taken")
             if isinstance(event, CaseEnded | RunEnded):
                 os.fsync(self._file)
         except OSError as error:

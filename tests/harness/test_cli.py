@@ -324,6 +324,22 @@ def test_ctrl_c_leaves_a_folder_that_resume_finishes(engine, capsys):
     assert isinstance(RunFolder.open(Path("here")).events()[-1], RunEnded)
 
 
+def test_an_interrupt_between_events_ends_the_ranks_too(engine, monkeypatch):
+    held = []  # somebody else's reference, so that only closing can end the engine
+
+    def run(plan, options):
+        held.append(FakeEngine.run(engine, plan, options))
+        return held[0]
+
+    def interrupted(self, event):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(harness.launch, "run", run)
+    monkeypatch.setattr(progress.Plain, "show", interrupted)
+    assert cli.main(["run", "--suite", "smoke"]) == 130
+    assert engine.closed == 1
+
+
 def test_cases_without_a_verdict_run_again_and_others_do_not(engine, capsys):
     engine.verdicts = {
         BASE: Verdict.INFRA,
@@ -571,4 +587,5 @@ def test_long_messages_are_cut_on_the_console(tmp_path):
     assert lines[1].strip() == "reason: code"
     assert lines[-3].strip() == f"… 31 more lines in {tmp_path / 'events.jsonl'}"
     assert lines[-2].strip() == f"log: {tmp_path / 'logs/a.txt'}"
+    assert [line.strip() for line in lines[2:-3]] == [str(i) for i in range(19)]
     assert lines[-1].strip() == "repeat: python -m harness run --case a"
