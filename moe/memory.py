@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
 GUARD_BYTES = 256  # on each side; keeps a buffer's alignment
 _GUARD = 0xA5
-_FLOAT_POISON = 0xFF  # NaN in bf16, fp16, f32 and both e4m3 kinds
+_FLOAT_POISON = 0xFF  # NaN in bf16, fp16, f32 and the OCP fp8 kinds
+_FNUZ_POISON = 0x80  # the one NaN that the fnuz kinds of fp8 have
 _INT_POISON = 0x7F  # large in every width, and never -1, which means padding
+_FNUZ = frozenset({torch.float8_e4m3fnuz, torch.float8_e5m2fnuz})
 
 _live: list[Tensor] | None = None  # raw buffers handed out since poisoning began
 
@@ -34,9 +36,16 @@ def empty(shape: Sequence[int], *, dtype: torch.dtype, device: torch.device | st
     size = math.prod(shape) * dtype.itemsize
     raw = torch.full((size + 2 * GUARD_BYTES,), _GUARD, dtype=torch.uint8, device=device)
     body = raw[GUARD_BYTES : GUARD_BYTES + size]
-    body.fill_(_FLOAT_POISON if dtype.is_floating_point else _INT_POISON)
+    body.fill_(_poison(dtype))
     _live.append(raw)
     return body.view(dtype).view(tuple(shape))
+
+
+def _poison(dtype: torch.dtype) -> int:
+    """The byte that fills a buffer of this dtype."""
+    if not dtype.is_floating_point:
+        return _INT_POISON
+    return _FNUZ_POISON if dtype in _FNUZ else _FLOAT_POISON
 
 
 @contextmanager
