@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
+import shutil
 import signal
 from typing import TYPE_CHECKING
 
@@ -11,6 +14,48 @@ if TYPE_CHECKING:
 
 _HEAD, _TAIL = 64 << 10, 512 << 10  # bytes kept of each rank's output
 _STACK_START = "(most recent call first):"
+
+_FLIGHT = "flight"  # stem of NCCL's flight records, one file a rank
+
+
+def flight_recorder(folder: Path) -> dict[str, str]:
+    """Environment additions with which NCCL's flight recorder dumps into `folder` on request."""
+    stem = str(folder / _FLIGHT)
+    return {
+        "TORCH_NCCL_DEBUG_INFO_TEMP_FILE": stem,
+        "TORCH_NCCL_DEBUG_INFO_PIPE_FILE": stem,
+        "TORCH_FR_BUFFER_SIZE": "2000",
+    }
+
+
+def ask_for_flights(folder: Path) -> int:
+    """Ask every rank that has a recorder for its record; returns how many were asked."""
+    asked = 0
+    for pipe in folder.glob(f"{_FLIGHT}*.pipe"):
+        with contextlib.suppress(OSError):  # nobody reads it: the rank is gone
+            fd = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+            os.write(fd, b"1")
+            os.close(fd)
+            asked += 1
+    return asked
+
+
+def flights(folder: Path) -> dict[int, Path]:
+    """Flight records by rank, as far as they are written."""
+    found = {path.name.removeprefix(_FLIGHT): path for path in folder.glob(f"{_FLIGHT}*")}
+    return {int(rank): path for rank, path in found.items() if rank.isdigit()}
+
+
+def keep_flights(folder: Path, target: Path, stem: str) -> list[str]:
+    """Copy the records to `target` as stem.flight0, ...: what `torchfrtrace -p stem.flight` reads.
+
+    They are pickles: load them only where the run itself is trusted.
+    """
+    names = []
+    for rank, path in sorted(flights(folder).items()):
+        names.append(f"{stem}.{_FLIGHT}{rank}")
+        shutil.copyfile(path, target / names[-1])
+    return names
 
 
 def how_ended(code: int) -> str:

@@ -33,6 +33,7 @@ START_LIMIT = 180.0  # seconds until all ranks are ready, the forkserver's own s
 GRACE = 2.0  # seconds that the others get after one rank raised
 SETTLE = 0.2  # seconds for other ranks to end too, after one ended
 EVIDENCE_LIMIT = 1.0  # seconds to wait for stacks
+FLIGHT_LIMIT = 3.0  # the same for NCCL's flight records: its monitor looks once a second
 EVIDENCE_PAUSE = 0.02  # seconds between looks: a file cannot be waited for
 PROBE_LIMIT = 5.0  # seconds
 _NONCES = itertools.count(1_000_003, 7919)
@@ -78,6 +79,7 @@ class Gang:
         self._crashed_at: float | None = None
         self._marks: dict[int, int] = {}  # log sizes before the stacks were asked for
         self._last_look = 0.0
+        self._flights = 0  # how many flight records were asked for
         self._why = ""
         self._log = ""
         self._enter(State.STARTING, START_LIMIT)
@@ -173,12 +175,15 @@ class Gang:
         """Ask every rank for its stacks, before it is killed."""
         self._marks = {rank: evidence.size(log) for rank, log in self.link.logs.items()}
         self.link.signal(signal.SIGUSR1)
+        self._flights = evidence.ask_for_flights(self.link.folder)
         self._enter(State.EVIDENCE, EVIDENCE_PAUSE)
-        self._last_look = time.monotonic() + EVIDENCE_LIMIT
+        limit = FLIGHT_LIMIT if self._flights else EVIDENCE_LIMIT
+        self._last_look = time.monotonic() + limit
 
     def _when_looking(self, now: float) -> list[Notice]:
-        waiting = self.link.logs.keys() - self._stacks().keys() - self.link.exits.keys()
-        if waiting and now < self._last_look:
+        stacks = self.link.logs.keys() - self._stacks().keys() - self.link.exits.keys()
+        flights = self._flights > len(evidence.flights(self.link.folder))
+        if (stacks or flights) and now < self._last_look:
             self.deadline = now + EVIDENCE_PAUSE
             return []
         if not self._was_ready:

@@ -117,8 +117,10 @@ def write_case_log(outcome: Outcome, result: CaseResult, folder: Path) -> CaseRe
     for rank, path in outcome.logs.items():
         sections[f"rank {rank}"] = evidence.read(path)
     name = evidence.log_name(result.case_id, result.attempt)
+    gang_folder = next(iter(outcome.logs.values())).parent
     try:
         evidence.write_log(folder, name, sections)
+        evidence.keep_flights(gang_folder, folder, name.removesuffix(".log"))
     except OSError as error:
         messages = (*result.messages, f"its log could not be written: {error}")
         return dataclasses.replace(result, messages=messages)
