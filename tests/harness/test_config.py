@@ -13,6 +13,7 @@ from harness.config import find, load
 from harness.errors import ConfigError, ExitCode, UsageError
 from harness.matrix import expand
 from harness.schema import schema
+from moe.experts import EXPERTS
 
 ROOT = Path(__file__).parents[2]
 GOOD = """\
@@ -93,7 +94,7 @@ def test_every_complaint_at_once_with_its_place(write):
         "matrix.yaml:10:22: suites.smoke.blocks[0].num_experts: must not be empty",
         "matrix.yaml:11:16: suites.smoke.blocks[0].top_k: must be a list such as [a, b], not 3",
         "matrix.yaml:12:19: suites.smoke.blocks[0].experts[0]: no experts is called 'tritn', "
-        "did you mean 'triton'? (known: flashinfer_cutlass, torch_grouped, torch_loop, triton)",
+        f"did you mean 'triton'? (known: {', '.join(sorted(EXPERTS.rows))})",
         "matrix.yaml:14:19: suites.smoke.blocks[0].layouts[0]: sp needs ep: true and tp of 2 or "
         "more",
         "matrix.yaml:14:39: suites.smoke.blocks[0].layouts[1].dpp: unknown key, did you mean 'dp'?",

@@ -9,9 +9,11 @@ from harness.errors import UsageError
 from harness.machine import planned_for
 from harness.matrix import expand, with_experts, with_seeds
 from harness.plan import make_plan
+from moe.all2all import ALL2ALL
 from moe.experts import EXPERTS
 from moe.quant import QUANT
 
+SCHEMES = {"none", "fp8_tensor", "fp8_tensor_dynamic", "fp8_block", "int8_channel"}
 COMMITTED = load(Path(__file__).parents[2] / "configs/matrix.yaml")
 TEXT = """\
 version: 1
@@ -52,7 +54,7 @@ def test_all_means_every_row(config):
     points = expand(config, "every")
     assert {p.experts for p in points} == set(EXPERTS.rows)
     assert {p.quant for p in points} == set(QUANT.rows)
-    assert {p.all2all for p in points} == {"local", "allgather_reducescatter"}
+    assert {p.all2all for p in points} == set(ALL2ALL.rows)
 
 
 def test_an_unknown_suite_names_those_there_are(config):
@@ -64,7 +66,7 @@ def test_an_unknown_suite_names_those_there_are(config):
 
 def test_one_backend_for_all_merges_what_becomes_equal(config):
     points = with_experts(expand(config, "every"), "a.b:C")
-    assert len(points) == 2 * len(QUANT.rows)
+    assert len(points) == len(ALL2ALL.rows) * len(QUANT.rows)
     assert {p.experts for p in points} == {"a.b:C"}
 
 
@@ -80,7 +82,7 @@ def of(suite, platform, devices=2):
 def test_smoke_covers_what_it_promises_on_a_cpu_machine():
     plan = of("smoke", "cpu")
     assert len(plan.cases) >= 60
-    assert not plan.refused
+    assert {r.case.quant for r in plan.refused}.isdisjoint(SCHEMES)
     assert {c.world_size for c in plan.cases} == {1, 2, 4, 8}
     layouts = {(c.dp_size, c.tp_size, c.use_ep, c.sequence_parallel) for c in plan.cases}
     assert layouts >= {
@@ -95,7 +97,7 @@ def test_smoke_covers_what_it_promises_on_a_cpu_machine():
     }
     assert {c.quant for c in plan.cases} == set(QUANT.rows)
     assert {c.experts for c in plan.cases} >= {"torch_loop", "torch_grouped", "triton"}
-    assert {(c.experts, c.quant) for c in plan.cases} >= {("triton", q) for q in QUANT.rows}
+    assert {(c.experts, c.quant) for c in plan.cases} >= {("triton", q) for q in SCHEMES}
 
 
 def test_ci_covers_what_it_promises_on_two_hoppers():
@@ -104,12 +106,17 @@ def test_ci_covers_what_it_promises_on_two_hoppers():
     shared = {job.world_size for job in plan.jobs if job.transport == "staged"}
     assert len(own) >= 200
     assert shared == {4, 8}
-    assert {c.experts for c in own} == set(EXPERTS.rows)
+    assert {c.experts for c in own} >= {
+        "triton",
+        "flashinfer_cutlass",
+        "torch_grouped",
+        "torch_loop",
+    }
     assert {(c.m, c.n, c.k) for c in own} >= {(1, 128, 256), (32, 512, 512), (222, 1024, 2048)}
     assert {c.m for c in own} >= {2, 3, 4, 7, 17, 64, 127, 129}
     assert {c.num_experts for c in own} >= {8, 64, 7}
     assert {c.top_k for c in own} == {1, 2, 3, 6}
-    assert {c.quant for c in own if c.experts == "flashinfer_cutlass"} == {"none", "fp8_tensor"}
+    assert {c.quant for c in own if c.experts == "flashinfer_cutlass"} >= {"none", "fp8_tensor"}
 
 
 @pytest.mark.parametrize("suite", ["smoke", "ci", "nightly"])

@@ -4,11 +4,24 @@ import pytest
 
 from moe.all2all import ALL2ALL
 from moe.errors import MoEError
-from moe.experts import EXPERTS
 from moe.oracle import explain, select
 from moe.platforms import platform
 from moe.quant import QUANT
-from moe.spec import Layout, Problem, Reason
+from moe.registry import Registry
+from moe.spec import Layout, Needs, Problem, Reason, Row
+
+BF16 = frozenset({"bf16"})
+
+
+TABLE = Registry(
+    "nothing",
+    (
+        Row(name="fast", target="x:Y", needs=Needs(features=frozenset({"cuda"}), dtypes=BF16)),
+        Row(name="half", target="x:Y", needs=Needs(dtypes=frozenset({"fp16"}))),
+        Row(name="any", target="x:Y"),
+        Row(name="late", target="x:Y"),
+    ),
+)
 
 
 def problem(**fields):
@@ -17,19 +30,21 @@ def problem(**fields):
 
 
 def test_the_first_that_fits_wins():
-    assert select(problem(), platform("cuda_sm90")).winner is EXPERTS.row("triton")
-    assert select(problem(), platform("cuda_sm90")).refused == ()
+    bf16 = select(problem(), platform("cuda_sm90"), family=TABLE)
+    assert bf16.winner.name == "fast"
+    assert bf16.refused == ()
+    assert select(problem(), platform("cpu"), family=TABLE).winner.name == "any"
 
 
 def test_each_row_passed_over_has_its_reason():
-    selection = select(problem(dtype="f32"), platform("cuda_sm90"))
-    assert selection.winner.name == "torch_loop"
-    before = list(EXPERTS.rows)[: list(EXPERTS.rows).index("torch_loop")]
-    assert [name for name, _ in selection.refused] == before
-    assert explain(selection).splitlines()[0] == (
-        "triton: no: dtype_unsupported: takes dtype bf16, fp16, not f32"
-    )
-    assert explain(selection).splitlines()[-1] == "torch_loop: chosen"
+    selection = select(problem(dtype="f32"), platform("cuda_sm90"), family=TABLE)
+    assert selection.winner.name == "any"
+    assert [name for name, _ in selection.refused] == ["fast", "half"]
+    assert explain(selection).splitlines() == [
+        "fast: no: dtype_unsupported: takes dtype bf16, not f32",
+        "half: no: dtype_unsupported: takes dtype fp16, not f32",
+        "any: chosen",
+    ]
 
 
 @pytest.mark.parametrize("quant", QUANT.rows)
@@ -42,11 +57,13 @@ def test_something_takes_every_scheme_on_every_platform(quant, chip):
 
 def test_a_veto_counts_like_a_need():
     slow = Reason(code="too_slow", text="takes hours")
-    selection = select(
-        problem(), platform("cpu"), veto=lambda row: slow if row.name == "triton" else None
-    )
-    assert selection.winner.name == "torch_grouped"
-    assert ("triton", slow) in selection.refused
+
+    def veto(row):
+        return slow if row.name == "fast" else None
+
+    selection = select(problem(), platform("cuda_sm90"), family=TABLE, veto=veto)
+    assert selection.winner.name == "any"
+    assert selection.refused[0] == ("fast", slow)
 
 
 def test_no_row_left_lists_every_reason():
