@@ -38,6 +38,11 @@ SEVERITY = (
 )
 
 
+# What becomes of a wrong answer that is put to the check: "caught", "missed: the input change
+# that would cure it", "not_applicable: why it is no wrong answer here".
+CAUGHT, MISSED, NOT_APPLICABLE = PROOFS = ("caught", "missed", "not_applicable")
+
+
 @dataclass(frozen=True, kw_only=True)
 class RankResult:
     """What one rank found. `messages` are for people; `metrics` and the rest for machines."""
@@ -51,6 +56,8 @@ class RankResult:
     )  # by phase: inputs, layer, reference, judge
     members: dict[str, str] = field(default_factory=dict)  # family -> member that really ran
     sketches: tuple[dict[str, Any], ...] = ()  # see agree.py: outputs of some tokens, compressed
+    battery: dict[str, str] = field(default_factory=dict)  # wrong answer -> one of PROOFS
+    diagnosis: dict[str, Any] = field(default_factory=dict)  # what is wrong, when failed
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -76,6 +83,8 @@ class CaseResult:
     phases: dict[str, float] = field(default_factory=dict)  # the slowest rank's seconds by phase
     log: str | None = None  # file in the run folder with the ranks' output
     sketches: tuple[dict[str, Any], ...] = ()  # of all ranks, when passed; see agree.py
+    battery: dict[str, str] = field(default_factory=dict)  # over ranks: see `_proofs`
+    diagnoses: tuple[dict[str, Any], ...] = ()  # of each failed rank, with its "rank"
     attempt: int = 1  # 2 and more: tried again in a fresh gang
 
     def to_json(self) -> dict[str, Any]:
@@ -83,8 +92,9 @@ class CaseResult:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> CaseResult:
-        changed = {"verdict": Verdict(data["verdict"]), "messages": tuple(data["messages"])}
-        return cls(**{**data, **changed, "sketches": tuple(data.get("sketches", ()))})
+        lists = ("messages", "sketches", "diagnoses")
+        changed = {name: tuple(data[name]) for name in lists if name in data}
+        return cls(**{**data, **changed, "verdict": Verdict(data["verdict"])})
 
 
 def merge(case_id: str, world_size: int, ranks: list[RankResult], seconds: float) -> CaseResult:
@@ -94,6 +104,11 @@ def merge(case_id: str, world_size: int, ranks: list[RankResult], seconds: float
     messages = [f"rank {rank}: said nothing" for rank in silent]
     messages += _grouped(ranks)
     verdict = min(verdicts, key=SEVERITY.index)
+    battery = _proofs([r.battery for r in ranks])
+    missed = [name for name, word in battery.items() if word.startswith(MISSED)]
+    if verdict is Verdict.PASSED and missed:
+        verdict = Verdict.VACUOUS
+        messages += [f"{name} would pass: {battery[name].partition(': ')[2]}" for name in missed]
     passed = verdict is Verdict.PASSED
     return CaseResult(
         case_id=case_id,
@@ -105,7 +120,19 @@ def merge(case_id: str, world_size: int, ranks: list[RankResult], seconds: float
         ranks={str(r.rank): str(r.verdict) for r in sorted(ranks, key=lambda r: r.rank)},
         phases=_worst([r.seconds for r in ranks]),
         sketches=tuple(sketch for r in ranks for sketch in r.sketches) if passed else (),
+        battery=battery,
+        diagnoses=tuple({"rank": r.rank, **r.diagnosis} for r in ranks if r.diagnosis),
     )
+
+
+def _proofs(ranks: list[dict[str, str]]) -> dict[str, str]:
+    """Each wrong answer's word over all ranks: one rank that catches it is enough."""
+    found: dict[str, str] = {}
+    for battery in ranks:
+        for name, word in battery.items():
+            held = found.get(name, NOT_APPLICABLE)
+            found[name] = min(held, word, key=lambda w: PROOFS.index(w.partition(":")[0]))
+    return found
 
 
 def _grouped(ranks: list[RankResult]) -> list[str]:

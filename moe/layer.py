@@ -1,7 +1,7 @@
 """`FusedMoE`: router, kernel, shared experts and the sums between ranks, composed.
 
 `MoEKernel` joins an all2all backend and an experts backend; `build` is the one place where
-members are looked up, asked whether they refuse, and made.
+members are looked up, asked whether they refuse (`check`), and made.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from moe import trace
 from moe.all2all import ALL2ALL
 from moe.errors import RefusedError
 from moe.experts import EXPERTS
@@ -48,7 +49,13 @@ class MoEKernel:
             topk_ids=to_local_ids(dispatched.routing.topk_ids, self.experts_here),
             topk_weights=dispatched.routing.topk_weights,
         )
-        return self.prepare_finalize.finalize(self.experts.apply(seen, local), dispatched)
+        trace.keep("ids", local.topk_ids)
+        trace.keep("weights", local.topk_weights)
+        trace.keep("input", seen.codes)
+        trace.keep("input_scale", seen.scale)
+        partial = self.experts.apply(seen, local)
+        trace.keep("combine", partial)
+        return self.prepare_finalize.finalize(partial, dispatched)
 
     def _quantize_gathered(self, dispatched: Dispatched) -> Activations:
         """A scale over all real rows; padding rows are zeros and do not move it."""
@@ -77,10 +84,14 @@ class FusedMoE:
         """Collective. x: [T, K] model dtype, logits: [T, E] this rank's tokens; T may be 0."""
         routing = softmax_topk(logits, self.problem.top_k, renormalize=self.problem.renormalize)
         out = self.kernel.apply(x, routing)
+        trace.keep("finalize", out)
         if self.shared is not None:
-            out = out + self.shared.forward(x)
+            shared = self.shared.forward(x)
+            trace.keep("shared", shared)
+            out = out + shared
         if not self.problem.layout.sequence_parallel:
             out = self.groups.tp.all_reduce(out)
+        trace.keep("out", out)
         return Output(out=out, routing=routing)
 
 
@@ -113,8 +124,16 @@ def build(
     members: Members,
     weights: ExpertWeights,
     shared: SharedExperts | None = None,
+    *,
+    platform: Platform | None = None,
 ) -> FusedMoE:
-    """The layer of `rank` from its own shard of the weights (see `shard_weights`)."""
+    """The layer of `rank` from its own shard of the weights (see `shard_weights`).
+
+    platform: where it will run; then members that refuse the problem raise RefusedError. None
+    when a plan has asked them before.
+    """
+    if platform is not None:
+        check(problem, platform, members)
     quant = QUANT.load(members.quant)()
     row = EXPERTS.row(members.experts)
     experts = EXPERTS.load(members.experts)(problem, rank, row.numerics_for(problem.scheme), quant)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.functional import silu
 
-from moe import memory
+from moe import memory, trace
 from moe.experts.base import Experts
 
 if TYPE_CHECKING:
@@ -39,6 +39,9 @@ class TorchGroupedExperts(Experts):
         h = (silu(gate) * up).to(self.dtype)
         y = memory.empty((tokens * top_k, self.problem.hidden), dtype=self.dtype, device=h.device)
         y[order] = _grouped_mm(h, self.w2, ends)
+        trace.keep("gemm1", gate_up, rows=order)
+        trace.keep("activation", h, rows=order)
+        trace.keep("gemm2", y)
         return _weighted_sum(y.view(tokens, top_k, -1), routing)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from moe import memory
+from moe import memory, trace
 from moe.errors import MoEError
 from moe.experts.base import Experts
 from moe.kernels.align import align_tokens
@@ -53,7 +53,8 @@ class TritonExperts(Experts):
             w_scale=w.w13_scale,
             dtype=self.dtype,
         )
-        h = self._quantize(silu_mul(gate_up, ids), ids)
+        activation = silu_mul(gate_up, ids)
+        h = self._quantize(activation, ids)
         y = grouped_gemm(
             *(h.codes, w.w2, aligned),
             rows=rows,
@@ -61,6 +62,11 @@ class TritonExperts(Experts):
             w_scale=w.w2_scale,
             dtype=self.dtype,
         )
+        trace.keep("gemm1", gate_up)
+        trace.keep("activation", activation)
+        trace.keep("second", h.codes)
+        trace.keep("second_scale", h.scale)
+        trace.keep("gemm2", y)
         return combine(y, routing.topk_weights, ids)
 
     def _quantize(self, h: Tensor, ids: Tensor) -> Activations:

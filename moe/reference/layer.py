@@ -14,21 +14,30 @@ numbers (docs/bounds.md derives each term):
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
 from moe.reference import formats
-from moe.spec import FORMATS, Format, Numerics, Problem
+from moe.reference.noise import (
+    Noisy,
+    Scale,
+    dynamic_scale,
+    gathered,
+    intermediate,
+    quantize_noisy,
+    rounding_variance,
+)
+from moe.spec import FORMATS, Numerics, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from torch import Tensor
 
-REACH = 5.0  # a tie is within reach of noise at this many of its standard deviations
-FLOAT32_NOISE = 2.0**-21  # relative, of a few float32 operations and an exponential
+B = TypeVar("B", bound="BaselineSiluAndMul")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +46,10 @@ class Answer:
 
     out: [T, K]. variance, flips: [T] float32, squared distances. amax1, amax2: largest absolute
     input and intermediate value, from which static scales are calibrated.
+
+    parts: [world, r, k, K] what each rank adds for each slot of the r rows asked for, before the
+    router's weight; None where nobody asked. shared: [T, K] of the shared experts, or None.
+    tensor_scales: the input's and each rank's intermediate's scale, where one spans many tokens.
     """
 
     out: Tensor
@@ -44,6 +57,9 @@ class Answer:
     flips: Tensor
     amax1: Tensor
     amax2: Tensor
+    parts: Tensor | None = None
+    shared: Tensor | None = None
+    tensor_scales: tuple[Tensor | None, tuple[Scale | None, ...]] = (None, ())
 
 
 @dataclass
@@ -51,57 +67,11 @@ class _Sums:
     """What accumulates while the experts pass by; one instance a call."""
 
     partial: Tensor  # [ranks, T, K] each rank's weighted sum
+    parts: Tensor  # [ranks, r, k, K] see Answer
+    place: Tensor  # [T] int64 index of each row among the r kept ones, -1 = not kept
     variance: Tensor  # [T]
     flips: Tensor  # [T]
     amax2: Tensor  # []
-
-
-@dataclass(frozen=True, kw_only=True)
-class Noisy:
-    """A value and how a right member's may differ from it, all elementwise.
-
-    variance: of small noise, as good as normal. jumps: the expected square of rare whole steps,
-    where noise carried the value over a rounding tie. doubt: the largest such step, 0 where no
-    tie is within reach.
-    """
-
-    value: Tensor
-    variance: Tensor
-    jumps: Tensor
-    doubt: Tensor
-
-    def columns(self, part: slice) -> Noisy:
-        """Some columns, as one rank's shard has them."""
-        pieces = (t[:, part] for t in (self.value, self.variance, self.jumps, self.doubt))
-        value, variance, jumps, doubt = pieces
-        return Noisy(value=value, variance=variance, jumps=jumps, doubt=doubt)
-
-    def settled(self, value: Tensor, step: Tensor, tie: Tensor) -> Noisy:
-        """After rounding to `value` on a grid of `step`, from a distance `tie` to the next tie.
-
-        Small noise is gone, unless it reached the tie: then the two are whole steps apart. Of
-        the jumps before, those towards the tie, half of them, go on as jumps.
-        """
-        sigma = self.variance.sqrt()
-        over = 0.5 * torch.erfc(tie / sigma.clamp(min=1e-30) / 2**0.5) * step.square()
-        far = torch.maximum(step, self.doubt)
-        moved = 0.5 * self.jumps / self.doubt.square().clamp(min=1e-38) * far.square()
-        jumps = over + torch.where(tie < self.doubt, moved, 0.0)
-        doubt = torch.where(tie < REACH * sigma + self.doubt, far, 0.0)
-        return Noisy(value=value, variance=torch.zeros_like(value), jumps=jumps, doubt=doubt)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scale:
-    """A scale, and how far a rounding of its largest value may have moved it.
-
-    scale: [] or broadcastable to the values. doubt: the largest relative shift, 0 for most.
-    chance: the probability of that shift.
-    """
-
-    scale: Tensor
-    doubt: Tensor
-    chance: Tensor
 
 
 class BaselineSiluAndMul:
@@ -138,18 +108,30 @@ class BaselineSiluAndMul:
         *,
         a1_scale: Tensor | None = None,
         a2_scale: Tensor | None = None,
+        keep: Tensor | None = None,
+        like: Answer | None = None,
     ) -> Answer:
         """x: [T, K]; topk_ids: [T, k] int32, -1 = none; topk_weights: [T, k] float32.
 
         With dynamic per-tensor scales, x must hold every token that the member sees together.
-        Rows of only -1 come out as zeros.
+        Rows of only -1 come out as zeros. keep: [r] int64 rows whose parts are wanted.
+        like: an answer for more tokens, whose per-tensor scales are used again.
         """
         x = x.to(self.dtype)
-        inputs = self._quantize_input(x, a1_scale)
-        second = self._second_scales(inputs, topk_ids, a2_scale)
+        first = like.tensor_scales[0] if like is not None else self._first_scale(x, a1_scale)
+        inputs = self.quantize_input(x, first)
+        if like is not None:
+            second = like.tensor_scales[1]
+        else:
+            second = self._second_scales(inputs, topk_ids, a2_scale)
         world = self.problem.layout.world_size
+        keep = topk_ids.new_empty(0, dtype=torch.int64) if keep is None else keep
+        place = torch.full((len(x),), -1, dtype=torch.int64, device=x.device)
+        place[keep] = torch.arange(len(keep), device=x.device)
         sums = _Sums(
             partial=x.new_zeros((world, *x.shape)),
+            parts=x.new_zeros((world, len(keep), topk_ids.shape[1], x.shape[1])),
+            place=place,
             variance=x.new_zeros(x.shape[0]),
             flips=x.new_zeros(x.shape[0]),
             amax2=x.new_zeros(()),
@@ -157,26 +139,39 @@ class BaselineSiluAndMul:
         for e in range(self.problem.num_experts):
             rows, slots = (topk_ids == e).nonzero(as_tuple=True)
             if len(rows):
-                self._add_expert(sums, e, inputs[rows], rows, topk_weights[rows, slots], second)
-        return self._finish(sums, x)
+                pairs = (rows, slots, topk_weights[rows, slots].to(self.dtype))
+                self._add_expert(sums, e, inputs[rows], pairs, second)
+        return dataclasses.replace(self._finish(sums, x), tensor_scales=(first, second))
 
-    def _quantize_input(self, x: Tensor, a1_scale: Tensor | None) -> Tensor:
+    def remade(self, kind: type[B]) -> B:
+        """A variant: a subclass that overrides some of the steps below, with all else alike."""
+        return kind(self.problem, self.numerics, self._expert, self._shared, dtype=self.dtype)
+
+    def _first_scale(self, x: Tensor, a1_scale: Tensor | None) -> Tensor | None:
+        """The input's scale, where one serves all tokens."""
+        if self.act_format.grid == "model" or self.act_format.per != "tensor":
+            return None
+        return formats.activation_scale(x, self.act_format, a1_scale)
+
+    def quantize_input(self, x: Tensor, scale: Tensor | None) -> Tensor:
+        """[T, K] -> the values of its codes. scale: [], or None: one per row or group."""
         if self.act_format.grid == "model":
             return x
-        scale = formats.activation_scale(x, self.act_format, a1_scale)
+        if scale is None:
+            scale = formats.activation_scale(x, self.act_format, None)
         return formats.quantize(x, scale, self.act_format).values
 
     def _second_scales(
         self, inputs: Tensor, topk_ids: Tensor, a2_scale: Tensor | None
-    ) -> list[Scale | None]:
+    ) -> tuple[Scale | None, ...]:
         """Each rank's scale of the intermediate, where one serves all rows of the rank."""
         world, fmt = self.problem.layout.world_size, self.act_format
         if fmt.grid == "model" or fmt.per != "tensor":
-            return [None] * world
+            return (None,) * world
         if fmt.static:
             assert a2_scale is not None, "a static format needs its calibrated scale"
             none = a2_scale.new_zeros(())
-            return [Scale(scale=a2_scale.to(self.dtype), doubt=none, chance=none)] * world
+            return (Scale(scale=a2_scale.to(self.dtype), doubt=none, chance=none),) * world
         largest: list[Scale | None] = [None] * world
         for e in range(self.problem.num_experts):
             rows = (topk_ids == e).nonzero(as_tuple=True)[0]
@@ -184,17 +179,21 @@ class BaselineSiluAndMul:
                 scale, held = dynamic_scale(h, fmt), largest[rank]
                 if held is None or scale.scale > held.scale:
                     largest[rank] = scale
-        return largest
+        return tuple(largest)
 
     def _shards(self, e: int, inputs: Tensor) -> Iterator[tuple[int, Noisy]]:
         """Expert e's intermediate, as each rank that computes it has it."""
         w13, _ = self.weights(e)
-        h = intermediate(inputs, w13, self.numerics, self._model)
+        h = self.first_product(inputs, w13)
         layout = self.problem.layout
         for rank in range(layout.world_size):
             if e in layout.experts_of(rank, self.problem.num_experts):
                 columns = layout.intermediate_of(rank, self.problem.intermediate)
                 yield rank, h.columns(slice(columns.start, columns.stop))
+
+    def first_product(self, inputs: Tensor, w13: Tensor) -> Noisy:
+        """[R, K] rows of one expert, w13 [2N, K] -> [R, N] silu(gate) * up."""
+        return intermediate(inputs, w13, self.numerics, self._model)
 
     def weights(self, e: int) -> tuple[Tensor, Tensor]:
         """Expert e's matrices as the values that their codes stand for; the latest is kept."""
@@ -210,31 +209,42 @@ class BaselineSiluAndMul:
         sums: _Sums,
         e: int,
         inputs: Tensor,
-        rows: Tensor,
-        weight: Tensor,
-        second: list[Scale | None],
+        pairs: tuple[Tensor, Tensor, Tensor],
+        second: tuple[Scale | None, ...],
     ) -> None:
-        """Add expert e's share of these rows to the partial sums of the ranks that compute it."""
+        """Add expert e's share to the partial sums of the ranks that compute it.
+
+        pairs: [R] rows, their slots and their router weights.
+        """
         _, w2 = self.weights(e)
-        weight = weight.to(self.dtype)
         for rank, h in self._shards(e, inputs):
             sums.amax2 = torch.maximum(sums.amax2, h.value.abs().amax())
             columns = self.problem.layout.intermediate_of(rank, self.problem.intermediate)
             part = w2[:, columns.start : columns.stop]
-            self._add_shard(sums, rank, rows, weight, self._quantize(h, second[rank]), part)
+            self._add_shard(sums, rank, pairs, self.quantize_intermediate(h, second[rank]), part)
 
-    def _quantize(self, h: Noisy, shared: Scale | None) -> Noisy:
-        """The second quantization of one rank's columns."""
+    def quantize_intermediate(self, h: Noisy, shared: Scale | None) -> Noisy:
+        """The second quantization of one rank's columns [R, n]; shared: its scale, if one."""
         fmt = self.act_format
         if fmt.grid == "model":
             return h
         return quantize_noisy(h, shared or dynamic_scale(h, fmt), fmt)
 
     def _add_shard(
-        self, sums: _Sums, rank: int, rows: Tensor, weight: Tensor, h: Noisy, w2: Tensor
+        self,
+        sums: _Sums,
+        rank: int,
+        pairs: tuple[Tensor, Tensor, Tensor],
+        h: Noisy,
+        w2: Tensor,
     ) -> None:
-        """GEMM2 of one expert on one rank's columns; weight: [R] router weights."""
+        """GEMM2 of one expert on one rank's columns."""
+        rows, slots, weight = pairs
         y = h.value @ w2.T
+        if sums.parts.shape[1]:
+            place = sums.place[rows]
+            kept = place >= 0
+            sums.parts[rank, place[kept], slots[kept]] = y[kept]
         power = w2.square().sum(dim=0)  # [n] squared length of what one unit of h moves
         noise = (h.variance + h.jumps) @ power
         noise = noise + gathered(self.numerics, h.value.shape[1]) * y.square().sum(dim=1)
@@ -251,7 +261,7 @@ class BaselineSiluAndMul:
         rounded = rounding_variance(sums.partial, self._model).sum(dim=0)
         if self.numerics.combine == "model":
             rounded = rounded * self.problem.top_k
-        out = routed
+        out, shared = routed, None
         if self._shared is not None:
             shared, noise = self._shared_output(x)
             out = routed + shared
@@ -265,6 +275,8 @@ class BaselineSiluAndMul:
             flips=sums.flips,
             amax1=x.abs().amax() if x.numel() else x.new_zeros(()),
             amax2=sums.amax2,
+            parts=sums.parts,
+            shared=shared,
         )
 
     def _shared_output(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -278,90 +290,3 @@ class BaselineSiluAndMul:
         noise = (h.variance + h.jumps) @ w2.square().sum(dim=0)
         noise = noise + gathered(everywhere, h.value.shape[1]) * y.square().sum(dim=1)
         return y, noise + (1 + shards) * rounding_variance(y, self._model).sum(dim=1)
-
-
-def rounding_variance(x: Tensor, dtype: str) -> Tensor:
-    """Of one rounding to the model dtype, elementwise: a step squared over twelve."""
-    return formats.step_of(x, dtype).square() / 12
-
-
-def gathered(numerics: Numerics, terms: int) -> float:
-    """Relative variance of a sum of so many products."""
-    return numerics.accumulation**2 * terms
-
-
-def rounded(x: Noisy, dtype: str) -> Noisy:
-    """Both sides round to the dtype: they agree but where a tie is within reach."""
-    if dtype == "f32":
-        return x
-    step, value = formats.step_of(x.value, dtype), formats.on_grid(x.value, dtype)
-    return x.settled(value, step, ((x.value - value).abs() - step / 2).abs())
-
-
-def intermediate(x: Tensor, w13: Tensor, numerics: Numerics, model: str) -> Noisy:
-    """silu(gate) * up of rows x [R, K] with w13 [2N, K] = [gate; up], rounded as declared.
-
-    The noise of a product is relative to the root of the sum of squares of what it adds up.
-    """
-    both = x @ w13.T
-    lengths = x.square().sum(dim=1, keepdim=True) * w13.square().sum(dim=1)
-    variance = gathered(numerics, x.shape[1]) * lengths / x.shape[1]
-    none = torch.zeros_like(both)
-    product = Noisy(value=both, variance=variance, jumps=none, doubt=none)
-    first = rounded(product, model if numerics.gemm1 == "model" else "f32")
-    return rounded(_silu_mul(first), model if numerics.activation == "model" else "f32")
-
-
-def _silu_mul(both: Noisy) -> Noisy:
-    """[R, 2n] -> [R, n]; noise goes through the derivatives, plus float32's own."""
-    half = both.value.shape[1] // 2
-    gate, up = both.columns(slice(0, half)), both.columns(slice(half, None))
-    sigmoid = torch.sigmoid(gate.value)
-    silu = gate.value * sigmoid
-    by_gate = (sigmoid * (1 + gate.value * (1 - sigmoid)) * up.value).abs()
-    by_up = silu.abs()
-    value = silu * up.value
-
-    def spread(of_gate: Tensor, of_up: Tensor) -> Tensor:
-        return by_gate.square() * of_gate + by_up.square() * of_up
-
-    return Noisy(
-        value=value,
-        variance=spread(gate.variance, up.variance) + (value * FLOAT32_NOISE).square(),
-        jumps=spread(gate.jumps, up.jumps),
-        doubt=by_gate * gate.doubt + by_up * up.doubt,
-    )
-
-
-def quantize_noisy(h: Noisy, scale: Scale, fmt: Format) -> Noisy:
-    """Quantize; where the scale itself is in doubt, everything under it shifts with it."""
-    q = formats.quantize(h.value, scale.scale, fmt)
-    shift = h.value.abs() * scale.doubt
-    unsure = Noisy(
-        value=h.value,
-        variance=h.variance + (h.value * FLOAT32_NOISE).square(),
-        jumps=h.jumps,
-        doubt=h.doubt + shift,
-    )
-    settled = unsure.settled(q.values, q.step, q.tie)
-    flipping = torch.minimum(shift * q.step, q.step.square())  # the share that crosses a tie
-    return Noisy(
-        value=settled.value,
-        variance=settled.variance,
-        jumps=settled.jumps + scale.chance * (shift.square() + flipping),
-        doubt=settled.doubt + shift,
-    )
-
-
-def dynamic_scale(h: Noisy, fmt: Format) -> Scale:
-    """The scale of the values that share one; it follows the largest, and that one's jumps."""
-    size = h.value.abs()
-    largest = formats.scope_amax(size, fmt)
-    rival = (h.doubt > 0) & (size + h.doubt >= largest)
-    jumped = torch.where(rival, h.jumps / h.doubt.square().clamp(min=1e-38), 0.0)
-    relative = torch.where(rival, h.doubt / largest.clamp(min=1e-30), 0.0)
-    return Scale(
-        scale=formats.scale_for(largest, fmt),
-        doubt=formats.scope_amax(relative, fmt),
-        chance=formats.scope_amax(jumped, fmt),
-    )

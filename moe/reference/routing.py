@@ -72,10 +72,9 @@ def _not_best(logits: Tensor, chosen: Tensor) -> list[str]:
     if len(bad) == 0:
         return []
     row = int(bad[0])
-    return [
-        f"routing: {len(bad)} of {len(logits)} tokens leave out a better expert, first token {row}: "
-        f"chose logit {lowest[row]:.6g} over {highest[row]:.6g}"
-    ]
+    tokens = f"{len(bad)} of {len(logits)} tokens leave out a better expert"
+    values = f"chose logit {lowest[row]:.6g} over {highest[row]:.6g}"
+    return [f"routing: {tokens}, first token {row}: {values}"]
 
 
 def _wrong_weights(logits: Tensor, ids: Tensor, weights: Tensor, *, renormalize: bool) -> list[str]:
@@ -85,7 +84,6 @@ def _wrong_weights(logits: Tensor, ids: Tensor, weights: Tensor, *, renormalize:
     if not off.any():
         return []
     row, slot = (int(i) for i in off.nonzero()[0])
-    return [
-        f"routing: {int(off.any(dim=1).sum())} of {len(logits)} tokens have wrong weights, first token "
-        f"{row} slot {slot}: {float(weights[row, slot]):.6g}, expected {float(expected[row, slot]):.6g}"
-    ]
+    tokens = f"{int(off.any(dim=1).sum())} of {len(logits)} tokens have wrong weights"
+    values = f"{float(weights[row, slot]):.6g}, expected {float(expected[row, slot]):.6g}"
+    return [f"routing: {tokens}, first token {row} slot {slot}: {values}"]

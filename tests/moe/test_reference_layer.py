@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from moe.reference import formats
-from moe.reference.layer import Answer, BaselineSiluAndMul, intermediate
+from moe.reference.layer import Answer, BaselineSiluAndMul
+from moe.reference.noise import intermediate
 from moe.spec import FORMATS, Layout, Numerics, Problem, Scheme
 
 EXPERTS, HIDDEN, INTER, TOKENS = 4, 96, 256, 24

@@ -1,0 +1,122 @@
+"""Some rows of one call on one rank, with all that a question "what if" needs.
+
+The battery asks what a known mistake would have given here and whether the check would have
+caught it; the diagnosis asks which known mistake gives what was seen. Both ask on few rows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.case import MoETestConfig
+    from harness.inputs import Tokens
+    from moe.layer import Output
+    from moe.reference.layer import Answer, BaselineSiluAndMul
+    from moe.trace import Kept
+
+MOST_ROWS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """One call of the layer on one rank, and the truth about it."""
+
+    number: int  # 0, then 1 with another number of tokens
+    counts: tuple[int, ...]  # tokens of each DP rank
+    tokens: Tokens  # this rank's
+    output: Output
+    answer: Answer  # for all of this rank's tokens; its parts are those of `chosen_rows`
+    stages: dict[str, Kept]  # what the members handed out, see moe.trace
+    broken: tuple[str, ...]  # buffers whose edges were overwritten
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """Shapes: r rows, k slots, W ranks, K hidden; float32 unless said."""
+
+    case: MoETestConfig
+    rank: int
+    tokens: int  # on this rank in this call
+    rows: Tensor  # [r] int64, which of this rank's tokens
+    x: Tensor  # [r, K] model dtype
+    topk_ids: Tensor  # [r, k] int32 global ids, the layer's own choice
+    topk_weights: Tensor  # [r, k]
+    actual: Tensor  # [r, K] model dtype, the layer's output
+    answer: Answer  # for these rows; parts is [W, r, k, K]
+    reference: BaselineSiluAndMul
+
+    def total(
+        self,
+        *,
+        parts: Tensor | None = None,
+        weights: Tensor | None = None,
+        shared: Tensor | None = None,
+    ) -> Tensor:
+        """[r, K] sum over ranks and slots of weight * part, plus the shared experts.
+
+        Whatever is not given is the right one; give zeros to leave something out.
+        """
+        assert self.answer.parts is not None, "a scene's answer keeps its parts"
+        parts = self.answer.parts if parts is None else parts
+        weights = self.topk_weights if weights is None else weights
+        shared = self.answer.shared if shared is None else shared
+        routed = torch.einsum("wrkh,rk->rh", parts, weights.to(parts.dtype))
+        return routed if shared is None else routed + shared
+
+    def rerun(self, variant: BaselineSiluAndMul, most: int = MOST_ROWS) -> Tensor:
+        """[min(r, most), K] what a variant of the reference gives for the first rows."""
+        few = slice(0, most)
+        keep = torch.arange(len(self.rows[few]), device=self.rows.device)
+        ids, weights = self.topk_ids[few], self.topk_weights[few]
+        return variant(self.x[few], ids, weights, keep=keep, like=self.answer).out
+
+    def first(self, most: int) -> Scene:
+        """The same with at most so many rows."""
+        part = slice(0, most)
+        names = ("rows", "x", "topk_ids", "topk_weights", "actual")
+        short = {name: getattr(self, name)[part] for name in names}
+        return dataclasses.replace(self, **short, answer=rows_of(self.answer, part, part))
+
+
+def scene_of(case: MoETestConfig, rank: int, call: Call, reference: BaselineSiluAndMul) -> Scene:
+    """The chosen rows of a call."""
+    rows = chosen_rows(len(call.tokens.x), call.tokens.x.device)
+    routing = call.output.routing
+    return Scene(
+        case=case,
+        rank=rank,
+        tokens=len(call.tokens.x),
+        rows=rows,
+        x=call.tokens.x[rows],
+        topk_ids=routing.topk_ids[rows],
+        topk_weights=routing.topk_weights[rows],
+        actual=call.output.out[rows],
+        answer=rows_of(call.answer, rows, slice(None)),
+        reference=reference,
+    )
+
+
+def rows_of(answer: Answer, rows: Tensor | slice, kept: Tensor | slice) -> Answer:
+    """The answer for some rows; `kept` selects among the rows whose parts were kept."""
+    return dataclasses.replace(
+        answer,
+        out=answer.out[rows],
+        variance=answer.variance[rows],
+        flips=answer.flips[rows],
+        parts=None if answer.parts is None else answer.parts[:, kept],
+        shared=None if answer.shared is None else answer.shared[rows],
+    )
+
+
+def chosen_rows(tokens: int, device: torch.device) -> Tensor:
+    """[r] at most MOST_ROWS row numbers, spread over all and with both ends."""
+    count = min(tokens, MOST_ROWS)
+    spread = torch.linspace(0, max(tokens - 1, 0), count, device=device)
+    return spread.round().to(torch.int64)

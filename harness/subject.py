@@ -1,0 +1,145 @@
+"""What a case is about on one rank: the layer under test, the truth beside it, its tokens.
+
+Weights, shards, calibrated scales and process groups are kept from case to case (see cache.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import torch
+
+from harness import inputs
+from harness.cache import cached
+from moe import layer
+from moe.experts import EXPERTS
+from moe.parallel import ALONE, Groups, make_groups
+from moe.quant import QUANT
+from moe.reference import routing as true_routing
+from moe.reference.layer import BaselineSiluAndMul
+from moe.shared import shard_shared
+from moe.spec import FORMATS, Numerics, Scheme
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.case import MoETestConfig
+    from harness.context import RankContext
+    from moe.types import ExpertWeights
+
+IDEAL = Numerics(accumulation=0.0)
+
+
+class Scales(TypedDict):
+    """Of static schemes: [] float32 each, else None."""
+
+    a1_scale: Tensor | None
+    a2_scale: Tensor | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What a case is about on this rank; made once, called twice."""
+
+    case: MoETestConfig
+    layer: layer.FusedMoE
+    reference: BaselineSiluAndMul
+    scales: Scales
+    ideal: BaselineSiluAndMul
+
+
+def make_subject(case: MoETestConfig, context: RankContext) -> Subject:
+    """Collective the first time a layout is met."""
+    problem = case.problem
+    numerics = EXPERTS.row(case.experts).numerics_for(problem.scheme)
+    device = context.device
+
+    def expert(e: int | str) -> tuple[Tensor, Tensor]:
+        key = ("weights", case.seed, case.n, case.k, case.dtype, case.shared_experts, e)
+        return cached(context, key, lambda: inputs.expert_weights(case, e, device))
+
+    shared = expert("shared") if case.shared_experts else None
+    plain = dataclasses.replace(problem, scheme=Scheme(weights="model", activations="model"))
+    ideal = BaselineSiluAndMul(plain, IDEAL, expert, shared)
+    scales = _static_scales(case, context, ideal)
+    return Subject(
+        case=case,
+        layer=_build(case, context, expert, shared, scales),
+        reference=BaselineSiluAndMul(problem, numerics, expert, shared),
+        scales=scales,
+        ideal=ideal,
+    )
+
+
+def _build(
+    case: MoETestConfig,
+    context: RankContext,
+    expert: Any,
+    shared: tuple[Tensor, Tensor] | None,
+    scales: Scales,
+) -> layer.FusedMoE:
+    """The layer of this rank, its weights quantized whole and then sharded."""
+    problem, rank = case.problem, context.rank
+
+    def shard() -> ExpertWeights:
+        here = [expert(e) for e in problem.layout.experts_of(rank, problem.num_experts)]
+        blank = (torch.empty(0, 2 * case.n, case.k), torch.empty(0, case.k, case.n))
+        pair = [torch.stack(w) for w in zip(*here, strict=True)] if here else list(blank)
+        dtype = expert(0)[0].dtype
+        w13, w2 = (w.to(dtype=dtype, device=context.device) for w in pair)
+        return layer.shard_weights(problem, rank, QUANT.load(case.quant)(), w13, w2)
+
+    key = (
+        "shard",
+        case.seed,
+        case.n,
+        case.k,
+        case.num_experts,
+        case.dtype,
+        case.quant,
+        case.layout,
+    )
+    weights = cached(context, key, shard).replace(**scales)
+    members = layer.Members(experts=case.experts, all2all=case.all2all, quant=case.quant)
+    mlp = None if shared is None else shard_shared(problem, rank, *shared)
+    return layer.build(problem, rank, groups_of(case, context), members, weights, mlp)
+
+
+def groups_of(case: MoETestConfig, context: RankContext) -> Groups:
+    """Collective the first time a layout is met; then kept."""
+    if case.world_size == 1:
+        return Groups(gather=ALONE, tp=ALONE)
+
+    def make() -> Groups:
+        return make_groups(case.layout, context.rank, staged=context.transport == "staged")
+
+    return cached(context, ("groups", case.layout), make, pinned=True)
+
+
+def _static_scales(case: MoETestConfig, context: RankContext, ideal: BaselineSiluAndMul) -> Scales:
+    """a1_scale and a2_scale from the ideal layer's largest values over tokens of their own."""
+    fmt = FORMATS[case.problem.scheme.activations]
+    if not fmt.static:
+        return {"a1_scale": None, "a2_scale": None}
+
+    def calibrate() -> Scales:
+        tokens = inputs.calibration_tokens(case, context.device)
+        ids = true_routing.choose(tokens.logits, case.top_k)
+        weights = torch.ones(ids.shape, device=context.device)
+        answer = ideal(tokens.x, ids, weights)
+        reciprocal = torch.tensor(1.0 / fmt.top, dtype=torch.float32, device=context.device)
+        return {"a1_scale": answer.amax1 * reciprocal, "a2_scale": answer.amax2 * reciprocal}
+
+    key = ("scales", case.seed, case.n, case.k, case.num_experts, case.top_k, case.dtype, fmt)
+    return cached(context, key, calibrate)
+
+
+def own_tokens(case: MoETestConfig, context: RankContext, counts: tuple[int, ...]) -> inputs.Tokens:
+    """This rank's tokens of a call; counts: tokens of each DP rank."""
+    dp_rank = case.layout.dp_rank(context.rank)
+    mine = case.layout.tokens_of(context.rank, counts)
+    whole = inputs.tokens(case, dp_rank, counts[dp_rank], context.device)
+    part = slice(mine.start, mine.stop)
+    return inputs.Tokens(x=whole.x[part], logits=whole.logits[part], index=whole.index[part])

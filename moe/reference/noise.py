@@ -1,0 +1,158 @@
+"""Values that carry what is known of their noise through rounding and quantization.
+
+The reference is one right answer; another right member differs by its own sums' noise and by the
+values which that noise carries over a rounding tie. `Noisy` follows both, stage by stage, so
+that the bound on the output is worked out from the case's own numbers (docs/bounds.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from moe.reference import formats
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from moe.spec import Format, Numerics
+
+REACH = 5.0  # a tie is within reach of noise at this many of its standard deviations
+FLOAT32_NOISE = 2.0**-21  # relative, of a few float32 operations and an exponential
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noisy:
+    """A value and how a right member's may differ from it, all elementwise.
+
+    variance: of small noise, as good as normal. jumps: the expected square of rare whole steps,
+    where noise carried the value over a rounding tie. doubt: the largest such step, 0 where no
+    tie is within reach.
+    """
+
+    value: Tensor
+    variance: Tensor
+    jumps: Tensor
+    doubt: Tensor
+
+    def columns(self, part: slice) -> Noisy:
+        """Some columns, as one rank's shard has them."""
+        pieces = (t[:, part] for t in (self.value, self.variance, self.jumps, self.doubt))
+        value, variance, jumps, doubt = pieces
+        return Noisy(value=value, variance=variance, jumps=jumps, doubt=doubt)
+
+    def settled(self, value: Tensor, step: Tensor, tie: Tensor) -> Noisy:
+        """After rounding to `value` on a grid of `step`, from a distance `tie` to the next tie.
+
+        Small noise is gone, unless it reached the tie: then the two are whole steps apart. Of
+        the jumps before, those towards the tie, half of them, go on as jumps.
+        """
+        sigma = self.variance.sqrt()
+        over = 0.5 * torch.erfc(tie / sigma.clamp(min=1e-30) / 2**0.5) * step.square()
+        far = torch.maximum(step, self.doubt)
+        moved = 0.5 * self.jumps / self.doubt.square().clamp(min=1e-38) * far.square()
+        jumps = over + torch.where(tie < self.doubt, moved, 0.0)
+        doubt = torch.where(tie < REACH * sigma + self.doubt, far, 0.0)
+        return Noisy(value=value, variance=torch.zeros_like(value), jumps=jumps, doubt=doubt)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """A scale, and how far a rounding of its largest value may have moved it.
+
+    scale: [] or broadcastable to the values. doubt: the largest relative shift, 0 for most.
+    chance: the probability of that shift.
+    """
+
+    scale: Tensor
+    doubt: Tensor
+    chance: Tensor
+
+
+def rounding_variance(x: Tensor, dtype: str) -> Tensor:
+    """Of one rounding to the model dtype, elementwise: a step squared over twelve."""
+    return formats.step_of(x, dtype).square() / 12
+
+
+def gathered(numerics: Numerics, terms: int) -> float:
+    """Relative variance of a sum of so many products."""
+    return numerics.accumulation**2 * terms
+
+
+def rounded(x: Noisy, dtype: str) -> Noisy:
+    """Both sides round to the dtype: they agree but where a tie is within reach."""
+    if dtype == "f32":
+        return x
+    step, value = formats.step_of(x.value, dtype), formats.on_grid(x.value, dtype)
+    return x.settled(value, step, ((x.value - value).abs() - step / 2).abs())
+
+
+def intermediate(x: Tensor, w13: Tensor, numerics: Numerics, model: str) -> Noisy:
+    """silu(gate) * up of rows x [R, K] with w13 [2N, K] = [gate; up], rounded as declared.
+
+    The noise of a product is relative to the root of the sum of squares of what it adds up.
+    """
+    both = x @ w13.T
+    lengths = x.square().sum(dim=1, keepdim=True) * w13.square().sum(dim=1)
+    variance = gathered(numerics, x.shape[1]) * lengths / x.shape[1]
+    none = torch.zeros_like(both)
+    product = Noisy(value=both, variance=variance, jumps=none, doubt=none)
+    first = rounded(product, model if numerics.gemm1 == "model" else "f32")
+    return rounded(_silu_mul(first), model if numerics.activation == "model" else "f32")
+
+
+def _silu_mul(both: Noisy) -> Noisy:
+    """[R, 2n] -> [R, n]; noise goes through the derivatives, plus float32's own."""
+    half = both.value.shape[1] // 2
+    gate, up = both.columns(slice(0, half)), both.columns(slice(half, None))
+    sigmoid = torch.sigmoid(gate.value)
+    silu = gate.value * sigmoid
+    by_gate = (sigmoid * (1 + gate.value * (1 - sigmoid)) * up.value).abs()
+    by_up = silu.abs()
+    value = silu * up.value
+
+    def spread(of_gate: Tensor, of_up: Tensor) -> Tensor:
+        return by_gate.square() * of_gate + by_up.square() * of_up
+
+    return Noisy(
+        value=value,
+        variance=spread(gate.variance, up.variance) + (value * FLOAT32_NOISE).square(),
+        jumps=spread(gate.jumps, up.jumps),
+        doubt=by_gate * gate.doubt + by_up * up.doubt,
+    )
+
+
+def quantize_noisy(h: Noisy, scale: Scale, fmt: Format) -> Noisy:
+    """Quantize; where the scale itself is in doubt, everything under it shifts with it."""
+    q = formats.quantize(h.value, scale.scale, fmt)
+    shift = h.value.abs() * scale.doubt
+    unsure = Noisy(
+        value=h.value,
+        variance=h.variance + (h.value * FLOAT32_NOISE).square(),
+        jumps=h.jumps,
+        doubt=h.doubt + shift,
+    )
+    settled = unsure.settled(q.values, q.step, q.tie)
+    flipping = torch.minimum(shift * q.step, q.step.square())  # the share that crosses a tie
+    return Noisy(
+        value=settled.value,
+        variance=settled.variance,
+        jumps=settled.jumps + scale.chance * (shift.square() + flipping),
+        doubt=settled.doubt + shift,
+    )
+
+
+def dynamic_scale(h: Noisy, fmt: Format) -> Scale:
+    """The scale of the values that share one; it follows the largest, and that one's jumps."""
+    size = h.value.abs()
+    largest = formats.scope_amax(size, fmt)
+    rival = (h.doubt > 0) & (size + h.doubt >= largest)
+    jumped = torch.where(rival, h.jumps / h.doubt.square().clamp(min=1e-38), 0.0)
+    relative = torch.where(rival, h.doubt / largest.clamp(min=1e-30), 0.0)
+    return Scale(
+        scale=formats.scale_for(largest, fmt),
+        doubt=formats.scope_amax(relative, fmt),
+        chance=formats.scope_amax(jumped, fmt),
+    )

@@ -1,0 +1,56 @@
+"""Handing out intermediates to whoever asks: off, and free, unless somebody records.
+
+Inside `recording()` each stage that calls `keep` leaves what it made. Values are kept as they
+are, not copied: a member that reuses a buffer must keep a copy. Stages, in order (G gathered
+tokens; R = G * k flat (token, slot) rows; rows of slots without an expert here are undefined):
+
+    ids [G, k] local ids, -1 = none     weights [G, k]         input, input_scale: Activations
+    gemm1 [R, 2n] gate, up              activation [R, n]      second, second_scale: Activations
+    gemm2 [R, K]                        combine [G, K]         finalize [T, K] over the gather group
+    shared [T, K] this rank's share     out [T, K] over the TP group, too
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+STAGES = (
+    *("ids", "weights", "input", "input_scale", "gemm1", "activation"),
+    *("second", "second_scale", "gemm2", "combine", "finalize", "shared", "out"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """value: the stage's tensor. rows: value[i] belongs to flat row rows[i]; None: in order."""
+
+    value: Tensor
+    rows: Tensor | None = None
+
+
+_kept: dict[str, Kept] | None = None
+
+
+@contextmanager
+def recording() -> Iterator[dict[str, Kept]]:
+    """Stages kept inside, by name. Not for two threads at once."""
+    global _kept
+    before, _kept = _kept, {}
+    try:
+        yield _kept
+    finally:
+        _kept = before
+
+
+def keep(stage: str, value: Tensor | None, rows: Tensor | None = None) -> None:
+    """Leave a stage's value, if somebody records; the last one of a name wins."""
+    if _kept is not None and value is not None:
+        assert stage in STAGES, f"no stage is called {stage!r}"
+        _kept[stage] = Kept(value=value, rows=rows)
