@@ -68,13 +68,13 @@ def _call(subject: Subject, context: RankContext, clock: _Clock, number: int) ->
     """Run the layer once, poisoned and recorded, and work out the truth for its tokens."""
     counts = call_counts(subject.case)[number]
     with clock.phase("inputs"):
-        mine = own_tokens(subject.case, context, counts)
+        mine = own_tokens(subject.case, context, counts, _start(subject.case, number))
     with memory.poisoned(), trace.recording() as stages:
         with clock.phase("layer"):
             output = subject.layer.forward(mine.x, mine.logits)
         broken = memory.broken_guards()
     with clock.phase("reference"):
-        answer = _answer(subject, mine, output, counts, context)
+        answer = _answer(subject, mine, output, number, context)
     return Call(
         number=number,
         counts=counts,
@@ -96,11 +96,16 @@ def call_counts(case: MoETestConfig) -> tuple[tuple[int, ...], ...]:
     return first, second
 
 
+def _start(case: MoETestConfig, number: int) -> int:
+    """Of each DP rank's tokens in this call: the second call has others than the first."""
+    return number * case.m
+
+
 def _answer(
     subject: Subject,
     mine: inputs.Tokens,
     output: layer.Output,
-    counts: tuple[int, ...],
+    number: int,
     context: RankContext,
 ) -> Answer:
     """The reference for this rank's tokens, on the routing that the layer itself chose.
@@ -113,8 +118,10 @@ def _answer(
     keep = chosen_rows(len(mine.x), context.device)
     if fmt.per != "tensor" or fmt.static:
         return subject.reference(mine.x, ids, weights, keep=keep, **subject.scales)
+    counts, start = call_counts(subject.case)[number], _start(subject.case, number)
     everyone = [
-        inputs.tokens(subject.case, d, count, context.device) for d, count in enumerate(counts)
+        inputs.tokens(subject.case, d, count, context.device, start)
+        for d, count in enumerate(counts)
     ]
     x = torch.cat([t.x for t in everyone])
     logits = torch.cat([t.logits for t in everyone])

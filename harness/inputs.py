@@ -113,12 +113,15 @@ def expert_weights(
     return gate_up.to(dtype), down.to(dtype)
 
 
-def tokens(case: MoETestConfig, dp_rank: int, count: int, device: torch.device) -> Tokens:
-    """The first `count` tokens of this DP rank; token i of rank d has global number d * 2m + i.
+def tokens(
+    case: MoETestConfig, dp_rank: int, count: int, device: torch.device, start: int = 0
+) -> Tokens:
+    """`count` tokens of this DP rank from `start`; its token i has global number d * 2m + i.
 
-    Twice m numbers are set aside for each rank, since a case's second call may hold more.
+    Twice m numbers (at least four) are set aside for each rank d: a case's second call has
+    tokens of its own, so that what is left of the first call's is wrong there.
     """
-    index = torch.arange(count, device=device) + dp_rank * 2 * max(case.m, 2)
+    index = torch.arange(start, start + count, device=device) + dp_rank * 2 * max(case.m, 2)
     return tokens_at(case, "token", index)
 
 

@@ -136,10 +136,12 @@ def _static_scales(case: MoETestConfig, context: RankContext, ideal: BaselineSil
     return cached(context, key, calibrate)
 
 
-def own_tokens(case: MoETestConfig, context: RankContext, counts: tuple[int, ...]) -> inputs.Tokens:
-    """This rank's tokens of a call; counts: tokens of each DP rank."""
+def own_tokens(
+    case: MoETestConfig, context: RankContext, counts: tuple[int, ...], start: int = 0
+) -> inputs.Tokens:
+    """This rank's tokens of a call; counts: tokens of each DP rank, from its token `start`."""
     dp_rank = case.layout.dp_rank(context.rank)
     mine = case.layout.tokens_of(context.rank, counts)
-    whole = inputs.tokens(case, dp_rank, counts[dp_rank], context.device)
+    whole = inputs.tokens(case, dp_rank, counts[dp_rank], context.device, start)
     part = slice(mine.start, mine.stop)
     return inputs.Tokens(x=whole.x[part], logits=whole.logits[part], index=whole.index[part])
