@@ -22,6 +22,7 @@ from harness.subject import Subject, make_subject, own_tokens
 from moe import layer, memory, trace
 from moe.reference import routing as true_routing
 from moe.spec import FORMATS
+from moe.types import TORCH_DTYPE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -141,14 +142,23 @@ def _judge(subject: Subject, call: Call) -> Judgement:
         call.output.routing.topk_weights,
         renormalize=subject.case.renormalize,
     )
-    found = judge(call.output.out, call.answer)
-    extra = (*routing, *(f"memory: {line}" for line in call.broken))
+    if routing and not call.answer.out.isfinite().all():  # no truth on weights that are NaN
+        found = Judgement(verdict=Verdict.FAILED)
+    else:
+        found = judge(call.output.out, call.answer)
+    memory_faults = (f"memory: {line}" for line in call.broken)
+    extra = (*routing, *_wrong_dtype(subject.case, call), *memory_faults)
     if not extra and found.verdict is Verdict.PASSED:
         return found
     where = "" if call.number == 0 else f"second call with {len(call.tokens.x)} tokens: "
     verdict = Verdict.FAILED if extra else found.verdict
     messages = tuple(where + text for text in (*extra, *found.messages))
     return Judgement(verdict=verdict, messages=messages, metrics=found.metrics)
+
+
+def _wrong_dtype(case: MoETestConfig, call: Call) -> tuple[str, ...]:
+    got, wanted = call.output.out.dtype, TORCH_DTYPE[case.dtype]
+    return () if got == wanted else (f"output: dtype {got}, the layer's is {wanted}",)
 
 
 def _sketches(subject: Subject, call: Call) -> tuple[dict[str, Any], ...]:
