@@ -18,7 +18,7 @@ import traceback
 from pathlib import Path
 from typing import NoReturn
 
-from harness import devicemem, evidence, proctree
+from harness import devicemem, proctree
 from harness.guardian import drain, watch_children
 from harness.protocol import (
     Channel,
@@ -127,9 +127,6 @@ def _become_rank(order: StartGang, rank: int, fds: list[int], parent: int) -> No
             if fd != own:
                 os.close(fd)
         os.environ.update(_rank_environment(rank, order.world_size))
-        if order.init["transport"] == "nccl":
-            for name, value in evidence.flight_recorder(Path(order.folder)).items():
-                os.environ.setdefault(name, value)
         channel = Channel.from_fd(own)
         worker = importlib.import_module(WORKER)
         worker.main(channel, rank, order.world_size, order.folder, RankInit(**order.init))

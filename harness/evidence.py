@@ -7,10 +7,7 @@ import hashlib
 import os
 import shutil
 import signal
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from pathlib import Path
 
 _HEAD, _TAIL = 64 << 10, 512 << 10  # bytes kept of each rank's output
 _STACK_START = "(most recent call first):"
@@ -18,14 +15,14 @@ _STACK_START = "(most recent call first):"
 _FLIGHT = "flight"  # stem of NCCL's flight records, one file a rank
 
 
-def flight_recorder(folder: Path) -> dict[str, str]:
-    """Environment additions with which NCCL's flight recorder dumps into `folder` on request."""
-    stem = str(folder / _FLIGHT)
-    return {
-        "TORCH_NCCL_DEBUG_INFO_TEMP_FILE": stem,
-        "TORCH_NCCL_DEBUG_INFO_PIPE_FILE": stem,
-        "TORCH_FR_BUFFER_SIZE": "2000",
-    }
+def flight_pipe(folder: str | Path, rank: int) -> Path:
+    """A named pipe: whoever writes to it asks the rank for its flight record."""
+    return Path(folder) / f"{_FLIGHT}{rank}.pipe"
+
+
+def flight_file(folder: str | Path, rank: int) -> Path:
+    """The record, as JSON: the collectives that a rank had begun and completed."""
+    return Path(folder) / f"{_FLIGHT}{rank}.json"
 
 
 def ask_for_flights(folder: Path) -> int:
@@ -40,20 +37,16 @@ def ask_for_flights(folder: Path) -> int:
     return asked
 
 
-def flights(folder: Path) -> dict[int, Path]:
-    """Flight records by rank, as far as they are written."""
-    found = {path.name.removeprefix(_FLIGHT): path for path in folder.glob(f"{_FLIGHT}*")}
-    return {int(rank): path for rank, path in found.items() if rank.isdigit()}
+def flights(folder: Path) -> list[Path]:
+    """Flight records that are there."""
+    return sorted(folder.glob(f"{_FLIGHT}*.json"))
 
 
 def keep_flights(folder: Path, target: Path, stem: str) -> list[str]:
-    """Copy the records to `target` as stem.flight0, ...: what `torchfrtrace -p stem.flight` reads.
-
-    They are pickles: load them only where the run itself is trusted.
-    """
+    """Copy the records to `target` as stem.flight0.json, ...; returns the names."""
     names = []
-    for rank, path in sorted(flights(folder).items()):
-        names.append(f"{stem}.{_FLIGHT}{rank}")
+    for path in flights(folder):
+        names.append(f"{stem}.{path.name}")
         shutil.copyfile(path, target / names[-1])
     return names
 

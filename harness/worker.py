@@ -13,6 +13,7 @@ import importlib
 import os
 import pickle
 import sys
+import threading
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from torch._C._distributed_c10d import FileStore
 from harness.bootstrap import CALL, result_file
 from harness.case import MoETestConfig
 from harness.context import RankContext
+from harness.evidence import flight_file, flight_pipe
 from harness.protocol import Channel, Done, Failed, Probe, Probed, RankInit, Ready, RunTask, Said
 from harness.result import RankResult, Verdict
 
@@ -38,6 +40,8 @@ def main(channel: Channel, rank: int, world_size: int, folder: str, init: RankIn
     context = _context(channel, rank, world_size, init)
     _join(context, folder, init.group_timeout)
     run = _case_runner(init.executor, context) if init.executor else _call_runner(folder, rank)
+    if init.transport == "nccl":
+        threading.Thread(target=_record_flight, args=(folder, rank), daemon=True).start()
     channel.send(Ready(rank=rank))
     baseline = 0
     while (order := channel.wait()) is not None:
@@ -136,6 +140,24 @@ def _own_part(text: str) -> str:
         while lines and lines[0].startswith("    "):
             del lines[0]
     return "\n".join([head, *lines]).strip()
+
+
+def _record_flight(folder: str, rank: int) -> None:
+    """Wait until somebody asks, then write NCCL's flight record. Runs in a thread of its own.
+
+    The main thread may hang by then, but hangs in NCCL and CUDA leave the interpreter free. The
+    recorder's own way to be asked (its pipe) gave nothing within seconds of a hang.
+    """
+    dump = getattr(torch._C._distributed_c10d, "_dump_nccl_trace_json", None)
+    if dump is None:
+        return
+    pipe, target = flight_pipe(folder, rank), flight_file(folder, rank)
+    os.mkfifo(pipe, 0o600)
+    pipe.read_bytes()  # returns when the asker has closed its end
+    text = dump()
+    partial = target.with_suffix(".partial")
+    partial.write_bytes(text.encode() if isinstance(text, str) else text)
+    partial.rename(target)
 
 
 def _allocated(device: torch.device) -> int:

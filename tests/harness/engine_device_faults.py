@@ -19,9 +19,8 @@ def _collectives(context):
         x = torch.full((1024,), float(context.rank + 1), device=device)
         dist.all_reduce(x)
         assert x[-1].item() == context.world_size * (context.world_size + 1) / 2
-    assert (
-        torch.ones(256, 256, device=context.device) @ torch.ones(256, 256, device=context.device)
-    )[0, 0].item() == 256.0
+    ones = torch.ones(256, 256, device=context.device)
+    assert (ones @ ones)[0, 0].item() == 256.0
 
 
 def _assert_on_device(context):
@@ -32,9 +31,12 @@ def _assert_on_device(context):
 
 
 def _miss_collective(context):
+    x = torch.ones(1024, device=context.device)
+    dist.all_reduce(x)  # communicators are up from here on
+    torch.cuda.synchronize()
     if context.rank == 1:
         time.sleep(600)
-    dist.all_reduce(torch.ones(1024, device=context.device))
+    dist.all_reduce(x)
     torch.cuda.synchronize()
 
 

@@ -215,17 +215,17 @@ def test_flight_records_are_asked_for_and_kept(tmp_path):
     folder, target = tmp_path / "gang", tmp_path / "logs"
     for path in (folder, target):
         path.mkdir()
-    stem = Path(evidence.flight_recorder(folder)["TORCH_NCCL_DEBUG_INFO_PIPE_FILE"])
     for rank in (0, 1):
-        os.mkfifo(f"{stem}{rank}.pipe")
-    reader = os.open(f"{stem}1.pipe", os.O_RDONLY | os.O_NONBLOCK)
+        os.mkfifo(evidence.flight_pipe(folder, rank))
+    reader = os.open(evidence.flight_pipe(folder, 1), os.O_RDONLY | os.O_NONBLOCK)
     assert evidence.ask_for_flights(folder) == 1, "nobody reads rank 0's pipe"
     assert os.read(reader, 10) == b"1"
     os.close(reader)
-    Path(f"{stem}1").write_bytes(b"record")
-    assert list(evidence.flights(folder)) == [1]
-    assert evidence.keep_flights(folder, target, "case") == ["case.flight1"]
-    assert (target / "case.flight1").read_bytes() == b"record"
+    record = evidence.flight_file(folder, 1)
+    record.write_text("{}")
+    assert evidence.flights(folder) == [record]
+    assert evidence.keep_flights(folder, target, "case") == ["case.flight1.json"]
+    assert (target / "case.flight1.json").read_text() == "{}"
 
 
 def test_log_names_are_short_enough_and_differ():

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+
 import torch
 import torch.distributed as dist
+from engine_tools import wait_for
 
-from harness import worker
+from harness import evidence, worker
 from harness.context import RankContext
 from harness.parallel import parallel_launch
 
@@ -37,6 +40,17 @@ def test_a_probe_objects_to_memory_left_behind():
     assert parallel_launch(1, probe_with_growth, worker.MEMORY_GROWTH) == [""]
     (text,) = parallel_launch(1, probe_with_growth, worker.MEMORY_GROWTH + (1 << 20))
     assert text == "the case left 1025 MiB allocated, more than 1024"
+
+
+def test_a_flight_record_is_written_when_asked_for_and_not_before(tmp_path, monkeypatch):
+    dump = lambda: '{"entries": []}'  # noqa: E731 - only builds with NCCL have the real one
+    monkeypatch.setattr(torch._C._distributed_c10d, "_dump_nccl_trace_json", dump, raising=False)
+    thread = threading.Thread(target=worker._record_flight, args=(str(tmp_path), 3))
+    thread.start()
+    assert wait_for(lambda: evidence.ask_for_flights(tmp_path))
+    thread.join(5)
+    assert not thread.is_alive()
+    assert evidence.flight_file(tmp_path, 3).read_text() == '{"entries": []}'
 
 
 def test_values_for_the_caller_hold_plain_cpu_tensors():
