@@ -180,6 +180,10 @@ def test_gangs_after_the_first_start_within_half_a_second(quick):
     assert sorted(started[1:])[2] < 0.5
 
 
+def servers_of(pool):
+    return {server.preloaded.pid for server in pool._servers.values() if server.preloaded}
+
+
 def test_nothing_outlives_its_gang(quick):
     """Orphans that left their session, and ranks whose holder was killed, among them."""
     assert quick["setsid_grandchild"].verdict is Verdict.PASSED
@@ -187,8 +191,7 @@ def test_nothing_outlives_its_gang(quick):
     pool = shared_pool()
 
     def left():
-        servers = {server.preloaded.pid for server in pool._servers.values() if server.preloaded}
-        return set(proctree.descendants(pool.guardian.pid)) - servers
+        return set(proctree.descendants(pool.guardian.pid)) - servers_of(pool)
 
     assert wait_for(lambda: not left(), 5.0), left()
 
@@ -272,6 +275,18 @@ def test_closing_the_iterator_ends_every_process(tmp_path):
     assert len(set(proctree.descendants(os.getpid())) - others) == 5
     events.close()
     assert set(proctree.descendants(os.getpid())) <= others
+
+
+def test_closing_the_iterator_ends_its_gangs_in_a_pool_that_goes_on(tmp_path):
+    pool = shared_pool()
+    options = RunOptions(log_dir=tmp_path, executor=EXECUTOR)
+    events = run(plan(case("ignore_sigterm"), limit=60), options, pool)
+    assert isinstance(next(events), GangStarted)
+    gang_pids = set(proctree.descendants(pool.guardian.pid)) - servers_of(pool)
+    assert len(gang_pids) == 3
+    events.close()
+    assert wait_for(lambda: not gang_pids & set(proctree.descendants(os.getpid())), 5.0)
+    assert pool.guardian.poll() is None
 
 
 def test_a_log_folder_that_cannot_be_written_fails_no_run(tmp_path):
