@@ -1,0 +1,287 @@
+"""The docs are true: links, files, commands, ids and tables; and the code that they show runs."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shlex
+import sys
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from harness import matrix
+from harness.case import MoETestConfig
+from harness.cli import COMMANDS
+from harness.config import find, load
+from harness.context import RankContext
+from harness.errors import ExitCode
+from harness.execute import run_case
+from harness.options import parse
+from harness.result import Verdict
+from harness.summary import summarize
+from moe.experts import EXPERTS
+from moe.platforms import platform
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from harness.result import RankResult
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+DOCS = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/*.md"))]
+NAMES = [str(path.relative_to(ROOT)) for path in DOCS]
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(params=DOCS, ids=NAMES)
+def doc(request: pytest.FixtureRequest) -> Path:
+    path: Path = request.param
+    return path
+
+
+def fenced(path: Path, language: str) -> list[str]:
+    return [body for kind, body in _FENCE.findall(path.read_text()) if kind == language]
+
+
+def inline(path: Path) -> list[str]:
+    """What stands in `single backquotes`, outside of fenced blocks."""
+    return re.findall(r"`([^`\n]+)`", _FENCE.sub("", path.read_text()))
+
+
+def table(path: Path, heading: str) -> list[list[str]]:
+    """The rows under a table's heading, cell by cell, without the rule below it."""
+    lines = path.read_text().splitlines()
+    start = lines.index(heading) + 2
+    end = next(i for i in range(start, len(lines) + 1) if not "".join(lines[i : i + 1]).strip())
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[start:end]]
+
+
+# What is named is there.
+
+
+def test_links_and_pictures_lead_somewhere(doc: Path) -> None:
+    targets = re.findall(r"\]\(([^)\s]+)\)", doc.read_text())
+    inside = [t.partition("#")[0] for t in targets if not t.startswith("https://")]
+    assert [t for t in inside if t and not (doc.parent / t).exists()] == []
+
+
+def test_files_that_are_named_exist(doc: Path) -> None:
+    """As a path from the root, or (in the file map) beside the file named before it."""
+    pattern = re.compile(r"(?:[\w.-]+/)*(?:[\w-]+\.(?:py|yaml|yml|md|toml|txt|svg)|[\w.-]+/)\Z")
+    named = [text for text in inline(doc) if pattern.match(text)]
+    yours = ("runs/", "my_", "moe/experts/my_")
+    named = [text for text in named if not text.startswith(yours)]
+    places = (ROOT, ROOT / "harness", ROOT / "moe")
+    assert [text for text in named if not any((p / text).exists() for p in places)] == []
+
+
+def test_functions_and_tests_that_are_named_exist(doc: Path) -> None:
+    lost = []
+    for text in inline(doc):
+        found = re.fullmatch(r"([\w/]+\.py)::?(\w+)", text)
+        if found:
+            source = (ROOT / found[1]).read_text()
+            if not re.search(rf"^\s*(def|class) {found[2]}\b", source, re.MULTILINE):
+                lost.append(text)
+    assert lost == []
+
+
+def test_bounds_names_a_function_and_a_test_for_each_term() -> None:
+    rows = table(ROOT / "docs" / "bounds.md", "| term | function | a test that shows it |")
+    assert [row[0] for row in rows if row[0].isdigit()] == list("1234567")
+    assert all(".py:" in row[1] for row in rows)
+
+
+def test_ids_are_ids(doc: Path) -> None:
+    ids = re.findall(r"(?<![\w.:-])m:\d+-[A-Za-z0-9._:-]*[A-Za-z0-9_]", doc.read_text())
+    assert [text for text in ids if MoETestConfig.from_id(text).id != text] == []
+
+
+# What is to be typed works.
+
+
+@cache
+def options_of(command: str) -> frozenset[str]:
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), pytest.raises(SystemExit):
+        parse([command, "--help"])
+    return frozenset(re.findall(r"(?<!\w)--?[a-z][a-z-]*", text.getvalue()))
+
+
+def shell_lines(path: Path) -> Iterator[str]:
+    """Command lines of fenced blocks without a language, continued ones joined."""
+    for block in fenced(path, ""):
+        for line in block.replace("\\\n", " ").splitlines():
+            yield line.strip().removeprefix("$ ").split("  #")[0]
+
+
+def harness_lines(path: Path) -> list[list[str]]:
+    """Arguments of every `python -m harness ...` and every inline `run --option ...`."""
+    found = []
+    for line in [*shell_lines(path), *inline(path)]:
+        head, _, rest = line.partition("-m harness ")
+        if rest and head.endswith("python "):
+            found.append(shlex.split(rest))
+        elif line.partition(" ")[0] in COMMANDS and " -" in line:
+            found.append(shlex.split(line))
+    return [words for words in found if words[0] != "COMMAND"]
+
+
+def test_the_docs_show_commands() -> None:
+    assert len(harness_lines(README)) >= 4
+    assert {"test-matrix", "test"} <= {word for line in make_lines(README) for word in line}
+
+
+def test_harness_commands_parse(doc: Path) -> None:
+    suites = load(find(None)).suites
+    for words in harness_lines(doc):
+        args = parse(words)
+        suite = getattr(args, "suite", None)
+        assert suite in (None, "NAME", *suites), words
+        assert getattr(args, "platform", None) is None or platform(args.platform)
+
+
+def test_options_that_are_named_exist(doc: Path) -> None:
+    known = frozenset().union(*(options_of(command) for command in COMMANDS))
+    named = [text.split()[0] for text in inline(doc) if re.match(r"--?[a-z]", text)]
+    assert [option for option in named if option not in known] == []
+
+
+def make_lines(path: Path) -> list[list[str]]:
+    lines = [*shell_lines(path), *inline(path)]
+    made = [re.sub(r"\$\([^)]*\)", "x", line) for line in lines if line.startswith("make ")]
+    return [shlex.split(line)[1:] for line in made]
+
+
+def test_make_targets_and_variables_exist(doc: Path) -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    words = [word for line in make_lines(doc) for word in line]
+    words += [text for text in inline(doc) if re.match(r"[A-Z]{2,}=", text)]
+    for word in words:
+        name, equals, _ = word.partition("=")
+        known = rf"\b{name}\b" if equals else rf"^{name}:"
+        assert re.search(known, makefile, re.MULTILINE), word
+
+
+# What is listed is all there is.
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.read_text().splitlines()) <= 150
+
+
+def test_the_readme_lists_every_command() -> None:
+    cells = [row[0] for row in table(README, "| command | what it does |")]
+    assert sorted(re.findall(r"^`(\w+)", "\n".join(cells), re.MULTILINE)) == sorted(COMMANDS)
+
+
+def test_the_readme_lists_every_exit_code() -> None:
+    cells = [row[0] for row in table(README, "| exit code | meaning |")]
+    assert cells == [*(str(int(code)) for code in ExitCode), "128 + n"]
+
+
+def test_the_readme_names_every_verdict() -> None:
+    _, _, words = README.read_text().partition("A **verdict** is\none of ")
+    sentence = re.sub(r"\s*\([^)]*\)", "", words.partition(".\n")[0])
+    assert sentence.split(", ") == list(Verdict)
+
+
+def test_the_layouts_of_the_readme_are_layouts() -> None:
+    rows = table(README, "| layout, as in an id | tokens | weights |")
+    cases = [MoETestConfig.from_id(f"m:1-n:8-k:8-e:8-topk:1-experts:x-{r[0][1:-1]}") for r in rows]
+    for case, (_, tokens, weights) in zip(cases, rows, strict=True):
+        layout = case.layout
+        assert ("spread" in weights) == (layout.experts_of(1, 8) != range(8))
+        assert ("split" in weights) == (layout.intermediate_of(1, 8) != range(8))
+        assert ("own" in tokens) == (layout.dp_size > 1)
+        assert ("split" in tokens) == layout.sequence_parallel
+
+
+def test_closing_lines_are_those_of_a_run() -> None:
+    keys = re.findall(r"(\w+)=", summarize([], 0, {}, 0.0).line())
+    lines = re.findall(r"^cases=.*$", README.read_text(), re.MULTILINE)
+    assert lines
+    assert all(re.findall(r"(\w+)=", line) == keys for line in lines)
+
+
+# What is shown as code runs.
+
+
+def run_here(case_id: str, folder: Path | None = None) -> RankResult:
+    options = {} if folder is None else {"save_tensors": str(folder)}
+    context = RankContext(
+        rank=0, world_size=1, device=torch.device("cpu"), transport="gloo", options=options
+    )
+    return run_case(MoETestConfig.from_id(case_id), context)
+
+
+def test_the_loader_loads_what_a_run_has_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loader, worst = fenced(ROOT / "docs" / "saved-tensors.md", "python")
+    assert len(loader.splitlines()) == 5
+    case = "m:4-n:32-k:64-e:4-topk:2-experts:torch_loop-a2a:local"
+    run_here(case, tmp_path / "runs" / "one" / "tensors")
+    monkeypatch.chdir(tmp_path)
+    exec(loader + worst, {})
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("rank0 {")
+    assert "'reference': [4, 64]" in first
+    assert float(second.split()[1]) < 0.01
+
+
+def test_every_saved_tensor_is_described(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    run_here("m:4-n:32-k:64-e:4-topk:2-experts:torch_loop-a2a:local", tmp_path)
+    (path,) = tmp_path.iterdir()
+    letters = {"T": 4, "K": 64, "E": 4, "k": 2}
+    dtypes = {"the case's dtype": "bfloat16"}
+    rows = table(ROOT / "docs" / "saved-tensors.md", "| name | shape, dtype | what |")
+    told = {}
+    for name, what, _ in rows:
+        shape, _, dtype = what.partition("] ")
+        sizes = [letters[letter] for letter in re.findall(r"\w", shape)]
+        told[name.strip("`")] = (sizes, f"torch.{dtypes.get(dtype, dtype)}")
+    saved = {name: (list(t.shape), str(t.dtype)) for name, t in load_file(path).items()}
+    assert told == saved
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An importable folder with the package `my_kernels`, forgotten afterwards."""
+    (tmp_path / "my_kernels").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path / "my_kernels"
+    for name in [name for name in sys.modules if name.split(".")[0] == "my_kernels"]:
+        del sys.modules[name]
+
+
+MINE = "my_kernels.experts:MyExperts"
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_the_readmes_backend_is_right_and_with_gate_and_up_swapped_wrong(
+    package: Path, right: bool
+) -> None:
+    (source,) = fenced(README, "python")
+    assert source.count("gate, up = ") == 1
+    text = source if right else source.replace("gate, up = ", "up, gate = ")
+    (package / "experts.py").write_text(text)
+    found = run_here(f"m:6-n:64-k:64-e:4-topk:2-experts:{MINE}-a2a:local")
+    assert found.verdict is (Verdict.PASSED if right else Verdict.FAILED)
+    assert found.members["experts"] == "MyExperts"
+
+
+def test_the_readmes_backend_says_what_it_does_not_take(package: Path) -> None:
+    (package / "experts.py").write_text(fenced(README, "python")[0])
+    points = matrix.with_experts(matrix.expand(load(find(None)), "smoke"), MINE)
+    needs, cpu = EXPERTS.row(MINE).needs, platform("cpu")
+    refused = {p.quant for p in points if needs.refusal(p.problem, cpu) is not None}
+    assert refused == {p.quant for p in points} - {"none"}
