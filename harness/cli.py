@@ -268,8 +268,16 @@ def doctor(_: argparse.Namespace) -> int:
     return examine()
 
 
+def fuzz(args: argparse.Namespace) -> int:
+    from harness.fuzz import main as fuzz_main
+
+    with _terminable():
+        return fuzz_main(args)
+
+
 COMMANDS = {
     "run": run,
+    "fuzz": fuzz,
     "list": show_list,
     "plan": show_plan,
     "report": report,

@@ -33,6 +33,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _run(_command(commands, "run", "run cases and say which are right"))
+    _fuzz(_command(commands, "fuzz", "run random cases, and shrink those that fail"))
     for name, what in (("list", "list a suite's cases"), ("plan", "show a suite's jobs")):
         command = _command(commands, name, f"{what}, and what is refused, by reason")
         _matrix(command, suite="smoke")
@@ -78,6 +79,20 @@ def _run(command: argparse.ArgumentParser) -> None:
     add("-x", dest="fail_fast", action="store_true", help="stop at the first failure")
     add("--save-tensors", action="store_true", help="keep failing tensors in the run's folder")
     add("-v", dest="verbose", action="store_true", help="gangs too, and passed cases when live")
+
+
+def _fuzz(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("--budget", default="5m", metavar="TIME", help="how long: 90s, 5m, 2h (5m)")
+    add("--cases", type=int, metavar="N", help="at most so many cases")
+    add("--seed", type=int, default=0, metavar="S", help="the same seed draws the same cases (0)")
+    add("--experts", metavar="NAME", help="one experts backend: a name or pkg.mod:Class")
+    add("--devices", type=int, metavar="N", help="use so many of this machine's GPUs")
+    add("--out", type=Path, metavar="DIR", help="the run's folder (runs/TIME-fuzz)")
+    add("--slots", type=int, default=1, metavar="N", help="gangs that may run at a time (1)")
+    add("--time-limit", type=float, metavar="S", help="seconds that one case may take")
+    add("-x", dest="fail_fast", action="store_true", help="stop after the first failing batch")
+    add("-v", dest="verbose", action="store_true", help="passed cases too")
 
 
 def _report(command: argparse.ArgumentParser) -> None:

@@ -111,6 +111,14 @@ class RunFolder:
                 continue
         return found
 
+    def name_cases(self, ids: list[str]) -> None:
+        """Which cases `run.json` names, for a run that finds them out as it goes on."""
+        self.info = {**self.info, "cases": ids}
+        try:
+            _write(self.path / "run.json", self.info)
+        except OSError as error:
+            self._warn(error)
+
     def write_summary(self, summary: dict[str, Any]) -> None:
         try:
             _write(self.path / "summary.json", summary)
