@@ -1,0 +1,51 @@
+"""Cases of `run_case`, in this process or in real ranks that import this."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from harness.case import MoETestConfig
+from harness.context import RankContext
+from harness.execute import run_case
+
+if TYPE_CHECKING:
+    from harness.result import RankResult
+
+
+def case(**fields) -> MoETestConfig:
+    plain = {"m": 3, "n": 128, "k": 128, "num_experts": 4, "top_k": 2, "experts": "torch_loop"}
+    return MoETestConfig(**{**plain, **fields})
+
+
+def context(world_size: int = 1) -> RankContext:
+    return RankContext(
+        rank=int(os.environ["RANK"]) if world_size > 1 else 0,
+        world_size=world_size,
+        device=torch.device("cpu"),
+        transport="gloo",
+    )
+
+
+def run_all(ids: list[str]) -> list[RankResult]:
+    """Run these cases one after another in this rank, as a gang does."""
+    cases = [MoETestConfig.from_id(text) for text in ids]
+    here = context(cases[0].world_size)
+    return [run_case(case, here) for case in cases]
+
+
+def run_planted(name: str, text: str) -> RankResult:
+    """Run a case while a mistake is in the stack."""
+    from planted_mistakes import MISTAKES
+
+    (found,) = _planted(MISTAKES[name].plant, [text])
+    return found
+
+
+def _planted(plant, ids: list[str]) -> list[RankResult]:
+    with pytest.MonkeyPatch.context() as patch:
+        plant(patch)
+        return run_all(ids)

@@ -1,0 +1,198 @@
+"""`run_case` on the real stack: right members pass on every layout, planted mistakes fail."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+
+import pytest
+from execute_ranks import case, context, run_all, run_planted
+from planted_mistakes import MISTAKES
+
+from harness import parallel_launch
+from harness.agree import Agreement, Sketch
+from harness.case import MoETestConfig
+from harness.compare import METRICS
+from harness.execute import call_counts, run_case
+from harness.result import RankResult, Verdict
+from moe.experts import EXPERTS
+from moe.platforms import platform
+from moe.quant import QUANT
+
+# --- one rank: every method with every backend that takes it here
+
+
+def pairs():
+    """(quant, experts) of the tables that run on a CPU."""
+    cpu = platform("cpu")
+    for quant in QUANT.rows:
+        for row in EXPERTS:
+            if row.needs.refusal(case(quant=quant).problem, cpu) is None:
+                yield quant, row.name
+
+
+@pytest.mark.parametrize(("quant", "experts"), list(pairs()))
+def test_a_right_member_passes_inside_its_bound(quant, experts):
+    found = run_case(case(quant=quant, experts=experts, all2all="local"), context())
+    assert (found.verdict, found.messages) == (Verdict.PASSED, ())
+    assert 0.02 < found.metrics["bound_used"] < 1
+    assert set(found.metrics) == set(METRICS)
+    assert found.metrics["rows"] == 3
+
+
+def test_a_result_says_how_long_each_phase_took():
+    found = run_case(case(), context())
+    assert set(found.seconds) == {"inputs", "layer", "reference", "judge"}
+    assert all(seconds > 0 for seconds in found.seconds.values())
+
+
+def test_cases_of_one_gang_share_what_they_can():
+    here = context()
+    run_case(case(quant="fp8_tensor"), here)
+    kinds = [key[0] for key in here.caches]
+    run_case(case(quant="fp8_tensor", experts="triton"), here)
+    assert [key[0] for key in here.caches] == kinds
+    run_case(case(quant="int8_channel"), here)
+    added = {key[0] for key in list(here.caches)} - set(kinds)
+    assert added == set()
+    assert [key[0] for key in here.caches].count("shard") == 2
+    assert [key[0] for key in here.caches].count("weights") == 4
+
+
+@pytest.mark.parametrize(
+    ("fields", "first", "second"),
+    [
+        ({"m": 1}, (1,), (2,)),
+        ({"m": 32}, (32,), (17,)),
+        ({"m": 3, "dp_size": 2}, (3, 3), (2, 2)),
+        ({"m": 6, "dp_size": 3, "tokens": "ragged"}, (6, 4, 2), (4, 3, 2)),
+        ({"m": 4, "dp_size": 2, "tokens": "idle"}, (4, 0), (3, 0)),
+    ],
+)
+def test_a_case_makes_two_calls_of_different_sizes(fields, first, second):
+    assert call_counts(case(**fields)) == (first, second)
+
+
+# --- many ranks: every layout
+
+WORLD_2 = (
+    {"tp_size": 2},
+    {"tp_size": 2, "use_ep": True},
+    {"tp_size": 2, "use_ep": True, "sequence_parallel": True, "m": 1},
+    {
+        "tp_size": 2,
+        "use_ep": True,
+        "sequence_parallel": True,
+        "m": 7,
+        "quant": "fp8_tensor_dynamic",
+    },
+    {"dp_size": 2, "tokens": "idle"},
+    {"dp_size": 2, "tokens": "ragged", "m": 7, "quant": "int8_channel", "n": 129},
+    {"dp_size": 2, "use_ep": True, "m": 1},
+    {"dp_size": 2, "use_ep": True, "tokens": "idle", "quant": "fp8_tensor_dynamic"},
+    {"dp_size": 2, "use_ep": True, "tokens": "ragged", "num_experts": 5, "top_k": 3},
+    {"dp_size": 2, "use_ep": True, "num_experts": 1, "top_k": 1},
+    {"tp_size": 2, "quant": "fp8_block", "n": 256},
+    {"tp_size": 2, "quant": "fp8_tensor", "shared_experts": 1},
+    {"tp_size": 2, "use_ep": True, "sequence_parallel": True, "shared_experts": 2, "m": 4},
+    {"dp_size": 2, "use_ep": True, "quant": "int8_channel", "experts": "triton"},
+    {"dp_size": 2, "use_ep": True, "experts": "torch_grouped", "renormalize": False},
+    {"tp_size": 2, "dtype": "f32"},
+    {"tp_size": 2, "dtype": "fp16", "quant": "fp8_block", "use_ep": True},
+)
+WORLD_4 = (
+    {"tp_size": 4, "n": 130},
+    {"dp_size": 4, "tokens": "ragged", "m": 6},
+    {"dp_size": 4, "use_ep": True, "num_experts": 6, "tokens": "idle"},
+    {"dp_size": 2, "tp_size": 2, "quant": "fp8_tensor_dynamic", "shared_experts": 1},
+    {"dp_size": 2, "tp_size": 2, "use_ep": True, "num_experts": 3, "tokens": "idle"},
+    {"dp_size": 2, "tp_size": 2, "use_ep": True, "sequence_parallel": True, "m": 1},
+    {"dp_size": 2, "tp_size": 2, "use_ep": True, "sequence_parallel": True, "tokens": "ragged"}
+    | {"m": 5, "num_experts": 6, "quant": "fp8_block", "shared_experts": 1},
+    {"dp_size": 2, "tp_size": 2, "use_ep": True, "num_experts": 2, "quant": "int8_channel"},
+)
+LAYOUTS = [case(**fields) for fields in (*WORLD_2, *WORLD_4)]
+
+
+@functools.cache
+def launched(world: int) -> dict[str, list[RankResult]]:
+    """Case id -> every rank's result: all layouts of one world in one gang, one after another."""
+    ids = [c.id for c in LAYOUTS if c.world_size == world]
+    by_rank = parallel_launch(world, run_all, ids, timeout=120)
+    return {text: [results[i] for results in by_rank] for i, text in enumerate(ids)}
+
+
+@pytest.mark.parametrize("point", LAYOUTS, ids=lambda point: point.id)
+def test_a_right_stack_passes_on_every_layout(point):
+    results = launched(point.world_size)[point.id]
+    assert [r.rank for r in results] == list(range(point.world_size))
+    for result in results:
+        assert (result.verdict, result.messages) == (Verdict.PASSED, ())
+        counts = call_counts(point)
+        held = [len(point.layout.tokens_of(result.rank, c)) for c in counts]
+        assert result.metrics["rows"] == max(held)
+        if max(held):
+            assert 0.02 < result.metrics["bound_used"] < 1
+        assert len(result.sketches) == min(2, held[0])
+
+
+def test_a_rank_without_tokens_was_among_them():
+    split = case(**WORLD_2[2])
+    assert [r.metrics["rows"] for r in launched(2)[split.id]] == [1, 1]  # 1 and 0, then 1 and 1
+    idle = case(**WORLD_2[4])
+    assert [r.metrics["rows"] for r in launched(2)[idle.id]] == [3, 0]
+
+
+def sketches(results):
+    return [Sketch.from_json(s) for result in results for s in result.sketches]
+
+
+def test_layouts_and_members_agree_on_the_same_tokens():
+    """Outputs of real cases with the same content, against each other."""
+    seen = Agreement()
+    compared = 0
+    for point in LAYOUTS:
+        found = sketches(launched(point.world_size)[point.id])
+        assert seen.check(point, found) == []
+        compared += len(found)
+    assert compared - len(seen._seen) >= 10, "tokens that were compared with an earlier case's"
+    wrong = [dataclasses.replace(s, values=tuple(2 * v for v in s.values)) for s in found]
+    (text,) = seen.check(LAYOUTS[-1], wrong)
+    assert "outputs are" in text
+
+
+# --- mistakes
+
+
+def outcome(name: str) -> list[RankResult]:
+    point = MISTAKES[name].case
+    if point.world_size == 1:
+        return [run_planted(name, point.id)]
+    return parallel_launch(point.world_size, run_planted, name, point.id)
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_planted_mistake_is_found(name):
+    results = outcome(name)
+    messages = [text for result in results for text in result.messages]
+    assert Verdict.FAILED in [result.verdict for result in results], messages
+    assert any(re.search(MISTAKES[name].says, text) for text in messages), messages
+
+
+def unplanted():
+    """The cases of the mistakes, each once, without any mistake."""
+    return sorted({m.case.id for m in MISTAKES.values()})
+
+
+@functools.cache
+def sound(world: int) -> dict[str, list[RankResult]]:
+    ids = [text for text in unplanted() if MoETestConfig.from_id(text).world_size == world]
+    by_rank = [run_all(ids)] if world == 1 else parallel_launch(world, run_all, ids)
+    return {text: [results[i] for results in by_rank] for i, text in enumerate(ids)}
+
+
+@pytest.mark.parametrize("text", unplanted())
+def test_the_same_case_passes_without_the_mistake(text):
+    for result in sound(MoETestConfig.from_id(text).world_size)[text]:
+        assert (result.verdict, result.messages) == (Verdict.PASSED, ())

@@ -1,0 +1,74 @@
+"""Members as another package would bring them: a class with a `row`, and rows for entry points."""
+
+from __future__ import annotations
+
+import torch
+
+from moe.all2all.base import PrepareFinalize
+from moe.experts.base import Experts
+from moe.quant import QuantRow
+from moe.quant.base import dequantize_activations, dequantize_weight
+from moe.quant.int8_channel import Int8Channel
+from moe.spec import Needs, Row, Scheme
+from moe.types import Dispatched
+
+
+class TokenByToken(Experts):
+    """One token and one slot after another."""
+
+    row = Row(
+        name="token_by_token",
+        target="outside_members:TokenByToken",
+        needs=Needs(dtypes=frozenset({"bf16"}), hidden_multiple=2),
+    )
+
+    def prepare_weights(self, weights):
+        self.w13 = dequantize_weight(weights.w13, weights.w13_scale)
+        self.w2 = dequantize_weight(weights.w2, weights.w2_scale)
+        self.a2_scale = weights.a2_scale
+
+    def apply(self, x, routing):
+        values = dequantize_activations(x)
+        out = torch.zeros(values.shape)
+        for token, slot in (routing.topk_ids >= 0).nonzero().tolist():
+            e = int(routing.topk_ids[token, slot])
+            h = self.activate(*(self.w13[e] @ values[token]).chunk(2))[None]
+            h = dequantize_activations(self.quant.quantize_intermediate(h, self.a2_scale))
+            out[token] += routing.topk_weights[token, slot] * (self.w2[e] @ h[0])
+        return out.to(self.dtype)
+
+    def activate(self, gate, up):
+        return torch.nn.functional.silu(gate) * up
+
+
+class UpFirst(TokenByToken):
+    """The same, with gate and up the wrong way round."""
+
+    row = Row(name="up_first", target="outside_members:UpFirst")
+
+    def activate(self, gate, up):
+        return super().activate(up, gate)
+
+
+class Alone(PrepareFinalize):
+    row = Row(name="alone", target="outside_members:Alone", needs=Needs(max_world=1))
+
+    def prepare(self, x, routing):
+        return Dispatched(x=x, routing=routing, counts=(len(x.codes),))
+
+    def finalize(self, partial, dispatched):
+        return partial
+
+
+class SignedBytes(Int8Channel):
+    """int8_channel under another name."""
+
+    row = QuantRow(
+        name="signed_bytes",
+        target="outside_members:SignedBytes",
+        scheme=Scheme(weights="int8_channel", activations="int8_token", weight_bytes=1),
+    )
+
+
+OUTSIDE = TokenByToken.row  # what an entry point names
+CLASH = Row(name="torch_loop", target="outside_members:TokenByToken")

@@ -1,0 +1,116 @@
+"""What ranks do in the tests of collectives: functions that `parallel_launch` can import."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+
+from moe.all2all import ALL2ALL
+from moe.parallel import Group, make_groups
+from moe.types import Activations, Routing
+
+if TYPE_CHECKING:
+    from moe.spec import Layout
+
+
+def here() -> tuple[int, int]:
+    return dist.get_rank(), dist.get_world_size()
+
+
+def everyone(staged: bool = False) -> Group:
+    rank, world = here()
+    return Group(handle=dist.group.WORLD, size=world, rank=rank, staged=staged)
+
+
+# --- groups
+
+
+def group_members(layout: Layout, staged: bool):
+    """(gather, tp) of this rank as (size, rank within, staged, global ranks that really met)."""
+    rank, _ = here()
+    groups = make_groups(layout, rank, staged=staged)
+    mine = torch.tensor([rank])
+    return tuple(
+        (group.size, group.rank, group.staged, group.all_gather(mine).tolist())
+        for group in (groups.gather, groups.tp)
+    )
+
+
+# --- collectives
+
+
+def collectives(staged: bool):
+    """Every collective on numbers that tell rank, row and column apart."""
+    rank, world = here()
+    group = everyone(staged)
+    rows = torch.arange(6.0).view(2, 3) + 100 * rank
+    parts = torch.arange(world * 2.0).view(world * 2, 1) + 10 * rank
+    return {
+        "gather": group.all_gather(rows),
+        "gather_transposed": group.all_gather(rows.T),
+        "scatter": group.reduce_scatter(parts.bfloat16()),
+        "reduce": group.all_reduce(rows),
+        "counts": group.gather_counts(3 * rank, torch.device("cpu")),
+    }
+
+
+def every_code(staged: bool):
+    """All 256 codes of each one-byte format, rolled by rank: (sent, received, dtype) as bytes."""
+    rank, _ = here()
+    group = everyone(staged)
+    codes = torch.arange(256, dtype=torch.uint8).roll(rank).view(-1, 2)
+    found = []
+    for dtype in (torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.int8, torch.uint8):
+        got = group.all_gather(codes.view(dtype))
+        found.append((str(got.dtype) == str(dtype), got.view(torch.uint8)))
+    return found
+
+
+# --- all2all
+
+
+def sent_by(rank: int, count: int, kind: str) -> tuple[Activations, Routing]:
+    """`count` rows that name their rank and row, with scales of the kind's shape."""
+    row = torch.arange(count, dtype=torch.int32)[:, None]
+    ids = torch.cat([row + 100 * rank, row + 100 * rank + 50], dim=1)
+    routing = Routing(topk_ids=ids, topk_weights=ids.float() / 7)
+    pattern = (torch.arange(256) + rank + 3 * row).to(torch.uint8)  # every code, NaN included
+    if kind == "model":
+        return Activations(codes=(row + 100.0 * rank).expand(count, 4).bfloat16()), routing
+    scale = {
+        "fp8_static": torch.tensor(0.5),
+        "fp8_group": row + torch.tensor([[0.25, 0.5]]) + rank,
+        "int8_token": row + 0.75 + rank,
+    }[kind]
+    dtype = torch.int8 if kind == "int8_token" else torch.float8_e4m3fn
+    return Activations(codes=pattern.view(dtype), scale=scale.float()), routing
+
+
+def dispatched(name: str, counts: tuple[int, ...], kind: str):
+    """prepare() on uneven ranks, as plain values (codes as bytes or float32)."""
+    rank, _ = here()
+    member = ALL2ALL.load(name)(everyone())
+    got = member.prepare(*sent_by(rank, counts[rank], kind))
+    codes = got.x.codes
+    return {
+        "codes": codes.view(torch.uint8) if codes.element_size() == 1 else codes.float(),
+        "dtype": str(codes.dtype),
+        "scale": got.x.scale,
+        "ids": got.routing.topk_ids,
+        "weights": got.routing.topk_weights,
+        "counts": got.counts,
+    }
+
+
+def finalized(name: str, counts: tuple[int, ...], dtype: str):
+    """finalize() of partial sums whose padding rows are NaN; each rank's own rows."""
+    rank, _ = here()
+    member = ALL2ALL.load(name)(everyone())
+    got = member.prepare(*sent_by(rank, counts[rank], "model"))
+    real = got.routing.topk_ids.amax(dim=1) >= 0
+    partial = got.routing.topk_ids[:, :1].float() * (rank + 1)
+    partial[~real] = float("nan")
+    out = member.finalize(partial.expand(-1, 8).to(getattr(torch, dtype)), got)
+    return out.dtype == getattr(torch, dtype), out.float()

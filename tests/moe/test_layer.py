@@ -1,0 +1,262 @@
+"""The layer's parts put together: refusals, members from outside, and who really served."""
+
+import importlib
+import sys
+
+import outside_members
+import pytest
+import torch
+
+from harness.case import MoETestConfig
+from harness.context import RankContext
+from harness.execute import run_case
+from moe import layer
+from moe.all2all import ALL2ALL
+from moe.errors import MoEError, RefusedError
+from moe.experts import EXPERTS
+from moe.parallel import ALONE, Groups
+from moe.platforms import platform
+from moe.quant import QUANT
+from moe.routing import softmax_topk, to_local_ids
+from moe.spec import Layout, Problem
+from moe.types import Activations, Routing
+
+CPU = platform("cpu")
+SIZES = {"m": 3, "hidden": 64, "intermediate": 48, "num_experts": 4, "top_k": 2}
+CASE = MoETestConfig(m=3, n=48, k=64, num_experts=4, top_k=2, experts="torch_loop", all2all="local")
+
+
+def problem(quant="none", **fields):
+    return Problem(scheme=QUANT.row(quant).scheme, **{**SIZES, **fields})
+
+
+def members(**names):
+    return layer.Members(**{"experts": "torch_loop", "all2all": "local", "quant": "none", **names})
+
+
+def judged(**fields):
+    context = RankContext(rank=0, world_size=1, device=torch.device("cpu"), transport="gloo")
+    return run_case(CASE.replace(**fields), context)
+
+
+# --- refusals
+
+
+@pytest.mark.parametrize(
+    ("asked", "names", "code", "text"),
+    [
+        (
+            problem(dtype="f32"),
+            {"experts": "triton"},
+            "dtype_unsupported",
+            "triton refuses this problem: dtype_unsupported: takes dtype bf16, fp16, not f32",
+        ),
+        (
+            problem("fp8_block"),
+            {"experts": "torch_grouped", "quant": "fp8_block"},
+            "weight_format_unsupported",
+            "torch_grouped refuses this problem: weight_format_unsupported: "
+            "takes weight_format model, not fp8_block",
+        ),
+        (
+            problem(layout=Layout(tp_size=2)),
+            {},
+            "too_many_ranks",
+            "local refuses this problem: too_many_ranks: serves at most 1 rank(s), not 2",
+        ),
+        (
+            problem(),
+            {"experts": "flashinfer_cutlass"},
+            "platform_lacks_feature",
+            "flashinfer_cutlass refuses this problem: platform_lacks_feature: "
+            "needs cuda, sm90, which cpu does not have",
+        ),
+        (
+            problem(dtype="f32"),
+            {"experts": "outside_members:TokenByToken"},
+            "dtype_unsupported",
+            "token_by_token refuses this problem: dtype_unsupported: takes dtype bf16, not f32",
+        ),
+    ],
+)
+def test_the_member_that_refuses_is_named_with_its_reason(asked, names, code, text):
+    with pytest.raises(RefusedError) as caught:
+        layer.check(asked, CPU, members(**names))
+    assert str(caught.value) == text
+    assert caught.value.reason.code == code
+
+
+def test_members_that_take_a_problem_are_silent():
+    layer.check(problem(), CPU, members(experts="torch_grouped"))
+    layer.check(problem("int8_channel"), CPU, members(quant="int8_channel"))
+
+
+def test_a_layer_is_not_built_from_members_that_refuse_its_platform():
+    with pytest.raises(RefusedError, match="local refuses this problem: too_many_ranks"):
+        build(problem(layout=Layout(tp_size=2)), platform=CPU)
+    assert build(problem(), platform=CPU).members["all2all"] == "Local"
+
+
+def test_an_unknown_member_is_named():
+    with pytest.raises(MoEError, match="no quant is called 'fp8_blok', did you mean 'fp8_block'"):
+        layer.check(problem(), CPU, members(quant="fp8_blok"))
+
+
+# --- the parts
+
+
+def build(asked, names=None, **options):
+    quant = QUANT.load((names or members()).quant)()
+    w13, w2 = torch.ones(4, 96, 64).bfloat16(), torch.ones(4, 64, 48).bfloat16()
+    weights = layer.shard_weights(asked, 0, quant, w13, w2)
+    groups = Groups(gather=ALONE, tp=ALONE)
+    return layer.build(asked, 0, groups, names or members(), weights, **options)
+
+
+def test_the_classes_that_serve_are_reported():
+    assert build(problem("fp8_block"), members(quant="fp8_block")).members == {
+        "experts": "TorchLoopExperts",
+        "all2all": "Local",
+        "quant": "Fp8Block",
+    }
+
+
+def test_a_case_s_result_reports_every_member():
+    found = judged(experts="torch_grouped", all2all="allgather_reducescatter")
+    assert found.members == {
+        "experts": "TorchGroupedExperts",
+        "all2all": "AllGatherReduceScatter",
+        "quant": "NoQuant",
+    }
+
+
+def test_weights_are_quantized_whole_and_then_cut():
+    """A rank's codes have the whole matrix's scale, though its own largest value is smaller."""
+    asked = problem("fp8_tensor", layout=Layout(tp_size=2))
+    w13, w2 = torch.ones(4, 96, 64).bfloat16(), torch.ones(4, 64, 48).bfloat16()
+    w13[:, 95] = 448.0  # the last column of up: on rank 1
+    quant = QUANT.load("fp8_tensor")()
+    for rank in range(2):
+        mine = layer.shard_weights(asked, rank, quant, w13, w2)
+        assert mine.w13_scale.tolist() == [1.0] * 4
+        assert (mine.w13.shape, mine.w2.shape) == ((4, 48, 64), (4, 64, 24))
+
+
+@pytest.mark.parametrize("renormalize", [True, False])
+def test_the_router_chooses_the_largest_and_weighs_them(renormalize):
+    logits = torch.log(torch.tensor([[0.1, 0.4, 0.2, 0.3]]))
+    got = softmax_topk(logits, 2, renormalize=renormalize)
+    assert got.topk_ids.tolist() == [[1, 3]]
+    assert got.topk_ids.dtype == torch.int32
+    wanted = torch.tensor([[0.4, 0.3]]) / (0.7 if renormalize else 1.0)
+    assert torch.allclose(got.topk_weights, wanted)
+
+
+def test_global_ids_become_local_ones_or_minus_one():
+    ids = torch.tensor([[0, 3], [4, 5], [-1, 6]], dtype=torch.int32)
+    assert to_local_ids(ids, range(3, 6)).tolist() == [[-1, 0], [1, 2], [-1, -1]]
+    assert to_local_ids(ids, range(4, 4)).tolist() == [[-1, -1]] * 3
+    assert to_local_ids(ids, range(3, 6)).dtype == torch.int32
+
+
+class Counting:
+    """An all2all backend's stand-in that keeps what it was sent."""
+
+    def __init__(self):
+        self.sent = None
+
+    def prepare(self, x, routing):
+        self.sent = x
+        return outside_members.Dispatched(x=x, routing=routing, counts=(len(x.codes),))
+
+    def finalize(self, partial, dispatched):
+        return partial
+
+
+@pytest.mark.parametrize(
+    ("name", "travels"), [("fp8_block", torch.float8_e4m3fn), ("fp8_tensor_dynamic", None)]
+)
+def test_what_travels_is_quantized_where_the_scale_is_the_row_s_own(name, travels):
+    """A dynamic per-tensor scale spans all ranks' rows, so those travel as they are."""
+    built = build(problem(name), members(quant=name)).kernel
+    wire = Counting()
+    kernel = layer.MoEKernel(
+        prepare_finalize=wire,
+        experts=built.experts,
+        quant=built.quant,
+        experts_here=built.experts_here,
+    )
+    routing = Routing(
+        topk_ids=torch.tensor([[0, 1]], dtype=torch.int32), topk_weights=torch.ones(1, 2)
+    )
+    out = kernel.apply(torch.ones(1, 64).bfloat16(), routing)
+    assert isinstance(wire.sent, Activations)
+    assert wire.sent.codes.dtype == (travels or torch.bfloat16)
+    assert (out.dtype, out.shape) == (torch.bfloat16, (1, 64))
+
+
+# --- members from outside: one file, and nothing else changes
+
+
+@pytest.mark.parametrize("quant", ["none", "fp8_block", "int8_channel"])
+def test_a_class_by_its_path_is_built_and_judged(quant):
+    found = judged(experts="outside_members:TokenByToken", quant=quant)
+    assert (str(found.verdict), found.messages) == ("passed", ())
+    assert found.members["experts"] == "TokenByToken"
+
+
+def test_a_wrong_class_by_its_path_fails():
+    found = judged(experts="outside_members:UpFirst")
+    assert str(found.verdict) == "failed"
+    assert "rows wrong" in found.messages[0]
+
+
+def test_an_all2all_backend_by_its_path():
+    found = judged(all2all="outside_members:Alone")
+    assert (str(found.verdict), found.members["all2all"]) == ("passed", "Alone")
+
+
+def test_a_quant_method_by_its_path():
+    found = judged(quant="outside_members:SignedBytes")
+    assert (str(found.verdict), found.members["quant"]) == ("passed", "SignedBytes")
+    same = judged(quant="int8_channel")
+    assert found.metrics == same.metrics
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """Installs a distribution with one entry point into a folder of its own."""
+
+    def install(group, value):
+        info = tmp_path / "outsider-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: outsider\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[{group}]\nanything = {value}\n")
+        monkeypatch.syspath_prepend(tmp_path)
+        importlib.invalidate_caches()
+        for table in (EXPERTS, ALL2ALL, QUANT):
+            monkeypatch.setattr(table, "_rows", None)  # as in a new process
+
+    return install
+
+
+def test_a_row_of_an_installed_package_is_found_and_judged(installed):
+    installed("moe.experts", "outside_members:OUTSIDE")
+    assert list(EXPERTS.rows)[-1] == "token_by_token"
+    assert "token_by_token" not in ALL2ALL.rows
+    found = judged(experts="token_by_token")
+    assert (str(found.verdict), found.members["experts"]) == ("passed", "TokenByToken")
+
+
+def test_a_row_that_takes_another_s_name_is_refused(installed):
+    installed("moe.experts", "outside_members:CLASH")
+    with pytest.raises(MoEError) as caught:
+        EXPERTS.row("torch_loop")
+    assert str(caught.value) == "two experts rows are called 'torch_loop'; rename one"
+
+
+def test_without_the_package_its_row_is_unknown():
+    assert "token_by_token" not in EXPERTS.rows
+    with pytest.raises(MoEError, match="no experts is called 'token_by_token'"):
+        EXPERTS.row("token_by_token")
+    assert "outside_members" in sys.modules
