@@ -7,8 +7,8 @@ caught it; the diagnosis asks which known mistake gives what was seen. Both ask 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -44,13 +44,18 @@ class Scene:
     case: MoETestConfig
     rank: int
     tokens: int  # on this rank in this call
+    counts: tuple[int, ...]  # tokens of each DP rank in this call
     rows: Tensor  # [r] int64, which of this rank's tokens
     x: Tensor  # [r, K] model dtype
+    logits: Tensor  # [r, E] model dtype
     topk_ids: Tensor  # [r, k] int32 global ids, the layer's own choice
     topk_weights: Tensor  # [r, k]
     actual: Tensor  # [r, K] model dtype, the layer's output
     answer: Answer  # for these rows; parts is [W, r, k, K]
     reference: BaselineSiluAndMul
+    whole: Tensor  # [T, K] the right output of all of this rank's tokens
+    # What several questions share, such as an expert's dequantized weights; lives as the scene.
+    memo: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def total(
         self,
@@ -80,7 +85,7 @@ class Scene:
     def first(self, most: int) -> Scene:
         """The same with at most so many rows."""
         part = slice(0, most)
-        names = ("rows", "x", "topk_ids", "topk_weights", "actual")
+        names = ("rows", "x", "logits", "topk_ids", "topk_weights", "actual")
         short = {name: getattr(self, name)[part] for name in names}
         return dataclasses.replace(self, **short, answer=rows_of(self.answer, part, part))
 
@@ -93,13 +98,16 @@ def scene_of(case: MoETestConfig, rank: int, call: Call, reference: BaselineSilu
         case=case,
         rank=rank,
         tokens=len(call.tokens.x),
+        counts=call.counts,
         rows=rows,
         x=call.tokens.x[rows],
+        logits=call.tokens.logits[rows],
         topk_ids=routing.topk_ids[rows],
         topk_weights=routing.topk_weights[rows],
         actual=call.output.out[rows],
         answer=rows_of(call.answer, rows, slice(None)),
         reference=reference,
+        whole=call.answer.out,
     )
 
 

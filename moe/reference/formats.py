@@ -112,6 +112,11 @@ def weight_values(w: Tensor, fmt: Format) -> Tensor:
     """One expert's matrix [O, I] -> the values that its codes stand for."""
     if fmt.grid == "model":
         return w
+    return quantize(w, weight_scale(w, fmt), fmt).values
+
+
+def weight_scale(w: Tensor, fmt: Format) -> Tensor:
+    """The scale of each element of one expert's matrix [O, I], broadcastable to it."""
     if fmt.per == "tensor":
         amax = w.abs().amax()
     elif fmt.per == "channel":
@@ -122,4 +127,4 @@ def weight_values(w: Tensor, fmt: Format) -> Tensor:
         strips = down.view(-1, BLOCK, w.shape[1]).amax(dim=1)  # amax over 128 rows
         amax = spread_groups(group_amax(strips), w.shape[1])
         amax = amax.repeat_interleave(BLOCK, dim=0)[: w.shape[0]]
-    return quantize(w, scale_for(amax, fmt), fmt).values
+    return scale_for(amax, fmt)

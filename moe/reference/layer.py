@@ -147,6 +147,13 @@ class BaselineSiluAndMul:
         """A variant: a subclass that overrides some of the steps below, with all else alike."""
         return kind(self.problem, self.numerics, self._expert, self._shared, dtype=self.dtype)
 
+    def expert(self, e: int | None) -> tuple[Tensor, Tensor]:
+        """Expert e's matrices before quantization; None: those of the shared experts."""
+        assert e is not None or self._shared is not None, "the layer has no shared experts"
+        pair = self._shared if e is None else self._expert(e)
+        assert pair is not None
+        return pair[0].to(self.dtype), pair[1].to(self.dtype)
+
     def _first_scale(self, x: Tensor, a1_scale: Tensor | None) -> Tensor | None:
         """The input's scale, where one serves all tokens."""
         if self.act_format.grid == "model" or self.act_format.per != "tensor":
