@@ -54,7 +54,7 @@ class MoEKernel:
         trace.keep("input", seen.codes)
         trace.keep("input_scale", seen.scale)
         partial = self.experts.apply(seen, local)
-        trace.keep("combine", partial)
+        trace.keep("combine", partial, copy=True)  # sums between ranks may work in place
         return self.prepare_finalize.finalize(partial, dispatched)
 
     def _quantize_gathered(self, dispatched: Dispatched) -> Activations:
@@ -84,7 +84,7 @@ class FusedMoE:
         """Collective. x: [T, K] model dtype, logits: [T, E] this rank's tokens; T may be 0."""
         routing = softmax_topk(logits, self.problem.top_k, renormalize=self.problem.renormalize)
         out = self.kernel.apply(x, routing)
-        trace.keep("finalize", out)
+        trace.keep("finalize", out, copy=True)
         if self.shared is not None:
             shared = self.shared.forward(x)
             trace.keep("shared", shared)

@@ -252,6 +252,7 @@ class Row:
     numerics: Numerics = field(default_factory=Numerics)
     # Where a member rounds elsewhere for some activation formats: keys of FORMATS.
     numerics_of: Mapping[str, Numerics] = field(default_factory=dict)
+    deterministic: bool = False  # the same call on the same ranks gives the same bits
 
     def numerics_for(self, scheme: Scheme) -> Numerics:
         """What the member declares for this scheme."""

@@ -49,8 +49,13 @@ def recording() -> Iterator[dict[str, Kept]]:
         _kept = before
 
 
-def keep(stage: str, value: Tensor | None, rows: Tensor | None = None) -> None:
-    """Leave a stage's value, if somebody records; the last one of a name wins."""
+def keep(
+    stage: str, value: Tensor | None, rows: Tensor | None = None, *, copy: bool = False
+) -> None:
+    """Leave a stage's value, if somebody records; the last one of a name wins.
+
+    copy: the value is about to be changed in place.
+    """
     if _kept is not None and value is not None:
         assert stage in STAGES, f"no stage is called {stage!r}"
-        _kept[stage] = Kept(value=value, rows=rows)
+        _kept[stage] = Kept(value=value.clone() if copy else value, rows=rows)

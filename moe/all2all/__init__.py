@@ -8,10 +8,16 @@ from moe.spec import Needs, Row
 ALL2ALL: Registry[Row] = Registry(
     "all2all",
     (
-        Row(name="local", target="moe.all2all.local:Local", needs=Needs(max_world=1)),
+        Row(
+            name="local",
+            target="moe.all2all.local:Local",
+            needs=Needs(max_world=1),
+            deterministic=True,
+        ),
         Row(
             name="allgather_reducescatter",
             target="moe.all2all.allgather_reducescatter:AllGatherReduceScatter",
+            deterministic=True,
         ),
     ),
 )

@@ -26,6 +26,7 @@ EXPERTS: Registry[Row] = Registry(
                 ),
                 packages=("triton",),
             ),
+            deterministic=True,
             numerics=Numerics(**_ROUNDED, accumulation=_TENSOR_CORE),
             numerics_of=dict.fromkeys(("fp8_static", "fp8_dynamic", "fp8_group"), _FP8_PROMOTED),
         ),
@@ -60,7 +61,12 @@ EXPERTS: Registry[Row] = Registry(
                 shard_multiple=8,
             ),
             numerics=Numerics(**_ROUNDED, accumulation=_TENSOR_CORE),
+            deterministic=True,
         ),
-        Row(name="torch_loop", target="moe.experts.torch_loop:TorchLoopExperts"),
+        Row(
+            name="torch_loop",
+            target="moe.experts.torch_loop:TorchLoopExperts",
+            deterministic=True,
+        ),
     ),
 )

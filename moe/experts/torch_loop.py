@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from moe import memory
+from moe import memory, trace
 from moe.experts.base import Experts
 from moe.quant.base import dequantize_activations, dequantize_weight
 
@@ -24,25 +24,35 @@ class TorchLoopExperts(Experts):
 
     def apply(self, x: Activations, routing: Routing) -> Tensor:
         values = dequantize_activations(x)
-        picked = [(routing.topk_ids == e).nonzero(as_tuple=True) for e in range(self.num_local)]
-        h = self._intermediates(values, [rows for rows, _ in picked])
         total = torch.zeros(values.shape, dtype=torch.float32, device=values.device)
-        for e, (rows, slots) in enumerate(picked):
-            y = h[e] @ self._matrix(self.weights.w2, self.weights.w2_scale, e).T
-            total.index_add_(0, rows, routing.topk_weights[rows, slots, None] * y)
+        picked = [(routing.topk_ids == e).nonzero(as_tuple=True) for e in range(self.num_local)]
+        if picked:
+            flat = torch.cat([rows * routing.topk_ids.shape[1] + slots for rows, slots in picked])
+            h = self._intermediates(values, [rows for rows, _ in picked], flat)
+            y = [
+                h[e] @ self._matrix(self.weights.w2, self.weights.w2_scale, e).T
+                for e in range(self.num_local)
+            ]
+            trace.keep("gemm2", torch.cat(y), rows=flat)
+            for (rows, slots), part in zip(picked, y, strict=True):
+                total.index_add_(0, rows, routing.topk_weights[rows, slots, None] * part)
         out = memory.empty(total.shape, dtype=self.dtype, device=total.device)
         return out.copy_(total)
 
-    def _intermediates(self, values: Tensor, picked: list[Tensor]) -> list[Tensor]:
+    def _intermediates(self, values: Tensor, picked: list[Tensor], flat: Tensor) -> list[Tensor]:
         """silu(gate) * up of each expert's rows, quantized together: one scale may span all."""
         parts = []
         for e, rows in enumerate(picked):
             w13 = self._matrix(self.weights.w13, self.weights.w13_scale, e)
-            gate, up = (values[rows] @ w13.T).chunk(2, dim=1)
-            parts.append(torch.nn.functional.silu(gate) * up)
-        if not parts:
-            return parts
-        joined = self.quant.quantize_intermediate(torch.cat(parts), self.weights.a2_scale)
+            parts.append(values[rows] @ w13.T)
+        gate_up = torch.cat(parts)
+        gate, up = gate_up.chunk(2, dim=1)
+        h = torch.nn.functional.silu(gate) * up
+        joined = self.quant.quantize_intermediate(h, self.weights.a2_scale)
+        trace.keep("gemm1", gate_up, rows=flat)
+        trace.keep("activation", h, rows=flat)
+        trace.keep("second", joined.codes, rows=flat)
+        trace.keep("second_scale", joined.scale, rows=flat)
         return list(torch.split(dequantize_activations(joined), [len(rows) for rows in picked]))
 
     @staticmethod
