@@ -1,0 +1,161 @@
+"""The wrong expert, the wrong slot, the wrong number of shared experts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from harness.hypotheses import FEW, NotApplicable
+from harness.hypotheses.redo import redo, redo_parts
+from harness.hypotheses.share import by_slot, farther, parts_of, residual
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+    from harness.scene import Scene
+
+
+def expert_dropped(scene: Scene) -> Tensor:
+    slots = by_slot(scene)
+    cost = farther(residual(scene)[:, None], -slots)
+    worst = _least_by_expert(scene, cost, slots)
+    return scene.answer.out - (slots * (scene.topk_ids == worst)[:, :, None]).sum(dim=1)
+
+
+def _least_by_expert(scene: Scene, cost: Tensor, slots: Tensor) -> int:
+    """The expert with the least sum of cost [r, k], among those that add anything at all."""
+    adds = slots.abs().amax(dim=-1) > 0
+    ids = scene.topk_ids[adds].long()
+    if len(ids) == 0:
+        raise NotApplicable("no expert adds anything to these rows")
+    total = cost.new_full((int(ids.max()) + 1,), torch.inf)
+    total[ids] = 0
+    return int(total.index_add_(0, ids, cost[adds]).argmin())
+
+
+def expert_from_neighbour(scene: Scene) -> Tensor:
+    """The expert whose rows are farthest off takes the next one's weights."""
+    _needs_experts(scene)
+    few = scene.first(FEW)
+    off = residual(few).square().sum(dim=1, keepdim=True)
+    unsure = off.expand(few.topk_ids.shape).flip(1)  # of equals the last slot: the lightest
+    row, slot = divmod(int(unsure.argmax()), unsure.shape[1])
+    which = few.topk_ids == few.topk_ids[row, few.topk_ids.shape[1] - 1 - slot]
+    ids = torch.where(which, (few.topk_ids + 1) % scene.case.num_experts, -1)
+    there = which[None, :, :, None]
+    return few.total(parts=torch.where(there, redo_parts(few, ids=ids), parts_of(few)))
+
+
+def ids_off_by_one(scene: Scene) -> Tensor:
+    _needs_experts(scene)
+    return redo(scene, ids=(scene.topk_ids + 1) % scene.case.num_experts)
+
+
+def ids_one_too_low(scene: Scene) -> Tensor:
+    _needs_experts(scene)
+    return redo(scene, ids=(scene.topk_ids - 1) % scene.case.num_experts)
+
+
+def _needs_experts(scene: Scene) -> None:
+    if scene.case.num_experts == 1:
+        raise NotApplicable("there is one expert only")
+
+
+def shared_missing(scene: Scene) -> Tensor:
+    return scene.answer.out - _shared(scene)
+
+
+def shared_twice(scene: Scene) -> Tensor:
+    return scene.answer.out + _shared(scene)
+
+
+def _shared(scene: Scene) -> Tensor:
+    if scene.answer.shared is None:
+        raise NotApplicable("the layer has no shared experts")
+    return scene.answer.shared
+
+
+def last_slot_dropped(scene: Scene) -> Tensor:
+    _needs_slots(scene)
+    weights = scene.topk_weights.clone()
+    weights[:, -1] = 0
+    return scene.total(weights=weights)
+
+
+def slots_overwritten(scene: Scene) -> Tensor:
+    _needs_slots(scene)
+    parts = parts_of(scene)
+    return scene.total(parts=parts[:, :, :1].expand(parts.shape))
+
+
+def only_best_expert(scene: Scene) -> Tensor:
+    _needs_slots(scene)
+    weights = torch.zeros_like(scene.topk_weights)
+    weights[:, 0] = scene.topk_weights[:, 0]
+    if scene.topk_weights.shape[1] == 2:
+        raise NotApplicable("at top-k 2 that is a dropped last slot")
+    return scene.total(weights=weights)
+
+
+def _needs_slots(scene: Scene) -> None:
+    if scene.topk_ids.shape[1] == 1:
+        raise NotApplicable("top-k is 1")
+
+
+def global_ids_as_local(scene: Scene) -> Tensor:
+    """Every rank computes the ids below its number of experts, with its own experts."""
+    return _by_rank(scene, lambda ids, here: torch.where(ids < len(here), ids + here.start, -1))
+
+
+def offset_taken_twice(scene: Scene) -> Tensor:
+    def wrong(ids: Tensor, here: range) -> Tensor:
+        local = ids - 2 * here.start
+        inside = (local >= 0) & (local < len(here))
+        return torch.where(inside, local + here.start, -1)
+
+    return _by_rank(scene, wrong)
+
+
+def stale_expert_map(scene: Scene) -> Tensor:
+    """Each rank computes the next rank's slots with its own experts of the same local number."""
+    few, ranges = scene.first(FEW), _ranges(scene)
+    ids = torch.full_like(few.topk_ids, -1)
+    for here, other in zip(ranges, [*ranges[1:], ranges[0]], strict=True):
+        local = few.topk_ids - other.start
+        inside = (local >= 0) & (local < min(len(other), len(here)))
+        ids = torch.where(inside, local + here.start, ids)
+    return redo(few, ids=ids)
+
+
+def absent_as_first(scene: Scene) -> Tensor:
+    return _by_rank(scene, lambda ids, here: _else(ids, here, here.start))
+
+
+def absent_as_last(scene: Scene) -> Tensor:
+    return _by_rank(scene, lambda ids, here: _else(ids, here, here.stop - 1))
+
+
+def _else(ids: Tensor, here: range, other: int) -> Tensor:
+    if len(here) == 0:
+        return torch.full_like(ids, -1)
+    return torch.where((ids >= here.start) & (ids < here.stop), ids, other)
+
+
+def _by_rank(scene: Scene, wrong: Callable[[Tensor, range], Tensor]) -> Tensor:
+    """Every rank computes what `wrong` makes of the ids for its experts; -1 is nothing."""
+    few = scene.first(FEW)
+    parts = torch.zeros_like(parts_of(few))
+    for here in _ranges(scene):
+        parts = parts + redo_parts(few, ids=wrong(few.topk_ids, here))
+    return few.total(parts=parts)
+
+
+def _ranges(scene: Scene) -> list[range]:
+    """The global ids of each rank's experts."""
+    layout = scene.case.layout
+    if not layout.use_ep or layout.world_size == 1:
+        raise NotApplicable("every rank has all experts")
+    return [layout.experts_of(r, scene.case.num_experts) for r in range(layout.world_size)]
