@@ -7,6 +7,7 @@ rank's result, the others' are their own.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from harness import agree, inputs, keep
+from harness.battery import prove
 from harness.compare import Judgement, bound, judge
 from harness.result import SEVERITY, RankResult, Verdict
-from harness.scene import Call, chosen_rows, rows_of
+from harness.scene import Call, chosen_rows, rows_of, scene_of
 from harness.subject import Subject, make_subject, own_tokens
 from moe import layer, memory, trace
 from moe.reference import routing as true_routing
@@ -60,16 +62,21 @@ def run_case(case: MoETestConfig, context: RankContext) -> RankResult:
         calls = [_call(subject, context, clock, n) for n in range(len(CALLS))]
         with clock.phase("judge"):
             judged = [_judge(subject, call) for call in calls]
+        with clock.phase("battery"):
+            battery = _battery(subject, context.rank, calls[0], judged[0])
         sketches = _sketches(subject, calls[0])
         keep.tensors(context, case, calls[0])
-    return _result(context.rank, judged, clock, subject, sketches)
+    return dataclasses.replace(
+        _result(context.rank, judged, clock, subject, sketches), battery=battery
+    )
 
 
 def _call(subject: Subject, context: RankContext, clock: _Clock, number: int) -> Call:
     """Run the layer once, poisoned and recorded, and work out the truth for its tokens."""
     counts = call_counts(subject.case)[number]
     with clock.phase("inputs"):
-        mine = own_tokens(subject.case, context, counts, _start(subject.case, number))
+        start = _start(subject.case, number)
+        mine = own_tokens(subject.case, context, counts, start)
     with memory.poisoned(), trace.recording() as stages:
         with clock.phase("layer"):
             output = subject.layer.forward(mine.x, mine.logits)
@@ -79,6 +86,7 @@ def _call(subject: Subject, context: RankContext, clock: _Clock, number: int) ->
     return Call(
         number=number,
         counts=counts,
+        start=start,
         tokens=mine,
         output=output,
         answer=answer,
@@ -159,6 +167,13 @@ def _judge(subject: Subject, call: Call) -> Judgement:
 def _wrong_dtype(case: MoETestConfig, call: Call) -> tuple[str, ...]:
     got, wanted = call.output.out.dtype, TORCH_DTYPE[case.dtype]
     return () if got == wanted else (f"output: dtype {got}, the layer's is {wanted}",)
+
+
+def _battery(subject: Subject, rank: int, call: Call, judgement: Judgement) -> dict[str, str]:
+    """Would the check have rejected wrong answers here? Only a right one raises the question."""
+    if judgement.verdict is not Verdict.PASSED:
+        return {}
+    return prove(scene_of(subject.case, rank, call, subject.reference))
 
 
 def _sketches(subject: Subject, call: Call) -> tuple[dict[str, Any], ...]:

@@ -35,6 +35,7 @@ class Call:
     answer: Answer  # for all of this rank's tokens; its parts are those of `chosen_rows`
     stages: dict[str, Kept]  # what the members handed out, see moe.trace
     broken: tuple[str, ...]  # buffers whose edges were overwritten
+    start: int = 0  # of each DP rank's tokens, see inputs.tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,7 @@ class Scene:
     rank: int
     tokens: int  # on this rank in this call
     counts: tuple[int, ...]  # tokens of each DP rank in this call
+    start: int  # of each DP rank's tokens in this call
     rows: Tensor  # [r] int64, which of this rank's tokens
     x: Tensor  # [r, K] model dtype
     logits: Tensor  # [r, E] model dtype
@@ -99,6 +101,7 @@ def scene_of(case: MoETestConfig, rank: int, call: Call, reference: BaselineSilu
         rank=rank,
         tokens=len(call.tokens.x),
         counts=call.counts,
+        start=call.start,
         rows=rows,
         x=call.tokens.x[rows],
         logits=call.tokens.logits[rows],
