@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -137,9 +136,9 @@ def test_edited_sources_make_a_new_forkserver_and_living_gangs_keep_theirs(tmp_p
         (root / "moe" / "some.py").write_text("x = 22\n")
         second = own.forkserver(CPU)
         assert second is not first
-        time.sleep(0.1)
-        gang.poll()
-        assert gang.state is State.IDLE, "a living gang must not lose its forkserver"
+        assert own.forkserver(CPU) is second
+        lost = wait_for(lambda: gang.poll() or gang.state is not State.IDLE, 1.5)
+        assert not lost, "a living gang must not lose its forkserver"
         gang.end("done")
         while gang.state is not State.DEAD:
             watch([gang])

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from engine_tools import marked, wait_for
 
 from harness import RankFailure, parallel_launch
-from harness.parallel import GangStartError, shutdown
+from harness.parallel import GangStartError, _Warm, shutdown
 
 
 def test_values_come_back_in_rank_order():
@@ -128,15 +128,18 @@ def test_it_works_from_a_thread_that_ends():
 
 def test_a_forked_child_starts_its_own_processes_and_leaves_ours():
     parallel_launch(1, in_this_module)
+    ours = _Warm.get().guardian.pid
     pid = os.fork()
     if pid == 0:
         status = 1
         try:
-            status = 0 if parallel_launch(2, in_this_module) == [0, 2] else 2
+            right = parallel_launch(2, in_this_module) == [0, 2]
+            status = 0 if right and _Warm.get().guardian.pid != ours else 2
             shutdown()
         finally:
             os._exit(status)
     assert os.waitpid(pid, 0)[1] == 0
+    assert _Warm.get().guardian.pid == ours
     assert parallel_launch(2, in_this_module) == [0, 2]
 
 
