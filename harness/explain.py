@@ -1,0 +1,281 @@
+"""A result as a message for people: what is wrong, in which pattern, why, and how to repeat it.
+
+One text for the console, reports, JUnit and logs. Ranks that say the same are named once; what
+matters most comes first, so that cutting it to fit a terminal costs the least. Torch-free.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+from harness.case import MoETestConfig
+from harness.errors import CaseError
+from harness.result import Verdict
+from harness.summary import repeat_command
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from harness.result import CaseResult
+
+WIDTH = 114  # of a line, but for the one to copy: six columns are left to whoever indents
+CALLS = ("first call", "second call")
+MOST_CAUSES = 3
+FEW_COLUMNS = 0.9  # of all: above that, the others may be right by luck and are not listed
+LOGS = "logs"  # where a run's folder keeps them, and the pictures
+
+Said = dict[str, list[tuple[int, int]]]  # text -> the (rank, call) pairs that say it
+
+
+def lines(result: CaseResult, most: int | None = 60, folder: Path | None = None) -> list[str]:
+    """At most `most` lines; None: all of them. Passed cases have none.
+
+    folder: the run's, so that its files are named with their path. The last line repeats the
+    case and is never wrapped.
+    """
+    if result.verdict is Verdict.PASSED:
+        return []
+    calls = [(d["rank"], call) for d in result.diagnoses for call in d.get("calls", ())]
+    body = _wrapped([*_reason(result), *_summary(result, calls)])
+    rest = _wrapped([*_messages(result, calls), *_details(calls, folder)])
+    tail = [*_files(result, folder), f"repeat: {repeat_command(result.case_id)}"]
+    return _cut([*body, *rest], tail, most)
+
+
+def ranks_text(ranks: list[int]) -> str:
+    """[0, 1, 2, 5] -> "ranks 0-2, 5"."""
+    runs: list[list[int]] = []
+    for rank in sorted(set(ranks)):
+        if runs and rank == runs[-1][1] + 1:
+            runs[-1][1] = rank
+        else:
+            runs.append([rank, rank])
+    parts = [str(a) if a == b else f"{a}-{b}" for a, b in runs]
+    return f"rank{'s' if len(set(ranks)) > 1 else ''} {', '.join(parts)}"
+
+
+def _cut(said: list[str], tail: list[str], most: int | None) -> list[str]:
+    """The tail always; of the rest the beginning and, of what is left out, the number."""
+    if most is None or len(said) + len(tail) <= most:
+        return [*said, *tail]
+    room = max(most - len(tail) - 1, 0)
+    last = room // 4  # a traceback says what happened in its last lines
+    more = f"… {len(said) - room} more lines: -v shows them"
+    return [*said[: room - last], more, *said[len(said) - last :], *tail]
+
+
+def _wrapped(said: list[str]) -> list[str]:
+    found: list[str] = []
+    for text in said:
+        for line in text.splitlines():
+            indent = " " * (len(line) - len(line.lstrip()) + 4)
+            pieces = textwrap.wrap(
+                line, WIDTH, subsequent_indent=indent, break_on_hyphens=False, tabsize=4
+            )
+            found += pieces or [""]
+    return found
+
+
+def _reason(result: CaseResult) -> list[str]:
+    return [f"reason: {result.reason}"] if result.reason else []
+
+
+def _summary(result: CaseResult, calls: list[tuple[int, dict[str, Any]]]) -> Iterator[str]:
+    """Where, pattern, cause, stage: the answer in a few lines."""
+    if not calls:
+        return
+    yield f"wrong: {_where(result, calls)}"
+    everyone = [(rank, call["call"]) for rank, call in calls]
+    for text, who in _said(calls, _pattern_texts).items():
+        yield f"pattern{_who(who, everyone)}: {text}"
+    yield from _cause_lines(calls, everyone)
+    for text, who in _said(calls, _stage_texts).items():
+        yield f"first wrong stage{_who(who, everyone)}: {text}"
+    for text, who in _said(calls, _fault_texts).items():
+        yield f"the diagnosis{_who(who, everyone)} failed, the verdict stands: {text}"
+
+
+def _where(result: CaseResult, calls: list[tuple[int, dict[str, Any]]]) -> str:
+    wrong = sorted({rank for rank, _ in calls})
+    text = _ranks_pattern(wrong, result)
+    which = sorted({call["call"] for _, call in calls})
+    return f"{text}, {CALLS[which[0]]} only" if len(which) == 1 else f"{text}, both calls"
+
+
+def _ranks_pattern(wrong: list[int], result: CaseResult) -> str:
+    """Which ranks, and what they are in the layout."""
+    everyone = sorted(int(rank) for rank in result.ranks)
+    if len(everyone) <= 1:
+        return "the only rank"
+    if wrong == everyone:
+        return f"all {len(everyone)} ranks"
+    text = f"{ranks_text(wrong)} only, of {len(everyone)}"
+    try:
+        layout = MoETestConfig.from_id(result.case_id).layout
+    except CaseError:
+        return text
+    for name, size, of in (
+        ("tokens of DP rank", layout.dp_size, layout.dp_rank),
+        ("TP rank", layout.tp_size, layout.tp_rank),
+    ):
+        for index in range(size) if size > 1 else ():
+            if wrong == [rank for rank in everyone if of(rank) == index]:
+                return f"{name} {index} only ({ranks_text(wrong)} of {len(everyone)})"
+    return text
+
+
+def _said(
+    calls: list[tuple[int, dict[str, Any]]], texts: Callable[[dict[str, Any]], list[str]]
+) -> Said:
+    """Each text once, with who said it; what most say first."""
+    found: Said = {}
+    for rank, call in calls:
+        for text in texts(call):
+            found.setdefault(text, []).append((rank, call["call"]))
+    return dict(sorted(found.items(), key=lambda item: -len(item[1])))
+
+
+def _who(who: list[tuple[int, int]], everyone: list[tuple[int, int]]) -> str:
+    """Empty when all that failed say it."""
+    if set(who) == set(everyone):
+        return ""
+    ranks = sorted({rank for rank, _ in who})
+    parts = [] if ranks == sorted({rank for rank, _ in everyone}) else [ranks_text(ranks)]
+    which = {call for _, call in who}
+    here = {call for rank, call in everyone if rank in ranks}
+    parts += [] if which == here else [CALLS[min(which)]]
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+def _pattern_texts(call: dict[str, Any]) -> list[str]:
+    return [pattern["text"] for pattern in call.get("patterns", ())]
+
+
+def _stage_texts(call: dict[str, Any]) -> list[str]:
+    stages = call.get("stages") or ()
+    return [f"{stage['stage']}: {stage['text']}" for stage in stages[:1]]
+
+
+def _fault_texts(call: dict[str, Any]) -> list[str]:
+    return [call["fault"]] if "fault" in call else []
+
+
+def _cause_lines(
+    calls: list[tuple[int, dict[str, Any]]], everyone: list[tuple[int, int]]
+) -> Iterator[str]:
+    """The causes that explain the most calls, best first; then the calls without one."""
+    who: Said = {}
+    left: dict[str, float] = {}
+    for rank, call in calls:
+        for cause in call.get("causes", ()):
+            text = ", ".join(filter(None, (cause["cause"], cause["where"])))
+            who.setdefault(text, []).append((rank, call["call"]))
+            left[text] = max(left.get(text, 0.0), float(cause["residual"]))
+    ranked = sorted(who, key=lambda text: (-len(who[text]), left[text]))
+    for i, text in enumerate(ranked[:MOST_CAUSES]):
+        word = "likely cause" if i == 0 else "or"
+        rest = f"(leaves {_percent(left[text])} of the error)"
+        yield f"{word}{_who(who[text], everyone)}: {text} {rest}"
+    without = [(rank, call) for rank, call in calls if not call.get("causes", True)]
+    tried = max((call.get("tried", 0) for _, call in without), default=0)
+    if tried:
+        where = _who([(rank, call["call"]) for rank, call in without], everyone)
+        nearest = [float(c["closest"]) for _, c in without if c.get("closest") is not None]
+        closest = f"; the closest leaves {_percent(min(nearest))} of the error" if nearest else ""
+        yield f"no known cause{where}: none of {tried} known mistakes gives this output{closest}"
+    for text, those in _said(calls, lambda call: call.get("faults") or []).items():
+        yield f"not looked at{_who(those, everyone)}: {text}"
+
+
+def _percent(share: float) -> str:
+    if share < 0.0005:
+        return "less than 0.1 %"
+    return f"{100 * share:.2g} %" if share < 0.995 else f"{100 * share:.0f} %"
+
+
+def _messages(result: CaseResult, calls: list[tuple[int, dict[str, Any]]]) -> list[str]:
+    """The ranks' own messages, less those that the diagnoses say better."""
+    replaced = {text for _, call in calls for text in call.get("messages", ())}
+    return [text for text in result.messages if text.partition(": ")[2] not in replaced]
+
+
+def _details(calls: list[tuple[int, dict[str, Any]]], folder: Path | None) -> Iterator[str]:
+    """Numbers of each call, the most wrong first."""
+    told = [(rank, call) for rank, call in calls if "rows" in call]
+    for rank, call in sorted(told, key=lambda pair: -float(pair[1]["rel_rms"])):
+        yield from _detail(f"rank {rank}, {CALLS[call['call']]}", call)
+        if "picture" in call:
+            yield f"  picture: {_path(folder, call['picture'])}"
+
+
+def _detail(name: str, call: dict[str, Any]) -> Iterator[str]:
+    yield f"{name}: {_amount(call)}"
+    yield from fact_lines(call)
+    worst = _worst_experts(call.get("experts", {}))
+    if worst:
+        yield f"  {worst}"
+
+
+def _amount(call: dict[str, Any]) -> str:
+    used = call.get("metrics", {}).get("bound_used")
+    share = f", {float(used):.3g}x its bound" if used is not None else ""
+    return f"{amount_text(call)}{share}"
+
+
+def amount_text(found: dict[str, Any]) -> str:
+    """How much of an output is wrong; found: see `facts.facts`."""
+    rows, columns = found["rows"], found["columns"]
+    parts = [f"{rows['wrong']} of {rows['of']} rows"]
+    if 0 < rows["wrong"] < rows["of"]:
+        parts[0] += f" ({rows['which']})"
+    parts.append(f"{columns['wrong']} of {columns['of']} columns")
+    if 0 < columns["wrong"] < FEW_COLUMNS * columns["of"]:
+        parts[1] += f" ({columns['which']})"
+    return ", ".join(parts)
+
+
+def fact_lines(found: dict[str, Any]) -> Iterator[str]:
+    """First and worst element with both values, both sides' ranges, errors over all."""
+    for name in ("first", "worst"):
+        if name in found and not (name == "worst" and found["worst"] == found["first"]):
+            e = found[name]
+            values = f"is {_short(e['actual'])}, expected {_short(e['expected'])}"
+            off = f", off by {e['over_rms']:.3g}x its row's rms" if "over_rms" in e else ""
+            yield f"  {name} wrong element [{e['row']}, {e['column']}] {values}{off}"
+    got, expected = found["actual"], found["expected"]
+    text = f"  values {_range(got)}, expected {_range(expected)}"
+    yield f"{text}; NaN {got['nan']}, Inf {got['inf']}"
+    error = f"  relative rms error {found['rel_rms']:.4g}, 1-cosine {found['one_minus_cosine']:.3g}"
+    if got["zero_rows"]:
+        error += f"; all zero: rows {got['zero_rows']}"
+    if got["unwritten_rows"]:
+        error += f"; all NaN, so perhaps never written: rows {got['unwritten_rows']}"
+    yield error
+
+
+def _range(side: dict[str, Any]) -> str:
+    return "none finite" if side["min"] is None else f"{_short(side['min'])}..{_short(side['max'])}"
+
+
+def _short(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.5g}"
+
+
+def _worst_experts(shares: dict[str, list[int]], most: int = 6) -> str:
+    """Only where the experts differ clearly."""
+    ranked = sorted(shares.items(), key=lambda item: (-item[1][0] / item[1][1], -item[1][1]))
+    parts = [wrong / rows for _, (wrong, rows) in ranked]
+    if not parts or parts[0] < 0.9 or parts[-1] > 0.6:
+        return ""
+    some = ", ".join(f"{e}: {wrong} of {rows}" for e, (wrong, rows) in ranked[:most])
+    return f"wrong rows by expert: {some}{', ...' if len(ranked) > most else ''}"
+
+
+def _files(result: CaseResult, folder: Path | None) -> list[str]:
+    return [f"log: {_path(folder, result.log)}"] if result.log else []
+
+
+def _path(folder: Path | None, name: str) -> str:
+    return name if folder is None else str(folder / LOGS / name)
