@@ -146,7 +146,12 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
         shared_once_per_rank="the shared experts were added once per TP rank",
         shared_unreduced="only this TP rank's share of the shared experts was added",
     ),
-    *_dear("ranks", neighbour_tokens="the rows are those of the next rank's tokens"),
+    # other tokens
+    *_dear(
+        "tokens",
+        neighbour_tokens="the rows are those of the next rank's tokens",
+        stale_output="the rows are left over from the call before",
+    ),
     # scales
     _proof(
         "scales",

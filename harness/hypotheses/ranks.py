@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING
 
 import torch
 
-from harness import inputs
-from harness.hypotheses import FEW, NotApplicable
-from harness.hypotheses.redo import elsewhere, redo_parts, shared_mlp
+from harness.hypotheses import NotApplicable
+from harness.hypotheses.redo import shared_mlp
 from harness.hypotheses.share import by_rank, farther, residual
-from moe.reference import routing
 from moe.spec import chunk
 
 if TYPE_CHECKING:
@@ -99,27 +96,3 @@ def _own_shared(scene: Scene) -> Tensor:
     width = scene.case.shared_experts * scene.case.n
     own = chunk(width, scene.case.tp_size, scene.case.layout.tp_rank(scene.rank))
     return shared_mlp(scene, slice(own.start, own.stop))
-
-
-def neighbour_tokens(scene: Scene) -> Tensor:
-    """The rows that the next rank, among those that hold other tokens, has in these places."""
-    case, layout = scene.case, scene.case.layout
-    step = 1 if layout.sequence_parallel else layout.tp_size
-    other = (scene.rank + step) % layout.world_size
-    if other == scene.rank:
-        raise NotApplicable("no other rank holds other tokens")
-    place = layout.tokens_of(other, scene.counts)
-    few = scene.first(FEW)
-    keep = int((few.rows < len(place)).sum())
-    if keep == 0:
-        raise NotApplicable("the next rank has no tokens in these places")
-    few = few.first(keep)
-    d = layout.dp_rank(other)
-    tokens = inputs.tokens(case, d, scene.counts[d], few.x.device)
-    rows = few.rows + place.start
-    ids = routing.choose(tokens.logits[rows], case.top_k)
-    weights = routing.softmax_weights(tokens.logits[rows], ids, renormalize=case.renormalize)
-    there = elsewhere(few, x=tokens.x[rows], topk_ids=ids, topk_weights=weights)
-    shared = None if scene.answer.shared is None else shared_mlp(there)
-    there = dataclasses.replace(there, answer=dataclasses.replace(there.answer, shared=shared))
-    return there.total(parts=redo_parts(there))

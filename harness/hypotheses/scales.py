@@ -12,12 +12,12 @@ from harness.hypotheses.redo import (
     Steps,
     codes,
     input_scale,
-    matrices,
     quantized_input,
     redo,
     right_second,
     second_scale,
 )
+from moe.reference import formats
 from moe.spec import BLOCK
 
 if TYPE_CHECKING:
@@ -43,8 +43,9 @@ def _shifted(scene: Scene, one: Matrices, which: str) -> Tensor:
     if per == "tensor":
         if scene.case.num_experts == 1:
             raise NotApplicable("there is one expert, hence one scale, only")
-        other = matrices(scene, (one.expert + 1) % scene.case.num_experts)
-        return (other.scale13 if which == "w13" else other.scale2) / scale
+        w13, w2 = scene.reference.expert((one.expert + 1) % scene.case.num_experts)
+        other = w13 if which == "w13" else w2
+        return formats.weight_scale(other, scene.reference.weight_format) / scale
     if per == "channel":
         return scale.roll(1, dims=0) / scale
     blocks = _blocks(scale)
