@@ -104,7 +104,7 @@ def main_stack(text: str, frames: int = 10) -> str:
             threads.append([])
         elif threads and line.startswith("  File "):
             threads[-1].append(line.strip())
-    main = next((t for t in threads if any("/harness/worker.py" in f for f in t)), None)
+    main = next((t for t in threads if any("/harness/bootstrap.py" in f for f in t)), None)
     if main is None:
         main = threads[-1] if threads else []
     own = next((i for i, frame in enumerate(main) if "/harness/worker.py" in frame), len(main))

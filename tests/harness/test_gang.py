@@ -182,7 +182,8 @@ def test_ends_of_processes_in_words(code, words):
 
 DUMP = """noise
 Thread 0x01 (most recent call first):
-  File "/lib/threading.py", line 1 in wait
+  File "/y/harness/worker.py", line 1 in _record_flight
+  File "/lib/threading.py", line 1 in run
 
 Current thread 0x02 (most recent call first):
   File "/x/inner.py", line 3 in deep
