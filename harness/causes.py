@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness.compare import bound
-from harness.hypotheses import HYPOTHESES, NotApplicable
+from harness.hypotheses import NotApplicable
 from harness.patterns import numbers_text, of_columns
 from harness.scene import MOST_ROWS
 
@@ -81,7 +81,7 @@ def search(
     scene: Scene,
     call: Call,
     wrong: Wrong,
-    hypotheses: Iterable[Hypothesis] = HYPOTHESES,
+    hypotheses: Iterable[Hypothesis],
     seconds: float = SECONDS,
 ) -> Search:
     """Where no row is wrong by itself, all of them are looked at."""

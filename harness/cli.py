@@ -11,10 +11,10 @@ import signal
 import sys
 import time
 import traceback
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, cast
 
-from harness import machine, progress, selection
+from harness import heatmap, machine, progress, selection
 from harness.errors import ExitCode, HarnessError, NothingSelected, UsageError
 from harness.events import CaseEnded, RunEnded, RunStarted
 from harness.options import parse
@@ -92,7 +92,10 @@ def _launch(
         fail_fast=args.fail_fast,
         retries=chosen.retries,
         slots=args.slots,
-        rank_options={"save_tensors": _tensors(folder)},
+        rank_options={
+            "save_tensors": _tensors(folder),
+            "pictures": str(folder.log_dir.absolute()),
+        },
     )
     ids, earlier = [case.id for case in plan.cases], folder.events()
     folder.append(RunStarted(time=time.time(), cases=ids))
@@ -101,6 +104,7 @@ def _launch(
         with _terminable(), closing(show), _ending(launch.run(plan, options)) as events:
             for event in compared(events, before=earlier):
                 folder.append(event)
+                _draw(event, folder)
                 show.show(event)
                 if args.fail_fast and _is_failure(event):
                     break  # outputs that disagree are found here, not by the engine
@@ -110,6 +114,13 @@ def _launch(
         print(error, file=sys.stderr)
         return error.exit_code
     return None
+
+
+def _draw(event: Event, folder: RunFolder) -> None:
+    """A picture that cannot be written changes nothing: its numbers are in the event."""
+    if isinstance(event, CaseEnded) and event.result.diagnoses:
+        with suppress(OSError):
+            heatmap.save_experts(event.result, folder.log_dir)
 
 
 def _is_failure(event: Event) -> bool:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from harness import causes, heatmap, patterns, routed
 from harness.compare import judge
 from harness.facts import facts, number
+from harness.hypotheses import HYPOTHESES
+from harness.result import Verdict
 from harness.scene import scene_of
 
 if TYPE_CHECKING:
@@ -29,33 +31,64 @@ MOST_CAUSES = 3
 
 def diagnose(
     subject: Subject,
+    context: RankContext,
+    calls: Sequence[Call],
+    judged: Sequence[Judgement],
+    findings: Sequence[Sequence[Any]] = (),
+) -> dict[str, Any]:
+    """This rank's diagnosis: {"calls": one `explain` for each failed call}; {} if none failed.
+
+    findings: StageFinding values of each call, if any. Never raises: a fault of the diagnosis
+    itself is told in its place, and the verdict stands.
+    """
+    found: list[dict[str, Any]] = []
+    for call, judgement in zip(calls, judged, strict=True):
+        if judgement.verdict is not Verdict.FAILED:
+            continue
+        own = findings[call.number] if findings else ()
+        try:
+            found.append(_one(subject, context, call, judgement, own, before=found))
+        except Exception as fault:
+            text = f"{type(fault).__name__}: {fault}"
+            found.append({"call": call.number, "fault": text})
+    return {"calls": found} if found else {}
+
+
+def _one(
+    subject: Subject,
+    context: RankContext,
     call: Call,
     judgement: Judgement,
-    context: RankContext,
-    findings: Sequence[Any] = (),
+    findings: Sequence[Any],
+    *,
+    before: Sequence[dict[str, Any]],
 ) -> dict[str, Any]:
-    """`explain` with a picture, and safe: a fault of the diagnosis is told in it, not raised."""
-    try:
-        scene = scene_of(subject.case, context.rank, call, subject.reference)
-        found = explain(scene, call, judgement, findings)
-        folder = context.options.get("pictures")
-        if folder and found["rows"]["wrong"]:
-            stem = heatmap.stem(subject.case.id, f"rank{context.rank}-call{call.number + 1}")
-            found["picture"] = heatmap.save_rows(call, str(folder), stem)
-    except Exception as fault:
-        return {"call": call.number, "fault": f"{type(fault).__name__}: {fault}"}
+    """`explain`, and a picture if the run's options name a folder."""
+    scene = scene_of(subject.case, context.rank, call, subject.reference)
+    likely = tuple(c["name"] for known in before for c in known.get("causes", ()))
+    found = explain(scene, call, judgement, findings, likely=likely)
+    folder = context.options.get("pictures")
+    if folder and found["rows"]["wrong"]:
+        name = heatmap.stem(subject.case.id, f"rank{context.rank}-call{call.number + 1}")
+        found["picture"] = heatmap.save_rows(call, str(folder), name)
     return found
 
 
 def explain(
-    scene: Scene, call: Call, judgement: Judgement, findings: Sequence[Any] = ()
+    scene: Scene,
+    call: Call,
+    judgement: Judgement,
+    findings: Sequence[Any] = (),
+    *,
+    likely: Sequence[str] = (),
 ) -> dict[str, Any]:
     """One call's diagnosis, JSON-able; `call` counts from 0.
 
     rows, columns, elements: how many are wrong. first, worst: elements. actual, expected: value
     ranges and NaN counts. experts: [wrong rows, rows] of each. patterns, causes (best first,
     only those that fit), stages: what departs, in order. messages: those of the judgement that
-    all this replaces. findings: StageFinding values.
+    all this replaces. findings: StageFinding values. likely: names of causes to look at first;
+    where one of them fits, no other is tried.
     """
     output, answer = call.output.out, call.answer
     own = judge(output, answer).messages
@@ -70,7 +103,7 @@ def explain(
     ids = call.output.routing.topk_ids
     found["experts"] = routed.shares(wrong.rows, ids, scene.case.num_experts)
     found["patterns"] = [dataclasses.asdict(p) for p in _patterns(scene, wrong, ids)]
-    return found | _causes(scene, call, wrong)
+    return found | _causes(scene, call, wrong, likely)
 
 
 def _patterns(scene: Scene, wrong: Wrong, topk_ids: Tensor) -> list[Pattern]:
@@ -83,8 +116,11 @@ def _patterns(scene: Scene, wrong: Wrong, topk_ids: Tensor) -> list[Pattern]:
     return [*by_routing, *patterns.of_rows(wrong.rows), *patterns.of_columns(wrong)]
 
 
-def _causes(scene: Scene, call: Call, wrong: Wrong) -> dict[str, Any]:
-    found = causes.search(scene, call, wrong)
+def _causes(scene: Scene, call: Call, wrong: Wrong, likely: Sequence[str]) -> dict[str, Any]:
+    few = [h for h in HYPOTHESES if h.name in likely]
+    found = causes.search(scene, call, wrong, few) if few else None
+    if found is None or not found.causes:
+        found = causes.search(scene, call, wrong, HYPOTHESES)
     named = [dataclasses.asdict(cause) for cause in found.causes[:MOST_CAUSES]]
     for cause in named:
         cause["residual"] = number(cause["residual"])

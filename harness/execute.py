@@ -18,6 +18,7 @@ import torch
 from harness import agree, inputs, keep
 from harness.battery import prove
 from harness.compare import Judgement, bound, judge
+from harness.diagnose import diagnose
 from harness.result import SEVERITY, RankResult, Verdict
 from harness.scene import Call, chosen_rows, rows_of, scene_of
 from harness.subject import Subject, make_subject, own_tokens
@@ -64,11 +65,12 @@ def run_case(case: MoETestConfig, context: RankContext) -> RankResult:
             judged = [_judge(subject, call) for call in calls]
         with clock.phase("battery"):
             battery = _battery(subject, context.rank, calls[0], judged[0])
+        with clock.phase("diagnosis"):
+            diagnosis = diagnose(subject, context, calls, judged)
         sketches = _sketches(subject, calls[0])
         keep.tensors(context, case, calls[0])
-    return dataclasses.replace(
-        _result(context.rank, judged, clock, subject, sketches), battery=battery
-    )
+    found = _result(context.rank, judged, clock, subject, sketches)
+    return dataclasses.replace(found, battery=battery, diagnosis=diagnosis)
 
 
 def _call(subject: Subject, context: RankContext, clock: _Clock, number: int) -> Call:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING, Any
 
+from harness import heatmap
 from harness.case import MoETestConfig
 from harness.errors import CaseError
 from harness.result import Verdict
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from harness.result import CaseResult
 
+MOST = 60  # lines of one case, unless all are asked for
 WIDTH = 114  # of a line, but for the one to copy: six columns are left to whoever indents
 CALLS = ("first call", "second call")
 MOST_CAUSES = 3
@@ -29,7 +31,7 @@ LOGS = "logs"  # where a run's folder keeps them, and the pictures
 Said = dict[str, list[tuple[int, int]]]  # text -> the (rank, call) pairs that say it
 
 
-def lines(result: CaseResult, most: int | None = 60, folder: Path | None = None) -> list[str]:
+def lines(result: CaseResult, most: int | None = MOST, folder: Path | None = None) -> list[str]:
     """At most `most` lines; None: all of them. Passed cases have none.
 
     folder: the run's, so that its files are named with their path. The last line repeats the
@@ -37,11 +39,24 @@ def lines(result: CaseResult, most: int | None = 60, folder: Path | None = None)
     """
     if result.verdict is Verdict.PASSED:
         return []
-    calls = [(d["rank"], call) for d in result.diagnoses for call in d.get("calls", ())]
+    calls = _calls(result)
     body = _wrapped([*_reason(result), *_summary(result, calls)])
     rest = _wrapped([*_messages(result, calls), *_details(calls, folder)])
     tail = [*_files(result, folder), f"repeat: {repeat_command(result.case_id)}"]
     return _cut([*body, *rest], tail, most)
+
+
+def headline(result: CaseResult) -> str:
+    """One line: the likely cause, else the first pattern, else the first message."""
+    calls = _calls(result)
+    causes = [t for t in _summary(result, calls) if t.startswith("likely cause")]
+    patterns = [t for t in _summary(result, calls) if t.startswith("pattern")]
+    said = [line for text in result.messages for line in text.splitlines()]
+    return next(iter([*causes, *patterns, *said, result.reason or ""]))
+
+
+def _calls(result: CaseResult) -> list[tuple[int, dict[str, Any]]]:
+    return [(d["rank"], call) for d in result.diagnoses for call in d.get("calls", ())]
 
 
 def ranks_text(ranks: list[int]) -> str:
@@ -62,7 +77,7 @@ def _cut(said: list[str], tail: list[str], most: int | None) -> list[str]:
         return [*said, *tail]
     room = max(most - len(tail) - 1, 0)
     last = room // 4  # a traceback says what happened in its last lines
-    more = f"… {len(said) - room} more lines: -v shows them"
+    more = f"… {len(said) - room} more lines: -v, or the run's events.jsonl, has all"
     return [*said[: room - last], more, *said[len(said) - last :], *tail]
 
 
@@ -274,7 +289,10 @@ def _worst_experts(shares: dict[str, list[int]], most: int = 6) -> str:
 
 
 def _files(result: CaseResult, folder: Path | None) -> list[str]:
-    return [f"log: {_path(folder, result.log)}"] if result.log else []
+    drawn = any("picture" in call for _, call in _calls(result))
+    experts = f"{heatmap.stem(result.case_id, 'experts')}.png"
+    files = [f"picture of experts and ranks: {_path(folder, experts)}"] if drawn else []
+    return [*files, *([f"log: {_path(folder, result.log)}"] if result.log else [])]
 
 
 def _path(folder: Path | None, name: str) -> str:

@@ -12,8 +12,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
+from harness import explain
 from harness.result import Verdict
-from harness.summary import BAD, repeat_command
+from harness.summary import BAD
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -83,12 +84,9 @@ def _case(result: CaseResult) -> ET.Element:
 
 
 def _fail(case: ET.Element, result: CaseResult) -> None:
-    first = result.messages[0].splitlines()[0] if result.messages else result.reason or ""
-    lines = [*result.messages, f"repeat: {repeat_command(result.case_id)}"]
-    if result.log:
-        lines.insert(-1, f"log: {result.log}")
-    attributes = {"type": str(result.verdict), "message": _clean(first)}
-    ET.SubElement(case, "failure", attributes).text = _clean("\n".join(lines))
+    attributes = {"type": str(result.verdict), "message": _clean(explain.headline(result))}
+    text = "\n".join(explain.lines(result))
+    ET.SubElement(case, "failure", attributes).text = _clean(text)
 
 
 def _skip(refused: dict[str, str]) -> ET.Element:

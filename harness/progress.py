@@ -6,9 +6,9 @@ import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Protocol
 
+from harness import explain
 from harness.events import CaseEnded, CaseStarted, GangEnded, GangStarted
 from harness.result import Verdict
-from harness.summary import repeat_command
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from harness.events import Event
     from harness.result import CaseResult
-
-MESSAGE_LINES = 20  # of a failed case; the folder has them all
 
 
 class Progress(Protocol):
@@ -36,23 +34,16 @@ def make(total: int, folder: Path, *, verbose: bool, stream: TextIO | None = Non
     return Plain(total, folder, verbose=verbose, stream=out)
 
 
-def case_lines(result: CaseResult, folder: Path) -> list[str]:
-    """Verdict, time and id; of a case that did not pass also why and how to repeat it."""
-    lines = [f"{result.verdict:<8} {result.seconds:7.2f}s  {result.case_id}"]
+def case_lines(result: CaseResult, folder: Path, *, verbose: bool = False) -> list[str]:
+    """Verdict, time and id; of a case that did not pass also why and how to repeat it.
+
+    verbose: all that is known of it; else as much as fits a terminal.
+    """
+    head = f"{result.verdict:<8} {result.seconds:7.2f}s  {result.case_id}"
     if result.attempt > 1:
-        lines[0] += f"  (attempt {result.attempt})"
-    if result.verdict is Verdict.PASSED:
-        return lines
-    said = [line for message in result.messages for line in message.splitlines()]
-    if result.reason:
-        said.insert(0, f"reason: {result.reason}")
-    if len(said) > MESSAGE_LINES:
-        more = len(said) - MESSAGE_LINES
-        said = [*said[:MESSAGE_LINES], f"… {more} more lines in {folder / 'events.jsonl'}"]
-    if result.log:
-        said.append(f"log: {folder / result.log}")
-    said.append(f"repeat: {repeat_command(result.case_id)}")
-    return lines + [f"    {line}" for line in said]
+        head += f"  (attempt {result.attempt})"
+    said = explain.lines(result, None if verbose else explain.MOST, folder)
+    return [head, *(f"    {line}" for line in said)]
 
 
 def _gang_line(event: Event) -> str | None:
@@ -77,7 +68,7 @@ class Plain:
     def show(self, event: Event) -> None:
         if isinstance(event, CaseEnded):
             self._ended.add(event.result.case_id)
-            lines = case_lines(event.result, self._folder)
+            lines = case_lines(event.result, self._folder, verbose=self._verbose)
             width = len(str(self._total))
             lines[0] = f"[{len(self._ended):{width}}/{self._total}] {lines[0]}"
             self._print("\n".join(lines))
@@ -116,7 +107,8 @@ class Live:
             self._verdicts[event.result.case_id] = event.result.verdict
             self._bar.update(self._task, completed=len(self._verdicts), description=self._counts())
             if self._verbose or event.result.verdict is not Verdict.PASSED:
-                self._print("\n".join(case_lines(event.result, self._folder)))
+                said = case_lines(event.result, self._folder, verbose=self._verbose)
+                self._print("\n".join(said))
         elif self._verbose and (line := _gang_line(event)):
             self._print(line)
 

@@ -6,11 +6,12 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from harness import explain
 from harness.case import MoETestConfig
 from harness.events import RunEnded, RunStarted
 from harness.result import CaseResult, Verdict
 from harness.store import last_words
-from harness.summary import BAD, Summary, repeat_command, summarize
+from harness.summary import BAD, Summary, summarize
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from harness.store import RunFolder
 
 SLOWEST = 5
-MESSAGE_LINES = 20  # of one failure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,14 +147,8 @@ def _lists(run: View) -> list[tuple[str, list[str]]]:
 
 
 def _failure(result: CaseResult) -> list[str]:
-    said = [line for message in result.messages for line in message.splitlines()]
-    if len(said) > MESSAGE_LINES:
-        said = [*said[:MESSAGE_LINES], f"… {len(said) - MESSAGE_LINES} more lines"]
     head = f"{result.verdict}  {result.case_id}"
-    reason = [f"  reason: {result.reason}"] if result.reason else []
-    log = [f"  log: {result.log}"] if result.log else []
-    repeat = f"  repeat: {repeat_command(result.case_id)}"
-    return [head, *reason, *(f"  {line}" for line in said), *log, repeat]
+    return [head, *(f"  {line}" for line in explain.lines(result))]
 
 
 def skip_lines(refused: Iterable[dict[str, str]]) -> list[str]:

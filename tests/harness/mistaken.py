@@ -34,6 +34,7 @@ def call_of(case: MoETestConfig = CASE, rank: int = 0) -> tuple[Call, BaselineSi
     call = Call(
         number=0,
         counts=case.counts,
+        start=0,
         tokens=tokens,
         output=output,
         answer=answer,

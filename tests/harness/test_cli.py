@@ -149,10 +149,13 @@ def test_what_the_engine_is_given(engine):
     assert {job.time_limit for job in plan.jobs} == {33.0}
     assert (options.fail_fast, options.retries, options.slots) == (True, 1, 3)
     assert options.log_dir == Path("here/logs")
-    assert options.rank_options == {"save_tensors": str(Path("here/tensors").absolute())}
+    assert options.rank_options == {
+        "save_tensors": str(Path("here/tensors").absolute()),
+        "pictures": str(Path("here/logs").absolute()),
+    }
     cli.main(["run", "--suite", "smoke", "--retries", "4"])
     assert engine.calls[1][1].retries == 4
-    assert engine.calls[1][1].rank_options == {"save_tensors": None}
+    assert engine.calls[1][1].rank_options["save_tensors"] is None
 
 
 def test_a_failure_shows_why_and_how_to_repeat_it(engine, capsys):
@@ -577,15 +580,18 @@ def test_long_messages_are_cut_on_the_console(tmp_path):
     result = CaseResult(
         case_id="a",
         verdict=Verdict.ERROR,
-        messages=("\n".join(map(str, range(50))),),
+        messages=("\n".join(map(str, range(80))),),
         reason="code",
-        log="logs/a.txt",
+        log="a.log",
         attempt=2,
     )
     lines = progress.case_lines(result, tmp_path)
+    assert len(lines) == 1 + 60
     assert lines[0] == "error       0.00s  a  (attempt 2)"
     assert lines[1].strip() == "reason: code"
-    assert lines[-3].strip() == f"… 31 more lines in {tmp_path / 'events.jsonl'}"
-    assert lines[-2].strip() == f"log: {tmp_path / 'logs/a.txt'}"
-    assert [line.strip() for line in lines[2:-3]] == [str(i) for i in range(19)]
+    assert "… 24 more lines: -v" in "\n".join(lines)
+    assert lines[-3].strip() == "79"
+    assert lines[-2].strip() == f"log: {tmp_path / 'logs/a.log'}"
     assert lines[-1].strip() == "repeat: python -m harness run --case a"
+    whole = progress.case_lines(result, tmp_path, verbose=True)
+    assert [line.strip() for line in whole[2:-2]] == [str(i) for i in range(80)]

@@ -77,11 +77,11 @@ def test_the_console_report_says_all(folder):
 
 
 def test_long_messages_are_cut_with_their_number(folder):
-    many = CaseResult(case_id=CASES[4], verdict=Verdict.ERROR, messages=("x\n" * 50,))
+    many = CaseResult(case_id=CASES[4], verdict=Verdict.ERROR, messages=("x\n" * 80,))
     folder.append(CaseEnded(time=105.0, gang=1, result=many))
     text = console(view(folder))
-    assert text.count("\n    x") == 20
-    assert "… 30 more lines" in text
+    assert text.count("\n    x") == 58
+    assert "… 22 more lines" in text
 
 
 def test_seconds_add_up_over_sittings(folder):
