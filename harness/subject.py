@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import torch
 
 from harness import inputs
-from harness.cache import cached
+from harness.cache import BUDGET_BYTES, cached
 from moe import layer
 from moe.experts import EXPERTS
 from moe.parallel import ALONE, Groups, make_groups
@@ -23,6 +23,8 @@ from moe.shared import shard_shared
 from moe.spec import FORMATS, Numerics, Scheme
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from harness.case import MoETestConfig
@@ -48,6 +50,7 @@ class Subject:
     reference: BaselineSiluAndMul
     scales: Scales
     ideal: BaselineSiluAndMul
+    shared: tuple[Tensor, Tensor] | None  # whole, in the model dtype
 
 
 def make_subject(case: MoETestConfig, context: RankContext) -> Subject:
@@ -64,13 +67,28 @@ def make_subject(case: MoETestConfig, context: RankContext) -> Subject:
     plain = dataclasses.replace(problem, scheme=Scheme(weights="model", activations="model"))
     ideal = BaselineSiluAndMul(plain, IDEAL, expert, shared)
     scales = _static_scales(case, context, ideal)
+    once = BaselineSiluAndMul(problem, numerics, expert, shared)
     return Subject(
         case=case,
         layer=_build(case, context, expert, shared, scales),
-        reference=BaselineSiluAndMul(problem, numerics, expert, shared),
+        reference=BaselineSiluAndMul(
+            problem, numerics, expert, shared, values=_kept_values(case, context, once)
+        ),
         scales=scales,
         ideal=ideal,
+        shared=shared,
     )
+
+
+def _kept_values(
+    case: MoETestConfig, context: RankContext, once: BaselineSiluAndMul
+) -> Callable[[int], tuple[Tensor, Tensor]] | None:
+    """The reference's own weights by expert, kept while all of them fit: they cost the most."""
+    size = case.num_experts * 3 * case.n * case.k * 4
+    if size > BUDGET_BYTES[context.device.type] // 4:
+        return None
+    about = (case.seed, case.n, case.k, case.dtype, case.problem.scheme.weights)
+    return lambda e: cached(context, ("values", *about, e), lambda: once.weights(e))
 
 
 def _build(
@@ -140,8 +158,15 @@ def own_tokens(
     case: MoETestConfig, context: RankContext, counts: tuple[int, ...], start: int = 0
 ) -> inputs.Tokens:
     """This rank's tokens of a call; counts: tokens of each DP rank, from its token `start`."""
-    dp_rank = case.layout.dp_rank(context.rank)
-    mine = case.layout.tokens_of(context.rank, counts)
-    whole = inputs.tokens(case, dp_rank, counts[dp_rank], context.device, start)
+    return tokens_of(case, context.rank, counts, context.device, start)
+
+
+def tokens_of(
+    case: MoETestConfig, rank: int, counts: tuple[int, ...], device: torch.device, start: int
+) -> inputs.Tokens:
+    """Any rank's tokens of a call."""
+    dp_rank = case.layout.dp_rank(rank)
+    mine = case.layout.tokens_of(rank, counts)
+    whole = inputs.tokens(case, dp_rank, counts[dp_rank], device, start)
     part = slice(mine.start, mine.stop)
     return inputs.Tokens(x=whole.x[part], logits=whole.logits[part], index=whole.index[part])

@@ -1,0 +1,115 @@
+"""What the members of one call handed out on one rank, addressed by token and slot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from harness.subject import tokens_of
+from moe.reference.formats import spread_groups
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.scene import Call
+    from harness.subject import Subject
+    from moe.parallel import Group
+    from moe.trace import Kept
+
+
+@dataclass(frozen=True, kw_only=True)
+class Handed:
+    """G gathered rows; a flat row is a gathered row and a slot, g * k + slot."""
+
+    subject: Subject
+    call: Call
+    rank: int
+    ranks: tuple[int, ...]  # of the gather group, in its order
+    sizes: tuple[int, ...]  # tokens of each of them
+    ids: Tensor  # [G, k] int64 local expert ids, -1 = none
+    exact: bool  # every stage of this case is exact: nothing may depart at all
+
+    @property
+    def group(self) -> Group:
+        return self.subject.layer.groups.gather
+
+    @property
+    def stages(self) -> dict[str, Kept]:
+        return self.call.stages
+
+    @property
+    def top_k(self) -> int:
+        return self.ids.shape[1]
+
+    def has(self, *names: str) -> bool:
+        return all(name in self.call.stages for name in names)
+
+    def segments(self) -> tuple[range, ...] | None:
+        """Gathered rows of each rank of the group, without padding.
+
+        None where the member gathers in a way of its own: neither one rank after another nor
+        each padded to the longest.
+        """
+        rows, most = len(self.ids), max(self.sizes)
+        if rows == sum(self.sizes):
+            starts = [sum(self.sizes[:i]) for i in range(len(self.sizes))]
+        elif rows == most * len(self.sizes):
+            starts = [most * i for i in range(len(self.sizes))]
+        else:
+            return None
+        return tuple(range(a, a + n) for a, n in zip(starts, self.sizes, strict=True))
+
+    def global_ids(self, local: Tensor) -> Tensor:
+        layout, experts = self.subject.case.layout, self.subject.case.num_experts
+        return local + layout.experts_of(self.rank, experts).start
+
+    def sent(self) -> Tensor:
+        """[sum of sizes, K] the tokens of all ranks of the group, made anew: no word is taken."""
+        case, call = self.subject.case, self.call
+        device = call.tokens.x.device
+        parts = [tokens_of(case, r, call.counts, device, call.start).x for r in self.ranks]
+        return torch.cat(parts)
+
+    def rows(self, stage: str, flat: Tensor) -> Tensor:
+        """[r, C] float32 a stage's values at these flat rows; NaN where it has none."""
+        kept = self.stages[stage]
+        if kept.rows is None:
+            return kept.value[flat].float()
+        place = torch.full((self.ids.numel(),), -1, dtype=torch.int64, device=flat.device)
+        place[kept.rows] = torch.arange(len(kept.rows), device=flat.device)
+        at = place[flat]
+        values = kept.value[at.clamp(min=0)].float()
+        values[at < 0] = torch.nan
+        return values
+
+    def dequantized(self, codes: str, scale: str, rows: Tensor) -> Tensor:
+        """[r, C] float32 codes times their scale; rows: of `codes`, flat ones if it has such."""
+        values = self.rows(codes, rows)
+        if scale not in self.stages:
+            return values
+        if self.stages[scale].value.ndim < 2:
+            return values * self.stages[scale].value.float()
+        return values * spread(self.rows(scale, rows), values.shape[1])
+
+
+def spread(scale: Tensor, width: int) -> Tensor:
+    """[r, 1] or [r, groups] -> broadcastable to [r, width]."""
+    return scale if scale.shape[1] == 1 else spread_groups(scale, width)
+
+
+def handed_out(subject: Subject, call: Call, rank: int, *, exact: bool) -> Handed:
+    layout = subject.case.layout
+    dp, tp = layout.dp_size, layout.tp_size
+    everyone = tuple(range(dp * tp))
+    ranks = everyone if layout.sequence_parallel else everyone[layout.tp_rank(rank) :: tp]
+    return Handed(
+        subject=subject,
+        call=call,
+        rank=rank,
+        ranks=ranks,
+        sizes=tuple(len(layout.tokens_of(r, call.counts)) for r in ranks),
+        ids=call.stages["ids"].value.long(),
+        exact=exact,
+    )
