@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -24,24 +25,34 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.scene import Scene
+    from moe.reference.layer import BaselineSiluAndMul
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Matrices:
-    """One expert's values w13 [2N, K], w2 [K, N], and their scales, broadcastable to them.
-
-    plain13, plain2: before quantization. Without quantization the scales are one.
-    """
+    """One expert's values w13 [2N, K] and w2 [K, N]; scales and plain weights when asked for."""
 
     expert: int
     w13: Tensor
     w2: Tensor
-    plain13: Tensor
-    plain2: Tensor
-    scale13: Tensor
-    scale2: Tensor
+    reference: BaselineSiluAndMul
+
+    @cached_property
+    def plain(self) -> tuple[Tensor, Tensor]:
+        """w13 and w2 before quantization."""
+        return self.reference.expert(self.expert)
+
+    @cached_property
+    def scale13(self) -> Tensor:
+        """Broadcastable to w13. Quantized schemes only."""
+        return formats.weight_scale(self.plain[0], self.reference.weight_format)
+
+    @cached_property
+    def scale2(self) -> Tensor:
+        """Broadcastable to w2. Quantized schemes only."""
+        return formats.weight_scale(self.plain[1], self.reference.weight_format)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,24 +191,8 @@ def matrices(scene: Scene, e: int) -> Matrices:
     """Expert e's; worked out once for a scene."""
 
     def make() -> Matrices:
-        w13, w2 = scene.reference.expert(e)
-        fmt = scene.reference.weight_format
-        if fmt.grid == "model":
-            q13, q2 = w13, w2
-            s13 = s2 = w13.new_ones(())
-        else:
-            s13, s2 = formats.weight_scale(w13, fmt), formats.weight_scale(w2, fmt)
-            q13 = codes(w13, s13, fmt.grid, fmt.top) * s13
-            q2 = codes(w2, s2, fmt.grid, fmt.top) * s2
-        return Matrices(
-            expert=e,
-            w13=q13,
-            w2=q2,
-            plain13=w13,
-            plain2=w2,
-            scale13=s13,
-            scale2=s2,
-        )
+        w13, w2 = scene.reference.weights(e)
+        return Matrices(expert=e, w13=w13, w2=w2, reference=scene.reference)
 
     return remembered(scene, ("matrices", e), make)
 

@@ -36,7 +36,7 @@ def second_unquantized(scene: Scene) -> Tensor:
 
 def weights_unquantized(scene: Scene) -> Tensor:
     _needs_codes(scene)
-    return redo(scene, Steps(w13=lambda _, e: e.plain13, w2=lambda _, e: e.plain2))
+    return redo(scene, Steps(w13=lambda _, e: e.plain[0], w2=lambda _, e: e.plain[1]))
 
 
 def _plain_input(scene: Scene, rows: Tensor, slots: Tensor) -> Tensor:
