@@ -286,9 +286,27 @@ def fuzz(args: argparse.Namespace) -> int:
         return fuzz_main(args)
 
 
+def power(args: argparse.Namespace) -> int:
+    """Run as `run` does, or take an earlier run, and show what it has proved."""
+    from harness.power import certificate
+    from harness.report import view
+
+    code: int = ExitCode.PASSED
+    where = args.folder or args.resume or args.out or folder_for(ROOT, "power")
+    if args.folder is None:
+        args.out = None if args.resume else where
+        code = run(args)
+    elif args.suite or args.case or args.last_failed or args.resume or args.out:
+        raise UsageError("--from reads a run that has been; leave out what is to be run")
+    shown = certificate(view(RunFolder.open(where)).results)
+    print("\n".join(shown.lines()))
+    return code or (ExitCode.PASSED if shown.whole else ExitCode.FAILED)
+
+
 COMMANDS = {
     "run": run,
     "fuzz": fuzz,
+    "power": power,
     "list": show_list,
     "plan": show_plan,
     "report": report,

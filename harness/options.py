@@ -34,6 +34,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _run(_command(commands, "run", "run cases and say which are right"))
     _fuzz(_command(commands, "fuzz", "run random cases, and shrink those that fail"))
+    _power(_command(commands, "power", "show that a suite would reject each wrong answer"))
     for name, what in (("list", "list a suite's cases"), ("plan", "show a suite's jobs")):
         command = _command(commands, name, f"{what}, and what is refused, by reason")
         _matrix(command, suite="smoke")
@@ -93,6 +94,12 @@ def _fuzz(command: argparse.ArgumentParser) -> None:
     add("--time-limit", type=float, metavar="S", help="seconds that one case may take")
     add("-x", dest="fail_fast", action="store_true", help="stop after the first failing batch")
     add("-v", dest="verbose", action="store_true", help="passed cases too")
+
+
+def _power(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    _run(command)
+    add("--from", dest="folder", type=Path, metavar="DIR", help="ask a run's folder, run nothing")
 
 
 def _report(command: argparse.ArgumentParser) -> None:
