@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import torch
 
 _GPU_FILES = ("/proc/driver/nvidia/version", "/dev/kfd")
@@ -29,6 +31,17 @@ def kernel_device() -> torch.device:
     from moe.kernels.launch import INTERPRETED
 
     return torch.device("cpu" if INTERPRETED else "cuda")
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Torch on one thread: small products gain nothing from two, and lose where cores are taken."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

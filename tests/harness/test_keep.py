@@ -12,6 +12,7 @@ from harness.context import RankContext
 from harness.execute import run_case
 from harness.result import Verdict
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 CASE = MoETestConfig(m=3, n=32, k=64, num_experts=4, top_k=2, experts="torch_loop", all2all="local")
 
 

@@ -21,6 +21,7 @@ from moe.routing import softmax_topk, to_local_ids
 from moe.spec import Layout, Problem
 from moe.types import Activations, Routing
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = platform("cpu")
 SIZES = {"m": 3, "hidden": 64, "intermediate": 48, "num_experts": 4, "top_k": 2}
 CASE = MoETestConfig(m=3, n=48, k=64, num_experts=4, top_k=2, experts="torch_loop", all2all="local")
