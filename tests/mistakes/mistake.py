@@ -1,0 +1,66 @@
+"""What a planted mistake is: a row with its class, where it was seen, and how to plant it.
+
+Rows are numbered over the whole table, and a row's number is the seed of its case: so every
+mistake has a case id of its own, and a rank knows from the id which mistake to plant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from harness.case import MoETestConfig
+
+Plant = Callable[[pytest.MonkeyPatch], None]
+NO_CAUSE = "no known cause"
+SAYS = "says:"  # before words that a message has, where it names the cause without a hypothesis
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mistake:
+    """kind: its class of bug. source: a public report of one of that class."""
+
+    name: str
+    kind: str
+    source: str
+    case: MoETestConfig
+    plant: Plant
+    causes: tuple[str, ...]  # names of hypotheses that say what it is, or SAYS; any is right
+
+
+MISTAKES: list[Mistake] = []
+
+
+def mistake(kind: str, source: str, *causes: str, **fields: Any) -> Callable[[Plant], Plant]:
+    """Register a function as a mistake in a small case; `fields` change that case."""
+
+    def register(plant: Plant) -> Plant:
+        number = len(MISTAKES) + 1
+        row = Mistake(
+            name=plant.__name__,
+            kind=kind,
+            source=source,
+            case=small(seed=number, **fields),
+            plant=plant,
+            causes=causes or (NO_CAUSE,),
+        )
+        MISTAKES.append(row)
+        return plant
+
+    return register
+
+
+def small(**fields: Any) -> MoETestConfig:
+    """A case of 8 tokens and 4 experts; torch_grouped serves it unless it is quantized."""
+    plain: dict[str, Any] = {"m": 8, "n": 64, "k": 128, "num_experts": 4, "top_k": 2}
+    served = "torch_grouped" if fields.get("quant", "none") == "none" else "torch_loop"
+    return MoETestConfig(**{**plain, "experts": served, **fields})
+
+
+def around(patch: pytest.MonkeyPatch, owner: Any, name: str, change: Callable[..., Any]) -> None:
+    """Replace `owner.name` by `change(original, *arguments)`."""
+    original = getattr(owner, name)
+    patch.setattr(owner, name, lambda *args, **kw: change(original, *args, **kw))

@@ -1,0 +1,63 @@
+"""In a rank: plant the mistake that a case's seed names, run the case as always, take it out.
+
+Beside the verdict it reports what a fixed tolerance would have said of the very same outputs, as
+the share of elements beyond 0.03 + 0.03 * |expected|: once at our inputs' size, and once with
+outputs and reference shrunk to the rms that the rule's own test data gives.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from typing import TYPE_CHECKING
+
+import mistakes_experts
+import mistakes_ranks
+import mistakes_routing
+import mistakes_scales
+import pytest
+from mistake import MISTAKES, around
+
+from harness import execute
+
+if TYPE_CHECKING:
+    from harness.case import MoETestConfig
+    from harness.context import RankContext
+    from harness.result import RankResult
+    from harness.scene import Call
+
+TOLERANCE = 3e-2
+OWN_RMS = 0.0094  # of the output on the rule's own data: 32 tokens, K = 2048, N = 1024
+FAMILIES = (mistakes_routing, mistakes_ranks, mistakes_experts, mistakes_scales)
+
+
+def run_case(case: MoETestConfig, context: RankContext) -> RankResult:
+    """Collective. The case's seed is the number of its mistake, from 1 on; 0 plants none."""
+    calls: list[Call] = []
+
+    def recorded(real, *args, **kw):
+        calls.append(real(*args, **kw))
+        return calls[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        around(patch, execute, "_call", recorded)
+        if case.seed:
+            MISTAKES[case.seed - 1].plant(patch)
+        result = execute.run_case(case, context)
+    return dataclasses.replace(result, metrics={**result.metrics, **beyond(calls)})
+
+
+def beyond(calls: list[Call]) -> dict[str, float]:
+    """The largest share of one call's elements that a fixed tolerance rejects, at both sizes."""
+    found = {"beyond_at_our_size": 0.0, "beyond_at_its_size": 0.0}
+    for call, name in itertools.product(calls, found):
+        expected = call.answer.out.float()
+        got = call.output.out.float()
+        if not expected.numel():
+            continue
+        rms = float(expected.square().mean().sqrt())
+        shrunk = 1.0 if name == "beyond_at_our_size" or not rms else OWN_RMS / rms
+        apart = (got - expected).abs() * shrunk
+        inside = apart <= TOLERANCE + TOLERANCE * expected.abs() * shrunk  # NaN is outside
+        found[name] = max(found[name], 1 - float(inside.float().mean()))
+    return found

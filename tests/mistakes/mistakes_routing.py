@@ -1,0 +1,183 @@
+"""Mistakes in the choice of experts, in ids, and in the router's weights."""
+
+from __future__ import annotations
+
+import torch
+from mistake import around, mistake
+
+from moe import layer
+from moe.experts.torch_grouped import TorchGroupedExperts
+from moe.types import Routing
+
+EP = {"dp_size": 2, "use_ep": True}
+
+
+def routed(patch, change):
+    """Change what the experts are told: `change(ids, weights) -> (ids, weights)`."""
+
+    def apply(real, self, x, routing):
+        ids, weights = change(routing.topk_ids, routing.topk_weights)
+        return real(self, x, Routing(topk_ids=ids, topk_weights=weights))
+
+    around(patch, TorchGroupedExperts, "apply", apply)
+
+
+def chosen(patch, change):
+    """Change the router: `change(real, logits, k, renormalize) -> Routing`."""
+    around(patch, layer, "softmax_topk", change)
+
+
+@mistake(
+    "renormalisation", "vLLM #37605", "renormalisation_missing", "says:routing: .* wrong weights"
+)
+def renormalisation_missing(patch):
+    chosen(patch, lambda real, logits, k, renormalize: real(logits, k, renormalize=False))
+
+
+@mistake(
+    "renormalisation",
+    "FI #3946",
+    "renormalisation_extra",
+    "says:routing: .* wrong weights",
+    renormalize=False,
+)
+def renormalised_though_not_asked(patch):
+    chosen(patch, lambda real, logits, k, renormalize: real(logits, k, renormalize=True))
+
+
+@mistake("scaling factor twice", "vLLM #45037", "doubled")
+def routed_scale_applied_again(patch):
+    routed(patch, lambda ids, weights: (ids, weights * 2))
+
+
+@mistake("wrong scoring function", "FI #3303", "weights_sigmoid", "says:routing: .* wrong weights")
+def sigmoid_instead_of_softmax(patch):
+    def sigmoid(real, logits, k, renormalize):
+        weights, ids = torch.sigmoid(logits.float()).topk(k, dim=-1)
+        weights = weights / weights.sum(dim=-1, keepdim=True)
+        return Routing(topk_ids=ids.int(), topk_weights=weights)
+
+    chosen(patch, sigmoid)
+
+
+@mistake(
+    "uninitialised bias",
+    "SGLang #10440",
+    "says:routing: .* leave out a better expert",
+    num_experts=8,
+)
+def correction_bias_never_set(patch):
+    def biased(real, logits, k, renormalize):
+        garbage = torch.linspace(-3, 3, logits.shape[1]).roll(3)
+        return real(logits.float() + garbage, k, renormalize=renormalize)
+
+    chosen(patch, biased)
+
+
+@mistake("dtype of ids", "vLLM #20166, SGLang #25355", num_experts=160, m=32, k=64)
+def ids_in_eight_bits(patch):
+    routed(patch, lambda ids, weights: (ids.to(torch.int8).int(), weights))
+
+
+@mistake("one choice lost", "SGLang #36515", "last_slot_dropped", top_k=3)
+def top_k_is_one_short(patch):
+    def drop(ids, weights):
+        return torch.cat([ids[:, :-1], torch.full_like(ids[:, -1:], -1)], dim=1), weights
+
+    routed(patch, drop)
+
+
+@mistake("equal logits", "aiter #1716", top_k=3)
+def one_expert_chosen_twice(patch):
+    routed(patch, lambda ids, weights: (torch.cat([ids[:, :1], ids[:, :-1]], dim=1), weights))
+
+
+@mistake("router weight", "xpu-kernels #66", "weights_uniform", "weights_ignored")
+def router_weights_ignored(patch):
+    routed(patch, lambda ids, weights: (ids, torch.full_like(weights, 1 / weights.shape[1])))
+
+
+@mistake("router weight", "vLLM #43694", "weights_twice")
+def router_weights_applied_twice(patch):
+    routed(patch, lambda ids, weights: (ids, weights.square()))
+
+
+@mistake("router weight", "xpu-kernels #66", "weights_reversed")
+def router_weights_of_the_neighbouring_slot(patch):
+    routed(patch, lambda ids, weights: (ids, weights.roll(1, 1)))
+
+
+@mistake("router weight on the input", "vLLM #16744", "weights_on_input")
+def router_weight_before_the_activation(patch):
+    """Weights scale the rows that go into the first product; SiLU is not linear."""
+    from moe.experts import torch_grouped
+
+    told = []
+
+    def apply(real, self, x, routing):
+        order, _ = torch_grouped._by_expert(routing.topk_ids, self.num_local)
+        told.append(routing.topk_weights.flatten()[order])
+        ones = torch.ones_like(routing.topk_weights)
+        return real(self, x, Routing(topk_ids=routing.topk_ids, topk_weights=ones))
+
+    def product(real, x, w, ends):
+        if told:
+            x = (x.float() * told.pop()[:, None]).to(x.dtype)
+        return real(x, w, ends)
+
+    around(patch, TorchGroupedExperts, "apply", apply)
+    around(patch, torch_grouped, "_grouped_mm", product)
+
+
+def localised(patch, change):
+    """Change the map from global to local ids: `change(real, ids, experts here) -> ids`."""
+    around(patch, layer, "to_local_ids", change)
+
+
+@mistake("expert map reads -1", "vLLM #48371", "absent_as_last", **EP)
+def ids_of_other_ranks_wrap_to_the_last_expert(patch):
+    def wrap(real, ids, here):
+        local = real(ids, here)
+        return torch.where((local < 0) & (ids >= 0), len(here) - 1, local)
+
+    localised(patch, wrap)
+
+
+@mistake("EP offset", "xpu-kernels #405", "global_ids_as_local", **EP)
+def global_ids_taken_for_local(patch):
+    localised(patch, lambda real, ids, here: real(ids, range(len(here))))
+
+
+@mistake("EP offset twice", "FI #3547", "offset_taken_twice", **EP)
+def expert_offset_subtracted_twice(patch):
+    """Exactly zero on every rank but the first."""
+    localised(patch, lambda real, ids, here: real(ids - here.start, here))
+
+
+@mistake("EP split", "vLLM #21497", num_experts=5, **EP)
+def remainder_of_the_experts_on_the_last_rank(patch):
+    """The map gives the odd expert to the last rank, the weights have it on the first."""
+
+    def split(real, ids, here):
+        start = here.start - 1 if here.start else 0
+        return real(ids, range(start, start + len(here)))
+
+    localised(patch, split)
+
+
+@mistake("stale expert map", "SGLang #39580", "stale_expert_map", num_experts=6, **EP)
+def map_from_before_the_rebalance(patch):
+    """Ranks have changed places since: each has the map of the other."""
+    localised(patch, lambda real, ids, here: real(ids, range(3 - here.start, 6 - here.start)))
+
+
+@mistake("replicas counted twice", "SGLang #32962", "rank_twice", **EP)
+def an_expert_computed_on_two_ranks(patch):
+    """Every rank picks a replica for itself, so one rank's expert is summed twice."""
+
+    def both(real, self, partial, dispatched):
+        return real(self, partial * (2 if self.group.rank == 1 else 1), dispatched)
+
+    from moe.all2all.allgather_reducescatter import AllGatherReduceScatter
+
+    around(patch, AllGatherReduceScatter, "finalize", both)

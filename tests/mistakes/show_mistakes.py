@@ -1,0 +1,125 @@
+"""Runs every planted mistake through the real runner and prints what came of it, one a line.
+
+python tests/mistakes/show_mistakes.py [NAME ...]
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ.setdefault("TRITON_INTERPRET", "1")
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from mistake import MISTAKES, NO_CAUSE, SAYS, Mistake
+from mistake_executor import TOLERANCE
+
+from harness import launch, machine
+from harness.events import CaseEnded
+from harness.plan import make_plan
+from harness.result import CaseResult, Verdict
+
+TIME_LIMIT = 15.0  # seconds a case; a mistake that hangs costs one of these
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A mistake and what the runner said of it."""
+
+    mistake: Mistake
+    result: CaseResult
+
+    @property
+    def caught(self) -> bool:
+        return self.result.verdict not in (Verdict.PASSED, Verdict.VACUOUS)
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The first cause that each rank's diagnosis names, the most often named first."""
+        first = [cause_of(diagnosis) for diagnosis in self.result.diagnoses]
+        return tuple(sorted({c for c in first if c}, key=lambda c: -first.count(c)))
+
+    @property
+    def told(self) -> str:
+        """The cause that the runner gives: a hypothesis's name, or words of a message."""
+        for phrase in (c.removeprefix(SAYS) for c in self.mistake.causes if c.startswith(SAYS)):
+            if any(re.search(phrase, text) for text in self.result.messages):
+                return phrase.replace(" .* ", " … ")
+        return self.named[0] if self.named else NO_CAUSE
+
+    @property
+    def named_right(self) -> bool:
+        """Whether that is what was planted; for what no hypothesis knows, that none is named."""
+        return self.told in [
+            c.removeprefix(SAYS).replace(" .* ", " … ") for c in self.mistake.causes
+        ]
+
+    def tolerated(self, size: str) -> str:
+        """What the fixed tolerance says at this size; with the share of elements it rejects."""
+        share = self.result.metrics.get(f"beyond_at_{size}_size")
+        if share is None:
+            return "error"  # there was no output to compare
+        return "passes" if share == 0 else f"caught, {max(share, 0.01):.0%} off"
+
+
+def cause_of(diagnosis: dict) -> str | None:
+    """The name of the likeliest cause in one rank's diagnosis."""
+    causes = diagnosis.get("causes") or ()
+    return causes[0]["name"] if causes else None
+
+
+def run(mistakes: list[Mistake]) -> list[Row]:
+    """Through plan and engine, one warm gang a world size; the rows in the table's order."""
+    by_id = {m.case.id: m for m in mistakes}
+    plan = make_plan([m.case for m in mistakes], machine.detect(), time_limit=TIME_LIMIT)
+    assert not plan.refused, plan.refused
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        options = launch.RunOptions(log_dir=Path(folder), executor="mistake_executor:run_case")
+        for event in launch.run(plan, options):
+            if isinstance(event, CaseEnded):
+                found[event.result.case_id] = event.result
+    return [Row(mistake=m, result=found[case]) for case, m in by_id.items()]
+
+
+def table(rows: list[Row]) -> str:
+    """Markdown: one line a mistake, then the totals."""
+    head = ("mistake", "class", "seen in", "ours", "cause named")
+    rule = f"{TOLERANCE:g}"
+    lines = ["| " + " | ".join((*head, f"{rule}, our inputs", f"{rule}, its own size")) + " |"]
+    lines.append("|---" * (len(head) + 2) + "|")
+    for row in rows:
+        m, mark = row.mistake, "" if row.named_right else f" (expected: {row.mistake.causes[0]})"
+        told = (row.tolerated("our"), row.tolerated("its"))
+        cells = (m.name, m.kind, m.source, str(row.result.verdict), row.told + mark, *told)
+        lines.append("| " + " | ".join(cells) + " |")
+    caught = sum(r.caught for r in rows)
+    known = [r for r in rows if r.mistake.causes != (NO_CAUSE,)]
+    right = sum(r.named_right for r in known)
+    none = sum(r.named_right for r in rows) - right
+    passes = {size: sum(r.tolerated(size) == "passes" for r in rows) for size in ("our", "its")}
+    lines.append("")
+    lines.append(
+        f"{caught} of {len(rows)} caught. The cause is named right for {right} of the {len(known)} "
+        f"that have one in the table of known mistakes; of the other {len(rows) - len(known)}, "
+        f"{none} are said to have no known cause. A tolerance of {rule} lets {passes['our']} pass "
+        f"on our inputs, and {passes['its']} at its own data's size."
+    )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    asked = sys.argv[1:]
+    unknown = set(asked) - {m.name for m in MISTAKES}
+    if unknown:
+        sys.exit(f"no such mistake: {', '.join(sorted(unknown))}")
+    rows = run([m for m in MISTAKES if m.name in asked or not asked])
+    print(table(rows))
+    if asked:
+        print("\n".join(text for row in rows for text in row.result.messages))
+    sys.exit(not all(row.caught for row in rows))
