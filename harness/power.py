@@ -63,11 +63,13 @@ class Certificate:
         return [*found, "", *self._holes(), self._word()]
 
     def _holes(self) -> list[str]:
-        return [
-            f"{line.quant} {line.layout}: {name} " + _why(line, name)
-            for line in self.table
-            for name in line.holes
-        ]
+        """One line for each member and reason, with where."""
+        found: dict[str, list[str]] = {}
+        for line in self.table:
+            for name in line.holes:
+                where = f"{line.quant} {line.layout}"
+                found.setdefault(f"{name} {_why(line, name)}", []).append(where)
+        return [f"{text}: {', '.join(where)}" for text, where in found.items()]
 
     def _word(self) -> str:
         count = sum(len(line.holes) for line in self.table)
