@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from harness import causes, heatmap, patterns, routed
+from harness import causes, errormap, heatmap, patterns, routed
 from harness.compare import judge
 from harness.facts import facts, number
 from harness.hypotheses import HYPOTHESES
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from harness.subject import Subject
 
 MOST_CAUSES = 3
+MOST_CALLS = 3  # diagnosed of each rank: a case of few tokens has many calls
 
 
 def diagnose(
@@ -36,22 +37,24 @@ def diagnose(
     judged: Sequence[Judgement],
     findings: Sequence[Sequence[Any]] = (),
 ) -> dict[str, Any]:
-    """This rank's diagnosis: {"calls": one `explain` for each failed call}; {} if none failed.
+    """This rank's diagnosis; {} when no call failed.
 
-    findings: StageFinding values of each call, if any. Never raises: a fault of the diagnosis
-    itself is told in its place, and the verdict stands.
+    "failed": numbers of the failed calls; "of": how many calls there were; "calls": `explain`'s
+    of the first MOST_CALLS failed ones. findings: StageFinding values of each call, if any.
+    Never raises: a fault of the diagnosis is told in its place, and the verdict stands.
     """
     found: list[dict[str, Any]] = []
-    for call, judgement in zip(calls, judged, strict=True):
-        if judgement.verdict is not Verdict.FAILED:
-            continue
+    pairs = zip(calls, judged, strict=True)
+    failed = [pair for pair in pairs if pair[1].verdict is Verdict.FAILED]
+    for call, judgement in failed[:MOST_CALLS]:
         own = findings[call.number] if findings else ()
         try:
             found.append(_one(subject, context, call, judgement, own, before=found))
         except Exception as fault:
             text = f"{type(fault).__name__}: {fault}"
             found.append({"call": call.number, "fault": text})
-    return {"calls": found} if found else {}
+    numbers = [call.number for call, _ in failed]
+    return {"failed": numbers, "of": len(calls), "calls": found} if failed else {}
 
 
 def _one(
@@ -70,7 +73,7 @@ def _one(
     folder = context.options.get("pictures")
     if folder and found["rows"]["wrong"]:
         name = heatmap.stem(subject.case.id, f"rank{context.rank}-call{call.number + 1}")
-        found["picture"] = heatmap.save_rows(call, str(folder), name)
+        found["picture"] = errormap.save_rows(call, str(folder), name)
     return found
 
 
@@ -92,7 +95,8 @@ def explain(
     """
     output, answer = call.output.out, call.answer
     own = judge(output, answer).messages
-    replaced = [text for text in judgement.messages if text.endswith(own)]
+    said = (*own, *(f"stage {finding.stage}: {finding.text}" for finding in findings))
+    replaced = [text for text in judgement.messages if text.endswith(said)]
     found: dict[str, Any] = {"call": call.number, "tokens": len(output), "messages": replaced}
     found["metrics"] = {name: number(value) for name, value in judgement.metrics.items()}
     found["stages"] = [dataclasses.asdict(finding) for finding in findings]

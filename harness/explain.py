@@ -14,6 +14,7 @@ from harness.case import MoETestConfig
 from harness.errors import CaseError
 from harness.result import Verdict
 from harness.summary import repeat_command
+from harness.wording import amount_text, experts_text, fact_lines, percent, ranks_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,9 +24,8 @@ if TYPE_CHECKING:
 
 MOST = 60  # lines of one case, unless all are asked for
 WIDTH = 114  # of a line, but for the one to copy: six columns are left to whoever indents
-CALLS = ("first call", "second call")
 MOST_CAUSES = 3
-FEW_COLUMNS = 0.9  # of all: above that, the others may be right by luck and are not listed
+PICTURE = "picture: "
 LOGS = "logs"  # where a run's folder keeps them, and the pictures
 
 Said = dict[str, list[tuple[int, int]]]  # text -> the (rank, call) pairs that say it
@@ -59,18 +59,6 @@ def _calls(result: CaseResult) -> list[tuple[int, dict[str, Any]]]:
     return [(d["rank"], call) for d in result.diagnoses for call in d.get("calls", ())]
 
 
-def ranks_text(ranks: list[int]) -> str:
-    """[0, 1, 2, 5] -> "ranks 0-2, 5"."""
-    runs: list[list[int]] = []
-    for rank in sorted(set(ranks)):
-        if runs and rank == runs[-1][1] + 1:
-            runs[-1][1] = rank
-        else:
-            runs.append([rank, rank])
-    parts = [str(a) if a == b else f"{a}-{b}" for a, b in runs]
-    return f"rank{'s' if len(set(ranks)) > 1 else ''} {', '.join(parts)}"
-
-
 def _cut(said: list[str], tail: list[str], most: int | None) -> list[str]:
     """The tail always; of the rest the beginning and, of what is left out, the number."""
     if most is None or len(said) + len(tail) <= most:
@@ -85,6 +73,9 @@ def _wrapped(said: list[str]) -> list[str]:
     found: list[str] = []
     for text in said:
         for line in text.splitlines():
+            if line.lstrip().startswith(PICTURE):
+                found.append(line)  # a path is there to be copied
+                continue
             indent = " " * (len(line) - len(line.lstrip()) + 4)
             pieces = textwrap.wrap(
                 line, WIDTH, subsequent_indent=indent, break_on_hyphens=False, tabsize=4
@@ -106,8 +97,7 @@ def _summary(result: CaseResult, calls: list[tuple[int, dict[str, Any]]]) -> Ite
     for text, who in _said(calls, _pattern_texts).items():
         yield f"pattern{_who(who, everyone)}: {text}"
     yield from _cause_lines(calls, everyone)
-    for text, who in _said(calls, _stage_texts).items():
-        yield f"first wrong stage{_who(who, everyone)}: {text}"
+    yield from _stage_lines(calls, everyone)
     for text, who in _said(calls, _fault_texts).items():
         yield f"the diagnosis{_who(who, everyone)} failed, the verdict stands: {text}"
 
@@ -115,8 +105,19 @@ def _summary(result: CaseResult, calls: list[tuple[int, dict[str, Any]]]) -> Ite
 def _where(result: CaseResult, calls: list[tuple[int, dict[str, Any]]]) -> str:
     wrong = sorted({rank for rank, _ in calls})
     text = _ranks_pattern(wrong, result)
-    which = sorted({call["call"] for _, call in calls})
-    return f"{text}, {CALLS[which[0]]} only" if len(which) == 1 else f"{text}, both calls"
+    failed = sorted({n for d in result.diagnoses for n in d.get("failed", ())})
+    total = max(d.get("of", 0) for d in result.diagnoses)
+    if len(failed) == total:
+        return f"{text}, all {total} calls"
+    if len(failed) == 1:
+        return f"{text}, {_call(failed[0])} only, of {total}"
+    return f"{text}, {len(failed)} of {total} calls"
+
+
+def _call(number: int) -> str:
+    return (
+        ("first call", "second call", "third call")[number] if number < 3 else f"call {number + 1}"
+    )
 
 
 def _ranks_pattern(wrong: list[int], result: CaseResult) -> str:
@@ -160,7 +161,7 @@ def _who(who: list[tuple[int, int]], everyone: list[tuple[int, int]]) -> str:
     parts = [] if ranks == sorted({rank for rank, _ in everyone}) else [ranks_text(ranks)]
     which = {call for _, call in who}
     here = {call for rank, call in everyone if rank in ranks}
-    parts += [] if which == here else [CALLS[min(which)]]
+    parts += [] if which == here else [_call(min(which))]
     return f" ({', '.join(parts)})" if parts else ""
 
 
@@ -168,9 +169,20 @@ def _pattern_texts(call: dict[str, Any]) -> list[str]:
     return [pattern["text"] for pattern in call.get("patterns", ())]
 
 
-def _stage_texts(call: dict[str, Any]) -> list[str]:
-    stages = call.get("stages") or ()
-    return [f"{stage['stage']}: {stage['text']}" for stage in stages[:1]]
+def _stage_lines(
+    calls: list[tuple[int, dict[str, Any]]], everyone: list[tuple[int, int]]
+) -> Iterator[str]:
+    """The first stage that departs, with one rank's numbers."""
+    who: Said = {}
+    texts: dict[str, str] = {}
+    for rank, call in calls:
+        for first in call.get("stages", ())[:1]:
+            who.setdefault(first["stage"], []).append((rank, call["call"]))
+            texts.setdefault(first["stage"], first["text"])
+    for stage, those in who.items():
+        rank, number = those[0]
+        on = f"on rank {rank}, {_call(number)}: " if len(those) > 1 else ""
+        yield f"first wrong stage{_who(those, everyone)}: {stage}: {on}{texts[stage]}"
 
 
 def _fault_texts(call: dict[str, Any]) -> list[str]:
@@ -191,23 +203,17 @@ def _cause_lines(
     ranked = sorted(who, key=lambda text: (-len(who[text]), left[text]))
     for i, text in enumerate(ranked[:MOST_CAUSES]):
         word = "likely cause" if i == 0 else "or"
-        rest = f"(leaves {_percent(left[text])} of the error)"
+        rest = f"(leaves {percent(left[text])} of the error)"
         yield f"{word}{_who(who[text], everyone)}: {text} {rest}"
     without = [(rank, call) for rank, call in calls if not call.get("causes", True)]
     tried = max((call.get("tried", 0) for _, call in without), default=0)
     if tried:
         where = _who([(rank, call["call"]) for rank, call in without], everyone)
         nearest = [float(c["closest"]) for _, c in without if c.get("closest") is not None]
-        closest = f"; the closest leaves {_percent(min(nearest))} of the error" if nearest else ""
+        closest = f"; the closest leaves {percent(min(nearest))} of the error" if nearest else ""
         yield f"no known cause{where}: none of {tried} known mistakes gives this output{closest}"
     for text, those in _said(calls, lambda call: call.get("faults") or []).items():
         yield f"not looked at{_who(those, everyone)}: {text}"
-
-
-def _percent(share: float) -> str:
-    if share < 0.0005:
-        return "less than 0.1 %"
-    return f"{100 * share:.2g} %" if share < 0.995 else f"{100 * share:.0f} %"
 
 
 def _messages(result: CaseResult, calls: list[tuple[int, dict[str, Any]]]) -> list[str]:
@@ -217,75 +223,27 @@ def _messages(result: CaseResult, calls: list[tuple[int, dict[str, Any]]]) -> li
 
 
 def _details(calls: list[tuple[int, dict[str, Any]]], folder: Path | None) -> Iterator[str]:
-    """Numbers of each call, the most wrong first."""
-    told = [(rank, call) for rank, call in calls if "rows" in call]
-    for rank, call in sorted(told, key=lambda pair: -float(pair[1]["rel_rms"])):
-        yield from _detail(f"rank {rank}, {CALLS[call['call']]}", call)
-        if "picture" in call:
-            yield f"  picture: {_path(folder, call['picture'])}"
+    """Numbers of each call, the most wrong first; ranks that hold the same tokens once."""
+    told = [(r, c) for r, c in calls if "rows" in c and (c["rows"]["wrong"] or "tried" in c)]
+    told.sort(key=lambda pair: -pair[1]["rel_rms"])
+    groups: dict[tuple[int, str], list[tuple[int, dict[str, Any]]]] = {}
+    for rank, call in told:
+        groups.setdefault((call["call"], "\n".join(_detail(call))), []).append((rank, call))
+    for (number, text), who in groups.items():
+        yield f"{ranks_text([rank for rank, _ in who])}, {_call(number)}: {text}"
+        for _, call in who:
+            if "picture" in call:
+                yield f"  {PICTURE}{_path(folder, call['picture'])}"
 
 
-def _detail(name: str, call: dict[str, Any]) -> Iterator[str]:
-    yield f"{name}: {_amount(call)}"
+def _detail(call: dict[str, Any]) -> Iterator[str]:
+    used = call.get("metrics", {}).get("bound_used")
+    share = "" if used is None else f", {float(used):.3g}x its bound"
+    yield f"{amount_text(call)}{share}"
     yield from fact_lines(call)
-    worst = _worst_experts(call.get("experts", {}))
+    worst = experts_text(call.get("experts", {}))
     if worst:
         yield f"  {worst}"
-
-
-def _amount(call: dict[str, Any]) -> str:
-    used = call.get("metrics", {}).get("bound_used")
-    share = f", {float(used):.3g}x its bound" if used is not None else ""
-    return f"{amount_text(call)}{share}"
-
-
-def amount_text(found: dict[str, Any]) -> str:
-    """How much of an output is wrong; found: see `facts.facts`."""
-    rows, columns = found["rows"], found["columns"]
-    parts = [f"{rows['wrong']} of {rows['of']} rows"]
-    if 0 < rows["wrong"] < rows["of"]:
-        parts[0] += f" ({rows['which']})"
-    parts.append(f"{columns['wrong']} of {columns['of']} columns")
-    if 0 < columns["wrong"] < FEW_COLUMNS * columns["of"]:
-        parts[1] += f" ({columns['which']})"
-    return ", ".join(parts)
-
-
-def fact_lines(found: dict[str, Any]) -> Iterator[str]:
-    """First and worst element with both values, both sides' ranges, errors over all."""
-    for name in ("first", "worst"):
-        if name in found and not (name == "worst" and found["worst"] == found["first"]):
-            e = found[name]
-            values = f"is {_short(e['actual'])}, expected {_short(e['expected'])}"
-            off = f", off by {e['over_rms']:.3g}x its row's rms" if "over_rms" in e else ""
-            yield f"  {name} wrong element [{e['row']}, {e['column']}] {values}{off}"
-    got, expected = found["actual"], found["expected"]
-    text = f"  values {_range(got)}, expected {_range(expected)}"
-    yield f"{text}; NaN {got['nan']}, Inf {got['inf']}"
-    error = f"  relative rms error {found['rel_rms']:.4g}, 1-cosine {found['one_minus_cosine']:.3g}"
-    if got["zero_rows"]:
-        error += f"; all zero: rows {got['zero_rows']}"
-    if got["unwritten_rows"]:
-        error += f"; all NaN, so perhaps never written: rows {got['unwritten_rows']}"
-    yield error
-
-
-def _range(side: dict[str, Any]) -> str:
-    return "none finite" if side["min"] is None else f"{_short(side['min'])}..{_short(side['max'])}"
-
-
-def _short(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:.5g}"
-
-
-def _worst_experts(shares: dict[str, list[int]], most: int = 6) -> str:
-    """Only where the experts differ clearly."""
-    ranked = sorted(shares.items(), key=lambda item: (-item[1][0] / item[1][1], -item[1][1]))
-    parts = [wrong / rows for _, (wrong, rows) in ranked]
-    if not parts or parts[0] < 0.9 or parts[-1] > 0.6:
-        return ""
-    some = ", ".join(f"{e}: {wrong} of {rows}" for e, (wrong, rows) in ranked[:most])
-    return f"wrong rows by expert: {some}{', ...' if len(ranked) > most else ''}"
 
 
 def _files(result: CaseResult, folder: Path | None) -> list[str]:

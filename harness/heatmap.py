@@ -15,17 +15,12 @@ from harness import evidence
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from torch import Tensor
-
     from harness.result import CaseResult
-    from harness.scene import Call
 
-SIDE = 1024  # pixels a side at most
 SMALL = 256  # pixels a side at least, by repeating them
-LOWEST, HIGHEST = -4.0, 1.0  # log10 of the error over its row's rms, at both ends of the colours
 BROKEN = 255  # the colour of NaN and Inf, and of nothing to show
 _ANCHORS = ((0, 0, 4), (60, 15, 110), (160, 40, 100), (235, 105, 40), (252, 250, 160))
-_MAGENTA = (255, 0, 255)
+MAGENTA = (255, 0, 255)
 _GREY = (128, 128, 128)
 
 
@@ -34,19 +29,18 @@ def stem(case_id: str, part: str) -> str:
     return f"{evidence.log_name(case_id, 1).removesuffix('.log')}.{part}"
 
 
-def save_rows(call: Call, folder: str, name: str) -> str:
-    """Write the errors of a call's output [T, K] as NAME.png; returns the file's name.
+def save(
+    folder: Path, name: str, levels: list[bytes], last: tuple[int, int, int], text: str
+) -> str:
+    """Write rows of colour numbers, enlarged where they are few; returns `name`.
 
-    Raises OSError.
+    last: the colour of BROKEN; text: what the picture shows. Raises OSError.
     """
-    output = call.output.out
-    tokens, columns = output.shape
-    text = (
-        f"rows 0-{tokens - 1} down, columns 0-{columns - 1} across; colour: log10 of the error "
-        f"over its row's rms, from {LOWEST:g} (black) to {HIGHEST:g} (yellow); magenta: NaN or Inf"
-    )
-    levels = error_levels(output, call.answer.out)
-    return _save(Path(folder), f"{name}.png", levels, _MAGENTA, text)
+    across, down = (max(1, -(-SMALL // side)) for side in (len(levels[0]), len(levels)))
+    wide = [bytes(level for level in row for _ in range(across)) for row in levels]
+    tall = [row for row in wide for _ in range(down)]
+    write_png(folder / name, tall, palette(last), text)
+    return name
 
 
 def save_experts(result: CaseResult, folder: Path) -> str | None:
@@ -73,21 +67,7 @@ def save_experts(result: CaseResult, folder: Path) -> str | None:
         "rows among the rank's tokens for the expert, from none (black) to all (yellow); grey: "
         "no token, or a rank without a fault"
     )
-    return _save(folder, f"{stem(result.case_id, 'experts')}.png", levels, _GREY, text)
-
-
-def error_levels(actual: Tensor, expected: Tensor) -> list[bytes]:
-    """[T, K] both -> rows of colour numbers, the largest of each patch, at most SIDE a side."""
-    import torch
-
-    got = actual.to(expected.dtype)
-    rms = expected.square().mean(dim=1, keepdim=True).sqrt().clamp(min=1e-38)
-    log = ((got - expected).abs() / rms).clamp(min=10.0 ** (LOWEST - 1)).log10()
-    level = (log - LOWEST) / (HIGHEST - LOWEST) * (BROKEN - 1)
-    level = level.round().clamp(0, BROKEN - 1).masked_fill(~got.isfinite(), BROKEN)
-    size = [min(side, SIDE) for side in level.shape]
-    small = torch.nn.functional.adaptive_max_pool2d(level[None, None], size)[0, 0]
-    return [bytes(row) for row in small.to(torch.uint8).tolist()]
+    return save(folder, f"{stem(result.case_id, 'experts')}.png", levels, _GREY, text)
 
 
 def write_png(
@@ -117,16 +97,6 @@ def palette(last: tuple[int, int, int]) -> list[tuple[int, int, int]]:
         r, g, b = (round(a + (z - a) * part) for a, z in zip(low, high, strict=True))
         colours.append((r, g, b))
     return [*colours, last]
-
-
-def _save(
-    folder: Path, name: str, levels: list[bytes], last: tuple[int, int, int], text: str
-) -> str:
-    across, down = (max(1, -(-SMALL // side)) for side in (len(levels[0]), len(levels)))
-    wide = [bytes(level for level in row for _ in range(across)) for row in levels]
-    tall = [row for row in wide for _ in range(down)]
-    write_png(folder / name, tall, palette(last), text)
-    return name
 
 
 def _share_level(wrong: int, rows: int) -> int:

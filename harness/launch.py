@@ -12,6 +12,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from harness import explain
 from harness.events import CaseEnded, CaseStarted, Event, GangEnded, GangStarted
 from harness.gang import Gang, GangDead, GangReady, Notice, State, watch
 from harness.outcome import Ended, Outcome, case_result, write_case_log
@@ -159,7 +160,8 @@ class _Launcher:
         active.failed_starts = 0
         result = dataclasses.replace(case_result(outcome), attempt=len(active.attempts) + 1)
         if result.verdict is not Verdict.PASSED:
-            result = write_case_log(outcome, result, self._options.log_dir)
+            said = explain.lines(result, most=None)
+            result = write_case_log(outcome, result, said, self._options.log_dir)
             if result.attempt <= self._options.retries and not self._stopping:
                 active.attempts.append(result)
                 assert active.gang is not None

@@ -111,9 +111,14 @@ def _last_said(outcome: Outcome, rank: int) -> str:
     return f" (last said {text!r}, {seconds:.1f} s before)"
 
 
-def write_case_log(outcome: Outcome, result: CaseResult, folder: Path) -> CaseResult:
-    """The result with its log written into `folder`; a log that cannot be written is no failure."""
-    sections = {"result": "\n".join([str(result.verdict), *result.messages])}
+def write_case_log(
+    outcome: Outcome, result: CaseResult, said: list[str], folder: Path
+) -> CaseResult:
+    """The result with its log written into `folder`; a log that cannot be written is no failure.
+
+    said: the result's message, which begins the log.
+    """
+    sections = {"result": "\n".join([str(result.verdict), *said])}
     for rank, path in outcome.logs.items():
         sections[f"rank {rank}"] = evidence.read(path)
     name = evidence.log_name(result.case_id, result.attempt)

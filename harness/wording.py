@@ -1,0 +1,77 @@
+"""Numbers of a diagnosis in words: how much is wrong, which elements, which ranks. Torch-free."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FEW_COLUMNS = 0.9  # of all: above that, the others may be right by luck and are not listed
+
+
+def amount_text(found: dict[str, Any]) -> str:
+    """How much of an output is wrong; found: see `facts.facts`."""
+    rows, columns = found["rows"], found["columns"]
+    parts = [f"{rows['wrong']} of {rows['of']} rows"]
+    if 0 < rows["wrong"] < rows["of"]:
+        parts[0] += f" ({rows['which']})"
+    parts.append(f"{columns['wrong']} of {columns['of']} columns")
+    if 0 < columns["wrong"] < FEW_COLUMNS * columns["of"]:
+        parts[1] += f" ({columns['which']})"
+    return ", ".join(parts)
+
+
+def fact_lines(found: dict[str, Any]) -> Iterator[str]:
+    """First and worst element with both values, both sides' ranges, errors over all."""
+    for name in ("first", "worst"):
+        if name in found and not (name == "worst" and found["worst"] == found["first"]):
+            e = found[name]
+            values = f"is {_short(e['actual'])}, expected {_short(e['expected'])}"
+            off = f", off by {e['over_rms']:.3g}x its row's rms" if "over_rms" in e else ""
+            yield f"  {name} wrong element [{e['row']}, {e['column']}] {values}{off}"
+    got, expected = found["actual"], found["expected"]
+    text = f"  values {_range(got)}, expected {_range(expected)}"
+    yield f"{text}; NaN {got['nan']}, Inf {got['inf']}"
+    error = f"  relative rms error {found['rel_rms']:.4g}, 1-cosine {found['one_minus_cosine']:.3g}"
+    if got["zero_rows"]:
+        error += f"; all zero: rows {got['zero_rows']}"
+    if got["unwritten_rows"]:
+        error += f"; all NaN, so perhaps never written: rows {got['unwritten_rows']}"
+    yield error
+
+
+def _range(side: dict[str, Any]) -> str:
+    return "none finite" if side["min"] is None else f"{_short(side['min'])}..{_short(side['max'])}"
+
+
+def _short(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.5g}"
+
+
+def ranks_text(ranks: list[int]) -> str:
+    """[0, 1, 2, 5] -> "ranks 0-2, 5"."""
+    runs: list[list[int]] = []
+    for rank in sorted(set(ranks)):
+        if runs and rank == runs[-1][1] + 1:
+            runs[-1][1] = rank
+        else:
+            runs.append([rank, rank])
+    parts = [str(a) if a == b else f"{a}-{b}" for a, b in runs]
+    return f"rank{'s' if len(set(ranks)) > 1 else ''} {', '.join(parts)}"
+
+
+def experts_text(shares: dict[str, list[int]], most: int = 6) -> str:
+    """Only where the experts differ clearly."""
+    ranked = sorted(shares.items(), key=lambda item: (-item[1][0] / item[1][1], -item[1][1]))
+    parts = [wrong / rows for _, (wrong, rows) in ranked]
+    if not parts or parts[0] < 0.9 or parts[-1] > 0.6:
+        return ""
+    some = ", ".join(f"{e}: {wrong} of {rows}" for e, (wrong, rows) in ranked[:most])
+    return f"wrong rows by expert: {some}{', ...' if len(ranked) > most else ''}"
+
+
+def percent(share: float) -> str:
+    if share < 0.0005:
+        return "less than 0.1 %"
+    return f"{100 * share:.2g} %" if share < 0.995 else f"{100 * share:.0f} %"
