@@ -30,6 +30,8 @@ from moe.types import TORCH_DTYPE
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from torch import Tensor
+
     from harness.case import MoETestConfig
     from harness.context import RankContext
     from moe.reference.layer import Answer
@@ -80,9 +82,10 @@ def _call(subject: Subject, context: RankContext, clock: _Clock, number: int) ->
         start = _start(subject.case, number)
         mine = own_tokens(subject.case, context, counts, start)
     with memory.poisoned(), trace.recording() as stages:
+        given = mine.x.clone(), mine.logits.clone()  # the truth must not see what changes them
         with clock.phase("layer"):
-            output = subject.layer.forward(mine.x, mine.logits)
-        broken = memory.broken_guards()
+            output = subject.layer.forward(*given)
+        broken = memory.broken_guards() + _changed(given, (mine.x, mine.logits))
     with clock.phase("reference"):
         answer = _answer(subject, mine, output, number, context)
     return Call(
@@ -98,6 +101,12 @@ def _call(subject: Subject, context: RankContext, clock: _Clock, number: int) ->
 
 
 CALLS = ("first", "second")
+
+
+def _changed(given: tuple[Tensor, Tensor], kept: tuple[Tensor, Tensor]) -> list[str]:
+    """The layer's caller still needs its hidden states, for the residual connection."""
+    pairs = zip(("x", "router logits"), given, kept, strict=True)
+    return [f"the layer changed its input {name}" for name, a, b in pairs if not torch.equal(a, b)]
 
 
 def call_counts(case: MoETestConfig) -> tuple[tuple[int, ...], ...]:

@@ -11,6 +11,8 @@ import torch
 from harness.case import MoETestConfig
 from harness.context import RankContext
 from harness.execute import run_case
+from moe.experts.torch_loop import TorchLoopExperts
+from moe.spec import Row
 
 if TYPE_CHECKING:
     from harness.result import RankResult
@@ -49,3 +51,14 @@ def _planted(plant, ids: list[str]) -> list[RankResult]:
     with pytest.MonkeyPatch.context() as patch:
         plant(patch)
         return run_all(ids)
+
+
+class ConvertsInPlace(TorchLoopExperts):
+    """Wants [up; gate] and turns the tensor that it is given; its output is right."""
+
+    row = Row(name="converts_in_place", target="execute_ranks:ConvertsInPlace")
+
+    def prepare_weights(self, weights):
+        weights.w13.copy_(weights.w13.roll(weights.w13.shape[1] // 2, 1))
+        own = weights.w13.roll(weights.w13.shape[1] // 2, 1)
+        super().prepare_weights(weights.replace(w13=own))

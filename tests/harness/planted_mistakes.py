@@ -448,3 +448,21 @@ def first_call_s_output_returned_again(patch):
 @mistake(says="output: dtype torch.float32, the layer's is torch.bfloat16")
 def output_in_another_dtype(patch):
     around(patch, Local, "finalize", lambda real, self, partial, sent: partial.float())
+
+
+@mistake(says="memory: the layer changed its input x")
+def output_written_over_the_input(patch):
+    """Right numbers, but the caller's hidden states are gone."""
+
+    def over(real, self, x, logits):
+        out = real(self, x, logits)
+        x.copy_(out.out)
+        return out
+
+    around(patch, layer.FusedMoE, "forward", over)
+
+
+@mistake(says="rows wrong")
+def input_scaled_in_place(patch):
+    """The reference must not see what the layer did to its input."""
+    around(patch, layer.MoEKernel, "apply", lambda real, self, x, r: real(self, x.mul_(2), r))

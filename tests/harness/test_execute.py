@@ -66,6 +66,13 @@ def test_cases_of_one_gang_share_what_they_can():
     assert len(made("shard")) == 2
 
 
+@pytest.mark.parametrize("after", ["torch_loop", "execute_ranks:ConvertsInPlace"])
+def test_a_member_that_changes_its_weights_in_place_spoils_no_later_case(after):
+    here = context()
+    assert run_case(case(experts="execute_ranks:ConvertsInPlace"), here).verdict is Verdict.PASSED
+    assert run_case(case(experts=after), here).verdict is Verdict.PASSED
+
+
 @pytest.mark.parametrize(
     ("fields", "first", "second"),
     [
