@@ -181,7 +181,8 @@ def test_gangs_after_the_first_start_within_half_a_second(quick):
 
 
 def servers_of(pool):
-    return {server.preloaded.pid for server in pool._servers.values() if server.preloaded}
+    servers = [*pool._servers.values(), *pool._retired]
+    return {server.preloaded.pid for server in servers if server.preloaded}
 
 
 def test_nothing_outlives_its_gang(quick):
