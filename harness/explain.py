@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 MOST = 60  # lines of one case, unless all are asked for
 WIDTH = 114  # of a line, but for the one to copy: six columns are left to whoever indents
 MOST_CAUSES = 3
+ORDINALS = ("first", "second", "third")
 PICTURE = "picture: "
 LOGS = "logs"  # where a run's folder keeps them, and the pictures
 
@@ -108,16 +109,18 @@ def _where(result: CaseResult, calls: list[tuple[int, dict[str, Any]]]) -> str:
     failed = sorted({n for d in result.diagnoses for n in d.get("failed", ())})
     total = max(d.get("of", 0) for d in result.diagnoses)
     if len(failed) == total:
-        return f"{text}, all {total} calls"
+        return f"{text}, {_all(total)} calls"
     if len(failed) == 1:
         return f"{text}, {_call(failed[0])} only, of {total}"
     return f"{text}, {len(failed)} of {total} calls"
 
 
+def _all(count: int) -> str:
+    return "both" if count == 2 else f"all {count}"
+
+
 def _call(number: int) -> str:
-    return (
-        ("first call", "second call", "third call")[number] if number < 3 else f"call {number + 1}"
-    )
+    return f"{ORDINALS[number]} call" if number < len(ORDINALS) else f"call {number + 1}"
 
 
 def _ranks_pattern(wrong: list[int], result: CaseResult) -> str:
@@ -126,7 +129,7 @@ def _ranks_pattern(wrong: list[int], result: CaseResult) -> str:
     if len(everyone) <= 1:
         return "the only rank"
     if wrong == everyone:
-        return f"all {len(everyone)} ranks"
+        return f"{_all(len(everyone))} ranks"
     text = f"{ranks_text(wrong)} only, of {len(everyone)}"
     try:
         layout = MoETestConfig.from_id(result.case_id).layout
