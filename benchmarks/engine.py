@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 import torch.distributed as dist
+from torch.multiprocessing.spawn import spawn as start_processes
 
 from harness.case import MoETestConfig
 from harness.gang import Gang, GangDead, GangReady, State, watch
@@ -56,7 +57,9 @@ def spawn_per_case(world: int, cases: int) -> float:
     start = time.perf_counter()
     for _ in range(cases):
         with tempfile.TemporaryDirectory() as folder:
-            torch.multiprocessing.spawn(_spawned, (world, f"{folder}/store"), nprocs=world)
+            start_processes(  # type: ignore[no-untyped-call]
+                _spawned, (world, f"{folder}/store"), nprocs=world
+            )
     return (time.perf_counter() - start) / cases
 
 
