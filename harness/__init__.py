@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from harness.case import MoETestConfig
+    from harness.close import assert_close
     from harness.parallel import RankFailure, parallel_launch
 
-__all__ = ["MoETestConfig", "RankFailure", "parallel_launch"]
+__all__ = ["MoETestConfig", "RankFailure", "assert_close", "parallel_launch"]
 
 _HOME = {
     "MoETestConfig": "harness.case",
     "RankFailure": "harness.parallel",
+    "assert_close": "harness.close",
     "parallel_launch": "harness.parallel",
 }
 

@@ -80,9 +80,9 @@ def _distance(got: Tensor, expected: Tensor) -> dict[str, Any]:
     """Over all finite elements: relative rms error, and one less the cosine."""
     finite = got.isfinite()
     got, expected = torch.where(finite, got, 0.0), torch.where(finite, expected, 0.0)
-    length, size = float(expected.norm()), float(got.norm())
+    length, size = (math.sqrt(float(t.square().sum(dtype=torch.float64))) for t in (expected, got))
     inner = float((got.double() * expected.double()).sum())
-    cosine = inner / (length * size) if length * size else 0.0
+    cosine = min(inner / (length * size), 1.0) if length * size else 0.0
     return {
         "rel_rms": float((got - expected).norm()) / max(length, 1e-38),
         "one_minus_cosine": 1 - cosine,

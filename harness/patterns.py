@@ -51,16 +51,22 @@ class Wrong:
             return torch.zeros_like(share, dtype=torch.bool)
         return share > 0.2 * share.amax()
 
+    def with_elements(self, elements: Tensor) -> Wrong:
+        """These elements [T, K] are wrong, too, and so are their rows."""
+        return Wrong(rows=self.rows | elements.any(dim=1), elements=self.elements | elements)
 
-def find_wrong(actual: Tensor, answer: Answer) -> Wrong:
-    """actual: [T, K]. Rows beyond their bound, or with NaN or Inf; of these the elements that
+
+def find_wrong(actual: Tensor, answer: Answer, eps: float | None = None) -> Wrong:
+    """actual: [T, K]; eps: relative step of its values, where its dtype does not tell.
+
+    Rows beyond their bound, or with NaN or Inf; of these the elements that
     are off by more than six times what the row's bound gives one, and a rounding."""
     got, expected = actual.to(answer.out.dtype), answer.out
     allowed = bound(answer)
     off = (got - expected).abs().nan_to_num(nan=torch.inf, posinf=torch.inf)
     rows = off.square().sum(dim=1) > allowed.square()
     each = allowed[:, None] / max(got.shape[1], 1) ** 0.5
-    rounding = torch.finfo(actual.dtype).eps * expected.abs()
+    rounding = (torch.finfo(actual.dtype).eps if eps is None else eps) * expected.abs()
     elements = (off > 3 * each + rounding) & rows[:, None]
     thin = rows & ~elements.any(dim=1)  # spread below that: take what is above the average
     elements |= (off > each) & thin[:, None]

@@ -27,7 +27,7 @@ def fact_lines(found: dict[str, Any]) -> Iterator[str]:
     for name in ("first", "worst"):
         if name in found and not (name == "worst" and found["worst"] == found["first"]):
             e = found[name]
-            values = f"is {_short(e['actual'])}, expected {_short(e['expected'])}"
+            values = _both(e["actual"], e["expected"])
             off = f", off by {e['over_rms']:.3g}x its row's rms" if "over_rms" in e else ""
             yield f"  {name} wrong element [{e['row']}, {e['column']}] {values}{off}"
     got, expected = found["actual"], found["expected"]
@@ -45,8 +45,17 @@ def _range(side: dict[str, Any]) -> str:
     return "none finite" if side["min"] is None else f"{_short(side['min'])}..{_short(side['max'])}"
 
 
-def _short(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:.5g}"
+def _both(actual: float | str, expected: float | str) -> str:
+    """Both values, with as many digits as tell them apart."""
+    for digits in (5, 8, 11, 17):
+        got, want = _short(actual, digits), _short(expected, digits)
+        if got != want:
+            break
+    return f"is {got}, expected {want}"
+
+
+def _short(value: float | str, digits: int = 5) -> str:
+    return value if isinstance(value, str) else f"{value:.{digits}g}"
 
 
 def ranks_text(ranks: list[int]) -> str:
