@@ -1,0 +1,82 @@
+"""What judging costs: `python benchmarks/judge.py [--device cuda] [--run FOLDER]`.
+
+First the check of one large output, [8192, 7168], beyond the reference that it needs: metrics,
+rows, the whole. Then, of a run's folder, the share of each phase in the time of its cases.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from statistics import median
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+
+from harness.compare import judge
+from harness.result import Verdict
+from harness.store import RunFolder, last_words
+from moe.reference.layer import Answer
+
+TOKENS, HIDDEN = 8192, 7168
+WARM, REPEATS = 2, 20
+ON_CPU = 3  # repeats there, where each takes seconds
+
+
+def answer_of(tokens: int, hidden: int, device: torch.device) -> tuple[torch.Tensor, Answer]:
+    """An output in bf16 and the answer that it was rounded from."""
+    generator = torch.Generator(device=device).manual_seed(0)
+    out = torch.randn(tokens, hidden, generator=generator, device=device)
+    step = torch.full((tokens,), hidden * 2.0**-16 / 12, device=device)
+    largest = out.abs().amax()
+    none = torch.zeros_like(step)
+    answer = Answer(out=out, variance=2 * step, flips=none, amax1=largest, amax2=largest)
+    return out.bfloat16(), answer
+
+
+def seconds(tokens: int, hidden: int, device: torch.device) -> float:
+    """Median time of one judgement, the device waited for."""
+    actual, answer = answer_of(tokens, hidden, device)
+    times, repeats = [], REPEATS if device.type == "cuda" else ON_CPU
+    for _ in range(WARM + repeats):
+        start = time.perf_counter()
+        found = judge(actual, answer)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - start)
+        if found.verdict is not Verdict.PASSED:
+            raise AssertionError(found.messages)
+    return median(times[WARM:])
+
+
+def shares(folder: Path) -> Counter[str]:
+    """Seconds by phase over all cases of a run; `case` is their wall time."""
+    total: Counter[str] = Counter()
+    for result in last_words(RunFolder.open(folder).events()).values():
+        total.update(result.phases)
+        total["case"] += result.seconds
+    return total
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cpu", help="where the output lies (cpu)")
+    parser.add_argument("--tokens", type=int, default=TOKENS, help=f"rows ({TOKENS})")
+    parser.add_argument("--hidden", type=int, default=HIDDEN, help=f"columns ({HIDDEN})")
+    parser.add_argument("--run", type=Path, help="a run's folder, for the shares of its phases")
+    args = parser.parse_args()
+    torch.set_grad_enabled(False)
+    took = seconds(args.tokens, args.hidden, torch.device(args.device))
+    print(f"judging [{args.tokens}, {args.hidden}] on {args.device}: {took * 1e3:.2f} ms")
+    if args.run is not None:
+        total = shares(args.run)
+        for phase, spent in total.most_common():
+            print(f"{phase:<10} {spent:8.2f} s  {spent / total['case']:6.1%} of the cases' time")
+
+
+if __name__ == "__main__":
+    main()
