@@ -1,8 +1,9 @@
 """One case on one rank: make inputs, run the layer, work out the truth, judge.
 
 Collective: every rank of the gang runs the same case. The layer is called twice with different
-numbers of tokens, its buffers poisoned, and both outputs are judged; a fault on one rank is that
-rank's result, the others' are their own.
+numbers of tokens (more often where a call has few), its buffers poisoned, and all outputs are
+judged, the second call's stages too. A fault on one rank is that rank's result, the others' are
+their own.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from harness import agree, inputs, keep
+from harness import agree, inputs, keep, pooled, repeat, stages
 from harness.battery import prove
 from harness.compare import Judgement, bound, judge
 from harness.diagnose import diagnose
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from harness.case import MoETestConfig
     from harness.context import RankContext
+    from harness.tight import StageFinding
     from moe.reference.layer import Answer
 
 
@@ -62,26 +64,53 @@ def run_case(case: MoETestConfig, context: RankContext) -> RankResult:
     with torch.inference_mode():
         with clock.phase("inputs"):
             subject = make_subject(case, context)
-        calls = [_call(subject, context, clock, n) for n in range(len(CALLS))]
+        calls = [_call(subject, context, clock, n) for n in range(len(_sizes(case)))]
         with clock.phase("judge"):
             judged = [_judge(subject, call) for call in calls]
+        with clock.phase("repeat"):
+            judged[0] = _failed_by(judged[0], repeat.complaint(subject, calls[0]))
+        with clock.phase("stages"):
+            findings = _stages(subject, context, calls, judged)
+        judged[1] = _failed_by(judged[1], *(str(f) for f in findings[1]))
+        judged[-1] = _failed_by(judged[-1], pooled.complaint(calls))
         with clock.phase("battery"):
             battery = _battery(subject, context.rank, calls[0], judged[0])
         with clock.phase("diagnosis"):
-            diagnosis = diagnose(subject, context, calls, judged)
+            diagnosis = diagnose(subject, context, calls, judged, findings)
         sketches = _sketches(subject, calls[0])
         keep.tensors(context, case, calls[0])
     found = _result(context.rank, judged, clock, subject, sketches)
     return dataclasses.replace(found, battery=battery, diagnosis=diagnosis)
 
 
+def _failed_by(judgement: Judgement, *complaints: str | None) -> Judgement:
+    """The judgement, failed where there is a complaint."""
+    texts = tuple(text for text in complaints if text is not None)
+    if not texts:
+        return judgement
+    messages = (*judgement.messages, *texts)
+    return dataclasses.replace(judgement, verdict=Verdict.FAILED, messages=messages)
+
+
+def _stages(
+    subject: Subject, context: RankContext, calls: list[Call], judged: list[Judgement]
+) -> list[tuple[StageFinding, ...]]:
+    """Of each call: the second's always and between ranks, too; a failed one's on all rows."""
+    found: list[tuple[StageFinding, ...]] = [()] * len(calls)
+    found[1] = stages.check(subject, calls[1], context)
+    for number, (call, judgement) in enumerate(zip(calls, judged, strict=True)):
+        if judgement.verdict is Verdict.FAILED and not found[number]:
+            found[number] = stages.closely(subject, call, context)
+    return found
+
+
 def _call(subject: Subject, context: RankContext, clock: _Clock, number: int) -> Call:
     """Run the layer once, poisoned and recorded, and work out the truth for its tokens."""
-    counts = call_counts(subject.case)[number]
+    counts = _sizes(subject.case)[number]
     with clock.phase("inputs"):
         start = _start(subject.case, number)
         mine = own_tokens(subject.case, context, counts, start)
-    with memory.poisoned(), trace.recording() as stages:
+    with memory.poisoned(), trace.recording() as kept:
         given = mine.x.clone(), mine.logits.clone()  # the truth must not see what changes them
         with clock.phase("layer"):
             output = subject.layer.forward(*given)
@@ -95,12 +124,9 @@ def _call(subject: Subject, context: RankContext, clock: _Clock, number: int) ->
         tokens=mine,
         output=output,
         answer=answer,
-        stages=stages,
+        stages=kept,
         broken=tuple(broken),
     )
-
-
-CALLS = ("first", "second")
 
 
 def _changed(given: tuple[Tensor, Tensor], kept: tuple[Tensor, Tensor]) -> list[str]:
@@ -116,9 +142,14 @@ def call_counts(case: MoETestConfig) -> tuple[tuple[int, ...], ...]:
     return first, second
 
 
+def _sizes(case: MoETestConfig) -> tuple[tuple[int, ...], ...]:
+    """Tokens of each DP rank in every call."""
+    return (*call_counts(case), *pooled.further_counts(case))
+
+
 def _start(case: MoETestConfig, number: int) -> int:
-    """Of each DP rank's tokens in this call: the second call has others than the first."""
-    return number * case.m
+    """Of each DP rank's tokens in this call: no two calls have the same."""
+    return number * case.m if number < 2 else pooled.start_of(number)
 
 
 def _answer(
@@ -138,7 +169,7 @@ def _answer(
     keep = chosen_rows(len(mine.x), context.device)
     if fmt.per != "tensor" or fmt.static:
         return subject.reference(mine.x, ids, weights, keep=keep, **subject.scales)
-    counts, start = call_counts(subject.case)[number], _start(subject.case, number)
+    counts, start = _sizes(subject.case)[number], _start(subject.case, number)
     everyone = [
         inputs.tokens(subject.case, d, count, context.device, start)
         for d, count in enumerate(counts)
@@ -169,7 +200,8 @@ def _judge(subject: Subject, call: Call) -> Judgement:
     extra = (*routing, *_wrong_dtype(subject.case, call), *memory_faults)
     if not extra and found.verdict is Verdict.PASSED:
         return found
-    where = "" if call.number == 0 else f"second call with {len(call.tokens.x)} tokens: "
+    name = "second call" if call.number == 1 else f"call {call.number + 1}"
+    where = f"{name} with {len(call.tokens.x)} tokens: " if call.number else ""
     verdict = Verdict.FAILED if extra else found.verdict
     messages = tuple(where + text for text in (*extra, *found.messages))
     return Judgement(verdict=verdict, messages=messages, metrics=found.metrics)
@@ -211,7 +243,7 @@ def _result(
     sketches: tuple[dict[str, Any], ...],
 ) -> RankResult:
     metrics: dict[str, float] = {}
-    for judgement in judged:
+    for judgement in judged[:2]:  # whose sizes are the case's own
         for name, value in judgement.metrics.items():
             metrics[name] = max(metrics.get(name, value), value)
     return RankResult(
