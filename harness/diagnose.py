@@ -73,7 +73,10 @@ def _one(
     folder = context.options.get("pictures")
     if folder and found["rows"]["wrong"]:
         name = heatmap.stem(subject.case.id, f"rank{context.rank}-call{call.number + 1}")
-        found["picture"] = errormap.save_rows(call, str(folder), name)
+        try:
+            found["picture"] = errormap.save_rows(call, str(folder), name)
+        except OSError as fault:
+            found["picture_fault"] = f"{type(fault).__name__}: {fault}"
     return found
 
 

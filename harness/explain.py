@@ -237,6 +237,8 @@ def _details(calls: list[tuple[int, dict[str, Any]]], folder: Path | None) -> It
         for _, call in who:
             if "picture" in call:
                 yield f"  {PICTURE}{_path(folder, call['picture'])}"
+            elif "picture_fault" in call:
+                yield f"  no picture: {call['picture_fault']}"
 
 
 def _detail(call: dict[str, Any]) -> Iterator[str]:
