@@ -4,6 +4,10 @@ Hypothesis draws batches of distinct cases; each batch is a plan for the engine,
 that gangs are forked from stay warm from batch to batch. When a case fails, the same batch is
 drawn again, with the verdicts known so far, and hypothesis shrinks the case itself: fields, not
 tensors. The same seed gives the same cases in the same order. No torch.
+
+A case whose check could not have failed (vacuous) is counted and named, but it is no alarm here:
+such points are rare among random ones, and a suite refuses them, but they say nothing of the
+code under test.
 """
 
 from __future__ import annotations
@@ -43,6 +47,7 @@ STALE = 8  # batches without a new case, one after another: the space is used up
 SHRINK_RUNS = 60  # cases that one shrinking may run
 SHRINK_SECONDS = 180.0
 SHRUNK = 3  # failures that are shrunk; further ones are listed as they are
+ALARMS = tuple(verdict for verdict in BAD if verdict is not Verdict.VACUOUS)
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _BUDGET = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smh])\Z")
 
@@ -165,7 +170,7 @@ class Fuzzer:
                     continue
                 self.results[event.result.case_id] = event.result
                 self._show(event.result)
-                failed += [event.result] if event.result.verdict in BAD else []
+                failed += [event.result] if event.result.verdict in ALARMS else []
                 if time.monotonic() >= until:
                     break
         return failed
@@ -205,12 +210,17 @@ class Fuzzer:
         return last.result
 
     def _show(self, result: CaseResult) -> None:
-        if self.verbose or result.verdict is not Verdict.PASSED:
+        if self.verbose or result.verdict not in (Verdict.PASSED, Verdict.VACUOUS):
             print("\n".join(progress.case_lines(result, self.folder.path)), flush=True)
+        elif result.verdict is Verdict.VACUOUS:
+            print(f"vacuous: {result.case_id}: {'; '.join(result.messages)}", flush=True)
 
     def _say(self) -> None:
-        bad = sum(result.verdict in BAD for result in self.results.values())
-        print(f"{len(self.results)} distinct cases, {bad} of them bad", flush=True)
+        verdicts = [result.verdict for result in self.results.values()]
+        bad = sum(verdict in ALARMS for verdict in verdicts)
+        idle = verdicts.count(Verdict.VACUOUS)
+        more = f", {idle} vacuous" if idle else ""
+        print(f"{len(verdicts)} distinct cases, {bad} of them bad{more}", flush=True)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -253,7 +263,7 @@ def _finish(fuzzer: Fuzzer, began: float) -> ExitCode:
     for result in fuzzer.smallest:
         print(f"smallest {result.verdict}: {repeat_command(result.case_id)}")
     print(summary.line(), flush=True)
-    return summary.exit_code()
+    return replace(summary, counts={**summary.counts, Verdict.VACUOUS: 0}).exit_code()
 
 
 def _machine(args: argparse.Namespace) -> Machine:
