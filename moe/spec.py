@@ -160,6 +160,9 @@ class Numerics:
     # What each addition of a product's sum loses, relative to the root of the sum of squares of
     # its terms; over K terms sqrt(K) of it gathers. float32's own is about 2**-24.
     accumulation: float = 2.0**-23
+    # After how many terms a short accumulator is added to a float32 one, so that no more of its
+    # loss gathers; None: never.
+    promoted: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

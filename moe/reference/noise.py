@@ -78,7 +78,7 @@ def rounding_variance(x: Tensor, dtype: str) -> Tensor:
 
 def gathered(numerics: Numerics, terms: int) -> float:
     """Relative variance of a sum of so many products."""
-    return numerics.accumulation**2 * terms
+    return numerics.accumulation**2 * min(terms, numerics.promoted or terms)
 
 
 def rounded(x: Noisy, dtype: str) -> Noisy:
