@@ -50,6 +50,7 @@ class MoETestConfig:
     renormalize: bool = _token("renorm", default=True)  # chosen router weights sum to one
     tokens: str = _token("tokens", default="even")  # one of TOKEN_COUNTS
     seed: int = _token("seed", default=0)
+    exact: bool = _token("exact", default=False)  # inputs whose sums are exact, see exact.py
 
     def __post_init__(self) -> None:
         problems = [text for f in dataclasses.fields(self) if (text := self._complaint(f))]

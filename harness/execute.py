@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from harness import agree, inputs, keep, pooled, repeat, stages
+from harness import agree, exact, inputs, keep, pooled, repeat, stages
 from harness.battery import prove
 from harness.compare import Judgement, bound, judge
 from harness.diagnose import diagnose
@@ -117,6 +117,7 @@ def _call(subject: Subject, context: RankContext, clock: _Clock, number: int) ->
         broken = memory.broken_guards() + _changed(given, (mine.x, mine.logits))
     with clock.phase("reference"):
         answer = _answer(subject, mine, output, number, context)
+        answer = exact.settled(subject.case, answer)
     return Call(
         number=number,
         counts=counts,
@@ -225,7 +226,8 @@ def _sketches(subject: Subject, call: Call) -> tuple[dict[str, Any], ...]:
     if len(mine.x) == 0:
         return ()
     ideal = subject.ideal(mine.x[rows], routing.topk_ids[rows], routing.topk_weights[rows]).out
-    slack = bound(call.answer)[rows] + (call.answer.out[rows] - ideal).norm(dim=1)
+    right = call.answer.out[rows]
+    slack = bound(call.answer)[rows] + (right - ideal).norm(dim=1) + right.norm(dim=1) * 2.0**-20
     numbers = torch.arange(agree.WIDTH, device=mine.x.device)
     hashed = inputs.bits(0, "sketch", numbers, mine.x.shape[1])
     signs = torch.where(hashed < 0, -1.0, 1.0) / agree.WIDTH**0.5

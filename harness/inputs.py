@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from harness import exact
 from moe.spec import BLOCK
 from moe.types import TORCH_DTYPE
 
@@ -105,10 +106,16 @@ def expert_weights(
     The shared experts are one MLP of shared_experts * n columns.
     """
     n = case.n * case.shared_experts if expert == "shared" else case.n
+    dtype = TORCH_DTYPE[case.dtype]
+    if case.exact:
+        w13, w2 = exact.matrices(case, bits, expert, n, device)
+        return w13.to(dtype), w2.to(dtype)
     number = torch.tensor([0 if expert == "shared" else int(expert)], device=device)
     size = float(magnitudes(case.seed, f"size.{expert}", number, 1)) ** 0.5
     gate_up = _matrix(case.seed, f"w13.{expert}", (2 * n, case.k), 1.5 * size / case.k**0.5, device)
-    down = _matrix(case.seed, f"w2.{expert}", (case.k, n), size / n**0.5, device)
+    # gate * up grows with the square of the size; undone here, so that no expert drowns another.
+    rms = size**-2 / n**0.5 * (0.5 if expert == "shared" else 1.0)  # nor the shared ones all
+    down = _matrix(case.seed, f"w2.{expert}", (case.k, n), rms, device)
     dtype = TORCH_DTYPE[case.dtype]
     return gate_up.to(dtype), down.to(dtype)
 
@@ -132,25 +139,32 @@ def calibration_tokens(case: MoETestConfig, device: torch.device) -> Tokens:
 def tokens_at(case: MoETestConfig, kind: str, index: Tensor) -> Tokens:
     """The tokens with these global numbers [T]."""
     dtype = TORCH_DTYPE[case.dtype]
-    size = magnitudes(case.seed, f"{kind}.size", index, -(-case.k // BLOCK))
-    values = normal(case.seed, f"{kind}.x", index, case.k)
-    x = values * size.repeat_interleave(BLOCK, dim=1)[:, : case.k]
+    x = exact.x_rows(case, bits, kind, index) if case.exact else _x(case, kind, index)
     logits = _logits(case, kind, index)
     return Tokens(x=x.to(dtype), logits=logits.to(dtype), index=index)
 
 
-def _logits(case: MoETestConfig, kind: str, index: Tensor) -> Tensor:
-    """[T, E] float32 multiples of 1/64, exact in bf16.
+def _x(case: MoETestConfig, kind: str, index: Tensor) -> Tensor:
+    """[T, K] float32, magnitudes by token and 128 columns."""
+    size = magnitudes(case.seed, f"{kind}.size", index, -(-case.k // BLOCK))
+    values = normal(case.seed, f"{kind}.x", index, case.k)
+    return values * size.repeat_interleave(BLOCK, dim=1)[:, : case.k]
 
-    The chosen k lie in [0.5, 2]: their softmax weights differ by at most 4.5 times. All others
-    lie at 0.25 or below.
+
+def _logits(case: MoETestConfig, kind: str, index: Tensor) -> Tensor:
+    """[T, E] float32 multiples of 1/64 or 1/32, exact in bf16.
+
+    The chosen k lie in [1, 2]: their softmax weights differ by less than 3 times. All others lie
+    at -2.75 or below: even without renormalisation most of the weight is the chosen ones'.
     """
     experts, k = case.num_experts, case.top_k
     h = bits(case.seed, f"{kind}.order", index, experts).to(torch.int64)
     unique = h * experts + torch.arange(experts, device=index.device)  # no ties: sorts alike
     place = unique.argsort(dim=1).argsort(dim=1)  # [T, E] a random permutation of 0..E-1
+    if case.exact:
+        return exact.logits(place < k)
     noise = _shift(bits(case.seed, f"{kind}.jitter", index, experts), 9)
-    steps = 80 // max(k, 1)  # of 1/64 between two chosen ones
+    steps = 48 // max(k, 1)  # of 1/64 between two chosen ones
     chosen = 128 - place * steps - noise % max(steps // 2, 1)
-    others = 16 - noise % 128
+    others = -2 * (88 + noise % 64)
     return torch.where(place < k, chosen, others).to(torch.float32) / 64

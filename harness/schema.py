@@ -124,6 +124,9 @@ class Axes(_Model):
         None, description="how tokens are spread over DP ranks"
     )
     seed: list[Count] | None = Field(None, min_length=1)
+    exact: list[bool] | None = Field(
+        None, min_length=1, description="inputs whose sums are exact: outputs compared bit for bit"
+    )
 
 
 class Suite(_Model):

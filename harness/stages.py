@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness import stage_experts, stage_ranks
+from harness.exact import is_bitwise
 from harness.handed import handed_out
 from moe.trace import STAGES
 
@@ -25,7 +26,7 @@ def check(subject: Subject, call: Call, context: RankContext) -> tuple[StageFind
     """Collective, on a sample of rows where all would cost too much. In order of the stages."""
     if "ids" not in call.stages:
         return ()
-    handed = handed_out(subject, call, context.rank, exact=False)
+    handed = handed_out(subject, call, context.rank, exact=is_bitwise(subject.case))
     return _ordered([*stage_ranks.check(handed), *stage_experts.check(handed)])
 
 
@@ -33,7 +34,7 @@ def closely(subject: Subject, call: Call, context: RankContext) -> tuple[StageFi
     """The stages inside the experts on all rows; not collective: for a rank that has failed."""
     if "ids" not in call.stages:
         return ()
-    handed = handed_out(subject, call, context.rank, exact=False)
+    handed = handed_out(subject, call, context.rank, exact=is_bitwise(subject.case))
     return _ordered(stage_experts.check(handed, every=True))
 
 

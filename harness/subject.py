@@ -60,7 +60,16 @@ def make_subject(case: MoETestConfig, context: RankContext) -> Subject:
     device = context.device
 
     def expert(e: int | str) -> tuple[Tensor, Tensor]:
-        key = ("weights", case.seed, case.n, case.k, case.dtype, case.shared_experts, e)
+        key = (
+            "weights",
+            *_inputs_of(case),
+            case.seed,
+            case.n,
+            case.k,
+            case.dtype,
+            case.shared_experts,
+            e,
+        )
         return cached(context, key, lambda: inputs.expert_weights(case, e, device))
 
     shared = expert("shared") if case.shared_experts else None
@@ -80,6 +89,11 @@ def make_subject(case: MoETestConfig, context: RankContext) -> Subject:
     )
 
 
+def _inputs_of(case: MoETestConfig) -> tuple[str, ...]:
+    """What inputs depend on beside seed, shape and dtype: exact ones on the scheme, too."""
+    return ("exact", case.quant) if case.exact else ()
+
+
 def _kept_values(
     case: MoETestConfig, context: RankContext, once: BaselineSiluAndMul
 ) -> Callable[[int], tuple[Tensor, Tensor]] | None:
@@ -87,7 +101,7 @@ def _kept_values(
     size = case.num_experts * 3 * case.n * case.k * 4
     if size > BUDGET_BYTES[context.device.type] // 4:
         return None
-    about = (case.seed, case.n, case.k, case.dtype, case.problem.scheme.weights)
+    about = (*_inputs_of(case), case.seed, case.n, case.k, case.dtype, case.problem.scheme.weights)
     return lambda e: cached(context, ("values", *about, e), lambda: once.weights(e))
 
 
@@ -111,6 +125,7 @@ def _build(
 
     key = (
         "shard",
+        *_inputs_of(case),
         case.seed,
         case.n,
         case.k,
@@ -156,7 +171,17 @@ def _static_scales(case: MoETestConfig, context: RankContext, ideal: BaselineSil
         reciprocal = torch.tensor(1.0 / fmt.top, dtype=torch.float32, device=context.device)
         return {"a1_scale": answer.amax1 * reciprocal, "a2_scale": answer.amax2 * reciprocal}
 
-    key = ("scales", case.seed, case.n, case.k, case.num_experts, case.top_k, case.dtype, fmt)
+    key = (
+        "scales",
+        *_inputs_of(case),
+        case.seed,
+        case.n,
+        case.k,
+        case.num_experts,
+        case.top_k,
+        case.dtype,
+        fmt,
+    )
     return cached(context, key, calibrate)
 
 
