@@ -113,8 +113,9 @@ def expert_weights(
     number = torch.tensor([0 if expert == "shared" else int(expert)], device=device)
     size = float(magnitudes(case.seed, f"size.{expert}", number, 1)) ** 0.5
     gate_up = _matrix(case.seed, f"w13.{expert}", (2 * n, case.k), 1.5 * size / case.k**0.5, device)
-    # gate * up grows with the square of the size; undone here, so that no expert drowns another.
-    rms = size**-2 / n**0.5 * (0.5 if expert == "shared" else 1.0)  # nor the shared ones all
+    # gate * up grows with the square of the size; undone here, so that no expert drowns another,
+    # nor the shared ones all.
+    rms = (0.5 if expert == "shared" else 1.0) / (size * size) / n**0.5
     down = _matrix(case.seed, f"w2.{expert}", (case.k, n), rms, device)
     dtype = TORCH_DTYPE[case.dtype]
     return gate_up.to(dtype), down.to(dtype)

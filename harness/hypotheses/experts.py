@@ -37,16 +37,24 @@ def _least_by_expert(scene: Scene, cost: Tensor, slots: Tensor) -> int:
 
 
 def expert_from_neighbour(scene: Scene) -> Tensor:
-    """The expert whose rows are farthest off takes the next one's weights."""
+    """The expert none of whose rows is right takes the next one's weights."""
     _needs_experts(scene)
     few = scene.first(FEW)
-    off = residual(few).square().sum(dim=1, keepdim=True)
-    unsure = off.expand(few.topk_ids.shape).flip(1)  # of equals the last slot: the lightest
-    row, slot = divmod(int(unsure.argmax()), unsure.shape[1])
-    which = few.topk_ids == few.topk_ids[row, few.topk_ids.shape[1] - 1 - slot]
+    which = few.topk_ids == _suspect(scene, few)
     ids = torch.where(which, (few.topk_ids + 1) % scene.case.num_experts, -1)
     there = which[None, :, :, None]
     return few.total(parts=torch.where(there, redo_parts(few, ids=ids), parts_of(few)))
+
+
+def _suspect(scene: Scene, few: Scene) -> Tensor:
+    """[] of the experts of the few rows the one whose best row is the farthest off."""
+    ids = scene.topk_ids.long()
+    length = scene.answer.out.square().sum(dim=1).clamp(min=1e-38)
+    off = (residual(scene).square().sum(dim=1) / length)[:, None].expand(ids.shape)
+    best = off.new_full((scene.case.num_experts,), torch.inf)
+    best = best.scatter_reduce(0, ids.flatten(), off.flatten(), "amin")
+    named = few.topk_ids.flip(1).flatten()  # of equals the last slot's: the lightest
+    return named[best[named.long()].argmax()]
 
 
 def ids_off_by_one(scene: Scene) -> Tensor:
