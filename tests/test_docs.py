@@ -103,6 +103,14 @@ def test_ids_are_ids(doc: Path) -> None:
     assert [text for text in ids if MoETestConfig.from_id(text).id != text] == []
 
 
+def test_the_case_that_is_followed_is_in_smoke() -> None:
+    text = (ROOT / "docs" / "how-it-works.md").read_text()
+    (first, *_) = re.findall(r"`(m:\d+-[^`]+)`", text)
+    assert MoETestConfig.from_id(first) in matrix.expand(load(find(None)), "smoke")
+    named = re.findall(r"`(m:\d+-[^`]+)`", (ROOT / "docs" / "bounds.md").read_text())
+    assert named == [first]
+
+
 # What is to be typed works.
 
 
