@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 LEAVES = 0.25  # of the wrong distance: the most that a named cause may leave unexplained
 SLACK = 1.5  # times the bound: what is compared carries the prediction's noise as well
 MOST_OF = 0.9  # of the rows that must fit: a row in doubt may not
-SECONDS = 10.0  # for all hypotheses of one call
+SECONDS = 10.0  # for all hypotheses of all calls of a case; the cheap ones come first
 MOVED_ROWS = 64  # wrong rows that are looked for among all of the call's
 
 
@@ -82,15 +82,15 @@ def search(
     call: Call,
     wrong: Wrong,
     hypotheses: Iterable[Hypothesis],
-    seconds: float = SECONDS,
+    seconds: float,
 ) -> Search:
-    """Where no row is wrong by itself, all of them are looked at."""
+    """Where no row is wrong by itself, all of them are looked at. seconds: when to stop."""
     rows = wrong.rows if bool(wrong.rows.any()) else torch.ones_like(wrong.rows)
     columns = wrong.columns if of_columns(wrong) else None
     telling = telling_rows(scene, call, rows)
     found = _Found()
     end = time.monotonic() + seconds
-    for hypothesis in hypotheses:
+    for hypothesis in sorted(hypotheses, key=lambda h: h.dear):
         if time.monotonic() > end:
             found.untried += 1
             continue

@@ -6,6 +6,7 @@ The result is plain data; `explain.py` makes the message of it. Nothing here cha
 from __future__ import annotations
 
 import dataclasses
+import time
 from typing import TYPE_CHECKING, Any
 
 from harness import causes, errormap, heatmap, patterns, routed
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from harness.compare import Judgement
     from harness.context import RankContext
+    from harness.hypotheses import Hypothesis
     from harness.patterns import Pattern, Wrong
     from harness.scene import Call, Scene
     from harness.subject import Subject
@@ -44,12 +46,13 @@ def diagnose(
     Never raises: a fault of the diagnosis is told in its place, and the verdict stands.
     """
     found: list[dict[str, Any]] = []
+    end = time.monotonic() + causes.SECONDS
     pairs = zip(calls, judged, strict=True)
     failed = [pair for pair in pairs if pair[1].verdict is Verdict.FAILED]
     for call, judgement in failed[:MOST_CALLS]:
         own = findings[call.number] if findings else ()
         try:
-            found.append(_one(subject, context, call, judgement, own, before=found))
+            found.append(_one(subject, context, call, judgement, own, before=found, end=end))
         except Exception as fault:
             text = f"{type(fault).__name__}: {fault}"
             found.append({"call": call.number, "fault": text})
@@ -65,11 +68,12 @@ def _one(
     findings: Sequence[Any],
     *,
     before: Sequence[dict[str, Any]],
+    end: float,
 ) -> dict[str, Any]:
     """`explain`, and a picture if the run's options name a folder."""
     scene = scene_of(subject.case, context.rank, call, subject.reference)
     likely = tuple(c["name"] for known in before for c in known.get("causes", ()))
-    found = explain(scene, call, judgement, findings, likely=likely)
+    found = explain(scene, call, judgement, findings, likely=likely, end=end)
     folder = context.options.get("pictures")
     if folder and found["rows"]["wrong"]:
         name = heatmap.stem(subject.case.id, f"rank{context.rank}-call{call.number + 1}")
@@ -87,6 +91,7 @@ def explain(
     findings: Sequence[Any] = (),
     *,
     likely: Sequence[str] = (),
+    end: float | None = None,
 ) -> dict[str, Any]:
     """One call's diagnosis, JSON-able; `call` counts from 0.
 
@@ -94,7 +99,8 @@ def explain(
     ranges and NaN counts. experts: [wrong rows, rows] of each. patterns, causes (best first,
     only those that fit), stages: what departs, in order. messages: those of the judgement that
     all this replaces. findings: StageFinding values. likely: names of causes to look at first;
-    where one of them fits, no other is tried.
+    where one of them fits, no other is tried. end: on time.monotonic()'s clock, when to stop
+    looking for causes; None: causes.SECONDS from now.
     """
     output, answer = call.output.out, call.answer
     own = judge(output, answer).messages
@@ -110,7 +116,7 @@ def explain(
     ids = call.output.routing.topk_ids
     found["experts"] = routed.shares(wrong.rows, ids, scene.case.num_experts)
     found["patterns"] = [dataclasses.asdict(p) for p in _patterns(scene, wrong, ids)]
-    return found | _causes(scene, call, wrong, likely)
+    return found | _causes(scene, call, wrong, likely, end)
 
 
 def _patterns(scene: Scene, wrong: Wrong, topk_ids: Tensor) -> list[Pattern]:
@@ -123,11 +129,18 @@ def _patterns(scene: Scene, wrong: Wrong, topk_ids: Tensor) -> list[Pattern]:
     return [*by_routing, *patterns.of_rows(wrong.rows), *patterns.of_columns(wrong)]
 
 
-def _causes(scene: Scene, call: Call, wrong: Wrong, likely: Sequence[str]) -> dict[str, Any]:
+def _causes(
+    scene: Scene, call: Call, wrong: Wrong, likely: Sequence[str], end: float | None
+) -> dict[str, Any]:
+    end = time.monotonic() + causes.SECONDS if end is None else end
+
+    def search(hypotheses: Sequence[Hypothesis]) -> causes.Search:
+        return causes.search(scene, call, wrong, hypotheses, end - time.monotonic())
+
     few = [h for h in HYPOTHESES if h.name in likely]
-    found = causes.search(scene, call, wrong, few) if few else None
+    found = search(few) if few else None
     if found is None or not found.causes:
-        found = causes.search(scene, call, wrong, HYPOTHESES)
+        found = search(HYPOTHESES)
     named = [dataclasses.asdict(cause) for cause in found.causes[:MOST_CAUSES]]
     for cause in named:
         cause["residual"] = number(cause["residual"])

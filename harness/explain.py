@@ -215,6 +215,9 @@ def _cause_lines(
         nearest = [float(c["closest"]) for _, c in without if c.get("closest") is not None]
         closest = f"; the closest leaves {percent(min(nearest))} of the error" if nearest else ""
         yield f"no known cause{where}: none of {tried} known mistakes gives this output{closest}"
+    untried = max((call.get("untried", 0) for _, call in calls), default=0)
+    if untried:
+        yield f"time ran out before {untried} of the known mistakes were tried"
     for text, those in _said(calls, lambda call: call.get("faults") or []).items():
         yield f"not looked at{_who(those, everyone)}: {text}"
 

@@ -132,7 +132,7 @@ def _by_place(topk_ids: Tensor, num_experts: int) -> Iterator[tuple[Pattern, Ten
     place = (hits.cumsum(dim=0) * hits).sum(dim=1) - 1  # [T * k]
     count = hits.sum(dim=0)[ids.long().clamp(min=0)]
     for block in BLOCKS:
-        partly = (count % block > 0) & (place >= count // block * block) & (ids >= 0)
+        partly = (place >= count // block * block) & (ids >= 0)
         text = f"only rows in the last, partly filled block of {block} of an expert"
         data = {"block": block}
         yield Pattern(name="expert_tail", text=text, data=data), _rows(partly, topk_ids)

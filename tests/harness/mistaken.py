@@ -16,6 +16,7 @@ from moe.reference.layer import BaselineSiluAndMul
 from moe.spec import Numerics
 from moe.types import Routing
 
+torch.set_num_threads(1)  # tensors are small: more threads only wait for each other
 CPU = torch.device("cpu")
 CASE = MoETestConfig(m=40, n=256, k=384, num_experts=8, top_k=2, experts="torch_loop")
 

@@ -20,6 +20,13 @@ from harness.result import Verdict
 from moe.reference.layer import BaselineSiluAndMul
 from moe.spec import Layout
 
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch):
+    """A busy machine must not make these tests stop looking."""
+    monkeypatch.setattr(causes, "SECONDS", 600.0)
+
+
 EP2 = CASE.replace(dp_size=2, use_ep=True)
 CALL, REFERENCE = call_of()
 RIGHT = CALL.answer.out
@@ -198,7 +205,7 @@ def test_an_output_that_is_right_by_itself_is_not_searched_for_causes():
 def search(out, rows=()):
     call = with_output(CALL, out)
     wrong = find_wrong(call.output.out, call.answer)
-    return causes.search(scene(call), call, wrong, rows)
+    return causes.search(scene(call), call, wrong, rows, seconds=600.0)
 
 
 def made(compute, name="made"):
@@ -233,6 +240,14 @@ def test_time_runs_out_without_a_fault():
     result = causes.search(scene(call), call, wrong, hypotheses.HYPOTHESES, seconds=-1.0)
     assert result.untried == len(hypotheses.HYPOTHESES)
     assert result.causes == ()
+
+
+def test_all_calls_share_the_time_and_a_diagnosis_without_time_still_has_its_facts(monkeypatch):
+    monkeypatch.setattr(causes, "SECONDS", -1.0)
+    found = diagnose.diagnose(Stand(), context(), *calls_of(RIGHT * 2, RIGHT * 2))
+    for call in found["calls"]:
+        assert (call["untried"], call["causes"]) == (len(hypotheses.HYPOTHESES), [])
+        assert call["rows"]["wrong"] == 40
 
 
 def test_nan_on_both_sides_fits_and_on_one_does_not():

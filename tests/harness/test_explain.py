@@ -166,6 +166,11 @@ def test_no_cause_says_how_far_the_closest_was():
     assert "leaves less than 0.1 % of the error" in lines(result({0: [call(causes=[tiny])]}))[2]
 
 
+def test_causes_that_were_not_tried_are_counted():
+    said = lines(result({0: [call(causes=[], untried=3)], 1: [call(untried=9)]}))
+    assert "time ran out before 9 of the known mistakes were tried" in said
+
+
 def test_the_first_wrong_stage_and_faults_of_the_diagnosis():
     stages = [{"stage": "gemm1", "text": "3 of 9 off"}, {"stage": "gemm2", "text": "all off"}]
     ranks = {0: [call(stages=stages)], 1: [call(stages=stages[:1]), call(1)]}

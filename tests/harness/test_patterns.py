@@ -171,6 +171,16 @@ def test_places_within_an_expert_when_all_tokens_are_known():
     assert said == ["only rows in the last, partly filled block of 32 of an expert"]
 
 
+def test_two_rows_are_no_pattern_though_some_expert_had_just_them():
+    """With 8 experts to choose from, chance finds one that two of 12 rows share."""
+    ids = torch.tensor([[0], [0], *[[e] for e in (1, 2, 3, 4, 5, 6, 7, 1, 2, 3)]]).int()
+    bad = mask(12, [0, 1])
+    assert routing(bad, ids=ids) == []
+    more = torch.cat([ids, ids[2:], ids[2:]])
+    expected = ["all wrong rows were routed to expert 0"]
+    assert routing(mask(32, [0, 1]), ids=more) == expected
+
+
 def test_no_pattern_of_routing_where_none_is():
     generator = torch.Generator().manual_seed(7)
     for _ in range(20):
