@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from harness import agree, exact, inputs, keep, pooled, repeat, stages
+from harness import agree, exact, inputs, keep, pooled, projection, repeat, stages
 from harness.battery import prove
 from harness.compare import Judgement, bound, judge
 from harness.diagnose import diagnose
@@ -69,6 +69,9 @@ def run_case(case: MoETestConfig, context: RankContext) -> RankResult:
             judged = [_judge(subject, call) for call in calls]
         with clock.phase("repeat"):
             judged[0] = _failed_by(judged[0], repeat.complaint(subject, calls[0]))
+        with clock.phase("projection"):
+            shares = projection.shares(subject, calls[:1])
+            judged[0] = _failed_by(judged[0], projection.complaint(shares))
         with clock.phase("stages"):
             findings = _stages(subject, context, calls, judged)
         judged[1] = _failed_by(judged[1], *(str(f) for f in findings[1]))

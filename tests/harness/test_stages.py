@@ -1,0 +1,115 @@
+"""Each planted fault is named by its own stage first; a right stack has no finding."""
+
+from __future__ import annotations
+
+import pytest
+import stage_faults
+from stage_faults import case, run, stages_of
+
+from harness import parallel_launch
+from harness.result import Verdict
+from moe.quant import QUANT
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+ALONE = [
+    (stage_faults.input_codes, "input", {"quant": "int8_channel"}),
+    (stage_faults.first_product, "gemm1", {"experts": "triton"}),
+    (stage_faults.activation, "activation", {"experts": "triton"}),
+    (stage_faults.second_codes, "second", {"experts": "triton", "quant": "fp8_block"}),
+    (stage_faults.second_scales, "second", {"experts": "triton", "quant": "int8_channel"}),
+    (stage_faults.second_product, "gemm2", {"experts": "triton", "n": 256}),
+    (stage_faults.weighted_sum, "combine", {"experts": "triton"}),
+    (stage_faults.sum_between_ranks, "finalize", {}),
+    (stage_faults.shared_output, "shared", {"shared_experts": 1}),
+    (stage_faults.sum_over_tp, "out", {}),
+]
+
+
+@pytest.mark.parametrize(("plant", "stage", "fields"), ALONE, ids=[row[1] for row in ALONE])
+def test_the_first_wrong_stage_is_the_planted_one(plant, stage, fields, monkeypatch):
+    if plant is stage_faults.second_product:
+        monkeypatch.setattr(stage_faults, "N", 256)
+    found = run(plant, case(**fields).id)
+    assert found.verdict is Verdict.FAILED
+    # The planted quantizer serves the intermediate, too.
+    assert stages_of(found) == ([stage, "second"] if stage == "input" else [stage])
+
+
+LOOPED = [(quant, "torch_loop") for quant in QUANT.rows]
+
+
+@pytest.mark.parametrize(("quant", "experts"), [*LOOPED, ("none", "torch_grouped")])
+def test_a_right_stack_has_no_finding(quant, experts):
+    for fields in ({}, {"shared_experts": 1}, {"m": 40, "top_k": 3}):
+        found = run(stage_faults.nothing, case(quant=quant, experts=experts, **fields).id)
+        assert (found.verdict, found.messages) == (Verdict.PASSED, ())
+
+
+def test_one_element_is_enough_and_is_named():
+    """Two steps of bf16 in one element of the first product: the output's bound allows that."""
+    found = run(stage_faults.first_product, case(experts="triton").id)
+    assert stages_of(found) == ["gemm1"]
+    assert len(found.messages) == 1  # nothing else had seen it
+    assert found.messages[0].startswith("stage gemm1: 1 of ")
+    assert " elements depart in 1 of " in found.messages[0]
+    (call,) = found.diagnosis["calls"]
+    (finding,) = call["stages"]
+    assert (finding["stage"], finding["bad"]) == ("gemm1", 1)
+    where = finding["where"]
+    assert where["rows"] == [where["row"]]
+    assert where["columns"] == [where["column"], where["column"]]
+    assert where["tokens"] == [where["row"] // 2]
+    off = abs(where["value"] - where["expected"])
+    assert off > where["allowed"] > 0
+
+
+def run_all(rows):
+    """In a rank: run each (fault's name, case id)."""
+    return [run(getattr(stage_faults, name), text, world_size=2) for name, text in rows]
+
+
+BETWEEN = [
+    ("rows_in_another_order", "dispatch", {"dp_size": 2, "use_ep": True}),
+    ("rows_in_another_order", "dispatch", {"dp_size": 2, "quant": "int8_channel"}),
+    ("rows_in_another_order", "dispatch", {"dp_size": 2, "quant": "fp8_tensor_dynamic"}),
+    ("ids_of_padding_kept", "dispatch", {"dp_size": 2, "m": 8, "tokens": "ragged"}),
+    ("one_weight_doubled", "dispatch", {"dp_size": 2}),
+    ("input_codes", "input", {"dp_size": 2, "quant": "int8_channel"}),
+    ("sum_between_ranks", "finalize", {"dp_size": 2, "use_ep": True}),
+    ("sum_over_tp", "out", {"tp_size": 2}),
+    ("sum_over_tp", "out", {"tp_size": 2, "use_ep": True, "shared_experts": 1}),
+]
+CLEAN = [
+    {"dp_size": 2, "use_ep": True, "tokens": "idle"},
+    {"dp_size": 2, "m": 8, "tokens": "ragged", "quant": "fp8_tensor_dynamic"},
+    {"tp_size": 2, "use_ep": True, "sequence_parallel": True, "m": 1},
+    {"tp_size": 2, "n": 256, "quant": "fp8_block", "shared_experts": 1},
+    {"dp_size": 2, "use_ep": True, "num_experts": 1, "top_k": 1},
+    {"dp_size": 2, "quant": "int8_channel", "dtype": "fp16"},
+]
+
+
+@pytest.fixture(scope="module")
+def launched():
+    """Every rank's results of BETWEEN and of CLEAN, from one gang."""
+    planted = [(name, case(**fields).id) for name, _, fields in BETWEEN]
+    rows = planted + [("nothing", case(**fields).id) for fields in CLEAN]
+    ranks = parallel_launch(2, run_all, rows, timeout=120)
+    results = list(zip(*ranks, strict=True))
+    return results[: len(BETWEEN)], results[len(BETWEEN) :]
+
+
+def test_faults_between_ranks_are_named_first(launched):
+    for (name, stage, _), results in zip(BETWEEN, launched[0], strict=True):
+        named = [stages_of(result) for result in results]
+        assert any(named), name
+        assert {stages[0] for stages in named if stages} == {stage}, (name, named)
+        worst = [result.verdict for result in results]
+        assert Verdict.FAILED in worst
+
+
+def test_an_idle_rank_and_uneven_tokens_have_no_finding(launched):
+    for fields, results in zip(CLEAN, launched[1], strict=True):
+        for result in results:
+            assert (result.verdict, result.messages) == (Verdict.PASSED, ()), fields
