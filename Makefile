@@ -10,7 +10,7 @@
 # `make setup`, then `python -m harness ...` with .venv/bin/python.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test-matrix test check bench-engine clean
+.PHONY: help setup test-matrix test check bench-engine mistakes evidence clean
 
 SUITE ?= $(shell $(PY) scripts/setup_env.py --suite)
 ARGS ?=
@@ -55,6 +55,13 @@ check: setup
 
 bench-engine: setup
 	$(PY) benchmarks/engine.py $(ARGS)
+
+mistakes: setup
+	$(PY) tests/mistakes/show_mistakes.py $(ARGS)
+
+evidence: mistakes
+	$(PY) benchmarks/rules.py
+	$(PY) benchmarks/detection.py
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info

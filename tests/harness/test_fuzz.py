@@ -105,8 +105,8 @@ def test_shrinking_ends_at_the_smallest_case_that_still_fails(drawn):
 
 def test_the_case_that_is_shrunk_is_the_one_that_was_asked_for():
     """Others of its batch fail as well, earlier ones among them."""
-    tried = []
-    wanted = [case for case in fuzz.batch(SPACE, 0, 1) if _wrong(case)][-1]
+    tried, cases = [], fuzz.batch(SPACE, 0, 1)
+    wanted = [case for case in cases if _wrong(case)][-1]
 
     def never(case):
         tried.append(case)
@@ -114,6 +114,7 @@ def test_the_case_that_is_shrunk_is_the_one_that_was_asked_for():
 
     assert fuzz.shrink(SPACE, 0, 1, wanted, never) == wanted
     assert tried
+    assert not set(cases[: cases.index(wanted)]) <= set(tried)
 
 
 def test_a_run_leaves_a_folder_like_any_other(tmp_path, capsys):

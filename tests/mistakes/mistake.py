@@ -28,14 +28,20 @@ class Mistake:
     source: str
     case: MoETestConfig
     plant: Plant
+    seconds: float  # that its case may take
     causes: tuple[str, ...]  # names of hypotheses that say what it is, or SAYS; any is right
 
 
 MISTAKES: list[Mistake] = []
 
 
-def mistake(kind: str, source: str, *causes: str, **fields: Any) -> Callable[[Plant], Plant]:
-    """Register a function as a mistake in a small case; `fields` change that case."""
+def mistake(
+    kind: str, source: str, *causes: str, seconds: float = 120.0, **fields: Any
+) -> Callable[[Plant], Plant]:
+    """Register a function as a mistake in a small case; `fields` change that case.
+
+    seconds: its time limit; a mistake that hangs costs as much.
+    """
 
     def register(plant: Plant) -> Plant:
         number = len(MISTAKES) + 1
@@ -45,6 +51,7 @@ def mistake(kind: str, source: str, *causes: str, **fields: Any) -> Callable[[Pl
             source=source,
             case=small(seed=number, **fields),
             plant=plant,
+            seconds=seconds,
             causes=causes or (NO_CAUSE,),
         )
         MISTAKES.append(row)

@@ -9,6 +9,7 @@ import os
 import re
 import sys
 import tempfile
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,9 +23,8 @@ from mistake_executor import TOLERANCE
 from harness import launch, machine
 from harness.events import CaseEnded
 from harness.plan import make_plan
+from harness.pool import Pool
 from harness.result import CaseResult, Verdict
-
-TIME_LIMIT = 15.0  # seconds a case; a mistake that hangs costs one of these
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +40,14 @@ class Row:
 
     @property
     def named(self) -> tuple[str, ...]:
-        """The first cause that each rank's diagnosis names, the most often named first."""
-        first = [cause_of(diagnosis) for diagnosis in self.result.diagnoses]
-        return tuple(sorted({c for c in first if c}, key=lambda c: -first.count(c)))
+        """Causes, first those that explain the most calls on the most ranks, then the closest."""
+        count: Counter[str] = Counter()
+        left: dict[str, float] = {}
+        for call in (c for d in self.result.diagnoses for c in d.get("calls", ())):
+            for cause in call.get("causes", ()):
+                count[cause["name"]] += 1
+                left[cause["name"]] = max(left.get(cause["name"], 0.0), cause["residual"] or 0.0)
+        return tuple(sorted(count, key=lambda name: (-count[name], left[name])))
 
     @property
     def told(self) -> str:
@@ -67,24 +72,20 @@ class Row:
         return "passes" if share == 0 else f"caught, {max(share, 0.01):.0%} off"
 
 
-def cause_of(diagnosis: dict) -> str | None:
-    """The name of the likeliest cause in one rank's diagnosis."""
-    causes = diagnosis.get("causes") or ()
-    return causes[0]["name"] if causes else None
-
-
 def run(mistakes: list[Mistake]) -> list[Row]:
     """Through plan and engine, one warm gang a world size; the rows in the table's order."""
-    by_id = {m.case.id: m for m in mistakes}
-    plan = make_plan([m.case for m in mistakes], machine.detect(), time_limit=TIME_LIMIT)
-    assert not plan.refused, plan.refused
     found = {}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, Pool() as pool:
         options = launch.RunOptions(log_dir=Path(folder), executor="mistake_executor:run_case")
-        for event in launch.run(plan, options):
-            if isinstance(event, CaseEnded):
-                found[event.result.case_id] = event.result
-    return [Row(mistake=m, result=found[case]) for case, m in by_id.items()]
+        for seconds in sorted({m.seconds for m in mistakes}):
+            cases = [m.case for m in mistakes if m.seconds == seconds]
+            plan = make_plan(cases, machine.detect(), time_limit=seconds)
+            assert not plan.refused, plan.refused
+            for event in launch.run(plan, options, pool):
+                if isinstance(event, CaseEnded):
+                    found[event.result.case_id] = event.result
+                    print(f"{len(found)}/{len(mistakes)}", end="\r", file=sys.stderr, flush=True)
+    return [Row(mistake=m, result=found[m.case.id]) for m in mistakes]
 
 
 def table(rows: list[Row]) -> str:
