@@ -76,11 +76,11 @@ class Handed:
         """[r, C] float32 a stage's values at these flat rows; NaN where it has none."""
         kept = self.stages[stage]
         if kept.rows is None:
-            return kept.value[flat].float()
+            return _taken(kept.value, flat)
         place = torch.full((self.ids.numel(),), -1, dtype=torch.int64, device=flat.device)
         place[kept.rows] = torch.arange(len(kept.rows), device=flat.device)
         at = place[flat]
-        values = kept.value[at.clamp(min=0)].float()
+        values = _taken(kept.value, at.clamp(min=0))
         values[at < 0] = torch.nan
         return values
 
@@ -92,6 +92,13 @@ class Handed:
         if self.stages[scale].value.ndim < 2:
             return values * self.stages[scale].value.float()
         return values * spread(self.rows(scale, rows), values.shape[1])
+
+
+def _taken(value: Tensor, rows: Tensor) -> Tensor:
+    """value[rows] in float32; one-byte formats as bytes, since not every device can index them."""
+    if value.dtype.itemsize > 1:
+        return value[rows].float()
+    return value.view(torch.uint8)[rows].view(value.dtype).float()
 
 
 def spread(scale: Tensor, width: int) -> Tensor:
