@@ -29,7 +29,10 @@ class Mistake:
     case: MoETestConfig
     plant: Plant
     seconds: float  # that its case may take
-    causes: tuple[str, ...]  # names of hypotheses that say what it is, or SAYS; any is right
+    causes: tuple[
+        str, ...
+    ]  # names of hypotheses that say what it is, or SAYS; any is right, as two may give
+    # the very same output in its case
 
 
 MISTAKES: list[Mistake] = []

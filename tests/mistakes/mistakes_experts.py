@@ -83,7 +83,7 @@ def activation_clamped_though_not_asked(patch):
     activated(patch, lambda gate: torch.nn.functional.silu(gate).clamp(max=1.0))
 
 
-@mistake("tile drops the tail", "vLLM #49087", "last_block_zeroed", k=320)
+@mistake("tile drops the tail", "vLLM #49087", "last_block_zeroed", "zeros", k=320)
 def hidden_beyond_the_last_whole_256_dropped(patch):
     """Kernel tiles of 256 columns without a tail."""
 
@@ -95,7 +95,14 @@ def hidden_beyond_the_last_whole_256_dropped(patch):
     around(patch, TorchGroupedExperts, "apply", apply)
 
 
-@mistake("tile drops the tail", "DeepEP #413", "last_k_block_missing", k=200, **EP)
+@mistake(
+    "tile drops the tail",
+    "DeepEP #413",
+    "last_k_block_missing",
+    "odd_k_blocks_missing",
+    k=200,
+    **EP,
+)
 def hidden_beyond_the_last_128_not_sent(patch):
     from moe.all2all.allgather_reducescatter import AllGatherReduceScatter
 

@@ -25,7 +25,7 @@ def reduced_twice(patch):
     around(patch, Group, "all_reduce", lambda real, self, x: real(self, real(self, x)))
 
 
-@mistake("reduce missing", "Megatron !2824", "all_reduce_missing", **TP)
+@mistake("reduce missing", "Megatron !2824", "all_reduce_missing", "rank_missing", **TP)
 def reduce_missing(patch):
     patch.setattr(Group, "all_reduce", lambda self, x: x)
 

@@ -148,7 +148,7 @@ def global_ids_taken_for_local(patch):
     localised(patch, lambda real, ids, here: real(ids, range(len(here))))
 
 
-@mistake("EP offset twice", "FI #3547", "offset_taken_twice", **EP)
+@mistake("EP offset twice", "FI #3547", "offset_taken_twice", "rank_missing", **EP)
 def expert_offset_subtracted_twice(patch):
     """Exactly zero on every rank but the first."""
     localised(patch, lambda real, ids, here: real(ids - here.start, here))

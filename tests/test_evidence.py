@@ -1,0 +1,125 @@
+"""The scripts of the evidence: their rules are what they say, and the document shows all."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import detection, judge, rules
+from benchmarks.rules import Data, right
+from harness.case import MoETestConfig
+from harness.compare import judge as judged
+from harness.events import CaseEnded
+from harness.options import parse
+from harness.result import CaseResult, Verdict
+from harness.store import RunFolder
+
+ROOT = Path(__file__).parents[1]
+DOCUMENT = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8")
+TINY = MoETestConfig(m=6, n=128, k=128, num_experts=3, top_k=2, experts="triton")
+ZEROS, ONES = torch.zeros(4, 8), torch.ones(4, 8)
+
+
+@pytest.mark.parametrize(
+    ("accepts", "yes", "no"),
+    [
+        (rules.close(3e-2, 3e-2), 1.059, 1.061),
+        (rules.close(0.0, 0.1, 0.0), 99.0, None),
+        (rules.close_and_alive(3.0, 0.0), 0.51, 0.49),
+        (rules.close_to_spread, 1.49, 1.51),
+        (rules.close_to_largest(0.05, 0.05), 1.1, 1.11),
+        (rules.similar(1e-2, 0.0), 1.1, 2.0),
+        (rules.similar(1e-2, 1.0), 1.2, 2.0),
+        (rules.relative_to_rms(2e-2, 1.0), 1.019, 1.021),
+        (rules.relative_to_rms(1.0, 4e-3), 1.003, 1.005),
+    ],
+)
+def test_a_rule_accepts_up_to_its_tolerance(accepts, yes, no):
+    assert accepts(ONES * yes, ONES)
+    assert no is None or not accepts(ONES * no, ONES)
+
+
+def test_shares_of_elements_count():
+    one_wrong = ONES.clone()
+    one_wrong[0, 0] = 9.0  # of 32: 3.1 %
+    assert rules.close(0.01, 0.01, 0.95)(one_wrong, ONES)
+    assert not rules.close(0.01, 0.01, 0.98)(one_wrong, ONES)
+
+
+def test_each_rule_names_data_that_there_is():
+    assert {rule.data for rule in rules.RULES} <= set(rules.RECIPES)
+    assert {"vLLM", "FlashInfer", "SGLang", "TRT-LLM", "DeepEP", "aiter"} <= {
+        rule.project for rule in rules.RULES
+    }
+
+
+def test_a_fixed_tolerance_takes_zeros_on_small_data_and_ours_does_not():
+    given = right(TINY, Data(tokens=0.01, weights=0.01))
+    wrong = {"zeros": torch.zeros_like(given.answer.out)}
+    fixed = next(rule for rule in rules.RULES if rule.project == "SGLang")
+    assert rules.let_through(fixed, given, wrong) == ["zeros"]
+    assert rules.ours_let_through(given, wrong) == []
+
+
+def test_a_rule_that_rejects_a_right_answer_is_found_out():
+    given = right(TINY, Data())
+    never = rules.Rule(project="nobody", text="never", accepts=lambda *_: False, data="mk")
+    with pytest.raises(ValueError, match="nobody, never: rejects a right answer"):
+        rules.let_through(never, given, {})
+
+
+@pytest.mark.parametrize("quant", ["none", "fp8_tensor", "fp8_block", "int8_channel"])
+def test_the_detection_limit_parts_right_from_wrong(quant):
+    given = right(TINY.replace(quant=quant), Data())
+    assert judged(detection.output(given), given.answer).verdict is Verdict.PASSED
+    least = detection.limit(given, detection.second_matrix)
+    assert detection.SMALLEST < least < 0.2
+    assert detection.caught(given, detection.second_matrix, least)
+    assert not detection.caught(given, detection.second_matrix, least / 1.2)
+
+
+def test_one_scale_is_less_than_the_whole_matrix():
+    given = right(TINY.replace(quant="fp8_block", n=256, k=256), Data())
+    whole = detection.limit(given, detection.second_matrix)
+    assert detection.limit(given, detection.one_scale) > whole
+
+
+def test_a_judgement_is_timed_and_a_run_s_phases_are_summed(tmp_path):
+    assert 0 < judge.seconds(16, 256, torch.device("cpu")) < 5
+    result = CaseResult(
+        case_id="a", verdict=Verdict.PASSED, seconds=2.0, phases={"judge": 0.5, "layer": 1.0}
+    )
+    with RunFolder.create(tmp_path / "run", {"cases": ["a"], "refused": []}) as folder:
+        folder.append(CaseEnded(time=0.0, gang=1, result=result))
+    assert judge.shares(tmp_path / "run") == {"judge": 0.5, "layer": 1.0, "case": 2.0}
+
+
+def _commands() -> list[str]:
+    return re.findall(r"^    ((?:nice |env )?python .*)$", DOCUMENT, re.MULTILINE)
+
+
+def test_every_table_has_its_command_and_the_command_exists():
+    commands = _commands()
+    assert len(commands) >= 5
+    for command in commands:
+        words = shlex.split(command)
+        if words[1:3] == ["-m", "harness"]:
+            parse(words[3:])
+        else:
+            assert (ROOT / words[1]).is_file(), command
+
+
+def test_the_document_shows_every_rule_and_every_planted_mistake():
+    sys.path.insert(0, str(ROOT / "tests" / "mistakes"))
+    from mistake import MISTAKES
+    from mistake_executor import FAMILIES
+
+    assert FAMILIES
+    missing = [rule.text for rule in rules.RULES if f"| {rule.text} |" not in DOCUMENT]
+    missing += [m.name for m in MISTAKES if f"| {m.name} |" not in DOCUMENT]
+    assert missing == []
