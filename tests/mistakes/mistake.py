@@ -29,10 +29,8 @@ class Mistake:
     case: MoETestConfig
     plant: Plant
     seconds: float  # that its case may take
-    causes: tuple[
-        str, ...
-    ]  # names of hypotheses that say what it is, or SAYS; any is right, as two may give
-    # the very same output in its case
+    # Names of hypotheses, or SAYS; any of them is right: two may give the very same output here.
+    causes: tuple[str, ...]
 
 
 MISTAKES: list[Mistake] = []
