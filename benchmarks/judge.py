@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections import Counter
+from collections import defaultdict
 from pathlib import Path
 from statistics import median
 
@@ -53,12 +53,12 @@ def seconds(tokens: int, hidden: int, device: torch.device) -> float:
     return median(times[WARM:])
 
 
-def shares(folder: Path) -> Counter[str]:
+def shares(folder: Path) -> dict[str, float]:
     """Seconds by phase over all cases of a run; `case` is their wall time."""
-    total: Counter[str] = Counter()
+    total: dict[str, float] = defaultdict(float)
     for result in last_words(RunFolder.open(folder).events()).values():
-        total.update(result.phases)
-        total["case"] += result.seconds
+        for phase, spent in (*result.phases.items(), ("case", result.seconds)):
+            total[phase] += spent
     return total
 
 
@@ -74,7 +74,7 @@ def main() -> None:
     print(f"judging [{args.tokens}, {args.hidden}] on {args.device}: {took * 1e3:.2f} ms")
     if args.run is not None:
         total = shares(args.run)
-        for phase, spent in total.most_common():
+        for phase, spent in sorted(total.items(), key=lambda item: -item[1]):
             print(f"{phase:<10} {spent:8.2f} s  {spent / total['case']:6.1%} of the cases' time")
 
 

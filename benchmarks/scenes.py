@@ -14,7 +14,7 @@ import torch
 from harness import inputs
 from harness.context import RankContext
 from harness.scene import Call, Scene, scene_of
-from harness.subject import IDEAL, _static_scales
+from harness.subject import IDEAL, Scales, _static_scales
 from moe.experts import EXPERTS
 from moe.layer import Output
 from moe.reference import routing
@@ -107,11 +107,11 @@ def right(case: MoETestConfig, data: Data) -> Right:
     return Right(call=call, scene=scene, reference=reference)
 
 
-def _scales(case: MoETestConfig, reference: BaselineSiluAndMul) -> dict[str, Tensor | None]:
+def _scales(case: MoETestConfig, reference: BaselineSiluAndMul) -> Scales:
     """Calibrated scales of a static scheme, else None."""
     context = RankContext(rank=0, world_size=case.world_size, device=CPU, transport="gloo")
     plain = Scheme(weights="model", activations="model")
     problem = case.replace(quant="none").problem
     assert problem.scheme == plain, "the ideal layer is that without quantization"
     ideal = BaselineSiluAndMul(problem, IDEAL, reference._expert, reference._shared)
-    return dict(_static_scales(case, context, ideal))  # type: ignore[arg-type]
+    return _static_scales(case, context, ideal)
