@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from moe.registry import Registry
 from moe.spec import Needs, Numerics, Row
 
-_ROUNDED = {"gemm1": "model", "activation": "model", "expert": "model"}
-# Tensor cores sum bf16 and fp16 products in float32 but drop bits when they align them.
-_TENSOR_CORE = 2.0**-22
+# Every product is rounded to the layer's dtype. Tensor cores sum bf16 and fp16 products in
+# float32 but drop bits when they align them.
+_ROUNDED = Numerics(gemm1="model", activation="model", expert="model", accumulation=2.0**-22)
 # Hopper's tensor cores sum fp8 products in a short accumulator (measured: 2**-9.5 of a sum over
 # 4096); the Triton kernels leave it every 128 elements.
 _FP8_SHORT = 2.0**-15.5
-_FP8_PROMOTED = Numerics(**_ROUNDED, accumulation=_FP8_SHORT, promoted=128)
+_FP8_PROMOTED = replace(_ROUNDED, accumulation=_FP8_SHORT, promoted=128)
 
 EXPERTS: Registry[Row] = Registry(
     "experts",
@@ -29,7 +31,7 @@ EXPERTS: Registry[Row] = Registry(
                 packages=("triton",),
             ),
             deterministic=True,
-            numerics=Numerics(**_ROUNDED, accumulation=_TENSOR_CORE),
+            numerics=_ROUNDED,
             numerics_of=dict.fromkeys(("fp8_static", "fp8_dynamic", "fp8_group"), _FP8_PROMOTED),
         ),
         Row(
@@ -45,7 +47,7 @@ EXPERTS: Registry[Row] = Registry(
                 packages=("flashinfer", "tvm_ffi"),
                 probe="moe.experts.flashinfer_probe:built",
             ),
-            numerics=Numerics(**_ROUNDED, accumulation=_TENSOR_CORE),
+            numerics=_ROUNDED,
             # Its fp8 sums stay in the short accumulator (2**-9.5 at K = 4096, measured), and the
             # codes of the second product come straight from float32.
             numerics_of={
@@ -62,7 +64,7 @@ EXPERTS: Registry[Row] = Registry(
                 hidden_multiple=8,  # grouped_mm wants rows of a multiple of 16 bytes
                 shard_multiple=8,
             ),
-            numerics=Numerics(**_ROUNDED, accumulation=_TENSOR_CORE),
+            numerics=_ROUNDED,
             deterministic=True,
         ),
         Row(
