@@ -28,7 +28,7 @@ def complaint(subject: Subject, call: Call) -> str | None:
     if not is_claimed(subject.case):
         return None
     with memory.poisoned():
-        again = subject.layer.forward(call.tokens.x, call.tokens.logits)
+        again = subject.layer.forward(call.tokens.x.clone(), call.tokens.logits.clone())
     return difference(call.output.out, again.out)
 
 

@@ -79,3 +79,21 @@ def test_nothing_is_written_unless_asked(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_saved_input_is_the_one_that_was_given(tmp_path, monkeypatch):
+    """Whatever the layer, called twice for the same tokens, does to its own."""
+    from moe.layer import FusedMoE
+
+    run(tmp_path / "sound")
+    forward = FusedMoE.forward
+
+    def over(self, x, logits):
+        found = forward(self, x, logits)
+        x.copy_(found.out)
+        return found
+
+    monkeypatch.setattr(FusedMoE, "forward", over)
+    assert run(tmp_path / "spoilt").verdict is Verdict.FAILED
+    sound, spoilt = (load_file(path) for path in sorted(tmp_path.glob("*/*")))
+    assert torch.equal(sound["x"], spoilt["x"])
