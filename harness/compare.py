@@ -98,7 +98,8 @@ def _not_finite(got: Tensor) -> str | None:
     first = int(bad[first_row].nonzero()[0])
     text = (
         f"{int(got.isnan().sum())} NaN and {int(got.isinf().sum())} Inf of {got.numel()} elements, "
-        f"in {len(rows)} of {len(got)} rows {_ranges(rows.tolist())}, first at [{first_row}, {first}]"
+        f"in {len(rows)} of {len(got)} rows {_ranges(rows.tolist())}, "
+        f"first at [{first_row}, {first}]"
     )
     if unwritten.any():
         which = _ranges(unwritten.nonzero().flatten().tolist())
@@ -151,8 +152,8 @@ def _bad_rows(got: Tensor, expected: Tensor, rows: _Rows, bad: Tensor) -> str:
     off = float((rows.distance[worst] / rows.reference[worst].clamp(min=1e-38)).sqrt())
     text = (
         f"{len(bad)} of {len(got)} rows wrong {_ranges(bad.tolist())}; worst row {worst}: off by "
-        f"{off:.3g} of its length, {float(excess[worst]):.3g}x its bound; element [{worst}, {column}] "
-        f"is {float(got[worst, column]):.6g}, expected {float(expected[worst, column]):.6g}"
+        f"{off:.3g} of its length, {float(excess[worst]):.3g}x its bound; "
+        f"element [{worst}, {column}] is {float(got[worst, column]):.6g}, expected {float(expected[worst, column]):.6g}"
     )
     zero = (got == 0).all(dim=1) & (rows.reference > 0)
     if zero.any():

@@ -1,6 +1,6 @@
 """What happens during a run, one frozen dataclass each, as JSON Lines both ways.
 
-The controller writes them to `events.jsonl`; ranks send `RankSaid` values over their socket.
+The controller writes them to `events.jsonl`; what ranks say to it is in protocol.py.
 A new kind of event is one class here: `to_line` and `from_line` find it by its class name.
 """
 

@@ -15,8 +15,9 @@ from moe.kernels import quantize
 from moe.spec import BLOCK
 
 if TYPE_CHECKING:
-    from moe.types import Activations, ExpertWeights
     from torch import Tensor
+
+    from moe.types import Activations, ExpertWeights
 
 CODE_DTYPE = {"fp8": torch.float8_e4m3fn, "int8": torch.int8}
 CODE_MAX = {"fp8": 448.0, "int8": 127.0}
