@@ -153,7 +153,8 @@ def _bad_rows(got: Tensor, expected: Tensor, rows: _Rows, bad: Tensor) -> str:
     text = (
         f"{len(bad)} of {len(got)} rows wrong {_ranges(bad.tolist())}; worst row {worst}: off by "
         f"{off:.3g} of its length, {float(excess[worst]):.3g}x its bound; "
-        f"element [{worst}, {column}] is {float(got[worst, column]):.6g}, expected {float(expected[worst, column]):.6g}"
+        f"element [{worst}, {column}] is {float(got[worst, column]):.6g}, "
+        f"expected {float(expected[worst, column]):.6g}"
     )
     zero = (got == 0).all(dim=1) & (rows.reference > 0)
     if zero.any():

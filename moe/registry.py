@@ -54,7 +54,7 @@ class Registry(Generic[R]):
             try:
                 return cast("R", resolve(name).row)
             except (ImportError, AttributeError) as error:
-                why = f"{error}; it must name an importable class with a `row`"
+                why = f"{error}; it must name a class with a `row`"
                 message = f"cannot load {self.family} {name!r}: {why}"
                 raise MoEError(message) from error
         if name not in self.rows:
