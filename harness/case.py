@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import hashlib
 import re
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -141,6 +142,13 @@ class MoETestConfig:
 
     def replace(self, **changes: Any) -> MoETestConfig:
         return dataclasses.replace(self, **changes)
+
+
+def short_name(case_id: str) -> str:
+    """The id, shortened where a file system would refuse it as a name; different ids stay so."""
+    if len(case_id) <= 180:
+        return case_id
+    return f"{case_id[:160]}.{hashlib.sha256(case_id.encode()).hexdigest()[:12]}"
 
 
 _FIELDS = {f.metadata["token"]: f for f in dataclasses.fields(MoETestConfig)}

@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 import traceback
+from collections import Counter
 from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, cast
 
@@ -197,8 +198,11 @@ def _announce(plan: Plan, left: Plan, folder: RunFolder) -> None:
     here = plan.machine
     where = f"{here.devices} device(s)" if here.devices else f"{here.cores} core(s)"
     more = "" if left == plan else f", {len(left.cases)} of them left"
+    codes = Counter(refusal.reason.code for refusal in plan.refused)
+    why = "".join(f" {count} {code}," for code, count in codes.most_common()).rstrip(",")
     print(
-        f"{len(plan.cases)} case(s) in {len(plan.jobs)} job(s){more}, {len(plan.refused)} refused, "
+        f"{len(plan.cases)} case(s) in {len(plan.jobs)} job(s){more}, {len(plan.refused)} refused"
+        f"{f' ({why.strip()})' if why else ''}, "
         f"on {here.platform.name} with {where}; folder {folder.path}",
         flush=True,
     )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shutil
 import signal
 from pathlib import Path
+
+from harness.case import short_name
 
 _HEAD, _TAIL = 64 << 10, 512 << 10  # bytes kept of each rank's output
 _STACK_START = "(most recent call first):"
@@ -113,9 +114,7 @@ def main_stack(text: str, frames: int = 10) -> str:
 
 def log_name(case_id: str, attempt: int) -> str:
     """A file name for a case's log: its id, shortened where a file system would refuse it."""
-    name = case_id
-    if len(name) > 180:
-        name = f"{name[:160]}.{hashlib.sha256(case_id.encode()).hexdigest()[:12]}"
+    name = short_name(case_id)
     return f"{name}.log" if attempt == 1 else f"{name}.{attempt}.log"
 
 

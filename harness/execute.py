@@ -74,8 +74,9 @@ def run_case(case: MoETestConfig, context: RankContext) -> RankResult:
             judged[0] = _failed_by(judged[0], projection.complaint(shares))
         with clock.phase("stages"):
             findings = _stages(subject, context, calls, judged)
+        if all(j.verdict is not Verdict.FAILED for j in judged):
+            judged[-1] = _failed_by(judged[-1], pooled.complaint(calls))
         judged[1] = _failed_by(judged[1], *(str(f) for f in findings[1]))
-        judged[-1] = _failed_by(judged[-1], pooled.complaint(calls))
         with clock.phase("battery"):
             battery = _battery(subject, context.rank, calls[0], judged[0])
         with clock.phase("diagnosis"):

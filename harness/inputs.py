@@ -6,11 +6,12 @@ rows are numbered over the whole world. So a failure on a GPU repeats at a desk.
 
 Judgeable: pre-activations have an rms of 1 to 2; magnitudes differ from expert to expert and
 from 128-block to 128-block, so that a scale in the wrong place shows; the router's chosen
-weights are spread but none is negligible; and a gap of 1/4 lies between chosen and unchosen.
+weights are spread but none is negligible; and a gap of 1/2 lies between chosen and unchosen.
 """
 
 from __future__ import annotations
 
+import math
 import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -156,7 +157,8 @@ def _logits(case: MoETestConfig, kind: str, index: Tensor) -> Tensor:
     """[T, E] float32 multiples of 1/64 or 1/32, exact in bf16.
 
     The chosen k lie in [1, 2]: their softmax weights differ by less than 3 times. All others lie
-    at -2.75 or below: even without renormalisation most of the weight is the chosen ones'.
+    at 0.5 or below, the lower the more they are: even without renormalisation most of the weight
+    is the chosen ones', and never all of it.
     """
     experts, k = case.num_experts, case.top_k
     h = bits(case.seed, f"{kind}.order", index, experts).to(torch.int64)
@@ -167,5 +169,6 @@ def _logits(case: MoETestConfig, kind: str, index: Tensor) -> Tensor:
     noise = _shift(bits(case.seed, f"{kind}.jitter", index, experts), 9)
     steps = 48 // max(k, 1)  # of 1/64 between two chosen ones
     chosen = 128 - place * steps - noise % max(steps // 2, 1)
-    others = -2 * (88 + noise % 64)
+    level = 1.5 - math.log(max(experts - k, 1) / (0.3 * k))  # all others weigh .3 of the chosen
+    others = 2 * (round(32 * min(level, 0.5)) - noise % 16)
     return torch.where(place < k, chosen, others).to(torch.float32) / 64

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.case import short_name
+
 if TYPE_CHECKING:
     from harness.case import MoETestConfig
     from harness.context import RankContext
@@ -21,8 +23,8 @@ def tensors(context: RankContext, case: MoETestConfig, call: Call) -> None:
         return
     from safetensors.torch import save_file
 
-    path = Path(str(folder)) / f"{case.id.replace(':', '_')}-rank{context.rank}.safetensors"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    stem = short_name(case.id).replace(":", "_")
+    path = Path(str(folder)) / f"{stem}-rank{context.rank}.safetensors"
     named = {
         "x": call.tokens.x,
         "router_logits": call.tokens.logits,
@@ -33,4 +35,8 @@ def tensors(context: RankContext, case: MoETestConfig, call: Call) -> None:
         "reference": call.answer.out,
     }
     whole = {name: t.detach().cpu().contiguous().clone() for name, t in named.items()}
-    save_file(whole, str(path), metadata={"case": case.id, "rank": str(context.rank)})
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(whole, str(path), metadata={"case": case.id, "rank": str(context.rank)})
+    except OSError as error:  # a full disk is no fault of the layer
+        print(f"tensors were not saved: {error}", flush=True)

@@ -78,7 +78,7 @@ def _run(command: argparse.ArgumentParser) -> None:
     add("--slots", type=int, default=1, metavar="N", help="gangs that may run at a time (1)")
     add("--time-limit", type=float, metavar="S", help="seconds that one case may take")
     add("-x", dest="fail_fast", action="store_true", help="stop at the first failure")
-    add("--save-tensors", action="store_true", help="keep failing tensors in the run's folder")
+    add("--save-tensors", action="store_true", help="keep every case's tensors in the run's folder")
     add("-v", dest="verbose", action="store_true", help="gangs too, and passed cases when live")
 
 

@@ -114,7 +114,9 @@ def test_a_good_run(engine, capsys):
     assert cli.main(["run", "--suite", "smoke"]) == 0
     out = capsys.readouterr().out.splitlines()
     assert re.match(
-        r"8 case\(s\) in 2 job\(s\), 1 refused, on cpu with 2 core\(s\); folder runs", out[0]
+        r"8 case\(s\) in 2 job\(s\), 1 refused \(1 platform_lacks_feature\), "
+        r"on cpu with 2 core\(s\); folder runs",
+        out[0],
     )
     assert out[1] == f"[1/8] passed      0.50s  {BASE}-quant:fp8_block"
     assert len(out) == 1 + 8 + 1

@@ -430,6 +430,7 @@ NONE_HERE = [
     ("global_ids_as_local", case(tp_size=2), "every rank has all experts"),
     ("stale_expert_map", case(use_ep=True), "every rank has all experts"),
     ("expert_from_neighbour", case(num_experts=1, top_k=1), "one expert only"),
+    ("weights_ignored", case(num_experts=1, top_k=1, renormalize=False), "only expert's weight"),
     ("ids_off_by_one", case(num_experts=1, top_k=1), "one expert only"),
     ("scale_shifted", case(), "nothing is quantized"),
     ("scale_shifted", case(quant="fp8_tensor", num_experts=1, top_k=1), "one scale, only"),

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from harness.case import MoETestConfig
+from harness.case import MoETestConfig, short_name
 from harness.context import RankContext
 from harness.execute import run_case
 from harness.result import Verdict
@@ -97,3 +97,16 @@ def test_the_saved_input_is_the_one_that_was_given(tmp_path, monkeypatch):
     assert run(tmp_path / "spoilt").verdict is Verdict.FAILED
     sound, spoilt = (load_file(path) for path in sorted(tmp_path.glob("*/*")))
     assert torch.equal(sound["x"], spoilt["x"])
+
+
+def test_what_cannot_be_saved_fails_no_case(tmp_path, capfd):
+    (tmp_path / "file").write_text("in the way")
+    assert run(tmp_path / "file" / "below").verdict is Verdict.PASSED
+    assert "tensors were not saved: " in capfd.readouterr().out
+
+
+def test_a_long_id_still_makes_a_file_name():
+    case = CASE.replace(experts="moe." + "x" * 250 + ":Experts", seed=1)
+    other = case.replace(seed=2)
+    assert len(short_name(case.id)) < 200
+    assert short_name(case.id) != short_name(other.id)
