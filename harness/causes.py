@@ -16,8 +16,9 @@ import torch
 
 from harness.compare import bound
 from harness.hypotheses import NotApplicable
-from harness.patterns import numbers_text, of_columns
+from harness.patterns import of_columns
 from harness.scene import MOST_ROWS
+from harness.wording import numbers_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

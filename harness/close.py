@@ -15,9 +15,9 @@ import torch
 
 from harness.compare import ALL_MARGIN, bound, judge
 from harness.facts import facts
-from harness.patterns import find_wrong, numbers_text, of_columns, of_rows
+from harness.patterns import find_wrong, of_columns, of_rows
 from harness.result import Verdict
-from harness.wording import amount_text, fact_lines
+from harness.wording import amount_text, fact_lines, numbers_text
 from moe.reference.layer import Answer
 
 if TYPE_CHECKING:

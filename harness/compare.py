@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from harness.result import Verdict
+from harness.wording import numbers_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -170,13 +171,5 @@ def _ranges_of_values(got: Tensor, expected: Tensor, metrics: dict[str, float]) 
     )
 
 
-def _ranges(numbers: list[int], most: int = 6) -> str:
-    """[0, 1, 2, 7] -> "0-2, 7"."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    parts = [str(a) if a == b else f"{a}-{b}" for a, b in runs[:most]]
-    return "(" + ", ".join(parts + ["..."] * (len(runs) > most)) + ")"
+def _ranges(numbers: list[int]) -> str:
+    return f"({numbers_text(numbers)})"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from harness.patterns import numbers_text
+from harness.wording import numbers_text
 
 if TYPE_CHECKING:
     from torch import Tensor

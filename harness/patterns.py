@@ -127,18 +127,6 @@ def same(hits: Tensor, bad: Tensor) -> bool:
     return both >= COVERS * int(bad.sum()) and both >= ROWS_WRONG * int(hits.sum())
 
 
-def numbers_text(numbers: list[int], most: int = 6) -> str:
-    """[0, 1, 2, 7] -> "0-2, 7"."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    parts = [str(a) if a == b else f"{a}-{b}" for a, b in runs[:most]]
-    return ", ".join(parts + ["..."] * (len(runs) > most))
-
-
 def _range_text(
     what: str, first: int, last: int, total: int, blocks: tuple[int, ...]
 ) -> tuple[str, float]:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from harness.patterns import CHANCE, Pattern, chance, numbers_text, same
+from harness.patterns import CHANCE, Pattern, chance, same
+from harness.wording import numbers_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

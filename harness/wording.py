@@ -84,3 +84,15 @@ def percent(share: float) -> str:
     if share < 0.0005:
         return "less than 0.1 %"
     return f"{100 * share:.2g} %" if share < 0.995 else f"{100 * share:.0f} %"
+
+
+def numbers_text(numbers: list[int], most: int = 6) -> str:
+    """[0, 1, 2, 7] -> "0-2, 7"."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    parts = [str(a) if a == b else f"{a}-{b}" for a, b in runs[:most]]
+    return ", ".join(parts + ["..."] * (len(runs) > most))

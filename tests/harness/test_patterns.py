@@ -7,7 +7,8 @@ import torch
 from mistaken import CASE, call_of
 
 from harness import patterns, routed
-from harness.patterns import Wrong, find_wrong, numbers_text, of_columns, of_rows
+from harness.patterns import Wrong, find_wrong, of_columns, of_rows
+from harness.wording import numbers_text
 from moe.spec import Layout
 
 
