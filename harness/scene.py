@@ -77,13 +77,6 @@ class Scene:
         routed = torch.einsum("wrkh,rk->rh", parts, weights.to(parts.dtype))
         return routed if shared is None else routed + shared
 
-    def rerun(self, variant: BaselineSiluAndMul, most: int = MOST_ROWS) -> Tensor:
-        """[min(r, most), K] what a variant of the reference gives for the first rows."""
-        few = slice(0, most)
-        keep = torch.arange(len(self.rows[few]), device=self.rows.device)
-        ids, weights = self.topk_ids[few], self.topk_weights[few]
-        return variant(self.x[few], ids, weights, keep=keep, like=self.answer).out
-
     def first(self, most: int) -> Scene:
         """The same with at most so many rows."""
         part = slice(0, most)

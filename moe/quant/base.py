@@ -13,11 +13,12 @@ import torch
 
 from moe.kernels import quantize
 from moe.spec import BLOCK
+from moe.types import ExpertWeights
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from moe.types import Activations, ExpertWeights
+    from moe.types import Activations
 
 CODE_DTYPE = {"fp8": torch.float8_e4m3fn, "int8": torch.int8}
 CODE_MAX = {"fp8": 448.0, "int8": 127.0}
@@ -132,6 +133,13 @@ def quantize_experts(w: Tensor, kind: str, granularity: str) -> tuple[Tensor, Te
         codes[e], scale = quantize_matrix(matrix, kind, granularity)
         scales.append(scale)
     return codes, torch.stack(scales)
+
+
+def quantize_pair(w13: Tensor, w2: Tensor, kind: str, granularity: str) -> ExpertWeights:
+    """Both matrices of some experts, [e, 2N, K] and [e, K, N], as `quantize_experts` does."""
+    codes13, scale13 = quantize_experts(w13, kind, granularity)
+    codes2, scale2 = quantize_experts(w2, kind, granularity)
+    return ExpertWeights(w13=codes13, w2=codes2, w13_scale=scale13, w2_scale=scale2)
 
 
 def _block_amax(w: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from moe.quant.base import QuantMethod, quantize_experts, quantize_tensor, scale_of
+from moe.quant.base import QuantMethod, quantize_pair, quantize_tensor, scale_of
 from moe.types import Activations, ExpertWeights
 
 if TYPE_CHECKING:
@@ -13,9 +13,7 @@ if TYPE_CHECKING:
 
 class _Fp8Tensor(QuantMethod):
     def quantize_weights(self, w13: Tensor, w2: Tensor) -> ExpertWeights:
-        codes13, scale13 = quantize_experts(w13, "fp8", "tensor")
-        codes2, scale2 = quantize_experts(w2, "fp8", "tensor")
-        return ExpertWeights(w13=codes13, w2=codes2, w13_scale=scale13, w2_scale=scale2)
+        return quantize_pair(w13, w2, "fp8", "tensor")
 
 
 class Fp8TensorStatic(_Fp8Tensor):

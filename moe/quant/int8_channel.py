@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from moe.quant.base import QuantMethod, gate_up_scale_rows, quantize_experts, quantize_rows
+from moe.quant.base import QuantMethod, gate_up_scale_rows, quantize_pair, quantize_rows
 from moe.types import Activations, ExpertWeights
 
 if TYPE_CHECKING:
@@ -13,9 +13,7 @@ if TYPE_CHECKING:
 
 class Int8Channel(QuantMethod):
     def quantize_weights(self, w13: Tensor, w2: Tensor) -> ExpertWeights:
-        codes13, scale13 = quantize_experts(w13, "int8", "channel")
-        codes2, scale2 = quantize_experts(w2, "int8", "channel")
-        return ExpertWeights(w13=codes13, w2=codes2, w13_scale=scale13, w2_scale=scale2)
+        return quantize_pair(w13, w2, "int8", "channel")
 
     def quantize_input(self, x: Tensor, a1_scale: Tensor | None) -> Activations:
         del a1_scale

@@ -45,6 +45,7 @@ def test_a_folder_is_never_overwritten(folder):
 
 def test_an_empty_folder_may_be_given(tmp_path):
     RunFolder.create(tmp_path, {}).close()
+    assert (tmp_path / "run.json").is_file()
 
 
 def test_a_folder_that_cannot_be_made_says_so(tmp_path):
