@@ -34,15 +34,20 @@ def cached(
     context: RankContext, key: Hashable, make: Callable[[], T], *, pinned: bool = False
 ) -> T:
     """The value made for `key` before in this gang, or a new one."""
-    store: dict[Any, _Kept] = context.caches
-    kept = store.pop(key, None)
+    kept = context.caches.pop(key, None)
     if kept is None:
-        made = make()
-        kept = _Kept(value=made, size=size_of(made), pinned=pinned)
-        _make_room(store, kept.size, BUDGET_BYTES[context.device.type])
-    store[key] = kept  # last: most recently used
+        keep(context, key, made := make(), pinned=pinned)
+        return made
+    context.caches[key] = kept  # last: most recently used
     value: T = kept.value
     return value
+
+
+def keep(context: RankContext, key: Hashable, value: Any, *, pinned: bool = False) -> None:
+    """For `cached` to find, whatever else must go for it."""
+    kept = _Kept(value=value, size=size_of(value), pinned=pinned)
+    _make_room(context.caches, kept.size, BUDGET_BYTES[context.device.type])
+    context.caches[key] = kept
 
 
 def _make_room(store: dict[Any, _Kept], wanted: int, budget: int) -> None:

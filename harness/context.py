@@ -24,5 +24,5 @@ class RankContext:
     device: torch.device
     transport: str  # gloo (cpu), nccl (each rank owns a device), staged (gloo through the host)
     options: dict[str, Any] = field(default_factory=dict)  # RunOptions.rank_options
-    caches: dict[str, Any] = field(default_factory=dict)  # lives as long as the gang
+    caches: dict[Any, Any] = field(default_factory=dict)  # lives as long as the gang
     say: Callable[[str], None] = _silent  # what the rank is doing; shown when it hangs or dies

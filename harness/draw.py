@@ -7,7 +7,7 @@ come first, so that hypothesis shrinks towards one rank, few experts and small s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from hypothesis import strategies as st
@@ -21,7 +21,7 @@ from moe.quant import QUANT
 from moe.spec import DTYPE_BYTES, Layout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from harness.machine import Machine
     from moe.spec import Row
@@ -38,13 +38,17 @@ SEEDS = 2**16
 
 @dataclass(frozen=True, kw_only=True)
 class Space:
-    """Where cases are drawn for. weights: the most experts * n * k; tokens: the most m * dp."""
+    """Where cases are drawn for. weights: the most experts * n * k; tokens: the most m * dp.
+
+    batch: cases that are planned together; a gang serves those of one batch.
+    """
 
     machine: Machine
     experts: tuple[str, ...]
     most_world: int = 4
     weights: int = 2**20
     tokens: int = 160
+    batch: int = 64
 
     def allowed_weights(self, row: Row) -> int:
         """Interpreted kernels are slow: a quarter keeps such a case near a second."""
@@ -61,9 +65,40 @@ def space_for(machine: Machine, experts: str | None = None) -> Space:
     served = tuple(n for n in names if EXPERTS.row(n).needs.features <= machine.platform.features)
     if machine.devices:
         return Space(
-            machine=machine, experts=served or names, most_world=8, weights=2**24, tokens=2048
+            machine=machine,
+            experts=served or names,
+            most_world=8,
+            weights=2**24,
+            tokens=2048,
+            batch=256,  # a gang takes seconds to start there
         )
     return Space(machine=machine, experts=served or names)
+
+
+# Values of each field that is a plain choice, simplest first.
+_SIMPLEST: dict[str, tuple[object, ...]] = {
+    "quant": ("none",),
+    "dtype": ("bf16",),
+    "m": (1, 2, 3, 4),
+    "shared_experts": (0, 1, 2),
+    "renormalize": (True,),
+    "tokens": TOKEN_COUNTS,
+    "seed": (0,),
+    "top_k": TOP_KS,
+    "num_experts": EXPERT_COUNTS,
+    "n": SIZES,
+    "k": SIZES,
+}
+
+
+def simpler(space: Space, case: MoETestConfig) -> Iterator[MoETestConfig]:
+    """The case with one field made simpler, as far as that runs; simplest values first."""
+    for name, values in _SIMPLEST.items():
+        now = getattr(case, name)
+        for value in values[: values.index(now)] if now in values else values:
+            changed = case.replace(**{name: value})
+            if _runs(changed, space.machine):
+                yield changed
 
 
 @st.composite
@@ -118,18 +153,21 @@ def _runs(case: MoETestConfig, machine: Machine) -> bool:
 
 
 def _layouts(most_world: int) -> list[Layout]:
-    """Every layout of every world, small worlds first."""
+    """Every layout of every world, small worlds first and about as often as large ones."""
+    each = [_layouts_of(world) for world in WORLDS if world <= most_world]
+    most = max(map(len, each))
+    return [layout for some in each for layout in some for _ in range(most // len(some))]
+
+
+def _layouts_of(world: int) -> list[Layout]:
     found = []
-    for world in (w for w in WORLDS if w <= most_world):
-        for tp in (t for t in range(1, world + 1) if world % t == 0):
-            plain = Layout(dp_size=world // tp, tp_size=tp)
-            found.append(plain)
-            if world > 1:
-                found.append(Layout(dp_size=world // tp, tp_size=tp, use_ep=True))
-            if tp > 1:
-                found.append(
-                    Layout(dp_size=world // tp, tp_size=tp, use_ep=True, sequence_parallel=True)
-                )
+    for tp in (t for t in range(1, world + 1) if world % t == 0):
+        plain = Layout(dp_size=world // tp, tp_size=tp)
+        found.append(plain)
+        if world > 1:
+            found.append(replace(plain, use_ep=True))
+        if tp > 1:
+            found.append(replace(plain, use_ep=True, sequence_parallel=True))
     return found
 
 

@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from harness.machine import Machine
     from harness.result import CaseResult
 
-BATCH = 64  # cases that are drawn and planned together
 STALE = 8  # batches without a new case, one after another: the space is used up
 SHRINK_RUNS = 60  # cases that one shrinking may run
 SHRINK_SECONDS = 180.0
@@ -80,12 +79,12 @@ def _seed_of(seed: int, number: int) -> int:
     return seed * 2**32 + number
 
 
-def batch(space: draw.Space, seed: int, number: int, count: int = BATCH) -> list[MoETestConfig]:
+def batch(space: draw.Space, seed: int, number: int) -> list[MoETestConfig]:
     """The cases of one batch, all different; the same for the same arguments."""
     found: dict[MoETestConfig, None] = {}
 
     @hypothesis.seed(_seed_of(seed, number))
-    @_settings(count, Phase.generate)
+    @_settings(space.batch, Phase.generate)
     @given(case=draw.configs(space))
     def collect(case: MoETestConfig) -> None:
         found[case] = None
@@ -100,17 +99,17 @@ def shrink(
     number: int,
     failing: MoETestConfig,
     fails: Callable[[MoETestConfig], bool],
-    count: int = BATCH,
 ) -> MoETestConfig:
     """The simplest case found that `fails`, starting from one of the batch that does.
 
     Every case before `failing` counts as right, so that hypothesis draws as `batch` did and then
-    shrinks that very case. `fails` must give one case always the same answer.
+    shrinks that very case; it never asks again of those before. So the rest is done field by
+    field. `fails` must give one case always the same answer.
     """
     best, reached = failing, False
 
     @hypothesis.seed(_seed_of(seed, number))
-    @_settings(count, Phase.generate, Phase.shrink)
+    @_settings(space.batch, Phase.generate, Phase.shrink)
     @given(case=draw.configs(space))
     def check(case: MoETestConfig) -> None:
         nonlocal best, reached
@@ -122,8 +121,16 @@ def shrink(
     try:
         check()
     except _StillFails:
-        return best
+        return _simplest(space, best, fails)
     raise AssertionError(f"batch {number} of seed {seed} was drawn anew without {failing.id}")
+
+
+def _simplest(
+    space: draw.Space, case: MoETestConfig, fails: Callable[[MoETestConfig], bool]
+) -> MoETestConfig:
+    """A case that fails, no field of which can be made simpler by itself."""
+    simpler = next((c for c in draw.simpler(space, case) if fails(c)), None)
+    return case if simpler is None else _simplest(space, simpler, fails)
 
 
 @dataclass(kw_only=True)
@@ -229,7 +236,7 @@ def main(args: argparse.Namespace) -> int:
     if args.seed < 0 or (args.cases is not None and args.cases < 1):
         raise UsageError("--seed must not be negative, and --cases must be at least 1")
     space = draw.space_for(_machine(args), args.experts)
-    if not batch(space, args.seed, 0, 1):
+    if not batch(replace(space, batch=1), args.seed, 0):
         raise NothingSelected(f"no case of {', '.join(space.experts)} would run here")
     chosen = Selection(points=(), suite="fuzz", time_limit=args.time_limit or TIME_LIMIT)
     info = describe(args.argv, chosen, make_plan([], space.machine), {"seed": args.seed})

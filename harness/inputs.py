@@ -23,6 +23,8 @@ from moe.spec import BLOCK
 from moe.types import TORCH_DTYPE
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from harness.case import MoETestConfig
@@ -56,47 +58,61 @@ def _shift(x: Tensor, bits: int) -> Tensor:
     return (x >> bits) & ((1 << (32 - bits)) - 1)
 
 
-def bits(seed: int, tensor: str, rows: Tensor, columns: int) -> Tensor:
-    """[R] int32 row numbers -> [R, columns] int32 hash values.
+def bits(seed: int, tensor: str | Sequence[str], rows: Tensor, columns: int) -> Tensor:
+    """[R] int32 row numbers -> [R, columns] int32 hash values; [A, R, columns] of A tensors.
 
     rows may be any numbers: [R] rows of a larger tensor give that tensor's rows.
     """
-    key = zlib.crc32(f"{tensor}/{seed}".encode())
-    start = torch.tensor(key - (key & 0x80000000) * 2, dtype=torch.int32, device=rows.device)
+    keys = [_key(seed, name) for name in ([tensor] if isinstance(tensor, str) else tensor)]
+    start = torch.tensor(keys, dtype=torch.int32, device=rows.device)[:, None]
     counter = torch.arange(columns, dtype=torch.int32, device=rows.device)
     by_row = _mix(_mix(rows.to(torch.int32) ^ start) + 0x3C6EF372)
-    return _mix(by_row[:, None] + counter * -1640531527)  # 0x9E3779B9: the golden ratio
+    found = _mix(by_row[:, :, None] + counter * -1640531527)  # 0x9E3779B9: the golden ratio
+    return found[0] if isinstance(tensor, str) else found
 
 
-def normal(seed: int, tensor: str, rows: Tensor, columns: int) -> Tensor:
-    """[R, columns] float32 with mean 0 and variance 1, close to normal, within +-3.5."""
+def _key(seed: int, tensor: str) -> int:
+    """A signed 32-bit number."""
+    key = zlib.crc32(f"{tensor}/{seed}".encode())
+    return key - (key & 0x80000000) * 2
+
+
+def normal(seed: int, tensor: str | Sequence[str], rows: Tensor, columns: int) -> Tensor:
+    """As `bits`, float32 with mean 0 and variance 1, close to normal, within +-3.5."""
     h = bits(seed, tensor, rows, columns)
     total = (h & 255) + (_shift(h, 8) & 255) + (_shift(h, 16) & 255) + (_shift(h, 24) & 255)
     return (total - 510).to(torch.float32) * (1.0 / _STD)
 
 
-def magnitudes(seed: int, tensor: str, rows: Tensor, columns: int) -> Tensor:
-    """[R, columns] float32 from eight log-normal steps with mean square 1."""
+def magnitudes(seed: int, tensor: str | Sequence[str], rows: Tensor, columns: int) -> Tensor:
+    """As `bits`, float32 from eight log-normal steps with mean square 1."""
     table = torch.tensor(_MAGNITUDES, dtype=torch.float32, device=rows.device)
     return table[(_shift(bits(seed, tensor, rows, columns), 7) & 7).long()]
 
 
-def _blocks(seed: int, tensor: str, shape: tuple[int, int], device: torch.device) -> Tensor:
-    """[rows, cols] float32 magnitudes, one for each 128x128 block."""
+def _blocks(
+    seed: int, tensors: Sequence[str], shape: tuple[int, int], device: torch.device
+) -> Tensor:
+    """[A, rows, cols] float32 magnitudes, one for each 128x128 block."""
     rows, cols = shape
     numbers = torch.arange(-(-rows // BLOCK), device=device)
-    small = magnitudes(seed, tensor, numbers, -(-cols // BLOCK))
-    wide = small.repeat_interleave(BLOCK, dim=0)[:rows]
-    return wide.repeat_interleave(BLOCK, dim=1)[:, :cols]
+    small = magnitudes(seed, tensors, numbers, -(-cols // BLOCK))
+    wide = small.repeat_interleave(BLOCK, dim=1)[:, :rows]
+    return wide.repeat_interleave(BLOCK, dim=2)[:, :, :cols]
 
 
-def _matrix(
-    seed: int, tensor: str, shape: tuple[int, int], rms: float, device: torch.device
+def _matrices(
+    seed: int,
+    tensors: Sequence[str],
+    shape: tuple[int, int],
+    rms: Sequence[float],
+    device: torch.device,
 ) -> Tensor:
-    """[rows, cols] float32 with this rms on average, magnitudes by block."""
+    """[A, rows, cols] float32, each with its rms on average, magnitudes by block."""
     rows, cols = shape
-    values = normal(seed, tensor, torch.arange(rows, device=device), cols)
-    return values * _blocks(seed, f"{tensor}.block", shape, device) * rms
+    values = normal(seed, tensors, torch.arange(rows, device=device), cols)
+    blocks = _blocks(seed, [f"{name}.block" for name in tensors], shape, device)
+    return values * blocks * torch.tensor(rms, device=device)[:, None, None]
 
 
 def expert_weights(
@@ -106,20 +122,43 @@ def expert_weights(
 
     The shared experts are one MLP of shared_experts * n columns.
     """
-    n = case.n * case.shared_experts if expert == "shared" else case.n
+    return weights_of(case, [expert], device)[0]
+
+
+def weights_of(
+    case: MoETestConfig, experts: Sequence[int | str], device: torch.device
+) -> list[tuple[Tensor, Tensor]]:
+    """`expert_weights` of several, all as wide as the first, made by the same few kernels."""
+    n = case.n * case.shared_experts if experts[0] == "shared" else case.n
     dtype = TORCH_DTYPE[case.dtype]
     if case.exact:
-        w13, w2 = exact.matrices(case, bits, expert, n, device)
-        return w13.to(dtype), w2.to(dtype)
-    number = torch.tensor([0 if expert == "shared" else int(expert)], device=device)
-    size = float(magnitudes(case.seed, f"size.{expert}", number, 1)) ** 0.5
-    gate_up = _matrix(case.seed, f"w13.{expert}", (2 * n, case.k), 1.5 * size / case.k**0.5, device)
+        pairs = [exact.matrices(case, bits, e, n, device) for e in experts]
+    else:
+        pairs = list(zip(*_weights(case, experts, n, device), strict=True))
+    return [(w13.to(dtype, copy=True), w2.to(dtype, copy=True)) for w13, w2 in pairs]
+
+
+def _weights(
+    case: MoETestConfig, experts: Sequence[int | str], n: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """[A, 2n, K] and [A, K, n] float32."""
+    sizes = _sizes(case, experts)
+    wide = [1.5 * size / case.k**0.5 for size in sizes]
+    gate_up = _matrices(case.seed, [f"w13.{e}" for e in experts], (2 * n, case.k), wide, device)
     # gate * up grows with the square of the size; undone here, so that no expert drowns another,
     # nor the shared ones all.
-    rms = (0.5 if expert == "shared" else 1.0) / (size * size) / n**0.5
-    down = _matrix(case.seed, f"w2.{expert}", (case.k, n), rms, device)
-    dtype = TORCH_DTYPE[case.dtype]
-    return gate_up.to(dtype), down.to(dtype)
+    usual = 0.5 if experts[0] == "shared" else 1.0
+    back = [usual / (size * size) / n**0.5 for size in sizes]
+    down = _matrices(case.seed, [f"w2.{e}" for e in experts], (case.k, n), back, device)
+    return gate_up, down
+
+
+def _sizes(case: MoETestConfig, experts: Sequence[int | str]) -> list[float]:
+    """How large each expert's first matrix is; on the CPU, so that nothing waits for a device."""
+    numbers = torch.tensor([0 if e == "shared" else int(e) for e in experts])
+    names = [f"size.{e}" for e in experts]
+    each: list[float] = magnitudes(case.seed, names, numbers, 1)[:, :, 0].diagonal().tolist()
+    return [size**0.5 for size in each]
 
 
 def tokens(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import torch
 
 from harness import inputs
-from harness.cache import BUDGET_BYTES, cached
+from harness.cache import BUDGET_BYTES, cached, keep
 from moe import layer
 from moe.experts import EXPERTS
 from moe.parallel import ALONE, Groups, make_groups
@@ -20,7 +20,7 @@ from moe.quant import QUANT
 from moe.reference import routing as true_routing
 from moe.reference.layer import BaselineSiluAndMul
 from moe.shared import shard_shared
-from moe.spec import FORMATS, Numerics, Scheme
+from moe.spec import DTYPE_BYTES, FORMATS, Numerics, Scheme
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from moe.types import ExpertWeights
 
 IDEAL = Numerics(accumulation=0.0)
+# Weights that are made by the same kernels: on a device starting kernels is what costs, on the
+# CPU leaving its caches is.
+_TOGETHER = {"cpu": 1 << 18, "cuda": 1 << 24}
 
 
 class Scales(TypedDict):
@@ -59,17 +62,10 @@ def make_subject(case: MoETestConfig, context: RankContext) -> Subject:
     numerics = EXPERTS.row(case.experts).numerics_for(problem.scheme)
     device = context.device
 
+    _make_weights(case, context)
+
     def expert(e: int | str) -> tuple[Tensor, Tensor]:
-        key = (
-            "weights",
-            *_inputs_of(case),
-            case.seed,
-            case.n,
-            case.k,
-            case.dtype,
-            case.shared_experts,
-            e,
-        )
+        key = _weights_key(case, e)
         return cached(context, key, lambda: inputs.expert_weights(case, e, device))
 
     shared = expert("shared") if case.shared_experts else None
@@ -87,6 +83,25 @@ def make_subject(case: MoETestConfig, context: RankContext) -> Subject:
         ideal=ideal,
         shared=shared,
     )
+
+
+def _make_weights(case: MoETestConfig, context: RankContext) -> None:
+    """All experts' weights that are not there yet, many at a time, where all of them fit."""
+    kind, each = context.device.type, 3 * case.n * case.k
+    if case.num_experts * each * DTYPE_BYTES[case.dtype] > BUDGET_BYTES[kind] // 4:
+        return
+    missing = [e for e in range(case.num_experts) if _weights_key(case, e) not in context.caches]
+    step = max(1, _TOGETHER[kind] // each)
+    for start in range(0, len(missing), step):
+        some = missing[start : start + step]
+        made = inputs.weights_of(case, some, context.device)
+        for e, pair in zip(some, made, strict=True):
+            keep(context, _weights_key(case, e), pair)
+
+
+def _weights_key(case: MoETestConfig, e: int | str) -> tuple[object, ...]:
+    shape = (case.seed, case.n, case.k, case.dtype, case.shared_experts)
+    return ("weights", *_inputs_of(case), *shape, e)
 
 
 def _inputs_of(case: MoETestConfig) -> tuple[str, ...]:

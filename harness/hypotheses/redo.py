@@ -222,9 +222,9 @@ def quantized_input(scene: Scene) -> Tensor:
 
 def second_scale(scene: Scene, h: Tensor, rank: int) -> Tensor:
     """The intermediate's scale, broadcastable to h [R, n]. Quantized schemes only."""
-    shared = scene.answer.tensor_scales[1][rank]
-    if shared is not None:
-        return shared.scale
+    shared = scene.answer.tensor_scales[1]
+    if shared is not None and shared.scale[rank] > 0:
+        return shared.scale[rank]
     return formats.activation_scale(h, scene.reference.act_format, None)
 
 

@@ -76,24 +76,30 @@ def quantize(x: Tensor, scale: Tensor, fmt: Format) -> Quantized:
 
 
 def spread_groups(per_group: Tensor, width: int) -> Tensor:
-    """[T, ceil(width/128)] -> [T, width]."""
+    """[..., ceil(width/128)] -> [..., width]."""
     return per_group.repeat_interleave(BLOCK, dim=-1)[..., :width]
 
 
 def group_amax(x: Tensor) -> Tensor:
-    """[T, K] -> [T, ceil(K/128)]; the last group may be short."""
+    """[..., K] -> [..., ceil(K/128)]; the last group may be short."""
     padded = torch.nn.functional.pad(x.abs(), (0, -x.shape[-1] % BLOCK))
-    return padded.view(x.shape[0], padded.shape[1] // BLOCK, BLOCK).amax(dim=-1)
+    groups = padded.shape[-1] // BLOCK
+    return padded.reshape(*padded.shape[:-1], groups, BLOCK).amax(dim=-1)
 
 
 def scope_amax(x: Tensor, fmt: Format) -> Tensor:
-    """The largest |x| that shares a scale with each element of x [T, K], broadcastable to it."""
+    """The largest |x| that shares a scale with each element of x, broadcastable to it.
+
+    x: [T, K], or [w, T, K] of w ranks that share none.
+    """
     if fmt.per == "group":
         return spread_groups(group_amax(x), x.shape[-1])
     if fmt.per == "token":
         return x.abs().amax(dim=-1, keepdim=True)
     assert fmt.per == "tensor", f"no activation scale per {fmt.per}"
-    return x.abs().amax() if x.numel() else x.new_zeros(())
+    if x.numel() == 0:
+        return x.new_zeros(())
+    return x.abs().amax(dim=(-2, -1), keepdim=x.dim() > 2)
 
 
 def activation_scale(x: Tensor, fmt: Format, static: Tensor | None) -> Tensor:

@@ -24,6 +24,7 @@ from moe.reference import formats
 from moe.reference.noise import (
     Noisy,
     Scale,
+    by_rank,
     dynamic_scale,
     gathered,
     intermediate,
@@ -33,7 +34,7 @@ from moe.reference.noise import (
 from moe.spec import FORMATS, Numerics, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from torch import Tensor
 
@@ -49,7 +50,8 @@ class Answer:
 
     parts: [world, r, k, K] what each rank adds for each slot of the r rows asked for, before the
     router's weight; None where nobody asked. shared: [T, K] of the shared experts, or None.
-    tensor_scales: the input's and each rank's intermediate's scale, where one spans many tokens.
+    tensor_scales: the input's and the ranks' intermediates' scales [world], where one spans many
+    tokens; 0 for a rank that has seen none.
     """
 
     out: Tensor
@@ -59,7 +61,7 @@ class Answer:
     amax2: Tensor
     parts: Tensor | None = None
     shared: Tensor | None = None
-    tensor_scales: tuple[Tensor | None, tuple[Scale | None, ...]] = (None, ())
+    tensor_scales: tuple[Tensor | None, Scale | None] = (None, None)
 
 
 @dataclass
@@ -177,33 +179,35 @@ class BaselineSiluAndMul:
 
     def _second_scales(
         self, inputs: Tensor, topk_ids: Tensor, a2_scale: Tensor | None
-    ) -> tuple[Scale | None, ...]:
-        """Each rank's scale of the intermediate, where one serves all rows of the rank."""
+    ) -> Scale | None:
+        """[world] each rank's scale of the intermediate, where one serves all rows of the rank."""
         world, fmt = self.problem.layout.world_size, self.act_format
         if fmt.grid == "model" or fmt.per != "tensor":
-            return (None,) * world
+            return None
+        none = inputs.new_zeros(world)
         if fmt.static:
             assert a2_scale is not None, "a static format needs its calibrated scale"
-            none = a2_scale.new_zeros(())
-            return (Scale(scale=a2_scale.to(self.dtype), doubt=none, chance=none),) * world
-        largest: list[Scale | None] = [None] * world
+            return Scale(scale=a2_scale.to(self.dtype).expand(world), doubt=none, chance=none)
+        largest = Scale(scale=none, doubt=none, chance=none)
         for e in range(self.problem.num_experts):
             rows = (topk_ids == e).nonzero(as_tuple=True)[0]
-            for rank, h in self._shards(e, inputs[rows]) if len(rows) else ():
-                scale, held = dynamic_scale(h, fmt), largest[rank]
-                if held is None or scale.scale > held.scale:
-                    largest[rank] = scale
-        return tuple(largest)
+            if len(rows):
+                ranks, h = self._shards(e, inputs[rows])
+                largest = largest.or_larger(dynamic_scale(h, fmt), ranks)
+        return largest
 
-    def _shards(self, e: int, inputs: Tensor) -> Iterator[tuple[int, Noisy]]:
-        """Expert e's intermediate, as each rank that computes it has it."""
+    def _shards(self, e: int, inputs: Tensor) -> tuple[slice, Noisy]:
+        """The ranks that compute expert e, and its intermediate [w, R, c] as each has it."""
         w13, _ = self.weights(e)
-        h = self.first_product(inputs, w13)
-        layout = self.problem.layout
-        for rank in range(layout.world_size):
-            if e in layout.experts_of(rank, self.problem.num_experts):
-                columns = layout.intermediate_of(rank, self.problem.intermediate)
-                yield rank, h.columns(slice(columns.start, columns.stop))
+        ranks, columns = self._holders(e)
+        return ranks, self.first_product(inputs, w13).by_rank(columns)
+
+    def _holders(self, e: int) -> tuple[slice, list[range]]:
+        """The ranks (one, or all) that hold a part of expert e, and the columns of each."""
+        layout, experts = self.problem.layout, self.problem.num_experts
+        ranks = [r for r in range(layout.world_size) if e in layout.experts_of(r, experts)]
+        columns = [layout.intermediate_of(r, self.problem.intermediate) for r in ranks]
+        return slice(ranks[0], ranks[-1] + 1), columns
 
     def first_product(self, inputs: Tensor, w13: Tensor) -> Noisy:
         """[R, K] rows of one expert, w13 [2N, K] -> [R, N] silu(gate) * up."""
@@ -226,49 +230,46 @@ class BaselineSiluAndMul:
         e: int,
         inputs: Tensor,
         pairs: tuple[Tensor, Tensor, Tensor],
-        second: tuple[Scale | None, ...],
+        second: Scale | None,
     ) -> None:
         """Add expert e's share to the partial sums of the ranks that compute it.
 
         pairs: [R] rows, their slots and their router weights.
         """
-        _, w2 = self.weights(e)
-        for rank, h in self._shards(e, inputs):
-            sums.amax2 = torch.maximum(sums.amax2, h.value.abs().amax())
-            columns = self.problem.layout.intermediate_of(rank, self.problem.intermediate)
-            part = w2[:, columns.start : columns.stop]
-            self._add_shard(sums, rank, pairs, self.quantize_intermediate(h, second[rank]), part)
+        ranks, h = self._shards(e, inputs)
+        sums.amax2 = torch.maximum(sums.amax2, h.value.abs().amax())
+        h = self.quantize_intermediate(h, None if second is None else second.of(ranks))
+        self._add_shards(sums, e, pairs, h)
 
     def quantize_intermediate(self, h: Noisy, shared: Scale | None) -> Noisy:
-        """The second quantization of one rank's columns [R, n]; shared: its scale, if one."""
+        """The second quantization of each rank's columns [w, R, c]; shared: [w, 1, 1], if given."""
         fmt = self.act_format
         if fmt.grid == "model":
             return h
         return quantize_noisy(h, shared or dynamic_scale(h, fmt), fmt)
 
-    def _add_shard(
-        self,
-        sums: _Sums,
-        rank: int,
-        pairs: tuple[Tensor, Tensor, Tensor],
-        h: Noisy,
-        w2: Tensor,
+    def _add_shards(
+        self, sums: _Sums, e: int, pairs: tuple[Tensor, Tensor, Tensor], h: Noisy
     ) -> None:
-        """GEMM2 of one expert on one rank's columns."""
+        """GEMM2 of expert e on the columns [w, R, c] of each rank that holds some."""
         rows, slots, weight = pairs
-        y = h.value @ w2.T
+        ranks, columns = self._holders(e)
+        w2 = by_rank(self.weights(e)[1], columns)  # [w, K, c]
+        y = h.value @ w2.transpose(1, 2)
         if sums.parts.shape[1]:
             place = sums.place[rows]
             kept = place >= 0
-            sums.parts[rank, place[kept], slots[kept]] = y[kept]
-        power = w2.square().sum(dim=0)  # [n] squared length of what one unit of h moves
-        noise = (h.variance + h.jumps) @ power
-        noise = noise + gathered(self.numerics, h.value.shape[1]) * y.square().sum(dim=1)
+            sums.parts[ranks, place[kept], slots[kept]] = y[:, kept]
+        sums.partial[ranks].index_add_(1, rows, weight[:, None] * y)
+        power = w2.square().sum(dim=1)[:, :, None]  # squared length of what one unit of h moves
+        noise = ((h.variance + h.jumps) @ power)[:, :, 0]
+        terms = [gathered(self.numerics, len(part)) for part in columns]
+        noise = noise + y.new_tensor(terms)[:, None] * y.square().sum(dim=2)
         if self.numerics.expert == "model":
-            noise = noise + rounding_variance(y, self._model).sum(dim=1)
-        sums.partial[rank].index_add_(0, rows, weight[:, None] * y)
-        sums.variance.index_add_(0, rows, weight.square() * noise)
-        sums.flips.index_add_(0, rows, weight.square() * (h.doubt.square() @ power))
+            noise = noise + rounding_variance(y, self._model).sum(dim=2)
+        flips = (h.doubt.square() @ power)[:, :, 0]
+        sums.variance.index_add_(0, rows, weight.square() * noise.sum(dim=0))
+        sums.flips.index_add_(0, rows, weight.square() * flips.sum(dim=0))
 
     def _finish(self, sums: _Sums, x: Tensor) -> Answer:
         """Add up the ranks and the shared experts, and the roundings of doing so."""

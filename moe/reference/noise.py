@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from torch.nn.functional import pad
 
 from moe.reference import formats
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from moe.spec import Format, Numerics
@@ -43,6 +46,12 @@ class Noisy:
         value, variance, jumps, doubt = pieces
         return Noisy(value=value, variance=variance, jumps=jumps, doubt=doubt)
 
+    def by_rank(self, columns: Sequence[range]) -> Noisy:
+        """[R, N] -> [w, R, c], see `by_rank`. What fills up is sure to be zero."""
+        pieces = (self.value, self.variance, self.jumps, self.doubt)
+        value, variance, jumps, doubt = (by_rank(t, columns) for t in pieces)
+        return Noisy(value=value, variance=variance, jumps=jumps, doubt=doubt)
+
     def settled(self, value: Tensor, step: Tensor, tie: Tensor) -> Noisy:
         """After rounding to `value` on a grid of `step`, from a distance `tie` to the next tie.
 
@@ -62,13 +71,40 @@ class Noisy:
 class Scale:
     """A scale, and how far a rounding of its largest value may have moved it.
 
-    scale: [] or broadcastable to the values. doubt: the largest relative shift, 0 for most.
-    chance: the probability of that shift.
+    scale: broadcastable to the values. doubt: the largest relative shift, 0 for most.
+    chance: the probability of that shift. All of one shape.
     """
 
     scale: Tensor
     doubt: Tensor
     chance: Tensor
+
+    def of(self, ranks: slice) -> Scale:
+        """[world] -> [w, 1, 1] those of some ranks, broadcastable to their values [w, R, c]."""
+        scale, doubt, chance = (t[ranks, None, None] for t in self._all)
+        return Scale(scale=scale, doubt=doubt, chance=chance)
+
+    def or_larger(self, other: Scale, ranks: slice) -> Scale:
+        """[world], and the other [w, 1, 1] of some ranks: of each rank the larger scale."""
+        larger = other.scale[:, 0, 0] > self.scale[ranks]
+        kept = [t.clone() for t in self._all]
+        for mine, theirs in zip(kept, other._all, strict=True):
+            mine[ranks] = torch.where(larger, theirs[:, 0, 0], mine[ranks])
+        return Scale(scale=kept[0], doubt=kept[1], chance=kept[2])
+
+    @property
+    def _all(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.scale, self.doubt, self.chance
+
+
+def by_rank(x: Tensor, columns: Sequence[range]) -> Tensor:
+    """[A, N] -> [w, A, c]: each rank's columns, shorter pieces filled up with zeros."""
+    width = max(len(part) for part in columns)
+    if all(len(part) == width for part in columns):
+        together = x[:, columns[0].start : columns[-1].stop]
+        return together.reshape(len(x), len(columns), width).transpose(0, 1)
+    pieces = (x[:, part.start : part.stop] for part in columns)
+    return torch.stack([pad(piece, (0, width - piece.shape[1])) for piece in pieces])
 
 
 def rounding_variance(x: Tensor, dtype: str) -> Tensor:

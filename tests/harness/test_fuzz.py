@@ -46,7 +46,7 @@ def test_one_seed_draws_one_sequence(drawn):
 
 def test_a_batch_repeats_no_case(drawn):
     first = fuzz.batch(SPACE, 0, 0)
-    assert len({case.id for case in first}) == len(first) == fuzz.BATCH
+    assert len({case.id for case in first}) == len(first) == SPACE.batch
     assert len({case.id for case in drawn}) > 0.9 * len(drawn)
 
 
