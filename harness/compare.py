@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import torch
+
 from harness.result import Verdict
 from harness.wording import numbers_text
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 ROW_MARGIN = 2.0  # in standard deviations of a row's distance: covers 6 sigma from 64 columns on
 ALL_MARGIN = 1.5  # the same over all rows together, where chance averages out
+_TOGETHER = {"cpu": 1 << 18}  # elements at a time, where not all
 METRICS = {
     "rel_rms": "distance from the reference over the reference's length, all rows together",
     "worst_row": "the same of the worst row",
@@ -42,12 +45,39 @@ class Judgement:
 
 @dataclass(frozen=True, kw_only=True)
 class _Rows:
-    """Squared lengths per row, [T] float32: of the distance, the reference and the bound."""
+    """Lengths per row, [T] float32: of the distance, both sides and the bound."""
 
     distance: Tensor
+    actual: Tensor
     reference: Tensor
     limit: Tensor
     margin: Tensor  # the bound of all rows together, per row
+
+    @property
+    def used(self) -> Tensor:
+        """[T] the share of its bound that each row takes."""
+        return _over(self.distance, self.limit)
+
+    @property
+    def off(self) -> Tensor:
+        """[T] the distance over the reference's length."""
+        return _over(self.distance, self.reference)
+
+    @property
+    def together(self) -> float:
+        """The share of their bound that all rows together take."""
+        return float(_over(_length(self.distance), _length(self.margin)))
+
+
+def _length(lengths: Tensor) -> Tensor:
+    """[] float64: of all rows as one."""
+    whole: Tensor = torch.linalg.vector_norm(lengths, dtype=torch.float64)
+    return whole
+
+
+def _over(part: Tensor, whole: Tensor) -> Tensor:
+    """Their ratio; 0 over 0 is 0."""
+    return part / whole.clamp(min=torch.finfo(whole.dtype).tiny)
 
 
 def bound(answer: Answer, margin: float = ROW_MARGIN) -> Tensor:
@@ -63,29 +93,45 @@ def judge(actual: Tensor, answer: Answer) -> Judgement:
     _check(actual, answer)
     if actual.shape[0] == 0:
         return Judgement(verdict=Verdict.PASSED, metrics={"rows": 0.0})
-    got, expected = actual.to(answer.out.dtype), answer.out
-    broken = _not_finite(got)
+    rows = _rows(actual, answer)
+    if not rows.reference.isfinite().all() and not answer.out.isfinite().all():
+        raise ValueError(
+            "the reference holds NaN or Inf: the inputs are out of range, not the output"
+        )
+    broken = None if rows.distance.isfinite().all() else _not_finite(actual.to(answer.out.dtype))
     if broken:
-        return Judgement(verdict=Verdict.FAILED, messages=(broken,), metrics={"rows": len(got)})
-    rows = _Rows(
-        distance=(got - expected).square().sum(dim=1),
-        reference=expected.square().sum(dim=1),
-        limit=bound(answer).square(),
-        margin=bound(answer, ALL_MARGIN).square(),
+        return Judgement(verdict=Verdict.FAILED, messages=(broken,), metrics={"rows": len(actual)})
+    return _verdict(actual, answer, rows)
+
+
+def _rows(actual: Tensor, answer: Answer) -> _Rows:
+    """Part by part: on the CPU most of the time would go into leaving its caches."""
+    together = _TOGETHER.get(actual.device.type, actual.numel())
+    part, lengths = max(1, together // max(actual.shape[1], 1)), []
+    pairs = zip(torch.split(actual, part), torch.split(answer.out, part), strict=True)
+    for got, expected in pairs:
+        values = got.to(expected.dtype)
+        each = (values - expected, values, expected)
+        lengths.append([torch.linalg.vector_norm(v, dim=1) for v in each])
+    distance, length, reference = (torch.cat(some) for some in zip(*lengths, strict=True))
+    return _Rows(
+        distance=distance,
+        actual=length,
+        reference=reference,
+        limit=bound(answer),
+        margin=bound(answer, ALL_MARGIN),
     )
-    return _verdict(got, expected, rows)
 
 
 def _check(actual: Tensor, answer: Answer) -> None:
     if actual.shape != answer.out.shape:
         shapes = f"{list(actual.shape)} and {list(answer.out.shape)}"
         raise ValueError(f"output and reference have shapes {shapes}; they must be the same [T, K]")
+    if actual.device != answer.out.device:
+        devices = f"output on {actual.device}, reference on {answer.out.device}"
+        raise ValueError(f"{devices}: a layer must leave its output where its input was")
     if not actual.dtype.is_floating_point:
         raise ValueError(f"an output of dtype {actual.dtype} cannot be judged; hand in floats")
-    if not answer.out.isfinite().all():
-        raise ValueError(
-            "the reference holds NaN or Inf: the inputs are out of range, not the output"
-        )
 
 
 def _not_finite(got: Tensor) -> str | None:
@@ -110,54 +156,59 @@ def _not_finite(got: Tensor) -> str | None:
     return text
 
 
-def _verdict(got: Tensor, expected: Tensor, rows: _Rows) -> Judgement:
-    metrics = _metrics(got, expected, rows)
+def _verdict(actual: Tensor, answer: Answer, rows: _Rows) -> Judgement:
+    metrics = _metrics(rows)
     bad = (rows.distance > rows.limit).nonzero().flatten()
     messages = []
     if len(bad):
-        messages.append(_bad_rows(got, expected, rows, bad))
-    elif rows.distance.sum() > rows.margin.sum():
-        share = float((rows.distance.sum() / rows.margin.sum()).sqrt())
+        messages.append(_bad_rows(actual, answer.out, rows, bad))
+    elif rows.together > 1:
         messages.append(
-            f"no row is beyond its bound, but all together are {share:.2f}x beyond theirs"
+            f"no row is beyond its bound, but all together are {rows.together:.2f}x beyond theirs"
         )
     if messages:
-        messages.append(_ranges_of_values(got, expected, metrics))
+        messages.append(_ranges_of_values(actual, answer.out, metrics))
         return Judgement(verdict=Verdict.FAILED, messages=tuple(messages), metrics=metrics)
     blind = (rows.reference <= rows.limit).nonzero().flatten()
     if len(blind):
-        text = f"zeros would pass in {len(blind)} of {len(got)} rows {_ranges(blind.tolist())}"
+        text = f"zeros would pass in {len(blind)} of {len(actual)} rows {_ranges(blind.tolist())}"
         return Judgement(verdict=Verdict.VACUOUS, messages=(text,), metrics=metrics)
     return Judgement(verdict=Verdict.PASSED, metrics=metrics)
 
 
-def _metrics(got: Tensor, expected: Tensor, rows: _Rows) -> dict[str, float]:
-    lengths = float(got.norm() * expected.norm())
-    alike = float((got.double() * expected.double()).sum()) / lengths if lengths else 0.0
-    used = (rows.distance / rows.limit.clamp(min=1e-38)).amax().sqrt()
-    together = (rows.distance.sum() / rows.margin.sum().clamp(min=1e-38)).sqrt()
+def _metrics(rows: _Rows) -> dict[str, float]:
+    numbers = torch.stack([rows.off.amax(), rows.used.amax(), (rows.distance > rows.limit).sum()])
+    worst_row, used, bad_rows = numbers.tolist()
     return {
-        "rel_rms": float((rows.distance.sum() / rows.reference.sum().clamp(min=1e-38)).sqrt()),
-        "worst_row": float((rows.distance / rows.reference.clamp(min=1e-38)).amax().sqrt()),
-        "one_minus_cosine": 1 - alike,
-        "bound_used": float(max(used, together)),
-        "bad_rows": float((rows.distance > rows.limit).sum()),
-        "rows": float(len(got)),
+        "rel_rms": float(_over(_length(rows.distance), _length(rows.reference))),
+        "worst_row": worst_row,
+        "one_minus_cosine": _one_minus_cosine(rows),
+        "bound_used": max(used, rows.together),
+        "bad_rows": bad_rows,
+        "rows": float(len(rows.distance)),
     }
 
 
-def _bad_rows(got: Tensor, expected: Tensor, rows: _Rows, bad: Tensor) -> str:
-    excess = (rows.distance / rows.limit.clamp(min=1e-38)).sqrt()
-    worst = int(excess.argmax())
-    column = int((got[worst] - expected[worst]).abs().argmax())
-    off = float((rows.distance[worst] / rows.reference[worst].clamp(min=1e-38)).sqrt())
+def _one_minus_cosine(rows: _Rows) -> float:
+    """From three lengths; no sum of products, whose rounding would drown it."""
+    sides = (rows.distance, rows.actual, rows.reference)
+    distance, actual, reference = (float(_length(side)) for side in sides)
+    if actual * reference == 0:
+        return 1.0
+    return (distance**2 - (actual - reference) ** 2) / (2 * actual * reference)
+
+
+def _bad_rows(actual: Tensor, expected: Tensor, rows: _Rows, bad: Tensor) -> str:
+    worst = int(rows.used.argmax())
+    got = actual[worst].to(expected.dtype)
+    column = int((got - expected[worst]).abs().argmax())
     text = (
-        f"{len(bad)} of {len(got)} rows wrong {_ranges(bad.tolist())}; worst row {worst}: off by "
-        f"{off:.3g} of its length, {float(excess[worst]):.3g}x its bound; "
-        f"element [{worst}, {column}] is {float(got[worst, column]):.6g}, "
+        f"{len(bad)} of {len(actual)} rows wrong {_ranges(bad.tolist())}; worst row {worst}: off "
+        f"by {float(rows.off[worst]):.3g} of its length, {float(rows.used[worst]):.3g}x its bound; "
+        f"element [{worst}, {column}] is {float(got[column]):.6g}, "
         f"expected {float(expected[worst, column]):.6g}"
     )
-    zero = (got == 0).all(dim=1) & (rows.reference > 0)
+    zero = (rows.actual == 0) & (rows.reference > 0)
     if zero.any():
         text += f"; rows {_ranges(zero.nonzero().flatten().tolist())} are all zero"
     return text

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from harness import inputs
+from harness import compare, inputs
 from harness.case import MoETestConfig
 from harness.compare import METRICS, judge
 from harness.result import Verdict
@@ -118,6 +118,22 @@ def test_a_check_that_could_not_fail_is_vacuous() -> None:
     assert found.messages == ("zeros would pass in 32 of 32 rows (0-31)",)
 
 
+def test_the_cosine_is_right_to_its_last_digits() -> None:
+    found = judge(RIGHT, ANSWER).metrics["one_minus_cosine"]
+    a, b = RIGHT.double().flatten(), ANSWER.out.double().flatten()
+    assert found == pytest.approx(float(1 - a @ b / (a.norm() * b.norm())), rel=1e-3)
+    assert judge(RIGHT * 0, ANSWER).metrics["one_minus_cosine"] == 1
+
+
+def test_an_output_of_many_parts_is_judged_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = judge(RIGHT, ANSWER)
+    monkeypatch.setitem(compare._TOGETHER, "cpu", 5 * CASE.k)  # 32 rows in parts of five
+    assert judge(RIGHT, ANSWER) == whole
+    wrong = RIGHT.clone()
+    wrong[31] *= 2
+    assert "rows wrong (31); worst row 31" in judge(wrong, ANSWER).messages[0]
+
+
 def test_no_tokens_pass_without_a_row() -> None:
     none = dataclasses.replace(
         ANSWER, out=ANSWER.out[:0], variance=ANSWER.variance[:0], flips=ANSWER.flips[:0]
@@ -129,6 +145,8 @@ def test_no_tokens_pass_without_a_row() -> None:
 def test_bad_input_is_the_callers_error() -> None:
     with pytest.raises(ValueError, match=r"shapes \[31, 256\] and \[32, 256\]"):
         judge(RIGHT[1:], ANSWER)
+    with pytest.raises(ValueError, match="output on meta, reference on cpu: a layer must leave"):
+        judge(RIGHT.to("meta"), ANSWER)
     with pytest.raises(ValueError, match="int32 cannot be judged"):
         judge(RIGHT.int(), ANSWER)
     with pytest.raises(ValueError, match="the reference holds NaN or Inf"):
