@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
-from harness.patterns import CHANCE, Pattern, chance, same
+from harness.patterns import CHANCE, COVERS, ROWS_WRONG, Pattern, chance, same
 from harness.wording import numbers_text
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from moe.spec import Layout
 
+MOST_WRONG = 0.5  # of an expert's rows: a slight mistake of it leaves some within their bounds
 BLOCKS = (128, 64, 32, 16)  # rows that a kernel takes of one expert at a time
 
 
@@ -85,10 +87,27 @@ def _by_rank(
 
 
 def _by_experts(bad: Tensor, topk_ids: Tensor, layout: Layout, num_experts: int) -> list[Pattern]:
-    """The fewest experts whose rows are all wrong and that explain every wrong row."""
+    """The fewest experts that explain every wrong row: nearly all their rows are, or else most."""
     hits = _hits(topk_ids, num_experts)
+    for least in (ROWS_WRONG, MOST_WRONG):
+        chosen = _covering(bad, hits, least)
+        covered = hits[:, chosen].any(dim=1) if chosen else torch.zeros_like(bad)
+        both, all_rows, wrong = (int(t.sum()) for t in (covered & bad, covered, bad))
+        if both < COVERS * wrong or both < least * all_rows:
+            continue
+        if chance(len(bad), all_rows, wrong, float(num_experts) ** len(chosen)) < CHANCE:
+            found = _experts_pattern(sorted(chosen), layout, num_experts)
+            if both < ROWS_WRONG * all_rows:
+                text = f"{found.text}; of the {all_rows} rows that were, {both} are wrong"
+                return [replace(found, text=text)]
+            return [found]
+    return []
+
+
+def _covering(bad: Tensor, hits: Tensor, least: float) -> list[int]:
+    """Experts at least such a share of whose rows is wrong, the most telling first."""
     counts = hits.sum(dim=0)
-    guilty = ((hits & bad[:, None]).sum(dim=0) >= 0.9 * counts) & (counts > 0)
+    guilty = ((hits & bad[:, None]).sum(dim=0) >= least * counts) & (counts > 0)
     left, chosen = bad.clone(), []
     while bool(left.any()):
         gain = (hits & left[:, None]).sum(dim=0) * guilty
@@ -97,13 +116,7 @@ def _by_experts(bad: Tensor, topk_ids: Tensor, layout: Layout, num_experts: int)
             break
         chosen.append(best)
         left &= ~hits[:, best]
-    covered = hits[:, chosen].any(dim=1) if chosen else torch.zeros_like(bad)
-    if not same(covered, bad):
-        return []
-    tried = float(num_experts) ** len(chosen)
-    if chance(len(bad), int(covered.sum()), int(bad.sum()), tried) >= CHANCE:
-        return []
-    return [_experts_pattern(sorted(chosen), layout, num_experts)]
+    return chosen
 
 
 def _experts_pattern(experts: list[int], layout: Layout, num_experts: int) -> Pattern:

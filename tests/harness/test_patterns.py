@@ -125,6 +125,16 @@ def test_rows_of_one_expert_among_many_ranks():
     assert routing(bad, EP4) == ["all wrong rows were routed to expert 5 (rank 2)"]
 
 
+def test_a_slight_mistake_of_an_expert_may_leave_some_of_its_rows_right():
+    bad = (IDS == 5).any(dim=1)
+    rows = bad.nonzero().flatten()
+    bad[rows[::3]] = False
+    left = f"of the {len(rows)} rows that were, {len(rows) - len(rows[::3])} are wrong"
+    assert routing(bad) == [f"all wrong rows were routed to expert 5; {left}"]
+    bad[rows[1:]] = False  # one row says nothing
+    assert routing(bad) == []
+
+
 def test_a_row_that_is_right_by_luck_does_not_hide_the_pattern():
     bad = (IDS == 5).any(dim=1) | (IDS == 2).any(dim=1)
     lucky = bad.clone()
