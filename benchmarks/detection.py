@@ -1,9 +1,10 @@
 """The smallest error that is still caught, for each quantization: `python benchmarks/detection.py`.
 
-An error is planted in the reference: the weights of one expert, or one scale, times 1 + e. What
-comes out is rounded where the member declares its roundings, so that the right answer is not the
-reference itself. Bisection over e finds where the check of
-every case begins to see it. On the CPU.
+First the output by itself, as of a member that hands out none of its stages. An error is planted
+in the reference: the weights of one expert, or one scale, times 1 + e. What comes out is rounded
+where the member declares its roundings, so that the right answer is not the reference itself.
+Bisection over e finds where the check of the output begins to see it. Then whole cases of our own
+kernels (faulty.py), judged stage by stage as every case of theirs is. On the CPU.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import faulty
 import torch
 from scenes import Data, Right, right
 
@@ -30,7 +32,7 @@ from moe.reference.layer import BaselineSiluAndMul
 from moe.spec import BLOCK
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from torch import Tensor
 
@@ -134,17 +136,15 @@ def limit(given: Right, plant: Plant) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """quant: a method. share: of the tokens that meet the wrong expert. limits: by plant."""
+    """quant: a method. limits: by plant."""
 
     quant: str
-    share: float
     limits: dict[str, float]
 
 
 def measured(quant: str, seeds: int, experts: str) -> Line:
     """The median over the seeds; each has other weights and tokens."""
     found: dict[str, list[float]] = {name: [] for name in PLANTS}
-    shares = []
     for seed in range(seeds):
         case = MoETestConfig(
             m=16, n=256, k=512, num_experts=8, top_k=2, experts=experts, quant=quant, seed=seed
@@ -152,20 +152,29 @@ def measured(quant: str, seeds: int, experts: str) -> Line:
         given = right(case, Data())
         if judge(output(given), given.answer).verdict is not Verdict.PASSED:
             raise AssertionError(f"a right answer was rejected: {case.id}")
-        shares.append(float((given.scene.topk_ids == EXPERT).any(dim=1).float().mean()))
         for name, plant in PLANTS.items():
             if name != "one scale of w2" or QUANT.row(quant).scheme.weights != "model":
                 found[name].append(limit(given, plant))
     limits = {name: median(values) for name, values in found.items() if values}
-    return Line(quant=quant, share=median(shares), limits=limits)
+    return Line(quant=quant, limits=limits)
 
 
-def table(lines: list[Line]) -> str:
+def whole_case(quant: str, seeds: int) -> Line:
+    """The same of whole cases, see faulty.py."""
+    has_scales = QUANT.row(quant).scheme.weights != "model"
+    names = [name for name in faulty.FAULTS if has_scales or name != "one scale of w2"]
+    cases = [faulty.CASE.replace(quant=quant, seed=seed) for seed in range(seeds)]
+    limits = {name: median(faulty.limit(case, name) for case in cases) for name in names}
+    return Line(quant=quant, limits=limits)
+
+
+def table(lines: list[Line], names: Iterable[str]) -> str:
     """Markdown, in per cent."""
-    rows = [f"| quant | {' | '.join(PLANTS)} |", "|---" * (len(PLANTS) + 1) + "|"]
+    names = list(names)
+    rows = [f"| quant | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
     for line in lines:
         cells = [
-            f"{line.limits[name]:.2%}" if name in line.limits else "no scales" for name in PLANTS
+            f"{line.limits[name]:.2%}" if name in line.limits else "no scales" for name in names
         ]
         rows.append(f"| {line.quant} | {' | '.join(cells)} |")
     return "\n".join(rows)
@@ -177,7 +186,10 @@ def main() -> None:
     parser.add_argument("--experts", default="triton", help="whose declared numerics (triton)")
     args = parser.parse_args()
     torch.set_grad_enabled(False)
-    print(table([measured(row.name, args.seeds, args.experts) for row in QUANT]))
+    print("the output by itself:")
+    print(table([measured(row.name, args.seeds, args.experts) for row in QUANT], PLANTS))
+    print("whole cases, stage by stage:", flush=True)
+    print(table([whole_case(row.name, args.seeds) for row in QUANT], faulty.FAULTS))
 
 
 if __name__ == "__main__":

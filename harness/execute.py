@@ -24,6 +24,9 @@ from harness.result import SEVERITY, RankResult, Verdict
 from harness.scene import Call, chosen_rows, rows_of, scene_of
 from harness.subject import Subject, make_subject, own_tokens
 from moe import layer, memory, trace
+from moe.all2all import ALL2ALL
+from moe.experts import EXPERTS
+from moe.quant import QUANT
 from moe.reference import routing as true_routing
 from moe.spec import FORMATS
 from moe.types import TORCH_DTYPE
@@ -67,6 +70,7 @@ def run_case(case: MoETestConfig, context: RankContext) -> RankResult:
         calls = [_call(subject, context, clock, n) for n in range(len(_sizes(case)))]
         with clock.phase("judge"):
             judged = [_judge(subject, call) for call in calls]
+        judged[0] = _failed_by(judged[0], *_other_members(subject))
         with clock.phase("repeat"):
             judged[0] = _failed_by(judged[0], repeat.complaint(subject, calls[0]))
         with clock.phase("projection"):
@@ -215,6 +219,16 @@ def _judge(subject: Subject, call: Call) -> Judgement:
 def _wrong_dtype(case: MoETestConfig, call: Call) -> tuple[str, ...]:
     got, wanted = call.output.out.dtype, TORCH_DTYPE[case.dtype]
     return () if got == wanted else (f"output: dtype {got}, the layer's is {wanted}",)
+
+
+def _other_members(subject: Subject) -> Iterator[str]:
+    """A right output says nothing of a member that did not make it."""
+    case, ran = subject.case, subject.layer.members
+    for family, table in (("experts", EXPERTS), ("all2all", ALL2ALL), ("quant", QUANT)):
+        asked = getattr(case, family)
+        wanted = table.row(asked).target.rpartition(":")[2]
+        if ran[family] != wanted:
+            yield f"{family}: asked for {asked} ({wanted}), and {ran[family]} ran"
 
 
 def _battery(subject: Subject, rank: int, call: Call, judgement: Judgement) -> dict[str, str]:

@@ -7,6 +7,7 @@ the class then carries its own row as the attribute `row`.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
@@ -48,11 +49,12 @@ class Registry(Generic[R]):
     def row(self, name: str) -> R:
         """The row called `name`, or the one that the class named by an import path carries.
 
+        Such a class is what is loaded, even where its row is another's, inherited or copied.
         Raises UnknownMemberError for a name that is neither.
         """
         if ":" in name:
             try:
-                return cast("R", resolve(name).row)
+                return replace(cast("R", resolve(name).row), target=name)
             except (ImportError, AttributeError) as error:
                 why = f"{error}; it must name a class with a `row`"
                 message = f"cannot load {self.family} {name!r}: {why}"

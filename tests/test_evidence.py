@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from benchmarks import detection, judge, rules
+from benchmarks.detection import faulty
 from benchmarks.rules import Data, right
 from harness.case import MoETestConfig
 from harness.compare import judge as judged
@@ -87,6 +88,14 @@ def test_one_scale_is_less_than_the_whole_matrix():
     given = right(TINY.replace(quant="fp8_block", n=256, k=256), Data())
     whole = detection.limit(given, detection.second_matrix)
     assert detection.limit(given, detection.one_scale) > whole
+
+
+def test_a_whole_case_sees_less_than_its_output_by_itself():
+    case = TINY.replace(quant="fp8_block")
+    seen = faulty.limit(case.replace(experts=faulty.BACKEND, m=8), "w2")
+    assert faulty.SMALLEST < seen < 0.005
+    alone = detection.limit(right(case, Data()), detection.second_matrix)
+    assert seen < alone / 4
 
 
 def test_a_judgement_is_timed_and_a_run_s_phases_are_summed(tmp_path):

@@ -49,6 +49,19 @@ def test_a_result_says_how_long_each_phase_took():
     assert all(seconds > 0 for seconds in found.seconds.values())
 
 
+def test_a_right_output_of_another_member_fails(monkeypatch):
+    wanted, load = case(experts="torch_grouped"), type(EXPERTS).load
+
+    def other(table, name):
+        return load(table, "torch_loop" if name == "torch_grouped" else name)
+
+    monkeypatch.setattr(type(EXPERTS), "load", other)
+    found = run_case(wanted, context())
+    said = "experts: asked for torch_grouped (TorchGroupedExperts), and TorchLoopExperts ran"
+    assert found.verdict is Verdict.FAILED
+    assert said in found.messages
+
+
 def test_cases_of_one_gang_share_what_they_can():
     """Weights serve every case, shards every case with the same method and layout."""
     here = context()

@@ -19,6 +19,10 @@ class Class:
     row = Row(name="mine", target=f"{__name__}:Class")
 
 
+class Heir(Class):  # and so its row names the other
+    pass
+
+
 @pytest.fixture
 def table(monkeypatch):
     monkeypatch.setattr(registry, "entry_points", lambda group: ())
@@ -45,6 +49,10 @@ def test_an_unknown_name_gets_the_closest_and_all(table):
 def test_a_class_by_its_path_carries_its_row(table):
     assert table.row(f"{__name__}:Class").name == "mine"
     assert table.load(f"{__name__}:Class") is Class
+
+
+def test_a_class_by_its_path_is_what_is_loaded_whatever_its_row_says(table):
+    assert table.load(f"{__name__}:Heir") is Heir
 
 
 @pytest.mark.parametrize("path", ["no.such:Thing", f"{__name__}:Nothing", "json:JSONDecoder"])
