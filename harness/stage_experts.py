@@ -15,7 +15,7 @@ from harness.handed import spread
 from harness.scene import chosen_rows
 from harness.tight import REACH, Right, StageFinding, compare, rounding
 from moe.reference import formats
-from moe.reference.noise import FLOAT32_NOISE, gathered
+from moe.reference.noise import FLOAT32_NOISE, of_each_sum
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -91,8 +91,9 @@ def _products(handed: Handed, flat: Tensor) -> dict[str, Right]:
         inputs["gemm2"] = handed.dequantized("second", "second_scale", flat)
     elif handed.has("gemm2", "activation"):
         inputs["gemm2"] = handed.rows("activation", flat)
+    numerics = handed.subject.reference.numerics
     parts: dict[str, list[Tensor]] = {name: [] for name in inputs}
-    sizes: dict[str, list[Tensor]] = {name: [] for name in inputs}
+    noise: dict[str, list[Tensor]] = {name: [] for name in inputs}
     experts, counts = torch.unique(handed.ids.flatten()[flat], return_counts=True)
     start = 0
     for e, count in zip(experts.tolist(), counts.tolist(), strict=True):
@@ -102,8 +103,8 @@ def _products(handed: Handed, flat: Tensor) -> dict[str, Right]:
             if name in inputs:
                 x = inputs[name][rows]
                 parts[name].append(x @ w.T)
-                sizes[name].append(x.norm(dim=1, keepdim=True) * w.norm(dim=1))
-    return {n: _product(handed, n, parts[n], sizes[n], inputs[n].shape[1]) for n in inputs}
+                noise[name].append(of_each_sum(x, w, numerics))
+    return {n: _product(handed, n, torch.cat(parts[n]), torch.cat(noise[n])) for n in inputs}
 
 
 def _shard(handed: Handed, local: int) -> tuple[Tensor, Tensor]:
@@ -119,13 +120,9 @@ def _shard(handed: Handed, local: int) -> tuple[Tensor, Tensor]:
     return torch.cat([gate[part], up[part]]), w2[:, part]
 
 
-def _product(
-    handed: Handed, name: str, parts: list[Tensor], sizes: list[Tensor], terms: int
-) -> Right:
-    """sizes: the product of both lengths; over the root of the terms it is a sum's own size."""
-    numerics = handed.subject.reference.numerics
-    value = torch.cat(parts)
-    noise = REACH * (gathered(numerics, terms) / terms) ** 0.5 * torch.cat(sizes)
+def _product(handed: Handed, name: str, value: Tensor, sigma: Tensor) -> Right:
+    """value, sigma: [r, C] the sums and the standard deviation of each."""
+    numerics, noise = handed.subject.reference.numerics, REACH * sigma
     rounded = numerics.gemm1 if name == "gemm1" else numerics.expert
     if rounded == "model":
         noise = noise + rounding(value.abs() + noise, handed.subject.case.dtype)

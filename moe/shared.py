@@ -29,8 +29,18 @@ class SharedExperts:
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [T, K] -> [T, K] model dtype, this rank's share of the sum over TP ranks."""
-        gate, up = linear(x, self.w13).chunk(2, dim=-1)
-        return linear((silu(gate.float()) * up.float()).to(x.dtype), self.w2)
+        gate, up = _product(x, self.w13).chunk(2, dim=-1)
+        return _product((silu(gate.float()) * up.float()).to(x.dtype), self.w2)
+
+
+def _product(x: Tensor, w: Tensor) -> Tensor:
+    """x: [T, I], w: [O, I] -> [T, O] in their dtype, rounded once.
+
+    By itself cuBLAS may split a sum, and round its parts to 16 bits before it adds them up.
+    """
+    if torch.version.cuda is None or not x.is_cuda or x.dtype == torch.float32 or len(x) == 0:
+        return linear(x, w)
+    return torch.mm(x, w.T, out_dtype=torch.float32).to(x.dtype)
 
 
 def shard_shared(problem: Problem, rank: int, w13: Tensor, w2: Tensor) -> SharedExperts:

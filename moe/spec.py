@@ -163,6 +163,9 @@ class Numerics:
     # After how many terms a short accumulator is added to a float32 one, so that no more of its
     # loss gathers; None: never.
     promoted: int | None = None
+    # (terms, bits) where the loss of a single sum is known better: so many products at a time are
+    # aligned with the sum so far to the largest of them, and cut off so many bits below it.
+    aligned: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
