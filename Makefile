@@ -62,6 +62,7 @@ mistakes: setup
 evidence: mistakes
 	$(PY) benchmarks/rules.py
 	$(PY) benchmarks/detection.py
+	$(PY) benchmarks/bounds_plot.py
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info

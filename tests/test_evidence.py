@@ -5,20 +5,24 @@ from __future__ import annotations
 import re
 import shlex
 import sys
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import detection, judge, rules
+from benchmarks import bounds_plot, detection, judge, rules, shares
 from benchmarks.detection import faulty
 from benchmarks.rules import Data, right
 from harness.case import MoETestConfig
 from harness.compare import judge as judged
+from harness.context import RankContext
 from harness.events import CaseEnded
 from harness.options import parse
 from harness.result import CaseResult, Verdict
 from harness.store import RunFolder
+from moe.quant import QUANT
+from moe.reference.layer import Answer
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8")
@@ -106,6 +110,100 @@ def test_a_judgement_is_timed_and_a_run_s_phases_are_summed(tmp_path):
     with RunFolder.create(tmp_path / "run", {"cases": ["a"], "refused": []}) as folder:
         folder.append(CaseEnded(time=0.0, gang=1, result=result))
     assert judge.shares(tmp_path / "run") == {"judge": 0.5, "layer": 1.0, "case": 2.0}
+
+
+# The picture of the bounds.
+
+BOUNDS = (ROOT / "docs" / "bounds.md").read_text(encoding="utf-8")
+HERE = RankContext(rank=0, world_size=1, device=torch.device("cpu"), transport="gloo")
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def _extents(svg: str) -> dict[str, list[tuple[float, float]]]:
+    """By kind, from where to where each histogram's bars reach; `bound`: the line's place."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for path in ET.fromstring(svg).iter(f"{SVG}path"):
+        bars = re.findall(r"M([\d.]+) [\d.]+(?:v-?[\d.]+h([\d.]+))?", path.attrib["d"])
+        ends = [float(x) + float(width or 0) for x, width in bars]
+        found.setdefault(path.attrib["class"], []).append((float(bars[0][0]), max(ends)))
+    return found
+
+
+def _parted(svg: str) -> bool:
+    """Whether the bars of right outputs lie left of the bound and those of wrong ones right."""
+    extents = _extents(svg)
+    ((bound, _),) = extents["bound"]
+    right = all(end <= bound for _, end in extents["right"])
+    return right and all(start >= bound for start, _ in extents["wrong"])
+
+
+@pytest.mark.parametrize("quant", ["none", "fp8_block", "int8_channel"])
+def test_the_picture_of_a_small_sample_parts_right_from_wrong(quant, one_thread):
+    case = TINY.replace(quant=quant, experts="torch_loop", k=256, shared_experts=1)
+    found = shares.of_case(case, HERE)
+    assert len(found.right) == 6 + 4  # both calls' rows
+    assert {"zeros", "expert_dropped"} <= {name for _, name in found.wrong}
+    assert 0.05 < max(found.right) < 1 < min(found.wrong)[0]
+    svg = bounds_plot.drawn({(quant, "torch_loop"): found}, "here")
+    words = [text.text for text in ET.fromstring(svg).iter(f"{SVG}text")]
+    assert {quant, "torch_loop", "the bound", "here"} <= set(words)
+    assert _parted(svg)
+    assert svg == bounds_plot.drawn({(quant, "torch_loop"): found}, "here")
+
+
+def test_a_row_s_share_is_its_distance_over_its_bound():
+    out = torch.zeros(3, 2)
+    out[0, 0], out[1], out[2, 1] = 3.0, torch.tensor([3.0, 4.0]), torch.nan
+    one, four = torch.ones(3), torch.full((3,), 4.0)
+    answer = Answer(out=torch.zeros(3, 2), variance=one, flips=four, amax1=one, amax2=one)
+    assert shares.row_shares(out, answer) == [0.75, 1.25, float("inf")]  # of 2 * 1 + 2
+
+
+def test_the_picture_shows_what_lies_on_the_other_side():
+    def parted(right: float, wrong: float) -> bool:
+        both = shares.Shares(
+            right=(0.4, right), wrong=((9.0, "a"), (wrong, "b")), others=((2, "c"),)
+        )
+        return _parted(bounds_plot.drawn({("none", "mine"): both}, ""))
+
+    assert parted(0.999, 1.0)
+    assert not parted(0.4, 0.9)
+    assert not parted(1.01, 9.0)
+    assert parted(0.0, float("inf"))
+
+
+def test_the_cases_of_the_picture_are_all_pairs_alone_and_on_two_ranks():
+    points = shares.cases("cpu", 2)
+    pairs = {(point.quant, point.experts) for point in points}
+    assert {quant for quant, _ in pairs} == set(QUANT.rows)
+    assert {member for _, member in pairs} == {"triton", "torch_grouped", "torch_loop"}
+    assert len({point.id for point in points}) == len(points) == len(pairs) * 2 * 2
+
+
+def test_two_ranks_are_measured_and_drawn_as_one():
+    points = [p.replace(experts="torch_loop", m=4) for p in shares.cases("cpu", 1)]
+    points = [p for p in points if p.quant == "none" and p.world_size == 2][:1]
+    (found,) = shares.measured(points, "cpu").values()
+    assert len(found.right) == 2 * (4 + 3)
+    assert {"rank_missing", "zeros"} <= {name for _, name in found.wrong}
+
+
+def test_the_document_s_picture_and_table_are_of_one_run_and_say_what_the_text_says():
+    assert "\n    python benchmarks/bounds_plot.py\n" in BOUNDS
+    picture = (ROOT / "docs" / "bounds.svg").read_text(encoding="utf-8")
+    assert len(picture) < 60_000
+    assert "script" not in picture
+    assert _parted(picture)
+    words = [text.text for text in ET.fromstring(picture).iter(f"{SVG}text")]
+    _, _, rest = BOUNDS.partition(bounds_plot.HEADINGS + "\n")
+    rows = [line.strip("| ").split(" | ") for line in rest.partition("\n\n")[0].splitlines()[1:]]
+    expected = list(dict.fromkeys((p.quant, p.experts) for p in shares.cases("cpu", 1)))
+    assert [(row[0], row[1]) for row in rows] == expected
+    starts = [i for i, word in enumerate(words) if word in {row[1] for row in rows}]
+    for row, start in zip(rows, starts, strict=True):
+        shown = words[start : start + 8]
+        assert shown == [row[1], *row[3:6], *row[6].split(" "), *row[7].split(" ")]
+        assert float(row[5]) < 1 < float(row[6].split(" ")[0])
 
 
 def _commands() -> list[str]:
