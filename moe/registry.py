@@ -2,7 +2,7 @@
 
 `Registry("experts", rows)` also reads the entry-point group `moe.experts`, in which each entry
 names a `moe.spec.Row` (or a subclass). A name may also be given as `"package.module:Class"`:
-the class then carries its own row as the attribute `row`.
+the class then carries its own row as the attribute `row`, and the row's target must be that class.
 """
 
 from __future__ import annotations
@@ -51,15 +51,25 @@ class Registry(Generic[R]):
         Raises UnknownMemberError for a name that is neither.
         """
         if ":" in name:
-            try:
-                return cast("R", resolve(name).row)
-            except (ImportError, AttributeError) as error:
-                why = f"{error}; it must name a class with a `row`"
-                message = f"cannot load {self.family} {name!r}: {why}"
-                raise MoEError(message) from error
+            return self._carried(name)
         if name not in self.rows:
             raise UnknownMemberError(self.family, name, self.rows)
         return self.rows[name]
+
+    def _carried(self, name: str) -> R:
+        """A copied or inherited row would have another class run and pass in this one's name."""
+        try:
+            cls = resolve(name)
+            found = cast("R", cls.row)
+            served = resolve(found.target)
+        except (ImportError, AttributeError) as error:
+            why = f"{error}; it must name a class with a `row`"
+            message = f"cannot load {self.family} {name!r}: {why}"
+            raise MoEError(message) from error
+        if served is not cls:
+            why = f"its row's target is {found.target!r}, another class"
+            raise MoEError(f"cannot load {self.family} {name!r}: {why}; write target={name!r}")
+        return found
 
     def load(self, name: str) -> Any:
         """The class behind `name`."""

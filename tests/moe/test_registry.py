@@ -19,6 +19,14 @@ class Class:
     row = Row(name="mine", target=f"{__name__}:Class")
 
 
+class Copied:
+    row = Row(name="copied", target=f"{__name__}:Class")
+
+
+class Inherits(Class):
+    pass
+
+
 @pytest.fixture
 def table(monkeypatch):
     monkeypatch.setattr(registry, "entry_points", lambda group: ())
@@ -51,6 +59,17 @@ def test_a_class_by_its_path_carries_its_row(table):
 def test_a_path_that_names_no_member_says_so(table, path):
     with pytest.raises(MoEError, match="it must name a class with a `row`"):
         table.row(path)
+
+
+@pytest.mark.parametrize("name", ["Copied", "Inherits"])
+def test_a_class_whose_row_names_another_is_refused_not_replaced(table, name):
+    path = f"{__name__}:{name}"
+    with pytest.raises(MoEError) as error:
+        table.load(path)
+    assert str(error.value) == (
+        f"cannot load experts {path!r}: its row's target is '{__name__}:Class', another class; "
+        f"write target={path!r}"
+    )
 
 
 def test_rows_of_other_packages_come_last_by_entry_point(monkeypatch):
