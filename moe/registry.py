@@ -62,10 +62,11 @@ class Registry(Generic[R]):
             cls = resolve(name)
             found = cast("R", cls.row)
             served = resolve(found.target)
-        except (ImportError, AttributeError) as error:
-            why = f"{error}; it must name a class with a `row`"
-            message = f"cannot load {self.family} {name!r}: {why}"
-            raise MoEError(message) from error
+        except Exception as error:  # somebody's module runs here: whatever it raises is its own
+            known = isinstance(error, (ImportError, AttributeError))
+            why = str(error) if known else f"{type(error).__name__}: {error}"
+            why += "; it must name a class with a `row`"
+            raise MoEError(f"cannot load {self.family} {name!r}: {why}") from error
         if served is not cls:
             why = f"its row's target is {found.target!r}, another class"
             raise MoEError(f"cannot load {self.family} {name!r}: {why}; write target={name!r}")

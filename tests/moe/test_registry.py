@@ -61,6 +61,23 @@ def test_a_path_that_names_no_member_says_so(table, path):
         table.row(path)
 
 
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("def (", "SyntaxError: invalid syntax (broken_member.py, line 1); it must name a class"),
+        ("1 / 0", "ZeroDivisionError: division by zero; it must name a class"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_its_author_s_fault(
+    table, monkeypatch, tmp_path, source, says
+):
+    (tmp_path / "broken_member.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(MoEError) as error:
+        table.row("broken_member:Class")
+    assert f"cannot load experts 'broken_member:Class': {says}" in str(error.value)
+
+
 @pytest.mark.parametrize("name", ["Copied", "Inherits"])
 def test_a_class_whose_row_names_another_is_refused_not_replaced(table, name):
     path = f"{__name__}:{name}"
