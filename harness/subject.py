@@ -149,14 +149,17 @@ def _build(
         case.quant,
         case.layout,
     )
-    weights = _copied(cached(context, key, shard)).replace(**scales)
+    weights = _copied(cached(context, key, shard).replace(**scales))
     members = layer.Members(experts=case.experts, all2all=case.all2all, quant=case.quant)
     mlp = None if shared is None else shard_shared(problem, rank, *shared)
     return layer.build(problem, rank, groups_of(case, context), members, weights, mlp)
 
 
 def _copied(kept: ExpertWeights) -> ExpertWeights:
-    """For one case's member, which may convert in place what later cases will be given."""
+    """For one case's member, which may convert in place what later cases will be given.
+
+    Its static scales, too: the truth is worked out with the same ones.
+    """
     tensors = {name: t for name, t in vars(kept).items() if t is not None}
     return kept.replace(**{name: t.clone() for name, t in tensors.items()})
 

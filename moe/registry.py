@@ -2,7 +2,7 @@
 
 `Registry("experts", rows)` also reads the entry-point group `moe.experts`, in which each entry
 names a `moe.spec.Row` (or a subclass). A name may also be given as `"package.module:Class"`:
-the class then carries its own row as the attribute `row`.
+the class then carries its own row as the attribute `row`, and the row's target must be that class.
 """
 
 from __future__ import annotations
@@ -53,15 +53,20 @@ class Registry(Generic[R]):
         Raises UnknownMemberError for a name that is neither.
         """
         if ":" in name:
-            try:
-                return replace(cast("R", resolve(name).row), target=name)
-            except (ImportError, AttributeError) as error:
-                why = f"{error}; it must name a class with a `row`"
-                message = f"cannot load {self.family} {name!r}: {why}"
-                raise MoEError(message) from error
+            return self._carried(name)
         if name not in self.rows:
             raise UnknownMemberError(self.family, name, self.rows)
         return self.rows[name]
+
+    def _carried(self, name: str) -> R:
+        """Its target is the class named: a copied or inherited row would have another one run."""
+        try:
+            return replace(cast("R", resolve(name).row), target=name)
+        except Exception as error:  # somebody's module runs here: whatever it raises is its own
+            known = isinstance(error, (ImportError, AttributeError))
+            why = str(error) if known else f"{type(error).__name__}: {error}"
+            why += "; it must name a class with a `row`"
+            raise MoEError(f"cannot load {self.family} {name!r}: {why}") from error
 
     def load(self, name: str) -> Any:
         """The class behind `name`."""

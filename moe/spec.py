@@ -150,7 +150,7 @@ class Numerics:
     """What a member declares about its rounding; the reference rounds in the same places.
 
     Each of the dtype fields names what a value is rounded to at that point: `f32`, or `model`
-    for the layer's dtype.
+    for the layer's dtype. Raises ValueError for what the reference could not follow.
     """
 
     gemm1: str = "f32"  # the first product, before the activation function
@@ -166,6 +166,16 @@ class Numerics:
     # (terms, bits) where the loss of a single sum is known better: so many products at a time are
     # aligned with the sum so far to the largest of them, and cut off so many bits below it.
     aligned: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        for place in ("gemm1", "activation", "expert", "combine"):
+            if getattr(self, place) not in ("f32", "model"):
+                raise ValueError(f"{place} is {getattr(self, place)!r}; it must be f32 or model")
+        if not 0 <= self.accumulation < 1:
+            rule = "a relative loss, so at least 0 and below 1"
+            raise ValueError(f"accumulation is {self.accumulation}; it is {rule}")
+        if self.promoted is not None and self.promoted < 1:
+            raise ValueError(f"promoted is {self.promoted}; it counts terms: at least 1, or None")
 
 
 @dataclass(frozen=True, kw_only=True)

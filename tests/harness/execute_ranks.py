@@ -64,3 +64,13 @@ class ConvertsInPlace(TorchLoopExperts):
         weights.w13.copy_(weights.w13.roll(weights.w13.shape[1] // 2, 1))
         own = weights.w13.roll(weights.w13.shape[1] // 2, 1)
         super().prepare_weights(weights.replace(w13=own))
+
+
+class ScalesInPlace(TorchLoopExperts):
+    """Makes the intermediate's static scale four times what it is, in the tensor it is given."""
+
+    row = Row(name="scales_in_place", target="execute_ranks:ScalesInPlace")
+
+    def prepare_weights(self, weights):
+        weights.a2_scale.mul_(4)
+        super().prepare_weights(weights)

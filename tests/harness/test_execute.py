@@ -86,6 +86,16 @@ def test_a_member_that_changes_its_weights_in_place_spoils_no_later_case(after):
     assert run_case(case(experts=after), here).verdict is Verdict.PASSED
 
 
+def test_a_static_scale_that_a_member_changes_in_place_is_its_own():
+    """Neither this case's truth nor a later case has it."""
+    here = context()
+    scaled = case(m=8, quant="fp8_tensor", experts="execute_ranks:ScalesInPlace")
+    assert run_case(scaled, here).verdict is Verdict.FAILED
+    assert run_case(case(m=8, quant="fp8_tensor"), here).verdict is Verdict.PASSED
+    alone = run_case(case(m=8, quant="fp8_tensor"), context())
+    assert run_case(case(m=8, quant="fp8_tensor"), here).metrics == alone.metrics
+
+
 @pytest.mark.parametrize(
     ("fields", "first", "second"),
     [

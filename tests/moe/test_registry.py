@@ -19,7 +19,11 @@ class Class:
     row = Row(name="mine", target=f"{__name__}:Class")
 
 
-class Heir(Class):  # and so its row names the other
+class Copied:
+    row = Row(name="copied", target=f"{__name__}:Class")
+
+
+class Inherits(Class):
     pass
 
 
@@ -51,14 +55,32 @@ def test_a_class_by_its_path_carries_its_row(table):
     assert table.load(f"{__name__}:Class") is Class
 
 
-def test_a_class_by_its_path_is_what_is_loaded_whatever_its_row_says(table):
-    assert table.load(f"{__name__}:Heir") is Heir
-
-
 @pytest.mark.parametrize("path", ["no.such:Thing", f"{__name__}:Nothing", "json:JSONDecoder"])
 def test_a_path_that_names_no_member_says_so(table, path):
     with pytest.raises(MoEError, match="it must name a class with a `row`"):
         table.row(path)
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("def (", "SyntaxError: invalid syntax (broken_member.py, line 1); it must name a class"),
+        ("1 / 0", "ZeroDivisionError: division by zero; it must name a class"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_its_author_s_fault(
+    table, monkeypatch, tmp_path, source, says
+):
+    (tmp_path / "broken_member.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(MoEError) as error:
+        table.row("broken_member:Class")
+    assert f"cannot load experts 'broken_member:Class': {says}" in str(error.value)
+
+
+@pytest.mark.parametrize("cls", [Copied, Inherits])
+def test_a_class_by_its_path_is_what_is_loaded_whatever_its_row_says(table, cls):
+    assert table.load(f"{__name__}:{cls.__name__}") is cls
 
 
 def test_rows_of_other_packages_come_last_by_entry_point(monkeypatch):

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from moe.spec import (
     Layout,
     Needs,
+    Numerics,
     Platform,
     Problem,
     Reason,
@@ -170,3 +171,19 @@ def test_impossible_problems_are_refused_for_everybody(fields, code):
 
 def test_ranks_without_experts_are_no_reason_to_refuse():
     assert problem_refusal(problem(num_experts=2, layout=Layout(dp_size=4, use_ep=True))) is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"gemm1": "bf16"}, "gemm1 is 'bf16'; it must be f32 or model"),
+        ({"combine": ""}, "combine is ''; it must be f32 or model"),
+        ({"accumulation": float("nan")}, "accumulation is nan; it is a relative loss"),
+        ({"accumulation": 1.0}, "accumulation is 1.0; .* at least 0 and below 1"),
+        ({"accumulation": -(2.0**-9)}, "accumulation is -0.001953125; "),
+        ({"promoted": 0}, "promoted is 0; it counts terms: at least 1, or None"),
+    ],
+)
+def test_numerics_that_no_reference_could_follow_are_refused(fields, says):
+    with pytest.raises(ValueError, match=says):
+        Numerics(**fields)
