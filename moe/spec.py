@@ -176,6 +176,8 @@ class Numerics:
             raise ValueError(f"accumulation is {self.accumulation}; it is {rule}")
         if self.promoted is not None and self.promoted < 1:
             raise ValueError(f"promoted is {self.promoted}; it counts terms: at least 1, or None")
+        if self.aligned is not None and min(self.aligned) < 1:
+            raise ValueError(f"aligned is {self.aligned}; it is (terms, bits), each at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
