@@ -139,6 +139,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     _proof("ranks", _SPREAD, "ranks", rank_twice="a rank's share was added twice"),
     *_rows(
         "ranks",
+        tp_rank_missing="a TP rank's share is missing from the all-reduce",
         all_reduce_missing="the all-reduce over the TP ranks is missing",
         all_reduce_twice="the all-reduce over the TP ranks was done twice",
         all_reduce_averaged="the TP ranks were averaged instead of summed",
@@ -163,6 +164,10 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     *_dear(
         "scales",
         w2_scale_shifted="the scales of w2 are off by one block (or channel, or expert)",
+        scale_shifted_back="the scales of w13 are off by one, each the next block's "
+        "(or the next channel's, or the expert's before)",
+        w2_scale_shifted_back="the scales of w2 are off by one, each the next block's "
+        "(or the next channel's, or the expert's before)",
         w13_scale_transposed="the block scales of w13 were read transposed",
         w2_scale_transposed="the block scales of w2 were read transposed",
         up_scale_from_gate="the up half was scaled with the gate half's scales",

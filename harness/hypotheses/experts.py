@@ -8,7 +8,7 @@ import torch
 
 from harness.hypotheses import FEW, NotApplicable
 from harness.hypotheses.redo import redo, redo_parts
-from harness.hypotheses.share import by_slot, farther, parts_of, residual
+from harness.hypotheses.share import blame, by_slot, farther, parts_of, residual
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +22,7 @@ def expert_dropped(scene: Scene) -> Tensor:
     slots = by_slot(scene)
     cost = farther(residual(scene)[:, None], -slots)
     worst = _least_by_expert(scene, cost, slots)
+    blame(scene, f"expert {worst}")
     return scene.answer.out - (slots * (scene.topk_ids == worst)[:, :, None]).sum(dim=1)
 
 
@@ -40,7 +41,9 @@ def expert_from_neighbour(scene: Scene) -> Tensor:
     """The expert none of whose rows is right takes the next one's weights."""
     _needs_experts(scene)
     few = scene.first(FEW)
-    which = few.topk_ids == _suspect(scene, few)
+    suspect = int(_suspect(scene, few))
+    blame(scene, f"expert {suspect}")
+    which = few.topk_ids == suspect
     ids = torch.where(which, (few.topk_ids + 1) % scene.case.num_experts, -1)
     there = which[None, :, :, None]
     return few.total(parts=torch.where(there, redo_parts(few, ids=ids), parts_of(few)))

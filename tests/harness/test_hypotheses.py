@@ -11,6 +11,7 @@ from whatif_scenes import ALONE, apart, case, scene, seen
 
 from harness.hypotheses import FEW, HYPOTHESES, NotApplicable, named
 from harness.hypotheses.redo import redo, redo_parts
+from harness.hypotheses.share import blamed
 from harness.subject import make_subject
 from moe.quant import QUANT
 from moe.types import Routing
@@ -57,6 +58,9 @@ PLACES = {
     "shard_of_joined_rows": case(tp_size=2),
     "second_scale_from_input": case(quant="fp8_tensor"),
     "input_scale_from_second": case(quant="fp8_tensor"),
+    "scale_shifted_back": case(quant="int8_channel"),
+    "w2_scale_shifted_back": case(quant="int8_channel"),
+    "tp_rank_missing": case(dp_size=2, tp_size=2),
     "overflow_to_nan": case(quant="fp8_tensor", m=64, seed=3),
 }
 PLACES |= dict.fromkeys(
@@ -185,6 +189,10 @@ REAL = [
     ("w2_scale_shifted", "fp8_block", scaled("w2_scale", lambda s: s.roll(1, dims=2))),
     ("w2_scale_shifted", "int8_channel", scaled("w2_scale", lambda s: s.roll(1, dims=1))),
     ("w2_scale_shifted", "fp8_tensor", scaled("w2_scale", lambda s: s.roll(-1, dims=0))),
+    ("scale_shifted_back", "int8_channel", scaled("w13_scale", lambda s: s.roll(-1, dims=1))),
+    ("scale_shifted_back", "fp8_tensor", scaled("w13_scale", lambda s: s.roll(1, dims=0))),
+    ("w2_scale_shifted_back", "int8_channel", scaled("w2_scale", lambda s: s.roll(-1, dims=1))),
+    ("w2_scale_shifted_back", "fp8_tensor", scaled("w2_scale", lambda s: s.roll(1, dims=0))),
     ("w13_scale_transposed", "fp8_block", scaled("w13_scale", transposed)),
     ("w2_scale_transposed", "fp8_block", scaled("w2_scale", transposed)),
     ("w13_scale_twice", "int8_channel", scaled("w13_scale", torch.square)),
@@ -209,6 +217,18 @@ def test_a_mistake_in_the_weights_is_foretold(name, quant, change):
     foretold = named(name).compute(here)
     assert apart(out[: len(foretold)], foretold) < 0.004  # one rounding to bf16, a code at a tie
     assert apart(out, here.answer.out) > 0.02
+
+
+def test_a_whole_matrix_of_one_block_is_transposed_too():
+    one = case(n=128, k=128)
+    out, here = real(one, change_weights=lambda w: w.replace(w2=w.w2.mT.contiguous()))
+    assert apart(out[:FEW], named("w2_blocks_transposed").compute(here)) < 0.004
+
+
+def test_block_scales_are_off_by_one_in_either_direction():
+    one = case(quant="fp8_block", k=384)
+    out, here = real(one, change_weights=scaled("w13_scale", lambda s: s.roll(-1, dims=2)))
+    assert apart(out[:FEW], named("scale_shifted_back").compute(here)) < 0.004
 
 
 ROUTED = [
@@ -255,6 +275,24 @@ def test_shares_of_the_shared_experts_add_up():
     outs = [named("shared_unreduced").compute(scene(one, rank)) for rank in (0, 1)]
     right, shared = scene(one).answer.out, scene(one).answer.shared
     assert apart(sum(outs), 2 * right - shared) < SAME
+
+
+def test_under_sequence_parallelism_a_share_of_the_shared_experts_is_too_little():
+    """There the ranks' tokens differ, so nobody adds the shares up: each should have all."""
+    one = case(tp_size=2, use_ep=True, sequence_parallel=True, shared_experts=2)
+    right = scene(one, 1)
+    out = named("shared_unreduced").compute(right)
+    rest = named("shared_unreduced").compute(dataclasses.replace(right, rank=0))
+    assert apart(out + rest, 2 * right.answer.out - right.answer.shared) < SAME
+
+
+def test_a_tp_rank_s_share_is_missing_in_every_dp_rank():
+    right = scene(case(dp_size=2, tp_size=2, shared_experts=1))
+    sums = [named("all_reduce_missing").compute(dataclasses.replace(right, rank=r)) for r in (0, 1)]
+    for missing, left in ((1, sums[0]), (0, sums[1])):
+        here = seen(right, left)
+        assert apart(named("tp_rank_missing").compute(here), left) < SAME
+        assert blamed(here) == f"TP rank {missing}"
 
 
 def test_ids_of_all_ranks_taken_for_local_ones():
@@ -334,8 +372,10 @@ def test_the_expert_that_was_dropped_is_found():
         mask = (right.topk_ids != e)[:, :, None]
         share = right.answer.parts.sum(dim=0) * right.topk_weights[:, :, None]
         wrong = (share * mask).sum(dim=1)
-        out = named("expert_dropped").compute(seen(right, wrong))
-        assert apart(out, wrong) < 1e-5
+        here = seen(right, wrong)
+        assert apart(named("expert_dropped").compute(here), wrong) < 1e-5
+        assert blamed(here) == f"expert {e}"
+        assert blamed(here) == ""
 
 
 def test_the_rank_that_is_missing_is_found():
@@ -344,7 +384,9 @@ def test_the_rank_that_is_missing_is_found():
         parts = right.answer.parts.clone()
         parts[rank] = 0
         wrong = right.total(parts=parts)
-        assert apart(named("rank_missing").compute(seen(right, wrong)), wrong) < 1e-5
+        here = seen(right, wrong)
+        assert apart(named("rank_missing").compute(here), wrong) < 1e-5
+        assert blamed(here) == f"rank {rank}"
         twice = 2 * right.answer.out - wrong
         assert apart(named("rank_twice").compute(seen(right, twice)), twice) < 1e-5
 
@@ -418,6 +460,7 @@ NONE_HERE = [
     ("rank_missing", case(), "one rank only"),
     ("rank_twice", case(), "one rank only"),
     ("all_reduce_missing", case(dp_size=2), "one TP rank only"),
+    ("tp_rank_missing", case(tp_size=2), "that is a rank's share"),
     (
         "all_reduce_twice",
         case(tp_size=2, use_ep=True, sequence_parallel=True),
@@ -435,6 +478,8 @@ NONE_HERE = [
     ("scale_shifted", case(), "nothing is quantized"),
     ("scale_shifted", case(quant="fp8_tensor", num_experts=1, top_k=1), "one scale, only"),
     ("w2_scale_shifted", case(quant="fp8_block", n=128, k=128), "the matrix is one block"),
+    ("scale_shifted_back", case(quant="fp8_block"), "either way"),
+    ("scale_shifted_back", case(quant="fp8_tensor", num_experts=2), "either way"),
     ("w13_scale_transposed", case(quant="fp8_block", k=128), "a single row or column"),
     ("w13_scale_transposed", case(quant="fp8_tensor"), "no matrix of blocks"),
     ("up_scale_from_gate", case(quant="fp8_tensor"), "gate and up share one scale"),

@@ -25,12 +25,12 @@ def reduced_twice(patch):
     around(patch, Group, "all_reduce", lambda real, self, x: real(self, real(self, x)))
 
 
-@mistake("reduce missing", "Megatron !2824", "all_reduce_missing", "rank_missing", **TP)
+@mistake("reduce missing", "Megatron !2824", "all_reduce_missing", **TP)
 def reduce_missing(patch):
     patch.setattr(Group, "all_reduce", lambda self, x: x)
 
 
-@mistake("one rank left out", "Megatron !2824", "rank_missing", dp_size=2, tp_size=2)
+@mistake("one rank left out", "Megatron !2824", "tp_rank_missing", dp_size=2, tp_size=2)
 def share_of_one_rank_missing(patch):
     around(patch, Group, "all_reduce", lambda real, self, x: real(self, x * (self.rank == 0)))
 

@@ -55,7 +55,7 @@ def second_weight_scale_applied_twice(patch):
     scaled(patch, lambda w: w.replace(w2_scale=w.w2_scale.square()))
 
 
-@mistake("scale of another expert", "SGLang #13715", "scale_shifted", quant="fp8_tensor")
+@mistake("scale of another expert", "SGLang #13715", "scale_shifted_back", quant="fp8_tensor")
 def scales_stay_when_experts_move(patch):
     scaled(patch, lambda w: w.replace(w13_scale=w.w13_scale.roll(1, 0)))
 
