@@ -122,6 +122,7 @@ def telling_rows(scene: Scene, call: Call, wrong: Tensor) -> Scene:
     x, routing = call.tokens.x[rows], call.output.routing
     ids, weights = routing.topk_ids[rows], routing.topk_weights[rows]
     keep = torch.arange(len(rows), device=rows.device)
+    answer = scene.reference(x, ids, weights, keep=keep, like=call.answer)
     return dataclasses.replace(
         scene,
         rows=rows,
@@ -130,7 +131,7 @@ def telling_rows(scene: Scene, call: Call, wrong: Tensor) -> Scene:
         topk_ids=ids,
         topk_weights=weights,
         actual=call.output.out[rows],
-        answer=scene.reference(x, ids, weights, keep=keep, like=call.answer),
+        answer=dataclasses.replace(answer, amax1=call.answer.amax1, amax2=call.answer.amax2),
         memo={},
     )
 

@@ -349,3 +349,13 @@ def test_a_picture_that_cannot_be_written_is_told(tmp_path):
     (call,) = found["calls"]
     assert names(call)[0] == "doubled"
     assert "FileExistsError" in call["picture_fault"] or "NotADirectory" in call["picture_fault"]
+
+
+def test_the_rows_looked_at_know_the_largest_values_of_all_rows():
+    """A scale that spans all rows is worked out from them."""
+    few = causes.telling_rows(scene(CALL), CALL, torch.zeros(40, dtype=torch.bool))
+    assert len(few.rows) < 40
+    assert few.answer.amax1 == CALL.answer.amax1
+    assert few.answer.amax2 == CALL.answer.amax2
+    alone = REFERENCE(few.x, few.topk_ids, few.topk_weights)
+    assert alone.amax2 < CALL.answer.amax2
