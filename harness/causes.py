@@ -16,6 +16,7 @@ import torch
 
 from harness.compare import bound
 from harness.hypotheses import NotApplicable
+from harness.hypotheses.share import blamed
 from harness.patterns import of_columns
 from harness.scene import MOST_ROWS
 from harness.wording import numbers_text
@@ -121,6 +122,7 @@ def telling_rows(scene: Scene, call: Call, wrong: Tensor) -> Scene:
     x, routing = call.tokens.x[rows], call.output.routing
     ids, weights = routing.topk_ids[rows], routing.topk_weights[rows]
     keep = torch.arange(len(rows), device=rows.device)
+    answer = scene.reference(x, ids, weights, keep=keep, like=call.answer)
     return dataclasses.replace(
         scene,
         rows=rows,
@@ -129,7 +131,7 @@ def telling_rows(scene: Scene, call: Call, wrong: Tensor) -> Scene:
         topk_ids=ids,
         topk_weights=weights,
         actual=call.output.out[rows],
-        answer=scene.reference(x, ids, weights, keep=keep, like=call.answer),
+        answer=dataclasses.replace(answer, amax1=call.answer.amax1, amax2=call.answer.amax2),
         memo={},
     )
 
@@ -144,6 +146,7 @@ def _try(
     hypothesis: Hypothesis, scene: Scene, wrong: tuple[Tensor, Tensor | None], found: _Found
 ) -> None:
     """wrong: [r] the scene's wrong rows, and [K] the wrong columns if they have a pattern."""
+    blamed(scene)  # whoever was blamed before is forgotten
     try:
         predicted = hypothesis.compute(scene)
     except NotApplicable:
@@ -160,9 +163,9 @@ def _try(
     if not fit.named and columns is not None:
         part = _fit(scene, predicted, rows, columns)
         fit = part if part.named else fit
-    cause = Cause(
-        name=hypothesis.name, cause=hypothesis.cause, residual=fit.residual, where=fit.where
-    )
+    culprit = blamed(scene)
+    text = f"{hypothesis.cause} ({culprit})" if culprit else hypothesis.cause
+    cause = Cause(name=hypothesis.name, cause=text, residual=fit.residual, where=fit.where)
     found.add(cause if fit.named else None, fit.residual)
 
 
@@ -203,7 +206,10 @@ def _lengths(a: Tensor, b: Tensor, unit: Tensor) -> Tensor:
 
 
 def _moved(call: Call, wrong: Tensor) -> Cause | None:
-    """Wrong rows that hold other rows' answers; needs all of the call's rows, not the chosen."""
+    """Wrong rows that hold other rows' answers; needs all of the call's rows, not the chosen.
+
+    Zeros are such a row's too where the row that it should hold, by the others, is none of them.
+    """
     expected = call.answer.out.float()
     if len(expected) < 2:
         return None
@@ -213,14 +219,27 @@ def _moved(call: Call, wrong: Tensor) -> Cause | None:
     source = apart.argmin(dim=1)
     left = (actual - expected[source]).norm(dim=1)
     fits = (source != numbers) & (left <= SLACK * bound(call.answer)[source])
-    if float(fits.float().mean()) < MOST_OF:
+    empty = _beyond_the_ends(numbers, source, fits, len(expected)) & (actual == 0).all(dim=1)
+    if float((fits | empty).float().mean()) < MOST_OF:
         return None
     distance = (actual - expected[numbers]).norm(dim=1)
     rest = float(left[fits].norm() / distance[fits].norm().clamp(min=1e-38))
     if rest > LEAVES:
         return None
     text = _moved_text(numbers[fits].tolist(), source[fits].tolist())
+    if bool(empty.any()):
+        text += f"; rows {numbers_text(numbers[empty].tolist())}, which have none such, are zeros"
     return Cause(name="rows_moved", cause=text, residual=rest)
+
+
+def _beyond_the_ends(numbers: Tensor, source: Tensor, fits: Tensor, count: int) -> Tensor:
+    """[r] bool, whose source lies before the first row or after the last: none, unless all rows
+    that fit are moved by the same distance."""
+    steps = set((numbers - source)[fits].tolist())
+    if len(steps) != 1:
+        return torch.zeros_like(fits)
+    wanted = numbers - steps.pop()
+    return torch.logical_or(wanted < 0, wanted >= count)
 
 
 def _moved_text(rows: list[int], sources: list[int]) -> str:

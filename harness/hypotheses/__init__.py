@@ -111,6 +111,9 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
         last_slot_dropped="top-k was cut short by one: the last slot is missing",
         slots_overwritten="every slot holds the first slot's expert output",
         only_best_expert="only the first slot was computed, with its own weight",
+        best_expert_twice="the best expert was chosen twice and the last one left out",
+        ids_in_int8="expert ids were kept in eight bits: those above 127 are lost",
+        shared_from_output="the shared experts were given the routed output as their input",
     ),
     *_dear(
         "experts",
@@ -119,6 +122,8 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
         global_ids_as_local="global expert ids were taken for local ones",
         offset_taken_twice="the rank's first expert was subtracted twice from the ids",
         stale_expert_map="the expert map is the neighbour rank's (a stale map)",
+        remainder_on_last_rank="the map gives the odd experts to the last rank, the weights to the "
+        "first ranks",
         absent_as_first="slots of absent experts were computed with local expert 0",
         absent_as_last="slots of absent experts (-1) were computed with the last local expert",
     ),
@@ -139,6 +144,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     _proof("ranks", _SPREAD, "ranks", rank_twice="a rank's share was added twice"),
     *_rows(
         "ranks",
+        tp_rank_missing="a TP rank's share is missing from the all-reduce",
         all_reduce_missing="the all-reduce over the TP ranks is missing",
         all_reduce_twice="the all-reduce over the TP ranks was done twice",
         all_reduce_averaged="the TP ranks were averaged instead of summed",
@@ -152,6 +158,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
         neighbour_tokens="the rows are those of the next rank's tokens",
         stale_output="the rows are left over from the call before",
     ),
+    *_rows("tokens", first_rank_weights="the router's weights are those of rank 0's tokens"),
     # scales
     _proof(
         "scales",
@@ -163,6 +170,10 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     *_dear(
         "scales",
         w2_scale_shifted="the scales of w2 are off by one block (or channel, or expert)",
+        scale_shifted_back="the scales of w13 are off by one, each the next block's "
+        "(or the next channel's, or the expert's before)",
+        w2_scale_shifted_back="the scales of w2 are off by one, each the next block's "
+        "(or the next channel's, or the expert's before)",
         w13_scale_transposed="the block scales of w13 were read transposed",
         w2_scale_transposed="the block scales of w2 were read transposed",
         up_scale_from_gate="the up half was scaled with the gate half's scales",
@@ -215,6 +226,36 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
         odd_k_blocks_missing="every second 128-block of K was left out of the first product",
         last_k_block_missing="the last 128-block of K was left out of the first product",
         last_n_block_missing="the last 128 columns were left out of the second product",
+    ),
+    # what more ranks and calls can do wrong
+    *_dear(
+        "tokens",
+        stale_sum="the experts added to what the call before left in the output's memory",
+        tp_tokens_summed="an all-reduce added up the TP ranks' rows, which are of other tokens",
+        first_rank_inputs="the experts were given rank 0's tokens with this rank's routing",
+        reversed_rank_inputs="the ranks' tokens were gathered in reverse order, their routing not",
+        unpadded_offsets="rows were looked for as if the ranks before had sent no padding",
+    ),
+    # one matrix of another expert or rank
+    *_dear(
+        "weights",
+        w13_of_expert_before="w13 is the expert's before, w2 is right",
+        w13_of_next_expert="w13 is the next expert's, w2 is right",
+        w2_of_expert_before="w2 is the expert's before, w13 is right",
+        w2_of_next_expert="w2 is the next expert's, w13 is right",
+        w2_shard_of_next_rank="w2 is the next rank's shard, w13 is right",
+        w2_shard_of_rank_before="w2 is the shard of the rank before, w13 is right",
+    ),
+    # scales of other experts or rows
+    *_dear(
+        "scopes",
+        w13_scale_of_first_expert="all experts have the scales of w13 of a rank's first one",
+        w2_scale_of_first_expert="all experts have the scales of w2 of a rank's first one",
+        w13_scale_of_next_expert="the scales of w13 are the next expert's",
+        w2_scale_of_next_expert="the scales of w2 are the next expert's",
+        w13_scale_of_expert_before="the scales of w13 are the expert's before",
+        w2_scale_of_expert_before="the scales of w2 are the expert's before",
+        second_scale_of_all_rows="the intermediate has one scale for all rows, not each its own",
     ),
 )
 

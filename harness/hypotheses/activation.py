@@ -132,7 +132,7 @@ def w2_blocks_transposed(scene: Scene) -> Tensor:
         down, across = e.w2.shape[0] // BLOCK, e.w2.shape[1] // BLOCK
         w2 = e.w2.clone()
         whole = w2[: down * BLOCK, : across * BLOCK]
-        tiles = whole.reshape(down, BLOCK, across, BLOCK)
+        tiles = whole.reshape(down, BLOCK, across, BLOCK).clone()  # no view of what is written
         whole.copy_(tiles.transpose(1, 3).reshape(whole.shape))
         return w2
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness.hypotheses import FEW, NotApplicable
-from harness.hypotheses.redo import redo, redo_parts
-from harness.hypotheses.share import by_slot, farther, parts_of, residual
+from harness.hypotheses.redo import elsewhere, redo, redo_parts, shared_mlp
+from harness.hypotheses.share import blame, by_slot, farther, parts_of, residual
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +22,7 @@ def expert_dropped(scene: Scene) -> Tensor:
     slots = by_slot(scene)
     cost = farther(residual(scene)[:, None], -slots)
     worst = _least_by_expert(scene, cost, slots)
+    blame(scene, f"expert {worst}")
     return scene.answer.out - (slots * (scene.topk_ids == worst)[:, :, None]).sum(dim=1)
 
 
@@ -40,7 +41,9 @@ def expert_from_neighbour(scene: Scene) -> Tensor:
     """The expert none of whose rows is right takes the next one's weights."""
     _needs_experts(scene)
     few = scene.first(FEW)
-    which = few.topk_ids == _suspect(scene, few)
+    suspect = int(_suspect(scene, few))
+    blame(scene, f"expert {suspect}")
+    which = few.topk_ids == suspect
     ids = torch.where(which, (few.topk_ids + 1) % scene.case.num_experts, -1)
     there = which[None, :, :, None]
     return few.total(parts=torch.where(there, redo_parts(few, ids=ids), parts_of(few)))
@@ -108,6 +111,33 @@ def only_best_expert(scene: Scene) -> Tensor:
     return scene.total(weights=weights)
 
 
+def best_expert_twice(scene: Scene) -> Tensor:
+    """Each slot after the first has the expert of the slot before: the last one's is lost."""
+    if scene.topk_ids.shape[1] < 3:
+        raise NotApplicable("below top-k 3 every slot has the first slot's expert then")
+    parts = parts_of(scene)
+    return scene.total(parts=torch.cat([parts[:, :, :1], parts[:, :, :-1]], dim=2))
+
+
+def ids_in_int8(scene: Scene) -> Tensor:
+    """Local ids above 127 are negative then, and negative ones take part in nothing."""
+    layout, experts = scene.case.layout, scene.case.num_experts
+    parts = parts_of(scene).clone()
+    for rank in range(layout.world_size):
+        local = scene.topk_ids - layout.experts_of(rank, experts).start
+        parts[rank] *= (local < 128)[:, :, None]
+    if max(len(layout.experts_of(r, experts)) for r in range(layout.world_size)) <= 128:
+        raise NotApplicable("no rank has more than 128 experts")
+    return scene.total(parts=parts)
+
+
+def shared_from_output(scene: Scene) -> Tensor:
+    """The routed experts' output was written over the hidden states too early."""
+    right = scene.answer.out - _shared(scene)
+    seen = right.to(scene.x.dtype)
+    return right + shared_mlp(elsewhere(scene, x=seen))
+
+
 def _needs_slots(scene: Scene) -> None:
     if scene.topk_ids.shape[1] == 1:
         raise NotApplicable("top-k is 1")
@@ -136,6 +166,21 @@ def stale_expert_map(scene: Scene) -> Tensor:
         inside = (local >= 0) & (local < min(len(other), len(here)))
         ids = torch.where(inside, local + here.start, ids)
     return redo(few, ids=ids)
+
+
+def remainder_on_last_rank(scene: Scene) -> Tensor:
+    """Experts that ranks do not divide: the first ranks have them, by the map the last one has."""
+    ranges = _ranges(scene)
+    each, rest = divmod(scene.case.num_experts, len(ranges))
+    if rest == 0:
+        raise NotApplicable("the ranks divide the experts evenly")
+    starts = {here.start: each * rank for rank, here in enumerate(ranges) if len(here)}
+
+    def wrong(ids: Tensor, here: range) -> Tensor:
+        local = ids - starts.get(here.start, 0)
+        return torch.where((local >= 0) & (local < len(here)), local + here.start, -1)
+
+    return _by_rank(scene, wrong)
 
 
 def absent_as_first(scene: Scene) -> Tensor:

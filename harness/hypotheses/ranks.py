@@ -8,7 +8,7 @@ import torch
 
 from harness.hypotheses import NotApplicable
 from harness.hypotheses.redo import shared_mlp
-from harness.hypotheses.share import by_rank, farther, residual
+from harness.hypotheses.share import blame, by_rank, farther, residual
 from moe.spec import chunk
 
 if TYPE_CHECKING:
@@ -30,11 +30,37 @@ def _one_rank(scene: Scene, sign: float) -> Tensor:
     if scene.case.world_size == 1:
         raise NotApplicable("there is one rank only")
     shares = by_rank(scene)
-    cost = farther(residual(scene), sign * shares).sum(dim=1)
-    idle = (shares == 0).flatten(1).all(dim=1)
+    rank = _nearest(scene, sign * shares)
+    blame(scene, f"rank {rank}")
+    return shares[rank]
+
+
+def _nearest(scene: Scene, changes: Tensor) -> int:
+    """Which of the changes [W, r, K] explains best what was seen, of those that are any."""
+    cost = farther(residual(scene), changes).sum(dim=1)
+    idle = (changes == 0).flatten(1).all(dim=1)
     if idle.all():
         raise NotApplicable("no rank adds anything to these rows")
-    return shares[cost.masked_fill(idle, torch.inf).argmin()]
+    return int(cost.masked_fill(idle, torch.inf).argmin())
+
+
+def tp_rank_missing(scene: Scene) -> Tensor:
+    """One TP rank hands zeros to the all-reduce, in each DP rank and the shared experts too."""
+    _needs_all_reduce(scene)
+    layout, shared = scene.case.layout, scene.answer.shared
+    if layout.dp_size == 1 and shared is None:
+        raise NotApplicable("of one DP rank that is a rank's share")
+    by = by_rank(scene)
+    shares = torch.stack([by[t :: layout.tp_size].sum(dim=0) for t in _tp(scene)])
+    if shared is not None:
+        shares = shares + torch.stack([_shared_of(scene, t) for t in _tp(scene)])
+    missing = _nearest(scene, -shares)
+    blame(scene, f"TP rank {missing}")
+    return scene.answer.out - shares[missing]
+
+
+def _tp(scene: Scene) -> range:
+    return range(scene.case.tp_size)
 
 
 def all_reduce_missing(scene: Scene) -> Tensor:
@@ -76,23 +102,30 @@ def reduce_scatter_missing(scene: Scene) -> Tensor:
 
 
 def shared_once_per_rank(scene: Scene) -> Tensor:
-    shared = _needs_shared_sum(scene)
-    return scene.answer.out + (scene.case.tp_size - 1) * shared
+    _needs_all_reduce(scene)
+    return scene.answer.out + (scene.case.tp_size - 1) * _needs_shared(scene)
 
 
 def shared_unreduced(scene: Scene) -> Tensor:
-    return scene.answer.out - _needs_shared_sum(scene) + _own_shared(scene)
+    """Under sequence parallelism too: there each rank should have all of the shared experts."""
+    shared = _needs_shared(scene)
+    if scene.case.tp_size == 1:
+        raise NotApplicable("there is one TP rank only")
+    return scene.answer.out - shared + _own_shared(scene)
 
 
-def _needs_shared_sum(scene: Scene) -> Tensor:
+def _needs_shared(scene: Scene) -> Tensor:
     if scene.answer.shared is None:
         raise NotApplicable("the layer has no shared experts")
-    _needs_all_reduce(scene)
     return scene.answer.shared
 
 
 def _own_shared(scene: Scene) -> Tensor:
-    """[r, K] this TP rank's part of the shared experts' output."""
+    return _shared_of(scene, scene.case.layout.tp_rank(scene.rank))
+
+
+def _shared_of(scene: Scene, tp_rank: int) -> Tensor:
+    """[r, K] a TP rank's part of the shared experts' output."""
     width = scene.case.shared_experts * scene.case.n
-    own = chunk(width, scene.case.tp_size, scene.case.layout.tp_rank(scene.rank))
+    own = chunk(width, scene.case.tp_size, tp_rank)
     return shared_mlp(scene, slice(own.start, own.stop))

@@ -21,38 +21,72 @@ from moe.reference import formats
 from moe.spec import BLOCK
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from harness.scene import Scene
 
 
 def scale_shifted(scene: Scene) -> Tensor:
-    _needs_codes(scene)
-    return redo(scene, Steps(w13=lambda s, e: e.w13 * _shifted(s, e, "w13")))
+    return _with_shifted(scene, "w13", 1)
 
 
 def w2_scale_shifted(scene: Scene) -> Tensor:
+    return _with_shifted(scene, "w2", 1)
+
+
+def scale_shifted_back(scene: Scene) -> Tensor:
+    return _with_shifted(scene, "w13", -1)
+
+
+def w2_scale_shifted_back(scene: Scene) -> Tensor:
+    return _with_shifted(scene, "w2", -1)
+
+
+def _with_shifted(scene: Scene, which: str, step: int) -> Tensor:
+    """step: 1, each block or channel takes the scale before its own, each expert the next one's;
+    -1, the other way."""
     _needs_codes(scene)
-    return redo(scene, Steps(w2=lambda s, e: e.w2 * _shifted(s, e, "w2")))
+    return redo(scene, _scaled(which, lambda e: _shifted(scene, e, which, step)))
 
 
-def _shifted(scene: Scene, one: Matrices, which: str) -> Tensor:
+def _scaled(which: str, factor: Callable[[Matrices], Tensor]) -> Steps:
+    """All steps right, but an expert's w13 or w2 multiplied with a factor."""
+    if which == "w13":
+        return Steps(w13=lambda _, e: e.w13 * factor(e))
+    return Steps(w2=lambda _, e: e.w2 * factor(e))
+
+
+def _shifted(scene: Scene, one: Matrices, which: str, step: int) -> Tensor:
     """What each value is multiplied with when its scale is the neighbour's."""
     scale = one.scale13 if which == "w13" else one.scale2
-    per = scene.reference.weight_format.per
+    per, experts = scene.reference.weight_format.per, scene.case.num_experts
     if per == "tensor":
-        if scene.case.num_experts == 1:
+        if experts == 1:
             raise NotApplicable("there is one expert, hence one scale, only")
-        w13, w2 = scene.reference.expert((one.expert + 1) % scene.case.num_experts)
-        other = w13 if which == "w13" else w2
-        return formats.weight_scale(other, scene.reference.weight_format) / scale
+        _two_directions(experts, step)
+        return _scale_of((one.expert + step) % experts, scene, which) / scale
     if per == "channel":
-        return scale.roll(1, dims=0) / scale
+        _two_directions(len(scale), step)
+        return scale.roll(step, dims=0) / scale
     blocks = _blocks(scale)
     if blocks.numel() == 1:
         raise NotApplicable("the matrix is one block")
     axis = 1 if blocks.shape[1] > 1 else 0
-    return _spread(blocks.roll(1, dims=axis) / blocks, scale)
+    _two_directions(blocks.shape[axis], step)
+    return _spread(blocks.roll(step, dims=axis) / blocks, scale)
+
+
+def _two_directions(count: int, step: int) -> None:
+    if count == 2 and step < 0:
+        raise NotApplicable("of two scales each is next to the other, either way")
+
+
+def _scale_of(expert: int, scene: Scene, which: str) -> Tensor:
+    """Broadcastable to the expert's w13 or w2."""
+    w13, w2 = scene.reference.expert(expert)
+    return formats.weight_scale(w13 if which == "w13" else w2, scene.reference.weight_format)
 
 
 def _blocks(scale: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 Mistakes that befall one of many (an expert, a rank, a row) take the one that is nearest to what
 was seen. Where the output is wrong that is the culprit; where it is right it is the one whose
-loss is the hardest to notice, so a battery that catches it would catch any.
+loss is the hardest to notice, so a battery that catches it would catch any. The culprit is told:
+ranks that blame the same one agree, ranks that blame each other do not.
 """
 
 from __future__ import annotations
@@ -15,6 +16,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.scene import Scene
+
+_CULPRIT = ("culprit",)
+
+
+def blame(scene: Scene, culprit: str) -> None:
+    """Say which of many the mistake that is being worked out befell."""
+    scene.memo[_CULPRIT] = culprit
+
+
+def blamed(scene: Scene) -> str:
+    """The latest word of `blame`, once; empty when there is none."""
+    return str(scene.memo.pop(_CULPRIT, ""))
 
 
 def residual(scene: Scene) -> Tensor:

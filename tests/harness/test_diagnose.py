@@ -145,6 +145,27 @@ def test_rows_in_other_rows_places():
     assert found["causes"][0]["cause"].endswith("all hold the answer of row 4")
 
 
+@pytest.mark.parametrize(("step", "side", "empty"), [(-2, "after", "38-39"), (2, "before", "0-1")])
+def test_rows_that_moved_leave_zeros_behind(step, side, empty):
+    out = RIGHT.roll(step, 0)
+    out[slice(step, None) if step < 0 else slice(step)] = 0
+    found = explained(out)
+    assert names(found) == ["rows_moved"]
+    text = f"each wrong row holds the answer of the row 2 {side} it; rows {empty}"
+    assert found["causes"][0]["cause"] == f"{text}, which have none such, are zeros"
+
+
+def test_zeros_that_have_a_row_to_come_from_are_not_explained_by_rows_that_moved():
+    out = RIGHT.roll(-2, 0)
+    out[10:20] = 0
+    assert names(explained(out)) == []
+
+
+def test_a_culprit_is_told():
+    found = explained(variant(BaselineSiluAndMul, weights=WEIGHTS * (IDS != 5)))
+    assert found["causes"][0]["cause"] == "an expert's share was dropped (expert 5)"
+
+
 @pytest.mark.parametrize("size", [0.02, 0.1, 1.0, 10.0])
 def test_noise_has_no_known_cause(size):
     generator = torch.Generator().manual_seed(2)
@@ -328,3 +349,13 @@ def test_a_picture_that_cannot_be_written_is_told(tmp_path):
     (call,) = found["calls"]
     assert names(call)[0] == "doubled"
     assert "FileExistsError" in call["picture_fault"] or "NotADirectory" in call["picture_fault"]
+
+
+def test_the_rows_looked_at_know_the_largest_values_of_all_rows():
+    """A scale that spans all rows is worked out from them."""
+    few = causes.telling_rows(scene(CALL), CALL, torch.zeros(40, dtype=torch.bool))
+    assert len(few.rows) < 40
+    assert few.answer.amax1 == CALL.answer.amax1
+    assert few.answer.amax2 == CALL.answer.amax2
+    alone = REFERENCE(few.x, few.topk_ids, few.topk_weights)
+    assert alone.amax2 < CALL.answer.amax2

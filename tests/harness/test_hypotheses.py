@@ -10,10 +10,12 @@ import torch
 from whatif_scenes import ALONE, apart, case, scene, seen
 
 from harness.hypotheses import FEW, HYPOTHESES, NotApplicable, named
-from harness.hypotheses.redo import redo, redo_parts
+from harness.hypotheses.redo import Steps, redo, redo_parts
+from harness.hypotheses.share import blamed
 from harness.subject import make_subject
 from moe.quant import QUANT
-from moe.types import Routing
+from moe.quant.base import QuantMethod
+from moe.types import Activations, Routing
 
 SAME = 1e-3  # sums in another order, and now and then a code at a tie
 LAYOUTS = (
@@ -46,6 +48,8 @@ def test_the_battery_holds_what_was_promised():
     ]
 
 
+UNEVEN = case(m=6, dp_size=4, use_ep=True, tokens="ragged")
+
 # Where the mistake is one; the plain case with shared experts for those that are not named.
 PLACES = {
     "rows_off_by_block": case(m=20),
@@ -57,6 +61,16 @@ PLACES = {
     "shard_of_joined_rows": case(tp_size=2),
     "second_scale_from_input": case(quant="fp8_tensor"),
     "input_scale_from_second": case(quant="fp8_tensor"),
+    "scale_shifted_back": case(quant="int8_channel"),
+    "w2_scale_shifted_back": case(quant="int8_channel"),
+    "tp_rank_missing": case(dp_size=2, tp_size=2),
+    "best_expert_twice": case(top_k=3),
+    "ids_in_int8": case(num_experts=160, n=64, k=128),
+    "remainder_on_last_rank": case(dp_size=2, use_ep=True, num_experts=5),
+    "tp_tokens_summed": case(tp_size=2, use_ep=True, sequence_parallel=True),
+    "w2_shard_of_next_rank": case(tp_size=2),
+    "w2_shard_of_rank_before": case(tp_size=4),
+    "second_scale_of_all_rows": case(quant="int8_channel"),
     "overflow_to_nan": case(quant="fp8_tensor", m=64, seed=3),
 }
 PLACES |= dict.fromkeys(
@@ -76,10 +90,14 @@ PLACES |= dict.fromkeys(
 
 
 def place(name: str):
-    if name == "stale_output":
+    if name in ("stale_output", "stale_sum"):
         return scene(case(), number=1)
-    family = named(name).family
-    plain = case(quant="fp8_block") if family in ("scales", "rounding") else case(shared_experts=1)
+    if name.startswith(("first_rank", "reversed_rank")):
+        return scene(case(dp_size=2, use_ep=True), rank=1)
+    if name == "unpadded_offsets":
+        return scene(UNEVEN, rank=3)
+    coded = named(name).family in ("scales", "scopes", "rounding")
+    plain = case(quant="fp8_block") if coded else case(shared_experts=1)
     return scene(PLACES.get(name, plain))
 
 
@@ -164,6 +182,10 @@ def gate_like_up(scale):
     return torch.cat([up, up], dim=1)
 
 
+def first_of(scale):
+    return scale[:1].expand_as(scale).contiguous()
+
+
 def transposed(scale):
     return scale.transpose(1, 2).reshape(scale.shape)
 
@@ -185,6 +207,10 @@ REAL = [
     ("w2_scale_shifted", "fp8_block", scaled("w2_scale", lambda s: s.roll(1, dims=2))),
     ("w2_scale_shifted", "int8_channel", scaled("w2_scale", lambda s: s.roll(1, dims=1))),
     ("w2_scale_shifted", "fp8_tensor", scaled("w2_scale", lambda s: s.roll(-1, dims=0))),
+    ("scale_shifted_back", "int8_channel", scaled("w13_scale", lambda s: s.roll(-1, dims=1))),
+    ("scale_shifted_back", "fp8_tensor", scaled("w13_scale", lambda s: s.roll(1, dims=0))),
+    ("w2_scale_shifted_back", "int8_channel", scaled("w2_scale", lambda s: s.roll(-1, dims=1))),
+    ("w2_scale_shifted_back", "fp8_tensor", scaled("w2_scale", lambda s: s.roll(1, dims=0))),
     ("w13_scale_transposed", "fp8_block", scaled("w13_scale", transposed)),
     ("w2_scale_transposed", "fp8_block", scaled("w2_scale", transposed)),
     ("w13_scale_twice", "int8_channel", scaled("w13_scale", torch.square)),
@@ -198,6 +224,16 @@ REAL = [
     ("gate_up_swapped", "none", swap_halves),
     ("gate_up_swapped", "fp8_block", swap_halves),
     ("gate_up_swapped", "fp8_tensor", swap_halves),
+    ("w13_scale_of_first_expert", "fp8_block", scaled("w13_scale", first_of)),
+    ("w2_scale_of_first_expert", "fp8_tensor", scaled("w2_scale", first_of)),
+    ("w13_scale_of_next_expert", "fp8_block", scaled("w13_scale", lambda s: s.roll(-1, dims=0))),
+    ("w2_scale_of_next_expert", "int8_channel", scaled("w2_scale", lambda s: s.roll(-1, dims=0))),
+    ("w13_scale_of_expert_before", "int8_channel", scaled("w13_scale", lambda s: s.roll(1, 0))),
+    ("w2_scale_of_expert_before", "fp8_block", scaled("w2_scale", lambda s: s.roll(1, dims=0))),
+    ("w13_of_expert_before", "none", scaled("w13", lambda w: w.roll(1, 0))),
+    ("w13_of_next_expert", "none", scaled("w13", lambda w: w.roll(-1, 0))),
+    ("w2_of_expert_before", "none", scaled("w2", lambda w: w.roll(1, 0))),
+    ("w2_of_next_expert", "none", scaled("w2", lambda w: w.roll(-1, 0))),
     ("w2_blocks_transposed", "none", lambda w: w.replace(w2=tiles_transposed(w.w2))),
     ("fnuz_codes", "fp8_block", halves),
 ]
@@ -209,6 +245,18 @@ def test_a_mistake_in_the_weights_is_foretold(name, quant, change):
     foretold = named(name).compute(here)
     assert apart(out[: len(foretold)], foretold) < 0.004  # one rounding to bf16, a code at a tie
     assert apart(out, here.answer.out) > 0.02
+
+
+def test_a_whole_matrix_of_one_block_is_transposed_too():
+    one = case(n=128, k=128)
+    out, here = real(one, change_weights=lambda w: w.replace(w2=w.w2.mT.contiguous()))
+    assert apart(out[:FEW], named("w2_blocks_transposed").compute(here)) < 0.004
+
+
+def test_block_scales_are_off_by_one_in_either_direction():
+    one = case(quant="fp8_block", k=384)
+    out, here = real(one, change_weights=scaled("w13_scale", lambda s: s.roll(-1, dims=2)))
+    assert apart(out[:FEW], named("scale_shifted_back").compute(here)) < 0.004
 
 
 ROUTED = [
@@ -229,6 +277,55 @@ def test_a_mistake_in_the_routing_is_foretold(name, change):
     foretold = named(name).compute(here)
     assert apart(out[: len(foretold)], foretold) < 0.004
     assert apart(out, here.answer.out) > 0.02
+
+
+@pytest.mark.parametrize(
+    ("name", "one", "change"),
+    [
+        ("best_expert_twice", case(top_k=3), lambda i: i[:, [0, 0, 1]].contiguous()),
+        ("ids_in_int8", PLACES["ids_in_int8"], lambda i: i.to(torch.int8).int()),
+    ],
+)
+def test_a_mistake_in_the_ids_is_foretold(name, one, change):
+    out, here = real(one, change_routing=lambda i, w: (change(i), w))
+    foretold = named(name).compute(here)
+    assert apart(out[: len(foretold)], foretold) < 0.004
+    assert apart(out, here.answer.out) > 0.02
+
+
+def test_one_scale_for_the_intermediate_of_all_rows_is_foretold(monkeypatch):
+    def together(_, h, __):
+        scale = h.float().abs().amax() / 127
+        codes = (h.float() / scale).round().to(torch.int8)
+        return Activations(codes=codes, scale=scale.expand(len(h), 1).contiguous())
+
+    right, here = real(case(quant="int8_channel"))
+    monkeypatch.setattr(QuantMethod, "quantize_intermediate", together)
+    out, here = real(case(quant="int8_channel"))
+    foretold = named("second_scale_of_all_rows").compute(here)
+    assert apart(out[:FEW], foretold) < 0.004 < apart(out, right)
+
+
+@pytest.mark.parametrize(
+    ("name", "one", "step"),
+    [
+        ("w2_shard_of_next_rank", case(tp_size=2), 1),
+        ("w2_shard_of_next_rank", case(dp_size=2, tp_size=2), 1),
+        ("w2_shard_of_rank_before", case(tp_size=4), -1),
+    ],
+)
+def test_each_rank_s_columns_meet_another_rank_s(name, one, step):
+    here = scene(one)
+    width = one.n // one.world_size
+
+    def moved(w2):
+        return torch.cat([w2[:, step * width :], w2[:, : step * width]], dim=1)
+
+    wanted = redo(here, Steps(w2=lambda _, e: moved(e.w2)))
+    assert apart(named(name).compute(here), wanted) < SAME
+    out, _ = real(case(), change_weights=lambda w: w.replace(w2=torch.stack([*map(moved, w.w2)])))
+    assert one.layout != case().layout
+    assert apart(named(name).compute(here), out[:FEW]) < 0.004
 
 
 # --- sums over ranks
@@ -255,6 +352,24 @@ def test_shares_of_the_shared_experts_add_up():
     outs = [named("shared_unreduced").compute(scene(one, rank)) for rank in (0, 1)]
     right, shared = scene(one).answer.out, scene(one).answer.shared
     assert apart(sum(outs), 2 * right - shared) < SAME
+
+
+def test_under_sequence_parallelism_a_share_of_the_shared_experts_is_too_little():
+    """There the ranks' tokens differ, so nobody adds the shares up: each should have all."""
+    one = case(tp_size=2, use_ep=True, sequence_parallel=True, shared_experts=2)
+    right = scene(one, 1)
+    out = named("shared_unreduced").compute(right)
+    rest = named("shared_unreduced").compute(dataclasses.replace(right, rank=0))
+    assert apart(out + rest, 2 * right.answer.out - right.answer.shared) < SAME
+
+
+def test_a_tp_rank_s_share_is_missing_in_every_dp_rank():
+    right = scene(case(dp_size=2, tp_size=2, shared_experts=1))
+    sums = [named("all_reduce_missing").compute(dataclasses.replace(right, rank=r)) for r in (0, 1)]
+    for missing, left in ((1, sums[0]), (0, sums[1])):
+        here = seen(right, left)
+        assert apart(named("tp_rank_missing").compute(here), left) < SAME
+        assert blamed(here) == f"TP rank {missing}"
 
 
 def test_ids_of_all_ranks_taken_for_local_ones():
@@ -313,6 +428,74 @@ def test_a_sequence_parallel_neighbour_holds_the_next_slice():
     assert apart(out, scene(one, 1).answer.out[:FEW]) < SAME
 
 
+def test_inputs_of_the_first_rank_meet_the_routing_of_another():
+    one = case(dp_size=2, use_ep=True, shared_experts=1)
+    first, here = scene(one, 0), scene(one, 1)
+    wrong = here.reference(first.x, here.topk_ids, here.topk_weights)
+    wanted = (wrong.out - wrong.shared + here.answer.shared)[:FEW]
+    assert apart(named("first_rank_inputs").compute(here), wanted) < SAME
+    assert apart(named("reversed_rank_inputs").compute(here), wanted) < SAME
+    with pytest.raises(NotApplicable, match="the first rank's tokens"):
+        named("first_rank_inputs").compute(first)
+
+
+@pytest.mark.parametrize("layout", [{"dp_size": 4}, {"dp_size": 2, "tp_size": 2}])
+def test_in_reverse_order_the_first_rank_gets_the_last_one_s_tokens(layout):
+    one = case(**layout)
+    here, last = scene(one, 0), scene(one, 3)
+    wanted = here.reference(last.x, here.topk_ids, here.topk_weights).out[:FEW]
+    assert apart(named("reversed_rank_inputs").compute(here), wanted) < SAME
+
+
+def test_weights_of_the_first_rank_meet_the_experts_of_another():
+    one = case(dp_size=2, use_ep=True)
+    first, here = scene(one, 0), scene(one, 1)
+    wanted = here.reference(here.x, here.topk_ids, first.topk_weights).out
+    assert apart(named("first_rank_weights").compute(here), wanted) < SAME
+
+
+def test_tp_ranks_with_tokens_of_their_own_are_added_up():
+    one = case(tp_size=2, use_ep=True, sequence_parallel=True, shared_experts=1)
+    mine, other = scene(one, 0), scene(one, 1)
+    wanted = mine.answer.out + other.answer.out - other.answer.shared
+    assert apart(named("tp_tokens_summed").compute(mine), wanted[:FEW]) < SAME
+
+
+def test_the_call_before_is_added_to():
+    out = named("stale_sum").compute(scene(case(), number=1))
+    assert apart(out, (scene(case(), number=1).answer.out + scene(case()).answer.out)[:FEW]) < SAME
+
+
+@pytest.mark.parametrize("rank", [2, 3])
+def test_rows_are_looked_for_without_the_padding(rank):
+    rows = max(UNEVEN.counts)
+    padded = torch.zeros(4 * rows, UNEVEN.k)
+    for r, count in enumerate(UNEVEN.counts):
+        padded[r * rows : r * rows + count] = scene(UNEVEN, r).answer.out
+    start = sum(UNEVEN.counts[:rank])
+    assert start != rank * rows
+    wanted = padded[start : start + UNEVEN.counts[rank]][:FEW]
+    off = named("unpadded_offsets").compute(scene(UNEVEN, rank)) - wanted
+    assert float(off.norm()) < SAME * float(padded.norm())  # where it finds padding: zeros
+
+
+def test_shared_experts_see_what_the_routed_ones_gave():
+    here = scene(case(shared_experts=1))
+    routed = here.answer.out - here.answer.shared
+    wrong = here.reference(routed.bfloat16(), here.topk_ids, here.topk_weights)
+    assert apart(named("shared_from_output").compute(here), routed + wrong.shared) < SAME
+
+
+def test_the_map_gives_the_odd_expert_to_the_last_rank():
+    """Ranks hold experts 0-2 and 3-4; by the map the second one's begin with number 2."""
+    here = scene(case(dp_size=2, use_ep=True, num_experts=5))
+    few = here.first(FEW)
+    first = torch.where(few.topk_ids < 3, few.topk_ids, -1)
+    second = torch.where((few.topk_ids >= 2) & (few.topk_ids < 4), few.topk_ids + 1, -1)
+    wanted = redo(few, ids=first) + redo(few, ids=second)
+    assert apart(named("remainder_on_last_rank").compute(here), wanted) < SAME
+
+
 def test_a_stale_output_is_the_first_calls():
     out = named("stale_output").compute(scene(case(), number=1))
     assert apart(out, scene(case()).answer.out[:FEW]) < SAME
@@ -334,8 +517,10 @@ def test_the_expert_that_was_dropped_is_found():
         mask = (right.topk_ids != e)[:, :, None]
         share = right.answer.parts.sum(dim=0) * right.topk_weights[:, :, None]
         wrong = (share * mask).sum(dim=1)
-        out = named("expert_dropped").compute(seen(right, wrong))
-        assert apart(out, wrong) < 1e-5
+        here = seen(right, wrong)
+        assert apart(named("expert_dropped").compute(here), wrong) < 1e-5
+        assert blamed(here) == f"expert {e}"
+        assert blamed(here) == ""
 
 
 def test_the_rank_that_is_missing_is_found():
@@ -344,7 +529,9 @@ def test_the_rank_that_is_missing_is_found():
         parts = right.answer.parts.clone()
         parts[rank] = 0
         wrong = right.total(parts=parts)
-        assert apart(named("rank_missing").compute(seen(right, wrong)), wrong) < 1e-5
+        here = seen(right, wrong)
+        assert apart(named("rank_missing").compute(here), wrong) < 1e-5
+        assert blamed(here) == f"rank {rank}"
         twice = 2 * right.answer.out - wrong
         assert apart(named("rank_twice").compute(seen(right, twice)), twice) < 1e-5
 
@@ -418,6 +605,7 @@ NONE_HERE = [
     ("rank_missing", case(), "one rank only"),
     ("rank_twice", case(), "one rank only"),
     ("all_reduce_missing", case(dp_size=2), "one TP rank only"),
+    ("tp_rank_missing", case(tp_size=2), "that is a rank's share"),
     (
         "all_reduce_twice",
         case(tp_size=2, use_ep=True, sequence_parallel=True),
@@ -427,6 +615,30 @@ NONE_HERE = [
     ("neighbour_tokens", case(tp_size=2), "no other rank holds other tokens"),
     ("neighbour_tokens", case(dp_size=2, use_ep=True, tokens="idle"), "no other tokens"),
     ("stale_output", case(), "the first call"),
+    ("stale_sum", case(), "the first call"),
+    ("tp_tokens_summed", case(tp_size=2), "TP ranks hold the same tokens"),
+    ("first_rank_inputs", case(dp_size=2), "the first rank's tokens"),
+    ("first_rank_weights", case(dp_size=2), "the first rank's tokens"),
+    ("reversed_rank_inputs", case(tp_size=2), "this rank has its own place"),
+    ("unpadded_offsets", case(dp_size=2), "no rank before this one sends padding"),
+    ("best_expert_twice", case(), "below top-k 3"),
+    ("ids_in_int8", case(), "no rank has more than 128 experts"),
+    ("shared_from_output", case(), "no shared experts"),
+    ("remainder_on_last_rank", case(dp_size=2, use_ep=True), "divide the experts evenly"),
+    ("w2_of_expert_before", case(num_experts=2), "either way"),
+    ("w13_of_next_expert", case(dp_size=4, use_ep=True), "no rank has more than one expert"),
+    ("w2_shard_of_next_rank", case(tp_size=2, use_ep=True), "every rank has whole experts"),
+    ("w2_shard_of_next_rank", case(tp_size=2, n=255), "of different sizes"),
+    ("w2_shard_of_rank_before", case(tp_size=2), "either way"),
+    ("w13_scale_of_first_expert", case(), "nothing is quantized"),
+    (
+        "w2_scale_of_first_expert",
+        case(quant="fp8_block", dp_size=4, use_ep=True),
+        "no rank has more than one expert",
+    ),
+    ("w2_scale_of_next_expert", case(quant="fp8_tensor"), "scales off by one expert"),
+    ("second_scale_of_all_rows", case(), "nothing is quantized"),
+    ("second_scale_of_all_rows", case(quant="fp8_tensor"), "one scale for all rows is right"),
     ("global_ids_as_local", case(tp_size=2), "every rank has all experts"),
     ("stale_expert_map", case(use_ep=True), "every rank has all experts"),
     ("expert_from_neighbour", case(num_experts=1, top_k=1), "one expert only"),
@@ -435,6 +647,8 @@ NONE_HERE = [
     ("scale_shifted", case(), "nothing is quantized"),
     ("scale_shifted", case(quant="fp8_tensor", num_experts=1, top_k=1), "one scale, only"),
     ("w2_scale_shifted", case(quant="fp8_block", n=128, k=128), "the matrix is one block"),
+    ("scale_shifted_back", case(quant="fp8_block"), "either way"),
+    ("scale_shifted_back", case(quant="fp8_tensor", num_experts=2), "either way"),
     ("w13_scale_transposed", case(quant="fp8_block", k=128), "a single row or column"),
     ("w13_scale_transposed", case(quant="fp8_tensor"), "no matrix of blocks"),
     ("up_scale_from_gate", case(quant="fp8_tensor"), "gate and up share one scale"),

@@ -78,9 +78,18 @@ def up_ignored(patch):
     activated(patch, lambda gate: OnlyGate(torch.nn.functional.silu(gate)))
 
 
-@mistake("limit of the activation", "vLLM #41985")
+@mistake("limit of the activation", "vLLM #41985", "gate_clamped", m=32)
 def activation_clamped_though_not_asked(patch):
-    activated(patch, lambda gate: torch.nn.functional.silu(gate).clamp(max=1.0))
+    """Gate and up at 7, as for models that ask for it."""
+
+    class Clamped:
+        def __init__(self, value):
+            self.value = value
+
+        def __mul__(self, up):
+            return self.value * up.clamp(-7, 7)
+
+    activated(patch, lambda gate: Clamped(torch.nn.functional.silu(gate.clamp(max=7))))
 
 
 @mistake("tile drops the tail", "vLLM #49087", "last_block_zeroed", "zeros", k=320)
@@ -179,7 +188,7 @@ def kernel_sums_the_rows_of_minus_one(patch):
     around(patch, triton_experts, "combine", all_rows)
 
 
-@mistake("stale workspace", "vLLM #54083")
+@mistake("stale workspace", "vLLM #54083", "stale_sum")
 def sums_of_the_call_before_left_in_place(patch):
     left = []
 
@@ -252,7 +261,7 @@ def weights_of_two_experts_exchanged(patch):
     prepared(patch, lambda w: w.replace(w13=w.w13.roll(1, 0), w2=w.w2.roll(1, 0)))
 
 
-@mistake("weights half loaded", "SGLang #39580")
+@mistake("weights half loaded", "SGLang #39580", "w2_of_expert_before")
 def second_matrix_of_the_expert_before(patch):
     prepared(patch, lambda w: w.replace(w2=w.w2.roll(1, 0)))
 

@@ -25,17 +25,17 @@ def reduced_twice(patch):
     around(patch, Group, "all_reduce", lambda real, self, x: real(self, real(self, x)))
 
 
-@mistake("reduce missing", "Megatron !2824", "all_reduce_missing", "rank_missing", **TP)
+@mistake("reduce missing", "Megatron !2824", "all_reduce_missing", **TP)
 def reduce_missing(patch):
     patch.setattr(Group, "all_reduce", lambda self, x: x)
 
 
-@mistake("one rank left out", "Megatron !2824", "rank_missing", dp_size=2, tp_size=2)
+@mistake("one rank left out", "Megatron !2824", "tp_rank_missing", dp_size=2, tp_size=2)
 def share_of_one_rank_missing(patch):
     around(patch, Group, "all_reduce", lambda real, self, x: real(self, x * (self.rank == 0)))
 
 
-@mistake("reduce under SP", "vLLM #37856", m=2, **SP)
+@mistake("reduce under SP", "vLLM #37856", "tp_tokens_summed", m=2, **SP)
 def reduced_though_tokens_are_split(patch):
     def finalize(real, self, partial, dispatched):
         return self.group.all_reduce(real(self, partial, dispatched))
@@ -72,7 +72,7 @@ def first_rank_s(t: torch.Tensor, group: Group) -> torch.Tensor:
     return torch.cat([t[: len(t) // group.size]] * group.size)
 
 
-@mistake("combine with other ranks' weights", "vLLM #52639", **EP)
+@mistake("combine with other ranks' weights", "vLLM #52639", "first_rank_weights", **EP)
 def weights_of_the_first_rank_for_all(patch):
     def change(sent, group):
         weights = first_rank_s(sent.routing.topk_weights, group)
@@ -82,7 +82,7 @@ def weights_of_the_first_rank_for_all(patch):
     gathered(patch, change)
 
 
-@mistake("only rank 0 right", "vllm-gaudi #1796", dp_size=2)
+@mistake("only rank 0 right", "vllm-gaudi #1796", "first_rank_inputs", dp_size=2)
 def every_rank_computes_the_first_one_s_tokens(patch):
     def change(sent, group):
         x = type(sent.x)(codes=first_rank_s(sent.x.codes, group), scale=sent.x.scale)
@@ -91,7 +91,7 @@ def every_rank_computes_the_first_one_s_tokens(patch):
     gathered(patch, change)
 
 
-@mistake("order of a gather", "vllm-ascend #11921", dp_size=2)
+@mistake("order of a gather", "vllm-ascend #11921", "reversed_rank_inputs", dp_size=2)
 def tokens_gathered_in_reverse_rank_order(patch):
     def change(sent, group):
         turned = sent.x.codes.roll(len(sent.x.codes) // 2, 0)
@@ -101,7 +101,15 @@ def tokens_gathered_in_reverse_rank_order(patch):
     gathered(patch, change)
 
 
-@mistake("uneven tokens", "TRT-LLM #6173", m=6, dp_size=4, use_ep=True, tokens="ragged")
+@mistake(
+    "uneven tokens",
+    "TRT-LLM #6173",
+    "unpadded_offsets",
+    m=6,
+    dp_size=4,
+    use_ep=True,
+    tokens="ragged",
+)
 def rows_found_by_unpadded_offsets(patch):
     """Ranks look for their rows where they would be if nothing were padded.
 
@@ -164,7 +172,7 @@ def gate_up_sharded_as_one_matrix(patch):
     patch.setattr(quant_base, "_gate_up_rows", contiguous)
 
 
-@mistake("shards of two ranks", "vLLM #31534", **TP)
+@mistake("shards of two ranks", "vLLM #31534", "w2_shard_of_next_rank", **TP)
 def w2_shard_of_the_other_rank(patch):
     def shard(real, self, w, columns, intermediate):
         return real(self, w.replace(w2=w.w2.roll(intermediate // 2, 2)), columns, intermediate)
@@ -200,7 +208,7 @@ def shared_experts_split_though_tokens_are(patch):
     patch.setattr(subject, "shard_shared", half)
 
 
-@mistake("hidden states overwritten", "vLLM #28939", shared_experts=1)
+@mistake("hidden states overwritten", "vLLM #28939", "shared_from_output", shared_experts=1)
 def shared_experts_see_the_routed_output(patch):
     seen = []
 

@@ -74,7 +74,14 @@ def correction_bias_never_set(patch):
     chosen(patch, biased)
 
 
-@mistake("dtype of ids", "vLLM #20166, SGLang #25355", num_experts=160, m=32, k=64)
+@mistake(
+    "dtype of ids",
+    "vLLM #20166, SGLang #25355",
+    "ids_in_int8",
+    num_experts=160,
+    m=32,
+    k=64,
+)
 def ids_in_eight_bits(patch):
     routed(patch, lambda ids, weights: (ids.to(torch.int8).int(), weights))
 
@@ -87,7 +94,7 @@ def top_k_is_one_short(patch):
     routed(patch, drop)
 
 
-@mistake("equal logits", "aiter #1716", top_k=3)
+@mistake("equal logits", "aiter #1716", "best_expert_twice", top_k=3)
 def one_expert_chosen_twice(patch):
     routed(patch, lambda ids, weights: (torch.cat([ids[:, :1], ids[:, :-1]], dim=1), weights))
 
@@ -154,7 +161,7 @@ def expert_offset_subtracted_twice(patch):
     localised(patch, lambda real, ids, here: real(ids - here.start, here))
 
 
-@mistake("EP split", "vLLM #21497", num_experts=5, **EP)
+@mistake("EP split", "vLLM #21497", "remainder_on_last_rank", num_experts=5, **EP)
 def remainder_of_the_experts_on_the_last_rank(patch):
     """The map gives the odd expert to the last rank, the weights have it on the first."""
 

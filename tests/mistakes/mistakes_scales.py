@@ -55,12 +55,12 @@ def second_weight_scale_applied_twice(patch):
     scaled(patch, lambda w: w.replace(w2_scale=w.w2_scale.square()))
 
 
-@mistake("scale of another expert", "SGLang #13715", "scale_shifted", quant="fp8_tensor")
+@mistake("scale of another expert", "SGLang #13715", "scale_shifted_back", quant="fp8_tensor")
 def scales_stay_when_experts_move(patch):
     scaled(patch, lambda w: w.replace(w13_scale=w.w13_scale.roll(1, 0)))
 
 
-@mistake("scale of another expert", "SGLang #13715", quant="fp8_tensor")
+@mistake("scale of another expert", "SGLang #13715", "w2_scale_of_first_expert", quant="fp8_tensor")
 def first_expert_s_scale_for_all(patch):
     scaled(patch, lambda w: w.replace(w2_scale=w.w2_scale[:1].expand_as(w.w2_scale)))
 
@@ -130,7 +130,14 @@ def dynamic_scale_of_each_rank_alone(patch):
     patch.setattr(Fp8TensorDynamic, "input_scale_is_local", True)
 
 
-@mistake("scale over the wrong rows", "vLLM #49747", quant="int8_channel", experts="triton", m=4)
+@mistake(
+    "scale over the wrong rows",
+    "vLLM #49747",
+    "second_scale_of_all_rows",
+    quant="int8_channel",
+    experts="triton",
+    m=4,
+)
 def one_scale_for_all_tokens_in_a_kernel(patch):
     def together(real, h, kind, group):
         scale = h.float().abs().amax() / 127

@@ -40,14 +40,19 @@ class Row:
 
     @property
     def named(self) -> tuple[str, ...]:
-        """Causes, first those that explain the most calls on the most ranks, then the closest."""
-        count: Counter[str] = Counter()
-        left: dict[str, float] = {}
+        """Causes, first those that explain the most calls on the most ranks, then the closest.
+
+        As in `harness.explain` one that blames another rank, say, is another cause.
+        """
+        count: Counter[tuple[str, str]] = Counter()
+        left: dict[tuple[str, str], float] = {}
         for call in (c for d in self.result.diagnoses for c in d.get("calls", ())):
             for cause in call.get("causes", ()):
-                count[cause["name"]] += 1
-                left[cause["name"]] = max(left.get(cause["name"], 0.0), cause["residual"] or 0.0)
-        return tuple(sorted(count, key=lambda name: (-count[name], left[name])))
+                key = (cause["name"], cause["cause"])
+                count[key] += 1
+                left[key] = max(left.get(key, 0.0), cause["residual"] or 0.0)
+        ranked = sorted(count, key=lambda key: (-count[key], left[key]))
+        return tuple(dict.fromkeys(name for name, _ in ranked))
 
     @property
     def told(self) -> str:
