@@ -86,7 +86,7 @@ def right(case: MoETestConfig, data: Data) -> Right:
     def expert(e: int) -> tuple[Tensor, Tensor]:
         return data.expert(case, e)
 
-    numerics = EXPERTS.row(case.experts).numerics_for(problem.scheme)
+    numerics = EXPERTS.row(case.experts).numerics_for(problem.scheme, "cuda")
     reference = BaselineSiluAndMul(problem, numerics, expert, shared)
     tokens = data.batch(case)
     ids = routing.choose(tokens.logits, case.top_k)

@@ -59,7 +59,7 @@ class Subject:
 def make_subject(case: MoETestConfig, context: RankContext) -> Subject:
     """Collective the first time a layout is met."""
     problem = case.problem
-    numerics = EXPERTS.row(case.experts).numerics_for(problem.scheme)
+    numerics = EXPERTS.row(case.experts).numerics_for(problem.scheme, context.device.type)
     device = context.device
 
     _make_weights(case, context)

@@ -136,7 +136,8 @@ def build(
         check(problem, platform, members)
     quant = QUANT.load(members.quant)()
     row = EXPERTS.row(members.experts)
-    experts = EXPERTS.load(members.experts)(problem, rank, row.numerics_for(problem.scheme), quant)
+    numerics = row.numerics_for(problem.scheme, weights.w13.device.type)
+    experts = EXPERTS.load(members.experts)(problem, rank, numerics, quant)
     experts.prepare_weights(weights)
     prepare_finalize = ALL2ALL.load(members.all2all)(groups.gather)
     kernel = MoEKernel(

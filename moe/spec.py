@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -145,6 +145,9 @@ class Platform:
     interpreted: bool = False  # Triton kernels run in the interpreter: right, but slow
 
 
+FLOAT32_LOSS = 2.0**-22  # the most that an addition in float32 is taken to lose, in any order
+
+
 @dataclass(frozen=True, kw_only=True)
 class Numerics:
     """What a member declares about its rounding; the reference rounds in the same places.
@@ -272,9 +275,16 @@ class Row:
     numerics_of: Mapping[str, Numerics] = field(default_factory=dict)
     deterministic: bool = False  # the same call on the same ranks gives the same bits
 
-    def numerics_for(self, scheme: Scheme) -> Numerics:
-        """What the member declares for this scheme."""
-        return self.numerics_of.get(scheme.activations, self.numerics)
+    def numerics_for(self, scheme: Scheme, device: str) -> Numerics:
+        """What the member declares for this scheme on a device of this torch type.
+
+        A CPU has no tensor cores: kernels that are interpreted there lose what float32 does.
+        """
+        declared = self.numerics_of.get(scheme.activations, self.numerics)
+        if device != "cpu":
+            return declared
+        loss = min(declared.accumulation, FLOAT32_LOSS)
+        return replace(declared, accumulation=loss, promoted=None, aligned=None)
 
 
 def problem_refusal(problem: Problem) -> Reason | None:

@@ -37,7 +37,7 @@ def scene(one: MoETestConfig, rank: int = 0, number: int = 0) -> Scene:
     ideal = BaselineSiluAndMul(
         dataclasses.replace(one.problem, scheme=plain), IDEAL, experts.__getitem__, shared
     )
-    numerics = EXPERTS.row(one.experts).numerics_for(one.problem.scheme)
+    numerics = EXPERTS.row(one.experts).numerics_for(one.problem.scheme, "cpu")
     reference = BaselineSiluAndMul(one.problem, numerics, experts.__getitem__, shared)
     start = number * one.m
     layout, counts = one.layout, one.counts

@@ -5,12 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moe.spec import (
+    FLOAT32_LOSS,
     Layout,
     Needs,
     Numerics,
     Platform,
     Problem,
     Reason,
+    Row,
     Scheme,
     chunk,
     problem_refusal,
@@ -187,3 +189,13 @@ def test_ranks_without_experts_are_no_reason_to_refuse():
 def test_numerics_that_no_reference_could_follow_are_refused(fields, says):
     with pytest.raises(ValueError, match=says):
         Numerics(**fields)
+
+
+def test_a_cpu_loses_what_float32_does_whatever_a_chip_s_units_lose():
+    short = Numerics(gemm1="model", accumulation=2.0**-15.5, promoted=128, aligned=(32, 13))
+    row = Row(name="x", target="m:C", numerics_of={"fp8_static": short})
+    scheme = Scheme(weights="fp8_tensor", activations="fp8_static")
+    assert row.numerics_for(scheme, "cuda") == short
+    assert row.numerics_for(scheme, "cpu") == Numerics(gemm1="model", accumulation=FLOAT32_LOSS)
+    plain = Scheme(weights="model", activations="model")
+    assert row.numerics_for(plain, "cpu") == row.numerics_for(plain, "cuda") == Numerics()
