@@ -102,7 +102,7 @@ def in_rank(ids: list[str], device: str, transport: str) -> list[Shares]:
 @torch.inference_mode()
 def of_case(case: MoETestConfig, context: RankContext) -> Shares:
     """Collective. Both calls' rows on this rank; wrong answers to the first call."""
-    subject, clock = make_subject(case, context), _Clock(device=context.device)
+    subject, clock = make_subject(case, context), _Clock(context=context)
     calls = [_call(subject, context, clock, number) for number in (0, 1)]
     right = [share for call in calls for share in row_shares(call.output.out, call.answer)]
     scene = scene_of(case, context.rank, calls[0], subject.reference)

@@ -47,23 +47,24 @@ SKETCHED_ROWS = 2  # of each rank's first call, for the comparison across layout
 
 @dataclass
 class _Clock:
-    """Seconds by phase of one case."""
+    """Seconds by phase of one case; each is said aloud, for when a rank hangs or dies in it."""
 
-    device: torch.device
+    context: RankContext
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
+        self.context.say(name)
         start = time.perf_counter()
         yield
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        if self.context.device.type == "cuda":
+            torch.cuda.synchronize(self.context.device)
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
 def run_case(case: MoETestConfig, context: RankContext) -> RankResult:
     """Collective. Exceptions of the stack under test pass through: the worker reports them."""
-    clock = _Clock(device=context.device)
+    clock = _Clock(context=context)
     with torch.inference_mode():
         with clock.phase("inputs"):
             subject = make_subject(case, context)

@@ -28,7 +28,7 @@ def first_call(quant: str, m: int):
     here = RankContext(rank=0, world_size=1, device=torch.device("cpu"), transport="gloo")
     with torch.inference_mode():
         subject = make_subject(case(quant=quant, m=m, k=256), here)
-        return subject, _call(subject, here, _Clock(device=here.device), 0)
+        return subject, _call(subject, here, _Clock(context=here), 0)
 
 
 def with_output(call, out):
