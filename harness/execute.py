@@ -72,7 +72,7 @@ def run_case(case: MoETestConfig, context: RankContext) -> RankResult:
             judged = [_judge(subject, call) for call in calls]
         judged[0] = _failed_by(judged[0], *_other_members(subject))
         with clock.phase("repeat"):
-            judged[0] = _failed_by(judged[0], repeat.complaint(subject, calls[0]))
+            judged[0] = _failed_by(judged[0], *repeat.complaints(subject, calls))
         with clock.phase("projection"):
             shares = projection.shares(subject, calls[:1])
             judged[0] = _failed_by(judged[0], projection.complaint(shares))
@@ -122,6 +122,7 @@ def _call(subject: Subject, context: RankContext, clock: _Clock, number: int) ->
         given = mine.x.clone(), mine.logits.clone()  # the truth must not see what changes them
         with clock.phase("layer"):
             output = subject.layer.forward(*given)
+        out = output.out.clone()  # a later call must not change what is judged
         broken = memory.broken_guards() + _changed(given, (mine.x, mine.logits))
     with clock.phase("reference"):
         answer = _answer(subject, mine, output, number, context)
@@ -131,7 +132,8 @@ def _call(subject: Subject, context: RankContext, clock: _Clock, number: int) ->
         counts=counts,
         start=start,
         tokens=mine,
-        output=output,
+        output=dataclasses.replace(output, out=out),
+        given=output.out,
         answer=answer,
         stages=kept,
         broken=tuple(broken),

@@ -91,7 +91,7 @@ class FusedMoE:
             out = out + shared
         if not self.problem.layout.sequence_parallel:
             out = self.groups.tp.all_reduce(out)
-        trace.keep("out", out)
+        trace.keep("out", out, copy=True)  # a member may give its next call the same buffer
         return Output(out=out, routing=routing)
 
 
