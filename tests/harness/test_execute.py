@@ -86,6 +86,24 @@ def test_a_member_that_changes_its_weights_in_place_spoils_no_later_case(after):
     assert run_case(case(experts=after), here).verdict is Verdict.PASSED
 
 
+@pytest.mark.parametrize(
+    ("fields", "seeds"),
+    [
+        ({"k": 8, "experts": "torch_grouped"}, (9, 34)),
+        ({"k": 8, "experts": "torch_grouped", "shared_experts": 1}, (9, 11)),
+        ({"k": 4, "shared_experts": 1}, (3, 7, 14)),
+        ({"k": 2, "quant": "int8_channel"}, (6, 12)),
+        ({"k": 1}, (10, 21)),
+    ],
+)
+def test_few_columns_raise_no_false_alarm(fields, seeds):
+    """Roundings of few values scatter more; these seeds failed once."""
+    here = context()
+    for seed in seeds:
+        found = run_case(case(m=8, n=64, seed=seed, **fields), here)
+        assert (found.verdict, found.messages) == (Verdict.PASSED, ())
+
+
 def test_what_experts_write_on_their_input_is_told_as_that():
     """Neither router nor dispatch is blamed, which gave what is right."""
     writes = case(m=8, experts="execute_ranks:WritesOnWhatItIsGiven", all2all="local")
