@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from harness.compare import ALL_MARGIN, bound
+from harness.compare import bound, margins
 from harness.hypotheses import FEW, HYPOTHESES, Hypothesis, NotApplicable
 from harness.result import CAUGHT, MISSED, NOT_APPLICABLE
 from moe.types import TORCH_DTYPE
@@ -62,8 +62,9 @@ def rejected(outputs: Tensor, scene: Scene) -> Tensor:
     answer = scene.answer
     got = outputs.to(TORCH_DTYPE[scene.case.dtype]).to(answer.out.dtype)
     distance = (got - answer.out).square().sum(dim=2)
-    beyond = (distance > bound(answer).square()).any(dim=1)
-    together = distance.sum(dim=1) > bound(answer, ALL_MARGIN).square().sum()
+    each, every = margins(answer.variance, answer.out.shape[1])
+    beyond = (distance > bound(answer, each).square()).any(dim=1)
+    together = distance.sum(dim=1) > bound(answer, every).square().sum()
     if scene.tokens > len(scene.rows):
         together &= (outputs != answer.out).any(dim=2).all(dim=1)
     return beyond | together | ~distance.isfinite().all(dim=1)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from harness.compare import ALL_MARGIN, bound, judge
+from harness.compare import ALL_MARGIN, ROW_MARGIN, bound, judge
 from harness.facts import facts
 from harness.patterns import find_wrong, of_columns, of_rows
 from harness.result import Verdict
@@ -87,7 +87,7 @@ def assert_close(
     _not_blind(answer, name)
     loose = declared if rel_rms is None else rel_rms
     wrong = _wrong_elements(sides, loose)
-    found = judge(sides.actual, answer)
+    found = judge(sides.actual, answer, (ROW_MARGIN, ALL_MARGIN))
     if found.verdict is Verdict.FAILED or bool(wrong.any()):
         said = _message(sides, answer, wrong, found.messages)
         raise AssertionError(
@@ -198,7 +198,7 @@ def _answer(sides: _Sides, declared: float, rel_rms: float | None) -> Answer:
 
 def _not_blind(answer: Answer, name: str) -> None:
     size = answer.out.norm(dim=1)
-    blind = ((bound(answer) >= size) & (size > 0)).nonzero().flatten()
+    blind = ((bound(answer, ROW_MARGIN) >= size) & (size > 0)).nonzero().flatten()
     if len(blind):
         rows = numbers_text(blind.tolist())
         raise ValueError(
@@ -215,7 +215,7 @@ def _wrong_elements(sides: _Sides, relative: float) -> Tensor:
 
 
 def _message(sides: _Sides, answer: Answer, elements: Tensor, judged: tuple[str, ...]) -> str:
-    wrong = find_wrong(sides.actual, answer, sides.eps).with_elements(elements)
+    wrong = find_wrong(sides.actual, answer, sides.eps, ROW_MARGIN).with_elements(elements)
     found = facts(sides.actual, answer.out, wrong)
     said = [amount_text(found), *fact_lines(found)]
     said += [f"  pattern: {p.text}" for p in (*of_rows(wrong.rows), *of_columns(wrong))]
@@ -226,7 +226,7 @@ def _message(sides: _Sides, answer: Answer, elements: Tensor, judged: tuple[str,
 def _allowed(answer: Answer, dtype: torch.dtype, terms: int | None, accumulate: str) -> str:
     """What the bound was made of, for who finds it too tight."""
     size = answer.out.norm(dim=1).clamp(min=1e-300)
-    share = float((bound(answer) / size).amax())
+    share = float((bound(answer, ROW_MARGIN) / size).amax())
     sums = f"sums of {terms} products in {accumulate}" if terms else "no sum (say terms=...)"
     made = f"rounding to {str(dtype).removeprefix('torch.')}, {sums}"
     return f"allowed: a relative rms error of {share:.3g} in a row; {made}"

@@ -8,6 +8,7 @@ scales along. docs/bounds.md derives it.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 ROW_MARGIN = 2.0  # in standard deviations of a row's distance: covers 6 sigma from 64 columns on
 ALL_MARGIN = 1.5  # the same over all rows together, where chance averages out
+SIGMAS = 6.0  # of a sum of few squares, to which both margins leave room at least
 _TOGETHER = {"cpu": 1 << 18}  # elements at a time, where not all
 METRICS = {
     "rel_rms": "distance from the reference over the reference's length, all rows together",
@@ -80,20 +82,43 @@ def _over(part: Tensor, whole: Tensor) -> Tensor:
     return part / whole.clamp(min=torch.finfo(whole.dtype).tiny)
 
 
-def bound(answer: Answer, margin: float = ROW_MARGIN) -> Tensor:
+def margins(variance: Tensor, columns: int) -> tuple[float, float]:
+    """Of a row and of all together: the constants, but where so few values scatter more.
+
+    variance: [T] of the rows; one that is far above the others counts as if it were alone.
+    """
+    if _for(max(columns, 1)) <= ALL_MARGIN:
+        return ROW_MARGIN, ALL_MARGIN
+    share = variance.double() / variance.double().sum()
+    rows = 1 / float(share.square().sum().nan_to_num(1.0).clamp(min=1e-12))  # if all were alike
+    every = _for(max(columns, 1) * max(rows, 1.0))
+    return max(ROW_MARGIN, _for(max(columns, 1))), max(ALL_MARGIN, every)
+
+
+def _for(values: float) -> float:
+    """The root of a mean of so many squares scatters by 1 / sqrt(2 * values) of itself."""
+    return 1 + SIGMAS / math.sqrt(2 * values)
+
+
+def bound(answer: Answer, margin: float | None = None) -> Tensor:
     """[T] how far from `answer.out` each row may be."""
+    if margin is None:
+        margin, _ = margins(answer.variance, answer.out.shape[1])
     return margin * answer.variance.sqrt() + answer.flips.sqrt()
 
 
-def judge(actual: Tensor, answer: Answer) -> Judgement:
+def judge(actual: Tensor, answer: Answer, allowed: tuple[float, float] | None = None) -> Judgement:
     """actual: [T, K] any float dtype; answer: the reference for the same tokens.
 
+    allowed: margins of a row and of all together; None: `margins` of these rows.
     Raises ValueError where the two do not fit together or the reference itself is not finite.
     """
     _check(actual, answer)
     if actual.shape[0] == 0:
         return Judgement(verdict=Verdict.PASSED, metrics={"rows": 0.0})
-    rows = _rows(actual, answer)
+    if allowed is None:
+        allowed = margins(answer.variance, answer.out.shape[1])
+    rows = _rows(actual, answer, allowed)
     if not rows.reference.isfinite().all() and not answer.out.isfinite().all():
         raise ValueError(
             "the reference holds NaN or Inf: the inputs are out of range, not the output"
@@ -104,7 +129,7 @@ def judge(actual: Tensor, answer: Answer) -> Judgement:
     return _verdict(actual, answer, rows)
 
 
-def _rows(actual: Tensor, answer: Answer) -> _Rows:
+def _rows(actual: Tensor, answer: Answer, allowed: tuple[float, float]) -> _Rows:
     """Part by part: on the CPU most of the time would go into leaving its caches."""
     together = _TOGETHER.get(actual.device.type, actual.numel())
     part, lengths = max(1, together // max(actual.shape[1], 1)), []
@@ -118,8 +143,8 @@ def _rows(actual: Tensor, answer: Answer) -> _Rows:
         distance=distance,
         actual=length,
         reference=reference,
-        limit=bound(answer),
-        margin=bound(answer, ALL_MARGIN),
+        limit=bound(answer, allowed[0]),
+        margin=bound(answer, allowed[1]),
     )
 
 

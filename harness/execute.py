@@ -29,7 +29,7 @@ from moe.experts import EXPERTS
 from moe.quant import QUANT
 from moe.reference import routing as true_routing
 from moe.spec import FORMATS
-from moe.types import TORCH_DTYPE
+from moe.types import TORCH_DTYPE, Routing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,7 +73,7 @@ def run_case(case: MoETestConfig, context: RankContext) -> RankResult:
             judged = [_judge(subject, call) for call in calls]
         judged[0] = _failed_by(judged[0], *_other_members(subject))
         with clock.phase("repeat"):
-            judged[0] = _failed_by(judged[0], repeat.complaint(subject, calls[0]))
+            judged[0] = _failed_by(judged[0], *repeat.complaints(subject, calls))
         with clock.phase("projection"):
             shares = projection.shares(subject, calls[:1])
             judged[0] = _failed_by(judged[0], projection.complaint(shares))
@@ -123,20 +123,33 @@ def _call(subject: Subject, context: RankContext, clock: _Clock, number: int) ->
         given = mine.x.clone(), mine.logits.clone()  # the truth must not see what changes them
         with clock.phase("layer"):
             output = subject.layer.forward(*given)
+        routing, changed = _chosen(output, kept)
+        out = output.out.clone()  # a later call must not change what is judged
         broken = memory.broken_guards() + _changed(given, (mine.x, mine.logits))
+    judged = layer.Output(out=out, routing=routing)
     with clock.phase("reference"):
-        answer = _answer(subject, mine, output, number, context)
+        answer = _answer(subject, mine, judged, number, context)
         answer = exact.settled(subject.case, answer)
     return Call(
         number=number,
         counts=counts,
         start=start,
         tokens=mine,
-        output=output,
+        output=judged,
+        given=output.out,
         answer=answer,
         stages=kept,
-        broken=tuple(broken),
+        broken=(*broken, *changed),
     )
+
+
+def _chosen(output: layer.Output, kept: dict[str, trace.Kept]) -> tuple[Routing, list[str]]:
+    """The routing as it was chosen: where nothing is exchanged, the experts hold its tensors."""
+    routing, weights = output.routing, kept["router"].value
+    if torch.equal(weights, routing.topk_weights) or bool(weights.isnan().any()):
+        return routing, []
+    changed = "the layer changed the router weights after it had chosen them"
+    return dataclasses.replace(routing, topk_weights=weights), [changed]
 
 
 def _changed(given: tuple[Tensor, Tensor], kept: tuple[Tensor, Tensor]) -> list[str]:

@@ -56,13 +56,16 @@ class Wrong:
         return Wrong(rows=self.rows | elements.any(dim=1), elements=self.elements | elements)
 
 
-def find_wrong(actual: Tensor, answer: Answer, eps: float | None = None) -> Wrong:
+def find_wrong(
+    actual: Tensor, answer: Answer, eps: float | None = None, margin: float | None = None
+) -> Wrong:
     """actual: [T, K]; eps: relative step of its values, where its dtype does not tell.
+    margin: of a row's bound, see `compare.bound`.
 
     Rows beyond their bound, or with NaN or Inf; of these the elements that
     are off by more than six times what the row's bound gives one, and a rounding."""
     got, expected = actual.to(answer.out.dtype), answer.out
-    allowed = bound(answer)
+    allowed = bound(answer, margin)
     off = (got - expected).abs().nan_to_num(nan=torch.inf, posinf=torch.inf)
     rows = off.square().sum(dim=1) > allowed.square()
     each = allowed[:, None] / max(got.shape[1], 1) ** 0.5

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harness.compare import ALL_MARGIN
+import torch
+
+from harness.compare import margins
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,6 +50,8 @@ def share(calls: Sequence[Call]) -> float:
 
     The flips of one call may hang together (they may share a scale), those of two do not.
     """
+    if not sum(len(call.tokens.x) for call in calls):
+        return 0.0
     distance = variance = scatter = 0.0
     for call in calls:
         answer = call.answer
@@ -56,9 +60,10 @@ def share(calls: Sequence[Call]) -> float:
         distance += float(off)
         variance += expected
         scatter += expected * flips
-    limit = ALL_MARGIN**2 * variance + SCATTER * scatter**0.5
-    rows = sum(len(call.tokens.x) for call in calls)
-    return (distance / max(limit, 1e-38)) ** 0.5 if rows else 0.0
+    rows = torch.cat([call.answer.variance for call in calls])
+    _, margin = margins(rows, calls[0].answer.out.shape[1])
+    limit = margin**2 * variance + SCATTER * scatter**0.5
+    return float((distance / max(limit, 1e-38)) ** 0.5)
 
 
 def complaint(calls: Sequence[Call]) -> str | None:

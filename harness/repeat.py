@@ -1,4 +1,8 @@
-"""Whether the same call gives the same bits again, where every member says that it does."""
+"""Whether an output is its caller's own, and the same bits again where every member says so.
+
+The case is called once more with the first call's tokens: a buffer that a member keeps for each
+size is met again only then.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,8 @@ from moe.all2all import ALL2ALL
 from moe.experts import EXPERTS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from torch import Tensor
 
     from harness.case import MoETestConfig
@@ -23,13 +29,43 @@ def is_claimed(case: MoETestConfig) -> bool:
     return EXPERTS.row(case.experts).deterministic and ALL2ALL.row(case.all2all).deterministic
 
 
-def complaint(subject: Subject, call: Call) -> str | None:
-    """Collective where determinism is claimed: the call again, compared bit for bit."""
-    if not is_claimed(subject.case):
-        return None
+def complaints(subject: Subject, calls: Sequence[Call]) -> Iterator[str]:
+    """Collective: the first call again. Its bits are compared where determinism is claimed."""
+    first = calls[0]
     with memory.poisoned():
-        again = subject.layer.forward(call.tokens.x.clone(), call.tokens.logits.clone())
-    return difference(call.output.out, again.out)
+        again = subject.layer.forward(first.tokens.x.clone(), first.tokens.logits.clone()).out
+    given = [call.given for call in calls if call.given is not None]
+    shared = _shared([*given, again])
+    if shared is not None:
+        yield shared
+    found = difference(first.output.out, again) if is_claimed(subject.case) else None
+    if found is not None:
+        yield found
+
+
+def _shared(outputs: Sequence[Tensor]) -> str | None:
+    """outputs: [T, K] as the layer gave them, the earlier call first; all of them still alive."""
+    for number, later in enumerate(outputs):
+        for before, earlier in enumerate(outputs[:number]):
+            if _overlap(earlier, later):
+                return (
+                    f"memory: the output of call {number + 1} lies where that of call {before + 1} "
+                    "does, which its caller may still hold; give each call an output of its own"
+                )
+    return None
+
+
+def _overlap(a: Tensor, b: Tensor) -> bool:
+    """Whether the bytes from the first to the last element of one meet those of the other."""
+    if a.numel() == 0 or b.numel() == 0 or a.device != b.device:
+        return False
+    (start, end), (other, its_end) = _span(a), _span(b)
+    return start < its_end and other < end
+
+
+def _span(x: Tensor) -> tuple[int, int]:
+    last = sum((n - 1) * step for n, step in zip(x.shape, x.stride(), strict=True))
+    return x.data_ptr(), x.data_ptr() + (last + 1) * x.element_size()
 
 
 def difference(first: Tensor, again: Tensor) -> str | None:

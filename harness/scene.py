@@ -31,11 +31,12 @@ class Call:
     number: int  # 0, then 1 with another number of tokens
     counts: tuple[int, ...]  # tokens of each DP rank
     tokens: Tokens  # this rank's
-    output: Output
+    output: Output  # a copy, made at once
     answer: Answer  # for all of this rank's tokens; its parts are those of `chosen_rows`
     stages: dict[str, Kept]  # what the members handed out, see moe.trace
     broken: tuple[str, ...]  # buffers whose edges were overwritten
     start: int = 0  # of each DP rank's tokens, see inputs.tokens
+    given: Tensor | None = None  # the output where the layer left it: a later call may write there
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,10 +49,11 @@ class MoEKernel:
             topk_ids=to_local_ids(dispatched.routing.topk_ids, self.experts_here),
             topk_weights=dispatched.routing.topk_weights,
         )
-        trace.keep("ids", local.topk_ids)
-        trace.keep("weights", local.topk_weights)
-        trace.keep("input", seen.codes)
-        trace.keep("input_scale", seen.scale)
+        # Copies, since experts may use what they are given as scratch.
+        trace.keep("ids", local.topk_ids, copy=True)
+        trace.keep("weights", local.topk_weights, copy=True)
+        trace.keep("input", seen.codes, copy=True)
+        trace.keep("input_scale", seen.scale, copy=True)
         partial = self.experts.apply(seen, local)
         trace.keep("combine", partial, copy=True)  # sums between ranks may work in place
         return self.prepare_finalize.finalize(partial, dispatched)
@@ -83,6 +84,7 @@ class FusedMoE:
     def forward(self, x: Tensor, logits: Tensor) -> Output:
         """Collective. x: [T, K] model dtype, logits: [T, E] this rank's tokens; T may be 0."""
         routing = softmax_topk(logits, self.problem.top_k, renormalize=self.problem.renormalize)
+        trace.keep("router", routing.topk_weights, copy=True)
         out = self.kernel.apply(x, routing)
         trace.keep("finalize", out, copy=True)
         if self.shared is not None:
@@ -91,7 +93,7 @@ class FusedMoE:
             out = out + shared
         if not self.problem.layout.sequence_parallel:
             out = self.groups.tp.all_reduce(out)
-        trace.keep("out", out)
+        trace.keep("out", out, copy=True)  # a member may give its next call the same buffer
         return Output(out=out, routing=routing)
 
 

@@ -4,6 +4,7 @@ Inside `recording()` each stage that calls `keep` leaves what it made. Values ar
 are, not copied: a member that reuses a buffer must keep a copy. Stages, in order (G gathered
 tokens; R = G * k flat (token, slot) rows; rows of slots without an expert here are undefined):
 
+    router [T, k] weights as chosen
     ids [G, k] local ids, -1 = none     weights [G, k]         input, input_scale: Activations
     gemm1 [R, 2n] gate, up              activation [R, n]      second, second_scale: Activations
     gemm2 [R, K]                        combine [G, K]         finalize [T, K] over the gather group
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 STAGES = (
-    *("ids", "weights", "input", "input_scale", "gemm1", "activation"),
+    *("router", "ids", "weights", "input", "input_scale", "gemm1", "activation"),
     *("second", "second_scale", "gemm2", "combine", "finalize", "shared", "out"),
 )
 

@@ -151,3 +151,20 @@ def test_bad_input_is_the_callers_error() -> None:
         judge(RIGHT.int(), ANSWER)
     with pytest.raises(ValueError, match="the reference holds NaN or Inf"):
         judge(RIGHT, dataclasses.replace(ANSWER, out=ANSWER.out * float("nan")))
+
+
+@pytest.mark.parametrize(
+    ("columns", "each", "every"),
+    [(4096, 2.0, 1.5), (72, 2.0, 1.5), (18, 2.0, 1.5), (8, 2.5, 1.5), (1, 5.243, 1.75)],
+)
+def test_few_columns_leave_room_for_six_deviations(columns, each, every) -> None:
+    found = compare.margins(torch.full((32,), 1e-30), columns)
+    assert found == pytest.approx((each, every), abs=1e-3)
+
+
+def test_a_row_far_above_the_others_counts_as_if_it_were_alone() -> None:
+    variance = torch.full((32,), 1e-9)
+    variance[3] = 1.0
+    each, every = compare.margins(variance, 8)
+    assert every == pytest.approx(each)
+    assert compare.margins(torch.zeros(32), 18)[1] == 2.0  # nothing is known of the rows

@@ -1,4 +1,4 @@
-"""A member that claims the same bits again is taken at its word."""
+"""A member that claims the same bits again is taken at its word; no output is written to again."""
 
 from __future__ import annotations
 
@@ -53,12 +53,51 @@ def test_one_bit_is_found_and_named(monkeypatch):
 
 
 @pytest.mark.parametrize(("registry", "name"), [(EXPERTS, "torch_loop"), (ALL2ALL, "local")])
-def test_without_the_claim_of_all_nothing_is_repeated(monkeypatch, registry, name):
+def test_without_the_claim_of_all_bits_may_differ(monkeypatch, registry, name):
     unsteady(monkeypatch)
     disclaim(monkeypatch, registry, name)
     found = run(nothing, case(m=8, all2all="local").id)
     assert not any("not deterministic" in text for text in found.messages)
     assert not is_claimed(case(all2all="local"))
+
+
+def buffers_kept_by(key):
+    """Plants a member that gives its output in a buffer which it keeps for each `key` of it."""
+
+    def plant(patch):
+        kept, real = {}, TorchLoopExperts.apply
+
+        def apply(self, x, routing):
+            out = real(self, x, routing)
+            buffer = kept.setdefault(key(out), out.new_empty(64, out.shape[1]))
+            return buffer[: len(out)].copy_(out)
+
+        patch.setattr(TorchLoopExperts, "apply", apply)
+
+    return plant
+
+
+@pytest.mark.parametrize(
+    ("key", "later"), [(lambda out: 0, 2), (lambda out: out.shape, 3)], ids=["one", "by size"]
+)
+@pytest.mark.parametrize("claimed", [True, False])
+def test_an_output_that_a_later_call_overwrites_is_told_as_that(monkeypatch, key, later, claimed):
+    """Not as wrong values: they were right when the caller got them."""
+    if not claimed:
+        disclaim(monkeypatch, EXPERTS, "torch_loop")
+    found = run(buffers_kept_by(key), case(m=8, all2all="local").id)
+    assert found.verdict is Verdict.FAILED
+    assert found.messages == (
+        f"memory: the output of call {later} lies where that of call 1 does, which its caller "
+        "may still hold; give each call an output of its own",
+    )
+    assert found.metrics["bound_used"] < 1
+
+
+@pytest.mark.parametrize("key", [lambda out: 0, lambda out: out.shape], ids=["one", "by size"])
+def test_a_buffer_that_does_not_leave_the_layer_is_nobody_s_loss(key):
+    """This all2all copies what the experts give."""
+    assert run(buffers_kept_by(key), case(m=8).id).verdict is Verdict.PASSED
 
 
 def test_who_claims_it():
