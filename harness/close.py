@@ -35,6 +35,7 @@ _GRIDS = {
 # What one addition of a sum loses, relative to the sum: with p bits a step is 2**-p to 2**(1-p) of
 # the value, and its rounding error 1/sqrt(12) of a step; twice that, for the other side's sum.
 _LOSS = {"f32": 2.0**-24, "bf16": 2.0**-8, "fp16": 2.0**-11}
+_FAR = 1e150  # the largest value whose square float64 holds, with room for a sum
 SIGMAS = 6.0  # how many standard deviations chance may take a row
 ELEMENT_SIGMAS = 16.0  # one element: its own sum may be of much larger terms than its row's
 
@@ -71,9 +72,11 @@ def assert_close(
     noise: further relative rms error that is legitimate, e.g. .002 of intermediate roundings.
     rel_rms: take this as the largest relative rms error of a row instead of deriving it.
 
-    No elements: passes. An expected row of zeros must be matched exactly. Raises TypeError for
-    what is no tensor and for kinds that do not fit together; ValueError for shapes and devices
-    that differ, for an expected one with NaN or Inf, and for a bound under which zeros would pass.
+    An element is judged by its row's noise: one that is far below its row's rms is hardly seen
+    once noise is declared. No elements: passes. An expected row of zeros must be matched exactly.
+    Raises TypeError for what is no dense tensor and for kinds that do not fit together; ValueError
+    for shapes and devices that differ, for an expected one with NaN, Inf or values whose squares
+    float64 does not hold, and for a bound under which zeros would pass.
     """
     _check(actual, expected)
     if actual.numel() == 0:
@@ -88,8 +91,9 @@ def assert_close(
     loose = declared if rel_rms is None else rel_rms
     wrong = _wrong_elements(sides, loose)
     found = judge(sides.actual, answer, (ROW_MARGIN, ALL_MARGIN))
-    if found.verdict is Verdict.FAILED or bool(wrong.any()):
-        said = _message(sides, answer, wrong, found.messages)
+    failed = found.verdict is Verdict.FAILED
+    if failed or bool(wrong.any()):
+        said = _message(sides, answer, wrong, found.messages if failed else ())
         raise AssertionError(
             f"{name}: {said}\n  {_allowed(answer, actual.dtype, terms, accumulate)}"
         )
@@ -99,6 +103,8 @@ def _check(actual: Tensor, expected: Tensor) -> None:
     for what, value in (("actual", actual), ("expected", expected)):
         if not isinstance(value, torch.Tensor):
             raise TypeError(f"{what} is {type(value).__name__}; hand in a torch.Tensor")
+        if value.layout != torch.strided:
+            raise TypeError(f"{what} is a {value.layout} tensor; hand in a dense one")
         if value.dtype.is_complex or value.is_quantized:
             raise TypeError(f"{what} has dtype {value.dtype}; compare its real parts or values")
         if value.dtype.is_floating_point and value.dtype not in _GRIDS:
@@ -113,9 +119,26 @@ def _check(actual: Tensor, expected: Tensor) -> None:
     if actual.device != expected.device:
         devices = f"actual on {actual.device}, expected on {expected.device}"
         raise ValueError(f"{devices}: move them to one device")
-    wide = torch.float64 if expected.dtype == torch.float64 else torch.float32
-    if expected.dtype.is_floating_point and not bool(expected.to(wide).isfinite().all()):
+    _check_values(expected)
+
+
+def _check_values(expected: Tensor) -> None:
+    if expected.is_meta:
+        raise ValueError("both are on meta, which holds no values; make them on a device")
+    if not expected.dtype.is_floating_point:
+        return
+    wide = expected.to(torch.float64 if expected.dtype == torch.float64 else torch.float32)
+    if not bool(wide.isfinite().all()):
         raise ValueError("expected holds NaN or Inf: nothing can be close to that; mend it first")
+    if wide.dtype == torch.float64 and wide.numel():
+        rows = wide.abs().amax(dim=-1)
+        far = (rows > 0) & ((rows < 1 / _FAR) | (rows > _FAR))
+        if bool(far.any()):
+            value = float(rows[far].flatten()[0])
+            raise ValueError(
+                f"a row of expected is at most {value:.3g}: squares of it leave float64 beyond "
+                f"{_FAR:.0e} and its inverse; scale both sides by a power of two"
+            )
 
 
 def _declared(terms: int | None, accumulate: str, noise: float, rel_rms: float | None) -> float:
@@ -132,7 +155,7 @@ def _declared(terms: int | None, accumulate: str, noise: float, rel_rms: float |
 
 
 def _equal(actual: Tensor, expected: Tensor, name: str) -> None:
-    differ = actual != expected
+    differ = _whole(actual) != _whole(expected)
     if not bool(differ.any()):
         return
     places = differ.nonzero()
@@ -142,6 +165,15 @@ def _equal(actual: Tensor, expected: Tensor, name: str) -> None:
         f"{name}: {len(places)} of {actual.numel()} elements differ, first at {place}: "
         f"{actual[first].item()}, expected {expected[first].item()}"
     )
+
+
+def _whole(x: Tensor) -> Tensor:
+    """Integers as int64, which compares with all: the unsigned ones do not with others."""
+    if x.dtype != torch.uint64:
+        return x.to(torch.int64)
+    if bool((x.view(torch.int64) < 0).any()):
+        raise TypeError("integers of 2**63 and more cannot be compared here; compare their halves")
+    return x.view(torch.int64)
 
 
 def _sides(actual: Tensor, expected: Tensor) -> _Sides:
@@ -225,8 +257,10 @@ def _message(sides: _Sides, answer: Answer, elements: Tensor, judged: tuple[str,
 
 def _allowed(answer: Answer, dtype: torch.dtype, terms: int | None, accumulate: str) -> str:
     """What the bound was made of, for who finds it too tight."""
-    size = answer.out.norm(dim=1).clamp(min=1e-300)
-    share = float((bound(answer, ROW_MARGIN) / size).amax())
+    size = answer.out.norm(dim=1)
+    if not bool((size > 0).any()):
+        return "allowed: nothing but zeros, as all expected ones are"
+    share = float((bound(answer, ROW_MARGIN) / size)[size > 0].amax())
     sums = f"sums of {terms} products in {accumulate}" if terms else "no sum (say terms=...)"
     made = f"rounding to {str(dtype).removeprefix('torch.')}, {sums}"
     return f"allowed: a relative rms error of {share:.3g} in a row; {made}"

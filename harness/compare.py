@@ -56,6 +56,11 @@ class _Rows:
     margin: Tensor  # the bound of all rows together, per row
 
     @property
+    def beyond(self) -> Tensor:
+        """[T] bool; a bound that is NaN lets nothing pass."""
+        return ~(self.distance <= self.limit)
+
+    @property
     def used(self) -> Tensor:
         """[T] the share of its bound that each row takes."""
         return _over(self.distance, self.limit)
@@ -78,8 +83,10 @@ def _length(lengths: Tensor) -> Tensor:
 
 
 def _over(part: Tensor, whole: Tensor) -> Tensor:
-    """Their ratio; 0 over 0 is 0."""
-    return part / whole.clamp(min=torch.finfo(whole.dtype).tiny)
+    """Their ratio; 0 over 0 is 0, and anything else over 0 the largest number."""
+    none, most = torch.zeros_like(part), torch.finfo(part.dtype).max
+    ratio = torch.where(part > 0, part / whole, none)
+    return torch.where(ratio == torch.inf, most, ratio)
 
 
 def margins(variance: Tensor, columns: int) -> tuple[float, float]:
@@ -183,7 +190,7 @@ def _not_finite(got: Tensor) -> str | None:
 
 def _verdict(actual: Tensor, answer: Answer, rows: _Rows) -> Judgement:
     metrics = _metrics(rows)
-    bad = (rows.distance > rows.limit).nonzero().flatten()
+    bad = rows.beyond.nonzero().flatten()
     messages = []
     if len(bad):
         messages.append(_bad_rows(actual, answer.out, rows, bad))
@@ -202,7 +209,7 @@ def _verdict(actual: Tensor, answer: Answer, rows: _Rows) -> Judgement:
 
 
 def _metrics(rows: _Rows) -> dict[str, float]:
-    numbers = torch.stack([rows.off.amax(), rows.used.amax(), (rows.distance > rows.limit).sum()])
+    numbers = torch.stack([rows.off.amax(), rows.used.amax(), rows.beyond.sum()])
     worst_row, used, bad_rows = numbers.tolist()
     return {
         "rel_rms": float(_over(_length(rows.distance), _length(rows.reference))),
@@ -228,15 +235,23 @@ def _bad_rows(actual: Tensor, expected: Tensor, rows: _Rows, bad: Tensor) -> str
     got = actual[worst].to(expected.dtype)
     column = int((got - expected[worst]).abs().argmax())
     text = (
-        f"{len(bad)} of {len(actual)} rows wrong {_ranges(bad.tolist())}; worst row {worst}: off "
-        f"by {float(rows.off[worst]):.3g} of its length, {float(rows.used[worst]):.3g}x its bound; "
-        f"element [{worst}, {column}] is {float(got[column]):.6g}, "
+        f"{len(bad)} of {len(actual)} rows wrong {_ranges(bad.tolist())}; worst row {worst}: "
+        f"{_how_far(rows, worst)}; element [{worst}, {column}] is {float(got[column]):.6g}, "
         f"expected {float(expected[worst, column]):.6g}"
     )
     zero = (rows.actual == 0) & (rows.reference > 0)
     if zero.any():
         text += f"; rows {_ranges(zero.nonzero().flatten().tolist())} are all zero"
     return text
+
+
+def _how_far(rows: _Rows, row: int) -> str:
+    if float(rows.reference[row]) == 0:
+        return "not the zeros that are expected"
+    off = f"off by {float(rows.off[row]):.3g} of its length"
+    if float(rows.limit[row]) == 0:
+        return f"{off}, where nothing is allowed"
+    return f"{off}, {float(rows.used[row]):.3g}x its bound"
 
 
 def _ranges_of_values(got: Tensor, expected: Tensor, metrics: dict[str, float]) -> str:

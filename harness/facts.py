@@ -44,8 +44,8 @@ def _elements(got: Tensor, expected: Tensor, wrong: Tensor) -> dict[str, Any]:
     if not bool(wrong.any()):
         return {}
     width = wrong.shape[1]
-    rms = expected.square().mean(dim=1, keepdim=True).sqrt().clamp(min=1e-38)
-    off = (got - expected).abs() / rms
+    rms = expected.square().mean(dim=1, keepdim=True).sqrt()
+    off = (got - expected).abs() / rms  # Inf where a row of zeros is expected
     finite = torch.where(wrong & off.isfinite(), off, -1.0)
     first = int(wrong.flatten().to(torch.uint8).argmax())
     worst = int(finite.argmax()) if bool((finite >= 0).any()) else first
@@ -84,6 +84,6 @@ def _distance(got: Tensor, expected: Tensor) -> dict[str, Any]:
     inner = float((got.double() * expected.double()).sum())
     cosine = min(inner / (length * size), 1.0) if length * size else 0.0
     return {
-        "rel_rms": float((got - expected).norm()) / max(length, 1e-38),
+        "rel_rms": float((got - expected).norm()) / max(length, 1e-300),
         "one_minus_cosine": 1 - cosine,
     }

@@ -76,7 +76,11 @@ class Handed:
         """[r, C] float32 a stage's values at these flat rows; NaN where it has none."""
         kept = self.stages[stage]
         if kept.rows is None:
+            _check_rows(stage, len(kept.value), flat)
             return _taken(kept.value, flat)
+        if len(kept.rows) != len(kept.value):
+            counts = f"{len(kept.value)} rows and the numbers of {len(kept.rows)}"
+            raise ValueError(f"stage {stage} was handed out with {counts}; they must be as many")
         place = torch.full((self.ids.numel(),), -1, dtype=torch.int64, device=flat.device)
         place[kept.rows] = torch.arange(len(kept.rows), device=flat.device)
         at = place[flat]
@@ -92,6 +96,15 @@ class Handed:
         if self.stages[scale].value.ndim < 2:
             return values * self.stages[scale].value.float()
         return values * spread(self.rows(scale, rows), values.shape[1])
+
+
+def _check_rows(stage: str, count: int, asked: Tensor) -> None:
+    most = int(asked.max()) if len(asked) else -1
+    if most >= count:
+        raise ValueError(
+            f"stage {stage} was handed out with {count} rows, and there is a row {most}; hand out "
+            "all rows in order, or say with `rows=` which they are (see moe.trace)"
+        )
 
 
 def _taken(value: Tensor, rows: Tensor) -> Tensor:

@@ -67,7 +67,13 @@ def compare(
 
     actual: [R, C] any dtype. labels: name -> [R], what each row is called beside its number;
     the label "rows" replaces the row numbers. what: the elements' name for people.
+    Raises ValueError where a member handed out another shape.
     """
+    if actual.shape != right.value.shape:
+        shapes = f"{list(actual.shape)}; it must be {list(right.value.shape)}"
+        raise ValueError(
+            f"stage {stage} was handed out, in these rows, as {shapes} (see moe.trace)"
+        )
     value = actual.to(right.value.dtype)
     off = (value - right.value).abs()
     bad = ~(off <= right.noise)  # so that NaN is bad

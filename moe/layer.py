@@ -9,9 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+
 from moe import trace
 from moe.all2all import ALL2ALL
-from moe.errors import RefusedError
+from moe.errors import MoEError, RefusedError
 from moe.experts import EXPERTS
 from moe.quant import QUANT
 from moe.routing import softmax_topk, to_local_ids
@@ -55,6 +57,7 @@ class MoEKernel:
         trace.keep("input", seen.codes, copy=True)
         trace.keep("input_scale", seen.scale, copy=True)
         partial = self.experts.apply(seen, local)
+        _check_output(self.experts, partial, seen.codes)
         trace.keep("combine", partial, copy=True)  # sums between ranks may work in place
         return self.prepare_finalize.finalize(partial, dispatched)
 
@@ -95,6 +98,14 @@ class FusedMoE:
             out = self.groups.tp.all_reduce(out)
         trace.keep("out", out, copy=True)  # a member may give its next call the same buffer
         return Output(out=out, routing=routing)
+
+
+def _check_output(experts: Experts, partial: Tensor, x: Tensor) -> None:
+    """What is not [T, K] might be broadcast on the way, and fail far from its maker."""
+    found = list(partial.shape) if isinstance(partial, torch.Tensor) else type(partial).__name__
+    if found != list(x.shape):
+        name = type(experts).__name__
+        raise MoEError(f"{name}.apply gave {found}; it must give [T, K], here {list(x.shape)}")
 
 
 def _plain(x: Tensor) -> Activations:

@@ -208,3 +208,51 @@ BAD = [
 def test_bad_input_is_the_callers_error(actual, expected, options, kind, text):
     with pytest.raises(kind, match=text):
         assert_close(actual, expected, **options)
+
+
+@pytest.mark.parametrize("size", [1e-300, 1e-170, 1e160, 1e300])
+def test_values_whose_squares_float64_does_not_hold_are_refused_not_judged(size):
+    x = EXPECTED.double() * size
+    with pytest.raises(ValueError, match=r"squares of it leave float64 .* scale both sides"):
+        assert_close(x, x)
+
+
+@pytest.mark.parametrize("size", [1e-140, 1e-30, 1e30, 1e140])
+def test_far_from_one_a_last_bit_passes_and_a_percent_does_not(size):
+    x = EXPECTED.double() * size
+    assert_close(x / 3 * 3, x)
+    assert "relative rms error 0.01" in refused(x * 1.01, x)
+
+
+@pytest.mark.parametrize("tiny", [1e-30, 1e-20, 1.0])
+def test_what_should_be_zeros_is_told_without_ratios_to_nothing(tiny):
+    expected = EXPECTED.clone()
+    expected[7] = 0
+    actual = expected.clone()
+    actual[7, 3] = tiny
+    text = refused(actual, expected)
+    assert "worst row 7: not the zeros that are expected; element [7, 3]" in text
+    assert "row's rms" not in text
+    text = refused(actual[7:8], expected[7:8])
+    assert "allowed: nothing but zeros, as all expected ones are" in text
+    assert "would pass" not in text
+
+
+def test_tensors_without_dense_values_are_refused():
+    with pytest.raises(TypeError, match=r"actual is a torch.sparse_coo tensor; hand in a dense"):
+        assert_close(EXPECTED.to_sparse(), EXPECTED)
+    nowhere = EXPECTED.to("meta")
+    with pytest.raises(ValueError, match="both are on meta, which holds no values"):
+        assert_close(nowhere, nowhere)
+
+
+def test_unsigned_integers_compare_with_others():
+    numbers = torch.arange(5)
+    for dtype in (torch.uint16, torch.uint32, torch.uint64):
+        assert_close(numbers.to(dtype), numbers)
+        assert "1 of 5 elements differ, first at [4]: 4, expected 5" in refused(
+            numbers.to(dtype), torch.tensor([0, 1, 2, 3, 5])
+        )
+    huge = torch.tensor([-1]).view(torch.uint64)
+    with pytest.raises(TypeError, match=r"integers of 2\*\*63 and more"):
+        assert_close(huge, huge)

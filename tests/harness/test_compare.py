@@ -168,3 +168,9 @@ def test_a_row_far_above_the_others_counts_as_if_it_were_alone() -> None:
     each, every = compare.margins(variance, 8)
     assert every == pytest.approx(each)
     assert compare.margins(torch.zeros(32), 18)[1] == 2.0  # nothing is known of the rows
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_a_bound_that_is_no_number_lets_nothing_pass(broken) -> None:
+    lost = dataclasses.replace(ANSWER, variance=torch.full_like(ANSWER.variance, broken))
+    assert judge(RIGHT, lost).verdict is not Verdict.PASSED

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import stage_faults
+import torch
 from stage_faults import case, run, stages_of
 
 from harness import parallel_launch
 from harness.result import Verdict
+from moe import trace
+from moe.experts.torch_loop import TorchLoopExperts
 from moe.quant import QUANT
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -113,3 +118,28 @@ def test_an_idle_rank_and_uneven_tokens_have_no_finding(launched):
     for fields, results in zip(CLEAN, launched[1], strict=True):
         for result in results:
             assert (result.verdict, result.messages) == (Verdict.PASSED, ()), fields
+
+
+@pytest.mark.parametrize(
+    ("stage", "shape", "says"),
+    [
+        ("gemm1", (3, 2 * 128), "stage gemm1 was handed out with 3 rows, and there is a row 5"),
+        ("gemm1", (10, 1), "stage gemm1 was handed out, in these rows, as [6, 1]; it must be"),
+        ("gemm2", (10, 127), "stage gemm2 was handed out, in these rows, as [6, 127]; it must be"),
+    ],
+)
+def test_a_stage_of_another_shape_is_its_member_s_fault(stage, shape, says):
+    """Nothing is broadcast, and no index of the harness's own is blamed."""
+
+    def plant(patch):
+        real = TorchLoopExperts.apply
+
+        def apply(self, x, routing):
+            out = real(self, x, routing)
+            trace.keep(stage, torch.zeros(shape))
+            return out
+
+        patch.setattr(TorchLoopExperts, "apply", apply)
+
+    with pytest.raises(ValueError, match=re.escape(says)):
+        run(plant, case(all2all="local").id)

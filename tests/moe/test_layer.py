@@ -261,3 +261,24 @@ def test_without_the_package_its_row_is_unknown():
     with pytest.raises(MoEError, match="no experts is called 'token_by_token'"):
         EXPERTS.row("token_by_token")
     assert "outside_members" in sys.modules
+
+
+@pytest.mark.parametrize("all2all", ["local", "allgather_reducescatter"])
+@pytest.mark.parametrize(
+    ("spoiled", "says"),
+    [
+        (lambda out: out[:1], "[1, 64]"),  # it would be broadcast to all tokens
+        (lambda out: out[:, :-1], "[3, 63]"),
+        (lambda out: (out,), "tuple"),
+        (lambda out: None, "NoneType"),
+    ],
+)
+def test_experts_whose_output_has_another_shape_are_named(monkeypatch, spoiled, says, all2all):
+    kind = EXPERTS.load("torch_loop")
+    real = kind.apply
+    monkeypatch.setattr(kind, "apply", lambda self, x, routing: spoiled(real(self, x, routing)))
+    with pytest.raises(MoEError) as error:
+        judged(all2all=all2all)
+    assert str(error.value) == (
+        f"TorchLoopExperts.apply gave {says}; it must give [T, K], here [3, 64]"
+    )
