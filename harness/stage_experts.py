@@ -159,7 +159,7 @@ def _second(handed: Handed, flat: Tensor, labels: dict[str, Tensor]) -> list[Sta
     ratio = (h / scale).clamp(-fmt.top, fmt.top)
     codes = formats.on_grid(ratio, fmt.grid)
     step = formats.step_of(ratio, fmt.grid)
-    tie = ((ratio - codes).abs() - step / 2).abs()
+    tie = formats.tie_of(ratio, codes, fmt.grid)
     free = torch.where(tie <= ratio.abs() * 2.0**-22, step, 0.0)  # within two float32 steps
     return [_compared("second", handed, flat, Right(value=codes, noise=free), labels)]
 

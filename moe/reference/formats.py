@@ -43,6 +43,16 @@ def on_grid(x: Tensor, grid: str) -> Tensor:
     return (x / step).round() * step
 
 
+def tie_of(x: Tensor, value: Tensor, grid: str) -> Tensor:
+    """[*] how far x is from the nearest rounding tie, `value` being x on the grid.
+
+    Below a power of two neighbours are half as far apart as above it.
+    """
+    beyond = x.abs() - value.abs()
+    above, below = step_of(value, grid), step_of(value * (1 - 2.0**-20), grid)
+    return torch.minimum(above / 2 - beyond, below / 2 + beyond).clamp(min=0)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Quantized:
     """values: what the codes stand for. scale, step: [*] broadcastable; step is in values.
@@ -70,7 +80,7 @@ def quantize(x: Tensor, scale: Tensor, fmt: Format) -> Quantized:
     clamped = ratio.clamp(-fmt.top, fmt.top)
     codes = on_grid(clamped, fmt.grid)
     step = step_of(clamped, fmt.grid)
-    tie = ((clamped - codes).abs() - step / 2).abs()
+    tie = tie_of(clamped, codes, fmt.grid)
     tie = torch.where(ratio.abs() > fmt.top + step, torch.inf, tie)
     return Quantized(values=codes * scale, scale=scale, step=step * scale, tie=tie * scale)
 

@@ -60,10 +60,12 @@ class Noisy:
         """
         sigma = self.variance.sqrt()
         over = 0.5 * torch.erfc(tie / sigma.clamp(min=1e-30) / 2**0.5) * step.square()
-        far = torch.maximum(step, self.doubt)
+        reach = REACH * sigma + self.doubt
+        ties = ((reach - tie) / step.clamp(min=1e-38)).floor() + 1  # that lie within reach
+        far = torch.maximum(ties, torch.ones_like(ties)) * step
         moved = 0.5 * self.jumps / self.doubt.square().clamp(min=1e-38) * far.square()
         jumps = over + torch.where(tie < self.doubt, moved, 0.0)
-        doubt = torch.where(tie < REACH * sigma + self.doubt, far, 0.0)
+        doubt = torch.where(tie < reach, far, 0.0)
         return Noisy(value=value, variance=torch.zeros_like(value), jumps=jumps, doubt=doubt)
 
 
@@ -160,7 +162,7 @@ def rounded(x: Noisy, dtype: str) -> Noisy:
     if dtype == "f32":
         return x
     step, value = formats.step_of(x.value, dtype), formats.on_grid(x.value, dtype)
-    return x.settled(value, step, ((x.value - value).abs() - step / 2).abs())
+    return x.settled(value, step, formats.tie_of(x.value, value, dtype))
 
 
 def intermediate(x: Tensor, w13: Tensor, numerics: Numerics, model: str) -> Noisy:

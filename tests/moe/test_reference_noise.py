@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from moe.reference.noise import gathered, of_each_sum
+from moe.reference.formats import on_grid, step_of
+from moe.reference.noise import Noisy, gathered, of_each_sum, rounded
 from moe.spec import Numerics
 
 TERMS, BITS = 32, 13
@@ -86,3 +87,20 @@ def test_a_plain_accumulator_s_is_the_same_for_equal_lengths():
     plain = Numerics(accumulation=2.0**-22)
     wanted = math.sqrt(gathered(plain, 50) / 50) * 50
     assert of_each_sum(x, w, plain).tolist() == [pytest.approx([wanted] * 3)] * 2
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_no_jump_goes_farther_through_a_rounding_than_its_doubt_says(dtype):
+    generator = torch.Generator().manual_seed(0)
+    value = torch.randn(20000, generator=generator)
+    value[::7] = torch.exp2(torch.arange(len(value[::7])) % 9 - 4.0)  # neighbours are finer below
+    value[::14] *= 1 + 2.0**-13
+    doubt = step_of(value, dtype) * torch.rand(20000, generator=generator) * 3
+    none = torch.zeros_like(value)
+    settled = rounded(Noisy(value=value, variance=none, jumps=none, doubt=doubt), dtype)
+    for side in (1, -1):
+        moved = (on_grid(value + side * doubt, dtype) - settled.value).abs()
+        step, there = step_of(value, dtype), step_of(value + side * doubt, dtype)
+        assert (moved <= settled.doubt)[step == there].all()
+        assert (moved <= settled.doubt + step / 2)[step > there].all()  # past a power of two
+    assert (settled.doubt > doubt.maximum(step_of(value, dtype))).any()  # two steps, or three
