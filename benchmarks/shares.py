@@ -22,9 +22,10 @@ import torch.distributed as dist
 
 from harness import parallel_launch
 from harness.case import MoETestConfig
+from harness.clock import Clock
 from harness.compare import bound, judge
 from harness.context import RankContext
-from harness.execute import _call, _Clock
+from harness.execute import run_call
 from harness.hypotheses import HYPOTHESES, Hypothesis, NotApplicable
 from harness.scene import scene_of
 from harness.subject import make_subject
@@ -102,8 +103,8 @@ def in_rank(ids: list[str], device: str, transport: str) -> list[Shares]:
 @torch.inference_mode()
 def of_case(case: MoETestConfig, context: RankContext) -> Shares:
     """Collective. Both calls' rows on this rank; wrong answers to the first call."""
-    subject, clock = make_subject(case, context), _Clock(device=context.device)
-    calls = [_call(subject, context, clock, number) for number in (0, 1)]
+    subject, clock = make_subject(case, context), Clock(context=context)
+    calls = [run_call(subject, context, clock, number) for number in (0, 1)]
     right = [share for call in calls for share in row_shares(call.output.out, call.answer)]
     scene = scene_of(case, context.rank, calls[0], subject.reference)
     wrong = wrong_shares(scene, [h for h in HYPOTHESES if h.battery])

@@ -9,15 +9,13 @@ their own.
 from __future__ import annotations
 
 import dataclasses
-import time
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from harness import agree, exact, inputs, keep, pooled, projection, repeat, stages
 from harness.battery import prove
+from harness.clock import Clock
 from harness.compare import Judgement, bound, judge
 from harness.diagnose import diagnose
 from harness.result import SEVERITY, RankResult, Verdict
@@ -45,29 +43,13 @@ if TYPE_CHECKING:
 SKETCHED_ROWS = 2  # of each rank's first call, for the comparison across layouts
 
 
-@dataclass
-class _Clock:
-    """Seconds by phase of one case."""
-
-    device: torch.device
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-
-
 def run_case(case: MoETestConfig, context: RankContext) -> RankResult:
     """Collective. Exceptions of the stack under test pass through: the worker reports them."""
-    clock = _Clock(device=context.device)
+    clock = Clock(context=context)
     with torch.inference_mode():
         with clock.phase("inputs"):
             subject = make_subject(case, context)
-        calls = [_call(subject, context, clock, n) for n in range(len(_sizes(case)))]
+        calls = [run_call(subject, context, clock, n) for n in range(len(_sizes(case)))]
         with clock.phase("judge"):
             judged = [_judge(subject, call) for call in calls]
         judged[0] = _failed_by(judged[0], *_other_members(subject))
@@ -112,7 +94,7 @@ def _stages(
     return found
 
 
-def _call(subject: Subject, context: RankContext, clock: _Clock, number: int) -> Call:
+def run_call(subject: Subject, context: RankContext, clock: Clock, number: int) -> Call:
     """Run the layer once, poisoned and recorded, and work out the truth for its tokens."""
     counts = _sizes(subject.case)[number]
     with clock.phase("inputs"):
@@ -271,7 +253,7 @@ def _sketches(subject: Subject, call: Call) -> tuple[dict[str, Any], ...]:
 def _result(
     rank: int,
     judged: list[Judgement],
-    clock: _Clock,
+    clock: Clock,
     subject: Subject,
     sketches: tuple[dict[str, Any], ...],
 ) -> RankResult:

@@ -254,9 +254,10 @@ def main(args: argparse.Namespace) -> int:
         )
         try:
             fuzzer.go(until, args.cases, stop_at_first=args.fail_fast)
-        finally:
+        finally:  # an interrupted one says what it has found, too
             folder.name_cases(list(fuzzer.results))
-        return _finish(fuzzer, began)
+            code = _finish(fuzzer, began)
+        return code
 
 
 def _finish(fuzzer: Fuzzer, began: float) -> ExitCode:

@@ -49,6 +49,13 @@ def test_a_result_says_how_long_each_phase_took():
     assert all(seconds > 0 for seconds in found.seconds.values())
 
 
+def test_a_rank_says_in_which_phase_it_is():
+    said = []
+    run_case(case(), dataclasses.replace(context(), say=said.append))
+    phases = ["inputs", "layer", "reference", "judge", "stages", "battery"]
+    assert [text for text in dict.fromkeys(said) if text in phases] == phases
+
+
 def test_a_right_output_of_another_member_fails(monkeypatch):
     wanted, load = case(experts="torch_grouped"), type(EXPERTS).load
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +23,7 @@ from moe.experts import EXPERTS
 CPU = dataclasses.replace(machine.planned_for("cpu"), planned=False)
 SPACE = draw.space_for(CPU)
 BATCHES = 4
+ROOT = Path(fuzz.__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +135,21 @@ def test_a_run_leaves_a_folder_like_any_other(tmp_path, capsys):
     assert len(set(ended)) == len(ended) == 5
     assert set(ended) <= first
     assert sorted(json.loads((folder / "run.json").read_text())["cases"]) == sorted(ended)
+
+
+def test_an_interrupted_run_says_what_it_came_to(tmp_path):
+    folder = tmp_path / "run"
+    asked = ["fuzz", "--experts", "torch_loop", "--budget", "5m", "-v", "--out", str(folder)]
+    child = subprocess.Popen(
+        [sys.executable, "-m", "harness", *asked], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    while "passed" not in child.stdout.readline():
+        pass
+    child.terminate()
+    said, _ = child.communicate(timeout=60)
+    assert child.returncode == 143
+    assert re.search(r"^cases=(\d+) passed=\1 ", said.splitlines()[-1])
+    assert json.loads((folder / "run.json").read_text())["cases"]
 
 
 def test_a_backend_s_mistake_is_found_and_shrunk(tmp_path, capsys):

@@ -9,8 +9,9 @@ import pytest
 import torch
 from stage_faults import case, nothing, run
 
+from harness.clock import Clock
 from harness.context import RankContext
-from harness.execute import _call, _Clock
+from harness.execute import run_call
 from harness.projection import SURE, WAYS, complaint, shares
 from harness.result import Verdict
 from harness.subject import make_subject
@@ -28,7 +29,7 @@ def first_call(quant: str, m: int):
     here = RankContext(rank=0, world_size=1, device=torch.device("cpu"), transport="gloo")
     with torch.inference_mode():
         subject = make_subject(case(quant=quant, m=m, k=256), here)
-        return subject, _call(subject, here, _Clock(device=here.device), 0)
+        return subject, run_call(subject, here, Clock(context=here), 0)
 
 
 def with_output(call, out):

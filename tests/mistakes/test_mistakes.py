@@ -38,12 +38,12 @@ def test_a_planted_mistake_is_caught(name, rows):
     assert rows[name].caught, rows[name].result
 
 
-def test_the_cause_is_named_right_for_four_of_five(rows):
+def test_the_cause_is_named_right_for_nearly_all(rows):
     print(table(list(rows.values())))
     wrong = [(row.mistake.name, row.told) for row in rows.values() if not row.named_right]
     known = [row for row in rows.values() if row.mistake.causes != (NO_CAUSE,)]
-    assert sum(row.named_right for row in known) >= 0.8 * len(known), wrong
-    assert len(wrong) <= 0.2 * len(rows), wrong
+    assert len(known) >= 0.9 * len(rows)
+    assert len(wrong) <= 0.05 * len(rows), wrong
 
 
 def test_a_fixed_tolerance_lets_many_pass(rows):
