@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 MOST = 60  # lines of one case, unless all are asked for
 WIDTH = 114  # of a line, but for the one to copy: six columns are left to whoever indents
 MOST_CAUSES = 3
+TRACEBACK = "Traceback (most recent call last)"
 ORDINALS = ("first", "second", "third")
 PICTURE = "picture: "
 LOGS = "logs"  # where a run's folder keeps them, and the pictures
@@ -48,12 +49,24 @@ def lines(result: CaseResult, most: int | None = MOST, folder: Path | None = Non
 
 
 def headline(result: CaseResult) -> str:
-    """One line: the likely cause, else the first pattern, else the first message."""
+    """One line: the likely cause, else the first pattern, else the first message or exception."""
     calls = _calls(result)
     causes = [t for t in _summary(result, calls) if t.startswith("likely cause")]
     patterns = [t for t in _summary(result, calls) if t.startswith("pattern")]
-    said = [line for text in result.messages for line in text.splitlines()]
+    said = [_first(text) for text in result.messages if text]
     return next(iter([*causes, *patterns, *said, result.reason or ""]))
+
+
+def _first(text: str) -> str:
+    """A message's first line; of a traceback the exception, which stands behind its frames."""
+    head, *rest = text.splitlines()
+    who, colon, what = head.partition(": ")
+    if not what.startswith(TRACEBACK):
+        return head
+    starts = [i for i, line in enumerate(rest) if line.startswith(TRACEBACK)]
+    after = rest[starts[-1] + 1 if starts else 0 :]
+    ends = [line for line in after if line and not line.startswith(" ")]
+    return f"{who}{colon}{ends[0]}" if ends else head
 
 
 def _calls(result: CaseResult) -> list[tuple[int, dict[str, Any]]]:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from harness.compare import judge
+from harness.result import Verdict
 from moe import memory
 from moe.all2all import ALL2ALL
 from moe.experts import EXPERTS
@@ -30,7 +32,10 @@ def is_claimed(case: MoETestConfig) -> bool:
 
 
 def complaints(subject: Subject, calls: Sequence[Call]) -> Iterator[str]:
-    """Collective: the first call again. Its bits are compared where determinism is claimed."""
+    """Collective: the first call again.
+
+    Its bits are compared where determinism is claimed; elsewhere it must be as right as it was.
+    """
     first = calls[0]
     with memory.poisoned():
         again = subject.layer.forward(first.tokens.x.clone(), first.tokens.logits.clone()).out
@@ -38,9 +43,20 @@ def complaints(subject: Subject, calls: Sequence[Call]) -> Iterator[str]:
     shared = _shared([*given, again])
     if shared is not None:
         yield shared
-    found = difference(first.output.out, again) if is_claimed(subject.case) else None
+    claimed = is_claimed(subject.case)
+    found = difference(first.output.out, again) if claimed else _no_longer_right(first, again)
     if found is not None:
         yield found
+
+
+def _no_longer_right(first: Call, again: Tensor) -> str | None:
+    """What only a later call shows; where the first was wrong itself, that is told elsewhere."""
+    if not bool(first.answer.out.isfinite().all()):
+        return None
+    before, now = (judge(out, first.answer) for out in (first.output.out, again))
+    if before.verdict is Verdict.FAILED or now.verdict is not Verdict.FAILED:
+        return None
+    return f"right at first, wrong when the same call is repeated: {now.messages[0]}"
 
 
 def _shared(outputs: Sequence[Tensor]) -> str | None:

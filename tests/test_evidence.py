@@ -152,10 +152,10 @@ def test_the_picture_of_a_small_sample_parts_right_from_wrong(quant, one_thread)
 
 
 def test_a_row_s_share_is_its_distance_over_its_bound():
-    out = torch.zeros(3, 2)
-    out[0, 0], out[1], out[2, 1] = 3.0, torch.tensor([3.0, 4.0]), torch.nan
+    out = torch.zeros(3, 18)  # columns from which on the margin is 2
+    out[0, 0], out[1, :2], out[2, 1] = 3.0, torch.tensor([3.0, 4.0]), torch.nan
     one, four = torch.ones(3), torch.full((3,), 4.0)
-    answer = Answer(out=torch.zeros(3, 2), variance=one, flips=four, amax1=one, amax2=one)
+    answer = Answer(out=torch.zeros(3, 18), variance=one, flips=four, amax1=one, amax2=one)
     assert shares.row_shares(out, answer) == [0.75, 1.25, float("inf")]  # of 2 * 1 + 2
 
 

@@ -100,6 +100,22 @@ def test_a_buffer_that_does_not_leave_the_layer_is_nobody_s_loss(key):
     assert run(buffers_kept_by(key), case(m=8).id).verdict is Verdict.PASSED
 
 
+@pytest.mark.parametrize("value", [0.0, float("nan")])
+def test_a_member_that_goes_wrong_later_is_seen_without_any_claim(monkeypatch, value):
+    calls, real = itertools.count(), TorchLoopExperts.apply
+
+    def apply(self, x, routing):
+        out = real(self, x, routing)
+        return out if next(calls) < 2 else torch.full_like(out, value)
+
+    monkeypatch.setattr(TorchLoopExperts, "apply", apply)
+    disclaim(monkeypatch, EXPERTS, "torch_loop")
+    found = run(nothing, case(m=8, all2all="local").id)
+    assert found.verdict is Verdict.FAILED
+    (text,) = found.messages
+    assert text.startswith("right at first, wrong when the same call is repeated: ")
+
+
 def test_who_claims_it():
     claims = {row.name: row.deterministic for row in EXPERTS}
     assert claims["flashinfer_cutlass"] is False  # its fused sum uses atomics

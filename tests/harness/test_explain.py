@@ -280,6 +280,24 @@ def test_the_headline_is_the_cause_else_the_pattern():
     assert headline(result({0: [call(causes=[])]})) == "pattern: all wrong rows: experts 4-7"
 
 
+def test_the_headline_of_a_traceback_is_the_exception():
+    """Whose text may have lines of its own, and which may follow on another one."""
+    import traceback
+
+    try:
+        try:
+            raise KeyError("first")
+        except KeyError:
+            raise RuntimeError("out of luck\nand of memory") from None
+    except RuntimeError:
+        text = traceback.format_exc()
+    error = CaseResult(case_id="x", verdict=Verdict.ERROR, messages=(f"rank 1: {text}",))
+    assert headline(error) == "rank 1: RuntimeError: out of luck"
+    chained = f"rank 1: {text}\nDuring handling of the above exception, another one\n\n{text}"
+    again = CaseResult(case_id="x", verdict=Verdict.ERROR, messages=(chained,))
+    assert headline(again) == "rank 1: RuntimeError: out of luck"
+
+
 def test_a_diagnosis_goes_through_an_event_unchanged():
     from harness.events import CaseEnded, from_line, to_line
 
