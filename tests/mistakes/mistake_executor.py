@@ -40,7 +40,7 @@ def run_case(case: MoETestConfig, context: RankContext) -> RankResult:
         return calls[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        around(patch, execute, "_call", recorded)
+        around(patch, execute, "run_call", recorded)
         if case.seed:
             MISTAKES[case.seed - 1].plant(patch)
         result = execute.run_case(case, context)

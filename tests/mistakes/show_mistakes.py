@@ -36,7 +36,8 @@ class Row:
 
     @property
     def caught(self) -> bool:
-        return self.result.verdict not in (Verdict.PASSED, Verdict.VACUOUS)
+        """Not by an exception: that would as well be a fault of what runs the mistakes."""
+        return self.result.verdict in (Verdict.FAILED, Verdict.CRASHED, Verdict.HUNG)
 
     @property
     def named(self) -> tuple[str, ...]:
