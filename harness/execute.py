@@ -126,7 +126,8 @@ def run_call(subject: Subject, context: RankContext, clock: Clock, number: int) 
 
 def _chosen(output: layer.Output, kept: dict[str, trace.Kept]) -> tuple[Routing, list[str]]:
     """The routing as it was chosen: where nothing is exchanged, the experts hold its tensors."""
-    routing, weights = output.routing, kept["router"].value
+    routing, router = output.routing, kept.get("router")
+    weights = routing.topk_weights if router is None else router.value
     if torch.equal(weights, routing.topk_weights) or bool(weights.isnan().any()):
         return routing, []
     changed = "the layer changed the router weights after it had chosen them"
