@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+GIVEN = ("router", "ids", "weights", "input", "input_scale")  # to the experts, by the layer
 STAGES = (
-    *("router", "ids", "weights", "input", "input_scale", "gemm1", "activation"),
-    *("second", "second_scale", "gemm2", "combine", "finalize", "shared", "out"),
+    *(*GIVEN, "gemm1", "activation", "second", "second_scale", "gemm2"),
+    *("combine", "finalize", "shared", "out"),
 )
 
 
@@ -55,8 +56,11 @@ def keep(
 ) -> None:
     """Leave a stage's value, if somebody records; the last one of a name wins.
 
+    But of what experts are given the first one does: the layer's, whatever they say of it.
     copy: the value is about to be changed in place.
     """
     if _kept is not None and value is not None:
         assert stage in STAGES, f"no stage is called {stage!r}"
+        if stage in GIVEN and stage in _kept:
+            return
         _kept[stage] = Kept(value=value.clone() if copy else value, rows=rows)

@@ -69,6 +69,16 @@ def test_one_element_is_enough_and_is_named():
     assert off > where["allowed"] > 0
 
 
+def test_experts_cannot_hand_out_another_input_than_they_were_given():
+    given, made = torch.ones(2), torch.zeros(2)
+    with trace.recording() as kept:
+        for value in (given, made):
+            trace.keep("ids", value)
+            trace.keep("gemm2", value)
+    assert kept["ids"].value is given
+    assert kept["gemm2"].value is made
+
+
 def run_all(rows):
     """In a rank: run each (fault's name, case id)."""
     return [run(getattr(stage_faults, name), text, world_size=2) for name, text in rows]
