@@ -174,7 +174,8 @@ def table(lines: list[Line], names: Iterable[str]) -> str:
     rows = [f"| quant | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
     for line in lines:
         cells = [
-            f"{line.limits[name]:.2%}" if name in line.limits else "no scales" for name in names
+            f"{line.limits[name] * 100:.2g}%" if name in line.limits else "no scales"
+            for name in names
         ]
         rows.append(f"| {line.quant} | {' | '.join(cells)} |")
     return "\n".join(rows)
