@@ -10,7 +10,7 @@
 # `make setup`, then `python -m harness ...` with .venv/bin/python.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test-matrix test check bench-engine mistakes evidence clean
+.PHONY: help setup test-matrix test check bench-engine bench-judge mistakes evidence clean
 
 SUITE ?= $(shell $(PY) scripts/setup_env.py --suite)
 ARGS ?=
@@ -55,6 +55,9 @@ check: setup
 
 bench-engine: setup
 	$(PY) benchmarks/engine.py $(ARGS)
+
+bench-judge: setup
+	$(PY) benchmarks/judge.py $(ARGS)
 
 mistakes: setup
 	$(PY) tests/mistakes/show_mistakes.py $(ARGS)
