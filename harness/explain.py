@@ -13,24 +13,22 @@ from harness import heatmap
 from harness.case import MoETestConfig
 from harness.errors import CaseError
 from harness.result import Verdict
+from harness.sayers import Said, call_name, said, who_says
 from harness.summary import repeat_command
-from harness.wording import amount_text, experts_text, fact_lines, percent, ranks_text
+from harness.why import NO_CAUSE, cause_lines
+from harness.wording import amount_text, experts_text, fact_lines, ranks_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from harness.result import CaseResult
 
 MOST = 60  # lines of one case, unless all are asked for
 WIDTH = 114  # of a line, but for the one to copy: six columns are left to whoever indents
-MOST_CAUSES = 3
 TRACEBACK = "Traceback (most recent call last)"
-ORDINALS = ("first", "second", "third")
 PICTURE = "picture: "
 LOGS = "logs"  # where a run's folder keeps them, and the pictures
-
-Said = dict[str, list[tuple[int, int]]]  # text -> the (rank, call) pairs that say it
 
 
 def lines(result: CaseResult, most: int | None = MOST, folder: Path | None = None) -> list[str]:
@@ -51,7 +49,8 @@ def lines(result: CaseResult, most: int | None = MOST, folder: Path | None = Non
 def headline(result: CaseResult) -> str:
     """One line: the likely cause, else the first pattern, else the first message or exception."""
     calls = _calls(result)
-    causes = [t for t in _summary(result, calls) if t.startswith("likely cause")]
+    causes = [t for t in _summary(result, calls) if t.startswith(("likely cause", NO_CAUSE))]
+    causes = [t for t in causes[:1] if not t.startswith(NO_CAUSE)]
     patterns = [t for t in _summary(result, calls) if t.startswith("pattern")]
     said = [_first(text) for text in result.messages if text]
     return next(iter([*causes, *patterns, *said, result.reason or ""]))
@@ -108,12 +107,12 @@ def _summary(result: CaseResult, calls: list[tuple[int, dict[str, Any]]]) -> Ite
         return
     yield f"wrong: {_where(result, calls)}"
     everyone = [(rank, call["call"]) for rank, call in calls]
-    for text, who in _said(calls, _pattern_texts).items():
-        yield f"pattern{_who(who, everyone)}: {text}"
-    yield from _cause_lines(calls, everyone)
+    for text, who in said(calls, _pattern_texts).items():
+        yield f"pattern{who_says(who, everyone)}: {text}"
+    yield from cause_lines(calls, everyone)
     yield from _stage_lines(calls, everyone)
-    for text, who in _said(calls, _fault_texts).items():
-        yield f"the diagnosis{_who(who, everyone)} failed, the verdict stands: {text}"
+    for text, who in said(calls, _fault_texts).items():
+        yield f"the diagnosis{who_says(who, everyone)} failed, the verdict stands: {text}"
 
 
 def _where(result: CaseResult, calls: list[tuple[int, dict[str, Any]]]) -> str:
@@ -124,16 +123,12 @@ def _where(result: CaseResult, calls: list[tuple[int, dict[str, Any]]]) -> str:
     if len(failed) == total:
         return f"{text}, {_all(total)} calls"
     if len(failed) == 1:
-        return f"{text}, {_call(failed[0])} only, of {total}"
+        return f"{text}, {call_name(failed[0])} only, of {total}"
     return f"{text}, {len(failed)} of {total} calls"
 
 
 def _all(count: int) -> str:
     return "both" if count == 2 else f"all {count}"
-
-
-def _call(number: int) -> str:
-    return f"{ORDINALS[number]} call" if number < len(ORDINALS) else f"call {number + 1}"
 
 
 def _ranks_pattern(wrong: list[int], result: CaseResult) -> str:
@@ -158,29 +153,6 @@ def _ranks_pattern(wrong: list[int], result: CaseResult) -> str:
     return text
 
 
-def _said(
-    calls: list[tuple[int, dict[str, Any]]], texts: Callable[[dict[str, Any]], list[str]]
-) -> Said:
-    """Each text once, with who said it; what most say first."""
-    found: Said = {}
-    for rank, call in calls:
-        for text in texts(call):
-            found.setdefault(text, []).append((rank, call["call"]))
-    return dict(sorted(found.items(), key=lambda item: -len(item[1])))
-
-
-def _who(who: list[tuple[int, int]], everyone: list[tuple[int, int]]) -> str:
-    """Empty when all that failed say it."""
-    if set(who) == set(everyone):
-        return ""
-    ranks = sorted({rank for rank, _ in who})
-    parts = [] if ranks == sorted({rank for rank, _ in everyone}) else [ranks_text(ranks)]
-    which = {call for _, call in who}
-    here = {call for rank, call in everyone if rank in ranks}
-    parts += [] if which == here else [_call(min(which))]
-    return f" ({', '.join(parts)})" if parts else ""
-
-
 def _pattern_texts(call: dict[str, Any]) -> list[str]:
     return [pattern["text"] for pattern in call.get("patterns", ())]
 
@@ -197,42 +169,12 @@ def _stage_lines(
             texts.setdefault(first["stage"], first["text"])
     for stage, those in who.items():
         rank, number = those[0]
-        on = f"on rank {rank}, {_call(number)}: " if len(those) > 1 else ""
-        yield f"first wrong stage{_who(those, everyone)}: {stage}: {on}{texts[stage]}"
+        on = f"on rank {rank}, {call_name(number)}: " if len(those) > 1 else ""
+        yield f"first wrong stage{who_says(those, everyone)}: {stage}: {on}{texts[stage]}"
 
 
 def _fault_texts(call: dict[str, Any]) -> list[str]:
     return [call["fault"]] if "fault" in call else []
-
-
-def _cause_lines(
-    calls: list[tuple[int, dict[str, Any]]], everyone: list[tuple[int, int]]
-) -> Iterator[str]:
-    """The causes that explain the most calls, best first; then the calls without one."""
-    who: Said = {}
-    left: dict[str, float] = {}
-    for rank, call in calls:
-        for cause in call.get("causes", ()):
-            text = ", ".join(filter(None, (cause["cause"], cause["where"])))
-            who.setdefault(text, []).append((rank, call["call"]))
-            left[text] = max(left.get(text, 0.0), float(cause["residual"]))
-    ranked = sorted(who, key=lambda text: (-len(who[text]), left[text]))
-    for i, text in enumerate(ranked[:MOST_CAUSES]):
-        word = "likely cause" if i == 0 else "or"
-        rest = f"(leaves {percent(left[text])} of the error)"
-        yield f"{word}{_who(who[text], everyone)}: {text} {rest}"
-    without = [(rank, call) for rank, call in calls if not call.get("causes", True)]
-    tried = max((call.get("tried", 0) for _, call in without), default=0)
-    if tried:
-        where = _who([(rank, call["call"]) for rank, call in without], everyone)
-        nearest = [float(c["closest"]) for _, c in without if c.get("closest") is not None]
-        closest = f"; the closest leaves {percent(min(nearest))} of the error" if nearest else ""
-        yield f"no known cause{where}: none of {tried} known mistakes gives this output{closest}"
-    untried = max((call.get("untried", 0) for _, call in calls), default=0)
-    if untried:
-        yield f"time ran out before {untried} of the known mistakes were tried"
-    for text, those in _said(calls, lambda call: call.get("faults") or []).items():
-        yield f"not looked at{_who(those, everyone)}: {text}"
 
 
 def _messages(result: CaseResult, calls: list[tuple[int, dict[str, Any]]]) -> list[str]:
@@ -249,7 +191,7 @@ def _details(calls: list[tuple[int, dict[str, Any]]], folder: Path | None) -> It
     for rank, call in told:
         groups.setdefault((call["call"], "\n".join(_detail(call))), []).append((rank, call))
     for (number, text), who in groups.items():
-        yield f"{ranks_text([rank for rank, _ in who])}, {_call(number)}: {text}"
+        yield f"{ranks_text([rank for rank, _ in who])}, {call_name(number)}: {text}"
         for _, call in who:
             if "picture" in call:
                 yield f"  {PICTURE}{_path(folder, call['picture'])}"

@@ -166,6 +166,17 @@ def test_no_cause_says_how_far_the_closest_was():
     assert "leaves less than 0.1 % of the error" in lines(result({0: [call(causes=[tiny])]}))[2]
 
 
+def test_what_explains_the_fewer_wrong_rows_is_no_headline():
+    few, many = {**FACTS["rows"], "wrong": 1}, {**FACTS["rows"], "wrong": 6}
+    explained, not_explained = call(1, rows=few), call(0, rows=many, causes=[])
+    said = [t for t in lines(result({1: [not_explained, explained]})) if "cause" in t]
+    assert said[0].startswith("no known cause (first call): ")
+    assert said[1].startswith("likely cause (second call): the output is doubled")
+    assert headline(result({1: [not_explained, explained]})).startswith("pattern")
+    explained["rows"] = {**FACTS["rows"], "wrong": 7}
+    assert headline(result({1: [not_explained, explained]})).startswith("likely cause")
+
+
 def test_causes_that_were_not_tried_are_counted():
     said = lines(result({0: [call(causes=[], untried=3)], 1: [call(untried=9)]}))
     assert "time ran out before 9 of the known mistakes were tried" in said
