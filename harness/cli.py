@@ -15,7 +15,7 @@ from collections import Counter
 from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, cast
 
-from harness import heatmap, machine, progress, selection
+from harness import heatmap, loose, machine, progress, selection
 from harness.errors import ExitCode, HarnessError, NothingSelected, UsageError
 from harness.events import CaseEnded, RunEnded, RunStarted
 from harness.options import parse
@@ -75,6 +75,8 @@ def run(args: argparse.Namespace) -> int:
         _announce(plan, left, folder)
         stopped = _launch(args, chosen, left, folder)
         summary = _finish(folder, plan, began)
+        hints = loose.hints(folder.results.values())
+    print("".join(f"hint: {hint}\n" for hint in hints), end="")
     if summary.exit_code() is ExitCode.INCOMPLETE or stopped is not None:
         print(f"to go on: python -m harness run --resume {folder.path}")
     print(summary.line(), flush=True)

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from harness import explain
+from harness import explain, loose
 from harness.case import MoETestConfig
 from harness.events import RunEnded, RunStarted
 from harness.result import CaseResult, Verdict
@@ -143,6 +143,7 @@ def _lists(run: View) -> list[tuple[str, list[str]]]:
         ("did not pass", [line for result in run.bad for line in _failure(result)]),
         ("slowest", [f"{r.seconds:8.2f}s  {r.case_id}" for r in slow if r.seconds > 0]),
         ("skipped, by reason", skip_lines(run.refused)),
+        ("bounds wider than need be", loose.hints(run.results)),
     ]
 
 

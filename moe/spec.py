@@ -278,13 +278,13 @@ class Row:
     def numerics_for(self, scheme: Scheme, device: str) -> Numerics:
         """What the member declares for this scheme on a device of this torch type.
 
-        A CPU has no tensor cores: kernels that are interpreted there lose what float32 does.
+        What is `aligned` is a tensor core's doing, and a CPU has none: kernels that are
+        interpreted there lose what float32 does.
         """
         declared = self.numerics_of.get(scheme.activations, self.numerics)
-        if device != "cpu":
+        if device != "cpu" or declared.aligned is None:
             return declared
-        loss = min(declared.accumulation, FLOAT32_LOSS)
-        return replace(declared, accumulation=loss, promoted=None, aligned=None)
+        return replace(declared, accumulation=FLOAT32_LOSS, promoted=None, aligned=None)
 
 
 def problem_refusal(problem: Problem) -> Reason | None:

@@ -199,3 +199,5 @@ def test_a_cpu_loses_what_float32_does_whatever_a_chip_s_units_lose():
     assert row.numerics_for(scheme, "cpu") == Numerics(gemm1="model", accumulation=FLOAT32_LOSS)
     plain = Scheme(weights="model", activations="model")
     assert row.numerics_for(plain, "cpu") == row.numerics_for(plain, "cuda") == Numerics()
+    slow = Row(name="y", target="m:C", numerics=Numerics(accumulation=2.0**-9))  # its own sums
+    assert slow.numerics_for(scheme, "cpu") == slow.numerics
