@@ -2,7 +2,7 @@
 
 `Registry("experts", rows)` also reads the entry-point group `moe.experts`, in which each entry
 names a `moe.spec.Row` (or a subclass). A name may also be given as `"package.module:Class"`:
-the class then carries its own row as the attribute `row`, and the row's target must be that class.
+the class then carries its own row as the attribute `row`, and is what is loaded.
 """
 
 from __future__ import annotations
