@@ -20,7 +20,7 @@ import torch
 from harness.compare import judge
 from harness.result import Verdict
 from harness.store import RunFolder, last_words
-from moe.reference.layer import Answer
+from moe.reference.answer import Answer
 
 TOKENS, HIDDEN = 8192, 7168
 WARM, REPEATS = 2, 20

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.scene import Scene
-    from moe.reference.layer import Answer
+    from moe.reference.answer import Answer
 
 TIMEOUT = 1800.0  # seconds for all cases of one world size
 SHAPES = {"cpu": (16, 256, 256), "cuda": (64, 512, 1024)}  # m, n, k; interpreted kernels are slow

@@ -15,7 +15,7 @@ from collections import Counter
 from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, cast
 
-from harness import heatmap, loose, machine, progress, selection
+from harness import heatmap, listing, loose, machine, progress, selection
 from harness.errors import ExitCode, HarnessError, NothingSelected, UsageError
 from harness.events import CaseEnded, RunEnded, RunStarted
 from harness.options import parse
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from harness.events import Event
-    from harness.machine import Machine
     from harness.selection import Selection
 
 
@@ -184,16 +183,8 @@ def _code_of(stop: KeyboardInterrupt) -> int:
 
 
 def _nothing(plan: Plan) -> str:
-    lines = ["nothing would run here; every point is refused:", *_refusals(plan)]
+    lines = ["nothing would run here; every point is refused:", *listing.refusals(plan)]
     return "\n".join(lines)
-
-
-def _refusals(plan: Plan) -> list[str]:
-    from harness.report import skip_lines
-
-    return skip_lines(
-        {"case": r.case.id, "code": r.reason.code, "text": r.reason.text} for r in plan.refused
-    )
 
 
 def _announce(plan: Plan, left: Plan, folder: RunFolder) -> None:
@@ -208,48 +199,6 @@ def _announce(plan: Plan, left: Plan, folder: RunFolder) -> None:
         f"on {here.platform.name} with {where}; folder {folder.path}",
         flush=True,
     )
-
-
-def _planned(args: argparse.Namespace) -> Plan:
-    chosen = selection.of_suite(args.suite, args.config)
-    return make_plan(chosen.points, _machine(args), time_limit=chosen.time_limit)
-
-
-def _machine(args: argparse.Namespace) -> Machine:
-    if args.devices is not None and args.devices < 1:
-        raise UsageError(f"--devices must be at least 1, not {args.devices}")
-    if args.platform is not None:
-        return machine.planned_for(args.platform, args.devices or 2)
-    if args.devices is not None:
-        raise UsageError("--devices goes with --platform NAME; this machine's are counted")
-    return machine.detect()
-
-
-def show_list(args: argparse.Namespace) -> int:
-    """Ids of the cases that would run, then every refusal by reason."""
-    plan = _planned(args)
-    print("\n".join(case.id for case in plan.cases))
-    print(
-        f"\n{len(plan.cases)} case(s) on {plan.machine.platform.name}, {len(plan.refused)} refused"
-    )
-    print("\n".join(_refusals(plan)))
-    return ExitCode.PASSED if plan.cases else ExitCode.NOTHING_SELECTED
-
-
-def show_plan(args: argparse.Namespace) -> int:
-    """The jobs, one a line."""
-    plan = _planned(args)
-    print(f"{'world':>5} {'device':<6} {'transport':<9} {'cases':>6} {'limit':>8}")
-    for job in plan.jobs:
-        limit = f"{job.time_limit:g}s"
-        print(
-            f"{job.world_size:>5} {job.device:<6} {job.transport:<9} {len(job.cases):>6} {limit:>8}"
-        )
-    print(
-        f"\n{len(plan.cases)} case(s) on {plan.machine.platform.name}, {len(plan.refused)} refused"
-    )
-    print("\n".join(_refusals(plan)))
-    return ExitCode.PASSED if plan.cases else ExitCode.NOTHING_SELECTED
 
 
 def report(args: argparse.Namespace) -> int:
@@ -313,8 +262,8 @@ COMMANDS = {
     "run": run,
     "fuzz": fuzz,
     "power": power,
-    "list": show_list,
-    "plan": show_plan,
+    "list": listing.show_list,
+    "plan": listing.show_plan,
     "report": report,
     "schema": schema,
     "doctor": doctor,

@@ -18,7 +18,7 @@ from harness.facts import facts
 from harness.patterns import find_wrong, of_columns, of_rows
 from harness.result import Verdict
 from harness.wording import amount_text, fact_lines, numbers_text
-from moe.reference.layer import Answer
+from moe.reference.answer import Answer
 
 if TYPE_CHECKING:
     from torch import Tensor

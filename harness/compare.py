@@ -20,7 +20,7 @@ from harness.wording import numbers_text
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from moe.reference.layer import Answer
+    from moe.reference.answer import Answer
 
 ROW_MARGIN = 2.0  # in standard deviations of a row's distance: covers 6 sigma from 64 columns on
 ALL_MARGIN = 1.5  # the same over all rows together, where chance averages out

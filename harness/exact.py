@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.case import MoETestConfig
-    from moe.reference.layer import Answer
+    from moe.reference.answer import Answer
 
     Bits = Callable[[int, str, Tensor, int], Tensor]
 

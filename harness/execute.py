@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from harness.case import MoETestConfig
     from harness.context import RankContext
     from harness.tight import StageFinding
-    from moe.reference.layer import Answer
+    from moe.reference.answer import Answer
 
 
 SKETCHED_ROWS = 2  # of each rank's first call, for the comparison across layouts

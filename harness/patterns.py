@@ -18,7 +18,7 @@ from harness.compare import bound
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from moe.reference.layer import Answer
+    from moe.reference.answer import Answer
 
 COVERS = 0.99  # of what is wrong that a pattern must hold
 ROWS_WRONG = 0.9  # of a pattern's rows that must be wrong: a mistake may cancel in a few

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from harness.case import MoETestConfig
     from harness.inputs import Tokens
     from moe.layer import Output
-    from moe.reference.layer import Answer, BaselineSiluAndMul
+    from moe.reference.answer import Answer
+    from moe.reference.layer import BaselineSiluAndMul
     from moe.trace import Kept
 
 MOST_ROWS = 16

@@ -22,7 +22,7 @@ from harness.options import parse
 from harness.result import CaseResult, Verdict
 from harness.store import RunFolder
 from moe.quant import QUANT
-from moe.reference.layer import Answer
+from moe.reference.answer import Answer
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8")

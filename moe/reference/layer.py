@@ -5,22 +5,18 @@ answer is: a rounding before the second quantization moves codes, and each rank 
 own columns of the intermediate. Weights are quantized whole, as checkpoints are, then sharded.
 
 Beside the output it works out how far a right member may be from it, from the case's own
-numbers (docs/bounds.md derives each term):
-
-- `variance`: the expected squared distance of each row, from every declared rounding, from the
-  accumulation noise of the products, and from codes that this noise may push over a tie;
-- `flips`: the squared distance if every code within reach of the noise did flip.
+numbers (docs/bounds.md derives each term); answer.py says in what terms.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
 from moe.reference import formats
+from moe.reference.answer import Answer, Sums
 from moe.reference.noise import (
     Noisy,
     Scale,
@@ -39,41 +35,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 B = TypeVar("B", bound="BaselineSiluAndMul")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What a right layer gives for some tokens, before its last rounding, and how surely.
-
-    out: [T, K]. variance, flips: [T] float32, squared distances. amax1, amax2: largest absolute
-    input and intermediate value, from which static scales are calibrated.
-
-    parts: [world, r, k, K] what each rank adds for each slot of the r rows asked for, before the
-    router's weight; None where nobody asked. shared: [T, K] of the shared experts, or None.
-    tensor_scales: the input's and the ranks' intermediates' scales [world], where one spans many
-    tokens; 0 for a rank that has seen none.
-    """
-
-    out: Tensor
-    variance: Tensor
-    flips: Tensor
-    amax1: Tensor
-    amax2: Tensor
-    parts: Tensor | None = None
-    shared: Tensor | None = None
-    tensor_scales: tuple[Tensor | None, Scale | None] = (None, None)
-
-
-@dataclass
-class _Sums:
-    """What accumulates while the experts pass by; one instance a call."""
-
-    partial: Tensor  # [ranks, T, K] each rank's weighted sum
-    parts: Tensor  # [ranks, r, k, K] see Answer
-    place: Tensor  # [T] int64 index of each row among the r kept ones, -1 = not kept
-    variance: Tensor  # [T]
-    flips: Tensor  # [T]
-    amax2: Tensor  # []
 
 
 class BaselineSiluAndMul:
@@ -133,7 +94,7 @@ class BaselineSiluAndMul:
         keep = topk_ids.new_empty(0, dtype=torch.int64) if keep is None else keep
         place = torch.full((len(x),), -1, dtype=torch.int64, device=x.device)
         place[keep] = torch.arange(len(keep), device=x.device)
-        sums = _Sums(
+        sums = Sums(
             partial=x.new_zeros((world, *x.shape)),
             parts=x.new_zeros((world, len(keep), topk_ids.shape[1], x.shape[1])),
             place=place,
@@ -226,7 +187,7 @@ class BaselineSiluAndMul:
 
     def _add_expert(
         self,
-        sums: _Sums,
+        sums: Sums,
         e: int,
         inputs: Tensor,
         pairs: tuple[Tensor, Tensor, Tensor],
@@ -249,7 +210,7 @@ class BaselineSiluAndMul:
         return quantize_noisy(h, shared or dynamic_scale(h, fmt), fmt)
 
     def _add_shards(
-        self, sums: _Sums, e: int, pairs: tuple[Tensor, Tensor, Tensor], h: Noisy
+        self, sums: Sums, e: int, pairs: tuple[Tensor, Tensor, Tensor], h: Noisy
     ) -> None:
         """GEMM2 of expert e on the columns [w, R, c] of each rank that holds some."""
         rows, slots, weight = pairs
@@ -271,7 +232,7 @@ class BaselineSiluAndMul:
         sums.variance.index_add_(0, rows, weight.square() * noise.sum(dim=0))
         sums.flips.index_add_(0, rows, weight.square() * flips.sum(dim=0))
 
-    def _finish(self, sums: _Sums, x: Tensor) -> Answer:
+    def _finish(self, sums: Sums, x: Tensor) -> Answer:
         """Add up the ranks and the shared experts, and the roundings of doing so."""
         routed = sums.partial.sum(dim=0)
         variance = sums.variance

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -12,8 +13,11 @@ from harness.case import MoETestConfig
 from harness.compare import METRICS, judge
 from harness.result import Verdict
 from moe.reference import routing
-from moe.reference.layer import Answer, BaselineSiluAndMul
+from moe.reference.layer import BaselineSiluAndMul
 from moe.spec import Numerics
+
+if TYPE_CHECKING:
+    from moe.reference.answer import Answer
 
 
 def answer_of(case: MoETestConfig) -> Answer:

@@ -13,7 +13,7 @@ from harness import execute, pooled
 from harness.compare import judge
 from harness.result import Verdict
 from moe.experts.torch_loop import TorchLoopExperts
-from moe.reference.layer import Answer
+from moe.reference.answer import Answer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
 from moe.reference import formats
-from moe.reference.layer import Answer, BaselineSiluAndMul
+from moe.reference.layer import BaselineSiluAndMul
 from moe.reference.noise import intermediate
 from moe.spec import FORMATS, Layout, Numerics, Problem, Scheme
+
+if TYPE_CHECKING:
+    from moe.reference.answer import Answer
 
 EXPERTS, HIDDEN, INTER, TOKENS = 4, 96, 256, 24
 torch.manual_seed(3)
