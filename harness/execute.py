@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from harness import agree, exact, inputs, keep, pooled, projection, repeat, stages
+from harness import agree, exact, inputs, keep, owned, pooled, projection, repeat, stages
 from harness.battery import prove
 from harness.clock import Clock
 from harness.compare import Judgement, bound, judge
@@ -31,8 +31,6 @@ from moe.types import TORCH_DTYPE, Routing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from torch import Tensor
 
     from harness.case import MoETestConfig
     from harness.context import RankContext
@@ -106,7 +104,7 @@ def run_call(subject: Subject, context: RankContext, clock: Clock, number: int) 
             output = subject.layer.forward(*given)
         routing, changed = _chosen(output, kept)
         out = output.out.clone()  # a later call must not change what is judged
-        broken = memory.broken_guards() + _changed(given, (mine.x, mine.logits))
+        broken = memory.broken_guards() + owned.changed_inputs(given, mine)
     judged = layer.Output(out=out, routing=routing)
     with clock.phase("reference"):
         answer = _answer(subject, mine, judged, number, context)
@@ -132,12 +130,6 @@ def _chosen(output: layer.Output, kept: dict[str, trace.Kept]) -> tuple[Routing,
         return routing, []
     changed = "the layer changed the router weights after it had chosen them"
     return dataclasses.replace(routing, topk_weights=weights), [changed]
-
-
-def _changed(given: tuple[Tensor, Tensor], kept: tuple[Tensor, Tensor]) -> list[str]:
-    """The layer's caller still needs its hidden states, for the residual connection."""
-    pairs = zip(("x", "router logits"), given, kept, strict=True)
-    return [f"the layer changed its input {name}" for name, a, b in pairs if not torch.equal(a, b)]
 
 
 def call_counts(case: MoETestConfig) -> tuple[tuple[int, ...], ...]:

@@ -1,4 +1,4 @@
-"""Whether an output is its caller's own, and the same bits again where every member says so.
+"""Whether the same call gives the same bits again, where every member says so.
 
 The case is called once more with the first call's tokens: a buffer that a member keeps for each
 size is met again only then.
@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
-
+from harness import owned
 from harness.compare import judge
+from harness.owned import bits_of
 from harness.result import Verdict
 from moe import memory
 from moe.all2all import ALL2ALL
@@ -35,14 +35,17 @@ def complaints(subject: Subject, calls: Sequence[Call]) -> Iterator[str]:
     """Collective: the first call again.
 
     Its bits are compared where determinism is claimed; elsewhere it must be as right as it was.
+    And this last call must have left alone what is its caller's, as those before it.
     """
     first = calls[0]
+    x, logits = first.tokens.x.clone(), first.tokens.logits.clone()
     with memory.poisoned():
-        again = subject.layer.forward(first.tokens.x.clone(), first.tokens.logits.clone()).out
-    given = [call.given for call in calls if call.given is not None]
-    shared = _shared([*given, again])
-    if shared is not None:
-        yield shared
+        again = subject.layer.forward(x, logits).out
+        broken = memory.broken_guards() + owned.changed_inputs((x, logits), first.tokens)
+    yield from (f"memory: {line}, when the first call is repeated" for line in broken)
+    lost = owned.lost_output(calls, again)
+    if lost is not None:
+        yield lost
     claimed = is_claimed(subject.case)
     found = difference(first.output.out, again) if claimed else _no_longer_right(first, again)
     if found is not None:
@@ -59,37 +62,12 @@ def _no_longer_right(first: Call, again: Tensor) -> str | None:
     return f"right at first, wrong when the same call is repeated: {now.messages[0]}"
 
 
-def _shared(outputs: Sequence[Tensor]) -> str | None:
-    """outputs: [T, K] as the layer gave them, the earlier call first; all of them still alive."""
-    for number, later in enumerate(outputs):
-        for before, earlier in enumerate(outputs[:number]):
-            if _overlap(earlier, later):
-                return (
-                    f"memory: the output of call {number + 1} lies where that of call {before + 1} "
-                    "does, which its caller may still hold; give each call an output of its own"
-                )
-    return None
-
-
-def _overlap(a: Tensor, b: Tensor) -> bool:
-    """Whether the bytes from the first to the last element of one meet those of the other."""
-    if a.numel() == 0 or b.numel() == 0 or a.device != b.device:
-        return False
-    (start, end), (other, its_end) = _span(a), _span(b)
-    return start < its_end and other < end
-
-
-def _span(x: Tensor) -> tuple[int, int]:
-    last = sum((n - 1) * step for n, step in zip(x.shape, x.stride(), strict=True))
-    return x.data_ptr(), x.data_ptr() + (last + 1) * x.element_size()
-
-
 def difference(first: Tensor, again: Tensor) -> str | None:
     """[T, K] twice. Equal are equal bits: NaN equals the same NaN, and 0 is not -0."""
     if first.shape != again.shape or first.dtype != again.dtype:
         was, now = (f"{list(t.shape)} {t.dtype}" for t in (first, again))
         return f"not deterministic: the output was {was} and is {now} when repeated"
-    other = (_bits(first) != _bits(again)).nonzero()
+    other = (bits_of(first) != bits_of(again)).nonzero()
     if len(other) == 0:
         return None
     row, column = (int(i) for i in other[0])
@@ -99,8 +77,3 @@ def difference(first: Tensor, again: Tensor) -> str | None:
         f"repeated, first [{row}, {column}]: {values[0]:.9g}, then {values[1]:.9g}; its members' "
         "rows claim the same bits (`deterministic`)"
     )
-
-
-def _bits(x: Tensor) -> Tensor:
-    kinds = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    return x.contiguous().view(kinds[x.element_size()])

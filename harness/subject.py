@@ -151,7 +151,8 @@ def _build(
     )
     weights = _copied(cached(context, key, shard).replace(**scales))
     members = layer.Members(experts=case.experts, all2all=case.all2all, quant=case.quant)
-    mlp = None if shared is None else shard_shared(problem, rank, *shared)
+    own = None if shared is None else [w.clone() for w in shared]  # as with the experts'
+    mlp = None if own is None else shard_shared(problem, rank, *own)
     return layer.build(problem, rank, groups_of(case, context), members, weights, mlp)
 
 

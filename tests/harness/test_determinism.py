@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from types import SimpleNamespace
 
 import pytest
 import torch
 from stage_faults import case, nothing, run
 
+from harness.owned import lost_output
 from harness.repeat import difference, is_claimed
 from harness.result import Verdict
+from moe import memory
 from moe.all2all import ALL2ALL
 from moe.experts import EXPERTS
 from moe.experts.torch_loop import TorchLoopExperts
@@ -98,6 +101,69 @@ def test_an_output_that_a_later_call_overwrites_is_told_as_that(monkeypatch, key
 def test_a_buffer_that_does_not_leave_the_layer_is_nobody_s_loss(key):
     """This all2all copies what the experts give."""
     assert run(buffers_kept_by(key), case(m=8).id).verdict is Verdict.PASSED
+
+
+def changed_by(write):
+    """Plants a member that, from its third call on, does something to what it must leave alone."""
+
+    def plant(patch):
+        calls, real, given = itertools.count(), TorchLoopExperts.apply, []
+
+        def apply(self, x, routing):
+            out = real(self, x, routing)
+            if next(calls) >= 2:
+                write(given[-1], x)
+            given.append(out)
+            return out
+
+        patch.setattr(TorchLoopExperts, "apply", apply)
+
+    return plant
+
+
+def one_past_the_end(earlier, x):
+    buffer = memory.empty((4,), dtype=torch.int8, device=x.codes.device)
+    buffer.as_strided((5,), (1,))[4] = 0
+
+
+@pytest.mark.parametrize(
+    ("write", "text"),
+    [
+        (
+            lambda earlier, x: earlier.zero_(),
+            "memory: the output of call 2 was changed by a later one, which its caller may still "
+            "hold; give each call an output of its own",
+        ),
+        (
+            lambda earlier, x: x.codes.mul_(2),
+            "memory: the layer changed its input x, when the first call is repeated",
+        ),
+        (
+            one_past_the_end,
+            "memory: 1 bytes after a buffer of 4 bytes were overwritten, when the first call is "
+            "repeated",
+        ),
+    ],
+    ids=["earlier output", "input", "guard"],
+)
+def test_what_the_last_call_writes_on_is_seen_too(write, text):
+    found = run(changed_by(write), case(m=8, all2all="local").id)
+    assert (found.verdict, found.messages) == (Verdict.FAILED, (text,))
+    assert found.metrics["bound_used"] < 1
+
+
+def test_outputs_that_lie_between_each_other_share_nothing():
+    pool = torch.zeros(8, 4, 16, dtype=torch.bfloat16)
+    calls = [called(pool[:, 0], 0), called(pool[:5, 1], 1)]
+    assert lost_output(calls, pool[:, 2]) is None
+    assert "the output of call 3 lies where that of call 2 does" in lost_output(calls, pool[2:, 1])
+    assert "call 2 lies where that of call 1 does" in lost_output(
+        [*calls[:1], called(pool[:5, 0], 1)], pool[:, 2]
+    )
+
+
+def called(given, number):
+    return SimpleNamespace(given=given, number=number, output=SimpleNamespace(out=given.clone()))
 
 
 @pytest.mark.parametrize("value", [0.0, float("nan")])

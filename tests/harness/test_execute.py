@@ -19,6 +19,7 @@ from harness.result import RankResult, Verdict
 from moe.experts import EXPERTS
 from moe.platforms import platform
 from moe.quant import QUANT
+from moe.shared import SharedExperts
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -109,6 +110,20 @@ def test_few_columns_raise_no_false_alarm(fields, seeds):
     for seed in seeds:
         found = run_case(case(m=8, n=64, seed=seed, **fields), here)
         assert (found.verdict, found.messages) == (Verdict.PASSED, ())
+
+
+def test_shared_experts_that_change_their_weights_change_not_the_truth(monkeypatch):
+    """Nor a later case's, in a gang that keeps weights."""
+    real, here = SharedExperts.forward, context()
+
+    def forward(self, x):
+        self.w13.clamp_(-0.05, 0.05)
+        return real(self, x)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SharedExperts, "forward", forward)
+        assert run_case(case(m=8, shared_experts=1), here).verdict is Verdict.FAILED
+    assert run_case(case(m=8, shared_experts=1), here).verdict is Verdict.PASSED
 
 
 def test_what_experts_write_on_their_input_is_told_as_that():
