@@ -18,9 +18,10 @@ from moe.experts import EXPERTS
 from moe.parallel import ALONE, Groups, make_groups
 from moe.quant import QUANT
 from moe.reference import routing as true_routing
+from moe.reference.holders import check_tokens
 from moe.reference.layer import BaselineSiluAndMul
 from moe.shared import shard_shared
-from moe.spec import DTYPE_BYTES, FORMATS, Numerics, Scheme
+from moe.spec import DTYPE_BYTES, FORMATS, Layout, Numerics, Scheme
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,7 +70,8 @@ def make_subject(case: MoETestConfig, context: RankContext) -> Subject:
         return cached(context, key, lambda: inputs.expert_weights(case, e, device))
 
     shared = expert("shared") if case.shared_experts else None
-    plain = dataclasses.replace(problem, scheme=Scheme(weights="model", activations="model"))
+    nothing = Scheme(weights="model", activations="model")
+    plain = dataclasses.replace(problem, scheme=nothing, layout=Layout())
     ideal = BaselineSiluAndMul(plain, IDEAL, expert, shared)
     scales = _static_scales(case, context, ideal)
     once = BaselineSiluAndMul(problem, numerics, expert, shared)
@@ -214,9 +216,10 @@ def own_tokens(
 def tokens_of(
     case: MoETestConfig, rank: int, counts: tuple[int, ...], device: torch.device, start: int
 ) -> inputs.Tokens:
-    """Any rank's tokens of a call."""
+    """Any rank's tokens of a call. Raises ValueError where its layout loses or doubles some."""
     dp_rank = case.layout.dp_rank(rank)
     mine = case.layout.tokens_of(rank, counts)
+    check_tokens(case.layout, dp_rank, counts)
     whole = inputs.tokens(case, dp_rank, counts[dp_rank], device, start)
     part = slice(mine.start, mine.stop)
     return inputs.Tokens(x=whole.x[part], logits=whole.logits[part], index=whole.index[part])

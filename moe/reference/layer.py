@@ -17,6 +17,7 @@ import torch
 
 from moe.reference import formats
 from moe.reference.answer import Answer, Sums
+from moe.reference.holders import holders
 from moe.reference.noise import (
     Noisy,
     Scale,
@@ -160,15 +161,8 @@ class BaselineSiluAndMul:
     def _shards(self, e: int, inputs: Tensor) -> tuple[slice, Noisy]:
         """The ranks that compute expert e, and its intermediate [w, R, c] as each has it."""
         w13, _ = self.weights(e)
-        ranks, columns = self._holders(e)
+        ranks, columns = holders(self.problem, e)
         return ranks, self.first_product(inputs, w13).by_rank(columns)
-
-    def _holders(self, e: int) -> tuple[slice, list[range]]:
-        """The ranks (one, or all) that hold a part of expert e, and the columns of each."""
-        layout, experts = self.problem.layout, self.problem.num_experts
-        ranks = [r for r in range(layout.world_size) if e in layout.experts_of(r, experts)]
-        columns = [layout.intermediate_of(r, self.problem.intermediate) for r in ranks]
-        return slice(ranks[0], ranks[-1] + 1), columns
 
     def first_product(self, inputs: Tensor, w13: Tensor) -> Noisy:
         """[R, K] rows of one expert, w13 [2N, K] -> [R, N] silu(gate) * up."""
@@ -214,7 +208,7 @@ class BaselineSiluAndMul:
     ) -> None:
         """GEMM2 of expert e on the columns [w, R, c] of each rank that holds some."""
         rows, slots, weight = pairs
-        ranks, columns = self._holders(e)
+        ranks, columns = holders(self.problem, e)
         w2 = by_rank(self.weights(e)[1], columns)  # [w, K, c]
         y = h.value @ w2.transpose(1, 2)
         if sums.parts.shape[1]:

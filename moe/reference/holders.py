@@ -1,0 +1,53 @@
+"""Which ranks hold what, by the layout, and that it is all held once.
+
+The layout is the one thing that the reference shares with what it judges: a column, an expert or
+a token that it loses would be missed by both, so it is looked at here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from moe.spec import Layout, Problem
+
+
+def holders(problem: Problem, e: int) -> tuple[slice, list[range]]:
+    """The ranks (one, or all) that hold a part of expert e, and the columns of each.
+
+    Raises ValueError where some of its columns are no rank's, or two ranks'.
+    """
+    layout, size = problem.layout, problem.intermediate
+    ranks = [r for r in range(layout.world_size) if e in layout.experts_of(r, problem.num_experts)]
+    columns = [layout.intermediate_of(r, size) for r in ranks]
+    if not _tile(columns, size):
+        raise ValueError(f"the layout gives {size} columns of expert {e} {_said(ranks, columns)}")
+    return slice(ranks[0], ranks[-1] + 1), columns
+
+
+def check_tokens(layout: Layout, dp_rank: int, counts: tuple[int, ...]) -> None:
+    """Raises ValueError where some of a DP rank's tokens are no TP rank's, or two ranks'.
+
+    counts: tokens of each DP rank. Without sequence parallelism each TP rank has all of them.
+    """
+    count = counts[dp_rank]
+    ranks = list(range(dp_rank * layout.tp_size, (dp_rank + 1) * layout.tp_size))
+    parts = [layout.tokens_of(r, counts) for r in ranks]
+    right = (
+        _tile(parts, count) if layout.sequence_parallel else parts == [range(count)] * len(parts)
+    )
+    if not right:
+        raise ValueError(f"the layout gives {count} tokens {_said(ranks, parts)}")
+
+
+def _tile(parts: Sequence[range], total: int) -> bool:
+    """Whether the parts are `range(total)`, each number once and in order."""
+    starts, stops = [part.start for part in parts], [part.stop for part in parts]
+    return [*starts, total] == [0, *stops]
+
+
+def _said(ranks: Sequence[int], parts: Sequence[range]) -> str:
+    each = ", ".join(f"{p.start}:{p.stop} to rank {r}" for r, p in zip(ranks, parts, strict=True))
+    return f"as {each or 'nothing to anybody'}; each must be held once, in the order of the ranks"
