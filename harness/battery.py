@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness.compare import bound, margins
+from harness.finer import look, peaks
 from harness.hypotheses import FEW, HYPOTHESES, Hypothesis, NotApplicable
 from harness.result import CAUGHT, MISSED, NOT_APPLICABLE
 from moe.types import TORCH_DTYPE
@@ -65,6 +66,19 @@ def rejected(outputs: Tensor, scene: Scene) -> Tensor:
     each, every = margins(answer.variance, answer.out.shape[1])
     beyond = (distance > bound(answer, each).square()).any(dim=1)
     together = distance.sum(dim=1) > bound(answer, every).square().sum()
+    whole = torch.ones_like(together)
     if scene.tokens > len(scene.rows):
-        together &= (outputs != answer.out).any(dim=2).all(dim=1)
-    return beyond | together | ~distance.isfinite().all(dim=1)
+        whole = (outputs != answer.out).any(dim=2).all(dim=1)
+    caught = beyond | together & whole | ~distance.isfinite().all(dim=1)
+    for i in (~caught).nonzero().flatten().tolist():
+        caught[i] = _finely(got[i], scene, every=bool(whole[i]))
+    return caught
+
+
+def _finely(got: Tensor, scene: Scene, *, every: bool) -> bool:
+    """[r, K]: whether an element is too far off, or, where every row counts, their direction."""
+    right, dtype = scene.answer.out, TORCH_DTYPE[scene.case.dtype]
+    error = got - right
+    distance, length, reference = (torch.linalg.vector_norm(t, dim=1) for t in (error, got, right))
+    fine = look(scene.answer, peaks(error, right, dtype), (distance, length, reference))
+    return fine.elements > 1 or (every and fine.direction > 1)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from harness import finer
 from harness.result import Verdict
 from harness.wording import numbers_text
 
@@ -30,7 +31,7 @@ METRICS = {
     "rel_rms": "distance from the reference over the reference's length, all rows together",
     "worst_row": "the same of the worst row",
     "one_minus_cosine": "one less the cosine between output and reference",
-    "bound_used": "the largest share of its bound that a row, or all of them, takes; 1 = at it",
+    "bound_used": "the largest share of its bound that a row, all of them, or an element takes",
     "bad_rows": "rows beyond their bound",
     "rows": "rows that were judged",
 }
@@ -54,6 +55,7 @@ class _Rows:
     reference: Tensor
     limit: Tensor
     margin: Tensor  # the bound of all rows together, per row
+    fine: finer.Finer
 
     @property
     def beyond(self) -> Tensor:
@@ -144,14 +146,16 @@ def _rows(actual: Tensor, answer: Answer, allowed: tuple[float, float]) -> _Rows
     for got, expected in pairs:
         values = got.to(expected.dtype)
         each = (values - expected, values, expected)
-        lengths.append([torch.linalg.vector_norm(v, dim=1) for v in each])
-    distance, length, reference = (torch.cat(some) for some in zip(*lengths, strict=True))
+        norms = [torch.linalg.vector_norm(v, dim=1) for v in each]
+        lengths.append([*norms, finer.peaks(each[0], expected, actual.dtype)])
+    distance, length, reference, peak = (torch.cat(some) for some in zip(*lengths, strict=True))
     return _Rows(
         distance=distance,
         actual=length,
         reference=reference,
         limit=bound(answer, allowed[0]),
         margin=bound(answer, allowed[1]),
+        fine=finer.look(answer, peak, (distance, length, reference)),
     )
 
 
@@ -198,6 +202,8 @@ def _verdict(actual: Tensor, answer: Answer, rows: _Rows) -> Judgement:
         messages.append(
             f"no row is beyond its bound, but all together are {rows.together:.2f}x beyond theirs"
         )
+    else:
+        messages += rows.fine.complaints(actual, answer.out)
     if messages:
         messages.append(_ranges_of_values(actual, answer.out, metrics))
         return Judgement(verdict=Verdict.FAILED, messages=tuple(messages), metrics=metrics)
@@ -215,7 +221,7 @@ def _metrics(rows: _Rows) -> dict[str, float]:
         "rel_rms": float(_over(_length(rows.distance), _length(rows.reference))),
         "worst_row": worst_row,
         "one_minus_cosine": _one_minus_cosine(rows),
-        "bound_used": max(used, rows.together),
+        "bound_used": max(used, rows.together, rows.fine.elements, rows.fine.direction),
         "bad_rows": bad_rows,
         "rows": float(len(rows.distance)),
     }

@@ -104,12 +104,13 @@ def explain(
     """
     output, answer = call.output.out, call.answer
     own = judge(output, answer).messages
-    said = (*own, *(f"stage {finding.stage}: {finding.text}" for finding in findings))
+    wrong = patterns.find_wrong(output, answer)
+    told = own if bool(wrong.rows.any()) else own[-1:]  # else only words say what is wrong
+    said = (*told, *(f"stage {finding.stage}: {finding.text}" for finding in findings))
     replaced = [text for text in judgement.messages if text.endswith(said)]
     found: dict[str, Any] = {"call": call.number, "tokens": len(output), "messages": replaced}
     found["metrics"] = {name: number(value) for name, value in judgement.metrics.items()}
     found["stages"] = [dataclasses.asdict(finding) for finding in findings]
-    wrong = patterns.find_wrong(output, answer)
     found |= facts(output, answer.out, wrong)
     if not own:
         return {**found, "experts": {}, "patterns": [], "causes": []}

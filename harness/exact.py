@@ -66,7 +66,7 @@ def settled(case: MoETestConfig, answer: Answer) -> Answer:
     if not is_bitwise(case):
         return answer
     none = torch.zeros_like(answer.variance)
-    return dataclasses.replace(answer, variance=none, flips=none)
+    return dataclasses.replace(answer, variance=none, flips=none, along=none.expand(3, -1))
 
 
 def _top(case: MoETestConfig, which: str) -> float:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from harness.compare import bound
+from harness.finer import beyond
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,7 +64,8 @@ def find_wrong(
     margin: of a row's bound, see `compare.bound`.
 
     Rows beyond their bound, or with NaN or Inf; of these the elements that
-    are off by more than six times what the row's bound gives one, and a rounding."""
+    are off by more than six times what the row's bound gives one, and a rounding.
+    And single elements that are too far off, with their rows."""
     got, expected = actual.to(answer.out.dtype), answer.out
     allowed = bound(answer, margin)
     off = (got - expected).abs().nan_to_num(nan=torch.inf, posinf=torch.inf)
@@ -73,7 +75,7 @@ def find_wrong(
     elements = (off > 3 * each + rounding) & rows[:, None]
     thin = rows & ~elements.any(dim=1)  # spread below that: take what is above the average
     elements |= (off > each) & thin[:, None]
-    return Wrong(rows=rows, elements=elements)
+    return Wrong(rows=rows, elements=elements).with_elements(beyond(off, answer, actual.dtype))
 
 
 def of_rows(rows: Tensor, blocks: tuple[int, ...] = BLOCKS) -> list[Pattern]:

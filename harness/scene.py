@@ -118,6 +118,7 @@ def rows_of(answer: Answer, rows: Tensor | slice, kept: Tensor | slice) -> Answe
         flips=answer.flips[rows],
         parts=None if answer.parts is None else answer.parts[:, kept],
         shared=None if answer.shared is None else answer.shared[rows],
+        along=None if answer.along is None else answer.along[:, rows],
     )
 
 

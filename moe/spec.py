@@ -145,6 +145,7 @@ class Platform:
     interpreted: bool = False  # Triton kernels run in the interpreter: right, but slow
 
 
+BF16_LOSS = 2.0**-8  # no sum is kept in less than bf16, of which this is a step
 FLOAT32_LOSS = 2.0**-22  # the most that an addition in float32 is taken to lose, in any order
 
 
@@ -174,8 +175,8 @@ class Numerics:
         for place in ("gemm1", "activation", "expert", "combine"):
             if getattr(self, place) not in ("f32", "model"):
                 raise ValueError(f"{place} is {getattr(self, place)!r}; it must be f32 or model")
-        if not 0 <= self.accumulation < 1:
-            rule = "a relative loss, so at least 0 and below 1"
+        if not 0 <= self.accumulation <= BF16_LOSS:
+            rule = "what one addition loses, relative: at least 0 and at most bf16's own 2**-8"
             raise ValueError(f"accumulation is {self.accumulation}; it is {rule}")
         if self.promoted is not None and self.promoted < 1:
             raise ValueError(f"promoted is {self.promoted}; it counts terms: at least 1, or None")

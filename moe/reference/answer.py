@@ -27,6 +27,10 @@ class Answer:
     router's weight; None where nobody asked. shared: [T, K] of the shared experts, or None.
     tensor_scales: the input's and the ranks' intermediates' scales [world], where one spans many
     tokens; 0 for a rank that has seen none.
+
+    along: [3, T] float32 how far <y - q, q> of a row may be from 0 because of what moves along the
+    row itself: variance; squared, if every code within reach did flip; what all may have in
+    common. None: nothing is known, and nobody asks for a direction.
     """
 
     out: Tensor
@@ -37,6 +41,7 @@ class Answer:
     parts: Tensor | None = None
     shared: Tensor | None = None
     tensor_scales: tuple[Tensor | None, Scale | None] = (None, None)
+    along: Tensor | None = None
 
 
 @dataclass
@@ -48,4 +53,5 @@ class Sums:
     place: Tensor  # [T] int64 index of each row among the r kept ones, -1 = not kept
     variance: Tensor  # [T]
     flips: Tensor  # [T]
+    along: Tensor  # [3, T] see Answer
     amax2: Tensor  # []

@@ -11,11 +11,13 @@ numbers (docs/bounds.md derives each term); answer.py says in what terms.
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
 from moe.reference import formats
+from moe.reference.along import along_itself
 from moe.reference.answer import Answer, Sums
 from moe.reference.holders import holders
 from moe.reference.noise import (
@@ -101,6 +103,7 @@ class BaselineSiluAndMul:
             place=place,
             variance=x.new_zeros(x.shape[0]),
             flips=x.new_zeros(x.shape[0]),
+            along=x.new_zeros(3, x.shape[0]),
             amax2=x.new_zeros(()),
         )
         for e in range(self.problem.num_experts):
@@ -216,15 +219,29 @@ class BaselineSiluAndMul:
             kept = place >= 0
             sums.parts[ranks, place[kept], slots[kept]] = y[:, kept]
         sums.partial[ranks].index_add_(1, rows, weight[:, None] * y)
+        self._add_noise(sums, (rows, weight), h, w2, y)
+
+    def _add_noise(
+        self, sums: Sums, pairs: tuple[Tensor, Tensor], h: Noisy, w2: Tensor, y: Tensor
+    ) -> None:
+        """What may be wrong with a right y [w, R, K] = h [w, R, c] @ w2 [w, K, c], by rows."""
+        rows, weight = pairs
         power = w2.square().sum(dim=1)[:, :, None]  # squared length of what one unit of h moves
         noise = ((h.variance + h.jumps) @ power)[:, :, 0]
-        terms = [gathered(self.numerics, len(part)) for part in columns]
-        noise = noise + y.new_tensor(terms)[:, None] * y.square().sum(dim=2)
+        noise = noise + gathered(self.numerics, h.value.shape[2]) * y.square().sum(dim=2)
         if self.numerics.expert == "model":
             noise = noise + rounding_variance(y, self._model).sum(dim=2)
         flips = (h.doubt.square() @ power)[:, :, 0]
         sums.variance.index_add_(0, rows, weight.square() * noise.sum(dim=0))
         sums.flips.index_add_(0, rows, weight.square() * flips.sum(dim=0))
+        own = along_itself(h, power, y, self._lost(h.value.shape[2])) * weight.square()
+        own[:2] *= weight.square()
+        sums.along.index_add_(1, rows, own)
+
+    def _lost(self, terms: int) -> float:
+        """What sums that are cut off, not rounded, may all lose in one direction, relative."""
+        first = gathered(self.numerics, self.problem.hidden)
+        return 2 * math.sqrt(first) + math.sqrt(gathered(self.numerics, terms))
 
     def _finish(self, sums: Sums, x: Tensor) -> Answer:
         """Add up the ranks and the shared experts, and the roundings of doing so."""
@@ -235,9 +252,10 @@ class BaselineSiluAndMul:
             rounded = rounded * self.problem.top_k
         out, shared = routed, None
         if self._shared is not None:
-            shared, noise = self._shared_output(x)
+            shared, noise, own = self._shared_output(x)
             out = routed + shared
             variance = variance + noise
+            sums.along += own
         adds = self.problem.layout.world_size - 1 + (self._shared is not None)
         largest = torch.maximum(out.abs(), sums.partial.abs().amax(dim=0))
         rounded = rounded + adds * rounding_variance(largest, self._model)
@@ -245,20 +263,27 @@ class BaselineSiluAndMul:
             out=out,
             variance=variance + rounded.sum(dim=1),
             flips=sums.flips,
+            along=sums.along,
             amax1=x.abs().amax() if x.numel() else x.new_zeros(()),
             amax2=sums.amax2,
             parts=sums.parts,
             shared=shared,
         )
 
-    def _shared_output(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The shared experts, unquantized and rounded to the model dtype after each step."""
+    def _shared_output(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The shared experts, unquantized and rounded to the model dtype after each step.
+
+        [T, K], the variance [T], and what it may be off along itself [3, T].
+        """
         assert self._shared is not None
         w13, w2 = (w.to(self.dtype) for w in self._shared)
         everywhere = Numerics(gemm1="model", activation="model", accumulation=2.0**-22)
         h = intermediate(x, w13, everywhere, self._model)
         y = h.value @ w2.T
         shards = self.problem.layout.tp_size
-        noise = (h.variance + h.jumps) @ w2.square().sum(dim=0)
+        power = w2.square().sum(dim=0)
+        noise = (h.variance + h.jumps) @ power
         noise = noise + gathered(everywhere, h.value.shape[1]) * y.square().sum(dim=1)
-        return y, noise + (1 + shards) * rounding_variance(y, self._model).sum(dim=1)
+        noise = noise + (1 + shards) * rounding_variance(y, self._model).sum(dim=1)
+        one = h.by_rank([range(h.value.shape[1])])
+        return y, noise, along_itself(one, power[None, :, None], y[None], 0.0)

@@ -32,13 +32,14 @@ class Noisy:
 
     variance: of small noise, as good as normal. jumps: the expected square of rare whole steps,
     where noise carried the value over a rounding tie. doubt: the largest such step, 0 where no
-    tie is within reach.
+    tie is within reach. shift: what of it all values under one scale have in common; None: nothing.
     """
 
     value: Tensor
     variance: Tensor
     jumps: Tensor
     doubt: Tensor
+    shift: Tensor | None = None
 
     def columns(self, part: slice) -> Noisy:
         """Some columns, as one rank's shard has them."""
@@ -217,6 +218,7 @@ def quantize_noisy(h: Noisy, scale: Scale, fmt: Format) -> Noisy:
         variance=settled.variance,
         jumps=settled.jumps + scale.chance * (shift.square() + flipping),
         doubt=settled.doubt + shift,
+        shift=shift,
     )
 
 

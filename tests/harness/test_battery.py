@@ -21,6 +21,7 @@ NAMES = {h.name for h in HYPOTHESES if h.battery}
 def loosened(right, factor):
     """The scene with a bound that is so many times as wide, everywhere."""
     wide = {name: getattr(right.answer, name) * factor**2 for name in ("variance", "flips")}
+    wide["along"] = right.answer.along * torch.tensor([[factor**2], [factor**2], [factor]])
     return dataclasses.replace(right, answer=dataclasses.replace(right.answer, **wide), memo={})
 
 
@@ -56,7 +57,9 @@ def test_a_loosened_bound_is_seen_and_the_case_is_vacuous():
 def test_a_bound_that_hides_small_mistakes_only_names_those():
     right = scene(case(m=8))
     worst = float((right.answer.variance.sqrt() / right.answer.out.norm(dim=1)).amax())
-    words = prove(loosened(right, 0.4 / worst))  # rows may be off by .8 of their length or more
+    wide = loosened(right, 0.4 / worst)  # rows may be off by .8 of their length or more
+    assert prove(wide)["halved"] == CAUGHT  # by the direction of all rows
+    words = prove(dataclasses.replace(wide, answer=dataclasses.replace(wide.answer, along=None)))
     assert words["negated"] == CAUGHT
     assert words["halved"].startswith("missed: ")
 
@@ -101,8 +104,8 @@ def test_all_rows_together_count_only_for_a_mistake_in_all_of_them():
     """Of 40 tokens the scene has 16: what is seen in one of them says little of the others."""
     here = scene(case(m=40))
     reach = 2 * here.answer.variance.sqrt() + here.answer.flips.sqrt()
-    aside = torch.zeros_like(here.answer.out)
-    aside[:, 0] = 0.99 * reach  # every row a little inside its own bound
+    signs = 1.0 - 2 * (torch.arange(here.answer.out.shape[1]) % 2)
+    aside = 0.99 * reach[:, None] * signs / len(signs) ** 0.5  # each row a little inside its bound
     tight = dataclasses.replace(here.answer, out=here.answer.out * 0 + 1e4 * reach[:, None])
     tight = dataclasses.replace(here, answer=tight, case=here.case.replace(dtype="f32"), memo={})
     everywhere = tight.answer.out + aside

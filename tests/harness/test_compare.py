@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,18 +21,18 @@ if TYPE_CHECKING:
     from moe.reference.answer import Answer
 
 
-def answer_of(case: MoETestConfig) -> Answer:
+def answer_of(case: MoETestConfig, numerics: Numerics) -> Answer:
     cpu = torch.device("cpu")
     tokens = inputs.tokens(case, 0, case.m, cpu)
     ids = routing.choose(tokens.logits, case.top_k)
     weights = routing.softmax_weights(tokens.logits, ids, renormalize=True)
     experts = [inputs.expert_weights(case, e, cpu) for e in range(case.num_experts)]
-    reference = BaselineSiluAndMul(case.problem, Numerics(), lambda e: experts[e])
+    reference = BaselineSiluAndMul(case.problem, numerics, lambda e: experts[e])
     return reference(tokens.x, ids, weights)
 
 
 CASE = MoETestConfig(m=32, n=128, k=256, num_experts=8, top_k=2, experts="torch_loop")
-ANSWER = answer_of(CASE)
+ANSWER = answer_of(CASE, Numerics())
 RIGHT = ANSWER.out.bfloat16()
 
 
@@ -48,6 +49,51 @@ def zeroed_block(x: torch.Tensor) -> torch.Tensor:
 
 def one_row(x: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
     return torch.cat([x[:5], row[None], x[6:]])
+
+
+def truncated(x: torch.Tensor) -> torch.Tensor:
+    """To bf16, towards zero."""
+    return (x.view(torch.int32) & -65536).view(torch.float32).bfloat16()
+
+
+def one_column(x: torch.Tensor, sigmas: float) -> torch.Tensor:
+    """Every row off in one column, by so many standard deviations of an element of it."""
+    off = x.clone()
+    off[:, 77] += sigmas * (ROUNDED.variance / x.shape[1]).sqrt()
+    return off.bfloat16()
+
+
+# A member that rounds each expert's output as well, so that a row's bound has more room.
+ROUNDED = answer_of(CASE.replace(k=2048), Numerics(expert="model"))
+FINE = {
+    "longer": lambda x: (x * 1.001).bfloat16(),
+    "shorter": lambda x: (x * 0.999).bfloat16(),
+    "cut off": truncated,
+    "one column": lambda x: one_column(x, 40.0),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("longer", "all rows together are 0.10% more than the reference along it, and noise"),
+        ("shorter", "all rows together are 0.10% less than the reference along it, and noise"),
+        ("cut off", "a scale that is off, or values that are cut off and not rounded"),
+        ("one column", "no row is beyond its bound, but single elements are in "),
+    ],
+)
+def test_an_error_that_no_row_s_bound_sees_is_found(name: str, text: str) -> None:
+    found = judge(FINE[name](ROUNDED.out), ROUNDED)
+    assert found.verdict is Verdict.FAILED
+    assert text in found.messages[0]
+    assert found.metrics["bad_rows"] == 0
+    unknown = judge(FINE[name](ROUNDED.out), dataclasses.replace(ROUNDED, along=None))
+    assert unknown.verdict is Verdict.PASSED  # so it was this check and no other
+
+
+def test_an_element_is_named_with_both_values() -> None:
+    text = judge(FINE["one column"](ROUNDED.out), ROUNDED).messages[0]
+    assert re.search(r"\[\d+, 77\] is -?[\d.]+, expected -?[\d.]+, [\d.]+x what one may be", text)
 
 
 WRONG = {

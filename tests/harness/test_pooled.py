@@ -115,7 +115,8 @@ def test_a_small_steady_error_fails_a_case_of_one_token(monkeypatch):
     monkeypatch.setattr(execute, "_answer", doubtful)
     assert run(nothing, case(**wide).id).verdict is Verdict.PASSED
     apply = TorchLoopExperts.apply
-    monkeypatch.setattr(TorchLoopExperts, "apply", lambda self, *a: apply(self, *a) * 1.03)
+    uneven = 1 + 0.03 * (1 - 2 * (torch.arange(wide["k"]) % 2)).bfloat16()  # along no row
+    monkeypatch.setattr(TorchLoopExperts, "apply", lambda self, *a: apply(self, *a) * uneven)
     found = run(nothing, case(**wide).id)
     assert any("calls together are" in text for text in found.messages), found.messages
     assert not any("rows wrong" in text for text in found.messages)

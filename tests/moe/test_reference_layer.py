@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from moe.reference import formats
+from moe.reference.along import along_itself
 from moe.reference.layer import BaselineSiluAndMul
-from moe.reference.noise import intermediate
+from moe.reference.noise import Noisy, intermediate
 from moe.spec import FORMATS, Layout, Numerics, Problem, Scheme
 
 if TYPE_CHECKING:
@@ -182,3 +183,42 @@ def _noisy_member(ref: BaselineSiluAndMul, declared: Numerics, seed: int) -> tor
             h = formats.quantize(h, formats.activation_scale(h, fmt, None), fmt).values
         out.index_add_(0, rows, WEIGHTS[rows, slots, None] * (h @ w2.T))
     return out.bfloat16().float()
+
+
+@pytest.mark.parametrize(
+    "scheme", [("int8_channel", "int8_token"), ("fp8_block", "fp8_group"), ("model", "model")]
+)
+@pytest.mark.parametrize("rounds", ["f32", "model"])
+def test_along_the_row_itself_noise_comes_to_what_is_expected(
+    scheme: tuple[str, str], rounds: str
+) -> None:
+    """Simulated members as above: <y - q, q> of a row, over its expected standard deviation."""
+    declared = Numerics(gemm1=rounds, activation=rounds, accumulation=2.0**-15 / HIDDEN**0.5)
+    ref = reference(problem(scheme), declared)
+    answer = ref(X, IDS, WEIGHTS)
+    assert answer.along is not None
+    q = answer.out
+    fair = 3 * q.square().sum(dim=1) * answer.variance / HIDDEN  # as harness/finer.py has it
+    expected = (answer.along[0] + fair).sqrt()
+    seen = torch.stack(
+        [((_noisy_member(ref, declared, s) - q) * q).sum(dim=1) / expected for s in range(12)]
+    )
+    assert 0.6 < float(seen.square().mean().sqrt()) < 1.4
+    assert float(seen.abs().amax()) < 6  # of so many standard deviations there is room
+
+
+def test_a_shift_that_all_values_share_is_allowed_once_and_whole() -> None:
+    """A dynamic scale that is a step off moves every value of its row by the same share."""
+    h = Noisy(
+        value=torch.tensor([[[1.0, 2.0]]]),
+        variance=torch.zeros(1, 1, 2),
+        jumps=torch.zeros(1, 1, 2),
+        doubt=torch.tensor([[[0.5, 0.0]]]),
+        shift=torch.tensor([[[0.1, 0.2]]]),
+    )
+    power = torch.tensor([[[3.0], [5.0]]])
+    y = torch.tensor([[[2.0, 4.0]]])
+    found = along_itself(h, power, y, lost=0.01)
+    assert found[0, 0] == 0
+    assert float(found[1, 0]) == pytest.approx((0.5 * 1.0 * 3.0) ** 2)
+    assert float(found[2, 0]) == pytest.approx(0.1 * 1 * 3 + 0.2 * 2 * 5 + 0.01 * 20)

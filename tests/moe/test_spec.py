@@ -180,8 +180,8 @@ def test_ranks_without_experts_are_no_reason_to_refuse():
     [
         ({"gemm1": "bf16"}, "gemm1 is 'bf16'; it must be f32 or model"),
         ({"combine": ""}, "combine is ''; it must be f32 or model"),
-        ({"accumulation": float("nan")}, "accumulation is nan; it is a relative loss"),
-        ({"accumulation": 1.0}, "accumulation is 1.0; .* at least 0 and below 1"),
+        ({"accumulation": float("nan")}, "accumulation is nan; it is what one addition loses"),
+        ({"accumulation": 0.005}, "accumulation is 0.005; .* at least 0 and at most bf16's own"),
         ({"accumulation": -(2.0**-9)}, "accumulation is -0.001953125; "),
         ({"promoted": 0}, "promoted is 0; it counts terms: at least 1, or None"),
     ],
