@@ -2,7 +2,7 @@
 
 Collective: every rank of the gang runs the same case. The layer is called twice with different
 numbers of tokens (more often where a call has few), its buffers poisoned, and all outputs are
-judged, the second call's stages too. A fault on one rank is that rank's result, the others' are
+judged, the first two calls' stages too. A fault on one rank is that rank's result, the others' are
 their own.
 """
 
@@ -60,7 +60,8 @@ def run_case(case: MoETestConfig, context: RankContext) -> RankResult:
             findings = _stages(subject, context, calls, judged)
         if all(j.verdict is not Verdict.FAILED for j in judged):
             judged[-1] = _failed_by(judged[-1], pooled.complaint(calls))
-        judged[1] = _failed_by(judged[1], *(str(f) for f in findings[1]))
+        told = 1 if findings[1] else 0
+        judged[told] = _failed_by(judged[told], *map(str, findings[told]))
         with clock.phase("battery"):
             battery = _battery(subject, context.rank, calls[0], judged[0])
         with clock.phase("diagnosis"):
@@ -83,9 +84,13 @@ def _failed_by(judgement: Judgement, *complaints: str | None) -> Judgement:
 def _stages(
     subject: Subject, context: RankContext, calls: list[Call], judged: list[Judgement]
 ) -> list[tuple[StageFinding, ...]]:
-    """Of each call: the second's always and between ranks, too; a failed one's on all rows."""
+    """Of each call: the first two's always and between ranks, too; a failed one's on all rows.
+
+    What both have is told of the second, the smaller one.
+    """
     found: list[tuple[StageFinding, ...]] = [()] * len(calls)
-    found[1] = stages.check(subject, calls[1], context)
+    found[1], first = (stages.check(subject, calls[number], context) for number in (1, 0))
+    found[0] = () if found[1] else first
     for number, (call, judgement) in enumerate(zip(calls, judged, strict=True)):
         if judgement.verdict is Verdict.FAILED and not found[number]:
             found[number] = stages.closely(subject, call, context)

@@ -12,6 +12,7 @@ from stage_faults import case, run, stages_of
 from harness import parallel_launch
 from harness.result import Verdict
 from moe import trace
+from moe.experts import triton
 from moe.experts.torch_loop import TorchLoopExperts
 from moe.quant import QUANT
 
@@ -67,6 +68,22 @@ def test_one_element_is_enough_and_is_named():
     assert where["tokens"] == [where["row"] // 2]
     off = abs(where["value"] - where["expected"])
     assert off > where["allowed"] > 0
+
+
+def test_a_stage_that_is_wrong_at_the_first_size_only_is_found(monkeypatch):
+    """Another path may be taken for many rows than for few; the output's bound allows this."""
+    real = triton.grouped_gemm
+
+    def large_only(x, w, *args, **options):
+        out = real(x, w, *args, **options)
+        first = len(out) >= 10 and w.shape[1] == 2 * stage_faults.N  # five tokens, two experts each
+        return stage_faults.one_more(out) if first else out
+
+    monkeypatch.setattr(triton, "grouped_gemm", large_only)
+    found = run(stage_faults.nothing, case(experts="triton").id)
+    assert stages_of(found) == ["gemm1"]
+    (call,) = found.diagnosis["calls"]
+    assert call["call"] == 0
 
 
 def test_experts_cannot_hand_out_another_input_than_they_were_given():
