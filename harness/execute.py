@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from harness import agree, exact, inputs, keep, owned, pooled, projection, repeat, stages
+from harness import agree, alike, exact, inputs, keep, owned, pooled, projection, repeat, stages
 from harness.battery import prove
 from harness.clock import Clock
 from harness.compare import Judgement, bound, judge
@@ -51,6 +51,7 @@ def run_case(case: MoETestConfig, context: RankContext) -> RankResult:
         with clock.phase("judge"):
             judged = [_judge(subject, call) for call in calls]
         judged[0] = _failed_by(judged[0], *_other_members(subject))
+        judged[0] = _failed_by(judged[0], alike.complaint(subject, calls[0].output.out))
         with clock.phase("repeat"):
             judged[0] = _failed_by(judged[0], *repeat.complaints(subject, calls))
         with clock.phase("projection"):

@@ -13,6 +13,7 @@ from harness.case import MoETestConfig
 from harness.context import RankContext
 from harness.execute import run_case
 from moe.experts.torch_loop import TorchLoopExperts
+from moe.parallel import Group
 from moe.spec import Row
 
 if TYPE_CHECKING:
@@ -53,6 +54,23 @@ def _planted(plant, ids: list[str]) -> list[RankResult]:
         patch.setattr(causes, "SECONDS", 0.0)  # that it fails is the question, not why
         plant(patch)
         return run_all(ids)
+
+
+def run_with_another_last_bit(text: str) -> RankResult:
+    """Run a case while the second TP rank has one bit of what is summed otherwise."""
+    real = Group.all_reduce
+
+    def all_reduce(self, x):
+        out = real(self, x).clone()
+        if os.environ["RANK"] == "1":
+            out.view(torch.int16)[4, 9] ^= 1
+        return out
+
+    def plant(patch):
+        patch.setattr(Group, "all_reduce", all_reduce)
+
+    (found,) = _planted(plant, [text])
+    return found
 
 
 class ConvertsInPlace(TorchLoopExperts):

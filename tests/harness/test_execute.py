@@ -7,7 +7,7 @@ import functools
 import re
 
 import pytest
-from execute_ranks import case, context, run_all, run_planted
+from execute_ranks import case, context, run_all, run_planted, run_with_another_last_bit
 from planted_mistakes import MISTAKES
 
 from harness import parallel_launch
@@ -124,6 +124,17 @@ def test_shared_experts_that_change_their_weights_change_not_the_truth(monkeypat
         patch.setattr(SharedExperts, "forward", forward)
         assert run_case(case(m=8, shared_experts=1), here).verdict is Verdict.FAILED
     assert run_case(case(m=8, shared_experts=1), here).verdict is Verdict.PASSED
+
+
+def test_tp_ranks_hold_the_same_bits():
+    """By itself the last bit of one element is nothing."""
+    found = parallel_launch(2, run_with_another_last_bit, case(m=8, tp_size=2).id)
+    assert [one.verdict for one in found] == [Verdict.FAILED] * 2
+    for one in found:
+        assert one.metrics["bound_used"] < 1
+        assert one.messages[0].startswith(
+            "ranks of one TP group hold different bits of 1 of 8 tokens (4): "
+        )
 
 
 def test_what_experts_write_on_their_input_is_told_as_that():
