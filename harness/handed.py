@@ -88,14 +88,25 @@ class Handed:
         values[at < 0] = torch.nan
         return values
 
-    def dequantized(self, codes: str, scale: str, rows: Tensor) -> Tensor:
-        """[r, C] float32 codes times their scale; rows: of `codes`, flat ones if it has such."""
-        values = self.rows(codes, rows)
-        if scale not in self.stages:
-            return values
-        if self.stages[scale].value.ndim < 2:
-            return values * self.stages[scale].value.float()
-        return values * spread(self.rows(scale, rows), values.shape[1])
+    def scales(self, stage: str, rows: Tensor, width: int) -> Tensor | None:
+        """Of the codes of `input` or `second` in these rows, broadcastable to [r, width].
+
+        None where the member hands out none and it is no calibrated one: then the codes say
+        nothing of the values.
+        """
+        name, fmt = f"{stage}_scale", self.subject.reference.act_format
+        if name in self.stages:
+            held = self.stages[name].value
+            return held.float() if held.ndim < 2 else spread(self.rows(name, rows), width)
+        if fmt.grid == "model":
+            return torch.ones((), device=rows.device)
+        return self.subject.scales["a1_scale" if stage == "input" else "a2_scale"]
+
+    def dequantized(self, stage: str, rows: Tensor) -> Tensor | None:
+        """[r, C] float32 the values of `input` (gathered rows) or `second` (flat rows)."""
+        codes = self.rows(stage, rows)
+        scale = self.scales(stage, rows, codes.shape[1])
+        return None if scale is None else codes * scale
 
 
 def _check_rows(stage: str, count: int, asked: Tensor) -> None:

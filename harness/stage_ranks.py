@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from harness.handed import spread
 from harness.scene import chosen_rows
 from harness.tight import REACH, Right, StageFinding, compare, rounding
 from moe.reference import formats
@@ -76,20 +75,18 @@ def _arrived(handed: Handed) -> _Arrived | None:
     )
 
 
-def _found_input(handed: Handed, at: Tensor) -> tuple[Tensor, Tensor]:
-    """Codes [S, K] and scale, broadcastable to them, as this rank had them."""
-    codes = handed.rows("input", at)
-    if not handed.has("input_scale"):
-        return codes, codes.new_ones(())
-    held = handed.stages["input_scale"].value.float()
-    return codes, held if held.ndim < 2 else spread(held[at], codes.shape[1])
+def _found_input(handed: Handed, arrived: _Arrived) -> tuple[Tensor, Tensor]:
+    """Codes [S, K] and scale, broadcastable to them, as this rank had them; if it says so."""
+    codes = handed.rows("input", arrived.at)
+    scale = handed.scales("input", arrived.at, codes.shape[1])
+    return codes, arrived.scale if scale is None else scale
 
 
 def _wrong_input(handed: Handed, arrived: _Arrived | None) -> Tensor | None:
     """[S] bool rows whose codes or scales are not what they should be, bit for bit."""
     if arrived is None:
         return None
-    codes, scale = _found_input(handed, arrived.at)
+    codes, scale = _found_input(handed, arrived)
     bad = ~(codes == arrived.codes)
     return (bad | ~(scale == arrived.scale)).any(dim=1)
 
@@ -147,7 +144,7 @@ def _input(
     assert wrong is not None
     if not bool(wrong.any()):
         return None
-    codes, scale = _found_input(handed, arrived.at)
+    codes, scale = _found_input(handed, arrived)
     moved = _is_another_row(codes[wrong], arrived.codes)
     stage = "dispatch" if moved or bool((wrong & sound).any()) else "input"
     labels = {"rows": arrived.at, "ranks": arrived.owners}

@@ -17,6 +17,7 @@ from moe.quant import QUANT
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+STATIC = {"experts": "triton", "quant": "fp8_tensor"}
 ALONE = [
     (stage_faults.input_codes, "input", {"quant": "int8_channel"}),
     (stage_faults.first_product, "gemm1", {"experts": "triton"}),
@@ -24,6 +25,9 @@ ALONE = [
     (stage_faults.second_codes, "second", {"experts": "triton", "quant": "fp8_block"}),
     (stage_faults.second_scales, "second", {"experts": "triton", "quant": "int8_channel"}),
     (stage_faults.second_product, "gemm2", {"experts": "triton", "n": 256}),
+    # A static scale is known, whether it is handed out or not.
+    (stage_faults.second_codes_without_a_scale, "second", STATIC),
+    (stage_faults.second_product_without_a_scale, "gemm2", STATIC | {"n": 256}),
     (stage_faults.weighted_sum, "combine", {"experts": "triton"}),
     (stage_faults.sum_between_ranks, "finalize", {}),
     (stage_faults.shared_output, "shared", {"shared_experts": 1}),
@@ -31,16 +35,23 @@ ALONE = [
 ]
 
 
-@pytest.mark.parametrize(("plant", "stage", "fields"), ALONE, ids=[row[1] for row in ALONE])
+@pytest.mark.parametrize(
+    ("plant", "stage", "fields"), ALONE, ids=[plant.__name__ for plant, _, _ in ALONE]
+)
 def test_the_first_wrong_stage_is_the_planted_one(plant, stage, fields, monkeypatch):
-    if plant is stage_faults.second_product:
-        monkeypatch.setattr(stage_faults, "N", 256)
+    if "n" in fields:
+        monkeypatch.setattr(stage_faults, "N", fields["n"])
     found = run(plant, case(**fields).id)
     assert found.verdict is Verdict.FAILED
     # The planted quantizer serves the intermediate, too.
     assert stages_of(found) == ([stage, "second"] if stage == "input" else [stage])
 
 
+KEPT_BACK = (
+    stage_faults.input_codes_alone,
+    stage_faults.second_codes_alone,
+    stage_faults.activation_alone,
+)
 LOOPED = [(quant, "torch_loop") for quant in QUANT.rows]
 
 
@@ -49,6 +60,13 @@ def test_a_right_stack_has_no_finding(quant, experts):
     for fields in ({}, {"shared_experts": 1}, {"m": 40, "top_k": 3}):
         found = run(stage_faults.nothing, case(quant=quant, experts=experts, **fields).id)
         assert (found.verdict, found.messages) == (Verdict.PASSED, ())
+
+
+@pytest.mark.parametrize("kept_back", KEPT_BACK, ids=lambda plant: plant.__name__)
+@pytest.mark.parametrize("quant", QUANT.rows)
+def test_codes_whose_scale_nobody_says_are_not_taken_for_values(quant, kept_back):
+    found = run(kept_back, case(quant=quant).id)
+    assert (found.verdict, found.messages) == (Verdict.PASSED, ())
 
 
 def test_one_element_is_enough_and_is_named():
