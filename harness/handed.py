@@ -41,25 +41,16 @@ class Handed:
 
     @property
     def top_k(self) -> int:
+        """Slots of a gathered row."""
         return self.ids.shape[1]
+
+    @property
+    def by_token(self) -> bool:
+        """Whether a gathered row has all slots of its token; an all2all may give each its own."""
+        return self.top_k == self.call.output.routing.topk_ids.shape[1]
 
     def has(self, *names: str) -> bool:
         return all(name in self.call.stages for name in names)
-
-    def segments(self) -> tuple[range, ...] | None:
-        """Gathered rows of each rank of the group, without padding.
-
-        None where the member gathers in a way of its own: neither one rank after another nor
-        each padded to the longest.
-        """
-        rows, most = len(self.ids), max(self.sizes)
-        if rows == sum(self.sizes):
-            starts = [sum(self.sizes[:i]) for i in range(len(self.sizes))]
-        elif rows == most * len(self.sizes):
-            starts = [most * i for i in range(len(self.sizes))]
-        else:
-            return None
-        return tuple(range(a, a + n) for a, n in zip(starts, self.sizes, strict=True))
 
     def global_ids(self, local: Tensor) -> Tensor:
         layout, experts = self.subject.case.layout, self.subject.case.num_experts

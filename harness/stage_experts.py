@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from harness import arrival
 from harness.scene import chosen_rows
 from harness.tight import REACH, Right, StageFinding, compare, rounding
 from moe.reference import formats
@@ -45,16 +46,14 @@ def check(handed: Handed, *, every: bool = False) -> list[StageFinding]:
 
 def _sampled(handed: Handed, every: bool) -> Tensor:
     """[s] gathered rows to look at: real ones, where it is known which those are."""
-    device, segments = handed.ids.device, handed.segments()
-    if segments is None:
+    real = arrival.by_rows(handed) if sum(handed.sizes) else None
+    if real is None:
         real = (handed.ids >= 0).any(dim=1).nonzero().flatten()
-    else:
-        real = torch.cat([torch.arange(s.start, s.stop, device=device) for s in segments])
     problem = handed.subject.case.problem
     columns = max(problem.shard_sizes)
     if every or len(real) * handed.top_k * problem.hidden * columns * 3 <= CHEAP:
         return real
-    return real[chosen_rows(len(real), device)]
+    return real[chosen_rows(len(real), real.device)]
 
 
 def _by_expert(handed: Handed, tokens: Tensor) -> Tensor:

@@ -69,6 +69,14 @@ def test_codes_whose_scale_nobody_says_are_not_taken_for_values(quant, kept_back
     assert (found.verdict, found.messages) == (Verdict.PASSED, ())
 
 
+@pytest.mark.parametrize("quant", QUANT.rows)
+def test_one_row_for_each_slot_is_left_to_the_output(quant):
+    """Each slot's output is rounded, which triton's row declares."""
+    slots = case(quant=quant, experts="triton", all2all="stage_members:RowForEachSlot")
+    found = run(stage_faults.nothing, slots.id)
+    assert (found.verdict, found.messages) == (Verdict.PASSED, ())
+
+
 def test_one_element_is_enough_and_is_named():
     """Two steps of bf16 in one element of the first product: the output's bound allows that."""
     found = run(stage_faults.first_product, case(experts="triton").id)
@@ -102,6 +110,11 @@ def run_all(rows):
     return [run(getattr(stage_faults, name), text, world_size=2) for name, text in rows]
 
 
+OWN_FIRST = "stage_members:OwnRowsFirst"
+FORGETS = "stage_members:ForgetsItsOrder"
+IDS_LEFT = "stage_members:KeepsIdsInRankOrder"
+BY_SLOT = "stage_members:RowForEachSlot"
+ODD_BY_SLOT = "stage_members:SlotRowsOnOddRanks"
 BETWEEN = [
     ("rows_in_another_order", "dispatch", {"dp_size": 2, "use_ep": True}),
     ("rows_in_another_order", "dispatch", {"dp_size": 2, "quant": "int8_channel"}),
@@ -110,6 +123,9 @@ BETWEEN = [
     ("one_weight_doubled", "dispatch", {"dp_size": 2}),
     ("input_codes", "input", {"dp_size": 2, "quant": "int8_channel"}),
     ("sum_between_ranks", "finalize", {"dp_size": 2, "use_ep": True}),
+    ("nothing", "dispatch", {"dp_size": 2, "use_ep": True, "all2all": IDS_LEFT}),
+    ("nothing", "finalize", {"dp_size": 2, "use_ep": True, "all2all": FORGETS}),
+    ("one_weight_doubled", "dispatch", {"dp_size": 2, "all2all": OWN_FIRST}),
     ("sum_over_tp", "out", {"tp_size": 2}),
     ("sum_over_tp", "out", {"tp_size": 2, "use_ep": True, "shared_experts": 1}),
 ]
@@ -120,6 +136,20 @@ CLEAN = [
     {"tp_size": 2, "n": 256, "quant": "fp8_block", "shared_experts": 1},
     {"dp_size": 2, "use_ep": True, "num_experts": 1, "top_k": 1},
     {"dp_size": 2, "quant": "int8_channel", "dtype": "fp16"},
+    {"dp_size": 2, "use_ep": True, "all2all": OWN_FIRST},
+    {"dp_size": 2, "all2all": OWN_FIRST, "num_experts": 1, "top_k": 1},
+    {"dp_size": 2, "all2all": OWN_FIRST, "k": 1, "m": 8, "quant": "fp8_tensor"},
+    {"dp_size": 2, "use_ep": True, "m": 8, "tokens": "ragged", "all2all": OWN_FIRST}
+    | {"quant": "fp8_block"},
+    {"dp_size": 2, "use_ep": True, "tokens": "idle", "all2all": OWN_FIRST}
+    | {"quant": "fp8_tensor_dynamic"},
+    {"dp_size": 2, "use_ep": True, "experts": "triton", "all2all": BY_SLOT},
+    # On one rank only the first slots have an expert: the other rows could be padding.
+    {"tp_size": 2, "use_ep": True, "m": 1, "num_experts": 2, "experts": "triton"}
+    | {"all2all": BY_SLOT},
+    {"dp_size": 2, "use_ep": True, "experts": "triton", "all2all": ODD_BY_SLOT},
+    {"dp_size": 2, "tokens": "idle", "quant": "int8_channel", "experts": "triton"}
+    | {"all2all": BY_SLOT},
 ]
 
 
