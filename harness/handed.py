@@ -41,25 +41,16 @@ class Handed:
 
     @property
     def top_k(self) -> int:
+        """Slots of a gathered row."""
         return self.ids.shape[1]
+
+    @property
+    def by_token(self) -> bool:
+        """Whether a gathered row has all slots of its token; an all2all may give each its own."""
+        return self.top_k == self.call.output.routing.topk_ids.shape[1]
 
     def has(self, *names: str) -> bool:
         return all(name in self.call.stages for name in names)
-
-    def segments(self) -> tuple[range, ...] | None:
-        """Gathered rows of each rank of the group, without padding.
-
-        None where the member gathers in a way of its own: neither one rank after another nor
-        each padded to the longest.
-        """
-        rows, most = len(self.ids), max(self.sizes)
-        if rows == sum(self.sizes):
-            starts = [sum(self.sizes[:i]) for i in range(len(self.sizes))]
-        elif rows == most * len(self.sizes):
-            starts = [most * i for i in range(len(self.sizes))]
-        else:
-            return None
-        return tuple(range(a, a + n) for a, n in zip(starts, self.sizes, strict=True))
 
     def global_ids(self, local: Tensor) -> Tensor:
         layout, experts = self.subject.case.layout, self.subject.case.num_experts
@@ -88,14 +79,25 @@ class Handed:
         values[at < 0] = torch.nan
         return values
 
-    def dequantized(self, codes: str, scale: str, rows: Tensor) -> Tensor:
-        """[r, C] float32 codes times their scale; rows: of `codes`, flat ones if it has such."""
-        values = self.rows(codes, rows)
-        if scale not in self.stages:
-            return values
-        if self.stages[scale].value.ndim < 2:
-            return values * self.stages[scale].value.float()
-        return values * spread(self.rows(scale, rows), values.shape[1])
+    def scales(self, stage: str, rows: Tensor, width: int) -> Tensor | None:
+        """Of the codes of `input` or `second` in these rows, broadcastable to [r, width].
+
+        None where the member hands out none and it is no calibrated one: then the codes say
+        nothing of the values.
+        """
+        name, fmt = f"{stage}_scale", self.subject.reference.act_format
+        if name in self.stages:
+            held = self.stages[name].value
+            return held.float() if held.ndim < 2 else spread(self.rows(name, rows), width)
+        if fmt.grid == "model":
+            return torch.ones((), device=rows.device)
+        return self.subject.scales["a1_scale" if stage == "input" else "a2_scale"]
+
+    def dequantized(self, stage: str, rows: Tensor) -> Tensor | None:
+        """[r, C] float32 the values of `input` (gathered rows) or `second` (flat rows)."""
+        codes = self.rows(stage, rows)
+        scale = self.scales(stage, rows, codes.shape[1])
+        return None if scale is None else codes * scale
 
 
 def _check_rows(stage: str, count: int, asked: Tensor) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from harness.handed import spread
+from harness import arrival
 from harness.scene import chosen_rows
 from harness.tight import REACH, Right, StageFinding, compare, rounding
 from moe.reference import formats
@@ -46,16 +46,14 @@ def check(handed: Handed, *, every: bool = False) -> list[StageFinding]:
 
 def _sampled(handed: Handed, every: bool) -> Tensor:
     """[s] gathered rows to look at: real ones, where it is known which those are."""
-    device, segments = handed.ids.device, handed.segments()
-    if segments is None:
+    real = arrival.by_rows(handed) if sum(handed.sizes) else None
+    if real is None:
         real = (handed.ids >= 0).any(dim=1).nonzero().flatten()
-    else:
-        real = torch.cat([torch.arange(s.start, s.stop, device=device) for s in segments])
     problem = handed.subject.case.problem
     columns = max(problem.shard_sizes)
     if every or len(real) * handed.top_k * problem.hidden * columns * 3 <= CHEAP:
         return real
-    return real[chosen_rows(len(real), device)]
+    return real[chosen_rows(len(real), real.device)]
 
 
 def _by_expert(handed: Handed, tokens: Tensor) -> Tensor:
@@ -84,13 +82,7 @@ def _compared(
 
 def _products(handed: Handed, flat: Tensor) -> dict[str, Right]:
     """Both products in one pass over the experts, as each one's weights are made only once."""
-    inputs: dict[str, Tensor] = {}
-    if handed.has("gemm1", "input"):
-        inputs["gemm1"] = handed.dequantized("input", "input_scale", flat // handed.top_k)
-    if handed.has("gemm2", "second"):
-        inputs["gemm2"] = handed.dequantized("second", "second_scale", flat)
-    elif handed.has("gemm2", "activation"):
-        inputs["gemm2"] = handed.rows("activation", flat)
+    inputs = _inputs(handed, flat)
     numerics = handed.subject.reference.numerics
     parts: dict[str, list[Tensor]] = {name: [] for name in inputs}
     noise: dict[str, list[Tensor]] = {name: [] for name in inputs}
@@ -105,6 +97,18 @@ def _products(handed: Handed, flat: Tensor) -> dict[str, Right]:
                 parts[name].append(x @ w.T)
                 noise[name].append(of_each_sum(x, w, numerics))
     return {n: _product(handed, n, torch.cat(parts[n]), torch.cat(noise[n])) for n in inputs}
+
+
+def _inputs(handed: Handed, flat: Tensor) -> dict[str, Tensor]:
+    """[r, C] float32 what each product was given, where both are handed out."""
+    given: dict[str, Tensor | None] = {}
+    if handed.has("gemm1", "input"):
+        given["gemm1"] = handed.dequantized("input", flat // handed.top_k)
+    if handed.has("gemm2", "second"):
+        given["gemm2"] = handed.dequantized("second", flat)
+    elif handed.has("gemm2", "activation") and handed.subject.reference.act_format.grid == "model":
+        given["gemm2"] = handed.rows("activation", flat)
+    return {name: x for name, x in given.items() if x is not None}
 
 
 def _shard(handed: Handed, local: int) -> tuple[Tensor, Tensor]:
@@ -146,11 +150,12 @@ def _second(handed: Handed, flat: Tensor, labels: dict[str, Tensor]) -> list[Sta
     if not handed.has("activation", "second"):
         return []
     fmt, h = handed.subject.reference.act_format, handed.rows("activation", flat)
-    if fmt.grid == "model" or not handed.has("second_scale"):
+    if fmt.grid == "model":
         return [_compared("second", handed, flat, Right(value=h, noise=h.new_zeros(1)), labels)]
+    scale = handed.scales("second", flat, h.shape[1])
+    if scale is None:
+        return []
     expected = _second_scale(handed, h)
-    held = handed.stages["second_scale"].value.float()
-    scale = held if held.ndim < 2 else spread(handed.rows("second_scale", flat), h.shape[1])
     wide = expected.broadcast_to(h.shape) if expected.ndim < 2 else expected
     right = Right(value=wide, noise=wide * (0.0 if handed.exact else FLOAT32_NOISE))
     found = compare("second", scale.broadcast_to(wide.shape), right, labels, what="scales")

@@ -6,12 +6,11 @@ Collective: every rank calls `check` for the same call.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
-from harness.handed import spread
+from harness import arrival
 from harness.scene import chosen_rows
 from harness.tight import REACH, Right, StageFinding, compare, rounding
 from moe.reference import formats
@@ -21,144 +20,93 @@ from moe.spec import Numerics, chunk
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from harness.arrival import Sent
     from harness.handed import Handed
 
 _SHARED = Numerics(gemm1="model", activation="model", accumulation=2.0**-22)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Arrived:
-    """Of the S tokens of the group, in rank order.
-
-    at: [S] their gathered rows. owners: [S] the ranks that sent them. codes: [S, K] float32 and
-    scale, broadcastable to them: what their input should be.
-    """
-
-    at: Tensor
-    owners: Tensor
-    codes: Tensor
-    scale: Tensor
 
 
 def check(handed: Handed) -> list[StageFinding]:
     """dispatch, input, finalize, shared, out: only those that depart."""
     if max(handed.sizes) == 0:
         return _after(handed)
-    arrived = _arrived(handed)
-    wrong = _wrong_input(handed, arrived)
-    word = _gathered_word(handed, wrong)
-    if word is None:
+    right = arrival.sent(handed, *_chosen(handed))
+    at = arrival.order(handed, right)
+    wrong = None if at is None else arrival.wrong_rows(handed, right.rows, at)
+    sound = _sound(handed, wrong)
+    if at is None or wrong is None or sound is None:
         return _after(handed)
-    ids, weights, sound = word
-    found = _routing(handed, arrived, ids, weights)
-    found.append(_input(handed, arrived, wrong, sound))
-    found.append(_finalize(handed))
+    found = [_routing(handed, right, at), _input(handed, right, at, wrong, sound)]
+    found.append(_finalize(handed, at))
     return [f for f in found if f is not None] + _after(handed)
 
 
-def _arrived(handed: Handed) -> _Arrived | None:
-    segments = handed.segments()
-    if segments is None:
-        return None
-    device = handed.ids.device
-    x = handed.sent().float()
-    fmt = handed.subject.reference.act_format
-    codes, scale = x, x.new_ones(())
-    if fmt.grid != "model":
-        scale = formats.activation_scale(x, fmt, handed.subject.scales["a1_scale"])
-        codes = formats.on_grid((x / scale).clamp(-fmt.top, fmt.top), fmt.grid)
-    owners = [torch.full((n,), r) for r, n in zip(handed.ranks, handed.sizes, strict=True)]
-    return _Arrived(
-        at=torch.cat([torch.arange(s.start, s.stop, device=device) for s in segments]),
-        owners=torch.cat(owners).to(device),
-        codes=codes,
-        scale=scale,
-    )
-
-
-def _found_input(handed: Handed, at: Tensor) -> tuple[Tensor, Tensor]:
-    """Codes [S, K] and scale, broadcastable to them, as this rank had them."""
-    codes = handed.rows("input", at)
-    if not handed.has("input_scale"):
-        return codes, codes.new_ones(())
-    held = handed.stages["input_scale"].value.float()
-    return codes, held if held.ndim < 2 else spread(held[at], codes.shape[1])
-
-
-def _wrong_input(handed: Handed, arrived: _Arrived | None) -> Tensor | None:
-    """[S] bool rows whose codes or scales are not what they should be, bit for bit."""
-    if arrived is None:
-        return None
-    codes, scale = _found_input(handed, arrived.at)
-    bad = ~(codes == arrived.codes)
-    return (bad | ~(scale == arrived.scale)).any(dim=1)
-
-
-def _gathered_word(handed: Handed, wrong: Tensor | None) -> tuple[Tensor, Tensor, Tensor] | None:
-    """ids [S, k] global, weights [S, k], sound [S]: what each rank chose for its own tokens, and
-    whether its own rows' input was right on itself. None where a rank cannot tell. Collective.
-    """
+def _chosen(handed: Handed) -> tuple[Tensor, Tensor]:
+    """ids [S, k] global and weights [S, k]: what each rank chose for its own tokens. Collective."""
     routing = handed.call.output.routing
-    most, k = max(handed.sizes), handed.top_k
-    here = handed.ranks.index(handed.rank)
-    start = sum(handed.sizes[:here])
-    tokens = handed.sizes[here]
-    word = torch.zeros((most, 2 * k + 2), dtype=torch.int32, device=handed.ids.device)
-    word[:tokens, :k] = routing.topk_ids
-    word[:tokens, k : 2 * k] = routing.topk_weights.float().contiguous().view(torch.int32)
-    if wrong is not None:
-        word[:tokens, 2 * k] = (~wrong[start : start + tokens]).int()
-        word[:, 2 * k + 1] = 1
-    told = handed.group.all_gather(word).view(len(handed.ranks), most, -1)
-    if not bool(told[..., -1].all()):
+    k = routing.topk_ids.shape[1]
+    weights = routing.topk_weights.float().contiguous().view(torch.int32)
+    told = _told(handed, torch.cat([routing.topk_ids.int(), weights], dim=1))
+    return told[:, :k], told[:, k:].contiguous().view(torch.float32)
+
+
+def _sound(handed: Handed, wrong: Tensor | None) -> Tensor | None:
+    """[S] bool whether each token's input was right on its own rank. wrong: [S] bool here.
+
+    None on all ranks where one of them cannot tell which row holds which token. Collective.
+    """
+    start = sum(handed.sizes[: handed.ranks.index(handed.rank)])
+    tokens = len(handed.call.tokens.x)
+    known = torch.tensor([wrong is not None], dtype=torch.int32, device=handed.ids.device)
+    if not bool(handed.group.all_gather(known).all()):
         return None
-    rows = torch.cat([part[:n] for part, n in zip(told, handed.sizes, strict=True)])
-    weights = rows[:, k : 2 * k].contiguous().view(torch.float32)
-    return rows[:, :k], weights, rows[:, 2 * k] > 0
+    assert wrong is not None
+    return ~_told(handed, wrong[start : start + tokens, None].int()).bool().flatten()
 
 
-def _routing(
-    handed: Handed, arrived: _Arrived | None, ids: Tensor, weights: Tensor
-) -> list[StageFinding | None]:
+def _told(handed: Handed, mine: Tensor) -> Tensor:
+    """[T, C] of this rank's tokens -> [S, C] of the group's, in rank order. Collective."""
+    most = max(handed.sizes)
+    padded = torch.nn.functional.pad(mine, (0, 0, 0, most - len(mine)))
+    parts = handed.group.all_gather(padded).view(len(handed.sizes), most, -1)
+    return torch.cat([part[:n] for part, n in zip(parts, handed.sizes, strict=True)])
+
+
+def _labels(handed: Handed, at: Tensor) -> dict[str, Tensor]:
+    """Each token's gathered row, and the rank that sent it."""
+    sizes = torch.tensor(handed.sizes, device=at.device)
+    ranks = torch.tensor(handed.ranks, device=at.device)
+    return {"rows": at, "ranks": ranks.repeat_interleave(sizes)}
+
+
+def _routing(handed: Handed, right: Sent, at: Tensor) -> StageFinding | None:
     """Local ids everywhere, -1 on padding rows; weights wherever an expert is here."""
-    assert arrived is not None
-    case = handed.subject.case
-    here = case.layout.experts_of(handed.rank, case.num_experts)
-    local = ids.long() - here.start
-    local = torch.where((local >= 0) & (local < len(here)), local, -1)
     wanted = torch.full_like(handed.ids, -1)
-    wanted[arrived.at] = local
-    nothing = torch.zeros(1, device=ids.device)
+    wanted[at] = right.ids
+    nothing = torch.zeros(1, device=at.device)
     found = compare("dispatch", handed.ids, Right(value=wanted.float(), noise=nothing), what="ids")
-    used = local >= 0
-    held = handed.stages["weights"].value[arrived.at].float()
-    value = torch.where(used, weights, 0.0)
-    labels = {"rows": arrived.at, "ranks": arrived.owners}
-    right = Right(value=value, noise=nothing)
-    other = compare("dispatch", torch.where(used, held, 0.0), right, labels, what="router weights")
-    return [found or other]
+    if found is not None:
+        return found
+    held = torch.where(right.ids >= 0, handed.stages["weights"].value[at].float(), 0.0)
+    weights = Right(value=right.weights, noise=nothing)
+    return compare("dispatch", held, weights, _labels(handed, at), what="router weights")
 
 
 def _input(
-    handed: Handed, arrived: _Arrived | None, wrong: Tensor | None, sound: Tensor
+    handed: Handed, right: Sent, at: Tensor, wrong: Tensor, sound: Tensor
 ) -> StageFinding | None:
     """Dispatch's fault where the owner had the row right or where it is another token's row."""
-    assert arrived is not None
-    assert wrong is not None
     if not bool(wrong.any()):
         return None
-    codes, scale = _found_input(handed, arrived.at)
-    moved = _is_another_row(codes[wrong], arrived.codes)
+    held, rows = arrival.held_rows(handed, at), right.rows
+    moved = _is_another_row(held.codes[wrong], rows.codes)
     stage = "dispatch" if moved or bool((wrong & sound).any()) else "input"
-    labels = {"rows": arrived.at, "ranks": arrived.owners}
-    nothing = codes.new_zeros(1)
-    right = Right(value=arrived.codes, noise=nothing)
-    found = compare(stage, codes, right, labels)
-    if found is not None:
+    labels, nothing = _labels(handed, at), held.codes.new_zeros(1)
+    found = compare(stage, held.codes, Right(value=rows.codes, noise=nothing), labels)
+    if found is not None or held.scale is None or rows.scale is None:
         return found
-    wide = arrived.scale.broadcast_to(codes.shape)
-    right = Right(value=wide, noise=nothing)
-    return compare(stage, scale.broadcast_to(codes.shape), right, labels, what="scales")
+    wide = Right(value=rows.scale.broadcast_to(held.codes.shape), noise=nothing)
+    return compare(stage, held.scale.broadcast_to(held.codes.shape), wide, labels, what="scales")
 
 
 def _is_another_row(found: Tensor, right: Tensor, most: int = 4) -> bool:
@@ -166,23 +114,23 @@ def _is_another_row(found: Tensor, right: Tensor, most: int = 4) -> bool:
     return any(bool((right == row).all(dim=1).any()) for row in found[:most])
 
 
-def _finalize(handed: Handed) -> StageFinding | None:
+def _finalize(handed: Handed, at: Tensor) -> StageFinding | None:
     """The sum over the group's ranks of what their experts gave for this rank's tokens.
 
     On at most 16 rows of each rank: all of them go to every rank. Collective.
     """
-    segments = handed.segments()
-    if segments is None or not handed.has("combine", "finalize"):
+    if not handed.has("combine", "finalize"):
         return None
-    device = handed.ids.device
-    picked = [s.start + chosen_rows(len(s), device) for s in segments]
+    picked = [chosen_rows(n, at.device) for n in handed.sizes]
+    starts = [sum(handed.sizes[:i]) for i in range(len(handed.sizes))]
+    tokens = torch.cat([start + p for start, p in zip(starts, picked, strict=True)])
     partial = handed.stages["combine"].value
-    told = handed.group.all_gather(partial[torch.cat(picked)])
-    told = told.view(len(segments), -1, partial.shape[1]).float()
+    told = handed.group.all_gather(partial[at[tokens]])
+    told = told.view(len(picked), -1, partial.shape[1]).float()
     here = handed.ranks.index(handed.rank)
     start = sum(len(p) for p in picked[:here])
-    mine = told[:, start : start + len(picked[here])]
-    own = chosen_rows(handed.sizes[here], device)
+    own = picked[here]
+    mine = told[:, start : start + len(own)]
     return _sum(handed, "finalize", handed.stages["finalize"].value[own], mine, own)
 
 

@@ -2,13 +2,17 @@
 
 Inside `recording()` each stage that calls `keep` leaves what it made. Values are kept as they
 are, not copied: a member that reuses a buffer must keep a copy. Stages, in order (G gathered
-tokens; R = G * k flat (token, slot) rows; rows of slots without an expert here are undefined):
+tokens, in any order of ranks or rows: which token a row holds is seen from what is in it;
+R = G * k flat (token, slot) rows; rows of slots without an expert here are undefined):
 
     router [T, k] weights as chosen
     ids [G, k] local ids, -1 = none     weights [G, k]         input, input_scale: Activations
     gemm1 [R, 2n] gate, up              activation [R, n]      second, second_scale: Activations
     gemm2 [R, K]                        combine [G, K]         finalize [T, K] over the gather group
     shared [T, K] this rank's share     out [T, K] over the TP group, too
+
+Whatever is not kept, or gathered otherwise (one row a slot, say), is judged by the output alone;
+codes without their scale, too, unless it is a calibrated one.
 """
 
 from __future__ import annotations

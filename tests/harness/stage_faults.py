@@ -12,6 +12,7 @@ import torch
 from harness.case import MoETestConfig
 from harness.context import RankContext
 from harness.execute import run_case
+from moe import trace
 from moe.all2all.allgather_reducescatter import AllGatherReduceScatter
 from moe.experts import triton
 from moe.parallel import Group
@@ -73,6 +74,13 @@ def second_codes(patch) -> None:
     _around(patch, triton, "quantize_rows", change)
 
 
+def second_codes_under_one_scale(patch) -> None:
+    def change(found, *_):
+        return found.view(torch.uint8).roll(1, dims=1).view(found.dtype)
+
+    _around(patch, triton, "quantize_tensor", change)
+
+
 def second_scales(patch) -> None:
     _around(patch, triton, "quantize_rows", lambda found, *_: (found[0], found[1] * 1.01))
 
@@ -127,6 +135,41 @@ def sum_between_ranks(patch) -> None:
 
 def sum_over_tp(patch) -> None:
     _around(patch, Group, "all_reduce", lambda found, *_: found * 1.02)
+
+
+def second_codes_alone(patch) -> None:
+    """Right, and the scale of the second quantization is not handed out."""
+    _kept_back(patch, "second_scale")
+
+
+def input_codes_alone(patch) -> None:
+    """Right, and the scale of the first quantization is not handed out."""
+    _kept_back(patch, "input_scale")
+
+
+def activation_alone(patch) -> None:
+    """Right, and of the second quantization nothing is handed out."""
+    _kept_back(patch, "second", "second_scale")
+
+
+def second_codes_without_a_scale(patch) -> None:
+    second_codes_alone(patch)
+    second_codes_under_one_scale(patch)
+
+
+def second_product_without_a_scale(patch) -> None:
+    second_codes_alone(patch)
+    second_product(patch)
+
+
+def _kept_back(patch, *stages: str) -> None:
+    real = trace.keep
+
+    def keep(stage, *args, **options):
+        if stage not in stages:
+            real(stage, *args, **options)
+
+    patch.setattr(trace, "keep", keep)
 
 
 def nothing(_patch) -> None:

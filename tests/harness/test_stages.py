@@ -18,6 +18,7 @@ from moe.quant import QUANT
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+STATIC = {"experts": "triton", "quant": "fp8_tensor"}
 ALONE = [
     (stage_faults.input_codes, "input", {"quant": "int8_channel"}),
     (stage_faults.first_product, "gemm1", {"experts": "triton"}),
@@ -25,6 +26,9 @@ ALONE = [
     (stage_faults.second_codes, "second", {"experts": "triton", "quant": "fp8_block"}),
     (stage_faults.second_scales, "second", {"experts": "triton", "quant": "int8_channel"}),
     (stage_faults.second_product, "gemm2", {"experts": "triton", "n": 256}),
+    # A static scale is known, whether it is handed out or not.
+    (stage_faults.second_codes_without_a_scale, "second", STATIC),
+    (stage_faults.second_product_without_a_scale, "gemm2", STATIC | {"n": 256}),
     (stage_faults.weighted_sum, "combine", {"experts": "triton"}),
     (stage_faults.sum_between_ranks, "finalize", {}),
     (stage_faults.shared_output, "shared", {"shared_experts": 1}),
@@ -32,16 +36,23 @@ ALONE = [
 ]
 
 
-@pytest.mark.parametrize(("plant", "stage", "fields"), ALONE, ids=[row[1] for row in ALONE])
+@pytest.mark.parametrize(
+    ("plant", "stage", "fields"), ALONE, ids=[plant.__name__ for plant, _, _ in ALONE]
+)
 def test_the_first_wrong_stage_is_the_planted_one(plant, stage, fields, monkeypatch):
-    if plant is stage_faults.second_product:
-        monkeypatch.setattr(stage_faults, "N", 256)
+    if "n" in fields:
+        monkeypatch.setattr(stage_faults, "N", fields["n"])
     found = run(plant, case(**fields).id)
     assert found.verdict is Verdict.FAILED
     # The planted quantizer serves the intermediate, too.
     assert stages_of(found) == ([stage, "second"] if stage == "input" else [stage])
 
 
+KEPT_BACK = (
+    stage_faults.input_codes_alone,
+    stage_faults.second_codes_alone,
+    stage_faults.activation_alone,
+)
 LOOPED = [(quant, "torch_loop") for quant in QUANT.rows]
 
 
@@ -50,6 +61,21 @@ def test_a_right_stack_has_no_finding(quant, experts):
     for fields in ({}, {"shared_experts": 1}, {"m": 40, "top_k": 3}):
         found = run(stage_faults.nothing, case(quant=quant, experts=experts, **fields).id)
         assert (found.verdict, found.messages) == (Verdict.PASSED, ())
+
+
+@pytest.mark.parametrize("kept_back", KEPT_BACK, ids=lambda plant: plant.__name__)
+@pytest.mark.parametrize("quant", QUANT.rows)
+def test_codes_whose_scale_nobody_says_are_not_taken_for_values(quant, kept_back):
+    found = run(kept_back, case(quant=quant).id)
+    assert (found.verdict, found.messages) == (Verdict.PASSED, ())
+
+
+@pytest.mark.parametrize("quant", QUANT.rows)
+def test_one_row_for_each_slot_is_left_to_the_output(quant):
+    """Each slot's output is rounded, which triton's row declares."""
+    slots = case(quant=quant, experts="triton", all2all="stage_members:RowForEachSlot")
+    found = run(stage_faults.nothing, slots.id)
+    assert (found.verdict, found.messages) == (Verdict.PASSED, ())
 
 
 def test_one_element_is_enough_and_is_named():
@@ -101,6 +127,11 @@ def run_all(rows):
     return [run(getattr(stage_faults, name), text, world_size=2) for name, text in rows]
 
 
+OWN_FIRST = "stage_members:OwnRowsFirst"
+FORGETS = "stage_members:ForgetsItsOrder"
+IDS_LEFT = "stage_members:KeepsIdsInRankOrder"
+BY_SLOT = "stage_members:RowForEachSlot"
+ODD_BY_SLOT = "stage_members:SlotRowsOnOddRanks"
 BETWEEN = [
     ("rows_in_another_order", "dispatch", {"dp_size": 2, "use_ep": True}),
     ("rows_in_another_order", "dispatch", {"dp_size": 2, "quant": "int8_channel"}),
@@ -109,6 +140,9 @@ BETWEEN = [
     ("one_weight_doubled", "dispatch", {"dp_size": 2}),
     ("input_codes", "input", {"dp_size": 2, "quant": "int8_channel"}),
     ("sum_between_ranks", "finalize", {"dp_size": 2, "use_ep": True}),
+    ("nothing", "dispatch", {"dp_size": 2, "use_ep": True, "all2all": IDS_LEFT}),
+    ("nothing", "finalize", {"dp_size": 2, "use_ep": True, "all2all": FORGETS}),
+    ("one_weight_doubled", "dispatch", {"dp_size": 2, "all2all": OWN_FIRST}),
     ("sum_over_tp", "out", {"tp_size": 2}),
     ("sum_over_tp", "out", {"tp_size": 2, "use_ep": True, "shared_experts": 1}),
 ]
@@ -119,6 +153,20 @@ CLEAN = [
     {"tp_size": 2, "n": 256, "quant": "fp8_block", "shared_experts": 1},
     {"dp_size": 2, "use_ep": True, "num_experts": 1, "top_k": 1},
     {"dp_size": 2, "quant": "int8_channel", "dtype": "fp16"},
+    {"dp_size": 2, "use_ep": True, "all2all": OWN_FIRST},
+    {"dp_size": 2, "all2all": OWN_FIRST, "num_experts": 1, "top_k": 1},
+    {"dp_size": 2, "all2all": OWN_FIRST, "k": 1, "m": 8, "quant": "fp8_tensor"},
+    {"dp_size": 2, "use_ep": True, "m": 8, "tokens": "ragged", "all2all": OWN_FIRST}
+    | {"quant": "fp8_block"},
+    {"dp_size": 2, "use_ep": True, "tokens": "idle", "all2all": OWN_FIRST}
+    | {"quant": "fp8_tensor_dynamic"},
+    {"dp_size": 2, "use_ep": True, "experts": "triton", "all2all": BY_SLOT},
+    # On one rank only the first slots have an expert: the other rows could be padding.
+    {"tp_size": 2, "use_ep": True, "m": 1, "num_experts": 2, "experts": "triton"}
+    | {"all2all": BY_SLOT},
+    {"dp_size": 2, "use_ep": True, "experts": "triton", "all2all": ODD_BY_SLOT},
+    {"dp_size": 2, "tokens": "idle", "quant": "int8_channel", "experts": "triton"}
+    | {"all2all": BY_SLOT},
 ]
 
 
