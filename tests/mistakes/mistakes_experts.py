@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from mistake import around, mistake
 
-from moe import memory
+from moe import memory, trace
 from moe.experts import EXPERTS, torch_grouped
 from moe.experts import triton as triton_experts
 from moe.experts.torch_grouped import TorchGroupedExperts
@@ -269,6 +269,21 @@ def second_matrix_of_the_expert_before(patch):
 @mistake("weight layout", "FI #3334", "w2_blocks_transposed", n=128, k=128)
 def second_matrix_transposed(patch):
     prepared(patch, lambda w: w.replace(w2=w.w2.transpose(1, 2).contiguous()))
+
+
+@mistake("cut off, not rounded", "aiter #5151", "says:cut off", experts="triton", m=32, k=512)
+def output_cut_off_instead_of_rounded(patch):
+    """By less than a step in each element, and always towards zero; no stage is handed out."""
+    around(patch, trace, "keep", lambda real, stage, *a, **kw: stage in OUTSIDE and real(stage, *a))
+    around(patch, triton_experts, "combine", cut_off)
+
+
+OUTSIDE = {*trace.GIVEN, "finalize", "out"}
+
+
+def cut_off(real, *args):
+    bits = real(*args, dtype=torch.float32).view(torch.int32) & -(1 << 16)
+    return bits.view(torch.float32).to(torch.bfloat16)
 
 
 @mistake("another backend ran", "vLLM #55232")
