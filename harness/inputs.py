@@ -7,6 +7,7 @@ rows are numbered over the whole world. So a failure on a GPU repeats at a desk.
 Judgeable: pre-activations have an rms of 1 to 2; magnitudes differ from expert to expert and
 from 128-block to 128-block, so that a scale in the wrong place shows; the router's chosen
 weights are spread but none is negligible; and a gap of 1/2 lies between chosen and unchosen.
+The rare values that some mistakes need to show are in special.py.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from harness import exact
+from harness import exact, special
 from moe.spec import BLOCK
 from moe.types import TORCH_DTYPE
 
@@ -181,6 +182,8 @@ def tokens_at(case: MoETestConfig, kind: str, index: Tensor) -> Tokens:
     """The tokens with these global numbers [T]."""
     dtype = TORCH_DTYPE[case.dtype]
     x = exact.x_rows(case, bits, kind, index) if case.exact else _x(case, kind, index)
+    if kind == "token":
+        x = special.with_zeros(case, x, index)
     logits = _logits(case, kind, index)
     return Tokens(x=x.to(dtype), logits=logits.to(dtype), index=index)
 
@@ -189,7 +192,10 @@ def _x(case: MoETestConfig, kind: str, index: Tensor) -> Tensor:
     """[T, K] float32, magnitudes by token and 128 columns."""
     size = magnitudes(case.seed, f"{kind}.size", index, -(-case.k // BLOCK))
     values = normal(case.seed, f"{kind}.x", index, case.k)
-    return values * size.repeat_interleave(BLOCK, dim=1)[:, : case.k]
+    x = values * size.repeat_interleave(BLOCK, dim=1)[:, : case.k]
+    if kind == "calibration":
+        return special.calibrating(x)
+    return special.beyond_range(case, x, index) if special.is_static(case) else x
 
 
 def _logits(case: MoETestConfig, kind: str, index: Tensor) -> Tensor:

@@ -565,7 +565,7 @@ def test_nan_in_what_was_seen_stops_no_question():
 
 
 def test_codes_beyond_the_range_become_nan_and_say_so():
-    here = scene(case(quant="fp8_tensor"))
+    here = scene(case(quant="fp8_tensor_dynamic"))
     tiny = here.answer.tensor_scales[0] / 8
     scales = (tiny, here.answer.tensor_scales[1])
     answer = dataclasses.replace(here.answer, tensor_scales=scales)

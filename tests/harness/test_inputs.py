@@ -9,13 +9,13 @@ import torch
 
 from harness import inputs
 from harness.case import MoETestConfig
-from moe.reference import routing
+from moe.reference import formats, routing
 
 CASE = MoETestConfig(m=33, n=200, k=300, num_experts=9, top_k=3, experts="torch_loop", seed=5)
 # Computed once on a CPU. A GPU, another torch or another layout must give the same bits; a
 # change here makes every seed that anyone wrote down mean something else.
 GOLDEN = {
-    "x": "b0757b51117bdae7",
+    "x": "fe61004fa2f62953",
     "logits": "775120a7d1660d15",
     "w13": "505a3487eb0f48ef",
     "w2": "45c8c441f839f10c",
@@ -81,6 +81,38 @@ def test_routing_can_be_judged(experts: int, top_k: int, dtype: str) -> None:
     assert float((weights.min(dim=1).values / rms).min()) >= 0.15
     used = routing.choose(logits, top_k).unique()
     assert len(used) == experts, "66 tokens should meet every expert"
+
+
+@pytest.mark.parametrize("fields", [{}, {"exact": True}, {"quant": "fp8_tensor"}])
+@pytest.mark.parametrize("k", [131, 256, 300])
+@pytest.mark.parametrize("dp_rank", [0, 1])
+def test_some_token_has_a_block_of_zeros_and_none_is_all_zero(fields, k, dp_rank) -> None:
+    for m in (4, 5, 7, 32):
+        case = CASE.replace(m=m, k=k, n=256, **fields)
+        x = inputs.tokens(case, dp_rank, m, torch.device("cpu")).x.float()
+        zero = formats.group_amax(x) == 0
+        assert bool(zero.any()), m
+        assert float(zero.float().mean()) <= 0.25, m
+        assert not bool(zero.all(dim=1).any()), m
+
+
+def test_one_block_is_never_all_zero() -> None:
+    x = inputs.tokens(CASE.replace(k=128), 0, 33, torch.device("cpu")).x
+    assert bool((x != 0).any(dim=1).all())
+
+
+@pytest.mark.parametrize("fields", [{}, {"exact": True}, {"dtype": "fp16"}, {"k": 1024}])
+@pytest.mark.parametrize("seed", range(4))
+def test_each_rank_s_first_token_is_beyond_a_static_scale(fields, seed) -> None:
+    for m in (1, 3, 8):
+        case = CASE.replace(**{"quant": "fp8_tensor", "n": 256, "m": m, "seed": seed, **fields})
+        cpu = torch.device("cpu")
+        scale = inputs.calibration_tokens(case, cpu).x.float().abs().max() / 448
+        for dp_rank in (0, 1, 2):
+            codes = inputs.tokens(case, dp_rank, m, cpu).x.float() / scale
+            assert float(codes[0].abs().max()) > 490
+            beyond = (codes.abs() > 464).float().mean()
+            assert float(beyond) < 0.02, "saturation must stay rare"
 
 
 def test_pre_activations_have_an_rms_near_one_to_two() -> None:
