@@ -75,7 +75,9 @@ def test_routing_can_be_judged(experts: int, top_k: int, dtype: str) -> None:
     logits = inputs.tokens(case, 0, 66, torch.device("cpu")).logits.float()
     ordered = logits.sort(dim=1, descending=True).values
     if experts > top_k:
-        assert float((ordered[:, top_k - 1] - ordered[:, top_k]).min()) >= 1 / 16
+        gap = ordered[:, top_k - 1] - ordered[:, top_k]
+        assert float((gap[::2] if dtype == "f32" else gap).min()) >= 1 / 16
+        assert float(gap.min()) > 256 * routing.WEIGHT_NOISE * float(ordered.max())
     weights = routing.softmax_weights(logits, routing.choose(logits, top_k), renormalize=True)
     rms = weights.square().mean(dim=1).sqrt()
     assert float((weights.min(dim=1).values / rms).min()) >= 0.15
@@ -113,6 +115,21 @@ def test_each_rank_s_first_token_is_beyond_a_static_scale(fields, seed) -> None:
             assert float(codes[0].abs().max()) > 490
             beyond = (codes.abs() > 464).float().mean()
             assert float(beyond) < 0.02, "saturation must stay rare"
+
+
+@pytest.mark.parametrize(("experts", "top_k"), [(8, 1), (8, 2), (64, 6), (9, 3)])
+def test_logits_in_float32_do_not_survive_bf16(experts: int, top_k: int) -> None:
+    case = CASE.replace(num_experts=experts, top_k=top_k, dtype="f32")
+    logits = inputs.tokens(case, 0, 32, torch.device("cpu")).logits
+    assert float((logits != logits.bfloat16().float()).float().mean()) > 0.6
+    ids = routing.choose(logits.bfloat16(), top_k)  # the lower id first among equals
+    right = routing.choose(logits, top_k)
+    changed = (ids.sort(dim=1).values != right.sort(dim=1).values).any(dim=1)
+    assert bool(changed[1::2].all())
+    assert not bool(changed[::2].any())
+    weights = routing.softmax_weights(logits, ids, renormalize=True)
+    found = routing.complaints(logits, ids, weights, renormalize=True)
+    assert found[0].startswith("routing: 16 of 32 tokens leave out a better expert")
 
 
 def test_pre_activations_have_an_rms_near_one_to_two() -> None:
