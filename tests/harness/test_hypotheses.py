@@ -590,6 +590,7 @@ NONE_HERE = [
     ("weights_uniform", case(top_k=1), "a renormalised weight is one"),
     ("weights_sigmoid", case(top_k=1), "a renormalised weight is one"),
     ("weights_on_input", case(top_k=1), "a renormalised weight is one"),
+    ("weights_ignored", case(top_k=1, renormalize=False, exact=True), "an exact case's weight"),
     ("weights_reversed", case(top_k=1), "top-k is 1"),
     ("last_slot_dropped", case(top_k=1), "top-k is 1"),
     ("slots_overwritten", case(top_k=1), "top-k is 1"),
