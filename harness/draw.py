@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import strategies as st
 from hypothesis.control import reject
 
+from harness.bitwise import is_bitwise
 from harness.case import TOKEN_COUNTS, MoETestConfig
 from harness.plan import make_plan
 from moe.all2all import ALL2ALL
@@ -34,6 +35,7 @@ TOP_KS = (1, 2, 3, 4, 6, 8)
 _EDGES = (1, 2, 3, 4, 7, 8, 15, 16, 17, 31, 32, 33, 63, 64, 65)  # of kernels' token buckets
 _WIDE_EDGES = (127, 128, 129, 255, 256, 257, 1023, 1024, 1025)
 SEEDS = 2**16
+_EXACT = (False,) * 7 + (True,)  # where bits can be compared; elsewhere never
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +79,7 @@ def space_for(machine: Machine, experts: str | None = None) -> Space:
 
 # Values of each field that is a plain choice, simplest first.
 _SIMPLEST: dict[str, tuple[object, ...]] = {
+    "exact": (False,),
     "quant": ("none",),
     "dtype": ("bf16",),
     "m": (1, 2, 3, 4),
@@ -97,7 +100,7 @@ def simpler(space: Space, case: MoETestConfig) -> Iterator[MoETestConfig]:
         now = getattr(case, name)
         for value in values[: values.index(now)] if now in values else values:
             changed = case.replace(**{name: value})
-            if _runs(changed, space.machine):
+            if changed.exact == is_bitwise(changed) and _runs(changed, space.machine):
                 yield changed
 
 
@@ -128,7 +131,9 @@ def configs(draw: Callable[[Any], Any], space: Space) -> MoETestConfig:
         tokens=draw(st.sampled_from(TOKEN_COUNTS if layout.dp_size > 1 else TOKEN_COUNTS[:1])),
         seed=draw(st.integers(0, SEEDS - 1)),
     )
-    return _sized(draw, space, small, space.allowed_weights(row))
+    sized = _sized(draw, space, small, space.allowed_weights(row))
+    exact = sized.replace(exact=True)
+    return exact if draw(st.sampled_from(_EXACT)) and is_bitwise(exact) else sized
 
 
 def _sized(

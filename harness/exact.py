@@ -12,7 +12,7 @@ tiles, its layout and (the declared) places of rounding:
   products: they set scales, which differ from block to block, and nothing else;
 - router weights: all chosen logits are equal, the others far below: 1 / top_k each.
 
-What stays inexact, and is judged by the ordinary bounds instead (`is_bitwise` says so; with
+What stays inexact, and is judged by the ordinary bounds instead (bitwise.py says so; with
 quantization these may be too wide here, and the case vacuous): a top_k that is no power of two or
 above 8 (above 4 with shared experts), more than one shared expert, quantized shards whose columns
 do not come in eights, and sizes too small for non-zero entries.
@@ -26,6 +26,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from harness import special
+from harness.bitwise import PERIOD, is_bitwise
 from moe.spec import BLOCK, FORMATS
 
 if TYPE_CHECKING:
@@ -38,27 +40,11 @@ if TYPE_CHECKING:
 
     Bits = Callable[[int, str, Tensor, int], Tensor]
 
-PERIOD = 8  # of the intermediate columns that hold the largest values; a shard has some
 _TERMS = 4  # non-zero entries at most in a row of gate or up
 _DOWN_TERMS = 2  # the same in a row of w2
 _GATE, _UP, _DOWN = 32.0, 2.0**-5, 2.0  # sizes of the regular entries
 _SEED_GATE, _SEED_UP = 8.0, 2.0**-4  # make the intermediate's largest element
 _HIDDEN = -200.0  # a logit whose softmax is 0 in float32 beside chosen ones
-
-
-def is_bitwise(case: MoETestConfig) -> bool:
-    """Whether this case's outputs are to be compared bit for bit."""
-    quantized = FORMATS[case.problem.scheme.activations].grid != "model"
-    eights = case.n % (PERIOD * (1 if case.use_ep else case.world_size)) == 0
-    sums = case.top_k * (2 if case.shared_experts else 1)
-    return (
-        case.exact
-        and case.top_k in (1, 2, 4, 8)
-        and sums <= 8
-        and case.shared_experts <= 1
-        and min(case.n, case.k) >= 2 * PERIOD
-        and (eights or not quantized)
-    )
 
 
 def settled(case: MoETestConfig, answer: Answer) -> Answer:
@@ -89,7 +75,10 @@ def x_rows(case: MoETestConfig, bits: Bits, kind: str, index: Tensor) -> Tensor:
     x = torch.where(column == 2, size, torch.where(column == 1, 0.0, x))
     grouped = FORMATS[case.problem.scheme.activations].per == "group"
     twice = 1 + _bit(h if grouped else h[:, :1], 11)  # where a scale is one per row, so is this
-    return torch.where(column == 0, _top(case, "activations") * size / 2 * twice, x)
+    largest = _top(case, "activations") * size / 2 * twice
+    if kind == "token" and special.is_static(case):  # calibration tokens have 2 * top at most
+        largest = torch.where(index[:, None] % 2 == 0, 4 * _top(case, "activations"), largest)
+    return torch.where(column == 0, largest, x)
 
 
 def _signs(case: MoETestConfig, bits: Bits, device: torch.device) -> Tensor:

@@ -6,7 +6,8 @@ rows are numbered over the whole world. So a failure on a GPU repeats at a desk.
 
 Judgeable: pre-activations have an rms of 1 to 2; magnitudes differ from expert to expert and
 from 128-block to 128-block, so that a scale in the wrong place shows; the router's chosen
-weights are spread but none is negligible; and a gap of 1/2 lies between chosen and unchosen.
+weights are spread but none is negligible; and a gap of 1/2 lies between chosen and unchosen, but
+for float32 (see special.py, which has the rare values that some mistakes need to show).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from harness import exact
+from harness import exact, special
 from moe.spec import BLOCK
 from moe.types import TORCH_DTYPE
 
@@ -181,6 +182,8 @@ def tokens_at(case: MoETestConfig, kind: str, index: Tensor) -> Tokens:
     """The tokens with these global numbers [T]."""
     dtype = TORCH_DTYPE[case.dtype]
     x = exact.x_rows(case, bits, kind, index) if case.exact else _x(case, kind, index)
+    if kind == "token":
+        x = special.with_zeros(case, x, index)
     logits = _logits(case, kind, index)
     return Tokens(x=x.to(dtype), logits=logits.to(dtype), index=index)
 
@@ -189,11 +192,14 @@ def _x(case: MoETestConfig, kind: str, index: Tensor) -> Tensor:
     """[T, K] float32, magnitudes by token and 128 columns."""
     size = magnitudes(case.seed, f"{kind}.size", index, -(-case.k // BLOCK))
     values = normal(case.seed, f"{kind}.x", index, case.k)
-    return values * size.repeat_interleave(BLOCK, dim=1)[:, : case.k]
+    x = values * size.repeat_interleave(BLOCK, dim=1)[:, : case.k]
+    if kind == "calibration":
+        return special.calibrating(x)
+    return special.beyond_range(case, x, index) if special.is_static(case) else x
 
 
 def _logits(case: MoETestConfig, kind: str, index: Tensor) -> Tensor:
-    """[T, E] float32 multiples of 1/64 or 1/32, exact in bf16.
+    """[T, E] float32 multiples of 1/64 or 1/32, exact in bf16; for float32 layers between them.
 
     The chosen k lie in [1, 2]: their softmax weights differ by less than 3 times. All others lie
     at 0.5 or below, the lower the more they are: even without renormalisation most of the weight
@@ -210,4 +216,7 @@ def _logits(case: MoETestConfig, kind: str, index: Tensor) -> Tensor:
     chosen = 128 - place * steps - noise % max(steps // 2, 1)
     level = 1.5 - math.log(max(experts - k, 1) / (0.3 * k))  # all others weigh .3 of the chosen
     others = 2 * (round(32 * min(level, 0.5)) - noise % 16)
-    return torch.where(place < k, chosen, others).to(torch.float32) / 64
+    found = torch.where(place < k, chosen, others).to(torch.float32) / 64
+    if case.dtype != "f32":
+        return found
+    return special.between(found, place, k, index, _shift(noise, 15))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness import stage_experts, stage_ranks
-from harness.exact import is_bitwise
+from harness.bitwise import is_bitwise
 from harness.handed import handed_out
 from moe.trace import STAGES
 

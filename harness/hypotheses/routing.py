@@ -78,5 +78,7 @@ def weights_on_input(scene: Scene) -> Tensor:
 def _needs_weights(scene: Scene) -> None:
     if scene.case.top_k == 1 and scene.case.renormalize:
         raise NotApplicable("at top-k 1 a renormalised weight is one")
+    if scene.case.top_k == 1 and scene.case.exact:
+        raise NotApplicable("at top-k 1 an exact case's weight is one")
     if scene.case.num_experts == 1:
         raise NotApplicable("the only expert's weight is one")

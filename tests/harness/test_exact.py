@@ -6,7 +6,8 @@ import pytest
 import torch
 from stage_faults import case, nothing, run
 
-from harness import exact, inputs, parallel_launch
+from harness import inputs, parallel_launch
+from harness.bitwise import is_bitwise
 from harness.case import MoETestConfig
 from harness.result import Verdict
 from moe.experts.torch_loop import TorchLoopExperts
@@ -118,7 +119,7 @@ def test_one_step_of_one_element_fails(monkeypatch):
 )
 def test_where_bits_are_not_promised_the_ordinary_bounds_judge(fields, bitwise):
     one = exactly(**fields)
-    assert exact.is_bitwise(one) is bitwise
+    assert is_bitwise(one) is bitwise
     if not bitwise and one.world_size == 1 and one.exact and one.n > 8 and one.quant == "none":
         found = run(nothing, one.id)
         assert (found.verdict, found.messages) == (Verdict.PASSED, ())

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from harness import cost, draw, fuzz, machine
+from harness.bitwise import is_bitwise
+from harness.case import MoETestConfig
 from harness.cli import main
 from harness.errors import ExitCode, UsageError
 from harness.events import CaseEnded
@@ -75,6 +77,30 @@ def test_every_field_takes_many_values(name, drawn):
         "k": 12,
     }
     assert len({getattr(case, name) for case in drawn}) >= possible[name]
+
+
+def test_some_cases_are_exact_ones_of_every_method(drawn):
+    exact = [case for case in drawn if case.exact]
+    assert 0.01 < len(exact) / len(drawn) < 0.15
+    assert all(is_bitwise(case) for case in exact)
+    assert len({case.quant for case in exact}) >= 4
+
+
+def test_an_exact_case_is_made_simpler_by_what_keeps_it_so():
+    exact = MoETestConfig(
+        experts="torch_loop",
+        m=4,
+        n=256,
+        k=256,
+        num_experts=8,
+        top_k=4,
+        shared_experts=1,
+        exact=True,
+    )
+    found = list(draw.simpler(SPACE, exact))
+    assert found[0] == exact.replace(exact=False)
+    assert {case.top_k for case in found} == {1, 2, 4}
+    assert all(is_bitwise(case) for case in found[1:])
 
 
 def test_interpreted_kernels_are_kept_small(drawn):

@@ -565,7 +565,7 @@ def test_nan_in_what_was_seen_stops_no_question():
 
 
 def test_codes_beyond_the_range_become_nan_and_say_so():
-    here = scene(case(quant="fp8_tensor"))
+    here = scene(case(quant="fp8_tensor_dynamic"))
     tiny = here.answer.tensor_scales[0] / 8
     scales = (tiny, here.answer.tensor_scales[1])
     answer = dataclasses.replace(here.answer, tensor_scales=scales)
@@ -590,6 +590,7 @@ NONE_HERE = [
     ("weights_uniform", case(top_k=1), "a renormalised weight is one"),
     ("weights_sigmoid", case(top_k=1), "a renormalised weight is one"),
     ("weights_on_input", case(top_k=1), "a renormalised weight is one"),
+    ("weights_ignored", case(top_k=1, renormalize=False, exact=True), "an exact case's weight"),
     ("weights_reversed", case(top_k=1), "top-k is 1"),
     ("last_slot_dropped", case(top_k=1), "top-k is 1"),
     ("slots_overwritten", case(top_k=1), "top-k is 1"),

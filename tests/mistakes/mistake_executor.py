@@ -15,6 +15,7 @@ import mistakes_experts
 import mistakes_ranks
 import mistakes_routing
 import mistakes_scales
+import mistakes_values
 import pytest
 from mistake import MISTAKES, around
 
@@ -28,7 +29,13 @@ if TYPE_CHECKING:
 
 TOLERANCE = 3e-2
 OWN_RMS = 0.0094  # of the output on the rule's own data: 32 tokens, K = 2048, N = 1024
-FAMILIES = (mistakes_routing, mistakes_ranks, mistakes_experts, mistakes_scales)
+FAMILIES = (
+    mistakes_routing,
+    mistakes_ranks,
+    mistakes_experts,
+    mistakes_scales,
+    mistakes_values,
+)
 
 
 def run_case(case: MoETestConfig, context: RankContext) -> RankResult:
