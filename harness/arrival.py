@@ -94,7 +94,7 @@ def by_rows(handed: Handed) -> Tensor | None:
 
 def _right_rows(handed: Handed) -> Rows:
     """Of all tokens of the group; made anew from the seed, so no rank's word is taken."""
-    x, fmt = handed.sent().float(), handed.subject.reference.act_format
+    x, fmt = handed.sent.float(), handed.subject.reference.act_format
     if fmt.grid == "model":
         return Rows(codes=x, scale=x.new_ones(()))
     scale = formats.activation_scale(x, fmt, handed.subject.scales["a1_scale"])

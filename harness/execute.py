@@ -2,7 +2,7 @@
 
 Collective: every rank of the gang runs the same case. The layer is called twice with different
 numbers of tokens (more often where a call has few), its buffers poisoned, and all outputs are
-judged, the first two calls' stages too. A fault on one rank is that rank's result, the others' are
+judged, stages of the first two as well. A fault on one rank is that rank's result, the others' are
 their own.
 """
 
@@ -85,16 +85,17 @@ def _failed_by(judgement: Judgement, *complaints: str | None) -> Judgement:
 def _stages(
     subject: Subject, context: RankContext, calls: list[Call], judged: list[Judgement]
 ) -> list[tuple[StageFinding, ...]]:
-    """Of each call: the first two's always and between ranks, too; a failed one's on all rows.
+    """Of each call: the second's, between ranks, too; inside the experts the first's as well.
 
-    What both have is told of the second, the smaller one.
+    What both have is told of the second, the smaller one. A failed one's are looked at on all rows.
     """
     found: list[tuple[StageFinding, ...]] = [()] * len(calls)
-    found[1], first = (stages.check(subject, calls[number], context) for number in (1, 0))
-    found[0] = () if found[1] else first
+    found[1] = stages.check(subject, calls[1], context)
+    if not found[1]:
+        found[0] = stages.inside(subject, calls[0], context, every=False)
     for number, (call, judgement) in enumerate(zip(calls, judged, strict=True)):
         if judgement.verdict is Verdict.FAILED and not found[number]:
-            found[number] = stages.closely(subject, call, context)
+            found[number] = stages.inside(subject, call, context, every=True)
     return found
 
 

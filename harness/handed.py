@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
 
-from harness.subject import tokens_of
+from harness import inputs
 from moe.reference.formats import spread_groups
 
 if TYPE_CHECKING:
@@ -56,12 +57,17 @@ class Handed:
         layout, experts = self.subject.case.layout, self.subject.case.num_experts
         return local + layout.experts_of(self.rank, experts).start
 
+    @cached_property
     def sent(self) -> Tensor:
         """[sum of sizes, K] the tokens of all ranks of the group, made anew: no word is taken."""
-        case, call = self.subject.case, self.call
-        device = call.tokens.x.device
-        parts = [tokens_of(case, r, call.counts, device, call.start).x for r in self.ranks]
-        return torch.cat(parts)
+        case, call, layout = self.subject.case, self.call, self.subject.case.layout
+        owners = {r: layout.dp_rank(r) for r in self.ranks}
+        made = {
+            d: inputs.tokens(case, d, call.counts[d], call.tokens.x.device, call.start).x
+            for d in set(owners.values())
+        }
+        held = {r: layout.tokens_of(r, call.counts) for r in self.ranks}
+        return torch.cat([made[owners[r]][held[r].start : held[r].stop] for r in self.ranks])
 
     def rows(self, stage: str, flat: Tensor) -> Tensor:
         """[r, C] float32 a stage's values at these flat rows; NaN where it has none."""

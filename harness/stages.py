@@ -30,12 +30,14 @@ def check(subject: Subject, call: Call, context: RankContext) -> tuple[StageFind
     return _ordered([*stage_ranks.check(handed), *stage_experts.check(handed)])
 
 
-def closely(subject: Subject, call: Call, context: RankContext) -> tuple[StageFinding, ...]:
-    """The stages inside the experts on all rows; not collective: for a rank that has failed."""
+def inside(
+    subject: Subject, call: Call, context: RankContext, *, every: bool
+) -> tuple[StageFinding, ...]:
+    """The stages inside the experts; not collective. every: on all rows, as for one that failed."""
     if "ids" not in call.stages:
         return ()
     handed = handed_out(subject, call, context.rank, exact=is_bitwise(subject.case))
-    return _ordered(stage_experts.check(handed, every=True))
+    return _ordered(stage_experts.check(handed, every=every))
 
 
 def _ordered(found: list[StageFinding]) -> tuple[StageFinding, ...]:
