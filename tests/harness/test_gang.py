@@ -15,7 +15,7 @@ from engine_faults import case
 from engine_tools import EXECUTOR, shared_pool, wait_for
 
 from harness import bootstrap, devicemem, evidence, gang, proctree
-from harness.gang import Gang, GangDead, GangReady, State, watch
+from harness.gang import Gang, GangDead, GangReady, watch
 from harness.outcome import Ended, Outcome
 from harness.pool import PRELOAD, GangSpec
 from harness.protocol import Channel, Done, Probe, Probed, RunTask, Said, decode, encode
@@ -93,20 +93,20 @@ def until_dead(running):
 def test_a_probe_that_is_not_answered_ends_the_gang(monkeypatch):
     monkeypatch.setattr(gang, "PROBE_LIMIT", 0.3)
     running = start()
-    running.run(case("fail").id, 30)
-    os.kill(running.link.rank_pids[1], signal.SIGSTOP)  # too late or in time: never answers both
-    outcome = None
-    while running.state is not State.DEAD:
-        watch([running])
-        for notice in running.poll():
-            outcome = notice if isinstance(notice, Outcome) else outcome
-            if isinstance(notice, Outcome) and notice.ended is not Ended.ANSWERED:
-                pytest.fail(str(notice))
-        if outcome is None:
-            os.kill(running.link.rank_pids[1], signal.SIGCONT)
-        elif running.state is State.PROBING:
+    tell = running.link.tell
+
+    def stop_before_a_probe(message):
+        if isinstance(message, Probe):
             os.kill(running.link.rank_pids[1], signal.SIGSTOP)
-    assert "no answer within 0.3 s" in running._why
+        tell(message)
+
+    monkeypatch.setattr(running.link, "tell", stop_before_a_probe)
+    running.run(case("fail").id, 30)
+    outcome = until(running, Outcome)
+    assert outcome.ended is Ended.ANSWERED
+    why = until_dead(running).why  # of rank 0 as well, if it waits for the other
+    assert why.startswith("unfit after a failed case: ")
+    assert why.endswith("rank 1: no answer within 0.3 s")
 
 
 def test_a_late_answer_to_an_earlier_task_is_impossible():
