@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
-
-from harness.owned import bits_of
+from harness.bits import row_sums
 from harness.wording import numbers_text
 
 if TYPE_CHECKING:
@@ -24,7 +22,7 @@ def complaint(subject: Subject, out: Tensor) -> str | None:
     tp, layout = subject.layer.groups.tp, subject.case.layout
     if tp.size == 1 or layout.sequence_parallel or len(out) == 0:
         return None
-    everyone = tp.all_gather(_sums(out)).view(tp.size, len(out))
+    everyone = tp.all_gather(row_sums(out)).view(tp.size, len(out))
     other = (everyone != everyone[0]).any(dim=0).nonzero().flatten().tolist()
     if not other:
         return None
@@ -32,9 +30,3 @@ def complaint(subject: Subject, out: Tensor) -> str | None:
         f"ranks of one TP group hold different bits of {len(other)} of {len(out)} tokens "
         f"({numbers_text(other)}): sum in one order on all of them, or sum once and send the result"
     )
-
-
-def _sums(out: Tensor) -> Tensor:
-    """[T] int64 of each row's bits, every column with a factor of its own; it may wrap around."""
-    columns = torch.arange(out.shape[1], dtype=torch.int64, device=out.device)
-    return (bits_of(out).long() * (2 * columns * columns + 2 * columns + 1)).sum(dim=1)

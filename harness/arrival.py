@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from harness import inputs
+from harness.bits import row_sums
 from moe.reference import formats
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def _matched(
     if held.scale is None:
         right = dataclasses.replace(right, scale=None)
     wanted, there = _content(right, routing), _content(held, held_routing)
-    at = _places(_hash(wanted), _hash(there))
+    at = _places(row_sums(wanted), row_sums(there))
     if at is None or not torch.equal(there[at], wanted):
         return None
     rest = torch.ones(len(there), dtype=torch.bool, device=at.device)
@@ -151,13 +151,6 @@ def _content(rows: Rows, routing: tuple[Tensor, ...]) -> Tensor:
     codes, scale = rows.codes, rows.scale
     wide = () if scale is None else (scale.broadcast_to(codes.shape),)
     return torch.cat([codes, *wide, *(t.float() for t in routing)], dim=1) + 0.0
-
-
-def _hash(rows: Tensor) -> Tensor:
-    """[r, C] float32 -> [r] int64, equal for equal rows."""
-    one = torch.zeros(1, dtype=torch.int32, device=rows.device)
-    factors = inputs.bits(0, "order", one, rows.shape[1]).long() | 1
-    return (rows.view(torch.int32).long() * factors).sum(dim=1)
 
 
 def _places(wanted: Tensor, there: Tensor) -> Tensor | None:

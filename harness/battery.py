@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness.compare import bound, margins
-from harness.finer import look, peaks
+from harness.finer import look, measure
 from harness.hypotheses import FEW, HYPOTHESES, Hypothesis, NotApplicable
 from harness.result import CAUGHT, MISSED, NOT_APPLICABLE
 from moe.types import TORCH_DTYPE
@@ -77,8 +77,6 @@ def rejected(outputs: Tensor, scene: Scene) -> Tensor:
 
 def _finely(got: Tensor, scene: Scene, *, every: bool) -> bool:
     """[r, K]: whether an element is too far off, or, where every row counts, their direction."""
-    right, dtype = scene.answer.out, TORCH_DTYPE[scene.case.dtype]
-    error = got - right
-    distance, length, reference = (torch.linalg.vector_norm(t, dim=1) for t in (error, got, right))
-    fine = look(scene.answer, peaks(error, right, dtype), (distance, length, reference))
+    answer, dtype = scene.answer, TORCH_DTYPE[scene.case.dtype]
+    fine = look(answer, *measure(got, answer.out, dtype))
     return fine.elements > 1 or (every and fine.direction > 1)

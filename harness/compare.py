@@ -144,10 +144,7 @@ def _rows(actual: Tensor, answer: Answer, allowed: tuple[float, float]) -> _Rows
     part, lengths = max(1, together // max(actual.shape[1], 1)), []
     pairs = zip(torch.split(actual, part), torch.split(answer.out, part), strict=True)
     for got, expected in pairs:
-        values = got.to(expected.dtype)
-        each = (values - expected, values, expected)
-        norms = [torch.linalg.vector_norm(v, dim=1) for v in each]
-        lengths.append([*norms, finer.peaks(each[0], expected, actual.dtype)])
+        lengths.append(finer.measure(got.to(expected.dtype), expected, actual.dtype))
     distance, length, reference, peak = (torch.cat(some) for some in zip(*lengths, strict=True))
     return _Rows(
         distance=distance,
@@ -155,7 +152,7 @@ def _rows(actual: Tensor, answer: Answer, allowed: tuple[float, float]) -> _Rows
         reference=reference,
         limit=bound(answer, allowed[0]),
         margin=bound(answer, allowed[1]),
-        fine=finer.look(answer, peak, (distance, length, reference)),
+        fine=finer.look(answer, distance, length, reference, peak),
     )
 
 

@@ -65,18 +65,24 @@ class Finer:
         return found
 
 
-def peaks(error: Tensor, expected: Tensor, dtype: torch.dtype) -> Tensor:
-    """[T, K] -> [T] the most that an element is off, beyond two roundings to the dtype."""
-    off = error.abs().sub_(expected.abs(), alpha=2 * torch.finfo(dtype).eps)
-    return off.amax(dim=1)
+def measure(values: Tensor, expected: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """[T, K] each -> [T] each: lengths of the distance and both sides, and the worst element's
+    distance. dtype: what the values were rounded to."""
+    error = values - expected
+    lengths = (torch.linalg.vector_norm(v, dim=1) for v in (error, values, expected))
+    return (*lengths, _excess(error, expected, dtype).amax(dim=1))
 
 
 def beyond(error: Tensor, answer: Answer, dtype: torch.dtype) -> Tensor:
     """[T, K] bool, the single elements that are too far off."""
-    off = error.abs().sub_(answer.out.abs(), alpha=2 * torch.finfo(dtype).eps)
     if answer.along is None:
-        return torch.zeros_like(off, dtype=torch.bool)
-    return off > _most(answer)[:, None]
+        return torch.zeros_like(error, dtype=torch.bool)
+    return _excess(error, answer.out, dtype) > _most(answer)[:, None]
+
+
+def _excess(error: Tensor, expected: Tensor, dtype: torch.dtype) -> Tensor:
+    """[T, K] what an element is off beyond two roundings to the dtype."""
+    return error.abs().sub_(expected.abs(), alpha=2 * torch.finfo(dtype).eps)
 
 
 def _most(answer: Answer) -> Tensor:
@@ -85,14 +91,16 @@ def _most(answer: Answer) -> Tensor:
     return (ELEMENT * even.sqrt()).clamp(min=1e-30)
 
 
-def look(answer: Answer, peak: Tensor, lengths: tuple[Tensor, Tensor, Tensor]) -> Finer:
-    """peak: [T], see `peaks`; lengths: [T] of the distance, of the output, of the reference.
+def look(
+    answer: Answer, distance: Tensor, actual: Tensor, reference: Tensor, peak: Tensor
+) -> Finer:
+    """[T] each, as `measure` gives them.
 
     Answers that no reference worked out have no `along`, and nothing is found.
     """
     if answer.along is None:
         return Finer(element=torch.zeros_like(peak), length=0.0, may=0.0)
-    length, may = _direction(answer, answer.along, lengths)
+    length, may = _direction(answer, answer.along, (distance, actual, reference))
     share = torch.where(peak > 0, peak / _most(answer), 0.0)
     return Finer(element=share, length=length, may=may)
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from harness.bits import bits_of
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -13,13 +15,6 @@ if TYPE_CHECKING:
 
     from harness.inputs import Tokens
     from harness.scene import Call
-
-_KINDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-
-def bits_of(x: Tensor) -> Tensor:
-    """The same shape, as integers: NaN equals the same NaN, and 0 is not -0."""
-    return x.contiguous().view(_KINDS[x.element_size()])
 
 
 def changed_inputs(given: tuple[Tensor, Tensor], tokens: Tokens) -> list[str]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness import owned
+from harness.bits import bits_of
 from harness.compare import judge
-from harness.owned import bits_of
 from harness.result import Verdict
 from moe import memory
 from moe.all2all import ALL2ALL

@@ -209,17 +209,13 @@ def _static_scales(case: MoETestConfig, context: RankContext, ideal: BaselineSil
 def own_tokens(
     case: MoETestConfig, context: RankContext, counts: tuple[int, ...], start: int = 0
 ) -> inputs.Tokens:
-    """This rank's tokens of a call; counts: tokens of each DP rank, from its token `start`."""
-    return tokens_of(case, context.rank, counts, context.device, start)
+    """This rank's tokens of a call; counts: tokens of each DP rank, from its token `start`.
 
-
-def tokens_of(
-    case: MoETestConfig, rank: int, counts: tuple[int, ...], device: torch.device, start: int
-) -> inputs.Tokens:
-    """Any rank's tokens of a call. Raises ValueError where its layout loses or doubles some."""
-    dp_rank = case.layout.dp_rank(rank)
-    mine = case.layout.tokens_of(rank, counts)
+    Raises ValueError where the layout loses or doubles some.
+    """
+    dp_rank = case.layout.dp_rank(context.rank)
+    mine = case.layout.tokens_of(context.rank, counts)
     check_tokens(case.layout, dp_rank, counts)
-    whole = inputs.tokens(case, dp_rank, counts[dp_rank], device, start)
+    whole = inputs.tokens(case, dp_rank, counts[dp_rank], context.device, start)
     part = slice(mine.start, mine.stop)
     return inputs.Tokens(x=whole.x[part], logits=whole.logits[part], index=whole.index[part])

@@ -18,16 +18,17 @@ if TYPE_CHECKING:
     from moe.reference.noise import Noisy
 
 
-def along_itself(h: Noisy, power: Tensor, y: Tensor, lost: float) -> Tensor:
+def along_itself(h: Noisy, power: Tensor, length: Tensor, lost: float) -> Tensor:
     """[3, R] what may be in <error of y, y>, see `Answer.along`, summed over ranks.
 
     h: [w, R, c] each rank's columns. power: [w, c, 1] squared lengths of their columns of the
-    second matrix. y: [w, R, K] the products. lost: what sums may lose in one direction, relative.
+    second matrix. length: [w, R] of y, squared. lost: what sums may lose in one direction, relative
+    to it.
     """
     size = h.value.abs()
     variance = ((h.variance + h.jumps) * size.square()) @ power.square()
     flips = (h.doubt * size).square() @ power.square()
-    common = lost * y.square().sum(dim=2)
+    common = lost * length
     if h.shift is not None:
         common = common + ((h.shift * size) @ power)[:, :, 0]
     return torch.stack([variance[:, :, 0], flips[:, :, 0], common]).sum(dim=1)

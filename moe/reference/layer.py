@@ -228,13 +228,14 @@ class BaselineSiluAndMul:
         rows, weight = pairs
         power = w2.square().sum(dim=1)[:, :, None]  # squared length of what one unit of h moves
         noise = ((h.variance + h.jumps) @ power)[:, :, 0]
-        noise = noise + gathered(self.numerics, h.value.shape[2]) * y.square().sum(dim=2)
+        length = y.square().sum(dim=2)
+        noise = noise + gathered(self.numerics, h.value.shape[2]) * length
         if self.numerics.expert == "model":
             noise = noise + rounding_variance(y, self._model).sum(dim=2)
         flips = (h.doubt.square() @ power)[:, :, 0]
         sums.variance.index_add_(0, rows, weight.square() * noise.sum(dim=0))
         sums.flips.index_add_(0, rows, weight.square() * flips.sum(dim=0))
-        own = along_itself(h, power, y, self._lost(h.value.shape[2])) * weight.square()
+        own = along_itself(h, power, length, self._lost(h.value.shape[2])) * weight.square()
         own[:2] *= weight.square()
         sums.along.index_add_(1, rows, own)
 
@@ -283,7 +284,8 @@ class BaselineSiluAndMul:
         shards = self.problem.layout.tp_size
         power = w2.square().sum(dim=0)
         noise = (h.variance + h.jumps) @ power
-        noise = noise + gathered(everywhere, h.value.shape[1]) * y.square().sum(dim=1)
+        length = y.square().sum(dim=1)
+        noise = noise + gathered(everywhere, h.value.shape[1]) * length
         noise = noise + (1 + shards) * rounding_variance(y, self._model).sum(dim=1)
         one = h.by_rank([range(h.value.shape[1])])
-        return y, noise, along_itself(one, power[None, :, None], y[None], 0.0)
+        return y, noise, along_itself(one, power[None, :, None], length[None], 0.0)

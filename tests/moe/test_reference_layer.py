@@ -218,7 +218,7 @@ def test_a_shift_that_all_values_share_is_allowed_once_and_whole() -> None:
     )
     power = torch.tensor([[[3.0], [5.0]]])
     y = torch.tensor([[[2.0, 4.0]]])
-    found = along_itself(h, power, y, lost=0.01)
+    found = along_itself(h, power, y.square().sum(dim=2), lost=0.01)
     assert found[0, 0] == 0
     assert float(found[1, 0]) == pytest.approx((0.5 * 1.0 * 3.0) ** 2)
     assert float(found[2, 0]) == pytest.approx(0.1 * 1 * 3 + 0.2 * 2 * 5 + 0.01 * 20)
