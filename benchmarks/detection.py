@@ -23,9 +23,9 @@ import faulty
 import torch
 from scenes import Data, Right, right
 
-from harness.case import MoETestConfig
-from harness.compare import judge
-from harness.result import Verdict
+from harness.checks.output import judge
+from harness.matrix.case import MoETestConfig
+from harness.record.result import Verdict
 from moe.quant import QUANT
 from moe.reference.formats import on_grid
 from moe.reference.layer import BaselineSiluAndMul

@@ -20,14 +20,14 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn as start_processes
 
-from harness.case import MoETestConfig
-from harness.gang import Gang, GangDead, GangReady, State, watch
-from harness.outcome import Ended, Outcome
-from harness.pool import PRELOAD, GangSpec, Pool
-from harness.result import RankResult, Verdict
+from harness.engine.forkserver_pool import PRELOAD, GangSpec, Pool
+from harness.engine.gang import Gang, GangDead, GangReady, State, watch
+from harness.engine.task_outcome import Ended, Outcome
+from harness.matrix.case import MoETestConfig
+from harness.record.result import RankResult, Verdict
 
 if TYPE_CHECKING:
-    from harness.context import RankContext
+    from harness.fixtures.rank_context import RankContext
 
 EXECUTOR = f"{Path(__file__).stem}:empty_case"
 

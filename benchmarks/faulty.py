@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from harness.case import MoETestConfig
-from harness.context import RankContext
 from harness.execute import run_case
-from harness.result import Verdict
+from harness.fixtures.rank_context import RankContext
+from harness.matrix.case import MoETestConfig
+from harness.record.result import Verdict
 from moe.experts import EXPERTS
 from moe.experts.triton import TritonExperts
 

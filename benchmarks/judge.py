@@ -17,10 +17,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from harness.compare import judge
-from harness.result import Verdict
-from harness.store import RunFolder, last_words
-from moe.reference.answer import Answer
+from harness.checks.output import judge
+from harness.record.result import Verdict
+from harness.record.run_folder import RunFolder, last_words
+from moe.reference.result import Answer
 
 TOKENS, HIDDEN = 8192, 7168
 WARM, REPEATS = 2, 20

@@ -1,9 +1,9 @@
 """What rules of other projects' tests let through, beside ours: `python benchmarks/rules.py`.
 
 Each rule is written anew from its description, with the tolerances that the project's tests use.
-Wrong answers are those of the self-proof (`harness.battery`). Every rule meets them twice: on
-data as its own tests make it, and on this project's inputs. A right answer goes first: a rule
-that rejected it would prove nothing. On the CPU, in some seconds.
+Wrong answers are those of the self-proof (`harness.mutants.self_check`). Every rule meets them
+twice: on data as its own tests make it, and on this project's inputs. A right answer goes first:
+a rule that rejected it would prove nothing. On the CPU, in some seconds.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import torch
 from scenes import Data, Right, right
 
-from harness.battery import MEMBERS, rejected
-from harness.case import MoETestConfig
-from harness.hypotheses import NotApplicable
+from harness.matrix.case import MoETestConfig
+from harness.mutants import NotApplicable
+from harness.mutants.self_check import MEMBERS, rejected
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from harness import inputs
-from harness.context import RankContext
-from harness.scene import Call, Scene, scene_of
-from harness.subject import IDEAL, Scales, _static_scales
+from harness.fixtures import tensors
+from harness.fixtures.layer_call import Call
+from harness.fixtures.layer_under_test import IDEAL, Scales, _static_scales
+from harness.fixtures.rank_context import RankContext
+from harness.mutants.sample import Scene, scene_of
 from moe.experts import EXPERTS
 from moe.layer import Output
 from moe.reference import routing
@@ -25,8 +26,8 @@ from moe.types import TORCH_DTYPE, Routing
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.case import MoETestConfig
-    from moe.reference.answer import Answer
+    from harness.matrix.case import MoETestConfig
+    from moe.reference.result import Answer
 
 CPU = torch.device("cpu")
 
@@ -44,24 +45,24 @@ class Data:
     def expert(self, case: MoETestConfig, e: int | str) -> tuple[Tensor, Tensor]:
         """(w13 [2N, K], w2 [K, N]) of one expert in the model dtype."""
         if self.weights is None:
-            w13, w2 = inputs.expert_weights(case, e, CPU)
+            w13, w2 = tensors.expert_weights(case, e, CPU)
             return w13, (w2.float() * self.output).to(w2.dtype) if self.output else w2
         n = case.n * case.shared_experts if e == "shared" else case.n
         rows = torch.arange(2 * n), torch.arange(case.k)
-        w13 = inputs.normal(case.seed, f"w13.{e}", rows[0], case.k) * self.weights
-        w2 = inputs.normal(case.seed, f"w2.{e}", rows[1], n) * self.weights
+        w13 = tensors.normal(case.seed, f"w13.{e}", rows[0], case.k) * self.weights
+        w2 = tensors.normal(case.seed, f"w2.{e}", rows[1], n) * self.weights
         dtype = TORCH_DTYPE[case.dtype]
         return w13.to(dtype), w2.to(dtype)
 
-    def batch(self, case: MoETestConfig) -> inputs.Tokens:
+    def batch(self, case: MoETestConfig) -> tensors.Tokens:
         """The first rank's tokens."""
-        own = inputs.tokens(case, 0, case.m, CPU)
+        own = tensors.tokens(case, 0, case.m, CPU)
         if self.tokens is None:
             return own
-        x = inputs.normal(case.seed, "x", torch.arange(case.m), case.k) * self.tokens
-        logits = inputs.normal(case.seed, "logits", torch.arange(case.m), case.num_experts)
+        x = tensors.normal(case.seed, "x", torch.arange(case.m), case.k) * self.tokens
+        logits = tensors.normal(case.seed, "logits", torch.arange(case.m), case.num_experts)
         dtype = TORCH_DTYPE[case.dtype]
-        return inputs.Tokens(x=x.to(dtype), logits=logits.to(dtype), index=own.index)
+        return tensors.Tokens(x=x.to(dtype), logits=logits.to(dtype), index=own.index)
 
 
 @dataclass(frozen=True, kw_only=True)

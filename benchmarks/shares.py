@@ -1,9 +1,9 @@
 """Shares of the bound that right and wrong outputs take: what `bounds_plot.py` draws.
 
 Right outputs are those of real layers, run in real ranks as a case runs them; a row's share is its
-distance from the reference over `harness.compare.bound`. Wrong ones are the known mistakes on the
-same rows: those of the self-proof, which every case must reject, and the diagnosis's others. Their
-share is the judgement's own `bound_used`, since one that befalls a single row is caught there.
+distance from the reference over `harness.checks.output.bound`. Wrong ones are the known mistakes on
+the same rows: those of the self-proof, which every case must reject, and the diagnosis's others.
+Their share is the judgement's own `bound_used`, since one in a single row is caught there.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ import torch
 import torch.distributed as dist
 
 from harness import parallel_launch
-from harness.case import MoETestConfig
-from harness.clock import Clock
-from harness.compare import bound, judge
-from harness.context import RankContext
+from harness.checks.output import bound, judge
 from harness.execute import run_call
-from harness.hypotheses import HYPOTHESES, Hypothesis, NotApplicable
-from harness.scene import scene_of
-from harness.subject import make_subject
+from harness.fixtures.layer_under_test import make_subject
+from harness.fixtures.phase_timer import Clock
+from harness.fixtures.rank_context import RankContext
+from harness.matrix.case import MoETestConfig
+from harness.mutants import HYPOTHESES, Hypothesis, NotApplicable
+from harness.mutants.sample import scene_of
 from moe.experts import EXPERTS
 from moe.platforms import platform
 from moe.platforms.detect import devices, platform_of
@@ -37,8 +37,8 @@ from moe.quant import QUANT
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.scene import Scene
-    from moe.reference.answer import Answer
+    from harness.mutants.sample import Scene
+    from moe.reference.result import Answer
 
 TIMEOUT = 1800.0  # seconds for all cases of one world size
 SHAPES = {"cpu": (16, 256, 256), "cuda": (64, 512, 1024)}  # m, n, k; interpreted kernels are slow

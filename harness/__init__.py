@@ -8,17 +8,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from harness.case import MoETestConfig
-    from harness.close import assert_close
-    from harness.parallel import RankFailure, parallel_launch
+    from harness.matrix.case import MoETestConfig
+    from harness.testing.assert_close import assert_close
+    from harness.testing.parallel_launch import RankFailure, parallel_launch
 
 __all__ = ["MoETestConfig", "RankFailure", "assert_close", "parallel_launch"]
 
 _HOME = {
-    "MoETestConfig": "harness.case",
-    "RankFailure": "harness.parallel",
-    "assert_close": "harness.close",
-    "parallel_launch": "harness.parallel",
+    "MoETestConfig": "harness.matrix.case",
+    "RankFailure": "harness.testing.parallel_launch",
+    "assert_close": "harness.testing.assert_close",
+    "parallel_launch": "harness.testing.parallel_launch",
 }
 
 

@@ -15,15 +15,17 @@ from collections import Counter
 from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, cast
 
-from harness import heatmap, listing, loose, machine, progress, selection
+from harness.commands import listing
+from harness.commands.options import parse
 from harness.errors import ExitCode, HarnessError, NothingSelected, UsageError
-from harness.events import CaseEnded, RunEnded, RunStarted
-from harness.options import parse
-from harness.plan import Plan, make_plan
-from harness.result import Verdict
-from harness.runinfo import describe, folder_for
-from harness.store import ROOT, RunFolder, decided
-from harness.summary import Summary, summarize
+from harness.plan import machine, selection
+from harness.plan.manifest import describe, folder_for
+from harness.plan.plan import Plan, make_plan
+from harness.record.events import CaseEnded, RunEnded, RunStarted
+from harness.record.result import Verdict
+from harness.record.run_folder import ROOT, RunFolder, decided
+from harness.record.summary import Summary, summarize
+from harness.report import bound_slack, png, progress
 from moe.errors import MoEError
 
 if TYPE_CHECKING:
@@ -31,8 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
     from types import FrameType
 
-    from harness.events import Event
-    from harness.selection import Selection
+    from harness.plan.selection import Selection
+    from harness.record.events import Event
 
 
 class Terminated(KeyboardInterrupt):
@@ -74,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
         _announce(plan, left, folder)
         stopped = _launch(args, chosen, left, folder)
         summary = _finish(folder, plan, began)
-        hints = loose.hints(folder.results.values())
+        hints = bound_slack.hints(folder.results.values())
     print("".join(f"hint: {hint}\n" for hint in hints), end="")
     if summary.exit_code() is ExitCode.INCOMPLETE or stopped is not None:
         print(f"to go on: python -m harness run --resume {folder.path}")
@@ -86,10 +88,10 @@ def _launch(
     args: argparse.Namespace, chosen: Selection, plan: Plan, folder: RunFolder
 ) -> int | None:
     """Run what is left and record it; the exit code of what stopped it early, or None."""
-    from harness import launch
-    from harness.agree import compared
+    from harness.engine import scheduler
+    from harness.record.cross_case import compared
 
-    options = launch.RunOptions(
+    options = scheduler.RunOptions(
         log_dir=folder.log_dir,
         fail_fast=args.fail_fast,
         retries=chosen.retries,
@@ -103,7 +105,7 @@ def _launch(
     folder.append(RunStarted(time=time.time(), cases=ids))
     show = progress.make(len(ids), folder.path, verbose=args.verbose)
     try:
-        with _terminable(), closing(show), _ending(launch.run(plan, options)) as events:
+        with _terminable(), closing(show), _ending(scheduler.run(plan, options)) as events:
             for event in compared(events, before=earlier):
                 folder.append(event)
                 _draw(event, folder)
@@ -122,7 +124,7 @@ def _draw(event: Event, folder: RunFolder) -> None:
     """A picture that cannot be written changes nothing: its numbers are in the event."""
     if isinstance(event, CaseEnded) and event.result.diagnoses:
         with suppress(OSError):
-            heatmap.save_experts(event.result, folder.log_dir)
+            png.save_experts(event.result, folder.log_dir)
 
 
 def _is_failure(event: Event) -> bool:
@@ -203,8 +205,8 @@ def _announce(plan: Plan, left: Plan, folder: RunFolder) -> None:
 
 def report(args: argparse.Namespace) -> int:
     """A stored run on the console, or as files."""
-    from harness import junit
-    from harness.report import console, markdown, view
+    from harness.report import junit
+    from harness.report.tables import console, markdown, view
 
     stored = view(RunFolder.open(args.folder))
     try:
@@ -222,20 +224,20 @@ def report(args: argparse.Namespace) -> int:
 
 
 def schema(_: argparse.Namespace) -> int:
-    from harness.schema import schema as exported
+    from harness.matrix.schema import schema as exported
 
     sys.stdout.write(exported())
     return ExitCode.PASSED
 
 
 def doctor(_: argparse.Namespace) -> int:
-    from harness.doctor import examine
+    from harness.commands.doctor import examine
 
     return examine()
 
 
 def fuzz(args: argparse.Namespace) -> int:
-    from harness.fuzz import main as fuzz_main
+    from harness.commands.fuzz import main as fuzz_main
 
     with _terminable():
         return fuzz_main(args)
@@ -243,8 +245,8 @@ def fuzz(args: argparse.Namespace) -> int:
 
 def power(args: argparse.Namespace) -> int:
     """Run as `run` does, or take an earlier run, and show what it has proved."""
-    from harness.power import certificate
-    from harness.report import view
+    from harness.mutants.coverage import certificate
+    from harness.report.tables import view
 
     code: int = ExitCode.PASSED
     where = args.folder or args.resume or args.out or folder_for(ROOT, "power")

@@ -13,15 +13,25 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from harness import agree, alike, exact, inputs, keep, owned, pooled, projection, repeat, stages
-from harness.battery import prove
-from harness.clock import Clock
-from harness.compare import Judgement, bound, judge
-from harness.diagnose import diagnose
-from harness.result import SEVERITY, RankResult, Verdict
-from harness.scene import Call, chosen_rows, rows_of, scene_of
-from harness.subject import Subject, make_subject, own_tokens
-from moe import layer, memory, trace
+from harness.checks import (
+    aliasing,
+    determinism,
+    pooled_calls,
+    quantization_applied,
+    stages,
+    tp_replicas,
+)
+from harness.checks.output import Judgement, bound, judge
+from harness.diagnosis.diagnose import diagnose
+from harness.fixtures import exact_tensors, saved_tensors, tensors
+from harness.fixtures.layer_call import Call, chosen_rows, rows_of
+from harness.fixtures.layer_under_test import Subject, make_subject, own_tokens
+from harness.fixtures.phase_timer import Clock
+from harness.mutants.sample import scene_of
+from harness.mutants.self_check import prove
+from harness.record import cross_case
+from harness.record.result import SEVERITY, RankResult, Verdict
+from moe import guarded_buffers, intermediates, layer
 from moe.all2all import ALL2ALL
 from moe.experts import EXPERTS
 from moe.quant import QUANT
@@ -32,10 +42,10 @@ from moe.types import TORCH_DTYPE, Routing
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from harness.case import MoETestConfig
-    from harness.context import RankContext
-    from harness.tight import StageFinding
-    from moe.reference.answer import Answer
+    from harness.checks.stage_bound import StageFinding
+    from harness.fixtures.rank_context import RankContext
+    from harness.matrix.case import MoETestConfig
+    from moe.reference.result import Answer
 
 
 SKETCHED_ROWS = 2  # of each rank's first call, for the comparison across layouts
@@ -51,16 +61,16 @@ def run_case(case: MoETestConfig, context: RankContext) -> RankResult:
         with clock.phase("judge"):
             judged = [_judge(subject, call) for call in calls]
         judged[0] = _failed_by(judged[0], *_other_members(subject))
-        judged[0] = _failed_by(judged[0], alike.complaint(subject, calls[0].output.out))
+        judged[0] = _failed_by(judged[0], tp_replicas.complaint(subject, calls[0].output.out))
         with clock.phase("repeat"):
-            judged[0] = _failed_by(judged[0], *repeat.complaints(subject, calls))
+            judged[0] = _failed_by(judged[0], *determinism.complaints(subject, calls))
         with clock.phase("projection"):
-            shares = projection.shares(subject, calls[:1])
-            judged[0] = _failed_by(judged[0], projection.complaint(shares))
+            shares = quantization_applied.shares(subject, calls[:1])
+            judged[0] = _failed_by(judged[0], quantization_applied.complaint(shares))
         with clock.phase("stages"):
             findings = _stages(subject, context, calls, judged)
         if all(j.verdict is not Verdict.FAILED for j in judged):
-            judged[-1] = _failed_by(judged[-1], pooled.complaint(calls))
+            judged[-1] = _failed_by(judged[-1], pooled_calls.complaint(calls))
         told = 1 if findings[1] else 0
         judged[told] = _failed_by(judged[told], *map(str, findings[told]))
         with clock.phase("battery"):
@@ -68,7 +78,7 @@ def run_case(case: MoETestConfig, context: RankContext) -> RankResult:
         with clock.phase("diagnosis"):
             diagnosis = diagnose(subject, context, calls, judged, findings)
         sketches = _sketches(subject, calls[0])
-        keep.tensors(context, case, calls[0])
+        saved_tensors.tensors(context, case, calls[0])
     found = _result(context.rank, judged, clock, subject, sketches)
     return dataclasses.replace(found, battery=battery, diagnosis=diagnosis)
 
@@ -105,17 +115,17 @@ def run_call(subject: Subject, context: RankContext, clock: Clock, number: int) 
     with clock.phase("inputs"):
         start = _start(subject.case, number)
         mine = own_tokens(subject.case, context, counts, start)
-    with memory.poisoned(), trace.recording() as kept:
+    with guarded_buffers.poisoned(), intermediates.recording() as kept:
         given = mine.x.clone(), mine.logits.clone()  # the truth must not see what changes them
         with clock.phase("layer"):
             output = subject.layer.forward(*given)
         routing, changed = _chosen(output, kept)
         out = output.out.clone()  # a later call must not change what is judged
-        broken = memory.broken_guards() + owned.changed_inputs(given, mine)
+        broken = guarded_buffers.broken_guards() + aliasing.changed_inputs(given, mine)
     judged = layer.Output(out=out, routing=routing)
     with clock.phase("reference"):
         answer = _answer(subject, mine, judged, number, context)
-        answer = exact.settled(subject.case, answer)
+        answer = exact_tensors.settled(subject.case, answer)
     return Call(
         number=number,
         counts=counts,
@@ -129,7 +139,7 @@ def run_call(subject: Subject, context: RankContext, clock: Clock, number: int) 
     )
 
 
-def _chosen(output: layer.Output, kept: dict[str, trace.Kept]) -> tuple[Routing, list[str]]:
+def _chosen(output: layer.Output, kept: dict[str, intermediates.Kept]) -> tuple[Routing, list[str]]:
     """The routing as it was chosen: where nothing is exchanged, the experts hold its tensors."""
     routing, router = output.routing, kept.get("router")
     weights = routing.topk_weights if router is None else router.value
@@ -148,17 +158,17 @@ def call_counts(case: MoETestConfig) -> tuple[tuple[int, ...], ...]:
 
 def _sizes(case: MoETestConfig) -> tuple[tuple[int, ...], ...]:
     """Tokens of each DP rank in every call."""
-    return (*call_counts(case), *pooled.further_counts(case))
+    return (*call_counts(case), *pooled_calls.further_counts(case))
 
 
 def _start(case: MoETestConfig, number: int) -> int:
     """Of each DP rank's tokens in this call: no two calls have the same."""
-    return number * case.m if number < 2 else pooled.start_of(number)
+    return number * case.m if number < 2 else pooled_calls.start_of(number)
 
 
 def _answer(
     subject: Subject,
-    mine: inputs.Tokens,
+    mine: tensors.Tokens,
     output: layer.Output,
     number: int,
     context: RankContext,
@@ -175,7 +185,7 @@ def _answer(
         return subject.reference(mine.x, ids, weights, keep=keep, **subject.scales)
     counts, start = _sizes(subject.case)[number], _start(subject.case, number)
     everyone = [
-        inputs.tokens(subject.case, d, count, context.device, start)
+        tensors.tokens(subject.case, d, count, context.device, start)
         for d, count in enumerate(counts)
     ]
     x = torch.cat([t.x for t in everyone])
@@ -241,12 +251,12 @@ def _sketches(subject: Subject, call: Call) -> tuple[dict[str, Any], ...]:
     ideal = subject.ideal(mine.x[rows], routing.topk_ids[rows], routing.topk_weights[rows]).out
     right = call.answer.out[rows]
     slack = bound(call.answer)[rows] + (right - ideal).norm(dim=1) + right.norm(dim=1) * 2.0**-20
-    numbers = torch.arange(agree.WIDTH, device=mine.x.device)
-    hashed = inputs.bits(0, "sketch", numbers, mine.x.shape[1])
-    signs = torch.where(hashed < 0, -1.0, 1.0) / agree.WIDTH**0.5
+    numbers = torch.arange(cross_case.WIDTH, device=mine.x.device)
+    hashed = tensors.bits(0, "sketch", numbers, mine.x.shape[1])
+    signs = torch.where(hashed < 0, -1.0, 1.0) / cross_case.WIDTH**0.5
     values = (call.output.out[rows].float() @ signs.T).tolist()
     pairs = zip(mine.index[rows].tolist(), values, slack.tolist(), strict=True)
-    found = (agree.Sketch(token=t, values=tuple(v), slack=s) for t, v, s in pairs)
+    found = (cross_case.Sketch(token=t, values=tuple(v), slack=s) for t, v, s in pairs)
     return tuple(sketch.to_json() for sketch in found)
 
 

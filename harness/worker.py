@@ -22,12 +22,22 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import FileStore
 
-from harness.bootstrap import CALL, result_file
-from harness.case import MoETestConfig
-from harness.context import RankContext
-from harness.evidence import flight_file, flight_pipe
-from harness.protocol import Channel, Done, Failed, Probe, Probed, RankInit, Ready, RunTask, Said
-from harness.result import RankResult, Verdict
+from harness.engine.crash_evidence import flight_file, flight_pipe
+from harness.engine.messages import (
+    Channel,
+    Done,
+    Failed,
+    Probe,
+    Probed,
+    RankInit,
+    Ready,
+    RunTask,
+    Said,
+)
+from harness.engine.rank_bootstrap import CALL, result_file
+from harness.fixtures.rank_context import RankContext
+from harness.matrix.case import MoETestConfig
+from harness.record.result import RankResult, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable

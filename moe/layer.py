@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from moe import trace
+from moe import intermediates
 from moe.all2all import ALL2ALL
 from moe.errors import MoEError, RefusedError
 from moe.experts import EXPERTS
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from moe.all2all.base import PrepareFinalize
+    from moe.collectives import Groups
     from moe.experts.base import Experts
-    from moe.parallel import Groups
     from moe.quant.base import QuantMethod
     from moe.shared import SharedExperts
     from moe.spec import Platform, Problem
@@ -52,13 +52,13 @@ class MoEKernel:
             topk_weights=dispatched.routing.topk_weights,
         )
         # Copies, since experts may use what they are given as scratch.
-        trace.keep("ids", local.topk_ids, copy=True)
-        trace.keep("weights", local.topk_weights, copy=True)
-        trace.keep("input", seen.codes, copy=True)
-        trace.keep("input_scale", seen.scale, copy=True)
+        intermediates.keep("ids", local.topk_ids, copy=True)
+        intermediates.keep("weights", local.topk_weights, copy=True)
+        intermediates.keep("input", seen.codes, copy=True)
+        intermediates.keep("input_scale", seen.scale, copy=True)
         partial = self.experts.apply(seen, local)
         _check_output(self.experts, partial, seen.codes)
-        trace.keep("combine", partial, copy=True)  # sums between ranks may work in place
+        intermediates.keep("combine", partial, copy=True)  # sums between ranks may work in place
         return self.prepare_finalize.finalize(partial, dispatched)
 
     def _quantize_gathered(self, dispatched: Dispatched) -> Activations:
@@ -87,16 +87,16 @@ class FusedMoE:
     def forward(self, x: Tensor, logits: Tensor) -> Output:
         """Collective. x: [T, K] model dtype, logits: [T, E] this rank's tokens; T may be 0."""
         routing = softmax_topk(logits, self.problem.top_k, renormalize=self.problem.renormalize)
-        trace.keep("router", routing.topk_weights, copy=True)
+        intermediates.keep("router", routing.topk_weights, copy=True)
         out = self.kernel.apply(x, routing)
-        trace.keep("finalize", out, copy=True)
+        intermediates.keep("finalize", out, copy=True)
         if self.shared is not None:
             shared = self.shared.forward(x)
-            trace.keep("shared", shared)
+            intermediates.keep("shared", shared)
             out = out + shared
         if not self.problem.layout.sequence_parallel:
             out = self.groups.tp.all_reduce(out)
-        trace.keep("out", out, copy=True)  # a member may give its next call the same buffer
+        intermediates.keep("out", out, copy=True)  # a member may give its next call the same buffer
         return Output(out=out, routing=routing)
 
 

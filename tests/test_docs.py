@@ -14,23 +14,23 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from harness import matrix
-from harness.case import MoETestConfig
 from harness.cli import COMMANDS
-from harness.config import find, load
-from harness.context import RankContext
+from harness.commands.options import parse
 from harness.errors import ExitCode
 from harness.execute import run_case
-from harness.options import parse
-from harness.result import Verdict
-from harness.summary import summarize
+from harness.fixtures.rank_context import RankContext
+from harness.matrix import expand
+from harness.matrix.case import MoETestConfig
+from harness.matrix.load import find, load
+from harness.record.result import Verdict
+from harness.record.summary import summarize
 from moe.experts import EXPERTS
 from moe.platforms import platform
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from harness.result import RankResult
+    from harness.record.result import RankResult
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -106,7 +106,7 @@ def test_ids_are_ids(doc: Path) -> None:
 def test_the_case_that_is_followed_is_in_smoke() -> None:
     text = (ROOT / "docs" / "how-it-works.md").read_text()
     (first, *_) = re.findall(r"`(m:\d+-[^`]+)`", text)
-    assert MoETestConfig.from_id(first) in matrix.expand(load(find(None)), "smoke")
+    assert MoETestConfig.from_id(first) in expand.expand(load(find(None)), "smoke")
     named = re.findall(r"`(m:\d+-[^`]+)`", (ROOT / "docs" / "bounds.md").read_text())
     assert named == [first]
 
@@ -289,7 +289,7 @@ def test_the_readmes_backend_is_right_and_with_gate_and_up_swapped_wrong(
 
 def test_the_readmes_backend_says_what_it_does_not_take(package: Path) -> None:
     (package / "experts.py").write_text(fenced(README, "python")[0])
-    points = matrix.with_experts(matrix.expand(load(find(None)), "smoke"), MINE)
+    points = expand.with_experts(expand.expand(load(find(None)), "smoke"), MINE)
     needs, cpu = EXPERTS.row(MINE).needs, platform("cpu")
     refused = {p.quant for p in points if needs.refusal(p.problem, cpu) is not None}
     assert refused == {p.quant for p in points} - {"none"}

@@ -14,15 +14,15 @@ import torch
 from benchmarks import bounds_plot, detection, judge, rules, shares
 from benchmarks.detection import faulty
 from benchmarks.rules import Data, right
-from harness.case import MoETestConfig
-from harness.compare import judge as judged
-from harness.context import RankContext
-from harness.events import CaseEnded
-from harness.options import parse
-from harness.result import CaseResult, Verdict
-from harness.store import RunFolder
+from harness.checks.output import judge as judged
+from harness.commands.options import parse
+from harness.fixtures.rank_context import RankContext
+from harness.matrix.case import MoETestConfig
+from harness.record.events import CaseEnded
+from harness.record.result import CaseResult, Verdict
+from harness.record.run_folder import RunFolder
 from moe.quant import QUANT
-from moe.reference.answer import Answer
+from moe.reference.result import Answer
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8")
@@ -223,8 +223,8 @@ def test_every_table_has_its_command_and_the_command_exists():
 
 def test_the_document_shows_every_rule_and_every_planted_mistake():
     sys.path.insert(0, str(ROOT / "tests" / "mistakes"))
-    from mistake import MISTAKES
-    from mistake_executor import FAMILIES
+    from tests.mistakes.mistake import MISTAKES
+    from tests.mistakes.mistake_executor import FAMILIES
 
     assert FAMILIES
     missing = [rule.text for rule in rules.RULES if f"| {rule.text} |" not in DOCUMENT]

@@ -14,8 +14,8 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
+from harness.commands.options import parse
 from harness.errors import ExitCode
-from harness.options import parse
 from moe.platforms.detect import devices
 from scripts import setup_env
 from scripts.setup_env import SetupError

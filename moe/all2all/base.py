@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from moe.parallel import Group
+    from moe.collectives import Group
     from moe.types import Activations, Dispatched, Routing
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from moe import memory
+from moe import guarded_buffers
 from moe.experts.base import Experts
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class FlashInferCutlassExperts(Experts):
 
     def apply(self, x: Activations, routing: Routing) -> Tensor:
         shape = (x.codes.shape[0], self.problem.hidden)
-        out = memory.empty(shape, dtype=self.dtype, device=x.codes.device)
+        out = guarded_buffers.empty(shape, dtype=self.dtype, device=x.codes.device)
         if shape[0] == 0 or self.num_local == 0:
             return out.zero_()  # the kernel aborts on an empty input
         topk_ids, topk_weights = kernel_routing(routing)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.functional import silu
 
-from moe import memory, trace
+from moe import guarded_buffers, intermediates
 from moe.experts.base import Experts
 
 if TYPE_CHECKING:
@@ -32,16 +32,18 @@ class TorchGroupedExperts(Experts):
         tokens, top_k = routing.topk_ids.shape
         if tokens == 0 or self.num_local == 0:
             shape = (tokens, self.problem.hidden)
-            return memory.empty(shape, dtype=self.dtype, device=x.codes.device).zero_()
+            return guarded_buffers.empty(shape, dtype=self.dtype, device=x.codes.device).zero_()
         order, ends = _by_expert(routing.topk_ids, self.num_local)
         gate_up = _grouped_mm(x.codes[order // top_k], self.w13, ends)
         gate, up = gate_up.float().chunk(2, dim=1)
         h = (silu(gate) * up).to(self.dtype)
-        y = memory.empty((tokens * top_k, self.problem.hidden), dtype=self.dtype, device=h.device)
+        y = guarded_buffers.empty(
+            (tokens * top_k, self.problem.hidden), dtype=self.dtype, device=h.device
+        )
         y[order] = _grouped_mm(h, self.w2, ends)
-        trace.keep("gemm1", gate_up, rows=order)
-        trace.keep("activation", h, rows=order)
-        trace.keep("gemm2", y)
+        intermediates.keep("gemm1", gate_up, rows=order)
+        intermediates.keep("activation", h, rows=order)
+        intermediates.keep("gemm2", y)
         return _weighted_sum(y.view(tokens, top_k, -1), routing)
 
 

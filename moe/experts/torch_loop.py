@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from moe import memory, trace
+from moe import guarded_buffers, intermediates
 from moe.experts.base import Experts
 from moe.quant.base import dequantize_activations, dequantize_weight
 
@@ -33,10 +33,10 @@ class TorchLoopExperts(Experts):
                 h[e] @ self._matrix(self.weights.w2, self.weights.w2_scale, e).T
                 for e in range(self.num_local)
             ]
-            trace.keep("gemm2", torch.cat(y), rows=flat)
+            intermediates.keep("gemm2", torch.cat(y), rows=flat)
             for (rows, slots), part in zip(picked, y, strict=True):
                 total.index_add_(0, rows, routing.topk_weights[rows, slots, None] * part)
-        out = memory.empty(total.shape, dtype=self.dtype, device=total.device)
+        out = guarded_buffers.empty(total.shape, dtype=self.dtype, device=total.device)
         return out.copy_(total)
 
     def _intermediates(self, values: Tensor, picked: list[Tensor], flat: Tensor) -> list[Tensor]:
@@ -49,10 +49,10 @@ class TorchLoopExperts(Experts):
         gate, up = gate_up.chunk(2, dim=1)
         h = torch.nn.functional.silu(gate) * up
         joined = self.quant.quantize_intermediate(h, self.weights.a2_scale)
-        trace.keep("gemm1", gate_up, rows=flat)
-        trace.keep("activation", h, rows=flat)
-        trace.keep("second", joined.codes, rows=flat)
-        trace.keep("second_scale", joined.scale, rows=flat)
+        intermediates.keep("gemm1", gate_up, rows=flat)
+        intermediates.keep("activation", h, rows=flat)
+        intermediates.keep("second", joined.codes, rows=flat)
+        intermediates.keep("second_scale", joined.scale, rows=flat)
         return list(torch.split(dequantize_activations(joined), [len(rows) for rows in picked]))
 
     @staticmethod

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from moe import memory, trace
+from moe import guarded_buffers, intermediates
 from moe.errors import MoEError
 from moe.experts.base import Experts
 from moe.kernels.align import align_tokens
@@ -42,7 +42,7 @@ class TritonExperts(Experts):
         rows = tokens * top_k
         if rows == 0 or self.num_local == 0:
             shape = (tokens, self.problem.hidden)
-            return memory.empty(shape, dtype=self.dtype, device=x.codes.device).zero_()
+            return guarded_buffers.empty(shape, dtype=self.dtype, device=x.codes.device).zero_()
         w, ids = self.weights, routing.topk_ids
         block_m = block_rows(rows, self.problem.num_experts, interpreted=INTERPRETED)
         aligned = align_tokens(ids, self.num_local, block_m)
@@ -62,11 +62,11 @@ class TritonExperts(Experts):
             w_scale=w.w2_scale,
             dtype=self.dtype,
         )
-        trace.keep("gemm1", gate_up)
-        trace.keep("activation", activation)
-        trace.keep("second", h.codes)
-        trace.keep("second_scale", h.scale)
-        trace.keep("gemm2", y)
+        intermediates.keep("gemm1", gate_up)
+        intermediates.keep("activation", activation)
+        intermediates.keep("second", h.codes)
+        intermediates.keep("second_scale", h.scale)
+        intermediates.keep("gemm2", y)
         return combine(y, routing.topk_weights, ids)
 
     def _quantize(self, h: Tensor, ids: Tensor) -> Activations:

@@ -21,7 +21,7 @@ import torch
 import triton
 import triton.language as tl
 
-from moe import memory
+from moe import guarded_buffers
 from moe.kernels.launch import INTERPRETED, launch
 
 if TYPE_CHECKING:
@@ -58,9 +58,9 @@ def align_tokens(topk_ids: Tensor, num_local_experts: int, block_m: int) -> Alig
     rows, device = ids.numel(), ids.device
     total = padded_rows(rows, num_local_experts, block_m)
     out = Aligned(
-        row_ids=memory.empty((total,), dtype=torch.int32, device=device),
-        block_expert=memory.empty((total // block_m,), dtype=torch.int32, device=device),
-        num_rows=memory.empty((), dtype=torch.int32, device=device),
+        row_ids=guarded_buffers.empty((total,), dtype=torch.int32, device=device),
+        block_expert=guarded_buffers.empty((total // block_m,), dtype=torch.int32, device=device),
+        num_rows=guarded_buffers.empty((), dtype=torch.int32, device=device),
         block_m=block_m,
     )
     if total == 0:
@@ -77,7 +77,7 @@ def _fill(out: Aligned, ids: Tensor, experts: int) -> None:
     chunk = min(_CHUNK, triton.next_power_of_2(rows))
     chunks = triton.cdiv(rows, chunk)
     sizes = {"CHUNK": chunk, "TILE": max(1, min(chunk, _TILE // wide)), "EXPERTS": wide}
-    counts = memory.empty((chunks, experts), dtype=torch.int32, device=device)
+    counts = guarded_buffers.empty((chunks, experts), dtype=torch.int32, device=device)
     launch(_count, (chunks,), device, ids, counts, rows, experts, **sizes)
     each = triton.cdiv(blocks, chunks)
     at_once = max(1, min(triton.next_power_of_2(each), _TILE // max(wide, out.block_m)))

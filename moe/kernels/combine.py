@@ -8,7 +8,7 @@ import torch
 import triton
 import triton.language as tl
 
-from moe import memory
+from moe import guarded_buffers
 from moe.kernels import rounding
 from moe.kernels.launch import INTERPRETED, launch
 
@@ -29,7 +29,7 @@ def combine(
     """
     tokens, top_k = topk_ids.shape
     hidden = y.shape[1]
-    out = memory.empty((tokens, hidden), dtype=dtype or y.dtype, device=y.device)
+    out = guarded_buffers.empty((tokens, hidden), dtype=dtype or y.dtype, device=y.device)
     wide = min(triton.next_power_of_2(max(hidden, 1)), 1024)
     high = max(1, min(triton.next_power_of_2(max(tokens, 1)), _TILE // wide))
     launch(

@@ -13,7 +13,7 @@ import torch
 import triton
 import triton.language as tl
 
-from moe import memory
+from moe import guarded_buffers
 from moe.errors import MoEError
 from moe.kernels import rounding
 from moe.kernels.launch import INTERPRETED, launch, shared_bytes
@@ -51,7 +51,7 @@ def grouped_gemm(
     Raises MoEError for formats that do not go together.
     """
     _check(x, w, rows)
-    y = memory.empty((rows, w.shape[1]), dtype=dtype, device=x.device)
+    y = guarded_buffers.empty((rows, w.shape[1]), dtype=dtype, device=x.device)
     if rows == 0 or w.shape[0] == 0:
         return y
     x_kind, w_kind = x_kind_of(x_scale, x), w_kind_of(w_scale, w)
@@ -237,7 +237,7 @@ def grouped_gemm_torch(
     """As `grouped_gemm`, one block at a time, on dequantized float64 values."""
     del tile
     _check(x, w, rows)
-    y = memory.empty((rows, w.shape[1]), dtype=dtype, device=x.device)
+    y = guarded_buffers.empty((rows, w.shape[1]), dtype=dtype, device=x.device)
     values = x.double() if x.dtype.itemsize > 1 else x.float().double()
     if x_scale is not None:
         values *= spread_rows(x_scale, x_kind_of(x_scale, x), x.shape[1])

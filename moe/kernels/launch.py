@@ -2,7 +2,7 @@
 
 Whether kernels are interpreted is fixed when triton is first imported (TRITON_INTERPRET=1), for
 the whole process. `recording` lets the same calls run on meta tensors without any device: what
-they would start is kept, and `moe.kernels.chips` compiles it for chips that are not here.
+they would start is kept, and `moe.kernels.aot_compile` compiles it for chips that are not here.
 """
 
 from __future__ import annotations

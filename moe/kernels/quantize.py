@@ -14,7 +14,7 @@ import torch
 import triton
 import triton.language as tl
 
-from moe import memory
+from moe import guarded_buffers
 from moe.errors import MoEError
 from moe.kernels import rounding
 from moe.kernels.launch import INTERPRETED, launch
@@ -52,7 +52,7 @@ def quantize_rows(x: Tensor, kind: str, group: int | None) -> tuple[Tensor, Tens
     rows, columns = x.shape
     width = columns if group is None else group
     groups = triton.cdiv(columns, width) if columns else 0
-    scale = memory.empty((rows, groups), dtype=torch.float32, device=x.device)
+    scale = guarded_buffers.empty((rows, groups), dtype=torch.float32, device=x.device)
     wide = triton.next_power_of_2(max(width, 1))
     high = max(1, min(triton.next_power_of_2(max(rows, 1)), _TILE // wide))
     launch(
@@ -76,8 +76,8 @@ def tensor_scale(x: Tensor, ids: Tensor, kind: str) -> Tensor:
     wide = min(triton.next_power_of_2(max(columns, 1)), 2048)
     high = max(1, min(triton.next_power_of_2(max(rows, 1)), _TILE // wide))
     parts = triton.cdiv(rows, high)
-    scale = memory.empty((), dtype=torch.float32, device=x.device)
-    amax = memory.empty((parts,), dtype=torch.int32, device=x.device)
+    scale = guarded_buffers.empty((), dtype=torch.float32, device=x.device)
+    amax = guarded_buffers.empty((parts,), dtype=torch.int32, device=x.device)
     launch(
         *(_amax_rows, (parts,), x.device, x.contiguous(), ids.contiguous(), amax, rows, columns),
         ROWS=high,
@@ -91,7 +91,7 @@ def _codes_like(x: Tensor, kind: str) -> tuple[Tensor, Tensor]:
     """A buffer for codes, and the view of it that kernels write to."""
     if kind not in MAX:
         raise MoEError(f"kind must be one of {', '.join(MAX)}, not {kind!r}")
-    codes = memory.empty(x.shape, dtype=_CODE_DTYPE[kind], device=x.device)
+    codes = guarded_buffers.empty(x.shape, dtype=_CODE_DTYPE[kind], device=x.device)
     return codes, codes if kind == "int8" else codes.view(torch.uint8)
 
 

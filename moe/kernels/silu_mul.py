@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import triton
 import triton.language as tl
 
-from moe import memory
+from moe import guarded_buffers
 from moe.kernels import rounding
 from moe.kernels.launch import INTERPRETED, launch
 
@@ -25,7 +25,7 @@ def silu_mul(h: Tensor, ids: Tensor | None = None, dtype: torch.dtype | None = N
     neither read nor written, None: all rows are in use.
     """
     rows, columns = h.shape[0], h.shape[1] // 2
-    out = memory.empty((rows, columns), dtype=dtype or h.dtype, device=h.device)
+    out = guarded_buffers.empty((rows, columns), dtype=dtype or h.dtype, device=h.device)
     wide = min(triton.next_power_of_2(max(columns, 1)), 1024)
     high = max(1, min(triton.next_power_of_2(max(rows, 1)), _TILE // wide))
     grid = (triton.cdiv(rows, high), triton.cdiv(columns, wide))
@@ -65,7 +65,7 @@ def silu_mul_torch(
 ) -> Tensor:
     """As `silu_mul`."""
     rows, columns = h.shape[0], h.shape[1] // 2
-    out = memory.empty((rows, columns), dtype=dtype or h.dtype, device=h.device)
+    out = guarded_buffers.empty((rows, columns), dtype=dtype or h.dtype, device=h.device)
     used = slice(None) if ids is None else ids.reshape(-1) >= 0
     gate, up = h[used].float().split(columns, dim=1)
     out[used] = (gate * gate.sigmoid() * up).to(out.dtype)

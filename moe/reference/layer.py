@@ -17,10 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from moe.reference import formats
-from moe.reference.along import along_itself
-from moe.reference.answer import Answer, Sums
-from moe.reference.holders import holders
-from moe.reference.noise import (
+from moe.reference.error_propagation import (
     Noisy,
     Scale,
     by_rank,
@@ -30,6 +27,9 @@ from moe.reference.noise import (
     quantize_noisy,
     rounding_variance,
 )
+from moe.reference.ownership import holders
+from moe.reference.parallel_error import along_itself
+from moe.reference.result import Answer, Sums
 from moe.spec import FORMATS, Numerics, Problem
 
 if TYPE_CHECKING:

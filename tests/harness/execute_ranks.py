@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from harness import causes
-from harness.case import MoETestConfig
-from harness.context import RankContext
+from harness.diagnosis import causes
 from harness.execute import run_case
+from harness.fixtures.rank_context import RankContext
+from harness.matrix.case import MoETestConfig
+from moe.collectives import Group
 from moe.experts.torch_loop import TorchLoopExperts
-from moe.parallel import Group
 from moe.spec import Row
 
 if TYPE_CHECKING:
-    from harness.result import RankResult
+    from harness.record.result import RankResult
 
 
 def case(**fields) -> MoETestConfig:
@@ -43,7 +43,7 @@ def run_all(ids: list[str]) -> list[RankResult]:
 
 def run_planted(name: str, text: str) -> RankResult:
     """Run a case while a mistake is in the stack."""
-    from planted_mistakes import MISTAKES
+    from tests.harness.diagnosis.planted_mistakes import MISTAKES
 
     (found,) = _planted(MISTAKES[name].plant, [text])
     return found
@@ -76,7 +76,7 @@ def run_with_another_last_bit(text: str) -> RankResult:
 class ConvertsInPlace(TorchLoopExperts):
     """Wants [up; gate] and turns the tensor that it is given; its output is right."""
 
-    row = Row(name="converts_in_place", target="execute_ranks:ConvertsInPlace")
+    row = Row(name="converts_in_place", target="tests.harness.execute_ranks:ConvertsInPlace")
 
     def prepare_weights(self, weights):
         weights.w13.copy_(weights.w13.roll(weights.w13.shape[1] // 2, 1))
@@ -87,7 +87,7 @@ class ConvertsInPlace(TorchLoopExperts):
 class ScalesInPlace(TorchLoopExperts):
     """Makes the intermediate's static scale four times what it is, in the tensor it is given."""
 
-    row = Row(name="scales_in_place", target="execute_ranks:ScalesInPlace")
+    row = Row(name="scales_in_place", target="tests.harness.execute_ranks:ScalesInPlace")
 
     def prepare_weights(self, weights):
         weights.a2_scale.mul_(4)
@@ -97,7 +97,7 @@ class ScalesInPlace(TorchLoopExperts):
 class WritesOnWhatItIsGiven(TorchLoopExperts):
     """Uses all that it was given as scratch, once its output is made; the output is right."""
 
-    row = Row(name="writes", target="execute_ranks:WritesOnWhatItIsGiven")
+    row = Row(name="writes", target="tests.harness.execute_ranks:WritesOnWhatItIsGiven")
 
     def apply(self, x, routing):
         out = super().apply(x, routing)

@@ -15,13 +15,22 @@ from pathlib import Path
 
 import pytest
 
-import harness.launch
-from harness import cli, machine, progress
-from harness.case import MoETestConfig
+import harness.engine.scheduler
+from harness import cli
 from harness.errors import InfrastructureError
-from harness.events import CaseEnded, CaseStarted, GangEnded, GangStarted, RunEnded, RunStarted
-from harness.result import CaseResult, Verdict
-from harness.store import RunFolder
+from harness.matrix.case import MoETestConfig
+from harness.plan import machine
+from harness.record.events import (
+    CaseEnded,
+    CaseStarted,
+    GangEnded,
+    GangStarted,
+    RunEnded,
+    RunStarted,
+)
+from harness.record.result import CaseResult, Verdict
+from harness.record.run_folder import RunFolder
+from harness.report import progress
 
 TEXT = """\
 version: 1
@@ -85,7 +94,7 @@ def engine(tmp_path, monkeypatch):
     Path("configs").mkdir()
     Path("configs/matrix.yaml").write_text(TEXT)
     engine = FakeEngine()
-    monkeypatch.setattr(harness.launch, "run", engine.run)
+    monkeypatch.setattr(harness.engine.scheduler, "run", engine.run)
     monkeypatch.setattr(machine, "detect", lambda: machine.planned_for("cpu"))
     return engine
 
@@ -339,7 +348,7 @@ def test_an_interrupt_between_events_ends_the_ranks_too(engine, monkeypatch):
     def interrupted(self, event):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(harness.launch, "run", run)
+    monkeypatch.setattr(harness.engine.scheduler, "run", run)
     monkeypatch.setattr(progress.Plain, "show", interrupted)
     assert cli.main(["run", "--suite", "smoke"]) == 130
     assert engine.closed == 1
@@ -448,7 +457,7 @@ def test_a_recorders_fault_fails_no_test(engine, capsys):
 def test_signals_end_a_run_that_can_go_on(engine, number, code):
     script = (
         "import sys, time\n"
-        "import harness.launch, harness.machine as m\n"
+        "import harness.engine.scheduler, harness.plan.machine as m\n"
         "from harness.cli import main\n"
         "def run(plan, options):\n"
         "    try:\n"
@@ -457,7 +466,7 @@ def test_signals_end_a_run_that_can_go_on(engine, number, code):
         "        yield\n"
         "    finally:\n"
         "        print('closed', flush=True)\n"
-        "harness.launch.run = run\n"
+        "harness.engine.scheduler.run = run\n"
         "m.detect = lambda: m.planned_for('cpu')\n"
         "sys.exit(main(['run', '--suite', 'smoke', '--out', 'here']))\n"
     )
@@ -538,7 +547,7 @@ def test_a_long_list_imports_no_torch():
         "from harness.cli import main\n"
         "with contextlib.redirect_stdout(io.StringIO()) as out:\n"
         "    code = main(['list', '--suite', 'nightly', '--platform', 'cuda_sm90'])\n"
-        "heavy = {'torch', 'triton', 'numpy', 'rich', 'moe.types', 'harness.launch'}\n"
+        "heavy = {'torch', 'triton', 'numpy', 'rich', 'moe.types', 'harness.engine.scheduler'}\n"
         "print(code, out.getvalue().count('\\n') > 10_000, sorted(heavy & set(sys.modules)))\n"
     )
     done = subprocess.run(

@@ -7,19 +7,25 @@ import functools
 import re
 
 import pytest
-from execute_ranks import case, context, run_all, run_planted, run_with_another_last_bit
-from planted_mistakes import MISTAKES
 
 from harness import parallel_launch
-from harness.agree import Agreement, Sketch
-from harness.case import MoETestConfig
-from harness.compare import METRICS
+from harness.checks.output import METRICS
 from harness.execute import call_counts, run_case
-from harness.result import RankResult, Verdict
+from harness.matrix.case import MoETestConfig
+from harness.record.cross_case import Agreement, Sketch
+from harness.record.result import RankResult, Verdict
 from moe.experts import EXPERTS
 from moe.platforms import platform
 from moe.quant import QUANT
 from moe.shared import SharedExperts
+from tests.harness.diagnosis.planted_mistakes import MISTAKES
+from tests.harness.execute_ranks import (
+    case,
+    context,
+    run_all,
+    run_planted,
+    run_with_another_last_bit,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -87,10 +93,13 @@ def test_cases_of_one_gang_share_what_they_can():
     assert len(made("shard")) == 2
 
 
-@pytest.mark.parametrize("after", ["torch_loop", "execute_ranks:ConvertsInPlace"])
+@pytest.mark.parametrize("after", ["torch_loop", "tests.harness.execute_ranks:ConvertsInPlace"])
 def test_a_member_that_changes_its_weights_in_place_spoils_no_later_case(after):
     here = context()
-    assert run_case(case(experts="execute_ranks:ConvertsInPlace"), here).verdict is Verdict.PASSED
+    assert (
+        run_case(case(experts="tests.harness.execute_ranks:ConvertsInPlace"), here).verdict
+        is Verdict.PASSED
+    )
     assert run_case(case(experts=after), here).verdict is Verdict.PASSED
 
 
@@ -139,7 +148,7 @@ def test_tp_ranks_hold_the_same_bits():
 
 def test_what_experts_write_on_their_input_is_told_as_that():
     """Neither router nor dispatch is blamed, which gave what is right."""
-    writes = case(m=8, experts="execute_ranks:WritesOnWhatItIsGiven", all2all="local")
+    writes = case(m=8, experts="tests.harness.execute_ranks:WritesOnWhatItIsGiven", all2all="local")
     found = run_case(writes, context())
     assert found.verdict is Verdict.FAILED
     kinds = {text.rpartition("memory: ")[2] for text in found.messages}
@@ -151,7 +160,9 @@ def test_what_experts_write_on_their_input_is_told_as_that():
 
 
 def test_experts_may_write_on_what_was_gathered_for_them():
-    writes = case(dp_size=2, use_ep=True, experts="execute_ranks:WritesOnWhatItIsGiven")
+    writes = case(
+        dp_size=2, use_ep=True, experts="tests.harness.execute_ranks:WritesOnWhatItIsGiven"
+    )
     for (found,) in parallel_launch(2, run_all, [writes.id]):
         assert (found.verdict, found.messages) == (Verdict.PASSED, ())
 
@@ -159,7 +170,7 @@ def test_experts_may_write_on_what_was_gathered_for_them():
 def test_a_static_scale_that_a_member_changes_in_place_is_its_own():
     """Neither this case's truth nor a later case has it."""
     here = context()
-    scaled = case(m=8, quant="fp8_tensor", experts="execute_ranks:ScalesInPlace")
+    scaled = case(m=8, quant="fp8_tensor", experts="tests.harness.execute_ranks:ScalesInPlace")
     assert run_case(scaled, here).verdict is Verdict.FAILED
     assert run_case(case(m=8, quant="fp8_tensor"), here).verdict is Verdict.PASSED
     alone = run_case(case(m=8, quant="fp8_tensor"), context())

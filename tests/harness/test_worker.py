@@ -6,11 +6,12 @@ import threading
 
 import torch
 import torch.distributed as dist
-from engine_tools import wait_for
 
-from harness import evidence, worker
-from harness.context import RankContext
-from harness.parallel import parallel_launch
+from harness import worker
+from harness.engine import crash_evidence
+from harness.fixtures.rank_context import RankContext
+from harness.testing.parallel_launch import parallel_launch
+from tests.harness.engine.engine_tools import wait_for
 
 
 def probe_with_growth(growth):
@@ -47,10 +48,10 @@ def test_a_flight_record_is_written_when_asked_for_and_not_before(tmp_path, monk
     monkeypatch.setattr(torch._C._distributed_c10d, "_dump_nccl_trace_json", dump, raising=False)
     thread = threading.Thread(target=worker._record_flight, args=(str(tmp_path), 3))
     thread.start()
-    assert wait_for(lambda: evidence.ask_for_flights(tmp_path))
+    assert wait_for(lambda: crash_evidence.ask_for_flights(tmp_path))
     thread.join(5)
     assert not thread.is_alive()
-    assert evidence.flight_file(tmp_path, 3).read_text() == '{"entries": []}'
+    assert crash_evidence.flight_file(tmp_path, 3).read_text() == '{"entries": []}'
 
 
 def test_values_for_the_caller_hold_plain_cpu_tensors():

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from harness.case import MoETestConfig
+from harness.matrix.case import MoETestConfig
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 NO_CAUSE = "no known cause"

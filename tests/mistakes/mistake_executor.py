@@ -11,21 +11,23 @@ import dataclasses
 import itertools
 from typing import TYPE_CHECKING
 
-import mistakes_experts
-import mistakes_ranks
-import mistakes_routing
-import mistakes_scales
-import mistakes_values
 import pytest
-from mistake import MISTAKES, around
 
 from harness import execute
+from tests.mistakes import (
+    mistakes_experts,
+    mistakes_ranks,
+    mistakes_routing,
+    mistakes_scales,
+    mistakes_values,
+)
+from tests.mistakes.mistake import MISTAKES, around
 
 if TYPE_CHECKING:
-    from harness.case import MoETestConfig
-    from harness.context import RankContext
-    from harness.result import RankResult
-    from harness.scene import Call
+    from harness.fixtures.layer_call import Call
+    from harness.fixtures.rank_context import RankContext
+    from harness.matrix.case import MoETestConfig
+    from harness.record.result import RankResult
 
 TOLERANCE = 3e-2
 OWN_RMS = 0.0094  # of the output on the rule's own data: 32 tokens, K = 2048, N = 1024

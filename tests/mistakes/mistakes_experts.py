@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import torch
-from mistake import around, mistake
 
-from moe import memory, trace
+from moe import guarded_buffers, intermediates
 from moe.experts import EXPERTS, torch_grouped
 from moe.experts import triton as triton_experts
 from moe.experts.torch_grouped import TorchGroupedExperts
 from moe.experts.torch_loop import TorchLoopExperts
 from moe.types import Activations, Routing
+from tests.mistakes.mistake import around, mistake
 
 EP = {"dp_size": 2, "use_ep": True}
 
@@ -238,7 +238,7 @@ def last_token_never_routed(patch):
 def tail_copy_writes_past_its_buffer(patch):
     def apply(real, self, x, routing):
         out = real(self, x, routing)
-        y = memory.empty(out.shape, dtype=out.dtype, device=out.device).copy_(out)
+        y = guarded_buffers.empty(out.shape, dtype=out.dtype, device=out.device).copy_(out)
         y.as_strided((8,), (1,), y.storage_offset() + y.numel()).zero_()
         return y
 
@@ -249,7 +249,7 @@ def tail_copy_writes_past_its_buffer(patch):
 def last_row_never_written(patch):
     def apply(real, self, x, routing):
         out = real(self, x, routing)
-        y = memory.empty(out.shape, dtype=out.dtype, device=out.device)
+        y = guarded_buffers.empty(out.shape, dtype=out.dtype, device=out.device)
         y[:-1] = out[:-1]
         return y
 
@@ -274,11 +274,16 @@ def second_matrix_transposed(patch):
 @mistake("cut off, not rounded", "aiter #5151", "says:cut off", experts="triton", m=32, k=512)
 def output_cut_off_instead_of_rounded(patch):
     """By less than a step in each element, and always towards zero; no stage is handed out."""
-    around(patch, trace, "keep", lambda real, stage, *a, **kw: stage in OUTSIDE and real(stage, *a))
+    around(
+        patch,
+        intermediates,
+        "keep",
+        lambda real, stage, *a, **kw: stage in OUTSIDE and real(stage, *a),
+    )
     around(patch, triton_experts, "combine", cut_off)
 
 
-OUTSIDE = {*trace.GIVEN, "finalize", "out"}
+OUTSIDE = {*intermediates.GIVEN, "finalize", "out"}
 
 
 def cut_off(real, *args):

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import torch
-from mistake import around, mistake
 
-from harness import subject
+from harness.fixtures import layer_under_test
 from moe import layer
 from moe.all2all.allgather_reducescatter import AllGatherReduceScatter
+from moe.collectives import Group
 from moe.layer import MoEKernel
-from moe.parallel import Group
 from moe.quant import base as quant_base
 from moe.quant.base import QuantMethod
 from moe.shared import SharedExperts
 from moe.types import Dispatched, Routing
+from tests.mistakes.mistake import around, mistake
 
 EP = {"dp_size": 2, "use_ep": True}
 SP = {"tp_size": 2, "use_ep": True, "sequence_parallel": True}
@@ -194,7 +194,9 @@ def shared_experts_dropped(patch):
     **TP,
 )
 def shared_experts_whole_on_every_rank(patch):
-    patch.setattr(subject, "shard_shared", lambda p, rank, w13, w2: SharedExperts(w13=w13, w2=w2))
+    patch.setattr(
+        layer_under_test, "shard_shared", lambda p, rank, w13, w2: SharedExperts(w13=w13, w2=w2)
+    )
 
 
 @mistake("shared expert under SP", "vLLM #37856", "shared_unreduced", shared_experts=1, **SP)
@@ -205,7 +207,7 @@ def shared_experts_split_though_tokens_are(patch):
         part = slice(n * (rank % 2), n * (rank % 2) + n)
         return SharedExperts(w13=torch.cat([gate[part], up[part]]), w2=w2[:, part].contiguous())
 
-    patch.setattr(subject, "shard_shared", half)
+    patch.setattr(layer_under_test, "shard_shared", half)
 
 
 @mistake("hidden states overwritten", "vLLM #28939", "shared_from_output", shared_experts=1)

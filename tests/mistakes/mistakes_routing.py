@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-from mistake import around, mistake
 
 from moe import layer
 from moe.experts.torch_grouped import TorchGroupedExperts
 from moe.types import Routing
+from tests.mistakes.mistake import around, mistake
 
 EP = {"dp_size": 2, "use_ep": True}
 

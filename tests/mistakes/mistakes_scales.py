@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from mistake import around, mistake
 
 from moe.experts import torch_loop
 from moe.experts import triton as triton_experts
@@ -12,6 +11,7 @@ from moe.quant.base import QuantMethod
 from moe.quant.fp8_block import Fp8Block
 from moe.quant.fp8_tensor import Fp8TensorDynamic
 from moe.types import Activations
+from tests.mistakes.mistake import around, mistake
 
 SQUARE = {"quant": "fp8_block", "n": 256, "k": 512}
 EP = {"dp_size": 2, "use_ep": True}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-from mistake import around, mistake
-from mistakes_routing import chosen
 
 from moe.kernels import quantize
 from moe.quant.fp8_tensor import Fp8TensorStatic
 from moe.types import Activations, Routing
+from tests.mistakes.mistake import around, mistake
+from tests.mistakes.mistakes_routing import chosen
 
 NAN_CODE = 0x7F  # of e4m3
 LAST_TIE = 464  # halfway between 448 and the code after it, which is NaN

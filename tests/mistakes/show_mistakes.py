@@ -17,14 +17,14 @@ os.environ.setdefault("TRITON_INTERPRET", "1")
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from mistake import MISTAKES, NO_CAUSE, SAYS, Mistake
-from mistake_executor import TOLERANCE
-
-from harness import launch, machine
-from harness.events import CaseEnded
-from harness.plan import make_plan
-from harness.pool import Pool
-from harness.result import CaseResult, Verdict
+from harness.engine import scheduler
+from harness.engine.forkserver_pool import Pool
+from harness.plan import machine
+from harness.plan.plan import make_plan
+from harness.record.events import CaseEnded
+from harness.record.result import CaseResult, Verdict
+from tests.mistakes.mistake import MISTAKES, NO_CAUSE, SAYS, Mistake
+from tests.mistakes.mistake_executor import TOLERANCE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class Row:
     def named(self) -> tuple[str, ...]:
         """Causes, first those that explain the most calls on the most ranks, then the closest.
 
-        As in `harness.explain` one that blames another rank, say, is another cause.
+        As in `harness.report.failure_text` one that blames another rank, say, is another cause.
         """
         count: Counter[tuple[str, str]] = Counter()
         left: dict[tuple[str, str], float] = {}
@@ -82,12 +82,14 @@ def run(mistakes: list[Mistake]) -> list[Row]:
     """Through plan and engine, one warm gang a world size; the rows in the table's order."""
     found = {}
     with tempfile.TemporaryDirectory() as folder, Pool() as pool:
-        options = launch.RunOptions(log_dir=Path(folder), executor="mistake_executor:run_case")
+        options = scheduler.RunOptions(
+            log_dir=Path(folder), executor="tests.mistakes.mistake_executor:run_case"
+        )
         for seconds in sorted({m.seconds for m in mistakes}):
             cases = [m.case for m in mistakes if m.seconds == seconds]
             plan = make_plan(cases, machine.detect(), time_limit=seconds)
             assert not plan.refused, plan.refused
-            for event in launch.run(plan, options, pool):
+            for event in scheduler.run(plan, options, pool):
                 if isinstance(event, CaseEnded):
                     found[event.result.case_id] = event.result
                     print(f"{len(found)}/{len(mistakes)}", end="\r", file=sys.stderr, flush=True)

@@ -8,10 +8,10 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from mistake import MISTAKES, NO_CAUSE
-from show_mistakes import Row, run, table
 
-from harness.result import Verdict
+from harness.record.result import Verdict
+from tests.mistakes.mistake import MISTAKES, NO_CAUSE
+from tests.mistakes.show_mistakes import Row, run, table
 
 
 @pytest.fixture(scope="module")

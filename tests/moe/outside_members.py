@@ -18,7 +18,7 @@ class TokenByToken(Experts):
 
     row = Row(
         name="token_by_token",
-        target="outside_members:TokenByToken",
+        target="tests.moe.outside_members:TokenByToken",
         needs=Needs(dtypes=frozenset({"bf16"}), hidden_multiple=2),
     )
 
@@ -44,14 +44,14 @@ class TokenByToken(Experts):
 class UpFirst(TokenByToken):
     """The same, with gate and up the wrong way round."""
 
-    row = Row(name="up_first", target="outside_members:UpFirst")
+    row = Row(name="up_first", target="tests.moe.outside_members:UpFirst")
 
     def activate(self, gate, up):
         return super().activate(up, gate)
 
 
 class Alone(PrepareFinalize):
-    row = Row(name="alone", target="outside_members:Alone", needs=Needs(max_world=1))
+    row = Row(name="alone", target="tests.moe.outside_members:Alone", needs=Needs(max_world=1))
 
     def prepare(self, x, routing):
         return Dispatched(x=x, routing=routing, counts=(len(x.codes),))
@@ -65,10 +65,10 @@ class SignedBytes(Int8Channel):
 
     row = QuantRow(
         name="signed_bytes",
-        target="outside_members:SignedBytes",
+        target="tests.moe.outside_members:SignedBytes",
         scheme=Scheme(weights="int8_channel", activations="int8_token", weight_bytes=1),
     )
 
 
 OUTSIDE = TokenByToken.row  # what an entry point names
-CLASH = Row(name="torch_loop", target="outside_members:TokenByToken")
+CLASH = Row(name="torch_loop", target="tests.moe.outside_members:TokenByToken")

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from moe.all2all import ALL2ALL
-from moe.parallel import Group, make_groups
+from moe.collectives import Group, make_groups
 from moe.types import Activations, Routing
 
 if TYPE_CHECKING:

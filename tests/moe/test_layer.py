@@ -3,23 +3,23 @@
 import importlib
 import sys
 
-import outside_members
 import pytest
 import torch
 
-from harness.case import MoETestConfig
-from harness.context import RankContext
 from harness.execute import run_case
+from harness.fixtures.rank_context import RankContext
+from harness.matrix.case import MoETestConfig
 from moe import layer
 from moe.all2all import ALL2ALL
+from moe.collectives import ALONE, Groups
 from moe.errors import MoEError, RefusedError
 from moe.experts import EXPERTS
-from moe.parallel import ALONE, Groups
 from moe.platforms import platform
 from moe.quant import QUANT
 from moe.routing import softmax_topk, to_local_ids
 from moe.spec import Layout, Problem
 from moe.types import Activations, Routing
+from tests.moe import outside_members
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = platform("cpu")
@@ -74,7 +74,7 @@ def judged(**fields):
         ),
         (
             problem(dtype="f32"),
-            {"experts": "outside_members:TokenByToken"},
+            {"experts": "tests.moe.outside_members:TokenByToken"},
             "dtype_unsupported",
             "token_by_token refuses this problem: dtype_unsupported: takes dtype bf16, not f32",
         ),
@@ -201,24 +201,24 @@ def test_what_travels_is_quantized_where_the_scale_is_the_row_s_own(name, travel
 
 @pytest.mark.parametrize("quant", ["none", "fp8_block", "int8_channel"])
 def test_a_class_by_its_path_is_built_and_judged(quant):
-    found = judged(experts="outside_members:TokenByToken", quant=quant)
+    found = judged(experts="tests.moe.outside_members:TokenByToken", quant=quant)
     assert (str(found.verdict), found.messages) == ("passed", ())
     assert found.members["experts"] == "TokenByToken"
 
 
 def test_a_wrong_class_by_its_path_fails():
-    found = judged(experts="outside_members:UpFirst")
+    found = judged(experts="tests.moe.outside_members:UpFirst")
     assert str(found.verdict) == "failed"
     assert "rows wrong" in found.messages[0]
 
 
 def test_an_all2all_backend_by_its_path():
-    found = judged(all2all="outside_members:Alone")
+    found = judged(all2all="tests.moe.outside_members:Alone")
     assert (str(found.verdict), found.members["all2all"]) == ("passed", "Alone")
 
 
 def test_a_quant_method_by_its_path():
-    found = judged(quant="outside_members:SignedBytes")
+    found = judged(quant="tests.moe.outside_members:SignedBytes")
     assert (str(found.verdict), found.members["quant"]) == ("passed", "SignedBytes")
     same = judged(quant="int8_channel")
     assert found.metrics == same.metrics
@@ -242,7 +242,7 @@ def installed(tmp_path, monkeypatch):
 
 
 def test_a_row_of_an_installed_package_is_found_and_judged(installed):
-    installed("moe.experts", "outside_members:OUTSIDE")
+    installed("moe.experts", "tests.moe.outside_members:OUTSIDE")
     assert list(EXPERTS.rows)[-1] == "token_by_token"
     assert "token_by_token" not in ALL2ALL.rows
     found = judged(experts="token_by_token")
@@ -250,7 +250,7 @@ def test_a_row_of_an_installed_package_is_found_and_judged(installed):
 
 
 def test_a_row_that_takes_another_s_name_is_refused(installed):
-    installed("moe.experts", "outside_members:CLASH")
+    installed("moe.experts", "tests.moe.outside_members:CLASH")
     with pytest.raises(MoEError) as caught:
         EXPERTS.row("torch_loop")
     assert str(caught.value) == "two experts rows are called 'torch_loop'; rename one"
@@ -260,7 +260,7 @@ def test_without_the_package_its_row_is_unknown():
     assert "token_by_token" not in EXPERTS.rows
     with pytest.raises(MoEError, match="no experts is called 'token_by_token'"):
         EXPERTS.row("token_by_token")
-    assert "outside_members" in sys.modules
+    assert "tests.moe.outside_members" in sys.modules
 
 
 @pytest.mark.parametrize("all2all", ["local", "allgather_reducescatter"])

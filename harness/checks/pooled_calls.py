@@ -1,0 +1,75 @@
+"""At few tokens a call, more calls: what no single one can tell apart, all of them together can.
+
+At M = 1 a row's bound must leave room for every code near a tie to flip. Over many rows most
+flips do not happen, and how many do is known: the expected squared distance (`variance`) holds
+them with their probability. So the rows of all calls together have a bound that leaves room for
+the scatter of the flips only, which grows with the root of their number.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from harness.checks.output import margins
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from harness.fixtures.layer_call import Call
+    from harness.matrix.case import MoETestConfig
+
+FEW = 4  # tokens per DP rank up to which calls are pooled
+ENOUGH = 16  # tokens that are judged on each DP rank then
+SCATTER = 6.0  # standard deviations of the flips' sum
+_FAR = 1 << 20  # token numbers from here on belong to further calls
+
+
+def further_counts(case: MoETestConfig) -> tuple[tuple[int, ...], ...]:
+    """Tokens of each DP rank in the calls after the second; none where a call has more than FEW.
+
+    Of m tokens each (of FEW, where m is 1 or 2) until the first DP rank has seen ENOUGH; a rank
+    without tokens stays so.
+    """
+    if case.m > FEW:
+        return ()
+    seen = case.m + (case.m // 2 + 1 if case.m > 1 else 2)
+    size = case.m if case.m > FEW // 2 else FEW
+    calls = -(-(ENOUGH - seen) // size)
+    return (tuple(size if count else 0 for count in case.counts),) * calls
+
+
+def start_of(number: int) -> int:
+    """The first token number of call `number`, 2 and more: no call before has had these."""
+    return _FAR * (number - 1)
+
+
+def share(calls: Sequence[Call]) -> float:
+    """The distance of all rows of all calls over its bound; 1 = at it, NaN and Inf stay.
+
+    The flips of one call may hang together (they may share a scale), those of two do not.
+    """
+    if not sum(len(call.tokens.x) for call in calls):
+        return 0.0
+    distance = variance = scatter = 0.0
+    for call in calls:
+        answer = call.answer
+        off = (call.output.out.to(answer.out.dtype) - answer.out).square().sum()
+        expected, flips = float(answer.variance.sum()), float(answer.flips.sum())
+        distance += float(off)
+        variance += expected
+        scatter += expected * flips
+    rows = torch.cat([call.answer.variance for call in calls])
+    _, margin = margins(rows, calls[0].answer.out.shape[1])
+    limit = margin**2 * variance + SCATTER * scatter**0.5
+    return float((distance / max(limit, 1e-38)) ** 0.5)
+
+
+def complaint(calls: Sequence[Call]) -> str | None:
+    """What is wrong with all calls of a case together."""
+    used = share(calls)
+    if used <= 1:
+        return None
+    tokens = sum(len(call.tokens.x) for call in calls)
+    return f"{tokens} tokens of {len(calls)} calls together are {used:.3g}x beyond their bound"

@@ -1,0 +1,157 @@
+"""`doctor`: what this machine has, what each member needs, and whether torch agrees.
+
+The harness finds platforms without torch. Here a process of its own asks torch as well, so that
+a wrong driver file or a CPU build of torch beside a GPU is found before a run is.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import ExitCode
+from harness.plan import machine
+from harness.plan.manifest import versions
+from moe.all2all import ALL2ALL
+from moe.experts import EXPERTS
+from moe.platforms.cpu import interpreter_fault
+from moe.platforms.detect import devices
+from moe.quant import QUANT
+from moe.spec import DTYPE_BYTES, Problem, Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from moe.platforms.detect import Device
+    from moe.registry import Registry
+    from moe.spec import Platform, Row
+
+_TORCH_SECONDS = 180  # a first import of torch from a slow disk
+_FAMILIES: tuple[Registry[Any], ...] = (EXPERTS, ALL2ALL, QUANT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One row on this machine. reason: why no plain problem may use it, or None."""
+
+    family: str
+    name: str
+    reason: Reason | None
+    takes: tuple[str, ...] = ()  # quantization methods, of an experts row
+
+
+def examine() -> int:
+    """Print everything; exit 75 where the facts contradict each other, else 0."""
+    here, found = machine.detect(), devices()
+    members = list(_members(here.platform))
+    torch = ask_torch([f"{m.family}/{m.name}" for m in members if m.reason is None])
+    faults = disagreements(found, torch)
+    for label, text in _lines(here, found, torch):
+        print(f"{label:<10} {text}")
+    for member in members:
+        fault = torch.get("faults", {}).get(f"{member.family}/{member.name}")
+        print(f"{member.family:<10} {member.name:<26} {_says(member, fault)}")
+        if fault:
+            faults.append(f"{member.family} {member.name!r} cannot be imported: {fault}")
+    for text in faults:
+        print(f"PROBLEM    {text}")
+    return ExitCode.INFRASTRUCTURE if faults else ExitCode.PASSED
+
+
+def _lines(
+    here: machine.Machine, found: Sequence[Device], torch: dict[str, Any]
+) -> Iterator[tuple[str, str]]:
+    chip = here.platform
+    interpreted = "; Triton kernels are interpreted" if chip.interpreted else ""
+    yield "platform", f"{chip.name} ({', '.join(sorted(chip.features))}{interpreted})"
+    yield "machine", f"{here.cores} core(s), {here.memory_bytes / 1e9:.1f} GB"
+    for device in found:
+        yield "device", f"{device.name}, {device.arch}, {device.memory_bytes / 1e9:.1f} GB"
+    if not found:
+        yield "device", "none"
+    for name, number in versions().items():
+        yield "version", f"{name} {number}"
+    yield "torch", torch.get("error") or f"sees {len(torch['devices'])} device(s)"
+    if chip.interpreted:
+        yield "interpreter", interpreter_fault() or "Triton and numpy fit together"
+
+
+def _says(member: Member, fault: str | None) -> str:
+    if member.reason is not None:
+        return f"no: {member.reason.code}: {member.reason.text}"
+    if fault:
+        return f"no: cannot_import: {fault}"
+    return "available" + (f" for {', '.join(member.takes)}" if member.takes else "")
+
+
+def plain(quant: str = "none", dtype: str = "bf16") -> Problem:
+    """A problem that every member should take if its formats fit: one rank, round sizes."""
+    return Problem(
+        m=32,
+        hidden=512,
+        intermediate=512,
+        num_experts=8,
+        top_k=2,
+        dtype=dtype,
+        scheme=QUANT.row(quant).scheme,
+    )
+
+
+def _members(platform: Platform) -> Iterator[Member]:
+    for row in EXPERTS:
+        yield _experts(row, platform)
+    for family in (ALL2ALL, QUANT):
+        for other in family:
+            quant = other.name if family is QUANT else "none"
+            reason = other.needs.refusal(plain(quant), platform)
+            yield Member(family=family.family, name=other.name, reason=reason)
+
+
+def _experts(row: Row, platform: Platform) -> Member:
+    """Available when some dtype and quantization fit; else the reason for the plainest."""
+    first = row.needs.refusal(plain(), platform)
+    takes = tuple(
+        quant.name
+        for quant in QUANT
+        if any(row.needs.refusal(plain(quant.name, d), platform) is None for d in DTYPE_BYTES)
+    )
+    return Member(family="experts", name=row.name, reason=None if takes else first, takes=takes)
+
+
+def ask_torch(members: Sequence[str] = ()) -> dict[str, Any]:
+    """`harness.torch_probe`'s answer, or {"error": why there is none}."""
+    command = [sys.executable, "-m", "harness.torch_probe", *members]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_TORCH_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return {"error": f"gave no answer within {_TORCH_SECONDS} s"}
+    if done.returncode != 0:
+        last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
+        return {"error": f"cannot be used: {last[0]}"}
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+def disagreements(found: Sequence[Device], torch: dict[str, Any]) -> list[str]:
+    """Where torch and the driver's own files differ; sizes may by 5 %, what a driver keeps."""
+    if "error" in torch:
+        return [f"torch {torch['error']}"]
+    if found and torch["version"].endswith("+cpu"):
+        return [f"torch {torch['version']} cannot use the {len(found)} GPU(s); they are left out"]
+    if len(found) != len(torch["devices"]):
+        return [f"found {len(found)} GPU(s), torch sees {len(torch['devices'])}"]
+    faults = []
+    for index, (ours, theirs) in enumerate(zip(found, torch["devices"], strict=True)):
+        if ours.arch != theirs["arch"]:
+            faults.append(f"GPU {index}: found {ours.arch}, torch says {theirs['arch']}")
+        if ours.memory_bytes and abs(ours.memory_bytes / theirs["bytes"] - 1) > 0.05:
+            faults.append(
+                f"GPU {index}: found {ours.memory_bytes / 1e9:.1f} GB, "
+                f"torch says {theirs['bytes'] / 1e9:.1f} GB"
+            )
+    return faults

@@ -1,0 +1,66 @@
+"""`list` and `plan`: what would run here, or on a machine that is only named. No torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from harness.errors import ExitCode, UsageError
+from harness.plan import machine, selection
+from harness.plan.plan import Plan, make_plan
+
+if TYPE_CHECKING:
+    import argparse
+
+    from harness.plan.machine import Machine
+
+
+def show_list(args: argparse.Namespace) -> int:
+    """Ids of the cases that would run, then every refusal by reason."""
+    plan = _planned(args)
+    print("\n".join(case.id for case in plan.cases))
+    return _end(plan)
+
+
+def show_plan(args: argparse.Namespace) -> int:
+    """The jobs, one a line."""
+    plan = _planned(args)
+    print(f"{'world':>5} {'device':<6} {'transport':<9} {'cases':>6} {'limit':>8}")
+    for job in plan.jobs:
+        limit = f"{job.time_limit:g}s"
+        print(
+            f"{job.world_size:>5} {job.device:<6} {job.transport:<9} {len(job.cases):>6} {limit:>8}"
+        )
+    return _end(plan)
+
+
+def _end(plan: Plan) -> ExitCode:
+    """The counts and every refusal by reason, printed; the exit code."""
+    print(
+        f"\n{len(plan.cases)} case(s) on {plan.machine.platform.name}, {len(plan.refused)} refused"
+    )
+    print("\n".join(refusals(plan)))
+    return ExitCode.PASSED if plan.cases else ExitCode.NOTHING_SELECTED
+
+
+def refusals(plan: Plan) -> list[str]:
+    """Every refusal of the plan by its reason, for people."""
+    from harness.report.tables import skip_lines
+
+    return skip_lines(
+        {"case": r.case.id, "code": r.reason.code, "text": r.reason.text} for r in plan.refused
+    )
+
+
+def _planned(args: argparse.Namespace) -> Plan:
+    chosen = selection.of_suite(args.suite, args.config)
+    return make_plan(chosen.points, _machine(args), time_limit=chosen.time_limit)
+
+
+def _machine(args: argparse.Namespace) -> Machine:
+    if args.devices is not None and args.devices < 1:
+        raise UsageError(f"--devices must be at least 1, not {args.devices}")
+    if args.platform is not None:
+        return machine.planned_for(args.platform, args.devices or 2)
+    if args.devices is not None:
+        raise UsageError("--devices goes with --platform NAME; this machine's are counted")
+    return machine.detect()

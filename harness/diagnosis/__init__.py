@@ -1,0 +1,1 @@
+"""From a failed output to statistics, pattern, first wrong stage and cause."""

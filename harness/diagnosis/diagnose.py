@@ -1,0 +1,157 @@
+"""What is wrong with one call on one rank: how much, where, in which pattern, and why.
+
+The result is plain data; `explain.py` makes the message of it. Nothing here changes a verdict.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import TYPE_CHECKING, Any
+
+from harness.checks.output import judge
+from harness.diagnosis import causes, error_image, patterns, routing_patterns
+from harness.diagnosis.error_stats import facts, number
+from harness.mutants import HYPOTHESES
+from harness.mutants.sample import scene_of
+from harness.record.result import Verdict
+from harness.report import png
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from harness.checks.output import Judgement
+    from harness.diagnosis.patterns import Pattern, Wrong
+    from harness.fixtures.layer_call import Call
+    from harness.fixtures.layer_under_test import Subject
+    from harness.fixtures.rank_context import RankContext
+    from harness.mutants import Hypothesis
+    from harness.mutants.sample import Scene
+
+MOST_CAUSES = 3
+MOST_CALLS = 3  # diagnosed of each rank: a case of few tokens has many calls
+
+
+def diagnose(
+    subject: Subject,
+    context: RankContext,
+    calls: Sequence[Call],
+    judged: Sequence[Judgement],
+    findings: Sequence[Sequence[Any]] = (),
+) -> dict[str, Any]:
+    """This rank's diagnosis; {} when no call failed.
+
+    "failed": numbers of the failed calls; "of": how many calls there were; "calls": `explain`'s
+    of the first MOST_CALLS failed ones. findings: StageFinding values of each call, if any.
+    Never raises: a fault of the diagnosis is told in its place, and the verdict stands.
+    """
+    found: list[dict[str, Any]] = []
+    end = time.monotonic() + causes.SECONDS
+    pairs = zip(calls, judged, strict=True)
+    failed = [pair for pair in pairs if pair[1].verdict is Verdict.FAILED]
+    for call, judgement in failed[:MOST_CALLS]:
+        own = findings[call.number] if findings else ()
+        try:
+            found.append(_one(subject, context, call, judgement, own, before=found, end=end))
+        except Exception as fault:
+            text = f"{type(fault).__name__}: {fault}"
+            found.append({"call": call.number, "fault": text})
+    numbers = [call.number for call, _ in failed]
+    return {"failed": numbers, "of": len(calls), "calls": found} if failed else {}
+
+
+def _one(
+    subject: Subject,
+    context: RankContext,
+    call: Call,
+    judgement: Judgement,
+    findings: Sequence[Any],
+    *,
+    before: Sequence[dict[str, Any]],
+    end: float,
+) -> dict[str, Any]:
+    """`explain`, and a picture if the run's options name a folder."""
+    scene = scene_of(subject.case, context.rank, call, subject.reference)
+    likely = tuple(c["name"] for known in before for c in known.get("causes", ()))
+    found = explain(scene, call, judgement, findings, likely=likely, end=end)
+    folder = context.options.get("pictures")
+    if folder and found["rows"]["wrong"]:
+        name = png.stem(subject.case.id, f"rank{context.rank}-call{call.number + 1}")
+        try:
+            found["picture"] = error_image.save_rows(call, str(folder), name)
+        except OSError as fault:
+            found["picture_fault"] = f"{type(fault).__name__}: {fault}"
+    return found
+
+
+def explain(
+    scene: Scene,
+    call: Call,
+    judgement: Judgement,
+    findings: Sequence[Any] = (),
+    *,
+    likely: Sequence[str] = (),
+    end: float | None = None,
+) -> dict[str, Any]:
+    """One call's diagnosis, JSON-able; `call` counts from 0.
+
+    rows, columns, elements: how many are wrong. first, worst: elements. actual, expected: value
+    ranges and NaN counts. experts: [wrong rows, rows] of each. patterns, causes (best first,
+    only those that fit), stages: what departs, in order. messages: those of the judgement that
+    all this replaces. findings: StageFinding values. likely: names of causes to look at first;
+    where one of them fits, no other is tried. end: on time.monotonic()'s clock, when to stop
+    looking for causes; None: causes.SECONDS from now.
+    """
+    output, answer = call.output.out, call.answer
+    own = judge(output, answer).messages
+    wrong = patterns.find_wrong(output, answer)
+    told = own if bool(wrong.rows.any()) else own[-1:]  # else only words say what is wrong
+    said = (*told, *(f"stage {finding.stage}: {finding.text}" for finding in findings))
+    replaced = [text for text in judgement.messages if text.endswith(said)]
+    found: dict[str, Any] = {"call": call.number, "tokens": len(output), "messages": replaced}
+    found["metrics"] = {name: number(value) for name, value in judgement.metrics.items()}
+    found["stages"] = [dataclasses.asdict(finding) for finding in findings]
+    found |= facts(output, answer.out, wrong)
+    if not own:
+        return {**found, "experts": {}, "patterns": [], "causes": []}
+    ids = call.output.routing.topk_ids
+    found["experts"] = routing_patterns.shares(wrong.rows, ids, scene.case.num_experts)
+    found["patterns"] = [dataclasses.asdict(p) for p in _patterns(scene, wrong, ids)]
+    return found | _causes(scene, call, wrong, likely, end)
+
+
+def _patterns(scene: Scene, wrong: Wrong, topk_ids: Tensor) -> list[Pattern]:
+    case = scene.case
+    whole = case.dp_size == 1 and not case.sequence_parallel
+    layout = case.layout
+    by_routing = routing_patterns.of_routing(
+        wrong.rows, topk_ids, layout, scene.rank, case.num_experts, whole=whole
+    )
+    return [*by_routing, *patterns.of_rows(wrong.rows), *patterns.of_columns(wrong)]
+
+
+def _causes(
+    scene: Scene, call: Call, wrong: Wrong, likely: Sequence[str], end: float | None
+) -> dict[str, Any]:
+    end = time.monotonic() + causes.SECONDS if end is None else end
+
+    def search(hypotheses: Sequence[Hypothesis]) -> causes.Search:
+        return causes.search(scene, call, wrong, hypotheses, end - time.monotonic())
+
+    few = [h for h in HYPOTHESES if h.name in likely]
+    found = search(few) if few else None
+    if found is None or not found.causes:
+        found = search(HYPOTHESES)
+    named = [dataclasses.asdict(cause) for cause in found.causes[:MOST_CAUSES]]
+    for cause in named:
+        cause["residual"] = number(cause["residual"])
+    return {
+        "causes": named,
+        "tried": found.tried,
+        "not_applicable": found.not_applicable,
+        "untried": found.untried,
+        "closest": None if found.closest is None else number(found.closest),
+        "faults": list(found.faults),
+    }

@@ -1,0 +1,238 @@
+"""The controller's side of the process tree: one guardian, forkservers as they are needed.
+
+Torch-free. A forkserver is shared by all gangs that can be forked from it; edited sources, other
+import-time environment variables or other modules to preload make a new one, and the old one goes
+when its last gang has ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.engine.guardian import command
+from harness.engine.messages import (
+    Channel,
+    KillProcess,
+    Preloaded,
+    RankInit,
+    SpawnForkserver,
+    StartGang,
+)
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+PRELOAD = ("torch", "torch.distributed", "numpy", "triton", "triton.language", "harness.worker")
+CLOSE_LIMIT = 90.0  # seconds for the guardian to kill its tree
+# Switches that keep NVLink multicast off. Once set they reach every rank, whatever happens later.
+MULTICAST_OFF = ("NCCL_NVLS_ENABLE", "TORCH_SYMM_MEM_DISABLE_MULTICAST", "NVSHMEM_DISABLE_NVLS")
+_READ_AT_IMPORT = ("TORCH", "PYTORCH", "TRITON", "OMP", "MKL", "OPENBLAS", "KMP", "LD_", "PYTHON")
+_ROOT = Path(__file__).resolve().parents[2]
+_WATCHED = ("harness", "moe")  # packages whose edited sources make a new forkserver
+
+
+@dataclass(frozen=True, kw_only=True)
+class GangSpec:
+    """What a gang is. Two gangs with equal specs can stand in for each other."""
+
+    world_size: int
+    device: str  # cpu, cuda
+    transport: str  # gloo, nccl, staged
+    executor: str = ""  # see RankInit.executor
+    options: dict[str, Any]
+    preload: tuple[str, ...] = PRELOAD
+
+    @property
+    def init(self) -> RankInit:
+        return RankInit(
+            device=self.device,
+            transport=self.transport,
+            executor=self.executor,
+            options=self.options,
+        )
+
+
+@dataclass(kw_only=True)
+class Forkserver:
+    """One preloaded process. `environment`: the controller's, when it was started."""
+
+    channel: Channel
+    log: Path
+    environment: dict[str, str]
+    preloaded: Preloaded | None = None
+    gangs: int = 0
+
+    def poll(self) -> None:
+        for message in self.channel.receive():
+            if isinstance(message, Preloaded):
+                self.preloaded = message
+
+
+class Pool:
+    """Owner of everything that a run starts. Close it, or use it in a `with` statement."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="harness-"))  # 0700
+        self._servers: dict[object, Forkserver] = {}
+        self._retired: list[Forkserver] = []
+        self._given: list[Channel] = []  # channels of gangs
+        self._count = 0
+        self.controller = os.getpid()
+        self._start_guardian()
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End every process that the pool has started; returns when they are gone."""
+        servers = [*self._servers.values(), *self._retired]
+        for channel in [self._channel, *(server.channel for server in servers), *self._given]:
+            channel.close()
+        self.guardian.wait(CLOSE_LIMIT)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def forkserver(self, spec: GangSpec) -> Forkserver:
+        """The forkserver for such gangs, started now if there is none. It need not be up yet."""
+        self._retire_idle()
+        key = (spec.device == "cpu", spec.preload, _import_time_environment())
+        stamp = (key, _fingerprint())
+        server = self._servers.get(stamp)
+        if server is None or server.channel.closed:
+            for old in [old for old in self._servers if old == stamp or _superseded(old, stamp)]:
+                self._retired.append(self._servers.pop(old))
+            server = self._servers[stamp] = self._spawn(spec)
+        return server
+
+    def start(self, spec: GangSpec, folder: Path) -> tuple[Forkserver, Channel, list[Channel]]:
+        """Order a gang: its forkserver, the holder's channel, and one channel for each rank."""
+        server = self.forkserver(spec)
+        pairs = [Channel.pair() for _ in range(spec.world_size + 1)]
+        env, unset = _changes(server.environment)
+        order = StartGang(
+            world_size=spec.world_size,
+            folder=str(folder),
+            env=env,
+            unset=unset,
+            sys_path=_sys_path(),
+            init=asdict(spec.init),
+        )
+        with contextlib.suppress(OSError):  # it has died: whoever reads the channels will see it
+            server.channel.send(order, [theirs.fileno() for _, theirs in pairs])
+        for _, theirs in pairs:
+            theirs.close()
+        server.gangs += 1
+        holder, *ranks = [ours for ours, _ in pairs]
+        self._given = [channel for channel in self._given if not channel.closed]
+        self._given += [holder, *ranks]
+        return server, holder, ranks
+
+    def new_folder(self) -> Path:
+        """A folder that no gang used before."""
+        self._count += 1
+        folder = self.folder / f"gang{self._count}"
+        folder.mkdir()
+        return folder
+
+    def kill(self, pid: int) -> None:
+        """For a holder that does not answer; its ranks die with it."""
+        with contextlib.suppress(OSError):
+            self._channel.send(KillProcess(pid=pid))
+
+    def _start_guardian(self) -> None:
+        self._channel, theirs = Channel.pair()
+        with (self.folder / "guardian.log").open("ab") as log:
+            self.guardian = subprocess.Popen(
+                command(
+                    "harness.engine.guardian",
+                    _sys_path(),
+                    theirs.fileno(),
+                    os.getpid(),
+                    self.folder,
+                ),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
+            )
+        theirs.close()
+
+    def _spawn(self, spec: GangSpec) -> Forkserver:
+        if self.guardian.poll() is not None:  # killed by somebody, and all it guarded with it
+            self._channel.close()
+            self._start_guardian()
+        ours, theirs = Channel.pair()
+        log = self.folder / f"forkserver{len(self._servers) + len(self._retired) + 1}.log"
+        env, unset = _triton_mode(spec.device)
+        order = SpawnForkserver(
+            env={**os.environ, **env},
+            unset=unset,
+            sys_path=_sys_path(),
+            preload=list(spec.preload),
+            log=str(log),
+        )
+        with contextlib.suppress(OSError):
+            self._channel.send(order, [theirs.fileno()])
+        theirs.close()
+        return Forkserver(channel=ours, log=log, environment={**dict(os.environ), **env})
+
+    def _retire_idle(self) -> None:
+        for server in [server for server in self._retired if server.gangs == 0]:
+            server.channel.close()
+            self._retired.remove(server)
+
+
+def _superseded(old: Any, new: Any) -> bool:
+    """Same modules and mode, but older sources or another environment."""
+    return bool(old[0][:2] == new[0][:2] and old != new)
+
+
+def _triton_mode(device: str) -> tuple[dict[str, str], list[str]]:
+    """Triton decides at its import whether it interprets: always on the CPU, never on a device."""
+    if device != "cpu":
+        return {}, ["TRITON_INTERPRET"]
+    return {"TRITON_INTERPRET": os.environ.get("TRITON_INTERPRET", "1")}, []
+
+
+def _changes(before: dict[str, str]) -> tuple[dict[str, str], list[str]]:
+    """What to add to and take from the environment `before` to have the controller's of now."""
+    kept = {*MULTICAST_OFF, "TRITON_INTERPRET"}
+    env = {
+        name: value
+        for name, value in os.environ.items()
+        if before.get(name) != value and name != "TRITON_INTERPRET"
+    }
+    return env, [name for name in before if name not in os.environ and name not in kept]
+
+
+def _import_time_environment() -> tuple[tuple[str, str], ...]:
+    return tuple(sorted(item for item in os.environ.items() if item[0].startswith(_READ_AT_IMPORT)))
+
+
+def _fingerprint() -> tuple[tuple[str, int, int], ...]:
+    """Path, time and size of every source file of the product."""
+    files = sorted(file for package in _WATCHED for file in (_ROOT / package).rglob("*.py"))
+    return tuple(
+        (str(file), stat.st_mtime_ns, stat.st_size) for file in files for stat in [file.stat()]
+    )
+
+
+def _sys_path() -> list[str]:
+    """This process's module search path; the empty entry means the current folder."""
+    return [str(Path(entry).resolve()) if entry in ("", ".") else entry for entry in sys.path]

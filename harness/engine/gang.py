@@ -1,0 +1,278 @@
+"""A gang as the controller sees it: a state machine over messages, exits and time.
+
+    STARTING -> IDLE -> RUNNING -> IDLE              every rank answered, and passed
+                        RUNNING -> PROBING -> IDLE   every rank answered; the probe found it fit
+                        RUNNING -> EVIDENCE -> DYING over the limit, or stuck after an error
+                        any     -> DYING -> DEAD     a rank ended, or the owner had enough
+
+Torch-free; it never blocks. The owner waits with `watch`, calls `poll` and acts on the notices.
+"""
+
+from __future__ import annotations
+
+import itertools
+import selectors
+import signal
+import time
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import TYPE_CHECKING
+
+from harness.engine import crash_evidence
+from harness.engine.gang_channels import Heard, Link
+from harness.engine.messages import Done, Probe, RunTask
+from harness.engine.rank_bootstrap import KILL_LIMIT, MEMORY_LIMIT
+from harness.engine.task_outcome import Ended, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from harness.engine.forkserver_pool import GangSpec, Pool
+
+START_LIMIT = 180.0  # seconds until all ranks are ready, the forkserver's own start included
+GRACE = 2.0  # seconds that the others get after one rank raised
+SETTLE = 0.2  # seconds for other ranks to end too, after one ended
+EVIDENCE_LIMIT = 1.0  # seconds to wait for stacks
+FLIGHT_LIMIT = 3.0  # the same for NCCL's flight records
+EVIDENCE_PAUSE = 0.02  # seconds between looks: a file cannot be waited for
+PROBE_LIMIT = 5.0  # seconds
+_NONCES = itertools.count(1_000_003, 7919)
+
+
+class State(Enum):
+    STARTING = auto()
+    IDLE = auto()
+    RUNNING = auto()
+    EVIDENCE = auto()
+    PROBING = auto()
+    DYING = auto()
+    DEAD = auto()
+
+
+@dataclass(frozen=True, kw_only=True)
+class GangReady:
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class GangDead:
+    why: str
+    ready: bool  # whether it ever was
+    log: str  # what there is to read about a gang that never was
+
+
+Notice = GangReady | Outcome | GangDead
+
+
+class Gang:
+    """Ranks of one world. Made by `Gang(pool, spec)`, which also starts it."""
+
+    def __init__(self, pool: Pool, spec: GangSpec, call: tuple[str, bytes] | None = None) -> None:
+        """call: name and content of a file to put into the gang's folder before it starts."""
+        self.world_size = spec.world_size
+        self.tasks = 0  # how many it was given
+        self.link = Link(pool, spec, call)
+        self._born = time.monotonic()
+        self._was_ready = False
+        self._task = ""
+        self._start = self._limit = 0.0  # of the task in hand, in time.monotonic()
+        self._crashed_at: float | None = None
+        self._marks: dict[int, int] = {}  # log sizes before the stacks were asked for
+        self._last_look = 0.0
+        self._flights = 0  # how many flight records were asked for
+        self._why = ""
+        self._log = ""
+        self._enter(State.STARTING, START_LIMIT)
+
+    def run(self, task: str, limit: float) -> None:
+        """Hand a task to every rank. limit: seconds."""
+        assert self.state is State.IDLE, self.state
+        if self.tasks:  # the first one's log keeps what the start printed
+            self.link.clear_logs()
+        self.tasks += 1
+        self.link.heard = Heard()
+        self._task, self._start, self._crashed_at = task, time.monotonic(), None
+        self._limit = self._start + limit
+        self.link.tell(RunTask(task=task))
+        self._enter(State.RUNNING, limit)
+
+    def end(self, why: str) -> None:
+        """Kill all of it. `GangDead` follows when nothing is left."""
+        if self.state in (State.DYING, State.DEAD):
+            return
+        self._why = why
+        self.link.ask_to_end()
+        self._enter(State.DYING, KILL_LIMIT + MEMORY_LIMIT + 5)
+
+    def abandon(self) -> None:
+        """Kill all of it and hear no more of it; the holder still ends every process."""
+        if self.state is not State.DEAD:
+            self.end("abandoned")
+            self._enter(State.DEAD, None)
+            self.link.close()
+
+    def poll(self) -> list[Notice]:
+        """Read what came, look at the clock, and say what happened."""
+        if self.state is State.DEAD:
+            return []
+        self.link.read()
+        return self._step(time.monotonic())
+
+    def _enter(self, state: State, limit: float | None) -> None:
+        self.state = state
+        self.deadline = None if limit is None else time.monotonic() + limit
+
+    def _step(self, now: float) -> list[Notice]:
+        late = self.deadline is not None and now >= self.deadline
+        starting = self.state is State.STARTING
+        if self.state is State.DYING:
+            return self._when_dying(late)
+        if self.link.holder_gone or (starting and self.link.server_gone):
+            return self._when_lost()
+        if starting:
+            return self._when_starting(late)
+        if self.state is State.RUNNING:
+            return self._when_running(now)
+        if self.state is State.EVIDENCE:
+            return self._when_looking(now)
+        if self.state is State.PROBING:
+            self._when_probing(late)
+        elif self.link.exits:
+            self.end(f"{self._exit_words()} between cases")
+        return []
+
+    def _when_starting(self, late: bool) -> list[Notice]:
+        if self.link.exits:
+            self._log = self._all_logs()
+            self.end(f"{self._exit_words()} before the gang was ready")
+        elif len(self.link.ready) == self.world_size:
+            self._was_ready = True
+            self._enter(State.IDLE, None)
+            return [GangReady(seconds=time.monotonic() - self._born)]
+        elif late:
+            self._look()
+        return []
+
+    def _when_running(self, now: float) -> list[Notice]:
+        exits, heard = self.link.exits, self.link.heard
+        missing = set(range(self.world_size)) - heard.answers.keys()
+        if exits:
+            self._crashed_at = self._crashed_at or now
+            self.deadline = self._crashed_at + SETTLE
+            if missing <= exits.keys() or now >= self.deadline:
+                begun = exits.keys() & heard.said.keys()
+                return self._finish(Ended.CRASHED if begun else Ended.NOT_BEGUN)
+            return []
+        if not missing:
+            return self._finish(Ended.ANSWERED)
+        if heard.failed_at is not None:
+            self.deadline = min(self._limit, heard.failed_at + GRACE)
+        if self.deadline is not None and now >= self.deadline:
+            self._look()
+        return []
+
+    def _look(self) -> None:
+        """Ask every rank for its stacks, before it is killed."""
+        self._marks = {rank: crash_evidence.size(log) for rank, log in self.link.logs.items()}
+        self.link.signal(signal.SIGUSR1)
+        self._flights = crash_evidence.ask_for_flights(self.link.folder)
+        self._enter(State.EVIDENCE, EVIDENCE_PAUSE)
+        limit = FLIGHT_LIMIT if self._flights else EVIDENCE_LIMIT
+        self._last_look = time.monotonic() + limit
+
+    def _when_looking(self, now: float) -> list[Notice]:
+        stacks = self.link.logs.keys() - self._stacks().keys() - self.link.exits.keys()
+        flights = self._flights > len(crash_evidence.flights(self.link.folder))
+        if (stacks or flights) and now < self._last_look:
+            self.deadline = now + EVIDENCE_PAUSE
+            return []
+        if not self._was_ready:
+            self._log = self._all_logs()
+            self.end(f"not ready within {START_LIMIT:g} s")
+            return []
+        return self._finish(Ended.HUNG if self.link.heard.failed_at is None else Ended.STUCK)
+
+    def _stacks(self) -> dict[int, str]:
+        logs = self.link.logs.items()
+        texts = {rank: crash_evidence.read(log, self._marks.get(rank, 0)) for rank, log in logs}
+        return {rank: text for rank, text in texts.items() if crash_evidence.has_stack(text)}
+
+    def _finish(self, ended: Ended) -> list[Notice]:
+        """The task is over; decide what becomes of the gang."""
+        heard, now = self.link.heard, time.monotonic()
+        outcome = Outcome(
+            task=self._task,
+            ended=ended,
+            seconds=now - self._start,
+            answers=heard.answers,
+            exits=dict(self.link.exits),
+            said={rank: (text, now - at) for rank, (text, at) in heard.said.items()},
+            stacks=self._stacks() if ended in (Ended.HUNG, Ended.STUCK) else {},
+            logs=self.link.logs,
+        )
+        if ended is not Ended.ANSWERED:
+            words = f" ({self._exit_words()})" if self.link.exits else ""
+            self.end(f"{ended.name.lower()}{words}: {self._task}")
+        elif all(isinstance(answer, Done) and answer.passed for answer in heard.answers.values()):
+            self._enter(State.IDLE, None)
+        else:
+            self.link.probed = {}
+            self.link.tell(Probe(nonce=next(_NONCES)))
+            self._enter(State.PROBING, PROBE_LIMIT)
+        return [outcome]
+
+    def _when_probing(self, late: bool) -> None:
+        unfit = {rank: why for rank, why in self.link.probed.items() if why}
+        if self.link.exits:
+            self.end(f"{self._exit_words()} in the probe after a failed case")
+        elif unfit or late:
+            silent = set(range(self.world_size)) - self.link.probed.keys()
+            unfit |= dict.fromkeys(silent, f"no answer within {PROBE_LIMIT:g} s") if late else {}
+            words = "; ".join(f"rank {rank}: {why}" for rank, why in sorted(unfit.items()))
+            self.end(f"unfit after a failed case: {words}")
+        elif len(self.link.probed) == self.world_size:
+            self._enter(State.IDLE, None)
+
+    def _when_lost(self) -> list[Notice]:
+        """The holder or the forkserver is gone, and the ranks with it."""
+        running = self.state in (State.RUNNING, State.EVIDENCE) and self._was_ready
+        notices = self._finish(Ended.LOST) if running else []
+        self._log = f"{self.link.server_log}\n{self._all_logs()}"
+        self.end("the gang's holder or forkserver ended")
+        self.deadline = time.monotonic()
+        return notices
+
+    def _when_dying(self, late: bool) -> list[Notice]:
+        swept = self.link.swept
+        if swept is None and not late and not self.link.holder_gone:
+            return []
+        if swept is None:
+            self.link.kill_holder()
+        elif swept.survivors:
+            self._why += f"; cannot be killed: processes {swept.survivors}"
+        self._enter(State.DEAD, None)
+        self.link.close()
+        return [GangDead(why=self._why, ready=self._was_ready, log=self._log)]
+
+    def _exit_words(self) -> str:
+        ends = sorted(self.link.exits.items())
+        return ", ".join(f"rank {rank} {crash_evidence.how_ended(code)}" for rank, code in ends)
+
+    def _all_logs(self) -> str:
+        logs = {
+            rank: crash_evidence.last_lines(crash_evidence.read(log), 30)
+            for rank, log in self.link.logs.items()
+        }
+        return "\n".join(f"rank {rank}:\n{text}" for rank, text in logs.items())
+
+
+def watch(gangs: Iterable[Gang]) -> None:
+    """Wait until a channel of one of the gangs is readable or a deadline has come."""
+    gangs = list(gangs)
+    deadlines = [gang.deadline for gang in gangs if gang.deadline is not None]
+    timeout = max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
+    channels = {c.fileno(): c for gang in gangs for c in gang.link.channels if not c.closed}
+    with selectors.PollSelector() as selector:
+        for channel in channels.values():
+            selector.register(channel, selectors.EVENT_READ)
+        selector.select(timeout)

@@ -1,0 +1,140 @@
+"""What the controller has heard from one gang's processes, and how it speaks to them.
+
+It keeps no opinion: `gang.py` decides what the words mean. Torch-free, never blocks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from harness.engine import crash_evidence
+from harness.engine.messages import (
+    Channel,
+    Done,
+    EndGang,
+    Exited,
+    Failed,
+    Forked,
+    Message,
+    Probed,
+    Ready,
+    Said,
+    SignalRanks,
+    Swept,
+)
+from harness.engine.rank_bootstrap import rank_log
+
+if TYPE_CHECKING:
+    from harness.engine.forkserver_pool import GangSpec, Pool
+
+
+@dataclass(kw_only=True)
+class Heard:
+    """What ranks have said of one task; times are points of time.monotonic()."""
+
+    answers: dict[int, Done | Failed] = field(default_factory=dict)
+    said: dict[int, tuple[str, float]] = field(default_factory=dict)
+    failed_at: float | None = None  # when the first rank said failed
+
+
+class Link:
+    """Channels, process ids and logs of one gang."""
+
+    def __init__(self, pool: Pool, spec: GangSpec, call: tuple[str, bytes] | None) -> None:
+        """call: name and content of a file to put into the gang's folder before it starts."""
+        self.world_size = spec.world_size
+        self.folder = pool.new_folder()
+        self.logs = {rank: rank_log(self.folder, rank) for rank in range(spec.world_size)}
+        if call is not None:
+            (self.folder / call[0]).write_bytes(call[1])
+        self.holder_pid = 0
+        self.rank_pids: list[int] = []
+        self.ready: set[int] = set()
+        self.exits: dict[int, int] = {}  # rank -> as os.waitstatus_to_exitcode gives it
+        self.probed: dict[int, str] = {}  # rank -> why it is unfit, or ""
+        self.swept: Swept | None = None
+        self.heard = Heard()
+        self._pool = pool
+        self._server, self._holder, self._ranks = pool.start(spec, self.folder)
+
+    @property
+    def channels(self) -> list[Channel]:
+        """To be watched; some may be closed, and the first is shared with other gangs."""
+        return [self._server.channel, self._holder, *self._ranks]
+
+    @property
+    def holder_gone(self) -> bool:
+        return self._holder.closed
+
+    @property
+    def server_gone(self) -> bool:
+        return self._server.channel.closed
+
+    @property
+    def server_log(self) -> str:
+        return crash_evidence.read(self._server.log)
+
+    def read(self) -> None:
+        """Take in whatever has come."""
+        self._server.poll()
+        for message in self._holder.receive():
+            self._from_holder(message)
+        # After the holder's words: what a rank said before its end is in its channel by now.
+        for rank, channel in enumerate(self._ranks):
+            for message in channel.receive():
+                self._from_rank(rank, message)
+
+    def tell(self, message: Message) -> None:
+        """Say it to every rank. A dead one cannot hear; its exit is reported by the holder."""
+        for channel in self._ranks:
+            with contextlib.suppress(OSError):
+                channel.send(message)
+
+    def signal(self, number: int) -> None:
+        with contextlib.suppress(OSError):
+            self._holder.send(SignalRanks(number=number))
+
+    def ask_to_end(self) -> None:
+        with contextlib.suppress(OSError):
+            self._holder.send(EndGang())
+
+    def kill_holder(self) -> None:
+        """For a holder that does not answer; its ranks die with it."""
+        if self.holder_pid:
+            self._pool.kill(self.holder_pid)
+
+    def clear_logs(self) -> None:
+        for log in self.logs.values():
+            with contextlib.suppress(OSError):
+                log.write_bytes(b"")  # ranks append, so that output goes on at 0
+
+    def close(self) -> None:
+        self._server.gangs -= 1
+        for channel in [self._holder, *self._ranks]:
+            channel.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _from_holder(self, message: Message) -> None:
+        if isinstance(message, Forked):
+            self.holder_pid, self.rank_pids = message.holder, message.ranks
+        elif isinstance(message, Exited):
+            self.exits[message.rank] = message.status
+        elif isinstance(message, Swept):
+            self.swept = message
+
+    def _from_rank(self, rank: int, message: Message) -> None:
+        now = time.monotonic()
+        if isinstance(message, Ready):
+            self.ready.add(rank)
+        elif isinstance(message, Said):
+            self.heard.said[rank] = (message.text, now)
+        elif isinstance(message, Probed):
+            self.probed[rank] = message.unfit
+        elif isinstance(message, Done | Failed):
+            self.heard.answers[rank] = message
+            if isinstance(message, Failed) and self.heard.failed_at is None:
+                self.heard.failed_at = now

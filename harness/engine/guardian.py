@@ -1,0 +1,125 @@
+"""The guardian: makes sure that nothing of a run outlives the controller.
+
+It has no other work, imports no torch, lives in a session of its own (Ctrl-C and a closed terminal
+do not reach it) and is the subreaper of all that the run starts. When the controller's end of the
+channel closes, or the controller is gone although somebody else still holds that end open, it
+kills its whole tree, removes the run's private folder and ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from harness.engine import process_tree
+from harness.engine.messages import Channel, KillProcess, SpawnForkserver
+
+KILL_LIMIT = 60.0  # seconds; only a process in an uninterruptible call can use them up
+
+# Run by `python -c`: the child gets the parent's module search path, whatever the folder it is in.
+BOOT = (
+    "import importlib, json, sys; sys.path[:] = json.loads(sys.argv[2]); "
+    "importlib.import_module(sys.argv[1]).main(sys.argv[3:])"
+)
+
+
+def command(module: str, sys_path: list[str], *arguments: object) -> list[str]:
+    """The command line of one of this package's servers."""
+    import json
+
+    return [sys.executable, "-c", BOOT, module, json.dumps(sys_path), *map(str, arguments)]
+
+
+def watch_children() -> socket.socket:
+    """A socket that becomes readable when a child of this process ends."""
+    ours, theirs = socket.socketpair()
+    for sock in (ours, theirs):
+        sock.setblocking(False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+    theirs.detach()  # the signal module keeps the number only
+    return ours
+
+
+def drain(sock: socket.socket) -> None:
+    with contextlib.suppress(BlockingIOError):
+        while sock.recv(4096):
+            pass
+
+
+def _spawn(channel: Channel, order: SpawnForkserver) -> None:
+    """Start a forkserver on the channel that came with the order."""
+    fd = channel.fds.pop(0)
+    env = {**os.environ, **order.env}
+    for name in order.unset:
+        env.pop(name, None)
+    with Path(order.log).open("ab") as log:
+        subprocess.Popen(  # reaped by `proctree.reap`
+            command("harness.engine.forkserver", order.sys_path, fd, os.getpid(), *order.preload),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=env,
+            pass_fds=(fd,),
+        )
+    os.close(fd)
+
+
+def _obey(channel: Channel) -> None:
+    for order in channel.receive():
+        if isinstance(order, SpawnForkserver):
+            _spawn(channel, order)
+        elif isinstance(order, KillProcess) and order.pid in process_tree.descendants(os.getpid()):
+            os.kill(order.pid, signal.SIGKILL)
+
+
+def _pidfd(pid: int) -> int | None:
+    try:
+        return os.pidfd_open(pid)
+    except OSError:  # no such process, or a kernel without the call: the channel's end must do
+        return None
+
+
+def main(arguments: list[str]) -> None:
+    """Arguments: the channel's file descriptor, the controller's pid, the run's private folder."""
+    channel = Channel.from_fd(int(arguments[0]))
+    controller, folder = int(arguments[1]), arguments[2]
+    process_tree.become_subreaper()
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: None)  # not SIG_IGN, which ranks would inherit
+    signal.signal(signal.SIGTERM, lambda *_: channel.close())
+    _serve(channel, controller)
+    _, survivors = process_tree.kill_descendants(KILL_LIMIT)
+    if survivors:
+        print(f"processes that cannot be killed: {survivors}", flush=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _serve(channel: Channel, controller: int) -> None:
+    """Obey until the controller is gone."""
+    children = watch_children()
+    with selectors.DefaultSelector() as selector:
+        selector.register(channel, selectors.EVENT_READ)
+        selector.register(children, selectors.EVENT_READ)
+        gone = _pidfd(controller)
+        if gone is not None:
+            selector.register(gone, selectors.EVENT_READ)
+        while not channel.closed:
+            ready = [key.fileobj for key, _ in selector.select()]
+            if gone in ready:
+                return
+            drain(children)
+            process_tree.reap()
+            if channel in ready:
+                _obey(channel)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,166 @@
+"""From a fork to a rank: the holder of a gang, and what each rank does before its worker runs.
+
+Torch-free in itself; the worker is imported by name, in the rank. The holder is a forked process
+of its own for each gang. As a subreaper it owns all that its ranks start, so that ending a gang
+ends its orphans and never those of another gang.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import importlib
+import os
+import selectors
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import NoReturn
+
+from harness.engine import device_memory, process_tree
+from harness.engine.guardian import drain, watch_children
+from harness.engine.messages import (
+    Channel,
+    EndGang,
+    Exited,
+    Forked,
+    RankInit,
+    SignalRanks,
+    StartGang,
+    Swept,
+)
+
+KILL_LIMIT = 10.0  # seconds
+MEMORY_LIMIT = 20.0  # seconds to wait for the memory of dead ranks
+WORKER = "harness.worker"
+CALL = "call.pickle"  # the pickled (function, arguments) of a one-shot gang, in its folder
+
+
+def rank_log(folder: str | Path, rank: int) -> Path:
+    """Where a rank's stdout, stderr and stacks go."""
+    return Path(folder) / f"rank{rank}.log"
+
+
+def result_file(folder: str | Path, rank: int) -> Path:
+    """The pickled return value of one rank of a one-shot gang."""
+    return Path(folder) / f"result{rank}.pickle"
+
+
+def apply_environment(order: StartGang) -> None:
+    """Additions, and what the controller itself has removed since the forkserver started."""
+    os.environ.update(order.env)
+    for name in order.unset:
+        os.environ.pop(name, None)
+    sys.path[:] = order.sys_path
+
+
+def hold(order: StartGang, fds: list[int], parent: int) -> None:
+    """The holder: fork the ranks, report how they end, and end all of it when told to.
+
+    fds: the holder's own channel first, then one for each rank.
+    """
+    process_tree.die_with_parent(parent)
+    os.setsid()
+    process_tree.become_subreaper()
+    apply_environment(order)
+    before = device_memory.used() if order.init["device"] != "cpu" else []
+    ranks = {_fork_rank(order, rank, fds): rank for rank in range(order.world_size)}
+    for fd in fds[1:]:
+        os.close(fd)
+    channel = Channel.from_fd(fds[0])
+    channel.send(Forked(holder=os.getpid(), ranks=list(ranks)))
+    _watch(channel, dict(ranks))
+    killed, survivors = process_tree.kill_descendants(KILL_LIMIT)
+    waited = device_memory.wait_until_free(before, MEMORY_LIMIT)
+    with contextlib.suppress(OSError):  # the controller may be gone
+        orphans = len(killed - ranks.keys())
+        channel.send(Swept(orphans=orphans, survivors=survivors, memory_wait=waited))
+
+
+def _watch(channel: Channel, ranks: dict[int, int]) -> None:
+    """Report each rank's end; return when the gang is to end. `ranks`: pid -> rank, the living."""
+    children = watch_children()
+    with selectors.DefaultSelector() as selector:
+        selector.register(channel, selectors.EVENT_READ)
+        selector.register(children, selectors.EVENT_READ)
+        while True:
+            # First the dead: some may have ended before SIGCHLD was watched.
+            for pid, status in process_tree.reap().items():
+                if pid in ranks:
+                    code = os.waitstatus_to_exitcode(status)
+                    channel.send(Exited(rank=ranks.pop(pid), status=code))
+            selector.select()
+            drain(children)
+            for order in channel.receive():
+                if isinstance(order, EndGang):
+                    return
+                if isinstance(order, SignalRanks):
+                    _signal(ranks, order.number)
+            if channel.closed:
+                return
+
+
+def _signal(pids: dict[int, int], number: int) -> None:
+    for pid in pids:  # not reaped yet, so the ids are still theirs
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def _fork_rank(order: StartGang, rank: int, fds: list[int]) -> int:
+    parent = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        _become_rank(order, rank, fds, parent)
+    return pid
+
+
+def _become_rank(order: StartGang, rank: int, fds: list[int], parent: int) -> NoReturn:
+    """In the child: a session, a log, stacks on SIGUSR1; then the worker. Never returns."""
+    status = 1
+    try:
+        process_tree.die_with_parent(parent)
+        os.setsid()
+        _redirect(rank_log(order.folder, rank))
+        own = fds[rank + 1]
+        for fd in fds:
+            if fd != own:
+                os.close(fd)
+        os.environ.update(_rank_environment(rank, order.world_size))
+        channel = Channel.from_fd(own)
+        worker = importlib.import_module(WORKER)
+        worker.main(channel, rank, order.world_size, order.folder, RankInit(**order.init))
+        status = 0
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else int(error.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        # No atexit handlers, no communicator teardown: both can block on a rank that is gone.
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status)
+
+
+def _rank_environment(rank: int, world_size: int) -> dict[str, str]:
+    names = {
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "WORLD_SIZE": world_size,
+        "LOCAL_WORLD_SIZE": world_size,
+    }
+    return {name: str(value) for name, value in names.items()}
+
+
+def _redirect(log: Path) -> None:
+    """stdin from nowhere, stdout and stderr to the log, appending (the controller truncates it)."""
+    nowhere = os.open(os.devnull, os.O_RDONLY)
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for source, target in ((nowhere, 0), (file, 1), (file, 2)):
+        os.dup2(source, target)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115 - lives as long as the process
+    sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+    faulthandler.enable(file=file, all_threads=True)
+    faulthandler.register(signal.SIGUSR1, file=file, all_threads=True, chain=False)

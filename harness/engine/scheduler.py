@@ -1,0 +1,236 @@
+"""From a plan to events: which gang runs which case when, and what to do when one goes wrong.
+
+One thread, one selector, several gangs at once where slots allow. Torch-free.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from harness.engine.forkserver_pool import PRELOAD, GangSpec, Pool
+from harness.engine.gang import Gang, GangDead, GangReady, Notice, State, watch
+from harness.engine.task_outcome import Ended, Outcome, case_result, write_case_log
+from harness.record.events import CaseEnded, CaseStarted, Event, GangEnded, GangStarted
+from harness.record.result import CaseResult, Verdict
+from harness.report import failure_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from harness.matrix.case import MoETestConfig
+    from harness.plan.plan import Job, Plan
+
+START_ATTEMPTS = 2  # gangs of a job that may fail to start, one after another
+_GOOD = (Verdict.PASSED, Verdict.FLAKY)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """log_dir: where logs of failed cases go. retries: further attempts, each in a fresh gang.
+
+    slots: how many ranks may be at work at once in gangs that run side by side; a gang wider than
+    that, or one on devices, runs alone. rank_options reach every rank as `RankContext.options`.
+    executor: "module:function", called in each rank with (case, context), returns a RankResult.
+    """
+
+    log_dir: Path
+    fail_fast: bool = False
+    retries: int = 0
+    slots: int = 1
+    rank_options: dict[str, Any] = field(default_factory=dict)
+    executor: str = "harness.execute:run_case"
+
+
+def run(plan: Plan, options: RunOptions, pool: Pool | None = None) -> Iterator[Event]:
+    """Run every case of the plan; exactly one `CaseEnded` for each, whatever happens.
+
+    Refused cases are the caller's to record. Closing the iterator, or an exception in its
+    consumer, ends all processes; so does the controller's own death. A `pool` that is handed in
+    stays open, warm for the caller's next run; its processes then end when the caller closes it.
+    """
+    with contextlib.nullcontext(pool) if pool is not None else Pool() as owner:
+        launcher = _Launcher(plan, options, owner)
+        try:
+            yield from launcher.events()
+        finally:
+            launcher.abandon()
+
+
+@dataclass(kw_only=True)
+class _JobRun:
+    """A job on its way: its queue, and its gang while it has one."""
+
+    job: Job
+    spec: GangSpec
+    cost: int  # slots
+    queue: deque[MoETestConfig]
+    gang: Gang | None = None
+    number: int = 0  # the gang's
+    failed_starts: int = 0
+    attempts: list[CaseResult] = field(default_factory=list)  # earlier ones of the case in hand
+    ran: int = 0  # cases in this gang
+
+
+class _Launcher:
+    def __init__(self, plan: Plan, options: RunOptions, pool: Pool) -> None:
+        self._options = options
+        self._pool = pool
+        self._waiting = deque(self._job_run(job) for job in plan.jobs)
+        self._active: list[_JobRun] = []
+        self._gangs = 0
+        self._stopping = False
+
+    def events(self) -> Iterator[Event]:
+        while self._waiting or self._active:
+            self._fill()
+            gangs = [active.gang for active in self._active if active.gang is not None]
+            if len(gangs) == len(self._active):  # else a job has something to do at once
+                watch(gangs)
+            for active in list(self._active):
+                for notice in active.gang.poll() if active.gang else []:
+                    yield from self._on(active, notice)
+                yield from self._advance(active)
+
+    def abandon(self) -> None:
+        """End gangs that an interrupted run has left, without waiting for them."""
+        for active in self._active:
+            if active.gang is not None:
+                active.gang.abandon()
+
+    def _job_run(self, job: Job) -> _JobRun:
+        module = self._options.executor.partition(":")[0]
+        stack = ("moe.*",) if module.startswith("harness.") else ()
+        spec = GangSpec(
+            world_size=job.world_size,
+            device=job.device,
+            transport=job.transport,
+            executor=self._options.executor,
+            options=self._options.rank_options,
+            preload=(*PRELOAD, *stack, module),
+        )
+        slots = self._options.slots
+        cost = min(job.world_size, slots) if job.device == "cpu" else slots
+        return _JobRun(job=job, spec=spec, cost=cost, queue=deque(job.cases))
+
+    def _fill(self) -> None:
+        """Start gangs for waiting jobs, in order, while there are slots."""
+        while self._waiting:
+            used = sum(active.cost for active in self._active)
+            if self._active and used + self._waiting[0].cost > self._options.slots:
+                return
+            active = self._waiting.popleft()
+            self._active.append(active)
+            if active.queue and not self._stopping:
+                self._start(active)
+
+    def _start(self, active: _JobRun) -> None:
+        self._gangs += 1
+        active.number, active.ran = self._gangs, 0
+        active.gang = Gang(self._pool, active.spec)
+
+    def _on(self, active: _JobRun, notice: Notice) -> Iterator[Event]:
+        now = time.time()
+        if isinstance(notice, GangReady):
+            yield GangStarted(
+                time=now,
+                gang=active.number,
+                world_size=active.job.world_size,
+                transport=active.job.transport,
+                seconds=notice.seconds,
+            )
+        elif isinstance(notice, Outcome):
+            yield from self._on_outcome(active, notice)
+        else:
+            active.gang = None
+            yield GangEnded(time=now, gang=active.number, why=notice.why, cases=active.ran)
+            if not notice.ready and not self._stopping:
+                yield from self._on_failed_start(active, notice)
+
+    def _on_outcome(self, active: _JobRun, outcome: Outcome) -> Iterator[Event]:
+        if outcome.ended is Ended.NOT_BEGUN:
+            active.failed_starts += 1
+            if active.failed_starts < START_ATTEMPTS:
+                return  # the case is still first in the queue, and a fresh gang follows
+        active.failed_starts = 0
+        result = dataclasses.replace(case_result(outcome), attempt=len(active.attempts) + 1)
+        if result.verdict is not Verdict.PASSED:
+            said = failure_text.lines(result, most=None)
+            result = write_case_log(outcome, result, said, self._options.log_dir)
+            if result.attempt <= self._options.retries and not self._stopping:
+                active.attempts.append(result)
+                assert active.gang is not None
+                active.gang.end("a case is tried again in a fresh gang")
+                return
+        active.queue.popleft()
+        yield self._case_ended(active, _with_history(result, active.attempts))
+        active.attempts = []
+
+    def _on_failed_start(self, active: _JobRun, dead: GangDead) -> Iterator[Event]:
+        active.failed_starts += 1
+        if active.failed_starts < START_ATTEMPTS:
+            return
+        count = active.failed_starts
+        text = f"{count} gangs could not start, the last because: {dead.why}\n{dead.log}"
+        yield from self._drop(active, Verdict.INFRA, "gang_start", (text,))
+
+    def _drop(
+        self, active: _JobRun, verdict: Verdict, reason: str, messages: tuple[str, ...] = ()
+    ) -> Iterator[Event]:
+        """End all the cases that a job still has, without running them."""
+        cases, active.queue = active.queue, deque()
+        for case in cases:
+            result = CaseResult(case_id=case.id, verdict=verdict, reason=reason, messages=messages)
+            yield self._case_ended(active, _with_history(result, active.attempts))
+            active.attempts = []
+
+    def _case_ended(self, active: _JobRun, result: CaseResult) -> CaseEnded:
+        if self._options.fail_fast and result.verdict not in _GOOD:
+            self._stopping = True
+        return CaseEnded(time=time.time(), gang=active.number, result=result)
+
+    def _advance(self, active: _JobRun) -> Iterator[Event]:
+        """What the job does next: another case, another gang, or nothing more."""
+        if self._stopping:
+            yield from self._drop(active, Verdict.NOT_RUN, "fail_fast")
+        gang = active.gang
+        if gang is None and active.queue:
+            self._start(active)
+        elif gang is None:
+            self._active.remove(active)
+        elif not active.queue:
+            gang.end("fail_fast" if self._stopping else "done")
+        elif gang.state is State.IDLE:
+            yield self._case_started(active)
+            gang.run(active.queue[0].id, active.job.time_limit)
+
+    def _case_started(self, active: _JobRun) -> CaseStarted:
+        active.ran += 1
+        return CaseStarted(
+            time=time.time(),
+            case_id=active.queue[0].id,
+            gang=active.number,
+            attempt=len(active.attempts) + 1,
+        )
+
+
+def _with_history(result: CaseResult, attempts: list[CaseResult]) -> CaseResult:
+    """A later attempt's result with what was seen before; a pass is only flaky then."""
+    if not attempts:
+        return result
+    earlier = [
+        f"attempt {past.attempt} was {past.verdict}: {message}"
+        for past in attempts
+        for message in past.messages or ("",)
+    ]
+    return dataclasses.replace(
+        result,
+        verdict=Verdict.FLAKY if result.verdict is Verdict.PASSED else result.verdict,
+        messages=(*result.messages, *earlier),
+        log=result.log or attempts[-1].log,
+    )

@@ -1,0 +1,1 @@
+"""The case, its axes and its id; the matrix file with positions; schema; expansion."""

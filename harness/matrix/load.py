@@ -1,0 +1,168 @@
+"""`configs/matrix.yaml` as a checked, frozen value; every complaint at once, with its place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from harness.errors import ConfigError, UsageError
+from harness.matrix import yaml_positions
+from harness.matrix.schema import Axes, LayoutModel, MatrixConfig, Suite, hint
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+DEFAULT = Path("configs/matrix.yaml")
+REQUIRED = ("shapes", "num_experts", "top_k", "experts")  # axes without a default of their own
+
+
+def find(path: Path | None) -> Path:
+    """The file to read: the one given, or `configs/matrix.yaml` here or beside the package."""
+    here = path or DEFAULT
+    beside = Path(__file__).parents[2] / DEFAULT
+    if path is None and not here.exists() and beside.exists():
+        return beside
+    return here
+
+
+def load(path: Path) -> MatrixConfig:
+    """Read and check a matrix file. Raises ConfigError with one line for each complaint."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read the matrix file {str(path)!r}: {error}") from error
+    located = yaml_positions.load(text)
+    problems = list(located.problems)
+    config = None
+    if located.value is not None:
+        problems += _empty(located) + _unset_axes(located) + _impossible_layouts(located)
+        try:
+            config = MatrixConfig.model_validate(located.value)
+        except ValidationError as error:
+            problems += _translate(error, located)
+    elif not problems:
+        problems.append(yaml_positions.Problem(line=1, column=1, path=(), text="the file is empty"))
+    if problems or config is None:
+        raise ConfigError(_render(path, problems))
+    return config
+
+
+def _render(path: Path, problems: list[yaml_positions.Problem]) -> list[str]:
+    ordered = sorted(problems, key=lambda p: (p.line, p.column, p.text))
+    rows = [(f"{path}:{p.line}:{p.column}", yaml_positions.show(p.path), p.text) for p in ordered]
+    return list(dict.fromkeys(": ".join(part for part in row if part) for row in rows))
+
+
+def _blocks(value: Any) -> list[tuple[yaml_positions.Path, Any]]:
+    """Every block of every suite with its path, as far as the data has the right shape."""
+    suites = value.get("suites") if isinstance(value, dict) else None
+    found: list[tuple[yaml_positions.Path, Any]] = []
+    for name, suite in suites.items() if isinstance(suites, dict) else ():
+        blocks = suite.get("blocks") if isinstance(suite, dict) else None
+        for i, block in enumerate(blocks if isinstance(blocks, list) else ()):
+            found.append((("suites", name, "blocks", i), block))
+    return found
+
+
+def _empty(located: yaml_positions.Located) -> list[yaml_positions.Problem]:
+    """Keys and items without a value: left out by mistake, never a way to say "the default"."""
+    text = "has no value; give one or leave the key out"
+    return [_problem(located, path, text) for path in located.empty]
+
+
+def _unset_axes(located: yaml_positions.Located) -> list[yaml_positions.Problem]:
+    """Axes without a default that neither a block nor `defaults` gives."""
+    defaults = located.value.get("defaults") if isinstance(located.value, dict) else None
+    given = set(defaults) if isinstance(defaults, dict) else set()
+    problems = []
+    for path, block in _blocks(located.value):
+        missing = [a for a in REQUIRED if isinstance(block, dict) and a not in given | set(block)]
+        if missing:
+            text = f"lacks {', '.join(missing)}; give it here or under `defaults`"
+            problems.append(_problem(located, path, text))
+    return problems
+
+
+def _impossible_layouts(located: yaml_positions.Located) -> list[yaml_positions.Problem]:
+    defaults = located.value.get("defaults") if isinstance(located.value, dict) else None
+    problems = []
+    for path, block in [(("defaults",), defaults), *_blocks(located.value)]:
+        layouts = block.get("layouts") if isinstance(block, dict) else None
+        for i, layout in enumerate(layouts if isinstance(layouts, list) else ()):
+            if isinstance(layout, dict) and layout.get("sp") is True and not _sp_fits(layout):
+                text = "sp needs ep: true and tp of 2 or more"
+                problems.append(_problem(located, (*path, "layouts", i), text))
+    return problems
+
+
+def _sp_fits(layout: dict[str, Any]) -> bool:
+    tp = layout.get("tp", 1)
+    return layout.get("ep") is True and not (isinstance(tp, int) and tp < 2)
+
+
+def _problem(
+    located: yaml_positions.Located, path: yaml_positions.Path, text: str, *, key: bool = False
+) -> yaml_positions.Problem:
+    line, column = located.where(path, key=key)
+    return yaml_positions.Problem(line=line, column=column, path=path, text=text)
+
+
+def _translate(
+    error: ValidationError, located: yaml_positions.Located
+) -> list[yaml_positions.Problem]:
+    """pydantic's errors in our words, each at its place."""
+    problems = []
+    for one in error.errors(include_url=False):
+        path = tuple(part for part in one["loc"] if part != "[key]")
+        at_key = one["type"] == "extra_forbidden" or "[key]" in one["loc"]
+        if path in located.empty:
+            continue  # said already
+        text = _text(one["type"], path, one.get("ctx", {}), one["input"]) or one["msg"]
+        problems.append(_problem(located, path, text, key=at_key))
+    return problems
+
+
+def _text(kind: str, path: yaml_positions.Path, ctx: dict[str, Any], value: object) -> str | None:
+    """One error in plain words, or None where pydantic's own are as good."""
+    if kind == "extra_forbidden":
+        known = list(_model_at(path[:-1]).model_fields)
+        names = ", ".join(known)
+        return f"unknown key{hint(str(path[-1]), known) or f' (known: {names})'}"
+    if kind in _MUST_BE:
+        return f"must be {_MUST_BE[kind]}, not {value!r}"
+    if kind == "missing":
+        return f"lacks the key {path[-1]!r}"
+    if kind in ("too_short", "too_long"):
+        if "shapes" in path[-2:-1]:
+            return f"must be three numbers [m, n, k], not {value!r}"
+        return "must not be empty"
+    if kind in ("greater_than_equal", "greater_than"):
+        least = f"at least {ctx['ge']}" if "ge" in ctx else f"more than {ctx['gt']:g}"
+        return f"must be {least}, not {value!r}"
+    if kind == "literal_error":
+        return f"must be {ctx['expected']}, not {value!r}"
+    return str(ctx["error"]) if kind == "value_error" else None
+
+
+_MUST_BE = {
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "string_type": "a word",
+    "list_type": "a list such as [a, b]",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "string_pattern_mismatch": "a name of a-z, 0-9 and _",
+}
+
+
+def _model_at(path: yaml_positions.Path) -> type[BaseModel]:
+    """The model whose keys stand directly under `path`."""
+    if "layouts" in path[1:]:
+        return LayoutModel
+    if path[:1] == ("defaults",) or "blocks" in path[2:]:
+        return Axes
+    return Suite if path else MatrixConfig

@@ -1,0 +1,265 @@
+"""Known mistakes: what would have come out of the layer under each of them.
+
+One table serves two uses. The battery puts those that are marked so to the check of every case,
+and the check must reject them; the diagnosis asks which of them gives what was seen. Each row is
+a function of its family's module that bears the row's name; the table itself needs no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.mutants.sample import Scene
+    from moe.spec import Layout, Scheme
+
+FEW = 4  # rows that a mistake inside the experts is worked out for
+MORE_ROWS = "more tokens"
+
+
+class NotApplicable(Exception):  # no error: the mistake changes nothing here
+    """The mistake is none in this case, by its configuration; the text says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hypothesis:
+    """One mistake. cause: a clause for people. cure: the input change that would show it.
+
+    dear: it is worked out by running experts again, on at most `FEW` rows. needs: what a case
+    must have for the mistake to exist, of `quantized` weights, several `ranks`.
+    """
+
+    name: str
+    family: str  # module of this package
+    cause: str
+    battery: bool = False
+    dear: bool = False
+    needs: frozenset[str] = frozenset()
+    cure: str = MORE_ROWS
+
+    def compute(self, scene: Scene) -> Tensor:
+        """[r', K] float32, the output under the mistake for the first r' <= r rows.
+
+        Raises NotApplicable where it is no mistake here.
+        """
+        module = importlib.import_module(f"harness.mutants.{self.family}")
+        found: Tensor = getattr(module, self.name)(scene)
+        return found
+
+    def possible(self, scheme: Scheme, layout: Layout) -> bool:
+        """Whether some case of this scheme and layout can have the mistake."""
+        has = {"quantized": scheme.weights != "model", "ranks": layout.world_size > 1}
+        return all(has[need] for need in self.needs)
+
+
+def _rows(family: str, **causes: str) -> tuple[Hypothesis, ...]:
+    """Mistakes that cost next to nothing, for the diagnosis alone."""
+    return tuple(Hypothesis(name=n, family=family, cause=c) for n, c in causes.items())
+
+
+def _dear(family: str, **causes: str) -> tuple[Hypothesis, ...]:
+    """Mistakes inside the experts, for the diagnosis alone."""
+    return tuple(Hypothesis(name=n, family=family, cause=c, dear=True) for n, c in causes.items())
+
+
+def _proof(family: str, cure: str, *needs: str, dear: bool = False, **causes: str) -> Hypothesis:
+    """A member of the battery."""
+    ((name, cause),) = causes.items()
+    wants = frozenset(needs)
+    return Hypothesis(
+        name=name, family=family, cause=cause, battery=True, dear=dear, needs=wants, cure=cure
+    )
+
+
+_SPREAD = "top-k > 1 and router weights that are spread more"
+_LARGER = "a larger n, so that a bound is a smaller part of a row"
+_SHARED = "shared experts of a larger size"
+
+HYPOTHESES: tuple[Hypothesis, ...] = (
+    # rows and columns of the output
+    _proof("rows", _LARGER, zeros="nothing was computed: the output is zeros"),
+    _proof("rows", _LARGER, halved="the output is half of what it should be"),
+    _proof("rows", _LARGER, doubled="the output is twice what it should be"),
+    _proof("rows", _LARGER, negated="the output has the wrong sign"),
+    _proof("rows", MORE_ROWS, rolled="each row holds the token before it (rows off by one)"),
+    _proof("rows", MORE_ROWS, swapped="two tokens have each other's rows"),
+    _proof("rows", _LARGER, row_zeroed="a row was never added to: it is zeros"),
+    _proof("rows", _LARGER, last_block_zeroed="the last 128 hidden columns were never written"),
+    *_rows(
+        "rows",
+        rows_off_by_block="rows are off by one block of 16 tokens",
+        columns_rolled="hidden columns are off by one block of 128",
+        columns_reversed_blocks="blocks of 128 hidden columns are in reverse order",
+        odd_columns_swapped="neighbouring columns have changed places",
+    ),
+    # which expert, which slot
+    _proof("experts", _SPREAD, expert_dropped="an expert's share was dropped"),
+    _proof(
+        "experts",
+        _SPREAD,
+        dear=True,
+        expert_from_neighbour="an expert's tokens were computed with its neighbour's weights",
+    ),
+    _proof("experts", _SHARED, shared_missing="the shared experts were not added"),
+    _proof("experts", _SHARED, shared_twice="the shared experts were added twice"),
+    *_rows(
+        "experts",
+        last_slot_dropped="top-k was cut short by one: the last slot is missing",
+        slots_overwritten="every slot holds the first slot's expert output",
+        only_best_expert="only the first slot was computed, with its own weight",
+        best_expert_twice="the best expert was chosen twice and the last one left out",
+        ids_in_int8="expert ids were kept in eight bits: those above 127 are lost",
+        shared_from_output="the shared experts were given the routed output as their input",
+    ),
+    *_dear(
+        "experts",
+        ids_off_by_one="every expert id is one too high",
+        ids_one_too_low="every expert id is one too low",
+        global_ids_as_local="global expert ids were taken for local ones",
+        offset_taken_twice="the rank's first expert was subtracted twice from the ids",
+        stale_expert_map="the expert map is the neighbour rank's (a stale map)",
+        remainder_on_last_rank="the map gives the odd experts to the last rank, the weights to the "
+        "first ranks",
+        absent_as_first="slots of absent experts were computed with local expert 0",
+        absent_as_last="slots of absent experts (-1) were computed with the last local expert",
+    ),
+    # the router's weights
+    _proof("routing", _SPREAD, weights_ignored="the router's weights were ignored"),
+    _proof("routing", _SPREAD, weights_twice="the router's weights were applied twice"),
+    *_rows(
+        "routing",
+        weights_uniform="the k experts were averaged instead of weighted",
+        weights_reversed="the router's weights are in the wrong order of slots",
+        renormalisation_missing="the chosen router weights were not renormalised",
+        renormalisation_extra="the chosen router weights were renormalised and should not be",
+        weights_sigmoid="the router's weights come from a sigmoid instead of a softmax",
+    ),
+    *_dear("routing", weights_on_input="the router's weight was applied to the expert's input"),
+    # sums over ranks
+    _proof("ranks", _SPREAD, "ranks", rank_missing="a rank's share is missing from the sum"),
+    _proof("ranks", _SPREAD, "ranks", rank_twice="a rank's share was added twice"),
+    *_rows(
+        "ranks",
+        tp_rank_missing="a TP rank's share is missing from the all-reduce",
+        all_reduce_missing="the all-reduce over the TP ranks is missing",
+        all_reduce_twice="the all-reduce over the TP ranks was done twice",
+        all_reduce_averaged="the TP ranks were averaged instead of summed",
+        reduce_scatter_missing="partial sums were not added over the ranks that share tokens",
+        shared_once_per_rank="the shared experts were added once per TP rank",
+        shared_unreduced="only this TP rank's share of the shared experts was added",
+    ),
+    # other tokens
+    *_dear(
+        "tokens",
+        neighbour_tokens="the rows are those of the next rank's tokens",
+        stale_output="the rows are left over from the call before",
+    ),
+    *_rows("tokens", first_rank_weights="the router's weights are those of rank 0's tokens"),
+    # scales
+    _proof(
+        "scales",
+        "weights whose blocks differ more in size",
+        "quantized",
+        dear=True,
+        scale_shifted="the scales of w13 are off by one block (or channel, or expert)",
+    ),
+    *_dear(
+        "scales",
+        w2_scale_shifted="the scales of w2 are off by one block (or channel, or expert)",
+        scale_shifted_back="the scales of w13 are off by one, each the next block's "
+        "(or the next channel's, or the expert's before)",
+        w2_scale_shifted_back="the scales of w2 are off by one, each the next block's "
+        "(or the next channel's, or the expert's before)",
+        w13_scale_transposed="the block scales of w13 were read transposed",
+        w2_scale_transposed="the block scales of w2 were read transposed",
+        up_scale_from_gate="the up half was scaled with the gate half's scales",
+        gate_scale_from_up="the gate half was scaled with the up half's scales",
+        w13_scale_twice="the scales of w13 were applied twice",
+        w13_scale_missing="the scales of w13 were not applied",
+        w2_scale_twice="the scales of w2 were applied twice",
+        w2_scale_missing="the scales of w2 were not applied",
+        input_scale_twice="the input's scale was applied twice",
+        input_scale_missing="the input's scale was not applied",
+        second_scale_twice="the intermediate's scale was applied twice",
+        second_scale_missing="the intermediate's scale was not applied",
+        second_scale_from_input="the intermediate was quantized with the input's static scale",
+        input_scale_from_second="the input was quantized with the intermediate's static scale",
+        input_groups_shifted="the input's group scales are off by one group",
+    ),
+    # number formats
+    *_dear(
+        "rounding",
+        activations_unquantized="the activations were not quantized",
+        second_unquantized="the intermediate was not quantized",
+        weights_unquantized="the weights were not quantized",
+        codes_truncated="activation codes were truncated instead of rounded",
+        overflow_to_nan="activations beyond the fp8 range became NaN instead of saturating",
+        fnuz_codes="fp8 weights were read as the other kind (fnuz): half of each value",
+        bf16_accumulation="products were accumulated in the model dtype",
+    ),
+    # inside an expert
+    _proof(
+        "activation",
+        "gate and up of different sizes",
+        dear=True,
+        gate_up_swapped="gate and up have changed places",
+    ),
+    *_dear(
+        "activation",
+        gelu="GELU was used instead of SiLU",
+        gelu_tanh="GELU in its tanh form was used instead of SiLU",
+        relu="ReLU was used instead of SiLU",
+        sigmoid="the gate's sigmoid was used instead of its SiLU",
+        silu_without_up="SiLU of the gate without the up product",
+        up_without_gate="up alone, without the gate",
+        product_without_silu="gate times up without SiLU",
+        gate_clamped="gate and up were clamped at 7 (a SwiGLU limit that is not asked for)",
+        swiglu_oai="SwiGLU with alpha 1.702 and up + 1 was used",
+        gate_up_interleaved="interleaved rows of w13 were taken for gate and up",
+        shard_of_joined_rows="the shard of w13 was cut from the joined rows, not from each half",
+        half_intermediate="the upper half of the intermediate columns is missing",
+        w2_blocks_transposed="each 128x128 block of w2 is transposed",
+        odd_k_blocks_missing="every second 128-block of K was left out of the first product",
+        last_k_block_missing="the last 128-block of K was left out of the first product",
+        last_n_block_missing="the last 128 columns were left out of the second product",
+    ),
+    # what more ranks and calls can do wrong
+    *_dear(
+        "tokens",
+        stale_sum="the experts added to what the call before left in the output's memory",
+        tp_tokens_summed="an all-reduce added up the TP ranks' rows, which are of other tokens",
+        first_rank_inputs="the experts were given rank 0's tokens with this rank's routing",
+        reversed_rank_inputs="the ranks' tokens were gathered in reverse order, their routing not",
+        unpadded_offsets="rows were looked for as if the ranks before had sent no padding",
+    ),
+    # one matrix of another expert or rank
+    *_dear(
+        "weights",
+        w13_of_expert_before="w13 is the expert's before, w2 is right",
+        w13_of_next_expert="w13 is the next expert's, w2 is right",
+        w2_of_expert_before="w2 is the expert's before, w13 is right",
+        w2_of_next_expert="w2 is the next expert's, w13 is right",
+        w2_shard_of_next_rank="w2 is the next rank's shard, w13 is right",
+        w2_shard_of_rank_before="w2 is the shard of the rank before, w13 is right",
+    ),
+    # scales of other experts or rows
+    *_dear(
+        "scale_scopes",
+        w13_scale_of_first_expert="all experts have the scales of w13 of a rank's first one",
+        w2_scale_of_first_expert="all experts have the scales of w2 of a rank's first one",
+        w13_scale_of_next_expert="the scales of w13 are the next expert's",
+        w2_scale_of_next_expert="the scales of w2 are the next expert's",
+        w13_scale_of_expert_before="the scales of w13 are the expert's before",
+        w2_scale_of_expert_before="the scales of w2 are the expert's before",
+        second_scale_of_all_rows="the intermediate has one scale for all rows, not each its own",
+    ),
+)
+
+
+def named(name: str) -> Hypothesis:
+    """The row of this name. Raises KeyError."""
+    return {h.name: h for h in HYPOTHESES}[name]

@@ -1,0 +1,131 @@
+"""Sums over ranks that miss a rank, count one twice, or are not done at all."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from harness.mutants import NotApplicable
+from harness.mutants.contributions import blame, by_rank, farther, residual
+from harness.mutants.recompute import shared_mlp
+from moe.spec import chunk
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.mutants.sample import Scene
+
+
+def rank_missing(scene: Scene) -> Tensor:
+    return scene.answer.out - _one_rank(scene, -1.0)
+
+
+def rank_twice(scene: Scene) -> Tensor:
+    return scene.answer.out + _one_rank(scene, 1.0)
+
+
+def _one_rank(scene: Scene, sign: float) -> Tensor:
+    """[r, K] the share of the rank whose `sign` times share is nearest to the residual."""
+    if scene.case.world_size == 1:
+        raise NotApplicable("there is one rank only")
+    shares = by_rank(scene)
+    rank = _nearest(scene, sign * shares)
+    blame(scene, f"rank {rank}")
+    return shares[rank]
+
+
+def _nearest(scene: Scene, changes: Tensor) -> int:
+    """Which of the changes [W, r, K] explains best what was seen, of those that are any."""
+    cost = farther(residual(scene), changes).sum(dim=1)
+    idle = (changes == 0).flatten(1).all(dim=1)
+    if idle.all():
+        raise NotApplicable("no rank adds anything to these rows")
+    return int(cost.masked_fill(idle, torch.inf).argmin())
+
+
+def tp_rank_missing(scene: Scene) -> Tensor:
+    """One TP rank hands zeros to the all-reduce, in each DP rank and the shared experts too."""
+    _needs_all_reduce(scene)
+    layout, shared = scene.case.layout, scene.answer.shared
+    if layout.dp_size == 1 and shared is None:
+        raise NotApplicable("of one DP rank that is a rank's share")
+    by = by_rank(scene)
+    shares = torch.stack([by[t :: layout.tp_size].sum(dim=0) for t in _tp(scene)])
+    if shared is not None:
+        shares = shares + torch.stack([_shared_of(scene, t) for t in _tp(scene)])
+    missing = _nearest(scene, -shares)
+    blame(scene, f"TP rank {missing}")
+    return scene.answer.out - shares[missing]
+
+
+def _tp(scene: Scene) -> range:
+    return range(scene.case.tp_size)
+
+
+def all_reduce_missing(scene: Scene) -> Tensor:
+    _needs_all_reduce(scene)
+    layout = scene.case.layout
+    column = range(layout.tp_rank(scene.rank), layout.world_size, layout.tp_size)
+    routed = by_rank(scene)[list(column)].sum(dim=0)
+    return routed if scene.answer.shared is None else routed + _own_shared(scene)
+
+
+def all_reduce_twice(scene: Scene) -> Tensor:
+    _needs_all_reduce(scene)
+    return scene.answer.out * scene.case.tp_size
+
+
+def all_reduce_averaged(scene: Scene) -> Tensor:
+    _needs_all_reduce(scene)
+    return scene.answer.out / scene.case.tp_size
+
+
+def _needs_all_reduce(scene: Scene) -> None:
+    if scene.case.tp_size == 1:
+        raise NotApplicable("there is one TP rank only")
+    if scene.case.sequence_parallel:
+        raise NotApplicable("under sequence parallelism no output is all-reduced")
+
+
+def reduce_scatter_missing(scene: Scene) -> Tensor:
+    """Each rank keeps its own partial sums of its tokens; the TP ranks are still summed."""
+    layout, shares = scene.case.layout, by_rank(scene)
+    if layout.sequence_parallel:
+        routed = shares[scene.rank]
+    elif layout.dp_size == 1:
+        raise NotApplicable("ranks that share their tokens have no others' to gather")
+    else:
+        first = layout.dp_rank(scene.rank) * layout.tp_size
+        routed = shares[first : first + layout.tp_size].sum(dim=0)
+    return routed if scene.answer.shared is None else routed + scene.answer.shared
+
+
+def shared_once_per_rank(scene: Scene) -> Tensor:
+    _needs_all_reduce(scene)
+    return scene.answer.out + (scene.case.tp_size - 1) * _needs_shared(scene)
+
+
+def shared_unreduced(scene: Scene) -> Tensor:
+    """Under sequence parallelism too: there each rank should have all of the shared experts."""
+    shared = _needs_shared(scene)
+    if scene.case.tp_size == 1:
+        raise NotApplicable("there is one TP rank only")
+    return scene.answer.out - shared + _own_shared(scene)
+
+
+def _needs_shared(scene: Scene) -> Tensor:
+    if scene.answer.shared is None:
+        raise NotApplicable("the layer has no shared experts")
+    return scene.answer.shared
+
+
+def _own_shared(scene: Scene) -> Tensor:
+    return _shared_of(scene, scene.case.layout.tp_rank(scene.rank))
+
+
+def _shared_of(scene: Scene, tp_rank: int) -> Tensor:
+    """[r, K] a TP rank's part of the shared experts' output."""
+    width = scene.case.shared_experts * scene.case.n
+    own = chunk(width, scene.case.tp_size, tp_rank)
+    return shared_mlp(scene, slice(own.start, own.stop))

@@ -1,0 +1,113 @@
+"""Numbers in another format than the scheme asks for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from harness.mutants import NotApplicable
+from harness.mutants.recompute import (
+    Steps,
+    input_scale,
+    redo,
+    right_product,
+    second_scale,
+)
+from moe.reference import formats
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.mutants.sample import Scene
+
+CHUNK = 32  # products that are added before a narrow accumulator is rounded
+
+
+def activations_unquantized(scene: Scene) -> Tensor:
+    _needs_codes(scene)
+    return redo(scene, Steps(inputs=_plain_input, second=lambda _, h, __: h))
+
+
+def second_unquantized(scene: Scene) -> Tensor:
+    _needs_codes(scene)
+    return redo(scene, Steps(second=lambda _, h, __: h))
+
+
+def weights_unquantized(scene: Scene) -> Tensor:
+    _needs_codes(scene)
+    return redo(scene, Steps(w13=lambda _, e: e.plain[0], w2=lambda _, e: e.plain[1]))
+
+
+def _plain_input(scene: Scene, rows: Tensor, slots: Tensor) -> Tensor:
+    del slots
+    return scene.x[rows].to(scene.reference.dtype)
+
+
+def codes_truncated(scene: Scene) -> Tensor:
+    _needs_codes(scene)
+    fmt = scene.reference.act_format
+
+    def cut(x: Tensor, scale: Tensor) -> Tensor:
+        ratio = (x / scale).clamp(-fmt.top, fmt.top)
+        step = formats.step_of(ratio, fmt.grid)
+        return (ratio / step).trunc() * step * scale
+
+    def inputs(scene: Scene, rows: Tensor, _: Tensor) -> Tensor:
+        return cut(scene.x.to(scene.reference.dtype), input_scale(scene))[rows]
+
+    return redo(scene, Steps(inputs=inputs, second=lambda s, h, w: cut(h, second_scale(s, h, w))))
+
+
+def overflow_to_nan(scene: Scene) -> Tensor:
+    """NaN where a cast to fp8 without a clamp would give NaN: above the largest code's tie."""
+    _needs_fp8(scene)
+    fmt = scene.reference.act_format
+    seen = False
+
+    def cast(x: Tensor, scale: Tensor) -> Tensor:
+        nonlocal seen
+        ratio = x / scale
+        beyond = ratio.abs() > fmt.top + formats.step_of(ratio.new_full((), fmt.top), fmt.grid) / 2
+        seen |= bool(beyond.any())
+        values = formats.on_grid(ratio.clamp(-fmt.top, fmt.top), fmt.grid) * scale
+        return values.masked_fill(beyond, torch.nan)
+
+    def inputs(scene: Scene, rows: Tensor, _: Tensor) -> Tensor:
+        return cast(scene.x.to(scene.reference.dtype), input_scale(scene))[rows]
+
+    steps = Steps(inputs=inputs, second=lambda s, h, w: cast(h, second_scale(s, h, w)))
+    out = redo(scene, steps)
+    if not seen:
+        raise NotApplicable("nothing in these rows is beyond the range")
+    return out
+
+
+def fnuz_codes(scene: Scene) -> Tensor:
+    _needs_fp8(scene)
+    return redo(scene, Steps(w13=lambda _, e: e.w13 / 2, w2=lambda _, e: e.w2 / 2))
+
+
+def bf16_accumulation(scene: Scene) -> Tensor:
+    dtype = scene.case.dtype
+    if dtype == "f32":
+        raise NotApplicable("the model dtype is float32")
+
+    def narrow(scene: Scene, x: Tensor, w: Tensor) -> Tensor:
+        total = x.new_zeros((x.shape[0], w.shape[0]))
+        for a, b in zip(torch.split(x, CHUNK, 1), torch.split(w, CHUNK, 1), strict=True):
+            total = formats.on_grid(total + right_product(scene, a, b), dtype)
+        return total
+
+    return redo(scene, Steps(product=narrow))
+
+
+def _needs_codes(scene: Scene) -> None:
+    if scene.reference.act_format.grid == "model":
+        raise NotApplicable("nothing is quantized")
+
+
+def _needs_fp8(scene: Scene) -> None:
+    _needs_codes(scene)
+    if scene.reference.act_format.grid != "e4m3":
+        raise NotApplicable("nothing is quantized to fp8")

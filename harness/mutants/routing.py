@@ -1,0 +1,84 @@
+"""Router weights that are ignored, repeated, misplaced or not normalised as they should be."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from harness.mutants import FEW, NotApplicable
+from harness.mutants.recompute import Steps, quantized_input, redo_parts
+from moe.reference import routing
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.mutants.sample import Scene
+
+
+def weights_ignored(scene: Scene) -> Tensor:
+    _needs_weights(scene)
+    return scene.total(weights=torch.ones_like(scene.topk_weights))
+
+
+def weights_twice(scene: Scene) -> Tensor:
+    _needs_weights(scene)
+    return scene.total(weights=scene.topk_weights.square())
+
+
+def weights_uniform(scene: Scene) -> Tensor:
+    _needs_weights(scene)
+    return scene.total(weights=torch.full_like(scene.topk_weights, 1 / scene.case.top_k))
+
+
+def weights_reversed(scene: Scene) -> Tensor:
+    if scene.case.top_k == 1:
+        raise NotApplicable("top-k is 1")
+    return scene.total(weights=scene.topk_weights.flip(1))
+
+
+def weights_sigmoid(scene: Scene) -> Tensor:
+    _needs_weights(scene)
+    weights = scene.logits.float().gather(1, scene.topk_ids.long()).sigmoid()
+    if scene.case.renormalize:
+        weights = weights / weights.sum(dim=1, keepdim=True)
+    return scene.total(weights=weights)
+
+
+def renormalisation_missing(scene: Scene) -> Tensor:
+    if not scene.case.renormalize:
+        raise NotApplicable("the layer does not renormalise")
+    if scene.case.top_k == scene.case.num_experts:
+        raise NotApplicable("all experts are chosen: their weights sum to one anyway")
+    weights = routing.softmax_weights(scene.logits, scene.topk_ids, renormalize=False)
+    return scene.total(weights=weights)
+
+
+def renormalisation_extra(scene: Scene) -> Tensor:
+    if scene.case.renormalize:
+        raise NotApplicable("the layer does renormalise")
+    if scene.case.top_k == scene.case.num_experts:
+        raise NotApplicable("all experts are chosen: their weights sum to one anyway")
+    weights = scene.topk_weights
+    return scene.total(weights=weights / weights.sum(dim=1, keepdim=True))
+
+
+def weights_on_input(scene: Scene) -> Tensor:
+    _needs_weights(scene)
+    few = scene.first(FEW)
+
+    def weighted(scene: Scene, rows: Tensor, slots: Tensor) -> Tensor:
+        weights = scene.topk_weights[rows, slots, None]
+        return quantized_input(scene)[rows] * weights.to(scene.reference.dtype)
+
+    parts = redo_parts(few, Steps(inputs=weighted))
+    return few.total(parts=parts, weights=torch.ones_like(few.topk_weights))
+
+
+def _needs_weights(scene: Scene) -> None:
+    if scene.case.top_k == 1 and scene.case.renormalize:
+        raise NotApplicable("at top-k 1 a renormalised weight is one")
+    if scene.case.top_k == 1 and scene.case.exact:
+        raise NotApplicable("at top-k 1 an exact case's weight is one")
+    if scene.case.num_experts == 1:
+        raise NotApplicable("the only expert's weight is one")

@@ -1,0 +1,92 @@
+"""Some rows of one call on one rank, with all that a question "what if" needs.
+
+The battery asks what a known mistake would have given here and whether the check would have
+caught it; the diagnosis asks which known mistake gives what was seen. Both ask on few rows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from harness.fixtures.layer_call import chosen_rows, rows_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.fixtures.layer_call import Call
+    from harness.matrix.case import MoETestConfig
+    from moe.reference.layer import BaselineSiluAndMul
+    from moe.reference.result import Answer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """Shapes: r rows, k slots, W ranks, K hidden; float32 unless said."""
+
+    case: MoETestConfig
+    rank: int
+    tokens: int  # on this rank in this call
+    counts: tuple[int, ...]  # tokens of each DP rank in this call
+    start: int  # of each DP rank's tokens in this call
+    rows: Tensor  # [r] int64, which of this rank's tokens
+    x: Tensor  # [r, K] model dtype
+    logits: Tensor  # [r, E] model dtype
+    topk_ids: Tensor  # [r, k] int32 global ids, the layer's own choice
+    topk_weights: Tensor  # [r, k]
+    actual: Tensor  # [r, K] model dtype, the layer's output
+    answer: Answer  # for these rows; parts is [W, r, k, K]
+    reference: BaselineSiluAndMul
+    whole: Tensor  # [T, K] the right output of all of this rank's tokens
+    # What several questions share, such as an expert's dequantized weights; lives as the scene.
+    memo: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    def total(
+        self,
+        *,
+        parts: Tensor | None = None,
+        weights: Tensor | None = None,
+        shared: Tensor | None = None,
+    ) -> Tensor:
+        """[r, K] sum over ranks and slots of weight * part, plus the shared experts.
+
+        Whatever is not given is the right one; give zeros to leave something out.
+        """
+        assert self.answer.parts is not None, "a scene's answer keeps its parts"
+        parts = self.answer.parts if parts is None else parts
+        weights = self.topk_weights if weights is None else weights
+        shared = self.answer.shared if shared is None else shared
+        routed = torch.einsum("wrkh,rk->rh", parts, weights.to(parts.dtype))
+        return routed if shared is None else routed + shared
+
+    def first(self, most: int) -> Scene:
+        """The same with at most so many rows."""
+        part = slice(0, most)
+        names = ("rows", "x", "logits", "topk_ids", "topk_weights", "actual")
+        short = {name: getattr(self, name)[part] for name in names}
+        return dataclasses.replace(self, **short, answer=rows_of(self.answer, part, part))
+
+
+def scene_of(case: MoETestConfig, rank: int, call: Call, reference: BaselineSiluAndMul) -> Scene:
+    """The chosen rows of a call."""
+    rows = chosen_rows(len(call.tokens.x), call.tokens.x.device)
+    routing = call.output.routing
+    return Scene(
+        case=case,
+        rank=rank,
+        tokens=len(call.tokens.x),
+        counts=call.counts,
+        start=call.start,
+        rows=rows,
+        x=call.tokens.x[rows],
+        logits=call.tokens.logits[rows],
+        topk_ids=routing.topk_ids[rows],
+        topk_weights=routing.topk_weights[rows],
+        actual=call.output.out[rows],
+        answer=rows_of(call.answer, rows, slice(None)),
+        reference=reference,
+        whole=call.answer.out,
+    )

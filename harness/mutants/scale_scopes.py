@@ -1,0 +1,88 @@
+"""Scales of other experts than their own, or over more rows than their own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from harness.mutants import NotApplicable
+from harness.mutants.recompute import Matrices, Steps, codes, matrices, redo
+from harness.mutants.weights import beside
+from moe.reference import formats
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+    from harness.mutants.sample import Scene
+
+
+def w13_scale_of_first_expert(scene: Scene) -> Tensor:
+    return _with_scale_of(scene, "w13", _first)
+
+
+def w2_scale_of_first_expert(scene: Scene) -> Tensor:
+    return _with_scale_of(scene, "w2", _first)
+
+
+def w13_scale_of_next_expert(scene: Scene) -> Tensor:
+    _needs_many(scene)
+    return _with_scale_of(scene, "w13", lambda s, e: beside(s, e, 1))
+
+
+def w2_scale_of_next_expert(scene: Scene) -> Tensor:
+    _needs_many(scene)
+    return _with_scale_of(scene, "w2", lambda s, e: beside(s, e, 1))
+
+
+def w13_scale_of_expert_before(scene: Scene) -> Tensor:
+    _needs_many(scene)
+    return _with_scale_of(scene, "w13", lambda s, e: beside(s, e, -1))
+
+
+def w2_scale_of_expert_before(scene: Scene) -> Tensor:
+    _needs_many(scene)
+    return _with_scale_of(scene, "w2", lambda s, e: beside(s, e, -1))
+
+
+def _with_scale_of(scene: Scene, which: str, other: Callable[[Scene, int], int]) -> Tensor:
+    """Each expert's codes with the scales, for one matrix, of the expert that `other` says."""
+    if scene.reference.weight_format.grid == "model":
+        raise NotApplicable("nothing is quantized")
+
+    def w13(s: Scene, e: Matrices) -> Tensor:
+        return e.w13 * (matrices(s, other(s, e.expert)).scale13 / e.scale13)
+
+    def w2(s: Scene, e: Matrices) -> Tensor:
+        return e.w2 * (matrices(s, other(s, e.expert)).scale2 / e.scale2)
+
+    return redo(scene, Steps(w13=w13) if which == "w13" else Steps(w2=w2))
+
+
+def _first(scene: Scene, expert: int) -> int:
+    """Of the experts of the same rank."""
+    case, layout = scene.case, scene.case.layout
+    ranges = [layout.experts_of(rank, case.num_experts) for rank in range(layout.world_size)]
+    if max(len(here) for here in ranges) == 1:
+        raise NotApplicable("no rank has more than one expert")
+    return next(here for here in ranges if expert in here).start
+
+
+def _needs_many(scene: Scene) -> None:
+    if scene.reference.weight_format.per == "tensor":
+        raise NotApplicable("an expert has one scale: that is scales off by one expert")
+
+
+def second_scale_of_all_rows(scene: Scene) -> Tensor:
+    """The intermediate's largest value over all rows, where each row should have its own."""
+    fmt = scene.reference.act_format
+    if fmt.grid == "model":
+        raise NotApplicable("nothing is quantized")
+    if fmt.per == "tensor":
+        raise NotApplicable("one scale for all rows is right")
+    scale = formats.scale_for(scene.answer.amax2, fmt)
+
+    def together(_: Scene, h: Tensor, __: int) -> Tensor:
+        return codes(h, scale, fmt.grid, fmt.top) * scale
+
+    return redo(scene, Steps(second=together))

@@ -1,0 +1,234 @@
+"""Scales that are shifted, transposed, repeated, forgotten or taken from somewhere else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from harness.mutants import NotApplicable
+from harness.mutants.recompute import (
+    Matrices,
+    Steps,
+    codes,
+    input_scale,
+    quantized_input,
+    redo,
+    right_second,
+    second_scale,
+)
+from moe.reference import formats
+from moe.spec import BLOCK
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+    from harness.mutants.sample import Scene
+
+
+def scale_shifted(scene: Scene) -> Tensor:
+    return _with_shifted(scene, "w13", 1)
+
+
+def w2_scale_shifted(scene: Scene) -> Tensor:
+    return _with_shifted(scene, "w2", 1)
+
+
+def scale_shifted_back(scene: Scene) -> Tensor:
+    return _with_shifted(scene, "w13", -1)
+
+
+def w2_scale_shifted_back(scene: Scene) -> Tensor:
+    return _with_shifted(scene, "w2", -1)
+
+
+def _with_shifted(scene: Scene, which: str, step: int) -> Tensor:
+    """step: 1, each block or channel takes the scale before its own, each expert the next one's;
+    -1, the other way."""
+    _needs_codes(scene)
+    return redo(scene, _scaled(which, lambda e: _shifted(scene, e, which, step)))
+
+
+def _scaled(which: str, factor: Callable[[Matrices], Tensor]) -> Steps:
+    """All steps right, but an expert's w13 or w2 multiplied with a factor."""
+    if which == "w13":
+        return Steps(w13=lambda _, e: e.w13 * factor(e))
+    return Steps(w2=lambda _, e: e.w2 * factor(e))
+
+
+def _shifted(scene: Scene, one: Matrices, which: str, step: int) -> Tensor:
+    """What each value is multiplied with when its scale is the neighbour's."""
+    scale = one.scale13 if which == "w13" else one.scale2
+    per, experts = scene.reference.weight_format.per, scene.case.num_experts
+    if per == "tensor":
+        if experts == 1:
+            raise NotApplicable("there is one expert, hence one scale, only")
+        _two_directions(experts, step)
+        return _scale_of((one.expert + step) % experts, scene, which) / scale
+    if per == "channel":
+        _two_directions(len(scale), step)
+        return scale.roll(step, dims=0) / scale
+    blocks = _blocks(scale)
+    if blocks.numel() == 1:
+        raise NotApplicable("the matrix is one block")
+    axis = 1 if blocks.shape[1] > 1 else 0
+    _two_directions(blocks.shape[axis], step)
+    return _spread(blocks.roll(step, dims=axis) / blocks, scale)
+
+
+def _two_directions(count: int, step: int) -> None:
+    if count == 2 and step < 0:
+        raise NotApplicable("of two scales each is next to the other, either way")
+
+
+def _scale_of(expert: int, scene: Scene, which: str) -> Tensor:
+    """Broadcastable to the expert's w13 or w2."""
+    w13, w2 = scene.reference.expert(expert)
+    return formats.weight_scale(w13 if which == "w13" else w2, scene.reference.weight_format)
+
+
+def _blocks(scale: Tensor) -> Tensor:
+    """One number for each block of a block scale [O, I]."""
+    return scale[::BLOCK, ::BLOCK]
+
+
+def _spread(blocks: Tensor, like: Tensor) -> Tensor:
+    wide = blocks.repeat_interleave(BLOCK, dim=0).repeat_interleave(BLOCK, dim=1)
+    return wide[: like.shape[0], : like.shape[1]]
+
+
+def w13_scale_transposed(scene: Scene) -> Tensor:
+    _needs_codes(scene)
+    return redo(scene, Steps(w13=lambda s, e: e.w13 * _transposed(s, e.scale13)))
+
+
+def w2_scale_transposed(scene: Scene) -> Tensor:
+    _needs_codes(scene)
+    return redo(scene, Steps(w2=lambda s, e: e.w2 * _transposed(s, e.scale2)))
+
+
+def _transposed(scene: Scene, scale: Tensor) -> Tensor:
+    """The same memory read by columns."""
+    if scene.reference.weight_format.per != "block":
+        raise NotApplicable("the scales are no matrix of blocks")
+    blocks = _blocks(scale)
+    if min(blocks.shape) == 1:
+        raise NotApplicable("the scales are a single row or column")
+    return _spread(blocks.T.reshape(blocks.shape) / blocks, scale)
+
+
+def up_scale_from_gate(scene: Scene) -> Tensor:
+    return _half_from_other(scene, up=True)
+
+
+def gate_scale_from_up(scene: Scene) -> Tensor:
+    return _half_from_other(scene, up=False)
+
+
+def _half_from_other(scene: Scene, *, up: bool) -> Tensor:
+    _needs_codes(scene)
+    if scene.reference.weight_format.per == "tensor":
+        raise NotApplicable("gate and up share one scale")
+
+    def wrong(_: Scene, e: Matrices) -> Tensor:
+        gate, other = e.scale13.chunk(2, dim=0)
+        ratio = torch.ones_like(e.scale13)
+        half = len(gate)
+        if up:
+            ratio[half:] = gate / other
+        else:
+            ratio[:half] = other / gate
+        return e.w13 * ratio
+
+    return redo(scene, Steps(w13=wrong))
+
+
+def w13_scale_twice(scene: Scene) -> Tensor:
+    _needs_codes(scene)
+    return redo(scene, Steps(w13=lambda _, e: e.w13 * e.scale13))
+
+
+def w13_scale_missing(scene: Scene) -> Tensor:
+    _needs_codes(scene)
+    return redo(scene, Steps(w13=lambda _, e: e.w13 / e.scale13))
+
+
+def w2_scale_twice(scene: Scene) -> Tensor:
+    _needs_codes(scene)
+    return redo(scene, Steps(w2=lambda _, e: e.w2 * e.scale2))
+
+
+def w2_scale_missing(scene: Scene) -> Tensor:
+    _needs_codes(scene)
+    return redo(scene, Steps(w2=lambda _, e: e.w2 / e.scale2))
+
+
+def input_scale_twice(scene: Scene) -> Tensor:
+    _needs_codes(scene)
+    return redo(scene, Steps(inputs=lambda s, r, _: (quantized_input(s) * input_scale(s))[r]))
+
+
+def input_scale_missing(scene: Scene) -> Tensor:
+    _needs_codes(scene)
+    return redo(scene, Steps(inputs=lambda s, r, _: (quantized_input(s) / input_scale(s))[r]))
+
+
+def second_scale_twice(scene: Scene) -> Tensor:
+    _needs_codes(scene)
+    return redo(scene, Steps(second=lambda s, h, w: right_second(s, h, w) * second_scale(s, h, w)))
+
+
+def second_scale_missing(scene: Scene) -> Tensor:
+    _needs_codes(scene)
+    return redo(scene, Steps(second=lambda s, h, w: right_second(s, h, w) / second_scale(s, h, w)))
+
+
+def second_scale_from_input(scene: Scene) -> Tensor:
+    _needs_static(scene)
+    fmt = scene.reference.act_format
+
+    def wrong(scene: Scene, h: Tensor, _: int) -> Tensor:
+        scale = input_scale(scene)
+        return codes(h, scale, fmt.grid, fmt.top) * scale
+
+    return redo(scene, Steps(second=wrong))
+
+
+def input_scale_from_second(scene: Scene) -> Tensor:
+    _needs_static(scene)
+    fmt = scene.reference.act_format
+
+    def wrong(scene: Scene, rows: Tensor, _: Tensor) -> Tensor:
+        x = scene.x[rows].to(scene.reference.dtype)
+        scale = second_scale(scene, x, scene.rank)
+        return codes(x, scale, fmt.grid, fmt.top) * scale
+
+    return redo(scene, Steps(inputs=wrong))
+
+
+def input_groups_shifted(scene: Scene) -> Tensor:
+    _needs_codes(scene)
+    if scene.reference.act_format.per != "group":
+        raise NotApplicable("the input's scales are not by groups")
+    if scene.case.k <= BLOCK:
+        raise NotApplicable("a row is one group")
+
+    def wrong(scene: Scene, rows: Tensor, _: Tensor) -> Tensor:
+        scale = input_scale(scene)
+        groups = scale[:, ::BLOCK]
+        ratio = (groups.roll(1, dims=1) / groups).repeat_interleave(BLOCK, dim=1)
+        return (quantized_input(scene) * ratio[:, : scale.shape[1]])[rows]
+
+    return redo(scene, Steps(inputs=wrong))
+
+
+def _needs_codes(scene: Scene) -> None:
+    if scene.reference.weight_format.grid == "model":
+        raise NotApplicable("nothing is quantized")
+
+
+def _needs_static(scene: Scene) -> None:
+    if not scene.reference.act_format.static:
+        raise NotApplicable("no scale is static")

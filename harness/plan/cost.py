@@ -1,0 +1,76 @@
+"""What a case will take, before anything runs: bytes of memory and interpreted seconds.
+
+Rough on purpose and always on the safe side: a plan refuses what would not fit, so that no case
+is killed for memory or waits minutes for an interpreter. No torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from moe.spec import DTYPE_BYTES
+
+if TYPE_CHECKING:
+    from harness.plan.machine import Machine
+    from moe.spec import Problem
+
+_MB = 10**6
+RANK_BYTES = {"cpu": 150 * _MB, "cuda": 1500 * _MB}  # a process by itself; with a GPU its context
+SHARE = 0.8  # of a memory that a plan may fill
+
+# Interpreted Triton, fitted to our own kernels on two cores (two calls of the layer): 32x256x128
+# with 8 experts .6-1 s, 32x512x512 with 8 experts 1.6-2.2 s, 222x1024x2048 with 8 experts and
+# 32x512x512 with 64 experts and top-6 12 s. What counts is blocks of tokens times weights.
+_CALL_SECONDS = 0.4  # on each rank
+_WEIGHT_SECONDS = 0.7e-6  # for each of an expert's n * k that a block of tokens meets
+_BLOCK_TOKENS = 128
+INTERPRETER_SECONDS = 5.0  # a case expected to take longer is refused
+
+
+def rank_bytes(problem: Problem, device: str) -> int:
+    """Memory that one rank holds at its peak.
+
+    Every rank judges its own tokens against the whole layer, so it has all weights in the
+    layer's dtype and once more as its members hold them, one expert in float32 with the room to
+    quantize it, and the global tokens with both intermediates in float32, in two calls.
+    """
+    expert = 3 * problem.intermediate * problem.hidden
+    count = problem.num_experts + problem.shared_experts
+    stored = DTYPE_BYTES[problem.dtype] + (
+        problem.scheme.weight_bytes or DTYPE_BYTES[problem.dtype]
+    )
+    weights = count * expert * stored + 4 * expert * 4
+    tokens = problem.m * problem.layout.dp_size
+    wide = problem.top_k * (3 * problem.intermediate + problem.hidden) + 6 * problem.hidden
+    return RANK_BYTES[device] + weights + 2 * 4 * tokens * wide
+
+
+def shortage(problem: Problem, machine: Machine) -> str | None:
+    """Why the ranks of this problem would not fit into the machine, or None."""
+    world, device = problem.layout.world_size, machine.platform.device
+    each = rank_bytes(problem, device)
+    if device == "cpu":
+        ranks, memory, where = world, machine.memory_bytes, "main memory"
+    else:
+        ranks, memory = -(-world // max(1, machine.devices)), machine.device_bytes
+        where = "a device"
+    if ranks * each <= SHARE * memory:
+        return None
+    return (
+        f"{ranks} rank(s) with {each / 1e9:.1f} GB each do not fit into {SHARE:.0%} "
+        f"of {where}'s {memory / 1e9:.1f} GB"
+    )
+
+
+def interpreted_seconds(problem: Problem, cores: int) -> float:
+    """Expected time of one case whose Triton kernels are interpreted.
+
+    However it is sharded, each block of an expert's tokens meets all of that expert's weights.
+    """
+    tokens = problem.m * problem.layout.dp_size
+    rows = tokens * problem.top_k
+    blocks = min(rows, problem.num_experts) + rows // _BLOCK_TOKENS
+    blocks += problem.shared_experts * (1 + tokens // _BLOCK_TOKENS)
+    weights = blocks * problem.intermediate * problem.hidden
+    work = problem.layout.world_size * _CALL_SECONDS + weights * _WEIGHT_SECONDS
+    return work / min(cores, problem.layout.world_size)

@@ -1,0 +1,154 @@
+"""What `run` and `list` are asked for: points from a suite, from ids, or from an earlier run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from harness.errors import NothingSelected, UsageError
+from harness.matrix.case import MoETestConfig
+from harness.plan.plan import TIME_LIMIT
+from harness.record.run_folder import ROOT, RunFolder, last_words, newest
+from harness.record.summary import BAD
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+    from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """The points to plan, and what their suite says of the run."""
+
+    points: tuple[MoETestConfig, ...]
+    suite: str | None = None  # None: cases by their ids
+    time_limit: float = TIME_LIMIT  # seconds a case
+    retries: int = 0
+
+    def narrowed(self, experts: str | None, seeds: int) -> Selection:
+        """With one experts backend instead of the axis, and with more seeds."""
+        from harness.matrix import expand
+
+        points = self.points
+        if experts is not None:
+            MoETestConfig.from_id(f"m:1-n:1-k:1-e:1-topk:1-experts:{experts}")  # a possible name?
+            points = expand.with_experts(points, experts)
+        if seeds < 1:
+            raise UsageError(f"--seeds must be at least 1, not {seeds}")
+        return replace(self, points=expand.with_seeds(points, seeds))
+
+
+def asked_for(args: argparse.Namespace) -> Selection:
+    """What `run`'s options ask for. Raises UsageError for options that do not fit together."""
+    ways = {"--suite": args.suite, "--case": args.case, "--last-failed": args.last_failed}
+    given = [way for way, value in ways.items() if value]
+    if args.resume:
+        chosen = _resumed(args, given)
+    elif len(given) != 1:
+        what = " and ".join(given) or "nothing"
+        raise UsageError(f"say what to run by one of {', '.join(ways)} or --resume, not by {what}")
+    elif args.suite:
+        chosen = of_suite(args.suite, args.config)
+    elif args.case:
+        chosen = of_ids(args.case)
+    else:
+        chosen = of_last_failed(newest(ROOT))
+    chosen = chosen.narrowed(args.experts, args.seeds)
+    return with_limits(chosen, time_limit=args.time_limit, retries=args.retries)
+
+
+def _resumed(args: argparse.Namespace, given: list[str]) -> Selection:
+    """The folder's own points; a suite named beside it must still have exactly these."""
+    if args.out or args.experts or args.seeds != 1 or set(given) - {"--suite"}:
+        raise UsageError(
+            "--resume goes on with the folder's own cases: "
+            "leave out --case, --last-failed, --out, --experts and --seeds"
+        )
+    chosen = of_folder(RunFolder.open(args.resume))
+    if args.suite:
+        now = of_suite(args.suite, args.config)
+        check_same_suite(chosen, now, args.resume)
+    return chosen
+
+
+def of_suite(name: str, config: Path | None) -> Selection:
+    """A suite of the matrix file. Raises ConfigError or UsageError."""
+    from harness.matrix import expand
+    from harness.matrix.load import find, load
+
+    loaded = load(find(config))
+    suite = expand.suite_of(loaded, name)
+    return Selection(
+        points=expand.expand(loaded, name),
+        suite=name,
+        time_limit=suite.time_limit_s,
+        retries=suite.retries,
+    )
+
+
+def of_ids(ids: Sequence[str]) -> Selection:
+    """Cases by their ids, each once. Raises CaseError."""
+    return Selection(points=tuple(dict.fromkeys(MoETestConfig.from_id(i) for i in ids)))
+
+
+def of_last_failed(path: Path) -> Selection:
+    """The cases that did not pass in a run. Raises NothingSelected where all did."""
+    folder = RunFolder.open(path)
+    last = last_words(folder.events())
+    ids = [case for case, result in last.items() if result.verdict in BAD]
+    if not ids:
+        raise NothingSelected(f"no case failed in {str(path)!r}; nothing to run again")
+    return replace(of_folder(folder), points=of_ids(ids).points, suite=None)
+
+
+def of_folder(folder: RunFolder) -> Selection:
+    """An earlier run's points, refused ones too, with the limits that it had."""
+    ids = [*folder.info["cases"], *(one["case"] for one in folder.info["refused"])]
+    return Selection(
+        points=of_ids(ids).points,
+        suite=folder.info["suite"],
+        time_limit=folder.info["options"]["time_limit"],
+        retries=folder.info["options"]["retries"],
+    )
+
+
+def with_limits(chosen: Selection, *, time_limit: float | None, retries: int | None) -> Selection:
+    """With the command line's limits where it gives any."""
+    if time_limit is not None and not time_limit > 0:
+        raise UsageError(f"--time-limit must be more than 0 seconds, not {time_limit:g}")
+    if retries is not None and retries < 0:
+        raise UsageError(f"--retries must be at least 0, not {retries}")
+    return replace(
+        chosen,
+        time_limit=chosen.time_limit if time_limit is None else time_limit,
+        retries=chosen.retries if retries is None else retries,
+    )
+
+
+def check_same_suite(earlier: Selection, now: Selection, folder: Path) -> None:
+    """Raises UsageError unless a suite still is what the folder was made from."""
+    before, after = set(earlier.points), set(now.points)
+    if earlier.suite != now.suite:
+        raise UsageError(
+            f"the folder {str(folder)!r} is of suite {earlier.suite!r}, not {now.suite!r}; "
+            "start that one in a folder of its own"
+        )
+    if before != after:
+        odd = sorted(case.id for case in before ^ after)
+        raise UsageError(
+            f"suite {now.suite!r} has changed since {str(folder)!r} was made: "
+            f"{len(odd)} case(s) differ, such as {odd[0]}; leave --suite out to finish the "
+            "folder's own cases, or start a new run"
+        )
+
+
+def check_same_plan(folder: RunFolder, planned: Sequence[str]) -> None:
+    """Raises UsageError where this machine would not run the folder's own cases."""
+    odd = sorted(set(folder.info["cases"]) ^ set(planned))
+    if odd:
+        raise UsageError(
+            f"the folder {str(folder.path)!r} was planned otherwise than it would be here: "
+            f"{len(odd)} case(s) differ, such as {odd[0]}; resume it on a machine like the first "
+            f"({folder.info['platform']['name']}), or start a new run"
+        )

@@ -1,0 +1,1 @@
+"""Results, events and the run folder: what is kept of a run."""

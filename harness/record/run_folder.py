@@ -1,0 +1,207 @@
+"""A run's folder: `run.json` (what was asked), `events.jsonl` (what happened), `logs/`.
+
+Events are only ever appended, and a verdict is on the disk before the next case starts, so that
+a run survives its controller. All else is derived from the folder. A fault of the recorder (a
+full disk, a folder that is gone) is a warning: it never fails a test.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import UsageError
+from harness.matrix.case import short_name
+from harness.record.events import CaseEnded, RunEnded, from_line, to_line
+from harness.record.summary import OPEN
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from types import TracebackType
+
+    from harness.record.events import Event
+    from harness.record.result import CaseResult
+
+FORMAT = 1
+ROOT = Path("runs")  # where folders go that were not given a place
+
+
+class RunFolder:
+    """One run's folder, opened by one writer at a time.
+
+    results: the last word on each case, for a writer; known even where the disk took nothing.
+    """
+
+    def __init__(self, path: Path, info: dict[str, Any], *, write: bool) -> None:
+        self.path = path
+        self.info = info
+        self._warned = False
+        self._file = self._lock() if write else None
+        self._torn = self._ends_torn() if write else False
+        self.results = last_words(self.events()) if write else {}
+
+    @classmethod
+    def create(cls, path: Path, info: dict[str, Any]) -> RunFolder:
+        """A new folder, ready for events. Raises UsageError rather than overwrite anything."""
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if any(path.iterdir()):
+                raise UsageError(
+                    f"the folder {str(path)!r} is not empty; give --out another one, "
+                    "or go on with that run by --resume"
+                )
+            (path / "logs").mkdir()
+            info = {"format": FORMAT, **info}
+            _write(path / "run.json", info)
+        except OSError as error:
+            raise UsageError(f"cannot make the run folder {str(path)!r}: {error}") from error
+        return cls(path, info, write=True)
+
+    @classmethod
+    def open(cls, path: Path, *, write: bool = False) -> RunFolder:
+        """An earlier run's folder, to read or (`write`) to go on with."""
+        try:
+            info = json.loads((path / "run.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{str(path)!r} is no run folder: {error}") from error
+        if info.get("format") != FORMAT:
+            raise UsageError(
+                f"the run folder {str(path)!r} has format {info.get('format')!r}, not {FORMAT}; "
+                "read it with the version of the harness that wrote it"
+            )
+        return cls(path, info, write=write)
+
+    @property
+    def log_dir(self) -> Path:
+        return self.path / "logs"
+
+    def append(self, event: Event) -> None:
+        """Add one event; verdicts and the end are on the disk when this returns."""
+        if self._file is None:
+            raise ValueError(f"the run folder {str(self.path)!r} was opened for reading only")
+        if isinstance(event, CaseEnded):
+            self.results[event.result.case_id] = event.result
+        data = to_line(event).encode()
+        try:
+            if self._torn:
+                data, self._torn = b"\n" + data, False
+            written = os.write(self._file, data)
+            if written < len(data):
+                raise OSError(f"only {written} of {len(data)} bytes were taken")
+            if isinstance(event, CaseEnded | RunEnded):
+                os.fsync(self._file)
+        except OSError as error:
+            self._torn = True
+            self._warn(error)
+
+    def events(self) -> list[Event]:
+        """Everything recorded so far; lines that a crash cut off are left out."""
+        found = []
+        try:
+            lines = (self.path / "events.jsonl").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return []
+        for line in lines.splitlines():
+            try:
+                found.append(from_line(line))
+            except (ValueError, TypeError, KeyError):
+                continue
+        return found
+
+    def name_cases(self, ids: list[str]) -> None:
+        """Which cases `run.json` names, for a run that finds them out as it goes on."""
+        self.info = {**self.info, "cases": ids}
+        try:
+            _write(self.path / "run.json", self.info)
+        except OSError as error:
+            self._warn(error)
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        try:
+            _write(self.path / "summary.json", summary)
+        except OSError as error:
+            self._warn(error)
+
+    def close(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _lock(self) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
+        try:
+            file = os.open(self.path / "events.jsonl", flags, 0o644)
+        except OSError as error:
+            raise UsageError(
+                f"cannot write to the run folder {str(self.path)!r}: {error}"
+            ) from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(file)
+            raise UsageError(f"another run is writing to {str(self.path)!r}") from error
+        except OSError as error:  # a file system without locks
+            self._warn(error)
+        return file
+
+    def _ends_torn(self) -> bool:
+        """Whether the last line lacks its end, as after a crash in the middle of a write."""
+        assert self._file is not None
+        size = os.fstat(self._file).st_size
+        return size > 0 and os.pread(self._file, 1, size - 1) != b"\n"
+
+    def _warn(self, error: OSError) -> None:
+        if not self._warned:
+            text = f"warning: cannot record in {str(self.path)!r}: {error}; the run goes on"
+            print(text, file=sys.stderr)
+        self._warned = True
+
+
+def _write(path: Path, data: dict[str, Any]) -> None:
+    """Whole or not at all."""
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def last_words(events: Iterable[Event]) -> dict[str, CaseResult]:
+    """The last result of each case, in the order of their first."""
+    results: dict[str, CaseResult] = {}
+    for event in events:
+        if isinstance(event, CaseEnded):
+            results[event.result.case_id] = event.result
+    return results
+
+
+def decided(results: Mapping[str, CaseResult]) -> set[str]:
+    """Ids of the cases that need not run again."""
+    return {case for case, result in results.items() if result.verdict not in OPEN}
+
+
+def newest(root: Path = ROOT) -> Path:
+    """The run folder under `root` that began last. Raises UsageError where there is none."""
+    folders = [path.parent for path in root.glob("*/run.json")]
+    if not folders:
+        raise UsageError(f"there is no run folder under {str(root)!r}; start with run --suite NAME")
+    return max(folders, key=lambda path: (path / "run.json").stat().st_mtime_ns)
+
+
+def log_name(case_id: str, attempt: int) -> str:
+    """A file name for a case's log: its id, shortened where a file system would refuse it."""
+    name = short_name(case_id)
+    return f"{name}.log" if attempt == 1 else f"{name}.{attempt}.log"

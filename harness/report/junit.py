@@ -1,0 +1,101 @@
+"""A stored run as JUnit XML, in the dialect that Jenkins calls xunit2.
+
+One `testcase` a point, refused ones too. Every verdict that is not good is a `failure` whose type
+is the verdict, so that viewers and the exit code agree (a flaky case too: it did fail once).
+Properties stand on the suite, the only place where that dialect takes them.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree as ET
+
+from harness.record.result import Verdict
+from harness.record.summary import BAD
+from harness.report import failure_text
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from harness.record.result import CaseResult
+    from harness.report.tables import View
+
+MOST = 5000  # test cases a file; viewers give up on larger ones
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def write(run: View, path: Path) -> list[Path]:
+    """Write the run to `path`, or to `NAME-1.xml`, `NAME-2.xml`, … where one would be too long."""
+    cases = [_case(result) for result in run.results] + [_skip(one) for one in run.refused]
+    chunks = [cases[i : i + MOST] for i in range(0, len(cases), MOST)] or [[]]
+    paths = [path]
+    if len(chunks) > 1:
+        paths = [path.with_name(f"{path.stem}-{i + 1}{path.suffix}") for i in range(len(chunks))]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for target, chunk in zip(paths, chunks, strict=True):
+        tree = ET.ElementTree(_suites(run, chunk))
+        ET.indent(tree)
+        tree.write(target, encoding="utf-8", xml_declaration=True)
+    return paths
+
+
+def _suites(run: View, cases: list[ET.Element]) -> ET.Element:
+    counts = {
+        "tests": str(len(cases)),
+        "failures": str(sum(case.find("failure") is not None for case in cases)),
+        "errors": "0",
+    }
+    name = str(run.info.get("suite") or "cases")
+    began = datetime.fromtimestamp(run.info.get("time", 0), UTC).isoformat(timespec="seconds")
+    root = ET.Element("testsuites", {"name": "moe-harness", **counts})
+    skipped = str(sum(case.find("skipped") is not None for case in cases))
+    attributes = {"name": name, **counts, "skipped": skipped, "timestamp": began}
+    attributes["time"] = f"{run.summary.seconds:.3f}"
+    suite = ET.SubElement(root, "testsuite", attributes)
+    _properties(suite, run)
+    suite.extend(cases)
+    return root
+
+
+def _properties(suite: ET.Element, run: View) -> None:
+    known = {"platform": run.info.get("platform", {}).get("name"), "git": run.info.get("git")}
+    known |= run.info.get("versions", {})
+    properties = ET.SubElement(suite, "properties")
+    for name, value in known.items():
+        if value:
+            ET.SubElement(properties, "property", {"name": name, "value": _clean(str(value))})
+
+
+def _testcase(case_id: str, seconds: float = 0.0) -> ET.Element:
+    attributes = {"classname": "moe.layer", "name": case_id, "time": f"{seconds:.3f}"}
+    return ET.Element("testcase", attributes)
+
+
+def _case(result: CaseResult) -> ET.Element:
+    case = _testcase(result.case_id, result.seconds)
+    if result.verdict is Verdict.NOT_RUN:
+        skipped = {"type": "not_run", "message": "the run ended before this case"}
+        ET.SubElement(case, "skipped", skipped)
+    elif result.verdict in BAD or result.verdict is Verdict.INFRA:
+        _fail(case, result)
+    return case
+
+
+def _fail(case: ET.Element, result: CaseResult) -> None:
+    attributes = {"type": str(result.verdict), "message": _clean(failure_text.headline(result))}
+    text = "\n".join(failure_text.lines(result))
+    ET.SubElement(case, "failure", attributes).text = _clean(text)
+
+
+def _skip(refused: dict[str, str]) -> ET.Element:
+    case = _testcase(refused["case"])
+    message = _clean(f"{refused['code']}: {refused['text']}")
+    ET.SubElement(case, "skipped", {"type": refused["code"], "message": message})
+    return case
+
+
+def _clean(text: str) -> str:
+    """Without the characters that XML cannot hold, such as a terminal's escapes."""
+    return _NOT_XML.sub("", text)

@@ -1,0 +1,123 @@
+"""What the console shows while a run goes on: a line a case, or a live bar on a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from typing import TYPE_CHECKING, Protocol
+
+from harness.record.events import CaseEnded, CaseStarted, GangEnded, GangStarted
+from harness.record.result import Verdict
+from harness.report import failure_text
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import TextIO
+
+    from harness.record.events import Event
+    from harness.record.result import CaseResult
+
+
+class Progress(Protocol):
+    """Told of every event, in order."""
+
+    def show(self, event: Event) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def make(total: int, folder: Path, *, verbose: bool, stream: TextIO | None = None) -> Progress:
+    """Live on a terminal, else plain lines (CI logs)."""
+    out = stream or sys.stdout
+    if out.isatty():
+        return Live(total, folder, verbose=verbose, stream=out)
+    return Plain(total, folder, verbose=verbose, stream=out)
+
+
+def case_lines(result: CaseResult, folder: Path, *, verbose: bool = False) -> list[str]:
+    """Verdict, time and id; of a case that did not pass also why and how to repeat it.
+
+    verbose: all that is known of it; else as much as fits a terminal.
+    """
+    head = f"{result.verdict:<8} {result.seconds:7.2f}s  {result.case_id}"
+    if result.attempt > 1:
+        head += f"  (attempt {result.attempt})"
+    said = failure_text.lines(result, None if verbose else failure_text.MOST, folder)
+    return [head, *(f"    {line}" for line in said)]
+
+
+def _gang_line(event: Event) -> str | None:
+    if isinstance(event, GangStarted):
+        return (
+            f"gang {event.gang}: {event.world_size} rank(s) over {event.transport}, "
+            f"ready after {event.seconds:.2f}s"
+        )
+    if isinstance(event, GangEnded):
+        return f"gang {event.gang}: ended after {event.cases} case(s): {event.why}"
+    return None
+
+
+class Plain:
+    """A line a case, flushed at once so that a CI log follows the run."""
+
+    def __init__(self, total: int, folder: Path, *, verbose: bool, stream: TextIO) -> None:
+        self._total, self._folder, self._stream = total, folder, stream
+        self._verbose = verbose
+        self._ended: set[str] = set()
+
+    def show(self, event: Event) -> None:
+        if isinstance(event, CaseEnded):
+            self._ended.add(event.result.case_id)
+            lines = case_lines(event.result, self._folder, verbose=self._verbose)
+            width = len(str(self._total))
+            lines[0] = f"[{len(self._ended):{width}}/{self._total}] {lines[0]}"
+            self._print("\n".join(lines))
+        elif self._verbose and (line := _gang_line(event)):
+            self._print(line)
+
+    def close(self) -> None:
+        self._stream.flush()
+
+    def _print(self, line: str) -> None:
+        print(line, file=self._stream, flush=True)
+
+
+class Live:
+    """A bar with counts and the case that runs; what did not pass stays above it."""
+
+    def __init__(self, total: int, folder: Path, *, verbose: bool, stream: TextIO) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress as Bar
+
+        self._folder, self._verbose = folder, verbose
+        self._verdicts: dict[str, Verdict] = {}
+        console = Console(file=stream)
+        said = TextColumn("{task.description}", markup=False)
+        self._bar = Bar(
+            BarColumn(30), MofNCompleteColumn(), TimeElapsedColumn(), said, console=console
+        )
+        self._task = self._bar.add_task("", total=total)
+        self._bar.start()
+
+    def show(self, event: Event) -> None:
+        if isinstance(event, CaseStarted):
+            self._bar.update(self._task, description=f"{self._counts()}  {event.case_id}")
+        elif isinstance(event, CaseEnded):
+            self._verdicts[event.result.case_id] = event.result.verdict
+            self._bar.update(self._task, completed=len(self._verdicts), description=self._counts())
+            if self._verbose or event.result.verdict is not Verdict.PASSED:
+                said = case_lines(event.result, self._folder, verbose=self._verbose)
+                self._print("\n".join(said))
+        elif self._verbose and (line := _gang_line(event)):
+            self._print(line)
+
+    def close(self) -> None:
+        self._bar.stop()
+
+    def _counts(self) -> str:
+        counts = Counter(self._verdicts.values())
+        return " ".join(f"{verdict}={count}" for verdict, count in counts.items())
+
+    def _print(self, text: str) -> None:
+        self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,174 @@
+"""A stored run as text: console table, markdown. Derived from the folder alone, at any time."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from harness.matrix.case import MoETestConfig
+from harness.record.events import RunEnded, RunStarted
+from harness.record.result import CaseResult, Verdict
+from harness.record.run_folder import last_words
+from harness.record.summary import BAD, Summary, summarize
+from harness.report import bound_slack, failure_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from harness.record.events import Event
+    from harness.record.run_folder import RunFolder
+
+SLOWEST = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """A run as its folder tells it."""
+
+    name: str  # of the folder
+    info: dict[str, Any]  # run.json
+    results: tuple[CaseResult, ...]  # the last word on each case to run; `not_run` where none
+    refused: tuple[dict[str, str], ...]  # {case, code, text}
+    summary: Summary
+
+    @property
+    def bad(self) -> tuple[CaseResult, ...]:
+        return tuple(r for r in self.results if r.verdict in BAD or r.verdict is Verdict.INFRA)
+
+
+def view(folder: RunFolder) -> View:
+    """Read a run folder, finished or not."""
+    events = folder.events()
+    last, cases = last_words(events), folder.info["cases"]
+    refused = tuple(folder.info["refused"])
+    return View(
+        name=folder.path.name,
+        info=folder.info,
+        results=tuple(last.get(c) or CaseResult(case_id=c, verdict=Verdict.NOT_RUN) for c in cases),
+        refused=refused,
+        summary=summarize(cases, len(refused), last, _seconds(events)),
+    )
+
+
+def _seconds(events: Sequence[Event]) -> float:
+    """Wall time over all sittings; one that was broken off counts to its last event."""
+    total, began, latest = 0.0, None, 0.0
+    for event in events:
+        if isinstance(event, RunStarted):
+            total += latest - began if began is not None else 0.0
+            began = event.time
+        elif isinstance(event, RunEnded):
+            total, began = total + event.seconds, None
+        latest = event.time
+    return total + (latest - began if began is not None else 0.0)
+
+
+def console(run: View) -> str:
+    """The report for a terminal; ends with the run's closing line."""
+    parts = [_heading(run)]
+    for title, table in _tables(run):
+        parts.append(_aligned(title, table))
+    parts += [f"{title}\n{_indented(lines)}" for title, lines in _lists(run) if lines]
+    return "\n\n".join([*parts, run.summary.line()])
+
+
+def markdown(run: View) -> str:
+    """The same for a CI annotation or a pull request."""
+    parts = [f"### {_heading(run)}", f"`{run.summary.line()}`"]
+    for _, (head, *rows) in _tables(run):
+        cells = [head, ["---"] * len(head), *rows]
+        parts.append("\n".join(f"| {' | '.join(row)} |" for row in cells))
+    for title, lines in _lists(run):
+        if lines:
+            body = "\n".join(lines).replace("```", "'''")
+            parts.append(
+                f"<details><summary>{title}</summary>\n\n```text\n{body}\n```\n\n</details>"
+            )
+    return "\n\n".join(parts) + "\n"
+
+
+def layout_name(case: MoETestConfig) -> str:
+    """`dp2 tp2 ep`, or `one rank`."""
+    words = [f"dp{case.dp_size}"] if case.dp_size > 1 else []
+    words += [f"tp{case.tp_size}"] if case.tp_size > 1 else []
+    words += ["ep"] if case.use_ep else []
+    words += ["sp"] if case.sequence_parallel else []
+    return " ".join(words) or "one rank"
+
+
+def _heading(run: View) -> str:
+    platform = run.info.get("platform", {}).get("name", "?")
+    return f"{run.info.get('suite') or 'chosen cases'} on {platform}, {run.name}"
+
+
+def _tables(run: View) -> list[tuple[str, list[list[str]]]]:
+    pairs = [(MoETestConfig.from_id(r.case_id), r.verdict) for r in run.results]
+    if not pairs:
+        return []
+    by_member = _grid(pairs, lambda case: case.experts, lambda case: case.quant, "experts")
+    by_layout = _grid(pairs, layout_name, lambda case: case.experts, "layout")
+    return [("by member and quantization", by_member), ("by layout and member", by_layout)]
+
+
+def _grid(
+    pairs: Iterable[tuple[MoETestConfig, Verdict]],
+    row_of: Callable[[MoETestConfig], str],
+    column_of: Callable[[MoETestConfig], str],
+    corner: str,
+) -> list[list[str]]:
+    """Rows of cells, the heading first; a cell says how many passed and how many did not."""
+    cells: dict[tuple[str, str], Counter[Verdict]] = defaultdict(Counter)
+    rows: dict[str, None] = {}
+    columns: dict[str, None] = {}
+    for case, verdict in pairs:
+        row, column = row_of(case), column_of(case)
+        rows[row], columns[column] = None, None
+        cells[row, column][verdict] += 1
+    table = [[row, *(_cell(cells[row, column]) for column in columns)] for row in rows]
+    return [[corner, *columns], *table]
+
+
+def _cell(counts: Counter[Verdict]) -> str:
+    if not counts:
+        return "-"
+    other = [f"{count} {verdict}" for verdict, count in counts.items() if verdict != "passed"]
+    passed = f"{counts[Verdict.PASSED]} passed"
+    return ", ".join([passed, *other]) if counts[Verdict.PASSED] else ", ".join(other)
+
+
+def _lists(run: View) -> list[tuple[str, list[str]]]:
+    slow = sorted(run.results, key=lambda r: -r.seconds)[:SLOWEST]
+    return [
+        ("did not pass", [line for result in run.bad for line in _failure(result)]),
+        ("slowest", [f"{r.seconds:8.2f}s  {r.case_id}" for r in slow if r.seconds > 0]),
+        ("skipped, by reason", skip_lines(run.refused)),
+        ("bounds wider than need be", bound_slack.hints(run.results)),
+    ]
+
+
+def _failure(result: CaseResult) -> list[str]:
+    head = f"{result.verdict}  {result.case_id}"
+    return [head, *(f"  {line}" for line in failure_text.lines(result))]
+
+
+def skip_lines(refused: Iterable[dict[str, str]]) -> list[str]:
+    """One line a reason code: how many points, one of them, and its reason in words."""
+    groups: dict[str, list[dict[str, str]]] = defaultdict(list)
+    for one in refused:
+        groups[one["code"]].append(one)
+    ordered = sorted(groups.items(), key=lambda item: -len(item[1]))
+    return [
+        f"{len(those):6d}  {code}: e.g. {those[0]['case']}: {those[0]['text']}"
+        for code, those in ordered
+    ]
+
+
+def _aligned(title: str, table: list[list[str]]) -> str:
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in table]
+    return f"{title}\n{_indented([line.rstrip() for line in lines])}"
+
+
+def _indented(lines: Sequence[str]) -> str:
+    return "\n".join(f"  {line}" for line in lines)

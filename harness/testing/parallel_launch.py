@@ -1,0 +1,162 @@
+"""`parallel_launch`: run a function in every rank of a fresh gang. For other people's tests.
+
+The function and what it returns are pickled, both ways, between processes of one user through a
+folder that only this user can enter; do not feed it anything else. The processes that it forks from
+stay warm until this process ends, so that only the first call pays for importing torch; this
+process itself never joins a group or touches a device.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+import pickle
+import threading
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from harness.engine.forkserver_pool import GangSpec, Pool
+from harness.engine.gang import Gang, GangReady, watch
+from harness.engine.messages import Failed
+from harness.engine.rank_bootstrap import CALL, result_file
+from harness.engine.task_outcome import Outcome, rank_words
+from harness.errors import HarnessError, InfrastructureError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+TRANSPORTS = {"cpu": ("gloo",), "cuda": ("nccl", "staged")}
+
+
+class RankFailure(HarnessError):
+    """Some ranks failed. `ranks`: rank -> what happened to it, with its traceback or stack."""
+
+    def __init__(self, ranks: dict[int, str], world_size: int) -> None:
+        self.ranks = ranks
+        names = ", ".join(map(str, sorted(ranks)))
+        text = "\n".join(ranks[rank] for rank in sorted(ranks))
+        super().__init__(f"{len(ranks)} of {world_size} ranks failed ({names}):\n{text}")
+
+
+class GangStartError(InfrastructureError):
+    """The ranks could not even start; the text has their logs."""
+
+
+class _Warm:
+    """This process's pool; a forked child makes its own."""
+
+    pool: Pool | None = None
+    lock = threading.Lock()
+
+    @classmethod
+    def get(cls) -> Pool:
+        old = cls.pool
+        if old is None or old.controller != os.getpid() or old.guardian.poll() is not None:
+            cls.pool = Pool()
+        assert cls.pool is not None
+        return cls.pool
+
+
+@atexit.register
+def shutdown() -> None:
+    """End the warm processes now, instead of at the end of this process."""
+    pool, _Warm.pool = _Warm.pool, None
+    if pool is not None and pool.controller == os.getpid():
+        pool.close()
+
+
+def parallel_launch(
+    world_size: int,
+    fn: Callable[..., T],
+    *args: Any,
+    timeout: float = 60.0,
+    device: str = "cpu",
+    transport: str | None = None,
+) -> list[T]:
+    """Run `fn(*args)` in `world_size` ranks at once and return their values in rank order.
+
+    In `fn` the default process group of torch.distributed is up, and RANK, LOCAL_RANK and
+    WORLD_SIZE are set. device: "cpu", or "cuda" with the rank's device current. transport: "gloo"
+    on the CPU; "nccl" (the default on "cuda": each rank needs a device of its own) or "staged"
+    (ranks share devices, collectives are gloo's). timeout: seconds for `fn`, without the start.
+    Tensors in the result come back on the CPU.
+
+    Raises RankFailure, which names each rank that raised, ended or did not return in time;
+    GangStartError when the ranks cannot start; TypeError or ValueError for arguments that cannot
+    work. All processes of the call are gone when it returns.
+    """
+    _check(world_size, timeout, device, transport)
+    call = _pickled(fn, args)
+    transport = transport or TRANSPORTS[device][0]
+    spec = GangSpec(world_size=world_size, device=device, transport=transport, options={})
+    with _Warm.lock:
+        gang = Gang(_Warm.get(), spec, call=(CALL, call))
+        try:
+            failed, values = _run(gang, timeout)
+        except BaseException as error:
+            gang.abandon()
+            if not isinstance(error, GangStartError):  # an interrupt: nothing may stay
+                shutdown()
+            raise
+    if failed:
+        raise RankFailure(failed, world_size)
+    return [pickle.loads(value) for value in values]  # noqa: S301 - written by our own ranks
+
+
+def _check(world_size: int, timeout: float, device: str, transport: str | None) -> None:
+    if world_size < 1:
+        raise ValueError(f"world_size must be at least 1, not {world_size}")
+    if timeout <= 0:
+        raise ValueError(f"timeout must be more than 0 seconds, not {timeout}")
+    if device not in TRANSPORTS:
+        raise ValueError(f"device must be one of {', '.join(TRANSPORTS)}, not {device!r}")
+    if transport is not None and transport not in TRANSPORTS[device]:
+        allowed = ", ".join(TRANSPORTS[device])
+        raise ValueError(f"transport on {device} must be one of {allowed}, not {transport!r}")
+
+
+def _pickled(fn: Callable[..., Any], args: tuple[Any, ...]) -> bytes:
+    """The call, for the ranks. Raises TypeError for what they could not import."""
+    name = getattr(fn, "__qualname__", repr(fn))
+    way_out = "define it at the top level of a module that can be imported"
+    inner = fn
+    while isinstance(inner, functools.partial):
+        inner = inner.func
+    if getattr(inner, "__module__", None) == "__main__":
+        raise TypeError(f"{name} is defined in __main__, which the ranks cannot import; {way_out}")
+    try:
+        return pickle.dumps((fn, args))
+    except Exception as error:
+        message = f"{name} or its arguments cannot be sent to the ranks: {error}; {way_out}"
+        raise TypeError(message) from error
+
+
+def _run(gang: Gang, timeout: float) -> tuple[dict[int, str], list[bytes]]:
+    """What failed, by rank, and each rank's value when nothing did; the gang is gone by then."""
+    failed: dict[int, str] | None = None
+    values: list[bytes] = []
+    while True:
+        watch([gang])
+        for notice in gang.poll():
+            if isinstance(notice, GangReady):
+                gang.run("call", timeout)
+            elif isinstance(notice, Outcome):
+                failed = _failures(notice)
+                ranks = () if failed else range(gang.world_size)
+                values = [result_file(gang.link.folder, rank).read_bytes() for rank in ranks]
+                gang.end("done")
+            elif failed is None:
+                raise GangStartError(f"the ranks could not start: {notice.why}\n{notice.log}")
+            else:
+                return failed, values
+
+
+def _failures(outcome: Outcome) -> dict[int, str]:
+    raised = {
+        rank: f"rank {rank}: {answer.traceback}"
+        for rank, answer in outcome.answers.items()
+        if isinstance(answer, Failed)
+    }
+    return raised | rank_words(outcome)

@@ -1,0 +1,227 @@
+"""The judgement: it lets a right output pass and rejects each wrong one that it is shown."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from harness.checks import output
+from harness.checks.output import METRICS, judge
+from harness.fixtures import tensors
+from harness.matrix.case import MoETestConfig
+from harness.record.result import Verdict
+from moe.reference import routing
+from moe.reference.layer import BaselineSiluAndMul
+from moe.spec import Numerics
+
+if TYPE_CHECKING:
+    from moe.reference.result import Answer
+
+
+def answer_of(case: MoETestConfig, numerics: Numerics) -> Answer:
+    cpu = torch.device("cpu")
+    tokens = tensors.tokens(case, 0, case.m, cpu)
+    ids = routing.choose(tokens.logits, case.top_k)
+    weights = routing.softmax_weights(tokens.logits, ids, renormalize=True)
+    experts = [tensors.expert_weights(case, e, cpu) for e in range(case.num_experts)]
+    reference = BaselineSiluAndMul(case.problem, numerics, lambda e: experts[e])
+    return reference(tokens.x, ids, weights)
+
+
+CASE = MoETestConfig(m=32, n=128, k=256, num_experts=8, top_k=2, experts="torch_loop")
+ANSWER = answer_of(CASE, Numerics())
+RIGHT = ANSWER.out.bfloat16()
+
+
+def test_the_right_output_passes() -> None:
+    found = judge(RIGHT, ANSWER)
+    assert (found.verdict, found.messages) == (Verdict.PASSED, ())
+    assert set(found.metrics) == set(METRICS)
+    assert 0.3 < found.metrics["bound_used"] < 1
+
+
+def zeroed_block(x: torch.Tensor) -> torch.Tensor:
+    return torch.cat([x[:, :-128], torch.zeros_like(x[:, -128:])], dim=1)
+
+
+def one_row(x: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
+    return torch.cat([x[:5], row[None], x[6:]])
+
+
+def truncated(x: torch.Tensor) -> torch.Tensor:
+    """To bf16, towards zero."""
+    return (x.view(torch.int32) & -65536).view(torch.float32).bfloat16()
+
+
+def one_column(x: torch.Tensor, sigmas: float) -> torch.Tensor:
+    """Every row off in one column, by so many standard deviations of an element of it."""
+    off = x.clone()
+    off[:, 77] += sigmas * (ROUNDED.variance / x.shape[1]).sqrt()
+    return off.bfloat16()
+
+
+# A member that rounds each expert's output as well, so that a row's bound has more room.
+ROUNDED = answer_of(CASE.replace(k=2048), Numerics(expert="model"))
+FINE = {
+    "longer": lambda x: (x * 1.001).bfloat16(),
+    "shorter": lambda x: (x * 0.999).bfloat16(),
+    "cut off": truncated,
+    "one column": lambda x: one_column(x, 40.0),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("longer", "all rows together are 0.10% more than the reference along it, and noise"),
+        ("shorter", "all rows together are 0.10% less than the reference along it, and noise"),
+        ("cut off", "a scale that is off, or values that are cut off and not rounded"),
+        ("one column", "no row is beyond its bound, but single elements are in "),
+    ],
+)
+def test_an_error_that_no_row_s_bound_sees_is_found(name: str, text: str) -> None:
+    found = judge(FINE[name](ROUNDED.out), ROUNDED)
+    assert found.verdict is Verdict.FAILED
+    assert text in found.messages[0]
+    assert found.metrics["bad_rows"] == 0
+    unknown = judge(FINE[name](ROUNDED.out), dataclasses.replace(ROUNDED, along=None))
+    assert unknown.verdict is Verdict.PASSED  # so it was this check and no other
+
+
+def test_an_element_is_named_with_both_values() -> None:
+    text = judge(FINE["one column"](ROUNDED.out), ROUNDED).messages[0]
+    assert re.search(r"\[\d+, 77\] is -?[\d.]+, expected -?[\d.]+, [\d.]+x what one may be", text)
+
+
+WRONG = {
+    "zeros": torch.zeros_like,
+    "halved": lambda x: x * 0.5,
+    "doubled": lambda x: x * 2,
+    "negated": lambda x: -x,
+    "rolled": lambda x: x.roll(1, dims=0),
+    "two tokens swapped": lambda x: torch.cat([x[1:2], x[:1], x[2:]]),
+    "one row zeroed": lambda x: one_row(x, torch.zeros_like(x[5])),
+    "last block zeroed": zeroed_block,
+    "one per cent too large": lambda x: x * 1.01,
+    "one element off": lambda x: one_row(x, x[5] + torch.eye(x.shape[1])[7] * x[5].abs().max()),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+@pytest.mark.parametrize("scale", [1.0, 2.0**-20, 2.0**20])
+def test_wrong_outputs_fail_at_any_scale(name: str, scale: float) -> None:
+    """No absolute tolerance: everything scaled by a power of two is judged alike."""
+    answer = dataclasses.replace(
+        ANSWER,
+        out=ANSWER.out * scale,
+        variance=ANSWER.variance * scale**2,
+        flips=ANSWER.flips * scale**2,
+    )
+    assert judge(RIGHT * scale, answer).verdict is Verdict.PASSED
+    wrong = WRONG[name](RIGHT.float() * scale).bfloat16()
+    assert judge(wrong, answer).verdict is Verdict.FAILED
+
+
+def test_the_message_says_how_much_where_and_both_values() -> None:
+    wrong = RIGHT.clone()
+    wrong[3] = 0
+    wrong[7:9] *= 2
+    found = judge(wrong, ANSWER)
+    first, second = found.messages
+    assert first.startswith("3 of 32 rows wrong (3, 7-8); worst row ")
+    assert "x its bound; element [" in first
+    assert first.endswith("; rows (3) are all zero")
+    assert "relative rms error" in second
+    assert found.metrics["bad_rows"] == 3
+
+
+def test_an_error_spread_below_every_row_s_bound_is_found_over_all_rows() -> None:
+    nudged = ANSWER.out + ANSWER.variance.sqrt()[:, None] * 1.8 / CASE.k**0.5
+    found = judge(nudged, ANSWER)
+    assert found.verdict is Verdict.FAILED
+    assert "all together are 1.20x beyond theirs" in found.messages[0]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_nan_and_inf_are_found_and_placed(value: float) -> None:
+    wrong = RIGHT.clone()
+    wrong[9, 4] = value
+    (text,) = judge(wrong, ANSWER).messages
+    counts = "1 NaN and 0 Inf" if value != value else "0 NaN and 1 Inf"
+    assert text == f"{counts} of 8192 elements, in 1 of 32 rows (9), first at [9, 4]"
+
+
+def test_rows_that_nobody_wrote_are_named() -> None:
+    wrong = RIGHT.clone()
+    wrong[30:] = float("nan")
+    (text,) = judge(wrong, ANSWER).messages
+    assert "rows (30-31) are all NaN: never written" in text
+
+
+def test_a_check_that_could_not_fail_is_vacuous() -> None:
+    blind = dataclasses.replace(ANSWER, variance=ANSWER.out.square().sum(dim=1))
+    found = judge(RIGHT, blind)
+    assert found.verdict is Verdict.VACUOUS
+    assert found.messages == ("zeros would pass in 32 of 32 rows (0-31)",)
+
+
+def test_the_cosine_is_right_to_its_last_digits() -> None:
+    found = judge(RIGHT, ANSWER).metrics["one_minus_cosine"]
+    a, b = RIGHT.double().flatten(), ANSWER.out.double().flatten()
+    assert found == pytest.approx(float(1 - a @ b / (a.norm() * b.norm())), rel=1e-3)
+    assert judge(RIGHT * 0, ANSWER).metrics["one_minus_cosine"] == 1
+
+
+def test_an_output_of_many_parts_is_judged_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = judge(RIGHT, ANSWER)
+    monkeypatch.setitem(output._TOGETHER, "cpu", 5 * CASE.k)  # 32 rows in parts of five
+    assert judge(RIGHT, ANSWER) == whole
+    wrong = RIGHT.clone()
+    wrong[31] *= 2
+    assert "rows wrong (31); worst row 31" in judge(wrong, ANSWER).messages[0]
+
+
+def test_no_tokens_pass_without_a_row() -> None:
+    none = dataclasses.replace(
+        ANSWER, out=ANSWER.out[:0], variance=ANSWER.variance[:0], flips=ANSWER.flips[:0]
+    )
+    found = judge(RIGHT[:0], none)
+    assert (found.verdict, found.metrics) == (Verdict.PASSED, {"rows": 0.0})
+
+
+def test_bad_input_is_the_callers_error() -> None:
+    with pytest.raises(ValueError, match=r"shapes \[31, 256\] and \[32, 256\]"):
+        judge(RIGHT[1:], ANSWER)
+    with pytest.raises(ValueError, match="output on meta, reference on cpu: a layer must leave"):
+        judge(RIGHT.to("meta"), ANSWER)
+    with pytest.raises(ValueError, match="int32 cannot be judged"):
+        judge(RIGHT.int(), ANSWER)
+    with pytest.raises(ValueError, match="the reference holds NaN or Inf"):
+        judge(RIGHT, dataclasses.replace(ANSWER, out=ANSWER.out * float("nan")))
+
+
+@pytest.mark.parametrize(
+    ("columns", "each", "every"),
+    [(4096, 2.0, 1.5), (72, 2.0, 1.5), (18, 2.0, 1.5), (8, 2.5, 1.5), (1, 5.243, 1.75)],
+)
+def test_few_columns_leave_room_for_six_deviations(columns, each, every) -> None:
+    found = output.margins(torch.full((32,), 1e-30), columns)
+    assert found == pytest.approx((each, every), abs=1e-3)
+
+
+def test_a_row_far_above_the_others_counts_as_if_it_were_alone() -> None:
+    variance = torch.full((32,), 1e-9)
+    variance[3] = 1.0
+    each, every = output.margins(variance, 8)
+    assert every == pytest.approx(each)
+    assert output.margins(torch.zeros(32), 18)[1] == 2.0  # nothing is known of the rows
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_a_bound_that_is_no_number_lets_nothing_pass(broken) -> None:
+    lost = dataclasses.replace(ANSWER, variance=torch.full_like(ANSWER.variance, broken))
+    assert judge(RIGHT, lost).verdict is not Verdict.PASSED

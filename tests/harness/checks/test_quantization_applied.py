@@ -1,0 +1,121 @@
+"""What was not quantized is named from the output alone; noise never is taken for it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import pytest
+import torch
+
+from harness.checks.quantization_applied import WAYS, complaint, shares
+from harness.execute import run_call
+from harness.fixtures.layer_under_test import make_subject
+from harness.fixtures.phase_timer import Clock
+from harness.fixtures.rank_context import RankContext
+from harness.record.result import Verdict
+from moe.quant import QUANT
+from moe.quant.int8_channel import Int8Channel
+from moe.types import Activations
+from tests.harness.checks.stage_faults import case, nothing, run
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+QUANTIZED = [name for name in QUANT.rows if name != "none"]
+
+
+@functools.cache
+def first_call(quant: str, m: int):
+    here = RankContext(rank=0, world_size=1, device=torch.device("cpu"), transport="gloo")
+    with torch.inference_mode():
+        subject = make_subject(case(quant=quant, m=m, k=256), here)
+        return subject, run_call(subject, here, Clock(context=here), 0)
+
+
+def with_output(call, out):
+    output = dataclasses.replace(call.output, out=out)
+    return dataclasses.replace(call, output=output)
+
+
+@torch.inference_mode()
+def of_variant(subject, call, what):
+    """The call as a layer would have answered that leaves something unquantized."""
+    routing = call.output.routing
+    variant = subject.reference.remade(WAYS[what])
+    answer = variant(call.tokens.x, routing.topk_ids, routing.topk_weights, like=call.answer)
+    return with_output(call, answer.out.bfloat16())
+
+
+@pytest.mark.parametrize("m", [1, 8])
+@pytest.mark.parametrize("quant", QUANTIZED)
+def test_a_right_layer_projects_to_one(quant, m):
+    found = shares(*_listed(first_call(quant, m)))
+    assert [share.what for share in found] == list(WAYS)
+    assert all(abs(1 - share.t) <= share.explained < 0.5 for share in found)
+    assert complaint(found) is None
+
+
+def _listed(pair):
+    return pair[0], [pair[1]]
+
+
+@pytest.mark.parametrize("what", list(WAYS))
+@pytest.mark.parametrize("m", [1, 8])
+@pytest.mark.parametrize("quant", QUANTIZED)
+def test_what_was_left_unquantized_is_named(quant, m, what):
+    subject, call = first_call(quant, m)
+    found = shares(subject, [of_variant(subject, call, what)])
+    (own,) = [share for share in found if share.what == what]
+    assert abs(own.t) < own.explained < 0.5
+    text = complaint(found)
+    assert text is not None
+    assert text.startswith(f"not_quantized: {what} were not quantized, as the scheme says; t = ")
+
+
+def test_where_noise_explains_it_nothing_is_said():
+    subject, call = first_call("fp8_block", 8)
+    wrong = of_variant(subject, call, "weights")
+    assert complaint(shares(subject, [wrong])) is not None
+    loud = dataclasses.replace(wrong.answer, variance=wrong.answer.out.square().sum(dim=1) * 9)
+    assert complaint(shares(subject, [dataclasses.replace(wrong, answer=loud)])) is None
+
+
+def test_flips_explain_what_is_like_it_but_not_the_very_same():
+    """On Hopper so many fp8 codes are within reach of a tie that they could explain anything."""
+    subject, call = first_call("fp8_block", 8)
+    wrong = of_variant(subject, call, "intermediates")
+    loud = dataclasses.replace(wrong.answer, flips=wrong.answer.out.square().sum(dim=1) * 9)
+    wrong = dataclasses.replace(wrong, answer=loud)
+    text = complaint(shares(subject, [wrong]))
+    assert text is not None
+    assert text.startswith("not_quantized: intermediates were not quantized, as the scheme says; t")
+    assert "and the output is such a layer's but for 0.0" in text
+    between = call.output.out.float().lerp(wrong.output.out.float(), 0.7).bfloat16()
+    assert complaint(shares(subject, [with_output(wrong, between)])) is None
+    calm = with_output(call, between)  # and where flips cannot, it is named as well
+    assert complaint(shares(subject, [calm])).startswith("not_quantized: intermediates were")
+
+
+def test_an_error_of_another_kind_is_not_taken_for_it():
+    subject, call = first_call("int8_channel", 8)
+    for wrong in (call.output.out * 1.02, call.output.out.roll(1, dims=1)):
+        assert complaint(shares(subject, [with_output(call, wrong)])) is None
+
+
+def test_no_share_without_a_scheme_or_without_tokens():
+    assert shares(*_listed(first_call("none", 8))) == ()
+    subject, call = first_call("fp8_block", 8)
+    x = call.tokens.x[:0]
+    empty = dataclasses.replace(call, tokens=dataclasses.replace(call.tokens, x=x))
+    assert shares(subject, [empty]) == ()
+
+
+def test_activations_left_alone_in_the_stack(monkeypatch):
+    monkeypatch.setattr(
+        Int8Channel, "quantize_input", lambda self, x, a1: Activations(codes=x.float())
+    )
+    found = run(nothing, case(quant="int8_channel", m=8).id)
+    assert found.verdict is Verdict.FAILED
+    named = [text for text in found.messages if text.startswith("not_quantized: ")]
+    assert len(named) == 1
+    assert named[0].startswith("not_quantized: activations were not quantized")

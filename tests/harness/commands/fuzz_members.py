@@ -1,0 +1,22 @@
+"""A backend with a mistake for the fuzzer to find: of three experts or more the last is lost."""
+
+from __future__ import annotations
+
+import torch
+
+from moe.experts.torch_loop import TorchLoopExperts
+from moe.spec import Row
+from moe.types import Routing
+
+
+class LosesTheThird(TorchLoopExperts):
+    row = Row(
+        name="tests.harness.commands.fuzz_members:LosesTheThird",
+        target="tests.harness.commands.fuzz_members:LosesTheThird",
+    )
+
+    def apply(self, x, routing):
+        ids = routing.topk_ids
+        if ids.shape[1] >= 3:
+            ids = torch.cat([ids[:, :-1], torch.full_like(ids[:, -1:], -1)], dim=1)
+        return super().apply(x, Routing(topk_ids=ids, topk_weights=routing.topk_weights))

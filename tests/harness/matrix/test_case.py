@@ -1,0 +1,126 @@
+"""Ids say all of a case, give it back, and tell what is wrong with them."""
+
+import dataclasses
+import re
+import shlex
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.errors import CaseError
+from harness.matrix.case import TOKEN_COUNTS, MoETestConfig
+from moe.quant import QUANT
+from moe.spec import DTYPE_BYTES
+
+PLAIN = MoETestConfig(m=32, n=256, k=128, num_experts=8, top_k=2, experts="triton")
+
+ASCII = st.characters(codec="ascii")
+sizes = st.integers(1, 10**9)
+counts = st.integers(0, 10**6)
+names = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.:]{0,20}", fullmatch=True, alphabet=ASCII)
+BY_FIELD = {
+    "experts": names,
+    "all2all": names,
+    "quant": names,
+    "dtype": st.sampled_from(sorted(DTYPE_BYTES)),
+    "tokens": st.sampled_from(TOKEN_COUNTS),
+    "shared_experts": counts,
+    "seed": counts,
+}
+BY_TYPE = {"int": sizes, "bool": st.booleans()}
+
+
+def strategy(field):
+    return BY_FIELD[field.name] if field.name in BY_FIELD else BY_TYPE[field.type]
+
+
+cases = st.builds(MoETestConfig, **{f.name: strategy(f) for f in dataclasses.fields(MoETestConfig)})
+
+
+@given(cases)
+def test_an_id_gives_back_any_case(case):
+    assert MoETestConfig.from_id(case.id) == case
+
+
+@given(cases)
+def test_an_id_needs_no_quotes(case):
+    assert re.fullmatch(r"[A-Za-z0-9._:-]+", case.id)
+    assert shlex.quote(case.id).strip("'") == case.id
+
+
+@given(cases, cases)
+def test_different_cases_have_different_ids(one, other):
+    assert (one.id == other.id) == (one == other)
+
+
+def test_fields_at_their_default_are_left_out():
+    assert PLAIN.id == "m:32-n:256-k:128-e:8-topk:2-experts:triton"
+    assert PLAIN.replace(tp_size=2, use_ep=True, renormalize=False).id == (
+        "m:32-n:256-k:128-e:8-topk:2-experts:triton-tp:2-ep-no_renorm"
+    )
+
+
+def test_an_order_of_tokens_does_not_matter():
+    shuffled = "ep-experts:triton-topk:2-e:8-k:128-n:256-m:32"
+    assert MoETestConfig.from_id(shuffled) == PLAIN.replace(use_ep=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("m:1-n:2", "lacks k, e, topk, experts"),
+        (PLAIN.id + "-tpp:2", "no field is called 'tpp', did you mean 'tp'?"),
+        (PLAIN.id + "-zzz:2", "(known: m, n, k"),
+        (PLAIN.id + "-tp:two", "'two' is no whole number"),
+        (PLAIN.id + "-tp:02", "'02' is no whole number"),
+        (PLAIN.id + "-tp", "write 'tp:VALUE'"),
+        (PLAIN.id + "-no_tp", "write 'tp:VALUE'"),
+        (PLAIN.id + "-ep:1", "write 'ep' or 'no_ep'"),
+        (PLAIN.id + "-m:3", "m is given twice"),
+        (PLAIN.id + "-tp:0", "tp_size must be at least 1, not 0"),
+        (PLAIN.id + "-dtype:f8", "dtype must be one of bf16, fp16, f32, not 'f8'"),
+        (PLAIN.id + "-tokens:many", "tokens must be one of even, ragged, idle, not 'many'"),
+    ],
+)
+def test_a_bad_id_says_what_is_wrong(text, complaint):
+    with pytest.raises(CaseError, match=re.escape(complaint)):
+        MoETestConfig.from_id(text)
+
+
+def test_every_bad_token_is_named_at_once():
+    with pytest.raises(CaseError) as error:
+        MoETestConfig.from_id("tpp:2-dpp:3")
+    assert "'tpp'" in str(error.value)
+    assert "'dpp'" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("m", True), ("m", 1.0), ("use_ep", 1), ("experts", "a b"), ("seed", -1)]
+)
+def test_fields_are_strict(field, value):
+    with pytest.raises(CaseError, match=field):
+        PLAIN.replace(**{field: value})
+
+
+@given(cases)
+def test_token_counts_are_those_of_the_axis(case):
+    dp = min(case.dp_size, 50)
+    case = case.replace(dp_size=dp)
+    assert len(case.counts) == dp
+    assert case.counts[0] == case.m
+    idle = case.tokens == "idle" and dp > 1
+    assert (case.counts[-1] == 0) == idle
+    if case.tokens == "ragged":
+        assert sorted(case.counts, reverse=True) == list(case.counts)
+        assert case.counts[-1] < case.m or dp == 1 or case.m == 1
+
+
+@pytest.mark.parametrize("quant", [row.name for row in QUANT])
+def test_the_problem_says_the_same(quant):
+    case = PLAIN.replace(quant=quant, tp_size=2, use_ep=True, sequence_parallel=True)
+    problem = case.problem
+    assert (problem.m, problem.intermediate, problem.hidden) == (32, 256, 128)
+    assert problem.scheme == QUANT.row(quant).scheme
+    assert problem.layout.world_size == case.world_size == 2
+    assert problem.layout.sequence_parallel

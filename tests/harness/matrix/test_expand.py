@@ -1,0 +1,131 @@
+"""Blocks become cases: products, defaults, merged points; and what the committed suites hold."""
+
+from pathlib import Path
+
+import pytest
+
+from harness.errors import UsageError
+from harness.matrix.expand import expand, with_experts, with_seeds
+from harness.matrix.load import load
+from harness.plan.machine import planned_for
+from harness.plan.plan import make_plan
+from moe.all2all import ALL2ALL
+from moe.experts import EXPERTS
+from moe.quant import QUANT
+
+SCHEMES = {"none", "fp8_tensor", "fp8_tensor_dynamic", "fp8_block", "int8_channel"}
+COMMITTED = load(Path(__file__).parents[3] / "configs/matrix.yaml")
+TEXT = """\
+version: 1
+defaults: {shapes: [[2, 256, 128]], num_experts: [8], top_k: [2], experts: [torch_loop]}
+suites:
+  one:
+    description: x
+    blocks:
+      - {top_k: [1, 2], layouts: [{}, {dp: 2, tp: 4, ep: true, sp: true}], seed: [0, 7]}
+      - {top_k: [2, 3]}
+  every:
+    description: x
+    blocks:
+      - {experts: all, quant: all, all2all: all}
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "matrix.yaml"
+    path.write_text(TEXT)
+    return load(path)
+
+
+def test_a_block_is_a_product_and_shared_points_come_once(config):
+    points = expand(config, "one")
+    assert len(points) == len(set(points)) == 2 * 2 * 2 + 1
+    assert [p.top_k for p in points] == [1, 1, 1, 1, 2, 2, 2, 2, 3]
+    wide = [p for p in points if p.world_size == 8]
+    assert len(wide) == 4
+    assert {(p.dp_size, p.tp_size, p.use_ep, p.sequence_parallel) for p in wide} == {
+        (2, 4, True, True)
+    }
+    assert {p.seed for p in points} == {0, 7}
+
+
+def test_all_means_every_row(config):
+    points = expand(config, "every")
+    assert {p.experts for p in points} == set(EXPERTS.rows)
+    assert {p.quant for p in points} == set(QUANT.rows)
+    assert {p.all2all for p in points} == set(ALL2ALL.rows)
+
+
+def test_an_unknown_suite_names_those_there_are(config):
+    with pytest.raises(UsageError, match=r"no suite is called 'evry', did you mean 'every'\?"):
+        expand(config, "evry")
+    with pytest.raises(UsageError, match=r"'x' \(known: one, every\)"):
+        expand(config, "x")
+
+
+def test_one_backend_for_all_merges_what_becomes_equal(config):
+    points = with_experts(expand(config, "every"), "a.b:C")
+    assert len(points) == len(ALL2ALL.rows) * len(QUANT.rows)
+    assert {p.experts for p in points} == {"a.b:C"}
+
+
+def test_seeds_count_up_from_each_points_own(config):
+    points = with_seeds(expand(config, "one"), 3)
+    assert {p.seed for p in points} == {0, 1, 2, 7, 8, 9}
+
+
+def of(suite, platform, devices=2):
+    return make_plan(expand(COMMITTED, suite), planned_for(platform, devices))
+
+
+def test_smoke_covers_what_it_promises_on_a_cpu_machine():
+    plan = of("smoke", "cpu")
+    assert len(plan.cases) >= 60
+    assert {r.case.quant for r in plan.refused}.isdisjoint(SCHEMES)
+    assert {c.world_size for c in plan.cases} == {1, 2, 4, 8}
+    layouts = {(c.dp_size, c.tp_size, c.use_ep, c.sequence_parallel) for c in plan.cases}
+    assert layouts >= {
+        (1, 2, False, False),
+        (1, 2, True, False),
+        (1, 2, True, True),
+        (2, 1, False, False),
+        (2, 1, True, False),
+        (2, 2, False, False),
+        (2, 2, True, False),
+        (2, 2, True, True),
+    }
+    assert {c.quant for c in plan.cases} == set(QUANT.rows)
+    assert {c.experts for c in plan.cases} >= {"torch_loop", "torch_grouped", "triton"}
+    assert {(c.experts, c.quant) for c in plan.cases} >= {("triton", q) for q in SCHEMES}
+
+
+def test_ci_covers_what_it_promises_on_two_hoppers():
+    plan = of("ci", "cuda_sm90")
+    own = [c for job in plan.jobs if job.transport == "nccl" for c in job.cases]
+    shared = {job.world_size for job in plan.jobs if job.transport == "staged"}
+    assert len(own) >= 200
+    assert shared == {4, 8}
+    assert {c.experts for c in own} >= {
+        "triton",
+        "flashinfer_cutlass",
+        "torch_grouped",
+        "torch_loop",
+    }
+    assert {(c.m, c.n, c.k) for c in own} >= {(1, 128, 256), (32, 512, 512), (222, 1024, 2048)}
+    assert {c.m for c in own} >= {2, 3, 4, 7, 17, 64, 127, 129}
+    assert {c.num_experts for c in own} >= {8, 64, 7}
+    assert {c.top_k for c in own} == {1, 2, 3, 6}
+    assert {c.quant for c in own if c.experts == "flashinfer_cutlass"} >= {"none", "fp8_tensor"}
+
+
+@pytest.mark.parametrize("suite", ["smoke", "ci", "nightly"])
+@pytest.mark.parametrize(
+    "platform", ["cpu", "cuda_sm90", "cuda_sm100", "rocm_gfx942", "rocm_gfx950"]
+)
+def test_every_suite_has_something_for_every_platform(suite, platform):
+    plan = of(suite, platform)
+    assert plan.cases
+    points = expand(COMMITTED, suite)
+    assert {*plan.cases, *(r.case for r in plan.refused)} == set(points)
+    assert len(plan.cases) + len(plan.refused) == len(points)

@@ -1,0 +1,206 @@
+"""The matrix file: YAML without surprises, and every complaint at its place, all at once."""
+
+import json
+import re
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from harness.errors import ConfigError, ExitCode, UsageError
+from harness.matrix import yaml_positions
+from harness.matrix.expand import expand
+from harness.matrix.load import find, load
+from harness.matrix.schema import schema
+from moe.experts import EXPERTS
+
+ROOT = Path(__file__).parents[3]
+GOOD = """\
+version: 1
+suites:
+  smoke:
+    description: small
+    blocks:
+      - shapes: [[32, 256, 128]]
+        num_experts: [8]
+        top_k: [2]
+        experts: [torch_loop]
+"""
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def write(text):
+        path = Path("matrix.yaml")
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def complaints(path):
+    with pytest.raises(ConfigError) as error:
+        load(path)
+    assert error.value.exit_code is ExitCode.USAGE
+    assert str(error.value) == "\n".join(error.value.problems)
+    return error.value.problems
+
+
+def test_a_good_file_loads(write):
+    config = load(write(GOOD))
+    assert config.suites["smoke"].time_limit_s == 120.0
+    assert [case.id for case in expand(config, "smoke")] == [
+        "m:32-n:256-k:128-e:8-topk:2-experts:torch_loop"
+    ]
+
+
+BAD = """\
+version: 2
+defaults:
+  dtype: [bf17]
+suites:
+  smoke:
+    description: x
+    timout_s: 3
+    blocks:
+      - shapes: [[1, 2], [3, 4, '5'], [0, 1, 2]]
+        num_experts: []
+        top_k: 3
+        experts: [tritn, "a.b:C"]
+        quant: all
+        layouts: [{tp: 1, sp: true}, {dpp: 2}]
+        renormalize: [no]
+        seed: [-1]
+      - experts: all
+        experts: all
+        tokens:
+  Bad-name: {description: 3, blocks: []}
+"""
+
+
+def test_every_complaint_at_once_with_its_place(write):
+    assert complaints(write(BAD)) == [
+        "matrix.yaml:1:10: version: must be 1, not 2",
+        "matrix.yaml:3:11: defaults.dtype[0]: dtype must be one of bf16, fp16, f32, not 'bf17', "
+        "did you mean 'bf16'?",
+        "matrix.yaml:7:5: suites.smoke.timout_s: unknown key, did you mean 'time_limit_s'?",
+        "matrix.yaml:9:18: suites.smoke.blocks[0].shapes[0]: must be three numbers [m, n, k], "
+        "not [1, 2]",
+        "matrix.yaml:9:33: suites.smoke.blocks[0].shapes[1][2]: must be a whole number, not '5'",
+        "matrix.yaml:9:40: suites.smoke.blocks[0].shapes[2][0]: must be at least 1, not 0",
+        "matrix.yaml:10:22: suites.smoke.blocks[0].num_experts: must not be empty",
+        "matrix.yaml:11:16: suites.smoke.blocks[0].top_k: must be a list such as [a, b], not 3",
+        "matrix.yaml:12:19: suites.smoke.blocks[0].experts[0]: no experts is called 'tritn', "
+        f"did you mean 'triton'? (known: {', '.join(sorted(EXPERTS.rows))})",
+        "matrix.yaml:14:19: suites.smoke.blocks[0].layouts[0]: sp needs ep: true and tp of 2 or "
+        "more",
+        "matrix.yaml:14:39: suites.smoke.blocks[0].layouts[1].dpp: unknown key, did you mean 'dp'?",
+        "matrix.yaml:15:23: suites.smoke.blocks[0].renormalize[0]: must be true or false, not 'no'",
+        "matrix.yaml:16:16: suites.smoke.blocks[0].seed[0]: must be at least 0, not -1",
+        "matrix.yaml:17:9: suites.smoke.blocks[1]: lacks shapes, num_experts, top_k; give it here "
+        "or under `defaults`",
+        "matrix.yaml:18:9: suites.smoke.blocks[1].experts: this key is given twice, first in "
+        "line 17",
+        "matrix.yaml:19:16: suites.smoke.blocks[1].tokens: has no value; give one or leave the "
+        "key out",
+        "matrix.yaml:20:3: suites.Bad-name: must be a name of a-z, 0-9 and _, not 'Bad-name'",
+        "matrix.yaml:20:27: suites.Bad-name.description: must be a word, not 3",
+        "matrix.yaml:20:38: suites.Bad-name.blocks: must not be empty",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ("version: 1\n", "", "1:1: version: lacks the key 'version'"),
+        ("version: 1", "verson: 1", "1:1: verson: unknown key, did you mean 'version'?"),
+        ("top_k: [2]", "topk: [2]", "8:9: suites.smoke.blocks[0].topk: unknown key, did you mean "),
+        ("top_k: [2]", "zzz: [2]", "unknown key (known: shapes, num_experts, top_k, experts, "),
+        ("[torch_loop]", "[auto, 'a b']", "experts[1]: experts must be a name of [A-Za-z0-9_.:]"),
+        ("[torch_loop]", "[1]", "experts[0]: must be a word, not 1"),
+        ("[2]", "[2]\n        all2all: [auto]", "no all2all is called 'auto'"),
+        ("[2]", "[2]\n        quant: [fp8_blok]", "no quant is called 'fp8_blok', did you mean"),
+        ("[2]", "[2]\n        layouts: [2]", "layouts[0]: must be a mapping, not 2"),
+        ("small", "small\n    time_limit_s: 0", "time_limit_s: must be more than 0, not 0"),
+        ("small", "small\n    time_limit_s: .inf", "time_limit_s: must be a finite number"),
+        ("small", "small\n    retries: 1.5", "retries: must be a whole number, not 1.5"),
+        (GOOD, "", "matrix.yaml:1:1: the file is empty"),
+        (GOOD, "[1, 2]", "matrix.yaml:1:1: must be a mapping, not [1, 2]"),
+        (
+            "version: 1",
+            "version: [1",
+            "matrix.yaml:2:7: no YAML: while parsing a flow sequence did not find",
+        ),
+        ("version: 1", "version: !!set 1", "version: no tag 'tag:yaml.org,2002:set' here"),
+        ("version: 1", "[a]: 1", "1:1: a key must be a plain word"),
+        ("version: 1", "version: &a [*a]", "version[0]: an alias may not contain itself"),
+    ],
+)
+def test_a_complaint_says_what_and_where(write, old, new, complaint):
+    assert old in GOOD
+    assert complaint in "\n".join(complaints(write(GOOD.replace(old, new, 1))))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("no", "no"),
+        ("on", "on"),
+        ("12:30", "12:30"),
+        ("1e-3", 0.001),
+        ("0o10", 8),
+        ("010", 10),
+        ("0x1F", 31),
+        ("1_000", "1_000"),
+        ("2001-01-01", "2001-01-01"),
+        ("true", True),
+        ("-.5", -0.5),
+        ("'1'", "1"),
+        ("~", None),
+        ("=", "="),
+    ],
+)
+def test_scalars_are_those_of_yaml_1_2(text, value):
+    loaded = yaml_positions.load(f"a: {text}\n")
+    assert not loaded.problems
+    assert (loaded.value, type(loaded.value["a"])) == ({"a": value}, type(value))
+
+
+def test_an_anchor_stands_for_its_value(write):
+    text = GOOD.replace("[[32, 256, 128]]", "&s [[32, 256, 128]]")
+    text += "      - {shapes: *s, num_experts: [4], top_k: [1], experts: [triton]}\n"
+    assert len(expand(load(write(text)), "smoke")) == 2
+
+
+def test_a_file_that_cannot_be_read_says_so(tmp_path):
+    with pytest.raises(UsageError, match=r"cannot read the matrix file .*nowhere"):
+        load(tmp_path / "nowhere.yaml")
+
+
+def test_the_file_is_found_here_first_then_beside_the_package(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find(None) == ROOT / "configs/matrix.yaml"
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/matrix.yaml").write_text(GOOD)
+    assert find(None) == Path("configs/matrix.yaml")
+    assert find(Path("x.yaml")) == Path("x.yaml")
+
+
+def test_the_committed_schema_is_the_exported_one():
+    committed = (ROOT / "configs/matrix.schema.json").read_text()
+    assert committed == schema(), "run: python -m harness schema > configs/matrix.schema.json"
+
+
+def test_the_schema_is_draft_7_and_takes_the_committed_file():
+    exported = json.loads(schema())
+    assert exported["$schema"] == "http://json-schema.org/draft-07/schema#"
+    jsonschema.Draft7Validator.check_schema(exported)
+    assert not re.search(r"prefixItems|\$defs|\"null\"", schema())
+    validator = jsonschema.Draft7Validator(exported)
+    text = (ROOT / "configs/matrix.yaml").read_text()
+    assert text.startswith("# yaml-language-server: $schema=./matrix.schema.json\n")
+    validator.validate(yaml.safe_load(text))
+    assert len(list(validator.iter_errors(yaml_positions.load(BAD).value))) >= 5

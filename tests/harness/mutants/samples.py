@@ -1,0 +1,76 @@
+"""Scenes of right outputs for any case and rank, worked out by the reference in this process."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cache
+
+import torch
+
+from harness.fixtures import tensors
+from harness.fixtures.layer_call import Call, chosen_rows
+from harness.fixtures.layer_under_test import IDEAL, _static_scales
+from harness.fixtures.rank_context import RankContext
+from harness.matrix.case import MoETestConfig
+from harness.mutants.sample import Scene, scene_of
+from moe.experts import EXPERTS
+from moe.layer import Output
+from moe.reference import routing
+from moe.reference.layer import BaselineSiluAndMul
+from moe.spec import Scheme
+from moe.types import TORCH_DTYPE, Routing
+
+CPU = torch.device("cpu")
+ALONE = RankContext(rank=0, world_size=1, device=CPU, transport="gloo")
+
+
+def case(**fields) -> MoETestConfig:
+    plain = {"m": 6, "n": 256, "k": 256, "num_experts": 4, "top_k": 2, "experts": "torch_loop"}
+    return MoETestConfig(**{**plain, **fields})
+
+
+@cache
+def scene(one: MoETestConfig, rank: int = 0, number: int = 0) -> Scene:
+    """The scene of call `number` on this rank; its output is right. Do not write to it."""
+    experts = [tensors.expert_weights(one, e, CPU) for e in range(one.num_experts)]
+    shared = tensors.expert_weights(one, "shared", CPU) if one.shared_experts else None
+    plain = Scheme(weights="model", activations="model")
+    ideal = BaselineSiluAndMul(
+        dataclasses.replace(one.problem, scheme=plain), IDEAL, experts.__getitem__, shared
+    )
+    numerics = EXPERTS.row(one.experts).numerics_for(one.problem.scheme, "cpu")
+    reference = BaselineSiluAndMul(one.problem, numerics, experts.__getitem__, shared)
+    start = number * one.m
+    layout, counts = one.layout, one.counts
+    d = layout.dp_rank(rank)
+    whole = tensors.tokens(one, d, counts[d], CPU, start)
+    here = layout.tokens_of(rank, counts)
+    part = slice(here.start, here.stop)
+    tokens = tensors.Tokens(x=whole.x[part], logits=whole.logits[part], index=whole.index[part])
+    ids = routing.choose(tokens.logits, one.top_k)
+    weights = routing.softmax_weights(tokens.logits, ids, renormalize=one.renormalize)
+    scales = _static_scales(one, ALONE, ideal)
+    keep = chosen_rows(len(tokens.x), CPU)
+    answer = reference(tokens.x, ids, weights, keep=keep, **scales)
+    out = answer.out.to(TORCH_DTYPE[one.dtype])
+    output = Output(out=out, routing=Routing(topk_ids=ids, topk_weights=weights))
+    call = Call(
+        number=number,
+        counts=counts,
+        tokens=tokens,
+        output=output,
+        answer=answer,
+        stages={},
+        broken=(),
+        start=start,
+    )
+    return scene_of(one, rank, call, reference)
+
+
+def seen(right: Scene, actual: torch.Tensor) -> Scene:
+    """The same, had the layer given this."""
+    return dataclasses.replace(right, actual=actual.to(right.actual.dtype), memo={})
+
+
+def apart(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a - b).norm() / b.norm())

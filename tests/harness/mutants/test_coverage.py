@@ -1,0 +1,190 @@
+"""The certificate: whole when every wrong answer that can exist was caught somewhere."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness import cli
+from harness.matrix import expand
+from harness.matrix.case import MoETestConfig
+from harness.matrix.load import find, load
+from harness.mutants.coverage import MEMBERS, certificate, layout_word
+from harness.record.events import CaseEnded
+from harness.record.result import CAUGHT, CaseResult, Verdict
+from harness.record.run_folder import RunFolder
+
+ROOT = Path(__file__).parents[3]
+
+
+def case(**fields) -> MoETestConfig:
+    plain = {"m": 8, "n": 128, "k": 128, "num_experts": 4, "top_k": 2, "experts": "torch_loop"}
+    return MoETestConfig(**{**plain, **fields})
+
+
+def result(one, verdict=Verdict.PASSED, **words) -> CaseResult:
+    """All caught, but for what cannot exist and for `words`."""
+    battery = {
+        h.name: CAUGHT
+        if h.possible(one.problem.scheme, one.layout)
+        else "not_applicable: there is one rank only"
+        for h in MEMBERS
+    }
+    return CaseResult(case_id=one.id, verdict=verdict, battery={**battery, **words})
+
+
+NONE = "not_applicable: the layer has no shared experts"
+
+
+def test_all_that_can_exist_caught_is_whole():
+    shown = certificate([result(case()), result(case(tp_size=2, quant="fp8_block"))])
+    assert shown.whole
+    assert shown.lines()[-1] == (
+        "whole: on 2 pair(s) of quantization method and layout, "
+        "each wrong answer that can exist was caught"
+    )
+
+
+def test_one_case_that_catches_it_is_enough_for_its_pair():
+    odd = result(case(seed=1), shared_missing=NONE, zeros="missed: a larger n")
+    assert certificate([odd, result(case())]).whole
+    assert certificate([result(case()), odd]).whole
+
+
+def test_a_catch_on_another_layout_or_method_does_not_count():
+    odd = result(case(tp_size=2), shared_missing=NONE)
+    shown = certificate([odd, result(case()), result(case(tp_size=2, quant="fp8_block"))])
+    assert not shown.whole
+    assert {(line.quant, line.layout): line.holes for line in shown.table if line.holes} == {
+        ("none", "tp:2"): ("shared_missing",)
+    }
+    text = "shared_missing is in no case applicable; add one where it is: none tp:2"
+    assert text in shown.lines()
+
+
+def test_a_member_that_would_pass_is_named_with_its_cure():
+    shown = certificate([result(case(), Verdict.VACUOUS, halved="missed: a larger n")])
+    assert not shown.whole
+    assert "halved would pass; it takes a larger n: none 1-rank" in shown.lines()
+    assert shown.lines()[-1].startswith("not whole: 1 wrong answer(s)")
+
+
+def test_what_cannot_exist_is_no_hole():
+    shown = certificate([result(case())])
+    (line,) = shown.table
+    assert line.words["rank_missing"] == line.words["scale_shifted"] == "impossible"
+    assert line.holes == ()
+    (line,) = certificate([result(case(dp_size=2, quant="int8_channel"))]).table
+    assert line.words["rank_missing"] == line.words["scale_shifted"] == CAUGHT
+
+
+def test_cases_that_proved_nothing_leave_their_pair_open():
+    failed = CaseResult(case_id=case(dp_size=2).id, verdict=Verdict.FAILED)
+    shown = certificate([result(case()), failed])
+    assert not shown.whole
+    assert any("was not tried: no case passed: none dp:2" in text for text in shown.lines())
+    assert not certificate([]).whole
+    assert certificate([]).lines()[-1] == "not whole: no case has proved anything"
+
+
+def test_the_table_has_a_line_for_each_pair_and_a_sign_for_each_member():
+    results = [result(case(), shared_missing=NONE), result(case(dp_size=2), zeros="missed: more")]
+    lines = certificate(results).lines()
+    assert lines[0] == "  1 zeros: nothing was computed: the output is zeros"
+    row = next(text for text in lines if text.startswith("none 1-rank"))
+    signs = dict(zip((h.name for h in MEMBERS), row.split()[3:], strict=True))
+    assert row.split()[2] == "1"
+    assert signs["shared_missing"] == "?"
+    assert signs["rank_missing"] == "."
+    assert signs["zeros"] == "+"
+    assert next(text for text in lines if text.startswith("none dp:2")).split()[3] == "!"
+
+
+@pytest.mark.parametrize(
+    ("fields", "word"),
+    [
+        ({}, "1-rank"),
+        ({"use_ep": True}, "ep"),
+        ({"dp_size": 2, "tp_size": 4}, "dp:2-tp:4"),
+        ({"tp_size": 2, "use_ep": True, "sequence_parallel": True}, "tp:2-ep-sp"),
+    ],
+)
+def test_layouts_are_called_as_in_case_ids(fields, word):
+    assert layout_word(case(**fields).layout) == word
+
+
+@pytest.mark.parametrize("suite", ["smoke", "ci", "nightly"])
+def test_each_suite_has_a_case_for_every_mistake(suite):
+    """Of each method on each layout: shared experts, top-k above 1, two tokens or more."""
+    pairs = {}
+    for one in expand.expand(load(find(ROOT / "configs/matrix.yaml")), suite):
+        have = pairs.setdefault((one.quant, layout_word(one.layout)), set())
+        have |= {"shared"} if one.shared_experts else set()
+        have |= {"slots"} if one.top_k > 1 else set()
+        have |= {"rows"} if min(one.counts) > 1 or one.m > 2 * one.tp_size else set()
+    lacking = {pair: have for pair, have in pairs.items() if len(have) < 3}
+    assert lacking == {}
+
+
+# --- the command
+
+
+def folder(path, results):
+    info = {
+        "suite": "smoke",
+        "cases": [r.case_id for r in results],
+        "refused": [],
+        "options": {"save_tensors": False},
+    }
+    with RunFolder.create(path, info) as made:
+        for r in results:
+            made.append(CaseEnded(time=1.0, gang="g0", result=r))
+    return path
+
+
+def test_a_whole_run_exits_zero(tmp_path, capsys):
+    path = folder(tmp_path / "run", [result(case())])
+    assert cli.main(["power", "--from", str(path)]) == 0
+    assert "whole: on 1 pair(s)" in capsys.readouterr().out
+
+
+def test_a_run_with_a_hole_exits_one(tmp_path, capsys):
+    path = folder(tmp_path / "run", [result(case(), shared_twice=NONE)])
+    assert cli.main(["power", "--from", str(path)]) == 1
+    assert "not whole: 1 wrong answer(s)" in capsys.readouterr().out
+
+
+def test_a_case_that_has_not_run_leaves_a_hole(tmp_path):
+    path = folder(tmp_path / "run", [result(case())])
+    info = (path / "run.json").read_text()
+    other = case(tp_size=2).id
+    (path / "run.json").write_text(info.replace(f'"{case().id}"', f'"{case().id}", "{other}"'))
+    assert cli.main(["power", "--from", str(path)]) == 1
+
+
+def test_from_goes_with_nothing_to_run(tmp_path, capsys):
+    path = folder(tmp_path / "run", [result(case())])
+    assert cli.main(["power", "--from", str(path), "--suite", "smoke"]) == 3
+    assert "--from reads a run that has been" in capsys.readouterr().err
+
+
+def test_nothing_to_run_is_a_usage_error(capsys):
+    assert cli.main(["power"]) == 3
+    assert "say what to run" in capsys.readouterr().err
+
+
+def test_a_case_is_run_and_certified(tmp_path, capsys):
+    """The real way round: run, record, read back."""
+    ids = [case(shared_experts=1, n=64, k=64).id]
+    assert cli.main(["power", "--case", *ids, "--out", str(tmp_path / "run")]) == 0
+    out = capsys.readouterr().out
+    assert "cases=1 passed=1" in out
+    assert "whole: on 1 pair(s)" in out
+
+
+def test_it_needs_no_torch():
+    code = "import sys, harness.mutants.coverage; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

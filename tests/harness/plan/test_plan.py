@@ -1,0 +1,270 @@
+"""A plan puts every point in one place, and each refusal says why."""
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+
+from harness.errors import UsageError
+from harness.matrix.case import MoETestConfig
+from harness.plan import cost
+from harness.plan.machine import Machine, planned_for
+from harness.plan.plan import make_plan
+from moe.experts import EXPERTS
+from moe.quant import QUANT, QuantRow
+from moe.spec import Needs, Platform, Row, Scheme
+
+CPU = planned_for("cpu")
+HOPPERS = planned_for("cuda_sm90", 2)
+
+
+def case(**fields):
+    plain = {"m": 32, "n": 256, "k": 128, "num_experts": 8, "top_k": 2, "experts": "torch_loop"}
+    return MoETestConfig(**{**plain, **fields})
+
+
+def refusal(point, machine=CPU):
+    plan = make_plan([point], machine)
+    assert not plan.cases
+    (refused,) = plan.refused
+    assert refused.case == point
+    return refused.reason
+
+
+class Outside:
+    row = Row(name="outside", target="test_plan:Outside", needs=Needs(max_world=1))
+
+
+def test_a_plain_case_runs():
+    plan = make_plan([case()], CPU, time_limit=7.0)
+    (job,) = plan.jobs
+    assert (job.world_size, job.device, job.transport) == (1, "cpu", "gloo")
+    assert job.time_limit == 7.0
+    assert plan.cases == (case(),)
+    assert not plan.refused
+
+
+@pytest.mark.parametrize(
+    ("fields", "machine", "code", "text"),
+    [
+        ({"top_k": 9}, CPU, "top_k_exceeds_experts", "top-k 9 of only 8 experts"),
+        ({"sequence_parallel": True}, CPU, "sp_needs_ep_and_tp", "set use_ep and tp_size"),
+        ({"n": 3, "tp_size": 4}, CPU, "empty_shard", "intermediate size 3 over 4 ranks"),
+        (
+            {"all2all": "local", "tp_size": 2},
+            CPU,
+            "too_many_ranks",
+            "local: serves at most 1 rank(s), not 2",
+        ),
+        (
+            {"experts": "flashinfer_cutlass"},
+            CPU,
+            "platform_lacks_feature",
+            "flashinfer_cutlass: needs cuda, sm90, which cpu does not have",
+        ),
+        (
+            {"experts": "torch_grouped", "quant": "fp8_tensor"},
+            CPU,
+            "weight_format_unsupported",
+            "torch_grouped: takes weight_format model, not fp8_tensor",
+        ),
+        ({"experts": "triton", "dtype": "f32"}, CPU, "dtype_unsupported", "not f32"),
+        (
+            {"experts": "triton", "m": 222, "n": 1024, "k": 2048},
+            CPU,
+            "interpreter_too_slow",
+            "triton: interpreted kernels would take about 17 s, more than 5 s; "
+            "use a smaller shape or a GPU",
+        ),
+        (
+            {"n": 4096, "k": 8192, "num_experts": 256},
+            CPU,
+            "needs_memory",
+            "1 rank(s) with 104.9 GB each do not fit into 80% of main memory's 16.0 GB",
+        ),
+        (
+            {"n": 4096, "k": 8192, "num_experts": 256, "tp_size": 4},
+            HOPPERS,
+            "needs_memory",
+            "2 rank(s) with 106.2 GB each do not fit into 80% of a device's 80.0 GB",
+        ),
+    ],
+)
+def test_a_refusal_has_a_code_and_a_sentence(fields, machine, code, text):
+    reason = refusal(case(**fields), machine)
+    assert reason.code == code
+    assert text in reason.text
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"n": 192}, "the gate/up seam at 192 cuts a block of 128"),
+        ({"n": 256, "tp_size": 4}, "a rank's shard ends at column 64, inside a block of 128"),
+        ({"n": 384, "tp_size": 2}, "ends at column 192"),
+        ({"n": 640, "dp_size": 2, "tp_size": 2}, "ends at column 160"),
+    ],
+)
+def test_a_block_may_not_straddle_a_shard(fields, text):
+    reason = refusal(case(quant="fp8_block", **fields))
+    assert reason.code == "block_straddles_shard"
+    assert text in reason.text
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"n": 256, "tp_size": 2},
+        {"n": 384, "tp_size": 2, "use_ep": True},  # experts are whole on every rank
+        {"n": 256, "k": 100},  # the hidden size may end in part of a block
+    ],
+)
+def test_whole_blocks_are_taken(fields):
+    assert make_plan([case(quant="fp8_block", **fields)], CPU).cases
+
+
+def test_the_rule_is_the_rows_block_and_not_its_name(monkeypatch):
+    scheme = Scheme(weights="model", activations="model")
+    row = QuantRow(name="odd", target="x:Y", scheme=scheme, block=48)
+    monkeypatch.setattr(QUANT, "_rows", {**QUANT.rows, "odd": row})
+    assert refusal(case(quant="odd", n=256)).code == "block_straddles_shard"
+    assert make_plan([case(quant="odd", n=96, tp_size=2)], CPU).cases
+
+
+def test_uneven_shards_are_taken_where_no_block_is_cut():
+    assert make_plan([case(n=100, tp_size=8)], CPU).cases
+
+
+def test_compiled_kernels_are_never_too_slow():
+    big = case(experts="triton", m=222, n=1024, k=2048)
+    assert make_plan([big], HOPPERS).cases == (big,)
+
+
+def test_memory_counts_ranks_that_share_a_device():
+    wide = case(n=2048, k=4096, num_experts=64, dp_size=8, use_ep=True)
+    assert make_plan([wide], planned_for("cuda_sm90", 8)).cases
+    assert refusal(wide, planned_for("cuda_sm90", 1)).code == "needs_memory"
+
+
+def test_the_memory_estimate_grows_with_what_a_rank_holds():
+    base = cost.rank_bytes(case().problem, "cpu")
+    for more in ({"num_experts": 64}, {"m": 4096}, {"shared_experts": 4}, {"quant": "fp8_tensor"}):
+        changed = cost.rank_bytes(case(**more).problem, "cpu")
+        assert (changed < base) if "quant" in more else (changed > base)
+
+
+@pytest.mark.parametrize(
+    ("fields", "seconds"),
+    [
+        ({}, 0.8),
+        ({"n": 512, "k": 512}, 1.9),
+        ({"n": 512, "k": 512, "num_experts": 64, "top_k": 6}, 12.0),
+        ({"n": 1024, "k": 2048}, 12.0),
+        ({"n": 1024, "k": 2048, "m": 222}, 12.0),
+    ],
+)
+def test_the_interpreter_estimate_meets_what_was_measured(fields, seconds):
+    estimate = cost.interpreted_seconds(case(experts="triton", **fields).problem, 2)
+    assert seconds / 1.5 < estimate < seconds * 1.5
+
+
+def test_interpreted_ranks_share_the_cores():
+    sharded = case(experts="triton", n=1024, tp_size=4).problem
+    assert cost.interpreted_seconds(sharded, 4) < cost.interpreted_seconds(sharded, 2)
+    more = case(experts="triton", n=1024, tp_size=4, shared_experts=2).problem
+    assert cost.interpreted_seconds(more, 4) > cost.interpreted_seconds(sharded, 4)
+
+
+@pytest.mark.parametrize(
+    ("world", "devices", "transport"), [(2, 2, "nccl"), (2, 1, "staged"), (8, 2, "staged")]
+)
+def test_ranks_that_share_devices_go_through_the_host(world, devices, transport):
+    plan = make_plan([case(dp_size=world)], planned_for("cuda_sm90", devices))
+    assert (plan.jobs[0].device, plan.jobs[0].transport) == ("cuda", transport)
+
+
+def test_jobs_are_worlds_and_neighbours_share_kernels():
+    points = [
+        case(tp_size=tp, experts=experts, quant=quant)
+        for tp in (4, 1, 2)
+        for quant in ("none", "fp8_tensor")
+        for experts in ("triton", "torch_loop")
+    ]
+    plan = make_plan(points, CPU)
+    assert [job.world_size for job in plan.jobs] == [1, 2, 4]
+    for job in plan.jobs:
+        assert [(c.experts, c.quant) for c in job.cases] == [
+            ("torch_loop", "fp8_tensor"),
+            ("torch_loop", "none"),
+            ("triton", "fp8_tensor"),
+            ("triton", "none"),
+        ]
+    assert set(plan.cases) == set(points)
+
+
+def test_what_is_done_is_left_out():
+    points = [case(seed=seed, tp_size=tp) for seed in range(3) for tp in (1, 2)]
+    plan = make_plan(points, CPU)
+    done = {p.id for p in points if p.tp_size == 1 or p.seed == 0}
+    left = plan.without(done)
+    assert [job.world_size for job in left.jobs] == [2]
+    assert {c.seed for c in left.cases} == {1, 2}
+    assert plan.without(()) == plan
+
+
+def test_auto_becomes_the_member_that_is_chosen():
+    auto = case(experts="auto")
+    assert make_plan([auto], CPU).cases[0].experts == "triton"
+    slow = case(experts="auto", m=222, n=1024, k=2048)
+    assert make_plan([slow], CPU).cases[0].experts == "torch_grouped"
+    quantized = slow.replace(quant="fp8_tensor")
+    assert make_plan([quantized], CPU).cases[0].experts == "torch_loop"
+    assert make_plan([auto, case(experts="triton")], CPU).cases == (case(experts="triton"),)
+
+
+def test_a_class_by_its_path_brings_its_own_needs():
+    path = f"{__name__}:Outside"
+    assert make_plan([case(experts=path)], CPU).cases
+    reason = refusal(case(experts=path, tp_size=2))
+    assert reason.text == "outside: serves at most 1 rank(s), not 2"
+
+
+def test_a_path_that_names_nothing_is_a_usage_error():
+    with pytest.raises(UsageError, match=r"experts:nowhere.x:Y: cannot load experts 'nowhere.x:Y'"):
+        make_plan([case(experts="nowhere.x:Y")], CPU)
+    with pytest.raises(UsageError, match="no quant is called 'fp9'"):
+        make_plan([case(quant="fp9")], CPU)
+
+
+def test_packages_count_here_and_not_for_another_machine(monkeypatch):
+    row = Row(name="rare", target="x:Y", needs=Needs(packages=("no_such_package",)))
+    monkeypatch.setattr(EXPERTS, "_rows", {**EXPERTS.rows, "rare": row})
+    point = case(experts="rare")
+    assert make_plan([point], CPU).cases == (point,)
+    here = dataclasses.replace(CPU, planned=False)
+    reason = refusal(point, here)
+    assert reason.code == "package_missing"
+    assert "'no_such_package' is not installed" in reason.text
+
+
+def test_a_platform_is_matched_by_features_alone():
+    chip = Platform(name="new", device="cuda", features=frozenset({"cuda", "sm90", "triton"}))
+    there = Machine(
+        platform=chip, devices=1, device_bytes=10**11, cores=4, memory_bytes=10**11, planned=True
+    )
+    assert make_plan([case(experts="flashinfer_cutlass")], there).cases
+
+
+def test_planning_imports_neither_torch_nor_pydantic():
+    code = (
+        "import sys, harness.cli, harness.plan.machine as m\n"
+        "from harness.matrix.case import MoETestConfig as C\n"
+        "from harness.plan.plan import make_plan\n"
+        "ids = ['m:8-n:256-k:128-e:8-topk:2-experts:triton']\n"
+        "plan = make_plan([C.from_id(i) for i in ids], m.detect())\n"
+        "heavy = {'torch', 'triton', 'numpy', 'pydantic', 'rich', 'moe.types'}\n"
+        "print(len(plan.cases), sorted(heavy & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "1 []\n"

@@ -1,0 +1,323 @@
+"""The message: the answer first, ranks merged, within a terminal, and for every kind of end."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.record.result import CaseResult, RankResult, Verdict, merge
+from harness.report import failure_text
+from harness.report.failure_text import headline, lines
+
+CASE = "m:32-n:256-k:256-e:8-topk:2-experts:torch_loop-dp:2-tp:2-ep"
+REPEAT = f"repeat: python -m harness run --case {CASE}"
+FACTS: dict[str, Any] = {
+    "rows": {"wrong": 8, "of": 32, "which": "3, 7-13"},
+    "columns": {"wrong": 128, "of": 256, "which": "128-255"},
+    "elements": {"wrong": 1000, "of": 8192},
+    "first": {"row": 3, "column": 128, "actual": "nan", "expected": 0.25},
+    "worst": {"row": 9, "column": 200, "actual": 3.5, "expected": -0.5, "over_rms": 7.123},
+    "actual": {
+        "min": -3.0,
+        "max": 3.5,
+        "nan": 2,
+        "inf": 1,
+        "zero_rows": "7",
+        "unwritten_rows": "3, 8",
+    },
+    "expected": {
+        "min": -2.0,
+        "max": 2.5,
+        "nan": 0,
+        "inf": 0,
+        "zero_rows": "",
+        "unwritten_rows": "",
+    },
+    "rel_rms": 0.5,
+    "one_minus_cosine": 0.125,
+}
+CAUSE = {"name": "doubled", "cause": "the output is doubled", "residual": 0.004, "where": ""}
+
+
+def call(number: int = 0, **changes: Any) -> dict[str, Any]:
+    base = {
+        "call": number,
+        "tokens": 32,
+        "messages": [],
+        "metrics": {"bound_used": 12.34},
+        "stages": [],
+        **copy.deepcopy(FACTS),
+        "experts": {"4": [5, 5], "5": [3, 3], "1": [1, 6]},
+        "patterns": [{"name": "experts", "text": "all wrong rows: experts 4-7", "data": {}}],
+        "causes": [dict(CAUSE)],
+        "tried": 40,
+        "closest": 0.004,
+        "faults": [],
+    }
+    return {**base, **changes}
+
+
+def result(diagnoses: dict[int, list[dict[str, Any]]], of: int = 2, **changes: Any) -> CaseResult:
+    """A failed case of four ranks; the other ranks passed."""
+    made = []
+    for rank in range(4):
+        calls = diagnoses.get(rank, [])
+        failed = [c["call"] for c in calls]
+        made.append(
+            RankResult(
+                rank=rank,
+                verdict=Verdict.FAILED if calls else Verdict.PASSED,
+                messages=tuple(m for c in calls for m in c["messages"]),
+                diagnosis={"failed": failed, "of": of, "calls": calls} if calls else {},
+            )
+        )
+    merged = merge(CASE, 4, made, 1.0)
+    return CaseResult.from_json({**merged.to_json(), **changes})
+
+
+def test_one_rank_s_message_in_full():
+    said = lines(result({1: [call()]}, log="a.log"))
+    assert said == [
+        "wrong: rank 1 only, of 4, first call only, of 2",
+        "pattern: all wrong rows: experts 4-7",
+        "likely cause: the output is doubled (leaves 0.4 % of the error)",
+        "rank 1, first call: 8 of 32 rows (3, 7-13), 128 of 256 columns (128-255), 12.3x its bound",
+        "  first wrong element [3, 128] is nan, expected 0.25",
+        "  worst wrong element [9, 200] is 3.5, expected -0.5, off by 7.12x its row's rms",
+        "  values -3..3.5, expected -2..2.5; NaN 2, Inf 1",
+        "  relative rms error 0.5, 1-cosine 0.125; all zero: rows 7; all NaN, so perhaps never "
+        "written: rows 3, 8",
+        "  wrong rows by expert: 4: 5 of 5, 5: 3 of 3, 1: 1 of 6",
+        "log: a.log",
+        REPEAT,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ranks", "text"),
+    [
+        ([0, 1, 2, 3], "all 4 ranks, both calls"),
+        ([2, 3], "tokens of DP rank 1 only (ranks 2-3 of 4), both calls"),
+        ([1, 3], "TP rank 1 only (ranks 1, 3 of 4), both calls"),
+        ([0, 3], "ranks 0, 3 only, of 4, both calls"),
+        ([3], "rank 3 only, of 4, both calls"),
+    ],
+)
+def test_where_names_the_layout_s_part(ranks, text):
+    found = lines(result({rank: [call(0), call(1)] for rank in ranks}))
+    assert found[0] == f"wrong: {text}"
+
+
+def test_calls_are_named():
+    assert "second call only, of 2" in lines(result({0: [call(1)]}))[0]
+    assert "all 5 calls" in lines(result({0: [call(i) for i in range(5)]}, of=5))[0]
+    assert "2 of 5 calls" in lines(result({0: [call(0), call(4)]}, of=5))[0]
+    assert "call 5 only" in lines(result({0: [call(4)]}, of=5))[0]
+
+
+def test_what_all_ranks_say_is_said_once_and_what_some_say_with_their_ranks():
+    other = [{"name": "column_range", "text": "columns >= 128 only", "data": {}}]
+    ranks = {rank: [call(0), call(1)] for rank in range(4)}
+    ranks[2][1]["patterns"] += other
+    ranks[3][0]["patterns"] += other
+    ranks[3][1]["patterns"] += other
+    said = lines(result(ranks))
+    assert said[1] == "pattern: all wrong rows: experts 4-7"
+    assert said[2] == "pattern (ranks 2-3): columns >= 128 only"
+    assert sum("likely cause" in line for line in said) == 1
+    only = {rank: [call(0), call(1)] for rank in range(2)}
+    only[1][0]["patterns"] += other
+    assert "pattern (rank 1, first call): columns >= 128 only" in lines(result(only))
+
+
+def test_ranks_with_equal_numbers_are_told_once_each_picture_named():
+    ranks = {rank: [call(0, picture=f"p{rank}.png")] for rank in range(3)}
+    ranks[2][0]["rel_rms"] = 0.75
+    said = lines(result(ranks), folder=Path("runs/x"))
+    heads = [line for line in said if "call: 8 of" in line]
+    assert [head.split(",")[0] for head in heads] == ["rank 2", "ranks 0-1"]
+    pictures = [line for line in said if line.strip().startswith("picture: ")]
+    assert [line.split("/")[-1] for line in pictures] == ["p2.png", "p0.png", "p1.png"]
+    assert said[-2] == f"picture of experts and ranks: runs/x/logs/{CASE}.experts.png"
+    failed = call(0, picture_fault="OSError: full")
+    assert "  no picture: OSError: full" in lines(result({0: [failed]}))
+
+
+def test_causes_are_ranked_by_how_much_they_explain():
+    second = {**CAUSE, "name": "b", "cause": "another", "residual": 0.02}
+    partly = {**CAUSE, "name": "c", "cause": "a third", "where": "in the wrong rows only"}
+    ranks = {0: [call(causes=[dict(CAUSE), second])], 1: [call(causes=[second, partly])]}
+    said = lines(result(ranks))
+    assert "likely cause: another (leaves 2 % of the error)" in said
+    assert "or (rank 0): the output is doubled (leaves 0.4 % of the error)" in said
+    assert "or (rank 1): a third, in the wrong rows only (leaves 0.4 % of the error)" in said
+
+
+def test_no_cause_says_how_far_the_closest_was():
+    ranks = {0: [call(causes=[], closest=0.8)], 1: [call()]}
+    said = lines(result(ranks))
+    text = "none of 40 known mistakes gives this output; the closest leaves 80 % of the error"
+    assert f"no known cause (rank 0): {text}" in said
+    assert "likely cause (rank 1): the output is doubled (leaves 0.4 % of the error)" in said
+    tiny = {**CAUSE, "residual": 0.0}
+    assert "leaves less than 0.1 % of the error" in lines(result({0: [call(causes=[tiny])]}))[2]
+
+
+def test_what_explains_the_fewer_wrong_rows_is_no_headline():
+    few, many = {**FACTS["rows"], "wrong": 1}, {**FACTS["rows"], "wrong": 6}
+    explained, not_explained = call(1, rows=few), call(0, rows=many, causes=[])
+    said = [t for t in lines(result({1: [not_explained, explained]})) if "cause" in t]
+    assert said[0].startswith("no known cause (first call): ")
+    assert said[1].startswith("likely cause (second call): the output is doubled")
+    assert headline(result({1: [not_explained, explained]})).startswith("pattern")
+    explained["rows"] = {**FACTS["rows"], "wrong": 7}
+    assert headline(result({1: [not_explained, explained]})).startswith("likely cause")
+
+
+def test_causes_that_were_not_tried_are_counted():
+    said = lines(result({0: [call(causes=[], untried=3)], 1: [call(untried=9)]}))
+    assert "time ran out before 9 of the known mistakes were tried" in said
+
+
+def test_the_first_wrong_stage_and_faults_of_the_diagnosis():
+    stages = [{"stage": "gemm1", "text": "3 of 9 off"}, {"stage": "gemm2", "text": "all off"}]
+    ranks = {0: [call(stages=stages)], 1: [call(stages=stages[:1]), call(1)]}
+    said = lines(result(ranks))
+    (line,) = (line for line in said if "stage" in line)
+    assert line == "first wrong stage (first call): gemm1: on rank 0, first call: 3 of 9 off"
+    fault = {"call": 0, "fault": "IndexError: oh"}
+    said = lines(result({0: [{**fault, "messages": []}]}))
+    assert "the diagnosis failed, the verdict stands: IndexError: oh" in said
+    said = lines(result({0: [call(faults=["bad: IndexError: oh"])]}))
+    assert "not looked at: bad: IndexError: oh" in said
+
+
+def test_messages_that_the_diagnosis_says_better_are_left_out():
+    told = call(messages=["8 of 32 rows wrong"])
+    more = result({0: [told]})
+    more = CaseResult.from_json(
+        {**more.to_json(), "messages": [*more.messages, "rank 0: routing: token 3 is lost"]}
+    )
+    said = "\n".join(lines(more))
+    assert "rank 0: routing: token 3 is lost" in said
+    assert "8 of 32 rows wrong" not in said
+
+
+def test_a_failure_without_wrong_rows_shows_its_message_and_no_empty_numbers():
+    quiet = call(patterns=[], causes=[], rows={"wrong": 0, "of": 32, "which": ""})
+    del quiet["tried"]
+    said = lines(result({0: [quiet]}, messages=["rank 0: routing: token 3"]))
+    assert said == [
+        "wrong: rank 0 only, of 4, first call only, of 2",
+        "rank 0: routing: token 3",
+        REPEAT,
+    ]
+
+
+def many() -> CaseResult:
+    ranks = {
+        rank: [
+            call(
+                number,
+                rel_rms=rank + number / 10,
+                patterns=[{"name": "x", "text": f"pattern {rank} {number} " * 9, "data": {}}],
+            )
+            for number in range(2)
+        ]
+        for rank in range(4)
+    }
+    messages = [f"rank {rank}: routing: {'word ' * 60}" for rank in range(8)]
+    return result(ranks, messages=messages, log="a.log")
+
+
+@pytest.mark.parametrize("most", [10, 30, 60])
+def test_it_fits_a_terminal(most):
+    said = lines(many(), most)
+    assert len(said) == most
+    assert max(map(len, said[:-1])) <= failure_text.WIDTH
+    assert said[-2:] == ["log: a.log", REPEAT]
+    assert said[0].startswith("wrong: all 4 ranks")
+    (more,) = (line for line in said if line.startswith("…"))
+    whole = lines(many(), None)
+    assert more == f"… {len(whole) - most + 1} more lines: -v, or the run's events.jsonl, has all"
+    assert len(whole) > 60
+    assert max(map(len, whole[:-1])) <= failure_text.WIDTH
+    assert lines(many()) == lines(many(), 60)
+
+
+def test_long_paths_are_not_broken():
+    folder = Path("runs") / ("very-long-" * 15)
+    said = lines(result({0: [call(picture="p.png")]}), folder=folder)
+    assert f"  picture: {folder / 'logs' / 'p.png'}" in said
+
+
+def test_an_error_keeps_the_end_of_its_traceback():
+    trace = "\n".join(["Traceback", *(f"  File {i}" for i in range(100)), "RuntimeError: boom"])
+    error = CaseResult(case_id=CASE, verdict=Verdict.ERROR, messages=(f"rank 0,1: {trace}",))
+    said = lines(error)
+    assert len(said) == 60
+    assert said[0] == "rank 0,1: Traceback"
+    assert said[-2:] == ["RuntimeError: boom", REPEAT]
+    assert headline(error) == "rank 0,1: Traceback"
+
+
+ENDS = [
+    (Verdict.CRASHED, "crashed", ("rank 1: ended by SIGSEGV",), "rank 1: ended by SIGSEGV"),
+    (Verdict.HUNG, "hung", ("rank 0: still running after 3 s",), "rank 0: still running after 3 s"),
+    (Verdict.VACUOUS, None, ("zeros would pass: more tokens",), "zeros would pass: more tokens"),
+    (Verdict.FLAKY, None, ("attempt 1 was failed: x",), "attempt 1 was failed: x"),
+    (Verdict.INFRA, "lost", (), "lost"),
+]
+
+
+@pytest.mark.parametrize(("verdict", "reason", "messages", "head"), ENDS)
+def test_every_other_end_has_its_message_and_log(verdict, reason, messages, head):
+    ended = CaseResult(case_id=CASE, verdict=verdict, reason=reason, messages=messages, log="a.log")
+    first = [f"reason: {reason}"] if reason else []
+    assert lines(ended) == [*first, *messages, "log: a.log", REPEAT]
+    assert lines(ended, folder=Path("f"))[-2] == "log: f/logs/a.log"
+    assert headline(ended) == head
+
+
+def test_a_passed_case_needs_no_words():
+    assert lines(CaseResult(case_id=CASE, verdict=Verdict.PASSED)) == []
+
+
+def test_the_headline_is_the_cause_else_the_pattern():
+    assert headline(result({0: [call()]})).startswith("likely cause: the output is doubled")
+    assert headline(result({0: [call(causes=[])]})) == "pattern: all wrong rows: experts 4-7"
+
+
+def test_the_headline_of_a_traceback_is_the_exception():
+    """Whose text may have lines of its own, and which may follow on another one."""
+    import traceback
+
+    try:
+        try:
+            raise KeyError("first")
+        except KeyError:
+            raise RuntimeError("out of luck\nand of memory") from None
+    except RuntimeError:
+        text = traceback.format_exc()
+    error = CaseResult(case_id="x", verdict=Verdict.ERROR, messages=(f"rank 1: {text}",))
+    assert headline(error) == "rank 1: RuntimeError: out of luck"
+    chained = f"rank 1: {text}\nDuring handling of the above exception, another one\n\n{text}"
+    again = CaseResult(case_id="x", verdict=Verdict.ERROR, messages=(chained,))
+    assert headline(again) == "rank 1: RuntimeError: out of luck"
+
+
+def test_a_diagnosis_goes_through_an_event_unchanged():
+    from harness.record.events import CaseEnded, from_line, to_line
+
+    event = CaseEnded(time=0.0, gang=1, result=result({0: [call()]}))
+    again = from_line(to_line(event))
+    assert again == event
+    assert lines(again.result) == lines(event.result)
+
+
+def test_an_id_that_is_none_is_no_fault():
+    odd = CaseResult.from_json({**result({1: [call()]}).to_json(), "case_id": "no such id"})
+    assert lines(odd)[0].startswith("wrong: rank 1 only, of 4")

@@ -1,0 +1,269 @@
+"""Every row of every table does what it says: it loads, refuses, and rounds as declared."""
+
+import dataclasses
+import inspect
+import itertools
+
+import pytest
+import torch
+
+from harness import parallel_launch
+from harness.matrix.case import MoETestConfig
+from moe import spec
+from moe.all2all import ALL2ALL
+from moe.all2all.base import PrepareFinalize
+from moe.experts import EXPERTS
+from moe.experts.base import Experts
+from moe.platforms import PLATFORMS, platform
+from moe.quant import QUANT
+from moe.quant.base import QuantMethod
+from moe.spec import DTYPE_BYTES, FORMATS, Layout, Needs, Numerics, Platform, Problem
+from tests.moe.reference.residuals import SEEDS, all_ratios, case, context, in_rank
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+BASES = ((EXPERTS, Experts), (ALL2ALL, PrepareFinalize), (QUANT, QuantMethod))
+ROWS = [(table, base, row) for table, base in BASES for row in table]
+WITH_NEEDS = [row for _, _, row in ROWS if row.needs != Needs()]
+
+
+def row_id(value):
+    return getattr(value, "name", "")
+
+
+# --- loading and names
+
+
+@pytest.mark.parametrize(("table", "base", "row"), ROWS, ids=row_id)
+def test_a_row_loads_a_whole_class_of_its_family(table, base, row):
+    loaded = table.load(row.name)
+    assert issubclass(loaded, base)
+    assert not inspect.isabstract(loaded), "every abstract method is there"
+    assert loaded.__module__.startswith(f"moe.{table.family}.")
+
+
+@pytest.mark.parametrize("row", list(PLATFORMS), ids=row_id)
+def test_a_platform_s_row_gives_that_platform(row):
+    made = platform(row.name)
+    assert isinstance(made, Platform)
+    assert made.name == row.name
+    assert made.device in ("cpu", "cuda")
+
+
+@pytest.mark.parametrize(("table", "base", "row"), ROWS, ids=row_id)
+def test_a_name_is_one_token_of_a_case_id(table, base, row):
+    field = {"experts": "experts", "all2all": "all2all", "quant": "quant"}[table.family]
+    point = case(**{field: row.name})
+    assert MoETestConfig.from_id(point.id) == point
+    assert getattr(MoETestConfig.from_id(point.id), field) == row.name
+
+
+def test_names_are_unique_over_all_tables():
+    names = [row.name for _, _, row in ROWS]
+    assert len(set(names)) == len(names)
+
+
+def test_each_family_has_a_member_that_takes_anything():
+    assert EXPERTS.row("torch_loop").needs == Needs()
+    assert ALL2ALL.row("allgather_reducescatter").needs == Needs()
+    assert all(row.needs == Needs() for row in QUANT)
+
+
+# --- formats
+
+
+@pytest.mark.parametrize("row", list(EXPERTS), ids=row_id)
+def test_formats_that_a_row_names_exist(row):
+    for names in (row.needs.weights, row.needs.activations, row.numerics_of):
+        assert set(names) <= set(FORMATS)
+    assert set(row.needs.dtypes) <= set(DTYPE_BYTES)
+    taken = row.needs.activations or set(FORMATS)
+    assert set(row.numerics_of) <= set(taken), "numerics of a format that it never gets"
+
+
+@pytest.mark.parametrize("row", list(QUANT), ids=row_id)
+def test_a_method_makes_the_formats_that_it_names(row):
+    method = QUANT.load(row.name)()
+    made = method.quantize_weights(
+        torch.ones(2, 512, 384).bfloat16(), torch.ones(2, 384, 256).bfloat16()
+    )
+    weights, activations = FORMATS[row.scheme.weights], FORMATS[row.scheme.activations]
+    dtypes = {"model": torch.bfloat16, "e4m3": torch.float8_e4m3fn, "int8": torch.int8}
+    assert made.w13.dtype == made.w2.dtype == dtypes[weights.grid]
+    assert row.scheme.weight_bytes in (None, made.w13.element_size())
+    shapes = {"none": None, "tensor": (2,), "channel": (2, 512), "block": (2, 4, 3)}
+    got = None if made.w13_scale is None else tuple(made.w13_scale.shape)
+    assert got == shapes[weights.per]
+    assert row.block == (spec.BLOCK if weights.per == "block" else None)
+    assert row.static == activations.static
+    x = method.quantize_input(torch.ones(5, 384).bfloat16(), torch.tensor(0.5))
+    assert x.codes.dtype == dtypes[activations.grid]
+    shapes = {"none": None, "tensor": (), "token": (5, 1), "group": (5, 3)}
+    assert (None if x.scale is None else tuple(x.scale.shape)) == shapes[activations.per]
+
+
+# --- needs
+
+
+def fitting(needs: Needs) -> Problem:
+    """A problem that a row with these needs takes, every size at its smallest."""
+    scheme = next(
+        row.scheme
+        for row in QUANT
+        if row.scheme.weights in (needs.weights or {row.scheme.weights})
+        and row.scheme.activations in (needs.activations or {row.scheme.activations})
+    )
+    dtype = sorted(needs.dtypes)[0] if needs.dtypes else "bf16"
+    return Problem(
+        m=4,
+        hidden=needs.hidden_multiple,
+        intermediate=needs.shard_multiple,
+        num_experts=8,
+        top_k=2,
+        dtype=dtype,
+        scheme=scheme,
+        layout=Layout(tp_size=needs.max_world or 1, use_ep=True),
+    )
+
+
+def violations(row):
+    """(what is changed, changed problem, platform, code, text) for each need of the row."""
+    needs, good = row.needs, fitting(row.needs)
+    chip = Platform(name="chip", device="cuda", features=needs.features)
+    for feature in sorted(needs.features):
+        poor = dataclasses.replace(chip, features=needs.features - {feature})
+        text = f"needs {feature}, which chip does not have"
+        yield feature, good, poor, "platform_lacks_feature", text
+    for field, what, known in (
+        ("weights", "weight_format", FORMATS),
+        ("activations", "activation_format", FORMATS),
+    ):
+        for name in sorted(set(known) - getattr(needs, field) if getattr(needs, field) else ()):
+            bad = dataclasses.replace(
+                good, scheme=dataclasses.replace(good.scheme, **{field: name})
+            )
+            yield name, bad, chip, f"{what}_unsupported", f"takes {what} "
+    for dtype in sorted(set(DTYPE_BYTES) - needs.dtypes if needs.dtypes else ()):
+        bad = dataclasses.replace(good, dtype=dtype)
+        yield dtype, bad, chip, "dtype_unsupported", f", not {dtype}"
+    sizes = (("hidden", needs.hidden_multiple), ("intermediate", needs.shard_multiple))
+    for field, multiple in sizes:
+        if multiple > 1:
+            bad = dataclasses.replace(good, **{field: multiple + 1})
+            text = f"size {multiple + 1} is no multiple of {multiple}"
+            yield field, bad, chip, "size_not_multiple", text
+    if needs.max_world is not None:
+        bad = dataclasses.replace(good, layout=Layout(dp_size=needs.max_world + 1, use_ep=True))
+        text = f"serves at most {needs.max_world} rank(s), not {needs.max_world + 1}"
+        yield "world", bad, chip, "too_many_ranks", text
+
+
+REFUSED = [(row, *violation) for row in WITH_NEEDS for violation in violations(row)]
+
+
+@pytest.mark.parametrize(
+    ("row", "what", "problem", "chip", "code", "text"),
+    REFUSED,
+    ids=[f"{row.name}-{what}" for row, what, *_ in REFUSED],
+)
+def test_a_need_that_does_not_hold_is_refused(row, what, problem, chip, code, text):
+    reason = row.needs.refusal(problem, chip)
+    assert reason is not None
+    assert reason.code == code
+    assert text in reason.text
+
+
+@pytest.mark.parametrize("row", WITH_NEEDS, ids=row_id)
+def test_what_fits_is_not_refused(row, monkeypatch):
+    monkeypatch.setattr(spec, "_installed", lambda package: True)
+    chip = Platform(name="chip", device="cuda", features=row.needs.features)
+    needs = dataclasses.replace(row.needs, probe=None)  # of what is installed here
+    assert needs.refusal(fitting(row.needs), chip) is None
+
+
+PACKAGES = [(row, package) for row in WITH_NEEDS for package in row.needs.packages]
+
+
+@pytest.mark.parametrize(("row", "package"), PACKAGES)
+def test_a_missing_package_is_named(row, package, monkeypatch):
+    monkeypatch.setattr(spec, "_installed", lambda asked: asked != package)
+    chip = Platform(name="chip", device="cuda", features=row.needs.features)
+    reason = row.needs.refusal(fitting(row.needs), chip)
+    assert reason is not None
+    assert (reason.code, reason.text) == (
+        "package_missing",
+        f"package {package!r} is not installed",
+    )
+
+
+# --- numerics: mean over rows and cases of squared distance over declared variance
+
+EXACT = (0.8, 1.25)  # nothing but the last roundings is left: 128 rows of 128 columns say it well
+FLIPS = (0.5, 2.25)  # codes near a tie may flip, or not
+BELOW = (0.0, 2.25)  # float32 outputs are not rounded: what is left is below what is allowed
+
+
+def claims():
+    """(experts, quant, dtype, limits) of all that rows take on a CPU."""
+    cpu = platform("cpu")
+    for row, quant, dtype in itertools.product(EXPERTS, QUANT, DTYPE_BYTES):
+        point = case(experts=row.name, quant=quant.name, dtype=dtype)
+        if row.needs.refusal(point.problem, cpu) is None:
+            yield row.name, quant.name, dtype
+
+
+def limits(experts, quant, dtype):
+    declared = EXPERTS.row(experts).numerics_for(QUANT.row(quant).scheme, "cpu")
+    if dtype == "f32":
+        return BELOW
+    return EXACT if declared == Numerics() or quant == "none" else FLIPS
+
+
+def mean(values):
+    return sum(values) / len(values)
+
+
+@pytest.mark.parametrize(("experts", "quant", "dtype"), list(claims()))
+def test_a_member_rounds_as_its_row_declares(experts, quant, dtype):
+    point = case(experts=experts, quant=quant, dtype=dtype, all2all="local")
+    seeds = 2 if (experts, dtype) == ("triton", "fp16") else SEEDS  # interpreted: .2 s each
+    found = mean(all_ratios(point, context(), seeds=seeds))
+    low, high = limits(experts, quant, dtype)
+    assert low <= found <= high
+
+
+@pytest.mark.parametrize("quant", ["none", "int8_channel"])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tp_size": 2},
+        {"dp_size": 2, "use_ep": True},
+        {"dp_size": 2, "tp_size": 2, "use_ep": True, "sequence_parallel": True},
+        {"dp_size": 2, "tp_size": 2, "shared_experts": 1},
+    ],
+    ids=str,
+)
+def test_sums_between_ranks_round_as_the_reference_says(fields, quant):
+    point = case(**fields, quant=quant, n=256)
+    for values in parallel_launch(point.world_size, in_rank, point.id):
+        assert 0.4 <= mean(values) <= 1.25
+
+
+UNTRUE = [
+    ("torch_loop", "none", Numerics(expert="model")),
+    ("torch_loop", "none", Numerics(activation="model")),
+    *(("torch_loop", q.name, Numerics(gemm1="model")) for q in QUANT if q.name != "none"),
+    *(("torch_loop", q.name, Numerics(activation="model")) for q in QUANT if q.name != "none"),
+    ("torch_grouped", "none", Numerics()),
+    ("triton", "none", Numerics()),
+    ("triton", "int8_channel", Numerics()),
+    ("triton", "fp8_block", Numerics()),
+    ("triton", "fp8_tensor", Numerics(gemm1="model", expert="model")),
+]
+
+
+@pytest.mark.parametrize(("experts", "quant", "declared"), UNTRUE)
+def test_an_untrue_declaration_shows(experts, quant, declared):
+    point = case(experts=experts, quant=quant, all2all="local")
+    found = mean(all_ratios(point, context(), declared, seeds=2))
+    low, high = limits(experts, quant, "bf16")
+    assert not low <= found <= high

@@ -1,0 +1,274 @@
+"""FlashInfer's experts: conversions and the probe anywhere, the kernel where it is built."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+from moe import guarded_buffers
+from moe.experts import EXPERTS, flashinfer_probe
+from moe.experts.flashinfer_cutlass import (
+    FlashInferCutlassExperts,
+    kernel_routing,
+    quant_scales,
+    up_then_gate,
+)
+from moe.quant import QUANT
+from moe.quant.none import NoQuant
+from moe.spec import Platform, Problem, resolve
+from moe.types import Activations, ExpertWeights, Routing
+
+ROW = EXPERTS.row("flashinfer_cutlass")
+H200 = Platform(name="cuda_sm90", device="cuda", features=frozenset({"cuda", "sm90"}))
+FP8 = QUANT.row("fp8_tensor").scheme
+
+
+def problem(**changes):
+    sizes = {"m": 4, "hidden": 64, "intermediate": 32, "num_experts": 4, "top_k": 2}
+    return Problem(**{**sizes, **changes})
+
+
+def weights(**scales):
+    w13, w2 = torch.zeros(3, 8, 4), torch.zeros(3, 4, 4)
+    return ExpertWeights(w13=w13, w2=w2, **scales)
+
+
+# Conversions.
+
+
+def test_gate_and_up_change_places_within_each_expert():
+    w13 = torch.arange(2 * 4 * 3).view(2, 4, 3)
+    swapped = up_then_gate(w13)
+    assert torch.equal(swapped[:, :2], w13[:, 2:])
+    assert torch.equal(swapped[:, 2:], w13[:, :2])
+    assert swapped.is_contiguous()
+
+
+def test_a_padding_slot_keeps_its_id_and_weighs_nothing():
+    ids = torch.tensor([[1, -1], [-1, -1], [0, 2]])
+    given = torch.tensor([[0.25, float("nan")], [float("inf"), 7.0], [0.5, 0.75]])
+    kernel_ids, kernel_weights = kernel_routing(Routing(topk_ids=ids, topk_weights=given))
+    assert torch.equal(kernel_ids, ids.to(torch.int32))
+    assert kernel_ids.dtype == torch.int32
+    assert kernel_weights.tolist() == [[0.25, 0.0], [0.0, 0.0], [0.5, 0.75]]
+    assert kernel_weights.dtype == torch.float32
+
+
+def test_fp8_scales_are_those_of_sums_intermediate_sums_and_input():
+    found = quant_scales(
+        weights(
+            w13_scale=torch.tensor([1.0, 2.0, 3.0]),
+            w2_scale=torch.tensor([4.0, 5.0, 6.0]),
+            a1_scale=torch.tensor(0.5),
+            a2_scale=torch.tensor(0.25),
+        )
+    )
+    assert [scale.tolist() for scale in found] == [[0.5, 1.0, 1.5], 4.0, [1.0, 1.25, 1.5], 0.5]
+    assert {scale.dtype for scale in found} == {torch.float32}
+
+
+def test_unquantized_weights_have_no_scales():
+    assert quant_scales(weights()) == []
+
+
+def test_dynamic_activation_scales_are_refused():
+    given = weights(w13_scale=torch.ones(3), w2_scale=torch.ones(3))
+    with pytest.raises(ValueError, match="takes no dynamic scales: give w13_scale"):
+        quant_scales(given)
+
+
+def test_block_scales_are_refused():
+    one = torch.tensor(1.0)
+    given = weights(
+        w13_scale=torch.ones(3, 1, 1), w2_scale=torch.ones(3), a1_scale=one, a2_scale=one
+    )
+    with pytest.raises(
+        ValueError, match=r"one weight scale per expert, not \(3, 1, 1\) and \(3,\)"
+    ):
+        quant_scales(given)
+
+
+class NeverCalled:
+    """In FlashInfer's place where nothing may be called; the kernel would abort the process."""
+
+    def __getattr__(self, name):
+        raise AssertionError(f"reached {name}")
+
+
+@pytest.mark.parametrize(("tokens", "local"), [(0, 3), (5, 0)])
+def test_a_rank_with_no_tokens_or_no_experts_does_not_reach_the_kernel(tokens, local):
+    experts = FlashInferCutlassExperts(problem(), 0, ROW.numerics, NoQuant())
+    experts.num_local = local
+    experts._flashinfer = NeverCalled()
+    x = Activations(codes=torch.ones(tokens, 64, dtype=torch.bfloat16))
+    routing = Routing(
+        topk_ids=torch.full((tokens, 2), -1, dtype=torch.int32), topk_weights=torch.ones(tokens, 2)
+    )
+    with guarded_buffers.poisoned():
+        out = experts.apply(x, routing)
+    assert out.shape == (tokens, 64)
+    assert out.dtype == torch.bfloat16
+    assert not out.any()
+
+
+# The probe.
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """An installation of FlashInfer without any built module, and an empty cache."""
+    package = tmp_path / "site" / "flashinfer"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("raise ImportError('the probe must not import it')")
+    monkeypatch.syspath_prepend(str(package.parent))
+    monkeypatch.setenv("FLASHINFER_WORKSPACE_BASE", str(tmp_path / "cache"))
+    monkeypatch.setattr(flashinfer_probe, "_version", lambda: "1.2.3")
+    flashinfer_probe._not_built.cache_clear()
+    yield tmp_path
+    flashinfer_probe._not_built.cache_clear()
+
+
+def put_module(folder: Path):
+    path = folder / "fused_moe_90" / "fused_moe_90.so"
+    path.parent.mkdir(parents=True)
+    path.touch()
+
+
+def test_without_a_built_module_the_reason_says_where_it_looked_and_the_way_out(site):
+    reason = flashinfer_probe.built(problem(), H200)
+    assert reason.code == "module_not_built"
+    assert str(site / "site" / "flashinfer" / "data" / "aot") in reason.text
+    assert "install FlashInfer's prebuilt modules (flashinfer-jit-cache" in reason.text
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [
+        "site/flashinfer/data/aot",
+        "site/flashinfer_jit_cache/jit_cache",
+        "cache/.cache/flashinfer/1.2.3/90a/cached_ops",
+    ],
+)
+def test_a_built_module_is_found(site, folder):
+    (site / "site" / "flashinfer_jit_cache").mkdir()
+    (site / "site" / "flashinfer_jit_cache" / "__init__.py").touch()
+    put_module(site / folder)
+    assert flashinfer_probe.built(problem(), H200) is None
+
+
+def test_a_prebuilt_package_that_announces_its_folder_is_found(site, monkeypatch):
+    info = site / "site" / "modules-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: modules\nVersion: 1.0\n")
+    group = "[flashinfer.jit_cache.providers]"
+    (info / "entry_points.txt").write_text(f"{group}\nsm90 = built_for_sm90:manifest\n")
+    folder = site / "elsewhere"
+    (site / "site" / "built_for_sm90.py").write_text(
+        f"def manifest():\n    return {{'jit_cache_dir': {str(folder)!r}}}\n"
+    )
+    put_module(folder)
+    assert flashinfer_probe.built(problem(), H200) is None
+
+
+def test_a_module_of_another_version_does_not_count(site):
+    put_module(site / "cache/.cache/flashinfer/1.2.2/90a/cached_ops")
+    assert flashinfer_probe.built(problem(), H200).code == "module_not_built"
+
+
+def test_sizes_that_the_kernel_cannot_load_are_refused_first(site):
+    put_module(site / "site/flashinfer/data/aot")
+    assert flashinfer_probe.built(problem(hidden=72), H200) is None
+    reason = flashinfer_probe.built(problem(hidden=72, scheme=FP8), H200)
+    assert reason.code == "size_not_multiple"
+    assert reason.text == "hidden size 72 is no multiple of 16, as fp8_tensor needs"
+    assert flashinfer_probe.built(problem(intermediate=36), H200).code == "size_not_multiple"
+
+
+def test_the_row_names_the_class_and_the_probe():
+    assert resolve(ROW.target) is FlashInferCutlassExperts
+    assert resolve(ROW.needs.probe) is flashinfer_probe.built
+
+
+# The kernel, where there is one.
+
+
+def kernel_is_here():
+    if not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0):
+        return "needs a chip of sm90"
+    if importlib.util.find_spec("flashinfer") is None:
+        return "flashinfer is not installed"
+    reason = flashinfer_probe.built(problem(), H200)
+    return reason.text if reason else ""
+
+
+on_the_chip = pytest.mark.skipif(bool(kernel_is_here()), reason=kernel_is_here())
+
+
+def one_case(quant_name, tokens, seed=0):
+    """Weights, tokens and routing of three experts of which a row uses one, two or none."""
+    case = problem(
+        m=tokens, hidden=256, intermediate=128, num_experts=3, scheme=QUANT.row(quant_name).scheme
+    )
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape, scale):
+        return (torch.randn(shape, generator=generator) * scale).to("cuda", torch.bfloat16)
+
+    plain = ExpertWeights(w13=draw(3, 256, 256, scale=0.1), w2=draw(3, 256, 128, scale=0.1))
+    x = draw(tokens, 256, scale=1.0)
+    ids = torch.stack([torch.randperm(3, generator=generator)[:2] for _ in range(tokens)]).int()
+    ids[::3, 0] = -1
+    ids[2::5] = -1
+    gates = torch.rand((tokens, 2), generator=generator) + 0.25
+    return case, plain, x, Routing(topk_ids=ids.cuda(), topk_weights=gates.cuda())
+
+
+def expected(plain, x, routing):
+    """The plain layer in float64, one (row, slot) after the other."""
+    out = torch.zeros(x.shape, dtype=torch.float64)
+    rows = zip(routing.topk_ids.tolist(), routing.topk_weights.tolist(), strict=True)
+    for row, (ids, gates) in enumerate(rows):
+        for expert, gate in zip(ids, gates, strict=True):
+            if expert >= 0:
+                g, up = (plain.w13[expert].double().cpu() @ x[row].double().cpu()).chunk(2)
+                out[row] += gate * (plain.w2[expert].double().cpu() @ (torch.sigmoid(g) * g * up))
+    return out
+
+
+def build(case, plain, x, quant_name):
+    quant = QUANT.load(quant_name)()
+    prepared = quant.quantize_weights(plain.w13, plain.w2)
+    if quant_name == "fp8_tensor":
+        top = x.float().abs().max() / 448
+        prepared = prepared.replace(a1_scale=top, a2_scale=torch.tensor(16 / 448, device="cuda"))
+    experts = FlashInferCutlassExperts(case, 0, ROW.numerics, quant)
+    experts.prepare_weights(prepared)
+    return experts, quant.quantize_input(x, prepared.a1_scale)
+
+
+@on_the_chip
+@pytest.mark.parametrize(("quant_name", "bound"), [("none", 0.008), ("fp8_tensor", 0.12)])
+@pytest.mark.parametrize("tokens", [1, 7, 300])  # 300: beyond the small-batch prologue
+def test_rows_with_none_some_and_all_slots_here_are_right(quant_name, bound, tokens):
+    case, plain, x, routing = one_case(quant_name, tokens)
+    experts, activations = build(case, plain, x, quant_name)
+    with guarded_buffers.poisoned():
+        out = experts.apply(activations, routing).double().cpu()
+        assert guarded_buffers.broken_guards() == []
+    want = expected(plain, x, routing)
+    assert (out - want).norm() <= bound * want.norm()
+    nowhere = (routing.topk_ids < 0).all(dim=1).cpu()
+    assert bool(nowhere.any()) == (tokens > 2)
+    assert not out[nowhere].any()
+
+
+@on_the_chip
+def test_a_batch_that_has_nothing_here_comes_out_as_zeros():
+    case, plain, x, routing = one_case("none", 5)
+    experts, activations = build(case, plain, x, "none")
+    ids = torch.full_like(routing.topk_ids, -1)
+    nothing = Routing(topk_ids=ids, topk_weights=routing.topk_weights)
+    with guarded_buffers.poisoned():
+        out = experts.apply(activations, nothing)
+    assert not out.any()

@@ -1,0 +1,87 @@
+"""Started by test_compile_for_chips: compile the experts' kernels for the chips named.
+
+Prints one JSON line a binary. A process of its own, because kernels are either interpreted or
+compiled in a process, never both.
+"""
+
+import dataclasses
+import json
+import sys
+
+import torch
+
+from moe.experts import EXPERTS
+from moe.kernels.aot_compile import CHIPS, compile_launches
+from moe.kernels.launch import recording
+from moe.quant import QUANT
+from moe.types import Activations, ExpertWeights, Routing
+from tests.moe.kernels.kernel_cases import problem_of
+
+# Tokens and top-k: a prefill with the largest blocks, and a decode step with the smallest.
+# Top-k 1 lets both products of a layer share a binary, which halves the time.
+CASES = [
+    ("none", 4096, 1),
+    ("fp8_tensor_dynamic", 4096, 1),
+    ("fp8_block", 4096, 1),
+    ("int8_channel", 4096, 1),
+    ("none", 4, 2),
+]
+_CODES = {"model": torch.bfloat16, "int8_channel": torch.int8, "int8_token": torch.int8}
+
+
+def _meta(*shape, dtype=torch.float32):
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def _blocks(size):
+    return -(-size // 128)
+
+
+def _weights(problem):
+    form, (e, k, n) = problem.scheme.weights, (8, problem.hidden, problem.intermediate)
+    dtype = _CODES.get(form, torch.float8_e4m3fn)
+    shapes = {
+        "model": (None, None),
+        "fp8_tensor": ((e,), (e,)),
+        "fp8_block": ((e, _blocks(2 * n), _blocks(k)), (e, _blocks(k), _blocks(n))),
+        "int8_channel": ((e, 2 * n), (e, k)),
+    }[form]
+    scales = [None if shape is None else _meta(*shape) for shape in shapes]
+    w13, w2 = _meta(e, 2 * n, k, dtype=dtype), _meta(e, k, n, dtype=dtype)
+    return ExpertWeights(w13=w13, w2=w2, w13_scale=scales[0], w2_scale=scales[1])
+
+
+def _input(problem):
+    form, shape = problem.scheme.activations, (problem.m, problem.hidden)
+    codes = _meta(*shape, dtype=_CODES.get(form, torch.float8_e4m3fn))
+    scales = {
+        "model": None,
+        "fp8_dynamic": (),
+        "fp8_group": (shape[0], _blocks(shape[1])),
+        "int8_token": (shape[0], 1),
+    }
+    scale = scales[form]
+    return Activations(codes=codes, scale=None if scale is None else _meta(*scale))
+
+
+def _launches(quant, tokens, top_k, chip):
+    problem = problem_of(quant, m=tokens, hidden=2048, intermediate=768, top_k=top_k)
+    row = EXPERTS.row("triton")
+    experts = EXPERTS.load("triton")(problem, 0, row.numerics, QUANT.load(quant)())
+    experts.prepare_weights(_weights(problem))
+    shape = (tokens, top_k)
+    routing = Routing(topk_ids=_meta(*shape, dtype=torch.int32), topk_weights=_meta(*shape))
+    with recording(CHIPS[chip].shared_bytes) as launches:
+        experts.apply(_input(problem), routing)
+    return launches
+
+
+def main(chips):
+    for chip in chips:
+        launches = [item for case in CASES for item in _launches(*case, chip)]
+        for compiled in compile_launches(launches, chip):
+            print(json.dumps(dataclasses.asdict(compiled)), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,62 @@
+"""How far members really are from the reference, in units of what their rows declare.
+
+Importable by ranks.
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from harness.fixtures.layer_under_test import make_subject, own_tokens
+from harness.fixtures.rank_context import RankContext
+from harness.matrix.case import MoETestConfig
+from moe.reference.layer import BaselineSiluAndMul
+
+SEEDS = 8
+
+
+def case(**fields) -> MoETestConfig:
+    plain = {"m": 16, "n": 128, "k": 128, "num_experts": 4, "top_k": 2, "experts": "torch_loop"}
+    return MoETestConfig(**{**plain, **fields})
+
+
+def context(world_size: int = 1) -> RankContext:
+    return RankContext(
+        rank=int(os.environ["RANK"]) if world_size > 1 else 0,
+        world_size=world_size,
+        device=torch.device("cpu"),
+        transport="gloo",
+    )
+
+
+def ratios(point: MoETestConfig, here: RankContext, declared=None) -> list[float]:
+    """Squared distance over declared variance, of each of this rank's rows.
+
+    declared: other numerics than the row's, to see that the difference shows.
+    """
+    with torch.inference_mode():
+        subject = make_subject(point, here)
+        mine = own_tokens(point, here, point.counts)
+        got = subject.layer.forward(mine.x, mine.logits)
+        truth = subject.reference
+        if declared is not None:
+            truth = BaselineSiluAndMul(point.problem, declared, truth._expert, truth._shared)
+        routing = got.routing
+        answer = truth(mine.x, routing.topk_ids, routing.topk_weights, **subject.scales)
+        off = (got.out.float() - answer.out).square().sum(dim=1)
+        return (off / answer.variance).tolist()
+
+
+def all_ratios(
+    point: MoETestConfig, here: RankContext, declared=None, seeds: int = SEEDS
+) -> list[float]:
+    """The same over `seeds` cases with other weights and tokens."""
+    points = (point.replace(seed=seed) for seed in range(seeds))
+    return [value for one in points for value in ratios(one, here, declared)]
+
+
+def in_rank(text: str) -> list[float]:
+    point = MoETestConfig.from_id(text)
+    return all_ratios(point, context(point.world_size))

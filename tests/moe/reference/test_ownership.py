@@ -1,0 +1,78 @@
+"""What a layout loses or doubles is refused, whoever else believes in it."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from moe.reference.ownership import check_tokens, holders
+from moe.spec import Layout, Problem
+
+
+def problem(layout: Layout) -> Problem:
+    return Problem(m=4, hidden=8, intermediate=10, num_experts=5, top_k=1, layout=layout)
+
+
+class Without(Layout):
+    """Sizes divided and the remainder forgotten, for experts, columns and tokens."""
+
+    def experts_of(self, rank, num_experts):
+        size = num_experts // self.world_size
+        return range(rank * size, (rank + 1) * size) if self.use_ep else range(num_experts)
+
+    def intermediate_of(self, rank, intermediate):
+        size = intermediate // self.world_size
+        return range(intermediate) if self.use_ep else range(rank * size, (rank + 1) * size)
+
+    def tokens_of(self, rank, counts):
+        size = counts[self.dp_rank(rank)] // self.tp_size
+        return range(self.tp_rank(rank) * size, (self.tp_rank(rank) + 1) * size)
+
+
+class Twice(Layout):
+    def intermediate_of(self, rank, intermediate):
+        return range(intermediate)
+
+
+def test_each_column_of_each_expert_is_held_once():
+    for layout in (Layout(tp_size=4), Layout(dp_size=2, tp_size=2, use_ep=True), Layout()):
+        for e in range(5):
+            ranks, columns = holders(problem(layout), e)
+            assert sorted(c for part in columns for c in part) == list(range(10))
+            assert len(columns) == ranks.stop - ranks.start
+
+
+@pytest.mark.parametrize(
+    ("layout", "text"),
+    [
+        (
+            Without(tp_size=4),
+            "gives 10 columns of expert 4 as 0:2 to rank 0, 2:4 to rank 1",
+        ),
+        (
+            Without(tp_size=2, use_ep=True),
+            "10 columns of expert 4 as nothing to anybody;",
+        ),
+        (Twice(tp_size=2), "10 columns of expert 4 as 0:10 to rank 0, 0:10 to rank 1; each must"),
+    ],
+)
+def test_a_layout_that_loses_or_doubles_columns_is_refused(layout, text):
+    with pytest.raises(ValueError, match=re.escape(text)):
+        holders(problem(layout), 4)
+
+
+def test_each_token_is_held_once():
+    for tp in (1, 2, 3):
+        for count in (0, 1, 7):
+            check_tokens(Layout(tp_size=tp, use_ep=True, sequence_parallel=tp > 1), 0, (count,))
+            check_tokens(Layout(dp_size=2, tp_size=tp), 1, (3, count))
+
+
+def test_a_layout_that_loses_tokens_is_refused():
+    split = Without(dp_size=2, tp_size=2, use_ep=True, sequence_parallel=True)
+    text = "the layout gives 7 tokens as 0:3 to rank 2, 3:6 to rank 3; each must be held once"
+    with pytest.raises(ValueError, match=re.escape(text)):
+        check_tokens(split, 1, (4, 7))
+    with pytest.raises(ValueError, match=r"3 tokens as 0:1 to rank 0, 1:2 to rank 1"):
+        check_tokens(Without(tp_size=2), 0, (3,))
