@@ -24,6 +24,7 @@ from harness.checks import (
 from harness.checks.output import Judgement, bound, judge
 from harness.diagnosis.diagnose import diagnose
 from harness.fixtures import exact_tensors, saved_tensors, tensors
+from harness.fixtures.case_watch import CaseWatch
 from harness.fixtures.layer_call import Call, chosen_rows, rows_of
 from harness.fixtures.layer_under_test import Subject, make_subject, own_tokens
 from harness.fixtures.phase_timer import Clock
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from harness.checks.stage_bound import StageFinding
+    from harness.fixtures.case_watch import Watched
     from harness.fixtures.rank_context import RankContext
     from harness.matrix.case import MoETestConfig
     from moe.reference.result import Answer
@@ -55,9 +57,17 @@ def run_case(case: MoETestConfig, context: RankContext) -> RankResult:
     """Collective. Exceptions of the stack under test pass through: the worker reports them."""
     clock = Clock(context=context)
     with torch.inference_mode():
+        watch = CaseWatch(context)
         with clock.phase("inputs"):
             subject = make_subject(case, context)
-        calls = [run_call(subject, context, clock, n) for n in range(len(_sizes(case)))]
+        watched = watch.run(
+            lambda number: run_call(subject, context, clock, number),
+            len(_sizes(case)),
+            again=lambda calls: _call_again(make_subject(case, context), calls),
+        )
+        if watched.altered or watched.altered_elsewhere:
+            return _not_judged(context.rank, watched, clock, subject)
+        calls = watched.calls
         with clock.phase("judge"):
             judged = [_judge(subject, call) for call in calls]
         judged[0] = _failed_by(judged[0], *_other_members(subject))
@@ -80,7 +90,8 @@ def run_case(case: MoETestConfig, context: RankContext) -> RankResult:
         sketches = _sketches(subject, calls[0])
         saved_tensors.tensors(context, case, calls[0])
     found = _result(context.rank, judged, clock, subject, sketches)
-    return dataclasses.replace(found, battery=battery, diagnosis=diagnosis)
+    found = dataclasses.replace(found, battery=battery, diagnosis=diagnosis)
+    return _with_leaks(found, watched.leaks)
 
 
 def _failed_by(judgement: Judgement, *complaints: str | None) -> Judgement:
@@ -90,6 +101,33 @@ def _failed_by(judgement: Judgement, *complaints: str | None) -> Judgement:
         return judgement
     messages = (*judgement.messages, *texts)
     return dataclasses.replace(judgement, verdict=Verdict.FAILED, messages=messages)
+
+
+def _call_again(subject: Subject, calls: list[Call]) -> None:
+    """Collective: the same calls by another layer, for what they leave behind."""
+    for call in calls:
+        subject.layer.forward(call.tokens.x.clone(), call.tokens.logits.clone())
+
+
+def _not_judged(rank: int, watched: Watched, clock: Clock, subject: Subject) -> RankResult:
+    """The layer altered this rank's process, or another's: nothing computed in it counts."""
+    return RankResult(
+        rank=rank,
+        verdict=Verdict.FAILED if watched.altered else Verdict.VACUOUS,
+        messages=watched.altered or watched.altered_elsewhere,
+        seconds=clock.seconds,
+        members=subject.layer.members,
+        poisoned=True,
+    )
+
+
+def _with_leaks(result: RankResult, leaks: tuple[str, ...]) -> RankResult:
+    """The result, failed where the layer left something running."""
+    if not leaks:
+        return result
+    verdict = min(result.verdict, Verdict.FAILED, key=SEVERITY.index)
+    messages = (*result.messages, *leaks)
+    return dataclasses.replace(result, verdict=verdict, messages=messages, poisoned=True)
 
 
 def _stages(

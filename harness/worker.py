@@ -35,6 +35,8 @@ from harness.engine.messages import (
     Said,
 )
 from harness.engine.rank_bootstrap import CALL, result_file
+from harness.fixtures import process_state
+from harness.fixtures.case_watch import sums_of
 from harness.fixtures.rank_context import RankContext
 from harness.matrix.case import MoETestConfig
 from harness.record.result import RankResult, Verdict
@@ -53,14 +55,14 @@ def main(channel: Channel, rank: int, world_size: int, folder: str, init: RankIn
     if init.transport == "nccl":
         threading.Thread(target=_record_flight, args=(folder, rank), daemon=True).start()
     channel.send(Ready(rank=rank))
-    baseline = 0
+    baseline, state = 0, process_state.capture()
     while (order := channel.wait()) is not None:
         if isinstance(order, RunTask):
             baseline = _allocated(context.device)
             channel.send(Said(text="started"))
             channel.send(_attempt(run, order.task))
         elif isinstance(order, Probe):
-            channel.send(Probed(unfit=_probe(context, order.nonce, baseline)))
+            channel.send(Probed(unfit=_probe(context, order.nonce, baseline, state)))
 
 
 def _context(channel: Channel, rank: int, world_size: int, init: RankInit) -> RankContext:
@@ -102,7 +104,11 @@ def _case_runner(executor: str, context: RankContext) -> Callable[[str], Done]:
         result = execute(MoETestConfig.from_id(task), context)
         if not isinstance(result, RankResult):
             raise TypeError(f"{executor} must return a RankResult, not {type(result).__name__}")
-        return Done(passed=result.verdict is Verdict.PASSED, result=result.to_json())
+        return Done(
+            passed=result.verdict is Verdict.PASSED,
+            result=result.to_json(),
+            poisoned=result.poisoned,
+        )
 
     return run
 
@@ -174,7 +180,9 @@ def _allocated(device: torch.device) -> int:
     return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
 
 
-def _probe(context: RankContext, nonce: int, baseline: int) -> str:
+def _probe(
+    context: RankContext, nonce: int, baseline: int, state: process_state.ProcessState
+) -> str:
     """Why this rank must not run another case; empty when it may. All ranks probe together."""
     gc.collect()  # a failed case's tensors hang on its traceback
     try:
@@ -187,11 +195,13 @@ def _probe(context: RankContext, nonce: int, baseline: int) -> str:
             if unfit := _stray(context, nonce, device):
                 return unfit
         growth = _allocated(context.device) - baseline
+        altered = process_state.changes(state, process_state.capture())
+        altered += sums_of(context).changes()
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     if growth > MEMORY_GROWTH:
         return f"the case left {growth >> 20} MiB allocated, more than {MEMORY_GROWTH >> 20}"
-    return ""
+    return "; ".join(altered)
 
 
 def _stray(context: RankContext, nonce: int, device: torch.device) -> str:

@@ -213,6 +213,8 @@ class Gang:
         if ended is not Ended.ANSWERED:
             words = f" ({self._exit_words()})" if self.link.exits else ""
             self.end(f"{ended.name.lower()}{words}: {self._task}")
+        elif any(isinstance(answer, Done) and answer.poisoned for answer in heard.answers.values()):
+            self.end(f"the case altered its ranks' processes: {self._task}")
         elif all(isinstance(answer, Done) and answer.passed for answer in heard.answers.values()):
             self._enter(State.IDLE, None)
         else:

@@ -38,7 +38,7 @@ class Heard:
 
     answers: dict[int, Done | Failed] = field(default_factory=dict)
     said: dict[int, tuple[str, float]] = field(default_factory=dict)
-    failed_at: float | None = None  # when the first rank said failed
+    failed_at: float | None = None  # when the first rank said failed, or that it is poisoned
 
 
 class Link:
@@ -136,5 +136,6 @@ class Link:
             self.probed[rank] = message.unfit
         elif isinstance(message, Done | Failed):
             self.heard.answers[rank] = message
-            if isinstance(message, Failed) and self.heard.failed_at is None:
+            ended = isinstance(message, Failed) or message.poisoned  # the others may wait for it
+            if ended and self.heard.failed_at is None:
                 self.heard.failed_at = now

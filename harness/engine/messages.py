@@ -122,6 +122,7 @@ class Said:
 class Done:
     passed: bool
     result: dict[str, Any]
+    poisoned: bool = False  # the task altered the rank's process: replace the gang
 
 
 @dataclass(frozen=True, kw_only=True)

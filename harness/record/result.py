@@ -58,6 +58,7 @@ class RankResult:
     sketches: tuple[dict[str, Any], ...] = ()  # see agree.py: outputs of some tokens, compressed
     battery: dict[str, str] = field(default_factory=dict)  # wrong answer -> one of PROOFS
     diagnosis: dict[str, Any] = field(default_factory=dict)  # what is wrong, when failed
+    poisoned: bool = False  # whether later cases must not run in this process
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
