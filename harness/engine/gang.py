@@ -252,6 +252,8 @@ class Gang:
             self.link.kill_holder()
         elif swept.survivors:
             self._why += f"; cannot be killed: processes {swept.survivors}"
+        elif swept.orphans:
+            self._why += f"; processes that its cases had left behind: {swept.orphans}, killed"
         self._enter(State.DEAD, None)
         self.link.close()
         return [GangDead(why=self._why, ready=self._was_ready, log=self._log)]
