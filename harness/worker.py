@@ -62,7 +62,9 @@ def main(channel: Channel, rank: int, world_size: int, folder: str, init: RankIn
             channel.send(Said(text="started"))
             channel.send(_attempt(run, order.task))
         elif isinstance(order, Probe):
-            channel.send(Probed(unfit=_probe(context, order.nonce, baseline, state)))
+            channel.send(
+                Probed(unfit=_probe(context, order.nonce, baseline) or _altered(context, state))
+            )
 
 
 def _context(channel: Channel, rank: int, world_size: int, init: RankInit) -> RankContext:
@@ -180,9 +182,7 @@ def _allocated(device: torch.device) -> int:
     return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
 
 
-def _probe(
-    context: RankContext, nonce: int, baseline: int, state: process_state.ProcessState
-) -> str:
+def _probe(context: RankContext, nonce: int, baseline: int) -> str:
     """Why this rank must not run another case; empty when it may. All ranks probe together."""
     gc.collect()  # a failed case's tensors hang on its traceback
     try:
@@ -195,13 +195,23 @@ def _probe(
             if unfit := _stray(context, nonce, device):
                 return unfit
         growth = _allocated(context.device) - baseline
-        altered = process_state.changes(state, process_state.capture())
-        altered += sums_of(context).changes()
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     if growth > MEMORY_GROWTH:
         return f"the case left {growth >> 20} MiB allocated, more than {MEMORY_GROWTH >> 20}"
-    return "; ".join(altered)
+    return ""
+
+
+def _altered(context: RankContext, start: process_state.ProcessState) -> str:
+    """What differs from the rank's start, or from what is cached: a case that raised says nothing.
+
+    All cached tensors are summed, the large ones as well.
+    """
+    try:
+        changes = process_state.changes(start, process_state.capture())
+        return "; ".join(changes or sums_of(context).changes())
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
 
 
 def _stray(context: RankContext, nonce: int, device: torch.device) -> str:

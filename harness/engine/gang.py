@@ -253,7 +253,7 @@ class Gang:
         elif swept.survivors:
             self._why += f"; cannot be killed: processes {swept.survivors}"
         elif swept.orphans:
-            self._why += f"; processes that its cases had left behind: {swept.orphans}, killed"
+            self._why += f" ({swept.orphans} processes that its cases had left behind were killed)"
         self._enter(State.DEAD, None)
         self.link.close()
         return [GangDead(why=self._why, ready=self._was_ready, log=self._log)]
