@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from harness.checks import aliasing
 from harness.checks.bits import bits_of
 from harness.checks.output import judge
+from harness.fixtures.layer_under_test import row_under_test
 from harness.record.result import Verdict
 from moe import guarded_buffers
 from moe.all2all import ALL2ALL
-from moe.experts import EXPERTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def is_claimed(case: MoETestConfig) -> bool:
     """Whether all members of the case that compute or move tokens say so in their rows."""
-    return EXPERTS.row(case.experts).deterministic and ALL2ALL.row(case.all2all).deterministic
+    return row_under_test(case).deterministic and ALL2ALL.row(case.all2all).deterministic
 
 
 def complaints(subject: Subject, calls: Sequence[Call]) -> Iterator[str]:

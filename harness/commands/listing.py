@@ -52,7 +52,7 @@ def refusals(plan: Plan) -> list[str]:
 
 
 def _planned(args: argparse.Namespace) -> Plan:
-    chosen = selection.of_suite(args.suite, args.config)
+    chosen = selection.of_suite(args.suite, args.config).with_layer(args.layer)
     return make_plan(chosen.points, _machine(args), time_limit=chosen.time_limit)
 
 

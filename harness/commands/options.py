@@ -38,6 +38,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     for name, what in (("list", "list a suite's cases"), ("plan", "show a suite's jobs")):
         command = _command(commands, name, f"{what}, and what is refused, by reason")
         _matrix(command, suite="smoke")
+        _layer(command, "all cases")
         command.add_argument("--platform", metavar="NAME", help="plan for another chip")
         command.add_argument("--devices", type=int, metavar="N", help="GPUs of that chip (2)")
     _report(_command(commands, "report", "report on a run's folder"))
@@ -63,6 +64,11 @@ def _matrix(command: argparse.ArgumentParser, suite: str | None) -> None:
     )
 
 
+def _layer(command: argparse.ArgumentParser, what: str) -> None:
+    text = f"one whole layer with its own gate and experts for {what}: pkg.mod:Class"
+    command.add_argument("--layer", metavar="NAME", help=text)
+
+
 def _run(command: argparse.ArgumentParser) -> None:
     _matrix(command, suite=None)
     add = command.add_argument
@@ -73,6 +79,7 @@ def _run(command: argparse.ArgumentParser) -> None:
     add("--resume", type=Path, metavar="DIR", help="go on with the cases that have no verdict")
     add("--out", type=Path, metavar="DIR", help="the run's folder (runs/TIME-SUITE)")
     add("--experts", metavar="NAME", help="one experts backend for all: a name or pkg.mod:Class")
+    _layer(command, "all")
     add("--seeds", type=int, default=1, metavar="N", help="each case with N seeds (1)")
     add("--retries", type=int, metavar="N", help="tries of a failed case, each in a fresh gang")
     add("--slots", type=int, default=1, metavar="N", help="gangs that may run at a time (1)")
@@ -88,6 +95,7 @@ def _fuzz(command: argparse.ArgumentParser) -> None:
     add("--cases", type=int, metavar="N", help="at most so many cases")
     add("--seed", type=int, default=0, metavar="S", help="the same seed draws the same cases (0)")
     add("--experts", metavar="NAME", help="one experts backend: a name or pkg.mod:Class")
+    _layer(command, "all")
     add("--devices", type=int, metavar="N", help="use so many of this machine's GPUs")
     add("--out", type=Path, metavar="DIR", help="the run's folder (runs/TIME-fuzz)")
     add("--slots", type=int, default=1, metavar="N", help="gangs that may run at a time (1)")

@@ -17,6 +17,7 @@ from functools import cached_property
 from typing import Any
 
 from harness.errors import CaseError
+from moe.layers import COMPOSED
 from moe.quant import QUANT
 from moe.spec import DTYPE_BYTES, Layout, Problem
 
@@ -52,6 +53,8 @@ class MoETestConfig:
     tokens: str = _token("tokens", default="even")  # one of TOKEN_COUNTS
     seed: int = _token("seed", default=0)
     exact: bool = _token("exact", default=False)  # inputs whose sums are exact, see exact.py
+    # A row of `moe.layers`, or "pkg.mod:Class"; one with experts of its own has `experts:own`.
+    layer: str = _token("layer", default=COMPOSED)
 
     def __post_init__(self) -> None:
         problems = [text for f in dataclasses.fields(self) if (text := self._complaint(f))]
@@ -105,6 +108,11 @@ class MoETestConfig:
             use_ep=self.use_ep,
             sequence_parallel=self.sequence_parallel,
         )
+
+    @property
+    def under_test(self) -> str:
+        """What computes the experts: a backend's name, or the layer's that has its own."""
+        return self.experts if self.layer == COMPOSED else self.layer
 
     @property
     def world_size(self) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import UsageError
 from harness.matrix.case import MoETestConfig
+from moe.layers import OWN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -68,6 +69,12 @@ def _product(block: Axes, defaults: Axes) -> Iterable[MoETestConfig]:
 def with_experts(points: Iterable[MoETestConfig], name: str) -> tuple[MoETestConfig, ...]:
     """The same points with one experts backend; those that become equal are merged."""
     return tuple(dict.fromkeys(point.replace(experts=name) for point in points))
+
+
+def with_layer(points: Iterable[MoETestConfig], name: str) -> tuple[MoETestConfig, ...]:
+    """The same points with one whole layer, which has members of its own; equal ones merged."""
+    members = {"experts": OWN, "all2all": MoETestConfig.all2all}
+    return tuple(dict.fromkeys(point.replace(layer=name, **members) for point in points))
 
 
 def with_seeds(points: Iterable[MoETestConfig], count: int) -> tuple[MoETestConfig, ...]:

@@ -10,10 +10,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from harness.errors import UsageError
+from harness.matrix.case import MoETestConfig
 from harness.plan import cost
 from moe.all2all import ALL2ALL
 from moe.errors import MoEError
 from moe.experts import EXPERTS
+from moe.layers import COMPOSED, LAYERS, OWN
 from moe.oracle import AUTO, select
 from moe.quant import QUANT
 from moe.spec import Reason, problem_refusal
@@ -21,7 +23,6 @@ from moe.spec import Reason, problem_refusal
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-    from harness.matrix.case import MoETestConfig
     from harness.plan.machine import Machine
     from moe.quant import QuantRow
     from moe.spec import Needs, Problem, Row
@@ -98,6 +99,8 @@ def _judge(case: MoETestConfig, machine: Machine) -> tuple[MoETestConfig, Reason
     reason = problem_refusal(problem) or _straddling(problem, quant)
     if reason is not None:
         return case, reason
+    if case.layer != COMPOSED:
+        return case, _layer_refusal(case, machine) or _memory_refusal(problem, machine)
     if case.experts == AUTO:
         selection = select(
             problem, machine.platform, veto=lambda row: _experts_refusal(row, problem, machine)
@@ -110,6 +113,25 @@ def _judge(case: MoETestConfig, machine: Machine) -> tuple[MoETestConfig, Reason
         or _memory_refusal(problem, machine)
     )
     return case, reason
+
+
+def _layer_refusal(case: MoETestConfig, machine: Machine) -> Reason | None:
+    """Why a whole layer of somebody else's, or its quantization, does not serve this case.
+
+    Raises MoEError where the case also names members, which only the composed layer has.
+    """
+    if case.experts != OWN or case.all2all != MoETestConfig.all2all:
+        raise MoEError(f"layer {case.layer} has its own members; write experts:{OWN}, and no a2a")
+    row, problem = LAYERS.row(case.layer), case.problem
+    if case.exact:
+        text = f"{row.name}: exact inputs do not carry router logits; leave `exact` out"
+        return Reason(code="exact_unsupported", text=text)
+    if machine.planned:
+        row = replace(row, needs=_elsewhere(row.needs))
+    reason = row.refusal(problem, machine.platform)
+    if reason is not None:
+        return Reason(code=reason.code, text=f"{row.name}: {reason.text}")
+    return _needs_refusal(QUANT.row(case.quant), problem, machine)
 
 
 def _needs_refusal(row: Row, problem: Problem, machine: Machine) -> Reason | None:

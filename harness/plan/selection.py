@@ -10,6 +10,7 @@ from harness.matrix.case import MoETestConfig
 from harness.plan.plan import TIME_LIMIT
 from harness.record.run_folder import ROOT, RunFolder, last_words, newest
 from harness.record.summary import BAD
+from moe.layers import OWN
 
 if TYPE_CHECKING:
     import argparse
@@ -26,17 +27,30 @@ class Selection:
     time_limit: float = TIME_LIMIT  # seconds a case
     retries: int = 0
 
-    def narrowed(self, experts: str | None, seeds: int) -> Selection:
-        """With one experts backend instead of the axis, and with more seeds."""
+    def narrowed(self, experts: str | None, seeds: int, layer: str | None = None) -> Selection:
+        """With one experts backend or one layer instead of the axes, and with more seeds."""
         from harness.matrix import expand
 
         points = self.points
         if experts is not None:
             MoETestConfig.from_id(f"m:1-n:1-k:1-e:1-topk:1-experts:{experts}")  # a possible name?
             points = expand.with_experts(points, experts)
+        if layer is not None:
+            points = self.with_layer(layer, experts).points
         if seeds < 1:
             raise UsageError(f"--seeds must be at least 1, not {seeds}")
         return replace(self, points=expand.with_seeds(points, seeds))
+
+    def with_layer(self, layer: str | None, experts: str | None = None) -> Selection:
+        """With one whole layer instead of members. Raises UsageError where both are given."""
+        from harness.matrix import expand
+
+        if layer is None:
+            return self
+        if experts is not None:
+            raise UsageError("--layer brings experts of its own; leave --experts out")
+        MoETestConfig.from_id(f"m:1-n:1-k:1-e:1-topk:1-experts:{OWN}-layer:{layer}")  # possible?
+        return replace(self, points=expand.with_layer(self.points, layer))
 
 
 def asked_for(args: argparse.Namespace) -> Selection:
@@ -54,16 +68,16 @@ def asked_for(args: argparse.Namespace) -> Selection:
         chosen = of_ids(args.case)
     else:
         chosen = of_last_failed(newest(ROOT))
-    chosen = chosen.narrowed(args.experts, args.seeds)
+    chosen = chosen.narrowed(args.experts, args.seeds, args.layer)
     return with_limits(chosen, time_limit=args.time_limit, retries=args.retries)
 
 
 def _resumed(args: argparse.Namespace, given: list[str]) -> Selection:
     """The folder's own points; a suite named beside it must still have exactly these."""
-    if args.out or args.experts or args.seeds != 1 or set(given) - {"--suite"}:
+    if args.out or args.experts or args.layer or args.seeds != 1 or set(given) - {"--suite"}:
         raise UsageError(
             "--resume goes on with the folder's own cases: "
-            "leave out --case, --last-failed, --out, --experts and --seeds"
+            "leave out --case, --last-failed, --out, --experts, --layer and --seeds"
         )
     chosen = of_folder(RunFolder.open(args.resume))
     if args.suite:

@@ -23,6 +23,7 @@ BY_FIELD = {
     "experts": names,
     "all2all": names,
     "quant": names,
+    "layer": names,
     "dtype": st.sampled_from(sorted(DTYPE_BYTES)),
     "tokens": st.sampled_from(TOKEN_COUNTS),
     "shared_experts": counts,
