@@ -238,13 +238,15 @@ def main(args: argparse.Namespace) -> int:
     began, until = time.time(), time.monotonic() + seconds(args.budget)
     if args.seed < 0 or (args.cases is not None and args.cases < 1):
         raise UsageError("--seed must not be negative, and --cases must be at least 1")
-    space = strategies.space_for(_machine(args), args.experts)
+    if args.layer and args.experts:
+        raise UsageError("--layer brings experts of its own; leave --experts out")
+    space = strategies.space_for(_machine(args), args.experts, args.layer)
     if not batch(replace(space, batch=1), args.seed, 0):
-        raise NothingSelected(f"no case of {', '.join(space.experts)} would run here")
+        raise NothingSelected(f"no case of {space.under_test} would run here")
     chosen = Selection(points=(), suite="fuzz", time_limit=args.time_limit or TIME_LIMIT)
     info = describe(args.argv, chosen, make_plan([], space.machine), {"seed": args.seed})
     path = args.out or folder_for(ROOT, "fuzz")
-    print(f"fuzzing {', '.join(space.experts)} with seed {args.seed}; folder {path}", flush=True)
+    print(f"fuzzing {space.under_test} with seed {args.seed}; folder {path}", flush=True)
     with RunFolder.create(path, info) as folder, Pool() as pool:
         fuzzer = Fuzzer(
             space=space,

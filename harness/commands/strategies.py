@@ -18,6 +18,7 @@ from harness.matrix.exactness import is_bitwise
 from harness.plan.plan import make_plan
 from moe.all2all import ALL2ALL
 from moe.experts import EXPERTS
+from moe.layers import COMPOSED, LAYERS, OWN, LayerRow, layout_words
 from moe.quant import QUANT
 from moe.spec import DTYPE_BYTES, Layout
 
@@ -47,10 +48,16 @@ class Space:
 
     machine: Machine
     experts: tuple[str, ...]
+    layer: str = COMPOSED
     most_world: int = 4
     weights: int = 2**20
     tokens: int = 160
     batch: int = 64
+
+    @property
+    def under_test(self) -> str:
+        """For people: the backends, or the layer that has its own."""
+        return ", ".join(self.experts) if self.layer == COMPOSED else self.layer
 
     def allowed_weights(self, row: Row) -> int:
         """Interpreted kernels are slow: a quarter keeps such a case near a second."""
@@ -58,11 +65,15 @@ class Space:
         return self.weights // 4 if slow else self.weights
 
 
-def space_for(machine: Machine, experts: str | None = None) -> Space:
+def space_for(machine: Machine, experts: str | None = None, layer: str | None = None) -> Space:
     """The space of a machine; experts: one backend for all, a name or "package.module:Class".
 
-    Raises UnknownMemberError for a backend that nobody knows.
+    layer: a whole layer instead. Raises UnknownMemberError for a backend that nobody knows.
     """
+    if layer is not None:
+        LAYERS.row(layer)
+        space = space_for(machine, next(reversed(EXPERTS.rows)))
+        return replace(space, experts=(OWN,), layer=layer)
     names = (experts,) if experts else tuple(reversed(EXPERTS.rows))
     served = tuple(n for n in names if EXPERTS.row(n).needs.features <= machine.platform.features)
     if machine.devices:
@@ -108,8 +119,8 @@ def simpler(space: Space, case: MoETestConfig) -> Iterator[MoETestConfig]:
 def configs(draw: Callable[[Any], Any], space: Space) -> MoETestConfig:
     """One case of the space that its plan does not refuse."""
     experts = draw(st.sampled_from(space.experts))
-    row = EXPERTS.row(experts)
-    layout = draw(st.sampled_from(_layouts(space.most_world)))
+    row = EXPERTS.row(experts) if space.layer == COMPOSED else LAYERS.row(space.layer)
+    layout = draw(st.sampled_from(_layouts(space.most_world, row)))
     quant = draw(st.sampled_from(_quants(row)))
     top_k = draw(st.sampled_from(TOP_KS))
     small = MoETestConfig(
@@ -119,20 +130,25 @@ def configs(draw: Callable[[Any], Any], space: Space) -> MoETestConfig:
         num_experts=max(EXPERT_COUNTS),
         top_k=top_k,
         experts=experts,
-        all2all=draw(st.sampled_from(_all2alls(layout))),
+        all2all=draw(st.sampled_from(_all2alls(layout, row))),
         quant=quant,
+        layer=space.layer,
         dtype=draw(st.sampled_from(_dtypes(row))),
         dp_size=layout.dp_size,
         tp_size=layout.tp_size,
         use_ep=layout.use_ep,
         sequence_parallel=layout.sequence_parallel,
-        shared_experts=draw(st.sampled_from((0, 0, 1, 2))),
-        renormalize=draw(st.sampled_from((True, True, False))),
+        shared_experts=draw(st.sampled_from((0, 0, 1, 2) if _takes(row, "shared") else (0,))),
+        renormalize=draw(
+            st.sampled_from((True, True, False) if _takes(row, "no_renorm") else (True,))
+        ),
         tokens=draw(st.sampled_from(TOKEN_COUNTS if layout.dp_size > 1 else TOKEN_COUNTS[:1])),
         seed=draw(st.integers(0, SEEDS - 1)),
     )
     sized = _sized(draw, space, small, space.allowed_weights(row))
     exact = sized.replace(exact=True)
+    if isinstance(row, LayerRow):  # whose hidden states carry logits
+        return sized
     return exact if draw(st.sampled_from(_EXACT)) and is_bitwise(exact) else sized
 
 
@@ -157,9 +173,16 @@ def _runs(case: MoETestConfig, machine: Machine) -> bool:
     return bool(make_plan([case], machine).jobs)
 
 
-def _layouts(most_world: int) -> list[Layout]:
+def _takes(row: Row, *words: str) -> bool:
+    """Whether a layer names all of these words of `moe.layers.TAKES`; a member is asked for all."""
+    return not isinstance(row, LayerRow) or set(words) <= row.takes
+
+
+def _layouts(most_world: int, row: Row) -> list[Layout]:
     """Every layout of every world, small worlds first and about as often as large ones."""
-    each = [_layouts_of(world) for world in WORLDS if world <= most_world]
+    worlds = [_layouts_of(world) for world in WORLDS if world <= most_world]
+    taken = [[layout for layout in some if _takes(row, *layout_words(layout))] for some in worlds]
+    each = [some for some in taken if some]
     most = max(map(len, each))
     return [layout for some in each for layout in some for _ in range(most // len(some))]
 
@@ -185,6 +208,9 @@ def _tokens(space: Space, dp_size: int) -> st.SearchStrategy[int]:
 
 def _quants(row: Row) -> list[str]:
     """Methods whose formats the backend takes."""
+    if isinstance(row, LayerRow):
+        pairs = ((m.name, (m.scheme.weights, m.scheme.activations)) for m in QUANT)
+        return [name for name, pair in pairs if pair in row.schemes]
     needs = row.needs
     return [
         method.name
@@ -202,8 +228,10 @@ def _hidden(row: Row) -> list[int]:
     return [k for k in SIZES if k % row.needs.hidden_multiple == 0]
 
 
-def _all2alls(layout: Layout) -> list[str]:
+def _all2alls(layout: Layout, experts: Row) -> list[str]:
     """Members wide enough; which of them really serve a case is the plan's to say."""
+    if isinstance(experts, LayerRow):
+        return [MoETestConfig.all2all]
     return [
         row.name
         for row in ALL2ALL

@@ -16,7 +16,7 @@ from moe.spec import Reason, Row
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from moe.spec import Platform, Problem
+    from moe.spec import Layout, Platform, Problem
 
 COMPOSED = "composed"  # moe.layer.FusedMoE, built from the members that a case names
 OWN = "own"  # the experts of a case whose layer has its own
@@ -88,16 +88,22 @@ class LayerRow(Row):
 
 def _asked_of(problem: Problem) -> Iterator[str]:
     """What a problem asks of a layer beyond one rank with routed experts, as words of TAKES."""
-    layout = problem.layout
+    yield from layout_words(problem.layout)
+    if problem.shared_experts:
+        yield "shared"
+    if not problem.renormalize:
+        yield "no_renorm"
+
+
+def layout_words(layout: Layout) -> list[str]:
+    """What a layout asks of a layer, as words of TAKES."""
     asked = {
         "dp": layout.dp_size > 1,
         "tp": layout.tp_size > 1,
         "ep": layout.use_ep and layout.world_size > 1,
         "sp": layout.sequence_parallel,
-        "shared": problem.shared_experts > 0,
-        "no_renorm": not problem.renormalize,
     }
-    return (word for word, needed in asked.items() if needed)
+    return [word for word, needed in asked.items() if needed]
 
 
 LAYERS: Registry[LayerRow] = Registry(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 import torch.distributed as dist
 from torch.nn.functional import silu
@@ -118,6 +120,69 @@ class HandsOut(Right):
         return Output(out=out, routing=Routing(topk_ids=ids.int(), topk_weights=weights))
 
 
+class Gathers(Right):
+    """Serves every layout: computes the tokens of all ranks, and takes its own from the sum."""
+
+    takes = frozenset({"dp", "tp", "ep", "sp", "shared", "no_renorm"})
+
+    def forward(self, x):
+        group = self.groups.gather
+        counts = group.gather_counts(len(x), x.device)
+        padded = torch.nn.functional.pad(x, (0, 0, 0, max(counts) - len(x)))
+        parts = group.all_gather(padded).view(len(counts), max(counts), -1)
+        every = torch.cat([part[:n] for part, n in zip(parts, counts, strict=True)])
+        start = sum(counts[: group.rank])
+        return super().forward(every)[start : start + len(x)]
+
+
+def on_grid(x: torch.Tensor) -> torch.Tensor:
+    """float32 values of e4m3 codes with one scale for 128 columns; the last group may be short."""
+    groups = []
+    for part in x.float().split(128, dim=1):
+        scale = part.abs().amax(dim=1, keepdim=True) * torch.tensor(1 / 448.0)
+        scale = torch.where(scale == 0, 1.0, scale)
+        groups.append((part / scale).clamp(-448, 448).to(torch.float8_e4m3fn).float() * scale)
+    return torch.cat(groups, dim=1)
+
+
+class Fp8Block(Right):
+    """Reads codes and block scales, and quantizes both products' inputs by groups of 128."""
+
+    takes = frozenset({"tp", "ep"})
+    schemes = frozenset({("model", "model"), ("fp8_block", "fp8_group")})
+
+    def weights(self, mlp):
+        named = ((mlp.gate, mlp.gate_scale), (mlp.up, mlp.up_scale), (mlp.down, mlp.down_scale))
+        gate, up, down = (self.values(codes, scale) for codes, scale in named)
+        return gate[self.columns], up[self.columns], down[:, self.columns]
+
+    def values(self, codes, scale):
+        if scale is None:
+            return codes.float()
+        wide = scale.repeat_interleave(128, dim=0).repeat_interleave(128, dim=1)
+        return codes.float() * wide[: codes.shape[0], : codes.shape[1]]
+
+    def quantized(self, x):
+        return on_grid(x) if self.problem.scheme.activations == "fp8_group" else x
+
+    def expert(self, x, mlp):
+        gate, up, down = mlp
+        x = self.quantized(x)
+        return self.quantized(silu(x @ gate.T) * (x @ up.T)) @ down.T
+
+
+class ForgetsTheCodes(Fp8Block):
+    """Leaves activations as they are."""
+
+    def quantized(self, x):
+        return x
+
+
+class ScalesOfGateForUp(Fp8Block):
+    def weights(self, mlp):
+        return super().weights(dataclasses.replace(mlp, up_scale=mlp.gate_scale))
+
+
 class GateUpSwapped(Right):
     def weights(self, mlp):
         gate, up, down = super().weights(mlp)
@@ -188,3 +253,22 @@ class Rounds(Right):
         x = x.bfloat16()
         h = (silu((x @ gate.T).float()) * (x @ up.T).float()).bfloat16()
         return (h @ down.T).float()
+
+
+class ChangesItsWeights(Right):
+    """Uses what it was given as scratch, once it has its own copy."""
+
+    def load(self, checkpoint):
+        super().load(checkpoint)
+        self.gate = self.gate.clone()
+        checkpoint.gate_weight.zero_()
+        mlp = checkpoint.expert(0)
+        for w in (mlp.gate, mlp.up, mlp.down):
+            w.zero_()
+        shared = checkpoint.shared
+        own = dataclasses.replace(
+            shared, gate=shared.gate.clone(), up=shared.up.clone(), down=shared.down.clone()
+        )
+        for w in (shared.gate, shared.up, shared.down):
+            w.zero_()
+        self.shared = own

@@ -222,6 +222,26 @@ def test_experts_of_ones_own(engine, monkeypatch):
     assert {r["code"] for r in the_folder().info["refused"]} == {"too_many_ranks"}
 
 
+def test_a_layer_of_ones_own(engine, monkeypatch):
+    monkeypatch.syspath_prepend(".")
+    Path("mine_layers.py").write_text(
+        "from moe.layers.base import LayerSubject\n"
+        "class Mine(LayerSubject):\n"
+        "    def load(self, checkpoint): ...\n"
+        "    def forward(self, x): ...\n"
+    )
+    mine = ["--suite", "smoke", "--layer", "mine_layers:Mine"]
+    assert cli.main(["run", *mine]) == 0
+    chosen = {(c.layer, c.experts, c.all2all) for c in engine.calls[0][0].cases}
+    assert chosen == {("mine_layers:Mine", "own", "allgather_reducescatter")}
+    assert cli.main(["list", *mine]) == 0
+    assert cli.main(["plan", *mine]) == 0
+    (only,) = {case for case in the_folder().info["cases"] if "-seed" not in case}
+    assert only.endswith("experts:own-layer:mine_layers:Mine")
+    codes = {r["code"] for r in the_folder().info["refused"]}
+    assert codes == {"layout_unsupported", "scheme_unsupported"}
+
+
 def test_last_failed_takes_the_newest_folder(engine):
     engine.verdicts = {f"{BASE}-seed:1": Verdict.HUNG, f"{BASE}-tp:2": Verdict.VACUOUS}
     cli.main(["run", "--suite", "smoke"])
@@ -241,6 +261,11 @@ def test_last_failed_takes_the_newest_folder(engine):
         (["run", "--case", "m:1"], "lacks n, k"),
         (["run", "--case", BASE, "--experts", "a b"], "experts must be a name"),
         (["run", "--case", BASE, "--experts", "nowhere_x:Y"], "cannot load experts 'nowhere_x:Y'"),
+        (["run", "--case", BASE, "--layer", "a b"], "layer must be a name"),
+        (["run", "--case", BASE, "--layer", "nowhere_x:Y"], "cannot load layers 'nowhere_x:Y'"),
+        (["run", "--case", BASE, "--layer", "a:B", "--experts", "triton"], "leave --experts out"),
+        (["run", "--resume", "x", "--layer", "a:B"], "--out, --experts, --layer and --seeds"),
+        (["list", "--layer", "nowhere_x:Y"], "cannot load layers 'nowhere_x:Y'"),
         (["run", "--case", BASE, "--seeds", "0"], "--seeds must be at least 1, not 0"),
         (["run", "--case", BASE, "--time-limit", "0"], "--time-limit must be more than 0"),
         (["run", "--case", BASE, "--retries", "-1"], "--retries must be at least 0"),

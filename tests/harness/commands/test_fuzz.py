@@ -203,3 +203,34 @@ def test_a_backend_s_mistake_is_found_and_shrunk(tmp_path, capsys):
 @pytest.mark.parametrize("wrong", [["--seed", "-1"], ["--cases", "0"], ["--budget", "soon"]])
 def test_options_that_cannot_be_are_usage_errors(wrong, tmp_path):
     assert main(["fuzz", *wrong, "--out", str(tmp_path / "run")]) == ExitCode.USAGE
+
+
+# --- a whole layer
+
+
+RIGHT = "tests.harness.outside_layers:Right"
+
+
+def test_only_what_a_layer_takes_is_drawn():
+    space = dataclasses.replace(strategies.space_for(CPU, layer=RIGHT), batch=40)
+    drawn = fuzz.batch(space, 0, 0)
+    assert len(drawn) > 20
+    assert {(c.layer, c.experts, c.all2all, c.quant, c.exact) for c in drawn} == {
+        (RIGHT, "own", "allgather_reducescatter", "none", False)
+    }
+    assert {c.dp_size for c in drawn} == {1}
+    assert {1, 2} <= {c.tp_size for c in drawn}
+    assert not any(c.sequence_parallel for c in drawn)
+    assert {True, False} == {c.renormalize for c in drawn}
+
+
+def test_a_wrong_layer_is_found(tmp_path, capsys):
+    wrong = "tests.harness.outside_layers:NotRenormalized"
+    folder = ["--out", str(tmp_path / "f"), "--cases", "4", "-x"]
+    assert main(["fuzz", "--layer", wrong, "--budget", "20s", *folder]) == 1
+    assert f"fuzzing {wrong} with seed 0" in capsys.readouterr().out
+
+
+def test_a_layer_brings_experts_of_its_own(capsys):
+    assert main(["fuzz", "--layer", RIGHT, "--experts", "triton", "--budget", "1s"]) == 3
+    assert "--layer brings experts of its own; leave --experts out" in capsys.readouterr().err

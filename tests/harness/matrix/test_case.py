@@ -55,6 +55,11 @@ def test_different_cases_have_different_ids(one, other):
     assert (one.id == other.id) == (one == other)
 
 
+def test_what_is_under_test_is_the_backend_or_the_layer_that_has_its_own():
+    assert PLAIN.under_test == "triton"
+    assert PLAIN.replace(experts="own", layer="a.b:C").under_test == "a.b:C"
+
+
 def test_fields_at_their_default_are_left_out():
     assert PLAIN.id == "m:32-n:256-k:128-e:8-topk:2-experts:triton"
     assert PLAIN.replace(tp_size=2, use_ep=True, renormalize=False).id == (

@@ -12,6 +12,7 @@ from harness.plan import cost
 from harness.plan.machine import Machine, planned_for
 from harness.plan.plan import make_plan
 from moe.experts import EXPERTS
+from moe.layers.base import LayerSubject
 from moe.quant import QUANT, QuantRow
 from moe.spec import Needs, Platform, Row, Scheme
 
@@ -34,6 +35,83 @@ def refusal(point, machine=CPU):
 
 class Outside:
     row = Row(name="outside", target="test_plan:Outside", needs=Needs(max_world=1))
+
+
+class OutsideLayer(LayerSubject):
+    takes = frozenset({"tp", "ep"})
+
+    def load(self, checkpoint):
+        raise AssertionError("a plan makes no layer")
+
+    def forward(self, x):
+        raise AssertionError("a plan calls no layer")
+
+
+class OnLogits(OutsideLayer):
+    takes_logits = True
+    needs = Needs(features=frozenset({"cuda"}))
+
+
+def layer_case(name="OutsideLayer", **fields):
+    return case(experts="own", layer=f"{__name__}:{name}", **fields)
+
+
+@pytest.mark.parametrize("fields", [{}, {"tp_size": 2}, {"tp_size": 2, "use_ep": True}])
+def test_a_layer_runs_where_it_names_all_that_is_asked(fields):
+    point = layer_case(**fields)
+    assert make_plan([point], CPU).cases == (point,)
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "text"),
+    [
+        ({"dp_size": 2}, "layout_unsupported", "OutsideLayer: does not name 'dp' in its `takes`"),
+        (
+            {"tp_size": 2, "use_ep": True, "sequence_parallel": True},
+            "layout_unsupported",
+            "does not name 'sp'",
+        ),
+        ({"shared_experts": 1}, "shared_experts_unsupported", "does not name 'shared'"),
+        ({"renormalize": False}, "renormalize_unsupported", "does not name 'no_renorm'"),
+        (
+            {"quant": "fp8_block"},
+            "scheme_unsupported",
+            "takes model with model, not fp8_block with fp8_group",
+        ),
+        (
+            {"num_experts": 129},
+            "gate_not_realisable",
+            "one hidden column per expert, and 129 experts are more than 128 columns",
+        ),
+        ({"exact": True}, "exact_unsupported", "leave `exact` out"),
+        ({"top_k": 9}, "top_k_exceeds_experts", "of only 8 experts"),
+    ],
+)
+def test_a_layer_is_not_asked_for_what_it_does_not_name(fields, code, text):
+    reason = refusal(layer_case(**fields))
+    assert reason.code == code
+    assert text in reason.text
+
+
+def test_a_layer_on_logits_needs_no_column_per_expert_but_what_it_says():
+    reason = refusal(layer_case("OnLogits", num_experts=129))
+    assert (reason.code, reason.text) == (
+        "platform_lacks_feature",
+        "OnLogits: needs cuda, which cpu does not have",
+    )
+    point = layer_case("OnLogits", num_experts=129)
+    assert make_plan([point], HOPPERS).cases == (point,)
+
+
+@pytest.mark.parametrize("fields", [{"experts": "triton"}, {"all2all": "local"}])
+def test_a_layer_brings_all_members_itself(fields):
+    with pytest.raises(UsageError, match=r"has its own members; write experts:own, and no a2a"):
+        make_plan([layer_case().replace(**fields)], CPU)
+
+
+def test_a_layer_that_takes_an_unknown_word_is_refused_with_those_there_are():
+    with pytest.raises(ValueError, match=r"'X' takes 'cp'; choose from dp, tp, ep, sp, shared"):
+        type("X", (OutsideLayer,), {"takes": frozenset({"cp"})})
 
 
 def test_a_plain_case_runs():
