@@ -70,7 +70,7 @@ def space_for(machine: Machine, experts: str | None = None, layer: str | None = 
 
     layer: a whole layer instead. Raises UnknownMemberError for a backend that nobody knows.
     """
-    if layer is not None:
+    if layer is not None and layer != COMPOSED:
         LAYERS.row(layer)
         space = space_for(machine, next(reversed(EXPERTS.rows)))
         return replace(space, experts=(OWN,), layer=layer)

@@ -15,7 +15,7 @@ from harness.plan import cost
 from moe.all2all import ALL2ALL
 from moe.errors import MoEError
 from moe.experts import EXPERTS
-from moe.layers import COMPOSED, LAYERS, OWN
+from moe.layers import COMPOSED, LAYERS, OWN, LayerRow
 from moe.oracle import AUTO, select
 from moe.quant import QUANT
 from moe.spec import Reason, problem_refusal
@@ -107,12 +107,20 @@ def _judge(case: MoETestConfig, machine: Machine) -> tuple[MoETestConfig, Reason
         )
         case = case.replace(experts=selection.winner.name)
     reason = (
-        _experts_refusal(EXPERTS.row(case.experts), problem, machine)
+        _experts_refusal(_backend(case.experts), problem, machine)
         or _needs_refusal(quant, problem, machine)
         or _needs_refusal(ALL2ALL.row(case.all2all), problem, machine)
         or _memory_refusal(problem, machine)
     )
     return case, reason
+
+
+def _backend(name: str) -> Row:
+    """The row of an experts backend. Raises MoEError for a whole layer."""
+    row = EXPERTS.row(name)
+    if isinstance(row, LayerRow):
+        raise MoEError(f"{name} is a whole layer, no experts backend; name it with `--layer`")
+    return row
 
 
 def _layer_refusal(case: MoETestConfig, machine: Machine) -> Reason | None:

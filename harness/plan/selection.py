@@ -10,7 +10,7 @@ from harness.matrix.case import MoETestConfig
 from harness.plan.plan import TIME_LIMIT
 from harness.record.run_folder import ROOT, RunFolder, last_words, newest
 from harness.record.summary import BAD
-from moe.layers import OWN
+from moe.layers import COMPOSED, OWN
 
 if TYPE_CHECKING:
     import argparse
@@ -45,7 +45,7 @@ class Selection:
         """With one whole layer instead of members. Raises UsageError where both are given."""
         from harness.matrix import expand
 
-        if layer is None:
+        if layer is None or layer == COMPOSED:
             return self
         if experts is not None:
             raise UsageError("--layer brings experts of its own; leave --experts out")

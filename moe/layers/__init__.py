@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from moe.errors import MoEError
 from moe.registry import Registry
 from moe.spec import Reason, Row
 
@@ -106,6 +107,18 @@ def layout_words(layout: Layout) -> list[str]:
     return [word for word, needed in asked.items() if needed]
 
 
-LAYERS: Registry[LayerRow] = Registry(
-    "layers", (LayerRow(name=COMPOSED, target="moe.layer:FusedMoE"),)
-)
+class LayerRegistry(Registry[LayerRow]):
+    """Also says where a class is a member of another family."""
+
+    def row(self, name: str) -> LayerRow:
+        """As in any registry. Raises MoEError for a class that is no whole layer."""
+        row = super().row(name)
+        if isinstance(row, LayerRow):
+            return row
+        raise MoEError(
+            f"{name} is no whole layer: derive it from moe.layers.base.LayerSubject, or name a "
+            "backend with `--experts`"
+        )
+
+
+LAYERS = LayerRegistry("layers", (LayerRow(name=COMPOSED, target="moe.layer:FusedMoE"),))

@@ -183,6 +183,34 @@ class ScalesOfGateForUp(Fp8Block):
         return super().weights(dataclasses.replace(mlp, up_scale=mlp.gate_scale))
 
 
+class SwapsStages(HandsOut):
+    """Says that its activation is what it is not."""
+
+    def forward(self, x):
+        output = super().forward(x)
+        rows = output.routing.topk_ids.numel()
+        intermediates.keep("activation", torch.ones(rows, self.problem.intermediate))
+        return output
+
+
+class HandsOutIdsOnly(HandsOut):
+    """Keeps its stages without what they were made from."""
+
+    def forward(self, x):
+        with intermediates.recording() as kept:
+            output = super().forward(x)
+        for name in ("ids", "gemm1", "gemm2"):
+            intermediates.keep(name, kept[name].value)
+        return output
+
+
+class HidesItsRouting(SwapsStages):
+    """Hands out stages, wrong ones, and no routing; its output is right."""
+
+    def forward(self, x):
+        return super().forward(x).out
+
+
 class GateUpSwapped(Right):
     def weights(self, mlp):
         gate, up, down = super().weights(mlp)

@@ -49,6 +49,8 @@ suites:
       - {experts: [flashinfer_cutlass]}
 """
 BASE = "m:2-n:256-k:128-e:8-topk:2-experts:torch_loop"
+RIGHT = "tests.harness.outside_layers:Right"
+OF_LOOP = "tests.harness.execute_ranks:ConvertsInPlace"  # an experts backend
 
 
 class FakeEngine:
@@ -222,6 +224,12 @@ def test_experts_of_ones_own(engine, monkeypatch):
     assert {r["code"] for r in the_folder().info["refused"]} == {"too_many_ranks"}
 
 
+def test_the_composed_layer_is_the_default(engine):
+    cli.main(["run", "--case", BASE, "--layer", "composed"])
+    (case,) = engine.calls[0][0].cases
+    assert case.id == BASE
+
+
 def test_a_layer_of_ones_own(engine, monkeypatch):
     monkeypatch.syspath_prepend(".")
     Path("mine_layers.py").write_text(
@@ -265,6 +273,8 @@ def test_last_failed_takes_the_newest_folder(engine):
         (["run", "--case", BASE, "--layer", "nowhere_x:Y"], "cannot load layers 'nowhere_x:Y'"),
         (["run", "--case", BASE, "--layer", "a:B", "--experts", "triton"], "leave --experts out"),
         (["run", "--resume", "x", "--layer", "a:B"], "--out, --experts, --layer and --seeds"),
+        (["run", "--case", BASE, "--layer", OF_LOOP], "is no whole layer: derive it from"),
+        (["run", "--case", BASE, "--experts", RIGHT], "no experts backend; name it with `--layer`"),
         (["list", "--layer", "nowhere_x:Y"], "cannot load layers 'nowhere_x:Y'"),
         (["run", "--case", BASE, "--seeds", "0"], "--seeds must be at least 1, not 0"),
         (["run", "--case", BASE, "--time-limit", "0"], "--time-limit must be more than 0"),
