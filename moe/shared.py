@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.functional import linear, silu
 
-from moe.spec import chunk
+from moe.layout import chunk
 
 if TYPE_CHECKING:
     from torch import Tensor

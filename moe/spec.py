@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
+from moe.layout import Layout
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -26,53 +28,6 @@ class Reason:
 
     code: str
     text: str
-
-
-def chunk(total: int, parts: int, index: int) -> range:
-    """The `index`-th of `parts` contiguous pieces of `range(total)`; the first ones are longer.
-
-    Sizes differ by at most one; a piece is empty where there are more parts than items.
-    """
-    base, extra = divmod(total, parts)
-    start = index * base + min(index, extra)
-    return range(start, start + base + (index < extra))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layout:
-    """How ranks share the work. `rank = dp_rank * tp_size + tp_rank`."""
-
-    dp_size: int = 1
-    tp_size: int = 1
-    use_ep: bool = False  # experts spread over all ranks; without it the intermediate size is
-    sequence_parallel: bool = False  # each DP rank's tokens are split over its TP ranks
-
-    @property
-    def world_size(self) -> int:
-        return self.dp_size * self.tp_size
-
-    def dp_rank(self, rank: int) -> int:
-        return rank // self.tp_size
-
-    def tp_rank(self, rank: int) -> int:
-        return rank % self.tp_size
-
-    def experts_of(self, rank: int, num_experts: int) -> range:
-        """Global expert ids that live on `rank` (uneven where ranks do not divide them)."""
-        return chunk(num_experts, self.world_size, rank) if self.use_ep else range(num_experts)
-
-    def intermediate_of(self, rank: int, intermediate: int) -> range:
-        """Columns of the intermediate size that live on `rank`."""
-        if self.use_ep:
-            return range(intermediate)
-        return chunk(intermediate, self.world_size, rank)
-
-    def tokens_of(self, rank: int, counts: tuple[int, ...]) -> range:
-        """Rows of its DP rank's tokens that `rank` holds; `counts` are tokens per DP rank."""
-        count = counts[self.dp_rank(rank)]
-        if self.sequence_parallel:
-            return chunk(count, self.tp_size, self.tp_rank(rank))
-        return range(count)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +79,7 @@ class Problem:
     top_k: int
     dtype: str = "bf16"  # a key of DTYPE_BYTES: activations, weights before quantization, output
     scheme: Scheme = Scheme(weights="model", activations="model")
-    layout: Layout = Layout()
+    layout: Layout = field(default_factory=Layout)
     shared_experts: int = 0  # how many always-on experts of the routed experts' size
     renormalize: bool = True  # divide the chosen router weights by their sum
 

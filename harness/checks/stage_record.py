@@ -129,9 +129,7 @@ def spread(scale: Tensor, width: int) -> Tensor:
 
 def handed_out(subject: Subject, call: Call, rank: int, *, exact: bool) -> Handed:
     layout = subject.case.layout
-    dp, tp = layout.dp_size, layout.tp_size
-    everyone = tuple(range(dp * tp))
-    ranks = everyone if layout.sequence_parallel else everyone[layout.tp_rank(rank) :: tp]
+    ranks = layout.group("gather", rank)
     return Handed(
         subject=subject,
         call=call,

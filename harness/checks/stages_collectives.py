@@ -13,9 +13,10 @@ import torch
 from harness.checks import token_order
 from harness.checks.stage_bound import REACH, Right, StageFinding, compare, rounding
 from harness.fixtures.layer_call import chosen_rows
+from moe.layout import chunk
 from moe.reference import formats
 from moe.reference.error_propagation import gathered, intermediate
-from moe.spec import Numerics, chunk
+from moe.spec import Numerics
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -18,8 +18,9 @@ from harness.matrix.exactness import is_bitwise
 from harness.plan.plan import make_plan
 from moe.all2all import ALL2ALL
 from moe.experts import EXPERTS
+from moe.layout import Layout
 from moe.quant import QUANT
-from moe.spec import DTYPE_BYTES, Layout
+from moe.spec import DTYPE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

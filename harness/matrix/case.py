@@ -17,8 +17,9 @@ from functools import cached_property
 from typing import Any
 
 from harness.errors import CaseError
+from moe.layout import Layout
 from moe.quant import QUANT
-from moe.spec import DTYPE_BYTES, Layout, Problem
+from moe.spec import DTYPE_BYTES, Problem
 
 TOKEN_COUNTS = ("even", "ragged", "idle")  # see `MoETestConfig.counts`
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:]*\Z")
@@ -108,7 +109,7 @@ class MoETestConfig:
 
     @property
     def world_size(self) -> int:
-        return self.dp_size * self.tp_size
+        return self.layout.world_size
 
     @property
     def problem(self) -> Problem:

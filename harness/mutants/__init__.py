@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.mutants.sample import Scene
-    from moe.spec import Layout, Scheme
+    from moe.layout import Layout
+    from moe.spec import Scheme
 
 FEW = 4  # rows that a mistake inside the experts is worked out for
 MORE_ROWS = "more tokens"

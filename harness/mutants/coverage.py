@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from harness.record.result import CaseResult
-    from moe.spec import Layout
+    from moe.layout import Layout
 
 IMPOSSIBLE = "impossible"  # no case of this quantization method and layout can have the mistake
 _SIGNS = {CAUGHT: "+", IMPOSSIBLE: ".", NOT_APPLICABLE: "?", MISSED: "!"}

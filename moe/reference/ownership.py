@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from moe.spec import Layout, Problem
+    from moe.layout import Layout
+    from moe.spec import Problem
 
 
 def holders(problem: Problem, e: int) -> tuple[slice, list[range]]:
@@ -33,7 +34,7 @@ def check_tokens(layout: Layout, dp_rank: int, counts: tuple[int, ...]) -> None:
     counts: tokens of each DP rank. Without sequence parallelism each TP rank has all of them.
     """
     count = counts[dp_rank]
-    ranks = list(range(dp_rank * layout.tp_size, (dp_rank + 1) * layout.tp_size))
+    ranks = layout.partition("tp")[dp_rank]
     parts = [layout.tokens_of(r, counts) for r in ranks]
     right = (
         _tile(parts, count) if layout.sequence_parallel else parts == [range(count)] * len(parts)

@@ -12,7 +12,7 @@ from moe.collectives import Group, make_groups
 from moe.types import Activations, Routing
 
 if TYPE_CHECKING:
-    from moe.spec import Layout
+    from moe.layout import Layout
 
 
 def here() -> tuple[int, int]:

@@ -14,10 +14,11 @@ from moe.all2all import ALL2ALL
 from moe.collectives import ALONE, Groups
 from moe.errors import MoEError, RefusedError
 from moe.experts import EXPERTS
+from moe.layout import Layout
 from moe.platforms import platform
 from moe.quant import QUANT
 from moe.routing import softmax_topk, to_local_ids
-from moe.spec import Layout, Problem
+from moe.spec import Problem
 from moe.types import Activations, Routing
 from tests.moe import outside_members
 

@@ -4,11 +4,12 @@ import pytest
 
 from moe.all2all import ALL2ALL
 from moe.errors import MoEError
+from moe.layout import Layout
 from moe.oracle import explain, select
 from moe.platforms import platform
 from moe.quant import QUANT
 from moe.registry import Registry
-from moe.spec import Layout, Needs, Problem, Reason, Row
+from moe.spec import Needs, Problem, Reason, Row
 
 BF16 = frozenset({"bf16"})
 

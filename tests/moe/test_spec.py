@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moe.layout import Layout, chunk
 from moe.spec import (
     FLOAT32_LOSS,
-    Layout,
     Needs,
     Numerics,
     Platform,
@@ -14,7 +14,6 @@ from moe.spec import (
     Reason,
     Row,
     Scheme,
-    chunk,
     problem_refusal,
 )
 

@@ -17,8 +17,8 @@ from harness.diagnosis.patterns import find_wrong
 from harness.fixtures.rank_context import RankContext
 from harness.mutants import Hypothesis, NotApplicable
 from harness.record.result import Verdict
+from moe.layout import Layout
 from moe.reference.layer import BaselineSiluAndMul
-from moe.spec import Layout
 from tests.harness.diagnosis.mistaken import CASE, CPU, call_of, scene, with_output
 
 

@@ -14,10 +14,11 @@ from moe.all2all import ALL2ALL
 from moe.all2all.base import PrepareFinalize
 from moe.experts import EXPERTS
 from moe.experts.base import Experts
+from moe.layout import Layout
 from moe.platforms import PLATFORMS, platform
 from moe.quant import QUANT
 from moe.quant.base import QuantMethod
-from moe.spec import DTYPE_BYTES, FORMATS, Layout, Needs, Numerics, Platform, Problem
+from moe.spec import DTYPE_BYTES, FORMATS, Needs, Numerics, Platform, Problem
 from tests.moe.reference.residuals import SEEDS, all_ratios, case, context, in_rank
 
 pytestmark = pytest.mark.usefixtures("one_thread")

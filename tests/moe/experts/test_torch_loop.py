@@ -7,9 +7,10 @@ import torch
 
 from moe import guarded_buffers
 from moe.experts import EXPERTS
+from moe.layout import Layout
 from moe.quant import QUANT
 from moe.quant.base import dequantize_activations, dequantize_weight
-from moe.spec import Layout, Numerics
+from moe.spec import Numerics
 from moe.types import Activations, Routing
 from tests.moe.kernels.kernel_cases import (
     QUANTS,

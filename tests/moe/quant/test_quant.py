@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from moe.layout import Layout, chunk
 from moe.quant import QUANT
 from moe.quant.base import (
     dequantize_activations,
@@ -12,7 +13,6 @@ from moe.quant.base import (
     quantize_matrix,
     scale_of,
 )
-from moe.spec import Layout, chunk
 
 METHODS = tuple(QUANT.rows)
 QUANTIZING = tuple(name for name in METHODS if name != "none")

@@ -6,8 +6,9 @@ import re
 
 import pytest
 
+from moe.layout import Layout
 from moe.reference.ownership import check_tokens, holders
-from moe.spec import Layout, Problem
+from moe.spec import Problem
 
 
 def problem(layout: Layout) -> Problem:
