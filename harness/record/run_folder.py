@@ -108,7 +108,7 @@ class RunFolder:
 
         A last line that a crash cut off is left out silently: the next writer completes it.
         """
-        found: list[Event] = []
+        events: list[Event] = []
         unreadable: list[int] = []
         try:
             text = (self.path / "events.jsonl").read_text(encoding="utf-8", errors="replace")
@@ -117,11 +117,11 @@ class RunFolder:
         *lines, torn = text.split("\n")
         for number, line in enumerate([*lines, *([torn] if torn else [])], 1):
             try:
-                found.append(from_line(line))
+                events.append(from_line(line))
             except (ValueError, TypeError, KeyError):
                 unreadable += [number] if number <= len(lines) else []
         self._name_unreadable(unreadable)
-        return found
+        return events
 
     def name_cases(self, ids: list[str]) -> None:
         """Which cases `run.json` names, for a run that finds them out as it goes on."""

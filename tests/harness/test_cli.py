@@ -516,6 +516,17 @@ def test_a_terminal_gets_a_live_bar_and_only_what_did_not_pass(tmp_path, monkeyp
     assert "2/2" in text
 
 
+def test_a_terminal_shows_no_case_that_did_not_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    out = Terminal()
+    live = progress.make(1, tmp_path, verbose=True, stream=out)
+    result = CaseResult(case_id="left-out", verdict=Verdict.NOT_RUN, reason="fail_fast")
+    live.show(CaseEnded(time=time.time(), gang=1, result=result))
+    live.close()
+    assert "left-out" not in out.getvalue()
+    assert "not_run=1" in out.getvalue()
+
+
 def test_a_file_gets_plain_lines(tmp_path):
     out = io.StringIO()
     assert isinstance(progress.make(1, tmp_path, verbose=False, stream=out), progress.Plain)

@@ -17,7 +17,9 @@ LIST = f"{sys.executable} -m harness list --suite nightly --platform cuda_sm90"
 
 
 def environment():
-    return {**os.environ, "PYTHONPATH": str(ROOT)}
+    """Buffered, as for most users: then the interpreter's last flush may fail, too."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    return {**kept, "PYTHONPATH": str(ROOT)}
 
 
 def shell(command, cwd=ROOT):
