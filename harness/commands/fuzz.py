@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, cast
 import hypothesis
 from hypothesis import HealthCheck, Phase, given, settings
 
-from harness.commands import strategies
+from harness.commands import last_lines, strategies
 from harness.engine import scheduler
 from harness.engine.forkserver_pool import Pool
-from harness.errors import ExitCode, NothingSelected, UsageError
-from harness.plan import machine
+from harness.errors import NothingSelected, UsageError
+from harness.plan import machine, requirements
 from harness.plan.manifest import describe, folder_for
 from harness.plan.plan import TIME_LIMIT, make_plan
 from harness.plan.selection import Selection
@@ -238,7 +238,9 @@ def main(args: argparse.Namespace) -> int:
     began, until = time.time(), time.monotonic() + seconds(args.budget)
     if args.seed < 0 or (args.cases is not None and args.cases < 1):
         raise UsageError("--seed must not be negative, and --cases must be at least 1")
-    space = strategies.space_for(_machine(args), args.experts)
+    here = _machine(args)
+    requirements.check(args.require, here)
+    space = strategies.space_for(here, args.experts)
     if not batch(replace(space, batch=1), args.seed, 0):
         raise NothingSelected(f"no case of {', '.join(space.experts)} would run here")
     chosen = Selection(points=(), suite="fuzz", time_limit=args.time_limit or TIME_LIMIT)
@@ -263,7 +265,7 @@ def main(args: argparse.Namespace) -> int:
         return code
 
 
-def _finish(fuzzer: Fuzzer, began: float) -> ExitCode:
+def _finish(fuzzer: Fuzzer, began: float) -> int:
     """Record and print what it came to."""
     took = time.time() - began
     summary = summarize(list(fuzzer.results), 0, fuzzer.results, took)
@@ -273,8 +275,10 @@ def _finish(fuzzer: Fuzzer, began: float) -> ExitCode:
     fuzzer.folder.write_summary(counts)
     for result in fuzzer.smallest:
         print(f"smallest {result.verdict}: {repeat_command(result.case_id)}")
+    counted = replace(summary, counts={**summary.counts, Verdict.VACUOUS: 0})
+    code = last_lines.code_with_record(counted.exit_code(), fuzzer.folder)
     print(summary.line(), flush=True)
-    return replace(summary, counts={**summary.counts, Verdict.VACUOUS: 0}).exit_code()
+    return code
 
 
 def _machine(args: argparse.Namespace) -> Machine:
