@@ -33,8 +33,9 @@ class Format(Row):
     zero_point: bool = False
     packing: int = 1  # codes in an element of the tensor that holds them
     static: bool = False  # the scale was calibrated before, and values beyond it saturate
-    # Whether a largest value of `top` times a power of two gives just this power of two as scale,
-    # and exact codes for the few powers of two below it: what exact mode builds on.
+    # Whether the inputs of exact mode lose nothing in it: a largest value of `top` times a power of
+    # two makes this power of two the scale, and 2**-5 to 2**5 beside it have exact codes. (int8
+    # with one scale for gate and up has none for 2**-5.)
     exact_scale: bool = False
 
     def __post_init__(self) -> None:
@@ -46,6 +47,9 @@ class Format(Row):
         if (self.block is None) != (self.grid == "model"):
             rule = "codes need a block, such as (1, None) for one scale a row; `model` has none"
             raise ValueError(f"format {self.name!r} has grid {self.grid!r}, {self.block}; {rule}")
+
+    def __hash__(self) -> int:  # a row's `numerics_of` is a dict; caches have formats in their keys
+        return hash((self.name, self.target, self.truth))
 
     @property
     def has_one_scale(self) -> bool:
