@@ -116,7 +116,7 @@ def test_cases_in_the_new_format_pass_with_nothing_else_changed(package):
 def test_the_truth_of_the_folder_is_what_judges(package):
     found = harness(package(step=4.0), "run", "--case", CASES[0], "--retries", "0")
     assert found.returncode == 1
-    assert "rows wrong" in found.stdout
+    assert " passed=0 failed=1" in found.stdout
 
 
 def test_exact_mode_is_refused_where_the_row_does_not_promise_it(package):
