@@ -34,9 +34,9 @@ from harness.record.result import SEVERITY, RankResult, Verdict
 from moe import guarded_buffers, intermediates, layer
 from moe.all2all import ALL2ALL
 from moe.experts import EXPERTS
+from moe.formats import FORMATS
 from moe.quant import QUANT
 from moe.reference import routing as true_routing
-from moe.spec import FORMATS
 from moe.types import TORCH_DTYPE, Routing
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ def _answer(
     fmt = FORMATS[subject.case.problem.scheme.activations]
     ids, weights = output.routing.topk_ids, output.routing.topk_weights
     keep = chosen_rows(len(mine.x), context.device)
-    if fmt.per != "tensor" or fmt.static:
+    if not fmt.has_one_scale or fmt.static:
         return subject.reference(mine.x, ids, weights, keep=keep, **subject.scales)
     counts, start = _sizes(subject.case)[number], _start(subject.case, number)
     everyone = [

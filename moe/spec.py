@@ -1,4 +1,4 @@
-"""The torch-free vocabulary: layouts, problems, formats, needs, numerics, reasons.
+"""The torch-free vocabulary: layouts, problems, needs, numerics, reasons.
 
 Planning, listing and CI generation import this and the member tables, never torch. A row is
 matched on features and formats, never on another row's name, so that a new member of one
@@ -31,37 +31,8 @@ class Reason:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Format:
-    """How numbers are stored: on which grid, and what shares one scale.
-
-    The scale is `amax * (1 / top)` in float32, and a code is `value / scale` on the grid.
-    """
-
-    grid: str  # model (the layer's dtype, unscaled), e4m3, int8
-    per: str = "none"  # weights: tensor, channel, block; activations: tensor, token, group
-    static: bool = False  # the scale was calibrated before, and values beyond it saturate
-
-    @property
-    def top(self) -> float:
-        """The largest code."""
-        return {"e4m3": 448.0, "int8": 127.0}[self.grid]
-
-
-FORMATS = {
-    "model": Format(grid="model"),
-    "fp8_tensor": Format(grid="e4m3", per="tensor"),
-    "fp8_block": Format(grid="e4m3", per="block"),
-    "int8_channel": Format(grid="int8", per="channel"),
-    "fp8_static": Format(grid="e4m3", per="tensor", static=True),
-    "fp8_dynamic": Format(grid="e4m3", per="tensor"),
-    "fp8_group": Format(grid="e4m3", per="group"),
-    "int8_token": Format(grid="int8", per="token"),
-}
-
-
-@dataclass(frozen=True, kw_only=True)
 class Scheme:
-    """What a quant method stores and sends: keys of FORMATS, on which experts rows are matched."""
+    """What a quant method stores and sends: names of formats, on which experts rows are matched."""
 
     weights: str
     activations: str
@@ -227,7 +198,7 @@ class Row:
     target: str  # "package.module:Class", imported on use
     needs: Needs = field(default_factory=Needs)
     numerics: Numerics = field(default_factory=Numerics)
-    # Where a member rounds elsewhere for some activation formats: keys of FORMATS.
+    # Where a member rounds elsewhere for some activation formats, by name.
     numerics_of: Mapping[str, Numerics] = field(default_factory=dict)
     deterministic: bool = False  # the same call on the same ranks gives the same bits
 

@@ -162,9 +162,9 @@ def _second(handed: Handed, flat: Tensor, labels: dict[str, Tensor]) -> list[Sta
     if found is not None:
         return [found]
     ratio = (h / scale).clamp(-fmt.top, fmt.top)
-    codes = formats.on_grid(ratio, fmt.grid)
-    step = formats.step_of(ratio, fmt.grid)
-    tie = formats.tie_of(ratio, codes, fmt.grid)
+    codes = formats.on_grid(ratio, fmt)
+    step = formats.step_of(ratio, fmt)
+    tie = formats.tie_of(ratio, codes, fmt)
     free = torch.where(tie <= ratio.abs() * 2.0**-22, step, 0.0)  # within two float32 steps
     return [_compared("second", handed, flat, Right(value=codes, noise=free), labels)]
 
@@ -172,7 +172,7 @@ def _second(handed: Handed, flat: Tensor, labels: dict[str, Tensor]) -> list[Sta
 def _second_scale(handed: Handed, h: Tensor) -> Tensor:
     """[r, n] or broadcastable to it; one over all rows in use, where one serves all."""
     fmt = handed.subject.reference.act_format
-    if fmt.per == "tensor" and not fmt.static:
+    if fmt.has_one_scale and not fmt.static:
         used = (handed.ids.flatten() >= 0).nonzero().flatten()
         h = handed.rows("activation", used)
     return formats.activation_scale(h, fmt, handed.subject.scales["a2_scale"])

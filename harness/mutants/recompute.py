@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.mutants.sample import Scene
+    from moe.formats.format import Format
     from moe.reference.layer import BaselineSiluAndMul
 
 T = TypeVar("T")
@@ -99,7 +100,7 @@ def right_second(scene: Scene, h: Tensor, rank: int) -> Tensor:
     if fmt.grid == "model":
         return h
     scale = second_scale(scene, h, rank)
-    return codes(h, scale, fmt.grid, fmt.top) * scale
+    return codes(h, scale, fmt) * scale
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,9 +198,9 @@ def matrices(scene: Scene, e: int) -> Matrices:
     return remembered(scene, ("matrices", e), make)
 
 
-def codes(x: Tensor, scale: Tensor, grid: str, top: float) -> Tensor:
+def codes(x: Tensor, scale: Tensor, fmt: Format) -> Tensor:
     """The codes as float32 numbers."""
-    return formats.on_grid((x / scale).clamp(-top, top), grid)
+    return formats.on_grid((x / scale).clamp(-fmt.top, fmt.top), fmt)
 
 
 def input_scale(scene: Scene) -> Tensor:
@@ -217,7 +218,7 @@ def quantized_input(scene: Scene) -> Tensor:
     if fmt.grid == "model":
         return x
     scale = input_scale(scene)
-    return codes(x, scale, fmt.grid, fmt.top) * scale
+    return codes(x, scale, fmt) * scale
 
 
 def second_scale(scene: Scene, h: Tensor, rank: int) -> Tensor:

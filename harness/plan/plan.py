@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from harness.errors import UsageError
+from harness.matrix.exactness import exact_refusal
 from harness.plan import cost
 from moe.all2all import ALL2ALL
 from moe.errors import MoEError
@@ -95,7 +96,11 @@ def make_plan(
 def _judge(case: MoETestConfig, machine: Machine) -> tuple[MoETestConfig, Reason | None]:
     """The case, its experts backend chosen where it says `auto`, and why it cannot run."""
     problem, quant = case.problem, QUANT.row(case.quant)
-    reason = problem_refusal(problem) or _straddling(problem, quant)
+    reason = (
+        problem_refusal(problem)
+        or _straddling(problem, quant)
+        or (exact_refusal(problem.scheme) if case.exact else None)
+    )
     if reason is not None:
         return case, reason
     if case.experts == AUTO:

@@ -30,7 +30,7 @@ class TorchLoopExperts(Experts):
             flat = torch.cat([rows * routing.topk_ids.shape[1] + slots for rows, slots in picked])
             h = self._intermediates(values, [rows for rows, _ in picked], flat)
             y = [
-                h[e] @ self._matrix(self.weights.w2, self.weights.w2_scale, e).T
+                h[e] @ dequantize_weight(self.weights.down.expert(e)).T
                 for e in range(self.num_local)
             ]
             intermediates.keep("gemm2", torch.cat(y), rows=flat)
@@ -43,7 +43,7 @@ class TorchLoopExperts(Experts):
         """silu(gate) * up of each expert's rows, quantized together: one scale may span all."""
         parts = []
         for e, rows in enumerate(picked):
-            w13 = self._matrix(self.weights.w13, self.weights.w13_scale, e)
+            w13 = dequantize_weight(self.weights.gate_up.expert(e))  # memory holds one copy
             parts.append(values[rows] @ w13.T)
         gate_up = torch.cat(parts)
         gate, up = gate_up.chunk(2, dim=1)
@@ -54,9 +54,3 @@ class TorchLoopExperts(Experts):
         intermediates.keep("second", joined.codes, rows=flat)
         intermediates.keep("second_scale", joined.scale, rows=flat)
         return list(torch.split(dequantize_activations(joined), [len(rows) for rows in picked]))
-
-    @staticmethod
-    def _matrix(codes: Tensor, scale: Tensor | None, e: int) -> Tensor:
-        """Expert e's float32 values; one at a time, so that memory holds one copy."""
-        one = None if scale is None else scale[e : e + 1]
-        return dequantize_weight(codes[e : e + 1], one)[0]

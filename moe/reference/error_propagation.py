@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from moe.spec import Format, Numerics
+    from moe.formats.format import Format
+    from moe.spec import Numerics
 
 REACH = 5.0  # a tie is within reach of noise at this many of its standard deviations
 FLOAT32_NOISE = 2.0**-21  # relative, of a few float32 operations and an exponential

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
+from moe.formats import FORMATS
 from moe.reference import formats
 from moe.reference.error_propagation import (
     Noisy,
@@ -30,7 +31,7 @@ from moe.reference.error_propagation import (
 from moe.reference.ownership import holders
 from moe.reference.parallel_error import along_itself
 from moe.reference.result import Answer, Sums
-from moe.spec import FORMATS, Numerics, Problem
+from moe.spec import Numerics, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -130,7 +131,7 @@ class BaselineSiluAndMul:
 
     def _first_scale(self, x: Tensor, a1_scale: Tensor | None) -> Tensor | None:
         """The input's scale, where one serves all tokens."""
-        if self.act_format.grid == "model" or self.act_format.per != "tensor":
+        if not self.act_format.has_one_scale:
             return None
         return formats.activation_scale(x, self.act_format, a1_scale)
 
@@ -147,7 +148,7 @@ class BaselineSiluAndMul:
     ) -> Scale | None:
         """[world] each rank's scale of the intermediate, where one serves all rows of the rank."""
         world, fmt = self.problem.layout.world_size, self.act_format
-        if fmt.grid == "model" or fmt.per != "tensor":
+        if not fmt.has_one_scale:
             return None
         none = inputs.new_zeros(world)
         if fmt.static:

@@ -9,7 +9,7 @@ from moe.experts import EXPERTS, torch_grouped
 from moe.experts import triton as triton_experts
 from moe.experts.torch_grouped import TorchGroupedExperts
 from moe.experts.torch_loop import TorchLoopExperts
-from moe.types import Activations, Routing
+from moe.types import Routing
 from tests.mistakes.mistake import around, mistake
 
 EP = {"dp_size": 2, "use_ep": True}
@@ -118,7 +118,7 @@ def hidden_beyond_the_last_128_not_sent(patch):
     def prepare(real, self, x, routing):
         codes = x.codes.clone()
         codes[:, codes.shape[1] // 128 * 128 :] = 0
-        return real(self, Activations(codes=codes, scale=x.scale), routing)
+        return real(self, x.replace(codes=codes), routing)
 
     around(patch, AllGatherReduceScatter, "prepare", prepare)
 

@@ -23,8 +23,8 @@ class TokenByToken(Experts):
     )
 
     def prepare_weights(self, weights):
-        self.w13 = dequantize_weight(weights.w13, weights.w13_scale)
-        self.w2 = dequantize_weight(weights.w2, weights.w2_scale)
+        self.w13 = dequantize_weight(weights.gate_up)
+        self.w2 = dequantize_weight(weights.down)
         self.a2_scale = weights.a2_scale
 
     def apply(self, x, routing):

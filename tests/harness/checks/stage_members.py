@@ -8,7 +8,7 @@ import torch
 
 from moe.all2all.allgather_reducescatter import AllGatherReduceScatter
 from moe.spec import Row
-from moe.types import Activations, Routing
+from moe.types import Routing
 
 
 def each(dispatched, change):
@@ -19,11 +19,11 @@ def each(dispatched, change):
         return change(bits).view(t.dtype)
 
     x, routing = dispatched.x, dispatched.routing
-    scale = x.scale if x.scale is None or x.scale.ndim < 2 else changed(x.scale)
+    scale = x.scale if not x.format.has_row_scales else changed(x.scale)
     ids, weights = changed(routing.topk_ids), changed(routing.topk_weights)
     return dataclasses.replace(
         dispatched,
-        x=Activations(codes=changed(x.codes), scale=scale),
+        x=x.replace(codes=changed(x.codes), scale=scale),
         routing=Routing(topk_ids=ids, topk_weights=weights),
     )
 

@@ -169,7 +169,7 @@ def codes_read_with_a_scale_off_by_a_step(patch):
         patch,
         torch_loop,
         "dequantize_activations",
-        lambda real, x: real(Activations(codes=x.codes, scale=x.scale * 1.0078125)),
+        lambda real, x: real(x.replace(scale=x.scale * 1.0078125)),
     )
 
 
@@ -179,7 +179,7 @@ def token_scales_shifted_by_a_row(patch):
         patch,
         torch_loop,
         "dequantize_activations",
-        lambda real, x: real(Activations(codes=x.codes, scale=x.scale.roll(1, 0))),
+        lambda real, x: real(x.replace(scale=x.scale.roll(1, 0))),
     )
 
 

@@ -12,6 +12,7 @@ from harness.fixtures.layer_under_test import make_subject
 from harness.mutants import FEW, HYPOTHESES, NotApplicable, named
 from harness.mutants.contributions import blamed
 from harness.mutants.recompute import Steps, redo, redo_parts
+from moe.formats import FORMATS
 from moe.quant import QUANT
 from moe.quant.base import QuantMethod
 from moe.types import Activations, Routing
@@ -297,7 +298,8 @@ def test_one_scale_for_the_intermediate_of_all_rows_is_foretold(monkeypatch):
     def together(_, h, __):
         scale = h.float().abs().amax() / 127
         codes = (h.float() / scale).round().to(torch.int8)
-        return Activations(codes=codes, scale=scale.expand(len(h), 1).contiguous())
+        scales = scale.expand(len(h), 1).contiguous()
+        return Activations(codes=codes, scale=scales, format=FORMATS["int8_token"])
 
     right, here = real(case(quant="int8_channel"))
     monkeypatch.setattr(QuantMethod, "quantize_intermediate", together)

@@ -14,11 +14,14 @@ from moe.all2all import ALL2ALL
 from moe.all2all.base import PrepareFinalize
 from moe.experts import EXPERTS
 from moe.experts.base import Experts
+from moe.formats import FORMATS
+from moe.formats.codec import Codec
 from moe.layout import Layout
 from moe.platforms import PLATFORMS, platform
 from moe.quant import QUANT
 from moe.quant.base import QuantMethod
-from moe.spec import DTYPE_BYTES, FORMATS, Needs, Numerics, Platform, Problem
+from moe.reference.formats import on_grid
+from moe.spec import DTYPE_BYTES, Needs, Numerics, Platform, Problem
 from tests.moe.reference.residuals import SEEDS, all_ratios, case, context, in_rank
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -72,12 +75,23 @@ def test_each_family_has_a_member_that_takes_anything():
 # --- formats
 
 
+@pytest.mark.parametrize("row", list(FORMATS), ids=row_id)
+def test_a_format_s_codec_and_truth_know_one_grid(row):
+    assert issubclass(FORMATS.load(row.name), Codec)
+    if row.truth is None:
+        assert row.block is None
+        return
+    x = torch.cat([torch.linspace(-1.1 * row.top, 1.1 * row.top, 4001), torch.randn(999)])
+    wanted = on_grid(x.clamp(-row.top, row.top), row)
+    assert torch.equal(row.codec.decode(row.codec.encode(x)), wanted)
+
+
 @pytest.mark.parametrize("row", list(EXPERTS), ids=row_id)
 def test_formats_that_a_row_names_exist(row):
     for names in (row.needs.weights, row.needs.activations, row.numerics_of):
-        assert set(names) <= set(FORMATS)
+        assert set(names) <= set(FORMATS.rows)
     assert set(row.needs.dtypes) <= set(DTYPE_BYTES)
-    taken = row.needs.activations or set(FORMATS)
+    taken = row.needs.activations or set(FORMATS.rows)
     assert set(row.numerics_of) <= set(taken), "numerics of a format that it never gets"
 
 
@@ -88,18 +102,18 @@ def test_a_method_makes_the_formats_that_it_names(row):
         torch.ones(2, 512, 384).bfloat16(), torch.ones(2, 384, 256).bfloat16()
     )
     weights, activations = FORMATS[row.scheme.weights], FORMATS[row.scheme.activations]
-    dtypes = {"model": torch.bfloat16, "e4m3": torch.float8_e4m3fn, "int8": torch.int8}
-    assert made.w13.dtype == made.w2.dtype == dtypes[weights.grid]
+    assert made.format == weights
+    assert made.w13.dtype == made.w2.dtype == (weights.codec.dtype or torch.bfloat16)
     assert row.scheme.weight_bytes in (None, made.w13.element_size())
-    shapes = {"none": None, "tensor": (2,), "channel": (2, 512), "block": (2, 4, 3)}
-    got = None if made.w13_scale is None else tuple(made.w13_scale.shape)
-    assert got == shapes[weights.per]
-    assert row.block == (spec.BLOCK if weights.per == "block" else None)
-    assert row.static == activations.static
     x = method.quantize_input(torch.ones(5, 384).bfloat16(), torch.tensor(0.5))
-    assert x.codes.dtype == dtypes[activations.grid]
-    shapes = {"none": None, "tensor": (), "token": (5, 1), "group": (5, 3)}
-    assert (None if x.scale is None else tuple(x.scale.shape)) == shapes[activations.per]
+    assert x.format == activations
+    assert x.codes.dtype == (activations.codec.dtype or torch.bfloat16)
+    for held in (made.gate_up, made.down, x):
+        assert (held.scale is None) == (held.format.block is None)
+        held.check()
+    sides = [side for side in weights.block or () if side is not None and side > 1]
+    assert row.block == max(sides, default=None)
+    assert row.static == activations.static
 
 
 # --- needs
@@ -135,8 +149,8 @@ def violations(row):
         text = f"needs {feature}, which chip does not have"
         yield feature, good, poor, "platform_lacks_feature", text
     for field, what, known in (
-        ("weights", "weight_format", FORMATS),
-        ("activations", "activation_format", FORMATS),
+        ("weights", "weight_format", FORMATS.rows),
+        ("activations", "activation_format", FORMATS.rows),
     ):
         for name in sorted(set(known) - getattr(needs, field) if getattr(needs, field) else ()):
             bad = dataclasses.replace(

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from moe.formats import FORMATS
 from moe.layout import Layout
 from moe.reference import formats
 from moe.reference.error_propagation import Noisy, intermediate
 from moe.reference.layer import BaselineSiluAndMul
 from moe.reference.parallel_error import along_itself
-from moe.spec import FORMATS, Numerics, Problem, Scheme
+from moe.spec import Numerics, Problem, Scheme
 
 if TYPE_CHECKING:
     from moe.reference.result import Answer
