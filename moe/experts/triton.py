@@ -62,11 +62,11 @@ class TritonExperts(Experts):
             w_scale=w.w2_scale,
             dtype=self.dtype,
         )
-        intermediates.keep("gemm1", gate_up)
-        intermediates.keep("activation", activation)
-        intermediates.keep("second", h.codes)
-        intermediates.keep("second_scale", h.scale)
-        intermediates.keep("gemm2", y)
+        intermediates.keep("gemm1", gate_up, copy=False)
+        intermediates.keep("activation", activation, copy=False)
+        intermediates.keep("second", h.codes, copy=False)
+        intermediates.keep("second_scale", h.scale, copy=False)
+        intermediates.keep("gemm2", y, copy=False)
         return combine(y, routing.topk_weights, ids)
 
     def _quantize(self, h: Tensor, ids: Tensor) -> Activations:

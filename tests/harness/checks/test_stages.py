@@ -13,11 +13,12 @@ from moe import intermediates
 from moe.experts import triton
 from moe.experts.torch_loop import TorchLoopExperts
 from moe.quant import QUANT
-from tests.harness.checks import stage_faults
+from tests.harness.checks import stage_faults, stage_members
 from tests.harness.checks.stage_faults import case, run, stages_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+WORKSPACE = "tests.harness.checks.stage_members:PersistentWorkspace"
 STATIC = {"experts": "triton", "quant": "fp8_tensor"}
 ALONE = [
     (stage_faults.input_codes, "input", {"quant": "int8_channel"}),
@@ -120,8 +121,42 @@ def test_experts_cannot_hand_out_another_input_than_they_were_given():
         for value in (given, made):
             intermediates.keep("ids", value)
             intermediates.keep("gemm2", value)
-    assert kept["ids"].value is given
-    assert kept["gemm2"].value is made
+    assert torch.equal(kept["ids"].value, given)
+    assert torch.equal(kept["gemm2"].value, made)
+
+
+def test_what_is_kept_is_a_copy_unless_its_maker_says_that_it_is_fresh():
+    value, rows = torch.ones(2), torch.arange(2)
+    with intermediates.recording() as kept:
+        intermediates.keep("gemm1", value, rows=rows)
+        intermediates.keep("gemm2", value, copy=False)
+        value.zero_()
+        rows.zero_()
+    assert kept["gemm1"].value.tolist() == [1, 1]
+    assert kept["gemm1"].rows.tolist() == [0, 1]
+    assert kept["gemm2"].value is value
+
+
+@pytest.mark.parametrize("fields", [{}, {"quant": "int8_channel"}, {"m": 1}])
+def test_a_backend_may_keep_its_workspace_from_call_to_call(fields):
+    """The second call writes where the first one's stages and output were."""
+    found = run(stage_faults.nothing, case(**{"experts": WORKSPACE, **fields}).id)
+    assert (found.verdict, found.messages) == (Verdict.PASSED, ())
+
+
+def test_a_backend_with_a_workspace_is_looked_at_stage_by_stage(monkeypatch):
+    """In the first call, too, long after its buffers have been written again."""
+    real = stage_members.PersistentWorkspace.first_product
+
+    def large_only(self, values, ids):
+        real(self, values, ids)
+        if len(values) == 5:
+            self.gate_up[0, 0] += 1
+
+    monkeypatch.setattr(stage_members.PersistentWorkspace, "first_product", large_only)
+    found = run(stage_faults.nothing, case(experts=WORKSPACE).id)
+    assert [call["call"] for call in found.diagnosis["calls"]] == [0]
+    assert stages_of(found) == ["gemm1"]
 
 
 def run_all(rows):
