@@ -171,3 +171,21 @@ class PersistentWorkspace(TorchLoopExperts):
     def product(self, rows, ids, codes, scale):
         weights = [self._matrix(codes, scale, int(e)) for e in ids]
         return torch.stack([w @ row for w, row in zip(weights, rows, strict=True)])
+
+
+class LeavesRowsUnwritten(TorchLoopExperts):
+    """A token without an expert on this rank keeps what lay in the buffer, here NaN: wrong.
+
+    It hands out no stage, as most backends do."""
+
+    row = Row(
+        name="unwritten",
+        target="tests.harness.checks.stage_members:LeavesRowsUnwritten",
+        deterministic=True,
+    )
+
+    def apply(self, x, routing):
+        with intermediates.recording():  # so that what is kept here goes nowhere
+            out = TorchLoopExperts.apply(self, x, routing)
+        out[(routing.topk_ids < 0).all(dim=1)] = torch.nan
+        return out
