@@ -43,8 +43,9 @@ def diagnose(
 ) -> dict[str, Any]:
     """This rank's diagnosis; {} when no call failed.
 
-    "failed": numbers of the failed calls; "of": how many calls there were; "calls": `explain`'s
-    of the first MOST_CALLS failed ones. findings: StageFinding values of each call, if any.
+    "failed": numbers of the failed calls; "of": how many calls there were; "every_call": whether
+    what failed was looked at in all of them; "calls": `explain`'s of the first MOST_CALLS failed
+    ones. findings: StageFinding values of each call, if any.
     Never raises: a fault of the diagnosis is told in its place, and the verdict stands.
     """
     found: list[dict[str, Any]] = []
@@ -59,7 +60,21 @@ def diagnose(
             text = f"{type(fault).__name__}: {fault}"
             found.append({"call": call.number, "fault": text})
     numbers = [call.number for call, _ in failed]
-    return {"failed": numbers, "of": len(calls), "calls": found} if failed else {}
+    if not failed:
+        return {}
+    everywhere = all(_looked_at_everywhere(one, len(calls)) for one in found)
+    return {"failed": numbers, "of": len(calls), "every_call": everywhere, "calls": found}
+
+
+def _looked_at_everywhere(one: dict[str, Any], calls: int) -> bool:
+    """Whether the other calls would have failed with this one's fault.
+
+    Outputs are judged in every call; stages in the second, and in the first where the second has
+    no finding; what else is looked at, in one call only.
+    """
+    if one.get("output"):
+        return True
+    return one["call"] == 0 and calls == 2 and bool(one.get("stages"))
 
 
 def _one(
@@ -97,6 +112,7 @@ def explain(
 ) -> dict[str, Any]:
     """One call's diagnosis, JSON-able; `call` counts from 0.
 
+    output: whether the output by itself is wrong.
     rows, columns, elements: how many are wrong. first, worst: elements. actual, expected: value
     ranges and NaN counts. experts: [wrong rows, rows] of each. patterns, causes (best first,
     only those that fit), stages: what departs, in order. messages: those of the judgement that
@@ -111,6 +127,7 @@ def explain(
     said = (*told, *(f"stage {finding.stage}: {finding.text}" for finding in findings))
     replaced = [text for text in judgement.messages if text.endswith(said)]
     found: dict[str, Any] = {"call": call.number, "tokens": len(output), "messages": replaced}
+    found["output"] = bool(own)
     found["metrics"] = {name: number(value) for name, value in judgement.metrics.items()}
     found["stages"] = [dataclasses.asdict(finding) for finding in findings]
     found |= facts(output, answer.out, wrong)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from harness.engine import crash_evidence
 from harness.engine.messages import Done, Failed
+from harness.formatting import ranks_text
 from harness.record.result import CaseResult, RankResult, Verdict, merge
 from harness.record.run_folder import log_name
 
@@ -65,13 +66,24 @@ def case_result(outcome: Outcome) -> CaseResult:
     base = CaseResult(case_id=outcome.task, verdict=Verdict.INFRA, seconds=outcome.seconds)
     said = merge(outcome.task, 0, results, outcome.seconds) if results else base
     words, errors = tuple(rank_words(outcome).values()), said.messages
+    answered = _answered(results)
     return dataclasses.replace(
         said,
         verdict=_VERDICTS[outcome.ended],
         reason=outcome.ended.name.lower(),
-        messages=errors + words if outcome.ended is Ended.STUCK else words + errors,
+        messages=errors + words + answered
+        if outcome.ended is Ended.STUCK
+        else words + answered + errors,
         ranks=_rank_verdicts(outcome, results),
     )
+
+
+def _answered(results: list[RankResult]) -> tuple[str, ...]:
+    """The verdicts of the ranks that came to one: who is not named hung or ended."""
+    ranks: dict[Verdict, list[int]] = {}
+    for result in results:
+        ranks.setdefault(result.verdict, []).append(result.rank)
+    return tuple(f"{ranks_text(who)}: {verdict}" for verdict, who in ranks.items())
 
 
 def _rank_verdicts(outcome: Outcome, results: list[RankResult]) -> dict[str, str]:

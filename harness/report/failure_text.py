@@ -122,6 +122,10 @@ def _where(result: CaseResult, calls: list[tuple[int, dict[str, Any]]]) -> str:
     total = max(d.get("of", 0) for d in result.diagnoses)
     if len(failed) == total:
         return f"{text}, {_all(total)} calls"
+    if not all(d.get("every_call", True) for d in result.diagnoses):
+        # What failed was not looked at in every call: nothing is known of the others
+        which = f"the {call_name(failed[0])}" if len(failed) == 1 else f"{len(failed)} calls"
+        return f"{text}, seen in {which} of {total}"
     if len(failed) == 1:
         return f"{text}, {call_name(failed[0])} only, of {total}"
     return f"{text}, {len(failed)} of {total} calls"

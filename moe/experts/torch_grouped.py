@@ -41,9 +41,9 @@ class TorchGroupedExperts(Experts):
             (tokens * top_k, self.problem.hidden), dtype=self.dtype, device=h.device
         )
         y[order] = _grouped_mm(h, self.w2, ends)
-        intermediates.keep("gemm1", gate_up, rows=order)
-        intermediates.keep("activation", h, rows=order)
-        intermediates.keep("gemm2", y)
+        intermediates.keep("gemm1", gate_up, rows=order, copy=False)
+        intermediates.keep("activation", h, rows=order, copy=False)
+        intermediates.keep("gemm2", y, copy=False)
         return _weighted_sum(y.view(tokens, top_k, -1), routing)
 
 

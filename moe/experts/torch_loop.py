@@ -33,7 +33,7 @@ class TorchLoopExperts(Experts):
                 h[e] @ dequantize_weight(self.weights.down.expert(e)).T
                 for e in range(self.num_local)
             ]
-            intermediates.keep("gemm2", torch.cat(y), rows=flat)
+            intermediates.keep("gemm2", torch.cat(y), rows=flat, copy=False)
             for (rows, slots), part in zip(picked, y, strict=True):
                 total.index_add_(0, rows, routing.topk_weights[rows, slots, None] * part)
         out = guarded_buffers.empty(total.shape, dtype=self.dtype, device=total.device)
@@ -49,8 +49,8 @@ class TorchLoopExperts(Experts):
         gate, up = gate_up.chunk(2, dim=1)
         h = torch.nn.functional.silu(gate) * up
         joined = self.quant.quantize_intermediate(h, self.weights.a2_scale)
-        intermediates.keep("gemm1", gate_up, rows=flat)
-        intermediates.keep("activation", h, rows=flat)
+        intermediates.keep("gemm1", gate_up, rows=flat, copy=False)
+        intermediates.keep("activation", h, rows=flat, copy=False)
         intermediates.keep("second", joined.codes, rows=flat)
         intermediates.keep("second_scale", joined.scale, rows=flat)
         return list(torch.split(dequantize_activations(joined), [len(rows) for rows in picked]))

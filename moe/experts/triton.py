@@ -58,11 +58,11 @@ class TritonExperts(Experts):
         activation = silu_mul(gate_up, ids)
         h = self._quantize(activation, ids)
         y = grouped_gemm(h, w.down, aligned, rows=rows, dtype=self.dtype)
-        intermediates.keep("gemm1", gate_up)
-        intermediates.keep("activation", activation)
-        intermediates.keep("second", h.codes)
-        intermediates.keep("second_scale", h.scale)
-        intermediates.keep("gemm2", y)
+        intermediates.keep("gemm1", gate_up, copy=False)
+        intermediates.keep("activation", activation, copy=False)
+        intermediates.keep("second", h.codes, copy=False)
+        intermediates.keep("second_scale", h.scale, copy=False)
+        intermediates.keep("gemm2", y, copy=False)
         return combine(y, routing.topk_weights, ids)
 
     def _quantize(self, h: Tensor, ids: Tensor) -> Activations:

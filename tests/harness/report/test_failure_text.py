@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,21 @@ def test_calls_are_named():
     assert "all 5 calls" in lines(result({0: [call(i) for i in range(5)]}, of=5))[0]
     assert "2 of 5 calls" in lines(result({0: [call(0), call(4)]}, of=5))[0]
     assert "call 5 only" in lines(result({0: [call(4)]}, of=5))[0]
+
+
+@pytest.mark.parametrize(
+    ("failed", "of", "text"),
+    [
+        ([1], 2, "seen in the second call of 2"),
+        ([0], 17, "seen in the first call of 17"),
+        ([0, 1], 17, "seen in 2 calls of 17"),
+    ],
+)
+def test_only_is_said_of_a_call_where_the_others_were_looked_at(failed, of, text):
+    one = result({0: [call(number) for number in failed]}, of=of)
+    diagnoses = tuple({**d, "every_call": False} for d in one.diagnoses)
+    head = lines(dataclasses.replace(one, diagnoses=diagnoses))[0]
+    assert head.endswith(f", {text}")
 
 
 def test_what_all_ranks_say_is_said_once_and_what_some_say_with_their_ranks():
