@@ -185,17 +185,12 @@ def _tokens(space: Space, dp_size: int) -> st.SearchStrategy[int]:
 
 def _quants(row: Row) -> list[str]:
     """Methods whose formats the backend takes."""
-    needs = row.needs
-    return [
-        method.name
-        for method in QUANT
-        if (not needs.weights or method.scheme.weights in needs.weights)
-        and (not needs.activations or method.scheme.activations in needs.activations)
-    ]
+    taken = row.needs.formats
+    return [m.name for m in QUANT if (m.scheme.weights, m.scheme.activations) in taken]
 
 
 def _dtypes(row: Row) -> list[str]:
-    return [d for d in DTYPE_BYTES if not row.needs.dtypes or d in row.needs.dtypes]
+    return [d for d in DTYPE_BYTES if d in row.needs.dtypes]
 
 
 def _hidden(row: Row) -> list[int]:

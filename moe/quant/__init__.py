@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from moe.registry import Registry
-from moe.spec import Row, Scheme
+from moe.spec import ANY, Needs, Row, Scheme
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,10 +13,12 @@ class QuantRow(Row):
     """A quantization method and the formats that it makes.
 
     block: side of its weight blocks, or None; a block may not straddle a rank's shard or the
-    gate/up seam. static: activation scales are calibrated once and handed in.
+    gate/up seam. static: activation scales are calibrated once and handed in. Its needs
+    name no formats: it makes them, and takes none.
     """
 
     scheme: Scheme
+    needs: Needs = field(default_factory=lambda: Needs(dtypes=ANY, formats=ANY))
     block: int | None = None
     static: bool = False
 
