@@ -124,11 +124,11 @@ def configs(draw: Callable[[Any], Any], space: Space) -> MoETestConfig:
 
 
 # Fields whose values must fit each other, the machine or the backend: drawn one by one above.
-_TOGETHER = (
+TOGETHER = (
     *("m", "n", "k", "num_experts", "top_k", "experts", "all2all", "quant", "dtype"),
     *("dp_size", "tp_size", "use_ep", "sequence_parallel", "tokens", "seed", "exact"),
 )
-_ALONE = tuple(name for name in AXES if name not in _TOGETHER)
+_ALONE = tuple(name for name in AXES if name not in TOGETHER)
 
 
 def _alone(axis: Axis) -> Sequence[Any]:

@@ -103,7 +103,10 @@ class MoETestConfig:
         drawn=(0, 0, 1, 2),
     )
     renormalize: bool = axis(
-        "renorm", "router weights of a token sum to one", default=True, drawn=(True, True, False)
+        "renorm",
+        "a token's chosen router weights sum to one",
+        default=True,
+        drawn=(True, True, False),
     )
     tokens: str = axis(
         "tokens",
@@ -112,7 +115,7 @@ class MoETestConfig:
         choices=("even", "ragged", "idle"),  # see `counts`
         outputs_agree=True,
     )
-    seed: int = axis("seed", "of all random values", default=0, minimum=0)
+    seed: int = axis("seed", "seed of the inputs and weights", default=0, minimum=0)
     exact: bool = axis(
         "exact", "inputs whose sums are exact: outputs compared bit for bit", default=False
     )
