@@ -22,6 +22,12 @@ class QuantRow(Row):
     block: int | None = None
     static: bool = False
 
+    def __post_init__(self) -> None:
+        pair = (self.scheme.weights, self.scheme.activations)
+        if pair not in self.needs.formats:
+            made = f"{self.name} makes {pair[0]} weights with {pair[1]} activations"
+            raise ValueError(f"{made}, which its needs do not take; give them formats=ANY")
+
 
 QUANT: Registry[QuantRow] = Registry(
     "quant",

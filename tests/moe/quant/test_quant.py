@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from moe.quant import QUANT
+from moe.quant import QUANT, QuantRow
 from moe.quant.base import (
     dequantize_activations,
     dequantize_weight,
@@ -12,7 +12,7 @@ from moe.quant.base import (
     quantize_matrix,
     scale_of,
 )
-from moe.spec import Layout, chunk
+from moe.spec import Layout, Needs, Scheme, chunk
 
 METHODS = tuple(QUANT.rows)
 QUANTIZING = tuple(name for name in METHODS if name != "none")
@@ -301,3 +301,14 @@ def test_a_layout_s_columns_are_what_shard_takes():
     pieces = [layout.intermediate_of(rank, 10) for rank in range(4)]
     assert [len(piece) for piece in pieces] == [3, 3, 2, 2]
     check_shards("int8_channel", intermediate=10, pieces=pieces)
+
+
+def test_a_row_whose_needs_refuse_its_own_formats_is_refused():
+    says = "odd makes model weights with int8_token activations, .*; give them formats=ANY"
+    with pytest.raises(ValueError, match=says):
+        QuantRow(
+            name="odd",
+            target="x:Y",
+            scheme=Scheme(weights="model", activations="int8_token"),
+            needs=Needs(dtypes=frozenset({"fp16"})),
+        )
