@@ -31,11 +31,8 @@ from harness.mutants.sample import scene_of
 from harness.mutants.self_check import prove
 from harness.record import cross_case
 from harness.record.result import SEVERITY, RankResult, Verdict
-from moe import guarded_buffers, intermediates, layer
-from moe.all2all import ALL2ALL
-from moe.experts import EXPERTS
+from moe import families, guarded_buffers, intermediates, layer
 from moe.formats import FORMATS
-from moe.quant import QUANT
 from moe.reference import routing as true_routing
 from moe.types import TORCH_DTYPE, Routing
 
@@ -229,7 +226,7 @@ def _wrong_dtype(case: MoETestConfig, call: Call) -> tuple[str, ...]:
 def _other_members(subject: Subject) -> Iterator[str]:
     """A right output says nothing of a member that did not make it."""
     case, ran = subject.case, subject.layer.members
-    for family, table in (("experts", EXPERTS), ("all2all", ALL2ALL), ("quant", QUANT)):
+    for family, table in families.tables():
         asked = getattr(case, family)
         wanted = table.row(asked).target.rpartition(":")[2]
         if ran[family] != wanted:

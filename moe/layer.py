@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from moe import intermediates
+from moe import families, intermediates
 from moe.all2all import ALL2ALL
 from moe.errors import MoEError, RefusedError
 from moe.experts import EXPERTS
@@ -123,8 +123,8 @@ class Members:
 
 def check(problem: Problem, platform: Platform, members: Members) -> None:
     """Raises RefusedError with the first member's reason."""
-    rows = (EXPERTS.row(members.experts), ALL2ALL.row(members.all2all), QUANT.row(members.quant))
-    for row in rows:
+    for family, table in families.tables():
+        row = table.row(getattr(members, family))
         reason = row.needs.refusal(problem, platform)
         if reason is not None:
             raise RefusedError(row.name, reason)

@@ -7,27 +7,20 @@ family needs no change in the others.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from dataclasses import dataclass, field, replace
-from functools import cache
 from typing import TYPE_CHECKING
 
 from moe.layout import Layout
+from moe.needs import ANY as ANY
+from moe.needs import Needs as Needs
+from moe.needs import Reason as Reason
+from moe.needs import resolve as resolve
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
 DTYPE_BYTES = {"bf16": 2, "fp16": 2, "f32": 4}  # activation dtypes of a layer -> bytes an element
 BLOCK = 128  # side of a weight block and length of an activation block in `fp8_block`
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reason:
-    """Why something was refused: a stable code to group by, and a sentence for people."""
-
-    code: str
-    text: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,86 +101,6 @@ class Numerics:
             raise ValueError(f"promoted is {self.promoted}; it counts terms: at least 1, or None")
         if self.aligned is not None and min(self.aligned) < 1:
             raise ValueError(f"aligned is {self.aligned}; it is (terms, bits), each at least 1")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Needs:
-    """What a member needs. An empty set or None means: anything."""
-
-    features: frozenset[str] = frozenset()  # all of them, of the platform
-    dtypes: frozenset[str] = frozenset()
-    weights: frozenset[str] = frozenset()  # Scheme.weights it takes
-    activations: frozenset[str] = frozenset()  # Scheme.activations it takes
-    hidden_multiple: int = 1
-    shard_multiple: int = 1  # of the intermediate size on every rank
-    max_world: int | None = None
-    packages: tuple[str, ...] = ()  # importable top-level names
-    probe: str | None = None  # "module:function" -> Reason | None, for what only code can tell
-
-    def refusal(self, problem: Problem, platform: Platform) -> Reason | None:
-        """The first need that does not hold, or None."""
-        for check in (_features, _formats, _sizes, _packages):
-            reason = check(self, problem, platform)
-            if reason is not None:
-                return reason
-        return None
-
-
-def _features(needs: Needs, _: Problem, platform: Platform) -> Reason | None:
-    missing = sorted(needs.features - platform.features)
-    if missing:
-        text = f"needs {', '.join(missing)}, which {platform.name} does not have"
-        return Reason(code="platform_lacks_feature", text=text)
-    return None
-
-
-def _formats(needs: Needs, problem: Problem, _: Platform) -> Reason | None:
-    rows = (
-        ("dtype", needs.dtypes, problem.dtype),
-        ("weight_format", needs.weights, problem.scheme.weights),
-        ("activation_format", needs.activations, problem.scheme.activations),
-    )
-    for what, taken, asked in rows:
-        if taken and asked not in taken:
-            text = f"takes {what} {', '.join(sorted(taken))}, not {asked}"
-            return Reason(code=f"{what}_unsupported", text=text)
-    return None
-
-
-def _sizes(needs: Needs, problem: Problem, _: Platform) -> Reason | None:
-    if needs.max_world is not None and problem.layout.world_size > needs.max_world:
-        text = f"serves at most {needs.max_world} rank(s), not {problem.layout.world_size}"
-        return Reason(code="too_many_ranks", text=text)
-    if problem.hidden % needs.hidden_multiple:
-        text = f"hidden size {problem.hidden} is no multiple of {needs.hidden_multiple}"
-        return Reason(code="size_not_multiple", text=text)
-    odd = [size for size in problem.shard_sizes if size % needs.shard_multiple]
-    if odd:
-        text = f"a rank's intermediate size {odd[0]} is no multiple of {needs.shard_multiple}"
-        return Reason(code="size_not_multiple", text=text)
-    return None
-
-
-def _packages(needs: Needs, problem: Problem, platform: Platform) -> Reason | None:
-    for package in needs.packages:
-        if not _installed(package):
-            return Reason(code="package_missing", text=f"package {package!r} is not installed")
-    if needs.probe is not None:
-        probe: Callable[[Problem, Platform], Reason | None] = resolve(needs.probe)
-        return probe(problem, platform)
-    return None
-
-
-@cache
-def _installed(package: str) -> bool:
-    """Searching the path costs .1 ms, and a plan asks for every point."""
-    return importlib.util.find_spec(package) is not None
-
-
-def resolve(target: str):  # type: ignore[no-untyped-def]  # whatever the target is
-    """Import `"package.module:Name"` and return what it names."""
-    module, _, name = target.partition(":")
-    return getattr(importlib.import_module(module), name)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,13 +9,14 @@ from pydantic import ValidationError
 
 from harness.errors import ConfigError, UsageError
 from harness.matrix import yaml_positions
+from harness.matrix.case import FILE_KEYS
 from harness.matrix.schema import Axes, LayoutModel, MatrixConfig, Suite, hint
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
 DEFAULT = Path("configs/matrix.yaml")
-REQUIRED = ("shapes", "num_experts", "top_k", "experts")  # axes without a default of their own
+REQUIRED = tuple(key for key, axes in FILE_KEYS.items() if axes[0].required)
 
 
 def find(path: Path | None) -> Path:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from moe.formats import FORMATS
 from moe.registry import Registry
-from moe.spec import Row, Scheme
+from moe.spec import ANY, Needs, Row, Scheme
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,10 +14,12 @@ class QuantRow(Row):
     """A quantization method and the formats that it makes.
 
     A weight block may not straddle a rank's shard or the gate/up seam, which is why `block` is
-    asked for. static: activation scales are calibrated once and handed in.
+    asked for. static: activation scales are calibrated once and handed in. Its needs name no
+    formats: it makes them, and takes none.
     """
 
     scheme: Scheme
+    needs: Needs = field(default_factory=lambda: Needs(dtypes=ANY, formats=ANY))
 
     @property
     def block(self) -> int | None:
@@ -28,6 +30,12 @@ class QuantRow(Row):
     @property
     def static(self) -> bool:
         return FORMATS[self.scheme.activations].static
+
+    def __post_init__(self) -> None:
+        pair = (self.scheme.weights, self.scheme.activations)
+        if pair not in self.needs.formats:
+            made = f"{self.name} makes {pair[0]} weights with {pair[1]} activations"
+            raise ValueError(f"{made}, which its needs do not take; give them formats=ANY")
 
 
 QUANT: Registry[QuantRow] = Registry(

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 
 from moe.experts.torch_loop import TorchLoopExperts
-from moe.spec import Row
+from moe.spec import ANY, Needs, Row
 from moe.types import Routing
 
 
@@ -16,6 +16,7 @@ class LosesTheThird(TorchLoopExperts):
     row = Row(
         name="tests.harness.commands.fuzz_members:LosesTheThird",
         target="tests.harness.commands.fuzz_members:LosesTheThird",
+        needs=Needs(dtypes=ANY, formats=ANY),
     )
 
     def apply(self, x, routing):

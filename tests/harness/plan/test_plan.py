@@ -132,6 +132,19 @@ def test_the_rule_is_the_rows_block_and_not_its_name(monkeypatch):
     assert make_plan([case(quant="odd", n=96, tp_size=2)], CPU).cases
 
 
+def test_formats_are_matched_as_pairs(monkeypatch):
+    """Each half is one that the kernels take, with another partner."""
+    scheme = Scheme(weights="fp8_block", activations="int8_token", weight_bytes=1)
+    row = QuantRow(name="mixed", target="x:Y", scheme=scheme)
+    monkeypatch.setattr(QUANT, "_rows", {**QUANT.rows, "mixed": row})
+    reason = refusal(case(experts="triton", quant="mixed", n=256))
+    assert reason.code == "activation_format_unsupported"
+    assert reason.text == (
+        "triton: takes fp8_block weights with activation_format fp8_group, not int8_token"
+    )
+    assert make_plan([case(experts="torch_loop", quant="mixed", n=256)], CPU).cases
+
+
 def test_uneven_shards_are_taken_where_no_block_is_cut():
     assert make_plan([case(n=100, tp_size=8)], CPU).cases
 

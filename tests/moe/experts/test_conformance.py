@@ -9,7 +9,7 @@ import torch
 
 from harness import parallel_launch
 from harness.matrix.case import MoETestConfig
-from moe import spec
+from moe import needs as needs_module
 from moe.all2all import ALL2ALL
 from moe.all2all.base import PrepareFinalize
 from moe.experts import EXPERTS
@@ -21,13 +21,14 @@ from moe.platforms import PLATFORMS, platform
 from moe.quant import QUANT
 from moe.quant.base import QuantMethod
 from moe.reference.formats import on_grid
-from moe.spec import DTYPE_BYTES, Needs, Numerics, Platform, Problem
+from moe.spec import ANY, DTYPE_BYTES, Needs, Numerics, Platform, Problem, Scheme
 from tests.moe.reference.residuals import SEEDS, all_ratios, case, context, in_rank
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 BASES = ((EXPERTS, Experts), (ALL2ALL, PrepareFinalize), (QUANT, QuantMethod))
 ROWS = [(table, base, row) for table, base in BASES for row in table]
-WITH_NEEDS = [row for _, _, row in ROWS if row.needs != Needs()]
+TAKES_ANYTHING = Needs(dtypes=ANY, formats=ANY)
+WITH_NEEDS = [row for _, _, row in ROWS if row.needs != TAKES_ANYTHING]
 
 
 def row_id(value):
@@ -67,9 +68,9 @@ def test_names_are_unique_over_all_tables():
 
 
 def test_each_family_has_a_member_that_takes_anything():
-    assert EXPERTS.row("torch_loop").needs == Needs()
-    assert ALL2ALL.row("allgather_reducescatter").needs == Needs()
-    assert all(row.needs == Needs() for row in QUANT)
+    assert EXPERTS.row("torch_loop").needs == TAKES_ANYTHING
+    assert ALL2ALL.row("allgather_reducescatter").needs == TAKES_ANYTHING
+    assert all(row.needs == TAKES_ANYTHING for row in QUANT)
 
 
 # --- formats
@@ -88,11 +89,11 @@ def test_a_format_s_codec_and_truth_know_one_grid(row):
 
 @pytest.mark.parametrize("row", list(EXPERTS), ids=row_id)
 def test_formats_that_a_row_names_exist(row):
-    for names in (row.needs.weights, row.needs.activations, row.numerics_of):
-        assert set(names) <= set(FORMATS.rows)
-    assert set(row.needs.dtypes) <= set(DTYPE_BYTES)
-    taken = row.needs.activations or set(FORMATS.rows)
-    assert set(row.numerics_of) <= set(taken), "numerics of a format that it never gets"
+    dtypes, pairs = named(row.needs)
+    assert dtypes <= set(DTYPE_BYTES)
+    assert {name for pair in pairs for name in pair} | set(row.numerics_of) <= set(FORMATS.rows)
+    activations = {a for _, a in pairs}
+    assert set(row.numerics_of) <= activations, "numerics of a format that it never gets"
 
 
 @pytest.mark.parametrize("row", list(QUANT), ids=row_id)
@@ -119,23 +120,27 @@ def test_a_method_makes_the_formats_that_it_names(row):
 # --- needs
 
 
+def named(needs: Needs) -> tuple[set[str], set[tuple[str, str]]]:
+    """The dtypes and the pairs of formats that these needs take, out of all that there are."""
+    pairs = itertools.product(FORMATS.rows, FORMATS.rows)
+    return (
+        {dtype for dtype in DTYPE_BYTES if dtype in needs.dtypes},
+        {pair for pair in pairs if pair in needs.formats},
+    )
+
+
 def fitting(needs: Needs) -> Problem:
     """A problem that a row with these needs takes, every size at its smallest."""
-    scheme = next(
-        row.scheme
-        for row in QUANT
-        if row.scheme.weights in (needs.weights or {row.scheme.weights})
-        and row.scheme.activations in (needs.activations or {row.scheme.activations})
-    )
-    dtype = sorted(needs.dtypes)[0] if needs.dtypes else "bf16"
+    dtypes, pairs = named(needs)
+    weights, activations = sorted(pairs)[0]
     return Problem(
         m=4,
         hidden=needs.hidden_multiple,
         intermediate=needs.shard_multiple,
         num_experts=8,
         top_k=2,
-        dtype=dtype,
-        scheme=scheme,
+        dtype=sorted(dtypes)[0],
+        scheme=Scheme(weights=weights, activations=activations),
         layout=Layout(tp_size=needs.max_world or 1, use_ep=True),
     )
 
@@ -148,16 +153,13 @@ def violations(row):
         poor = dataclasses.replace(chip, features=needs.features - {feature})
         text = f"needs {feature}, which chip does not have"
         yield feature, good, poor, "platform_lacks_feature", text
-    for field, what, known in (
-        ("weights", "weight_format", FORMATS.rows),
-        ("activations", "activation_format", FORMATS.rows),
-    ):
-        for name in sorted(set(known) - getattr(needs, field) if getattr(needs, field) else ()):
-            bad = dataclasses.replace(
-                good, scheme=dataclasses.replace(good.scheme, **{field: name})
-            )
-            yield name, bad, chip, f"{what}_unsupported", f"takes {what} "
-    for dtype in sorted(set(DTYPE_BYTES) - needs.dtypes if needs.dtypes else ()):
+    dtypes, pairs = named(needs)
+    for weights, activations in sorted(set(itertools.product(FORMATS.rows, FORMATS.rows)) - pairs):
+        bad = dataclasses.replace(good, scheme=Scheme(weights=weights, activations=activations))
+        what = "activation" if weights in {w for w, _ in pairs} else "weight"
+        text = f"{what}_format "
+        yield f"{weights}+{activations}", bad, chip, f"{what}_format_unsupported", text
+    for dtype in sorted(set(DTYPE_BYTES) - dtypes):
         bad = dataclasses.replace(good, dtype=dtype)
         yield dtype, bad, chip, "dtype_unsupported", f", not {dtype}"
     sizes = (("hidden", needs.hidden_multiple), ("intermediate", needs.shard_multiple))
@@ -189,7 +191,7 @@ def test_a_need_that_does_not_hold_is_refused(row, what, problem, chip, code, te
 
 @pytest.mark.parametrize("row", WITH_NEEDS, ids=row_id)
 def test_what_fits_is_not_refused(row, monkeypatch):
-    monkeypatch.setattr(spec, "_installed", lambda package: True)
+    monkeypatch.setattr(needs_module, "_installed", lambda package: True)
     chip = Platform(name="chip", device="cuda", features=row.needs.features)
     needs = dataclasses.replace(row.needs, probe=None)  # of what is installed here
     assert needs.refusal(fitting(row.needs), chip) is None
@@ -200,7 +202,7 @@ PACKAGES = [(row, package) for row in WITH_NEEDS for package in row.needs.packag
 
 @pytest.mark.parametrize(("row", "package"), PACKAGES)
 def test_a_missing_package_is_named(row, package, monkeypatch):
-    monkeypatch.setattr(spec, "_installed", lambda asked: asked != package)
+    monkeypatch.setattr(needs_module, "_installed", lambda asked: asked != package)
     chip = Platform(name="chip", device="cuda", features=row.needs.features)
     reason = row.needs.refusal(fitting(row.needs), chip)
     assert reason is not None

@@ -8,7 +8,7 @@ import torch
 from moe.formats import FORMATS
 from moe.formats.quant_tensor import QuantTensor, dequantize
 from moe.layout import Layout, chunk
-from moe.quant import QUANT
+from moe.quant import QUANT, QuantRow
 from moe.quant.base import (
     dequantize_activations,
     dequantize_weight,
@@ -16,6 +16,7 @@ from moe.quant.base import (
     quantize_matrix,
     scale_of,
 )
+from moe.spec import Needs, Scheme
 
 FP8, INT8 = FORMATS["fp8_tensor"], FORMATS["int8_channel"]
 METHODS = tuple(QUANT.rows)
@@ -316,3 +317,14 @@ def test_a_layout_s_columns_are_what_shard_takes():
     pieces = [layout.intermediate_of(rank, 10) for rank in range(4)]
     assert [len(piece) for piece in pieces] == [3, 3, 2, 2]
     check_shards("int8_channel", intermediate=10, pieces=pieces)
+
+
+def test_a_row_whose_needs_refuse_its_own_formats_is_refused():
+    says = "odd makes model weights with int8_token activations, .*; give them formats=ANY"
+    with pytest.raises(ValueError, match=says):
+        QuantRow(
+            name="odd",
+            target="x:Y",
+            scheme=Scheme(weights="model", activations="int8_token"),
+            needs=Needs(dtypes=frozenset({"fp16"})),
+        )
