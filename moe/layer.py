@@ -17,6 +17,7 @@ from moe.errors import MoEError, RefusedError
 from moe.experts import EXPERTS
 from moe.quant import QUANT
 from moe.routing import softmax_topk, to_local_ids
+from moe.spec import Needs, experts_refusal
 from moe.types import Activations, Routing
 
 if TYPE_CHECKING:
@@ -123,9 +124,13 @@ class Members:
 
 def check(problem: Problem, platform: Platform, members: Members) -> None:
     """Raises RefusedError with the first member's reason."""
-    rows = (EXPERTS.row(members.experts), ALL2ALL.row(members.all2all), QUANT.row(members.quant))
-    for row in rows:
-        reason = row.needs.refusal(problem, platform)
+    rows = (
+        (EXPERTS.row(members.experts), experts_refusal),
+        (ALL2ALL.row(members.all2all), Needs.refusal),
+        (QUANT.row(members.quant), Needs.refusal),
+    )
+    for row, refusal in rows:
+        reason = refusal(row.needs, problem, platform)
         if reason is not None:
             raise RefusedError(row.name, reason)
 

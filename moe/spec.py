@@ -127,6 +127,7 @@ class Problem:
     layout: Layout = Layout()
     shared_experts: int = 0  # how many always-on experts of the routed experts' size
     renormalize: bool = True  # divide the chosen router weights by their sum
+    activation: str = "silu"  # of the gate: a row of `moe.activations`
 
     @property
     def shard_sizes(self) -> tuple[int, ...]:
@@ -192,6 +193,8 @@ class Needs:
     dtypes: frozenset[str] = frozenset()
     weights: frozenset[str] = frozenset()  # Scheme.weights it takes
     activations: frozenset[str] = frozenset()  # Scheme.activations it takes
+    # Rows of `moe.activations` that an experts backend computes; other families do not ask.
+    activation_functions: frozenset[str] = frozenset({"silu"})
     hidden_multiple: int = 1
     shard_multiple: int = 1  # of the intermediate size on every rank
     max_world: int | None = None
@@ -250,6 +253,15 @@ def _packages(needs: Needs, problem: Problem, platform: Platform) -> Reason | No
         probe: Callable[[Problem, Platform], Reason | None] = resolve(needs.probe)
         return probe(problem, platform)
     return None
+
+
+def experts_refusal(needs: Needs, problem: Problem, platform: Platform) -> Reason | None:
+    """`Needs.refusal` for an experts row, which computes the activation function, too."""
+    taken = needs.activation_functions
+    if taken and problem.activation not in taken:
+        text = f"computes the activation {', '.join(sorted(taken))}, not {problem.activation}"
+        return Reason(code="activation_unsupported", text=text)
+    return needs.refusal(problem, platform)
 
 
 @cache

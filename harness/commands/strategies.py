@@ -16,6 +16,7 @@ from hypothesis.control import reject
 from harness.matrix.case import TOKEN_COUNTS, MoETestConfig
 from harness.matrix.exactness import is_bitwise
 from harness.plan.plan import make_plan
+from moe.activations import ACTIVATIONS
 from moe.all2all import ALL2ALL
 from moe.experts import EXPERTS
 from moe.quant import QUANT
@@ -81,6 +82,7 @@ def space_for(machine: Machine, experts: str | None = None) -> Space:
 _SIMPLEST: dict[str, tuple[object, ...]] = {
     "exact": (False,),
     "quant": ("none",),
+    "activation": ("silu",),
     "dtype": ("bf16",),
     "m": (1, 2, 3, 4),
     "shared_experts": (0, 1, 2),
@@ -133,7 +135,16 @@ def configs(draw: Callable[[Any], Any], space: Space) -> MoETestConfig:
     )
     sized = _sized(draw, space, small, space.allowed_weights(row))
     exact = sized.replace(exact=True)
-    return exact if draw(st.sampled_from(_EXACT)) and is_bitwise(exact) else sized
+    drawn = exact if draw(st.sampled_from(_EXACT)) and is_bitwise(exact) else sized
+    return _with_families(draw, row, drawn)
+
+
+def _with_families(draw: Callable[[Any], Any], row: Row, case: MoETestConfig) -> MoETestConfig:
+    """With an activation of the backend's; drawn last, so that older draws keep their order."""
+    activations = _activations(row)
+    name = draw(st.sampled_from(activations)) if len(activations) > 1 else activations[0]
+    changed = case.replace(activation=name)
+    return changed if changed.exact == is_bitwise(changed) else case
 
 
 def _sized(
@@ -192,6 +203,14 @@ def _quants(row: Row) -> list[str]:
         if (not needs.weights or method.scheme.weights in needs.weights)
         and (not needs.activations or method.scheme.activations in needs.activations)
     ]
+
+
+def _activations(row: Row) -> list[str]:
+    """Functions that the backend computes, the default first and most often."""
+    default = MoETestConfig.activation
+    taken = row.needs.activation_functions
+    others = [a.name for a in ACTIVATIONS if a.name != default and (not taken or a.name in taken)]
+    return [default, default, *others] if not taken or default in taken else others
 
 
 def _dtypes(row: Row) -> list[str]:

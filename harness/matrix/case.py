@@ -49,6 +49,7 @@ class MoETestConfig:
     sequence_parallel: bool = _token("sp", default=False)
     shared_experts: int = _token("shared", default=0)  # always-on experts of the routed size
     renormalize: bool = _token("renorm", default=True)  # chosen router weights sum to one
+    activation: str = _token("act", default="silu")  # a row of `moe.activations`
     tokens: str = _token("tokens", default="even")  # one of TOKEN_COUNTS
     seed: int = _token("seed", default=0)
     exact: bool = _token("exact", default=False)  # inputs whose sums are exact, see exact.py
@@ -124,6 +125,7 @@ class MoETestConfig:
             layout=self.layout,
             shared_experts=self.shared_experts,
             renormalize=self.renormalize,
+            activation=self.activation,
         )
 
     @property

@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from harness.matrix.case import TOKEN_COUNTS, complaint
+from moe.activations import ACTIVATIONS
 from moe.all2all import ALL2ALL
 from moe.errors import UnknownMemberError
 from moe.experts import EXPERTS
@@ -31,7 +32,13 @@ from moe.spec import DTYPE_BYTES
 if TYPE_CHECKING:
     from moe.registry import Registry
 
-_FAMILIES: dict[str, Registry[Any]] = {"experts": EXPERTS, "all2all": ALL2ALL, "quant": QUANT}
+# Axis -> the table of its members.
+_FAMILIES: dict[str, Registry[Any]] = {
+    "experts": EXPERTS,
+    "all2all": ALL2ALL,
+    "quant": QUANT,
+    "activation": ACTIVATIONS,
+}
 _NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.:]*$"
 
 
@@ -116,6 +123,9 @@ class Axes(_Model):
     )
     all2all: _member("all2all") | None = Field(None, description="all2all backends, or all")  # type: ignore[valid-type]
     quant: _member("quant") | None = Field(None, description="quantization methods, or all")  # type: ignore[valid-type]
+    activation: _member("activation") | None = Field(  # type: ignore[valid-type]
+        None, description="activations of the gate, or all"
+    )
     dtype: _choice("dtype", tuple(DTYPE_BYTES)) | None = None  # type: ignore[valid-type]
     layouts: list[LayoutModel] | None = Field(None, min_length=1)
     shared_experts: list[Count] | None = Field(None, min_length=1)

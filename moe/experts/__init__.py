@@ -30,6 +30,7 @@ EXPERTS: Registry[Row] = Registry(
                 activations=frozenset(
                     {"model", "fp8_static", "fp8_dynamic", "fp8_group", "int8_token"}
                 ),
+                activation_functions=frozenset({"silu", "gelu_tanh"}),
                 packages=("triton",),
             ),
             deterministic=True,
@@ -65,6 +66,7 @@ EXPERTS: Registry[Row] = Registry(
                 dtypes=frozenset({"bf16"}),
                 weights=frozenset({"model"}),
                 activations=frozenset({"model"}),
+                activation_functions=frozenset(),  # any: it calls the layer's own
                 hidden_multiple=8,  # grouped_mm wants rows of a multiple of 16 bytes
                 shard_multiple=8,
             ),
@@ -74,6 +76,7 @@ EXPERTS: Registry[Row] = Registry(
         Row(
             name="torch_loop",
             target="moe.experts.torch_loop:TorchLoopExperts",
+            needs=Needs(activation_functions=frozenset()),  # any: it calls the layer's own
             deterministic=True,
         ),
     ),

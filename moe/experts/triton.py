@@ -1,6 +1,6 @@
 """Experts from this project's Triton kernels: compiled on a GPU, interpreted on the CPU.
 
-align -> first product -> SiLU(gate) * up -> quantize -> second product -> weighted sum. Rows are
+align -> first product -> f(gate) * up -> quantize -> second product -> weighted sum. Rows are
 (token, slot) pairs in flat order throughout; a slot of another rank's expert is never computed
 and never read, so its row in a workspace stays as the allocator left it.
 """
@@ -53,7 +53,7 @@ class TritonExperts(Experts):
             w_scale=w.w13_scale,
             dtype=self.dtype,
         )
-        activation = silu_mul(gate_up, ids)
+        activation = silu_mul(gate_up, ids, activation=self.problem.activation)
         h = self._quantize(activation, ids)
         y = grouped_gemm(
             *(h.codes, w.w2, aligned),

@@ -87,6 +87,7 @@ PLACES |= dict.fromkeys(
     ),
     case(dp_size=2, use_ep=True),
 )
+PLACES["silu"] = case(activation="gelu_tanh")
 
 
 def place(name: str):
@@ -599,6 +600,8 @@ NONE_HERE = [
     ("renormalisation_missing", case(top_k=4), "all experts are chosen"),
     ("renormalisation_extra", case(), "does renormalise"),
     ("renormalisation_extra", case(top_k=4, renormalize=False), "all experts are chosen"),
+    ("silu", case(), "silu is the layer's own activation"),
+    ("gelu_tanh", case(activation="gelu_tanh"), "gelu_tanh is the layer's own activation"),
     ("shared_missing", case(), "no shared experts"),
     ("shared_twice", case(), "no shared experts"),
     ("shared_once_per_rank", case(tp_size=2), "no shared experts"),
