@@ -128,6 +128,7 @@ class Problem:
     shared_experts: int = 0  # how many always-on experts of the routed experts' size
     renormalize: bool = True  # divide the chosen router weights by their sum
     activation: str = "silu"  # of the gate: a row of `moe.activations`
+    router: str = "softmax"  # a row of `moe.routers`
 
     @property
     def shard_sizes(self) -> tuple[int, ...]:

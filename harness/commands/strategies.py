@@ -20,6 +20,7 @@ from moe.activations import ACTIVATIONS
 from moe.all2all import ALL2ALL
 from moe.experts import EXPERTS
 from moe.quant import QUANT
+from moe.routers import ROUTERS
 from moe.spec import DTYPE_BYTES, Layout
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ _SIMPLEST: dict[str, tuple[object, ...]] = {
     "exact": (False,),
     "quant": ("none",),
     "activation": ("silu",),
+    "router": ("softmax",),
     "dtype": ("bf16",),
     "m": (1, 2, 3, 4),
     "shared_experts": (0, 1, 2),
@@ -140,10 +142,11 @@ def configs(draw: Callable[[Any], Any], space: Space) -> MoETestConfig:
 
 
 def _with_families(draw: Callable[[Any], Any], row: Row, case: MoETestConfig) -> MoETestConfig:
-    """With an activation of the backend's; drawn last, so that older draws keep their order."""
+    """With a router and an activation of the backend; drawn last: older draws keep their order."""
     activations = _activations(row)
     name = draw(st.sampled_from(activations)) if len(activations) > 1 else activations[0]
-    changed = case.replace(activation=name)
+    router = draw(st.sampled_from([MoETestConfig.router, *ROUTERS.rows]))
+    changed = case.replace(activation=name, router=router)
     return changed if changed.exact == is_bitwise(changed) else case
 
 

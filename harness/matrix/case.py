@@ -49,6 +49,7 @@ class MoETestConfig:
     sequence_parallel: bool = _token("sp", default=False)
     shared_experts: int = _token("shared", default=0)  # always-on experts of the routed size
     renormalize: bool = _token("renorm", default=True)  # chosen router weights sum to one
+    router: str = _token("router", default="softmax")  # a row of `moe.routers`
     activation: str = _token("act", default="silu")  # a row of `moe.activations`
     tokens: str = _token("tokens", default="even")  # one of TOKEN_COUNTS
     seed: int = _token("seed", default=0)
@@ -126,6 +127,7 @@ class MoETestConfig:
             shared_experts=self.shared_experts,
             renormalize=self.renormalize,
             activation=self.activation,
+            router=self.router,
         )
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from moe.activations import ACTIVATIONS
+from moe.routers import ROUTERS
 from moe.spec import FORMATS
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ def is_bitwise(case: MoETestConfig) -> bool:
     sums = case.top_k * (2 if case.shared_experts else 1)
     return (
         case.exact
+        and (case.renormalize or ROUTERS.row(case.router).sums_to_one)
         and identity is not None
         and identity <= SMALLEST_GATE
         and case.top_k in (1, 2, 4, 8)

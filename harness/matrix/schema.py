@@ -27,6 +27,7 @@ from moe.errors import UnknownMemberError
 from moe.experts import EXPERTS
 from moe.oracle import AUTO
 from moe.quant import QUANT
+from moe.routers import ROUTERS
 from moe.spec import DTYPE_BYTES
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ _FAMILIES: dict[str, Registry[Any]] = {
     "experts": EXPERTS,
     "all2all": ALL2ALL,
     "quant": QUANT,
+    "router": ROUTERS,
     "activation": ACTIVATIONS,
 }
 _NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.:]*$"
@@ -123,6 +125,7 @@ class Axes(_Model):
     )
     all2all: _member("all2all") | None = Field(None, description="all2all backends, or all")  # type: ignore[valid-type]
     quant: _member("quant") | None = Field(None, description="quantization methods, or all")  # type: ignore[valid-type]
+    router: _member("router") | None = Field(None, description="routers, or all")  # type: ignore[valid-type]
     activation: _member("activation") | None = Field(  # type: ignore[valid-type]
         None, description="activations of the gate, or all"
     )

@@ -137,6 +137,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
         renormalisation_missing="the chosen router weights were not renormalised",
         renormalisation_extra="the chosen router weights were renormalised and should not be",
         weights_sigmoid="the router's weights come from a sigmoid instead of a softmax",
+        weights_softmax="the router's weights come from a softmax, which the layer does not use",
     ),
     *_dear("routing", weights_on_input="the router's weight was applied to the expert's input"),
     # sums over ranks

@@ -17,6 +17,7 @@ from moe.errors import MoEError
 from moe.experts import EXPERTS
 from moe.oracle import AUTO, select
 from moe.quant import QUANT
+from moe.routers import ROUTERS
 from moe.spec import Needs, Reason, experts_refusal, problem_refusal
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ def _judge(case: MoETestConfig, machine: Machine) -> tuple[MoETestConfig, Reason
         case = case.replace(experts=selection.winner.name)
     reason = (
         _experts_refusal(EXPERTS.row(case.experts), problem, machine)
+        or _needs_refusal(ROUTERS.row(case.router), problem, machine)
         or _needs_refusal(ACTIVATIONS.row(case.activation), problem, machine)
         or _needs_refusal(quant, problem, machine)
         or _needs_refusal(ALL2ALL.row(case.all2all), problem, machine)

@@ -1,4 +1,4 @@
-"""Mistakes in the activation of layers that ask for another one than the default."""
+"""Mistakes in the activation or the router of layers that ask for another than the default."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import torch
 
 from moe.activations.gelu_tanh.member import GeluTanhMul
 from moe.experts import triton as triton_experts
+from moe.routers.sigmoid.member import SigmoidTopK
+from moe.routers.softmax.member import SoftmaxTopK
 from tests.mistakes.mistake import around, mistake
 from tests.mistakes.mistakes_experts import activated
+from tests.mistakes.mistakes_routing import chosen
 
 
 @mistake("activation not the asked one", "vLLM #49747", "silu", activation="gelu_tanh")
@@ -45,3 +48,40 @@ def up_ignored_after_gelu(patch):
         return real(self, gate, torch.ones_like(up))
 
     around(patch, GeluTanhMul, "__call__", gate_alone)
+
+
+@mistake(
+    "scoring not the asked one",
+    "mlx-lm #1354",
+    "weights_softmax",
+    "says:routing: .* wrong weights",
+    router="sigmoid",
+)
+def softmax_instead_of_sigmoid(patch):
+    softmax = SoftmaxTopK()
+    chosen(patch, lambda real, *args, **kw: softmax(*args, **kw), SigmoidTopK)
+
+
+@mistake(
+    "sigmoid not renormalised",
+    "vLLM #37605",
+    "renormalisation_missing",
+    "says:routing: .* wrong weights",
+    router="sigmoid",
+)
+def sigmoid_not_renormalised(patch):
+    plain = {"renormalize": False}
+    chosen(patch, lambda real, logits, k, **kw: real(logits, k, **plain), SigmoidTopK)
+
+
+@mistake(
+    "sigmoid renormalised",
+    "FI #3946",
+    "renormalisation_extra",
+    "says:routing: .* wrong weights",
+    router="sigmoid",
+    renormalize=False,
+)
+def sigmoid_renormalised_though_not_asked(patch):
+    summed = {"renormalize": True}
+    chosen(patch, lambda real, logits, k, **kw: real(logits, k, **summed), SigmoidTopK)

@@ -88,6 +88,7 @@ PLACES |= dict.fromkeys(
     case(dp_size=2, use_ep=True),
 )
 PLACES["silu"] = case(activation="gelu_tanh")
+PLACES["weights_softmax"] = case(router="sigmoid")
 
 
 def place(name: str):
@@ -592,6 +593,8 @@ NONE_HERE = [
     ("weights_sigmoid", case(top_k=1), "a renormalised weight is one"),
     ("weights_on_input", case(top_k=1), "a renormalised weight is one"),
     ("weights_ignored", case(top_k=1, renormalize=False, exact=True), "an exact case's weight"),
+    ("weights_sigmoid", case(router="sigmoid"), "sigmoid is the layer's own"),
+    ("weights_softmax", case(), "softmax is the layer's own"),
     ("weights_reversed", case(top_k=1), "top-k is 1"),
     ("last_slot_dropped", case(top_k=1), "top-k is 1"),
     ("slots_overwritten", case(top_k=1), "top-k is 1"),
