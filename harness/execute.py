@@ -188,8 +188,9 @@ def _answer(
     x = torch.cat([t.x for t in everyone])
     logits = torch.cat([t.logits for t in everyone])
     index = torch.cat([t.index for t in everyone])
-    ids = true_routing.choose(logits, subject.case.top_k)
-    weights = true_routing.softmax_weights(logits, ids, renormalize=subject.case.renormalize)
+    router, renormalize = subject.case.router, subject.case.renormalize
+    ids = true_routing.choose(logits, subject.case.top_k, router)
+    weights = true_routing.weights(logits, ids, renormalize=renormalize, router=router)
     own = torch.isin(index, mine.index).nonzero().flatten()
     answer = subject.reference(x, ids, weights, keep=own[keep], **subject.scales)
     return rows_of(answer, own, slice(None))
@@ -202,6 +203,7 @@ def _judge(subject: Subject, call: Call) -> Judgement:
         call.output.routing.topk_ids,
         call.output.routing.topk_weights,
         renormalize=subject.case.renormalize,
+        router=subject.case.router,
     )
     if routing and not call.answer.out.isfinite().all():  # no truth on weights that are NaN
         found = Judgement(verdict=Verdict.FAILED)
@@ -226,7 +228,7 @@ def _wrong_dtype(case: MoETestConfig, call: Call) -> tuple[str, ...]:
 def _other_members(subject: Subject) -> Iterator[str]:
     """A right output says nothing of a member that did not make it."""
     case, ran = subject.case, subject.layer.members
-    for family, table in families.tables():
+    for family, table in families.tables(families.MEMBERS):
         asked = getattr(case, family)
         wanted = table.row(asked).target.rpartition(":")[2]
         if ran[family] != wanted:

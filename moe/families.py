@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from moe.spec import resolve
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from moe.registry import Registry
 
@@ -19,7 +19,10 @@ FAMILIES = {
     "experts": "moe.experts:EXPERTS",
     "all2all": "moe.all2all:ALL2ALL",
     "quant": "moe.quant:QUANT",
+    "router": "moe.routers:ROUTERS",
+    "activation": "moe.activations:ACTIVATIONS",
 }
+MEMBERS = ("experts", "all2all", "quant")  # whose classes a built layer names: see moe.layer
 
 
 def table(family: str) -> Registry[Any]:
@@ -28,6 +31,6 @@ def table(family: str) -> Registry[Any]:
     return registry
 
 
-def tables() -> Iterator[tuple[str, Registry[Any]]]:
-    """(family, its table) for each."""
-    return ((family, table(family)) for family in FAMILIES)
+def tables(names: Iterable[str] = tuple(FAMILIES)) -> Iterator[tuple[str, Registry[Any]]]:
+    """(family, its table) for each of `names`."""
+    return ((family, table(family)) for family in names)

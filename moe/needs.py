@@ -50,6 +50,8 @@ class Needs:
     dtypes: frozenset[str] | Anything = frozenset({"bf16"})  # keys of DTYPE_BYTES
     # Pairs of keys of FORMATS: (Scheme.weights, Scheme.activations).
     formats: frozenset[tuple[str, str]] | Anything = UNQUANTIZED
+    # Rows of `moe.activations` that an experts backend computes; other families do not ask.
+    activation_functions: frozenset[str] | Anything = frozenset({"silu"})
     hidden_multiple: int = 1
     shard_multiple: int = 1  # of the intermediate size on every rank
     max_world: int | None = None
@@ -63,6 +65,15 @@ class Needs:
             if reason is not None:
                 return reason
         return None
+
+
+def experts_refusal(needs: Needs, problem: Problem, platform: Platform) -> Reason | None:
+    """`Needs.refusal` for an experts row, which computes the activation function, too."""
+    taken = needs.activation_functions
+    if isinstance(taken, Anything) or problem.activation in taken:
+        return needs.refusal(problem, platform)
+    text = f"computes the activation {', '.join(sorted(taken))}, not {problem.activation}"
+    return Reason(code="activation_unsupported", text=text)
 
 
 def _features(needs: Needs, _: Problem, platform: Platform) -> Reason | None:

@@ -14,6 +14,7 @@ from moe.layout import Layout
 from moe.needs import ANY as ANY
 from moe.needs import Needs as Needs
 from moe.needs import Reason as Reason
+from moe.needs import experts_refusal as experts_refusal
 from moe.needs import resolve as resolve
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class Problem:
     layout: Layout = field(default_factory=Layout)
     shared_experts: int = 0  # how many always-on experts of the routed experts' size
     renormalize: bool = True  # divide the chosen router weights by their sum
+    activation: str = "silu"  # of the gate: a row of `moe.activations`
+    router: str = "softmax"  # a row of `moe.routers`
 
     @property
     def shard_sizes(self) -> tuple[int, ...]:

@@ -167,7 +167,7 @@ def _shared(handed: Handed) -> StageFinding | None:
         return None
     w13, w2 = _shared_shard(handed)
     dtype = handed.subject.case.dtype
-    h = intermediate(x[rows].float(), w13, _SHARED, dtype)
+    h = intermediate(x[rows].float(), w13, _SHARED, dtype, handed.subject.reference.activation)
     value = h.value @ w2.T
     power = w2.square()
     spread_out = (h.variance + h.jumps) @ power.T

@@ -160,12 +160,12 @@ def _product(handed: Handed, name: str, value: Tensor, sigma: Tensor) -> Right:
 
 
 def _activation(handed: Handed, flat: Tensor, labels: dict[str, Tensor]) -> StageFinding | None:
-    """silu(gate) * up in float32, rounded as declared."""
+    """activation(gate, up) in float32, rounded as declared."""
     if not handed.has("gemm1", "activation"):
         return None
     gate, up = handed.rows("gemm1", flat).chunk(2, dim=1)
-    value = gate * torch.sigmoid(gate) * up
-    noise = value.abs() * (4 * FLOAT32_NOISE) + _TINY
+    right = handed.subject.reference.activation(gate, up)
+    value, noise = right.value, 4 * right.noise + _TINY
     if handed.subject.reference.numerics.activation == "model":
         noise = noise + rounding(value.abs() + noise, handed.subject.case.dtype)
     return _compared("activation", handed, flat, Right(value=value, noise=noise), labels)

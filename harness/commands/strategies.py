@@ -7,6 +7,7 @@ come first, so that hypothesis shrinks towards one rank, few experts and small s
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,12 @@ from harness.matrix.case import AXES, TOKEN_COUNTS, MoETestConfig
 from harness.matrix.exactness import is_bitwise
 from harness.plan.plan import make_plan
 from moe import families
+from moe.activations import ACTIVATIONS
 from moe.all2all import ALL2ALL
 from moe.experts import EXPERTS
 from moe.layout import Layout
 from moe.quant import QUANT
+from moe.routers import ROUTERS
 from moe.spec import DTYPE_BYTES
 
 if TYPE_CHECKING:
@@ -121,13 +124,23 @@ def configs(draw: Callable[[Any], Any], space: Space) -> MoETestConfig:
     )
     sized = _sized(draw, space, small, space.allowed_weights(row))
     exact = sized.replace(exact=True)
-    return exact if draw(st.sampled_from(_EXACT)) and is_bitwise(exact) else sized
+    drawn = exact if draw(st.sampled_from(_EXACT)) and is_bitwise(exact) else sized
+    return _with_families(row, drawn)
+
+
+def _with_families(row: Row, case: MoETestConfig) -> MoETestConfig:
+    """With a router and an activation that the seed picks, so that no draw moves."""
+    pick = random.Random(case.seed)  # noqa: S311  # no secret
+    router = pick.choice([MoETestConfig.router, *ROUTERS.rows])
+    changed = case.replace(activation=pick.choice(_activations(row)), router=router)
+    return changed if changed.exact == is_bitwise(changed) else case
 
 
 # Fields whose values must fit each other, the machine or the backend: drawn one by one above.
 TOGETHER = (
     *("m", "n", "k", "num_experts", "top_k", "experts", "all2all", "quant", "dtype"),
     *("dp_size", "tp_size", "use_ep", "sequence_parallel", "tokens", "seed", "exact"),
+    *("router", "activation"),  # by the seed, so that no draw moves
 )
 _ALONE = tuple(name for name in AXES if name not in TOGETHER)
 
@@ -189,6 +202,14 @@ def _quants(row: Row) -> list[str]:
     """Methods whose formats the backend takes."""
     taken = row.needs.formats
     return [m.name for m in QUANT if (m.scheme.weights, m.scheme.activations) in taken]
+
+
+def _activations(row: Row) -> list[str]:
+    """Functions that the backend computes, the default first and most often."""
+    default = MoETestConfig.activation
+    taken = row.needs.activation_functions
+    others = [a.name for a in ACTIVATIONS if a.name != default and a.name in taken]
+    return [default, default, *others] if default in taken else others
 
 
 def _dtypes(row: Row) -> list[str]:

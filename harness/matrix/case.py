@@ -109,6 +109,18 @@ class MoETestConfig:
         default=True,
         drawn=(True, True, False),
     )
+    router: str = axis(
+        "router",
+        "router: a name or 'pkg.mod:Class'",
+        default="softmax",
+        family="router",
+    )
+    activation: str = axis(
+        "act",
+        "activation function of the gate: a name or 'pkg.mod:Class'",
+        default="silu",
+        family="activation",
+    )
     tokens: str = axis(
         "tokens",
         "how tokens are spread over DP ranks",
@@ -189,6 +201,8 @@ class MoETestConfig:
             layout=self.layout,
             shared_experts=self.shared_experts,
             renormalize=self.renormalize,
+            activation=self.activation,
+            router=self.router,
         )
 
     @property

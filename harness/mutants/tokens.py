@@ -133,6 +133,7 @@ def _there(scene: Scene, rank: int, counts: tuple[int, ...], start: int, most: i
     if held == 0:
         raise NotApplicable("there are no other tokens in these places")
     tokens = tensors.tokens(case, d, counts[d], few.x.device, start)
-    ids = routing.choose(tokens.logits[rows], case.top_k)
-    weights = routing.softmax_weights(tokens.logits[rows], ids, renormalize=case.renormalize)
+    logits, router = tokens.logits[rows], case.router
+    ids = routing.choose(logits, case.top_k, router)
+    weights = routing.weights(logits, ids, renormalize=case.renormalize, router=router)
     return elsewhere(few.first(held), x=tokens.x[rows], topk_ids=ids, topk_weights=weights)

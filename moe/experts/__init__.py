@@ -35,6 +35,7 @@ EXPERTS: Registry[Row] = Registry(
                         ("int8_channel", "int8_token"),
                     }
                 ),
+                activation_functions=frozenset({"silu", "gelu_tanh"}),
                 packages=("triton",),
             ),
             deterministic=True,
@@ -68,6 +69,7 @@ EXPERTS: Registry[Row] = Registry(
             needs=Needs(
                 dtypes=frozenset({"bf16"}),
                 formats=frozenset({("model", "model")}),
+                activation_functions=ANY,  # it calls the layer's own
                 hidden_multiple=8,  # grouped_mm wants rows of a multiple of 16 bytes
                 shard_multiple=8,
             ),
@@ -77,7 +79,7 @@ EXPERTS: Registry[Row] = Registry(
         Row(
             name="torch_loop",
             target="moe.experts.torch_loop:TorchLoopExperts",
-            needs=Needs(dtypes=ANY, formats=ANY),
+            needs=Needs(dtypes=ANY, formats=ANY, activation_functions=ANY),  # calls the layer's own
             deterministic=True,
         ),
     ),

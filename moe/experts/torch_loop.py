@@ -40,14 +40,14 @@ class TorchLoopExperts(Experts):
         return out.copy_(total)
 
     def _intermediates(self, values: Tensor, picked: list[Tensor], flat: Tensor) -> list[Tensor]:
-        """silu(gate) * up of each expert's rows, quantized together: one scale may span all."""
+        """f(gate) * up of each expert's rows, quantized together: one scale may span all."""
         parts = []
         for e, rows in enumerate(picked):
             w13 = dequantize_weight(self.weights.gate_up.expert(e))  # memory holds one copy
             parts.append(values[rows] @ w13.T)
         gate_up = torch.cat(parts)
         gate, up = gate_up.chunk(2, dim=1)
-        h = torch.nn.functional.silu(gate) * up
+        h = self.activation(gate, up)
         joined = self.quant.quantize_intermediate(h, self.weights.a2_scale)
         intermediates.keep("gemm1", gate_up, rows=flat, copy=False)
         intermediates.keep("activation", h, rows=flat, copy=False)

@@ -1,6 +1,6 @@
 """Experts from this project's Triton kernels: compiled on a GPU, interpreted on the CPU.
 
-align -> first product -> SiLU(gate) * up -> quantize -> second product -> weighted sum. Rows are
+align -> first product -> f(gate) * up -> quantize -> second product -> weighted sum. Rows are
 (token, slot) pairs in flat order throughout; a slot of another rank's expert is never computed
 and never read, so its row in a workspace stays as the allocator left it.
 """
@@ -55,7 +55,7 @@ class TritonExperts(Experts):
         block_m = block_rows(rows, self.problem.num_experts, interpreted=INTERPRETED)
         aligned = align_tokens(ids, self.num_local, block_m)
         gate_up = grouped_gemm(x, w.gate_up, aligned, rows=rows, dtype=self.dtype)
-        activation = silu_mul(gate_up, ids)
+        activation = silu_mul(gate_up, ids, activation=self.problem.activation)
         h = self._quantize(activation, ids)
         y = grouped_gemm(h, w.down, aligned, rows=rows, dtype=self.dtype)
         intermediates.keep("gemm1", gate_up, copy=False)

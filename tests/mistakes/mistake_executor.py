@@ -16,6 +16,7 @@ import pytest
 from harness import execute
 from tests.mistakes import (
     mistakes_experts,
+    mistakes_functions,
     mistakes_ranks,
     mistakes_routing,
     mistakes_scales,
@@ -37,6 +38,7 @@ FAMILIES = (
     mistakes_experts,
     mistakes_scales,
     mistakes_values,
+    mistakes_functions,  # last: a mistake's number is the seed of its case
 )
 
 

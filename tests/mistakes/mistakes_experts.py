@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from moe import guarded_buffers, intermediates
+from moe.activations.silu.member import SiluMul
 from moe.experts import EXPERTS, torch_grouped
 from moe.experts import triton as triton_experts
 from moe.experts.torch_grouped import TorchGroupedExperts
@@ -42,9 +43,9 @@ def gate_and_up_read_as_interleaved(patch):
     prepared(patch, interleaved)
 
 
-def activated(patch, change):
-    """Another function in place of SiLU."""
-    patch.setattr(torch_grouped, "silu", change)
+def activated(patch, change, member=SiluMul):
+    """Another function in place of the activation: `change(gate) * up`."""
+    patch.setattr(member, "__call__", lambda self, gate, up: change(gate) * up)
 
 
 @mistake("wrong activation", "vLLM #49747", "gelu", "gelu_tanh")

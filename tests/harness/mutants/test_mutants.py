@@ -88,6 +88,8 @@ PLACES |= dict.fromkeys(
     ),
     case(dp_size=2, use_ep=True),
 )
+PLACES["silu"] = case(activation="gelu_tanh")
+PLACES["weights_softmax"] = case(router="sigmoid")
 
 
 def place(name: str):
@@ -593,6 +595,8 @@ NONE_HERE = [
     ("weights_sigmoid", case(top_k=1), "a renormalised weight is one"),
     ("weights_on_input", case(top_k=1), "a renormalised weight is one"),
     ("weights_ignored", case(top_k=1, renormalize=False, exact=True), "an exact case's weight"),
+    ("weights_sigmoid", case(router="sigmoid"), "sigmoid is the layer's own"),
+    ("weights_softmax", case(), "softmax is the layer's own"),
     ("weights_reversed", case(top_k=1), "top-k is 1"),
     ("last_slot_dropped", case(top_k=1), "top-k is 1"),
     ("slots_overwritten", case(top_k=1), "top-k is 1"),
@@ -601,6 +605,8 @@ NONE_HERE = [
     ("renormalisation_missing", case(top_k=4), "all experts are chosen"),
     ("renormalisation_extra", case(), "does renormalise"),
     ("renormalisation_extra", case(top_k=4, renormalize=False), "all experts are chosen"),
+    ("silu", case(), "silu is the layer's own activation"),
+    ("gelu_tanh", case(activation="gelu_tanh"), "gelu_tanh is the layer's own activation"),
     ("shared_missing", case(), "no shared experts"),
     ("shared_twice", case(), "no shared experts"),
     ("shared_once_per_rank", case(tp_size=2), "no shared experts"),

@@ -52,6 +52,12 @@ def test_a_plain_case_runs():
         ({"sequence_parallel": True}, CPU, "sp_needs_ep_and_tp", "set use_ep and tp_size"),
         ({"n": 3, "tp_size": 4}, CPU, "empty_shard", "intermediate size 3 over 4 ranks"),
         (
+            {"experts": "flashinfer_cutlass", "activation": "gelu_tanh"},
+            HOPPERS,
+            "activation_unsupported",
+            "flashinfer_cutlass: computes the activation silu, not gelu_tanh",
+        ),
+        (
             {"all2all": "local", "tp_size": 2},
             CPU,
             "too_many_ranks",
