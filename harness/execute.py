@@ -14,41 +14,34 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from harness.checks import (
-    aliasing,
     determinism,
     pooled_calls,
     quantization_applied,
+    sketches,
     stages,
     tp_replicas,
 )
-from harness.checks.output import Judgement, bound, judge
+from harness.checks.output import Judgement, judge
 from harness.diagnosis.diagnose import diagnose
-from harness.fixtures import exact_tensors, saved_tensors, tensors
-from harness.fixtures.layer_call import Call, chosen_rows, rows_of
-from harness.fixtures.layer_under_test import Subject, make_subject, own_tokens
+from harness.fixtures import run_calls, saved_tensors
+from harness.fixtures.layer_under_test import Subject, make_subject
 from harness.fixtures.phase_timer import Clock
 from harness.mutants.sample import scene_of
 from harness.mutants.self_check import prove
-from harness.record import cross_case
 from harness.record.result import SEVERITY, RankResult, Verdict
-from moe import guarded_buffers, intermediates, layer
 from moe.all2all import ALL2ALL
 from moe.experts import EXPERTS
 from moe.quant import QUANT
 from moe.reference import routing as true_routing
-from moe.spec import FORMATS
-from moe.types import TORCH_DTYPE, Routing
+from moe.types import TORCH_DTYPE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from harness.checks.stage_bound import StageFinding
+    from harness.fixtures.layer_call import Call
     from harness.fixtures.rank_context import RankContext
     from harness.matrix.case import MoETestConfig
-    from moe.reference.result import Answer
-
-
-SKETCHED_ROWS = 2  # of each rank's first call, for the comparison across layouts
 
 
 def run_case(case: MoETestConfig, context: RankContext) -> RankResult:
@@ -57,7 +50,7 @@ def run_case(case: MoETestConfig, context: RankContext) -> RankResult:
     with torch.inference_mode():
         with clock.phase("inputs"):
             subject = make_subject(case, context)
-        calls = [run_call(subject, context, clock, n) for n in range(len(_sizes(case)))]
+        calls = run_calls.run_calls(subject, context, clock)
         with clock.phase("judge"):
             judged = [_judge(subject, call) for call in calls]
         judged[0] = _failed_by(judged[0], *_other_members(subject))
@@ -77,9 +70,9 @@ def run_case(case: MoETestConfig, context: RankContext) -> RankResult:
             battery = _battery(subject, context.rank, calls[0], judged[0])
         with clock.phase("diagnosis"):
             diagnosis = diagnose(subject, context, calls, judged, findings)
-        sketches = _sketches(subject, calls[0])
+        sketched = sketches.sketches(subject, calls[0])
         saved_tensors.tensors(context, case, calls[0])
-    found = _result(context.rank, judged, clock, subject, sketches)
+    found = _result(context.rank, judged, clock, subject, sketched)
     return dataclasses.replace(found, battery=battery, diagnosis=diagnosis)
 
 
@@ -107,95 +100,6 @@ def _stages(
         if judgement.verdict is Verdict.FAILED and not found[number]:
             found[number] = stages.inside(subject, call, context, every=True)
     return found
-
-
-def run_call(subject: Subject, context: RankContext, clock: Clock, number: int) -> Call:
-    """Run the layer once, poisoned and recorded, and work out the truth for its tokens."""
-    counts = _sizes(subject.case)[number]
-    with clock.phase("inputs"):
-        start = _start(subject.case, number)
-        mine = own_tokens(subject.case, context, counts, start)
-    with guarded_buffers.poisoned(), intermediates.recording() as kept:
-        given = mine.x.clone(), mine.logits.clone()  # the truth must not see what changes them
-        with clock.phase("layer"):
-            output = subject.layer.forward(*given)
-        routing, changed = _chosen(output, kept)
-        out = output.out.clone()  # a later call must not change what is judged
-        broken = guarded_buffers.broken_guards() + aliasing.changed_inputs(given, mine)
-    judged = layer.Output(out=out, routing=routing)
-    with clock.phase("reference"):
-        answer = _answer(subject, mine, judged, number, context)
-        answer = exact_tensors.settled(subject.case, answer)
-    return Call(
-        number=number,
-        counts=counts,
-        start=start,
-        tokens=mine,
-        output=judged,
-        given=output.out,
-        answer=answer,
-        stages=kept,
-        broken=(*broken, *changed),
-    )
-
-
-def _chosen(output: layer.Output, kept: dict[str, intermediates.Kept]) -> tuple[Routing, list[str]]:
-    """The routing as it was chosen: where nothing is exchanged, the experts hold its tensors."""
-    routing, router = output.routing, kept.get("router")
-    weights = routing.topk_weights if router is None else router.value
-    if torch.equal(weights, routing.topk_weights) or bool(weights.isnan().any()):
-        return routing, []
-    changed = "the layer changed the router weights after it had chosen them"
-    return dataclasses.replace(routing, topk_weights=weights), [changed]
-
-
-def call_counts(case: MoETestConfig) -> tuple[tuple[int, ...], ...]:
-    """Tokens of each DP rank in the first call and in the second, which has another size."""
-    first = case.counts
-    second = tuple(c // 2 + 1 if c > 1 else 2 * c for c in first)
-    return first, second
-
-
-def _sizes(case: MoETestConfig) -> tuple[tuple[int, ...], ...]:
-    """Tokens of each DP rank in every call."""
-    return (*call_counts(case), *pooled_calls.further_counts(case))
-
-
-def _start(case: MoETestConfig, number: int) -> int:
-    """Of each DP rank's tokens in this call: no two calls have the same."""
-    return number * case.m if number < 2 else pooled_calls.start_of(number)
-
-
-def _answer(
-    subject: Subject,
-    mine: tensors.Tokens,
-    output: layer.Output,
-    number: int,
-    context: RankContext,
-) -> Answer:
-    """The reference for this rank's tokens, on the routing that the layer itself chose.
-
-    A dynamic per-tensor scale depends on all tokens together, so all are computed then; the
-    other ranks' routing is the reference's own.
-    """
-    fmt = FORMATS[subject.case.problem.scheme.activations]
-    ids, weights = output.routing.topk_ids, output.routing.topk_weights
-    keep = chosen_rows(len(mine.x), context.device)
-    if fmt.per != "tensor" or fmt.static:
-        return subject.reference(mine.x, ids, weights, keep=keep, **subject.scales)
-    counts, start = _sizes(subject.case)[number], _start(subject.case, number)
-    everyone = [
-        tensors.tokens(subject.case, d, count, context.device, start)
-        for d, count in enumerate(counts)
-    ]
-    x = torch.cat([t.x for t in everyone])
-    logits = torch.cat([t.logits for t in everyone])
-    index = torch.cat([t.index for t in everyone])
-    ids = true_routing.choose(logits, subject.case.top_k)
-    weights = true_routing.softmax_weights(logits, ids, renormalize=subject.case.renormalize)
-    own = torch.isin(index, mine.index).nonzero().flatten()
-    answer = subject.reference(x, ids, weights, keep=own[keep], **subject.scales)
-    return rows_of(answer, own, slice(None))
 
 
 def _judge(subject: Subject, call: Call) -> Judgement:
@@ -243,29 +147,12 @@ def _battery(subject: Subject, rank: int, call: Call, judgement: Judgement) -> d
     return prove(scene_of(subject.case, rank, call, subject.reference))
 
 
-def _sketches(subject: Subject, call: Call) -> tuple[dict[str, Any], ...]:
-    """This rank's first rows, compressed by random signs, with what may explain a difference."""
-    rows, mine, routing = slice(0, SKETCHED_ROWS), call.tokens, call.output.routing
-    if len(mine.x) == 0:
-        return ()
-    ideal = subject.ideal(mine.x[rows], routing.topk_ids[rows], routing.topk_weights[rows]).out
-    right = call.answer.out[rows]
-    slack = bound(call.answer)[rows] + (right - ideal).norm(dim=1) + right.norm(dim=1) * 2.0**-20
-    numbers = torch.arange(cross_case.WIDTH, device=mine.x.device)
-    hashed = tensors.bits(0, "sketch", numbers, mine.x.shape[1])
-    signs = torch.where(hashed < 0, -1.0, 1.0) / cross_case.WIDTH**0.5
-    values = (call.output.out[rows].float() @ signs.T).tolist()
-    pairs = zip(mine.index[rows].tolist(), values, slack.tolist(), strict=True)
-    found = (cross_case.Sketch(token=t, values=tuple(v), slack=s) for t, v, s in pairs)
-    return tuple(sketch.to_json() for sketch in found)
-
-
 def _result(
     rank: int,
     judged: list[Judgement],
     clock: Clock,
     subject: Subject,
-    sketches: tuple[dict[str, Any], ...],
+    sketched: tuple[dict[str, Any], ...],
 ) -> RankResult:
     metrics: dict[str, float] = {}
     for judgement in judged[:2]:  # whose sizes are the case's own
@@ -278,5 +165,5 @@ def _result(
         metrics=metrics,
         seconds=clock.seconds,
         members=subject.layer.members,
-        sketches=sketches,
+        sketches=sketched,
     )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from harness.checks import aliasing
 from harness.checks.bits import bits_of
 from harness.checks.output import judge
+from harness.fixtures.run_calls import changed_inputs
 from harness.record.result import Verdict
 from moe import guarded_buffers
 from moe.all2all import ALL2ALL
@@ -41,9 +42,7 @@ def complaints(subject: Subject, calls: Sequence[Call]) -> Iterator[str]:
     x, logits = first.tokens.x.clone(), first.tokens.logits.clone()
     with guarded_buffers.poisoned():
         again = subject.layer.forward(x, logits).out
-        broken = guarded_buffers.broken_guards() + aliasing.changed_inputs(
-            (x, logits), first.tokens
-        )
+        broken = guarded_buffers.broken_guards() + changed_inputs((x, logits), first.tokens)
     if not any(call.broken for call in calls):
         yield from (f"memory: {line}, when the first call is repeated" for line in broken)
     lost = aliasing.lost_output(calls, again)

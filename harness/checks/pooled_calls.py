@@ -18,31 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from harness.fixtures.layer_call import Call
-    from harness.matrix.case import MoETestConfig
 
-FEW = 4  # tokens per DP rank up to which calls are pooled
-ENOUGH = 16  # tokens that are judged on each DP rank then
 SCATTER = 6.0  # standard deviations of the flips' sum
-_FAR = 1 << 20  # token numbers from here on belong to further calls
-
-
-def further_counts(case: MoETestConfig) -> tuple[tuple[int, ...], ...]:
-    """Tokens of each DP rank in the calls after the second; none where a call has more than FEW.
-
-    Of m tokens each (of FEW, where m is 1 or 2) until the first DP rank has seen ENOUGH; a rank
-    without tokens stays so.
-    """
-    if case.m > FEW:
-        return ()
-    seen = case.m + (case.m // 2 + 1 if case.m > 1 else 2)
-    size = case.m if case.m > FEW // 2 else FEW
-    calls = -(-(ENOUGH - seen) // size)
-    return (tuple(size if count else 0 for count in case.counts),) * calls
-
-
-def start_of(number: int) -> int:
-    """The first token number of call `number`, 2 and more: no call before has had these."""
-    return _FAR * (number - 1)
 
 
 def share(calls: Sequence[Call]) -> float:
