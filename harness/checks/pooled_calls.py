@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from harness.checks import stages
+from harness.checks.check import Check, Observation
 from harness.checks.output import margins
+from harness.record.result import Finding, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,6 +23,20 @@ if TYPE_CHECKING:
     from harness.fixtures.layer_call import Call
 
 SCATTER = 6.0  # standard deviations of the flips' sum
+
+
+def applies(observation: Observation) -> bool:
+    """Ask only where no call failed by itself; a stage's finding says nothing of the output."""
+    return all(
+        finding.verdict is not Verdict.FAILED or finding.check in stages.NAMES
+        for finding in observation.findings
+    )
+
+
+def findings(observation: Observation) -> tuple[Finding, ...]:
+    """Judge all calls as one; a finding belongs to the last of them."""
+    text, last = complaint(observation.calls), observation.calls[-1].number
+    return () if text is None else (Finding(check=CHECK.name, call=last, text=text),)
 
 
 def share(calls: Sequence[Call]) -> float:
@@ -50,3 +67,6 @@ def complaint(calls: Sequence[Call]) -> str | None:
         return None
     tokens = sum(len(call.tokens.x) for call in calls)
     return f"{tokens} tokens of {len(calls)} calls together are {used:.3g}x beyond their bound"
+
+
+CHECK = Check(name="pooled_calls", run=findings, applies=applies)
