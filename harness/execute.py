@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from harness.fixtures.rank_context import RankContext
     from harness.matrix.case import MoETestConfig
+    from harness.record.proof import Proof
 
 
 def run_case(case: MoETestConfig, context: RankContext) -> RankResult:
@@ -106,9 +107,9 @@ def _metrics(seen: Observation) -> dict[str, float]:
     return metrics
 
 
-def _battery(seen: Observation) -> dict[str, str]:
+def _battery(seen: Observation) -> tuple[Proof, ...]:
     """Would the check have rejected wrong answers here? Only a right one raises the question."""
     subject, call = seen.subject, seen.calls[0]
     if seen.verdict(call) is not Verdict.PASSED:
-        return {}
+        return ()
     return prove(scene_of(subject.case, seen.context.rank, call, subject.reference))

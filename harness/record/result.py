@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from harness.record.proof import Outcome, Proof, best
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -82,11 +84,6 @@ class Finding:
         return cls(**{**data, "verdict": Verdict(data["verdict"]), "topic": topic})
 
 
-# What becomes of a wrong answer that is put to the check: "caught", "missed: the input change
-# that would cure it", "not_applicable: why it is no wrong answer here".
-CAUGHT, MISSED, NOT_APPLICABLE = PROOFS = ("caught", "missed", "not_applicable")
-
-
 @dataclass(frozen=True, kw_only=True)
 class RankResult:
     """What one rank found. `findings` hold the texts for people; the rest is for machines."""
@@ -100,7 +97,7 @@ class RankResult:
     )  # by phase: inputs, layer, reference, judge
     members: dict[str, str] = field(default_factory=dict)  # family -> member that really ran
     sketches: tuple[dict[str, Any], ...] = ()  # see agree.py: outputs of some tokens, compressed
-    battery: dict[str, str] = field(default_factory=dict)  # wrong answer -> one of PROOFS
+    battery: tuple[Proof, ...] = ()  # the self-check: of each wrong answer, when passed
     diagnosis: dict[str, Any] = field(default_factory=dict)  # what is wrong, when failed
 
     @property
@@ -123,7 +120,8 @@ class RankResult:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> RankResult:
         findings = tuple(Finding.from_json(one) for one in data["findings"])
-        changed = {"verdict": Verdict(data["verdict"]), "findings": findings}
+        battery = tuple(Proof.from_json(one) for one in data["battery"])
+        changed = {"verdict": Verdict(data["verdict"]), "findings": findings, "battery": battery}
         return cls(**{**data, **changed, "sketches": tuple(data["sketches"])})
 
 
@@ -144,7 +142,7 @@ class CaseResult:
     phases: dict[str, float] = field(default_factory=dict)  # the slowest rank's seconds by phase
     log: str | None = None  # file in the run folder with the ranks' output
     sketches: tuple[dict[str, Any], ...] = ()  # of all ranks, when passed; see agree.py
-    battery: dict[str, str] = field(default_factory=dict)  # over ranks: see `_proofs`
+    battery: tuple[Proof, ...] = ()  # the self-check over all ranks, see `proof.best`
     diagnoses: tuple[dict[str, Any], ...] = ()  # of each failed rank, with its "rank"
     attempt: int = 1  # 2 and more: tried again in a fresh gang
 
@@ -166,7 +164,8 @@ class CaseResult:
     def from_json(cls, data: dict[str, Any]) -> CaseResult:
         lists = ("messages", "leading", "diagnosed", "sketches", "diagnoses")
         changed = {name: tuple(data[name]) for name in lists if name in data}
-        return cls(**{**data, **changed, "verdict": Verdict(data["verdict"])})
+        battery = tuple(Proof.from_json(one) for one in data.get("battery", ()))
+        return cls(**{**data, **changed, "verdict": Verdict(data["verdict"]), "battery": battery})
 
 
 def merge(case_id: str, world_size: int, ranks: list[RankResult], seconds: float) -> CaseResult:
@@ -175,12 +174,12 @@ def merge(case_id: str, world_size: int, ranks: list[RankResult], seconds: float
     verdicts = [r.verdict for r in ranks] + [Verdict.ERROR] * len(silent)
     grouped = _grouped(ranks)
     verdict = worst(verdicts)
-    battery = _proofs([r.battery for r in ranks])
-    missed = [name for name, word in battery.items() if word.startswith(MISSED)]
+    battery = best(r.battery for r in ranks)
+    missed = [proof for proof in battery if proof.outcome is Outcome.MISSED]
     after: tuple[str, ...] = ()
     if verdict is Verdict.PASSED and missed:
         verdict = Verdict.VACUOUS
-        after = tuple(f"{name} would pass: {battery[name].partition(': ')[2]}" for name in missed)
+        after = tuple(f"{proof.name} would pass: {proof.why}" for proof in missed)
     passed = verdict is Verdict.PASSED
     result = CaseResult(
         case_id=case_id,
@@ -199,16 +198,6 @@ def merge(case_id: str, world_size: int, ranks: list[RankResult], seconds: float
     )
     before = tuple(f"rank {rank}: said nothing" for rank in silent)
     return result.with_messages(before=before, after=after)
-
-
-def _proofs(ranks: list[dict[str, str]]) -> dict[str, str]:
-    """Each wrong answer's word over all ranks: one rank that catches it is enough."""
-    found: dict[str, str] = {}
-    for battery in ranks:
-        for name, word in battery.items():
-            held = found.get(name, NOT_APPLICABLE)
-            found[name] = min(held, word, key=lambda w: PROOFS.index(w.partition(":")[0]))
-    return found
 
 
 def _grouped(ranks: list[RankResult]) -> list[tuple[str, bool, bool]]:
