@@ -13,6 +13,7 @@ from harness.diagnosis import causes, error_image, patterns, routing_patterns
 from harness.diagnosis.error_stats import facts, number
 from harness.mutants import HYPOTHESES
 from harness.mutants.sample import scene_of
+from harness.record.diagnosis import Diagnosis
 from harness.record.result import Topic
 from harness.report import png
 
@@ -32,11 +33,9 @@ MOST_CAUSES = 3
 MOST_CALLS = 3  # diagnosed of each rank: a case of few tokens has many calls
 
 
-def diagnose(observation: Observation) -> dict[str, Any]:
-    """This rank's diagnosis; {} when no call failed.
+def diagnose(observation: Observation) -> Diagnosis | None:
+    """Return this rank's diagnosis, of its first MOST_CALLS failed calls; None when none failed.
 
-    "failed": numbers of the failed calls; "of": how many calls there were; "calls": `explain`'s
-    of the first MOST_CALLS failed ones.
     Never raises: a fault of the diagnosis is told in its place, and the verdict stands.
     """
     found: list[dict[str, Any]] = []
@@ -48,8 +47,14 @@ def diagnose(observation: Observation) -> dict[str, Any]:
         except Exception as fault:
             text = f"{type(fault).__name__}: {fault}"
             found.append({"call": call.number, "fault": text})
-    numbers = [call.number for call in failed]
-    return {"failed": numbers, "of": len(observation.calls), "calls": found} if failed else {}
+    if not failed:
+        return None
+    return Diagnosis(
+        rank=observation.context.rank,
+        failed=tuple(call.number for call in failed),
+        of=len(observation.calls),
+        calls=tuple(found),
+    )
 
 
 def _one(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from harness.record.diagnosis import Diagnosis
 from harness.record.proof import Outcome, Proof, best
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class RankResult:
     members: dict[str, str] = field(default_factory=dict)  # family -> member that really ran
     sketches: tuple[dict[str, Any], ...] = ()  # see agree.py: outputs of some tokens, compressed
     battery: tuple[Proof, ...] = ()  # the self-check: of each wrong answer, when passed
-    diagnosis: dict[str, Any] = field(default_factory=dict)  # what is wrong, when failed
+    diagnosis: Diagnosis | None = None  # what is wrong, when failed
 
     @property
     def messages(self) -> tuple[str, ...]:
@@ -107,11 +108,9 @@ class RankResult:
 
     def is_in_diagnosis(self, finding: Finding) -> bool:
         """Tell whether this rank's diagnosis says the same with more detail."""
-        calls = self.diagnosis.get("calls", ())
-        return any(
-            call["call"] == finding.call and finding.topic in call.get("covers", ())
-            for call in calls
-        )
+        if self.diagnosis is None or finding.topic is None:
+            return False
+        return self.diagnosis.covers(finding.call, finding.topic)
 
     def to_json(self) -> dict[str, Any]:
         plain = dataclasses.asdict(dataclasses.replace(self, findings=()))
@@ -121,7 +120,13 @@ class RankResult:
     def from_json(cls, data: dict[str, Any]) -> RankResult:
         findings = tuple(Finding.from_json(one) for one in data["findings"])
         battery = tuple(Proof.from_json(one) for one in data["battery"])
-        changed = {"verdict": Verdict(data["verdict"]), "findings": findings, "battery": battery}
+        changed: dict[str, Any] = {
+            "verdict": Verdict(data["verdict"]),
+            "findings": findings,
+            "battery": battery,
+        }
+        told = data["diagnosis"]
+        changed["diagnosis"] = None if told is None else Diagnosis.from_json(told)
         return cls(**{**data, **changed, "sketches": tuple(data["sketches"])})
 
 
@@ -143,7 +148,7 @@ class CaseResult:
     log: str | None = None  # file in the run folder with the ranks' output
     sketches: tuple[dict[str, Any], ...] = ()  # of all ranks, when passed; see agree.py
     battery: tuple[Proof, ...] = ()  # the self-check over all ranks, see `proof.best`
-    diagnoses: tuple[dict[str, Any], ...] = ()  # of each failed rank, with its "rank"
+    diagnoses: tuple[Diagnosis, ...] = ()  # of each failed rank
     attempt: int = 1  # 2 and more: tried again in a fresh gang
 
     def with_messages(
@@ -162,10 +167,11 @@ class CaseResult:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> CaseResult:
-        lists = ("messages", "leading", "diagnosed", "sketches", "diagnoses")
-        changed = {name: tuple(data[name]) for name in lists if name in data}
-        battery = tuple(Proof.from_json(one) for one in data.get("battery", ()))
-        return cls(**{**data, **changed, "verdict": Verdict(data["verdict"]), "battery": battery})
+        lists = ("messages", "leading", "diagnosed", "sketches")
+        changed: dict[str, Any] = {name: tuple(data[name]) for name in lists if name in data}
+        changed["battery"] = tuple(Proof.from_json(one) for one in data.get("battery", ()))
+        changed["diagnoses"] = tuple(Diagnosis.from_json(one) for one in data.get("diagnoses", ()))
+        return cls(**{**data, **changed, "verdict": Verdict(data["verdict"])})
 
 
 def merge(case_id: str, world_size: int, ranks: list[RankResult], seconds: float) -> CaseResult:
@@ -194,7 +200,7 @@ def merge(case_id: str, world_size: int, ranks: list[RankResult], seconds: float
         phases=_worst([r.seconds for r in ranks]),
         sketches=tuple(sketch for r in ranks for sketch in r.sketches) if passed else (),
         battery=battery,
-        diagnoses=tuple({"rank": r.rank, **r.diagnosis} for r in ranks if r.diagnosis),
+        diagnoses=tuple(r.diagnosis for r in ranks if r.diagnosis is not None),
     )
     before = tuple(f"rank {rank}: said nothing" for rank in silent)
     return result.with_messages(before=before, after=after)

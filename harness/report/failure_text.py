@@ -69,7 +69,7 @@ def _first(text: str) -> str:
 
 
 def _calls(result: CaseResult) -> list[tuple[int, dict[str, Any]]]:
-    return [(d["rank"], call) for d in result.diagnoses for call in d.get("calls", ())]
+    return [(d.rank, call) for d in result.diagnoses for call in d.calls]
 
 
 def _cut(said: list[str], tail: list[str], most: int | None) -> list[str]:
@@ -118,8 +118,8 @@ def _summary(result: CaseResult, calls: list[tuple[int, dict[str, Any]]]) -> Ite
 def _where(result: CaseResult, calls: list[tuple[int, dict[str, Any]]]) -> str:
     wrong = sorted({rank for rank, _ in calls})
     text = _ranks_pattern(wrong, result)
-    failed = sorted({n for d in result.diagnoses for n in d.get("failed", ())})
-    total = max(d.get("of", 0) for d in result.diagnoses)
+    failed = sorted({n for d in result.diagnoses for n in d.failed})
+    total = max(d.of for d in result.diagnoses)
     if len(failed) == total:
         return f"{text}, {_all(total)} calls"
     if len(failed) == 1:

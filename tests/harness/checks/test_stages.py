@@ -85,7 +85,7 @@ def test_one_element_is_enough_and_is_named():
     assert len(found.messages) == 1  # nothing else had seen it
     assert found.messages[0].startswith("stage gemm1: 1 of ")
     assert " elements depart in 1 of " in found.messages[0]
-    (call,) = found.diagnosis["calls"]
+    (call,) = found.diagnosis.calls
     (finding,) = call["stages"]
     assert (finding["stage"], finding["bad"]) == ("gemm1", 1)
     where = finding["where"]
@@ -108,7 +108,7 @@ def test_a_stage_that_is_wrong_at_the_first_size_only_is_found(monkeypatch):
     monkeypatch.setattr(triton, "grouped_gemm", large_only)
     found = run(stage_faults.nothing, case(experts="triton").id)
     assert stages_of(found) == ["gemm1"]
-    (call,) = found.diagnosis["calls"]
+    (call,) = found.diagnosis.calls
     assert call["call"] == 0
 
 

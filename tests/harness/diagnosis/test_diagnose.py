@@ -272,7 +272,7 @@ def test_time_runs_out_without_a_fault():
 def test_all_calls_share_the_time_and_a_diagnosis_without_time_still_has_its_facts(monkeypatch):
     monkeypatch.setattr(causes, "SECONDS", -1.0)
     found = diagnose.diagnose(observed(Stand(), context(), calls_of(RIGHT * 2, RIGHT * 2)))
-    for call in found["calls"]:
+    for call in found.calls:
         assert (call["untried"], call["causes"]) == (len(mutants.HYPOTHESES), [])
         assert call["rows"]["wrong"] == 40
 
@@ -321,34 +321,34 @@ def observed(subject, here, calls):
 def test_only_failed_calls_are_diagnosed_and_pictured(tmp_path):
     calls = calls_of(RIGHT, RIGHT * 2, RIGHT * 2)
     found = diagnose.diagnose(observed(Stand(), context(tmp_path), calls))
-    assert (found["failed"], found["of"]) == ([1, 2], 3)
-    assert [call["call"] for call in found["calls"]] == [1, 2]
-    pictures = [call["picture"] for call in found["calls"]]
+    assert (found.failed, found.of) == ((1, 2), 3)
+    assert [call["call"] for call in found.calls] == [1, 2]
+    pictures = [call["picture"] for call in found.calls]
     assert pictures == [f"{CASE.id}.rank0-call2.png", f"{CASE.id}.rank0-call3.png"]
     assert sorted(path.name for path in tmp_path.iterdir()) == pictures
-    assert found["calls"][1]["tried"] <= 3  # what explained the first is looked at first
-    assert names(found["calls"][1])[0] == "doubled"
+    assert found.calls[1]["tried"] <= 3  # what explained the first is looked at first
+    assert names(found.calls[1])[0] == "doubled"
 
 
 def test_nothing_failed_nothing_said():
-    assert diagnose.diagnose(observed(Stand(), context(), calls_of(RIGHT, RIGHT))) == {}
+    assert diagnose.diagnose(observed(Stand(), context(), calls_of(RIGHT, RIGHT))) is None
 
 
 def test_a_case_of_many_calls_diagnoses_the_first_ones():
     calls = calls_of(*[RIGHT * 0] * 5)
     found = diagnose.diagnose(observed(Stand(), context(), calls))
-    assert (found["failed"], len(found["calls"])) == ([0, 1, 2, 3, 4], diagnose.MOST_CALLS)
+    assert (found.failed, len(found.calls)) == ((0, 1, 2, 3, 4), diagnose.MOST_CALLS)
 
 
 def test_another_mistake_in_the_second_call_is_found():
     found = diagnose.diagnose(observed(Stand(), context(), calls_of(RIGHT * 2, RIGHT * 0)))
-    assert [names(call)[0] for call in found["calls"]] == ["doubled", "zeros"]
+    assert [names(call)[0] for call in found.calls] == ["doubled", "zeros"]
 
 
 def test_a_fault_of_the_diagnosis_is_told_and_not_raised():
     calls = calls_of(RIGHT * 2)
     found = diagnose.diagnose(observed(Stand(case=None), context(), calls))
-    (call,) = found["calls"]
+    (call,) = found.calls
     assert call["call"] == 0
     assert call["fault"].startswith("AttributeError: ")
 
@@ -357,7 +357,7 @@ def test_a_picture_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / "file").write_text("")
     calls = calls_of(RIGHT * 2)
     found = diagnose.diagnose(observed(Stand(), context(tmp_path / "file"), calls))
-    (call,) = found["calls"]
+    (call,) = found.calls
     assert names(call)[0] == "doubled"
     assert "FileExistsError" in call["picture_fault"] or "NotADirectory" in call["picture_fault"]
 

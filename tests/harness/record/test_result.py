@@ -4,6 +4,8 @@ import itertools
 
 import pytest
 
+from harness.record.diagnosis import Diagnosis
+from harness.record.proof import Outcome, Proof
 from harness.record.result import SEVERITY, CaseResult, Finding, RankResult, Topic, Verdict, merge
 
 
@@ -50,7 +52,13 @@ def test_metrics_are_the_worst_and_phases_the_slowest():
 
 def test_both_kinds_survive_json():
     rank = said(
-        3, Verdict.FAILED, findings=findings("a"), sketches=({"token": 1},), members={"x": "y"}
+        3,
+        Verdict.FAILED,
+        findings=findings("a", topic=Topic.ROWS),
+        sketches=({"token": 1},),
+        members={"x": "y"},
+        battery=(Proof(name="zeros", outcome=Outcome.MISSED, why="a larger n"),),
+        diagnosis=Diagnosis(rank=3, failed=(0,), of=2, calls=({"call": 0},)),
     )
     assert RankResult.from_json(rank.to_json()) == rank
     case = CaseResult(
@@ -71,11 +79,13 @@ def test_what_leads_comes_first_and_is_numbered():
 
 def test_a_message_is_diagnosed_where_every_rank_that_says_it_explains_it():
     wrong = findings("wrong", topic=Topic.ROWS, call=1)
-    told = {"failed": [1], "of": 2, "calls": [{"call": 1, "covers": [Topic.ROWS]}]}
-    other = {"failed": [1], "of": 2, "calls": [{"call": 1, "fault": "no time"}]}
-    ranks = [said(0, findings=wrong, diagnosis=told), said(1, findings=wrong, diagnosis=told)]
+    told, other = (
+        [Diagnosis(rank=rank, failed=(1,), of=2, calls=({"call": 1, **more},)) for rank in (0, 1)]
+        for more in ({"covers": [Topic.ROWS]}, {"fault": "no time"})
+    )
+    ranks = [said(0, findings=wrong, diagnosis=told[0]), said(1, findings=wrong, diagnosis=told[1])]
     assert merge("a", 2, ranks, 0.0).diagnosed == (0,)
-    ranks[1] = said(1, findings=wrong, diagnosis=other)
+    ranks[1] = said(1, findings=wrong, diagnosis=other[1])
     result = merge("a", 2, ranks, 0.0)
     assert result.messages == ("rank 0: wrong", "rank 1: wrong")
     assert result.diagnosed == (0,)

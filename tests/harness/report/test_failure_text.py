@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from harness.record.diagnosis import Diagnosis
 from harness.record.result import CaseResult, Finding, RankResult, Topic, Verdict, merge
 from harness.report import failure_text
 from harness.report.failure_text import headline, lines
@@ -67,13 +68,15 @@ def result(
     made = []
     for rank in range(4):
         calls = diagnoses.get(rank, [])
-        failed = [c["call"] for c in calls]
+        failed = tuple(c["call"] for c in calls)
         made.append(
             RankResult(
                 rank=rank,
                 verdict=Verdict.FAILED if calls else Verdict.PASSED,
                 findings=tuple(findings) if calls else (),
-                diagnosis={"failed": failed, "of": of, "calls": calls} if calls else {},
+                diagnosis=Diagnosis(rank=rank, failed=failed, of=of, calls=tuple(calls))
+                if calls
+                else None,
             )
         )
     merged = merge(CASE, 4, made, 1.0)
