@@ -11,6 +11,8 @@ import pytest
 from harness import checks
 from harness.checks import output_dtype, quantization_applied
 from harness.checks.check import Check, Observation
+from harness.engine.gang_channels import _has_raised
+from harness.engine.messages import Done, Failed
 from harness.errors import HarnessError
 from harness.execute import judge, run_case, verdict
 from harness.fixtures.phase_timer import Clock
@@ -86,6 +88,25 @@ def test_wrong_numbers_are_told_though_another_check_raises(monkeypatch, broken)
     assert found.messages[-1].startswith(f"the check {broken.CHECK.name!r} raised IndexError")
     named = [cause["name"] for call in found.diagnosis.calls for cause in call["causes"]]
     assert "doubled" in named
+
+
+def test_what_leads_is_a_rank_s_first_message(monkeypatch):
+    real = TorchLoopExperts.apply
+    monkeypatch.setattr(TorchLoopExperts, "apply", lambda self, *a: 2 * real(self, *a))
+    leads = Check(name="z", run=lambda seen: (Finding(check="z", text="not it", leads=True),))
+    table = [*checks.all_checks(), leads]
+    monkeypatch.setattr(checks, "all_checks", lambda: table)
+    found = run_case(case(m=8, all2all="local"), context())
+    assert found.messages[0] == "not it"
+    assert len(found.messages) > 1
+
+
+def test_others_wait_in_vain_for_a_rank_whose_check_raised():
+    """It joins no more collectives, so the engine gives the others its grace only."""
+    raised = Done(passed=False, result={"verdict": str(Verdict.ERROR)})
+    assert _has_raised(raised)
+    assert _has_raised(Failed(traceback="x"))
+    assert not _has_raised(Done(passed=False, result={"verdict": str(Verdict.FAILED)}))
 
 
 def test_collective_checks_are_marked_so():
