@@ -111,7 +111,7 @@ class _Launcher:
 
     def _job_run(self, job: Job) -> _JobRun:
         module = self._options.executor.partition(":")[0]
-        stack = ("moe.*",) if module.startswith("harness.") else ()
+        stack = ("moe.*", "harness.checks.*") if module.startswith("harness.") else ()
         spec = GangSpec(
             world_size=job.world_size,
             device=job.device,
@@ -235,8 +235,7 @@ def _with_history(result: CaseResult, attempts: list[CaseResult]) -> CaseResult:
         for message in past.messages or ("",)
     ]
     return dataclasses.replace(
-        result,
+        result.with_messages(after=tuple(earlier)),
         verdict=Verdict.FLAKY if result.verdict is Verdict.PASSED else result.verdict,
-        messages=(*result.messages, *earlier),
         log=result.log or attempts[-1].log,
     )

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from harness.record.events import Event
     from harness.record.result import CaseResult
 
-FORMAT = 1
+FORMAT = 2  # of run.json and of the events; 1 held self-checks as strings
 ROOT = Path("runs")  # where folders go that were not given a place
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from harness import parallel_launch
 from harness.checks.output import METRICS
-from harness.execute import call_counts, run_case
+from harness.execute import run_case
+from harness.fixtures.call_sizes import call_counts
 from harness.matrix.case import MoETestConfig
 from harness.record.cross_case import Agreement, Sketch
 from harness.record.result import RankResult, Verdict

@@ -89,7 +89,7 @@ def test_one_element_is_enough_and_is_named():
     assert len(found.messages) == 1  # nothing else had seen it
     assert found.messages[0].startswith("stage gemm1: 1 of ")
     assert " elements depart in 1 of " in found.messages[0]
-    (call,) = found.diagnosis["calls"]
+    (call,) = found.diagnosis.calls
     (finding,) = call["stages"]
     assert (finding["stage"], finding["bad"]) == ("gemm1", 1)
     where = finding["where"]
@@ -99,7 +99,7 @@ def test_one_element_is_enough_and_is_named():
     off = abs(where["value"] - where["expected"])
     assert off > where["allowed"] > 0
     assert found.diagnosis["failed"] == [1]
-    assert not found.diagnosis["every_call"]  # the first's stages are not looked at then
+    assert not found.diagnosis.every_call  # the first's stages are not looked at then
 
 
 def test_a_stage_that_is_wrong_at_the_first_size_only_is_found(monkeypatch):
@@ -114,9 +114,9 @@ def test_a_stage_that_is_wrong_at_the_first_size_only_is_found(monkeypatch):
     monkeypatch.setattr(triton, "grouped_gemm", large_only)
     found = run(stage_faults.nothing, case(experts="triton").id)
     assert stages_of(found) == ["gemm1"]
-    (call,) = found.diagnosis["calls"]
+    (call,) = found.diagnosis.calls
     assert call["call"] == 0
-    assert found.diagnosis["every_call"]  # the second's stages have no finding
+    assert found.diagnosis.every_call  # the second's stages have no finding
 
 
 def test_experts_cannot_hand_out_another_input_than_they_were_given():
@@ -304,5 +304,8 @@ def test_a_stage_of_another_shape_is_its_member_s_fault(stage, shape, says):
 
         patch.setattr(TorchLoopExperts, "apply", apply)
 
-    with pytest.raises(ValueError, match=re.escape(says)):
-        run(plant, case(all2all="local").id)
+    found = run(plant, case(all2all="local").id)
+    assert found.verdict is Verdict.ERROR
+    (text,) = found.messages
+    assert text.startswith("the check 'stages' raised ValueError: ")
+    assert says in text.splitlines()[0]
