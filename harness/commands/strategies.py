@@ -7,32 +7,37 @@ come first, so that hypothesis shrinks towards one rank, few experts and small s
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from hypothesis import strategies as st
 from hypothesis.control import reject
 
-from harness.matrix.case import TOKEN_COUNTS, MoETestConfig
+from harness.matrix.case import AXES, TOKEN_COUNTS, MoETestConfig
 from harness.matrix.exactness import is_bitwise
 from harness.plan.plan import make_plan
+from moe import families
+from moe.activations import ACTIVATIONS
 from moe.all2all import ALL2ALL
 from moe.experts import EXPERTS
 from moe.layers import COMPOSED, LAYERS, OWN, LayerRow, layout_words
+from moe.layout import Layout
 from moe.quant import QUANT
-from moe.spec import DTYPE_BYTES, Layout
+from moe.routers import ROUTERS
+from moe.spec import DTYPE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from harness.matrix.axis import Axis
     from harness.plan.machine import Machine
     from moe.spec import Row
 
 WORLDS = (1, 2, 3, 4, 8)
-# Below 64 columns a row's distance scatters so much that its margin is no longer six sigma.
-SIZES = (64, 72, 96, 100, 128, 131, 160, 192, 200, 256, 320, 384, 512, 640, 768, 1024)
-EXPERT_COUNTS = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 64)
-TOP_KS = (1, 2, 3, 4, 6, 8)
+SIZES = AXES["n"].simpler_values
+EXPERT_COUNTS = AXES["num_experts"].simpler_values
+TOP_KS = AXES["top_k"].simpler_values
 _EDGES = (1, 2, 3, 4, 7, 8, 15, 16, 17, 31, 32, 33, 63, 64, 65)  # of kernels' token buckets
 _WIDE_EDGES = (127, 128, 129, 255, 256, 257, 1023, 1024, 1025)
 SEEDS = 2**16
@@ -88,29 +93,16 @@ def space_for(machine: Machine, experts: str | None = None, layer: str | None = 
     return Space(machine=machine, experts=served or names)
 
 
-# Values of each field that is a plain choice, simplest first.
-_SIMPLEST: dict[str, tuple[object, ...]] = {
-    "exact": (False,),
-    "quant": ("none",),
-    "dtype": ("bf16",),
-    "m": (1, 2, 3, 4),
-    "shared_experts": (0, 1, 2),
-    "renormalize": (True,),
-    "tokens": TOKEN_COUNTS,
-    "seed": (0,),
-    "top_k": TOP_KS,
-    "num_experts": EXPERT_COUNTS,
-    "n": SIZES,
-    "k": SIZES,
-}
-
-
 def simpler(space: Space, case: MoETestConfig) -> Iterator[MoETestConfig]:
-    """The case with one field made simpler, as far as that runs; simplest values first."""
-    for name, values in _SIMPLEST.items():
-        now = getattr(case, name)
+    """The case with one field made simpler, as far as that runs; simplest values first.
+
+    Axes with few values come first, the last of them before the others: switches before sizes.
+    """
+    last_first = [*AXES.values()][::-1]
+    for axis in sorted(last_first, key=lambda axis: len(axis.simpler_values)):
+        now, values = getattr(case, axis.name), axis.simpler_values
         for value in values[: values.index(now)] if now in values else values:
-            changed = case.replace(**{name: value})
+            changed = case.replace(**{axis.name: value})
             if changed.exact == is_bitwise(changed) and _runs(changed, space.machine):
                 yield changed
 
@@ -138,10 +130,7 @@ def configs(draw: Callable[[Any], Any], space: Space) -> MoETestConfig:
         tp_size=layout.tp_size,
         use_ep=layout.use_ep,
         sequence_parallel=layout.sequence_parallel,
-        shared_experts=draw(st.sampled_from((0, 0, 1, 2) if _takes(row, "shared") else (0,))),
-        renormalize=draw(
-            st.sampled_from((True, True, False) if _takes(row, "no_renorm") else (True,))
-        ),
+        **{name: draw(st.sampled_from(_alone(AXES[name], row))) for name in _ALONE},
         tokens=draw(st.sampled_from(TOKEN_COUNTS if layout.dp_size > 1 else TOKEN_COUNTS[:1])),
         seed=draw(st.integers(0, SEEDS - 1)),
     )
@@ -149,7 +138,34 @@ def configs(draw: Callable[[Any], Any], space: Space) -> MoETestConfig:
     exact = sized.replace(exact=True)
     if isinstance(row, LayerRow):  # whose hidden states carry logits
         return sized
-    return exact if draw(st.sampled_from(_EXACT)) and is_bitwise(exact) else sized
+    drawn = exact if draw(st.sampled_from(_EXACT)) and is_bitwise(exact) else sized
+    return _with_families(row, drawn)
+
+
+def _with_families(row: Row, case: MoETestConfig) -> MoETestConfig:
+    """With a router and an activation that the seed picks, so that no draw moves."""
+    pick = random.Random(case.seed)  # noqa: S311  # no secret
+    router = pick.choice([MoETestConfig.router, *ROUTERS.rows])
+    changed = case.replace(activation=pick.choice(_activations(row)), router=router)
+    return changed if changed.exact == is_bitwise(changed) else case
+
+
+# Fields whose values must fit each other, the machine or the backend: drawn one by one above.
+TOGETHER = (
+    *("m", "n", "k", "num_experts", "top_k", "experts", "all2all", "quant", "dtype", "layer"),
+    *("dp_size", "tp_size", "use_ep", "sequence_parallel", "tokens", "seed", "exact"),
+    *("router", "activation"),  # by the seed, so that no draw moves
+)
+_ALONE = tuple(name for name in AXES if name not in TOGETHER)
+_WORDS = {"shared_experts": "shared", "renormalize": "no_renorm"}  # what a layer has to take
+
+
+def _alone(axis: Axis, row: Row) -> Sequence[Any]:
+    """Values of an axis that goes with everything, each as often as it is to be drawn."""
+    if axis.name in _WORDS and not _takes(row, _WORDS[axis.name]):
+        return (axis.default,)
+    rows = tuple(families.table(axis.family).rows) if axis.family else ()
+    return axis.drawn or axis.choices or rows or axis.simpler_values
 
 
 def _sized(
@@ -208,20 +224,20 @@ def _tokens(space: Space, dp_size: int) -> st.SearchStrategy[int]:
 
 def _quants(row: Row) -> list[str]:
     """Methods whose formats the backend takes."""
-    if isinstance(row, LayerRow):
-        pairs = ((m.name, (m.scheme.weights, m.scheme.activations)) for m in QUANT)
-        return [name for name, pair in pairs if pair in row.schemes]
-    needs = row.needs
-    return [
-        method.name
-        for method in QUANT
-        if (not needs.weights or method.scheme.weights in needs.weights)
-        and (not needs.activations or method.scheme.activations in needs.activations)
-    ]
+    taken = row.schemes if isinstance(row, LayerRow) else row.needs.formats
+    return [m.name for m in QUANT if (m.scheme.weights, m.scheme.activations) in taken]
+
+
+def _activations(row: Row) -> list[str]:
+    """Functions that the backend computes, the default first and most often."""
+    default = MoETestConfig.activation
+    taken = row.needs.activation_functions
+    others = [a.name for a in ACTIVATIONS if a.name != default and a.name in taken]
+    return [default, default, *others] if default in taken else others
 
 
 def _dtypes(row: Row) -> list[str]:
-    return [d for d in DTYPE_BYTES if not row.needs.dtypes or d in row.needs.dtypes]
+    return [d for d in DTYPE_BYTES if d in row.needs.dtypes]
 
 
 def _hidden(row: Row) -> list[int]:

@@ -27,6 +27,7 @@ from harness.engine.messages import (
     Swept,
 )
 from harness.engine.rank_bootstrap import rank_log
+from harness.record.result import Verdict
 
 if TYPE_CHECKING:
     from harness.engine.forkserver_pool import GangSpec, Pool
@@ -136,5 +137,10 @@ class Link:
             self.probed[rank] = message.unfit
         elif isinstance(message, Done | Failed):
             self.heard.answers[rank] = message
-            if isinstance(message, Failed) and self.heard.failed_at is None:
+            if _has_raised(message) and self.heard.failed_at is None:
                 self.heard.failed_at = now
+
+
+def _has_raised(message: Done | Failed) -> bool:
+    """Whether others may wait in vain: after an exception a rank joins no more collectives."""
+    return isinstance(message, Failed) or message.result.get("verdict") == Verdict.ERROR

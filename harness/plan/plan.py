@@ -11,21 +11,26 @@ from typing import TYPE_CHECKING
 
 from harness.errors import UsageError
 from harness.matrix.case import MoETestConfig
+from harness.matrix.exactness import exact_refusal
 from harness.plan import cost
+from moe.activations import ACTIVATIONS
 from moe.all2all import ALL2ALL
 from moe.errors import MoEError
 from moe.experts import EXPERTS
 from moe.layers import COMPOSED, LAYERS, OWN, LayerRow
 from moe.oracle import AUTO, select
 from moe.quant import QUANT
-from moe.spec import Reason, problem_refusal
+from moe.routers import ROUTERS
+from moe.spec import Needs, Reason, experts_refusal, problem_refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from harness.plan.machine import Machine
     from moe.quant import QuantRow
-    from moe.spec import Needs, Problem, Row
+    from moe.spec import Platform, Problem, Row
+
+    Refuse = Callable[[Needs, Problem, Platform], Reason | None]
 
 TIME_LIMIT = 120.0  # seconds a case may take where no suite says otherwise
 
@@ -96,7 +101,11 @@ def make_plan(
 def _judge(case: MoETestConfig, machine: Machine) -> tuple[MoETestConfig, Reason | None]:
     """The case, its experts backend chosen where it says `auto`, and why it cannot run."""
     problem, quant = case.problem, QUANT.row(case.quant)
-    reason = problem_refusal(problem) or _straddling(problem, quant)
+    reason = (
+        problem_refusal(problem)
+        or _straddling(problem, quant)
+        or (exact_refusal(problem.scheme) if case.exact else None)
+    )
     if reason is not None:
         return case, reason
     if case.layer != COMPOSED:
@@ -108,6 +117,8 @@ def _judge(case: MoETestConfig, machine: Machine) -> tuple[MoETestConfig, Reason
         case = case.replace(experts=selection.winner.name)
     reason = (
         _experts_refusal(_backend(case.experts), problem, machine)
+        or _needs_refusal(ROUTERS.row(case.router), problem, machine)
+        or _needs_refusal(ACTIVATIONS.row(case.activation), problem, machine)
         or _needs_refusal(quant, problem, machine)
         or _needs_refusal(ALL2ALL.row(case.all2all), problem, machine)
         or _memory_refusal(problem, machine)
@@ -142,9 +153,11 @@ def _layer_refusal(case: MoETestConfig, machine: Machine) -> Reason | None:
     return _needs_refusal(QUANT.row(case.quant), problem, machine)
 
 
-def _needs_refusal(row: Row, problem: Problem, machine: Machine) -> Reason | None:
+def _needs_refusal(
+    row: Row, problem: Problem, machine: Machine, refusal: Refuse = Needs.refusal
+) -> Reason | None:
     needs = _elsewhere(row.needs) if machine.planned else row.needs
-    reason = needs.refusal(problem, machine.platform)
+    reason = refusal(needs, problem, machine.platform)
     return reason and Reason(code=reason.code, text=f"{row.name}: {reason.text}")
 
 
@@ -154,7 +167,7 @@ def _elsewhere(needs: Needs) -> Needs:
 
 
 def _experts_refusal(row: Row, problem: Problem, machine: Machine) -> Reason | None:
-    reason = _needs_refusal(row, problem, machine)
+    reason = _needs_refusal(row, problem, machine, experts_refusal)
     if reason is not None or not machine.platform.interpreted or "triton" not in row.needs.features:
         return reason
     seconds = cost.interpreted_seconds(problem, machine.cores)

@@ -39,6 +39,7 @@ class View:
 
 def view(folder: RunFolder) -> View:
     """Read a run folder, finished or not."""
+    folder.require("cases", "refused")
     events = folder.events()
     last, cases = last_words(events), folder.info["cases"]
     refused = tuple(folder.info["refused"])

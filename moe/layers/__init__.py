@@ -7,17 +7,19 @@ names such a class's `row`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from moe.errors import MoEError
+from moe.needs import ANY, Anything, experts_refusal
 from moe.registry import Registry
 from moe.spec import Reason, Row
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from moe.spec import Layout, Platform, Problem
+    from moe.layout import Layout
+    from moe.spec import Platform, Problem
 
 COMPOSED = "composed"  # moe.layer.FusedMoE, built from the members that a case names
 OWN = "own"  # the experts of a case whose layer has its own
@@ -46,6 +48,7 @@ class LayerRow(Row):
     takes: frozenset[str] = frozenset()
     schemes: frozenset[tuple[str, str]] = frozenset({UNQUANTIZED})
     takes_logits: bool = False
+    routers: frozenset[str] | Anything = frozenset({"softmax"})  # rows of `moe.routers`
 
     def __post_init__(self) -> None:
         unknown = sorted(self.takes - set(TAKES))
@@ -59,7 +62,8 @@ class LayerRow(Row):
             self._not_taken(problem)
             or self._wrong_scheme(problem)
             or self._no_gate(problem)
-            or self.needs.refusal(problem, platform)
+            or self._wrong_router(problem)
+            or experts_refusal(replace(self.needs, formats=ANY), problem, platform)
         )
 
     def _not_taken(self, problem: Problem) -> Reason | None:
@@ -76,6 +80,12 @@ class LayerRow(Row):
         taken = ", ".join(" with ".join(pair) for pair in sorted(self.schemes))
         text = f"takes {taken}, not {scheme.weights} with {scheme.activations}"
         return Reason(code="scheme_unsupported", text=text)
+
+    def _wrong_router(self, problem: Problem) -> Reason | None:
+        if isinstance(self.routers, Anything) or problem.router in self.routers:
+            return None
+        text = f"has the router {', '.join(sorted(self.routers))}, not {problem.router}"
+        return Reason(code="router_unsupported", text=text)
 
     def _no_gate(self, problem: Problem) -> Reason | None:
         if self.takes_logits or problem.num_experts <= problem.hidden:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from moe.collectives import Groups
     from moe.layer import Output
+    from moe.needs import Anything
     from moe.spec import Problem
 
 
@@ -74,6 +75,7 @@ class LayerSubject(ABC):
     takes: ClassVar[frozenset[str]] = frozenset()  # of dp, tp, ep, sp, shared, no_renorm
     # (weight format, activation format) pairs, keys of moe.spec.FORMATS
     schemes: ClassVar[frozenset[tuple[str, str]]] = frozenset({UNQUANTIZED})
+    routers: ClassVar[frozenset[str] | Anything] = frozenset({"softmax"})  # what its gate does
     takes_logits: ClassVar[bool] = False  # forward(x, logits) instead of forward(x)
     deterministic: ClassVar[bool] = False  # the same call gives the same bits
     row: ClassVar[LayerRow]
@@ -90,6 +92,7 @@ class LayerSubject(ABC):
             takes=cls.takes,
             schemes=cls.schemes,
             takes_logits=cls.takes_logits,
+            routers=cls.routers,
         )
 
     def __init__(self, problem: Problem, rank: int, groups: Groups, device: torch.device) -> None:

@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -198,6 +199,60 @@ def test_a_backend_s_mistake_is_found_and_shrunk(tmp_path, capsys):
     for token in ("topk:3", "e:3", "m:1", "n:64", "k:64"):
         assert f"-{token}-" in last[0].replace("--case ", "-"), last[0]
     assert "python -m harness run --case " in last[0]
+
+
+SPOILED = "tests.harness.commands.fuzz_members:SpoiledByOthers"
+
+
+def test_a_case_that_passes_alone_is_said_to_depend_on_those_before_it(tmp_path, capsys):
+    folder = tmp_path / "run"
+    asked = ["fuzz", "--cases", "6", "--experts", SPOILED, "--budget", "2m", "--seed", "3"]
+    assert main([*asked, "--out", str(folder)]) == ExitCode.FAILED
+    said = capsys.readouterr().out.splitlines()
+    text = " passes alone: it depends on what ran before it in its gang: "
+    dependent = [line.partition(text) for line in said if text in line]
+    assert dependent, said
+    verdicts = {}
+    for event in RunFolder.open(folder).events():
+        if isinstance(event, CaseEnded):
+            verdicts.setdefault(event.result.case_id, []).append(str(event.result.verdict))
+    for case_id, _, before in dependent:
+        assert verdicts[case_id][:2] == ["failed", "passed"]
+        assert set(before.split()) <= verdicts.keys() - {case_id}
+        assert f"failed={sum(v[0] == 'failed' for v in verdicts.values())}" in said[-1]
+    assert not [line for line in said if line.startswith("smallest failed: ")]
+
+
+def test_the_budget_holds_for_shrinking_too(tmp_path, capsys, monkeypatch):
+    """Beside the start of the first gang, which no budget shortens."""
+    real, began = fuzz.Fuzzer.warm, []
+
+    def warm(self, cases):
+        real(self, cases)
+        began.append(time.monotonic())
+
+    monkeypatch.setattr(fuzz.Fuzzer, "warm", warm)
+    member = "tests.harness.commands.fuzz_members:LosesTheThird"
+    asked = ["fuzz", "--experts", member, "--budget", "12s", "--seed", "2"]
+    main([*asked, "--out", str(tmp_path / "run")])
+    took = time.monotonic() - began[0]
+    assert took < 12 + 10, capsys.readouterr().out
+
+
+def test_shrinking_ends_in_time_with_the_simplest_so_far():
+    failing = next(case for case in fuzz.batch(SPACE, 0, 1) if _wrong(case) and case.seed)
+    tried = []
+
+    def fails(case):
+        tried.append(case)
+        time.sleep(0.05)
+        return _wrong(case)
+
+    began = time.monotonic()
+    least = fuzz.shrink(SPACE, 0, 1, failing, fails, until=began + 1.5)
+    assert time.monotonic() - began < 5
+    assert _wrong(least)
+    assert fuzz.shrink(SPACE, 0, 1, failing, fails, until=0) == failing
 
 
 @pytest.mark.parametrize("wrong", [["--seed", "-1"], ["--cases", "0"], ["--budget", "soon"]])

@@ -29,7 +29,7 @@ BY_FIELD = {
     "shared_experts": counts,
     "seed": counts,
 }
-BY_TYPE = {"int": sizes, "bool": st.booleans()}
+BY_TYPE = {"int": sizes, "bool": st.booleans(), "str": names}
 
 
 def strategy(field):

@@ -12,6 +12,7 @@ from harness.plan import cost
 from harness.plan.machine import Machine, planned_for
 from harness.plan.plan import make_plan
 from moe.experts import EXPERTS
+from moe.formats import FORMATS
 from moe.layers.base import LayerSubject
 from moe.quant import QUANT, QuantRow
 from moe.spec import Needs, Platform, Row, Scheme
@@ -130,6 +131,12 @@ def test_a_plain_case_runs():
         ({"sequence_parallel": True}, CPU, "sp_needs_ep_and_tp", "set use_ep and tp_size"),
         ({"n": 3, "tp_size": 4}, CPU, "empty_shard", "intermediate size 3 over 4 ranks"),
         (
+            {"experts": "flashinfer_cutlass", "activation": "gelu_tanh"},
+            HOPPERS,
+            "activation_unsupported",
+            "flashinfer_cutlass: computes the activation silu, not gelu_tanh",
+        ),
+        (
             {"all2all": "local", "tp_size": 2},
             CPU,
             "too_many_ranks",
@@ -202,12 +209,27 @@ def test_whole_blocks_are_taken(fields):
     assert make_plan([case(quant="fp8_block", **fields)], CPU).cases
 
 
-def test_the_rule_is_the_rows_block_and_not_its_name(monkeypatch):
-    scheme = Scheme(weights="model", activations="model")
-    row = QuantRow(name="odd", target="x:Y", scheme=scheme, block=48)
+def test_the_rule_is_the_format_s_block_and_not_its_name(monkeypatch):
+    odd = dataclasses.replace(FORMATS["fp8_block"], name="fp8_odd", block=(48, 48))
+    monkeypatch.setattr(FORMATS, "_rows", {**FORMATS.rows, "fp8_odd": odd})
+    scheme = Scheme(weights="fp8_odd", activations="fp8_group", weight_bytes=1)
+    row = QuantRow(name="odd", target="x:Y", scheme=scheme)
     monkeypatch.setattr(QUANT, "_rows", {**QUANT.rows, "odd": row})
     assert refusal(case(quant="odd", n=256)).code == "block_straddles_shard"
     assert make_plan([case(quant="odd", n=96, tp_size=2)], CPU).cases
+
+
+def test_formats_are_matched_as_pairs(monkeypatch):
+    """Each half is one that the kernels take, with another partner."""
+    scheme = Scheme(weights="fp8_block", activations="int8_token", weight_bytes=1)
+    row = QuantRow(name="mixed", target="x:Y", scheme=scheme)
+    monkeypatch.setattr(QUANT, "_rows", {**QUANT.rows, "mixed": row})
+    reason = refusal(case(experts="triton", quant="mixed", n=256))
+    assert reason.code == "activation_format_unsupported"
+    assert reason.text == (
+        "triton: takes fp8_block weights with activation_format fp8_group, not int8_token"
+    )
+    assert make_plan([case(experts="torch_loop", quant="mixed", n=256)], CPU).cases
 
 
 def test_uneven_shards_are_taken_where_no_block_is_cut():
