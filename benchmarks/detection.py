@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from moe.spec import Format
+    from moe.formats.format import Format
 
     Plant = Callable[[Tensor, Tensor, float, Format], tuple[Tensor, Tensor]]
 
@@ -64,12 +64,8 @@ def random_weights(w13: Tensor, w2: Tensor, error: float, _: Format) -> tuple[Te
 def one_scale(w13: Tensor, w2: Tensor, error: float, fmt: Format) -> tuple[Tensor, Tensor]:
     """One scale of the second matrix: of the tensor, of a channel, or of a block."""
     wrong = w2.clone()
-    if fmt.per == "tensor":
-        wrong *= 1 + error
-    elif fmt.per == "channel":
-        wrong[0] *= 1 + error
-    else:
-        wrong[:BLOCK, :BLOCK] *= 1 + error
+    rows, columns = fmt.block or (BLOCK, BLOCK)
+    wrong[:rows, :columns] *= 1 + error
     return w13, wrong
 
 

@@ -22,10 +22,10 @@ import torch.distributed as dist
 
 from harness import parallel_launch
 from harness.checks.output import bound, judge
-from harness.execute import run_call
 from harness.fixtures.layer_under_test import make_subject
 from harness.fixtures.phase_timer import Clock
 from harness.fixtures.rank_context import RankContext
+from harness.fixtures.run_calls import run_call
 from harness.matrix.case import MoETestConfig
 from harness.mutants import HYPOTHESES, Hypothesis, NotApplicable
 from harness.mutants.sample import scene_of

@@ -6,7 +6,6 @@ and the engine are imported by the commands that need them, so that `list` start
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import time
@@ -15,10 +14,11 @@ from collections import Counter
 from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, cast
 
-from harness.commands import listing
+from harness.commands import last_lines, listing
 from harness.commands.options import parse
-from harness.errors import ExitCode, HarnessError, NothingSelected, UsageError
-from harness.plan import machine, selection
+from harness.commands.streams import code_with_output, standard_streams
+from harness.errors import ExitCode, HarnessError, NothingSelected
+from harness.plan import machine, requirements, selection
 from harness.plan.manifest import describe, folder_for
 from harness.plan.plan import Plan, make_plan
 from harness.record.events import CaseEnded, RunEnded, RunStarted
@@ -43,18 +43,24 @@ class Terminated(KeyboardInterrupt):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (see `harness.errors.ExitCode`)."""
-    args = parse(sys.argv[1:] if argv is None else argv)
+    with standard_streams() as out:
+        code = _command(sys.argv[1:] if argv is None else argv)
+    return code_with_output(code, out)
+
+
+def _command(argv: Sequence[str]) -> int:
+    """Parse and run; every exception becomes its message and its exit code."""
     try:
+        args = parse(argv)
         return int(COMMANDS[args.command](args))
+    except SystemExit as stop:  # argparse: help, or a usage error that it has printed
+        return int(stop.code or 0)
     except HarnessError as error:
         print(error, file=sys.stderr)
         return error.exit_code
     except MoEError as error:
         print(error, file=sys.stderr)
         return ExitCode.USAGE
-    except BrokenPipeError:  # `list | head`: nobody reads on, and the interpreter need not flush
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.PASSED
     except KeyboardInterrupt as stop:
         return _code_of(stop)
     except Exception:
@@ -67,8 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> int:
     """Load, expand, plan, launch, store, report."""
     began = time.time()
+    here = machine.detect()
+    requirements.check(args.require, here)
     chosen = selection.asked_for(args)
-    plan = make_plan(chosen.points, machine.detect(), time_limit=chosen.time_limit)
+    plan = make_plan(chosen.points, here, time_limit=chosen.time_limit)
     if not plan.jobs:
         raise NothingSelected(_nothing(plan))
     with _folder(args, chosen, plan) as folder:
@@ -77,11 +85,15 @@ def run(args: argparse.Namespace) -> int:
         stopped = _launch(args, chosen, left, folder)
         summary = _finish(folder, plan, began)
         hints = bound_slack.hints(folder.results.values())
-    print("".join(f"hint: {hint}\n" for hint in hints), end="")
+    lines = [f"hint: {hint}" for hint in hints]
+    lines += last_lines.not_run(summary, fail_fast=args.fail_fast)
+    lines += last_lines.mostly_refused(plan)
     if summary.exit_code() is ExitCode.INCOMPLETE or stopped is not None:
-        print(f"to go on: python -m harness run --resume {folder.path}")
+        lines.append(f"to go on: python -m harness run --resume {folder.path}")
+    print("".join(f"{line}\n" for line in lines), end="")
+    code = last_lines.code_with_record(summary.exit_code() if stopped is None else stopped, folder)
     print(summary.line(), flush=True)
-    return summary.exit_code() if stopped is None else stopped
+    return code
 
 
 def _launch(
@@ -156,9 +168,8 @@ def _folder(args: argparse.Namespace, chosen: Selection, plan: Plan) -> RunFolde
 
 def _tensors(folder: RunFolder) -> str | None:
     """Where ranks save tensors, or None: as the run was first asked, also when resumed."""
-    return (
-        str(folder.path.absolute() / "tensors") if folder.info["options"]["save_tensors"] else None
-    )
+    asked = folder.info["options"].get("save_tensors", False)
+    return str(folder.path.absolute() / "tensors") if asked else None
 
 
 def _ending(events: Iterator[Event]) -> closing[Generator[Event]]:
@@ -203,33 +214,6 @@ def _announce(plan: Plan, left: Plan, folder: RunFolder) -> None:
     )
 
 
-def report(args: argparse.Namespace) -> int:
-    """A stored run on the console, or as files."""
-    from harness.report import junit
-    from harness.report.tables import console, markdown, view
-
-    stored = view(RunFolder.open(args.folder))
-    try:
-        if args.junit:
-            for path in junit.write(stored, args.junit):
-                print(path)
-        if args.markdown:
-            args.markdown.write_text(markdown(stored), encoding="utf-8")
-            print(args.markdown)
-    except OSError as error:
-        raise UsageError(f"cannot write the report: {error}") from error
-    if not (args.junit or args.markdown):
-        print(console(stored))
-    return ExitCode.PASSED
-
-
-def schema(_: argparse.Namespace) -> int:
-    from harness.matrix.schema import schema as exported
-
-    sys.stdout.write(exported())
-    return ExitCode.PASSED
-
-
 def doctor(_: argparse.Namespace) -> int:
     from harness.commands.doctor import examine
 
@@ -244,20 +228,21 @@ def fuzz(args: argparse.Namespace) -> int:
 
 
 def power(args: argparse.Namespace) -> int:
-    """Run as `run` does, or take an earlier run, and show what it has proved."""
-    from harness.mutants.coverage import certificate
-    from harness.report.tables import view
+    from harness.commands.power import certify
 
-    code: int = ExitCode.PASSED
-    where = args.folder or args.resume or args.out or folder_for(ROOT, "power")
-    if args.folder is None:
-        args.out = None if args.resume else where
-        code = run(args)
-    elif args.suite or args.case or args.last_failed or args.resume or args.out:
-        raise UsageError("--from reads a run that has been; leave out what is to be run")
-    shown = certificate(view(RunFolder.open(where)).results)
-    print("\n".join(shown.lines()))
-    return code or (ExitCode.PASSED if shown.whole else ExitCode.FAILED)
+    return certify(args, run)
+
+
+def report(args: argparse.Namespace) -> int:
+    from harness.commands.report import show_report
+
+    return show_report(args)
+
+
+def schema(_: argparse.Namespace) -> int:
+    from harness.commands.schema import show_schema
+
+    return show_schema()
 
 
 COMMANDS = {

@@ -8,18 +8,11 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from moe.all2all import ALL2ALL
-from moe.experts import EXPERTS
-from moe.quant import QUANT
-
-if TYPE_CHECKING:
-    from moe.registry import Registry
-
-FAMILIES: dict[str, Registry[Any]] = {"experts": EXPERTS, "all2all": ALL2ALL, "quant": QUANT}
+from moe import families
 
 
 def facts() -> dict[str, Any]:
@@ -42,7 +35,7 @@ def load_faults(members: list[str]) -> dict[str, str]:
     for member in members:
         family, _, name = member.partition("/")
         try:
-            FAMILIES[family].load(name)
+            families.table(family).load(name)
         except Exception as error:  # whatever an import may raise
             faults[member] = f"{type(error).__name__}: {error}"
     return faults

@@ -16,7 +16,7 @@ import torch.distributed as dist
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from moe.spec import Layout
+    from moe.layout import Layout, Partition
 
 # torch 2.13 renamed both; the old names warn there and the new ones are missing in 2.11.
 _all_gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
@@ -82,21 +82,17 @@ class Groups:
 
 def make_groups(layout: Layout, rank: int, *, staged: bool) -> Groups:
     """Collective: every rank of the default process group calls it with the same layout."""
-    dp, tp = layout.dp_size, layout.tp_size
-    columns = [[d * tp + t for d in range(dp)] for t in range(tp)]
-    rows = [[d * tp + t for t in range(tp)] for d in range(dp)]
-    everyone = [list(range(layout.world_size))]
-    gather = everyone if layout.sequence_parallel else columns
-    return Groups(gather=_group(gather, rank, staged), tp=_group(rows, rank, staged))
+    gather, tp = (_group(layout.partition(name), rank, staged) for name in ("gather", "tp"))
+    return Groups(gather=gather, tp=tp)
 
 
-def _group(parts: list[list[int]], rank: int, staged: bool) -> Group:
+def _group(parts: Partition, rank: int, staged: bool) -> Group:
     """This rank's part; every rank creates every part, as torch asks for."""
     mine = ALONE
     for ranks in parts:
         if len(ranks) == 1:
             continue
-        handle = dist.new_group(ranks)
+        handle = dist.new_group(list(ranks))
         if rank in ranks:
             mine = Group(handle=handle, size=len(ranks), rank=ranks.index(rank), staged=staged)
     return mine

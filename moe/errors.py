@@ -26,8 +26,14 @@ class UnknownMemberError(MoEError):
     def __init__(self, family: str, name: str, known: Iterable[str]) -> None:
         names = sorted(known)
         close = difflib.get_close_matches(name, names, n=1)
-        hint = f", did you mean {close[0]!r}?" if close else ""
+        hint = f", did you mean {close[0]!r}?" if close else _path_hint(name)
         super().__init__(f"no {family} is called {name!r}{hint} (known: {', '.join(names)})")
+
+
+def _path_hint(name: str) -> str:
+    """Return how a class's import path is written, for a name with dots and no colon."""
+    module, dot, attribute = name.rpartition(".")
+    return f"; a class is named with a colon, as {f'{module}:{attribute}'!r}" if dot else ""
 
 
 class RefusedError(MoEError):

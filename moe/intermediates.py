@@ -1,7 +1,7 @@
 """Handing out intermediates to whoever asks: off, and free, unless somebody records.
 
-Inside `recording()` each stage that calls `keep` leaves what it made. Values are kept as they
-are, not copied: a member that reuses a buffer must keep a copy. Stages, in order (G gathered
+Inside `recording()` each stage that calls `keep` leaves a copy of what it made, so that a member
+may reuse its buffers. Stages, in order (G gathered
 tokens, in any order of ranks or rows: which token a row holds is seen from what is in it;
 R = G * k flat (token, slot) rows; rows of slots without an expert here are undefined):
 
@@ -56,15 +56,17 @@ def recording() -> Iterator[dict[str, Kept]]:
 
 
 def keep(
-    stage: str, value: Tensor | None, rows: Tensor | None = None, *, copy: bool = False
+    stage: str, value: Tensor | None, rows: Tensor | None = None, *, copy: bool = True
 ) -> None:
     """Leave a stage's value, if somebody records; the last one of a name wins.
 
     But of what experts are given the first one does: the layer's, whatever they say of it.
-    copy: the value is about to be changed in place.
+    copy: False saves the copy of a value that was made for this call and is never written again.
     """
     if _kept is not None and value is not None:
         assert stage in STAGES, f"no stage is called {stage!r}"
         if stage in GIVEN and stage in _kept:
             return
-        _kept[stage] = Kept(value=value.clone() if copy else value, rows=rows)
+        if copy:
+            value, rows = value.clone(), None if rows is None else rows.clone()
+        _kept[stage] = Kept(value=value, rows=rows)

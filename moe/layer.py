@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from moe import intermediates
+from moe import families, intermediates
 from moe.all2all import ALL2ALL
 from moe.errors import MoEError, RefusedError
 from moe.experts import EXPERTS
 from moe.quant import QUANT
-from moe.routing import softmax_topk, to_local_ids
+from moe.routers import ROUTERS
+from moe.routing import to_local_ids
+from moe.spec import Needs, experts_refusal
 from moe.types import Activations, Routing
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from moe.collectives import Groups
     from moe.experts.base import Experts
     from moe.quant.base import QuantMethod
+    from moe.routers.base import Router
     from moe.shared import SharedExperts
     from moe.spec import Platform, Problem
     from moe.types import Dispatched, ExpertWeights
@@ -79,6 +82,7 @@ class FusedMoE:
     """The layer of one rank."""
 
     problem: Problem
+    router: Router
     kernel: MoEKernel
     groups: Groups
     shared: SharedExperts | None
@@ -86,7 +90,8 @@ class FusedMoE:
 
     def forward(self, x: Tensor, logits: Tensor) -> Output:
         """Collective. x: [T, K] model dtype, logits: [T, E] this rank's tokens; T may be 0."""
-        routing = softmax_topk(logits, self.problem.top_k, renormalize=self.problem.renormalize)
+        top_k, renormalize = self.problem.top_k, self.problem.renormalize
+        routing = self.router(logits, top_k, renormalize=renormalize)
         intermediates.keep("router", routing.topk_weights, copy=True)
         out = self.kernel.apply(x, routing)
         intermediates.keep("finalize", out, copy=True)
@@ -123,9 +128,10 @@ class Members:
 
 def check(problem: Problem, platform: Platform, members: Members) -> None:
     """Raises RefusedError with the first member's reason."""
-    rows = (EXPERTS.row(members.experts), ALL2ALL.row(members.all2all), QUANT.row(members.quant))
-    for row in rows:
-        reason = row.needs.refusal(problem, platform)
+    for family, table in families.tables(families.MEMBERS):
+        row = table.row(getattr(members, family))
+        refusal = experts_refusal if family == "experts" else Needs.refusal
+        reason = refusal(row.needs, problem, platform)
         if reason is not None:
             raise RefusedError(row.name, reason)
 
@@ -162,7 +168,9 @@ def build(
     )
     served = {"experts": experts, "all2all": prepare_finalize, "quant": quant}
     names = {family: type(member).__qualname__ for family, member in served.items()}
-    return FusedMoE(problem=problem, kernel=kernel, groups=groups, shared=shared, members=names)
+    router = ROUTERS.load(problem.router)()
+    parts = {"router": router, "kernel": kernel, "groups": groups, "shared": shared}
+    return FusedMoE(problem=problem, members=names, **parts)
 
 
 def shard_weights(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from moe.errors import MoEError
 from moe.experts import EXPERTS
+from moe.spec import Needs, experts_refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,9 +43,10 @@ def select(
     `veto` may refuse a row for reasons that are not the row's own (memory, time). Raises
     MoEError, which lists every reason, when no row is left.
     """
+    refusal = experts_refusal if family is EXPERTS else Needs.refusal
     refused: list[tuple[str, Reason]] = []
     for row in family:
-        reason = row.needs.refusal(problem, platform) or (veto(row) if veto else None)
+        reason = refusal(row.needs, problem, platform) or (veto(row) if veto else None)
         if reason is None:
             return Selection(winner=row, refused=tuple(refused))
         refused.append((row.name, reason))

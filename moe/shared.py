@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch.nn.functional import linear, silu
+from torch.nn.functional import linear
 
-from moe.spec import chunk
+from moe.activations import ACTIVATIONS
+from moe.layout import chunk
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,11 +27,13 @@ class SharedExperts:
 
     w13: Tensor
     w2: Tensor
+    activation: str = "silu"  # a row of `moe.activations`
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [T, K] -> [T, K] model dtype, this rank's share of the sum over TP ranks."""
         gate, up = _product(x, self.w13).chunk(2, dim=-1)
-        return _product((silu(gate.float()) * up.float()).to(x.dtype), self.w2)
+        h = ACTIVATIONS.load(self.activation)()(gate.float(), up.float())
+        return _product(h.to(x.dtype), self.w2)
 
 
 def _product(x: Tensor, w: Tensor) -> Tensor:
@@ -47,9 +50,10 @@ def shard_shared(problem: Problem, rank: int, w13: Tensor, w2: Tensor) -> Shared
     """w13: [2W, K], w2: [K, W] whole, W = shared_experts * intermediate."""
     layout = problem.layout
     if layout.sequence_parallel or layout.tp_size == 1:
-        return SharedExperts(w13=w13, w2=w2)
+        return SharedExperts(w13=w13, w2=w2, activation=problem.activation)
     columns = chunk(w2.shape[1], layout.tp_size, layout.tp_rank(rank))
     part = slice(columns.start, columns.stop)
     gate, up = w13.chunk(2, dim=0)
     halves = torch.cat([gate[part], up[part]])
-    return SharedExperts(w13=halves, w2=w2[:, part].contiguous())
+    down = w2[:, part].contiguous()
+    return SharedExperts(w13=halves, w2=down, activation=problem.activation)

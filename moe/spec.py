@@ -1,4 +1,4 @@
-"""The torch-free vocabulary: layouts, problems, formats, needs, numerics, reasons.
+"""The torch-free vocabulary: layouts, problems, needs, numerics, reasons.
 
 Planning, listing and CI generation import this and the member tables, never torch. A row is
 matched on features and formats, never on another row's name, so that a new member of one
@@ -7,106 +7,26 @@ family needs no change in the others.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from dataclasses import dataclass, field, replace
-from functools import cache
 from typing import TYPE_CHECKING
 
+from moe.layout import Layout
+from moe.needs import ANY as ANY
+from moe.needs import Needs as Needs
+from moe.needs import Reason as Reason
+from moe.needs import experts_refusal as experts_refusal
+from moe.needs import resolve as resolve
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
 DTYPE_BYTES = {"bf16": 2, "fp16": 2, "f32": 4}  # activation dtypes of a layer -> bytes an element
 BLOCK = 128  # side of a weight block and length of an activation block in `fp8_block`
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reason:
-    """Why something was refused: a stable code to group by, and a sentence for people."""
-
-    code: str
-    text: str
-
-
-def chunk(total: int, parts: int, index: int) -> range:
-    """The `index`-th of `parts` contiguous pieces of `range(total)`; the first ones are longer.
-
-    Sizes differ by at most one; a piece is empty where there are more parts than items.
-    """
-    base, extra = divmod(total, parts)
-    start = index * base + min(index, extra)
-    return range(start, start + base + (index < extra))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layout:
-    """How ranks share the work. `rank = dp_rank * tp_size + tp_rank`."""
-
-    dp_size: int = 1
-    tp_size: int = 1
-    use_ep: bool = False  # experts spread over all ranks; without it the intermediate size is
-    sequence_parallel: bool = False  # each DP rank's tokens are split over its TP ranks
-
-    @property
-    def world_size(self) -> int:
-        return self.dp_size * self.tp_size
-
-    def dp_rank(self, rank: int) -> int:
-        return rank // self.tp_size
-
-    def tp_rank(self, rank: int) -> int:
-        return rank % self.tp_size
-
-    def experts_of(self, rank: int, num_experts: int) -> range:
-        """Global expert ids that live on `rank` (uneven where ranks do not divide them)."""
-        return chunk(num_experts, self.world_size, rank) if self.use_ep else range(num_experts)
-
-    def intermediate_of(self, rank: int, intermediate: int) -> range:
-        """Columns of the intermediate size that live on `rank`."""
-        if self.use_ep:
-            return range(intermediate)
-        return chunk(intermediate, self.world_size, rank)
-
-    def tokens_of(self, rank: int, counts: tuple[int, ...]) -> range:
-        """Rows of its DP rank's tokens that `rank` holds; `counts` are tokens per DP rank."""
-        count = counts[self.dp_rank(rank)]
-        if self.sequence_parallel:
-            return chunk(count, self.tp_size, self.tp_rank(rank))
-        return range(count)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Format:
-    """How numbers are stored: on which grid, and what shares one scale.
-
-    The scale is `amax * (1 / top)` in float32, and a code is `value / scale` on the grid.
-    """
-
-    grid: str  # model (the layer's dtype, unscaled), e4m3, int8
-    per: str = "none"  # weights: tensor, channel, block; activations: tensor, token, group
-    static: bool = False  # the scale was calibrated before, and values beyond it saturate
-
-    @property
-    def top(self) -> float:
-        """The largest code."""
-        return {"e4m3": 448.0, "int8": 127.0}[self.grid]
-
-
-FORMATS = {
-    "model": Format(grid="model"),
-    "fp8_tensor": Format(grid="e4m3", per="tensor"),
-    "fp8_block": Format(grid="e4m3", per="block"),
-    "int8_channel": Format(grid="int8", per="channel"),
-    "fp8_static": Format(grid="e4m3", per="tensor", static=True),
-    "fp8_dynamic": Format(grid="e4m3", per="tensor"),
-    "fp8_group": Format(grid="e4m3", per="group"),
-    "int8_token": Format(grid="int8", per="token"),
-}
-
-
-@dataclass(frozen=True, kw_only=True)
 class Scheme:
-    """What a quant method stores and sends: keys of FORMATS, on which experts rows are matched."""
+    """What a quant method stores and sends: names of formats, on which experts rows are matched."""
 
     weights: str
     activations: str
@@ -124,9 +44,11 @@ class Problem:
     top_k: int
     dtype: str = "bf16"  # a key of DTYPE_BYTES: activations, weights before quantization, output
     scheme: Scheme = Scheme(weights="model", activations="model")
-    layout: Layout = Layout()
+    layout: Layout = field(default_factory=Layout)
     shared_experts: int = 0  # how many always-on experts of the routed experts' size
     renormalize: bool = True  # divide the chosen router weights by their sum
+    activation: str = "silu"  # of the gate: a row of `moe.activations`
+    router: str = "softmax"  # a row of `moe.routers`
 
     @property
     def shard_sizes(self) -> tuple[int, ...]:
@@ -185,86 +107,6 @@ class Numerics:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Needs:
-    """What a member needs. An empty set or None means: anything."""
-
-    features: frozenset[str] = frozenset()  # all of them, of the platform
-    dtypes: frozenset[str] = frozenset()
-    weights: frozenset[str] = frozenset()  # Scheme.weights it takes
-    activations: frozenset[str] = frozenset()  # Scheme.activations it takes
-    hidden_multiple: int = 1
-    shard_multiple: int = 1  # of the intermediate size on every rank
-    max_world: int | None = None
-    packages: tuple[str, ...] = ()  # importable top-level names
-    probe: str | None = None  # "module:function" -> Reason | None, for what only code can tell
-
-    def refusal(self, problem: Problem, platform: Platform) -> Reason | None:
-        """The first need that does not hold, or None."""
-        for check in (_features, _formats, _sizes, _packages):
-            reason = check(self, problem, platform)
-            if reason is not None:
-                return reason
-        return None
-
-
-def _features(needs: Needs, _: Problem, platform: Platform) -> Reason | None:
-    missing = sorted(needs.features - platform.features)
-    if missing:
-        text = f"needs {', '.join(missing)}, which {platform.name} does not have"
-        return Reason(code="platform_lacks_feature", text=text)
-    return None
-
-
-def _formats(needs: Needs, problem: Problem, _: Platform) -> Reason | None:
-    rows = (
-        ("dtype", needs.dtypes, problem.dtype),
-        ("weight_format", needs.weights, problem.scheme.weights),
-        ("activation_format", needs.activations, problem.scheme.activations),
-    )
-    for what, taken, asked in rows:
-        if taken and asked not in taken:
-            text = f"takes {what} {', '.join(sorted(taken))}, not {asked}"
-            return Reason(code=f"{what}_unsupported", text=text)
-    return None
-
-
-def _sizes(needs: Needs, problem: Problem, _: Platform) -> Reason | None:
-    if needs.max_world is not None and problem.layout.world_size > needs.max_world:
-        text = f"serves at most {needs.max_world} rank(s), not {problem.layout.world_size}"
-        return Reason(code="too_many_ranks", text=text)
-    if problem.hidden % needs.hidden_multiple:
-        text = f"hidden size {problem.hidden} is no multiple of {needs.hidden_multiple}"
-        return Reason(code="size_not_multiple", text=text)
-    odd = [size for size in problem.shard_sizes if size % needs.shard_multiple]
-    if odd:
-        text = f"a rank's intermediate size {odd[0]} is no multiple of {needs.shard_multiple}"
-        return Reason(code="size_not_multiple", text=text)
-    return None
-
-
-def _packages(needs: Needs, problem: Problem, platform: Platform) -> Reason | None:
-    for package in needs.packages:
-        if not _installed(package):
-            return Reason(code="package_missing", text=f"package {package!r} is not installed")
-    if needs.probe is not None:
-        probe: Callable[[Problem, Platform], Reason | None] = resolve(needs.probe)
-        return probe(problem, platform)
-    return None
-
-
-@cache
-def _installed(package: str) -> bool:
-    """Searching the path costs .1 ms, and a plan asks for every point."""
-    return importlib.util.find_spec(package) is not None
-
-
-def resolve(target: str):  # type: ignore[no-untyped-def]  # whatever the target is
-    """Import `"package.module:Name"` and return what it names."""
-    module, _, name = target.partition(":")
-    return getattr(importlib.import_module(module), name)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Row:
     """One member of a family: what it is called, what it needs, where its class is."""
 
@@ -272,7 +114,7 @@ class Row:
     target: str  # "package.module:Class", imported on use
     needs: Needs = field(default_factory=Needs)
     numerics: Numerics = field(default_factory=Numerics)
-    # Where a member rounds elsewhere for some activation formats: keys of FORMATS.
+    # Where a member rounds elsewhere for some activation formats, by name.
     numerics_of: Mapping[str, Numerics] = field(default_factory=dict)
     deterministic: bool = False  # the same call on the same ranks gives the same bits
 

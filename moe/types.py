@@ -16,8 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from moe.formats.model.spec import MODEL
+from moe.formats.quant_tensor import QuantTensor
+
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from moe.formats.format import Format
 
 TORCH_DTYPE = {"bf16": torch.bfloat16, "fp16": torch.float16, "f32": torch.float32}
 
@@ -28,9 +33,10 @@ class ExpertWeights:
 
     w13: [e, 2n, K] weights or codes, [gate; up].      w2: [e, K, n] weights or codes.
     w13_scale, w2_scale: float32 multipliers that turn codes into values, or None:
-        per tensor [e]; per channel [e, 2n] and [e, K]; per block [e, ceil(2n/128), ceil(K/128)]
-        and [e, ceil(K/128), ceil(n/128)].
+        one for each of the format's blocks, such as per tensor [e]; per channel [e, 2n] and
+        [e, K]; per block [e, ceil(2n/128), ceil(K/128)] and [e, ceil(K/128), ceil(n/128)].
     a1_scale, a2_scale: [] float32, the static per-tensor scales of the two activations, or None.
+    format: of both matrices; `gate_up` and `down` give each with its scale.
     """
 
     w13: Tensor
@@ -39,21 +45,29 @@ class ExpertWeights:
     w2_scale: Tensor | None = None
     a1_scale: Tensor | None = None
     a2_scale: Tensor | None = None
+    format: Format = MODEL
+
+    @property
+    def gate_up(self) -> QuantTensor:
+        """w13 with its scale."""
+        return QuantTensor(codes=self.w13, scale=self.w13_scale, format=self.format)
+
+    @property
+    def down(self) -> QuantTensor:
+        """w2 with its scale."""
+        return QuantTensor(codes=self.w2, scale=self.w2_scale, format=self.format)
 
     def replace(self, **changes: Any) -> ExpertWeights:
         return replace(self, **changes)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Activations:
+class Activations(QuantTensor):
     """Rows of activations, plain or quantized.
 
-    codes: [T, K] values or codes.
-    scale: None; [] float32 per tensor; [T, 1] float32 per token; [T, ceil(K/128)] per group.
+    codes: [T, K] values or codes. scale, as the format says: None; [] float32 per tensor;
+    [T, 1] float32 per token; [T, ceil(K/block)] per group.
     """
-
-    codes: Tensor
-    scale: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

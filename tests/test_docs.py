@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
+import os
 import re
 import shlex
 import sys
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from harness import parallel_launch
 from harness.cli import COMMANDS
 from harness.commands.options import parse
 from harness.errors import ExitCode
@@ -25,7 +28,10 @@ from harness.matrix.load import find, load
 from harness.record.result import Verdict
 from harness.record.summary import summarize
 from moe.experts import EXPERTS
+from moe.layers import LAYERS, TAKES
+from moe.layers.base import CheckpointWeights, LayerSubject
 from moe.platforms import platform
+from tests.harness.execute_ranks import run_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -200,8 +206,8 @@ def test_the_readme_names_every_verdict() -> None:
     assert sentence.split(", ") == list(Verdict)
 
 
-def test_the_layouts_of_the_readme_are_layouts() -> None:
-    rows = table(README, "| layout, as in an id | tokens | weights |")
+def test_the_layouts_of_the_docs_are_layouts() -> None:
+    rows = table(ROOT / "docs" / "your-own-layer.md", "| layout, as in an id | tokens | weights |")
     cases = [MoETestConfig.from_id(f"m:1-n:8-k:8-e:8-topk:1-experts:x-{r[0][1:-1]}") for r in rows]
     for case, (_, tokens, weights) in zip(cases, rows, strict=True):
         layout = case.layout
@@ -278,7 +284,7 @@ MINE = "my_kernels.experts:MyExperts"
 def test_the_readmes_backend_is_right_and_with_gate_and_up_swapped_wrong(
     package: Path, right: bool
 ) -> None:
-    (source,) = fenced(README, "python")
+    source, _ = fenced(README, "python")
     assert source.count("gate, up = ") == 1
     text = source if right else source.replace("gate, up = ", "up, gate = ")
     (package / "experts.py").write_text(text)
@@ -293,3 +299,53 @@ def test_the_readmes_backend_says_what_it_does_not_take(package: Path) -> None:
     needs, cpu = EXPERTS.row(MINE).needs, platform("cpu")
     refused = {p.quant for p in points if needs.refusal(p.problem, cpu) is not None}
     assert refused == {p.quant for p in points} - {"none"}
+
+
+LAYER = "my_kernels.layer:MyLayer"
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_the_readmes_layer_is_right_and_with_gate_and_up_swapped_wrong(
+    package: Path, right: bool
+) -> None:
+    _, source = fenced(README, "python")
+    assert source.count("(gate, up, down)") == 1
+    text = source if right else source.replace("(gate, up, down)", "(up, gate, down)")
+    (package / "layer.py").write_text(text)
+    found = run_here(f"m:6-n:64-k:64-e:4-topk:2-experts:own-layer:{LAYER}")
+    assert found.verdict is (Verdict.PASSED if right else Verdict.FAILED), found.messages
+    assert found.members == {"layer": "MyLayer"}
+
+
+def test_the_readmes_layer_is_right_on_two_ranks(
+    package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (package / "layer.py").write_text(fenced(README, "python")[1])
+    monkeypatch.setenv("PYTHONPATH", str(package.parent), prepend=os.pathsep)
+    ids = [f"m:6-n:64-k:64-e:4-topk:2-experts:own-{w}-layer:{LAYER}" for w in ("tp:2", "tp:2-ep")]
+    for results in parallel_launch(2, run_all, ids):
+        assert [(r.verdict, r.messages) for r in results] == [(Verdict.PASSED, ())] * 2
+
+
+def test_the_readmes_layer_is_short_and_declares_its_numerics(package: Path) -> None:
+    source = fenced(README, "python")[1]
+    assert len([line for line in source.splitlines() if line.strip()]) <= 25
+    (package / "layer.py").write_text(source)
+    assert LAYERS.row(LAYER).numerics.expert == "model"
+
+
+def test_what_a_layer_is_given_and_names_is_described() -> None:
+    path = ROOT / "docs" / "your-own-layer.md"
+    given = {n for row in table(path, "| attribute | shape | what |") for n in named(row[0])}
+    assert given == {f.name for f in dataclasses.fields(CheckpointWeights)} - {"expert"} | {
+        "expert(e)"
+    }
+    rows = table(path, "| attribute | meaning | refused with |")
+    named_here = {row[0].strip("`") for row in rows}
+    assert named_here == set(LayerSubject.__annotations__) - {"row"}
+    assert named(rows[0][1]) == list(TAKES)
+    assert set(named(rows[0][2])) == set(TAKES.values())
+
+
+def named(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)

@@ -15,7 +15,8 @@ import yaml
 from packaging.requirements import Requirement
 
 from harness.commands.options import parse
-from harness.errors import ExitCode
+from harness.errors import ExitCode, InfrastructureError
+from harness.plan import machine, requirements
 from moe.platforms.detect import devices
 from scripts import setup_env
 from scripts.setup_env import SetupError
@@ -313,6 +314,26 @@ def test_the_steps_commands_are_real(step, twin):
     assert (
         arguments.suite in yaml.safe_load((ROOT / "configs" / "matrix.yaml").read_text())["suites"]
     )
+
+
+@pytest.mark.parametrize(
+    ("twin", "chip", "members"),
+    [
+        (False, "cuda_sm90", {"experts=triton", "experts=flashinfer_cutlass"}),
+        (True, "rocm_gfx950", {"experts=triton"}),
+    ],
+)
+def test_a_step_without_its_gpus_or_members_ends_with_75(step, twin, chip, members):
+    """And one that has them runs."""
+    asked = step["mirror"]["amd"] if twin else step
+    words = shlex.split(asked["commands"][-1])
+    required = parse(words[words.index("harness") + 1 :]).require
+    count = asked["num_devices"]
+    assert set(required) == {chip, f"devices={count}", *members}
+    requirements.check(required, machine.planned_for(chip, count))
+    for lacking in (machine.planned_for(chip, count - 1), machine.planned_for("cpu")):
+        with pytest.raises(InfrastructureError, match=f"  devices={count}: there are "):
+            requirements.check(required, lacking)
 
 
 def test_only_what_the_code_did_not_cause_is_tried_again(step):

@@ -1,4 +1,4 @@
-"""What is its caller's and a layer must leave alone: its inputs, and the outputs it has given."""
+"""Whether a layer leaves alone the outputs that it has given: they are its caller's."""
 
 from __future__ import annotations
 
@@ -14,13 +14,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.fixtures.layer_call import Call
-    from harness.fixtures.tensors import Tokens
-
-
-def changed_inputs(given: tuple[Tensor, Tensor], tokens: Tokens) -> list[str]:
-    """given: x and logits as the layer left them. A caller needs x for the residual connection."""
-    pairs = zip(("x", "router logits"), given, (tokens.x, tokens.logits), strict=True)
-    return [f"the layer changed its input {name}" for name, a, b in pairs if not torch.equal(a, b)]
 
 
 def lost_output(calls: Sequence[Call], latest: Tensor) -> str | None:

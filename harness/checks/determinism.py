@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 
 from harness.checks import aliasing
 from harness.checks.bits import bits_of
+from harness.checks.check import Check, Observation
 from harness.checks.output import judge
-from harness.record.result import Verdict
+from harness.fixtures.layer_under_test import row_under_test
+from harness.fixtures.run_calls import changed_inputs
+from harness.record.result import Finding, Verdict
 from moe import guarded_buffers
 from moe.all2all import ALL2ALL
-from moe.experts import EXPERTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,7 +30,13 @@ if TYPE_CHECKING:
 
 def is_claimed(case: MoETestConfig) -> bool:
     """Whether all members of the case that compute or move tokens say so in their rows."""
-    return EXPERTS.row(case.experts).deterministic and ALL2ALL.row(case.all2all).deterministic
+    return row_under_test(case).deterministic and ALL2ALL.row(case.all2all).deterministic
+
+
+def findings(observation: Observation) -> tuple[Finding, ...]:
+    """Collective. Repeat the first call."""
+    texts = complaints(observation.subject, observation.calls)
+    return tuple(Finding(check=CHECK.name, text=text) for text in texts)
 
 
 def complaints(subject: Subject, calls: Sequence[Call]) -> Iterator[str]:
@@ -41,9 +49,7 @@ def complaints(subject: Subject, calls: Sequence[Call]) -> Iterator[str]:
     x, logits = first.tokens.x.clone(), first.tokens.logits.clone()
     with guarded_buffers.poisoned():
         again = subject.layer.forward(x, logits).out
-        broken = guarded_buffers.broken_guards() + aliasing.changed_inputs(
-            (x, logits), first.tokens
-        )
+        broken = guarded_buffers.broken_guards() + changed_inputs((x, logits), first.tokens)
     if not any(call.broken for call in calls):
         yield from (f"memory: {line}, when the first call is repeated" for line in broken)
     lost = aliasing.lost_output(calls, again)
@@ -80,3 +86,6 @@ def difference(first: Tensor, again: Tensor) -> str | None:
         f"repeated, first [{row}, {column}]: {values[0]:.9g}, then {values[1]:.9g}; its members' "
         "rows claim the same bits (`deterministic`)"
     )
+
+
+CHECK = Check(name="determinism", run=findings, collective=True, phase="repeat")

@@ -12,37 +12,31 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from harness.checks import stages
+from harness.checks.check import Check, Observation
 from harness.checks.output import margins
+from harness.record.result import Finding, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from harness.fixtures.layer_call import Call
-    from harness.matrix.case import MoETestConfig
 
-FEW = 4  # tokens per DP rank up to which calls are pooled
-ENOUGH = 16  # tokens that are judged on each DP rank then
 SCATTER = 6.0  # standard deviations of the flips' sum
-_FAR = 1 << 20  # token numbers from here on belong to further calls
 
 
-def further_counts(case: MoETestConfig) -> tuple[tuple[int, ...], ...]:
-    """Tokens of each DP rank in the calls after the second; none where a call has more than FEW.
-
-    Of m tokens each (of FEW, where m is 1 or 2) until the first DP rank has seen ENOUGH; a rank
-    without tokens stays so.
-    """
-    if case.m > FEW:
-        return ()
-    seen = case.m + (case.m // 2 + 1 if case.m > 1 else 2)
-    size = case.m if case.m > FEW // 2 else FEW
-    calls = -(-(ENOUGH - seen) // size)
-    return (tuple(size if count else 0 for count in case.counts),) * calls
+def applies(observation: Observation) -> bool:
+    """Ask only where no call failed by itself; a stage's finding says nothing of the output."""
+    return all(
+        finding.verdict is not Verdict.FAILED or finding.check in stages.NAMES
+        for finding in observation.findings
+    )
 
 
-def start_of(number: int) -> int:
-    """The first token number of call `number`, 2 and more: no call before has had these."""
-    return _FAR * (number - 1)
+def findings(observation: Observation) -> tuple[Finding, ...]:
+    """Judge all calls as one; a finding belongs to the last of them."""
+    text, last = complaint(observation.calls), observation.calls[-1].number
+    return () if text is None else (Finding(check=CHECK.name, call=last, text=text),)
 
 
 def share(calls: Sequence[Call]) -> float:
@@ -73,3 +67,6 @@ def complaint(calls: Sequence[Call]) -> str | None:
         return None
     tokens = sum(len(call.tokens.x) for call in calls)
     return f"{tokens} tokens of {len(calls)} calls together are {used:.3g}x beyond their bound"
+
+
+CHECK = Check(name="pooled_calls", run=findings, applies=applies)

@@ -13,7 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from harness.checks.check import Check, Observation
 from harness.fixtures.layer_call import chosen_rows, rows_of
+from harness.record.result import Finding
 from moe.reference.layer import BaselineSiluAndMul
 
 if TYPE_CHECKING:
@@ -97,6 +99,12 @@ class Share:
         return self.left < 0.5 and self.t < 0.5 and 1 - self.t > self.explained
 
 
+def findings(observation: Observation) -> tuple[Finding, ...]:
+    """Look at the first call."""
+    text = complaint(shares(observation.subject, observation.calls[:1]))
+    return () if text is None else (Finding(check=CHECK.name, text=text),)
+
+
 def shares(subject: Subject, calls: Sequence[Call]) -> tuple[Share, ...]:
     """One for each of WAYS in which the reference would be another; () without tokens.
 
@@ -157,3 +165,6 @@ def complaint(found: Sequence[Share]) -> str | None:
         f"not_quantized: {best.what} were not quantized, as the scheme says; t = {best.t:.3g} "
         f"(1 when they are, 0 when not), and {sure}"
     )
+
+
+CHECK = Check(name="quantization_applied", run=findings, phase="projection")

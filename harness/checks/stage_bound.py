@@ -6,6 +6,7 @@ fed with the member's own previous stage has little left to explain, so its boun
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +66,7 @@ def compare(
 ) -> StageFinding | None:
     """None when every element is within its bound.
 
+    Where the right value is NaN or Inf, the stage was given such, and the one before is to blame.
     actual: [R, C] any dtype. labels: name -> [R], what each row is called beside its number;
     the label "rows" replaces the row numbers. what: the elements' name for people.
     Raises ValueError where a member handed out another shape.
@@ -76,7 +78,7 @@ def compare(
         )
     value = actual.to(right.value.dtype)
     off = (value - right.value).abs()
-    bad = ~(off <= right.noise)  # so that NaN is bad
+    bad = ~(off <= right.noise) & right.value.isfinite()  # so that NaN is bad
     if not bool(bad.any()):
         return None
     rows = bad.any(dim=1).nonzero().flatten()
@@ -103,19 +105,37 @@ def compare(
     return StageFinding(stage=stage, text=text, bad=count, of=value.numel(), where=where)
 
 
+def not_finite(
+    stage: str, actual: Tensor, labels: dict[str, Tensor] | None = None
+) -> StageFinding | None:
+    """The elements that are NaN or Inf, for a stage of which no more is known."""
+    none = torch.where(actual.isfinite(), actual.float(), 0.0)
+    finding = compare(stage, actual, Right(value=none, noise=none.new_zeros(1)), labels)
+    if finding is None:
+        return None
+    where = {k: v for k, v in finding.where.items() if k not in ("expected", "allowed")}
+    place = f"first at [{where['row']}, {where['column']}]: {where['value']:.6g}"
+    text = f"{finding.bad} of {finding.of} elements are NaN or Inf{_named(where)}; {place}"
+    return dataclasses.replace(finding, text=text, where=where)
+
+
 def _ends(columns: Tensor) -> list[int]:
     """The first and the last column that is bad."""
     which = columns.nonzero().flatten()
     return [int(which[0]), int(which[-1])]
 
 
-def _text(where: dict[str, Any], shares: str) -> str:
-    named = "".join(
+def _named(where: dict[str, Any]) -> str:
+    return "".join(
         f", {name} {', '.join(map(str, where[name]))}"
         for name in ("experts", "tokens", "ranks")
         if where.get(name) and len(where[name]) < MOST_NAMED
     )
+
+
+def _text(where: dict[str, Any], shares: str) -> str:
     return (
-        f"{shares}{named}; first at [{where['row']}, {where['column']}]: {where['value']:.6g}, "
+        f"{shares}{_named(where)}; "
+        f"first at [{where['row']}, {where['column']}]: {where['value']:.6g}, "
         f"expected {where['expected']:.6g} +- {where['allowed']:.2g}"
     )

@@ -94,7 +94,10 @@ class Handed:
         name, fmt = f"{stage}_scale", self.subject.reference.act_format
         if name in self.stages:
             held = self.stages[name].value
-            return held.float() if held.ndim < 2 else spread(self.rows(name, rows), width)
+            if fmt.has_one_scale and held.numel() == 1:
+                return held.float()
+            each = self.rows(name, rows).reshape(len(rows), -1)
+            return spread(each, width, (fmt.block or (None, None))[1])
         if fmt.grid == "model":
             return torch.ones((), device=rows.device)
         return self.subject.scales["a1_scale" if stage == "input" else "a2_scale"]
@@ -122,16 +125,14 @@ def _taken(value: Tensor, rows: Tensor) -> Tensor:
     return value.view(torch.uint8)[rows].view(value.dtype).float()
 
 
-def spread(scale: Tensor, width: int) -> Tensor:
+def spread(scale: Tensor, width: int, group: int | None) -> Tensor:
     """[r, 1] or [r, groups] -> broadcastable to [r, width]."""
-    return scale if scale.shape[1] == 1 else spread_groups(scale, width)
+    return scale if group is None else spread_groups(scale, width, group)
 
 
 def handed_out(subject: Subject, call: Call, rank: int, *, exact: bool) -> Handed:
     layout = subject.case.layout
-    dp, tp = layout.dp_size, layout.tp_size
-    everyone = tuple(range(dp * tp))
-    ranks = everyone if layout.sequence_parallel else everyone[layout.tp_rank(rank) :: tp]
+    ranks = layout.group("gather", rank)
     return Handed(
         subject=subject,
         call=call,

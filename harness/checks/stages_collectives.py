@@ -13,9 +13,10 @@ import torch
 from harness.checks import token_order
 from harness.checks.stage_bound import REACH, Right, StageFinding, compare, rounding
 from harness.fixtures.layer_call import chosen_rows
+from moe.layout import chunk
 from moe.reference import formats
 from moe.reference.error_propagation import gathered, intermediate
-from moe.spec import Numerics, chunk
+from moe.spec import Numerics
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -166,7 +167,7 @@ def _shared(handed: Handed) -> StageFinding | None:
         return None
     w13, w2 = _shared_shard(handed)
     dtype = handed.subject.case.dtype
-    h = intermediate(x[rows].float(), w13, _SHARED, dtype)
+    h = intermediate(x[rows].float(), w13, _SHARED, dtype, handed.subject.reference.activation)
     value = h.value @ w2.T
     power = w2.square()
     spread_out = (h.variance + h.jumps) @ power.T

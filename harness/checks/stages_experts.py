@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness.checks import token_order
-from harness.checks.stage_bound import REACH, Right, StageFinding, compare, rounding
+from harness.checks.stage_bound import (
+    REACH,
+    Right,
+    StageFinding,
+    compare,
+    not_finite,
+    rounding,
+)
 from harness.fixtures.layer_call import chosen_rows
 from moe.reference import formats
 from moe.reference.error_propagation import FLOAT32_NOISE, of_each_sum
@@ -30,9 +37,9 @@ def check(handed: Handed, *, every: bool = False) -> list[StageFinding]:
     """every: all rows; else all where that is cheap, and a spread sample where it is not."""
     tokens = _sampled(handed, every)
     flat = _by_expert(handed, tokens)
-    found = []
+    found: list[StageFinding | None] = []
+    labels = _labels(handed, flat)
     if len(flat):
-        labels = _labels(handed, flat)
         products = _products(handed, flat)
         found = [
             _compared("gemm1", handed, flat, products.get("gemm1"), labels),
@@ -41,7 +48,26 @@ def check(handed: Handed, *, every: bool = False) -> list[StageFinding]:
             _compared("gemm2", handed, flat, products.get("gemm2"), labels),
         ]
     found.append(_combine(handed, tokens))
-    return [finding for finding in found if finding is not None]
+    findings = [finding for finding in found if finding is not None]
+    return findings or _not_finite(handed, tokens, flat, labels)
+
+
+def _not_finite(
+    handed: Handed, tokens: Tensor, flat: Tensor, labels: dict[str, Tensor]
+) -> list[StageFinding]:
+    """The first stage with NaN or Inf, where the sum has some and no stage could be blamed."""
+    if not handed.has("combine"):
+        return []
+    total = handed.stages["combine"].value[tokens]
+    if bool(total.isfinite().all()):
+        return []
+    for stage in ("gemm1", "activation", "second", "gemm2"):
+        if handed.has(stage):
+            finding = not_finite(stage, handed.rows(stage, flat), labels)
+            if finding is not None:
+                return [finding]
+    finding = not_finite("combine", total, {"rows": tokens})
+    return [] if finding is None else [finding]
 
 
 def _sampled(handed: Handed, every: bool) -> Tensor:
@@ -134,12 +160,12 @@ def _product(handed: Handed, name: str, value: Tensor, sigma: Tensor) -> Right:
 
 
 def _activation(handed: Handed, flat: Tensor, labels: dict[str, Tensor]) -> StageFinding | None:
-    """silu(gate) * up in float32, rounded as declared."""
+    """activation(gate, up) in float32, rounded as declared."""
     if not handed.has("gemm1", "activation"):
         return None
     gate, up = handed.rows("gemm1", flat).chunk(2, dim=1)
-    value = gate * torch.sigmoid(gate) * up
-    noise = value.abs() * (4 * FLOAT32_NOISE) + _TINY
+    right = handed.subject.reference.activation(gate, up)
+    value, noise = right.value, 4 * right.noise + _TINY
     if handed.subject.reference.numerics.activation == "model":
         noise = noise + rounding(value.abs() + noise, handed.subject.case.dtype)
     return _compared("activation", handed, flat, Right(value=value, noise=noise), labels)
@@ -162,9 +188,9 @@ def _second(handed: Handed, flat: Tensor, labels: dict[str, Tensor]) -> list[Sta
     if found is not None:
         return [found]
     ratio = (h / scale).clamp(-fmt.top, fmt.top)
-    codes = formats.on_grid(ratio, fmt.grid)
-    step = formats.step_of(ratio, fmt.grid)
-    tie = formats.tie_of(ratio, codes, fmt.grid)
+    codes = formats.on_grid(ratio, fmt)
+    step = formats.step_of(ratio, fmt)
+    tie = formats.tie_of(ratio, codes, fmt)
     free = torch.where(tie <= ratio.abs() * 2.0**-22, step, 0.0)  # within two float32 steps
     return [_compared("second", handed, flat, Right(value=codes, noise=free), labels)]
 
@@ -172,7 +198,7 @@ def _second(handed: Handed, flat: Tensor, labels: dict[str, Tensor]) -> list[Sta
 def _second_scale(handed: Handed, h: Tensor) -> Tensor:
     """[r, n] or broadcastable to it; one over all rows in use, where one serves all."""
     fmt = handed.subject.reference.act_format
-    if fmt.per == "tensor" and not fmt.static:
+    if fmt.has_one_scale and not fmt.static:
         used = (handed.ids.flatten() >= 0).nonzero().flatten()
         h = handed.rows("activation", used)
     return formats.activation_scale(h, fmt, handed.subject.scales["a2_scale"])
@@ -180,10 +206,9 @@ def _second_scale(handed: Handed, h: Tensor) -> Tensor:
 
 def _combine(handed: Handed, tokens: Tensor) -> StageFinding | None:
     """The weighted sum over slots; a real token without an expert here comes out as zeros."""
+    if not handed.has("gemm2"):
+        tokens = tokens[(handed.ids[tokens] < 0).all(dim=1)]  # which must be zeros
     if len(tokens) == 0 or not handed.has("combine", "weights"):
-        return None
-    ids = handed.ids[tokens]
-    if not handed.has("gemm2") and bool((ids >= 0).any()):
         return None
     numerics, dtype = handed.subject.reference.numerics, handed.subject.case.dtype
     terms = _weighted(handed, tokens)

@@ -98,7 +98,7 @@ def _right_rows(handed: Handed) -> Rows:
     if fmt.grid == "model":
         return Rows(codes=x, scale=x.new_ones(()))
     scale = formats.activation_scale(x, fmt, handed.subject.scales["a1_scale"])
-    return Rows(codes=formats.on_grid((x / scale).clamp(-fmt.top, fmt.top), fmt.grid), scale=scale)
+    return Rows(codes=formats.on_grid((x / scale).clamp(-fmt.top, fmt.top), fmt), scale=scale)
 
 
 def _rank_order(handed: Handed) -> Tensor | None:

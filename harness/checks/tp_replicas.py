@@ -9,12 +9,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.checks.bits import row_sums
+from harness.checks.check import Check, Observation
 from harness.formatting import numbers_text
+from harness.record.result import Finding
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.fixtures.layer_under_test import Subject
+
+
+def findings(observation: Observation) -> tuple[Finding, ...]:
+    """Collective. Compare the first call's output on the ranks of each TP group."""
+    text = complaint(observation.subject, observation.calls[0].output.out)
+    return () if text is None else (Finding(check=CHECK.name, text=text),)
 
 
 def complaint(subject: Subject, out: Tensor) -> str | None:
@@ -30,3 +38,6 @@ def complaint(subject: Subject, out: Tensor) -> str | None:
         f"ranks of one TP group hold different bits of {len(other)} of {len(out)} tokens "
         f"({numbers_text(other)}): sum in one order on all of them, or sum once and send the result"
     )
+
+
+CHECK = Check(name="tp_replicas", run=findings, collective=True)

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import ExitCode
 from harness.plan import machine
 from harness.plan.manifest import versions
-from moe.all2all import ALL2ALL
-from moe.experts import EXPERTS
+from moe import families
 from moe.platforms.cpu import interpreter_fault
 from moe.platforms.detect import devices
 from moe.quant import QUANT
@@ -26,11 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from moe.platforms.detect import Device
-    from moe.registry import Registry
     from moe.spec import Platform, Row
 
 _TORCH_SECONDS = 180  # a first import of torch from a slow disk
-_FAMILIES: tuple[Registry[Any], ...] = (EXPERTS, ALL2ALL, QUANT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,13 +98,15 @@ def plain(quant: str = "none", dtype: str = "bf16") -> Problem:
 
 
 def _members(platform: Platform) -> Iterator[Member]:
-    for row in EXPERTS:
-        yield _experts(row, platform)
-    for family in (ALL2ALL, QUANT):
-        for other in family:
-            quant = other.name if family is QUANT else "none"
-            reason = other.needs.refusal(plain(quant), platform)
-            yield Member(family=family.family, name=other.name, reason=reason)
+    for family, table in families.tables():
+        for row in table:
+            if family == "experts":
+                yield _experts(row, platform)
+            else:
+                problem = plain(row.name if family == "quant" else "none")
+                yield Member(
+                    family=family, name=row.name, reason=row.needs.refusal(problem, platform)
+                )
 
 
 def _experts(row: Row, platform: Platform) -> Member:

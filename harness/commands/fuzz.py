@@ -12,6 +12,7 @@ code under test.
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from contextlib import closing
@@ -21,16 +22,17 @@ from typing import TYPE_CHECKING, cast
 import hypothesis
 from hypothesis import HealthCheck, Phase, given, settings
 
-from harness.commands import strategies
+from harness.commands import last_lines, strategies
 from harness.engine import scheduler
 from harness.engine.forkserver_pool import Pool
-from harness.errors import ExitCode, NothingSelected, UsageError
-from harness.plan import machine
+from harness.engine.gang import START_LIMIT
+from harness.errors import NothingSelected, UsageError
+from harness.plan import machine, requirements
 from harness.plan.manifest import describe, folder_for
 from harness.plan.plan import TIME_LIMIT, make_plan
 from harness.plan.selection import Selection
 from harness.record.cross_case import compared
-from harness.record.events import CaseEnded, RunEnded, RunStarted
+from harness.record.events import CaseEnded, CaseStarted, GangStarted, RunEnded, RunStarted
 from harness.record.result import Verdict
 from harness.record.run_folder import ROOT, RunFolder
 from harness.record.summary import BAD, repeat_command, summarize
@@ -47,11 +49,16 @@ if TYPE_CHECKING:
 
 STALE = 8  # batches without a new case, one after another: the space is used up
 SHRINK_RUNS = 60  # cases that one shrinking may run
-SHRINK_SECONDS = 180.0
+SHRINK_SECONDS = 180.0  # of the budget; less where less is left
+RESERVE, MOST_RESERVE = 0.2, 60.0  # of the budget, in seconds: left for shrinking once a case fails
 SHRUNK = 3  # failures that are shrunk; further ones are listed as they are
 ALARMS = tuple(verdict for verdict in BAD if verdict is not Verdict.VACUOUS)
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _BUDGET = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smh])\Z")
+
+
+class _TimeIsUp(BaseException):
+    """Ends a shrinking; hypothesis would take an Exception for another failure of the case."""
 
 
 class _StillFails(Exception):
@@ -102,9 +109,11 @@ def shrink(
     number: int,
     failing: MoETestConfig,
     fails: Callable[[MoETestConfig], bool],
+    until: float = math.inf,
 ) -> MoETestConfig:
     """The simplest case found that `fails`, starting from one of the batch that does.
 
+    until: when to be content with the simplest so far, on `time.monotonic`'s clock.
     Every case before `failing` counts as right, so that hypothesis draws as `batch` did and then
     shrinks that very case; it never asks again of those before. So the rest is done field by
     field. `fails` must give one case always the same answer.
@@ -116,6 +125,7 @@ def shrink(
     @given(case=strategies.configs(space))
     def check(case: MoETestConfig) -> None:
         nonlocal best, reached
+        _check_time(until)
         reached = reached or case == failing
         if reached and (case == failing or fails(case)):
             best = case
@@ -123,17 +133,33 @@ def shrink(
 
     try:
         check()
+    except _TimeIsUp:
+        return best
     except _StillFails:
-        return _simplest(space, best, fails)
+        return _simplest(space, best, fails, until)
     raise AssertionError(f"batch {number} of seed {seed} was drawn anew without {failing.id}")
 
 
+def _check_time(until: float) -> None:
+    if time.monotonic() >= until:
+        raise _TimeIsUp
+
+
 def _simplest(
-    space: strategies.Space, case: MoETestConfig, fails: Callable[[MoETestConfig], bool]
+    space: strategies.Space,
+    case: MoETestConfig,
+    fails: Callable[[MoETestConfig], bool],
+    until: float,
 ) -> MoETestConfig:
-    """A case that fails, no field of which can be made simpler by itself."""
-    simpler = next((c for c in strategies.simpler(space, case) if fails(c)), None)
-    return case if simpler is None else _simplest(space, simpler, fails)
+    """A case that fails, no field of which can be made simpler by itself, if time is left."""
+    try:
+        for simpler in strategies.simpler(space, case):
+            _check_time(until)
+            if fails(simpler):
+                return _simplest(space, simpler, fails, until)
+    except _TimeIsUp:
+        pass
+    return case
 
 
 @dataclass(kw_only=True)
@@ -149,75 +175,109 @@ class Fuzzer:
     verbose: bool = False
     results: dict[str, CaseResult] = field(default_factory=dict)
     smallest: list[CaseResult] = field(default_factory=list)  # of the failures that were shrunk
+    before: dict[str, tuple[str, ...]] = field(default_factory=dict)  # those earlier in its gang
+
+    def warm(self, cases: list[MoETestConfig]) -> None:
+        """Start a gang and end it, so that the budget does not pay for the first start."""
+        with self._events(cases, time.monotonic() + START_LIMIT) as events:
+            next((event for event in events if isinstance(event, GangStarted)), None)
 
     def go(self, until: float, most: int | None, *, stop_at_first: bool) -> None:
         """Batch after batch until the time (of `time.monotonic`), or so many cases."""
-        number = stale = 0
+        number = stale = tries = 0
+        reserve = min(RESERVE * (until - time.monotonic()), MOST_RESERVE)
         while time.monotonic() < until and stale < STALE:
             left = None if most is None else most - len(self.results)
             if left is not None and left <= 0:
                 return
             new = [c for c in batch(self.space, self.seed, number) if c.id not in self.results]
             stale = 0 if new else stale + 1
-            failed = self._run(new[:left], until) if new else []
-            for result in failed:
-                self._shrink(number, result, {c.id: c for c in new}[result.case_id])
+            failed = self._run(new[:left], until, reserve * (tries < SHRUNK)) if new else []
+            tries, shrunk = tries + len(failed), failed[: max(SHRUNK - tries, 0)]
+            for i, result in enumerate(shrunk):
+                each = (until - time.monotonic()) / (len(shrunk) - i)
+                case = {c.id: c for c in new}[result.case_id]
+                self._shrink(number, result, case, time.monotonic() + min(each, SHRINK_SECONDS))
             if failed and stop_at_first:
                 return
             self._say()
             number += 1
 
-    def _run(self, cases: list[MoETestConfig], until: float) -> list[CaseResult]:
-        """Run a batch and return what failed; a batch that the time cuts short is left there."""
+    def _run(self, cases: list[MoETestConfig], until: float, reserve: float) -> list[CaseResult]:
+        """Run a batch and return what failed; a batch that the time cuts short is left there.
+
+        reserve: how much earlier, if one has failed.
+        """
         ids = [case.id for case in cases]
         assert len(set(ids)) == len(ids), "a fuzzer that repeats a case says less than it counts"
         self.folder.append(RunStarted(time=time.time(), cases=ids))
-        failed = []
-        with self._events(cases) as events:
+        failed: list[CaseResult] = []
+        gangs: dict[int, tuple[str, ...]] = {}
+        with self._events(cases, until) as events:
             for event in events:
                 self.folder.append(event)
+                if isinstance(event, CaseStarted):
+                    self.before[event.case_id] = gangs.get(event.gang, ())
+                    gangs[event.gang] = (*self.before[event.case_id], event.case_id)
                 if not isinstance(event, CaseEnded):
                     continue
                 self.results[event.result.case_id] = event.result
                 self._show(event.result)
                 failed += [event.result] if event.result.verdict in ALARMS else []
-                if time.monotonic() >= until:
+                if time.monotonic() >= until - (reserve if failed else 0):
                     break
         return failed
 
-    def _events(self, cases: list[MoETestConfig]) -> closing[Generator[Event]]:
+    def _events(self, cases: list[MoETestConfig], until: float) -> closing[Generator[Event]]:
         plan = make_plan(cases, self.space.machine, time_limit=self.time_limit)
         options = scheduler.RunOptions(
-            log_dir=self.folder.log_dir, slots=self.slots, rank_options={"save_tensors": None}
+            log_dir=self.folder.log_dir,
+            slots=self.slots,
+            rank_options={"save_tensors": None},
+            until=until,
         )
         events: Iterator[Event] = compared(scheduler.run(plan, options, self.pool))
         return closing(cast("Generator[Event]", events))
 
-    def _shrink(self, number: int, result: CaseResult, case: MoETestConfig) -> None:
-        """Find the smallest case with the same verdict, and show it."""
-        if len(self.smallest) >= SHRUNK:
-            return
-        known = {result.case_id: result}
-        stop = time.monotonic() + SHRINK_SECONDS
+    def _shrink(self, number: int, result: CaseResult, case: MoETestConfig, until: float) -> None:
+        """Find the smallest case with the same verdict by itself, and show it."""
+        known: dict[str, CaseResult] = {}
 
         def fails(tried: MoETestConfig) -> bool:
             if tried.id not in known:
-                if len(known) > SHRINK_RUNS or time.monotonic() > stop:
+                if len(known) > SHRINK_RUNS:
                     return False
-                known[tried.id] = self._again(tried)
+                known[tried.id] = self._again(tried, until)
             return known[tried.id].verdict is result.verdict
 
-        least = shrink(self.space, self.seed, number, case, fails)
-        self.smallest.append(known[least.id])
-        print(f"smallest case after {len(known) - 1} more runs:")
-        print("\n".join(progress.case_lines(known[least.id], self.folder.path)), flush=True)
+        try:
+            alone = fails(case)
+        except _TimeIsUp:
+            print(f"no time left to run it by itself: {case.id}", flush=True)
+            return
+        if not alone:
+            self._say_dependent(known[case.id])
+            return
+        least = known[shrink(self.space, self.seed, number, case, fails, until).id]
+        self.smallest.append(least)
+        print(f"smallest case after {len(known)} more runs; it fails alone, in a fresh gang:")
+        print("\n".join(progress.case_lines(least, self.folder.path)), flush=True)
 
-    def _again(self, case: MoETestConfig) -> CaseResult:
-        """One case by itself, in a fresh gang."""
-        with self._events([case]) as events:
-            last = [event for event in events if isinstance(event, CaseEnded)][-1]
-        self.folder.append(last)
-        return last.result
+    def _say_dependent(self, alone: CaseResult) -> None:
+        """What is said of a case that failed among others; that failure stays as it is."""
+        verdict = "passes" if alone.verdict is Verdict.PASSED else f"comes to {alone.verdict}"
+        earlier = self.before.get(alone.case_id, ())
+        why = "it depends on what ran before it in its gang" if earlier else "it is not repeatable"
+        print(f"{alone.case_id} {verdict} alone: {why}{': ' * bool(earlier)}{' '.join(earlier)}")
+
+    def _again(self, case: MoETestConfig, until: float) -> CaseResult:
+        """One case by itself, in a fresh gang. Raises _TimeIsUp where it is not done in time."""
+        with self._events([case], until) as events:
+            ended = [event for event in events if isinstance(event, CaseEnded)]
+        if not ended:
+            raise _TimeIsUp
+        self.folder.append(ended[-1])
+        return ended[-1].result
 
     def _show(self, result: CaseResult) -> None:
         if self.verbose or result.verdict not in (Verdict.PASSED, Verdict.VACUOUS):
@@ -235,16 +295,21 @@ class Fuzzer:
 
 def main(args: argparse.Namespace) -> int:
     """Draw, run, shrink; the exit codes are those of `run`."""
-    began, until = time.time(), time.monotonic() + seconds(args.budget)
+    began, budget = time.time(), seconds(args.budget)
     if args.seed < 0 or (args.cases is not None and args.cases < 1):
         raise UsageError("--seed must not be negative, and --cases must be at least 1")
-    space = strategies.space_for(_machine(args), args.experts)
-    if not batch(replace(space, batch=1), args.seed, 0):
-        raise NothingSelected(f"no case of {', '.join(space.experts)} would run here")
+    if args.layer and args.experts:
+        raise UsageError("--layer brings experts of its own; leave --experts out")
+    here = _machine(args)
+    requirements.check(args.require, here)
+    space = strategies.space_for(here, args.experts, args.layer)
+    first = batch(replace(space, batch=1), args.seed, 0)
+    if not first:
+        raise NothingSelected(f"no case of {space.under_test} would run here")
     chosen = Selection(points=(), suite="fuzz", time_limit=args.time_limit or TIME_LIMIT)
     info = describe(args.argv, chosen, make_plan([], space.machine), {"seed": args.seed})
     path = args.out or folder_for(ROOT, "fuzz")
-    print(f"fuzzing {', '.join(space.experts)} with seed {args.seed}; folder {path}", flush=True)
+    print(f"fuzzing {space.under_test} with seed {args.seed}; folder {path}", flush=True)
     with RunFolder.create(path, info) as folder, Pool() as pool:
         fuzzer = Fuzzer(
             space=space,
@@ -256,14 +321,15 @@ def main(args: argparse.Namespace) -> int:
             verbose=args.verbose,
         )
         try:
-            fuzzer.go(until, args.cases, stop_at_first=args.fail_fast)
+            fuzzer.warm(first)
+            fuzzer.go(time.monotonic() + budget, args.cases, stop_at_first=args.fail_fast)
         finally:  # an interrupted one says what it has found, too
             folder.name_cases(list(fuzzer.results))
             code = _finish(fuzzer, began)
         return code
 
 
-def _finish(fuzzer: Fuzzer, began: float) -> ExitCode:
+def _finish(fuzzer: Fuzzer, began: float) -> int:
     """Record and print what it came to."""
     took = time.time() - began
     summary = summarize(list(fuzzer.results), 0, fuzzer.results, took)
@@ -273,8 +339,10 @@ def _finish(fuzzer: Fuzzer, began: float) -> ExitCode:
     fuzzer.folder.write_summary(counts)
     for result in fuzzer.smallest:
         print(f"smallest {result.verdict}: {repeat_command(result.case_id)}")
+    counted = replace(summary, counts={**summary.counts, Verdict.VACUOUS: 0})
+    code = last_lines.code_with_record(counted.exit_code(), fuzzer.folder)
     print(summary.line(), flush=True)
-    return replace(summary, counts={**summary.counts, Verdict.VACUOUS: 0}).exit_code()
+    return code
 
 
 def _machine(args: argparse.Namespace) -> Machine:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.errors import ExitCode, UsageError
-from harness.plan import machine, selection
+from harness.plan import machine, requirements, selection
 from harness.plan.plan import Plan, make_plan
 
 if TYPE_CHECKING:
@@ -52,8 +52,10 @@ def refusals(plan: Plan) -> list[str]:
 
 
 def _planned(args: argparse.Namespace) -> Plan:
-    chosen = selection.of_suite(args.suite, args.config)
-    return make_plan(chosen.points, _machine(args), time_limit=chosen.time_limit)
+    here = _machine(args)
+    requirements.check(args.require, here)
+    chosen = selection.to_list(args)
+    return make_plan(chosen.points, here, time_limit=chosen.time_limit)
 
 
 def _machine(args: argparse.Namespace) -> Machine:

@@ -37,7 +37,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     _power(_command(commands, "power", "show that a suite would reject each wrong answer"))
     for name, what in (("list", "list a suite's cases"), ("plan", "show a suite's jobs")):
         command = _command(commands, name, f"{what}, and what is refused, by reason")
-        _matrix(command, suite="smoke")
+        _matrix(command, default=" (smoke)")
+        _cases(command)
+        _require(command)
         command.add_argument("--platform", metavar="NAME", help="plan for another chip")
         command.add_argument("--devices", type=int, metavar="N", help="GPUs of that chip (2)")
     _report(_command(commands, "report", "report on a run's folder"))
@@ -55,24 +57,47 @@ def _command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
     return command
 
 
-def _matrix(command: argparse.ArgumentParser, suite: str | None) -> None:
-    default = f" ({suite})" if suite else ""
-    command.add_argument("--suite", default=suite, metavar="NAME", help=f"a suite{default}")
+def _matrix(command: argparse.ArgumentParser, default: str = "") -> None:
+    command.add_argument("--suite", metavar="NAME", help=f"a suite{default}")
     command.add_argument(
         "--config", type=Path, metavar="FILE", help="the matrix file (configs/matrix.yaml)"
     )
 
 
-def _run(command: argparse.ArgumentParser) -> None:
-    _matrix(command, suite=None)
+def _layer(command: argparse.ArgumentParser) -> None:
+    text = "one whole layer with its own gate and experts for all: pkg.mod:Class"
+    command.add_argument("--layer", metavar="NAME", help=text)
+
+
+def _cases(command: argparse.ArgumentParser) -> None:
+    """Add the other ways to choose cases, and the experts backend that all of them get."""
     add = command.add_argument
     add("--case", nargs="+", action="extend", metavar="ID", help="cases by their ids")
     add(
         "--last-failed", action="store_true", help="what did not pass in the newest folder of runs/"
     )
+    add("--experts", metavar="NAME", help="one experts backend for all: a name or pkg.mod:Class")
+    _layer(command)
+
+
+def _require(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--require",
+        action="append",
+        default=[],
+        metavar="WHAT",
+        help="end with 75 unless the machine has it: a platform, a feature, devices=N, "
+        "experts=NAME, all2all=NAME or quant=NAME; may be repeated",
+    )
+
+
+def _run(command: argparse.ArgumentParser) -> None:
+    _matrix(command)
+    _cases(command)
+    _require(command)
+    add = command.add_argument
     add("--resume", type=Path, metavar="DIR", help="go on with the cases that have no verdict")
     add("--out", type=Path, metavar="DIR", help="the run's folder (runs/TIME-SUITE)")
-    add("--experts", metavar="NAME", help="one experts backend for all: a name or pkg.mod:Class")
     add("--seeds", type=int, default=1, metavar="N", help="each case with N seeds (1)")
     add("--retries", type=int, metavar="N", help="tries of a failed case, each in a fresh gang")
     add("--slots", type=int, default=1, metavar="N", help="gangs that may run at a time (1)")
@@ -83,11 +108,13 @@ def _run(command: argparse.ArgumentParser) -> None:
 
 
 def _fuzz(command: argparse.ArgumentParser) -> None:
+    _require(command)
     add = command.add_argument
     add("--budget", default="5m", metavar="TIME", help="how long: 90s, 5m, 2h (5m)")
     add("--cases", type=int, metavar="N", help="at most so many cases")
     add("--seed", type=int, default=0, metavar="S", help="the same seed draws the same cases (0)")
     add("--experts", metavar="NAME", help="one experts backend: a name or pkg.mod:Class")
+    _layer(command)
     add("--devices", type=int, metavar="N", help="use so many of this machine's GPUs")
     add("--out", type=Path, metavar="DIR", help="the run's folder (runs/TIME-fuzz)")
     add("--slots", type=int, default=1, metavar="N", help="gangs that may run at a time (1)")

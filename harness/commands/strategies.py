@@ -7,31 +7,37 @@ come first, so that hypothesis shrinks towards one rank, few experts and small s
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from hypothesis import strategies as st
 from hypothesis.control import reject
 
-from harness.matrix.case import TOKEN_COUNTS, MoETestConfig
+from harness.matrix.case import AXES, TOKEN_COUNTS, MoETestConfig
 from harness.matrix.exactness import is_bitwise
 from harness.plan.plan import make_plan
+from moe import families
+from moe.activations import ACTIVATIONS
 from moe.all2all import ALL2ALL
 from moe.experts import EXPERTS
+from moe.layers import COMPOSED, LAYERS, OWN, LayerRow, layout_words
+from moe.layout import Layout
 from moe.quant import QUANT
-from moe.spec import DTYPE_BYTES, Layout
+from moe.routers import ROUTERS
+from moe.spec import DTYPE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from harness.matrix.axis import Axis
     from harness.plan.machine import Machine
     from moe.spec import Row
 
 WORLDS = (1, 2, 3, 4, 8)
-# Below 64 columns a row's distance scatters so much that its margin is no longer six sigma.
-SIZES = (64, 72, 96, 100, 128, 131, 160, 192, 200, 256, 320, 384, 512, 640, 768, 1024)
-EXPERT_COUNTS = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 64)
-TOP_KS = (1, 2, 3, 4, 6, 8)
+SIZES = AXES["n"].simpler_values
+EXPERT_COUNTS = AXES["num_experts"].simpler_values
+TOP_KS = AXES["top_k"].simpler_values
 _EDGES = (1, 2, 3, 4, 7, 8, 15, 16, 17, 31, 32, 33, 63, 64, 65)  # of kernels' token buckets
 _WIDE_EDGES = (127, 128, 129, 255, 256, 257, 1023, 1024, 1025)
 SEEDS = 2**16
@@ -47,10 +53,16 @@ class Space:
 
     machine: Machine
     experts: tuple[str, ...]
+    layer: str = COMPOSED
     most_world: int = 4
     weights: int = 2**20
     tokens: int = 160
     batch: int = 64
+
+    @property
+    def under_test(self) -> str:
+        """For people: the backends, or the layer that has its own."""
+        return ", ".join(self.experts) if self.layer == COMPOSED else self.layer
 
     def allowed_weights(self, row: Row) -> int:
         """Interpreted kernels are slow: a quarter keeps such a case near a second."""
@@ -58,11 +70,15 @@ class Space:
         return self.weights // 4 if slow else self.weights
 
 
-def space_for(machine: Machine, experts: str | None = None) -> Space:
+def space_for(machine: Machine, experts: str | None = None, layer: str | None = None) -> Space:
     """The space of a machine; experts: one backend for all, a name or "package.module:Class".
 
-    Raises UnknownMemberError for a backend that nobody knows.
+    layer: a whole layer instead. Raises UnknownMemberError for a backend that nobody knows.
     """
+    if layer is not None and layer != COMPOSED:
+        LAYERS.row(layer)
+        space = space_for(machine, next(reversed(EXPERTS.rows)))
+        return replace(space, experts=(OWN,), layer=layer)
     names = (experts,) if experts else tuple(reversed(EXPERTS.rows))
     served = tuple(n for n in names if EXPERTS.row(n).needs.features <= machine.platform.features)
     if machine.devices:
@@ -77,29 +93,16 @@ def space_for(machine: Machine, experts: str | None = None) -> Space:
     return Space(machine=machine, experts=served or names)
 
 
-# Values of each field that is a plain choice, simplest first.
-_SIMPLEST: dict[str, tuple[object, ...]] = {
-    "exact": (False,),
-    "quant": ("none",),
-    "dtype": ("bf16",),
-    "m": (1, 2, 3, 4),
-    "shared_experts": (0, 1, 2),
-    "renormalize": (True,),
-    "tokens": TOKEN_COUNTS,
-    "seed": (0,),
-    "top_k": TOP_KS,
-    "num_experts": EXPERT_COUNTS,
-    "n": SIZES,
-    "k": SIZES,
-}
-
-
 def simpler(space: Space, case: MoETestConfig) -> Iterator[MoETestConfig]:
-    """The case with one field made simpler, as far as that runs; simplest values first."""
-    for name, values in _SIMPLEST.items():
-        now = getattr(case, name)
+    """The case with one field made simpler, as far as that runs; simplest values first.
+
+    Axes with few values come first, the last of them before the others: switches before sizes.
+    """
+    last_first = [*AXES.values()][::-1]
+    for axis in sorted(last_first, key=lambda axis: len(axis.simpler_values)):
+        now, values = getattr(case, axis.name), axis.simpler_values
         for value in values[: values.index(now)] if now in values else values:
-            changed = case.replace(**{name: value})
+            changed = case.replace(**{axis.name: value})
             if changed.exact == is_bitwise(changed) and _runs(changed, space.machine):
                 yield changed
 
@@ -108,8 +111,8 @@ def simpler(space: Space, case: MoETestConfig) -> Iterator[MoETestConfig]:
 def configs(draw: Callable[[Any], Any], space: Space) -> MoETestConfig:
     """One case of the space that its plan does not refuse."""
     experts = draw(st.sampled_from(space.experts))
-    row = EXPERTS.row(experts)
-    layout = draw(st.sampled_from(_layouts(space.most_world)))
+    row = EXPERTS.row(experts) if space.layer == COMPOSED else LAYERS.row(space.layer)
+    layout = draw(st.sampled_from(_layouts(space.most_world, row)))
     quant = draw(st.sampled_from(_quants(row)))
     top_k = draw(st.sampled_from(TOP_KS))
     small = MoETestConfig(
@@ -119,21 +122,50 @@ def configs(draw: Callable[[Any], Any], space: Space) -> MoETestConfig:
         num_experts=max(EXPERT_COUNTS),
         top_k=top_k,
         experts=experts,
-        all2all=draw(st.sampled_from(_all2alls(layout))),
+        all2all=draw(st.sampled_from(_all2alls(layout, row))),
         quant=quant,
+        layer=space.layer,
         dtype=draw(st.sampled_from(_dtypes(row))),
         dp_size=layout.dp_size,
         tp_size=layout.tp_size,
         use_ep=layout.use_ep,
         sequence_parallel=layout.sequence_parallel,
-        shared_experts=draw(st.sampled_from((0, 0, 1, 2))),
-        renormalize=draw(st.sampled_from((True, True, False))),
+        **{name: draw(st.sampled_from(_alone(AXES[name], row))) for name in _ALONE},
         tokens=draw(st.sampled_from(TOKEN_COUNTS if layout.dp_size > 1 else TOKEN_COUNTS[:1])),
         seed=draw(st.integers(0, SEEDS - 1)),
     )
     sized = _sized(draw, space, small, space.allowed_weights(row))
     exact = sized.replace(exact=True)
-    return exact if draw(st.sampled_from(_EXACT)) and is_bitwise(exact) else sized
+    if isinstance(row, LayerRow):  # whose hidden states carry logits
+        return sized
+    drawn = exact if draw(st.sampled_from(_EXACT)) and is_bitwise(exact) else sized
+    return _with_families(row, drawn)
+
+
+def _with_families(row: Row, case: MoETestConfig) -> MoETestConfig:
+    """With a router and an activation that the seed picks, so that no draw moves."""
+    pick = random.Random(case.seed)  # noqa: S311  # no secret
+    router = pick.choice([MoETestConfig.router, *ROUTERS.rows])
+    changed = case.replace(activation=pick.choice(_activations(row)), router=router)
+    return changed if changed.exact == is_bitwise(changed) else case
+
+
+# Fields whose values must fit each other, the machine or the backend: drawn one by one above.
+TOGETHER = (
+    *("m", "n", "k", "num_experts", "top_k", "experts", "all2all", "quant", "dtype", "layer"),
+    *("dp_size", "tp_size", "use_ep", "sequence_parallel", "tokens", "seed", "exact"),
+    *("router", "activation"),  # by the seed, so that no draw moves
+)
+_ALONE = tuple(name for name in AXES if name not in TOGETHER)
+_WORDS = {"shared_experts": "shared", "renormalize": "no_renorm"}  # what a layer has to take
+
+
+def _alone(axis: Axis, row: Row) -> Sequence[Any]:
+    """Values of an axis that goes with everything, each as often as it is to be drawn."""
+    if axis.name in _WORDS and not _takes(row, _WORDS[axis.name]):
+        return (axis.default,)
+    rows = tuple(families.table(axis.family).rows) if axis.family else ()
+    return axis.drawn or axis.choices or rows or axis.simpler_values
 
 
 def _sized(
@@ -157,9 +189,16 @@ def _runs(case: MoETestConfig, machine: Machine) -> bool:
     return bool(make_plan([case], machine).jobs)
 
 
-def _layouts(most_world: int) -> list[Layout]:
+def _takes(row: Row, *words: str) -> bool:
+    """Whether a layer names all of these words of `moe.layers.TAKES`; a member is asked for all."""
+    return not isinstance(row, LayerRow) or set(words) <= row.takes
+
+
+def _layouts(most_world: int, row: Row) -> list[Layout]:
     """Every layout of every world, small worlds first and about as often as large ones."""
-    each = [_layouts_of(world) for world in WORLDS if world <= most_world]
+    worlds = [_layouts_of(world) for world in WORLDS if world <= most_world]
+    taken = [[layout for layout in some if _takes(row, *layout_words(layout))] for some in worlds]
+    each = [some for some in taken if some]
     most = max(map(len, each))
     return [layout for some in each for layout in some for _ in range(most // len(some))]
 
@@ -185,25 +224,30 @@ def _tokens(space: Space, dp_size: int) -> st.SearchStrategy[int]:
 
 def _quants(row: Row) -> list[str]:
     """Methods whose formats the backend takes."""
-    needs = row.needs
-    return [
-        method.name
-        for method in QUANT
-        if (not needs.weights or method.scheme.weights in needs.weights)
-        and (not needs.activations or method.scheme.activations in needs.activations)
-    ]
+    taken = row.schemes if isinstance(row, LayerRow) else row.needs.formats
+    return [m.name for m in QUANT if (m.scheme.weights, m.scheme.activations) in taken]
+
+
+def _activations(row: Row) -> list[str]:
+    """Functions that the backend computes, the default first and most often."""
+    default = MoETestConfig.activation
+    taken = row.needs.activation_functions
+    others = [a.name for a in ACTIVATIONS if a.name != default and a.name in taken]
+    return [default, default, *others] if default in taken else others
 
 
 def _dtypes(row: Row) -> list[str]:
-    return [d for d in DTYPE_BYTES if not row.needs.dtypes or d in row.needs.dtypes]
+    return [d for d in DTYPE_BYTES if d in row.needs.dtypes]
 
 
 def _hidden(row: Row) -> list[int]:
     return [k for k in SIZES if k % row.needs.hidden_multiple == 0]
 
 
-def _all2alls(layout: Layout) -> list[str]:
+def _all2alls(layout: Layout, experts: Row) -> list[str]:
     """Members wide enough; which of them really serve a case is the plan's to say."""
+    if isinstance(experts, LayerRow):
+        return [MoETestConfig.all2all]
     return [
         row.name
         for row in ALL2ALL

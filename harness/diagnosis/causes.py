@@ -202,7 +202,8 @@ def _lengths(a: Tensor, b: Tensor, unit: Tensor) -> Tensor:
     NaN on both sides is no difference: a mistake may well give NaN."""
     alike = (a == b) | (a.isnan() & b.isnan())
     off = torch.where(alike, 0.0, a - b)
-    lengths: Tensor = torch.where(off.isfinite(), off, 1e3 * unit).norm(dim=1)
+    # In float64, since what lay in a buffer by chance may have a square beyond float32
+    lengths: Tensor = torch.where(off.isfinite(), off, 1e3 * unit).double().norm(dim=1)
     return lengths
 
 

@@ -9,12 +9,12 @@ import dataclasses
 import time
 from typing import TYPE_CHECKING, Any
 
-from harness.checks.output import judge
 from harness.diagnosis import causes, error_image, patterns, routing_patterns
 from harness.diagnosis.error_stats import facts, number
 from harness.mutants import HYPOTHESES
 from harness.mutants.sample import scene_of
-from harness.record.result import Verdict
+from harness.record.diagnosis import Diagnosis
+from harness.record.result import Topic
 from harness.report import png
 
 if TYPE_CHECKING:
@@ -22,60 +22,61 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from harness.checks.output import Judgement
+    from harness.checks.check import Observation
     from harness.diagnosis.patterns import Pattern, Wrong
     from harness.fixtures.layer_call import Call
-    from harness.fixtures.layer_under_test import Subject
-    from harness.fixtures.rank_context import RankContext
     from harness.mutants import Hypothesis
     from harness.mutants.sample import Scene
+    from harness.record.result import Finding
 
 MOST_CAUSES = 3
 MOST_CALLS = 3  # diagnosed of each rank: a case of few tokens has many calls
 
 
-def diagnose(
-    subject: Subject,
-    context: RankContext,
-    calls: Sequence[Call],
-    judged: Sequence[Judgement],
-    findings: Sequence[Sequence[Any]] = (),
-) -> dict[str, Any]:
-    """This rank's diagnosis; {} when no call failed.
+def diagnose(observation: Observation) -> Diagnosis | None:
+    """Return this rank's diagnosis, of its first MOST_CALLS failed calls; None when none failed.
 
-    "failed": numbers of the failed calls; "of": how many calls there were; "calls": `explain`'s
-    of the first MOST_CALLS failed ones. findings: StageFinding values of each call, if any.
     Never raises: a fault of the diagnosis is told in its place, and the verdict stands.
     """
     found: list[dict[str, Any]] = []
     end = time.monotonic() + causes.SECONDS
-    pairs = zip(calls, judged, strict=True)
-    failed = [pair for pair in pairs if pair[1].verdict is Verdict.FAILED]
-    for call, judgement in failed[:MOST_CALLS]:
-        own = findings[call.number] if findings else ()
+    failed = [call for call in observation.calls if observation.has_failed(call)]
+    for call in failed[:MOST_CALLS]:
         try:
-            found.append(_one(subject, context, call, judgement, own, before=found, end=end))
+            found.append(_one(observation, call, before=found, end=end))
         except Exception as fault:
             text = f"{type(fault).__name__}: {fault}"
             found.append({"call": call.number, "fault": text})
-    numbers = [call.number for call, _ in failed]
-    return {"failed": numbers, "of": len(calls), "calls": found} if failed else {}
+    if not failed:
+        return None
+    return Diagnosis(
+        rank=observation.context.rank,
+        failed=tuple(call.number for call in failed),
+        of=len(observation.calls),
+        every_call=all(_looked_at_everywhere(one, len(observation.calls)) for one in found),
+        calls=tuple(found),
+    )
+
+
+def _looked_at_everywhere(one: dict[str, Any], calls: int) -> bool:
+    """Whether the other calls would have failed with this one's fault.
+
+    Outputs are judged in every call; stages in the second, and in the first where the second has
+    no finding; what else is looked at, in one call only.
+    """
+    if one.get("output"):
+        return True
+    return one["call"] == 0 and calls == 2 and bool(one.get("stages"))
 
 
 def _one(
-    subject: Subject,
-    context: RankContext,
-    call: Call,
-    judgement: Judgement,
-    findings: Sequence[Any],
-    *,
-    before: Sequence[dict[str, Any]],
-    end: float,
+    observation: Observation, call: Call, *, before: Sequence[dict[str, Any]], end: float
 ) -> dict[str, Any]:
     """`explain`, and a picture if the run's options name a folder."""
+    subject, context = observation.subject, observation.context
     scene = scene_of(subject.case, context.rank, call, subject.reference)
     likely = tuple(c["name"] for known in before for c in known.get("causes", ()))
-    found = explain(scene, call, judgement, findings, likely=likely, end=end)
+    found = explain(scene, call, observation.of(call), likely=likely, end=end)
     folder = context.options.get("pictures")
     if folder and found["rows"]["wrong"]:
         name = png.stem(subject.case.id, f"rank{context.rank}-call{call.number + 1}")
@@ -89,32 +90,34 @@ def _one(
 def explain(
     scene: Scene,
     call: Call,
-    judgement: Judgement,
-    findings: Sequence[Any] = (),
+    findings: Sequence[Finding],
     *,
     likely: Sequence[str] = (),
     end: float | None = None,
 ) -> dict[str, Any]:
     """One call's diagnosis, JSON-able; `call` counts from 0.
 
+    output: whether the output by itself is wrong.
     rows, columns, elements: how many are wrong. first, worst: elements. actual, expected: value
     ranges and NaN counts. experts: [wrong rows, rows] of each. patterns, causes (best first,
-    only those that fit), stages: what departs, in order. messages: those of the judgement that
-    all this replaces. findings: StageFinding values. likely: names of causes to look at first;
-    where one of them fits, no other is tried. end: on time.monotonic()'s clock, when to stop
-    looking for causes; None: causes.SECONDS from now.
+    only those that fit), stages: what departs, in order. covers: topics of the findings that all
+    this says better. findings: of this call. likely: names of causes to look at first; where one
+    of them fits, no other is tried. end: on time.monotonic()'s clock, when to stop looking for
+    causes; None: causes.SECONDS from now.
     """
     output, answer = call.output.out, call.answer
-    own = judge(output, answer).messages
     wrong = patterns.find_wrong(output, answer)
-    told = own if bool(wrong.rows.any()) else own[-1:]  # else only words say what is wrong
-    said = (*told, *(f"stage {finding.stage}: {finding.text}" for finding in findings))
-    replaced = [text for text in judgement.messages if text.endswith(said)]
-    found: dict[str, Any] = {"call": call.number, "tokens": len(output), "messages": replaced}
-    found["metrics"] = {name: number(value) for name, value in judgement.metrics.items()}
-    found["stages"] = [dataclasses.asdict(finding) for finding in findings]
+    topics = [Topic.VALUES, Topic.STAGES]
+    if bool(wrong.rows.any()):  # else only words say what is wrong
+        topics.append(Topic.ROWS)
+    metrics = {name: value for finding in findings for name, value in finding.metrics.items()}
+    found: dict[str, Any] = {"call": call.number, "tokens": len(output), "covers": topics}
+    found["output"] = any(finding.topic in (Topic.ROWS, Topic.VALUES) for finding in findings)
+    found["metrics"] = {name: number(value) for name, value in metrics.items()}
+    stages = [finding.detail for finding in findings if finding.topic is Topic.STAGES]
+    found["stages"] = [dataclasses.asdict(stage) for stage in stages]
     found |= facts(output, answer.out, wrong)
-    if not own:
+    if not found["output"]:
         return {**found, "experts": {}, "patterns": [], "causes": []}
     ids = call.output.routing.topk_ids
     found["experts"] = routing_patterns.shares(wrong.rows, ids, scene.case.num_experts)

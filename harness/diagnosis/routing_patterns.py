@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from moe.spec import Layout
+    from moe.layout import Layout
 
 MOST_WRONG = 0.5  # of an expert's rows: a slight mistake of it leaves some within their bounds
 BLOCKS = (128, 64, 32, 16)  # rows that a kernel takes of one expert at a time

@@ -270,10 +270,10 @@ class Gang:
         return "\n".join(f"rank {rank}:\n{text}" for rank, text in logs.items())
 
 
-def watch(gangs: Iterable[Gang]) -> None:
-    """Wait until a channel of one of the gangs is readable or a deadline has come."""
+def watch(gangs: Iterable[Gang], until: float | None = None) -> None:
+    """Wait until a channel of one of the gangs is readable or a deadline, or `until`, has come."""
     gangs = list(gangs)
-    deadlines = [gang.deadline for gang in gangs if gang.deadline is not None]
+    deadlines = [d for d in (until, *(gang.deadline for gang in gangs)) if d is not None]
     timeout = max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
     channels = {c.fileno(): c for gang in gangs for c in gang.link.channels if not c.closed}
     with selectors.PollSelector() as selector:

@@ -27,6 +27,7 @@ from harness.engine.messages import (
     Swept,
 )
 from harness.engine.rank_bootstrap import rank_log
+from harness.record.result import Verdict
 
 if TYPE_CHECKING:
     from harness.engine.forkserver_pool import GangSpec, Pool
@@ -136,6 +137,12 @@ class Link:
             self.probed[rank] = message.unfit
         elif isinstance(message, Done | Failed):
             self.heard.answers[rank] = message
-            ended = isinstance(message, Failed) or message.poisoned  # the others may wait for it
-            if ended and self.heard.failed_at is None:
+            if _joins_no_more(message) and self.heard.failed_at is None:
                 self.heard.failed_at = now
+
+
+def _joins_no_more(message: Done | Failed) -> bool:
+    """Whether others may wait in vain: after an exception, or in an altered process."""
+    if isinstance(message, Failed):
+        return True
+    return message.poisoned or message.result.get("verdict") == Verdict.ERROR

@@ -37,6 +37,7 @@ class RunOptions:
     slots: how many ranks may be at work at once in gangs that run side by side; a gang wider than
     that, or one on devices, runs alone. rank_options reach every rank as `RankContext.options`.
     executor: "module:function", called in each rank with (case, context), returns a RankResult.
+    until: when to stop, on time.monotonic()'s clock; what is under way then has no result.
     """
 
     log_dir: Path
@@ -45,10 +46,12 @@ class RunOptions:
     slots: int = 1
     rank_options: dict[str, Any] = field(default_factory=dict)
     executor: str = "harness.execute:run_case"
+    until: float | None = None
 
 
 def run(plan: Plan, options: RunOptions, pool: Pool | None = None) -> Iterator[Event]:
-    """Run every case of the plan; exactly one `CaseEnded` for each, whatever happens.
+    """Run every case of the plan; exactly one `CaseEnded` for each, whatever happens, if the
+    time of the options' `until` does not come before.
 
     Refused cases are the caller's to record. Closing the iterator, or an exception in its
     consumer, ends all processes; so does the controller's own death. A `pool` that is handed in
@@ -87,11 +90,14 @@ class _Launcher:
         self._stopping = False
 
     def events(self) -> Iterator[Event]:
+        until = self._options.until
         while self._waiting or self._active:
+            if until is not None and time.monotonic() >= until:
+                return
             self._fill()
             gangs = [active.gang for active in self._active if active.gang is not None]
             if len(gangs) == len(self._active):  # else a job has something to do at once
-                watch(gangs)
+                watch(gangs, until)
             for active in list(self._active):
                 for notice in active.gang.poll() if active.gang else []:
                     yield from self._on(active, notice)
@@ -105,7 +111,7 @@ class _Launcher:
 
     def _job_run(self, job: Job) -> _JobRun:
         module = self._options.executor.partition(":")[0]
-        stack = ("moe.*",) if module.startswith("harness.") else ()
+        stack = ("moe.*", "harness.checks.*") if module.startswith("harness.") else ()
         spec = GangSpec(
             world_size=job.world_size,
             device=job.device,
@@ -229,8 +235,7 @@ def _with_history(result: CaseResult, attempts: list[CaseResult]) -> CaseResult:
         for message in past.messages or ("",)
     ]
     return dataclasses.replace(
-        result,
+        result.with_messages(after=tuple(earlier)),
         verdict=Verdict.FLAKY if result.verdict is Verdict.PASSED else result.verdict,
-        messages=(*result.messages, *earlier),
         log=result.log or attempts[-1].log,
     )

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from harness.engine import crash_evidence
 from harness.engine.messages import Done, Failed
-from harness.record.result import CaseResult, RankResult, Verdict, merge
+from harness.formatting import ranks_text
+from harness.record.result import CaseResult, Finding, RankResult, Verdict, merge
 from harness.record.run_folder import log_name
 
 if TYPE_CHECKING:
@@ -53,9 +54,7 @@ _VERDICTS = {
 def case_result(outcome: Outcome) -> CaseResult:
     """The result of a case; `log` is not set yet."""
     results = [
-        RankResult.from_json(answer.result)
-        if isinstance(answer, Done)
-        else RankResult(rank=rank, verdict=Verdict.ERROR, messages=(answer.traceback,))
+        RankResult.from_json(answer.result) if isinstance(answer, Done) else _raised(rank, answer)
         for rank, answer in outcome.answers.items()
     ]
     world_size = len(outcome.logs)
@@ -64,14 +63,33 @@ def case_result(outcome: Outcome) -> CaseResult:
     # World 0: a rank that said nothing is described by `rank_words`, not by `merge`.
     base = CaseResult(case_id=outcome.task, verdict=Verdict.INFRA, seconds=outcome.seconds)
     said = merge(outcome.task, 0, results, outcome.seconds) if results else base
-    words, errors = tuple(rank_words(outcome).values()), said.messages
+    words, stuck = tuple(rank_words(outcome).values()), outcome.ended is Ended.STUCK
+    answered = _answered(results)
+    told = (
+        said.with_messages(after=words + answered)
+        if stuck
+        else said.with_messages(before=words + answered)
+    )
     return dataclasses.replace(
-        said,
+        told,
         verdict=_VERDICTS[outcome.ended],
         reason=outcome.ended.name.lower(),
-        messages=errors + words if outcome.ended is Ended.STUCK else words + errors,
         ranks=_rank_verdicts(outcome, results),
     )
+
+
+def _answered(results: list[RankResult]) -> tuple[str, ...]:
+    """The verdicts of the ranks that came to one: who is not named hung or ended."""
+    ranks: dict[Verdict, list[int]] = {}
+    for result in results:
+        ranks.setdefault(result.verdict, []).append(result.rank)
+    return tuple(f"{ranks_text(who)}: {verdict}" for verdict, who in ranks.items())
+
+
+def _raised(rank: int, answer: Failed) -> RankResult:
+    """The result of a rank whose task ended by an exception."""
+    finding = Finding(check="run", verdict=Verdict.ERROR, text=answer.traceback)
+    return RankResult(rank=rank, verdict=Verdict.ERROR, findings=(finding,))
 
 
 def _rank_verdicts(outcome: Outcome, results: list[RankResult]) -> dict[str, str]:
@@ -128,6 +146,5 @@ def write_case_log(
         crash_evidence.write_log(folder, name, sections)
         crash_evidence.keep_flights(gang_folder, folder, name.removesuffix(".log"))
     except OSError as error:
-        messages = (*result.messages, f"its log could not be written: {error}")
-        return dataclasses.replace(result, messages=messages)
+        return result.with_messages(after=(f"its log could not be written: {error}",))
     return dataclasses.replace(result, log=name)

@@ -12,67 +12,153 @@ import dataclasses
 import difflib
 import hashlib
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from harness.errors import CaseError
+from harness.matrix.axis import axes_of, axis, file_keys, value_error
+from moe.layers import COMPOSED, OWN
+from moe.layout import Layout
+from moe.oracle import AUTO
 from moe.quant import QUANT
-from moe.spec import DTYPE_BYTES, Layout, Problem
+from moe.spec import DTYPE_BYTES, Problem
 
-TOKEN_COUNTS = ("even", "ragged", "idle")  # see `MoETestConfig.counts`
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:]*\Z")
 _INT = re.compile(r"(0|[1-9][0-9]*)\Z")
-
-
-def _token(name: str, **options: Any) -> Any:
-    """A field with the name that it has in ids."""
-    return field(metadata={"token": name}, **options)
+# Below 64 columns a row's distance scatters so much that its margin is no longer six sigma.
+_SIZES = (64, 72, 96, 100, 128, 131, 160, 192, 200, 256, 320, 384, 512, 640, 768, 1024)
+_EXPERT_COUNTS = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 64)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MoETestConfig:
-    """One case. Sizes are those of the whole layer; `m` counts tokens per DP rank."""
+    """One case. Sizes are those of the whole layer. Each field is declared as an `Axis`."""
 
-    m: int = _token("m")  # tokens per DP rank
-    n: int = _token("n")  # intermediate size
-    k: int = _token("k")  # hidden size
-    num_experts: int = _token("e")
-    top_k: int = _token("topk")
-    experts: str = _token("experts")  # experts backend: a row of `moe.experts`, or "pkg.mod:Class"
-    all2all: str = _token("a2a", default="allgather_reducescatter")  # a row of `moe.all2all`
-    quant: str = _token("quant", default="none")  # a row of `moe.quant`
-    dtype: str = _token("dtype", default="bf16")  # a key of moe.spec.DTYPE_BYTES
-    dp_size: int = _token("dp", default=1)
-    tp_size: int = _token("tp", default=1)
-    use_ep: bool = _token("ep", default=False)
-    sequence_parallel: bool = _token("sp", default=False)
-    shared_experts: int = _token("shared", default=0)  # always-on experts of the routed size
-    renormalize: bool = _token("renorm", default=True)  # chosen router weights sum to one
-    tokens: str = _token("tokens", default="even")  # one of TOKEN_COUNTS
-    seed: int = _token("seed", default=0)
-    exact: bool = _token("exact", default=False)  # inputs whose sums are exact, see exact.py
+    m: int = axis(
+        "m", "tokens per DP rank", group="shapes", outputs_agree=True, simplest=(1, 2, 3, 4)
+    )
+    n: int = axis("n", "intermediate size", group="shapes", simplest=_SIZES)
+    k: int = axis("k", "hidden size", group="shapes", simplest=_SIZES)
+    num_experts: int = axis("e", "routed experts of the layer", simplest=_EXPERT_COUNTS)
+    top_k: int = axis("topk", "experts that a token is routed to", simplest=(1, 2, 3, 4, 6, 8))
+    experts: str = axis(
+        "experts",
+        "experts backend: a name, `auto`, 'pkg.mod:Class', or `own` (a layer's)",
+        family="experts",
+        extra_names=(AUTO, OWN),
+        outputs_agree=True,
+    )
+    all2all: str = axis(
+        "a2a",
+        "all2all backend: a name or 'pkg.mod:Class'",
+        default="allgather_reducescatter",
+        family="all2all",
+        outputs_agree=True,
+        simplest=(),
+    )
+    quant: str = axis(
+        "quant",
+        "quantization method: a name or 'pkg.mod:Class'",
+        default="none",
+        family="quant",
+    )
+    dtype: str = axis(
+        "dtype",
+        "dtype of activations, of weights before quantization, and of outputs",
+        default="bf16",
+        choices=tuple(DTYPE_BYTES),
+        simplest=("bf16",),
+    )
+    dp_size: int = axis(
+        "dp", "data-parallel size", default=1, group="layouts", outputs_agree=True, simplest=()
+    )
+    tp_size: int = axis(
+        "tp",
+        "tensor-parallel size; world size = dp * tp",
+        default=1,
+        group="layouts",
+        outputs_agree=True,
+        simplest=(),
+    )
+    use_ep: bool = axis(
+        "ep",
+        "spread the experts over all ranks",
+        default=False,
+        group="layouts",
+        outputs_agree=True,
+        simplest=(),
+    )
+    sequence_parallel: bool = axis(
+        "sp",
+        "split tokens over the TP ranks; needs ep and tp > 1",
+        default=False,
+        group="layouts",
+        outputs_agree=True,
+        simplest=(),
+    )
+    shared_experts: int = axis(
+        "shared",
+        "always-on experts of the routed experts' size",
+        default=0,
+        minimum=0,
+        simplest=(0, 1, 2),
+        drawn=(0, 0, 1, 2),
+    )
+    renormalize: bool = axis(
+        "renorm",
+        "a token's chosen router weights sum to one",
+        default=True,
+        drawn=(True, True, False),
+    )
+    router: str = axis(
+        "router",
+        "router: a name or 'pkg.mod:Class'",
+        default="softmax",
+        family="router",
+    )
+    activation: str = axis(
+        "act",
+        "activation function of the gate: a name or 'pkg.mod:Class'",
+        default="silu",
+        family="activation",
+    )
+    tokens: str = axis(
+        "tokens",
+        "how tokens are spread over DP ranks",
+        default="even",
+        choices=("even", "ragged", "idle"),  # see `counts`
+        outputs_agree=True,
+    )
+    seed: int = axis("seed", "seed of the inputs and weights", default=0, minimum=0)
+    exact: bool = axis(
+        "exact", "inputs whose sums are exact: outputs compared bit for bit", default=False
+    )
+    layer: str = axis(
+        "layer",
+        f"whole layer: 'pkg.mod:Class' with its own members, which goes with `experts: {OWN}`",
+        default=COMPOSED,
+        family="layer",
+        simplest=(),
+    )
 
     def __post_init__(self) -> None:
-        problems = [text for f in dataclasses.fields(self) if (text := self._complaint(f))]
+        errors = [value_error(one, getattr(self, one.name)) for one in AXES.values()]
+        problems = [text for text in errors if text is not None]
         if problems:
             raise CaseError("; ".join(problems))
-
-    def _complaint(self, f: dataclasses.Field[Any]) -> str | None:
-        return complaint(f.name, getattr(self, f.name))
 
     @cached_property
     def id(self) -> str:
         """Self-describing and reversible; see the module's first lines."""
         tokens = []
-        for f in dataclasses.fields(self):
-            value, name = getattr(self, f.name), f.metadata["token"]
-            if value == f.default:
+        for one in AXES.values():
+            value = getattr(self, one.name)
+            if value == one.default:
                 continue
             if isinstance(value, bool):
-                tokens.append(name if value else f"no_{name}")
+                tokens.append(one.token if value else f"no_{one.token}")
             else:
-                tokens.append(f"{name}:{value}")
+                tokens.append(f"{one.token}:{value}")
         return "-".join(tokens)
 
     @classmethod
@@ -89,8 +175,7 @@ class MoETestConfig:
             if name in values:
                 problems.append(f"token {token!r}: {name} is given twice")
             values[name] = value
-        required = [f for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING]
-        missing = [f.metadata["token"] for f in required if f.name not in values]
+        missing = [a.token for a in AXES.values() if a.required and a.name not in values]
         if missing and not problems:
             problems.append(f"lacks {', '.join(missing)}")
         if problems:
@@ -107,8 +192,13 @@ class MoETestConfig:
         )
 
     @property
+    def under_test(self) -> str:
+        """What computes the experts: a backend's name, or the layer's that has its own."""
+        return self.experts if self.layer == COMPOSED else self.layer
+
+    @property
     def world_size(self) -> int:
-        return self.dp_size * self.tp_size
+        return self.layout.world_size
 
     @property
     def problem(self) -> Problem:
@@ -124,6 +214,8 @@ class MoETestConfig:
             layout=self.layout,
             shared_experts=self.shared_experts,
             renormalize=self.renormalize,
+            activation=self.activation,
+            router=self.router,
         )
 
     @property
@@ -151,52 +243,29 @@ def short_name(case_id: str) -> str:
     return f"{case_id[:160]}.{hashlib.sha256(case_id.encode()).hexdigest()[:12]}"
 
 
-_FIELDS = {f.metadata["token"]: f for f in dataclasses.fields(MoETestConfig)}
-_CHOICES = {"dtype": tuple(DTYPE_BYTES), "tokens": TOKEN_COUNTS}
-_MAY_BE_ZERO = frozenset({"seed", "shared_experts"})
-
-
-def complaint(name: str, value: object) -> str | None:
-    """What is wrong with `value` for the field `name`, or None. Config files use it too."""
-    kind = MoETestConfig.__annotations__[name]
-    if type(value).__name__ != kind:
-        return f"{name} must be {kind}, not {value!r}"
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, int):
-        least = 0 if name in _MAY_BE_ZERO else 1
-        return None if value >= least else f"{name} must be at least {least}, not {value}"
-    if name in _CHOICES:
-        allowed = _CHOICES[name]
-        return (
-            None
-            if value in allowed
-            else f"{name} must be one of {', '.join(allowed)}, not {value!r}"
-        )
-    return (
-        None
-        if _NAME.match(str(value))
-        else f"{name} must be a name of [A-Za-z0-9_.:], not {value!r}"
-    )
+AXES = axes_of(MoETestConfig)
+FILE_KEYS = file_keys(AXES)
+TOKEN_COUNTS = AXES["tokens"].choices
+_BY_TOKEN = {one.token: one for one in AXES.values()}
 
 
 def _parse(token: str) -> tuple[str, Any]:
     """One token as (field name, value)."""
     name, colon, text = token.partition(":")
     negated = not colon and name.startswith("no_")
-    f = _FIELDS.get(name.removeprefix("no_") if negated else name)
-    if f is None:
-        close = difflib.get_close_matches(name, _FIELDS, n=1)
-        hint = f", did you mean {close[0]!r}?" if close else f" (known: {', '.join(_FIELDS)})"
+    one = _BY_TOKEN.get(name.removeprefix("no_") if negated else name)
+    if one is None:
+        close = difflib.get_close_matches(name, _BY_TOKEN, n=1)
+        hint = f", did you mean {close[0]!r}?" if close else f" (known: {', '.join(_BY_TOKEN)})"
         raise CaseError(f"token {token!r}: no field is called {name!r}{hint}")
-    if f.type == "bool":
+    if one.kind == "bool":
         if colon:
             raise CaseError(f"token {token!r}: write {name!r} or 'no_{name}'")
-        return f.name, not negated
+        return one.name, not negated
     if not colon or negated:
         raise CaseError(f"token {token!r}: write '{name.removeprefix('no_')}:VALUE'")
-    if f.type != "int":
-        return f.name, text
+    if one.kind != "int":
+        return one.name, text
     if not _INT.match(text):
         raise CaseError(f"token {token!r}: {text!r} is no whole number")
-    return f.name, int(text)
+    return one.name, int(text)

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from moe.spec import FORMATS
+from moe.activations import ACTIVATIONS
+from moe.formats import FORMATS
+from moe.routers import ROUTERS
+from moe.spec import BLOCK, Reason
 
 if TYPE_CHECKING:
     from harness.matrix.case import MoETestConfig
+    from moe.formats.format import Format
+    from moe.spec import Scheme
 
+_WEIGHT_BLOCKS = (None, (None, None), (1, None), (BLOCK, BLOCK))
+_ACTIVATION_BLOCKS = (None, (None, None), (1, None), (1, BLOCK))
+SMALLEST_GATE = 32.0  # of the gates that are not 0
 PERIOD = 8  # of the intermediate columns that hold the largest values; a shard has some
 
 
@@ -16,12 +24,36 @@ def is_bitwise(case: MoETestConfig) -> bool:
     """Whether this case's outputs are to be compared bit for bit."""
     quantized = FORMATS[case.problem.scheme.activations].grid != "model"
     eights = case.n % (PERIOD * (1 if case.use_ep else case.world_size)) == 0
+    identity = ACTIVATIONS.row(case.activation).identity_from
     sums = case.top_k * (2 if case.shared_experts else 1)
     return (
         case.exact
+        and (case.renormalize or ROUTERS.row(case.router).sums_to_one)
+        and identity is not None
+        and identity <= SMALLEST_GATE
         and case.top_k in (1, 2, 4, 8)
         and sums <= 8
         and case.shared_experts <= 1
         and min(case.n, case.k) >= 2 * PERIOD
         and (eights or not quantized)
     )
+
+
+def exact_refusal(scheme: Scheme) -> Reason | None:
+    """Why no inputs are exact in these formats, or None. Asked where a case is in exact mode."""
+    for name, blocks in (
+        (scheme.weights, _WEIGHT_BLOCKS),
+        (scheme.activations, _ACTIVATION_BLOCKS),
+    ):
+        text = _inexact(FORMATS[name], blocks)
+        if text is not None:
+            return Reason(code="exact_unsupported", text=f"exact mode: {text}")
+    return None
+
+
+def _inexact(fmt: Format, blocks: tuple[tuple[int | None, int | None] | None, ...]) -> str | None:
+    if not fmt.exact_scale:
+        return f"format {fmt.name} does not promise exact scales (exact_scale in its row)"
+    if fmt.block not in blocks:
+        return f"no inputs are made for scales of format {fmt.name}, of blocks of {fmt.block}"
+    return None

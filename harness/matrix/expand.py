@@ -7,29 +7,23 @@ import itertools
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import UsageError
-from harness.matrix.case import MoETestConfig
+from harness.matrix.case import FILE_KEYS, MoETestConfig
+from moe.layers import OWN
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
-    from harness.matrix.schema import Axes, LayoutModel, MatrixConfig, Suite
-
-
-def _shape(value: list[int]) -> dict[str, Any]:
-    return dict(zip(("m", "n", "k"), value, strict=True))
+    from harness.matrix.schema import Axes, MatrixConfig, Suite
 
 
-def _layout(value: LayoutModel) -> dict[str, Any]:
-    return {
-        "dp_size": value.dp,
-        "tp_size": value.tp,
-        "use_ep": value.ep,
-        "sequence_parallel": value.sp,
-    }
-
-
-# Axes that set more than the one field of their own name.
-_SPREAD: dict[str, Callable[[Any], dict[str, Any]]] = {"shapes": _shape, "layouts": _layout}
+def _fields(key: str, value: Any) -> dict[str, Any]:
+    """What one value under a key of the file sets: one field of the case, or those of a group."""
+    axes = FILE_KEYS[key]
+    if axes[0].group is None:
+        return {key: value}
+    if isinstance(value, list):
+        return dict(zip((axis.name for axis in axes), value, strict=True))
+    return {axis.name: getattr(value, axis.token) for axis in axes}
 
 
 def suite_of(config: MatrixConfig, name: str) -> Suite:
@@ -51,13 +45,12 @@ def expand(config: MatrixConfig, name: str) -> tuple[MoETestConfig, ...]:
 
 def _product(block: Axes, defaults: Axes) -> Iterable[MoETestConfig]:
     axes = []
-    for axis in type(block).model_fields:
-        values = getattr(block, axis)
+    for key in FILE_KEYS:
+        values = getattr(block, key)
         if values is None:
-            values = getattr(defaults, axis)
+            values = getattr(defaults, key)
         if values is not None:
-            spread = _SPREAD.get(axis)
-            axes.append([spread(value) if spread else {axis: value} for value in values])
+            axes.append([_fields(key, value) for value in values])
     for choice in itertools.product(*axes):
         fields: dict[str, Any] = {}
         for part in choice:
@@ -68,6 +61,12 @@ def _product(block: Axes, defaults: Axes) -> Iterable[MoETestConfig]:
 def with_experts(points: Iterable[MoETestConfig], name: str) -> tuple[MoETestConfig, ...]:
     """The same points with one experts backend; those that become equal are merged."""
     return tuple(dict.fromkeys(point.replace(experts=name) for point in points))
+
+
+def with_layer(points: Iterable[MoETestConfig], name: str) -> tuple[MoETestConfig, ...]:
+    """The same points with one whole layer, which has members of its own; equal ones merged."""
+    members = {"experts": OWN, "all2all": MoETestConfig.all2all}
+    return tuple(dict.fromkeys(point.replace(layer=name, **members) for point in points))
 
 
 def with_seeds(points: Iterable[MoETestConfig], count: int) -> tuple[MoETestConfig, ...]:

@@ -9,13 +9,14 @@ from pydantic import ValidationError
 
 from harness.errors import ConfigError, UsageError
 from harness.matrix import yaml_positions
+from harness.matrix.case import FILE_KEYS
 from harness.matrix.schema import Axes, LayoutModel, MatrixConfig, Suite, hint
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
 DEFAULT = Path("configs/matrix.yaml")
-REQUIRED = ("shapes", "num_experts", "top_k", "experts")  # axes without a default of their own
+REQUIRED = tuple(key for key, axes in FILE_KEYS.items() if axes[0].required)
 
 
 def find(path: Path | None) -> Path:
@@ -43,13 +44,15 @@ def load(path: Path) -> MatrixConfig:
         except ValidationError as error:
             problems += _translate(error, located)
     elif not problems:
-        problems.append(yaml_positions.Problem(line=1, column=1, path=(), text="the file is empty"))
+        problems.append(
+            yaml_positions.YamlError(line=1, column=1, path=(), text="the file is empty")
+        )
     if problems or config is None:
         raise ConfigError(_render(path, problems))
     return config
 
 
-def _render(path: Path, problems: list[yaml_positions.Problem]) -> list[str]:
+def _render(path: Path, problems: list[yaml_positions.YamlError]) -> list[str]:
     ordered = sorted(problems, key=lambda p: (p.line, p.column, p.text))
     rows = [(f"{path}:{p.line}:{p.column}", yaml_positions.show(p.path), p.text) for p in ordered]
     return list(dict.fromkeys(": ".join(part for part in row if part) for row in rows))
@@ -66,13 +69,13 @@ def _blocks(value: Any) -> list[tuple[yaml_positions.Path, Any]]:
     return found
 
 
-def _empty(located: yaml_positions.Located) -> list[yaml_positions.Problem]:
+def _empty(located: yaml_positions.Located) -> list[yaml_positions.YamlError]:
     """Keys and items without a value: left out by mistake, never a way to say "the default"."""
     text = "has no value; give one or leave the key out"
     return [_problem(located, path, text) for path in located.empty]
 
 
-def _unset_axes(located: yaml_positions.Located) -> list[yaml_positions.Problem]:
+def _unset_axes(located: yaml_positions.Located) -> list[yaml_positions.YamlError]:
     """Axes without a default that neither a block nor `defaults` gives."""
     defaults = located.value.get("defaults") if isinstance(located.value, dict) else None
     given = set(defaults) if isinstance(defaults, dict) else set()
@@ -85,7 +88,7 @@ def _unset_axes(located: yaml_positions.Located) -> list[yaml_positions.Problem]
     return problems
 
 
-def _impossible_layouts(located: yaml_positions.Located) -> list[yaml_positions.Problem]:
+def _impossible_layouts(located: yaml_positions.Located) -> list[yaml_positions.YamlError]:
     defaults = located.value.get("defaults") if isinstance(located.value, dict) else None
     problems = []
     for path, block in [(("defaults",), defaults), *_blocks(located.value)]:
@@ -104,14 +107,14 @@ def _sp_fits(layout: dict[str, Any]) -> bool:
 
 def _problem(
     located: yaml_positions.Located, path: yaml_positions.Path, text: str, *, key: bool = False
-) -> yaml_positions.Problem:
+) -> yaml_positions.YamlError:
     line, column = located.where(path, key=key)
-    return yaml_positions.Problem(line=line, column=column, path=path, text=text)
+    return yaml_positions.YamlError(line=line, column=column, path=path, text=text)
 
 
 def _translate(
     error: ValidationError, located: yaml_positions.Located
-) -> list[yaml_positions.Problem]:
+) -> list[yaml_positions.YamlError]:
     """pydantic's errors in our words, each at its place."""
     problems = []
     for one in error.errors(include_url=False):
@@ -119,7 +122,12 @@ def _translate(
         at_key = one["type"] == "extra_forbidden" or "[key]" in one["loc"]
         if path in located.empty:
             continue  # said already
-        text = _text(one["type"], path, one.get("ctx", {}), one["input"]) or one["msg"]
+        value = one["input"]
+        if one["type"] == "list_type" and path[-2:-1] == ("shapes",):
+            shapes = _value_at(located.value, path[:-1])
+            if not any(isinstance(shape, list) for shape in shapes):
+                path, value = path[:-1], shapes  # [8, 64, 64]: the list's error, not one each
+        text = _text(one["type"], path, one.get("ctx", {}), value) or one["msg"]
         problems.append(_problem(located, path, text, key=at_key))
     return problems
 
@@ -131,7 +139,7 @@ def _text(kind: str, path: yaml_positions.Path, ctx: dict[str, Any], value: obje
         names = ", ".join(known)
         return f"unknown key{hint(str(path[-1]), known) or f' (known: {names})'}"
     if kind in _MUST_BE:
-        return f"must be {_MUST_BE[kind]}, not {value!r}"
+        return f"must be {_must_be(kind, path, value)}, not {value!r}"
     if kind == "missing":
         return f"lacks the key {path[-1]!r}"
     if kind in ("too_short", "too_long"):
@@ -147,16 +155,48 @@ def _text(kind: str, path: yaml_positions.Path, ctx: dict[str, Any], value: obje
 
 
 _MUST_BE = {
+    "list_type": "a list",
     "int_type": "a whole number",
     "float_type": "a number",
     "finite_number": "a finite number",
     "bool_type": "true or false",
     "string_type": "a word",
-    "list_type": "a list such as [a, b]",
     "dict_type": "a mapping",
     "model_type": "a mapping",
     "string_pattern_mismatch": "a name of a-z, 0-9 and _",
 }
+
+
+def _must_be(kind: str, path: yaml_positions.Path, value: object) -> str:
+    item_of = path[-2] if len(path) > 1 else None
+    if kind == "list_type":
+        if item_of == "shapes":
+            return "three numbers [m, n, k]"
+        return _list_text(str(path[-1]), value)
+    if kind == "model_type" and item_of == "layouts":
+        return "a mapping such as {dp: 2, tp: 1, ep: true}"
+    return _MUST_BE[kind]
+
+
+_LISTS = {"shapes": "[m, n, k]", "layouts": "mappings", "blocks": "mappings"}
+_EXAMPLES = {"shapes": "[[32, 256, 128]]", "layouts": "[{dp: 2, ep: true}, {tp: 2}]"}
+
+
+def _list_text(name: str, value: object) -> str:
+    """What kind of list the key `name` takes, with `value` made into one where that is all."""
+    example = _EXAMPLES.get(name, "[a, b]")
+    one_shape = name == "shapes" and isinstance(value, list) and len(value) == 3
+    if one_shape or (name not in _LISTS and isinstance(value, str | int | float)):
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        example = f"[{text}]"
+    kind = f"a list of {_LISTS[name]}" if name in _LISTS else "a list"
+    return kind if name == "blocks" else f"{kind} such as {example}"
+
+
+def _value_at(value: Any, path: yaml_positions.Path) -> Any:
+    for part in path:
+        value = value[part]
+    return value
 
 
 def _model_at(path: yaml_positions.Path) -> type[BaseModel]:

@@ -1,5 +1,6 @@
 """The format of `configs/matrix.yaml`, as models; `schema()` exports it for editors.
 
+The keys of a block and of a layout, and what they may hold, are those of the case's axes.
 An axis that a block leaves out is taken from `defaults`, and what those leave out has
 `MoETestConfig`'s own default.
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
+from types import GenericAlias
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
@@ -18,41 +20,44 @@ from pydantic import (
     Field,
     StringConstraints,
     WithJsonSchema,
+    create_model,
 )
 
-from harness.matrix.case import TOKEN_COUNTS, complaint
-from moe.all2all import ALL2ALL
+from harness.matrix.axis import value_error
+from harness.matrix.case import FILE_KEYS
+from moe import families
 from moe.errors import UnknownMemberError
-from moe.experts import EXPERTS
-from moe.oracle import AUTO
-from moe.quant import QUANT
-from moe.spec import DTYPE_BYTES
 
 if TYPE_CHECKING:
-    from moe.registry import Registry
+    from harness.matrix.axis import Axis
 
-_FAMILIES: dict[str, Registry[Any]] = {"experts": EXPERTS, "all2all": ALL2ALL, "quant": QUANT}
 _NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.:]*$"
 
 
-def _member(family: str) -> Any:
+def _checked(axis: Axis) -> AfterValidator:
+    """Values of the file are held to the same rules as the case's."""
+
+    def checked(word: str) -> str:
+        wrong = value_error(axis, word)
+        if wrong:
+            raise ValueError(wrong + hint(word, axis.choices))
+        # A class given by its path is loaded by the plan, not here: that may import torch.
+        if axis.family and ":" not in word and word not in axis.extra_names:
+            _row(axis.family, word)
+        return word
+
+    return AfterValidator(checked)
+
+
+def _members(axis: Axis, family: str) -> Any:
     """The type of a list of names of one family; `all` stands for every row."""
 
     def every(value: object) -> object:
-        return list(_FAMILIES[family].rows) if value == "all" else value
-
-    def known(name: str) -> str:
-        wrong = complaint(family, name)
-        if wrong:
-            raise ValueError(wrong)
-        # A class given by its path is loaded by the plan, not here: that may import torch.
-        if ":" not in name and name != (AUTO if family == "experts" else None):
-            _row(family, name)
-        return name
+        return list(families.table(family).rows) if value == "all" else value
 
     names = {"type": "array", "minItems": 1, "items": {"type": "string", "pattern": _NAME}}
     return Annotated[
-        list[Annotated[str, AfterValidator(known)]],
+        list[Annotated[str, _checked(axis)]],
         Field(min_length=1),
         BeforeValidator(every),
         WithJsonSchema({"anyOf": [{"const": "all"}, names]}),
@@ -61,23 +66,19 @@ def _member(family: str) -> Any:
 
 def _row(family: str, name: str) -> None:
     try:
-        _FAMILIES[family].row(name)
+        families.table(family).row(name)
     except UnknownMemberError as error:
         raise ValueError(str(error)) from None
 
 
-def _choice(field: str, allowed: tuple[str, ...]) -> Any:
-    """The type of a list of words out of `allowed`."""
-
-    def known(word: str) -> str:
-        wrong = complaint(field, word)
-        if wrong:
-            raise ValueError(wrong + hint(word, allowed))
-        return word
-
-    schema = WithJsonSchema({"type": "string", "enum": list(allowed)})
-    word = Annotated[str, AfterValidator(known), schema]
-    return Annotated[list[word], Field(min_length=1)]
+def _value(axis: Axis) -> Any:
+    """The type of one value of an axis that is no family."""
+    if axis.kind == "bool":
+        return bool
+    if axis.kind == "int":
+        return Annotated[int, Field(ge=axis.minimum)]
+    words = {"enum": list(axis.choices)} if axis.choices else {"pattern": _NAME}
+    return Annotated[str, _checked(axis), WithJsonSchema({"type": "string", **words})]
 
 
 def hint(word: str, known: tuple[str, ...] | list[str]) -> str:
@@ -89,43 +90,51 @@ class _Model(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
-Shape = Annotated[list[Positive], Field(min_length=3, max_length=3)]
 
 
-class LayoutModel(_Model):
-    """How ranks share the work: {dp: 2, tp: 2, ep: true, sp: false}."""
-
-    dp: Positive = Field(1, description="data-parallel size")
-    tp: Positive = Field(1, description="tensor-parallel size; world size = dp * tp")
-    ep: bool = Field(False, description="spread the experts over all ranks")
-    sp: bool = Field(False, description="split tokens over the TP ranks; needs ep and tp > 1")
+def _model(name: str, description: str, fields: dict[str, Any]) -> Any:
+    return create_model(name, __base__=_Model, __doc__=description, __module__=__name__, **fields)
 
 
-class Axes(_Model):
-    """A product of axes; each point is one case."""
+def _mapping_fields(axes: tuple[Axis, ...]) -> dict[str, Any]:
+    """The keys of a group that is written by tokens; what is left out has its default."""
+    return {a.token: (_value(a), Field(a.default, description=a.description)) for a in axes}
 
-    shapes: list[Shape] | None = Field(
-        None, min_length=1, description="[m, n, k]: tokens per DP rank, intermediate, hidden size"
+
+def _key_field(axes: tuple[Axis, ...]) -> tuple[Any, Any]:
+    """The type and the description of the key that sets these axes."""
+    first = axes[0]
+    if first.family:
+        text = f"{first.description}; or all"
+        return _members(first, first.family) | None, Field(None, description=text)
+    if first.group is None:
+        item, text = _value(first), first.description
+    elif first.required:
+        numbers = Field(min_length=len(axes), max_length=len(axes))
+        item = Annotated[GenericAlias(list, _value(first)), numbers]
+        tokens = ", ".join(axis.token for axis in axes)
+        text = f"[{tokens}]: {', '.join(axis.description for axis in axes)}"
+    else:
+        item, text = LayoutModel, "how ranks share the work"
+    return GenericAlias(list, item) | None, Field(None, min_length=1, description=text)
+
+
+if TYPE_CHECKING:  # to mypy a class that is made is no type
+
+    class LayoutModel(_Model): ...
+
+    class Axes(_Model): ...
+else:
+    LayoutModel = _model(
+        "LayoutModel",
+        "How ranks share the work: {dp: 2, tp: 2, ep: true, sp: false}.",
+        _mapping_fields(FILE_KEYS["layouts"]),
     )
-    num_experts: list[Positive] | None = Field(None, min_length=1)
-    top_k: list[Positive] | None = Field(None, min_length=1)
-    experts: _member("experts") | None = Field(  # type: ignore[valid-type]
-        None, description="experts backends: names, `auto`, 'pkg.mod:Class', or all"
-    )
-    all2all: _member("all2all") | None = Field(None, description="all2all backends, or all")  # type: ignore[valid-type]
-    quant: _member("quant") | None = Field(None, description="quantization methods, or all")  # type: ignore[valid-type]
-    dtype: _choice("dtype", tuple(DTYPE_BYTES)) | None = None  # type: ignore[valid-type]
-    layouts: list[LayoutModel] | None = Field(None, min_length=1)
-    shared_experts: list[Count] | None = Field(None, min_length=1)
-    renormalize: list[bool] | None = Field(None, min_length=1)
-    tokens: _choice("tokens", TOKEN_COUNTS) | None = Field(  # type: ignore[valid-type]
-        None, description="how tokens are spread over DP ranks"
-    )
-    seed: list[Count] | None = Field(None, min_length=1)
-    exact: list[bool] | None = Field(
-        None, min_length=1, description="inputs whose sums are exact: outputs compared bit for bit"
+    Axes = _model(
+        "Axes",
+        "A product of axes; each point is one case.",
+        {key: _key_field(axes) for key, axes in FILE_KEYS.items()},
     )
 
 

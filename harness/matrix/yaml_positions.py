@@ -2,7 +2,8 @@
 
 PyYAML alone reads `no` as False and `12:30` as 750, leaves `1e-3` a string, and lets the last
 of two equal keys win in silence. Here the scalars are those of YAML 1.2's core schema, a key
-that is given twice is a problem, and every value has a line and column to point at.
+that is given twice is an error, and every value has a line and column to point at. Merge keys
+(`<<: *name`) follow YAML 1.1; aliases that expand to too many values end in an error.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ import yaml
 
 Path = tuple[str | int, ...]  # ("suites", "smoke", "blocks", 0)
 
+MOST_VALUES = 100_000  # aliases expanded; the largest file of real use has a few thousand
+
+_MERGE = "<<"
 _TAG = "tag:yaml.org,2002:"
 _SCALARS = (
     ("null", r"(?:~|null|Null|NULL|)\Z", ["~", "n", "N", ""]),
@@ -39,8 +43,8 @@ for _name, _pattern, _first in _SCALARS:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Problem:
-    """One complaint; line and column count from 1."""
+class YamlError:
+    """One error of a file; line and column count from 1."""
 
     line: int
     column: int
@@ -56,7 +60,7 @@ class Located:
     keys: dict[Path, tuple[int, int]] = field(default_factory=dict)
     values: dict[Path, tuple[int, int]] = field(default_factory=dict)
     empty: list[Path] = field(default_factory=list)  # where the value is null or left out
-    problems: list[Problem] = field(default_factory=list)
+    problems: list[YamlError] = field(default_factory=list)
 
     def where(self, path: Path, *, key: bool = False) -> tuple[int, int]:
         """Line and column of the value (or key) at `path`, else of the nearest one around it."""
@@ -76,14 +80,25 @@ def load(text: str) -> Located:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
         what = " ".join(part for part in (error.context, error.problem) if part)
-        located.problems.append(Problem(line=line, column=column, path=(), text=f"no YAML: {what}"))
+        located.problems.append(
+            YamlError(line=line, column=column, path=(), text=f"no YAML: {what}")
+        )
         return located
     except yaml.YAMLError as error:
-        located.problems.append(Problem(line=1, column=1, path=(), text=f"no YAML: {error}"))
+        located.problems.append(YamlError(line=1, column=1, path=(), text=f"no YAML: {error}"))
         return located
-    if node is not None:
-        located.value = _Builder(located).build(node, ())
+    try:
+        located.value = None if node is None else _Builder(located).build(node, ())
+    except _TooManyError as error:
+        located.problems = [error.args[0]]  # what stands in the parts is not worth its length
     return located
+
+
+class _TooManyError(Exception):
+    """More values than a file may have; its argument is the YamlError."""
+
+
+_Pair = tuple[yaml.ScalarNode, yaml.Node]  # a key and its value
 
 
 class _Builder:
@@ -92,9 +107,20 @@ class _Builder:
     def __init__(self, located: Located) -> None:
         self._located = located
         self._open: list[yaml.Node] = []  # nodes being built, to stop at an alias to one of them
+        self._count = 0  # nodes visited, those behind an alias once for each time
+        self._visited: set[int] = set()
+        self._aliases: list[Path] = []  # those that are being expanded, the outermost first
 
     def build(self, node: yaml.Node, path: Path) -> Any:
+        again = id(node) in self._visited
+        self._aliases += [path] * again
+        self._visit(node, path)
         self._located.values[path] = _place(node)
+        value = self._value(node, path)
+        del self._aliases[len(self._aliases) - again :]
+        return value
+
+    def _value(self, node: yaml.Node, path: Path) -> Any:
         if node in self._open:
             return self._complain(node, path, "an alias may not contain itself")
         self._open.append(node)
@@ -108,21 +134,61 @@ class _Builder:
         finally:
             self._open.pop()
 
+    def _visit(self, node: yaml.Node, path: Path) -> None:
+        """Count a node. Raises _TooManyError, with the place of the outermost alias."""
+        self._count += 1
+        self._visited.add(id(node))
+        if self._count <= MOST_VALUES:
+            return
+        path = self._aliases[0] if self._aliases else path
+        line, column = self._located.keys.get(path) or self._located.where(path[:-1])
+        text = f"the file has more than {MOST_VALUES:,} values, each alias counted with all that "
+        text += "it stands for; write fewer aliases of aliases"
+        raise _TooManyError(YamlError(line=line, column=column, path=path, text=text))
+
     def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
         values: dict[str, Any] = {}
+        for key, (key_node, value_node) in self._pairs(node, path).items():
+            self._located.keys[*path, key] = _place(key_node)
+            values[key] = self.build(value_node, (*path, key))
+        return values
+
+    def _pairs(self, node: yaml.MappingNode, path: Path) -> dict[str, _Pair]:
+        """Keys and values of a mapping: those that it has itself, then those that it merges."""
+        pairs: dict[str, _Pair] = {}
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
                 self._complain(key_node, path, "a key must be a plain word")
                 continue
             key = str(key_node.value)
-            if key in values:
-                line, _ = self._located.keys[*path, key]
+            if key in pairs:
+                line, _ = _place(pairs[key][0])
                 text = f"this key is given twice, first in line {line}"
                 self._complain(key_node, (*path, key), text)
                 continue
-            self._located.keys[*path, key] = _place(key_node)
-            values[key] = self.build(value_node, (*path, key))
-        return values
+            pairs[key] = key_node, value_node
+        merge = pairs.get(_MERGE)
+        if merge is None or merge[0].style:  # in quotes it is a key like any other
+            return pairs
+        del pairs[_MERGE]
+        return self._merged(merge[1], (*path, _MERGE)) | pairs
+
+    def _merged(self, node: yaml.Node, path: Path) -> dict[str, _Pair]:
+        """What `<<: node` brings: of a list the earlier mapping's keys win."""
+        pairs: dict[str, _Pair] = {}
+        several = isinstance(node, yaml.SequenceNode)
+        for part in reversed(node.value) if several else [node]:
+            self._visit(part, path)
+            if not isinstance(part, yaml.MappingNode):
+                text = "`<<` merges a mapping or a list of mappings, and this is neither"
+                self._complain(part, path, text)
+            elif part in self._open:
+                self._complain(part, path, "an alias may not contain itself")
+            else:
+                self._open.append(part)
+                pairs |= self._pairs(part, path)
+                self._open.pop()
+        return pairs
 
     def _scalar(self, node: yaml.ScalarNode, path: Path) -> Any:
         kind, text = node.tag.removeprefix(_TAG), node.value
@@ -141,7 +207,7 @@ class _Builder:
 
     def _complain(self, node: yaml.Node, path: Path, text: str) -> None:
         line, column = _place(node)
-        self._located.problems.append(Problem(line=line, column=column, path=path, text=text))
+        self._located.problems.append(YamlError(line=line, column=column, path=path, text=text))
 
 
 def _place(node: yaml.Node) -> tuple[int, int]:

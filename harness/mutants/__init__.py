@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.mutants.sample import Scene
-    from moe.spec import Layout, Scheme
+    from moe.layout import Layout
+    from moe.spec import Scheme
 
 FEW = 4  # rows that a mistake inside the experts is worked out for
 MORE_ROWS = "more tokens"
@@ -137,6 +138,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
         renormalisation_missing="the chosen router weights were not renormalised",
         renormalisation_extra="the chosen router weights were renormalised and should not be",
         weights_sigmoid="the router's weights come from a sigmoid instead of a softmax",
+        weights_softmax="the router's weights come from a softmax, which the layer does not use",
     ),
     *_dear("routing", weights_on_input="the router's weight was applied to the expert's input"),
     # sums over ranks
@@ -210,13 +212,14 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     ),
     *_dear(
         "activation",
-        gelu="GELU was used instead of SiLU",
-        gelu_tanh="GELU in its tanh form was used instead of SiLU",
-        relu="ReLU was used instead of SiLU",
-        sigmoid="the gate's sigmoid was used instead of its SiLU",
-        silu_without_up="SiLU of the gate without the up product",
+        silu="SiLU was used as the activation",
+        gelu="GELU in its erf form was used as the activation",
+        gelu_tanh="GELU in its tanh form was used as the activation",
+        relu="ReLU was used as the activation",
+        sigmoid="the gate's sigmoid alone was used as the activation",
+        silu_without_up="the activation of the gate without the up product",
         up_without_gate="up alone, without the gate",
-        product_without_silu="gate times up without SiLU",
+        product_without_silu="gate times up without the activation",
         gate_clamped="gate and up were clamped at 7 (a SwiGLU limit that is not asked for)",
         swiglu_oai="SwiGLU with alpha 1.702 and up + 1 was used",
         gate_up_interleaved="interleaved rows of w13 were taken for gate and up",

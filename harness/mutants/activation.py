@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch.nn.functional import gelu as gaussian
-from torch.nn.functional import silu
+from torch.nn.functional import silu as swish
 
 from harness.mutants import NotApplicable
 from harness.mutants.recompute import (
@@ -15,6 +15,7 @@ from harness.mutants.recompute import (
     Steps,
     quantized_input,
     redo,
+    right_activation,
     right_halves,
     right_second,
 )
@@ -32,7 +33,13 @@ OAI_ALPHA = 1.702
 
 
 def gate_up_swapped(scene: Scene) -> Tensor:
-    return redo(scene, Steps(activation=lambda gate, up: silu(up) * gate))
+    right = right_activation(scene)
+    return redo(scene, Steps(activation=lambda gate, up: right(up, gate)))
+
+
+def silu(scene: Scene) -> Tensor:
+    _is_another(scene, "silu")
+    return redo(scene, Steps(activation=lambda gate, up: swish(gate) * up))
 
 
 def gelu(scene: Scene) -> Tensor:
@@ -40,6 +47,7 @@ def gelu(scene: Scene) -> Tensor:
 
 
 def gelu_tanh(scene: Scene) -> Tensor:
+    _is_another(scene, "gelu_tanh")
     return redo(scene, Steps(activation=lambda gate, up: gaussian(gate, approximate="tanh") * up))
 
 
@@ -52,7 +60,8 @@ def sigmoid(scene: Scene) -> Tensor:
 
 
 def silu_without_up(scene: Scene) -> Tensor:
-    return redo(scene, Steps(activation=lambda gate, _: silu(gate)))
+    right = right_activation(scene)
+    return redo(scene, Steps(activation=lambda gate, _: right(gate, torch.ones_like(gate))))
 
 
 def up_without_gate(scene: Scene) -> Tensor:
@@ -64,12 +73,12 @@ def product_without_silu(scene: Scene) -> Tensor:
 
 
 def gate_clamped(scene: Scene) -> Tensor:
-    beyond = False
+    beyond, right = False, right_activation(scene)
 
     def clamped(gate: Tensor, up: Tensor) -> Tensor:
         nonlocal beyond
         beyond |= bool((gate > LIMIT).any() | (up.abs() > LIMIT).any())
-        return silu(gate.clamp(max=LIMIT)) * up.clamp(-LIMIT, LIMIT)
+        return right(gate.clamp(max=LIMIT), up.clamp(-LIMIT, LIMIT))
 
     out = redo(scene, Steps(activation=clamped))
     if not beyond:
@@ -150,6 +159,11 @@ def last_k_block_missing(scene: Scene) -> Tensor:
     if last == 1:
         raise NotApplicable("of two blocks the last one is every second one")
     return _without(scene, lambda block: block == last)
+
+
+def _is_another(scene: Scene, name: str) -> None:
+    if scene.case.activation == name:
+        raise NotApplicable(f"{name} is the layer's own activation")
 
 
 def _without(scene: Scene, gone: Callable[[Tensor], Tensor]) -> Tensor:

@@ -12,16 +12,22 @@ from typing import TYPE_CHECKING
 
 from harness.matrix.case import MoETestConfig
 from harness.mutants import HYPOTHESES
-from harness.record.result import CAUGHT, MISSED, NOT_APPLICABLE
+from harness.record.proof import Outcome, best
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from harness.record.proof import Proof
     from harness.record.result import CaseResult
-    from moe.spec import Layout
+    from moe.layout import Layout
 
 IMPOSSIBLE = "impossible"  # no case of this quantization method and layout can have the mistake
-_SIGNS = {CAUGHT: "+", IMPOSSIBLE: ".", NOT_APPLICABLE: "?", MISSED: "!"}
+_SIGNS = {
+    Outcome.CAUGHT: "+",
+    IMPOSSIBLE: ".",
+    Outcome.NOT_APPLICABLE: "?",
+    Outcome.MISSED: "!",
+}
 MEMBERS = tuple(h for h in HYPOTHESES if h.battery)
 
 
@@ -38,7 +44,9 @@ class Line:
     @property
     def holes(self) -> tuple[str, ...]:
         """Members that can exist here and that no case has caught."""
-        return tuple(m for m, word in self.words.items() if word in (MISSED, NOT_APPLICABLE))
+        return tuple(
+            m for m, word in self.words.items() if word in (Outcome.MISSED, Outcome.NOT_APPLICABLE)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +103,7 @@ def _why(line: Line, name: str) -> str:
 
 def certificate(results: Iterable[CaseResult]) -> Certificate:
     """What these results prove, together. Cases that did not pass prove nothing."""
-    groups: dict[tuple[str, str], list[tuple[MoETestConfig, dict[str, str]]]] = {}
+    groups: dict[tuple[str, str], list[tuple[MoETestConfig, tuple[Proof, ...]]]] = {}
     for result in results:
         case = MoETestConfig.from_id(result.case_id)
         key = (case.quant, layout_word(case.layout))
@@ -103,22 +111,19 @@ def certificate(results: Iterable[CaseResult]) -> Certificate:
     return Certificate(table=tuple(_line(*key, found) for key, found in sorted(groups.items())))
 
 
-def _line(quant: str, layout: str, found: list[tuple[MoETestConfig, dict[str, str]]]) -> Line:
+def _line(quant: str, layout: str, found: list[tuple[MoETestConfig, tuple[Proof, ...]]]) -> Line:
     case = found[0][0]
     words: dict[str, str] = {}
-    missed: dict[str, str] = {}
+    proofs = [proof for _, battery in found for proof in battery]
+    missed = [proof for proof in proofs if proof.outcome is Outcome.MISSED]
+    outcomes = {proof.name: proof.outcome for proof in best([proofs])}
     for member in MEMBERS:
-        said = [battery[member.name] for _, battery in found if member.name in battery]
-        kinds = {word.partition(":")[0] for word in said}
-        cures = [word.partition(": ")[2] for word in said if word.startswith(MISSED)]
-        if cures:
-            missed[member.name] = cures[0]
+        words[member.name] = outcomes.get(member.name, Outcome.NOT_APPLICABLE)
         if not member.possible(case.problem.scheme, case.layout):
             words[member.name] = IMPOSSIBLE
-        else:
-            words[member.name] = next((k for k in (CAUGHT, MISSED) if k in kinds), NOT_APPLICABLE)
+    cures = {proof.name: proof.why for proof in reversed(missed)}  # the first one's
     proved = sum(bool(battery) for _, battery in found)
-    return Line(quant=quant, layout=layout, cases=proved, words=words, missed=missed)
+    return Line(quant=quant, layout=layout, cases=proved, words=words, missed=cures)
 
 
 def layout_word(layout: Layout) -> str:

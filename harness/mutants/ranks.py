@@ -9,7 +9,7 @@ import torch
 from harness.mutants import NotApplicable
 from harness.mutants.contributions import blame, by_rank, farther, residual
 from harness.mutants.recompute import shared_mlp
-from moe.spec import chunk
+from moe.layout import chunk
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,8 +66,7 @@ def _tp(scene: Scene) -> range:
 def all_reduce_missing(scene: Scene) -> Tensor:
     _needs_all_reduce(scene)
     layout = scene.case.layout
-    column = range(layout.tp_rank(scene.rank), layout.world_size, layout.tp_size)
-    routed = by_rank(scene)[list(column)].sum(dim=0)
+    routed = by_rank(scene)[list(layout.group("dp", scene.rank))].sum(dim=0)
     return routed if scene.answer.shared is None else routed + _own_shared(scene)
 
 
@@ -96,8 +95,7 @@ def reduce_scatter_missing(scene: Scene) -> Tensor:
     elif layout.dp_size == 1:
         raise NotApplicable("ranks that share their tokens have no others' to gather")
     else:
-        first = layout.dp_rank(scene.rank) * layout.tp_size
-        routed = shares[first : first + layout.tp_size].sum(dim=0)
+        routed = shares[list(layout.group("tp", scene.rank))].sum(dim=0)
     return routed if scene.answer.shared is None else routed + scene.answer.shared
 
 

@@ -13,7 +13,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
-from torch.nn.functional import silu
 
 from harness.mutants import FEW
 from harness.mutants.contributions import parts_of
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.mutants.sample import Scene
+    from moe.formats.format import Format
     from moe.reference.layer import BaselineSiluAndMul
 
 T = TypeVar("T")
@@ -89,17 +89,13 @@ def right_halves(both: Tensor, shard: Shard) -> tuple[Tensor, Tensor]:
     return gate[:, shard.columns], up[:, shard.columns]
 
 
-def right_activation(gate: Tensor, up: Tensor) -> Tensor:
-    return silu(gate) * up
-
-
 def right_second(scene: Scene, h: Tensor, rank: int) -> Tensor:
     """[R, n] one rank's columns -> the values of their codes."""
     fmt = scene.reference.act_format
     if fmt.grid == "model":
         return h
     scale = second_scale(scene, h, rank)
-    return codes(h, scale, fmt.grid, fmt.top) * scale
+    return codes(h, scale, fmt) * scale
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +106,7 @@ class Steps:
     w13: Callable[[Scene, Matrices], Tensor] = right_w13
     product: Callable[[Scene, Tensor, Tensor], Tensor] = right_product
     halves: Callable[[Tensor, Shard], tuple[Tensor, Tensor]] = right_halves
-    activation: Callable[[Tensor, Tensor], Tensor] = right_activation
+    activation: Callable[[Tensor, Tensor], Tensor] | None = None  # None: the layer's own
     second: Callable[[Scene, Tensor, int], Tensor] = right_second
     w2: Callable[[Scene, Matrices], Tensor] = right_w2
 
@@ -181,10 +177,17 @@ def _first_product(
 
 def _intermediate(scene: Scene, steps: Steps, both: Tensor, shard: Shard) -> Tensor:
     """[R, n] this rank's columns, quantized again."""
-    h = steps.activation(*steps.halves(both, shard))
+    activation = steps.activation or right_activation(scene)
+    h = activation(*steps.halves(both, shard))
     declared = scene.reference.numerics.activation
     h = formats.on_grid(h, scene.case.dtype if declared == "model" else "f32")
     return steps.second(scene, h, shard.rank)
+
+
+def right_activation(scene: Scene) -> Callable[[Tensor, Tensor], Tensor]:
+    """f(gate) * up of the layer that is judged."""
+    truth = scene.reference.activation
+    return lambda gate, up: truth(gate, up).value
 
 
 def matrices(scene: Scene, e: int) -> Matrices:
@@ -197,9 +200,9 @@ def matrices(scene: Scene, e: int) -> Matrices:
     return remembered(scene, ("matrices", e), make)
 
 
-def codes(x: Tensor, scale: Tensor, grid: str, top: float) -> Tensor:
+def codes(x: Tensor, scale: Tensor, fmt: Format) -> Tensor:
     """The codes as float32 numbers."""
-    return formats.on_grid((x / scale).clamp(-top, top), grid)
+    return formats.on_grid((x / scale).clamp(-fmt.top, fmt.top), fmt)
 
 
 def input_scale(scene: Scene) -> Tensor:
@@ -217,7 +220,7 @@ def quantized_input(scene: Scene) -> Tensor:
     if fmt.grid == "model":
         return x
     scale = input_scale(scene)
-    return codes(x, scale, fmt.grid, fmt.top) * scale
+    return codes(x, scale, fmt) * scale
 
 
 def second_scale(scene: Scene, h: Tensor, rank: int) -> Tensor:
@@ -233,7 +236,7 @@ def shared_mlp(scene: Scene, columns: slice | None = None) -> Tensor:
     w13, w2 = scene.reference.expert(None)
     dtype = scene.case.dtype
     gate, up = formats.on_grid(scene.x.to(w13.dtype) @ w13.T, dtype).chunk(2, dim=1)
-    h = formats.on_grid(silu(gate) * up, dtype)
+    h = formats.on_grid(right_activation(scene)(gate, up), dtype)
     part = slice(None) if columns is None else columns
     return h[:, part] @ w2[:, part].T
 

@@ -35,7 +35,7 @@ def second_unquantized(scene: Scene) -> Tensor:
 
 
 def weights_unquantized(scene: Scene) -> Tensor:
-    _needs_codes(scene)
+    _needs_weight_codes(scene)
     return redo(scene, Steps(w13=lambda _, e: e.plain[0], w2=lambda _, e: e.plain[1]))
 
 
@@ -50,7 +50,7 @@ def codes_truncated(scene: Scene) -> Tensor:
 
     def cut(x: Tensor, scale: Tensor) -> Tensor:
         ratio = (x / scale).clamp(-fmt.top, fmt.top)
-        step = formats.step_of(ratio, fmt.grid)
+        step = formats.step_of(ratio, fmt)
         return (ratio / step).trunc() * step * scale
 
     def inputs(scene: Scene, rows: Tensor, _: Tensor) -> Tensor:
@@ -68,9 +68,9 @@ def overflow_to_nan(scene: Scene) -> Tensor:
     def cast(x: Tensor, scale: Tensor) -> Tensor:
         nonlocal seen
         ratio = x / scale
-        beyond = ratio.abs() > fmt.top + formats.step_of(ratio.new_full((), fmt.top), fmt.grid) / 2
+        beyond = ratio.abs() > fmt.top + formats.step_of(ratio.new_full((), fmt.top), fmt) / 2
         seen |= bool(beyond.any())
-        values = formats.on_grid(ratio.clamp(-fmt.top, fmt.top), fmt.grid) * scale
+        values = formats.on_grid(ratio.clamp(-fmt.top, fmt.top), fmt) * scale
         return values.masked_fill(beyond, torch.nan)
 
     def inputs(scene: Scene, rows: Tensor, _: Tensor) -> Tensor:
@@ -84,7 +84,9 @@ def overflow_to_nan(scene: Scene) -> Tensor:
 
 
 def fnuz_codes(scene: Scene) -> Tensor:
-    _needs_fp8(scene)
+    _needs_weight_codes(scene)
+    if scene.reference.weight_format.grid != "e4m3":
+        raise NotApplicable("nothing is quantized to fp8")
     return redo(scene, Steps(w13=lambda _, e: e.w13 / 2, w2=lambda _, e: e.w2 / 2))
 
 
@@ -104,6 +106,11 @@ def bf16_accumulation(scene: Scene) -> Tensor:
 
 def _needs_codes(scene: Scene) -> None:
     if scene.reference.act_format.grid == "model":
+        raise NotApplicable("nothing is quantized")
+
+
+def _needs_weight_codes(scene: Scene) -> None:
+    if scene.reference.weight_format.grid == "model":
         raise NotApplicable("nothing is quantized")
 
 

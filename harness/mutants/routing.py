@@ -9,6 +9,7 @@ import torch
 from harness.mutants import FEW, NotApplicable
 from harness.mutants.recompute import Steps, quantized_input, redo_parts
 from moe.reference import routing
+from moe.routers import ROUTERS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,27 +39,35 @@ def weights_reversed(scene: Scene) -> Tensor:
 
 
 def weights_sigmoid(scene: Scene) -> Tensor:
+    return _weights_of_another(scene, "sigmoid")
+
+
+def weights_softmax(scene: Scene) -> Tensor:
+    return _weights_of_another(scene, "softmax")
+
+
+def _weights_of_another(scene: Scene, router: str) -> Tensor:
     _needs_weights(scene)
-    weights = scene.logits.float().gather(1, scene.topk_ids.long()).sigmoid()
-    if scene.case.renormalize:
-        weights = weights / weights.sum(dim=1, keepdim=True)
+    if scene.case.router == router:
+        raise NotApplicable(f"{router} is the layer's own scoring function")
+    renormalize = scene.case.renormalize
+    weights = routing.weights(scene.logits, scene.topk_ids, renormalize=renormalize, router=router)
     return scene.total(weights=weights)
 
 
 def renormalisation_missing(scene: Scene) -> Tensor:
     if not scene.case.renormalize:
         raise NotApplicable("the layer does not renormalise")
-    if scene.case.top_k == scene.case.num_experts:
-        raise NotApplicable("all experts are chosen: their weights sum to one anyway")
-    weights = routing.softmax_weights(scene.logits, scene.topk_ids, renormalize=False)
+    _needs_a_sum(scene)
+    router = scene.case.router
+    weights = routing.weights(scene.logits, scene.topk_ids, renormalize=False, router=router)
     return scene.total(weights=weights)
 
 
 def renormalisation_extra(scene: Scene) -> Tensor:
     if scene.case.renormalize:
         raise NotApplicable("the layer does renormalise")
-    if scene.case.top_k == scene.case.num_experts:
-        raise NotApplicable("all experts are chosen: their weights sum to one anyway")
+    _needs_a_sum(scene)
     weights = scene.topk_weights
     return scene.total(weights=weights / weights.sum(dim=1, keepdim=True))
 
@@ -78,7 +87,16 @@ def weights_on_input(scene: Scene) -> Tensor:
 def _needs_weights(scene: Scene) -> None:
     if scene.case.top_k == 1 and scene.case.renormalize:
         raise NotApplicable("at top-k 1 a renormalised weight is one")
-    if scene.case.top_k == 1 and scene.case.exact:
+    if scene.case.top_k == 1 and scene.case.exact and _sums_to_one(scene):
         raise NotApplicable("at top-k 1 an exact case's weight is one")
-    if scene.case.num_experts == 1:
+    if scene.case.num_experts == 1 and _sums_to_one(scene):
         raise NotApplicable("the only expert's weight is one")
+
+
+def _needs_a_sum(scene: Scene) -> None:
+    if scene.case.top_k == scene.case.num_experts and _sums_to_one(scene):
+        raise NotApplicable("all experts are chosen: their weights sum to one anyway")
+
+
+def _sums_to_one(scene: Scene) -> bool:
+    return ROUTERS.row(scene.case.router).sums_to_one

@@ -69,7 +69,7 @@ def _first(scene: Scene, expert: int) -> int:
 
 
 def _needs_many(scene: Scene) -> None:
-    if scene.reference.weight_format.per == "tensor":
+    if scene.reference.weight_format.has_one_scale:
         raise NotApplicable("an expert has one scale: that is scales off by one expert")
 
 
@@ -78,11 +78,11 @@ def second_scale_of_all_rows(scene: Scene) -> Tensor:
     fmt = scene.reference.act_format
     if fmt.grid == "model":
         raise NotApplicable("nothing is quantized")
-    if fmt.per == "tensor":
+    if fmt.has_one_scale:
         raise NotApplicable("one scale for all rows is right")
     scale = formats.scale_for(scene.answer.amax2, fmt)
 
     def together(_: Scene, h: Tensor, __: int) -> Tensor:
-        return codes(h, scale, fmt.grid, fmt.top) * scale
+        return codes(h, scale, fmt) * scale
 
     return redo(scene, Steps(second=together))

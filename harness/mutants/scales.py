@@ -18,7 +18,6 @@ from harness.mutants.recompute import (
     second_scale,
 )
 from moe.reference import formats
-from moe.spec import BLOCK
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.mutants.sample import Scene
+    from moe.formats.format import Format
 
 
 def scale_shifted(scene: Scene) -> Tensor:
@@ -61,21 +61,18 @@ def _scaled(which: str, factor: Callable[[Matrices], Tensor]) -> Steps:
 def _shifted(scene: Scene, one: Matrices, which: str, step: int) -> Tensor:
     """What each value is multiplied with when its scale is the neighbour's."""
     scale = one.scale13 if which == "w13" else one.scale2
-    per, experts = scene.reference.weight_format.per, scene.case.num_experts
-    if per == "tensor":
+    fmt, experts = scene.reference.weight_format, scene.case.num_experts
+    if fmt.has_one_scale:
         if experts == 1:
             raise NotApplicable("there is one expert, hence one scale, only")
         _two_directions(experts, step)
         return _scale_of((one.expert + step) % experts, scene, which) / scale
-    if per == "channel":
-        _two_directions(len(scale), step)
-        return scale.roll(step, dims=0) / scale
-    blocks = _blocks(scale)
+    blocks = _blocks(scale, fmt)
     if blocks.numel() == 1:
         raise NotApplicable("the matrix is one block")
     axis = 1 if blocks.shape[1] > 1 else 0
     _two_directions(blocks.shape[axis], step)
-    return _spread(blocks.roll(step, dims=axis) / blocks, scale)
+    return _spread(blocks.roll(step, dims=axis) / blocks, scale, fmt)
 
 
 def _two_directions(count: int, step: int) -> None:
@@ -89,14 +86,19 @@ def _scale_of(expert: int, scene: Scene, which: str) -> Tensor:
     return formats.weight_scale(w13 if which == "w13" else w2, scene.reference.weight_format)
 
 
-def _blocks(scale: Tensor) -> Tensor:
-    """One number for each block of a block scale [O, I]."""
-    return scale[::BLOCK, ::BLOCK]
+def _blocks(scale: Tensor, fmt: Format) -> Tensor:
+    """One number for each block of a scale that is broadcastable to a matrix [O, I]."""
+    assert fmt.block is not None
+    rows, columns = fmt.block
+    return scale[:: rows or len(scale), :: columns or scale.shape[1]]
 
 
-def _spread(blocks: Tensor, like: Tensor) -> Tensor:
-    wide = blocks.repeat_interleave(BLOCK, dim=0).repeat_interleave(BLOCK, dim=1)
-    return wide[: like.shape[0], : like.shape[1]]
+def _spread(blocks: Tensor, like: Tensor, fmt: Format) -> Tensor:
+    assert fmt.block is not None
+    for axis, side in enumerate(fmt.block):
+        if side is not None and side > 1:
+            blocks = blocks.repeat_interleave(side, dim=axis)
+    return blocks[: like.shape[0], : like.shape[1]]
 
 
 def w13_scale_transposed(scene: Scene) -> Tensor:
@@ -111,12 +113,13 @@ def w2_scale_transposed(scene: Scene) -> Tensor:
 
 def _transposed(scene: Scene, scale: Tensor) -> Tensor:
     """The same memory read by columns."""
-    if scene.reference.weight_format.per != "block":
+    fmt = scene.reference.weight_format
+    if fmt.block is None or None in fmt.block:
         raise NotApplicable("the scales are no matrix of blocks")
-    blocks = _blocks(scale)
+    blocks = _blocks(scale, fmt)
     if min(blocks.shape) == 1:
         raise NotApplicable("the scales are a single row or column")
-    return _spread(blocks.T.reshape(blocks.shape) / blocks, scale)
+    return _spread(blocks.T.reshape(blocks.shape) / blocks, scale, fmt)
 
 
 def up_scale_from_gate(scene: Scene) -> Tensor:
@@ -129,7 +132,7 @@ def gate_scale_from_up(scene: Scene) -> Tensor:
 
 def _half_from_other(scene: Scene, *, up: bool) -> Tensor:
     _needs_codes(scene)
-    if scene.reference.weight_format.per == "tensor":
+    if scene.reference.weight_format.has_one_scale:
         raise NotApplicable("gate and up share one scale")
 
     def wrong(_: Scene, e: Matrices) -> Tensor:
@@ -166,22 +169,22 @@ def w2_scale_missing(scene: Scene) -> Tensor:
 
 
 def input_scale_twice(scene: Scene) -> Tensor:
-    _needs_codes(scene)
+    _needs_activation_codes(scene)
     return redo(scene, Steps(inputs=lambda s, r, _: (quantized_input(s) * input_scale(s))[r]))
 
 
 def input_scale_missing(scene: Scene) -> Tensor:
-    _needs_codes(scene)
+    _needs_activation_codes(scene)
     return redo(scene, Steps(inputs=lambda s, r, _: (quantized_input(s) / input_scale(s))[r]))
 
 
 def second_scale_twice(scene: Scene) -> Tensor:
-    _needs_codes(scene)
+    _needs_activation_codes(scene)
     return redo(scene, Steps(second=lambda s, h, w: right_second(s, h, w) * second_scale(s, h, w)))
 
 
 def second_scale_missing(scene: Scene) -> Tensor:
-    _needs_codes(scene)
+    _needs_activation_codes(scene)
     return redo(scene, Steps(second=lambda s, h, w: right_second(s, h, w) / second_scale(s, h, w)))
 
 
@@ -191,7 +194,7 @@ def second_scale_from_input(scene: Scene) -> Tensor:
 
     def wrong(scene: Scene, h: Tensor, _: int) -> Tensor:
         scale = input_scale(scene)
-        return codes(h, scale, fmt.grid, fmt.top) * scale
+        return codes(h, scale, fmt) * scale
 
     return redo(scene, Steps(second=wrong))
 
@@ -203,22 +206,23 @@ def input_scale_from_second(scene: Scene) -> Tensor:
     def wrong(scene: Scene, rows: Tensor, _: Tensor) -> Tensor:
         x = scene.x[rows].to(scene.reference.dtype)
         scale = second_scale(scene, x, scene.rank)
-        return codes(x, scale, fmt.grid, fmt.top) * scale
+        return codes(x, scale, fmt) * scale
 
     return redo(scene, Steps(inputs=wrong))
 
 
 def input_groups_shifted(scene: Scene) -> Tensor:
-    _needs_codes(scene)
-    if scene.reference.act_format.per != "group":
+    _needs_activation_codes(scene)
+    _, group = scene.reference.act_format.block or (None, None)
+    if group is None:
         raise NotApplicable("the input's scales are not by groups")
-    if scene.case.k <= BLOCK:
+    if scene.case.k <= group:
         raise NotApplicable("a row is one group")
 
     def wrong(scene: Scene, rows: Tensor, _: Tensor) -> Tensor:
         scale = input_scale(scene)
-        groups = scale[:, ::BLOCK]
-        ratio = (groups.roll(1, dims=1) / groups).repeat_interleave(BLOCK, dim=1)
+        groups = scale[:, ::group]
+        ratio = (groups.roll(1, dims=1) / groups).repeat_interleave(group, dim=1)
         return (quantized_input(scene) * ratio[:, : scale.shape[1]])[rows]
 
     return redo(scene, Steps(inputs=wrong))
@@ -226,6 +230,11 @@ def input_groups_shifted(scene: Scene) -> Tensor:
 
 def _needs_codes(scene: Scene) -> None:
     if scene.reference.weight_format.grid == "model":
+        raise NotApplicable("nothing is quantized")
+
+
+def _needs_activation_codes(scene: Scene) -> None:
+    if scene.reference.act_format.grid == "model":
         raise NotApplicable("nothing is quantized")
 
 

@@ -13,7 +13,7 @@ import torch
 from harness.checks.element_and_bias import look, measure
 from harness.checks.output import bound, margins
 from harness.mutants import FEW, HYPOTHESES, Hypothesis, NotApplicable
-from harness.record.result import CAUGHT, MISSED, NOT_APPLICABLE
+from harness.record.proof import Outcome, Proof
 from moe.types import TORCH_DTYPE
 
 if TYPE_CHECKING:
@@ -24,21 +24,21 @@ if TYPE_CHECKING:
 MEMBERS = tuple(h for h in HYPOTHESES if h.battery)
 
 
-def prove(scene: Scene) -> dict[str, str]:
-    """Each member's word: see `harness.record.result.PROOFS`. Empty where a rank has no tokens."""
+def prove(scene: Scene) -> tuple[Proof, ...]:
+    """Return each member's proof, in the table's order; none where a rank has no tokens."""
     if scene.tokens == 0:
-        return {}
-    words = _words(scene, [h for h in MEMBERS if not h.dear])
+        return ()
+    proofs = _proofs(scene, [h for h in MEMBERS if not h.dear])
     dear = [h for h in MEMBERS if h.dear]
-    words |= _words(scene.first(1), dear)
-    unsure = [h for h in dear if words[h.name].startswith(MISSED)]
+    proofs |= _proofs(scene.first(1), dear)
+    unsure = [h for h in dear if proofs[h.name].outcome is Outcome.MISSED]
     if unsure and len(scene.rows) > 1:
-        words |= _words(scene.first(FEW), unsure)
-    return {h.name: words[h.name] for h in MEMBERS}
+        proofs |= _proofs(scene.first(FEW), unsure)
+    return tuple(proofs[h.name] for h in MEMBERS)
 
 
-def _words(scene: Scene, members: list[Hypothesis]) -> dict[str, str]:
-    words: dict[str, str] = {}
+def _proofs(scene: Scene, members: list[Hypothesis]) -> dict[str, Proof]:
+    proofs: dict[str, Proof] = {}
     outputs: list[Tensor] = []
     tried: list[Hypothesis] = []
     for h in members:
@@ -46,12 +46,18 @@ def _words(scene: Scene, members: list[Hypothesis]) -> dict[str, str]:
             outputs.append(h.compute(scene))
             tried.append(h)
         except NotApplicable as reason:
-            words[h.name] = f"{NOT_APPLICABLE}: {reason}"
+            proofs[h.name] = Proof(name=h.name, outcome=Outcome.NOT_APPLICABLE, why=str(reason))
     if tried:
         caught = rejected(torch.stack(outputs), scene).tolist()
-        for h, well in zip(tried, caught, strict=True):
-            words[h.name] = CAUGHT if well else f"{MISSED}: {h.cure}"
-    return words
+        for h, rejects in zip(tried, caught, strict=True):
+            proofs[h.name] = _proof(h, rejects=rejects)
+    return proofs
+
+
+def _proof(h: Hypothesis, *, rejects: bool) -> Proof:
+    if rejects:
+        return Proof(name=h.name, outcome=Outcome.CAUGHT)
+    return Proof(name=h.name, outcome=Outcome.MISSED, why=h.cure)
 
 
 def rejected(outputs: Tensor, scene: Scene) -> Tensor:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def neighbour_tokens(scene: Scene) -> Tensor:
     """The rows that the next rank, among those that hold other tokens, has in these places."""
     layout = scene.case.layout
-    step = 1 if layout.sequence_parallel else layout.tp_size
+    step = len(layout.same_tokens(scene.rank))
     other = (scene.rank + step) % layout.world_size
     if other == scene.rank:
         raise NotApplicable("no other rank holds other tokens")
@@ -48,8 +48,7 @@ def tp_tokens_summed(scene: Scene) -> Tensor:
     layout = scene.case.layout
     if not layout.sequence_parallel or layout.tp_size == 1:
         raise NotApplicable("TP ranks hold the same tokens")
-    first = layout.dp_rank(scene.rank) * layout.tp_size
-    others = [r for r in range(first, first + layout.tp_size) if r != scene.rank]
+    others = [r for r in layout.group("tp", scene.rank) if r != scene.rank]
     routed = [_routed(_there(scene, rank, scene.counts, scene.start)) for rank in others]
     held = min(len(part) for part in routed)
     return torch.stack([scene.answer.out[:held], *(part[:held] for part in routed)]).sum(dim=0)
@@ -65,8 +64,9 @@ def first_rank_inputs(scene: Scene) -> Tensor:
 def reversed_rank_inputs(scene: Scene) -> Tensor:
     """Ranks' tokens are gathered in reverse order, ids and weights in the right one."""
     layout = scene.case.layout
-    own = scene.rank if layout.sequence_parallel else layout.dp_rank(scene.rank) * layout.tp_size
-    other = layout.world_size - (1 if layout.sequence_parallel else layout.tp_size) - own
+    holders = [layout.same_tokens(rank)[0] for rank in range(layout.world_size)]
+    senders = sorted(set(holders))
+    other = senders[-1 - senders.index(holders[scene.rank])]
     if scene.rank in _sharing(scene, other):
         raise NotApplicable("in reverse order this rank has its own place")
     return _with_inputs(scene, other)
@@ -87,20 +87,15 @@ def first_rank_weights(scene: Scene) -> Tensor:
     return scene.first(len(weights)).total(weights=weights)
 
 
-def _sharing(scene: Scene, rank: int) -> range:
+def _sharing(scene: Scene, rank: int) -> tuple[int, ...]:
     """The ranks that hold the same tokens as a rank."""
-    layout = scene.case.layout
-    if layout.sequence_parallel:
-        return range(rank, rank + 1)
-    first = layout.dp_rank(rank) * layout.tp_size
-    return range(first, first + layout.tp_size)
+    return scene.case.layout.same_tokens(rank)
 
 
 def unpadded_offsets(scene: Scene) -> Tensor:
     """Rows are looked for as if the ranks before had sent no padding with theirs."""
     layout, counts = scene.case.layout, scene.counts
-    everyone = range(layout.world_size)
-    ranks = [r for r in everyone if layout.sequence_parallel or layout.tp_rank(r) == 0]
+    ranks = [r for r in range(layout.world_size) if layout.same_tokens(r)[0] == r]
     held = [len(layout.tokens_of(r, counts)) for r in ranks]
     place = next(i for i, r in enumerate(ranks) if scene.rank in _sharing(scene, r))
     if sum(held[:place]) == place * max(held):
@@ -138,6 +133,7 @@ def _there(scene: Scene, rank: int, counts: tuple[int, ...], start: int, most: i
     if held == 0:
         raise NotApplicable("there are no other tokens in these places")
     tokens = tensors.tokens(case, d, counts[d], few.x.device, start)
-    ids = routing.choose(tokens.logits[rows], case.top_k)
-    weights = routing.softmax_weights(tokens.logits[rows], ids, renormalize=case.renormalize)
+    logits, router = tokens.logits[rows], case.router
+    ids = routing.choose(logits, case.top_k, router)
+    weights = routing.weights(logits, ids, renormalize=case.renormalize, router=router)
     return elsewhere(few.first(held), x=tokens.x[rows], topk_ids=ids, topk_weights=weights)

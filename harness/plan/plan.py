@@ -10,21 +10,27 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from harness.errors import UsageError
+from harness.matrix.case import MoETestConfig
+from harness.matrix.exactness import exact_refusal
 from harness.plan import cost
+from moe.activations import ACTIVATIONS
 from moe.all2all import ALL2ALL
 from moe.errors import MoEError
 from moe.experts import EXPERTS
+from moe.layers import COMPOSED, LAYERS, OWN, LayerRow
 from moe.oracle import AUTO, select
 from moe.quant import QUANT
-from moe.spec import Reason, problem_refusal
+from moe.routers import ROUTERS
+from moe.spec import Needs, Reason, experts_refusal, problem_refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
-    from harness.matrix.case import MoETestConfig
     from harness.plan.machine import Machine
     from moe.quant import QuantRow
-    from moe.spec import Needs, Problem, Row
+    from moe.spec import Platform, Problem, Row
+
+    Refuse = Callable[[Needs, Problem, Platform], Reason | None]
 
 TIME_LIMIT = 120.0  # seconds a case may take where no suite says otherwise
 
@@ -95,16 +101,24 @@ def make_plan(
 def _judge(case: MoETestConfig, machine: Machine) -> tuple[MoETestConfig, Reason | None]:
     """The case, its experts backend chosen where it says `auto`, and why it cannot run."""
     problem, quant = case.problem, QUANT.row(case.quant)
-    reason = problem_refusal(problem) or _straddling(problem, quant)
+    reason = (
+        problem_refusal(problem)
+        or _straddling(problem, quant)
+        or (exact_refusal(problem.scheme) if case.exact else None)
+    )
     if reason is not None:
         return case, reason
+    if case.layer != COMPOSED:
+        return case, _layer_refusal(case, machine) or _memory_refusal(problem, machine)
     if case.experts == AUTO:
         selection = select(
             problem, machine.platform, veto=lambda row: _experts_refusal(row, problem, machine)
         )
         case = case.replace(experts=selection.winner.name)
     reason = (
-        _experts_refusal(EXPERTS.row(case.experts), problem, machine)
+        _experts_refusal(_backend(case.experts), problem, machine)
+        or _needs_refusal(ROUTERS.row(case.router), problem, machine)
+        or _needs_refusal(ACTIVATIONS.row(case.activation), problem, machine)
         or _needs_refusal(quant, problem, machine)
         or _needs_refusal(ALL2ALL.row(case.all2all), problem, machine)
         or _memory_refusal(problem, machine)
@@ -112,9 +126,38 @@ def _judge(case: MoETestConfig, machine: Machine) -> tuple[MoETestConfig, Reason
     return case, reason
 
 
-def _needs_refusal(row: Row, problem: Problem, machine: Machine) -> Reason | None:
+def _backend(name: str) -> Row:
+    """The row of an experts backend. Raises MoEError for a whole layer."""
+    row = EXPERTS.row(name)
+    if isinstance(row, LayerRow):
+        raise MoEError(f"{name} is a whole layer, no experts backend; name it with `--layer`")
+    return row
+
+
+def _layer_refusal(case: MoETestConfig, machine: Machine) -> Reason | None:
+    """Why a whole layer of somebody else's, or its quantization, does not serve this case.
+
+    Raises MoEError where the case also names members, which only the composed layer has.
+    """
+    if case.experts != OWN or case.all2all != MoETestConfig.all2all:
+        raise MoEError(f"layer {case.layer} has its own members; write experts:{OWN}, and no a2a")
+    row, problem = LAYERS.row(case.layer), case.problem
+    if case.exact:
+        text = f"{row.name}: exact inputs do not carry router logits; leave `exact` out"
+        return Reason(code="exact_unsupported", text=text)
+    if machine.planned:
+        row = replace(row, needs=_elsewhere(row.needs))
+    reason = row.refusal(problem, machine.platform)
+    if reason is not None:
+        return Reason(code=reason.code, text=f"{row.name}: {reason.text}")
+    return _needs_refusal(QUANT.row(case.quant), problem, machine)
+
+
+def _needs_refusal(
+    row: Row, problem: Problem, machine: Machine, refusal: Refuse = Needs.refusal
+) -> Reason | None:
     needs = _elsewhere(row.needs) if machine.planned else row.needs
-    reason = needs.refusal(problem, machine.platform)
+    reason = refusal(needs, problem, machine.platform)
     return reason and Reason(code=reason.code, text=f"{row.name}: {reason.text}")
 
 
@@ -124,7 +167,7 @@ def _elsewhere(needs: Needs) -> Needs:
 
 
 def _experts_refusal(row: Row, problem: Problem, machine: Machine) -> Reason | None:
-    reason = _needs_refusal(row, problem, machine)
+    reason = _needs_refusal(row, problem, machine, experts_refusal)
     if reason is not None or not machine.platform.interpreted or "triton" not in row.needs.features:
         return reason
     seconds = cost.interpreted_seconds(problem, machine.cores)

@@ -10,11 +10,16 @@ from harness.matrix.case import MoETestConfig
 from harness.plan.plan import TIME_LIMIT
 from harness.record.run_folder import ROOT, RunFolder, last_words, newest
 from harness.record.summary import BAD
+from moe.layers import COMPOSED, OWN
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
     from pathlib import Path
+
+
+DEFAULT_SUITE = "smoke"  # of list and plan
+_WAYS = "--suite, --case, --last-failed"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,44 +31,74 @@ class Selection:
     time_limit: float = TIME_LIMIT  # seconds a case
     retries: int = 0
 
-    def narrowed(self, experts: str | None, seeds: int) -> Selection:
-        """With one experts backend instead of the axis, and with more seeds."""
+    def narrowed(self, experts: str | None, seeds: int, layer: str | None = None) -> Selection:
+        """With one experts backend or one layer instead of the axes, and with more seeds."""
         from harness.matrix import expand
 
         points = self.points
         if experts is not None:
             MoETestConfig.from_id(f"m:1-n:1-k:1-e:1-topk:1-experts:{experts}")  # a possible name?
             points = expand.with_experts(points, experts)
+        if layer is not None:
+            points = self.with_layer(layer, experts).points
         if seeds < 1:
             raise UsageError(f"--seeds must be at least 1, not {seeds}")
         return replace(self, points=expand.with_seeds(points, seeds))
 
+    def with_layer(self, layer: str | None, experts: str | None = None) -> Selection:
+        """With one whole layer instead of members. Raises UsageError where both are given."""
+        from harness.matrix import expand
+
+        if layer is None or layer == COMPOSED:
+            return self
+        if experts is not None:
+            raise UsageError("--layer brings experts of its own; leave --experts out")
+        MoETestConfig.from_id(f"m:1-n:1-k:1-e:1-topk:1-experts:{OWN}-layer:{layer}")  # possible?
+        return replace(self, points=expand.with_layer(self.points, layer))
+
 
 def asked_for(args: argparse.Namespace) -> Selection:
     """What `run`'s options ask for. Raises UsageError for options that do not fit together."""
-    ways = {"--suite": args.suite, "--case": args.case, "--last-failed": args.last_failed}
-    given = [way for way, value in ways.items() if value]
+    ways = _ways(args)
     if args.resume:
-        chosen = _resumed(args, given)
-    elif len(given) != 1:
-        what = " and ".join(given) or "nothing"
-        raise UsageError(f"say what to run by one of {', '.join(ways)} or --resume, not by {what}")
-    elif args.suite:
-        chosen = of_suite(args.suite, args.config)
-    elif args.case:
-        chosen = of_ids(args.case)
+        chosen = _resumed(args, ways)
+    elif len(ways) != 1:
+        what = " and ".join(ways) or "nothing"
+        raise UsageError(f"say what to run by one of {_WAYS} or --resume, not by {what}")
     else:
-        chosen = of_last_failed(newest(ROOT))
-    chosen = chosen.narrowed(args.experts, args.seeds)
+        chosen = _chosen(args)
+    chosen = chosen.narrowed(args.experts, args.seeds, args.layer)
     return with_limits(chosen, time_limit=args.time_limit, retries=args.retries)
 
 
-def _resumed(args: argparse.Namespace, given: list[str]) -> Selection:
+def to_list(args: argparse.Namespace) -> Selection:
+    """Return what `list` and `plan` are asked for: as `run`, but the suite smoke for nothing."""
+    ways = _ways(args)
+    if len(ways) > 1:
+        raise UsageError(f"choose by one of {_WAYS}, not by {' and '.join(ways)}")
+    chosen = _chosen(args) if ways else of_suite(DEFAULT_SUITE, args.config)
+    return chosen.narrowed(args.experts, 1, args.layer)
+
+
+def _ways(args: argparse.Namespace) -> list[str]:
+    """Return the options by which cases are chosen here."""
+    ways = {"--suite": args.suite, "--case": args.case, "--last-failed": args.last_failed}
+    return [way for way, value in ways.items() if value]
+
+
+def _chosen(args: argparse.Namespace) -> Selection:
+    """Return the cases of the one way that is given."""
+    if args.suite:
+        return of_suite(args.suite, args.config)
+    return of_ids(args.case) if args.case else of_last_failed(newest(ROOT))
+
+
+def _resumed(args: argparse.Namespace, ways: list[str]) -> Selection:
     """The folder's own points; a suite named beside it must still have exactly these."""
-    if args.out or args.experts or args.seeds != 1 or set(given) - {"--suite"}:
+    if args.out or args.experts or args.layer or args.seeds != 1 or set(ways) - {"--suite"}:
         raise UsageError(
             "--resume goes on with the folder's own cases: "
-            "leave out --case, --last-failed, --out, --experts and --seeds"
+            "leave out --case, --last-failed, --out, --experts, --layer and --seeds"
         )
     chosen = of_folder(RunFolder.open(args.resume))
     if args.suite:
@@ -104,6 +139,7 @@ def of_last_failed(path: Path) -> Selection:
 
 def of_folder(folder: RunFolder) -> Selection:
     """An earlier run's points, refused ones too, with the limits that it had."""
+    folder.require("suite", "cases", "refused", "options", "platform")
     ids = [*folder.info["cases"], *(one["case"] for one in folder.info["refused"])]
     return Selection(
         points=of_ids(ids).points,

@@ -12,7 +12,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from harness.matrix.case import MoETestConfig
+from harness.matrix.case import AXES, MoETestConfig
 from harness.record.events import CaseEnded, Event
 from harness.record.result import CaseResult, Verdict
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 WIDTH = 32  # numbers a row is compressed to, by random signs
 SLACK = 2.0  # the compression may stretch a distance by this: one in 10**13 goes beyond
-FREE = ("m", "experts", "all2all", "dp_size", "tp_size", "use_ep", "sequence_parallel", "tokens")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,18 +40,16 @@ class Sketch:
         return cls(token=data["token"], values=tuple(data["values"]), slack=data["slack"])
 
 
-def content_key(case: MoETestConfig) -> str:
-    """What must be the same for outputs to be comparable: the case less its FREE fields."""
-    fixed = {"m": 1, "experts": "any", "dp_size": 1, "tp_size": 1, "tokens": "even"}
-    plain = {"all2all": "allgather_reducescatter", "use_ep": False, "sequence_parallel": False}
-    return case.replace(**fixed, **plain).id
+def content_key(case: MoETestConfig) -> tuple[object, ...]:
+    """What must be the same for outputs to be comparable: axes across which they may differ."""
+    return tuple(getattr(case, name) for name, axis in AXES.items() if not axis.outputs_agree)
 
 
 class Agreement:
     """Remembers the first passed case's rows of each content, and compares later ones."""
 
     def __init__(self) -> None:
-        self._seen: dict[tuple[str, int], tuple[str, Sketch]] = {}
+        self._seen: dict[tuple[tuple[object, ...], int], tuple[str, Sketch]] = {}
 
     def check(self, case: MoETestConfig, sketches: list[Sketch]) -> list[str]:
         """What does not agree, one line a pair of cases; new tokens are remembered."""

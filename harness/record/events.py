@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from typing import Any
 
 from harness.record.result import CaseResult
 
@@ -75,7 +74,9 @@ def to_line(event: Event) -> str:
 
 def from_line(line: str) -> Event:
     """The event of one line. Raises ValueError for a line that is none."""
-    data: dict[str, Any] = json.loads(line)
+    data = json.loads(line)
+    if not isinstance(data, dict):
+        raise ValueError(f"an event is an object: {line[:80]!r}")
     kind = _KINDS.get(data.pop("event", ""))
     if kind is None:
         raise ValueError(f"no such event: {line[:80]!r}")

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import UsageError
+from harness.formatting import numbers_text
 from harness.matrix.case import short_name
 from harness.record.events import CaseEnded, RunEnded, from_line, to_line
+from harness.record.run_info import check_format, check_keys, check_present
 from harness.record.summary import OPEN
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from harness.record.events import Event
     from harness.record.result import CaseResult
 
-FORMAT = 1
+FORMAT = 2  # of run.json and of the events; 1 held self-checks as strings
 ROOT = Path("runs")  # where folders go that were not given a place
 
 
@@ -34,12 +36,14 @@ class RunFolder:
     """One run's folder, opened by one writer at a time.
 
     results: the last word on each case, for a writer; known even where the disk took nothing.
+    lost: the first error that kept something from being recorded, or None.
     """
 
     def __init__(self, path: Path, info: dict[str, Any], *, write: bool) -> None:
         self.path = path
         self.info = info
-        self._warned = False
+        self.lost: OSError | None = None
+        self._named_unreadable = False
         self._file = self._lock() if write else None
         self._torn = self._ends_torn() if write else False
         self.results = last_words(self.events()) if write else {}
@@ -68,12 +72,13 @@ class RunFolder:
             info = json.loads((path / "run.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UsageError(f"{str(path)!r} is no run folder: {error}") from error
-        if info.get("format") != FORMAT:
-            raise UsageError(
-                f"the run folder {str(path)!r} has format {info.get('format')!r}, not {FORMAT}; "
-                "read it with the version of the harness that wrote it"
-            )
-        return cls(path, info, write=write)
+        return cls(path, check_format(path / "run.json", info, FORMAT), write=write)
+
+    def require(self, *keys: str) -> None:
+        """Raise UsageError unless `run.json` holds these keys as `run_info.RULES` says."""
+        path = self.path / "run.json"
+        check_keys(path, self.info, *keys)
+        check_present(path, self.info, "suite", "platform", "time", "versions")
 
     @property
     def log_dir(self) -> Path:
@@ -99,18 +104,24 @@ class RunFolder:
             self._warn(error)
 
     def events(self) -> list[Event]:
-        """Everything recorded so far; lines that a crash cut off are left out."""
-        found = []
+        """Return everything recorded so far, and name the lines that cannot be read.
+
+        A last line that a crash cut off is left out silently: the next writer completes it.
+        """
+        events: list[Event] = []
+        unreadable: list[int] = []
         try:
-            lines = (self.path / "events.jsonl").read_text(encoding="utf-8", errors="replace")
+            text = (self.path / "events.jsonl").read_text(encoding="utf-8", errors="replace")
         except OSError:
             return []
-        for line in lines.splitlines():
+        *lines, torn = text.split("\n")
+        for number, line in enumerate([*lines, *([torn] if torn else [])], 1):
             try:
-                found.append(from_line(line))
+                events.append(from_line(line))
             except (ValueError, TypeError, KeyError):
-                continue
-        return found
+                unreadable += [number] if number <= len(lines) else []
+        self._name_unreadable(unreadable)
+        return events
 
     def name_cases(self, ids: list[str]) -> None:
         """Which cases `run.json` names, for a run that finds them out as it goes on."""
@@ -155,8 +166,8 @@ class RunFolder:
         except BlockingIOError as error:
             os.close(file)
             raise UsageError(f"another run is writing to {str(self.path)!r}") from error
-        except OSError as error:  # a file system without locks
-            self._warn(error)
+        except OSError as error:  # a file system without locks: everything is recorded all the same
+            print(f"warning: cannot lock {str(self.path)!r}: {error}", file=sys.stderr)
         return file
 
     def _ends_torn(self) -> bool:
@@ -165,11 +176,20 @@ class RunFolder:
         size = os.fstat(self._file).st_size
         return size > 0 and os.pread(self._file, 1, size - 1) != b"\n"
 
+    def _name_unreadable(self, numbers: list[int]) -> None:
+        if numbers and not self._named_unreadable:
+            print(
+                f"warning: {str(self.path / 'events.jsonl')!r}: {len(numbers)} unreadable line(s) "
+                f"left out: {numbers_text(numbers)}; a case whose verdict stood there has none",
+                file=sys.stderr,
+            )
+            self._named_unreadable = True
+
     def _warn(self, error: OSError) -> None:
-        if not self._warned:
+        if self.lost is None:
             text = f"warning: cannot record in {str(self.path)!r}: {error}; the run goes on"
             print(text, file=sys.stderr)
-        self._warned = True
+        self.lost = self.lost or error
 
 
 def _write(path: Path, data: dict[str, Any]) -> None:

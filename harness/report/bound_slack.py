@@ -31,7 +31,7 @@ def hints(results: Iterable[CaseResult]) -> list[str]:
         case = MoETestConfig.from_id(result.case_id)
         share = result.metrics.get("bound_used")
         if result.verdict is Verdict.PASSED and share is not None and not case.exact:
-            used[case.experts, case.quant].append(share)
+            used[case.under_test, case.quant].append(share)
     return [
         f"{experts}, quant {quant}: no row of {len(shares)} cases took more than {max(shares):.2g} "
         "of its bound; the row of the backend may declare more noise than it makes (numerics)"

@@ -40,20 +40,20 @@ def lines(result: CaseResult, most: int | None = MOST, folder: Path | None = Non
     if result.verdict is Verdict.PASSED:
         return []
     calls = _calls(result)
-    body = _wrapped([*_reason(result), *_summary(result, calls)])
-    rest = _wrapped([*_messages(result, calls), *_details(calls, folder)])
+    body = _wrapped([*_reason(result), *_leading(result), *_summary(result, calls)])
+    rest = _wrapped([*_messages(result), *_details(calls, folder)])
     tail = [*_files(result, folder), f"repeat: {repeat_command(result.case_id)}"]
     return _cut([*body, *rest], tail, most)
 
 
 def headline(result: CaseResult) -> str:
-    """One line: the likely cause, else the first pattern, else the first message or exception."""
+    """One line: what leads, the likely cause, the first pattern, the first message or exception."""
     calls = _calls(result)
     causes = [t for t in _summary(result, calls) if t.startswith(("likely cause", NO_CAUSE))]
     causes = [t for t in causes[:1] if not t.startswith(NO_CAUSE)]
     patterns = [t for t in _summary(result, calls) if t.startswith("pattern")]
     said = [_first(text) for text in result.messages if text]
-    return next(iter([*causes, *patterns, *said, result.reason or ""]))
+    return next(iter([*_leading(result), *causes, *patterns, *said, result.reason or ""]))
 
 
 def _first(text: str) -> str:
@@ -69,7 +69,7 @@ def _first(text: str) -> str:
 
 
 def _calls(result: CaseResult) -> list[tuple[int, dict[str, Any]]]:
-    return [(d["rank"], call) for d in result.diagnoses for call in d.get("calls", ())]
+    return [(d.rank, call) for d in result.diagnoses for call in d.calls]
 
 
 def _cut(said: list[str], tail: list[str], most: int | None) -> list[str]:
@@ -118,10 +118,14 @@ def _summary(result: CaseResult, calls: list[tuple[int, dict[str, Any]]]) -> Ite
 def _where(result: CaseResult, calls: list[tuple[int, dict[str, Any]]]) -> str:
     wrong = sorted({rank for rank, _ in calls})
     text = _ranks_pattern(wrong, result)
-    failed = sorted({n for d in result.diagnoses for n in d.get("failed", ())})
-    total = max(d.get("of", 0) for d in result.diagnoses)
+    failed = sorted({n for d in result.diagnoses for n in d.failed})
+    total = max(d.of for d in result.diagnoses)
     if len(failed) == total:
         return f"{text}, {_all(total)} calls"
+    if not all(d.every_call for d in result.diagnoses):
+        # What failed was not looked at in every call: nothing is known of the others
+        which = f"the {call_name(failed[0])}" if len(failed) == 1 else f"{len(failed)} calls"
+        return f"{text}, seen in {which} of {total}"
     if len(failed) == 1:
         return f"{text}, {call_name(failed[0])} only, of {total}"
     return f"{text}, {len(failed)} of {total} calls"
@@ -177,10 +181,14 @@ def _fault_texts(call: dict[str, Any]) -> list[str]:
     return [call["fault"]] if "fault" in call else []
 
 
-def _messages(result: CaseResult, calls: list[tuple[int, dict[str, Any]]]) -> list[str]:
-    """The ranks' own messages, less those that the diagnoses say better."""
-    replaced = {text for _, call in calls for text in call.get("messages", ())}
-    return [text for text in result.messages if text.partition(": ")[2] not in replaced]
+def _leading(result: CaseResult) -> list[str]:
+    return [result.messages[number] for number in result.leading]
+
+
+def _messages(result: CaseResult) -> list[str]:
+    """The ranks' own messages, less those above and those that the diagnoses say better."""
+    elsewhere = {*result.leading, *result.diagnosed}
+    return [text for number, text in enumerate(result.messages) if number not in elsewhere]
 
 
 def _details(calls: list[tuple[int, dict[str, Any]]], folder: Path | None) -> Iterator[str]:

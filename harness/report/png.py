@@ -50,11 +50,11 @@ def save_experts(result: CaseResult, folder: Path) -> str | None:
     """
     counts: dict[int, dict[int, tuple[int, int]]] = {}  # expert -> rank -> (wrong, rows)
     for diagnosis in result.diagnoses:
-        for call in diagnosis.get("calls", ()):
+        for call in diagnosis.calls:
             for expert, (wrong, rows) in call.get("experts", {}).items():
                 of_rank = counts.setdefault(int(expert), {})
-                before = of_rank.get(diagnosis["rank"], (0, 0))
-                of_rank[diagnosis["rank"]] = (before[0] + wrong, before[1] + rows)
+                before = of_rank.get(diagnosis.rank, (0, 0))
+                of_rank[diagnosis.rank] = (before[0] + wrong, before[1] + rows)
     if not counts:
         return None
     ranks = max(len(result.ranks), 1 + max(rank for row in counts.values() for rank in row))

@@ -68,6 +68,8 @@ class Plain:
     def show(self, event: Event) -> None:
         if isinstance(event, CaseEnded):
             self._ended.add(event.result.case_id)
+            if event.result.verdict is Verdict.NOT_RUN:
+                return  # the run's last lines count them
             lines = case_lines(event.result, self._folder, verbose=self._verbose)
             width = len(str(self._total))
             lines[0] = f"[{len(self._ended):{width}}/{self._total}] {lines[0]}"
@@ -106,6 +108,8 @@ class Live:
         elif isinstance(event, CaseEnded):
             self._verdicts[event.result.case_id] = event.result.verdict
             self._bar.update(self._task, completed=len(self._verdicts), description=self._counts())
+            if event.result.verdict is Verdict.NOT_RUN:
+                return  # the run's last lines count them
             if self._verbose or event.result.verdict is not Verdict.PASSED:
                 said = case_lines(event.result, self._folder, verbose=self._verbose)
                 self._print("\n".join(said))

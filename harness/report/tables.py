@@ -39,6 +39,7 @@ class View:
 
 def view(folder: RunFolder) -> View:
     """Read a run folder, finished or not."""
+    folder.require("cases", "refused")
     events = folder.events()
     last, cases = last_words(events), folder.info["cases"]
     refused = tuple(folder.info["refused"])
@@ -106,8 +107,8 @@ def _tables(run: View) -> list[tuple[str, list[list[str]]]]:
     pairs = [(MoETestConfig.from_id(r.case_id), r.verdict) for r in run.results]
     if not pairs:
         return []
-    by_member = _grid(pairs, lambda case: case.experts, lambda case: case.quant, "experts")
-    by_layout = _grid(pairs, layout_name, lambda case: case.experts, "layout")
+    by_member = _grid(pairs, lambda case: case.under_test, lambda case: case.quant, "experts")
+    by_layout = _grid(pairs, layout_name, lambda case: case.under_test, "layout")
     return [("by member and quantization", by_member), ("by layout and member", by_layout)]
 
 

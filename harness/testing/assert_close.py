@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from harness.testing.declared_noise import Declared
     from moe.reference.result import Answer
 
+__tracebackhide__ = True  # pytest shows the caller's line, not these
+
 _FAR = 1e150  # the largest value whose square float64 holds, with room for a sum
 
 

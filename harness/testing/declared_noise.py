@@ -9,6 +9,8 @@ from numbers import Integral, Real
 
 import torch
 
+__tracebackhide__ = True  # pytest shows the caller's line, not these
+
 # What one addition of a sum loses, relative to the sum: with p bits a step is 2**-p to 2**(1-p) of
 # the value, and its rounding error 1/sqrt(12) of a step; twice that, for the other side's sum.
 LOSS = {"f32": 2.0**-24, "bf16": 2.0**-8, "fp16": 2.0**-11}

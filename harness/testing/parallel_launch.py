@@ -25,6 +25,8 @@ from harness.errors import HarnessError, InfrastructureError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+__tracebackhide__ = True  # pytest shows the caller's line, not these
+
 T = TypeVar("T")
 
 TRANSPORTS = {"cpu": ("gloo",), "cuda": ("nccl", "staged")}

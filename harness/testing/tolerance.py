@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from harness.testing.declared_noise import Declared
 
+__tracebackhide__ = True  # pytest shows the caller's line, not these
+
 # dtype -> (bits of the significand, exponent of the smallest step)
 GRIDS = {
     torch.bfloat16: (8, -133),

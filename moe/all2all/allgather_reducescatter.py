@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from moe.all2all.base import PrepareFinalize
-from moe.types import Activations, Dispatched, Routing
+from moe.types import Dispatched, Routing
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from moe.types import Activations
 
 
 class AllGatherReduceScatter(PrepareFinalize):
@@ -24,13 +26,14 @@ class AllGatherReduceScatter(PrepareFinalize):
         rows = max(counts)
         codes = group.all_gather(_padded(x.codes, rows))
         scale = x.scale
-        if scale is not None and scale.ndim == 2:  # one per row; a per-tensor one is everywhere
+        if scale is not None and x.format.has_row_scales:  # one for all is everywhere
             scale = group.all_gather(_padded(scale, rows))
         gathered = Routing(
             topk_ids=group.all_gather(_padded(routing.topk_ids, rows, -1)),
             topk_weights=group.all_gather(_padded(routing.topk_weights, rows)),
         )
-        return Dispatched(x=Activations(codes=codes, scale=scale), routing=gathered, counts=counts)
+        sent = x.replace(codes=codes, scale=scale)
+        return Dispatched(x=sent, routing=gathered, counts=counts)
 
     def finalize(self, partial: Tensor, dispatched: Dispatched) -> Tensor:
         real = dispatched.routing.topk_ids.amax(dim=1, keepdim=True) >= 0

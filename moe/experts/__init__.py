@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from moe.registry import Registry
-from moe.spec import Needs, Numerics, Row
+from moe.spec import ANY, Needs, Numerics, Row
 
 # Every product is rounded to the layer's dtype. Tensor cores sum bf16 and fp16 products in
 # float32 but drop bits when they align them.
@@ -26,10 +26,16 @@ EXPERTS: Registry[Row] = Registry(
             needs=Needs(
                 features=frozenset({"triton"}),
                 dtypes=frozenset({"bf16", "fp16"}),
-                weights=frozenset({"model", "fp8_tensor", "fp8_block", "int8_channel"}),
-                activations=frozenset(
-                    {"model", "fp8_static", "fp8_dynamic", "fp8_group", "int8_token"}
+                formats=frozenset(
+                    {
+                        ("model", "model"),
+                        ("fp8_tensor", "fp8_static"),
+                        ("fp8_tensor", "fp8_dynamic"),
+                        ("fp8_block", "fp8_group"),
+                        ("int8_channel", "int8_token"),
+                    }
                 ),
+                activation_functions=frozenset({"silu", "gelu_tanh"}),
                 packages=("triton",),
             ),
             deterministic=True,
@@ -42,8 +48,7 @@ EXPERTS: Registry[Row] = Registry(
             needs=Needs(
                 features=frozenset({"cuda", "sm90"}),
                 dtypes=frozenset({"bf16"}),
-                weights=frozenset({"model", "fp8_tensor"}),
-                activations=frozenset({"model", "fp8_static"}),
+                formats=frozenset({("model", "model"), ("fp8_tensor", "fp8_static")}),
                 hidden_multiple=8,  # 16 for fp8: the probe knows
                 shard_multiple=8,
                 packages=("flashinfer", "tvm_ffi"),
@@ -63,8 +68,8 @@ EXPERTS: Registry[Row] = Registry(
             target="moe.experts.torch_grouped:TorchGroupedExperts",
             needs=Needs(
                 dtypes=frozenset({"bf16"}),
-                weights=frozenset({"model"}),
-                activations=frozenset({"model"}),
+                formats=frozenset({("model", "model")}),
+                activation_functions=ANY,  # it calls the layer's own
                 hidden_multiple=8,  # grouped_mm wants rows of a multiple of 16 bytes
                 shard_multiple=8,
             ),
@@ -74,6 +79,7 @@ EXPERTS: Registry[Row] = Registry(
         Row(
             name="torch_loop",
             target="moe.experts.torch_loop:TorchLoopExperts",
+            needs=Needs(dtypes=ANY, formats=ANY, activation_functions=ANY),  # calls the layer's own
             deterministic=True,
         ),
     ),

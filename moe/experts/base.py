@@ -9,11 +9,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
+from moe.activations import ACTIVATIONS
 from moe.types import TORCH_DTYPE
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from moe.activations.base import Activation
     from moe.quant.base import QuantMethod
     from moe.spec import Numerics, Problem
     from moe.types import Activations, ExpertWeights, Routing
@@ -28,6 +30,7 @@ class Experts(ABC):
         self.numerics = numerics
         self.quant = quant
         self.dtype = TORCH_DTYPE[problem.dtype]  # of the output
+        self.activation: Activation = ACTIVATIONS.load(problem.activation)()
         self.num_local = len(problem.layout.experts_of(rank, problem.num_experts))
 
     @abstractmethod

@@ -90,9 +90,9 @@ def quant_scales(weights: ExpertWeights) -> list[Tensor]:
             "flashinfer_cutlass takes no dynamic scales: give w13_scale, w2_scale, a1_scale and "
             "a2_scale, or none of them; quant fp8_tensor has all four"
         )
-    if w13_scale.ndim != 1 or w2_scale.ndim != 1:
-        shapes = f"{tuple(w13_scale.shape)} and {tuple(w2_scale.shape)}"
-        raise ValueError(f"flashinfer_cutlass takes one weight scale per expert, not {shapes}")
+    if not weights.format.has_one_scale:
+        name = weights.format.name
+        raise ValueError(f"flashinfer_cutlass takes one weight scale per expert, not {name}")
     a1, a2 = a1_scale.float().reshape(()), a2_scale.float().reshape(())
     return [
         (w13_scale.float() * a1).contiguous(),

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch.nn.functional import silu
 
 from moe import guarded_buffers, intermediates
 from moe.experts.base import Experts
@@ -36,14 +35,14 @@ class TorchGroupedExperts(Experts):
         order, ends = _by_expert(routing.topk_ids, self.num_local)
         gate_up = _grouped_mm(x.codes[order // top_k], self.w13, ends)
         gate, up = gate_up.float().chunk(2, dim=1)
-        h = (silu(gate) * up).to(self.dtype)
+        h = self.activation(gate, up).to(self.dtype)
         y = guarded_buffers.empty(
             (tokens * top_k, self.problem.hidden), dtype=self.dtype, device=h.device
         )
         y[order] = _grouped_mm(h, self.w2, ends)
-        intermediates.keep("gemm1", gate_up, rows=order)
-        intermediates.keep("activation", h, rows=order)
-        intermediates.keep("gemm2", y)
+        intermediates.keep("gemm1", gate_up, rows=order, copy=False)
+        intermediates.keep("activation", h, rows=order, copy=False)
+        intermediates.keep("gemm2", y, copy=False)
         return _weighted_sum(y.view(tokens, top_k, -1), routing)
 
 

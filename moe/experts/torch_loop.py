@@ -30,33 +30,27 @@ class TorchLoopExperts(Experts):
             flat = torch.cat([rows * routing.topk_ids.shape[1] + slots for rows, slots in picked])
             h = self._intermediates(values, [rows for rows, _ in picked], flat)
             y = [
-                h[e] @ self._matrix(self.weights.w2, self.weights.w2_scale, e).T
+                h[e] @ dequantize_weight(self.weights.down.expert(e)).T
                 for e in range(self.num_local)
             ]
-            intermediates.keep("gemm2", torch.cat(y), rows=flat)
+            intermediates.keep("gemm2", torch.cat(y), rows=flat, copy=False)
             for (rows, slots), part in zip(picked, y, strict=True):
                 total.index_add_(0, rows, routing.topk_weights[rows, slots, None] * part)
         out = guarded_buffers.empty(total.shape, dtype=self.dtype, device=total.device)
         return out.copy_(total)
 
     def _intermediates(self, values: Tensor, picked: list[Tensor], flat: Tensor) -> list[Tensor]:
-        """silu(gate) * up of each expert's rows, quantized together: one scale may span all."""
+        """f(gate) * up of each expert's rows, quantized together: one scale may span all."""
         parts = []
         for e, rows in enumerate(picked):
-            w13 = self._matrix(self.weights.w13, self.weights.w13_scale, e)
+            w13 = dequantize_weight(self.weights.gate_up.expert(e))  # memory holds one copy
             parts.append(values[rows] @ w13.T)
         gate_up = torch.cat(parts)
         gate, up = gate_up.chunk(2, dim=1)
-        h = torch.nn.functional.silu(gate) * up
+        h = self.activation(gate, up)
         joined = self.quant.quantize_intermediate(h, self.weights.a2_scale)
-        intermediates.keep("gemm1", gate_up, rows=flat)
-        intermediates.keep("activation", h, rows=flat)
+        intermediates.keep("gemm1", gate_up, rows=flat, copy=False)
+        intermediates.keep("activation", h, rows=flat, copy=False)
         intermediates.keep("second", joined.codes, rows=flat)
         intermediates.keep("second_scale", joined.scale, rows=flat)
         return list(torch.split(dequantize_activations(joined), [len(rows) for rows in picked]))
-
-    @staticmethod
-    def _matrix(codes: Tensor, scale: Tensor | None, e: int) -> Tensor:
-        """Expert e's float32 values; one at a time, so that memory holds one copy."""
-        one = None if scale is None else scale[e : e + 1]
-        return dequantize_weight(codes[e : e + 1], one)[0]

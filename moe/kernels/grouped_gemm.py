@@ -15,15 +15,17 @@ import triton.language as tl
 
 from moe import guarded_buffers
 from moe.errors import MoEError
+from moe.formats.quant_tensor import spread_scale
 from moe.kernels import rounding
 from moe.kernels.launch import INTERPRETED, launch, shared_bytes
-from moe.kernels.scales import spread_rows, spread_weight, w_kind_of, x_kind_of
+from moe.kernels.scales import w_kind_of, x_kind_of
 from moe.kernels.tiles import Tile, gemm_tile, interpreted_tile
 from moe.spec import BLOCK
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from moe.formats.quant_tensor import QuantTensor
     from moe.kernels.align import Aligned
 
 _INTERPRETED = tl.constexpr(INTERPRETED)
@@ -32,13 +34,11 @@ _CODES = (torch.float8_e4m3fn, torch.int8)
 
 
 def grouped_gemm(
-    x: Tensor,
-    w: Tensor,
+    x: QuantTensor,
+    w: QuantTensor,
     aligned: Aligned,
     *,
     rows: int,
-    x_scale: Tensor | None = None,
-    w_scale: Tensor | None = None,
     dtype: torch.dtype,
     tile: Tile | None = None,
 ) -> Tensor:
@@ -46,28 +46,30 @@ def grouped_gemm(
 
     x: [S, in] values or codes; S = T for the first product (rows = T * k), T * k for the second.
     w: [e, out, in] values or codes. aligned: says which rows go to which expert; a row that it
-    does not name is not written. x_scale: None, [], [S, 1] or [S, ceil(in/128)]. w_scale: None,
-    [e], [e, out] or [e, ceil(out/128), ceil(in/128)]; both float32. dtype: the model's or float32.
+    does not name is not written. Their formats say what shares a scale. dtype: the model's or
+    float32.
     Raises MoEError for formats that do not go together.
     """
+    x_codes, w_codes = x.codes, w.codes
     _check(x, w, rows)
-    y = guarded_buffers.empty((rows, w.shape[1]), dtype=dtype, device=x.device)
-    if rows == 0 or w.shape[0] == 0:
+    y = guarded_buffers.empty((rows, w_codes.shape[1]), dtype=dtype, device=x_codes.device)
+    if rows == 0 or w_codes.shape[0] == 0:
         return y
-    x_kind, w_kind = x_kind_of(x_scale, x), w_kind_of(w_scale, w)
+    x_kind, w_kind = x_kind_of(x.format), w_kind_of(w.format)
     blocked = x_kind == "group" or w_kind == "block"
-    tile = tile or _tile(x, w, aligned.block_m, blocked)
+    tile = tile or _tile(x_codes, w_codes, aligned.block_m, blocked)
     assert tile.block_m == aligned.block_m, "rows were aligned to other blocks than the tile's"
     assert not blocked or tile.block_k == BLOCK, "a step must be one block of scales"
     blocks = aligned.block_expert.numel()
-    if x.device.type == "cpu":  # there it costs no wait, and saves programs
+    if x_codes.device.type == "cpu":  # there it costs no wait, and saves programs
         blocks = int(aligned.num_rows) // aligned.block_m
-    tiles = triton.cdiv(w.shape[1], tile.block_n)
+    tiles = triton.cdiv(w_codes.shape[1], tile.block_n)
+    device = x_codes.device
     launch(
-        *(_grouped_gemm, (blocks * tiles,), x.device, x.contiguous(), w.contiguous(), y),
-        *(x_scale, w_scale, aligned.row_ids, aligned.block_expert, aligned.num_rows),
-        *(rows, rows // x.shape[0], w.shape[1], w.shape[2]),
-        **constants(x, w, x_kind, w_kind, tile),
+        *(_grouped_gemm, (blocks * tiles,), device, x_codes.contiguous(), w_codes.contiguous(), y),
+        *(x.scale, w.scale, aligned.row_ids, aligned.block_expert, aligned.num_rows),
+        *(rows, rows // x_codes.shape[0], w_codes.shape[1], w_codes.shape[2]),
+        **constants(x_codes, w_codes, x_kind, w_kind, tile),
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
     )
@@ -89,7 +91,8 @@ def constants(x: Tensor, w: Tensor, x_kind: str, w_kind: str, tile: Tile) -> dic
     }
 
 
-def _check(x: Tensor, w: Tensor, rows: int) -> None:
+def _check(x_tensor: QuantTensor, w_tensor: QuantTensor, rows: int) -> None:
+    x, w = x_tensor.codes, w_tensor.codes
     if x.shape[1] != w.shape[2]:
         raise MoEError(f"rows of {x.shape[1]} elements do not fit weights of {w.shape[2]} inputs")
     if rows and (not x.shape[0] or rows % x.shape[0]):
@@ -98,6 +101,8 @@ def _check(x: Tensor, w: Tensor, rows: int) -> None:
         raise MoEError(
             f"no product of {x.dtype} rows and {w.dtype} weights; quantize both or weights"
         )
+    x_tensor.check()
+    w_tensor.check()
 
 
 def _tile(x: Tensor, w: Tensor, block_m: int, blocked: bool) -> Tile:
@@ -224,29 +229,28 @@ def _w_scale(scale_ptr, expert, column, step, out, inner, KIND: tl.constexpr):
 
 
 def grouped_gemm_torch(
-    x: Tensor,
-    w: Tensor,
+    x: QuantTensor,
+    w: QuantTensor,
     aligned: Aligned,
     *,
     rows: int,
-    x_scale: Tensor | None = None,
-    w_scale: Tensor | None = None,
     dtype: torch.dtype,
     tile: Tile | None = None,
 ) -> Tensor:
     """As `grouped_gemm`, one block at a time, on dequantized float64 values."""
     del tile
     _check(x, w, rows)
-    y = guarded_buffers.empty((rows, w.shape[1]), dtype=dtype, device=x.device)
-    values = x.double() if x.dtype.itemsize > 1 else x.float().double()
-    if x_scale is not None:
-        values *= spread_rows(x_scale, x_kind_of(x_scale, x), x.shape[1])
+    y = guarded_buffers.empty((rows, w.codes.shape[1]), dtype=dtype, device=x.codes.device)
+    values = x.codes.double() if x.codes.dtype.itemsize > 1 else x.codes.float().double()
+    if x.scale is not None:
+        values *= spread_scale(x)
     for block, expert in enumerate(aligned.block_expert.tolist()):
         row = aligned.row_ids[block * aligned.block_m : (block + 1) * aligned.block_m].long()
         row = row[row < rows]
         if expert >= 0 and len(row):
-            matrix = w[expert].float().double()
-            if w_scale is not None:
-                matrix *= spread_weight(w_scale[expert], w_kind_of(w_scale, w), matrix)
-            y[row] = (values[row // (rows // x.shape[0])] @ matrix.T).float().to(dtype)
+            one = w.expert(expert)
+            matrix = one.codes.float().double()
+            if one.scale is not None:
+                matrix *= spread_scale(one)
+            y[row] = (values[row // (rows // x.codes.shape[0])] @ matrix.T).float().to(dtype)
     return y

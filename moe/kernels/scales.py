@@ -1,4 +1,4 @@
-"""Which scale format a tensor of scales is in, told by its shape, and its plain expansion."""
+"""How the kernels read scales, asked from the format: constants at compile time."""
 
 from __future__ import annotations
 
@@ -8,59 +8,47 @@ from moe.errors import MoEError
 from moe.spec import BLOCK
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from moe.formats.format import Format
+
+_Kinds = dict[tuple[int | None, int | None] | None, str]
+_X_KINDS: _Kinds = {None: "none", (None, None): "tensor", (1, None): "token", (1, BLOCK): "group"}
+_W_KINDS: _Kinds = {
+    None: "none",
+    (None, None): "tensor",
+    (1, None): "channel",
+    (BLOCK, BLOCK): "block",
+}
 
 
-def _blocks(size: int) -> int:
-    return -(-size // BLOCK)
+def x_kind_of(fmt: Format) -> str:
+    """none | tensor | token | group: what shares a scale of an activation format.
 
-
-def x_kind_of(scale: Tensor | None, x: Tensor) -> str:
-    """none | tensor [] | token [S, 1] | group [S, ceil(in/128)] of rows x: [S, in].
-
-    Raises MoEError for any other shape.
+    Raises MoEError for blocks that the kernels do not know.
     """
-    if scale is None:
-        return "none"
-    rows, inner = x.shape
-    shape = tuple(scale.shape)
-    kinds = {
-        (rows, _blocks(inner)): "group",
-        (rows, 1): "token",  # the same thing where there is a single group
-        (): "tensor",
-    }
-    if shape not in kinds:
-        raise MoEError(f"an activation scale of shape {shape} fits no rows of {tuple(x.shape)}")
-    return kinds[shape]
+    return _kind(fmt, _X_KINDS, "activation")
 
 
-def w_kind_of(scale: Tensor | None, w: Tensor) -> str:
-    """none | tensor [e] | channel [e, out] | block [e, ceil(out/128), ceil(in/128)].
+def w_kind_of(fmt: Format) -> str:
+    """none | tensor | channel | block: what shares a scale of a weight format.
 
-    w: [e, out, in]. Raises MoEError for any other shape.
+    Raises MoEError for blocks that the kernels do not know.
     """
-    if scale is None:
-        return "none"
-    experts, out, inner = w.shape
-    shape = tuple(scale.shape)
-    kinds = {
-        (experts, _blocks(out), _blocks(inner)): "block",
-        (experts, out): "channel",
-        (experts,): "tensor",
-    }
-    if shape not in kinds:
-        raise MoEError(f"a weight scale of shape {shape} fits no weights of {tuple(w.shape)}")
-    return kinds[shape]
+    return _kind(fmt, _W_KINDS, "weight")
 
 
-def spread_rows(scale: Tensor, kind: str, inner: int) -> Tensor:
-    """An activation scale of `kind`, broadcastable to [S, inner]."""
-    return scale.repeat_interleave(BLOCK, dim=1)[:, :inner] if kind == "group" else scale
+def _kind(fmt: Format, kinds: _Kinds, what: str) -> str:
+    if fmt.block not in kinds:
+        known = ", ".join(str(block) for block in kinds)
+        raise MoEError(f"no kernel reads {what} scales for blocks of {fmt.block}, only {known}")
+    return kinds[fmt.block]
 
 
-def spread_weight(scale: Tensor, kind: str, matrix: Tensor) -> Tensor:
-    """One expert's weight scale of `kind`, broadcastable to the matrix [out, in]."""
-    if kind == "block":
-        tall = scale.repeat_interleave(BLOCK, dim=0)[: matrix.shape[0]]
-        return tall.repeat_interleave(BLOCK, dim=1)[:, : matrix.shape[1]]
-    return scale[:, None] if kind == "channel" else scale
+def code_kind_of(fmt: Format) -> str:
+    """What the quantizing kernels call the format's codes: "fp8" or "int8".
+
+    Raises MoEError for a grid that they do not know.
+    """
+    kinds = {"e4m3": "fp8", "int8": "int8"}
+    if fmt.grid not in kinds:
+        raise MoEError(f"no kernel makes codes of grid {fmt.grid!r}, only {', '.join(kinds)}")
+    return kinds[fmt.grid]

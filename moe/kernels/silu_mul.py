@@ -1,4 +1,4 @@
-"""SiLU(gate) * up on the rows of the first product."""
+"""The activation of the gate, times up, on the rows of the first product."""
 
 from __future__ import annotations
 
@@ -8,22 +8,34 @@ import triton
 import triton.language as tl
 
 from moe import guarded_buffers
+from moe.errors import MoEError
 from moe.kernels import rounding
 from moe.kernels.launch import INTERPRETED, launch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
     from torch import Tensor
 
 _TILE = 1 << 17 if INTERPRETED else 4096  # elements of the output that one program handles
 
 
-def silu_mul(h: Tensor, ids: Tensor | None = None, dtype: torch.dtype | None = None) -> Tensor:
-    """[R, n]: silu(gate) * up, computed in float32 and rounded once to `dtype` (h's when None).
+def silu_mul(
+    h: Tensor,
+    ids: Tensor | None = None,
+    dtype: torch.dtype | None = None,
+    *,
+    activation: str = "silu",
+) -> Tensor:
+    """[R, n]: f(gate) * up, computed in float32 and rounded once to `dtype` (h's when None).
 
     h: [R, 2n], [gate; up] along 2n. ids: R int32 of any shape; a row with a negative id is
-    neither read nor written, None: all rows are in use.
+    neither read nor written, None: all rows are in use. activation: a key of `_TWINS`.
+
+    Raises MoEError for another activation.
     """
+    _twin(activation)
     rows, columns = h.shape[0], h.shape[1] // 2
     out = guarded_buffers.empty((rows, columns), dtype=dtype or h.dtype, device=h.device)
     wide = min(triton.next_power_of_2(max(columns, 1)), 1024)
@@ -31,7 +43,10 @@ def silu_mul(h: Tensor, ids: Tensor | None = None, dtype: torch.dtype | None = N
     grid = (triton.cdiv(rows, high), triton.cdiv(columns, wide))
     flat = None if ids is None else ids.contiguous()
     launch(
-        _silu_mul, grid, h.device, h.contiguous(), flat, out, rows, columns, ROWS=high, WIDE=wide
+        *(_silu_mul, grid, h.device, h.contiguous(), flat, out, rows, columns),
+        ROWS=high,
+        WIDE=wide,
+        GELU_TANH=activation == "gelu_tanh",
     )
     return out
 
@@ -44,8 +59,17 @@ def _silu(x):
 
 
 @triton.jit
+def _gelu_tanh(x):
+    """float32 -> float32: (1 + tanh(t)) / 2 = sigmoid(2t), so that nothing cancels."""
+    double_t = 1.5957691216057308 * (x + 0.044715 * x * x * x)
+    z = tl.exp(-tl.abs(double_t))
+    return x * tl.where(x < 0.0, z, 1.0) / (1.0 + z)
+
+
+@triton.jit
 def _silu_mul(
-    h_ptr, ids_ptr, out_ptr, rows, columns, ROWS: tl.constexpr, WIDE: tl.constexpr,
+    h_ptr, ids_ptr, out_ptr, rows, columns,
+    ROWS: tl.constexpr, WIDE: tl.constexpr, GELU_TANH: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * WIDE + tl.arange(0, WIDE)
@@ -56,17 +80,41 @@ def _silu_mul(
     at = row.to(tl.int64)[:, None] * (2 * columns) + column[None, :]
     gate = tl.load(h_ptr + at, mask=live, other=0.0).to(tl.float32)
     up = tl.load(h_ptr + at + columns, mask=live, other=0.0).to(tl.float32)
-    value = rounding.to_model_dtype(_silu(gate) * up, out_ptr.dtype.element_ty)
+    act = _gelu_tanh(gate) if GELU_TANH else _silu(gate)
+    value = rounding.to_model_dtype(act * up, out_ptr.dtype.element_ty)
     tl.store(out_ptr + row.to(tl.int64)[:, None] * columns + column[None, :], value, mask=live)
 
 
 def silu_mul_torch(
-    h: Tensor, ids: Tensor | None = None, dtype: torch.dtype | None = None
+    h: Tensor,
+    ids: Tensor | None = None,
+    dtype: torch.dtype | None = None,
+    *,
+    activation: str = "silu",
 ) -> Tensor:
     """As `silu_mul`."""
+    function = _twin(activation)
     rows, columns = h.shape[0], h.shape[1] // 2
     out = guarded_buffers.empty((rows, columns), dtype=dtype or h.dtype, device=h.device)
     used = slice(None) if ids is None else ids.reshape(-1) >= 0
     gate, up = h[used].float().split(columns, dim=1)
-    out[used] = (gate * gate.sigmoid() * up).to(out.dtype)
+    out[used] = (function(gate) * up).to(out.dtype)
     return out
+
+
+def _silu_torch(x: Tensor) -> Tensor:
+    return x * x.sigmoid()
+
+
+def _gelu_tanh_torch(x: Tensor) -> Tensor:
+    return x * (1.5957691216057308 * (x + 0.044715 * x**3)).sigmoid()
+
+
+_TWINS = {"silu": _silu_torch, "gelu_tanh": _gelu_tanh_torch}
+
+
+def _twin(activation: str) -> Callable[[Tensor], Tensor]:
+    if activation not in _TWINS:
+        known = ", ".join(_TWINS)
+        raise MoEError(f"the kernel has no activation {activation!r}; it has {known}")
+    return _TWINS[activation]

@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from moe.formats import FORMATS
 from moe.registry import Registry
-from moe.spec import Row, Scheme
+from moe.spec import ANY, Needs, Row, Scheme
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuantRow(Row):
     """A quantization method and the formats that it makes.
 
-    block: side of its weight blocks, or None; a block may not straddle a rank's shard or the
-    gate/up seam. static: activation scales are calibrated once and handed in.
+    A weight block may not straddle a rank's shard or the gate/up seam, which is why `block` is
+    asked for. static: activation scales are calibrated once and handed in. Its needs name no
+    formats: it makes them, and takes none.
     """
 
     scheme: Scheme
-    block: int | None = None
-    static: bool = False
+    needs: Needs = field(default_factory=lambda: Needs(dtypes=ANY, formats=ANY))
+
+    @property
+    def block(self) -> int | None:
+        """The longer side of the format's weight blocks; None where no block can straddle."""
+        sides = [side for side in FORMATS[self.scheme.weights].block or () if side]
+        return max(sides, default=1) if max(sides, default=1) > 1 else None
+
+    @property
+    def static(self) -> bool:
+        return FORMATS[self.scheme.activations].static
+
+    def __post_init__(self) -> None:
+        pair = (self.scheme.weights, self.scheme.activations)
+        if pair not in self.needs.formats:
+            made = f"{self.name} makes {pair[0]} weights with {pair[1]} activations"
+            raise ValueError(f"{made}, which its needs do not take; give them formats=ANY")
 
 
 QUANT: Registry[QuantRow] = Registry(
@@ -33,7 +50,6 @@ QUANT: Registry[QuantRow] = Registry(
             name="fp8_tensor",
             target="moe.quant.fp8_tensor:Fp8TensorStatic",
             scheme=Scheme(weights="fp8_tensor", activations="fp8_static", weight_bytes=1),
-            static=True,
         ),
         QuantRow(
             name="fp8_tensor_dynamic",
@@ -44,7 +60,6 @@ QUANT: Registry[QuantRow] = Registry(
             name="fp8_block",
             target="moe.quant.fp8_block:Fp8Block",
             scheme=Scheme(weights="fp8_block", activations="fp8_group", weight_bytes=1),
-            block=128,
         ),
         QuantRow(
             name="int8_channel",

@@ -11,17 +11,15 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
+from moe.formats.quant_tensor import QuantTensor, dequantize, spread_scale
 from moe.kernels import quantize
-from moe.spec import BLOCK
 from moe.types import ExpertWeights
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from moe.formats.format import Format
     from moe.types import Activations
-
-CODE_DTYPE = {"fp8": torch.float8_e4m3fn, "int8": torch.int8}
-CODE_MAX = {"fp8": 448.0, "int8": 127.0}
 
 
 class QuantMethod(ABC):
@@ -48,15 +46,8 @@ class QuantMethod(ABC):
         return weights.replace(
             w13=_gate_up_rows(weights.w13, columns, intermediate),
             w2=weights.w2[:, :, columns.start : columns.stop].contiguous(),
-            **self._shard_scales(weights, columns, intermediate),
+            **_shard_scales(weights, columns, intermediate),
         )
-
-    def _shard_scales(
-        self, weights: ExpertWeights, columns: range, intermediate: int
-    ) -> dict[str, Tensor | None]:
-        """Changes of the scales under `shard`; none where they do not run along the columns."""
-        del weights, columns, intermediate
-        return {}
 
 
 def _gate_up_rows(t: Tensor, columns: range, intermediate: int) -> Tensor:
@@ -66,23 +57,31 @@ def _gate_up_rows(t: Tensor, columns: range, intermediate: int) -> Tensor:
     return torch.cat([gate, up], dim=1).contiguous()
 
 
-def gate_up_scale_rows(t: Tensor, columns: range, intermediate: int, block: int = 1) -> Tensor:
-    """As the weights' rows, for a scale that stands for `block` rows each.
+def _shard_scales(
+    weights: ExpertWeights, columns: range, intermediate: int
+) -> dict[str, Tensor | None]:
+    """The scales of this shard, as far as the format has some along the columns.
 
     Raises ValueError where a block would straddle the shard or the gate/up seam.
     """
+    down, across = weights.format.block or (None, None)
+    changes: dict[str, Tensor | None] = {}
+    if len(columns) == intermediate:  # all of them: no block is cut, wherever the seam lies
+        return changes
+    if down is not None and weights.w13_scale is not None:
+        blocks = _blocks_of(columns, intermediate, down)
+        changes["w13_scale"] = _gate_up_rows(weights.w13_scale, blocks, intermediate // down)
+    if across is not None and weights.w2_scale is not None:
+        blocks = _blocks_of(columns, intermediate, across)
+        changes["w2_scale"] = weights.w2_scale[..., blocks.start : blocks.stop].contiguous()
+    return changes
+
+
+def _blocks_of(columns: range, intermediate: int, block: int) -> range:
     edges = (columns.start, columns.stop, intermediate)
     if any(edge % block for edge in edges):
         raise ValueError(f"columns {columns} of {intermediate} cut a block of {block}; refuse it")
-    blocks = range(columns.start // block, columns.stop // block)
-    return _gate_up_rows(t, blocks, intermediate // block)
-
-
-def encode(x: Tensor, kind: str) -> Tensor:
-    """x: float32 multiples of a scale -> codes, to nearest, ties to even, saturating."""
-    top = CODE_MAX[kind]
-    clamped = x.clamp(-top, top)  # first: an overflowing cast is NaN in some torch versions
-    return (clamped.round() if kind == "int8" else clamped).to(CODE_DTYPE[kind])
+    return range(columns.start // block, columns.stop // block)
 
 
 def quantize_tensor(x: Tensor, scale: Tensor, kind: str) -> Tensor:
@@ -97,79 +96,61 @@ def quantize_rows(x: Tensor, kind: str, group: int | None) -> tuple[Tensor, Tens
     return do(x, kind, group)
 
 
-def scale_of(amax: Tensor, kind: str) -> Tensor:
+def scale_of(amax: Tensor, fmt: Format) -> Tensor:
     """amax -> scale; 1 where everything is zero. NaN stays: it must not be lost in the codes."""
-    reciprocal = torch.tensor(1.0 / CODE_MAX[kind], dtype=torch.float32, device=amax.device)
+    reciprocal = torch.tensor(1.0 / fmt.top, dtype=torch.float32, device=amax.device)
     scale = amax.float() * reciprocal
     return torch.where(scale == 0, 1.0, scale)
 
 
-def quantize_matrix(w: Tensor, kind: str, granularity: str) -> tuple[Tensor, Tensor]:
-    """One expert's matrix [O, I] -> codes [O, I] and scale.
+def quantize_matrix(w: Tensor, fmt: Format) -> tuple[Tensor, Tensor]:
+    """One expert's matrix [O, I] -> codes [O, I] and scale: one for each block of the format.
 
-    granularity: `tensor` -> [], `channel` -> [O], `block` -> [ceil(O/128), ceil(I/128)].
+    A side along which a single scale serves all is left out: [] for a matrix, [O] for channels.
     """
     w = w.float()
-    if granularity == "tensor":
-        scale = scale_of(w.abs().amax(), kind)
-        return encode(w / scale, kind), scale
-    if granularity == "channel":
-        scale = scale_of(w.abs().amax(dim=1), kind)
-        return encode(w / scale[:, None], kind), scale
-    if granularity == "block":
-        scale = scale_of(_block_amax(w), kind)
-        return encode(w / expand_blocks(scale, *w.shape), kind), scale
-    raise ValueError(f"granularity must be tensor, channel or block, not {granularity!r}")
+    scale = scale_of(_block_amax(w, fmt), fmt)
+    wide = spread_scale(QuantTensor(codes=w, scale=scale, format=fmt))
+    codes = fmt.codec.encode(w / wide)
+    assert fmt.block is not None
+    return codes, scale.reshape([n for n, side in zip(scale.shape, fmt.block, strict=True) if side])
 
 
-def quantize_experts(w: Tensor, kind: str, granularity: str) -> tuple[Tensor, Tensor]:
+def quantize_experts(w: Tensor, fmt: Format) -> tuple[Tensor, Tensor]:
     """[e, O, I] -> codes [e, O, I] and the scales of `quantize_matrix`, stacked along e."""
+    dtype = fmt.codec.dtype
     if w.shape[0] == 0:
-        blank = quantize_matrix(w.new_zeros(w.shape[1:]), kind, granularity)
-        return w.to(CODE_DTYPE[kind]), blank[1].new_zeros((0, *blank[1].shape))
-    codes = torch.empty(w.shape, dtype=CODE_DTYPE[kind], device=w.device)
+        blank = quantize_matrix(w.new_zeros(w.shape[1:]), fmt)
+        return w.to(dtype), blank[1].new_zeros((0, *blank[1].shape))
+    codes = torch.empty(w.shape, dtype=dtype, device=w.device)
     scales = []
     for e, matrix in enumerate(w):  # one at a time: float32 copies of all would be 4x the memory
-        codes[e], scale = quantize_matrix(matrix, kind, granularity)
+        codes[e], scale = quantize_matrix(matrix, fmt)
         scales.append(scale)
     return codes, torch.stack(scales)
 
 
-def quantize_pair(w13: Tensor, w2: Tensor, kind: str, granularity: str) -> ExpertWeights:
+def quantize_pair(w13: Tensor, w2: Tensor, fmt: Format) -> ExpertWeights:
     """Both matrices of some experts, [e, 2N, K] and [e, K, N], as `quantize_experts` does."""
-    codes13, scale13 = quantize_experts(w13, kind, granularity)
-    codes2, scale2 = quantize_experts(w2, kind, granularity)
-    return ExpertWeights(w13=codes13, w2=codes2, w13_scale=scale13, w2_scale=scale2)
+    codes13, scale13 = quantize_experts(w13, fmt)
+    codes2, scale2 = quantize_experts(w2, fmt)
+    return ExpertWeights(w13=codes13, w2=codes2, w13_scale=scale13, w2_scale=scale2, format=fmt)
 
 
-def _block_amax(w: Tensor) -> Tensor:
-    rows, cols = w.shape
-    pad = (-cols % BLOCK, -rows % BLOCK)
-    padded = torch.nn.functional.pad(w.abs(), (0, pad[0], 0, pad[1]))
-    return padded.view(padded.shape[0] // BLOCK, BLOCK, -1, BLOCK).amax(dim=(1, 3))
+def _block_amax(w: Tensor, fmt: Format) -> Tensor:
+    """[O, I] -> the largest |w| of each block, one number for each."""
+    rows, columns = w.shape
+    down, across = fmt.block or (None, None)
+    down, across = down or max(rows, 1), across or max(columns, 1)
+    padded = torch.nn.functional.pad(w.abs(), (0, -columns % across, 0, -rows % down))
+    return padded.view(len(padded) // down, down, -1, across).amax(dim=(1, 3))
 
 
-def expand_blocks(scale: Tensor, rows: int, cols: int) -> Tensor:
-    """[..., ceil(rows/128), ceil(cols/128)] -> [..., rows, cols]."""
-    wide = scale.repeat_interleave(BLOCK, dim=-2).repeat_interleave(BLOCK, dim=-1)
-    return wide[..., :rows, :cols]
-
-
-def dequantize_weight(codes: Tensor, scale: Tensor | None) -> Tensor:
-    """[e, O, I] codes and any scale of `ExpertWeights` -> float32 values."""
-    values = codes.float()
-    if scale is None:
-        return values
-    if scale.ndim == 3:
-        return values * expand_blocks(scale, *codes.shape[1:])
-    return values * (scale[:, None, None] if scale.ndim == 1 else scale[:, :, None])
+def dequantize_weight(w: QuantTensor) -> Tensor:
+    """[e, O, I] or [O, I] -> float32 values."""
+    return dequantize(w)
 
 
 def dequantize_activations(x: Activations) -> Tensor:
-    """[T, K] codes and any scale of `Activations` -> float32 values."""
-    values = x.codes.float()
-    if x.scale is None:
-        return values
-    if x.scale.ndim == 2 and x.scale.shape[1] != 1:
-        return values * x.scale.repeat_interleave(BLOCK, dim=1)[:, : values.shape[1]]
-    return values * x.scale
+    """[T, K] -> float32 values."""
+    return dequantize(x)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from moe.formats import FORMATS
 from moe.quant.base import QuantMethod, quantize_pair, quantize_tensor, scale_of
 from moe.types import Activations, ExpertWeights
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 class _Fp8Tensor(QuantMethod):
     def quantize_weights(self, w13: Tensor, w2: Tensor) -> ExpertWeights:
-        return quantize_pair(w13, w2, "fp8", "tensor")
+        return quantize_pair(w13, w2, FORMATS["fp8_tensor"])
 
 
 class Fp8TensorStatic(_Fp8Tensor):
@@ -24,7 +25,8 @@ class Fp8TensorStatic(_Fp8Tensor):
             raise ValueError(
                 "fp8_tensor needs calibrated activation scales: give a1_scale, a2_scale"
             )
-        return Activations(codes=quantize_tensor(x, a1_scale, "fp8"), scale=a1_scale)
+        codes = quantize_tensor(x, a1_scale, "fp8")
+        return Activations(codes=codes, scale=a1_scale, format=FORMATS["fp8_static"])
 
 
 class Fp8TensorDynamic(_Fp8Tensor):
@@ -34,5 +36,6 @@ class Fp8TensorDynamic(_Fp8Tensor):
 
     def quantize_input(self, x: Tensor, a1_scale: Tensor | None) -> Activations:
         del a1_scale
-        scale = scale_of(x.abs().amax() if x.numel() else x.new_zeros(()), "fp8")
-        return Activations(codes=quantize_tensor(x, scale, "fp8"), scale=scale)
+        dynamic = FORMATS["fp8_dynamic"]
+        scale = scale_of(x.abs().amax() if x.numel() else x.new_zeros(()), dynamic)
+        return Activations(codes=quantize_tensor(x, scale, "fp8"), scale=scale, format=dynamic)

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from moe.spec import Format, Numerics
+    from moe.activations.base import ActivationTruth
+    from moe.formats.format import Format
+    from moe.spec import Numerics
 
 REACH = 5.0  # a tie is within reach of noise at this many of its standard deviations
 FLOAT32_NOISE = 2.0**-21  # relative, of a few float32 operations and an exponential
@@ -166,8 +168,10 @@ def rounded(x: Noisy, dtype: str) -> Noisy:
     return x.settled(value, step, formats.tie_of(x.value, value, dtype))
 
 
-def intermediate(x: Tensor, w13: Tensor, numerics: Numerics, model: str) -> Noisy:
-    """silu(gate) * up of rows x [R, K] with w13 [2N, K] = [gate; up], rounded as declared.
+def intermediate(
+    x: Tensor, w13: Tensor, numerics: Numerics, model: str, activation: ActivationTruth
+) -> Noisy:
+    """activation(gate, up) of rows x [R, K] with w13 [2N, K] = [gate; up], rounded as declared.
 
     The noise of a product is relative to the root of the sum of squares of what it adds up.
     """
@@ -177,25 +181,24 @@ def intermediate(x: Tensor, w13: Tensor, numerics: Numerics, model: str) -> Nois
     none = torch.zeros_like(both)
     product = Noisy(value=both, variance=variance, jumps=none, doubt=none)
     first = rounded(product, model if numerics.gemm1 == "model" else "f32")
-    return rounded(_silu_mul(first), model if numerics.activation == "model" else "f32")
+    return rounded(
+        _activated(first, activation), model if numerics.activation == "model" else "f32"
+    )
 
 
-def _silu_mul(both: Noisy) -> Noisy:
+def _activated(both: Noisy, activation: ActivationTruth) -> Noisy:
     """[R, 2n] -> [R, n]; noise goes through the derivatives, plus float32's own."""
     half = both.value.shape[1] // 2
     gate, up = both.columns(slice(0, half)), both.columns(slice(half, None))
-    sigmoid = torch.sigmoid(gate.value)
-    silu = gate.value * sigmoid
-    by_gate = (sigmoid * (1 + gate.value * (1 - sigmoid)) * up.value).abs()
-    by_up = silu.abs()
-    value = silu * up.value
+    right = activation(gate.value, up.value)
+    by_gate, by_up = right.by_gate, right.by_up
 
     def spread(of_gate: Tensor, of_up: Tensor) -> Tensor:
         return by_gate.square() * of_gate + by_up.square() * of_up
 
     return Noisy(
-        value=value,
-        variance=spread(gate.variance, up.variance) + (value * FLOAT32_NOISE).square(),
+        value=right.value,
+        variance=spread(gate.variance, up.variance) + right.noise.square(),
         jumps=spread(gate.jumps, up.jumps),
         doubt=by_gate * gate.doubt + by_up * up.doubt,
     )

@@ -12,30 +12,33 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from moe.formats.grids import float_step
+from moe.spec import resolve
+
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from moe.spec import Format
+    from moe.formats.format import Format
 
-BLOCK = 128
-
-# grid -> (bits of the significand, exponent of the smallest step)
-_GRIDS = {"bf16": (8, -133), "fp16": (11, -24), "e4m3": (4, -9)}
+# a layer's dtype -> (bits of the significand, exponent of the smallest step)
+_DTYPES = {"bf16": (8, -133), "fp16": (11, -24)}
 
 
-def step_of(x: Tensor, grid: str) -> Tensor:
-    """The distance between neighbours of the grid at each value: [*] like x; 0 for `f32`."""
+def step_of(x: Tensor, grid: Format | str) -> Tensor:
+    """The distance between neighbours of the grid at each value: [*] like x; 0 for `f32`.
+
+    grid: a quantized format, whose truth is asked, or a layer's dtype.
+    """
     if grid == "f32":
         return torch.zeros_like(x)
-    if grid == "int8":
-        return torch.ones_like(x)
-    bits, smallest = _GRIDS[grid]
-    _, exponent = torch.frexp(x)
-    exponent = torch.where(x == 0, smallest, exponent - bits).clamp(min=smallest)
-    return torch.ldexp(torch.ones_like(x), exponent)
+    if isinstance(grid, str):
+        return float_step(x, *_DTYPES[grid])
+    assert grid.truth is not None, f"{grid.name} has no codes"
+    step: Tensor = resolve(grid.truth)().step_of(x)
+    return step
 
 
-def on_grid(x: Tensor, grid: str) -> Tensor:
+def on_grid(x: Tensor, grid: Format | str) -> Tensor:
     """Nearest grid value, ties to even. No clamping: quantizers clamp before."""
     if grid == "f32":
         return x
@@ -43,7 +46,7 @@ def on_grid(x: Tensor, grid: str) -> Tensor:
     return (x / step).round() * step
 
 
-def tie_of(x: Tensor, value: Tensor, grid: str) -> Tensor:
+def tie_of(x: Tensor, value: Tensor, grid: Format | str) -> Tensor:
     """[*] how far x is from the nearest rounding tie, `value` being x on the grid.
 
     Below a power of two neighbours are half as far apart as above it.
@@ -78,23 +81,23 @@ def quantize(x: Tensor, scale: Tensor, fmt: Format) -> Quantized:
     """x: float; scale: broadcastable to x."""
     ratio = x / scale
     clamped = ratio.clamp(-fmt.top, fmt.top)
-    codes = on_grid(clamped, fmt.grid)
-    step = step_of(clamped, fmt.grid)
-    tie = tie_of(clamped, codes, fmt.grid)
+    codes = on_grid(clamped, fmt)
+    step = step_of(clamped, fmt)
+    tie = tie_of(clamped, codes, fmt)
     tie = torch.where(ratio.abs() > fmt.top + step, torch.inf, tie)
     return Quantized(values=codes * scale, scale=scale, step=step * scale, tie=tie * scale)
 
 
-def spread_groups(per_group: Tensor, width: int) -> Tensor:
-    """[..., ceil(width/128)] -> [..., width]."""
-    return per_group.repeat_interleave(BLOCK, dim=-1)[..., :width]
+def spread_groups(per_group: Tensor, width: int, group: int) -> Tensor:
+    """[..., ceil(width/group)] -> [..., width]."""
+    return per_group.repeat_interleave(group, dim=-1)[..., :width]
 
 
-def group_amax(x: Tensor) -> Tensor:
-    """[..., K] -> [..., ceil(K/128)]; the last group may be short."""
-    padded = torch.nn.functional.pad(x.abs(), (0, -x.shape[-1] % BLOCK))
-    groups = padded.shape[-1] // BLOCK
-    return padded.reshape(*padded.shape[:-1], groups, BLOCK).amax(dim=-1)
+def group_amax(x: Tensor, group: int) -> Tensor:
+    """[..., K] -> [..., ceil(K/group)]; the last group may be short."""
+    padded = torch.nn.functional.pad(x.abs(), (0, -x.shape[-1] % group))
+    groups = padded.shape[-1] // group
+    return padded.reshape(*padded.shape[:-1], groups, group).amax(dim=-1)
 
 
 def scope_amax(x: Tensor, fmt: Format) -> Tensor:
@@ -102,11 +105,13 @@ def scope_amax(x: Tensor, fmt: Format) -> Tensor:
 
     x: [T, K], or [w, T, K] of w ranks that share none.
     """
-    if fmt.per == "group":
-        return spread_groups(group_amax(x), x.shape[-1])
-    if fmt.per == "token":
+    assert fmt.block is not None, f"{fmt.name} has no scales"
+    rows, columns = fmt.block
+    if rows == 1 and columns is not None:
+        return spread_groups(group_amax(x, columns), x.shape[-1], columns)
+    if rows == 1:
         return x.abs().amax(dim=-1, keepdim=True)
-    assert fmt.per == "tensor", f"no activation scale per {fmt.per}"
+    assert fmt.has_one_scale, f"{fmt.name} has blocks of {rows} tokens: rows would not be their own"
     if x.numel() == 0:
         return x.new_zeros(())
     return x.abs().amax(dim=(-2, -1), keepdim=x.dim() > 2)
@@ -133,14 +138,15 @@ def weight_values(w: Tensor, fmt: Format) -> Tensor:
 
 def weight_scale(w: Tensor, fmt: Format) -> Tensor:
     """The scale of each element of one expert's matrix [O, I], broadcastable to it."""
-    if fmt.per == "tensor":
-        amax = w.abs().amax()
-    elif fmt.per == "channel":
-        amax = w.abs().amax(dim=1, keepdim=True)
-    else:
-        assert fmt.per == "block", f"no weight scale per {fmt.per}"
-        down = torch.nn.functional.pad(w.abs(), (0, 0, 0, -w.shape[0] % BLOCK))
-        strips = down.view(-1, BLOCK, w.shape[1]).amax(dim=1)  # amax over 128 rows
-        amax = spread_groups(group_amax(strips), w.shape[1])
-        amax = amax.repeat_interleave(BLOCK, dim=0)[: w.shape[0]]
+    assert fmt.block is not None, f"{fmt.name} has no scales"
+    rows, columns = fmt.block
+    amax = w.abs()
+    if columns is None:
+        amax = amax.amax(dim=1, keepdim=True)
+    elif columns > 1:
+        amax = spread_groups(group_amax(amax, columns), w.shape[1], columns)
+    if rows is None:
+        amax = amax.amax(dim=0, keepdim=True)
+    elif rows > 1:
+        amax = spread_groups(group_amax(amax.T, rows), w.shape[0], rows).T
     return scale_for(amax, fmt)

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
+from moe.activations import ACTIVATIONS
+from moe.formats import FORMATS
 from moe.reference import formats
 from moe.reference.error_propagation import (
     Noisy,
@@ -30,18 +32,20 @@ from moe.reference.error_propagation import (
 from moe.reference.ownership import holders
 from moe.reference.parallel_error import along_itself
 from moe.reference.result import Answer, Sums
-from moe.spec import FORMATS, Numerics, Problem
+from moe.spec import Numerics, Problem, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor
 
+    from moe.activations.base import ActivationTruth
+
 B = TypeVar("B", bound="BaselineSiluAndMul")
 
 
 class BaselineSiluAndMul:
-    """y = sum over k of weight * down(silu(gate(x)) * up(x)), plus the shared experts.
+    """y = sum over k of weight * down(f(gate(x)) * up(x)), plus the shared experts.
 
     expert(e) -> (w13 [2N, K], w2 [K, N]) in the model dtype, whole, before quantization; shared
     is the same for the shared experts as one wide MLP, or None.
@@ -66,6 +70,7 @@ class BaselineSiluAndMul:
         self._values = values
         self.weight_format = FORMATS[problem.scheme.weights]
         self.act_format = FORMATS[problem.scheme.activations]
+        self.activation: ActivationTruth = resolve(ACTIVATIONS.row(problem.activation).truth)
         self._model = problem.dtype
         self._latest: tuple[int, tuple[Tensor, Tensor]] | None = None
 
@@ -130,7 +135,7 @@ class BaselineSiluAndMul:
 
     def _first_scale(self, x: Tensor, a1_scale: Tensor | None) -> Tensor | None:
         """The input's scale, where one serves all tokens."""
-        if self.act_format.grid == "model" or self.act_format.per != "tensor":
+        if not self.act_format.has_one_scale:
             return None
         return formats.activation_scale(x, self.act_format, a1_scale)
 
@@ -147,7 +152,7 @@ class BaselineSiluAndMul:
     ) -> Scale | None:
         """[world] each rank's scale of the intermediate, where one serves all rows of the rank."""
         world, fmt = self.problem.layout.world_size, self.act_format
-        if fmt.grid == "model" or fmt.per != "tensor":
+        if not fmt.has_one_scale:
             return None
         none = inputs.new_zeros(world)
         if fmt.static:
@@ -168,8 +173,8 @@ class BaselineSiluAndMul:
         return ranks, self.first_product(inputs, w13).by_rank(columns)
 
     def first_product(self, inputs: Tensor, w13: Tensor) -> Noisy:
-        """[R, K] rows of one expert, w13 [2N, K] -> [R, N] silu(gate) * up."""
-        return intermediate(inputs, w13, self.numerics, self._model)
+        """[R, K] rows of one expert, w13 [2N, K] -> [R, N] f(gate) * up."""
+        return intermediate(inputs, w13, self.numerics, self._model, self.activation)
 
     def weights(self, e: int) -> tuple[Tensor, Tensor]:
         """Expert e's matrices as the values that their codes stand for; the latest is kept."""
@@ -279,7 +284,7 @@ class BaselineSiluAndMul:
         assert self._shared is not None
         w13, w2 = (w.to(self.dtype) for w in self._shared)
         everywhere = Numerics(gemm1="model", activation="model", accumulation=2.0**-22)
-        h = intermediate(x, w13, everywhere, self._model)
+        h = intermediate(x, w13, everywhere, self._model, self.activation)
         y = h.value @ w2.T
         shards = self.problem.layout.tp_size
         power = w2.square().sum(dim=0)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from moe.spec import Layout, Problem
+    from moe.layout import Layout
+    from moe.spec import Problem
 
 
 def holders(problem: Problem, e: int) -> tuple[slice, list[range]]:
@@ -27,13 +28,25 @@ def holders(problem: Problem, e: int) -> tuple[slice, list[range]]:
     return slice(ranks[0], ranks[-1] + 1), columns
 
 
+def check_rank(layout: Layout, rank: int) -> None:
+    """Raises ValueError where a rank is not where the layout says that it is."""
+    dp_rank, tp_rank = layout.dp_rank(rank), layout.tp_rank(rank)
+    within = 0 <= dp_rank < layout.dp_size and 0 <= tp_rank < layout.tp_size
+    if not within or dp_rank * layout.tp_size + tp_rank != rank:
+        raise ValueError(
+            f"the layout gives rank {rank} the DP rank {dp_rank} of {layout.dp_size} and the TP "
+            f"rank {tp_rank} of {layout.tp_size}; rank = DP rank * {layout.tp_size} + TP rank must "
+            f"hold for ranks 0 to {layout.world_size - 1}"
+        )
+
+
 def check_tokens(layout: Layout, dp_rank: int, counts: tuple[int, ...]) -> None:
     """Raises ValueError where some of a DP rank's tokens are no TP rank's, or two ranks'.
 
     counts: tokens of each DP rank. Without sequence parallelism each TP rank has all of them.
     """
     count = counts[dp_rank]
-    ranks = list(range(dp_rank * layout.tp_size, (dp_rank + 1) * layout.tp_size))
+    ranks = layout.partition("tp")[dp_rank]
     parts = [layout.tokens_of(r, counts) for r in ranks]
     right = (
         _tile(parts, count) if layout.sequence_parallel else parts == [range(count)] * len(parts)

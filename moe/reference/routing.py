@@ -10,29 +10,43 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from moe.routers import ROUTERS
+from moe.spec import resolve
+
 if TYPE_CHECKING:
     from torch import Tensor
 
-# softmax and its renormalisation in float32: a few roundings of 2**-24 each, and exp's own error
+    from moe.routers.base import RouterTruth
+
+# a score and its renormalisation in float32: a few roundings of 2**-24 each, and exp's own error
 WEIGHT_NOISE = 2.0**-20
 
 
-def softmax_weights(logits: Tensor, topk_ids: Tensor, *, renormalize: bool) -> Tensor:
+def truth_of(router: str) -> RouterTruth:
+    """The twin of a row of `moe.routers`."""
+    truth: RouterTruth = resolve(ROUTERS.row(router).truth)()
+    return truth
+
+
+def weights(
+    logits: Tensor, topk_ids: Tensor, *, renormalize: bool, router: str = "softmax"
+) -> Tensor:
     """logits: [T, E]; topk_ids: [T, k], none -1 -> [T, k] float32 weights of these experts."""
-    weights = torch.softmax(logits.double(), dim=-1).gather(1, topk_ids.long())
-    if renormalize:
-        weights = weights / weights.sum(dim=-1, keepdim=True)
-    return weights.float()
+    return truth_of(router).weights(logits, topk_ids, renormalize=renormalize)
 
 
-def choose(logits: Tensor, top_k: int) -> Tensor:
-    """[T, E] -> [T, k] ids by falling logit, the lower id first among equals."""
-    order = torch.argsort(logits.double(), dim=-1, descending=True, stable=True)
-    return order[:, :top_k].to(torch.int32)
+def choose(logits: Tensor, top_k: int, router: str = "softmax") -> Tensor:
+    """[T, E] -> [T, k] ids of the router's choice, the lower id first among equals."""
+    return truth_of(router).choose(logits, top_k)
 
 
 def complaints(
-    logits: Tensor, topk_ids: Tensor, topk_weights: Tensor, *, renormalize: bool
+    logits: Tensor,
+    topk_ids: Tensor,
+    topk_weights: Tensor,
+    *,
+    renormalize: bool,
+    router: str = "softmax",
 ) -> list[str]:
     """What is wrong with a router's output; empty when nothing is.
 
@@ -49,9 +63,11 @@ def complaints(
             f"routing: token {row} is sent to {ids[row].tolist()}, experts are 0..{experts - 1}"
         ]
     chosen = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, ids, True)
-    found = _twice(ids, chosen) + _not_best(logits.double(), chosen)
+    truth = truth_of(router)
+    found = _twice(ids, chosen) + _not_best(truth, logits.double(), chosen)
     if not found:
-        found = _wrong_weights(logits, ids, topk_weights, renormalize=renormalize)
+        expected = truth.weights(logits, ids, renormalize=renormalize)
+        found = _wrong_weights(expected, topk_weights)
     return found
 
 
@@ -65,10 +81,10 @@ def _twice(ids: Tensor, chosen: Tensor) -> list[str]:
     ]
 
 
-def _not_best(logits: Tensor, chosen: Tensor) -> list[str]:
+def _not_best(truth: RouterTruth, logits: Tensor, chosen: Tensor) -> list[str]:
     lowest = logits.masked_fill(~chosen, torch.inf).amin(dim=1)
     highest = logits.masked_fill(chosen, -torch.inf).amax(dim=1)
-    bad = (lowest < highest - WEIGHT_NOISE * highest.abs()).nonzero()
+    bad = (~truth.is_valid(logits, chosen, WEIGHT_NOISE)).nonzero()
     if len(bad) == 0:
         return []
     row = int(bad[0])
@@ -77,13 +93,12 @@ def _not_best(logits: Tensor, chosen: Tensor) -> list[str]:
     return [f"routing: {tokens}, first token {row}: {values}"]
 
 
-def _wrong_weights(logits: Tensor, ids: Tensor, weights: Tensor, *, renormalize: bool) -> list[str]:
-    expected = softmax_weights(logits, ids, renormalize=renormalize)
+def _wrong_weights(expected: Tensor, weights: Tensor) -> list[str]:
     off = (weights.float() - expected).abs() > WEIGHT_NOISE * expected.amax(dim=1, keepdim=True)
     off |= ~weights.isfinite()
     if not off.any():
         return []
     row, slot = (int(i) for i in off.nonzero()[0])
-    tokens = f"{int(off.any(dim=1).sum())} of {len(logits)} tokens have wrong weights"
+    tokens = f"{int(off.any(dim=1).sum())} of {len(expected)} tokens have wrong weights"
     values = f"{float(weights[row, slot]):.6g}, expected {float(expected[row, slot]):.6g}"
     return [f"routing: {tokens}, first token {row} slot {slot}: {values}"]

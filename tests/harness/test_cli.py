@@ -23,80 +23,16 @@ from harness.plan import machine
 from harness.record.events import (
     CaseEnded,
     CaseStarted,
-    GangEnded,
-    GangStarted,
     RunEnded,
     RunStarted,
 )
 from harness.record.result import CaseResult, Verdict
 from harness.record.run_folder import RunFolder
 from harness.report import progress
+from tests.harness.fake_engine import BASE, TEXT, FakeEngine
 
-TEXT = """\
-version: 1
-defaults: {shapes: [[2, 256, 128]], num_experts: [8], top_k: [2], experts: [torch_loop]}
-suites:
-  smoke:
-    description: x
-    time_limit_s: 33
-    retries: 1
-    blocks:
-      - {layouts: [{}, {tp: 2}], seed: [0, 1], quant: [none, fp8_block]}
-      - {experts: [flashinfer_cutlass]}
-  nothing:
-    description: x
-    blocks:
-      - {experts: [flashinfer_cutlass]}
-"""
-BASE = "m:2-n:256-k:128-e:8-topk:2-experts:torch_loop"
-
-
-class FakeEngine:
-    """Gives each case the verdict that `verdicts` holds for its id, else passed."""
-
-    def __init__(self):
-        self.verdicts = {}
-        self.calls = []
-        self.stop_after = None  # (cases, exception)
-        self.closed = 0
-
-    def run(self, plan, options):
-        self.calls.append((plan, options))
-        try:
-            yield from self._events(plan)
-        finally:
-            self.closed += 1
-
-    def _events(self, plan):
-        for number, job in enumerate(plan.jobs, 1):
-            yield GangStarted(
-                time=1.0, gang=number, world_size=job.world_size, transport="gloo", seconds=0.1
-            )
-            for case in job.cases:
-                if self.stop_after is not None and self.stop_after[0] == self.ran:
-                    raise self.stop_after[1]
-                yield CaseStarted(time=1.0, case_id=case.id, gang=number)
-                yield CaseEnded(time=1.0, gang=number, result=self._result(case))
-            yield GangEnded(time=1.0, gang=number, why="done", cases=len(job.cases))
-
-    ran = 0
-
-    def _result(self, case):
-        self.ran += 1
-        verdict = self.verdicts.get(case.id, Verdict.PASSED)
-        messages = () if verdict is Verdict.PASSED else ("rank 0: wrong",)
-        return CaseResult(case_id=case.id, verdict=verdict, seconds=0.5, messages=messages)
-
-
-@pytest.fixture
-def engine(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("configs").mkdir()
-    Path("configs/matrix.yaml").write_text(TEXT)
-    engine = FakeEngine()
-    monkeypatch.setattr(harness.engine.scheduler, "run", engine.run)
-    monkeypatch.setattr(machine, "detect", lambda: machine.planned_for("cpu"))
-    return engine
+RIGHT = "tests.harness.outside_layers:Right"
+OF_LOOP = "tests.harness.execute_ranks:ConvertsInPlace"  # an experts backend
 
 
 def last_line(capsys):
@@ -213,13 +149,40 @@ def test_seeds_and_experts(engine):
 def test_experts_of_ones_own(engine, monkeypatch):
     monkeypatch.syspath_prepend(".")
     Path("mine_pkg.py").write_text(
-        "from moe.spec import Needs, Row\n"
+        "from moe.spec import ANY, Needs, Row\n"
         "class Mine:\n"
-        "    row = Row(name='mine', target='mine_pkg:Mine', needs=Needs(max_world=1))\n"
+        "    needs = Needs(dtypes=ANY, formats=ANY, max_world=1)\n"
+        "    row = Row(name='mine', target='mine_pkg:Mine', needs=needs)\n"
     )
     assert cli.main(["run", "--suite", "smoke", "--experts", "mine_pkg:Mine"]) == 0
     assert {case.experts for case in engine.calls[0][0].cases} == {"mine_pkg:Mine"}
     assert {r["code"] for r in the_folder().info["refused"]} == {"too_many_ranks"}
+
+
+def test_the_composed_layer_is_the_default(engine):
+    cli.main(["run", "--case", BASE, "--layer", "composed"])
+    (case,) = engine.calls[0][0].cases
+    assert case.id == BASE
+
+
+def test_a_layer_of_ones_own(engine, monkeypatch):
+    monkeypatch.syspath_prepend(".")
+    Path("mine_layers.py").write_text(
+        "from moe.layers.base import LayerSubject\n"
+        "class Mine(LayerSubject):\n"
+        "    def load(self, checkpoint): ...\n"
+        "    def forward(self, x): ...\n"
+    )
+    mine = ["--suite", "smoke", "--layer", "mine_layers:Mine"]
+    assert cli.main(["run", *mine]) == 0
+    chosen = {(c.layer, c.experts, c.all2all) for c in engine.calls[0][0].cases}
+    assert chosen == {("mine_layers:Mine", "own", "allgather_reducescatter")}
+    assert cli.main(["list", *mine]) == 0
+    assert cli.main(["plan", *mine]) == 0
+    (only,) = {case for case in the_folder().info["cases"] if "-seed" not in case}
+    assert only.endswith("experts:own-layer:mine_layers:Mine")
+    codes = {r["code"] for r in the_folder().info["refused"]}
+    assert codes == {"layout_unsupported", "scheme_unsupported"}
 
 
 def test_last_failed_takes_the_newest_folder(engine):
@@ -241,6 +204,13 @@ def test_last_failed_takes_the_newest_folder(engine):
         (["run", "--case", "m:1"], "lacks n, k"),
         (["run", "--case", BASE, "--experts", "a b"], "experts must be a name"),
         (["run", "--case", BASE, "--experts", "nowhere_x:Y"], "cannot load experts 'nowhere_x:Y'"),
+        (["run", "--case", BASE, "--layer", "a b"], "layer must be a name"),
+        (["run", "--case", BASE, "--layer", "nowhere_x:Y"], "cannot load layers 'nowhere_x:Y'"),
+        (["run", "--case", BASE, "--layer", "a:B", "--experts", "triton"], "leave --experts out"),
+        (["run", "--resume", "x", "--layer", "a:B"], "--out, --experts, --layer and --seeds"),
+        (["run", "--case", BASE, "--layer", OF_LOOP], "is no whole layer: derive it from"),
+        (["run", "--case", BASE, "--experts", RIGHT], "no experts backend; name it with `--layer`"),
+        (["list", "--layer", "nowhere_x:Y"], "cannot load layers 'nowhere_x:Y'"),
         (["run", "--case", BASE, "--seeds", "0"], "--seeds must be at least 1, not 0"),
         (["run", "--case", BASE, "--time-limit", "0"], "--time-limit must be more than 0"),
         (["run", "--case", BASE, "--retries", "-1"], "--retries must be at least 0"),
@@ -447,9 +417,10 @@ def test_a_recorders_fault_fails_no_test(engine, capsys):
         return real(case)
 
     engine._result = and_remove
-    assert cli.main(["run", "--case", BASE, "--out", "here"]) == 0
+    assert cli.main(["run", "--case", BASE, "--out", "here"]) == 75
     captured = capsys.readouterr()
     assert "warning: cannot record in 'here'" in captured.err
+    assert "the record in 'here' is incomplete" in captured.err
     assert summary(1, passed=1).match(captured.out.splitlines()[-1])
 
 
@@ -580,6 +551,17 @@ def test_a_terminal_gets_a_live_bar_and_only_what_did_not_pass(tmp_path, monkeyp
     assert "passed      0.00s" not in text
     assert "passed=1 failed=1" in text
     assert "2/2" in text
+
+
+def test_a_terminal_shows_no_case_that_did_not_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    out = Terminal()
+    live = progress.make(1, tmp_path, verbose=True, stream=out)
+    result = CaseResult(case_id="left-out", verdict=Verdict.NOT_RUN, reason="fail_fast")
+    live.show(CaseEnded(time=time.time(), gang=1, result=result))
+    live.close()
+    assert "left-out" not in out.getvalue()
+    assert "not_run=1" in out.getvalue()
 
 
 def test_a_file_gets_plain_lines(tmp_path):

@@ -10,7 +10,8 @@ import pytest
 
 from harness import parallel_launch
 from harness.checks.output import METRICS
-from harness.execute import call_counts, run_case
+from harness.execute import run_case
+from harness.fixtures.call_sizes import call_counts
 from harness.matrix.case import MoETestConfig
 from harness.record.cross_case import Agreement, Sketch
 from harness.record.result import RankResult, Verdict
@@ -18,6 +19,7 @@ from moe.experts import EXPERTS
 from moe.platforms import platform
 from moe.quant import QUANT
 from moe.shared import SharedExperts
+from moe.spec import Layout
 from tests.harness.diagnosis.planted_mistakes import MISTAKES
 from tests.harness.execute_ranks import (
     case,
@@ -48,6 +50,14 @@ def test_a_right_member_passes_inside_its_bound(quant, experts):
     assert 0.02 < found.metrics["bound_used"] < 1
     assert set(found.metrics) == set(METRICS)
     assert found.metrics["rows"] == 3
+
+
+def test_a_layout_that_does_not_say_where_a_rank_is_has_a_message_of_its_own(monkeypatch):
+    """Before anything is made; the stages between ranks looked such a rank up in vain."""
+    monkeypatch.setattr(Layout, "tp_rank", lambda layout, rank: rank // layout.dp_size)
+    monkeypatch.setattr(Layout, "dp_rank", lambda layout, rank: rank % layout.dp_size)
+    with pytest.raises(ValueError, match="the layout gives rank 1 the DP rank 1 of 2 and the TP"):
+        run_case(case(dp_size=2, tp_size=2), context())
 
 
 def test_a_result_says_how_long_each_phase_took():

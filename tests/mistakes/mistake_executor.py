@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from harness import execute
+from harness.fixtures import run_calls
 from tests.mistakes import (
     mistakes_experts,
+    mistakes_functions,
     mistakes_ranks,
     mistakes_routing,
     mistakes_scales,
@@ -37,6 +39,7 @@ FAMILIES = (
     mistakes_experts,
     mistakes_scales,
     mistakes_values,
+    mistakes_functions,  # last: a mistake's number is the seed of its case
 )
 
 
@@ -49,7 +52,7 @@ def run_case(case: MoETestConfig, context: RankContext) -> RankResult:
         return calls[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        around(patch, execute, "run_call", recorded)
+        around(patch, run_calls, "run_call", recorded)
         if case.seed:
             MISTAKES[case.seed - 1].plant(patch)
         result = execute.run_case(case, context)

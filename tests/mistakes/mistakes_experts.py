@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 
 from moe import guarded_buffers, intermediates
+from moe.activations.silu.member import SiluMul
 from moe.experts import EXPERTS, torch_grouped
 from moe.experts import triton as triton_experts
 from moe.experts.torch_grouped import TorchGroupedExperts
 from moe.experts.torch_loop import TorchLoopExperts
-from moe.types import Activations, Routing
+from moe.types import Routing
 from tests.mistakes.mistake import around, mistake
 
 EP = {"dp_size": 2, "use_ep": True}
@@ -42,9 +43,9 @@ def gate_and_up_read_as_interleaved(patch):
     prepared(patch, interleaved)
 
 
-def activated(patch, change):
-    """Another function in place of SiLU."""
-    patch.setattr(torch_grouped, "silu", change)
+def activated(patch, change, member=SiluMul):
+    """Another function in place of the activation: `change(gate) * up`."""
+    patch.setattr(member, "__call__", lambda self, gate, up: change(gate) * up)
 
 
 @mistake("wrong activation", "vLLM #49747", "gelu", "gelu_tanh")
@@ -118,7 +119,7 @@ def hidden_beyond_the_last_128_not_sent(patch):
     def prepare(real, self, x, routing):
         codes = x.codes.clone()
         codes[:, codes.shape[1] // 128 * 128 :] = 0
-        return real(self, Activations(codes=codes, scale=x.scale), routing)
+        return real(self, x.replace(codes=codes), routing)
 
     around(patch, AllGatherReduceScatter, "prepare", prepare)
 

@@ -227,9 +227,7 @@ def a_rank_without_tokens_returns_early(patch):
     def forward(real, self, x, logits):
         if len(x):
             return real(self, x, logits)
-        routing = layer.softmax_topk(
-            logits, self.problem.top_k, renormalize=self.problem.renormalize
-        )
+        routing = self.router(logits, self.problem.top_k, renormalize=self.problem.renormalize)
         return layer.Output(out=x, routing=routing)
 
     around(patch, layer.FusedMoE, "forward", forward)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 
 from moe import layer
 from moe.experts.torch_grouped import TorchGroupedExperts
+from moe.routers.softmax.member import SoftmaxTopK
 from moe.types import Routing
 from tests.mistakes.mistake import around, mistake
 
@@ -22,9 +25,13 @@ def routed(patch, change):
     around(patch, TorchGroupedExperts, "apply", apply)
 
 
-def chosen(patch, change):
+def chosen(patch, change, member=SoftmaxTopK):
     """Change the router: `change(real, logits, k, renormalize) -> Routing`."""
-    around(patch, layer, "softmax_topk", change)
+
+    def route(real, self, logits, k, renormalize):
+        return change(functools.partial(real, self), logits, k, renormalize=renormalize)
+
+    around(patch, member, "__call__", route)
 
 
 @mistake(

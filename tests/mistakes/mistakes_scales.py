@@ -101,7 +101,7 @@ def second_quantization_skipped_int8(patch):
 @mistake("scales of other rows", "FI #3650", quant="int8_channel")
 def token_scales_shifted_by_a_row(patch):
     def dequantized(real, x):
-        return real(Activations(codes=x.codes, scale=x.scale.roll(1, 0)))
+        return real(x.replace(scale=x.scale.roll(1, 0)))
 
     around(patch, torch_loop, "dequantize_activations", dequantized)
 
@@ -120,7 +120,7 @@ def scale_of_the_last_part_of_a_block_never_set(patch):
         scale = found.scale.clone()
         if x.shape[1] % 128:
             scale[:, -1] = float("nan")
-        return Activations(codes=found.codes, scale=scale)
+        return found.replace(scale=scale)
 
     around(patch, Fp8Block, "quantize_input", quantized)
 
@@ -158,9 +158,9 @@ def kernel_ignores_the_scale_of_the_input(patch):
     """Only the first product's, so that the second is consistently wrong."""
     first = []
 
-    def product(real, x, w, aligned, *, rows, x_scale, w_scale, dtype):
+    def product(real, x, w, aligned, *, rows, dtype):
         first.append(x)
-        scale = torch.ones_like(x_scale) if len(first) % 2 else x_scale
-        return real(x, w, aligned, rows=rows, x_scale=scale, w_scale=w_scale, dtype=dtype)
+        scale = torch.ones_like(x.scale) if len(first) % 2 else x.scale
+        return real(x.replace(scale=scale), w, aligned, rows=rows, dtype=dtype)
 
     around(patch, triton_experts, "grouped_gemm", product)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from moe.formats import FORMATS
 from moe.kernels import quantize
 from moe.quant.fp8_tensor import Fp8TensorStatic
 from moe.types import Activations, Routing
@@ -31,14 +32,16 @@ def inputs_beyond_the_range_cast_without_a_clamp(patch):
         found = real(self, x, scale)
         codes = found.codes.view(torch.uint8).clone()
         codes[(x.float() / scale).abs() > LAST_TIE] = NAN_CODE
-        return Activations(codes=codes.view(found.codes.dtype), scale=scale)
+        return found.replace(codes=codes.view(found.codes.dtype))
 
     around(patch, Fp8TensorStatic, "quantize_input", cast)
     real = quantize.quantize_tensor_torch
     patch.setattr(
         Fp8TensorStatic,
         "quantize_intermediate",
-        lambda self, h, scale: Activations(codes=real(h, scale, "fp8"), scale=scale),
+        lambda self, h, scale: Activations(
+            codes=real(h, scale, "fp8"), scale=scale, format=FORMATS["fp8_static"]
+        ),
     )
 
 

@@ -47,7 +47,7 @@ class Row:
         """
         count: Counter[tuple[str, str]] = Counter()
         left: dict[tuple[str, str], float] = {}
-        for call in (c for d in self.result.diagnoses for c in d.get("calls", ())):
+        for call in (c for d in self.result.diagnoses for c in d.calls):
             for cause in call.get("causes", ()):
                 key = (cause["name"], cause["cause"])
                 count[key] += 1

@@ -9,7 +9,7 @@ from moe.experts.base import Experts
 from moe.quant import QuantRow
 from moe.quant.base import dequantize_activations, dequantize_weight
 from moe.quant.int8_channel import Int8Channel
-from moe.spec import Needs, Row, Scheme
+from moe.spec import ANY, Needs, Row, Scheme
 from moe.types import Dispatched
 
 
@@ -19,12 +19,12 @@ class TokenByToken(Experts):
     row = Row(
         name="token_by_token",
         target="tests.moe.outside_members:TokenByToken",
-        needs=Needs(dtypes=frozenset({"bf16"}), hidden_multiple=2),
+        needs=Needs(formats=ANY, hidden_multiple=2),
     )
 
     def prepare_weights(self, weights):
-        self.w13 = dequantize_weight(weights.w13, weights.w13_scale)
-        self.w2 = dequantize_weight(weights.w2, weights.w2_scale)
+        self.w13 = dequantize_weight(weights.gate_up)
+        self.w2 = dequantize_weight(weights.down)
         self.a2_scale = weights.a2_scale
 
     def apply(self, x, routing):

@@ -9,10 +9,11 @@ import torch.distributed as dist
 
 from moe.all2all import ALL2ALL
 from moe.collectives import Group, make_groups
+from moe.formats import FORMATS
 from moe.types import Activations, Routing
 
 if TYPE_CHECKING:
-    from moe.spec import Layout
+    from moe.layout import Layout
 
 
 def here() -> tuple[int, int]:
@@ -85,7 +86,8 @@ def sent_by(rank: int, count: int, kind: str) -> tuple[Activations, Routing]:
         "int8_token": row + 0.75 + rank,
     }[kind]
     dtype = torch.int8 if kind == "int8_token" else torch.float8_e4m3fn
-    return Activations(codes=pattern.view(dtype), scale=scale.float()), routing
+    x = Activations(codes=pattern.view(dtype), scale=scale.float(), format=FORMATS[kind])
+    return x, routing
 
 
 def dispatched(name: str, counts: tuple[int, ...], kind: str):

@@ -5,7 +5,7 @@ import torch
 
 from harness import parallel_launch
 from moe.collectives import ALONE
-from moe.spec import Layout
+from moe.layout import Layout
 from tests.moe import stack_ranks
 
 # layout -> for each rank the global ranks of its gather group and of its TP group

@@ -14,10 +14,12 @@ from moe.all2all import ALL2ALL
 from moe.collectives import ALONE, Groups
 from moe.errors import MoEError, RefusedError
 from moe.experts import EXPERTS
+from moe.layout import Layout
 from moe.platforms import platform
 from moe.quant import QUANT
-from moe.routing import softmax_topk, to_local_ids
-from moe.spec import Layout, Problem
+from moe.routers.softmax.member import SoftmaxTopK
+from moe.routing import to_local_ids
+from moe.spec import Problem
 from moe.types import Activations, Routing
 from tests.moe import outside_members
 
@@ -146,7 +148,7 @@ def test_weights_are_quantized_whole_and_then_cut():
 @pytest.mark.parametrize("renormalize", [True, False])
 def test_the_router_chooses_the_largest_and_weighs_them(renormalize):
     logits = torch.log(torch.tensor([[0.1, 0.4, 0.2, 0.3]]))
-    got = softmax_topk(logits, 2, renormalize=renormalize)
+    got = SoftmaxTopK()(logits, 2, renormalize=renormalize)
     assert got.topk_ids.tolist() == [[1, 3]]
     assert got.topk_ids.dtype == torch.int32
     wanted = torch.tensor([[0.4, 0.3]]) / (0.7 if renormalize else 1.0)

@@ -4,11 +4,12 @@ import pytest
 
 from moe.all2all import ALL2ALL
 from moe.errors import MoEError
+from moe.layout import Layout
 from moe.oracle import explain, select
 from moe.platforms import platform
 from moe.quant import QUANT
 from moe.registry import Registry
-from moe.spec import Layout, Needs, Problem, Reason, Row
+from moe.spec import ANY, Needs, Problem, Reason, Row
 
 BF16 = frozenset({"bf16"})
 
@@ -18,7 +19,7 @@ TABLE = Registry(
     (
         Row(name="fast", target="x:Y", needs=Needs(features=frozenset({"cuda"}), dtypes=BF16)),
         Row(name="half", target="x:Y", needs=Needs(dtypes=frozenset({"fp16"}))),
-        Row(name="any", target="x:Y"),
+        Row(name="any", target="x:Y", needs=Needs(dtypes=ANY, formats=ANY)),
         Row(name="late", target="x:Y"),
     ),
 )

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from moe.layout import Layout
 from moe.shared import SharedExperts, shard_shared
-from moe.spec import Layout, Problem
+from moe.spec import Problem
 
 HIDDEN, WIDTH = 24, 10
 

@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moe.layout import Layout, chunk
 from moe.spec import (
+    ANY,
     FLOAT32_LOSS,
-    Layout,
     Needs,
     Numerics,
     Platform,
@@ -14,7 +15,6 @@ from moe.spec import (
     Reason,
     Row,
     Scheme,
-    chunk,
     problem_refusal,
 )
 
@@ -90,16 +90,16 @@ def test_shard_sizes_are_per_rank():
             "takes dtype bf16, fp16, not f32",
         ),
         (
-            Needs(weights=frozenset({"fp8_block"})),
+            Needs(formats=frozenset({("fp8_block", "fp8_group")})),
             {},
             "weight_format_unsupported",
             "takes weight_format fp8_block, not model",
         ),
         (
-            Needs(activations=frozenset({"model"})),
+            Needs(formats=frozenset({("model", "model"), ("fp8_tensor", "fp8_static")})),
             {"scheme": Scheme(weights="model", activations="fp8_static")},
             "activation_format_unsupported",
-            "takes activation_format model, not fp8_static",
+            "takes model weights with activation_format model, not fp8_static",
         ),
         (
             Needs(max_world=1),
@@ -134,6 +134,19 @@ def test_a_need_that_does_not_hold_is_named(needs, fields, code, text):
     assert text in reason.text
 
 
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"dtype": "fp16"}, "dtype_unsupported"),
+        ({"scheme": Scheme(weights="model", activations="int8_token")}, "activation_format_"),
+        ({"scheme": Scheme(weights="fp8_tensor", activations="model")}, "weight_format_"),
+    ],
+)
+def test_a_capability_that_is_not_named_is_not_supported(fields, code):
+    assert Needs().refusal(problem(), CHIP) is None
+    assert Needs().refusal(problem(**fields), CHIP).code.startswith(code)
+
+
 def says_no(problem, platform):
     return Reason(code="probed", text="because")
 
@@ -143,12 +156,13 @@ def says_yes(problem, platform):
 
 
 def test_needs_that_hold_refuse_nothing():
-    assert Needs().refusal(problem(dtype="f32"), CHIP) is None
+    anything = Needs(dtypes=ANY, formats=ANY)
+    odd = Scheme(weights="of another package", activations="fp8_static")
+    assert anything.refusal(problem(dtype="f32", scheme=odd), CHIP) is None
     needs = Needs(
         features=frozenset({"cuda"}),
         dtypes=frozenset({"bf16"}),
-        weights=frozenset({"model"}),
-        activations=frozenset({"model"}),
+        formats=frozenset({("model", "model")}),
         hidden_multiple=128,
         shard_multiple=128,
         max_world=2,

@@ -18,7 +18,6 @@ from moe.collectives import Group
 from moe.experts import triton
 from moe.quant.int8_channel import Int8Channel
 from moe.shared import SharedExperts
-from moe.types import Activations
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,7 +101,7 @@ def shared_output(patch) -> None:
 
 def rows_in_another_order(patch) -> None:
     def change(found, *_):
-        x = Activations(codes=found.x.codes.roll(1, dims=0), scale=found.x.scale)
+        x = found.x.replace(codes=found.x.codes.roll(1, dims=0))
         return dataclasses.replace(found, x=x)
 
     _around(patch, AllGatherReduceScatter, "prepare", change)

@@ -1,4 +1,5 @@
-"""All2alls from outside: right ones that gather in ways of their own, and two that are wrong."""
+"""Members from outside: all2alls that gather in ways of their own, two of them wrong, and a right
+experts backend that makes its buffers once."""
 
 from __future__ import annotations
 
@@ -6,9 +7,12 @@ import dataclasses
 
 import torch
 
+from moe import intermediates
 from moe.all2all.allgather_reducescatter import AllGatherReduceScatter
+from moe.experts.torch_loop import TorchLoopExperts
+from moe.quant.base import dequantize_activations
 from moe.spec import Row
-from moe.types import Activations, Routing
+from moe.types import Routing
 
 
 def each(dispatched, change):
@@ -19,11 +23,11 @@ def each(dispatched, change):
         return change(bits).view(t.dtype)
 
     x, routing = dispatched.x, dispatched.routing
-    scale = x.scale if x.scale is None or x.scale.ndim < 2 else changed(x.scale)
+    scale = x.scale if not x.format.has_row_scales else changed(x.scale)
     ids, weights = changed(routing.topk_ids), changed(routing.topk_weights)
     return dataclasses.replace(
         dispatched,
-        x=Activations(codes=changed(x.codes), scale=scale),
+        x=x.replace(codes=changed(x.codes), scale=scale),
         routing=Routing(topk_ids=ids, topk_weights=weights),
     )
 
@@ -119,3 +123,69 @@ class SlotRowsOnOddRanks(RowForEachSlot):
 
     def finalize(self, partial, dispatched):
         return self.base.finalize(self, partial, dispatched)
+
+
+class PersistentWorkspace(TorchLoopExperts):
+    """Every stage and the output lie in buffers that the next call writes again: right."""
+
+    row = Row(
+        name="workspace",
+        target="tests.harness.checks.stage_members:PersistentWorkspace",
+        deterministic=True,
+    )
+
+    def prepare_weights(self, weights):
+        super().prepare_weights(weights)
+        self.buffers = {}
+
+    def buffer(self, name, like):
+        """A view of the buffer of this name, with the values written into it."""
+        held = self.buffers.get(name)
+        if held is None or len(held) < len(like):
+            held = self.buffers[name] = torch.zeros((64, *like.shape[1:]), dtype=like.dtype)
+        view = held[: len(like)]
+        return view.copy_(like)
+
+    def apply(self, x, routing):
+        values, ids = dequantize_activations(x), routing.topk_ids
+        self.first_product(values, ids)
+        gate, up = self.gate_up.chunk(2, dim=1)
+        h = self.buffer("h", torch.nn.functional.silu(gate) * up)
+        second = self.quant.quantize_intermediate(h, self.weights.a2_scale)
+        codes = self.buffer("codes", second.codes)
+        intermediates.keep("gemm1", self.gate_up)
+        intermediates.keep("activation", h)
+        intermediates.keep("second", codes)
+        intermediates.keep("second_scale", second.scale)
+        h = dequantize_activations(second)
+        y = self.buffer("y", self.product(h, ids.flatten(), self.weights.w2, self.weights.w2_scale))
+        intermediates.keep("gemm2", y)
+        total = (routing.topk_weights[..., None] * y.view(*ids.shape, -1)).sum(dim=1)
+        return self.buffer("out", total.to(self.dtype))
+
+    def first_product(self, values, ids):
+        rows = values.repeat_interleave(ids.shape[1], dim=0)
+        made = self.product(rows, ids.flatten(), self.weights.w13, self.weights.w13_scale)
+        self.gate_up = self.buffer("gate_up", made)
+
+    def product(self, rows, ids, codes, scale):
+        weights = [self._matrix(codes, scale, int(e)) for e in ids]
+        return torch.stack([w @ row for w, row in zip(weights, rows, strict=True)])
+
+
+class LeavesRowsUnwritten(TorchLoopExperts):
+    """A token without an expert on this rank keeps what lay in the buffer, here NaN: wrong.
+
+    It hands out no stage, as most backends do."""
+
+    row = Row(
+        name="unwritten",
+        target="tests.harness.checks.stage_members:LeavesRowsUnwritten",
+        deterministic=True,
+    )
+
+    def apply(self, x, routing):
+        with intermediates.recording():  # so that what is kept here goes nowhere
+            out = TorchLoopExperts.apply(self, x, routing)
+        out[(routing.topk_ids < 0).all(dim=1)] = torch.nan
+        return out

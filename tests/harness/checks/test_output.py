@@ -26,7 +26,7 @@ def answer_of(case: MoETestConfig, numerics: Numerics) -> Answer:
     cpu = torch.device("cpu")
     tokens = tensors.tokens(case, 0, case.m, cpu)
     ids = routing.choose(tokens.logits, case.top_k)
-    weights = routing.softmax_weights(tokens.logits, ids, renormalize=True)
+    weights = routing.weights(tokens.logits, ids, renormalize=True)
     experts = [tensors.expert_weights(case, e, cpu) for e in range(case.num_experts)]
     reference = BaselineSiluAndMul(case.problem, numerics, lambda e: experts[e])
     return reference(tokens.x, ids, weights)

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from harness import execute
 from harness.checks import pooled_calls
 from harness.checks.output import judge
+from harness.fixtures import call_sizes, run_calls
 from harness.record.result import Verdict
 from moe.experts.torch_loop import TorchLoopExperts
 from moe.reference.result import Answer
@@ -25,27 +25,27 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 )
 def test_sixteen_tokens_are_judged_however_few_a_call_has(m, expected):
     one = case(m=m)
-    further = pooled_calls.further_counts(one)
+    further = call_sizes.further_counts(one)
     assert [counts[0] for counts in further] == expected
-    total = sum(counts[0] for counts in (*execute.call_counts(one), *further))
-    if m <= pooled_calls.FEW:
-        assert pooled_calls.ENOUGH <= total < pooled_calls.ENOUGH + 4
+    total = sum(counts[0] for counts in call_sizes.all_counts(one))
+    if m <= call_sizes.FEW:
+        assert call_sizes.ENOUGH <= total < call_sizes.ENOUGH + 4
 
 
 def test_idle_ranks_stay_idle():
-    counts = pooled_calls.further_counts(case(m=1, dp_size=3, tokens="idle"))
+    counts = call_sizes.further_counts(case(m=1, dp_size=3, tokens="idle"))
     assert set(counts) == {(4, 4, 0)}
 
 
 def test_each_call_has_tokens_of_its_own(monkeypatch):
     seen = []
-    real = execute._judge
+    real = run_calls.run_call
 
-    def judged(subject, call):
-        seen.append(call)
-        return real(subject, call)
+    def recorded(*args):
+        seen.append(real(*args))
+        return seen[-1]
 
-    monkeypatch.setattr(execute, "_judge", judged)
+    monkeypatch.setattr(run_calls, "run_call", recorded)
     found = run(nothing, case(m=1).id)
     assert (found.verdict, found.messages) == (Verdict.PASSED, ())
     index = torch.cat([call.tokens.index for call in seen])
@@ -106,14 +106,14 @@ def test_noise_as_declared_stays_inside_and_nan_does_not():
 def test_a_small_steady_error_fails_a_case_of_one_token(monkeypatch):
     """Each row is allowed its flips; the same shift in all rows is none."""
     wide = {"m": 1, "quant": "fp8_block", "n": 256, "k": 256}
-    real = execute._answer
+    real = run_calls._answer
 
     def doubtful(*args):
         answer = real(*args)
         size = answer.out.square().sum(dim=1)
         return dataclasses.replace(answer, flips=size * 0.04**2)
 
-    monkeypatch.setattr(execute, "_answer", doubtful)
+    monkeypatch.setattr(run_calls, "_answer", doubtful)
     assert run(nothing, case(**wide).id).verdict is Verdict.PASSED
     apply = TorchLoopExperts.apply
     uneven = 1 + 0.03 * (1 - 2 * (torch.arange(wide["k"]) % 2)).bfloat16()  # along no row

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from harness.checks.quantization_applied import WAYS, complaint, shares
-from harness.execute import run_call
 from harness.fixtures.layer_under_test import make_subject
 from harness.fixtures.phase_timer import Clock
 from harness.fixtures.rank_context import RankContext
+from harness.fixtures.run_calls import run_call
 from harness.record.result import Verdict
 from moe.quant import QUANT
 from moe.quant.int8_channel import Int8Channel

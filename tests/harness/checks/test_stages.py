@@ -13,11 +13,13 @@ from moe import intermediates
 from moe.experts import triton
 from moe.experts.torch_loop import TorchLoopExperts
 from moe.quant import QUANT
-from tests.harness.checks import stage_faults
+from tests.harness.checks import stage_faults, stage_members
 from tests.harness.checks.stage_faults import case, run, stages_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+UNWRITTEN = "tests.harness.checks.stage_members:LeavesRowsUnwritten"
+WORKSPACE = "tests.harness.checks.stage_members:PersistentWorkspace"
 STATIC = {"experts": "triton", "quant": "fp8_tensor"}
 ALONE = [
     (stage_faults.input_codes, "input", {"quant": "int8_channel"}),
@@ -87,7 +89,7 @@ def test_one_element_is_enough_and_is_named():
     assert len(found.messages) == 1  # nothing else had seen it
     assert found.messages[0].startswith("stage gemm1: 1 of ")
     assert " elements depart in 1 of " in found.messages[0]
-    (call,) = found.diagnosis["calls"]
+    (call,) = found.diagnosis.calls
     (finding,) = call["stages"]
     assert (finding["stage"], finding["bad"]) == ("gemm1", 1)
     where = finding["where"]
@@ -96,6 +98,8 @@ def test_one_element_is_enough_and_is_named():
     assert where["tokens"] == [where["row"] // 2]
     off = abs(where["value"] - where["expected"])
     assert off > where["allowed"] > 0
+    assert found.diagnosis["failed"] == [1]
+    assert not found.diagnosis.every_call  # the first's stages are not looked at then
 
 
 def test_a_stage_that_is_wrong_at_the_first_size_only_is_found(monkeypatch):
@@ -110,8 +114,9 @@ def test_a_stage_that_is_wrong_at_the_first_size_only_is_found(monkeypatch):
     monkeypatch.setattr(triton, "grouped_gemm", large_only)
     found = run(stage_faults.nothing, case(experts="triton").id)
     assert stages_of(found) == ["gemm1"]
-    (call,) = found.diagnosis["calls"]
+    (call,) = found.diagnosis.calls
     assert call["call"] == 0
+    assert found.diagnosis.every_call  # the second's stages have no finding
 
 
 def test_experts_cannot_hand_out_another_input_than_they_were_given():
@@ -120,8 +125,42 @@ def test_experts_cannot_hand_out_another_input_than_they_were_given():
         for value in (given, made):
             intermediates.keep("ids", value)
             intermediates.keep("gemm2", value)
-    assert kept["ids"].value is given
-    assert kept["gemm2"].value is made
+    assert torch.equal(kept["ids"].value, given)
+    assert torch.equal(kept["gemm2"].value, made)
+
+
+def test_what_is_kept_is_a_copy_unless_its_maker_says_that_it_is_fresh():
+    value, rows = torch.ones(2), torch.arange(2)
+    with intermediates.recording() as kept:
+        intermediates.keep("gemm1", value, rows=rows)
+        intermediates.keep("gemm2", value, copy=False)
+        value.zero_()
+        rows.zero_()
+    assert kept["gemm1"].value.tolist() == [1, 1]
+    assert kept["gemm1"].rows.tolist() == [0, 1]
+    assert kept["gemm2"].value is value
+
+
+@pytest.mark.parametrize("fields", [{}, {"quant": "int8_channel"}, {"m": 1}])
+def test_a_backend_may_keep_its_workspace_from_call_to_call(fields):
+    """The second call writes where the first one's stages and output were."""
+    found = run(stage_faults.nothing, case(**{"experts": WORKSPACE, **fields}).id)
+    assert (found.verdict, found.messages) == (Verdict.PASSED, ())
+
+
+def test_a_backend_with_a_workspace_is_looked_at_stage_by_stage(monkeypatch):
+    """In the first call, too, long after its buffers have been written again."""
+    real = stage_members.PersistentWorkspace.first_product
+
+    def large_only(self, values, ids):
+        real(self, values, ids)
+        if len(values) == 5:
+            self.gate_up[0, 0] += 1
+
+    monkeypatch.setattr(stage_members.PersistentWorkspace, "first_product", large_only)
+    found = run(stage_faults.nothing, case(experts=WORKSPACE).id)
+    assert [call["call"] for call in found.diagnosis["calls"]] == [0]
+    assert stages_of(found) == ["gemm1"]
 
 
 def run_all(rows):
@@ -146,6 +185,8 @@ BETWEEN = [
     ("nothing", "finalize", {"dp_size": 2, "use_ep": True, "all2all": FORGETS}),
     ("one_weight_doubled", "dispatch", {"dp_size": 2, "all2all": OWN_FIRST}),
     ("sum_over_tp", "out", {"tp_size": 2}),
+    ("nothing", "combine", {"dp_size": 2, "use_ep": True, "top_k": 1, "experts": UNWRITTEN}),
+    ("nothing", "combine", {"tp_size": 2, "use_ep": True, "top_k": 1, "experts": UNWRITTEN}),
     ("sum_over_tp", "out", {"tp_size": 2, "use_ep": True, "shared_experts": 1}),
 ]
 CLEAN = [
@@ -191,6 +232,51 @@ def test_faults_between_ranks_are_named_first(launched):
         assert Verdict.FAILED in worst
 
 
+def test_rows_that_a_rank_leaves_unwritten_are_named_where_they_lie(launched):
+    """The rank that left them there names row and column; nobody expects NaN."""
+    for (_, _, fields), results in zip(BETWEEN, launched[0], strict=True):
+        if fields.get("experts") != UNWRITTEN:
+            continue
+        findings = [
+            finding
+            for result in results
+            for call in result.diagnosis["calls"]
+            for finding in call["stages"]
+        ]
+        assert findings
+        for finding in findings:
+            assert re.search(r"first at \[\d+, 0\]: nan, expected 0 ", finding["text"]), finding
+        said = "\n".join(text for result in results for text in result.messages)
+        assert "expected nan" not in said
+
+
+@pytest.mark.parametrize("stage", ["gemm2", "combine"])
+def test_nan_in_a_stage_of_which_no_more_is_known_is_named(stage):
+    """The member hands out no input to it, so that nothing can be worked out."""
+
+    def plant(patch):
+        real = TorchLoopExperts.apply
+
+        def apply(self, x, routing):
+            with intermediates.recording() as kept:
+                out = real(self, x, routing)
+            y = kept["gemm2"].value.clone()
+            if stage == "gemm2":
+                y[0, 3] = torch.nan
+                intermediates.keep("gemm2", y, rows=kept["gemm2"].rows)
+            out[int(kept["gemm2"].rows[0]) // 2, 3] = torch.nan
+            return out
+
+        patch.setattr(TorchLoopExperts, "apply", apply)
+
+    found = run(plant, case(all2all="local").id)
+    assert stages_of(found) == [stage]
+    for call in found.diagnosis["calls"]:
+        (finding,) = call["stages"]
+        assert finding["where"]["column"] == 3
+        assert re.match(r"1 of \d+ elements are NaN or Inf.*; first at ", finding["text"])
+
+
 def test_an_idle_rank_and_uneven_tokens_have_no_finding(launched):
     for fields, results in zip(CLEAN, launched[1], strict=True):
         for result in results:
@@ -218,5 +304,8 @@ def test_a_stage_of_another_shape_is_its_member_s_fault(stage, shape, says):
 
         patch.setattr(TorchLoopExperts, "apply", apply)
 
-    with pytest.raises(ValueError, match=re.escape(says)):
-        run(plant, case(all2all="local").id)
+    found = run(plant, case(all2all="local").id)
+    assert found.verdict is Verdict.ERROR
+    (text,) = found.messages
+    assert text.startswith("the check 'stages' raised ValueError: ")
+    assert says in text.splitlines()[0]

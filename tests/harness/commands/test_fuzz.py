@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -200,6 +201,91 @@ def test_a_backend_s_mistake_is_found_and_shrunk(tmp_path, capsys):
     assert "python -m harness run --case " in last[0]
 
 
+SPOILED = "tests.harness.commands.fuzz_members:SpoiledByOthers"
+
+
+def test_a_case_that_passes_alone_is_said_to_depend_on_those_before_it(tmp_path, capsys):
+    folder = tmp_path / "run"
+    asked = ["fuzz", "--cases", "6", "--experts", SPOILED, "--budget", "2m", "--seed", "3"]
+    assert main([*asked, "--out", str(folder)]) == ExitCode.FAILED
+    said = capsys.readouterr().out.splitlines()
+    text = " passes alone: it depends on what ran before it in its gang: "
+    dependent = [line.partition(text) for line in said if text in line]
+    assert dependent, said
+    verdicts = {}
+    for event in RunFolder.open(folder).events():
+        if isinstance(event, CaseEnded):
+            verdicts.setdefault(event.result.case_id, []).append(str(event.result.verdict))
+    for case_id, _, before in dependent:
+        assert verdicts[case_id][:2] == ["failed", "passed"]
+        assert set(before.split()) <= verdicts.keys() - {case_id}
+        assert f"failed={sum(v[0] == 'failed' for v in verdicts.values())}" in said[-1]
+    assert not [line for line in said if line.startswith("smallest failed: ")]
+
+
+def test_the_budget_holds_for_shrinking_too(tmp_path, capsys, monkeypatch):
+    """Beside the start of the first gang, which no budget shortens."""
+    real, began = fuzz.Fuzzer.warm, []
+
+    def warm(self, cases):
+        real(self, cases)
+        began.append(time.monotonic())
+
+    monkeypatch.setattr(fuzz.Fuzzer, "warm", warm)
+    member = "tests.harness.commands.fuzz_members:LosesTheThird"
+    asked = ["fuzz", "--experts", member, "--budget", "12s", "--seed", "2"]
+    main([*asked, "--out", str(tmp_path / "run")])
+    took = time.monotonic() - began[0]
+    assert took < 12 + 10, capsys.readouterr().out
+
+
+def test_shrinking_ends_in_time_with_the_simplest_so_far():
+    failing = next(case for case in fuzz.batch(SPACE, 0, 1) if _wrong(case) and case.seed)
+    tried = []
+
+    def fails(case):
+        tried.append(case)
+        time.sleep(0.05)
+        return _wrong(case)
+
+    began = time.monotonic()
+    least = fuzz.shrink(SPACE, 0, 1, failing, fails, until=began + 1.5)
+    assert time.monotonic() - began < 5
+    assert _wrong(least)
+    assert fuzz.shrink(SPACE, 0, 1, failing, fails, until=0) == failing
+
+
 @pytest.mark.parametrize("wrong", [["--seed", "-1"], ["--cases", "0"], ["--budget", "soon"]])
 def test_options_that_cannot_be_are_usage_errors(wrong, tmp_path):
     assert main(["fuzz", *wrong, "--out", str(tmp_path / "run")]) == ExitCode.USAGE
+
+
+# --- a whole layer
+
+
+RIGHT = "tests.harness.outside_layers:Right"
+
+
+def test_only_what_a_layer_takes_is_drawn():
+    space = dataclasses.replace(strategies.space_for(CPU, layer=RIGHT), batch=40)
+    drawn = fuzz.batch(space, 0, 0)
+    assert len(drawn) > 20
+    assert {(c.layer, c.experts, c.all2all, c.quant, c.exact) for c in drawn} == {
+        (RIGHT, "own", "allgather_reducescatter", "none", False)
+    }
+    assert {c.dp_size for c in drawn} == {1}
+    assert {1, 2} <= {c.tp_size for c in drawn}
+    assert not any(c.sequence_parallel for c in drawn)
+    assert {True, False} == {c.renormalize for c in drawn}
+
+
+def test_a_wrong_layer_is_found(tmp_path, capsys):
+    wrong = "tests.harness.outside_layers:NotRenormalized"
+    folder = ["--out", str(tmp_path / "f"), "--cases", "4", "-x"]
+    assert main(["fuzz", "--layer", wrong, "--budget", "20s", *folder]) == 1
+    assert f"fuzzing {wrong} with seed 0" in capsys.readouterr().out
+
+
+def test_a_layer_brings_experts_of_its_own(capsys):
+    assert main(["fuzz", "--layer", RIGHT, "--experts", "triton", "--budget", "1s"]) == 3
+    assert "--layer brings experts of its own; leave --experts out" in capsys.readouterr().err

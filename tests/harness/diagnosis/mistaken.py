@@ -28,7 +28,7 @@ def call_of(case: MoETestConfig = CASE, rank: int = 0) -> tuple[Call, BaselineSi
     dp_rank = case.layout.dp_rank(rank)
     tokens = tensors.tokens(case, dp_rank, case.counts[dp_rank], CPU)
     ids = routing.choose(tokens.logits, case.top_k)
-    weights = routing.softmax_weights(tokens.logits, ids, renormalize=True)
+    weights = routing.weights(tokens.logits, ids, renormalize=True)
     experts = [tensors.expert_weights(case, e, CPU) for e in range(case.num_experts)]
     reference = BaselineSiluAndMul(case.problem, Numerics(), lambda e: experts[e])
     answer = reference(tokens.x, ids, weights, keep=chosen_rows(len(tokens.x), CPU))

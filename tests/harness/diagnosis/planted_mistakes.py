@@ -21,6 +21,7 @@ from moe.experts.torch_loop import TorchLoopExperts
 from moe.quant import base as quant_base
 from moe.quant.base import QuantMethod
 from moe.quant.fp8_tensor import Fp8TensorDynamic
+from moe.routers.softmax.member import SoftmaxTopK
 from moe.shared import SharedExperts
 from moe.types import Activations, Routing
 from tests.harness.execute_ranks import case
@@ -169,7 +170,7 @@ def codes_read_with_a_scale_off_by_a_step(patch):
         patch,
         torch_loop,
         "dequantize_activations",
-        lambda real, x: real(Activations(codes=x.codes, scale=x.scale * 1.0078125)),
+        lambda real, x: real(x.replace(scale=x.scale * 1.0078125)),
     )
 
 
@@ -179,7 +180,7 @@ def token_scales_shifted_by_a_row(patch):
         patch,
         torch_loop,
         "dequantize_activations",
-        lambda real, x: real(Activations(codes=x.codes, scale=x.scale.roll(1, 0))),
+        lambda real, x: real(x.replace(scale=x.scale.roll(1, 0))),
     )
 
 
@@ -243,15 +244,15 @@ def last_slot_dropped(patch):
 def weights_not_renormalised(patch):
     around(
         patch,
-        layer,
-        "softmax_topk",
-        lambda real, logits, k, renormalize: real(logits, k, renormalize=False),
+        SoftmaxTopK,
+        "__call__",
+        lambda real, self, logits, k, renormalize: real(self, logits, k, renormalize=False),
     )
 
 
 @mistake(says="routing: .* leave out a better expert")
 def lowest_experts_chosen(patch):
-    around(patch, layer, "softmax_topk", lambda real, logits, k, **kw: real(-logits, k, **kw))
+    around(patch, SoftmaxTopK, "__call__", lambda real, self, x, k, **kw: real(self, -x, k, **kw))
 
 
 @mistake(says="routing: .* tokens have wrong weights")
@@ -260,7 +261,7 @@ def router_weights_nan(patch):
         found = real(*args, **kw)
         return Routing(topk_ids=found.topk_ids, topk_weights=found.topk_weights * float("nan"))
 
-    around(patch, layer, "softmax_topk", broken)
+    around(patch, SoftmaxTopK, "__call__", broken)
 
 
 @mistake(says="routing: token 0 is sent to")
@@ -269,7 +270,7 @@ def ids_beyond_the_last_expert(patch):
         found = real(*args, **kw)
         return Routing(topk_ids=found.topk_ids + 2, topk_weights=found.topk_weights)
 
-    around(patch, layer, "softmax_topk", broken)
+    around(patch, SoftmaxTopK, "__call__", broken)
 
 
 @mistake(dp_size=2, use_ep=True)

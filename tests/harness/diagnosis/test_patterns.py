@@ -8,7 +8,7 @@ import torch
 from harness.diagnosis import patterns, routing_patterns
 from harness.diagnosis.patterns import Wrong, find_wrong, of_columns, of_rows
 from harness.formatting import numbers_text
-from moe.spec import Layout
+from moe.layout import Layout
 from tests.harness.diagnosis.mistaken import CASE, call_of
 
 

@@ -119,6 +119,7 @@ def test_a_hang_says_what_the_rank_said_last(hanging):
 def test_a_rank_that_answered_before_the_others_hung_is_not_accused(hanging):
     assert hanging["spin"].ranks == {"0": "passed", "1": "silent"}
     assert "rank 0: still running" not in hanging.text("spin")
+    assert "rank 0: passed" in hanging.text("spin")
 
 
 def test_an_error_while_others_wait_costs_the_grace_and_not_the_limit(hanging):

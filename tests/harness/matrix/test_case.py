@@ -23,12 +23,13 @@ BY_FIELD = {
     "experts": names,
     "all2all": names,
     "quant": names,
+    "layer": names,
     "dtype": st.sampled_from(sorted(DTYPE_BYTES)),
     "tokens": st.sampled_from(TOKEN_COUNTS),
     "shared_experts": counts,
     "seed": counts,
 }
-BY_TYPE = {"int": sizes, "bool": st.booleans()}
+BY_TYPE = {"int": sizes, "bool": st.booleans(), "str": names}
 
 
 def strategy(field):
@@ -52,6 +53,11 @@ def test_an_id_needs_no_quotes(case):
 @given(cases, cases)
 def test_different_cases_have_different_ids(one, other):
     assert (one.id == other.id) == (one == other)
+
+
+def test_what_is_under_test_is_the_backend_or_the_layer_that_has_its_own():
+    assert PLAIN.under_test == "triton"
+    assert PLAIN.replace(experts="own", layer="a.b:C").under_test == "a.b:C"
 
 
 def test_fields_at_their_default_are_left_out():

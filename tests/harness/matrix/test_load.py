@@ -1,5 +1,6 @@
 """The matrix file: YAML without surprises, and every complaint at its place, all at once."""
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -92,7 +93,7 @@ def test_every_complaint_at_once_with_its_place(write):
         "matrix.yaml:9:33: suites.smoke.blocks[0].shapes[1][2]: must be a whole number, not '5'",
         "matrix.yaml:9:40: suites.smoke.blocks[0].shapes[2][0]: must be at least 1, not 0",
         "matrix.yaml:10:22: suites.smoke.blocks[0].num_experts: must not be empty",
-        "matrix.yaml:11:16: suites.smoke.blocks[0].top_k: must be a list such as [a, b], not 3",
+        "matrix.yaml:11:16: suites.smoke.blocks[0].top_k: must be a list such as [3], not 3",
         "matrix.yaml:12:19: suites.smoke.blocks[0].experts[0]: no experts is called 'tritn', "
         f"did you mean 'triton'? (known: {', '.join(sorted(EXPERTS.rows))})",
         "matrix.yaml:14:19: suites.smoke.blocks[0].layouts[0]: sp needs ep: true and tp of 2 or "
@@ -123,7 +124,34 @@ def test_every_complaint_at_once_with_its_place(write):
         ("[torch_loop]", "[1]", "experts[0]: must be a word, not 1"),
         ("[2]", "[2]\n        all2all: [auto]", "no all2all is called 'auto'"),
         ("[2]", "[2]\n        quant: [fp8_blok]", "no quant is called 'fp8_blok', did you mean"),
-        ("[2]", "[2]\n        layouts: [2]", "layouts[0]: must be a mapping, not 2"),
+        (
+            "[2]",
+            "[2]\n        layouts: [2]",
+            "layouts[0]: must be a mapping such as {dp: 2, tp: 1, ep: true}, not 2",
+        ),
+        (
+            "[2]",
+            "[2]\n        layouts: {dp: 2}",
+            "layouts: must be a list of mappings such as [{dp: 2, ep: true}, {tp: 2}], not {'dp'",
+        ),
+        (
+            "[[32, 256, 128]]",
+            "[8, 64, 64]",
+            "6:17: suites.smoke.blocks[0].shapes: must be a list of [m, n, k] such as "
+            "[[8, 64, 64]], not [8, 64, 64]",
+        ),
+        (
+            "[[32, 256, 128]]",
+            "[[1, 2, 3], 4]",
+            "6:29: suites.smoke.blocks[0].shapes[1]: must be three numbers [m, n, k], not 4",
+        ),
+        ("[2]", "[2]\n        exact: true", "exact: must be a list such as [true], not True"),
+        (
+            "[[32, 256, 128]]",
+            "8",
+            "shapes: must be a list of [m, n, k] such as [[32, 256, 128]], not 8",
+        ),
+        ("[2]", "[2]\n        tokens: even", "tokens: must be a list such as [even], not 'even'"),
         ("small", "small\n    time_limit_s: 0", "time_limit_s: must be more than 0, not 0"),
         ("small", "small\n    time_limit_s: .inf", "time_limit_s: must be a finite number"),
         ("small", "small\n    retries: 1.5", "retries: must be a whole number, not 1.5"),
@@ -173,6 +201,77 @@ def test_an_anchor_stands_for_its_value(write):
     text = GOOD.replace("[[32, 256, 128]]", "&s [[32, 256, 128]]")
     text += "      - {shapes: *s, num_experts: [4], top_k: [1], experts: [triton]}\n"
     assert len(expand(load(write(text)), "smoke")) == 2
+
+
+def test_a_shape_without_its_list_is_one_complaint(write):
+    assert len(complaints(write(GOOD.replace("[[32, 256, 128]]", "[8, 64, 64]")))) == 1
+
+
+MERGED = """\
+a: &a {x: 1, y: 2}
+b: &b {x: 3, z: 4}
+explicit: {x: 9, <<: *a}
+several:
+  <<: [*b, *a]
+nested: {<<: {<<: *b, x: 8}}
+quoted: {"<<": 1}
+"""
+
+
+def test_merge_keys_follow_yaml_1_1():
+    """An explicit key wins wherever it stands, and of a list the earlier mapping."""
+    loaded = yaml_positions.load(MERGED)
+    assert not loaded.problems
+    assert loaded.value["explicit"] == {"x": 9, "y": 2}
+    assert loaded.value["several"] == {"x": 3, "y": 2, "z": 4}
+    assert loaded.value["nested"] == {"x": 8, "z": 4}
+    assert loaded.value["quoted"] == {"<<": 1}
+    assert loaded.where(("several", "z"), key=True) == (2, 14)
+    expected = yaml.safe_load(MERGED.rpartition("nested")[0])
+    assert {name: loaded.value[name] for name in expected} == expected
+
+
+def test_a_block_may_merge_another(write):
+    text = GOOD.replace("- shapes", "- &first\n        shapes")
+    config = load(write(text + "      - {<<: *first, experts: [triton]}\n"))
+    assert [case.experts for case in expand(config, "smoke")] == ["torch_loop", "triton"]
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "message"),
+    [
+        ("a: 1\nb:\n  <<: 3\n", 3, "merges a mapping or a list of mappings, and this is neither"),
+        ("a: &a {x: 1}\nb: {<<: [*a, [3]]}\n", 2, "merges a mapping or a list of mappings"),
+        ("a: &a {<<: *a}\n", 1, "an alias may not contain itself"),
+        ("a: &a {<<: [*a]}\n", 1, "an alias may not contain itself"),
+        ("a: &a {x: 1}\nb: {<<: *a, x: 2,\n  x: 3}\n", 3, "given twice, first in line 2"),
+        ("a: {<<: {x: 1,\n  x: 2}}\n", 2, "this key is given twice, first in line 1"),
+        ("a: &a {x: 1}\nb:\n  <<: *a\n  <<: *a\n", 4, "this key is given twice, first in line 3"),
+    ],
+)
+def test_a_merge_that_cannot_be_has_its_line(text, line, message):
+    (error,) = yaml_positions.load(text).problems
+    assert (error.line, message in error.text) == (line, True), error
+
+
+@pytest.mark.parametrize("nest", ["[{}]", "{{<<: [{}]}}"])
+def test_aliases_of_aliases_are_bounded(nest):
+    """Nine of nine of ..., eleven deep: 31 thousand million values in less than a kilobyte."""
+    names = "abcdefghijk"
+    text = "a: &a {x: 1, y: 2, z: 3}\n"
+    for inner, outer in itertools.pairwise(names):
+        text += f"{outer}: &{outer} " + nest.format(", ".join([f"*{inner}"] * 9)) + "\n"
+    loaded = yaml_positions.load(text)
+    (error,) = loaded.problems
+    assert "more than 100,000 values" in error.text
+    assert (error.line, error.path[0]) in ((6, "f"), (7, "g"))  # where so many are exceeded
+    assert loaded.value is None
+
+
+def test_a_large_file_without_aliases_is_bounded_at_its_place(write):
+    text = GOOD + "      - " + ",".join(["[1]"] * yaml_positions.MOST_VALUES).join("[]")
+    (complaint,) = complaints(write(text))
+    assert re.match(r"matrix.yaml:10:\d+: suites.smoke.blocks\[1\]\[\d+\].*: the file", complaint)
 
 
 def test_a_file_that_cannot_be_read_says_so(tmp_path):

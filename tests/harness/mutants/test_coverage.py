@@ -14,7 +14,8 @@ from harness.matrix.case import MoETestConfig
 from harness.matrix.load import find, load
 from harness.mutants.coverage import MEMBERS, certificate, layout_word
 from harness.record.events import CaseEnded
-from harness.record.result import CAUGHT, CaseResult, Verdict
+from harness.record.proof import Outcome, Proof
+from harness.record.result import CaseResult, Verdict
 from harness.record.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[3]
@@ -30,13 +31,18 @@ def result(one, verdict=Verdict.PASSED, **words) -> CaseResult:
     battery = {
         h.name: CAUGHT
         if h.possible(one.problem.scheme, one.layout)
-        else "not_applicable: there is one rank only"
+        else (Outcome.NOT_APPLICABLE, "there is one rank only")
         for h in MEMBERS
     }
-    return CaseResult(case_id=one.id, verdict=verdict, battery={**battery, **words})
+    proofs = tuple(
+        Proof(name=name, outcome=outcome, why=why)
+        for name, (outcome, why) in {**battery, **words}.items()
+    )
+    return CaseResult(case_id=one.id, verdict=verdict, battery=proofs)
 
 
-NONE = "not_applicable: the layer has no shared experts"
+CAUGHT = (Outcome.CAUGHT, "")
+NONE = (Outcome.NOT_APPLICABLE, "the layer has no shared experts")
 
 
 def test_all_that_can_exist_caught_is_whole():
@@ -49,7 +55,7 @@ def test_all_that_can_exist_caught_is_whole():
 
 
 def test_one_case_that_catches_it_is_enough_for_its_pair():
-    odd = result(case(seed=1), shared_missing=NONE, zeros="missed: a larger n")
+    odd = result(case(seed=1), shared_missing=NONE, zeros=(Outcome.MISSED, "a larger n"))
     assert certificate([odd, result(case())]).whole
     assert certificate([result(case()), odd]).whole
 
@@ -66,7 +72,7 @@ def test_a_catch_on_another_layout_or_method_does_not_count():
 
 
 def test_a_member_that_would_pass_is_named_with_its_cure():
-    shown = certificate([result(case(), Verdict.VACUOUS, halved="missed: a larger n")])
+    shown = certificate([result(case(), Verdict.VACUOUS, halved=(Outcome.MISSED, "a larger n"))])
     assert not shown.whole
     assert "halved would pass; it takes a larger n: none 1-rank" in shown.lines()
     assert shown.lines()[-1].startswith("not whole: 1 wrong answer(s)")
@@ -78,7 +84,7 @@ def test_what_cannot_exist_is_no_hole():
     assert line.words["rank_missing"] == line.words["scale_shifted"] == "impossible"
     assert line.holes == ()
     (line,) = certificate([result(case(dp_size=2, quant="int8_channel"))]).table
-    assert line.words["rank_missing"] == line.words["scale_shifted"] == CAUGHT
+    assert line.words["rank_missing"] == line.words["scale_shifted"] == "caught"
 
 
 def test_cases_that_proved_nothing_leave_their_pair_open():
@@ -91,7 +97,10 @@ def test_cases_that_proved_nothing_leave_their_pair_open():
 
 
 def test_the_table_has_a_line_for_each_pair_and_a_sign_for_each_member():
-    results = [result(case(), shared_missing=NONE), result(case(dp_size=2), zeros="missed: more")]
+    results = [
+        result(case(), shared_missing=NONE),
+        result(case(dp_size=2), zeros=(Outcome.MISSED, "more")),
+    ]
     lines = certificate(results).lines()
     assert lines[0] == "  1 zeros: nothing was computed: the output is zeros"
     row = next(text for text in lines if text.startswith("none 1-rank"))

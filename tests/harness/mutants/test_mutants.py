@@ -12,6 +12,7 @@ from harness.fixtures.layer_under_test import make_subject
 from harness.mutants import FEW, HYPOTHESES, NotApplicable, named
 from harness.mutants.contributions import blamed
 from harness.mutants.recompute import Steps, redo, redo_parts
+from moe.formats import FORMATS
 from moe.quant import QUANT
 from moe.quant.base import QuantMethod
 from moe.types import Activations, Routing
@@ -87,6 +88,8 @@ PLACES |= dict.fromkeys(
     ),
     case(dp_size=2, use_ep=True),
 )
+PLACES["silu"] = case(activation="gelu_tanh")
+PLACES["weights_softmax"] = case(router="sigmoid")
 
 
 def place(name: str):
@@ -297,7 +300,8 @@ def test_one_scale_for_the_intermediate_of_all_rows_is_foretold(monkeypatch):
     def together(_, h, __):
         scale = h.float().abs().amax() / 127
         codes = (h.float() / scale).round().to(torch.int8)
-        return Activations(codes=codes, scale=scale.expand(len(h), 1).contiguous())
+        scales = scale.expand(len(h), 1).contiguous()
+        return Activations(codes=codes, scale=scales, format=FORMATS["int8_token"])
 
     right, here = real(case(quant="int8_channel"))
     monkeypatch.setattr(QuantMethod, "quantize_intermediate", together)
@@ -591,6 +595,8 @@ NONE_HERE = [
     ("weights_sigmoid", case(top_k=1), "a renormalised weight is one"),
     ("weights_on_input", case(top_k=1), "a renormalised weight is one"),
     ("weights_ignored", case(top_k=1, renormalize=False, exact=True), "an exact case's weight"),
+    ("weights_sigmoid", case(router="sigmoid"), "sigmoid is the layer's own"),
+    ("weights_softmax", case(), "softmax is the layer's own"),
     ("weights_reversed", case(top_k=1), "top-k is 1"),
     ("last_slot_dropped", case(top_k=1), "top-k is 1"),
     ("slots_overwritten", case(top_k=1), "top-k is 1"),
@@ -599,6 +605,8 @@ NONE_HERE = [
     ("renormalisation_missing", case(top_k=4), "all experts are chosen"),
     ("renormalisation_extra", case(), "does renormalise"),
     ("renormalisation_extra", case(top_k=4, renormalize=False), "all experts are chosen"),
+    ("silu", case(), "silu is the layer's own activation"),
+    ("gelu_tanh", case(activation="gelu_tanh"), "gelu_tanh is the layer's own activation"),
     ("shared_missing", case(), "no shared experts"),
     ("shared_twice", case(), "no shared experts"),
     ("shared_once_per_rank", case(tp_size=2), "no shared experts"),

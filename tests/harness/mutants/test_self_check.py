@@ -11,11 +11,17 @@ from harness.checks.output import judge
 from harness.execute import run_case
 from harness.mutants import HYPOTHESES, Hypothesis, NotApplicable, named
 from harness.mutants.self_check import MEMBERS, prove, rejected
-from harness.record.result import CAUGHT, RankResult, Verdict, merge
+from harness.record.proof import Outcome, Proof
+from harness.record.result import RankResult, Verdict, merge
 from moe.quant import QUANT
 from tests.harness.mutants.samples import ALONE, case, scene
 
+CAUGHT, MISSED = Outcome.CAUGHT, Outcome.MISSED
 NAMES = {h.name for h in HYPOTHESES if h.battery}
+
+
+def outcomes(proofs):
+    return {proof.name: proof.outcome for proof in proofs}
 
 
 def loosened(right, factor):
@@ -28,7 +34,7 @@ def loosened(right, factor):
 @pytest.mark.parametrize("layout", [{}, {"tp_size": 2}, {"dp_size": 2, "use_ep": True}])
 @pytest.mark.parametrize("quant", QUANT.rows)
 def test_every_wrong_answer_that_can_exist_is_caught(quant, layout):
-    words = prove(scene(case(quant=quant, shared_experts=1, m=8, **layout)))
+    words = outcomes(prove(scene(case(quant=quant, shared_experts=1, m=8, **layout))))
     assert set(words) == NAMES
     not_here = {"rank_missing", "rank_twice"} if not layout else set()
     not_here |= {"scale_shifted"} if quant == "none" else set()
@@ -36,19 +42,25 @@ def test_every_wrong_answer_that_can_exist_is_caught(quant, layout):
 
 
 def test_what_is_no_wrong_answer_here_says_why():
-    words = prove(scene(case(m=1, top_k=1)))
-    assert words["rolled"] == "not_applicable: rolling 1 row(s) by 1 changes none"
-    assert words["weights_twice"] == "not_applicable: at top-k 1 a renormalised weight is one"
-    assert words["zeros"] == words["expert_dropped"] == CAUGHT
+    proofs = {proof.name: proof for proof in prove(scene(case(m=1, top_k=1)))}
+    not_here = Outcome.NOT_APPLICABLE
+    assert proofs["rolled"] == Proof(
+        name="rolled", outcome=not_here, why="rolling 1 row(s) by 1 changes none"
+    )
+    assert proofs["weights_twice"] == Proof(
+        name="weights_twice", outcome=not_here, why="at top-k 1 a renormalised weight is one"
+    )
+    assert proofs["zeros"].outcome is proofs["expert_dropped"].outcome is CAUGHT
 
 
 def test_a_loosened_bound_is_seen_and_the_case_is_vacuous():
     right = scene(case(m=8))
-    words = prove(loosened(right, 1e5))
-    missed = {name for name, word in words.items() if word.startswith("missed: ")}
-    assert {name for name, word in prove(right).items() if word == CAUGHT} == missed
-    assert words["weights_ignored"] == "missed: top-k > 1 and router weights that are spread more"
-    rank = RankResult(rank=0, verdict=Verdict.PASSED, battery=words)
+    proofs = prove(loosened(right, 1e5))
+    missed = {name for name, word in outcomes(proofs).items() if word is MISSED}
+    assert {name for name, word in outcomes(prove(right)).items() if word is CAUGHT} == missed
+    cures = {proof.name: proof.why for proof in proofs}
+    assert cures["weights_ignored"] == "top-k > 1 and router weights that are spread more"
+    rank = RankResult(rank=0, verdict=Verdict.PASSED, battery=proofs)
     result = merge("an-id", 1, [rank], 1.0)
     assert result.verdict is Verdict.VACUOUS
     assert any(text.startswith("zeros would pass: a larger n") for text in result.messages)
@@ -58,10 +70,11 @@ def test_a_bound_that_hides_small_mistakes_only_names_those():
     right = scene(case(m=8))
     worst = float((right.answer.variance.sqrt() / right.answer.out.norm(dim=1)).amax())
     wide = loosened(right, 0.4 / worst)  # rows may be off by .8 of their length or more
-    assert prove(wide)["halved"] == CAUGHT  # by the direction of all rows
-    words = prove(dataclasses.replace(wide, answer=dataclasses.replace(wide.answer, along=None)))
-    assert words["negated"] == CAUGHT
-    assert words["halved"].startswith("missed: ")
+    assert outcomes(prove(wide))["halved"] is CAUGHT  # by the direction of all rows
+    blind = dataclasses.replace(wide, answer=dataclasses.replace(wide.answer, along=None))
+    words = outcomes(prove(blind))
+    assert words["negated"] is CAUGHT
+    assert words["halved"] is MISSED
 
 
 def test_one_rank_that_catches_is_enough():
@@ -132,13 +145,14 @@ def test_dear_members_ask_more_rows_only_when_one_is_not_enough(monkeypatch):
 
 def test_a_rank_without_tokens_proves_nothing():
     here = scene(case())
-    assert prove(dataclasses.replace(here.first(0), tokens=0)) == {}
+    assert prove(dataclasses.replace(here.first(0), tokens=0)) == ()
 
 
 def test_a_case_that_passes_brings_its_proof():
     found = run_case(case(quant="int8_channel"), dataclasses.replace(ALONE, caches={}))
-    assert set(found.battery) == NAMES
-    assert found.battery["zeros"] == found.battery["scale_shifted"] == CAUGHT
+    words = outcomes(found.battery)
+    assert set(words) == NAMES
+    assert words["zeros"] is words["scale_shifted"] is CAUGHT
     assert found.seconds["battery"] > 0
 
 
@@ -149,7 +163,7 @@ def test_a_case_that_fails_needs_none(monkeypatch):
     monkeypatch.setattr(TorchLoopExperts, "apply", lambda self, x, r: 2 * right(self, x, r))
     found = run_case(case(), dataclasses.replace(ALONE, caches={}))
     assert found.verdict is Verdict.FAILED
-    assert found.battery == {}
+    assert found.battery == ()
 
 
 def test_the_weakest_of_many_is_put_to_the_check():

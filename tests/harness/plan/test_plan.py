@@ -12,6 +12,8 @@ from harness.plan import cost
 from harness.plan.machine import Machine, planned_for
 from harness.plan.plan import make_plan
 from moe.experts import EXPERTS
+from moe.formats import FORMATS
+from moe.layers.base import LayerSubject
 from moe.quant import QUANT, QuantRow
 from moe.spec import Needs, Platform, Row, Scheme
 
@@ -36,6 +38,83 @@ class Outside:
     row = Row(name="outside", target="test_plan:Outside", needs=Needs(max_world=1))
 
 
+class OutsideLayer(LayerSubject):
+    takes = frozenset({"tp", "ep"})
+
+    def load(self, checkpoint):
+        raise AssertionError("a plan makes no layer")
+
+    def forward(self, x):
+        raise AssertionError("a plan calls no layer")
+
+
+class OnLogits(OutsideLayer):
+    takes_logits = True
+    needs = Needs(features=frozenset({"cuda"}))
+
+
+def layer_case(name="OutsideLayer", **fields):
+    return case(experts="own", layer=f"{__name__}:{name}", **fields)
+
+
+@pytest.mark.parametrize("fields", [{}, {"tp_size": 2}, {"tp_size": 2, "use_ep": True}])
+def test_a_layer_runs_where_it_names_all_that_is_asked(fields):
+    point = layer_case(**fields)
+    assert make_plan([point], CPU).cases == (point,)
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "text"),
+    [
+        ({"dp_size": 2}, "layout_unsupported", "OutsideLayer: does not name 'dp' in its `takes`"),
+        (
+            {"tp_size": 2, "use_ep": True, "sequence_parallel": True},
+            "layout_unsupported",
+            "does not name 'sp'",
+        ),
+        ({"shared_experts": 1}, "shared_experts_unsupported", "does not name 'shared'"),
+        ({"renormalize": False}, "renormalize_unsupported", "does not name 'no_renorm'"),
+        (
+            {"quant": "fp8_block"},
+            "scheme_unsupported",
+            "takes model with model, not fp8_block with fp8_group",
+        ),
+        (
+            {"num_experts": 129},
+            "gate_not_realisable",
+            "one hidden column per expert, and 129 experts are more than 128 columns",
+        ),
+        ({"exact": True}, "exact_unsupported", "leave `exact` out"),
+        ({"top_k": 9}, "top_k_exceeds_experts", "of only 8 experts"),
+    ],
+)
+def test_a_layer_is_not_asked_for_what_it_does_not_name(fields, code, text):
+    reason = refusal(layer_case(**fields))
+    assert reason.code == code
+    assert text in reason.text
+
+
+def test_a_layer_on_logits_needs_no_column_per_expert_but_what_it_says():
+    reason = refusal(layer_case("OnLogits", num_experts=129))
+    assert (reason.code, reason.text) == (
+        "platform_lacks_feature",
+        "OnLogits: needs cuda, which cpu does not have",
+    )
+    point = layer_case("OnLogits", num_experts=129)
+    assert make_plan([point], HOPPERS).cases == (point,)
+
+
+@pytest.mark.parametrize("fields", [{"experts": "triton"}, {"all2all": "local"}])
+def test_a_layer_brings_all_members_itself(fields):
+    with pytest.raises(UsageError, match=r"has its own members; write experts:own, and no a2a"):
+        make_plan([layer_case().replace(**fields)], CPU)
+
+
+def test_a_layer_that_takes_an_unknown_word_is_refused_with_those_there_are():
+    with pytest.raises(ValueError, match=r"'X' takes 'cp'; choose from dp, tp, ep, sp, shared"):
+        type("X", (OutsideLayer,), {"takes": frozenset({"cp"})})
+
+
 def test_a_plain_case_runs():
     plan = make_plan([case()], CPU, time_limit=7.0)
     (job,) = plan.jobs
@@ -51,6 +130,12 @@ def test_a_plain_case_runs():
         ({"top_k": 9}, CPU, "top_k_exceeds_experts", "top-k 9 of only 8 experts"),
         ({"sequence_parallel": True}, CPU, "sp_needs_ep_and_tp", "set use_ep and tp_size"),
         ({"n": 3, "tp_size": 4}, CPU, "empty_shard", "intermediate size 3 over 4 ranks"),
+        (
+            {"experts": "flashinfer_cutlass", "activation": "gelu_tanh"},
+            HOPPERS,
+            "activation_unsupported",
+            "flashinfer_cutlass: computes the activation silu, not gelu_tanh",
+        ),
         (
             {"all2all": "local", "tp_size": 2},
             CPU,
@@ -124,12 +209,27 @@ def test_whole_blocks_are_taken(fields):
     assert make_plan([case(quant="fp8_block", **fields)], CPU).cases
 
 
-def test_the_rule_is_the_rows_block_and_not_its_name(monkeypatch):
-    scheme = Scheme(weights="model", activations="model")
-    row = QuantRow(name="odd", target="x:Y", scheme=scheme, block=48)
+def test_the_rule_is_the_format_s_block_and_not_its_name(monkeypatch):
+    odd = dataclasses.replace(FORMATS["fp8_block"], name="fp8_odd", block=(48, 48))
+    monkeypatch.setattr(FORMATS, "_rows", {**FORMATS.rows, "fp8_odd": odd})
+    scheme = Scheme(weights="fp8_odd", activations="fp8_group", weight_bytes=1)
+    row = QuantRow(name="odd", target="x:Y", scheme=scheme)
     monkeypatch.setattr(QUANT, "_rows", {**QUANT.rows, "odd": row})
     assert refusal(case(quant="odd", n=256)).code == "block_straddles_shard"
     assert make_plan([case(quant="odd", n=96, tp_size=2)], CPU).cases
+
+
+def test_formats_are_matched_as_pairs(monkeypatch):
+    """Each half is one that the kernels take, with another partner."""
+    scheme = Scheme(weights="fp8_block", activations="int8_token", weight_bytes=1)
+    row = QuantRow(name="mixed", target="x:Y", scheme=scheme)
+    monkeypatch.setattr(QUANT, "_rows", {**QUANT.rows, "mixed": row})
+    reason = refusal(case(experts="triton", quant="mixed", n=256))
+    assert reason.code == "activation_format_unsupported"
+    assert reason.text == (
+        "triton: takes fp8_block weights with activation_format fp8_group, not int8_token"
+    )
+    assert make_plan([case(experts="torch_loop", quant="mixed", n=256)], CPU).cases
 
 
 def test_uneven_shards_are_taken_where_no_block_is_cut():

@@ -4,11 +4,17 @@ import itertools
 
 import pytest
 
-from harness.record.result import SEVERITY, CaseResult, RankResult, Verdict, merge
+from harness.record.diagnosis import Diagnosis
+from harness.record.proof import Outcome, Proof
+from harness.record.result import SEVERITY, CaseResult, Finding, RankResult, Topic, Verdict, merge
 
 
 def said(rank, verdict=Verdict.PASSED, **more):
     return RankResult(rank=rank, verdict=verdict, **more)
+
+
+def findings(*texts, **more):
+    return tuple(Finding(check="output", text=text, **more) for text in texts)
 
 
 def test_passed_needs_every_rank():
@@ -29,7 +35,7 @@ def test_the_worse_verdict_decides_whatever_the_order(worse, better):
 
 
 def test_equal_messages_come_once_with_their_ranks():
-    ranks = [said(1, messages=("x", "y")), said(0, messages=("x",))]
+    ranks = [said(1, findings=findings("x", "y")), said(0, findings=findings("x"))]
     assert merge("a", 2, ranks, 0.0).messages == ("rank 0,1: x", "rank 1: y")
 
 
@@ -45,9 +51,50 @@ def test_metrics_are_the_worst_and_phases_the_slowest():
 
 
 def test_both_kinds_survive_json():
-    rank = said(3, Verdict.FAILED, messages=("a",), sketches=({"token": 1},), members={"x": "y"})
+    rank = said(
+        3,
+        Verdict.FAILED,
+        findings=findings("a", topic=Topic.ROWS),
+        sketches=({"token": 1},),
+        members={"x": "y"},
+        battery=(Proof(name="zeros", outcome=Outcome.MISSED, why="a larger n"),),
+        diagnosis=Diagnosis(rank=3, failed=(0,), of=2, calls=({"call": 0},)),
+    )
     assert RankResult.from_json(rank.to_json()) == rank
     case = CaseResult(
         case_id="a", verdict=Verdict.HUNG, messages=("b",), log="logs/a.txt", sketches=({},)
     )
     assert CaseResult.from_json(case.to_json()) == case
+
+
+def test_what_leads_comes_first_and_is_numbered():
+    ranks = [
+        said(0, Verdict.FAILED, findings=findings("wrong")),
+        said(1, Verdict.FAILED, findings=(*findings("wrong"), *findings("other", leads=True))),
+    ]
+    result = merge("a", 3, ranks, 0.0)
+    assert result.messages == ("rank 2: said nothing", "rank 1: other", "rank 0,1: wrong")
+    assert (result.leading, result.diagnosed) == ((1,), ())
+
+
+def test_a_message_is_diagnosed_where_every_rank_that_says_it_explains_it():
+    wrong = findings("wrong", topic=Topic.ROWS, call=1)
+    told, other = (
+        [Diagnosis(rank=rank, failed=(1,), of=2, calls=({"call": 1, **more},)) for rank in (0, 1)]
+        for more in ({"covers": [Topic.ROWS]}, {"fault": "no time"})
+    )
+    ranks = [said(0, findings=wrong, diagnosis=told[0]), said(1, findings=wrong, diagnosis=told[1])]
+    assert merge("a", 2, ranks, 0.0).diagnosed == (0,)
+    ranks[1] = said(1, findings=wrong, diagnosis=other[1])
+    result = merge("a", 2, ranks, 0.0)
+    assert result.messages == ("rank 0: wrong", "rank 1: wrong")
+    assert result.diagnosed == (0,)
+
+
+def test_more_messages_leave_the_others_their_numbers():
+    result = CaseResult(
+        case_id="a", verdict=Verdict.FAILED, messages=("x", "y"), leading=(0,), diagnosed=(1,)
+    )
+    more = result.with_messages(before=("b",), after=("c",))
+    assert more.messages == ("b", "x", "y", "c")
+    assert (more.leading, more.diagnosed) == ((1,), (2,))

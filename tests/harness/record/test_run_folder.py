@@ -32,7 +32,7 @@ def test_what_is_appended_is_read_back_in_order(folder):
         folder.append(event)
     assert folder.events() == events
     assert RunFolder.open(folder.path).events() == events
-    assert RunFolder.open(folder.path).info == {"format": 1, "suite": "smoke"}
+    assert RunFolder.open(folder.path).info == {"format": 2, "suite": "smoke"}
     assert folder.log_dir.is_dir()
 
 
@@ -59,7 +59,8 @@ def test_a_folder_that_cannot_be_made_says_so(tmp_path):
     [
         (None, "is no run folder"),
         ("{", "is no run folder"),
-        ('{"format": 9}', "has format 9, not 1"),
+        ('{"format": 9}', "has format 9, not 2"),
+        ('{"format": 1}', "has format 1, not 2; read it with the version of the harness that"),
     ],
 )
 def test_what_is_no_run_folder_says_so(tmp_path, text, complaint):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness.record.result import CaseResult, RankResult, Verdict, merge
+from harness.record.diagnosis import Diagnosis
+from harness.record.result import CaseResult, Finding, RankResult, Topic, Verdict, merge
 from harness.report import failure_text
 from harness.report.failure_text import headline, lines
 
@@ -46,7 +48,7 @@ def call(number: int = 0, **changes: Any) -> dict[str, Any]:
     base = {
         "call": number,
         "tokens": 32,
-        "messages": [],
+        "covers": [],
         "metrics": {"bound_used": 12.34},
         "stages": [],
         **copy.deepcopy(FACTS),
@@ -60,18 +62,22 @@ def call(number: int = 0, **changes: Any) -> dict[str, Any]:
     return {**base, **changes}
 
 
-def result(diagnoses: dict[int, list[dict[str, Any]]], of: int = 2, **changes: Any) -> CaseResult:
+def result(
+    diagnoses: dict[int, list[dict[str, Any]]], of: int = 2, findings: Any = (), **changes: Any
+) -> CaseResult:
     """A failed case of four ranks; the other ranks passed."""
     made = []
     for rank in range(4):
         calls = diagnoses.get(rank, [])
-        failed = [c["call"] for c in calls]
+        failed = tuple(c["call"] for c in calls)
         made.append(
             RankResult(
                 rank=rank,
                 verdict=Verdict.FAILED if calls else Verdict.PASSED,
-                messages=tuple(m for c in calls for m in c["messages"]),
-                diagnosis={"failed": failed, "of": of, "calls": calls} if calls else {},
+                findings=tuple(findings) if calls else (),
+                diagnosis=Diagnosis(rank=rank, failed=failed, of=of, calls=tuple(calls))
+                if calls
+                else None,
             )
         )
     merged = merge(CASE, 4, made, 1.0)
@@ -116,6 +122,21 @@ def test_calls_are_named():
     assert "all 5 calls" in lines(result({0: [call(i) for i in range(5)]}, of=5))[0]
     assert "2 of 5 calls" in lines(result({0: [call(0), call(4)]}, of=5))[0]
     assert "call 5 only" in lines(result({0: [call(4)]}, of=5))[0]
+
+
+@pytest.mark.parametrize(
+    ("failed", "of", "text"),
+    [
+        ([1], 2, "seen in the second call of 2"),
+        ([0], 17, "seen in the first call of 17"),
+        ([0, 1], 17, "seen in 2 calls of 17"),
+    ],
+)
+def test_only_is_said_of_a_call_where_the_others_were_looked_at(failed, of, text):
+    one = result({0: [call(number) for number in failed]}, of=of)
+    diagnoses = tuple(dataclasses.replace(d, every_call=False) for d in one.diagnoses)
+    head = lines(dataclasses.replace(one, diagnoses=diagnoses))[0]
+    assert head.endswith(f", {text}")
 
 
 def test_what_all_ranks_say_is_said_once_and_what_some_say_with_their_ranks():
@@ -189,21 +210,38 @@ def test_the_first_wrong_stage_and_faults_of_the_diagnosis():
     (line,) = (line for line in said if "stage" in line)
     assert line == "first wrong stage (first call): gemm1: on rank 0, first call: 3 of 9 off"
     fault = {"call": 0, "fault": "IndexError: oh"}
-    said = lines(result({0: [{**fault, "messages": []}]}))
+    said = lines(result({0: [fault]}))
     assert "the diagnosis failed, the verdict stands: IndexError: oh" in said
     said = lines(result({0: [call(faults=["bad: IndexError: oh"])]}))
     assert "not looked at: bad: IndexError: oh" in said
 
 
 def test_messages_that_the_diagnosis_says_better_are_left_out():
-    told = call(messages=["8 of 32 rows wrong"])
-    more = result({0: [told]})
-    more = CaseResult.from_json(
-        {**more.to_json(), "messages": [*more.messages, "rank 0: routing: token 3 is lost"]}
-    )
-    said = "\n".join(lines(more))
+    findings = [
+        Finding(check="routing", text="routing: token 3 is lost"),
+        Finding(check="output", text="8 of 32 rows wrong", topic=Topic.ROWS),
+        Finding(check="output", text="values 1..2", topic=Topic.VALUES),
+    ]
+    told = call(covers=[Topic.ROWS, Topic.VALUES])
+    said = "\n".join(lines(result({0: [told]}, findings=findings)))
     assert "rank 0: routing: token 3 is lost" in said
     assert "8 of 32 rows wrong" not in said
+    told = call(covers=[Topic.VALUES])
+    said = "\n".join(lines(result({0: [told]}, findings=findings)))
+    assert "8 of 32 rows wrong" in said
+    assert "values 1..2" not in said
+
+
+def test_a_member_that_was_not_asked_for_stands_above_causes():
+    text = "experts: asked for triton (TritonExperts), and TorchLoopExperts ran"
+    other = Finding(check="members", text=text, leads=True)
+    wrong = Finding(check="routing", text="routing: token 3 is lost")
+    for causes in ([dict(CAUSE)], []):
+        shown = result({0: [call(causes=causes)]}, findings=[wrong, other])
+        assert lines(shown)[0] == f"rank 0: {text}"
+        assert sum(text in line for line in lines(shown)) == 1
+        assert headline(shown) == f"rank 0: {text}"
+        assert any("cause" in line for line in lines(shown)[1:])
 
 
 def test_a_failure_without_wrong_rows_shows_its_message_and_no_empty_numbers():

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 from harness.diagnosis import error_image
+from harness.record.diagnosis import Diagnosis
 from harness.record.result import CaseResult, Verdict
 from harness.report import png
 
@@ -84,7 +85,7 @@ def test_experts_by_rank(tmp_path):
         case_id="m:1",
         verdict=Verdict.FAILED,
         ranks={"0": "passed", "1": "failed"},
-        diagnoses=({"rank": 1, "calls": calls},),
+        diagnoses=(Diagnosis(rank=1, failed=(0, 1), of=2, calls=tuple(calls)),),
     )
     name = png.save_experts(result, tmp_path)
     assert name == "m:1.experts.png"

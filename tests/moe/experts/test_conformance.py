@@ -9,21 +9,26 @@ import torch
 
 from harness import parallel_launch
 from harness.matrix.case import MoETestConfig
-from moe import spec
+from moe import needs as needs_module
 from moe.all2all import ALL2ALL
 from moe.all2all.base import PrepareFinalize
 from moe.experts import EXPERTS
 from moe.experts.base import Experts
+from moe.formats import FORMATS
+from moe.formats.codec import Codec
+from moe.layout import Layout
 from moe.platforms import PLATFORMS, platform
 from moe.quant import QUANT
 from moe.quant.base import QuantMethod
-from moe.spec import DTYPE_BYTES, FORMATS, Layout, Needs, Numerics, Platform, Problem
+from moe.reference.formats import on_grid
+from moe.spec import ANY, DTYPE_BYTES, Needs, Numerics, Platform, Problem, Scheme
 from tests.moe.reference.residuals import SEEDS, all_ratios, case, context, in_rank
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 BASES = ((EXPERTS, Experts), (ALL2ALL, PrepareFinalize), (QUANT, QuantMethod))
 ROWS = [(table, base, row) for table, base in BASES for row in table]
-WITH_NEEDS = [row for _, _, row in ROWS if row.needs != Needs()]
+TAKES_ANYTHING = Needs(dtypes=ANY, formats=ANY)
+WITH_NEEDS = [row for _, _, row in ROWS if row.needs != TAKES_ANYTHING]
 
 
 def row_id(value):
@@ -63,21 +68,34 @@ def test_names_are_unique_over_all_tables():
 
 
 def test_each_family_has_a_member_that_takes_anything():
-    assert EXPERTS.row("torch_loop").needs == Needs()
-    assert ALL2ALL.row("allgather_reducescatter").needs == Needs()
-    assert all(row.needs == Needs() for row in QUANT)
+    assert EXPERTS.row("torch_loop").needs == Needs(
+        dtypes=ANY, formats=ANY, activation_functions=ANY
+    )
+    assert ALL2ALL.row("allgather_reducescatter").needs == TAKES_ANYTHING
+    assert all(row.needs == TAKES_ANYTHING for row in QUANT)
 
 
 # --- formats
 
 
+@pytest.mark.parametrize("row", list(FORMATS), ids=row_id)
+def test_a_format_s_codec_and_truth_know_one_grid(row):
+    assert issubclass(FORMATS.load(row.name), Codec)
+    if row.truth is None:
+        assert row.block is None
+        return
+    x = torch.cat([torch.linspace(-1.1 * row.top, 1.1 * row.top, 4001), torch.randn(999)])
+    wanted = on_grid(x.clamp(-row.top, row.top), row)
+    assert torch.equal(row.codec.decode(row.codec.encode(x)), wanted)
+
+
 @pytest.mark.parametrize("row", list(EXPERTS), ids=row_id)
 def test_formats_that_a_row_names_exist(row):
-    for names in (row.needs.weights, row.needs.activations, row.numerics_of):
-        assert set(names) <= set(FORMATS)
-    assert set(row.needs.dtypes) <= set(DTYPE_BYTES)
-    taken = row.needs.activations or set(FORMATS)
-    assert set(row.numerics_of) <= set(taken), "numerics of a format that it never gets"
+    dtypes, pairs = named(row.needs)
+    assert dtypes <= set(DTYPE_BYTES)
+    assert {name for pair in pairs for name in pair} | set(row.numerics_of) <= set(FORMATS.rows)
+    activations = {a for _, a in pairs}
+    assert set(row.numerics_of) <= activations, "numerics of a format that it never gets"
 
 
 @pytest.mark.parametrize("row", list(QUANT), ids=row_id)
@@ -87,40 +105,44 @@ def test_a_method_makes_the_formats_that_it_names(row):
         torch.ones(2, 512, 384).bfloat16(), torch.ones(2, 384, 256).bfloat16()
     )
     weights, activations = FORMATS[row.scheme.weights], FORMATS[row.scheme.activations]
-    dtypes = {"model": torch.bfloat16, "e4m3": torch.float8_e4m3fn, "int8": torch.int8}
-    assert made.w13.dtype == made.w2.dtype == dtypes[weights.grid]
+    assert made.format == weights
+    assert made.w13.dtype == made.w2.dtype == (weights.codec.dtype or torch.bfloat16)
     assert row.scheme.weight_bytes in (None, made.w13.element_size())
-    shapes = {"none": None, "tensor": (2,), "channel": (2, 512), "block": (2, 4, 3)}
-    got = None if made.w13_scale is None else tuple(made.w13_scale.shape)
-    assert got == shapes[weights.per]
-    assert row.block == (spec.BLOCK if weights.per == "block" else None)
-    assert row.static == activations.static
     x = method.quantize_input(torch.ones(5, 384).bfloat16(), torch.tensor(0.5))
-    assert x.codes.dtype == dtypes[activations.grid]
-    shapes = {"none": None, "tensor": (), "token": (5, 1), "group": (5, 3)}
-    assert (None if x.scale is None else tuple(x.scale.shape)) == shapes[activations.per]
+    assert x.format == activations
+    assert x.codes.dtype == (activations.codec.dtype or torch.bfloat16)
+    for held in (made.gate_up, made.down, x):
+        assert (held.scale is None) == (held.format.block is None)
+        held.check()
+    sides = [side for side in weights.block or () if side is not None and side > 1]
+    assert row.block == max(sides, default=None)
+    assert row.static == activations.static
 
 
 # --- needs
 
 
+def named(needs: Needs) -> tuple[set[str], set[tuple[str, str]]]:
+    """The dtypes and the pairs of formats that these needs take, out of all that there are."""
+    pairs = itertools.product(FORMATS.rows, FORMATS.rows)
+    return (
+        {dtype for dtype in DTYPE_BYTES if dtype in needs.dtypes},
+        {pair for pair in pairs if pair in needs.formats},
+    )
+
+
 def fitting(needs: Needs) -> Problem:
     """A problem that a row with these needs takes, every size at its smallest."""
-    scheme = next(
-        row.scheme
-        for row in QUANT
-        if row.scheme.weights in (needs.weights or {row.scheme.weights})
-        and row.scheme.activations in (needs.activations or {row.scheme.activations})
-    )
-    dtype = sorted(needs.dtypes)[0] if needs.dtypes else "bf16"
+    dtypes, pairs = named(needs)
+    weights, activations = sorted(pairs)[0]
     return Problem(
         m=4,
         hidden=needs.hidden_multiple,
         intermediate=needs.shard_multiple,
         num_experts=8,
         top_k=2,
-        dtype=dtype,
-        scheme=scheme,
+        dtype=sorted(dtypes)[0],
+        scheme=Scheme(weights=weights, activations=activations),
         layout=Layout(tp_size=needs.max_world or 1, use_ep=True),
     )
 
@@ -133,16 +155,13 @@ def violations(row):
         poor = dataclasses.replace(chip, features=needs.features - {feature})
         text = f"needs {feature}, which chip does not have"
         yield feature, good, poor, "platform_lacks_feature", text
-    for field, what, known in (
-        ("weights", "weight_format", FORMATS),
-        ("activations", "activation_format", FORMATS),
-    ):
-        for name in sorted(set(known) - getattr(needs, field) if getattr(needs, field) else ()):
-            bad = dataclasses.replace(
-                good, scheme=dataclasses.replace(good.scheme, **{field: name})
-            )
-            yield name, bad, chip, f"{what}_unsupported", f"takes {what} "
-    for dtype in sorted(set(DTYPE_BYTES) - needs.dtypes if needs.dtypes else ()):
+    dtypes, pairs = named(needs)
+    for weights, activations in sorted(set(itertools.product(FORMATS.rows, FORMATS.rows)) - pairs):
+        bad = dataclasses.replace(good, scheme=Scheme(weights=weights, activations=activations))
+        what = "activation" if weights in {w for w, _ in pairs} else "weight"
+        text = f"{what}_format "
+        yield f"{weights}+{activations}", bad, chip, f"{what}_format_unsupported", text
+    for dtype in sorted(set(DTYPE_BYTES) - dtypes):
         bad = dataclasses.replace(good, dtype=dtype)
         yield dtype, bad, chip, "dtype_unsupported", f", not {dtype}"
     sizes = (("hidden", needs.hidden_multiple), ("intermediate", needs.shard_multiple))
@@ -174,7 +193,7 @@ def test_a_need_that_does_not_hold_is_refused(row, what, problem, chip, code, te
 
 @pytest.mark.parametrize("row", WITH_NEEDS, ids=row_id)
 def test_what_fits_is_not_refused(row, monkeypatch):
-    monkeypatch.setattr(spec, "_installed", lambda package: True)
+    monkeypatch.setattr(needs_module, "_installed", lambda package: True)
     chip = Platform(name="chip", device="cuda", features=row.needs.features)
     needs = dataclasses.replace(row.needs, probe=None)  # of what is installed here
     assert needs.refusal(fitting(row.needs), chip) is None
@@ -185,7 +204,7 @@ PACKAGES = [(row, package) for row in WITH_NEEDS for package in row.needs.packag
 
 @pytest.mark.parametrize(("row", "package"), PACKAGES)
 def test_a_missing_package_is_named(row, package, monkeypatch):
-    monkeypatch.setattr(spec, "_installed", lambda asked: asked != package)
+    monkeypatch.setattr(needs_module, "_installed", lambda asked: asked != package)
     chip = Platform(name="chip", device="cuda", features=row.needs.features)
     reason = row.needs.refusal(fitting(row.needs), chip)
     assert reason is not None

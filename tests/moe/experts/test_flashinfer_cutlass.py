@@ -14,6 +14,7 @@ from moe.experts.flashinfer_cutlass import (
     quant_scales,
     up_then_gate,
 )
+from moe.formats import FORMATS
 from moe.quant import QUANT
 from moe.quant.none import NoQuant
 from moe.spec import Platform, Problem, resolve
@@ -29,9 +30,9 @@ def problem(**changes):
     return Problem(**{**sizes, **changes})
 
 
-def weights(**scales):
+def weights(**fields):
     w13, w2 = torch.zeros(3, 8, 4), torch.zeros(3, 4, 4)
-    return ExpertWeights(w13=w13, w2=w2, **scales)
+    return ExpertWeights(w13=w13, w2=w2, **fields)
 
 
 # Conversions.
@@ -62,6 +63,7 @@ def test_fp8_scales_are_those_of_sums_intermediate_sums_and_input():
             w2_scale=torch.tensor([4.0, 5.0, 6.0]),
             a1_scale=torch.tensor(0.5),
             a2_scale=torch.tensor(0.25),
+            format=FORMATS["fp8_tensor"],
         )
     )
     assert [scale.tolist() for scale in found] == [[0.5, 1.0, 1.5], 4.0, [1.0, 1.25, 1.5], 0.5]
@@ -80,12 +82,9 @@ def test_dynamic_activation_scales_are_refused():
 
 def test_block_scales_are_refused():
     one = torch.tensor(1.0)
-    given = weights(
-        w13_scale=torch.ones(3, 1, 1), w2_scale=torch.ones(3), a1_scale=one, a2_scale=one
-    )
-    with pytest.raises(
-        ValueError, match=r"one weight scale per expert, not \(3, 1, 1\) and \(3,\)"
-    ):
+    scales = dict.fromkeys(("w13_scale", "w2_scale", "a1_scale", "a2_scale"), one)
+    given = weights(**scales, format=FORMATS["fp8_block"])
+    with pytest.raises(ValueError, match=r"one weight scale per expert, not fp8_block"):
         quant_scales(given)
 
 

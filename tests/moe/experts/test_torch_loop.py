@@ -7,10 +7,11 @@ import torch
 
 from moe import guarded_buffers
 from moe.experts import EXPERTS
+from moe.layout import Layout
 from moe.quant import QUANT
 from moe.quant.base import dequantize_activations, dequantize_weight
-from moe.spec import Layout, Numerics
-from moe.types import Activations, Routing
+from moe.spec import Numerics
+from moe.types import Routing
 from tests.moe.kernels.kernel_cases import (
     QUANTS,
     input_of,
@@ -49,8 +50,8 @@ def formula(problem, quant, weights, x, routing):
 
     Rows are in order of expert, as a scale over all of them does not care.
     """
-    w13 = dequantize_weight(weights.w13, weights.w13_scale).double()
-    w2 = dequantize_weight(weights.w2, weights.w2_scale).double()
+    w13 = dequantize_weight(weights.gate_up).double()
+    w2 = dequantize_weight(weights.down).double()
     token, slot = (routing.topk_ids >= 0).nonzero(as_tuple=True)
     expert = routing.topk_ids[token, slot].long()
     values = dequantize_activations(x).double()[token]
@@ -89,8 +90,8 @@ def test_other_dtypes(dtype, limit):
 def test_no_tokens_at_all():
     problem, quant, weights, x, routing = made("int8_channel")
     none = Routing(topk_ids=routing.topk_ids[:0], topk_weights=routing.topk_weights[:0])
-    codes, scale = x.codes[:0], x.scale[:0]
-    got = run(problem, quant, weights, Activations(codes=codes, scale=scale), none)
+    nothing = x.replace(codes=x.codes[:0], scale=x.scale[:0])
+    got = run(problem, quant, weights, nothing, none)
     assert (got.shape, got.dtype) == ((0, problem.hidden), torch.bfloat16)
 
 

@@ -9,8 +9,8 @@ from moe import guarded_buffers
 from moe.errors import MoEError
 from moe.experts import EXPERTS
 from moe.kernels.launch import recording
+from moe.layout import Layout
 from moe.quant import QUANT
-from moe.spec import Layout
 from moe.types import Activations, Routing
 from tests.moe.kernels.kernel_cases import (
     QUANTS,

@@ -11,6 +11,7 @@ import sys
 import torch
 
 from moe.experts import EXPERTS
+from moe.formats import FORMATS
 from moe.kernels.aot_compile import CHIPS, compile_launches
 from moe.kernels.launch import recording
 from moe.quant import QUANT
@@ -48,7 +49,9 @@ def _weights(problem):
     }[form]
     scales = [None if shape is None else _meta(*shape) for shape in shapes]
     w13, w2 = _meta(e, 2 * n, k, dtype=dtype), _meta(e, k, n, dtype=dtype)
-    return ExpertWeights(w13=w13, w2=w2, w13_scale=scales[0], w2_scale=scales[1])
+    return ExpertWeights(
+        w13=w13, w2=w2, w13_scale=scales[0], w2_scale=scales[1], format=FORMATS[form]
+    )
 
 
 def _input(problem):
@@ -61,7 +64,8 @@ def _input(problem):
         "int8_token": (shape[0], 1),
     }
     scale = scales[form]
-    return Activations(codes=codes, scale=None if scale is None else _meta(*scale))
+    scale = None if scale is None else _meta(*scale)
+    return Activations(codes=codes, scale=scale, format=FORMATS[form])
 
 
 def _launches(quant, tokens, top_k, chip):

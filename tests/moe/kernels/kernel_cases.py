@@ -49,7 +49,7 @@ def weights_of(problem: Problem, quant, device) -> ExpertWeights:
     scales = {"a1_scale": torch.tensor(4 / 448), "a2_scale": torch.tensor(8 / 448)}
     made = quant.quantize_weights(w13, w2).replace(**scales)
     return made.replace(
-        **{name: None if t is None else t.to(device) for name, t in vars(made).items()}
+        **{n: t.to(device) for n, t in vars(made).items() if isinstance(t, torch.Tensor)}
     )
 
 
@@ -63,8 +63,8 @@ def expected_output(
 ) -> torch.Tensor:
     """The layer as `Numerics(gemm1="model", activation="model", expert="model")` declares it."""
     dtype = TORCH_DTYPE[problem.dtype]
-    w13 = dequantize_weight(weights.w13, weights.w13_scale).cpu().double()
-    w2 = dequantize_weight(weights.w2, weights.w2_scale).cpu().double()
+    w13 = dequantize_weight(weights.gate_up).cpu().double()
+    w2 = dequantize_weight(weights.down).cpu().double()
     values = dequantize_activations(x).cpu().double()
     ids, router = routing.topk_ids.cpu(), routing.topk_weights.cpu().double()
     token, slot = (ids >= 0).nonzero(as_tuple=True)

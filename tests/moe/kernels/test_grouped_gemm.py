@@ -1,10 +1,14 @@
 """The grouped GEMM against its float64 twin, in every scale format that goes together."""
 
+import dataclasses
+
 import pytest
 import torch
 
 from moe import guarded_buffers
 from moe.errors import MoEError
+from moe.formats import FORMATS
+from moe.formats.quant_tensor import QuantTensor
 from moe.kernels.align import align_tokens
 from moe.kernels.grouped_gemm import grouped_gemm, grouped_gemm_torch
 from moe.kernels.quantize import quantize_rows
@@ -22,19 +26,30 @@ def _ids(tokens=11, seed=0):
     return ids
 
 
-def _both(x, w, device, *, x_scale=None, w_scale=None, dtype=torch.float32, rows=None, tile=None):
+def _tensor(codes, scale, block, device):
+    """In a format of its own; without scales, in the model's."""
+    codes = codes.to(device)
+    if scale is None:
+        return QuantTensor(codes=codes)
+    grid = FORMATS["int8_token" if codes.dtype == torch.int8 else "fp8_group"]
+    fmt = dataclasses.replace(grid, name="tested", block=block)
+    return QuantTensor(codes=codes, scale=scale.to(device), format=fmt)
+
+
+def _both(
+    x, w, device, *, x_scale=None, w_scale=None, blocks=((None, None), (None, None)), **options
+):
     """Kernel and twin on the rows in use, and which rows those are."""
     ids = _ids().to(device)
     aligned = align_tokens(ids, _E, 16)
-    rows = rows or ids.numel()
-    move = [None if t is None else t.to(device) for t in (x, w, x_scale, w_scale)]
-    options = {"rows": rows, "x_scale": move[2], "w_scale": move[3], "dtype": dtype, "tile": tile}
+    x, w = _tensor(x, x_scale, blocks[0], device), _tensor(w, w_scale, blocks[1], device)
+    options = {"rows": ids.numel(), "dtype": torch.float32} | options
     with guarded_buffers.poisoned():
-        got = grouped_gemm(*move[:2], aligned, **options)
+        got = grouped_gemm(x, w, aligned, **options)
         assert guarded_buffers.broken_guards() == []
     used = ids.view(-1) >= 0
     assert bool(got[~used].isnan().all()), "a row that is not in use was written"
-    return got[used], grouped_gemm_torch(*move[:2], aligned, **options)[used]
+    return got[used], grouped_gemm_torch(x, w, aligned, **options)[used]
 
 
 def _weights(dtype):
@@ -58,10 +73,10 @@ def test_the_output_is_rounded_once_to_the_model_dtype(dtype, kernel_device):
 
 
 _W_SCALES = {
-    "none": None,
-    "tensor": (_E,),
-    "channel": (_E, _N),
-    "block": (_E, 2, 2),
+    "none": (None, None),
+    "tensor": ((_E,), (None, None)),
+    "channel": ((_E, _N), (1, None)),
+    "block": ((_E, 2, 2), (128, 128)),
 }
 _PAIRS = [("fp8", 128), ("fp8", None), ("int8", None), ("int8", 128), ("bf16", None)]
 
@@ -74,9 +89,10 @@ def test_every_pair_of_scales(kind, group, w_scale, kernel_device):
         (x, None) if kind == "bf16" else quantize_rows(x.to(kernel_device), kind, group)
     )
     w = _weights(torch.int8 if kind == "int8" else torch.float8_e4m3fn)
-    shape = _W_SCALES[w_scale]
+    shape, block = _W_SCALES[w_scale]
     scale = None if shape is None else torch.rand(shape) + 0.1
-    got, wanted = _both(codes, w, kernel_device, x_scale=x_scale, w_scale=scale)
+    blocks = ((1, group), block)
+    got, wanted = _both(codes, w, kernel_device, x_scale=x_scale, w_scale=scale, blocks=blocks)
     # An fp8 tensor core adds with about 14 bits; everything else here is float32 or exact.
     limit = 3e-4 if kind == "fp8" and kernel_device.type == "cuda" else 1e-6
     assert relative_rms(got, wanted) < limit
@@ -128,11 +144,12 @@ def test_a_nan_code_stays_a_nan(kernel_device):
     assert bool(wanted.isnan().any())
 
 
-def _call(x, w, **options):
+def _call(x, w, x_scale=None, w_scale=None, **options):
     ids = torch.zeros(len(x), 1, dtype=torch.int32)
     aligned = align_tokens(ids.to(x.device), len(w), 16)
     given = {"rows": len(x), "dtype": torch.float32} | options
-    grouped_gemm(x, w.to(x.device), aligned, **given)
+    x, w = (_tensor(*part, x.device) for part in ((x, x_scale, (1, None)), (w, w_scale, (1, None))))
+    grouped_gemm(x, w, aligned, **given)
 
 
 def test_formats_that_do_not_go_together_are_named(kernel_device):
@@ -145,7 +162,7 @@ def test_formats_that_do_not_go_together_are_named(kernel_device):
         _call(x.to(torch.int8), w.to(torch.float8_e4m3fn))
     with pytest.raises(MoEError, match="6 output rows are no whole multiple of 4 input rows"):
         _call(x, w, rows=6)
-    with pytest.raises(MoEError, match=r"an activation scale of shape \(3,\) fits no rows of"):
+    with pytest.raises(MoEError, match=r"scales of shape \(3,\) of \(4, 128\) codes"):
         _call(x, w, x_scale=torch.ones(3))
-    with pytest.raises(MoEError, match=r"a weight scale of shape \(2, 3\) fits no weights of"):
+    with pytest.raises(MoEError, match=r"scales of shape \(2, 3\) of \(2, 64, 128\) codes"):
         _call(x, w, w_scale=torch.ones(2, 3))

@@ -1,19 +1,24 @@
 """Codes and scales of each method by hand-made examples, and how they are shared out."""
 
+import dataclasses
+
 import pytest
 import torch
 
-from moe.quant import QUANT
+from moe.formats import FORMATS
+from moe.formats.quant_tensor import QuantTensor, dequantize
+from moe.layout import Layout, chunk
+from moe.quant import QUANT, QuantRow
 from moe.quant.base import (
     dequantize_activations,
     dequantize_weight,
-    encode,
     quantize_experts,
     quantize_matrix,
     scale_of,
 )
-from moe.spec import Layout, chunk
+from moe.spec import Needs, Scheme
 
+FP8, INT8 = FORMATS["fp8_tensor"], FORMATS["int8_channel"]
 METHODS = tuple(QUANT.rows)
 QUANTIZING = tuple(name for name in METHODS if name != "none")
 
@@ -41,21 +46,21 @@ def matrix(rows, columns, **values):
 def test_fp8_codes_round_to_even_and_saturate():
     values = [0.0, 1.0, -1.0, 17.0, 19.0, 448.0, -448.0, 500.0, -1e30, 2.0**-9, 2.0**-10, 3e-3]
     wanted = [0x00, 0x38, 0xB8, 0x58, 0x5A, 0x7E, 0xFE, 0x7E, 0xFE, 0x01, 0x00, 0x02]
-    assert bits(encode(torch.tensor(values), "fp8")) == wanted
+    assert bits(FP8.codec.encode(torch.tensor(values))) == wanted
 
 
 def test_int8_codes_round_to_even_and_saturate():
     values = [0.0, 0.5, 1.5, 2.5, -0.5, -1.5, 126.6, 127.4, 128.0, -128.0, 1e30]
     wanted = [0, 0, 2, 2, 0, -2, 127, 127, 127, -127, 127]
-    assert encode(torch.tensor(values), "int8").tolist() == wanted
+    assert INT8.codec.encode(torch.tensor(values)).tolist() == wanted
 
 
-@pytest.mark.parametrize(("kind", "top"), [("fp8", 448.0), ("int8", 127.0)])
-def test_a_scale_is_one_product_with_the_reciprocal(kind, top):
+@pytest.mark.parametrize(("fmt", "top"), [(FP8, 448.0), (INT8, 127.0)])
+def test_a_scale_is_one_product_with_the_reciprocal(fmt, top):
     amax = torch.tensor([top, 2 * top, 3.0, 0.0])
     reciprocal = torch.tensor(1 / top, dtype=torch.float32)
-    assert scale_of(amax, kind).tolist() == [1.0, 2.0, float(3.0 * reciprocal), 1.0]
-    assert scale_of(torch.tensor(float("nan")), kind).isnan(), "a NaN must not get lost"
+    assert scale_of(amax, fmt).tolist() == [1.0, 2.0, float(3.0 * reciprocal), 1.0]
+    assert scale_of(torch.tensor(float("nan")), fmt).isnan(), "a NaN must not get lost"
 
 
 # --- one matrix
@@ -63,14 +68,14 @@ def test_a_scale_is_one_product_with_the_reciprocal(kind, top):
 
 def test_a_scale_for_the_whole_matrix():
     w = torch.tensor([[896.0, 2.0, -34.0], [0.0, -896.0, 38.0]])
-    codes, scale = quantize_matrix(w, "fp8", "tensor")
+    codes, scale = quantize_matrix(w, FP8)
     assert (scale.item(), scale.ndim) == (2.0, 0)
     assert bits(codes) == [[0x7E, 0x38, 0xD8], [0x00, 0xFE, 0x5A]]
 
 
 def test_a_scale_for_each_output_channel():
     w = torch.tensor([[127.0, 1.5, -2.5], [254.0, 3.0, -127.0], [0.0, 0.0, 0.0]])
-    codes, scale = quantize_matrix(w, "int8", "channel")
+    codes, scale = quantize_matrix(w, INT8)
     assert scale.tolist() == [1.0, 2.0, 1.0]
     assert codes.tolist() == [[127, 2, -2], [127, 2, -64], [0, 0, 0]]
 
@@ -85,7 +90,7 @@ def test_a_scale_for_each_block_and_for_the_short_ones_at_the_edges():
         r129_c0=-224.0,
         r128_c127=1.0,
     )
-    codes, scale = quantize_matrix(w, "fp8", "block")
+    codes, scale = quantize_matrix(w, FORMATS["fp8_block"])
     assert scale.tolist() == [[1.0, 2.0], [0.5, 1.0]]
     assert bits(codes[:1, :1]) == [[0x7E]]
     assert bits(codes[127:, 127:]) == [[0x38, 0], [0x40, 0], [0, 0]]
@@ -94,23 +99,34 @@ def test_a_scale_for_each_block_and_for_the_short_ones_at_the_edges():
     assert int((codes.view(torch.uint8) != 0).sum()) == 6
 
 
-def test_another_granularity_is_refused():
-    text = "granularity must be tensor, channel or block, not 'row'"
-    with pytest.raises(ValueError, match=text):
-        quantize_matrix(torch.ones(2, 2), "fp8", "row")
+@pytest.mark.parametrize("block", [(2, None), (None, 3), (2, 3), (1, 1), (1, 4)])
+def test_any_block_is_quantized_as_the_format_says(block):
+    fmt = dataclasses.replace(INT8, block=block)
+    w = torch.randn(5, 7)
+    codes, scale = quantize_matrix(w, fmt)
+    down, across = block[0] or 5, block[1] or 7
+    values = dequantize(QuantTensor(codes=codes, scale=scale, format=fmt))
+    for r in range(0, 5, down):
+        for c in range(0, 7, across):
+            part = w[r : r + down, c : c + across]
+            step = part.abs().amax() / 127
+            assert torch.allclose(
+                values[r : r + down, c : c + across] / step, (part / step).round()
+            )
 
 
 # --- all experts
 
 
-@pytest.mark.parametrize("granularity", ["tensor", "channel", "block"])
-@pytest.mark.parametrize("kind", ["fp8", "int8"])
-def test_each_expert_has_scales_of_its_own(kind, granularity):
+@pytest.mark.parametrize("block", [(None, None), (1, None), (128, 128)])
+@pytest.mark.parametrize("grid", [FP8, INT8], ids=lambda fmt: fmt.grid)
+def test_each_expert_has_scales_of_its_own(grid, block):
+    fmt = dataclasses.replace(grid, block=block)
     torch.manual_seed(0)
     w = torch.randn(3, 140, 150) * torch.tensor([1.0, 8.0, 0.1])[:, None, None]
-    codes, scale = quantize_experts(w.bfloat16(), kind, granularity)
+    codes, scale = quantize_experts(w.bfloat16(), fmt)
     for e in range(3):
-        alone = quantize_matrix(w[e].bfloat16(), kind, granularity)
+        alone = quantize_matrix(w[e].bfloat16(), fmt)
         assert torch.equal(codes[e].view(torch.uint8), alone[0].view(torch.uint8))
         assert torch.equal(scale[e], alone[1])
 
@@ -146,8 +162,8 @@ def test_values_come_back_within_half_a_step(name):
     torch.manual_seed(1)
     w13, w2 = torch.randn(2, 384, 320), torch.randn(2, 320, 192)
     made = method(name).quantize_weights(w13, w2)
-    for w, codes, scale in ((w13, made.w13, made.w13_scale), (w2, made.w2, made.w2_scale)):
-        error = (dequantize_weight(codes, scale) - w).abs()
+    for w, held in ((w13, made.gate_up), (w2, made.down)):
+        error, scale = (dequantize_weight(held) - w).abs(), held.scale
         half = w.abs() / 16 + scale.amax() * 2**-10  # three bits of mantissa; the least step
         if name == "int8_channel":
             half = scale[:, :, None] * 0.5001
@@ -252,13 +268,13 @@ def check_shards(name, intermediate, pieces):
     w13[:, 0] *= 100  # a shard without this row would find another scale
     quant = method(name)
     whole = quant.quantize_weights(w13, w2)
-    values13 = dequantize_weight(whole.w13, whole.w13_scale)
-    values2 = dequantize_weight(whole.w2, whole.w2_scale)
+    values13 = dequantize_weight(whole.gate_up)
+    values2 = dequantize_weight(whole.down)
     for columns in pieces:
         part = quant.shard(whole, columns, intermediate)
         rows = [*columns, *(intermediate + c for c in columns)]
-        assert torch.equal(dequantize_weight(part.w13, part.w13_scale), values13[:, rows])
-        assert torch.equal(dequantize_weight(part.w2, part.w2_scale), values2[:, :, list(columns)])
+        assert torch.equal(dequantize_weight(part.gate_up), values13[:, rows])
+        assert torch.equal(dequantize_weight(part.down), values2[:, :, list(columns)])
         assert part.w13.is_contiguous()
         assert part.w2.is_contiguous()
 
@@ -277,7 +293,7 @@ def test_a_rank_without_experts_shards_nothing(name):
     whole = quant.quantize_weights(torch.ones(0, 512, 128), torch.ones(0, 128, 256))
     part = quant.shard(whole, range(128, 256), 256)
     assert (part.w13.shape, part.w2.shape) == ((0, 256, 128), (0, 128, 128))
-    assert dequantize_weight(part.w13, part.w13_scale).shape == (0, 256, 128)
+    assert dequantize_weight(part.gate_up).shape == (0, 256, 128)
 
 
 @pytest.mark.parametrize(
@@ -301,3 +317,14 @@ def test_a_layout_s_columns_are_what_shard_takes():
     pieces = [layout.intermediate_of(rank, 10) for rank in range(4)]
     assert [len(piece) for piece in pieces] == [3, 3, 2, 2]
     check_shards("int8_channel", intermediate=10, pieces=pieces)
+
+
+def test_a_row_whose_needs_refuse_its_own_formats_is_refused():
+    says = "odd makes model weights with int8_token activations, .*; give them formats=ANY"
+    with pytest.raises(ValueError, match=says):
+        QuantRow(
+            name="odd",
+            target="x:Y",
+            scheme=Scheme(weights="model", activations="int8_token"),
+            needs=Needs(dtypes=frozenset({"fp16"})),
+        )

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from moe.activations.silu.truth import silu_mul
+from moe.formats import FORMATS
+from moe.layout import Layout
 from moe.reference import formats
 from moe.reference.error_propagation import Noisy, intermediate
 from moe.reference.layer import BaselineSiluAndMul
 from moe.reference.parallel_error import along_itself
-from moe.spec import FORMATS, Layout, Numerics, Problem, Scheme
+from moe.spec import Numerics, Problem, Scheme
 
 if TYPE_CHECKING:
     from moe.reference.result import Answer
@@ -92,7 +95,7 @@ def test_each_shard_takes_its_own_token_scale() -> None:
     for t in range(TOKENS):
         for slot in range(2):
             w13, w2 = ref.weights(int(IDS[t, slot]))
-            h = intermediate(x[t : t + 1], w13, Numerics(), "bf16").value
+            h = intermediate(x[t : t + 1], w13, Numerics(), "bf16", silu_mul).value
             for half in (slice(0, INTER // 2), slice(INTER // 2, INTER)):
                 scale = formats.activation_scale(h[:, half], fmt, None)
                 q = formats.quantize(h[:, half], scale, fmt).values
@@ -131,7 +134,7 @@ def test_the_variance_is_that_of_the_declared_roundings(declared: Numerics) -> N
     expert_outputs = torch.zeros(TOKENS, HIDDEN)
     for e in range(EXPERTS):
         rows, slots = (e == IDS).nonzero(as_tuple=True)
-        h = intermediate(X[rows].float(), W13[e].float(), declared, "bf16").value
+        h = intermediate(X[rows].float(), W13[e].float(), declared, "bf16", silu_mul).value
         y = h @ W2[e].float().T
         if declared.expert == "model":
             y = y.bfloat16().float()
@@ -178,7 +181,7 @@ def _noisy_member(ref: BaselineSiluAndMul, declared: Numerics, seed: int) -> tor
         size = x[rows].norm(dim=1, keepdim=True) * w13.norm(dim=1) / math.sqrt(HIDDEN)
         both = x[rows] @ w13.T
         both = both + torch.randn(both.shape, generator=generator) * noise * size
-        h = intermediate(both, torch.eye(2 * INTER), quiet, "bf16").value
+        h = intermediate(both, torch.eye(2 * INTER), quiet, "bf16", silu_mul).value
         if fmt.grid != "model":
             h = formats.quantize(h, formats.activation_scale(h, fmt, None), fmt).values
         out.index_add_(0, rows, WEIGHTS[rows, slots, None] * (h @ w2.T))

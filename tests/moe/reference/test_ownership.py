@@ -6,8 +6,9 @@ import re
 
 import pytest
 
-from moe.reference.ownership import check_tokens, holders
-from moe.spec import Layout, Problem
+from moe.layout import Layout
+from moe.reference.ownership import check_rank, check_tokens, holders
+from moe.spec import Problem
 
 
 def problem(layout: Layout) -> Problem:
@@ -76,3 +77,27 @@ def test_a_layout_that_loses_tokens_is_refused():
         check_tokens(split, 1, (4, 7))
     with pytest.raises(ValueError, match=r"3 tokens as 0:1 to rank 0, 1:2 to rank 1"):
         check_tokens(Without(tp_size=2), 0, (3,))
+
+
+class TpOutermost(Layout):
+    """Neighbours are of one TP rank, and those who ask for a rank's group think otherwise."""
+
+    def dp_rank(self, rank):
+        return rank % self.dp_size
+
+    def tp_rank(self, rank):
+        return rank // self.dp_size
+
+
+def test_a_rank_is_where_its_layout_says():
+    for rank in range(4):
+        check_rank(Layout(dp_size=2, tp_size=2), rank)
+    text = re.escape("rank 1 the DP rank 1 of 2 and the TP rank 0 of 2; rank = DP rank * 2 + TP")
+    with pytest.raises(ValueError, match=text):
+        check_rank(TpOutermost(dp_size=2, tp_size=2), 1)
+
+
+@pytest.mark.parametrize("rank", [-1, 4])
+def test_a_rank_outside_of_its_layout_is_refused(rank):
+    with pytest.raises(ValueError, match="must hold for ranks 0 to 3"):
+        check_rank(Layout(dp_size=2, tp_size=2), rank)

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from moe.reference import routing
-from moe.routing import softmax_topk, to_local_ids
+from moe.routers.softmax.member import SoftmaxTopK
+from moe.routing import to_local_ids
 
 LOGITS = torch.tensor([[0.5, 2.0, -1.0, 1.0], [0.0, 0.0, 3.0, -2.0]])
 
@@ -14,7 +15,7 @@ LOGITS = torch.tensor([[0.5, 2.0, -1.0, 1.0], [0.0, 0.0, 3.0, -2.0]])
 @pytest.mark.parametrize("renormalize", [True, False])
 def test_the_stack_router_is_right(renormalize: bool) -> None:
     logits = torch.randn(64, 16).bfloat16()
-    got = softmax_topk(logits, 4, renormalize=renormalize)
+    got = SoftmaxTopK()(logits, 4, renormalize=renormalize)
     assert got.topk_ids.dtype == torch.int32
     args = (logits, got.topk_ids, got.topk_weights)
     assert routing.complaints(*args, renormalize=renormalize) == []
@@ -23,14 +24,14 @@ def test_the_stack_router_is_right(renormalize: bool) -> None:
 
 
 def test_renormalised_weights_sum_to_one() -> None:
-    weights = routing.softmax_weights(LOGITS, routing.choose(LOGITS, 2), renormalize=True)
+    weights = routing.weights(LOGITS, routing.choose(LOGITS, 2), renormalize=True)
     assert torch.allclose(weights.sum(dim=1), torch.ones(2))
     assert routing.choose(LOGITS, 2).tolist() == [[1, 3], [2, 0]]
 
 
 def complain(ids: list[list[int]]) -> str:
     topk_ids = torch.tensor(ids, dtype=torch.int32)
-    weights = routing.softmax_weights(LOGITS, topk_ids.clamp(0, 3), renormalize=True)
+    weights = routing.weights(LOGITS, topk_ids.clamp(0, 3), renormalize=True)
     (text,) = routing.complaints(LOGITS, topk_ids, weights, renormalize=True)
     return text
 
@@ -38,7 +39,7 @@ def complain(ids: list[list[int]]) -> str:
 def test_either_of_two_equal_logits_is_right() -> None:
     for tied in (0, 1):
         ids = torch.tensor([[1, 3], [2, tied]], dtype=torch.int32)
-        weights = routing.softmax_weights(LOGITS, ids, renormalize=True)
+        weights = routing.weights(LOGITS, ids, renormalize=True)
         assert routing.complaints(LOGITS, ids, weights, renormalize=True) == []
 
 

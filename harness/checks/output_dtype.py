@@ -1,0 +1,24 @@
+"""Whether the output has the layer's dtype."""
+
+from __future__ import annotations
+
+from harness.checks.check import Check, Observation, where
+from harness.record.result import Finding
+from moe.types import TORCH_DTYPE
+
+
+def findings(observation: Observation) -> tuple[Finding, ...]:
+    """Compare each call's dtype with the case's."""
+    wanted = TORCH_DTYPE[observation.subject.case.dtype]
+    return tuple(
+        Finding(
+            check=CHECK.name,
+            call=call.number,
+            text=f"{where(call)}output: dtype {call.output.out.dtype}, the layer's is {wanted}",
+        )
+        for call in observation.calls
+        if call.output.out.dtype != wanted
+    )
+
+
+CHECK = Check(name="output_dtype", run=findings)

@@ -1,0 +1,53 @@
+"""What a run says just before its summary line, where its counts alone would look like a pass."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from harness.errors import ExitCode
+from harness.record.result import Verdict
+
+if TYPE_CHECKING:
+    from harness.plan.plan import Plan
+    from harness.record.run_folder import RunFolder
+    from harness.record.summary import Summary
+
+_REASONS = 3  # that are named
+
+
+def mostly_refused(plan: Plan) -> list[str]:
+    """Return a warning where the plan refused more points than it runs, with the reasons."""
+    if len(plan.refused) <= len(plan.cases):
+        return []
+    total = len(plan.refused) + len(plan.cases)
+    codes = Counter(refusal.reason.code for refusal in plan.refused).most_common(_REASONS)
+    reasons = ", ".join(f"{code} ({count})" for code, count in codes)
+    return [
+        f"warning: {len(plan.refused)} of {total} points were refused on "
+        f"{plan.machine.platform.name}, mostly for {reasons}",
+        "    to end with 75 where the machine lacks something: "
+        "--require PLATFORM, devices=N or experts=NAME",
+    ]
+
+
+def not_run(summary: Summary, *, fail_fast: bool) -> list[str]:
+    """Return how many cases `-x` left out, in one line, or nothing."""
+    count = summary.counts.get(Verdict.NOT_RUN, 0)
+    if not fail_fast or not count:
+        return []
+    return [f"{count} case(s) did not run: -x stops at the first failure"]
+
+
+def code_with_record(code: int, folder: RunFolder) -> int:
+    """Return the exit code of a run, or 75 where it would hide that its record has gaps."""
+    if folder.lost is None or code not in (ExitCode.PASSED, ExitCode.INCOMPLETE):
+        return code
+    print(
+        f"the record in {str(folder.path)!r} is incomplete: {folder.lost}; exit code "
+        f"{int(ExitCode.INFRASTRUCTURE)} instead of {int(code)}; "
+        "make room or give --out another folder, and run again",
+        file=sys.stderr,
+    )
+    return ExitCode.INFRASTRUCTURE

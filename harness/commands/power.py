@@ -1,0 +1,29 @@
+"""`power`: run as `run` does, or read an earlier run, and show what it has proved."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from harness.errors import ExitCode, UsageError
+from harness.mutants.coverage import certificate
+from harness.plan.manifest import folder_for
+from harness.record.run_folder import ROOT, RunFolder
+from harness.report.tables import view
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+
+def certify(args: argparse.Namespace, run: Callable[[argparse.Namespace], int]) -> int:
+    """Print the certificate of a run; return the run's exit code, or 1 where it has gaps."""
+    code: int = ExitCode.PASSED
+    where = args.folder or args.resume or args.out or folder_for(ROOT, "power")
+    if args.folder is None:
+        args.out = None if args.resume else where
+        code = run(args)
+    elif args.suite or args.case or args.last_failed or args.resume or args.out or args.require:
+        raise UsageError("--from reads a run that has been; leave out what is to be run")
+    shown = certificate(view(RunFolder.open(where)).results)
+    print("\n".join(shown.lines()))
+    return code or (ExitCode.PASSED if shown.whole else ExitCode.FAILED)

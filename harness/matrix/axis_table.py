@@ -1,0 +1,52 @@
+"""docs/axes.md, made from the axes: `python -m harness.matrix.axis_table > docs/axes.md`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from harness.matrix.case import FILE_KEYS
+
+if TYPE_CHECKING:
+    from harness.matrix.axis import Axis
+
+_START = """\
+# Axes
+Every field of a case, as declared in [harness/matrix/case.py](../harness/matrix/case.py); this page
+is made from there by `python -m harness.matrix.axis_table > docs/axes.md`. An id leaves out what
+has its default. Outputs of cases that differ only in axes that "agree" are compared.
+
+| in an id | in the matrix file | values | default | outputs | meaning |
+|---|---|---|---|---|---|
+"""
+
+
+def page() -> str:
+    """The page as Markdown: one row an axis."""
+    lines = [_row(key, axis) for key, axes in FILE_KEYS.items() for axis in axes]
+    return _START + "\n".join(lines) + "\n"
+
+
+def _row(key: str, axis: Axis) -> str:
+    """One axis as the row of the table."""
+    cells = (
+        f"`{axis.token}`" if axis.kind == "bool" else f"`{axis.token}:`",
+        f"`{key}`",
+        _values(axis),
+        "" if axis.required else f"`{str(axis.default).lower()}`",
+        "agree" if axis.outputs_agree else "",
+        axis.description,
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _values(axis: Axis) -> str:
+    """What an axis may be, in words."""
+    if axis.family:
+        return f"a row of `moe.{axis.family}`"
+    if axis.choices:
+        return ", ".join(f"`{word}`" for word in axis.choices)
+    return {"bool": "`true`, `false`", "int": f"{axis.minimum} or more", "str": "a name"}[axis.kind]
+
+
+if __name__ == "__main__":
+    print(page(), end="")

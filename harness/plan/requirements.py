@@ -1,0 +1,124 @@
+"""`--require`: what a machine must have, or the command ends with 75 before anything runs.
+
+A step that is to test GPUs and finds none would otherwise refuse its points and pass. A word is
+a platform (`cuda_sm90`), one of its features (`fp8_mma`), `devices=N`, or a member that some case
+can use here (`experts=triton`, `all2all=NAME`, `quant=NAME`).
+"""
+
+from __future__ import annotations
+
+import difflib
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import InfrastructureError, UsageError
+from harness.matrix.case import MoETestConfig
+from harness.plan.plan import make_plan
+from moe.all2all import ALL2ALL
+from moe.errors import MoEError
+from moe.experts import EXPERTS
+from moe.platforms import PLATFORMS, platform
+from moe.quant import QUANT
+from moe.spec import DTYPE_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from harness.plan.machine import Machine
+    from moe.registry import Registry
+    from moe.spec import Reason
+
+_FAMILIES: dict[str, Registry[Any]] = {"experts": EXPERTS, "all2all": ALL2ALL, "quant": QUANT}
+_KEYS = ("devices", *_FAMILIES)
+_TRIED = MoETestConfig(m=8, n=256, k=256, num_experts=8, top_k=2, experts="torch_loop")
+_LAYOUTS = (_TRIED, _TRIED.replace(dp_size=2, use_ep=True))
+
+
+def check(words: Sequence[str], machine: Machine) -> None:
+    """Raise InfrastructureError that names every word that `machine` does not meet.
+
+    Raises UsageError for a word that means nothing, whatever the machine has.
+    """
+    for word in words:
+        _check_word(word, machine)
+    unmet = [f"  {word}: {why}" for word in dict.fromkeys(words) if (why := _unmet(word, machine))]
+    if unmet:
+        lines = ["this machine does not meet --require:", *unmet, _summary(machine)]
+        raise InfrastructureError("\n".join(lines))
+
+
+def _check_word(word: str, machine: Machine) -> None:
+    key, equals, value = word.partition("=")
+    if not equals:
+        known = _platform_words(machine)
+        if word not in known:
+            raise UsageError(_unknown(word, word, [*known, *(f"{name}=" for name in _KEYS)]))
+    elif key not in _KEYS:
+        raise UsageError(_unknown(word, key, _KEYS))
+    elif key == "devices":
+        if not (value.isascii() and value.isdecimal() and int(value) >= 1):
+            raise UsageError(f"--require {word}: give a number of at least 1, as devices=2")
+    else:
+        try:
+            _FAMILIES[key].row(value)
+        except MoEError as error:
+            raise UsageError(f"--require {word}: {error}") from error
+
+
+def _platform_words(machine: Machine) -> set[str]:
+    """Return the names of all platforms and of their features."""
+    chips = [machine.platform, *(platform(name) for name in PLATFORMS.rows)]
+    return {word for chip in chips for word in (chip.name, *chip.features)}
+
+
+def _unknown(word: str, part: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(part, known, n=1)
+    hint = f", did you mean {close[0]!r}?" if close else ""
+    return (
+        f"--require {word}: no platform, feature or key is called {part!r}{hint} "
+        f"(known: {', '.join(sorted(known))})"
+    )
+
+
+def _unmet(word: str, machine: Machine) -> str | None:
+    """Return why a known word does not hold, or None."""
+    key, equals, value = word.partition("=")
+    if not equals:
+        chip = machine.platform
+        met = word == chip.name or word in chip.features
+        return None if met else f"the platform is {chip.name}"
+    if key == "devices":
+        return None if machine.devices >= int(value) else f"there are {machine.devices}"
+    return _unavailable(key, value, machine)
+
+
+def _unavailable(family: str, name: str, machine: Machine) -> str | None:
+    """Return why no small case with this member would run, or None where one would."""
+    first: Reason | None = None
+    for case in _cases_with(family, name):
+        plan = make_plan([case], machine)
+        if plan.jobs:
+            return None
+        first = first or plan.refused[0].reason
+    return f"{first.code}: {first.text}" if first else "no case can have it"
+
+
+def _cases_with(family: str, name: str) -> Iterator[MoETestConfig]:
+    """Yield small cases with one member, the plainest first, over all that goes with it."""
+    experts = [name] if family == "experts" else list(reversed(EXPERTS.rows))
+    quants = [name] if family == "quant" else list(QUANT.rows)
+    all2all = name if family == "all2all" else "allgather_reducescatter"
+    for layout, quant, dtype, row in product(_LAYOUTS, quants, DTYPE_BYTES, experts):
+        yield layout.replace(experts=row, quant=quant, dtype=dtype, all2all=all2all)
+
+
+def _summary(machine: Machine) -> str:
+    chip = machine.platform
+    members = (
+        f"{family} {', '.join(n for n in table.rows if not _unavailable(family, n, machine))}"
+        for family, table in _FAMILIES.items()
+    )
+    return (
+        f"there is: {chip.name} ({', '.join(sorted(chip.features))}), devices={machine.devices}; "
+        f"{'; '.join(members)}; why not more: python -m harness doctor"
+    )

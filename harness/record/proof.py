@@ -1,0 +1,51 @@
+"""What a case's self-check gives: for each wrong answer, whether the checks would reject it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+
+class Outcome(StrEnum):
+    """What becomes of a wrong answer, the best first."""
+
+    CAUGHT = "caught"
+    MISSED = "missed"
+    NOT_APPLICABLE = "not_applicable"
+
+
+ORDER = tuple(Outcome)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """One wrong answer, put to the checks.
+
+    why: of a missed one the input change that would cure it; of one that is not applicable why
+    it is not a wrong answer in this case; else empty.
+    """
+
+    name: str
+    outcome: Outcome
+    why: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Proof:
+        return cls(**{**data, "outcome": Outcome(data["outcome"])})
+
+
+def best(ranks: Iterable[Sequence[Proof]]) -> tuple[Proof, ...]:
+    """Return each wrong answer's proof over all ranks: one rank that catches it is enough."""
+    found: dict[str, Proof] = {}
+    for proof in (proof for proofs in ranks for proof in proofs):
+        held = found.get(proof.name, proof)
+        found[proof.name] = min(held, proof, key=lambda p: ORDER.index(p.outcome))
+    return tuple(found.values())

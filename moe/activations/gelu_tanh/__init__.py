@@ -1,0 +1,1 @@
+"""GELU(gate) * up with GELU in its tanh form, also called GeGLU."""

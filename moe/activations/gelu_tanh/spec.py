@@ -1,0 +1,10 @@
+"""The row of GELU in its tanh form. No torch."""
+
+from moe.activations.base import ActivationSpec
+
+GELU_TANH = ActivationSpec(
+    name="gelu_tanh",
+    target="moe.activations.gelu_tanh.member:GeluTanhMul",
+    truth="moe.activations.gelu_tanh.truth:gelu_tanh_mul",
+    identity_from=32.0,
+)

@@ -1,0 +1,1 @@
+"""SiLU(gate) * up, also called SwiGLU."""

@@ -1,0 +1,1 @@
+"""Signed bytes, symmetric: -127 to 127."""

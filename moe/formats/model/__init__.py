@@ -1,0 +1,1 @@
+"""Values in the layer's own dtype: no codes, no scales."""

@@ -1,0 +1,17 @@
+"""Codes that are the values themselves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from moe.formats.codec import Codec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class ModelDtype(Codec):
+    dtype: ClassVar[None] = None
+
+    def encode(self, x: Tensor) -> Tensor:
+        return x

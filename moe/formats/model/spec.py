@@ -1,0 +1,12 @@
+"""The row of what is not quantized."""
+
+from __future__ import annotations
+
+from moe.formats.format import Format
+
+MODEL = Format(
+    name="model",
+    target="moe.formats.model.codec:ModelDtype",
+    grid="model",
+    exact_scale=True,  # there is none
+)

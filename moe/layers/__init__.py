@@ -1,0 +1,134 @@
+"""The layers that can be tested: the composed one, and whole layers of somebody else's.
+
+A row from outside comes in as `"package.module:Class"`, a class that derives from
+`moe.layers.base.LayerSubject`, or by the entry-point group `moe.layers`, in which each entry
+names such a class's `row`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from moe.errors import MoEError
+from moe.needs import ANY, Anything, experts_refusal
+from moe.registry import Registry
+from moe.spec import Reason, Row
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from moe.layout import Layout
+    from moe.spec import Platform, Problem
+
+COMPOSED = "composed"  # moe.layer.FusedMoE, built from the members that a case names
+OWN = "own"  # the experts of a case whose layer has its own
+UNQUANTIZED = ("model", "model")
+# What a layer may name in `takes`, each with the code of its refusal. A layer that does not name
+# one is not asked for it.
+TAKES = {
+    "dp": "layout_unsupported",
+    "tp": "layout_unsupported",
+    "ep": "layout_unsupported",
+    "sp": "layout_unsupported",
+    "shared": "shared_experts_unsupported",
+    "no_renorm": "renormalize_unsupported",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerRow(Row):
+    """A whole layer and what it can do. Raises ValueError for an unknown word in `takes`.
+
+    takes: words of TAKES, written as in case ids. schemes: (weight format, activation format)
+    pairs, keys of `moe.spec.FORMATS`. takes_logits: it is called with router logits and needs no
+    gate of its own.
+    """
+
+    takes: frozenset[str] = frozenset()
+    schemes: frozenset[tuple[str, str]] = frozenset({UNQUANTIZED})
+    takes_logits: bool = False
+    routers: frozenset[str] | Anything = frozenset({"softmax"})  # rows of `moe.routers`
+
+    def __post_init__(self) -> None:
+        unknown = sorted(self.takes - set(TAKES))
+        if unknown:
+            known = ", ".join(TAKES)
+            raise ValueError(f"layer {self.name!r} takes {unknown[0]!r}; choose from {known}")
+
+    def refusal(self, problem: Problem, platform: Platform) -> Reason | None:
+        """The first reason why it does not serve this problem, or None."""
+        return (
+            self._not_taken(problem)
+            or self._wrong_scheme(problem)
+            or self._no_gate(problem)
+            or self._wrong_router(problem)
+            or experts_refusal(replace(self.needs, formats=ANY), problem, platform)
+        )
+
+    def _not_taken(self, problem: Problem) -> Reason | None:
+        for word in _asked_of(problem):
+            if word not in self.takes:
+                text = f"does not name {word!r} in its `takes`"
+                return Reason(code=TAKES[word], text=text)
+        return None
+
+    def _wrong_scheme(self, problem: Problem) -> Reason | None:
+        scheme = problem.scheme
+        if (scheme.weights, scheme.activations) in self.schemes:
+            return None
+        taken = ", ".join(" with ".join(pair) for pair in sorted(self.schemes))
+        text = f"takes {taken}, not {scheme.weights} with {scheme.activations}"
+        return Reason(code="scheme_unsupported", text=text)
+
+    def _wrong_router(self, problem: Problem) -> Reason | None:
+        if isinstance(self.routers, Anything) or problem.router in self.routers:
+            return None
+        text = f"has the router {', '.join(sorted(self.routers))}, not {problem.router}"
+        return Reason(code="router_unsupported", text=text)
+
+    def _no_gate(self, problem: Problem) -> Reason | None:
+        if self.takes_logits or problem.num_experts <= problem.hidden:
+            return None
+        text = (
+            f"its gate reads one hidden column per expert, and {problem.num_experts} experts are "
+            f"more than {problem.hidden} columns"
+        )
+        return Reason(code="gate_not_realisable", text=text)
+
+
+def _asked_of(problem: Problem) -> Iterator[str]:
+    """What a problem asks of a layer beyond one rank with routed experts, as words of TAKES."""
+    yield from layout_words(problem.layout)
+    if problem.shared_experts:
+        yield "shared"
+    if not problem.renormalize:
+        yield "no_renorm"
+
+
+def layout_words(layout: Layout) -> list[str]:
+    """What a layout asks of a layer, as words of TAKES."""
+    asked = {
+        "dp": layout.dp_size > 1,
+        "tp": layout.tp_size > 1,
+        "ep": layout.use_ep and layout.world_size > 1,
+        "sp": layout.sequence_parallel,
+    }
+    return [word for word, needed in asked.items() if needed]
+
+
+class LayerRegistry(Registry[LayerRow]):
+    """Also says where a class is a member of another family."""
+
+    def row(self, name: str) -> LayerRow:
+        """As in any registry. Raises MoEError for a class that is no whole layer."""
+        row = super().row(name)
+        if isinstance(row, LayerRow):
+            return row
+        raise MoEError(
+            f"{name} is no whole layer: derive it from moe.layers.base.LayerSubject, or name a "
+            "backend with `--experts`"
+        )
+
+
+LAYERS = LayerRegistry("layers", (LayerRow(name=COMPOSED, target="moe.layer:FusedMoE"),))

@@ -1,0 +1,1 @@
+"""Routing by sigmoid of each logit by itself, then the top k."""

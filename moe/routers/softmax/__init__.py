@@ -1,0 +1,1 @@
+"""Routing by softmax over all experts, then the top k."""

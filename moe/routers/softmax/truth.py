@@ -1,0 +1,31 @@
+"""Softmax routing in float64, for the reference."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class SoftmaxTruth:
+    """A row's softmax keeps the order of its logits, and they are what is compared."""
+
+    gap = 1 / 16
+
+    def choose(self, logits: Tensor, top_k: int) -> Tensor:
+        order = torch.argsort(logits.double(), dim=-1, descending=True, stable=True)
+        return order[:, :top_k].to(torch.int32)
+
+    def weights(self, logits: Tensor, topk_ids: Tensor, *, renormalize: bool) -> Tensor:
+        weights = torch.softmax(logits.double(), dim=-1).gather(1, topk_ids.long())
+        if renormalize:
+            weights = weights / weights.sum(dim=-1, keepdim=True)
+        return weights.float()
+
+    def is_valid(self, logits: Tensor, chosen: Tensor, noise: float) -> Tensor:
+        lowest = logits.masked_fill(~chosen, torch.inf).amin(dim=1)
+        highest = logits.masked_fill(chosen, -torch.inf).amax(dim=1)
+        return ~(lowest < highest - noise * highest.abs())

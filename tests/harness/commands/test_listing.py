@@ -1,0 +1,55 @@
+"""`list` and `plan` choose cases by the options that `run` has."""
+
+import pytest
+
+from harness import cli
+from harness.record.result import Verdict
+from tests.harness.fake_engine import BASE
+
+
+def listed(capsys):
+    return capsys.readouterr().out.split("\n\n")[0].splitlines()
+
+
+def test_cases_by_their_ids_are_listed(engine, capsys):
+    ids = [f"{BASE}-tp:2", f"{BASE}-seed:1"]
+    assert cli.main(["list", "--case", *ids]) == 0
+    assert sorted(listed(capsys)) == sorted(ids)
+    assert cli.main(["plan", "--case", *ids, "--platform", "cuda_sm90"]) == 0
+    assert len(listed(capsys)) == 3
+
+
+def test_a_suite_is_listed_with_another_backend(engine, capsys):
+    assert cli.main(["list", "--experts", "torch_grouped"]) == 0
+    ids = listed(capsys)
+    assert len(ids) == 4
+    assert all("-experts:torch_grouped" in case for case in ids)
+    assert cli.main(["list", "--case", BASE, "--experts", "flashinfer_cutlass"]) == 4
+
+
+def test_what_failed_last_is_listed(engine, capsys):
+    assert cli.main(["list", "--last-failed"]) == 3
+    engine.verdicts = {f"{BASE}-seed:1": Verdict.HUNG}
+    cli.main(["run", "--suite", "smoke"])
+    capsys.readouterr()
+    assert cli.main(["list", "--last-failed"]) == 0
+    assert listed(capsys) == [f"{BASE}-seed:1"]
+    assert cli.main(["plan", "--last-failed", "--experts", "torch_grouped"]) == 0
+    engine.verdicts = {}
+    cli.main(["run", "--last-failed"])
+    assert cli.main(["list", "--last-failed"]) == 4
+
+
+@pytest.mark.parametrize("command", ["list", "plan"])
+def test_two_ways_to_choose_are_one_too_many(engine, capsys, command):
+    assert cli.main([command, "--suite", "smoke", "--case", BASE]) == 3
+    text = "choose by one of --suite, --case, --last-failed, not by --suite and --case"
+    assert text in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["run", "--suite", "smoke"], ["list"], ["fuzz"]])
+def test_a_path_with_a_dot_for_its_colon_gets_a_hint(engine, capsys, command):
+    assert cli.main([*command, "--experts", "my_pkg.mod.Mine"]) == 3
+    error = capsys.readouterr().err
+    assert "no experts is called 'my_pkg.mod.Mine'" in error
+    assert "a class is named with a colon, as 'my_pkg.mod:Mine'" in error
