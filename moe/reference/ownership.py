@@ -30,6 +30,9 @@ def holders(problem: Problem, e: int) -> tuple[slice, list[range]]:
 
 def check_rank(layout: Layout, rank: int) -> None:
     """Raises ValueError where a rank is not where the layout says that it is."""
+    known = range(layout.world_size)
+    if rank not in known:
+        raise ValueError(f"rank {rank} is not of this layout, which has ranks 0 to {known[-1]}")
     dp_rank, tp_rank = layout.dp_rank(rank), layout.tp_rank(rank)
     within = 0 <= dp_rank < layout.dp_size and 0 <= tp_rank < layout.tp_size
     if not within or dp_rank * layout.tp_size + tp_rank != rank:

@@ -55,7 +55,7 @@ def input_codes(patch) -> None:
 
 def first_product(patch) -> None:
     def change(found, x, w, *_):
-        return one_more(found) if w.shape[1] == 2 * N else found
+        return one_more(found) if w.codes.shape[1] == 2 * N else found
 
     _around(patch, triton, "grouped_gemm", change)
 
@@ -86,7 +86,7 @@ def second_scales(patch) -> None:
 
 def second_product(patch) -> None:
     def change(found, x, w, *_):
-        return one_more(found) if w.shape[1] == K and w.shape[2] == N else found
+        return one_more(found) if w.codes.shape[1:] == (K, N) else found
 
     _around(patch, triton, "grouped_gemm", change)
 

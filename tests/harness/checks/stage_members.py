@@ -10,7 +10,7 @@ import torch
 from moe import intermediates
 from moe.all2all.allgather_reducescatter import AllGatherReduceScatter
 from moe.experts.torch_loop import TorchLoopExperts
-from moe.quant.base import dequantize_activations
+from moe.quant.base import dequantize_activations, dequantize_weight
 from moe.spec import Row
 from moe.types import Routing
 
@@ -158,18 +158,18 @@ class PersistentWorkspace(TorchLoopExperts):
         intermediates.keep("second", codes)
         intermediates.keep("second_scale", second.scale)
         h = dequantize_activations(second)
-        y = self.buffer("y", self.product(h, ids.flatten(), self.weights.w2, self.weights.w2_scale))
+        y = self.buffer("y", self.product(h, ids.flatten(), self.weights.down))
         intermediates.keep("gemm2", y)
         total = (routing.topk_weights[..., None] * y.view(*ids.shape, -1)).sum(dim=1)
         return self.buffer("out", total.to(self.dtype))
 
     def first_product(self, values, ids):
         rows = values.repeat_interleave(ids.shape[1], dim=0)
-        made = self.product(rows, ids.flatten(), self.weights.w13, self.weights.w13_scale)
+        made = self.product(rows, ids.flatten(), self.weights.gate_up)
         self.gate_up = self.buffer("gate_up", made)
 
-    def product(self, rows, ids, codes, scale):
-        weights = [self._matrix(codes, scale, int(e)) for e in ids]
+    def product(self, rows, ids, matrices):
+        weights = [dequantize_weight(matrices.expert(int(e))) for e in ids]
         return torch.stack([w @ row for w, row in zip(weights, rows, strict=True)])
 
 

@@ -98,7 +98,7 @@ def test_one_element_is_enough_and_is_named():
     assert where["tokens"] == [where["row"] // 2]
     off = abs(where["value"] - where["expected"])
     assert off > where["allowed"] > 0
-    assert found.diagnosis["failed"] == [1]
+    assert list(found.diagnosis.failed) == [1]
     assert not found.diagnosis.every_call  # the first's stages are not looked at then
 
 
@@ -108,7 +108,9 @@ def test_a_stage_that_is_wrong_at_the_first_size_only_is_found(monkeypatch):
 
     def large_only(x, w, *args, **options):
         out = real(x, w, *args, **options)
-        first = len(out) >= 10 and w.shape[1] == 2 * stage_faults.N  # five tokens, two experts each
+        first = (
+            len(out) >= 10 and w.codes.shape[1] == 2 * stage_faults.N
+        )  # five tokens, two experts each
         return stage_faults.one_more(out) if first else out
 
     monkeypatch.setattr(triton, "grouped_gemm", large_only)
@@ -159,7 +161,7 @@ def test_a_backend_with_a_workspace_is_looked_at_stage_by_stage(monkeypatch):
 
     monkeypatch.setattr(stage_members.PersistentWorkspace, "first_product", large_only)
     found = run(stage_faults.nothing, case(experts=WORKSPACE).id)
-    assert [call["call"] for call in found.diagnosis["calls"]] == [0]
+    assert [call["call"] for call in found.diagnosis.calls] == [0]
     assert stages_of(found) == ["gemm1"]
 
 
@@ -240,7 +242,7 @@ def test_rows_that_a_rank_leaves_unwritten_are_named_where_they_lie(launched):
         findings = [
             finding
             for result in results
-            for call in result.diagnosis["calls"]
+            for call in result.diagnosis.calls
             for finding in call["stages"]
         ]
         assert findings
@@ -271,7 +273,7 @@ def test_nan_in_a_stage_of_which_no_more_is_known_is_named(stage):
 
     found = run(plant, case(all2all="local").id)
     assert stages_of(found) == [stage]
-    for call in found.diagnosis["calls"]:
+    for call in found.diagnosis.calls:
         (finding,) = call["stages"]
         assert finding["where"]["column"] == 3
         assert re.match(r"1 of \d+ elements are NaN or Inf.*; first at ", finding["text"])

@@ -18,6 +18,7 @@ from moe.all2all.local import Local
 from moe.collectives import Group
 from moe.experts import torch_loop, triton
 from moe.experts.torch_loop import TorchLoopExperts
+from moe.formats.int8.codec import Int8
 from moe.quant import base as quant_base
 from moe.quant.base import QuantMethod
 from moe.quant.fp8_tensor import Fp8TensorDynamic
@@ -186,12 +187,7 @@ def token_scales_shifted_by_a_row(patch):
 
 @mistake(quant="int8_channel")
 def codes_truncated_instead_of_rounded(patch):
-    around(
-        patch,
-        quant_base,
-        "encode",
-        lambda real, x, kind: real(x.trunc(), kind),
-    )
+    around(patch, Int8, "encode", lambda real, self, x: real(self, x.trunc()))
 
 
 @mistake(quant="fp8_tensor_dynamic", dp_size=2)

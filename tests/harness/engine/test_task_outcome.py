@@ -4,7 +4,7 @@ import pytest
 
 from harness.engine.messages import Done, Failed
 from harness.engine.task_outcome import Ended, Outcome, case_result
-from harness.record.result import RankResult, Verdict
+from harness.record.result import Finding, RankResult, Verdict
 
 STACK = """\
 Current thread 0x00007f (most recent call first):
@@ -35,7 +35,8 @@ def outcome(tmp_path):
 
 
 def done(rank, verdict, *messages):
-    result = RankResult(rank=rank, verdict=verdict, messages=messages)
+    findings = tuple(Finding(check="output", text=text) for text in messages)
+    result = RankResult(rank=rank, verdict=verdict, findings=findings)
     return Done(passed=verdict is Verdict.PASSED, result=result.to_json())
 
 

@@ -99,5 +99,7 @@ def test_a_rank_is_where_its_layout_says():
 
 @pytest.mark.parametrize("rank", [-1, 4])
 def test_a_rank_outside_of_its_layout_is_refused(rank):
-    with pytest.raises(ValueError, match="must hold for ranks 0 to 3"):
+    with pytest.raises(
+        ValueError, match=f"rank {rank} is not of this layout, which has ranks 0 to 3"
+    ):
         check_rank(Layout(dp_size=2, tp_size=2), rank)
