@@ -73,10 +73,10 @@ def _command(argv: Sequence[str]) -> int:
 def run(args: argparse.Namespace) -> int:
     """Load, expand, plan, launch, store, report."""
     began = time.time()
-    here = machine.detect()
-    requirements.check(args.require, here)
+    detected = machine.detect()
+    requirements.check(args.require, detected)
     chosen = selection.asked_for(args)
-    plan = make_plan(chosen.points, here, time_limit=chosen.time_limit)
+    plan = make_plan(chosen.points, detected, time_limit=chosen.time_limit)
     if not plan.jobs:
         raise NothingSelected(_nothing(plan))
     with _folder(args, chosen, plan) as folder:
@@ -150,8 +150,8 @@ def _finish(folder: RunFolder, plan: Plan, began: float) -> Summary:
     summary = summarize(ids, len(plan.refused), folder.results, seconds)
     counts = summary.to_json()
     if not counts["not_run"]:
-        whole = {name: count for name, count in counts.items() if name != "seconds"}
-        folder.append(RunEnded(time=time.time(), seconds=seconds, counts=whole))
+        verdict_counts = {name: count for name, count in counts.items() if name != "seconds"}
+        folder.append(RunEnded(time=time.time(), seconds=seconds, counts=verdict_counts))
     folder.write_summary(counts)
     return summary
 
@@ -201,15 +201,15 @@ def _nothing(plan: Plan) -> str:
 
 
 def _announce(plan: Plan, left: Plan, folder: RunFolder) -> None:
-    here = plan.machine
-    where = f"{here.devices} device(s)" if here.devices else f"{here.cores} core(s)"
+    devices, cores = plan.machine.devices, plan.machine.cores
+    units = f"{devices} device(s)" if devices else f"{cores} core(s)"
     more = "" if left == plan else f", {len(left.cases)} of them left"
     codes = Counter(refusal.reason.code for refusal in plan.refused)
     why = "".join(f" {count} {code}," for code, count in codes.most_common()).rstrip(",")
     print(
         f"{len(plan.cases)} case(s) in {len(plan.jobs)} job(s){more}, {len(plan.refused)} refused"
         f"{f' ({why.strip()})' if why else ''}, "
-        f"on {here.platform.name} with {where}; folder {folder.path}",
+        f"on {plan.machine.platform.name} with {units}; folder {folder.path}",
         flush=True,
     )
 

@@ -10,9 +10,9 @@ if TYPE_CHECKING:
 FEW_COLUMNS = 0.9  # of all: above that, the others may be right by luck and are not listed
 
 
-def amount_text(found: dict[str, Any]) -> str:
-    """How much of an output is wrong; found: see `facts.facts`."""
-    rows, columns = found["rows"], found["columns"]
+def amount_text(diagnosis: dict[str, Any]) -> str:
+    """How much of an output is wrong; diagnosis: as `error_stats.facts` gives it."""
+    rows, columns = diagnosis["rows"], diagnosis["columns"]
     parts = [f"{rows['wrong']} of {rows['of']} rows"]
     if 0 < rows["wrong"] < rows["of"]:
         parts[0] += f" ({rows['which']})"
@@ -22,18 +22,19 @@ def amount_text(found: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def fact_lines(found: dict[str, Any]) -> Iterator[str]:
+def fact_lines(diagnosis: dict[str, Any]) -> Iterator[str]:
     """First and worst element with both values, both sides' ranges, errors over all."""
     for name in ("first", "worst"):
-        if name in found and not (name == "worst" and found["worst"] == found["first"]):
-            e = found[name]
+        if name in diagnosis and not (name == "worst" and diagnosis["worst"] == diagnosis["first"]):
+            e = diagnosis[name]
             values = _both(e["actual"], e["expected"])
             off = f", off by {e['over_rms']:.3g}x its row's rms" if "over_rms" in e else ""
             yield f"  {name} wrong element [{e['row']}, {e['column']}] {values}{off}"
-    got, expected = found["actual"], found["expected"]
+    got, expected = diagnosis["actual"], diagnosis["expected"]
     text = f"  values {_range(got)}, expected {_range(expected)}"
     yield f"{text}; NaN {got['nan']}, Inf {got['inf']}"
-    error = f"  relative rms error {found['rel_rms']:.4g}, 1-cosine {found['one_minus_cosine']:.3g}"
+    error = f"  relative rms error {diagnosis['rel_rms']:.4g}"
+    error += f", 1-cosine {diagnosis['one_minus_cosine']:.3g}"
     if got["zero_rows"]:
         error += f"; all zero: rows {got['zero_rows']}"
     if got["unwritten_rows"]:
@@ -70,14 +71,14 @@ def ranks_text(ranks: list[int]) -> str:
     return f"rank{'s' if len(set(ranks)) > 1 else ''} {', '.join(parts)}"
 
 
-def experts_text(shares: dict[str, list[int]], most: int = 6) -> str:
+def experts_text(shares: dict[str, list[int]], max_experts: int = 6) -> str:
     """Only where the experts differ clearly."""
     ranked = sorted(shares.items(), key=lambda item: (-item[1][0] / item[1][1], -item[1][1]))
     parts = [wrong / rows for _, (wrong, rows) in ranked]
     if not parts or parts[0] < 0.9 or parts[-1] > 0.6:
         return ""
-    some = ", ".join(f"{e}: {wrong} of {rows}" for e, (wrong, rows) in ranked[:most])
-    return f"wrong rows by expert: {some}{', ...' if len(ranked) > most else ''}"
+    some = ", ".join(f"{e}: {wrong} of {rows}" for e, (wrong, rows) in ranked[:max_experts])
+    return f"wrong rows by expert: {some}{', ...' if len(ranked) > max_experts else ''}"
 
 
 def percent(share: float) -> str:
@@ -86,7 +87,7 @@ def percent(share: float) -> str:
     return f"{100 * share:.2g} %" if share < 0.995 else f"{100 * share:.0f} %"
 
 
-def numbers_text(numbers: list[int], most: int = 6) -> str:
+def numbers_text(numbers: list[int], max_runs: int = 6) -> str:
     """[0, 1, 2, 7] -> "0-2, 7"."""
     runs: list[list[int]] = []
     for number in numbers:
@@ -94,5 +95,5 @@ def numbers_text(numbers: list[int], most: int = 6) -> str:
             runs[-1][1] = number
         else:
             runs.append([number, number])
-    parts = [str(a) if a == b else f"{a}-{b}" for a, b in runs[:most]]
-    return ", ".join(parts + ["..."] * (len(runs) > most))
+    parts = [str(a) if a == b else f"{a}-{b}" for a, b in runs[:max_runs]]
+    return ", ".join(parts + ["..."] * (len(runs) > max_runs))

@@ -32,7 +32,7 @@ from harness.engine.messages import (
     RankInit,
     Ready,
     RunTask,
-    Said,
+    Status,
 )
 from harness.engine.rank_bootstrap import CALL, result_file
 from harness.fixtures import process_state
@@ -59,7 +59,7 @@ def main(channel: Channel, rank: int, world_size: int, folder: str, init: RankIn
     while (order := channel.wait()) is not None:
         if isinstance(order, RunTask):
             baseline = _allocated(context.device)
-            channel.send(Said(text="started"))
+            channel.send(Status(text="started"))
             channel.send(_attempt(run, order.task))
         elif isinstance(order, Probe):
             channel.send(
@@ -80,7 +80,7 @@ def _context(channel: Channel, rank: int, world_size: int, init: RankInit) -> Ra
         device=device,
         transport=init.transport,
         options=init.options,
-        say=lambda text: channel.send(Said(text=text)),
+        say=lambda text: channel.send(Status(text=text)),
     )
 
 

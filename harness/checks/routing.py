@@ -27,7 +27,7 @@ def findings(observation: Observation) -> tuple[Finding, ...]:
 
 def _complaints(call: Call, case: MoETestConfig) -> Iterator[str]:
     chosen = call.output.routing
-    yield from routing.complaints(
+    yield from routing.routing_errors(
         *(call.tokens.logits, chosen.topk_ids, chosen.topk_weights),
         renormalize=case.renormalize,
         router=case.router,

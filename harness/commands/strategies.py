@@ -165,7 +165,7 @@ def _alone(axis: Axis, row: Row) -> Sequence[Any]:
     if axis.name in _WORDS and not _takes(row, _WORDS[axis.name]):
         return (axis.default,)
     rows = tuple(families.table(axis.family).rows) if axis.family else ()
-    return axis.drawn or axis.choices or rows or axis.simpler_values
+    return axis.random_values or axis.choices or rows or axis.simpler_values
 
 
 def _sized(

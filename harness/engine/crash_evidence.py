@@ -26,14 +26,14 @@ def flight_file(folder: str | Path, rank: int) -> Path:
 
 def ask_for_flights(folder: Path) -> int:
     """Ask every rank that has a recorder for its record; returns how many were asked."""
-    asked = 0
+    requested = 0
     for pipe in folder.glob(f"{_FLIGHT}*.pipe"):
         with contextlib.suppress(OSError):  # nobody reads it: the rank is gone
             fd = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
             os.write(fd, b"1")
             os.close(fd)
-            asked += 1
-    return asked
+            requested += 1
+    return requested
 
 
 def flights(folder: Path) -> list[Path]:
@@ -108,8 +108,9 @@ def main_stack(text: str, frames: int = 10) -> str:
     )
     if main is None:
         main = threads[-1] if threads else []
-    own = next((i for i, frame in enumerate(main) if "/harness/worker.py" in frame), len(main))
-    return "\n".join(f"    {frame}" for frame in main[: min(own, frames)] or main[:frames])
+    in_worker = [i for i, frame in enumerate(main) if "/harness/worker.py" in frame]
+    end = min([frames, *in_worker])
+    return "\n".join(f"    {frame}" for frame in main[:end] or main[:frames])
 
 
 def write_log(folder: Path, name: str, sections: dict[str, str]) -> str:

@@ -43,8 +43,8 @@ def _nvidia(library: ctypes.CDLL) -> list[int]:
     used = []
     for index in _visible(count.value):
         handle, memory = ctypes.c_void_p(), _Memory()
-        found = library.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(handle)) == 0
-        if found and library.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory)) == 0:
+        has_handle = library.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(handle)) == 0
+        if has_handle and library.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory)) == 0:
             used.append(int(memory.used))
     return used
 

@@ -83,7 +83,7 @@ class Pool:
         self.folder = Path(tempfile.mkdtemp(prefix="harness-"))  # 0700
         self._servers: dict[object, Forkserver] = {}
         self._retired: list[Forkserver] = []
-        self._given: list[Channel] = []  # channels of gangs
+        self._gang_channels: list[Channel] = []  # channels of gangs
         self._count = 0
         self.controller = os.getpid()
         self._start_guardian()
@@ -102,7 +102,8 @@ class Pool:
     def close(self) -> None:
         """End every process that the pool has started; returns when they are gone."""
         servers = [*self._servers.values(), *self._retired]
-        for channel in [self._channel, *(server.channel for server in servers), *self._given]:
+        of_servers = [server.channel for server in servers]
+        for channel in [self._channel, *of_servers, *self._gang_channels]:
             channel.close()
         self.guardian.wait(CLOSE_LIMIT)
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -133,13 +134,13 @@ class Pool:
             init=asdict(spec.init),
         )
         with contextlib.suppress(OSError):  # it has died: whoever reads the channels will see it
-            server.channel.send(order, [theirs.fileno() for _, theirs in pairs])
-        for _, theirs in pairs:
-            theirs.close()
+            server.channel.send(order, [remote.fileno() for _, remote in pairs])
+        for _, remote in pairs:
+            remote.close()
         server.gangs += 1
-        holder, *ranks = [ours for ours, _ in pairs]
-        self._given = [channel for channel in self._given if not channel.closed]
-        self._given += [holder, *ranks]
+        holder, *ranks = [local for local, _ in pairs]
+        self._gang_channels = [channel for channel in self._gang_channels if not channel.closed]
+        self._gang_channels += [holder, *ranks]
         return server, holder, ranks
 
     def new_folder(self) -> Path:
@@ -155,29 +156,29 @@ class Pool:
             self._channel.send(KillProcess(pid=pid))
 
     def _start_guardian(self) -> None:
-        self._channel, theirs = Channel.pair()
+        self._channel, remote = Channel.pair()
         with (self.folder / "guardian.log").open("ab") as log:
             self.guardian = subprocess.Popen(
                 command(
                     "harness.engine.guardian",
                     _sys_path(),
-                    theirs.fileno(),
+                    remote.fileno(),
                     os.getpid(),
                     self.folder,
                 ),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                pass_fds=(theirs.fileno(),),
+                pass_fds=(remote.fileno(),),
                 start_new_session=True,
             )
-        theirs.close()
+        remote.close()
 
     def _spawn(self, spec: GangSpec) -> Forkserver:
         if self.guardian.poll() is not None:  # killed by somebody, and all it guarded with it
             self._channel.close()
             self._start_guardian()
-        ours, theirs = Channel.pair()
+        local, remote = Channel.pair()
         log = self.folder / f"forkserver{len(self._servers) + len(self._retired) + 1}.log"
         env, unset = _triton_mode(spec.device)
         order = SpawnForkserver(
@@ -188,9 +189,9 @@ class Pool:
             log=str(log),
         )
         with contextlib.suppress(OSError):
-            self._channel.send(order, [theirs.fileno()])
-        theirs.close()
-        return Forkserver(channel=ours, log=log, environment={**dict(os.environ), **env})
+            self._channel.send(order, [remote.fileno()])
+        remote.close()
+        return Forkserver(channel=local, log=log, environment={**dict(os.environ), **env})
 
     def _retire_idle(self) -> None:
         for server in [server for server in self._retired if server.gangs == 0]:
@@ -212,13 +213,13 @@ def _triton_mode(device: str) -> tuple[dict[str, str], list[str]]:
 
 def _changes(before: dict[str, str]) -> tuple[dict[str, str], list[str]]:
     """What to add to and take from the environment `before` to have the controller's of now."""
-    kept = {*MULTICAST_OFF, "TRITON_INTERPRET"}
+    never_unset = {*MULTICAST_OFF, "TRITON_INTERPRET"}
     env = {
         name: value
         for name, value in os.environ.items()
         if before.get(name) != value and name != "TRITON_INTERPRET"
     }
-    return env, [name for name in before if name not in os.environ and name not in kept]
+    return env, [name for name in before if name not in os.environ and name not in never_unset]
 
 
 def _import_time_environment() -> tuple[tuple[str, str], ...]:

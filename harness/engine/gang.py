@@ -19,7 +19,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from harness.engine import crash_evidence
-from harness.engine.gang_channels import Heard, Link
+from harness.engine.gang_channels import Link, Replies
 from harness.engine.messages import Done, Probe, RunTask
 from harness.engine.rank_bootstrap import KILL_LIMIT, MEMORY_LIMIT
 from harness.engine.task_outcome import Ended, Outcome
@@ -56,7 +56,7 @@ class GangReady:
 
 @dataclass(frozen=True, kw_only=True)
 class GangDead:
-    why: str
+    reason: str
     ready: bool  # whether it ever was
     log: str  # what there is to read about a gang that never was
 
@@ -80,7 +80,7 @@ class Gang:
         self._marks: dict[int, int] = {}  # log sizes before the stacks were asked for
         self._last_look = 0.0
         self._flights = 0  # how many flight records were asked for
-        self._why = ""
+        self._end_reason = ""
         self._log = ""
         self._enter(State.STARTING, START_LIMIT)
 
@@ -90,17 +90,17 @@ class Gang:
         if self.tasks:  # the first one's log keeps what the start printed
             self.link.clear_logs()
         self.tasks += 1
-        self.link.heard = Heard()
+        self.link.replies = Replies()
         self._task, self._start, self._crashed_at = task, time.monotonic(), None
         self._limit = self._start + limit
-        self.link.tell(RunTask(task=task))
+        self.link.send_to_ranks(RunTask(task=task))
         self._enter(State.RUNNING, limit)
 
-    def end(self, why: str) -> None:
+    def end(self, reason: str) -> None:
         """Kill all of it. `GangDead` follows when nothing is left."""
         if self.state in (State.DYING, State.DEAD):
             return
-        self._why = why
+        self._end_reason = reason
         self.link.ask_to_end()
         self._enter(State.DYING, KILL_LIMIT + MEMORY_LIMIT + 5)
 
@@ -154,13 +154,13 @@ class Gang:
         return []
 
     def _when_running(self, now: float) -> list[Notice]:
-        exits, heard = self.link.exits, self.link.heard
+        exits, heard = self.link.exits, self.link.replies
         missing = set(range(self.world_size)) - heard.answers.keys()
         if exits:
             self._crashed_at = self._crashed_at or now
             self.deadline = self._crashed_at + SETTLE
             if missing <= exits.keys() or now >= self.deadline:
-                begun = exits.keys() & heard.said.keys()
+                begun = exits.keys() & heard.last_status.keys()
                 return self._finish(Ended.CRASHED if begun else Ended.NOT_BEGUN)
             return []
         if not missing:
@@ -190,7 +190,7 @@ class Gang:
             self._log = self._all_logs()
             self.end(f"not ready within {START_LIMIT:g} s")
             return []
-        return self._finish(Ended.HUNG if self.link.heard.failed_at is None else Ended.STUCK)
+        return self._finish(Ended.HUNG if self.link.replies.failed_at is None else Ended.STUCK)
 
     def _stacks(self) -> dict[int, str]:
         logs = self.link.logs.items()
@@ -199,14 +199,14 @@ class Gang:
 
     def _finish(self, ended: Ended) -> list[Notice]:
         """The task is over; decide what becomes of the gang."""
-        heard, now = self.link.heard, time.monotonic()
+        heard, now = self.link.replies, time.monotonic()
         outcome = Outcome(
             task=self._task,
             ended=ended,
             seconds=now - self._start,
             answers=heard.answers,
             exits=dict(self.link.exits),
-            said={rank: (text, now - at) for rank, (text, at) in heard.said.items()},
+            last_status={rank: (text, now - at) for rank, (text, at) in heard.last_status.items()},
             stacks=self._stacks() if ended in (Ended.HUNG, Ended.STUCK) else {},
             logs=self.link.logs,
         )
@@ -219,18 +219,18 @@ class Gang:
             self._enter(State.IDLE, None)
         else:
             self.link.probed = {}
-            self.link.tell(Probe(nonce=next(_NONCES)))
+            self.link.send_to_ranks(Probe(nonce=next(_NONCES)))
             self._enter(State.PROBING, PROBE_LIMIT)
         return [outcome]
 
     def _when_probing(self, late: bool) -> None:
-        unfit = {rank: why for rank, why in self.link.probed.items() if why}
+        unfit = {rank: reason for rank, reason in self.link.probed.items() if reason}
         if self.link.exits:
             self.end(f"{self._exit_words()} in the probe after a failed case")
         elif unfit or late:
             silent = set(range(self.world_size)) - self.link.probed.keys()
             unfit |= dict.fromkeys(silent, f"no answer within {PROBE_LIMIT:g} s") if late else {}
-            words = "; ".join(f"rank {rank}: {why}" for rank, why in sorted(unfit.items()))
+            words = "; ".join(f"rank {rank}: {reason}" for rank, reason in sorted(unfit.items()))
             self.end(f"unfit after a failed case: {words}")
         elif len(self.link.probed) == self.world_size:
             self._enter(State.IDLE, None)
@@ -251,12 +251,13 @@ class Gang:
         if swept is None:
             self.link.kill_holder()
         elif swept.survivors:
-            self._why += f"; cannot be killed: processes {swept.survivors}"
+            self._end_reason += f"; cannot be killed: processes {swept.survivors}"
         elif swept.orphans:
-            self._why += f" ({swept.orphans} processes that its cases had left behind were killed)"
+            words = f"{swept.orphans} processes that its cases had left behind were killed"
+            self._end_reason += f" ({words})"
         self._enter(State.DEAD, None)
         self.link.close()
-        return [GangDead(why=self._why, ready=self._was_ready, log=self._log)]
+        return [GangDead(reason=self._end_reason, ready=self._was_ready, log=self._log)]
 
     def _exit_words(self) -> str:
         ends = sorted(self.link.exits.items())

@@ -22,8 +22,8 @@ from harness.engine.messages import (
     Message,
     Probed,
     Ready,
-    Said,
     SignalRanks,
+    Status,
     Swept,
 )
 from harness.engine.rank_bootstrap import rank_log
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class Heard:
+class Replies:
     """What ranks have said of one task; times are points of time.monotonic()."""
 
     answers: dict[int, Done | Failed] = field(default_factory=dict)
-    said: dict[int, tuple[str, float]] = field(default_factory=dict)
+    last_status: dict[int, tuple[str, float]] = field(default_factory=dict)
     failed_at: float | None = None  # when the first rank said failed, or that it is poisoned
 
 
@@ -58,7 +58,7 @@ class Link:
         self.exits: dict[int, int] = {}  # rank -> as os.waitstatus_to_exitcode gives it
         self.probed: dict[int, str] = {}  # rank -> why it is unfit, or ""
         self.swept: Swept | None = None
-        self.heard = Heard()
+        self.replies = Replies()
         self._pool = pool
         self._server, self._holder, self._ranks = pool.start(spec, self.folder)
 
@@ -89,7 +89,7 @@ class Link:
             for message in channel.receive():
                 self._from_rank(rank, message)
 
-    def tell(self, message: Message) -> None:
+    def send_to_ranks(self, message: Message) -> None:
         """Say it to every rank. A dead one cannot hear; its exit is reported by the holder."""
         for channel in self._ranks:
             with contextlib.suppress(OSError):
@@ -131,14 +131,14 @@ class Link:
         now = time.monotonic()
         if isinstance(message, Ready):
             self.ready.add(rank)
-        elif isinstance(message, Said):
-            self.heard.said[rank] = (message.text, now)
+        elif isinstance(message, Status):
+            self.replies.last_status[rank] = (message.text, now)
         elif isinstance(message, Probed):
             self.probed[rank] = message.unfit
         elif isinstance(message, Done | Failed):
-            self.heard.answers[rank] = message
-            if _joins_no_more(message) and self.heard.failed_at is None:
-                self.heard.failed_at = now
+            self.replies.answers[rank] = message
+            if _joins_no_more(message) and self.replies.failed_at is None:
+                self.replies.failed_at = now
 
 
 def _joins_no_more(message: Done | Failed) -> bool:

@@ -39,13 +39,13 @@ def command(module: str, sys_path: list[str], *arguments: object) -> list[str]:
 
 def watch_children() -> socket.socket:
     """A socket that becomes readable when a child of this process ends."""
-    ours, theirs = socket.socketpair()
-    for sock in (ours, theirs):
+    reader, writer = socket.socketpair()
+    for sock in (reader, writer):
         sock.setblocking(False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
-    theirs.detach()  # the signal module keeps the number only
-    return ours
+    signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    writer.detach()  # the signal module keeps the number only
+    return reader
 
 
 def drain(sock: socket.socket) -> None:

@@ -6,7 +6,7 @@ that another process could connect to, and nothing is ever unpickled from a chan
     controller -> guardian     SpawnForkserver (with its channel), KillProcess
     controller -> forkserver   StartGang (with the channels of holder and ranks) ; back: Preloaded
     controller -> holder       SignalRanks, EndGang ; back: Forked, Exited, Swept
-    controller -> rank         RunTask, Probe ; back: Ready, Said, Done, Failed, Probed
+    controller -> rank         RunTask, Probe ; back: Ready, Status, Done, Failed, Probed
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class Ready:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Said:
+class Status:
     text: str
 
 
@@ -148,7 +148,7 @@ Message = (
     | RunTask
     | Probe
     | Ready
-    | Said
+    | Status
     | Done
     | Failed
     | Probed
@@ -185,8 +185,8 @@ class Channel:
 
     @classmethod
     def pair(cls) -> tuple[Channel, Channel]:
-        ours, theirs = socket.socketpair()
-        return cls(ours), cls(theirs)
+        local, remote = socket.socketpair()
+        return cls(local), cls(remote)
 
     def fileno(self) -> int:
         return self._sock.fileno()
@@ -229,8 +229,8 @@ class Channel:
             data, control = b"", []
         for level, kind, payload in control:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                whole = len(payload) - len(payload) % _INT.size
-                self.fds += [fd for (fd,) in _INT.iter_unpack(payload[:whole])]
+                num_bytes = len(payload) - len(payload) % _INT.size
+                self.fds += [fd for (fd,) in _INT.iter_unpack(payload[:num_bytes])]
         self._buffer += data
         self.closed = not data
         return bool(data)

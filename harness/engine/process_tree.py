@@ -68,13 +68,13 @@ def descendants(root: int) -> list[int]:
     children: dict[int, list[int]] = {}
     for pid, parent in _parents().items():
         children.setdefault(parent, []).append(pid)
-    found: list[int] = []
+    pids: list[int] = []
     todo = [root]
     while todo:
         below = children.get(todo.pop(), [])
-        found += below
+        pids += below
         todo += below
-    return found
+    return pids
 
 
 def reap() -> dict[int, int]:
@@ -115,10 +115,10 @@ def kill_descendants(limit: float) -> tuple[set[int], list[int]]:
         reap()
         if _childless():
             return killed, []
-        left = descendants(os.getpid())
+        alive = descendants(os.getpid())
         if time.monotonic() > deadline:
-            return killed, left
-        for pid in left:
+            return killed, alive
+        for pid in alive:
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:

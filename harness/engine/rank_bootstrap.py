@@ -122,12 +122,12 @@ def _become_rank(order: StartGang, rank: int, fds: list[int], parent: int) -> No
         process_tree.die_with_parent(parent)
         os.setsid()
         _redirect(rank_log(order.folder, rank))
-        own = fds[rank + 1]
+        channel_fd = fds[rank + 1]
         for fd in fds:
-            if fd != own:
+            if fd != channel_fd:
                 os.close(fd)
         os.environ.update(_rank_environment(rank, order.world_size))
-        channel = Channel.from_fd(own)
+        channel = Channel.from_fd(channel_fd)
         worker = importlib.import_module(WORKER)
         worker.main(channel, rank, order.world_size, order.folder, RankInit(**order.init))
         status = 0

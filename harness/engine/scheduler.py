@@ -154,7 +154,7 @@ class _Launcher:
             yield from self._on_outcome(active, notice)
         else:
             active.gang = None
-            yield GangEnded(time=now, gang=active.number, why=notice.why, cases=active.ran)
+            yield GangEnded(time=now, gang=active.number, why=notice.reason, cases=active.ran)
             if not notice.ready and not self._stopping:
                 yield from self._on_failed_start(active, notice)
 
@@ -166,8 +166,8 @@ class _Launcher:
         active.failed_starts = 0
         result = dataclasses.replace(case_result(outcome), attempt=len(active.attempts) + 1)
         if result.verdict is not Verdict.PASSED:
-            said = failure_text.lines(result, most=None)
-            result = write_case_log(outcome, result, said, self._options.log_dir)
+            message = failure_text.lines(result, max_lines=None)
+            result = write_case_log(outcome, result, message, self._options.log_dir)
             if result.attempt <= self._options.retries and not self._stopping:
                 active.attempts.append(result)
                 assert active.gang is not None
@@ -182,7 +182,7 @@ class _Launcher:
         if active.failed_starts < START_ATTEMPTS:
             return
         count = active.failed_starts
-        text = f"{count} gangs could not start, the last because: {dead.why}\n{dead.log}"
+        text = f"{count} gangs could not start, the last because: {dead.reason}\n{dead.log}"
         yield from self._drop(active, Verdict.INFRA, "gang_start", (text,))
 
     def _drop(

@@ -37,7 +37,7 @@ class Outcome:
     seconds: float
     answers: dict[int, Done | Failed]
     exits: dict[int, int]  # as os.waitstatus_to_exitcode gives it
-    said: dict[int, tuple[str, float]]  # the last thing each rank said, and seconds since then
+    last_status: dict[int, tuple[str, float]]  # each rank's last status, and its age in seconds
     stacks: dict[int, str]  # of ranks that were stuck
     logs: dict[int, Path]  # valid until the gang is dead
 
@@ -62,16 +62,16 @@ def case_result(outcome: Outcome) -> CaseResult:
         return merge(outcome.task, world_size, results, outcome.seconds)
     # World 0: a rank that said nothing is described by `rank_words`, not by `merge`.
     base = CaseResult(case_id=outcome.task, verdict=Verdict.INFRA, seconds=outcome.seconds)
-    said = merge(outcome.task, 0, results, outcome.seconds) if results else base
+    merged = merge(outcome.task, 0, results, outcome.seconds) if results else base
     words, stuck = tuple(rank_words(outcome).values()), outcome.ended is Ended.STUCK
     answered = _answered(results)
-    told = (
-        said.with_messages(after=words + answered)
+    result = (
+        merged.with_messages(after=words + answered)
         if stuck
-        else said.with_messages(before=words + answered)
+        else merged.with_messages(before=words + answered)
     )
     return dataclasses.replace(
-        told,
+        result,
         verdict=_VERDICTS[outcome.ended],
         reason=outcome.ended.name.lower(),
         ranks=_rank_verdicts(outcome, results),
@@ -83,7 +83,7 @@ def _answered(results: list[RankResult]) -> tuple[str, ...]:
     ranks: dict[Verdict, list[int]] = {}
     for result in results:
         ranks.setdefault(result.verdict, []).append(result.rank)
-    return tuple(f"{ranks_text(who)}: {verdict}" for verdict, who in ranks.items())
+    return tuple(f"{ranks_text(numbers)}: {verdict}" for verdict, numbers in ranks.items())
 
 
 def _raised(rank: int, answer: Failed) -> RankResult:
@@ -124,20 +124,20 @@ def _stuck_words(outcome: Outcome, rank: int) -> str:
 
 
 def _last_said(outcome: Outcome, rank: int) -> str:
-    if rank not in outcome.said:
+    if rank not in outcome.last_status:
         return ", had not begun"
-    text, seconds = outcome.said[rank]
+    text, seconds = outcome.last_status[rank]
     return f" (last said {text!r}, {seconds:.1f} s before)"
 
 
 def write_case_log(
-    outcome: Outcome, result: CaseResult, said: list[str], folder: Path
+    outcome: Outcome, result: CaseResult, message: list[str], folder: Path
 ) -> CaseResult:
     """The result with its log written into `folder`; a log that cannot be written is no failure.
 
     said: the result's message, which begins the log.
     """
-    sections = {"result": "\n".join([str(result.verdict), *said])}
+    sections = {"result": "\n".join([str(result.verdict), *message])}
     for rank, path in outcome.logs.items():
         sections[f"rank {rank}"] = crash_evidence.read(path)
     name = log_name(result.case_id, result.attempt)

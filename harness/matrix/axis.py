@@ -31,7 +31,7 @@ class Axis:
     # What a failing case is tried with, simplest first. None: the choices, or the default.
     simplest: tuple[Any, ...] | None = None
     # What random cases take, as often as it stands here. Empty: each value alike.
-    drawn: tuple[Any, ...] = ()
+    random_values: tuple[Any, ...] = ()
     name: str = ""  # of the field
     kind: str = ""  # int, bool or str
     default: Any = None  # None: the field has to be given
@@ -48,9 +48,9 @@ class Axis:
         return self.choices or (() if self.required else (self.default,))
 
 
-def axis(token: str, description: str, *, default: Any = dataclasses.MISSING, **rest: Any) -> Any:
-    """Declare a field of a case as an axis; `rest` as in `Axis`."""
-    declared = Axis(token=token, description=description, **rest)
+def axis(token: str, description: str, *, default: Any = dataclasses.MISSING, **fields: Any) -> Any:
+    """Declare a field of a case as an axis; `fields` are further fields of `Axis`."""
+    declared = Axis(token=token, description=description, **fields)
     return field(default=default, metadata={"axis": declared})
 
 
@@ -70,9 +70,9 @@ def axes_of(kind: type[Any]) -> dict[str, Axis]:
 def file_keys(axes: dict[str, Axis]) -> dict[str, tuple[Axis, ...]]:
     """Each key of the matrix file with the axes that it sets."""
     keys: dict[str, tuple[Axis, ...]] = {}
-    for one in axes.values():
-        key = one.group or one.name
-        keys[key] = (*keys.get(key, ()), one)
+    for axis in axes.values():
+        key = axis.group or axis.name
+        keys[key] = (*keys.get(key, ()), axis)
     return keys
 
 

@@ -102,13 +102,13 @@ class MoETestConfig:
         default=0,
         minimum=0,
         simplest=(0, 1, 2),
-        drawn=(0, 0, 1, 2),
+        random_values=(0, 0, 1, 2),
     )
     renormalize: bool = axis(
         "renorm",
         "a token's chosen router weights sum to one",
         default=True,
-        drawn=(True, True, False),
+        random_values=(True, True, False),
     )
     router: str = axis(
         "router",
@@ -142,7 +142,7 @@ class MoETestConfig:
     )
 
     def __post_init__(self) -> None:
-        errors = [value_error(one, getattr(self, one.name)) for one in AXES.values()]
+        errors = [value_error(axis, getattr(self, axis.name)) for axis in AXES.values()]
         problems = [text for text in errors if text is not None]
         if problems:
             raise CaseError("; ".join(problems))
@@ -151,14 +151,14 @@ class MoETestConfig:
     def id(self) -> str:
         """Self-describing and reversible; see the module's first lines."""
         tokens = []
-        for one in AXES.values():
-            value = getattr(self, one.name)
-            if value == one.default:
+        for field_axis in AXES.values():
+            value = getattr(self, field_axis.name)
+            if value == field_axis.default:
                 continue
             if isinstance(value, bool):
-                tokens.append(one.token if value else f"no_{one.token}")
+                tokens.append(field_axis.token if value else f"no_{field_axis.token}")
             else:
-                tokens.append(f"{one.token}:{value}")
+                tokens.append(f"{field_axis.token}:{value}")
         return "-".join(tokens)
 
     @classmethod
@@ -246,26 +246,26 @@ def short_name(case_id: str) -> str:
 AXES = axes_of(MoETestConfig)
 FILE_KEYS = file_keys(AXES)
 TOKEN_COUNTS = AXES["tokens"].choices
-_BY_TOKEN = {one.token: one for one in AXES.values()}
+_BY_TOKEN = {axis.token: axis for axis in AXES.values()}
 
 
 def _parse(token: str) -> tuple[str, Any]:
     """One token as (field name, value)."""
     name, colon, text = token.partition(":")
     negated = not colon and name.startswith("no_")
-    one = _BY_TOKEN.get(name.removeprefix("no_") if negated else name)
-    if one is None:
+    axis = _BY_TOKEN.get(name.removeprefix("no_") if negated else name)
+    if axis is None:
         close = difflib.get_close_matches(name, _BY_TOKEN, n=1)
         hint = f", did you mean {close[0]!r}?" if close else f" (known: {', '.join(_BY_TOKEN)})"
         raise CaseError(f"token {token!r}: no field is called {name!r}{hint}")
-    if one.kind == "bool":
+    if axis.kind == "bool":
         if colon:
             raise CaseError(f"token {token!r}: write {name!r} or 'no_{name}'")
-        return one.name, not negated
+        return axis.name, not negated
     if not colon or negated:
         raise CaseError(f"token {token!r}: write '{name.removeprefix('no_')}:VALUE'")
-    if one.kind != "int":
-        return one.name, text
+    if axis.kind != "int":
+        return axis.name, text
     if not _INT.match(text):
         raise CaseError(f"token {token!r}: {text!r} is no whole number")
-    return one.name, int(text)
+    return axis.name, int(text)

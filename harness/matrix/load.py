@@ -21,11 +21,11 @@ REQUIRED = tuple(key for key, axes in FILE_KEYS.items() if axes[0].required)
 
 def find(path: Path | None) -> Path:
     """The file to read: the one given, or `configs/matrix.yaml` here or beside the package."""
-    here = path or DEFAULT
+    default = path or DEFAULT
     beside = Path(__file__).parents[2] / DEFAULT
-    if path is None and not here.exists() and beside.exists():
+    if path is None and not default.exists() and beside.exists():
         return beside
-    return here
+    return default
 
 
 def load(path: Path) -> MatrixConfig:
@@ -61,12 +61,12 @@ def _render(path: Path, problems: list[yaml_positions.YamlError]) -> list[str]:
 def _blocks(value: Any) -> list[tuple[yaml_positions.Path, Any]]:
     """Every block of every suite with its path, as far as the data has the right shape."""
     suites = value.get("suites") if isinstance(value, dict) else None
-    found: list[tuple[yaml_positions.Path, Any]] = []
+    located_blocks: list[tuple[yaml_positions.Path, Any]] = []
     for name, suite in suites.items() if isinstance(suites, dict) else ():
         blocks = suite.get("blocks") if isinstance(suite, dict) else None
         for i, block in enumerate(blocks if isinstance(blocks, list) else ()):
-            found.append((("suites", name, "blocks", i), block))
-    return found
+            located_blocks.append((("suites", name, "blocks", i), block))
+    return located_blocks
 
 
 def _empty(located: yaml_positions.Located) -> list[yaml_positions.YamlError]:
@@ -78,10 +78,12 @@ def _empty(located: yaml_positions.Located) -> list[yaml_positions.YamlError]:
 def _unset_axes(located: yaml_positions.Located) -> list[yaml_positions.YamlError]:
     """Axes without a default that neither a block nor `defaults` gives."""
     defaults = located.value.get("defaults") if isinstance(located.value, dict) else None
-    given = set(defaults) if isinstance(defaults, dict) else set()
+    default_keys = set(defaults) if isinstance(defaults, dict) else set()
     problems = []
     for path, block in _blocks(located.value):
-        missing = [a for a in REQUIRED if isinstance(block, dict) and a not in given | set(block)]
+        if not isinstance(block, dict):
+            continue
+        missing = [key for key in REQUIRED if key not in default_keys and key not in block]
         if missing:
             text = f"lacks {', '.join(missing)}; give it here or under `defaults`"
             problems.append(_problem(located, path, text))
@@ -117,17 +119,17 @@ def _translate(
 ) -> list[yaml_positions.YamlError]:
     """pydantic's errors in our words, each at its place."""
     problems = []
-    for one in error.errors(include_url=False):
-        path = tuple(part for part in one["loc"] if part != "[key]")
-        at_key = one["type"] == "extra_forbidden" or "[key]" in one["loc"]
+    for detail in error.errors(include_url=False):
+        path = tuple(part for part in detail["loc"] if part != "[key]")
+        at_key = detail["type"] == "extra_forbidden" or "[key]" in detail["loc"]
         if path in located.empty:
             continue  # said already
-        value = one["input"]
-        if one["type"] == "list_type" and path[-2:-1] == ("shapes",):
+        value = detail["input"]
+        if detail["type"] == "list_type" and path[-2:-1] == ("shapes",):
             shapes = _value_at(located.value, path[:-1])
             if not any(isinstance(shape, list) for shape in shapes):
                 path, value = path[:-1], shapes  # [8, 64, 64]: the list's error, not one each
-        text = _text(one["type"], path, one.get("ctx", {}), value) or one["msg"]
+        text = _text(detail["type"], path, detail.get("ctx", {}), value) or detail["msg"]
         problems.append(_problem(located, path, text, key=at_key))
     return problems
 

@@ -38,9 +38,9 @@ def _checked(axis: Axis) -> AfterValidator:
     """Values of the file are held to the same rules as the case's."""
 
     def checked(word: str) -> str:
-        wrong = value_error(axis, word)
-        if wrong:
-            raise ValueError(wrong + hint(word, axis.choices))
+        message = value_error(axis, word)
+        if message:
+            raise ValueError(message + hint(word, axis.choices))
         # A class given by its path is loaded by the plan, not here: that may import torch.
         if axis.family and ":" not in word and word not in axis.extra_names:
             _row(axis.family, word)
@@ -171,11 +171,12 @@ def _without_null(part: Any) -> Any:
         return [_without_null(item) for item in part if item != {"type": "null"}]
     if not isinstance(part, dict):
         return part
-    kept = {key: _without_null(value) for key, value in part.items() if (key, value) != _NO_DEFAULT}
-    options = kept.pop("anyOf", None)
+    items = [item for item in part.items() if item != _NO_DEFAULT]
+    cleaned = {key: _without_null(value) for key, value in items}
+    options = cleaned.pop("anyOf", None)
     if options is not None and len(options) == 1:
-        return {**options[0], **kept}
-    return kept if options is None else {**kept, "anyOf": options}
+        return {**options[0], **cleaned}
+    return cleaned if options is None else {**cleaned, "anyOf": options}
 
 
 _NO_DEFAULT = ("default", None)

@@ -79,9 +79,9 @@ def load(text: str) -> Located:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        what = " ".join(part for part in (error.context, error.problem) if part)
+        message = " ".join(part for part in (error.context, error.problem) if part)
         located.problems.append(
-            YamlError(line=line, column=column, path=(), text=f"no YAML: {what}")
+            YamlError(line=line, column=column, path=(), text=f"no YAML: {message}")
         )
         return located
     except yaml.YAMLError as error:
@@ -112,12 +112,12 @@ class _Builder:
         self._aliases: list[Path] = []  # those that are being expanded, the outermost first
 
     def build(self, node: yaml.Node, path: Path) -> Any:
-        again = id(node) in self._visited
-        self._aliases += [path] * again
+        revisited = id(node) in self._visited
+        self._aliases += [path] * revisited
         self._visit(node, path)
         self._located.values[path] = _place(node)
         value = self._value(node, path)
-        del self._aliases[len(self._aliases) - again :]
+        del self._aliases[len(self._aliases) - revisited :]
         return value
 
     def _value(self, node: yaml.Node, path: Path) -> Any:

@@ -49,18 +49,18 @@ class Agreement:
     """Remembers the first passed case's rows of each content, and compares later ones."""
 
     def __init__(self) -> None:
-        self._seen: dict[tuple[tuple[object, ...], int], tuple[str, Sketch]] = {}
+        self._first_outputs: dict[tuple[tuple[object, ...], int], tuple[str, Sketch]] = {}
 
     def check(self, case: MoETestConfig, sketches: list[Sketch]) -> list[str]:
         """What does not agree, one line a pair of cases; new tokens are remembered."""
         key = content_key(case)
-        found: dict[str, str] = {}
+        differences: dict[str, str] = {}
         for sketch in sketches:
-            other = self._seen.setdefault((key, sketch.token), (case.id, sketch))
+            other = self._first_outputs.setdefault((key, sketch.token), (case.id, sketch))
             text = _difference(sketch, other[1])
             if text is not None:
-                found.setdefault(other[0], f"disagrees with {other[0]} on {text}")
-        return list(found.values())
+                differences.setdefault(other[0], f"disagrees with {other[0]} on {text}")
+        return list(differences.values())
 
 
 def compared(events: Iterable[Event], before: Iterable[Event] = ()) -> Iterator[Event]:
@@ -68,25 +68,25 @@ def compared(events: Iterable[Event], before: Iterable[Event] = ()) -> Iterator[
 
     before: events of the run that is being resumed; their outputs are compared with, too.
     """
-    seen = Agreement()
+    agreement = Agreement()
     for event in before:
         if isinstance(event, CaseEnded):
-            _checked(seen, event.result)
+            _checked(agreement, event.result)
     for event in events:
         if isinstance(event, CaseEnded):
-            yield dataclasses.replace(event, result=_checked(seen, event.result))
+            yield dataclasses.replace(event, result=_checked(agreement, event.result))
         else:
             yield event
 
 
-def _checked(seen: Agreement, result: CaseResult) -> CaseResult:
+def _checked(agreement: Agreement, result: CaseResult) -> CaseResult:
     if result.verdict is not Verdict.PASSED or not result.sketches:
         return result
     sketches = [Sketch.from_json(data) for data in result.sketches]
-    found = seen.check(MoETestConfig.from_id(result.case_id), sketches)
-    if not found:
+    differences = agreement.check(MoETestConfig.from_id(result.case_id), sketches)
+    if not differences:
         return result
-    return dataclasses.replace(result, verdict=Verdict.FAILED, messages=tuple(found))
+    return dataclasses.replace(result, verdict=Verdict.FAILED, messages=tuple(differences))
 
 
 def _difference(a: Sketch, b: Sketch) -> str | None:

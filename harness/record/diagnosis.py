@@ -24,7 +24,7 @@ class Diagnosis:
 
     def covers(self, call: int, topic: str) -> bool:
         """Tell whether the diagnosis of a call says more than a finding on this topic does."""
-        return any(one["call"] == call and topic in one.get("covers", ()) for one in self.calls)
+        return any(data["call"] == call and topic in data.get("covers", ()) for data in self.calls)
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

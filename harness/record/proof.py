@@ -44,8 +44,8 @@ class Proof:
 
 def best(ranks: Iterable[Sequence[Proof]]) -> tuple[Proof, ...]:
     """Return each wrong answer's proof over all ranks: one rank that catches it is enough."""
-    found: dict[str, Proof] = {}
+    best_proofs: dict[str, Proof] = {}
     for proof in (proof for proofs in ranks for proof in proofs):
-        held = found.get(proof.name, proof)
-        found[proof.name] = min(held, proof, key=lambda p: ORDER.index(p.outcome))
-    return tuple(found.values())
+        previous = best_proofs.get(proof.name, proof)
+        best_proofs[proof.name] = min(previous, proof, key=lambda p: ORDER.index(p.outcome))
+    return tuple(best_proofs.values())

@@ -119,15 +119,15 @@ class RankResult:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> RankResult:
-        findings = tuple(Finding.from_json(one) for one in data["findings"])
-        battery = tuple(Proof.from_json(one) for one in data["battery"])
+        findings = tuple(Finding.from_json(item) for item in data["findings"])
+        battery = tuple(Proof.from_json(item) for item in data["battery"])
         changed: dict[str, Any] = {
             "verdict": Verdict(data["verdict"]),
             "findings": findings,
             "battery": battery,
         }
-        told = data["diagnosis"]
-        changed["diagnosis"] = None if told is None else Diagnosis.from_json(told)
+        diagnosis = data["diagnosis"]
+        changed["diagnosis"] = None if diagnosis is None else Diagnosis.from_json(diagnosis)
         return cls(**{**data, **changed, "sketches": tuple(data["sketches"])})
 
 
@@ -170,8 +170,9 @@ class CaseResult:
     def from_json(cls, data: dict[str, Any]) -> CaseResult:
         lists = ("messages", "leading", "diagnosed", "sketches")
         changed: dict[str, Any] = {name: tuple(data[name]) for name in lists if name in data}
-        changed["battery"] = tuple(Proof.from_json(one) for one in data.get("battery", ()))
-        changed["diagnoses"] = tuple(Diagnosis.from_json(one) for one in data.get("diagnoses", ()))
+        changed["battery"] = tuple(Proof.from_json(item) for item in data.get("battery", ()))
+        diagnoses = data.get("diagnoses", ())
+        changed["diagnoses"] = tuple(Diagnosis.from_json(item) for item in diagnoses)
         return cls(**{**data, **changed, "verdict": Verdict(data["verdict"])})
 
 
@@ -216,8 +217,8 @@ def _grouped(ranks: list[RankResult]) -> list[tuple[str, bool, bool]]:
             groups.setdefault(key, []).append(r.rank)
     ordered = sorted(groups.items(), key=lambda group: not group[0][1])
     return [
-        (f"rank {','.join(map(str, who))}: {text}", leads, diagnosed)
-        for (text, leads, diagnosed), who in ordered
+        (f"rank {','.join(map(str, group))}: {text}", leads, diagnosed)
+        for (text, leads, diagnosed), group in ordered
     ]
 
 

@@ -11,29 +11,29 @@ if TYPE_CHECKING:
 
 ORDINALS = ("first", "second", "third")
 
-Said = dict[str, list[tuple[int, int]]]  # text -> the (rank, call) pairs that say it
+Sources = dict[str, list[tuple[int, int]]]  # text -> the (rank, call) pairs that say it
 
 
-def said(
+def sources_by_text(
     calls: list[tuple[int, dict[str, Any]]], texts: Callable[[dict[str, Any]], list[str]]
-) -> Said:
+) -> Sources:
     """Each text once, with who said it; what most say first."""
-    found: Said = {}
+    sources: Sources = {}
     for rank, call in calls:
         for text in texts(call):
-            found.setdefault(text, []).append((rank, call["call"]))
-    return dict(sorted(found.items(), key=lambda item: -len(item[1])))
+            sources.setdefault(text, []).append((rank, call["call"]))
+    return dict(sorted(sources.items(), key=lambda item: -len(item[1])))
 
 
-def who_says(who: list[tuple[int, int]], everyone: list[tuple[int, int]]) -> str:
+def source_suffix(sources: list[tuple[int, int]], failed_calls: list[tuple[int, int]]) -> str:
     """Empty when all that failed say it."""
-    if set(who) == set(everyone):
+    if set(sources) == set(failed_calls):
         return ""
-    ranks = sorted({rank for rank, _ in who})
-    parts = [] if ranks == sorted({rank for rank, _ in everyone}) else [ranks_text(ranks)]
-    which = {call for _, call in who}
-    here = {call for rank, call in everyone if rank in ranks}
-    parts += [] if which == here else [call_name(min(which))]
+    ranks = sorted({rank for rank, _ in sources})
+    parts = [] if ranks == sorted({rank for rank, _ in failed_calls}) else [ranks_text(ranks)]
+    call_numbers = {call for _, call in sources}
+    failed_numbers = {call for rank, call in failed_calls if rank in ranks}
+    parts += [] if call_numbers == failed_numbers else [call_name(min(call_numbers))]
     return f" ({', '.join(parts)})" if parts else ""
 
 

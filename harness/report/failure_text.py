@@ -15,7 +15,7 @@ from harness.matrix.case import MoETestConfig
 from harness.record.result import Verdict
 from harness.record.summary import repeat_command
 from harness.report import png
-from harness.report.attribution import Said, call_name, said, who_says
+from harness.report.attribution import Sources, call_name, source_suffix, sources_by_text
 from harness.report.cause_text import NO_CAUSE, cause_lines
 
 if TYPE_CHECKING:
@@ -24,14 +24,16 @@ if TYPE_CHECKING:
 
     from harness.record.result import CaseResult
 
-MOST = 60  # lines of one case, unless all are asked for
+MAX_LINES = 60  # lines of one case, unless all are asked for
 WIDTH = 114  # of a line, but for the one to copy: six columns are left to whoever indents
 TRACEBACK = "Traceback (most recent call last)"
 PICTURE = "picture: "
 LOGS = "logs"  # where a run's folder keeps them, and the pictures
 
 
-def lines(result: CaseResult, most: int | None = MOST, folder: Path | None = None) -> list[str]:
+def lines(
+    result: CaseResult, max_lines: int | None = MAX_LINES, folder: Path | None = None
+) -> list[str]:
     """At most `most` lines; None: all of them. Passed cases have none.
 
     folder: the run's, so that its files are named with their path. The last line repeats the
@@ -41,9 +43,9 @@ def lines(result: CaseResult, most: int | None = MOST, folder: Path | None = Non
         return []
     calls = _calls(result)
     body = _wrapped([*_reason(result), *_leading(result), *_summary(result, calls)])
-    rest = _wrapped([*_messages(result), *_details(calls, folder)])
+    details = _wrapped([*_messages(result), *_details(calls, folder)])
     tail = [*_files(result, folder), f"repeat: {repeat_command(result.case_id)}"]
-    return _cut([*body, *rest], tail, most)
+    return _cut([*body, *details], tail, max_lines)
 
 
 def headline(result: CaseResult) -> str:
@@ -52,49 +54,49 @@ def headline(result: CaseResult) -> str:
     causes = [t for t in _summary(result, calls) if t.startswith(("likely cause", NO_CAUSE))]
     causes = [t for t in causes[:1] if not t.startswith(NO_CAUSE)]
     patterns = [t for t in _summary(result, calls) if t.startswith("pattern")]
-    said = [_first(text) for text in result.messages if text]
-    return next(iter([*_leading(result), *causes, *patterns, *said, result.reason or ""]))
+    messages = [_first(text) for text in result.messages if text]
+    return next(iter([*_leading(result), *causes, *patterns, *messages, result.reason or ""]))
 
 
 def _first(text: str) -> str:
     """A message's first line; of a traceback the exception, which stands behind its frames."""
-    head, *rest = text.splitlines()
-    who, colon, what = head.partition(": ")
-    if not what.startswith(TRACEBACK):
+    head, *following = text.splitlines()
+    prefix, colon, message = head.partition(": ")
+    if not message.startswith(TRACEBACK):
         return head
-    starts = [i for i, line in enumerate(rest) if line.startswith(TRACEBACK)]
-    after = rest[starts[-1] + 1 if starts else 0 :]
+    starts = [i for i, line in enumerate(following) if line.startswith(TRACEBACK)]
+    after = following[starts[-1] + 1 if starts else 0 :]
     ends = [line for line in after if line and not line.startswith(" ")]
-    return f"{who}{colon}{ends[0]}" if ends else head
+    return f"{prefix}{colon}{ends[0]}" if ends else head
 
 
 def _calls(result: CaseResult) -> list[tuple[int, dict[str, Any]]]:
     return [(d.rank, call) for d in result.diagnoses for call in d.calls]
 
 
-def _cut(said: list[str], tail: list[str], most: int | None) -> list[str]:
+def _cut(body: list[str], tail: list[str], max_lines: int | None) -> list[str]:
     """The tail always; of the rest the beginning and, of what is left out, the number."""
-    if most is None or len(said) + len(tail) <= most:
-        return [*said, *tail]
-    room = max(most - len(tail) - 1, 0)
+    if max_lines is None or len(body) + len(tail) <= max_lines:
+        return [*body, *tail]
+    room = max(max_lines - len(tail) - 1, 0)
     last = room // 4  # a traceback says what happened in its last lines
-    more = f"… {len(said) - room} more lines: -v, or the run's events.jsonl, has all"
-    return [*said[: room - last], more, *said[len(said) - last :], *tail]
+    more = f"… {len(body) - room} more lines: -v, or the run's events.jsonl, has all"
+    return [*body[: room - last], more, *body[len(body) - last :], *tail]
 
 
-def _wrapped(said: list[str]) -> list[str]:
-    found: list[str] = []
-    for text in said:
+def _wrapped(texts: list[str]) -> list[str]:
+    wrapped: list[str] = []
+    for text in texts:
         for line in text.splitlines():
             if line.lstrip().startswith(PICTURE):
-                found.append(line)  # a path is there to be copied
+                wrapped.append(line)  # a path is there to be copied
                 continue
             indent = " " * (len(line) - len(line.lstrip()) + 4)
             pieces = textwrap.wrap(
                 line, WIDTH, subsequent_indent=indent, break_on_hyphens=False, tabsize=4
             )
-            found += pieces or [""]
-    return found
+            wrapped += pieces or [""]
+    return wrapped
 
 
 def _reason(result: CaseResult) -> list[str]:
@@ -106,26 +108,27 @@ def _summary(result: CaseResult, calls: list[tuple[int, dict[str, Any]]]) -> Ite
     if not calls:
         return
     yield f"wrong: {_where(result, calls)}"
-    everyone = [(rank, call["call"]) for rank, call in calls]
-    for text, who in said(calls, _pattern_texts).items():
-        yield f"pattern{who_says(who, everyone)}: {text}"
-    yield from cause_lines(calls, everyone)
-    yield from _stage_lines(calls, everyone)
-    for text, who in said(calls, _fault_texts).items():
-        yield f"the diagnosis{who_says(who, everyone)} failed, the verdict stands: {text}"
+    failed_calls = [(rank, call["call"]) for rank, call in calls]
+    for text, sources in sources_by_text(calls, _pattern_texts).items():
+        yield f"pattern{source_suffix(sources, failed_calls)}: {text}"
+    yield from cause_lines(calls, failed_calls)
+    yield from _stage_lines(calls, failed_calls)
+    for text, sources in sources_by_text(calls, _fault_texts).items():
+        suffix = source_suffix(sources, failed_calls)
+        yield f"the diagnosis{suffix} failed, the verdict stands: {text}"
 
 
 def _where(result: CaseResult, calls: list[tuple[int, dict[str, Any]]]) -> str:
-    wrong = sorted({rank for rank, _ in calls})
-    text = _ranks_pattern(wrong, result)
+    failed_ranks = sorted({rank for rank, _ in calls})
+    text = _ranks_pattern(failed_ranks, result)
     failed = sorted({n for d in result.diagnoses for n in d.failed})
     total = max(d.of for d in result.diagnoses)
     if len(failed) == total:
         return f"{text}, {_all(total)} calls"
     if not all(d.every_call for d in result.diagnoses):
         # What failed was not looked at in every call: nothing is known of the others
-        which = f"the {call_name(failed[0])}" if len(failed) == 1 else f"{len(failed)} calls"
-        return f"{text}, seen in {which} of {total}"
+        calls_text = f"the {call_name(failed[0])}" if len(failed) == 1 else f"{len(failed)} calls"
+        return f"{text}, seen in {calls_text} of {total}"
     if len(failed) == 1:
         return f"{text}, {call_name(failed[0])} only, of {total}"
     return f"{text}, {len(failed)} of {total} calls"
@@ -135,14 +138,14 @@ def _all(count: int) -> str:
     return "both" if count == 2 else f"all {count}"
 
 
-def _ranks_pattern(wrong: list[int], result: CaseResult) -> str:
+def _ranks_pattern(failed_ranks: list[int], result: CaseResult) -> str:
     """Which ranks, and what they are in the layout."""
-    everyone = sorted(int(rank) for rank in result.ranks)
-    if len(everyone) <= 1:
+    all_ranks = sorted(int(rank) for rank in result.ranks)
+    if len(all_ranks) <= 1:
         return "the only rank"
-    if wrong == everyone:
-        return f"{_all(len(everyone))} ranks"
-    text = f"{ranks_text(wrong)} only, of {len(everyone)}"
+    if failed_ranks == all_ranks:
+        return f"{_all(len(all_ranks))} ranks"
+    text = f"{ranks_text(failed_ranks)} only, of {len(all_ranks)}"
     try:
         layout = MoETestConfig.from_id(result.case_id).layout
     except CaseError:
@@ -152,8 +155,8 @@ def _ranks_pattern(wrong: list[int], result: CaseResult) -> str:
         ("TP rank", layout.tp_size, layout.tp_rank),
     ):
         for index in range(size) if size > 1 else ():
-            if wrong == [rank for rank in everyone if of(rank) == index]:
-                return f"{name} {index} only ({ranks_text(wrong)} of {len(everyone)})"
+            if failed_ranks == [rank for rank in all_ranks if of(rank) == index]:
+                return f"{name} {index} only ({ranks_text(failed_ranks)} of {len(all_ranks)})"
     return text
 
 
@@ -162,19 +165,20 @@ def _pattern_texts(call: dict[str, Any]) -> list[str]:
 
 
 def _stage_lines(
-    calls: list[tuple[int, dict[str, Any]]], everyone: list[tuple[int, int]]
+    calls: list[tuple[int, dict[str, Any]]], failed_calls: list[tuple[int, int]]
 ) -> Iterator[str]:
     """The first stage that departs, with one rank's numbers."""
-    who: Said = {}
+    sources: Sources = {}
     texts: dict[str, str] = {}
     for rank, call in calls:
         for first in call.get("stages", ())[:1]:
-            who.setdefault(first["stage"], []).append((rank, call["call"]))
+            sources.setdefault(first["stage"], []).append((rank, call["call"]))
             texts.setdefault(first["stage"], first["text"])
-    for stage, those in who.items():
-        rank, number = those[0]
-        on = f"on rank {rank}, {call_name(number)}: " if len(those) > 1 else ""
-        yield f"first wrong stage{who_says(those, everyone)}: {stage}: {on}{texts[stage]}"
+    for stage, stage_sources in sources.items():
+        rank, number = stage_sources[0]
+        on = f"on rank {rank}, {call_name(number)}: " if len(stage_sources) > 1 else ""
+        suffix = source_suffix(stage_sources, failed_calls)
+        yield f"first wrong stage{suffix}: {stage}: {on}{texts[stage]}"
 
 
 def _fault_texts(call: dict[str, Any]) -> list[str]:
@@ -193,14 +197,14 @@ def _messages(result: CaseResult) -> list[str]:
 
 def _details(calls: list[tuple[int, dict[str, Any]]], folder: Path | None) -> Iterator[str]:
     """Numbers of each call, the most wrong first; ranks that hold the same tokens once."""
-    told = [(r, c) for r, c in calls if "rows" in c and (c["rows"]["wrong"] or "tried" in c)]
-    told.sort(key=lambda pair: -pair[1]["rel_rms"])
+    detailed = [(r, c) for r, c in calls if "rows" in c and (c["rows"]["wrong"] or "tried" in c)]
+    detailed.sort(key=lambda pair: -pair[1]["rel_rms"])
     groups: dict[tuple[int, str], list[tuple[int, dict[str, Any]]]] = {}
-    for rank, call in told:
+    for rank, call in detailed:
         groups.setdefault((call["call"], "\n".join(_detail(call))), []).append((rank, call))
-    for (number, text), who in groups.items():
-        yield f"{ranks_text([rank for rank, _ in who])}, {call_name(number)}: {text}"
-        for _, call in who:
+    for (number, text), alike in groups.items():
+        yield f"{ranks_text([rank for rank, _ in alike])}, {call_name(number)}: {text}"
+        for _, call in alike:
             if "picture" in call:
                 yield f"  {PICTURE}{_path(folder, call['picture'])}"
             elif "picture_fault" in call:
@@ -218,9 +222,9 @@ def _detail(call: dict[str, Any]) -> Iterator[str]:
 
 
 def _files(result: CaseResult, folder: Path | None) -> list[str]:
-    drawn = any("picture" in call for _, call in _calls(result))
+    has_picture = any("picture" in call for _, call in _calls(result))
     experts = f"{png.stem(result.case_id, 'experts')}.png"
-    files = [f"picture of experts and ranks: {_path(folder, experts)}"] if drawn else []
+    files = [f"picture of experts and ranks: {_path(folder, experts)}"] if has_picture else []
     return [*files, *([f"log: {_path(folder, result.log)}"] if result.log else [])]
 
 

@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from harness.record.result import CaseResult
     from harness.report.tables import View
 
-MOST = 5000  # test cases a file; viewers give up on larger ones
+MAX_CASES = 5000  # test cases a file; viewers give up on larger ones
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def write(run: View, path: Path) -> list[Path]:
     """Write the run to `path`, or to `NAME-1.xml`, `NAME-2.xml`, … where one would be too long."""
-    cases = [_case(result) for result in run.results] + [_skip(one) for one in run.refused]
-    chunks = [cases[i : i + MOST] for i in range(0, len(cases), MOST)] or [[]]
+    cases = [_case(result) for result in run.results] + [_skip(refusal) for refusal in run.refused]
+    chunks = [cases[i : i + MAX_CASES] for i in range(0, len(cases), MAX_CASES)] or [[]]
     paths = [path]
     if len(chunks) > 1:
         paths = [path.with_name(f"{path.stem}-{i + 1}{path.suffix}") for i in range(len(chunks))]

@@ -37,9 +37,9 @@ def save(
     last: the colour of BROKEN; text: what the picture shows. Raises OSError.
     """
     across, down = (max(1, -(-SMALL // side)) for side in (len(levels[0]), len(levels)))
-    wide = [bytes(level for level in row for _ in range(across)) for row in levels]
-    tall = [row for row in wide for _ in range(down)]
-    write_png(folder / name, tall, palette(last), text)
+    widened = [bytes(level for level in row for _ in range(across)) for row in levels]
+    enlarged = [row for row in widened for _ in range(down)]
+    write_png(folder / name, enlarged, palette(last), text)
     return name
 
 
@@ -51,10 +51,10 @@ def save_experts(result: CaseResult, folder: Path) -> str | None:
     counts: dict[int, dict[int, tuple[int, int]]] = {}  # expert -> rank -> (wrong, rows)
     for diagnosis in result.diagnoses:
         for call in diagnosis.calls:
-            for expert, (wrong, rows) in call.get("experts", {}).items():
+            for expert, (num_wrong, rows) in call.get("experts", {}).items():
                 of_rank = counts.setdefault(int(expert), {})
                 before = of_rank.get(diagnosis.rank, (0, 0))
-                of_rank[diagnosis.rank] = (before[0] + wrong, before[1] + rows)
+                of_rank[diagnosis.rank] = (before[0] + num_wrong, before[1] + rows)
     if not counts:
         return None
     ranks = max(len(result.ranks), 1 + max(rank for row in counts.values() for rank in row))
@@ -99,8 +99,8 @@ def palette(last: tuple[int, int, int]) -> list[tuple[int, int, int]]:
     return [*colours, last]
 
 
-def _share_level(wrong: int, rows: int) -> int:
-    return BROKEN if rows == 0 else round(wrong / rows * (BROKEN - 1))
+def _share_level(num_wrong: int, rows: int) -> int:
+    return BROKEN if rows == 0 else round(num_wrong / rows * (BROKEN - 1))
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:

@@ -42,8 +42,8 @@ def case_lines(result: CaseResult, folder: Path, *, verbose: bool = False) -> li
     head = f"{result.verdict:<8} {result.seconds:7.2f}s  {result.case_id}"
     if result.attempt > 1:
         head += f"  (attempt {result.attempt})"
-    said = failure_text.lines(result, None if verbose else failure_text.MOST, folder)
-    return [head, *(f"    {line}" for line in said)]
+    texts = failure_text.lines(result, None if verbose else failure_text.MAX_LINES, folder)
+    return [head, *(f"    {line}" for line in texts)]
 
 
 def _gang_line(event: Event) -> str | None:
@@ -95,9 +95,9 @@ class Live:
         self._folder, self._verbose = folder, verbose
         self._verdicts: dict[str, Verdict] = {}
         console = Console(file=stream)
-        said = TextColumn("{task.description}", markup=False)
+        description = TextColumn("{task.description}", markup=False)
         self._bar = Bar(
-            BarColumn(30), MofNCompleteColumn(), TimeElapsedColumn(), said, console=console
+            BarColumn(30), MofNCompleteColumn(), TimeElapsedColumn(), description, console=console
         )
         self._task = self._bar.add_task("", total=total)
         self._bar.start()
@@ -111,8 +111,8 @@ class Live:
             if event.result.verdict is Verdict.NOT_RUN:
                 return  # the run's last lines count them
             if self._verbose or event.result.verdict is not Verdict.PASSED:
-                said = case_lines(event.result, self._folder, verbose=self._verbose)
-                self._print("\n".join(said))
+                lines = case_lines(event.result, self._folder, verbose=self._verbose)
+                self._print("\n".join(lines))
         elif self._verbose and (line := _gang_line(event)):
             self._print(line)
 

@@ -156,12 +156,12 @@ def _failure(result: CaseResult) -> list[str]:
 def skip_lines(refused: Iterable[dict[str, str]]) -> list[str]:
     """One line a reason code: how many points, one of them, and its reason in words."""
     groups: dict[str, list[dict[str, str]]] = defaultdict(list)
-    for one in refused:
-        groups[one["code"]].append(one)
+    for refusal in refused:
+        groups[refusal["code"]].append(refusal)
     ordered = sorted(groups.items(), key=lambda item: -len(item[1]))
     return [
-        f"{len(those):6d}  {code}: e.g. {those[0]['case']}: {those[0]['text']}"
-        for code, those in ordered
+        f"{len(refusals):6d}  {code}: e.g. {refusals[0]['case']}: {refusals[0]['text']}"
+        for code, refusals in ordered
     ]
 
 

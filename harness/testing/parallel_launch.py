@@ -150,7 +150,7 @@ def _run(gang: Gang, timeout: float) -> tuple[dict[int, str], list[bytes]]:
                 values = [result_file(gang.link.folder, rank).read_bytes() for rank in ranks]
                 gang.end("done")
             elif failed is None:
-                raise GangStartError(f"the ranks could not start: {notice.why}\n{notice.log}")
+                raise GangStartError(f"the ranks could not start: {notice.reason}\n{notice.log}")
             else:
                 return failed, values
 

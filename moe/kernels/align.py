@@ -73,17 +73,18 @@ def align_tokens(topk_ids: Tensor, num_local_experts: int, block_m: int) -> Alig
 def _fill(out: Aligned, ids: Tensor, experts: int) -> None:
     """Run the kernels. ids: [R] int32."""
     rows, blocks, device = ids.numel(), out.block_expert.numel(), ids.device
-    wide = triton.next_power_of_2(experts)
+    lanes = triton.next_power_of_2(experts)
     chunk = min(_CHUNK, triton.next_power_of_2(rows))
     chunks = triton.cdiv(rows, chunk)
-    sizes = {"CHUNK": chunk, "TILE": max(1, min(chunk, _TILE // wide)), "EXPERTS": wide}
+    sizes = {"CHUNK": chunk, "TILE": max(1, min(chunk, _TILE // lanes)), "EXPERTS": lanes}
     counts = guarded_buffers.empty((chunks, experts), dtype=torch.int32, device=device)
     launch(_count, (chunks,), device, ids, counts, rows, experts, **sizes)
-    each = triton.cdiv(blocks, chunks)
-    at_once = max(1, min(triton.next_power_of_2(each), _TILE // max(wide, out.block_m)))
+    blocks_per_program = triton.cdiv(blocks, chunks)
+    max_blocks = max(1, _TILE // max(lanes, out.block_m))
+    at_once = min(triton.next_power_of_2(blocks_per_program), max_blocks)
     launch(
         *(_place, (chunks,), device, ids, counts, out.row_ids, out.block_expert, out.num_rows),
-        *(rows, experts, chunks, blocks, each),
+        *(rows, experts, chunks, blocks, blocks_per_program),
         **sizes,
         BLOCK_M=out.block_m,
         BLOCKS=at_once,
@@ -118,7 +119,7 @@ def _count(
 @triton.jit
 def _place(
     ids_ptr, counts_ptr, row_ids_ptr, block_expert_ptr, num_rows_ptr,
-    rows, experts, chunks, blocks, blocks_each,
+    rows, experts, chunks, blocks, blocks_per_program,
     CHUNK: tl.constexpr, TILE: tl.constexpr, EXPERTS: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
@@ -138,23 +139,23 @@ def _place(
     slot = start + before  # of the next row of each expert
     for done in range(0, CHUNK, TILE):
         first = chunk * CHUNK + done
-        mine = _one_hot(ids_ptr, first, rows, experts, TILE, EXPERTS)
-        earlier = tl.cumsum(mine, axis=0) - mine
-        place = tl.sum(mine * (slot[None, :] + earlier), axis=1)
+        one_hot = _one_hot(ids_ptr, first, rows, experts, TILE, EXPERTS)
+        earlier = tl.cumsum(one_hot, axis=0) - one_hot
+        place = tl.sum(one_hot * (slot[None, :] + earlier), axis=1)
         row = first + tl.arange(0, TILE)
-        tl.store(row_ids_ptr + place, row, mask=tl.sum(mine, axis=1) > 0)
-        slot += tl.sum(mine, axis=0)
+        tl.store(row_ids_ptr + place, row, mask=tl.sum(one_hot, axis=1) > 0)
+        slot += tl.sum(one_hot, axis=0)
 
-    for done in range(0, blocks_each, BLOCKS):
+    for done in range(0, blocks_per_program, BLOCKS):
         at = done + tl.arange(0, BLOCKS)
-        block = chunk * blocks_each + at
-        live = (at < blocks_each) & (block < blocks)
-        here = block * BLOCK_M
-        inside = (here[:, None] >= start[None, :]) & (here[:, None] < end[None, :])
+        block = chunk * blocks_per_program + at
+        live = (at < blocks_per_program) & (block < blocks)
+        first_slot = block * BLOCK_M
+        inside = (first_slot[:, None] >= start[None, :]) & (first_slot[:, None] < end[None, :])
         owner = tl.sum(tl.where(inside, expert[None, :] + 1, 0), axis=1) - 1
         tl.store(block_expert_ptr + block, owner, mask=live)
         filled = tl.sum(tl.where(inside, (start + total)[None, :], 0), axis=1)
-        slots = here[:, None] + tl.arange(0, BLOCK_M)[None, :]
+        slots = first_slot[:, None] + tl.arange(0, BLOCK_M)[None, :]
         padding = (slots >= filled[:, None]) & live[:, None]
         tl.store(row_ids_ptr + slots, tl.zeros_like(slots) + rows, mask=padding)
     if chunk == 0:
@@ -170,9 +171,9 @@ def align_tokens_torch(topk_ids: Tensor, num_local_experts: int, block_m: int) -
     block_expert = torch.full((total // block_m,), -1, dtype=torch.int32)
     used = 0
     for expert in range(num_local_experts):
-        mine = (ids == expert).nonzero().flatten().int().cpu()
-        row_ids[used : used + len(mine)] = mine
-        blocks = -(-len(mine) // block_m)
+        expert_rows = (ids == expert).nonzero().flatten().int().cpu()
+        row_ids[used : used + len(expert_rows)] = expert_rows
+        blocks = -(-len(expert_rows) // block_m)
         block_expert[used // block_m : used // block_m + blocks] = expert
         used += blocks * block_m
     return Aligned(

@@ -72,12 +72,12 @@ def compile_launches(launches: Iterable[Launch], chip: str) -> Iterator[Compiled
     """
     if INTERPRETED:
         raise MoEError("kernels are interpreted in this process; unset TRITON_INTERPRET to compile")
-    seen = set()
+    compiled = set()
     for item in launches:
         source, options = source_of(item)
         key = (source.hash(), *sorted(options.items()))
-        if key not in seen:
-            seen.add(key)
+        if key not in compiled:
+            compiled.add(key)
             yield _compile(source, options, chip)
 
 
@@ -97,12 +97,12 @@ def source_of(item: Launch) -> tuple[Any, dict[str, int]]:
     """The launch as Triton's compiler takes it, specialised as a real start would be."""
     options = {k: v for k, v in item.options.items() if k in _OPTIONS}
     options["enable_fp_fusion"] = FP_FUSION
-    given = {k: v for k, v in item.options.items() if k not in _OPTIONS}
+    constexprs = {k: v for k, v in item.options.items() if k not in _OPTIONS}
     names = item.kernel.arg_names
-    values = dict(zip(names, item.args, strict=False)) | given
+    values = dict(zip(names, item.args, strict=False)) | constexprs
     signature, constants, attributes = {}, {}, {}
     for index, name in enumerate(names):
-        signature[name], is_constant, divisible = _kind(values[name], name in given)
+        signature[name], is_constant, divisible = _kind(values[name], name in constexprs)
         if is_constant:
             constants[name] = values[name]
         if divisible:

@@ -30,14 +30,14 @@ def combine(
     tokens, top_k = topk_ids.shape
     hidden = y.shape[1]
     out = guarded_buffers.empty((tokens, hidden), dtype=dtype or y.dtype, device=y.device)
-    wide = min(triton.next_power_of_2(max(hidden, 1)), 1024)
-    high = max(1, min(triton.next_power_of_2(max(tokens, 1)), _TILE // wide))
+    tile_columns = min(triton.next_power_of_2(max(hidden, 1)), 1024)
+    tile_rows = max(1, min(triton.next_power_of_2(max(tokens, 1)), _TILE // tile_columns))
     launch(
-        *(_combine, (triton.cdiv(tokens, high), triton.cdiv(hidden, wide)), y.device),
+        *(_combine, (triton.cdiv(tokens, tile_rows), triton.cdiv(hidden, tile_columns)), y.device),
         *(y.contiguous(), topk_weights.contiguous(), topk_ids.contiguous(), out, tokens, hidden),
         SLOTS=top_k,
-        ROWS=high,
-        WIDE=wide,
+        ROWS=tile_rows,
+        WIDE=tile_columns,
     )
     return out
 

@@ -181,9 +181,9 @@ def _dot(
             x = tl.load(x_at, mask=real[:, None], other=0.0)
             w = tl.load(w_at)
         else:
-            left = k < inner - step * BLOCK_K
-            x = tl.load(x_at, mask=real[:, None] & left[None, :], other=0.0)
-            w = tl.load(w_at, mask=left[:, None], other=0.0)
+            in_range = k < inner - step * BLOCK_K
+            x = tl.load(x_at, mask=real[:, None] & in_range[None, :], other=0.0)
+            w = tl.load(w_at, mask=in_range[:, None], other=0.0)
         if BLOCKED:
             zero = tl.zeros([BLOCK_M, BLOCK_N], tl.int32 if INTEGER else tl.float32)
             x_scale = _x_scale(x_scale_ptr, source, step, inner, X_SCALE)
@@ -248,9 +248,9 @@ def grouped_gemm_torch(
         row = aligned.row_ids[block * aligned.block_m : (block + 1) * aligned.block_m].long()
         row = row[row < rows]
         if expert >= 0 and len(row):
-            one = w.expert(expert)
-            matrix = one.codes.float().double()
-            if one.scale is not None:
-                matrix *= spread_scale(one)
+            weight = w.expert(expert)
+            matrix = weight.codes.float().double()
+            if weight.scale is not None:
+                matrix *= spread_scale(weight)
             y[row] = (values[row // (rows // x.codes.shape[0])] @ matrix.T).float().to(dtype)
     return y

@@ -53,15 +53,16 @@ def quantize_rows(x: Tensor, kind: str, group: int | None) -> tuple[Tensor, Tens
     width = columns if group is None else group
     groups = triton.cdiv(columns, width) if columns else 0
     scale = guarded_buffers.empty((rows, groups), dtype=torch.float32, device=x.device)
-    wide = triton.next_power_of_2(max(width, 1))
-    high = max(1, min(triton.next_power_of_2(max(rows, 1)), _TILE // wide))
+    tile_columns = triton.next_power_of_2(max(width, 1))
+    tile_rows = max(1, min(triton.next_power_of_2(max(rows, 1)), _TILE // tile_columns))
+    grid = (triton.cdiv(rows, tile_rows), groups)
     launch(
-        *(_encode_rows, (triton.cdiv(rows, high), groups), x.device, x.contiguous(), raw, scale),
+        *(_encode_rows, grid, x.device, x.contiguous(), raw, scale),
         *(rows, columns, width, groups),
         INT8=kind == "int8",
-        ROWS=high,
-        WIDE=wide,
-        num_warps=8 if high * wide > 4096 else 4,
+        ROWS=tile_rows,
+        WIDE=tile_columns,
+        num_warps=8 if tile_rows * tile_columns > 4096 else 4,
     )
     return codes, scale
 
@@ -73,15 +74,15 @@ def tensor_scale(x: Tensor, ids: Tensor, kind: str) -> Tensor:
     in use and never read.
     """
     rows, columns = x.shape
-    wide = min(triton.next_power_of_2(max(columns, 1)), 2048)
-    high = max(1, min(triton.next_power_of_2(max(rows, 1)), _TILE // wide))
-    parts = triton.cdiv(rows, high)
+    tile_columns = min(triton.next_power_of_2(max(columns, 1)), 2048)
+    tile_rows = max(1, min(triton.next_power_of_2(max(rows, 1)), _TILE // tile_columns))
+    parts = triton.cdiv(rows, tile_rows)
     scale = guarded_buffers.empty((), dtype=torch.float32, device=x.device)
     amax = guarded_buffers.empty((parts,), dtype=torch.int32, device=x.device)
     launch(
         *(_amax_rows, (parts,), x.device, x.contiguous(), ids.contiguous(), amax, rows, columns),
-        ROWS=high,
-        WIDE=wide,
+        ROWS=tile_rows,
+        WIDE=tile_columns,
     )
     launch(_scale_of_parts, (1,), x.device, amax, scale, parts, INT8=kind == "int8", BLOCK=1024)
     return scale

@@ -35,8 +35,8 @@ def to_bf16(v):
     """float32 -> bfloat16."""
     bits = v.to(tl.int32, bitcast=True)
     rounded = bits + 0x7FFF + ((bits >> 16) & 1)
-    kept = tl.where(magnitude_bits(v) > 0x7F800000, 0x7FC00000, rounded)
-    return ((kept >> 16) & 0xFFFF).to(tl.uint16).to(tl.bfloat16, bitcast=True)
+    high_bits = tl.where(magnitude_bits(v) > 0x7F800000, 0x7FC00000, rounded)
+    return ((high_bits >> 16) & 0xFFFF).to(tl.uint16).to(tl.bfloat16, bitcast=True)
 
 
 @triton.jit

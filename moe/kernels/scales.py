@@ -36,10 +36,10 @@ def w_kind_of(fmt: Format) -> str:
     return _kind(fmt, _W_KINDS, "weight")
 
 
-def _kind(fmt: Format, kinds: _Kinds, what: str) -> str:
+def _kind(fmt: Format, kinds: _Kinds, operand: str) -> str:
     if fmt.block not in kinds:
         known = ", ".join(str(block) for block in kinds)
-        raise MoEError(f"no kernel reads {what} scales for blocks of {fmt.block}, only {known}")
+        raise MoEError(f"no kernel reads {operand} scales for blocks of {fmt.block}, only {known}")
     return kinds[fmt.block]
 
 

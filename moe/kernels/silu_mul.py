@@ -38,14 +38,14 @@ def silu_mul(
     _twin(activation)
     rows, columns = h.shape[0], h.shape[1] // 2
     out = guarded_buffers.empty((rows, columns), dtype=dtype or h.dtype, device=h.device)
-    wide = min(triton.next_power_of_2(max(columns, 1)), 1024)
-    high = max(1, min(triton.next_power_of_2(max(rows, 1)), _TILE // wide))
-    grid = (triton.cdiv(rows, high), triton.cdiv(columns, wide))
+    tile_columns = min(triton.next_power_of_2(max(columns, 1)), 1024)
+    tile_rows = max(1, min(triton.next_power_of_2(max(rows, 1)), _TILE // tile_columns))
+    grid = (triton.cdiv(rows, tile_rows), triton.cdiv(columns, tile_columns))
     flat = None if ids is None else ids.contiguous()
     launch(
         *(_silu_mul, grid, h.device, h.contiguous(), flat, out, rows, columns),
-        ROWS=high,
-        WIDE=wide,
+        ROWS=tile_rows,
+        WIDE=tile_columns,
         GELU_TANH=activation == "gelu_tanh",
     )
     return out

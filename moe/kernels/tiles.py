@@ -33,8 +33,8 @@ def block_rows(rows: int, experts: int, *, interpreted: bool) -> int:
 
     A block that is too large pads; one that is too small reads the weights again.
     """
-    each = power_of_2(-(-rows // max(experts, 1)))
-    return min(max(each, 16), 512 if interpreted else 128)
+    rows_per_expert = power_of_2(-(-rows // max(experts, 1)))
+    return min(max(rows_per_expert, 16), 512 if interpreted else 128)
 
 
 def gemm_tile(

@@ -65,10 +65,10 @@ class Noisy:
         over = 0.5 * torch.erfc(tie / sigma.clamp(min=1e-30) / 2**0.5) * step.square()
         reach = REACH * sigma + self.doubt
         ties = ((reach - tie) / step.clamp(min=1e-38)).floor() + 1  # that lie within reach
-        far = torch.maximum(ties, torch.ones_like(ties)) * step
-        moved = 0.5 * self.jumps / self.doubt.square().clamp(min=1e-38) * far.square()
+        jump_size = torch.maximum(ties, torch.ones_like(ties)) * step
+        moved = 0.5 * self.jumps / self.doubt.square().clamp(min=1e-38) * jump_size.square()
         jumps = over + torch.where(tie < self.doubt, moved, 0.0)
-        doubt = torch.where(tie < reach, far, 0.0)
+        doubt = torch.where(tie < reach, jump_size, 0.0)
         return Noisy(value=value, variance=torch.zeros_like(value), jumps=jumps, doubt=doubt)
 
 
@@ -92,10 +92,10 @@ class Scale:
     def or_larger(self, other: Scale, ranks: slice) -> Scale:
         """[world], and the other [w, 1, 1] of some ranks: of each rank the larger scale."""
         larger = other.scale[:, 0, 0] > self.scale[ranks]
-        kept = [t.clone() for t in self._all]
-        for mine, theirs in zip(kept, other._all, strict=True):
-            mine[ranks] = torch.where(larger, theirs[:, 0, 0], mine[ranks])
-        return Scale(scale=kept[0], doubt=kept[1], chance=kept[2])
+        merged = [t.clone() for t in self._all]
+        for target, candidate in zip(merged, other._all, strict=True):
+            target[ranks] = torch.where(larger, candidate[:, 0, 0], target[ranks])
+        return Scale(scale=merged[0], doubt=merged[1], chance=merged[2])
 
     @property
     def _all(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -106,8 +106,8 @@ def by_rank(x: Tensor, columns: Sequence[range]) -> Tensor:
     """[A, N] -> [w, A, c]: each rank's columns, shorter pieces filled up with zeros."""
     width = max(len(part) for part in columns)
     if all(len(part) == width for part in columns):
-        together = x[:, columns[0].start : columns[-1].stop]
-        return together.reshape(len(x), len(columns), width).transpose(0, 1)
+        contiguous = x[:, columns[0].start : columns[-1].stop]
+        return contiguous.reshape(len(x), len(columns), width).transpose(0, 1)
     pieces = (x[:, part.start : part.stop] for part in columns)
     return torch.stack([pad(piece, (0, width - piece.shape[1])) for piece in pieces])
 
@@ -146,18 +146,18 @@ def of_each_sum(x: Tensor, w: Tensor, numerics: Numerics) -> Tensor:
 
 def _largest(x: Tensor, w: Tensor, at_a_time: int) -> Tensor:
     """[groups, R, O] at least the largest product of each group, at most 1.6 times it."""
-    power, one = 8, torch.finfo(x.dtype).tiny
-    widest = x.abs().amax(dim=1).clamp(min=one), w.abs().amax(dim=1).clamp(min=one)
+    power, tiny = 8, torch.finfo(x.dtype).tiny
+    widest = x.abs().amax(dim=1).clamp(min=tiny), w.abs().amax(dim=1).clamp(min=tiny)
     pairs = zip((x, w), widest, strict=True)
-    left, right = ((t.abs() / size[:, None]) ** power for t, size in pairs)
-    return _in_groups(left, right, at_a_time) ** (1 / power) * (widest[0][:, None] * widest[1])
+    x_power, w_power = ((t.abs() / size[:, None]) ** power for t, size in pairs)
+    return _in_groups(x_power, w_power, at_a_time) ** (1 / power) * (widest[0][:, None] * widest[1])
 
 
 def _in_groups(x: Tensor, w: Tensor, at_a_time: int) -> Tensor:
     """[groups, R, O] what each group of so many terms adds to x @ w.T."""
     filled = (pad(t, (0, -t.shape[1] % at_a_time)) for t in (x, w))
-    left, right = (t.reshape(len(t), -1, at_a_time).transpose(0, 1) for t in filled)
-    return left @ right.transpose(1, 2)
+    x_groups, w_groups = (t.reshape(len(t), -1, at_a_time).transpose(0, 1) for t in filled)
+    return x_groups @ w_groups.transpose(1, 2)
 
 
 def rounded(x: Noisy, dtype: str) -> Noisy:
@@ -175,30 +175,30 @@ def intermediate(
 
     The noise of a product is relative to the root of the sum of squares of what it adds up.
     """
-    both = x @ w13.T
+    gate_up = x @ w13.T
     lengths = x.square().sum(dim=1, keepdim=True) * w13.square().sum(dim=1)
     variance = gathered(numerics, x.shape[1]) * lengths / x.shape[1]
-    none = torch.zeros_like(both)
-    product = Noisy(value=both, variance=variance, jumps=none, doubt=none)
+    zeros = torch.zeros_like(gate_up)
+    product = Noisy(value=gate_up, variance=variance, jumps=zeros, doubt=zeros)
     first = rounded(product, model if numerics.gemm1 == "model" else "f32")
     return rounded(
         _activated(first, activation), model if numerics.activation == "model" else "f32"
     )
 
 
-def _activated(both: Noisy, activation: ActivationTruth) -> Noisy:
+def _activated(gate_up: Noisy, activation: ActivationTruth) -> Noisy:
     """[R, 2n] -> [R, n]; noise goes through the derivatives, plus float32's own."""
-    half = both.value.shape[1] // 2
-    gate, up = both.columns(slice(0, half)), both.columns(slice(half, None))
-    right = activation(gate.value, up.value)
-    by_gate, by_up = right.by_gate, right.by_up
+    half = gate_up.value.shape[1] // 2
+    gate, up = gate_up.columns(slice(0, half)), gate_up.columns(slice(half, None))
+    product = activation(gate.value, up.value)
+    by_gate, by_up = product.by_gate, product.by_up
 
     def spread(of_gate: Tensor, of_up: Tensor) -> Tensor:
         return by_gate.square() * of_gate + by_up.square() * of_up
 
     return Noisy(
-        value=right.value,
-        variance=spread(gate.variance, up.variance) + right.noise.square(),
+        value=product.value,
+        variance=spread(gate.variance, up.variance) + product.noise.square(),
         jumps=spread(gate.jumps, up.jumps),
         doubt=by_gate * gate.doubt + by_up * up.doubt,
     )

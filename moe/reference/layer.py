@@ -154,11 +154,11 @@ class BaselineSiluAndMul:
         world, fmt = self.problem.layout.world_size, self.act_format
         if not fmt.has_one_scale:
             return None
-        none = inputs.new_zeros(world)
+        zeros = inputs.new_zeros(world)
         if fmt.static:
             assert a2_scale is not None, "a static format needs its calibrated scale"
-            return Scale(scale=a2_scale.to(self.dtype).expand(world), doubt=none, chance=none)
-        largest = Scale(scale=none, doubt=none, chance=none)
+            return Scale(scale=a2_scale.to(self.dtype).expand(world), doubt=zeros, chance=zeros)
+        largest = Scale(scale=zeros, doubt=zeros, chance=zeros)
         for e in range(self.problem.num_experts):
             rows = (topk_ids == e).nonzero(as_tuple=True)[0]
             if len(rows):
@@ -221,8 +221,8 @@ class BaselineSiluAndMul:
         y = h.value @ w2.transpose(1, 2)
         if sums.parts.shape[1]:
             place = sums.place[rows]
-            kept = place >= 0
-            sums.parts[ranks, place[kept], slots[kept]] = y[:, kept]
+            recorded = place >= 0
+            sums.parts[ranks, place[recorded], slots[recorded]] = y[:, recorded]
         sums.partial[ranks].index_add_(1, rows, weight[:, None] * y)
         self._add_noise(sums, (rows, weight), h, w2, y)
 
@@ -240,9 +240,9 @@ class BaselineSiluAndMul:
         flips = (h.doubt.square() @ power)[:, :, 0]
         sums.variance.index_add_(0, rows, weight.square() * noise.sum(dim=0))
         sums.flips.index_add_(0, rows, weight.square() * flips.sum(dim=0))
-        own = along_itself(h, power, length, self._lost(h.value.shape[2])) * weight.square()
-        own[:2] *= weight.square()
-        sums.along.index_add_(1, rows, own)
+        along = along_itself(h, power, length, self._lost(h.value.shape[2])) * weight.square()
+        along[:2] *= weight.square()
+        sums.along.index_add_(1, rows, along)
 
     def _lost(self, terms: int) -> float:
         """What sums that are cut off, not rounded, may all lose in one direction, relative."""
@@ -258,10 +258,10 @@ class BaselineSiluAndMul:
             rounded = rounded * self.problem.top_k
         out, shared = routed, None
         if self._shared is not None:
-            shared, noise, own = self._shared_output(x)
+            shared, noise, along = self._shared_output(x)
             out = routed + shared
             variance = variance + noise
-            sums.along += own
+            sums.along += along
         adds = self.problem.layout.world_size - 1 + (self._shared is not None)
         largest = torch.maximum(out.abs(), sums.partial.abs().amax(dim=0))
         rounded = rounded + adds * rounding_variance(largest, self._model)
@@ -283,14 +283,14 @@ class BaselineSiluAndMul:
         """
         assert self._shared is not None
         w13, w2 = (w.to(self.dtype) for w in self._shared)
-        everywhere = Numerics(gemm1="model", activation="model", accumulation=2.0**-22)
-        h = intermediate(x, w13, everywhere, self._model, self.activation)
+        numerics = Numerics(gemm1="model", activation="model", accumulation=2.0**-22)
+        h = intermediate(x, w13, numerics, self._model, self.activation)
         y = h.value @ w2.T
         shards = self.problem.layout.tp_size
         power = w2.square().sum(dim=0)
         noise = (h.variance + h.jumps) @ power
         length = y.square().sum(dim=1)
-        noise = noise + gathered(everywhere, h.value.shape[1]) * length
+        noise = noise + gathered(numerics, h.value.shape[1]) * length
         noise = noise + (1 + shards) * rounding_variance(y, self._model).sum(dim=1)
-        one = h.by_rank([range(h.value.shape[1])])
-        return y, noise, along_itself(one, power[None, :, None], length[None], 0.0)
+        unsharded = h.by_rank([range(h.value.shape[1])])
+        return y, noise, along_itself(unsharded, power[None, :, None], length[None], 0.0)

@@ -40,7 +40,7 @@ def choose(logits: Tensor, top_k: int, router: str = "softmax") -> Tensor:
     return truth_of(router).choose(logits, top_k)
 
 
-def complaints(
+def routing_errors(
     logits: Tensor,
     topk_ids: Tensor,
     topk_weights: Tensor,
@@ -62,17 +62,17 @@ def complaints(
         return [
             f"routing: token {row} is sent to {ids[row].tolist()}, experts are 0..{experts - 1}"
         ]
-    chosen = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, ids, True)
+    is_chosen = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, ids, True)
     truth = truth_of(router)
-    found = _twice(ids, chosen) + _not_best(truth, logits.double(), chosen)
-    if not found:
+    errors = _twice(ids, is_chosen) + _not_best(truth, logits.double(), is_chosen)
+    if not errors:
         expected = truth.weights(logits, ids, renormalize=renormalize)
-        found = _wrong_weights(expected, topk_weights)
-    return found
+        errors = _wrong_weights(expected, topk_weights)
+    return errors
 
 
-def _twice(ids: Tensor, chosen: Tensor) -> list[str]:
-    bad = (chosen.sum(dim=1) < ids.shape[1]).nonzero()
+def _twice(ids: Tensor, is_chosen: Tensor) -> list[str]:
+    bad = (is_chosen.sum(dim=1) < ids.shape[1]).nonzero()
     if len(bad) == 0:
         return []
     row = int(bad[0])
@@ -81,10 +81,10 @@ def _twice(ids: Tensor, chosen: Tensor) -> list[str]:
     ]
 
 
-def _not_best(truth: RouterTruth, logits: Tensor, chosen: Tensor) -> list[str]:
-    lowest = logits.masked_fill(~chosen, torch.inf).amin(dim=1)
-    highest = logits.masked_fill(chosen, -torch.inf).amax(dim=1)
-    bad = (~truth.is_valid(logits, chosen, WEIGHT_NOISE)).nonzero()
+def _not_best(truth: RouterTruth, logits: Tensor, is_chosen: Tensor) -> list[str]:
+    lowest = logits.masked_fill(~is_chosen, torch.inf).amin(dim=1)
+    highest = logits.masked_fill(is_chosen, -torch.inf).amax(dim=1)
+    bad = (~truth.is_valid(logits, is_chosen, WEIGHT_NOISE)).nonzero()
     if len(bad) == 0:
         return []
     row = int(bad[0])

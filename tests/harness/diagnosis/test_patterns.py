@@ -233,4 +233,4 @@ def test_an_error_spread_over_a_row_has_elements_too():
 def test_numbers_are_runs():
     assert numbers_text([0, 1, 2, 7]) == "0-2, 7"
     assert numbers_text([]) == ""
-    assert numbers_text([0, 2, 4], most=2) == "0, 2, ..."
+    assert numbers_text([0, 2, 4], max_runs=2) == "0, 2, ..."

@@ -15,7 +15,7 @@ import pytest
 from harness.engine import crash_evidence, device_memory, gang, process_tree, rank_bootstrap
 from harness.engine.forkserver_pool import PRELOAD, GangSpec
 from harness.engine.gang import Gang, GangDead, GangReady, watch
-from harness.engine.messages import Channel, Done, Probe, Probed, RunTask, Said, decode, encode
+from harness.engine.messages import Channel, Done, Probe, Probed, RunTask, Status, decode, encode
 from harness.engine.task_outcome import Ended, Outcome
 from harness.record import run_folder
 from tests.harness.engine.engine_faults import case
@@ -55,7 +55,7 @@ def test_a_gang_that_is_ended_leaves_no_process_and_no_folder():
     assert len(pids) == 3
     running.end("enough")
     dead = until(running, GangDead)
-    assert (dead.why, dead.ready) == ("enough", True)
+    assert (dead.reason, dead.ready) == ("enough", True)
     assert wait_for(lambda: not set(pids) & set(process_tree.descendants(os.getpid())))
     assert not running.link.folder.exists()
     assert running.poll() == []
@@ -78,7 +78,7 @@ def test_a_gang_that_is_not_ready_in_time_shows_its_stacks(monkeypatch, tmp_path
     monkeypatch.setattr(gang, "START_LIMIT", 0.5)
     running = Gang(shared_pool(), spec(executor="engine_sleeper:run_case"))
     dead = until_dead(running)
-    assert dead.why == "not ready within 0.5 s"
+    assert dead.reason == "not ready within 0.5 s"
     assert not dead.ready
     assert "engine_sleeper.py" in dead.log
 
@@ -94,20 +94,20 @@ def until_dead(running):
 def test_a_probe_that_is_not_answered_ends_the_gang(monkeypatch):
     monkeypatch.setattr(gang, "PROBE_LIMIT", 0.3)
     running = start()
-    tell = running.link.tell
+    send = running.link.send_to_ranks
 
     def stop_before_a_probe(message):
         if isinstance(message, Probe):
             os.kill(running.link.rank_pids[1], signal.SIGSTOP)
-        tell(message)
+        send(message)
 
-    monkeypatch.setattr(running.link, "tell", stop_before_a_probe)
+    monkeypatch.setattr(running.link, "send_to_ranks", stop_before_a_probe)
     running.run(case("fail").id, 30)
     outcome = until(running, Outcome)
     assert outcome.ended is Ended.ANSWERED
-    why = until_dead(running).why  # of rank 0 as well, if it waits for the other
-    assert why.startswith("unfit after a failed case: ")
-    assert why.endswith("rank 1: no answer within 0.3 s")
+    reason = until_dead(running).reason  # of rank 0 as well, if it waits for the other
+    assert reason.startswith("unfit after a failed case: ")
+    assert reason.endswith("rank 1: no answer within 0.3 s")
 
 
 def test_a_late_answer_to_an_earlier_task_is_impossible():
@@ -122,7 +122,7 @@ def test_a_late_answer_to_an_earlier_task_is_impossible():
 
 def test_messages_come_through_a_channel_unchanged_and_in_order():
     ours, theirs = Channel.pair()
-    sent = [RunTask(task="a:1"), Said(text='"\n{'), Done(passed=False, result={"x": [1.5, None]})]
+    sent = [RunTask(task="a:1"), Status(text='"\n{'), Done(passed=False, result={"x": [1.5, None]})]
     for message in sent:
         ours.send(message)
     assert theirs.receive() == sent

@@ -26,7 +26,7 @@ def outcome(tmp_path):
             seconds=3.0,
             answers=answers,
             exits={},
-            said=dict.fromkeys(silent, ("layer", 2.5)),
+            last_status=dict.fromkeys(silent, ("layer", 2.5)),
             stacks=dict.fromkeys(silent, STACK),
             logs=logs,
         )

@@ -151,7 +151,7 @@ def test_junit_conforms_and_says_why(folder, tmp_path):
 
 
 def test_junit_files_stay_short(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(junit, "MOST", 3)
+    monkeypatch.setattr(junit, "MAX_CASES", 3)
     paths = junit.write(view(folder), tmp_path / "junit.xml")
     assert [path.name for path in paths] == ["junit-1.xml", "junit-2.xml", "junit-3.xml"]
     counts = [ET.parse(path).getroot()[0].get("tests") for path in paths]

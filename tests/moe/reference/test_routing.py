@@ -18,8 +18,8 @@ def test_the_stack_router_is_right(renormalize: bool) -> None:
     got = SoftmaxTopK()(logits, 4, renormalize=renormalize)
     assert got.topk_ids.dtype == torch.int32
     args = (logits, got.topk_ids, got.topk_weights)
-    assert routing.complaints(*args, renormalize=renormalize) == []
-    (wrong,) = routing.complaints(*args, renormalize=not renormalize)
+    assert routing.routing_errors(*args, renormalize=renormalize) == []
+    (wrong,) = routing.routing_errors(*args, renormalize=not renormalize)
     assert "64 of 64 tokens have wrong weights, first token 0 slot 0" in wrong
 
 
@@ -32,7 +32,7 @@ def test_renormalised_weights_sum_to_one() -> None:
 def complain(ids: list[list[int]]) -> str:
     topk_ids = torch.tensor(ids, dtype=torch.int32)
     weights = routing.weights(LOGITS, topk_ids.clamp(0, 3), renormalize=True)
-    (text,) = routing.complaints(LOGITS, topk_ids, weights, renormalize=True)
+    (text,) = routing.routing_errors(LOGITS, topk_ids, weights, renormalize=True)
     return text
 
 
@@ -40,7 +40,7 @@ def test_either_of_two_equal_logits_is_right() -> None:
     for tied in (0, 1):
         ids = torch.tensor([[1, 3], [2, tied]], dtype=torch.int32)
         weights = routing.weights(LOGITS, ids, renormalize=True)
-        assert routing.complaints(LOGITS, ids, weights, renormalize=True) == []
+        assert routing.routing_errors(LOGITS, ids, weights, renormalize=True) == []
 
 
 def test_complaints_name_token_and_numbers() -> None:
@@ -56,13 +56,13 @@ def test_complaints_name_token_and_numbers() -> None:
 def test_nan_weights_are_wrong() -> None:
     ids = routing.choose(LOGITS, 2)
     weights = torch.full((2, 2), float("nan"))
-    (text,) = routing.complaints(LOGITS, ids, weights, renormalize=True)
+    (text,) = routing.routing_errors(LOGITS, ids, weights, renormalize=True)
     assert "2 of 2 tokens have wrong weights" in text
 
 
 def test_no_tokens_no_complaints() -> None:
     empty = torch.zeros(0, 4)
-    assert routing.complaints(empty, empty.int(), empty, renormalize=True) == []
+    assert routing.routing_errors(empty, empty.int(), empty, renormalize=True) == []
 
 
 def test_local_ids() -> None:

@@ -24,9 +24,9 @@ def test_a_member_s_choice_is_right(row, renormalize, dtype):
     got = resolve(row.target)()(logits, 4, renormalize=renormalize)
     asked = {"renormalize": renormalize, "router": row.name}
     assert got.topk_ids.dtype == torch.int32
-    assert routing.complaints(logits, got.topk_ids, got.topk_weights, **asked) == []
+    assert routing.routing_errors(logits, got.topk_ids, got.topk_weights, **asked) == []
     asked["renormalize"] = not renormalize
-    (wrong,) = routing.complaints(logits, got.topk_ids, got.topk_weights, **asked)
+    (wrong,) = routing.routing_errors(logits, got.topk_ids, got.topk_weights, **asked)
     assert "64 of 64 tokens have wrong weights" in wrong
 
 
