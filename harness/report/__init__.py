@@ -1,1 +1,1 @@
-"""What people and CI read of a run: console, failure text, JUnit, markdown, pictures."""
+"""Reports of a run for people and CI: console, failure text, JUnit, markdown, pictures."""

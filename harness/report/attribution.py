@@ -1,4 +1,4 @@
-"""What ranks and calls say of one case: each text once, with those who say it. Torch-free."""
+"""Group what the ranks and calls of a case report: each text once, with its sources. Torch-free."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
 
 ORDINALS = ("first", "second", "third")
 
-Sources = dict[str, list[tuple[int, int]]]  # text -> the (rank, call) pairs that say it
+Sources = dict[str, list[tuple[int, int]]]  # text -> the (rank, call) pairs that report it
 
 
 def sources_by_text(
     calls: list[tuple[int, dict[str, Any]]], texts: Callable[[dict[str, Any]], list[str]]
 ) -> Sources:
-    """Each text once, with who said it; what most say first."""
+    """Return each text once with its (rank, call) pairs, the most frequent text first."""
     sources: Sources = {}
     for rank, call in calls:
         for text in texts(call):
@@ -26,7 +26,7 @@ def sources_by_text(
 
 
 def source_suffix(sources: list[tuple[int, int]], failed_calls: list[tuple[int, int]]) -> str:
-    """Empty when all that failed say it."""
+    """Return " (rank 1, second call)", or "" if every failed call is among the sources."""
     if set(sources) == set(failed_calls):
         return ""
     ranks = sorted({rank for rank, _ in sources})
@@ -38,4 +38,5 @@ def source_suffix(sources: list[tuple[int, int]], failed_calls: list[tuple[int, 
 
 
 def call_name(number: int) -> str:
+    """Return "first call" for 0, ..., "call 4" for 3."""
     return f"{ORDINALS[number]} call" if number < len(ORDINALS) else f"call {number + 1}"

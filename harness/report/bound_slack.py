@@ -1,8 +1,9 @@
-"""Members that declare more noise than they make: their bounds are wider than they need be.
+"""Find backends whose declared `Numerics` make their tolerance wider than necessary. No torch.
 
-A bound follows what a row declares, so a false declaration hides errors. No single case can tell:
-its roundings may have been lucky. But where none of many cases comes near its bound, the row
-claims too much. A hint, no verdict. No torch.
+The tolerance of a case follows from the backend's declaration, so a declaration that is too loose
+hides errors. A single case cannot show this, as its roundings may have been small by chance. If
+many cases stay far below their tolerance, the declaration is probably too loose. This is a hint
+and changes no verdict.
 """
 
 from __future__ import annotations
@@ -18,23 +19,23 @@ if TYPE_CHECKING:
 
     from harness.record.result import CaseResult
 
-ENOUGH = 4  # passed cases of a member and a quantization method
-# Of its bound that some row should have taken: true declarations give .4 and more, but for fp8 on
-# Hopper, where a bound leaves room for many codes to flip, .13 and more (docs/bounds.md).
+ENOUGH = 4  # passed cases of a backend and a quantization method
+# The fraction of its tolerance that at least one row should use. Correct declarations reach 0.4
+# and more; fp8 on Hopper, whose tolerance allows many codes to flip, 0.13 (docs/bounds.md).
 LITTLE = 0.08
 
 
 def hints(results: Iterable[CaseResult]) -> list[str]:
-    """One line for each experts backend and quantization method that stays far below its bounds."""
+    """Return a line for each experts backend and quantization method far below its tolerance."""
     used: dict[tuple[str, str], list[float]] = defaultdict(list)
     for result in results:
         case = MoETestConfig.from_id(result.case_id)
-        share = result.metrics.get("bound_used")
-        if result.verdict is Verdict.PASSED and share is not None and not case.exact:
-            used[case.under_test, case.quant].append(share)
+        fraction = result.metrics.get("bound_used")
+        if result.verdict is Verdict.PASSED and fraction is not None and not case.exact:
+            used[case.under_test, case.quant].append(fraction)
     return [
-        f"{experts}, quant {quant}: no row of {len(shares)} cases took more than {max(shares):.2g} "
-        "of its bound; the row of the backend may declare more noise than it makes (numerics)"
-        for (experts, quant), shares in sorted(used.items())
-        if len(shares) >= ENOUGH and max(shares) < LITTLE
+        f"backend {experts}, quant {quant}, used at most {100 * max(fractions):.2g} % of its "
+        f"tolerance in {len(fractions)} cases: its `Numerics` are probably too loose"
+        for (experts, quant), fractions in sorted(used.items())
+        if len(fractions) >= ENOUGH and max(fractions) < LITTLE
     ]

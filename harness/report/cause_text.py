@@ -1,4 +1,7 @@
-"""The likely causes of a case in lines; what holds the most wrong rows comes first. Torch-free."""
+"""Format the likely causes of a failed case; what explains the most wrong rows comes first.
+
+Torch-free.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,28 @@ NO_CAUSE = "no known cause"
 def cause_lines(
     calls: list[tuple[int, dict[str, Any]]], failed_calls: list[tuple[int, int]]
 ) -> Iterator[str]:
-    """The causes that explain the most calls, best first, and the calls without one: these go
-    first where they hold more wrong rows than the best cause explains."""
+    """Yield the causes that explain the most calls, and the calls without a known cause.
+
+    Calls without a cause come first if they hold more wrong rows than the best cause explains.
+    """
+    named, explained_rows = _named_causes(calls, failed_calls)
+    without = [(rank, call) for rank, call in calls if not call.get("causes", True)]
+    unnamed = list(_no_cause(without, failed_calls))
+    unexplained_rows = sum(_wrong_rows(call) for _, call in without)
+    unnamed_first = bool(named) and unexplained_rows > explained_rows
+    yield from (*unnamed, *named) if unnamed_first else (*named, *unnamed)
+    untried = max((call.get("untried", 0) for _, call in calls), default=0)
+    if untried:
+        yield f"time ran out before {untried} of the known mistakes were tried"
+    faults = sources_by_text(calls, lambda call: call.get("faults") or [])
+    for text, fault_sources in faults.items():
+        yield f"not examined{source_suffix(fault_sources, failed_calls)}: {text}"
+
+
+def _named_causes(
+    calls: list[tuple[int, dict[str, Any]]], failed_calls: list[tuple[int, int]]
+) -> tuple[list[str], int]:
+    """Return a line for each of the best causes, and the wrong rows that the best one explains."""
     sources: Sources = {}
     residuals: dict[str, float] = {}
     rows: dict[str, int] = {}
@@ -29,22 +52,11 @@ def cause_lines(
             residuals[text] = max(residuals.get(text, 0.0), float(cause["residual"]))
             rows[text] = rows.get(text, 0) + _wrong_rows(call)
     ranked = sorted(sources, key=lambda text: (-len(sources[text]), residuals[text]))
-    named = []
+    lines = []
     for i, text in enumerate(ranked[:MOST_CAUSES]):
-        word = "likely cause" if i == 0 else "or"
-        remainder = f"(leaves {percent(residuals[text])} of the error)"
-        named.append(f"{word}{source_suffix(sources[text], failed_calls)}: {text} {remainder}")
-    without = [(rank, call) for rank, call in calls if not call.get("causes", True)]
-    unnamed = list(_no_cause(without, failed_calls))
-    unexplained = sum(_wrong_rows(call) for _, call in without)
-    first = bool(ranked) and unexplained > rows[ranked[0]]
-    yield from (*unnamed, *named) if first else (*named, *unnamed)
-    untried = max((call.get("untried", 0) for _, call in calls), default=0)
-    if untried:
-        yield f"time ran out before {untried} of the known mistakes were tried"
-    faults = sources_by_text(calls, lambda call: call.get("faults") or [])
-    for text, fault_sources in faults.items():
-        yield f"not looked at{source_suffix(fault_sources, failed_calls)}: {text}"
+        label = f"{'likely cause' if i == 0 else 'or'}{source_suffix(sources[text], failed_calls)}"
+        lines.append(f"{label}: {text} (leaves {percent(residuals[text])} of the error)")
+    return lines, rows[ranked[0]] if ranked else 0
 
 
 def _wrong_rows(call: dict[str, Any]) -> int:

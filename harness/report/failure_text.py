@@ -1,7 +1,7 @@
-"""A result as a message for people: what is wrong, in which pattern, why, and how to repeat it.
+"""Format a result as text: what is wrong, in which pattern, the likely cause, how to repeat it.
 
-One text for the console, reports, JUnit and logs. Ranks that say the same are named once; what
-matters most comes first, so that cutting it to fit a terminal costs the least. Torch-free.
+The console, reports, JUnit and logs share this text. Ranks that report the same are merged, and
+the most useful lines come first, so that a text cut to fit a terminal loses little. Torch-free.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
 
     from harness.record.result import CaseResult
 
-MAX_LINES = 60  # lines of one case, unless all are asked for
-WIDTH = 114  # of a line, but for the one to copy: six columns are left to whoever indents
+MAX_LINES = 60  # lines of one case by default
+WIDTH = 114  # columns of a line, except lines to copy; callers indent by up to six more
 TRACEBACK = "Traceback (most recent call last)"
 PICTURE = "picture: "
-LOGS = "logs"  # where a run's folder keeps them, and the pictures
+LOGS = "logs"  # subfolder of a run's folder with logs and pictures
 
 
 def lines(
     result: CaseResult, max_lines: int | None = MAX_LINES, folder: Path | None = None
 ) -> list[str]:
-    """At most `most` lines; None: all of them. Passed cases have none.
+    """Return the lines that explain a result: at most `max_lines`, None for all of them.
 
-    folder: the run's, so that its files are named with their path. The last line repeats the
-    case and is never wrapped.
+    A passed case has none. With `folder`, the run's folder, files are named by their path. The
+    last line is the command that repeats the case; it is never wrapped.
     """
     if result.verdict is Verdict.PASSED:
         return []
@@ -49,7 +49,7 @@ def lines(
 
 
 def headline(result: CaseResult) -> str:
-    """One line: what leads, the likely cause, the first pattern, the first message or exception."""
+    """Return one line: the leading finding, likely cause, pattern, or message, in this order."""
     calls = _calls(result)
     causes = [t for t in _summary(result, calls) if t.startswith(("likely cause", NO_CAUSE))]
     causes = [t for t in causes[:1] if not t.startswith(NO_CAUSE)]
@@ -59,7 +59,7 @@ def headline(result: CaseResult) -> str:
 
 
 def _first(text: str) -> str:
-    """A message's first line; of a traceback the exception, which stands behind its frames."""
+    """Return a message's first line; for a traceback the exception, which follows its frames."""
     head, *following = text.splitlines()
     prefix, colon, message = head.partition(": ")
     if not message.startswith(TRACEBACK):
@@ -75,11 +75,11 @@ def _calls(result: CaseResult) -> list[tuple[int, dict[str, Any]]]:
 
 
 def _cut(body: list[str], tail: list[str], max_lines: int | None) -> list[str]:
-    """The tail always; of the rest the beginning and, of what is left out, the number."""
+    """Shorten `body` to fit `max_lines` with `tail`; a line says how many were left out."""
     if max_lines is None or len(body) + len(tail) <= max_lines:
         return [*body, *tail]
     room = max(max_lines - len(tail) - 1, 0)
-    last = room // 4  # a traceback says what happened in its last lines
+    last = room // 4  # the last lines of a traceback name the exception
     more = f"… {len(body) - room} more lines: -v, or the run's events.jsonl, has all"
     return [*body[: room - last], more, *body[len(body) - last :], *tail]
 
@@ -89,7 +89,7 @@ def _wrapped(texts: list[str]) -> list[str]:
     for text in texts:
         for line in text.splitlines():
             if line.lstrip().startswith(PICTURE):
-                wrapped.append(line)  # a path is there to be copied
+                wrapped.append(line)  # a path must stay in one piece to be copied
                 continue
             indent = " " * (len(line) - len(line.lstrip()) + 4)
             pieces = textwrap.wrap(
@@ -104,7 +104,7 @@ def _reason(result: CaseResult) -> list[str]:
 
 
 def _summary(result: CaseResult, calls: list[tuple[int, dict[str, Any]]]) -> Iterator[str]:
-    """Where, pattern, cause, stage: the answer in a few lines."""
+    """Yield the diagnosis in a few lines: ranks and calls, pattern, cause, first wrong stage."""
     if not calls:
         return
     yield f"wrong: {_where(result, calls)}"
@@ -115,10 +115,11 @@ def _summary(result: CaseResult, calls: list[tuple[int, dict[str, Any]]]) -> Ite
     yield from _stage_lines(calls, failed_calls)
     for text, sources in sources_by_text(calls, _fault_texts).items():
         suffix = source_suffix(sources, failed_calls)
-        yield f"the diagnosis{suffix} failed, the verdict stands: {text}"
+        yield f"the diagnosis{suffix} failed, but the verdict stands: {text}"
 
 
 def _where(result: CaseResult, calls: list[tuple[int, dict[str, Any]]]) -> str:
+    """Return the failed ranks and calls, such as "rank 1 only, of 2, first call only, of 2"."""
     failed_ranks = sorted({rank for rank, _ in calls})
     text = _ranks_pattern(failed_ranks, result)
     failed = sorted({n for d in result.diagnoses for n in d.failed})
@@ -126,7 +127,7 @@ def _where(result: CaseResult, calls: list[tuple[int, dict[str, Any]]]) -> str:
     if len(failed) == total:
         return f"{text}, {_all(total)} calls"
     if not all(d.every_call for d in result.diagnoses):
-        # What failed was not looked at in every call: nothing is known of the others
+        # The failed check did not run in every call, so "only" would claim too much.
         calls_text = f"the {call_name(failed[0])}" if len(failed) == 1 else f"{len(failed)} calls"
         return f"{text}, seen in {calls_text} of {total}"
     if len(failed) == 1:
@@ -139,7 +140,7 @@ def _all(count: int) -> str:
 
 
 def _ranks_pattern(failed_ranks: list[int], result: CaseResult) -> str:
-    """Which ranks, and what they are in the layout."""
+    """Return the failed ranks in words, by their place in the layout if that fits."""
     all_ranks = sorted(int(rank) for rank in result.ranks)
     if len(all_ranks) <= 1:
         return "the only rank"
@@ -167,7 +168,7 @@ def _pattern_texts(call: dict[str, Any]) -> list[str]:
 def _stage_lines(
     calls: list[tuple[int, dict[str, Any]]], failed_calls: list[tuple[int, int]]
 ) -> Iterator[str]:
-    """The first stage that departs, with one rank's numbers."""
+    """Yield the first wrong stage, with the numbers of one rank."""
     sources: Sources = {}
     texts: dict[str, str] = {}
     for rank, call in calls:
@@ -190,13 +191,13 @@ def _leading(result: CaseResult) -> list[str]:
 
 
 def _messages(result: CaseResult) -> list[str]:
-    """The ranks' own messages, less those above and those that the diagnoses say better."""
-    elsewhere = {*result.leading, *result.diagnosed}
-    return [text for number, text in enumerate(result.messages) if number not in elsewhere]
+    """Return messages that neither lead nor repeat a diagnosis with less detail."""
+    shown = {*result.leading, *result.diagnosed}
+    return [text for number, text in enumerate(result.messages) if number not in shown]
 
 
 def _details(calls: list[tuple[int, dict[str, Any]]], folder: Path | None) -> Iterator[str]:
-    """Numbers of each call, the most wrong first; ranks that hold the same tokens once."""
+    """Yield the numbers of each call, the largest error first; equal texts of ranks are merged."""
     detailed = [(r, c) for r, c in calls if "rows" in c and (c["rows"]["wrong"] or "tried" in c)]
     detailed.sort(key=lambda pair: -pair[1]["rel_rms"])
     groups: dict[tuple[int, str], list[tuple[int, dict[str, Any]]]] = {}
@@ -213,8 +214,8 @@ def _details(calls: list[tuple[int, dict[str, Any]]], folder: Path | None) -> It
 
 def _detail(call: dict[str, Any]) -> Iterator[str]:
     used = call.get("metrics", {}).get("bound_used")
-    share = "" if used is None else f", {float(used):.3g}x its bound"
-    yield f"{amount_text(call)}{share}"
+    excess = "" if used is None else f", {float(used):.3g}x its bound"
+    yield f"{amount_text(call)}{excess}"
     yield from fact_lines(call)
     worst = experts_text(call.get("experts", {}))
     if worst:

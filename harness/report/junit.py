@@ -1,8 +1,8 @@
-"""A stored run as JUnit XML, in the dialect that Jenkins calls xunit2.
+"""Write a stored run as JUnit XML, in the dialect that Jenkins calls xunit2.
 
-One `testcase` a point, refused ones too. Every verdict that is not good is a `failure` whose type
-is the verdict, so that viewers and the exit code agree (a flaky case too: it did fail once).
-Properties stand on the suite, the only place where that dialect takes them.
+There is one `testcase` for each case, including refused ones. Every verdict in `BAD`, flaky
+included, is a `failure` whose type is the verdict, so that viewers and the exit code agree.
+Properties belong to the suite, the only element for which the dialect allows them.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from harness.record.result import CaseResult
     from harness.report.tables import View
 
-MAX_CASES = 5000  # test cases a file; viewers give up on larger ones
+MAX_CASES = 5000  # test cases per file; viewers fail to load larger ones
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def write(run: View, path: Path) -> list[Path]:
-    """Write the run to `path`, or to `NAME-1.xml`, `NAME-2.xml`, … where one would be too long."""
+    """Write the run to `path`, or split into `NAME-1.xml`, `NAME-2.xml`, …; return the paths."""
     cases = [_case(result) for result in run.results] + [_skip(refusal) for refusal in run.refused]
     chunks = [cases[i : i + MAX_CASES] for i in range(0, len(cases), MAX_CASES)] or [[]]
     paths = [path]
@@ -97,5 +97,5 @@ def _skip(refused: dict[str, str]) -> ET.Element:
 
 
 def _clean(text: str) -> str:
-    """Without the characters that XML cannot hold, such as a terminal's escapes."""
+    """Remove characters that XML cannot represent, such as terminal escapes."""
     return _NOT_XML.sub("", text)

@@ -1,6 +1,6 @@
-"""Pictures of a failed case as PNG: errors by row and column, wrong rows by expert and rank.
+"""Write pictures of a failed case as PNG: errors by row and column, wrong rows by expert and rank.
 
-The writer needs the standard library only, so that the controller can draw, too.
+The writer uses the standard library only, so that the controller can draw as well.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
 
     from harness.record.result import CaseResult
 
-SMALL = 256  # pixels a side at least, by repeating them
-BROKEN = 255  # the colour of NaN and Inf, and of nothing to show
+SMALL = 256  # smallest side in pixels; smaller pictures are enlarged
+BROKEN = 255  # colour number of NaN and Inf, and of cells without data
 _ANCHORS = ((0, 0, 4), (60, 15, 110), (160, 40, 100), (235, 105, 40), (252, 250, 160))
 MAGENTA = (255, 0, 255)
 _GREY = (128, 128, 128)
 
 
 def stem(case_id: str, part: str) -> str:
-    """A picture's file name without its ending; long ids are shortened as logs' are."""
+    """Return a picture's file name without suffix; long ids are shortened as in log names."""
     return f"{log_name(case_id, 1).removesuffix('.log')}.{part}"
 
 
 def save(
     folder: Path, name: str, levels: list[bytes], last: tuple[int, int, int], text: str
 ) -> str:
-    """Write rows of colour numbers, enlarged where they are few; returns `name`.
+    """Write rows of colour numbers, enlarged to at least `SMALL` pixels; return `name`.
 
-    last: the colour of BROKEN; text: what the picture shows. Raises OSError.
+    last: RGB of BROKEN. text: the picture's description. Raises OSError if it cannot be written.
     """
     across, down = (max(1, -(-SMALL // side)) for side in (len(levels[0]), len(levels)))
     widened = [bytes(level for level in row for _ in range(across)) for row in levels]
@@ -44,9 +44,10 @@ def save(
 
 
 def save_experts(result: CaseResult, folder: Path) -> str | None:
-    """Write which share of each expert's rows was wrong on each rank, over all calls.
+    """Draw the share of each expert's rows that was wrong on each rank, over all calls.
 
-    Returns the file's name, or None where no diagnosis tells. Raises OSError.
+    Return the file's name, or None if no diagnosis counts rows by expert. Raises OSError if the
+    file cannot be written.
     """
     counts: dict[int, dict[int, tuple[int, int]]] = {}  # expert -> rank -> (wrong, rows)
     for diagnosis in result.diagnoses:
@@ -73,7 +74,7 @@ def save_experts(result: CaseResult, folder: Path) -> str | None:
 def write_png(
     path: Path, rows: Sequence[bytes], palette: Sequence[tuple[int, int, int]], text: str
 ) -> None:
-    """8-bit palette picture. rows: colour numbers, all of one length; text: its description."""
+    """Write an 8-bit palette picture. rows: colour numbers, of equal length; text: description."""
     header = struct.pack(">IIBBBBB", len(rows[0]), len(rows), 8, 3, 0, 0, 0)
     body = zlib.compress(b"".join(b"\0" + row for row in rows), 9)
     chunks = [
@@ -88,7 +89,7 @@ def write_png(
 
 
 def palette(last: tuple[int, int, int]) -> list[tuple[int, int, int]]:
-    """255 colours from black to yellow, and `last` for BROKEN."""
+    """Return 255 colours from black to yellow, and `last` for BROKEN."""
     steps = len(_ANCHORS) - 1
     colours = []
     for i in range(BROKEN):

@@ -1,4 +1,4 @@
-"""What the console shows while a run goes on: a line a case, or a live bar on a terminal."""
+"""Show the progress of a run: a line for each case, or a live bar on a terminal."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Progress(Protocol):
-    """Told of every event, in order."""
+    """Receive every event of a run, in order."""
 
     def show(self, event: Event) -> None: ...
 
@@ -27,7 +27,7 @@ class Progress(Protocol):
 
 
 def make(total: int, folder: Path, *, verbose: bool, stream: TextIO | None = None) -> Progress:
-    """Live on a terminal, else plain lines (CI logs)."""
+    """Return a live display on a terminal, else plain lines, as for CI logs."""
     out = stream or sys.stdout
     if out.isatty():
         return Live(total, folder, verbose=verbose, stream=out)
@@ -35,9 +35,9 @@ def make(total: int, folder: Path, *, verbose: bool, stream: TextIO | None = Non
 
 
 def case_lines(result: CaseResult, folder: Path, *, verbose: bool = False) -> list[str]:
-    """Verdict, time and id; of a case that did not pass also why and how to repeat it.
+    """Return verdict, time and id; for a case that did not pass, its failure text as well.
 
-    verbose: all that is known of it; else as much as fits a terminal.
+    verbose: do not shorten the failure text.
     """
     head = f"{result.verdict:<8} {result.seconds:7.2f}s  {result.case_id}"
     if result.attempt > 1:
@@ -58,7 +58,7 @@ def _gang_line(event: Event) -> str | None:
 
 
 class Plain:
-    """A line a case, flushed at once so that a CI log follows the run."""
+    """Print a line for each case, flushed at once so that a CI log follows the run."""
 
     def __init__(self, total: int, folder: Path, *, verbose: bool, stream: TextIO) -> None:
         self._total, self._folder, self._stream = total, folder, stream
@@ -69,7 +69,7 @@ class Plain:
         if isinstance(event, CaseEnded):
             self._ended.add(event.result.case_id)
             if event.result.verdict is Verdict.NOT_RUN:
-                return  # the run's last lines count them
+                return  # counted in the run's last lines
             lines = case_lines(event.result, self._folder, verbose=self._verbose)
             width = len(str(self._total))
             lines[0] = f"[{len(self._ended):{width}}/{self._total}] {lines[0]}"
@@ -85,7 +85,7 @@ class Plain:
 
 
 class Live:
-    """A bar with counts and the case that runs; what did not pass stays above it."""
+    """Show a bar with counts and the running case; cases that did not pass are printed above."""
 
     def __init__(self, total: int, folder: Path, *, verbose: bool, stream: TextIO) -> None:
         from rich.console import Console
@@ -109,7 +109,7 @@ class Live:
             self._verdicts[event.result.case_id] = event.result.verdict
             self._bar.update(self._task, completed=len(self._verdicts), description=self._counts())
             if event.result.verdict is Verdict.NOT_RUN:
-                return  # the run's last lines count them
+                return  # counted in the run's last lines
             if self._verbose or event.result.verdict is not Verdict.PASSED:
                 lines = case_lines(event.result, self._folder, verbose=self._verbose)
                 self._print("\n".join(lines))

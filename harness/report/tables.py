@@ -1,4 +1,4 @@
-"""A stored run as text: console table, markdown. Derived from the folder alone, at any time."""
+"""Format a stored run as console tables or markdown, from its folder alone."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ SLOWEST = 5
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """A run as its folder tells it."""
+    """A run as read from its folder."""
 
     name: str  # of the folder
     info: dict[str, Any]  # run.json
-    results: tuple[CaseResult, ...]  # the last word on each case to run; `not_run` where none
+    results: tuple[CaseResult, ...]  # the last result of each case to run; `not_run` if none
     refused: tuple[dict[str, str], ...]  # {case, code, text}
     summary: Summary
 
@@ -38,7 +38,7 @@ class View:
 
 
 def view(folder: RunFolder) -> View:
-    """Read a run folder, finished or not."""
+    """Read the folder of a run, complete or not. Raises UsageError if `run.json` is damaged."""
     folder.require("cases", "refused")
     events = folder.events()
     last, cases = last_words(events), folder.info["cases"]
@@ -53,7 +53,10 @@ def view(folder: RunFolder) -> View:
 
 
 def _seconds(events: Sequence[Event]) -> float:
-    """Wall time over all sittings; one that was broken off counts to its last event."""
+    """Return the wall time of the run in seconds, summed over its start and each resumption.
+
+    A part without `RunEnded` was interrupted and counts up to its last event.
+    """
     total, began, latest = 0.0, None, 0.0
     for event in events:
         if isinstance(event, RunStarted):
@@ -66,7 +69,7 @@ def _seconds(events: Sequence[Event]) -> float:
 
 
 def console(run: View) -> str:
-    """The report for a terminal; ends with the run's closing line."""
+    """Return the report for a terminal; its last line is the summary line."""
     parts = [_heading(run)]
     for title, table in _tables(run):
         parts.append(_aligned(title, table))
@@ -75,7 +78,7 @@ def console(run: View) -> str:
 
 
 def markdown(run: View) -> str:
-    """The same for a CI annotation or a pull request."""
+    """Return the report as markdown, for a CI annotation or a pull request."""
     parts = [f"### {_heading(run)}", f"`{run.summary.line()}`"]
     for _, (head, *rows) in _tables(run):
         cells = [head, ["---"] * len(head), *rows]
@@ -90,7 +93,7 @@ def markdown(run: View) -> str:
 
 
 def layout_name(case: MoETestConfig) -> str:
-    """`dp2 tp2 ep`, or `one rank`."""
+    """Return the layout in words: `dp2 tp2 ep`, or `one rank`."""
     words = [f"dp{case.dp_size}"] if case.dp_size > 1 else []
     words += [f"tp{case.tp_size}"] if case.tp_size > 1 else []
     words += ["ep"] if case.use_ep else []
@@ -118,7 +121,7 @@ def _grid(
     column_of: Callable[[MoETestConfig], str],
     corner: str,
 ) -> list[list[str]]:
-    """Rows of cells, the heading first; a cell says how many passed and how many did not."""
+    """Return a table of counts by verdict, its first row the heading."""
     cells: dict[tuple[str, str], Counter[Verdict]] = defaultdict(Counter)
     rows: dict[str, None] = {}
     columns: dict[str, None] = {}
@@ -144,7 +147,7 @@ def _lists(run: View) -> list[tuple[str, list[str]]]:
         ("did not pass", [line for result in run.bad for line in _failure(result)]),
         ("slowest", [f"{r.seconds:8.2f}s  {r.case_id}" for r in slow if r.seconds > 0]),
         ("skipped, by reason", skip_lines(run.refused)),
-        ("bounds wider than need be", bound_slack.hints(run.results)),
+        ("tolerances wider than necessary", bound_slack.hints(run.results)),
     ]
 
 
@@ -154,7 +157,7 @@ def _failure(result: CaseResult) -> list[str]:
 
 
 def skip_lines(refused: Iterable[dict[str, str]]) -> list[str]:
-    """One line a reason code: how many points, one of them, and its reason in words."""
+    """Return a line for each reason code: the number of cases, an example, and its reason."""
     groups: dict[str, list[dict[str, str]]] = defaultdict(list)
     for refusal in refused:
         groups[refusal["code"]].append(refusal)

@@ -21,8 +21,8 @@ def test_a_member_that_stays_far_below_its_bounds_is_named():
     other = results(20, 0.6, experts="torch_loop")
     (hint,) = bound_slack.hints([*results(20, 0.052), *other])
     assert hint == (
-        "triton, quant fp8_block: no row of 20 cases took more than 0.052 of its bound; the row of "
-        "the backend may declare more noise than it makes (numerics)"
+        "backend triton, quant fp8_block, used at most 5.2 % of its tolerance in 20 cases: its "
+        "`Numerics` are probably too loose"
     )
 
 

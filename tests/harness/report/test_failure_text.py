@@ -211,9 +211,9 @@ def test_the_first_wrong_stage_and_faults_of_the_diagnosis():
     assert line == "first wrong stage (first call): gemm1: on rank 0, first call: 3 of 9 off"
     fault = {"call": 0, "fault": "IndexError: oh"}
     said = lines(result({0: [fault]}))
-    assert "the diagnosis failed, the verdict stands: IndexError: oh" in said
+    assert "the diagnosis failed, but the verdict stands: IndexError: oh" in said
     said = lines(result({0: [call(faults=["bad: IndexError: oh"])]}))
-    assert "not looked at: bad: IndexError: oh" in said
+    assert "not examined: bad: IndexError: oh" in said
 
 
 def test_messages_that_the_diagnosis_says_better_are_left_out():
