@@ -1,7 +1,7 @@
-"""How much memory of each device is in use, without torch and without making a context.
+"""Read the memory in use on each device, without torch and without creating a context.
 
-Memory of a killed process is given back some time after its end; a gang that starts too early
-would fail for want of it.
+A killed process's memory is released some time after its end; a gang that starts too early would
+run out of memory.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import time
 from pathlib import Path
 
-_SLACK = 256 << 20  # bytes that other programs may come and go with
+_SLACK = 256 << 20  # bytes by which the use of other programs may vary
 
 
 class _Memory(ctypes.Structure):
@@ -29,7 +29,7 @@ def _nvml() -> ctypes.CDLL | None:
 
 
 def _visible(count: int) -> list[int]:
-    """NVML's indices of the devices that the ranks see; all of them when names are in use."""
+    """Return NVML's indices of the visible devices; all if they are listed by UUID."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is None:
         return list(range(count))
@@ -50,7 +50,7 @@ def _nvidia(library: ctypes.CDLL) -> list[int]:
 
 
 def used() -> list[int]:
-    """Bytes in use on each device; empty where there is none that can be asked."""
+    """Return the bytes in use on each device; empty if no device can be queried."""
     library = _nvml()
     if library is not None:
         return _nvidia(library)
@@ -59,9 +59,9 @@ def used() -> list[int]:
 
 
 def wait_until_free(before: list[int], limit: float) -> float:
-    """Wait until no device uses more than it did `before`; returns the seconds waited.
+    """Wait until no device uses more bytes than `before`; return the seconds waited.
 
-    Gives up after `limit` seconds: another program may have taken the memory.
+    Give up after `limit` seconds, as another program may have taken the memory.
     """
     start = time.monotonic()
     while (waited := time.monotonic() - start) < limit:

@@ -1,8 +1,8 @@
-"""The forkserver: a process with torch already imported, from which gangs are forked.
+"""Run the forkserver: a process with torch already imported, from which gangs are forked.
 
-It never touches a device and never computes on tensors: a forked child cannot use a CUDA context
-that its parent made, and hangs in its first matmul when the parent has used OpenMP. It has one
-thread, and ends with the guardian.
+It never touches a device and never computes on tensors: a forked child cannot use its parent's
+CUDA context, and hangs in its first matmul if the parent has used OpenMP. It has one thread, and
+ends with the guardian.
 """
 
 from __future__ import annotations
@@ -20,18 +20,21 @@ from harness.engine.messages import Channel, Preloaded, StartGang
 
 
 def _import_all(package: str) -> None:
-    """Every module of a package; one that cannot be imported says so in the log."""
+    """Import every module of a package; log those that cannot be imported."""
     root = importlib.import_module(package)
     for info in pkgutil.walk_packages(root.__path__, f"{package}."):
         try:
             importlib.import_module(info.name)
-        except Exception:  # a member with an optional package that is absent
+        except Exception:  # a member whose optional package is not installed
             print(f"not preloaded: {info.name}\n{traceback.format_exc()}", flush=True)
 
 
 def preload(modules: list[str]) -> None:
-    """Import modules; `name.*` means a package with all that is in it."""
-    # OpenBLAS starts its threads at import; a process that forks should have none.
+    """Import modules; `name.*` stands for a package with all its modules.
+
+    Raises RuntimeError if an import touches a device.
+    """
+    # OpenBLAS starts its threads at import; a process that forks must have none.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     for name in modules:
         if name.endswith(".*"):
@@ -48,7 +51,7 @@ def preload(modules: list[str]) -> None:
 
 
 def _fork_gang(channel: Channel, order: StartGang) -> None:
-    """Fork the holder of a new gang; the descriptors that came along are its and its ranks'."""
+    """Fork the holder of a new gang, which gets the descriptors received with the order."""
     count = order.world_size + 1
     fds, channel.fds = channel.fds[:count], channel.fds[count:]
     parent = os.getpid()
@@ -69,13 +72,16 @@ def _fork_gang(channel: Channel, order: StartGang) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Arguments: the channel's file descriptor, the guardian's pid, modules to preload."""
+    """Preload modules, then fork gangs until the channel is closed.
+
+    arguments: the channel's file descriptor, the guardian's pid, modules to preload.
+    """
     start = time.monotonic()
     process_tree.die_with_parent(int(arguments[1]))
     channel, modules = Channel.from_fd(int(arguments[0])), arguments[2:]
     preload(modules)
     loaded = [name for name in modules if name.removesuffix(".*") in sys.modules]
-    threads = len(os.listdir("/proc/self/task"))  # noqa: PTH208 - only their number is wanted
+    threads = len(os.listdir("/proc/self/task"))  # noqa: PTH208 - only the number is needed
     seconds = time.monotonic() - start
     channel.send(Preloaded(pid=os.getpid(), seconds=seconds, threads=threads, modules=loaded))
     while (order := channel.wait()) is not None:

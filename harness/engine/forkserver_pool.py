@@ -1,8 +1,8 @@
-"""The controller's side of the process tree: one guardian, forkservers as they are needed.
+"""Manage the process tree from the controller: one guardian, and forkservers on demand.
 
-Torch-free. A forkserver is shared by all gangs that can be forked from it; edited sources, other
-import-time environment variables or other modules to preload make a new one, and the old one goes
-when its last gang has ended.
+Torch-free. A forkserver is shared by all gangs that can be forked from it. Edited sources, other
+import-time environment variables or other modules to preload need a new one; the old one ends
+with its last gang.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ if TYPE_CHECKING:
 
 PRELOAD = ("torch", "torch.distributed", "numpy", "triton", "triton.language", "harness.worker")
 CLOSE_LIMIT = 90.0  # seconds for the guardian to kill its tree
-# Switches that keep NVLink multicast off. Once set they reach every rank, whatever happens later.
+# Switches that keep NVLink multicast off. Once set they reach every rank, even if unset later.
 MULTICAST_OFF = ("NCCL_NVLS_ENABLE", "TORCH_SYMM_MEM_DISABLE_MULTICAST", "NVSHMEM_DISABLE_NVLS")
 _READ_AT_IMPORT = ("TORCH", "PYTORCH", "TRITON", "OMP", "MKL", "OPENBLAS", "KMP", "LD_", "PYTHON")
 _ROOT = Path(__file__).resolve().parents[2]
-_WATCHED = ("harness", "moe")  # packages whose edited sources make a new forkserver
+_WATCHED = ("harness", "moe")  # packages whose edited sources need a new forkserver
 
 
 @dataclass(frozen=True, kw_only=True)
 class GangSpec:
-    """What a gang is. Two gangs with equal specs can stand in for each other."""
+    """The description of a gang. Gangs with equal specs are interchangeable."""
 
     world_size: int
     device: str  # cpu, cuda
@@ -62,7 +62,7 @@ class GangSpec:
 
 @dataclass(kw_only=True)
 class Forkserver:
-    """One preloaded process. `environment`: the controller's, when it was started."""
+    """One preloaded process. environment: the controller's when the process was started."""
 
     channel: Channel
     log: Path
@@ -77,7 +77,7 @@ class Forkserver:
 
 
 class Pool:
-    """Owner of everything that a run starts. Close it, or use it in a `with` statement."""
+    """Owns every process that a run starts. Close it, or use it in a `with` statement."""
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="harness-"))  # 0700
@@ -100,7 +100,7 @@ class Pool:
         self.close()
 
     def close(self) -> None:
-        """End every process that the pool has started; returns when they are gone."""
+        """End every process that the pool has started; return once they are gone."""
         servers = [*self._servers.values(), *self._retired]
         of_servers = [server.channel for server in servers]
         for channel in [self._channel, *of_servers, *self._gang_channels]:
@@ -109,7 +109,7 @@ class Pool:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def forkserver(self, spec: GangSpec) -> Forkserver:
-        """The forkserver for such gangs, started now if there is none. It need not be up yet."""
+        """Return the forkserver for such gangs, started if necessary; it may not be ready yet."""
         self._retire_idle()
         key = (spec.device == "cpu", spec.preload, _import_time_environment())
         stamp = (key, _fingerprint())
@@ -121,7 +121,7 @@ class Pool:
         return server
 
     def start(self, spec: GangSpec, folder: Path) -> tuple[Forkserver, Channel, list[Channel]]:
-        """Order a gang: its forkserver, the holder's channel, and one channel for each rank."""
+        """Order a gang; return its forkserver, the holder's channel, and each rank's channel."""
         server = self.forkserver(spec)
         pairs = [Channel.pair() for _ in range(spec.world_size + 1)]
         env, unset = _changes(server.environment)
@@ -133,7 +133,7 @@ class Pool:
             sys_path=_sys_path(),
             init=asdict(spec.init),
         )
-        with contextlib.suppress(OSError):  # it has died: whoever reads the channels will see it
+        with contextlib.suppress(OSError):  # it has died: readers of the channels will notice
             server.channel.send(order, [remote.fileno() for _, remote in pairs])
         for _, remote in pairs:
             remote.close()
@@ -144,14 +144,14 @@ class Pool:
         return server, holder, ranks
 
     def new_folder(self) -> Path:
-        """A folder that no gang used before."""
+        """Create and return a folder for one gang."""
         self._count += 1
         folder = self.folder / f"gang{self._count}"
         folder.mkdir()
         return folder
 
     def kill(self, pid: int) -> None:
-        """For a holder that does not answer; its ranks die with it."""
+        """Kill a holder that does not answer; its ranks die with it."""
         with contextlib.suppress(OSError):
             self._channel.send(KillProcess(pid=pid))
 
@@ -175,7 +175,7 @@ class Pool:
         remote.close()
 
     def _spawn(self, spec: GangSpec) -> Forkserver:
-        if self.guardian.poll() is not None:  # killed by somebody, and all it guarded with it
+        if self.guardian.poll() is not None:  # killed from outside, and its whole tree with it
             self._channel.close()
             self._start_guardian()
         local, remote = Channel.pair()
@@ -200,19 +200,22 @@ class Pool:
 
 
 def _superseded(old: Any, new: Any) -> bool:
-    """Same modules and mode, but older sources or another environment."""
+    """Return whether `new` has the same modules and mode, but newer sources or environment."""
     return bool(old[0][:2] == new[0][:2] and old != new)
 
 
 def _triton_mode(device: str) -> tuple[dict[str, str], list[str]]:
-    """Triton decides at its import whether it interprets: always on the CPU, never on a device."""
+    """Return variables to set and to unset for Triton, which interprets only on the CPU.
+
+    Triton reads the variable when it is imported.
+    """
     if device != "cpu":
         return {}, ["TRITON_INTERPRET"]
     return {"TRITON_INTERPRET": os.environ.get("TRITON_INTERPRET", "1")}, []
 
 
 def _changes(before: dict[str, str]) -> tuple[dict[str, str], list[str]]:
-    """What to add to and take from the environment `before` to have the controller's of now."""
+    """Return variables to set and to unset that turn `before` into the current environment."""
     never_unset = {*MULTICAST_OFF, "TRITON_INTERPRET"}
     env = {
         name: value
@@ -227,7 +230,7 @@ def _import_time_environment() -> tuple[tuple[str, str], ...]:
 
 
 def _fingerprint() -> tuple[tuple[str, int, int], ...]:
-    """Path, time and size of every source file of the product."""
+    """Return path, modification time and size of every source file of the watched packages."""
     files = sorted(file for package in _WATCHED for file in (_ROOT / package).rglob("*.py"))
     return tuple(
         (str(file), stat.st_mtime_ns, stat.st_size) for file in files for stat in [file.stat()]
@@ -235,5 +238,5 @@ def _fingerprint() -> tuple[tuple[str, int, int], ...]:
 
 
 def _sys_path() -> list[str]:
-    """This process's module search path; the empty entry means the current folder."""
+    """Return this process's module search path, with relative entries made absolute."""
     return [str(Path(entry).resolve()) if entry in ("", ".") else entry for entry in sys.path]

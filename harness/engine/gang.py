@@ -1,11 +1,11 @@
-"""A gang as the controller sees it: a state machine over messages, exits and time.
+"""Control a gang: a state machine driven by messages, process exits and time.
 
-    STARTING -> IDLE -> RUNNING -> IDLE              every rank answered, and passed
-                        RUNNING -> PROBING -> IDLE   every rank answered; the probe found it fit
-                        RUNNING -> EVIDENCE -> DYING over the limit, or stuck after an error
-                        any     -> DYING -> DEAD     a rank ended, or the owner had enough
+    STARTING -> IDLE -> RUNNING -> IDLE              every rank answered and passed
+                        RUNNING -> PROBING -> IDLE   every rank answered; the probe succeeded
+                        RUNNING -> EVIDENCE -> DYING over the time limit, or stuck after an error
+                        any     -> DYING -> DEAD     a rank ended, or the owner called `end`
 
-Torch-free; it never blocks. The owner waits with `watch`, calls `poll` and acts on the notices.
+Torch-free; it never blocks. The owner waits with `watch`, calls `poll` and handles the notices.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
     from harness.engine.forkserver_pool import GangSpec, Pool
 
-START_LIMIT = 180.0  # seconds until all ranks are ready, the forkserver's own start included
-GRACE = 2.0  # seconds that the others get after one rank raised
-SETTLE = 0.2  # seconds for other ranks to end too, after one ended
+START_LIMIT = 180.0  # seconds until all ranks are ready, including the forkserver's start
+GRACE = 2.0  # seconds for the other ranks to answer after one raised
+SETTLE = 0.2  # seconds for other ranks to end as well, after one ended
 EVIDENCE_LIMIT = 1.0  # seconds to wait for stacks
-FLIGHT_LIMIT = 3.0  # the same for NCCL's flight records
-EVIDENCE_PAUSE = 0.02  # seconds between looks: a file cannot be waited for
+FLIGHT_LIMIT = 3.0  # seconds to wait for NCCL's flight records
+EVIDENCE_PAUSE = 0.02  # seconds between polls: a selector cannot wait for a file
 PROBE_LIMIT = 5.0  # seconds
 _NONCES = itertools.count(1_000_003, 7919)
 
@@ -57,37 +57,37 @@ class GangReady:
 @dataclass(frozen=True, kw_only=True)
 class GangDead:
     reason: str
-    ready: bool  # whether it ever was
-    log: str  # what there is to read about a gang that never was
+    ready: bool  # whether all ranks were ready at any time
+    log: str  # the ranks' output, for a gang that was never ready
 
 
 Notice = GangReady | Outcome | GangDead
 
 
 class Gang:
-    """Ranks of one world. Made by `Gang(pool, spec)`, which also starts it."""
+    """The ranks of one world; `Gang(pool, spec)` also starts them."""
 
     def __init__(self, pool: Pool, spec: GangSpec, call: tuple[str, bytes] | None = None) -> None:
         """call: name and content of a file to put into the gang's folder before it starts."""
         self.world_size = spec.world_size
-        self.tasks = 0  # how many it was given
+        self.tasks = 0  # number of tasks sent so far
         self.link = Link(pool, spec, call)
         self._born = time.monotonic()
         self._was_ready = False
         self._task = ""
-        self._start = self._limit = 0.0  # of the task in hand, in time.monotonic()
+        self._start = self._limit = 0.0  # of the current task, in time.monotonic()
         self._crashed_at: float | None = None
-        self._marks: dict[int, int] = {}  # log sizes before the stacks were asked for
-        self._last_look = 0.0
-        self._flights = 0  # how many flight records were asked for
+        self._marks: dict[int, int] = {}  # log sizes before stacks were requested
+        self._evidence_deadline = 0.0
+        self._flights = 0  # number of flight records requested
         self._end_reason = ""
         self._log = ""
         self._enter(State.STARTING, START_LIMIT)
 
     def run(self, task: str, limit: float) -> None:
-        """Hand a task to every rank. limit: seconds."""
+        """Send a task to every rank. limit: seconds."""
         assert self.state is State.IDLE, self.state
-        if self.tasks:  # the first one's log keeps what the start printed
+        if self.tasks:  # the first task's log includes the output of the start
             self.link.clear_logs()
         self.tasks += 1
         self.link.replies = Replies()
@@ -97,7 +97,7 @@ class Gang:
         self._enter(State.RUNNING, limit)
 
     def end(self, reason: str) -> None:
-        """Kill all of it. `GangDead` follows when nothing is left."""
+        """Kill the gang; `GangDead` follows once no process is left."""
         if self.state in (State.DYING, State.DEAD):
             return
         self._end_reason = reason
@@ -105,14 +105,14 @@ class Gang:
         self._enter(State.DYING, KILL_LIMIT + MEMORY_LIMIT + 5)
 
     def abandon(self) -> None:
-        """Kill all of it and hear no more of it; the holder still ends every process."""
+        """Kill the gang without waiting for it; the holder still ends every process."""
         if self.state is not State.DEAD:
             self.end("abandoned")
             self._enter(State.DEAD, None)
             self.link.close()
 
     def poll(self) -> list[Notice]:
-        """Read what came, look at the clock, and say what happened."""
+        """Read new messages, check the deadlines, and return what happened."""
         if self.state is State.DEAD:
             return []
         self.link.read()
@@ -134,7 +134,7 @@ class Gang:
         if self.state is State.RUNNING:
             return self._when_running(now)
         if self.state is State.EVIDENCE:
-            return self._when_looking(now)
+            return self._when_collecting_evidence(now)
         if self.state is State.PROBING:
             self._when_probing(late)
         elif self.link.exits:
@@ -150,40 +150,40 @@ class Gang:
             self._enter(State.IDLE, None)
             return [GangReady(seconds=time.monotonic() - self._born)]
         elif late:
-            self._look()
+            self._request_evidence()
         return []
 
     def _when_running(self, now: float) -> list[Notice]:
-        exits, heard = self.link.exits, self.link.replies
-        missing = set(range(self.world_size)) - heard.answers.keys()
+        exits, replies = self.link.exits, self.link.replies
+        missing = set(range(self.world_size)) - replies.answers.keys()
         if exits:
             self._crashed_at = self._crashed_at or now
             self.deadline = self._crashed_at + SETTLE
             if missing <= exits.keys() or now >= self.deadline:
-                begun = exits.keys() & heard.last_status.keys()
+                begun = exits.keys() & replies.last_status.keys()
                 return self._finish(Ended.CRASHED if begun else Ended.NOT_BEGUN)
             return []
         if not missing:
             return self._finish(Ended.ANSWERED)
-        if heard.failed_at is not None:
-            self.deadline = min(self._limit, heard.failed_at + GRACE)
+        if replies.failed_at is not None:
+            self.deadline = min(self._limit, replies.failed_at + GRACE)
         if self.deadline is not None and now >= self.deadline:
-            self._look()
+            self._request_evidence()
         return []
 
-    def _look(self) -> None:
-        """Ask every rank for its stacks, before it is killed."""
+    def _request_evidence(self) -> None:
+        """Request every rank's stacks and flight record, before it is killed."""
         self._marks = {rank: crash_evidence.size(log) for rank, log in self.link.logs.items()}
         self.link.signal(signal.SIGUSR1)
         self._flights = crash_evidence.ask_for_flights(self.link.folder)
         self._enter(State.EVIDENCE, EVIDENCE_PAUSE)
         limit = FLIGHT_LIMIT if self._flights else EVIDENCE_LIMIT
-        self._last_look = time.monotonic() + limit
+        self._evidence_deadline = time.monotonic() + limit
 
-    def _when_looking(self, now: float) -> list[Notice]:
-        stacks = self.link.logs.keys() - self._stacks().keys() - self.link.exits.keys()
-        flights = self._flights > len(crash_evidence.flights(self.link.folder))
-        if (stacks or flights) and now < self._last_look:
+    def _when_collecting_evidence(self, now: float) -> list[Notice]:
+        no_stack = self.link.logs.keys() - self._stacks().keys() - self.link.exits.keys()
+        no_flight = self._flights > len(crash_evidence.flights(self.link.folder))
+        if (no_stack or no_flight) and now < self._evidence_deadline:
             self.deadline = now + EVIDENCE_PAUSE
             return []
         if not self._was_ready:
@@ -198,30 +198,35 @@ class Gang:
         return {rank: text for rank, text in texts.items() if crash_evidence.has_stack(text)}
 
     def _finish(self, ended: Ended) -> list[Notice]:
-        """The task is over; decide what becomes of the gang."""
-        heard, now = self.link.replies, time.monotonic()
-        outcome = Outcome(
-            task=self._task,
-            ended=ended,
-            seconds=now - self._start,
-            answers=heard.answers,
-            exits=dict(self.link.exits),
-            last_status={rank: (text, now - at) for rank, (text, at) in heard.last_status.items()},
-            stacks=self._stacks() if ended in (Ended.HUNG, Ended.STUCK) else {},
-            logs=self.link.logs,
-        )
+        """Return the outcome of the task, and end, probe or keep the gang."""
+        outcome = self._outcome(ended)
+        answers = list(outcome.answers.values())
         if ended is not Ended.ANSWERED:
             words = f" ({self._exit_words()})" if self.link.exits else ""
             self.end(f"{ended.name.lower()}{words}: {self._task}")
-        elif any(isinstance(answer, Done) and answer.poisoned for answer in heard.answers.values()):
+        elif any(isinstance(answer, Done) and answer.poisoned for answer in answers):
             self.end(f"the case altered its ranks' processes: {self._task}")
-        elif all(isinstance(answer, Done) and answer.passed for answer in heard.answers.values()):
+        elif all(isinstance(answer, Done) and answer.passed for answer in answers):
             self._enter(State.IDLE, None)
         else:
             self.link.probed = {}
             self.link.send_to_ranks(Probe(nonce=next(_NONCES)))
             self._enter(State.PROBING, PROBE_LIMIT)
         return [outcome]
+
+    def _outcome(self, ended: Ended) -> Outcome:
+        replies, now = self.link.replies, time.monotonic()
+        status = replies.last_status.items()
+        return Outcome(
+            task=self._task,
+            ended=ended,
+            seconds=now - self._start,
+            answers=replies.answers,
+            exits=dict(self.link.exits),
+            last_status={rank: (text, now - at) for rank, (text, at) in status},
+            stacks=self._stacks() if ended in (Ended.HUNG, Ended.STUCK) else {},
+            logs=self.link.logs,
+        )
 
     def _when_probing(self, late: bool) -> None:
         unfit = {rank: reason for rank, reason in self.link.probed.items() if reason}
@@ -236,7 +241,7 @@ class Gang:
             self._enter(State.IDLE, None)
 
     def _when_lost(self) -> list[Notice]:
-        """The holder or the forkserver is gone, and the ranks with it."""
+        """End the gang after the loss of its holder or forkserver, and so of its ranks."""
         running = self.state in (State.RUNNING, State.EVIDENCE) and self._was_ready
         notices = self._finish(Ended.LOST) if running else []
         self._log = f"{self.link.server_log}\n{self._all_logs()}"
@@ -272,7 +277,7 @@ class Gang:
 
 
 def watch(gangs: Iterable[Gang], until: float | None = None) -> None:
-    """Wait until a channel of one of the gangs is readable or a deadline, or `until`, has come."""
+    """Wait until a channel of the gangs is readable, or for their first deadline or `until`."""
     gangs = list(gangs)
     deadlines = [d for d in (until, *(gang.deadline for gang in gangs)) if d is not None]
     timeout = max(0.0, min(deadlines) - time.monotonic()) if deadlines else None

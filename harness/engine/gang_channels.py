@@ -1,6 +1,6 @@
-"""What the controller has heard from one gang's processes, and how it speaks to them.
+"""Exchange messages with the processes of one gang, and record what they sent.
 
-It keeps no opinion: `gang.py` decides what the words mean. Torch-free, never blocks.
+`gang.py` interprets the messages. Torch-free; it never blocks.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class Replies:
-    """What ranks have said of one task; times are points of time.monotonic()."""
+    """The ranks' messages about one task. Times are as in `time.monotonic()`."""
 
     answers: dict[int, Done | Failed] = field(default_factory=dict)
     last_status: dict[int, tuple[str, float]] = field(default_factory=dict)
-    failed_at: float | None = None  # when the first rank said failed, or that it is poisoned
+    failed_at: float | None = None  # when the first rank reported an error or a poisoned process
 
 
 class Link:
@@ -64,7 +64,7 @@ class Link:
 
     @property
     def channels(self) -> list[Channel]:
-        """To be watched; some may be closed, and the first is shared with other gangs."""
+        """The channels to watch. Some may be closed; the first is shared with other gangs."""
         return [self._server.channel, self._holder, *self._ranks]
 
     @property
@@ -80,17 +80,17 @@ class Link:
         return crash_evidence.read(self._server.log)
 
     def read(self) -> None:
-        """Take in whatever has come."""
+        """Read every message that has arrived."""
         self._server.poll()
         for message in self._holder.receive():
             self._from_holder(message)
-        # After the holder's words: what a rank said before its end is in its channel by now.
+        # After the holder: what a rank sent before it ended is in its channel by now.
         for rank, channel in enumerate(self._ranks):
             for message in channel.receive():
                 self._from_rank(rank, message)
 
     def send_to_ranks(self, message: Message) -> None:
-        """Say it to every rank. A dead one cannot hear; its exit is reported by the holder."""
+        """Send a message to every rank, ignoring dead ones: the holder reports their exit."""
         for channel in self._ranks:
             with contextlib.suppress(OSError):
                 channel.send(message)
@@ -104,14 +104,14 @@ class Link:
             self._holder.send(EndGang())
 
     def kill_holder(self) -> None:
-        """For a holder that does not answer; its ranks die with it."""
+        """Kill a holder that does not answer; its ranks die with it."""
         if self.holder_pid:
             self._pool.kill(self.holder_pid)
 
     def clear_logs(self) -> None:
         for log in self.logs.values():
             with contextlib.suppress(OSError):
-                log.write_bytes(b"")  # ranks append, so that output goes on at 0
+                log.write_bytes(b"")  # ranks append, so new output starts at 0
 
     def close(self) -> None:
         self._server.gangs -= 1
@@ -137,12 +137,15 @@ class Link:
             self.probed[rank] = message.unfit
         elif isinstance(message, Done | Failed):
             self.replies.answers[rank] = message
-            if _joins_no_more(message) and self.replies.failed_at is None:
+            if _leaves_peers_waiting(message) and self.replies.failed_at is None:
                 self.replies.failed_at = now
 
 
-def _joins_no_more(message: Done | Failed) -> bool:
-    """Whether others may wait in vain: after an exception, or in an altered process."""
+def _leaves_peers_waiting(message: Done | Failed) -> bool:
+    """Return whether peers may wait for a rank's collectives that it will never start.
+
+    So after an exception, or if the rank's process was altered.
+    """
     if isinstance(message, Failed):
         return True
     return message.poisoned or message.result.get("verdict") == Verdict.ERROR

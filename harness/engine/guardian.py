@@ -1,9 +1,9 @@
-"""The guardian: makes sure that nothing of a run outlives the controller.
+"""Run the guardian, which ensures that no process of a run outlives the controller.
 
-It has no other work, imports no torch, lives in a session of its own (Ctrl-C and a closed terminal
-do not reach it) and is the subreaper of all that the run starts. When the controller's end of the
-channel closes, or the controller is gone although somebody else still holds that end open, it
-kills its whole tree, removes the run's private folder and ends.
+It imports no torch, runs in its own session (Ctrl-C and a closed terminal do not reach it) and is
+the subreaper of every process of the run. When the controller's end of the channel closes, or the
+controller ends while another process still holds that end open, the guardian kills its whole
+tree, removes the run's private folder and exits.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from pathlib import Path
 from harness.engine import process_tree
 from harness.engine.messages import Channel, KillProcess, SpawnForkserver
 
-KILL_LIMIT = 60.0  # seconds; only a process in an uninterruptible call can use them up
+KILL_LIMIT = 60.0  # seconds; only a process in an uninterruptible call takes this long
 
-# Run by `python -c`: the child gets the parent's module search path, whatever the folder it is in.
+# Run by `python -c`: the child uses the parent's module search path, not its current folder.
 BOOT = (
     "import importlib, json, sys; sys.path[:] = json.loads(sys.argv[2]); "
     "importlib.import_module(sys.argv[1]).main(sys.argv[3:])"
@@ -31,20 +31,20 @@ BOOT = (
 
 
 def command(module: str, sys_path: list[str], *arguments: object) -> list[str]:
-    """The command line of one of this package's servers."""
+    """Return the command line of one of this package's servers."""
     import json
 
     return [sys.executable, "-c", BOOT, module, json.dumps(sys_path), *map(str, arguments)]
 
 
 def watch_children() -> socket.socket:
-    """A socket that becomes readable when a child of this process ends."""
+    """Return a socket that becomes readable when a child of this process ends."""
     reader, writer = socket.socketpair()
     for sock in (reader, writer):
         sock.setblocking(False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-    writer.detach()  # the signal module keeps the number only
+    writer.detach()  # the signal module stores the number only: do not close it
     return reader
 
 
@@ -61,7 +61,7 @@ def _spawn(channel: Channel, order: SpawnForkserver) -> None:
     for name in order.unset:
         env.pop(name, None)
     with Path(order.log).open("ab") as log:
-        subprocess.Popen(  # reaped by `proctree.reap`
+        subprocess.Popen(  # reaped by `process_tree.reap`
             command("harness.engine.forkserver", order.sys_path, fd, os.getpid(), *order.preload),
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -83,17 +83,20 @@ def _obey(channel: Channel) -> None:
 def _pidfd(pid: int) -> int | None:
     try:
         return os.pidfd_open(pid)
-    except OSError:  # no such process, or a kernel without the call: the channel's end must do
+    except OSError:  # no such process, or no such system call: rely on the channel's end alone
         return None
 
 
 def main(arguments: list[str]) -> None:
-    """Arguments: the channel's file descriptor, the controller's pid, the run's private folder."""
+    """Serve the controller until it is gone, then kill every process of the run.
+
+    arguments: the channel's file descriptor, the controller's pid, the run's private folder.
+    """
     channel = Channel.from_fd(int(arguments[0]))
     controller, folder = int(arguments[1]), arguments[2]
     process_tree.become_subreaper()
     for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda *_: None)  # not SIG_IGN, which ranks would inherit
+        signal.signal(number, lambda *_: None)  # SIG_IGN would be inherited by ranks
     signal.signal(signal.SIGTERM, lambda *_: channel.close())
     _serve(channel, controller)
     _, survivors = process_tree.kill_descendants(KILL_LIMIT)
@@ -103,7 +106,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _serve(channel: Channel, controller: int) -> None:
-    """Obey until the controller is gone."""
+    """Handle orders until the controller is gone."""
     children = watch_children()
     with selectors.DefaultSelector() as selector:
         selector.register(channel, selectors.EVENT_READ)

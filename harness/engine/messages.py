@@ -1,7 +1,7 @@
-"""What the processes of the engine say to each other: one frozen dataclass a message.
+"""Messages between the processes of the engine: one frozen dataclass each.
 
-JSON Lines over socket pairs, which are made by the controller and handed down; nothing has a name
-that another process could connect to, and nothing is ever unpickled from a channel.
+They are sent as JSON Lines over socket pairs that the controller creates and passes on. No socket
+has a name to which another process could connect, and nothing is unpickled from a channel.
 
     controller -> guardian     SpawnForkserver (with its channel), KillProcess
     controller -> forkserver   StartGang (with the channels of holder and ranks) ; back: Preloaded
@@ -43,7 +43,7 @@ class Preloaded:
     pid: int
     seconds: float
     threads: int  # OS threads of the forkserver: one, or forking is unsafe
-    modules: list[str]  # asked for and found in sys.modules
+    modules: list[str]  # requested modules that are in sys.modules
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class RankInit:
     transport: str  # gloo, nccl, staged
     executor: str  # "module:function", called with (case, context); "" = call the pickled function
     options: dict[str, Any] = field(default_factory=dict)
-    group_timeout: float = 3600.0  # seconds; the time limit of a case is the controller's business
+    group_timeout: float = 3600.0  # seconds; the controller enforces the time limit of a case
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,11 +91,11 @@ class EndGang:
 
 @dataclass(frozen=True, kw_only=True)
 class Swept:
-    """All that the gang had started is gone, but for `survivors` (uninterruptible)."""
+    """Every process of the gang has ended, except `survivors` (in uninterruptible calls)."""
 
-    orphans: int  # processes other than ranks that had to be killed
+    orphans: int  # processes other than ranks that were killed
     survivors: list[int]
-    memory_wait: float  # seconds until the devices had given the memory back
+    memory_wait: float  # seconds until the memory of the devices was released
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +132,7 @@ class Failed:
 
 @dataclass(frozen=True, kw_only=True)
 class Probed:
-    unfit: str  # why the rank must not go on; empty when it may
+    unfit: str  # why the rank must not be used again; empty if it can be
 
 
 Message = (
@@ -157,21 +157,22 @@ _KINDS: dict[str, Any] = {kind.__name__: kind for kind in Message.__args__}
 
 
 def encode(message: Message) -> bytes:
+    """Return a message as one line of JSON."""
     return json.dumps({"kind": type(message).__name__, **vars(message)}).encode() + b"\n"
 
 
 def decode(line: bytes) -> Message:
-    """The message of one line. Raises ValueError for a line that is none."""
+    """Return the message of one line. Raises ValueError if the line is not a message."""
     data = json.loads(line)
     kind = _KINDS.get(data.pop("kind", ""))
     if kind is None:
-        raise ValueError(f"no such message: {line[:80]!r}")
+        raise ValueError(f"unknown message: {line[:80]!r}")
     message: Message = kind(**data)
     return message
 
 
 class Channel:
-    """One end of a socket pair. `closed` is true once the other end is gone."""
+    """One end of a socket pair. `closed` is true once the other end is closed."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -196,7 +197,7 @@ class Channel:
         self._sock.close()
 
     def send(self, message: Message, fds: Sequence[int] = ()) -> None:
-        """Raises OSError when the other end is gone."""
+        """Send a message with file descriptors. Raises OSError if the other end is closed."""
         data = encode(message)
         if fds:
             sent = socket.send_fds(self._sock, [data], list(fds))
@@ -204,14 +205,14 @@ class Channel:
         self._sock.sendall(data)
 
     def receive(self) -> list[Message]:
-        """Whatever has come, without waiting."""
+        """Return the messages that have arrived, without waiting."""
         while not self.closed and self._read(socket.MSG_DONTWAIT):
             pass
         *lines, self._buffer = self._buffer.split(b"\n")
         return [decode(line) for line in lines]
 
     def wait(self) -> Message | None:
-        """The next message; None once the other end is gone."""
+        """Wait for the next message; return None once the other end is closed."""
         while b"\n" not in self._buffer:
             if not self._read(0):
                 return None
@@ -219,7 +220,7 @@ class Channel:
         return decode(line)
 
     def _read(self, flags: int) -> bool:
-        # Not socket.recv_fds: it drops the flags, and would block.
+        # socket.recv_fds ignores its flags and would block.
         room = socket.CMSG_LEN(_MAX_FDS * _INT.size)
         try:
             data, control, _, _ = self._sock.recvmsg(1 << 16, room, flags)

@@ -1,7 +1,7 @@
-"""Linux process trees: who descends from this process, and how to end all of it.
+"""List and kill the descendants of this process on Linux. Torch-free.
 
-Torch-free. The guardian and each gang's holder are *subreapers*: whatever their descendants leave
-behind, `setsid` children included, becomes their own child and cannot get away.
+The guardian and each gang's holder are *subreapers*: orphans among their descendants, `setsid`
+children included, become their own children and cannot escape.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ def _prctl(option: int, value: int) -> None:
 
 
 def become_subreaper() -> None:
-    """Orphans among the descendants become children of this process.
+    """Make orphans among the descendants children of this process.
 
-    Where the kernel does not know the call (some sandboxes), orphans go to process 1 and a line
-    says so in the log; everything that still has a living parent is found all the same.
+    Some sandboxes do not implement the call: orphans then go to process 1, which is logged.
+    Processes whose parent is alive are found all the same.
     """
     try:
         _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     except OSError as error:
-        print(f"orphans cannot be adopted here: {error}", flush=True)
+        print(f"cannot adopt orphaned processes: {error}", flush=True)
 
 
 def die_with_parent(parent: int) -> None:
-    """SIGKILL this process when `parent` ends. Call it from the main thread.
+    """Have this process killed when `parent` ends. Call it from the main thread.
 
     The signal follows the *thread* that started this process; all parents in this package are
-    single-threaded. A parent that is already gone ends this process at once.
+    single-threaded. If the parent has already ended, this process exits at once.
     """
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
@@ -48,15 +48,15 @@ def die_with_parent(parent: int) -> None:
 
 
 def _parents() -> dict[int, int]:
-    """Parent of each process that is alive; zombies are left out."""
+    """Return the parent of each living process, without zombies."""
     parents = {}
-    for name in os.listdir(_PROC):  # noqa: PTH208 - only names are wanted, and it is a hot path
+    for name in os.listdir(_PROC):  # noqa: PTH208 - only names are needed, in a hot path
         if not name.isdigit():
             continue
         try:
             text = (_PROC / name / "stat").read_text()
         except OSError:
-            continue  # gone since the listing
+            continue  # ended since the listing
         state, parent = text[text.rindex(")") + 2 :].split()[:2]
         if state not in "ZX":
             parents[int(name)] = int(parent)
@@ -64,7 +64,7 @@ def _parents() -> dict[int, int]:
 
 
 def descendants(root: int) -> list[int]:
-    """Every living process below `root`, parents before children."""
+    """Return every living process below `root`, parents before children."""
     children: dict[int, list[int]] = {}
     for pid, parent in _parents().items():
         children.setdefault(parent, []).append(pid)
@@ -78,7 +78,7 @@ def descendants(root: int) -> list[int]:
 
 
 def reap() -> dict[int, int]:
-    """Wait status of each child of this process that has ended; never blocks."""
+    """Return the wait status of each ended child of this process, by pid; never block."""
     ended: dict[int, int] = {}
     while True:
         try:
@@ -91,10 +91,10 @@ def reap() -> dict[int, int]:
 
 
 def _childless() -> bool:
-    """Whether this process has no child at all, dead or alive.
+    """Return whether this process has no child, dead or alive.
 
-    For a subreaper that means no descendants. A walk through /proc is no proof: a process whose
-    parent dies during the walk can be missed.
+    A subreaper without children has no descendants. A walk through /proc does not prove that: it
+    can miss a process whose parent dies during the walk.
     """
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -104,10 +104,10 @@ def _childless() -> bool:
 
 
 def kill_descendants(limit: float) -> tuple[set[int], list[int]]:
-    """SIGKILL all descendants of this process, a subreaper, again and again until none is left.
+    """Kill all descendants of this process, a subreaper, repeatedly until none is left.
 
-    Returns those that were killed, and those that are still there after `limit` seconds: a
-    process in an uninterruptible system call cannot be killed by anyone.
+    Return the pids that were killed, and those still alive after `limit` seconds: a process in an
+    uninterruptible system call cannot be killed.
     """
     killed: set[int] = set()
     pause, deadline = 0.001, time.monotonic() + limit

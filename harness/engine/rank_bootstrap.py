@@ -1,8 +1,8 @@
-"""From a fork to a rank: the holder of a gang, and what each rank does before its worker runs.
+"""Run the holder of a gang, and start each rank's worker in a forked process.
 
-Torch-free in itself; the worker is imported by name, in the rank. The holder is a forked process
-of its own for each gang. As a subreaper it owns all that its ranks start, so that ending a gang
-ends its orphans and never those of another gang.
+Torch-free itself; each rank imports the worker by name. Every gang has its own holder process. As
+a subreaper it owns every process that its ranks start, so that ending a gang ends its orphans and
+never those of another gang.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ CALL = "call.pickle"  # the pickled (function, arguments) of a one-shot gang, in
 
 
 def rank_log(folder: str | Path, rank: int) -> Path:
-    """Where a rank's stdout, stderr and stacks go."""
+    """Return the file for a rank's stdout, stderr and stacks."""
     return Path(folder) / f"rank{rank}.log"
 
 
 def result_file(folder: str | Path, rank: int) -> Path:
-    """The pickled return value of one rank of a one-shot gang."""
+    """Return the file with the pickled return value of one rank of a one-shot gang."""
     return Path(folder) / f"result{rank}.pickle"
 
 
 def apply_environment(order: StartGang) -> None:
-    """Additions, and what the controller itself has removed since the forkserver started."""
+    """Apply the changes of the controller's environment since the forkserver started."""
     os.environ.update(order.env)
     for name in order.unset:
         os.environ.pop(name, None)
@@ -56,9 +56,9 @@ def apply_environment(order: StartGang) -> None:
 
 
 def hold(order: StartGang, fds: list[int], parent: int) -> None:
-    """The holder: fork the ranks, report how they end, and end all of it when told to.
+    """Run as the holder: fork the ranks, report how they end, and end the gang on request.
 
-    fds: the holder's own channel first, then one for each rank.
+    fds: the holder's channel, then one for each rank.
     """
     process_tree.die_with_parent(parent)
     os.setsid()
@@ -73,19 +73,19 @@ def hold(order: StartGang, fds: list[int], parent: int) -> None:
     _watch(channel, dict(ranks))
     killed, survivors = process_tree.kill_descendants(KILL_LIMIT)
     waited = device_memory.wait_until_free(before, MEMORY_LIMIT)
-    with contextlib.suppress(OSError):  # the controller may be gone
+    with contextlib.suppress(OSError):  # the controller may have ended
         orphans = len(killed - ranks.keys())
         channel.send(Swept(orphans=orphans, survivors=survivors, memory_wait=waited))
 
 
 def _watch(channel: Channel, ranks: dict[int, int]) -> None:
-    """Report each rank's end; return when the gang is to end. `ranks`: pid -> rank, the living."""
+    """Report each rank's end; return when the gang must end. ranks: pid -> rank of the living."""
     children = watch_children()
     with selectors.DefaultSelector() as selector:
         selector.register(channel, selectors.EVENT_READ)
         selector.register(children, selectors.EVENT_READ)
         while True:
-            # First the dead: some may have ended before SIGCHLD was watched.
+            # Reap first: ranks may have ended before SIGCHLD was watched.
             for pid, status in process_tree.reap().items():
                 if pid in ranks:
                     code = os.waitstatus_to_exitcode(status)
@@ -102,7 +102,7 @@ def _watch(channel: Channel, ranks: dict[int, int]) -> None:
 
 
 def _signal(pids: dict[int, int], number: int) -> None:
-    for pid in pids:  # not reaped yet, so the ids are still theirs
+    for pid in pids:  # not reaped yet, so no pid was reused
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
 
@@ -116,7 +116,7 @@ def _fork_rank(order: StartGang, rank: int, fds: list[int]) -> int:
 
 
 def _become_rank(order: StartGang, rank: int, fds: list[int], parent: int) -> NoReturn:
-    """In the child: a session, a log, stacks on SIGUSR1; then the worker. Never returns."""
+    """Set up session, log and stacks on SIGUSR1 in the child, then run the worker."""
     status = 1
     try:
         process_tree.die_with_parent(parent)
@@ -136,7 +136,7 @@ def _become_rank(order: StartGang, rank: int, fds: list[int], parent: int) -> No
     except BaseException:
         traceback.print_exc()
     finally:
-        # No atexit handlers, no communicator teardown: both can block on a rank that is gone.
+        # No atexit handlers, no communicator teardown: both can block on a rank that has ended.
         with contextlib.suppress(Exception):
             sys.stdout.flush()
             sys.stderr.flush()
@@ -154,10 +154,10 @@ def _rank_environment(rank: int, world_size: int) -> dict[str, str]:
 
 
 def _redirect(log: Path) -> None:
-    """stdin from nowhere, stdout and stderr to the log, appending (the controller truncates it)."""
-    nowhere = os.open(os.devnull, os.O_RDONLY)
+    """Read stdin from /dev/null; append stdout and stderr to the log (truncated elsewhere)."""
+    null = os.open(os.devnull, os.O_RDONLY)
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    for source, target in ((nowhere, 0), (file, 1), (file, 2)):
+    for source, target in ((null, 0), (file, 1), (file, 2)):
         os.dup2(source, target)
     sys.stdin = open(0, closefd=False)  # noqa: SIM115 - lives as long as the process
     sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115

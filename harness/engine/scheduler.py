@@ -1,6 +1,6 @@
-"""From a plan to events: which gang runs which case when, and what to do when one goes wrong.
+"""Run the cases of a plan in gangs and yield events; retry, replace or stop after failures.
 
-One thread, one selector, several gangs at once where slots allow. Torch-free.
+One thread and one selector drive several gangs at once, as slots allow. Torch-free.
 """
 
 from __future__ import annotations
@@ -26,18 +26,19 @@ if TYPE_CHECKING:
     from harness.matrix.case import MoETestConfig
     from harness.plan.plan import Job, Plan
 
-START_ATTEMPTS = 2  # gangs of a job that may fail to start, one after another
+START_ATTEMPTS = 2  # a job is given up after this many consecutive gangs failed to start
 _GOOD = (Verdict.PASSED, Verdict.FLAKY)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """log_dir: where logs of failed cases go. retries: further attempts, each in a fresh gang.
+    """How to run a plan.
 
-    slots: how many ranks may be at work at once in gangs that run side by side; a gang wider than
-    that, or one on devices, runs alone. rank_options reach every rank as `RankContext.options`.
-    executor: "module:function", called in each rank with (case, context), returns a RankResult.
-    until: when to stop, on time.monotonic()'s clock; what is under way then has no result.
+    log_dir: folder for logs of failed cases. retries: further attempts, each in a fresh gang.
+    slots: number of ranks that may run at once; a gang with more, or one on devices, runs alone.
+    rank_options: passed to every rank as `RankContext.options`. executor: "module:function",
+    called in each rank with (case, context), returns a RankResult. until: when to stop, as in
+    `time.monotonic()`; cases still running then have no result.
     """
 
     log_dir: Path
@@ -50,12 +51,11 @@ class RunOptions:
 
 
 def run(plan: Plan, options: RunOptions, pool: Pool | None = None) -> Iterator[Event]:
-    """Run every case of the plan; exactly one `CaseEnded` for each, whatever happens, if the
-    time of the options' `until` does not come before.
+    """Run every case of the plan and yield exactly one `CaseEnded` for each.
 
-    Refused cases are the caller's to record. Closing the iterator, or an exception in its
-    consumer, ends all processes; so does the controller's own death. A `pool` that is handed in
-    stays open, warm for the caller's next run; its processes then end when the caller closes it.
+    Only `options.until` can end the run earlier. The caller records refused cases. Closing the
+    iterator, an exception in its consumer, or the end of the controller ends all processes. With
+    `pool`, its processes stay warm for the caller's next run and end when the caller closes it.
     """
     with contextlib.nullcontext(pool) if pool is not None else Pool() as owner:
         launcher = _Launcher(plan, options, owner)
@@ -67,7 +67,7 @@ def run(plan: Plan, options: RunOptions, pool: Pool | None = None) -> Iterator[E
 
 @dataclass(kw_only=True)
 class _JobRun:
-    """A job on its way: its queue, and its gang while it has one."""
+    """A job in progress: its queue, and its gang while it has one."""
 
     job: Job
     spec: GangSpec
@@ -76,7 +76,7 @@ class _JobRun:
     gang: Gang | None = None
     number: int = 0  # the gang's
     failed_starts: int = 0
-    attempts: list[CaseResult] = field(default_factory=list)  # earlier ones of the case in hand
+    attempts: list[CaseResult] = field(default_factory=list)  # earlier ones of the current case
     ran: int = 0  # cases in this gang
 
 
@@ -96,7 +96,7 @@ class _Launcher:
                 return
             self._fill()
             gangs = [active.gang for active in self._active if active.gang is not None]
-            if len(gangs) == len(self._active):  # else a job has something to do at once
+            if len(gangs) == len(self._active):  # otherwise a job can proceed at once
                 watch(gangs, until)
             for active in list(self._active):
                 for notice in active.gang.poll() if active.gang else []:
@@ -104,7 +104,7 @@ class _Launcher:
                 yield from self._advance(active)
 
     def abandon(self) -> None:
-        """End gangs that an interrupted run has left, without waiting for them."""
+        """End the gangs of an interrupted run without waiting for them."""
         for active in self._active:
             if active.gang is not None:
                 active.gang.abandon()
@@ -125,7 +125,7 @@ class _Launcher:
         return _JobRun(job=job, spec=spec, cost=cost, queue=deque(job.cases))
 
     def _fill(self) -> None:
-        """Start gangs for waiting jobs, in order, while there are slots."""
+        """Start gangs for waiting jobs, in order, while slots are free."""
         while self._waiting:
             used = sum(active.cost for active in self._active)
             if self._active and used + self._waiting[0].cost > self._options.slots:
@@ -162,7 +162,7 @@ class _Launcher:
         if outcome.ended is Ended.NOT_BEGUN:
             active.failed_starts += 1
             if active.failed_starts < START_ATTEMPTS:
-                return  # the case is still first in the queue, and a fresh gang follows
+                return  # the case stays first in the queue for a fresh gang
         active.failed_starts = 0
         result = dataclasses.replace(case_result(outcome), attempt=len(active.attempts) + 1)
         if result.verdict is not Verdict.PASSED:
@@ -188,7 +188,7 @@ class _Launcher:
     def _drop(
         self, active: _JobRun, verdict: Verdict, reason: str, messages: tuple[str, ...] = ()
     ) -> Iterator[Event]:
-        """End all the cases that a job still has, without running them."""
+        """End all remaining cases of a job without running them."""
         cases, active.queue = active.queue, deque()
         for case in cases:
             result = CaseResult(case_id=case.id, verdict=verdict, reason=reason, messages=messages)
@@ -201,7 +201,7 @@ class _Launcher:
         return CaseEnded(time=time.time(), gang=active.number, result=result)
 
     def _advance(self, active: _JobRun) -> Iterator[Event]:
-        """What the job does next: another case, another gang, or nothing more."""
+        """Start the job's next case or gang, or finish the job."""
         if self._stopping:
             yield from self._drop(active, Verdict.NOT_RUN, "fail_fast")
         gang = active.gang
@@ -226,7 +226,7 @@ class _Launcher:
 
 
 def _with_history(result: CaseResult, attempts: list[CaseResult]) -> CaseResult:
-    """A later attempt's result with what was seen before; a pass is only flaky then."""
+    """Add the messages of earlier attempts to a result; a pass after a failure is flaky."""
     if not attempts:
         return result
     earlier = [

@@ -1,4 +1,4 @@
-"""How a task ended in a gang, and the verdict that follows for a case. Torch-free."""
+"""Turn the end of a task in a gang into the result of a case. Torch-free."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 class Ended(Enum):
     """How a task ended."""
 
-    ANSWERED = auto()  # every rank said done or failed
-    STUCK = auto()  # a rank failed, and others did not come back within the grace
+    ANSWERED = auto()  # every rank sent done or failed
+    STUCK = auto()  # a rank failed, and others did not answer within the grace period
     CRASHED = auto()  # a rank's process ended
     HUNG = auto()  # over the time limit
-    NOT_BEGUN = auto()  # ranks ended before they began: an earlier task's doing, not this one's
-    LOST = auto()  # the engine's own process ended: not the task's fault
+    NOT_BEGUN = auto()  # ranks ended before they began, because of an earlier task
+    LOST = auto()  # a process of the engine ended: not the task's fault
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """One task's end, before anyone calls it a verdict. All dicts are by rank."""
+    """The end of one task, before it becomes a verdict. All dicts are by rank."""
 
     task: str
     ended: Ended
@@ -52,7 +52,7 @@ _VERDICTS = {
 
 
 def case_result(outcome: Outcome) -> CaseResult:
-    """The result of a case; `log` is not set yet."""
+    """Return the result of a case; its `log` is not set yet."""
     results = [
         RankResult.from_json(answer.result) if isinstance(answer, Done) else _raised(rank, answer)
         for rank, answer in outcome.answers.items()
@@ -60,26 +60,27 @@ def case_result(outcome: Outcome) -> CaseResult:
     world_size = len(outcome.logs)
     if outcome.ended is Ended.ANSWERED:
         return merge(outcome.task, world_size, results, outcome.seconds)
-    # World 0: a rank that said nothing is described by `rank_words`, not by `merge`.
-    base = CaseResult(case_id=outcome.task, verdict=Verdict.INFRA, seconds=outcome.seconds)
-    merged = merge(outcome.task, 0, results, outcome.seconds) if results else base
-    words, stuck = tuple(rank_words(outcome).values()), outcome.ended is Ended.STUCK
-    answered = _answered(results)
-    result = (
-        merged.with_messages(after=words + answered)
-        if stuck
-        else merged.with_messages(before=words + answered)
-    )
     return dataclasses.replace(
-        result,
+        _with_rank_words(outcome, results),
         verdict=_VERDICTS[outcome.ended],
         reason=outcome.ended.name.lower(),
         ranks=_rank_verdicts(outcome, results),
     )
 
 
+def _with_rank_words(outcome: Outcome, results: list[RankResult]) -> CaseResult:
+    """Merge the answers and describe the other ranks: first, unless another rank's error is why."""
+    # World size 0: `rank_words` describes ranks without a result, so `merge` need not.
+    base = CaseResult(case_id=outcome.task, verdict=Verdict.INFRA, seconds=outcome.seconds)
+    merged = merge(outcome.task, 0, results, outcome.seconds) if results else base
+    words = (*rank_words(outcome).values(), *_answered(results))
+    if outcome.ended is Ended.STUCK:
+        return merged.with_messages(after=words)
+    return merged.with_messages(before=words)
+
+
 def _answered(results: list[RankResult]) -> tuple[str, ...]:
-    """The verdicts of the ranks that came to one: who is not named hung or ended."""
+    """Return the verdicts of the ranks that answered, so that every rank is accounted for."""
     ranks: dict[Verdict, list[int]] = {}
     for result in results:
         ranks.setdefault(result.verdict, []).append(result.rank)
@@ -87,7 +88,7 @@ def _answered(results: list[RankResult]) -> tuple[str, ...]:
 
 
 def _raised(rank: int, answer: Failed) -> RankResult:
-    """The result of a rank whose task ended by an exception."""
+    """Return the result of a rank whose task raised an exception."""
     finding = Finding(check="run", verdict=Verdict.ERROR, text=answer.traceback)
     return RankResult(rank=rank, verdict=Verdict.ERROR, findings=(finding,))
 
@@ -99,7 +100,7 @@ def _rank_verdicts(outcome: Outcome, results: list[RankResult]) -> dict[str, str
 
 
 def rank_words(outcome: Outcome) -> dict[int, str]:
-    """What happened to each rank that ended or did not answer, in words, with evidence."""
+    """Describe, with evidence, each rank that ended or did not answer."""
     words = {rank: _exit_words(outcome, rank) for rank in outcome.exits}
     for rank in outcome.logs.keys() - outcome.answers.keys() - outcome.exits.keys():
         words[rank] = _stuck_words(outcome, rank)
@@ -107,7 +108,7 @@ def rank_words(outcome: Outcome) -> dict[int, str]:
 
 
 def _exit_words(outcome: Outcome, rank: int) -> str:
-    text = f"{crash_evidence.how_ended(outcome.exits[rank])}{_last_said(outcome, rank)}"
+    text = f"{crash_evidence.how_ended(outcome.exits[rank])}{_last_status(outcome, rank)}"
     log = crash_evidence.read(outcome.logs[rank])
     if crash_evidence.has_stack(log):  # faulthandler's, at a fatal signal
         return f"{text}; innermost frames:\n{crash_evidence.main_stack(log)}"
@@ -115,27 +116,28 @@ def _exit_words(outcome: Outcome, rank: int) -> str:
 
 
 def _stuck_words(outcome: Outcome, rank: int) -> str:
-    text = f"still running after {outcome.seconds:.1f} s{_last_said(outcome, rank)}"
+    text = f"still running after {outcome.seconds:.1f} s{_last_status(outcome, rank)}"
     if rank in outcome.stacks:
         return f"{text}; innermost frames:\n{crash_evidence.main_stack(outcome.stacks[rank])}"
     if outcome.ended in (Ended.HUNG, Ended.STUCK):
-        return f"{text}; it gave no stack"
-    return f"{text}, when it was ended with the gang"
+        return f"{text}; no stack could be read"
+    return f"{text} when it was killed with the gang"
 
 
-def _last_said(outcome: Outcome, rank: int) -> str:
+def _last_status(outcome: Outcome, rank: int) -> str:
     if rank not in outcome.last_status:
-        return ", had not begun"
+        return ", had not started"
     text, seconds = outcome.last_status[rank]
-    return f" (last said {text!r}, {seconds:.1f} s before)"
+    return f" (last status {text!r}, {seconds:.1f} s earlier)"
 
 
 def write_case_log(
     outcome: Outcome, result: CaseResult, message: list[str], folder: Path
 ) -> CaseResult:
-    """The result with its log written into `folder`; a log that cannot be written is no failure.
+    """Write the case's log into `folder`; return the result with the log's name.
 
-    said: the result's message, which begins the log.
+    message: lines of the failure text, at the start of the log. If the log cannot be written,
+    the result says so and its verdict stays.
     """
     sections = {"result": "\n".join([str(result.verdict), *message])}
     for rank, path in outcome.logs.items():

@@ -164,7 +164,7 @@ def test_descriptors_come_with_the_message():
 
 
 def test_a_line_that_is_no_message_is_refused():
-    with pytest.raises(ValueError, match="no such message"):
+    with pytest.raises(ValueError, match="unknown message"):
         decode(b'{"kind": "Nonsense"}')
 
 

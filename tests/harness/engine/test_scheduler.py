@@ -113,7 +113,7 @@ def test_a_case_over_its_limit_is_hung_and_shows_where(hanging, fault):
 
 
 def test_a_hang_says_what_the_rank_said_last(hanging):
-    assert "last said 'asleep in the fault'" in hanging.text("ignore_sigterm")
+    assert "last status 'asleep in the fault'" in hanging.text("ignore_sigterm")
 
 
 def test_a_rank_that_answered_before_the_others_hung_is_not_accused(hanging):

@@ -49,7 +49,7 @@ def test_a_hang_names_every_rank_s_end(outcome):
     }
     result = case_result(outcome(Ended.HUNG, answers))
     hung, *others = result.messages
-    assert hung.startswith("rank 3: still running after 3.0 s (last said 'layer', 2.5 s before)")
+    assert hung.startswith("rank 3: still running after 3.0 s (last status 'layer', 2.5 s earlier)")
     assert "in wait_for_nobody" in hung
     assert others == ["ranks 0-1: passed", "rank 2: failed", "rank 2: rows wrong"]
     assert result.verdict is Verdict.HUNG
