@@ -1,9 +1,9 @@
-"""Whether different layouts and members agree on the same global tokens, reference aside.
+"""Compare outputs for the same global tokens across layouts and members, without the reference.
 
-A reference can be wrong in the same way as what it judges. So each rank compresses some of its
+A reference can share a mistake with the code that it judges. So each rank compresses some of its
 output rows, and the controller compares them across cases that differ only in layout, members
-or world size. What may differ: both cases' bounds, and, where the scheme quantizes per shard,
-the scheme's own error. Plain Python, so that the controller needs no torch.
+or world size. The allowed difference is the tolerance of both cases and, if the scheme quantizes
+per shard, the error of the scheme. Plain Python, so that the controller needs no torch.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from harness.record.result import CaseResult, Verdict
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-WIDTH = 32  # numbers a row is compressed to, by random signs
-SLACK = 2.0  # the compression may stretch a distance by this: one in 10**13 goes beyond
+WIDTH = 32  # numbers that a row is compressed to, by random signs
+SLACK = 2.0  # by how much compression stretches a distance; one in 10**13 exceeds it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sketch:
-    """One output row. size: its length; slack: how far a right one may be from it."""
+    """One output row in compressed form."""
 
     token: int  # global number
-    values: tuple[float, ...]  # WIDTH numbers whose squared length is about the row's
-    slack: float  # the row's bound, plus the scheme's own error where shards differ
+    values: tuple[float, ...]  # WIDTH numbers whose length is about the row's
+    slack: float  # distance allowed by the row's tolerance, plus the scheme's error per shard
 
     def to_json(self) -> dict[str, Any]:
-        values = [float(f"{v:.7g}") for v in self.values]  # float32's own digits
+        values = [float(f"{v:.7g}") for v in self.values]  # the digits of float32
         return {"token": self.token, "values": values, "slack": self.slack}
 
     @classmethod
@@ -41,18 +41,18 @@ class Sketch:
 
 
 def content_key(case: MoETestConfig) -> tuple[object, ...]:
-    """What must be the same for outputs to be comparable: axes across which they may differ."""
+    """Return the values of all axes that outputs depend on: equal keys can be compared."""
     return tuple(getattr(case, name) for name, axis in AXES.items() if not axis.outputs_agree)
 
 
 class Agreement:
-    """Remembers the first passed case's rows of each content, and compares later ones."""
+    """Stores the first passed case's rows for each content key, and compares later ones."""
 
     def __init__(self) -> None:
         self._first_outputs: dict[tuple[tuple[object, ...], int], tuple[str, Sketch]] = {}
 
     def check(self, case: MoETestConfig, sketches: list[Sketch]) -> list[str]:
-        """What does not agree, one line a pair of cases; new tokens are remembered."""
+        """Return a line for each earlier case that disagrees; store rows of new tokens."""
         key = content_key(case)
         differences: dict[str, str] = {}
         for sketch in sketches:
@@ -64,9 +64,9 @@ class Agreement:
 
 
 def compared(events: Iterable[Event], before: Iterable[Event] = ()) -> Iterator[Event]:
-    """The same events, but a passed case that disagrees with an earlier one has failed.
+    """Yield the events, with a passed case turned into a failed one if it disagrees.
 
-    before: events of the run that is being resumed; their outputs are compared with, too.
+    before: events of the run that is being resumed, whose outputs are compared as well.
     """
     agreement = Agreement()
     for event in before:
@@ -90,8 +90,9 @@ def _checked(agreement: Agreement, result: CaseResult) -> CaseResult:
 
 
 def _difference(a: Sketch, b: Sketch) -> str | None:
-    apart = sum((x - y) ** 2 for x, y in zip(a.values, b.values, strict=True)) ** 0.5
+    """Return how the rows of one token differ, or None if they are within tolerance."""
+    distance = sum((x - y) ** 2 for x, y in zip(a.values, b.values, strict=True)) ** 0.5
     allowed = SLACK * (a.slack**2 + b.slack**2) ** 0.5
-    if apart <= allowed:
+    if distance <= allowed:
         return None
-    return f"token {a.token}: outputs are {apart:.3g} apart, at most {allowed:.3g} is explained"
+    return f"token {a.token}: outputs differ by {distance:.3g}, rounding explains {allowed:.3g}"

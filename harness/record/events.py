@@ -1,7 +1,7 @@
-"""What happens during a run, one frozen dataclass each, as JSON Lines both ways.
+"""Events of a run: one frozen dataclass each, written and read as JSON Lines.
 
-The controller writes them to `events.jsonl`; what ranks say to it is in protocol.py.
-A new kind of event is one class here: `to_line` and `from_line` find it by its class name.
+The controller writes them to `events.jsonl`; `engine/messages.py` has the messages between
+processes. A new kind of event is one class here: `to_line` and `from_line` use its name.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from harness.record.result import CaseResult
 
 @dataclass(frozen=True, kw_only=True)
 class RunStarted:
-    """The first line. `cases` in the order in which they will run."""
+    """The first event."""
 
     time: float  # seconds since the epoch
-    cases: list[str]
+    cases: list[str]  # ids, in the order in which they will run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,15 +27,15 @@ class GangStarted:
     gang: int  # counts from 1 within a run
     world_size: int
     transport: str  # gloo, nccl, staged
-    seconds: float  # from the request until every rank said ready
+    seconds: float  # from the request until every rank was ready
 
 
 @dataclass(frozen=True, kw_only=True)
 class GangEnded:
     time: float
     gang: int
-    why: str  # done, or what made it unfit to go on
-    cases: int  # how many it ran
+    why: str  # "done", or why the gang could not be used any longer
+    cases: int  # number of cases that it ran
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class CaseEnded:
 
 @dataclass(frozen=True, kw_only=True)
 class RunEnded:
-    """The last line of a whole run; a folder without it is incomplete."""
+    """The last event of a complete run; a folder without it is incomplete."""
 
     time: float
     seconds: float
@@ -67,19 +67,19 @@ _KINDS = {kind.__name__: kind for kind in Event.__args__}
 
 
 def to_line(event: Event) -> str:
-    """One line of JSON, with a newline; NaN and infinities are written as Python's json does."""
+    """Return one line of JSON with a newline; NaN and infinities are as in Python's json."""
     data = dataclasses.asdict(event)
     return json.dumps({"event": type(event).__name__, **data}) + "\n"
 
 
 def from_line(line: str) -> Event:
-    """The event of one line. Raises ValueError for a line that is none."""
+    """Return the event of one line. Raises ValueError if the line is not an event."""
     data = json.loads(line)
     if not isinstance(data, dict):
-        raise ValueError(f"an event is an object: {line[:80]!r}")
+        raise ValueError(f"an event must be a JSON object, not {line[:80]!r}")
     kind = _KINDS.get(data.pop("event", ""))
     if kind is None:
-        raise ValueError(f"no such event: {line[:80]!r}")
+        raise ValueError(f"unknown event: {line[:80]!r}")
     if kind is CaseEnded:
         data["result"] = CaseResult.from_json(data["result"])
     event: Event = kind(**data)

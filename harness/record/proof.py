@@ -1,4 +1,4 @@
-"""What a case's self-check gives: for each wrong answer, whether the checks would reject it."""
+"""Results of a case's self-check: for each wrong answer, whether the checks would reject it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Outcome(StrEnum):
-    """What becomes of a wrong answer, the best first."""
+    """The outcome for a wrong answer, the best first."""
 
     CAUGHT = "caught"
     MISSED = "missed"
@@ -24,10 +24,10 @@ ORDER = tuple(Outcome)
 
 @dataclass(frozen=True, kw_only=True)
 class Proof:
-    """One wrong answer, put to the checks.
+    """The outcome of the checks for one wrong answer.
 
-    why: of a missed one the input change that would cure it; of one that is not applicable why
-    it is not a wrong answer in this case; else empty.
+    why: for a missed one, the change of inputs that would reveal it; for one that is not
+    applicable, why it is not wrong in this case; otherwise empty.
     """
 
     name: str

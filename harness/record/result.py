@@ -1,6 +1,6 @@
-"""What a rank says of a case, and how the ranks' words become one verdict. No torch.
+"""The result of a case on a rank, and how the ranks' results become one verdict. No torch.
 
-All of it is plain data, so that it goes through JSON unchanged.
+Everything is plain data that JSON represents unchanged.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ class Verdict(StrEnum):
     PASSED = "passed"
     FAILED = "failed"  # wrong numbers
     ERROR = "error"  # an exception
-    CRASHED = "crashed"  # a rank's process ended by itself
+    CRASHED = "crashed"  # a rank's process ended unexpectedly
     HUNG = "hung"  # over its time limit
     SKIPPED = "skipped"  # refused, with a reason
     VACUOUS = "vacuous"  # the check could not have failed
     FLAKY = "flaky"  # failed, then passed in a fresh gang
-    INFRA = "infra"  # the machine's fault
-    NOT_RUN = "not_run"  # the run ended before it
+    INFRA = "infra"  # the machine failed, not the code under test
+    NOT_RUN = "not_run"  # the run ended before the case started
 
 
-# Of two ranks' verdicts the one further left decides.
+# The first of these among the ranks' verdicts is the verdict of the case.
 SEVERITY = (
     Verdict.CRASHED,
     Verdict.HUNG,
@@ -45,12 +45,12 @@ SEVERITY = (
 
 
 def worst(verdicts: Iterable[Verdict]) -> Verdict:
-    """Return the one that decides; PASSED where there is none."""
+    """Return the most severe verdict; PASSED if there is none."""
     return min(verdicts, key=SEVERITY.index, default=Verdict.PASSED)
 
 
 class Topic(StrEnum):
-    """What a finding is about, where a diagnosis says the same with more detail."""
+    """The subject of a finding that a diagnosis may report in more detail."""
 
     ROWS = "rows"  # which rows are wrong
     VALUES = "values"  # ranges of values, errors over all
@@ -59,10 +59,10 @@ class Topic(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What a check says of one call.
+    """What a check reports about one call.
 
-    verdict: what it makes of the call; PASSED: evidence only, never shown. leads: stands above all
-    else, likely causes too. metrics, detail: for the diagnosis on the same rank, not recorded.
+    verdict: of the call; PASSED for evidence that is never shown. leads: shown before all other
+    findings and likely causes. metrics, detail: for the diagnosis on the same rank, not recorded.
     """
 
     check: str
@@ -87,28 +87,27 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class RankResult:
-    """What one rank found. `findings` hold the texts for people; the rest is for machines."""
+    """The result of a case on one rank. People read `findings`; the other fields are data."""
 
     rank: int
     verdict: Verdict
     findings: tuple[Finding, ...] = ()
     metrics: dict[str, float] = field(default_factory=dict)  # see checks.output.METRICS
-    seconds: dict[str, float] = field(
-        default_factory=dict
-    )  # by phase: inputs, layer, reference, judge
-    members: dict[str, str] = field(default_factory=dict)  # family -> member that really ran
-    sketches: tuple[dict[str, Any], ...] = ()  # see agree.py: outputs of some tokens, compressed
-    battery: tuple[Proof, ...] = ()  # the self-check: of each wrong answer, when passed
-    diagnosis: Diagnosis | None = None  # what is wrong, when failed
+    # By phase: inputs, layer, reference, judge
+    seconds: dict[str, float] = field(default_factory=dict)
+    members: dict[str, str] = field(default_factory=dict)  # family -> member that ran
+    sketches: tuple[dict[str, Any], ...] = ()  # compressed outputs, see cross_case.py
+    battery: tuple[Proof, ...] = ()  # the self-check's proofs, if passed
+    diagnosis: Diagnosis | None = None  # what is wrong, if failed
     poisoned: bool = False  # whether later cases must not run in this process
 
     @property
     def messages(self) -> tuple[str, ...]:
-        """The findings' texts."""
+        """The texts of the findings."""
         return tuple(finding.text for finding in self.findings)
 
     def is_in_diagnosis(self, finding: Finding) -> bool:
-        """Tell whether this rank's diagnosis says the same with more detail."""
+        """Return whether this rank's diagnosis reports the finding in more detail."""
         if self.diagnosis is None or finding.topic is None:
             return False
         return self.diagnosis.covers(finding.call, finding.topic)
@@ -133,29 +132,29 @@ class RankResult:
 
 @dataclass(frozen=True, kw_only=True)
 class CaseResult:
-    """One case's end, over all of its ranks."""
+    """The result of a case over all of its ranks."""
 
     case_id: str
     verdict: Verdict
     seconds: float = 0.0  # wall time of the case, without the gang's start
     reason: str | None = None  # code, for skipped, crashed, hung, infra and not_run
-    messages: tuple[str, ...] = ()  # each begins with the rank or ranks that it speaks of
-    leading: tuple[int, ...] = ()  # numbers of the messages that stand above all else
-    diagnosed: tuple[int, ...] = ()  # numbers of those that the diagnoses say better
+    messages: tuple[str, ...] = ()  # each begins with the ranks that it is about
+    leading: tuple[int, ...] = ()  # indices of messages that are shown first
+    diagnosed: tuple[int, ...] = ()  # indices of messages that a diagnosis reports in more detail
     metrics: dict[str, float] = field(default_factory=dict)  # the worst over ranks
     members: dict[str, str] = field(default_factory=dict)
-    ranks: dict[str, str] = field(default_factory=dict)  # rank -> its own verdict
+    ranks: dict[str, str] = field(default_factory=dict)  # rank -> verdict
     phases: dict[str, float] = field(default_factory=dict)  # the slowest rank's seconds by phase
     log: str | None = None  # file in the run folder with the ranks' output
-    sketches: tuple[dict[str, Any], ...] = ()  # of all ranks, when passed; see agree.py
+    sketches: tuple[dict[str, Any], ...] = ()  # of all ranks, if passed; see cross_case.py
     battery: tuple[Proof, ...] = ()  # the self-check over all ranks, see `proof.best`
     diagnoses: tuple[Diagnosis, ...] = ()  # of each failed rank
-    attempt: int = 1  # 2 and more: tried again in a fresh gang
+    attempt: int = 1  # 2 and more: run again in a fresh gang
 
     def with_messages(
         self, *, before: tuple[str, ...] = (), after: tuple[str, ...] = ()
     ) -> CaseResult:
-        """Return the same with more messages; the numbers of the others stay theirs."""
+        """Return the result with more messages; `leading` and `diagnosed` are adjusted."""
         return dataclasses.replace(
             self,
             messages=(*before, *self.messages, *after),
@@ -177,39 +176,62 @@ class CaseResult:
 
 
 def merge(case_id: str, world_size: int, ranks: list[RankResult], seconds: float) -> CaseResult:
-    """One result from every rank's. A rank that said nothing makes it an error."""
+    """Return the result of a case from those of its ranks.
+
+    A rank without a result makes the verdict an error. A pass becomes vacuous if the self-check
+    missed a wrong answer on every rank.
+    """
     silent = sorted(set(range(world_size)) - {r.rank for r in ranks})
-    verdicts = [r.verdict for r in ranks] + [Verdict.ERROR] * len(silent)
-    grouped = _grouped(ranks)
-    verdict = worst(verdicts)
+    verdict = worst([r.verdict for r in ranks] + [Verdict.ERROR] * len(silent))
     battery = best(r.battery for r in ranks)
-    missed = [proof for proof in battery if proof.outcome is Outcome.MISSED]
-    after: tuple[str, ...] = ()
-    if verdict is Verdict.PASSED and missed:
-        verdict = Verdict.VACUOUS
-        after = tuple(f"{proof.name} would pass: {proof.why}" for proof in missed)
-    passed = verdict is Verdict.PASSED
+    missed: tuple[str, ...] = ()
+    if verdict is Verdict.PASSED:
+        missed = _missed(battery)
+        verdict = Verdict.VACUOUS if missed else verdict
     result = CaseResult(
         case_id=case_id,
         verdict=verdict,
         seconds=seconds,
-        messages=tuple(text for text, _, _ in grouped),
-        leading=tuple(i for i, (_, leads, _) in enumerate(grouped) if leads),
-        diagnosed=tuple(i for i, (_, _, diagnosed) in enumerate(grouped) if diagnosed),
-        metrics=_worst([r.metrics for r in ranks]),
-        members={k: v for r in ranks for k, v in r.members.items()},
-        ranks={str(r.rank): str(r.verdict) for r in sorted(ranks, key=lambda r: r.rank)},
-        phases=_worst([r.seconds for r in ranks]),
-        sketches=tuple(sketch for r in ranks for sketch in r.sketches) if passed else (),
         battery=battery,
         diagnoses=tuple(r.diagnosis for r in ranks if r.diagnosis is not None),
+        **_messages(ranks),
+        **_data(ranks),
     )
-    before = tuple(f"rank {rank}: said nothing" for rank in silent)
-    return result.with_messages(before=before, after=after)
+    if verdict is not Verdict.PASSED:
+        result = dataclasses.replace(result, sketches=())
+    before = tuple(f"rank {rank}: sent no result" for rank in silent)
+    return result.with_messages(before=before, after=missed)
+
+
+def _missed(battery: tuple[Proof, ...]) -> tuple[str, ...]:
+    """Return a message for each wrong answer that the checks would accept."""
+    missed = (proof for proof in battery if proof.outcome is Outcome.MISSED)
+    return tuple(f"{proof.name} would pass: {proof.why}" for proof in missed)
+
+
+def _messages(ranks: list[RankResult]) -> dict[str, Any]:
+    """Return the fields of a CaseResult that hold messages and indices of messages."""
+    grouped = _grouped(ranks)
+    return {
+        "messages": tuple(text for text, _, _ in grouped),
+        "leading": tuple(i for i, (_, leads, _) in enumerate(grouped) if leads),
+        "diagnosed": tuple(i for i, (_, _, diagnosed) in enumerate(grouped) if diagnosed),
+    }
+
+
+def _data(ranks: list[RankResult]) -> dict[str, Any]:
+    """Return the fields of a CaseResult that merge data of all ranks."""
+    return {
+        "metrics": _worst([r.metrics for r in ranks]),
+        "members": {k: v for r in ranks for k, v in r.members.items()},
+        "ranks": {str(r.rank): str(r.verdict) for r in sorted(ranks, key=lambda r: r.rank)},
+        "phases": _worst([r.seconds for r in ranks]),
+        "sketches": tuple(sketch for r in ranks for sketch in r.sketches),
+    }
 
 
 def _grouped(ranks: list[RankResult]) -> list[tuple[str, bool, bool]]:
-    """Return each message once, with the ranks that said it; whether it leads, is diagnosed."""
+    """Return each message once, prefixed by its ranks; whether it leads; whether diagnosed."""
     groups: dict[tuple[str, bool, bool], list[int]] = {}
     for r in sorted(ranks, key=lambda r: r.rank):
         for finding in r.findings:
@@ -217,8 +239,8 @@ def _grouped(ranks: list[RankResult]) -> list[tuple[str, bool, bool]]:
             groups.setdefault(key, []).append(r.rank)
     ordered = sorted(groups.items(), key=lambda group: not group[0][1])
     return [
-        (f"rank {','.join(map(str, group))}: {text}", leads, diagnosed)
-        for (text, leads, diagnosed), group in ordered
+        (f"rank {','.join(map(str, numbers))}: {text}", leads, diagnosed)
+        for (text, leads, diagnosed), numbers in ordered
     ]
 
 

@@ -32,7 +32,7 @@ def test_a_difference_names_the_other_case_and_the_token() -> None:
     seen.check(CASE, [sketch(0, 1.0), sketch(1, 3.0)])
     (text,) = seen.check(OTHER, [sketch(0, 1.0), sketch(1, 4.0)])
     assert text == (
-        f"disagrees with {CASE.id} on token 1: outputs are 1 apart, at most 0.283 is explained"
+        f"disagrees with {CASE.id} on token 1: outputs differ by 1, rounding explains 0.283"
     )
 
 

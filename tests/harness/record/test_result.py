@@ -24,7 +24,7 @@ def test_passed_needs_every_rank():
 def test_a_silent_rank_is_an_error():
     result = merge("a", 3, [said(0), said(2)], 1.0)
     assert result.verdict is Verdict.ERROR
-    assert result.messages == ("rank 1: said nothing",)
+    assert result.messages == ("rank 1: sent no result",)
 
 
 @pytest.mark.parametrize(("worse", "better"), [*itertools.combinations(SEVERITY, 2)])
@@ -73,7 +73,7 @@ def test_what_leads_comes_first_and_is_numbered():
         said(1, Verdict.FAILED, findings=(*findings("wrong"), *findings("other", leads=True))),
     ]
     result = merge("a", 3, ranks, 0.0)
-    assert result.messages == ("rank 2: said nothing", "rank 1: other", "rank 0,1: wrong")
+    assert result.messages == ("rank 2: sent no result", "rank 1: other", "rank 0,1: wrong")
     assert (result.leading, result.diagnosed) == ((1,), ())
 
 
