@@ -19,7 +19,7 @@ import torch
 
 from harness.checks.output import judge
 from harness.record.result import Verdict
-from harness.record.run_folder import RunFolder, last_words
+from harness.record.run_folder import RunFolder, last_results
 from moe.reference.result import Answer
 
 TOKENS, HIDDEN = 8192, 7168
@@ -56,7 +56,7 @@ def seconds(tokens: int, hidden: int, device: torch.device) -> float:
 def shares(folder: Path) -> dict[str, float]:
     """Seconds by phase over all cases of a run; `case` is their wall time."""
     total: dict[str, float] = defaultdict(float)
-    for result in last_words(RunFolder.open(folder).events()).values():
+    for result in last_results(RunFolder.open(folder).events()).values():
         for phase, spent in (*result.phases.items(), ("case", result.seconds)):
             total[phase] += spent
     return total

@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     lines += last_lines.not_run(summary, fail_fast=args.fail_fast)
     lines += last_lines.mostly_refused(plan)
     if summary.exit_code() is ExitCode.INCOMPLETE or stopped is not None:
-        lines.append(f"to go on: python -m harness run --resume {folder.path}")
+        lines.append(f"to resume: python -m harness run --resume {folder.path}")
     print("".join(f"{line}\n" for line in lines), end="")
     code = last_lines.code_with_record(summary.exit_code() if stopped is None else stopped, folder)
     print(summary.line(), flush=True)

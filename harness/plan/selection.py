@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from harness.errors import NothingSelected, UsageError
 from harness.matrix.case import MoETestConfig
 from harness.plan.plan import TIME_LIMIT
-from harness.record.run_folder import ROOT, RunFolder, last_words, newest
+from harness.record.run_folder import ROOT, RunFolder, last_results, newest
 from harness.record.summary import BAD
 from moe.layers import COMPOSED, OWN
 
@@ -130,7 +130,7 @@ def of_ids(ids: Sequence[str]) -> Selection:
 def of_last_failed(path: Path) -> Selection:
     """The cases that did not pass in a run. Raises NothingSelected where all did."""
     folder = RunFolder.open(path)
-    last = last_words(folder.events())
+    last = last_results(folder.events())
     ids = [case for case, result in last.items() if result.verdict in BAD]
     if not ids:
         raise NothingSelected(f"no case failed in {str(path)!r}; nothing to run again")

@@ -1,1 +1,1 @@
-"""Results, events and the run folder: what is kept of a run."""
+"""Results, events and the run folder: the record of a run."""

@@ -1,8 +1,8 @@
-"""A run's folder: `run.json` (what was asked), `events.jsonl` (what happened), `logs/`.
+"""Read and write a run's folder: `run.json` (the request), `events.jsonl` and `logs/`.
 
-Events are only ever appended, and a verdict is on the disk before the next case starts, so that
-a run survives its controller. All else is derived from the folder. A fault of the recorder (a
-full disk, a folder that is gone) is a warning: it never fails a test.
+Events are only appended, and a verdict is on disk before the next case starts, so that a run
+survives its controller. Everything else is derived from the folder. If recording fails (a full
+disk, a removed folder), there is a warning and no case fails because of it.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
     from harness.record.events import Event
     from harness.record.result import CaseResult
 
-FORMAT = 2  # of run.json and of the events; 1 held self-checks as strings
-ROOT = Path("runs")  # where folders go that were not given a place
+FORMAT = 2  # version of run.json and the events; 1 had self-checks as strings
+ROOT = Path("runs")  # parent of run folders by default
 
 
 class RunFolder:
     """One run's folder, opened by one writer at a time.
 
-    results: the last word on each case, for a writer; known even where the disk took nothing.
-    lost: the first error that kept something from being recorded, or None.
+    results: the last result of each case, for a writer; complete even if recording failed.
+    lost: the first error because of which something was not recorded, or None.
     """
 
     def __init__(self, path: Path, info: dict[str, Any], *, write: bool) -> None:
@@ -46,17 +46,17 @@ class RunFolder:
         self._named_unreadable = False
         self._file = self._lock() if write else None
         self._torn = self._ends_torn() if write else False
-        self.results = last_words(self.events()) if write else {}
+        self.results = last_results(self.events()) if write else {}
 
     @classmethod
     def create(cls, path: Path, info: dict[str, Any]) -> RunFolder:
-        """A new folder, ready for events. Raises UsageError rather than overwrite anything."""
+        """Create a folder, ready for events. Raises UsageError if it exists and is not empty."""
         try:
             path.mkdir(parents=True, exist_ok=True)
             if any(path.iterdir()):
                 raise UsageError(
-                    f"the folder {str(path)!r} is not empty; give --out another one, "
-                    "or go on with that run by --resume"
+                    f"the folder {str(path)!r} is not empty; choose another with --out, "
+                    "or resume that run with --resume"
                 )
             (path / "logs").mkdir()
             info = {"format": FORMAT, **info}
@@ -67,15 +67,18 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path, *, write: bool = False) -> RunFolder:
-        """An earlier run's folder, to read or (`write`) to go on with."""
+        """Open an earlier run's folder to read it, or with `write` to resume the run.
+
+        Raises UsageError if it is not a run folder of this format.
+        """
         try:
             info = json.loads((path / "run.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise UsageError(f"{str(path)!r} is no run folder: {error}") from error
+            raise UsageError(f"{str(path)!r} is not a run folder: {error}") from error
         return cls(path, check_format(path / "run.json", info, FORMAT), write=write)
 
     def require(self, *keys: str) -> None:
-        """Raise UsageError unless `run.json` holds these keys as `run_info.RULES` says."""
+        """Check keys of `run.json` by `run_info.RULES`. Raises UsageError if one is wrong."""
         path = self.path / "run.json"
         check_keys(path, self.info, *keys)
         check_present(path, self.info, "suite", "platform", "time", "versions")
@@ -85,7 +88,7 @@ class RunFolder:
         return self.path / "logs"
 
     def append(self, event: Event) -> None:
-        """Add one event; verdicts and the end are on the disk when this returns."""
+        """Append an event; verdicts and the end of the run are on disk when this returns."""
         if self._file is None:
             raise ValueError(f"the run folder {str(self.path)!r} was opened for reading only")
         if isinstance(event, CaseEnded):
@@ -96,7 +99,7 @@ class RunFolder:
                 data, self._torn = b"\n" + data, False
             written = os.write(self._file, data)
             if written < len(data):
-                raise OSError(f"only {written} of {len(data)} bytes were taken")
+                raise OSError(f"only {written} of {len(data)} bytes were written")
             if isinstance(event, CaseEnded | RunEnded):
                 os.fsync(self._file)
         except OSError as error:
@@ -104,27 +107,20 @@ class RunFolder:
             self._warn(error)
 
     def events(self) -> list[Event]:
-        """Return everything recorded so far, and name the lines that cannot be read.
+        """Return every event recorded so far, and warn about lines that cannot be read.
 
-        A last line that a crash cut off is left out silently: the next writer completes it.
+        A last line that a crash cut off is skipped without a warning.
         """
-        events: list[Event] = []
-        unreadable: list[int] = []
         try:
             text = (self.path / "events.jsonl").read_text(encoding="utf-8", errors="replace")
         except OSError:
             return []
-        *lines, torn = text.split("\n")
-        for number, line in enumerate([*lines, *([torn] if torn else [])], 1):
-            try:
-                events.append(from_line(line))
-            except (ValueError, TypeError, KeyError):
-                unreadable += [number] if number <= len(lines) else []
+        events, unreadable = _parse(text)
         self._name_unreadable(unreadable)
         return events
 
     def name_cases(self, ids: list[str]) -> None:
-        """Which cases `run.json` names, for a run that finds them out as it goes on."""
+        """Replace the cases in `run.json`, for a run that draws its cases while it runs."""
         self.info = {**self.info, "cases": ids}
         try:
             _write(self.path / "run.json", self.info)
@@ -166,12 +162,12 @@ class RunFolder:
         except BlockingIOError as error:
             os.close(file)
             raise UsageError(f"another run is writing to {str(self.path)!r}") from error
-        except OSError as error:  # a file system without locks: everything is recorded all the same
+        except OSError as error:  # a file system without locks: record without one
             print(f"warning: cannot lock {str(self.path)!r}: {error}", file=sys.stderr)
         return file
 
     def _ends_torn(self) -> bool:
-        """Whether the last line lacks its end, as after a crash in the middle of a write."""
+        """Return whether the last line has no newline, as after a crash during a write."""
         assert self._file is not None
         size = os.fstat(self._file).st_size
         return size > 0 and os.pread(self._file, 1, size - 1) != b"\n"
@@ -179,28 +175,41 @@ class RunFolder:
     def _name_unreadable(self, numbers: list[int]) -> None:
         if numbers and not self._named_unreadable:
             print(
-                f"warning: {str(self.path / 'events.jsonl')!r}: {len(numbers)} unreadable line(s) "
-                f"left out: {numbers_text(numbers)}; a case whose verdict stood there has none",
+                f"warning: {str(self.path / 'events.jsonl')!r}: skipped {len(numbers)} unreadable "
+                f"line(s): {numbers_text(numbers)}; a verdict recorded there is lost",
                 file=sys.stderr,
             )
             self._named_unreadable = True
 
     def _warn(self, error: OSError) -> None:
         if self.lost is None:
-            text = f"warning: cannot record in {str(self.path)!r}: {error}; the run goes on"
+            text = f"warning: cannot record in {str(self.path)!r}: {error}; the run continues"
             print(text, file=sys.stderr)
         self.lost = self.lost or error
 
 
 def _write(path: Path, data: dict[str, Any]) -> None:
-    """Whole or not at all."""
+    """Replace a file as a whole, so that no reader sees a part of it."""
     part = path.with_suffix(".part")
     part.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
     part.replace(path)
 
 
-def last_words(events: Iterable[Event]) -> dict[str, CaseResult]:
-    """The last result of each case, in the order of their first."""
+def _parse(text: str) -> tuple[list[Event], list[int]]:
+    """Return the events, and the numbers of lines that are not events, except a torn last one."""
+    events: list[Event] = []
+    unreadable: list[int] = []
+    *lines, torn = text.split("\n")
+    for number, line in enumerate([*lines, *([torn] if torn else [])], 1):
+        try:
+            events.append(from_line(line))
+        except (ValueError, TypeError, KeyError):
+            unreadable += [number] if number <= len(lines) else []
+    return events, unreadable
+
+
+def last_results(events: Iterable[Event]) -> dict[str, CaseResult]:
+    """Return the last result of each case, in the order of their first results."""
     results: dict[str, CaseResult] = {}
     for event in events:
         if isinstance(event, CaseEnded):
@@ -209,12 +218,12 @@ def last_words(events: Iterable[Event]) -> dict[str, CaseResult]:
 
 
 def decided(results: Mapping[str, CaseResult]) -> set[str]:
-    """Ids of the cases that need not run again."""
+    """Return the ids of cases that need not run again."""
     return {case for case, result in results.items() if result.verdict not in OPEN}
 
 
 def newest(root: Path = ROOT) -> Path:
-    """The run folder under `root` that began last. Raises UsageError where there is none."""
+    """Return the most recently started run folder in `root`. Raises UsageError if none exists."""
     folders = [path.parent for path in root.glob("*/run.json")]
     if not folders:
         raise UsageError(f"there is no run folder under {str(root)!r}; start with run --suite NAME")
@@ -222,6 +231,6 @@ def newest(root: Path = ROOT) -> Path:
 
 
 def log_name(case_id: str, attempt: int) -> str:
-    """A file name for a case's log: its id, shortened where a file system would refuse it."""
+    """Return the file name of a case's log: its id, shortened if too long for a file system."""
     name = short_name(case_id)
     return f"{name}.log" if attempt == 1 else f"{name}.{attempt}.log"

@@ -1,4 +1,4 @@
-"""What a run came to: one count a verdict, the closing line, the exit code."""
+"""Summarize a run: a count for each verdict, the summary line, the exit code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from harness.record.result import CaseResult
 
-# Verdicts after which a run cannot be called good. A flaky case did fail once.
+# Verdicts that fail a run. A flaky case failed at least once.
 BAD = (
     Verdict.FAILED,
     Verdict.ERROR,
@@ -23,7 +23,7 @@ BAD = (
     Verdict.VACUOUS,
     Verdict.FLAKY,
 )
-# Verdicts that say nothing of the code under test: a resumed run tries such cases again.
+# Verdicts that do not depend on the code under test: a resumed run repeats such cases.
 OPEN = (Verdict.INFRA, Verdict.NOT_RUN)
 _LINE = (
     Verdict.PASSED,
@@ -39,32 +39,32 @@ _LINE = (
 
 
 def repeat_command(case_id: str) -> str:
-    """The line that runs one case again; an id needs no quotes."""
+    """Return the command that repeats one case; an id needs no quotes."""
     return f"python -m harness run --case {case_id}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """Counts over every point, those refused among them: they add up to `cases`."""
+    """Counts over all cases, including refused ones: they add up to `cases`."""
 
     counts: Mapping[Verdict, int]
     seconds: float  # wall time of the run
     cases: int
 
     def line(self) -> str:
-        """The closing line. A case lost to the machine's faults counts as not run here."""
+        """Return the summary line, in which `infra` counts as `not_run`."""
         shown = {v: self.counts.get(v, 0) for v in _LINE}
         shown[Verdict.NOT_RUN] += self.counts.get(Verdict.INFRA, 0)
         pairs = " ".join(f"{verdict}={count}" for verdict, count in shown.items())
         return f"cases={self.cases} {pairs} seconds={self.seconds:.1f}"
 
     def to_json(self) -> dict[str, Any]:
-        """As `line`, but with `infra` apart from `not_run`."""
+        """Return the counts of every verdict, with `infra` separate from `not_run`."""
         counts = {str(verdict): self.counts.get(verdict, 0) for verdict in Verdict}
         return {"cases": self.cases, **counts, "seconds": round(self.seconds, 3)}
 
     def exit_code(self) -> ExitCode:
-        """The worst first: a failure, the machine's fault, cases left, nothing tested."""
+        """Return the code of the most severe state: failure, infrastructure, incomplete, empty."""
         if any(self.counts.get(verdict, 0) for verdict in BAD):
             return ExitCode.FAILED
         if self.counts.get(Verdict.INFRA, 0):
@@ -77,7 +77,11 @@ class Summary:
 def summarize(
     cases: Iterable[str], refused: int, results: Mapping[str, CaseResult], seconds: float
 ) -> Summary:
-    """Count verdicts: `cases` are the ids to run, `results` the last word on each, if any."""
+    """Count verdicts.
+
+    cases: ids of the cases to run. refused: number of refused cases. results: the last result of
+    each case; a case without one is `not_run`. seconds: wall time of the run.
+    """
     verdicts = [results[c].verdict if c in results else Verdict.NOT_RUN for c in cases]
     counts = Counter(verdicts)
     counts[Verdict.SKIPPED] += refused

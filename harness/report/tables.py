@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from harness.matrix.case import MoETestConfig
 from harness.record.events import RunEnded, RunStarted
 from harness.record.result import CaseResult, Verdict
-from harness.record.run_folder import last_words
+from harness.record.run_folder import last_results
 from harness.record.summary import BAD, Summary, summarize
 from harness.report import bound_slack, failure_text
 
@@ -41,7 +41,7 @@ def view(folder: RunFolder) -> View:
     """Read the folder of a run, complete or not. Raises UsageError if `run.json` is damaged."""
     folder.require("cases", "refused")
     events = folder.events()
-    last, cases = last_words(events), folder.info["cases"]
+    last, cases = last_results(events), folder.info["cases"]
     refused = tuple(folder.info["refused"])
     return View(
         name=folder.path.name,

@@ -216,13 +216,13 @@ def test_last_failed_takes_the_newest_folder(engine):
         (["run", "--case", BASE, "--retries", "-1"], "--retries must be at least 0"),
         (["run", "--case", BASE, "--seeds", "two"], "invalid int value: 'two'"),
         (["run", "--last-failed"], "no run folder under 'runs'"),
-        (["run", "--resume", "nowhere"], "'nowhere' is no run folder"),
+        (["run", "--resume", "nowhere"], "'nowhere' is not a run folder"),
         (["run", "--resume", "x", "--seeds", "2"], "leave out --case, --last-failed"),
         (["run", "--suite", "smoke", "--config", "nowhere.yaml"], "cannot read the matrix file"),
         (["list", "--platform", "cuda_sm9"], "did you mean 'cuda_sm90'?"),
         (["list", "--devices", "3"], "--devices goes with --platform NAME"),
         (["list", "--platform", "cuda_sm90", "--devices", "0"], "--devices must be at least 1"),
-        (["report", "nowhere"], "'nowhere' is no run folder"),
+        (["report", "nowhere"], "'nowhere' is not a run folder"),
         (["rnu"], "invalid choice: 'rnu'"),
         ([], "required: COMMAND"),
         (["run", "--suit", "smoke"], "unrecognized arguments: --suit"),
@@ -274,7 +274,7 @@ def test_an_engine_that_gives_up_exits_75_and_resumes(engine, capsys):
     assert cli.main(["run", "--suite", "smoke", "--out", "here"]) == 75
     captured = capsys.readouterr()
     assert "no gang starts" in captured.err
-    assert "to go on: python -m harness run --resume here" in captured.out
+    assert "to resume: python -m harness run --resume here" in captured.out
     engine.stop_after = None
     assert cli.main(["run", "--resume", "here"]) == 0
 
@@ -291,7 +291,7 @@ def test_ctrl_c_leaves_a_folder_that_resume_finishes(engine, capsys):
     engine.stop_after = (3, KeyboardInterrupt())
     assert cli.main(["run", "--suite", "smoke", "--out", "here", "--save-tensors"]) == 130
     out = capsys.readouterr().out.splitlines()
-    assert out[-2] == "to go on: python -m harness run --resume here"
+    assert out[-2] == "to resume: python -m harness run --resume here"
     assert summary(9, passed=3, not_run=5, skipped=1).match(out[-1])
     assert not any(isinstance(e, RunEnded) for e in RunFolder.open(Path("here")).events())
     first = {case.id for case in engine.calls[0][0].cases[:3]}
@@ -342,7 +342,7 @@ def test_cases_without_a_verdict_run_again_and_others_do_not(engine, capsys):
 def test_fail_fast_is_incomplete_in_its_counts_and_failed_in_its_code(engine, capsys):
     engine.verdicts = {case.id: Verdict.NOT_RUN for case in seeds_of(1)}
     assert cli.main(["run", "--suite", "smoke", "-x"]) == 2
-    assert "to go on: python -m harness run --resume runs/" in capsys.readouterr().out
+    assert "to resume: python -m harness run --resume runs/" in capsys.readouterr().out
     engine.verdicts[BASE] = Verdict.FAILED
     assert cli.main(["run", "--suite", "smoke", "-x"]) == 1
 

@@ -13,7 +13,7 @@ import pytest
 from harness.errors import UsageError
 from harness.record.events import CaseEnded, CaseStarted, RunStarted
 from harness.record.result import CaseResult, Verdict
-from harness.record.run_folder import RunFolder, decided, last_words, newest
+from harness.record.run_folder import RunFolder, decided, last_results, newest
 
 
 def ended(case, verdict=Verdict.PASSED):
@@ -38,7 +38,7 @@ def test_what_is_appended_is_read_back_in_order(folder):
 
 def test_a_folder_is_never_overwritten(folder):
     with pytest.raises(
-        UsageError, match=r"not empty; give --out another one, or go on .* --resume"
+        UsageError, match=r"not empty; choose another with --out, or resume .* --resume"
     ):
         RunFolder.create(folder.path, {})
 
@@ -57,8 +57,8 @@ def test_a_folder_that_cannot_be_made_says_so(tmp_path):
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        (None, "is no run folder"),
-        ("{", "is no run folder"),
+        (None, "is not a run folder"),
+        ("{", "is not a run folder"),
         ('{"format": 9}', "has format 9, not 2"),
         ('{"format": 1}', "has format 1, not 2; read it with the version of the harness that"),
     ],
@@ -79,9 +79,9 @@ def test_a_line_cut_off_by_a_crash_costs_only_itself(folder, cut):
     path.write_bytes(path.read_bytes()[:-cut])
     with RunFolder.open(folder.path, write=True) as again:
         kept = "abc" if cut == 1 else "ab"  # without its newline a line is still whole
-        assert list(last_words(again.events())) == list(kept)
+        assert list(last_results(again.events())) == list(kept)
         again.append(ended("d"))
-        assert list(last_words(again.events())) == [*kept, "d"]
+        assert list(last_results(again.events())) == [*kept, "d"]
 
 
 def test_two_writers_are_refused(folder):
@@ -114,8 +114,8 @@ def test_a_full_disk_is_a_warning_said_once(folder, no_room_after, capsys):
     folder.append(ended("d"))
     said = capsys.readouterr().err
     assert said.count("warning: cannot record in") == 1
-    assert re.search(r"only 20 of \d+ bytes were taken; the run goes on", said)
-    assert list(last_words(folder.events())) == ["a", "d"]
+    assert re.search(r"only 20 of \d+ bytes were written; the run continues", said)
+    assert list(last_results(folder.events())) == ["a", "d"]
     assert {c: r.verdict for c, r in folder.results.items()} == {
         "a": "passed",
         "b": "passed",
@@ -161,11 +161,11 @@ def test_a_killed_writer_leaves_all_it_wrote(tmp_path):
 
 def test_the_last_word_on_a_case_counts():
     events = [ended("a", Verdict.INFRA), ended("b"), ended("a", Verdict.FAILED)]
-    assert {c: r.verdict for c, r in last_words(events).items()} == {"a": "failed", "b": "passed"}
+    assert {c: r.verdict for c, r in last_results(events).items()} == {"a": "failed", "b": "passed"}
 
 
 def test_what_says_nothing_of_the_code_runs_again():
-    results = last_words(ended(str(verdict), verdict) for verdict in Verdict)
+    results = last_results(ended(str(verdict), verdict) for verdict in Verdict)
     assert set(results) - decided(results) == {"infra", "not_run"}
 
 

@@ -94,7 +94,7 @@ def test_an_unreadable_line_is_counted_and_named_once(edited, tmp_path, capsys, 
     path.write_text("\n".join(lines) + "\n")
     cli.main(COMMANDS[command])
     error = capsys.readouterr().err
-    text = "warning: 'runs/here/events.jsonl': 3 unreadable line(s) left out: 4, 8-9; "
+    text = "warning: 'runs/here/events.jsonl': skipped 3 unreadable line(s): 4, 8-9; "
     assert error.count(text) == error.count("unreadable") == 1
 
 
