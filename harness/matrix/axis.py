@@ -1,7 +1,7 @@
-"""`Axis`: all that there is to know of one field of the case, declared where the field is.
+"""`Axis`: the properties of one field of the case, declared with the field.
 
-The checks of values, ids, the keys of the matrix file and their JSON Schema, what `fuzz` draws and
-how it shrinks, the comparison across layouts and docs/axes.md are derived from these.
+Value checks, ids, the keys of the matrix file and their JSON Schema, the cases that `fuzz` draws
+and shrinks, the comparison across layouts and docs/axes.md are derived from axes.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:]*\Z")
 class Axis:
     """One field of the case. `axis` declares it; `axes_of` adds the last three values."""
 
-    token: str  # its name in ids
+    token: str  # name in ids
     description: str  # one line, with the unit
-    choices: tuple[str, ...] = ()  # the words that it may be
-    family: str | None = None  # its values are rows of this family, or "pkg.mod:Class"
-    extra_names: tuple[str, ...] = ()  # names that it may be beside the family's rows
-    minimum: int = 1  # of a number
-    # The key of the matrix file under which it is written with others: a list such as [m, n, k]
-    # where they have no defaults, else a mapping by tokens. None: a key of its own.
+    choices: tuple[str, ...] = ()  # the allowed words
+    family: str | None = None  # values are names in this family's table, or "pkg.mod:Class"
+    extra_names: tuple[str, ...] = ()  # names allowed besides those in the table
+    minimum: int = 1  # smallest allowed number
+    # The key of the matrix file that sets several axes together: a list such as [m, n, k] if they
+    # have no defaults, otherwise a mapping by tokens. None: the axis has its own key.
     group: str | None = None
-    outputs_agree: bool = False  # the same tokens have the same outputs for each of its values
-    # What a failing case is tried with, simplest first. None: the choices, or the default.
+    outputs_agree: bool = False  # whether outputs for the same tokens agree across its values
+    # Values to try when shrinking a failing case, simplest first. None: the choices, or default.
     simplest: tuple[Any, ...] | None = None
-    # What random cases take, as often as it stands here. Empty: each value alike.
+    # Values that random cases take, repeated for a higher weight. Empty: all alike.
     random_values: tuple[Any, ...] = ()
     name: str = ""  # of the field
     kind: str = ""  # int, bool or str
-    default: Any = None  # None: the field has to be given
+    default: Any = None  # None: the field is required
 
     @property
     def required(self) -> bool:
@@ -42,20 +42,20 @@ class Axis:
 
     @property
     def simpler_values(self) -> tuple[Any, ...]:
-        """What to try in place of a value, simplest first."""
+        """Return the values to try when shrinking, simplest first."""
         if self.simplest is not None:
             return self.simplest
         return self.choices or (() if self.required else (self.default,))
 
 
 def axis(token: str, description: str, *, default: Any = dataclasses.MISSING, **fields: Any) -> Any:
-    """Declare a field of a case as an axis; `fields` are further fields of `Axis`."""
+    """Declare a field of a case as an axis. fields: further fields of `Axis`."""
     declared = Axis(token=token, description=description, **fields)
     return field(default=default, metadata={"axis": declared})
 
 
 def axes_of(kind: type[Any]) -> dict[str, Axis]:
-    """Each axis of a class of cases by its field's name, in the order of the fields."""
+    """Return the axes of a case class by field name, in the order of the fields."""
     return {
         f.name: dataclasses.replace(
             f.metadata["axis"],
@@ -68,7 +68,7 @@ def axes_of(kind: type[Any]) -> dict[str, Axis]:
 
 
 def file_keys(axes: dict[str, Axis]) -> dict[str, tuple[Axis, ...]]:
-    """Each key of the matrix file with the axes that it sets."""
+    """Return each key of the matrix file with the axes that it sets."""
     keys: dict[str, tuple[Axis, ...]] = {}
     for axis in axes.values():
         key = axis.group or axis.name
@@ -77,7 +77,7 @@ def file_keys(axes: dict[str, Axis]) -> dict[str, tuple[Axis, ...]]:
 
 
 def value_error(axis: Axis, value: object) -> str | None:
-    """What is wrong with `value` for this axis, or None. Config files use it too."""
+    """Return what is wrong with `value` for this axis, or None. Config files use it as well."""
     if type(value).__name__ != axis.kind:
         return f"{axis.name} must be {axis.kind}, not {value!r}"
     if isinstance(value, bool):

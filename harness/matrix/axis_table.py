@@ -1,4 +1,4 @@
-"""docs/axes.md, made from the axes: `python -m harness.matrix.axis_table > docs/axes.md`."""
+"""Generate docs/axes.md from the axes: `python -m harness.matrix.axis_table > docs/axes.md`."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ has its default. Outputs of cases that differ only in axes that "agree" are comp
 
 
 def page() -> str:
-    """The page as Markdown: one row an axis."""
+    """Return the page as Markdown, with one table row for each axis."""
     lines = [_row(key, axis) for key, axes in FILE_KEYS.items() for axis in axes]
     return _START + "\n".join(lines) + "\n"
 
 
 def _row(key: str, axis: Axis) -> str:
-    """One axis as the row of the table."""
+    """Return an axis as a row of the table."""
     cells = (
         f"`{axis.token}`" if axis.kind == "bool" else f"`{axis.token}:`",
         f"`{key}`",
@@ -40,7 +40,7 @@ def _row(key: str, axis: Axis) -> str:
 
 
 def _values(axis: Axis) -> str:
-    """What an axis may be, in words."""
+    """Describe the allowed values of an axis."""
     if axis.family:
         return f"a row of `moe.{axis.family}`"
     if axis.choices:

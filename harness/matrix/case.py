@@ -25,14 +25,14 @@ from moe.quant import QUANT
 from moe.spec import DTYPE_BYTES, Problem
 
 _INT = re.compile(r"(0|[1-9][0-9]*)\Z")
-# Below 64 columns a row's distance scatters so much that its margin is no longer six sigma.
+# With fewer than 64 columns a row's error scatters too much for a tolerance of six sigma.
 _SIZES = (64, 72, 96, 100, 128, 131, 160, 192, 200, 256, 320, 384, 512, 640, 768, 1024)
 _EXPERT_COUNTS = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 64)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MoETestConfig:
-    """One case. Sizes are those of the whole layer. Each field is declared as an `Axis`."""
+    """One case. Sizes are of the unsharded layer. Each field is declared as an `Axis`."""
 
     m: int = axis(
         "m", "tokens per DP rank", group="shapes", outputs_agree=True, simplest=(1, 2, 3, 4)
@@ -142,14 +142,14 @@ class MoETestConfig:
     )
 
     def __post_init__(self) -> None:
-        errors = [value_error(axis, getattr(self, axis.name)) for axis in AXES.values()]
-        problems = [text for text in errors if text is not None]
-        if problems:
-            raise CaseError("; ".join(problems))
+        texts = [value_error(axis, getattr(self, axis.name)) for axis in AXES.values()]
+        errors = [text for text in texts if text is not None]
+        if errors:
+            raise CaseError("; ".join(errors))
 
     @cached_property
     def id(self) -> str:
-        """Self-describing and reversible; see the module's first lines."""
+        """The case id, from which `from_id` restores the case."""
         tokens = []
         for field_axis in AXES.values():
             value = getattr(self, field_axis.name)
@@ -163,23 +163,13 @@ class MoETestConfig:
 
     @classmethod
     def from_id(cls, text: str) -> MoETestConfig:
-        """The case that has this id. Raises CaseError, which names each bad token."""
-        values: dict[str, Any] = {}
-        problems = []
-        for token in text.strip().split("-"):
-            try:
-                name, value = _parse(token)
-            except CaseError as error:
-                problems.append(str(error))
-                continue
-            if name in values:
-                problems.append(f"token {token!r}: {name} is given twice")
-            values[name] = value
+        """Return the case with this id. Raises CaseError, which names each invalid token."""
+        values, errors = _parse_all(text.strip().split("-"))
         missing = [a.token for a in AXES.values() if a.required and a.name not in values]
-        if missing and not problems:
-            problems.append(f"lacks {', '.join(missing)}")
-        if problems:
-            raise CaseError(f"case id {text!r}: {'; '.join(problems)}")
+        if missing and not errors:
+            errors.append(f"lacks {', '.join(missing)}")
+        if errors:
+            raise CaseError(f"case id {text!r}: {'; '.join(errors)}")
         return cls(**values)
 
     @property
@@ -193,7 +183,7 @@ class MoETestConfig:
 
     @property
     def under_test(self) -> str:
-        """What computes the experts: a backend's name, or the layer's that has its own."""
+        """The name of the code under test: the experts backend, or a layer with its own experts."""
         return self.experts if self.layer == COMPOSED else self.layer
 
     @property
@@ -202,7 +192,7 @@ class MoETestConfig:
 
     @property
     def problem(self) -> Problem:
-        """The same as the stack under test sees it."""
+        """The case as the stack under test sees it."""
         return Problem(
             m=self.m,
             hidden=self.k,
@@ -220,10 +210,10 @@ class MoETestConfig:
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """Tokens of each DP rank.
+        """The number of tokens of each DP rank.
 
-        `even`: m everywhere. `ragged`: m, then ever fewer, at least one. `idle`: m everywhere
-        but on the last DP rank, which has none (with one DP rank: m).
+        `even`: m on every rank. `ragged`: m on the first, then fewer and fewer, at least one.
+        `idle`: m, but 0 on the last DP rank if there are several.
         """
         ranks = range(self.dp_size)
         if self.tokens == "ragged":
@@ -237,7 +227,7 @@ class MoETestConfig:
 
 
 def short_name(case_id: str) -> str:
-    """The id, shortened where a file system would refuse it as a name; different ids stay so."""
+    """Return the id, shortened if too long for a file name; different ids stay different."""
     if len(case_id) <= 180:
         return case_id
     return f"{case_id[:160]}.{hashlib.sha256(case_id.encode()).hexdigest()[:12]}"
@@ -249,8 +239,24 @@ TOKEN_COUNTS = AXES["tokens"].choices
 _BY_TOKEN = {axis.token: axis for axis in AXES.values()}
 
 
+def _parse_all(tokens: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """Return the values of an id's tokens by field name, and an error for each invalid token."""
+    values: dict[str, Any] = {}
+    errors = []
+    for token in tokens:
+        try:
+            name, value = _parse(token)
+        except CaseError as error:
+            errors.append(str(error))
+            continue
+        if name in values:
+            errors.append(f"token {token!r}: {name} is given twice")
+        values[name] = value
+    return values, errors
+
+
 def _parse(token: str) -> tuple[str, Any]:
-    """One token as (field name, value)."""
+    """Return (field name, value) of one token. Raises CaseError."""
     name, colon, text = token.partition(":")
     negated = not colon and name.startswith("no_")
     axis = _BY_TOKEN.get(name.removeprefix("no_") if negated else name)
@@ -267,5 +273,5 @@ def _parse(token: str) -> tuple[str, Any]:
     if axis.kind != "int":
         return axis.name, text
     if not _INT.match(text):
-        raise CaseError(f"token {token!r}: {text!r} is no whole number")
+        raise CaseError(f"token {token!r}: {text!r} is not a whole number")
     return axis.name, int(text)

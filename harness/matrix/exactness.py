@@ -1,4 +1,7 @@
-"""Which cases of exact mode (exact.py) are to be compared bit for bit. No torch."""
+"""Decide which cases of exact mode are compared bit for bit. No torch.
+
+`fixtures/exact_tensors.py` makes the inputs of exact mode.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,12 @@ if TYPE_CHECKING:
 
 _WEIGHT_BLOCKS = (None, (None, None), (1, None), (BLOCK, BLOCK))
 _ACTIVATION_BLOCKS = (None, (None, None), (1, None), (1, BLOCK))
-SMALLEST_GATE = 32.0  # of the gates that are not 0
-PERIOD = 8  # of the intermediate columns that hold the largest values; a shard has some
+SMALLEST_GATE = 32.0  # smallest gate value that is not 0
+PERIOD = 8  # distance of intermediate columns with the largest values, so that shards have some
 
 
 def is_bitwise(case: MoETestConfig) -> bool:
-    """Whether this case's outputs are to be compared bit for bit."""
+    """Return whether the outputs of this case are compared bit for bit."""
     quantized = FORMATS[case.problem.scheme.activations].grid != "model"
     eights = case.n % (PERIOD * (1 if case.use_ep else case.world_size)) == 0
     identity = ACTIVATIONS.row(case.activation).identity_from
@@ -40,7 +43,7 @@ def is_bitwise(case: MoETestConfig) -> bool:
 
 
 def exact_refusal(scheme: Scheme) -> Reason | None:
-    """Why no inputs are exact in these formats, or None. Asked where a case is in exact mode."""
+    """Return why exact mode does not support these formats, or None if it does."""
     for name, blocks in (
         (scheme.weights, _WEIGHT_BLOCKS),
         (scheme.activations, _ACTIVATION_BLOCKS),
@@ -55,5 +58,5 @@ def _inexact(fmt: Format, blocks: tuple[tuple[int | None, int | None] | None, ..
     if not fmt.exact_scale:
         return f"format {fmt.name} does not promise exact scales (exact_scale in its row)"
     if fmt.block not in blocks:
-        return f"no inputs are made for scales of format {fmt.name}, of blocks of {fmt.block}"
+        return f"no inputs exist for scales of format {fmt.name}, which has blocks of {fmt.block}"
     return None

@@ -1,4 +1,4 @@
-"""From a checked matrix file to cases: each block's product, each point once, in file order."""
+"""Expand a checked matrix file into cases: each block's product, without repetition, in order."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def _fields(key: str, value: Any) -> dict[str, Any]:
-    """What one value under a key of the file sets: one field of the case, or those of a group."""
+    """Return the fields of the case that one value under a key of the file sets."""
     axes = FILE_KEYS[key]
     if axes[0].group is None:
         return {key: value}
@@ -27,7 +27,7 @@ def _fields(key: str, value: Any) -> dict[str, Any]:
 
 
 def suite_of(config: MatrixConfig, name: str) -> Suite:
-    """The suite called `name`. Raises UsageError, which names those there are."""
+    """Return the suite called `name`. Raises UsageError, which lists the suites of the file."""
     if name not in config.suites:
         close = difflib.get_close_matches(name, config.suites, n=1)
         hint = f", did you mean {close[0]!r}?" if close else ""
@@ -36,7 +36,7 @@ def suite_of(config: MatrixConfig, name: str) -> Suite:
 
 
 def expand(config: MatrixConfig, name: str) -> tuple[MoETestConfig, ...]:
-    """Every point of a suite; one that two blocks share comes once, where it stood first."""
+    """Return the cases of a suite; a case of several blocks is at its first position only."""
     points = (
         p for block in suite_of(config, name).blocks for p in _product(block, config.defaults)
     )
@@ -59,17 +59,17 @@ def _product(block: Axes, defaults: Axes) -> Iterable[MoETestConfig]:
 
 
 def with_experts(points: Iterable[MoETestConfig], name: str) -> tuple[MoETestConfig, ...]:
-    """The same points with one experts backend; those that become equal are merged."""
+    """Return the cases with one experts backend; cases that become equal are merged."""
     return tuple(dict.fromkeys(point.replace(experts=name) for point in points))
 
 
 def with_layer(points: Iterable[MoETestConfig], name: str) -> tuple[MoETestConfig, ...]:
-    """The same points with one whole layer, which has members of its own; equal ones merged."""
+    """Return the cases with a layer that has its own members; equal cases are merged."""
     members = {"experts": OWN, "all2all": MoETestConfig.all2all}
     return tuple(dict.fromkeys(point.replace(layer=name, **members) for point in points))
 
 
 def with_seeds(points: Iterable[MoETestConfig], count: int) -> tuple[MoETestConfig, ...]:
-    """Each point with `count` seeds, counted up from its own."""
+    """Return each case with `count` seeds, starting at its own."""
     seeded = (point.replace(seed=point.seed + i) for point in points for i in range(count))
     return tuple(dict.fromkeys(seeded))

@@ -104,5 +104,5 @@ def test_exact_mode_asks_the_format(monkeypatch):
 
 def test_exact_mode_refuses_blocks_that_its_inputs_do_not_know(monkeypatch):
     found = exact_refusal(scheme_of(monkeypatch, block=(64, 64)))
-    text = "exact mode: no inputs are made for scales of format odd, of blocks of (64, 64)"
+    text = "exact mode: no inputs exist for scales of format odd, which has blocks of (64, 64)"
     assert (found.code, found.text) == ("exact_unsupported", text)
