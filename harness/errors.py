@@ -1,7 +1,7 @@
 """User errors and the process's exit codes.
 
 HarnessError            base; exit 3 unless a subclass says otherwise
-├── ConfigError         matrix.yaml: every complaint at once, with file:line:column
+├── ConfigError         matrix.yaml: every error at once, with file:line:column
 ├── CaseError           a case id or field that cannot be
 ├── UsageError          command-line arguments that do not fit together
 ├── NothingSelected     no case is left to run (exit 4)
@@ -32,11 +32,11 @@ class HarnessError(Exception):
 
 
 class ConfigError(HarnessError):
-    """A matrix file that cannot be used; `problems` holds one line for each complaint."""
+    """A matrix file that cannot be used; `errors` has one line for each error in it."""
 
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = problems
+    def __init__(self, errors: list[str]) -> None:
+        super().__init__("\n".join(errors))
+        self.errors = errors
 
 
 class CaseError(HarnessError, ValueError):

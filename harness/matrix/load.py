@@ -1,4 +1,4 @@
-"""`configs/matrix.yaml` as a checked, frozen value; every complaint at once, with its place."""
+"""Read and check `configs/matrix.yaml`; report every error at once, with line and column."""
 
 from __future__ import annotations
 
@@ -20,46 +20,52 @@ REQUIRED = tuple(key for key, axes in FILE_KEYS.items() if axes[0].required)
 
 
 def find(path: Path | None) -> Path:
-    """The file to read: the one given, or `configs/matrix.yaml` here or beside the package."""
-    default = path or DEFAULT
-    beside = Path(__file__).parents[2] / DEFAULT
-    if path is None and not default.exists() and beside.exists():
-        return beside
-    return default
+    """Return `path`, or if None `configs/matrix.yaml` in the current folder or the repository."""
+    if path is not None:
+        return path
+    in_repository = Path(__file__).parents[2] / DEFAULT
+    return in_repository if not DEFAULT.exists() and in_repository.exists() else DEFAULT
 
 
 def load(path: Path) -> MatrixConfig:
-    """Read and check a matrix file. Raises ConfigError with one line for each complaint."""
+    """Read and check a matrix file.
+
+    Raises UsageError if it cannot be read, and ConfigError with one line for each error in it.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read the matrix file {str(path)!r}: {error}") from error
-    located = yaml_positions.load(text)
-    problems = list(located.problems)
-    config = None
-    if located.value is not None:
-        problems += _empty(located) + _unset_axes(located) + _impossible_layouts(located)
-        try:
-            config = MatrixConfig.model_validate(located.value)
-        except ValidationError as error:
-            problems += _translate(error, located)
-    elif not problems:
-        problems.append(
-            yaml_positions.YamlError(line=1, column=1, path=(), text="the file is empty")
-        )
-    if problems or config is None:
-        raise ConfigError(_render(path, problems))
+    config, errors = _checked(yaml_positions.load(text))
+    if errors or config is None:
+        raise ConfigError(_render(path, errors))
     return config
 
 
-def _render(path: Path, problems: list[yaml_positions.YamlError]) -> list[str]:
-    ordered = sorted(problems, key=lambda p: (p.line, p.column, p.text))
-    rows = [(f"{path}:{p.line}:{p.column}", yaml_positions.show(p.path), p.text) for p in ordered]
+def _checked(
+    located: yaml_positions.Located,
+) -> tuple[MatrixConfig | None, list[yaml_positions.YamlError]]:
+    """Return the file as a model, None if it cannot be one, and every error."""
+    errors = list(located.errors)
+    if located.value is None:
+        empty = yaml_positions.YamlError(line=1, column=1, path=(), text="the file is empty")
+        return None, errors or [empty]
+    errors += _empty(located) + _unset_axes(located) + _impossible_layouts(located)
+    try:
+        return MatrixConfig.model_validate(located.value), errors
+    except ValidationError as error:
+        return None, errors + _translate(error, located)
+
+
+def _render(path: Path, errors: list[yaml_positions.YamlError]) -> list[str]:
+    """Return each error as one line, sorted by place, without repetition."""
+    ordered = sorted(errors, key=lambda e: (e.line, e.column, e.text))
+    rows = [(f"{path}:{e.line}:{e.column}", yaml_positions.show(e.path), e.text) for e in ordered]
     return list(dict.fromkeys(": ".join(part for part in row if part) for row in rows))
 
 
 def _blocks(value: Any) -> list[tuple[yaml_positions.Path, Any]]:
-    """Every block of every suite with its path, as far as the data has the right shape."""
+    """Return every block of every suite with its path, skipping parts of the wrong type."""
     suites = value.get("suites") if isinstance(value, dict) else None
     located_blocks: list[tuple[yaml_positions.Path, Any]] = []
     for name, suite in suites.items() if isinstance(suites, dict) else ():
@@ -70,36 +76,37 @@ def _blocks(value: Any) -> list[tuple[yaml_positions.Path, Any]]:
 
 
 def _empty(located: yaml_positions.Located) -> list[yaml_positions.YamlError]:
-    """Keys and items without a value: left out by mistake, never a way to say "the default"."""
+    """Return an error for each key or item without a value, which does not mean the default."""
     text = "has no value; give one or leave the key out"
-    return [_problem(located, path, text) for path in located.empty]
+    return [_error_at(located, path, text) for path in located.empty]
 
 
 def _unset_axes(located: yaml_positions.Located) -> list[yaml_positions.YamlError]:
-    """Axes without a default that neither a block nor `defaults` gives."""
+    """Return an error for each block without a required axis that `defaults` lacks as well."""
     defaults = located.value.get("defaults") if isinstance(located.value, dict) else None
     default_keys = set(defaults) if isinstance(defaults, dict) else set()
-    problems = []
+    errors = []
     for path, block in _blocks(located.value):
         if not isinstance(block, dict):
             continue
         missing = [key for key in REQUIRED if key not in default_keys and key not in block]
         if missing:
             text = f"lacks {', '.join(missing)}; give it here or under `defaults`"
-            problems.append(_problem(located, path, text))
-    return problems
+            errors.append(_error_at(located, path, text))
+    return errors
 
 
 def _impossible_layouts(located: yaml_positions.Located) -> list[yaml_positions.YamlError]:
+    """Return an error for each layout with sequence parallelism that its sizes do not allow."""
     defaults = located.value.get("defaults") if isinstance(located.value, dict) else None
-    problems = []
+    errors = []
     for path, block in [(("defaults",), defaults), *_blocks(located.value)]:
         layouts = block.get("layouts") if isinstance(block, dict) else None
         for i, layout in enumerate(layouts if isinstance(layouts, list) else ()):
             if isinstance(layout, dict) and layout.get("sp") is True and not _sp_fits(layout):
                 text = "sp needs ep: true and tp of 2 or more"
-                problems.append(_problem(located, (*path, "layouts", i), text))
-    return problems
+                errors.append(_error_at(located, (*path, "layouts", i), text))
+    return errors
 
 
 def _sp_fits(layout: dict[str, Any]) -> bool:
@@ -107,7 +114,7 @@ def _sp_fits(layout: dict[str, Any]) -> bool:
     return layout.get("ep") is True and not (isinstance(tp, int) and tp < 2)
 
 
-def _problem(
+def _error_at(
     located: yaml_positions.Located, path: yaml_positions.Path, text: str, *, key: bool = False
 ) -> yaml_positions.YamlError:
     line, column = located.where(path, key=key)
@@ -117,25 +124,25 @@ def _problem(
 def _translate(
     error: ValidationError, located: yaml_positions.Located
 ) -> list[yaml_positions.YamlError]:
-    """pydantic's errors in our words, each at its place."""
-    problems = []
+    """Return pydantic's errors in plain words, each with its place."""
+    errors = []
     for detail in error.errors(include_url=False):
         path = tuple(part for part in detail["loc"] if part != "[key]")
         at_key = detail["type"] == "extra_forbidden" or "[key]" in detail["loc"]
         if path in located.empty:
-            continue  # said already
+            continue  # reported by `_empty`
         value = detail["input"]
         if detail["type"] == "list_type" and path[-2:-1] == ("shapes",):
             shapes = _value_at(located.value, path[:-1])
             if not any(isinstance(shape, list) for shape in shapes):
-                path, value = path[:-1], shapes  # [8, 64, 64]: the list's error, not one each
+                path, value = path[:-1], shapes  # [8, 64, 64]: one error of the list
         text = _text(detail["type"], path, detail.get("ctx", {}), value) or detail["msg"]
-        problems.append(_problem(located, path, text, key=at_key))
-    return problems
+        errors.append(_error_at(located, path, text, key=at_key))
+    return errors
 
 
 def _text(kind: str, path: yaml_positions.Path, ctx: dict[str, Any], value: object) -> str | None:
-    """One error in plain words, or None where pydantic's own are as good."""
+    """Return one error in plain words, or None if pydantic's message is as clear."""
     if kind == "extra_forbidden":
         known = list(_model_at(path[:-1]).model_fields)
         names = ", ".join(known)
@@ -185,7 +192,7 @@ _EXAMPLES = {"shapes": "[[32, 256, 128]]", "layouts": "[{dp: 2, ep: true}, {tp: 
 
 
 def _list_text(name: str, value: object) -> str:
-    """What kind of list the key `name` takes, with `value` made into one where that is all."""
+    """Describe the list that a key takes, with `value` as the example if it only lacks brackets."""
     example = _EXAMPLES.get(name, "[a, b]")
     one_shape = name == "shapes" and isinstance(value, list) and len(value) == 3
     if one_shape or (name not in _LISTS and isinstance(value, str | int | float)):
@@ -202,7 +209,7 @@ def _value_at(value: Any, path: yaml_positions.Path) -> Any:
 
 
 def _model_at(path: yaml_positions.Path) -> type[BaseModel]:
-    """The model whose keys stand directly under `path`."""
+    """Return the model whose fields are the keys directly under `path`."""
     if "layouts" in path[1:]:
         return LayoutModel
     if path[:1] == ("defaults",) or "blocks" in path[2:]:

@@ -1,8 +1,8 @@
-"""The format of `configs/matrix.yaml`, as models; `schema()` exports it for editors.
+"""Models of `configs/matrix.yaml`; `schema()` exports them as JSON Schema for editors.
 
-The keys of a block and of a layout, and what they may hold, are those of the case's axes.
-An axis that a block leaves out is taken from `defaults`, and what those leave out has
-`MoETestConfig`'s own default.
+The keys of a block and of a layout, and their values, are derived from the axes of a case. An
+axis that a block leaves out is taken from `defaults`, or else from the defaults of
+`MoETestConfig`.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ _NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.:]*$"
 
 
 def _checked(axis: Axis) -> AfterValidator:
-    """Values of the file are held to the same rules as the case's."""
+    """Return a validator that applies the rules of the axis to a value of the file."""
 
     def checked(word: str) -> str:
         message = value_error(axis, word)
         if message:
             raise ValueError(message + hint(word, axis.choices))
-        # A class given by its path is loaded by the plan, not here: that may import torch.
+        # The plan loads a class given by its path: loading it here could import torch.
         if axis.family and ":" not in word and word not in axis.extra_names:
             _row(axis.family, word)
         return word
@@ -50,16 +50,16 @@ def _checked(axis: Axis) -> AfterValidator:
 
 
 def _members(axis: Axis, family: str) -> Any:
-    """The type of a list of names of one family; `all` stands for every row."""
+    """Return the type of a list of names of one family; `all` stands for every name."""
 
-    def every(value: object) -> object:
+    def expanded(value: object) -> object:
         return list(families.table(family).rows) if value == "all" else value
 
     names = {"type": "array", "minItems": 1, "items": {"type": "string", "pattern": _NAME}}
     return Annotated[
         list[Annotated[str, _checked(axis)]],
         Field(min_length=1),
-        BeforeValidator(every),
+        BeforeValidator(expanded),
         WithJsonSchema({"anyOf": [{"const": "all"}, names]}),
     ]
 
@@ -72,7 +72,7 @@ def _row(family: str, name: str) -> None:
 
 
 def _value(axis: Axis) -> Any:
-    """The type of one value of an axis that is no family."""
+    """Return the type of one value of an axis that is not a family."""
     if axis.kind == "bool":
         return bool
     if axis.kind == "int":
@@ -82,6 +82,7 @@ def _value(axis: Axis) -> Any:
 
 
 def hint(word: str, known: tuple[str, ...] | list[str]) -> str:
+    """Return ", did you mean ...?" if `word` resembles a known one, else ""."""
     close = difflib.get_close_matches(word, known, n=1)
     return f", did you mean {close[0]!r}?" if close else ""
 
@@ -98,12 +99,12 @@ def _model(name: str, description: str, fields: dict[str, Any]) -> Any:
 
 
 def _mapping_fields(axes: tuple[Axis, ...]) -> dict[str, Any]:
-    """The keys of a group that is written by tokens; what is left out has its default."""
+    """Return the fields of a group that is a mapping by tokens, with their defaults."""
     return {a.token: (_value(a), Field(a.default, description=a.description)) for a in axes}
 
 
 def _key_field(axes: tuple[Axis, ...]) -> tuple[Any, Any]:
-    """The type and the description of the key that sets these axes."""
+    """Return type and description of the key that sets these axes."""
     first = axes[0]
     if first.family:
         text = f"{first.description}; or all"
@@ -120,7 +121,7 @@ def _key_field(axes: tuple[Axis, ...]) -> tuple[Any, Any]:
     return GenericAlias(list, item) | None, Field(None, min_length=1, description=text)
 
 
-if TYPE_CHECKING:  # to mypy a class that is made is no type
+if TYPE_CHECKING:  # mypy does not accept a class made at run time as a type
 
     class LayoutModel(_Model): ...
 
@@ -159,14 +160,14 @@ class MatrixConfig(_Model):
 
 
 def schema() -> str:
-    """The format as JSON Schema, draft 7 (the newest that YAML editors read)."""
+    """Return the file format as JSON Schema, draft 7, the newest that YAML editors support."""
     exported = _without_null(MatrixConfig.model_json_schema())
     text = json.dumps({"$schema": "http://json-schema.org/draft-07/schema#", **exported}, indent=2)
     return text.replace('"#/$defs/', '"#/definitions/').replace('"$defs"', '"definitions"') + "\n"
 
 
 def _without_null(part: Any) -> Any:
-    """None is how a model says that an axis is left out; in a file it is an error."""
+    """Return a schema without null, which models use for a missing axis and files must not."""
     if isinstance(part, list):
         return [_without_null(item) for item in part if item != {"type": "null"}]
     if not isinstance(part, dict):

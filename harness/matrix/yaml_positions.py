@@ -1,9 +1,9 @@
-"""YAML as plain data plus where each part stands, with YAML 1.2's scalars and no surprises.
+"""Load YAML as plain data with the line and column of each part, and with YAML 1.2's scalars.
 
-PyYAML alone reads `no` as False and `12:30` as 750, leaves `1e-3` a string, and lets the last
-of two equal keys win in silence. Here the scalars are those of YAML 1.2's core schema, a key
-that is given twice is an error, and every value has a line and column to point at. Merge keys
-(`<<: *name`) follow YAML 1.1; aliases that expand to too many values end in an error.
+PyYAML alone reads `no` as False and `12:30` as 750, leaves `1e-3` a string, and silently uses the
+last of two equal keys. Here scalars follow YAML 1.2's core schema, a repeated key is an error, and
+every value has a line and column for error messages. Merge keys (`<<: *name`) follow YAML 1.1;
+aliases that expand to too many values are an error.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import yaml
 
 Path = tuple[str | int, ...]  # ("suites", "smoke", "blocks", 0)
 
-MOST_VALUES = 100_000  # aliases expanded; the largest file of real use has a few thousand
+MAX_VALUES = 100_000  # with aliases expanded; real files have up to a few thousand
 
 _MERGE = "<<"
 _TAG = "tag:yaml.org,2002:"
@@ -33,9 +33,9 @@ _SCALARS = (
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """libyaml's parser where it is there, with the scalars above instead of YAML 1.1's."""
+    """libyaml's parser if available, with the scalars above instead of YAML 1.1's."""
 
-    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  # PyYAML's own way
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  # as PyYAML declares it
 
 
 for _name, _pattern, _first in _SCALARS:
@@ -54,16 +54,16 @@ class YamlError:
 
 @dataclass(kw_only=True)
 class Located:
-    """What a file says and where. `keys` point at a mapping's keys, `values` at any value."""
+    """The data of a file. keys, values: (line, column) of each key and each value."""
 
     value: Any = None
     keys: dict[Path, tuple[int, int]] = field(default_factory=dict)
     values: dict[Path, tuple[int, int]] = field(default_factory=dict)
-    empty: list[Path] = field(default_factory=list)  # where the value is null or left out
-    problems: list[YamlError] = field(default_factory=list)
+    empty: list[Path] = field(default_factory=list)  # values that are null or left out
+    errors: list[YamlError] = field(default_factory=list)
 
     def where(self, path: Path, *, key: bool = False) -> tuple[int, int]:
-        """Line and column of the value (or key) at `path`, else of the nearest one around it."""
+        """Return line and column of the value or key at `path`, or of the innermost parent."""
         if key and path in self.keys:
             return self.keys[path]
         while path and path not in self.values:
@@ -72,44 +72,43 @@ class Located:
 
 
 def load(text: str) -> Located:
-    """Read one document. Faults of the text itself are in `problems`, all but syntax at once."""
+    """Read one document. `errors` has the first syntax error, or else every other error."""
     located = Located()
     try:
         node = yaml.compose(text, Loader=_Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        message = " ".join(part for part in (error.context, error.problem) if part)
-        located.problems.append(
-            YamlError(line=line, column=column, path=(), text=f"no YAML: {message}")
-        )
-        return located
-    except yaml.YAMLError as error:
-        located.problems.append(YamlError(line=1, column=1, path=(), text=f"no YAML: {error}"))
-        return located
-    try:
         located.value = None if node is None else _Builder(located).build(node, ())
+    except yaml.YAMLError as error:
+        located.errors.append(_syntax_error(error))
     except _TooManyError as error:
-        located.problems = [error.args[0]]  # what stands in the parts is not worth its length
+        located.errors = [error.args[0]]  # further errors inside aliases would repeat too often
     return located
 
 
+def _syntax_error(error: yaml.YAMLError) -> YamlError:
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return YamlError(line=1, column=1, path=(), text=f"not valid YAML: {error}")
+    mark = error.problem_mark or error.context_mark
+    line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+    message = " ".join(part for part in (error.context, error.problem) if part)
+    return YamlError(line=line, column=column, path=(), text=f"not valid YAML: {message}")
+
+
 class _TooManyError(Exception):
-    """More values than a file may have; its argument is the YamlError."""
+    """The file has more values than allowed; the argument is the YamlError."""
 
 
 _Pair = tuple[yaml.ScalarNode, yaml.Node]  # a key and its value
 
 
 class _Builder:
-    """Walks PyYAML's nodes, filling in one `Located`."""
+    """Builds the data of PyYAML's nodes and fills in a `Located`."""
 
     def __init__(self, located: Located) -> None:
         self._located = located
-        self._open: list[yaml.Node] = []  # nodes being built, to stop at an alias to one of them
-        self._count = 0  # nodes visited, those behind an alias once for each time
+        self._open: list[yaml.Node] = []  # nodes being built, to detect an alias to one of them
+        self._count = 0  # nodes visited, counted again for each alias
         self._visited: set[int] = set()
-        self._aliases: list[Path] = []  # those that are being expanded, the outermost first
+        self._aliases: list[Path] = []  # aliases being expanded, the outermost first
 
     def build(self, node: yaml.Node, path: Path) -> Any:
         revisited = id(node) in self._visited
@@ -122,7 +121,7 @@ class _Builder:
 
     def _value(self, node: yaml.Node, path: Path) -> Any:
         if node in self._open:
-            return self._complain(node, path, "an alias may not contain itself")
+            return self._add_error(node, path, "an alias may not contain itself")
         self._open.append(node)
         try:
             if isinstance(node, yaml.MappingNode):
@@ -135,15 +134,15 @@ class _Builder:
             self._open.pop()
 
     def _visit(self, node: yaml.Node, path: Path) -> None:
-        """Count a node. Raises _TooManyError, with the place of the outermost alias."""
+        """Count a node. Raises _TooManyError, at the place of the outermost alias."""
         self._count += 1
         self._visited.add(id(node))
-        if self._count <= MOST_VALUES:
+        if self._count <= MAX_VALUES:
             return
         path = self._aliases[0] if self._aliases else path
         line, column = self._located.keys.get(path) or self._located.where(path[:-1])
-        text = f"the file has more than {MOST_VALUES:,} values, each alias counted with all that "
-        text += "it stands for; write fewer aliases of aliases"
+        text = f"the file has more than {MAX_VALUES:,} values with all aliases expanded; "
+        text += "write fewer aliases of aliases"
         raise _TooManyError(YamlError(line=line, column=column, path=path, text=text))
 
     def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
@@ -154,36 +153,40 @@ class _Builder:
         return values
 
     def _pairs(self, node: yaml.MappingNode, path: Path) -> dict[str, _Pair]:
-        """Keys and values of a mapping: those that it has itself, then those that it merges."""
+        """Return the keys and values of a mapping, after those that it merges."""
         pairs: dict[str, _Pair] = {}
         for key_node, value_node in node.value:
-            if not isinstance(key_node, yaml.ScalarNode):
-                self._complain(key_node, path, "a key must be a plain word")
-                continue
-            key = str(key_node.value)
-            if key in pairs:
-                line, _ = _place(pairs[key][0])
-                text = f"this key is given twice, first in line {line}"
-                self._complain(key_node, (*path, key), text)
-                continue
-            pairs[key] = key_node, value_node
+            if self._is_new_key(key_node, pairs, path):
+                pairs[str(key_node.value)] = key_node, value_node
         merge = pairs.get(_MERGE)
-        if merge is None or merge[0].style:  # in quotes it is a key like any other
+        if merge is None or merge[0].style:  # a quoted "<<" is an ordinary key
             return pairs
         del pairs[_MERGE]
         return self._merged(merge[1], (*path, _MERGE)) | pairs
 
+    def _is_new_key(self, node: yaml.Node, pairs: dict[str, _Pair], path: Path) -> bool:
+        """Return whether a node is a key that `pairs` lacks; otherwise add an error."""
+        if not isinstance(node, yaml.ScalarNode):
+            self._add_error(node, path, "a key must be a plain word")
+            return False
+        key = str(node.value)
+        if key in pairs:
+            line, _ = _place(pairs[key][0])
+            self._add_error(node, (*path, key), f"this key is given twice, first in line {line}")
+            return False
+        return True
+
     def _merged(self, node: yaml.Node, path: Path) -> dict[str, _Pair]:
-        """What `<<: node` brings: of a list the earlier mapping's keys win."""
+        """Return the pairs that `<<: node` merges; in a list, earlier mappings take precedence."""
         pairs: dict[str, _Pair] = {}
         several = isinstance(node, yaml.SequenceNode)
         for part in reversed(node.value) if several else [node]:
             self._visit(part, path)
             if not isinstance(part, yaml.MappingNode):
                 text = "`<<` merges a mapping or a list of mappings, and this is neither"
-                self._complain(part, path, text)
+                self._add_error(part, path, text)
             elif part in self._open:
-                self._complain(part, path, "an alias may not contain itself")
+                self._add_error(part, path, "an alias may not contain itself")
             else:
                 self._open.append(part)
                 pairs |= self._pairs(part, path)
@@ -203,11 +206,12 @@ class _Builder:
             return int(text, 0) if text[:2] in ("0x", "0o") else int(text)
         if kind == "float":
             return float(text.replace(".inf", "inf").replace(".nan", "nan"))
-        return self._complain(node, path, f"no tag {node.tag!r} here; write a plain value")
+        text = f"the tag {node.tag!r} is not supported; write a plain value"
+        return self._add_error(node, path, text)
 
-    def _complain(self, node: yaml.Node, path: Path, text: str) -> None:
+    def _add_error(self, node: yaml.Node, path: Path, text: str) -> None:
         line, column = _place(node)
-        self._located.problems.append(YamlError(line=line, column=column, path=path, text=text))
+        self._located.errors.append(YamlError(line=line, column=column, path=path, text=text))
 
 
 def _place(node: yaml.Node) -> tuple[int, int]:
@@ -215,6 +219,6 @@ def _place(node: yaml.Node) -> tuple[int, int]:
 
 
 def show(path: Path) -> str:
-    """`suites.smoke.blocks[0].quant[2]`."""
+    """Return a path as text, such as `suites.smoke.blocks[0].quant[2]`."""
     parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in path]
     return "".join(parts).removeprefix(".")

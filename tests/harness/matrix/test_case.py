@@ -73,7 +73,7 @@ def test_an_order_of_tokens_does_not_matter():
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("text", "message"),
     [
         ("m:1-n:2", "lacks k, e, topk, experts"),
         (PLAIN.id + "-tpp:2", "no field is called 'tpp', did you mean 'tp'?"),
@@ -89,8 +89,8 @@ def test_an_order_of_tokens_does_not_matter():
         (PLAIN.id + "-tokens:many", "tokens must be one of even, ragged, idle, not 'many'"),
     ],
 )
-def test_a_bad_id_says_what_is_wrong(text, complaint):
-    with pytest.raises(CaseError, match=re.escape(complaint)):
+def test_a_bad_id_says_what_is_wrong(text, message):
+    with pytest.raises(CaseError, match=re.escape(message)):
         MoETestConfig.from_id(text)
 
 
