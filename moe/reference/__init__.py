@@ -1,5 +1,6 @@
-"""The truth: slow, plain, float32, and sharing no code with what it judges.
+"""The reference: slow, plain, float32, and without code shared with what it judges.
 
-It imports `moe.spec`, `moe.types`, and of activations and routers the table and the `truth` files.
-`layer.BaselineSiluAndMul` is the whole layer, `formats` its number formats, `routing` its router.
+It imports `moe.spec`, `moe.types`, and the tables and `truth` files of activations and routers.
+`layer.BaselineSiluAndMul` is the complete layer, `formats` its number formats, `routing` its
+router.
 """

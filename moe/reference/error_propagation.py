@@ -1,8 +1,8 @@
-"""Values that carry what is known of their noise through rounding and quantization.
+"""Propagate rounding errors through the stages of the layer, together with the values.
 
-The reference is one right answer; another right member differs by its own sums' noise and by the
-values which that noise carries over a rounding tie. `Noisy` follows both, stage by stage, so
-that the bound on the output is worked out from the case's own numbers (docs/bounds.md).
+A correct member differs from the reference by the noise of its sums, and by values that this noise
+moves across a rounding tie. `Noisy` tracks both, stage by stage, so that the tolerance of the
+output follows from the values of the case (docs/bounds.md).
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
     from moe.formats.format import Format
     from moe.spec import Numerics
 
-REACH = 5.0  # a tie is within reach of noise at this many of its standard deviations
-FLOAT32_NOISE = 2.0**-21  # relative, of a few float32 operations and an exponential
+REACH = 5.0  # noise reaches ties at a distance of this many standard deviations
+FLOAT32_NOISE = 2.0**-21  # relative noise of a few float32 operations and an exponential
 
 
 @dataclass(frozen=True, kw_only=True)
 class Noisy:
-    """A value and how a right member's may differ from it, all elementwise.
+    """A value and the error that a correct member may have, all elementwise.
 
-    variance: of small noise, as good as normal. jumps: the expected square of rare whole steps,
-    where noise carried the value over a rounding tie. doubt: the largest such step, 0 where no
-    tie is within reach. shift: what of it all values under one scale have in common; None: nothing.
+    variance: of small, nearly normal noise. jumps: expected square of rare whole steps, where
+    noise moved the value across a rounding tie. doubt: the largest such step, 0 if no tie is
+    within reach. shift: the part of the error that values under one scale share, or None.
     """
 
     value: Tensor
@@ -44,27 +44,29 @@ class Noisy:
     shift: Tensor | None = None
 
     def columns(self, part: slice) -> Noisy:
-        """Some columns, as one rank's shard has them."""
+        """Return the columns of `part`, such as those of a rank's shard."""
         pieces = (t[:, part] for t in (self.value, self.variance, self.jumps, self.doubt))
         value, variance, jumps, doubt = pieces
         return Noisy(value=value, variance=variance, jumps=jumps, doubt=doubt)
 
     def by_rank(self, columns: Sequence[range]) -> Noisy:
-        """[R, N] -> [w, R, c], see `by_rank`. What fills up is sure to be zero."""
+        """Split [R, N] into [w, R, c], see `by_rank`; the padding has no error."""
         pieces = (self.value, self.variance, self.jumps, self.doubt)
         value, variance, jumps, doubt = (by_rank(t, columns) for t in pieces)
         return Noisy(value=value, variance=variance, jumps=jumps, doubt=doubt)
 
     def settled(self, value: Tensor, step: Tensor, tie: Tensor) -> Noisy:
-        """After rounding to `value` on a grid of `step`, from a distance `tie` to the next tie.
+        """Return the value and its error after rounding.
 
-        Small noise is gone, unless it reached the tie: then the two are whole steps apart. Of
-        the jumps before, those towards the tie, half of them, go on as jumps.
+        value: the rounded value. step: distance of neighbours on the grid. tie: distance of the
+        unrounded value from the nearest tie. Rounding removes small noise unless it reaches the
+        tie; then the values differ by whole steps. Half of the earlier jumps, those towards the
+        tie, remain jumps.
         """
         sigma = self.variance.sqrt()
         over = 0.5 * torch.erfc(tie / sigma.clamp(min=1e-30) / 2**0.5) * step.square()
         reach = REACH * sigma + self.doubt
-        ties = ((reach - tie) / step.clamp(min=1e-38)).floor() + 1  # that lie within reach
+        ties = ((reach - tie) / step.clamp(min=1e-38)).floor() + 1  # number within reach
         jump_size = torch.maximum(ties, torch.ones_like(ties)) * step
         moved = 0.5 * self.jumps / self.doubt.square().clamp(min=1e-38) * jump_size.square()
         jumps = over + torch.where(tie < self.doubt, moved, 0.0)
@@ -74,10 +76,10 @@ class Noisy:
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """A scale, and how far a rounding of its largest value may have moved it.
+    """A scale, and its error from rounding the largest value in its scope.
 
-    scale: broadcastable to the values. doubt: the largest relative shift, 0 for most.
-    chance: the probability of that shift. All of one shape.
+    scale: broadcastable to the values. doubt: the largest relative error, 0 for most.
+    chance: the probability of that error. All have the same shape.
     """
 
     scale: Tensor
@@ -85,12 +87,12 @@ class Scale:
     chance: Tensor
 
     def of(self, ranks: slice) -> Scale:
-        """[world] -> [w, 1, 1] those of some ranks, broadcastable to their values [w, R, c]."""
+        """Return the scales [world] of some ranks as [w, 1, 1], broadcastable to [w, R, c]."""
         scale, doubt, chance = (t[ranks, None, None] for t in self._all)
         return Scale(scale=scale, doubt=doubt, chance=chance)
 
     def or_larger(self, other: Scale, ranks: slice) -> Scale:
-        """[world], and the other [w, 1, 1] of some ranks: of each rank the larger scale."""
+        """Return the scales [world], with the other [w, 1, 1] of some ranks where it is larger."""
         larger = other.scale[:, 0, 0] > self.scale[ranks]
         merged = [t.clone() for t in self._all]
         for target, candidate in zip(merged, other._all, strict=True):
@@ -103,7 +105,7 @@ class Scale:
 
 
 def by_rank(x: Tensor, columns: Sequence[range]) -> Tensor:
-    """[A, N] -> [w, A, c]: each rank's columns, shorter pieces filled up with zeros."""
+    """Split [A, N] into each rank's columns [w, A, c], shorter pieces padded with zeros."""
     width = max(len(part) for part in columns)
     if all(len(part) == width for part in columns):
         contiguous = x[:, columns[0].start : columns[-1].stop]
@@ -113,55 +115,56 @@ def by_rank(x: Tensor, columns: Sequence[range]) -> Tensor:
 
 
 def rounding_variance(x: Tensor, dtype: str) -> Tensor:
-    """Of one rounding to the model dtype, elementwise: a step squared over twelve."""
+    """Return the variance of one rounding to `dtype`, elementwise: a step squared over twelve."""
     return formats.step_of(x, dtype).square() / 12
 
 
 def gathered(numerics: Numerics, terms: int) -> float:
-    """Relative variance of a sum of so many products."""
+    """Return the relative variance of a sum of `terms` products."""
     return numerics.accumulation**2 * min(terms, numerics.promoted or terms)
 
 
 def of_each_sum(x: Tensor, w: Tensor, numerics: Numerics) -> Tensor:
-    """[R, I], [O, I] -> [R, O] the standard deviation of each element of x @ w.T by itself.
+    """Return the standard deviation [R, O] of each element of x [R, I] @ w [O, I].T.
 
-    Where products are aligned it follows the largest of them and the sum so far, and can be many
-    times what it is on average; `gathered` gives that average.
+    If the hardware aligns products, it depends on the largest product and the sum so far, and can
+    be many times the average, which `gathered` gives.
     """
     terms = x.shape[1]
     if numerics.aligned is None:
         lengths = x.square().sum(dim=1, keepdim=True) * w.square().sum(dim=1)
         return (gathered(numerics, terms) / terms * lengths).sqrt()
-    at_a_time, bits = numerics.aligned
-    largest, sums = _largest(x, w, at_a_time), _in_groups(x, w, at_a_time)
+    group_size, bits = numerics.aligned
+    largest, sums = _largest(x, w, group_size), _in_groups(x, w, group_size)
     before = torch.zeros_like(sums)
     for group in range(1, len(sums)):
-        if group * at_a_time % (numerics.promoted or terms + 1):
+        if group * group_size % (numerics.promoted or terms + 1):
             before[group] = before[group - 1] + sums[group - 1]
-    # Each of the products, and the sum so far, loses up to a step: a third of its square. A step
-    # is a power of two and `largest` more than the largest: together another third, measured.
-    lost = (at_a_time + 1) / 9 * 4.0**-bits
+    # Each product and the sum so far lose up to a step, whose variance is a third of its square.
+    # A step is a power of two and `largest` an upper bound: another third for both, measured.
+    lost = (group_size + 1) / 9 * 4.0**-bits
     return (lost * (largest.square() + before.square()).sum(dim=0)).sqrt()
 
 
-def _largest(x: Tensor, w: Tensor, at_a_time: int) -> Tensor:
-    """[groups, R, O] at least the largest product of each group, at most 1.6 times it."""
+def _largest(x: Tensor, w: Tensor, group_size: int) -> Tensor:
+    """Return [groups, R, O] between 1 and 1.6 times the largest product of each group."""
     power, tiny = 8, torch.finfo(x.dtype).tiny
-    widest = x.abs().amax(dim=1).clamp(min=tiny), w.abs().amax(dim=1).clamp(min=tiny)
-    pairs = zip((x, w), widest, strict=True)
+    amax = x.abs().amax(dim=1).clamp(min=tiny), w.abs().amax(dim=1).clamp(min=tiny)
+    pairs = zip((x, w), amax, strict=True)
     x_power, w_power = ((t.abs() / size[:, None]) ** power for t, size in pairs)
-    return _in_groups(x_power, w_power, at_a_time) ** (1 / power) * (widest[0][:, None] * widest[1])
+    sums = _in_groups(x_power, w_power, group_size)
+    return sums ** (1 / power) * (amax[0][:, None] * amax[1])
 
 
-def _in_groups(x: Tensor, w: Tensor, at_a_time: int) -> Tensor:
-    """[groups, R, O] what each group of so many terms adds to x @ w.T."""
-    filled = (pad(t, (0, -t.shape[1] % at_a_time)) for t in (x, w))
-    x_groups, w_groups = (t.reshape(len(t), -1, at_a_time).transpose(0, 1) for t in filled)
+def _in_groups(x: Tensor, w: Tensor, group_size: int) -> Tensor:
+    """Return [groups, R, O] what each group of `group_size` terms adds to x @ w.T."""
+    padded = (pad(t, (0, -t.shape[1] % group_size)) for t in (x, w))
+    x_groups, w_groups = (t.reshape(len(t), -1, group_size).transpose(0, 1) for t in padded)
     return x_groups @ w_groups.transpose(1, 2)
 
 
 def rounded(x: Noisy, dtype: str) -> Noisy:
-    """Both sides round to the dtype: they agree but where a tie is within reach."""
+    """Round to `dtype`, as the member does: results differ only if a tie is within reach."""
     if dtype == "f32":
         return x
     step, value = formats.step_of(x.value, dtype), formats.on_grid(x.value, dtype)
@@ -171,9 +174,10 @@ def rounded(x: Noisy, dtype: str) -> Noisy:
 def intermediate(
     x: Tensor, w13: Tensor, numerics: Numerics, model: str, activation: ActivationTruth
 ) -> Noisy:
-    """activation(gate, up) of rows x [R, K] with w13 [2N, K] = [gate; up], rounded as declared.
+    """Return activation(gate, up) of rows x [R, K] with w13 [2N, K] = [gate; up].
 
-    The noise of a product is relative to the root of the sum of squares of what it adds up.
+    It is rounded as `numerics` declares. The noise of a product is relative to the root of the sum
+    of squares of its terms.
     """
     gate_up = x @ w13.T
     lengths = x.square().sum(dim=1, keepdim=True) * w13.square().sum(dim=1)
@@ -187,7 +191,7 @@ def intermediate(
 
 
 def _activated(gate_up: Noisy, activation: ActivationTruth) -> Noisy:
-    """[R, 2n] -> [R, n]; noise goes through the derivatives, plus float32's own."""
+    """Apply the activation [R, 2n] -> [R, n]: errors by its derivatives, plus float32 noise."""
     half = gate_up.value.shape[1] // 2
     gate, up = gate_up.columns(slice(0, half)), gate_up.columns(slice(half, None))
     product = activation(gate.value, up.value)
@@ -205,7 +209,7 @@ def _activated(gate_up: Noisy, activation: ActivationTruth) -> Noisy:
 
 
 def quantize_noisy(h: Noisy, scale: Scale, fmt: Format) -> Noisy:
-    """Quantize; where the scale itself is in doubt, everything under it shifts with it."""
+    """Quantize `h`; an error of the scale shifts every value in its scope."""
     q = formats.quantize(h.value, scale.scale, fmt)
     shift = h.value.abs() * scale.doubt
     unsure = Noisy(
@@ -215,7 +219,7 @@ def quantize_noisy(h: Noisy, scale: Scale, fmt: Format) -> Noisy:
         doubt=h.doubt + shift,
     )
     settled = unsure.settled(q.values, q.step, q.tie)
-    flipping = torch.minimum(shift * q.step, q.step.square())  # the share that crosses a tie
+    flipping = torch.minimum(shift * q.step, q.step.square())  # expected square of tie crossings
     return Noisy(
         value=settled.value,
         variance=settled.variance,
@@ -226,7 +230,7 @@ def quantize_noisy(h: Noisy, scale: Scale, fmt: Format) -> Noisy:
 
 
 def dynamic_scale(h: Noisy, fmt: Format) -> Scale:
-    """The scale of the values that share one; it follows the largest, and that one's jumps."""
+    """Return the scale of the values that share one, with the error of their largest value."""
     size = h.value.abs()
     largest = formats.scope_amax(size, fmt)
     rival = (h.doubt > 0) & (size + h.doubt >= largest)

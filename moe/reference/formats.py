@@ -1,8 +1,8 @@
-"""Number formats by plain arithmetic: no cast to a small dtype, so nothing to trust but float32.
+"""Quantize by plain float32 arithmetic, without casts to a small dtype.
 
-`on_grid` puts values on a grid by scaling with powers of two, which is exact. `fake_quantize`
-gives back the *values* that the codes stand for, and keeps what the bounds need: the step of
-each code and how far each value was from a rounding tie.
+`on_grid` rounds values to a grid by scaling with powers of two, which is exact. `quantize` returns
+the *values* of the codes, and what tolerances need: the step of each code and the distance of each
+value from a rounding tie.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _DTYPES = {"bf16": (8, -133), "fp16": (11, -24)}
 
 
 def step_of(x: Tensor, grid: Format | str) -> Tensor:
-    """The distance between neighbours of the grid at each value: [*] like x; 0 for `f32`.
+    """Return the distance between neighbours on the grid at each value; 0 for `f32`.
 
-    grid: a quantized format, whose truth is asked, or a layer's dtype.
+    x: any shape. grid: a quantized format, or the dtype of a layer.
     """
     if grid == "f32":
         return torch.zeros_like(x)
@@ -39,7 +39,7 @@ def step_of(x: Tensor, grid: Format | str) -> Tensor:
 
 
 def on_grid(x: Tensor, grid: Format | str) -> Tensor:
-    """Nearest grid value, ties to even. No clamping: quantizers clamp before."""
+    """Round to the nearest value on the grid, ties to even, without clamping."""
     if grid == "f32":
         return x
     step = step_of(x, grid)
@@ -47,9 +47,9 @@ def on_grid(x: Tensor, grid: Format | str) -> Tensor:
 
 
 def tie_of(x: Tensor, value: Tensor, grid: Format | str) -> Tensor:
-    """[*] how far x is from the nearest rounding tie, `value` being x on the grid.
+    """Return the distance of x from the nearest rounding tie. value: x on the grid.
 
-    Below a power of two neighbours are half as far apart as above it.
+    Below a power of two, neighbours are half as far apart as above it.
     """
     beyond = x.abs() - value.abs()
     above, below = step_of(value, grid), step_of(value * (1 - 2.0**-20), grid)
@@ -58,10 +58,11 @@ def tie_of(x: Tensor, value: Tensor, grid: Format | str) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Quantized:
-    """values: what the codes stand for. scale, step: [*] broadcastable; step is in values.
+    """The result of `quantize`.
 
-    tie: distance of each value from the nearest rounding tie, in values; beyond the largest
-    code, where nothing can flip, it is infinite.
+    values: of the codes, like x. scale, step: broadcastable to them. tie: distance of each value
+    from the nearest rounding tie; infinite beyond the largest code, where no code can flip. step
+    and tie are in units of the values, not of the codes.
     """
 
     values: Tensor
@@ -71,14 +72,14 @@ class Quantized:
 
 
 def scale_for(amax: Tensor, fmt: Format) -> Tensor:
-    """amax times the float32 reciprocal of the largest code; 1 where everything is zero."""
+    """Return amax times the float32 reciprocal of the largest code; 1 if amax is zero."""
     reciprocal = torch.tensor(1.0 / fmt.top, dtype=torch.float32, device=amax.device)
     scaled = (amax.to(torch.float32) * reciprocal).to(amax.dtype)
     return torch.where(scaled == 0, torch.ones_like(amax), scaled)
 
 
 def quantize(x: Tensor, scale: Tensor, fmt: Format) -> Quantized:
-    """x: float; scale: broadcastable to x."""
+    """Quantize x with `scale`, broadcastable to x."""
     ratio = x / scale
     clamped = ratio.clamp(-fmt.top, fmt.top)
     codes = on_grid(clamped, fmt)
@@ -89,21 +90,24 @@ def quantize(x: Tensor, scale: Tensor, fmt: Format) -> Quantized:
 
 
 def spread_groups(per_group: Tensor, width: int, group: int) -> Tensor:
-    """[..., ceil(width/group)] -> [..., width]."""
+    """Repeat [..., ceil(width/group)] to [..., width]."""
     return per_group.repeat_interleave(group, dim=-1)[..., :width]
 
 
 def group_amax(x: Tensor, group: int) -> Tensor:
-    """[..., K] -> [..., ceil(K/group)]; the last group may be short."""
+    """Return the largest |x| of each group: [..., K] -> [..., ceil(K/group)].
+
+    The last group may be short.
+    """
     padded = torch.nn.functional.pad(x.abs(), (0, -x.shape[-1] % group))
     groups = padded.shape[-1] // group
     return padded.reshape(*padded.shape[:-1], groups, group).amax(dim=-1)
 
 
 def scope_amax(x: Tensor, fmt: Format) -> Tensor:
-    """The largest |x| that shares a scale with each element of x, broadcastable to it.
+    """Return the largest |x| that shares a scale with each element of x, broadcastable to x.
 
-    x: [T, K], or [w, T, K] of w ranks that share none.
+    x: [T, K], or [w, T, K] of w ranks with scales of their own.
     """
     assert fmt.block is not None, f"{fmt.name} has no scales"
     rows, columns = fmt.block
@@ -130,14 +134,14 @@ def activation_scale(x: Tensor, fmt: Format, static: Tensor | None) -> Tensor:
 
 
 def weight_values(w: Tensor, fmt: Format) -> Tensor:
-    """One expert's matrix [O, I] -> the values that its codes stand for."""
+    """Return the values of the codes of one expert's matrix [O, I]."""
     if fmt.grid == "model":
         return w
     return quantize(w, weight_scale(w, fmt), fmt).values
 
 
 def weight_scale(w: Tensor, fmt: Format) -> Tensor:
-    """The scale of each element of one expert's matrix [O, I], broadcastable to it."""
+    """Return the scale of each element of one expert's matrix [O, I], broadcastable to it."""
     assert fmt.block is not None, f"{fmt.name} has no scales"
     rows, columns = fmt.block
     amax = w.abs()

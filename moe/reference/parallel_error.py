@@ -1,9 +1,9 @@
-"""How far a right output may be from the reference along the reference itself.
+"""Compute the error of a correct output along the reference, for each row.
 
-An error in a random direction has next to no part along the row: of K columns, one K-th of its
-square. But the second product turns an error of intermediate j into a multiple of column j of its
-matrix, and the row is the sum of just these columns, each times its intermediate. So an error has
-more of itself along the row, the more of the row comes from that intermediate.
+Of the square of an error in a random direction, only 1/K is along a row of K columns. But the
+second product turns an error of intermediate j into a multiple of column j of its matrix, and the
+row is the sum of these columns, each times its intermediate. So the more an intermediate
+contributes to the row, the more of its error is along the row.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 def along_itself(h: Noisy, power: Tensor, length: Tensor, lost: float) -> Tensor:
-    """[3, R] what may be in <error of y, y>, see `Answer.along`, summed over ranks.
+    """Return the parts [3, R] of <error of y, y>, see `Answer.along`, summed over ranks.
 
     h: [w, R, c] each rank's columns. power: [w, c, 1] squared lengths of their columns of the
-    second matrix. length: [w, R] of y, squared. lost: what sums may lose in one direction, relative
-    to it.
+    second matrix. length: [w, R] squared lengths of y. lost: the relative loss of truncated sums,
+    all in one direction.
     """
     size = h.value.abs()
     variance = ((h.variance + h.jumps) * size.square()) @ power.square()

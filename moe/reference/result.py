@@ -1,8 +1,8 @@
-"""What the reference answers: outputs, and how far a right member may be from them.
+"""Results of the reference: outputs, and the error that a correct member may have.
 
-- `variance`: the expected squared distance of each row, from every declared rounding, from the
-  accumulation noise of the products, and from codes that this noise may push over a tie;
-- `flips`: the squared distance if every code within reach of the noise did flip.
+- `variance`: the expected squared distance of each row, from every declared rounding, the
+  accumulation noise of the products, and codes that this noise may move across a tie;
+- `flips`: the squared distance if every code within reach of the noise flips.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What a right layer gives for some tokens, before its last rounding, and how surely.
+    """The correct output for some tokens, before its last rounding, and its allowed error.
 
     out: [T, K]. variance, flips: [T] float32, squared distances. amax1, amax2: largest absolute
     input and intermediate value, from which static scales are calibrated.
 
-    parts: [world, r, k, K] what each rank adds for each slot of the r rows asked for, before the
-    router's weight; None where nobody asked. shared: [T, K] of the shared experts, or None.
-    tensor_scales: the input's and the ranks' intermediates' scales [world], where one spans many
-    tokens; 0 for a rank that has seen none.
+    parts: [world, r, k, K] what each rank adds for each slot of the r requested rows, before the
+    router weight; None if not requested. shared: [T, K] of the shared experts, or None.
+    tensor_scales: the scale of the input and the scales [world] of the ranks' intermediates, if
+    one scale spans many tokens; 0 for a rank without tokens.
 
-    along: [3, T] float32 how far <y - q, q> of a row may be from 0 because of what moves along the
-    row itself: variance; squared, if every code within reach did flip; what all may have in
-    common. None: nothing is known, and nobody asks for a direction.
+    along: [3, T] float32 allowed <y - q, q> of a row, from errors along the row: its variance; its
+    square if every code within reach flips; the part that all values share. None: unknown, so
+    that directions are not judged.
     """
 
     out: Tensor
@@ -46,11 +46,11 @@ class Answer:
 
 @dataclass
 class Sums:
-    """What accumulates while the experts pass by; one instance a call."""
+    """Sums over the experts; one instance for each call."""
 
     partial: Tensor  # [ranks, T, K] each rank's weighted sum
     parts: Tensor  # [ranks, r, k, K] see Answer
-    place: Tensor  # [T] int64 index of each row among the r kept ones, -1 = not kept
+    place: Tensor  # [T] int64 index of each row among the r requested ones, -1 = not requested
     variance: Tensor  # [T]
     flips: Tensor  # [T]
     along: Tensor  # [3, T] see Answer

@@ -1,7 +1,7 @@
-"""The router's truth, and whether somebody else's choice of experts is a right one.
+"""The reference of the routers, and the check of a member's choice of experts.
 
-Ties are nobody's mistake: ids are valid when each chosen logit is at least each unchosen one,
-less the noise of the logits' own arithmetic.
+Any choice among ties is valid: each chosen logit must be at least each other logit, less the
+noise of computing the logits.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
     from moe.routers.base import RouterTruth
 
-# a score and its renormalisation in float32: a few roundings of 2**-24 each, and exp's own error
+# of a score and its renormalisation in float32: a few roundings of 2**-24 and the error of exp
 WEIGHT_NOISE = 2.0**-20
 
 
 def truth_of(router: str) -> RouterTruth:
-    """The twin of a row of `moe.routers`."""
+    """Return the reference of a router, by its name in `moe.routers`."""
     truth: RouterTruth = resolve(ROUTERS.row(router).truth)()
     return truth
 
@@ -31,12 +31,15 @@ def truth_of(router: str) -> RouterTruth:
 def weights(
     logits: Tensor, topk_ids: Tensor, *, renormalize: bool, router: str = "softmax"
 ) -> Tensor:
-    """logits: [T, E]; topk_ids: [T, k], none -1 -> [T, k] float32 weights of these experts."""
+    """Return the weights [T, k] float32 of the experts `topk_ids` [T, k], none of them -1.
+
+    logits: [T, E].
+    """
     return truth_of(router).weights(logits, topk_ids, renormalize=renormalize)
 
 
 def choose(logits: Tensor, top_k: int, router: str = "softmax") -> Tensor:
-    """[T, E] -> [T, k] ids of the router's choice, the lower id first among equals."""
+    """Return the ids [T, k] that the router chooses by logits [T, E], lower ids first in ties."""
     return truth_of(router).choose(logits, top_k)
 
 
@@ -48,27 +51,28 @@ def routing_errors(
     renormalize: bool,
     router: str = "softmax",
 ) -> list[str]:
-    """What is wrong with a router's output; empty when nothing is.
+    """Return what is wrong with a router's output; empty if it is correct.
 
-    logits: [T, E] as the router got them. topk_ids: [T, k] int32. topk_weights: [T, k] float32.
+    logits: [T, E], the router's input. topk_ids: [T, k] int32. topk_weights: [T, k] float32.
     """
-    tokens, experts = logits.shape
-    if tokens == 0:
-        return []
     ids = topk_ids.long()
-    outside = (ids < 0) | (ids >= experts)
-    if outside.any():
-        row = int(outside.any(dim=1).nonzero()[0])
-        return [
-            f"routing: token {row} is sent to {ids[row].tolist()}, experts are 0..{experts - 1}"
-        ]
+    if len(logits) == 0:
+        return []
+    if errors := _out_of_range(ids, logits.shape[1]):
+        return errors
     is_chosen = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, ids, True)
     truth = truth_of(router)
-    errors = _twice(ids, is_chosen) + _not_best(truth, logits.double(), is_chosen)
-    if not errors:
-        expected = truth.weights(logits, ids, renormalize=renormalize)
-        errors = _wrong_weights(expected, topk_weights)
-    return errors
+    if errors := _twice(ids, is_chosen) + _not_best(truth, logits.double(), is_chosen):
+        return errors
+    return _wrong_weights(truth.weights(logits, ids, renormalize=renormalize), topk_weights)
+
+
+def _out_of_range(ids: Tensor, experts: int) -> list[str]:
+    bad = ((ids < 0) | (ids >= experts)).any(dim=1).nonzero()
+    if len(bad) == 0:
+        return []
+    row = int(bad[0])
+    return [f"routing: token {row} is sent to {ids[row].tolist()}, experts are 0..{experts - 1}"]
 
 
 def _twice(ids: Tensor, is_chosen: Tensor) -> list[str]:
