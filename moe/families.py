@@ -26,7 +26,8 @@ FAMILIES = {
     "platform": "moe.platforms:PLATFORMS",
 }
 CASE_FAMILIES = tuple(family for family in FAMILIES if family != "platform")
-MEMBERS = ("experts", "all2all", "quant")  # whose classes a built layer names: see moe.layer
+MEMBERS = ("experts", "all2all", "quant")  # what a layer is built from: see moe.layer.Members
+SERVED = (*MEMBERS, "router")  # whose classes a built layer names
 
 
 def table(family: str) -> Registry[Any]:

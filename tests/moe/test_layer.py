@@ -121,6 +121,7 @@ def test_the_classes_that_serve_are_reported():
         "experts": "TorchLoopExperts",
         "all2all": "Local",
         "quant": "Fp8Block",
+        "router": "SoftmaxTopK",
     }
 
 
@@ -130,6 +131,7 @@ def test_a_case_s_result_reports_every_member():
         "experts": "TorchGroupedExperts",
         "all2all": "AllGatherReduceScatter",
         "quant": "NoQuant",
+        "router": "SoftmaxTopK",
     }
 
 
