@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -153,6 +154,14 @@ TRIALS = {
     ),
 }
 BY_NAME = pytest.mark.parametrize("family", TRIALS)
+
+
+def sections() -> dict[str, str]:
+    """The parts of CONTRIBUTING on one family each, by the entry-point group that they name."""
+    _, *parts = (ROOT / "CONTRIBUTING.md").read_text().split("\n### ")
+    named = {re.findall(r"group\s+`(moe\.\w+)`", part)[0]: part for part in parts}
+    assert len(named) == len(parts), "a section a family"
+    return {group: part.partition("\n## ")[0] for group, part in named.items()}
 
 
 def entry_points() -> ConfigParser:
@@ -314,3 +323,22 @@ def test_the_folder_on_the_path_adds_a_row_to_every_table():
     names = {f"moe.{table.family}": None for _, table in families.tables()}
     expected = [next(iter(registered[group])) for group in (*names, "moe.formats", "moe.checks")]
     assert done.stdout.split() == expected
+
+
+@BY_NAME
+def test_contributing_has_the_steps_of_each_family(family):
+    trial, parts = TRIALS[family], sections()
+    for group in trial.groups:
+        text = " ".join(parts[group].split())
+        table = "harness/checks" if family == "check" else group.replace(".", "/")
+        assert f"`{table}/__init__.py`" in text
+        assert (ROOT / table / "__init__.py").is_file()
+        assert all(f"Example: `{source}`" in text for source in trial.sources)
+        files = {path.name for path in (EXTRA / trial.sources[0]).glob("[a-z]*.py")}
+        if {"spec.py", "truth.py"} <= files and group != "moe.quant":
+            needed = files - {"method.py"}
+            assert all(f"`{name}`" in text for name in needed), "each file of the folder is named"
+
+
+def test_contributing_has_no_other_sections():
+    assert set(sections()) == {group for trial in TRIALS.values() for group in trial.groups}
