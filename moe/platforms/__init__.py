@@ -23,9 +23,9 @@ class PlatformRow(Row):
 
     arch: what detection calls such a chip (`sm90`, `gfx942`, `cpu`). device_bytes: memory of
     one device when a plan is made for it from afar; the smallest product of the kind.
-    detector: "module:function", a `Detector`; rows of one vendor share it, and None is for what a
-    machine is without any device. products: words of product names, for a detector that can read
-    a name only.
+    detector: "module:function", a `moe.platforms.base.Detector`; rows of one vendor share it, and
+    None is for what a machine is without any device. products: words of product names, for a
+    detector that can read a name only.
     """
 
     arch: str

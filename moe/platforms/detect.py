@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import ctypes
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from moe.platforms import PLATFORMS, platform
+from moe.platforms.base import Device as Device
 from moe.spec import Platform, resolve
 
 if TYPE_CHECKING:
@@ -24,26 +24,6 @@ _NVML = "libnvidia-ml.so.1"
 _PROC = Path("/proc/driver/nvidia/gpus")
 _KFD = Path("/sys/class/kfd/kfd/topology/nodes")
 GPUS = ("cuda",)  # torch device types: those of platforms with GPUs
-
-
-@dataclass(frozen=True, kw_only=True)
-class Device:
-    """One device: a GPU, or a CPU that is a platform of its own."""
-
-    name: str  # the vendor's product name
-    arch: str  # sm90, gfx942
-    memory_bytes: int  # 0 where it cannot be read
-    uuid: str = ""  # "GPU-…"
-
-
-class Detector(Protocol):
-    """What `PlatformRow.detector` names."""
-
-    def __call__(self, environ: Mapping[str, str]) -> tuple[Device, ...]:
-        """Return the devices that a process with this environment may use; () without any.
-
-        Their `arch` says which row each is. Imports no torch.
-        """
 
 
 def devices(

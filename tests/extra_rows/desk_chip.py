@@ -1,7 +1,7 @@
 """A CPU as a platform of its own; this machine is one where DESK_CHIP is set. No torch."""
 
 from moe.platforms import PlatformRow
-from moe.platforms.detect import Device
+from moe.platforms.base import Device
 from moe.spec import Platform
 
 DESK_CHIP = PlatformRow(
