@@ -1,6 +1,7 @@
 # One command each. The first makes everything that it needs:
 #   make test-matrix   sets up .venv and runs the suite that fits this machine
 #   make test          the project's own checks and tests
+#   make test-extra-rows   the same tests with one more row in every table, see tests/extra_rows
 #
 # SUITE=name      another suite of configs/matrix.yaml      ARGS="..."  more options for the command
 # EXTRAS=cuda     extras of pyproject.toml to install too
@@ -10,7 +11,7 @@
 # `make setup`, then `python -m harness ...` with .venv/bin/python.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test-matrix test check bench-engine bench-judge mistakes evidence clean
+.PHONY: help setup test-matrix test test-extra-rows check bench-engine bench-judge mistakes evidence clean
 
 SUITE ?= $(shell $(PY) scripts/setup_env.py --suite)
 ARGS ?=
@@ -46,6 +47,9 @@ test-matrix: setup
 
 test: check
 	$(PY) -m pytest -n 2 $(ARGS)
+
+test-extra-rows: setup
+	PYTHONPATH=$(CURDIR)/tests/extra_rows$(if $(PYTHONPATH),:$(PYTHONPATH)) $(PY) -m pytest -n 2 $(ARGS)
 
 check: setup
 	$(PY) -m ruff check .

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     from moe.registry import Registry
 
-# Of each family a case names one member, in the field that is called like the family.
+# Of each family but the last a case names one member, in the field that is called like the family.
+# The platform is the machine's: see moe.platforms.detect.
 FAMILIES = {
     "experts": "moe.experts:EXPERTS",
     "all2all": "moe.all2all:ALL2ALL",
@@ -22,8 +23,11 @@ FAMILIES = {
     "router": "moe.routers:ROUTERS",
     "activation": "moe.activations:ACTIVATIONS",
     "layer": "moe.layers:LAYERS",
+    "platform": "moe.platforms:PLATFORMS",
 }
-MEMBERS = ("experts", "all2all", "quant")  # whose classes a built layer names: see moe.layer
+CASE_FAMILIES = tuple(family for family in FAMILIES if family != "platform")
+MEMBERS = ("experts", "all2all", "quant")  # what a layer is built from: see moe.layer.Members
+SERVED = (*MEMBERS, "router")  # whose classes a built layer names
 
 
 def table(family: str) -> Registry[Any]:

@@ -166,9 +166,9 @@ def build(
         experts_here=problem.layout.experts_of(rank, problem.num_experts),
         a1_scale=weights.a1_scale,
     )
-    served = {"experts": experts, "all2all": prepare_finalize, "quant": quant}
-    names = {family: type(member).__qualname__ for family, member in served.items()}
     router = ROUTERS.load(problem.router)()
+    served = {"experts": experts, "all2all": prepare_finalize, "quant": quant, "router": router}
+    names = {family: type(member).__qualname__ for family, member in served.items()}
     parts = {"router": router, "kernel": kernel, "groups": groups, "shared": shared}
     return FusedMoE(problem=problem, members=names, **parts)
 

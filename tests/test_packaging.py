@@ -95,12 +95,23 @@ def test_no_python_is_one_line(tmp_path):
     )
 
 
-def test_ci_runs_the_two_commands():
+def test_the_tests_run_with_one_more_row_in_every_table():
+    steps = make("test-extra-rows", f"PYTHON={sys.executable}").stdout
+    assert f"PYTHONPATH={ROOT}/tests/extra_rows:{ROOT}" in steps
+    assert f"{sys.executable} -m pytest -n 2" in steps
+    venv = make("test-extra-rows").stdout
+    assert re.search(
+        rf"^PYTHONPATH={ROOT}/tests/extra_rows\S* \.venv/bin/python -m pytest", venv, re.M
+    )
+
+
+def test_ci_runs_its_commands():
     script = ROOT / ".ci" / "run"
     lines = script.read_text().splitlines()
     assert os.access(script, os.X_OK)
     assert "set -euo pipefail" in lines
-    assert lines[-2:] == ["make test", "make test-matrix SUITE=smoke"]
+    steps = ["make test", "make test-extra-rows", "make test-matrix SUITE=smoke"]
+    assert lines[-3:] == steps
 
 
 # The set-up.

@@ -28,7 +28,7 @@ def _others(subject: Subject) -> Iterator[str]:
     case, ran = subject.case, subject.layer.members
     if case.layer != COMPOSED:  # one class, loaded by its path: there is no other
         return
-    for family, table in families.tables(families.MEMBERS):
+    for family, table in families.tables(families.SERVED):
         asked = getattr(case, family)
         wanted = table.row(asked).target.rpartition(":")[2]
         if ran[family] != wanted:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from harness.fixtures.layer_call import Call
     from harness.fixtures.layer_under_test import Subject
     from moe.reference.error_propagation import Noisy, Scale
+    from moe.spec import Scheme
 
 MOST_ROWS = 2  # each asks for the whole reference five times more
 AS_GOOD_AS_IT = 0.1  # of an output's squared error: what is left where it is such a layer's
@@ -105,16 +106,24 @@ def findings(observation: Observation) -> tuple[Finding, ...]:
     return () if text is None else (Finding(check=CHECK.name, text=text),)
 
 
+def ways(scheme: Scheme) -> tuple[str, ...]:
+    """Return the keys of WAYS that leave unquantized what the scheme quantizes."""
+    weights, activations = scheme.weights != "model", scheme.activations != "model"
+    if weights and activations:
+        return tuple(WAYS)
+    if weights:
+        return ("weights",)
+    return ("inputs", "intermediates", "activations") if activations else ()
+
+
 def shares(subject: Subject, calls: Sequence[Call]) -> tuple[Share, ...]:
-    """One for each of WAYS in which the reference would be another; () without tokens.
+    """One for each way in which the reference would be another; () without tokens.
 
     Over MOST_ROWS rows of each call together. Not collective.
     """
-    scheme = subject.case.problem.scheme
-    if scheme.activations == "model" and scheme.weights == "model":
-        return ()
     rows = [chosen_rows(len(call.tokens.x), call.tokens.x.device)[:MOST_ROWS] for call in calls]
-    found = (_share(subject, calls, rows, what) for what in WAYS)
+    names = ways(subject.case.problem.scheme)
+    found = (_share(subject, calls, rows, what) for what in names)
     return tuple(share for share in found if share is not None)
 
 

@@ -98,7 +98,7 @@ def plain(quant: str = "none", dtype: str = "bf16") -> Problem:
 
 
 def _members(platform: Platform) -> Iterator[Member]:
-    for family, table in families.tables():
+    for family, table in families.tables(families.CASE_FAMILIES):
         for row in table:
             if family == "experts":
                 yield _experts(row, platform)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moe.platforms import PLATFORMS, platform
-from moe.platforms.detect import devices, platform_of
+from moe.platforms.detect import GPUS, devices, platform_of
 
 if TYPE_CHECKING:
     from moe.spec import Platform
@@ -32,14 +32,15 @@ class Machine:
 
 def detect() -> Machine:
     """This machine. GPUs count only where the installed torch can use them."""
-    found = () if torch_is_cpu_only() else devices()
+    found = devices(kinds=("cpu",) if torch_is_cpu_only() else (*GPUS, "cpu"))
     chip = platform_of(found)
+    gpus = found if chip.device in GPUS else ()
     row = next((row for row in PLATFORMS if row.name == chip.name), None)
     assumed = row.device_bytes if row else 0
     return Machine(
         platform=chip,
-        devices=len(found),
-        device_bytes=min((device.memory_bytes or assumed for device in found), default=0),
+        devices=len(gpus),
+        device_bytes=min((device.memory_bytes or assumed for device in gpus), default=0),
         cores=usable_cores(),
         memory_bytes=usable_memory(),
     )

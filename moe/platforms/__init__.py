@@ -1,7 +1,8 @@
 """The platforms: the table. One row a kind of chip, one file each; a row names its features.
 
 Other families match on the features, never on a platform's name, so that a new chip needs no
-change elsewhere. `moe.platforms.detect` finds which row this machine is, without torch.
+change elsewhere. `moe.platforms.detect` finds which row this machine is, without torch. Rows of
+other packages come in by the entry-point group `moe.platforms`.
 """
 
 from __future__ import annotations
@@ -22,13 +23,20 @@ class PlatformRow(Row):
 
     arch: what detection calls such a chip (`sm90`, `gfx942`, `cpu`). device_bytes: memory of
     one device when a plan is made for it from afar; the smallest product of the kind.
+    detector: "module:function", a `moe.platforms.base.Detector`; rows of one vendor share it, and
+    None is for what a machine is without any device. products: words of product names, for a
+    detector that can read a name only.
     """
 
     arch: str
     device_bytes: int = 0
+    detector: str | None = None
+    products: tuple[str, ...] = ()
 
 
 _GB = 10**9
+_NVIDIA = "moe.platforms.detect:nvidia_devices"
+_AMD = "moe.platforms.detect:amd_devices"
 
 PLATFORMS: Registry[PlatformRow] = Registry(
     "platforms",
@@ -39,24 +47,30 @@ PLATFORMS: Registry[PlatformRow] = Registry(
             target="moe.platforms.cuda_sm90:platform",
             arch="sm90",
             device_bytes=80 * _GB,  # H100; an H200 has 141
+            detector=_NVIDIA,
+            products=("H100", "H200", "H800", "H20"),
         ),
         PlatformRow(
             name="cuda_sm100",
             target="moe.platforms.cuda_sm100:platform",
             arch="sm100",
             device_bytes=180 * _GB,  # B200
+            detector=_NVIDIA,
+            products=("B200",),
         ),
         PlatformRow(
             name="rocm_gfx942",
             target="moe.platforms.rocm_gfx942:platform",
             arch="gfx942",
             device_bytes=192 * _GB,  # MI300X; an MI325X has 256
+            detector=_AMD,
         ),
         PlatformRow(
             name="rocm_gfx950",
             target="moe.platforms.rocm_gfx950:platform",
             arch="gfx950",
             device_bytes=288 * _GB,  # MI350X and MI355X
+            detector=_AMD,
         ),
     ),
 )

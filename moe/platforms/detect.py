@@ -1,5 +1,6 @@
-"""Which GPUs this machine has and which platform that makes it, found without torch.
+"""Which devices this machine has and which platform that makes it, found without torch.
 
+The rows of `moe.platforms` name the functions that detect them; two of those are defined below.
 NVIDIA: NVML through ctypes, else the driver's files in /proc. AMD: the kfd topology in sysfs.
 `CUDA_VISIBLE_DEVICES`, `HIP_VISIBLE_DEVICES` and `ROCR_VISIBLE_DEVICES` are respected as the
 vendors' runtimes read them: indices or UUIDs, up to the first one that cannot be.
@@ -9,41 +10,51 @@ from __future__ import annotations
 
 import ctypes
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moe.platforms import PLATFORMS, platform
-from moe.spec import Platform
+from moe.platforms.base import Device as Device
+from moe.spec import Platform, resolve
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
 _NVML = "libnvidia-ml.so.1"
 _PROC = Path("/proc/driver/nvidia/gpus")
 _KFD = Path("/sys/class/kfd/kfd/topology/nodes")
-# Product name in /proc -> arch, where NVML cannot be loaded.
-_NAMES = {"H100": "sm90", "H200": "sm90", "H800": "sm90", "H20": "sm90", "B200": "sm100"}
+GPUS = ("cuda",)  # torch device types: those of platforms with GPUs
 
 
-@dataclass(frozen=True, kw_only=True)
-class Device:
-    """One GPU."""
+def devices(
+    environ: Mapping[str, str] = os.environ, kinds: Collection[str] = GPUS
+) -> tuple[Device, ...]:
+    """Ask the rows in their order: return what the first detector that sees any device reports.
 
-    name: str  # the vendor's product name
-    arch: str  # sm90, gfx942
-    memory_bytes: int  # 0 where it cannot be read
-    uuid: str = ""  # "GPU-…"
+    kinds: torch device types; rows of other types are not asked.
+    """
+    for detector in _detectors(kinds):
+        reported: tuple[Device, ...] = resolve(detector)(environ)
+        if reported:
+            return reported
+    return ()
 
 
-def devices(environ: Mapping[str, str] = os.environ) -> tuple[Device, ...]:
-    """The GPUs that a process with this environment may use, NVIDIA's before AMD's."""
-    found = nvml_devices() or proc_devices()
-    nvidia = visible(found, environ.get("CUDA_VISIBLE_DEVICES"))
+def _detectors(kinds: Collection[str]) -> Iterable[str]:
+    """Return each detector of the rows whose devices are of these types, once."""
+    rows = (row for row in PLATFORMS if row.detector and platform(row.name).device in kinds)
+    return dict.fromkeys(row.detector for row in rows if row.detector)
+
+
+def nvidia_devices(environ: Mapping[str, str]) -> tuple[Device, ...]:
+    """Return NVIDIA's GPUs that `CUDA_VISIBLE_DEVICES` leaves."""
+    return visible(nvml_devices() or proc_devices(), environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+def amd_devices(environ: Mapping[str, str]) -> tuple[Device, ...]:
+    """Return AMD's GPUs. HIP counts within what ROCr left; without its variable it reads CUDA's."""
     amd = visible(kfd_devices(), environ.get("ROCR_VISIBLE_DEVICES"))
-    # HIP counts within what ROCr left; without its own variable it reads CUDA's.
-    hip = environ.get("HIP_VISIBLE_DEVICES", environ.get("CUDA_VISIBLE_DEVICES"))
-    return nvidia or visible(amd, hip)
+    return visible(amd, environ.get("HIP_VISIBLE_DEVICES", environ.get("CUDA_VISIBLE_DEVICES")))
 
 
 def platform_of(found: Sequence[Device]) -> Platform:
@@ -125,9 +136,15 @@ def proc_devices(root: Path = _PROC) -> tuple[Device, ...]:
         pairs = (line.split(":", 1) for line in path.read_text().splitlines() if ":" in line)
         facts = {key.strip(): value.strip() for key, value in pairs}
         name = facts.get("Model", "NVIDIA GPU")
-        arch = next((arch for part, arch in _NAMES.items() if part in name.split()), "unknown")
-        found.append(Device(name=name, arch=arch, memory_bytes=0, uuid=facts.get("GPU UUID", "")))
+        uuid = facts.get("GPU UUID", "")
+        found.append(Device(name=name, arch=_arch_of(name), memory_bytes=0, uuid=uuid))
     return tuple(found)
+
+
+def _arch_of(name: str) -> str:
+    """Return the arch of the first row that names a word of this product name."""
+    words = set(name.split())
+    return next((row.arch for row in PLATFORMS if words & set(row.products)), "unknown")
 
 
 def kfd_devices(root: Path = _KFD) -> tuple[Device, ...]:

@@ -18,6 +18,7 @@ from harness.record.result import RankResult, Verdict
 from moe.experts import EXPERTS
 from moe.platforms import platform
 from moe.quant import QUANT
+from moe.registry import Registry
 from moe.shared import SharedExperts
 from moe.spec import Layout
 from tests.harness.diagnosis.planted_mistakes import MISTAKES
@@ -73,17 +74,24 @@ def test_a_rank_says_in_which_phase_it_is():
     assert [text for text in dict.fromkeys(said) if text in phases] == phases
 
 
-def test_a_right_output_of_another_member_fails(monkeypatch):
-    wanted, load = case(experts="torch_grouped"), type(EXPERTS).load
+@pytest.mark.parametrize(
+    ("family", "asked", "other", "classes"),
+    [
+        ("experts", "torch_grouped", "torch_loop", ("TorchGroupedExperts", "TorchLoopExperts")),
+        ("router", "sigmoid", "softmax", ("SigmoidTopK", "SoftmaxTopK")),
+    ],
+)
+def test_an_output_of_another_member_fails(monkeypatch, family, asked, other, classes):
+    load = Registry.load
 
-    def other(table, name):
-        return load(table, "torch_loop" if name == "torch_grouped" else name)
+    def load_other(table, name):
+        return load(table, other if name == asked else name)
 
-    monkeypatch.setattr(type(EXPERTS), "load", other)
-    found = run_case(wanted, context())
-    said = "experts: asked for torch_grouped (TorchGroupedExperts), and TorchLoopExperts ran"
+    monkeypatch.setattr(Registry, "load", load_other)
+    found = run_case(case(**{family: asked}), context())
     assert found.verdict is Verdict.FAILED
-    assert said in found.messages
+    text = f"{family}: asked for {asked} ({classes[0]}), and {classes[1]} ran"
+    assert text in found.messages
 
 
 def test_cases_of_one_gang_share_what_they_can():

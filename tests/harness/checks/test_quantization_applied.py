@@ -8,7 +8,7 @@ import functools
 import pytest
 import torch
 
-from harness.checks.quantization_applied import WAYS, complaint, shares
+from harness.checks.quantization_applied import WAYS, complaint, shares, ways
 from harness.fixtures.layer_under_test import make_subject
 from harness.fixtures.phase_timer import Clock
 from harness.fixtures.rank_context import RankContext
@@ -16,6 +16,7 @@ from harness.fixtures.run_calls import run_call
 from harness.record.result import Verdict
 from moe.quant import QUANT
 from moe.quant.int8_channel import Int8Channel
+from moe.spec import Scheme
 from moe.types import Activations
 from tests.harness.checks.stage_faults import case, nothing, run
 
@@ -50,7 +51,7 @@ def of_variant(subject, call, what):
 @pytest.mark.parametrize("quant", QUANTIZED)
 def test_a_right_layer_projects_to_one(quant, m):
     found = shares(*_listed(first_call(quant, m)))
-    assert [share.what for share in found] == list(WAYS)
+    assert tuple(share.what for share in found) == ways(QUANT.row(quant).scheme)
     assert all(abs(1 - share.t) <= share.explained < 0.5 for share in found)
     assert complaint(found) is None
 
@@ -59,9 +60,10 @@ def _listed(pair):
     return pair[0], [pair[1]]
 
 
-@pytest.mark.parametrize("what", list(WAYS))
 @pytest.mark.parametrize("m", [1, 8])
-@pytest.mark.parametrize("quant", QUANTIZED)
+@pytest.mark.parametrize(
+    ("quant", "what"), [(name, what) for name in QUANTIZED for what in ways(QUANT.row(name).scheme)]
+)
 def test_what_was_left_unquantized_is_named(quant, m, what):
     subject, call = first_call(quant, m)
     found = shares(subject, [of_variant(subject, call, what)])
@@ -70,6 +72,14 @@ def test_what_was_left_unquantized_is_named(quant, m, what):
     text = complaint(found)
     assert text is not None
     assert text.startswith(f"not_quantized: {what} were not quantized, as the scheme says; t = ")
+
+
+def test_what_a_scheme_leaves_as_it_is_is_not_looked_for():
+    everything = tuple(WAYS)
+    assert ways(Scheme(weights="fp8_block", activations="fp8_group")) == everything
+    assert ways(Scheme(weights="fp8_block", activations="model")) == ("weights",)
+    assert ways(Scheme(weights="model", activations="fp8_group")) == everything[1:4]
+    assert ways(Scheme(weights="model", activations="model")) == ()
 
 
 def test_where_noise_explains_it_nothing_is_said():

@@ -7,6 +7,7 @@ import pytest
 
 from harness.plan import machine
 from moe.errors import UnknownMemberError
+from moe.platforms import detect
 from moe.platforms.detect import Device
 
 HOPPER = Device(name="H200", arch="sm90", memory_bytes=141 * 10**9, uuid="GPU-a")
@@ -16,7 +17,7 @@ TOTAL = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 @pytest.fixture
 def gpus(monkeypatch):
     def gpus(*found, torch="2.13.0+cu130"):
-        monkeypatch.setattr(machine, "devices", lambda: found)
+        monkeypatch.setattr(detect, "nvidia_devices", lambda environ: found)
         monkeypatch.setattr(machine, "version", lambda package: torch)
 
     return gpus

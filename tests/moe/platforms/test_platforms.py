@@ -1,14 +1,20 @@
 """Chips are found by their drivers' own files and libraries, without torch."""
 
 import ctypes
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from harness.plan import machine as plan_machine
+from moe import platforms
 from moe.errors import UnknownMemberError
-from moe.platforms import PLATFORMS, cpu, detect, platform
+from moe.platforms import PLATFORMS, PlatformRow, cpu, detect, platform
 from moe.platforms.detect import Device, devices, platform_of, visible
+from moe.registry import Registry
+from moe.spec import Platform
 
 GPUS = tuple(
     Device(name="H200", arch="sm90", memory_bytes=10**9, uuid=f"GPU-{i}{i}") for i in range(4)
@@ -19,10 +25,11 @@ GPUS = tuple(
 def test_each_row_is_what_it_says(row):
     chip = platform(row.name)
     assert chip.name == row.name
-    assert chip.device == ("cpu" if row.arch == "cpu" else "cuda")
+    assert chip.device in ("cpu", *detect.GPUS)
     assert row.arch in chip.features
     assert (row.device_bytes > 0) == (chip.device == "cuda")
-    assert chip.interpreted == (chip.device == "cpu")
+    assert chip.device == "cpu" or not chip.interpreted
+    assert (row.arch == "cpu") == (row.detector is None)
     found = () if row.arch == "cpu" else (Device(name="x", arch=row.arch, memory_bytes=1),)
     assert platform_of(found) == chip
 
@@ -190,6 +197,139 @@ def test_the_interpreter_needs_versions_that_fit(monkeypatch, triton, numpy, fit
 def test_a_machine_without_triton_has_no_such_feature(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert cpu.platform().features == {"cpu"}
+
+
+OUTSIDE = """
+from moe.platforms import PlatformRow
+from moe.platforms.detect import Device
+from moe.spec import Platform
+
+SHINY = PlatformRow(
+    name="shiny", target="shiny_chips:platform", arch="shiny1", detector="shiny_chips:detected"
+)
+
+
+def platform():
+    return Platform(name="shiny", device="cpu", features=frozenset({"cpu", "shiny1"}))
+
+
+def detected(environ):
+    if "NO_SHINY" in environ:
+        return ()
+    return (Device(name="Shiny One", arch="shiny1", memory_bytes=0),)
+"""
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """An installed package whose entry point names a platform's row, for other processes."""
+    (tmp_path / "shiny_chips.py").write_text(OUTSIDE)
+    info = tmp_path / "shiny_chips-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: shiny_chips\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[moe.platforms]\nshiny = shiny_chips:SHINY\n")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{Path.cwd()}")
+
+
+def printed(code):
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+@pytest.mark.skipif(bool(devices()), reason="a GPU comes before a CPU of another package")
+def test_the_row_of_another_package_is_detected(package, monkeypatch, hidden):
+    if hidden:
+        monkeypatch.setenv("NO_SHINY", "1")
+    lines = printed(
+        "from harness.plan.machine import detect, planned_for\n"
+        "from moe import families\n"
+        "here = detect()\n"
+        "print(here.platform.name, here.devices, here.device_bytes)\n"
+        "print(list(families.table('platform').rows)[-1], planned_for('shiny').platform.name)\n"
+    )
+    assert lines == ["cpu 0 0" if hidden else "shiny 0 0", "shiny shiny"]
+
+
+def test_a_platform_is_named_by_its_import_path_too(package):
+    code = (
+        "import shiny_chips\n"
+        "shiny_chips.platform.row = shiny_chips.SHINY\n"
+        "from harness.plan.machine import planned_for\n"
+        "print(planned_for('shiny_chips:platform').platform.name)\n"
+    )
+    assert printed(code) == ["shiny"]
+
+
+@pytest.fixture
+def table(monkeypatch):
+    """Has the detection ask these rows alone."""
+
+    def table(*rows):
+        registry = Registry("platforms", rows)
+        registry._rows = {row.name: row for row in rows}
+        for module in (detect, plan_machine, platforms):
+            monkeypatch.setattr(module, "PLATFORMS", registry)
+
+    return table
+
+
+def row(name, device, detector="detected"):
+    chip = Platform(name=name, device=device, features=frozenset({name}))
+    globals()[f"make_{name}"] = lambda: chip
+    target = f"{__name__}:make_{name}"
+    return PlatformRow(
+        name=name, target=target, arch=name, detector=f"{__name__}:{detector}", device_bytes=5
+    )
+
+
+CALLS = []
+
+
+def detected(environ):
+    CALLS.append("detected")
+    return tuple(Device(name=a, arch=a, memory_bytes=0) for a in environ.get("SEEN", "").split())
+
+
+def other(environ):
+    CALLS.append("other")
+    return (Device(name="late", arch="late", memory_bytes=7),)
+
+
+def test_the_rows_detectors_are_asked_in_order_and_once(table):
+    CALLS.clear()
+    table(row("first", "cuda"), row("second", "cuda"), row("late", "cuda", "other"))
+    assert [d.arch for d in devices({"SEEN": "second second"})] == ["second", "second"]
+    assert CALLS == ["detected"]
+    assert [d.arch for d in devices({})] == ["late"]
+    assert CALLS == ["detected", "detected", "other"]
+    assert platform_of(devices({})).name == "late"
+
+
+def test_detectors_of_other_kinds_are_not_asked(table):
+    CALLS.clear()
+    table(row("gpu", "cuda"), row("late", "cpu", "other"))
+    assert devices({"SEEN": "gpu"}, kinds=("cpu",))[0].arch == "late"
+    assert CALLS == ["other"]
+    assert devices({}) == ()
+
+
+@pytest.mark.parametrize(("torch", "name", "count"), [("2+cu1", "gpu", 2), ("2+cpu", "late", 0)])
+def test_a_torch_without_gpus_leaves_the_cpus_of_the_table(table, monkeypatch, torch, name, count):
+    monkeypatch.setattr(plan_machine, "version", lambda package: torch)
+    monkeypatch.setattr(os, "environ", {"SEEN": "gpu gpu"})
+    monkeypatch.setattr(detect.devices, "__defaults__", (os.environ, detect.GPUS))
+    table(row("gpu", "cuda"), row("late", "cpu", "other"))
+    here = plan_machine.detect()
+    assert (here.platform.name, here.devices, here.device_bytes) == (name, count, 5 * bool(count))
+
+
+def test_a_product_name_is_looked_up_in_the_rows(table):
+    table(PlatformRow(name="x", target="t:t", arch="sm999", products=("H9000",)))
+    assert [detect._arch_of(f"NVIDIA {word} PCIe") for word in ("H9000", "H900")] == [
+        "sm999",
+        "unknown",
+    ]
 
 
 def test_detection_imports_no_torch():

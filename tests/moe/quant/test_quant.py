@@ -141,7 +141,7 @@ SCALE_SHAPES = {  # of w13 and w2 for N = 192, K = 320
 
 
 @pytest.mark.parametrize("experts", [0, 2])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", SCALE_SHAPES)
 def test_shapes_and_dtypes_with_and_without_experts(name, experts):
     made = method(name).quantize_weights(
         torch.ones(experts, 384, 320).bfloat16(), torch.ones(experts, 320, 192).bfloat16()
@@ -157,7 +157,7 @@ def test_shapes_and_dtypes_with_and_without_experts(name, experts):
             assert (scale.shape, scale.dtype) == ((experts, *shape), torch.float32)
 
 
-@pytest.mark.parametrize("name", QUANTIZING)
+@pytest.mark.parametrize("name", [name for name in SCALE_SHAPES if name != "none"])
 def test_values_come_back_within_half_a_step(name):
     torch.manual_seed(1)
     w13, w2 = torch.randn(2, 384, 320), torch.randn(2, 320, 192)

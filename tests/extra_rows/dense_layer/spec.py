@@ -1,0 +1,10 @@
+"""The row of a whole layer that computes every expert for every token. No torch."""
+
+from moe.layers import LayerRow
+
+DENSE_LAYER = LayerRow(
+    name="dense_layer",
+    target="dense_layer.member:DenseLayer",
+    takes=frozenset({"tp", "no_renorm"}),
+    deterministic=True,
+)
