@@ -41,24 +41,24 @@ def rank_bytes(problem: Problem, device: str) -> int:
     )
     weights = count * expert * stored + 4 * expert * 4
     tokens = problem.m * problem.layout.dp_size
-    wide = problem.top_k * (3 * problem.intermediate + problem.hidden) + 6 * problem.hidden
-    return RANK_BYTES[device] + weights + 2 * 4 * tokens * wide
+    columns = problem.top_k * (3 * problem.intermediate + problem.hidden) + 6 * problem.hidden
+    return RANK_BYTES[device] + weights + 2 * 4 * tokens * columns
 
 
 def shortage(problem: Problem, machine: Machine) -> str | None:
     """Why the ranks of this problem would not fit into the machine, or None."""
     world, device = problem.layout.world_size, machine.platform.device
-    each = rank_bytes(problem, device)
+    per_rank = rank_bytes(problem, device)
     if device == "cpu":
-        ranks, memory, where = world, machine.memory_bytes, "main memory"
+        ranks, memory, memory_name = world, machine.memory_bytes, "main memory"
     else:
         ranks, memory = -(-world // max(1, machine.devices)), machine.device_bytes
-        where = "a device"
-    if ranks * each <= SHARE * memory:
+        memory_name = "a device"
+    if ranks * per_rank <= SHARE * memory:
         return None
     return (
-        f"{ranks} rank(s) with {each / 1e9:.1f} GB each do not fit into {SHARE:.0%} "
-        f"of {where}'s {memory / 1e9:.1f} GB"
+        f"{ranks} rank(s) with {per_rank / 1e9:.1f} GB each do not fit into {SHARE:.0%} "
+        f"of {memory_name}'s {memory / 1e9:.1f} GB"
     )
 
 

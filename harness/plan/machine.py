@@ -32,14 +32,14 @@ class Machine:
 
 def detect() -> Machine:
     """This machine. GPUs count only where the installed torch can use them."""
-    found = () if torch_is_cpu_only() else devices()
-    chip = platform_of(found)
+    gpus = () if torch_is_cpu_only() else devices()
+    chip = platform_of(gpus)
     row = next((row for row in PLATFORMS if row.name == chip.name), None)
     assumed = row.device_bytes if row else 0
     return Machine(
         platform=chip,
-        devices=len(found),
-        device_bytes=min((device.memory_bytes or assumed for device in found), default=0),
+        devices=len(gpus),
+        device_bytes=min((device.memory_bytes or assumed for device in gpus), default=0),
         cores=usable_cores(),
         memory_bytes=usable_memory(),
     )
@@ -100,5 +100,5 @@ def _own_limits(root: Path) -> list[Path]:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:
         return []
-    own = next((line[3:].lstrip("/") for line in lines if line.startswith("0::")), "")
-    return [root / parent / "memory.max" for parent in (Path(own), *Path(own).parents)]
+    group = Path(next((line[3:].lstrip("/") for line in lines if line.startswith("0::")), ""))
+    return [root / parent / "memory.max" for parent in (group, *group.parents)]

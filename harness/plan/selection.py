@@ -61,32 +61,32 @@ def asked_for(args: argparse.Namespace) -> Selection:
     """What `run`'s options ask for. Raises UsageError for options that do not fit together."""
     ways = _ways(args)
     if args.resume:
-        chosen = _resumed(args, ways)
+        selected = _resumed(args, ways)
     elif len(ways) != 1:
-        what = " and ".join(ways) or "nothing"
-        raise UsageError(f"say what to run by one of {_WAYS} or --resume, not by {what}")
+        options = " and ".join(ways) or "none"
+        raise UsageError(f"choose one of {_WAYS}, --resume ({options} given)")
     else:
-        chosen = _chosen(args)
-    chosen = chosen.narrowed(args.experts, args.seeds, args.layer)
-    return with_limits(chosen, time_limit=args.time_limit, retries=args.retries)
+        selected = _selected(args)
+    selected = selected.narrowed(args.experts, args.seeds, args.layer)
+    return with_limits(selected, time_limit=args.time_limit, retries=args.retries)
 
 
 def to_list(args: argparse.Namespace) -> Selection:
     """Return what `list` and `plan` are asked for: as `run`, but the suite smoke for nothing."""
     ways = _ways(args)
     if len(ways) > 1:
-        raise UsageError(f"choose by one of {_WAYS}, not by {' and '.join(ways)}")
-    chosen = _chosen(args) if ways else of_suite(DEFAULT_SUITE, args.config)
-    return chosen.narrowed(args.experts, 1, args.layer)
+        raise UsageError(f"choose one of {_WAYS} ({' and '.join(ways)} given)")
+    selected = _selected(args) if ways else of_suite(DEFAULT_SUITE, args.config)
+    return selected.narrowed(args.experts, 1, args.layer)
 
 
 def _ways(args: argparse.Namespace) -> list[str]:
-    """Return the options by which cases are chosen here."""
+    """Return the options that select cases."""
     ways = {"--suite": args.suite, "--case": args.case, "--last-failed": args.last_failed}
     return [way for way, value in ways.items() if value]
 
 
-def _chosen(args: argparse.Namespace) -> Selection:
+def _selected(args: argparse.Namespace) -> Selection:
     """Return the cases of the one way that is given."""
     if args.suite:
         return of_suite(args.suite, args.config)
@@ -100,11 +100,11 @@ def _resumed(args: argparse.Namespace, ways: list[str]) -> Selection:
             "--resume goes on with the folder's own cases: "
             "leave out --case, --last-failed, --out, --experts, --layer and --seeds"
         )
-    chosen = of_folder(RunFolder.open(args.resume))
+    selected = of_folder(RunFolder.open(args.resume))
     if args.suite:
         now = of_suite(args.suite, args.config)
-        check_same_suite(chosen, now, args.resume)
-    return chosen
+        check_same_suite(selected, now, args.resume)
+    return selected
 
 
 def of_suite(name: str, config: Path | None) -> Selection:
@@ -140,7 +140,7 @@ def of_last_failed(path: Path) -> Selection:
 def of_folder(folder: RunFolder) -> Selection:
     """An earlier run's points, refused ones too, with the limits that it had."""
     folder.require("suite", "cases", "refused", "options", "platform")
-    ids = [*folder.info["cases"], *(one["case"] for one in folder.info["refused"])]
+    ids = [*folder.info["cases"], *(refusal["case"] for refusal in folder.info["refused"])]
     return Selection(
         points=of_ids(ids).points,
         suite=folder.info["suite"],
@@ -149,16 +149,16 @@ def of_folder(folder: RunFolder) -> Selection:
     )
 
 
-def with_limits(chosen: Selection, *, time_limit: float | None, retries: int | None) -> Selection:
+def with_limits(selected: Selection, *, time_limit: float | None, retries: int | None) -> Selection:
     """With the command line's limits where it gives any."""
     if time_limit is not None and not time_limit > 0:
         raise UsageError(f"--time-limit must be more than 0 seconds, not {time_limit:g}")
     if retries is not None and retries < 0:
         raise UsageError(f"--retries must be at least 0, not {retries}")
     return replace(
-        chosen,
-        time_limit=chosen.time_limit if time_limit is None else time_limit,
-        retries=chosen.retries if retries is None else retries,
+        selected,
+        time_limit=selected.time_limit if time_limit is None else time_limit,
+        retries=selected.retries if retries is None else retries,
     )
 
 
