@@ -73,16 +73,16 @@ def _command(argv: Sequence[str]) -> int:
 def run(args: argparse.Namespace) -> int:
     """Load, expand, plan, launch, store, report."""
     began = time.time()
-    local = machine.detect()
-    requirements.check(args.require, local)
-    selected = selection.asked_for(args)
-    plan = make_plan(selected.points, local, time_limit=selected.time_limit)
+    detected = machine.detect()
+    requirements.check(args.require, detected)
+    chosen = selection.asked_for(args)
+    plan = make_plan(chosen.points, detected, time_limit=chosen.time_limit)
     if not plan.jobs:
         raise NothingSelected(_nothing(plan))
-    with _folder(args, selected, plan) as folder:
-        remaining = plan.without(decided(folder.results))
-        _announce(plan, remaining, folder)
-        stopped = _launch(args, selected, remaining, folder)
+    with _folder(args, chosen, plan) as folder:
+        left = plan.without(decided(folder.results))
+        _announce(plan, left, folder)
+        stopped = _launch(args, chosen, left, folder)
         summary = _finish(folder, plan, began)
         hints = bound_slack.hints(folder.results.values())
     lines = [f"hint: {hint}" for hint in hints]
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _launch(
-    args: argparse.Namespace, selected: Selection, plan: Plan, folder: RunFolder
+    args: argparse.Namespace, chosen: Selection, plan: Plan, folder: RunFolder
 ) -> int | None:
     """Run what remains and record it; return the exit code of what stopped it early, or None."""
     from harness.engine import scheduler
@@ -106,7 +106,7 @@ def _launch(
     options = scheduler.RunOptions(
         log_dir=folder.log_dir,
         fail_fast=args.fail_fast,
-        retries=selected.retries,
+        retries=chosen.retries,
         slots=args.slots,
         rank_options={
             "save_tensors": _tensors(folder),
@@ -150,26 +150,26 @@ def _finish(folder: RunFolder, plan: Plan, began: float) -> Summary:
     summary = summarize(ids, len(plan.refused), folder.results, seconds)
     counts = summary.to_json()
     if not counts["not_run"]:
-        verdicts = {name: count for name, count in counts.items() if name != "seconds"}
-        folder.append(RunEnded(time=time.time(), seconds=seconds, counts=verdicts))
+        verdict_counts = {name: count for name, count in counts.items() if name != "seconds"}
+        folder.append(RunEnded(time=time.time(), seconds=seconds, counts=verdict_counts))
     folder.write_summary(counts)
     return summary
 
 
-def _folder(args: argparse.Namespace, selected: Selection, plan: Plan) -> RunFolder:
+def _folder(args: argparse.Namespace, chosen: Selection, plan: Plan) -> RunFolder:
     if args.resume:
         folder = RunFolder.open(args.resume, write=True)
         selection.check_same_plan(folder, [case.id for case in plan.cases])
         return folder
-    path = args.out or folder_for(ROOT, selected.suite or "cases")
-    info = describe(args.argv, selected, plan, {"save_tensors": args.save_tensors})
+    path = args.out or folder_for(ROOT, chosen.suite or "cases")
+    info = describe(args.argv, chosen, plan, {"save_tensors": args.save_tensors})
     return RunFolder.create(path, info)
 
 
 def _tensors(folder: RunFolder) -> str | None:
     """Return the folder for saved tensors, or None; a resumed run keeps its first setting."""
-    is_saving = folder.info["options"].get("save_tensors", False)
-    return str(folder.path.absolute() / "tensors") if is_saving else None
+    asked = folder.info["options"].get("save_tensors", False)
+    return str(folder.path.absolute() / "tensors") if asked else None
 
 
 def _ending(events: Iterator[Event]) -> closing[Generator[Event]]:
@@ -200,17 +200,16 @@ def _nothing(plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def _announce(plan: Plan, remaining: Plan, folder: RunFolder) -> None:
-    """Print what will run, on what, and how many points were refused for which reasons."""
+def _announce(plan: Plan, left: Plan, folder: RunFolder) -> None:
     devices, cores = plan.machine.devices, plan.machine.cores
-    hardware = f"{devices} device(s)" if devices else f"{cores} core(s)"
-    resumed = "" if remaining == plan else f", {len(remaining.cases)} of them left"
+    units = f"{devices} device(s)" if devices else f"{cores} core(s)"
+    more = "" if left == plan else f", {len(left.cases)} of them left"
     codes = Counter(refusal.reason.code for refusal in plan.refused)
-    reasons = ", ".join(f"{count} {code}" for code, count in codes.most_common())
+    why = "".join(f" {count} {code}," for code, count in codes.most_common()).rstrip(",")
     print(
-        f"{len(plan.cases)} case(s) in {len(plan.jobs)} job(s){resumed}, "
-        f"{len(plan.refused)} refused{f' ({reasons})' if reasons else ''}, "
-        f"on {plan.machine.platform.name} with {hardware}; folder {folder.path}",
+        f"{len(plan.cases)} case(s) in {len(plan.jobs)} job(s){more}, {len(plan.refused)} refused"
+        f"{f' ({why.strip()})' if why else ''}, "
+        f"on {plan.machine.platform.name} with {units}; folder {folder.path}",
         flush=True,
     )
 

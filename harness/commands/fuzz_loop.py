@@ -80,8 +80,8 @@ class Fuzzer:
 
     def _new_cases(self, number: int, max_cases: int | None) -> list[MoETestConfig]:
         """Return the cases of a batch that have not run yet, at most so many that may still run."""
-        drawn = batch(self.space, self.seed, number)
-        cases = [case for case in drawn if case.id not in self.results]
+        in_batch = batch(self.space, self.seed, number)
+        cases = [case for case in in_batch if case.id not in self.results]
         return cases if max_cases is None else cases[: max_cases - len(self.results)]
 
     def _run(self, cases: list[MoETestConfig], until: float, reserve: float) -> list[CaseResult]:

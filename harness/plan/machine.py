@@ -1,4 +1,4 @@
-"""What a plan needs to know of a machine, found without torch, or assumed for another chip."""
+"""What a plan needs to know about a machine: detected without torch, or assumed for a chip."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ class Machine:
 
 
 def detect() -> Machine:
-    """This machine. GPUs count only where the installed torch can use them."""
-    gpus = () if torch_is_cpu_only() else devices()
-    chip = platform_of(gpus)
+    """Return this machine. GPUs count only where the installed torch can use them."""
+    found = () if torch_is_cpu_only() else devices()
+    chip = platform_of(found)
     row = next((row for row in PLATFORMS if row.name == chip.name), None)
     assumed = row.device_bytes if row else 0
     return Machine(
         platform=chip,
-        devices=len(gpus),
-        device_bytes=min((device.memory_bytes or assumed for device in gpus), default=0),
+        devices=len(found),
+        device_bytes=min((device.memory_bytes or assumed for device in found), default=0),
         cores=usable_cores(),
         memory_bytes=usable_memory(),
     )
 
 
 def planned_for(platform_name: str, devices: int = 2) -> Machine:
-    """A machine with `devices` chips of a platform: the row's memory, 16 cores, 128 GB.
+    """Return a machine with `devices` chips of a platform: the row's memory, 16 cores, 128 GB.
 
     For `cpu`: no devices, two cores, 16 GB. Raises UnknownMemberError for an unknown name.
     """
@@ -63,7 +63,7 @@ def planned_for(platform_name: str, devices: int = 2) -> Machine:
 
 
 def torch_is_cpu_only() -> bool:
-    """Whether the installed torch says by its version (`2.13.0+cpu`) that it drives no GPU."""
+    """Return whether the version of the installed torch (`2.13.0+cpu`) rules out GPUs."""
     try:
         return version("torch").endswith("+cpu")
     except PackageNotFoundError:
@@ -71,7 +71,7 @@ def torch_is_cpu_only() -> bool:
 
 
 def usable_cores(root: Path = _CGROUP) -> int:
-    """Cores of this process's affinity, or fewer where a cgroup grants less time."""
+    """Return the cores of this process's affinity, or fewer where a cgroup grants less time."""
     cores = len(os.sched_getaffinity(0))
     try:
         quota, period = (root / "cpu.max").read_text().split()
@@ -83,7 +83,7 @@ def usable_cores(root: Path = _CGROUP) -> int:
 
 
 def usable_memory(root: Path = _CGROUP) -> int:
-    """Bytes of main memory, or of the cgroup's limit (either version) where that is less."""
+    """Return the bytes of main memory, or the cgroup's limit (v1 or v2) where that is less."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limits = [total]
     for path in (root / "memory.max", root / "memory/memory.limit_in_bytes", *_own_limits(root)):
@@ -95,7 +95,7 @@ def usable_memory(root: Path = _CGROUP) -> int:
 
 
 def _own_limits(root: Path) -> list[Path]:
-    """The version-2 limit files of this process's own group and the groups around it."""
+    """Return the cgroup v2 limit files of this process's group and of its parents."""
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:
