@@ -167,7 +167,7 @@ def _folder(args: argparse.Namespace, chosen: Selection, plan: Plan) -> RunFolde
 
 
 def _tensors(folder: RunFolder) -> str | None:
-    """Return the folder for saved tensors, or None; a resumed run keeps its first setting."""
+    """Where ranks save tensors, or None: as the run was first asked, also when resumed."""
     asked = folder.info["options"].get("save_tensors", False)
     return str(folder.path.absolute() / "tensors") if asked else None
 

@@ -31,7 +31,7 @@ class Machine:
 
 
 def detect() -> Machine:
-    """Return this machine. GPUs count only where the installed torch can use them."""
+    """This machine. GPUs count only where the installed torch can use them."""
     found = () if torch_is_cpu_only() else devices()
     chip = platform_of(found)
     row = next((row for row in PLATFORMS if row.name == chip.name), None)

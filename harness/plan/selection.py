@@ -138,7 +138,7 @@ def of_last_failed(path: Path) -> Selection:
 
 
 def of_folder(folder: RunFolder) -> Selection:
-    """Return an earlier run's points, including refused ones, with its limits."""
+    """An earlier run's points, refused ones too, with the limits that it had."""
     folder.require("suite", "cases", "refused", "options", "platform")
     ids = [*folder.info["cases"], *(one["case"] for one in folder.info["refused"])]
     return Selection(
@@ -180,7 +180,7 @@ def check_same_suite(earlier: Selection, now: Selection, folder: Path) -> None:
 
 
 def check_same_plan(folder: RunFolder, planned: Sequence[str]) -> None:
-    """Raise UsageError where this machine would not run the folder's cases."""
+    """Raises UsageError where this machine would not run the folder's own cases."""
     odd = sorted(set(folder.info["cases"]) ^ set(planned))
     if odd:
         raise UsageError(
