@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _command(argv: Sequence[str]) -> int:
-    """Parse and run; every exception becomes its message and its exit code."""
+    """Parse and run a command; print an exception as its message and return its exit code."""
     try:
         args = parse(argv)
         return int(COMMANDS[args.command](args))
@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
 def _launch(
     args: argparse.Namespace, chosen: Selection, plan: Plan, folder: RunFolder
 ) -> int | None:
-    """Run what is left and record it; the exit code of what stopped it early, or None."""
+    """Run what remains and record it; return the exit code of what stopped it early, or None."""
     from harness.engine import scheduler
     from harness.record.cross_case import compared
 
@@ -133,7 +133,7 @@ def _launch(
 
 
 def _draw(event: Event, folder: RunFolder) -> None:
-    """A picture that cannot be written changes nothing: its numbers are in the event."""
+    """Save a picture of a failed case; a full disk loses no more than that."""
     if isinstance(event, CaseEnded) and event.result.diagnoses:
         with suppress(OSError):
             png.save_experts(event.result, folder.log_dir)
@@ -144,7 +144,7 @@ def _is_failure(event: Event) -> bool:
 
 
 def _finish(folder: RunFolder, plan: Plan, began: float) -> Summary:
-    """Count, and close the record: a run with cases left has no `RunEnded`."""
+    """Count verdicts and close the record; a run with cases left gets no `RunEnded`."""
     ids = [case.id for case in plan.cases]
     seconds = time.time() - began
     summary = summarize(ids, len(plan.refused), folder.results, seconds)
@@ -173,13 +173,13 @@ def _tensors(folder: RunFolder) -> str | None:
 
 
 def _ending(events: Iterator[Event]) -> closing[Generator[Event]]:
-    """Closed on the way out, so that an interrupt between two events ends the ranks as well."""
+    """Return a context that closes the events, so that an interrupt between two ends the ranks."""
     return closing(cast("Generator[Event]", events))
 
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Within, SIGTERM ends the run as Ctrl-C does."""
+    """Let SIGTERM end the run inside this context, as Ctrl-C does."""
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         raise Terminated
