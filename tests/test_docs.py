@@ -139,9 +139,7 @@ def test_the_way_of_a_case_is_ten_files_of_which_the_document_names_no_other() -
 def followed() -> tuple[RankResult, ...]:
     """The results of both ranks for the case that how-it-works.md follows."""
     (case_id, *_) = re.findall(r"`(m:\d+-[^`]+)`", HOW.read_text())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRITON_INTERPRET", "1")
-        return tuple(results[0] for results in parallel_launch(2, run_all, [case_id]))
+    return tuple(results[0] for results in parallel_launch(2, run_all, [case_id]))
 
 
 def test_the_numbers_of_the_judgement_are_those_of_the_case(
