@@ -358,7 +358,7 @@ def test_every_saved_tensor_is_described(tmp_path: Path) -> None:
     (path,) = tmp_path.iterdir()
     letters = {"T": 4, "K": 64, "E": 4, "k": 2}
     dtypes = {"the case's dtype": "bfloat16"}
-    rows = table(ROOT / "docs" / "saved-tensors.md", "| name | shape, dtype | what |")
+    rows = table(ROOT / "docs" / "saved-tensors.md", "| name | shape, dtype | contents |")
     told = {}
     for name, what, _ in rows:
         shape, _, dtype = what.partition("] ")
@@ -437,7 +437,7 @@ def test_the_readmes_layer_is_short_and_declares_its_numerics(package: Path) -> 
 
 def test_what_a_layer_is_given_and_names_is_described() -> None:
     path = ROOT / "docs" / "your-own-layer.md"
-    given = {n for row in table(path, "| attribute | shape | what |") for n in named(row[0])}
+    given = {n for row in table(path, "| attribute | shape | contents |") for n in named(row[0])}
     assert given == {f.name for f in dataclasses.fields(CheckpointWeights)} - {"expert"} | {
         "expert(e)"
     }
