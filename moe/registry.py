@@ -29,6 +29,11 @@ class Registry(Generic[R]):
         self._rows: dict[str, R] | None = None
 
     @property
+    def built_in(self) -> tuple[R, ...]:
+        """Return the rows of this project, without those of other packages."""
+        return self._own
+
+    @property
     def rows(self) -> dict[str, R]:
         """Rows by name, those of other packages last. Read once, then kept."""
         if self._rows is None:

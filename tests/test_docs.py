@@ -21,16 +21,21 @@ from harness.cli import COMMANDS
 from harness.commands.options import parse
 from harness.errors import ExitCode
 from harness.execute import run_case
+from harness.fixtures import tensors
 from harness.fixtures.rank_context import RankContext
 from harness.matrix import expand
-from harness.matrix.case import MoETestConfig
+from harness.matrix.case import AXES, MoETestConfig
 from harness.matrix.load import find, load
+from harness.plan import cost, support_table
+from harness.record.proof import Outcome
 from harness.record.result import Verdict
 from harness.record.summary import summarize
 from moe.experts import EXPERTS
 from moe.layers import LAYERS, TAKES
 from moe.layers.base import CheckpointWeights, LayerSubject
 from moe.platforms import platform
+from moe.reference import routing
+from moe.spec import Numerics
 from tests.harness.execute_ranks import run_all
 
 if TYPE_CHECKING:
@@ -40,6 +45,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
+HOW = ROOT / "docs" / "how-it-works.md"
+BACKEND = ROOT / "docs" / "your-own-backend.md"
 DOCS = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/*.md"))]
 NAMES = [str(path.relative_to(ROOT)) for path in DOCS]
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -112,11 +119,71 @@ def test_ids_are_ids(doc: Path) -> None:
 
 
 def test_the_case_that_is_followed_is_in_smoke() -> None:
-    text = (ROOT / "docs" / "how-it-works.md").read_text()
-    (first, *_) = re.findall(r"`(m:\d+-[^`]+)`", text)
+    (first, *_) = re.findall(r"`(m:\d+-[^`]+)`", HOW.read_text())
     assert MoETestConfig.from_id(first) in expand.expand(load(find(None)), "smoke")
     named = re.findall(r"`(m:\d+-[^`]+)`", (ROOT / "docs" / "bounds.md").read_text())
     assert named == [first]
+
+
+def test_the_way_of_a_case_is_ten_files_of_which_the_document_names_no_other() -> None:
+    text = HOW.read_text()
+    walk = text.partition("## The way of the case\n")[2].partition("\n## ")[0]
+    steps = re.findall(
+        r"^\d+\. \*\*[\w ]+: \[([\w/.]+)\]\(\.\./([\w/.]+)\)\.\*\*", walk, re.MULTILINE
+    )
+    assert [label for label, _ in steps] == [target for _, target in steps]
+    assert len(re.findall(r"^\d+\. ", walk, re.MULTILINE)) == len(steps) <= 10
+    files = re.findall(r"\w[\w/]*\.(?:py|yaml)\b", text)
+    assert set(files) == {target for _, target in steps}
+
+
+@pytest.fixture(scope="module")
+def followed() -> tuple[RankResult, ...]:
+    """The results of both ranks for the case that how-it-works.md follows."""
+    (case_id, *_) = re.findall(r"`(m:\d+-[^`]+)`", HOW.read_text())
+    return tuple(results[0] for results in parallel_launch(2, run_all, [case_id]))
+
+
+def test_the_numbers_of_the_judgement_are_those_of_the_case(
+    followed: tuple[RankResult, ...],
+) -> None:
+    text = " ".join(HOW.read_text().split())
+    worst = {name: max(r.metrics[name] for r in followed) for name in followed[0].metrics}
+    for name, digits in (("rel_rms", 4), ("worst_row", 4), ("bound_used", 2)):
+        assert f"`{name}` {worst[name]:.{digits}f}".replace(" 0.", " .") in text
+    assert worst["bad_rows"] == 0
+    assert f"and no bad row of {worst['rows']:.0f}." in text
+    assert {r.verdict for r in followed} == {Verdict.PASSED}
+    caught = {
+        proof.name for r in followed for proof in r.battery if proof.outcome is Outcome.CAUGHT
+    }
+    assert f"All {len(caught)} mutants that apply here were rejected" in text
+
+
+def test_the_numbers_of_inputs_and_plan_are_those_of_the_case() -> None:
+    text = " ".join(HOW.read_text().split())
+    (case_id, *_) = re.findall(r"`(m:\d+-[^`]+)`", text)
+    case = MoETestConfig.from_id(case_id)
+    first = tensors.tokens(case, 0, 8, torch.device("cpu"), 0)
+    ids = routing.choose(first.logits, case.top_k, case.router)
+    weights = routing.weights(first.logits, ids, renormalize=True, router=case.router)[0].tolist()
+    shares = " and ".join(f"{w:.4f}".removeprefix("0") for w in weights)
+    experts = " and ".join(map(str, ids[0].tolist()))
+    assert f"to the experts {experts}, with the weights {shares}." in text
+    assert f"about {cost.rank_bytes(case.problem, 'cpu') / 1e6:.0f} MB each" in text
+    seconds = f"{cost.interpreted_seconds(case.problem, 2):.1f}".removeprefix("0")
+    assert f"take {seconds} s, below its limit of {cost.INTERPRETER_SECONDS:.0f} s" in text
+
+
+def test_the_glossary_is_short_linked_and_speaks_the_words_of_the_sources() -> None:
+    words = [row[0] for row in table(ROOT / "docs" / "glossary.md", "| word | meaning |")]
+    assert words == sorted(set(words))
+    assert len(words) <= 25
+    assert "](docs/glossary.md)" in README.read_text()
+    files = [path for room in ("harness", "moe") for path in (ROOT / room).rglob("*.py")]
+    sources = "\n".join(path.read_text() for path in files).lower()
+    unused = [w for w in words if len(re.findall(rf"(?<![a-z]){w}s?(?![a-z])", sources)) < 5]
+    assert unused == []
 
 
 # What is to be typed works.
@@ -198,14 +265,48 @@ def test_the_readme_lists_every_command() -> None:
 
 
 def test_the_readme_lists_every_exit_code() -> None:
-    cells = [row[0] for row in table(README, "| exit code | meaning |")]
-    assert cells == [*(str(int(code)) for code in ExitCode), "128 + n"]
+    lines = README.read_text().splitlines()
+    (head,) = [line for line in lines if line.startswith("| exit code |")]
+    cells = [cell.strip() for cell in head.strip("|").split("|")]
+    assert cells == ["exit code", *(str(int(code)) for code in ExitCode), "128 + n"]
 
 
-def test_the_readme_names_every_verdict() -> None:
-    _, _, words = README.read_text().partition("A **verdict** is\none of ")
-    sentence = re.sub(r"\s*\([^)]*\)", "", words.partition(".\n")[0])
-    assert sentence.split(", ") == list(Verdict)
+def test_the_readme_explains_every_verdict_below_the_first_closing_line() -> None:
+    closing, _, text = README.read_text().partition("\n```\nEach case ends with one **verdict**: ")
+    assert closing.splitlines()[-1].startswith("cases=")
+    assert closing.count("\ncases=") == 1
+    verdicts = re.sub(r"\s*\([^)]*\)", "", text.partition(".")[0])
+    assert re.split(r";\s", verdicts) == list(Verdict)
+
+
+def test_the_readme_explains_the_tokens_of_ids_before_it_shows_one() -> None:
+    rows = table(README, "| token | meaning | token | meaning |")
+    tokens = {token for row in rows for cell in row[::2] for token in named(cell)}
+    known = {axis.token if axis.kind == "bool" else f"{axis.token}:" for axis in AXES.values()}
+    assert tokens <= known
+    required = {f"{axis.token}:" for axis in AXES.values() if axis.required}
+    assert required <= tokens
+    text = README.read_text()
+    (first, *_) = re.finditer(r"\bm:\d", text)
+    assert text.index("| token | meaning |") < first.start()
+    shown = re.findall(r"(?<![\w.:-])m:\d+-[A-Za-z0-9._:-]*[A-Za-z0-9_]", text)
+    words = {
+        part if part in ("ep", "sp") else f"{part.split(':')[0]}:" for part in shown[0].split("-")
+    }
+    assert words <= tokens
+
+
+def test_the_support_table_is_the_one_that_is_made() -> None:
+    remedy = "copy the output of: python -m harness.plan.support_table"
+    assert f"\n\n{support_table.tables()}\n" in README.read_text(), remedy
+
+
+def test_the_numerics_that_can_be_declared_are_described() -> None:
+    rows = table(BACKEND, '| field of `Numerics` | value that is rounded where it is `"model"` |')
+    fields = {field.name: field.default for field in dataclasses.fields(Numerics)}
+    assert [row[0].strip("`") for row in rows] == [
+        f for f, value in fields.items() if value == "f32"
+    ]
 
 
 def test_the_layouts_of_the_docs_are_layouts() -> None:
@@ -221,8 +322,8 @@ def test_the_layouts_of_the_docs_are_layouts() -> None:
 
 def test_closing_lines_are_those_of_a_run() -> None:
     keys = re.findall(r"(\w+)=", summarize([], 0, {}, 0.0).line())
-    lines = re.findall(r"^cases=.*$", README.read_text(), re.MULTILINE)
-    assert lines
+    lines = re.findall(r"^cases=.*$", README.read_text() + BACKEND.read_text(), re.MULTILINE)
+    assert len(lines) == 2
     assert all(re.findall(r"(\w+)=", line) == keys for line in lines)
 
 
@@ -259,7 +360,7 @@ def test_every_saved_tensor_is_described(tmp_path: Path) -> None:
     (path,) = tmp_path.iterdir()
     letters = {"T": 4, "K": 64, "E": 4, "k": 2}
     dtypes = {"the case's dtype": "bfloat16"}
-    rows = table(ROOT / "docs" / "saved-tensors.md", "| name | shape, dtype | what |")
+    rows = table(ROOT / "docs" / "saved-tensors.md", "| name | shape, dtype | contents |")
     told = {}
     for name, what, _ in rows:
         shape, _, dtype = what.partition("] ")
@@ -283,10 +384,10 @@ MINE = "my_kernels.experts:MyExperts"
 
 
 @pytest.mark.parametrize("right", [True, False])
-def test_the_readmes_backend_is_right_and_with_gate_and_up_swapped_wrong(
+def test_the_docs_backend_is_right_and_with_gate_and_up_swapped_wrong(
     package: Path, right: bool
 ) -> None:
-    source, _ = fenced(README, "python")
+    (source,) = fenced(BACKEND, "python")
     assert source.count("gate, up = ") == 1
     text = source if right else source.replace("gate, up = ", "up, gate = ")
     (package / "experts.py").write_text(text)
@@ -295,8 +396,8 @@ def test_the_readmes_backend_is_right_and_with_gate_and_up_swapped_wrong(
     assert found.members["experts"] == "MyExperts"
 
 
-def test_the_readmes_backend_says_what_it_does_not_take(package: Path) -> None:
-    (package / "experts.py").write_text(fenced(README, "python")[0])
+def test_the_docs_backend_says_what_it_does_not_take(package: Path) -> None:
+    (package / "experts.py").write_text(fenced(BACKEND, "python")[0])
     points = expand.with_experts(expand.expand(load(find(None)), "smoke"), MINE)
     needs, cpu = EXPERTS.row(MINE).needs, platform("cpu")
     refused = {p.quant for p in points if needs.refusal(p.problem, cpu) is not None}
@@ -310,7 +411,7 @@ LAYER = "my_kernels.layer:MyLayer"
 def test_the_readmes_layer_is_right_and_with_gate_and_up_swapped_wrong(
     package: Path, right: bool
 ) -> None:
-    _, source = fenced(README, "python")
+    (source,) = fenced(README, "python")
     assert source.count("(gate, up, down)") == 1
     text = source if right else source.replace("(gate, up, down)", "(up, gate, down)")
     (package / "layer.py").write_text(text)
@@ -322,7 +423,7 @@ def test_the_readmes_layer_is_right_and_with_gate_and_up_swapped_wrong(
 def test_the_readmes_layer_is_right_on_two_ranks(
     package: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (package / "layer.py").write_text(fenced(README, "python")[1])
+    (package / "layer.py").write_text(fenced(README, "python")[0])
     monkeypatch.setenv("PYTHONPATH", str(package.parent), prepend=os.pathsep)
     ids = [f"m:6-n:64-k:64-e:4-topk:2-experts:own-{w}-layer:{LAYER}" for w in ("tp:2", "tp:2-ep")]
     for results in parallel_launch(2, run_all, ids):
@@ -330,7 +431,7 @@ def test_the_readmes_layer_is_right_on_two_ranks(
 
 
 def test_the_readmes_layer_is_short_and_declares_its_numerics(package: Path) -> None:
-    source = fenced(README, "python")[1]
+    source = fenced(README, "python")[0]
     assert len([line for line in source.splitlines() if line.strip()]) <= 25
     (package / "layer.py").write_text(source)
     assert LAYERS.row(LAYER).numerics.expert == "model"
@@ -338,7 +439,7 @@ def test_the_readmes_layer_is_short_and_declares_its_numerics(package: Path) -> 
 
 def test_what_a_layer_is_given_and_names_is_described() -> None:
     path = ROOT / "docs" / "your-own-layer.md"
-    given = {n for row in table(path, "| attribute | shape | what |") for n in named(row[0])}
+    given = {n for row in table(path, "| attribute | shape | contents |") for n in named(row[0])}
     assert given == {f.name for f in dataclasses.fields(CheckpointWeights)} - {"expert"} | {
         "expert(e)"
     }

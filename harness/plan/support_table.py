@@ -1,0 +1,117 @@
+"""The tables of README.md under "What is supported", made from the rows of the families.
+
+`python -m harness.plan.support_table` prints them. Only the rows of this project count, so that the
+output depends neither on installed packages nor on the machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from moe.activations import ACTIVATIONS
+from moe.all2all import ALL2ALL
+from moe.experts import EXPERTS
+from moe.platforms import PLATFORMS
+from moe.quant import QUANT
+from moe.routers import ROUTERS
+from moe.spec import DTYPE_BYTES, Needs, Problem, experts_refusal, resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from moe.quant import QuantRow
+    from moe.registry import Registry
+    from moe.spec import Platform, Row
+
+ALL = "all"  # a cell: on each platform
+_PROBLEM = Problem(m=8, hidden=256, intermediate=256, num_experts=8, top_k=2)
+
+
+def tables(experts: Registry[Row] = EXPERTS) -> str:
+    """Return both tables as Markdown: experts backends by quantization, then the other families."""
+    methods = QUANT.built_in
+    head = ["experts", *(f"`{method.name}`" for method in methods), "dtypes", "activations"]
+    body = [
+        [
+            f"`{row.name}`",
+            *(_platforms(row, method) for method in methods),
+            _words(_dtypes(row)),
+            _words(_activations(row)),
+        ]
+        for row in experts.built_in
+    ]
+    return f"{_markdown([head, *body])}\n\n{_markdown(_families())}\n"
+
+
+def _families() -> list[list[str]]:
+    """Return the names of the families that the first table does not list."""
+    return [
+        ["family", "members"],
+        ["platforms", _names(row.name for row in PLATFORMS.built_in)],
+        ["all2all", ", ".join(_with_limit(row) for row in ALL2ALL.built_in)],
+        ["routers", _names(row.name for row in ROUTERS.built_in)],
+        ["activations", _names(row.name for row in ACTIVATIONS.built_in)],
+    ]
+
+
+def _platforms(row: Row, method: QuantRow) -> str:
+    """Return the platforms on which a backend takes a method's formats; empty for no platform."""
+    problem = replace(_PROBLEM, scheme=method.scheme, dtype=_dtypes(row)[0])
+    chips = _chips()
+    names = [
+        chip.name
+        for chip in chips
+        if not experts_refusal(_rows_only(row.needs), problem, chip)
+        and not _rows_only(method.needs).refusal(problem, chip)
+    ]
+    return ALL if len(names) == len(chips) else _words(names)
+
+
+def _dtypes(row: Row) -> list[str]:
+    """Return the dtypes that a backend takes."""
+    return [dtype for dtype in DTYPE_BYTES if dtype in row.needs.dtypes]
+
+
+def _activations(row: Row) -> list[str]:
+    """Return the activation functions that a backend computes."""
+    names = [activation.name for activation in ACTIVATIONS.built_in]
+    return [name for name in names if name in row.needs.activation_functions]
+
+
+def _chips() -> list[Platform]:
+    """Return the platforms; Triton, a dependency, counts as installed where it interprets."""
+    chips: list[Platform] = [resolve(row.target)() for row in PLATFORMS.built_in]
+    return [
+        replace(chip, features=chip.features | {"triton"}) if chip.interpreted else chip
+        for chip in chips
+    ]
+
+
+def _rows_only(needs: Needs) -> Needs:
+    """Return the needs without those that only an installation can answer."""
+    return replace(needs, packages=(), probe=None)
+
+
+def _with_limit(row: Row) -> str:
+    limit = row.needs.max_world
+    return f"`{row.name}`" + (f" (world size {limit})" if limit else "")
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _words(words: Iterable[str]) -> str:
+    return ", ".join(words)
+
+
+def _markdown(rows: list[list[str]]) -> str:
+    """Return rows of cells as a table; the first row is its head."""
+    head, *body = rows
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+if __name__ == "__main__":
+    print(tables(), end="")
