@@ -36,12 +36,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class MoEKernel:
-    """Prepare, experts, finalize. `experts_here`: global ids of this rank's experts."""
+    """Prepare, experts, finalize."""
 
     prepare_finalize: PrepareFinalize
     experts: Experts
     quant: QuantMethod
-    experts_here: range
+    expert_map: Tensor  # [E] int32 each global expert's local id, -1 where it is not on this rank
     a1_scale: Tensor | None = None  # [] static scale of the input, where the scheme has one
 
     def apply(self, x: Tensor, routing: Routing) -> Tensor:
@@ -51,7 +51,7 @@ class MoEKernel:
         dispatched = self.prepare_finalize.prepare(sent, routing)
         seen = dispatched.x if early else self._quantize_gathered(dispatched)
         local = Routing(
-            topk_ids=to_local_ids(dispatched.routing.topk_ids, self.experts_here),
+            topk_ids=to_local_ids(dispatched.routing.topk_ids, self.expert_map),
             topk_weights=dispatched.routing.topk_weights,
         )
         # Copies, since experts may use what they are given as scratch.
@@ -163,7 +163,7 @@ def build(
         prepare_finalize=prepare_finalize,
         experts=experts,
         quant=quant,
-        experts_here=problem.layout.experts_of(rank, problem.num_experts),
+        expert_map=_expert_map(problem, rank, weights.w13.device),
         a1_scale=weights.a1_scale,
     )
     served = {"experts": experts, "all2all": prepare_finalize, "quant": quant}
@@ -173,12 +173,18 @@ def build(
     return FusedMoE(problem=problem, members=names, **parts)
 
 
+def _expert_map(problem: Problem, rank: int, device: torch.device) -> Tensor:
+    """[E] int32, by the placement."""
+    local = problem.placement.expert_map(problem.layout.ep_rank(rank))
+    return torch.tensor(local, dtype=torch.int32, device=device)
+
+
 def shard_weights(
     problem: Problem, rank: int, quant: QuantMethod, w13: Tensor, w2: Tensor
 ) -> ExpertWeights:
     """Quantize this rank's whole experts, then take its columns.
 
-    w13: [e, 2N, K], w2: [e, K, N]: the experts of `problem.layout.experts_of(rank, E)`, whole.
+    w13: [e, 2N, K], w2: [e, K, N]: the experts of `problem.experts_of(rank)`, whole.
     """
     whole = quant.quantize_weights(w13, w2)
     columns = problem.layout.intermediate_of(rank, problem.intermediate)

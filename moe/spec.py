@@ -16,9 +16,12 @@ from moe.needs import Needs as Needs
 from moe.needs import Reason as Reason
 from moe.needs import experts_refusal as experts_refusal
 from moe.needs import resolve as resolve
+from moe.placement import linear
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from moe.placement import Placement
 
 DTYPE_BYTES = {"bf16": 2, "fp16": 2, "f32": 4}  # activation dtypes of a layer -> bytes an element
 BLOCK = 128  # side of a weight block and length of an activation block in `fp8_block`
@@ -55,6 +58,20 @@ class Problem:
         """The intermediate size on each rank."""
         world = range(self.layout.world_size)
         return tuple(len(self.layout.intermediate_of(r, self.intermediate)) for r in world)
+
+    @property
+    def placement(self) -> Placement:
+        """Which experts are where."""
+        return linear(self.layout, self.num_experts)
+
+    def experts_of(self, rank: int) -> tuple[int, ...]:
+        """The experts whose weights live on `rank`, in the order of their local ids."""
+        return self.placement.experts_of(self.layout.ep_rank(rank))
+
+    @property
+    def experts_by_rank(self) -> tuple[tuple[int, ...], ...]:
+        """`experts_of` each rank of the world."""
+        return tuple(self.experts_of(rank) for rank in range(self.layout.world_size))
 
 
 @dataclass(frozen=True, kw_only=True)

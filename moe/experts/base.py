@@ -31,7 +31,7 @@ class Experts(ABC):
         self.quant = quant
         self.dtype = TORCH_DTYPE[problem.dtype]  # of the output
         self.activation: Activation = ACTIVATIONS.load(problem.activation)()
-        self.num_local = len(problem.layout.experts_of(rank, problem.num_experts))
+        self.num_local = len(problem.experts_of(rank))
 
     @abstractmethod
     def prepare_weights(self, weights: ExpertWeights) -> None:

@@ -157,9 +157,10 @@ def test_the_router_chooses_the_largest_and_weighs_them(renormalize):
 
 def test_global_ids_become_local_ones_or_minus_one():
     ids = torch.tensor([[0, 3], [4, 5], [-1, 6]], dtype=torch.int32)
-    assert to_local_ids(ids, range(3, 6)).tolist() == [[-1, 0], [1, 2], [-1, -1]]
-    assert to_local_ids(ids, range(4, 4)).tolist() == [[-1, -1]] * 3
-    assert to_local_ids(ids, range(3, 6)).dtype == torch.int32
+    shuffled = torch.tensor([-1, -1, -1, 0, 2, 1], dtype=torch.int32)
+    assert to_local_ids(ids, shuffled).tolist() == [[-1, 0], [2, 1], [-1, -1]]
+    assert to_local_ids(ids, torch.full_like(shuffled, -1)).tolist() == [[-1, -1]] * 3
+    assert to_local_ids(ids, shuffled).dtype == torch.int32
 
 
 class Counting:
@@ -187,7 +188,7 @@ def test_what_travels_is_quantized_where_the_scale_is_the_row_s_own(name, travel
         prepare_finalize=wire,
         experts=built.experts,
         quant=built.quant,
-        experts_here=built.experts_here,
+        expert_map=built.expert_map,
     )
     routing = Routing(
         topk_ids=torch.tensor([[0, 1]], dtype=torch.int32), topk_weights=torch.ones(1, 2)

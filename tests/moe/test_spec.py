@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moe.layout import Layout, chunk
+from moe.placement import linear
 from moe.spec import (
     ANY,
     FLOAT32_LOSS,
@@ -48,7 +49,8 @@ def test_ranks_count_tp_first(layout):
 @given(layouts, st.integers(1, 64))
 def test_either_experts_or_columns_are_shared_out(layout, size):
     ranks = range(layout.world_size)
-    experts = [e for rank in ranks for e in layout.experts_of(rank, size)]
+    placement = linear(layout, size)
+    experts = [e for rank in ranks for e in placement.experts_of(layout.ep_rank(rank))]
     columns = [c for rank in ranks for c in layout.intermediate_of(rank, size)]
     once, everywhere = list(range(size)), list(range(size)) * layout.world_size
     assert experts == (once if layout.use_ep else everywhere)
