@@ -6,7 +6,7 @@ members are looked up, asked whether they refuse (`check`), and made.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,7 +18,7 @@ from moe.experts import EXPERTS
 from moe.quant import QUANT
 from moe.routers import ROUTERS
 from moe.routing import to_local_ids
-from moe.spec import Needs, experts_refusal
+from moe.spec import Needs, dispatch_refusal, experts_refusal
 from moe.types import Activations, Routing
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class MoEKernel:
         intermediates.keep("weights", local.topk_weights, copy=True)
         intermediates.keep("input", seen.codes, copy=True)
         intermediates.keep("input_scale", seen.scale, copy=True)
-        partial = self.experts.apply(seen, local)
+        partial = self.experts.run(replace(dispatched, x=seen, routing=local))
         _check_output(self.experts, partial, seen.codes)
         intermediates.keep("combine", partial, copy=True)  # sums between ranks may work in place
         return self.prepare_finalize.finalize(partial, dispatched)
@@ -67,6 +67,9 @@ class MoEKernel:
     def _quantize_gathered(self, dispatched: Dispatched) -> Activations:
         """A scale over all real rows; padding rows are zeros and do not move it."""
         return self.quant.quantize_input(dispatched.x.codes, self.a1_scale)
+
+
+KERNELS = {"modular": MoEKernel}  # what joins a backend of each kind with an all2all backend
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +137,9 @@ def check(problem: Problem, platform: Platform, members: Members) -> None:
         reason = refusal(row.needs, problem, platform)
         if reason is not None:
             raise RefusedError(row.name, reason)
+    reason = dispatch_refusal(EXPERTS.row(members.experts), ALL2ALL.row(members.all2all))
+    if reason is not None:
+        raise RefusedError(members.experts, reason)
 
 
 def build(
@@ -159,7 +165,7 @@ def build(
     experts = EXPERTS.load(members.experts)(problem, rank, numerics, quant)
     experts.prepare_weights(weights)
     prepare_finalize = ALL2ALL.load(members.all2all)(groups.gather)
-    kernel = MoEKernel(
+    kernel = KERNELS[row.kind](
         prepare_finalize=prepare_finalize,
         experts=experts,
         quant=quant,

@@ -207,6 +207,11 @@ def test_numerics_that_no_reference_could_follow_are_refused(fields, says):
         Numerics(**fields)
 
 
+def test_a_kind_that_no_layer_can_compose_is_refused():
+    with pytest.raises(ValueError, match="row 'mine' is of kind 'fused'; choose from modular"):
+        Row(name="mine", target="x:Y", kind="fused")
+
+
 def test_a_cpu_loses_what_float32_does_whatever_a_chip_s_units_lose():
     short = Numerics(gemm1="model", accumulation=2.0**-15.5, promoted=128, aligned=(32, 13))
     row = Row(name="x", target="m:C", numerics_of={"fp8_static": short})
