@@ -6,7 +6,7 @@ members are looked up, asked whether they refuse (`check`), and made.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,7 +18,7 @@ from moe.experts import EXPERTS
 from moe.quant import QUANT
 from moe.routers import ROUTERS
 from moe.routing import to_local_ids
-from moe.spec import Needs, experts_refusal
+from moe.spec import Needs, dispatch_refusal, experts_refusal
 from moe.types import Activations, Routing
 
 if TYPE_CHECKING:
@@ -36,12 +36,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class MoEKernel:
-    """Prepare, experts, finalize. `experts_here`: global ids of this rank's experts."""
+    """Prepare, experts, finalize."""
 
     prepare_finalize: PrepareFinalize
     experts: Experts
     quant: QuantMethod
-    experts_here: range
+    expert_map: Tensor  # [E] int32 each global expert's local id, -1 where it is not on this rank
     a1_scale: Tensor | None = None  # [] static scale of the input, where the scheme has one
 
     def apply(self, x: Tensor, routing: Routing) -> Tensor:
@@ -51,7 +51,7 @@ class MoEKernel:
         dispatched = self.prepare_finalize.prepare(sent, routing)
         seen = dispatched.x if early else self._quantize_gathered(dispatched)
         local = Routing(
-            topk_ids=to_local_ids(dispatched.routing.topk_ids, self.experts_here),
+            topk_ids=to_local_ids(dispatched.routing.topk_ids, self.expert_map),
             topk_weights=dispatched.routing.topk_weights,
         )
         # Copies, since experts may use what they are given as scratch.
@@ -59,7 +59,7 @@ class MoEKernel:
         intermediates.keep("weights", local.topk_weights, copy=True)
         intermediates.keep("input", seen.codes, copy=True)
         intermediates.keep("input_scale", seen.scale, copy=True)
-        partial = self.experts.apply(seen, local)
+        partial = self.experts.run(replace(dispatched, x=seen, routing=local))
         _check_output(self.experts, partial, seen.codes)
         intermediates.keep("combine", partial, copy=True)  # sums between ranks may work in place
         return self.prepare_finalize.finalize(partial, dispatched)
@@ -67,6 +67,9 @@ class MoEKernel:
     def _quantize_gathered(self, dispatched: Dispatched) -> Activations:
         """A scale over all real rows; padding rows are zeros and do not move it."""
         return self.quant.quantize_input(dispatched.x.codes, self.a1_scale)
+
+
+KERNELS = {"modular": MoEKernel}  # what joins a backend of each kind with an all2all backend
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +137,9 @@ def check(problem: Problem, platform: Platform, members: Members) -> None:
         reason = refusal(row.needs, problem, platform)
         if reason is not None:
             raise RefusedError(row.name, reason)
+    reason = dispatch_refusal(EXPERTS.row(members.experts), ALL2ALL.row(members.all2all))
+    if reason is not None:
+        raise RefusedError(members.experts, reason)
 
 
 def build(
@@ -159,11 +165,11 @@ def build(
     experts = EXPERTS.load(members.experts)(problem, rank, numerics, quant)
     experts.prepare_weights(weights)
     prepare_finalize = ALL2ALL.load(members.all2all)(groups.gather)
-    kernel = MoEKernel(
+    kernel = KERNELS[row.kind](
         prepare_finalize=prepare_finalize,
         experts=experts,
         quant=quant,
-        experts_here=problem.layout.experts_of(rank, problem.num_experts),
+        expert_map=_expert_map(problem, rank, weights.w13.device),
         a1_scale=weights.a1_scale,
     )
     router = ROUTERS.load(problem.router)()
@@ -173,12 +179,18 @@ def build(
     return FusedMoE(problem=problem, members=names, **parts)
 
 
+def _expert_map(problem: Problem, rank: int, device: torch.device) -> Tensor:
+    """[E] int32, by the placement."""
+    local = problem.placement.expert_map(problem.layout.ep_rank(rank))
+    return torch.tensor(local, dtype=torch.int32, device=device)
+
+
 def shard_weights(
     problem: Problem, rank: int, quant: QuantMethod, w13: Tensor, w2: Tensor
 ) -> ExpertWeights:
     """Quantize this rank's whole experts, then take its columns.
 
-    w13: [e, 2N, K], w2: [e, K, N]: the experts of `problem.layout.experts_of(rank, E)`, whole.
+    w13: [e, 2N, K], w2: [e, K, N]: the experts of `problem.experts_of(rank)`, whole.
     """
     whole = quant.quantize_weights(w13, w2)
     columns = problem.layout.intermediate_of(rank, problem.intermediate)

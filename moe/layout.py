@@ -67,9 +67,8 @@ class Layout:
     def tp_rank(self, rank: int) -> int:
         return self.position("tp", rank)
 
-    def experts_of(self, rank: int, num_experts: int) -> range:
-        """Global expert ids that live on `rank` (uneven where ranks do not divide them)."""
-        return self._share("ep", rank, num_experts)
+    def ep_rank(self, rank: int) -> int:
+        return self.position("ep", rank)
 
     def intermediate_of(self, rank: int, intermediate: int) -> range:
         """Columns of the intermediate size that live on `rank`."""

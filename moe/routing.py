@@ -10,7 +10,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def to_local_ids(topk_ids: Tensor, experts: range) -> Tensor:
-    """[T, k] global ids -> local ids of a rank that has `experts`; -1 for all others."""
-    local = topk_ids - experts.start
-    return torch.where((local >= 0) & (local < len(experts)), local, -1)
+def to_local_ids(topk_ids: Tensor, expert_map: Tensor) -> Tensor:
+    """[T, k] global ids -> local ids by the rank's expert_map [E], -1 where it has no such expert.
+
+    A global id that is no expert's, as -1 is, becomes -1.
+    """
+    known = (topk_ids >= 0) & (topk_ids < len(expert_map))
+    return torch.where(known, expert_map[topk_ids.where(known, 0).long()], -1)

@@ -16,9 +16,12 @@ from moe.needs import Needs as Needs
 from moe.needs import Reason as Reason
 from moe.needs import experts_refusal as experts_refusal
 from moe.needs import resolve as resolve
+from moe.placement import linear
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from moe.placement import Placement
 
 DTYPE_BYTES = {"bf16": 2, "fp16": 2, "f32": 4}  # activation dtypes of a layer -> bytes an element
 BLOCK = 128  # side of a weight block and length of an activation block in `fp8_block`
@@ -56,6 +59,20 @@ class Problem:
         world = range(self.layout.world_size)
         return tuple(len(self.layout.intermediate_of(r, self.intermediate)) for r in world)
 
+    @property
+    def placement(self) -> Placement:
+        """Which experts are where."""
+        return linear(self.layout, self.num_experts)
+
+    def experts_of(self, rank: int) -> tuple[int, ...]:
+        """The experts whose weights live on `rank`, in the order of their local ids."""
+        return self.placement.experts_of(self.layout.ep_rank(rank))
+
+    @property
+    def experts_by_rank(self) -> tuple[tuple[int, ...], ...]:
+        """`experts_of` each rank of the world."""
+        return tuple(self.experts_of(rank) for rank in range(self.layout.world_size))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Platform:
@@ -66,6 +83,13 @@ class Platform:
     features: frozenset[str]
     interpreted: bool = False  # Triton kernels run in the interpreter: right, but slow
 
+
+# How a backend computes experts. Modular: tokens in and expert output out, between the two halves
+# of an all2all backend.
+KINDS = ("modular",)
+# The form in which an all2all backend hands tokens to the experts: `moe.types.Dispatched`, which is
+# contiguous rows, each with its ids and router weights.
+STANDARD = "standard"
 
 BF16_LOSS = 2.0**-8  # no sum is kept in less than bf16, of which this is a step
 FLOAT32_LOSS = 2.0**-22  # the most that an addition in float32 is taken to lose, in any order
@@ -108,7 +132,10 @@ class Numerics:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One member of a family: what it is called, what it needs, where its class is."""
+    """One member of a family: what it is called, what it needs, where its class is.
+
+    Raises ValueError for a kind that is not one of KINDS.
+    """
 
     name: str
     target: str  # "package.module:Class", imported on use
@@ -117,6 +144,14 @@ class Row:
     # Where a member rounds elsewhere for some activation formats, by name.
     numerics_of: Mapping[str, Numerics] = field(default_factory=dict)
     deterministic: bool = False  # the same call on the same ranks gives the same bits
+    kind: str = "modular"  # of an experts backend
+    dispatch_format: str = STANDARD  # that an experts or all2all backend speaks
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(
+                f"row {self.name!r} is of kind {self.kind!r}; choose from {', '.join(KINDS)}"
+            )
 
     def numerics_for(self, scheme: Scheme, device: str) -> Numerics:
         """What the member declares for this scheme on a device of this torch type.
@@ -128,6 +163,17 @@ class Row:
         if device != "cpu" or declared.aligned is None:
             return declared
         return replace(declared, accumulation=FLOAT32_LOSS, promoted=None, aligned=None)
+
+
+def dispatch_refusal(experts: Row, all2all: Row) -> Reason | None:
+    """Return why the experts cannot take what the all2all backend hands out, or None."""
+    if experts.dispatch_format == all2all.dispatch_format:
+        return None
+    text = (
+        f"{experts.name} takes the dispatch_format {experts.dispatch_format}, and "
+        f"{all2all.name} hands out {all2all.dispatch_format}; choose two that name the same"
+    )
+    return Reason(code="dispatch_format_mismatch", text=text)
 
 
 def problem_refusal(problem: Problem) -> Reason | None:

@@ -82,7 +82,10 @@ class Routing:
 class Dispatched:
     """What `prepare` hands to the experts: tokens of all ranks whose experts may be here.
 
-    x: activations of the G gathered rows; routing: theirs, global ids, -1 for padding rows.
+    This is the dispatch format `standard`: contiguous rows in any order.
+
+    x: activations of the G gathered rows, with their scales where they have some.
+    routing: theirs, -1 for padding rows; global ids from `prepare`, local ones for the experts.
     counts: rows of each rank of the gather group, without padding; finalize needs them.
     """
 

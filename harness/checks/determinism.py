@@ -48,7 +48,7 @@ def complaints(subject: Subject, calls: Sequence[Call]) -> Iterator[str]:
     first = calls[0]
     x, logits = first.tokens.x.clone(), first.tokens.logits.clone()
     with guarded_buffers.poisoned():
-        again = subject.layer.forward(x, logits).out
+        again = subject.call(x, logits).out
         broken = guarded_buffers.broken_guards() + changed_inputs((x, logits), first.tokens)
     if not any(call.broken for call in calls):
         yield from (f"memory: {line}, when the first call is repeated" for line in broken)

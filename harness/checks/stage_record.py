@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness.fixtures import tensors
+from harness.fixtures.expert_ids import global_ids
 from moe.reference.formats import spread_groups
 
 if TYPE_CHECKING:
@@ -54,8 +55,8 @@ class Handed:
         return all(name in self.call.stages for name in names)
 
     def global_ids(self, local: Tensor) -> Tensor:
-        layout, experts = self.subject.case.layout, self.subject.case.num_experts
-        return local + layout.experts_of(self.rank, experts).start
+        """Ids beyond this rank's experts count on into the next rank's."""
+        return global_ids(local, self.subject.case.problem, self.rank)
 
     @cached_property
     def sent(self) -> Tensor:

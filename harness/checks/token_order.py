@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness.checks.bits import row_sums
+from harness.fixtures.expert_ids import local_ids
 from moe.reference import formats
 
 if TYPE_CHECKING:
@@ -45,9 +46,7 @@ class Sent:
 def sent(handed: Handed, ids: Tensor, weights: Tensor) -> Sent:
     """ids: [S, k] global, weights: [S, k] float32, as the tokens' own ranks chose them."""
     case = handed.subject.case
-    here = case.layout.experts_of(handed.rank, case.num_experts)
-    local = ids.long() - here.start
-    local = torch.where((local >= 0) & (local < len(here)), local, -1)
+    local = local_ids(ids.long(), case.problem.experts_of(handed.rank), case.num_experts)
     weights = torch.where(local >= 0, weights, 0.0)
     return Sent(rows=_right_rows(handed), ids=local, weights=weights)
 

@@ -128,9 +128,8 @@ def explain(
 def _patterns(scene: Scene, wrong: Wrong, topk_ids: Tensor) -> list[Pattern]:
     case = scene.case
     whole = case.dp_size == 1 and not case.sequence_parallel
-    layout = case.layout
     by_routing = routing_patterns.of_routing(
-        wrong.rows, topk_ids, layout, scene.rank, case.num_experts, whole=whole
+        wrong.rows, topk_ids, case.problem, scene.rank, whole=whole
     )
     return [*by_routing, *patterns.of_rows(wrong.rows), *patterns.of_columns(wrong)]
 

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from moe.layout import Layout
+    from moe.spec import Problem
 
 MOST_WRONG = 0.5  # of an expert's rows: a slight mistake of it leaves some within their bounds
 BLOCKS = (128, 64, 32, 16)  # rows that a kernel takes of one expert at a time
 
 
 def of_routing(
-    bad: Tensor, topk_ids: Tensor, layout: Layout, rank: int, num_experts: int, *, whole: bool
+    bad: Tensor, topk_ids: Tensor, problem: Problem, rank: int, *, whole: bool
 ) -> list[Pattern]:
     """bad: [T] bool, wrong rows; topk_ids: [T, k] global ids, -1 = none.
 
@@ -30,11 +30,11 @@ def of_routing(
     """
     if not bool(bad.any()) or bool(bad.all()):
         return []
-    found = _by_rank(bad, topk_ids, layout, rank, num_experts)
-    found += [] if found else _by_experts(bad, topk_ids, layout, num_experts)
+    found = _by_rank(bad, topk_ids, problem, rank)
+    found += [] if found else _by_experts(bad, topk_ids, problem)
     candidates = list(_empty_slots(topk_ids))
     if whole:
-        candidates += _by_place(topk_ids, num_experts)
+        candidates += _by_place(topk_ids, problem.num_experts)
     found += _fitting(bad, candidates)[:1]
     return found
 
@@ -63,19 +63,16 @@ def _fitting(bad: Tensor, candidates: list[tuple[Pattern, Tensor]]) -> list[Patt
     ]
 
 
-def _by_rank(
-    bad: Tensor, topk_ids: Tensor, layout: Layout, rank: int, num_experts: int
-) -> list[Pattern]:
+def _by_rank(bad: Tensor, topk_ids: Tensor, problem: Problem, rank: int) -> list[Pattern]:
+    layout = problem.layout
     if not layout.use_ep or layout.world_size == 1:
         return []
-    hits = _hits(topk_ids, num_experts)
-    owned = [layout.experts_of(r, num_experts) for r in range(layout.world_size)]
+    hits = _hits(topk_ids, problem.num_experts)
+    owned = problem.experts_by_rank
     there = torch.stack([hits[:, list(of)].any(dim=1) for of in owned])  # [W, T]
     mine, other = there[rank], torch.cat([there[:rank], there[rank + 1 :]]).any(dim=0)
     candidates = [
-        (_experts_pattern(list(of), layout, num_experts), there[r])
-        for r, of in enumerate(owned)
-        if len(of)
+        (_experts_pattern(list(of), problem), there[r]) for r, of in enumerate(owned) if len(of)
     ]
     data = {"rank": rank}
     away = Pattern(name="other_ranks", text="only rows with an expert on another rank", data=data)
@@ -86,17 +83,17 @@ def _by_rank(
     return _fitting(bad, candidates)[:1]
 
 
-def _by_experts(bad: Tensor, topk_ids: Tensor, layout: Layout, num_experts: int) -> list[Pattern]:
+def _by_experts(bad: Tensor, topk_ids: Tensor, problem: Problem) -> list[Pattern]:
     """The fewest experts that explain every wrong row: nearly all their rows are, or else most."""
-    hits = _hits(topk_ids, num_experts)
+    hits = _hits(topk_ids, problem.num_experts)
     for least in (ROWS_WRONG, MOST_WRONG):
         chosen = _covering(bad, hits, least)
         covered = hits[:, chosen].any(dim=1) if chosen else torch.zeros_like(bad)
         both, all_rows, wrong = (int(t.sum()) for t in (covered & bad, covered, bad))
         if both < COVERS * wrong or both < least * all_rows:
             continue
-        if chance(len(bad), all_rows, wrong, float(num_experts) ** len(chosen)) < CHANCE:
-            found = _experts_pattern(sorted(chosen), layout, num_experts)
+        if chance(len(bad), all_rows, wrong, float(problem.num_experts) ** len(chosen)) < CHANCE:
+            found = _experts_pattern(sorted(chosen), problem)
             if both < ROWS_WRONG * all_rows:
                 text = f"{found.text}; of the {all_rows} rows that were, {both} are wrong"
                 return [replace(found, text=text)]
@@ -119,13 +116,13 @@ def _covering(bad: Tensor, hits: Tensor, least: float) -> list[int]:
     return chosen
 
 
-def _experts_pattern(experts: list[int], layout: Layout, num_experts: int) -> Pattern:
+def _experts_pattern(experts: list[int], problem: Problem) -> Pattern:
     what = "experts" if len(experts) > 1 else "expert"
     text = f"all wrong rows were routed to {what} {numbers_text(experts)}"
     data = {"experts": experts, "ranks": []}
-    if layout.use_ep and layout.world_size > 1:
-        world = range(layout.world_size)
-        data["ranks"] = [r for r in world if set(experts) & set(layout.experts_of(r, num_experts))]
+    if problem.layout.use_ep and problem.layout.world_size > 1:
+        by_rank = enumerate(problem.experts_by_rank)
+        data["ranks"] = [rank for rank, held in by_rank if set(experts) & set(held)]
         ranks = "ranks" if len(data["ranks"]) > 1 else "rank"
         text += f" ({ranks} {numbers_text(data['ranks'])})"
     return Pattern(name="experts", text=text, data=data)

@@ -18,6 +18,7 @@ from typing import Any
 
 from harness.errors import CaseError
 from harness.matrix.axis import axes_of, axis, file_keys, value_error
+from harness.matrix.call_modes import CALL_MODES, EAGER
 from moe.layers import COMPOSED, OWN
 from moe.layout import Layout
 from moe.oracle import AUTO
@@ -132,6 +133,13 @@ class MoETestConfig:
     seed: int = axis("seed", "seed of the inputs and weights", default=0, minimum=0)
     exact: bool = axis(
         "exact", "inputs whose sums are exact: outputs compared bit for bit", default=False
+    )
+    call: str = axis(
+        "call",
+        "call mode: how the layer is called, whatever it is",
+        default=EAGER,
+        choices=tuple(CALL_MODES),
+        outputs_agree=True,
     )
     layer: str = axis(
         "layer",

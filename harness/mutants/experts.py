@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from harness.fixtures.expert_ids import global_ids, local_ids
 from harness.mutants import FEW, NotApplicable
 from harness.mutants.contributions import blame, by_slot, farther, parts_of, residual
 from harness.mutants.recompute import elsewhere, redo, redo_parts, shared_mlp
@@ -121,12 +122,12 @@ def best_expert_twice(scene: Scene) -> Tensor:
 
 def ids_in_int8(scene: Scene) -> Tensor:
     """Local ids above 127 are negative then, and negative ones take part in nothing."""
-    layout, experts = scene.case.layout, scene.case.num_experts
+    held = scene.reference.problem.experts_by_rank
     parts = parts_of(scene).clone()
-    for rank in range(layout.world_size):
-        local = scene.topk_ids - layout.experts_of(rank, experts).start
+    for rank, experts in enumerate(held):
+        local = local_ids(scene.topk_ids, experts, scene.case.num_experts)
         parts[rank] *= (local < 128)[:, :, None]
-    if max(len(layout.experts_of(r, experts)) for r in range(layout.world_size)) <= 128:
+    if max(len(experts) for experts in held) <= 128:
         raise NotApplicable("no rank has more than 128 experts")
     return scene.total(parts=parts)
 
@@ -145,70 +146,74 @@ def _needs_slots(scene: Scene) -> None:
 
 def global_ids_as_local(scene: Scene) -> Tensor:
     """Every rank computes the ids below its number of experts, with its own experts."""
-    return _by_rank(scene, lambda ids, here: torch.where(ids < len(here), ids + here.start, -1))
+    return _by_rank(scene, lambda ids, _: ids)
 
 
 def offset_taken_twice(scene: Scene) -> Tensor:
-    def wrong(ids: Tensor, here: range) -> Tensor:
-        local = ids - 2 * here.start
-        inside = (local >= 0) & (local < len(here))
-        return torch.where(inside, local + here.start, -1)
-
-    return _by_rank(scene, wrong)
+    """Each rank subtracts its first expert's id from ids, and once more from what is left."""
+    held = _experts_by_rank(scene)
+    return _by_rank(scene, lambda ids, rank: ids - 2 * _first(held[rank]))
 
 
 def stale_expert_map(scene: Scene) -> Tensor:
     """Each rank computes the next rank's slots with its own experts of the same local number."""
-    few, ranges = scene.first(FEW), _ranges(scene)
+    few, held = scene.first(FEW), _experts_by_rank(scene)
     ids = torch.full_like(few.topk_ids, -1)
-    for here, other in zip(ranges, [*ranges[1:], ranges[0]], strict=True):
-        local = few.topk_ids - other.start
-        inside = (local >= 0) & (local < min(len(other), len(here)))
-        ids = torch.where(inside, local + here.start, ids)
+    for rank, other in enumerate([*held[1:], held[0]]):
+        local = local_ids(few.topk_ids, other, scene.case.num_experts)
+        computed = _computed(scene, local, rank)
+        ids = torch.where(computed >= 0, computed, ids)
     return redo(few, ids=ids)
 
 
 def remainder_on_last_rank(scene: Scene) -> Tensor:
     """Experts that ranks do not divide: the first ranks have them, by the map the last one has."""
-    ranges = _ranges(scene)
-    each, rest = divmod(scene.case.num_experts, len(ranges))
+    held = _experts_by_rank(scene)
+    each, rest = divmod(scene.case.num_experts, len(held))
     if rest == 0:
         raise NotApplicable("the ranks divide the experts evenly")
-    starts = {here.start: each * rank for rank, here in enumerate(ranges) if len(here)}
-
-    def wrong(ids: Tensor, here: range) -> Tensor:
-        local = ids - starts.get(here.start, 0)
-        return torch.where((local >= 0) & (local < len(here)), local + here.start, -1)
-
-    return _by_rank(scene, wrong)
+    return _by_rank(scene, lambda ids, rank: ids - each * rank)
 
 
 def absent_as_first(scene: Scene) -> Tensor:
-    return _by_rank(scene, lambda ids, here: _else(ids, here, here.start))
+    return _by_rank(scene, lambda ids, rank: _else(scene, ids, rank, 0))
 
 
 def absent_as_last(scene: Scene) -> Tensor:
-    return _by_rank(scene, lambda ids, here: _else(ids, here, here.stop - 1))
+    held = _experts_by_rank(scene)
+    return _by_rank(scene, lambda ids, rank: _else(scene, ids, rank, len(held[rank]) - 1))
 
 
-def _else(ids: Tensor, here: range, other: int) -> Tensor:
-    if len(here) == 0:
-        return torch.full_like(ids, -1)
-    return torch.where((ids >= here.start) & (ids < here.stop), ids, other)
+def _else(scene: Scene, ids: Tensor, rank: int, other: int) -> Tensor:
+    """Local ids on the rank, `other` in place of what is not there."""
+    local = local_ids(ids, _experts_by_rank(scene)[rank], scene.case.num_experts)
+    return torch.where(local >= 0, local, other)
 
 
-def _by_rank(scene: Scene, wrong: Callable[[Tensor, range], Tensor]) -> Tensor:
-    """Every rank computes what `wrong` makes of the ids for its experts; -1 is nothing."""
+def _by_rank(scene: Scene, localised: Callable[[Tensor, int], Tensor]) -> Tensor:
+    """Every rank computes what `localised(ids, rank)` says, in local ids, with its own experts."""
     few = scene.first(FEW)
     parts = torch.zeros_like(parts_of(few))
-    for here in _ranges(scene):
-        parts = parts + redo_parts(few, ids=wrong(few.topk_ids, here))
+    for rank in range(scene.case.world_size):
+        ids = _computed(scene, localised(few.topk_ids, rank), rank)
+        parts = parts + redo_parts(few, ids=ids)
     return few.total(parts=parts)
 
 
-def _ranges(scene: Scene) -> list[range]:
+def _computed(scene: Scene, local: Tensor, rank: int) -> Tensor:
+    """Local ids of the rank -> the global ids of its experts; -1 is nothing."""
+    inside = (local >= 0) & (local < len(_experts_by_rank(scene)[rank]))
+    return torch.where(inside, global_ids(local, scene.reference.problem, rank), -1)
+
+
+def _first(experts: tuple[int, ...]) -> int:
+    """The id that a rank's experts begin with; 0 for a rank without any."""
+    return experts[0] if experts else 0
+
+
+def _experts_by_rank(scene: Scene) -> tuple[tuple[int, ...], ...]:
     """The global ids of each rank's experts."""
-    layout = scene.case.layout
-    if not layout.use_ep or layout.world_size == 1:
+    problem = scene.reference.problem
+    if not problem.layout.use_ep or problem.layout.world_size == 1:
         raise NotApplicable("every rank has all experts")
-    return [layout.experts_of(r, scene.case.num_experts) for r in range(layout.world_size)]
+    return problem.experts_by_rank

@@ -133,12 +133,13 @@ def redo_parts(scene: Scene, steps: Steps = RIGHT, *, ids: Tensor | None = None)
     ids = scene.topk_ids if ids is None else ids
     parts = torch.zeros_like(parts_of(scene))
     case, layout = scene.case, scene.case.layout
+    held = scene.reference.problem.experts_by_rank
     for e, (rows, slots) in _places(ids).items():
         one = matrices(scene, e)
         both = _first_product(scene, steps, one, e, rows, slots)
         w2 = steps.w2(scene, one)
         for rank in range(layout.world_size):
-            if e not in layout.experts_of(rank, case.num_experts):
+            if e not in held[rank]:
                 continue
             columns = layout.intermediate_of(rank, case.n)
             part = slice(columns.start, columns.stop)

@@ -61,11 +61,10 @@ def _with_scale_of(scene: Scene, which: str, other: Callable[[Scene, int], int])
 
 def _first(scene: Scene, expert: int) -> int:
     """Of the experts of the same rank."""
-    case, layout = scene.case, scene.case.layout
-    ranges = [layout.experts_of(rank, case.num_experts) for rank in range(layout.world_size)]
-    if max(len(here) for here in ranges) == 1:
+    held = scene.reference.problem.experts_by_rank
+    if max(len(experts) for experts in held) == 1:
         raise NotApplicable("no rank has more than one expert")
-    return next(here for here in ranges if expert in here).start
+    return next(experts for experts in held if expert in experts)[0]
 
 
 def _needs_many(scene: Scene) -> None:

@@ -31,15 +31,14 @@ def w2_of_next_expert(scene: Scene) -> Tensor:
 
 def beside(scene: Scene, expert: int, step: int) -> int:
     """The expert so many places further among those of the same rank, the ends joined."""
-    case, layout = scene.case, scene.case.layout
-    ranges = [layout.experts_of(rank, case.num_experts) for rank in range(layout.world_size)]
-    most = max(len(here) for here in ranges)
+    held = scene.reference.problem.experts_by_rank
+    most = max(len(experts) for experts in held)
     if most == 1:
         raise NotApplicable("no rank has more than one expert")
     if most == 2 and step < 0:
         raise NotApplicable("of two experts each is next to the other, either way")
-    here = next(here for here in ranges if expert in here)
-    return here.start + (expert - here.start + step) % len(here)
+    experts = next(experts for experts in held if expert in experts)
+    return experts[(experts.index(expert) + step) % len(experts)]
 
 
 def w2_shard_of_next_rank(scene: Scene) -> Tensor:

@@ -21,7 +21,7 @@ from moe.layers import COMPOSED, LAYERS, OWN, LayerRow
 from moe.oracle import AUTO, select
 from moe.quant import QUANT
 from moe.routers import ROUTERS
-from moe.spec import Needs, Reason, experts_refusal, problem_refusal
+from moe.spec import Needs, Reason, dispatch_refusal, experts_refusal, problem_refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -111,19 +111,27 @@ def _judge(case: MoETestConfig, machine: Machine) -> tuple[MoETestConfig, Reason
     if case.layer != COMPOSED:
         return case, _layer_refusal(case, machine) or _memory_refusal(problem, machine)
     if case.experts == AUTO:
-        selection = select(
-            problem, machine.platform, veto=lambda row: _experts_refusal(row, problem, machine)
-        )
-        case = case.replace(experts=selection.winner.name)
+        case = case.replace(experts=_first_that_takes(case, machine))
     reason = (
         _experts_refusal(_backend(case.experts), problem, machine)
         or _needs_refusal(ROUTERS.row(case.router), problem, machine)
         or _needs_refusal(ACTIVATIONS.row(case.activation), problem, machine)
         or _needs_refusal(quant, problem, machine)
         or _needs_refusal(ALL2ALL.row(case.all2all), problem, machine)
+        or dispatch_refusal(_backend(case.experts), ALL2ALL.row(case.all2all))
         or _memory_refusal(problem, machine)
     )
     return case, reason
+
+
+def _first_that_takes(case: MoETestConfig, machine: Machine) -> str:
+    """The experts backend that the oracle chooses. Raises MoEError where there is none."""
+    problem, all2all = case.problem, ALL2ALL.row(case.all2all)
+
+    def veto(row: Row) -> Reason | None:
+        return _experts_refusal(row, problem, machine) or dispatch_refusal(row, all2all)
+
+    return select(problem, machine.platform, veto=veto).winner.name
 
 
 def _backend(name: str) -> Row:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from moe.registry import Registry
-from moe.spec import ANY, Needs, Row
+from moe.spec import ANY, STANDARD, Needs, Row
 
 ALL2ALL: Registry[Row] = Registry(
     "all2all",
@@ -11,12 +11,14 @@ ALL2ALL: Registry[Row] = Registry(
         Row(
             name="local",
             target="moe.all2all.local:Local",
+            dispatch_format=STANDARD,
             needs=Needs(dtypes=ANY, formats=ANY, max_world=1),
             deterministic=True,
         ),
         Row(
             name="allgather_reducescatter",
             target="moe.all2all.allgather_reducescatter:AllGatherReduceScatter",
+            dispatch_format=STANDARD,
             needs=Needs(dtypes=ANY, formats=ANY),
             deterministic=True,
         ),

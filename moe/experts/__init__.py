@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from moe.registry import Registry
-from moe.spec import ANY, Needs, Numerics, Row
+from moe.spec import ANY, STANDARD, Needs, Numerics, Row
 
 # Every product is rounded to the layer's dtype. Tensor cores sum bf16 and fp16 products in
 # float32 but drop bits when they align them.
@@ -23,6 +23,8 @@ EXPERTS: Registry[Row] = Registry(
         Row(
             name="triton",
             target="moe.experts.triton:TritonExperts",
+            kind="modular",
+            dispatch_format=STANDARD,
             needs=Needs(
                 features=frozenset({"triton"}),
                 dtypes=frozenset({"bf16", "fp16"}),
@@ -45,6 +47,8 @@ EXPERTS: Registry[Row] = Registry(
         Row(
             name="flashinfer_cutlass",
             target="moe.experts.flashinfer_cutlass:FlashInferCutlassExperts",
+            kind="modular",
+            dispatch_format=STANDARD,
             needs=Needs(
                 features=frozenset({"cuda", "sm90"}),
                 dtypes=frozenset({"bf16"}),
@@ -66,6 +70,8 @@ EXPERTS: Registry[Row] = Registry(
         Row(
             name="torch_grouped",
             target="moe.experts.torch_grouped:TorchGroupedExperts",
+            kind="modular",
+            dispatch_format=STANDARD,
             needs=Needs(
                 dtypes=frozenset({"bf16"}),
                 formats=frozenset({("model", "model")}),
@@ -79,6 +85,8 @@ EXPERTS: Registry[Row] = Registry(
         Row(
             name="torch_loop",
             target="moe.experts.torch_loop:TorchLoopExperts",
+            kind="modular",
+            dispatch_format=STANDARD,
             needs=Needs(dtypes=ANY, formats=ANY, activation_functions=ANY),  # calls the layer's own
             deterministic=True,
         ),

@@ -1,7 +1,8 @@
 """What an experts backend is: weights once, then tokens in and this rank's share out.
 
-A backend is *modular* and *standard* here: contiguous tokens come in with their routing, and
-the weighted sum over this rank's experts goes out; sums over ranks belong to the all2all.
+A backend is *modular* and *standard* (see `kind` and `dispatch_format` in `moe.spec`): contiguous
+tokens come in with their routing, and the weighted sum over this rank's experts goes out; sums over
+ranks belong to the all2all.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from moe.activations.base import Activation
     from moe.quant.base import QuantMethod
     from moe.spec import Numerics, Problem
-    from moe.types import Activations, ExpertWeights, Routing
+    from moe.types import Activations, Dispatched, ExpertWeights, Routing
 
 
 class Experts(ABC):
@@ -31,7 +32,7 @@ class Experts(ABC):
         self.quant = quant
         self.dtype = TORCH_DTYPE[problem.dtype]  # of the output
         self.activation: Activation = ACTIVATIONS.load(problem.activation)()
-        self.num_local = len(problem.layout.experts_of(rank, problem.num_experts))
+        self.num_local = len(problem.experts_of(rank))
 
     @abstractmethod
     def prepare_weights(self, weights: ExpertWeights) -> None:
@@ -39,6 +40,10 @@ class Experts(ABC):
 
         weights: [gate; up] order, e = this rank's experts, n = its intermediate columns.
         """
+
+    def run(self, dispatched: Dispatched) -> Tensor:
+        """Compute what an all2all backend has prepared, its ids made local, by `apply`."""
+        return self.apply(dispatched.x, dispatched.routing)
 
     @abstractmethod
     def apply(self, x: Activations, routing: Routing) -> Tensor:

@@ -51,6 +51,7 @@ class LayerRow(Row):
     routers: frozenset[str] | Anything = frozenset({"softmax"})  # rows of `moe.routers`
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         unknown = sorted(self.takes - set(TAKES))
         if unknown:
             known = ", ".join(TAKES)

@@ -32,6 +32,7 @@ class QuantRow(Row):
         return FORMATS[self.scheme.activations].static
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         pair = (self.scheme.weights, self.scheme.activations)
         if pair not in self.needs.formats:
             made = f"{self.name} makes {pair[0]} weights with {pair[1]} activations"

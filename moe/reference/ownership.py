@@ -1,7 +1,8 @@
-"""Which ranks hold what, by the layout, and that it is all held once.
+"""Which ranks hold what, by the layout and the placement, and that it is all held once.
 
-The layout is the one thing that the reference shares with what it judges: a column, an expert or
-a token that it loses would be missed by both, so it is looked at here.
+They are what the reference shares with what it judges: a column, an expert or a token that they
+lose would be missed by both, so it is looked at here. Of the placement it takes which expert is on
+which EP rank, and never the map that the layer looks ids up in.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ def holders(problem: Problem, e: int) -> tuple[slice, list[range]]:
     Raises ValueError where some of its columns are no rank's, or two ranks'.
     """
     layout, size = problem.layout, problem.intermediate
-    ranks = [r for r in range(layout.world_size) if e in layout.experts_of(r, problem.num_experts)]
+    owners = problem.placement.owners(e)
+    ranks = [r for r in range(layout.world_size) for owner in owners if layout.ep_rank(r) == owner]
     columns = [layout.intermediate_of(r, size) for r in ranks]
     if not _tile(columns, size):
         raise ValueError(f"the layout gives {size} columns of expert {e} {_said(ranks, columns)}")

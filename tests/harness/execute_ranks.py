@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from typing import TYPE_CHECKING
 
@@ -12,8 +13,10 @@ from harness.diagnosis import causes
 from harness.execute import run_case
 from harness.fixtures.rank_context import RankContext
 from harness.matrix.case import MoETestConfig
+from moe import layer, spec
 from moe.collectives import Group
 from moe.experts.torch_loop import TorchLoopExperts
+from moe.placement import linear
 from moe.spec import Row
 
 if TYPE_CHECKING:
@@ -54,6 +57,26 @@ def _planted(plant, ids: list[str]) -> list[RankResult]:
         patch.setattr(causes, "SECONDS", 0.0)  # that it fails is the question, not why
         plant(patch)
         return run_all(ids)
+
+
+def run_shuffled(text: str, *, stale: bool = False) -> RankResult:
+    """Run a case while experts are in another order, so that no rank's are a range of ids.
+
+    stale: the layer has the next rank's map.
+    """
+
+    def shuffled(layout, num_experts):
+        made = linear(layout, num_experts)
+        order = tuple(sorted(range(num_experts), key=lambda e: (e * 5 + 2) % num_experts))
+        return dataclasses.replace(made, physical_to_logical=order[::-1])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spec, "linear", shuffled)
+        if stale:
+            real = layer._expert_map
+            patch.setattr(layer, "_expert_map", lambda p, rank, device: real(p, 1 - rank, device))
+        (result,) = run_all([text])
+    return result
 
 
 def run_with_another_last_bit(text: str) -> RankResult:

@@ -30,7 +30,7 @@ class Right(LayerSubject):
         self.shared = checkpoint.shared if self.rank == 0 else None
 
     def experts_here(self):
-        return self.problem.layout.experts_of(self.rank, self.problem.num_experts)
+        return self.problem.experts_of(self.rank)
 
     def weights(self, mlp):
         gate, up, down = (t.float() for t in (mlp.gate, mlp.up, mlp.down))
@@ -98,8 +98,9 @@ class HandsOut(Right):
 
     def forward(self, x):
         weights, ids = self.route(x)
-        local = torch.where((ids >= self.here.start) & (ids < self.here.stop), ids, -1)
-        local = torch.where(local >= 0, local - self.here.start, -1)
+        local = torch.full_like(ids, -1)
+        for place, e in enumerate(self.here):
+            local[ids == e] = place
         for name, value in (("ids", local), ("weights", weights), ("input", x)):
             intermediates.keep(name, value)
         rows = x.float().repeat_interleave(ids.shape[1], dim=0)

@@ -27,6 +27,7 @@ from tests.harness.execute_ranks import (
     context,
     run_all,
     run_planted,
+    run_shuffled,
     run_with_another_last_bit,
 )
 
@@ -270,6 +271,27 @@ def test_a_right_stack_passes_on_every_layout(point):
         if max(held):
             assert 0.02 < result.metrics["bound_used"] < 1
         assert len(result.sketches) == min(2, held[0])
+
+
+SHUFFLED = (
+    {"dp_size": 2, "use_ep": True, "num_experts": 6, "top_k": 3, "quant": "fp8_block"},
+    {"tp_size": 2, "use_ep": True, "num_experts": 7, "experts": "triton", "shared_experts": 1},
+)
+
+
+@pytest.mark.parametrize("fields", SHUFFLED, ids=str)
+def test_a_right_stack_passes_where_no_rank_s_experts_are_a_range(fields):
+    """Layer, reference, checks and mutants go by the placement: none counts ids from a start."""
+    for result in parallel_launch(2, run_shuffled, case(**fields).id):
+        assert (result.verdict, result.messages) == (Verdict.PASSED, ())
+
+
+def test_another_rank_s_map_is_named_where_no_rank_s_experts_are_a_range():
+    point = case(**SHUFFLED[0])
+    for result in parallel_launch(2, functools.partial(run_shuffled, stale=True), point.id):
+        assert result.verdict is Verdict.FAILED
+        causes = [cause["name"] for call in result.diagnosis.calls for cause in call["causes"]]
+        assert "stale_expert_map" in causes, result.messages
 
 
 def test_a_rank_without_tokens_was_among_them():

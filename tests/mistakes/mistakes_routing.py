@@ -10,6 +10,7 @@ from moe import layer
 from moe.experts.torch_grouped import TorchGroupedExperts
 from moe.routers.softmax.member import SoftmaxTopK
 from moe.types import Routing
+from tests.mistakes.expert_maps import first, moved
 from tests.mistakes.mistake import around, mistake
 
 EP = {"dp_size": 2, "use_ep": True}
@@ -144,37 +145,36 @@ def router_weight_before_the_activation(patch):
 
 
 def localised(patch, change):
-    """Change the map from global to local ids: `change(real, ids, experts here) -> ids`."""
+    """Change the look-up of local ids: `change(real, ids, expert_map) -> ids`."""
     around(patch, layer, "to_local_ids", change)
 
 
 @mistake("expert map reads -1", "vLLM #48371", "absent_as_last", **EP)
 def ids_of_other_ranks_wrap_to_the_last_expert(patch):
-    def wrap(real, ids, here):
-        local = real(ids, here)
-        return torch.where((local < 0) & (ids >= 0), len(here) - 1, local)
+    def wrap(real, ids, expert_map):
+        local = real(ids, expert_map)
+        return torch.where((local < 0) & (ids >= 0), expert_map.max(), local)
 
     localised(patch, wrap)
 
 
 @mistake("EP offset", "xpu-kernels #405", "global_ids_as_local", **EP)
 def global_ids_taken_for_local(patch):
-    localised(patch, lambda real, ids, here: real(ids, range(len(here))))
+    localised(patch, lambda real, ids, expert_map: real(ids, moved(expert_map, to=0)))
 
 
 @mistake("EP offset twice", "FI #3547", "offset_taken_twice", "rank_missing", **EP)
 def expert_offset_subtracted_twice(patch):
     """Exactly zero on every rank but the first."""
-    localised(patch, lambda real, ids, here: real(ids - here.start, here))
+    localised(patch, lambda real, ids, expert_map: real(ids - first(expert_map), expert_map))
 
 
 @mistake("EP split", "vLLM #21497", "remainder_on_last_rank", num_experts=5, **EP)
 def remainder_of_the_experts_on_the_last_rank(patch):
     """The map gives the odd expert to the last rank, the weights have it on the first."""
 
-    def split(real, ids, here):
-        start = here.start - 1 if here.start else 0
-        return real(ids, range(start, start + len(here)))
+    def split(real, ids, expert_map):
+        return real(ids, moved(expert_map, to=max(first(expert_map) - 1, 0)))
 
     localised(patch, split)
 
@@ -182,7 +182,7 @@ def remainder_of_the_experts_on_the_last_rank(patch):
 @mistake("stale expert map", "SGLang #39580", "stale_expert_map", num_experts=6, **EP)
 def map_from_before_the_rebalance(patch):
     """Ranks have changed places since: each has the map of the other."""
-    localised(patch, lambda real, ids, here: real(ids, range(3 - here.start, 6 - here.start)))
+    localised(patch, lambda real, ids, its: real(ids, moved(its, to=3 - first(its))))
 
 
 @mistake("replicas counted twice", "SGLang #32962", "rank_twice", **EP)

@@ -1,5 +1,6 @@
 """The layer's parts put together: refusals, members from outside, and who really served."""
 
+import dataclasses
 import importlib
 import sys
 
@@ -19,7 +20,7 @@ from moe.platforms import platform
 from moe.quant import QUANT
 from moe.routers.softmax.member import SoftmaxTopK
 from moe.routing import to_local_ids
-from moe.spec import Problem
+from moe.spec import KINDS, Problem
 from moe.types import Activations, Routing
 from tests.moe import outside_members
 
@@ -159,9 +160,10 @@ def test_the_router_chooses_the_largest_and_weighs_them(renormalize):
 
 def test_global_ids_become_local_ones_or_minus_one():
     ids = torch.tensor([[0, 3], [4, 5], [-1, 6]], dtype=torch.int32)
-    assert to_local_ids(ids, range(3, 6)).tolist() == [[-1, 0], [1, 2], [-1, -1]]
-    assert to_local_ids(ids, range(4, 4)).tolist() == [[-1, -1]] * 3
-    assert to_local_ids(ids, range(3, 6)).dtype == torch.int32
+    shuffled = torch.tensor([-1, -1, -1, 0, 2, 1], dtype=torch.int32)
+    assert to_local_ids(ids, shuffled).tolist() == [[-1, 0], [2, 1], [-1, -1]]
+    assert to_local_ids(ids, torch.full_like(shuffled, -1)).tolist() == [[-1, -1]] * 3
+    assert to_local_ids(ids, shuffled).dtype == torch.int32
 
 
 class Counting:
@@ -189,7 +191,7 @@ def test_what_travels_is_quantized_where_the_scale_is_the_row_s_own(name, travel
         prepare_finalize=wire,
         experts=built.experts,
         quant=built.quant,
-        experts_here=built.experts_here,
+        expert_map=built.expert_map,
     )
     routing = Routing(
         topk_ids=torch.tensor([[0, 1]], dtype=torch.int32), topk_weights=torch.ones(1, 2)
@@ -214,6 +216,39 @@ def test_a_wrong_class_by_its_path_fails():
     found = judged(experts="tests.moe.outside_members:UpFirst")
     assert str(found.verdict) == "failed"
     assert "rows wrong" in found.messages[0]
+
+
+def test_members_that_speak_different_dispatch_formats_make_no_layer(monkeypatch):
+    lists = dataclasses.replace(ALL2ALL.row("local"), name="lists", dispatch_format="lists")
+    monkeypatch.setattr(ALL2ALL, "_rows", {**ALL2ALL.rows, "lists": lists})
+    text = "torch_loop refuses this problem: dispatch_format_mismatch: torch_loop takes the"
+    with pytest.raises(RefusedError, match=text):
+        layer.check(problem(), platform("cpu"), members(all2all="lists"))
+
+
+def test_a_layer_is_composed_by_its_backend_s_kind(monkeypatch):
+    class Joined(layer.MoEKernel):
+        pass
+
+    assert tuple(layer.KERNELS) == KINDS
+    monkeypatch.setitem(layer.KERNELS, "modular", Joined)
+    assert type(build(problem(), members()).kernel) is Joined
+
+
+def test_experts_take_the_bundle_that_was_prepared_with_local_ids(monkeypatch):
+    bundles = []
+    kind = EXPERTS.load("torch_loop")
+    real = kind.run
+    monkeypatch.setattr(kind, "run", lambda self, given: real(self, bundles.append(given) or given))
+    built = build(problem(), members(all2all="local")).kernel
+    moved = dataclasses.replace(built, expert_map=built.expert_map.flip(0))
+    routing = Routing(
+        topk_ids=torch.tensor([[0, 3]], dtype=torch.int32), topk_weights=torch.ones(1, 2)
+    )
+    moved.apply(torch.ones(1, 64).bfloat16(), routing)
+    (bundle,) = bundles
+    assert bundle.routing.topk_ids.tolist() == [[3, 0]]
+    assert bundle.counts == (1,)
 
 
 def test_an_all2all_backend_by_its_path():

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moe.layout import Layout, chunk
+from moe.placement import linear
 from moe.spec import (
     ANY,
     FLOAT32_LOSS,
@@ -48,7 +49,8 @@ def test_ranks_count_tp_first(layout):
 @given(layouts, st.integers(1, 64))
 def test_either_experts_or_columns_are_shared_out(layout, size):
     ranks = range(layout.world_size)
-    experts = [e for rank in ranks for e in layout.experts_of(rank, size)]
+    placement = linear(layout, size)
+    experts = [e for rank in ranks for e in placement.experts_of(layout.ep_rank(rank))]
     columns = [c for rank in ranks for c in layout.intermediate_of(rank, size)]
     once, everywhere = list(range(size)), list(range(size)) * layout.world_size
     assert experts == (once if layout.use_ep else everywhere)
@@ -203,6 +205,11 @@ def test_ranks_without_experts_are_no_reason_to_refuse():
 def test_numerics_that_no_reference_could_follow_are_refused(fields, says):
     with pytest.raises(ValueError, match=says):
         Numerics(**fields)
+
+
+def test_a_kind_that_no_layer_can_compose_is_refused():
+    with pytest.raises(ValueError, match="row 'mine' is of kind 'fused'; choose from modular"):
+        Row(name="mine", target="x:Y", kind="fused")
 
 
 def test_a_cpu_loses_what_float32_does_whatever_a_chip_s_units_lose():

@@ -26,6 +26,7 @@ from moe.routers.softmax.member import SoftmaxTopK
 from moe.shared import SharedExperts
 from moe.types import Activations, Routing
 from tests.harness.execute_ranks import case
+from tests.mistakes.expert_maps import first, moved
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -275,13 +276,13 @@ def expert_offset_off_by_one(patch):
         patch,
         layer,
         "to_local_ids",
-        lambda real, ids, here: real(ids, range(here.start + 1, here.stop + 1)),
+        lambda real, ids, its: real(ids, moved(its, to=first(its) + 1)),
     )
 
 
 @mistake(dp_size=2, use_ep=True)
 def every_rank_computes_experts_from_zero(patch):
-    around(patch, layer, "to_local_ids", lambda real, ids, here: real(ids, range(len(here))))
+    around(patch, layer, "to_local_ids", lambda real, ids, its: real(ids, moved(its, to=0)))
 
 
 # --- between ranks

@@ -9,6 +9,7 @@ from harness.diagnosis import patterns, routing_patterns
 from harness.diagnosis.patterns import Wrong, find_wrong, of_columns, of_rows
 from harness.formatting import numbers_text
 from moe.layout import Layout
+from moe.spec import Problem
 from tests.harness.diagnosis.mistaken import CASE, call_of
 
 
@@ -111,7 +112,9 @@ IDS = torch.stack([torch.randperm(8, generator=GENERATOR)[:2] for _ in range(40)
 
 
 def routing(bad, layout=Layout(), rank=0, ids=IDS, whole=False):  # noqa: B008  # frozen
-    return texts(routing_patterns.of_routing(bad, ids, layout, rank, 8, whole=whole))
+    sizes = {"m": 1, "hidden": 8, "intermediate": 8, "num_experts": 8, "top_k": 2}
+    problem = Problem(**sizes, layout=layout)
+    return texts(routing_patterns.of_routing(bad, ids, problem, rank, whole=whole))
 
 
 def test_rows_of_one_rank_s_experts():

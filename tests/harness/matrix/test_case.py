@@ -9,9 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import CaseError
-from harness.matrix.case import TOKEN_COUNTS, MoETestConfig
+from harness.matrix.case import AXES, MoETestConfig
 from moe.quant import QUANT
-from moe.spec import DTYPE_BYTES
 
 PLAIN = MoETestConfig(m=32, n=256, k=128, num_experts=8, top_k=2, experts="triton")
 
@@ -24,8 +23,6 @@ BY_FIELD = {
     "all2all": names,
     "quant": names,
     "layer": names,
-    "dtype": st.sampled_from(sorted(DTYPE_BYTES)),
-    "tokens": st.sampled_from(TOKEN_COUNTS),
     "shared_experts": counts,
     "seed": counts,
 }
@@ -33,6 +30,8 @@ BY_TYPE = {"int": sizes, "bool": st.booleans(), "str": names}
 
 
 def strategy(field):
+    if AXES[field.name].choices:
+        return st.sampled_from(AXES[field.name].choices)
     return BY_FIELD[field.name] if field.name in BY_FIELD else BY_TYPE[field.type]
 
 

@@ -11,11 +11,12 @@ from harness.matrix.case import MoETestConfig
 from harness.plan import cost
 from harness.plan.machine import Machine, planned_for
 from harness.plan.plan import make_plan
+from moe.all2all import ALL2ALL
 from moe.experts import EXPERTS
 from moe.formats import FORMATS
 from moe.layers.base import LayerSubject
 from moe.quant import QUANT, QuantRow
-from moe.spec import Needs, Platform, Row, Scheme
+from moe.spec import ANY, Needs, Platform, Row, Scheme
 
 CPU = planned_for("cpu")
 HOPPERS = planned_for("cuda_sm90", 2)
@@ -230,6 +231,44 @@ def test_formats_are_matched_as_pairs(monkeypatch):
         "triton: takes fp8_block weights with activation_format fp8_group, not int8_token"
     )
     assert make_plan([case(experts="torch_loop", quant="mixed", n=256)], CPU).cases
+
+
+@pytest.fixture
+def in_lists(monkeypatch):
+    """An all2all backend and an experts backend that speak a format of another package's."""
+    anything = Needs(dtypes=ANY, formats=ANY)
+    sends = Row(name="sends", target="x:Y", needs=anything, dispatch_format="lists")
+    takes = Row(name="takes", target="x:Y", needs=anything, dispatch_format="lists")
+    monkeypatch.setattr(ALL2ALL, "_rows", {**ALL2ALL.rows, "sends": sends})
+    monkeypatch.setattr(EXPERTS, "_rows", {**EXPERTS.rows, "takes": takes})
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        (
+            {"all2all": "sends"},
+            "torch_loop takes the dispatch_format standard, and sends hands out lists; choose two "
+            "that name the same",
+        ),
+        (
+            {"experts": "takes"},
+            "takes takes the dispatch_format lists, and allgather_reducescatter hands out "
+            "standard; choose two that name the same",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("in_lists")
+def test_members_that_speak_different_dispatch_formats_are_refused(fields, text):
+    reason = refusal(case(**fields))
+    assert (reason.code, reason.text) == ("dispatch_format_mismatch", text)
+
+
+@pytest.mark.usefixtures("in_lists")
+def test_members_that_speak_one_dispatch_format_run():
+    point = case(experts="takes", all2all="sends")
+    assert make_plan([point], CPU).cases == (point,)
+    assert make_plan([case(experts="auto", all2all="sends")], CPU).cases == (point,)
 
 
 def test_uneven_shards_are_taken_where_no_block_is_cut():

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 import pytest
 
 from moe.layout import Layout
+from moe.placement import Placement
 from moe.reference.ownership import check_rank, check_tokens, holders
 from moe.spec import Problem
 
@@ -16,11 +18,7 @@ def problem(layout: Layout) -> Problem:
 
 
 class Without(Layout):
-    """Sizes divided and the remainder forgotten, for experts, columns and tokens."""
-
-    def experts_of(self, rank, num_experts):
-        size = num_experts // self.world_size
-        return range(rank * size, (rank + 1) * size) if self.use_ep else range(num_experts)
+    """Sizes divided and the remainder forgotten, for columns and tokens."""
 
     def intermediate_of(self, rank, intermediate):
         size = intermediate // self.world_size
@@ -51,16 +49,46 @@ def test_each_column_of_each_expert_is_held_once():
             Without(tp_size=4),
             "gives 10 columns of expert 4 as 0:2 to rank 0, 2:4 to rank 1",
         ),
-        (
-            Without(tp_size=2, use_ep=True),
-            "10 columns of expert 4 as nothing to anybody;",
-        ),
         (Twice(tp_size=2), "10 columns of expert 4 as 0:10 to rank 0, 0:10 to rank 1; each must"),
     ],
 )
 def test_a_layout_that_loses_or_doubles_columns_is_refused(layout, text):
     with pytest.raises(ValueError, match=re.escape(text)):
         holders(problem(layout), 4)
+
+
+def placed(experts: tuple[int, ...], counts: tuple[int, ...]) -> Problem:
+    """Two EP ranks with these experts."""
+    made = Placement(num_experts=5, physical_to_logical=experts, counts=counts)
+    return Placed(**vars(problem(Layout(tp_size=2, use_ep=True))), made=made)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placed(Problem):
+    made: Placement
+
+    @property
+    def placement(self) -> Placement:
+        return self.made
+
+
+@pytest.mark.parametrize(
+    ("experts", "counts", "text"),
+    [
+        ((0, 1, 2, 3), (2, 2), "10 columns of expert 4 as nothing to anybody;"),
+        ((0, 1, 4, 2, 3, 4), (3, 3), "expert 4 as 0:10 to rank 0, 0:10 to rank 1; each must be"),
+        ((0, 1, 4, 4, 2, 3), (4, 2), "expert 4 as 0:10 to rank 0, 0:10 to rank 0; each must be"),
+    ],
+)
+def test_a_placement_that_loses_or_doubles_experts_is_refused(experts, counts, text):
+    with pytest.raises(ValueError, match=re.escape(text)):
+        holders(placed(experts, counts), 4)
+
+
+def test_the_reference_asks_who_owns_an_expert_and_not_the_map_of_the_layer(monkeypatch):
+    monkeypatch.delattr(Placement, "expert_map")
+    ranks, columns = holders(placed((4, 2, 0, 3, 1), (2, 3)), 1)
+    assert (ranks, columns) == (slice(1, 2), [range(10)])
 
 
 def test_each_token_is_held_once():

@@ -67,5 +67,6 @@ def test_no_tokens_no_complaints() -> None:
 
 def test_local_ids() -> None:
     ids = torch.tensor([[0, 3], [-1, 5]], dtype=torch.int32)
-    assert to_local_ids(ids, range(3, 6)).tolist() == [[-1, 0], [-1, 2]]
-    assert to_local_ids(ids, range(2, 2)).tolist() == [[-1, -1], [-1, -1]]
+    expert_map = torch.tensor([-1, -1, -1, 0, 1, 2], dtype=torch.int32)
+    assert to_local_ids(ids, expert_map).tolist() == [[-1, 0], [-1, 2]]
+    assert to_local_ids(ids, torch.full_like(expert_map, -1)).tolist() == [[-1, -1], [-1, -1]]

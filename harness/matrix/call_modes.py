@@ -1,0 +1,7 @@
+"""How a layer can be called: the table of call modes, by name."""
+
+from __future__ import annotations
+
+EAGER = "eager"
+# "package.module:Class" of a `harness.fixtures.call_mode.CallMode`, imported on a rank.
+CALL_MODES = {EAGER: "harness.fixtures.call_mode:Eager"}
