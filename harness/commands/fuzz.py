@@ -307,7 +307,7 @@ def main(args: argparse.Namespace) -> int:
     if not first:
         raise NothingSelected(f"no case of {space.under_test} would run here")
     chosen = Selection(points=(), suite="fuzz", time_limit=args.time_limit or TIME_LIMIT)
-    info = describe(args.argv, chosen, make_plan([], space.machine), {"seed": args.seed})
+    info = describe(args.argv, chosen, make_plan([], space.machine), seed=args.seed)
     path = args.out or folder_for(ROOT, "fuzz")
     print(f"fuzzing {space.under_test} with seed {args.seed}; folder {path}", flush=True)
     with RunFolder.create(path, info) as folder, Pool() as pool:

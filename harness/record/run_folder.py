@@ -7,6 +7,7 @@ full disk, a folder that is gone) is a warning: it never fails a test.
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import json
 import os
@@ -18,7 +19,7 @@ from harness.errors import UsageError
 from harness.formatting import numbers_text
 from harness.matrix.case import short_name
 from harness.record.events import CaseEnded, RunEnded, from_line, to_line
-from harness.record.run_info import check_format, check_keys, check_present
+from harness.record.run_info import RunInfo
 from harness.record.summary import OPEN
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from harness.record.events import Event
     from harness.record.result import CaseResult
 
-FORMAT = 2  # of run.json and of the events; 1 held self-checks as strings
 ROOT = Path("runs")  # where folders go that were not given a place
 
 
@@ -39,7 +39,7 @@ class RunFolder:
     lost: the first error that kept something from being recorded, or None.
     """
 
-    def __init__(self, path: Path, info: dict[str, Any], *, write: bool) -> None:
+    def __init__(self, path: Path, info: RunInfo, *, write: bool) -> None:
         self.path = path
         self.info = info
         self.lost: OSError | None = None
@@ -49,7 +49,7 @@ class RunFolder:
         self.results = last_words(self.events()) if write else {}
 
     @classmethod
-    def create(cls, path: Path, info: dict[str, Any]) -> RunFolder:
+    def create(cls, path: Path, info: RunInfo) -> RunFolder:
         """A new folder, ready for events. Raises UsageError rather than overwrite anything."""
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -59,8 +59,7 @@ class RunFolder:
                     "or go on with that run by --resume"
                 )
             (path / "logs").mkdir()
-            info = {"format": FORMAT, **info}
-            _write(path / "run.json", info)
+            _write(path / "run.json", info.to_json())
         except OSError as error:
             raise UsageError(f"cannot make the run folder {str(path)!r}: {error}") from error
         return cls(path, info, write=True)
@@ -69,16 +68,10 @@ class RunFolder:
     def open(cls, path: Path, *, write: bool = False) -> RunFolder:
         """An earlier run's folder, to read or (`write`) to go on with."""
         try:
-            info = json.loads((path / "run.json").read_text(encoding="utf-8"))
+            data = json.loads((path / "run.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UsageError(f"{str(path)!r} is no run folder: {error}") from error
-        return cls(path, check_format(path / "run.json", info, FORMAT), write=write)
-
-    def require(self, *keys: str) -> None:
-        """Raise UsageError unless `run.json` holds these keys as `run_info.RULES` says."""
-        path = self.path / "run.json"
-        check_keys(path, self.info, *keys)
-        check_present(path, self.info, "suite", "platform", "time", "versions")
+        return cls(path, RunInfo.from_json(path / "run.json", data), write=write)
 
     @property
     def log_dir(self) -> Path:
@@ -125,9 +118,9 @@ class RunFolder:
 
     def name_cases(self, ids: list[str]) -> None:
         """Which cases `run.json` names, for a run that finds them out as it goes on."""
-        self.info = {**self.info, "cases": ids}
+        self.info = dataclasses.replace(self.info, cases=tuple(ids))
         try:
-            _write(self.path / "run.json", self.info)
+            _write(self.path / "run.json", self.info.to_json())
         except OSError as error:
             self._warn(error)
 

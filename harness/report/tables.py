@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.matrix.case import MoETestConfig
 from harness.record.events import RunEnded, RunStarted
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from harness.record.events import Event
     from harness.record.run_folder import RunFolder
+    from harness.record.run_info import RefusedCase, RunInfo
 
 SLOWEST = 5
 
@@ -27,9 +28,9 @@ class View:
     """A run as its folder tells it."""
 
     name: str  # of the folder
-    info: dict[str, Any]  # run.json
+    info: RunInfo
     results: tuple[CaseResult, ...]  # the last word on each case to run; `not_run` where none
-    refused: tuple[dict[str, str], ...]  # {case, code, text}
+    refused: tuple[RefusedCase, ...]
     summary: Summary
 
     @property
@@ -39,10 +40,9 @@ class View:
 
 def view(folder: RunFolder) -> View:
     """Read a run folder, finished or not."""
-    folder.require("cases", "refused")
     events = folder.events()
-    last, cases = last_words(events), folder.info["cases"]
-    refused = tuple(folder.info["refused"])
+    last, cases = last_words(events), folder.info.cases
+    refused = folder.info.refused
     return View(
         name=folder.path.name,
         info=folder.info,
@@ -99,8 +99,7 @@ def layout_name(case: MoETestConfig) -> str:
 
 
 def _heading(run: View) -> str:
-    platform = run.info.get("platform", {}).get("name", "?")
-    return f"{run.info.get('suite') or 'chosen cases'} on {platform}, {run.name}"
+    return f"{run.info.suite or 'chosen cases'} on {run.info.platform.name}, {run.name}"
 
 
 def _tables(run: View) -> list[tuple[str, list[list[str]]]]:
@@ -153,15 +152,15 @@ def _failure(result: CaseResult) -> list[str]:
     return [head, *(f"  {line}" for line in failure_text.lines(result))]
 
 
-def skip_lines(refused: Iterable[dict[str, str]]) -> list[str]:
+def skip_lines(refused: Iterable[RefusedCase]) -> list[str]:
     """One line a reason code: how many points, one of them, and its reason in words."""
-    groups: dict[str, list[dict[str, str]]] = defaultdict(list)
-    for one in refused:
-        groups[one["code"]].append(one)
+    groups: dict[str, list[RefusedCase]] = defaultdict(list)
+    for point in refused:
+        groups[point.code].append(point)
     ordered = sorted(groups.items(), key=lambda item: -len(item[1]))
     return [
-        f"{len(those):6d}  {code}: e.g. {those[0]['case']}: {those[0]['text']}"
-        for code, those in ordered
+        f"{len(points):6d}  {code}: e.g. {points[0].case}: {points[0].text}"
+        for code, points in ordered
     ]
 
 
