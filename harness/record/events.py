@@ -68,7 +68,10 @@ _KINDS = {kind.__name__: kind for kind in Event.__args__}
 
 def to_line(event: Event) -> str:
     """One line of JSON, with a newline; NaN and infinities are written as Python's json does."""
-    data = dataclasses.asdict(event)
+    if isinstance(event, CaseEnded):
+        data = {"time": event.time, "gang": event.gang, "result": event.result.to_json()}
+    else:
+        data = dataclasses.asdict(event)
     return json.dumps({"event": type(event).__name__, **data}) + "\n"
 
 

@@ -7,7 +7,7 @@ matters most comes first, so that cutting it to fit a terminal costs the least. 
 from __future__ import annotations
 
 import textwrap
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.errors import CaseError
 from harness.formatting import amount_text, experts_text, fact_lines, ranks_text
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from harness.record.diagnosis import CallDiagnosis, Facts
     from harness.record.result import CaseResult
 
 MOST = 60  # lines of one case, unless all are asked for
@@ -68,7 +69,7 @@ def _first(text: str) -> str:
     return f"{who}{colon}{ends[0]}" if ends else head
 
 
-def _calls(result: CaseResult) -> list[tuple[int, dict[str, Any]]]:
+def _calls(result: CaseResult) -> list[tuple[int, CallDiagnosis]]:
     return [(d.rank, call) for d in result.diagnoses for call in d.calls]
 
 
@@ -101,12 +102,12 @@ def _reason(result: CaseResult) -> list[str]:
     return [f"reason: {result.reason}"] if result.reason else []
 
 
-def _summary(result: CaseResult, calls: list[tuple[int, dict[str, Any]]]) -> Iterator[str]:
+def _summary(result: CaseResult, calls: list[tuple[int, CallDiagnosis]]) -> Iterator[str]:
     """Where, pattern, cause, stage: the answer in a few lines."""
     if not calls:
         return
     yield f"wrong: {_where(result, calls)}"
-    everyone = [(rank, call["call"]) for rank, call in calls]
+    everyone = [(rank, call.call) for rank, call in calls]
     for text, who in said(calls, _pattern_texts).items():
         yield f"pattern{who_says(who, everyone)}: {text}"
     yield from cause_lines(calls, everyone)
@@ -115,7 +116,7 @@ def _summary(result: CaseResult, calls: list[tuple[int, dict[str, Any]]]) -> Ite
         yield f"the diagnosis{who_says(who, everyone)} failed, the verdict stands: {text}"
 
 
-def _where(result: CaseResult, calls: list[tuple[int, dict[str, Any]]]) -> str:
+def _where(result: CaseResult, calls: list[tuple[int, CallDiagnosis]]) -> str:
     wrong = sorted({rank for rank, _ in calls})
     text = _ranks_pattern(wrong, result)
     failed = sorted({n for d in result.diagnoses for n in d.failed})
@@ -157,28 +158,28 @@ def _ranks_pattern(wrong: list[int], result: CaseResult) -> str:
     return text
 
 
-def _pattern_texts(call: dict[str, Any]) -> list[str]:
-    return [pattern["text"] for pattern in call.get("patterns", ())]
+def _pattern_texts(call: CallDiagnosis) -> list[str]:
+    return [pattern.text for pattern in call.patterns]
 
 
 def _stage_lines(
-    calls: list[tuple[int, dict[str, Any]]], everyone: list[tuple[int, int]]
+    calls: list[tuple[int, CallDiagnosis]], everyone: list[tuple[int, int]]
 ) -> Iterator[str]:
     """The first stage that departs, with one rank's numbers."""
     who: Said = {}
     texts: dict[str, str] = {}
     for rank, call in calls:
-        for first in call.get("stages", ())[:1]:
-            who.setdefault(first["stage"], []).append((rank, call["call"]))
-            texts.setdefault(first["stage"], first["text"])
+        for first in call.stages[:1]:
+            who.setdefault(first.stage, []).append((rank, call.call))
+            texts.setdefault(first.stage, first.text)
     for stage, those in who.items():
         rank, number = those[0]
         on = f"on rank {rank}, {call_name(number)}: " if len(those) > 1 else ""
         yield f"first wrong stage{who_says(those, everyone)}: {stage}: {on}{texts[stage]}"
 
 
-def _fault_texts(call: dict[str, Any]) -> list[str]:
-    return [call["fault"]] if "fault" in call else []
+def _fault_texts(call: CallDiagnosis) -> list[str]:
+    return [] if call.fault is None else [call.fault]
 
 
 def _leading(result: CaseResult) -> list[str]:
@@ -191,34 +192,34 @@ def _messages(result: CaseResult) -> list[str]:
     return [text for number, text in enumerate(result.messages) if number not in elsewhere]
 
 
-def _details(calls: list[tuple[int, dict[str, Any]]], folder: Path | None) -> Iterator[str]:
+def _details(calls: list[tuple[int, CallDiagnosis]], folder: Path | None) -> Iterator[str]:
     """Numbers of each call, the most wrong first; ranks that hold the same tokens once."""
-    told = [(r, c) for r, c in calls if "rows" in c and (c["rows"]["wrong"] or "tried" in c)]
-    told.sort(key=lambda pair: -pair[1]["rel_rms"])
-    groups: dict[tuple[int, str], list[tuple[int, dict[str, Any]]]] = {}
-    for rank, call in told:
-        groups.setdefault((call["call"], "\n".join(_detail(call))), []).append((rank, call))
+    told = [(r, c, c.facts) for r, c in calls if c.facts and (c.wrong_rows or c.tried is not None)]
+    told.sort(key=lambda triple: -triple[2].rel_rms)
+    groups: dict[tuple[int, str], list[tuple[int, CallDiagnosis]]] = {}
+    for rank, call, facts in told:
+        groups.setdefault((call.call, "\n".join(_detail(call, facts))), []).append((rank, call))
     for (number, text), who in groups.items():
         yield f"{ranks_text([rank for rank, _ in who])}, {call_name(number)}: {text}"
         for _, call in who:
-            if "picture" in call:
-                yield f"  {PICTURE}{_path(folder, call['picture'])}"
-            elif "picture_fault" in call:
-                yield f"  no picture: {call['picture_fault']}"
+            if call.picture is not None:
+                yield f"  {PICTURE}{_path(folder, call.picture)}"
+            elif call.picture_fault is not None:
+                yield f"  no picture: {call.picture_fault}"
 
 
-def _detail(call: dict[str, Any]) -> Iterator[str]:
-    used = call.get("metrics", {}).get("bound_used")
+def _detail(call: CallDiagnosis, facts: Facts) -> Iterator[str]:
+    used = call.metrics.get("bound_used")
     share = "" if used is None else f", {float(used):.3g}x its bound"
-    yield f"{amount_text(call)}{share}"
-    yield from fact_lines(call)
-    worst = experts_text(call.get("experts", {}))
+    yield f"{amount_text(facts)}{share}"
+    yield from fact_lines(facts)
+    worst = experts_text(call.experts)
     if worst:
         yield f"  {worst}"
 
 
 def _files(result: CaseResult, folder: Path | None) -> list[str]:
-    drawn = any("picture" in call for _, call in _calls(result))
+    drawn = any(call.picture is not None for _, call in _calls(result))
     experts = f"{png.stem(result.case_id, 'experts')}.png"
     files = [f"picture of experts and ranks: {_path(folder, experts)}"] if drawn else []
     return [*files, *([f"log: {_path(folder, result.log)}"] if result.log else [])]
