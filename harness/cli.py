@@ -162,13 +162,13 @@ def _folder(args: argparse.Namespace, chosen: Selection, plan: Plan) -> RunFolde
         selection.check_same_plan(folder, [case.id for case in plan.cases])
         return folder
     path = args.out or folder_for(ROOT, chosen.suite or "cases")
-    info = describe(args.argv, chosen, plan, {"save_tensors": args.save_tensors})
+    info = describe(args.argv, chosen, plan, save_tensors=args.save_tensors)
     return RunFolder.create(path, info)
 
 
 def _tensors(folder: RunFolder) -> str | None:
     """Where ranks save tensors, or None: as the run was first asked, also when resumed."""
-    asked = folder.info["options"].get("save_tensors", False)
+    asked = folder.info.options.save_tensors
     return str(folder.path.absolute() / "tensors") if asked else None
 
 

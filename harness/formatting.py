@@ -2,48 +2,56 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from harness.record.diagnosis import Element, Facts, Values
+
 FEW_COLUMNS = 0.9  # of all: above that, the others may be right by luck and are not listed
 
 
-def amount_text(diagnosis: dict[str, Any]) -> str:
-    """How much of an output is wrong; diagnosis: as `error_stats.facts` gives it."""
-    rows, columns = diagnosis["rows"], diagnosis["columns"]
-    parts = [f"{rows['wrong']} of {rows['of']} rows"]
-    if 0 < rows["wrong"] < rows["of"]:
-        parts[0] += f" ({rows['which']})"
-    parts.append(f"{columns['wrong']} of {columns['of']} columns")
-    if 0 < columns["wrong"] < FEW_COLUMNS * columns["of"]:
-        parts[1] += f" ({columns['which']})"
+def amount_text(facts: Facts) -> str:
+    """How much of an output is wrong."""
+    rows, columns = facts.rows, facts.columns
+    parts = [f"{rows.wrong} of {rows.of} rows"]
+    if 0 < rows.wrong < rows.of:
+        parts[0] += f" ({rows.which})"
+    parts.append(f"{columns.wrong} of {columns.of} columns")
+    if 0 < columns.wrong < FEW_COLUMNS * columns.of:
+        parts[1] += f" ({columns.which})"
     return ", ".join(parts)
 
 
-def fact_lines(diagnosis: dict[str, Any]) -> Iterator[str]:
+def fact_lines(facts: Facts) -> Iterator[str]:
     """First and worst element with both values, both sides' ranges, errors over all."""
-    for name in ("first", "worst"):
-        if name in diagnosis and not (name == "worst" and diagnosis["worst"] == diagnosis["first"]):
-            e = diagnosis[name]
-            values = _both(e["actual"], e["expected"])
-            off = f", off by {e['over_rms']:.3g}x its row's rms" if "over_rms" in e else ""
-            yield f"  {name} wrong element [{e['row']}, {e['column']}] {values}{off}"
-    got, expected = diagnosis["actual"], diagnosis["expected"]
+    if facts.first is not None:
+        yield _element_line("first", facts.first)
+    if facts.worst is not None and facts.worst != facts.first:
+        yield _element_line("worst", facts.worst)
+    got, expected = facts.actual, facts.expected
     text = f"  values {_range(got)}, expected {_range(expected)}"
-    yield f"{text}; NaN {got['nan']}, Inf {got['inf']}"
-    error = f"  relative rms error {diagnosis['rel_rms']:.4g}"
-    error += f", 1-cosine {diagnosis['one_minus_cosine']:.3g}"
-    if got["zero_rows"]:
-        error += f"; all zero: rows {got['zero_rows']}"
-    if got["unwritten_rows"]:
-        error += f"; all NaN, so perhaps never written: rows {got['unwritten_rows']}"
+    yield f"{text}; NaN {got.nan}, Inf {got.inf}"
+    error = f"  relative rms error {facts.rel_rms:.4g}, 1-cosine {facts.one_minus_cosine:.3g}"
+    if got.zero_rows:
+        error += f"; all zero: rows {got.zero_rows}"
+    if got.unwritten_rows:
+        error += f"; all NaN, so perhaps never written: rows {got.unwritten_rows}"
     yield error
 
 
-def _range(side: dict[str, Any]) -> str:
-    return "none finite" if side["min"] is None else f"{_short(side['min'])}..{_short(side['max'])}"
+def _element_line(name: str, element: Element) -> str:
+    values = _both(element.actual, element.expected)
+    off = element.over_rms
+    distance = "" if off is None else f", off by {off:.3g}x its row's rms"
+    return f"  {name} wrong element [{element.row}, {element.column}] {values}{distance}"
+
+
+def _range(side: Values) -> str:
+    if side.min is None or side.max is None:
+        return "none finite"
+    return f"{_short(side.min)}..{_short(side.max)}"
 
 
 def _both(actual: float | str, expected: float | str) -> str:
@@ -71,7 +79,7 @@ def ranks_text(ranks: list[int]) -> str:
     return f"rank{'s' if len(set(ranks)) > 1 else ''} {', '.join(parts)}"
 
 
-def experts_text(shares: dict[str, list[int]], max_experts: int = 6) -> str:
+def experts_text(shares: dict[str, tuple[int, int]], max_experts: int = 6) -> str:
     """Only where the experts differ clearly."""
     ranked = sorted(shares.items(), key=lambda item: (-item[1][0] / item[1][1], -item[1][1]))
     parts = [wrong / rows for _, (wrong, rows) in ranked]

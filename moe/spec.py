@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING
 
 from moe.layout import Layout
 from moe.needs import ANY as ANY
+from moe.needs import Need as Need
 from moe.needs import Needs as Needs
 from moe.needs import Reason as Reason
 from moe.needs import experts_refusal as experts_refusal
+from moe.needs import first_refusal as first_refusal
+from moe.needs import reads as reads
 from moe.needs import resolve as resolve
 from moe.placement import linear
 
@@ -176,18 +179,38 @@ def dispatch_refusal(experts: Row, all2all: Row) -> Reason | None:
     return Reason(code="dispatch_format_mismatch", text=text)
 
 
+@reads("top_k", "num_experts")
+def _too_few_experts(problem: Problem) -> Reason | None:
+    if problem.top_k <= problem.num_experts:
+        return None
+    text = f"top-k {problem.top_k} of only {problem.num_experts} experts"
+    return Reason(code="top_k_exceeds_experts", text=text)
+
+
+@reads("layout")
+def _sequence_parallel_alone(problem: Problem) -> Reason | None:
+    layout = problem.layout
+    if not layout.sequence_parallel or (layout.use_ep and layout.tp_size > 1):
+        return None
+    text = "sequence parallel is expert parallel with tp_size > 1; set use_ep and tp_size"
+    return Reason(code="sp_needs_ep_and_tp", text=text)
+
+
+@reads("intermediate", "layout")
+def _empty_shard(problem: Problem) -> Reason | None:
+    if min(problem.shard_sizes) > 0:
+        return None
+    world = problem.layout.world_size
+    text = f"intermediate size {problem.intermediate} over {world} ranks: one is empty"
+    return Reason(code="empty_shard", text=text)
+
+
+# What makes a problem impossible for every member.
+PROBLEM_NEEDS = tuple(
+    Need.of(f) for f in (_too_few_experts, _sequence_parallel_alone, _empty_shard)
+)
+
+
 def problem_refusal(problem: Problem) -> Reason | None:
     """What makes a problem impossible for every member."""
-    layout = problem.layout
-    if problem.top_k > problem.num_experts:
-        text = f"top-k {problem.top_k} of only {problem.num_experts} experts"
-        return Reason(code="top_k_exceeds_experts", text=text)
-    if layout.sequence_parallel and not (layout.use_ep and layout.tp_size > 1):
-        text = "sequence parallel is expert parallel with tp_size > 1; set use_ep and tp_size"
-        return Reason(code="sp_needs_ep_and_tp", text=text)
-    if min(problem.shard_sizes) == 0:
-        text = (
-            f"intermediate size {problem.intermediate} over {layout.world_size} ranks: one is empty"
-        )
-        return Reason(code="empty_shard", text=text)
-    return None
+    return first_refusal(PROBLEM_NEEDS, problem)

@@ -23,6 +23,7 @@ from harness.record.result import CaseResult, Verdict
 from harness.record.run_folder import RunFolder
 from moe.quant import QUANT
 from moe.reference.result import Answer
+from tests.harness.record.infos import run_info
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8")
@@ -107,7 +108,7 @@ def test_a_judgement_is_timed_and_a_run_s_phases_are_summed(tmp_path):
     result = CaseResult(
         case_id="a", verdict=Verdict.PASSED, seconds=2.0, phases={"judge": 0.5, "layer": 1.0}
     )
-    with RunFolder.create(tmp_path / "run", {"cases": ["a"], "refused": []}) as folder:
+    with RunFolder.create(tmp_path / "run", run_info(cases=["a"])) as folder:
         folder.append(CaseEnded(time=0.0, gang=1, result=result))
     assert judge.shares(tmp_path / "run") == {"judge": 0.5, "layer": 1.0, "case": 2.0}
 

@@ -88,7 +88,7 @@ def _machine(args: argparse.Namespace) -> Machine:
 def _folder(args: argparse.Namespace, space: strategies.Space) -> RunFolder:
     """Create the run's folder and say where it is."""
     selected = Selection(points=(), suite="fuzz", time_limit=args.time_limit or TIME_LIMIT)
-    info = describe(args.argv, selected, make_plan([], space.machine), {"seed": args.seed})
+    info = describe(args.argv, selected, make_plan([], space.machine), seed=args.seed)
     path = args.out or folder_for(ROOT, "fuzz")
     print(f"fuzzing {space.under_test} with seed {args.seed}; folder {path}", flush=True)
     return RunFolder.create(path, info)

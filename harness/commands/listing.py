@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from harness.errors import ExitCode, UsageError
 from harness.plan import machine, requirements, selection
+from harness.plan.manifest import refused_cases
 from harness.plan.plan import Plan, make_plan
 
 if TYPE_CHECKING:
@@ -46,9 +47,7 @@ def refusals(plan: Plan) -> list[str]:
     """Return the lines that name every refusal of the plan, by reason."""
     from harness.report.tables import skip_lines
 
-    return skip_lines(
-        {"case": r.case.id, "code": r.reason.code, "text": r.reason.text} for r in plan.refused
-    )
+    return skip_lines(refused_cases(plan))
 
 
 def _planned(args: argparse.Namespace) -> Plan:

@@ -229,7 +229,7 @@ def _tokens(space: Space, dp_size: int) -> st.SearchStrategy[int]:
 
 def _quants(row: Row) -> list[str]:
     """Methods whose formats the backend takes."""
-    taken = row.schemes if isinstance(row, LayerRow) else row.needs.formats
+    taken = row.needs.formats
     return [m.name for m in QUANT if (m.scheme.weights, m.scheme.activations) in taken]
 
 

@@ -1,19 +1,19 @@
 """What is wrong with one call on one rank: how much, where, in which pattern, and why.
 
-The result is plain data; `explain.py` makes the message of it. Nothing here changes a verdict.
+The report makes the message of it. Nothing here changes a verdict.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.diagnosis import causes, error_image, patterns, routing_patterns
 from harness.diagnosis.error_stats import facts, number
 from harness.mutants import HYPOTHESES
 from harness.mutants.sample import scene_of
-from harness.record.diagnosis import Diagnosis
+from harness.record.diagnosis import CallDiagnosis, Diagnosis, NamedCause, Stage
 from harness.record.result import Topic
 from harness.report import png
 
@@ -38,7 +38,7 @@ def diagnose(observation: Observation) -> Diagnosis | None:
 
     Never raises: a fault of the diagnosis is told in its place, and the verdict stands.
     """
-    found: list[dict[str, Any]] = []
+    found: list[CallDiagnosis] = []
     end = time.monotonic() + causes.SECONDS
     failed = [call for call in observation.calls if observation.has_failed(call)]
     for call in failed[:MOST_CALLS]:
@@ -46,7 +46,7 @@ def diagnose(observation: Observation) -> Diagnosis | None:
             found.append(_one(observation, call, before=found, end=end))
         except Exception as fault:
             text = f"{type(fault).__name__}: {fault}"
-            found.append({"call": call.number, "fault": text})
+            found.append(CallDiagnosis(call=call.number, fault=text))
     if not failed:
         return None
     return Diagnosis(
@@ -58,32 +58,31 @@ def diagnose(observation: Observation) -> Diagnosis | None:
     )
 
 
-def _looked_at_everywhere(one: dict[str, Any], calls: int) -> bool:
+def _looked_at_everywhere(one: CallDiagnosis, calls: int) -> bool:
     """Whether the other calls would have failed with this one's fault.
 
     Outputs are judged in every call; stages in the second, and in the first where the second has
     no finding; what else is looked at, in one call only.
     """
-    if one.get("output"):
-        return True
-    return one["call"] == 0 and calls == 2 and bool(one.get("stages"))
+    return one.output or (one.call == 0 and calls == 2 and bool(one.stages))
 
 
 def _one(
-    observation: Observation, call: Call, *, before: Sequence[dict[str, Any]], end: float
-) -> dict[str, Any]:
+    observation: Observation, call: Call, *, before: Sequence[CallDiagnosis], end: float
+) -> CallDiagnosis:
     """`explain`, and a picture if the run's options name a folder."""
     subject, context = observation.subject, observation.context
     scene = scene_of(subject.case, context.rank, call, subject.reference)
-    likely = tuple(c["name"] for known in before for c in known.get("causes", ()))
+    likely = tuple(cause.name for known in before for cause in known.causes)
     found = explain(scene, call, observation.of(call), likely=likely, end=end)
     folder = context.options.get("pictures")
-    if folder and found["rows"]["wrong"]:
+    if folder and found.wrong_rows:
         name = png.stem(subject.case.id, f"rank{context.rank}-call{call.number + 1}")
         try:
-            found["picture"] = error_image.save_rows(call, str(folder), name)
+            picture = error_image.save_rows(call, str(folder), name)
+            return dataclasses.replace(found, picture=picture)
         except OSError as fault:
-            found["picture_fault"] = f"{type(fault).__name__}: {fault}"
+            return dataclasses.replace(found, picture_fault=f"{type(fault).__name__}: {fault}")
     return found
 
 
@@ -94,35 +93,37 @@ def explain(
     *,
     likely: Sequence[str] = (),
     end: float | None = None,
-) -> dict[str, Any]:
-    """One call's diagnosis, JSON-able; `call` counts from 0.
+) -> CallDiagnosis:
+    """Return one call's diagnosis, without its picture.
 
-    output: whether the output by itself is wrong.
-    rows, columns, elements: how many are wrong. first, worst: elements. actual, expected: value
-    ranges and NaN counts. experts: [wrong rows, rows] of each. patterns, causes (best first,
-    only those that fit), stages: what departs, in order. covers: topics of the findings that all
-    this says better. findings: of this call. likely: names of causes to look at first; where one
-    of them fits, no other is tried. end: on time.monotonic()'s clock, when to stop looking for
-    causes; None: causes.SECONDS from now.
+    findings: of this call. likely: names of causes to look at first; where one of them fits, no
+    other is tried. end: on time.monotonic()'s clock, when to stop looking for causes; None:
+    causes.SECONDS from now.
     """
     output, answer = call.output.out, call.answer
     wrong = patterns.find_wrong(output, answer)
-    topics = [Topic.VALUES, Topic.STAGES]
-    if bool(wrong.rows.any()):  # else only words say what is wrong
-        topics.append(Topic.ROWS)
+    # Where no row is wrong, only words say what is.
+    topics = (Topic.VALUES, Topic.STAGES, *((Topic.ROWS,) if bool(wrong.rows.any()) else ()))
     metrics = {name: value for finding in findings for name, value in finding.metrics.items()}
-    found: dict[str, Any] = {"call": call.number, "tokens": len(output), "covers": topics}
-    found["output"] = any(finding.topic in (Topic.ROWS, Topic.VALUES) for finding in findings)
-    found["metrics"] = {name: number(value) for name, value in metrics.items()}
-    stages = [finding.detail for finding in findings if finding.topic is Topic.STAGES]
-    found["stages"] = [dataclasses.asdict(stage) for stage in stages]
-    found |= facts(output, answer.out, wrong)
-    if not found["output"]:
-        return {**found, "experts": {}, "patterns": [], "causes": []}
+    stages = (finding.detail for finding in findings if finding.topic is Topic.STAGES)
+    found = CallDiagnosis(
+        call=call.number,
+        tokens=len(output),
+        covers=topics,
+        output=any(finding.topic in (Topic.ROWS, Topic.VALUES) for finding in findings),
+        metrics={name: number(value) for name, value in metrics.items()},
+        stages=tuple(Stage(**dataclasses.asdict(stage)) for stage in stages),
+        facts=facts(output, answer.out, wrong),
+    )
+    if not found.output:
+        return found
     ids = call.output.routing.topk_ids
-    found["experts"] = routing_patterns.shares(wrong.rows, ids, scene.case.num_experts)
-    found["patterns"] = [dataclasses.asdict(p) for p in _patterns(scene, wrong, ids)]
-    return found | _causes(scene, call, wrong, likely, end)
+    found = dataclasses.replace(
+        found,
+        experts=routing_patterns.shares(wrong.rows, ids, scene.case.num_experts),
+        patterns=tuple(_patterns(scene, wrong, ids)),
+    )
+    return _with_causes(found, _search(scene, call, wrong, likely, end))
 
 
 def _patterns(scene: Scene, wrong: Wrong, topk_ids: Tensor) -> list[Pattern]:
@@ -134,9 +135,9 @@ def _patterns(scene: Scene, wrong: Wrong, topk_ids: Tensor) -> list[Pattern]:
     return [*by_routing, *patterns.of_rows(wrong.rows), *patterns.of_columns(wrong)]
 
 
-def _causes(
+def _search(
     scene: Scene, call: Call, wrong: Wrong, likely: Sequence[str], end: float | None
-) -> dict[str, Any]:
+) -> causes.Search:
     end = time.monotonic() + causes.SECONDS if end is None else end
 
     def search(hypotheses: Sequence[Hypothesis]) -> causes.Search:
@@ -144,16 +145,19 @@ def _causes(
 
     few = [h for h in HYPOTHESES if h.name in likely]
     found = search(few) if few else None
-    if found is None or not found.causes:
-        found = search(HYPOTHESES)
-    named = [dataclasses.asdict(cause) for cause in found.causes[:MOST_CAUSES]]
-    for cause in named:
-        cause["residual"] = number(cause["residual"])
-    return {
-        "causes": named,
-        "tried": found.tried,
-        "not_applicable": found.not_applicable,
-        "untried": found.untried,
-        "closest": None if found.closest is None else number(found.closest),
-        "faults": list(found.faults),
-    }
+    return found if found is not None and found.causes else search(HYPOTHESES)
+
+
+def _with_causes(found: CallDiagnosis, search: causes.Search) -> CallDiagnosis:
+    return dataclasses.replace(
+        found,
+        causes=tuple(
+            NamedCause(name=c.name, cause=c.cause, residual=number(c.residual), where=c.where)
+            for c in search.causes[:MOST_CAUSES]
+        ),
+        tried=search.tried,
+        not_applicable=search.not_applicable,
+        untried=search.untried,
+        closest=None if search.closest is None else number(search.closest),
+        faults=search.faults,
+    )

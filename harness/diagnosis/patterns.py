@@ -8,13 +8,14 @@ Patterns of routing are in `routed.py`.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
 from harness.checks.element_and_bias import beyond
 from harness.checks.output import bound
+from harness.record.diagnosis import Pattern as Pattern
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,15 +27,6 @@ ROWS_WRONG = 0.9  # of a pattern's rows that must be wrong: a mistake may cancel
 CHANCE = 0.05  # the largest probability that the rows fell so by themselves
 COLUMNS_WRONG = 0.6  # of a pattern's columns: a wrong number may be right by luck
 BLOCKS = (128, 64, 32, 16, 8)  # sizes that kernels cut rows and columns into
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pattern:
-    """name: for machines. text: a clause for people. data: what the text says, as JSON values."""
-
-    name: str
-    text: str
-    data: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

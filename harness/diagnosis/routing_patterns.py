@@ -39,11 +39,11 @@ def of_routing(
     return found
 
 
-def shares(bad: Tensor, topk_ids: Tensor, num_experts: int) -> dict[str, list[int]]:
-    """Expert -> [wrong rows, rows] routed to it; experts without rows are left out."""
+def shares(bad: Tensor, topk_ids: Tensor, num_experts: int) -> dict[str, tuple[int, int]]:
+    """Expert -> (wrong rows, rows) routed to it; experts without rows are left out."""
     hits = _hits(topk_ids, num_experts)
     rows, wrong = hits.sum(dim=0).tolist(), (hits & bad[:, None]).sum(dim=0).tolist()
-    return {str(e): [wrong[e], rows[e]] for e in range(num_experts) if rows[e]}
+    return {str(e): (wrong[e], rows[e]) for e in range(num_experts) if rows[e]}
 
 
 def _hits(topk_ids: Tensor, num_experts: int) -> Tensor:

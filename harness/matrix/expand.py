@@ -71,5 +71,7 @@ def with_layer(points: Iterable[MoETestConfig], name: str) -> tuple[MoETestConfi
 
 def with_seeds(points: Iterable[MoETestConfig], count: int) -> tuple[MoETestConfig, ...]:
     """Return each case with `count` seeds, starting at its own."""
+    if count == 1:
+        return tuple(dict.fromkeys(points))
     seeded = (point.replace(seed=point.seed + i) for point in points for i in range(count))
     return tuple(dict.fromkeys(seeded))

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from harness.plan.machine import Machine
     from moe.spec import Problem
 
+# Fields of the problem that any of the estimates reads.
+SIZES = ("m", "hidden", "intermediate", "num_experts", "top_k", "shared_experts", "layout")
 _MB = 10**6
 RANK_BYTES = {"cpu": 150 * _MB, "cuda": 1500 * _MB}  # a process by itself; with a GPU its context
 SHARE = 0.8  # of a memory that a plan may fill

@@ -9,9 +9,12 @@ import time
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from harness.record.run_info import RefusedCase, RunInfo, RunMachine, RunOptions
 
 if TYPE_CHECKING:
+    from harness.plan.machine import Machine
     from harness.plan.plan import Plan
     from harness.plan.selection import Selection
 
@@ -19,32 +22,49 @@ PACKAGES = ("moe-harness", "torch", "triton", "numpy", "pydantic", "flashinfer-p
 
 
 def describe(
-    argv: list[str], chosen: Selection, plan: Plan, options: dict[str, Any]
-) -> dict[str, Any]:
+    argv: list[str],
+    chosen: Selection,
+    plan: Plan,
+    *,
+    save_tensors: bool = False,
+    seed: int | None = None,
+) -> RunInfo:
     """Everything that the folder needs to be reported, repeated and resumed."""
-    machine = plan.machine
-    refused = [
-        {"case": r.case.id, "code": r.reason.code, "text": r.reason.text} for r in plan.refused
-    ]
-    return {
-        "suite": chosen.suite,
-        "time": time.time(),
-        "argv": argv,
-        "options": {"time_limit": chosen.time_limit, "retries": chosen.retries, **options},
-        "platform": {
-            "name": machine.platform.name,
-            "features": sorted(machine.platform.features),
-            "devices": machine.devices,
-            "device_bytes": machine.device_bytes,
-            "cores": machine.cores,
-            "memory_bytes": machine.memory_bytes,
-            "host": socket.gethostname(),
-        },
-        "versions": versions(),
-        "git": git_revision(Path.cwd()),
-        "cases": [case.id for case in plan.cases],
-        "refused": refused,
-    }
+    return RunInfo(
+        suite=chosen.suite,
+        time=time.time(),
+        argv=tuple(argv),
+        options=RunOptions(
+            time_limit=chosen.time_limit,
+            retries=chosen.retries,
+            save_tensors=save_tensors,
+            seed=seed,
+        ),
+        platform=_machine(plan.machine),
+        versions=versions(),
+        git=git_revision(Path.cwd()),
+        cases=tuple(case.id for case in plan.cases),
+        refused=refused_cases(plan),
+    )
+
+
+def refused_cases(plan: Plan) -> tuple[RefusedCase, ...]:
+    """Return what the plan refused, as it is recorded."""
+    return tuple(
+        RefusedCase(case=r.case.id, code=r.reason.code, text=r.reason.text) for r in plan.refused
+    )
+
+
+def _machine(machine: Machine) -> RunMachine:
+    return RunMachine(
+        name=machine.platform.name,
+        features=tuple(sorted(machine.platform.features)),
+        devices=machine.devices,
+        device_bytes=machine.device_bytes,
+        cores=machine.cores,
+        memory_bytes=machine.memory_bytes,
+        host=socket.gethostname(),
+    )
 
 
 def versions() -> dict[str, str]:

@@ -10,27 +10,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from harness.errors import UsageError
-from harness.matrix.case import MoETestConfig
-from harness.matrix.exactness import exact_refusal
-from harness.plan import cost
-from moe.activations import ACTIVATIONS
-from moe.all2all import ALL2ALL
+from harness.plan.refusals import Judge
 from moe.errors import MoEError
-from moe.experts import EXPERTS
-from moe.layers import COMPOSED, LAYERS, OWN, LayerRow
-from moe.oracle import AUTO, select
-from moe.quant import QUANT
-from moe.routers import ROUTERS
-from moe.spec import Needs, Reason, dispatch_refusal, experts_refusal, problem_refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Collection, Iterable
 
+    from harness.matrix.case import MoETestConfig
     from harness.plan.machine import Machine
-    from moe.quant import QuantRow
-    from moe.spec import Platform, Problem, Row
-
-    Refuse = Callable[[Needs, Problem, Platform], Reason | None]
+    from moe.spec import Reason
 
 TIME_LIMIT = 120.0  # seconds a case may take where no suite says otherwise
 
@@ -83,11 +71,12 @@ def make_plan(
 
     Raises UsageError for a member that no table knows and no import path loads.
     """
+    judge = Judge(machine)
     runnable: dict[MoETestConfig, None] = {}
     refused: dict[MoETestConfig, Refusal] = {}
     for point in points:
         try:
-            case, reason = _judge(point, machine)
+            case, reason = judge(point)
         except MoEError as error:
             raise UsageError(f"case {point.id}: {error}") from error
         if reason is None:
@@ -96,121 +85,6 @@ def make_plan(
             refused[case] = Refusal(case=case, reason=reason)
     jobs = _jobs(runnable, machine, time_limit)
     return Plan(jobs=jobs, refused=tuple(refused.values()), machine=machine)
-
-
-def _judge(case: MoETestConfig, machine: Machine) -> tuple[MoETestConfig, Reason | None]:
-    """The case, its experts backend chosen where it says `auto`, and why it cannot run."""
-    problem, quant = case.problem, QUANT.row(case.quant)
-    reason = (
-        problem_refusal(problem)
-        or _straddling(problem, quant)
-        or (exact_refusal(problem.scheme) if case.exact else None)
-    )
-    if reason is not None:
-        return case, reason
-    if case.layer != COMPOSED:
-        return case, _layer_refusal(case, machine) or _memory_refusal(problem, machine)
-    if case.experts == AUTO:
-        case = case.replace(experts=_first_that_takes(case, machine))
-    reason = (
-        _experts_refusal(_backend(case.experts), problem, machine)
-        or _needs_refusal(ROUTERS.row(case.router), problem, machine)
-        or _needs_refusal(ACTIVATIONS.row(case.activation), problem, machine)
-        or _needs_refusal(quant, problem, machine)
-        or _needs_refusal(ALL2ALL.row(case.all2all), problem, machine)
-        or dispatch_refusal(_backend(case.experts), ALL2ALL.row(case.all2all))
-        or _memory_refusal(problem, machine)
-    )
-    return case, reason
-
-
-def _first_that_takes(case: MoETestConfig, machine: Machine) -> str:
-    """The experts backend that the oracle chooses. Raises MoEError where there is none."""
-    problem, all2all = case.problem, ALL2ALL.row(case.all2all)
-
-    def veto(row: Row) -> Reason | None:
-        return _experts_refusal(row, problem, machine) or dispatch_refusal(row, all2all)
-
-    return select(problem, machine.platform, veto=veto).winner.name
-
-
-def _backend(name: str) -> Row:
-    """The row of an experts backend. Raises MoEError for a whole layer."""
-    row = EXPERTS.row(name)
-    if isinstance(row, LayerRow):
-        raise MoEError(f"{name} is a whole layer, no experts backend; name it with `--layer`")
-    return row
-
-
-def _layer_refusal(case: MoETestConfig, machine: Machine) -> Reason | None:
-    """Why a whole layer of somebody else's, or its quantization, does not serve this case.
-
-    Raises MoEError where the case also names members, which only the composed layer has.
-    """
-    if case.experts != OWN or case.all2all != MoETestConfig.all2all:
-        raise MoEError(f"layer {case.layer} has its own members; write experts:{OWN}, and no a2a")
-    row, problem = LAYERS.row(case.layer), case.problem
-    if case.exact:
-        text = f"{row.name}: exact inputs do not carry router logits; leave `exact` out"
-        return Reason(code="exact_unsupported", text=text)
-    if machine.planned:
-        row = replace(row, needs=_elsewhere(row.needs))
-    reason = row.refusal(problem, machine.platform)
-    if reason is not None:
-        return Reason(code=reason.code, text=f"{row.name}: {reason.text}")
-    return _needs_refusal(QUANT.row(case.quant), problem, machine)
-
-
-def _needs_refusal(
-    row: Row, problem: Problem, machine: Machine, refusal: Refuse = Needs.refusal
-) -> Reason | None:
-    needs = _elsewhere(row.needs) if machine.planned else row.needs
-    reason = refusal(needs, problem, machine.platform)
-    return reason and Reason(code=reason.code, text=f"{row.name}: {reason.text}")
-
-
-def _elsewhere(needs: Needs) -> Needs:
-    """What can be judged of another machine: not which packages it has."""
-    return replace(needs, packages=(), probe=None)
-
-
-def _experts_refusal(row: Row, problem: Problem, machine: Machine) -> Reason | None:
-    reason = _needs_refusal(row, problem, machine, experts_refusal)
-    if reason is not None or not machine.platform.interpreted or "triton" not in row.needs.features:
-        return reason
-    seconds = cost.interpreted_seconds(problem, machine.cores)
-    if seconds <= cost.INTERPRETER_SECONDS:
-        return None
-    text = (
-        f"{row.name}: interpreted kernels would take about {seconds:.0f} s, more than "
-        f"{cost.INTERPRETER_SECONDS:.0f} s; use a smaller shape or a GPU"
-    )
-    return Reason(code="interpreter_too_slow", text=text)
-
-
-def _straddling(problem: Problem, quant: QuantRow) -> Reason | None:
-    """Weight blocks must end where a rank's shard and the gate/up seam do.
-
-    Gate and up are stored one above the other, so the seam is at the intermediate size itself;
-    the hidden size may end in part of a block.
-    """
-    block, layout = quant.block, problem.layout
-    if block is None:
-        return None
-    if problem.intermediate % block:
-        text = f"{quant.name}: the gate/up seam at {problem.intermediate} cuts a block of {block}"
-        return Reason(code="block_straddles_shard", text=text)
-    shards = (layout.intermediate_of(r, problem.intermediate) for r in range(layout.world_size))
-    edge = next((shard.stop for shard in shards if shard.stop % block), None)
-    if edge is None:
-        return None
-    text = f"{quant.name}: a rank's shard ends at column {edge}, inside a block of {block}"
-    return Reason(code="block_straddles_shard", text=text)
-
-
-def _memory_refusal(problem: Problem, machine: Machine) -> Reason | None:
-    text = cost.shortage(problem, machine)
-    return Reason(code="needs_memory", text=text) if text else None
 
 
 def _jobs(cases: Iterable[MoETestConfig], machine: Machine, time_limit: float) -> tuple[Job, ...]:

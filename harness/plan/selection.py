@@ -139,13 +139,13 @@ def of_last_failed(path: Path) -> Selection:
 
 def of_folder(folder: RunFolder) -> Selection:
     """An earlier run's points, refused ones too, with the limits that it had."""
-    folder.require("suite", "cases", "refused", "options", "platform")
-    ids = [*folder.info["cases"], *(one["case"] for one in folder.info["refused"])]
+    info = folder.info
+    ids = [*info.cases, *(point.case for point in info.refused)]
     return Selection(
         points=of_ids(ids).points,
-        suite=folder.info["suite"],
-        time_limit=folder.info["options"]["time_limit"],
-        retries=folder.info["options"]["retries"],
+        suite=info.suite,
+        time_limit=info.options.time_limit,
+        retries=info.options.retries,
     )
 
 
@@ -181,10 +181,10 @@ def check_same_suite(earlier: Selection, now: Selection, folder: Path) -> None:
 
 def check_same_plan(folder: RunFolder, planned: Sequence[str]) -> None:
     """Raises UsageError where this machine would not run the folder's own cases."""
-    odd = sorted(set(folder.info["cases"]) ^ set(planned))
+    odd = sorted(set(folder.info.cases) ^ set(planned))
     if odd:
         raise UsageError(
             f"the folder {str(folder.path)!r} was planned otherwise than it would be here: "
             f"{len(odd)} case(s) differ, such as {odd[0]}; resume it on a machine like the first "
-            f"({folder.info['platform']['name']}), or start a new run"
+            f"({folder.info.platform.name}), or start a new run"
         )

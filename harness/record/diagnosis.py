@@ -1,10 +1,160 @@
-"""What a rank has worked out about its failed calls: how much is wrong, where, why. No torch."""
+"""What a rank has worked out about its failed calls: how much is wrong, where, why. No torch.
+
+In JSON the facts of a call stand among its other keys, and what is not known has no key.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+from harness.record.plain_data import read
+
+Number = float | str  # JSON has no NaN and no infinity: `nan`, `inf`, `-inf`
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """How many are wrong, of how many. which: their numbers in words, where they have numbers."""
+
+    wrong: int
+    of: int
+    which: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Element:
+    """A wrong element. over_rms: how far it is off over its row's rms; None where that is 0."""
+
+    row: int
+    column: int
+    actual: Number
+    expected: Number
+    over_rms: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Values:
+    """Of one side of the comparison. min, max: of finite values, None without any."""
+
+    min: Number | None
+    max: Number | None
+    nan: int
+    inf: int
+    zero_rows: str  # rows that are all zero and should not be
+    unwritten_rows: str  # rows that are all NaN
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """How much of an output is wrong and where. first: in the order of rows."""
+
+    rows: Share
+    columns: Share
+    elements: Share
+    first: Element | None = None
+    worst: Element | None = None
+    actual: Values
+    expected: Values
+    rel_rms: float
+    one_minus_cosine: float
+
+    def to_json(self) -> dict[str, Any]:
+        data = dataclasses.asdict(self)
+        del data["elements"]["which"]
+        for name in ("first", "worst"):
+            data[name] = _known(data[name] or {})
+        return {name: value for name, value in data.items() if value != {}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pattern:
+    """name: for machines. text: a clause for people. data: what the text says, as JSON values."""
+
+    name: str
+    text: str
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedCause:
+    """A mistake that explains the output. residual: what it leaves of the error, relative.
+
+    where: empty, or that the mistake was made in a part only.
+    """
+
+    name: str
+    cause: str
+    residual: Number
+    where: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A stage that departs; see `harness.checks.stage_bound.StageFinding`."""
+
+    stage: str
+    text: str
+    bad: int
+    of: int
+    where: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallDiagnosis:
+    """One failed call's.
+
+    call: its number, from 0. fault: why there is no diagnosis; then nothing else is known.
+    covers: topics of the findings that all this says better. output: whether the output by itself
+    is wrong. metrics: of the findings. stages: those that depart, in order. experts: expert ->
+    (wrong rows, rows). causes: best first, only those that fit. tried: how many known mistakes
+    were; None: none were looked for. closest: the least that any left of the error. faults:
+    mistakes that failed to compute. picture: its file.
+    """
+
+    call: int
+    fault: str | None = None
+    tokens: int = 0
+    covers: tuple[str, ...] = ()
+    output: bool = False
+    metrics: dict[str, Number] = field(default_factory=dict)
+    stages: tuple[Stage, ...] = ()
+    facts: Facts | None = None
+    experts: dict[str, tuple[int, int]] = field(default_factory=dict)
+    patterns: tuple[Pattern, ...] = ()
+    causes: tuple[NamedCause, ...] = ()
+    tried: int | None = None
+    not_applicable: int = 0
+    untried: int = 0
+    closest: Number | None = None
+    faults: tuple[str, ...] = ()
+    picture: str | None = None
+    picture_fault: str | None = None
+
+    @property
+    def wrong_rows(self) -> int:
+        return 0 if self.facts is None else self.facts.rows.wrong
+
+    def to_json(self) -> dict[str, Any]:
+        if self.fault is not None:
+            return {"call": self.call, "fault": self.fault}
+        data = dataclasses.asdict(dataclasses.replace(self, facts=None))
+        if self.tried is None:
+            for name in ("not_applicable", "untried", "faults"):
+                del data[name]
+        return {**_known(data), **({} if self.facts is None else self.facts.to_json())}
+
+    @classmethod
+    def from_json(cls, data: object) -> CallDiagnosis:
+        """Raises ValueError, which names the value that does not fit."""
+        call = read(cls, data)
+        facts = read(Facts, data) if isinstance(data, dict) and "rows" in data else None
+        return dataclasses.replace(call, facts=facts)
+
+
+def _known(data: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in data.items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,23 +162,27 @@ class Diagnosis:
     """One rank's.
 
     failed: numbers of the failed calls, of `of`. every_call: whether what failed was looked at in
-    all of them. calls: of the first failed ones, plain data as
-    `harness.diagnosis.diagnose.explain` gives it, each with its number as "call".
+    all of them. calls: of the first failed ones.
     """
 
     rank: int
     failed: tuple[int, ...]
     of: int
     every_call: bool = True
-    calls: tuple[dict[str, Any], ...]
+    calls: tuple[CallDiagnosis, ...]
 
     def covers(self, call: int, topic: str) -> bool:
         """Tell whether the diagnosis of a call says more than a finding on this topic does."""
-        return any(data["call"] == call and topic in data.get("covers", ()) for data in self.calls)
+        return any(known.call == call and topic in known.covers for known in self.calls)
 
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        data = dataclasses.asdict(dataclasses.replace(self, calls=()))
+        return {**data, "calls": [call.to_json() for call in self.calls]}
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Diagnosis:
-        return cls(**{**data, "failed": tuple(data["failed"]), "calls": tuple(data["calls"])})
+    def from_json(cls, data: object) -> Diagnosis:
+        """Raises ValueError, which names the value that does not fit."""
+        made = read(cls, data, "diagnosis")
+        assert isinstance(data, dict)
+        calls = tuple(CallDiagnosis.from_json(call) for call in data["calls"])
+        return dataclasses.replace(made, calls=calls)

@@ -68,7 +68,10 @@ _KINDS = {kind.__name__: kind for kind in Event.__args__}
 
 def to_line(event: Event) -> str:
     """Return one line of JSON with a newline; NaN and infinities are as in Python's json."""
-    data = dataclasses.asdict(event)
+    if isinstance(event, CaseEnded):
+        data = {"time": event.time, "gang": event.gang, "result": event.result.to_json()}
+    else:
+        data = dataclasses.asdict(event)
     return json.dumps({"event": type(event).__name__, **data}) + "\n"
 
 

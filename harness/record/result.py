@@ -113,8 +113,10 @@ class RankResult:
         return self.diagnosis.covers(finding.call, finding.topic)
 
     def to_json(self) -> dict[str, Any]:
-        plain = dataclasses.asdict(dataclasses.replace(self, findings=()))
-        return {**plain, "findings": [finding.to_json() for finding in self.findings]}
+        plain = dataclasses.asdict(dataclasses.replace(self, findings=(), diagnosis=None))
+        diagnosis = None if self.diagnosis is None else self.diagnosis.to_json()
+        findings = [finding.to_json() for finding in self.findings]
+        return {**plain, "findings": findings, "diagnosis": diagnosis}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> RankResult:
@@ -163,7 +165,8 @@ class CaseResult:
         )
 
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        plain = dataclasses.asdict(dataclasses.replace(self, diagnoses=()))
+        return {**plain, "diagnoses": [one.to_json() for one in self.diagnoses]}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> CaseResult:

@@ -7,6 +7,7 @@ disk, a removed folder), there is a warning and no case fails because of it.
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import json
 import os
@@ -18,7 +19,7 @@ from harness.errors import UsageError
 from harness.formatting import numbers_text
 from harness.matrix.case import short_name
 from harness.record.events import CaseEnded, RunEnded, from_line, to_line
-from harness.record.run_info import check_format, check_keys, check_present
+from harness.record.run_info import RunInfo
 from harness.record.summary import OPEN
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from harness.record.events import Event
     from harness.record.result import CaseResult
 
-FORMAT = 2  # version of run.json and the events; 1 had self-checks as strings
 ROOT = Path("runs")  # parent of run folders by default
 
 
@@ -39,7 +39,7 @@ class RunFolder:
     lost: the first error because of which something was not recorded, or None.
     """
 
-    def __init__(self, path: Path, info: dict[str, Any], *, write: bool) -> None:
+    def __init__(self, path: Path, info: RunInfo, *, write: bool) -> None:
         self.path = path
         self.info = info
         self.lost: OSError | None = None
@@ -49,7 +49,7 @@ class RunFolder:
         self.results = last_results(self.events()) if write else {}
 
     @classmethod
-    def create(cls, path: Path, info: dict[str, Any]) -> RunFolder:
+    def create(cls, path: Path, info: RunInfo) -> RunFolder:
         """Create a folder, ready for events. Raises UsageError if it exists and is not empty."""
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -59,8 +59,7 @@ class RunFolder:
                     "or resume that run with --resume"
                 )
             (path / "logs").mkdir()
-            info = {"format": FORMAT, **info}
-            _write(path / "run.json", info)
+            _write(path / "run.json", info.to_json())
         except OSError as error:
             raise UsageError(f"cannot make the run folder {str(path)!r}: {error}") from error
         return cls(path, info, write=True)
@@ -72,16 +71,10 @@ class RunFolder:
         Raises UsageError if it is not a run folder of this format.
         """
         try:
-            info = json.loads((path / "run.json").read_text(encoding="utf-8"))
+            data = json.loads((path / "run.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UsageError(f"{str(path)!r} is not a run folder: {error}") from error
-        return cls(path, check_format(path / "run.json", info, FORMAT), write=write)
-
-    def require(self, *keys: str) -> None:
-        """Check keys of `run.json` by `run_info.RULES`. Raises UsageError if one is wrong."""
-        path = self.path / "run.json"
-        check_keys(path, self.info, *keys)
-        check_present(path, self.info, "suite", "platform", "time", "versions")
+        return cls(path, RunInfo.from_json(path / "run.json", data), write=write)
 
     @property
     def log_dir(self) -> Path:
@@ -121,9 +114,9 @@ class RunFolder:
 
     def name_cases(self, ids: list[str]) -> None:
         """Replace the cases in `run.json`, for a run that draws its cases while it runs."""
-        self.info = {**self.info, "cases": ids}
+        self.info = dataclasses.replace(self.info, cases=tuple(ids))
         try:
-            _write(self.path / "run.json", self.info)
+            _write(self.path / "run.json", self.info.to_json())
         except OSError as error:
             self._warn(error)
 
@@ -226,7 +219,7 @@ def newest(root: Path = ROOT) -> Path:
     """Return the most recently started run folder in `root`. Raises UsageError if none exists."""
     folders = [path.parent for path in root.glob("*/run.json")]
     if not folders:
-        raise UsageError(f"there is no run folder under {str(root)!r}; start with run --suite NAME")
+        raise UsageError(f"no run folder under {str(root)!r}; start with run --suite NAME")
     return max(folders, key=lambda path: (path / "run.json").stat().st_mtime_ns)
 
 

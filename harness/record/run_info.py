@@ -1,8 +1,13 @@
-"""What `run.json` must hold: a folder that somebody edited ends in a message, not a traceback."""
+"""What `run.json` says of a run, and the check of a file that somebody may have edited.
+
+A file that does not obey the rules ends in a message, not in a traceback.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.errors import UsageError
 
@@ -10,13 +15,107 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+T = TypeVar("T")
+FORMAT = 2  # of run.json and of the events; 1 held self-checks as strings
+_RESTORE = "restore the file as the harness wrote it, or start a new run"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefusedCase:
+    """A point that did not run, with the code and the text of the reason."""
+
+    case: str  # id
+    code: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """time_limit: seconds a case. seed: of a run that draws its cases, else None."""
+
+    time_limit: float
+    retries: int
+    save_tensors: bool = False
+    seed: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunMachine:
+    """Where a run was planned and ran; see `harness.plan.machine.Machine`."""
+
+    name: str  # of the platform
+    features: tuple[str, ...] = ()
+    devices: int = 0
+    device_bytes: int = 0
+    cores: int = 0
+    memory_bytes: int = 0
+    host: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunInfo:
+    """Everything that a folder needs to be reported, repeated and resumed.
+
+    cases: ids of those to run; of a run that finds them out as it goes on, of those that it ran.
+    git: the commit, None outside of a repository.
+    """
+
+    suite: str | None  # None: cases by their ids
+    cases: tuple[str, ...]
+    refused: tuple[RefusedCase, ...]
+    options: RunOptions
+    platform: RunMachine
+    time: float = 0.0  # when it began, in seconds
+    argv: tuple[str, ...] = ()
+    versions: dict[str, str] = dataclasses.field(default_factory=dict)
+    git: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `run.json` holds."""
+        data = {"format": FORMAT, **dataclasses.asdict(self)}
+        if self.options.seed is None:
+            del data["options"]["seed"]
+        return data
+
+    @classmethod
+    def from_json(cls, path: Path, data: object) -> RunInfo:
+        """Return what the file `path` holds. Raises UsageError that names the rule it breaks.
+
+        Keys that are not known are left out.
+        """
+        info = _checked(path, data)
+        known: dict[str, Any] = {
+            **info,
+            "cases": tuple(info["cases"]),
+            "refused": tuple(_made(RefusedCase, entry) for entry in info["refused"]),
+            "options": _made(RunOptions, info["options"]),
+            "platform": _made(RunMachine, info["platform"]),
+            "argv": tuple(info.get("argv", ())),
+        }
+        return _made(cls, known)
+
+
+def _made(kind: type[T], data: dict[str, Any]) -> T:
+    """Return an object of a dataclass, from those values that are its fields; lists as tuples."""
+    names = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    values = {name: value for name, value in data.items() if name in names}
+    return kind(**{n: tuple(v) if isinstance(v, list) else v for n, v in values.items()})
+
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
 def _is_texts(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+def _is_null_or(test: Callable[[object], bool]) -> Callable[[object], bool]:
+    return lambda value: value is None or test(value)
 
 
 def _has(value: object, **tests: Callable[[object], bool]) -> bool:
@@ -25,8 +124,10 @@ def _has(value: object, **tests: Callable[[object], bool]) -> bool:
     )
 
 
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
+def _has_if_any(value: object, **tests: Callable[[object], bool]) -> bool:
+    return isinstance(value, dict) and all(
+        test(value[k]) for k, test in tests.items() if k in value
+    )
 
 
 def _is_refusals(value: object) -> bool:
@@ -34,48 +135,58 @@ def _is_refusals(value: object) -> bool:
     return all(_has(entry, case=_is_text, code=_is_text, text=_is_text) for entry in entries)
 
 
-# Key -> the rule in words, and whether a value obeys it.
-RULES: dict[str, tuple[str, Callable[[object], bool]]] = {
-    "suite": ("a suite's name or null", lambda value: value is None or _is_text(value)),
-    "cases": ("a list of case ids", _is_texts),
-    "refused": ("a list of objects, each with the texts case, code and text", _is_refusals),
-    "options": (
+_SIZES = ("devices", "device_bytes", "cores", "memory_bytes")
+_OPTIONAL = ("time", "argv", "versions", "git")
+# Key, the rule in words, and whether a value obeys it.
+RULES: tuple[tuple[str, str, Callable[[object], bool]], ...] = (
+    ("cases", "a list of case ids", _is_texts),
+    ("refused", "a list of objects, each with the texts case, code and text", _is_refusals),
+    ("suite", "a suite's name or null", _is_null_or(_is_text)),
+    (
+        "options",
         "an object with the numbers time_limit and retries",
         lambda value: _has(value, time_limit=_is_number, retries=_is_number),
     ),
-    "time": ("a number of seconds", _is_number),
-    "versions": ("an object", lambda value: isinstance(value, dict)),
-    "platform": ("an object with the text name", lambda value: _has(value, name=_is_text)),
-}
+    (
+        "options",
+        "an object with true or false as save_tensors, and a number or null as seed",
+        lambda value: _has_if_any(
+            value, save_tensors=lambda v: isinstance(v, bool), seed=_is_null_or(_is_number)
+        ),
+    ),
+    ("platform", "an object with the text name", lambda value: _has(value, name=_is_text)),
+    (
+        "platform",
+        f"an object with texts as features and host, and the numbers {', '.join(_SIZES)}",
+        lambda value: _has_if_any(
+            value, features=_is_texts, host=_is_text, **dict.fromkeys(_SIZES, _is_number)
+        ),
+    ),
+    ("time", "a number of seconds", _is_number),
+    ("argv", "a list of texts", _is_texts),
+    (
+        "versions",
+        "an object of texts",
+        lambda value: isinstance(value, dict) and all(map(_is_text, value.values())),
+    ),
+    ("git", "a commit or null", _is_null_or(_is_text)),
+)
 
 
-def check_keys(path: Path, info: dict[str, Any], *keys: str) -> None:
-    """Raise UsageError unless these keys of `run.json` (the file `path`) obey their rules."""
-    for key in keys:
-        rule, obeys = RULES[key]
-        if key not in info or not obeys(info[key]):
-            state = f"not {str(info[key])[:60]!r}" if key in info else "but the key is missing"
-            raise UsageError(
-                f"{str(path)!r}: {key} must be {rule}, {state}; "
-                "restore the file as the harness wrote it, or start a new run"
-            )
-
-
-def check_present(path: Path, info: dict[str, Any], *keys: str) -> None:
-    """Check as `check_keys` does, but only those keys that the file has."""
-    check_keys(path, info, *(key for key in keys if key in info))
-
-
-def check_format(path: Path, info: object, version: int) -> dict[str, Any]:
-    """Return what the file holds. Raises UsageError for another format, or no object at all."""
+def _checked(path: Path, info: object) -> dict[str, Any]:
+    """Return the object that the file holds, once it obeys every rule."""
     if not isinstance(info, dict):
-        raise UsageError(
-            f"{str(path)!r} must hold a JSON object, not a {type(info).__name__}; "
-            "restore the file as the harness wrote it, or start a new run"
-        )
-    if info.get("format") != version:
+        kind = type(info).__name__
+        raise UsageError(f"{str(path)!r} must hold a JSON object, not a {kind}; {_RESTORE}")
+    if info.get("format") != FORMAT:
         raise UsageError(
             f"the run folder {str(path.parent)!r} has format {info.get('format')!r}, "
-            f"not {version}; read it with the version of the harness that wrote it"
+            f"not {FORMAT}; read it with the version of the harness that wrote it"
         )
+    for key, rule, obeys in RULES:
+        if key in info and obeys(info[key]):
+            continue
+        if key in info or key not in _OPTIONAL:
+            state = f"not {str(info[key])[:60]!r}" if key in info else "but the key is missing"
+            raise UsageError(f"{str(path)!r}: {key} must be {rule}, {state}; {_RESTORE}")
     return info

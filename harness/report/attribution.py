@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.formatting import ranks_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+
+    from harness.record.diagnosis import CallDiagnosis
 
 ORDINALS = ("first", "second", "third")
 
@@ -15,13 +17,13 @@ Sources = dict[str, list[tuple[int, int]]]  # text -> the (rank, call) pairs tha
 
 
 def sources_by_text(
-    calls: list[tuple[int, dict[str, Any]]], texts: Callable[[dict[str, Any]], list[str]]
+    calls: list[tuple[int, CallDiagnosis]], texts: Callable[[CallDiagnosis], Sequence[str]]
 ) -> Sources:
     """Return each text once with its (rank, call) pairs, the most frequent text first."""
     sources: Sources = {}
     for rank, call in calls:
         for text in texts(call):
-            sources.setdefault(text, []).append((rank, call["call"]))
+            sources.setdefault(text, []).append((rank, call.call))
     return dict(sorted(sources.items(), key=lambda item: -len(item[1])))
 
 

@@ -5,7 +5,7 @@ Torch-free.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.formatting import percent
 from harness.report.attribution import Sources, source_suffix, sources_by_text
@@ -13,44 +13,45 @@ from harness.report.attribution import Sources, source_suffix, sources_by_text
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from harness.record.diagnosis import CallDiagnosis
+
 MOST_CAUSES = 3
 NO_CAUSE = "no known cause"
 
 
 def cause_lines(
-    calls: list[tuple[int, dict[str, Any]]], failed_calls: list[tuple[int, int]]
+    calls: list[tuple[int, CallDiagnosis]], failed_calls: list[tuple[int, int]]
 ) -> Iterator[str]:
     """Yield the causes that explain the most calls, and the calls without a known cause.
 
     Calls without a cause come first if they hold more wrong rows than the best cause explains.
     """
     named, explained_rows = _named_causes(calls, failed_calls)
-    without = [(rank, call) for rank, call in calls if not call.get("causes", True)]
+    without = [(rank, call) for rank, call in calls if not (call.causes or call.fault)]
     unnamed = list(_no_cause(without, failed_calls))
-    unexplained_rows = sum(_wrong_rows(call) for _, call in without)
+    unexplained_rows = sum(call.wrong_rows for _, call in without)
     unnamed_first = bool(named) and unexplained_rows > explained_rows
     yield from (*unnamed, *named) if unnamed_first else (*named, *unnamed)
-    untried = max((call.get("untried", 0) for _, call in calls), default=0)
+    untried = max((call.untried for _, call in calls), default=0)
     if untried:
         yield f"time ran out before {untried} of the known mistakes were tried"
-    faults = sources_by_text(calls, lambda call: call.get("faults") or [])
-    for text, fault_sources in faults.items():
-        yield f"not examined{source_suffix(fault_sources, failed_calls)}: {text}"
+    for text, sources in sources_by_text(calls, lambda call: call.faults).items():
+        yield f"not examined{source_suffix(sources, failed_calls)}: {text}"
 
 
 def _named_causes(
-    calls: list[tuple[int, dict[str, Any]]], failed_calls: list[tuple[int, int]]
+    calls: list[tuple[int, CallDiagnosis]], failed_calls: list[tuple[int, int]]
 ) -> tuple[list[str], int]:
     """Return a line for each of the best causes, and the wrong rows that the best one explains."""
     sources: Sources = {}
     residuals: dict[str, float] = {}
     rows: dict[str, int] = {}
     for rank, call in calls:
-        for cause in call.get("causes", ()):
-            text = ", ".join(filter(None, (cause["cause"], cause["where"])))
-            sources.setdefault(text, []).append((rank, call["call"]))
-            residuals[text] = max(residuals.get(text, 0.0), float(cause["residual"]))
-            rows[text] = rows.get(text, 0) + _wrong_rows(call)
+        for cause in call.causes:
+            text = ", ".join(filter(None, (cause.cause, cause.where)))
+            sources.setdefault(text, []).append((rank, call.call))
+            residuals[text] = max(residuals.get(text, 0.0), float(cause.residual))
+            rows[text] = rows.get(text, 0) + call.wrong_rows
     ranked = sorted(sources, key=lambda text: (-len(sources[text]), residuals[text]))
     lines = []
     for i, text in enumerate(ranked[:MOST_CAUSES]):
@@ -59,16 +60,12 @@ def _named_causes(
     return lines, rows[ranked[0]] if ranked else 0
 
 
-def _wrong_rows(call: dict[str, Any]) -> int:
-    return int(call.get("rows", {}).get("wrong", 0))
-
-
 def _no_cause(
-    without: list[tuple[int, dict[str, Any]]], failed_calls: list[tuple[int, int]]
+    without: list[tuple[int, CallDiagnosis]], failed_calls: list[tuple[int, int]]
 ) -> Iterator[str]:
-    tried = max((call.get("tried", 0) for _, call in without), default=0)
+    tried = max((call.tried or 0 for _, call in without), default=0)
     if tried:
-        suffix = source_suffix([(rank, call["call"]) for rank, call in without], failed_calls)
-        nearest = [float(c["closest"]) for _, c in without if c.get("closest") is not None]
+        suffix = source_suffix([(rank, call.call) for rank, call in without], failed_calls)
+        nearest = [float(c.closest) for _, c in without if c.closest is not None]
         closest = f"; the closest leaves {percent(min(nearest))} of the error" if nearest else ""
         yield f"{NO_CAUSE}{suffix}: none of {tried} known mistakes gives this output{closest}"

@@ -7,7 +7,7 @@ the most useful lines come first, so that a text cut to fit a terminal loses lit
 from __future__ import annotations
 
 import textwrap
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.errors import CaseError
 from harness.formatting import amount_text, experts_text, fact_lines, ranks_text
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from harness.record.diagnosis import CallDiagnosis, Facts
     from harness.record.result import CaseResult
 
 MAX_LINES = 60  # lines of one case by default
@@ -70,7 +71,7 @@ def _first(text: str) -> str:
     return f"{prefix}{colon}{ends[0]}" if ends else head
 
 
-def _calls(result: CaseResult) -> list[tuple[int, dict[str, Any]]]:
+def _calls(result: CaseResult) -> list[tuple[int, CallDiagnosis]]:
     return [(d.rank, call) for d in result.diagnoses for call in d.calls]
 
 
@@ -103,12 +104,12 @@ def _reason(result: CaseResult) -> list[str]:
     return [f"reason: {result.reason}"] if result.reason else []
 
 
-def _summary(result: CaseResult, calls: list[tuple[int, dict[str, Any]]]) -> Iterator[str]:
+def _summary(result: CaseResult, calls: list[tuple[int, CallDiagnosis]]) -> Iterator[str]:
     """Yield the diagnosis in a few lines: ranks and calls, pattern, cause, first wrong stage."""
     if not calls:
         return
     yield f"wrong: {_where(result, calls)}"
-    failed_calls = [(rank, call["call"]) for rank, call in calls]
+    failed_calls = [(rank, call.call) for rank, call in calls]
     for text, sources in sources_by_text(calls, _pattern_texts).items():
         yield f"pattern{source_suffix(sources, failed_calls)}: {text}"
     yield from cause_lines(calls, failed_calls)
@@ -118,7 +119,7 @@ def _summary(result: CaseResult, calls: list[tuple[int, dict[str, Any]]]) -> Ite
         yield f"the diagnosis{suffix} failed, but the verdict stands: {text}"
 
 
-def _where(result: CaseResult, calls: list[tuple[int, dict[str, Any]]]) -> str:
+def _where(result: CaseResult, calls: list[tuple[int, CallDiagnosis]]) -> str:
     """Return the failed ranks and calls, such as "rank 1 only, of 2, first call only, of 2"."""
     failed_ranks = sorted({rank for rank, _ in calls})
     text = _ranks_pattern(failed_ranks, result)
@@ -161,20 +162,20 @@ def _ranks_pattern(failed_ranks: list[int], result: CaseResult) -> str:
     return text
 
 
-def _pattern_texts(call: dict[str, Any]) -> list[str]:
-    return [pattern["text"] for pattern in call.get("patterns", ())]
+def _pattern_texts(call: CallDiagnosis) -> list[str]:
+    return [pattern.text for pattern in call.patterns]
 
 
 def _stage_lines(
-    calls: list[tuple[int, dict[str, Any]]], failed_calls: list[tuple[int, int]]
+    calls: list[tuple[int, CallDiagnosis]], failed_calls: list[tuple[int, int]]
 ) -> Iterator[str]:
     """Yield the first wrong stage, with the numbers of one rank."""
     sources: Sources = {}
     texts: dict[str, str] = {}
     for rank, call in calls:
-        for first in call.get("stages", ())[:1]:
-            sources.setdefault(first["stage"], []).append((rank, call["call"]))
-            texts.setdefault(first["stage"], first["text"])
+        for first in call.stages[:1]:
+            sources.setdefault(first.stage, []).append((rank, call.call))
+            texts.setdefault(first.stage, first.text)
     for stage, stage_sources in sources.items():
         rank, number = stage_sources[0]
         on = f"on rank {rank}, {call_name(number)}: " if len(stage_sources) > 1 else ""
@@ -182,8 +183,8 @@ def _stage_lines(
         yield f"first wrong stage{suffix}: {stage}: {on}{texts[stage]}"
 
 
-def _fault_texts(call: dict[str, Any]) -> list[str]:
-    return [call["fault"]] if "fault" in call else []
+def _fault_texts(call: CallDiagnosis) -> list[str]:
+    return [] if call.fault is None else [call.fault]
 
 
 def _leading(result: CaseResult) -> list[str]:
@@ -196,34 +197,36 @@ def _messages(result: CaseResult) -> list[str]:
     return [text for number, text in enumerate(result.messages) if number not in shown]
 
 
-def _details(calls: list[tuple[int, dict[str, Any]]], folder: Path | None) -> Iterator[str]:
+def _details(calls: list[tuple[int, CallDiagnosis]], folder: Path | None) -> Iterator[str]:
     """Yield the numbers of each call, the largest error first; equal texts of ranks are merged."""
-    detailed = [(r, c) for r, c in calls if "rows" in c and (c["rows"]["wrong"] or "tried" in c)]
-    detailed.sort(key=lambda pair: -pair[1]["rel_rms"])
-    groups: dict[tuple[int, str], list[tuple[int, dict[str, Any]]]] = {}
-    for rank, call in detailed:
-        groups.setdefault((call["call"], "\n".join(_detail(call))), []).append((rank, call))
+    detailed = [
+        (r, c, c.facts) for r, c in calls if c.facts and (c.wrong_rows or c.tried is not None)
+    ]
+    detailed.sort(key=lambda triple: -triple[2].rel_rms)
+    groups: dict[tuple[int, str], list[tuple[int, CallDiagnosis]]] = {}
+    for rank, call, facts in detailed:
+        groups.setdefault((call.call, "\n".join(_detail(call, facts))), []).append((rank, call))
     for (number, text), alike in groups.items():
         yield f"{ranks_text([rank for rank, _ in alike])}, {call_name(number)}: {text}"
         for _, call in alike:
-            if "picture" in call:
-                yield f"  {PICTURE}{_path(folder, call['picture'])}"
-            elif "picture_fault" in call:
-                yield f"  no picture: {call['picture_fault']}"
+            if call.picture is not None:
+                yield f"  {PICTURE}{_path(folder, call.picture)}"
+            elif call.picture_fault is not None:
+                yield f"  no picture: {call.picture_fault}"
 
 
-def _detail(call: dict[str, Any]) -> Iterator[str]:
-    used = call.get("metrics", {}).get("bound_used")
+def _detail(call: CallDiagnosis, facts: Facts) -> Iterator[str]:
+    used = call.metrics.get("bound_used")
     excess = "" if used is None else f", {float(used):.3g}x its bound"
-    yield f"{amount_text(call)}{excess}"
-    yield from fact_lines(call)
-    worst = experts_text(call.get("experts", {}))
+    yield f"{amount_text(facts)}{excess}"
+    yield from fact_lines(facts)
+    worst = experts_text(call.experts)
     if worst:
         yield f"  {worst}"
 
 
 def _files(result: CaseResult, folder: Path | None) -> list[str]:
-    has_picture = any("picture" in call for _, call in _calls(result))
+    has_picture = any(call.picture is not None for _, call in _calls(result))
     experts = f"{png.stem(result.case_id, 'experts')}.png"
     files = [f"picture of experts and ranks: {_path(folder, experts)}"] if has_picture else []
     return [*files, *([f"log: {_path(folder, result.log)}"] if result.log else [])]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from harness.record.result import CaseResult
+    from harness.record.run_info import RefusedCase
     from harness.report.tables import View
 
 MAX_CASES = 5000  # test cases per file; viewers fail to load larger ones
@@ -47,8 +48,8 @@ def _suites(run: View, cases: list[ET.Element]) -> ET.Element:
         "failures": str(sum(case.find("failure") is not None for case in cases)),
         "errors": "0",
     }
-    name = str(run.info.get("suite") or "cases")
-    began = datetime.fromtimestamp(run.info.get("time", 0), UTC).isoformat(timespec="seconds")
+    name = run.info.suite or "cases"
+    began = datetime.fromtimestamp(run.info.time, UTC).isoformat(timespec="seconds")
     root = ET.Element("testsuites", {"name": "moe-harness", **counts})
     skipped = str(sum(case.find("skipped") is not None for case in cases))
     attributes = {"name": name, **counts, "skipped": skipped, "timestamp": began}
@@ -60,8 +61,8 @@ def _suites(run: View, cases: list[ET.Element]) -> ET.Element:
 
 
 def _properties(suite: ET.Element, run: View) -> None:
-    known = {"platform": run.info.get("platform", {}).get("name"), "git": run.info.get("git")}
-    known |= run.info.get("versions", {})
+    info = run.info
+    known = {"platform": info.platform.name, "git": info.git, **info.versions}
     properties = ET.SubElement(suite, "properties")
     for name, value in known.items():
         if value:
@@ -89,10 +90,10 @@ def _fail(case: ET.Element, result: CaseResult) -> None:
     ET.SubElement(case, "failure", attributes).text = _clean(text)
 
 
-def _skip(refused: dict[str, str]) -> ET.Element:
-    case = _testcase(refused["case"])
-    message = _clean(f"{refused['code']}: {refused['text']}")
-    ET.SubElement(case, "skipped", {"type": refused["code"], "message": message})
+def _skip(refused: RefusedCase) -> ET.Element:
+    case = _testcase(refused.case)
+    message = _clean(f"{refused.code}: {refused.text}")
+    ET.SubElement(case, "skipped", {"type": refused.code, "message": message})
     return case
 
 

@@ -52,7 +52,7 @@ def save_experts(result: CaseResult, folder: Path) -> str | None:
     counts: dict[int, dict[int, tuple[int, int]]] = {}  # expert -> rank -> (wrong, rows)
     for diagnosis in result.diagnoses:
         for call in diagnosis.calls:
-            for expert, (num_wrong, rows) in call.get("experts", {}).items():
+            for expert, (num_wrong, rows) in call.experts.items():
                 of_rank = counts.setdefault(int(expert), {})
                 before = of_rank.get(diagnosis.rank, (0, 0))
                 of_rank[diagnosis.rank] = (before[0] + num_wrong, before[1] + rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.matrix.case import MoETestConfig
 from harness.record.events import RunEnded, RunStarted
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from harness.record.events import Event
     from harness.record.run_folder import RunFolder
+    from harness.record.run_info import RefusedCase, RunInfo
 
 SLOWEST = 5
 
@@ -27,9 +28,9 @@ class View:
     """A run as read from its folder."""
 
     name: str  # of the folder
-    info: dict[str, Any]  # run.json
+    info: RunInfo
     results: tuple[CaseResult, ...]  # the last result of each case to run; `not_run` if none
-    refused: tuple[dict[str, str], ...]  # {case, code, text}
+    refused: tuple[RefusedCase, ...]
     summary: Summary
 
     @property
@@ -38,11 +39,10 @@ class View:
 
 
 def view(folder: RunFolder) -> View:
-    """Read the folder of a run, complete or not. Raises UsageError if `run.json` is damaged."""
-    folder.require("cases", "refused")
+    """Read the folder of a run, complete or not."""
     events = folder.events()
-    last, cases = last_results(events), folder.info["cases"]
-    refused = tuple(folder.info["refused"])
+    last, cases = last_results(events), folder.info.cases
+    refused = folder.info.refused
     return View(
         name=folder.path.name,
         info=folder.info,
@@ -102,8 +102,7 @@ def layout_name(case: MoETestConfig) -> str:
 
 
 def _heading(run: View) -> str:
-    platform = run.info.get("platform", {}).get("name", "?")
-    return f"{run.info.get('suite') or 'chosen cases'} on {platform}, {run.name}"
+    return f"{run.info.suite or 'chosen cases'} on {run.info.platform.name}, {run.name}"
 
 
 def _tables(run: View) -> list[tuple[str, list[list[str]]]]:
@@ -156,14 +155,14 @@ def _failure(result: CaseResult) -> list[str]:
     return [head, *(f"  {line}" for line in failure_text.lines(result))]
 
 
-def skip_lines(refused: Iterable[dict[str, str]]) -> list[str]:
+def skip_lines(refused: Iterable[RefusedCase]) -> list[str]:
     """Return a line for each reason code: the number of cases, an example, and its reason."""
-    groups: dict[str, list[dict[str, str]]] = defaultdict(list)
+    groups: dict[str, list[RefusedCase]] = defaultdict(list)
     for refusal in refused:
-        groups[refusal["code"]].append(refusal)
+        groups[refusal.code].append(refusal)
     ordered = sorted(groups.items(), key=lambda item: -len(item[1]))
     return [
-        f"{len(refusals):6d}  {code}: e.g. {refusals[0]['case']}: {refusals[0]['text']}"
+        f"{len(refusals):6d}  {code}: e.g. {refusals[0].case}: {refusals[0].text}"
         for code, refusals in ordered
     ]
 

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moe.spec import Reason
+from moe.spec import Reason, reads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +26,7 @@ _PROVIDERS = "flashinfer.jit_cache.providers"  # entry points of prebuilt-module
 _ROW_BYTES = 16  # the tensor-memory unit moves rows of a multiple of this
 
 
+@reads("hidden", "intermediate", "layout", "scheme")
 def built(problem: Problem, platform: Platform) -> Reason | None:
     """None where the kernel takes the problem's sizes and its module is there, else why not."""
     del platform  # the row's features have already been matched

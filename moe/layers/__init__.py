@@ -7,13 +7,13 @@ names such a class's `row`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from moe.errors import MoEError
-from moe.needs import ANY, Anything, experts_refusal
+from moe.needs import Anything
 from moe.registry import Registry
-from moe.spec import Reason, Row
+from moe.spec import Need, Reason, Row, first_refusal, reads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 COMPOSED = "composed"  # moe.layer.FusedMoE, built from the members that a case names
 OWN = "own"  # the experts of a case whose layer has its own
-UNQUANTIZED = ("model", "model")
 # What a layer may name in `takes`, each with the code of its refusal. A layer that does not name
 # one is not asked for it.
 TAKES = {
@@ -40,13 +39,11 @@ TAKES = {
 class LayerRow(Row):
     """A whole layer and what it can do. Raises ValueError for an unknown word in `takes`.
 
-    takes: words of TAKES, written as in case ids. schemes: (weight format, activation format)
-    pairs, keys of `moe.spec.FORMATS`. takes_logits: it is called with router logits and needs no
-    gate of its own.
+    takes: words of TAKES, written as in case ids. takes_logits: it is called with router logits
+    and needs no gate of its own.
     """
 
     takes: frozenset[str] = frozenset()
-    schemes: frozenset[tuple[str, str]] = frozenset({UNQUANTIZED})
     takes_logits: bool = False
     routers: frozenset[str] | Anything = frozenset({"softmax"})  # rows of `moe.routers`
 
@@ -57,16 +54,19 @@ class LayerRow(Row):
             known = ", ".join(TAKES)
             raise ValueError(f"layer {self.name!r} takes {unknown[0]!r}; choose from {known}")
 
-    def refusal(self, problem: Problem, platform: Platform) -> Reason | None:
-        """The first reason why it does not serve this problem, or None."""
+    def asked(self, platform: Platform) -> tuple[Need, ...]:
+        """Return what can refuse a problem on this platform, in the order in which it is asked."""
+        checks = (self._not_taken, self._formats, self._no_gate, self._router)
         return (
-            self._not_taken(problem)
-            or self._wrong_scheme(problem)
-            or self._no_gate(problem)
-            or self._wrong_router(problem)
-            or experts_refusal(replace(self.needs, formats=ANY), problem, platform)
+            *(Need.of(check) for check in checks),
+            *self.needs.asked(platform, leave_out=("formats",)),
         )
 
+    def refusal(self, problem: Problem, platform: Platform) -> Reason | None:
+        """The first reason why it does not serve this problem, or None."""
+        return first_refusal(self.asked(platform), problem)
+
+    @reads("layout", "shared_experts", "renormalize")
     def _not_taken(self, problem: Problem) -> Reason | None:
         for word in _asked_of(problem):
             if word not in self.takes:
@@ -74,20 +74,24 @@ class LayerRow(Row):
                 return Reason(code=TAKES[word], text=text)
         return None
 
-    def _wrong_scheme(self, problem: Problem) -> Reason | None:
-        scheme = problem.scheme
-        if (scheme.weights, scheme.activations) in self.schemes:
+    @reads("scheme")
+    def _formats(self, problem: Problem) -> Reason | None:
+        """Pairs as a whole, since a layer is not composed of what makes and what takes them."""
+        scheme, taken = problem.scheme, self.needs.formats
+        if isinstance(taken, Anything) or (scheme.weights, scheme.activations) in taken:
             return None
-        taken = ", ".join(" with ".join(pair) for pair in sorted(self.schemes))
-        text = f"takes {taken}, not {scheme.weights} with {scheme.activations}"
+        pairs = ", ".join(" with ".join(pair) for pair in sorted(taken))
+        text = f"takes {pairs}, not {scheme.weights} with {scheme.activations}"
         return Reason(code="scheme_unsupported", text=text)
 
-    def _wrong_router(self, problem: Problem) -> Reason | None:
+    @reads("router")
+    def _router(self, problem: Problem) -> Reason | None:
         if isinstance(self.routers, Anything) or problem.router in self.routers:
             return None
         text = f"has the router {', '.join(sorted(self.routers))}, not {problem.router}"
         return Reason(code="router_unsupported", text=text)
 
+    @reads("num_experts", "hidden")
     def _no_gate(self, problem: Problem) -> Reason | None:
         if self.takes_logits or problem.num_experts <= problem.hidden:
             return None

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from moe.layers import UNQUANTIZED, LayerRow
+from moe.layers import LayerRow
 from moe.spec import Needs, Numerics
 
 if TYPE_CHECKING:
@@ -71,18 +71,19 @@ class LayerSubject(ABC):
     """
 
     numerics: ClassVar[Numerics] = Numerics()  # where it rounds
-    needs: ClassVar[Needs] = Needs()  # of the platform, dtypes, sizes and packages
+    needs: ClassVar[Needs] = Needs()  # of the platform, dtypes, formats, sizes and packages
     takes: ClassVar[frozenset[str]] = frozenset()  # of dp, tp, ep, sp, shared, no_renorm
-    # (weight format, activation format) pairs, keys of moe.spec.FORMATS
-    schemes: ClassVar[frozenset[tuple[str, str]]] = frozenset({UNQUANTIZED})
     routers: ClassVar[frozenset[str] | Anything] = frozenset({"softmax"})  # what its gate does
     takes_logits: ClassVar[bool] = False  # forward(x, logits) instead of forward(x)
     deterministic: ClassVar[bool] = False  # the same call gives the same bits
     row: ClassVar[LayerRow]
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Make the class's row from its attributes."""
+        """Make the class's row from its attributes. Raises ValueError for pairs as `schemes`."""
         super().__init_subclass__(**options)
+        if hasattr(cls, "schemes"):
+            way = "needs = Needs(formats=frozenset({(weights, activations), ...}))"
+            raise ValueError(f"layer {cls.__name__!r} has `schemes`; write {way}")
         cls.row = LayerRow(
             name=cls.__name__,
             target=f"{cls.__module__}:{cls.__qualname__}",
@@ -90,7 +91,6 @@ class LayerSubject(ABC):
             numerics=cls.numerics,
             deterministic=cls.deterministic,
             takes=cls.takes,
-            schemes=cls.schemes,
             takes_logits=cls.takes_logits,
             routers=cls.routers,
         )

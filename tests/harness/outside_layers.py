@@ -11,7 +11,7 @@ from torch.nn.functional import silu
 from moe import intermediates
 from moe.layer import Output
 from moe.layers.base import LayerSubject
-from moe.spec import Numerics
+from moe.spec import Needs, Numerics
 from moe.types import Routing
 
 
@@ -163,7 +163,7 @@ class Fp8Block(Right):
     """Reads codes and block scales, and quantizes both products' inputs by groups of 128."""
 
     takes = frozenset({"tp", "ep"})
-    schemes = frozenset({("model", "model"), ("fp8_block", "fp8_group")})
+    needs = Needs(formats=frozenset({("model", "model"), ("fp8_block", "fp8_group")}))
 
     def weights(self, mlp):
         named = ((mlp.gate, mlp.gate_scale), (mlp.up, mlp.up_scale), (mlp.down, mlp.down_scale))

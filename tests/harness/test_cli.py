@@ -70,7 +70,7 @@ def test_a_good_run(engine, capsys):
     assert re.fullmatch(r"\d{8}T\d{6}Z-smoke", folder.path.name)
     events = folder.events()
     assert isinstance(events[0], RunStarted)
-    assert events[0].cases == folder.info["cases"]
+    assert events[0].cases == list(folder.info.cases)
     assert isinstance(events[-1], RunEnded)
     stored = json.loads((folder.path / "summary.json").read_text())
     assert (stored["cases"], stored["passed"], stored["skipped"]) == (9, 8, 1)
@@ -78,7 +78,7 @@ def test_a_good_run(engine, capsys):
 
 def test_run_json_says_what_was_asked(engine):
     cli.main(["run", "--suite", "smoke", "--time-limit", "5"])
-    info = the_folder().info
+    info = json.loads((the_folder().path / "run.json").read_text())
     assert info["suite"] == "smoke"
     assert info["argv"] == ["run", "--suite", "smoke", "--time-limit", "5"]
     assert info["options"] == {"time_limit": 5.0, "retries": 1, "save_tensors": False}
@@ -156,7 +156,7 @@ def test_experts_of_ones_own(engine, monkeypatch):
     )
     assert cli.main(["run", "--suite", "smoke", "--experts", "mine_pkg:Mine"]) == 0
     assert {case.experts for case in engine.calls[0][0].cases} == {"mine_pkg:Mine"}
-    assert {r["code"] for r in the_folder().info["refused"]} == {"too_many_ranks"}
+    assert {r.code for r in the_folder().info.refused} == {"too_many_ranks"}
 
 
 def test_the_composed_layer_is_the_default(engine):
@@ -179,9 +179,9 @@ def test_a_layer_of_ones_own(engine, monkeypatch):
     assert chosen == {("mine_layers:Mine", "own", "allgather_reducescatter")}
     assert cli.main(["list", *mine]) == 0
     assert cli.main(["plan", *mine]) == 0
-    (only,) = {case for case in the_folder().info["cases"] if "-seed" not in case}
+    (only,) = {case for case in the_folder().info.cases if "-seed" not in case}
     assert only.endswith("experts:own-layer:mine_layers:Mine")
-    codes = {r["code"] for r in the_folder().info["refused"]}
+    codes = {r.code for r in the_folder().info.refused}
     assert codes == {"layout_unsupported", "scheme_unsupported"}
 
 

@@ -48,10 +48,10 @@ class Row:
         count: Counter[tuple[str, str]] = Counter()
         left: dict[tuple[str, str], float] = {}
         for call in (c for d in self.result.diagnoses for c in d.calls):
-            for cause in call.get("causes", ()):
-                key = (cause["name"], cause["cause"])
+            for cause in call.causes:
+                key = (cause.name, cause.cause)
                 count[key] += 1
-                left[key] = max(left.get(key, 0.0), cause["residual"] or 0.0)
+                left[key] = max(left.get(key, 0.0), cause.residual or 0.0)
         ranked = sorted(count, key=lambda key: (-count[key], left[key]))
         return tuple(dict.fromkeys(name for name, _ in ranked))
 

@@ -86,7 +86,7 @@ def test_wrong_numbers_are_told_though_another_check_raises(monkeypatch, broken)
     assert found.verdict is Verdict.ERROR
     assert "8 of 8 rows wrong" in found.messages[0]
     assert found.messages[-1].startswith(f"the check {broken.CHECK.name!r} raised IndexError")
-    named = [cause["name"] for call in found.diagnosis.calls for cause in call["causes"]]
+    named = [cause.name for call in found.diagnosis.calls for cause in call.causes]
     assert "doubled" in named
 
 

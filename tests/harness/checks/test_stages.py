@@ -90,9 +90,9 @@ def test_one_element_is_enough_and_is_named():
     assert found.messages[0].startswith("stage gemm1: 1 of ")
     assert " elements depart in 1 of " in found.messages[0]
     (call,) = found.diagnosis.calls
-    (finding,) = call["stages"]
-    assert (finding["stage"], finding["bad"]) == ("gemm1", 1)
-    where = finding["where"]
+    (finding,) = call.stages
+    assert (finding.stage, finding.bad) == ("gemm1", 1)
+    where = finding.where
     assert where["rows"] == [where["row"]]
     assert where["columns"] == [where["column"], where["column"]]
     assert where["tokens"] == [where["row"] // 2]
@@ -117,7 +117,7 @@ def test_a_stage_that_is_wrong_at_the_first_size_only_is_found(monkeypatch):
     found = run(stage_faults.nothing, case(experts="triton").id)
     assert stages_of(found) == ["gemm1"]
     (call,) = found.diagnosis.calls
-    assert call["call"] == 0
+    assert call.call == 0
     assert found.diagnosis.every_call  # the second's stages have no finding
 
 
@@ -161,7 +161,7 @@ def test_a_backend_with_a_workspace_is_looked_at_stage_by_stage(monkeypatch):
 
     monkeypatch.setattr(stage_members.PersistentWorkspace, "first_product", large_only)
     found = run(stage_faults.nothing, case(experts=WORKSPACE).id)
-    assert [call["call"] for call in found.diagnosis.calls] == [0]
+    assert [call.call for call in found.diagnosis.calls] == [0]
     assert stages_of(found) == ["gemm1"]
 
 
@@ -243,11 +243,11 @@ def test_rows_that_a_rank_leaves_unwritten_are_named_where_they_lie(launched):
             finding
             for result in results
             for call in result.diagnosis.calls
-            for finding in call["stages"]
+            for finding in call.stages
         ]
         assert findings
         for finding in findings:
-            assert re.search(r"first at \[\d+, 0\]: nan, expected 0 ", finding["text"]), finding
+            assert re.search(r"first at \[\d+, 0\]: nan, expected 0 ", finding.text), finding
         said = "\n".join(text for result in results for text in result.messages)
         assert "expected nan" not in said
 
@@ -274,9 +274,9 @@ def test_nan_in_a_stage_of_which_no_more_is_known_is_named(stage):
     found = run(plant, case(all2all="local").id)
     assert stages_of(found) == [stage]
     for call in found.diagnosis.calls:
-        (finding,) = call["stages"]
-        assert finding["where"]["column"] == 3
-        assert re.match(r"1 of \d+ elements are NaN or Inf.*; first at ", finding["text"])
+        (finding,) = call.stages
+        assert finding.where["column"] == 3
+        assert re.match(r"1 of \d+ elements are NaN or Inf.*; first at ", finding.text)
 
 
 def test_an_idle_rank_and_uneven_tokens_have_no_finding(launched):

@@ -18,6 +18,7 @@ from harness.diagnosis.error_stats import number
 from harness.diagnosis.patterns import find_wrong
 from harness.fixtures.rank_context import RankContext
 from harness.mutants import Hypothesis, NotApplicable
+from harness.record.diagnosis import CallDiagnosis, Share
 from harness.record.result import Finding, Topic, Verdict
 from moe.layout import Layout
 from moe.reference.layer import BaselineSiluAndMul
@@ -46,16 +47,17 @@ def explained(out, case=CASE, rank=0):
     judged = judge(call.output.out, call.answer)
     assert judged.verdict is Verdict.FAILED
     found = explain(scene(call, case, rank), call, findings_of(call, judged))
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    text = json.dumps(found.to_json(), allow_nan=False)
+    assert CallDiagnosis.from_json(json.loads(text)) == found
     return found
 
 
 def names(found):
-    return [cause["name"] for cause in found["causes"]]
+    return [cause.name for cause in found.causes]
 
 
 def texts(found):
-    return [pattern["text"] for pattern in found["patterns"]]
+    return [pattern.text for pattern in found.patterns]
 
 
 class Swapped(BaselineSiluAndMul):
@@ -79,7 +81,7 @@ def variant(kind, ids=IDS, weights=WEIGHTS):
 def test_gate_and_up_swapped():
     found = explained(variant(Swapped))
     assert names(found)[0] == "gate_up_swapped"
-    assert found["causes"][0]["residual"] < 0.02
+    assert found.causes[0].residual < 0.02
     assert texts(found) == ["all rows"]
 
 
@@ -94,7 +96,7 @@ def test_one_mistake_in_some_rows_only():
     found = explained(out)
     assert texts(found) == ["odd rows only"]
     assert names(found)[0] == "doubled"
-    assert found["causes"][0]["where"] == "in the wrong rows only"
+    assert found.causes[0].where == "in the wrong rows only"
 
 
 def test_one_mistake_in_some_columns_only():
@@ -102,11 +104,11 @@ def test_one_mistake_in_some_columns_only():
     out[:, 128:256] *= -1
     found = explained(out)
     assert texts(found) == ["all rows", "columns 128-255 only: one block of 128"]
-    assert (found["causes"][0]["name"], found["causes"][0]["where"]) == (
+    assert (found.causes[0].name, found.causes[0].where) == (
         "negated",
         "in the wrong columns only",
     )
-    assert found["columns"] == {"wrong": 128, "of": 384, "which": "128-255"}
+    assert found.facts.columns == Share(wrong=128, of=384, which="128-255")
 
 
 def test_a_mistake_that_no_chosen_row_shows_is_found_all_the_same():
@@ -117,15 +119,15 @@ def test_a_mistake_that_no_chosen_row_shows_is_found_all_the_same():
     out[rows] = 0
     found = explained(out)
     assert names(found)[0] == "zeros"
-    assert found["rows"]["wrong"] == 6
+    assert found.facts.rows.wrong == 6
 
 
 def test_one_expert_s_rows_are_a_pattern_though_the_cause_is_unknown():
     found = explained(variant(Expert5Negated))
     assert texts(found) == ["all wrong rows were routed to expert 5"]
-    wrong, rows = found["experts"]["5"]
+    wrong, rows = found.experts["5"]
     assert wrong == rows == int((IDS == 5).any(dim=1).sum())
-    assert found["causes"] == [] or names(found)[0] != "zeros"
+    assert found.causes == () or names(found)[0] != "zeros"
 
 
 def test_a_rank_s_share_twice_under_ep():
@@ -144,12 +146,12 @@ def test_rows_in_other_rows_places():
     order = torch.randperm(40, generator=torch.Generator().manual_seed(5))
     found = explained(RIGHT[order])
     assert names(found) == ["rows_moved"]
-    assert found["causes"][0]["cause"].startswith("wrong rows hold other rows' answers: row 0 that")
+    assert found.causes[0].cause.startswith("wrong rows hold other rows' answers: row 0 that")
     found = explained(torch.cat([RIGHT[-3:], RIGHT[:-3]]))
     text = "each wrong row holds the answer of the row 3 before it"
-    assert found["causes"][0]["cause"] == text
+    assert found.causes[0].cause == text
     found = explained(RIGHT[torch.tensor([*range(20), *[4] * 20])])
-    assert found["causes"][0]["cause"].endswith("all hold the answer of row 4")
+    assert found.causes[0].cause.endswith("all hold the answer of row 4")
 
 
 @pytest.mark.parametrize(("step", "side", "empty"), [(-2, "after", "38-39"), (2, "before", "0-1")])
@@ -159,7 +161,7 @@ def test_rows_that_moved_leave_zeros_behind(step, side, empty):
     found = explained(out)
     assert names(found) == ["rows_moved"]
     text = f"each wrong row holds the answer of the row 2 {side} it; rows {empty}"
-    assert found["causes"][0]["cause"] == f"{text}, which have none such, are zeros"
+    assert found.causes[0].cause == f"{text}, which have none such, are zeros"
 
 
 def test_zeros_that_have_a_row_to_come_from_are_not_explained_by_rows_that_moved():
@@ -170,7 +172,7 @@ def test_zeros_that_have_a_row_to_come_from_are_not_explained_by_rows_that_moved
 
 def test_a_culprit_is_told():
     found = explained(variant(BaselineSiluAndMul, weights=WEIGHTS * (IDS != 5)))
-    assert found["causes"][0]["cause"] == "an expert's share was dropped (expert 5)"
+    assert found.causes[0].cause == "an expert's share was dropped (expert 5)"
 
 
 @pytest.mark.parametrize("size", [0.02, 0.1, 1.0, 10.0])
@@ -179,10 +181,10 @@ def test_noise_has_no_known_cause(size):
     unit = RIGHT.square().mean(dim=1, keepdim=True).sqrt()
     noise = torch.randn(RIGHT.shape, generator=generator) * unit * size
     found = explained(RIGHT + noise)
-    assert found["causes"] == []
-    assert found["tried"] > 25
-    assert found["closest"] > causes.LEAVES
-    assert found["faults"] == []
+    assert found.causes == ()
+    assert found.tried > 25
+    assert found.closest > causes.LEAVES
+    assert found.faults == ()
 
 
 def test_facts_of_nan_inf_zero_and_unwritten_rows():
@@ -192,12 +194,12 @@ def test_facts_of_nan_inf_zero_and_unwritten_rows():
     out[8, 6] = float("-inf")
     out[30:] = float("nan")
     found = explained(out)
-    assert found["rows"]["which"] == "3, 7-8, 30-39"
-    assert (found["actual"]["nan"], found["actual"]["inf"]) == (1 + 10 * CASE.k, 1)
-    assert (found["actual"]["zero_rows"], found["actual"]["unwritten_rows"]) == ("3", "30-39")
-    assert (found["expected"]["nan"], found["expected"]["zero_rows"]) == (0, "")
-    assert (found["first"]["row"], found["worst"]["row"]) == (3, 3)
-    assert found["elements"]["of"] == 40 * CASE.k
+    assert found.facts.rows.which == "3, 7-8, 30-39"
+    assert (found.facts.actual.nan, found.facts.actual.inf) == (1 + 10 * CASE.k, 1)
+    assert (found.facts.actual.zero_rows, found.facts.actual.unwritten_rows) == ("3", "30-39")
+    assert (found.facts.expected.nan, found.facts.expected.zero_rows) == (0, "")
+    assert (found.facts.first.row, found.facts.worst.row) == (3, 3)
+    assert found.facts.elements.of == 40 * CASE.k
     assert (number(float("nan")), number(float("-inf")), number(0.5)) == ("nan", "-inf", 0.5)
 
 
@@ -206,27 +208,27 @@ def test_first_and_worst_elements_have_both_values():
     out[2, 9] += 10 * float(RIGHT[2].square().mean().sqrt())
     out[6, 1] += 50 * float(RIGHT[6].square().mean().sqrt())
     found = explained(out)
-    first, worst = found["first"], found["worst"]
-    assert (first["row"], first["column"], worst["row"], worst["column"]) == (2, 9, 6, 1)
-    assert worst["expected"] == pytest.approx(float(RIGHT[6, 1]))
-    assert worst["over_rms"] == pytest.approx(50, rel=0.02)
+    first, worst = found.facts.first, found.facts.worst
+    assert (first.row, first.column, worst.row, worst.column) == (2, 9, 6, 1)
+    assert worst.expected == pytest.approx(float(RIGHT[6, 1]))
+    assert worst.over_rms == pytest.approx(50, rel=0.02)
 
 
 def test_messages_of_the_judgement_are_marked_as_told():
     call = with_output(CALL, RIGHT * 2)
     judged = judge(call.output.out, call.answer)
     found = explain(scene(call), call, findings_of(call, judged))
-    assert set(found["covers"]) == set(Topic)
+    assert set(found.covers) == set(Topic)
 
 
 def test_an_output_that_is_right_by_itself_is_not_searched_for_causes():
     judged = judge(CALL.output.out, CALL.answer)
     routing = Finding(check="routing", text="routing: wrong")
     found = explain(scene(CALL), CALL, (routing, *findings_of(CALL, judged)))
-    assert (found["causes"], found["patterns"]) == ([], [])
-    assert Topic.ROWS not in found["covers"]
-    assert found["metrics"]["bad_rows"] == 0
-    assert "tried" not in found
+    assert (found.causes, found.patterns) == ((), ())
+    assert Topic.ROWS not in found.covers
+    assert found.metrics["bad_rows"] == 0
+    assert found.tried is None
 
 
 def search(out, rows=()):
@@ -273,8 +275,8 @@ def test_all_calls_share_the_time_and_a_diagnosis_without_time_still_has_its_fac
     monkeypatch.setattr(causes, "SECONDS", -1.0)
     found = diagnose.diagnose(observed(Stand(), context(), calls_of(RIGHT * 2, RIGHT * 2)))
     for call in found.calls:
-        assert (call["untried"], call["causes"]) == (len(mutants.HYPOTHESES), [])
-        assert call["rows"]["wrong"] == 40
+        assert (call.untried, call.causes) == (len(mutants.HYPOTHESES), ())
+        assert call.facts.rows.wrong == 40
 
 
 def test_nan_on_both_sides_fits_and_on_one_does_not():
@@ -322,11 +324,11 @@ def test_only_failed_calls_are_diagnosed_and_pictured(tmp_path):
     calls = calls_of(RIGHT, RIGHT * 2, RIGHT * 2)
     found = diagnose.diagnose(observed(Stand(), context(tmp_path), calls))
     assert (found.failed, found.of) == ((1, 2), 3)
-    assert [call["call"] for call in found.calls] == [1, 2]
-    pictures = [call["picture"] for call in found.calls]
+    assert [call.call for call in found.calls] == [1, 2]
+    pictures = [call.picture for call in found.calls]
     assert pictures == [f"{CASE.id}.rank0-call2.png", f"{CASE.id}.rank0-call3.png"]
     assert sorted(path.name for path in tmp_path.iterdir()) == pictures
-    assert found.calls[1]["tried"] <= 3  # what explained the first is looked at first
+    assert found.calls[1].tried <= 3  # what explained the first is looked at first
     assert names(found.calls[1])[0] == "doubled"
 
 
@@ -349,8 +351,8 @@ def test_a_fault_of_the_diagnosis_is_told_and_not_raised():
     calls = calls_of(RIGHT * 2)
     found = diagnose.diagnose(observed(Stand(case=None), context(), calls))
     (call,) = found.calls
-    assert call["call"] == 0
-    assert call["fault"].startswith("AttributeError: ")
+    assert call.call == 0
+    assert call.fault.startswith("AttributeError: ")
 
 
 def test_a_picture_that_cannot_be_written_is_told(tmp_path):
@@ -359,7 +361,7 @@ def test_a_picture_that_cannot_be_written_is_told(tmp_path):
     found = diagnose.diagnose(observed(Stand(), context(tmp_path / "file"), calls))
     (call,) = found.calls
     assert names(call)[0] == "doubled"
-    assert "FileExistsError" in call["picture_fault"] or "NotADirectory" in call["picture_fault"]
+    assert "FileExistsError" in call.picture_fault or "NotADirectory" in call.picture_fault
 
 
 def test_the_rows_looked_at_know_the_largest_values_of_all_rows():

@@ -17,6 +17,7 @@ from harness.record.events import CaseEnded
 from harness.record.proof import Outcome, Proof
 from harness.record.result import CaseResult, Verdict
 from harness.record.run_folder import RunFolder
+from tests.harness.record.infos import run_info
 
 ROOT = Path(__file__).parents[3]
 
@@ -142,13 +143,7 @@ def test_each_suite_has_a_case_for_every_mistake(suite):
 
 
 def folder(path, results):
-    info = {
-        "suite": "smoke",
-        "cases": [r.case_id for r in results],
-        "refused": [],
-        "options": {"save_tensors": False},
-    }
-    with RunFolder.create(path, info) as made:
+    with RunFolder.create(path, run_info(cases=[r.case_id for r in results])) as made:
         for r in results:
             made.append(CaseEnded(time=1.0, gang="g0", result=r))
     return path

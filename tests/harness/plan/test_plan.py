@@ -49,6 +49,14 @@ class OutsideLayer(LayerSubject):
         raise AssertionError("a plan calls no layer")
 
 
+class BySigmoid(OutsideLayer):
+    routers = frozenset({"sigmoid"})
+
+
+class ByAnyRouter(OutsideLayer):
+    routers = ANY
+
+
 class OnLogits(OutsideLayer):
     takes_logits = True
     needs = Needs(features=frozenset({"cuda"}))
@@ -85,6 +93,11 @@ def test_a_layer_runs_where_it_names_all_that_is_asked(fields):
             "gate_not_realisable",
             "one hidden column per expert, and 129 experts are more than 128 columns",
         ),
+        (
+            {"router": "sigmoid"},
+            "router_unsupported",
+            "OutsideLayer: has the router softmax, not sigmoid",
+        ),
         ({"exact": True}, "exact_unsupported", "leave `exact` out"),
         ({"top_k": 9}, "top_k_exceeds_experts", "of only 8 experts"),
     ],
@@ -93,6 +106,22 @@ def test_a_layer_is_not_asked_for_what_it_does_not_name(fields, code, text):
     reason = refusal(layer_case(**fields))
     assert reason.code == code
     assert text in reason.text
+
+
+@pytest.mark.parametrize(
+    ("name", "codes"),
+    [
+        ("OutsideLayer", [None, "router_unsupported"]),
+        ("BySigmoid", ["router_unsupported", None]),
+        ("ByAnyRouter", [None, None]),
+    ],
+)
+def test_a_layer_is_asked_for_the_routers_that_it_names(name, codes):
+    points = [layer_case(name, router=router) for router in ("softmax", "sigmoid")]
+    plan = make_plan(points, CPU)
+    refused = {r.case: r.reason.code for r in plan.refused}
+    assert [refused.get(point) for point in points] == codes
+    assert plan.cases == tuple(p for p in points if p not in refused)
 
 
 def test_a_layer_on_logits_needs_no_column_per_expert_but_what_it_says():

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from harness.record.diagnosis import Diagnosis
+from harness.record.diagnosis import CallDiagnosis, Diagnosis
 from harness.record.proof import Outcome, Proof
 from harness.record.result import SEVERITY, CaseResult, Finding, RankResult, Topic, Verdict, merge
 
@@ -58,7 +58,7 @@ def test_both_kinds_survive_json():
         sketches=({"token": 1},),
         members={"x": "y"},
         battery=(Proof(name="zeros", outcome=Outcome.MISSED, why="a larger n"),),
-        diagnosis=Diagnosis(rank=3, failed=(0,), of=2, calls=({"call": 0},)),
+        diagnosis=Diagnosis(rank=3, failed=(0,), of=2, calls=(CallDiagnosis(call=0),)),
     )
     assert RankResult.from_json(rank.to_json()) == rank
     case = CaseResult(
@@ -80,8 +80,11 @@ def test_what_leads_comes_first_and_is_numbered():
 def test_a_message_is_diagnosed_where_every_rank_that_says_it_explains_it():
     wrong = findings("wrong", topic=Topic.ROWS, call=1)
     told, other = (
-        [Diagnosis(rank=rank, failed=(1,), of=2, calls=({"call": 1, **more},)) for rank in (0, 1)]
-        for more in ({"covers": [Topic.ROWS]}, {"fault": "no time"})
+        [Diagnosis(rank=rank, failed=(1,), of=2, calls=(call,)) for rank in (0, 1)]
+        for call in (
+            CallDiagnosis(call=1, covers=(Topic.ROWS,)),
+            CallDiagnosis(call=1, fault="no time"),
+        )
     )
     ranks = [said(0, findings=wrong, diagnosis=told[0]), said(1, findings=wrong, diagnosis=told[1])]
     assert merge("a", 2, ranks, 0.0).diagnosed == (0,)

@@ -14,6 +14,7 @@ from harness.errors import UsageError
 from harness.record.events import CaseEnded, CaseStarted, RunStarted
 from harness.record.result import CaseResult, Verdict
 from harness.record.run_folder import RunFolder, decided, last_results, newest
+from tests.harness.record.infos import run_info
 
 
 def ended(case, verdict=Verdict.PASSED):
@@ -22,7 +23,7 @@ def ended(case, verdict=Verdict.PASSED):
 
 @pytest.fixture
 def folder(tmp_path):
-    with RunFolder.create(tmp_path / "run", {"suite": "smoke"}) as folder:
+    with RunFolder.create(tmp_path / "run", run_info()) as folder:
         yield folder
 
 
@@ -32,7 +33,7 @@ def test_what_is_appended_is_read_back_in_order(folder):
         folder.append(event)
     assert folder.events() == events
     assert RunFolder.open(folder.path).events() == events
-    assert RunFolder.open(folder.path).info == {"format": 2, "suite": "smoke"}
+    assert RunFolder.open(folder.path).info == run_info()
     assert folder.log_dir.is_dir()
 
 
@@ -40,18 +41,18 @@ def test_a_folder_is_never_overwritten(folder):
     with pytest.raises(
         UsageError, match=r"not empty; choose another with --out, or resume .* --resume"
     ):
-        RunFolder.create(folder.path, {})
+        RunFolder.create(folder.path, run_info())
 
 
 def test_an_empty_folder_may_be_given(tmp_path):
-    RunFolder.create(tmp_path, {}).close()
+    RunFolder.create(tmp_path, run_info()).close()
     assert (tmp_path / "run.json").is_file()
 
 
 def test_a_folder_that_cannot_be_made_says_so(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="cannot make the run folder"):
-        RunFolder.create(tmp_path / "file/run", {})
+        RunFolder.create(tmp_path / "file/run", run_info())
 
 
 @pytest.mark.parametrize(
@@ -148,7 +149,8 @@ def test_a_killed_writer_leaves_all_it_wrote(tmp_path):
         "from pathlib import Path\n"
         "from harness.record.events import CaseStarted\n"
         "from harness.record.run_folder import RunFolder\n"
-        "folder = RunFolder.create(Path(sys.argv[1]), {})\n"
+        "from tests.harness.record.infos import run_info\n"
+        "folder = RunFolder.create(Path(sys.argv[1]), run_info())\n"
         "for i in range(50): folder.append(CaseStarted(time=0.0, case_id=str(i), gang=1))\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )

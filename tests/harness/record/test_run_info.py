@@ -1,11 +1,14 @@
 """A `run.json` that somebody edited is named with the rule that it breaks."""
 
+import dataclasses
 import json
 
 import pytest
 
 from harness import cli
+from harness.record.run_info import RunInfo, RunMachine, RunOptions
 from tests.harness.fake_engine import BASE
+from tests.harness.record.infos import run_info
 
 COMMANDS = {
     "report": ["report", "runs/here"],
@@ -75,11 +78,62 @@ def test_limits_that_are_none_are_named_where_they_are_needed(edited, capsys, co
     assert text in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("key", "value"), [("time", "noon"), ("versions", ["torch"])])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *[("time", "noon"), ("time", True), ("versions", ["torch"]), ("versions", {"torch": 2})],
+        *[("argv", "run"), ("git", 7)],
+    ],
+)
 def test_what_a_report_shows_is_checked(edited, capsys, key, value):
     edited(lambda info: {**info, key: value})
     assert cli.main(COMMANDS["markdown"]) == 3
     assert f"'runs/here/run.json': {key} must be a" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("key", "part", "value"),
+    [
+        *[("options", "save_tensors", 1), ("options", "seed", "x"), ("platform", "cores", "two")],
+        *[("platform", "features", "cpu"), ("platform", "host", None)],
+    ],
+)
+def test_a_part_of_the_wrong_kind_is_named(edited, capsys, key, part, value):
+    edited(lambda info: {**info, key: {**info[key], part: value}})
+    assert cli.main(COMMANDS["report"]) == 3
+    error = capsys.readouterr().err
+    assert f"'runs/here/run.json': {key} must be an object with " in error
+    assert f"{part}" in error.split(", not '")[0]
+
+
+def test_what_is_written_is_what_is_read(tmp_path):
+    info = run_info(
+        cases=["a", "b"],
+        refused=[("c", "code", "text")],
+        options=RunOptions(time_limit=5.5, retries=2, save_tensors=True, seed=3),
+        platform=RunMachine(name="cpu", features=("cpu", "triton"), cores=2, host="here"),
+        argv=("run", "--suite", "smoke"),
+        versions={"torch": "2"},
+        git="abc",
+        time=12.5,
+    )
+    data = json.loads(json.dumps(info.to_json()))
+    assert (data["format"], data["cases"], data["options"]["seed"]) == (2, ["a", "b"], 3)
+    assert RunInfo.from_json(tmp_path, data) == info
+    assert "seed" not in run_info().to_json()["options"]
+
+
+def test_keys_of_others_are_left_out_and_what_a_report_shows_may_lack(tmp_path):
+    data = json.loads(json.dumps(run_info(suite=None).to_json()))
+    data = {**data, "note": [1], "options": {**data["options"], "note": 1}}
+    for key in ("time", "argv", "versions", "git"):
+        del data[key]
+    assert RunInfo.from_json(tmp_path, data) == run_info(suite=None)
+
+
+def test_a_value_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        run_info().suite = "x"
 
 
 # events.jsonl

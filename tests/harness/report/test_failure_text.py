@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from harness.record.diagnosis import Diagnosis
+from harness.record.diagnosis import CallDiagnosis, Diagnosis
 from harness.record.result import CaseResult, Finding, RankResult, Topic, Verdict, merge
 from harness.report import failure_text
 from harness.report.failure_text import headline, lines
@@ -70,14 +70,13 @@ def result(
     for rank in range(4):
         calls = diagnoses.get(rank, [])
         failed = tuple(c["call"] for c in calls)
+        told = tuple(CallDiagnosis.from_json(c) for c in calls)
         made.append(
             RankResult(
                 rank=rank,
                 verdict=Verdict.FAILED if calls else Verdict.PASSED,
                 findings=tuple(findings) if calls else (),
-                diagnosis=Diagnosis(rank=rank, failed=failed, of=of, calls=tuple(calls))
-                if calls
-                else None,
+                diagnosis=Diagnosis(rank=rank, failed=failed, of=of, calls=told) if calls else None,
             )
         )
     merged = merge(CASE, 4, made, 1.0)
@@ -204,7 +203,10 @@ def test_causes_that_were_not_tried_are_counted():
 
 
 def test_the_first_wrong_stage_and_faults_of_the_diagnosis():
-    stages = [{"stage": "gemm1", "text": "3 of 9 off"}, {"stage": "gemm2", "text": "all off"}]
+    stages = [
+        {"stage": stage, "text": text, "bad": 3, "of": 9, "where": {}}
+        for stage, text in (("gemm1", "3 of 9 off"), ("gemm2", "all off"))
+    ]
     ranks = {0: [call(stages=stages)], 1: [call(stages=stages[:1]), call(1)]}
     said = lines(result(ranks))
     (line,) = (line for line in said if "stage" in line)

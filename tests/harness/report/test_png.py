@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 from harness.diagnosis import error_image
-from harness.record.diagnosis import Diagnosis
+from harness.record.diagnosis import CallDiagnosis, Diagnosis
 from harness.record.result import CaseResult, Verdict
 from harness.report import png
 
@@ -80,7 +80,10 @@ def test_large_outputs_are_cut_down_and_a_single_wrong_element_still_shows():
 
 
 def test_experts_by_rank(tmp_path):
-    calls = [{"call": 0, "experts": {"0": [0, 4], "2": [3, 3]}}, {"experts": {"2": [0, 3]}}]
+    calls = [
+        CallDiagnosis(call=0, experts={"0": (0, 4), "2": (3, 3)}),
+        CallDiagnosis(call=1, experts={"2": (0, 3)}),
+    ]
     result = CaseResult(
         case_id="m:1",
         verdict=Verdict.FAILED,

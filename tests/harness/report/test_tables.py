@@ -11,6 +11,7 @@ from harness.record.run_folder import RunFolder
 from harness.record.summary import Summary, summarize
 from harness.report import junit
 from harness.report.tables import console, layout_name, markdown, skip_lines, view
+from tests.harness.record.infos import run_info
 
 PLAIN = "m:32-n:256-k:128-e:8-topk:2-experts:torch_loop"
 CASES = [
@@ -20,19 +21,8 @@ CASES = [
     f"{PLAIN}-quant:fp8_block",
     f"{PLAIN}-seed:1",
 ]
-REFUSED = [
-    {"case": f"{PLAIN}-n:{n}", "code": "block_straddles_shard", "text": f"cuts at {n} \x1b[1m<&"}
-    for n in (1, 2)
-]
-INFO = {
-    "suite": "smoke",
-    "time": 0.0,
-    "platform": {"name": "cpu"},
-    "versions": {"torch": "2.13.0"},
-    "git": None,
-    "cases": CASES,
-    "refused": REFUSED,
-}
+REFUSED = [(f"{PLAIN}-n:{n}", "block_straddles_shard", f"cuts at {n} \x1b[1m<&") for n in (1, 2)]
+INFO = run_info(versions={"torch": "2.13.0"}, cases=CASES, refused=REFUSED)
 BAD = CaseResult(
     case_id=CASES[1],
     verdict=Verdict.FAILED,
@@ -100,7 +90,7 @@ def test_markdown_is_tables_and_details(folder):
 
 
 def test_a_run_without_any_result_is_reported_too(tmp_path):
-    with RunFolder.create(tmp_path / "run", {**INFO, "cases": [], "refused": []}) as empty:
+    with RunFolder.create(tmp_path / "run", run_info()) as empty:
         assert console(view(empty)).endswith(
             "cases=0 passed=0 failed=0 error=0 crashed=0 hung=0 "
             "skipped=0 vacuous=0 flaky=0 not_run=0 seconds=0.0"
@@ -132,7 +122,7 @@ def test_junit_conforms_and_says_why(folder, tmp_path):
     suite = root[0]
     assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("7", "3", "3")
     by_name = {case.get("name"): case for case in suite.iter("testcase")}
-    assert set(by_name) == {*CASES, *(one["case"] for one in REFUSED)}
+    assert set(by_name) == {*CASES, *(case for case, _, _ in REFUSED)}
     failure = by_name[CASES[1]].find("failure")
     assert failure.get("type") == "failed"
     assert failure.get("message") == "rank 0,1: off by [31m3[0m"
@@ -141,7 +131,7 @@ def test_junit_conforms_and_says_why(folder, tmp_path):
     )
     assert by_name[CASES[3]].find("failure").get("type") == "flaky"
     assert by_name[CASES[4]].find("skipped").get("type") == "not_run"
-    skipped = by_name[REFUSED[0]["case"]].find("skipped")
+    skipped = by_name[REFUSED[0][0]].find("skipped")
     assert skipped.get("type") == "block_straddles_shard"
     assert skipped.get("message") == "block_straddles_shard: cuts at 1 [1m<&"
     assert {p.get("name"): p.get("value") for p in suite.iter("property")} == {
@@ -165,7 +155,7 @@ def test_layouts_have_short_names():
 
 
 def test_refusals_are_grouped_the_largest_group_first():
-    rows = [{"case": "x", "code": "rare", "text": "t"}, *REFUSED]
+    rows = run_info(refused=[("x", "rare", "t"), *REFUSED]).refused
     lines = skip_lines(rows)
     assert [line.split(":")[0].split() for line in lines] == [
         ["2", "block_straddles_shard"],

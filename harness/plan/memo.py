@@ -1,0 +1,67 @@
+"""Needs, asked once for equal values of the axes that they read.
+
+A need names fields of the problem; a plan has cases. Where a case's axes have values that were
+met before, neither the need is asked again nor the case's problem built. No torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from operator import attrgetter
+from typing import TYPE_CHECKING
+
+from moe.errors import MoEError
+from moe.spec import Problem, first_refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from harness.matrix.case import MoETestConfig
+    from moe.spec import Need, Reason
+
+FIELDS = tuple(field.name for field in dataclasses.fields(Problem))
+# Field of the problem -> the axes that `MoETestConfig.problem` makes it from; others by their name.
+_AXES = {
+    "hidden": ("k",),
+    "intermediate": ("n",),
+    "scheme": ("quant",),
+    "layout": ("dp_size", "tp_size", "use_ep", "sequence_parallel"),
+}
+
+
+def axes_read(needs: Iterable[Need]) -> tuple[str, ...]:
+    """Return the axes that decide about these needs.
+
+    Raises MoEError for a field that no problem has.
+    """
+    read: set[str] = set()
+    for need in needs:
+        read.update(FIELDS if need.reads is None else need.reads)
+    unknown = sorted(read - set(FIELDS))
+    if unknown:
+        fields = ", ".join(FIELDS)
+        raise MoEError(f"a need reads {unknown[0]!r}, which no problem has; choose from {fields}")
+    return tuple(axis for name in FIELDS if name in read for axis in _AXES.get(name, (name,)))
+
+
+class Remembered:
+    """The first refusal among some needs, by the values of `axes`."""
+
+    def __init__(self, needs: tuple[Need, ...]) -> None:
+        self.needs = needs
+        self.axes = axes_read(needs)
+        self._values: Callable[[MoETestConfig], object] = (
+            attrgetter(*self.axes) if self.axes else _no_values
+        )
+        self._answers: dict[object, Reason | None] = {}
+
+    def __call__(self, case: MoETestConfig) -> Reason | None:
+        """Return the reason of the first need that does not hold, or None."""
+        values = self._values(case)
+        if values not in self._answers:
+            self._answers[values] = first_refusal(self.needs, case.problem)
+        return self._answers[values]
+
+
+def _no_values(_: MoETestConfig) -> None:
+    """Return the key of needs that read nothing."""

@@ -1,0 +1,262 @@
+"""Why a case cannot run on a machine: each need of its rows asked in order, and remembered.
+
+What a row needs is the row's to say; what a machine has room and time for is judged here. No torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from harness.matrix.case import MoETestConfig
+from harness.matrix.exactness import exact_refusal
+from harness.plan import cost
+from harness.plan.memo import Remembered
+from moe import families
+from moe.all2all import ALL2ALL
+from moe.errors import MoEError
+from moe.experts import EXPERTS
+from moe.layers import COMPOSED, LAYERS, OWN, LayerRow
+from moe.oracle import AUTO, select
+from moe.quant import QUANT
+from moe.spec import PROBLEM_NEEDS, Need, Reason, dispatch_refusal, reads
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from harness.plan.machine import Machine
+    from moe.quant import QuantRow
+    from moe.spec import Needs, Problem, Row
+
+
+class Judge:
+    """Judges cases for one machine. Needs of rows are asked once for the axes that they read."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._remembered: dict[tuple[Callable[..., object], str], Remembered] = {}
+
+    def __call__(self, case: MoETestConfig) -> tuple[MoETestConfig, Reason | None]:
+        """Return the case, its backend chosen where it says `auto`, and why it cannot run.
+
+        Raises MoEError for names that no table knows, or that do not go together.
+        """
+        reason = (
+            self._refusal(possible, "", case)
+            or self._refusal(unbroken_blocks, case.quant, case)
+            or (self._refusal(exact_formats, case.quant, case) if case.exact else None)
+        )
+        if reason is not None:
+            return case, reason
+        if case.layer != COMPOSED:
+            return case, self._of_layer(case) or self._refusal(memory, "", case)
+        if case.experts == AUTO:
+            case = case.replace(experts=self._best(case))
+        return case, self._of_members(case) or self._refusal(memory, "", case)
+
+    def _refusal(
+        self, needs_of: Callable[[Machine, str], tuple[Need, ...]], name: str, case: MoETestConfig
+    ) -> Reason | None:
+        """Return the first refusal among the needs that a function gives for a row's name."""
+        remembered = self._remembered.get((needs_of, name))
+        if remembered is None:
+            remembered = self._remembered[needs_of, name] = Remembered(
+                needs_of(self._machine, name)
+            )
+        return remembered(case)
+
+    def _of_members(self, case: MoETestConfig) -> Reason | None:
+        return (
+            self._refusal(experts, case.experts, case)
+            or self._refusal(interpreter_time, case.experts, case)
+            or self._refusal(router, case.router, case)
+            or self._refusal(activation, case.activation, case)
+            or self._refusal(quant, case.quant, case)
+            or self._refusal(all2all, case.all2all, case)
+            or self._dispatch(case.experts, case)
+        )
+
+    def _dispatch(self, experts_name: str, case: MoETestConfig) -> Reason | None:
+        """Return why an experts backend cannot take what the case's all2all backend hands out."""
+        return dispatch_refusal(_backend(experts_name), ALL2ALL.row(case.all2all))
+
+    def _of_layer(self, case: MoETestConfig) -> Reason | None:
+        """Return why a whole layer, or its quantization, does not serve this case.
+
+        Raises MoEError where the case also names members, which only the composed layer has.
+        """
+        if case.experts != OWN or case.all2all != MoETestConfig.all2all:
+            raise MoEError(
+                f"layer {case.layer} has its own members; write experts:{OWN}, and no a2a"
+            )
+        if case.exact:
+            name = LAYERS.row(case.layer).name
+            text = f"{name}: exact inputs do not carry router logits; leave `exact` out"
+            return Reason(code="exact_unsupported", text=text)
+        return self._refusal(layer, case.layer, case) or self._refusal(quant, case.quant, case)
+
+    def _best(self, case: MoETestConfig) -> str:
+        """Return the oracle's choice: the first row that refuses neither here nor as planned.
+
+        Raises MoEError, which lists every reason, where no row is left.
+        """
+        for row in EXPERTS:
+            if not (
+                self._refusal(installed_experts, row.name, case)
+                or self._refusal(experts, row.name, case)
+                or self._refusal(interpreter_time, row.name, case)
+                or self._dispatch(row.name, case)
+            ):
+                return row.name
+        return select(case.problem, self._machine.platform, veto=self._veto(case)).winner.name
+
+    def _veto(self, case: MoETestConfig) -> Callable[[Row], Reason | None]:
+        return lambda row: (
+            self._refusal(experts, row.name, case)
+            or self._refusal(interpreter_time, row.name, case)
+            or self._dispatch(row.name, case)
+        )
+
+
+def possible(_: Machine, __: str) -> tuple[Need, ...]:
+    """Return what every problem needs."""
+    return PROBLEM_NEEDS
+
+
+def experts(machine: Machine, name: str) -> tuple[Need, ...]:
+    """Return the needs of an experts backend, as far as they can be judged of the machine."""
+    row = _backend(name)
+    needs = _judged_of(machine, row.needs)
+    return _named(row, needs.asked(machine.platform, leave_out=()))
+
+
+def installed_experts(machine: Machine, name: str) -> tuple[Need, ...]:
+    """Return the needs of an experts backend, packages of this process's machine among them."""
+    row = _backend(name)
+    return _named(row, row.needs.asked(machine.platform, leave_out=()))
+
+
+def _backend(name: str) -> Row:
+    """Return the row of an experts backend. Raises MoEError for a whole layer."""
+    row = EXPERTS.row(name)
+    if isinstance(row, LayerRow):
+        raise MoEError(f"{name} is a whole layer, no experts backend; name it with `--layer`")
+    return row
+
+
+def layer(machine: Machine, name: str) -> tuple[Need, ...]:
+    """Return the needs of a whole layer."""
+    row = LAYERS.row(name)
+    judged = replace(row, needs=_judged_of(machine, row.needs))
+    return _named(row, judged.asked(machine.platform))
+
+
+def router(machine: Machine, name: str) -> tuple[Need, ...]:
+    """Return the needs of a router."""
+    return _of_row(machine, "router", name)
+
+
+def activation(machine: Machine, name: str) -> tuple[Need, ...]:
+    """Return the needs of an activation function."""
+    return _of_row(machine, "activation", name)
+
+
+def quant(machine: Machine, name: str) -> tuple[Need, ...]:
+    """Return the needs of a quantization method."""
+    return _of_row(machine, "quant", name)
+
+
+def all2all(machine: Machine, name: str) -> tuple[Need, ...]:
+    """Return the needs of an all2all backend."""
+    return _of_row(machine, "all2all", name)
+
+
+def _of_row(machine: Machine, family: str, name: str) -> tuple[Need, ...]:
+    row = families.table(family).row(name)
+    return _named(row, _judged_of(machine, row.needs).asked(machine.platform))
+
+
+def _judged_of(machine: Machine, needs: Needs) -> Needs:
+    """Return what can be judged of a machine: of another one, not which packages it has."""
+    return replace(needs, packages=(), probe=None) if machine.planned else needs
+
+
+def _named(row: Row, needs: tuple[Need, ...]) -> tuple[Need, ...]:
+    """Return the needs with the row's name before each reason."""
+    return tuple(replace(need, refuse=_with_name(row.name, need.refuse)) for need in needs)
+
+
+def _with_name(
+    name: str, refuse: Callable[[Problem], Reason | None]
+) -> Callable[[Problem], Reason | None]:
+    def refuse_by_name(problem: Problem) -> Reason | None:
+        reason = refuse(problem)
+        return reason and Reason(code=reason.code, text=f"{name}: {reason.text}")
+
+    return refuse_by_name
+
+
+def interpreter_time(machine: Machine, name: str) -> tuple[Need, ...]:
+    """Return the need for time of a backend whose kernels are interpreted on this machine."""
+    row = EXPERTS.row(name)
+    if not machine.platform.interpreted or "triton" not in row.needs.features:
+        return ()
+    return _named(row, (Need.of(_interpreter_time, machine),))
+
+
+@reads(*cost.SIZES)
+def _interpreter_time(machine: Machine, problem: Problem) -> Reason | None:
+    seconds = cost.interpreted_seconds(problem, machine.cores)
+    if seconds <= cost.INTERPRETER_SECONDS:
+        return None
+    text = (
+        f"interpreted kernels would take about {seconds:.0f} s, more than "
+        f"{cost.INTERPRETER_SECONDS:.0f} s; use a smaller shape or a GPU"
+    )
+    return Reason(code="interpreter_too_slow", text=text)
+
+
+def exact_formats(_: Machine, __: str) -> tuple[Need, ...]:
+    """Return the need of exact mode for formats with exact inputs."""
+    return (Need.of(_exact_formats),)
+
+
+@reads("scheme")
+def _exact_formats(problem: Problem) -> Reason | None:
+    return exact_refusal(problem.scheme)
+
+
+def unbroken_blocks(_: Machine, name: str) -> tuple[Need, ...]:
+    """Return the need of a quantization method that no rank's shard ends inside of a block."""
+    row = QUANT.row(name)
+    return () if row.block is None else (Need.of(_straddling, row, row.block),)
+
+
+@reads("intermediate", "layout")
+def _straddling(row: QuantRow, block: int, problem: Problem) -> Reason | None:
+    """Weight blocks must end where a rank's shard and the gate/up seam do.
+
+    Gate and up are stored one above the other, so the seam is at the intermediate size itself;
+    the hidden size may end in part of a block.
+    """
+    layout = problem.layout
+    if problem.intermediate % block:
+        text = f"{row.name}: the gate/up seam at {problem.intermediate} cuts a block of {block}"
+        return Reason(code="block_straddles_shard", text=text)
+    shards = (layout.intermediate_of(r, problem.intermediate) for r in range(layout.world_size))
+    edge = next((shard.stop for shard in shards if shard.stop % block), None)
+    if edge is None:
+        return None
+    text = f"{row.name}: a rank's shard ends at column {edge}, inside a block of {block}"
+    return Reason(code="block_straddles_shard", text=text)
+
+
+def memory(machine: Machine, _: str) -> tuple[Need, ...]:
+    """Return the need that every rank fits into the machine's memory."""
+    return (Need.of(_memory, machine),)
+
+
+@reads(*cost.SIZES, "dtype", "scheme")
+def _memory(machine: Machine, problem: Problem) -> Reason | None:
+    text = cost.shortage(problem, machine)
+    return Reason(code="needs_memory", text=text) if text else None

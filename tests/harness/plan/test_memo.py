@@ -1,0 +1,278 @@
+"""Needs read what they declare, so that an answer for equal values may be kept."""
+
+import dataclasses
+import random
+
+import pytest
+
+from harness.matrix.case import AXES, MoETestConfig
+from harness.plan import refusals
+from harness.plan.machine import planned_for
+from harness.plan.memo import FIELDS, Remembered, axes_read
+from harness.plan.plan import make_plan
+from harness.plan.refusals import Judge
+from moe import families
+from moe.errors import MoEError
+from moe.experts import EXPERTS
+from moe.layers.base import LayerSubject
+from moe.platforms import PLATFORMS
+from moe.registry import Registry
+from moe.spec import ANY, Need, Needs, Problem, Reason, Row, reads
+
+PLAIN = MoETestConfig(m=4, n=128, k=128, num_experts=8, top_k=2, experts="torch_loop")
+# What is asked of a row of each family, and of every case.
+ASKED = {
+    "experts": (refusals.experts, refusals.installed_experts, refusals.interpreter_time),
+    "all2all": (refusals.all2all,),
+    "quant": (refusals.quant, refusals.unbroken_blocks, refusals.exact_formats),
+    "router": (refusals.router,),
+    "activation": (refusals.activation,),
+    "layer": (refusals.layer,),
+}
+OF_EVERY_CASE = (refusals.possible, refusals.memory)
+OUTSIDE_LAYERS = ("Plain", "OnLogits")
+
+
+class Plain(LayerSubject):
+    takes = frozenset({"tp", "ep"})
+    needs = Needs(formats=frozenset({("fp8_block", "fp8_group")}), hidden_multiple=16, max_world=2)
+
+    def load(self, checkpoint):
+        raise NotImplementedError
+
+    def forward(self, x):
+        raise NotImplementedError
+
+
+class OnLogits(Plain):
+    takes_logits = True
+    routers = frozenset({"sigmoid"})
+    needs = Needs(dtypes=ANY, formats=ANY, activation_functions=ANY, shard_multiple=8)
+
+
+class DeclaredProblem:
+    """A problem of which only some fields can be read."""
+
+    def __init__(self, problem, fields):
+        self._problem, self._fields = problem, fields
+
+    def __getattr__(self, name):
+        part = getattr(Problem, name, None)
+        if isinstance(part, property):
+            return part.fget(self)
+        if name not in self._fields:
+            raise LookupError(f"reads {name}, which is not declared")
+        return getattr(self._problem, name)
+
+
+class DeclaredCase:
+    """A case of which only the axes can be read that some needs declare."""
+
+    def __init__(self, case, need, axes):
+        self._case, self._need, self._axes = case, need, axes
+
+    def __getattr__(self, name):
+        if name not in self._axes:
+            raise LookupError(f"reads {name}, which is not declared")
+        return getattr(self._case, name)
+
+    @property
+    def problem(self):
+        fields = FIELDS if self._need.reads is None else self._need.reads
+        return DeclaredProblem(self._case.problem, fields)
+
+
+def machines():
+    for row in PLATFORMS:
+        planned = planned_for(row.name)
+        yield from (planned, dataclasses.replace(planned, planned=False))
+
+
+def rows():
+    """(family, name) of every row in every table, and of layers from outside."""
+    for family, table in families.tables(families.CASE_FAMILIES):
+        yield from ((family, name) for name in table.rows)
+    yield from (("layer", f"{__name__}:{name}") for name in OUTSIDE_LAYERS)
+
+
+def sample(count, seed=0):
+    """Random cases, many of which are refused, for many reasons."""
+    pick = random.Random(seed)
+    names = {family: tuple(table.rows) for family, table in families.tables()}
+    values = {
+        "m": (1, 5, 4000, 10**7),
+        "n": (64, 100, 256, 4096),
+        "k": (3, 64, 100, 128, 2048),
+        "num_experts": (1, 8, 300),
+        "top_k": (1, 2, 9),
+        "shared_experts": (0, 1),
+        "dp_size": (1, 2, 3),
+        "tp_size": (1, 2, 80),
+        "dtype": ("bf16", "fp16", "f32"),
+        "use_ep": (False, True),
+        "sequence_parallel": (False, True),
+        "renormalize": (False, True),
+        "exact": (False, False, True),
+        **{name: names[name] for name in ("all2all", "quant", "router", "activation")},
+        "experts": (*names["experts"], "auto"),
+    }
+    for number in range(count):
+        case = PLAIN.replace(**{name: pick.choice(some) for name, some in values.items()})
+        if number % 4 == 0:
+            layer = f"{__name__}:{pick.choice(OUTSIDE_LAYERS)}"
+            case = case.replace(experts="own", all2all=PLAIN.all2all, layer=layer)
+        yield case
+
+
+def check_reads(need, cases):
+    """Raises LookupError for a field that is read and not declared."""
+    remembered = Remembered((need,))
+    for case in cases:
+        limited = DeclaredCase(case, need, remembered.axes)
+        assert Remembered((need,))(limited) == need.refuse(case.problem)
+        assert remembered(limited) == need.refuse(case.problem)
+
+
+def test_every_family_of_a_case_is_asked():
+    assert tuple(ASKED) == families.CASE_FAMILIES
+
+
+@pytest.mark.parametrize(("family", "name"), list(rows()))
+def test_a_need_reads_no_axis_that_it_does_not_declare(family, name):
+    cases = list(sample(80))
+    for machine in machines():
+        for needs_of in ASKED[family]:
+            for need in needs_of(machine, name):
+                check_reads(need, cases)
+
+
+@pytest.mark.parametrize("needs_of", OF_EVERY_CASE)
+def test_what_every_case_needs_reads_no_axis_that_it_does_not_declare(needs_of):
+    for machine in machines():
+        for need in needs_of(machine, ""):
+            check_reads(need, list(sample(80)))
+
+
+def narrow(problem, platform):
+    return Reason(code="narrow", text=f"{problem.hidden}") if problem.top_k > 1 else None
+
+
+@pytest.fixture
+def probed(monkeypatch):
+    """Has the table of experts one row with this probe."""
+
+    def probed(declared):
+        function = declared(lambda problem, platform: narrow(problem, platform))
+        monkeypatch.setitem(globals(), "probe", function)
+        needs = Needs(probe=f"{__name__}:probe", formats=ANY, dtypes=ANY, activation_functions=ANY)
+        table = Registry("experts", ())
+        table._rows = {"probed": Row(name="probed", target="json:loads", needs=needs)}
+        monkeypatch.setattr(refusals, "EXPERTS", table)
+        (need,) = refusals.experts(dataclasses.replace(planned_for("cpu"), planned=False), "probed")
+        return need
+
+    return probed
+
+
+def test_a_probe_that_reads_more_than_it_declares_does_not_go_unnoticed(probed):
+    with pytest.raises(LookupError, match="reads hidden, which is not declared"):
+        check_reads(probed(reads("top_k")), [PLAIN])
+    check_reads(probed(reads("top_k", "hidden")), [PLAIN])
+
+
+def test_a_probe_that_declares_nothing_may_read_everything(probed):
+    need = probed(lambda function: function)
+    assert need.reads is None
+    assert set(axes_read([need])) >= {"m", "k", "n", "top_k", "router", "quant", "tp_size"}
+    check_reads(need, sample(40))
+
+
+def test_a_field_that_no_problem_has_is_named(probed):
+    with pytest.raises(MoEError, match=r"a need reads 'hiden', which no problem has; choose from "):
+        Remembered((probed(reads("hiden")),))
+
+
+@pytest.mark.parametrize("features", [frozenset({"no_such"}), frozenset()])
+def test_a_probe_is_not_loaded_where_something_else_is_lacking(features):
+    needs = Needs(probe="no_such_module:probe", features=features, packages=("no_such_package",))
+    reason = needs.refusal(PLAIN.problem, planned_for("cpu").platform)
+    assert reason.code == ("platform_lacks_feature" if features else "package_missing")
+
+
+CHANGED = {
+    "router": "sigmoid",
+    "activation": "gelu_tanh",
+    "quant": "fp8_tensor",
+    "dtype": "f32",
+    "renormalize": False,
+    "use_ep": True,
+    "sequence_parallel": True,
+    "exact": True,
+    "experts": "triton",
+    "all2all": "local",
+    "tokens": "ragged",
+    "layer": "elsewhere:Layer",
+}
+
+
+# An axis with a single value, such as the call mode, cannot change a field.
+CHANGEABLE = [axis.name for axis in AXES.values() if len(axis.choices) != 1]
+
+
+@pytest.mark.parametrize("axis", CHANGEABLE)
+def test_the_axes_of_a_field_are_those_that_change_it(axis):
+    changed = PLAIN.replace(**{axis: CHANGED.get(axis, 7)})
+    fields = {f for f in FIELDS if getattr(changed.problem, f) != getattr(PLAIN.problem, f)}
+    decided = {f for f in FIELDS if axis in axes_read([Need(reads={f}, refuse=lambda _: None)])}
+    assert fields == decided
+
+
+@pytest.mark.parametrize("machine", list(machines()), ids=lambda m: f"{m.platform.name}{m.planned}")
+def test_answers_that_were_kept_are_the_same_as_new_ones(machine):
+    cases = list(sample(1500, seed=1))
+    random.Random(2).shuffle(cases)
+    judge = Judge(machine)
+    kept = [judge(case) for case in cases]
+    assert kept == [Judge(machine)(case) for case in cases]
+    assert len({reason and reason.code for _, reason in kept}) > 8
+
+
+def test_a_need_is_asked_once_for_equal_values(monkeypatch):
+    asked = []
+    seconds = refusals.cost.interpreted_seconds
+    monkeypatch.setattr(
+        refusals.cost, "interpreted_seconds", lambda p, cores: asked.append(p) or seconds(p, cores)
+    )
+    points = [
+        PLAIN.replace(experts="triton", seed=seed, m=m, router=router, tokens=tokens)
+        for seed in range(5)
+        for m in (1, 2)
+        for router in ("softmax", "sigmoid")
+        for tokens in ("even", "ragged")
+    ]
+    assert len(make_plan(points, planned_for("cpu")).cases) == len(points)
+    assert [problem.m for problem in asked] == [1, 2]
+
+
+def test_no_problem_is_built_where_all_values_were_met(monkeypatch):
+    built = []
+    make = MoETestConfig.problem.fget
+    monkeypatch.setattr(
+        MoETestConfig, "problem", property(lambda case: built.append(case) or make(case))
+    )
+    judge = Judge(planned_for("cpu"))
+    judge(PLAIN)
+    first = len(built)
+    assert first > 0
+    assert judge(PLAIN.replace(seed=3, tokens="ragged"))[1] is None
+    assert len(built) == first
+
+
+def test_auto_without_any_backend_lists_every_reason(monkeypatch):
+    table = Registry("experts", ())
+    table._rows = {row.name: row for row in EXPERTS if row.name != "torch_loop"}
+    monkeypatch.setattr(refusals, "EXPERTS", table)
+    monkeypatch.setitem(refusals.select.__kwdefaults__, "family", table)
+    judge = Judge(planned_for("cpu"))
+    with pytest.raises(MoEError, match="no experts takes this problem on cpu: triton: "):
+        judge(PLAIN.replace(experts="auto", dtype="f32"))
