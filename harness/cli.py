@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _command(argv: Sequence[str]) -> int:
-    """Parse and run; every exception becomes its message and its exit code."""
+    """Parse and run a command; print an exception as its message and return its exit code."""
     try:
         args = parse(argv)
         return int(COMMANDS[args.command](args))
@@ -73,10 +73,10 @@ def _command(argv: Sequence[str]) -> int:
 def run(args: argparse.Namespace) -> int:
     """Load, expand, plan, launch, store, report."""
     began = time.time()
-    here = machine.detect()
-    requirements.check(args.require, here)
+    detected = machine.detect()
+    requirements.check(args.require, detected)
     chosen = selection.asked_for(args)
-    plan = make_plan(chosen.points, here, time_limit=chosen.time_limit)
+    plan = make_plan(chosen.points, detected, time_limit=chosen.time_limit)
     if not plan.jobs:
         raise NothingSelected(_nothing(plan))
     with _folder(args, chosen, plan) as folder:
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     lines += last_lines.not_run(summary, fail_fast=args.fail_fast)
     lines += last_lines.mostly_refused(plan)
     if summary.exit_code() is ExitCode.INCOMPLETE or stopped is not None:
-        lines.append(f"to go on: python -m harness run --resume {folder.path}")
+        lines.append(f"to resume: python -m harness run --resume {folder.path}")
     print("".join(f"{line}\n" for line in lines), end="")
     code = last_lines.code_with_record(summary.exit_code() if stopped is None else stopped, folder)
     print(summary.line(), flush=True)
@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
 def _launch(
     args: argparse.Namespace, chosen: Selection, plan: Plan, folder: RunFolder
 ) -> int | None:
-    """Run what is left and record it; the exit code of what stopped it early, or None."""
+    """Run what remains and record it; return the exit code of what stopped it early, or None."""
     from harness.engine import scheduler
     from harness.record.cross_case import compared
 
@@ -133,7 +133,7 @@ def _launch(
 
 
 def _draw(event: Event, folder: RunFolder) -> None:
-    """A picture that cannot be written changes nothing: its numbers are in the event."""
+    """Save a picture of a failed case; a full disk loses no more than that."""
     if isinstance(event, CaseEnded) and event.result.diagnoses:
         with suppress(OSError):
             png.save_experts(event.result, folder.log_dir)
@@ -144,14 +144,14 @@ def _is_failure(event: Event) -> bool:
 
 
 def _finish(folder: RunFolder, plan: Plan, began: float) -> Summary:
-    """Count, and close the record: a run with cases left has no `RunEnded`."""
+    """Count verdicts and close the record; a run with cases left gets no `RunEnded`."""
     ids = [case.id for case in plan.cases]
     seconds = time.time() - began
     summary = summarize(ids, len(plan.refused), folder.results, seconds)
     counts = summary.to_json()
     if not counts["not_run"]:
-        whole = {name: count for name, count in counts.items() if name != "seconds"}
-        folder.append(RunEnded(time=time.time(), seconds=seconds, counts=whole))
+        verdict_counts = {name: count for name, count in counts.items() if name != "seconds"}
+        folder.append(RunEnded(time=time.time(), seconds=seconds, counts=verdict_counts))
     folder.write_summary(counts)
     return summary
 
@@ -173,13 +173,13 @@ def _tensors(folder: RunFolder) -> str | None:
 
 
 def _ending(events: Iterator[Event]) -> closing[Generator[Event]]:
-    """Closed on the way out, so that an interrupt between two events ends the ranks as well."""
+    """Return a context that closes the events, so that an interrupt between two ends the ranks."""
     return closing(cast("Generator[Event]", events))
 
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Within, SIGTERM ends the run as Ctrl-C does."""
+    """Let SIGTERM end the run inside this context, as Ctrl-C does."""
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         raise Terminated
@@ -201,15 +201,15 @@ def _nothing(plan: Plan) -> str:
 
 
 def _announce(plan: Plan, left: Plan, folder: RunFolder) -> None:
-    here = plan.machine
-    where = f"{here.devices} device(s)" if here.devices else f"{here.cores} core(s)"
+    devices, cores = plan.machine.devices, plan.machine.cores
+    units = f"{devices} device(s)" if devices else f"{cores} core(s)"
     more = "" if left == plan else f", {len(left.cases)} of them left"
     codes = Counter(refusal.reason.code for refusal in plan.refused)
     why = "".join(f" {count} {code}," for code, count in codes.most_common()).rstrip(",")
     print(
         f"{len(plan.cases)} case(s) in {len(plan.jobs)} job(s){more}, {len(plan.refused)} refused"
         f"{f' ({why.strip()})' if why else ''}, "
-        f"on {here.platform.name} with {where}; folder {folder.path}",
+        f"on {plan.machine.platform.name} with {units}; folder {folder.path}",
         flush=True,
     )
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness import checks
+from harness.checks import agreement
 from harness.checks.check import Check, Observation
 from harness.checks.sketches import sketches
 from harness.diagnosis.diagnose import diagnose
@@ -108,7 +109,7 @@ def judge(seen: Observation, table: Iterable[Check], clock: Clock) -> Observatio
 def _run(check: Check, seen: Observation) -> tuple[Finding, ...]:
     """Return a check's findings; an exception in it is one, and hides no other."""
     try:
-        return check.run(seen) if check.applies(seen) else ()
+        return check.run(seen) if agreement.applies(check, seen) else ()
     except Exception as error:
         head = f"the check {check.name!r} raised {type(error).__name__}: {error}"
         text = f"{head}\n{traceback.format_exc().strip()}"

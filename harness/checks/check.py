@@ -53,8 +53,8 @@ def always(_observation: Observation) -> bool:
 class Check:
     """One row of the table.
 
-    run: returns what is wrong; nothing when all is well. collective: all ranks run it together, so
-    `applies` must tell the same on each of them. phase: under which name its time is counted.
+    run: returns what is wrong; nothing when all is well. collective: all ranks run it together,
+    where it `applies` on each of them. phase: under which name its time is counted.
     """
 
     name: str

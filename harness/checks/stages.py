@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.checks import stages_collectives, stages_experts
+from harness.checks.agreement import names_on_all_ranks
 from harness.checks.check import Check, Observation
 from harness.checks.stage_record import handed_out
 from harness.matrix.exactness import is_bitwise
@@ -25,11 +26,16 @@ ORDER = ("dispatch", *STAGES)
 
 
 def check(subject: Subject, call: Call, context: RankContext) -> tuple[StageFinding, ...]:
-    """Collective, on a sample of rows where all would cost too much. In order of the stages."""
+    """Collective, on a sample of rows where all would cost too much. In order of the stages.
+
+    Between ranks a stage is judged only where all of them hand it out.
+    """
+    shared = names_on_all_ranks(subject.layer.groups, call.stages, STAGES, context.device)
     if "ids" not in call.stages:
         return ()
     handed = handed_out(subject, call, context.rank, exact=is_bitwise(subject.case))
-    return _ordered([*stages_collectives.check(handed), *stages_experts.check(handed)])
+    between = stages_collectives.check(handed, shared) if "ids" in shared else []
+    return _ordered([*between, *stages_experts.check(handed)])
 
 
 def inside(

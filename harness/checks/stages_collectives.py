@@ -27,19 +27,23 @@ if TYPE_CHECKING:
 _SHARED = Numerics(gemm1="model", activation="model", accumulation=2.0**-22)
 
 
-def check(handed: Handed) -> list[StageFinding]:
-    """dispatch, input, finalize, shared, out: only those that depart."""
-    if max(handed.sizes) == 0:
-        return _after(handed)
+def check(handed: Handed, on_all_ranks: frozenset[str]) -> list[StageFinding]:
+    """dispatch, input, finalize, shared, out: only those that depart.
+
+    on_all_ranks: stages that every rank hands out; all ranks call with the same ones.
+    """
+    if max(handed.sizes) == 0 or not on_all_ranks >= {"ids", "weights", "input"}:
+        return _after(handed, on_all_ranks)
     right = token_order.sent(handed, *_chosen(handed))
     at = token_order.order(handed, right)
     wrong = None if at is None else token_order.wrong_rows(handed, right.rows, at)
     sound = _sound(handed, wrong)
     if at is None or wrong is None or sound is None:
-        return _after(handed)
+        return _after(handed, on_all_ranks)
     found = [_routing(handed, right, at), _input(handed, right, at, wrong, sound)]
-    found.append(_finalize(handed, at))
-    return [f for f in found if f is not None] + _after(handed)
+    if on_all_ranks >= {"combine", "finalize"}:
+        found.append(_finalize(handed, at))
+    return [f for f in found if f is not None] + _after(handed, on_all_ranks)
 
 
 def _chosen(handed: Handed) -> tuple[Tensor, Tensor]:
@@ -120,19 +124,28 @@ def _finalize(handed: Handed, at: Tensor) -> StageFinding | None:
 
     On at most 16 rows of each rank: all of them go to every rank. Collective.
     """
-    if not handed.has("combine", "finalize"):
-        return None
     picked = [chosen_rows(n, at.device) for n in handed.sizes]
     starts = [sum(handed.sizes[:i]) for i in range(len(handed.sizes))]
     tokens = torch.cat([start + p for start, p in zip(starts, picked, strict=True)])
-    partial = handed.stages["combine"].value
-    told = handed.group.all_gather(partial[at[tokens]])
-    told = told.view(len(picked), -1, partial.shape[1]).float()
+    partial = _values(handed, "combine", len(handed.ids))[at[tokens]].float()
+    told = handed.group.all_gather(partial).view(len(picked), -1, partial.shape[1])
     here = handed.ranks.index(handed.rank)
     start = sum(len(p) for p in picked[:here])
     own = picked[here]
     mine = told[:, start : start + len(own)]
-    return _sum(handed, "finalize", handed.stages["finalize"].value[own], mine, own)
+    finalized = _values(handed, "finalize", len(handed.call.tokens.x))
+    return _sum(handed, "finalize", finalized[own], mine, own)
+
+
+def _values(handed: Handed, stage: str, rows: int) -> Tensor:
+    """[rows, K] a stage's values; other shapes would make ranks wait for each other's rows.
+
+    Raises ValueError for them.
+    """
+    value, shape = handed.stages[stage].value, [rows, handed.call.tokens.x.shape[1]]
+    if list(value.shape) != shape:
+        raise ValueError(f"stage {stage} was handed out as {list(value.shape)}; it must be {shape}")
+    return value
 
 
 def _sum(
@@ -152,8 +165,10 @@ def _sum(
     return compare(stage, actual, right, {"rows": rows})
 
 
-def _after(handed: Handed) -> list[StageFinding]:
-    found = [_shared(handed), _out(handed)]
+def _after(handed: Handed, on_all_ranks: frozenset[str]) -> list[StageFinding]:
+    found = [_shared(handed)]
+    if on_all_ranks >= {"finalize", "out"}:
+        found.append(_out(handed))
     return [f for f in found if f is not None]
 
 
@@ -197,14 +212,13 @@ def _shared_shard(handed: Handed) -> tuple[Tensor, Tensor]:
 
 def _out(handed: Handed) -> StageFinding | None:
     """finalize + shared, summed over the TP ranks, on at most 16 rows. Collective."""
-    if not handed.has("finalize", "out"):
-        return None
     tp, dtype = handed.subject.layer.groups.tp, handed.subject.case.dtype
-    out = handed.stages["out"].value
+    tokens = len(handed.call.tokens.x)
+    out = _values(handed, "out", tokens)
     rows = chosen_rows(len(out), out.device)
     if len(rows) == 0:  # then on every rank of the TP group, or nothing is summed over it
         return None
-    mine = handed.stages["finalize"].value[rows].float()
+    mine = _values(handed, "finalize", tokens)[rows].float()
     if handed.has("shared"):
         both = mine + handed.stages["shared"].value[rows].float()
         mine = formats.on_grid(both, dtype)

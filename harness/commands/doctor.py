@@ -1,7 +1,7 @@
 """`doctor`: what this machine has, what each member needs, and whether torch agrees.
 
-The harness finds platforms without torch. Here a process of its own asks torch as well, so that
-a wrong driver file or a CPU build of torch beside a GPU is found before a run is.
+The harness detects platforms without torch. A separate process asks torch as well, so that a wrong
+driver file, or a CPU build of torch beside a GPU, is reported before a run fails on it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _TORCH_SECONDS = 180  # a first import of torch from a slow disk
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """One row on this machine. reason: why no plain problem may use it, or None."""
+    """One member on this machine. reason: why no plain problem may use it, or None."""
 
     family: str
     name: str
@@ -41,12 +41,12 @@ class Member:
 
 
 def examine() -> int:
-    """Print everything; exit 75 where the facts contradict each other, else 0."""
-    here, found = machine.detect(), devices()
-    members = list(_members(here.platform))
+    """Print everything; return 75 where the facts contradict each other, else 0."""
+    local, detected = machine.detect(), devices()
+    members = list(_members(local.platform))
     torch = ask_torch([f"{m.family}/{m.name}" for m in members if m.reason is None])
-    faults = disagreements(found, torch)
-    for label, text in _lines(here, found, torch):
+    faults = disagreements(detected, torch)
+    for label, text in _lines(local, detected, torch):
         print(f"{label:<10} {text}")
     for member in members:
         fault = torch.get("faults", {}).get(f"{member.family}/{member.name}")
@@ -59,15 +59,15 @@ def examine() -> int:
 
 
 def _lines(
-    here: machine.Machine, found: Sequence[Device], torch: dict[str, Any]
+    local: machine.Machine, detected: Sequence[Device], torch: dict[str, Any]
 ) -> Iterator[tuple[str, str]]:
-    chip = here.platform
+    chip = local.platform
     interpreted = "; Triton kernels are interpreted" if chip.interpreted else ""
     yield "platform", f"{chip.name} ({', '.join(sorted(chip.features))}{interpreted})"
-    yield "machine", f"{here.cores} core(s), {here.memory_bytes / 1e9:.1f} GB"
-    for device in found:
+    yield "machine", f"{local.cores} core(s), {local.memory_bytes / 1e9:.1f} GB"
+    for device in detected:
         yield "device", f"{device.name}, {device.arch}, {device.memory_bytes / 1e9:.1f} GB"
-    if not found:
+    if not detected:
         yield "device", "none"
     for name, number in versions().items():
         yield "version", f"{name} {number}"
@@ -85,7 +85,7 @@ def _says(member: Member, fault: str | None) -> str:
 
 
 def plain(quant: str = "none", dtype: str = "bf16") -> Problem:
-    """A problem that every member should take if its formats fit: one rank, round sizes."""
+    """Return a problem that suits every member whose formats fit: one rank, round sizes."""
     return Problem(
         m=32,
         hidden=512,
@@ -110,7 +110,7 @@ def _members(platform: Platform) -> Iterator[Member]:
 
 
 def _experts(row: Row, platform: Platform) -> Member:
-    """Available when some dtype and quantization fit; else the reason for the plainest."""
+    """Return an experts row: available if some dtype and quantization fit, else why not bf16."""
     first = row.needs.refusal(plain(), platform)
     takes = tuple(
         quant.name
@@ -121,7 +121,7 @@ def _experts(row: Row, platform: Platform) -> Member:
 
 
 def ask_torch(members: Sequence[str] = ()) -> dict[str, Any]:
-    """`harness.torch_probe`'s answer, or {"error": why there is none}."""
+    """Return the answer of `harness.torch_probe`, or {"error": why there is none}."""
     command = [sys.executable, "-m", "harness.torch_probe", *members]
     try:
         done = subprocess.run(
@@ -136,21 +136,22 @@ def ask_torch(members: Sequence[str] = ()) -> dict[str, Any]:
     return answer
 
 
-def disagreements(found: Sequence[Device], torch: dict[str, Any]) -> list[str]:
-    """Where torch and the driver's own files differ; sizes may by 5 %, what a driver keeps."""
+def disagreements(detected: Sequence[Device], torch: dict[str, Any]) -> list[str]:
+    """Return where torch and the driver's files differ; a driver may keep 5 % of the memory."""
     if "error" in torch:
         return [f"torch {torch['error']}"]
-    if found and torch["version"].endswith("+cpu"):
-        return [f"torch {torch['version']} cannot use the {len(found)} GPU(s); they are left out"]
-    if len(found) != len(torch["devices"]):
-        return [f"found {len(found)} GPU(s), torch sees {len(torch['devices'])}"]
+    if detected and torch["version"].endswith("+cpu"):
+        count = len(detected)
+        return [f"torch {torch['version']} cannot use the {count} GPU(s); they are left out"]
+    if len(detected) != len(torch["devices"]):
+        return [f"found {len(detected)} GPU(s), torch sees {len(torch['devices'])}"]
     faults = []
-    for index, (ours, theirs) in enumerate(zip(found, torch["devices"], strict=True)):
-        if ours.arch != theirs["arch"]:
-            faults.append(f"GPU {index}: found {ours.arch}, torch says {theirs['arch']}")
-        if ours.memory_bytes and abs(ours.memory_bytes / theirs["bytes"] - 1) > 0.05:
+    for index, (device, by_torch) in enumerate(zip(detected, torch["devices"], strict=True)):
+        if device.arch != by_torch["arch"]:
+            faults.append(f"GPU {index}: found {device.arch}, torch says {by_torch['arch']}")
+        if device.memory_bytes and abs(device.memory_bytes / by_torch["bytes"] - 1) > 0.05:
             faults.append(
-                f"GPU {index}: found {ours.memory_bytes / 1e9:.1f} GB, "
-                f"torch says {theirs['bytes'] / 1e9:.1f} GB"
+                f"GPU {index}: found {device.memory_bytes / 1e9:.1f} GB, "
+                f"torch says {by_torch['bytes'] / 1e9:.1f} GB"
             )
     return faults

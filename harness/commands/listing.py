@@ -22,7 +22,7 @@ def show_list(args: argparse.Namespace) -> int:
 
 
 def show_plan(args: argparse.Namespace) -> int:
-    """The jobs, one a line."""
+    """Print the jobs, one a line."""
     plan = _planned(args)
     print(f"{'world':>5} {'device':<6} {'transport':<9} {'cases':>6} {'limit':>8}")
     for job in plan.jobs:
@@ -34,7 +34,7 @@ def show_plan(args: argparse.Namespace) -> int:
 
 
 def _end(plan: Plan) -> ExitCode:
-    """The counts and every refusal by reason, printed; the exit code."""
+    """Print the counts and the refusals by reason; return the exit code."""
     print(
         f"\n{len(plan.cases)} case(s) on {plan.machine.platform.name}, {len(plan.refused)} refused"
     )
@@ -43,7 +43,7 @@ def _end(plan: Plan) -> ExitCode:
 
 
 def refusals(plan: Plan) -> list[str]:
-    """Every refusal of the plan by its reason, for people."""
+    """Return the lines that name every refusal of the plan, by reason."""
     from harness.report.tables import skip_lines
 
     return skip_lines(
@@ -52,10 +52,10 @@ def refusals(plan: Plan) -> list[str]:
 
 
 def _planned(args: argparse.Namespace) -> Plan:
-    here = _machine(args)
-    requirements.check(args.require, here)
-    chosen = selection.to_list(args)
-    return make_plan(chosen.points, here, time_limit=chosen.time_limit)
+    planned_for = _machine(args)
+    requirements.check(args.require, planned_for)
+    selected = selection.to_list(args)
+    return make_plan(selected.points, planned_for, time_limit=selected.time_limit)
 
 
 def _machine(args: argparse.Namespace) -> Machine:

@@ -35,8 +35,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     _run(_command(commands, "run", "run cases and say which are right"))
     _fuzz(_command(commands, "fuzz", "run random cases, and shrink those that fail"))
     _power(_command(commands, "power", "show that a suite would reject each wrong answer"))
-    for name, what in (("list", "list a suite's cases"), ("plan", "show a suite's jobs")):
-        command = _command(commands, name, f"{what}, and what is refused, by reason")
+    for name, text in (("list", "list a suite's cases"), ("plan", "show a suite's jobs")):
+        command = _command(commands, name, f"{text}, and what is refused, by reason")
         _matrix(command, default=" (smoke)")
         _cases(command)
         _require(command)

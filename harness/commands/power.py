@@ -1,4 +1,4 @@
-"""`power`: run as `run` does, or read an earlier run, and show what it has proved."""
+"""`power`: run as `run` does, or read an earlier run, and print what it proves."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ if TYPE_CHECKING:
 def certify(args: argparse.Namespace, run: Callable[[argparse.Namespace], int]) -> int:
     """Print the certificate of a run; return the run's exit code, or 1 where it has gaps."""
     code: int = ExitCode.PASSED
-    where = args.folder or args.resume or args.out or folder_for(ROOT, "power")
+    folder = args.folder or args.resume or args.out or folder_for(ROOT, "power")
     if args.folder is None:
-        args.out = None if args.resume else where
+        args.out = None if args.resume else folder
         code = run(args)
     elif args.suite or args.case or args.last_failed or args.resume or args.out or args.require:
-        raise UsageError("--from reads a run that has been; leave out what is to be run")
-    shown = certificate(view(RunFolder.open(where)).results)
+        raise UsageError(
+            "--from reads an earlier run and runs nothing: leave out "
+            "--suite, --case, --last-failed, --resume, --out and --require"
+        )
+    shown = certificate(view(RunFolder.open(folder)).results)
     print("\n".join(shown.lines()))
     return code or (ExitCode.PASSED if shown.whole else ExitCode.FAILED)

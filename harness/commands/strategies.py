@@ -1,8 +1,8 @@
-"""Whole cases drawn by hypothesis: every field, feasible where they are to run, simplest first.
+"""Hypothesis strategies for complete cases: every field, feasible on the machine, simplest first.
 
-What fits together is not written down a second time: members' rows narrow the choices, and the
-plan is asked for its refusals before a case is handed out. Within each choice the simple values
-come first, so that hypothesis shrinks towards one rank, few experts and small sizes. No torch.
+What fits together is written down once, elsewhere: members' rows narrow the choices, and the plan
+must not refuse a case that is drawn. Within each choice simple values come first, so that
+hypothesis shrinks towards one rank, few experts and small sizes. No torch.
 """
 
 from __future__ import annotations
@@ -39,41 +39,42 @@ SIZES = AXES["n"].simpler_values
 EXPERT_COUNTS = AXES["num_experts"].simpler_values
 TOP_KS = AXES["top_k"].simpler_values
 _EDGES = (1, 2, 3, 4, 7, 8, 15, 16, 17, 31, 32, 33, 63, 64, 65)  # of kernels' token buckets
-_WIDE_EDGES = (127, 128, 129, 255, 256, 257, 1023, 1024, 1025)
+_LARGE_EDGES = (127, 128, 129, 255, 256, 257, 1023, 1024, 1025)
 SEEDS = 2**16
 _EXACT = (False,) * 7 + (True,)  # where bits can be compared; elsewhere never
 
 
 @dataclass(frozen=True, kw_only=True)
 class Space:
-    """Where cases are drawn for. weights: the most experts * n * k; tokens: the most m * dp.
+    """What cases are drawn from. weights: largest experts * n * k; tokens: largest m * dp.
 
-    batch: cases that are planned together; a gang serves those of one batch.
+    batch: cases that are planned together; a gang runs cases of one batch only.
     """
 
     machine: Machine
     experts: tuple[str, ...]
     layer: str = COMPOSED
-    most_world: int = 4
+    max_world: int = 4
     weights: int = 2**20
     tokens: int = 160
     batch: int = 64
 
     @property
     def under_test(self) -> str:
-        """For people: the backends, or the layer that has its own."""
+        """Return the names of the backends, or of the layer that has experts of its own."""
         return ", ".join(self.experts) if self.layer == COMPOSED else self.layer
 
     def allowed_weights(self, row: Row) -> int:
-        """Interpreted kernels are slow: a quarter keeps such a case near a second."""
+        """Return the limit for a backend: a quarter for interpreted kernels (about 1 s)."""
         slow = self.machine.platform.interpreted and "triton" in row.needs.features
         return self.weights // 4 if slow else self.weights
 
 
 def space_for(machine: Machine, experts: str | None = None, layer: str | None = None) -> Space:
-    """The space of a machine; experts: one backend for all, a name or "package.module:Class".
+    """Return the space of a machine.
 
-    layer: a whole layer instead. Raises UnknownMemberError for a backend that nobody knows.
+    experts: one backend for all cases, a name or "package.module:Class". layer: a layer under test
+    instead, named in the same way. Raises UnknownMemberError for a name that no table has.
     """
     if layer is not None and layer != COMPOSED:
         LAYERS.row(layer)
@@ -85,7 +86,7 @@ def space_for(machine: Machine, experts: str | None = None, layer: str | None = 
         return Space(
             machine=machine,
             experts=served or names,
-            most_world=8,
+            max_world=8,
             weights=2**24,
             tokens=2048,
             batch=256,  # a gang takes seconds to start there
@@ -94,9 +95,9 @@ def space_for(machine: Machine, experts: str | None = None, layer: str | None = 
 
 
 def simpler(space: Space, case: MoETestConfig) -> Iterator[MoETestConfig]:
-    """The case with one field made simpler, as far as that runs; simplest values first.
+    """Yield the case with one field made simpler, where that runs; simplest values first.
 
-    Axes with few values come first, the last of them before the others: switches before sizes.
+    Axes with few values come first, and of equally many the last declared: switches before sizes.
     """
     last_first = [*AXES.values()][::-1]
     for axis in sorted(last_first, key=lambda axis: len(axis.simpler_values)):
@@ -109,10 +110,10 @@ def simpler(space: Space, case: MoETestConfig) -> Iterator[MoETestConfig]:
 
 @st.composite
 def configs(draw: Callable[[Any], Any], space: Space) -> MoETestConfig:
-    """One case of the space that its plan does not refuse."""
+    """Draw one case of the space that the plan does not refuse."""
     experts = draw(st.sampled_from(space.experts))
     row = EXPERTS.row(experts) if space.layer == COMPOSED else LAYERS.row(space.layer)
-    layout = draw(st.sampled_from(_layouts(space.most_world, row)))
+    layout = draw(st.sampled_from(_layouts(space.max_world, row)))
     quant = draw(st.sampled_from(_quants(row)))
     top_k = draw(st.sampled_from(TOP_KS))
     small = MoETestConfig(
@@ -138,30 +139,30 @@ def configs(draw: Callable[[Any], Any], space: Space) -> MoETestConfig:
     exact = sized.replace(exact=True)
     if isinstance(row, LayerRow):  # whose hidden states carry logits
         return sized
-    drawn = exact if draw(st.sampled_from(_EXACT)) and is_bitwise(exact) else sized
-    return _with_families(row, drawn)
+    is_exact = draw(st.sampled_from(_EXACT)) and is_bitwise(exact)
+    return _with_families(row, exact if is_exact else sized)
 
 
 def _with_families(row: Row, case: MoETestConfig) -> MoETestConfig:
-    """With a router and an activation that the seed picks, so that no draw moves."""
+    """Return the case with a router and an activation picked by its seed: no draw shifts others."""
     pick = random.Random(case.seed)  # noqa: S311  # no secret
     router = pick.choice([MoETestConfig.router, *ROUTERS.rows])
     changed = case.replace(activation=pick.choice(_activations(row)), router=router)
     return changed if changed.exact == is_bitwise(changed) else case
 
 
-# Fields whose values must fit each other, the machine or the backend: drawn one by one above.
+# Fields whose values must fit each other, the machine or the backend: `configs` draws them.
 TOGETHER = (
     *("m", "n", "k", "num_experts", "top_k", "experts", "all2all", "quant", "dtype", "layer"),
     *("dp_size", "tp_size", "use_ep", "sequence_parallel", "tokens", "seed", "exact"),
-    *("router", "activation"),  # by the seed, so that no draw moves
+    *("router", "activation"),  # picked by the seed
 )
 _ALONE = tuple(name for name in AXES if name not in TOGETHER)
-_WORDS = {"shared_experts": "shared", "renormalize": "no_renorm"}  # what a layer has to take
+_WORDS = {"shared_experts": "shared", "renormalize": "no_renorm"}  # a layer must take these
 
 
 def _alone(axis: Axis, row: Row) -> Sequence[Any]:
-    """Values of an axis that goes with everything, each as often as it is to be drawn."""
+    """Return the values of an axis that fits every other, each as often as it is to be drawn."""
     if axis.name in _WORDS and not _takes(row, _WORDS[axis.name]):
         return (axis.default,)
     rows = tuple(families.table(axis.family).rows) if axis.family else ()
@@ -171,7 +172,7 @@ def _alone(axis: Axis, row: Row) -> Sequence[Any]:
 def _sized(
     draw: Callable[[Any], Any], space: Space, case: MoETestConfig, weights: int
 ) -> MoETestConfig:
-    """With an intermediate size and a number of experts that fit the rest and each other."""
+    """Return the case with an n and a number of experts that fit all its fields."""
     least = case.replace(num_experts=case.top_k)
     fitting = [n for n in SIZES if n * case.k * case.top_k <= weights]
     n = _one_of(draw, [n for n in fitting if _runs(least.replace(n=n), space.machine)])
@@ -181,7 +182,7 @@ def _sized(
 
 
 def _one_of(draw: Callable[[Any], Any], values: Sequence[int]) -> int:
-    """One of the values; where there is none the whole draw is given up."""
+    """Draw one of the values; reject the draw where there is none."""
     return int(draw(st.sampled_from(values))) if values else reject()
 
 
@@ -190,36 +191,40 @@ def _runs(case: MoETestConfig, machine: Machine) -> bool:
 
 
 def _takes(row: Row, *words: str) -> bool:
-    """Whether a layer names all of these words of `moe.layers.TAKES`; a member is asked for all."""
+    """Return whether a layer lists all of these words of `moe.layers.TAKES`; members take all."""
     return not isinstance(row, LayerRow) or set(words) <= row.takes
 
 
-def _layouts(most_world: int, row: Row) -> list[Layout]:
-    """Every layout of every world, small worlds first and about as often as large ones."""
-    worlds = [_layouts_of(world) for world in WORLDS if world <= most_world]
-    taken = [[layout for layout in some if _takes(row, *layout_words(layout))] for some in worlds]
-    each = [some for some in taken if some]
-    most = max(map(len, each))
-    return [layout for some in each for layout in some for _ in range(most // len(some))]
+def _layouts(max_world: int, row: Row) -> list[Layout]:
+    """Return every layout of every world, small worlds first and about as often as large ones."""
+    worlds = [_layouts_of(world) for world in WORLDS if world <= max_world]
+    layouts = [[x for x in of_world if _takes(row, *layout_words(x))] for of_world in worlds]
+    largest = max(map(len, layouts))
+    return [
+        layout
+        for of_world in layouts
+        for layout in of_world
+        for _ in range(largest // len(of_world))
+    ]
 
 
 def _layouts_of(world: int) -> list[Layout]:
-    found = []
+    layouts = []
     for tp in (t for t in range(1, world + 1) if world % t == 0):
         plain = Layout(dp_size=world // tp, tp_size=tp)
-        found.append(plain)
+        layouts.append(plain)
         if world > 1:
-            found.append(replace(plain, use_ep=True))
+            layouts.append(replace(plain, use_ep=True))
         if tp > 1:
-            found.append(replace(plain, use_ep=True, sequence_parallel=True))
-    return found
+            layouts.append(replace(plain, use_ep=True, sequence_parallel=True))
+    return layouts
 
 
 def _tokens(space: Space, dp_size: int) -> st.SearchStrategy[int]:
-    """Tokens per DP rank: small ones, and both sides of where kernels change their tiles."""
-    most = max(1, space.tokens // dp_size)
-    edges = [m for m in (*_EDGES, *_WIDE_EDGES) if m <= most]
-    return st.one_of(st.integers(1, min(most, 40)), st.sampled_from(edges))
+    """Draw the tokens per DP rank: few, or next to a size at which kernels change their tiles."""
+    limit = max(1, space.tokens // dp_size)
+    edges = [m for m in (*_EDGES, *_LARGE_EDGES) if m <= limit]
+    return st.one_of(st.integers(1, min(limit, 40)), st.sampled_from(edges))
 
 
 def _quants(row: Row) -> list[str]:
@@ -229,11 +234,11 @@ def _quants(row: Row) -> list[str]:
 
 
 def _activations(row: Row) -> list[str]:
-    """Functions that the backend computes, the default first and most often."""
+    """Return the functions that the backend computes, the default first and twice."""
     default = MoETestConfig.activation
-    taken = row.needs.activation_functions
-    others = [a.name for a in ACTIVATIONS if a.name != default and a.name in taken]
-    return [default, default, *others] if default in taken else others
+    supported = row.needs.activation_functions
+    further = [a.name for a in ACTIVATIONS if a.name != default and a.name in supported]
+    return [default, default, *further] if default in supported else further
 
 
 def _dtypes(row: Row) -> list[str]:
@@ -245,7 +250,7 @@ def _hidden(row: Row) -> list[int]:
 
 
 def _all2alls(layout: Layout, experts: Row) -> list[str]:
-    """Members wide enough; which of them really serve a case is the plan's to say."""
+    """Return members that serve so many ranks; the plan refuses those that do not fit otherwise."""
     if isinstance(experts, LayerRow):
         return [MoETestConfig.all2all]
     return [

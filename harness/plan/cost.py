@@ -1,7 +1,7 @@
-"""What a case will take, before anything runs: bytes of memory and interpreted seconds.
+"""Estimate what a case needs before it runs: bytes of memory and interpreted seconds.
 
-Rough on purpose and always on the safe side: a plan refuses what would not fit, so that no case
-is killed for memory or waits minutes for an interpreter. No torch.
+Estimates are rough and on the safe side: a plan refuses what would not fit, so that no case is
+killed for memory or waits minutes for an interpreter. No torch.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ INTERPRETER_SECONDS = 5.0  # a case expected to take longer is refused
 
 
 def rank_bytes(problem: Problem, device: str) -> int:
-    """Memory that one rank holds at its peak.
+    """Return the bytes that one rank holds at its peak.
 
     Every rank judges its own tokens against the whole layer, so it has all weights in the
     layer's dtype and once more as its members hold them, one expert in float32 with the room to
@@ -41,29 +41,29 @@ def rank_bytes(problem: Problem, device: str) -> int:
     )
     weights = count * expert * stored + 4 * expert * 4
     tokens = problem.m * problem.layout.dp_size
-    wide = problem.top_k * (3 * problem.intermediate + problem.hidden) + 6 * problem.hidden
-    return RANK_BYTES[device] + weights + 2 * 4 * tokens * wide
+    columns = problem.top_k * (3 * problem.intermediate + problem.hidden) + 6 * problem.hidden
+    return RANK_BYTES[device] + weights + 2 * 4 * tokens * columns
 
 
 def shortage(problem: Problem, machine: Machine) -> str | None:
-    """Why the ranks of this problem would not fit into the machine, or None."""
+    """Return why the ranks of this problem do not fit into the machine, or None."""
     world, device = problem.layout.world_size, machine.platform.device
-    each = rank_bytes(problem, device)
+    per_rank = rank_bytes(problem, device)
     if device == "cpu":
-        ranks, memory, where = world, machine.memory_bytes, "main memory"
+        ranks, memory, memory_name = world, machine.memory_bytes, "main memory"
     else:
         ranks, memory = -(-world // max(1, machine.devices)), machine.device_bytes
-        where = "a device"
-    if ranks * each <= SHARE * memory:
+        memory_name = "a device"
+    if ranks * per_rank <= SHARE * memory:
         return None
     return (
-        f"{ranks} rank(s) with {each / 1e9:.1f} GB each do not fit into {SHARE:.0%} "
-        f"of {where}'s {memory / 1e9:.1f} GB"
+        f"{ranks} rank(s) with {per_rank / 1e9:.1f} GB each do not fit into {SHARE:.0%} "
+        f"of {memory_name}'s {memory / 1e9:.1f} GB"
     )
 
 
 def interpreted_seconds(problem: Problem, cores: int) -> float:
-    """Expected time of one case whose Triton kernels are interpreted.
+    """Return the expected seconds of one case whose Triton kernels are interpreted.
 
     However it is sharded, each block of an expert's tokens meets all of that expert's weights.
     """

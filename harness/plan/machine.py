@@ -1,4 +1,4 @@
-"""What a plan needs to know of a machine, found without torch, or assumed for another chip."""
+"""What a plan needs to know about a machine: detected without torch, or assumed for a chip."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def detect() -> Machine:
 
 
 def planned_for(platform_name: str, devices: int = 2) -> Machine:
-    """A machine with `devices` chips of a platform: the row's memory, 16 cores, 128 GB.
+    """Return a machine with `devices` chips of a platform: the row's memory, 16 cores, 128 GB.
 
     For `cpu`: no devices, two cores, 16 GB. Raises UnknownMemberError for an unknown name.
     """
@@ -64,7 +64,7 @@ def planned_for(platform_name: str, devices: int = 2) -> Machine:
 
 
 def torch_is_cpu_only() -> bool:
-    """Whether the installed torch says by its version (`2.13.0+cpu`) that it drives no GPU."""
+    """Return whether the version of the installed torch (`2.13.0+cpu`) rules out GPUs."""
     try:
         return version("torch").endswith("+cpu")
     except PackageNotFoundError:
@@ -72,7 +72,7 @@ def torch_is_cpu_only() -> bool:
 
 
 def usable_cores(root: Path = _CGROUP) -> int:
-    """Cores of this process's affinity, or fewer where a cgroup grants less time."""
+    """Return the cores of this process's affinity, or fewer where a cgroup grants less time."""
     cores = len(os.sched_getaffinity(0))
     try:
         quota, period = (root / "cpu.max").read_text().split()
@@ -84,7 +84,7 @@ def usable_cores(root: Path = _CGROUP) -> int:
 
 
 def usable_memory(root: Path = _CGROUP) -> int:
-    """Bytes of main memory, or of the cgroup's limit (either version) where that is less."""
+    """Return the bytes of main memory, or the cgroup's limit (v1 or v2) where that is less."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limits = [total]
     for path in (root / "memory.max", root / "memory/memory.limit_in_bytes", *_own_limits(root)):
@@ -96,10 +96,10 @@ def usable_memory(root: Path = _CGROUP) -> int:
 
 
 def _own_limits(root: Path) -> list[Path]:
-    """The version-2 limit files of this process's own group and the groups around it."""
+    """Return the cgroup v2 limit files of this process's group and of its parents."""
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:
         return []
-    own = next((line[3:].lstrip("/") for line in lines if line.startswith("0::")), "")
-    return [root / parent / "memory.max" for parent in (Path(own), *Path(own).parents)]
+    group = Path(next((line[3:].lstrip("/") for line in lines if line.startswith("0::")), ""))
+    return [root / parent / "memory.max" for parent in (group, *group.parents)]

@@ -68,12 +68,12 @@ class Plan:
 
     def without(self, done: Collection[str]) -> Plan:
         """The plan less the cases with these ids."""
-        left = []
+        jobs = []
         for job in self.jobs:
             cases = tuple(case for case in job.cases if case.id not in done)
             if cases:
-                left.append(replace(job, cases=cases))
-        return replace(self, jobs=tuple(left))
+                jobs.append(replace(job, cases=cases))
+        return replace(self, jobs=tuple(jobs))
 
 
 def make_plan(

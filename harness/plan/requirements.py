@@ -41,7 +41,8 @@ def check(words: Sequence[str], machine: Machine) -> None:
     """
     for word in words:
         _check_word(word, machine)
-    unmet = [f"  {word}: {why}" for word in dict.fromkeys(words) if (why := _unmet(word, machine))]
+    reasons = {word: _unmet(word, machine) for word in words}
+    unmet = [f"  {word}: {reason}" for word, reason in reasons.items() if reason]
     if unmet:
         lines = ["this machine does not meet --require:", *unmet, _summary(machine)]
         raise InfrastructureError("\n".join(lines))

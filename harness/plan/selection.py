@@ -1,4 +1,4 @@
-"""What `run` and `list` are asked for: points from a suite, from ids, or from an earlier run."""
+"""Select the points of `run`, `list` and `plan`: of a suite, by ids, or of an earlier run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _WAYS = "--suite, --case, --last-failed"
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """The points to plan, and what their suite says of the run."""
+    """The points to plan, and the limits that their suite sets for the run."""
 
     points: tuple[MoETestConfig, ...]
     suite: str | None = None  # None: cases by their ids
@@ -32,7 +32,7 @@ class Selection:
     retries: int = 0
 
     def narrowed(self, experts: str | None, seeds: int, layer: str | None = None) -> Selection:
-        """With one experts backend or one layer instead of the axes, and with more seeds."""
+        """Return the points with one experts backend or one layer for all, and with more seeds."""
         from harness.matrix import expand
 
         points = self.points
@@ -46,7 +46,7 @@ class Selection:
         return replace(self, points=expand.with_seeds(points, seeds))
 
     def with_layer(self, layer: str | None, experts: str | None = None) -> Selection:
-        """With one whole layer instead of members. Raises UsageError where both are given."""
+        """Return the points with one outside layer. Raises UsageError if experts are also given."""
         from harness.matrix import expand
 
         if layer is None or layer == COMPOSED:
@@ -58,57 +58,57 @@ class Selection:
 
 
 def asked_for(args: argparse.Namespace) -> Selection:
-    """What `run`'s options ask for. Raises UsageError for options that do not fit together."""
+    """Return what `run`'s options select. Raises UsageError for options that exclude each other."""
     ways = _ways(args)
     if args.resume:
-        chosen = _resumed(args, ways)
+        selected = _resumed(args, ways)
     elif len(ways) != 1:
-        what = " and ".join(ways) or "nothing"
-        raise UsageError(f"say what to run by one of {_WAYS} or --resume, not by {what}")
+        options = " and ".join(ways) or "none"
+        raise UsageError(f"choose one of {_WAYS}, --resume ({options} given)")
     else:
-        chosen = _chosen(args)
-    chosen = chosen.narrowed(args.experts, args.seeds, args.layer)
-    return with_limits(chosen, time_limit=args.time_limit, retries=args.retries)
+        selected = _selected(args)
+    selected = selected.narrowed(args.experts, args.seeds, args.layer)
+    return with_limits(selected, time_limit=args.time_limit, retries=args.retries)
 
 
 def to_list(args: argparse.Namespace) -> Selection:
-    """Return what `list` and `plan` are asked for: as `run`, but the suite smoke for nothing."""
+    """Return what the options of `list` and `plan` select: as `run`, by default suite smoke."""
     ways = _ways(args)
     if len(ways) > 1:
-        raise UsageError(f"choose by one of {_WAYS}, not by {' and '.join(ways)}")
-    chosen = _chosen(args) if ways else of_suite(DEFAULT_SUITE, args.config)
-    return chosen.narrowed(args.experts, 1, args.layer)
+        raise UsageError(f"choose one of {_WAYS} ({' and '.join(ways)} given)")
+    selected = _selected(args) if ways else of_suite(DEFAULT_SUITE, args.config)
+    return selected.narrowed(args.experts, 1, args.layer)
 
 
 def _ways(args: argparse.Namespace) -> list[str]:
-    """Return the options by which cases are chosen here."""
+    """Return the options that select cases."""
     ways = {"--suite": args.suite, "--case": args.case, "--last-failed": args.last_failed}
     return [way for way, value in ways.items() if value]
 
 
-def _chosen(args: argparse.Namespace) -> Selection:
-    """Return the cases of the one way that is given."""
+def _selected(args: argparse.Namespace) -> Selection:
+    """Return the cases that one of the options selects."""
     if args.suite:
         return of_suite(args.suite, args.config)
     return of_ids(args.case) if args.case else of_last_failed(newest(ROOT))
 
 
 def _resumed(args: argparse.Namespace, ways: list[str]) -> Selection:
-    """The folder's own points; a suite named beside it must still have exactly these."""
+    """Return the folder's points; a suite that is also given must still have exactly these."""
     if args.out or args.experts or args.layer or args.seeds != 1 or set(ways) - {"--suite"}:
         raise UsageError(
             "--resume goes on with the folder's own cases: "
             "leave out --case, --last-failed, --out, --experts, --layer and --seeds"
         )
-    chosen = of_folder(RunFolder.open(args.resume))
+    selected = of_folder(RunFolder.open(args.resume))
     if args.suite:
         now = of_suite(args.suite, args.config)
-        check_same_suite(chosen, now, args.resume)
-    return chosen
+        check_same_suite(selected, now, args.resume)
+    return selected
 
 
 def of_suite(name: str, config: Path | None) -> Selection:
-    """A suite of the matrix file. Raises ConfigError or UsageError."""
+    """Return a suite of the matrix file. Raises ConfigError or UsageError."""
     from harness.matrix import expand
     from harness.matrix.load import find, load
 
@@ -123,12 +123,12 @@ def of_suite(name: str, config: Path | None) -> Selection:
 
 
 def of_ids(ids: Sequence[str]) -> Selection:
-    """Cases by their ids, each once. Raises CaseError."""
+    """Return cases by their ids, each once. Raises CaseError."""
     return Selection(points=tuple(dict.fromkeys(MoETestConfig.from_id(i) for i in ids)))
 
 
 def of_last_failed(path: Path) -> Selection:
-    """The cases that did not pass in a run. Raises NothingSelected where all did."""
+    """Return the cases that did not pass in a run. Raises NothingSelected where all did."""
     folder = RunFolder.open(path)
     last = last_words(folder.events())
     ids = [case for case, result in last.items() if result.verdict in BAD]
@@ -149,21 +149,21 @@ def of_folder(folder: RunFolder) -> Selection:
     )
 
 
-def with_limits(chosen: Selection, *, time_limit: float | None, retries: int | None) -> Selection:
-    """With the command line's limits where it gives any."""
+def with_limits(selected: Selection, *, time_limit: float | None, retries: int | None) -> Selection:
+    """Return the selection with the limits of the command line, where it sets any."""
     if time_limit is not None and not time_limit > 0:
         raise UsageError(f"--time-limit must be more than 0 seconds, not {time_limit:g}")
     if retries is not None and retries < 0:
         raise UsageError(f"--retries must be at least 0, not {retries}")
     return replace(
-        chosen,
-        time_limit=chosen.time_limit if time_limit is None else time_limit,
-        retries=chosen.retries if retries is None else retries,
+        selected,
+        time_limit=selected.time_limit if time_limit is None else time_limit,
+        retries=selected.retries if retries is None else retries,
     )
 
 
 def check_same_suite(earlier: Selection, now: Selection, folder: Path) -> None:
-    """Raises UsageError unless a suite still is what the folder was made from."""
+    """Raise UsageError unless the suite still has the points that the folder was made from."""
     before, after = set(earlier.points), set(now.points)
     if earlier.suite != now.suite:
         raise UsageError(

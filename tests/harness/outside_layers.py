@@ -135,6 +135,19 @@ class Gathers(Right):
         return super().forward(every)[start : start + len(x)]
 
 
+class GathersAndHandsOutOnRank0(Gathers):
+    """Hands out routing and input on rank 0 only; its output is right."""
+
+    def forward(self, x):
+        out = super().forward(x)
+        if self.rank:
+            return out
+        weights, ids = self.route(x)
+        for name, value in (("ids", torch.full_like(ids, -1)), ("weights", weights), ("input", x)):
+            intermediates.keep(name, value)
+        return Output(out=out, routing=Routing(topk_ids=ids.int(), topk_weights=weights))
+
+
 def on_grid(x: torch.Tensor) -> torch.Tensor:
     """float32 values of e4m3 codes with one scale for 128 columns; the last group may be short."""
     groups = []
@@ -202,6 +215,34 @@ class HandsOutIdsOnly(HandsOut):
         for name in ("ids", "gemm1", "gemm2"):
             intermediates.keep(name, kept[name].value)
         return output
+
+
+class HandsOutOnRank0(HandsOut):
+    """Hands out stages and routing on rank 0 only; its output is right."""
+
+    def forward(self, x):
+        output = super().forward(x)
+        return output if self.rank == 0 else output.out
+
+
+class SwapsAndHandsOutOnRank0(HandsOutOnRank0):
+    """Its first product is [up; gate] on rank 0, the only one that hands out stages."""
+
+    def first_product(self, x, mlp):
+        gate_up = super().first_product(x, mlp)
+        return gate_up.roll(gate_up.shape[1] // 2, dims=1) if self.rank == 0 else gate_up
+
+
+class SumsOnRank0(HandsOut):
+    """Hands out the sums before and after its all-reduce on rank 0 only."""
+
+    def reduce(self, out):
+        partial, total = out.clone(), super().reduce(out)
+        if self.rank == 0:
+            for name in ("combine", "finalize"):
+                intermediates.keep(name, partial)
+            intermediates.keep("out", total.bfloat16())
+        return total
 
 
 class HidesItsRouting(SwapsStages):

@@ -198,8 +198,8 @@ def test_last_failed_takes_the_newest_folder(engine):
 @pytest.mark.parametrize(
     ("argv", "complaint"),
     [
-        (["run"], "say what to run by one of --suite, --case, --last-failed or --resume"),
-        (["run", "--suite", "smoke", "--case", BASE], "not by --suite and --case"),
+        (["run"], "choose one of --suite, --case, --last-failed, --resume (none given)"),
+        (["run", "--suite", "smoke", "--case", BASE], "(--suite and --case given)"),
         (["run", "--suite", "smok"], "no suite is called 'smok', did you mean 'smoke'?"),
         (["run", "--case", "m:1"], "lacks n, k"),
         (["run", "--case", BASE, "--experts", "a b"], "experts must be a name"),
@@ -274,7 +274,7 @@ def test_an_engine_that_gives_up_exits_75_and_resumes(engine, capsys):
     assert cli.main(["run", "--suite", "smoke", "--out", "here"]) == 75
     captured = capsys.readouterr()
     assert "no gang starts" in captured.err
-    assert "to go on: python -m harness run --resume here" in captured.out
+    assert "to resume: python -m harness run --resume here" in captured.out
     engine.stop_after = None
     assert cli.main(["run", "--resume", "here"]) == 0
 
@@ -291,7 +291,7 @@ def test_ctrl_c_leaves_a_folder_that_resume_finishes(engine, capsys):
     engine.stop_after = (3, KeyboardInterrupt())
     assert cli.main(["run", "--suite", "smoke", "--out", "here", "--save-tensors"]) == 130
     out = capsys.readouterr().out.splitlines()
-    assert out[-2] == "to go on: python -m harness run --resume here"
+    assert out[-2] == "to resume: python -m harness run --resume here"
     assert summary(9, passed=3, not_run=5, skipped=1).match(out[-1])
     assert not any(isinstance(e, RunEnded) for e in RunFolder.open(Path("here")).events())
     first = {case.id for case in engine.calls[0][0].cases[:3]}
@@ -342,7 +342,7 @@ def test_cases_without_a_verdict_run_again_and_others_do_not(engine, capsys):
 def test_fail_fast_is_incomplete_in_its_counts_and_failed_in_its_code(engine, capsys):
     engine.verdicts = {case.id: Verdict.NOT_RUN for case in seeds_of(1)}
     assert cli.main(["run", "--suite", "smoke", "-x"]) == 2
-    assert "to go on: python -m harness run --resume runs/" in capsys.readouterr().out
+    assert "to resume: python -m harness run --resume runs/" in capsys.readouterr().out
     engine.verdicts[BASE] = Verdict.FAILED
     assert cli.main(["run", "--suite", "smoke", "-x"]) == 1
 
@@ -508,7 +508,7 @@ def test_python_dash_m_runs_the_same():
     command = [sys.executable, "-m", "harness", "run"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (3, "")
-    assert "say what to run" in done.stderr
+    assert "choose one of --suite" in done.stderr
 
 
 def test_a_long_list_imports_no_torch():

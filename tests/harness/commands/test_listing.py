@@ -43,7 +43,7 @@ def test_what_failed_last_is_listed(engine, capsys):
 @pytest.mark.parametrize("command", ["list", "plan"])
 def test_two_ways_to_choose_are_one_too_many(engine, capsys, command):
     assert cli.main([command, "--suite", "smoke", "--case", BASE]) == 3
-    text = "choose by one of --suite, --case, --last-failed, not by --suite and --case"
+    text = "choose one of --suite, --case, --last-failed (--suite and --case given)"
     assert text in capsys.readouterr().err
 
 

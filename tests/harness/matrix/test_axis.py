@@ -89,7 +89,8 @@ ASKED = """
 import dataclasses, json, sys
 from pathlib import Path
 
-from harness.commands import fuzz, strategies
+from harness.commands import strategies
+from harness.commands.fuzz_shrink import batch
 from harness.errors import CaseError, ConfigError
 from harness.matrix import axis_table
 from harness.matrix.case import MoETestConfig
@@ -115,7 +116,7 @@ print(json.dumps({
     "points": [p.clock for p in expand(load(Path("good.yaml")), "smoke")],
     "file": error(load, Path("bad.yaml")),
     "schema": json.loads(schema())["definitions"]["Axes"]["properties"]["clock"],
-    "drawn": sorted({case.clock for case in fuzz.batch(space, 0, 0)}),
+    "drawn": sorted({case.clock for case in batch(space, 0, 0)}),
     "simpler": [c.clock for c in strategies.simpler(space, fast) if c.clock != "fast"],
     "compared": content_key(fast) == content_key(plain),
     "page": [line for line in axis_table.page().splitlines() if "clock" in line],

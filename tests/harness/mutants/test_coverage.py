@@ -177,12 +177,14 @@ def test_a_case_that_has_not_run_leaves_a_hole(tmp_path):
 def test_from_goes_with_nothing_to_run(tmp_path, capsys):
     path = folder(tmp_path / "run", [result(case())])
     assert cli.main(["power", "--from", str(path), "--suite", "smoke"]) == 3
-    assert "--from reads a run that has been" in capsys.readouterr().err
+    assert (
+        "--from reads an earlier run and runs nothing: leave out --suite" in capsys.readouterr().err
+    )
 
 
 def test_nothing_to_run_is_a_usage_error(capsys):
     assert cli.main(["power"]) == 3
-    assert "say what to run" in capsys.readouterr().err
+    assert "choose one of --suite" in capsys.readouterr().err
 
 
 def test_a_case_is_run_and_certified(tmp_path, capsys):

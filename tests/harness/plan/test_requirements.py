@@ -161,4 +161,6 @@ def test_another_chip_is_asked_for_itself(engine, capsys):
 def test_a_run_that_has_been_needs_no_machine(engine, capsys):
     cli.main(["run", "--suite", "smoke", "--out", "here"])
     assert cli.main(["power", "--from", "here", "--require", "cpu"]) == 3
-    assert "--from reads a run that has been" in capsys.readouterr().err
+    assert (
+        "--from reads an earlier run and runs nothing: leave out --suite" in capsys.readouterr().err
+    )

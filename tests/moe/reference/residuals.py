@@ -5,14 +5,17 @@ Importable by ranks.
 
 from __future__ import annotations
 
-import os
+from typing import TYPE_CHECKING
 
 import torch
 
 from harness.fixtures.layer_under_test import make_subject, own_tokens
-from harness.fixtures.rank_context import RankContext
 from harness.matrix.case import MoETestConfig
 from moe.reference.layer import BaselineSiluAndMul
+from tests.harness.execute_ranks import context
+
+if TYPE_CHECKING:
+    from harness.fixtures.rank_context import RankContext
 
 SEEDS = 8
 
@@ -20,15 +23,6 @@ SEEDS = 8
 def case(**fields) -> MoETestConfig:
     plain = {"m": 16, "n": 128, "k": 128, "num_experts": 4, "top_k": 2, "experts": "torch_loop"}
     return MoETestConfig(**{**plain, **fields})
-
-
-def context(world_size: int = 1) -> RankContext:
-    return RankContext(
-        rank=int(os.environ["RANK"]) if world_size > 1 else 0,
-        world_size=world_size,
-        device=torch.device("cpu"),
-        transport="gloo",
-    )
 
 
 def ratios(point: MoETestConfig, here: RankContext, declared=None) -> list[float]:

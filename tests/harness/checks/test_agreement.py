@@ -1,0 +1,53 @@
+"""What one rank only can judge makes no other rank wait."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness import parallel_launch
+from harness.record.result import Verdict
+from tests.harness.checks.agreement_ranks import judged_by_check_for, names_agreed
+from tests.harness.execute_ranks import case, run_all
+
+TP = [{"tp_size": 2}, {"tp_size": 2, "use_ep": True}]
+DP = [{"dp_size": 2}, {"dp_size": 2, "use_ep": True}]
+SECONDS = 60  # a rank that waits for the other would exceed it
+
+
+def run_layer(name: str, layouts: list[dict]):
+    """Results of an outside layer: for each rank, one for each layout."""
+    layer = f"tests.harness.outside_layers:{name}"
+    ids = [case(experts="own", layer=layer, **fields).id for fields in layouts]
+    return parallel_launch(2, run_all, ids, timeout=SECONDS)
+
+
+@pytest.mark.parametrize(
+    ("name", "layouts"),
+    [("HandsOutOnRank0", TP), ("SumsOnRank0", TP), ("GathersAndHandsOutOnRank0", DP)],
+)
+def test_stages_of_one_rank_only_make_no_rank_wait(name, layouts):
+    for results in run_layer(name, layouts):
+        assert [(r.verdict, r.messages) for r in results] == [(Verdict.PASSED, ())] * len(layouts)
+
+
+def test_stages_of_one_rank_only_are_judged_there():
+    on_rank_0, on_rank_1 = run_layer("SwapsAndHandsOutOnRank0", TP)
+    for result in on_rank_0:
+        assert any("gemm1" in text for text in result.messages)
+    for result in on_rank_1:
+        assert result.verdict is Verdict.FAILED
+        assert not any("gemm1" in text for text in result.messages)
+
+
+@pytest.mark.parametrize("fields", [*TP, *DP])
+def test_names_are_agreed_in_every_layout(fields):
+    assert parallel_launch(2, names_agreed, case(**fields).id, timeout=SECONDS) == [["both"]] * 2
+
+
+def test_a_collective_check_runs_where_it_applies_on_every_rank():
+    text = case(tp_size=2).id
+    assert parallel_launch(2, judged_by_check_for, [0], text, timeout=SECONDS) == [[], []]
+    assert parallel_launch(2, judged_by_check_for, [0, 1], text, timeout=SECONDS) == [
+        ["[0, 1]"],
+        ["[0, 1]"],
+    ]

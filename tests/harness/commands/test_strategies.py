@@ -1,0 +1,118 @@
+"""What `fuzz` draws: every field, feasible here, the same for the same seed."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from harness.commands import strategies
+from harness.commands.fuzz_shrink import batch
+from harness.matrix.case import MoETestConfig
+from harness.matrix.exactness import is_bitwise
+from harness.plan import cost, machine
+from harness.plan.plan import make_plan
+from moe.errors import UnknownMemberError
+from moe.experts import EXPERTS
+
+CPU = dataclasses.replace(machine.planned_for("cpu"), planned=False)
+SPACE = strategies.space_for(CPU)
+BATCHES = 4
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return [case for number in range(BATCHES) for case in batch(SPACE, 0, number)]
+
+
+def test_one_seed_draws_one_sequence(drawn):
+    again = [case for number in range(BATCHES) for case in batch(SPACE, 0, number)]
+    other = [case for number in range(BATCHES) for case in batch(SPACE, 1, number)]
+    assert drawn == again
+    assert drawn != other
+
+
+def test_a_batch_repeats_no_case(drawn):
+    first = batch(SPACE, 0, 0)
+    assert len({case.id for case in first}) == len(first) == SPACE.batch
+    assert len({case.id for case in drawn}) > 0.9 * len(drawn)
+
+
+def test_the_plan_refuses_nothing_that_is_drawn(drawn):
+    assert make_plan(drawn, CPU).refused == ()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["experts", "quant", "dtype", "world_size", "use_ep", "sequence_parallel", "tokens", "k"],
+)
+def test_every_field_takes_many_values(name, drawn):
+    possible = {
+        "experts": 3,
+        "quant": 5,
+        "dtype": 3,
+        "world_size": 4,
+        "use_ep": 2,
+        "sequence_parallel": 2,
+        "tokens": 3,
+        "k": 12,
+    }
+    assert len({getattr(case, name) for case in drawn}) >= possible[name]
+
+
+def test_some_cases_are_exact_ones_of_every_method(drawn):
+    exact = [case for case in drawn if case.exact]
+    assert 0.01 < len(exact) / len(drawn) < 0.15
+    assert all(is_bitwise(case) for case in exact)
+    assert len({case.quant for case in exact}) >= 4
+
+
+def test_an_exact_case_is_made_simpler_by_what_keeps_it_so():
+    exact = MoETestConfig(
+        experts="torch_loop",
+        m=4,
+        n=256,
+        k=256,
+        num_experts=8,
+        top_k=4,
+        shared_experts=1,
+        exact=True,
+    )
+    found = list(strategies.simpler(SPACE, exact))
+    assert found[0] == exact.replace(exact=False)
+    assert {case.top_k for case in found} == {1, 2, 4}
+    assert all(is_bitwise(case) for case in found[1:])
+
+
+def test_interpreted_kernels_are_kept_small(drawn):
+    slow = [case for case in drawn if "triton" in EXPERTS.row(case.experts).needs.features]
+    assert slow
+    assert max(cost.interpreted_seconds(case.problem, CPU.cores) for case in slow) < 2
+
+
+def test_a_machine_with_devices_is_given_larger_cases():
+    space = strategies.space_for(machine.planned_for("cuda_sm90", 2))
+    cases = [case for number in range(3) for case in batch(space, 0, number)]
+    assert max(case.world_size for case in cases) == 8
+    assert max(case.num_experts * case.n * case.k for case in cases) > SPACE.weights
+
+
+def test_an_unknown_backend_is_refused():
+    with pytest.raises(UnknownMemberError, match="nobody"):
+        strategies.space_for(CPU, "nobody")
+
+
+RIGHT = "tests.harness.outside_layers:Right"
+
+
+def test_only_what_a_layer_takes_is_drawn():
+    space = dataclasses.replace(strategies.space_for(CPU, layer=RIGHT), batch=40)
+    drawn = batch(space, 0, 0)
+    assert len(drawn) > 20
+    assert {(c.layer, c.experts, c.all2all, c.quant, c.exact) for c in drawn} == {
+        (RIGHT, "own", "allgather_reducescatter", "none", False)
+    }
+    assert {c.dp_size for c in drawn} == {1}
+    assert {1, 2} <= {c.tp_size for c in drawn}
+    assert not any(c.sequence_parallel for c in drawn)
+    assert {True, False} == {c.renormalize for c in drawn}
