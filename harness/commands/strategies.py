@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from hypothesis import strategies as st
@@ -98,14 +99,31 @@ def simpler(space: Space, case: MoETestConfig) -> Iterator[MoETestConfig]:
     """Yield the case with one field made simpler, where that runs; simplest values first.
 
     Axes with few values come first, and of equally many the last declared: switches before sizes.
+    Layouts of smaller worlds come last.
     """
+    for changed in chain(_simpler_fields(case), _smaller_worlds(space, case)):
+        if changed.exact == is_bitwise(changed) and _runs(changed, space.machine):
+            yield changed
+
+
+def _simpler_fields(case: MoETestConfig) -> Iterator[MoETestConfig]:
     last_first = [*AXES.values()][::-1]
     for axis in sorted(last_first, key=lambda axis: len(axis.simpler_values)):
         now, values = getattr(case, axis.name), axis.simpler_values
         for value in values[: values.index(now)] if now in values else values:
-            changed = case.replace(**{axis.name: value})
-            if changed.exact == is_bitwise(changed) and _runs(changed, space.machine):
-                yield changed
+            yield case.replace(**{axis.name: value})
+
+
+def _smaller_worlds(space: Space, case: MoETestConfig) -> Iterator[MoETestConfig]:
+    row = EXPERTS.row(case.experts) if case.layer == COMPOSED else LAYERS.row(case.layer)
+    for layout in dict.fromkeys(_layouts(space.max_world, row)):
+        if layout.world_size < case.world_size:
+            yield case.replace(
+                dp_size=layout.dp_size,
+                tp_size=layout.tp_size,
+                use_ep=layout.use_ep,
+                sequence_parallel=layout.sequence_parallel,
+            )
 
 
 @st.composite

@@ -31,6 +31,7 @@ def is_bitwise(case: MoETestConfig) -> bool:
     sums = case.top_k * (2 if case.shared_experts else 1)
     return (
         case.exact
+        and exact_refusal(case.problem.scheme) is None
         and (case.renormalize or ROUTERS.row(case.router).sums_to_one)
         and identity is not None
         and identity <= SMALLEST_GATE

@@ -9,11 +9,12 @@ import pytest
 from harness.commands import strategies
 from harness.commands.fuzz_shrink import batch
 from harness.matrix.case import MoETestConfig
-from harness.matrix.exactness import is_bitwise
+from harness.matrix.exactness import exact_refusal, is_bitwise
 from harness.plan import cost, machine
 from harness.plan.plan import make_plan
 from moe.errors import UnknownMemberError
 from moe.experts import EXPERTS
+from moe.quant import QUANT
 
 CPU = dataclasses.replace(machine.planned_for("cpu"), planned=False)
 SPACE = strategies.space_for(CPU)
@@ -34,7 +35,8 @@ def test_one_seed_draws_one_sequence(drawn):
 
 def test_a_batch_repeats_no_case(drawn):
     first = batch(SPACE, 0, 0)
-    assert len({case.id for case in first}) == len(first) == SPACE.batch
+    assert len({case.id for case in first}) == len(first)
+    assert 0.9 * SPACE.batch < len(first) <= SPACE.batch
     assert len({case.id for case in drawn}) > 0.9 * len(drawn)
 
 
@@ -60,11 +62,17 @@ def test_every_field_takes_many_values(name, drawn):
     assert len({getattr(case, name) for case in drawn}) >= possible[name]
 
 
-def test_some_cases_are_exact_ones_of_every_method(drawn):
+def test_some_cases_are_exact_ones_of_every_method():
+    methods = {row.name for row in QUANT if exact_refusal(row.scheme) is None}
+    drawn: list[MoETestConfig] = []
+    for number in range(60):  # rare ones may take a while
+        drawn += batch(SPACE, 0, number)
+        if number >= BATCHES and methods <= {case.quant for case in drawn if case.exact}:
+            break
     exact = [case for case in drawn if case.exact]
     assert 0.01 < len(exact) / len(drawn) < 0.15
     assert all(is_bitwise(case) for case in exact)
-    assert len({case.quant for case in exact}) >= 4
+    assert {case.quant for case in exact} == methods
 
 
 def test_an_exact_case_is_made_simpler_by_what_keeps_it_so():
@@ -116,3 +124,13 @@ def test_only_what_a_layer_takes_is_drawn():
     assert {1, 2} <= {c.tp_size for c in drawn}
     assert not any(c.sequence_parallel for c in drawn)
     assert {True, False} == {c.renormalize for c in drawn}
+
+
+def test_a_layout_is_made_simpler_by_smaller_worlds():
+    case = MoETestConfig(
+        experts="torch_loop", m=1, n=72, k=64, num_experts=3, top_k=3, dp_size=3, use_ep=True
+    )
+    layouts = [other.layout for other in strategies.simpler(SPACE, case) if other.n == case.n]
+    smaller = {layout.world_size for layout in layouts if layout != case.layout}
+    assert smaller == {1, 2}
+    assert not [other for other in strategies.simpler(SPACE, case) if other.world_size > 3]
