@@ -68,7 +68,7 @@ class Gang:
     """The ranks of one world; `Gang(pool, spec)` also starts them."""
 
     def __init__(self, pool: Pool, spec: GangSpec, call: tuple[str, bytes] | None = None) -> None:
-        """call: name and content of a file to put into the gang's folder before it starts."""
+        """Start the ranks. call: name and content of a file for the gang's folder, or None."""
         self.world_size = spec.world_size
         self.tasks = 0  # number of tasks sent so far
         self.link = Link(pool, spec, call)

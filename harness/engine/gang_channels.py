@@ -46,7 +46,7 @@ class Link:
     """Channels, process ids and logs of one gang."""
 
     def __init__(self, pool: Pool, spec: GangSpec, call: tuple[str, bytes] | None) -> None:
-        """call: name and content of a file to put into the gang's folder before it starts."""
+        """Start the ranks. call: name and content of a file for the gang's folder, or None."""
         self.world_size = spec.world_size
         self.folder = pool.new_folder()
         self.logs = {rank: rank_log(self.folder, rank) for rank in range(spec.world_size)}

@@ -116,18 +116,10 @@ def _fork_rank(order: StartGang, rank: int, fds: list[int]) -> int:
 
 
 def _become_rank(order: StartGang, rank: int, fds: list[int], parent: int) -> NoReturn:
-    """Set up session, log and stacks on SIGUSR1 in the child, then run the worker."""
+    """Run the worker in the child, and exit with its status."""
     status = 1
     try:
-        process_tree.die_with_parent(parent)
-        os.setsid()
-        _redirect(rank_log(order.folder, rank))
-        channel_fd = fds[rank + 1]
-        for fd in fds:
-            if fd != channel_fd:
-                os.close(fd)
-        os.environ.update(_rank_environment(rank, order.world_size))
-        channel = Channel.from_fd(channel_fd)
+        channel = _set_up_rank(order, rank, fds, parent)
         worker = importlib.import_module(WORKER)
         worker.main(channel, rank, order.world_size, order.folder, RankInit(**order.init))
         status = 0
@@ -141,6 +133,19 @@ def _become_rank(order: StartGang, rank: int, fds: list[int], parent: int) -> No
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(status)
+
+
+def _set_up_rank(order: StartGang, rank: int, fds: list[int], parent: int) -> Channel:
+    """Set up session, log, stacks on SIGUSR1, descriptors and environment; return the channel."""
+    process_tree.die_with_parent(parent)
+    os.setsid()
+    _redirect(rank_log(order.folder, rank))
+    channel_fd = fds[rank + 1]
+    for fd in fds:
+        if fd != channel_fd:
+            os.close(fd)
+    os.environ.update(_rank_environment(rank, order.world_size))
+    return Channel.from_fd(channel_fd)
 
 
 def _rank_environment(rank: int, world_size: int) -> dict[str, str]:

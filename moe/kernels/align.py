@@ -1,15 +1,15 @@
-"""Token alignment: sort (token, slot) pairs by expert and pad each expert to whole blocks.
+"""Align tokens: sort (token, slot) pairs by expert and pad each expert to a multiple of a block.
 
-A grouped GEMM then gives one block of rows to one program, with one expert's weights. Example
+In a grouped GEMM each program then multiplies one block of rows by one expert's weights. Example
 with block_m = 2, two experts, topk_ids [[0], [1], [0], [-1], [-1]] (R = 5):
 
     row_ids       0 2 | 1 5 | 5 5      5 = R: a padding slot
     block_expert   0     1    -1       -1: an unused block
     num_rows      4
 
-The kernels count experts in chunks of rows, then every program places its own chunk: it knows
-from the counts of the chunks before it where each of its rows goes. No atomics are involved, so
-the order is the same in every run.
+The kernels count rows by expert in chunks, then every program places its own chunk at positions
+computed from the counts of earlier chunks. There are no atomics, so the order is the same in every
+run.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _CHUNK = 1 << 15 if INTERPRETED else 1024  # rows that one program counts and places
-_TILE = 1 << 17 if INTERPRETED else 8192  # elements of its [rows, experts] one-hot tile
+_TILE = 1 << 17 if INTERPRETED else 8192  # elements of a program's [rows, experts] one-hot tile
 
 
 @dataclass(frozen=True, kw_only=True)
 class Aligned:
-    """Rows in expert order. P is an upper bound known without looking at the ids.
+    """Rows in the order of experts. P is an upper bound that does not depend on the ids.
 
     row_ids: [P] int32 flat index into [T * k], ascending within an expert; T * k in padding.
     block_expert: [P / block_m] int32 local expert of each block, -1 for unused blocks.
@@ -47,13 +47,17 @@ class Aligned:
 
 
 def padded_rows(rows: int, experts: int, block_m: int) -> int:
-    """P: how many slots `rows` pairs can take at most, spread over `experts` in any way."""
+    """Return P, the largest number of slots that `rows` pairs can take, padding included."""
     active = min(rows, experts)
     return (rows + active * (block_m - 1)) // block_m * block_m if active else 0
 
 
 def align_tokens(topk_ids: Tensor, num_local_experts: int, block_m: int) -> Aligned:
-    """topk_ids: [T, k] int32 local expert ids, -1 = none (as is any id that is no local expert)."""
+    """Sort and pad the rows of all local experts.
+
+    topk_ids: [T, k] int32 local expert ids; rows with -1 or any other id that is not a local
+    expert are left out.
+    """
     ids = topk_ids.contiguous().view(-1)
     rows, device = ids.numel(), ids.device
     total = padded_rows(rows, num_local_experts, block_m)
@@ -93,7 +97,7 @@ def _fill(out: Aligned, ids: Tensor, experts: int) -> None:
 
 @triton.jit
 def _one_hot(ids_ptr, start, rows, experts, TILE: tl.constexpr, EXPERTS: tl.constexpr):
-    """[TILE, EXPERTS] int32: 1 where row `start + i` goes to expert j; none in a row of -1."""
+    """Return [TILE, EXPERTS] int32: 1 where row `start + i` goes to expert j, 0 for rows of -1."""
     at = start + tl.arange(0, TILE)
     ids = tl.load(ids_ptr + at, mask=at < rows, other=-1)
     expert = tl.arange(0, EXPERTS)
@@ -105,7 +109,7 @@ def _count(
     ids_ptr, counts_ptr, rows, experts,
     CHUNK: tl.constexpr, TILE: tl.constexpr, EXPERTS: tl.constexpr,
 ):  # fmt: skip
-    """counts[chunk, expert]: how many rows of the chunk go to the expert."""
+    """Write counts[chunk, expert]: the number of the chunk's rows that go to the expert."""
     chunk = tl.program_id(0)
     total = tl.zeros([EXPERTS], tl.int32)
     for done in range(0, CHUNK, TILE):
@@ -163,7 +167,7 @@ def _place(
 
 
 def align_tokens_torch(topk_ids: Tensor, num_local_experts: int, block_m: int) -> Aligned:
-    """The same, one expert at a time."""
+    """Compute the result of `align_tokens`, one expert at a time."""
     ids = topk_ids.reshape(-1)
     rows = ids.numel()
     total = padded_rows(rows, num_local_experts, block_m)

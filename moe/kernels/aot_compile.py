@@ -1,8 +1,7 @@
-"""Compile the kernels for chips that are not here; no GPU is needed.
+"""Compile the kernels for other chips; no GPU is required.
 
-The kernels' own callers run on meta tensors while `launch.recording` writes their launches
-down, so what is compiled is what a device would be asked to run: the same block sizes, types
-and specialisation.
+The kernels' callers run on meta tensors inside `launch.recording`, so that exactly the launches of
+a device are compiled: with the same block sizes, types and specialisation.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ _OPTIONS = ("num_warps", "num_stages")
 
 @dataclass(frozen=True, kw_only=True)
 class Chip:
-    """backend, arch, warp: as Triton names them. shared_bytes: what one program may use."""
+    """backend, arch, warp: as in Triton. shared_bytes: shared memory available to a program."""
 
     backend: str
     arch: int | str
@@ -57,7 +56,7 @@ CHIPS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Compiled:
-    """One kernel for one chip. shared_bytes: that a program of it uses."""
+    """One kernel compiled for one chip. shared_bytes: shared memory that a program uses."""
 
     chip: str
     kernel: str
@@ -66,9 +65,9 @@ class Compiled:
 
 
 def compile_launches(launches: Iterable[Launch], chip: str) -> Iterator[Compiled]:
-    """Compile each of `launches` for a key of CHIPS, those that need the same binary once.
+    """Compile `launches` for a chip of CHIPS, and yield each different binary once.
 
-    Raises MoEError when kernels are interpreted in this process.
+    Raises MoEError if kernels are interpreted in this process.
     """
     if INTERPRETED:
         raise MoEError("kernels are interpreted in this process; unset TRITON_INTERPRET to compile")
@@ -82,9 +81,10 @@ def compile_launches(launches: Iterable[Launch], chip: str) -> Iterator[Compiled
 
 
 def _compile(source: Any, options: dict[str, int], chip: str) -> Compiled:
-    it = CHIPS[chip]
+    """Compile one kernel. chip: a key of CHIPS."""
+    target = GPUTarget(CHIPS[chip].backend, CHIPS[chip].arch, CHIPS[chip].warp)
     start = time.monotonic()
-    binary = triton.compile(source, target=GPUTarget(it.backend, it.arch, it.warp), options=options)
+    binary = triton.compile(source, target=target, options=options)
     return Compiled(
         chip=chip,
         kernel=source.name,
@@ -94,7 +94,7 @@ def _compile(source: Any, options: dict[str, int], chip: str) -> Compiled:
 
 
 def source_of(item: Launch) -> tuple[Any, dict[str, int]]:
-    """The launch as Triton's compiler takes it, specialised as a real start would be."""
+    """Return a launch as source and options of Triton's compiler, specialised as on a device."""
     options = {k: v for k, v in item.options.items() if k in _OPTIONS}
     options["enable_fp_fusion"] = FP_FUSION
     constexprs = {k: v for k, v in item.options.items() if k not in _OPTIONS}
@@ -111,7 +111,7 @@ def source_of(item: Launch) -> tuple[Any, dict[str, int]]:
 
 
 def _kind(value: Any, constant: bool) -> tuple[str, bool, bool]:
-    """(type, is it a constant, is it a multiple of 16) as Triton specialises an argument."""
+    """Return (type, whether constant, whether a multiple of 16), as Triton specialises a value."""
     if constant or value is None or (isinstance(value, int) and value == 1):
         return "constexpr", True, False
     if isinstance(value, torch.Tensor):

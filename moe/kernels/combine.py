@@ -1,4 +1,4 @@
-"""The weighted sum over a token's experts."""
+"""Sum the weighted outputs of a token's experts."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _TILE = 1 << 17 if INTERPRETED else 2048  # elements of the output that one prog
 def combine(
     y: Tensor, topk_weights: Tensor, topk_ids: Tensor, dtype: torch.dtype | None = None
 ) -> Tensor:
-    """[T, K]: the sum over slots of weight * row, in float32 in slot order, rounded once.
+    """Return [T, K], the sum over slots of weight * row, in float32 in slot order, rounded once.
 
     y: [T * k, K] expert outputs by (token, slot). topk_weights: [T, k] float32. topk_ids: [T, k]
-    int32; a slot of a negative id is skipped and its row never read. A token of only such slots
-    gets zeros. dtype: of the output (y's when None).
+    int32; slots with a negative id are skipped and their rows not read. A token with only such
+    slots gets zeros. dtype: of the output; None: that of y.
     """
     tokens, top_k = topk_ids.shape
     hidden = y.shape[1]
@@ -68,7 +68,7 @@ def _combine(
 def combine_torch(
     y: Tensor, topk_weights: Tensor, topk_ids: Tensor, dtype: torch.dtype | None = None
 ) -> Tensor:
-    """As `combine`."""
+    """Compute the result of `combine` in torch."""
     tokens, top_k = topk_ids.shape
     rows = y.view(tokens, top_k, y.shape[1])
     total = torch.zeros((tokens, y.shape[1]), dtype=torch.float32, device=y.device)

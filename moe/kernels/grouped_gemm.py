@@ -1,8 +1,9 @@
-"""Grouped GEMM: each aligned row times the weights of its expert, scales applied on the way.
+"""Grouped GEMM: multiply each aligned row by the weights of its expert, and apply scales.
 
-One program computes one [block_m, block_n] tile: rows of a single expert, so that weights are
-read once for each block of rows. Sums are float32, for int8 x int8 int32. Scales that are
-constant along the inner dimension are applied once at the end, block scales at each step of 128.
+One program computes one [block_m, block_n] tile of rows of a single expert, so that weights are
+read once for each block of rows. Sums are float32, or int32 for int8 x int8. Scales that are
+constant along the inner dimension are applied once at the end, block scales after each 128
+elements.
 """
 
 from __future__ import annotations
@@ -42,13 +43,13 @@ def grouped_gemm(
     dtype: torch.dtype,
     tile: Tile | None = None,
 ) -> Tensor:
-    """y: [rows, out] `dtype`; y[r] = dequant(x[r // (rows / S)]) @ dequant(w[expert of r]).T.
+    """Return y [rows, out]: y[r] = dequant(x[r // (rows / S)]) @ dequant(w[expert of r]).T.
 
     x: [S, in] values or codes; S = T for the first product (rows = T * k), T * k for the second.
-    w: [e, out, in] values or codes. aligned: says which rows go to which expert; a row that it
-    does not name is not written. Their formats say what shares a scale. dtype: the model's or
-    float32.
-    Raises MoEError for formats that do not go together.
+    w: [e, out, in] values or codes. aligned: the rows of each expert; other rows are not written.
+    dtype: of y, the model dtype or float32.
+
+    Raises MoEError for shapes or formats that do not fit each other.
     """
     x_codes, w_codes = x.codes, w.codes
     _check(x, w, rows)
@@ -58,10 +59,10 @@ def grouped_gemm(
     x_kind, w_kind = x_kind_of(x.format), w_kind_of(w.format)
     blocked = x_kind == "group" or w_kind == "block"
     tile = tile or _tile(x_codes, w_codes, aligned.block_m, blocked)
-    assert tile.block_m == aligned.block_m, "rows were aligned to other blocks than the tile's"
+    assert tile.block_m == aligned.block_m, "rows are aligned to blocks of another size"
     assert not blocked or tile.block_k == BLOCK, "a step must be one block of scales"
     blocks = aligned.block_expert.numel()
-    if x_codes.device.type == "cpu":  # there it costs no wait, and saves programs
+    if x_codes.device.type == "cpu":  # no synchronisation needed: start no unused programs
         blocks = int(aligned.num_rows) // aligned.block_m
     tiles = triton.cdiv(w_codes.shape[1], tile.block_n)
     device = x_codes.device
@@ -77,7 +78,7 @@ def grouped_gemm(
 
 
 def constants(x: Tensor, w: Tensor, x_kind: str, w_kind: str, tile: Tile) -> dict[str, Any]:
-    """The kernel's compile-time arguments."""
+    """Return the compile-time arguments of the kernel."""
     return {
         "X_SCALE": x_kind,
         "W_SCALE": w_kind,
@@ -96,10 +97,10 @@ def _check(x_tensor: QuantTensor, w_tensor: QuantTensor, rows: int) -> None:
     if x.shape[1] != w.shape[2]:
         raise MoEError(f"rows of {x.shape[1]} elements do not fit weights of {w.shape[2]} inputs")
     if rows and (not x.shape[0] or rows % x.shape[0]):
-        raise MoEError(f"{rows} output rows are no whole multiple of {x.shape[0]} input rows")
+        raise MoEError(f"{rows} output rows are not a multiple of {x.shape[0]} input rows")
     if x.dtype != w.dtype and (x.dtype in _CODES or w.dtype not in _CODES):
         raise MoEError(
-            f"no product of {x.dtype} rows and {w.dtype} weights; quantize both or weights"
+            f"cannot multiply {x.dtype} rows by {w.dtype} weights; quantize both, or only weights"
         )
     x_tensor.check()
     w_tensor.check()
@@ -115,7 +116,7 @@ def _tile(x: Tensor, w: Tensor, block_m: int, blocked: bool) -> Tile:
 
 @triton.jit
 def _product(x, w, total, INTEGER: tl.constexpr, PRECISE: tl.constexpr):
-    """total + x @ w. The interpreter's dot is right for float32 and int8 only."""
+    """Return total + x @ w. The interpreter's dot is correct for float32 and int8 only."""
     if INTEGER:
         return tl.dot(x, w, total, out_dtype=tl.int32)
     elif _INTERPRETED:
@@ -128,7 +129,7 @@ def _product(x, w, total, INTEGER: tl.constexpr, PRECISE: tl.constexpr):
 
 @triton.jit
 def _tile_of(tiles, blocks, GROUP_M: tl.constexpr):
-    """This program's (block of rows, column): GROUP_M blocks deep, then the next column."""
+    """Return this program's (block of rows, column): GROUP_M blocks, then the next column."""
     program = tl.program_id(0)
     group = program // (GROUP_M * tiles)
     first = group * GROUP_M
@@ -169,7 +170,7 @@ def _dot(
     X_SCALE: tl.constexpr, W_SCALE: tl.constexpr, INTEGER: tl.constexpr, PRECISE: tl.constexpr,
     EVEN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """float32 [BLOCK_M, BLOCK_N]: the tile's whole sum over the inner dimension, scaled."""
+    """Return float32 [BLOCK_M, BLOCK_N]: the tile's sum over the inner dimension, scaled."""
     BLOCKED: tl.constexpr = X_SCALE == "group" or W_SCALE == "block"
     k = tl.arange(0, BLOCK_K)
     weight_row = expert * out + tl.where(column < out, column, 0)
@@ -202,7 +203,7 @@ def _dot(
 
 @triton.jit
 def _x_scale(scale_ptr, source, step, inner, KIND: tl.constexpr):
-    """float32 multipliers of the tile's rows, broadcastable to [BLOCK_M, BLOCK_N]."""
+    """Return float32 scales of the tile's rows, broadcastable to [BLOCK_M, BLOCK_N]."""
     if KIND == "none":
         return 1.0
     elif KIND == "tensor":
@@ -215,7 +216,7 @@ def _x_scale(scale_ptr, source, step, inner, KIND: tl.constexpr):
 
 @triton.jit
 def _w_scale(scale_ptr, expert, column, step, out, inner, KIND: tl.constexpr):
-    """float32 multipliers of the tile's columns, broadcastable to [BLOCK_M, BLOCK_N]."""
+    """Return float32 scales of the tile's columns, broadcastable to [BLOCK_M, BLOCK_N]."""
     if KIND == "none":
         return 1.0
     elif KIND == "tensor":
@@ -237,7 +238,7 @@ def grouped_gemm_torch(
     dtype: torch.dtype,
     tile: Tile | None = None,
 ) -> Tensor:
-    """As `grouped_gemm`, one block at a time, on dequantized float64 values."""
+    """Compute the result of `grouped_gemm`, block by block, from dequantized float64 values."""
     del tile
     _check(x, w, rows)
     y = guarded_buffers.empty((rows, w.codes.shape[1]), dtype=dtype, device=x.codes.device)

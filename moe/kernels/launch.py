@@ -1,8 +1,8 @@
-"""How a kernel is started: compiled on a device, interpreted on the CPU, or only written down.
+"""Launch kernels: compiled on a device, interpreted on the CPU, or only recorded.
 
-Whether kernels are interpreted is fixed when triton is first imported (TRITON_INTERPRET=1), for
-the whole process. `recording` lets the same calls run on meta tensors without any device: what
-they would start is kept, and `moe.kernels.aot_compile` compiles it for chips that are not here.
+Whether kernels are interpreted is decided for the process when triton is first imported
+(TRITON_INTERPRET=1). Inside `recording` the same calls run on meta tensors without any device, and
+`moe.kernels.aot_compile` compiles the recorded launches for other chips.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ def _probe():
     pass
 
 
-FP_FUSION = True  # a * b + c in one rounding; said aloud, as Triton's default is about to change
+FP_FUSION = True  # a * b + c with one rounding; explicit, as Triton's default will change
 INTERPRETED = not isinstance(_probe, triton.runtime.JITFunction)  # of every kernel in this process
 
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """A start of `kernel` that was written down: positional and keyword arguments as given."""
+    """A recorded launch of `kernel` with its positional and keyword arguments."""
 
     kernel: Any
     args: tuple[Any, ...]
@@ -43,7 +43,7 @@ class Launch:
 
 @dataclass(frozen=True, kw_only=True)
 class Recording:
-    """launches: in order. shared_bytes: of the chip that they are meant for."""
+    """launches: in order. shared_bytes: shared memory of the chip that they are recorded for."""
 
     launches: list[Launch]
     shared_bytes: int
@@ -54,7 +54,7 @@ _recording: Recording | None = None
 
 @contextmanager
 def recording(shared_bytes: int) -> Iterator[list[Launch]]:
-    """Inside, launches are written down and nothing runs. Not for two threads at once."""
+    """Record launches instead of running them. Not thread-safe."""
     global _recording
     before, _recording = _recording, Recording(launches=[], shared_bytes=shared_bytes)
     try:
@@ -66,10 +66,10 @@ def recording(shared_bytes: int) -> Iterator[list[Launch]]:
 def launch(
     kernel: Any, grid: Sequence[int], device: torch.device, /, *args: Any, **options: Any
 ) -> None:
-    """Start `kernel` on `grid` programs; nothing at all when one of the grid's sizes is 0.
+    """Launch `kernel` on `grid` programs; do nothing if a size of the grid is 0.
 
-    device: where the tensors among `args` are. Raises MoEError for tensors on the CPU when
-    kernels are compiled.
+    device: of the tensors among `args`. Raises MoEError for tensors on the CPU if kernels are
+    compiled.
     """
     if _recording is not None:
         _recording.launches.append(Launch(kernel=kernel, args=args, options=options))
@@ -85,14 +85,14 @@ def launch(
 
 
 def _on(device: torch.device) -> AbstractContextManager[Any]:
-    """Makes `device` current; in the interpreter numpy's warnings on NaN and Inf are silenced."""
+    """Make `device` current; in the interpreter, silence numpy's warnings about NaN and Inf."""
     if INTERPRETED:
         return np.errstate(all="ignore")
     return torch.cuda.device(device)
 
 
 def shared_bytes(device: torch.device) -> int:
-    """Shared memory (LDS) that one program may use on `device`; there is no limit interpreted."""
+    """Return the bytes of shared memory (LDS) for a program on `device`; no limit interpreted."""
     if _recording is not None:
         return _recording.shared_bytes
     return 1 << 62 if INTERPRETED else _shared_bytes(device.index or 0)

@@ -1,9 +1,9 @@
-"""Activations to fp8 (e4m3) or int8 codes, with one scale per tensor, row or group of columns.
+"""Quantize to fp8 (e4m3) or int8 codes, with one scale per tensor, row or group of columns.
 
-A scale is a float32 multiplier that turns codes into values: `amax * (1 / max)`, one float32
-product, and 1 where that is 0. A code is `round(clamp(x / scale))` with IEEE division. Kernels
-and twins give the same bits. A NaN in `x` makes its scale NaN, and so everything that the scale
-stands for. Rounding rules: see `moe.kernels.rounding`.
+A scale is a float32 factor from codes to values: `amax * (1 / max)`, one float32 product, or 1 if
+that is 0. A code is `round(clamp(x / scale))` with IEEE division. Kernels and twins give the same
+bits. A NaN in `x` makes its scale NaN, and with it all values that share the scale. For rounding
+rules see `moe.kernels.rounding`.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ if TYPE_CHECKING:
 
 MAX = {"fp8": rounding.E4M3_MAX, "int8": rounding.INT8_MAX}
 _CODE_DTYPE = {"fp8": torch.float8_e4m3fn, "int8": torch.int8}
-_TILE = 1 << 18 if INTERPRETED else 4096  # elements that one program handles, about
+_TILE = 1 << 18 if INTERPRETED else 4096  # elements for each program, approximately
 
 
 def quantize_tensor(x: Tensor, scale: Tensor, kind: str) -> Tensor:
-    """codes of `x / scale`, same shape, float8_e4m3fn or int8.
+    """Return the codes of `x / scale`, of the same shape, as float8_e4m3fn or int8.
 
-    x: any shape, model dtype or float32. scale: [] float32. kind: "fp8" or "int8".
+    x: any shape, model dtype or float32. scale: [] float32. kind: "fp8" or "int8"; raises MoEError
+    for any other.
     """
     codes, raw = _codes_like(x, kind)
     grid = (triton.cdiv(x.numel(), _TILE),)
@@ -43,10 +44,11 @@ def quantize_tensor(x: Tensor, scale: Tensor, kind: str) -> Tensor:
 
 
 def quantize_rows(x: Tensor, kind: str, group: int | None) -> tuple[Tensor, Tensor]:
-    """Quantize with a scale of its own for each row, or for each `group` columns of a row.
+    """Quantize with a scale for each row, or for each `group` columns of a row.
 
-    x: [T, K] model dtype or float32. group: None, or a power of two; the last one may be short.
-    Returns codes [T, K] and float32 scales [T, 1] or [T, ceil(K / group)].
+    x: [T, K] model dtype or float32. kind: as in `quantize_tensor`. group: None, or a power of
+    two; the last group may be short. Return codes [T, K] and float32 scales [T, 1] or
+    [T, ceil(K / group)].
     """
     codes, raw = _codes_like(x, kind)
     rows, columns = x.shape
@@ -68,10 +70,10 @@ def quantize_rows(x: Tensor, kind: str, group: int | None) -> tuple[Tensor, Tens
 
 
 def tensor_scale(x: Tensor, ids: Tensor, kind: str) -> Tensor:
-    """[] float32: the scale of all rows of `x` that are in use; 1 when none is.
+    """Return the scale [] float32 of the rows of `x` that are in use; 1 if there are none.
 
     x: [R, n] model dtype or float32. ids: R int32 of any shape; a row with a negative id is not
-    in use and never read.
+    in use and not read. kind: as in `quantize_tensor`.
     """
     rows, columns = x.shape
     tile_columns = min(triton.next_power_of_2(max(columns, 1)), 2048)
@@ -89,7 +91,7 @@ def tensor_scale(x: Tensor, ids: Tensor, kind: str) -> Tensor:
 
 
 def _codes_like(x: Tensor, kind: str) -> tuple[Tensor, Tensor]:
-    """A buffer for codes, and the view of it that kernels write to."""
+    """Return a buffer for codes, and the view of it that kernels write to."""
     if kind not in MAX:
         raise MoEError(f"kind must be one of {', '.join(MAX)}, not {kind!r}")
     codes = guarded_buffers.empty(x.shape, dtype=_CODE_DTYPE[kind], device=x.device)
@@ -98,7 +100,7 @@ def _codes_like(x: Tensor, kind: str) -> tuple[Tensor, Tensor]:
 
 @triton.jit
 def _scale_of(amax_bits, INT8: tl.constexpr):
-    """int32 bits of an amax -> scale. As integers NaN is the largest, so none is lost."""
+    """Return the scale for the int32 bits of an amax; as integers NaN is largest, so it is kept."""
     amax = amax_bits.to(tl.float32, bitcast=True)
     scale = amax * (1.0 / 127.0 if INT8 else 1.0 / 448.0)
     return tl.where(scale == 0.0, 1.0, scale)
@@ -117,7 +119,7 @@ def _encode_rows(
     x_ptr, code_ptr, scale_ptr, rows, columns, width, groups,
     INT8: tl.constexpr, ROWS: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """One tile of rows of one group: its scales, then its codes."""
+    """Write the scales, then the codes, of a tile of rows of one group."""
     group = tl.program_id(1)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     inner = tl.arange(0, WIDE)
@@ -135,7 +137,7 @@ def _encode_rows(
 def _amax_rows(
     x_ptr, ids_ptr, amax_ptr, rows, columns, ROWS: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """amax[program]: int32 bits of the largest magnitude in its rows that are in use."""
+    """Write amax[program]: int32 bits of the largest magnitude in its rows that are in use."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     used = tl.load(ids_ptr + row, mask=row < rows, other=-1) >= 0
     largest = tl.zeros([ROWS], tl.int32)
@@ -170,14 +172,14 @@ def _scale_torch(amax: Tensor, kind: str) -> Tensor:
 
 
 def quantize_tensor_torch(x: Tensor, scale: Tensor, kind: str) -> Tensor:
-    """As `quantize_tensor`."""
+    """Compute the result of `quantize_tensor` in torch."""
     if kind not in MAX:
         raise MoEError(f"kind must be one of {', '.join(MAX)}, not {kind!r}")
     return _encode_torch(x.float() / scale, kind)
 
 
 def quantize_rows_torch(x: Tensor, kind: str, group: int | None) -> tuple[Tensor, Tensor]:
-    """As `quantize_rows`."""
+    """Compute the result of `quantize_rows` in torch."""
     if kind not in MAX:
         raise MoEError(f"kind must be one of {', '.join(MAX)}, not {kind!r}")
     rows, columns = x.shape
@@ -191,7 +193,7 @@ def quantize_rows_torch(x: Tensor, kind: str, group: int | None) -> tuple[Tensor
 
 
 def tensor_scale_torch(x: Tensor, ids: Tensor, kind: str) -> Tensor:
-    """As `tensor_scale`."""
+    """Compute the result of `tensor_scale` in torch."""
     used = x[ids.reshape(-1) >= 0].float()
     amax = used.abs().amax() if used.numel() else x.new_zeros((), dtype=torch.float32)
     return _scale_torch(amax, kind)

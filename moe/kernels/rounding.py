@@ -1,13 +1,13 @@
-"""The one place where float32 values become bf16, fp16, e4m3 or int8.
+"""Convert float32 values to bf16, fp16, e4m3 or int8. No other module does.
 
-Values are put on the target's grid by integer or magic-number arithmetic before the type
-changes. The reasons: Triton's interpreter rounds e4m3 half away and loses carries (31.37
-becomes 16), truncates bf16 and turns NaN into numbers; torch 2.11 turns an overflow into NaN
-where 2.13 saturates. Arithmetic in float32 is the same everywhere, so the bits are too.
+Values are rounded to the target's grid by integer or magic-number arithmetic before the type
+changes. The casts themselves differ: Triton's interpreter rounds e4m3 ties away from zero and
+loses carries (31.37 becomes 16), truncates bf16 and turns NaN into numbers; torch 2.11 turns an
+overflow into NaN, torch 2.13 saturates. float32 arithmetic gives the same bits everywhere.
 
-The rules, for kernel and twin alike: round to nearest, ties to even. bf16 and fp16 overflow to
-Inf. e4m3 saturates at 448 and int8 at 127, Inf included. NaN stays NaN (in e4m3 the code 0x7f);
-int8 has none, and gives 0: the NaN must live on in the scale. The sign of zero is kept.
+The rules, for kernels and twins: round to nearest, ties to even. bf16 and fp16 overflow to Inf.
+e4m3 saturates at 448 and int8 at 127, for Inf as well. NaN stays NaN (0x7f in e4m3); int8 has
+none and gives 0, so that only the scale carries the NaN. The sign of zero is preserved.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _SIGN = tl.constexpr(-0x80000000)
 
 @triton.jit
 def magnitude_bits(v):
-    """float32 -> int32 bits of |v|: they order as the magnitudes do, with NaN above Inf."""
+    """Return the int32 bits of |v|, float32; they sort like magnitudes, with NaN above Inf."""
     return v.to(tl.int32, bitcast=True) & 0x7FFFFFFF
 
 
 @triton.jit
 def to_bf16(v):
-    """float32 -> bfloat16."""
+    """Round float32 to bfloat16."""
     bits = v.to(tl.int32, bitcast=True)
     rounded = bits + 0x7FFF + ((bits >> 16) & 1)
     high_bits = tl.where(magnitude_bits(v) > 0x7F800000, 0x7FC00000, rounded)
@@ -41,7 +41,7 @@ def to_bf16(v):
 
 @triton.jit
 def to_model_dtype(v, dtype: tl.constexpr):
-    """float32 -> bfloat16, float16 or float32."""
+    """Round float32 to bfloat16, float16 or float32."""
     if dtype == tl.bfloat16:
         return to_bf16(v)
     else:
@@ -50,7 +50,7 @@ def to_model_dtype(v, dtype: tl.constexpr):
 
 @triton.jit
 def round_to_e4m3(v):
-    """float32 -> float32 on the e4m3 grid; NaN stays NaN."""
+    """Round float32 to the e4m3 grid, as float32; NaN stays NaN."""
     top = tl.abs(v)
     size = tl.where(top > 448.0, 448.0, top)  # a comparison with NaN is false, so NaN stays
     # A step of the grid is 2^(exponent-3), and 2^-9 below 2^-6. Adding a number whose own last
@@ -70,7 +70,7 @@ def _with_sign_of(size, v):
 
 @triton.jit
 def e4m3_codes(v):
-    """float32 -> uint8 codes of float8_e4m3fn."""
+    """Convert float32 to uint8 codes of float8_e4m3fn."""
     rounded = round_to_e4m3(v)
     nan = rounded != rounded
     size = tl.where(nan, 0.0, tl.abs(rounded))
@@ -83,7 +83,7 @@ def e4m3_codes(v):
 
 @triton.jit
 def int8_codes(v):
-    """float32 -> int8 in -127..127."""
+    """Round float32 to int8 in -127..127."""
     known = tl.where(v != v, 0.0, v)
     low = tl.where(known < -127.0, -127.0, known)
     clamped = tl.where(low > 127.0, 127.0, low)
@@ -93,7 +93,7 @@ def int8_codes(v):
 
 @triton.jit
 def codes_of(v, INT8: tl.constexpr):
-    """float32 -> int8 codes, or uint8 codes of float8_e4m3fn."""
+    """Convert float32 to int8 codes, or to uint8 codes of float8_e4m3fn."""
     if INT8:
         return int8_codes(v)
     else:
@@ -102,7 +102,7 @@ def codes_of(v, INT8: tl.constexpr):
 
 @triton.jit
 def values_of(codes):
-    """Any loaded element type -> float32. The interpreter would read e4m3 NaNs as +-480."""
+    """Convert any element type to float32, with e4m3 NaNs, which the interpreter reads as 480."""
     v = codes.to(tl.float32)
     if _DECODE_NAN and codes.dtype == tl.float8e4nv:
         v = tl.where(tl.abs(v) > 448.0, float("nan"), v)
@@ -110,16 +110,16 @@ def values_of(codes):
 
 
 def round_to_e4m3_torch(v: torch.Tensor) -> torch.Tensor:
-    """float32 of any shape -> float32 on the e4m3 grid; NaN stays NaN."""
+    """Round float32 of any shape to the e4m3 grid, as float32; NaN stays NaN."""
     return v.clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn).float()
 
 
 def e4m3_codes_torch(v: torch.Tensor) -> torch.Tensor:
-    """float32 of any shape -> uint8 codes of float8_e4m3fn."""
+    """Convert float32 of any shape to uint8 codes of float8_e4m3fn."""
     codes = v.clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn).view(torch.uint8)
     return torch.where(v.isnan(), 0x7F, codes)
 
 
 def int8_codes_torch(v: torch.Tensor) -> torch.Tensor:
-    """float32 of any shape -> int8 in -127..127."""
+    """Round float32 of any shape to int8 in -127..127."""
     return v.nan_to_num(nan=0.0).clamp(-INT8_MAX, INT8_MAX).round().to(torch.int8)

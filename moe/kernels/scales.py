@@ -1,4 +1,4 @@
-"""How the kernels read scales, asked from the format: constants at compile time."""
+"""Map formats to the compile-time constants by which kernels read scales and write codes."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _W_KINDS: _Kinds = {
 
 
 def x_kind_of(fmt: Format) -> str:
-    """none | tensor | token | group: what shares a scale of an activation format.
+    """Return what shares a scale in an activation format: none, tensor, token or group.
 
-    Raises MoEError for blocks that the kernels do not know.
+    Raises MoEError for blocks that the kernels do not support.
     """
     return _kind(fmt, _X_KINDS, "activation")
 
 
 def w_kind_of(fmt: Format) -> str:
-    """none | tensor | channel | block: what shares a scale of a weight format.
+    """Return what shares a scale in a weight format: none, tensor, channel or block.
 
-    Raises MoEError for blocks that the kernels do not know.
+    Raises MoEError for blocks that the kernels do not support.
     """
     return _kind(fmt, _W_KINDS, "weight")
 
@@ -44,9 +44,9 @@ def _kind(fmt: Format, kinds: _Kinds, operand: str) -> str:
 
 
 def code_kind_of(fmt: Format) -> str:
-    """What the quantizing kernels call the format's codes: "fp8" or "int8".
+    """Return the kind of a format's codes for `moe.kernels.quantize`: "fp8" or "int8".
 
-    Raises MoEError for a grid that they do not know.
+    Raises MoEError for a grid that the kernels do not support.
     """
     kinds = {"e4m3": "fp8", "int8": "int8"}
     if fmt.grid not in kinds:

@@ -1,4 +1,4 @@
-"""The activation of the gate, times up, on the rows of the first product."""
+"""Multiply the activation of the gate by up, on the rows of the first product."""
 
 from __future__ import annotations
 
@@ -28,12 +28,11 @@ def silu_mul(
     *,
     activation: str = "silu",
 ) -> Tensor:
-    """[R, n]: f(gate) * up, computed in float32 and rounded once to `dtype` (h's when None).
+    """Return f(gate) * up [R, n], computed in float32 and rounded once.
 
     h: [R, 2n], [gate; up] along 2n. ids: R int32 of any shape; a row with a negative id is
-    neither read nor written, None: all rows are in use. activation: a key of `_TWINS`.
-
-    Raises MoEError for another activation.
+    neither read nor written; None: all rows are in use. dtype: of the result; None: that of h.
+    activation: "silu" or "gelu_tanh"; raises MoEError for any other.
     """
     _twin(activation)
     rows, columns = h.shape[0], h.shape[1] // 2
@@ -53,14 +52,14 @@ def silu_mul(
 
 @triton.jit
 def _silu(x):
-    """float32 -> float32; exp never overflows."""
+    """Return SiLU in float32; exp never overflows."""
     z = tl.exp(-tl.abs(x))
     return x * tl.where(x < 0.0, z, 1.0) / (1.0 + z)
 
 
 @triton.jit
 def _gelu_tanh(x):
-    """float32 -> float32: (1 + tanh(t)) / 2 = sigmoid(2t), so that nothing cancels."""
+    """Return GELU in float32, by (1 + tanh(t)) / 2 = sigmoid(2t), which avoids cancellation."""
     double_t = 1.5957691216057308 * (x + 0.044715 * x * x * x)
     z = tl.exp(-tl.abs(double_t))
     return x * tl.where(x < 0.0, z, 1.0) / (1.0 + z)
@@ -92,7 +91,7 @@ def silu_mul_torch(
     *,
     activation: str = "silu",
 ) -> Tensor:
-    """As `silu_mul`."""
+    """Compute the result of `silu_mul` in torch."""
     function = _twin(activation)
     rows, columns = h.shape[0], h.shape[1] // 2
     out = guarded_buffers.empty((rows, columns), dtype=dtype or h.dtype, device=h.device)
@@ -116,5 +115,5 @@ _TWINS = {"silu": _silu_torch, "gelu_tanh": _gelu_tanh_torch}
 def _twin(activation: str) -> Callable[[Tensor], Tensor]:
     if activation not in _TWINS:
         known = ", ".join(_TWINS)
-        raise MoEError(f"the kernel has no activation {activation!r}; it has {known}")
+        raise MoEError(f"the kernel does not support activation {activation!r}, only {known}")
     return _TWINS[activation]

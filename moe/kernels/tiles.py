@@ -1,4 +1,4 @@
-"""Block sizes of the grouped GEMM, as plain functions of the problem: no tuning at run time."""
+"""Choose the block sizes of the grouped GEMM from its shape, without tuning at run time."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from moe.spec import BLOCK
 
 @dataclass(frozen=True, kw_only=True)
 class Tile:
-    """What one program of the grouped GEMM computes, and with which resources."""
+    """The block that a program of the grouped GEMM computes, and the resources it uses."""
 
-    block_m: int  # rows of one expert; the alignment has the same number
+    block_m: int  # rows of one expert; equal to `Aligned.block_m`
     block_n: int  # output columns
-    block_k: int  # inner elements a step
-    group_m: int  # blocks of rows that share a column of weight blocks before the next column
+    block_k: int  # inner elements for each step
+    group_m: int  # number of row blocks after which programs go to the next column of weights
     num_warps: int
     num_stages: int
 
     def shared_bytes(self, element_bytes: int) -> int:
-        """Shared memory that the operands of all stages take."""
+        """Return the shared memory in bytes for the operands of all stages."""
         return (self.block_m + self.block_n) * self.block_k * element_bytes * self.num_stages
 
 
 def power_of_2(size: int) -> int:
-    """The smallest power of two that is at least `size` (1 for 0)."""
+    """Return the smallest power of two that is at least `size` (1 for 0)."""
     return 1 << max(size - 1, 0).bit_length()
 
 
 def block_rows(rows: int, experts: int, *, interpreted: bool) -> int:
-    """block_m for `rows` (token, slot) pairs over `experts`: about the rows that an expert gets.
+    """Return block_m for `rows` (token, slot) pairs: about the rows of one of `experts`.
 
-    A block that is too large pads; one that is too small reads the weights again.
+    Larger blocks add padding; smaller blocks read the weights more often.
     """
     rows_per_expert = power_of_2(-(-rows // max(experts, 1)))
     return min(max(rows_per_expert, 16), 512 if interpreted else 128)
@@ -40,10 +40,10 @@ def block_rows(rows: int, experts: int, *, interpreted: bool) -> int:
 def gemm_tile(
     block_m: int, out: int, inner: int, element_bytes: int, *, blocked: bool, shared_bytes: int
 ) -> Tile:
-    """The tile of a product [block_m, inner] x [inner, out] on a device.
+    """Return the tile of a product [block_m, inner] x [inner, out] on a device.
 
     element_bytes: of an element of the wider operand. blocked: scales change every 128 inner
-    elements, so a step is exactly one of their blocks. shared_bytes: what a program may use.
+    elements, so that a step is one block of scales. shared_bytes: available to a program.
     """
     tile = Tile(
         block_m=block_m,
@@ -59,7 +59,7 @@ def gemm_tile(
 
 
 def interpreted_tile(block_m: int, out: int, inner: int, *, blocked: bool) -> Tile:
-    """A program costs about a millisecond whatever its size: tiles as large as the problem."""
+    """Return a tile for the interpreter: large, as each program takes about a millisecond."""
     return Tile(
         block_m=block_m,
         block_n=min(power_of_2(max(out, 16)), 1024),

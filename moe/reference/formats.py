@@ -115,17 +115,17 @@ def scope_amax(x: Tensor, fmt: Format) -> Tensor:
         return spread_groups(group_amax(x, columns), x.shape[-1], columns)
     if rows == 1:
         return x.abs().amax(dim=-1, keepdim=True)
-    assert fmt.has_one_scale, f"{fmt.name} has blocks of {rows} tokens: rows would not be their own"
+    assert fmt.has_one_scale, f"{fmt.name} has blocks of {rows} tokens: rows would share scales"
     if x.numel() == 0:
         return x.new_zeros(())
     return x.abs().amax(dim=(-2, -1), keepdim=x.dim() > 2)
 
 
 def activation_scale(x: Tensor, fmt: Format, static: Tensor | None) -> Tensor:
-    """The scale of each element of x [T, K], broadcastable to it.
+    """Return the scale of each element of x [T, K], broadcastable to it.
 
-    static: [] the calibrated scale, for formats that have one. A per-tensor scale that is not
-    static is taken over the rows given here: hand in all that the member takes it over.
+    static: [] the calibrated scale, for formats that have one. A dynamic per-tensor scale is taken
+    over all rows of x, so x must hold every row that shares the member's scale.
     """
     if fmt.static:
         assert static is not None, "a static format needs its calibrated scale"

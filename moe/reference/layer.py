@@ -1,11 +1,11 @@
-"""`BaselineSiluAndMul`: the whole MoE layer, one expert at a time, in float32 (or float64).
+"""`BaselineSiluAndMul`: the complete MoE layer, one expert at a time, in float32 or float64.
 
-It takes the member's declared `Numerics` and the layout, because both change what a *right*
-answer is: a rounding before the second quantization moves codes, and each rank quantizes its
-own columns of the intermediate. Weights are quantized whole, as checkpoints are, then sharded.
+It takes the member's declared `Numerics` and the layout, because both change the correct output: a
+rounding before the second quantization moves codes, and each rank quantizes its own columns of the
+intermediate. Weights are quantized as in checkpoints, before they are sharded.
 
-Beside the output it works out how far a right member may be from it, from the case's own
-numbers (docs/bounds.md derives each term); answer.py says in what terms.
+It also computes the error that a correct member may have, from the values of the case
+(docs/bounds.md derives each term; `result.Answer` has the results).
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ B = TypeVar("B", bound="BaselineSiluAndMul")
 class BaselineSiluAndMul:
     """y = sum over k of weight * down(f(gate(x)) * up(x)), plus the shared experts.
 
-    expert(e) -> (w13 [2N, K], w2 [K, N]) in the model dtype, whole, before quantization; shared
-    is the same for the shared experts as one wide MLP, or None.
+    expert(e) returns (w13 [2N, K], w2 [K, N]) in the model dtype, neither sharded nor quantized.
+    shared: the same for the shared experts as one wide MLP, or None.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class BaselineSiluAndMul:
         dtype: torch.dtype = torch.float32,
         values: Callable[[int], tuple[Tensor, Tensor]] | None = None,
     ) -> None:
-        """values: what `weights` gives, from somebody who keeps it; None: worked out each time."""
+        """Store the layer. values: returns cached results of `weights`; None: compute them."""
         self.problem = problem
         self.numerics = numerics
         self.dtype = dtype
@@ -85,11 +85,12 @@ class BaselineSiluAndMul:
         keep: Tensor | None = None,
         like: Answer | None = None,
     ) -> Answer:
-        """x: [T, K]; topk_ids: [T, k] int32, -1 = none; topk_weights: [T, k] float32.
+        """Return the output and its allowed error.
 
-        With dynamic per-tensor scales, x must hold every token that the member sees together.
-        Rows of only -1 come out as zeros. keep: [r] int64 rows whose parts are wanted.
-        like: an answer for more tokens, whose per-tensor scales are used again.
+        x: [T, K]; with dynamic per-tensor scales, all tokens that share the member's scale.
+        topk_ids: [T, k] int32, -1 = none; rows of only -1 give zeros. topk_weights: [T, k] float32.
+        keep: [r] int64 rows whose `Answer.parts` are requested. like: an answer for more tokens,
+        whose per-tensor scales are used.
         """
         x = x.to(self.dtype)
         first = like.tensor_scales[0] if like is not None else self._first_scale(x, a1_scale)
@@ -98,11 +99,20 @@ class BaselineSiluAndMul:
             second = like.tensor_scales[1]
         else:
             second = self._second_scales(inputs, topk_ids, a2_scale)
+        sums = self._empty_sums(x, topk_ids, keep)
+        for e in range(self.problem.num_experts):
+            rows, slots = (topk_ids == e).nonzero(as_tuple=True)
+            if len(rows):
+                pairs = (rows, slots, topk_weights[rows, slots].to(self.dtype))
+                self._add_expert(sums, e, inputs[rows], pairs, second)
+        return dataclasses.replace(self._finish(sums, x), tensor_scales=(first, second))
+
+    def _empty_sums(self, x: Tensor, topk_ids: Tensor, keep: Tensor | None) -> Sums:
         world = self.problem.layout.world_size
         keep = topk_ids.new_empty(0, dtype=torch.int64) if keep is None else keep
         place = torch.full((len(x),), -1, dtype=torch.int64, device=x.device)
         place[keep] = torch.arange(len(keep), device=x.device)
-        sums = Sums(
+        return Sums(
             partial=x.new_zeros((world, *x.shape)),
             parts=x.new_zeros((world, len(keep), topk_ids.shape[1], x.shape[1])),
             place=place,
@@ -111,15 +121,9 @@ class BaselineSiluAndMul:
             along=x.new_zeros(3, x.shape[0]),
             amax2=x.new_zeros(()),
         )
-        for e in range(self.problem.num_experts):
-            rows, slots = (topk_ids == e).nonzero(as_tuple=True)
-            if len(rows):
-                pairs = (rows, slots, topk_weights[rows, slots].to(self.dtype))
-                self._add_expert(sums, e, inputs[rows], pairs, second)
-        return dataclasses.replace(self._finish(sums, x), tensor_scales=(first, second))
 
     def remade(self, kind: type[B]) -> B:
-        """A variant: a subclass that overrides some of the steps below, with all else alike."""
+        """Return this reference as `kind`, a subclass that overrides some of the steps below."""
         return kind(
             *(self.problem, self.numerics, self._expert, self._shared),
             dtype=self.dtype,
@@ -127,20 +131,20 @@ class BaselineSiluAndMul:
         )
 
     def expert(self, e: int | None) -> tuple[Tensor, Tensor]:
-        """Expert e's matrices before quantization; None: those of the shared experts."""
+        """Return expert e's matrices before quantization; None: those of the shared experts."""
         assert e is not None or self._shared is not None, "the layer has no shared experts"
         pair = self._shared if e is None else self._expert(e)
         assert pair is not None
         return pair[0].to(self.dtype), pair[1].to(self.dtype)
 
     def _first_scale(self, x: Tensor, a1_scale: Tensor | None) -> Tensor | None:
-        """The input's scale, where one serves all tokens."""
+        """Return the scale of the input if all tokens share one, else None."""
         if not self.act_format.has_one_scale:
             return None
         return formats.activation_scale(x, self.act_format, a1_scale)
 
     def quantize_input(self, x: Tensor, scale: Tensor | None) -> Tensor:
-        """[T, K] -> the values of its codes. scale: [], or None: one per row or group."""
+        """Return the values of the codes of x [T, K]. scale: [], or None: one per row or group."""
         if self.act_format.grid == "model":
             return x
         if scale is None:
@@ -150,7 +154,7 @@ class BaselineSiluAndMul:
     def _second_scales(
         self, inputs: Tensor, topk_ids: Tensor, a2_scale: Tensor | None
     ) -> Scale | None:
-        """[world] each rank's scale of the intermediate, where one serves all rows of the rank."""
+        """Return each rank's scale [world] of its intermediate if its rows share one, else None."""
         world, fmt = self.problem.layout.world_size, self.act_format
         if not fmt.has_one_scale:
             return None
@@ -167,17 +171,17 @@ class BaselineSiluAndMul:
         return largest
 
     def _shards(self, e: int, inputs: Tensor) -> tuple[slice, Noisy]:
-        """The ranks that compute expert e, and its intermediate [w, R, c] as each has it."""
+        """Return the ranks that compute expert e, and its intermediate [w, R, c] by rank."""
         w13, _ = self.weights(e)
         ranks, columns = holders(self.problem, e)
         return ranks, self.first_product(inputs, w13).by_rank(columns)
 
     def first_product(self, inputs: Tensor, w13: Tensor) -> Noisy:
-        """[R, K] rows of one expert, w13 [2N, K] -> [R, N] f(gate) * up."""
+        """Return f(gate) * up [R, N] of the rows [R, K] of one expert with w13 [2N, K]."""
         return intermediate(inputs, w13, self.numerics, self._model, self.activation)
 
     def weights(self, e: int) -> tuple[Tensor, Tensor]:
-        """Expert e's matrices as the values that their codes stand for; the latest is kept."""
+        """Return the values of the codes of expert e's matrices; the latest result is cached."""
         if self._values is not None:
             return self._values(e)
         if self._latest is None or self._latest[0] != e:
@@ -195,7 +199,7 @@ class BaselineSiluAndMul:
         pairs: tuple[Tensor, Tensor, Tensor],
         second: Scale | None,
     ) -> None:
-        """Add expert e's share to the partial sums of the ranks that compute it.
+        """Add expert e's output to the partial sums of the ranks that compute it.
 
         pairs: [R] rows, their slots and their router weights.
         """
@@ -205,7 +209,7 @@ class BaselineSiluAndMul:
         self._add_shards(sums, e, pairs, h)
 
     def quantize_intermediate(self, h: Noisy, shared: Scale | None) -> Noisy:
-        """The second quantization of each rank's columns [w, R, c]; shared: [w, 1, 1], if given."""
+        """Quantize each rank's columns [w, R, c]. shared: scales [w, 1, 1], or None: dynamic."""
         fmt = self.act_format
         if fmt.grid == "model":
             return h
@@ -214,7 +218,7 @@ class BaselineSiluAndMul:
     def _add_shards(
         self, sums: Sums, e: int, pairs: tuple[Tensor, Tensor, Tensor], h: Noisy
     ) -> None:
-        """GEMM2 of expert e on the columns [w, R, c] of each rank that holds some."""
+        """Add GEMM2 of expert e on the columns [w, R, c] of each rank that holds some."""
         rows, slots, weight = pairs
         ranks, columns = holders(self.problem, e)
         w2 = by_rank(self.weights(e)[1], columns)  # [w, K, c]
@@ -229,9 +233,9 @@ class BaselineSiluAndMul:
     def _add_noise(
         self, sums: Sums, pairs: tuple[Tensor, Tensor], h: Noisy, w2: Tensor, y: Tensor
     ) -> None:
-        """What may be wrong with a right y [w, R, K] = h [w, R, c] @ w2 [w, K, c], by rows."""
+        """Add the allowed error of y [w, R, K] = h [w, R, c] @ w2 [w, K, c] to its rows."""
         rows, weight = pairs
-        power = w2.square().sum(dim=1)[:, :, None]  # squared length of what one unit of h moves
+        power = w2.square().sum(dim=1)[:, :, None]  # squared length of y's change per unit of h
         noise = ((h.variance + h.jumps) @ power)[:, :, 0]
         length = y.square().sum(dim=2)
         noise = noise + gathered(self.numerics, h.value.shape[2]) * length
@@ -245,29 +249,21 @@ class BaselineSiluAndMul:
         sums.along.index_add_(1, rows, along)
 
     def _lost(self, terms: int) -> float:
-        """What sums that are cut off, not rounded, may all lose in one direction, relative."""
+        """Return the relative error of truncated sums, which all lose in the same direction."""
         first = gathered(self.numerics, self.problem.hidden)
         return 2 * math.sqrt(first) + math.sqrt(gathered(self.numerics, terms))
 
     def _finish(self, sums: Sums, x: Tensor) -> Answer:
-        """Add up the ranks and the shared experts, and the roundings of doing so."""
-        routed = sums.partial.sum(dim=0)
-        variance = sums.variance
-        rounded = rounding_variance(sums.partial, self._model).sum(dim=0)
-        if self.numerics.combine == "model":
-            rounded = rounded * self.problem.top_k
-        out, shared = routed, None
+        """Sum over the ranks and add the shared experts, with the roundings of these sums."""
+        out, variance, shared = sums.partial.sum(dim=0), sums.variance, None
         if self._shared is not None:
             shared, noise, along = self._shared_output(x)
-            out = routed + shared
+            out = out + shared
             variance = variance + noise
             sums.along += along
-        adds = self.problem.layout.world_size - 1 + (self._shared is not None)
-        largest = torch.maximum(out.abs(), sums.partial.abs().amax(dim=0))
-        rounded = rounded + adds * rounding_variance(largest, self._model)
         return Answer(
             out=out,
-            variance=variance + rounded.sum(dim=1),
+            variance=variance + self._sum_roundings(sums.partial, out),
             flips=sums.flips,
             along=sums.along,
             amax1=x.abs().amax() if x.numel() else x.new_zeros(()),
@@ -276,10 +272,21 @@ class BaselineSiluAndMul:
             shared=shared,
         )
 
-    def _shared_output(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The shared experts, unquantized and rounded to the model dtype after each step.
+    def _sum_roundings(self, partial: Tensor, out: Tensor) -> Tensor:
+        """Return the variance [T] of rounding the partial sums and each addition of them."""
+        rounded = rounding_variance(partial, self._model).sum(dim=0)
+        if self.numerics.combine == "model":
+            rounded = rounded * self.problem.top_k
+        adds = self.problem.layout.world_size - 1 + (self._shared is not None)
+        largest = torch.maximum(out.abs(), partial.abs().amax(dim=0))
+        rounded = rounded + adds * rounding_variance(largest, self._model)
+        return rounded.sum(dim=1)
 
-        [T, K], the variance [T], and what it may be off along itself [3, T].
+    def _shared_output(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the output of the shared experts and its error.
+
+        They are not quantized; each step is rounded to the model dtype. Returns [T, K], the
+        variance [T], and the error along the output [3, T], see `Answer.along`.
         """
         assert self._shared is not None
         w13, w2 = (w.to(self.dtype) for w in self._shared)

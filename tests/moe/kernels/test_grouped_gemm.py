@@ -156,11 +156,11 @@ def test_formats_that_do_not_go_together_are_named(kernel_device):
     x, w = torch.zeros(4, 128, device=kernel_device), torch.zeros(2, 64, 128)
     with pytest.raises(MoEError, match="rows of 128 elements do not fit weights of 64 inputs"):
         _call(x, torch.zeros(2, 64, 64))
-    with pytest.raises(MoEError, match=r"no product of torch.int8 rows and torch.float32 weights"):
+    with pytest.raises(MoEError, match=r"cannot multiply torch.int8 rows by torch.float32 weights"):
         _call(x.to(torch.int8), w)
-    with pytest.raises(MoEError, match=r"no product of torch.int8 rows and torch.float8_e4m3fn"):
+    with pytest.raises(MoEError, match=r"cannot multiply torch.int8 rows by torch.float8_e4m3fn"):
         _call(x.to(torch.int8), w.to(torch.float8_e4m3fn))
-    with pytest.raises(MoEError, match="6 output rows are no whole multiple of 4 input rows"):
+    with pytest.raises(MoEError, match="6 output rows are not a multiple of 4 input rows"):
         _call(x, w, rows=6)
     with pytest.raises(MoEError, match=r"scales of shape \(3,\) of \(4, 128\) codes"):
         _call(x, w, x_scale=torch.ones(3))

@@ -51,7 +51,7 @@ def test_gelu_is_the_tanh_form_and_loses_no_digits_of_its_tail(do, kernel_device
 
 @pytest.mark.parametrize("do", [silu_mul, silu_mul_torch])
 def test_an_activation_that_the_kernel_lacks_is_refused(do, kernel_device):
-    text = "the kernel has no activation 'relu'; it has silu, gelu_tanh"
+    text = "the kernel does not support activation 'relu', only silu, gelu_tanh"
     with pytest.raises(MoEError, match=text):
         do(torch.zeros(1, 2, device=kernel_device), activation="relu")
 
