@@ -95,7 +95,9 @@ class Needs:
     shard_multiple: int = 1  # of the intermediate size on every rank
     max_world: int | None = None
     packages: tuple[str, ...] = ()  # importable top-level names
-    probe: str | None = None  # "module:function" -> Reason | None, for what only code can tell
+    # "module:function" (problem, platform) -> Reason | None, for what only code can tell. It says
+    # by `reads` what it reads of the problem; without, it is asked again for any other problem.
+    probe: str | None = None
 
     def asked(
         self, platform: Platform, *, leave_out: Container[str] = _EXPERTS_ONLY

@@ -15,9 +15,10 @@ from moe import families
 from moe.errors import MoEError
 from moe.experts import EXPERTS
 from moe.layers.base import LayerSubject
+from moe.needs import fields_read
 from moe.platforms import PLATFORMS
 from moe.registry import Registry
-from moe.spec import ANY, Need, Needs, Problem, Reason, Row, reads
+from moe.spec import ANY, Need, Needs, Problem, Reason, Row, reads, resolve
 
 PLAIN = MoETestConfig(m=4, n=128, k=128, num_experts=8, top_k=2, experts="torch_loop")
 # What is asked of a row of each family, and of every case.
@@ -144,6 +145,18 @@ def test_a_need_reads_no_axis_that_it_does_not_declare(family, name):
         for needs_of in ASKED[family]:
             for need in needs_of(machine, name):
                 check_reads(need, cases)
+
+
+@pytest.mark.parametrize(
+    "row", [row for _, table in families.tables() for row in table if row.needs.probe]
+)
+def test_a_probe_reads_what_it_declares_on_a_machine_without_its_package_too(row):
+    probe = resolve(row.needs.probe)
+    for platform in (machine.platform for machine in machines()):
+        need = Need(
+            reads=fields_read(probe), refuse=lambda problem, on=platform: probe(problem, on)
+        )
+        check_reads(need, list(sample(80)))
 
 
 @pytest.mark.parametrize("needs_of", OF_EVERY_CASE)
