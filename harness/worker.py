@@ -36,7 +36,7 @@ from harness.engine.messages import (
 )
 from harness.engine.rank_bootstrap import CALL, result_file
 from harness.fixtures import process_state
-from harness.fixtures.case_watch import sums_of
+from harness.fixtures.cache_sums import sums_of
 from harness.fixtures.rank_context import RankContext
 from harness.matrix.case import MoETestConfig
 from harness.record.result import RankResult, Verdict
@@ -209,7 +209,7 @@ def _altered(context: RankContext, start: process_state.ProcessState) -> str:
     """
     try:
         changes = process_state.changes(start, process_state.capture())
-        return "; ".join(changes or sums_of(context).changes())
+        return "; ".join(changes or sums_of(context).changes(all_entries=True))
     except Exception as error:
         return f"{type(error).__name__}: {error}"
 
