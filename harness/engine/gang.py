@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from harness.engine import crash_evidence
 from harness.engine.gang_channels import Heard, Link
-from harness.engine.messages import Done, Probe, RunTask
+from harness.engine.messages import CheckSums, Done, Probe, RunTask
 from harness.engine.rank_bootstrap import KILL_LIMIT, MEMORY_LIMIT
 from harness.engine.task_outcome import Ended, Outcome
 
@@ -59,6 +59,7 @@ class GangDead:
     why: str
     ready: bool  # whether it ever was
     log: str  # what there is to read about a gang that never was
+    changed: bool = False  # its cached tensors were, nobody knows by which task
 
 
 Notice = GangReady | Outcome | GangDead
@@ -71,6 +72,7 @@ class Gang:
         """call: name and content of a file to put into the gang's folder before it starts."""
         self.world_size = spec.world_size
         self.tasks = 0  # how many it was given
+        self.unsummed = 0  # how many since all cached tensors were found unchanged
         self.link = Link(pool, spec, call)
         self._born = time.monotonic()
         self._was_ready = False
@@ -80,21 +82,25 @@ class Gang:
         self._marks: dict[int, int] = {}  # log sizes before the stacks were asked for
         self._last_look = 0.0
         self._flights = 0  # how many flight records were asked for
-        self._why = ""
-        self._log = ""
+        self._why = self._when = self._log = ""
         self._enter(State.STARTING, START_LIMIT)
 
-    def run(self, task: str, limit: float) -> None:
-        """Hand a task to every rank. limit: seconds."""
+    def run(self, task: str, limit: float, *, sum_all: bool = False) -> None:
+        """Hand a task to every rank. limit: seconds. sum_all: see RunTask."""
         assert self.state is State.IDLE, self.state
         if self.tasks:  # the first one's log keeps what the start printed
             self.link.clear_logs()
         self.tasks += 1
+        self.unsummed = 0 if sum_all else self.unsummed + 1
         self.link.heard = Heard()
         self._task, self._start, self._crashed_at = task, time.monotonic(), None
         self._limit = self._start + limit
-        self.link.tell(RunTask(task=task))
+        self.link.tell(RunTask(task=task, sum_all=sum_all))
         self._enter(State.RUNNING, limit)
+
+    def check_sums(self) -> None:
+        """Look for changes of what no later case has used; then it is idle again, or dies."""
+        self._probe(CheckSums(), "at its end")
 
     def end(self, why: str) -> None:
         """Kill all of it. `GangDead` follows when nothing is left."""
@@ -214,25 +220,30 @@ class Gang:
             words = f" ({self._exit_words()})" if self.link.exits else ""
             self.end(f"{ended.name.lower()}{words}: {self._task}")
         elif any(isinstance(answer, Done) and answer.poisoned for answer in heard.answers.values()):
-            self.end(f"the case altered its ranks' processes: {self._task}")
+            who = "the case or an earlier one" if outcome.is_unclear else "the case"
+            self.end(f"{who} altered its ranks' processes: {self._task}")
         elif all(isinstance(answer, Done) and answer.passed for answer in heard.answers.values()):
             self._enter(State.IDLE, None)
         else:
-            self.link.probed = {}
-            self.link.tell(Probe(nonce=next(_NONCES)))
-            self._enter(State.PROBING, PROBE_LIMIT)
+            self._probe(Probe(nonce=next(_NONCES)), "after a failed case")
         return [outcome]
+
+    def _probe(self, message: Probe | CheckSums, when: str) -> None:
+        self.link.probed, self._when = {}, when
+        self.link.tell(message)
+        self._enter(State.PROBING, PROBE_LIMIT)
 
     def _when_probing(self, late: bool) -> None:
         unfit = {rank: why for rank, why in self.link.probed.items() if why}
         if self.link.exits:
-            self.end(f"{self._exit_words()} in the probe after a failed case")
+            self.end(f"{self._exit_words()} in the probe {self._when}")
         elif unfit or late:
             silent = set(range(self.world_size)) - self.link.probed.keys()
             unfit |= dict.fromkeys(silent, f"no answer within {PROBE_LIMIT:g} s") if late else {}
             words = "; ".join(f"rank {rank}: {why}" for rank, why in sorted(unfit.items()))
-            self.end(f"unfit after a failed case: {words}")
+            self.end(f"unfit {self._when}: {words}")
         elif len(self.link.probed) == self.world_size:
+            self.unsummed = 0
             self._enter(State.IDLE, None)
 
     def _when_lost(self) -> list[Notice]:
@@ -256,7 +267,8 @@ class Gang:
             self._why += f" ({swept.orphans} processes that its cases had left behind were killed)"
         self._enter(State.DEAD, None)
         self.link.close()
-        return [GangDead(why=self._why, ready=self._was_ready, log=self._log)]
+        changed = self.link.changed
+        return [GangDead(why=self._why, ready=self._was_ready, log=self._log, changed=changed)]
 
     def _exit_words(self) -> str:
         ends = sorted(self.link.exits.items())

@@ -101,6 +101,7 @@ class RankResult:
     battery: tuple[Proof, ...] = ()  # the self-check: of each wrong answer, when passed
     diagnosis: Diagnosis | None = None  # what is wrong, when failed
     poisoned: bool = False  # whether later cases must not run in this process
+    unclear: bool = False  # whether an earlier case may have done it, and nothing was judged
 
     @property
     def messages(self) -> tuple[str, ...]:
