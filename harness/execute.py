@@ -84,6 +84,7 @@ def _not_judged(seen: Observation, watched: Watched, clock: Clock) -> RankResult
         seconds=clock.seconds,
         members=seen.subject.layer.members,
         poisoned=True,
+        unclear=watched.unclear,
     )
 
 

@@ -7,6 +7,7 @@ start-up costs nothing here.
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import datetime
 import gc
 import importlib
@@ -25,6 +26,7 @@ from torch._C._distributed_c10d import FileStore
 from harness.engine.crash_evidence import flight_file, flight_pipe
 from harness.engine.messages import (
     Channel,
+    CheckSums,
     Done,
     Failed,
     Probe,
@@ -36,7 +38,7 @@ from harness.engine.messages import (
 )
 from harness.engine.rank_bootstrap import CALL, result_file
 from harness.fixtures import process_state
-from harness.fixtures.case_watch import sums_of
+from harness.fixtures.cache_sums import sums_of
 from harness.fixtures.rank_context import RankContext
 from harness.matrix.case import MoETestConfig
 from harness.record.result import RankResult, Verdict
@@ -60,11 +62,12 @@ def main(channel: Channel, rank: int, world_size: int, folder: str, init: RankIn
         if isinstance(order, RunTask):
             baseline = _allocated(context.device)
             channel.send(Status(text="started"))
-            channel.send(_attempt(run, order.task))
+            channel.send(_attempt(run, order))
         elif isinstance(order, Probe):
-            channel.send(
-                Probed(unfit=_probe(context, order.nonce, baseline) or _altered(context, state))
-            )
+            unfit = _probe(context, order.nonce, baseline)
+            channel.send(Probed(unfit=unfit) if unfit else _altered(context, state))
+        elif isinstance(order, CheckSums):
+            channel.send(_changed(context))
 
 
 def _context(channel: Channel, rank: int, world_size: int, init: RankInit) -> RankContext:
@@ -98,25 +101,27 @@ def _join(context: RankContext, folder: str, timeout: float) -> None:
     )
 
 
-def _case_runner(executor: str, context: RankContext) -> Callable[[str], Done]:
+def _case_runner(executor: str, context: RankContext) -> Callable[[RunTask], Done]:
     module, _, name = executor.partition(":")
     execute = getattr(importlib.import_module(module), name)
 
-    def run(task: str) -> Done:
-        result = execute(MoETestConfig.from_id(task), context)
+    def run(order: RunTask) -> Done:
+        asked = dataclasses.replace(context, sum_all=order.sum_all)  # with the same caches
+        result = execute(MoETestConfig.from_id(order.task), asked)
         if not isinstance(result, RankResult):
             raise TypeError(f"{executor} must return a RankResult, not {type(result).__name__}")
         return Done(
             passed=result.verdict is Verdict.PASSED,
             result=result.to_json(),
             poisoned=result.poisoned,
+            unclear=result.unclear,
         )
 
     return run
 
 
-def _call_runner(folder: str, rank: int) -> Callable[[str], Done]:
-    def run(_task: str) -> Done:
+def _call_runner(folder: str, rank: int) -> Callable[[RunTask], Done]:
+    def run(_order: RunTask) -> Done:
         # Written by the caller, the same user, into a folder that only this user can enter.
         function, arguments = pickle.loads((Path(folder) / CALL).read_bytes())  # noqa: S301
         value = to_host(function(*arguments))
@@ -137,10 +142,10 @@ def to_host(value: Any) -> Any:
     return value
 
 
-def _attempt(run: Callable[[str], Done], task: str) -> Done | Failed:
+def _attempt(run: Callable[[RunTask], Done], order: RunTask) -> Done | Failed:
     """The task's end as a message. SystemExit and KeyboardInterrupt end the rank."""
     try:
-        return run(task)
+        return run(order)
     except Exception:
         return Failed(traceback=_own_part(traceback.format_exc()))
     finally:
@@ -202,16 +207,22 @@ def _probe(context: RankContext, nonce: int, baseline: int) -> str:
     return ""
 
 
-def _altered(context: RankContext, start: process_state.ProcessState) -> str:
-    """What differs from the rank's start, or from what is cached: a case that raised says nothing.
-
-    All cached tensors are summed, the large ones as well.
-    """
+def _altered(context: RankContext, start: process_state.ProcessState) -> Probed:
+    """What differs from the rank's start, or from what is cached; of a case that raised."""
     try:
         changes = process_state.changes(start, process_state.capture())
-        return "; ".join(changes or sums_of(context).changes())
     except Exception as error:
-        return f"{type(error).__name__}: {error}"
+        return Probed(unfit=f"{type(error).__name__}: {error}")
+    return Probed(unfit="; ".join(changes)) if changes else _changed(context)
+
+
+def _changed(context: RankContext) -> Probed:
+    """Whether a cached tensor differs from what was cached."""
+    try:
+        change = sums_of(context).change(all_entries=True)
+    except Exception as error:
+        return Probed(unfit=f"{type(error).__name__}: {error}")
+    return Probed(unfit=change.text, changed=True) if change else Probed(unfit="")
 
 
 def _stray(context: RankContext, nonce: int, device: torch.device) -> str:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from harness.engine import crash_evidence
 from harness.engine.gang_channels import Link, Replies
-from harness.engine.messages import Done, Probe, RunTask
+from harness.engine.messages import CheckSums, Done, Probe, RunTask
 from harness.engine.rank_bootstrap import KILL_LIMIT, MEMORY_LIMIT
 from harness.engine.task_outcome import Ended, Outcome
 
@@ -59,6 +59,7 @@ class GangDead:
     reason: str
     ready: bool  # whether all ranks were ready at any time
     log: str  # the ranks' output, for a gang that was never ready
+    changed: bool = False  # whether its cached tensors changed, by an unknown task
 
 
 Notice = GangReady | Outcome | GangDead
@@ -71,6 +72,7 @@ class Gang:
         """Start the ranks. call: name and content of a file for the gang's folder, or None."""
         self.world_size = spec.world_size
         self.tasks = 0  # number of tasks sent so far
+        self.unsummed = 0  # number of tasks since all cached tensors were known to be unchanged
         self.link = Link(pool, spec, call)
         self._born = time.monotonic()
         self._was_ready = False
@@ -80,21 +82,25 @@ class Gang:
         self._marks: dict[int, int] = {}  # log sizes before stacks were requested
         self._evidence_deadline = 0.0
         self._flights = 0  # number of flight records requested
-        self._end_reason = ""
-        self._log = ""
+        self._end_reason = self._probed_when = self._log = ""
         self._enter(State.STARTING, START_LIMIT)
 
-    def run(self, task: str, limit: float) -> None:
-        """Send a task to every rank. limit: seconds."""
+    def run(self, task: str, limit: float, *, sum_all: bool = False) -> None:
+        """Send a task to every rank. limit: seconds. sum_all: see RunTask."""
         assert self.state is State.IDLE, self.state
         if self.tasks:  # the first task's log includes the output of the start
             self.link.clear_logs()
         self.tasks += 1
+        self.unsummed = 0 if sum_all else self.unsummed + 1
         self.link.replies = Replies()
         self._task, self._start, self._crashed_at = task, time.monotonic(), None
         self._limit = self._start + limit
-        self.link.send_to_ranks(RunTask(task=task))
+        self.link.send_to_ranks(RunTask(task=task, sum_all=sum_all))
         self._enter(State.RUNNING, limit)
+
+    def check_sums(self) -> None:
+        """Sum the cached tensors that no later case has summed; the gang is then idle, or dies."""
+        self._probe(CheckSums(), "at its end")
 
     def end(self, reason: str) -> None:
         """Kill the gang; `GangDead` follows once no process is left."""
@@ -205,13 +211,12 @@ class Gang:
             words = f" ({self._exit_words()})" if self.link.exits else ""
             self.end(f"{ended.name.lower()}{words}: {self._task}")
         elif any(isinstance(answer, Done) and answer.poisoned for answer in answers):
-            self.end(f"the case altered its ranks' processes: {self._task}")
+            culprit = "the case or an earlier one" if outcome.is_unclear else "the case"
+            self.end(f"{culprit} altered its ranks' processes: {self._task}")
         elif all(isinstance(answer, Done) and answer.passed for answer in answers):
             self._enter(State.IDLE, None)
         else:
-            self.link.probed = {}
-            self.link.send_to_ranks(Probe(nonce=next(_NONCES)))
-            self._enter(State.PROBING, PROBE_LIMIT)
+            self._probe(Probe(nonce=next(_NONCES)), "after a failed case")
         return [outcome]
 
     def _outcome(self, ended: Ended) -> Outcome:
@@ -228,16 +233,22 @@ class Gang:
             logs=self.link.logs,
         )
 
+    def _probe(self, message: Probe | CheckSums, when: str) -> None:
+        self.link.probed, self._probed_when = {}, when
+        self.link.send_to_ranks(message)
+        self._enter(State.PROBING, PROBE_LIMIT)
+
     def _when_probing(self, late: bool) -> None:
         unfit = {rank: reason for rank, reason in self.link.probed.items() if reason}
         if self.link.exits:
-            self.end(f"{self._exit_words()} in the probe after a failed case")
+            self.end(f"{self._exit_words()} in the probe {self._probed_when}")
         elif unfit or late:
             silent = set(range(self.world_size)) - self.link.probed.keys()
             unfit |= dict.fromkeys(silent, f"no answer within {PROBE_LIMIT:g} s") if late else {}
             words = "; ".join(f"rank {rank}: {reason}" for rank, reason in sorted(unfit.items()))
-            self.end(f"unfit after a failed case: {words}")
+            self.end(f"unfit {self._probed_when}: {words}")
         elif len(self.link.probed) == self.world_size:
+            self.unsummed = 0
             self._enter(State.IDLE, None)
 
     def _when_lost(self) -> list[Notice]:
@@ -262,7 +273,11 @@ class Gang:
             self._end_reason += f" ({words})"
         self._enter(State.DEAD, None)
         self.link.close()
-        return [GangDead(reason=self._end_reason, ready=self._was_ready, log=self._log)]
+        changed = self.link.changed
+        dead = GangDead(
+            reason=self._end_reason, ready=self._was_ready, log=self._log, changed=changed
+        )
+        return [dead]
 
     def _exit_words(self) -> str:
         ends = sorted(self.link.exits.items())

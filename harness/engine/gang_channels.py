@@ -57,6 +57,7 @@ class Link:
         self.ready: set[int] = set()
         self.exits: dict[int, int] = {}  # rank -> as os.waitstatus_to_exitcode gives it
         self.probed: dict[int, str] = {}  # rank -> why it is unfit, or ""
+        self.changed = False  # whether a rank's cached tensors were, nobody knows by which task
         self.swept: Swept | None = None
         self.replies = Replies()
         self._pool = pool
@@ -135,6 +136,7 @@ class Link:
             self.replies.last_status[rank] = (message.text, now)
         elif isinstance(message, Probed):
             self.probed[rank] = message.unfit
+            self.changed |= message.changed
         elif isinstance(message, Done | Failed):
             self.replies.answers[rank] = message
             if _leaves_peers_waiting(message) and self.replies.failed_at is None:

@@ -6,7 +6,7 @@ has a name to which another process could connect, and nothing is unpickled from
     controller -> guardian     SpawnForkserver (with its channel), KillProcess
     controller -> forkserver   StartGang (with the channels of holder and ranks) ; back: Preloaded
     controller -> holder       SignalRanks, EndGang ; back: Forked, Exited, Swept
-    controller -> rank         RunTask, Probe ; back: Ready, Status, Done, Failed, Probed
+    controller -> rank         RunTask, Probe, CheckSums ; back: Ready, Status, Done, Failed, Probed
 """
 
 from __future__ import annotations
@@ -101,11 +101,17 @@ class Swept:
 @dataclass(frozen=True, kw_only=True)
 class RunTask:
     task: str  # a case id
+    sum_all: bool = False  # sum all cached tensors afterwards, not only those that it used
 
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
     nonce: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckSums:
+    """Answered by Probed: whether cached tensors have changed that no later case has used."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +129,7 @@ class Done:
     passed: bool
     result: dict[str, Any]
     poisoned: bool = False  # the task altered the rank's process: replace the gang
+    unclear: bool = False  # the same, or an earlier task did; nothing was judged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +140,7 @@ class Failed:
 @dataclass(frozen=True, kw_only=True)
 class Probed:
     unfit: str  # why the rank must not be used again; empty if it can be
+    changed: bool = False  # because cached tensors changed, since nobody knows which task
 
 
 Message = (
@@ -147,6 +155,7 @@ Message = (
     | Swept
     | RunTask
     | Probe
+    | CheckSums
     | Ready
     | Status
     | Done

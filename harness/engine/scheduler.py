@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.engine.forkserver_pool import PRELOAD, GangSpec, Pool
 from harness.engine.gang import Gang, GangDead, GangReady, Notice, State, watch
+from harness.engine.suspects import Suspects
 from harness.engine.task_outcome import Ended, Outcome, case_result, write_case_log
 from harness.record.events import CaseEnded, CaseStarted, Event, GangEnded, GangStarted
 from harness.record.result import CaseResult, Verdict
@@ -51,7 +52,9 @@ class RunOptions:
 
 
 def run(plan: Plan, options: RunOptions, pool: Pool | None = None) -> Iterator[Event]:
-    """Run every case of the plan and yield exactly one `CaseEnded` for each.
+    """Run every case of the plan and yield a `CaseEnded` for each.
+
+    Of a case that had to run again the last one counts.
 
     Only `options.until` can end the run earlier. The caller records refused cases. Closing the
     iterator, an exception in its consumer, or the end of the controller ends all processes. With
@@ -78,6 +81,7 @@ class _JobRun:
     failed_starts: int = 0
     attempts: list[CaseResult] = field(default_factory=list)  # earlier ones of the current case
     ran: int = 0  # cases in this gang
+    suspects: Suspects = field(default_factory=Suspects)
 
 
 class _Launcher:
@@ -137,7 +141,7 @@ class _Launcher:
 
     def _start(self, active: _JobRun) -> None:
         self._gangs += 1
-        active.number, active.ran = self._gangs, 0
+        active.number, active.ran, active.suspects.ended = self._gangs, 0, []
         active.gang = Gang(self._pool, active.spec)
 
     def _on(self, active: _JobRun, notice: Notice) -> Iterator[Event]:
@@ -157,6 +161,8 @@ class _Launcher:
             yield GangEnded(time=now, gang=active.number, why=notice.reason, cases=active.ran)
             if not notice.ready and not self._stopping:
                 yield from self._on_failed_start(active, notice)
+            elif notice.changed:
+                yield from self._put_back(active)
 
     def _on_outcome(self, active: _JobRun, outcome: Outcome) -> Iterator[Event]:
         if outcome.ended is Ended.NOT_BEGUN:
@@ -164,6 +170,9 @@ class _Launcher:
             if active.failed_starts < START_ATTEMPTS:
                 return  # the case stays first in the queue for a fresh gang
         active.failed_starts = 0
+        if outcome.is_unclear:
+            yield from self._put_back(active)
+            return
         result = dataclasses.replace(case_result(outcome), attempt=len(active.attempts) + 1)
         if result.verdict is not Verdict.PASSED:
             message = failure_text.lines(result, max_lines=None)
@@ -173,9 +182,14 @@ class _Launcher:
                 assert active.gang is not None
                 active.gang.end("a case is tried again in a fresh gang")
                 return
-        active.queue.popleft()
+        active.suspects.ended.append(active.queue.popleft())
         yield self._case_ended(active, _with_history(result, active.attempts))
         active.attempts = []
+
+    def _put_back(self, active: _JobRun) -> Iterator[Event]:
+        """Run again what its gang has run, since one of these cases changed cached weights."""
+        for result in active.suspects.put_back(active.queue):
+            yield CaseEnded(time=time.time(), gang=active.number, result=result)
 
     def _on_failed_start(self, active: _JobRun, dead: GangDead) -> Iterator[Event]:
         active.failed_starts += 1
@@ -210,10 +224,22 @@ class _Launcher:
         elif gang is None:
             self._active.remove(active)
         elif not active.queue:
-            gang.end("fail_fast" if self._stopping else "done")
+            self._end(gang)
         elif gang.state is State.IDLE:
             yield self._case_started(active)
-            gang.run(active.queue[0].id, active.job.time_limit)
+            case = active.queue[0].id
+            gang.run(case, active.job.time_limit, sum_all=case in active.suspects.again)
+
+    def _end(self, gang: Gang) -> None:
+        """End a gang that has nothing more to run, once its cached tensors are known to be right.
+
+        A single case has summed them itself.
+        """
+        if self._stopping or gang.state is not State.PROBING:
+            if not self._stopping and gang.state is State.IDLE and gang.unsummed > 1:
+                gang.check_sums()
+            else:
+                gang.end("fail_fast" if self._stopping else "done")
 
     def _case_started(self, active: _JobRun) -> CaseStarted:
         active.ran += 1

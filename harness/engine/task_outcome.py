@@ -41,6 +41,11 @@ class Outcome:
     stacks: dict[int, str]  # of ranks that were stuck
     logs: dict[int, Path]  # valid until the gang is dead
 
+    @property
+    def is_unclear(self) -> bool:
+        """Whether a rank cannot tell if this task or an earlier one altered it."""
+        return any(isinstance(answer, Done) and answer.unclear for answer in self.answers.values())
+
 
 _VERDICTS = {
     Ended.STUCK: Verdict.ERROR,

@@ -100,6 +100,7 @@ class RankResult:
     battery: tuple[Proof, ...] = ()  # the self-check's proofs, if passed
     diagnosis: Diagnosis | None = None  # what is wrong, if failed
     poisoned: bool = False  # whether later cases must not run in this process
+    unclear: bool = False  # whether an earlier case may have done it, and nothing was judged
 
     @property
     def messages(self) -> tuple[str, ...]:

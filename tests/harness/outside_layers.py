@@ -352,3 +352,27 @@ class ChangesItsWeights(Right):
         for w in (shared.gate, shared.up, shared.down):
             w.zero_()
         self.shared = own
+
+
+class SetsDefaultDtype(Right):
+    """Inside a call, as libraries do around a constructor, and does not restore it."""
+
+    def forward(self, x):
+        out = super().forward(x)
+        torch.set_default_dtype(torch.float64)
+        return out
+
+
+class ScratchesItsCheckpoint(Right):
+    """Writes on all tensors of its checkpoint in every call, and computes with copies."""
+
+    def load(self, checkpoint):
+        super().load(checkpoint)
+        self.gate, self.given = self.gate.clone(), checkpoint
+
+    def forward(self, x):
+        mlps = [self.given.expert(e) for e in self.here]
+        weights = [w for mlp in mlps for w in (mlp.gate, mlp.up, mlp.down)]
+        for w in (self.given.gate_weight, *weights):
+            w.fill_(3)
+        return super().forward(x)
