@@ -1,6 +1,6 @@
-"""What is wrong with one call on one rank: how much, where, in which pattern, and why.
+"""Diagnose one call on one rank: how much is wrong, where, in which pattern, and why.
 
-The result is plain data; `explain.py` makes the message of it. Nothing here changes a verdict.
+The result is plain data; `harness.report.failure_text` formats it. Verdicts are not changed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.checks.check import Observation
-    from harness.diagnosis.patterns import Pattern, Wrong
+    from harness.diagnosis.patterns import Mismatch, Pattern
     from harness.fixtures.layer_call import Call
     from harness.mutants import Hypothesis
     from harness.mutants.sample import Scene
@@ -34,57 +34,57 @@ MOST_CALLS = 3  # diagnosed of each rank: a case of few tokens has many calls
 
 
 def diagnose(observation: Observation) -> Diagnosis | None:
-    """Return this rank's diagnosis, of its first MOST_CALLS failed calls; None when none failed.
+    """Return this rank's diagnosis of its first MOST_CALLS failed calls; None if none failed.
 
-    Never raises: a fault of the diagnosis is told in its place, and the verdict stands.
+    Never raises: an exception in the diagnosis is part of the result, and the verdict stands.
     """
-    found: list[dict[str, Any]] = []
+    calls: list[dict[str, Any]] = []
     end = time.monotonic() + causes.SECONDS
     failed = [call for call in observation.calls if observation.has_failed(call)]
     for call in failed[:MOST_CALLS]:
         try:
-            found.append(_one(observation, call, before=found, end=end))
-        except Exception as fault:
-            text = f"{type(fault).__name__}: {fault}"
-            found.append({"call": call.number, "fault": text})
+            calls.append(_diagnose_call(observation, call, before=calls, end=end))
+        except Exception as error:
+            text = f"{type(error).__name__}: {error}"
+            calls.append({"call": call.number, "fault": text})
     if not failed:
         return None
     return Diagnosis(
         rank=observation.context.rank,
         failed=tuple(call.number for call in failed),
         of=len(observation.calls),
-        every_call=all(_looked_at_everywhere(one, len(observation.calls)) for one in found),
-        calls=tuple(found),
+        every_call=all(_judged_in_every_call(call, len(observation.calls)) for call in calls),
+        calls=tuple(calls),
     )
 
 
-def _looked_at_everywhere(one: dict[str, Any], calls: int) -> bool:
-    """Whether the other calls would have failed with this one's fault.
+def _judged_in_every_call(call_diagnosis: dict[str, Any], calls: int) -> bool:
+    """Tell whether what is wrong in this call was judged in the other calls, too.
 
-    Outputs are judged in every call; stages in the second, and in the first where the second has
-    no finding; what else is looked at, in one call only.
+    Outputs are judged in every call; stages in the second call, and in the first if the second has
+    no finding; everything else in one call only.
     """
-    if one.get("output"):
+    if call_diagnosis.get("output"):
         return True
-    return one["call"] == 0 and calls == 2 and bool(one.get("stages"))
+    return call_diagnosis["call"] == 0 and calls == 2 and bool(call_diagnosis.get("stages"))
 
 
-def _one(
+def _diagnose_call(
     observation: Observation, call: Call, *, before: Sequence[dict[str, Any]], end: float
 ) -> dict[str, Any]:
-    """`explain`, and a picture if the run's options name a folder."""
+    """Explain one call, and draw its errors if the run's options name a folder for pictures."""
     subject, context = observation.subject, observation.context
     scene = scene_of(subject.case, context.rank, call, subject.reference)
-    likely = tuple(c["name"] for known in before for c in known.get("causes", ()))
-    found = explain(scene, call, observation.of(call), likely=likely, end=end)
+    likely = tuple(c["name"] for earlier in before for c in earlier.get("causes", ()))
+    explained = explain(scene, call, observation.of(call), likely=likely, end=end)
     folder = context.options.get("pictures")
-    if folder and found["rows"]["wrong"]:
+    if folder and explained["rows"]["wrong"]:
         name = png.stem(subject.case.id, f"rank{context.rank}-call{call.number + 1}")
         try:
-            found["picture"] = error_image.save_rows(call, str(folder), name)
-        except OSError as fault:
-            found["picture_fault"] = f"{type(fault).__name__}: {fault}"
-    return found
+            explained["picture"] = error_image.save_rows(call, str(folder), name)
+        except OSError as error:
+            explained["picture_fault"] = f"{type(error).__name__}: {error}"
+    return explained
 
 
 def explain(
@@ -95,66 +95,66 @@ def explain(
     likely: Sequence[str] = (),
     end: float | None = None,
 ) -> dict[str, Any]:
-    """One call's diagnosis, JSON-able; `call` counts from 0.
+    """Return one call's diagnosis, JSON-able; `call` counts from 0.
 
-    output: whether the output by itself is wrong.
-    rows, columns, elements: how many are wrong. first, worst: elements. actual, expected: value
-    ranges and NaN counts. experts: [wrong rows, rows] of each. patterns, causes (best first,
-    only those that fit), stages: what departs, in order. covers: topics of the findings that all
-    this says better. findings: of this call. likely: names of causes to look at first; where one
-    of them fits, no other is tried. end: on time.monotonic()'s clock, when to stop looking for
-    causes; None: causes.SECONDS from now.
+    Keys: output: whether the output itself is wrong. rows, columns, elements: how many are wrong.
+    first, worst: elements. actual, expected: value ranges and NaN counts. experts: [wrong rows,
+    rows] of each. patterns. causes: those that fit, best first. stages: the wrong ones, in order.
+    covers: topics of the findings that this diagnosis replaces in the report.
+
+    findings: of this call. likely: names of causes to try first; if one fits, no other is tried.
+    end: time.monotonic() at which to stop searching causes; None: causes.SECONDS from now.
     """
     output, answer = call.output.out, call.answer
-    wrong = patterns.find_wrong(output, answer)
+    mismatch = patterns.find_mismatch(output, answer)
     topics = [Topic.VALUES, Topic.STAGES]
-    if bool(wrong.rows.any()):  # else only words say what is wrong
+    if bool(mismatch.rows.any()):  # else the finding's text is the only description
         topics.append(Topic.ROWS)
     metrics = {name: value for finding in findings for name, value in finding.metrics.items()}
-    found: dict[str, Any] = {"call": call.number, "tokens": len(output), "covers": topics}
-    found["output"] = any(finding.topic in (Topic.ROWS, Topic.VALUES) for finding in findings)
-    found["metrics"] = {name: number(value) for name, value in metrics.items()}
+    explained: dict[str, Any] = {"call": call.number, "tokens": len(output), "covers": topics}
+    explained["output"] = any(finding.topic in (Topic.ROWS, Topic.VALUES) for finding in findings)
+    explained["metrics"] = {name: number(value) for name, value in metrics.items()}
     stages = [finding.detail for finding in findings if finding.topic is Topic.STAGES]
-    found["stages"] = [dataclasses.asdict(stage) for stage in stages]
-    found |= facts(output, answer.out, wrong)
-    if not found["output"]:
-        return {**found, "experts": {}, "patterns": [], "causes": []}
+    explained["stages"] = [dataclasses.asdict(stage) for stage in stages]
+    explained |= facts(output, answer.out, mismatch)
+    if not explained["output"]:
+        return {**explained, "experts": {}, "patterns": [], "causes": []}
     ids = call.output.routing.topk_ids
-    found["experts"] = routing_patterns.shares(wrong.rows, ids, scene.case.num_experts)
-    found["patterns"] = [dataclasses.asdict(p) for p in _patterns(scene, wrong, ids)]
-    return found | _causes(scene, call, wrong, likely, end)
+    explained["experts"] = routing_patterns.shares(mismatch.rows, ids, scene.case.num_experts)
+    explained["patterns"] = [dataclasses.asdict(p) for p in _patterns(scene, mismatch, ids)]
+    return explained | _causes(scene, call, mismatch, likely, end)
 
 
-def _patterns(scene: Scene, wrong: Wrong, topk_ids: Tensor) -> list[Pattern]:
+def _patterns(scene: Scene, mismatch: Mismatch, topk_ids: Tensor) -> list[Pattern]:
     case = scene.case
-    whole = case.dp_size == 1 and not case.sequence_parallel
+    all_tokens = case.dp_size == 1 and not case.sequence_parallel
     layout = case.layout
     by_routing = routing_patterns.of_routing(
-        wrong.rows, topk_ids, layout, scene.rank, case.num_experts, whole=whole
+        mismatch.rows, topk_ids, layout, scene.rank, case.num_experts, all_tokens=all_tokens
     )
-    return [*by_routing, *patterns.of_rows(wrong.rows), *patterns.of_columns(wrong)]
+    return [*by_routing, *patterns.of_rows(mismatch.rows), *patterns.of_columns(mismatch)]
 
 
 def _causes(
-    scene: Scene, call: Call, wrong: Wrong, likely: Sequence[str], end: float | None
+    scene: Scene, call: Call, mismatch: Mismatch, likely: Sequence[str], end: float | None
 ) -> dict[str, Any]:
     end = time.monotonic() + causes.SECONDS if end is None else end
 
     def search(hypotheses: Sequence[Hypothesis]) -> causes.Search:
-        return causes.search(scene, call, wrong, hypotheses, end - time.monotonic())
+        return causes.search(scene, call, mismatch, hypotheses, end - time.monotonic())
 
-    few = [h for h in HYPOTHESES if h.name in likely]
-    found = search(few) if few else None
-    if found is None or not found.causes:
-        found = search(HYPOTHESES)
-    named = [dataclasses.asdict(cause) for cause in found.causes[:MOST_CAUSES]]
+    likely_hypotheses = [h for h in HYPOTHESES if h.name in likely]
+    result = search(likely_hypotheses) if likely_hypotheses else None
+    if result is None or not result.causes:
+        result = search(HYPOTHESES)
+    named = [dataclasses.asdict(cause) for cause in result.causes[:MOST_CAUSES]]
     for cause in named:
         cause["residual"] = number(cause["residual"])
     return {
         "causes": named,
-        "tried": found.tried,
-        "not_applicable": found.not_applicable,
-        "untried": found.untried,
-        "closest": None if found.closest is None else number(found.closest),
-        "faults": list(found.faults),
+        "tried": result.tried,
+        "not_applicable": result.not_applicable,
+        "untried": result.untried,
+        "closest": None if result.closest is None else number(result.closest),
+        "faults": list(result.faults),
     }

@@ -1,4 +1,4 @@
-"""The wrong expert, the wrong slot, the wrong number of shared experts."""
+"""Compute outputs with wrong experts, wrong slots or a wrong number of shared experts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness.mutants import FEW, NotApplicable
-from harness.mutants.contributions import blame, by_slot, farther, parts_of, residual
+from harness.mutants.contributions import added_distance, blame, by_slot, parts_of, residual
 from harness.mutants.recompute import elsewhere, redo, redo_parts, shared_mlp
 
 if TYPE_CHECKING:
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 def expert_dropped(scene: Scene) -> Tensor:
     slots = by_slot(scene)
-    cost = farther(residual(scene)[:, None], -slots)
+    cost = added_distance(residual(scene)[:, None], -slots)
     worst = _least_by_expert(scene, cost, slots)
     blame(scene, f"expert {worst}")
     return scene.answer.out - (slots * (scene.topk_ids == worst)[:, :, None]).sum(dim=1)
 
 
 def _least_by_expert(scene: Scene, cost: Tensor, slots: Tensor) -> int:
-    """The expert with the least sum of cost [r, k], among those that add anything at all."""
+    """Return the expert with the smallest sum of cost [r, k], among those that add anything."""
     adds = slots.abs().amax(dim=-1) > 0
     ids = scene.topk_ids[adds].long()
     if len(ids) == 0:
@@ -38,26 +38,28 @@ def _least_by_expert(scene: Scene, cost: Tensor, slots: Tensor) -> int:
 
 
 def expert_from_neighbour(scene: Scene) -> Tensor:
-    """The expert none of whose rows is right takes the next one's weights."""
+    """Use the next expert's weights for the expert none of whose rows is correct."""
     _needs_experts(scene)
-    few = scene.first(FEW)
-    suspect = int(_suspect(scene, few))
+    sample = scene.first(FEW)
+    suspect = int(_suspect(scene, sample))
     blame(scene, f"expert {suspect}")
-    which = few.topk_ids == suspect
-    ids = torch.where(which, (few.topk_ids + 1) % scene.case.num_experts, -1)
-    there = which[None, :, :, None]
-    return few.total(parts=torch.where(there, redo_parts(few, ids=ids), parts_of(few)))
+    affected = sample.topk_ids == suspect
+    ids = torch.where(affected, (sample.topk_ids + 1) % scene.case.num_experts, -1)
+    mask = affected[None, :, :, None]
+    return sample.total(parts=torch.where(mask, redo_parts(sample, ids=ids), parts_of(sample)))
 
 
-def _suspect(scene: Scene, few: Scene) -> Tensor:
-    """[] of the experts of the few rows the one whose best row is the farthest off."""
+def _suspect(scene: Scene, sample: Scene) -> Tensor:
+    """Return [], of the sample's experts the one whose best row has the largest error."""
     ids = scene.topk_ids.long()
     length = scene.answer.out.square().sum(dim=1).clamp(min=1e-38)
-    off = (residual(scene).square().sum(dim=1) / length)[:, None].expand(ids.shape)
-    best = off.new_full((scene.case.num_experts,), torch.inf)
-    best = best.scatter_reduce(0, ids.flatten(), off.flatten(), "amin")
-    named = few.topk_ids.flip(1).flatten()  # of equals the last slot's: the lightest
-    return named[best[named.long()].argmax()]
+    relative_error = (residual(scene).square().sum(dim=1) / length)[:, None].expand(ids.shape)
+    best = relative_error.new_full((scene.case.num_experts,), torch.inf)
+    best = best.scatter_reduce(0, ids.flatten(), relative_error.flatten(), "amin")
+    candidates = sample.topk_ids.flip(
+        1
+    ).flatten()  # of equals the last slot's: its weight is smallest
+    return candidates[best[candidates.long()].argmax()]
 
 
 def ids_off_by_one(scene: Scene) -> Tensor:
@@ -112,7 +114,7 @@ def only_best_expert(scene: Scene) -> Tensor:
 
 
 def best_expert_twice(scene: Scene) -> Tensor:
-    """Each slot after the first has the expert of the slot before: the last one's is lost."""
+    """Use the previous slot's expert in each slot after the first; the last expert is lost."""
     if scene.topk_ids.shape[1] < 3:
         raise NotApplicable("below top-k 3 every slot has the first slot's expert then")
     parts = parts_of(scene)
@@ -120,7 +122,7 @@ def best_expert_twice(scene: Scene) -> Tensor:
 
 
 def ids_in_int8(scene: Scene) -> Tensor:
-    """Local ids above 127 are negative then, and negative ones take part in nothing."""
+    """Drop local ids above 127: in int8 they are negative, hence skipped."""
     layout, experts = scene.case.layout, scene.case.num_experts
     parts = parts_of(scene).clone()
     for rank in range(layout.world_size):
@@ -132,10 +134,10 @@ def ids_in_int8(scene: Scene) -> Tensor:
 
 
 def shared_from_output(scene: Scene) -> Tensor:
-    """The routed experts' output was written over the hidden states too early."""
-    right = scene.answer.out - _shared(scene)
-    seen = right.to(scene.x.dtype)
-    return right + shared_mlp(elsewhere(scene, x=seen))
+    """Run the shared experts on hidden states overwritten by the routed experts' output."""
+    routed = scene.answer.out - _shared(scene)
+    overwritten = routed.to(scene.x.dtype)
+    return routed + shared_mlp(elsewhere(scene, x=overwritten))
 
 
 def _needs_slots(scene: Scene) -> None:
@@ -144,70 +146,85 @@ def _needs_slots(scene: Scene) -> None:
 
 
 def global_ids_as_local(scene: Scene) -> Tensor:
-    """Every rank computes the ids below its number of experts, with its own experts."""
-    return _by_rank(scene, lambda ids, here: torch.where(ids < len(here), ids + here.start, -1))
+    """Treat global ids below a rank's number of experts as its local ids."""
+    return _by_rank(
+        scene,
+        lambda ids, local_experts: torch.where(
+            ids < len(local_experts), ids + local_experts.start, -1
+        ),
+    )
 
 
 def offset_taken_twice(scene: Scene) -> Tensor:
-    def wrong(ids: Tensor, here: range) -> Tensor:
-        local = ids - 2 * here.start
-        inside = (local >= 0) & (local < len(here))
-        return torch.where(inside, local + here.start, -1)
+    def subtract_twice(ids: Tensor, local_experts: range) -> Tensor:
+        local = ids - 2 * local_experts.start
+        inside = (local >= 0) & (local < len(local_experts))
+        return torch.where(inside, local + local_experts.start, -1)
 
-    return _by_rank(scene, wrong)
+    return _by_rank(scene, subtract_twice)
 
 
 def stale_expert_map(scene: Scene) -> Tensor:
-    """Each rank computes the next rank's slots with its own experts of the same local number."""
-    few, ranges = scene.first(FEW), _ranges(scene)
-    ids = torch.full_like(few.topk_ids, -1)
-    for here, other in zip(ranges, [*ranges[1:], ranges[0]], strict=True):
-        local = few.topk_ids - other.start
-        inside = (local >= 0) & (local < min(len(other), len(here)))
-        ids = torch.where(inside, local + here.start, ids)
-    return redo(few, ids=ids)
+    """Run each rank's experts on the next rank's slots of the same local id."""
+    sample, ranges = scene.first(FEW), _ranges(scene)
+    ids = torch.full_like(sample.topk_ids, -1)
+    for local_experts, next_experts in zip(ranges, [*ranges[1:], ranges[0]], strict=True):
+        local = sample.topk_ids - next_experts.start
+        inside = (local >= 0) & (local < min(len(next_experts), len(local_experts)))
+        ids = torch.where(inside, local + local_experts.start, ids)
+    return redo(sample, ids=ids)
 
 
 def remainder_on_last_rank(scene: Scene) -> Tensor:
-    """Experts that ranks do not divide: the first ranks have them, by the map the last one has."""
+    """Map the remaining experts to the last rank, while the first ranks hold their weights."""
     ranges = _ranges(scene)
-    each, rest = divmod(scene.case.num_experts, len(ranges))
-    if rest == 0:
+    experts_per_rank, remainder = divmod(scene.case.num_experts, len(ranges))
+    if remainder == 0:
         raise NotApplicable("the ranks divide the experts evenly")
-    starts = {here.start: each * rank for rank, here in enumerate(ranges) if len(here)}
+    starts = {
+        local_experts.start: experts_per_rank * rank
+        for rank, local_experts in enumerate(ranges)
+        if len(local_experts)
+    }
 
-    def wrong(ids: Tensor, here: range) -> Tensor:
-        local = ids - starts.get(here.start, 0)
-        return torch.where((local >= 0) & (local < len(here)), local + here.start, -1)
+    def by_stale_map(ids: Tensor, local_experts: range) -> Tensor:
+        local = ids - starts.get(local_experts.start, 0)
+        return torch.where(
+            (local >= 0) & (local < len(local_experts)), local + local_experts.start, -1
+        )
 
-    return _by_rank(scene, wrong)
+    return _by_rank(scene, by_stale_map)
 
 
 def absent_as_first(scene: Scene) -> Tensor:
-    return _by_rank(scene, lambda ids, here: _else(ids, here, here.start))
+    return _by_rank(
+        scene, lambda ids, local_experts: _else(ids, local_experts, local_experts.start)
+    )
 
 
 def absent_as_last(scene: Scene) -> Tensor:
-    return _by_rank(scene, lambda ids, here: _else(ids, here, here.stop - 1))
+    return _by_rank(
+        scene, lambda ids, local_experts: _else(ids, local_experts, local_experts.stop - 1)
+    )
 
 
-def _else(ids: Tensor, here: range, other: int) -> Tensor:
-    if len(here) == 0:
+def _else(ids: Tensor, local_experts: range, fallback: int) -> Tensor:
+    if len(local_experts) == 0:
         return torch.full_like(ids, -1)
-    return torch.where((ids >= here.start) & (ids < here.stop), ids, other)
+    return torch.where((ids >= local_experts.start) & (ids < local_experts.stop), ids, fallback)
 
 
-def _by_rank(scene: Scene, wrong: Callable[[Tensor, range], Tensor]) -> Tensor:
-    """Every rank computes what `wrong` makes of the ids for its experts; -1 is nothing."""
-    few = scene.first(FEW)
-    parts = torch.zeros_like(parts_of(few))
-    for here in _ranges(scene):
-        parts = parts + redo_parts(few, ids=wrong(few.topk_ids, here))
-    return few.total(parts=parts)
+def _by_rank(scene: Scene, change_ids: Callable[[Tensor, range], Tensor]) -> Tensor:
+    """Compute the output if each rank runs the ids returned by `change_ids`; -1 is skipped."""
+    sample = scene.first(FEW)
+    parts = torch.zeros_like(parts_of(sample))
+    for local_experts in _ranges(scene):
+        parts = parts + redo_parts(sample, ids=change_ids(sample.topk_ids, local_experts))
+    return sample.total(parts=parts)
 
 
 def _ranges(scene: Scene) -> list[range]:
-    """The global ids of each rank's experts."""
+    """Return the global ids of each rank's experts."""
     layout = scene.case.layout
     if not layout.use_ep or layout.world_size == 1:
         raise NotApplicable("every rank has all experts")

@@ -1,4 +1,4 @@
-"""One of an expert's two matrices is another expert's, or another rank's shard."""
+"""Compute outputs with one matrix taken from another expert or from another rank's shard."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ if TYPE_CHECKING:
 
 
 def w13_of_expert_before(scene: Scene) -> Tensor:
-    return redo(scene, Steps(w13=lambda s, e: matrices(s, beside(s, e.expert, -1)).w13))
+    return redo(scene, Steps(w13=lambda s, e: matrices(s, neighbour(s, e.expert, -1)).w13))
 
 
 def w13_of_next_expert(scene: Scene) -> Tensor:
-    return redo(scene, Steps(w13=lambda s, e: matrices(s, beside(s, e.expert, 1)).w13))
+    return redo(scene, Steps(w13=lambda s, e: matrices(s, neighbour(s, e.expert, 1)).w13))
 
 
 def w2_of_expert_before(scene: Scene) -> Tensor:
-    return redo(scene, Steps(w2=lambda s, e: matrices(s, beside(s, e.expert, -1)).w2))
+    return redo(scene, Steps(w2=lambda s, e: matrices(s, neighbour(s, e.expert, -1)).w2))
 
 
 def w2_of_next_expert(scene: Scene) -> Tensor:
-    return redo(scene, Steps(w2=lambda s, e: matrices(s, beside(s, e.expert, 1)).w2))
+    return redo(scene, Steps(w2=lambda s, e: matrices(s, neighbour(s, e.expert, 1)).w2))
 
 
-def beside(scene: Scene, expert: int, step: int) -> int:
-    """The expert so many places further among those of the same rank, the ends joined."""
+def neighbour(scene: Scene, expert: int, step: int) -> int:
+    """Return the expert `step` places further on the same rank, cyclically."""
     case, layout = scene.case, scene.case.layout
     ranges = [layout.experts_of(rank, case.num_experts) for rank in range(layout.world_size)]
-    most = max(len(here) for here in ranges)
-    if most == 1:
+    largest = max(len(local_experts) for local_experts in ranges)
+    if largest == 1:
         raise NotApplicable("no rank has more than one expert")
-    if most == 2 and step < 0:
+    if largest == 2 and step < 0:
         raise NotApplicable("of two experts each is next to the other, either way")
-    here = next(here for here in ranges if expert in here)
-    return here.start + (expert - here.start + step) % len(here)
+    local_experts = next(local_experts for local_experts in ranges if expert in local_experts)
+    return local_experts.start + (expert - local_experts.start + step) % len(local_experts)
 
 
 def w2_shard_of_next_rank(scene: Scene) -> Tensor:
@@ -53,11 +53,11 @@ def w2_shard_of_rank_before(scene: Scene) -> Tensor:
 
 
 def _shard_of(scene: Scene, step: int) -> Tensor:
-    """Each rank multiplies its own intermediate with the columns of w2 of another rank."""
+    """Multiply each rank's intermediate with another rank's columns of w2."""
     if scene.case.use_ep or scene.case.world_size == 1:
         raise NotApplicable("every rank has whole experts")
-    width, *others = set(scene.case.problem.shard_sizes)
-    if others:
+    width, *other_widths = set(scene.case.problem.shard_sizes)
+    if other_widths:
         raise NotApplicable("the shards are of different sizes")
 
     def other(_: Scene, e: Matrices) -> Tensor:
