@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from harness import parallel_launch
+from harness.execute import run_case
 from harness.record.result import Verdict
 from tests.harness.checks.agreement_ranks import judged_by_check_for, names_agreed
-from tests.harness.execute_ranks import case, run_all
+from tests.harness.execute_ranks import case, context, run_all
 
 TP = [{"tp_size": 2}, {"tp_size": 2, "use_ep": True}]
 DP = [{"dp_size": 2}, {"dp_size": 2, "use_ep": True}]
@@ -37,6 +40,14 @@ def test_stages_of_one_rank_only_are_judged_there():
     for result in on_rank_1:
         assert result.verdict is Verdict.FAILED
         assert not any("gemm1" in text for text in result.messages)
+
+
+def test_a_sum_of_another_shape_is_an_error_and_is_not_exchanged():
+    layer = "tests.harness.outside_layers:ShortSums"
+    result = run_case(case(m=4, experts="own", layer=layer), context())
+    assert result.verdict is Verdict.ERROR
+    (text,) = result.messages
+    assert re.search(r"stage out was handed out as \[\d, 128\]; it must be \[\d, 128\]", text)
 
 
 @pytest.mark.parametrize("fields", [*TP, *DP])
