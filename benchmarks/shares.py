@@ -1,9 +1,10 @@
 """Shares of the bound that right and wrong outputs take: what `bounds_plot.py` draws.
 
 Right outputs are those of real layers, run in real ranks as a case runs them; a row's share is its
-distance from the reference over `harness.checks.output.bound`. Wrong ones are the known mistakes on
-the same rows: those of the self-proof, which every case must reject, and the diagnosis's others.
-Their share is the judgement's own `bound_used`, since one in a single row is caught there.
+distance from the reference over `row_tolerance` of `harness.checks.output`. Wrong ones are the
+known mistakes on the same rows: those of the self-proof, which every case must reject, and the
+diagnosis's others. Their share is the judgement's own `bound_used`, since one in a single
+row is caught there.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import torch
 import torch.distributed as dist
 
 from harness import parallel_launch
-from harness.checks.output import bound, judge
+from harness.checks.output import judge, row_tolerance
 from harness.fixtures.layer_under_test import make_subject
 from harness.fixtures.phase_timer import Clock
 from harness.fixtures.rank_context import RankContext
@@ -115,7 +116,7 @@ def of_case(case: MoETestConfig, context: RankContext) -> Shares:
 def row_shares(out: Tensor, answer: Answer) -> list[float]:
     """Each row's distance from the reference over its bound."""
     distance = (out.to(answer.out.dtype) - answer.out).norm(dim=1)
-    return [float(share) for share in (distance / bound(answer)).nan_to_num(inf)]
+    return [float(share) for share in (distance / row_tolerance(answer)).nan_to_num(inf)]
 
 
 def wrong_shares(scene: Scene, mistakes: list[Hypothesis]) -> tuple[tuple[float, str], ...]:

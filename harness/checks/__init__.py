@@ -1,7 +1,7 @@
-"""Everything that decides whether a layer is right: one module a check, in the order of the table.
+"""Everything that decides whether a layer is correct: one module per check, run in table order.
 
-Checks of other packages come in by entry points of the group `moe.checks`, each naming a
-`harness.checks.check.Check`; they run last. No torch until the checks are asked for.
+Other packages add checks through entry points of the group `moe.checks`, each naming a
+`harness.checks.check.Check`; these run last. Torch is imported only when the checks are loaded.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ TARGETS = (
 
 @functools.cache
 def all_checks() -> tuple[Check, ...]:
-    """Return the table's checks in order, then those of other packages. Read once, then kept."""
+    """Return the table's checks in order, then those of other packages. Cached."""
     checks = [*map(resolve, TARGETS), *(entry.load() for entry in entry_points(group=GROUP))]
     names = [check.name for check in checks]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise HarnessError(f"two checks are called {twice[0]!r}; rename one")
+    duplicates = sorted({name for name in names if names.count(name) > 1})
+    if duplicates:
+        raise HarnessError(f"two checks are called {duplicates[0]!r}; rename one")
     return tuple(checks)

@@ -1,4 +1,4 @@
-"""Whether a layer leaves alone the outputs that it has given: they are its caller's."""
+"""Check that later calls of a layer do not overwrite earlier outputs, which the caller owns."""
 
 from __future__ import annotations
 
@@ -16,18 +16,24 @@ if TYPE_CHECKING:
     from harness.fixtures.layer_call import Call
 
 
-def lost_output(calls: Sequence[Call], latest: Tensor) -> str | None:
-    """An output that a later call wrote on. latest: [T, K], of the call after all of these."""
-    given = [call.given for call in calls if call.given is not None]
-    rule = "which its caller may still hold; give each call an output of its own"
-    places = _one_place([*given, latest])
-    if places is not None:
-        before, later = places
-        return f"memory: the output of call {later} lies where that of call {before} does, {rule}"
+def aliased_output(calls: Sequence[Call], latest: Tensor) -> str | None:
+    """Return a message about an output that a later call overwrote, or None.
+
+    latest: [T, K], the output of the call after all of `calls`.
+    """
+    outputs = [call.given for call in calls if call.given is not None]
+    reason = "which its caller may still use; return a new output from each call"
+    overlapping = _first_overlap([*outputs, latest])
+    if overlapping is not None:
+        earlier_call, later_call = overlapping
+        return (
+            f"memory: the output of call {later_call} shares memory with that of call "
+            f"{earlier_call}, {reason}"
+        )
     for call in calls:
         if call.given is not None and not _same_bits(call.given, call.output.out):
             return (
-                f"memory: the output of call {call.number + 1} was changed by a later one, {rule}"
+                f"memory: the output of call {call.number + 1} was changed by a later one, {reason}"
             )
     return None
 
@@ -36,34 +42,37 @@ def _same_bits(a: Tensor, b: Tensor) -> bool:
     return torch.equal(bits_of(a), bits_of(b))
 
 
-def _one_place(outputs: Sequence[Tensor]) -> tuple[int, int] | None:
-    """outputs: the earlier call first, all still alive; the first two that share an element."""
-    for number, later in enumerate(outputs):
-        for before, earlier in enumerate(outputs[:number]):
+def _first_overlap(outputs: Sequence[Tensor]) -> tuple[int, int] | None:
+    """Return the numbers (from 1) of the first two calls whose outputs share memory, or None.
+
+    outputs: in the order of the calls, all still alive.
+    """
+    for later_index, later in enumerate(outputs):
+        for earlier_index, earlier in enumerate(outputs[:later_index]):
             if _overlap(earlier, later):
-                return before + 1, number + 1
+                return earlier_index + 1, later_index + 1
     return None
 
 
 def _overlap(a: Tensor, b: Tensor) -> bool:
-    """Whether they share an element; parts of one pool may lie between each other."""
+    """Tell whether two tensors share an element; slices of one pool may interleave."""
     if a.numel() == 0 or b.numel() == 0 or a.device != b.device:
         return False
-    (start, end), (other, its_end) = _span(a), _span(b)
-    if end <= other or its_end <= start:
+    (start, end), (other_start, other_end) = _span(a), _span(b)
+    if end <= other_start or other_end <= start:
         return False
-    whole = a.is_contiguous() and b.is_contiguous()
-    return whole or bool(torch.isin(_addresses(a), _addresses(b)).any())
+    both_contiguous = a.is_contiguous() and b.is_contiguous()
+    return both_contiguous or bool(torch.isin(_addresses(a), _addresses(b)).any())
 
 
 def _span(x: Tensor) -> tuple[int, int]:
-    """The first byte, and the one after the last."""
+    """Return the address of the first byte and the one past the last."""
     last = sum((n - 1) * step for n, step in zip(x.shape, x.stride(), strict=True))
     return x.data_ptr(), x.data_ptr() + (last + 1) * x.element_size()
 
 
 def _addresses(x: Tensor) -> Tensor:
-    """[elements] int64: the first byte of each."""
+    """Return [elements] int64, the address of each element."""
     offsets = torch.zeros((), dtype=torch.int64, device=x.device)
     for n, step in zip(x.shape, x.stride(), strict=True):
         offsets = offsets[..., None] + torch.arange(n, device=x.device) * step

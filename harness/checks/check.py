@@ -1,4 +1,4 @@
-"""What a check is: a name, when it applies, whether it is collective, and how findings are made.
+"""Define what a check is: its name, when it applies, whether it is collective, how it runs.
 
 A new check is one module with a `Check` and one line in `harness.checks.TARGETS`, or an entry
 point of the group `moe.checks` in another package.
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Observation:
-    """What there is to judge on one rank, and what the checks before have found.
+    """Hold what is judged on one rank, and the findings of the checks that ran before.
 
-    findings: in the order of the table; those whose verdict is PASSED are evidence only.
+    findings: in table order; those with the verdict PASSED are evidence only.
     """
 
     subject: Subject
@@ -32,7 +32,7 @@ class Observation:
     findings: tuple[Finding, ...] = ()
 
     def of(self, call: Call) -> tuple[Finding, ...]:
-        """Return what has been found in one call."""
+        """Return the findings of one call."""
         return tuple(finding for finding in self.findings if finding.call == call.number)
 
     def verdict(self, call: Call) -> Verdict:
@@ -40,7 +40,7 @@ class Observation:
         return worst(finding.verdict for finding in self.of(call))
 
     def has_failed(self, call: Call) -> bool:
-        """Tell whether a call gave wrong numbers, whatever else went wrong in it."""
+        """Tell whether a call gave wrong numbers, even if it has other findings too."""
         return any(finding.verdict is Verdict.FAILED for finding in self.of(call))
 
 
@@ -53,8 +53,8 @@ def always(_observation: Observation) -> bool:
 class Check:
     """One row of the table.
 
-    run: returns what is wrong; nothing when all is well. collective: all ranks run it together,
-    where it `applies` on each of them. phase: under which name its time is counted.
+    run: returns findings, or none if all is well. collective: all ranks run it together, where it
+    `applies` on every rank. phase: the timer that its run time is added to.
     """
 
     name: str
@@ -64,8 +64,8 @@ class Check:
     phase: str = "judge"
 
 
-def where(call: Call) -> str:
-    """Return the words in front of a message about one call; none for the first."""
+def call_prefix(call: Call) -> str:
+    """Return the prefix of a message about one call; empty for the first call."""
     if call.number == 0:
         return ""
     name = "second call" if call.number == 1 else f"call {call.number + 1}"

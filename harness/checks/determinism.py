@@ -1,7 +1,7 @@
-"""Whether the same call gives the same bits again, where every member says so.
+"""Check that repeating a call gives the same bits, if every member claims to be deterministic.
 
-The case is called once more with the first call's tokens: a buffer that a member keeps for each
-size is met again only then.
+The layer is called once more with the first call's tokens: only then is a buffer that a member
+caches per size used again.
 """
 
 from __future__ import annotations
@@ -29,62 +29,64 @@ if TYPE_CHECKING:
 
 
 def is_claimed(case: MoETestConfig) -> bool:
-    """Whether all members of the case that compute or move tokens say so in their rows."""
+    """Tell whether the experts' and the all2all's row both claim `deterministic`."""
     return row_under_test(case).deterministic and ALL2ALL.row(case.all2all).deterministic
 
 
 def findings(observation: Observation) -> tuple[Finding, ...]:
-    """Collective. Repeat the first call."""
-    texts = complaints(observation.subject, observation.calls)
+    """Repeat the first call and report what differs. Collective."""
+    texts = messages(observation.subject, observation.calls)
     return tuple(Finding(check=CHECK.name, text=text) for text in texts)
 
 
-def complaints(subject: Subject, calls: Sequence[Call]) -> Iterator[str]:
-    """Collective: the first call again.
+def messages(subject: Subject, calls: Sequence[Call]) -> Iterator[str]:
+    """Repeat the first call and yield messages. Collective.
 
-    Its bits are compared where determinism is claimed; elsewhere it must be as right as it was.
-    And this last call must have left alone what is its caller's, as those before it.
+    Compare bits if determinism is claimed; otherwise require an output that is still correct.
+    Check that the layer changes no inputs and reuses no earlier output.
     """
     first = calls[0]
     x, logits = first.tokens.x.clone(), first.tokens.logits.clone()
     with guarded_buffers.poisoned():
-        again = subject.call(x, logits).out
-        broken = guarded_buffers.broken_guards() + changed_inputs((x, logits), first.tokens)
+        repeated = subject.call(x, logits).out
+        violations = guarded_buffers.broken_guards() + changed_inputs((x, logits), first.tokens)
     if not any(call.broken for call in calls):
-        yield from (f"memory: {line}, when the first call is repeated" for line in broken)
-    lost = aliasing.lost_output(calls, again)
-    if lost is not None:
-        yield lost
-    claimed = is_claimed(subject.case)
-    found = difference(first.output.out, again) if claimed else _no_longer_right(first, again)
-    if found is not None:
-        yield found
+        yield from (f"memory: {line}, when the first call is repeated" for line in violations)
+    aliased = aliasing.aliased_output(calls, repeated)
+    if aliased is not None:
+        yield aliased
+    if is_claimed(subject.case):
+        text = difference(first.output.out, repeated)
+    else:
+        text = _newly_wrong(first, repeated)
+    if text is not None:
+        yield text
 
 
-def _no_longer_right(first: Call, again: Tensor) -> str | None:
-    """What only a later call shows; where the first was wrong itself, that is told elsewhere."""
+def _newly_wrong(first: Call, repeated: Tensor) -> str | None:
+    """Return a message if only the repeated output is wrong; else None."""
     if not bool(first.answer.out.isfinite().all()):
         return None
-    before, now = (judge(out, first.answer) for out in (first.output.out, again))
-    if before.verdict is Verdict.FAILED or now.verdict is not Verdict.FAILED:
+    first_judgement, judgement = (judge(out, first.answer) for out in (first.output.out, repeated))
+    if first_judgement.verdict is Verdict.FAILED or judgement.verdict is not Verdict.FAILED:
         return None
-    return f"right at first, wrong when the same call is repeated: {now.messages[0]}"
+    return f"correct at first, wrong when the same call is repeated: {judgement.messages[0]}"
 
 
-def difference(first: Tensor, again: Tensor) -> str | None:
-    """[T, K] twice. Equal are equal bits: NaN equals the same NaN, and 0 is not -0."""
-    if first.shape != again.shape or first.dtype != again.dtype:
-        was, now = (f"{list(t.shape)} {t.dtype}" for t in (first, again))
-        return f"not deterministic: the output was {was} and is {now} when repeated"
-    other = (bits_of(first) != bits_of(again)).nonzero()
-    if len(other) == 0:
+def difference(first: Tensor, repeated: Tensor) -> str | None:
+    """Return a message if two outputs [T, K] differ in any bit, shape or dtype; else None."""
+    if first.shape != repeated.shape or first.dtype != repeated.dtype:
+        before, after = (f"{list(t.shape)} {t.dtype}" for t in (first, repeated))
+        return f"not deterministic: the output was {before} and is {after} when repeated"
+    differing = (bits_of(first) != bits_of(repeated)).nonzero()
+    if len(differing) == 0:
         return None
-    row, column = (int(i) for i in other[0])
-    values = float(first[row, column]), float(again[row, column])
+    row, column = (int(i) for i in differing[0])
+    values = float(first[row, column]), float(repeated[row, column])
     return (
-        f"not deterministic: {len(other)} of {first.numel()} elements differ when the same call is "
-        f"repeated, first [{row}, {column}]: {values[0]:.9g}, then {values[1]:.9g}; its members' "
-        "rows claim the same bits (`deterministic`)"
+        f"not deterministic: {len(differing)} of {first.numel()} elements differ when the same "
+        f"call is repeated, first [{row}, {column}]: {values[0]:.9g}, then {values[1]:.9g}; its "
+        "members' rows claim the same bits (`deterministic`)"
     )
 
 

@@ -1,8 +1,8 @@
-"""What no row's bound sees: one element that is far off, and all rows off in one direction.
+"""Catch what the row tolerance misses: one element that is far off, and a bias common to all rows.
 
-A row's bound is for its length, which one element of thousands hardly changes. And an error along
-the rows themselves, as of a scale that is off or of values cut off instead of rounded, is small in
-each row and adds up over all: in <y - q, q> what has a random direction comes to next to nothing.
+The row tolerance limits the norm of a row's error, which one element of thousands hardly changes.
+An error along the reference itself (a wrong scale, truncation instead of rounding) is small in
+each row but adds up over all of them, while errors of random direction average out in <y - q, q>.
 """
 
 from __future__ import annotations
@@ -18,116 +18,127 @@ if TYPE_CHECKING:
 
     from moe.reference.result import Answer
 
-# Standard deviations of a row's average element. Columns are not alike, and neither are the
-# terms of a sum: the largest of 4,650 right outputs' elements took 7.
-ELEMENT = 12.0
-SURE = 6.0  # standard deviations that chance may take in the direction of the rows
-# Columns of a row are not alike: E[q^4] = 3 E[q^2]^2 for normal ones, and steps grow with q.
-_UNLIKE = 3.0
-_FLOAT32 = 2.0**-18  # what three lengths in float32 may lose
+# In standard deviations of a row's average element. Columns differ in size, and so do the terms
+# of a sum: the largest element error of 4,650 correct outputs was 7.
+ELEMENT_FACTOR = 12.0
+SIGMAS = 6.0  # standard deviations of the bias that chance may cause
+# Columns of a row differ in size: E[q^4] = 3 E[q^2]^2 for normal ones, and steps grow with q.
+_KURTOSIS = 3.0
+_FLOAT32_LOSS = 2.0**-18  # relative error of three norms computed in float32
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finer:
-    """element: [T] the share of its bound that each row's worst element takes.
+class ElementAndBias:
+    """Hold the largest element error of each row, and the bias over all rows.
 
-    length: how much too long all rows together are along the reference, relative; may: how much
-    noise makes them.
+    element_used: [T], each row's worst element error as a fraction of its tolerance.
+    bias: mean relative error along the reference. bias_limit: the largest that rounding explains.
     """
 
-    element: Tensor
-    length: float
-    may: float
+    element_used: Tensor
+    bias: float
+    bias_limit: float
 
     @property
-    def elements(self) -> float:
-        """The largest share of its bound that an element takes."""
-        return float(self.element.amax())
+    def worst_element_used(self) -> float:
+        """Return the largest fraction of its tolerance that an element uses."""
+        return float(self.element_used.amax())
 
     @property
-    def direction(self) -> float:
-        """The share of its bound that the direction of all rows takes."""
-        return abs(self.length) / self.may if self.may else 0.0
+    def bias_used(self) -> float:
+        """Return the fraction of `bias_limit` that the bias uses."""
+        return abs(self.bias) / self.bias_limit if self.bias_limit else 0.0
 
-    def complaints(self, actual: Tensor, expected: Tensor) -> list[str]:
-        """[T, K] both, whose rows are all within their bounds."""
-        found = []
-        beyond = (~(self.element <= 1)).nonzero().flatten()
-        if len(beyond):
-            found.append(_element_text(actual, expected, self.element, beyond))
-        if self.direction > 1:
-            more = "more" if self.length > 0 else "less"
-            found.append(
-                f"all rows together are {abs(self.length):.2%} {more} than the reference along "
-                f"it, and noise explains at most {self.may:.2%}: a scale that is off, or values "
-                "that are cut off and not rounded"
+    def messages(self, actual: Tensor, expected: Tensor) -> list[str]:
+        """Return what is wrong. actual, expected: [T, K], every row within its tolerance."""
+        messages = []
+        exceeding = (~(self.element_used <= 1)).nonzero().flatten()
+        if len(exceeding):
+            messages.append(_element_text(actual, expected, self.element_used, exceeding))
+        if self.bias_used > 1:
+            direction = "large" if self.bias > 0 else "small"
+            messages.append(
+                f"outputs are {100 * abs(self.bias):.2f} % too {direction} on average (rounding "
+                f"explains {100 * self.bias_limit:.2f} %): a wrong scale, or truncation instead of "
+                "rounding"
             )
-        return found
+        return messages
 
 
 def measure(values: Tensor, expected: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
-    """[T, K] each -> [T] each: lengths of the distance and both sides, and the worst element's
-    distance. dtype: what the values were rounded to."""
+    """Return norms [T] of error, values and expected, and each row's worst excess error [T].
+
+    values, expected: [T, K]. dtype: what the values were rounded to.
+    """
     error = values - expected
     lengths = (torch.linalg.vector_norm(v, dim=1) for v in (error, values, expected))
     return (*lengths, _excess(error, expected, dtype).amax(dim=1))
 
 
 def beyond(error: Tensor, answer: Answer, dtype: torch.dtype) -> Tensor:
-    """[T, K] bool, the single elements that are too far off."""
+    """Return [T, K] bool: single elements whose error [T, K] exceeds the element tolerance."""
     if answer.along is None:
         return torch.zeros_like(error, dtype=torch.bool)
-    return _excess(error, answer.out, dtype) > _most(answer)[:, None]
+    return _excess(error, answer.out, dtype) > _element_tolerance(answer)[:, None]
 
 
 def _excess(error: Tensor, expected: Tensor, dtype: torch.dtype) -> Tensor:
-    """[T, K] what an element is off beyond two roundings to the dtype."""
+    """Return [T, K], the part of each error that two roundings to the dtype do not explain."""
     return error.abs().sub_(expected.abs(), alpha=2 * torch.finfo(dtype).eps)
 
 
-def _most(answer: Answer) -> Tensor:
-    """[T] what a single element may be off, beyond its roundings."""
-    even = (answer.variance + answer.flips) / answer.out.shape[1]
-    return (ELEMENT * even.sqrt()).clamp(min=1e-30)
+def _element_tolerance(answer: Answer) -> Tensor:
+    """Return [T], the tolerance of a single element of each row, beyond its roundings."""
+    mean_square = (answer.variance + answer.flips) / answer.out.shape[1]
+    return (ELEMENT_FACTOR * mean_square.sqrt()).clamp(min=1e-30)
 
 
-def look(
+def tolerance_used(
     answer: Answer, distance: Tensor, actual: Tensor, reference: Tensor, peak: Tensor
-) -> Finer:
-    """[T] each, as `measure` gives them.
+) -> ElementAndBias:
+    """Return how much of the element tolerance and of the bias limit is used.
 
-    Answers that no reference worked out have no `along`, and nothing is found.
+    distance, actual, reference, peak: [T] each, from `measure`. Without `answer.along` (an answer
+    that the reference did not compute) nothing is judged: all fractions are 0.
     """
     if answer.along is None:
-        return Finer(element=torch.zeros_like(peak), length=0.0, may=0.0)
-    length, may = _direction(answer, answer.along, (distance, actual, reference))
-    share = torch.where(peak > 0, peak / _most(answer), 0.0)
-    return Finer(element=share, length=length, may=may)
+        return ElementAndBias(element_used=torch.zeros_like(peak), bias=0.0, bias_limit=0.0)
+    bias, bias_limit = _bias(answer, answer.along, (distance, actual, reference))
+    used = torch.where(peak > 0, peak / _element_tolerance(answer), 0.0)
+    return ElementAndBias(element_used=used, bias=bias, bias_limit=bias_limit)
 
 
-def _direction(
+def _bias(
     answer: Answer, along: Tensor, lengths: tuple[Tensor, Tensor, Tensor]
 ) -> tuple[float, float]:
-    """<y - q, q> from the three lengths, and how far from 0 it may be; both over <q, q>."""
-    d, y, q = (t.double().square() for t in lengths)
-    fair = _UNLIKE / answer.out.shape[1] * q
+    """Return <y - q, q> and its limit, relative to <q, q>. lengths: norms [T] of y - q, y, q."""
+    distance_sq, actual_sq, reference_sq = (t.double().square() for t in lengths)
+    per_column = _KURTOSIS / answer.out.shape[1] * reference_sq
     variance, flips, common = along.double()
-    chance = (variance + fair * answer.variance).sum()
-    sure = (flips + fair * answer.flips).sum()
-    sums = torch.stack([(y - q - d).sum() / 2, chance, sure, common.sum(), q.sum()])
-    off, chance_of, sure_of, all_of, whole = sums.tolist()
-    if not whole:
+    variance_sum = (variance + per_column * answer.variance).sum()
+    flips_sum = (flips + per_column * answer.flips).sum()
+    sums = torch.stack(
+        [
+            (actual_sq - reference_sq - distance_sq).sum() / 2,
+            variance_sum,
+            flips_sum,
+            common.sum(),
+            reference_sq.sum(),
+        ]
+    )
+    error, variance_total, flips_total, common_total, size = sums.tolist()
+    if not size:
         return 0.0, 0.0
-    may = SURE * math.sqrt(chance_of) + math.sqrt(sure_of) + all_of
-    return off / whole, may / whole + _FLOAT32
+    limit = SIGMAS * math.sqrt(variance_total) + math.sqrt(flips_total) + common_total
+    return error / size, limit / size + _FLOAT32_LOSS
 
 
-def _element_text(actual: Tensor, expected: Tensor, share: Tensor, beyond: Tensor) -> str:
-    row = int(share.argmax())
-    got = actual[row].to(expected.dtype)
-    column = int((got - expected[row]).abs().argmax())
+def _element_text(actual: Tensor, expected: Tensor, used: Tensor, exceeding: Tensor) -> str:
+    row = int(used.argmax())
+    values = actual[row].to(expected.dtype)
+    column = int((values - expected[row]).abs().argmax())
     return (
-        f"no row is beyond its bound, but single elements are in {len(beyond)} of {len(actual)} "
-        f"rows: [{row}, {column}] is {float(got[column]):.6g}, expected "
-        f"{float(expected[row, column]):.6g}, {float(share[row]):.3g}x what one may be off"
+        f"every row is within tolerance, but {len(exceeding)} of {len(actual)} rows have single "
+        f"elements that are not: [{row}, {column}] is {float(values[column]):.6g}, expected "
+        f"{float(expected[row, column]):.6g}, {float(used[row]):.3g}x the tolerance of an element"
     )

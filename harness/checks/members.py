@@ -1,6 +1,6 @@
-"""Whether the members that were asked for are those that ran.
+"""Check that the members that ran are those that the case names.
 
-A right output says nothing of a member that did not make it.
+A correct output proves nothing about a member that did not compute it.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
 
 def findings(observation: Observation) -> tuple[Finding, ...]:
-    """Compare the classes in the layer with those of the rows: nothing matters more."""
-    texts = _others(observation.subject)
+    """Compare the classes in the layer with those of the rows; a mismatch leads the report."""
+    texts = _mismatches(observation.subject)
     return tuple(Finding(check=CHECK.name, text=text, leads=True) for text in texts)
 
 
-def _others(subject: Subject) -> Iterator[str]:
-    case, ran = subject.case, subject.layer.members
-    if case.layer != COMPOSED:  # one class, loaded by its path: there is no other
+def _mismatches(subject: Subject) -> Iterator[str]:
+    case, actual = subject.case, subject.layer.members
+    if case.layer != COMPOSED:  # a whole layer, loaded by its path: no members to compare
         return
     for family, table in families.tables(families.SERVED):
-        asked = getattr(case, family)
-        wanted = table.row(asked).target.rpartition(":")[2]
-        if ran[family] != wanted:
-            yield f"{family}: asked for {asked} ({wanted}), and {ran[family]} ran"
+        requested = getattr(case, family)
+        class_name = table.row(requested).target.rpartition(":")[2]
+        if actual[family] != class_name:
+            yield f"{family}: asked for {requested} ({class_name}), and {actual[family]} ran"
 
 
 CHECK = Check(name="members", run=findings)

@@ -1,9 +1,8 @@
-"""Whether an output is right: per row and as a whole, against a bound that the case itself gives.
+"""Judge an output per row and in total, with a tolerance computed from the case itself.
 
-The distance of each row from the reference may be twice the root of its expected variance (every
-declared rounding, every product's noise), plus what the codes within reach of a tie would move
-if all of them flipped. Nothing here is an absolute tolerance: scale the inputs and the bound
-scales along. docs/bounds.md derives it.
+The tolerance of a row is twice the root of its expected variance (every declared rounding, the
+noise of every product), plus the change if every code near a rounding tie flipped. It is never
+absolute: it scales with the inputs. docs/bounds.md derives it.
 """
 
 from __future__ import annotations
@@ -23,23 +22,23 @@ if TYPE_CHECKING:
 
     from moe.reference.result import Answer
 
-ROW_MARGIN = 2.0  # in standard deviations of a row's distance: covers 6 sigma from 64 columns on
-ALL_MARGIN = 1.5  # the same over all rows together, where chance averages out
-SIGMAS = 6.0  # of a sum of few squares, to which both margins leave room at least
-_TOGETHER = {"cpu": 1 << 18}  # elements at a time, where not all
+ROW_FACTOR = 2.0  # standard deviations of a row's distance: covers 6 sigma from 64 columns on
+TOTAL_FACTOR = 1.5  # the same for all rows together, where chance averages out
+SIGMAS = 6.0  # standard deviations of a sum of few squares that both factors cover at least
+_CHUNK_ELEMENTS = {"cpu": 1 << 18}  # elements per chunk; other devices take all at once
 METRICS = {
-    "rel_rms": "distance from the reference over the reference's length, all rows together",
-    "worst_row": "the same of the worst row",
-    "one_minus_cosine": "one less the cosine between output and reference",
-    "bound_used": "the largest share of its bound that a row, all of them, or an element takes",
-    "bad_rows": "rows beyond their bound",
-    "rows": "rows that were judged",
+    "rel_rms": "relative rms error over all rows: norm of the error over norm of the reference",
+    "worst_row": "largest relative rms error of a row",
+    "one_minus_cosine": "1 - cosine between output and reference",
+    "bound_used": "largest fraction of its tolerance used by a row, the total, an element or bias",
+    "bad_rows": "rows whose error exceeds their tolerance",
+    "rows": "rows judged",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """messages say what is wrong, worst first; empty when passed."""
+    """Hold the verdict on one output. messages: what is wrong, worst first; empty if it passed."""
 
     verdict: Verdict
     messages: tuple[str, ...] = ()
@@ -48,111 +47,122 @@ class Judgement:
 
 @dataclass(frozen=True, kw_only=True)
 class _Rows:
-    """Lengths per row, [T] float32: of the distance, both sides and the bound."""
+    """Hold norms per row, [T] float32: of the error, both sides and the tolerance."""
 
     distance: Tensor
     actual: Tensor
     reference: Tensor
-    limit: Tensor
-    margin: Tensor  # the bound of all rows together, per row
-    fine: element_and_bias.Finer
+    tolerance: Tensor
+    total_tolerance: Tensor  # each row's part of the tolerance of all rows together
+    fine: element_and_bias.ElementAndBias
 
     @property
-    def beyond(self) -> Tensor:
-        """[T] bool; a bound that is NaN lets nothing pass."""
-        return ~(self.distance <= self.limit)
+    def exceeds(self) -> Tensor:
+        """Return [T] bool: rows beyond their tolerance. A NaN tolerance is always exceeded."""
+        return ~(self.distance <= self.tolerance)
 
     @property
     def used(self) -> Tensor:
-        """[T] the share of its bound that each row takes."""
-        return _over(self.distance, self.limit)
+        """Return [T], the fraction of its tolerance that each row uses."""
+        return _ratio(self.distance, self.tolerance)
 
     @property
-    def off(self) -> Tensor:
-        """[T] the distance over the reference's length."""
-        return _over(self.distance, self.reference)
+    def relative_error(self) -> Tensor:
+        """Return [T], the norm of each row's error over the norm of its reference."""
+        return _ratio(self.distance, self.reference)
 
     @property
-    def together(self) -> float:
-        """The share of their bound that all rows together take."""
-        return float(_over(_length(self.distance), _length(self.margin)))
+    def total_used(self) -> float:
+        """Return the fraction of the total tolerance that all rows together use."""
+        return float(_ratio(_length(self.distance), _length(self.total_tolerance)))
 
 
 def _length(lengths: Tensor) -> Tensor:
-    """[] float64: of all rows as one."""
-    whole: Tensor = torch.linalg.vector_norm(lengths, dtype=torch.float64)
-    return whole
+    """Return [] float64, the norm of all rows together."""
+    length: Tensor = torch.linalg.vector_norm(lengths, dtype=torch.float64)
+    return length
 
 
-def _over(part: Tensor, whole: Tensor) -> Tensor:
-    """Their ratio; 0 over 0 is 0, and anything else over 0 the largest number."""
-    none, most = torch.zeros_like(part), torch.finfo(part.dtype).max
-    ratio = torch.where(part > 0, part / whole, none)
-    return torch.where(ratio == torch.inf, most, ratio)
+def _ratio(numerators: Tensor, denominators: Tensor) -> Tensor:
+    """Return the ratio; 0 / 0 is 0, and x / 0 the largest finite number."""
+    zeros, largest = torch.zeros_like(numerators), torch.finfo(numerators.dtype).max
+    ratio = torch.where(numerators > 0, numerators / denominators, zeros)
+    return torch.where(ratio == torch.inf, largest, ratio)
 
 
-def margins(variance: Tensor, columns: int) -> tuple[float, float]:
-    """Of a row and of all together: the constants, but where so few values scatter more.
+def tolerance_factors(variance: Tensor, columns: int) -> tuple[float, float]:
+    """Return the factors of a row and of all rows together: larger where few values scatter more.
 
-    variance: [T] of the rows; one that is far above the others counts as if it were alone.
+    variance: [T], of each row; a row far above the others counts as if it were the only one.
     """
-    if _for(max(columns, 1)) <= ALL_MARGIN:
-        return ROW_MARGIN, ALL_MARGIN
-    share = variance.double() / variance.double().sum()
-    rows = 1 / float(share.square().sum().nan_to_num(1.0).clamp(min=1e-12))  # if all were alike
-    every = _for(max(columns, 1) * max(rows, 1.0))
-    return max(ROW_MARGIN, _for(max(columns, 1))), max(ALL_MARGIN, every)
+    if _factor(max(columns, 1)) <= TOTAL_FACTOR:
+        return ROW_FACTOR, TOTAL_FACTOR
+    fractions = variance.double() / variance.double().sum()
+    concentration = float(fractions.square().sum().nan_to_num(1.0).clamp(min=1e-12))
+    effective_rows = 1 / concentration
+    total_factor = _factor(max(columns, 1) * max(effective_rows, 1.0))
+    return max(ROW_FACTOR, _factor(max(columns, 1))), max(TOTAL_FACTOR, total_factor)
 
 
-def _for(values: float) -> float:
-    """The root of a mean of so many squares scatters by 1 / sqrt(2 * values) of itself."""
+def _factor(values: float) -> float:
+    """Return the factor for a root mean square of so many values.
+
+    Its relative standard deviation is 1 / sqrt(2 * values).
+    """
     return 1 + SIGMAS / math.sqrt(2 * values)
 
 
-def bound(answer: Answer, margin: float | None = None) -> Tensor:
-    """[T] how far from `answer.out` each row may be."""
-    if margin is None:
-        margin, _ = margins(answer.variance, answer.out.shape[1])
-    return margin * answer.variance.sqrt() + answer.flips.sqrt()
+def row_tolerance(answer: Answer, factor: float | None = None) -> Tensor:
+    """Return [T], the largest norm of the error of each row of `answer.out`.
+
+    factor: standard deviations; None: the row factor of `tolerance_factors`.
+    """
+    if factor is None:
+        factor, _ = tolerance_factors(answer.variance, answer.out.shape[1])
+    return factor * answer.variance.sqrt() + answer.flips.sqrt()
 
 
-def judge(actual: Tensor, answer: Answer, allowed: tuple[float, float] | None = None) -> Judgement:
-    """actual: [T, K] any float dtype; answer: the reference for the same tokens.
+def judge(actual: Tensor, answer: Answer, factors: tuple[float, float] | None = None) -> Judgement:
+    """Judge an output. actual: [T, K], any float dtype; answer: the reference of the same tokens.
 
-    allowed: margins of a row and of all together; None: `margins` of these rows.
-    Raises ValueError where the two do not fit together or the reference itself is not finite.
+    factors: of a row and of all rows together; None: `tolerance_factors` of these rows.
+    Raises ValueError if shapes or devices differ, or if the reference itself is not finite.
     """
     _check(actual, answer)
     if actual.shape[0] == 0:
         return Judgement(verdict=Verdict.PASSED, metrics={"rows": 0.0})
-    if allowed is None:
-        allowed = margins(answer.variance, answer.out.shape[1])
-    rows = _rows(actual, answer, allowed)
+    if factors is None:
+        factors = tolerance_factors(answer.variance, answer.out.shape[1])
+    rows = _rows(actual, answer, factors)
     if not rows.reference.isfinite().all() and not answer.out.isfinite().all():
         raise ValueError(
             "the reference holds NaN or Inf: the inputs are out of range, not the output"
         )
-    broken = None if rows.distance.isfinite().all() else _not_finite(actual.to(answer.out.dtype))
-    if broken:
-        return Judgement(verdict=Verdict.FAILED, messages=(broken,), metrics={"rows": len(actual)})
+    if not rows.distance.isfinite().all():
+        text = _not_finite(actual.to(answer.out.dtype))
+        if text is not None:
+            metrics = {"rows": float(len(actual))}
+            return Judgement(verdict=Verdict.FAILED, messages=(text,), metrics=metrics)
     return _verdict(actual, answer, rows)
 
 
-def _rows(actual: Tensor, answer: Answer, allowed: tuple[float, float]) -> _Rows:
-    """Part by part: on the CPU most of the time would go into leaving its caches."""
-    together = _TOGETHER.get(actual.device.type, actual.numel())
-    part, lengths = max(1, together // max(actual.shape[1], 1)), []
-    pairs = zip(torch.split(actual, part), torch.split(answer.out, part), strict=True)
-    for got, expected in pairs:
-        lengths.append(element_and_bias.measure(got.to(expected.dtype), expected, actual.dtype))
-    distance, length, reference, peak = (torch.cat(some) for some in zip(*lengths, strict=True))
+def _rows(actual: Tensor, answer: Answer, factors: tuple[float, float]) -> _Rows:
+    """Measure all rows, in chunks: on a CPU, chunks that stay in its caches are much faster."""
+    chunk_elements = _CHUNK_ELEMENTS.get(actual.device.type, actual.numel())
+    chunk_rows, lengths = max(1, chunk_elements // max(actual.shape[1], 1)), []
+    pairs = zip(torch.split(actual, chunk_rows), torch.split(answer.out, chunk_rows), strict=True)
+    for values, expected in pairs:
+        lengths.append(element_and_bias.measure(values.to(expected.dtype), expected, actual.dtype))
+    distance, length, reference, peak = (
+        torch.cat(columns) for columns in zip(*lengths, strict=True)
+    )
     return _Rows(
         distance=distance,
         actual=length,
         reference=reference,
-        limit=bound(answer, allowed[0]),
-        margin=bound(answer, allowed[1]),
-        fine=element_and_bias.look(answer, distance, length, reference, peak),
+        tolerance=row_tolerance(answer, factors[0]),
+        total_tolerance=row_tolerance(answer, factors[1]),
+        fine=element_and_bias.tolerance_used(answer, distance, length, reference, peak),
     )
 
 
@@ -162,104 +172,106 @@ def _check(actual: Tensor, answer: Answer) -> None:
         raise ValueError(f"output and reference have shapes {shapes}; they must be the same [T, K]")
     if actual.device != answer.out.device:
         devices = f"output on {actual.device}, reference on {answer.out.device}"
-        raise ValueError(f"{devices}: a layer must leave its output where its input was")
+        raise ValueError(f"{devices}: a layer must return its output on the device of its input")
     if not actual.dtype.is_floating_point:
-        raise ValueError(f"an output of dtype {actual.dtype} cannot be judged; hand in floats")
+        raise ValueError(f"an output of dtype {actual.dtype} cannot be judged; pass floats")
 
 
-def _not_finite(got: Tensor) -> str | None:
-    """Says where NaN and Inf are; whole rows of NaN were most likely never written."""
-    bad = ~got.isfinite()
-    if not bad.any():
+def _not_finite(values: Tensor) -> str | None:
+    """Describe where NaN and Inf are, or return None. Rows of NaN only were likely not written."""
+    broken = ~values.isfinite()
+    if not broken.any():
         return None
-    rows = bad.any(dim=1).nonzero().flatten()
-    unwritten = got.isnan().all(dim=1)
+    rows = broken.any(dim=1).nonzero().flatten()
+    unwritten = values.isnan().all(dim=1)
     first_row = int(rows[0])
-    first = int(bad[first_row].nonzero()[0])
-    text = (
-        f"{int(got.isnan().sum())} NaN and {int(got.isinf().sum())} Inf of {got.numel()} elements, "
-        f"in {len(rows)} of {len(got)} rows {_ranges(rows.tolist())}, "
-        f"first at [{first_row}, {first}]"
+    first_column = int(broken[first_row].nonzero()[0])
+    message = (
+        f"{int(values.isnan().sum())} NaN and {int(values.isinf().sum())} Inf of {values.numel()} "
+        f"elements, in {len(rows)} of {len(values)} rows {_ranges(rows.tolist())}, "
+        f"first at [{first_row}, {first_column}]"
     )
     if unwritten.any():
-        which = _ranges(unwritten.nonzero().flatten().tolist())
-        text += (
-            f"; rows {which} are all NaN: never written, or poisoned by what they were made from"
-        )
-    return text
+        unwritten_rows = _ranges(unwritten.nonzero().flatten().tolist())
+        message += f"; rows {unwritten_rows} are all NaN: never written, or computed from NaN"
+    return message
 
 
 def _verdict(actual: Tensor, answer: Answer, rows: _Rows) -> Judgement:
     metrics = _metrics(rows)
-    bad = rows.beyond.nonzero().flatten()
+    exceeding = rows.exceeds.nonzero().flatten()
     messages = []
-    if len(bad):
-        messages.append(_bad_rows(actual, answer.out, rows, bad))
-    elif rows.together > 1:
+    if len(exceeding):
+        messages.append(_rows_text(actual, answer.out, rows, exceeding))
+    elif rows.total_used > 1:
         messages.append(
-            f"no row is beyond its bound, but all together are {rows.together:.2f}x beyond theirs"
+            "every row is within tolerance, but the total error is "
+            f"{rows.total_used:.2f}x its limit"
         )
     else:
-        messages += rows.fine.complaints(actual, answer.out)
+        messages += rows.fine.messages(actual, answer.out)
     if messages:
-        messages.append(_ranges_of_values(actual, answer.out, metrics))
+        messages.append(_value_ranges(actual, answer.out, metrics))
         return Judgement(verdict=Verdict.FAILED, messages=tuple(messages), metrics=metrics)
-    blind = (rows.reference <= rows.limit).nonzero().flatten()
-    if len(blind):
-        text = f"zeros would pass in {len(blind)} of {len(actual)} rows {_ranges(blind.tolist())}"
+    too_loose = (rows.reference <= rows.tolerance).nonzero().flatten()
+    if len(too_loose):
+        text = (
+            f"an all-zero output would pass in {len(too_loose)} of {len(actual)} rows (tolerance "
+            "exceeds the values), so this case proves nothing"
+        )
         return Judgement(verdict=Verdict.VACUOUS, messages=(text,), metrics=metrics)
     return Judgement(verdict=Verdict.PASSED, metrics=metrics)
 
 
 def _metrics(rows: _Rows) -> dict[str, float]:
-    numbers = torch.stack([rows.off.amax(), rows.used.amax(), rows.beyond.sum()])
+    numbers = torch.stack([rows.relative_error.amax(), rows.used.amax(), rows.exceeds.sum()])
     worst_row, used, bad_rows = numbers.tolist()
     return {
-        "rel_rms": float(_over(_length(rows.distance), _length(rows.reference))),
+        "rel_rms": float(_ratio(_length(rows.distance), _length(rows.reference))),
         "worst_row": worst_row,
         "one_minus_cosine": _one_minus_cosine(rows),
-        "bound_used": max(used, rows.together, rows.fine.elements, rows.fine.direction),
+        "bound_used": max(used, rows.total_used, rows.fine.worst_element_used, rows.fine.bias_used),
         "bad_rows": bad_rows,
         "rows": float(len(rows.distance)),
     }
 
 
 def _one_minus_cosine(rows: _Rows) -> float:
-    """From three lengths; no sum of products, whose rounding would drown it."""
-    sides = (rows.distance, rows.actual, rows.reference)
-    distance, actual, reference = (float(_length(side)) for side in sides)
+    """Compute it from three norms: a sum of products would lose it to rounding."""
+    lengths = (rows.distance, rows.actual, rows.reference)
+    distance, actual, reference = (float(_length(length)) for length in lengths)
     if actual * reference == 0:
         return 1.0
     return (distance**2 - (actual - reference) ** 2) / (2 * actual * reference)
 
 
-def _bad_rows(actual: Tensor, expected: Tensor, rows: _Rows, bad: Tensor) -> str:
+def _rows_text(actual: Tensor, expected: Tensor, rows: _Rows, exceeding: Tensor) -> str:
     worst = int(rows.used.argmax())
-    got = actual[worst].to(expected.dtype)
-    column = int((got - expected[worst]).abs().argmax())
-    text = (
-        f"{len(bad)} of {len(actual)} rows wrong {_ranges(bad.tolist())}; worst row {worst}: "
-        f"{_how_far(rows, worst)}; element [{worst}, {column}] is {float(got[column]):.6g}, "
-        f"expected {float(expected[worst, column]):.6g}"
+    values = actual[worst].to(expected.dtype)
+    column = int((values - expected[worst]).abs().argmax())
+    message = (
+        f"{len(exceeding)} of {len(actual)} rows wrong {_ranges(exceeding.tolist())}; "
+        f"worst row {worst}: {_error_text(rows, worst)}; element [{worst}, {column}] is "
+        f"{float(values[column]):.6g}, expected {float(expected[worst, column]):.6g}"
     )
-    zero = (rows.actual == 0) & (rows.reference > 0)
-    if zero.any():
-        text += f"; rows {_ranges(zero.nonzero().flatten().tolist())} are all zero"
-    return text
+    zero_rows = (rows.actual == 0) & (rows.reference > 0)
+    if zero_rows.any():
+        message += f"; rows {_ranges(zero_rows.nonzero().flatten().tolist())} are all zero"
+    return message
 
 
-def _how_far(rows: _Rows, row: int) -> str:
+def _error_text(rows: _Rows, row: int) -> str:
     if float(rows.reference[row]) == 0:
-        return "not the zeros that are expected"
-    off = f"off by {float(rows.off[row]):.3g} of its length"
-    if float(rows.limit[row]) == 0:
-        return f"{off}, where nothing is allowed"
-    return f"{off}, {float(rows.used[row]):.3g}x its bound"
+        return "expected all zeros"
+    error = f"relative rms error {float(rows.relative_error[row]):.3g}"
+    if float(rows.tolerance[row]) == 0:
+        return f"{error}, expected to be exact"
+    return f"{error}, {float(rows.used[row]):.3g}x its tolerance"
 
 
-def _ranges_of_values(got: Tensor, expected: Tensor, metrics: dict[str, float]) -> str:
+def _value_ranges(actual: Tensor, expected: Tensor, metrics: dict[str, float]) -> str:
     return (
-        f"values {float(got.min()):.4g}..{float(got.max()):.4g}, expected "
+        f"values {float(actual.min()):.4g}..{float(actual.max()):.4g}, expected "
         f"{float(expected.min()):.4g}..{float(expected.max()):.4g}; relative rms error "
         f"{metrics['rel_rms']:.4g}, 1 - cosine {metrics['one_minus_cosine']:.3g}"
     )

@@ -1,11 +1,11 @@
-"""Whether each call's output is right, by the bound that the case itself gives (see `output`)."""
+"""Check each call's output against the reference, with the tolerance of `harness.checks.output`."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from harness.checks import routing
-from harness.checks.check import Check, Observation, where
+from harness.checks.check import Check, Observation, call_prefix
 from harness.checks.output import Judgement, judge
 from harness.record.result import Finding, Topic, Verdict
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def findings(observation: Observation) -> tuple[Finding, ...]:
-    """Judge each call's output. The metrics come as a finding without a text."""
+    """Judge each call's output. Metrics are a finding without text."""
     judged = [call for call in observation.calls if _has_truth(observation, call)]
     return tuple(
         finding
@@ -26,13 +26,13 @@ def findings(observation: Observation) -> tuple[Finding, ...]:
 
 
 def _has_truth(observation: Observation, call: Call) -> bool:
-    """Router weights that are NaN, a finding by themselves, leave nothing to compare with."""
-    wrong = any(finding.check == routing.CHECK.name for finding in observation.of(call))
-    return not wrong or bool(call.answer.out.isfinite().all())
+    """Tell whether the reference is usable: not if wrong router weights made it NaN."""
+    is_misrouted = any(finding.check == routing.CHECK.name for finding in observation.of(call))
+    return not is_misrouted or bool(call.answer.out.isfinite().all())
 
 
 def findings_of(call: Call, judgement: Judgement) -> Iterator[Finding]:
-    """Yield what a judgement of one call says, as findings."""
+    """Yield the findings of one call's judgement."""
     yield Finding(
         check=CHECK.name, call=call.number, verdict=Verdict.PASSED, metrics=judgement.metrics
     )
@@ -42,7 +42,7 @@ def findings_of(call: Call, judgement: Judgement) -> Iterator[Finding]:
             check=CHECK.name,
             call=call.number,
             verdict=judgement.verdict,
-            text=where(call) + text,
+            text=call_prefix(call) + text,
             topic=topic if judgement.verdict is Verdict.FAILED else None,
         )
 

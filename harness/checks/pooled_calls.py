@@ -1,9 +1,9 @@
-"""At few tokens a call, more calls: what no single one can tell apart, all of them together can.
+"""With m <= 4, run extra calls and judge their rows jointly.
 
-At M = 1 a row's bound must leave room for every code near a tie to flip. Over many rows most
-flips do not happen, and how many do is known: the expected squared distance (`variance`) holds
-them with their probability. So the rows of all calls together have a bound that leaves room for
-the scatter of the flips only, which grows with the root of their number.
+At m = 1 the row tolerance must allow every code near a rounding tie to flip. Over many rows most
+codes do not flip, and the expected squared distance (`variance`) counts each flip with its
+probability. So the joint tolerance only has to cover the scatter of the flips, which grows with
+the root of their number.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 
 from harness.checks import stages
 from harness.checks.check import Check, Observation
-from harness.checks.output import margins
+from harness.checks.output import tolerance_factors
 from harness.record.result import Finding, Verdict
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ SCATTER = 6.0  # standard deviations of the flips' sum
 
 
 def applies(observation: Observation) -> bool:
-    """Ask only where no call failed by itself; a stage's finding says nothing of the output."""
+    """Apply only if no single call failed; findings on stages do not count as output failures."""
     return all(
         finding.verdict is not Verdict.FAILED or finding.check in stages.NAMES
         for finding in observation.findings
@@ -34,39 +34,39 @@ def applies(observation: Observation) -> bool:
 
 
 def findings(observation: Observation) -> tuple[Finding, ...]:
-    """Judge all calls as one; a finding belongs to the last of them."""
-    text, last = complaint(observation.calls), observation.calls[-1].number
+    """Judge all calls jointly; the finding is reported for the last one."""
+    text, last = message(observation.calls), observation.calls[-1].number
     return () if text is None else (Finding(check=CHECK.name, call=last, text=text),)
 
 
-def share(calls: Sequence[Call]) -> float:
-    """The distance of all rows of all calls over its bound; 1 = at it, NaN and Inf stay.
+def tolerance_used(calls: Sequence[Call]) -> float:
+    """Return the fraction of the joint tolerance that all calls use; NaN and Inf pass through.
 
-    The flips of one call may hang together (they may share a scale), those of two do not.
+    Flips within one call may be correlated (through a shared scale), flips of two calls are not.
     """
     if not sum(len(call.tokens.x) for call in calls):
         return 0.0
     distance = variance = scatter = 0.0
     for call in calls:
         answer = call.answer
-        off = (call.output.out.to(answer.out.dtype) - answer.out).square().sum()
-        expected, flips = float(answer.variance.sum()), float(answer.flips.sum())
-        distance += float(off)
-        variance += expected
-        scatter += expected * flips
+        error = (call.output.out.to(answer.out.dtype) - answer.out).square().sum()
+        call_variance, flips = float(answer.variance.sum()), float(answer.flips.sum())
+        distance += float(error)
+        variance += call_variance
+        scatter += call_variance * flips
     rows = torch.cat([call.answer.variance for call in calls])
-    _, margin = margins(rows, calls[0].answer.out.shape[1])
-    limit = margin**2 * variance + SCATTER * scatter**0.5
-    return float((distance / max(limit, 1e-38)) ** 0.5)
+    _, factor = tolerance_factors(rows, calls[0].answer.out.shape[1])
+    tolerance = factor**2 * variance + SCATTER * scatter**0.5
+    return float((distance / max(tolerance, 1e-38)) ** 0.5)
 
 
-def complaint(calls: Sequence[Call]) -> str | None:
-    """What is wrong with all calls of a case together."""
-    used = share(calls)
+def message(calls: Sequence[Call]) -> str | None:
+    """Return a message if all calls together exceed the joint tolerance; else None."""
+    used = tolerance_used(calls)
     if used <= 1:
         return None
     tokens = sum(len(call.tokens.x) for call in calls)
-    return f"{tokens} tokens of {len(calls)} calls together are {used:.3g}x beyond their bound"
+    return f"the total error of {tokens} tokens in {len(calls)} calls is {used:.3g}x its limit"
 
 
 CHECK = Check(name="pooled_calls", run=findings, applies=applies)

@@ -1,11 +1,11 @@
-"""Whether quantization happened, of weights and of activations, read from the output itself.
+"""Check from the output whether weights and activations were quantized.
 
-Let q be the quantized reference and q_w the same with weights left as they were: a layer that
-forgot to quantize them gives q_w. With e = y - q and d = q_w - q the share <e, d> / |d|^2 is 0
-for a right layer and 1 for that one; t is one less it. Beyond one half the output is nearer to
-the layer that did not quantize than to the one that did, and if the declared noise cannot
-explain so much, it is no right output whatever its bound says. The same with inputs left as they
-were, with intermediates, with both of them, and with all.
+Let q be the quantized reference and q_w the same with unquantized weights, which is the output of
+a layer that forgot to quantize them. With e = y - q and d = q_w - q, the projection
+<e, d> / |d|^2 is 0 for a correct layer and 1 for that one; t is 1 minus it. Beyond one half, the
+output is closer to the layer that did not quantize; if the declared noise cannot explain that
+either, the output is wrong even if it is within tolerance. The same is done with unquantized
+inputs, intermediates, activations (inputs and intermediates), and with everything unquantized.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from moe.reference.error_propagation import Noisy, Scale
     from moe.spec import Scheme
 
-MOST_ROWS = 2  # each asks for the whole reference five times more
-AS_GOOD_AS_IT = 0.1  # of an output's squared error: what is left where it is such a layer's
-SURE = 6.0  # standard deviations of a share that a right layer may have
+MOST_ROWS = 2  # each costs five more evaluations of the reference
+EXACT_FIT = 0.1  # of the squared error: a variant that leaves less than this is the actual layer
+SIGMAS = 6.0  # standard deviations of a projection that a correct layer may have
 
 
 class _PlainWeights(BaselineSiluAndMul):
@@ -59,7 +59,7 @@ class _PlainBoth(_PlainWeights, _PlainActivations):
     pass
 
 
-WAYS = {
+VARIANTS = {
     "weights": _PlainWeights,
     "inputs": _PlainInput,
     "intermediates": _PlainIntermediate,
@@ -69,110 +69,114 @@ WAYS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Share:
-    """t: 1 when it was quantized, 0 when not.
+class Projection:
+    """Project the error on the change that one variant without quantization makes.
 
-    sigma: how far noise of random direction may move t. flips: how far, if all codes within reach
-    of a tie did flip, and all in this one direction. left: the distance of the output from the
-    layer that did not quantize over that from the one that did, squared.
+    unquantized: a key of VARIANTS. t: 1 if it was quantized, 0 if not. sigma: standard deviation
+    of t by noise. flips: change of t if all codes near a rounding tie flipped in this direction.
+    residual: squared distance to the variant's output over that to the quantized reference.
     """
 
-    what: str
+    unquantized: str
     t: float
     sigma: float
     flips: float
-    left: float
+    residual: float
 
     @property
-    def explained(self) -> float:
-        """The most of 1 - t that a right layer may have."""
-        return SURE * self.sigma + self.flips
+    def noise_limit(self) -> float:
+        """Return the largest 1 - t that noise explains for a correct layer."""
+        return SIGMAS * self.sigma + self.flips
 
     @property
     def is_missing(self) -> bool:
-        """Half of the difference is explained by it, and noise cannot explain as much.
+        """Tell whether the quantization is missing: the variant fits and noise does not explain it.
 
-        Where flips could: they flip where they will, and not, of thousands, to the very values
-        of a layer that did not quantize. So the output must be that layer's, or as good as it.
+        Flips of codes may be large enough to explain it, but random flips would not reproduce the
+        variant's values. So an exact fit counts even within the limit of the flips.
         """
-        if self.left < AS_GOOD_AS_IT:
-            return 1 - self.t > SURE * self.sigma
-        return self.left < 0.5 and self.t < 0.5 and 1 - self.t > self.explained
+        if self.residual < EXACT_FIT:
+            return 1 - self.t > SIGMAS * self.sigma
+        return self.residual < 0.5 and self.t < 0.5 and 1 - self.t > self.noise_limit
 
 
 def findings(observation: Observation) -> tuple[Finding, ...]:
-    """Look at the first call."""
-    text = complaint(shares(observation.subject, observation.calls[:1]))
+    """Check the first call."""
+    subject = observation.subject
+    text = message(projections(subject, observation.calls[:1]), subject.case.quant)
     return () if text is None else (Finding(check=CHECK.name, text=text),)
 
 
-def ways(scheme: Scheme) -> tuple[str, ...]:
-    """Return the keys of WAYS that leave unquantized what the scheme quantizes."""
+def variants_of(scheme: Scheme) -> tuple[str, ...]:
+    """Return the keys of VARIANTS that leave unquantized what the scheme quantizes."""
     weights, activations = scheme.weights != "model", scheme.activations != "model"
     if weights and activations:
-        return tuple(WAYS)
+        return tuple(VARIANTS)
     if weights:
         return ("weights",)
     return ("inputs", "intermediates", "activations") if activations else ()
 
 
-def shares(subject: Subject, calls: Sequence[Call]) -> tuple[Share, ...]:
-    """One for each way in which the reference would be another; () without tokens.
+def projections(subject: Subject, calls: Sequence[Call]) -> tuple[Projection, ...]:
+    """Return the projection of each variant that changes the reference; () without tokens.
 
-    Over MOST_ROWS rows of each call together. Not collective.
+    Uses MOST_ROWS rows of each call, all together. Not collective.
     """
     rows = [chosen_rows(len(call.tokens.x), call.tokens.x.device)[:MOST_ROWS] for call in calls]
-    names = ways(subject.case.problem.scheme)
-    found = (_share(subject, calls, rows, what) for what in names)
-    return tuple(share for share in found if share is not None)
+    kinds = variants_of(subject.case.problem.scheme)
+    projections = (_projection(subject, calls, rows, kind) for kind in kinds)
+    return tuple(projection for projection in projections if projection is not None)
 
 
-def _share(
-    subject: Subject, calls: Sequence[Call], rows: Sequence[Tensor], what: str
-) -> Share | None:
-    variant = subject.reference.remade(WAYS[what])
-    along = length = error = noise = sure = 0.0
-    for call, some in zip(calls, rows, strict=True):
-        if len(some) == 0:
+def _projection(
+    subject: Subject, calls: Sequence[Call], rows: Sequence[Tensor], kind: str
+) -> Projection | None:
+    variant = subject.reference.remade(VARIANTS[kind])
+    inner = size = error = noise = flips_limit = 0.0
+    for call, selected in zip(calls, rows, strict=True):
+        if len(selected) == 0:
             continue
-        right = rows_of(call.answer, some, slice(0, 0))
-        e = call.output.out[some].to(right.out.dtype) - right.out
-        d = _variant(variant, call, some) - right.out
-        each = d.square().sum(dim=1)
-        along += float((e * d).sum())
-        length += float(each.sum())
-        error += float(e.square().sum())
-        noise += float((right.variance * each).sum()) / d.shape[1]
-        sure += float((right.flips * each).sqrt().sum())
-    if length == 0 or length <= 1e-10 * error:
+        expected = rows_of(call.answer, selected, slice(0, 0))
+        error_rows = call.output.out[selected].to(expected.out.dtype) - expected.out
+        change = _variant(variant, call, selected) - expected.out
+        weight = change.square().sum(dim=1)
+        inner += float((error_rows * change).sum())
+        size += float(weight.sum())
+        error += float(error_rows.square().sum())
+        noise += float((expected.variance * weight).sum()) / change.shape[1]
+        flips_limit += float((expected.flips * weight).sqrt().sum())
+    if size == 0 or size <= 1e-10 * error:
         return None
-    return Share(
-        what=what,
-        t=1 - along / length,
-        sigma=noise**0.5 / length,
-        flips=sure / length,
-        left=1 - (2 * along - length) / max(error, 1e-38),
+    return Projection(
+        unquantized=kind,
+        t=1 - inner / size,
+        sigma=noise**0.5 / size,
+        flips=flips_limit / size,
+        residual=1 - (2 * inner - size) / max(error, 1e-38),
     )
 
 
-def _variant(variant: BaselineSiluAndMul, call: Call, some: Tensor) -> Tensor:
+def _variant(variant: BaselineSiluAndMul, call: Call, rows: Tensor) -> Tensor:
     routing = call.output.routing
-    ids, weights = routing.topk_ids[some], routing.topk_weights[some]
-    return variant(call.tokens.x[some], ids, weights, like=call.answer).out
+    ids, weights = routing.topk_ids[rows], routing.topk_weights[rows]
+    return variant(call.tokens.x[rows], ids, weights, like=call.answer).out
 
 
-def complaint(found: Sequence[Share]) -> str | None:
-    """What was not quantized: of all that fit, the one that leaves the least unexplained."""
-    missing = [share for share in found if share.is_missing]
+def message(projections: Sequence[Projection], quant: str) -> str | None:
+    """Return which quantization is missing: the variant that fits best; None if none is.
+
+    quant: the method that requires it.
+    """
+    missing = [projection for projection in projections if projection.is_missing]
     if not missing:
         return None
-    best = min(missing, key=lambda share: share.left)
-    sure = f"noise explains at most {best.explained:.2g} of it"
-    if best.left < AS_GOOD_AS_IT:
-        sure = f"the output is such a layer's but for {best.left:.2g} of its squared error"
+    best = min(missing, key=lambda projection: projection.residual)
+    evidence = f"noise explains at most {best.noise_limit:.2g}"
+    if best.residual < EXACT_FIT:
+        evidence = f"leaving them unquantized explains all but {best.residual:.2g} of its error"
     return (
-        f"not_quantized: {best.what} were not quantized, as the scheme says; t = {best.t:.3g} "
-        f"(1 when they are, 0 when not), and {sure}"
+        f"not_quantized: {best.unquantized} were not quantized, although quant `{quant}` requires "
+        f"it (projection t = {best.t:.3g}: 1 if quantized, 0 if not; {evidence})"
     )
 
 

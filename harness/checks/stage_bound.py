@@ -1,7 +1,7 @@
-"""One stage's values against what its own input makes them, element by element.
+"""Compare one stage's values, element by element, with what its recorded input gives.
 
-An end-to-end bound must leave room for everything that noise may do further on; a stage that is
-fed with the member's own previous stage has little left to explain, so its bound is tight.
+An end-to-end tolerance must cover all noise of later stages. A stage that is recomputed from the
+member's own previous stage has little noise to cover, so its tolerance is tight.
 """
 
 from __future__ import annotations
@@ -17,19 +17,20 @@ from moe.reference.formats import step_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-# An element's own bound, in standard deviations of its noise. Six cover a billion normal values;
-# the two more are for terms of a sum that are of very different sizes.
+# Tolerance of an element, in standard deviations of its noise. Six cover a billion normal values;
+# two more cover sums whose terms differ much in size.
 REACH = 8.0
 MOST_NAMED = 16  # rows that a finding names
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageFinding:
-    """A stage that departs from what the stage before it gives.
+    """A stage that differs from what the previous stage gives.
 
-    bad, of: elements that depart, of those that were looked at. where: row and column of the
-    first, both values, the bound, the rows (at most MOST_NAMED) and columns that depart, and
-    what else the stage knows: "experts" (global ids), "tokens" (gathered rows), "ranks".
+    bad, of: elements that differ, and elements compared. where: of the first that differs its row,
+    column, both values and the tolerance ("allowed"); of all that differ the rows (at most
+    MOST_NAMED), the first and last column, and what else the stage knows: "experts" (global ids),
+    "tokens" (gathered rows), "ranks".
     """
 
     stage: str
@@ -43,15 +44,15 @@ class StageFinding:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Right:
-    """value: [R, C] float32. noise: broadcastable, how far each element may be from it."""
+class Expected:
+    """Hold expected values [R, C] float32 and the absolute tolerance of each, broadcastable."""
 
     value: Tensor
-    noise: Tensor
+    tolerance: Tensor
 
 
 def rounding(size: Tensor, dtype: str, times: float = 1.0) -> Tensor:
-    """The most that so many roundings of values up to `size` may move; 0 in float32."""
+    """Return the largest error of `times` roundings of values up to `size`; 0 for float32."""
     if dtype == "f32":
         return torch.zeros_like(size)
     return step_of(size * (1 + 2.0**-8), dtype) * (times / 2)
@@ -60,82 +61,92 @@ def rounding(size: Tensor, dtype: str, times: float = 1.0) -> Tensor:
 def compare(
     stage: str,
     actual: Tensor,
-    right: Right,
+    expected: Expected,
     labels: dict[str, Tensor] | None = None,
-    what: str = "elements",
+    noun: str = "elements",
 ) -> StageFinding | None:
-    """None when every element is within its bound.
+    """Return a finding if an element exceeds its tolerance; else None.
 
-    Where the right value is NaN or Inf, the stage was given such, and the one before is to blame.
-    actual: [R, C] any dtype. labels: name -> [R], what each row is called beside its number;
-    the label "rows" replaces the row numbers. what: the elements' name for people.
-    Raises ValueError where a member handed out another shape.
+    Elements whose expected value is NaN or Inf are skipped: a previous stage made them so.
+    actual: [R, C], any dtype. labels: name -> [R], further numbers of each row; the label "rows"
+    replaces the row numbers. noun: what the elements are called in the text.
+    Raises ValueError if the member recorded another shape.
     """
-    if actual.shape != right.value.shape:
-        shapes = f"{list(actual.shape)}; it must be {list(right.value.shape)}"
+    if actual.shape != expected.value.shape:
+        shapes = f"{list(actual.shape)}; it must be {list(expected.value.shape)}"
         raise ValueError(
-            f"stage {stage} was handed out, in these rows, as {shapes} (see moe.intermediates)"
+            f"stage {stage} was recorded, in these rows, as {shapes} (see moe.intermediates)"
         )
-    value = actual.to(right.value.dtype)
-    off = (value - right.value).abs()
-    bad = ~(off <= right.noise) & right.value.isfinite()  # so that NaN is bad
-    if not bool(bad.any()):
+    value = actual.to(expected.value.dtype)
+    error = (value - expected.value).abs()
+    departing = ~(error <= expected.tolerance) & expected.value.isfinite()  # NaN differs, too
+    if not bool(departing.any()):
         return None
-    rows = bad.any(dim=1).nonzero().flatten()
+    rows = departing.any(dim=1).nonzero().flatten()
+    detail = _detail(value, expected, departing, {} if labels is None else labels)
+    count = int(departing.sum())
+    amounts = f"{count} of {value.numel()} {noun} differ in {len(rows)} of {len(value)} rows"
+    text = _text(detail, amounts)
+    return StageFinding(stage=stage, text=text, bad=count, of=value.numel(), where=detail)
+
+
+def _detail(
+    value: Tensor, expected: Expected, departing: Tensor, labels: dict[str, Tensor]
+) -> dict[str, Any]:
+    """Return `StageFinding.where`. value, departing: [R, C]; departing: bool, not all False."""
+    rows = departing.any(dim=1).nonzero().flatten()
     first = int(rows[0])
-    column = int(bad[first].nonzero()[0])
-    noise = right.noise.expand_as(right.value)
-    labels = {} if labels is None else labels
+    column = int(departing[first].nonzero()[0])
+    tolerance = expected.tolerance.expand_as(expected.value)
     names = labels.get("rows", torch.arange(len(value), device=value.device))
-    where: dict[str, Any] = {
+    detail: dict[str, Any] = {
         "row": int(names[first]),
         "column": column,
         "value": float(value[first, column]),
-        "expected": float(right.value[first, column]),
-        "allowed": float(noise[first, column]),
+        "expected": float(expected.value[first, column]),
+        "allowed": float(tolerance[first, column]),
         "rows": names[rows[:MOST_NAMED]].tolist(),
-        "columns": _ends(bad.any(dim=0)),
+        "columns": _ends(departing.any(dim=0)),
     }
     for name, label in labels.items():
         if name != "rows":
-            where[name] = torch.unique(label[rows])[:MOST_NAMED].tolist()
-    count = int(bad.sum())
-    shares = f"{count} of {value.numel()} {what} depart in {len(rows)} of {len(value)} rows"
-    text = _text(where, shares)
-    return StageFinding(stage=stage, text=text, bad=count, of=value.numel(), where=where)
+            detail[name] = torch.unique(label[rows])[:MOST_NAMED].tolist()
+    return detail
 
 
 def not_finite(
     stage: str, actual: Tensor, labels: dict[str, Tensor] | None = None
 ) -> StageFinding | None:
-    """The elements that are NaN or Inf, for a stage of which no more is known."""
-    none = torch.where(actual.isfinite(), actual.float(), 0.0)
-    finding = compare(stage, actual, Right(value=none, noise=none.new_zeros(1)), labels)
+    """Return a finding about NaN and Inf, for a stage whose expected values are unknown."""
+    finite_values = torch.where(actual.isfinite(), actual.float(), 0.0)
+    finding = compare(
+        stage, actual, Expected(value=finite_values, tolerance=finite_values.new_zeros(1)), labels
+    )
     if finding is None:
         return None
-    where = {k: v for k, v in finding.where.items() if k not in ("expected", "allowed")}
-    place = f"first at [{where['row']}, {where['column']}]: {where['value']:.6g}"
-    text = f"{finding.bad} of {finding.of} elements are NaN or Inf{_named(where)}; {place}"
-    return dataclasses.replace(finding, text=text, where=where)
+    detail = {k: v for k, v in finding.where.items() if k not in ("expected", "allowed")}
+    place = f"first at [{detail['row']}, {detail['column']}]: {detail['value']:.6g}"
+    text = f"{finding.bad} of {finding.of} elements are NaN or Inf{_named(detail)}; {place}"
+    return dataclasses.replace(finding, text=text, where=detail)
 
 
 def _ends(columns: Tensor) -> list[int]:
-    """The first and the last column that is bad."""
-    which = columns.nonzero().flatten()
-    return [int(which[0]), int(which[-1])]
+    """Return the first and the last column that is marked. columns: [C] bool."""
+    indices = columns.nonzero().flatten()
+    return [int(indices[0]), int(indices[-1])]
 
 
-def _named(where: dict[str, Any]) -> str:
+def _named(detail: dict[str, Any]) -> str:
     return "".join(
-        f", {name} {', '.join(map(str, where[name]))}"
+        f", {name} {', '.join(map(str, detail[name]))}"
         for name in ("experts", "tokens", "ranks")
-        if where.get(name) and len(where[name]) < MOST_NAMED
+        if detail.get(name) and len(detail[name]) < MOST_NAMED
     )
 
 
-def _text(where: dict[str, Any], shares: str) -> str:
+def _text(detail: dict[str, Any], amounts: str) -> str:
     return (
-        f"{shares}{_named(where)}; "
-        f"first at [{where['row']}, {where['column']}]: {where['value']:.6g}, "
-        f"expected {where['expected']:.6g} +- {where['allowed']:.2g}"
+        f"{amounts}{_named(detail)}; "
+        f"first at [{detail['row']}, {detail['column']}]: {detail['value']:.6g}, "
+        f"expected {detail['expected']:.6g} +- {detail['allowed']:.2g}"
     )

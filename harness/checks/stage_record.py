@@ -1,4 +1,4 @@
-"""What the members of one call handed out on one rank, addressed by token and slot."""
+"""Read what the members of one call recorded on one rank, addressed by token and slot."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Handed:
-    """G gathered rows; a flat row is a gathered row and a slot, g * k + slot."""
+    """Hold the recorded stages of G gathered rows; flat row g * k + slot is one slot of row g."""
 
     subject: Subject
     call: Call
@@ -31,7 +31,7 @@ class Handed:
     ranks: tuple[int, ...]  # of the gather group, in its order
     sizes: tuple[int, ...]  # tokens of each of them
     ids: Tensor  # [G, k] int64 local expert ids, -1 = none
-    exact: bool  # every stage of this case is exact: nothing may depart at all
+    exact: bool  # every stage of this case is exact: all tolerances are 0
 
     @property
     def group(self) -> Group:
@@ -43,12 +43,12 @@ class Handed:
 
     @property
     def top_k(self) -> int:
-        """Slots of a gathered row."""
+        """Return the number of slots of a gathered row."""
         return self.ids.shape[1]
 
     @property
     def by_token(self) -> bool:
-        """Whether a gathered row has all slots of its token; an all2all may give each its own."""
+        """Tell whether a gathered row has all slots of its token, not one row for each slot."""
         return self.top_k == self.call.output.routing.topk_ids.shape[1]
 
     def has(self, *names: str) -> bool:
@@ -60,74 +60,80 @@ class Handed:
 
     @cached_property
     def sent(self) -> Tensor:
-        """[sum of sizes, K] the tokens of all ranks of the group, made anew: no word is taken."""
+        """Return [sum of sizes, K], the tokens of all ranks of the group, made from the seed."""
         case, call, layout = self.subject.case, self.call, self.subject.case.layout
-        owners = {r: layout.dp_rank(r) for r in self.ranks}
-        made = {
-            d: tensors.tokens(case, d, call.counts[d], call.tokens.x.device, call.start).x
-            for d in set(owners.values())
+        dp_ranks = {rank: layout.dp_rank(rank) for rank in self.ranks}
+        tokens_of_rank = {
+            dp_rank: tensors.tokens(
+                case, dp_rank, call.counts[dp_rank], call.tokens.x.device, call.start
+            ).x
+            for dp_rank in set(dp_ranks.values())
         }
-        held = {r: layout.tokens_of(r, call.counts) for r in self.ranks}
-        return torch.cat([made[owners[r]][held[r].start : held[r].stop] for r in self.ranks])
+        row_ranges = {rank: layout.tokens_of(rank, call.counts) for rank in self.ranks}
+        return torch.cat(
+            [
+                tokens_of_rank[dp_ranks[rank]][row_ranges[rank].start : row_ranges[rank].stop]
+                for rank in self.ranks
+            ]
+        )
 
     def rows(self, stage: str, flat: Tensor) -> Tensor:
-        """[r, C] float32 a stage's values at these flat rows; NaN where it has none."""
-        kept = self.stages[stage]
-        if kept.rows is None:
-            _check_rows(stage, len(kept.value), flat)
-            return _taken(kept.value, flat)
-        if len(kept.rows) != len(kept.value):
-            counts = f"{len(kept.value)} rows and the numbers of {len(kept.rows)}"
-            raise ValueError(f"stage {stage} was handed out with {counts}; they must be as many")
+        """Return [r, C] float32, a stage's values in these flat rows; NaN where it has none."""
+        stored = self.stages[stage]
+        if stored.rows is None:
+            _check_rows(stage, len(stored.value), flat)
+            return _taken(stored.value, flat)
+        if len(stored.rows) != len(stored.value):
+            counts = f"{len(stored.value)} rows and the numbers of {len(stored.rows)}"
+            raise ValueError(f"stage {stage} was recorded with {counts}; these must be equal")
         place = torch.full((self.ids.numel(),), -1, dtype=torch.int64, device=flat.device)
-        place[kept.rows] = torch.arange(len(kept.rows), device=flat.device)
+        place[stored.rows] = torch.arange(len(stored.rows), device=flat.device)
         at = place[flat]
-        values = _taken(kept.value, at.clamp(min=0))
+        values = _taken(stored.value, at.clamp(min=0))
         values[at < 0] = torch.nan
         return values
 
     def scales(self, stage: str, rows: Tensor, width: int) -> Tensor | None:
-        """Of the codes of `input` or `second` in these rows, broadcastable to [r, width].
+        """Return the scales of `input` or `second` in these rows, broadcastable to [r, width].
 
-        None where the member hands out none and it is no calibrated one: then the codes say
-        nothing of the values.
+        None if the member records no scales and they are not static: the values are unknown then.
         """
         name, fmt = f"{stage}_scale", self.subject.reference.act_format
         if name in self.stages:
-            held = self.stages[name].value
-            if fmt.has_one_scale and held.numel() == 1:
-                return held.float()
-            each = self.rows(name, rows).reshape(len(rows), -1)
-            return spread(each, width, (fmt.block or (None, None))[1])
+            stored_scale = self.stages[name].value
+            if fmt.has_one_scale and stored_scale.numel() == 1:
+                return stored_scale.float()
+            row_scales = self.rows(name, rows).reshape(len(rows), -1)
+            return spread(row_scales, width, (fmt.block or (None, None))[1])
         if fmt.grid == "model":
             return torch.ones((), device=rows.device)
         return self.subject.scales["a1_scale" if stage == "input" else "a2_scale"]
 
     def dequantized(self, stage: str, rows: Tensor) -> Tensor | None:
-        """[r, C] float32 the values of `input` (gathered rows) or `second` (flat rows)."""
+        """Return [r, C] float32, the values of `input` (gathered rows) or `second` (flat rows)."""
         codes = self.rows(stage, rows)
         scale = self.scales(stage, rows, codes.shape[1])
         return None if scale is None else codes * scale
 
 
-def _check_rows(stage: str, count: int, asked: Tensor) -> None:
-    most = int(asked.max()) if len(asked) else -1
-    if most >= count:
+def _check_rows(stage: str, count: int, requested: Tensor) -> None:
+    largest = int(requested.max()) if len(requested) else -1
+    if largest >= count:
         raise ValueError(
-            f"stage {stage} was handed out with {count} rows, and there is a row {most}; hand out "
-            "all rows in order, or say with `rows=` which they are (see moe.intermediates)"
+            f"stage {stage} was recorded with {count} rows, but row {largest} exists; record all "
+            "rows in order, or pass their numbers as `rows=` (see moe.intermediates)"
         )
 
 
 def _taken(value: Tensor, rows: Tensor) -> Tensor:
-    """value[rows] in float32; one-byte formats as bytes, since not every device can index them."""
+    """Return value[rows] in float32. Index one-byte formats as bytes: some devices require it."""
     if value.dtype.itemsize > 1:
         return value[rows].float()
     return value.view(torch.uint8)[rows].view(value.dtype).float()
 
 
 def spread(scale: Tensor, width: int, group: int | None) -> Tensor:
-    """[r, 1] or [r, groups] -> broadcastable to [r, width]."""
+    """Return scales [r, 1] or [r, groups] as a tensor broadcastable to [r, width]."""
     return scale if group is None else spread_groups(scale, width, group)
 
 

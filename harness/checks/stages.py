@@ -1,7 +1,7 @@
-"""The first stage that departs: each one is fed with what the member itself had just before.
+"""Find the first wrong stage: each stage is recomputed from the member's own previous stage.
 
-So a stage's bound has no room for what happens elsewhere, and the first finding is where the
-fault lies. Stages that nobody hands out are judged by the output alone.
+So the tolerance of a stage covers its own noise only, and the first finding names the faulty stage.
+Stages that no member records are judged by the output alone.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ ORDER = ("dispatch", *STAGES)
 
 
 def check(subject: Subject, call: Call, context: RankContext) -> tuple[StageFinding, ...]:
-    """Collective, on a sample of rows where all would cost too much. In order of the stages.
+    """Return the wrong stages of a call in order, from a sample of rows if all cost too much.
 
-    Between ranks a stage is judged only where all of them hand it out.
+    Collective. Between ranks a stage is judged only where all of them hand it out.
     """
     shared = names_on_all_ranks(subject.layer.groups, call.stages, STAGES, context.device)
     if "ids" not in call.stages:
@@ -39,24 +39,24 @@ def check(subject: Subject, call: Call, context: RankContext) -> tuple[StageFind
 
 
 def inside(
-    subject: Subject, call: Call, context: RankContext, *, every: bool
+    subject: Subject, call: Call, context: RankContext, *, all_rows: bool
 ) -> tuple[StageFinding, ...]:
-    """The stages inside the experts; not collective. every: on all rows, as for one that failed."""
+    """Return the wrong stages inside the experts. Not collective. all_rows: instead of a sample."""
     if "ids" not in call.stages:
         return ()
     handed = handed_out(subject, call, context.rank, exact=is_bitwise(subject.case))
-    return _ordered(stages_experts.check(handed, every=every))
+    return _ordered(stages_experts.check(handed, all_rows=all_rows))
 
 
 def findings(observation: Observation) -> tuple[Finding, ...]:
-    """Collective. Judge the second call's stages, between ranks, too: the smaller one."""
+    """Judge all stages of the second, smaller call, those between ranks included. Collective."""
     call = observation.calls[1]
-    found = check(observation.subject, call, observation.context)
-    return tuple(_finding(CHECK.name, call, stage) for stage in found)
+    departing = check(observation.subject, call, observation.context)
+    return tuple(_finding(CHECK.name, call, stage) for stage in departing)
 
 
 def could_be_read(observation: Observation) -> bool:
-    """Whether the stages are such that they can be judged; `findings` raised where they are not."""
+    """Tell whether the recorded stages were readable: `findings` raised no exception."""
     return not any(
         finding.check == CHECK.name and finding.verdict is Verdict.ERROR
         for finding in observation.findings
@@ -64,10 +64,10 @@ def could_be_read(observation: Observation) -> bool:
 
 
 def findings_inside(observation: Observation) -> tuple[Finding, ...]:
-    """Judge the stages inside the experts of the calls that `findings` says nothing of.
+    """Judge the stages inside the experts of calls without a stage finding.
 
-    The first call's on some rows, a failed one's on all of them. What departs in both of the first
-    two calls is reported for the second; of all others it is evidence for the diagnosis.
+    Check stages per call: call 2 fully, call 1 inside the experts only. A finding in both is
+    reported for call 2. Failed calls are checked on all rows, as evidence for the diagnosis.
     """
     by_call = {call: _inside(observation, call) for call in _unexplained(observation)}
     second = observation.calls[1]
@@ -80,7 +80,7 @@ def findings_inside(observation: Observation) -> tuple[Finding, ...]:
 
 
 def _unexplained(observation: Observation) -> list[int]:
-    """Numbers of the calls to look into."""
+    """Return the numbers of the calls whose stages inside the experts are still to be judged."""
     second_departs = _has_stage(observation, observation.calls[1])
     return [
         call.number
@@ -94,9 +94,9 @@ def _inside(observation: Observation, number: int) -> tuple[StageFinding, ...]:
     call, context = observation.calls[number], observation.context
     departing: tuple[StageFinding, ...] = ()
     if number == 0 and not _has_stage(observation, observation.calls[1]):
-        departing = inside(observation.subject, call, context, every=False)
+        departing = inside(observation.subject, call, context, all_rows=False)
     if not departing and observation.has_failed(call):
-        departing = inside(observation.subject, call, context, every=True)
+        departing = inside(observation.subject, call, context, all_rows=True)
     return departing
 
 
@@ -116,8 +116,8 @@ def _finding(check: str, call: Call, stage: StageFinding, *, reported: bool = Tr
     )
 
 
-def _ordered(found: list[StageFinding]) -> tuple[StageFinding, ...]:
-    return tuple(sorted(found, key=lambda finding: ORDER.index(finding.stage)))
+def _ordered(departing: list[StageFinding]) -> tuple[StageFinding, ...]:
+    return tuple(sorted(departing, key=lambda finding: ORDER.index(finding.stage)))
 
 
 CHECK = Check(name="stages", run=findings, collective=True, phase="stages")

@@ -1,8 +1,7 @@
-"""The stages inside the experts: both products, activation, second quantization, weighted sum.
+"""Judge the stages inside the experts: products, activation, second quantization, weighted sum.
 
-Each is worked out from what the member itself handed out just before, with the reference's own
-weights and the member's declared numerics. A stage whose input nobody handed out is left to the
-comparison of the output.
+Each stage is recomputed from the member's recorded previous stage, with the reference's weights
+and the member's declared numerics. A stage without a recorded input is judged by the output alone.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import torch
 from harness.checks import token_order
 from harness.checks.stage_bound import (
     REACH,
-    Right,
+    Expected,
     StageFinding,
     compare,
     not_finite,
@@ -29,33 +28,33 @@ if TYPE_CHECKING:
 
     from harness.checks.stage_record import Handed
 
-CHEAP = 2.0**25  # multiplications of both products below which all rows are looked at
+CHEAP = 2.0**25  # multiplications of both products up to which all rows are judged
 _TINY = 2.0**-126  # the smallest normal float32: below, hardware may flush to zero
 
 
-def check(handed: Handed, *, every: bool = False) -> list[StageFinding]:
-    """every: all rows; else all where that is cheap, and a spread sample where it is not."""
-    tokens = _sampled(handed, every)
+def check(handed: Handed, *, all_rows: bool = False) -> list[StageFinding]:
+    """Return the wrong stages. all_rows: judge every row; else a sample unless all are cheap."""
+    tokens = _sampled(handed, all_rows)
     flat = _by_expert(handed, tokens)
-    found: list[StageFinding | None] = []
+    departing: list[StageFinding | None] = []
     labels = _labels(handed, flat)
     if len(flat):
         products = _products(handed, flat)
-        found = [
+        departing = [
             _compared("gemm1", handed, flat, products.get("gemm1"), labels),
             _activation(handed, flat, labels),
             *_second(handed, flat, labels),
             _compared("gemm2", handed, flat, products.get("gemm2"), labels),
         ]
-    found.append(_combine(handed, tokens))
-    findings = [finding for finding in found if finding is not None]
+    departing.append(_combine(handed, tokens))
+    findings = [finding for finding in departing if finding is not None]
     return findings or _not_finite(handed, tokens, flat, labels)
 
 
 def _not_finite(
     handed: Handed, tokens: Tensor, flat: Tensor, labels: dict[str, Tensor]
 ) -> list[StageFinding]:
-    """The first stage with NaN or Inf, where the sum has some and no stage could be blamed."""
+    """Return the first stage with NaN or Inf, if the sum has some and no other stage was wrong."""
     if not handed.has("combine"):
         return []
     total = handed.stages["combine"].value[tokens]
@@ -70,20 +69,20 @@ def _not_finite(
     return [] if finding is None else [finding]
 
 
-def _sampled(handed: Handed, every: bool) -> Tensor:
-    """[s] gathered rows to look at: real ones, where it is known which those are."""
+def _sampled(handed: Handed, all_rows: bool) -> Tensor:
+    """Return [s], the gathered rows to judge, without padding if the order of rows is known."""
     real = token_order.by_rows(handed) if sum(handed.sizes) else None
     if real is None:
         real = (handed.ids >= 0).any(dim=1).nonzero().flatten()
     problem = handed.subject.case.problem
     columns = max(problem.shard_sizes)
-    if every or len(real) * handed.top_k * problem.hidden * columns * 3 <= CHEAP:
+    if all_rows or len(real) * handed.top_k * problem.hidden * columns * 3 <= CHEAP:
         return real
     return real[chosen_rows(len(real), real.device)]
 
 
 def _by_expert(handed: Handed, tokens: Tensor) -> Tensor:
-    """[r] flat rows of these tokens whose expert is here, one expert after the other."""
+    """Return [r], the flat rows of these tokens with an expert of this rank, sorted by expert."""
     slots = torch.arange(handed.top_k, device=tokens.device)
     flat = (tokens[:, None] * handed.top_k + slots).flatten()
     ids = handed.ids.flatten()[flat]
@@ -97,17 +96,17 @@ def _labels(handed: Handed, flat: Tensor) -> dict[str, Tensor]:
 
 
 def _compared(
-    stage: str, handed: Handed, flat: Tensor, right: Right | None, labels: dict[str, Tensor]
+    stage: str, handed: Handed, flat: Tensor, expected: Expected | None, labels: dict[str, Tensor]
 ) -> StageFinding | None:
-    if right is None:
+    if expected is None:
         return None
     if handed.exact:
-        right = Right(value=right.value, noise=torch.zeros_like(right.value))
-    return compare(stage, handed.rows(stage, flat), right, labels)
+        expected = Expected(value=expected.value, tolerance=torch.zeros_like(expected.value))
+    return compare(stage, handed.rows(stage, flat), expected, labels)
 
 
-def _products(handed: Handed, flat: Tensor) -> dict[str, Right]:
-    """Both products in one pass over the experts, as each one's weights are made only once."""
+def _products(handed: Handed, flat: Tensor) -> dict[str, Expected]:
+    """Compute both products in one pass over the experts, to build their weights only once."""
     inputs = _inputs(handed, flat)
     numerics = handed.subject.reference.numerics
     parts: dict[str, list[Tensor]] = {name: [] for name in inputs}
@@ -126,19 +125,19 @@ def _products(handed: Handed, flat: Tensor) -> dict[str, Right]:
 
 
 def _inputs(handed: Handed, flat: Tensor) -> dict[str, Tensor]:
-    """[r, C] float32 what each product was given, where both are handed out."""
-    given: dict[str, Tensor | None] = {}
+    """Return [r, C] float32, the input of each product recorded together with its output."""
+    inputs: dict[str, Tensor | None] = {}
     if handed.has("gemm1", "input"):
-        given["gemm1"] = handed.dequantized("input", flat // handed.top_k)
+        inputs["gemm1"] = handed.dequantized("input", flat // handed.top_k)
     if handed.has("gemm2", "second"):
-        given["gemm2"] = handed.dequantized("second", flat)
+        inputs["gemm2"] = handed.dequantized("second", flat)
     elif handed.has("gemm2", "activation") and handed.subject.reference.act_format.grid == "model":
-        given["gemm2"] = handed.rows("activation", flat)
-    return {name: x for name, x in given.items() if x is not None}
+        inputs["gemm2"] = handed.rows("activation", flat)
+    return {name: x for name, x in inputs.items() if x is not None}
 
 
 def _shard(handed: Handed, local: int) -> tuple[Tensor, Tensor]:
-    """This rank's columns of an expert's true w13 [2n, K] and w2 [K, n]."""
+    """Return this rank's columns of an expert's reference w13 [2n, K] and w2 [K, n]."""
     case = handed.subject.case
     expert = int(handed.global_ids(torch.tensor(local)))
     w13, w2 = handed.subject.reference.weights(expert)
@@ -150,53 +149,59 @@ def _shard(handed: Handed, local: int) -> tuple[Tensor, Tensor]:
     return torch.cat([gate[part], up[part]]), w2[:, part]
 
 
-def _product(handed: Handed, name: str, value: Tensor, sigma: Tensor) -> Right:
-    """value, sigma: [r, C] the sums and the standard deviation of each."""
-    numerics, noise = handed.subject.reference.numerics, REACH * sigma
+def _product(handed: Handed, name: str, value: Tensor, sigma: Tensor) -> Expected:
+    """Return expected products. value, sigma: [r, C], the sums and their standard deviations."""
+    numerics, tolerance = handed.subject.reference.numerics, REACH * sigma
     rounded = numerics.gemm1 if name == "gemm1" else numerics.expert
     if rounded == "model":
-        noise = noise + rounding(value.abs() + noise, handed.subject.case.dtype)
-    return Right(value=value, noise=noise)
+        tolerance = tolerance + rounding(value.abs() + tolerance, handed.subject.case.dtype)
+    return Expected(value=value, tolerance=tolerance)
 
 
 def _activation(handed: Handed, flat: Tensor, labels: dict[str, Tensor]) -> StageFinding | None:
-    """activation(gate, up) in float32, rounded as declared."""
+    """Compare activation(gate, up), computed in float32 and rounded as declared."""
     if not handed.has("gemm1", "activation"):
         return None
     gate, up = handed.rows("gemm1", flat).chunk(2, dim=1)
-    right = handed.subject.reference.activation(gate, up)
-    value, noise = right.value, 4 * right.noise + _TINY
+    exact = handed.subject.reference.activation(gate, up)
+    value, tolerance = exact.value, 4 * exact.noise + _TINY
     if handed.subject.reference.numerics.activation == "model":
-        noise = noise + rounding(value.abs() + noise, handed.subject.case.dtype)
-    return _compared("activation", handed, flat, Right(value=value, noise=noise), labels)
+        tolerance = tolerance + rounding(value.abs() + tolerance, handed.subject.case.dtype)
+    return _compared("activation", handed, flat, Expected(value=value, tolerance=tolerance), labels)
 
 
 def _second(handed: Handed, flat: Tensor, labels: dict[str, Tensor]) -> list[StageFinding | None]:
-    """Scales first; then the codes under the member's own scales, free only at a tie."""
+    """Compare the scales, then the codes under the member's scales: exact except at a tie."""
     if not handed.has("activation", "second"):
         return []
     fmt, h = handed.subject.reference.act_format, handed.rows("activation", flat)
     if fmt.grid == "model":
-        return [_compared("second", handed, flat, Right(value=h, noise=h.new_zeros(1)), labels)]
+        return [
+            _compared("second", handed, flat, Expected(value=h, tolerance=h.new_zeros(1)), labels)
+        ]
     scale = handed.scales("second", flat, h.shape[1])
     if scale is None:
         return []
     expected = _second_scale(handed, h)
-    wide = expected.broadcast_to(h.shape) if expected.ndim < 2 else expected
-    right = Right(value=wide, noise=wide * (0.0 if handed.exact else FLOAT32_NOISE))
-    found = compare("second", scale.broadcast_to(wide.shape), right, labels, what="scales")
-    if found is not None:
-        return [found]
+    expected_scale = expected.broadcast_to(h.shape) if expected.ndim < 2 else expected
+    scales = Expected(
+        value=expected_scale, tolerance=expected_scale * (0.0 if handed.exact else FLOAT32_NOISE)
+    )
+    finding = compare(
+        "second", scale.broadcast_to(expected_scale.shape), scales, labels, noun="scales"
+    )
+    if finding is not None:
+        return [finding]
     ratio = (h / scale).clamp(-fmt.top, fmt.top)
     codes = formats.on_grid(ratio, fmt)
     step = formats.step_of(ratio, fmt)
     tie = formats.tie_of(ratio, codes, fmt)
-    free = torch.where(tie <= ratio.abs() * 2.0**-22, step, 0.0)  # within two float32 steps
-    return [_compared("second", handed, flat, Right(value=codes, noise=free), labels)]
+    tolerance = torch.where(tie <= ratio.abs() * 2.0**-22, step, 0.0)  # within two float32 steps
+    return [_compared("second", handed, flat, Expected(value=codes, tolerance=tolerance), labels)]
 
 
 def _second_scale(handed: Handed, h: Tensor) -> Tensor:
-    """[r, n] or broadcastable to it; one over all rows in use, where one serves all."""
+    """Return the scales, broadcastable to [r, n]; a dynamic per-tensor one spans all used rows."""
     fmt = handed.subject.reference.act_format
     if fmt.has_one_scale and not fmt.static:
         used = (handed.ids.flatten() >= 0).nonzero().flatten()
@@ -205,26 +210,26 @@ def _second_scale(handed: Handed, h: Tensor) -> Tensor:
 
 
 def _combine(handed: Handed, tokens: Tensor) -> StageFinding | None:
-    """The weighted sum over slots; a real token without an expert here comes out as zeros."""
+    """Compare the weighted sum over slots; tokens without an expert on this rank give zeros."""
     if not handed.has("gemm2"):
-        tokens = tokens[(handed.ids[tokens] < 0).all(dim=1)]  # which must be zeros
+        tokens = tokens[(handed.ids[tokens] < 0).all(dim=1)]  # expected zeros
     if len(tokens) == 0 or not handed.has("combine", "weights"):
         return None
     numerics, dtype = handed.subject.reference.numerics, handed.subject.case.dtype
     terms = _weighted(handed, tokens)
     value, size = terms.sum(dim=1), terms.abs().sum(dim=1)
     times = handed.top_k if numerics.combine == "model" else 1
-    noise = size * (handed.top_k * 2.0**-23) + rounding(
+    tolerance = size * (handed.top_k * 2.0**-23) + rounding(
         size if times > 1 else value.abs(), dtype, times
     )
     if handed.exact:
-        noise = torch.zeros_like(noise)
+        tolerance = torch.zeros_like(tolerance)
     actual = handed.stages["combine"].value[tokens]
-    return compare("combine", actual, Right(value=value, noise=noise), {"rows": tokens})
+    return compare("combine", actual, Expected(value=value, tolerance=tolerance), {"rows": tokens})
 
 
 def _weighted(handed: Handed, tokens: Tensor) -> Tensor:
-    """[s, k, K] float32 router weight times expert output, zeros for experts elsewhere."""
+    """Return [s, k, K] float32, weighted expert outputs; zeros for experts of other ranks."""
     ids = handed.ids[tokens]
     hidden = handed.stages["combine"].value.shape[1]
     terms = torch.zeros((*ids.shape, hidden), device=ids.device)

@@ -1,8 +1,8 @@
-"""Which gathered row holds which token: an all2all may gather in any order.
+"""Find out which gathered row holds which token: an all2all may gather in any order.
 
-Most gather in rank order, so that is looked at first. Where it does not explain what is there,
-rows are known by what is in them. Where that does not tell either, nobody knows what should be
-where, and what arrived is left to the comparison of the output.
+Rank order is tried first, since most members use it. If it does not explain the received rows,
+rows are identified by their contents. If contents are ambiguous too, the order is unknown, and
+dispatch is judged by the output alone.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """codes: [r, K] float32. scale: broadcastable to them; None: not handed out."""
+    """Hold input rows. codes: [r, K] float32. scale: broadcastable to codes; None: not recorded."""
 
     codes: Tensor
     scale: Tensor | None
@@ -33,9 +33,10 @@ class Rows:
 
 @dataclass(frozen=True, kw_only=True)
 class Sent:
-    """Of the S tokens of the group, in rank order: what this rank should have of them.
+    """Describe what this rank should receive of the group's S tokens, in rank order.
 
-    ids: [S, k] int64 local, -1 = none here. weights: [S, k] float32, 0 where no expert is here.
+    ids: [S, k] int64 local expert ids, -1 for experts of other ranks. weights: [S, k] float32,
+    0 where the id is -1.
     """
 
     rows: Rows
@@ -44,55 +45,62 @@ class Sent:
 
 
 def sent(handed: Handed, ids: Tensor, weights: Tensor) -> Sent:
-    """ids: [S, k] global, weights: [S, k] float32, as the tokens' own ranks chose them."""
+    """Return what this rank should receive, given the choice of each token's rank.
+
+    ids: [S, k] global expert ids. weights: [S, k] float32.
+    """
     case = handed.subject.case
     local = local_ids(ids.long(), case.problem.experts_of(handed.rank), case.num_experts)
     weights = torch.where(local >= 0, weights, 0.0)
-    return Sent(rows=_right_rows(handed), ids=local, weights=weights)
+    return Sent(rows=_expected_rows(handed), ids=local, weights=weights)
 
 
-def held_rows(handed: Handed, at: Tensor) -> Rows:
-    """What this rank had in these gathered rows."""
+def received_rows(handed: Handed, at: Tensor) -> Rows:
+    """Return what this rank received in the gathered rows `at`."""
     codes = handed.rows("input", at)
     return Rows(codes=codes, scale=handed.scales("input", at, codes.shape[1]))
 
 
-def wrong_rows(handed: Handed, right: Rows, at: Tensor) -> Tensor:
-    """[r] bool where codes, or scales if they are known, are not the right ones, bit for bit."""
-    held = held_rows(handed, at)
-    bad = ~(held.codes == right.codes)
-    return (bad if held.scale is None else bad | ~(held.scale == right.scale)).any(dim=1)
+def mismatched_rows(handed: Handed, expected: Rows, at: Tensor) -> Tensor:
+    """Return [r] bool: rows whose codes or recorded scales differ from the expected ones."""
+    received = received_rows(handed, at)
+    mismatched = ~(received.codes == expected.codes)
+    if received.scale is not None:
+        mismatched = mismatched | ~(received.scale == expected.scale)
+    return mismatched.any(dim=1)
 
 
-def order(handed: Handed, right: Sent) -> Tensor | None:
-    """[S] the gathered row of each token, or None.
+def order(handed: Handed, expected: Sent) -> Tensor | None:
+    """Return [S], the gathered row of each token, or None if it is unknown.
 
-    Another order than the ranks' must explain rows and routing, or one of them would excuse the
-    other. Only where neither fits the ranks' order do rows alone say where they are.
+    Accept an order other than rank order only if activations and routing both match it. Fall back
+    to activations alone only if neither matches rank order.
     """
-    line = _rank_order(handed)
-    rows_fit = line is not None and not bool(wrong_rows(handed, right.rows, line).any())
-    fits = line is not None and _routed_right(handed, right, line)
+    rank_order = _rank_order(handed)
+    rows_fit = rank_order is not None and not bool(
+        mismatched_rows(handed, expected.rows, rank_order).any()
+    )
+    fits = rank_order is not None and _is_routed_as_expected(handed, expected, rank_order)
     if rows_fit and fits:
-        return line
+        return rank_order
     ids, weights = handed.ids, handed.stages["weights"].value.float()
-    held = ids, torch.where(ids >= 0, weights, 0.0)
-    found = _matched(handed, right.rows, (right.ids, right.weights), held)
-    if found is None and (rows_fit or fits):
-        return line
-    return _matched(handed, right.rows) if found is None else found
+    received_routing = ids, torch.where(ids >= 0, weights, 0.0)
+    matched = _matched(handed, expected.rows, (expected.ids, expected.weights), received_routing)
+    if matched is None and (rows_fit or fits):
+        return rank_order
+    return _matched(handed, expected.rows) if matched is None else matched
 
 
 def by_rows(handed: Handed) -> Tensor | None:
-    """As `order`, from the rows alone; not collective."""
-    line, right = _rank_order(handed), _right_rows(handed)
-    if line is not None and not bool(wrong_rows(handed, right, line).any()):
-        return line
-    return _matched(handed, right)
+    """Return the order as `order` does, from the activations alone. Not collective."""
+    rank_order, expected = _rank_order(handed), _expected_rows(handed)
+    if rank_order is not None and not bool(mismatched_rows(handed, expected, rank_order).any()):
+        return rank_order
+    return _matched(handed, expected)
 
 
-def _right_rows(handed: Handed) -> Rows:
-    """Of all tokens of the group; made anew from the seed, so no rank's word is taken."""
+def _expected_rows(handed: Handed) -> Rows:
+    """Return the input rows of all tokens of the group, regenerated from the seed."""
     x, fmt = handed.sent.float(), handed.subject.reference.act_format
     if fmt.grid == "model":
         return Rows(codes=x, scale=x.new_ones(()))
@@ -101,67 +109,68 @@ def _right_rows(handed: Handed) -> Rows:
 
 
 def _rank_order(handed: Handed) -> Tensor | None:
-    """[S] one rank's tokens after another's, as they are or padded to the longest's.
+    """Return [S], the gathered rows in rank order, with or without padding to the longest rank.
 
-    None where there are not so many rows, or where a row has not all slots of its token.
+    None if the number of rows fits neither, or if a row has only some slots of its token.
     """
     rows, sizes, device = len(handed.ids), handed.sizes, handed.ids.device
     if not handed.by_token:
         return None
     if rows == sum(sizes):
         return torch.arange(rows, device=device)
-    most = max(sizes)
-    if rows != most * len(sizes):
+    longest = max(sizes)
+    if rows != longest * len(sizes):
         return None
-    return torch.cat([most * i + torch.arange(n, device=device) for i, n in enumerate(sizes)])
+    return torch.cat([longest * i + torch.arange(n, device=device) for i, n in enumerate(sizes)])
 
 
-def _routed_right(handed: Handed, right: Sent, at: Tensor) -> bool:
-    weights = torch.where(right.ids >= 0, handed.stages["weights"].value[at].float(), 0.0)
-    return torch.equal(handed.ids[at], right.ids) and torch.equal(weights, right.weights)
+def _is_routed_as_expected(handed: Handed, expected: Sent, at: Tensor) -> bool:
+    weights = torch.where(expected.ids >= 0, handed.stages["weights"].value[at].float(), 0.0)
+    return torch.equal(handed.ids[at], expected.ids) and torch.equal(weights, expected.weights)
 
 
 def _matched(
     handed: Handed,
-    right: Rows,
+    expected: Rows,
     routing: tuple[Tensor, ...] = (),
-    held_routing: tuple[Tensor, ...] = (),
+    received_routing: tuple[Tensor, ...] = (),
 ) -> Tensor | None:
-    """[S] for each token a row of its own that holds it, and its routing where that is given.
+    """Return [S], for each token a distinct row with the same content (and routing, if passed).
 
-    None unless all are found, once each, and no other row takes part in anything.
+    None unless every token has such a row and no other row is routed to an expert.
     """
     if not handed.by_token:
         return None
-    held = held_rows(handed, torch.arange(len(handed.ids), device=handed.ids.device))
-    if held.scale is None:
-        right = dataclasses.replace(right, scale=None)
-    wanted, there = _content(right, routing), _content(held, held_routing)
-    at = _places(row_sums(wanted), row_sums(there))
-    if at is None or not torch.equal(there[at], wanted):
+    received = received_rows(handed, torch.arange(len(handed.ids), device=handed.ids.device))
+    if received.scale is None:
+        expected = dataclasses.replace(expected, scale=None)
+    expected_content = _content(expected, routing)
+    content = _content(received, received_routing)
+    at = _places(row_sums(expected_content), row_sums(content))
+    if at is None or not torch.equal(content[at], expected_content):
         return None
-    rest = torch.ones(len(there), dtype=torch.bool, device=at.device)
-    rest[at] = False
-    return None if bool((handed.ids[rest] >= 0).any()) else at
+    unmatched = torch.ones(len(content), dtype=torch.bool, device=at.device)
+    unmatched[at] = False
+    return None if bool((handed.ids[unmatched] >= 0).any()) else at
 
 
 def _content(rows: Rows, routing: tuple[Tensor, ...]) -> Tensor:
-    """[r, C] float32 all that is in a row; no negative zeros, which would have other bits."""
+    """Return [r, C] float32, the content of each row, with -0.0 as 0.0 so that bits compare."""
     codes, scale = rows.codes, rows.scale
-    wide = () if scale is None else (scale.broadcast_to(codes.shape),)
-    return torch.cat([codes, *wide, *(t.float() for t in routing)], dim=1) + 0.0
+    scales = () if scale is None else (scale.broadcast_to(codes.shape),)
+    return torch.cat([codes, *scales, *(t.float() for t in routing)], dim=1) + 0.0
 
 
-def _places(wanted: Tensor, there: Tensor) -> Tensor | None:
-    """[S], [G] int64 -> [S] for each number a place of its own where it is; None: one has none.
+def _places(expected: Tensor, received: Tensor) -> Tensor | None:
+    """Return [S], for each expected number a distinct index into `received`; None if one lacks it.
 
-    Equal numbers take the places of their equals one after another.
+    expected: [S] int64. received: [G] int64. Equal numbers get the matching indices in order.
     """
-    numbers, which = wanted.sort(stable=True)
-    found, places = there.sort(stable=True)
-    before = torch.arange(len(numbers), device=wanted.device)
-    before = before - torch.searchsorted(numbers, numbers)
-    at = torch.searchsorted(found, numbers) + before
-    if int(at.max()) >= len(found) or not torch.equal(found[at], numbers):
+    numbers, expected_order = expected.sort(stable=True)
+    sorted_received, received_order = received.sort(stable=True)
+    rank_among_equals = torch.arange(len(numbers), device=expected.device)
+    rank_among_equals = rank_among_equals - torch.searchsorted(numbers, numbers)
+    at = torch.searchsorted(sorted_received, numbers) + rank_among_equals
+    if int(at.max()) >= len(sorted_received) or not torch.equal(sorted_received[at], numbers):
         return None
-    return torch.empty_like(at).scatter_(0, which, places[at])
+    return torch.empty_like(at).scatter_(0, expected_order, received_order[at])

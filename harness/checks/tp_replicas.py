@@ -1,7 +1,7 @@
-"""Whether the ranks of a TP group hold the same bits of the same tokens.
+"""Check that all ranks of a TP group hold the same bits of the same tokens.
 
-Each of them goes on with its own copy: where the copies differ by a last bit, their next routers
-may choose other experts, and the ranks part for good.
+Each rank continues with its own copy: if copies differ in a single bit, the next router may choose
+different experts on each rank, and the ranks diverge.
 """
 
 from __future__ import annotations
@@ -20,23 +20,27 @@ if TYPE_CHECKING:
 
 
 def findings(observation: Observation) -> tuple[Finding, ...]:
-    """Collective. Compare the first call's output on the ranks of each TP group."""
-    text = complaint(observation.subject, observation.calls[0].output.out)
+    """Compare the first call's output across the ranks of each TP group. Collective."""
+    text = message(observation.subject, observation.calls[0].output.out)
     return () if text is None else (Finding(check=CHECK.name, text=text),)
 
 
-def complaint(subject: Subject, out: Tensor) -> str | None:
-    """Collective over the TP group. out: [T, K], this rank's. Split tokens are nobody else's."""
+def message(subject: Subject, out: Tensor) -> str | None:
+    """Return a message if replicas differ; else None. Collective over the TP group.
+
+    out: [T, K], this rank's. Under sequence parallelism there are no replicas.
+    """
     tp, layout = subject.layer.groups.tp, subject.case.layout
     if tp.size == 1 or layout.sequence_parallel or len(out) == 0:
         return None
-    everyone = tp.all_gather(row_sums(out)).view(tp.size, len(out))
-    other = (everyone != everyone[0]).any(dim=0).nonzero().flatten().tolist()
-    if not other:
+    replicas = tp.all_gather(row_sums(out)).view(tp.size, len(out))
+    differing = (replicas != replicas[0]).any(dim=0).nonzero().flatten().tolist()
+    if not differing:
         return None
     return (
-        f"ranks of one TP group hold different bits of {len(other)} of {len(out)} tokens "
-        f"({numbers_text(other)}): sum in one order on all of them, or sum once and send the result"
+        f"ranks of one TP group hold different bits of {len(differing)} of {len(out)} tokens "
+        f"({numbers_text(differing)}): add in the same order on every rank, or add once and "
+        "broadcast the result"
     )
 
 

@@ -1,8 +1,8 @@
-"""Which known mistake gives what was seen: each one's output is compared with the actual one.
+"""Find the known mistake that gives the actual output: compare each one's output with it.
 
-A cause is named only when it fits: the wrong rows lie within the check's own bound of the output
-that it predicts, and what it leaves of the difference is small. So two noisy neighbours of the
-truth are never taken for one another.
+A cause is named only if it fits: the wrong rows are within the checks' tolerance of the predicted
+output, and the unexplained part of the error is small. So two outputs that are both close to the
+reference are never taken for one another.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from harness.checks.output import bound
+from harness.checks.output import row_tolerance
 from harness.diagnosis.patterns import of_columns
 from harness.fixtures.layer_call import MOST_ROWS
 from harness.formatting import numbers_text
@@ -26,24 +26,24 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from harness.diagnosis.patterns import Wrong
+    from harness.diagnosis.patterns import Mismatch
     from harness.fixtures.layer_call import Call
     from harness.mutants import Hypothesis
     from harness.mutants.sample import Scene
 
-LEAVES = 0.25  # of the wrong distance: the most that a named cause may leave unexplained
-SLACK = 1.5  # times the bound: what is compared carries the prediction's noise as well
-MOST_OF = 0.9  # of the rows that must fit: a row in doubt may not
+MAX_RESIDUAL = 0.25  # largest unexplained fraction of the error for a cause to be named
+TOLERANCE_FACTOR = 1.5  # times the row tolerance: the prediction is noisy, too
+MIN_FIT = 0.9  # smallest fraction of wrong rows that fit: some rows are ambiguous
 SECONDS = 10.0  # for all hypotheses of all calls of a case; the cheap ones come first
-MOVED_ROWS = 64  # wrong rows that are looked for among all of the call's
+MOVED_ROWS = 64  # wrong rows that are compared with all rows of the call
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cause:
-    """One mistake that explains the output.
+    """A mistake that explains the output.
 
-    residual: what it leaves of the wrong rows' distance, relative. where: empty, or that the
-    mistake was made in the wrong rows or columns only, the right ones being right.
+    residual: unexplained fraction of the wrong rows' error. where: empty, or a clause that limits
+    the mistake to the wrong rows or columns, if the others are correct.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Cause:
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """causes: those that fit, best first. closest: the least that any left of the distance."""
+    """The result of a search. causes: those that fit, best first. closest: smallest residual."""
 
     causes: tuple[Cause, ...] = ()
     tried: int = 0
@@ -65,7 +65,7 @@ class Search:
 
 
 @dataclass
-class _Found:
+class _Progress:
     causes: list[Cause] = field(default_factory=list)
     tried: int = 0
     not_applicable: int = 0
@@ -83,43 +83,47 @@ class _Found:
 def search(
     scene: Scene,
     call: Call,
-    wrong: Wrong,
+    mismatch: Mismatch,
     hypotheses: Iterable[Hypothesis],
     seconds: float,
 ) -> Search:
-    """Where no row is wrong by itself, all of them are looked at. seconds: when to stop."""
-    rows = wrong.rows if bool(wrong.rows.any()) else torch.ones_like(wrong.rows)
-    columns = wrong.columns if of_columns(wrong) else None
-    telling = telling_rows(scene, call, rows)
-    found = _Found()
+    """Try hypotheses, cheap ones first, until `seconds` have passed.
+
+    If no single row is wrong, all rows are treated as wrong.
+    """
+    rows = mismatch.rows if bool(mismatch.rows.any()) else torch.ones_like(mismatch.rows)
+    columns = mismatch.columns if of_columns(mismatch) else None
+    sampled = sample_rows(scene, call, rows)
+    progress = _Progress()
     end = time.monotonic() + seconds
-    for hypothesis in sorted(hypotheses, key=lambda h: h.dear):
+    for hypothesis in sorted(hypotheses, key=lambda h: h.costly):
         if time.monotonic() > end:
-            found.untried += 1
+            progress.untried += 1
             continue
-        _try(hypothesis, telling, (rows[telling.rows], columns), found)
-    if all(cause.where for cause in found.causes):
+        _try(hypothesis, sampled, (rows[sampled.rows], columns), progress)
+    if all(cause.where for cause in progress.causes):
         moved = _moved(call, rows)
         if moved is not None:
-            found.add(moved, moved.residual)
-    ranked = sorted(found.causes, key=lambda c: (len(c.where), c.residual))
+            progress.add(moved, moved.residual)
+    ranked = sorted(progress.causes, key=lambda c: (len(c.where), c.residual))
     return Search(
         causes=tuple(ranked),
-        tried=found.tried,
-        not_applicable=found.not_applicable,
-        untried=found.untried,
-        closest=found.closest,
-        faults=tuple(found.faults),
+        tried=progress.tried,
+        not_applicable=progress.not_applicable,
+        untried=progress.untried,
+        closest=progress.closest,
+        faults=tuple(progress.faults),
     )
 
 
-def telling_rows(scene: Scene, call: Call, wrong: Tensor) -> Scene:
-    """A scene of the same call whose first rows are wrong ones, with some right ones after.
+def sample_rows(scene: Scene, call: Call, is_wrong: Tensor) -> Scene:
+    """Return a scene of wrong rows of the call, followed by some correct ones.
 
-    Wrong ones first, since costly hypotheses look at a few rows only.
+    Wrong rows come first, since costly hypotheses use only the first few. is_wrong: [T] bool.
     """
-    right = _spread((~wrong).nonzero().flatten(), MOST_ROWS // 4)
-    rows = torch.cat([_spread(wrong.nonzero().flatten(), MOST_ROWS - len(right)), right])
+    correct_rows = _spread((~is_wrong).nonzero().flatten(), MOST_ROWS // 4)
+    wrong_rows = _spread(is_wrong.nonzero().flatten(), MOST_ROWS - len(correct_rows))
+    rows = torch.cat([wrong_rows, correct_rows])
     x, routing = call.tokens.x[rows], call.output.routing
     ids, weights = routing.topk_ids[rows], routing.topk_weights[rows]
     keep = torch.arange(len(rows), device=rows.device)
@@ -137,37 +141,37 @@ def telling_rows(scene: Scene, call: Call, wrong: Tensor) -> Scene:
     )
 
 
-def _spread(numbers: Tensor, most: int) -> Tensor:
-    count = min(len(numbers), most)
+def _spread(numbers: Tensor, limit: int) -> Tensor:
+    count = min(len(numbers), limit)
     place = torch.linspace(0, max(len(numbers) - 1, 0), count, device=numbers.device)
     return numbers[place.round().to(torch.int64)]
 
 
 def _try(
-    hypothesis: Hypothesis, scene: Scene, wrong: tuple[Tensor, Tensor | None], found: _Found
+    hypothesis: Hypothesis, scene: Scene, mask: tuple[Tensor, Tensor | None], progress: _Progress
 ) -> None:
-    """wrong: [r] the scene's wrong rows, and [K] the wrong columns if they have a pattern."""
-    blamed(scene)  # whoever was blamed before is forgotten
+    """Try one hypothesis. mask: the scene's wrong rows [r], and wrong columns [K] or None."""
+    blamed(scene)  # forget the previous culprit
     try:
         predicted = hypothesis.compute(scene)
     except NotApplicable:
-        found.not_applicable += 1
+        progress.not_applicable += 1
         return
-    except Exception as fault:
-        found.faults.append(f"{hypothesis.name}: {type(fault).__name__}: {fault}")
+    except Exception as error:
+        progress.faults.append(f"{hypothesis.name}: {type(error).__name__}: {error}")
         return
-    rows, columns = wrong[0][: len(predicted)], wrong[1]
+    rows, columns = mask[0][: len(predicted)], mask[1]
     if not bool(rows.any()):
-        found.not_applicable += 1  # it says nothing of the wrong rows
+        progress.not_applicable += 1  # it predicts no wrong row
         return
     fit = _fit(scene, predicted, rows, None)
     if not fit.named and columns is not None:
-        part = _fit(scene, predicted, rows, columns)
-        fit = part if part.named else fit
+        partial = _fit(scene, predicted, rows, columns)
+        fit = partial if partial.named else fit
     culprit = blamed(scene)
     text = f"{hypothesis.cause} ({culprit})" if culprit else hypothesis.cause
     cause = Cause(name=hypothesis.name, cause=text, residual=fit.residual, where=fit.where)
-    found.add(cause if fit.named else None, fit.residual)
+    progress.add(cause if fit.named else None, fit.residual)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,71 +181,81 @@ class _Fit:
     where: str
 
 
-def _fit(scene: Scene, predicted: Tensor, wrong: Tensor, columns: Tensor | None) -> _Fit:
-    """How well the prediction [r', K] explains the wrong rows, in some columns or in all."""
-    few = slice(0, len(predicted))
+def _fit(scene: Scene, predicted: Tensor, is_wrong: Tensor, columns: Tensor | None) -> _Fit:
+    """Measure how well the prediction [r', K] explains the wrong rows, in the columns or in all."""
+    rows = slice(0, len(predicted))
     part = slice(None) if columns is None else columns
-    actual, expected = scene.actual[few, part].float(), scene.answer.out[few, part].float()
+    actual, expected = scene.actual[rows, part].float(), scene.answer.out[rows, part].float()
     hypothetical = predicted[:, part].to(scene.actual.dtype).float()
     unit = expected.square().mean(dim=1, keepdim=True).sqrt()
-    left = _lengths(actual, hypothetical, unit)
+    remaining = _lengths(actual, hypothetical, unit)
     distance = _lengths(actual, expected, unit)
     ratio = hypothetical.nan_to_num().norm(dim=1) / expected.norm(dim=1).clamp(min=1e-38)
-    within = left <= SLACK * bound(scene.answer)[few] * ratio.clamp(min=1, max=1e3)
-    rest = float(left[wrong].norm() / distance[wrong].norm().clamp(min=1e-38))
-    fits = float(within[wrong].float().mean()) >= MOST_OF
-    everywhere = float(within.float().mean()) >= MOST_OF
-    places = [] if everywhere else ["rows"]
+    tolerance = TOLERANCE_FACTOR * row_tolerance(scene.answer)[rows] * ratio.clamp(min=1, max=1e3)
+    within = remaining <= tolerance
+    residual = float(remaining[is_wrong].norm() / distance[is_wrong].norm().clamp(min=1e-38))
+    fits = float(within[is_wrong].float().mean()) >= MIN_FIT
+    fits_all = float(within.float().mean()) >= MIN_FIT
+    places = [] if fits_all else ["rows"]
     places += [] if columns is None else ["columns"]
-    where = f"in the wrong {' and '.join(places)} only" if places else ""
-    return _Fit(residual=rest, named=fits and rest <= LEAVES, where=where)
+    place = f"in the wrong {' and '.join(places)} only" if places else ""
+    return _Fit(residual=residual, named=fits and residual <= MAX_RESIDUAL, where=place)
 
 
 def _lengths(a: Tensor, b: Tensor, unit: Tensor) -> Tensor:
-    """[r] distances of rows; where only one side is finite, a thousand times the row's rms.
-    NaN on both sides is no difference: a mistake may well give NaN."""
-    alike = (a == b) | (a.isnan() & b.isnan())
-    off = torch.where(alike, 0.0, a - b)
-    # In float64, since what lay in a buffer by chance may have a square beyond float32
-    lengths: Tensor = torch.where(off.isfinite(), off, 1e3 * unit).double().norm(dim=1)
+    """Return [r], the norm of a - b in each row.
+
+    An element that is finite on one side only counts as a thousand times the row's rms `unit`.
+    NaN on both sides is no difference: a mistake may give NaN.
+    """
+    is_equal = (a == b) | (a.isnan() & b.isnan())
+    difference = torch.where(is_equal, 0.0, a - b)
+    # In float64: uninitialised memory may hold values whose squares overflow float32
+    finite = torch.where(difference.isfinite(), difference, 1e3 * unit)
+    lengths: Tensor = finite.double().norm(dim=1)
     return lengths
 
 
-def _moved(call: Call, wrong: Tensor) -> Cause | None:
-    """Wrong rows that hold other rows' answers; needs all of the call's rows, not the chosen.
+def _moved(call: Call, is_wrong: Tensor) -> Cause | None:
+    """Return a cause if the wrong rows hold other rows' outputs; searches all rows of the call.
 
-    Zeros are such a row's too where the row that it should hold, by the others, is none of them.
+    A row of zeros fits, too, if the distance by which the others moved leads beyond the ends.
     """
     expected = call.answer.out.float()
     if len(expected) < 2:
         return None
-    numbers = _spread(wrong.nonzero().flatten(), MOVED_ROWS)
+    numbers = _spread(is_wrong.nonzero().flatten(), MOVED_ROWS)
     actual = call.output.out[numbers].float()
-    apart = torch.cdist(actual.nan_to_num(), expected)
-    source = apart.argmin(dim=1)
-    left = (actual - expected[source]).norm(dim=1)
-    fits = (source != numbers) & (left <= SLACK * bound(call.answer)[source])
-    empty = _beyond_the_ends(numbers, source, fits, len(expected)) & (actual == 0).all(dim=1)
-    if float((fits | empty).float().mean()) < MOST_OF:
+    distances = torch.cdist(actual.nan_to_num(), expected)
+    source = distances.argmin(dim=1)
+    remaining = (actual - expected[source]).norm(dim=1)
+    tolerance = TOLERANCE_FACTOR * row_tolerance(call.answer)[source]
+    fits = (source != numbers) & (remaining <= tolerance)
+    zero_rows = _beyond_the_ends(numbers, source, fits, len(expected)) & (actual == 0).all(dim=1)
+    if float((fits | zero_rows).float().mean()) < MIN_FIT:
         return None
     distance = (actual - expected[numbers]).norm(dim=1)
-    rest = float(left[fits].norm() / distance[fits].norm().clamp(min=1e-38))
-    if rest > LEAVES:
+    residual = float(remaining[fits].norm() / distance[fits].norm().clamp(min=1e-38))
+    if residual > MAX_RESIDUAL:
         return None
     text = _moved_text(numbers[fits].tolist(), source[fits].tolist())
-    if bool(empty.any()):
-        text += f"; rows {numbers_text(numbers[empty].tolist())}, which have none such, are zeros"
-    return Cause(name="rows_moved", cause=text, residual=rest)
+    if bool(zero_rows.any()):
+        text += (
+            f"; rows {numbers_text(numbers[zero_rows].tolist())}, which have no such row, are zeros"
+        )
+    return Cause(name="rows_moved", cause=text, residual=residual)
 
 
 def _beyond_the_ends(numbers: Tensor, source: Tensor, fits: Tensor, count: int) -> Tensor:
-    """[r] bool, whose source lies before the first row or after the last: none, unless all rows
-    that fit are moved by the same distance."""
+    """Return [r] bool: rows whose source would lie before the first row or after the last one.
+
+    All False unless all rows that fit moved by the same distance.
+    """
     steps = set((numbers - source)[fits].tolist())
     if len(steps) != 1:
         return torch.zeros_like(fits)
-    wanted = numbers - steps.pop()
-    return torch.logical_or(wanted < 0, wanted >= count)
+    expected_source = numbers - steps.pop()
+    return torch.logical_or(expected_source < 0, expected_source >= count)
 
 
 def _moved_text(rows: list[int], sources: list[int]) -> str:
@@ -250,11 +264,11 @@ def _moved_text(rows: list[int], sources: list[int]) -> str:
         return f"rows {rows[0]} and {rows[1]} are swapped"
     steps = [row - source for row, source in pairs]
     step = max(set(steps), key=steps.count)
-    if steps.count(step) >= MOST_OF * len(steps) and len(steps) > 1:
+    if steps.count(step) >= MIN_FIT * len(steps) and len(steps) > 1:
         side = "before" if step > 0 else "after"
-        far = "" if abs(step) == 1 else f"{abs(step)} "
-        return f"each wrong row holds the answer of the row {far}{side} it"
+        gap = "" if abs(step) == 1 else f"{abs(step)} "
+        return f"each wrong row holds the output of the row {gap}{side} it"
     if len(set(sources)) == 1 and len(rows) > 1:
-        return f"rows {numbers_text(rows)} all hold the answer of row {sources[0]}"
-    some = ", ".join(f"row {row} that of row {source}" for row, source in pairs[:3])
-    return f"wrong rows hold other rows' answers: {some}"
+        return f"rows {numbers_text(rows)} all hold the output of row {sources[0]}"
+    examples = ", ".join(f"row {row} that of row {source}" for row, source in pairs[:3])
+    return f"wrong rows hold other rows' outputs: {examples}"

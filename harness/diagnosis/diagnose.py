@@ -1,6 +1,6 @@
-"""What is wrong with one call on one rank: how much, where, in which pattern, and why.
+"""Diagnose one call on one rank: how much is wrong, where, in which pattern, and why.
 
-The report makes the message of it. Nothing here changes a verdict.
+`harness.report.failure_text` formats the result. Verdicts are not changed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.checks.check import Observation
-    from harness.diagnosis.patterns import Pattern, Wrong
+    from harness.diagnosis.patterns import Mismatch, Pattern
     from harness.fixtures.layer_call import Call
     from harness.mutants import Hypothesis
     from harness.mutants.sample import Scene
@@ -34,56 +34,59 @@ MOST_CALLS = 3  # diagnosed of each rank: a case of few tokens has many calls
 
 
 def diagnose(observation: Observation) -> Diagnosis | None:
-    """Return this rank's diagnosis, of its first MOST_CALLS failed calls; None when none failed.
+    """Return this rank's diagnosis of its first MOST_CALLS failed calls; None if none failed.
 
-    Never raises: a fault of the diagnosis is told in its place, and the verdict stands.
+    Never raises: an exception in the diagnosis is part of the result, and the verdict stands.
     """
-    found: list[CallDiagnosis] = []
+    calls: list[CallDiagnosis] = []
     end = time.monotonic() + causes.SECONDS
     failed = [call for call in observation.calls if observation.has_failed(call)]
     for call in failed[:MOST_CALLS]:
         try:
-            found.append(_one(observation, call, before=found, end=end))
-        except Exception as fault:
-            text = f"{type(fault).__name__}: {fault}"
-            found.append(CallDiagnosis(call=call.number, fault=text))
+            calls.append(_diagnose_call(observation, call, before=calls, end=end))
+        except Exception as error:
+            text = f"{type(error).__name__}: {error}"
+            calls.append(CallDiagnosis(call=call.number, fault=text))
     if not failed:
         return None
     return Diagnosis(
         rank=observation.context.rank,
         failed=tuple(call.number for call in failed),
         of=len(observation.calls),
-        every_call=all(_looked_at_everywhere(one, len(observation.calls)) for one in found),
-        calls=tuple(found),
+        every_call=all(_judged_in_every_call(call, len(observation.calls)) for call in calls),
+        calls=tuple(calls),
     )
 
 
-def _looked_at_everywhere(one: CallDiagnosis, calls: int) -> bool:
-    """Whether the other calls would have failed with this one's fault.
+def _judged_in_every_call(call_diagnosis: CallDiagnosis, calls: int) -> bool:
+    """Tell whether what is wrong in this call was judged in the other calls, too.
 
-    Outputs are judged in every call; stages in the second, and in the first where the second has
-    no finding; what else is looked at, in one call only.
+    Outputs are judged in every call; stages in the second call, and in the first if the second has
+    no finding; everything else in one call only.
     """
-    return one.output or (one.call == 0 and calls == 2 and bool(one.stages))
+    if call_diagnosis.output:
+        return True
+    return call_diagnosis.call == 0 and calls == 2 and bool(call_diagnosis.stages)
 
 
-def _one(
+def _diagnose_call(
     observation: Observation, call: Call, *, before: Sequence[CallDiagnosis], end: float
 ) -> CallDiagnosis:
-    """`explain`, and a picture if the run's options name a folder."""
+    """Explain one call, and draw its errors if the run's options name a folder for pictures."""
     subject, context = observation.subject, observation.context
     scene = scene_of(subject.case, context.rank, call, subject.reference)
-    likely = tuple(cause.name for known in before for cause in known.causes)
-    found = explain(scene, call, observation.of(call), likely=likely, end=end)
+    likely = tuple(cause.name for earlier in before for cause in earlier.causes)
+    explained = explain(scene, call, observation.of(call), likely=likely, end=end)
     folder = context.options.get("pictures")
-    if folder and found.wrong_rows:
+    if folder and explained.wrong_rows:
         name = png.stem(subject.case.id, f"rank{context.rank}-call{call.number + 1}")
         try:
             picture = error_image.save_rows(call, str(folder), name)
-            return dataclasses.replace(found, picture=picture)
-        except OSError as fault:
-            return dataclasses.replace(found, picture_fault=f"{type(fault).__name__}: {fault}")
-    return found
+            return dataclasses.replace(explained, picture=picture)
+        except OSError as error:
+            text = f"{type(error).__name__}: {error}"
+            return dataclasses.replace(explained, picture_fault=text)
+    return explained
 
 
 def explain(
@@ -96,61 +99,60 @@ def explain(
 ) -> CallDiagnosis:
     """Return one call's diagnosis, without its picture.
 
-    findings: of this call. likely: names of causes to look at first; where one of them fits, no
-    other is tried. end: on time.monotonic()'s clock, when to stop looking for causes; None:
-    causes.SECONDS from now.
+    findings: of this call. likely: names of causes to try first; if one fits, no other is tried.
+    end: time.monotonic() at which to stop searching causes; None: causes.SECONDS from now.
     """
     output, answer = call.output.out, call.answer
-    wrong = patterns.find_wrong(output, answer)
-    # Where no row is wrong, only words say what is.
-    topics = (Topic.VALUES, Topic.STAGES, *((Topic.ROWS,) if bool(wrong.rows.any()) else ()))
+    mismatch = patterns.find_mismatch(output, answer)
+    # Without a wrong row, the finding's text is the only description.
+    topics = (Topic.VALUES, Topic.STAGES, *((Topic.ROWS,) if bool(mismatch.rows.any()) else ()))
     metrics = {name: value for finding in findings for name, value in finding.metrics.items()}
     stages = (finding.detail for finding in findings if finding.topic is Topic.STAGES)
-    found = CallDiagnosis(
+    explained = CallDiagnosis(
         call=call.number,
         tokens=len(output),
         covers=topics,
         output=any(finding.topic in (Topic.ROWS, Topic.VALUES) for finding in findings),
         metrics={name: number(value) for name, value in metrics.items()},
         stages=tuple(Stage(**dataclasses.asdict(stage)) for stage in stages),
-        facts=facts(output, answer.out, wrong),
+        facts=facts(output, answer.out, mismatch),
     )
-    if not found.output:
-        return found
+    if not explained.output:
+        return explained
     ids = call.output.routing.topk_ids
-    found = dataclasses.replace(
-        found,
-        experts=routing_patterns.shares(wrong.rows, ids, scene.case.num_experts),
-        patterns=tuple(_patterns(scene, wrong, ids)),
+    explained = dataclasses.replace(
+        explained,
+        experts=routing_patterns.shares(mismatch.rows, ids, scene.case.num_experts),
+        patterns=tuple(_patterns(scene, mismatch, ids)),
     )
-    return _with_causes(found, _search(scene, call, wrong, likely, end))
+    return _with_causes(explained, _search(scene, call, mismatch, likely, end))
 
 
-def _patterns(scene: Scene, wrong: Wrong, topk_ids: Tensor) -> list[Pattern]:
+def _patterns(scene: Scene, mismatch: Mismatch, topk_ids: Tensor) -> list[Pattern]:
     case = scene.case
-    whole = case.dp_size == 1 and not case.sequence_parallel
+    all_tokens = case.dp_size == 1 and not case.sequence_parallel
     by_routing = routing_patterns.of_routing(
-        wrong.rows, topk_ids, case.problem, scene.rank, whole=whole
+        mismatch.rows, topk_ids, case.problem, scene.rank, all_tokens=all_tokens
     )
-    return [*by_routing, *patterns.of_rows(wrong.rows), *patterns.of_columns(wrong)]
+    return [*by_routing, *patterns.of_rows(mismatch.rows), *patterns.of_columns(mismatch)]
 
 
 def _search(
-    scene: Scene, call: Call, wrong: Wrong, likely: Sequence[str], end: float | None
+    scene: Scene, call: Call, mismatch: Mismatch, likely: Sequence[str], end: float | None
 ) -> causes.Search:
     end = time.monotonic() + causes.SECONDS if end is None else end
 
     def search(hypotheses: Sequence[Hypothesis]) -> causes.Search:
-        return causes.search(scene, call, wrong, hypotheses, end - time.monotonic())
+        return causes.search(scene, call, mismatch, hypotheses, end - time.monotonic())
 
-    few = [h for h in HYPOTHESES if h.name in likely]
-    found = search(few) if few else None
-    return found if found is not None and found.causes else search(HYPOTHESES)
+    likely_hypotheses = [h for h in HYPOTHESES if h.name in likely]
+    result = search(likely_hypotheses) if likely_hypotheses else None
+    return result if result is not None and result.causes else search(HYPOTHESES)
 
 
-def _with_causes(found: CallDiagnosis, search: causes.Search) -> CallDiagnosis:
+def _with_causes(explained: CallDiagnosis, search: causes.Search) -> CallDiagnosis:
     return dataclasses.replace(
-        found,
+        explained,
         causes=tuple(
             NamedCause(name=c.name, cause=c.cause, residual=number(c.residual), where=c.where)
             for c in search.causes[:MOST_CAUSES]

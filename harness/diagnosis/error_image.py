@@ -1,4 +1,4 @@
-"""The errors of an output as a picture: rows down, columns across."""
+"""Draw the errors of an output as a picture: rows down, columns across."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
     from harness.fixtures.layer_call import Call
 
-SIDE = 1024  # pixels a side at most
+SIDE = 1024  # largest width and height in pixels
 LOWEST, HIGHEST = -4.0, 1.0  # log10 of the error over its row's rms, at both ends of the colours
 
 
 def save_rows(call: Call, folder: str, name: str) -> str:
-    """Write the errors of a call's output [T, K] as NAME.png; returns the file's name.
+    """Write the errors of a call's output [T, K] as NAME.png and return the file's name.
 
     Raises OSError.
     """
@@ -34,12 +34,15 @@ def save_rows(call: Call, folder: str, name: str) -> str:
 
 
 def error_levels(actual: Tensor, expected: Tensor) -> list[bytes]:
-    """[T, K] both -> rows of colour numbers, the largest of each patch, at most SIDE a side."""
-    got = actual.to(expected.dtype)
+    """Return rows of colour numbers, at most SIDE x SIDE, each the largest error of its patch.
+
+    actual, expected: [T, K].
+    """
+    values = actual.to(expected.dtype)
     rms = expected.square().mean(dim=1, keepdim=True).sqrt().clamp(min=1e-38)
-    log = ((got - expected).abs() / rms).clamp(min=10.0 ** (LOWEST - 1)).log10()
+    log = ((values - expected).abs() / rms).clamp(min=10.0 ** (LOWEST - 1)).log10()
     level = (log - LOWEST) / (HIGHEST - LOWEST) * (BROKEN - 1)
-    level = level.round().clamp(0, BROKEN - 1).masked_fill(~got.isfinite(), BROKEN)
+    level = level.round().clamp(0, BROKEN - 1).masked_fill(~values.isfinite(), BROKEN)
     size = [min(side, SIDE) for side in level.shape]
     small = torch.nn.functional.adaptive_max_pool2d(level[None, None], size)[0, 0]
     return [bytes(row) for row in small.to(torch.uint8).tolist()]

@@ -1,8 +1,8 @@
-"""What the wrong elements of an output have in common: a sentence and its data.
+"""Find what the wrong elements of an output have in common: a clause and its data.
 
-A pattern is said only when it holds: nearly all that is wrong lies within it, little that is right
-does, and chance would hardly have drawn it (so a single wrong row of thirty has no pattern).
-Patterns of routing are in `routed.py`.
+A pattern is reported only if it covers nearly all wrong elements and few correct ones, and is
+unlikely by chance (so a single wrong row of thirty has no pattern). Patterns of routing are in
+`harness.diagnosis.routing_patterns`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness.checks.element_and_bias import beyond
-from harness.checks.output import bound
+from harness.checks.output import row_tolerance
 from harness.record.diagnosis import Pattern as Pattern
 
 if TYPE_CHECKING:
@@ -22,56 +22,58 @@ if TYPE_CHECKING:
 
     from moe.reference.result import Answer
 
-COVERS = 0.99  # of what is wrong that a pattern must hold
-ROWS_WRONG = 0.9  # of a pattern's rows that must be wrong: a mistake may cancel in a few
-CHANCE = 0.05  # the largest probability that the rows fell so by themselves
-COLUMNS_WRONG = 0.6  # of a pattern's columns: a wrong number may be right by luck
-BLOCKS = (128, 64, 32, 16, 8)  # sizes that kernels cut rows and columns into
+COVERS = 0.99  # fraction of the wrong rows or columns that a pattern must cover
+ROWS_WRONG = 0.9  # fraction of a pattern's rows that must be wrong: a mistake may cancel in some
+CHANCE = 0.05  # largest probability of the pattern by chance
+COLUMNS_WRONG = 0.6  # fraction of a pattern's columns: a wrong number may be close by luck
+BLOCKS = (128, 64, 32, 16, 8)  # block sizes of kernels
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wrong:
-    """What is wrong in an output. rows: [T] bool; elements: [T, K] bool, in these rows only."""
+class Mismatch:
+    """Mark what is wrong in an output. rows: [T] bool. elements: [T, K] bool, in these rows."""
 
     rows: Tensor
     elements: Tensor
 
     @property
     def columns(self) -> Tensor:
-        """[K] bool: columns that are wrong in a fair share of the wrong rows."""
+        """Return [K] bool: columns that are wrong about as often as the worst column."""
         share = self.elements[self.rows].to(torch.float32).mean(dim=0)
         if not len(share) or not bool(self.rows.any()):
             return torch.zeros_like(share, dtype=torch.bool)
         return share > 0.2 * share.amax()
 
-    def with_elements(self, elements: Tensor) -> Wrong:
-        """These elements [T, K] are wrong, too, and so are their rows."""
-        return Wrong(rows=self.rows | elements.any(dim=1), elements=self.elements | elements)
+    def with_elements(self, elements: Tensor) -> Mismatch:
+        """Return a mask with these elements [T, K] and their rows added."""
+        return Mismatch(rows=self.rows | elements.any(dim=1), elements=self.elements | elements)
 
 
-def find_wrong(
-    actual: Tensor, answer: Answer, eps: float | None = None, margin: float | None = None
-) -> Wrong:
-    """actual: [T, K]; eps: relative step of its values, where its dtype does not tell.
-    margin: of a row's bound, see `compare.bound`.
+def find_mismatch(
+    actual: Tensor, answer: Answer, eps: float | None = None, factor: float | None = None
+) -> Mismatch:
+    """Mark rows beyond their tolerance or with NaN or Inf, and the elements responsible.
 
-    Rows beyond their bound, or with NaN or Inf; of these the elements that
-    are off by more than six times what the row's bound gives one, and a rounding.
-    And single elements that are too far off, with their rows."""
-    got, expected = actual.to(answer.out.dtype), answer.out
-    allowed = bound(answer, margin)
-    off = (got - expected).abs().nan_to_num(nan=torch.inf, posinf=torch.inf)
-    rows = off.square().sum(dim=1) > allowed.square()
-    each = allowed[:, None] / max(got.shape[1], 1) ** 0.5
+    Of such a row, elements count whose error exceeds three times the row tolerance per element
+    plus a rounding; or, if there are none, those above the tolerance per element. Single elements
+    beyond the element tolerance are marked with their rows.
+    actual: [T, K]. eps: relative step of its values; None: its dtype's. factor: see
+    `harness.checks.output.row_tolerance`.
+    """
+    values, expected = actual.to(answer.out.dtype), answer.out
+    tolerance = row_tolerance(answer, factor)
+    error = (values - expected).abs().nan_to_num(nan=torch.inf, posinf=torch.inf)
+    rows = error.square().sum(dim=1) > tolerance.square()
+    element_tolerance = tolerance[:, None] / max(values.shape[1], 1) ** 0.5
     rounding = (torch.finfo(actual.dtype).eps if eps is None else eps) * expected.abs()
-    elements = (off > 3 * each + rounding) & rows[:, None]
-    thin = rows & ~elements.any(dim=1)  # spread below that: take what is above the average
-    elements |= (off > each) & thin[:, None]
-    return Wrong(rows=rows, elements=elements).with_elements(beyond(off, answer, actual.dtype))
+    elements = (error > 3 * element_tolerance + rounding) & rows[:, None]
+    diffuse = rows & ~elements.any(dim=1)  # error spread over the row
+    elements |= (error > element_tolerance) & diffuse[:, None]
+    return Mismatch(rows=rows, elements=elements).with_elements(beyond(error, answer, actual.dtype))
 
 
 def of_rows(rows: Tensor, blocks: tuple[int, ...] = BLOCKS) -> list[Pattern]:
-    """rows: [T] bool, which are wrong. What their numbers have in common."""
+    """Return what the numbers of the wrong rows have in common. rows: [T] bool."""
     total, bad = len(rows), int(rows.sum())
     if bad == 0:
         return []
@@ -87,13 +89,15 @@ def of_rows(rows: Tensor, blocks: tuple[int, ...] = BLOCKS) -> list[Pattern]:
     return _periodic(rows, "row", tuple(b for b in (1, *reversed(blocks)) if 2 * b <= total))
 
 
-def of_columns(wrong: Wrong, blocks: tuple[int, ...] = BLOCKS) -> list[Pattern]:
-    """What the wrong columns have in common; nothing when they are all of them."""
-    columns = wrong.columns
+def of_columns(mismatch: Mismatch, blocks: tuple[int, ...] = BLOCKS) -> list[Pattern]:
+    """Return what the wrong columns have in common; [] if all columns are wrong."""
+    columns = mismatch.columns
     total, bad = len(columns), int(columns.sum())
     if bad == 0:
         return []
-    slack = 8 // int(wrong.rows.sum())  # a few wrong rows may be right at a range's very edge
+    slack = 8 // int(
+        mismatch.rows.sum()
+    )  # in few wrong rows, the edge of a range may be correct by luck
     numbers = columns.nonzero().flatten()
     first, last = _snapped(int(numbers[0]), int(numbers[-1]) + 1, total, slack)
     if bad >= COLUMNS_WRONG * (last - first):
@@ -105,8 +109,10 @@ def of_columns(wrong: Wrong, blocks: tuple[int, ...] = BLOCKS) -> list[Pattern]:
 
 
 def chance(total: int, hits: int, bad: int, tried: float) -> float:
-    """At most how probable it is that `bad` of `total` rows all lie within some `hits` of them
-    by themselves, when `tried` such sets were looked at. A set of all rows explains nothing."""
+    """Bound the probability that `bad` of `total` rows lie by chance within a set of `hits` rows.
+
+    tried: number of such sets that were tested. A set of all rows explains nothing: 1.0.
+    """
     if hits >= total:
         return 1.0
     bad = min(bad, hits)
@@ -119,33 +125,33 @@ def _log_choose(n: int, k: int) -> float:
 
 
 def same(hits: Tensor, bad: Tensor) -> bool:
-    """[T] bool both: nearly all bad rows are hit, and hardly any right one."""
-    both = int((hits & bad).sum())
-    return both >= COVERS * int(bad.sum()) and both >= ROWS_WRONG * int(hits.sum())
+    """Tell whether hits [T] bool cover nearly all bad rows and few others. bad: [T] bool."""
+    bad_hits = int((hits & bad).sum())
+    return bad_hits >= COVERS * int(bad.sum()) and bad_hits >= ROWS_WRONG * int(hits.sum())
 
 
 def _range_text(
-    what: str, first: int, last: int, total: int, blocks: tuple[int, ...]
+    axis: str, first: int, last: int, total: int, blocks: tuple[int, ...]
 ) -> tuple[str, float]:
-    """The range in words, and among how many such ranges it was found."""
+    """Return the range in words, and the number of such ranges that were possible."""
     if first == 0 and last == 1:
-        return f"the first {what} only", 2
+        return f"the first {axis} only", 2
     if last == total and first == total - 1:
-        return f"the last {what} only", 2
+        return f"the last {axis} only", 2
     if last == total:
-        start, tried = f"{what}s >= {first} only", float(total)
-        if what == "row":
-            start = f"{what}s {first}-{last - 1}"
+        start, candidates = f"{axis}s >= {first} only", float(total)
+        if axis == "row":
+            start = f"{axis}s {first}-{last - 1}"
     elif first == 0:
-        start, tried = f"{what}s < {last} only", float(total)
+        start, candidates = f"{axis}s < {last} only", float(total)
     else:
-        start, tried = f"{what}s {first}-{last - 1} only", total * total / 2
+        start, candidates = f"{axis}s {first}-{last - 1} only", total * total / 2
     block = next((b for b in blocks if _is_block(first, last, total, b)), None)
     if block is None:
-        return start, tried
+        return start, candidates
     partly = "the last, partly filled" if last - first < block else "the last"
-    which = f"{partly} block of {block}" if last == total else f"one block of {block}"
-    return f"{start}: {which}", len(blocks) * -(-total // block)
+    block_text = f"{partly} block of {block}" if last == total else f"one block of {block}"
+    return f"{start}: {block_text}", len(blocks) * -(-total // block)
 
 
 def _is_block(first: int, last: int, total: int, block: int) -> bool:
@@ -153,7 +159,7 @@ def _is_block(first: int, last: int, total: int, block: int) -> bool:
 
 
 def _snapped(first: int, last: int, total: int, slack: int) -> tuple[int, int]:
-    """The range widened to an even place, if one lies within `slack`."""
+    """Return the range, its ends moved outward to a block boundary within `slack`, if any."""
     for step in BLOCKS:
         if first - first // step * step <= slack:
             first = first // step * step
@@ -165,32 +171,32 @@ def _snapped(first: int, last: int, total: int, slack: int) -> tuple[int, int]:
     return first, last
 
 
-def _periodic(mask: Tensor, what: str, blocks: tuple[int, ...]) -> list[Pattern]:
-    """Every second, fourth, ... block: the largest block and shortest period that fit."""
-    inside = ROWS_WRONG if what == "row" else COLUMNS_WRONG
+def _periodic(mask: Tensor, axis: str, blocks: tuple[int, ...]) -> list[Pattern]:
+    """Return the pattern "every n-th block" of the largest block and shortest period, if any."""
+    inside = ROWS_WRONG if axis == "row" else COLUMNS_WRONG
     total, bad = len(mask), int(mask.sum())
     for block in reversed(blocks):
         for period in (2, 4, 8):
             if 2 * period * block > total + block:
                 continue
-            place = torch.arange(total, device=mask.device) // block % period
+            position = torch.arange(total, device=mask.device) // block % period
             for start in range(period):
-                hits = place == start
-                held = int((hits & mask).sum())
-                if held < COVERS * bad or held < inside * int(hits.sum()):
+                hits = position == start
+                bad_hits = int((hits & mask).sum())
+                if bad_hits < COVERS * bad or bad_hits < inside * int(hits.sum()):
                     continue
-                if what == "row" and chance(total, int(hits.sum()), bad, 50) >= CHANCE:
+                if axis == "row" and chance(total, int(hits.sum()), bad, 50) >= CHANCE:
                     continue
                 data = {"block": block, "period": period, "start": start}
-                return [Pattern(name=f"{what}_period", text=_period_text(what, **data), data=data)]
+                return [Pattern(name=f"{axis}_period", text=_period_text(axis, **data), data=data)]
     return []
 
 
-def _period_text(what: str, block: int, period: int, start: int) -> str:
+def _period_text(axis: str, block: int, period: int, start: int) -> str:
     if block == 1 and period == 2:
-        return f"{('even', 'odd')[start]} {what}s only"
+        return f"{('even', 'odd')[start]} {axis}s only"
     nth = {2: "second", 4: "fourth", 8: "eighth"}[period]
     if block == 1:
-        return f"every {nth} {what} only, from {start} on"
-    of = " of K" if what == "column" else " of rows"
-    return f"every {nth} {block}-block{of} only, from {what} {start * block} on"
+        return f"every {nth} {axis} only, from {start} on"
+    suffix = " of K" if axis == "column" else " of rows"
+    return f"every {nth} {block}-block{suffix} only, from {axis} {start * block} on"

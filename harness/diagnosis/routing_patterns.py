@@ -1,4 +1,4 @@
-"""What the wrong rows' routing has in common: their experts, those experts' ranks and blocks."""
+"""Find what the routing of the wrong rows has in common: experts, their ranks, their blocks."""
 
 from __future__ import annotations
 
@@ -17,37 +17,38 @@ if TYPE_CHECKING:
 
     from moe.spec import Problem
 
-MOST_WRONG = 0.5  # of an expert's rows: a slight mistake of it leaves some within their bounds
-BLOCKS = (128, 64, 32, 16)  # rows that a kernel takes of one expert at a time
+MOST_WRONG = 0.5  # of an expert's rows: a small error leaves some rows within tolerance
+BLOCKS = (128, 64, 32, 16)  # rows of one expert in a tile of a kernel
 
 
 def of_routing(
-    bad: Tensor, topk_ids: Tensor, problem: Problem, rank: int, *, whole: bool
+    bad: Tensor, topk_ids: Tensor, problem: Problem, rank: int, *, all_tokens: bool
 ) -> list[Pattern]:
-    """bad: [T] bool, wrong rows; topk_ids: [T, k] global ids, -1 = none.
+    """Return patterns of the wrong rows' routing.
 
-    whole: these are all tokens that the experts saw, so places within an expert are known.
+    bad: [T] bool, wrong rows. topk_ids: [T, k] global ids, -1 = none.
+    all_tokens: the experts got no other tokens, so a row's position within its expert is known.
     """
     if not bool(bad.any()) or bool(bad.all()):
         return []
-    found = _by_rank(bad, topk_ids, problem, rank)
-    found += [] if found else _by_experts(bad, topk_ids, problem)
+    patterns = _by_rank(bad, topk_ids, problem, rank)
+    patterns += [] if patterns else _by_experts(bad, topk_ids, problem)
     candidates = list(_empty_slots(topk_ids))
-    if whole:
+    if all_tokens:
         candidates += _by_place(topk_ids, problem.num_experts)
-    found += _fitting(bad, candidates)[:1]
-    return found
+    patterns += _fitting(bad, candidates)[:1]
+    return patterns
 
 
 def shares(bad: Tensor, topk_ids: Tensor, num_experts: int) -> dict[str, tuple[int, int]]:
-    """Expert -> (wrong rows, rows) routed to it; experts without rows are left out."""
+    """Return for each expert with rows (wrong rows, rows), keyed by its id as text."""
     hits = _hits(topk_ids, num_experts)
-    rows, wrong = hits.sum(dim=0).tolist(), (hits & bad[:, None]).sum(dim=0).tolist()
-    return {str(e): (wrong[e], rows[e]) for e in range(num_experts) if rows[e]}
+    rows, wrong_rows = hits.sum(dim=0).tolist(), (hits & bad[:, None]).sum(dim=0).tolist()
+    return {str(e): (wrong_rows[e], rows[e]) for e in range(num_experts) if rows[e]}
 
 
 def _hits(topk_ids: Tensor, num_experts: int) -> Tensor:
-    """[T, E] bool: which row is routed to which expert."""
+    """Return [T, E] bool: which row is routed to which expert."""
     ids = topk_ids.long()
     inside = (ids >= 0) & (ids < num_experts)
     hits = torch.zeros((len(ids), num_experts + 1), dtype=torch.bool, device=ids.device)
@@ -55,11 +56,11 @@ def _hits(topk_ids: Tensor, num_experts: int) -> Tensor:
 
 
 def _fitting(bad: Tensor, candidates: list[tuple[Pattern, Tensor]]) -> list[Pattern]:
-    total, wrong = len(bad), int(bad.sum())
+    total, bad_count = len(bad), int(bad.sum())
     return [
         pattern
         for pattern, hits in candidates
-        if same(hits, bad) and chance(total, int(hits.sum()), wrong, len(candidates)) < CHANCE
+        if same(hits, bad) and chance(total, int(hits.sum()), bad_count, len(candidates)) < CHANCE
     ]
 
 
@@ -69,60 +70,71 @@ def _by_rank(bad: Tensor, topk_ids: Tensor, problem: Problem, rank: int) -> list
         return []
     hits = _hits(topk_ids, problem.num_experts)
     owned = problem.experts_by_rank
-    there = torch.stack([hits[:, list(of)].any(dim=1) for of in owned])  # [W, T]
-    mine, other = there[rank], torch.cat([there[:rank], there[rank + 1 :]]).any(dim=0)
+    hit_by_rank = torch.stack([hits[:, list(experts)].any(dim=1) for experts in owned])  # [W, T]
+    local = hit_by_rank[rank]
+    remote = torch.cat([hit_by_rank[:rank], hit_by_rank[rank + 1 :]]).any(dim=0)
     candidates = [
-        (_experts_pattern(list(of), problem), there[r]) for r, of in enumerate(owned) if len(of)
+        (_experts_pattern(list(experts), problem), hit_by_rank[r])
+        for r, experts in enumerate(owned)
+        if len(experts)
     ]
     data = {"rank": rank}
-    away = Pattern(name="other_ranks", text="only rows with an expert on another rank", data=data)
-    home = Pattern(name="own_rank", text="only rows all of whose experts are local", data=data)
-    candidates += [(away, other), (home, mine & ~other)]
-    if layout.world_size == 2:  # says the same as the other rank's experts, less clearly
+    remote_pattern = Pattern(
+        name="other_ranks", text="only rows with an expert on another rank", data=data
+    )
+    local_pattern = Pattern(
+        name="own_rank", text="only rows all of whose experts are local", data=data
+    )
+    candidates += [(remote_pattern, remote), (local_pattern, local & ~remote)]
+    if layout.world_size == 2:  # same rows as the other rank's experts, but less specific
         candidates = [c for c in candidates if c[0].name != "other_ranks"]
     return _fitting(bad, candidates)[:1]
 
 
 def _by_experts(bad: Tensor, topk_ids: Tensor, problem: Problem) -> list[Pattern]:
-    """The fewest experts that explain every wrong row: nearly all their rows are, or else most."""
+    """Return the fewest experts that explain all wrong rows: nearly all their rows are wrong.
+
+    If there are none, accept experts at least MOST_WRONG of whose rows are wrong.
+    """
     hits = _hits(topk_ids, problem.num_experts)
     for least in (ROWS_WRONG, MOST_WRONG):
-        chosen = _covering(bad, hits, least)
-        covered = hits[:, chosen].any(dim=1) if chosen else torch.zeros_like(bad)
-        both, all_rows, wrong = (int(t.sum()) for t in (covered & bad, covered, bad))
-        if both < COVERS * wrong or both < least * all_rows:
+        experts = _covering(bad, hits, least)
+        covered = hits[:, experts].any(dim=1) if experts else torch.zeros_like(bad)
+        bad_hits, all_rows, bad_count = (int(t.sum()) for t in (covered & bad, covered, bad))
+        if bad_hits < COVERS * bad_count or bad_hits < least * all_rows:
             continue
-        if chance(len(bad), all_rows, wrong, float(problem.num_experts) ** len(chosen)) < CHANCE:
-            found = _experts_pattern(sorted(chosen), problem)
-            if both < ROWS_WRONG * all_rows:
-                text = f"{found.text}; of the {all_rows} rows that were, {both} are wrong"
-                return [replace(found, text=text)]
-            return [found]
+        choices = float(problem.num_experts) ** len(experts)
+        if chance(len(bad), all_rows, bad_count, choices) < CHANCE:
+            pattern = _experts_pattern(sorted(experts), problem)
+            if bad_hits < ROWS_WRONG * all_rows:
+                text = f"{pattern.text}; of the {all_rows} rows that were, {bad_hits} are wrong"
+                return [replace(pattern, text=text)]
+            return [pattern]
     return []
 
 
 def _covering(bad: Tensor, hits: Tensor, least: float) -> list[int]:
-    """Experts at least such a share of whose rows is wrong, the most telling first."""
+    """Return experts with at least a fraction `least` of wrong rows, chosen greedily."""
     counts = hits.sum(dim=0)
     guilty = ((hits & bad[:, None]).sum(dim=0) >= least * counts) & (counts > 0)
-    left, chosen = bad.clone(), []
-    while bool(left.any()):
-        gain = (hits & left[:, None]).sum(dim=0) * guilty
+    unexplained, experts = bad.clone(), []
+    while bool(unexplained.any()):
+        gain = (hits & unexplained[:, None]).sum(dim=0) * guilty
         best = int(gain.argmax())
         if int(gain[best]) == 0:
             break
-        chosen.append(best)
-        left &= ~hits[:, best]
-    return chosen
+        experts.append(best)
+        unexplained &= ~hits[:, best]
+    return experts
 
 
 def _experts_pattern(experts: list[int], problem: Problem) -> Pattern:
-    what = "experts" if len(experts) > 1 else "expert"
-    text = f"all wrong rows were routed to {what} {numbers_text(experts)}"
+    noun = "experts" if len(experts) > 1 else "expert"
+    text = f"all wrong rows were routed to {noun} {numbers_text(experts)}"
     data = {"experts": experts, "ranks": []}
     if problem.layout.use_ep and problem.layout.world_size > 1:
         by_rank = enumerate(problem.experts_by_rank)
-        data["ranks"] = [rank for rank, held in by_rank if set(experts) & set(held)]
+        data["ranks"] = [rank for rank, local in by_rank if set(experts) & set(local)]
         ranks = "ranks" if len(data["ranks"]) > 1 else "rank"
         text += f" ({ranks} {numbers_text(data['ranks'])})"
     return Pattern(name="experts", text=text, data=data)
@@ -136,7 +148,7 @@ def _empty_slots(topk_ids: Tensor) -> Iterator[tuple[Pattern, Tensor]]:
 
 
 def _by_place(topk_ids: Tensor, num_experts: int) -> Iterator[tuple[Pattern, Tensor]]:
-    """By a row's place among its expert's rows, in the order of the tokens."""
+    """Yield patterns of a row's position among its expert's rows, in token order."""
     ids = topk_ids.reshape(-1)
     hits = torch.nn.functional.one_hot(ids.long().clamp(min=0), num_experts)
     hits = hits * (ids >= 0)[:, None]
@@ -153,5 +165,5 @@ def _by_place(topk_ids: Tensor, num_experts: int) -> Iterator[tuple[Pattern, Ten
 
 
 def _rows(slots: Tensor, topk_ids: Tensor) -> Tensor:
-    """[T * k] -> [T]: rows any of whose slots is marked."""
+    """Return [T] bool: rows with a marked slot. slots: [T * k] bool."""
     return slots.view(topk_ids.shape).any(dim=1)

@@ -1,8 +1,8 @@
-"""Known mistakes: what would have come out of the layer under each of them.
+"""Known mistakes, and the output that a layer would return under each of them.
 
-One table serves two uses. The battery puts those that are marked so to the check of every case,
-and the check must reject them; the diagnosis asks which of them gives what was seen. Each row is
-a function of its family's module that bears the row's name; the table itself needs no torch.
+The table has two uses. The self-check of every case asks whether the checks would reject the
+mistakes marked `battery`; the diagnosis asks which mistake gives the actual output. Each row names
+a function in its family's module; the table itself does not import torch.
 """
 
 from __future__ import annotations
@@ -18,66 +18,77 @@ if TYPE_CHECKING:
     from moe.layout import Layout
     from moe.spec import Scheme
 
-FEW = 4  # rows that a mistake inside the experts is worked out for
+FEW = 4  # rows for which a mistake inside the experts is computed
 MORE_ROWS = "more tokens"
 
 
-class NotApplicable(Exception):  # no error: the mistake changes nothing here
-    """The mistake is none in this case, by its configuration; the text says why."""
+class NotApplicable(Exception):  # not an error: the mistake changes nothing in this case
+    """Raised if a case's configuration rules the mistake out; the text says why."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hypothesis:
-    """One mistake. cause: a clause for people. cure: the input change that would show it.
+    """Describe one mistake. cause: a clause for messages. remedy: inputs that would expose it.
 
-    dear: it is worked out by running experts again, on at most `FEW` rows. needs: what a case
-    must have for the mistake to exist, of `quantized` weights, several `ranks`.
+    family: the module of this package that computes it. battery: part of every self-check.
+    costly: experts run again, on at most `FEW` rows. needs: what a case must have for the mistake
+    to exist, of `quantized` (weights) and `ranks` (more than one).
     """
 
     name: str
     family: str  # module of this package
     cause: str
     battery: bool = False
-    dear: bool = False
+    costly: bool = False
     needs: frozenset[str] = frozenset()
-    cure: str = MORE_ROWS
+    remedy: str = MORE_ROWS
 
     def compute(self, scene: Scene) -> Tensor:
-        """[r', K] float32, the output under the mistake for the first r' <= r rows.
+        """Return [r', K] float32, the output under the mistake for the first r' <= r rows.
 
-        Raises NotApplicable where it is no mistake here.
+        Raises NotApplicable if the mistake does not exist in this case.
         """
         module = importlib.import_module(f"harness.mutants.{self.family}")
-        found: Tensor = getattr(module, self.name)(scene)
-        return found
+        output: Tensor = getattr(module, self.name)(scene)
+        return output
 
     def possible(self, scheme: Scheme, layout: Layout) -> bool:
-        """Whether some case of this scheme and layout can have the mistake."""
+        """Tell whether any case of this scheme and layout can have the mistake."""
         has = {"quantized": scheme.weights != "model", "ranks": layout.world_size > 1}
         return all(has[need] for need in self.needs)
 
 
 def _rows(family: str, **causes: str) -> tuple[Hypothesis, ...]:
-    """Mistakes that cost next to nothing, for the diagnosis alone."""
+    """Return mistakes that are cheap to compute, for the diagnosis only."""
     return tuple(Hypothesis(name=n, family=family, cause=c) for n, c in causes.items())
 
 
-def _dear(family: str, **causes: str) -> tuple[Hypothesis, ...]:
-    """Mistakes inside the experts, for the diagnosis alone."""
-    return tuple(Hypothesis(name=n, family=family, cause=c, dear=True) for n, c in causes.items())
+def _costly(family: str, **causes: str) -> tuple[Hypothesis, ...]:
+    """Return mistakes inside the experts, for the diagnosis only."""
+    return tuple(
+        Hypothesis(name=n, family=family, cause=cause, costly=True) for n, cause in causes.items()
+    )
 
 
-def _proof(family: str, cure: str, *needs: str, dear: bool = False, **causes: str) -> Hypothesis:
-    """A member of the battery."""
+def _proof(
+    family: str, remedy: str, *needs: str, costly: bool = False, **causes: str
+) -> Hypothesis:
+    """Return a mistake that is part of every self-check."""
     ((name, cause),) = causes.items()
-    wants = frozenset(needs)
+    required = frozenset(needs)
     return Hypothesis(
-        name=name, family=family, cause=cause, battery=True, dear=dear, needs=wants, cure=cure
+        name=name,
+        family=family,
+        cause=cause,
+        battery=True,
+        costly=costly,
+        needs=required,
+        remedy=remedy,
     )
 
 
 _SPREAD = "top-k > 1 and router weights that are spread more"
-_LARGER = "a larger n, so that a bound is a smaller part of a row"
+_LARGER = "a larger n, so that the tolerance is a smaller part of a row"
 _SHARED = "shared experts of a larger size"
 
 HYPOTHESES: tuple[Hypothesis, ...] = (
@@ -102,7 +113,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     _proof(
         "experts",
         _SPREAD,
-        dear=True,
+        costly=True,
         expert_from_neighbour="an expert's tokens were computed with its neighbour's weights",
     ),
     _proof("experts", _SHARED, shared_missing="the shared experts were not added"),
@@ -116,7 +127,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
         ids_in_int8="expert ids were kept in eight bits: those above 127 are lost",
         shared_from_output="the shared experts were given the routed output as their input",
     ),
-    *_dear(
+    *_costly(
         "experts",
         ids_off_by_one="every expert id is one too high",
         ids_one_too_low="every expert id is one too low",
@@ -140,7 +151,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
         weights_sigmoid="the router's weights come from a sigmoid instead of a softmax",
         weights_softmax="the router's weights come from a softmax, which the layer does not use",
     ),
-    *_dear("routing", weights_on_input="the router's weight was applied to the expert's input"),
+    *_costly("routing", weights_on_input="the router's weight was applied to the expert's input"),
     # sums over ranks
     _proof("ranks", _SPREAD, "ranks", rank_missing="a rank's share is missing from the sum"),
     _proof("ranks", _SPREAD, "ranks", rank_twice="a rank's share was added twice"),
@@ -155,7 +166,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
         shared_unreduced="only this TP rank's share of the shared experts was added",
     ),
     # other tokens
-    *_dear(
+    *_costly(
         "tokens",
         neighbour_tokens="the rows are those of the next rank's tokens",
         stale_output="the rows are left over from the call before",
@@ -166,10 +177,10 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
         "scales",
         "weights whose blocks differ more in size",
         "quantized",
-        dear=True,
+        costly=True,
         scale_shifted="the scales of w13 are off by one block (or channel, or expert)",
     ),
-    *_dear(
+    *_costly(
         "scales",
         w2_scale_shifted="the scales of w2 are off by one block (or channel, or expert)",
         scale_shifted_back="the scales of w13 are off by one, each the next block's "
@@ -193,7 +204,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
         input_groups_shifted="the input's group scales are off by one group",
     ),
     # number formats
-    *_dear(
+    *_costly(
         "rounding",
         activations_unquantized="the activations were not quantized",
         second_unquantized="the intermediate was not quantized",
@@ -207,10 +218,10 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     _proof(
         "activation",
         "gate and up of different sizes",
-        dear=True,
+        costly=True,
         gate_up_swapped="gate and up have changed places",
     ),
-    *_dear(
+    *_costly(
         "activation",
         silu="SiLU was used as the activation",
         gelu="GELU in its erf form was used as the activation",
@@ -231,7 +242,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
         last_n_block_missing="the last 128 columns were left out of the second product",
     ),
     # what more ranks and calls can do wrong
-    *_dear(
+    *_costly(
         "tokens",
         stale_sum="the experts added to what the call before left in the output's memory",
         tp_tokens_summed="an all-reduce added up the TP ranks' rows, which are of other tokens",
@@ -240,7 +251,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
         unpadded_offsets="rows were looked for as if the ranks before had sent no padding",
     ),
     # one matrix of another expert or rank
-    *_dear(
+    *_costly(
         "weights",
         w13_of_expert_before="w13 is the expert's before, w2 is right",
         w13_of_next_expert="w13 is the next expert's, w2 is right",
@@ -250,7 +261,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
         w2_shard_of_rank_before="w2 is the shard of the rank before, w13 is right",
     ),
     # scales of other experts or rows
-    *_dear(
+    *_costly(
         "scale_scopes",
         w13_scale_of_first_expert="all experts have the scales of w13 of a rank's first one",
         w2_scale_of_first_expert="all experts have the scales of w2 of a rank's first one",
@@ -264,5 +275,5 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
 
 
 def named(name: str) -> Hypothesis:
-    """The row of this name. Raises KeyError."""
+    """Return the mistake of this name. Raises KeyError."""
     return {h.name: h for h in HYPOTHESES}[name]

@@ -33,8 +33,8 @@ OAI_ALPHA = 1.702
 
 
 def gate_up_swapped(scene: Scene) -> Tensor:
-    right = right_activation(scene)
-    return redo(scene, Steps(activation=lambda gate, up: right(up, gate)))
+    activation = right_activation(scene)
+    return redo(scene, Steps(activation=lambda gate, up: activation(up, gate)))
 
 
 def silu(scene: Scene) -> Tensor:
@@ -60,8 +60,8 @@ def sigmoid(scene: Scene) -> Tensor:
 
 
 def silu_without_up(scene: Scene) -> Tensor:
-    right = right_activation(scene)
-    return redo(scene, Steps(activation=lambda gate, _: right(gate, torch.ones_like(gate))))
+    activation = right_activation(scene)
+    return redo(scene, Steps(activation=lambda gate, _: activation(gate, torch.ones_like(gate))))
 
 
 def up_without_gate(scene: Scene) -> Tensor:
@@ -73,15 +73,15 @@ def product_without_silu(scene: Scene) -> Tensor:
 
 
 def gate_clamped(scene: Scene) -> Tensor:
-    beyond, right = False, right_activation(scene)
+    exceeded, activation = False, right_activation(scene)
 
     def clamped(gate: Tensor, up: Tensor) -> Tensor:
-        nonlocal beyond
-        beyond |= bool((gate > LIMIT).any() | (up.abs() > LIMIT).any())
-        return right(gate.clamp(max=LIMIT), up.clamp(-LIMIT, LIMIT))
+        nonlocal exceeded
+        exceeded |= bool((gate > LIMIT).any() | (up.abs() > LIMIT).any())
+        return activation(gate.clamp(max=LIMIT), up.clamp(-LIMIT, LIMIT))
 
     out = redo(scene, Steps(activation=clamped))
-    if not beyond:
+    if not exceeded:
         raise NotApplicable(f"nothing in these rows is beyond {LIMIT:g}")
     return out
 
@@ -95,8 +95,8 @@ def swiglu_oai(scene: Scene) -> Tensor:
 
 
 def gate_up_interleaved(scene: Scene) -> Tensor:
-    def alternate(both: Tensor, shard: Shard) -> tuple[Tensor, Tensor]:
-        joined = torch.cat(right_halves(both, shard), dim=1)
+    def alternate(product: Tensor, shard: Shard) -> tuple[Tensor, Tensor]:
+        joined = torch.cat(right_halves(product, shard), dim=1)
         return joined[:, ::2], joined[:, 1::2]
 
     if scene.case.n == 1:
@@ -105,9 +105,9 @@ def gate_up_interleaved(scene: Scene) -> Tensor:
 
 
 def shard_of_joined_rows(scene: Scene) -> Tensor:
-    def cut(both: Tensor, shard: Shard) -> tuple[Tensor, Tensor]:
+    def cut(product: Tensor, shard: Shard) -> tuple[Tensor, Tensor]:
         start, stop = 2 * shard.columns.start, 2 * shard.columns.stop
-        gate, up = both[:, start:stop].chunk(2, dim=1)
+        gate, up = product[:, start:stop].chunk(2, dim=1)
         return gate, up
 
     if scene.case.use_ep or scene.case.world_size == 1:
@@ -140,9 +140,9 @@ def w2_blocks_transposed(scene: Scene) -> Tensor:
     def transposed(_: Scene, e: Matrices) -> Tensor:
         down, across = e.w2.shape[0] // BLOCK, e.w2.shape[1] // BLOCK
         w2 = e.w2.clone()
-        whole = w2[: down * BLOCK, : across * BLOCK]
-        tiles = whole.reshape(down, BLOCK, across, BLOCK).clone()  # no view of what is written
-        whole.copy_(tiles.transpose(1, 3).reshape(whole.shape))
+        full_blocks = w2[: down * BLOCK, : across * BLOCK]
+        tiles = full_blocks.reshape(down, BLOCK, across, BLOCK).clone()  # not a view: written below
+        full_blocks.copy_(tiles.transpose(1, 3).reshape(full_blocks.shape))
         return w2
 
     if scene.case.k < BLOCK or scene.case.n < BLOCK:
@@ -166,15 +166,15 @@ def _is_another(scene: Scene, name: str) -> None:
         raise NotApplicable(f"{name} is the layer's own activation")
 
 
-def _without(scene: Scene, gone: Callable[[Tensor], Tensor]) -> Tensor:
-    """The first product without some 128-blocks of the hidden size."""
+def _without(scene: Scene, is_missing: Callable[[Tensor], Tensor]) -> Tensor:
+    """Compute the output with some 128-blocks of the hidden size left out of the first product."""
     if scene.case.k <= BLOCK:
         raise NotApplicable(f"the hidden size is one block of {BLOCK}")
     column = torch.arange(scene.case.k, device=scene.x.device)
-    left = ~gone(column // BLOCK)
+    remaining = ~is_missing(column // BLOCK)
 
     def masked(scene: Scene, rows: Tensor, slots: Tensor) -> Tensor:
         del slots
-        return quantized_input(scene)[rows] * left
+        return quantized_input(scene)[rows] * remaining
 
     return redo(scene, Steps(inputs=masked))

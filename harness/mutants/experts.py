@@ -1,4 +1,4 @@
-"""The wrong expert, the wrong slot, the wrong number of shared experts."""
+"""Compute outputs with wrong experts, wrong slots or a wrong number of shared experts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 from harness.fixtures.expert_ids import global_ids, local_ids
 from harness.mutants import FEW, NotApplicable
-from harness.mutants.contributions import blame, by_slot, farther, parts_of, residual
+from harness.mutants.contributions import added_distance, blame, by_slot, parts_of, residual
 from harness.mutants.recompute import elsewhere, redo, redo_parts, shared_mlp
 
 if TYPE_CHECKING:
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 def expert_dropped(scene: Scene) -> Tensor:
     slots = by_slot(scene)
-    cost = farther(residual(scene)[:, None], -slots)
+    cost = added_distance(residual(scene)[:, None], -slots)
     worst = _least_by_expert(scene, cost, slots)
     blame(scene, f"expert {worst}")
     return scene.answer.out - (slots * (scene.topk_ids == worst)[:, :, None]).sum(dim=1)
 
 
 def _least_by_expert(scene: Scene, cost: Tensor, slots: Tensor) -> int:
-    """The expert with the least sum of cost [r, k], among those that add anything at all."""
+    """Return the expert with the smallest sum of cost [r, k], among those that add anything."""
     adds = slots.abs().amax(dim=-1) > 0
     ids = scene.topk_ids[adds].long()
     if len(ids) == 0:
@@ -39,26 +39,28 @@ def _least_by_expert(scene: Scene, cost: Tensor, slots: Tensor) -> int:
 
 
 def expert_from_neighbour(scene: Scene) -> Tensor:
-    """The expert none of whose rows is right takes the next one's weights."""
+    """Use the next expert's weights for the expert none of whose rows is correct."""
     _needs_experts(scene)
-    few = scene.first(FEW)
-    suspect = int(_suspect(scene, few))
+    sample = scene.first(FEW)
+    suspect = int(_suspect(scene, sample))
     blame(scene, f"expert {suspect}")
-    which = few.topk_ids == suspect
-    ids = torch.where(which, (few.topk_ids + 1) % scene.case.num_experts, -1)
-    there = which[None, :, :, None]
-    return few.total(parts=torch.where(there, redo_parts(few, ids=ids), parts_of(few)))
+    affected = sample.topk_ids == suspect
+    ids = torch.where(affected, (sample.topk_ids + 1) % scene.case.num_experts, -1)
+    mask = affected[None, :, :, None]
+    return sample.total(parts=torch.where(mask, redo_parts(sample, ids=ids), parts_of(sample)))
 
 
-def _suspect(scene: Scene, few: Scene) -> Tensor:
-    """[] of the experts of the few rows the one whose best row is the farthest off."""
+def _suspect(scene: Scene, sample: Scene) -> Tensor:
+    """Return [], of the sample's experts the one whose best row has the largest error."""
     ids = scene.topk_ids.long()
     length = scene.answer.out.square().sum(dim=1).clamp(min=1e-38)
-    off = (residual(scene).square().sum(dim=1) / length)[:, None].expand(ids.shape)
-    best = off.new_full((scene.case.num_experts,), torch.inf)
-    best = best.scatter_reduce(0, ids.flatten(), off.flatten(), "amin")
-    named = few.topk_ids.flip(1).flatten()  # of equals the last slot's: the lightest
-    return named[best[named.long()].argmax()]
+    relative_error = (residual(scene).square().sum(dim=1) / length)[:, None].expand(ids.shape)
+    best = relative_error.new_full((scene.case.num_experts,), torch.inf)
+    best = best.scatter_reduce(0, ids.flatten(), relative_error.flatten(), "amin")
+    candidates = sample.topk_ids.flip(
+        1
+    ).flatten()  # of equals the last slot's: its weight is smallest
+    return candidates[best[candidates.long()].argmax()]
 
 
 def ids_off_by_one(scene: Scene) -> Tensor:
@@ -113,7 +115,7 @@ def only_best_expert(scene: Scene) -> Tensor:
 
 
 def best_expert_twice(scene: Scene) -> Tensor:
-    """Each slot after the first has the expert of the slot before: the last one's is lost."""
+    """Use the previous slot's expert in each slot after the first; the last expert is lost."""
     if scene.topk_ids.shape[1] < 3:
         raise NotApplicable("below top-k 3 every slot has the first slot's expert then")
     parts = parts_of(scene)
@@ -121,22 +123,22 @@ def best_expert_twice(scene: Scene) -> Tensor:
 
 
 def ids_in_int8(scene: Scene) -> Tensor:
-    """Local ids above 127 are negative then, and negative ones take part in nothing."""
-    held = scene.reference.problem.experts_by_rank
+    """Drop local ids above 127: in int8 they are negative, hence skipped."""
+    experts_by_rank = scene.reference.problem.experts_by_rank
     parts = parts_of(scene).clone()
-    for rank, experts in enumerate(held):
+    for rank, experts in enumerate(experts_by_rank):
         local = local_ids(scene.topk_ids, experts, scene.case.num_experts)
         parts[rank] *= (local < 128)[:, :, None]
-    if max(len(experts) for experts in held) <= 128:
+    if max(len(experts) for experts in experts_by_rank) <= 128:
         raise NotApplicable("no rank has more than 128 experts")
     return scene.total(parts=parts)
 
 
 def shared_from_output(scene: Scene) -> Tensor:
-    """The routed experts' output was written over the hidden states too early."""
-    right = scene.answer.out - _shared(scene)
-    seen = right.to(scene.x.dtype)
-    return right + shared_mlp(elsewhere(scene, x=seen))
+    """Run the shared experts on hidden states overwritten by the routed experts' output."""
+    routed = scene.answer.out - _shared(scene)
+    overwritten = routed.to(scene.x.dtype)
+    return routed + shared_mlp(elsewhere(scene, x=overwritten))
 
 
 def _needs_slots(scene: Scene) -> None:
@@ -145,34 +147,34 @@ def _needs_slots(scene: Scene) -> None:
 
 
 def global_ids_as_local(scene: Scene) -> Tensor:
-    """Every rank computes the ids below its number of experts, with its own experts."""
+    """Treat global ids below a rank's number of experts as its local ids."""
     return _by_rank(scene, lambda ids, _: ids)
 
 
 def offset_taken_twice(scene: Scene) -> Tensor:
-    """Each rank subtracts its first expert's id from ids, and once more from what is left."""
-    held = _experts_by_rank(scene)
-    return _by_rank(scene, lambda ids, rank: ids - 2 * _first(held[rank]))
+    """Subtract the id of a rank's first expert twice from each global id."""
+    experts_by_rank = _experts_by_rank(scene)
+    return _by_rank(scene, lambda ids, rank: ids - 2 * _first(experts_by_rank[rank]))
 
 
 def stale_expert_map(scene: Scene) -> Tensor:
-    """Each rank computes the next rank's slots with its own experts of the same local number."""
-    few, held = scene.first(FEW), _experts_by_rank(scene)
-    ids = torch.full_like(few.topk_ids, -1)
-    for rank, other in enumerate([*held[1:], held[0]]):
-        local = local_ids(few.topk_ids, other, scene.case.num_experts)
+    """Run each rank's experts on the next rank's slots of the same local id."""
+    sample, experts_by_rank = scene.first(FEW), _experts_by_rank(scene)
+    ids = torch.full_like(sample.topk_ids, -1)
+    for rank, next_experts in enumerate([*experts_by_rank[1:], experts_by_rank[0]]):
+        local = local_ids(sample.topk_ids, next_experts, scene.case.num_experts)
         computed = _computed(scene, local, rank)
         ids = torch.where(computed >= 0, computed, ids)
-    return redo(few, ids=ids)
+    return redo(sample, ids=ids)
 
 
 def remainder_on_last_rank(scene: Scene) -> Tensor:
-    """Experts that ranks do not divide: the first ranks have them, by the map the last one has."""
-    held = _experts_by_rank(scene)
-    each, rest = divmod(scene.case.num_experts, len(held))
-    if rest == 0:
+    """Map the remaining experts to the last rank, while the first ranks hold their weights."""
+    world_size = len(_experts_by_rank(scene))
+    experts_per_rank, remainder = divmod(scene.case.num_experts, world_size)
+    if remainder == 0:
         raise NotApplicable("the ranks divide the experts evenly")
-    return _by_rank(scene, lambda ids, rank: ids - each * rank)
+    return _by_rank(scene, lambda ids, rank: ids - experts_per_rank * rank)
 
 
 def absent_as_first(scene: Scene) -> Tensor:
@@ -180,39 +182,41 @@ def absent_as_first(scene: Scene) -> Tensor:
 
 
 def absent_as_last(scene: Scene) -> Tensor:
-    held = _experts_by_rank(scene)
-    return _by_rank(scene, lambda ids, rank: _else(scene, ids, rank, len(held[rank]) - 1))
+    experts_by_rank = _experts_by_rank(scene)
+    return _by_rank(
+        scene, lambda ids, rank: _else(scene, ids, rank, len(experts_by_rank[rank]) - 1)
+    )
 
 
-def _else(scene: Scene, ids: Tensor, rank: int, other: int) -> Tensor:
-    """Local ids on the rank, `other` in place of what is not there."""
+def _else(scene: Scene, ids: Tensor, rank: int, fallback: int) -> Tensor:
+    """Return local ids on the rank, with `fallback` for experts of other ranks."""
     local = local_ids(ids, _experts_by_rank(scene)[rank], scene.case.num_experts)
-    return torch.where(local >= 0, local, other)
+    return torch.where(local >= 0, local, fallback)
 
 
-def _by_rank(scene: Scene, localised: Callable[[Tensor, int], Tensor]) -> Tensor:
-    """Every rank computes what `localised(ids, rank)` says, in local ids, with its own experts."""
-    few = scene.first(FEW)
-    parts = torch.zeros_like(parts_of(few))
+def _by_rank(scene: Scene, to_local: Callable[[Tensor, int], Tensor]) -> Tensor:
+    """Compute the output if each rank runs the local ids returned by `to_local(ids, rank)`."""
+    sample = scene.first(FEW)
+    parts = torch.zeros_like(parts_of(sample))
     for rank in range(scene.case.world_size):
-        ids = _computed(scene, localised(few.topk_ids, rank), rank)
-        parts = parts + redo_parts(few, ids=ids)
-    return few.total(parts=parts)
+        ids = _computed(scene, to_local(sample.topk_ids, rank), rank)
+        parts = parts + redo_parts(sample, ids=ids)
+    return sample.total(parts=parts)
 
 
 def _computed(scene: Scene, local: Tensor, rank: int) -> Tensor:
-    """Local ids of the rank -> the global ids of its experts; -1 is nothing."""
+    """Return global ids for the rank's local ids; -1 for those that it does not have."""
     inside = (local >= 0) & (local < len(_experts_by_rank(scene)[rank]))
     return torch.where(inside, global_ids(local, scene.reference.problem, rank), -1)
 
 
 def _first(experts: tuple[int, ...]) -> int:
-    """The id that a rank's experts begin with; 0 for a rank without any."""
+    """Return the id of a rank's first expert; 0 for a rank without experts."""
     return experts[0] if experts else 0
 
 
 def _experts_by_rank(scene: Scene) -> tuple[tuple[int, ...], ...]:
-    """The global ids of each rank's experts."""
+    """Return the global ids of each rank's experts."""
     problem = scene.reference.problem
     if not problem.layout.use_ep or problem.layout.world_size == 1:
         raise NotApplicable("every rank has all experts")

@@ -1,4 +1,4 @@
-"""Sums over ranks that miss a rank, count one twice, or are not done at all."""
+"""Compute outputs whose sums over ranks miss a rank, count one twice, or are left out."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness.mutants import NotApplicable
-from harness.mutants.contributions import blame, by_rank, farther, residual
+from harness.mutants.contributions import added_distance, blame, by_rank, residual
 from harness.mutants.recompute import shared_mlp
 from moe.layout import chunk
 
@@ -26,7 +26,7 @@ def rank_twice(scene: Scene) -> Tensor:
 
 
 def _one_rank(scene: Scene, sign: float) -> Tensor:
-    """[r, K] the share of the rank whose `sign` times share is nearest to the residual."""
+    """Return [r, K], the contribution of the rank that, times `sign`, best explains the output."""
     if scene.case.world_size == 1:
         raise NotApplicable("there is one rank only")
     shares = by_rank(scene)
@@ -36,8 +36,8 @@ def _one_rank(scene: Scene, sign: float) -> Tensor:
 
 
 def _nearest(scene: Scene, changes: Tensor) -> int:
-    """Which of the changes [W, r, K] explains best what was seen, of those that are any."""
-    cost = farther(residual(scene), changes).sum(dim=1)
+    """Return which of the nonzero changes [W, r, K] best explains the actual output."""
+    cost = added_distance(residual(scene), changes).sum(dim=1)
     idle = (changes == 0).flatten(1).all(dim=1)
     if idle.all():
         raise NotApplicable("no rank adds anything to these rows")
@@ -45,7 +45,7 @@ def _nearest(scene: Scene, changes: Tensor) -> int:
 
 
 def tp_rank_missing(scene: Scene) -> Tensor:
-    """One TP rank hands zeros to the all-reduce, in each DP rank and the shared experts too."""
+    """Let one TP rank pass zeros to the all-reduce, in each DP rank, shared experts included."""
     _needs_all_reduce(scene)
     layout, shared = scene.case.layout, scene.answer.shared
     if layout.dp_size == 1 and shared is None:
@@ -67,7 +67,7 @@ def all_reduce_missing(scene: Scene) -> Tensor:
     _needs_all_reduce(scene)
     layout = scene.case.layout
     routed = by_rank(scene)[list(layout.group("dp", scene.rank))].sum(dim=0)
-    return routed if scene.answer.shared is None else routed + _own_shared(scene)
+    return routed if scene.answer.shared is None else routed + _local_shared(scene)
 
 
 def all_reduce_twice(scene: Scene) -> Tensor:
@@ -88,7 +88,7 @@ def _needs_all_reduce(scene: Scene) -> None:
 
 
 def reduce_scatter_missing(scene: Scene) -> Tensor:
-    """Each rank keeps its own partial sums of its tokens; the TP ranks are still summed."""
+    """Keep each rank's partial sums of its own tokens; sum over the TP ranks only."""
     layout, shares = scene.case.layout, by_rank(scene)
     if layout.sequence_parallel:
         routed = shares[scene.rank]
@@ -105,11 +105,11 @@ def shared_once_per_rank(scene: Scene) -> Tensor:
 
 
 def shared_unreduced(scene: Scene) -> Tensor:
-    """Under sequence parallelism too: there each rank should have all of the shared experts."""
+    """Add only this TP rank's columns of the shared experts, also under sequence parallelism."""
     shared = _needs_shared(scene)
     if scene.case.tp_size == 1:
         raise NotApplicable("there is one TP rank only")
-    return scene.answer.out - shared + _own_shared(scene)
+    return scene.answer.out - shared + _local_shared(scene)
 
 
 def _needs_shared(scene: Scene) -> Tensor:
@@ -118,12 +118,12 @@ def _needs_shared(scene: Scene) -> Tensor:
     return scene.answer.shared
 
 
-def _own_shared(scene: Scene) -> Tensor:
+def _local_shared(scene: Scene) -> Tensor:
     return _shared_of(scene, scene.case.layout.tp_rank(scene.rank))
 
 
 def _shared_of(scene: Scene, tp_rank: int) -> Tensor:
-    """[r, K] a TP rank's part of the shared experts' output."""
+    """Return [r, K], a TP rank's part of the shared experts' output."""
     width = scene.case.shared_experts * scene.case.n
-    own = chunk(width, scene.case.tp_size, tp_rank)
-    return shared_mlp(scene, slice(own.start, own.stop))
+    columns = chunk(width, scene.case.tp_size, tp_rank)
+    return shared_mlp(scene, slice(columns.start, columns.stop))

@@ -1,8 +1,8 @@
-"""A few rows through the experts again, with one step done wrongly.
+"""Run a few rows through the experts again, with one step replaced.
 
-The steps are the reference's, without the noise that it carries along: this is asked for dozens
-of mistakes, on few rows, in every case. A dynamic per-tensor scale is the one of the right
-answer, since it was taken over more rows than are here.
+The steps are the reference's without its noise estimates: dozens of mistakes are computed, on few
+rows, in every case. A dynamic per-tensor scale is taken from the reference's answer, since it
+spans more rows than these.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Matrices:
-    """One expert's values w13 [2N, K] and w2 [K, N]; scales and plain weights when asked for."""
+    """Hold one expert's w13 [2N, K] and w2 [K, N]; scales and plain weights are computed lazily."""
 
     expert: int
     w13: Tensor
@@ -41,23 +41,23 @@ class Matrices:
 
     @cached_property
     def plain(self) -> tuple[Tensor, Tensor]:
-        """w13 and w2 before quantization."""
+        """Return w13 and w2 before quantization."""
         return self.reference.expert(self.expert)
 
     @cached_property
     def scale13(self) -> Tensor:
-        """Broadcastable to w13. Quantized schemes only."""
+        """Return the scales of w13, broadcastable to it. Quantized schemes only."""
         return formats.weight_scale(self.plain[0], self.reference.weight_format)
 
     @cached_property
     def scale2(self) -> Tensor:
-        """Broadcastable to w2. Quantized schemes only."""
+        """Return the scales of w2, broadcastable to it. Quantized schemes only."""
         return formats.weight_scale(self.plain[1], self.reference.weight_format)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """Where one rank stands: its number and its columns of the intermediate."""
+    """Hold a rank's number and its columns of the intermediate."""
 
     rank: int
     columns: slice
@@ -65,7 +65,7 @@ class Shard:
 
 
 def right_inputs(scene: Scene, rows: Tensor, slots: Tensor) -> Tensor:
-    """[R, K] the quantized input of these rows."""
+    """Return [R, K], the quantized input of these rows."""
     del slots
     return quantized_input(scene)[rows]
 
@@ -79,18 +79,18 @@ def right_w2(_: Scene, e: Matrices) -> Tensor:
 
 
 def right_product(_: Scene, x: Tensor, w: Tensor) -> Tensor:
-    """x [R, I], w [O, I] -> [R, O]"""
+    """Return x @ w.T. x: [R, I], w: [O, I], result: [R, O]."""
     return x @ w.T
 
 
-def right_halves(both: Tensor, shard: Shard) -> tuple[Tensor, Tensor]:
-    """[R, 2N] -> this rank's gate and up."""
-    gate, up = both[:, : shard.intermediate], both[:, shard.intermediate :]
+def right_halves(product: Tensor, shard: Shard) -> tuple[Tensor, Tensor]:
+    """Return this rank's columns of gate and up, from the first product [R, 2N]."""
+    gate, up = product[:, : shard.intermediate], product[:, shard.intermediate :]
     return gate[:, shard.columns], up[:, shard.columns]
 
 
 def right_second(scene: Scene, h: Tensor, rank: int) -> Tensor:
-    """[R, n] one rank's columns -> the values of their codes."""
+    """Return h [R, n], one rank's columns of the intermediate, after the second quantization."""
     fmt = scene.reference.act_format
     if fmt.grid == "model":
         return h
@@ -100,7 +100,7 @@ def right_second(scene: Scene, h: Tensor, rank: int) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Steps:
-    """The way of a row through an expert; a mistake replaces a step."""
+    """The steps of a row through an expert; a mistake replaces one or two."""
 
     inputs: Callable[[Scene, Tensor, Tensor], Tensor] = right_inputs
     w13: Callable[[Scene, Matrices], Tensor] = right_w13
@@ -111,7 +111,7 @@ class Steps:
     w2: Callable[[Scene, Matrices], Tensor] = right_w2
 
     def starts_right(self) -> bool:
-        """Whether the first product is the right one, which then need not be made again."""
+        """Tell whether the first product is the reference's, so that it can be reused."""
         first = (self.inputs, self.w13, self.product)
         return first == (right_inputs, right_w13, right_product)
 
@@ -120,94 +120,94 @@ RIGHT = Steps()
 
 
 def redo(scene: Scene, steps: Steps = RIGHT, *, ids: Tensor | None = None) -> Tensor:
-    """[min(r, FEW), K] the output with these steps, or with other experts in the slots."""
-    few = scene.first(FEW)
-    return few.total(parts=redo_parts(few, steps, ids=None if ids is None else ids[:FEW]))
+    """Return [min(r, FEW), K], the output with these steps, or with other experts in the slots."""
+    sample = scene.first(FEW)
+    return sample.total(parts=redo_parts(sample, steps, ids=None if ids is None else ids[:FEW]))
 
 
 def redo_parts(scene: Scene, steps: Steps = RIGHT, *, ids: Tensor | None = None) -> Tensor:
-    """[W, r, k, K] what each rank adds for each slot, as `Answer.parts`.
+    """Return [W, r, k, K], the unweighted contributions, as `Answer.parts`.
 
-    ids: [r, k] global experts, -1 = none; None: the right ones.
+    ids: [r, k] global experts, -1 = none; None: the scene's own.
     """
     ids = scene.topk_ids if ids is None else ids
     parts = torch.zeros_like(parts_of(scene))
     case, layout = scene.case, scene.case.layout
-    held = scene.reference.problem.experts_by_rank
-    for e, (rows, slots) in _places(ids).items():
-        one = matrices(scene, e)
-        both = _first_product(scene, steps, one, e, rows, slots)
-        w2 = steps.w2(scene, one)
+    experts_by_rank = scene.reference.problem.experts_by_rank
+    for e, (rows, slots) in _slots_by_expert(ids).items():
+        expert = matrices(scene, e)
+        first_product = _first_product(scene, steps, expert, e, rows, slots)
+        w2 = steps.w2(scene, expert)
         for rank in range(layout.world_size):
-            if e not in held[rank]:
+            if e not in experts_by_rank[rank]:
                 continue
             columns = layout.intermediate_of(rank, case.n)
             part = slice(columns.start, columns.stop)
             shard = Shard(rank=rank, columns=part, intermediate=case.n)
-            h = _intermediate(scene, steps, both, shard)
+            h = _intermediate(scene, steps, first_product, shard)
             parts[rank, rows, slots] = steps.product(scene, h, w2[:, part])
     return parts
 
 
-def _places(ids: Tensor) -> dict[int, tuple[Tensor, Tensor]]:
-    """Each expert's rows and slots."""
-    found: dict[int, list[tuple[int, int]]] = {}
+def _slots_by_expert(ids: Tensor) -> dict[int, tuple[Tensor, Tensor]]:
+    """Return each expert's rows and slots."""
+    pairs_by_expert: dict[int, list[tuple[int, int]]] = {}
     for row, experts in enumerate(ids.tolist()):
         for slot, e in enumerate(experts):
             if e >= 0:
-                found.setdefault(e, []).append((row, slot))
+                pairs_by_expert.setdefault(e, []).append((row, slot))
     device = ids.device
-    tensors = {e: torch.tensor(pairs, device=device).T for e, pairs in found.items()}
+    tensors = {e: torch.tensor(pairs, device=device).T for e, pairs in pairs_by_expert.items()}
     return {e: (t[0], t[1]) for e, t in tensors.items()}
 
 
 def _first_product(
-    scene: Scene, steps: Steps, one: Matrices, e: int, rows: Tensor, slots: Tensor
+    scene: Scene, steps: Steps, expert: Matrices, e: int, rows: Tensor, slots: Tensor
 ) -> Tensor:
-    """[R, 2N] rounded as the member declares."""
+    """Return [R, 2N], the first product, rounded as the member declares."""
 
     def make() -> Tensor:
-        both = steps.product(scene, steps.inputs(scene, rows, slots), steps.w13(scene, one))
+        product = steps.product(scene, steps.inputs(scene, rows, slots), steps.w13(scene, expert))
         declared = scene.reference.numerics.gemm1
-        return formats.on_grid(both, scene.case.dtype if declared == "model" else "f32")
+        return formats.on_grid(product, scene.case.dtype if declared == "model" else "f32")
 
     if not steps.starts_right():
         return make()
-    return remembered(scene, ("first product", e, tuple(scene.rows[rows].tolist())), make)
+    return cached(scene, ("first product", e, tuple(scene.rows[rows].tolist())), make)
 
 
-def _intermediate(scene: Scene, steps: Steps, both: Tensor, shard: Shard) -> Tensor:
-    """[R, n] this rank's columns, quantized again."""
+def _intermediate(scene: Scene, steps: Steps, product: Tensor, shard: Shard) -> Tensor:
+    """Return [R, n], this rank's columns of the intermediate, quantized."""
     activation = steps.activation or right_activation(scene)
-    h = activation(*steps.halves(both, shard))
+    h = activation(*steps.halves(product, shard))
     declared = scene.reference.numerics.activation
     h = formats.on_grid(h, scene.case.dtype if declared == "model" else "f32")
     return steps.second(scene, h, shard.rank)
 
 
 def right_activation(scene: Scene) -> Callable[[Tensor, Tensor], Tensor]:
-    """f(gate) * up of the layer that is judged."""
+    """Return f(gate) * up of the layer under test."""
     truth = scene.reference.activation
     return lambda gate, up: truth(gate, up).value
 
 
 def matrices(scene: Scene, e: int) -> Matrices:
-    """Expert e's; worked out once for a scene."""
+    """Return expert e's matrices, computed once per scene."""
 
     def make() -> Matrices:
         w13, w2 = scene.reference.weights(e)
         return Matrices(expert=e, w13=w13, w2=w2, reference=scene.reference)
 
-    return remembered(scene, ("matrices", e), make)
+    return cached(scene, ("matrices", e), make)
 
 
 def codes(x: Tensor, scale: Tensor, fmt: Format) -> Tensor:
-    """The codes as float32 numbers."""
+    """Return the codes of x under a scale, as float32 numbers."""
     return formats.on_grid((x / scale).clamp(-fmt.top, fmt.top), fmt)
 
 
 def input_scale(scene: Scene) -> Tensor:
-    """The input's scale, broadcastable to [r, K]. Quantized schemes only."""
+    """Return the input's scale, broadcastable to [r, K]. Quantized schemes only."""
     shared = scene.answer.tensor_scales[0]
     if shared is not None:
         return shared
@@ -216,7 +216,7 @@ def input_scale(scene: Scene) -> Tensor:
 
 
 def quantized_input(scene: Scene) -> Tensor:
-    """[r, K] the values of the input's codes."""
+    """Return [r, K], the dequantized input."""
     fmt, x = scene.reference.act_format, scene.x.to(scene.reference.dtype)
     if fmt.grid == "model":
         return x
@@ -225,7 +225,7 @@ def quantized_input(scene: Scene) -> Tensor:
 
 
 def second_scale(scene: Scene, h: Tensor, rank: int) -> Tensor:
-    """The intermediate's scale, broadcastable to h [R, n]. Quantized schemes only."""
+    """Return the intermediate's scale, broadcastable to h [R, n]. Quantized schemes only."""
     shared = scene.answer.tensor_scales[1]
     if shared is not None and shared.scale[rank] > 0:
         return shared.scale[rank]
@@ -233,7 +233,7 @@ def second_scale(scene: Scene, h: Tensor, rank: int) -> Tensor:
 
 
 def shared_mlp(scene: Scene, columns: slice | None = None) -> Tensor:
-    """[r, K] the shared experts' output, or what some of their columns add to it."""
+    """Return [r, K], the shared experts' output, or what some of their columns add to it."""
     w13, w2 = scene.reference.expert(None)
     dtype = scene.case.dtype
     gate, up = formats.on_grid(scene.x.to(w13.dtype) @ w13.T, dtype).chunk(2, dim=1)
@@ -242,15 +242,15 @@ def shared_mlp(scene: Scene, columns: slice | None = None) -> Tensor:
     return h[:, part] @ w2[:, part].T
 
 
-def remembered(scene: Scene, key: tuple[object, ...], make: Callable[[], T]) -> T:
-    """What `make` gives, made once for the scene and its parts."""
+def cached(scene: Scene, key: tuple[object, ...], make: Callable[[], T]) -> T:
+    """Return what `make` returns, computed once for the scene and its parts."""
     if key not in scene.memo:
         scene.memo[key] = make()
-    found: T = scene.memo[key]
-    return found
+    value: T = scene.memo[key]
+    return value
 
 
 def elsewhere(scene: Scene, **changes: Tensor) -> Scene:
-    """The scene with other tokens; of what it remembers only the experts' matrices hold."""
+    """Return the scene with other tokens; of its cache only the experts' matrices stay valid."""
     memo = {key: value for key, value in scene.memo.items() if key[0] == "matrices"}
     return dataclasses.replace(scene, memo=memo, **changes)  # type: ignore[arg-type]

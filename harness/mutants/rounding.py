@@ -1,4 +1,4 @@
-"""Numbers in another format than the scheme asks for."""
+"""Compute outputs with numbers in another format than the scheme requires."""
 
 from __future__ import annotations
 
@@ -60,16 +60,16 @@ def codes_truncated(scene: Scene) -> Tensor:
 
 
 def overflow_to_nan(scene: Scene) -> Tensor:
-    """NaN where a cast to fp8 without a clamp would give NaN: above the largest code's tie."""
+    """Give NaN where a cast to fp8 without a clamp would: above the largest code's tie."""
     _needs_fp8(scene)
     fmt = scene.reference.act_format
-    seen = False
+    overflowed = False
 
     def cast(x: Tensor, scale: Tensor) -> Tensor:
-        nonlocal seen
+        nonlocal overflowed
         ratio = x / scale
         beyond = ratio.abs() > fmt.top + formats.step_of(ratio.new_full((), fmt.top), fmt) / 2
-        seen |= bool(beyond.any())
+        overflowed |= bool(beyond.any())
         values = formats.on_grid(ratio.clamp(-fmt.top, fmt.top), fmt) * scale
         return values.masked_fill(beyond, torch.nan)
 
@@ -78,7 +78,7 @@ def overflow_to_nan(scene: Scene) -> Tensor:
 
     steps = Steps(inputs=inputs, second=lambda s, h, w: cast(h, second_scale(s, h, w)))
     out = redo(scene, steps)
-    if not seen:
+    if not overflowed:
         raise NotApplicable("nothing in these rows is beyond the range")
     return out
 

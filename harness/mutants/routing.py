@@ -1,4 +1,4 @@
-"""Router weights that are ignored, repeated, misplaced or not normalised as they should be."""
+"""Compute outputs with router weights ignored, applied twice, misplaced or wrongly normalised."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def weights_softmax(scene: Scene) -> Tensor:
 def _weights_of_another(scene: Scene, router: str) -> Tensor:
     _needs_weights(scene)
     if scene.case.router == router:
-        raise NotApplicable(f"{router} is the layer's own scoring function")
+        raise NotApplicable(f"{router} is the layer's scoring function")
     renormalize = scene.case.renormalize
     weights = routing.weights(scene.logits, scene.topk_ids, renormalize=renormalize, router=router)
     return scene.total(weights=weights)
@@ -74,14 +74,14 @@ def renormalisation_extra(scene: Scene) -> Tensor:
 
 def weights_on_input(scene: Scene) -> Tensor:
     _needs_weights(scene)
-    few = scene.first(FEW)
+    sample = scene.first(FEW)
 
     def weighted(scene: Scene, rows: Tensor, slots: Tensor) -> Tensor:
         weights = scene.topk_weights[rows, slots, None]
         return quantized_input(scene)[rows] * weights.to(scene.reference.dtype)
 
-    parts = redo_parts(few, Steps(inputs=weighted))
-    return few.total(parts=parts, weights=torch.ones_like(few.topk_weights))
+    parts = redo_parts(sample, Steps(inputs=weighted))
+    return sample.total(parts=parts, weights=torch.ones_like(sample.topk_weights))
 
 
 def _needs_weights(scene: Scene) -> None:

@@ -1,4 +1,4 @@
-"""Wrong rows and wrong columns of an otherwise right output."""
+"""Compute outputs with wrong rows or wrong columns."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness.mutants import NotApplicable
-from harness.mutants.contributions import farther, residual
+from harness.mutants.contributions import added_distance, residual
 from moe.spec import BLOCK
 
 if TYPE_CHECKING:
@@ -45,18 +45,18 @@ def rows_off_by_block(scene: Scene) -> Tensor:
 def _rows_before(scene: Scene, distance: int) -> Tensor:
     if distance % scene.tokens == 0:
         raise NotApplicable(f"rolling {scene.tokens} row(s) by {distance} changes none")
-    return scene.whole[(scene.rows - distance) % scene.tokens]
+    return scene.all_rows[(scene.rows - distance) % scene.tokens]
 
 
 def swapped(scene: Scene) -> Tensor:
-    """The pair that is nearest to what was seen: in a right case the hardest to tell."""
+    """Swap the pair that best explains the output; if it is correct, the hardest to notice."""
     count = len(scene.rows)
     if count < 2:
         raise NotApplicable("there is one token only")
-    seen = torch.nan_to_num(scene.actual.to(scene.answer.out.dtype))
-    apart = torch.cdist(seen, scene.answer.out).square()
-    kept = apart.diagonal()
-    cost = apart + apart.T - kept[:, None] - kept[None, :]
+    actual = torch.nan_to_num(scene.actual.to(scene.answer.out.dtype))
+    distance = torch.cdist(actual, scene.answer.out).square()
+    unswapped = distance.diagonal()
+    cost = distance + distance.T - unswapped[:, None] - unswapped[None, :]
     cost.fill_diagonal_(torch.inf)
     i, j = divmod(int(cost.argmin()), count)
     out = scene.answer.out.clone()
@@ -66,7 +66,7 @@ def swapped(scene: Scene) -> Tensor:
 
 def row_zeroed(scene: Scene) -> Tensor:
     out = scene.answer.out.clone()
-    cost = farther(residual(scene), -out)
+    cost = added_distance(residual(scene), -out)
     out[cost.argmin()] = 0
     return out
 

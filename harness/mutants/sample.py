@@ -1,7 +1,7 @@
-"""Some rows of one call on one rank, with all that a question "what if" needs.
+"""Sample rows of one call on one rank, with everything needed to compute a mistake's output.
 
-The battery asks what a known mistake would have given here and whether the check would have
-caught it; the diagnosis asks which known mistake gives what was seen. Both ask on few rows.
+The self-check asks whether the checks would reject a known mistake; the diagnosis asks which known
+mistake gives the actual output. Both use few rows.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """Shapes: r rows, k slots, W ranks, K hidden; float32 unless said."""
+    """Hold the sampled rows. Shapes: r rows, k slots, W ranks, K hidden; float32 unless noted."""
 
     case: MoETestConfig
     rank: int
@@ -40,8 +40,8 @@ class Scene:
     actual: Tensor  # [r, K] model dtype, the layer's output
     answer: Answer  # for these rows; parts is [W, r, k, K]
     reference: BaselineSiluAndMul
-    whole: Tensor  # [T, K] the right output of all of this rank's tokens
-    # What several questions share, such as an expert's dequantized weights; lives as the scene.
+    all_rows: Tensor  # [T, K] the reference's output for all of this rank's tokens
+    # Values that several mistakes share, such as an expert's dequantized weights.
     memo: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def total(
@@ -51,9 +51,9 @@ class Scene:
         weights: Tensor | None = None,
         shared: Tensor | None = None,
     ) -> Tensor:
-        """[r, K] sum over ranks and slots of weight * part, plus the shared experts.
+        """Return [r, K], the sum over ranks and slots of weight * part, plus the shared experts.
 
-        Whatever is not given is the right one; give zeros to leave something out.
+        Arguments left out are the reference's; pass zeros to leave a term out.
         """
         assert self.answer.parts is not None, "a scene's answer keeps its parts"
         parts = self.answer.parts if parts is None else parts
@@ -62,16 +62,16 @@ class Scene:
         routed = torch.einsum("wrkh,rk->rh", parts, weights.to(parts.dtype))
         return routed if shared is None else routed + shared
 
-    def first(self, most: int) -> Scene:
-        """The same with at most so many rows."""
-        part = slice(0, most)
+    def first(self, count: int) -> Scene:
+        """Return the scene with at most its first `count` rows."""
+        part = slice(0, count)
         names = ("rows", "x", "logits", "topk_ids", "topk_weights", "actual")
         short = {name: getattr(self, name)[part] for name in names}
         return dataclasses.replace(self, **short, answer=rows_of(self.answer, part, part))
 
 
 def scene_of(case: MoETestConfig, rank: int, call: Call, reference: BaselineSiluAndMul) -> Scene:
-    """The chosen rows of a call."""
+    """Return a scene of the chosen rows of a call."""
     rows = chosen_rows(len(call.tokens.x), call.tokens.x.device)
     routing = call.output.routing
     return Scene(
@@ -88,5 +88,5 @@ def scene_of(case: MoETestConfig, rank: int, call: Call, reference: BaselineSilu
         actual=call.output.out[rows],
         answer=rows_of(call.answer, rows, slice(None)),
         reference=reference,
-        whole=call.answer.out,
+        all_rows=call.answer.out,
     )

@@ -1,4 +1,4 @@
-"""Scales of other experts than their own, or over more rows than their own."""
+"""Compute outputs with scales of other experts, or with one scale for several rows."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from harness.mutants import NotApplicable
 from harness.mutants.recompute import Matrices, Steps, codes, matrices, redo
-from harness.mutants.weights import beside
+from harness.mutants.weights import neighbour
 from moe.reference import formats
 
 if TYPE_CHECKING:
@@ -27,26 +27,26 @@ def w2_scale_of_first_expert(scene: Scene) -> Tensor:
 
 def w13_scale_of_next_expert(scene: Scene) -> Tensor:
     _needs_many(scene)
-    return _with_scale_of(scene, "w13", lambda s, e: beside(s, e, 1))
+    return _with_scale_of(scene, "w13", lambda s, e: neighbour(s, e, 1))
 
 
 def w2_scale_of_next_expert(scene: Scene) -> Tensor:
     _needs_many(scene)
-    return _with_scale_of(scene, "w2", lambda s, e: beside(s, e, 1))
+    return _with_scale_of(scene, "w2", lambda s, e: neighbour(s, e, 1))
 
 
 def w13_scale_of_expert_before(scene: Scene) -> Tensor:
     _needs_many(scene)
-    return _with_scale_of(scene, "w13", lambda s, e: beside(s, e, -1))
+    return _with_scale_of(scene, "w13", lambda s, e: neighbour(s, e, -1))
 
 
 def w2_scale_of_expert_before(scene: Scene) -> Tensor:
     _needs_many(scene)
-    return _with_scale_of(scene, "w2", lambda s, e: beside(s, e, -1))
+    return _with_scale_of(scene, "w2", lambda s, e: neighbour(s, e, -1))
 
 
-def _with_scale_of(scene: Scene, which: str, other: Callable[[Scene, int], int]) -> Tensor:
-    """Each expert's codes with the scales, for one matrix, of the expert that `other` says."""
+def _with_scale_of(scene: Scene, weight: str, other: Callable[[Scene, int], int]) -> Tensor:
+    """Use the scales of expert `other(scene, e)` for one matrix, w13 or w2, of each expert e."""
     if scene.reference.weight_format.grid == "model":
         raise NotApplicable("nothing is quantized")
 
@@ -56,15 +56,15 @@ def _with_scale_of(scene: Scene, which: str, other: Callable[[Scene, int], int])
     def w2(s: Scene, e: Matrices) -> Tensor:
         return e.w2 * (matrices(s, other(s, e.expert)).scale2 / e.scale2)
 
-    return redo(scene, Steps(w13=w13) if which == "w13" else Steps(w2=w2))
+    return redo(scene, Steps(w13=w13) if weight == "w13" else Steps(w2=w2))
 
 
 def _first(scene: Scene, expert: int) -> int:
-    """Of the experts of the same rank."""
-    held = scene.reference.problem.experts_by_rank
-    if max(len(experts) for experts in held) == 1:
+    """Return the first expert of the rank that holds `expert`."""
+    experts_by_rank = scene.reference.problem.experts_by_rank
+    if max(len(experts) for experts in experts_by_rank) == 1:
         raise NotApplicable("no rank has more than one expert")
-    return next(experts for experts in held if expert in experts)[0]
+    return next(experts for experts in experts_by_rank if expert in experts)[0]
 
 
 def _needs_many(scene: Scene) -> None:
@@ -73,7 +73,7 @@ def _needs_many(scene: Scene) -> None:
 
 
 def second_scale_of_all_rows(scene: Scene) -> Tensor:
-    """The intermediate's largest value over all rows, where each row should have its own."""
+    """Scale the intermediate by its largest value over all rows, instead of per row."""
     fmt = scene.reference.act_format
     if fmt.grid == "model":
         raise NotApplicable("nothing is quantized")

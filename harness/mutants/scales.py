@@ -1,4 +1,4 @@
-"""Scales that are shifted, transposed, repeated, forgotten or taken from somewhere else."""
+"""Compute outputs with scales shifted, transposed, applied twice, left out or taken elsewhere."""
 
 from __future__ import annotations
 
@@ -44,29 +44,31 @@ def w2_scale_shifted_back(scene: Scene) -> Tensor:
     return _with_shifted(scene, "w2", -1)
 
 
-def _with_shifted(scene: Scene, which: str, step: int) -> Tensor:
-    """step: 1, each block or channel takes the scale before its own, each expert the next one's;
-    -1, the other way."""
+def _with_shifted(scene: Scene, weight: str, step: int) -> Tensor:
+    """Shift the scales of one matrix. step: 1 or -1.
+
+    With 1, each block or channel gets the previous one's scale, and each expert the next one's.
+    """
     _needs_codes(scene)
-    return redo(scene, _scaled(which, lambda e: _shifted(scene, e, which, step)))
+    return redo(scene, _scaled(weight, lambda e: _shifted(scene, e, weight, step)))
 
 
-def _scaled(which: str, factor: Callable[[Matrices], Tensor]) -> Steps:
-    """All steps right, but an expert's w13 or w2 multiplied with a factor."""
-    if which == "w13":
+def _scaled(weight: str, factor: Callable[[Matrices], Tensor]) -> Steps:
+    """Return steps in which an expert's w13 or w2 is multiplied by a factor."""
+    if weight == "w13":
         return Steps(w13=lambda _, e: e.w13 * factor(e))
     return Steps(w2=lambda _, e: e.w2 * factor(e))
 
 
-def _shifted(scene: Scene, one: Matrices, which: str, step: int) -> Tensor:
-    """What each value is multiplied with when its scale is the neighbour's."""
-    scale = one.scale13 if which == "w13" else one.scale2
+def _shifted(scene: Scene, expert: Matrices, weight: str, step: int) -> Tensor:
+    """Return the factor of each value if its scale is the neighbour's."""
+    scale = expert.scale13 if weight == "w13" else expert.scale2
     fmt, experts = scene.reference.weight_format, scene.case.num_experts
     if fmt.has_one_scale:
         if experts == 1:
             raise NotApplicable("there is one expert, hence one scale, only")
         _two_directions(experts, step)
-        return _scale_of((one.expert + step) % experts, scene, which) / scale
+        return _scale_of((expert.expert + step) % experts, scene, weight) / scale
     blocks = _blocks(scale, fmt)
     if blocks.numel() == 1:
         raise NotApplicable("the matrix is one block")
@@ -80,14 +82,14 @@ def _two_directions(count: int, step: int) -> None:
         raise NotApplicable("of two scales each is next to the other, either way")
 
 
-def _scale_of(expert: int, scene: Scene, which: str) -> Tensor:
-    """Broadcastable to the expert's w13 or w2."""
+def _scale_of(expert: int, scene: Scene, weight: str) -> Tensor:
+    """Return the scales of an expert's w13 or w2, broadcastable to it."""
     w13, w2 = scene.reference.expert(expert)
-    return formats.weight_scale(w13 if which == "w13" else w2, scene.reference.weight_format)
+    return formats.weight_scale(w13 if weight == "w13" else w2, scene.reference.weight_format)
 
 
 def _blocks(scale: Tensor, fmt: Format) -> Tensor:
-    """One number for each block of a scale that is broadcastable to a matrix [O, I]."""
+    """Return one number for each block, from a scale broadcastable to a matrix [O, I]."""
     assert fmt.block is not None
     rows, columns = fmt.block
     return scale[:: rows or len(scale), :: columns or scale.shape[1]]
@@ -112,7 +114,7 @@ def w2_scale_transposed(scene: Scene) -> Tensor:
 
 
 def _transposed(scene: Scene, scale: Tensor) -> Tensor:
-    """The same memory read by columns."""
+    """Return the factor of each value if the block scales are read by columns."""
     fmt = scene.reference.weight_format
     if fmt.block is None or None in fmt.block:
         raise NotApplicable("the scales are no matrix of blocks")
@@ -135,7 +137,7 @@ def _half_from_other(scene: Scene, *, up: bool) -> Tensor:
     if scene.reference.weight_format.has_one_scale:
         raise NotApplicable("gate and up share one scale")
 
-    def wrong(_: Scene, e: Matrices) -> Tensor:
+    def with_other_scale(_: Scene, e: Matrices) -> Tensor:
         gate, other = e.scale13.chunk(2, dim=0)
         ratio = torch.ones_like(e.scale13)
         half = len(gate)
@@ -145,7 +147,7 @@ def _half_from_other(scene: Scene, *, up: bool) -> Tensor:
             ratio[:half] = other / gate
         return e.w13 * ratio
 
-    return redo(scene, Steps(w13=wrong))
+    return redo(scene, Steps(w13=with_other_scale))
 
 
 def w13_scale_twice(scene: Scene) -> Tensor:
@@ -192,23 +194,23 @@ def second_scale_from_input(scene: Scene) -> Tensor:
     _needs_static(scene)
     fmt = scene.reference.act_format
 
-    def wrong(scene: Scene, h: Tensor, _: int) -> Tensor:
+    def quantize(scene: Scene, h: Tensor, _: int) -> Tensor:
         scale = input_scale(scene)
         return codes(h, scale, fmt) * scale
 
-    return redo(scene, Steps(second=wrong))
+    return redo(scene, Steps(second=quantize))
 
 
 def input_scale_from_second(scene: Scene) -> Tensor:
     _needs_static(scene)
     fmt = scene.reference.act_format
 
-    def wrong(scene: Scene, rows: Tensor, _: Tensor) -> Tensor:
+    def quantize(scene: Scene, rows: Tensor, _: Tensor) -> Tensor:
         x = scene.x[rows].to(scene.reference.dtype)
         scale = second_scale(scene, x, scene.rank)
         return codes(x, scale, fmt) * scale
 
-    return redo(scene, Steps(inputs=wrong))
+    return redo(scene, Steps(inputs=quantize))
 
 
 def input_groups_shifted(scene: Scene) -> Tensor:
@@ -219,13 +221,13 @@ def input_groups_shifted(scene: Scene) -> Tensor:
     if scene.case.k <= group:
         raise NotApplicable("a row is one group")
 
-    def wrong(scene: Scene, rows: Tensor, _: Tensor) -> Tensor:
+    def quantize(scene: Scene, rows: Tensor, _: Tensor) -> Tensor:
         scale = input_scale(scene)
         groups = scale[:, ::group]
         ratio = (groups.roll(1, dims=1) / groups).repeat_interleave(group, dim=1)
         return (quantized_input(scene) * ratio[:, : scale.shape[1]])[rows]
 
-    return redo(scene, Steps(inputs=wrong))
+    return redo(scene, Steps(inputs=quantize))
 
 
 def _needs_codes(scene: Scene) -> None:

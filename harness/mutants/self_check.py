@@ -1,7 +1,7 @@
-"""The self-proof: with a case's own data, would its check reject each wrong answer?
+"""Check a case's power with its own data: would its checks reject each wrong answer?
 
-A member that the check would pass makes the case vacuous; one that is no wrong answer here, by
-the case's configuration, is not applicable and says why. The check is compare's own.
+A wrong answer that would pass makes the case vacuous; one that the case's configuration rules out
+is not applicable, with the reason. The criterion is that of `harness.checks.output`.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from harness.checks.element_and_bias import look, measure
-from harness.checks.output import bound, margins
+from harness.checks.element_and_bias import measure, tolerance_used
+from harness.checks.output import row_tolerance, tolerance_factors
 from harness.mutants import FEW, HYPOTHESES, Hypothesis, NotApplicable
 from harness.record.proof import Outcome, Proof
 from moe.types import TORCH_DTYPE
@@ -25,15 +25,15 @@ MEMBERS = tuple(h for h in HYPOTHESES if h.battery)
 
 
 def prove(scene: Scene) -> tuple[Proof, ...]:
-    """Return each member's proof, in the table's order; none where a rank has no tokens."""
+    """Return each wrong answer's proof, in table order; () if the rank has no tokens."""
     if scene.tokens == 0:
         return ()
-    proofs = _proofs(scene, [h for h in MEMBERS if not h.dear])
-    dear = [h for h in MEMBERS if h.dear]
-    proofs |= _proofs(scene.first(1), dear)
-    unsure = [h for h in dear if proofs[h.name].outcome is Outcome.MISSED]
-    if unsure and len(scene.rows) > 1:
-        proofs |= _proofs(scene.first(FEW), unsure)
+    proofs = _proofs(scene, [h for h in MEMBERS if not h.costly])
+    costly = [h for h in MEMBERS if h.costly]
+    proofs |= _proofs(scene.first(1), costly)
+    missed = [h for h in costly if proofs[h.name].outcome is Outcome.MISSED]
+    if missed and len(scene.rows) > 1:
+        proofs |= _proofs(scene.first(FEW), missed)
     return tuple(proofs[h.name] for h in MEMBERS)
 
 
@@ -57,32 +57,32 @@ def _proofs(scene: Scene, members: list[Hypothesis]) -> dict[str, Proof]:
 def _proof(h: Hypothesis, *, rejects: bool) -> Proof:
     if rejects:
         return Proof(name=h.name, outcome=Outcome.CAUGHT)
-    return Proof(name=h.name, outcome=Outcome.MISSED, why=h.cure)
+    return Proof(name=h.name, outcome=Outcome.MISSED, why=h.remedy)
 
 
 def rejected(outputs: Tensor, scene: Scene) -> Tensor:
-    """[M, r, K] outputs for the scene's rows -> [M] bool, whether compare would reject each.
+    """Return [M] bool: whether the checks would reject each of the outputs [M, r, K].
 
-    They are rounded to the model dtype, as an output would be. Where the scene holds some of the
-    call's rows only, all rows together count only for a mistake that befalls each of them.
+    Outputs are rounded to the model dtype first. If the scene samples the call's rows, the total
+    error counts only for mistakes that change every row.
     """
     answer = scene.answer
-    got = outputs.to(TORCH_DTYPE[scene.case.dtype]).to(answer.out.dtype)
-    distance = (got - answer.out).square().sum(dim=2)
-    each, every = margins(answer.variance, answer.out.shape[1])
-    beyond = (distance > bound(answer, each).square()).any(dim=1)
-    together = distance.sum(dim=1) > bound(answer, every).square().sum()
-    whole = torch.ones_like(together)
+    rounded = outputs.to(TORCH_DTYPE[scene.case.dtype]).to(answer.out.dtype)
+    distance = (rounded - answer.out).square().sum(dim=2)
+    row_factor, total_factor = tolerance_factors(answer.variance, answer.out.shape[1])
+    row_exceeds = (distance > row_tolerance(answer, row_factor).square()).any(dim=1)
+    total_exceeds = distance.sum(dim=1) > row_tolerance(answer, total_factor).square().sum()
+    affects_all = torch.ones_like(total_exceeds)
     if scene.tokens > len(scene.rows):
-        whole = (outputs != answer.out).any(dim=2).all(dim=1)
-    caught = beyond | together & whole | ~distance.isfinite().all(dim=1)
+        affects_all = (outputs != answer.out).any(dim=2).all(dim=1)
+    caught = row_exceeds | total_exceeds & affects_all | ~distance.isfinite().all(dim=1)
     for i in (~caught).nonzero().flatten().tolist():
-        caught[i] = _finely(got[i], scene, every=bool(whole[i]))
+        caught[i] = _finely_rejected(rounded[i], scene, all_rows=bool(affects_all[i]))
     return caught
 
 
-def _finely(got: Tensor, scene: Scene, *, every: bool) -> bool:
-    """[r, K]: whether an element is too far off, or, where every row counts, their direction."""
+def _finely_rejected(output: Tensor, scene: Scene, *, all_rows: bool) -> bool:
+    """Tell whether an element of output [r, K], or with all_rows the bias, exceeds its limit."""
     answer, dtype = scene.answer, TORCH_DTYPE[scene.case.dtype]
-    fine = look(answer, *measure(got, answer.out, dtype))
-    return fine.elements > 1 or (every and fine.direction > 1)
+    fine = tolerance_used(answer, *measure(output, answer.out, dtype))
+    return fine.worst_element_used > 1 or (all_rows and fine.bias_used > 1)

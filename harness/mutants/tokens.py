@@ -1,4 +1,4 @@
-"""Rows, inputs or router weights of other tokens than those that were asked for."""
+"""Compute outputs with the rows, inputs or router weights of other tokens."""
 
 from __future__ import annotations
 
@@ -19,50 +19,50 @@ if TYPE_CHECKING:
 
 
 def neighbour_tokens(scene: Scene) -> Tensor:
-    """The rows that the next rank, among those that hold other tokens, has in these places."""
+    """Return the rows of the next rank that holds other tokens, in the same places."""
     layout = scene.case.layout
     step = len(layout.same_tokens(scene.rank))
     other = (scene.rank + step) % layout.world_size
     if other == scene.rank:
         raise NotApplicable("no other rank holds other tokens")
-    return _of(scene, other, scene.counts, scene.start)
+    return _output_of(scene, other, scene.counts, scene.start)
 
 
 def stale_output(scene: Scene) -> Tensor:
-    """What the first call has left in the output's memory."""
+    """Return the first call's output, left over in the output's memory."""
     if scene.start == 0:
         raise NotApplicable("this is the first call")
-    return _of(scene, scene.rank, scene.case.counts, 0)
+    return _output_of(scene, scene.rank, scene.case.counts, 0)
 
 
 def stale_sum(scene: Scene) -> Tensor:
-    """The experts add to what the first call has left, instead of to zeros."""
+    """Add the experts' output to what the first call left, instead of to zeros."""
     if scene.start == 0:
         raise NotApplicable("this is the first call")
-    left = _routed(_there(scene, scene.rank, scene.case.counts, 0))
-    return scene.answer.out[: len(left)] + left
+    stale = _routed(_same_places(scene, scene.rank, scene.case.counts, 0))
+    return scene.answer.out[: len(stale)] + stale
 
 
 def tp_tokens_summed(scene: Scene) -> Tensor:
-    """TP ranks that hold other tokens each add up what they have in the same places."""
+    """Sum the rows of all TP ranks in the same places, although their tokens differ."""
     layout = scene.case.layout
     if not layout.sequence_parallel or layout.tp_size == 1:
         raise NotApplicable("TP ranks hold the same tokens")
-    others = [r for r in layout.group("tp", scene.rank) if r != scene.rank]
-    routed = [_routed(_there(scene, rank, scene.counts, scene.start)) for rank in others]
-    held = min(len(part) for part in routed)
-    return torch.stack([scene.answer.out[:held], *(part[:held] for part in routed)]).sum(dim=0)
+    other_ranks = [r for r in layout.group("tp", scene.rank) if r != scene.rank]
+    routed = [_routed(_same_places(scene, rank, scene.counts, scene.start)) for rank in other_ranks]
+    rows = min(len(part) for part in routed)
+    return torch.stack([scene.answer.out[:rows], *(part[:rows] for part in routed)]).sum(dim=0)
 
 
 def first_rank_inputs(scene: Scene) -> Tensor:
-    """Experts get the first rank's tokens for everybody's; ids and weights are right."""
+    """Give every rank's experts the first rank's tokens; ids and weights are correct."""
     if scene.rank in _sharing(scene, 0):
         raise NotApplicable("these are the first rank's tokens")
     return _with_inputs(scene, 0)
 
 
 def reversed_rank_inputs(scene: Scene) -> Tensor:
-    """Ranks' tokens are gathered in reverse order, ids and weights in the right one."""
+    """Gather the ranks' tokens in reverse order, ids and weights in the correct one."""
     layout = scene.case.layout
     holders = [layout.same_tokens(rank)[0] for rank in range(layout.world_size)]
     senders = sorted(set(holders))
@@ -73,67 +73,71 @@ def reversed_rank_inputs(scene: Scene) -> Tensor:
 
 
 def _with_inputs(scene: Scene, rank: int) -> Tensor:
-    """This rank's ids and weights, the other rank's x."""
-    theirs = _there(scene, rank, scene.counts, scene.start)
-    few = scene.first(len(theirs.x))
-    return few.total(parts=redo_parts(elsewhere(few, x=theirs.x)))
+    """Compute the output with this rank's ids and weights and another rank's x."""
+    other = _same_places(scene, rank, scene.counts, scene.start)
+    sample = scene.first(len(other.x))
+    return sample.total(parts=redo_parts(elsewhere(sample, x=other.x)))
 
 
 def first_rank_weights(scene: Scene) -> Tensor:
-    """This rank's experts, weighted as those of the first rank's tokens in the same places."""
+    """Weight this rank's experts with the router weights of the first rank's tokens."""
     if scene.rank in _sharing(scene, 0):
         raise NotApplicable("these are the first rank's tokens")
-    weights = _there(scene, 0, scene.counts, scene.start, most=len(scene.rows)).topk_weights
+    weights = _same_places(scene, 0, scene.counts, scene.start, count=len(scene.rows)).topk_weights
     return scene.first(len(weights)).total(weights=weights)
 
 
 def _sharing(scene: Scene, rank: int) -> tuple[int, ...]:
-    """The ranks that hold the same tokens as a rank."""
+    """Return the ranks that hold the same tokens as a rank."""
     return scene.case.layout.same_tokens(rank)
 
 
 def unpadded_offsets(scene: Scene) -> Tensor:
-    """Rows are looked for as if the ranks before had sent no padding with theirs."""
+    """Read rows at offsets that ignore the padding of the ranks before."""
     layout, counts = scene.case.layout, scene.counts
     ranks = [r for r in range(layout.world_size) if layout.same_tokens(r)[0] == r]
-    held = [len(layout.tokens_of(r, counts)) for r in ranks]
+    sizes = [len(layout.tokens_of(r, counts)) for r in ranks]
     place = next(i for i, r in enumerate(ranks) if scene.rank in _sharing(scene, r))
-    if sum(held[:place]) == place * max(held):
+    if sum(sizes[:place]) == place * max(sizes):
         raise NotApplicable("no rank before this one sends padding")
-    few, one = scene.first(FEW), scene.first(1)
-    out = few.total(weights=torch.zeros_like(few.topk_weights))
-    for i, row in enumerate((few.rows + sum(held[:place])).tolist()):
-        which, there = divmod(row, max(held))
-        if there < held[which]:  # else it is a row of padding: zeros
-            other = dataclasses.replace(one, rows=few.rows.new_tensor([there]))
-            out[i] += _routed(_there(other, ranks[which], counts, scene.start))[0]
+    sample, row_sample = scene.first(FEW), scene.first(1)
+    out = sample.total(weights=torch.zeros_like(sample.topk_weights))
+    for i, row in enumerate((sample.rows + sum(sizes[:place])).tolist()):
+        sender, sender_row = divmod(row, max(sizes))
+        if sender_row < sizes[sender]:  # else it is a row of padding: zeros
+            other = dataclasses.replace(row_sample, rows=sample.rows.new_tensor([sender_row]))
+            out[i] += _routed(_same_places(other, ranks[sender], counts, scene.start))[0]
     return out
 
 
-def _of(scene: Scene, rank: int, counts: tuple[int, ...], start: int) -> Tensor:
-    """The right rows of a rank's tokens in the same places, as far as it has so many."""
-    there = _there(scene, rank, counts, start)
-    shared = None if scene.answer.shared is None else shared_mlp(there)
-    there = dataclasses.replace(there, answer=dataclasses.replace(there.answer, shared=shared))
-    return there.total(parts=redo_parts(there))
+def _output_of(scene: Scene, rank: int, counts: tuple[int, ...], start: int) -> Tensor:
+    """Return the correct output of a rank's tokens in the same places, as far as it has them."""
+    other = _same_places(scene, rank, counts, start)
+    shared = None if scene.answer.shared is None else shared_mlp(other)
+    other = dataclasses.replace(other, answer=dataclasses.replace(other.answer, shared=shared))
+    return other.total(parts=redo_parts(other))
 
 
-def _routed(there: Scene) -> Tensor:
-    """[r, K] without shared experts."""
-    return there.total(parts=redo_parts(there), shared=torch.zeros_like(there.answer.out))
+def _routed(other: Scene) -> Tensor:
+    """Return [r, K], the output of a scene without shared experts."""
+    return other.total(parts=redo_parts(other), shared=torch.zeros_like(other.answer.out))
 
 
-def _there(scene: Scene, rank: int, counts: tuple[int, ...], start: int, most: int = FEW) -> Scene:
-    """A rank's tokens in the same places, at most so many and as far as it has them."""
+def _same_places(
+    scene: Scene, rank: int, counts: tuple[int, ...], start: int, count: int = FEW
+) -> Scene:
+    """Return a scene of a rank's tokens in the same places: at most `count`, those that exist."""
     case, layout = scene.case, scene.case.layout
     place, d = layout.tokens_of(rank, counts), layout.dp_rank(rank)
-    few = scene.first(most)
-    held = int((few.rows < len(place)).long().cumprod(dim=0).sum())  # up to the first it lacks
-    rows = few.rows[:held] + place.start
-    if held == 0:
+    sample = scene.first(count)
+    available = int(
+        (sample.rows < len(place)).long().cumprod(dim=0).sum()
+    )  # up to the first it lacks
+    rows = sample.rows[:available] + place.start
+    if available == 0:
         raise NotApplicable("there are no other tokens in these places")
-    tokens = tensors.tokens(case, d, counts[d], few.x.device, start)
+    tokens = tensors.tokens(case, d, counts[d], sample.x.device, start)
     logits, router = tokens.logits[rows], case.router
     ids = routing.choose(logits, case.top_k, router)
     weights = routing.weights(logits, ids, renormalize=case.renormalize, router=router)
-    return elsewhere(few.first(held), x=tokens.x[rows], topk_ids=ids, topk_weights=weights)
+    return elsewhere(sample.first(available), x=tokens.x[rows], topk_ids=ids, topk_weights=weights)

@@ -1,4 +1,4 @@
-"""One of an expert's two matrices is another expert's, or another rank's shard."""
+"""Compute outputs with one matrix taken from another expert or from another rank's shard."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ if TYPE_CHECKING:
 
 
 def w13_of_expert_before(scene: Scene) -> Tensor:
-    return redo(scene, Steps(w13=lambda s, e: matrices(s, beside(s, e.expert, -1)).w13))
+    return redo(scene, Steps(w13=lambda s, e: matrices(s, neighbour(s, e.expert, -1)).w13))
 
 
 def w13_of_next_expert(scene: Scene) -> Tensor:
-    return redo(scene, Steps(w13=lambda s, e: matrices(s, beside(s, e.expert, 1)).w13))
+    return redo(scene, Steps(w13=lambda s, e: matrices(s, neighbour(s, e.expert, 1)).w13))
 
 
 def w2_of_expert_before(scene: Scene) -> Tensor:
-    return redo(scene, Steps(w2=lambda s, e: matrices(s, beside(s, e.expert, -1)).w2))
+    return redo(scene, Steps(w2=lambda s, e: matrices(s, neighbour(s, e.expert, -1)).w2))
 
 
 def w2_of_next_expert(scene: Scene) -> Tensor:
-    return redo(scene, Steps(w2=lambda s, e: matrices(s, beside(s, e.expert, 1)).w2))
+    return redo(scene, Steps(w2=lambda s, e: matrices(s, neighbour(s, e.expert, 1)).w2))
 
 
-def beside(scene: Scene, expert: int, step: int) -> int:
-    """The expert so many places further among those of the same rank, the ends joined."""
-    held = scene.reference.problem.experts_by_rank
-    most = max(len(experts) for experts in held)
-    if most == 1:
+def neighbour(scene: Scene, expert: int, step: int) -> int:
+    """Return the expert `step` places further on the same rank, cyclically."""
+    experts_by_rank = scene.reference.problem.experts_by_rank
+    largest = max(len(experts) for experts in experts_by_rank)
+    if largest == 1:
         raise NotApplicable("no rank has more than one expert")
-    if most == 2 and step < 0:
+    if largest == 2 and step < 0:
         raise NotApplicable("of two experts each is next to the other, either way")
-    experts = next(experts for experts in held if expert in experts)
+    experts = next(experts for experts in experts_by_rank if expert in experts)
     return experts[(experts.index(expert) + step) % len(experts)]
 
 
@@ -52,11 +52,11 @@ def w2_shard_of_rank_before(scene: Scene) -> Tensor:
 
 
 def _shard_of(scene: Scene, step: int) -> Tensor:
-    """Each rank multiplies its own intermediate with the columns of w2 of another rank."""
+    """Multiply each rank's intermediate with another rank's columns of w2."""
     if scene.case.use_ep or scene.case.world_size == 1:
         raise NotApplicable("every rank has whole experts")
-    width, *others = set(scene.case.problem.shard_sizes)
-    if others:
+    width, *other_widths = set(scene.case.problem.shard_sizes)
+    if other_widths:
         raise NotApplicable("the shards are of different sizes")
 
     def other(_: Scene, e: Matrices) -> Tensor:

@@ -1,9 +1,8 @@
-"""`parallel_launch`: run a function in every rank of a fresh gang. For other people's tests.
+"""`parallel_launch`: run a function in every rank of a fresh gang. Public, for any test.
 
-The function and what it returns are pickled, both ways, between processes of one user through a
-folder that only this user can enter; do not feed it anything else. The processes that it forks from
-stay warm until this process ends, so that only the first call pays for importing torch; this
-process itself never joins a group or touches a device.
+The function and its result are pickled between processes of one user, through a folder that only
+this user can enter. The processes that ranks are forked from stay warm until this process ends, so
+only the first call pays for importing torch. This process never joins a group or uses a device.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ TRANSPORTS = {"cpu": ("gloo",), "cuda": ("nccl", "staged")}
 
 
 class RankFailure(HarnessError):
-    """Some ranks failed. `ranks`: rank -> what happened to it, with its traceback or stack."""
+    """Raised if ranks failed. `ranks`: rank -> what happened, with its traceback or stack."""
 
     def __init__(self, ranks: dict[int, str], world_size: int) -> None:
         self.ranks = ranks
@@ -43,11 +42,11 @@ class RankFailure(HarnessError):
 
 
 class GangStartError(InfrastructureError):
-    """The ranks could not even start; the text has their logs."""
+    """Raised if the ranks could not start; the text has their logs."""
 
 
 class _Warm:
-    """This process's pool; a forked child makes its own."""
+    """Hold this process's pool; a forked child creates its own."""
 
     pool: Pool | None = None
     lock = threading.Lock()
@@ -86,8 +85,8 @@ def parallel_launch(
     Tensors in the result come back on the CPU.
 
     Raises RankFailure, which names each rank that raised, ended or did not return in time;
-    GangStartError when the ranks cannot start; TypeError or ValueError for arguments that cannot
-    work. All processes of the call are gone when it returns.
+    GangStartError if the ranks cannot start; TypeError or ValueError for invalid arguments. All
+    processes of the call have ended when it returns.
     """
     _check(world_size, timeout, device, transport)
     call = _pickled(fn, args)
@@ -99,7 +98,7 @@ def parallel_launch(
             failed, values = _run(gang, timeout)
         except BaseException as error:
             gang.abandon()
-            if not isinstance(error, GangStartError):  # an interrupt: nothing may stay
+            if not isinstance(error, GangStartError):  # an interrupt: leave no process behind
                 shutdown()
             raise
     if failed:
@@ -120,7 +119,7 @@ def _check(world_size: int, timeout: float, device: str, transport: str | None) 
 
 
 def _pickled(fn: Callable[..., Any], args: tuple[Any, ...]) -> bytes:
-    """The call, for the ranks. Raises TypeError for what they could not import."""
+    """Return the pickled call. Raises TypeError if the ranks could not import it."""
     name = getattr(fn, "__qualname__", repr(fn))
     way_out = "define it at the top level of a module that can be imported"
     inner = fn
@@ -136,7 +135,7 @@ def _pickled(fn: Callable[..., Any], args: tuple[Any, ...]) -> bytes:
 
 
 def _run(gang: Gang, timeout: float) -> tuple[dict[int, str], list[bytes]]:
-    """What failed, by rank, and each rank's value when nothing did; the gang is gone by then."""
+    """Return failures by rank, and each rank's value if there are none. Ends the gang."""
     failed: dict[int, str] | None = None
     values: list[bytes] = []
     while True:

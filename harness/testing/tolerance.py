@@ -1,9 +1,8 @@
-"""How far an output may be from its expected tensor, from both dtypes and the declared noise.
+"""Compute the tolerance of `assert_close` from both dtypes and the declared noise.
 
-Two limits hold at once for the rms of a row and of all rows: what chance makes of independent
-errors, and what both roundings can make at most, beside the noise. The second is the tighter one
-where one side is much finer; no right rounding leaves it, whatever the values. docs/bounds.md has
-the formulas.
+The rms error of a row, and of all rows, must keep two limits: the statistical one of independent
+errors, and the worst case of both roundings, each with the noise. The worst case is tighter if one
+side is much finer; no correct rounding exceeds it, for any values. docs/bounds.md has the formulas.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from harness.checks.output import ALL_MARGIN, ROW_MARGIN
+from harness.checks.output import ROW_FACTOR, TOTAL_FACTOR
 from moe.reference.result import Answer
 
 if TYPE_CHECKING:
@@ -33,54 +32,55 @@ GRIDS = {
     torch.float8_e4m3fn: (4, -9),
     torch.float8_e5m2: (3, -16),
 }
-SIGMAS = 6.0  # how many standard deviations chance may take a row
-ELEMENT_SIGMAS = 16.0  # one element: its own sum may be of much larger terms than its row's
-LEAN_SIGMAS = 8.0  # how uneven signs may be by chance; so no fewer than its square can lean
-LEAN_SHARE = 0.75  # of elements on one side: a right value that is rounded twice leans by a few %
-# What is rounded comes from float32, a few of whose own roundings may take it over a tie
-_BEFORE = ELEMENT_SIGMAS * 2.0**-24
+SIGMAS = 6.0  # standard deviations of a row's error
+ELEMENT_SIGMAS = 16.0  # of one element's: its sum may have much larger terms than its row's
+SKEW_SIGMAS = 8.0  # of a sum of random signs; so at least its square of elements can be skewed
+SKEW_FRACTION = 0.75  # of elements on one side; rounding twice skews them by a few %
+# Values before the output's rounding are float32; their own roundings may move them over a tie
+_PRIOR_ROUNDING = ELEMENT_SIGMAS * 2.0**-24
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sides:
-    """All [rows, columns] float32, or float64 where float32 could not tell both sides apart."""
+class Pair:
+    """Hold both tensors, [rows, columns], in float32, or in float64 if float32 is too coarse."""
 
     actual: Tensor
     expected: Tensor
     step: Tensor  # distance between neighbours of the coarser dtype, at each expected value
-    most: Tensor  # what both roundings can make at most: half a step of each dtype
+    worst_error: Tensor  # largest error of both roundings: half a step of each dtype
     eps: float  # the coarser dtype's step at 1
 
     @property
     def size(self) -> Tensor:
-        """[rows] squared length of each expected row."""
+        """Return [rows], the squared norm of each expected row."""
         return self.expected.square().sum(dim=1)
 
 
-def sides(actual: Tensor, expected: Tensor) -> Sides:
-    """As matrices; the last dimension is the columns."""
+def as_pair(actual: Tensor, expected: Tensor) -> Pair:
+    """Return both tensors as matrices; the last dimension is the columns."""
     shape = (-1, actual.shape[-1]) if actual.dim() else (1, 1)
-    got, want = actual.detach().reshape(shape), expected.detach().reshape(shape)
-    dtype = torch.float64 if _needs_double(got, want) else torch.float32
-    got, want = got.to(dtype), want.to(dtype)
-    steps = [_step(want, *GRIDS[side.dtype]) for side in (actual, expected)]
+    actual_values = actual.detach().reshape(shape)
+    expected_values = expected.detach().reshape(shape)
+    dtype = torch.float64 if _needs_double(actual_values, expected_values) else torch.float32
+    actual_values, expected_values = actual_values.to(dtype), expected_values.to(dtype)
+    steps = [_step(expected_values, *GRIDS[side.dtype]) for side in (actual, expected)]
     bits = min(GRIDS[side.dtype][0] for side in (actual, expected))
-    most = (steps[0] + steps[1]) / 2
+    worst_error = (steps[0] + steps[1]) / 2
     if bits < GRIDS[torch.float32][0]:
-        most += _BEFORE * want.abs()
-    return Sides(
-        actual=got,
-        expected=want,
+        worst_error += _PRIOR_ROUNDING * expected_values.abs()
+    return Pair(
+        actual=actual_values,
+        expected=expected_values,
         step=torch.maximum(*steps),
-        most=most,
+        worst_error=worst_error,
         eps=2.0 ** (1 - bits),
     )
 
 
 def _needs_double(actual: Tensor, expected: Tensor) -> bool:
-    """Where float32 could not tell the sides apart, or squares would leave its range."""
-    wide = {torch.float32, torch.float64}
-    if actual.dtype in wide or expected.dtype == torch.float64:
+    """Tell whether float32 is too coarse for the tensors, or for the range of their squares."""
+    wide_dtypes = {torch.float32, torch.float64}
+    if actual.dtype in wide_dtypes or expected.dtype == torch.float64:
         return True
     largest = expected.to(torch.float32).abs().amax(dim=1)
     largest = largest[largest > 0]
@@ -93,106 +93,122 @@ def _step(x: Tensor, bits: int, smallest: int) -> Tensor:
     return torch.ldexp(torch.ones_like(x), exponent)
 
 
-def allowed(both: Sides, declared: Declared) -> tuple[Answer, float]:
-    """The expected rows with their bounds, for `compare.judge`, and its margin of all rows.
+def reference_with_tolerance(pair: Pair, declared: Declared) -> tuple[Answer, float]:
+    """Return the expected rows with their variance, and the factor of all rows, for `judge`.
 
-    The row's margin is ROW_MARGIN; rows of zeros have no variance.
+    The factor of a row is ROW_FACTOR; rows of zeros have variance 0.
     """
-    size = both.size
+    size = pair.size
     if declared.rel_rms is not None:
         rows = declared.rel_rms**2 * size
-        every = rows.sum()
+        total_sq = rows.sum()
     else:
-        rows, every = _limits(both, size, declared.noise)
-    variance = rows / ROW_MARGIN**2
+        rows, total_sq = _limits(pair, size, declared.noise)
+    variance = rows / ROW_FACTOR**2
     total = float(variance.sum())
-    none = torch.zeros_like(size)
+    zeros = torch.zeros_like(size)
     answer = Answer(
-        out=both.expected,
+        out=pair.expected,
         variance=variance,
-        flips=none,
-        amax1=none.new_zeros(()),
-        amax2=none.new_zeros(()),
+        flips=zeros,
+        amax1=zeros.new_zeros(()),
+        amax2=zeros.new_zeros(()),
     )
-    return answer, math.sqrt(float(every) / total) if total else ALL_MARGIN
+    return answer, math.sqrt(float(total_sq) / total) if total else TOTAL_FACTOR
 
 
-def _limits(both: Sides, size: Tensor, noise: float) -> tuple[Tensor, Tensor]:
-    """Squared distances: [rows] of each row and [] of all together."""
-    there = size > 0
-    shares = both.expected.square() / torch.where(there, size, torch.ones_like(size))[:, None]
-    even, largest = shares.square().sum(dim=1), shares.amax(dim=1)
-    most = both.most.square().sum(dim=1) * there
-    chance = both.step.square().sum(dim=1) / 6 * there
-    # A row may be one element, which noise that nobody declared took over a tie
-    roomy = (ROW_MARGIN / ALL_MARGIN) ** 2 * most
-    rows = _limit(roomy, chance, noise**2 * size, _scatter(even, largest, ROW_MARGIN))
-    of_all = size / size.sum().clamp(min=torch.finfo(size.dtype).tiny)
-    scatter = _scatter((even * of_all.square()).sum(), (largest * of_all).amax(), ALL_MARGIN)
-    return rows, _limit(most.sum(), chance.sum(), noise**2 * size.sum(), scatter)
+def _limits(pair: Pair, size: Tensor, noise: float) -> tuple[Tensor, Tensor]:
+    """Return the largest squared errors, [rows] of each row and [] of all rows together."""
+    nonzero = size > 0
+    fractions = pair.expected.square() / torch.where(nonzero, size, torch.ones_like(size))[:, None]
+    sum_of_squares, largest = fractions.square().sum(dim=1), fractions.amax(dim=1)
+    worst_error = pair.worst_error.square().sum(dim=1) * nonzero
+    mean_square = pair.step.square().sum(dim=1) / 6 * nonzero
+    # A row may be a single element that undeclared noise moved over a tie
+    loosened = (ROW_FACTOR / TOTAL_FACTOR) ** 2 * worst_error
+    rows = _limit(
+        loosened, mean_square, noise**2 * size, _scatter(sum_of_squares, largest, ROW_FACTOR)
+    )
+    row_fractions = size / size.sum().clamp(min=torch.finfo(size.dtype).tiny)
+    scatter = _scatter(
+        (sum_of_squares * row_fractions.square()).sum(),
+        (largest * row_fractions).amax(),
+        TOTAL_FACTOR,
+    )
+    return rows, _limit(worst_error.sum(), mean_square.sum(), noise**2 * size.sum(), scatter)
 
 
-def _limit(most: Tensor, chance: Tensor, noise: Tensor, scatter: Tensor) -> Tensor:
-    """The lesser of two squared distances, both of which a right output keeps.
+def _limit(worst_error: Tensor, mean_square: Tensor, noise: Tensor, scatter: Tensor) -> Tensor:
+    """Return the smaller of two squared limits, both of which a correct output keeps.
 
-    chance: mean square where both sides are rounded in the coarser dtype; most: none is beyond.
+    worst_error: the largest squared error of both roundings. mean_square: the mean one, if both
+    sides are rounded to the coarser dtype.
     """
-    at_most = (most.sqrt() + (scatter * noise).sqrt()).square()
-    return torch.minimum(at_most, scatter * (chance + noise))
+    at_most = (worst_error.sqrt() + (scatter * noise).sqrt()).square()
+    return torch.minimum(at_most, scatter * (mean_square + noise))
 
 
-def _scatter(even: Tensor, largest: Tensor, margin: float) -> Tensor:
-    """What chance makes of a mean square, relative to it: at least the margin's square.
+def _scatter(sum_of_squares: Tensor, largest: Tensor, factor: float) -> Tensor:
+    """Return the limit of a random mean square, relative to its mean: at least factor**2.
 
-    even, largest: of the elements' shares, the sum of squares and the maximum. Errors in these
-    proportions exceed this with a chance below exp(-SIGMAS**2 / 2) (Laurent and Massart, 2000).
+    sum_of_squares, largest: of the elements' fractions of the mean square. Errors in these
+    proportions exceed the limit with probability exp(-SIGMAS**2 / 2) at most (Laurent and Massart,
+    2000).
     """
     x = SIGMAS**2 / 2
-    return (1 + 2 * (x * even).sqrt() + 2 * x * largest).clamp(min=margin**2)
+    return (1 + 2 * (x * sum_of_squares).sqrt() + 2 * x * largest).clamp(min=factor**2)
 
 
-def _noise(both: Sides, noise: float) -> Tensor:
-    """[rows, columns] or [] how far the noise may take an element: it may be even over its row,
-    or in proportion to each."""
+def _noise(pair: Pair, noise: float) -> Tensor:
+    """Return [rows, columns] or [], the largest error of each element by the declared noise.
+
+    Noise may be uniform over a row or proportional to each element.
+    """
     if noise == 0:
-        return both.expected.new_zeros(())
-    rms = both.expected.square().mean(dim=1, keepdim=True).sqrt()
-    return noise * torch.maximum(ELEMENT_SIGMAS * rms, SIGMAS * both.expected.abs())
+        return pair.expected.new_zeros(())
+    rms = pair.expected.square().mean(dim=1, keepdim=True).sqrt()
+    return noise * torch.maximum(ELEMENT_SIGMAS * rms, SIGMAS * pair.expected.abs())
 
 
-def wrong_elements(both: Sides, noise: float) -> Tensor:
-    """[rows, columns] bool: off by more than a step of the coarser side and its noise, or not
-    finite. A step, not a half: what noise nobody declared takes over a tie is off by as much."""
-    limit = both.step * (both.size > 0)[:, None] + _noise(both, noise)
-    return ~((both.actual - both.expected).abs() <= limit)
+def wrong_elements(pair: Pair, noise: float) -> Tensor:
+    """Return [rows, columns] bool: errors above a step of the coarser side plus noise, or NaN.
+
+    A full step, not half of one: undeclared noise may move a value over a tie.
+    """
+    tolerance = pair.step * (pair.size > 0)[:, None] + _noise(pair, noise)
+    return ~((pair.actual - pair.expected).abs() <= tolerance)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lean:
-    """elements: [rows, columns] bool, none of which a right rounding makes; share: of these that
-    lie `where`."""
+class Skew:
+    """Describe errors that no correct rounding makes, mostly on one side.
+
+    elements: [rows, columns] bool. fraction: of these elements that lie on `side`.
+    """
 
     elements: Tensor
-    share: float
-    where: str
+    fraction: float
+    side: str
 
 
-def lean(both: Sides, noise: float) -> Lean | None:
-    """The elements beyond half a step and their noise, where they lean to one side.
+def one_sided(pair: Pair, noise: float) -> Skew | None:
+    """Return the elements beyond half a step plus noise if most lie on one side; else None.
 
-    A right output has none of them. Noise that nobody declared takes a few over a tie, to both
-    sides; truncation, or a factor just beside 1, takes many, and nearly all to one side.
+    A correct output has no such elements. Undeclared noise moves a few over a tie, to both sides;
+    truncation, or a factor close to 1, moves many, nearly all to one side.
     """
-    if both.eps <= torch.finfo(torch.float32).eps:
-        return None  # what is computed in float32 may well be off by a step of it
-    off = both.actual - both.expected
-    beyond = off.abs() > both.most + _noise(both, noise)
-    sign = off[beyond].sign()
-    outward, upward = int((sign * both.expected[beyond].sign()).sum()), int(sign.sum())
-    surplus, where = max(
+    if pair.eps <= torch.finfo(torch.float32).eps:
+        return None  # float32 results may well be off by a step of float32
+    error = pair.actual - pair.expected
+    exceeding = error.abs() > pair.worst_error + _noise(pair, noise)
+    sign = error[exceeding].sign()
+    outward, upward = int((sign * pair.expected[exceeding].sign()).sum()), int(sign.sum())
+    surplus, side = max(
         (outward, "away from zero"), (-outward, "toward zero"), (upward, "up"), (-upward, "down")
     )
-    if surplus <= LEAN_SIGMAS * math.sqrt(len(sign)):
+    if surplus <= SKEW_SIGMAS * math.sqrt(len(sign)):
         return None
-    share = (1 + surplus / len(sign)) / 2
-    return Lean(elements=beyond, share=share, where=where) if share > LEAN_SHARE else None
+    fraction = (1 + surplus / len(sign)) / 2
+    if fraction <= SKEW_FRACTION:
+        return None
+    return Skew(elements=exceeding, fraction=fraction, side=side)

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from harness.checks.aliasing import lost_output
+from harness.checks.aliasing import aliased_output
 from harness.checks.determinism import difference, is_claimed
 from harness.record.result import Verdict
 from moe import guarded_buffers
@@ -91,8 +91,8 @@ def test_an_output_that_a_later_call_overwrites_is_told_as_that(monkeypatch, key
     found = run(buffers_kept_by(key), case(m=8, all2all="local").id)
     assert found.verdict is Verdict.FAILED
     assert found.messages == (
-        f"memory: the output of call {later} lies where that of call 1 does, which its caller "
-        "may still hold; give each call an output of its own",
+        f"memory: the output of call {later} shares memory with that of call 1, which its caller "
+        "may still use; return a new output from each call",
     )
     assert found.metrics["bound_used"] < 1
 
@@ -132,7 +132,7 @@ def one_past_the_end(earlier, x):
         (
             lambda earlier, x: earlier.zero_(),
             "memory: the output of call 2 was changed by a later one, which its caller may still "
-            "hold; give each call an output of its own",
+            "use; return a new output from each call",
         ),
         (
             lambda earlier, x: x.codes.mul_(2),
@@ -155,9 +155,10 @@ def test_what_the_last_call_writes_on_is_seen_too(write, text):
 def test_outputs_that_lie_between_each_other_share_nothing():
     pool = torch.zeros(8, 4, 16, dtype=torch.bfloat16)
     calls = [called(pool[:, 0], 0), called(pool[:5, 1], 1)]
-    assert lost_output(calls, pool[:, 2]) is None
-    assert "the output of call 3 lies where that of call 2 does" in lost_output(calls, pool[2:, 1])
-    assert "call 2 lies where that of call 1 does" in lost_output(
+    assert aliased_output(calls, pool[:, 2]) is None
+    text = aliased_output(calls, pool[2:, 1])
+    assert "the output of call 3 shares memory with that of call 2, which" in text
+    assert "call 2 shares memory with that of call 1, which" in aliased_output(
         [*calls[:1], called(pool[:5, 0], 1)], pool[:, 2]
     )
 
@@ -179,7 +180,7 @@ def test_a_member_that_goes_wrong_later_is_seen_without_any_claim(monkeypatch, v
     found = run(nothing, case(m=8, all2all="local").id)
     assert found.verdict is Verdict.FAILED
     (text,) = found.messages
-    assert text.startswith("right at first, wrong when the same call is repeated: ")
+    assert text.startswith("correct at first, wrong when the same call is repeated: ")
 
 
 def test_who_claims_it():

@@ -77,10 +77,10 @@ FINE = {
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("longer", "all rows together are 0.10% more than the reference along it, and noise"),
-        ("shorter", "all rows together are 0.10% less than the reference along it, and noise"),
-        ("cut off", "a scale that is off, or values that are cut off and not rounded"),
-        ("one column", "no row is beyond its bound, but single elements are in "),
+        ("longer", "outputs are 0.10 % too large on average (rounding explains 0.0"),
+        ("shorter", "outputs are 0.10 % too small on average (rounding explains 0.0"),
+        ("cut off", " %): a wrong scale, or truncation instead of rounding"),
+        ("one column", "every row is within tolerance, but 32 of 32 rows have single elements "),
     ],
 )
 def test_an_error_that_no_row_s_bound_sees_is_found(name: str, text: str) -> None:
@@ -94,7 +94,9 @@ def test_an_error_that_no_row_s_bound_sees_is_found(name: str, text: str) -> Non
 
 def test_an_element_is_named_with_both_values() -> None:
     text = judge(FINE["one column"](ROUNDED.out), ROUNDED).messages[0]
-    assert re.search(r"\[\d+, 77\] is -?[\d.]+, expected -?[\d.]+, [\d.]+x what one may be", text)
+    assert re.search(
+        r"\[\d+, 77\] is -?[\d.]+, expected -?[\d.]+, [\d.]+x the tolerance of an", text
+    )
 
 
 WRONG = {
@@ -133,7 +135,7 @@ def test_the_message_says_how_much_where_and_both_values() -> None:
     found = judge(wrong, ANSWER)
     first, second = found.messages
     assert first.startswith("3 of 32 rows wrong (3, 7-8); worst row ")
-    assert "x its bound; element [" in first
+    assert "x its tolerance; element [" in first
     assert first.endswith("; rows (3) are all zero")
     assert "relative rms error" in second
     assert found.metrics["bad_rows"] == 3
@@ -143,7 +145,8 @@ def test_an_error_spread_below_every_row_s_bound_is_found_over_all_rows() -> Non
     nudged = ANSWER.out + ANSWER.variance.sqrt()[:, None] * 1.8 / CASE.k**0.5
     found = judge(nudged, ANSWER)
     assert found.verdict is Verdict.FAILED
-    assert "all together are 1.20x beyond theirs" in found.messages[0]
+    text = "every row is within tolerance, but the total error is 1.20x its limit"
+    assert found.messages[0] == text
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -166,7 +169,8 @@ def test_a_check_that_could_not_fail_is_vacuous() -> None:
     blind = dataclasses.replace(ANSWER, variance=ANSWER.out.square().sum(dim=1))
     found = judge(RIGHT, blind)
     assert found.verdict is Verdict.VACUOUS
-    assert found.messages == ("zeros would pass in 32 of 32 rows (0-31)",)
+    text = "an all-zero output would pass in 32 of 32 rows (tolerance exceeds the values), "
+    assert found.messages == (f"{text}so this case proves nothing",)
 
 
 def test_the_cosine_is_right_to_its_last_digits() -> None:
@@ -178,7 +182,7 @@ def test_the_cosine_is_right_to_its_last_digits() -> None:
 
 def test_an_output_of_many_parts_is_judged_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = judge(RIGHT, ANSWER)
-    monkeypatch.setitem(output._TOGETHER, "cpu", 5 * CASE.k)  # 32 rows in parts of five
+    monkeypatch.setitem(output._CHUNK_ELEMENTS, "cpu", 5 * CASE.k)  # 32 rows in parts of five
     assert judge(RIGHT, ANSWER) == whole
     wrong = RIGHT.clone()
     wrong[31] *= 2
@@ -196,7 +200,7 @@ def test_no_tokens_pass_without_a_row() -> None:
 def test_bad_input_is_the_callers_error() -> None:
     with pytest.raises(ValueError, match=r"shapes \[31, 256\] and \[32, 256\]"):
         judge(RIGHT[1:], ANSWER)
-    with pytest.raises(ValueError, match="output on meta, reference on cpu: a layer must leave"):
+    with pytest.raises(ValueError, match="output on meta, reference on cpu: a layer must return"):
         judge(RIGHT.to("meta"), ANSWER)
     with pytest.raises(ValueError, match="int32 cannot be judged"):
         judge(RIGHT.int(), ANSWER)
@@ -209,16 +213,16 @@ def test_bad_input_is_the_callers_error() -> None:
     [(4096, 2.0, 1.5), (72, 2.0, 1.5), (18, 2.0, 1.5), (8, 2.5, 1.5), (1, 5.243, 1.75)],
 )
 def test_few_columns_leave_room_for_six_deviations(columns, each, every) -> None:
-    found = output.margins(torch.full((32,), 1e-30), columns)
+    found = output.tolerance_factors(torch.full((32,), 1e-30), columns)
     assert found == pytest.approx((each, every), abs=1e-3)
 
 
 def test_a_row_far_above_the_others_counts_as_if_it_were_alone() -> None:
     variance = torch.full((32,), 1e-9)
     variance[3] = 1.0
-    each, every = output.margins(variance, 8)
+    each, every = output.tolerance_factors(variance, 8)
     assert every == pytest.approx(each)
-    assert output.margins(torch.zeros(32), 18)[1] == 2.0  # nothing is known of the rows
+    assert output.tolerance_factors(torch.zeros(32), 18)[1] == 2.0  # nothing is known of the rows
 
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])

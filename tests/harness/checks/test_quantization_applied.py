@@ -8,7 +8,7 @@ import functools
 import pytest
 import torch
 
-from harness.checks.quantization_applied import WAYS, complaint, shares, ways
+from harness.checks.quantization_applied import VARIANTS, message, projections, variants_of
 from harness.fixtures.layer_under_test import make_subject
 from harness.fixtures.phase_timer import Clock
 from harness.fixtures.rank_context import RankContext
@@ -42,7 +42,7 @@ def with_output(call, out):
 def of_variant(subject, call, what):
     """The call as a layer would have answered that leaves something unquantized."""
     routing = call.output.routing
-    variant = subject.reference.remade(WAYS[what])
+    variant = subject.reference.remade(VARIANTS[what])
     answer = variant(call.tokens.x, routing.topk_ids, routing.topk_weights, like=call.answer)
     return with_output(call, answer.out.bfloat16())
 
@@ -50,10 +50,11 @@ def of_variant(subject, call, what):
 @pytest.mark.parametrize("m", [1, 8])
 @pytest.mark.parametrize("quant", QUANTIZED)
 def test_a_right_layer_projects_to_one(quant, m):
-    found = shares(*_listed(first_call(quant, m)))
-    assert tuple(share.what for share in found) == ways(QUANT.row(quant).scheme)
-    assert all(abs(1 - share.t) <= share.explained < 0.5 for share in found)
-    assert complaint(found) is None
+    found = projections(*_listed(first_call(quant, m)))
+    variants = list(variants_of(QUANT.row(quant).scheme))
+    assert [projection.unquantized for projection in found] == variants
+    assert all(abs(1 - projection.t) <= projection.noise_limit < 0.5 for projection in found)
+    assert message(found, quant) is None
 
 
 def _listed(pair):
@@ -62,32 +63,40 @@ def _listed(pair):
 
 @pytest.mark.parametrize("m", [1, 8])
 @pytest.mark.parametrize(
-    ("quant", "what"), [(name, what) for name in QUANTIZED for what in ways(QUANT.row(name).scheme)]
+    ("quant", "what"),
+    [(name, what) for name in QUANTIZED for what in variants_of(QUANT.row(name).scheme)],
 )
 def test_what_was_left_unquantized_is_named(quant, m, what):
     subject, call = first_call(quant, m)
-    found = shares(subject, [of_variant(subject, call, what)])
-    (own,) = [share for share in found if share.what == what]
-    assert abs(own.t) < own.explained < 0.5
-    text = complaint(found)
+    found = projections(subject, [of_variant(subject, call, what)])
+    (exact,) = [projection for projection in found if projection.unquantized == what]
+    assert abs(exact.t) < exact.noise_limit < 0.5
+    text = message(found, quant)
     assert text is not None
-    assert text.startswith(f"not_quantized: {what} were not quantized, as the scheme says; t = ")
+    assert text.startswith(
+        f"not_quantized: {what} were not quantized, although quant `{quant}` requires it "
+        "(projection t = "
+    )
+
+
+def message_of(subject, call):
+    return message(projections(subject, [call]), subject.case.quant)
 
 
 def test_what_a_scheme_leaves_as_it_is_is_not_looked_for():
-    everything = tuple(WAYS)
-    assert ways(Scheme(weights="fp8_block", activations="fp8_group")) == everything
-    assert ways(Scheme(weights="fp8_block", activations="model")) == ("weights",)
-    assert ways(Scheme(weights="model", activations="fp8_group")) == everything[1:4]
-    assert ways(Scheme(weights="model", activations="model")) == ()
+    everything = tuple(VARIANTS)
+    assert variants_of(Scheme(weights="fp8_block", activations="fp8_group")) == everything
+    assert variants_of(Scheme(weights="fp8_block", activations="model")) == ("weights",)
+    assert variants_of(Scheme(weights="model", activations="fp8_group")) == everything[1:4]
+    assert variants_of(Scheme(weights="model", activations="model")) == ()
 
 
 def test_where_noise_explains_it_nothing_is_said():
     subject, call = first_call("fp8_block", 8)
     wrong = of_variant(subject, call, "weights")
-    assert complaint(shares(subject, [wrong])) is not None
+    assert message_of(subject, wrong) is not None
     loud = dataclasses.replace(wrong.answer, variance=wrong.answer.out.square().sum(dim=1) * 9)
-    assert complaint(shares(subject, [dataclasses.replace(wrong, answer=loud)])) is None
+    assert message_of(subject, dataclasses.replace(wrong, answer=loud)) is None
 
 
 def test_flips_explain_what_is_like_it_but_not_the_very_same():
@@ -96,28 +105,28 @@ def test_flips_explain_what_is_like_it_but_not_the_very_same():
     wrong = of_variant(subject, call, "intermediates")
     loud = dataclasses.replace(wrong.answer, flips=wrong.answer.out.square().sum(dim=1) * 9)
     wrong = dataclasses.replace(wrong, answer=loud)
-    text = complaint(shares(subject, [wrong]))
+    text = message_of(subject, wrong)
     assert text is not None
-    assert text.startswith("not_quantized: intermediates were not quantized, as the scheme says; t")
-    assert "and the output is such a layer's but for 0.0" in text
+    assert text.startswith("not_quantized: intermediates were not quantized, although quant `fp8_")
+    assert "; leaving them unquantized explains all but 0.0" in text
     between = call.output.out.float().lerp(wrong.output.out.float(), 0.7).bfloat16()
-    assert complaint(shares(subject, [with_output(wrong, between)])) is None
+    assert message_of(subject, with_output(wrong, between)) is None
     calm = with_output(call, between)  # and where flips cannot, it is named as well
-    assert complaint(shares(subject, [calm])).startswith("not_quantized: intermediates were")
+    assert message_of(subject, calm).startswith("not_quantized: intermediates were")
 
 
 def test_an_error_of_another_kind_is_not_taken_for_it():
     subject, call = first_call("int8_channel", 8)
     for wrong in (call.output.out * 1.02, call.output.out.roll(1, dims=1)):
-        assert complaint(shares(subject, [with_output(call, wrong)])) is None
+        assert message_of(subject, with_output(call, wrong)) is None
 
 
 def test_no_share_without_a_scheme_or_without_tokens():
-    assert shares(*_listed(first_call("none", 8))) == ()
+    assert projections(*_listed(first_call("none", 8))) == ()
     subject, call = first_call("fp8_block", 8)
     x = call.tokens.x[:0]
     empty = dataclasses.replace(call, tokens=dataclasses.replace(call.tokens, x=x))
-    assert shares(subject, [empty]) == ()
+    assert projections(subject, [empty]) == ()
 
 
 def test_activations_left_alone_in_the_stack(monkeypatch):

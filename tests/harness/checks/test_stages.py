@@ -88,7 +88,7 @@ def test_one_element_is_enough_and_is_named():
     assert stages_of(found) == ["gemm1"]
     assert len(found.messages) == 1  # nothing else had seen it
     assert found.messages[0].startswith("stage gemm1: 1 of ")
-    assert " elements depart in 1 of " in found.messages[0]
+    assert " elements differ in 1 of " in found.messages[0]
     (call,) = found.diagnosis.calls
     (finding,) = call.stages
     assert (finding.stage, finding.bad) == ("gemm1", 1)
@@ -288,9 +288,13 @@ def test_an_idle_rank_and_uneven_tokens_have_no_finding(launched):
 @pytest.mark.parametrize(
     ("stage", "shape", "says"),
     [
-        ("gemm1", (3, 2 * 128), "stage gemm1 was handed out with 3 rows, and there is a row 5"),
-        ("gemm1", (10, 1), "stage gemm1 was handed out, in these rows, as [6, 1]; it must be"),
-        ("gemm2", (10, 127), "stage gemm2 was handed out, in these rows, as [6, 127]; it must be"),
+        (
+            "gemm1",
+            (3, 2 * 128),
+            "stage gemm1 was recorded with 3 rows, but row 5 exists; record all",
+        ),
+        ("gemm1", (10, 1), "stage gemm1 was recorded, in these rows, as [6, 1]; it must be"),
+        ("gemm2", (10, 127), "stage gemm2 was recorded, in these rows, as [6, 127]; it must be"),
     ],
 )
 def test_a_stage_of_another_shape_is_its_member_s_fault(stage, shape, says):

@@ -15,7 +15,7 @@ from harness.checks.output import judge
 from harness.diagnosis import causes, diagnose
 from harness.diagnosis.diagnose import explain
 from harness.diagnosis.error_stats import number
-from harness.diagnosis.patterns import find_wrong
+from harness.diagnosis.patterns import find_mismatch
 from harness.fixtures.rank_context import RankContext
 from harness.mutants import Hypothesis, NotApplicable
 from harness.record.diagnosis import CallDiagnosis, Share
@@ -146,12 +146,12 @@ def test_rows_in_other_rows_places():
     order = torch.randperm(40, generator=torch.Generator().manual_seed(5))
     found = explained(RIGHT[order])
     assert names(found) == ["rows_moved"]
-    assert found.causes[0].cause.startswith("wrong rows hold other rows' answers: row 0 that")
+    assert found.causes[0].cause.startswith("wrong rows hold other rows' outputs: row 0 that")
     found = explained(torch.cat([RIGHT[-3:], RIGHT[:-3]]))
-    text = "each wrong row holds the answer of the row 3 before it"
+    text = "each wrong row holds the output of the row 3 before it"
     assert found.causes[0].cause == text
     found = explained(RIGHT[torch.tensor([*range(20), *[4] * 20])])
-    assert found.causes[0].cause.endswith("all hold the answer of row 4")
+    assert found.causes[0].cause.endswith("all hold the output of row 4")
 
 
 @pytest.mark.parametrize(("step", "side", "empty"), [(-2, "after", "38-39"), (2, "before", "0-1")])
@@ -160,8 +160,8 @@ def test_rows_that_moved_leave_zeros_behind(step, side, empty):
     out[slice(step, None) if step < 0 else slice(step)] = 0
     found = explained(out)
     assert names(found) == ["rows_moved"]
-    text = f"each wrong row holds the answer of the row 2 {side} it; rows {empty}"
-    assert found.causes[0].cause == f"{text}, which have none such, are zeros"
+    text = f"each wrong row holds the output of the row 2 {side} it; rows {empty}"
+    assert found.causes[0].cause == f"{text}, which have no such row, are zeros"
 
 
 def test_zeros_that_have_a_row_to_come_from_are_not_explained_by_rows_that_moved():
@@ -183,7 +183,7 @@ def test_noise_has_no_known_cause(size):
     found = explained(RIGHT + noise)
     assert found.causes == ()
     assert found.tried > 25
-    assert found.closest > causes.LEAVES
+    assert found.closest > causes.MAX_RESIDUAL
     assert found.faults == ()
 
 
@@ -233,7 +233,7 @@ def test_an_output_that_is_right_by_itself_is_not_searched_for_causes():
 
 def search(out, rows=()):
     call = with_output(CALL, out)
-    wrong = find_wrong(call.output.out, call.answer)
+    wrong = find_mismatch(call.output.out, call.answer)
     return causes.search(scene(call), call, wrong, rows, seconds=600.0)
 
 
@@ -265,7 +265,7 @@ def test_what_a_hypothesis_says_of_itself_is_counted():
 
 def test_time_runs_out_without_a_fault():
     call = with_output(CALL, RIGHT * 2)
-    wrong = find_wrong(call.output.out, call.answer)
+    wrong = find_mismatch(call.output.out, call.answer)
     result = causes.search(scene(call), call, wrong, mutants.HYPOTHESES, seconds=-1.0)
     assert result.untried == len(mutants.HYPOTHESES)
     assert result.causes == ()
@@ -366,7 +366,7 @@ def test_a_picture_that_cannot_be_written_is_told(tmp_path):
 
 def test_the_rows_looked_at_know_the_largest_values_of_all_rows():
     """A scale that spans all rows is worked out from them."""
-    few = causes.telling_rows(scene(CALL), CALL, torch.zeros(40, dtype=torch.bool))
+    few = causes.sample_rows(scene(CALL), CALL, torch.zeros(40, dtype=torch.bool))
     assert len(few.rows) < 40
     assert few.answer.amax1 == CALL.answer.amax1
     assert few.answer.amax2 == CALL.answer.amax2

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from harness.diagnosis import patterns, routing_patterns
-from harness.diagnosis.patterns import Wrong, find_wrong, of_columns, of_rows
+from harness.diagnosis.patterns import Mismatch, find_mismatch, of_columns, of_rows
 from harness.formatting import numbers_text
 from moe.layout import Layout
 from moe.spec import Problem
@@ -62,10 +62,10 @@ def test_rows_that_chance_may_draw_have_no_pattern(total, wrong):
     assert of_rows(mask(total, wrong)) == []
 
 
-def wrong_columns(total: int, columns: range | list[int], rows: int = 4) -> Wrong:
+def wrong_columns(total: int, columns: range | list[int], rows: int = 4) -> Mismatch:
     elements = torch.zeros((2 * rows, total), dtype=torch.bool)
     elements[:rows] = mask(total, columns)
-    return Wrong(rows=elements.any(dim=1), elements=elements)
+    return Mismatch(rows=elements.any(dim=1), elements=elements)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ IDS = torch.stack([torch.randperm(8, generator=GENERATOR)[:2] for _ in range(40)
 def routing(bad, layout=Layout(), rank=0, ids=IDS, whole=False):  # noqa: B008  # frozen
     sizes = {"m": 1, "hidden": 8, "intermediate": 8, "num_experts": 8, "top_k": 2}
     problem = Problem(**sizes, layout=layout)
-    return texts(routing_patterns.of_routing(bad, ids, problem, rank, whole=whole))
+    return texts(routing_patterns.of_routing(bad, ids, problem, rank, all_tokens=whole))
 
 
 def test_rows_of_one_rank_s_experts():
@@ -213,10 +213,10 @@ def test_shares_count_rows_of_each_expert():
 def test_wrong_elements_are_the_planted_ones():
     call, _ = call_of()
     out = call.output.out.clone()
-    assert not find_wrong(out, call.answer).rows.any()
+    assert not find_mismatch(out, call.answer).rows.any()
     out[7, 100:200] *= -1
     out[9, 3] = float("nan")
-    wrong = find_wrong(out, call.answer)
+    wrong = find_mismatch(out, call.answer)
     assert wrong.rows.nonzero().flatten().tolist() == [7, 9]
     assert wrong.elements[9].nonzero().flatten().tolist() == [3]
     planted = wrong.elements[7].nonzero().flatten().tolist()
@@ -228,7 +228,7 @@ def test_wrong_elements_are_the_planted_ones():
 def test_an_error_spread_over_a_row_has_elements_too():
     call, _ = call_of()
     shift = 2.5 * call.answer.variance.sqrt()[:, None] / CASE.k**0.5
-    wrong = find_wrong(call.answer.out + shift, call.answer)
+    wrong = find_mismatch(call.answer.out + shift, call.answer)
     assert wrong.rows.all()
     assert wrong.elements.any(dim=1).all()
 

@@ -46,44 +46,44 @@ CAUGHT = (Outcome.CAUGHT, "")
 NONE = (Outcome.NOT_APPLICABLE, "the layer has no shared experts")
 
 
-def test_all_that_can_exist_caught_is_whole():
+def test_all_that_can_exist_caught_is_complete():
     shown = certificate([result(case()), result(case(tp_size=2, quant="fp8_block"))])
-    assert shown.whole
+    assert shown.complete
     assert shown.lines()[-1] == (
-        "whole: on 2 pair(s) of quantization method and layout, "
+        "complete: on 2 pair(s) of quantization method and layout, "
         "each wrong answer that can exist was caught"
     )
 
 
 def test_one_case_that_catches_it_is_enough_for_its_pair():
     odd = result(case(seed=1), shared_missing=NONE, zeros=(Outcome.MISSED, "a larger n"))
-    assert certificate([odd, result(case())]).whole
-    assert certificate([result(case()), odd]).whole
+    assert certificate([odd, result(case())]).complete
+    assert certificate([result(case()), odd]).complete
 
 
 def test_a_catch_on_another_layout_or_method_does_not_count():
     odd = result(case(tp_size=2), shared_missing=NONE)
     shown = certificate([odd, result(case()), result(case(tp_size=2, quant="fp8_block"))])
-    assert not shown.whole
-    assert {(line.quant, line.layout): line.holes for line in shown.table if line.holes} == {
-        ("none", "tp:2"): ("shared_missing",)
-    }
-    text = "shared_missing is in no case applicable; add one where it is: none tp:2"
+    assert not shown.complete
+    assert {
+        (line.quant, line.layout): line.uncovered for line in shown.table if line.uncovered
+    } == {("none", "tp:2"): ("shared_missing",)}
+    text = "shared_missing is not applicable in any case; add a case where it is: none tp:2"
     assert text in shown.lines()
 
 
-def test_a_member_that_would_pass_is_named_with_its_cure():
+def test_a_member_that_would_pass_is_named_with_its_remedy():
     shown = certificate([result(case(), Verdict.VACUOUS, halved=(Outcome.MISSED, "a larger n"))])
-    assert not shown.whole
-    assert "halved would pass; it takes a larger n: none 1-rank" in shown.lines()
-    assert shown.lines()[-1].startswith("not whole: 1 wrong answer(s)")
+    assert not shown.complete
+    assert "halved would pass; use a larger n: none 1-rank" in shown.lines()
+    assert shown.lines()[-1].startswith("incomplete: 1 wrong answer(s)")
 
 
-def test_what_cannot_exist_is_no_hole():
+def test_what_cannot_exist_is_not_uncovered():
     shown = certificate([result(case())])
     (line,) = shown.table
     assert line.words["rank_missing"] == line.words["scale_shifted"] == "impossible"
-    assert line.holes == ()
+    assert line.uncovered == ()
     (line,) = certificate([result(case(dp_size=2, quant="int8_channel"))]).table
     assert line.words["rank_missing"] == line.words["scale_shifted"] == "caught"
 
@@ -91,10 +91,10 @@ def test_what_cannot_exist_is_no_hole():
 def test_cases_that_proved_nothing_leave_their_pair_open():
     failed = CaseResult(case_id=case(dp_size=2).id, verdict=Verdict.FAILED)
     shown = certificate([result(case()), failed])
-    assert not shown.whole
+    assert not shown.complete
     assert any("was not tried: no case passed: none dp:2" in text for text in shown.lines())
-    assert not certificate([]).whole
-    assert certificate([]).lines()[-1] == "not whole: no case has proved anything"
+    assert not certificate([]).complete
+    assert certificate([]).lines()[-1] == "incomplete: no case has proved anything"
 
 
 def test_the_table_has_a_line_for_each_pair_and_a_sign_for_each_member():
@@ -152,13 +152,13 @@ def folder(path, results):
 def test_a_whole_run_exits_zero(tmp_path, capsys):
     path = folder(tmp_path / "run", [result(case())])
     assert cli.main(["power", "--from", str(path)]) == 0
-    assert "whole: on 1 pair(s)" in capsys.readouterr().out
+    assert "complete: on 1 pair(s)" in capsys.readouterr().out
 
 
 def test_a_run_with_a_hole_exits_one(tmp_path, capsys):
     path = folder(tmp_path / "run", [result(case(), shared_twice=NONE)])
     assert cli.main(["power", "--from", str(path)]) == 1
-    assert "not whole: 1 wrong answer(s)" in capsys.readouterr().out
+    assert "incomplete: 1 wrong answer(s)" in capsys.readouterr().out
 
 
 def test_a_case_that_has_not_run_leaves_a_hole(tmp_path):
@@ -188,7 +188,7 @@ def test_a_case_is_run_and_certified(tmp_path, capsys):
     assert cli.main(["power", "--case", *ids, "--out", str(tmp_path / "run")]) == 0
     out = capsys.readouterr().out
     assert "cases=1 passed=1" in out
-    assert "whole: on 1 pair(s)" in out
+    assert "complete: on 1 pair(s)" in out
 
 
 def test_it_needs_no_torch():

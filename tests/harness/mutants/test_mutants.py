@@ -108,7 +108,7 @@ def place(name: str):
 def test_each_mistake_changes_the_output(name):
     here = place(name)
     out = named(name).compute(here)
-    most = FEW if named(name).dear else len(here.rows)
+    most = FEW if named(name).costly else len(here.rows)
     assert out.dtype is torch.float32
     assert out.shape == (min(most, len(here.rows)), here.case.k)
     assert apart(out, here.answer.out[: len(out)]) > 1e-3
@@ -509,7 +509,7 @@ def test_rows_come_from_all_tokens_not_only_the_chosen():
     here = scene(case(m=40))
     assert len(here.rows) == 16
     out = named("rolled").compute(here)
-    assert torch.equal(out[3], here.whole[int(here.rows[3]) - 1])
+    assert torch.equal(out[3], here.all_rows[int(here.rows[3]) - 1])
 
 
 # --- of many, the culprit

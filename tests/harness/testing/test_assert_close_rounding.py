@@ -76,7 +76,7 @@ def test_a_truncated_float32_is_seen_by_a_float64():
 
 def test_the_message_says_to_which_side_a_wrong_rounding_leans():
     text = refused(truncated(EXPECTED, torch.bfloat16))
-    assert "elements are more than half a step off, 100% of them toward zero: truncated" in text
+    assert "elements are more than half a step off, 100% of them toward zero: truncation" in text
     assert "% of them away from zero: " in refused(away(EXPECTED, torch.bfloat16))
     assert "% of them down: " in refused(floored(EXPECTED, torch.bfloat16))
     assert "more than half a step" not in refused(EXPECTED.flip(0).bfloat16())

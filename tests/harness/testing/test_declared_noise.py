@@ -18,7 +18,7 @@ BAD = [
     ({"terms": -5}, ValueError, "terms is -5; .* at least 1, or None for no sum"),
     ({"terms": 0}, ValueError, "terms is 0; "),
     ({"terms": 10**400}, ValueError, r"terms is 1000.*0000; .* below 2\*\*63"),
-    ({"terms": 2.5}, TypeError, "terms is 2.5, of type float; .* hand in an int, or None"),
+    ({"terms": 2.5}, TypeError, "terms is 2.5, of type float; .* pass an int, or None"),
     ({"terms": float("nan")}, TypeError, "terms is nan, of type float; "),
     ({"terms": True}, TypeError, "terms is True, of type bool; "),
     ({"terms": "8"}, TypeError, "terms is '8', of type str; "),
@@ -26,17 +26,17 @@ BAD = [
     ({"accumulate": "foo"}, ValueError, "accumulate is 'foo'; it must be one of f32, bf16, fp16"),
     ({"accumulate": ["f32"]}, TypeError, r"accumulate is \['f32'\], of type list; .* one of f32"),
     ({"accumulate": "bf16"}, ValueError, "accumulate is 'bf16' where terms is None; .* terms=..."),
-    ({"noise": "x"}, TypeError, "noise is 'x', of type str; .* hand in a float"),
+    ({"noise": "x"}, TypeError, "noise is 'x', of type str; .* pass a float"),
     ({"noise": True}, TypeError, "noise is True, of type bool; "),
     ({"noise": None}, TypeError, "noise is None, of type NoneType; "),
     ({"noise": torch.tensor(0.1)}, TypeError, r"noise is tensor\(0.1000\), of type Tensor; "),
     ({"noise": -0.1}, ValueError, "noise is -0.1; .* at least 0 and below 1"),
     ({"noise": float("nan")}, ValueError, "noise is nan; "),
-    ({"rel_rms": "0.1"}, TypeError, "rel_rms is '0.1', of type str; .* hand in a float"),
+    ({"rel_rms": "0.1"}, TypeError, "rel_rms is '0.1', of type str; .* pass a float"),
     ({"rel_rms": float("inf")}, ValueError, "rel_rms is inf; .* at least 0 and below 1"),
     ({"rel_rms": 0.1, "terms": 8}, ValueError, "rel_rms is 0.1 beside terms=8, noise=0.0; it .*"),
-    ({"rel_rms": 0.1, "noise": 0.01}, ValueError, "in place of .*: hand in one or the other"),
-    ({"dtype": "bf16"}, TypeError, "dtype is 'bf16', of type str; .* hand in a torch.dtype"),
+    ({"rel_rms": 0.1, "noise": 0.01}, ValueError, "in place of .*: pass one or the other"),
+    ({"dtype": "bf16"}, TypeError, "dtype is 'bf16', of type str; .* pass a torch.dtype"),
 ]
 
 
@@ -58,7 +58,7 @@ def test_rel_rms_is_the_largest_of_a_row():
     assert_close(one, X, rel_rms=0.021)
     with pytest.raises(AssertionError, match=r"1 of 4 rows \(2\)"):
         assert_close(one, X, rel_rms=0.019)
-    with pytest.raises(AssertionError, match=r"rms error of 0\.019 in a row; as rel_rms says"):
+    with pytest.raises(AssertionError, match=r"rms error of 0\.019 in a row; set by rel_rms"):
         assert_close(one, X, rel_rms=0.019)
 
 
@@ -69,11 +69,11 @@ def test_the_dtype_of_the_output_can_be_asked_for():
         with pytest.raises(AssertionError) as caught:
             assert_close(actual, X, dtype=torch.bfloat16, name="gate")
         assert str(caught.value) == (
-            f"gate: its dtype is {actual.dtype}; it must be torch.bfloat16, as dtype= says"
+            f"gate: its dtype is {actual.dtype}; dtype= requires torch.bfloat16"
         )
     mask = X > 0
     assert_close(mask.int(), mask)
-    with pytest.raises(AssertionError, match=r"torch\.int32; it must be torch\.bool"):
+    with pytest.raises(AssertionError, match=r"torch\.int32; dtype= requires torch\.bool"):
         assert_close(mask.int(), mask, dtype=torch.bool)
 
 
@@ -87,7 +87,7 @@ def test_tensors_that_keep_their_values_elsewhere_are_refused():
     jagged = nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged)
     for odd, text in ((masked, "MaskedTensor"), (nested, "nested"), (jagged, "NestedTensor")):
         for sides in ((odd, odd), (odd, torch.ones(3))):
-            with pytest.raises(TypeError, match=f"actual is .*{text}.*; hand in a dense"):
+            with pytest.raises(TypeError, match=f"actual is .*{text}.*; pass a dense"):
                 assert_close(*sides)
         with pytest.raises(TypeError, match=f"expected is .*{text}"):
             assert_close(torch.ones(3), odd)
