@@ -207,7 +207,7 @@ def test_no_pattern_of_routing_where_none_is():
 def test_shares_count_rows_of_each_expert():
     ids = torch.tensor([[0, 3], [3, -1], [5, 0]], dtype=torch.int32)
     bad = torch.tensor([True, False, False])
-    assert routing_patterns.shares(bad, ids, 8) == {"0": [1, 2], "3": [1, 2], "5": [0, 1]}
+    assert routing_patterns.shares(bad, ids, 8) == {"0": (1, 2), "3": (1, 2), "5": (0, 1)}
 
 
 def test_wrong_elements_are_the_planted_ones():
