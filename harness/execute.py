@@ -51,6 +51,9 @@ def run_case(case: MoETestConfig, context: RankContext) -> RankResult:
         if watched.is_altered:
             return _not_judged(seen, watched, clock)
         seen = judge(seen, checks.all_checks(), clock)
+        late = watch.after_judgement(watched.calls)
+        if late.is_altered:
+            return _not_judged(seen, late, clock)
         with clock.phase("battery"):
             battery = _battery(seen)
         with clock.phase("diagnosis"):

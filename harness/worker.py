@@ -219,7 +219,7 @@ def _altered(context: RankContext, start: process_state.ProcessState) -> Probed:
 def _changed(context: RankContext) -> Probed:
     """Whether a cached tensor differs from what was cached."""
     try:
-        change = sums_of(context).change(all_entries=True)
+        change = sums_of(context).change(all_entries=True, at_end=True)
     except Exception as error:
         return Probed(unfit=f"{type(error).__name__}: {error}")
     return Probed(unfit=change.text, changed=True) if change else Probed(unfit="")

@@ -38,6 +38,14 @@ def test_a_change_that_shows_at_the_gang_s_end_is_the_guilty_case_s_finding(tmp_
     assert len(ends) == 2
 
 
+def test_a_change_in_a_call_of_a_check_is_not_the_next_case_s(tmp_path):
+    guilty, after = a_case("WeightsOfOthersWhenJudged", seed=1), a_case("Good", num_experts=8)
+    results, verdicts, _ = run(tmp_path, BEFORE, guilty, after)
+    assert [r.verdict for r in results] == [Verdict.PASSED, Verdict.FAILED, Verdict.PASSED]
+    assert CHANGED in results[1].messages[0]
+    assert verdicts[2:] == ["not_run", "not_run", "passed", "failed", "passed"]
+
+
 def test_the_case_that_meets_another_ones_change_is_not_accused(tmp_path):
     guilty, after = a_case("WeightsOfOthers", seed=1), a_case("Good", num_experts=8)
     results, verdicts, ends = run(tmp_path, BEFORE, guilty, after)
