@@ -11,7 +11,7 @@ import pytest
 from harness import checks
 from harness.checks import output_dtype, quantization_applied
 from harness.checks.check import Check, Observation
-from harness.engine.gang_channels import _joins_no_more
+from harness.engine.gang_channels import _leaves_peers_waiting
 from harness.engine.messages import Done, Failed
 from harness.errors import HarnessError
 from harness.execute import judge, run_case, verdict
@@ -67,7 +67,7 @@ def test_an_exception_is_that_check_s_finding_and_hides_no_other():
     assert verdict(found) is Verdict.ERROR
 
 
-def test_after_an_exception_a_rank_joins_no_more_collectives():
+def test_after_an_exception_a_rank_leaves_peers_waiting_collectives():
     """It cannot know where in them the others are; what needs no other rank is judged."""
     found = folded(raising("a"), finding("b", collective=True), finding("c")).findings
     assert [f.check for f in found] == ["a", "c"]
@@ -104,10 +104,10 @@ def test_what_leads_is_a_rank_s_first_message(monkeypatch):
 def test_others_wait_in_vain_for_a_rank_whose_check_raised():
     """It joins no more collectives, so the engine gives the others its grace only."""
     raised = Done(passed=False, result={"verdict": str(Verdict.ERROR)})
-    assert _joins_no_more(raised)
-    assert _joins_no_more(Failed(traceback="x"))
-    assert not _joins_no_more(Done(passed=False, result={"verdict": str(Verdict.FAILED)}))
-    assert _joins_no_more(
+    assert _leaves_peers_waiting(raised)
+    assert _leaves_peers_waiting(Failed(traceback="x"))
+    assert not _leaves_peers_waiting(Done(passed=False, result={"verdict": str(Verdict.FAILED)}))
+    assert _leaves_peers_waiting(
         Done(passed=False, result={"verdict": str(Verdict.FAILED)}, poisoned=True)
     )
 
