@@ -150,7 +150,7 @@ def _spread(numbers: Tensor, limit: int) -> Tensor:
 def _try(
     hypothesis: Hypothesis, scene: Scene, mask: tuple[Tensor, Tensor | None], progress: _Progress
 ) -> None:
-    """Try one hypothesis. mask: the scene's wrong rows [r], and wrong columns [K] or None."""
+    """Add one hypothesis to the progress. mask: wrong rows [r], and wrong columns [K] or None."""
     blamed(scene)  # forget the previous culprit
     try:
         predicted = hypothesis.compute(scene)
@@ -164,10 +164,7 @@ def _try(
     if not bool(rows.any()):
         progress.not_applicable += 1  # it predicts no wrong row
         return
-    fit = _fit(scene, predicted, rows, None)
-    if not fit.named and columns is not None:
-        partial = _fit(scene, predicted, rows, columns)
-        fit = partial if partial.named else fit
+    fit = _best_fit(scene, predicted, rows, columns)
     culprit = blamed(scene)
     text = f"{hypothesis.cause} ({culprit})" if culprit else hypothesis.cause
     cause = Cause(name=hypothesis.name, cause=text, residual=fit.residual, where=fit.where)
@@ -179,6 +176,15 @@ class _Fit:
     residual: float
     named: bool
     where: str
+
+
+def _best_fit(scene: Scene, predicted: Tensor, is_wrong: Tensor, columns: Tensor | None) -> _Fit:
+    """Return the fit in all columns, or in the wrong columns if only that one is named."""
+    fit = _fit(scene, predicted, is_wrong, None)
+    if fit.named or columns is None:
+        return fit
+    partial = _fit(scene, predicted, is_wrong, columns)
+    return partial if partial.named else fit
 
 
 def _fit(scene: Scene, predicted: Tensor, is_wrong: Tensor, columns: Tensor | None) -> _Fit:

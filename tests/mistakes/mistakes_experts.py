@@ -156,7 +156,7 @@ def wrong_for_three_and_four_tokens_only(patch):
     around(patch, TorchGroupedExperts, "apply", apply)
 
 
-@mistake("unwritten rows summed", "vLLM #54083", "says:never written, or poisoned", **EP)
+@mistake("unwritten rows summed", "vLLM #54083", "says:never written, or computed from NaN", **EP)
 def slots_without_an_expert_not_left_out(patch):
     """NaN of an unwritten row times a weight of zero is NaN."""
 
@@ -177,7 +177,7 @@ def slots_without_an_expert_not_left_out(patch):
 @mistake(
     "unwritten rows summed",
     "vLLM #46408",
-    "says:never written, or poisoned",
+    "says:never written, or computed from NaN",
     experts="triton",
     m=2,
     **EP,
@@ -272,7 +272,14 @@ def second_matrix_transposed(patch):
     prepared(patch, lambda w: w.replace(w2=w.w2.transpose(1, 2).contiguous()))
 
 
-@mistake("cut off, not rounded", "aiter #5151", "says:cut off", experts="triton", m=32, k=512)
+@mistake(
+    "cut off, not rounded",
+    "aiter #5151",
+    "says:truncation instead of rounding",
+    experts="triton",
+    m=32,
+    k=512,
+)
 def output_cut_off_instead_of_rounded(patch):
     """By less than a step in each element, and always towards zero; no stage is handed out."""
     around(

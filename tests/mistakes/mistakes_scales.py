@@ -109,7 +109,7 @@ def token_scales_shifted_by_a_row(patch):
 @mistake(
     "scale padding not set",
     "vLLM #38148",
-    "says:never written, or poisoned",
+    "says:never written, or computed from NaN",
     quant="fp8_block",
     n=128,
     k=192,
