@@ -45,7 +45,7 @@ def run_case(case: MoETestConfig, context: RankContext) -> RankResult:
             subject = make_subject(case, context)
         watched = watch.run(
             lambda: run_calls(subject, context, clock),
-            again=lambda calls: call_again(make_subject(case, context), calls),
+            repeat=lambda calls: call_again(make_subject(case, context), calls),
         )
         seen = Observation(subject=subject, context=context, calls=watched.calls)
         if watched.is_altered:

@@ -1,4 +1,4 @@
-"""What a plan needs to know about a machine: detected without torch, or assumed for a chip."""
+"""Describe a machine for a plan: detected without torch, or assumed for a chip."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """Where a plan is to run."""
+    """Hold where a plan is to run."""
 
     platform: Platform
     devices: int  # GPUs; 0 without any
     device_bytes: int  # memory of the smallest GPU; 0 without any
     cores: int  # that this process may use
     memory_bytes: int  # main memory that this process may use
-    planned: bool = False  # another machine: its packages are taken to be installed
+    planned: bool = False  # another machine; its packages are assumed to be installed
 
 
 def detect() -> Machine:
-    """This machine. GPUs count only where the installed torch can use them."""
-    found = devices(kinds=("cpu",) if torch_is_cpu_only() else (*GPUS, "cpu"))
-    chip = platform_of(found)
-    gpus = found if chip.device in GPUS else ()
+    """Return this machine. GPUs count only if the installed torch can use them."""
+    detected = devices(kinds=("cpu",) if torch_is_cpu_only() else (*GPUS, "cpu"))
+    chip = platform_of(detected)
+    gpus = detected if chip.device in GPUS else ()
     row = next((row for row in PLATFORMS if row.name == chip.name), None)
     assumed = row.device_bytes if row else 0
     return Machine(

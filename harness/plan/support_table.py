@@ -1,4 +1,4 @@
-"""The tables of README.md under "What is supported", made from the rows of the families.
+"""Make the tables of README.md under "What is supported" from the rows of the families.
 
 `python -m harness.plan.support_table` prints them. Only the rows of this project count, so that the
 output depends neither on installed packages nor on the machine.
