@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 
 class TimeIsUp(BaseException):
-    """Ends a shrink. Not an Exception: hypothesis would take that for a failure of the case."""
+    """End a shrink. Not an Exception, which hypothesis would treat as a failure of the case."""
 
 
 class _StillFails(Exception):
-    """Tells hypothesis that a simpler case fails as well."""
+    """Tell hypothesis that a simpler case fails as well."""
 
 
 def batch(space: strategies.Space, seed: int, number: int) -> list[MoETestConfig]:

@@ -1,4 +1,4 @@
-"""What a run says just before its summary line, where its counts alone would look like a pass."""
+"""Format a run's last lines before its summary, where the counts alone would look like a pass."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from harness.record.run_folder import RunFolder
     from harness.record.summary import Summary
 
-_REASONS = 3  # that are named
+_REASONS = 3  # number of reasons that are named
 
 
 def mostly_refused(plan: Plan) -> list[str]:

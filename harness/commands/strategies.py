@@ -1,8 +1,8 @@
-"""Hypothesis strategies for complete cases: every field, feasible on the machine, simplest first.
+"""Define hypothesis strategies for cases that a machine can run, simple values first.
 
-What fits together is written down once, elsewhere: members' rows narrow the choices, and the plan
-must not refuse a case that is drawn. Within each choice simple values come first, so that
-hypothesis shrinks towards one rank, few experts and small sizes. No torch.
+Members' rows narrow the choices, and the plan decides about the rest: a case that it refuses is not
+drawn. Simple values come first, so that hypothesis shrinks towards one rank, few experts and small
+sizes. No torch.
 """
 
 from __future__ import annotations
@@ -47,9 +47,10 @@ _EXACT = (False,) * 7 + (True,)  # where bits can be compared; elsewhere never
 
 @dataclass(frozen=True, kw_only=True)
 class Space:
-    """What cases are drawn from. weights: largest experts * n * k; tokens: largest m * dp.
+    """Describe what cases are drawn from.
 
-    batch: cases that are planned together; a gang runs cases of one batch only.
+    weights: largest experts * n * k. tokens: largest m * dp. batch: cases that are planned
+    together; a gang runs cases of one batch only.
     """
 
     machine: Machine
@@ -246,9 +247,9 @@ def _tokens(space: Space, dp_size: int) -> st.SearchStrategy[int]:
 
 
 def _quants(row: Row) -> list[str]:
-    """Methods whose formats the backend takes."""
-    taken = row.needs.formats
-    return [m.name for m in QUANT if (m.scheme.weights, m.scheme.activations) in taken]
+    """Return the methods whose formats the backend takes."""
+    formats = row.needs.formats
+    return [m.name for m in QUANT if (m.scheme.weights, m.scheme.activations) in formats]
 
 
 def _activations(row: Row) -> list[str]:
@@ -260,6 +261,7 @@ def _activations(row: Row) -> list[str]:
 
 
 def _dtypes(row: Row) -> list[str]:
+    """Return the dtypes that the backend takes."""
     return [d for d in DTYPE_BYTES if d in row.needs.dtypes]
 
 

@@ -22,7 +22,7 @@ def run(folder, *cases):
     events = events_of(plan(*cases), folder, executor=EXECUTOR)
     results = last_words(events)
     verdicts = [str(event.result.verdict) for event in events if isinstance(event, CaseEnded)]
-    ends = [event.why for event in events if isinstance(event, GangEnded)]
+    ends = [event.reason for event in events if isinstance(event, GangEnded)]
     return [results[case.id] for case in cases], verdicts, ends
 
 

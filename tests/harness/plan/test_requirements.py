@@ -138,7 +138,7 @@ def test_a_command_whose_machine_lacks_something_ends_with_75(engine, capsys, ar
     assert cli.main([*argv, *unmet]) == 75
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "  cuda_sm90: the platform is cpu\n  devices=2: there are 0\nthere is" in captured.err
+    assert "  cuda_sm90: the platform is cpu\n  devices=2: there are 0\nit has: " in captured.err
     assert not engine.calls
     assert not Path("runs").exists()
     assert cli.main([*argv, "--require", "gpu"]) == 3
