@@ -65,8 +65,7 @@ class Link:
 
     @property
     def channels(self) -> list[Channel]:
-        """Return the channels to watch; some may be closed. The first is shared with other gangs.
-        """
+        """Return the channels to watch; some may be closed, and the first serves other gangs, too."""
         return [self._server.channel, self._holder, *self._ranks]
 
     @property
