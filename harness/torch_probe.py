@@ -1,4 +1,4 @@
-"""Print as JSON what torch detects on this machine. Run by `doctor` in a process of its own.
+"""Print as JSON what torch detects on this machine. Run by `doctor` in a separate process.
 
 The doctor compares it with what it detects without torch. For each `family/name` argument this
 module also imports the member's class, the only way to know that the import works.

@@ -83,7 +83,7 @@ def _context(channel: Channel, rank: int, world_size: int, init: RankInit) -> Ra
         device=device,
         transport=init.transport,
         options=init.options,
-        say=lambda text: channel.send(Status(text=text)),
+        report_status=lambda text: channel.send(Status(text=text)),
     )
 
 
@@ -154,7 +154,7 @@ def _attempt(run: Callable[[RunTask], Done], order: RunTask) -> Done | Failed:
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        ctypes.CDLL(None).fflush(None)  # output of C code belongs to this case, too
+        ctypes.CDLL(None).fflush(None)  # output of C code also belongs to this case
 
 
 def _task_traceback(text: str) -> str:
@@ -169,7 +169,7 @@ def _task_traceback(text: str) -> str:
 
 
 def _record_flight(folder: str, rank: int) -> None:
-    """Wait for a request, then write NCCL's flight record. Runs in a thread of its own.
+    """Wait for a request, then write NCCL's flight record. Runs in a separate thread.
 
     The main thread may hang by then, but hangs in NCCL and CUDA leave the interpreter free. The
     recorder's own pipe returned nothing within seconds of a hang.

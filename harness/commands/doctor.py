@@ -41,7 +41,7 @@ class Member:
 
 
 def examine() -> int:
-    """Print everything; return 75 where the facts contradict each other, else 0."""
+    """Print everything; return 75 if the facts contradict each other, else 0."""
     local, detected = machine.detect(), devices()
     members = list(_members(local.platform))
     torch = ask_torch([f"{m.family}/{m.name}" for m in members if m.reason is None])

@@ -72,7 +72,7 @@ def _check(args: argparse.Namespace) -> None:
     if args.seed < 0 or (args.cases is not None and args.cases < 1):
         raise UsageError("--seed must not be negative, and --cases must be at least 1")
     if args.layer and args.experts:
-        raise UsageError("--layer brings experts of its own; leave --experts out")
+        raise UsageError("--layer has its own experts; leave --experts out")
 
 
 def _machine(args: argparse.Namespace) -> Machine:
@@ -97,7 +97,7 @@ def _folder(args: argparse.Namespace, space: strategies.Space) -> RunFolder:
 def _run(
     fuzzer: Fuzzer, first: list[MoETestConfig], budget: float, args: argparse.Namespace
 ) -> int:
-    """Fuzz for the budget's seconds; an interrupted run reports its results, too."""
+    """Fuzz for the budget's seconds; an interrupted run also reports its results."""
     began = time.time()
     try:
         fuzzer.warm(first)

@@ -164,7 +164,7 @@ class Fuzzer:
         _show(*fuzz_report.smallest_lines(smallest, len(alone), self.folder.path))
 
     def _run_alone(self, case: MoETestConfig, until: float) -> CaseResult:
-        """Run one case in a fresh gang. Raises TimeIsUp where it does not end in time."""
+        """Run one case in a fresh gang. Raises TimeIsUp if it does not end in time."""
         with self._events([case], until) as events:
             ended = [event for event in events if isinstance(event, CaseEnded)]
         if not ended:

@@ -71,7 +71,7 @@ def shrink(
 def _shrink_by_hypothesis(
     space: strategies.Space, seed: int, failing: MoETestConfig, fails: Fails, until: float
 ) -> MoETestConfig | None:
-    """Return hypothesis' simplest case, or None where the seed does not draw `failing`.
+    """Return hypothesis' simplest case, or None if the seed does not draw `failing`.
 
     Cases before `failing` count as passed, so that no other failure of the batch is shrunk.
     """

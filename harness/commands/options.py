@@ -111,11 +111,11 @@ def _fuzz(command: argparse.ArgumentParser) -> None:
     _require(command)
     add = command.add_argument
     add("--budget", default="5m", metavar="TIME", help="how long: 90s, 5m, 2h (5m)")
-    add("--cases", type=int, metavar="N", help="at most so many cases")
+    add("--cases", type=int, metavar="N", help="run at most N cases")
     add("--seed", type=int, default=0, metavar="S", help="the same seed draws the same cases (0)")
     add("--experts", metavar="NAME", help="one experts backend: a name or pkg.mod:Class")
     _layer(command)
-    add("--devices", type=int, metavar="N", help="use so many of this machine's GPUs")
+    add("--devices", type=int, metavar="N", help="use N of this machine's GPUs")
     add("--out", type=Path, metavar="DIR", help="the run's folder (runs/TIME-fuzz)")
     add("--slots", type=int, default=1, metavar="N", help="gangs that may run at a time (1)")
     add("--time-limit", type=float, metavar="S", help="seconds that one case may take")

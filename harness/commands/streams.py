@@ -56,7 +56,7 @@ class Stream:
         return self._terminal and self.error.errno == errno.EIO  # a terminal that hung up
 
     def _lose(self, error: OSError) -> None:
-        """Point the descriptor at the null device, so that the last flush succeeds, too."""
+        """Point the descriptor at the null device, so that the last flush succeeds."""
         self.error = self.error or error
         with suppress(OSError):  # a stream without a descriptor has nothing to be flushed
             null = os.open(os.devnull, os.O_WRONLY)
@@ -81,7 +81,7 @@ def standard_streams() -> Iterator[Stream]:
 
 
 def code_with_output(code: int, out: Stream) -> int:
-    """Return the exit code of a command, or 75 where it would hide a lost output."""
+    """Return the exit code of a command, or 75 if it would hide a lost output."""
     if out.is_stored or code not in (ExitCode.PASSED, ExitCode.INCOMPLETE):
         return code
     text = f"standard output could not be written: {out.error}; exit code 75 instead of {code}"

@@ -20,7 +20,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """Hold where a plan is to run."""
+    """Describe the machine that a plan is for."""
 
     platform: Platform
     devices: int  # GPUs; 0 without any
@@ -72,7 +72,7 @@ def torch_is_cpu_only() -> bool:
 
 
 def usable_cores(root: Path = _CGROUP) -> int:
-    """Return the cores of this process's affinity, or fewer where a cgroup grants less time."""
+    """Return the cores of this process's affinity, or fewer if a cgroup grants less time."""
     cores = len(os.sched_getaffinity(0))
     try:
         quota, period = (root / "cpu.max").read_text().split()
@@ -84,7 +84,7 @@ def usable_cores(root: Path = _CGROUP) -> int:
 
 
 def usable_memory(root: Path = _CGROUP) -> int:
-    """Return the bytes of main memory, or the cgroup's limit (v1 or v2) where that is less."""
+    """Return the bytes of main memory, or the cgroup's limit (v1 or v2) if that is less."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limits = [total]
     for path in (root / "memory.max", root / "memory/memory.limit_in_bytes", *_own_limits(root)):

@@ -52,7 +52,7 @@ class Selection:
         if layer is None or layer == COMPOSED:
             return self
         if experts is not None:
-            raise UsageError("--layer brings experts of its own; leave --experts out")
+            raise UsageError("--layer has its own experts; leave --experts out")
         MoETestConfig.from_id(f"m:1-n:1-k:1-e:1-topk:1-experts:{OWN}-layer:{layer}")  # check it
         return replace(self, points=expand.with_layer(self.points, layer))
 

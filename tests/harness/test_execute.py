@@ -70,7 +70,7 @@ def test_a_result_says_how_long_each_phase_took():
 
 def test_a_rank_says_in_which_phase_it_is():
     said = []
-    run_case(case(), dataclasses.replace(context(), say=said.append))
+    run_case(case(), dataclasses.replace(context(), report_status=said.append))
     phases = ["inputs", "layer", "reference", "judge", "stages", "battery"]
     assert [text for text in dict.fromkeys(said) if text in phases] == phases
 

@@ -65,5 +65,5 @@ def test_values_for_the_caller_hold_plain_cpu_tensors():
 
 def test_a_context_without_a_controller_can_still_speak():
     context = RankContext(rank=0, world_size=1, device=torch.device("cpu"), transport="gloo")
-    context.say("to nobody")
+    context.report_status("to nobody")
     assert context.caches == {}

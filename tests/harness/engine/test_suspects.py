@@ -14,7 +14,7 @@ from tests.harness.engine.engine_tools import events_of, plan
 from tests.harness.fixtures.test_case_watch import EXECUTOR, a_case
 
 BEFORE = a_case("Good")
-CHANGED = "the layer changed what later cases use, too: the cached weights of expert "
+CHANGED = "the layer changed tensors that later cases use: the cached weights of expert "
 
 
 def run(folder, *cases):
