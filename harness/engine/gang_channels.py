@@ -65,7 +65,7 @@ class Link:
 
     @property
     def channels(self) -> list[Channel]:
-        """Return the channels to watch, some perhaps closed; the first is shared with other gangs."""
+        """Return the channels to watch; some may be closed, and gangs share the first."""
         return [self._server.channel, self._holder, *self._ranks]
 
     @property

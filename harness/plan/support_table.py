@@ -80,7 +80,7 @@ def _activations(row: Row) -> list[str]:
 
 
 def _chips() -> list[Platform]:
-    """Return the platforms; Triton, a dependency, counts as installed on platforms that interpret."""
+    """Return the platforms; Triton, a dependency, counts as installed if it interprets."""
     chips: list[Platform] = [resolve(row.target)() for row in PLATFORMS.built_in]
     return [
         replace(chip, features=chip.features | {"triton"}) if chip.interpreted else chip
