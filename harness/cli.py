@@ -1,7 +1,7 @@
-"""`python -m harness …`: the one place where the stages meet.
+"""Run `python -m harness …`: the module where all stages meet.
 
-`run` reads load, expand, plan, launch, store, report. Nothing here imports torch; pydantic, rich
-and the engine are imported by the commands that need them, so that `list` starts at once.
+`run` loads, expands, plans, launches, stores and reports. Nothing here imports torch; pydantic,
+rich and the engine are imported by the commands that need them, so that `list` starts quickly.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ if TYPE_CHECKING:
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, handled as Ctrl-C is: the folder stays resumable."""
+    """Signal SIGTERM, handled as Ctrl-C is: the folder stays resumable."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code (see `harness.errors.ExitCode`)."""
+    """Run one command; return the exit code (see `harness.errors.ExitCode`)."""
     with standard_streams() as out:
         code = _command(sys.argv[1:] if argv is None else argv)
     return code_with_output(code, out)
@@ -66,7 +66,7 @@ def _command(argv: Sequence[str]) -> int:
     except Exception:
         # Python's own exit code for this would be 1: "a case failed".
         traceback.print_exc()
-        print("this is a fault of the harness, not of the code under test", file=sys.stderr)
+        print("this is a bug in the harness, not in the code under test", file=sys.stderr)
         return ExitCode.INFRASTRUCTURE
 
 
@@ -75,14 +75,14 @@ def run(args: argparse.Namespace) -> int:
     began = time.time()
     detected = machine.detect()
     requirements.check(args.require, detected)
-    chosen = selection.asked_for(args)
-    plan = make_plan(chosen.points, detected, time_limit=chosen.time_limit)
+    selected = selection.asked_for(args)
+    plan = make_plan(selected.points, detected, time_limit=selected.time_limit)
     if not plan.jobs:
         raise NothingSelected(_nothing(plan))
-    with _folder(args, chosen, plan) as folder:
-        left = plan.without(decided(folder.results))
-        _announce(plan, left, folder)
-        stopped = _launch(args, chosen, left, folder)
+    with _folder(args, selected, plan) as folder:
+        remaining = plan.without(decided(folder.results))
+        _announce(plan, remaining, folder)
+        stopped = _launch(args, selected, remaining, folder)
         summary = _finish(folder, plan, began)
         hints = bound_slack.hints(folder.results.values())
     lines = [f"hint: {hint}" for hint in hints]
@@ -97,16 +97,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _launch(
-    args: argparse.Namespace, chosen: Selection, plan: Plan, folder: RunFolder
+    args: argparse.Namespace, selected: Selection, plan: Plan, folder: RunFolder
 ) -> int | None:
-    """Run what remains and record it; return the exit code of what stopped it early, or None."""
+    """Run and record the remaining cases; return the exit code of an early end, or None."""
     from harness.engine import scheduler
     from harness.record.cross_case import compared
 
     options = scheduler.RunOptions(
         log_dir=folder.log_dir,
         fail_fast=args.fail_fast,
-        retries=chosen.retries,
+        retries=selected.retries,
         slots=args.slots,
         rank_options={
             "save_tensors": _tensors(folder),
@@ -123,7 +123,7 @@ def _launch(
                 _draw(event, folder)
                 show.show(event)
                 if args.fail_fast and _is_failure(event):
-                    break  # outputs that disagree are found here, not by the engine
+                    break  # the engine does not compare outputs across cases
     except KeyboardInterrupt as stop:
         return _code_of(stop)
     except HarnessError as error:
@@ -156,20 +156,21 @@ def _finish(folder: RunFolder, plan: Plan, began: float) -> Summary:
     return summary
 
 
-def _folder(args: argparse.Namespace, chosen: Selection, plan: Plan) -> RunFolder:
+def _folder(args: argparse.Namespace, selected: Selection, plan: Plan) -> RunFolder:
+    """Open the folder to resume, or create a new one."""
     if args.resume:
         folder = RunFolder.open(args.resume, write=True)
         selection.check_same_plan(folder, [case.id for case in plan.cases])
         return folder
-    path = args.out or folder_for(ROOT, chosen.suite or "cases")
-    info = describe(args.argv, chosen, plan, save_tensors=args.save_tensors)
+    path = args.out or folder_for(ROOT, selected.suite or "cases")
+    info = describe(args.argv, selected, plan, save_tensors=args.save_tensors)
     return RunFolder.create(path, info)
 
 
 def _tensors(folder: RunFolder) -> str | None:
-    """Where ranks save tensors, or None: as the run was first asked, also when resumed."""
-    asked = folder.info.options.save_tensors
-    return str(folder.path.absolute() / "tensors") if asked else None
+    """Return where ranks save tensors, or None; a resumed run keeps its first setting."""
+    is_requested = folder.info.options.save_tensors
+    return str(folder.path.absolute() / "tensors") if is_requested else None
 
 
 def _ending(events: Iterator[Event]) -> closing[Generator[Event]]:
@@ -200,15 +201,15 @@ def _nothing(plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def _announce(plan: Plan, left: Plan, folder: RunFolder) -> None:
+def _announce(plan: Plan, remaining: Plan, folder: RunFolder) -> None:
     devices, cores = plan.machine.devices, plan.machine.cores
     units = f"{devices} device(s)" if devices else f"{cores} core(s)"
-    more = "" if left == plan else f", {len(left.cases)} of them left"
+    more = "" if remaining == plan else f", {len(remaining.cases)} of them left"
     codes = Counter(refusal.reason.code for refusal in plan.refused)
-    why = "".join(f" {count} {code}," for code, count in codes.most_common()).rstrip(",")
+    reasons = ", ".join(f"{count} {code}" for code, count in codes.most_common())
     print(
         f"{len(plan.cases)} case(s) in {len(plan.jobs)} job(s){more}, {len(plan.refused)} refused"
-        f"{f' ({why.strip()})' if why else ''}, "
+        f"{f' ({reasons})' if reasons else ''}, "
         f"on {plan.machine.platform.name} with {units}; folder {folder.path}",
         flush=True,
     )

@@ -1,8 +1,8 @@
-"""User errors and the process's exit codes.
+"""Define the errors that users see, and the exit codes of the process.
 
 HarnessError            base; exit 3 unless a subclass says otherwise
-├── ConfigError         matrix.yaml: every error at once, with file:line:column
-├── CaseError           a case id or field that cannot be
+├── ConfigError         matrix.yaml: all errors at once, with file:line:column
+├── CaseError           an invalid case id, or a field with an invalid value
 ├── UsageError          command-line arguments that do not fit together
 ├── NothingSelected     no case is left to run (exit 4)
 └── InfrastructureError the machine failed, not the code under test (exit 75, worth a retry)
@@ -15,24 +15,24 @@ from typing import ClassVar
 
 
 class ExitCode(IntEnum):
-    """What the process returns; 128 + signal number when a signal ended it."""
+    """Name the exit codes of the process; 128 + signal number if a signal ended it."""
 
     PASSED = 0
     FAILED = 1
-    INCOMPLETE = 2  # interrupted; `run --resume DIR` goes on
+    INCOMPLETE = 2  # interrupted; continue with `run --resume DIR`
     USAGE = 3
     NOTHING_SELECTED = 4
     INFRASTRUCTURE = 75
 
 
 class HarnessError(Exception):
-    """An expected error: its text is all that the user is shown."""
+    """Report an expected error: its text is all that the user sees."""
 
     exit_code: ClassVar[ExitCode] = ExitCode.USAGE
 
 
 class ConfigError(HarnessError):
-    """A matrix file that cannot be used; `errors` has one line for each error in it."""
+    """Report a matrix file that cannot be used; `errors` has one line per error."""
 
     def __init__(self, errors: list[str]) -> None:
         super().__init__("\n".join(errors))
@@ -40,20 +40,20 @@ class ConfigError(HarnessError):
 
 
 class CaseError(HarnessError, ValueError):
-    """A case id that cannot be read, or a field with an impossible value."""
+    """Report a case id that cannot be read, or a field with an invalid value."""
 
 
 class UsageError(HarnessError):
-    """Command-line arguments that do not fit together."""
+    """Report command-line arguments that do not fit together."""
 
 
 class NothingSelected(HarnessError):
-    """A run that would test nothing."""
+    """Report a run that would test nothing."""
 
     exit_code = ExitCode.NOTHING_SELECTED
 
 
 class InfrastructureError(HarnessError):
-    """The machine failed, not the code under test."""
+    """Report a failure of the machine, not of the code under test."""
 
     exit_code = ExitCode.INFRASTRUCTURE

@@ -1,8 +1,8 @@
-"""One case on one rank: make inputs, run the layer, work out the truth, judge.
+"""Run one case on one rank: make inputs, call the layer, judge the outputs, explain a failure.
 
 Collective: every rank of the gang runs the same case. The layer is called twice with different
-numbers of tokens (more often where a call has few), its buffers poisoned, and all outputs are
-judged by the table of checks. A fault on one rank is that rank's result, the others' are their own.
+numbers of tokens (more often if a call has few), with poisoned buffers, and all outputs are judged
+by the table of checks. A finding on one rank is that rank's result; each rank returns its own.
 """
 
 from __future__ import annotations
@@ -37,83 +37,56 @@ if TYPE_CHECKING:
 
 
 def run_case(case: MoETestConfig, context: RankContext) -> RankResult:
-    """Collective. Exceptions of the stack under test pass through: the worker reports them."""
+    """Run a case and return this rank's result. Collective.
+
+    Exceptions of the layer under test pass through: the worker reports them.
+    """
     clock = Clock(context=context)
     with torch.inference_mode():
         watch = CaseWatch(context)
-        with clock.phase("inputs"):
-            subject = make_subject(case, context)
-        watched = watch.run(
-            lambda: run_calls(subject, context, clock),
-            again=lambda calls: call_again(make_subject(case, context), calls),
-        )
-        seen = Observation(subject=subject, context=context, calls=watched.calls)
+        observation, watched = observe(case, context, watch, clock)
         if watched.is_altered:
-            return _not_judged(seen, watched, clock)
-        seen = judge(seen, checks.all_checks(), clock)
-        late = watch.after_judgement(watched.calls)
-        if late.is_altered:
-            return _not_judged(seen, late, clock)
-        with clock.phase("battery"):
-            battery = _battery(seen)
-        with clock.phase("diagnosis"):
-            diagnosis = diagnose(seen)
-        sketched = sketches(subject, seen.calls[0])
-        saved_tensors.tensors(context, case, seen.calls[0])
-    leaks = tuple(_state(text) for text in watched.leaks)
-    return RankResult(
-        rank=context.rank,
-        verdict=verdict((*seen.findings, *leaks)),
-        findings=(*_shown(seen.findings), *leaks),
-        metrics=_metrics(seen),
-        seconds=clock.seconds,
-        members=subject.layer.members,
-        sketches=sketched,
-        battery=battery,
-        diagnosis=diagnosis,
-        poisoned=bool(leaks),
+            return _unjudged_result(observation, watched, clock)
+        observation = judge(observation, checks.all_checks(), clock)
+        watched_checks = watch.after_judgement(watched.calls)
+        if watched_checks.is_altered:
+            return _unjudged_result(observation, watched_checks, clock)
+        saved_tensors.tensors(context, case, observation.calls[0])
+        return _judged_result(observation, watched.leaks, clock)
+
+
+def observe(
+    case: MoETestConfig, context: RankContext, watch: CaseWatch, clock: Clock
+) -> tuple[Observation, Watched]:
+    """Make all calls of a case; return them with what they did to the process. Collective."""
+    with clock.phase("inputs"):
+        subject = make_subject(case, context)
+    watched = watch.run(
+        lambda: run_calls(subject, context, clock),
+        repeat=lambda calls: call_again(make_subject(case, context), calls),
     )
+    return Observation(subject=subject, context=context, calls=watched.calls), watched
 
 
-def _not_judged(seen: Observation, watched: Watched, clock: Clock) -> RankResult:
-    """Report an altered process, this rank's or another's: nothing computed in it counts."""
-    elsewhere = (_state(text, Verdict.VACUOUS) for text in watched.altered_elsewhere)
-    findings = (*map(_state, watched.altered), *elsewhere)
-    seen = judge(dataclasses.replace(seen, findings=findings), (), clock)
-    return RankResult(
-        rank=seen.context.rank,
-        verdict=verdict(seen.findings),
-        findings=_shown(seen.findings),
-        seconds=clock.seconds,
-        members=seen.subject.layer.members,
-        poisoned=True,
-        unclear=watched.unclear,
-    )
+def judge(observation: Observation, table: Iterable[Check], clock: Clock) -> Observation:
+    """Return the observation with the findings of each check of the table, in order.
 
-
-def _state(text: str, verdict: Verdict = Verdict.FAILED) -> Finding:
-    return Finding(check="state", text=text, verdict=verdict)
-
-
-def judge(seen: Observation, table: Iterable[Check], clock: Clock) -> Observation:
-    """Return the observation with what each check of the table finds, one after another.
-
-    After an exception in a check this rank joins no more collectives: it cannot know where in
-    them the others are. What needs no other rank is judged all the same.
+    After an exception in a check this rank joins no more collectives: it cannot know how far the
+    other ranks are. Checks that need no other rank run all the same.
     """
     for check in table:
-        if check.collective and Verdict.ERROR in (f.verdict for f in seen.findings):
+        if check.collective and Verdict.ERROR in (f.verdict for f in observation.findings):
             continue
         with clock.phase(check.phase):
-            more = _run(check, seen)
-        seen = dataclasses.replace(seen, findings=(*seen.findings, *more))
-    return seen
+            findings = _run(check, observation)
+        observation = dataclasses.replace(observation, findings=(*observation.findings, *findings))
+    return observation
 
 
-def _run(check: Check, seen: Observation) -> tuple[Finding, ...]:
-    """Return a check's findings; an exception in it is one, and hides no other."""
+def _run(check: Check, observation: Observation) -> tuple[Finding, ...]:
+    """Return the findings of a check; an exception in it is one of them."""
     try:
-        return check.run(seen) if agreement.applies(check, seen) else ()
+        return check.run(observation) if agreement.applies(check, observation) else ()
     except Exception as error:
         head = f"the check {check.name!r} raised {type(error).__name__}: {error}"
         text = f"{head}\n{traceback.format_exc().strip()}"
@@ -121,29 +94,73 @@ def _run(check: Check, seen: Observation) -> tuple[Finding, ...]:
 
 
 def verdict(findings: Iterable[Finding]) -> Verdict:
-    """Decide. The worst of all findings; without any the rank has passed."""
+    """Return the worst verdict of the findings; PASSED if there is none."""
     return worst(finding.verdict for finding in findings)
 
 
-def _shown(findings: Sequence[Finding]) -> tuple[Finding, ...]:
-    """Return those with a message: what leads, then call by call, exceptions last."""
-    texts = [finding for finding in findings if finding.verdict is not Verdict.PASSED]
-    texts.sort(key=lambda f: (not f.leads, f.verdict is Verdict.ERROR, f.call))
-    return tuple(dataclasses.replace(finding, metrics={}, detail=None) for finding in texts)
+def _judged_result(observation: Observation, leaks: Sequence[str], clock: Clock) -> RankResult:
+    """Return the result of a judged case: self-checked if it passed, diagnosed if it failed.
+
+    leaks: texts of findings on what the layer left behind in the process.
+    """
+    with clock.phase("battery"):
+        battery = _self_check(observation)
+    with clock.phase("diagnosis"):
+        diagnosis = diagnose(observation)
+    sketched = sketches(observation.subject, observation.calls[0])
+    leak_findings = tuple(_state_finding(text) for text in leaks)
+    return RankResult(
+        rank=observation.context.rank,
+        verdict=verdict((*observation.findings, *leak_findings)),
+        findings=(*_reported(observation.findings), *leak_findings),
+        metrics=_metrics(observation),
+        seconds=clock.seconds,
+        members=observation.subject.layer.members,
+        sketches=sketched,
+        battery=battery,
+        diagnosis=diagnosis,
+        poisoned=bool(leaks),
+    )
 
 
-def _metrics(seen: Observation) -> dict[str, float]:
-    """Return the worst of the first two calls, whose sizes are the case's own."""
+def _unjudged_result(observation: Observation, watched: Watched, clock: Clock) -> RankResult:
+    """Return the result of a case that altered a rank's process: no computed value counts."""
+    elsewhere = (_state_finding(text, Verdict.VACUOUS) for text in watched.altered_elsewhere)
+    findings = (*map(_state_finding, watched.altered), *elsewhere)
+    return RankResult(
+        rank=observation.context.rank,
+        verdict=verdict(findings),
+        findings=_reported(findings),
+        seconds=clock.seconds,
+        members=observation.subject.layer.members,
+        poisoned=True,
+        unclear=watched.unclear,
+    )
+
+
+def _state_finding(text: str, verdict: Verdict = Verdict.FAILED) -> Finding:
+    return Finding(check="state", text=text, verdict=verdict)
+
+
+def _reported(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """Return the findings with a message: leading ones, then by call, exceptions last."""
+    reported = [finding for finding in findings if finding.verdict is not Verdict.PASSED]
+    reported.sort(key=lambda f: (not f.leads, f.verdict is Verdict.ERROR, f.call))
+    return tuple(dataclasses.replace(finding, metrics={}, detail=None) for finding in reported)
+
+
+def _metrics(observation: Observation) -> dict[str, float]:
+    """Return the worst metrics of the first two calls, whose sizes are the case's own."""
     metrics: dict[str, float] = {}
-    for finding in (finding for finding in seen.findings if finding.call < 2):
+    for finding in (finding for finding in observation.findings if finding.call < 2):
         for name, value in finding.metrics.items():
             metrics[name] = max(metrics.get(name, value), value)
     return metrics
 
 
-def _battery(seen: Observation) -> tuple[Proof, ...]:
-    """Would the check have rejected wrong answers here? Only a right one raises the question."""
-    subject, call = seen.subject, seen.calls[0]
-    if seen.verdict(call) is not Verdict.PASSED:
+def _self_check(observation: Observation) -> tuple[Proof, ...]:
+    """Return whether the checks reject known wrong outputs; nothing unless the case passed."""
+    subject, call = observation.subject, observation.calls[0]
+    if observation.verdict(call) is not Verdict.PASSED:
         return ()
-    return prove(scene_of(subject.case, seen.context.rank, call, subject.reference))
+    return prove(scene_of(subject.case, observation.context.rank, call, subject.reference))

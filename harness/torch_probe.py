@@ -1,7 +1,7 @@
-"""What torch says of this machine, printed as JSON by a process of its own (see doctor).
+"""Print as JSON what torch detects on this machine. Run by `doctor` in a separate process.
 
-The doctor compares it with what was found without torch. Given `family name` pairs it also
-imports those members' classes, which is the only way to know that they can be.
+The doctor compares it with what it detects without torch. For each `family/name` argument this
+module also imports the member's class, the only way to know that the import works.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from moe import families
 
 
 def facts() -> dict[str, Any]:
-    """Version, and each device's name, arch (`sm90`, `gfx942`) and bytes."""
+    """Return the version, and the name, arch (`sm90`, `gfx942`) and bytes of each device."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return {"version": torch.__version__, "devices": [_device(i) for i in range(count)]}
 
@@ -30,13 +30,13 @@ def _device(index: int) -> dict[str, Any]:
 
 
 def load_faults(members: list[str]) -> dict[str, str]:
-    """`family/name` -> why its class cannot be imported; nothing for those that can."""
+    """Return `family/name` -> import error, for members whose class cannot be imported."""
     faults = {}
     for member in members:
         family, _, name = member.partition("/")
         try:
             families.table(family).load(name)
-        except Exception as error:  # whatever an import may raise
+        except Exception as error:  # an import may raise anything
             faults[member] = f"{type(error).__name__}: {error}"
     return faults
 

@@ -1,6 +1,6 @@
-"""A rank's life: join the process group, run one task after another, tell the controller.
+"""Serve a rank: join the process group, run one task after another, report to the controller.
 
-Runs in the forked rank. What it imports was imported by the forkserver before the fork, so that
+Runs in the forked rank. The forkserver has imported everything that this module imports, so
 start-up costs nothing here.
 """
 
@@ -83,12 +83,12 @@ def _context(channel: Channel, rank: int, world_size: int, init: RankInit) -> Ra
         device=device,
         transport=init.transport,
         options=init.options,
-        say=lambda text: channel.send(Status(text=text)),
+        report_status=lambda text: channel.send(Status(text=text)),
     )
 
 
 def _join(context: RankContext, folder: str, timeout: float) -> None:
-    """The default process group, by a file in a folder that no gang used before."""
+    """Set up the default process group through a file in a folder that no gang used before."""
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all ranks are on this machine
     nccl = context.transport == "nccl"
     dist.init_process_group(
@@ -106,8 +106,8 @@ def _case_runner(executor: str, context: RankContext) -> Callable[[RunTask], Don
     execute = getattr(importlib.import_module(module), name)
 
     def run(order: RunTask) -> Done:
-        asked = dataclasses.replace(context, sum_all=order.sum_all)  # with the same caches
-        result = execute(MoETestConfig.from_id(order.task), asked)
+        task_context = dataclasses.replace(context, sum_all=order.sum_all)  # shares the caches
+        result = execute(MoETestConfig.from_id(order.task), task_context)
         if not isinstance(result, RankResult):
             raise TypeError(f"{executor} must return a RankResult, not {type(result).__name__}")
         return Done(
@@ -132,7 +132,7 @@ def _call_runner(folder: str, rank: int) -> Callable[[RunTask], Done]:
 
 
 def to_host(value: Any) -> Any:
-    """The same with every tensor on the CPU, so that the caller needs no device to read it."""
+    """Return the value with every tensor on the CPU, so that the caller needs no device."""
     if isinstance(value, torch.Tensor):
         return value.detach().cpu()
     if isinstance(value, dict):
@@ -143,21 +143,24 @@ def to_host(value: Any) -> Any:
 
 
 def _attempt(run: Callable[[RunTask], Done], order: RunTask) -> Done | Failed:
-    """The task's end as a message. SystemExit and KeyboardInterrupt end the rank."""
+    """Run a task and return its result, or the traceback of its exception.
+
+    SystemExit and KeyboardInterrupt end the rank.
+    """
     try:
         return run(order)
     except Exception:
-        return Failed(traceback=_own_part(traceback.format_exc()))
+        return Failed(traceback=_task_traceback(traceback.format_exc()))
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        ctypes.CDLL(None).fflush(None)  # what C code printed belongs to this case too
+        ctypes.CDLL(None).fflush(None)  # output of C code also belongs to this case
 
 
-def _own_part(text: str) -> str:
-    """A traceback without the frames of this module above the task."""
-    head, _, rest = text.partition("\n")
-    lines = rest.split("\n")
+def _task_traceback(text: str) -> str:
+    """Return a traceback without this module's frames above the task."""
+    head, _, body = text.partition("\n")
+    lines = body.split("\n")
     while lines and f'"{__file__}"' in lines[0]:
         del lines[0]
         while lines and lines[0].startswith("    "):
@@ -166,17 +169,17 @@ def _own_part(text: str) -> str:
 
 
 def _record_flight(folder: str, rank: int) -> None:
-    """Wait until somebody asks, then write NCCL's flight record. Runs in a thread of its own.
+    """Wait for a request, then write NCCL's flight record. Runs in a separate thread.
 
     The main thread may hang by then, but hangs in NCCL and CUDA leave the interpreter free. The
-    recorder's own way to be asked (its pipe) gave nothing within seconds of a hang.
+    recorder's own pipe returned nothing within seconds of a hang.
     """
     dump = getattr(torch._C._distributed_c10d, "_dump_nccl_trace_json", None)
     if dump is None:
         return
     pipe, target = flight_pipe(folder, rank), flight_file(folder, rank)
     os.mkfifo(pipe, 0o600)
-    pipe.read_bytes()  # returns when the asker has closed its end
+    pipe.read_bytes()  # returns when the controller has closed its end
     text = dump()
     partial = target.with_suffix(".partial")
     partial.write_bytes(text.encode() if isinstance(text, str) else text)
@@ -188,8 +191,8 @@ def _allocated(device: torch.device) -> int:
 
 
 def _probe(context: RankContext, nonce: int, baseline: int) -> str:
-    """Why this rank must not run another case; empty when it may. All ranks probe together."""
-    gc.collect()  # a failed case's tensors hang on its traceback
+    """Return why this rank must not run another case, or "". Collective over all ranks."""
+    gc.collect()  # the traceback of a failed case refers to its tensors
     try:
         if context.device.type == "cuda":
             torch.cuda.synchronize(context.device)
@@ -203,12 +206,12 @@ def _probe(context: RankContext, nonce: int, baseline: int) -> str:
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     if growth > MEMORY_GROWTH:
-        return f"the case left {growth >> 20} MiB allocated, more than {MEMORY_GROWTH >> 20}"
+        return f"the case left {growth >> 20} MiB allocated, more than {MEMORY_GROWTH >> 20} MiB"
     return ""
 
 
 def _altered(context: RankContext, start: process_state.ProcessState) -> Probed:
-    """What differs from the rank's start, or from what is cached; of a case that raised."""
+    """Report what differs from the start of the rank, or from the cached tensors."""
     try:
         changes = process_state.changes(start, process_state.capture())
     except Exception as error:
@@ -217,7 +220,7 @@ def _altered(context: RankContext, start: process_state.ProcessState) -> Probed:
 
 
 def _changed(context: RankContext) -> Probed:
-    """Whether a cached tensor differs from what was cached."""
+    """Report whether a cached tensor has changed."""
     try:
         change = sums_of(context).change(all_entries=True, at_end=True)
     except Exception as error:
@@ -226,10 +229,14 @@ def _changed(context: RankContext) -> Probed:
 
 
 def _stray(context: RankContext, nonce: int, device: torch.device) -> str:
-    """Gather what only this probe can have sent; data of an older collective would differ."""
-    mine = torch.tensor([nonce, context.rank], dtype=torch.int64, device=device)
-    rows = [torch.zeros_like(mine) for _ in range(context.world_size)]
-    dist.all_gather(rows, mine)
-    got = [row.tolist() for row in rows]
+    """Return a message if data of an older collective arrives instead of this probe's, or ""."""
+    sent = torch.tensor([nonce, context.rank], dtype=torch.int64, device=device)
+    rows = [torch.zeros_like(sent) for _ in range(context.world_size)]
+    dist.all_gather(rows, sent)
+    received = [row.tolist() for row in rows]
     expected = [[nonce, rank] for rank in range(context.world_size)]
-    return "" if got == expected else f"a stray collective on {device}: got {got}, not {expected}"
+    return (
+        ""
+        if received == expected
+        else f"a stray collective on {device}: got {received}, not {expected}"
+    )

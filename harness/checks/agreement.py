@@ -22,10 +22,10 @@ def on_all_ranks(groups: Groups, flags: Sequence[bool], device: torch.device) ->
 
     Every rank of the layout is in one of the gather groups of this rank's TP group.
     """
-    held = torch.tensor([flags], dtype=torch.int32, device=device)
+    gathered = torch.tensor([flags], dtype=torch.int32, device=device)
     for group in (groups.gather, groups.tp):
-        held = group.all_gather(held).amin(dim=0, keepdim=True)
-    return [bool(flag) for flag in held[0].tolist()]
+        gathered = group.all_gather(gathered).amin(dim=0, keepdim=True)
+    return [bool(flag) for flag in gathered[0].tolist()]
 
 
 def names_on_all_ranks(

@@ -21,7 +21,7 @@ def aliased_output(calls: Sequence[Call], latest: Tensor) -> str | None:
 
     latest: [T, K], the output of the call after all of `calls`.
     """
-    outputs = [call.given for call in calls if call.given is not None]
+    outputs = [call.returned for call in calls if call.returned is not None]
     reason = "which its caller may still use; return a new output from each call"
     overlapping = _first_overlap([*outputs, latest])
     if overlapping is not None:
@@ -31,7 +31,7 @@ def aliased_output(calls: Sequence[Call], latest: Tensor) -> str | None:
             f"{earlier_call}, {reason}"
         )
     for call in calls:
-        if call.given is not None and not _same_bits(call.given, call.output.out):
+        if call.returned is not None and not _same_bits(call.returned, call.output.out):
             return (
                 f"memory: the output of call {call.number + 1} was changed by a later one, {reason}"
             )

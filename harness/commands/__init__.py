@@ -1,1 +1,1 @@
-"""The command line, and the commands beside `run`."""
+"""Parse the command line, and run the commands besides `run`."""

@@ -1,7 +1,7 @@
-"""`doctor`: what this machine has, what each member needs, and whether torch agrees.
+"""Run `doctor`: report what this machine has, what each member needs, and whether torch agrees.
 
 The harness detects platforms without torch. A separate process asks torch as well, so that a wrong
-driver file, or a CPU build of torch beside a GPU, is reported before a run fails on it.
+driver file, or a CPU build of torch on a machine with GPUs, is reported before a run fails.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ _TORCH_SECONDS = 180  # a first import of torch from a slow disk
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """One member on this machine. reason: why no plain problem may use it, or None."""
+    """Describe one member on this machine. reason: why it supports no plain problem, or None."""
 
     family: str
     name: str
     reason: Reason | None
-    takes: tuple[str, ...] = ()  # quantization methods, of an experts row
+    takes: tuple[str, ...] = ()  # quantization methods, if it is an experts backend
 
 
 def examine() -> int:
-    """Print everything; return 75 where the facts contradict each other, else 0."""
+    """Print everything; return 75 if the facts contradict each other, else 0."""
     local, detected = machine.detect(), devices()
     members = list(_members(local.platform))
     torch = ask_torch([f"{m.family}/{m.name}" for m in members if m.reason is None])
@@ -50,7 +50,7 @@ def examine() -> int:
         print(f"{label:<10} {text}")
     for member in members:
         fault = torch.get("faults", {}).get(f"{member.family}/{member.name}")
-        print(f"{member.family:<10} {member.name:<26} {_says(member, fault)}")
+        print(f"{member.family:<10} {member.name:<26} {_availability(member, fault)}")
         if fault:
             faults.append(f"{member.family} {member.name!r} cannot be imported: {fault}")
     for text in faults:
@@ -76,7 +76,7 @@ def _lines(
         yield "interpreter", interpreter_fault() or "Triton and numpy fit together"
 
 
-def _says(member: Member, fault: str | None) -> str:
+def _availability(member: Member, fault: str | None) -> str:
     if member.reason is not None:
         return f"no: {member.reason.code}: {member.reason.text}"
     if fault:
@@ -85,7 +85,7 @@ def _says(member: Member, fault: str | None) -> str:
 
 
 def plain(quant: str = "none", dtype: str = "bf16") -> Problem:
-    """Return a problem that suits every member whose formats fit: one rank, round sizes."""
+    """Return a problem that suits every member whose formats match: one rank, round sizes."""
     return Problem(
         m=32,
         hidden=512,
@@ -110,7 +110,7 @@ def _members(platform: Platform) -> Iterator[Member]:
 
 
 def _experts(row: Row, platform: Platform) -> Member:
-    """Return an experts row: available if some dtype and quantization fit, else why not bf16."""
+    """Return an experts row: available if some dtype and quantization fit, else with a reason."""
     first = row.needs.refusal(plain(), platform)
     takes = tuple(
         quant.name
@@ -121,7 +121,7 @@ def _experts(row: Row, platform: Platform) -> Member:
 
 
 def ask_torch(members: Sequence[str] = ()) -> dict[str, Any]:
-    """Return the answer of `harness.torch_probe`, or {"error": why there is none}."""
+    """Return the answer of `harness.torch_probe`, or {"error": reason}."""
     command = [sys.executable, "-m", "harness.torch_probe", *members]
     try:
         done = subprocess.run(
@@ -137,21 +137,21 @@ def ask_torch(members: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def disagreements(detected: Sequence[Device], torch: dict[str, Any]) -> list[str]:
-    """Return where torch and the driver's files differ; a driver may keep 5 % of the memory."""
+    """Return differences between torch and the driver's files; 5 % of memory may be reserved."""
     if "error" in torch:
         return [f"torch {torch['error']}"]
     if detected and torch["version"].endswith("+cpu"):
         count = len(detected)
-        return [f"torch {torch['version']} cannot use the {count} GPU(s); they are left out"]
+        return [f"torch {torch['version']} cannot use the {count} GPU(s); they are ignored"]
     if len(detected) != len(torch["devices"]):
-        return [f"found {len(detected)} GPU(s), torch sees {len(torch['devices'])}"]
+        return [f"detected {len(detected)} GPU(s), torch sees {len(torch['devices'])}"]
     faults = []
     for index, (device, by_torch) in enumerate(zip(detected, torch["devices"], strict=True)):
         if device.arch != by_torch["arch"]:
-            faults.append(f"GPU {index}: found {device.arch}, torch says {by_torch['arch']}")
+            faults.append(f"GPU {index}: detected {device.arch}, torch reports {by_torch['arch']}")
         if device.memory_bytes and abs(device.memory_bytes / by_torch["bytes"] - 1) > 0.05:
             faults.append(
-                f"GPU {index}: found {device.memory_bytes / 1e9:.1f} GB, "
-                f"torch says {by_torch['bytes'] / 1e9:.1f} GB"
+                f"GPU {index}: detected {device.memory_bytes / 1e9:.1f} GB, "
+                f"torch reports {by_torch['bytes'] / 1e9:.1f} GB"
             )
     return faults

@@ -1,8 +1,8 @@
-"""`python -m harness fuzz`: run random cases, and shrink those that fail to the smallest.
+"""Run `fuzz`: run random cases, and shrink those that fail to the smallest.
 
-The same seed gives the same cases in the same order. A case whose check could not have failed
-(vacuous) is counted and named, but does not change the exit code: such points are rare among
-random ones and say nothing about the code under test. No torch.
+The same seed draws the same cases in the same order. A vacuous case is counted and named, but does
+not change the exit code: such points are rare among random ones and are no statement about the code
+under test. No torch.
 """
 
 from __future__ import annotations
@@ -68,25 +68,25 @@ def seconds(text: str) -> float:
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Raise UsageError for options that cannot be, alone or together."""
+    """Raise UsageError for options that are invalid, alone or together."""
     if args.seed < 0 or (args.cases is not None and args.cases < 1):
         raise UsageError("--seed must not be negative, and --cases must be at least 1")
     if args.layer and args.experts:
-        raise UsageError("--layer brings experts of its own; leave --experts out")
+        raise UsageError("--layer has its own experts; leave --experts out")
 
 
 def _machine(args: argparse.Namespace) -> Machine:
-    """Return this machine, or part of its devices."""
+    """Return this machine, or one with part of its devices."""
     local = machine.detect()
     if args.devices is None:
         return local
     if not 1 <= args.devices <= local.devices:
-        raise UsageError(f"--devices {args.devices}: this machine has {local.devices} of them")
+        raise UsageError(f"--devices {args.devices}: this machine has {local.devices} GPU(s)")
     return replace(local, devices=args.devices)
 
 
 def _folder(args: argparse.Namespace, space: strategies.Space) -> RunFolder:
-    """Create the run's folder and say where it is."""
+    """Create the run's folder and print its path."""
     selected = Selection(points=(), suite="fuzz", time_limit=args.time_limit or TIME_LIMIT)
     info = describe(args.argv, selected, make_plan([], space.machine), seed=args.seed)
     path = args.out or folder_for(ROOT, "fuzz")
@@ -97,7 +97,7 @@ def _folder(args: argparse.Namespace, space: strategies.Space) -> RunFolder:
 def _run(
     fuzzer: Fuzzer, first: list[MoETestConfig], budget: float, args: argparse.Namespace
 ) -> int:
-    """Fuzz for the budget's seconds; an interrupted run also reports what it has found."""
+    """Fuzz for the budget's seconds; an interrupted run also reports its results."""
     began = time.time()
     try:
         fuzzer.warm(first)

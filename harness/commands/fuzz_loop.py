@@ -30,19 +30,20 @@ if TYPE_CHECKING:
     from harness.record.result import CaseResult
     from harness.record.run_folder import RunFolder
 
-IDLE_BATCHES = 8  # batches without a new case, one after another: the space is used up
+IDLE_BATCHES = 8  # consecutive batches without a new case after which the space is used up
 SHRINK_RUNS = 60  # cases that one shrink may run
-SHRINK_SECONDS = 180.0  # that one shrink may take; less where the budget has less left
-RESERVE, MAX_RESERVE = 0.2, 60.0  # share of the budget and seconds: kept for shrinking a failure
+SHRINK_SECONDS = 180.0  # for one shrink; less if less of the budget is left
+RESERVE, MAX_RESERVE = 0.2, 60.0  # fraction of the budget, and most seconds, for shrinking
 MAX_SHRINKS = 3  # failures that are shrunk; further ones are only listed
 
 
 @dataclass(kw_only=True)
 class Fuzzer:
-    """One fuzzing run.
+    """Hold one fuzzing run.
 
-    results: of the cases drawn; those that a shrink runs are only in the folder. smallest: what
-    the shrinks ended with. earlier: for each case, those that ran before it in its gang.
+    results: of the cases drawn; cases that a shrink runs are only in the folder. smallest: results
+    of the smallest failing cases. earlier: case id -> ids of the cases that ran before it in its
+    gang.
     """
 
     space: strategies.Space
@@ -79,15 +80,15 @@ class Fuzzer:
             number += 1
 
     def _new_cases(self, number: int, max_cases: int | None) -> list[MoETestConfig]:
-        """Return the cases of a batch that have not run yet, at most so many that may still run."""
+        """Return the cases of a batch that have not run yet, at most as many as may still run."""
         in_batch = batch(self.space, self.seed, number)
         cases = [case for case in in_batch if case.id not in self.results]
         return cases if max_cases is None else cases[: max_cases - len(self.results)]
 
     def _run(self, cases: list[MoETestConfig], until: float, reserve: float) -> list[CaseResult]:
-        """Run a batch, as far as time allows, and return what failed.
+        """Run a batch until the time is over, and return its failures.
 
-        reserve: how much earlier to stop once a case has failed that is to be shrunk.
+        reserve: seconds to stop earlier once a case has failed that is to be shrunk.
         """
         ids = [case.id for case in cases]
         assert len(set(ids)) == len(ids), "a case drawn twice would be counted twice"
@@ -130,7 +131,7 @@ class Fuzzer:
     def _shrink_all(
         self, number: int, cases: list[MoETestConfig], failed: list[CaseResult], until: float
     ) -> None:
-        """Shrink the first failures of a batch; each gets an equal part of the time left."""
+        """Shrink the first failures of a batch; each gets an equal part of the remaining time."""
         by_id = {case.id: case for case in cases}
         to_shrink = failed[: max(MAX_SHRINKS - self.failures, 0)]
         self.failures += len(failed)
@@ -140,7 +141,7 @@ class Fuzzer:
             self._shrink(number, result, by_id[result.case_id], now + seconds)
 
     def _shrink(self, number: int, result: CaseResult, case: MoETestConfig, until: float) -> None:
-        """Find the smallest case that has the same verdict when it runs alone, and show it."""
+        """Show the smallest case that has the same verdict when it runs alone."""
         alone: dict[str, CaseResult] = {}
 
         def fails(tried: MoETestConfig) -> bool:
@@ -163,7 +164,7 @@ class Fuzzer:
         _show(*fuzz_report.smallest_lines(smallest, len(alone), self.folder.path))
 
     def _run_alone(self, case: MoETestConfig, until: float) -> CaseResult:
-        """Run one case in a fresh gang. Raises TimeIsUp where it does not end in time."""
+        """Run one case in a fresh gang. Raises TimeIsUp if it does not end in time."""
         with self._events([case], until) as events:
             ended = [event for event in events if isinstance(event, CaseEnded)]
         if not ended:

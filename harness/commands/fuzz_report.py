@@ -1,4 +1,4 @@
-"""What `fuzz` prints about its cases. No torch."""
+"""Format the output of `fuzz` about its cases. No torch."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def smallest_lines(result: CaseResult, runs: int, folder: Path) -> list[str]:
 
 
 def dependent_line(alone: CaseResult, earlier: Sequence[str]) -> str:
-    """Return the line for a failed case that ends otherwise when it runs alone.
+    """Return the line for a failed case that has another verdict when it runs alone.
 
     earlier: the cases that ran before it in its gang.
     """

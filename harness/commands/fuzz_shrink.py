@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 
 class TimeIsUp(BaseException):
-    """Ends a shrink. Not an Exception: hypothesis would take that for a failure of the case."""
+    """End a shrink. Not an Exception, which hypothesis would treat as a failure of the case."""
 
 
 class _StillFails(Exception):
-    """Tells hypothesis that a simpler case fails as well."""
+    """Tell hypothesis that a simpler case fails as well."""
 
 
 def batch(space: strategies.Space, seed: int, number: int) -> list[MoETestConfig]:
@@ -71,7 +71,7 @@ def shrink(
 def _shrink_by_hypothesis(
     space: strategies.Space, seed: int, failing: MoETestConfig, fails: Fails, until: float
 ) -> MoETestConfig | None:
-    """Return hypothesis' simplest case, or None where the seed does not draw `failing`.
+    """Return hypothesis' simplest case, or None if the seed does not draw `failing`.
 
     Cases before `failing` count as passed, so that no other failure of the batch is shrunk.
     """

@@ -1,4 +1,4 @@
-"""What a run says just before its summary line, where its counts alone would look like a pass."""
+"""Format a run's last lines before its summary, in case the counts alone look like a pass."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from harness.record.run_folder import RunFolder
     from harness.record.summary import Summary
 
-_REASONS = 3  # that are named
+_REASONS = 3  # number of reasons that are named
 
 
 def mostly_refused(plan: Plan) -> list[str]:
-    """Return a warning where the plan refused more points than it runs, with the reasons."""
+    """Return a warning if the plan refused more points than it runs, with the reasons."""
     if len(plan.refused) <= len(plan.cases):
         return []
     total = len(plan.refused) + len(plan.cases)
@@ -27,7 +27,7 @@ def mostly_refused(plan: Plan) -> list[str]:
     return [
         f"warning: {len(plan.refused)} of {total} points were refused on "
         f"{plan.machine.platform.name}, mostly for {reasons}",
-        "    to end with 75 where the machine lacks something: "
+        "    to end with 75 if the machine lacks something: "
         "--require PLATFORM, devices=N or experts=NAME",
     ]
 
@@ -41,7 +41,7 @@ def not_run(summary: Summary, *, fail_fast: bool) -> list[str]:
 
 
 def code_with_record(code: int, folder: RunFolder) -> int:
-    """Return the exit code of a run, or 75 where it would hide that its record has gaps."""
+    """Return the exit code of a run, or 75 if it would hide that its record has gaps."""
     if folder.lost is None or code not in (ExitCode.PASSED, ExitCode.INCOMPLETE):
         return code
     print(

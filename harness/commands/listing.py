@@ -1,4 +1,4 @@
-"""`list` and `plan`: what would run here, or on a machine that is only named. No torch."""
+"""Run `list` and `plan`: show what would run here or on another machine. No torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def show_list(args: argparse.Namespace) -> int:
-    """Ids of the cases that would run, then every refusal by reason."""
+    """Print the ids of the cases that would run, then all refusals by reason."""
     plan = _planned(args)
     print("\n".join(case.id for case in plan.cases))
     return _end(plan)

@@ -1,4 +1,4 @@
-"""The command line: commands, options and their help. Its errors exit 3, as all usage errors do."""
+"""Define the command line: commands, options and their help. Usage errors exit with 3."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ configuration, 4 nothing to run, 75 the machine failed, 128+N ended by signal N"
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse exits 2 for a usage error; here that code means an unfinished run."""
+    """Exit with 3 for a usage error: argparse exits with 2, which means an unfinished run."""
 
     def error(self, message: str) -> NoReturn:
         self.print_usage()
@@ -32,7 +32,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _run(_command(commands, "run", "run cases and say which are right"))
+    _run(_command(commands, "run", "run cases and report which pass"))
     _fuzz(_command(commands, "fuzz", "run random cases, and shrink those that fail"))
     _power(_command(commands, "power", "show that a suite would reject each wrong answer"))
     for name, text in (("list", "list a suite's cases"), ("plan", "show a suite's jobs")):
@@ -70,7 +70,7 @@ def _layer(command: argparse.ArgumentParser) -> None:
 
 
 def _cases(command: argparse.ArgumentParser) -> None:
-    """Add the other ways to choose cases, and the experts backend that all of them get."""
+    """Add the other ways to select cases, and the options that replace members in all of them."""
     add = command.add_argument
     add("--case", nargs="+", action="extend", metavar="ID", help="cases by their ids")
     add(
@@ -96,7 +96,7 @@ def _run(command: argparse.ArgumentParser) -> None:
     _cases(command)
     _require(command)
     add = command.add_argument
-    add("--resume", type=Path, metavar="DIR", help="go on with the cases that have no verdict")
+    add("--resume", type=Path, metavar="DIR", help="continue with the cases that have no verdict")
     add("--out", type=Path, metavar="DIR", help="the run's folder (runs/TIME-SUITE)")
     add("--seeds", type=int, default=1, metavar="N", help="each case with N seeds (1)")
     add("--retries", type=int, metavar="N", help="tries of a failed case, each in a fresh gang")
@@ -111,11 +111,11 @@ def _fuzz(command: argparse.ArgumentParser) -> None:
     _require(command)
     add = command.add_argument
     add("--budget", default="5m", metavar="TIME", help="how long: 90s, 5m, 2h (5m)")
-    add("--cases", type=int, metavar="N", help="at most so many cases")
+    add("--cases", type=int, metavar="N", help="run at most N cases")
     add("--seed", type=int, default=0, metavar="S", help="the same seed draws the same cases (0)")
     add("--experts", metavar="NAME", help="one experts backend: a name or pkg.mod:Class")
     _layer(command)
-    add("--devices", type=int, metavar="N", help="use so many of this machine's GPUs")
+    add("--devices", type=int, metavar="N", help="use N of this machine's GPUs")
     add("--out", type=Path, metavar="DIR", help="the run's folder (runs/TIME-fuzz)")
     add("--slots", type=int, default=1, metavar="N", help="gangs that may run at a time (1)")
     add("--time-limit", type=float, metavar="S", help="seconds that one case may take")
@@ -126,7 +126,7 @@ def _fuzz(command: argparse.ArgumentParser) -> None:
 def _power(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     _run(command)
-    add("--from", dest="folder", type=Path, metavar="DIR", help="ask a run's folder, run nothing")
+    add("--from", dest="folder", type=Path, metavar="DIR", help="read a run's folder, run nothing")
 
 
 def _report(command: argparse.ArgumentParser) -> None:

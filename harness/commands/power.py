@@ -1,4 +1,4 @@
-"""`power`: run as `run` does, or read an earlier run, and print what it proves."""
+"""Run `power`: run as `run` does, or read an earlier run, and print its certificate."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def certify(args: argparse.Namespace, run: Callable[[argparse.Namespace], int]) -> int:
-    """Print the certificate of a run; return the run's exit code, or 1 where it has gaps."""
+    """Print the certificate of a run; return the exit code of the run, or 1 if it has gaps."""
     code: int = ExitCode.PASSED
     folder = args.folder or args.resume or args.out or folder_for(ROOT, "power")
     if args.folder is None:

@@ -1,4 +1,4 @@
-"""`report`: a stored run on the console, or as files."""
+"""Run `report`: show a stored run on the console, or write it as files."""
 
 from __future__ import annotations
 

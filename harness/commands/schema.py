@@ -1,4 +1,4 @@
-"""`schema`: the JSON Schema of the matrix file, for editors."""
+"""Run `schema`: print the JSON Schema of the matrix file, for editors."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Hypothesis strategies for complete cases: every field, feasible on the machine, simplest first.
+"""Define hypothesis strategies for cases that a machine can run, simple values first.
 
-What fits together is written down once, elsewhere: members' rows narrow the choices, and the plan
-must not refuse a case that is drawn. Within each choice simple values come first, so that
-hypothesis shrinks towards one rank, few experts and small sizes. No torch.
+Members' rows narrow the choices, and the plan decides about the rest: a case that it refuses is not
+drawn. Simple values come first, so that hypothesis shrinks towards one rank, few experts and small
+sizes. No torch.
 """
 
 from __future__ import annotations
@@ -42,14 +42,15 @@ TOP_KS = AXES["top_k"].simpler_values
 _EDGES = (1, 2, 3, 4, 7, 8, 15, 16, 17, 31, 32, 33, 63, 64, 65)  # of kernels' token buckets
 _LARGE_EDGES = (127, 128, 129, 255, 256, 257, 1023, 1024, 1025)
 SEEDS = 2**16
-_EXACT = (False,) * 7 + (True,)  # where bits can be compared; elsewhere never
+_EXACT = (False,) * 7 + (True,)  # odds of an exact case, if its bits can be compared
 
 
 @dataclass(frozen=True, kw_only=True)
 class Space:
-    """What cases are drawn from. weights: largest experts * n * k; tokens: largest m * dp.
+    """Describe what cases are drawn from.
 
-    batch: cases that are planned together; a gang runs cases of one batch only.
+    weights: largest experts * n * k. tokens: largest m * dp. batch: cases that are planned
+    together; a gang runs cases of one batch only.
     """
 
     machine: Machine
@@ -62,7 +63,7 @@ class Space:
 
     @property
     def under_test(self) -> str:
-        """Return the names of the backends, or of the layer that has experts of its own."""
+        """Return the names of the backends, or of the layer that has its own experts."""
         return ", ".join(self.experts) if self.layer == COMPOSED else self.layer
 
     def allowed_weights(self, row: Row) -> int:
@@ -96,7 +97,7 @@ def space_for(machine: Machine, experts: str | None = None, layer: str | None = 
 
 
 def simpler(space: Space, case: MoETestConfig) -> Iterator[MoETestConfig]:
-    """Yield the case with one field made simpler, where that runs; simplest values first.
+    """Yield the case with one field made simpler, if that runs; simplest values first.
 
     Axes with few values come first, and of equally many the last declared: switches before sizes.
     Layouts of smaller worlds come last.
@@ -200,7 +201,7 @@ def _sized(
 
 
 def _one_of(draw: Callable[[Any], Any], values: Sequence[int]) -> int:
-    """Draw one of the values; reject the draw where there is none."""
+    """Draw one of the values; reject the draw if there is none."""
     return int(draw(st.sampled_from(values))) if values else reject()
 
 
@@ -246,9 +247,9 @@ def _tokens(space: Space, dp_size: int) -> st.SearchStrategy[int]:
 
 
 def _quants(row: Row) -> list[str]:
-    """Methods whose formats the backend takes."""
-    taken = row.needs.formats
-    return [m.name for m in QUANT if (m.scheme.weights, m.scheme.activations) in taken]
+    """Return the methods whose formats the backend takes."""
+    formats = row.needs.formats
+    return [m.name for m in QUANT if (m.scheme.weights, m.scheme.activations) in formats]
 
 
 def _activations(row: Row) -> list[str]:
@@ -260,6 +261,7 @@ def _activations(row: Row) -> list[str]:
 
 
 def _dtypes(row: Row) -> list[str]:
+    """Return the dtypes that the backend takes."""
     return [d for d in DTYPE_BYTES if d in row.needs.dtypes]
 
 
@@ -268,7 +270,7 @@ def _hidden(row: Row) -> list[int]:
 
 
 def _all2alls(layout: Layout, experts: Row) -> list[str]:
-    """Return members that serve so many ranks; the plan refuses those that do not fit otherwise."""
+    """Return the members that support this many ranks; the plan refuses other misfits."""
     if isinstance(experts, LayerRow):
         return [MoETestConfig.all2all]
     return [

@@ -1,7 +1,8 @@
-"""Standard streams that may be lost: a reader that goes away never changes what a command returns.
+"""Write to standard streams that may be lost: a reader that goes away changes no exit code.
 
-A pipe that is closed (`| head`, a `tee` that died, `>&-`) turns to nowhere, and the command goes on
-to its end with its own exit code. An output that could not be stored (a full disk) is an error.
+If a pipe is closed (`| head`, a `tee` that died, `>&-`), its output is discarded, and the command
+runs to its end with its own exit code. An output that could not be stored (a full disk) is an
+error.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _CLOSED = (errno.EPIPE, errno.EBADF)
 
 
 class Stream:
-    """Write to a standard stream until it is lost, then to nowhere. `error` says why it was."""
+    """Write to a standard stream until it is lost, then discard. `error` is why it was lost."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -49,24 +50,24 @@ class Stream:
 
     @property
     def is_stored(self) -> bool:
-        """Return False where the text was to be kept and is not: nobody closed this output."""
+        """Return False if the output was not stored although no reader closed it."""
         if self.error is None or self.error.errno in _CLOSED:
             return True
         return self._terminal and self.error.errno == errno.EIO  # a terminal that hung up
 
     def _lose(self, error: OSError) -> None:
-        """Point the descriptor at nowhere, so that the interpreter's last flush succeeds, too."""
+        """Point the descriptor at the null device, so that the last flush succeeds."""
         self.error = self.error or error
         with suppress(OSError):  # a stream without a descriptor has nothing to be flushed
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._stream.fileno())
-            os.close(nowhere)
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, self._stream.fileno())
+            os.close(null)
             self._stream.flush()
 
 
 @contextmanager
 def standard_streams() -> Iterator[Stream]:
-    """Within, `sys.stdout` and `sys.stderr` survive their readers; yields standard output."""
+    """Make `sys.stdout` and `sys.stderr` survive their readers; yield standard output."""
     _open_closed_descriptors()
     before = sys.stdout, sys.stderr
     out, err = Stream(before[0] or _on(1)), Stream(before[1] or _on(2))
@@ -80,7 +81,7 @@ def standard_streams() -> Iterator[Stream]:
 
 
 def code_with_output(code: int, out: Stream) -> int:
-    """Return the exit code of a command, or 75 where it would hide that its output is lost."""
+    """Return the exit code of a command, or 75 if it would hide a lost output."""
     if out.is_stored or code not in (ExitCode.PASSED, ExitCode.INCOMPLETE):
         return code
     text = f"standard output could not be written: {out.error}; exit code 75 instead of {code}"
@@ -90,12 +91,12 @@ def code_with_output(code: int, out: Stream) -> int:
 
 
 def _open_closed_descriptors() -> None:
-    """Open 0-2 where they are closed: else the next file to be opened would be standard output."""
+    """Open 0-2 if they are closed: else the next opened file would be standard output."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)
 
 
 def _on(descriptor: int) -> TextIO:
-    """Return a stream where the interpreter has none, as one that was closed from the start."""
+    """Return a stream on a descriptor that was closed when the interpreter started."""
     return open(descriptor, "w", encoding="utf-8", closefd=False)

@@ -16,7 +16,7 @@ import torch
 
 from harness.checks.output import row_tolerance
 from harness.diagnosis.patterns import of_columns
-from harness.fixtures.layer_call import MOST_ROWS
+from harness.fixtures.layer_call import MAX_ROWS
 from harness.formatting import numbers_text
 from harness.mutants import NotApplicable
 from harness.mutants.contributions import blamed
@@ -121,8 +121,8 @@ def sample_rows(scene: Scene, call: Call, is_wrong: Tensor) -> Scene:
 
     Wrong rows come first, since costly hypotheses use only the first few. is_wrong: [T] bool.
     """
-    correct_rows = _spread((~is_wrong).nonzero().flatten(), MOST_ROWS // 4)
-    wrong_rows = _spread(is_wrong.nonzero().flatten(), MOST_ROWS - len(correct_rows))
+    correct_rows = _spread((~is_wrong).nonzero().flatten(), MAX_ROWS // 4)
+    wrong_rows = _spread(is_wrong.nonzero().flatten(), MAX_ROWS - len(correct_rows))
     rows = torch.cat([wrong_rows, correct_rows])
     x, routing = call.tokens.x[rows], call.output.routing
     ids, weights = routing.topk_ids[rows], routing.topk_weights[rows]

@@ -45,7 +45,7 @@ def number(value: float) -> Number:
 
 def _share(mask: Tensor) -> Share:
     numbers = numbers_text(mask.nonzero().flatten().tolist())
-    return Share(wrong=int(mask.sum()), of=len(mask), which=numbers)
+    return Share(wrong=int(mask.sum()), of=len(mask), numbers=numbers)
 
 
 def _elements(

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import itertools
 import selectors
-import signal
 import time
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
-from harness.engine import crash_evidence
+from harness.engine import hang_evidence
 from harness.engine.gang_channels import Link, Replies
+from harness.engine.hang_evidence import HangEvidence
 from harness.engine.messages import CheckSums, Done, Probe, RunTask
 from harness.engine.rank_bootstrap import KILL_LIMIT, MEMORY_LIMIT
 from harness.engine.task_outcome import Ended, Outcome
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 START_LIMIT = 180.0  # seconds until all ranks are ready, including the forkserver's start
 GRACE = 2.0  # seconds for the other ranks to answer after one raised
 SETTLE = 0.2  # seconds for other ranks to end as well, after one ended
-EVIDENCE_LIMIT = 1.0  # seconds to wait for stacks
-FLIGHT_LIMIT = 3.0  # seconds to wait for NCCL's flight records
-EVIDENCE_PAUSE = 0.02  # seconds between polls: a selector cannot wait for a file
 PROBE_LIMIT = 5.0  # seconds
 _NONCES = itertools.count(1_000_003, 7919)
 
@@ -79,10 +76,8 @@ class Gang:
         self._task = ""
         self._start = self._limit = 0.0  # of the current task, in time.monotonic()
         self._crashed_at: float | None = None
-        self._marks: dict[int, int] = {}  # log sizes before stacks were requested
-        self._evidence_deadline = 0.0
-        self._flights = 0  # number of flight records requested
-        self._end_reason = self._probed_when = self._log = ""
+        self._evidence: HangEvidence | None = None  # of the current task, once it is requested
+        self._end_reason = self._probe_occasion = self._log = ""
         self._enter(State.STARTING, START_LIMIT)
 
     def run(self, task: str, limit: float, *, sum_all: bool = False) -> None:
@@ -93,7 +88,8 @@ class Gang:
         self.tasks += 1
         self.unsummed = 0 if sum_all else self.unsummed + 1
         self.link.replies = Replies()
-        self._task, self._start, self._crashed_at = task, time.monotonic(), None
+        self._task, self._start = task, time.monotonic()
+        self._crashed_at = self._evidence = None
         self._limit = self._start + limit
         self.link.send_to_ranks(RunTask(task=task, sum_all=sum_all))
         self._enter(State.RUNNING, limit)
@@ -144,13 +140,13 @@ class Gang:
         if self.state is State.PROBING:
             self._when_probing(late)
         elif self.link.exits:
-            self.end(f"{self._exit_words()} between cases")
+            self.end(f"{self.link.exit_words()} between cases")
         return []
 
     def _when_starting(self, late: bool) -> list[Notice]:
         if self.link.exits:
-            self._log = self._all_logs()
-            self.end(f"{self._exit_words()} before the gang was ready")
+            self._log = self.link.log_ends()
+            self.end(f"{self.link.exit_words()} before the gang was ready")
         elif len(self.link.ready) == self.world_size:
             self._was_ready = True
             self._enter(State.IDLE, None)
@@ -178,37 +174,26 @@ class Gang:
         return []
 
     def _request_evidence(self) -> None:
-        """Request every rank's stacks and flight record, before it is killed."""
-        self._marks = {rank: crash_evidence.size(log) for rank, log in self.link.logs.items()}
-        self.link.signal(signal.SIGUSR1)
-        self._flights = crash_evidence.ask_for_flights(self.link.folder)
-        self._enter(State.EVIDENCE, EVIDENCE_PAUSE)
-        limit = FLIGHT_LIMIT if self._flights else EVIDENCE_LIMIT
-        self._evidence_deadline = time.monotonic() + limit
+        self._evidence = HangEvidence(self.link)
+        self._enter(State.EVIDENCE, hang_evidence.PAUSE)
 
     def _when_collecting_evidence(self, now: float) -> list[Notice]:
-        no_stack = self.link.logs.keys() - self._stacks().keys() - self.link.exits.keys()
-        no_flight = self._flights > len(crash_evidence.flights(self.link.folder))
-        if (no_stack or no_flight) and now < self._evidence_deadline:
-            self.deadline = now + EVIDENCE_PAUSE
+        assert self._evidence is not None
+        if not self._evidence.is_complete(now):
+            self.deadline = now + hang_evidence.PAUSE
             return []
         if not self._was_ready:
-            self._log = self._all_logs()
+            self._log = self.link.log_ends()
             self.end(f"not ready within {START_LIMIT:g} s")
             return []
         return self._finish(Ended.HUNG if self.link.replies.failed_at is None else Ended.STUCK)
-
-    def _stacks(self) -> dict[int, str]:
-        logs = self.link.logs.items()
-        texts = {rank: crash_evidence.read(log, self._marks.get(rank, 0)) for rank, log in logs}
-        return {rank: text for rank, text in texts.items() if crash_evidence.has_stack(text)}
 
     def _finish(self, ended: Ended) -> list[Notice]:
         """Return the outcome of the task, and end, probe or keep the gang."""
         outcome = self._outcome(ended)
         answers = list(outcome.answers.values())
         if ended is not Ended.ANSWERED:
-            words = f" ({self._exit_words()})" if self.link.exits else ""
+            words = f" ({self.link.exit_words()})" if self.link.exits else ""
             self.end(f"{ended.name.lower()}{words}: {self._task}")
         elif any(isinstance(answer, Done) and answer.poisoned for answer in answers):
             culprit = "the case or an earlier one" if outcome.is_unclear else "the case"
@@ -222,6 +207,7 @@ class Gang:
     def _outcome(self, ended: Ended) -> Outcome:
         replies, now = self.link.replies, time.monotonic()
         status = replies.last_status.items()
+        is_late = ended in (Ended.HUNG, Ended.STUCK)
         return Outcome(
             task=self._task,
             ended=ended,
@@ -229,24 +215,24 @@ class Gang:
             answers=replies.answers,
             exits=dict(self.link.exits),
             last_status={rank: (text, now - at) for rank, (text, at) in status},
-            stacks=self._stacks() if ended in (Ended.HUNG, Ended.STUCK) else {},
+            stacks=self._evidence.stacks() if self._evidence and is_late else {},
             logs=self.link.logs,
         )
 
-    def _probe(self, message: Probe | CheckSums, when: str) -> None:
-        self.link.probed, self._probed_when = {}, when
+    def _probe(self, message: Probe | CheckSums, occasion: str) -> None:
+        self.link.probed, self._probe_occasion = {}, occasion
         self.link.send_to_ranks(message)
         self._enter(State.PROBING, PROBE_LIMIT)
 
     def _when_probing(self, late: bool) -> None:
         unfit = {rank: reason for rank, reason in self.link.probed.items() if reason}
         if self.link.exits:
-            self.end(f"{self._exit_words()} in the probe {self._probed_when}")
+            self.end(f"{self.link.exit_words()} in the probe {self._probe_occasion}")
         elif unfit or late:
             silent = set(range(self.world_size)) - self.link.probed.keys()
             unfit |= dict.fromkeys(silent, f"no answer within {PROBE_LIMIT:g} s") if late else {}
             words = "; ".join(f"rank {rank}: {reason}" for rank, reason in sorted(unfit.items()))
-            self.end(f"unfit {self._probed_when}: {words}")
+            self.end(f"unfit {self._probe_occasion}: {words}")
         elif len(self.link.probed) == self.world_size:
             self.unsummed = 0
             self._enter(State.IDLE, None)
@@ -255,7 +241,7 @@ class Gang:
         """End the gang after the loss of its holder or forkserver, and so of its ranks."""
         running = self.state in (State.RUNNING, State.EVIDENCE) and self._was_ready
         notices = self._finish(Ended.LOST) if running else []
-        self._log = f"{self.link.server_log}\n{self._all_logs()}"
+        self._log = f"{self.link.server_log}\n{self.link.log_ends()}"
         self.end("the gang's holder or forkserver ended")
         self.deadline = time.monotonic()
         return notices
@@ -278,17 +264,6 @@ class Gang:
             reason=self._end_reason, ready=self._was_ready, log=self._log, changed=changed
         )
         return [dead]
-
-    def _exit_words(self) -> str:
-        ends = sorted(self.link.exits.items())
-        return ", ".join(f"rank {rank} {crash_evidence.how_ended(code)}" for rank, code in ends)
-
-    def _all_logs(self) -> str:
-        logs = {
-            rank: crash_evidence.last_lines(crash_evidence.read(log), 30)
-            for rank, log in self.link.logs.items()
-        }
-        return "\n".join(f"rank {rank}:\n{text}" for rank, text in logs.items())
 
 
 def watch(gangs: Iterable[Gang], until: float | None = None) -> None:

@@ -57,7 +57,7 @@ class Link:
         self.ready: set[int] = set()
         self.exits: dict[int, int] = {}  # rank -> as os.waitstatus_to_exitcode gives it
         self.probed: dict[int, str] = {}  # rank -> why it is unfit, or ""
-        self.changed = False  # whether a rank's cached tensors were, nobody knows by which task
+        self.changed = False  # whether cached tensors of a rank changed, by an unknown task
         self.swept: Swept | None = None
         self.replies = Replies()
         self._pool = pool
@@ -65,7 +65,7 @@ class Link:
 
     @property
     def channels(self) -> list[Channel]:
-        """The channels to watch. Some may be closed; the first is shared with other gangs."""
+        """Return the channels to watch; some may be closed, and gangs share the first."""
         return [self._server.channel, self._holder, *self._ranks]
 
     @property
@@ -119,6 +119,19 @@ class Link:
         for channel in [self._holder, *self._ranks]:
             channel.close()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def exit_words(self) -> str:
+        """Describe how each rank ended that has ended."""
+        ends = sorted(self.exits.items())
+        return ", ".join(f"rank {rank} {crash_evidence.how_ended(code)}" for rank, code in ends)
+
+    def log_ends(self) -> str:
+        """Return the last lines of each rank's log."""
+        logs = {
+            rank: crash_evidence.last_lines(crash_evidence.read(log), 30)
+            for rank, log in self.logs.items()
+        }
+        return "\n".join(f"rank {rank}:\n{text}" for rank, text in logs.items())
 
     def _from_holder(self, message: Message) -> None:
         if isinstance(message, Forked):

@@ -111,7 +111,7 @@ class Probe:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckSums:
-    """Answered by Probed: whether cached tensors have changed that no later case has used."""
+    """Ask whether cached tensors have changed that no later case used; the answer is Probed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +129,7 @@ class Done:
     passed: bool
     result: dict[str, Any]
     poisoned: bool = False  # the task altered the rank's process: replace the gang
-    unclear: bool = False  # the same, or an earlier task did; nothing was judged
+    unclear: bool = False  # this task or an earlier one altered it; nothing was judged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +140,7 @@ class Failed:
 @dataclass(frozen=True, kw_only=True)
 class Probed:
     unfit: str  # why the rank must not be used again; empty if it can be
-    changed: bool = False  # because cached tensors changed, since nobody knows which task
+    changed: bool = False  # whether cached tensors changed, by an unknown task
 
 
 Message = (

@@ -54,11 +54,10 @@ class RunOptions:
 def run(plan: Plan, options: RunOptions, pool: Pool | None = None) -> Iterator[Event]:
     """Run every case of the plan and yield a `CaseEnded` for each.
 
-    Of a case that had to run again the last one counts.
-
-    Only `options.until` can end the run earlier. The caller records refused cases. Closing the
-    iterator, an exception in its consumer, or the end of the controller ends all processes. With
-    `pool`, its processes stay warm for the caller's next run and end when the caller closes it.
+    If a case runs again, its last `CaseEnded` counts. Only `options.until` can end the run earlier.
+    The caller records refused cases. Closing the iterator, an exception in its consumer, or the end
+    of the controller ends all processes. With `pool`, its processes stay warm for the caller's next
+    run and end when the caller closes it.
     """
     with contextlib.nullcontext(pool) if pool is not None else Pool() as owner:
         launcher = _Launcher(plan, options, owner)
@@ -158,7 +157,7 @@ class _Launcher:
             yield from self._on_outcome(active, notice)
         else:
             active.gang = None
-            yield GangEnded(time=now, gang=active.number, why=notice.reason, cases=active.ran)
+            yield GangEnded(time=now, gang=active.number, reason=notice.reason, cases=active.ran)
             if not notice.ready and not self._stopping:
                 yield from self._on_failed_start(active, notice)
             elif notice.changed:
@@ -187,7 +186,7 @@ class _Launcher:
         active.attempts = []
 
     def _put_back(self, active: _JobRun) -> Iterator[Event]:
-        """Run again what its gang has run, since one of these cases changed cached weights."""
+        """Run the cases of its gang again, since one of them changed cached weights."""
         for result in active.suspects.put_back(active.queue):
             yield CaseEnded(time=time.time(), gang=active.number, result=result)
 
@@ -228,12 +227,12 @@ class _Launcher:
         elif gang.state is State.IDLE:
             yield self._case_started(active)
             case = active.queue[0].id
-            gang.run(case, active.job.time_limit, sum_all=case in active.suspects.again)
+            gang.run(case, active.job.time_limit, sum_all=case in active.suspects.rerun)
 
     def _end(self, gang: Gang) -> None:
-        """End a gang that has nothing more to run, once its cached tensors are known to be right.
+        """End a gang that has no case left, once its cached tensors are known to be unchanged.
 
-        A single case has summed them itself.
+        If it ran a single case, that case has summed them.
         """
         if self._stopping or gang.state is not State.PROBING:
             if not self._stopping and gang.state is State.IDLE and gang.unsummed > 1:

@@ -1,8 +1,8 @@
-"""Cases of a gang whose cached weights were changed by nobody knows whom. Torch-free.
+"""Run the cases of a gang again if one of them, unknown which, changed cached weights. Torch-free.
 
-After a case only what it used is summed. A change of anything else shows when a later case uses
-it, or at the gang's end. Then all cases that the gang had run are run again, in the same order in
-a fresh gang, with a sum of everything after each: the guilty case has its finding, the others
+After a case only the tensors that it used are summed. A change of others is detected when a later
+case uses them, or at the gang's end. All cases of the gang then run again in a fresh gang, in the
+same order and with a sum of all tensors after each: the guilty case gets the finding, the others
 their verdict.
 """
 
@@ -26,18 +26,22 @@ _TEXT = (
 
 @dataclass(kw_only=True)
 class Suspects:
-    """Of one job. ended: what its present gang has run; again: ids of cases that run again."""
+    """Hold the cases of one job that may be guilty.
+
+    ended: cases that its present gang has run. rerun: ids of cases that run again.
+    """
 
     ended: list[MoETestConfig] = field(default_factory=list)
-    again: set[str] = field(default_factory=set)
+    rerun: set[str] = field(default_factory=set)
 
     def put_back(self, queue: deque[MoETestConfig]) -> list[CaseResult]:
-        """Put the gang's cases before the queue; return what their verdicts are until then.
+        """Put the gang's cases before the queue; return their results until then.
 
-        None runs a third time. A case that was not judged is the queue's first, and stays in it.
+        No case runs a third time. A case that was not judged is the first of the queue, and stays
+        there.
         """
-        cases = [case for case in self.ended if case.id not in self.again]
-        self.again |= {case.id for case in (*cases, *list(queue)[:1])}
+        cases = [case for case in self.ended if case.id not in self.rerun]
+        self.rerun |= {case.id for case in (*cases, *list(queue)[:1])}
         queue.extendleft(reversed(cases))
         return [
             CaseResult(

@@ -25,7 +25,7 @@ class Ended(Enum):
     CRASHED = auto()  # a rank's process ended
     HUNG = auto()  # over the time limit
     NOT_BEGUN = auto()  # ranks ended before they began, because of an earlier task
-    LOST = auto()  # a process of the engine ended: not the task's fault
+    LOST = auto()  # a process of the engine ended, for no reason of the task's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class Outcome:
 
     @property
     def is_unclear(self) -> bool:
-        """Whether a rank cannot tell if this task or an earlier one altered it."""
+        """Return whether a rank cannot tell if this task or an earlier one altered it."""
         return any(isinstance(answer, Done) and answer.unclear for answer in self.answers.values())
 
 

@@ -121,7 +121,7 @@ def _line(quant: str, layout: str, results: list[tuple[MoETestConfig, tuple[Proo
         words[member.name] = outcomes.get(member.name, Outcome.NOT_APPLICABLE)
         if not member.possible(case.problem.scheme, case.layout):
             words[member.name] = IMPOSSIBLE
-    cures = {proof.name: proof.why for proof in reversed(missed)}  # the first one's
+    cures = {proof.name: proof.explanation for proof in reversed(missed)}  # the first one's
     proved = sum(bool(battery) for _, battery in results)
     return Line(quant=quant, layout=layout, cases=proved, words=words, missed=cures)
 

@@ -46,7 +46,9 @@ def _proofs(scene: Scene, members: list[Hypothesis]) -> dict[str, Proof]:
             outputs.append(h.compute(scene))
             tried.append(h)
         except NotApplicable as reason:
-            proofs[h.name] = Proof(name=h.name, outcome=Outcome.NOT_APPLICABLE, why=str(reason))
+            proofs[h.name] = Proof(
+                name=h.name, outcome=Outcome.NOT_APPLICABLE, explanation=str(reason)
+            )
     if tried:
         caught = rejected(torch.stack(outputs), scene).tolist()
         for h, rejects in zip(tried, caught, strict=True):
@@ -57,7 +59,7 @@ def _proofs(scene: Scene, members: list[Hypothesis]) -> dict[str, Proof]:
 def _proof(h: Hypothesis, *, rejects: bool) -> Proof:
     if rejects:
         return Proof(name=h.name, outcome=Outcome.CAUGHT)
-    return Proof(name=h.name, outcome=Outcome.MISSED, why=h.remedy)
+    return Proof(name=h.name, outcome=Outcome.MISSED, explanation=h.remedy)
 
 
 def rejected(outputs: Tensor, scene: Scene) -> Tensor:

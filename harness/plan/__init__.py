@@ -1,1 +1,1 @@
-"""What runs on this machine, in which order, and what is refused with a reason."""
+"""Plan what runs on this machine, in which order, and what is refused for which reason."""

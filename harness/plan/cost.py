@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from harness.plan.machine import Machine
     from moe.spec import Problem
 
-# Fields of the problem that any of the estimates reads.
+# Fields of the problem that the estimates read.
 SIZES = ("m", "hidden", "intermediate", "num_experts", "top_k", "shared_experts", "layout")
 _MB = 10**6
 RANK_BYTES = {"cpu": 150 * _MB, "cuda": 1500 * _MB}  # a process by itself; with a GPU its context
-SHARE = 0.8  # of a memory that a plan may fill
+SHARE = 0.8  # fraction of a memory that a plan may fill
 
 # Interpreted Triton, fitted to our own kernels on two cores (two calls of the layer): 32x256x128
 # with 8 experts .6-1 s, 32x512x512 with 8 experts 1.6-2.2 s, 222x1024x2048 with 8 experts and

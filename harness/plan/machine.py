@@ -1,4 +1,4 @@
-"""What a plan needs to know about a machine: detected without torch, or assumed for a chip."""
+"""Describe a machine for a plan: detected without torch, or assumed for a chip."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """Where a plan is to run."""
+    """Describe the machine that a plan is for."""
 
     platform: Platform
     devices: int  # GPUs; 0 without any
     device_bytes: int  # memory of the smallest GPU; 0 without any
     cores: int  # that this process may use
     memory_bytes: int  # main memory that this process may use
-    planned: bool = False  # another machine: its packages are taken to be installed
+    planned: bool = False  # another machine; its packages are assumed to be installed
 
 
 def detect() -> Machine:
-    """This machine. GPUs count only where the installed torch can use them."""
-    found = devices(kinds=("cpu",) if torch_is_cpu_only() else (*GPUS, "cpu"))
-    chip = platform_of(found)
-    gpus = found if chip.device in GPUS else ()
+    """Return this machine. GPUs count only if the installed torch can use them."""
+    detected = devices(kinds=("cpu",) if torch_is_cpu_only() else (*GPUS, "cpu"))
+    chip = platform_of(detected)
+    gpus = detected if chip.device in GPUS else ()
     row = next((row for row in PLATFORMS if row.name == chip.name), None)
     assumed = row.device_bytes if row else 0
     return Machine(
@@ -72,7 +72,7 @@ def torch_is_cpu_only() -> bool:
 
 
 def usable_cores(root: Path = _CGROUP) -> int:
-    """Return the cores of this process's affinity, or fewer where a cgroup grants less time."""
+    """Return the cores of this process's affinity, or fewer if a cgroup grants less time."""
     cores = len(os.sched_getaffinity(0))
     try:
         quota, period = (root / "cpu.max").read_text().split()
@@ -84,7 +84,7 @@ def usable_cores(root: Path = _CGROUP) -> int:
 
 
 def usable_memory(root: Path = _CGROUP) -> int:
-    """Return the bytes of main memory, or the cgroup's limit (v1 or v2) where that is less."""
+    """Return the bytes of main memory, or the cgroup's limit (v1 or v2) if that is less."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limits = [total]
     for path in (root / "memory.max", root / "memory/memory.limit_in_bytes", *_own_limits(root)):

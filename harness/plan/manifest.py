@@ -1,4 +1,4 @@
-"""What `run.json` says of a run: what was asked, of which machine, with which versions."""
+"""Describe a run for `run.json`: its options, the machine, and the versions."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ PACKAGES = ("moe-harness", "torch", "triton", "numpy", "pydantic", "flashinfer-p
 
 def describe(
     argv: list[str],
-    chosen: Selection,
+    selection: Selection,
     plan: Plan,
     *,
     save_tensors: bool = False,
     seed: int | None = None,
 ) -> RunInfo:
-    """Everything that the folder needs to be reported, repeated and resumed."""
+    """Return what is needed to report, repeat and resume the run."""
     return RunInfo(
-        suite=chosen.suite,
+        suite=selection.suite,
         time=time.time(),
         argv=tuple(argv),
         options=RunOptions(
-            time_limit=chosen.time_limit,
-            retries=chosen.retries,
+            time_limit=selection.time_limit,
+            retries=selection.retries,
             save_tensors=save_tensors,
             seed=seed,
         ),
@@ -68,19 +68,19 @@ def _machine(machine: Machine) -> RunMachine:
 
 
 def versions() -> dict[str, str]:
-    """Installed versions of what a result depends on; what is absent is left out."""
-    found = {"python": python_platform.python_version()}
+    """Return the installed versions of what a result depends on; absent packages are left out."""
+    installed = {"python": python_platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
-def git_revision(where: Path) -> str | None:
-    """The commit, with `-dirty` where files differ from it; None outside of a repository."""
-    command = ["git", "-C", str(where), "describe", "--always", "--dirty", "--abbrev=40"]
+def git_revision(folder: Path) -> str | None:
+    """Return the commit, with `-dirty` if files differ from it; None outside of a repository."""
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
@@ -89,7 +89,7 @@ def git_revision(where: Path) -> str | None:
 
 
 def folder_for(root: Path, name: str) -> Path:
-    """A folder name by time that is not taken: `runs/20261121T230216Z-smoke`."""
+    """Return an unused folder named by the time, such as `runs/20261121T230216Z-smoke`."""
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     path, count = root / f"{stamp}-{name}", 1
     while path.exists():

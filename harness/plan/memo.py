@@ -1,7 +1,7 @@
-"""Needs, asked once for equal values of the axes that they read.
+"""Remember the results of needs by the values of the axes that they read.
 
-A need names fields of the problem; a plan has cases. Where a case's axes have values that were
-met before, neither the need is asked again nor the case's problem built. No torch.
+If the axes of a case have values that occurred before, the need is not evaluated again and the
+case's problem is not built. No torch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from moe.spec import Need, Reason
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Problem))
-# Field of the problem -> the axes that `MoETestConfig.problem` makes it from; others by their name.
+# Field of the problem -> the axes it is made from; other fields have the name of their axis.
 _AXES = {
     "hidden": ("k",),
     "intermediate": ("n",),
@@ -30,7 +30,7 @@ _AXES = {
 
 
 def axes_read(needs: Iterable[Need]) -> tuple[str, ...]:
-    """Return the axes that decide about these needs.
+    """Return the axes that these needs read.
 
     Raises MoEError for a field that no problem has.
     """
@@ -45,7 +45,7 @@ def axes_read(needs: Iterable[Need]) -> tuple[str, ...]:
 
 
 class Remembered:
-    """The first refusal among some needs, by the values of `axes`."""
+    """Find the first refusal among some needs, once per values of `axes`."""
 
     def __init__(self, needs: tuple[Need, ...]) -> None:
         self.needs = needs

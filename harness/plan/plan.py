@@ -1,4 +1,4 @@
-"""From points and a machine to a plan: jobs to run and points refused, each with its reason.
+"""Turn points and a machine into a plan: jobs to run, and refused points with their reasons.
 
 No torch: a plan for another chip, or for a CI pipeline, is made on any machine.
 """
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from harness.plan.machine import Machine
     from moe.spec import Reason
 
-TIME_LIMIT = 120.0  # seconds a case may take where no suite says otherwise
+TIME_LIMIT = 120.0  # seconds a case may take, unless its suite sets a limit
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """Cases that one gang can run one after another, in this order."""
+    """Hold cases that one gang can run one after another, in this order."""
 
     world_size: int
     device: str  # "cpu" | "cuda" (ROCm's too)
@@ -36,7 +36,7 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Refusal:
-    """A point that will not run, and why."""
+    """Hold a point that does not run, and the reason."""
 
     case: MoETestConfig
     reason: Reason
@@ -44,7 +44,7 @@ class Refusal:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Every point is in exactly one of `jobs` and `refused`."""
+    """Hold every point in exactly one of `jobs` and `refused`."""
 
     jobs: tuple[Job, ...]
     refused: tuple[Refusal, ...]
@@ -55,7 +55,7 @@ class Plan:
         return tuple(case for job in self.jobs for case in job.cases)
 
     def without(self, done: Collection[str]) -> Plan:
-        """The plan less the cases with these ids."""
+        """Return the plan without the cases that have these ids."""
         jobs = []
         for job in self.jobs:
             cases = tuple(case for case in job.cases if case.id not in done)
@@ -67,9 +67,9 @@ class Plan:
 def make_plan(
     points: Iterable[MoETestConfig], machine: Machine, *, time_limit: float = TIME_LIMIT
 ) -> Plan:
-    """Sort points into jobs and refusals. `experts: auto` becomes the member that is chosen.
+    """Sort points into jobs and refusals. `experts: auto` becomes a member that supports the case.
 
-    Raises UsageError for a member that no table knows and no import path loads.
+    Raises UsageError for a member that no table has and no import path loads.
     """
     judge = Judge(machine)
     runnable: dict[MoETestConfig, None] = {}
@@ -88,7 +88,10 @@ def make_plan(
 
 
 def _jobs(cases: Iterable[MoETestConfig], machine: Machine, time_limit: float) -> tuple[Job, ...]:
-    """One job a world size, small worlds first; inside, cases that share kernels stand together."""
+    """Return one job per world size, small worlds first.
+
+    In a job, cases that share kernels are neighbours.
+    """
     worlds: dict[int, list[MoETestConfig]] = defaultdict(list)
     for case in cases:
         worlds[case.world_size].append(case)
@@ -111,5 +114,5 @@ def _transport(world_size: int, machine: Machine) -> str:
 
 
 def _compile_key(case: MoETestConfig) -> tuple[object, ...]:
-    """Neighbours in this order reuse compiled kernels, weights and references."""
+    """Return a sort key that makes cases with equal kernels, weights and references neighbours."""
     return (case.experts, case.quant, case.dtype, case.n, case.k, case.num_experts, case.seed)

@@ -1,6 +1,6 @@
-"""Why a case cannot run on a machine: each need of its rows asked in order, and remembered.
+"""Find why a case cannot run on a machine: the needs of its rows in order, remembered.
 
-What a row needs is the row's to say; what a machine has room and time for is judged here. No torch.
+A row declares what it needs; memory and time of the machine are judged in this module. No torch.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
 
 
 class Judge:
-    """Judges cases for one machine. Needs of rows are asked once for the axes that they read."""
+    """Judge cases for one machine. Needs of a row are evaluated once per values of their axes."""
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
         self._remembered: dict[tuple[Callable[..., object], str], Remembered] = {}
 
     def __call__(self, case: MoETestConfig) -> tuple[MoETestConfig, Reason | None]:
-        """Return the case, its backend chosen where it says `auto`, and why it cannot run.
+        """Return the case, with a backend in place of `auto`, and the reason why it cannot run.
 
-        Raises MoEError for names that no table knows, or that do not go together.
+        Raises MoEError for names that no table has, or that exclude each other.
         """
         reason = (
             self._refusal(possible, "", case)
@@ -81,9 +81,9 @@ class Judge:
         return dispatch_refusal(_backend(experts_name), ALL2ALL.row(case.all2all))
 
     def _of_layer(self, case: MoETestConfig) -> Reason | None:
-        """Return why a whole layer, or its quantization, does not serve this case.
+        """Return why a whole layer, or its quantization, does not support this case.
 
-        Raises MoEError where the case also names members, which only the composed layer has.
+        Raises MoEError if the case also names members, which only the composed layer has.
         """
         if case.experts != OWN or case.all2all != MoETestConfig.all2all:
             raise MoEError(
@@ -96,9 +96,9 @@ class Judge:
         return self._refusal(layer, case.layer, case) or self._refusal(quant, case.quant, case)
 
     def _best(self, case: MoETestConfig) -> str:
-        """Return the oracle's choice: the first row that refuses neither here nor as planned.
+        """Return the first row that supports the case here and on the planned machine.
 
-        Raises MoEError, which lists every reason, where no row is left.
+        Raises MoEError with every reason if no row does.
         """
         for row in EXPERTS:
             if not (
@@ -124,14 +124,14 @@ def possible(_: Machine, __: str) -> tuple[Need, ...]:
 
 
 def experts(machine: Machine, name: str) -> tuple[Need, ...]:
-    """Return the needs of an experts backend, as far as they can be judged of the machine."""
+    """Return the needs of an experts backend that can be judged for the machine."""
     row = _backend(name)
     needs = _judged_of(machine, row.needs)
     return _named(row, needs.asked(machine.platform, leave_out=()))
 
 
 def installed_experts(machine: Machine, name: str) -> tuple[Need, ...]:
-    """Return the needs of an experts backend, packages of this process's machine among them."""
+    """Return the needs of an experts backend, including packages in this process."""
     row = _backend(name)
     return _named(row, row.needs.asked(machine.platform, leave_out=()))
 
@@ -140,7 +140,7 @@ def _backend(name: str) -> Row:
     """Return the row of an experts backend. Raises MoEError for a whole layer."""
     row = EXPERTS.row(name)
     if isinstance(row, LayerRow):
-        raise MoEError(f"{name} is a whole layer, no experts backend; name it with `--layer`")
+        raise MoEError(f"{name} is a whole layer, not an experts backend; use `--layer {name}`")
     return row
 
 
@@ -177,7 +177,7 @@ def _of_row(machine: Machine, family: str, name: str) -> tuple[Need, ...]:
 
 
 def _judged_of(machine: Machine, needs: Needs) -> Needs:
-    """Return what can be judged of a machine: of another one, not which packages it has."""
+    """Return the needs that can be judged: for another machine, all but its packages."""
     return replace(needs, packages=(), probe=None) if machine.planned else needs
 
 
@@ -197,7 +197,7 @@ def _with_name(
 
 
 def interpreter_time(machine: Machine, name: str) -> tuple[Need, ...]:
-    """Return the need for time of a backend whose kernels are interpreted on this machine."""
+    """Return the time limit of a backend whose kernels are interpreted on this machine."""
     row = EXPERTS.row(name)
     if not machine.platform.interpreted or "triton" not in row.needs.features:
         return ()
@@ -217,7 +217,7 @@ def _interpreter_time(machine: Machine, problem: Problem) -> Reason | None:
 
 
 def exact_formats(_: Machine, __: str) -> tuple[Need, ...]:
-    """Return the need of exact mode for formats with exact inputs."""
+    """Return the need of exact mode for formats that have exact inputs."""
     return (Need.of(_exact_formats),)
 
 
@@ -227,17 +227,17 @@ def _exact_formats(problem: Problem) -> Reason | None:
 
 
 def unbroken_blocks(_: Machine, name: str) -> tuple[Need, ...]:
-    """Return the need of a quantization method that no rank's shard ends inside of a block."""
+    """Return the need of a quantization method that no rank's shard ends inside a block."""
     row = QUANT.row(name)
     return () if row.block is None else (Need.of(_straddling, row, row.block),)
 
 
 @reads("intermediate", "layout")
 def _straddling(row: QuantRow, block: int, problem: Problem) -> Reason | None:
-    """Weight blocks must end where a rank's shard and the gate/up seam do.
+    """Refuse shards and a gate/up seam that do not end at a block's edge.
 
-    Gate and up are stored one above the other, so the seam is at the intermediate size itself;
-    the hidden size may end in part of a block.
+    Gate and up are stored one above the other, so the seam is at the intermediate size itself. The
+    hidden size may end in part of a block.
     """
     layout = problem.layout
     if problem.intermediate % block:

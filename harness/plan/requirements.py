@@ -1,8 +1,8 @@
-"""`--require`: what a machine must have, or the command ends with 75 before anything runs.
+"""Check `--require`: the command ends with 75 before anything runs if the machine lacks a word.
 
-A step that is to test GPUs and finds none would otherwise refuse its points and pass. A word is
-a platform (`cuda_sm90`), one of its features (`fp8_mma`), `devices=N`, or a member that some case
-can use here (`experts=triton`, `all2all=NAME`, `quant=NAME`).
+A step that tests GPUs and has none would otherwise refuse its points and pass. A word is a platform
+(`cuda_sm90`), one of its features (`fp8_mma`), `devices=N`, or a member that some case can use on
+this machine (`experts=triton`, `all2all=NAME`, `quant=NAME`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _LAYOUTS = (_TRIED, _TRIED.replace(dp_size=2, use_ep=True))
 def check(words: Sequence[str], machine: Machine) -> None:
     """Raise InfrastructureError that names every word that `machine` does not meet.
 
-    Raises UsageError for a word that means nothing, whatever the machine has.
+    Raises UsageError for an unknown word, on any machine.
     """
     for word in words:
         _check_word(word, machine)
@@ -94,7 +94,7 @@ def _unmet(word: str, machine: Machine) -> str | None:
 
 
 def _unavailable(family: str, name: str, machine: Machine) -> str | None:
-    """Return why no small case with this member would run, or None where one would."""
+    """Return why no small case with this member would run; None if one would."""
     first: Reason | None = None
     for case in _cases_with(family, name):
         plan = make_plan([case], machine)
@@ -105,7 +105,7 @@ def _unavailable(family: str, name: str, machine: Machine) -> str | None:
 
 
 def _cases_with(family: str, name: str) -> Iterator[MoETestConfig]:
-    """Yield small cases with one member, the plainest first, over all that goes with it."""
+    """Yield small cases with one member, plain ones first, over everything it combines with."""
     experts = [name] if family == "experts" else list(reversed(EXPERTS.rows))
     quants = [name] if family == "quant" else list(QUANT.rows)
     all2all = name if family == "all2all" else "allgather_reducescatter"
@@ -120,6 +120,6 @@ def _summary(machine: Machine) -> str:
         for family, table in _FAMILIES.items()
     )
     return (
-        f"there is: {chip.name} ({', '.join(sorted(chip.features))}), devices={machine.devices}; "
-        f"{'; '.join(members)}; why not more: python -m harness doctor"
+        f"it has: {chip.name} ({', '.join(sorted(chip.features))}), devices={machine.devices}; "
+        f"{'; '.join(members)}; for reasons: python -m harness doctor"
     )

@@ -27,7 +27,7 @@ class Selection:
     """The points to plan, and the limits that their suite sets for the run."""
 
     points: tuple[MoETestConfig, ...]
-    suite: str | None = None  # None: cases by their ids
+    suite: str | None = None  # None if cases were selected by id
     time_limit: float = TIME_LIMIT  # seconds a case
     retries: int = 0
 
@@ -37,7 +37,7 @@ class Selection:
 
         points = self.points
         if experts is not None:
-            MoETestConfig.from_id(f"m:1-n:1-k:1-e:1-topk:1-experts:{experts}")  # a possible name?
+            MoETestConfig.from_id(f"m:1-n:1-k:1-e:1-topk:1-experts:{experts}")  # check the name
             points = expand.with_experts(points, experts)
         if layer is not None:
             points = self.with_layer(layer, experts).points
@@ -52,13 +52,13 @@ class Selection:
         if layer is None or layer == COMPOSED:
             return self
         if experts is not None:
-            raise UsageError("--layer brings experts of its own; leave --experts out")
-        MoETestConfig.from_id(f"m:1-n:1-k:1-e:1-topk:1-experts:{OWN}-layer:{layer}")  # possible?
+            raise UsageError("--layer has its own experts; leave --experts out")
+        MoETestConfig.from_id(f"m:1-n:1-k:1-e:1-topk:1-experts:{OWN}-layer:{layer}")  # check it
         return replace(self, points=expand.with_layer(self.points, layer))
 
 
 def asked_for(args: argparse.Namespace) -> Selection:
-    """Return what `run`'s options select. Raises UsageError for options that exclude each other."""
+    """Return the selection of `run`. Raises UsageError for options that exclude each other."""
     ways = _ways(args)
     if args.resume:
         selected = _resumed(args, ways)
@@ -72,7 +72,7 @@ def asked_for(args: argparse.Namespace) -> Selection:
 
 
 def to_list(args: argparse.Namespace) -> Selection:
-    """Return what the options of `list` and `plan` select: as `run`, by default suite smoke."""
+    """Return the selection of `list` and `plan`: as for `run`, by default suite smoke."""
     ways = _ways(args)
     if len(ways) > 1:
         raise UsageError(f"choose one of {_WAYS} ({' and '.join(ways)} given)")
@@ -94,10 +94,10 @@ def _selected(args: argparse.Namespace) -> Selection:
 
 
 def _resumed(args: argparse.Namespace, ways: list[str]) -> Selection:
-    """Return the folder's points; a suite that is also given must still have exactly these."""
+    """Return the folder's points. A suite that is also named must still have exactly these."""
     if args.out or args.experts or args.layer or args.seeds != 1 or set(ways) - {"--suite"}:
         raise UsageError(
-            "--resume goes on with the folder's own cases: "
+            "--resume continues the folder's own cases: "
             "leave out --case, --last-failed, --out, --experts, --layer and --seeds"
         )
     selected = of_folder(RunFolder.open(args.resume))
@@ -128,7 +128,7 @@ def of_ids(ids: Sequence[str]) -> Selection:
 
 
 def of_last_failed(path: Path) -> Selection:
-    """Return the cases that did not pass in a run. Raises NothingSelected where all did."""
+    """Return the cases that did not pass in a run. Raises NothingSelected if all passed."""
     folder = RunFolder.open(path)
     last = last_results(folder.events())
     ids = [case for case, result in last.items() if result.verdict in BAD]
@@ -138,7 +138,7 @@ def of_last_failed(path: Path) -> Selection:
 
 
 def of_folder(folder: RunFolder) -> Selection:
-    """An earlier run's points, refused ones too, with the limits that it had."""
+    """Return an earlier run's points, including refused ones, with its limits."""
     info = folder.info
     ids = [*info.cases, *(point.case for point in info.refused)]
     return Selection(
@@ -150,7 +150,7 @@ def of_folder(folder: RunFolder) -> Selection:
 
 
 def with_limits(selected: Selection, *, time_limit: float | None, retries: int | None) -> Selection:
-    """Return the selection with the limits of the command line, where it sets any."""
+    """Return the selection with the limits of the command line, if it sets any."""
     if time_limit is not None and not time_limit > 0:
         raise UsageError(f"--time-limit must be more than 0 seconds, not {time_limit:g}")
     if retries is not None and retries < 0:
@@ -163,12 +163,12 @@ def with_limits(selected: Selection, *, time_limit: float | None, retries: int |
 
 
 def check_same_suite(earlier: Selection, now: Selection, folder: Path) -> None:
-    """Raise UsageError unless the suite still has the points that the folder was made from."""
+    """Raise UsageError unless the suite still has the points of the folder."""
     before, after = set(earlier.points), set(now.points)
     if earlier.suite != now.suite:
         raise UsageError(
             f"the folder {str(folder)!r} is of suite {earlier.suite!r}, not {now.suite!r}; "
-            "start that one in a folder of its own"
+            f"start a new run of {now.suite!r}"
         )
     if before != after:
         odd = sorted(case.id for case in before ^ after)
@@ -180,11 +180,11 @@ def check_same_suite(earlier: Selection, now: Selection, folder: Path) -> None:
 
 
 def check_same_plan(folder: RunFolder, planned: Sequence[str]) -> None:
-    """Raises UsageError where this machine would not run the folder's own cases."""
+    """Raise UsageError if this machine would not run exactly the folder's cases."""
     odd = sorted(set(folder.info.cases) ^ set(planned))
     if odd:
         raise UsageError(
-            f"the folder {str(folder.path)!r} was planned otherwise than it would be here: "
+            f"this machine would not run the same cases as {str(folder.path)!r}: "
             f"{len(odd)} case(s) differ, such as {odd[0]}; resume it on a machine like the first "
             f"({folder.info.platform.name}), or start a new run"
         )

@@ -1,4 +1,4 @@
-"""The tables of README.md under "What is supported", made from the rows of the families.
+"""Make the tables of README.md under "What is supported" from the rows of the families.
 
 `python -m harness.plan.support_table` prints them. Only the rows of this project count, so that the
 output depends neither on installed packages nor on the machine.
@@ -80,7 +80,7 @@ def _activations(row: Row) -> list[str]:
 
 
 def _chips() -> list[Platform]:
-    """Return the platforms; Triton, a dependency, counts as installed where it interprets."""
+    """Return the platforms; Triton, a dependency, counts as installed if it interprets."""
     chips: list[Platform] = [resolve(row.target)() for row in PLATFORMS.built_in]
     return [
         replace(chip, features=chip.features | {"triton"}) if chip.interpreted else chip

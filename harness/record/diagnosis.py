@@ -1,6 +1,6 @@
-"""What a rank has worked out about its failed calls: how much is wrong, where, why. No torch.
+"""Define what a rank reports about its failed calls: how much is wrong, where, and why. No torch.
 
-In JSON the facts of a call stand among its other keys, and what is not known has no key.
+In JSON the facts of a call are among its other keys, and unknown values have no key.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ Number = float | str  # JSON has no NaN and no infinity: `nan`, `inf`, `-inf`
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """How many are wrong, of how many. which: their numbers in words, where they have numbers."""
+    """Count how many are wrong, of how many. numbers: which ones, as text, if they are numbered."""
 
     wrong: int
     of: int
-    which: str = ""
+    numbers: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Element:
-    """A wrong element. over_rms: how far it is off over its row's rms; None where that is 0."""
+    """Describe a wrong element. over_rms: its error over its row's rms; None if the rms is 0."""
 
     row: int
     column: int
@@ -36,7 +36,7 @@ class Element:
 
 @dataclass(frozen=True, kw_only=True)
 class Values:
-    """Of one side of the comparison. min, max: of finite values, None without any."""
+    """Describe one side of the comparison. min, max: of finite values; None if there are none."""
 
     min: Number | None
     max: Number | None
@@ -48,7 +48,7 @@ class Values:
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """How much of an output is wrong and where. first: in the order of rows."""
+    """Describe how much of an output is wrong and where. first: in the order of rows."""
 
     rows: Share
     columns: Share
@@ -62,7 +62,7 @@ class Facts:
 
     def to_json(self) -> dict[str, Any]:
         data = dataclasses.asdict(self)
-        del data["elements"]["which"]
+        del data["elements"]["numbers"]
         for name in ("first", "worst"):
             data[name] = _known(data[name] or {})
         return {name: value for name, value in data.items() if value != {}}
@@ -70,7 +70,7 @@ class Facts:
 
 @dataclass(frozen=True, kw_only=True)
 class Pattern:
-    """name: for machines. text: a clause for people. data: what the text says, as JSON values."""
+    """Describe a pattern. name: for programs. text: a clause. data: its values, as JSON values."""
 
     name: str
     text: str
@@ -79,9 +79,10 @@ class Pattern:
 
 @dataclass(frozen=True, kw_only=True)
 class NamedCause:
-    """A mistake that explains the output. residual: what it leaves of the error, relative.
+    """Name a mistake that explains the output.
 
-    where: empty, or that the mistake was made in a part only.
+    residual: unexplained fraction of the error. where: empty, or a clause that limits the mistake
+    to a part of the output.
     """
 
     name: str
@@ -92,7 +93,7 @@ class NamedCause:
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A stage that departs; see `harness.checks.stage_bound.StageFinding`."""
+    """Describe a stage that departs; see `harness.checks.stage_bound.StageFinding`."""
 
     stage: str
     text: str
@@ -103,14 +104,14 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class CallDiagnosis:
-    """One failed call's.
+    """Explain one failed call.
 
-    call: its number, from 0. fault: why there is no diagnosis; then nothing else is known.
-    covers: topics of the findings that all this says better. output: whether the output by itself
-    is wrong. metrics: of the findings. stages: those that depart, in order. experts: expert ->
-    (wrong rows, rows). causes: best first, only those that fit. tried: how many known mistakes
-    were; None: none were looked for. closest: the least that any left of the error. faults:
-    mistakes that failed to compute. picture: its file.
+    call: its number, from 0. fault: why there is no diagnosis; all other fields are then unset.
+    covers: topics of findings that this diagnosis reports in more detail. output: whether the
+    output by itself is wrong. metrics: of the findings. stages: those that depart, in order.
+    experts: expert -> (wrong rows, rows). causes: those that fit, best first. tried: number of
+    known mistakes tried; None if there was no search. closest: the smallest residual. faults:
+    mistakes that failed to compute. picture: name of its file.
     """
 
     call: int
@@ -147,7 +148,7 @@ class CallDiagnosis:
 
     @classmethod
     def from_json(cls, data: object) -> CallDiagnosis:
-        """Raises ValueError, which names the value that does not fit."""
+        """Return a diagnosis. Raises ValueError that names the value that does not fit."""
         call = read(cls, data)
         facts = read(Facts, data) if isinstance(data, dict) and "rows" in data else None
         return dataclasses.replace(call, facts=facts)
@@ -159,10 +160,10 @@ def _known(data: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnosis:
-    """One rank's.
+    """Explain the failed calls of one rank.
 
-    failed: numbers of the failed calls, of `of`. every_call: whether what failed was looked at in
-    all of them. calls: of the first failed ones.
+    failed: numbers of the failed calls, of `of` calls. every_call: whether all calls were examined
+    for what failed. calls: diagnoses of the first failed calls.
     """
 
     rank: int
@@ -172,7 +173,7 @@ class Diagnosis:
     calls: tuple[CallDiagnosis, ...]
 
     def covers(self, call: int, topic: str) -> bool:
-        """Tell whether the diagnosis of a call says more than a finding on this topic does."""
+        """Return whether the diagnosis of a call reports a topic in more detail than findings."""
         return any(known.call == call and topic in known.covers for known in self.calls)
 
     def to_json(self) -> dict[str, Any]:
@@ -181,8 +182,8 @@ class Diagnosis:
 
     @classmethod
     def from_json(cls, data: object) -> Diagnosis:
-        """Raises ValueError, which names the value that does not fit."""
-        made = read(cls, data, "diagnosis")
+        """Return a diagnosis. Raises ValueError that names the value that does not fit."""
+        diagnosis = read(cls, data, "diagnosis")
         assert isinstance(data, dict)
         calls = tuple(CallDiagnosis.from_json(call) for call in data["calls"])
-        return dataclasses.replace(made, calls=calls)
+        return dataclasses.replace(diagnosis, calls=calls)

@@ -34,7 +34,7 @@ class GangStarted:
 class GangEnded:
     time: float
     gang: int
-    why: str  # "done", or why the gang could not be used any longer
+    reason: str  # "done", or the reason why the gang could not be used any longer
     cases: int  # number of cases that it ran
 
 

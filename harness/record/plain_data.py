@@ -1,6 +1,6 @@
-"""Frozen dataclasses out of JSON, each value checked against its field's type.
+"""Read frozen dataclasses from JSON, and check each value against its field's type.
 
-An unreadable value is named by its place: `calls[0].rows.wrong must be int, not 'x'`.
+Messages name the place of an unreadable value: `calls[0].rows.wrong must be int, not 'x'`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ T = TypeVar("T")
 
 
 def read(kind: type[T], data: object, place: str = "") -> T:
-    """Return an object of a dataclass. Keys that are no field of it are left out.
+    """Return an object of a dataclass. Unknown keys are ignored.
 
-    place: where `data` stood, for messages. Raises ValueError for what does not fit.
+    place: where `data` was, for messages. Raises ValueError for a value that does not fit.
     """
     if not isinstance(data, dict):
         raise ValueError(f"{place or kind.__name__} must be an object, not {str(data)[:60]!r}")

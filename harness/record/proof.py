@@ -24,15 +24,15 @@ ORDER = tuple(Outcome)
 
 @dataclass(frozen=True, kw_only=True)
 class Proof:
-    """The outcome of the checks for one wrong answer.
+    """Hold the outcome of the checks for one wrong answer.
 
-    why: for a missed one, the change of inputs that would reveal it; for one that is not
+    explanation: for a missed one, the change of inputs that would reveal it; for one that is not
     applicable, why it is not wrong in this case; otherwise empty.
     """
 
     name: str
     outcome: Outcome
-    why: str = ""
+    explanation: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -100,11 +100,11 @@ class RankResult:
     battery: tuple[Proof, ...] = ()  # the self-check's proofs, if passed
     diagnosis: Diagnosis | None = None  # what is wrong, if failed
     poisoned: bool = False  # whether later cases must not run in this process
-    unclear: bool = False  # whether an earlier case may have done it, and nothing was judged
+    unclear: bool = False  # whether an earlier case may have altered it; nothing was judged
 
     @property
     def messages(self) -> tuple[str, ...]:
-        """The texts of the findings."""
+        """Return the texts of the findings."""
         return tuple(finding.text for finding in self.findings)
 
     def is_in_diagnosis(self, finding: Finding) -> bool:
@@ -167,7 +167,7 @@ class CaseResult:
 
     def to_json(self) -> dict[str, Any]:
         plain = dataclasses.asdict(dataclasses.replace(self, diagnoses=()))
-        return {**plain, "diagnoses": [one.to_json() for one in self.diagnoses]}
+        return {**plain, "diagnoses": [diagnosis.to_json() for diagnosis in self.diagnoses]}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> CaseResult:
@@ -210,7 +210,7 @@ def merge(case_id: str, world_size: int, ranks: list[RankResult], seconds: float
 def _missed(battery: tuple[Proof, ...]) -> tuple[str, ...]:
     """Return a message for each wrong answer that the checks would accept."""
     missed = (proof for proof in battery if proof.outcome is Outcome.MISSED)
-    return tuple(f"{proof.name} would pass: {proof.why}" for proof in missed)
+    return tuple(f"{proof.name} would pass: {proof.explanation}" for proof in missed)
 
 
 def _messages(ranks: list[RankResult]) -> dict[str, Any]:

@@ -182,7 +182,7 @@ class RunFolder:
 
 
 def _write(path: Path, data: dict[str, Any]) -> None:
-    """Replace a file as a whole, so that no reader sees a part of it."""
+    """Replace a file atomically: no reader sees a part of it."""
     part = path.with_suffix(".part")
     part.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
     part.replace(path)

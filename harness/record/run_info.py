@@ -1,6 +1,6 @@
-"""What `run.json` says of a run, and the check of a file that somebody may have edited.
+"""Define the contents of `run.json`, and check a file that may have been edited by hand.
 
-A file that does not obey the rules ends in a message, not in a traceback.
+A file that breaks a rule ends in a message, not in a traceback.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 T = TypeVar("T")
-FORMAT = 2  # of run.json and of the events; 1 held self-checks as strings
+FORMAT = 3  # of run.json and of the events; 2 had other names of reasons and row numbers
 _RESTORE = "restore the file as the harness wrote it, or start a new run"
 
 
@@ -31,7 +31,7 @@ class RefusedCase:
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """time_limit: seconds a case. seed: of a run that draws its cases, else None."""
+    """Hold options. time_limit: seconds a case. seed: if the run draws its cases, else None."""
 
     time_limit: float
     retries: int
@@ -41,7 +41,7 @@ class RunOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class RunMachine:
-    """Where a run was planned and ran; see `harness.plan.machine.Machine`."""
+    """Describe the machine of a run; see `harness.plan.machine.Machine`."""
 
     name: str  # of the platform
     features: tuple[str, ...] = ()
@@ -54,13 +54,13 @@ class RunMachine:
 
 @dataclass(frozen=True, kw_only=True)
 class RunInfo:
-    """Everything that a folder needs to be reported, repeated and resumed.
+    """Hold what is needed to report, repeat and resume a run.
 
-    cases: ids of those to run; of a run that finds them out as it goes on, of those that it ran.
+    cases: ids of the cases to run; for a run that draws cases as it runs, of those that it ran.
     git: the commit, None outside of a repository.
     """
 
-    suite: str | None  # None: cases by their ids
+    suite: str | None  # None if cases were selected by id
     cases: tuple[str, ...]
     refused: tuple[RefusedCase, ...]
     options: RunOptions
@@ -71,7 +71,7 @@ class RunInfo:
     git: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `run.json` holds."""
+        """Return the contents of `run.json`."""
         data = {"format": FORMAT, **dataclasses.asdict(self)}
         if self.options.seed is None:
             del data["options"]["seed"]
@@ -79,9 +79,9 @@ class RunInfo:
 
     @classmethod
     def from_json(cls, path: Path, data: object) -> RunInfo:
-        """Return what the file `path` holds. Raises UsageError that names the rule it breaks.
+        """Return the contents of the file `path`. Raises UsageError that names the rule it breaks.
 
-        Keys that are not known are left out.
+        Unknown keys are ignored.
         """
         info = _checked(path, data)
         known: dict[str, Any] = {
@@ -96,7 +96,7 @@ class RunInfo:
 
 
 def _made(kind: type[T], data: dict[str, Any]) -> T:
-    """Return an object of a dataclass, from those values that are its fields; lists as tuples."""
+    """Return a dataclass object from those values that are its fields; lists become tuples."""
     names = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     values = {name: value for name, value in data.items() if name in names}
     return kind(**{n: tuple(v) if isinstance(v, list) else v for n, v in values.items()})

@@ -53,7 +53,7 @@ def _gang_line(event: Event) -> str | None:
             f"ready after {event.seconds:.2f}s"
         )
     if isinstance(event, GangEnded):
-        return f"gang {event.gang}: ended after {event.cases} case(s): {event.why}"
+        return f"gang {event.gang}: ended after {event.cases} case(s): {event.reason}"
     return None
 
 

@@ -8,12 +8,12 @@ def findings(observation):
     return tuple(
         Finding(check="contiguous", call=call.number, text=text(call))
         for call in observation.calls
-        if not call.given.is_contiguous()
+        if not call.returned.is_contiguous()
     )
 
 
 def text(call):
-    return f"{where(call)}the output is not contiguous: its strides are {call.given.stride()}"
+    return f"{where(call)}the output is not contiguous: its strides are {call.returned.stride()}"
 
 
 CHECK = Check(name="contiguous", run=findings, phase="contiguous")

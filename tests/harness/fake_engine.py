@@ -50,7 +50,7 @@ class FakeEngine:
                     raise self.stop_after[1]
                 yield CaseStarted(time=1.0, case_id=case.id, gang=number)
                 yield CaseEnded(time=1.0, gang=number, result=self._result(case))
-            yield GangEnded(time=1.0, gang=number, why="done", cases=len(job.cases))
+            yield GangEnded(time=1.0, gang=number, reason="done", cases=len(job.cases))
 
     ran = 0
 

@@ -209,7 +209,7 @@ def test_last_failed_takes_the_newest_folder(engine):
         (["run", "--case", BASE, "--layer", "a:B", "--experts", "triton"], "leave --experts out"),
         (["run", "--resume", "x", "--layer", "a:B"], "--out, --experts, --layer and --seeds"),
         (["run", "--case", BASE, "--layer", OF_LOOP], "is no whole layer: derive it from"),
-        (["run", "--case", BASE, "--experts", RIGHT], "no experts backend; name it with `--layer`"),
+        (["run", "--case", BASE, "--experts", RIGHT], "not an experts backend; use `--layer "),
         (["list", "--layer", "nowhere_x:Y"], "cannot load layers 'nowhere_x:Y'"),
         (["run", "--case", BASE, "--seeds", "0"], "--seeds must be at least 1, not 0"),
         (["run", "--case", BASE, "--time-limit", "0"], "--time-limit must be more than 0"),
@@ -284,7 +284,7 @@ def test_a_fault_of_the_harness_is_no_failed_case(engine, capsys):
     assert cli.main(["run", "--suite", "smoke"]) == 75
     said = capsys.readouterr().err
     assert "RuntimeError: bug" in said
-    assert "this is a fault of the harness, not of the code under test" in said
+    assert "this is a bug in the harness, not in the code under test" in said
 
 
 def test_ctrl_c_leaves_a_folder_that_resume_finishes(engine, capsys):
@@ -403,7 +403,8 @@ def test_a_folder_is_not_resumed_on_another_kind_of_machine(engine, capsys, monk
     monkeypatch.setattr(machine, "detect", lambda: machine.planned_for("cuda_sm90"))
     assert cli.main(["run", "--resume", "here"]) == 3
     said = capsys.readouterr().err
-    assert "planned otherwise than it would be here: 1 case(s) differ" in said
+    assert "this machine would not run the same cases as " in said
+    assert "1 case(s) differ" in said
     assert "a machine like the first (cpu)" in said
 
 

@@ -70,7 +70,7 @@ def test_a_result_says_how_long_each_phase_took():
 
 def test_a_rank_says_in_which_phase_it_is():
     said = []
-    run_case(case(), dataclasses.replace(context(), say=said.append))
+    run_case(case(), dataclasses.replace(context(), report_status=said.append))
     phases = ["inputs", "layer", "reference", "judge", "stages", "battery"]
     assert [text for text in dict.fromkeys(said) if text in phases] == phases
 
@@ -290,7 +290,7 @@ def test_another_rank_s_map_is_named_where_no_rank_s_experts_are_a_range():
     point = case(**SHUFFLED[0])
     for result in parallel_launch(2, functools.partial(run_shuffled, stale=True), point.id):
         assert result.verdict is Verdict.FAILED
-        causes = [cause["name"] for call in result.diagnosis.calls for cause in call["causes"]]
+        causes = [cause.name for call in result.diagnosis.calls for cause in call.causes]
         assert "stale_expert_map" in causes, result.messages
 
 
@@ -313,10 +313,12 @@ def test_layouts_and_members_agree_on_the_same_tokens():
         found = sketches(launched(point.world_size)[point.id])
         assert seen.check(point, found) == []
         compared += len(found)
-    assert compared - len(seen._seen) >= 10, "tokens that were compared with an earlier case's"
+    assert compared - len(seen._first_outputs) >= 10, (
+        "tokens that were compared with an earlier case's"
+    )
     wrong = [dataclasses.replace(s, values=tuple(2 * v for v in s.values)) for s in found]
     (text,) = seen.check(LAYOUTS[-1], wrong)
-    assert "outputs are" in text
+    assert "outputs differ by" in text
 
 
 # --- mistakes

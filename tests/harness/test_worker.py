@@ -40,7 +40,7 @@ def test_a_probe_passes_in_step_and_fails_out_of_step():
 def test_a_probe_objects_to_memory_left_behind():
     assert parallel_launch(1, probe_with_growth, worker.MEMORY_GROWTH) == [""]
     (text,) = parallel_launch(1, probe_with_growth, worker.MEMORY_GROWTH + (1 << 20))
-    assert text == "the case left 1025 MiB allocated, more than 1024"
+    assert text == "the case left 1025 MiB allocated, more than 1024 MiB"
 
 
 def test_a_flight_record_is_written_when_asked_for_and_not_before(tmp_path, monkeypatch):
@@ -65,5 +65,5 @@ def test_values_for_the_caller_hold_plain_cpu_tensors():
 
 def test_a_context_without_a_controller_can_still_speak():
     context = RankContext(rank=0, world_size=1, device=torch.device("cpu"), transport="gloo")
-    context.say("to nobody")
+    context.report_status("to nobody")
     assert context.caches == {}

@@ -164,7 +164,7 @@ def test_outputs_that_lie_between_each_other_share_nothing():
 
 
 def called(given, number):
-    return SimpleNamespace(given=given, number=number, output=SimpleNamespace(out=given.clone()))
+    return SimpleNamespace(returned=given, number=number, output=SimpleNamespace(out=given.clone()))
 
 
 @pytest.mark.parametrize("value", [0.0, float("nan")])

@@ -132,4 +132,4 @@ def test_a_wrong_layer_is_found(tmp_path, capsys):
 
 def test_a_layer_brings_experts_of_its_own(capsys):
     assert main(["fuzz", "--layer", RIGHT, "--experts", "triton", "--budget", "1s"]) == 3
-    assert "--layer brings experts of its own; leave --experts out" in capsys.readouterr().err
+    assert "--layer has its own experts; leave --experts out" in capsys.readouterr().err

@@ -15,6 +15,7 @@ from harness.plan import machine
 from harness.record.events import CaseEnded, CaseStarted
 from harness.record.result import CaseResult, Verdict
 from harness.record.run_folder import RunFolder
+from tests.harness.record.infos import run_info
 
 CPU = dataclasses.replace(machine.planned_for("cpu"), planned=False)
 SPACE = strategies.space_for(CPU, "torch_loop")
@@ -54,7 +55,7 @@ def engine(monkeypatch):
 
 @pytest.fixture
 def fuzzer(engine, tmp_path):
-    with RunFolder.create(tmp_path / "run", {}) as folder:
+    with RunFolder.create(tmp_path / "run", run_info()) as folder:
         yield Fuzzer(space=SPACE, seed=2, folder=folder, pool=None)
 
 

@@ -164,7 +164,7 @@ def test_a_run_that_mostly_refused_says_so_before_its_summary(engine, capsys):
     assert lines[-3:-1] == [
         "warning: 4 of 5 points were refused on cpu, mostly for platform_lacks_feature (3), "
         "block_straddles_shard (1)",
-        "    to end with 75 where the machine lacks something: "
+        "    to end with 75 if the machine lacks something: "
         "--require PLATFORM, devices=N or experts=NAME",
     ]
     assert lines[-1].startswith("cases=5 passed=1 ")

@@ -445,7 +445,7 @@ def first_call_s_output_returned_again(patch):
     around(patch, TorchLoopExperts, "apply", lambda real, *a: stale(real, *a))
 
 
-@mistake(says="output: dtype torch.float32, the layer's is torch.bfloat16")
+@mistake(says="output: dtype torch.float32, expected torch.bfloat16")
 def output_in_another_dtype(patch):
     around(patch, Local, "finalize", lambda real, self, partial, sent: partial.float())
 

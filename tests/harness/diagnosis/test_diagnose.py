@@ -108,7 +108,7 @@ def test_one_mistake_in_some_columns_only():
         "negated",
         "in the wrong columns only",
     )
-    assert found.facts.columns == Share(wrong=128, of=384, which="128-255")
+    assert found.facts.columns == Share(wrong=128, of=384, numbers="128-255")
 
 
 def test_a_mistake_that_no_chosen_row_shows_is_found_all_the_same():
@@ -194,7 +194,7 @@ def test_facts_of_nan_inf_zero_and_unwritten_rows():
     out[8, 6] = float("-inf")
     out[30:] = float("nan")
     found = explained(out)
-    assert found.facts.rows.which == "3, 7-8, 30-39"
+    assert found.facts.rows.numbers == "3, 7-8, 30-39"
     assert (found.facts.actual.nan, found.facts.actual.inf) == (1 + 10 * CASE.k, 1)
     assert (found.facts.actual.zero_rows, found.facts.actual.unwritten_rows) == ("3", "30-39")
     assert (found.facts.expected.nan, found.facts.expected.zero_rows) == (0, "")

@@ -79,7 +79,7 @@ def _segfault(context):
 
 def _ignore_sigterm(context):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    context.say("asleep in the fault")
+    context.report_status("asleep in the fault")
     time.sleep(600)
 
 
@@ -108,7 +108,7 @@ def _grandchild_and_exit(context):
 
 def _grandchild_and_hang(context):
     _setsid_grandchild(context)
-    context.say("grandchild started")
+    context.report_status("grandchild started")
     time.sleep(600)
 
 

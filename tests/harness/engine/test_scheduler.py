@@ -179,7 +179,7 @@ def test_a_failed_case_has_a_log_of_its_own_output_and_a_passed_one_none(quick):
 
 def test_a_gang_outlives_a_failure_unless_the_probe_objects(quick):
     """fail, raise_on_one, raise_all leave the gang as it is; a stray collective does not."""
-    why = [event.why for event in quick.events if isinstance(event, GangEnded)]
+    why = [event.reason for event in quick.events if isinstance(event, GangEnded)]
     ended = [w.partition(":")[0].partition(" (")[0] for w in why]
     assert ended == [*["crashed"] * 4, "unfit after a failed case", "lost", "done"]
     assert "a stray collective on cpu" in why[-3]
@@ -276,7 +276,7 @@ def test_a_rank_that_ends_between_cases_is_not_the_next_ones_fault(tmp_path):
         if isinstance(event, CaseEnded) and event.result.case_id == cases[0].id:
             time.sleep(0.5)  # the rank ends now, and nobody looks
     assert [r.verdict for r in results(events).values()] == [Verdict.PASSED] * 3
-    why = [e.why for e in events if isinstance(e, GangEnded)]
+    why = [e.reason for e in events if isinstance(e, GangEnded)]
     assert "rank 1 ended by itself with exit code 9" in why[0]
 
 

@@ -59,7 +59,7 @@ EXPECTED = ["passed", "error", "passed", "error", "passed", "crashed", "passed"]
 def test_nccl_gangs_survive_every_fault(tmp_path):
     events = events_of(tmp_path, 2, "nccl", SANDWICH)
     assert verdicts(events) == EXPECTED
-    why = [event.why for event in events if isinstance(event, GangEnded)]
+    why = [event.reason for event in events if isinstance(event, GangEnded)]
     assert len(why) == 3, "raise_all leaves the gang alive, the sticky error does not"
     assert "device-side assert" in why[0]
 

@@ -45,10 +45,12 @@ def test_what_is_no_wrong_answer_here_says_why():
     proofs = {proof.name: proof for proof in prove(scene(case(m=1, top_k=1)))}
     not_here = Outcome.NOT_APPLICABLE
     assert proofs["rolled"] == Proof(
-        name="rolled", outcome=not_here, why="rolling 1 row(s) by 1 changes none"
+        name="rolled", outcome=not_here, explanation="rolling 1 row(s) by 1 changes none"
     )
     assert proofs["weights_twice"] == Proof(
-        name="weights_twice", outcome=not_here, why="at top-k 1 a renormalised weight is one"
+        name="weights_twice",
+        outcome=not_here,
+        explanation="at top-k 1 a renormalised weight is one",
     )
     assert proofs["zeros"].outcome is proofs["expert_dropped"].outcome is CAUGHT
 
@@ -58,7 +60,7 @@ def test_a_loosened_bound_is_seen_and_the_case_is_vacuous():
     proofs = prove(loosened(right, 1e5))
     missed = {name for name, word in outcomes(proofs).items() if word is MISSED}
     assert {name for name, word in outcomes(prove(right)).items() if word is CAUGHT} == missed
-    cures = {proof.name: proof.why for proof in proofs}
+    cures = {proof.name: proof.explanation for proof in proofs}
     assert cures["weights_ignored"] == "top-k > 1 and router weights that are spread more"
     rank = RankResult(rank=0, verdict=Verdict.PASSED, battery=proofs)
     result = merge("an-id", 1, [rank], 1.0)

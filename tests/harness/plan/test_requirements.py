@@ -55,7 +55,7 @@ def test_what_is_not_there_is_named_with_its_reason(word, where, why):
     lines = str(caught.value).splitlines()
     assert lines[0] == "this machine does not meet --require:"
     assert lines[1] == f"  {word}: {why}"
-    assert lines[2].startswith(f"there is: {where.platform.name} (")
+    assert lines[2].startswith(f"it has: {where.platform.name} (")
 
 
 def test_everything_that_is_not_met_is_named_at_once_with_what_there_is():
@@ -138,7 +138,7 @@ def test_a_command_whose_machine_lacks_something_ends_with_75(engine, capsys, ar
     assert cli.main([*argv, *unmet]) == 75
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "  cuda_sm90: the platform is cpu\n  devices=2: there are 0\nthere is" in captured.err
+    assert "  cuda_sm90: the platform is cpu\n  devices=2: there are 0\nit has: " in captured.err
     assert not engine.calls
     assert not Path("runs").exists()
     assert cli.main([*argv, "--require", "gpu"]) == 3

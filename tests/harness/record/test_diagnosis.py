@@ -12,7 +12,7 @@ from harness.record.plain_data import read
 from harness.record.result import CaseResult, RankResult, Verdict
 
 VALUES = {"min": -3.0, "max": "inf", "nan": 2, "inf": 1, "zero_rows": "7", "unwritten_rows": ""}
-# As runs of format 2 have it: the facts stand among the other keys.
+# As runs of format 3 have it: the facts stand among the other keys.
 CALL = {
     "call": 1,
     "tokens": 32,
@@ -20,8 +20,8 @@ CALL = {
     "output": True,
     "metrics": {"bound_used": 12.5, "worst": "nan"},
     "stages": [{"stage": "gemm1", "text": "x", "bad": 1, "of": 9, "where": {"rows": [1]}}],
-    "rows": {"wrong": 8, "of": 32, "which": "3, 7-13"},
-    "columns": {"wrong": 128, "of": 256, "which": "128-255"},
+    "rows": {"wrong": 8, "of": 32, "numbers": "3, 7-13"},
+    "columns": {"wrong": 128, "of": 256, "numbers": "128-255"},
     "elements": {"wrong": 1000, "of": 8192},
     "first": {"row": 3, "column": 128, "actual": "nan", "expected": 0.25},
     "worst": {"row": 9, "column": 200, "actual": 3.5, "expected": -0.5, "over_rms": 7.125},

@@ -45,7 +45,7 @@ events = st.one_of(
         transport=st.text(),
         seconds=times,
     ),
-    st.builds(GangEnded, time=times, gang=numbers, why=st.text(), cases=numbers),
+    st.builds(GangEnded, time=times, gang=numbers, reason=st.text(), cases=numbers),
     st.builds(CaseStarted, time=times, case_id=st.text(), gang=numbers, attempt=numbers),
     st.builds(CaseEnded, time=times, gang=numbers, result=results),
     st.builds(RunEnded, time=times, seconds=times, counts=st.dictionaries(st.text(), numbers)),

@@ -57,7 +57,7 @@ def test_both_kinds_survive_json():
         findings=findings("a", topic=Topic.ROWS),
         sketches=({"token": 1},),
         members={"x": "y"},
-        battery=(Proof(name="zeros", outcome=Outcome.MISSED, why="a larger n"),),
+        battery=(Proof(name="zeros", outcome=Outcome.MISSED, explanation="a larger n"),),
         diagnosis=Diagnosis(rank=3, failed=(0,), of=2, calls=(CallDiagnosis(call=0),)),
     )
     assert RankResult.from_json(rank.to_json()) == rank

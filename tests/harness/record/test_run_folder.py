@@ -60,8 +60,8 @@ def test_a_folder_that_cannot_be_made_says_so(tmp_path):
     [
         (None, "is not a run folder"),
         ("{", "is not a run folder"),
-        ('{"format": 9}', "has format 9, not 2"),
-        ('{"format": 1}', "has format 1, not 2; read it with the version of the harness that"),
+        ('{"format": 9}', "has format 9, not 3"),
+        ('{"format": 2}', "has format 2, not 3; read it with the version of the harness that"),
     ],
 )
 def test_what_is_no_run_folder_says_so(tmp_path, text, complaint):
