@@ -8,7 +8,7 @@ import torch
 
 from moe.activations import ACTIVATIONS
 from moe.errors import MoEError
-from moe.spec import ANY, Needs, Platform, Problem, experts_refusal, resolve
+from moe.spec import Platform, resolve
 
 CHIP = Platform(name="chip", device="cuda", features=frozenset())
 
@@ -60,18 +60,6 @@ def test_twins_are_the_functions_of_their_names():
     assert float(silu) == pytest.approx(2 / (1 + math.exp(-1)), rel=1e-12)
     inner = math.sqrt(2 / math.pi) * 1.044715
     assert float(gelu) == pytest.approx(1 + math.tanh(inner), rel=1e-12)
-
-
-def test_an_activation_that_a_row_does_not_name_is_not_supported():
-    sizes = {"m": 1, "hidden": 8, "intermediate": 8, "num_experts": 2, "top_k": 1}
-    problem = Problem(**sizes, activation="gelu_tanh")
-    reason = experts_refusal(Needs(), problem, CHIP)
-    assert (reason.code, reason.text) == (
-        "activation_unsupported",
-        "computes the activation silu, not gelu_tanh",
-    )
-    assert experts_refusal(Needs(), Problem(**sizes), CHIP) is None
-    assert experts_refusal(Needs(activation_functions=ANY), problem, CHIP) is None
 
 
 def test_an_unknown_activation_names_those_there_are():
