@@ -3,7 +3,17 @@
 import pytest
 
 from moe.layout import Layout
-from moe.needs import ANY, Needs, Reason, experts_refusal
+from moe.needs import (
+    ANY,
+    Need,
+    Needs,
+    Reason,
+    experts_refusal,
+    fields_read,
+    first_refusal,
+    reads,
+    resolve,
+)
 from moe.spec import Platform, Problem, Scheme
 
 CHIP = Platform(name="chip", device="cuda", features=frozenset({"cuda", "sm90"}))
@@ -122,3 +132,62 @@ def test_an_activation_that_a_row_does_not_name_is_not_supported():
     )
     assert experts_refusal(Needs(), Problem(**sizes), CHIP) is None
     assert experts_refusal(Needs(activation_functions=ANY), problem, CHIP) is None
+
+
+@reads("m", "hidden")
+def too_large(limit, problem):
+    if problem.m * problem.hidden <= limit:
+        return None
+    return Reason(code="too_large", text=f"more than {limit}")
+
+
+def test_a_function_declares_what_it_reads():
+    assert fields_read(too_large) == {"m", "hidden"}
+    assert fields_read(says_no) is None, "undeclared: any field"
+    need = Need.of(too_large, 100)
+    assert need.reads == {"m", "hidden"}
+    assert need.refuse(problem(m=1, hidden=100)) is None
+    assert need.refuse(problem(m=1, hidden=101)).text == "more than 100"
+
+
+def test_the_first_need_that_does_not_hold_gives_the_reason():
+    needs = [Need.of(too_large, limit) for limit in (1000, 20, 10)]
+    assert first_refusal(needs, problem(m=1, hidden=100)).text == "more than 20"
+    assert first_refusal(needs, problem(m=1, hidden=10)) is None
+    assert first_refusal((), problem()) is None
+
+
+def test_needs_ask_only_for_what_they_name():
+    anything = Needs(dtypes=ANY, formats=ANY)
+    assert anything.asked(CHIP) == ()
+    limited = Needs(dtypes=ANY, formats=ANY, shard_multiple=8, max_world=2)
+    assert [need.reads for need in limited.asked(CHIP)] == [{"layout"}, {"intermediate", "layout"}]
+    plain = Needs()
+    assert [need.reads for need in plain.asked(CHIP)] == [{"dtype"}, {"scheme"}]
+    assert next(need.reads for need in plain.asked(CHIP, leave_out=())) == {"activation"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"features": frozenset({"rocm"})}, "platform_lacks_feature"),
+        ({"packages": ("no_such_package",)}, "package_missing"),
+    ],
+)
+def test_a_probe_is_not_loaded_where_features_or_packages_are_lacking(fields, code):
+    needs = Needs(**fields, probe="no_such_package.probe:built")
+    assert needs.refusal(problem(), CHIP).code == code
+    with pytest.raises(ModuleNotFoundError):
+        Needs(probe="no_such_package.probe:built").refusal(problem(), CHIP)
+
+
+def test_any_contains_every_value():
+    assert "of another package" in ANY
+    assert ("a", "b") in ANY
+    assert repr(ANY) == "ANY"
+
+
+def test_a_target_is_imported_by_its_path():
+    assert resolve(f"{__name__}:says_no") is says_no
+    with pytest.raises(AttributeError, match="nothing"):
+        resolve(f"{__name__}:nothing")

@@ -1,4 +1,4 @@
-"""Layouts share out experts, columns and tokens without loss; needs say the first that fails."""
+"""Problems, numerics and rows: what follows from their fields, and which of them are refused."""
 
 import pytest
 
@@ -9,6 +9,7 @@ from moe.spec import (
     Problem,
     Row,
     Scheme,
+    dispatch_refusal,
     problem_refusal,
 )
 
@@ -72,3 +73,23 @@ def test_a_cpu_loses_what_float32_does_whatever_a_chip_s_units_lose():
     assert row.numerics_for(plain, "cpu") == row.numerics_for(plain, "cuda") == Numerics()
     slow = Row(name="y", target="m:C", numerics=Numerics(accumulation=2.0**-9))  # its own sums
     assert slow.numerics_for(scheme, "cpu") == slow.numerics
+
+
+def test_members_must_speak_one_dispatch_format():
+    standard, lists = (
+        Row(name=name, target="x:Y", dispatch_format=name) for name in ("standard", "lists")
+    )
+    assert dispatch_refusal(lists, lists) is None
+    reason = dispatch_refusal(standard, lists)
+    assert (reason.code, reason.text) == (
+        "dispatch_format_mismatch",
+        "standard takes the dispatch_format standard, and lists hands out lists; choose two that "
+        "name the same",
+    )
+
+
+def test_experts_are_listed_by_rank_in_the_order_of_their_local_ids():
+    shared_out = problem(num_experts=5, layout=Layout(dp_size=2, use_ep=True))
+    assert shared_out.experts_by_rank == ((0, 1, 2), (3, 4))
+    assert shared_out.experts_of(1) == (3, 4)
+    assert problem(num_experts=2, layout=Layout(tp_size=2)).experts_by_rank == ((0, 1),) * 2

@@ -38,3 +38,10 @@ def test_scales_that_do_not_fit_are_named():
     text = r"scales of shape \(4,\) of \(4, 256\) codes: fp8_group has one for each of \[4, 2\]"
     with pytest.raises(MoEError, match=text):
         dequantize(x)
+
+
+def test_one_expert_s_matrix_has_that_expert_s_scale():
+    codes = torch.tensor([[[1.0, 2.0]], [[3.0, 4.0]]])
+    held = QuantTensor(codes=codes, scale=torch.tensor([2.0, 10.0]), format=FORMATS["fp8_tensor"])
+    assert dequantize(held.expert(1)).tolist() == [[30.0, 40.0]]
+    assert QuantTensor(codes=codes).expert(0).scale is None

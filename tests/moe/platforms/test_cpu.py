@@ -1,5 +1,7 @@
 """A CPU runs Triton kernels where the interpreter's versions fit."""
 
+from importlib.metadata import PackageNotFoundError
+
 import pytest
 
 from moe.platforms import cpu
@@ -23,3 +25,16 @@ def test_the_interpreter_needs_versions_that_fit(monkeypatch, triton, numpy, fit
 def test_a_machine_without_triton_has_no_such_feature(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert cpu.platform().features == {"cpu"}
+
+
+def test_versions_of_packages_that_are_absent_are_no_fault(monkeypatch):
+    def absent(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.version", absent)
+    assert cpu.interpreter_fault() is None
+
+
+def test_a_cpu_interprets_kernels():
+    assert cpu.platform().interpreted
+    assert cpu.platform().device == "cpu"

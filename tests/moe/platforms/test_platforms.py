@@ -25,9 +25,16 @@ def test_each_row_is_what_it_says(row):
     assert platform_of(found) == chip
 
 
+def chips_with(feature):
+    return {row.name for row in PLATFORMS.built_in if feature in platform(row.name).features}
+
+
 def test_only_gfx942_computes_in_fnuz():
-    fnuz = {row.name for row in PLATFORMS if "fnuz" in platform(row.name).features}
-    assert fnuz == {"rocm_gfx942"}
+    assert chips_with("fnuz") == {"rocm_gfx942"}
+
+
+def test_only_the_newest_chips_have_units_for_block_scales():
+    assert chips_with("mx_mma") == chips_with("fp4_mma") == {"cuda_sm100", "rocm_gfx950"}
 
 
 def test_an_unknown_platform_names_the_known():

@@ -7,7 +7,14 @@ import torch
 
 from moe.formats import FORMATS
 from moe.formats.quant_tensor import QuantTensor, dequantize
-from moe.quant.base import quantize_experts, quantize_matrix, scale_of
+from moe.quant.base import (
+    dequantize_activations,
+    dequantize_weight,
+    quantize_experts,
+    quantize_matrix,
+    quantize_pair,
+    scale_of,
+)
 from moe.quant.fp8_block import Fp8Block
 from moe.quant.none import NoQuant
 from tests.moe.quant.hand_made import bits, matrix
@@ -111,3 +118,27 @@ def test_a_block_that_straddles_is_refused(columns, intermediate):
     text = rf"columns range\({columns.start}, {columns.stop}\) of {intermediate} cut a block of 128"
     with pytest.raises(ValueError, match=text + "; refuse it"):
         quant.shard(whole, columns, intermediate)
+
+
+def test_both_matrices_of_an_expert_are_quantized_alike():
+    w13, w2 = torch.full((1, 4, 2), 254.0), torch.full((1, 2, 2), 127.0)
+    made = quantize_pair(w13, w2, INT8)
+    assert made.format is INT8
+    assert (made.w13_scale.tolist(), made.w2_scale.tolist()) == ([[2.0] * 4], [[1.0] * 2])
+    assert torch.equal(dequantize_weight(made.gate_up), w13)
+    assert torch.equal(dequantize_weight(made.down), w2)
+
+
+class Halves(NoQuant):
+    """Keeps what it is asked to quantize."""
+
+    def quantize_input(self, x, a1_scale):
+        self.asked = (x, a1_scale)
+        return super().quantize_input(x / 2, a1_scale)
+
+
+def test_an_intermediate_is_quantized_as_an_input_with_its_own_scale():
+    quant, h, scale = Halves(), torch.full((1, 2), 3.0), torch.tensor(0.5)
+    made = quant.quantize_intermediate(h, scale)
+    assert quant.asked == (h, scale)
+    assert dequantize_activations(made).tolist() == [[1.5, 1.5]]
