@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from moe.formats import FORMATS
 from moe.layout import Layout, chunk
 from moe.quant import QUANT, QuantRow
 from moe.quant.base import dequantize_activations, dequantize_weight
@@ -135,3 +136,24 @@ def test_a_layout_s_columns_are_what_shard_takes():
     pieces = [layout.intermediate_of(rank, 10) for rank in range(4)]
     assert [len(piece) for piece in pieces] == [3, 3, 2, 2]
     check_shards("int8_channel", intermediate=10, pieces=pieces)
+
+
+@pytest.mark.parametrize("row", list(QUANT), ids=lambda row: row.name)
+def test_a_method_makes_the_formats_that_it_names(row):
+    method = QUANT.load(row.name)()
+    made = method.quantize_weights(
+        torch.ones(2, 512, 384).bfloat16(), torch.ones(2, 384, 256).bfloat16()
+    )
+    weights, activations = FORMATS[row.scheme.weights], FORMATS[row.scheme.activations]
+    assert made.format == weights
+    assert made.w13.dtype == made.w2.dtype == (weights.codec.dtype or torch.bfloat16)
+    assert row.scheme.weight_bytes in (None, made.w13.element_size())
+    x = method.quantize_input(torch.ones(5, 384).bfloat16(), torch.tensor(0.5))
+    assert x.format == activations
+    assert x.codes.dtype == (activations.codec.dtype or torch.bfloat16)
+    for held in (made.gate_up, made.down, x):
+        assert (held.scale is None) == (held.format.block is None)
+        held.check()
+    sides = [side for side in weights.block or () if side is not None and side > 1]
+    assert row.block == max(sides, default=None)
+    assert row.static == activations.static
