@@ -5,6 +5,7 @@ import inspect
 import itertools
 
 import pytest
+import torch
 
 from harness.matrix.case import MoETestConfig
 from moe import needs as needs_module
@@ -166,3 +167,9 @@ def test_a_missing_package_is_named(row, package, monkeypatch):
         "package_missing",
         f"package {package!r} is not installed",
     )
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_draws_are_the_same_in_every_test(again):
+    first = torch.Generator().manual_seed(0)
+    assert torch.equal(torch.randn(3), torch.randn(3, generator=first))
