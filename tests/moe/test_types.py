@@ -31,7 +31,7 @@ def test_each_matrix_has_its_own_scale_and_the_format_of_both():
 
 
 def test_scales_of_weights_without_a_format_are_refused():
-    with pytest.raises(MoEError, match="a scale, but format 'model' has none"):
+    with pytest.raises(MoEError, match="a scale, but format 'model' has no"):
         weights(w2_scale=torch.ones(2)).down  # noqa: B018  # reading it is what raises
 
 
