@@ -18,8 +18,6 @@ from moe.experts import EXPERTS
 from moe.layout import Layout
 from moe.platforms import platform
 from moe.quant import QUANT
-from moe.routers.softmax.member import SoftmaxTopK
-from moe.routing import to_local_ids
 from moe.spec import KINDS, Problem
 from moe.types import Activations, Routing
 from tests.moe import outside_members
@@ -146,24 +144,6 @@ def test_weights_are_quantized_whole_and_then_cut():
         mine = layer.shard_weights(asked, rank, quant, w13, w2)
         assert mine.w13_scale.tolist() == [1.0] * 4
         assert (mine.w13.shape, mine.w2.shape) == ((4, 48, 64), (4, 64, 24))
-
-
-@pytest.mark.parametrize("renormalize", [True, False])
-def test_the_router_chooses_the_largest_and_weighs_them(renormalize):
-    logits = torch.log(torch.tensor([[0.1, 0.4, 0.2, 0.3]]))
-    got = SoftmaxTopK()(logits, 2, renormalize=renormalize)
-    assert got.topk_ids.tolist() == [[1, 3]]
-    assert got.topk_ids.dtype == torch.int32
-    wanted = torch.tensor([[0.4, 0.3]]) / (0.7 if renormalize else 1.0)
-    assert torch.allclose(got.topk_weights, wanted)
-
-
-def test_global_ids_become_local_ones_or_minus_one():
-    ids = torch.tensor([[0, 3], [4, 5], [-1, 6]], dtype=torch.int32)
-    shuffled = torch.tensor([-1, -1, -1, 0, 2, 1], dtype=torch.int32)
-    assert to_local_ids(ids, shuffled).tolist() == [[-1, 0], [2, 1], [-1, -1]]
-    assert to_local_ids(ids, torch.full_like(shuffled, -1)).tolist() == [[-1, -1]] * 3
-    assert to_local_ids(ids, shuffled).dtype == torch.int32
 
 
 class Counting:

@@ -140,11 +140,6 @@ def test_a_layer_brings_all_members_itself(fields):
         make_plan([layer_case().replace(**fields)], CPU)
 
 
-def test_a_layer_that_takes_an_unknown_word_is_refused_with_those_there_are():
-    with pytest.raises(ValueError, match=r"'X' takes 'cp'; choose from dp, tp, ep, sp, shared"):
-        type("X", (OutsideLayer,), {"takes": frozenset({"cp"})})
-
-
 def test_a_plain_case_runs():
     plan = make_plan([case()], CPU, time_limit=7.0)
     (job,) = plan.jobs

@@ -1,6 +1,5 @@
 """Each activation's member, its twin in the reference, and what its row says of it."""
 
-import math
 import re
 
 import pytest
@@ -8,7 +7,7 @@ import torch
 
 from moe.activations import ACTIVATIONS
 from moe.errors import MoEError
-from moe.spec import ANY, Needs, Platform, Problem, experts_refusal, resolve
+from moe.spec import Platform, resolve
 
 CHIP = Platform(name="chip", device="cuda", features=frozenset())
 
@@ -51,27 +50,6 @@ def test_large_gates_pass_as_they_are(row, of):
         else resolve(row.truth)(large, one).value
     )
     assert torch.equal(value, large)
-
-
-def test_twins_are_the_functions_of_their_names():
-    one, up = torch.tensor([1.0]).double(), torch.tensor([2.0]).double()
-    silu = resolve(ACTIVATIONS.row("silu").truth)(one, up).value
-    gelu = resolve(ACTIVATIONS.row("gelu_tanh").truth)(one, up).value
-    assert float(silu) == pytest.approx(2 / (1 + math.exp(-1)), rel=1e-12)
-    inner = math.sqrt(2 / math.pi) * 1.044715
-    assert float(gelu) == pytest.approx(1 + math.tanh(inner), rel=1e-12)
-
-
-def test_an_activation_that_a_row_does_not_name_is_not_supported():
-    sizes = {"m": 1, "hidden": 8, "intermediate": 8, "num_experts": 2, "top_k": 1}
-    problem = Problem(**sizes, activation="gelu_tanh")
-    reason = experts_refusal(Needs(), problem, CHIP)
-    assert (reason.code, reason.text) == (
-        "activation_unsupported",
-        "computes the activation silu, not gelu_tanh",
-    )
-    assert experts_refusal(Needs(), Problem(**sizes), CHIP) is None
-    assert experts_refusal(Needs(activation_functions=ANY), problem, CHIP) is None
 
 
 def test_an_unknown_activation_names_those_there_are():

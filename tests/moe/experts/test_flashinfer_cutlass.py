@@ -1,7 +1,6 @@
-"""FlashInfer's experts: conversions and the probe anywhere, the kernel where it is built."""
+"""FlashInfer's experts: conversions anywhere, the kernel where it is built."""
 
 import importlib.util
-from pathlib import Path
 
 import pytest
 import torch
@@ -109,79 +108,6 @@ def test_a_rank_with_no_tokens_or_no_experts_does_not_reach_the_kernel(tokens, l
     assert out.shape == (tokens, 64)
     assert out.dtype == torch.bfloat16
     assert not out.any()
-
-
-# The probe.
-
-
-@pytest.fixture
-def site(tmp_path, monkeypatch):
-    """An installation of FlashInfer without any built module, and an empty cache."""
-    package = tmp_path / "site" / "flashinfer"
-    package.mkdir(parents=True)
-    (package / "__init__.py").write_text("raise ImportError('the probe must not import it')")
-    monkeypatch.syspath_prepend(str(package.parent))
-    monkeypatch.setenv("FLASHINFER_WORKSPACE_BASE", str(tmp_path / "cache"))
-    monkeypatch.setattr(flashinfer_probe, "_version", lambda: "1.2.3")
-    flashinfer_probe._not_built.cache_clear()
-    yield tmp_path
-    flashinfer_probe._not_built.cache_clear()
-
-
-def put_module(folder: Path):
-    path = folder / "fused_moe_90" / "fused_moe_90.so"
-    path.parent.mkdir(parents=True)
-    path.touch()
-
-
-def test_without_a_built_module_the_reason_says_where_it_looked_and_the_way_out(site):
-    reason = flashinfer_probe.built(problem(), H200)
-    assert reason.code == "module_not_built"
-    assert str(site / "site" / "flashinfer" / "data" / "aot") in reason.text
-    assert "install FlashInfer's prebuilt modules (flashinfer-jit-cache" in reason.text
-
-
-@pytest.mark.parametrize(
-    "folder",
-    [
-        "site/flashinfer/data/aot",
-        "site/flashinfer_jit_cache/jit_cache",
-        "cache/.cache/flashinfer/1.2.3/90a/cached_ops",
-    ],
-)
-def test_a_built_module_is_found(site, folder):
-    (site / "site" / "flashinfer_jit_cache").mkdir()
-    (site / "site" / "flashinfer_jit_cache" / "__init__.py").touch()
-    put_module(site / folder)
-    assert flashinfer_probe.built(problem(), H200) is None
-
-
-def test_a_prebuilt_package_that_announces_its_folder_is_found(site, monkeypatch):
-    info = site / "site" / "modules-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: modules\nVersion: 1.0\n")
-    group = "[flashinfer.jit_cache.providers]"
-    (info / "entry_points.txt").write_text(f"{group}\nsm90 = built_for_sm90:manifest\n")
-    folder = site / "elsewhere"
-    (site / "site" / "built_for_sm90.py").write_text(
-        f"def manifest():\n    return {{'jit_cache_dir': {str(folder)!r}}}\n"
-    )
-    put_module(folder)
-    assert flashinfer_probe.built(problem(), H200) is None
-
-
-def test_a_module_of_another_version_does_not_count(site):
-    put_module(site / "cache/.cache/flashinfer/1.2.2/90a/cached_ops")
-    assert flashinfer_probe.built(problem(), H200).code == "module_not_built"
-
-
-def test_sizes_that_the_kernel_cannot_load_are_refused_first(site):
-    put_module(site / "site/flashinfer/data/aot")
-    assert flashinfer_probe.built(problem(hidden=72), H200) is None
-    reason = flashinfer_probe.built(problem(hidden=72, scheme=FP8), H200)
-    assert reason.code == "size_not_multiple"
-    assert reason.text == "hidden size 72 is no multiple of 16, as fp8_tensor needs"
-    assert flashinfer_probe.built(problem(intermediate=36), H200).code == "size_not_multiple"
 
 
 def test_the_row_names_the_class_and_the_probe():

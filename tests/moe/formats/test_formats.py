@@ -1,46 +1,24 @@
-"""The table of formats, and codes, scale and format together."""
+"""The table of formats: what it holds, and what it says of unknown names."""
 
 from __future__ import annotations
 
-import dataclasses
 import subprocess
 import sys
 
 import pytest
 import torch
 
-from harness.matrix.exactness import exact_refusal
-from moe.errors import MoEError, UnknownMemberError
+from moe.errors import UnknownMemberError
 from moe.formats import FORMATS
-from moe.formats.quant_tensor import QuantTensor, dequantize
-from moe.kernels.scales import code_kind_of, w_kind_of, x_kind_of
-from moe.spec import Scheme
-
-FP8 = FORMATS["fp8_tensor"]
+from moe.formats.codec import Codec
+from moe.reference.formats import on_grid
 
 
 def test_an_unknown_format_raises_and_names_the_known():
     with pytest.raises(UnknownMemberError) as caught:
         FORMATS["fp8_blocks"]
-    text = "no formats is called 'fp8_blocks', did you mean 'fp8_block'? (known: fp8_block, "
-    assert str(caught.value).startswith(text)
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [("scale_dtype", "e8m0"), ("global_scale", True), ("zero_point", True), ("packing", 2)],
-)
-def test_what_nobody_can_follow_yet_is_no_format(field, value):
-    text = f"format 'fp8_tensor' has {field} {value!r}; codecs and reference know "
-    with pytest.raises(ValueError, match=text):
-        dataclasses.replace(FP8, **{field: value})
-
-
-def test_codes_need_a_block_and_values_have_none():
-    with pytest.raises(ValueError, match="grid 'e4m3', None; codes need a block, such as"):
-        dataclasses.replace(FP8, block=None)
-    with pytest.raises(ValueError, match=r"grid 'model', \(1, None\); codes need a block"):
-        dataclasses.replace(FORMATS["model"], block=(1, None))
+    text = "no formats is called 'fp8_blocks', did you mean 'fp8_block'? (known: "
+    assert str(caught.value) == text + ", ".join(sorted(FORMATS.rows)) + ")"
 
 
 def test_the_table_imports_no_torch():
@@ -48,61 +26,12 @@ def test_the_table_imports_no_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_a_scale_without_a_format_is_refused():
-    with pytest.raises(MoEError, match="a scale, but format 'model' has none; say in which"):
-        QuantTensor(codes=torch.ones(2, 2), scale=torch.ones(2, 1))
-
-
-def test_scales_of_one_shape_are_read_as_the_format_says():
-    """128 rows of 128 columns, and 128 scales along one side: which side, only the format knows."""
-    codes, scale = torch.ones(128, 128, dtype=torch.int8), torch.arange(128.0)
-    by_row = dataclasses.replace(FORMATS["int8_token"], block=(1, None))
-    by_column = dataclasses.replace(by_row, block=(None, 1))
-    rows = dequantize(QuantTensor(codes=codes, scale=scale, format=by_row))
-    columns = dequantize(QuantTensor(codes=codes, scale=scale, format=by_column))
-    assert torch.equal(rows, scale[:, None].expand(128, 128))
-    assert torch.equal(columns, rows.T)
-
-
-def test_other_blocks_than_128_are_spread_as_they_are():
-    fmt = dataclasses.replace(FORMATS["fp8_block"], block=(2, 3))
-    scale = torch.tensor([[1.0, 2.0], [4.0, 8.0]])
-    values = dequantize(QuantTensor(codes=torch.ones(3, 4), scale=scale, format=fmt))
-    assert values.tolist() == [[1, 1, 1, 2], [1, 1, 1, 2], [4, 4, 4, 8]]
-
-
-def test_scales_that_do_not_fit_are_named():
-    x = QuantTensor(codes=torch.ones(4, 256), scale=torch.ones(4), format=FORMATS["fp8_group"])
-    text = r"scales of shape \(4,\) of \(4, 256\) codes: fp8_group has one for each of \[4, 2\]"
-    with pytest.raises(MoEError, match=text):
-        dequantize(x)
-
-
-def test_kernels_refuse_blocks_and_grids_that_they_do_not_know():
-    small = dataclasses.replace(FORMATS["fp8_block"], block=(64, 64))
-    with pytest.raises(MoEError, match=r"no kernel reads weight scales for blocks of \(64, 64\)"):
-        w_kind_of(small)
-    with pytest.raises(MoEError, match="no kernel reads activation scales for blocks of"):
-        x_kind_of(small)
-    with pytest.raises(MoEError, match="no kernel makes codes of grid 'e5m2', only e4m3, int8"):
-        code_kind_of(dataclasses.replace(FP8, grid="e5m2"))
-
-
-def scheme_of(monkeypatch, **changes):
-    """A scheme whose weights are in a format that differs from fp8_block."""
-    odd = dataclasses.replace(FORMATS["fp8_block"], name="odd", **changes)
-    monkeypatch.setattr(FORMATS, "_rows", FORMATS.rows | {"odd": odd})
-    return Scheme(weights="odd", activations="fp8_group")
-
-
-def test_exact_mode_asks_the_format(monkeypatch):
-    assert exact_refusal(Scheme(weights="fp8_block", activations="fp8_group")) is None
-    found = exact_refusal(scheme_of(monkeypatch, exact_scale=False))
-    text = "exact mode: format odd does not promise exact scales (exact_scale in its row)"
-    assert (found.code, found.text) == ("exact_unsupported", text)
-
-
-def test_exact_mode_refuses_blocks_that_its_inputs_do_not_know(monkeypatch):
-    found = exact_refusal(scheme_of(monkeypatch, block=(64, 64)))
-    text = "exact mode: no inputs exist for scales of format odd, which has blocks of (64, 64)"
-    assert (found.code, found.text) == ("exact_unsupported", text)
+@pytest.mark.parametrize("row", list(FORMATS), ids=lambda row: row.name)
+def test_a_format_s_codec_and_truth_know_one_grid(row):
+    assert issubclass(FORMATS.load(row.name), Codec)
+    if row.truth is None:
+        assert row.block is None
+        return
+    x = torch.cat([torch.linspace(-1.1 * row.top, 1.1 * row.top, 4001), torch.randn(999)])
+    wanted = on_grid(x.clamp(-row.top, row.top), row)
+    assert torch.equal(row.codec.decode(row.codec.encode(x)), wanted)

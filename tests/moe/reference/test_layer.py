@@ -13,9 +13,8 @@ from moe.activations.silu.truth import silu_mul
 from moe.formats import FORMATS
 from moe.layout import Layout
 from moe.reference import formats
-from moe.reference.error_propagation import Noisy, intermediate
+from moe.reference.error_propagation import intermediate
 from moe.reference.layer import BaselineSiluAndMul
-from moe.reference.parallel_error import along_itself
 from moe.spec import Numerics, Problem, Scheme
 
 if TYPE_CHECKING:
@@ -210,20 +209,3 @@ def test_along_the_row_itself_noise_comes_to_what_is_expected(
     )
     assert 0.6 < float(seen.square().mean().sqrt()) < 1.4
     assert float(seen.abs().amax()) < 6  # of so many standard deviations there is room
-
-
-def test_a_shift_that_all_values_share_is_allowed_once_and_whole() -> None:
-    """A dynamic scale that is a step off moves every value of its row by the same share."""
-    h = Noisy(
-        value=torch.tensor([[[1.0, 2.0]]]),
-        variance=torch.zeros(1, 1, 2),
-        jumps=torch.zeros(1, 1, 2),
-        doubt=torch.tensor([[[0.5, 0.0]]]),
-        shift=torch.tensor([[[0.1, 0.2]]]),
-    )
-    power = torch.tensor([[[3.0], [5.0]]])
-    y = torch.tensor([[[2.0, 4.0]]])
-    found = along_itself(h, power, y.square().sum(dim=2), lost=0.01)
-    assert found[0, 0] == 0
-    assert float(found[1, 0]) == pytest.approx((0.5 * 1.0 * 3.0) ** 2)
-    assert float(found[2, 0]) == pytest.approx(0.1 * 1 * 3 + 0.2 * 2 * 5 + 0.01 * 20)

@@ -46,20 +46,6 @@ def test_weights_of_all_experts_sum_to_one_where_the_row_says_so(row):
     assert torch.allclose(sums, torch.ones(2)) == row.sums_to_one
 
 
-def test_sigmoid_is_of_each_logit_alone():
-    truth = resolve(ROUTERS.row("sigmoid").truth)()
-    weights = truth.weights(LOGITS, torch.tensor([[1], [2]]), renormalize=False)
-    assert torch.allclose(weights, torch.tensor([[0.8807971], [0.9525741]]))
-
-
-def test_scores_that_are_one_in_float32_are_a_tie():
-    truth = resolve(ROUTERS.row("sigmoid").truth)()
-    logits = torch.tensor([[40.0, 60.0]])
-    assert truth.is_valid(logits.double(), torch.tensor([[True, False]]), 2.0**-20).tolist() == [
-        True
-    ]
-
-
 @pytest.mark.parametrize("row", list(ROUTERS), ids=row_id)
 def test_the_inputs_keep_the_gap_that_a_router_needs(row):
     case = MoETestConfig(

@@ -1,12 +1,13 @@
-"""The table of layers: rows from outside, made from a class's attributes."""
+"""The table of layers: rows from outside, and what a row refuses."""
 
 import pytest
 
 from moe import registry
 from moe.errors import MoEError
 from moe.experts.torch_loop import TorchLoopExperts
-from moe.layers import COMPOSED, LayerRegistry, LayerRow
+from moe.layers import COMPOSED, TAKES, LayerRegistry, LayerRow, layout_words
 from moe.layers.base import LayerSubject
+from moe.layout import Layout
 from moe.platforms import platform
 from moe.spec import ANY, Needs, Numerics, Problem, Row, Scheme
 
@@ -21,10 +22,6 @@ class Mine(LayerSubject):
 
     def forward(self, x):
         raise NotImplementedError
-
-
-class Derived(Mine):
-    takes = frozenset({"tp", "ep"})
 
 
 class Backend(TorchLoopExperts):
@@ -49,12 +46,6 @@ def test_a_class_carries_a_row_of_its_attributes(table):
     assert table.load(f"{__name__}:Mine") is Mine
 
 
-def test_a_derived_class_has_a_row_of_its_own():
-    assert Mine.row.takes == frozenset({"tp"})
-    assert (Derived.row.name, Derived.row.takes) == ("Derived", frozenset({"tp", "ep"}))
-    assert Derived.row.numerics == Mine.numerics
-
-
 def test_a_package_names_a_row_by_entry_point(table):
     assert list(table.rows) == [COMPOSED, "Mine"]
     assert table.load("Mine") is Mine
@@ -63,13 +54,6 @@ def test_a_package_names_a_row_by_entry_point(table):
 def test_a_member_of_another_family_is_no_layer(table):
     with pytest.raises(MoEError, match=r"Backend is no whole layer: .* with `--experts`"):
         table.row(f"{__name__}:Backend")
-
-
-def test_pairs_of_formats_are_named_in_the_needs():
-    with pytest.raises(
-        ValueError, match=r"layer 'Old' has `schemes`; write needs = Needs\(formats="
-    ):
-        type("Old", (Mine,), {"schemes": frozenset({("model", "model")})})
 
 
 def quantized(needs, **more):
@@ -96,3 +80,50 @@ def test_other_needs_of_a_layer_are_asked_after_the_pair():
     assert quantized(Needs(), dtype="fp16").code == "scheme_unsupported"
     assert quantized(Needs(formats=ANY), dtype="fp16").code == "dtype_unsupported"
     assert quantized(Needs(formats=ANY), activation="gelu_tanh").code == "activation_unsupported"
+
+
+def refused(row, **fields):
+    """(code, text) of a row's refusal, or None."""
+    sizes = {"m": 1, "hidden": 8, "intermediate": 8, "num_experts": 4, "top_k": 1}
+    reason = row.refusal(Problem(**{**sizes, **fields}), platform("cpu"))
+    return reason and (reason.code, reason.text)
+
+
+@pytest.mark.parametrize(
+    ("word", "fields", "code"),
+    [
+        ("dp", {"layout": Layout(dp_size=2)}, "layout_unsupported"),
+        ("tp", {"layout": Layout(tp_size=2)}, "layout_unsupported"),
+        ("shared", {"shared_experts": 1}, "shared_experts_unsupported"),
+        ("no_renorm", {"renormalize": False}, "renormalize_unsupported"),
+    ],
+)
+def test_a_layer_is_asked_only_for_what_it_takes(word, fields, code):
+    taking = LayerRow(name="layer", target="x:Y", takes=frozenset({word}))
+    assert refused(taking, **fields) is None
+    without = LayerRow(name="layer", target="x:Y", takes=frozenset(TAKES) - {word})
+    assert refused(without, **fields) == (code, f"does not name {word!r} in its `takes`")
+    assert refused(without) is None
+
+
+def test_a_layout_is_told_in_words():
+    assert layout_words(Layout()) == []
+    assert layout_words(Layout(use_ep=True)) == [], "one rank has all experts anyway"
+    split = Layout(dp_size=2, tp_size=2, use_ep=True, sequence_parallel=True)
+    assert layout_words(split) == ["dp", "tp", "ep", "sp"]
+
+
+def test_a_gate_has_a_hidden_column_for_each_expert_unless_it_is_given_logits():
+    gated = LayerRow(name="layer", target="x:Y")
+    assert refused(gated, num_experts=8) is None
+    assert refused(gated, num_experts=9)[0] == "gate_not_realisable"
+    on_logits = LayerRow(name="layer", target="x:Y", takes_logits=True)
+    assert refused(on_logits, num_experts=9) is None
+
+
+def test_a_layer_s_routers_are_those_that_it_names():
+    row = LayerRow(name="layer", target="x:Y", routers=frozenset({"sigmoid"}))
+    assert refused(row, router="sigmoid") is None
+    assert refused(row) == ("router_unsupported", "has the router sigmoid, not softmax")
+    by_any = LayerRow(name="layer", target="x:Y", routers=ANY)
+    assert refused(by_any, router="of another package") is None

@@ -1,0 +1,61 @@
+"""A format's row: what it can say, and how many scales it gives a matrix."""
+
+import dataclasses
+
+import pytest
+
+from moe.formats import FORMATS
+
+FP8 = FORMATS["fp8_tensor"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("scale_dtype", "e8m0"), ("global_scale", True), ("zero_point", True), ("packing", 2)],
+)
+def test_what_nobody_can_follow_yet_is_no_format(field, value):
+    text = f"format 'fp8_tensor' has {field} {value!r}; codecs and reference know "
+    with pytest.raises(ValueError, match=text):
+        dataclasses.replace(FP8, **{field: value})
+
+
+def test_codes_need_a_block_and_values_have_none():
+    with pytest.raises(ValueError, match="grid 'e4m3', None; codes need a block, such as"):
+        dataclasses.replace(FP8, block=None)
+    with pytest.raises(ValueError, match=r"grid 'model', \(1, None\); codes need a block"):
+        dataclasses.replace(FORMATS["model"], block=(1, None))
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        ("fp8_tensor", (1, 1)),
+        ("fp8_block", (2, 3)),
+        ("fp8_group", (130, 3)),
+        ("int8_channel", (130, 1)),
+    ],
+)
+def test_a_matrix_has_one_scale_for_each_block_and_for_each_cut_one(name, counts):
+    assert FORMATS[name].blocks(130, 300) == counts
+
+
+def test_a_format_without_a_block_has_no_scales():
+    with pytest.raises(AssertionError, match="model has no scales"):
+        FORMATS["model"].blocks(2, 2)
+
+
+@pytest.mark.parametrize(
+    ("block", "one", "by_rows"),
+    [((None, None), True, False), ((1, None), False, True), ((None, 4), False, False)],
+)
+def test_what_shares_a_scale_is_read_from_the_block(block, one, by_rows):
+    fmt = dataclasses.replace(FP8, block=block)
+    assert (fmt.has_one_scale, fmt.has_row_scales) == (one, by_rows)
+
+
+def test_rows_of_formats_serve_as_keys():
+    """Equal rows are one key although a row holds a dict, and caches have them in their keys."""
+    again = dataclasses.replace(FP8)
+    odd = dataclasses.replace(FP8, name="odd")
+    assert {FP8: 1, odd: 2}[again] == 1
+    assert len({FP8, again, odd}) == 2

@@ -1,0 +1,193 @@
+"""Needs name the first thing that is lacking, and what a row does not name it does not have."""
+
+import pytest
+
+from moe.layout import Layout
+from moe.needs import (
+    ANY,
+    Need,
+    Needs,
+    Reason,
+    experts_refusal,
+    fields_read,
+    first_refusal,
+    reads,
+    resolve,
+)
+from moe.spec import Platform, Problem, Scheme
+
+CHIP = Platform(name="chip", device="cuda", features=frozenset({"cuda", "sm90"}))
+
+
+def problem(**fields):
+    plain = {"m": 4, "hidden": 128, "intermediate": 256, "num_experts": 8, "top_k": 2}
+    return Problem(**{**plain, **fields})
+
+
+@pytest.mark.parametrize(
+    ("needs", "fields", "code", "text"),
+    [
+        (
+            Needs(features=frozenset({"cuda", "rocm", "fnuz"})),
+            {},
+            "platform_lacks_feature",
+            "needs fnuz, rocm, which chip does not have",
+        ),
+        (
+            Needs(dtypes=frozenset({"bf16", "fp16"})),
+            {"dtype": "f32"},
+            "dtype_unsupported",
+            "takes dtype bf16, fp16, not f32",
+        ),
+        (
+            Needs(formats=frozenset({("fp8_block", "fp8_group")})),
+            {},
+            "weight_format_unsupported",
+            "takes weight_format fp8_block, not model",
+        ),
+        (
+            Needs(formats=frozenset({("model", "model"), ("fp8_tensor", "fp8_static")})),
+            {"scheme": Scheme(weights="model", activations="fp8_static")},
+            "activation_format_unsupported",
+            "takes model weights with activation_format model, not fp8_static",
+        ),
+        (
+            Needs(max_world=1),
+            {"layout": Layout(tp_size=2)},
+            "too_many_ranks",
+            "serves at most 1 rank(s), not 2",
+        ),
+        (
+            Needs(hidden_multiple=16),
+            {"hidden": 100},
+            "size_not_multiple",
+            "hidden size 100 is no multiple of 16",
+        ),
+        (
+            Needs(shard_multiple=8),
+            {"intermediate": 36, "layout": Layout(tp_size=4)},
+            "size_not_multiple",
+            "intermediate size 9 is no multiple of 8",
+        ),
+        (
+            Needs(packages=("json", "no_such_package")),
+            {},
+            "package_missing",
+            "package 'no_such_package' is not installed",
+        ),
+        (Needs(probe=f"{__name__}:says_no"), {}, "probed", "because"),
+    ],
+)
+def test_a_need_that_does_not_hold_is_named(needs, fields, code, text):
+    reason = needs.refusal(problem(**fields), CHIP)
+    assert reason.code == code
+    assert text in reason.text
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"dtype": "fp16"}, "dtype_unsupported"),
+        ({"scheme": Scheme(weights="model", activations="int8_token")}, "activation_format_"),
+        ({"scheme": Scheme(weights="fp8_tensor", activations="model")}, "weight_format_"),
+    ],
+)
+def test_a_capability_that_is_not_named_is_not_supported(fields, code):
+    assert Needs().refusal(problem(), CHIP) is None
+    assert Needs().refusal(problem(**fields), CHIP).code.startswith(code)
+
+
+def says_no(problem, platform):
+    return Reason(code="probed", text="because")
+
+
+def says_yes(problem, platform):
+    return None
+
+
+def test_needs_that_hold_refuse_nothing():
+    anything = Needs(dtypes=ANY, formats=ANY)
+    odd = Scheme(weights="of another package", activations="fp8_static")
+    assert anything.refusal(problem(dtype="f32", scheme=odd), CHIP) is None
+    needs = Needs(
+        features=frozenset({"cuda"}),
+        dtypes=frozenset({"bf16"}),
+        formats=frozenset({("model", "model")}),
+        hidden_multiple=128,
+        shard_multiple=128,
+        max_world=2,
+        packages=("json",),
+        probe=f"{__name__}:says_yes",
+    )
+    assert needs.refusal(problem(layout=Layout(tp_size=2)), CHIP) is None
+
+
+def test_an_activation_that_a_row_does_not_name_is_not_supported():
+    sizes = {"m": 1, "hidden": 8, "intermediate": 8, "num_experts": 2, "top_k": 1}
+    problem = Problem(**sizes, activation="gelu_tanh")
+    reason = experts_refusal(Needs(), problem, CHIP)
+    assert (reason.code, reason.text) == (
+        "activation_unsupported",
+        "computes the activation silu, not gelu_tanh",
+    )
+    assert experts_refusal(Needs(), Problem(**sizes), CHIP) is None
+    assert experts_refusal(Needs(activation_functions=ANY), problem, CHIP) is None
+
+
+@reads("m", "hidden")
+def too_large(limit, problem):
+    if problem.m * problem.hidden <= limit:
+        return None
+    return Reason(code="too_large", text=f"more than {limit}")
+
+
+def test_a_function_declares_what_it_reads():
+    assert fields_read(too_large) == {"m", "hidden"}
+    assert fields_read(says_no) is None, "undeclared: any field"
+    need = Need.of(too_large, 100)
+    assert need.reads == {"m", "hidden"}
+    assert need.refuse(problem(m=1, hidden=100)) is None
+    assert need.refuse(problem(m=1, hidden=101)).text == "more than 100"
+
+
+def test_the_first_need_that_does_not_hold_gives_the_reason():
+    needs = [Need.of(too_large, limit) for limit in (1000, 20, 10)]
+    assert first_refusal(needs, problem(m=1, hidden=100)).text == "more than 20"
+    assert first_refusal(needs, problem(m=1, hidden=10)) is None
+    assert first_refusal((), problem()) is None
+
+
+def test_needs_ask_only_for_what_they_name():
+    anything = Needs(dtypes=ANY, formats=ANY)
+    assert anything.asked(CHIP) == ()
+    limited = Needs(dtypes=ANY, formats=ANY, shard_multiple=8, max_world=2)
+    assert [need.reads for need in limited.asked(CHIP)] == [{"layout"}, {"intermediate", "layout"}]
+    plain = Needs()
+    assert [need.reads for need in plain.asked(CHIP)] == [{"dtype"}, {"scheme"}]
+    assert next(need.reads for need in plain.asked(CHIP, leave_out=())) == {"activation"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"features": frozenset({"rocm"})}, "platform_lacks_feature"),
+        ({"packages": ("no_such_package",)}, "package_missing"),
+    ],
+)
+def test_a_probe_is_not_loaded_where_features_or_packages_are_lacking(fields, code):
+    needs = Needs(**fields, probe="no_such_package.probe:built")
+    assert needs.refusal(problem(), CHIP).code == code
+    with pytest.raises(ModuleNotFoundError):
+        Needs(probe="no_such_package.probe:built").refusal(problem(), CHIP)
+
+
+def test_any_contains_every_value():
+    assert "of another package" in ANY
+    assert ("a", "b") in ANY
+    assert repr(ANY) == "ANY"
+
+
+def test_a_target_is_imported_by_its_path():
+    assert resolve(f"{__name__}:says_no") is says_no
+    with pytest.raises(AttributeError, match="nothing"):
+        resolve(f"{__name__}:nothing")
