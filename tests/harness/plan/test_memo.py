@@ -177,7 +177,8 @@ def probed(monkeypatch):
     def probed(declared):
         function = declared(lambda problem, platform: narrow(problem, platform))
         monkeypatch.setitem(globals(), "probe", function)
-        needs = Needs(probe=f"{__name__}:probe", formats=ANY, dtypes=ANY, activation_functions=ANY)
+        plain = {"formats": ANY, "dequantizes": True, "dtypes": ANY, "activation_functions": ANY}
+        needs = Needs(probe=f"{__name__}:probe", **plain)
         table = Registry("experts", ())
         table._rows = {"probed": Row(name="probed", target="json:loads", needs=needs)}
         monkeypatch.setattr(refusals, "EXPERTS", table)

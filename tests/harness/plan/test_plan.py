@@ -20,6 +20,7 @@ from moe.spec import ANY, Needs, Platform, Row, Scheme
 
 CPU = planned_for("cpu")
 HOPPERS = planned_for("cuda_sm90", 2)
+MI300 = planned_for("rocm_gfx942", 1)
 
 
 def case(**fields):
@@ -177,6 +178,13 @@ def test_a_plain_case_runs():
             CPU,
             "platform_lacks_feature",
             "flashinfer_cutlass: needs cuda, sm90, which cpu does not have",
+        ),
+        (
+            {"experts": "triton", "quant": "fp8_block"},
+            MI300,
+            "platform_lacks_feature",
+            "triton: multiplies fp8_block codes, which needs fp8_e4m3; rocm_gfx942 does not have "
+            "it: choose another quant, or a backend whose needs say `dequantizes`",
         ),
         (
             {"experts": "torch_grouped", "quant": "fp8_tensor"},

@@ -21,7 +21,16 @@ from moe.platforms import PLATFORMS, platform
 from moe.quant import QUANT
 from moe.quant.base import QuantMethod
 from moe.reference.formats import on_grid
-from moe.spec import ANY, DTYPE_BYTES, Needs, Numerics, Platform, Problem, Scheme
+from moe.spec import (
+    ANY,
+    DTYPE_BYTES,
+    Needs,
+    Numerics,
+    Platform,
+    Problem,
+    Scheme,
+    experts_refusal,
+)
 from tests.moe.reference.residuals import SEEDS, all_ratios, case, context, in_rank
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -170,12 +179,36 @@ def violations(row):
     for field, multiple in sizes:
         if multiple > 1:
             bad = dataclasses.replace(good, **{field: multiple + 1})
-            text = f"size {multiple + 1} is no multiple of {multiple}"
+            text = f"size {multiple + 1} is not a multiple of {multiple}"
             yield field, bad, chip, "size_not_multiple", text
     if needs.max_world is not None:
         bad = dataclasses.replace(good, layout=Layout(dp_size=needs.max_world + 1, use_ep=True))
         text = f"serves at most {needs.max_world} rank(s), not {needs.max_world + 1}"
         yield "world", bad, chip, "too_many_ranks", text
+
+
+FP8_PAIRS = [
+    (row, chip.name, *pair)
+    for row, chip in itertools.product(EXPERTS, PLATFORMS)
+    for pair in sorted(named(row.needs)[1])
+    if any(FORMATS[name].grid == "e4m3" for name in pair)
+]
+
+
+@pytest.mark.parametrize(("row", "chip_name", "weights", "activations"), FP8_PAIRS)
+def test_fp8_codes_are_multiplied_only_where_units_take_their_encoding(
+    row, chip_name, weights, activations
+):
+    chip = platform(chip_name)
+    needs = dataclasses.replace(row.needs, features=frozenset(), packages=(), probe=None)
+    scheme = Scheme(weights=weights, activations=activations)
+    reason = experts_refusal(needs, dataclasses.replace(fitting(needs), scheme=scheme), chip)
+    if "fp8_e4m3" in chip.features or needs.dequantizes:
+        assert reason is None
+    else:
+        assert reason is not None
+        assert reason.code == "platform_lacks_feature"
+        assert " codes, which needs fp8_e4m3; " in reason.text
 
 
 REFUSED = [(row, *violation) for row in WITH_NEEDS for violation in violations(row)]

@@ -34,9 +34,18 @@ def test_each_row_is_what_it_says(row):
     assert platform_of(found) == chip
 
 
-def test_only_gfx942_computes_in_fnuz():
-    fnuz = {row.name for row in PLATFORMS if "fnuz" in platform(row.name).features}
-    assert fnuz == {"rocm_gfx942"}
+def test_each_platform_names_the_encoding_of_its_fp8():
+    encodings = {
+        row.name: platform(row.name).features & {"fp8_e4m3", "fp8_e4m3fnuz"}
+        for row in PLATFORMS.built_in
+    }
+    assert encodings == {
+        "cpu": {"fp8_e4m3"},
+        "cuda_sm90": {"fp8_e4m3"},
+        "cuda_sm100": {"fp8_e4m3"},
+        "rocm_gfx942": {"fp8_e4m3fnuz"},
+        "rocm_gfx950": {"fp8_e4m3"},
+    }
 
 
 def test_an_unknown_platform_names_the_known():
@@ -196,7 +205,7 @@ def test_the_interpreter_needs_versions_that_fit(monkeypatch, triton, numpy, fit
 
 def test_a_machine_without_triton_has_no_such_feature(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert cpu.platform().features == {"cpu"}
+    assert cpu.platform().features == {"cpu", "fp8_e4m3"}
 
 
 OUTSIDE = """
