@@ -81,7 +81,7 @@ class LayerSubject(ABC):
     row: ClassVar[LayerRow]
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Make the class's row from its attributes. Raises ValueError for an attribute `schemes`."""
+        """Make the row of the class from its attributes. Raises ValueError for `schemes`."""
         super().__init_subclass__(**options)
         if hasattr(cls, "schemes"):
             way = "needs = Needs(formats=frozenset({(weights, activations), ...}))"
