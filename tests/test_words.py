@@ -23,7 +23,6 @@ PENDING = frozenset(
     {
         *("harness/checks", "harness/mutants", "harness/diagnosis", "harness/testing"),
         *("harness/fixtures", "harness/plan", "harness/commands"),
-        *("moe/platforms", "moe/guarded_buffers", "moe/layer", "moe/registry"),
     }
 )
 

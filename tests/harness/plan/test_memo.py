@@ -288,5 +288,5 @@ def test_auto_without_any_backend_lists_every_reason(monkeypatch):
     monkeypatch.setattr(refusals, "EXPERTS", table)
     monkeypatch.setitem(refusals.select.__kwdefaults__, "family", table)
     judge = Judge(planned_for("cpu"))
-    with pytest.raises(MoEError, match="no experts takes this problem on cpu: triton: "):
+    with pytest.raises(MoEError, match="no experts row supports this problem on cpu: triton: "):
         judge(PLAIN.replace(experts="auto", dtype="f32"))

@@ -100,7 +100,7 @@ def test_a_layer_runs_where_it_names_all_that_is_asked(fields):
             "OutsideLayer: has the router softmax, not sigmoid",
         ),
         ({"exact": True}, "exact_unsupported", "leave `exact` out"),
-        ({"top_k": 9}, "top_k_exceeds_experts", "of only 8 experts"),
+        ({"top_k": 9}, "top_k_exceeds_experts", "is larger than the number of experts, 8"),
     ],
 )
 def test_a_layer_is_not_asked_for_what_it_does_not_name(fields, code, text):
@@ -158,7 +158,12 @@ def test_a_plain_case_runs():
 @pytest.mark.parametrize(
     ("fields", "machine", "code", "text"),
     [
-        ({"top_k": 9}, CPU, "top_k_exceeds_experts", "top-k 9 of only 8 experts"),
+        (
+            {"top_k": 9},
+            CPU,
+            "top_k_exceeds_experts",
+            "top_k 9 is larger than the number of experts, 8",
+        ),
         ({"sequence_parallel": True}, CPU, "sp_needs_ep_and_tp", "set use_ep and tp_size"),
         ({"n": 3, "tp_size": 4}, CPU, "empty_shard", "intermediate size 3 over 4 ranks"),
         (
@@ -285,12 +290,12 @@ def in_lists(monkeypatch):
     [
         (
             {"all2all": "sends"},
-            "torch_loop takes the dispatch_format standard, and sends hands out lists; choose two "
+            "torch_loop takes the dispatch_format standard, but sends produces lists; choose two "
             "that name the same",
         ),
         (
             {"experts": "takes"},
-            "takes takes the dispatch_format lists, and allgather_reducescatter hands out "
+            "takes takes the dispatch_format lists, but allgather_reducescatter produces "
             "standard; choose two that name the same",
         ),
     ],

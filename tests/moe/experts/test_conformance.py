@@ -187,7 +187,7 @@ def violations(row):
         yield "world", bad, chip, "too_many_ranks", text
 
 
-@pytest.mark.parametrize("row", EXPERTS, ids=row_id)
+@pytest.mark.parametrize("row", list(EXPERTS), ids=row_id)
 @pytest.mark.parametrize("chip_name", [row.name for row in PLATFORMS])
 def test_fp8_codes_are_multiplied_only_where_units_take_their_encoding(row, chip_name):
     chip = platform(chip_name)

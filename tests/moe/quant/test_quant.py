@@ -182,7 +182,7 @@ def test_static_activations_take_the_given_scale_and_saturate():
 
 
 def test_static_activations_without_their_scale_are_refused():
-    text = "fp8_tensor needs calibrated activation scales: give a1_scale, a2_scale"
+    text = "fp8_tensor needs calibrated activation scales, and got None: pass a1_scale and a2_scale"
     with pytest.raises(ValueError, match=text):
         method("fp8_tensor").quantize_input(torch.ones(1, 2), None)
 
@@ -307,7 +307,7 @@ def test_a_block_that_straddles_is_refused(columns, intermediate):
         torch.ones(1, 2 * intermediate, 128), torch.ones(1, 128, intermediate)
     )
     text = rf"columns range\({columns.start}, {columns.stop}\) of {intermediate} cut a block of 128"
-    with pytest.raises(ValueError, match=text + "; refuse it"):
+    with pytest.raises(ValueError, match=text + "; choose sizes whose"):
         quant.shard(whole, columns, intermediate)
 
 
