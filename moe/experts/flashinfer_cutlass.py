@@ -87,7 +87,7 @@ def quant_scales(weights: ExpertWeights) -> list[Tensor]:
     w13_scale, w2_scale, a1_scale, a2_scale = scales
     if w13_scale is None or w2_scale is None or a1_scale is None or a2_scale is None:
         raise ValueError(
-            "flashinfer_cutlass does not support dynamic scales: pass w13_scale, w2_scale, a1_scale "
+            "flashinfer_cutlass does not take dynamic scales: pass w13_scale, w2_scale, a1_scale "
             "and a2_scale, or none of them; quant fp8_tensor has all four"
         )
     if not weights.format.has_one_scale:

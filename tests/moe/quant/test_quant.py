@@ -320,7 +320,7 @@ def test_a_layout_s_columns_are_what_shard_takes():
 
 
 def test_a_row_whose_needs_refuse_its_own_formats_is_refused():
-    says = "odd makes model weights with int8_token activations, .*; give them formats=ANY"
+    says = "odd produces model weights with int8_token activations, .*; set formats=ANY in"
     with pytest.raises(ValueError, match=says):
         QuantRow(
             name="odd",
