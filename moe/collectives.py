@@ -1,4 +1,4 @@
-"""Collectives that a layer needs, over any transport, and the process groups that run them.
+"""Run the collectives that a layer needs, over any transport, in its process groups.
 
 NCCL takes device tensors directly. Gloo supports neither fp8 nor an uneven all-gather, and cannot
 read the memory of a device that ranks share. Tensors are then copied through the host (`staged`),

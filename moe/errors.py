@@ -1,4 +1,4 @@
-"""Exceptions that `moe` raises for requests that it cannot serve.
+"""Define the exceptions that `moe` raises for requests that it cannot serve.
 
 MoEError
 ├── UnknownMemberError   no row has this name; the message lists the known names

@@ -30,7 +30,7 @@ _EXPERTS_ONLY = ("activation_functions", "dequantizes")
 
 @dataclass(frozen=True, kw_only=True)
 class Reason:
-    """Why something was refused. code: stable, to group by. text: one line for people."""
+    """State why a problem is refused. code: stable, to group by. text: one line for people."""
 
     code: str
     text: str
@@ -57,7 +57,7 @@ def fields_read(function: Callable[..., object]) -> frozenset[str] | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Need:
-    """One condition under which a row refuses. reads: fields of the problem; None: any of them."""
+    """Check one condition of a row. reads: fields of the problem; None: any of them."""
 
     reads: frozenset[str] | None
     refuse: Callable[[Problem], Reason | None]
@@ -85,7 +85,7 @@ UNQUANTIZED = frozenset({("model", "model")})
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
-    """The values of each axis that a member supports, and what it requires of the platform."""
+    """Declare the values of each axis that a member supports, and what the platform must have."""
 
     features: frozenset[str] = frozenset()  # required of the platform, all of them
     dtypes: frozenset[str] | Anything = frozenset({"bf16"})  # keys of DTYPE_BYTES
@@ -123,6 +123,7 @@ class Needs:
         return tuple(needs)
 
     def _installed(self) -> bool:
+        """Return whether all packages can be imported."""
         return all(map(_installed, self.packages))
 
     def refusal(self, problem: Problem, platform: Platform) -> Reason | None:
@@ -146,6 +147,7 @@ def experts_refusal(needs: Needs, problem: Problem, platform: Platform) -> Reaso
 
 @reads("activation")
 def _activation(needs: Needs, _: Platform, problem: Problem) -> Reason | None:
+    """Refuse an activation function that is not in `activation_functions`."""
     supported = needs.activation_functions
     if isinstance(supported, Anything) or problem.activation in supported:
         return None
@@ -155,6 +157,7 @@ def _activation(needs: Needs, _: Platform, problem: Problem) -> Reason | None:
 
 @reads()
 def _features(needs: Needs, platform: Platform, _: Problem) -> Reason | None:
+    """Refuse a platform that lacks one of `features`."""
     missing = sorted(needs.features - platform.features)
     if missing:
         text = f"needs {', '.join(missing)}, which {platform.name} does not have"
@@ -164,6 +167,7 @@ def _features(needs: Needs, platform: Platform, _: Problem) -> Reason | None:
 
 @reads("dtype")
 def _dtype(needs: Needs, _: Platform, problem: Problem) -> Reason | None:
+    """Refuse a dtype that is not in `dtypes`."""
     if isinstance(needs.dtypes, Anything) or problem.dtype in needs.dtypes:
         return None
     text = f"takes dtype {', '.join(sorted(needs.dtypes))}, not {problem.dtype}"
@@ -202,6 +206,7 @@ def _code_features(_: Needs, platform: Platform, problem: Problem) -> Reason | N
 
 @reads("layout")
 def _world(needs: Needs, _: Platform, problem: Problem) -> Reason | None:
+    """Refuse more ranks than `max_world`."""
     if needs.max_world is None or problem.layout.world_size <= needs.max_world:
         return None
     text = f"serves at most {needs.max_world} rank(s), not {problem.layout.world_size}"
@@ -210,6 +215,7 @@ def _world(needs: Needs, _: Platform, problem: Problem) -> Reason | None:
 
 @reads("hidden")
 def _hidden(needs: Needs, _: Platform, problem: Problem) -> Reason | None:
+    """Refuse a hidden size that is not a multiple of `hidden_multiple`."""
     if problem.hidden % needs.hidden_multiple == 0:
         return None
     text = f"hidden size {problem.hidden} is not a multiple of {needs.hidden_multiple}"
@@ -218,6 +224,7 @@ def _hidden(needs: Needs, _: Platform, problem: Problem) -> Reason | None:
 
 @reads("intermediate", "layout")
 def _shard(needs: Needs, _: Platform, problem: Problem) -> Reason | None:
+    """Refuse a rank's intermediate size that is not a multiple of `shard_multiple`."""
     odd = [size for size in problem.shard_sizes if size % needs.shard_multiple]
     if not odd:
         return None
@@ -227,6 +234,7 @@ def _shard(needs: Needs, _: Platform, problem: Problem) -> Reason | None:
 
 @reads()
 def _packages(needs: Needs, _: Platform, __: Problem) -> Reason | None:
+    """Refuse if one of `packages` cannot be imported."""
     for package in needs.packages:
         if not _installed(package):
             return Reason(code="package_missing", text=f"package {package!r} is not installed")

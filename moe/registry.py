@@ -21,10 +21,10 @@ R = TypeVar("R", bound=Row)
 
 
 class Registry(Generic[R]):
-    """An immutable table of rows, in order of preference."""
+    """Hold an immutable table of rows, in order of preference."""
 
     def __init__(self, family: str, rows: tuple[R, ...]) -> None:
-        """family: its name in messages and entry points. rows: those of this project."""
+        """Hold `rows`. family: its name in messages and entry points."""
         self.family = family
         self._own = rows
         self._rows: dict[str, R] | None = None

@@ -1,4 +1,4 @@
-"""Shared experts: one dense MLP applied to every token, in the model dtype.
+"""Compute shared experts: one dense MLP applied to every token, in the model dtype.
 
 It is tensor-parallel over the TP ranks. Under sequence parallelism TP ranks have different tokens,
 so each rank holds the full MLP.

@@ -182,6 +182,7 @@ def dispatch_refusal(experts: Row, all2all: Row) -> Reason | None:
 
 @reads("top_k", "num_experts")
 def _too_few_experts(problem: Problem) -> Reason | None:
+    """Refuse a top_k that exceeds the number of experts."""
     if problem.top_k <= problem.num_experts:
         return None
     text = f"top_k {problem.top_k} is larger than the number of experts, {problem.num_experts}"
@@ -190,6 +191,7 @@ def _too_few_experts(problem: Problem) -> Reason | None:
 
 @reads("layout")
 def _sequence_parallel_alone(problem: Problem) -> Reason | None:
+    """Refuse sequence parallelism without expert parallelism over more than one TP rank."""
     layout = problem.layout
     if not layout.sequence_parallel or (layout.use_ep and layout.tp_size > 1):
         return None
@@ -199,6 +201,7 @@ def _sequence_parallel_alone(problem: Problem) -> Reason | None:
 
 @reads("intermediate", "layout")
 def _empty_shard(problem: Problem) -> Reason | None:
+    """Refuse layouts in which a rank holds no intermediate columns."""
     if min(problem.shard_sizes) > 0:
         return None
     world = problem.layout.world_size

@@ -1,4 +1,4 @@
-"""The table of activation functions of an expert's gate: one row and one folder per function.
+"""List the activation functions of an expert's gate: one row and one folder per function.
 
 In a folder, `spec.py` has the row and is torch-free; `member.py` is the function of the stack under
 test; `truth.py` is its independent twin, which only the reference imports.

@@ -1,4 +1,4 @@
-"""The table of all2all backends, which move tokens to their experts and sum the outputs.
+"""List the all2all backends, which move tokens to their experts and sum the outputs.
 
 One row and one file per backend, in order of preference.
 """

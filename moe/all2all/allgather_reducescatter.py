@@ -1,4 +1,4 @@
-"""All-gather tokens before the experts, reduce-scatter their outputs. Supports every scheme.
+"""Gather all tokens before the experts, reduce-scatter their outputs. Supports every scheme.
 
 Ranks may hold different numbers of tokens, including 0. Rows are padded to the largest number;
 padding rows have `topk_ids == -1`.

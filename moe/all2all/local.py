@@ -1,4 +1,4 @@
-"""The all2all backend of a single rank."""
+"""Define the all2all backend of a single rank."""
 
 from __future__ import annotations
 

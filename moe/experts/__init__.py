@@ -1,4 +1,4 @@
-"""The table of experts backends, in order of preference: one row and one file per backend.
+"""List the experts backends, in order of preference: one row and one file per backend.
 
 A row declares what the backend supports (`needs`) and where it rounds (`numerics`).
 """

@@ -1,4 +1,4 @@
-"""FlashInfer's CUTLASS fused MoE on Hopper: bf16, and fp8 with static per-tensor scales.
+"""Compute experts by FlashInfer's CUTLASS fused MoE on Hopper: bf16, and fp8 with static scales.
 
 One call does the alignment, both products, the activation and the weighted sum. It is always called
 as a layer of this rank's experts only (`ep_size=1`) with local ids, because the layer's placement
@@ -28,6 +28,7 @@ class FlashInferCutlassExperts(Experts):
     """Call FlashInfer's kernel. Without a built module (`flashinfer_probe`) it first compiles."""
 
     def prepare_weights(self, weights: ExpertWeights) -> None:
+        """Keep copies in the kernel's order. Raises ValueError as `quant_scales` does."""
         # Imported on use: the functions below, and planning, work without FlashInfer.
         from flashinfer import fused_moe
 

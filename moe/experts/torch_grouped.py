@@ -1,4 +1,4 @@
-"""Experts computed by torch's grouped_mm (bf16): rows sorted by expert, one call per product.
+"""Compute experts by torch's grouped_mm (bf16): rows sorted by expert, one call per product.
 
 grouped_mm needs rows of a multiple of 16 bytes, and leaves the rows beyond the last group
 unwritten: rows without an expert on this rank are sorted there and are not read again.
@@ -23,6 +23,7 @@ class TorchGroupedExperts(Experts):
     """Compute all local experts with two grouped products, in bf16, without a device sync."""
 
     def prepare_weights(self, weights: ExpertWeights) -> None:
+        """Keep transposed views."""
         # [e, out, in] -> [e, in, out] as a view: grouped_mm accepts transposed strides.
         self.w13 = weights.w13.contiguous().transpose(1, 2)
         self.w2 = weights.w2.contiguous().transpose(1, 2)

@@ -1,4 +1,4 @@
-"""Experts computed one after another in float32 torch; supports every format and activation."""
+"""Compute experts one after another in float32 torch; supports every format and activation."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ class TorchLoopExperts(Experts):
     """Dequantize, multiply in float32, and round once, at the end."""
 
     def prepare_weights(self, weights: ExpertWeights) -> None:
+        """Keep the weights unchanged, in their format."""
         self.weights = weights
 
     def apply(self, x: Activations, routing: Routing) -> Tensor:

@@ -1,4 +1,4 @@
-"""Experts computed by this project's Triton kernels: compiled on a GPU, interpreted on a CPU.
+"""Compute experts by this project's Triton kernels: compiled on a GPU, interpreted on a CPU.
 
 align -> first product -> f(gate) * up -> quantize -> second product -> weighted sum. Rows are
 (token, slot) pairs in flat order throughout. A slot of another rank's expert is neither computed

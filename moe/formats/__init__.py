@@ -1,4 +1,4 @@
-"""The table of number formats; a folder per grid, with the rows that use it.
+"""List the number formats; a folder per grid, with the rows that use it.
 
 In a folder, `spec.py` has the rows and is torch-free; `codec.py` encodes and decodes for the stack
 under test; `truth.py` is its independent twin, which only the reference imports.
@@ -14,7 +14,7 @@ from moe.registry import Registry
 
 
 class Formats(Registry[Format]):
-    """A registry that can be indexed: `FORMATS[name]`."""
+    """Look up number formats; also by index, `FORMATS[name]`."""
 
     def __getitem__(self, name: str) -> Format:
         """Return the format called `name`. Raises UnknownMemberError for an unknown name."""

@@ -1,4 +1,4 @@
-"""The table of layers that can be tested: the composed one, and whole layers of other packages.
+"""List the layers that can be tested: the composed one, and whole layers of other packages.
 
 Another package's layer is a class that derives from `moe.layers.base.LayerSubject`. It is named as
 `"package.module:Class"`, or by the entry-point group `moe.layers`, whose entries name the class's
@@ -67,6 +67,7 @@ class LayerRow(Row):
 
     @reads("layout", "shared_experts", "renormalize")
     def _not_taken(self, problem: Problem) -> Reason | None:
+        """Refuse a layout or an option that `takes` does not name."""
         for word in _words_of(problem):
             if word not in self.takes:
                 text = f"does not name {word!r} in its `takes`"
@@ -85,6 +86,7 @@ class LayerRow(Row):
 
     @reads("router")
     def _router(self, problem: Problem) -> Reason | None:
+        """Refuse a router that is not in `routers`."""
         if isinstance(self.routers, Anything) or problem.router in self.routers:
             return None
         text = f"has the router {', '.join(sorted(self.routers))}, not {problem.router}"
@@ -92,6 +94,7 @@ class LayerRow(Row):
 
     @reads("num_experts", "hidden")
     def _no_gate(self, problem: Problem) -> Reason | None:
+        """Refuse more experts than hidden columns, since each expert's logit is one column."""
         if self.takes_logits or problem.num_experts <= problem.hidden:
             return None
         text = (
@@ -122,7 +125,7 @@ def layout_words(layout: Layout) -> list[str]:
 
 
 class LayerRegistry(Registry[LayerRow]):
-    """A registry that rejects classes that are not whole layers."""
+    """Look up layers, and reject classes that are not whole layers."""
 
     def row(self, name: str) -> LayerRow:
         """Return `Registry.row`. Raises MoEError for a class that is not a whole layer."""

@@ -1,4 +1,4 @@
-"""The table of platforms: one row and one file per kind of chip. Torch-free.
+"""List the platforms: one row and one file per kind of chip. Torch-free.
 
 A platform is a set of features, on which the other families match; they never match on its name, so
 a new chip needs no change elsewhere. `moe.platforms.detect` maps this machine to a row. Other

@@ -1,4 +1,4 @@
-"""A machine without a GPU: ranks are processes, and Triton kernels run in the interpreter."""
+"""Describe a machine without a GPU: a rank is a process, and Triton kernels are interpreted."""
 
 from __future__ import annotations
 

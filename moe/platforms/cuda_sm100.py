@@ -10,4 +10,5 @@ FEATURES = frozenset(
 
 
 def platform() -> Platform:
+    """Return the platform with these features."""
     return Platform(name="cuda_sm100", device="cuda", features=FEATURES)

@@ -8,4 +8,5 @@ FEATURES = frozenset({"cuda", "sm90", "triton", "fp8_mma", "fp8_e4m3", "int8_mma
 
 
 def platform() -> Platform:
+    """Return the platform with these features."""
     return Platform(name="cuda_sm90", device="cuda", features=FEATURES)

@@ -100,7 +100,7 @@ def _device_of(devices: Sequence[Device], token: str) -> Device | None:
 
 
 class _Memory(ctypes.Structure):
-    """NVML's nvmlMemory_t, in bytes."""
+    """Declare NVML's nvmlMemory_t, in bytes."""
 
     _fields_ = [(name, ctypes.c_ulonglong) for name in ("total", "free", "used")]
 
@@ -121,6 +121,7 @@ def nvml_devices(library: Any = None) -> tuple[Device, ...]:
 
 
 def _nvml_device(nvml: Any, index: int) -> Device:
+    """Read the device with this index by NVML."""
     handle, memory = ctypes.c_void_p(), _Memory()
     major, minor = ctypes.c_int(), ctypes.c_int()
     name, uuid = ctypes.create_string_buffer(96), ctypes.create_string_buffer(96)
@@ -168,6 +169,7 @@ def kfd_devices(root: Path = _KFD) -> tuple[Device, ...]:
 
 
 def _kfd_device(node: Path, version: int, unique_id: int) -> Device:
+    """Read the device of a kfd node. version: 90402 stands for gfx942. unique_id: 0 = none."""
     major, minor, step = version // 10000, version // 100 % 100, version % 100
     banks = (_properties(path) for path in (node / "mem_banks").glob("*/properties"))
     name_file = node / "name"
@@ -180,6 +182,7 @@ def _kfd_device(node: Path, version: int, unique_id: int) -> Device:
 
 
 def _number(path: Path) -> int:
+    """Return the number that a kfd node is named by."""
     return int(path.name)
 
 

@@ -8,4 +8,5 @@ FEATURES = frozenset({"rocm", "gfx942", "triton", "fp8_mma", "fp8_e4m3fnuz", "in
 
 
 def platform() -> Platform:
+    """Return the platform with these features."""
     return Platform(name="rocm_gfx942", device="cuda", features=FEATURES)

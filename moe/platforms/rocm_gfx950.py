@@ -10,4 +10,5 @@ FEATURES = frozenset(
 
 
 def platform() -> Platform:
+    """Return the platform with these features."""
     return Platform(name="rocm_gfx950", device="cuda", features=FEATURES)

@@ -1,4 +1,4 @@
-"""The table of quantization methods: one row and one file per method, named as in case ids."""
+"""List the quantization methods: one row and one file per method, named as in case ids."""
 
 from __future__ import annotations
 

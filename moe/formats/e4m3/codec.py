@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class E4M3(Codec):
-    """Codes of dtype torch.float8_e4m3fn, from -448 to 448."""
+    """Use codes of dtype torch.float8_e4m3fn, from -448 to 448."""
 
     dtype: ClassVar[torch.dtype] = torch.float8_e4m3fn
 

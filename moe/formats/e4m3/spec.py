@@ -10,6 +10,7 @@ _NEEDS = Needs(features=frozenset({"fp8_e4m3"}))
 
 
 def _row(name: str, block: tuple[int | None, int | None], *, static: bool = False) -> Format:
+    """Return a format of e4m3 codes that share a scale per block."""
     return Format(
         name=name,
         target="moe.formats.e4m3.codec:E4M3",

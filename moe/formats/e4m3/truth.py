@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class E4M3Truth:
-    """3 stored bits of mantissa; subnormal values are multiples of 2**-9."""
+    """Define a grid with 3 stored bits of mantissa and subnormal multiples of 2**-9."""
 
     def step_of(self, x: Tensor) -> Tensor:
         """Return the distance between neighbours of the grid at each value, of x's shape."""

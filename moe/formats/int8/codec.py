@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Int8(Codec):
-    """Codes of dtype torch.int8, from -127 to 127."""
+    """Use codes of dtype torch.int8, from -127 to 127."""
 
     dtype: ClassVar[torch.dtype] = torch.int8
 

@@ -6,6 +6,7 @@ from moe.formats.format import Format
 
 
 def _row(name: str) -> Format:
+    """Return a format of int8 codes with one scale per row."""
     return Format(
         name=name,
         target="moe.formats.int8.codec:Int8",

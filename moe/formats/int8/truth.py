@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Int8Truth:
-    """All integers."""
+    """Define a grid of all integers."""
 
     def step_of(self, x: Tensor) -> Tensor:
         """Return the distance between neighbours of the grid at each value: 1."""

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class ModelDtype(Codec):
-    """Values in the layer's dtype, unscaled."""
+    """Return values unchanged, in the layer's dtype and unscaled."""
 
     dtype: ClassVar[None] = None
 
