@@ -1,4 +1,5 @@
-"""A fused Mixture-of-Experts stack, usable alone: what the harness puts to the test.
+"""A fused Mixture-of-Experts stack that the harness tests; it can be used without the harness.
 
-Nothing here imports `harness`. Start reading at `spec` (words), then `layer` (the whole).
+Nothing in this package imports `harness`. Start with `spec` (the vocabulary, torch-free), `types`
+(tensor bundles and the legend of shapes) and `layer` (how the members are composed).
 """

@@ -1,8 +1,8 @@
-"""Collectives as a layer needs them, over any transport.
+"""Run the collectives that a layer needs, over any transport, in its process groups.
 
-NCCL takes device tensors as they are. Gloo has no fp8 and no uneven all-gather, and where ranks
-share a device it cannot see the device's memory: tensors then go through the host (`staged`),
-one-byte formats as uint8, uneven rows padded by the caller.
+NCCL takes device tensors directly. Gloo supports neither fp8 nor an uneven all-gather, and cannot
+read the memory of a device that ranks share. Tensors are then copied through the host (`staged`),
+one-byte dtypes are sent as uint8, and the caller pads uneven rows.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
 
     from moe.layout import Layout, Partition
 
-# torch 2.13 renamed both; the old names warn there and the new ones are missing in 2.11.
+# torch 2.13 renamed both: the old names warn there, and the new ones do not exist in 2.11.
 _all_gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
 _reduce_scatter = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """One process group as seen from this rank; `handle` is None for a group of one."""
+    """Run collectives in one process group of this rank."""
 
-    handle: dist.ProcessGroup | None
-    size: int
-    rank: int  # within the group
-    staged: bool = False  # copy through the host: the transport cannot take device tensors
+    handle: dist.ProcessGroup | None  # None for a group of one rank
+    size: int  # ranks in the group
+    rank: int  # this rank's position within the group
+    staged: bool = False  # copy through the host, because the transport takes no device tensors
 
     def all_gather(self, x: Tensor) -> Tensor:
-        """[T, ...] the same shape on all ranks -> [size * T, ...] in rank order."""
+        """Return [size * T, ...] in rank order. x: [T, ...], of equal shape on all ranks."""
         if self.handle is None:
             return x
         raw = x.contiguous().view(torch.uint8) if x.element_size() == 1 else x.contiguous()
@@ -43,7 +43,7 @@ class Group:
         return out.to(x.device).view(x.dtype) if x.element_size() == 1 else out.to(x.device)
 
     def reduce_scatter(self, x: Tensor) -> Tensor:
-        """[size * T, ...] partial sums -> this rank's [T, ...], summed over the ranks."""
+        """Return this rank's [T, ...] of the sum over ranks. x: [size * T, ...] partial sums."""
         if self.handle is None:
             return x
         sent = x.contiguous().cpu() if self.staged else x.contiguous()
@@ -52,7 +52,7 @@ class Group:
         return out.to(x.device)
 
     def all_reduce(self, x: Tensor) -> Tensor:
-        """The sum over the ranks; may work in place."""
+        """Return the sum of x over ranks, of the same shape; may overwrite x."""
         if self.handle is None:
             return x
         sent = x.contiguous().cpu() if self.staged else x.contiguous()
@@ -60,9 +60,9 @@ class Group:
         return sent.to(x.device)
 
     def gather_counts(self, count: int, device: torch.device) -> tuple[int, ...]:
-        """Every rank's `count`, in rank order."""
-        mine = torch.tensor([count], dtype=torch.int64, device=device)
-        return tuple(self.all_gather(mine).tolist())
+        """Return the `count` of every rank, in rank order."""
+        local_count = torch.tensor([count], dtype=torch.int64, device=device)
+        return tuple(self.all_gather(local_count).tolist())
 
 
 ALONE = Group(handle=None, size=1, rank=0)
@@ -70,10 +70,11 @@ ALONE = Group(handle=None, size=1, rank=0)
 
 @dataclass(frozen=True, kw_only=True)
 class Groups:
-    """The groups of one layout on this rank.
+    """Hold the groups of one layout on this rank.
 
-    gather: ranks that hold different tokens and whose partial sums belong together: those with
-    the same tp_rank, or all of them under sequence parallelism. tp: the ranks of this DP rank.
+    gather: the ranks that hold different tokens and contribute to each other's sums: those with the
+        same tp_rank, or all ranks under sequence parallelism.
+    tp: the ranks of this DP rank.
     """
 
     gather: Group
@@ -81,18 +82,18 @@ class Groups:
 
 
 def make_groups(layout: Layout, rank: int, *, staged: bool) -> Groups:
-    """Collective: every rank of the default process group calls it with the same layout."""
+    """Create this rank's groups. Collective over the default group, with equal layouts."""
     gather, tp = (_group(layout.partition(name), rank, staged) for name in ("gather", "tp"))
     return Groups(gather=gather, tp=tp)
 
 
 def _group(parts: Partition, rank: int, staged: bool) -> Group:
-    """This rank's part; every rank creates every part, as torch asks for."""
-    mine = ALONE
+    """Return this rank's group; every rank creates every group, as torch requires."""
+    group = ALONE
     for ranks in parts:
         if len(ranks) == 1:
             continue
         handle = dist.new_group(list(ranks))
         if rank in ranks:
-            mine = Group(handle=handle, size=len(ranks), rank=ranks.index(rank), staged=staged)
-    return mine
+            group = Group(handle=handle, size=len(ranks), rank=ranks.index(rank), staged=staged)
+    return group

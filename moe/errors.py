@@ -1,7 +1,7 @@
-"""The errors a user of `moe` can meet.
+"""Define the exceptions that `moe` raises for requests that it cannot serve.
 
 MoEError
-├── UnknownMemberError   a name that no table row has; says which names there are
+├── UnknownMemberError   no row has this name; the message lists the known names
 └── RefusedError         a row's `Needs` do not hold; carries the `Reason`
 """
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 class MoEError(ValueError):
-    """A wrong request: the caller's, not a defect of the stack."""
+    """Base class: the request is invalid, and the stack has no defect."""
 
 
 class UnknownMemberError(MoEError):
-    """Raised by a `Registry` for a name that it does not hold."""
+    """Raised by a `Registry` for an unknown name."""
 
     def __init__(self, family: str, name: str, known: Iterable[str]) -> None:
         names = sorted(known)
@@ -31,13 +31,13 @@ class UnknownMemberError(MoEError):
 
 
 def _path_hint(name: str) -> str:
-    """Return how a class's import path is written, for a name with dots and no colon."""
+    """Return a hint to write `module:Class` for a name with dots and no colon, otherwise ""."""
     module, dot, attribute = name.rpartition(".")
     return f"; a class is named with a colon, as {f'{module}:{attribute}'!r}" if dot else ""
 
 
 class RefusedError(MoEError):
-    """Raised when a layer is built from members that refuse the problem."""
+    """Raised when a layer is built from a member that refuses the problem. reason: the cause."""
 
     def __init__(self, member: str, reason: Reason) -> None:
         super().__init__(f"{member} refuses this problem: {reason.code}: {reason.text}")

@@ -1,6 +1,6 @@
-"""The families, listed once: what a layer is built of, and where each one's table of rows is.
+"""List the families of members and the table of rows of each. Torch-free.
 
-A table is imported when it is asked for. No torch.
+A table is imported on use.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from moe.registry import Registry
 
-# Of each family but the last a case names one member, in the field that is called like the family.
-# The platform is the machine's: see moe.platforms.detect.
+# Family -> "module:TABLE". A case names one member of each family in a field of the same name; only
+# the platform is not part of a case but detected: see moe.platforms.detect.
 FAMILIES = {
     "experts": "moe.experts:EXPERTS",
     "all2all": "moe.all2all:ALL2ALL",
@@ -26,16 +26,16 @@ FAMILIES = {
     "platform": "moe.platforms:PLATFORMS",
 }
 CASE_FAMILIES = tuple(family for family in FAMILIES if family != "platform")
-MEMBERS = ("experts", "all2all", "quant")  # what a layer is built from: see moe.layer.Members
-SERVED = (*MEMBERS, "router")  # whose classes a built layer names
+MEMBERS = ("experts", "all2all", "quant")  # the fields of moe.layer.Members
+SERVED = (*MEMBERS, "router")  # families whose classes a built layer reports
 
 
 def table(family: str) -> Registry[Any]:
-    """The table of rows of `family`, a key of FAMILIES."""
+    """Return the table of `family`. Raises KeyError for a name that is not in FAMILIES."""
     registry: Registry[Any] = resolve(FAMILIES[family])
     return registry
 
 
 def tables(names: Iterable[str] = tuple(FAMILIES)) -> Iterator[tuple[str, Registry[Any]]]:
-    """(family, its table) for each of `names`."""
+    """Yield (family, its table) for each of `names`."""
     return ((family, table(family)) for family in names)

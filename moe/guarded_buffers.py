@@ -1,9 +1,9 @@
-"""The one allocator for outputs and workspaces, so that a test can poison what it hands out.
+"""Allocate outputs and workspaces, poisoned and guarded on request. All members use it.
 
-With `poisoned()` on, every buffer starts as NaN (integers: a large number), and a band of known
-bytes lies on either side of it. A kernel that reads what nobody wrote then shows NaN, and one
-that writes past its end is found by `broken_guards`. It is done here and not by torch's
-deterministic-fill flag, because that flag also swaps the algorithms under test.
+Inside `poisoned()` every buffer is filled with NaN (integers: a large number) and has a guard band
+of known bytes on either side. A kernel that reads uninitialised memory then produces NaN, and one
+that writes out of bounds is reported by `broken_guards`. torch's deterministic-fill flag is not
+used for this, because it also changes the algorithms under test.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-GUARD_BYTES = 256  # on each side; keeps a buffer's alignment
+GUARD_BYTES = 256  # on each side; preserves the alignment of the buffer
 _GUARD = 0xA5
-_FLOAT_POISON = 0xFF  # NaN in bf16, fp16, f32 and the OCP fp8 kinds
-_FNUZ_POISON = 0x80  # the one NaN that the fnuz kinds of fp8 have
-_INT_POISON = 0x7F  # large in every width, and never -1, which means padding
+_FLOAT_POISON = 0xFF  # in every byte: NaN in bf16, fp16, f32 and OCP fp8
+_FNUZ_POISON = 0x80  # the only NaN of fnuz fp8
+_INT_POISON = 0x7F  # a large number of any width; not -1, which means padding
 _FNUZ = frozenset({torch.float8_e4m3fnuz, torch.float8_e5m2fnuz})
 
-_live: list[Tensor] | None = None  # raw buffers handed out since poisoning began
+_live: list[Tensor] | None = None  # raw buffers of the current `poisoned()`; None outside
 
 
 def empty(shape: Sequence[int], *, dtype: torch.dtype, device: torch.device | str) -> Tensor:
-    """An uninitialised tensor of `shape`; poisoned and guarded inside `poisoned()`."""
+    """Return an uninitialised tensor; inside `poisoned()`, a poisoned and guarded one."""
     if _live is None:
         return torch.empty(tuple(shape), dtype=dtype, device=device)
     size = math.prod(shape) * dtype.itemsize
@@ -42,7 +42,7 @@ def empty(shape: Sequence[int], *, dtype: torch.dtype, device: torch.device | st
 
 
 def _poison(dtype: torch.dtype) -> int:
-    """The byte that fills a buffer of this dtype."""
+    """Return the byte that fills a poisoned buffer of this dtype."""
     if not dtype.is_floating_point:
         return _INT_POISON
     return _FNUZ_POISON if dtype in _FNUZ else _FLOAT_POISON
@@ -50,7 +50,7 @@ def _poison(dtype: torch.dtype) -> int:
 
 @contextmanager
 def poisoned() -> Iterator[None]:
-    """Poison and guard every buffer that `empty` hands out inside. Not for two threads at once."""
+    """Poison and guard every buffer that `empty` returns inside. Not thread-safe."""
     global _live
     before, _live = _live, []
     try:
@@ -60,12 +60,12 @@ def poisoned() -> Iterator[None]:
 
 
 def broken_guards() -> list[str]:
-    """One line for each buffer of the current `poisoned()` whose guard bytes were changed."""
-    found = []
+    """Return one line per overwritten guard band of the current `poisoned()`; [] outside."""
+    messages = []
     for raw in _live or ():
         for side, band in (("before", raw[:GUARD_BYTES]), ("after", raw[-GUARD_BYTES:])):
             changed = int((band != _GUARD).sum())
             if changed:
                 size = raw.numel() - 2 * GUARD_BYTES
-                found.append(f"{changed} bytes {side} a buffer of {size} bytes were overwritten")
-    return found
+                messages.append(f"{changed} bytes {side} a buffer of {size} bytes were overwritten")
+    return messages

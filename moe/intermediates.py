@@ -1,18 +1,26 @@
-"""Handing out intermediates to whoever asks: off, and free, unless somebody records.
+"""Record intermediates of a layer, so that they can be judged stage by stage.
 
-Inside `recording()` each stage that calls `keep` leaves a copy of what it made, so that a member
-may reuse its buffers. Stages, in order (G gathered
-tokens, in any order of ranks or rows: which token a row holds is seen from what is in it;
-R = G * k flat (token, slot) rows; rows of slots without an expert here are undefined):
+Inside `recording()` each call of `keep` stores a copy of a stage's value, so that members may reuse
+their buffers; outside it does nothing. Stages, in order:
 
-    router [T, k] weights as chosen
-    ids [G, k] local ids, -1 = none     weights [G, k]         input, input_scale: Activations
-    gemm1 [R, 2n] gate, up              activation [R, n]      second, second_scale: Activations
-    gemm2 [R, K]                        combine [G, K]         finalize [T, K] over the gather group
-    shared [T, K] this rank's share     out [T, K] over the TP group, too
+    router          [T, k]   router weights of this rank's tokens
+    ids             [G, k]   local expert ids, -1 = not on this rank, or padding
+    weights         [G, k]   router weights
+    input           [G, K]   codes of the experts' input; input_scale: their scale
+    gemm1           [R, 2n]  gate, up
+    activation      [R, n]   f(gate) * up
+    second          [R, n]   codes of the second product's input; second_scale: their scale
+    gemm2           [R, K]   each expert's output
+    combine         [G, K]   the weighted sum over this rank's experts
+    finalize        [T, K]   the sum over the gather group
+    shared          [T, K]   this rank's part of the shared experts
+    out             [T, K]   the sum over the TP group, the layer's output
 
-Whatever is not kept, or gathered otherwise (one row a slot, say), is judged by the output alone;
-codes without their scale, too, unless it is a calibrated one.
+G: gathered tokens, in any order; the token of a row is identified by its values. R = G * k flat
+(token, slot) rows; rows of slots without an expert on this rank are undefined.
+
+A stage that is not recorded, or has another shape (one row per slot, say), is judged by the output
+only; so are codes without a scale, unless the scale is a calibrated one.
 """
 
 from __future__ import annotations
@@ -26,19 +34,20 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-GIVEN = ("router", "ids", "weights", "input", "input_scale")  # to the experts, by the layer
+# Recorded by the layer before it calls the experts.
+EXPERT_INPUTS = ("router", "ids", "weights", "input", "input_scale")
 STAGES = (
-    *(*GIVEN, "gemm1", "activation", "second", "second_scale", "gemm2"),
+    *(*EXPERT_INPUTS, "gemm1", "activation", "second", "second_scale", "gemm2"),
     *("combine", "finalize", "shared", "out"),
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kept:
-    """value: the stage's tensor. rows: value[i] belongs to flat row rows[i]; None: in order."""
+    """Hold the tensor of a stage. rows: value[i] is flat row rows[i]; None: value[i] is row i."""
 
     value: Tensor
-    rows: Tensor | None = None
+    rows: Tensor | None = None  # int64, as long as value
 
 
 _kept: dict[str, Kept] | None = None
@@ -46,7 +55,7 @@ _kept: dict[str, Kept] | None = None
 
 @contextmanager
 def recording() -> Iterator[dict[str, Kept]]:
-    """Stages kept inside, by name. Not for two threads at once."""
+    """Record the stages that are kept inside; yield them by name. Not thread-safe."""
     global _kept
     before, _kept = _kept, {}
     try:
@@ -58,14 +67,15 @@ def recording() -> Iterator[dict[str, Kept]]:
 def keep(
     stage: str, value: Tensor | None, rows: Tensor | None = None, *, copy: bool = True
 ) -> None:
-    """Leave a stage's value, if somebody records; the last one of a name wins.
+    """Record a stage's value inside `recording()`; None records nothing.
 
-    But of what experts are given the first one does: the layer's, whatever they say of it.
-    copy: False saves the copy of a value that was made for this call and is never written again.
+    The last value of a name wins. For inputs to the experts the first one wins, so that a backend
+    cannot overwrite the layer's. copy: False avoids the copy of a value that was created in this
+    call and is not written again.
     """
     if _kept is not None and value is not None:
         assert stage in STAGES, f"no stage is called {stage!r}"
-        if stage in GIVEN and stage in _kept:
+        if stage in EXPERT_INPUTS and stage in _kept:
             return
         if copy:
             value, rows = value.clone(), None if rows is None else rows.clone()

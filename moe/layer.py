@@ -1,7 +1,8 @@
-"""`FusedMoE`: router, kernel, shared experts and the sums between ranks, composed.
+"""Compose a layer from its members: router, all2all backend, experts backend, shared experts.
 
-`MoEKernel` joins an all2all backend and an experts backend; `build` is the one place where
-members are looked up, asked whether they refuse (`check`), and made.
+`FusedMoE` is the layer of one rank. `MoEKernel` joins an all2all backend and an experts backend.
+`build` looks up the members by name, checks that they support the problem (`check`), and creates
+them; no other code does.
 """
 
 from __future__ import annotations
@@ -36,45 +37,48 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class MoEKernel:
-    """Prepare, experts, finalize."""
+    """Join an all2all backend and an experts backend: prepare, experts, finalize."""
 
     prepare_finalize: PrepareFinalize
     experts: Experts
     quant: QuantMethod
-    expert_map: Tensor  # [E] int32 each global expert's local id, -1 where it is not on this rank
-    a1_scale: Tensor | None = None  # [] static scale of the input, where the scheme has one
+    expert_map: Tensor  # [E] int32, global expert id -> local id; -1 = not on this rank
+    a1_scale: Tensor | None = None  # [] float32, static scale of the input, if the scheme has one
 
     def apply(self, x: Tensor, routing: Routing) -> Tensor:
-        """x: [T, K] this rank's tokens, global ids -> [T, K] summed over the gather group."""
+        """Return [T, K], summed over the gather group. Collective.
+
+        x: [T, K] this rank's tokens in the model dtype. routing: global ids.
+        """
         early = self.quant.input_scale_is_local
         sent = self.quant.quantize_input(x, self.a1_scale) if early else _plain(x)
         dispatched = self.prepare_finalize.prepare(sent, routing)
-        seen = dispatched.x if early else self._quantize_gathered(dispatched)
+        gathered = dispatched.x if early else self._quantize_gathered(dispatched)
         local = Routing(
             topk_ids=to_local_ids(dispatched.routing.topk_ids, self.expert_map),
             topk_weights=dispatched.routing.topk_weights,
         )
-        # Copies, since experts may use what they are given as scratch.
+        # Copies, since experts may overwrite their inputs.
         intermediates.keep("ids", local.topk_ids, copy=True)
         intermediates.keep("weights", local.topk_weights, copy=True)
-        intermediates.keep("input", seen.codes, copy=True)
-        intermediates.keep("input_scale", seen.scale, copy=True)
-        partial = self.experts.run(replace(dispatched, x=seen, routing=local))
-        _check_output(self.experts, partial, seen.codes)
-        intermediates.keep("combine", partial, copy=True)  # sums between ranks may work in place
+        intermediates.keep("input", gathered.codes, copy=True)
+        intermediates.keep("input_scale", gathered.scale, copy=True)
+        partial = self.experts.run(replace(dispatched, x=gathered, routing=local))
+        _check_output(self.experts, partial, gathered.codes)
+        intermediates.keep("combine", partial, copy=True)  # the sum over ranks may overwrite it
         return self.prepare_finalize.finalize(partial, dispatched)
 
     def _quantize_gathered(self, dispatched: Dispatched) -> Activations:
-        """A scale over all real rows; padding rows are zeros and do not move it."""
+        """Quantize with a scale over all gathered rows; padding rows are zeros and do not count."""
         return self.quant.quantize_input(dispatched.x.codes, self.a1_scale)
 
 
-KERNELS = {"modular": MoEKernel}  # what joins a backend of each kind with an all2all backend
+KERNELS = {"modular": MoEKernel}  # kind of an experts backend -> class that runs it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """out: [T, K] model dtype. routing: [T, k], the layer's own choice, global ids."""
+    """Hold a layer's output. out: [T, K] model dtype. routing: [T, k], global ids."""
 
     out: Tensor
     routing: Routing
@@ -82,17 +86,20 @@ class Output:
 
 @dataclass(frozen=True, kw_only=True)
 class FusedMoE:
-    """The layer of one rank."""
+    """Compute the layer on one rank."""
 
     problem: Problem
     router: Router
     kernel: MoEKernel
     groups: Groups
     shared: SharedExperts | None
-    members: dict[str, str]  # family -> the class that really serves it
+    members: dict[str, str]  # family -> name of the class that was created
 
     def forward(self, x: Tensor, logits: Tensor) -> Output:
-        """Collective. x: [T, K] model dtype, logits: [T, E] this rank's tokens; T may be 0."""
+        """Return the output and routing of this rank's tokens. Collective.
+
+        x: [T, K] in the model dtype; logits: [T, E]; T may be 0.
+        """
         top_k, renormalize = self.problem.top_k, self.problem.renormalize
         routing = self.router(logits, top_k, renormalize=renormalize)
         intermediates.keep("router", routing.topk_weights, copy=True)
@@ -104,25 +111,26 @@ class FusedMoE:
             out = out + shared
         if not self.problem.layout.sequence_parallel:
             out = self.groups.tp.all_reduce(out)
-        intermediates.keep("out", out, copy=True)  # a member may give its next call the same buffer
+        intermediates.keep("out", out, copy=True)  # a member may reuse the buffer
         return Output(out=out, routing=routing)
 
 
 def _check_output(experts: Experts, partial: Tensor, x: Tensor) -> None:
-    """What is not [T, K] might be broadcast on the way, and fail far from its maker."""
-    found = list(partial.shape) if isinstance(partial, torch.Tensor) else type(partial).__name__
-    if found != list(x.shape):
+    """Raise MoEError for an output that is not [T, K], which might later be broadcast."""
+    shape = list(partial.shape) if isinstance(partial, torch.Tensor) else type(partial).__name__
+    if shape != list(x.shape):
         name = type(experts).__name__
-        raise MoEError(f"{name}.apply gave {found}; it must give [T, K], here {list(x.shape)}")
+        raise MoEError(f"{name}.apply returned {shape}; it must return [T, K] = {list(x.shape)}")
 
 
 def _plain(x: Tensor) -> Activations:
+    """Return x, [T, K], as unquantized activations."""
     return Activations(codes=x)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Members:
-    """The names of the members that a layer is to be built from."""
+    """Name the members from which a layer is built."""
 
     experts: str
     all2all: str
@@ -130,7 +138,7 @@ class Members:
 
 
 def check(problem: Problem, platform: Platform, members: Members) -> None:
-    """Raises RefusedError with the first member's reason."""
+    """Raise RefusedError with the reason of the first member that refuses the problem."""
     for family, table in families.tables(families.MEMBERS):
         row = table.row(getattr(members, family))
         refusal = experts_refusal if family == "experts" else Needs.refusal
@@ -152,10 +160,10 @@ def build(
     *,
     platform: Platform | None = None,
 ) -> FusedMoE:
-    """The layer of `rank` from its own shard of the weights (see `shard_weights`).
+    """Return the layer of `rank`. weights: the rank's own shard, see `shard_weights`.
 
-    platform: where it will run; then members that refuse the problem raise RefusedError. None
-    when a plan has asked them before.
+    platform: where the layer will run; raises RefusedError if a member refuses the problem there.
+    None skips this check, for problems that a plan has checked.
     """
     if platform is not None:
         check(problem, platform, members)
@@ -180,7 +188,7 @@ def build(
 
 
 def _expert_map(problem: Problem, rank: int, device: torch.device) -> Tensor:
-    """[E] int32, by the placement."""
+    """Return the local id of each global expert, [E] int32; -1 = not on this rank."""
     local = problem.placement.expert_map(problem.layout.ep_rank(rank))
     return torch.tensor(local, dtype=torch.int32, device=device)
 
@@ -188,12 +196,12 @@ def _expert_map(problem: Problem, rank: int, device: torch.device) -> Tensor:
 def shard_weights(
     problem: Problem, rank: int, quant: QuantMethod, w13: Tensor, w2: Tensor
 ) -> ExpertWeights:
-    """Quantize this rank's whole experts, then take its columns.
+    """Return this rank's weights: full experts, quantized, and then sharded.
 
-    w13: [e, 2N, K], w2: [e, K, N]: the experts of `problem.experts_of(rank)`, whole.
+    w13: [e, 2N, K], w2: [e, K, N] model dtype: the full experts of `problem.experts_of(rank)`.
     """
-    whole = quant.quantize_weights(w13, w2)
+    quantized = quant.quantize_weights(w13, w2)
     columns = problem.layout.intermediate_of(rank, problem.intermediate)
     if len(columns) == problem.intermediate:
-        return whole
-    return quant.shard(whole, columns, problem.intermediate)
+        return quantized
+    return quant.shard(quantized, columns, problem.intermediate)

@@ -1,7 +1,7 @@
-"""How ranks share the work: named groups, and what each rank holds.
+"""Define how ranks share the work: named groups of ranks, and what each rank holds. Torch-free.
 
-`GROUPS` is the one place that knows how `dp_size` and `tp_size` make up a world; whatever else asks
-for the ranks of a group by its name. Torch-free.
+Only `_partitions` combines `dp_size` and `tp_size`; all other code asks for the ranks of a group by
+its name in `GROUPS`.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 Ranks = tuple[int, ...]
-Partition = tuple[Ranks, ...]  # every rank of the world is in one of them
+Partition = tuple[Ranks, ...]  # groups; each rank of the world is in exactly one of them
 
 GROUPS = {
-    "dp": "ranks with the same place in their TP group, one for each DP rank",
+    "dp": "ranks with the same position in their TP group, one for each DP rank",
     "tp": "the ranks of one DP rank",
     "ep": "ranks over which experts are spread",
     "moe_tp": "ranks over which each expert's intermediate size is split",
     "tokens": "ranks over which one DP rank's tokens are split (sequence parallelism)",
-    "gather": "ranks that hold different tokens and whose partial sums belong together",
+    "gather": "ranks that hold different tokens and contribute to each other's sums",
 }
 
 
 def chunk(total: int, parts: int, index: int) -> range:
-    """The `index`-th of `parts` contiguous pieces of `range(total)`; the first ones are longer.
+    """Return the `index`-th of `parts` contiguous pieces of `range(total)`.
 
-    Sizes differ by at most one; a piece is empty where there are more parts than items.
+    Sizes differ by at most one, longer pieces first; pieces are empty if parts exceed total.
     """
     base, extra = divmod(total, parts)
     start = index * base + min(index, extra)
@@ -38,58 +38,63 @@ def chunk(total: int, parts: int, index: int) -> range:
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How ranks share the work. `rank = dp_rank * tp_size + tp_rank`."""
+    """Describe how ranks share the work. `rank = dp_rank * tp_size + tp_rank`."""
 
     dp_size: int = 1
     tp_size: int = 1
-    use_ep: bool = False  # experts spread over all ranks; without it the intermediate size is
-    sequence_parallel: bool = False  # each DP rank's tokens are split over its TP ranks
+    use_ep: bool = False  # True: experts are spread over all ranks; False: the intermediate size
+    sequence_parallel: bool = False  # split each DP rank's tokens over its TP ranks
 
     @property
     def world_size(self) -> int:
+        """Return the number of ranks."""
         return len(_places(self)["tp"])
 
     def partition(self, name: str) -> Partition:
-        """Every group called `name`. Raises KeyError for a name that is not in `GROUPS`."""
+        """Return every group called `name`. Raises KeyError for a name not in `GROUPS`."""
         return _partitions(self)[name]
 
     def group(self, name: str, rank: int) -> Ranks:
-        """The ranks of `rank`'s group called `name`, in order."""
+        """Return the ranks of the group called `name` that `rank` is in, ascending."""
         return _places(self)[name][rank][0]
 
     def position(self, name: str, rank: int) -> int:
-        """The place of `rank` in its group called `name`."""
+        """Return the position of `rank` within its group called `name`."""
         return _places(self)[name][rank][1]
 
     def dp_rank(self, rank: int) -> int:
+        """Return the position of `rank` in its group `dp`."""
         return self.position("dp", rank)
 
     def tp_rank(self, rank: int) -> int:
+        """Return the position of `rank` in its group `tp`."""
         return self.position("tp", rank)
 
     def ep_rank(self, rank: int) -> int:
+        """Return the position of `rank` in its group `ep`."""
         return self.position("ep", rank)
 
     def intermediate_of(self, rank: int, intermediate: int) -> range:
-        """Columns of the intermediate size that live on `rank`."""
+        """Return the columns of the intermediate size that `rank` holds."""
         return self._share("moe_tp", rank, intermediate)
 
     def tokens_of(self, rank: int, counts: tuple[int, ...]) -> range:
-        """Rows of its DP rank's tokens that `rank` holds; `counts` are tokens per DP rank."""
+        """Return the rows of its DP rank's tokens that `rank` holds. counts: tokens per DP rank."""
         return self._share("tokens", rank, counts[self.dp_rank(rank)])
 
     def same_tokens(self, rank: int) -> Ranks:
-        """The ranks that hold the same tokens as `rank`, itself among them."""
+        """Return the ranks that hold the same tokens as `rank`, including `rank`."""
         return (rank,) if self.sequence_parallel else self.group("tp", rank)
 
     def _share(self, name: str, rank: int, total: int) -> range:
+        """Return the chunk of `range(total)` that falls to `rank` in its group called `name`."""
         group, position = _places(self)[name][rank]
         return chunk(total, len(group), position)
 
 
 @cache
 def _partitions(layout: Layout) -> Mapping[str, Partition]:
-    """Every group of GROUPS by its name."""
+    """Return the groups of a layout by their names in GROUPS."""
     dp, tp = layout.dp_size, layout.tp_size
     world = tuple(range(dp * tp))
     alone = tuple((rank,) for rank in world)
@@ -107,8 +112,8 @@ def _partitions(layout: Layout) -> Mapping[str, Partition]:
 
 @cache
 def _places(layout: Layout) -> Mapping[str, Mapping[int, tuple[Ranks, int]]]:
-    """By name and rank: the rank's group, and its place there. A plan asks for it at each point."""
+    """Return name -> rank -> (its group, its position there); cached, since plans use it often."""
     return {
-        name: {rank: (group, place) for group in groups for place, rank in enumerate(group)}
+        name: {rank: (group, index) for group in groups for index, rank in enumerate(group)}
         for name, groups in _partitions(layout).items()
     }

@@ -1,10 +1,11 @@
-"""What a member needs of a problem and a platform, and why it is refused where that is lacking.
+"""Declare what a member needs of a problem and a platform, and refuse where a need does not hold.
 
 A capability that a row does not name is not supported, so that a row written today claims nothing
-of an axis that is added tomorrow: a set of values starts as the plain one, and a row that takes
-every value says `ANY`. Sizes and ranks are limits: a row that names none has none.
+of an axis that is added tomorrow. Each set of values defaults to the plain one; a row that supports
+every value says `ANY`. Sizes and ranks are limits; the default is no limit.
 
-Each need says which fields of the problem it reads, so that a plan asks once for equal values.
+Each need names the fields of the problem that it reads, so that a plan evaluates it only once for
+equal values. Torch-free.
 """
 
 from __future__ import annotations
@@ -22,22 +23,23 @@ if TYPE_CHECKING:
     from moe.spec import Platform, Problem
 
 F = TypeVar("F", bound=Callable[..., object])
-_READS = "reads"  # the attribute in which a function has what it reads
-_EXPERTS_ONLY = ("activation_functions",)  # fields of Needs that other families do not ask for
+_READS = "reads"  # the attribute that holds a function's declaration
+# Fields of Needs that are not checked for other families.
+_EXPERTS_ONLY = ("activation_functions", "dequantizes")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reason:
-    """Why something was refused: a stable code to group by, and a sentence for people."""
+    """State why a problem is refused. code: stable, to group by. text: one line for people."""
 
     code: str
     text: str
 
 
 def reads(*fields: str) -> Callable[[F], F]:
-    """Declare the fields of the problem that a function reads: a need, a probe, an estimate.
+    """Declare the fields of the problem that a need, a probe or an estimate reads.
 
-    A property such as `shard_sizes` is named by the fields that it is made from.
+    A property such as `shard_sizes` is declared by the fields that it is computed from.
     """
 
     def declared(function: F) -> F:
@@ -48,27 +50,27 @@ def reads(*fields: str) -> Callable[[F], F]:
 
 
 def fields_read(function: Callable[..., object]) -> frozenset[str] | None:
-    """Return what `reads` declares of a function; None, any field, where it is not declared."""
+    """Return the fields that `reads` declares for a function; None (any field) without it."""
     declared: frozenset[str] | None = getattr(function, _READS, None)
     return declared
 
 
 @dataclass(frozen=True, kw_only=True)
 class Need:
-    """One way in which a row can refuse. reads: fields of the problem; None: any of them."""
+    """Check one condition of a row. reads: fields of the problem; None: any of them."""
 
     reads: frozenset[str] | None
     refuse: Callable[[Problem], Reason | None]
 
     @classmethod
     def of(cls, function: Callable[..., Reason | None], *bound: Any) -> Need:
-        """Return the need that calls `function(*bound, problem)` and reads what that declares."""
+        """Return the need that calls `function(*bound, problem)` and reads what it declares."""
         return cls(reads=fields_read(function), refuse=partial(function, *bound))
 
 
 @dataclass(frozen=True)
 class Anything:
-    """In place of a set of values: contains every one, those of other packages included."""
+    """Stand in for a set of values; contain every value, including those of other packages."""
 
     def __contains__(self, value: object) -> bool:
         return True
@@ -83,44 +85,49 @@ UNQUANTIZED = frozenset({("model", "model")})
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
-    """What a member needs. What it takes of an axis is named here; the default is the plain one."""
+    """Declare the values of each axis that a member supports, and what the platform must have."""
 
-    features: frozenset[str] = frozenset()  # all of them, of the platform
+    features: frozenset[str] = frozenset()  # required of the platform, all of them
     dtypes: frozenset[str] | Anything = frozenset({"bf16"})  # keys of DTYPE_BYTES
-    # Pairs of keys of FORMATS: (Scheme.weights, Scheme.activations).
+    # Supported pairs of keys of FORMATS: (Scheme.weights, Scheme.activations).
     formats: frozenset[tuple[str, str]] | Anything = UNQUANTIZED
-    # Rows of `moe.activations` that an experts backend computes; other families do not ask.
+    # Whether codes are turned into float values before any product. A member that multiplies codes
+    # needs the platform features that the formats name in their own `needs`, such as `fp8_e4m3`.
+    # Checked for experts backends and whole layers only.
+    dequantizes: bool = False
+    # Supported rows of `moe.activations`. Checked for experts backends and whole layers only.
     activation_functions: frozenset[str] | Anything = frozenset({"silu"})
-    hidden_multiple: int = 1
-    shard_multiple: int = 1  # of the intermediate size on every rank
-    max_world: int | None = None
+    hidden_multiple: int = 1  # the hidden size must be a multiple of this
+    shard_multiple: int = 1  # the same for the intermediate size on each rank
+    max_world: int | None = None  # largest number of ranks; None: no limit
     packages: tuple[str, ...] = ()  # importable top-level names
-    # "module:function" (problem, platform) -> Reason | None, for what only code can tell. It says
-    # by `reads` what it reads of the problem; without, it is asked again for any other problem.
+    # "module:function", called with (problem, platform) -> Reason | None, for conditions that only
+    # code can check. Without `reads` on the function it is called again for each distinct problem.
     probe: str | None = None
 
     def asked(
         self, platform: Platform, *, leave_out: Container[str] = _EXPERTS_ONLY
     ) -> tuple[Need, ...]:
-        """Return the needs that can refuse a problem on this platform, in their order.
+        """Return the needs that can refuse a problem on this platform, in the order of checking.
 
-        leave_out: fields of Needs that are not asked for. The probe is not loaded where features
-        or packages are lacking.
+        leave_out: fields of Needs that are not checked. The probe is loaded only if the features
+        and packages are there.
         """
         needs = [
             Need.of(check, self, platform)
-            for name, (nothing, check) in _CHECKS.items()
-            if name not in leave_out and getattr(self, name) != nothing
+            for name, (unrestricted, check) in _CHECKS.items()
+            if name not in leave_out and getattr(self, name) != unrestricted
         ]
         if self.probe is not None and self.features <= platform.features and self._installed():
             needs.append(_probe(self.probe, platform))
         return tuple(needs)
 
     def _installed(self) -> bool:
+        """Return whether all packages can be imported."""
         return all(map(_installed, self.packages))
 
     def refusal(self, problem: Problem, platform: Platform) -> Reason | None:
-        """The first need that does not hold, or None."""
+        """Return the reason of the first need that does not hold, or None."""
         return first_refusal(self.asked(platform), problem)
 
 
@@ -134,21 +141,23 @@ def first_refusal(needs: Iterable[Need], problem: Problem) -> Reason | None:
 
 
 def experts_refusal(needs: Needs, problem: Problem, platform: Platform) -> Reason | None:
-    """`Needs.refusal` for an experts row, which computes the activation function, too."""
+    """Return `Needs.refusal`, with the fields that are checked for experts backends only."""
     return first_refusal(needs.asked(platform, leave_out=()), problem)
 
 
 @reads("activation")
 def _activation(needs: Needs, _: Platform, problem: Problem) -> Reason | None:
-    taken = needs.activation_functions
-    if isinstance(taken, Anything) or problem.activation in taken:
+    """Refuse an activation function that is not in `activation_functions`."""
+    supported = needs.activation_functions
+    if isinstance(supported, Anything) or problem.activation in supported:
         return None
-    text = f"computes the activation {', '.join(sorted(taken))}, not {problem.activation}"
+    text = f"computes the activation {', '.join(sorted(supported))}, not {problem.activation}"
     return Reason(code="activation_unsupported", text=text)
 
 
 @reads()
 def _features(needs: Needs, platform: Platform, _: Problem) -> Reason | None:
+    """Refuse a platform that lacks one of `features`."""
     missing = sorted(needs.features - platform.features)
     if missing:
         text = f"needs {', '.join(missing)}, which {platform.name} does not have"
@@ -158,6 +167,7 @@ def _features(needs: Needs, platform: Platform, _: Problem) -> Reason | None:
 
 @reads("dtype")
 def _dtype(needs: Needs, _: Platform, problem: Problem) -> Reason | None:
+    """Refuse a dtype that is not in `dtypes`."""
     if isinstance(needs.dtypes, Anything) or problem.dtype in needs.dtypes:
         return None
     text = f"takes dtype {', '.join(sorted(needs.dtypes))}, not {problem.dtype}"
@@ -166,7 +176,7 @@ def _dtype(needs: Needs, _: Platform, problem: Problem) -> Reason | None:
 
 @reads("scheme")
 def _formats(needs: Needs, _: Platform, problem: Problem) -> Reason | None:
-    """Weights first: where no pair has theirs, their activations do not matter."""
+    """Refuse the weight format if no pair has it, otherwise the activation format."""
     weights, activations = problem.scheme.weights, problem.scheme.activations
     if isinstance(needs.formats, Anything) or (weights, activations) in needs.formats:
         return None
@@ -174,13 +184,29 @@ def _formats(needs: Needs, _: Platform, problem: Problem) -> Reason | None:
     if partners:
         text = f"takes {weights} weights with activation_format {', '.join(partners)}, "
         return Reason(code="activation_format_unsupported", text=f"{text}not {activations}")
-    taken = ", ".join(sorted({w for w, _ in needs.formats}))
-    text = f"takes weight_format {taken}, not {weights}"
+    supported = ", ".join(sorted({w for w, _ in needs.formats}))
+    text = f"takes weight_format {supported}, not {weights}"
     return Reason(code="weight_format_unsupported", text=text)
+
+
+@reads("scheme")
+def _code_features(_: Needs, platform: Platform, problem: Problem) -> Reason | None:
+    """Refuse formats whose codes this platform's matrix units do not take."""
+    formats = resolve("moe.formats:FORMATS")  # imported on use: its rows are built from Needs
+    for name in (problem.scheme.weights, problem.scheme.activations):
+        missing = sorted(formats[name].needs.features - platform.features)
+        if missing:
+            text = (
+                f"multiplies {name} codes, which needs {', '.join(missing)}; {platform.name} does "
+                "not have it: choose another quant, or a backend whose needs say `dequantizes`"
+            )
+            return Reason(code="platform_lacks_feature", text=text)
+    return None
 
 
 @reads("layout")
 def _world(needs: Needs, _: Platform, problem: Problem) -> Reason | None:
+    """Refuse more ranks than `max_world`."""
     if needs.max_world is None or problem.layout.world_size <= needs.max_world:
         return None
     text = f"serves at most {needs.max_world} rank(s), not {problem.layout.world_size}"
@@ -189,23 +215,26 @@ def _world(needs: Needs, _: Platform, problem: Problem) -> Reason | None:
 
 @reads("hidden")
 def _hidden(needs: Needs, _: Platform, problem: Problem) -> Reason | None:
+    """Refuse a hidden size that is not a multiple of `hidden_multiple`."""
     if problem.hidden % needs.hidden_multiple == 0:
         return None
-    text = f"hidden size {problem.hidden} is no multiple of {needs.hidden_multiple}"
+    text = f"hidden size {problem.hidden} is not a multiple of {needs.hidden_multiple}"
     return Reason(code="size_not_multiple", text=text)
 
 
 @reads("intermediate", "layout")
 def _shard(needs: Needs, _: Platform, problem: Problem) -> Reason | None:
+    """Refuse a rank's intermediate size that is not a multiple of `shard_multiple`."""
     odd = [size for size in problem.shard_sizes if size % needs.shard_multiple]
     if not odd:
         return None
-    text = f"a rank's intermediate size {odd[0]} is no multiple of {needs.shard_multiple}"
+    text = f"a rank's intermediate size {odd[0]} is not a multiple of {needs.shard_multiple}"
     return Reason(code="size_not_multiple", text=text)
 
 
 @reads()
 def _packages(needs: Needs, _: Platform, __: Problem) -> Reason | None:
+    """Refuse if one of `packages` cannot be imported."""
     for package in needs.packages:
         if not _installed(package):
             return Reason(code="package_missing", text=f"package {package!r} is not installed")
@@ -213,17 +242,18 @@ def _packages(needs: Needs, _: Platform, __: Problem) -> Reason | None:
 
 
 def _probe(target: str, platform: Platform) -> Need:
-    """Return the need of a probe, which is loaded when it is asked for."""
+    """Load the function that `target` names and return its need."""
     function = resolve(target)
     return Need(reads=fields_read(function), refuse=lambda problem: function(problem, platform))
 
 
-# Field of Needs, in the order in which they are asked: the value that asks nothing, and the check.
+# Field of Needs, in the order of checking -> the value that restricts nothing, and the check.
 _CHECKS: dict[str, tuple[object, Callable[[Needs, Platform, Problem], Reason | None]]] = {
     "activation_functions": (ANY, _activation),
     "features": (frozenset(), _features),
     "dtypes": (ANY, _dtype),
     "formats": (ANY, _formats),
+    "dequantizes": (True, _code_features),
     "max_world": (None, _world),
     "hidden_multiple": (1, _hidden),
     "shard_multiple": (1, _shard),
@@ -233,11 +263,11 @@ _CHECKS: dict[str, tuple[object, Callable[[Needs, Platform, Problem], Reason | N
 
 @cache
 def _installed(package: str) -> bool:
-    """Searching the path costs .1 ms, and a plan asks for every point."""
+    """Return whether a package can be imported; cached, since a search takes 0.1 ms."""
     return importlib.util.find_spec(package) is not None
 
 
-def resolve(target: str):  # type: ignore[no-untyped-def]  # whatever the target is
-    """Import `"package.module:Name"` and return what it names."""
+def resolve(target: str):  # type: ignore[no-untyped-def]  # an object of any type
+    """Import `"package.module:Name"` and return the object."""
     module, _, name = target.partition(":")
     return getattr(importlib.import_module(module), name)

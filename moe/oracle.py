@@ -1,6 +1,6 @@
-"""Which member of a family serves a problem: the first in the table's order that takes it.
+"""Select the member of a family for a problem: the first row of the table that supports it.
 
-The choice can be explained: the winner, and each row that was passed over with its reason.
+`select` also returns the rows that refused before it, with reasons; `explain` formats both.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from moe.registry import Registry
     from moe.spec import Platform, Problem, Reason, Row
 
-    Veto = Callable[[Row], Reason | None]
+    Veto = Callable[[Row], Reason | None]  # a caller's own condition for a row
 
-AUTO = "auto"  # the name by which a caller asks for the oracle's choice
+AUTO = "auto"  # the name that stands for the oracle's selection
 
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """The oracle's answer: the row that serves, and those before it in the table."""
+    """Hold the selected row, and the rows before it in the table that refused."""
 
     winner: Row
-    refused: tuple[tuple[str, Reason], ...]  # (row name, why not), in table order
+    refused: tuple[tuple[str, Reason], ...]  # (row name, reason), in table order
 
 
 def select(
@@ -38,10 +38,10 @@ def select(
     family: Registry[Row] = EXPERTS,
     veto: Veto | None = None,
 ) -> Selection:
-    """The first row of `family` that takes `problem` on `platform`.
+    """Return the first row of `family` that supports `problem` on `platform`.
 
-    `veto` may refuse a row for reasons that are not the row's own (memory, time). Raises
-    MoEError, which lists every reason, when no row is left.
+    veto: refuses a row for conditions beyond its needs, such as memory or time. Raises MoEError
+    with all reasons if every row refuses.
     """
     refusal = experts_refusal if family is EXPERTS else Needs.refusal
     refused: list[tuple[str, Reason]] = []
@@ -51,10 +51,10 @@ def select(
             return Selection(winner=row, refused=tuple(refused))
         refused.append((row.name, reason))
     lines = "; ".join(f"{name}: {reason.text}" for name, reason in refused)
-    raise MoEError(f"no {family.family} takes this problem on {platform.name}: {lines}")
+    raise MoEError(f"no {family.family} row supports this problem on {platform.name}: {lines}")
 
 
 def explain(selection: Selection) -> str:
-    """One line a row that was looked at, for people."""
+    """Return one line per row up to the selected one, for people."""
     lines = [f"{name}: no: {reason.code}: {reason.text}" for name, reason in selection.refused]
     return "\n".join([*lines, f"{selection.winner.name}: chosen"])

@@ -1,8 +1,8 @@
-"""Which experts are where: the layer's logical experts, and the physical ones that ranks hold.
+"""Map the logical experts of a layer to the physical experts that ranks hold. Torch-free.
 
-A physical expert is a place on a rank that holds the weights of one logical expert. Physical
-experts are numbered through the EP ranks, one rank after another; a local id is an expert's place
-on its rank. Today each logical expert is held once (`linear`). Torch-free.
+A physical expert is a slot on a rank that holds the weights of one logical expert. Physical ids are
+numbered across the EP ranks, one rank after another; a local id is the position on the rank.
+Currently each logical expert has one physical expert (`linear`).
 """
 
 from __future__ import annotations
@@ -20,52 +20,52 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """The logical expert behind each physical one. Raises ValueError where `counts` differ.
+    """Hold the logical expert of each physical one.
 
-    physical_to_logical: by physical id. counts: how many physical experts each EP rank holds.
-    Whether every logical expert is held once is for `moe.reference.ownership` to say.
+    Raises ValueError if `counts` do not sum to the number of physical experts, or for an unknown
+    logical expert. That every logical expert has a holder is checked by `moe.reference.ownership`.
     """
 
-    num_experts: int  # logical
-    physical_to_logical: tuple[int, ...]
-    counts: tuple[int, ...]
+    num_experts: int  # logical experts
+    physical_to_logical: tuple[int, ...]  # physical id -> logical id
+    counts: tuple[int, ...]  # physical experts on each EP rank
 
     def __post_init__(self) -> None:
         physical = len(self.physical_to_logical)
         if sum(self.counts) != physical:
             raise ValueError(
-                f"the EP ranks hold {self.counts} physical experts, and physical_to_logical names "
-                f"{physical}; both must be as many"
+                f"the EP ranks hold {self.counts} physical experts, but physical_to_logical has "
+                f"{physical} entries; it must have as many entries as the sum of counts"
             )
         unknown = sorted(set(self.physical_to_logical) - set(range(self.num_experts)))
         if unknown:
             raise ValueError(
-                f"physical_to_logical names expert {unknown[0]}; logical experts are 0 to "
+                f"physical_to_logical contains expert {unknown[0]}; ids must be from 0 to "
                 f"{self.num_experts - 1}"
             )
 
     def physical_of(self, ep_rank: int) -> range:
-        """Return the physical experts of an EP rank, in the order of their local ids."""
+        """Return the physical ids on an EP rank, in the order of local ids."""
         stop = tuple(accumulate(self.counts))[ep_rank]
         return range(stop - self.counts[ep_rank], stop)
 
     def experts_of(self, ep_rank: int) -> tuple[int, ...]:
-        """Return the logical experts of an EP rank, in the order of their local ids."""
-        held = self.physical_of(ep_rank)
-        return self.physical_to_logical[held.start : held.stop]
+        """Return the logical experts on an EP rank, in the order of local ids."""
+        physical = self.physical_of(ep_rank)
+        return self.physical_to_logical[physical.start : physical.stop]
 
     def expert_map(self, ep_rank: int) -> tuple[int, ...]:
-        """Return each logical expert's local id on an EP rank, -1 where it is not there."""
-        local = {e: place for place, e in enumerate(self.experts_of(ep_rank))}
+        """Return the local id of each logical expert on an EP rank; -1 = not on that rank."""
+        local = {e: index for index, e in enumerate(self.experts_of(ep_rank))}
         return tuple(local.get(e, -1) for e in range(self.num_experts))
 
     def owners(self, expert: int) -> tuple[int, ...]:
-        """Return the EP ranks that hold a logical expert, one for each of its replicas."""
+        """Return the EP ranks that hold a logical expert, one entry per replica."""
         return self._owners[expert]
 
     @cached_property
     def _owners(self) -> tuple[tuple[int, ...], ...]:
-        """By logical expert. The reference asks for all of them, in every call."""
+        """Return `owners` of every logical expert; cached, since each reference call reads it."""
         owners: list[list[int]] = [[] for _ in range(self.num_experts)]
         for ep_rank in range(len(self.counts)):
             for expert in self.experts_of(ep_rank):
@@ -75,7 +75,10 @@ class Placement:
 
 @cache
 def linear(layout: Layout, num_experts: int) -> Placement:
-    """Return the placement of each expert once, in order; the first ranks hold one more."""
+    """Return the placement with one physical expert per logical one, in order.
+
+    Numbers of experts differ by at most one between ranks; the first ranks hold more.
+    """
     ep_size = len(layout.group("ep", 0))
     shares = [chunk(num_experts, ep_size, ep_rank) for ep_rank in range(ep_size)]
     return Placement(

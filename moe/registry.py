@@ -1,8 +1,8 @@
-"""A family's table: rows by name, classes imported on use, rows from outside by entry point.
+"""Look up the rows of a family by name; import their classes on use.
 
-`Registry("experts", rows)` also reads the entry-point group `moe.experts`, in which each entry
-names a `moe.spec.Row` (or a subclass). A name may also be given as `"package.module:Class"`:
-the class then carries its own row as the attribute `row`, and is what is loaded.
+`Registry("experts", rows)` also reads the entry-point group `moe.experts`, whose entries name a
+`moe.spec.Row` (or an instance of a subclass). A name can also be `"package.module:Class"`: the
+class has its row as the attribute `row`, and is the class that is loaded.
 """
 
 from __future__ import annotations
@@ -21,41 +21,45 @@ R = TypeVar("R", bound=Row)
 
 
 class Registry(Generic[R]):
-    """An immutable, ordered table of rows; the order is the order of preference."""
+    """Hold an immutable table of rows, in order of preference."""
 
     def __init__(self, family: str, rows: tuple[R, ...]) -> None:
+        """Hold `rows`. family: its name in messages and entry points."""
         self.family = family
         self._own = rows
         self._rows: dict[str, R] | None = None
 
     @property
     def built_in(self) -> tuple[R, ...]:
-        """Return the rows of this project, without those of other packages."""
+        """Return the rows of this project, without rows of other packages."""
         return self._own
 
     @property
     def rows(self) -> dict[str, R]:
-        """Rows by name, those of other packages last. Read once, then kept."""
+        """Return the rows by name, rows of other packages last. Entry points are read once.
+
+        Raises MoEError if two rows have the same name.
+        """
         if self._rows is None:
-            found = [
+            rows = [
                 *self._own,
                 *(cast("R", e.load()) for e in entry_points(group=f"moe.{self.family}")),
             ]
-            names = [row.name for row in found]
-            twice = sorted({name for name in names if names.count(name) > 1})
-            if twice:
-                raise MoEError(f"two {self.family} rows are called {twice[0]!r}; rename one")
-            self._rows = dict(zip(names, found, strict=True))
+            names = [row.name for row in rows]
+            duplicates = sorted({name for name in names if names.count(name) > 1})
+            if duplicates:
+                raise MoEError(f"two {self.family} rows are called {duplicates[0]!r}; rename one")
+            self._rows = dict(zip(names, rows, strict=True))
         return dict(self._rows)
 
     def __iter__(self) -> Iterator[R]:
         return iter(self.rows.values())
 
     def row(self, name: str) -> R:
-        """The row called `name`, or the one that the class named by an import path carries.
+        """Return the row called `name`, or the attribute `row` of a class `"module:Class"`.
 
-        Such a class is what is loaded, even where its row is another's, inherited or copied.
-        Raises UnknownMemberError for a name that is neither.
+        Raises UnknownMemberError for an unknown name, and MoEError for a class that cannot be
+        imported or has no `row`.
         """
         if ":" in name:
             return self._carried(name)
@@ -64,15 +68,17 @@ class Registry(Generic[R]):
         return self.rows[name]
 
     def _carried(self, name: str) -> R:
-        """Its target is the class named: a copied or inherited row would have another one run."""
+        """Return the row of a class, with the class as target even if the row was inherited."""
         try:
             return replace(cast("R", resolve(name).row), target=name)
-        except Exception as error:  # somebody's module runs here: whatever it raises is its own
+        except (
+            Exception
+        ) as error:  # importing runs another package's code, which can raise anything
             known = isinstance(error, (ImportError, AttributeError))
-            why = str(error) if known else f"{type(error).__name__}: {error}"
-            why += "; it must name a class with a `row`"
-            raise MoEError(f"cannot load {self.family} {name!r}: {why}") from error
+            cause = str(error) if known else f"{type(error).__name__}: {error}"
+            rule = "it must name a class with a `row`"
+            raise MoEError(f"cannot load {self.family} {name!r}: {cause}; {rule}") from error
 
     def load(self, name: str) -> Any:
-        """The class behind `name`."""
+        """Import and return the class of the row called `name`."""
         return resolve(self.row(name).target)

@@ -1,4 +1,4 @@
-"""Which of the chosen experts live on a rank."""
+"""Convert global expert ids to the local ids of a rank."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 
 def to_local_ids(topk_ids: Tensor, expert_map: Tensor) -> Tensor:
-    """[T, k] global ids -> local ids by the rank's expert_map [E], -1 where it has no such expert.
+    """Return the local ids, [T, k]; -1 = not on this rank, or not an expert.
 
-    A global id that is no expert's, as -1 is, becomes -1.
+    topk_ids: [T, k] global ids; -1 = padding. expert_map: [E], global id -> local id or -1.
     """
     known = (topk_ids >= 0) & (topk_ids < len(expert_map))
     return torch.where(known, expert_map[topk_ids.where(known, 0).long()], -1)

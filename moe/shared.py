@@ -1,7 +1,7 @@
-"""Shared experts: one dense MLP that every token passes, in the model dtype.
+"""Compute shared experts: one dense MLP applied to every token, in the model dtype.
 
-Tensor-parallel over the TP ranks like any MLP; under sequence parallelism each rank has other
-tokens, so each has all of it.
+It is tensor-parallel over the TP ranks. Under sequence parallelism TP ranks have different tokens,
+so each rank holds the full MLP.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class SharedExperts:
-    """w13: [2S, K] = [gate; up], w2: [K, S]; S is this rank's share of shared * N columns."""
+    """Compute the shared experts on one rank, which holds S of the shared_experts * N columns."""
 
-    w13: Tensor
-    w2: Tensor
+    w13: Tensor  # [2S, K], [gate; up]
+    w2: Tensor  # [K, S]
     activation: str = "silu"  # a row of `moe.activations`
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: [T, K] -> [T, K] model dtype, this rank's share of the sum over TP ranks."""
+        """Return this rank's partial sum, [T, K] in the model dtype. x: [T, K]."""
         gate, up = _product(x, self.w13).chunk(2, dim=-1)
         h = ACTIVATIONS.load(self.activation)()(gate.float(), up.float())
         return _product(h.to(x.dtype), self.w2)
 
 
 def _product(x: Tensor, w: Tensor) -> Tensor:
-    """x: [T, I], w: [O, I] -> [T, O] in their dtype, rounded once.
+    """Return x @ w.T, [T, O], in their dtype, rounded once. x: [T, I], w: [O, I].
 
-    By itself cuBLAS may split a sum, and round its parts to 16 bits before it adds them up.
+    Without `out_dtype` cuBLAS can split a sum and round the partial sums to 16 bits.
     """
     if torch.version.cuda is None or not x.is_cuda or x.dtype == torch.float32 or len(x) == 0:
         return linear(x, w)
@@ -47,7 +47,7 @@ def _product(x: Tensor, w: Tensor) -> Tensor:
 
 
 def shard_shared(problem: Problem, rank: int, w13: Tensor, w2: Tensor) -> SharedExperts:
-    """w13: [2W, K], w2: [K, W] whole, W = shared_experts * intermediate."""
+    """Return the shard of `rank`. w13: [2W, K], w2: [K, W], W = shared_experts * intermediate."""
     layout = problem.layout
     if layout.sequence_parallel or layout.tp_size == 1:
         return SharedExperts(w13=w13, w2=w2, activation=problem.activation)

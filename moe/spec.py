@@ -1,8 +1,8 @@
-"""The torch-free vocabulary: layouts, problems, needs, numerics, reasons.
+"""Define the vocabulary that all families share: problems, platforms, numerics, rows. Torch-free.
 
-Planning, listing and CI generation import this and the member tables, never torch. A row is
-matched on features and formats, never on another row's name, so that a new member of one
-family needs no change in the others.
+Planning, listing and CI generation import this module and the tables of members, never torch. Rows
+are matched on features and formats, never on names of other rows, so a new member of one family
+needs no change in the others. `moe.needs` and `moe.layout` have the rest; import from here.
 """
 
 from __future__ import annotations
@@ -26,98 +26,100 @@ if TYPE_CHECKING:
 
     from moe.placement import Placement
 
-DTYPE_BYTES = {"bf16": 2, "fp16": 2, "f32": 4}  # activation dtypes of a layer -> bytes an element
-BLOCK = 128  # side of a weight block and length of an activation block in `fp8_block`
+DTYPE_BYTES = {"bf16": 2, "fp16": 2, "f32": 4}  # dtype of a layer -> bytes per element
+BLOCK = 128  # `fp8_block`: side of a weight block, and length of an activation group
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scheme:
-    """What a quant method stores and sends: names of formats, on which experts rows are matched."""
+    """Name the formats that a quant method produces; experts rows are matched on the pair."""
 
-    weights: str
-    activations: str
-    weight_bytes: int | None = None  # bytes a weight element takes; None: the layer dtype's
+    weights: str  # a key of FORMATS
+    activations: str  # a key of FORMATS
+    weight_bytes: int | None = None  # per element; None: as in the layer's dtype
 
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """What a layer is asked to compute. Sizes are global; `m` counts tokens per DP rank."""
+    """Describe what a layer computes. Sizes are global, except `m`."""
 
-    m: int
+    m: int  # tokens per DP rank
     hidden: int  # K
     intermediate: int  # N
     num_experts: int  # E
     top_k: int
-    dtype: str = "bf16"  # a key of DTYPE_BYTES: activations, weights before quantization, output
+    dtype: str = "bf16"  # of inputs, outputs and unquantized weights: a key of DTYPE_BYTES
     scheme: Scheme = Scheme(weights="model", activations="model")
     layout: Layout = field(default_factory=Layout)
-    shared_experts: int = 0  # how many always-on experts of the routed experts' size
-    renormalize: bool = True  # divide the chosen router weights by their sum
-    activation: str = "silu"  # of the gate: a row of `moe.activations`
+    shared_experts: int = (
+        0  # how many, each of a routed expert's size; every token uses all of them
+    )
+    renormalize: bool = True  # divide the top-k router weights by their sum
+    activation: str = "silu"  # activation function of the gate: a row of `moe.activations`
     router: str = "softmax"  # a row of `moe.routers`
 
     @property
     def shard_sizes(self) -> tuple[int, ...]:
-        """The intermediate size on each rank."""
+        """Return the intermediate size on each rank."""
         world = range(self.layout.world_size)
         return tuple(len(self.layout.intermediate_of(r, self.intermediate)) for r in world)
 
     @property
     def placement(self) -> Placement:
-        """Which experts are where."""
+        """Return which experts each EP rank holds."""
         return linear(self.layout, self.num_experts)
 
     def experts_of(self, rank: int) -> tuple[int, ...]:
-        """The experts whose weights live on `rank`, in the order of their local ids."""
+        """Return the logical experts that `rank` holds, in the order of local ids."""
         return self.placement.experts_of(self.layout.ep_rank(rank))
 
     @property
     def experts_by_rank(self) -> tuple[tuple[int, ...], ...]:
-        """`experts_of` each rank of the world."""
+        """Return `experts_of` each rank of the world."""
         return tuple(self.experts_of(rank) for rank in range(self.layout.world_size))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Platform:
-    """One kind of chip, as a list of features; see `moe.platforms`."""
+    """Describe one kind of chip by its features; `moe.platforms` lists them."""
 
     name: str
-    device: str  # torch device type: `cpu` or `cuda` (ROCm's too)
+    device: str  # torch device type: `cpu`, or `cuda` (ROCm's, too)
     features: frozenset[str]
-    interpreted: bool = False  # Triton kernels run in the interpreter: right, but slow
+    interpreted: bool = False  # whether Triton kernels run in the interpreter, which is slow
 
 
-# How a backend computes experts. Modular: tokens in and expert output out, between the two halves
-# of an all2all backend.
+# Kinds of experts backends. Modular: called with tokens between an all2all backend's `prepare` and
+# `finalize`, and returns expert output.
 KINDS = ("modular",)
-# The form in which an all2all backend hands tokens to the experts: `moe.types.Dispatched`, which is
-# contiguous rows, each with its ids and router weights.
+# Dispatch formats, in which an all2all backend passes tokens to the experts. Standard: contiguous
+# rows, each with its ids and router weights (`moe.types.Dispatched`).
 STANDARD = "standard"
 
-BF16_LOSS = 2.0**-8  # no sum is kept in less than bf16, of which this is a step
-FLOAT32_LOSS = 2.0**-22  # the most that an addition in float32 is taken to lose, in any order
+BF16_LOSS = 2.0**-8  # relative step of bf16, the shortest accumulator that is supported
+FLOAT32_LOSS = 2.0**-22  # largest relative error of a float32 addition, in any order of terms
 
 
 @dataclass(frozen=True, kw_only=True)
 class Numerics:
-    """What a member declares about its rounding; the reference rounds in the same places.
+    """Declare where a member rounds; the reference then rounds in the same places.
 
-    Each of the dtype fields names what a value is rounded to at that point: `f32`, or `model`
-    for the layer's dtype. Raises ValueError for what the reference could not follow.
+    The str fields name the dtype to which a value is rounded at that point: `f32`, or `model` for
+    the layer's dtype. Raises ValueError for values that the reference does not support.
     """
 
     gemm1: str = "f32"  # the first product, before the activation function
     activation: str = "f32"  # SiLU(gate) * up, before any second quantization
     expert: str = "f32"  # each expert's output, before its router weight
     combine: str = "f32"  # the weighted sum over the k experts, while it accumulates
-    # What each addition of a product's sum loses, relative to the root of the sum of squares of
-    # its terms; over K terms sqrt(K) of it gathers. float32's own is about 2**-24.
+    # Error of each addition in a product's sum, relative to the root of the sum of squares of its
+    # terms; over K terms it grows by sqrt(K). That of float32 is about 2**-24.
     accumulation: float = 2.0**-23
-    # After how many terms a short accumulator is added to a float32 one, so that no more of its
-    # loss gathers; None: never.
+    # Terms between promotions of a short accumulator to a float32 one, which end the growth of its
+    # error; None: never.
     promoted: int | None = None
-    # (terms, bits) where the loss of a single sum is known better: so many products at a time are
-    # aligned with the sum so far to the largest of them, and cut off so many bits below it.
+    # (terms, bits) of a tensor core: `terms` products at a time, and the sum so far, are aligned to
+    # the largest of them and truncated `bits` bits below it; None: unknown.
     aligned: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
@@ -125,8 +127,8 @@ class Numerics:
             if getattr(self, place) not in ("f32", "model"):
                 raise ValueError(f"{place} is {getattr(self, place)!r}; it must be f32 or model")
         if not 0 <= self.accumulation <= BF16_LOSS:
-            rule = "what one addition loses, relative: at least 0 and at most bf16's own 2**-8"
-            raise ValueError(f"accumulation is {self.accumulation}; it is {rule}")
+            rule = "from 0 to 2**-8: the relative error of one addition, at most that of bf16"
+            raise ValueError(f"accumulation is {self.accumulation}; it must be {rule}")
         if self.promoted is not None and self.promoted < 1:
             raise ValueError(f"promoted is {self.promoted}; it counts terms: at least 1, or None")
         if self.aligned is not None and min(self.aligned) < 1:
@@ -135,20 +137,20 @@ class Numerics:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One member of a family: what it is called, what it needs, where its class is.
+    """Declare one member of a family: its name, its class, what it needs and where it rounds.
 
     Raises ValueError for a kind that is not one of KINDS.
     """
 
-    name: str
+    name: str  # as in case ids
     target: str  # "package.module:Class", imported on use
     needs: Needs = field(default_factory=Needs)
     numerics: Numerics = field(default_factory=Numerics)
-    # Where a member rounds elsewhere for some activation formats, by name.
+    # Activation format -> numerics, for formats with which the member rounds differently.
     numerics_of: Mapping[str, Numerics] = field(default_factory=dict)
-    deterministic: bool = False  # the same call on the same ranks gives the same bits
-    kind: str = "modular"  # of an experts backend
-    dispatch_format: str = STANDARD  # that an experts or all2all backend speaks
+    deterministic: bool = False  # equal calls on the same ranks give equal bits
+    kind: str = "modular"  # of an experts backend: one of KINDS
+    dispatch_format: str = STANDARD  # of an experts or all2all backend
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -157,10 +159,9 @@ class Row:
             )
 
     def numerics_for(self, scheme: Scheme, device: str) -> Numerics:
-        """What the member declares for this scheme on a device of this torch type.
+        """Return the numerics for this scheme on a device of this torch type.
 
-        What is `aligned` is a tensor core's doing, and a CPU has none: kernels that are
-        interpreted there lose what float32 does.
+        `aligned` describes tensor cores. On a CPU, kernels are interpreted and sum in float32.
         """
         declared = self.numerics_of.get(scheme.activations, self.numerics)
         if device != "cpu" or declared.aligned is None:
@@ -169,48 +170,51 @@ class Row:
 
 
 def dispatch_refusal(experts: Row, all2all: Row) -> Reason | None:
-    """Return why the experts cannot take what the all2all backend hands out, or None."""
+    """Return the reason if the two rows differ in their dispatch format, otherwise None."""
     if experts.dispatch_format == all2all.dispatch_format:
         return None
     text = (
-        f"{experts.name} takes the dispatch_format {experts.dispatch_format}, and "
-        f"{all2all.name} hands out {all2all.dispatch_format}; choose two that name the same"
+        f"{experts.name} takes the dispatch_format {experts.dispatch_format}, but "
+        f"{all2all.name} produces {all2all.dispatch_format}; choose two that name the same"
     )
     return Reason(code="dispatch_format_mismatch", text=text)
 
 
 @reads("top_k", "num_experts")
 def _too_few_experts(problem: Problem) -> Reason | None:
+    """Refuse a top_k that exceeds the number of experts."""
     if problem.top_k <= problem.num_experts:
         return None
-    text = f"top-k {problem.top_k} of only {problem.num_experts} experts"
+    text = f"top_k {problem.top_k} is larger than the number of experts, {problem.num_experts}"
     return Reason(code="top_k_exceeds_experts", text=text)
 
 
 @reads("layout")
 def _sequence_parallel_alone(problem: Problem) -> Reason | None:
+    """Refuse sequence parallelism without expert parallelism over more than one TP rank."""
     layout = problem.layout
     if not layout.sequence_parallel or (layout.use_ep and layout.tp_size > 1):
         return None
-    text = "sequence parallel is expert parallel with tp_size > 1; set use_ep and tp_size"
+    text = "sequence_parallel needs expert parallelism with tp_size > 1; set use_ep and tp_size"
     return Reason(code="sp_needs_ep_and_tp", text=text)
 
 
 @reads("intermediate", "layout")
 def _empty_shard(problem: Problem) -> Reason | None:
+    """Refuse layouts in which a rank holds no intermediate columns."""
     if min(problem.shard_sizes) > 0:
         return None
     world = problem.layout.world_size
-    text = f"intermediate size {problem.intermediate} over {world} ranks: one is empty"
+    text = f"intermediate size {problem.intermediate} over {world} ranks leaves a rank empty"
     return Reason(code="empty_shard", text=text)
 
 
-# What makes a problem impossible for every member.
+# Needs of every member.
 PROBLEM_NEEDS = tuple(
     Need.of(f) for f in (_too_few_experts, _sequence_parallel_alone, _empty_shard)
 )
 
 
 def problem_refusal(problem: Problem) -> Reason | None:
-    """What makes a problem impossible for every member."""
+    """Return the reason why no member can serve a problem, or None."""
     return first_refusal(PROBLEM_NEEDS, problem)

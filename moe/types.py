@@ -1,12 +1,17 @@
-"""Tensor bundles that pass between the stages of a layer, and the shape legend.
+"""Define the tensor bundles that pass between the stages of a layer, and the legend of shapes.
 
-Legend (suffix of a tensor's name): T tokens on this rank (or gathered), K hidden size, N
-intermediate size, E global experts, e experts on this rank, k experts a token is routed to,
-R rows = (token, expert) pairs, n intermediate size on this rank.
+Shapes in all docstrings of `moe`:
 
-Weights are stored [gate; up] along 2N; a backend that wants another order converts them in its
-own `prepare_weights`. `topk_ids == -1` marks a padding row or slot everywhere: it takes part in
-nothing, and what the output holds for a row of only -1 is undefined.
+    T   tokens on this rank                 G   tokens gathered from the ranks of the gather group
+    K   hidden size                         R   flat (token, slot) rows, R = T * k or G * k
+    N   intermediate size                   n   intermediate columns on this rank
+    E   global (logical) experts            e   experts on this rank
+    P   physical experts                    k   experts per token, top-k
+    O, I  output and input size of any weight matrix
+
+Weights are stored [gate; up] along 2N; a backend that needs another order converts them in its own
+`prepare_weights`. `topk_ids == -1` marks a padding row or slot everywhere: it does not affect other
+rows, and the output of a padding row is undefined.
 """
 
 from __future__ import annotations
@@ -29,14 +34,15 @@ TORCH_DTYPE = {"bf16": torch.bfloat16, "fp16": torch.float16, "f32": torch.float
 
 @dataclass(frozen=True, kw_only=True)
 class ExpertWeights:
-    """Weights of some experts, plain or quantized, whole or one rank's shard.
+    """Hold the weights of some experts, quantized or not; full, or one rank's shard.
 
     w13: [e, 2n, K] weights or codes, [gate; up].      w2: [e, K, n] weights or codes.
-    w13_scale, w2_scale: float32 multipliers that turn codes into values, or None:
-        one for each of the format's blocks, such as per tensor [e]; per channel [e, 2n] and
-        [e, K]; per block [e, ceil(2n/128), ceil(K/128)] and [e, ceil(K/128), ceil(n/128)].
-    a1_scale, a2_scale: [] float32, the static per-tensor scales of the two activations, or None.
-    format: of both matrices; `gate_up` and `down` give each with its scale.
+    w13_scale, w2_scale: float32, value = code * scale, or None for unquantized weights. One per
+        block of the format: per tensor [e]; per channel [e, 2n] and [e, K]; per block
+        [e, ceil(2n/128), ceil(K/128)] and [e, ceil(K/128), ceil(n/128)].
+    a1_scale, a2_scale: [] float32, static per-tensor scales of the inputs of the first and second
+        product, or None.
+    format: of w13 and w2. `gate_up` and `down` return each matrix with its scale.
     """
 
     w13: Tensor
@@ -49,30 +55,35 @@ class ExpertWeights:
 
     @property
     def gate_up(self) -> QuantTensor:
-        """w13 with its scale."""
+        """Return w13 with its scale."""
         return QuantTensor(codes=self.w13, scale=self.w13_scale, format=self.format)
 
     @property
     def down(self) -> QuantTensor:
-        """w2 with its scale."""
+        """Return w2 with its scale."""
         return QuantTensor(codes=self.w2, scale=self.w2_scale, format=self.format)
 
     def replace(self, **changes: Any) -> ExpertWeights:
+        """Return a copy with these fields changed."""
         return replace(self, **changes)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Activations(QuantTensor):
-    """Rows of activations, plain or quantized.
+    """Hold rows of activations, quantized or not.
 
-    codes: [T, K] values or codes. scale, as the format says: None; [] float32 per tensor;
-    [T, 1] float32 per token; [T, ceil(K/block)] per group.
+    codes: [T, K] values or codes. scale: float32, value = code * scale; by the format None,
+    [] per tensor, [T, 1] per token, or [T, ceil(K/block)] per group.
     """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Routing:
-    """topk_ids: [T, k] int32 global expert ids, -1 = none. topk_weights: [T, k] float32."""
+    """Hold the experts of each token and their weights.
+
+    topk_ids: [T, k] int32 expert ids, global unless stated otherwise; -1 = none.
+    topk_weights: [T, k] float32.
+    """
 
     topk_ids: Tensor
     topk_weights: Tensor
@@ -80,13 +91,13 @@ class Routing:
 
 @dataclass(frozen=True, kw_only=True)
 class Dispatched:
-    """What `prepare` hands to the experts: tokens of all ranks whose experts may be here.
+    """Hold the tokens that `prepare` gathered for the experts of this rank.
 
     This is the dispatch format `standard`: contiguous rows in any order.
 
-    x: activations of the G gathered rows, with their scales where they have some.
-    routing: theirs, -1 for padding rows; global ids from `prepare`, local ones for the experts.
-    counts: rows of each rank of the gather group, without padding; finalize needs them.
+    x: [G, K] activations of the gathered rows, with their scales.
+    routing: [G, k], -1 for padding rows; global ids from `prepare`, local ids for the experts.
+    counts: rows of each rank of the gather group, without padding; `finalize` needs them.
     """
 
     x: Activations

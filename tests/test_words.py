@@ -18,12 +18,6 @@ BANNED = frozenset(
         *("sayers", "complaint", "holes", "whole"),
     }
 )
-# Rooms and modules whose names are still being replaced; this set shrinks to nothing.
-PENDING = frozenset(
-    {
-        *("moe/platforms", "moe/guarded_buffers", "moe/layer", "moe/registry"),
-    }
-)
 
 
 def _targets(node: ast.AST) -> Iterator[tuple[int, str]]:
@@ -51,10 +45,6 @@ def banned_names(source: str) -> list[tuple[int, str]]:
     return sorted(pair for pair in bound if pair[1] in BANNED)
 
 
-def _is_pending(path: str) -> bool:
-    return any(path.startswith((f"{part}/", f"{part}.py")) for part in PENDING)
-
-
 MODULES = sorted(
     str(file.relative_to(ROOT))
     for room in ("harness", "moe")
@@ -62,7 +52,7 @@ MODULES = sorted(
 )
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if not _is_pending(path)])
+@pytest.mark.parametrize("path", MODULES)
 def test_names_say_what_a_value_is(path: str) -> None:
     lines = [
         f"{path}:{line}: {name!r} does not say what the value is"

@@ -1,4 +1,8 @@
-"""The activation functions of an expert's gate: the table. One row and one folder a function."""
+"""List the activation functions of an expert's gate: one row and one folder per function.
+
+In a folder, `spec.py` has the row and is torch-free; `member.py` is the function of the stack under
+test; `truth.py` is its independent twin, which only the reference imports.
+"""
 
 from __future__ import annotations
 

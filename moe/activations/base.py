@@ -1,4 +1,4 @@
-"""What an activation function is: its row, its member and its twin for the reference. No torch."""
+"""Define the row of an activation, and the protocols of its member and its truth. Torch-free."""
 
 from __future__ import annotations
 
@@ -12,38 +12,39 @@ if TYPE_CHECKING:
 
 
 class Activation(Protocol):
-    """What `ActivationSpec.target` makes: `f(gate) * up` in float32, any shape."""
+    """Compute `f(gate) * up`; created by `ActivationSpec.target`."""
 
-    def __call__(self, gate: Tensor, up: Tensor) -> Tensor: ...
+    def __call__(self, gate: Tensor, up: Tensor) -> Tensor:
+        """Return `f(gate) * up` in float32. gate, up: float32, of one shape."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Propagated:
-    """`f(gate) * up` and what the reference needs to carry noise through it, elementwise.
-
-    by_gate, by_up: the sizes of the derivatives. noise: the standard deviation that float32's own
-    arithmetic has in any customary way to write the function.
-    """
+    """Hold `f(gate) * up` and what the reference needs to propagate noise, elementwise."""
 
     value: Tensor
-    by_gate: Tensor
-    by_up: Tensor
-    noise: Tensor
+    by_gate: Tensor  # absolute value of the derivative by gate
+    by_up: Tensor  # absolute value of the derivative by up
+    noise: Tensor  # standard deviation of customary float32 implementations
 
 
 class ActivationTruth(Protocol):
-    """What `ActivationSpec.truth` names; it shares no code with the member."""
+    """Compute an activation for the reference; named by `ActivationSpec.truth`.
 
-    def __call__(self, gate: Tensor, up: Tensor) -> Propagated: ...
+    It shares no code with the member.
+    """
+
+    def __call__(self, gate: Tensor, up: Tensor) -> Propagated:
+        """Return `f(gate) * up`, derivatives and noise. gate, up: of one shape."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ActivationSpec(Row):
-    """One activation function.
+    """Declare one activation function.
 
-    truth: "package.module:function", an `ActivationTruth`. identity_from: from this size of a
-    positive gate on, `f(gate) == gate` in float32, and `f(0) == 0`; None where that is never so,
-    and exact mode then compares no bits.
+    truth: "package.module:function", an `ActivationTruth`.
+    identity_from: `f(0) == 0`, and `f(gate) == gate` in float32 for gates of at least this; None if
+        there is no such value, and exact mode does not compare bits.
     """
 
     needs: Needs = field(default_factory=lambda: Needs(dtypes=ANY, formats=ANY))

@@ -1,4 +1,7 @@
-"""The all2all backends: how tokens reach their experts and come back. One row, one file each."""
+"""List the all2all backends, which move tokens to their experts and sum the outputs.
+
+One row and one file per backend, in order of preference.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Every rank gets every token, and each gets back the sum for its own: takes any scheme.
+"""Gather all tokens before the experts, reduce-scatter their outputs. Supports every scheme.
 
-Ranks may hold different numbers of tokens, none included. Rows are padded to the largest count
-and travel at that fixed size; a padding row has `topk_ids == -1` and takes part in nothing.
+Ranks may hold different numbers of tokens, including 0. Rows are padded to the largest number;
+padding rows have `topk_ids == -1`.
 """
 
 from __future__ import annotations
@@ -20,13 +20,17 @@ if TYPE_CHECKING:
 
 
 class AllGatherReduceScatter(PrepareFinalize):
+    """Send every token to every rank, and return to each rank the sums of its own tokens."""
+
     def prepare(self, x: Activations, routing: Routing) -> Dispatched:
         group = self.group
         counts = group.gather_counts(x.codes.shape[0], x.codes.device)
         rows = max(counts)
         codes = group.all_gather(_padded(x.codes, rows))
         scale = x.scale
-        if scale is not None and x.format.has_row_scales:  # one for all is everywhere
+        if (
+            scale is not None and x.format.has_row_scales
+        ):  # a scale of all rows is equal on every rank
             scale = group.all_gather(_padded(scale, rows))
         gathered = Routing(
             topk_ids=group.all_gather(_padded(routing.topk_ids, rows, -1)),
@@ -37,16 +41,16 @@ class AllGatherReduceScatter(PrepareFinalize):
 
     def finalize(self, partial: Tensor, dispatched: Dispatched) -> Tensor:
         real = dispatched.routing.topk_ids.amax(dim=1, keepdim=True) >= 0
-        safe = torch.where(real, partial, 0.0)  # padding rows are undefined: keep them out of sums
-        mine = self.group.reduce_scatter(safe.to(partial.dtype))
-        return mine[: dispatched.counts[self.group.rank]]
+        safe = torch.where(real, partial, 0.0)  # padding rows are undefined
+        local_sum = self.group.reduce_scatter(safe.to(partial.dtype))
+        return local_sum[: dispatched.counts[self.group.rank]]
 
 
 def _padded(x: Tensor, rows: int, value: float = 0) -> Tensor:
-    """x with rows of `value` added at its end."""
+    """Return x, padded at its end to this number of rows by `value`."""
     missing = rows - x.shape[0]
     if missing == 0:
         return x
-    bits = x.view(torch.uint8) if x.element_size() == 1 else x  # fp8 cannot be filled everywhere
+    bits = x.view(torch.uint8) if x.element_size() == 1 else x  # not every backend fills fp8
     filler = bits.new_full((missing, *x.shape[1:]), value)
     return torch.cat([bits, filler]).view(x.dtype)

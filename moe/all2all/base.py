@@ -1,4 +1,4 @@
-"""What an all2all backend is: tokens to where their experts are, and the sums back."""
+"""Define the base class of all2all backends: tokens to their experts, sums back."""
 
 from __future__ import annotations
 
@@ -13,15 +13,21 @@ if TYPE_CHECKING:
 
 
 class PrepareFinalize(ABC):
-    """One per layer and rank; `group` holds the ranks whose tokens differ."""
+    """Exchange the tokens of one layer on one rank. group: the ranks whose tokens differ."""
 
     def __init__(self, group: Group) -> None:
         self.group = group
 
     @abstractmethod
     def prepare(self, x: Activations, routing: Routing) -> Dispatched:
-        """Collective. x: [T, K] this rank's tokens (T may be 0 and may differ between ranks)."""
+        """Return the gathered tokens for this rank's experts. Collective.
+
+        x: [T, K] this rank's tokens; T may be 0 and may differ between ranks. routing: global ids.
+        """
 
     @abstractmethod
     def finalize(self, partial: Tensor, dispatched: Dispatched) -> Tensor:
-        """Collective. partial: [G, K] sums over this rank's experts -> [T, K] over the group's."""
+        """Return the sums over all ranks' experts of this rank's tokens, [T, K]. Collective.
+
+        partial: [G, K] sums over this rank's experts, of the rows of `dispatched`.
+        """

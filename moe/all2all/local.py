@@ -1,4 +1,4 @@
-"""One rank, so nothing moves."""
+"""Define the all2all backend of a single rank."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 
 class Local(PrepareFinalize):
+    """Return tokens and outputs unchanged."""
+
     def prepare(self, x: Activations, routing: Routing) -> Dispatched:
         return Dispatched(x=x, routing=routing, counts=(x.codes.shape[0],))
 

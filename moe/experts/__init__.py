@@ -1,4 +1,7 @@
-"""The experts backends: the support table. One row a backend, one file a backend."""
+"""List the experts backends, in order of preference: one row and one file per backend.
+
+A row declares what the backend supports (`needs`) and where it rounds (`numerics`).
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,13 @@ from dataclasses import replace
 from moe.registry import Registry
 from moe.spec import ANY, STANDARD, Needs, Numerics, Row
 
-# Every product is rounded to the layer's dtype. Tensor cores sum bf16 and fp16 products in
-# float32 but drop bits when they align them.
+# Each product, and f(gate) * up, is rounded to the layer's dtype. Tensor cores sum bf16 and fp16
+# products in float32, but drop low bits when they align the terms.
 _ROUNDED = Numerics(gemm1="model", activation="model", expert="model", accumulation=2.0**-22)
-# Hopper's tensor cores sum fp8 products in a short accumulator: 32 at a time, cut off 13 bits below
-# the largest exponent among them (measured: so emulated, 80 % of sums have the same bits, and the
-# largest error is the same), which over 4096 terms is 2**-9.5. The Triton kernels leave it every
-# 128 elements.
+# Hopper's tensor cores sum fp8 products in a short accumulator: 32 at a time, truncated 13 bits
+# below the largest exponent among them. (An emulation of this has the same bits as the hardware in
+# 80 % of measured sums, and the same largest error.) Over 4096 terms the relative error is 2**-9.5.
+# The Triton kernels add it to a float32 accumulator every 128 elements.
 _FP8_SHORT, _FP8_ALIGNED = 2.0**-15.5, (32, 13)
 _FP8_PROMOTED = replace(_ROUNDED, accumulation=_FP8_SHORT, promoted=128, aligned=_FP8_ALIGNED)
 
@@ -53,14 +56,14 @@ EXPERTS: Registry[Row] = Registry(
                 features=frozenset({"cuda", "sm90"}),
                 dtypes=frozenset({"bf16"}),
                 formats=frozenset({("model", "model"), ("fp8_tensor", "fp8_static")}),
-                hidden_multiple=8,  # 16 for fp8: the probe knows
+                hidden_multiple=8,  # 16 for fp8, which the probe checks
                 shard_multiple=8,
                 packages=("flashinfer", "tvm_ffi"),
                 probe="moe.experts.flashinfer_probe:built",
             ),
             numerics=_ROUNDED,
-            # Its fp8 sums stay in the short accumulator (2**-9.5 at K = 4096, measured), and the
-            # codes of the second product come straight from float32.
+            # fp8 sums stay in the short accumulator (2**-9.5 at K = 4096, measured), and the codes
+            # for the second product are made from float32.
             numerics_of={
                 "fp8_static": Numerics(
                     gemm1="model", expert="model", accumulation=_FP8_SHORT, aligned=_FP8_ALIGNED
@@ -75,8 +78,8 @@ EXPERTS: Registry[Row] = Registry(
             needs=Needs(
                 dtypes=frozenset({"bf16"}),
                 formats=frozenset({("model", "model")}),
-                activation_functions=ANY,  # it calls the layer's own
-                hidden_multiple=8,  # grouped_mm wants rows of a multiple of 16 bytes
+                activation_functions=ANY,  # calls the layer's own activation function
+                hidden_multiple=8,  # grouped_mm needs rows of a multiple of 16 bytes
                 shard_multiple=8,
             ),
             numerics=_ROUNDED,
@@ -87,7 +90,8 @@ EXPERTS: Registry[Row] = Registry(
             target="moe.experts.torch_loop:TorchLoopExperts",
             kind="modular",
             dispatch_format=STANDARD,
-            needs=Needs(dtypes=ANY, formats=ANY, activation_functions=ANY),  # calls the layer's own
+            # Multiplies dequantized values, and calls the layer's own activation function.
+            needs=Needs(dtypes=ANY, formats=ANY, dequantizes=True, activation_functions=ANY),
             deterministic=True,
         ),
     ),

@@ -1,8 +1,8 @@
-"""What an experts backend is: weights once, then tokens in and this rank's share out.
+"""Define the base class of experts backends: weights once, then tokens in and a partial sum out.
 
-A backend is *modular* and *standard* (see `kind` and `dispatch_format` in `moe.spec`): contiguous
-tokens come in with their routing, and the weighted sum over this rank's experts goes out; sums over
-ranks belong to the all2all.
+A backend is *modular* and *standard* (see `kind` and `dispatch_format` in `moe.spec`): it gets
+contiguous tokens with their routing and returns the weighted sum over this rank's experts. The
+all2all backend sums over ranks.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Experts(ABC):
-    """The experts of one rank. `numerics` are those of the member's row: what it promises."""
+    """Compute the experts of one rank. `numerics`: as declared by the member's row."""
 
     def __init__(self, problem: Problem, rank: int, numerics: Numerics, quant: QuantMethod) -> None:
         self.problem = problem
@@ -36,20 +36,20 @@ class Experts(ABC):
 
     @abstractmethod
     def prepare_weights(self, weights: ExpertWeights) -> None:
-        """Keep this rank's shard, converted to the backend's own order and layout.
+        """Keep this rank's shard, converted to the backend's own order and memory layout.
 
-        weights: [gate; up] order, e = this rank's experts, n = its intermediate columns.
+        weights: w13 in [gate; up] order; e experts of this rank, n of its intermediate columns.
         """
 
     def run(self, dispatched: Dispatched) -> Tensor:
-        """Compute what an all2all backend has prepared, its ids made local, by `apply`."""
+        """Call `apply` for what an all2all backend prepared, with ids converted to local ones."""
         return self.apply(dispatched.x, dispatched.routing)
 
     @abstractmethod
     def apply(self, x: Activations, routing: Routing) -> Tensor:
-        """out: [T, K] model dtype, the sum over this rank's experts of weight * expert(x).
+        """Return [T, K] in the model dtype: the sum over this rank's experts of weight * expert(x).
 
         x: [T, K] activations, quantized by `quant.quantize_input` (T may be 0).
-        routing.topk_ids: [T, k] int32 *local* ids, -1 = not on this rank or padding. A row of
-        only -1 that is a real token must come out as zeros; other ranks add to it.
+        routing.topk_ids: [T, k] int32 *local* ids, -1 = not on this rank, or padding. The output of
+        a token whose ids are all -1 must be zeros, since other ranks' outputs are added to it.
         """

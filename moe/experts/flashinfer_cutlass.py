@@ -1,12 +1,12 @@
-"""FlashInfer's CUTLASS fused MoE on Hopper: bf16, and fp8 with static per-tensor scales.
+"""Compute experts by FlashInfer's CUTLASS fused MoE on Hopper: bf16, and fp8 with static scales.
 
-One call does alignment, both products, the activation and the weighted sum. It is always called
-as a layer of this rank's experts alone (`ep_size=1`), with local ids: which experts live here is
-known to the layer, so the kernel's own even split of experts over ranks is not needed.
+One call does the alignment, both products, the activation and the weighted sum. It is always called
+as a layer of this rank's experts only (`ep_size=1`) with local ids, because the layer's placement
+decides which experts are on this rank, and not the kernel's own even split.
 
-The kernel treats an id outside of `[0, e)` as an expert of another rank and drops the slot
-before the products, so -1 is handed on as it is. Sending such slots to expert 0 with weight 0
-would be wrong: its prologue for large batches takes an expert only once from each row.
+The kernel treats an id outside of `[0, e)` as an expert of another rank and drops the slot before
+the products, so -1 is passed unchanged. Mapping such slots to expert 0 with weight 0 would be
+wrong: the kernel's prologue for large batches takes an expert only once from each row.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ if TYPE_CHECKING:
 
 
 class FlashInferCutlassExperts(Experts):
-    """Needs a built module (see `flashinfer_probe`): without one the first call compiles it."""
+    """Call FlashInfer's kernel. Without a built module (`flashinfer_probe`) it first compiles."""
 
     def prepare_weights(self, weights: ExpertWeights) -> None:
-        # Imported here, as the functions below and planning need no FlashInfer.
+        """Keep copies in the kernel's order. Raises ValueError as `quant_scales` does."""
+        # Imported on use: the functions below, and planning, work without FlashInfer.
         from flashinfer import fused_moe
 
         self._flashinfer: Any = fused_moe
@@ -51,22 +52,22 @@ class FlashInferCutlassExperts(Experts):
             self.dtype,
             quant_scales=self._quant_scales,
             output=out,
-            # By name: the numbers moved between FlashInfer's versions.
+            # By name: the enum's numbers differ between FlashInfer versions.
             activation_type=self._flashinfer.ActivationType.Swiglu,
         )
         return out
 
 
 def up_then_gate(w13: Tensor) -> Tensor:
-    """w13: [e, 2n, K], [gate; up] -> a contiguous copy in the kernel's order, [up; gate]."""
+    """Return w13 [e, 2n, K] of order [gate; up] as a contiguous copy in the order [up; gate]."""
     gate, up = w13.chunk(2, dim=1)
     return torch.cat((up, gate), dim=1)
 
 
 def kernel_routing(routing: Routing) -> tuple[Tensor, Tensor]:
-    """ids [T, k] int32 and weights [T, k] float32 as the kernel reads them.
+    """Return ids [T, k] int32 and weights [T, k] float32, contiguous, as the kernel reads them.
 
-    Weights of -1 slots become 0, so that whatever a padding slot holds cannot leak.
+    Weights of -1 slots become 0, so that the weight of a padding slot (NaN, say) has no effect.
     """
     ids = routing.topk_ids.to(torch.int32).contiguous()
     weights = torch.where(ids < 0, 0.0, routing.topk_weights.to(torch.float32))
@@ -74,12 +75,12 @@ def kernel_routing(routing: Routing) -> tuple[Tensor, Tensor]:
 
 
 def quant_scales(weights: ExpertWeights) -> list[Tensor]:
-    """The kernel's list of float32 scales; empty for weights in the model dtype.
+    """Return the kernel's list of float32 scales; empty for weights in the model dtype.
 
-    For fp8: [e] what turns the first product's sums into values; [] what the intermediate is
-    multiplied by before it is rounded; [e] the same for the second product; [] the input's scale.
+    For fp8: [e] multiplier of the first product's sums; [] multiplier of the intermediate before
+    it is rounded; [e] multiplier of the second product's sums; [] scale of the input.
 
-    Raises ValueError where a scale is missing or is not one per expert.
+    Raises ValueError if a scale is missing or is not one per expert.
     """
     scales = (weights.w13_scale, weights.w2_scale, weights.a1_scale, weights.a2_scale)
     if all(scale is None for scale in scales):
@@ -87,8 +88,8 @@ def quant_scales(weights: ExpertWeights) -> list[Tensor]:
     w13_scale, w2_scale, a1_scale, a2_scale = scales
     if w13_scale is None or w2_scale is None or a1_scale is None or a2_scale is None:
         raise ValueError(
-            "flashinfer_cutlass takes no dynamic scales: give w13_scale, w2_scale, a1_scale and "
-            "a2_scale, or none of them; quant fp8_tensor has all four"
+            "flashinfer_cutlass does not take dynamic scales: pass w13_scale, w2_scale, a1_scale "
+            "and a2_scale, or none of them; quant fp8_tensor has all four"
         )
     if not weights.format.has_one_scale:
         name = weights.format.name

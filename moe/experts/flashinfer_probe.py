@@ -1,8 +1,8 @@
-"""Whether FlashInfer can serve a problem here: asked while planning, so without importing torch.
+"""Check whether FlashInfer's fused MoE can serve a problem on this machine. Torch-free.
 
-FlashInfer compiles its fused-MoE module on the first call, which takes longer than any case may.
-It is therefore chosen only where a built module is found: shipped with FlashInfer, in one of its
-prebuilt-module packages, or left in its cache by an earlier compilation.
+FlashInfer compiles its fused-MoE module on the first call, which takes longer than the time limit
+of a case. The backend is therefore refused unless a built module exists: shipped with FlashInfer,
+in one of its prebuilt-module packages, or in its cache from an earlier compilation.
 """
 
 from __future__ import annotations
@@ -21,45 +21,46 @@ if TYPE_CHECKING:
 
     from moe.spec import Platform, Problem
 
-MODULE = "fused_moe_90"  # the module of chips with the feature `sm90`, as FlashInfer calls it
-_PROVIDERS = "flashinfer.jit_cache.providers"  # entry points of prebuilt-module packages, 0.7 on
-_ROW_BYTES = 16  # the tensor-memory unit moves rows of a multiple of this
+MODULE = "fused_moe_90"  # FlashInfer's name of the module for the feature `sm90`
+_PROVIDERS = "flashinfer.jit_cache.providers"  # entry points of prebuilt-module packages, since 0.7
+_ROW_BYTES = 16  # the tensor memory accelerator needs rows of a multiple of this
 
 
 @reads("hidden", "intermediate", "layout", "scheme")
 def built(problem: Problem, platform: Platform) -> Reason | None:
-    """None where the kernel takes the problem's sizes and its module is there, else why not."""
+    """Return None if the kernel supports the problem's sizes and is built, otherwise the reason."""
     del platform  # the row's features have already been matched
     return _misaligned(problem) or _not_built()
 
 
 def _misaligned(problem: Problem) -> Reason | None:
-    """8-bit weights need sizes of a multiple of 16, 16-bit ones of 8."""
+    """Refuse sizes that are not a multiple of 16 (8-bit weights) or 8 (16-bit weights)."""
     multiple = _ROW_BYTES // (problem.scheme.weight_bytes or 2)
     sizes = (("hidden size", problem.hidden), *(("shard", n) for n in problem.shard_sizes))
-    for what, size in sizes:
+    weights = problem.scheme.weights
+    for size_name, size in sizes:
         if size % multiple:
-            text = f"{what} {size} is no multiple of {multiple}, as {problem.scheme.weights} needs"
+            text = f"{size_name} {size} is not a multiple of {multiple}, as {weights} needs"
             return Reason(code="size_not_multiple", text=text)
     return None
 
 
 @cache
 def _not_built() -> Reason | None:
-    """Asked once a process: plans ask for thousands of cases."""
+    """Refuse if no built module exists; searched once per process."""
     folders = list(_folders())
     if any((folder / MODULE / f"{MODULE}.so").is_file() for folder in folders):
         return None
-    looked = ", ".join(map(str, folders)) or "nowhere: flashinfer is not installed"
+    searched = ", ".join(map(str, folders)) or "nowhere: flashinfer is not installed"
     text = (
-        f"no built {MODULE}.so (looked in {looked}); install FlashInfer's prebuilt modules "
+        f"no built {MODULE}.so (searched {searched}); install FlashInfer's prebuilt modules "
         "(flashinfer-jit-cache, of the version of flashinfer-python)"
     )
     return Reason(code="module_not_built", text=text)
 
 
 def _folders() -> Iterator[Path]:
-    """Each folder from which FlashInfer would load a module without compiling it."""
+    """Yield each folder from which FlashInfer would load a module without compiling it."""
     package = _location("flashinfer")
     if package is None:
         return
@@ -74,6 +75,7 @@ def _folders() -> Iterator[Path]:
 
 
 def _location(package: str) -> Path | None:
+    """Return the folder of an installed package, without importing it; None if it is missing."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         return None
@@ -81,8 +83,8 @@ def _location(package: str) -> Path | None:
 
 
 def _version() -> str:
-    """Of the installed package; a module compiled by another one is not used."""
+    """Return FlashInfer's version; modules compiled by other versions are not used."""
     try:
         return importlib.metadata.version("flashinfer-python")
     except importlib.metadata.PackageNotFoundError:
-        return "0.0.0+unknown"  # what FlashInfer calls itself when run from its sources
+        return "0.0.0+unknown"  # FlashInfer's own version when it runs from sources

@@ -1,7 +1,7 @@
-"""Experts from torch's grouped_mm (bf16): rows sorted by expert, one call for each product.
+"""Compute experts by torch's grouped_mm (bf16): rows sorted by expert, one call per product.
 
-grouped_mm wants rows of a multiple of 16 bytes, and leaves the rows beyond the last group
-unwritten: rows without an expert of this rank are sorted there and never read again.
+grouped_mm needs rows of a multiple of 16 bytes, and leaves the rows beyond the last group
+unwritten: rows without an expert on this rank are sorted there and are not read again.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
 
 class TorchGroupedExperts(Experts):
-    """bf16 only. Never waits for the device."""
+    """Compute all local experts with two grouped products, in bf16, without a device sync."""
 
     def prepare_weights(self, weights: ExpertWeights) -> None:
-        # [e, out, in] -> [e, in, out] as a view: grouped_mm takes the transposed order as it is.
+        """Keep transposed views."""
+        # [e, out, in] -> [e, in, out] as a view: grouped_mm accepts transposed strides.
         self.w13 = weights.w13.contiguous().transpose(1, 2)
         self.w2 = weights.w2.contiguous().transpose(1, 2)
 
@@ -47,22 +48,25 @@ class TorchGroupedExperts(Experts):
 
 
 def _grouped_mm(x: Tensor, w: Tensor, ends: Tensor) -> Tensor:
-    """x: [R, in] sorted by expert. w: [e, in, out]. ends: [e] int32 -> [R, out]."""
+    """Return the [R, out] products. x: [R, in] sorted by expert. w: [e, in, out]. ends: [e]."""
     if hasattr(torch.nn.functional, "grouped_mm"):
         return torch.nn.functional.grouped_mm(x, w, offs=ends)
     return torch._grouped_mm(x, w, offs=ends)
 
 
 def _by_expert(topk_ids: Tensor, experts: int) -> tuple[Tensor, Tensor]:
-    """order: [R] int64, flat (token, slot) rows by expert, -1 last; ends: [e] int32, exclusive."""
+    """Return order [R] int64, flat (token, slot) rows by expert with -1 last, and ends [e] int32.
+
+    ends: the exclusive end of each expert's rows in that order.
+    """
     ids = topk_ids.reshape(-1)
     ordered, order = torch.where(ids < 0, experts, ids).sort(stable=True)
-    each = torch.arange(experts, dtype=ids.dtype, device=ids.device)
-    return order, torch.searchsorted(ordered, each, right=True).int()
+    local_ids = torch.arange(experts, dtype=ids.dtype, device=ids.device)
+    return order, torch.searchsorted(ordered, local_ids, right=True).int()
 
 
 def _weighted_sum(y: Tensor, routing: Routing) -> Tensor:
-    """y: [T, k, K] -> [T, K], in float32; slots of -1 are left out whatever they hold."""
+    """Return the weighted sum over k, [T, K], in float32. y: [T, k, K]; -1 slots are not read."""
     used = (routing.topk_ids >= 0)[:, :, None]
     weighted = y.float() * routing.topk_weights[:, :, None]
     return torch.where(used, weighted, 0.0).sum(dim=1).to(y.dtype)

@@ -1,4 +1,4 @@
-"""One expert after another in float32 torch: takes any format, so it is there from day one."""
+"""Compute experts one after another in float32 torch; supports every format and activation."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
 
 class TorchLoopExperts(Experts):
-    """Dequantizes and multiplies in float32; rounds once, at the end."""
+    """Dequantize, multiply in float32, and round once, at the end."""
 
     def prepare_weights(self, weights: ExpertWeights) -> None:
+        """Keep the weights unchanged, in their format."""
         self.weights = weights
 
     def apply(self, x: Activations, routing: Routing) -> Tensor:
@@ -40,10 +41,14 @@ class TorchLoopExperts(Experts):
         return out.copy_(total)
 
     def _intermediates(self, values: Tensor, picked: list[Tensor], flat: Tensor) -> list[Tensor]:
-        """f(gate) * up of each expert's rows, quantized together: one scale may span all."""
+        """Return quantized and dequantized f(gate) * up, [rows of the expert, n] for each expert.
+
+        All rows are quantized in one call, since a scale may be shared by rows of many experts.
+        values: [G, K] float32. picked: each expert's rows of `values`. flat: [R] rows, all experts.
+        """
         parts = []
         for e, rows in enumerate(picked):
-            w13 = dequantize_weight(self.weights.gate_up.expert(e))  # memory holds one copy
+            w13 = dequantize_weight(self.weights.gate_up.expert(e))  # one expert's copy at a time
             parts.append(values[rows] @ w13.T)
         gate_up = torch.cat(parts)
         gate, up = gate_up.chunk(2, dim=1)

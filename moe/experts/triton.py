@@ -1,8 +1,8 @@
-"""Experts from this project's Triton kernels: compiled on a GPU, interpreted on the CPU.
+"""Compute experts by this project's Triton kernels: compiled on a GPU, interpreted on a CPU.
 
 align -> first product -> f(gate) * up -> quantize -> second product -> weighted sum. Rows are
-(token, slot) pairs in flat order throughout; a slot of another rank's expert is never computed
-and never read, so its row in a workspace stays as the allocator left it.
+(token, slot) pairs in flat order throughout. A slot of another rank's expert is neither computed
+nor read, so its row in a workspace stays uninitialised.
 """
 
 from __future__ import annotations
@@ -31,18 +31,21 @@ if TYPE_CHECKING:
 
 
 class TritonExperts(Experts):
-    """Any scheme of the row. Never waits for the device: sizes follow from shapes alone."""
+    """Run the kernels without a device sync: all sizes follow from shapes."""
 
     @property
     def format(self) -> Format:
-        """Of the activations."""
+        """Return the number format of the activations."""
         return FORMATS[self.problem.scheme.activations]
 
     def prepare_weights(self, weights: ExpertWeights) -> None:
-        """Raises MoEError when a static scheme comes without its second scale."""
+        """Keep contiguous weights. Raises MoEError if a static scheme has no `a2_scale`."""
         if self.format.static and weights.a2_scale is None:
             name = self.format.name
-            raise MoEError(f"{name} activations need a calibrated a2_scale; it is None")
+            raise MoEError(
+                f"{name} activations need a calibrated a2_scale, and it is None: pass it in "
+                "ExpertWeights"
+            )
         self.weights = weights.replace(w13=weights.w13.contiguous(), w2=weights.w2.contiguous())
 
     def apply(self, x: Activations, routing: Routing) -> Tensor:
@@ -66,9 +69,9 @@ class TritonExperts(Experts):
         return combine(y, routing.topk_weights, ids)
 
     def _quantize(self, h: Tensor, ids: Tensor) -> Activations:
-        """The method's `quantize_intermediate` in kernels, same bits. h: [R, n]; ids: R, -1 unused.
+        """Return what the method's `quantize_intermediate` does, bit for bit, from kernels.
 
-        A dynamic scale is taken over the rows in use, without gathering them first.
+        h: [R, n]. ids: [T, k], -1 for rows of h that are not in use; a dynamic scale ignores them.
         """
         fmt = self.format
         if fmt.block is None:

@@ -1,7 +1,7 @@
-"""The number formats: the table. A folder each, with its rows, its codec and its truth.
+"""List the number formats; a folder per grid, with the rows that use it.
 
-`spec.py` has rows, and imports no torch; `codec.py` makes and reads codes for the stack under
-test; `truth.py` is its twin, which only the reference imports.
+In a folder, `spec.py` has the rows and is torch-free; `codec.py` encodes and decodes for the stack
+under test; `truth.py` is its independent twin, which only the reference imports.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from moe.registry import Registry
 
 
 class Formats(Registry[Format]):
-    """`FORMATS[name]`, for a name in a scheme; raises UnknownMemberError for any other."""
+    """Look up number formats; also by index, `FORMATS[name]`."""
 
     def __getitem__(self, name: str) -> Format:
+        """Return the format called `name`. Raises UnknownMemberError for an unknown name."""
         return self.row(name)
 
 

@@ -1,4 +1,7 @@
-"""What makes codes and reads them: a number format's member. The reference never imports it."""
+"""Define the base class of codecs, which encode and decode a number format.
+
+The reference imports no codec.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,17 @@ if TYPE_CHECKING:
 
 
 class Codec(ABC):
-    """Codes of values that are divided by their scale already."""
+    """Convert between codes and multiples of a scale."""
 
-    dtype: ClassVar[torch.dtype | None]  # of codes; None: the values' own
+    dtype: ClassVar[torch.dtype | None]  # of codes; None: that of the values
 
     @abstractmethod
     def encode(self, x: Tensor) -> Tensor:
-        """x: float32 multiples of a scale -> codes, to nearest, ties to even, saturating."""
+        """Return the codes of x, rounded to nearest, ties to even, saturating.
+
+        x: any shape, float32, already divided by the scale.
+        """
 
     def decode(self, codes: Tensor) -> Tensor:
-        """The codes as float32 numbers."""
+        """Return codes as float32 multiples of the scale."""
         return codes.float()

@@ -1,4 +1,4 @@
-"""What the formats' truths share: plain arithmetic on float32. Codecs never import it."""
+"""Compute steps of floating-point grids, for the truths of formats. Codecs do not import it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from torch import Tensor
 
 
 def float_step(x: Tensor, bits: int, smallest: int) -> Tensor:
-    """The distance between neighbours at each value, for a significand of so many bits.
+    """Return the distance between neighbours of the grid at each value, of x's shape.
 
-    smallest: the exponent of the smallest step, that of subnormal values.
+    x: float32. bits: of the significand, including the implicit one. smallest: exponent of the
+    smallest step, that of subnormal values.
     """
     _, exponent = torch.frexp(x)
     exponent = torch.where(x == 0, smallest, exponent - bits).clamp(min=smallest)

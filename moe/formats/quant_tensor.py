@@ -1,4 +1,4 @@
-"""A quantized tensor: codes, scale and format together, and the values that they stand for."""
+"""Define a quantized tensor, which holds codes, scale and format together, and dequantize it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class QuantTensor:
-    """codes: [*, R, C] values or codes. format: how to read them.
+    """Hold codes, their scale and their format.
 
-    scale: float32 multipliers that turn codes into values, None where the format has none; one
-    for each of the format's blocks, [*, ceil(R/rows), ceil(C/columns)], sides of 1 left out or not.
-    Raises MoEError for a scale without a format that has scales.
+    codes: [*, R, C] values or codes. scale: float32, value = code * scale, one per block of the
+    format, [*, ceil(R/rows), ceil(C/columns)], where sides of length 1 can be left out; None if the
+    format has no scales. Raises MoEError for a scale with a format that has none.
     """
 
     codes: Tensor
@@ -29,36 +29,37 @@ class QuantTensor:
 
     def __post_init__(self) -> None:
         if self.scale is not None and self.format.block is None:
-            rule = "say in which format the codes are, as the tensor that they came from does"
-            raise MoEError(f"a scale, but format {self.format.name!r} has none; {rule}")
+            rule = "pass the format of the codes"
+            raise MoEError(f"got a scale, but format {self.format.name!r} has no scales; {rule}")
 
     def replace(self, **changes: Any) -> Self:
+        """Return a copy with these fields changed."""
         return replace(self, **changes)
 
     def expert(self, e: int) -> QuantTensor:
-        """The e-th matrix of some experts', [R, C]."""
+        """Return the matrix of expert e, [R, C], from a tensor [e, R, C]."""
         return self.replace(
             codes=self.codes[e], scale=None if self.scale is None else self.scale[e]
         )
 
     def check(self) -> None:
-        """Raises MoEError where the scale is not one for each of the format's blocks."""
+        """Raise MoEError if the scale does not have one number per block of the format."""
         if self.scale is not None:
             *lead, rows, columns = self.codes.shape
-            wanted = (*lead, *self.format.blocks(rows, columns))
-            if _sides(self.scale.shape) != _sides(wanted):
+            expected = (*lead, *self.format.blocks(rows, columns))
+            if _sides(self.scale.shape) != _sides(expected):
                 shapes = f"shape {tuple(self.scale.shape)} of {tuple(self.codes.shape)}"
-                rule = f"{self.format.name} has one for each of {list(wanted)} blocks"
+                rule = f"{self.format.name} has one for each of {list(expected)} blocks"
                 raise MoEError(f"scales of {shapes} codes: {rule}")
 
 
 def _sides(shape: tuple[int, ...]) -> list[int]:
-    """Without sides of length 1, which a scale's owner may leave out."""
+    """Return the shape without sides of length 1, which a scale can leave out."""
     return [side for side in shape if side != 1]
 
 
 def spread_scale(tensor: QuantTensor) -> Tensor:
-    """The scale of each element, broadcastable to the codes."""
+    """Return the scale of each element, broadcastable to the codes."""
     assert tensor.scale is not None
     tensor.check()
     *lead, rows, columns = tensor.codes.shape
@@ -72,7 +73,7 @@ def spread_scale(tensor: QuantTensor) -> Tensor:
 
 
 def dequantize(tensor: QuantTensor) -> Tensor:
-    """float32 values, as the format says; a scale's shape decides nothing."""
+    """Return float32 values, read as the format declares; the scale's shape is not interpreted."""
     values = tensor.format.codec.decode(tensor.codes)
     if tensor.scale is None:
         return values

@@ -1,8 +1,8 @@
-"""The layers that can be tested: the composed one, and whole layers of somebody else's.
+"""List the layers that can be tested: the composed one, and whole layers of other packages.
 
-A row from outside comes in as `"package.module:Class"`, a class that derives from
-`moe.layers.base.LayerSubject`, or by the entry-point group `moe.layers`, in which each entry
-names such a class's `row`.
+Another package's layer is a class that derives from `moe.layers.base.LayerSubject`. It is named as
+`"package.module:Class"`, or by the entry-point group `moe.layers`, whose entries name the class's
+`row`. Torch-free.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ if TYPE_CHECKING:
     from moe.spec import Platform, Problem
 
 COMPOSED = "composed"  # moe.layer.FusedMoE, built from the members that a case names
-OWN = "own"  # the experts of a case whose layer has its own
-# What a layer may name in `takes`, each with the code of its refusal. A layer that does not name
-# one is not asked for it.
+OWN = "own"  # the value of `experts` in a case whose layer has its own experts
+# Words for `takes` -> the reason code of the refusal if a layer does not name them.
 TAKES = {
     "dp": "layout_unsupported",
     "tp": "layout_unsupported",
@@ -37,10 +36,10 @@ TAKES = {
 
 @dataclass(frozen=True, kw_only=True)
 class LayerRow(Row):
-    """A whole layer and what it can do. Raises ValueError for an unknown word in `takes`.
+    """Declare a whole layer and what it supports. Raises ValueError for an unknown `takes`.
 
-    takes: words of TAKES, written as in case ids. takes_logits: it is called with router logits
-    and needs no gate of its own.
+    takes: words of TAKES, spelled as in case ids.
+    takes_logits: the layer is called with router logits and needs no gate of its own.
     """
 
     takes: frozenset[str] = frozenset()
@@ -55,7 +54,7 @@ class LayerRow(Row):
             raise ValueError(f"layer {self.name!r} takes {unknown[0]!r}; choose from {known}")
 
     def asked(self, platform: Platform) -> tuple[Need, ...]:
-        """Return what can refuse a problem on this platform, in the order in which it is asked."""
+        """Return the needs that can refuse a problem on this platform, in the order of checking."""
         checks = (self._not_taken, self._formats, self._no_gate, self._router)
         return (
             *(Need.of(check) for check in checks),
@@ -63,12 +62,13 @@ class LayerRow(Row):
         )
 
     def refusal(self, problem: Problem, platform: Platform) -> Reason | None:
-        """The first reason why it does not serve this problem, or None."""
+        """Return the reason of the first need that does not hold, or None."""
         return first_refusal(self.asked(platform), problem)
 
     @reads("layout", "shared_experts", "renormalize")
     def _not_taken(self, problem: Problem) -> Reason | None:
-        for word in _asked_of(problem):
+        """Refuse a layout or an option that `takes` does not name."""
+        for word in _words_of(problem):
             if word not in self.takes:
                 text = f"does not name {word!r} in its `takes`"
                 return Reason(code=TAKES[word], text=text)
@@ -76,16 +76,17 @@ class LayerRow(Row):
 
     @reads("scheme")
     def _formats(self, problem: Problem) -> Reason | None:
-        """Pairs as a whole, since a layer is not composed of what makes and what takes them."""
-        scheme, taken = problem.scheme, self.needs.formats
-        if isinstance(taken, Anything) or (scheme.weights, scheme.activations) in taken:
+        """Refuse a pair with one reason code: a whole layer has no separate member for either."""
+        scheme, supported = problem.scheme, self.needs.formats
+        if isinstance(supported, Anything) or (scheme.weights, scheme.activations) in supported:
             return None
-        pairs = ", ".join(" with ".join(pair) for pair in sorted(taken))
+        pairs = ", ".join(" with ".join(pair) for pair in sorted(supported))
         text = f"takes {pairs}, not {scheme.weights} with {scheme.activations}"
         return Reason(code="scheme_unsupported", text=text)
 
     @reads("router")
     def _router(self, problem: Problem) -> Reason | None:
+        """Refuse a router that is not in `routers`."""
         if isinstance(self.routers, Anything) or problem.router in self.routers:
             return None
         text = f"has the router {', '.join(sorted(self.routers))}, not {problem.router}"
@@ -93,6 +94,7 @@ class LayerRow(Row):
 
     @reads("num_experts", "hidden")
     def _no_gate(self, problem: Problem) -> Reason | None:
+        """Refuse more experts than hidden columns, since each expert's logit is one column."""
         if self.takes_logits or problem.num_experts <= problem.hidden:
             return None
         text = (
@@ -102,8 +104,8 @@ class LayerRow(Row):
         return Reason(code="gate_not_realisable", text=text)
 
 
-def _asked_of(problem: Problem) -> Iterator[str]:
-    """What a problem asks of a layer beyond one rank with routed experts, as words of TAKES."""
+def _words_of(problem: Problem) -> Iterator[str]:
+    """Yield the words of TAKES that a layer must name to support this problem."""
     yield from layout_words(problem.layout)
     if problem.shared_experts:
         yield "shared"
@@ -112,26 +114,26 @@ def _asked_of(problem: Problem) -> Iterator[str]:
 
 
 def layout_words(layout: Layout) -> list[str]:
-    """What a layout asks of a layer, as words of TAKES."""
-    asked = {
+    """Return the words of TAKES that a layer must name to support this layout."""
+    required = {
         "dp": layout.dp_size > 1,
         "tp": layout.tp_size > 1,
         "ep": layout.use_ep and layout.world_size > 1,
         "sp": layout.sequence_parallel,
     }
-    return [word for word, needed in asked.items() if needed]
+    return [word for word, is_required in required.items() if is_required]
 
 
 class LayerRegistry(Registry[LayerRow]):
-    """Also says where a class is a member of another family."""
+    """Look up layers, and reject classes that are not whole layers."""
 
     def row(self, name: str) -> LayerRow:
-        """As in any registry. Raises MoEError for a class that is no whole layer."""
+        """Return `Registry.row`. Raises MoEError for a class that is not a whole layer."""
         row = super().row(name)
         if isinstance(row, LayerRow):
             return row
         raise MoEError(
-            f"{name} is no whole layer: derive it from moe.layers.base.LayerSubject, or name a "
+            f"{name} is not a whole layer: derive it from moe.layers.base.LayerSubject, or name a "
             "backend with `--experts`"
         )
 

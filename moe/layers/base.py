@@ -1,7 +1,7 @@
-"""What a whole layer under test is: checkpoint weights once, then hidden states in and out.
+"""Define the base class of whole layers under test: checkpoint weights once, then hidden states.
 
-Derive from `LayerSubject`. The layer has its own gate, router, experts and collectives; it shards
-and converts the weights by itself. docs/your-own-layer.md shows one.
+A class that derives from `LayerSubject` has its own gate, router, experts and collectives, and
+shards and converts the weights itself. docs/your-own-layer.md shows an example.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointMLP:
-    """One gated MLP as a checkpoint stores it: an expert, or all shared experts as one.
+    """Hold one gated MLP as a checkpoint stores it: an expert, or all shared experts as one MLP.
 
     gate, up: [N, K]. down: [K, N]. Weights in the layer's dtype, or codes whose scales are float32
     multipliers: [] per tensor, [O] per channel, [ceil(O/128), ceil(I/128)] per block of [O, I].
@@ -43,15 +43,15 @@ class CheckpointMLP:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointWeights:
-    """The weights of the whole layer, the same on every rank; all tensors are the layer's to keep.
+    """Hold the weights of the whole layer, equal on every rank. The layer owns the tensors.
 
     gate_weight: [E, K] in the layer's dtype; `x @ gate_weight.T` is exact in that dtype and in
-        float32. None where the layer takes logits.
-    expert(e): global expert e, made on each call, so that a rank holds what it asks for.
+        float32. None if the layer takes logits.
+    expert(e): returns global expert e, created on each call, so that a rank holds only the experts
+        that it calls for.
     shared: the shared experts as one MLP of shared_experts * N columns, never quantized, or None.
-    a1_scale, a2_scale: [] float32, static scales of both products' inputs, where the scheme has
-        them.
-    gate_bias: [E] added to the router's scores. None: no router of today's has one.
+    a1_scale, a2_scale: [] float32, static scales of the inputs of both products, or None.
+    gate_bias: [E] added to the router's scores. None: no current router has one.
     """
 
     gate_weight: Tensor | None
@@ -63,23 +63,25 @@ class CheckpointWeights:
 
 
 class LayerSubject(ABC):
-    """A whole layer on one rank; the class attributes say what it can do.
+    """Run a whole layer on one rank. The class attributes declare what it supports.
 
-    What an attribute does not name is not asked of the layer: see `moe.layers.LayerRow`, which is
-    made from them. `torch.distributed`'s default group has all ranks of the layout; `groups` has
-    the subgroups, with collectives that work on every transport.
+    Cases that need more are refused: see `moe.layers.LayerRow`, which is made from the attributes.
+    The default group of `torch.distributed` has all ranks of the layout; `groups` has the
+    subgroups, with collectives that work on every transport.
     """
 
     numerics: ClassVar[Numerics] = Numerics()  # where it rounds
     needs: ClassVar[Needs] = Needs()  # of the platform, dtypes, formats, sizes and packages
-    takes: ClassVar[frozenset[str]] = frozenset()  # of dp, tp, ep, sp, shared, no_renorm
-    routers: ClassVar[frozenset[str] | Anything] = frozenset({"softmax"})  # what its gate does
+    takes: ClassVar[frozenset[str]] = frozenset()  # some of dp, tp, ep, sp, shared, no_renorm
+    routers: ClassVar[frozenset[str] | Anything] = frozenset(
+        {"softmax"}
+    )  # rows of `moe.routers` that its gate computes
     takes_logits: ClassVar[bool] = False  # forward(x, logits) instead of forward(x)
     deterministic: ClassVar[bool] = False  # the same call gives the same bits
     row: ClassVar[LayerRow]
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Make the class's row from its attributes. Raises ValueError for pairs as `schemes`."""
+        """Make the row of the class from its attributes. Raises ValueError for `schemes`."""
         super().__init_subclass__(**options)
         if hasattr(cls, "schemes"):
             way = "needs = Needs(formats=frozenset({(weights, activations), ...}))"
@@ -103,15 +105,16 @@ class LayerSubject(ABC):
 
     @abstractmethod
     def load(self, checkpoint: CheckpointWeights) -> None:
-        """Keep this rank's shard of the weights, converted as the layer wants it."""
+        """Keep this rank's shard of the weights, converted to the layer's own order and layout."""
 
     @abstractmethod
     def forward(self, *inputs: Tensor) -> Tensor | Output:
-        """Collective. Called as forward(x), or as forward(x, logits) where it takes logits.
+        """Compute the layer's output for this rank's tokens. Collective.
 
-        x: [T, K] this rank's tokens in the layer's dtype; logits: [T, E]; T may be 0. Returns
-        [T, K] in the layer's dtype, the same on all ranks that hold the same tokens; or
-        `moe.layer.Output`, which also hands out the routing (global ids and float32 weights).
-        Then the routing is judged, the experts are judged on it, and so are the stages that are
-        handed out by `moe.intermediates.keep`, once `ids`, `weights` and `input` are among them.
+        Called as forward(x), or as forward(x, logits) if the layer takes logits. x: [T, K] this
+        rank's tokens in the layer's dtype; logits: [T, E]; T may be 0. Returns [T, K] in the
+        layer's dtype, equal on all ranks that hold the same tokens; or `moe.layer.Output`, which
+        also returns the routing (global ids and float32 weights). With a routing, the routing is
+        judged and the experts are judged on it. Stages that are recorded by
+        `moe.intermediates.keep` are judged, too, if `ids`, `weights` and `input` are among them.
         """

@@ -1,8 +1,15 @@
-"""The platforms: the table. One row a kind of chip, one file each; a row names its features.
+"""List the platforms: one row and one file per kind of chip. Torch-free.
 
-Other families match on the features, never on a platform's name, so that a new chip needs no
-change elsewhere. `moe.platforms.detect` finds which row this machine is, without torch. Rows of
-other packages come in by the entry-point group `moe.platforms`.
+A platform is a set of features, on which the other families match; they never match on its name, so
+a new chip needs no change elsewhere. `moe.platforms.detect` maps this machine to a row. Other
+packages add rows by the entry-point group `moe.platforms`.
+
+Features:
+    cpu, cuda, rocm: the runtime.
+    sm90, gfx942, ...: the architecture, equal to the row's `arch`.
+    triton: Triton's kernels run, compiled or interpreted.
+    fp8_mma, int8_mma, fp4_mma, mx_mma: matrix units for fp8, int8, fp4 and block-scaled formats.
+    fp8_e4m3, fp8_e4m3fnuz: how products read fp8 codes; an e4m3fnuz value is half as large.
 """
 
 from __future__ import annotations
@@ -19,13 +26,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class PlatformRow(Row):
-    """One kind of chip. `target` names a function without arguments that gives its `Platform`.
+    """Describe one kind of chip. `target` names a function () -> `Platform`.
 
-    arch: what detection calls such a chip (`sm90`, `gfx942`, `cpu`). device_bytes: memory of
-    one device when a plan is made for it from afar; the smallest product of the kind.
-    detector: "module:function", a `moe.platforms.base.Detector`; rows of one vendor share it, and
-    None is for what a machine is without any device. products: words of product names, for a
-    detector that can read a name only.
+    arch: the architecture that detection reports (`sm90`, `gfx942`, `cpu`).
+    device_bytes: memory of one device, for plans that are made on another machine; that of the
+        smallest product.
+    detector: "module:function", a `moe.platforms.base.Detector`, shared by the rows of a vendor;
+        None for a machine without devices.
+    products: words in product names, for detectors that can read only a name.
     """
 
     arch: str
@@ -77,5 +85,5 @@ PLATFORMS: Registry[PlatformRow] = Registry(
 
 
 def platform(name: str) -> Platform:
-    """The platform called `name`. Raises UnknownMemberError for a name that no row has."""
+    """Return the platform called `name`. Raises UnknownMemberError for a name without a row."""
     return cast("Platform", PLATFORMS.load(name)())

@@ -1,4 +1,4 @@
-"""What detection gives for a platform: its devices. No torch."""
+"""Define what detection returns: devices. Torch-free."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """One device: a GPU, or a CPU that is a platform of its own."""
+    """Describe one device: a GPU, or a CPU that has a platform row of its own."""
 
     name: str  # the vendor's product name
-    arch: str  # sm90, gfx942
-    memory_bytes: int  # 0 where it cannot be read
+    arch: str  # such as sm90 or gfx942
+    memory_bytes: int  # 0 if it cannot be read
     uuid: str = ""  # "GPU-…"
 
 
 class Detector(Protocol):
-    """What `PlatformRow.detector` names."""
+    """Detect the devices of one vendor; named by `PlatformRow.detector`."""
 
     def __call__(self, environ: Mapping[str, str]) -> tuple[Device, ...]:
-        """Return the devices that a process with this environment may use; () without any.
+        """Return the devices that a process with this environment can use; () if there are none.
 
-        Their `arch` says which row each is. Imports no torch.
+        Each device's `arch` selects its row. Must not import torch.
         """

@@ -1,4 +1,4 @@
-"""A machine without a GPU: ranks are processes, Triton kernels run in the interpreter."""
+"""Describe a machine without a GPU: a rank is a process, and Triton kernels are interpreted."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ from moe.spec import Platform
 
 
 def platform() -> Platform:
-    """`triton` is among the features where it is installed and its interpreter works."""
+    """Return the platform; it has the feature `triton` if Triton's interpreter works.
+
+    `fp8_e4m3` is always there: float32 arithmetic multiplies codes of any format exactly.
+    """
     usable = importlib.util.find_spec("triton") is not None and interpreter_fault() is None
-    features = {"cpu", "triton"} if usable else {"cpu"}
-    return Platform(name="cpu", device="cpu", features=frozenset(features), interpreted=True)
+    features = frozenset({"cpu", "fp8_e4m3"} | ({"triton"} if usable else set()))
+    return Platform(name="cpu", device="cpu", features=features, interpreted=True)
 
 
 def interpreter_fault() -> str | None:
-    """Why the installed Triton cannot interpret with the installed numpy, or None.
+    """Return why the installed Triton cannot interpret with the installed numpy, or None.
 
-    Before 3.9 the interpreter breaks on run-time loop bounds with numpy 2.4 and later.
+    Triton's interpreter before 3.9 fails on run-time loop bounds with numpy 2.4 and later.
     """
     from importlib.metadata import PackageNotFoundError, version
 
@@ -34,6 +37,6 @@ def interpreter_fault() -> str | None:
 
 
 def _release(version: str) -> tuple[int, int]:
-    """Major and minor number of `"3.9.0+cpu"`."""
+    """Return (major, minor) of a version such as `"3.9.0+cpu"`."""
     major, minor, *_ = version.split("+")[0].split(".")
     return int(major), int(minor)

@@ -1,11 +1,12 @@
-"""NVIDIA Hopper: H100, H200, GH200. Matrix units take bf16, fp16, int8 and OCP fp8."""
+"""NVIDIA Hopper: H100, H200, GH200. Its matrix units take bf16, fp16, int8 and OCP fp8."""
 
 from __future__ import annotations
 
 from moe.spec import Platform
 
-FEATURES = frozenset({"cuda", "sm90", "triton", "fp8_mma", "int8_mma"})
+FEATURES = frozenset({"cuda", "sm90", "triton", "fp8_mma", "fp8_e4m3", "int8_mma"})
 
 
 def platform() -> Platform:
+    """Return the platform with these features."""
     return Platform(name="cuda_sm90", device="cuda", features=FEATURES)

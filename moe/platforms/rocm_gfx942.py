@@ -1,11 +1,12 @@
-"""AMD CDNA3: MI300A, MI300X, MI325X. Its matrix units take fp8 in the fnuz encoding."""
+"""AMD CDNA3: MI300A, MI300X, MI325X. Its matrix units take fp8 as e4m3fnuz, not as OCP e4m3."""
 
 from __future__ import annotations
 
 from moe.spec import Platform
 
-FEATURES = frozenset({"rocm", "gfx942", "triton", "fp8_mma", "fnuz", "int8_mma"})
+FEATURES = frozenset({"rocm", "gfx942", "triton", "fp8_mma", "fp8_e4m3fnuz", "int8_mma"})
 
 
 def platform() -> Platform:
+    """Return the platform with these features."""
     return Platform(name="rocm_gfx942", device="cuda", features=FEATURES)

@@ -1,4 +1,4 @@
-"""The quantization methods: the table. One row a method, one file a method."""
+"""List the quantization methods: one row and one file per method, named as in case ids."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from moe.spec import ANY, Needs, Row, Scheme
 
 @dataclass(frozen=True, kw_only=True)
 class QuantRow(Row):
-    """A quantization method and the formats that it makes.
+    """Declare a quantization method and the formats that it produces.
 
-    A weight block may not straddle a rank's shard or the gate/up seam, which is why `block` is
-    asked for. static: activation scales are calibrated once and handed in. Its needs name no
-    formats: it makes them, and takes none.
+    A method supports any input format, so its `needs.formats` must be ANY or contain its own pair:
+    raises ValueError otherwise.
     """
 
     scheme: Scheme
@@ -23,20 +22,25 @@ class QuantRow(Row):
 
     @property
     def block(self) -> int | None:
-        """The longer side of the format's weight blocks; None where no block can straddle."""
+        """Return the longer side of the weight blocks; None if blocks are rows or matrices.
+
+        A block must not straddle a rank's shard or the seam between gate and up.
+        """
         sides = [side for side in FORMATS[self.scheme.weights].block or () if side]
         return max(sides, default=1) if max(sides, default=1) > 1 else None
 
     @property
     def static(self) -> bool:
+        """Return whether activation scales are calibrated beforehand and passed in."""
         return FORMATS[self.scheme.activations].static
 
     def __post_init__(self) -> None:
         super().__post_init__()
         pair = (self.scheme.weights, self.scheme.activations)
         if pair not in self.needs.formats:
-            made = f"{self.name} makes {pair[0]} weights with {pair[1]} activations"
-            raise ValueError(f"{made}, which its needs do not take; give them formats=ANY")
+            pair_text = f"{pair[0]} weights with {pair[1]} activations"
+            rule = "which its needs do not support; set formats=ANY in them"
+            raise ValueError(f"{self.name} produces {pair_text}, {rule}")
 
 
 QUANT: Registry[QuantRow] = Registry(

@@ -1,7 +1,7 @@
-"""What a quantization method is, and the slow, plain functions that its members share.
+"""Define the base class of quantization methods, and functions that its members share.
 
-Scales are float32 multipliers that turn codes into values: `value = code * scale`. A scale is
-`amax * (1 / max)`, one float32 product; a code is `round(clamp(x / scale))` with IEEE division.
+`value = code * scale`, with scales in float32. A scale is `amax * (1 / max)`, one float32 product;
+a code is `round(clamp(x / scale))` with IEEE division.
 """
 
 from __future__ import annotations
@@ -23,26 +23,32 @@ if TYPE_CHECKING:
 
 
 class QuantMethod(ABC):
-    """Weights before they are sharded, the layer's input, and the intermediate on its shard."""
+    """Quantize unsharded weights, the layer's input, and the intermediate of a rank's shard."""
 
-    # Whether an input's scale depends on nothing but its own row: then it may be quantized
-    # before it is sent. A dynamic per-tensor scale is taken over the gathered rows instead.
+    # Whether the scale of an input row depends on that row only, or is static. Then the input is
+    # quantized before it is sent; otherwise the scale is computed over the gathered rows.
     input_scale_is_local: ClassVar[bool] = True
 
     @abstractmethod
     def quantize_weights(self, w13: Tensor, w2: Tensor) -> ExpertWeights:
-        """w13: [e, 2N, K], w2: [e, K, N] in the model dtype, whole (not sharded) experts."""
+        """Return quantized weights. w13: [e, 2N, K], w2: [e, K, N] model dtype, not sharded."""
 
     @abstractmethod
     def quantize_input(self, x: Tensor, a1_scale: Tensor | None) -> Activations:
-        """x: [T, K] model dtype. a1_scale: [] float32 for static schemes, else None."""
+        """Return quantized rows. x: [T, K] model dtype. a1_scale: [] float32 if static, or None."""
 
     def quantize_intermediate(self, h: Tensor, a2_scale: Tensor | None) -> Activations:
-        """h: [R, n] this rank's columns. The same rule as the input's unless a method says so."""
+        """Return quantized rows, by default as `quantize_input` does.
+
+        h: [R, n] this rank's columns. a2_scale: [] float32 for static schemes, otherwise None.
+        """
         return self.quantize_input(h, a2_scale)
 
     def shard(self, weights: ExpertWeights, columns: range, intermediate: int) -> ExpertWeights:
-        """The part of `weights` for these intermediate columns: gate and up halves each split."""
+        """Return the part of `weights` for these intermediate columns, of gate and of up.
+
+        intermediate: N, the full size. Raises ValueError if a scale block would be cut.
+        """
         return weights.replace(
             w13=_gate_up_rows(weights.w13, columns, intermediate),
             w2=weights.w2[:, :, columns.start : columns.stop].contiguous(),
@@ -51,7 +57,7 @@ class QuantMethod(ABC):
 
 
 def _gate_up_rows(t: Tensor, columns: range, intermediate: int) -> Tensor:
-    """Rows of a [e, 2N, ...] tensor for these columns, gate rows then up rows."""
+    """Return the rows of t, [e, 2N, ...], for these columns: gate rows, then up rows."""
     gate = t[:, columns.start : columns.stop]
     up = t[:, intermediate + columns.start : intermediate + columns.stop]
     return torch.cat([gate, up], dim=1).contiguous()
@@ -60,13 +66,13 @@ def _gate_up_rows(t: Tensor, columns: range, intermediate: int) -> Tensor:
 def _shard_scales(
     weights: ExpertWeights, columns: range, intermediate: int
 ) -> dict[str, Tensor | None]:
-    """The scales of this shard, as far as the format has some along the columns.
+    """Return the scales that differ from the full weights' by name, for a shard of columns.
 
-    Raises ValueError where a block would straddle the shard or the gate/up seam.
+    Raises ValueError if a block straddles the shard or the seam between gate and up.
     """
     down, across = weights.format.block or (None, None)
     changes: dict[str, Tensor | None] = {}
-    if len(columns) == intermediate:  # all of them: no block is cut, wherever the seam lies
+    if len(columns) == intermediate:  # not sharded: no block is cut, wherever the seam is
         return changes
     if down is not None and weights.w13_scale is not None:
         blocks = _blocks_of(columns, intermediate, down)
@@ -78,67 +84,69 @@ def _shard_scales(
 
 
 def _blocks_of(columns: range, intermediate: int, block: int) -> range:
+    """Return the blocks that these columns consist of. Raises ValueError if one would be cut."""
     edges = (columns.start, columns.stop, intermediate)
     if any(edge % block for edge in edges):
-        raise ValueError(f"columns {columns} of {intermediate} cut a block of {block}; refuse it")
+        rule = "choose sizes whose shards are multiples of it"
+        raise ValueError(f"columns {columns} of {intermediate} cut a block of {block}; {rule}")
     return range(columns.start // block, columns.stop // block)
 
 
 def quantize_tensor(x: Tensor, scale: Tensor, kind: str) -> Tensor:
-    """[T, K] and a [] float32 scale -> codes: the kernel on a GPU, its twin elsewhere."""
+    """Return codes, [T, K]. scale: [] float32. Uses the kernel on a GPU, otherwise its twin."""
     do = quantize.quantize_tensor if x.is_cuda else quantize.quantize_tensor_torch
     return do(x, scale, kind)
 
 
 def quantize_rows(x: Tensor, kind: str, group: int | None) -> tuple[Tensor, Tensor]:
-    """[T, K] -> codes and one scale per row [T, 1] or per `group` columns [T, ceil(K/group)]."""
+    """Return codes [T, K] and float32 scales, [T, 1], or [T, ceil(K/group)] per `group` columns."""
     do = quantize.quantize_rows if x.is_cuda else quantize.quantize_rows_torch
     return do(x, kind, group)
 
 
 def scale_of(amax: Tensor, fmt: Format) -> Tensor:
-    """amax -> scale; 1 where everything is zero. NaN stays: it must not be lost in the codes."""
+    """Return the scale of values up to `amax`, in float32; 1 for zeros, and NaN for NaN."""
     reciprocal = torch.tensor(1.0 / fmt.top, dtype=torch.float32, device=amax.device)
     scale = amax.float() * reciprocal
     return torch.where(scale == 0, 1.0, scale)
 
 
 def quantize_matrix(w: Tensor, fmt: Format) -> tuple[Tensor, Tensor]:
-    """One expert's matrix [O, I] -> codes [O, I] and scale: one for each block of the format.
+    """Return codes [O, I] of an expert's matrix w, [O, I], and a scale per block of the format.
 
-    A side along which a single scale serves all is left out: [] for a matrix, [O] for channels.
+    Sides along which all values share a scale are left out: [] per matrix, [O] per channel.
     """
     w = w.float()
     scale = scale_of(_block_amax(w, fmt), fmt)
-    wide = spread_scale(QuantTensor(codes=w, scale=scale, format=fmt))
-    codes = fmt.codec.encode(w / wide)
+    element_scale = spread_scale(QuantTensor(codes=w, scale=scale, format=fmt))
+    codes = fmt.codec.encode(w / element_scale)
     assert fmt.block is not None
     return codes, scale.reshape([n for n, side in zip(scale.shape, fmt.block, strict=True) if side])
 
 
 def quantize_experts(w: Tensor, fmt: Format) -> tuple[Tensor, Tensor]:
-    """[e, O, I] -> codes [e, O, I] and the scales of `quantize_matrix`, stacked along e."""
+    """Return codes of w, [e, O, I], and the scales of `quantize_matrix`, stacked along e."""
     dtype = fmt.codec.dtype
     if w.shape[0] == 0:
         blank = quantize_matrix(w.new_zeros(w.shape[1:]), fmt)
         return w.to(dtype), blank[1].new_zeros((0, *blank[1].shape))
     codes = torch.empty(w.shape, dtype=dtype, device=w.device)
     scales = []
-    for e, matrix in enumerate(w):  # one at a time: float32 copies of all would be 4x the memory
+    for e, matrix in enumerate(w):  # one at a time, since float32 copies of all take 4x the memory
         codes[e], scale = quantize_matrix(matrix, fmt)
         scales.append(scale)
     return codes, torch.stack(scales)
 
 
 def quantize_pair(w13: Tensor, w2: Tensor, fmt: Format) -> ExpertWeights:
-    """Both matrices of some experts, [e, 2N, K] and [e, K, N], as `quantize_experts` does."""
+    """Return quantized weights of experts. w13: [e, 2N, K], w2: [e, K, N]."""
     codes13, scale13 = quantize_experts(w13, fmt)
     codes2, scale2 = quantize_experts(w2, fmt)
     return ExpertWeights(w13=codes13, w2=codes2, w13_scale=scale13, w2_scale=scale2, format=fmt)
 
 
 def _block_amax(w: Tensor, fmt: Format) -> Tensor:
-    """[O, I] -> the largest |w| of each block, one number for each."""
+    """Return the largest |w| of each block, [blocks along O, blocks along I]. w: [O, I]."""
     rows, columns = w.shape
     down, across = fmt.block or (None, None)
     down, across = down or max(rows, 1), across or max(columns, 1)
@@ -147,10 +155,10 @@ def _block_amax(w: Tensor, fmt: Format) -> Tensor:
 
 
 def dequantize_weight(w: QuantTensor) -> Tensor:
-    """[e, O, I] or [O, I] -> float32 values."""
+    """Return the float32 values of [e, O, I] or [O, I] weights."""
     return dequantize(w)
 
 
 def dequantize_activations(x: Activations) -> Tensor:
-    """[T, K] -> float32 values."""
+    """Return the float32 values of [T, K] activations."""
     return dequantize(x)

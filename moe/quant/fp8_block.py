@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 
 class Fp8Block(QuantMethod):
+    """Compute all scales from the values; activation scales per token and 128 columns."""
+
     def quantize_weights(self, w13: Tensor, w2: Tensor) -> ExpertWeights:
         return quantize_pair(w13, w2, FORMATS["fp8_block"])
 

@@ -1,4 +1,4 @@
-"""fp8 e4m3, one scale per expert's matrix, one per activation tensor: calibrated or taken live."""
+"""fp8 e4m3 with one scale per expert's matrix, and one per activation tensor, static or dynamic."""
 
 from __future__ import annotations
 
@@ -13,24 +13,27 @@ if TYPE_CHECKING:
 
 
 class _Fp8Tensor(QuantMethod):
+    """Quantize weights with one scale per expert's matrix."""
+
     def quantize_weights(self, w13: Tensor, w2: Tensor) -> ExpertWeights:
         return quantize_pair(w13, w2, FORMATS["fp8_tensor"])
 
 
 class Fp8TensorStatic(_Fp8Tensor):
-    """Activation scales are calibrated once and come with the weights; beyond them, saturation."""
+    """Use calibrated activation scales, which come with the weights; larger values saturate."""
 
     def quantize_input(self, x: Tensor, a1_scale: Tensor | None) -> Activations:
         if a1_scale is None:
             raise ValueError(
-                "fp8_tensor needs calibrated activation scales: give a1_scale, a2_scale"
+                "fp8_tensor needs calibrated activation scales, and got None: pass a1_scale and "
+                "a2_scale"
             )
         codes = quantize_tensor(x, a1_scale, "fp8")
         return Activations(codes=codes, scale=a1_scale, format=FORMATS["fp8_static"])
 
 
 class Fp8TensorDynamic(_Fp8Tensor):
-    """One scale over all rows that a rank holds at that point."""
+    """Compute one scale over all rows that the rank has at that point."""
 
     input_scale_is_local: ClassVar[bool] = False
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 
 class Int8Channel(QuantMethod):
+    """Compute all scales from the values."""
+
     def quantize_weights(self, w13: Tensor, w2: Tensor) -> ExpertWeights:
         return quantize_pair(w13, w2, FORMATS["int8_channel"])
 

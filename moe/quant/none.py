@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 
 class NoQuant(QuantMethod):
+    """Return weights and activations unchanged."""
+
     def quantize_weights(self, w13: Tensor, w2: Tensor) -> ExpertWeights:
         return ExpertWeights(w13=w13, w2=w2)
 

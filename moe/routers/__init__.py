@@ -1,4 +1,8 @@
-"""The routers: the table. One row and one folder a router."""
+"""List the routers: one row and one folder per router.
+
+In a folder, `spec.py` has the row and is torch-free; `member.py` is the router of the stack under
+test; `truth.py` is its independent twin, which only the reference imports.
+"""
 
 from __future__ import annotations
 

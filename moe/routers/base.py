@@ -1,4 +1,4 @@
-"""What a router is: its row, its member and its twin for the reference. No torch."""
+"""Define the row of a router, and the protocols of its member and of its truth. Torch-free."""
 
 from __future__ import annotations
 
@@ -14,41 +14,47 @@ if TYPE_CHECKING:
 
 
 class Router(Protocol):
-    """What `RouterSpec.target` makes."""
+    """Select experts and their weights; created by `RouterSpec.target`."""
 
     def __call__(self, logits: Tensor, top_k: int, *, renormalize: bool) -> Routing:
-        """logits: [T, E] any float dtype -> Routing of [T, k], weights in float32.
+        """Return the routing, [T, k], with global ids and weights in float32.
 
-        `renormalize` divides the chosen weights by their sum. Which of two equal logits wins is
-        not defined.
+        logits: [T, E], any float dtype. renormalize: divide the weights of the selected experts by
+        their sum. The choice between equal logits is undefined.
         """
 
 
 class RouterTruth(Protocol):
-    """What `RouterSpec.truth` makes; it shares no code with the member.
+    """Compute a router for the reference; created by `RouterSpec.truth`, independent of the member.
 
-    gap: how far apart logits must be, at least, for the choice between them to be unambiguous in
-    any customary arithmetic.
+    gap: the smallest difference of logits at which float32 and 16-bit implementations all make the
+    same choice.
     """
 
     gap: float
 
     def choose(self, logits: Tensor, top_k: int) -> Tensor:
-        """[T, E] -> [T, k] int32 ids, best first, the lower id first among equals."""
+        """Return ids, [T, k] int32, best first; equal logits by ascending id. logits: [T, E]."""
 
     def weights(self, logits: Tensor, topk_ids: Tensor, *, renormalize: bool) -> Tensor:
-        """[T, E], [T, k] ids without -1 -> [T, k] float32 weights of these experts."""
+        """Return the weights of these experts, [T, k] float32.
 
-    def is_valid(self, logits: Tensor, chosen: Tensor, noise: float) -> Tensor:
-        """[T] whether no unchosen expert is better; chosen: [T, E] bool; noise: relative."""
+        logits: [T, E]. topk_ids: [T, k] without -1.
+        """
+
+    def is_valid(self, logits: Tensor, is_selected: Tensor, noise: float) -> Tensor:
+        """Return for each token whether no unselected expert scores higher, [T] bool.
+
+        logits: [T, E]. is_selected: [T, E] bool. noise: relative error that is tolerated.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
 class RouterSpec(Row):
-    """One router.
+    """Declare one router.
 
-    truth: "package.module:Class", a `RouterTruth`. sums_to_one: the weights of all experts
-    together, before any renormalisation.
+    truth: "package.module:Class", a `RouterTruth`. sums_to_one: whether the weights of all experts
+    sum to 1 before renormalisation.
     """
 
     needs: Needs = field(default_factory=lambda: Needs(dtypes=ANY, formats=ANY))

@@ -208,7 +208,7 @@ def test_last_failed_takes_the_newest_folder(engine):
         (["run", "--case", BASE, "--layer", "nowhere_x:Y"], "cannot load layers 'nowhere_x:Y'"),
         (["run", "--case", BASE, "--layer", "a:B", "--experts", "triton"], "leave --experts out"),
         (["run", "--resume", "x", "--layer", "a:B"], "--out, --experts, --layer and --seeds"),
-        (["run", "--case", BASE, "--layer", OF_LOOP], "is no whole layer: derive it from"),
+        (["run", "--case", BASE, "--layer", OF_LOOP], "is not a whole layer: derive it from"),
         (["run", "--case", BASE, "--experts", RIGHT], "not an experts backend; use `--layer "),
         (["list", "--layer", "nowhere_x:Y"], "cannot load layers 'nowhere_x:Y'"),
         (["run", "--case", BASE, "--seeds", "0"], "--seeds must be at least 1, not 0"),

@@ -291,7 +291,7 @@ def output_cut_off_instead_of_rounded(patch):
     around(patch, triton_experts, "combine", cut_off)
 
 
-OUTSIDE = {*intermediates.GIVEN, "finalize", "out"}
+OUTSIDE = {*intermediates.EXPERT_INPUTS, "finalize", "out"}
 
 
 def cut_off(real, *args):

@@ -18,7 +18,15 @@ from moe.layout import Layout
 from moe.platforms import PLATFORMS, platform
 from moe.quant import QUANT
 from moe.quant.base import QuantMethod
-from moe.spec import ANY, DTYPE_BYTES, Needs, Platform, Problem, Scheme
+from moe.spec import (
+    ANY,
+    DTYPE_BYTES,
+    Needs,
+    Platform,
+    Problem,
+    Scheme,
+    experts_refusal,
+)
 from tests.moe.reference.residuals import case
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -68,7 +76,7 @@ def test_names_are_unique_over_all_tables():
 
 def test_each_family_has_a_member_that_takes_anything():
     assert EXPERTS.row("torch_loop").needs == Needs(
-        dtypes=ANY, formats=ANY, activation_functions=ANY
+        dtypes=ANY, formats=ANY, dequantizes=True, activation_functions=ANY
     )
     assert ALL2ALL.row("allgather_reducescatter").needs == TAKES_ANYTHING
     assert all(row.needs == TAKES_ANYTHING for row in QUANT.built_in)
@@ -123,7 +131,7 @@ def violations(row):
     for field, multiple in sizes:
         if multiple > 1:
             bad = dataclasses.replace(good, **{field: multiple + 1})
-            text = f"size {multiple + 1} is no multiple of {multiple}"
+            text = f"size {multiple + 1} is not a multiple of {multiple}"
             yield field, bad, chip, "size_not_multiple", text
     if needs.max_world is not None:
         bad = dataclasses.replace(good, layout=Layout(dp_size=needs.max_world + 1, use_ep=True))
@@ -173,3 +181,20 @@ def test_a_missing_package_is_named(row, package, monkeypatch):
 def test_draws_are_the_same_in_every_test(again):
     first = torch.Generator().manual_seed(0)
     assert torch.equal(torch.randn(3), torch.randn(3, generator=first))
+
+
+@pytest.mark.parametrize("row", list(EXPERTS), ids=row_id)
+@pytest.mark.parametrize("chip_name", [row.name for row in PLATFORMS])
+def test_fp8_codes_are_multiplied_only_where_units_take_their_encoding(row, chip_name):
+    chip = platform(chip_name)
+    needs = dataclasses.replace(row.needs, features=frozenset(), packages=(), probe=None)
+    supported = "fp8_e4m3" in chip.features or needs.dequantizes
+    for pair in named(needs)[1]:
+        if not any(FORMATS[name].grid == "e4m3" for name in pair):
+            continue
+        scheme = Scheme(weights=pair[0], activations=pair[1])
+        reason = experts_refusal(needs, dataclasses.replace(fitting(needs), scheme=scheme), chip)
+        assert (reason is None) == supported, pair
+        if reason is not None:
+            assert reason.code == "platform_lacks_feature"
+            assert " codes, which needs fp8_e4m3; " in reason.text

@@ -299,5 +299,5 @@ def test_experts_whose_output_has_another_shape_are_named(monkeypatch, spoiled, 
     with pytest.raises(MoEError) as error:
         judged(all2all=all2all)
     assert str(error.value) == (
-        f"TorchLoopExperts.apply gave {says}; it must give [T, K], here [3, 64]"
+        f"TorchLoopExperts.apply returned {says}; it must return [T, K] = [3, 64]"
     )

@@ -28,10 +28,10 @@ def problem(**fields):
     ("needs", "fields", "code", "text"),
     [
         (
-            Needs(features=frozenset({"cuda", "rocm", "fnuz"})),
+            Needs(features=frozenset({"cuda", "rocm", "fp8_e4m3fnuz"})),
             {},
             "platform_lacks_feature",
-            "needs fnuz, rocm, which chip does not have",
+            "needs fp8_e4m3fnuz, rocm, which chip does not have",
         ),
         (
             Needs(dtypes=frozenset({"bf16", "fp16"})),
@@ -61,13 +61,13 @@ def problem(**fields):
             Needs(hidden_multiple=16),
             {"hidden": 100},
             "size_not_multiple",
-            "hidden size 100 is no multiple of 16",
+            "hidden size 100 is not a multiple of 16",
         ),
         (
             Needs(shard_multiple=8),
             {"intermediate": 36, "layout": Layout(tp_size=4)},
             "size_not_multiple",
-            "intermediate size 9 is no multiple of 8",
+            "intermediate size 9 is not a multiple of 8",
         ),
         (
             Needs(packages=("json", "no_such_package")),

@@ -77,6 +77,6 @@ def test_a_veto_counts_like_a_need():
 
 def test_no_row_left_lists_every_reason():
     never = Reason(code="never", text="not today")
-    with pytest.raises(MoEError, match="no experts takes this problem on cpu") as error:
+    with pytest.raises(MoEError, match="no experts row supports this problem on cpu") as error:
         select(problem(), platform("cpu"), veto=lambda row: never)
     assert "torch_loop: not today" in str(error.value)

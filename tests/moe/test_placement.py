@@ -73,8 +73,8 @@ def test_an_expert_held_twice_has_two_owners():
 @pytest.mark.parametrize(
     ("experts", "counts", "text"),
     [
-        ((0, 1), (1, 2), "hold (1, 2) physical experts, and physical_to_logical names 2; both"),
-        ((0, 2), (1, 1), "physical_to_logical names expert 2; logical experts are 0 to 1"),
+        ((0, 1), (1, 2), "hold (1, 2) physical experts, but physical_to_logical has 2 entries; "),
+        ((0, 2), (1, 1), "physical_to_logical contains expert 2; ids must be from 0 to 1"),
     ],
 )
 def test_a_placement_that_contradicts_itself_is_refused(experts, counts, text):

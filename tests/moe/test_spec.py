@@ -47,8 +47,11 @@ def test_ranks_without_experts_are_no_reason_to_refuse():
     [
         ({"gemm1": "bf16"}, "gemm1 is 'bf16'; it must be f32 or model"),
         ({"combine": ""}, "combine is ''; it must be f32 or model"),
-        ({"accumulation": float("nan")}, "accumulation is nan; it is what one addition loses"),
-        ({"accumulation": 0.005}, "accumulation is 0.005; .* at least 0 and at most bf16's own"),
+        (
+            {"accumulation": float("nan")},
+            "accumulation is nan; it must be from 0 to ",
+        ),
+        ({"accumulation": 0.005}, "accumulation is 0.005; .* from 0 to 2.*, at most that of bf16"),
         ({"accumulation": -(2.0**-9)}, "accumulation is -0.001953125; "),
         ({"promoted": 0}, "promoted is 0; it counts terms: at least 1, or None"),
     ],

@@ -1,1 +1,1 @@
-"""GELU(gate) * up with GELU in its tanh form, also called GeGLU."""
+"""Compute GELU(gate) * up with the tanh approximation of GELU, also called GeGLU."""

@@ -1,4 +1,4 @@
-"""GELU(gate) * up in GELU's tanh form, as the stack computes it in torch."""
+"""GELU(gate) * up of the stack, in torch, with the tanh approximation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class GeluTanhMul:
-    """float32 in and out."""
+    """Compute GELU(gate) * up, float32 in and out."""
 
     def __call__(self, gate: Tensor, up: Tensor) -> Tensor:
         return torch.nn.functional.gelu(gate, approximate="tanh") * up

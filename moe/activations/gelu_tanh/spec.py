@@ -1,4 +1,4 @@
-"""The row of GELU in its tanh form. No torch."""
+"""Define the row of GELU in its tanh approximation. Torch-free."""
 
 from moe.activations.base import ActivationSpec
 

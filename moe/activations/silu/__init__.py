@@ -1,1 +1,1 @@
-"""SiLU(gate) * up, also called SwiGLU."""
+"""Compute SiLU(gate) * up, also called SwiGLU."""

@@ -1,4 +1,4 @@
-"""SiLU(gate) * up, as the stack computes it in torch."""
+"""SiLU(gate) * up of the stack, in torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class SiluMul:
-    """float32 in and out."""
+    """Compute SiLU(gate) * up, float32 in and out."""
 
     def __call__(self, gate: Tensor, up: Tensor) -> Tensor:
         return torch.nn.functional.silu(gate) * up

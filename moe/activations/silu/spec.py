@@ -1,4 +1,4 @@
-"""The row of SiLU. No torch."""
+"""Define the row of SiLU. Torch-free."""
 
 from moe.activations.base import ActivationSpec
 

@@ -1,4 +1,4 @@
-"""SiLU(gate) * up and its derivatives, for the reference."""
+"""Compute SiLU(gate) * up and its derivatives, for the reference."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from moe.activations.base import Propagated
 if TYPE_CHECKING:
     from torch import Tensor
 
-_NOISE = 2.0**-21  # relative, of a few float32 operations and an exponential
+_NOISE = 2.0**-21  # relative error of a few float32 operations and an exponential
 
 
 def silu_mul(gate: Tensor, up: Tensor) -> Propagated:
-    """gate, up: of one shape."""
+    """Return SiLU(gate) * up, its derivatives and its noise. gate, up: of one shape."""
     sigmoid = torch.sigmoid(gate)
     silu = gate * sigmoid
     value = silu * up

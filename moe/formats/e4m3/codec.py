@@ -1,4 +1,4 @@
-"""fp8 e4m3 by torch's own cast."""
+"""Encode fp8 e4m3 by torch's cast."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ if TYPE_CHECKING:
 
 
 class E4M3(Codec):
+    """Use codes of dtype torch.float8_e4m3fn, from -448 to 448."""
+
     dtype: ClassVar[torch.dtype] = torch.float8_e4m3fn
 
     def encode(self, x: Tensor) -> Tensor:
-        clamped = x.clamp(-448.0, 448.0)  # an overflowing cast is NaN in some torch versions
+        clamped = x.clamp(-448.0, 448.0)  # in some torch versions an overflowing cast gives NaN
         return clamped.to(self.dtype)

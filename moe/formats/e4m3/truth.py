@@ -1,4 +1,4 @@
-"""The grid of fp8 e4m3, for the reference."""
+"""Define the grid of fp8 e4m3 for the reference."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 
 class E4M3Truth:
+    """Define a grid with 3 stored bits of mantissa and subnormal multiples of 2**-9."""
+
     def step_of(self, x: Tensor) -> Tensor:
-        """The distance between neighbours of the grid at each value."""
+        """Return the distance between neighbours of the grid at each value, of x's shape."""
         return float_step(x, bits=4, smallest=-9)

@@ -1,4 +1,4 @@
-"""int8 by rounding to nearest, ties to even."""
+"""Encode int8 by rounding to nearest, ties to even."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 
 class Int8(Codec):
+    """Use codes of dtype torch.int8, from -127 to 127."""
+
     dtype: ClassVar[torch.dtype] = torch.int8
 
     def encode(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The rows of int8: weights, then activations."""
+"""Define the rows of int8, with one scale per row of the tensor. Torch-free."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from moe.formats.format import Format
 
 
 def _row(name: str) -> Format:
+    """Return a format of int8 codes with one scale per row."""
     return Format(
         name=name,
         target="moe.formats.int8.codec:Int8",
@@ -17,4 +18,7 @@ def _row(name: str) -> Format:
     )
 
 
-ROWS = (_row("int8_channel"), _row("int8_token"))
+ROWS = (
+    _row("int8_channel"),  # weights, one scale per output channel
+    _row("int8_token"),  # activations, one scale per token
+)

@@ -1,4 +1,4 @@
-"""The grid of int8, for the reference."""
+"""Define the grid of int8 for the reference."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 
 class Int8Truth:
+    """Define a grid of all integers."""
+
     def step_of(self, x: Tensor) -> Tensor:
-        """The distance between neighbours of the grid at each value."""
+        """Return the distance between neighbours of the grid at each value: 1."""
         return torch.ones_like(x)

@@ -1,4 +1,4 @@
-"""Codes that are the values themselves."""
+"""Encode nothing: the codes are the values, in the layer's dtype."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 
 class ModelDtype(Codec):
+    """Return values unchanged, in the layer's dtype and unscaled."""
+
     dtype: ClassVar[None] = None
 
     def encode(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The row of what is not quantized."""
+"""Define the row of unquantized tensors. Torch-free."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ MODEL = Format(
     name="model",
     target="moe.formats.model.codec:ModelDtype",
     grid="model",
-    exact_scale=True,  # there is none
+    exact_scale=True,  # it has no scale
 )

@@ -1,1 +1,1 @@
-"""Routing by sigmoid of each logit by itself, then the top k."""
+"""Route by the sigmoid of each logit, then the top k."""

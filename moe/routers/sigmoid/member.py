@@ -1,4 +1,4 @@
-"""Sigmoid scores, then top-k, with or without renormalisation."""
+"""The sigmoid router of the stack, in torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class SigmoidTopK:
-    """Each expert's score depends on its own logit alone."""
+    """Score each expert by the sigmoid of its own logit, and select the k highest scores."""
 
     def __call__(self, logits: Tensor, top_k: int, *, renormalize: bool) -> Routing:
         weights, ids = torch.sigmoid(logits.float()).topk(top_k, dim=-1)

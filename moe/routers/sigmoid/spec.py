@@ -1,4 +1,4 @@
-"""The row of the sigmoid router. No torch."""
+"""Define the row of the sigmoid router. Torch-free."""
 
 from moe.routers.base import RouterSpec
 

@@ -1,4 +1,4 @@
-"""Sigmoid routing in float64, for the reference."""
+"""Compute sigmoid routing in float64, for the reference."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class SigmoidTruth:
-    """Large logits have scores that are one in float32: scores are what is compared."""
+    """Compare scores and not logits, since the scores of large logits are all 1 in float32."""
 
     gap = 1 / 16
 
@@ -25,8 +25,8 @@ class SigmoidTruth:
             weights = weights / weights.sum(dim=-1, keepdim=True)
         return weights.float()
 
-    def is_valid(self, logits: Tensor, chosen: Tensor, noise: float) -> Tensor:
+    def is_valid(self, logits: Tensor, is_selected: Tensor, noise: float) -> Tensor:
         scores = torch.sigmoid(logits.double())
-        lowest = scores.masked_fill(~chosen, torch.inf).amin(dim=1)
-        highest = scores.masked_fill(chosen, 0.0).amax(dim=1)
+        lowest = scores.masked_fill(~is_selected, torch.inf).amin(dim=1)
+        highest = scores.masked_fill(is_selected, 0.0).amax(dim=1)
         return ~(lowest < highest * (1 - noise))

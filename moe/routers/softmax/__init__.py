@@ -1,1 +1,1 @@
-"""Routing by softmax over all experts, then the top k."""
+"""Route by the softmax over all experts, then the top k."""

@@ -1,4 +1,4 @@
-"""The stack's own router: softmax, then top-k, with or without renormalisation."""
+"""The softmax router of the stack, in torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class SoftmaxTopK:
-    """The softmax runs over all experts before the choice."""
+    """Compute the softmax over all experts, and select the k highest weights."""
 
     def __call__(self, logits: Tensor, top_k: int, *, renormalize: bool) -> Routing:
         weights, ids = torch.softmax(logits.float(), dim=-1).topk(top_k, dim=-1)

@@ -1,4 +1,4 @@
-"""The row of the softmax router. No torch."""
+"""Define the row of the softmax router. Torch-free."""
 
 from moe.routers.base import RouterSpec
 

@@ -1,4 +1,4 @@
-"""Softmax routing in float64, for the reference."""
+"""Compute softmax routing in float64, for the reference."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class SoftmaxTruth:
-    """A row's softmax keeps the order of its logits, and they are what is compared."""
+    """Compare logits, since a softmax has the same order."""
 
     gap = 1 / 16
 
@@ -25,7 +25,7 @@ class SoftmaxTruth:
             weights = weights / weights.sum(dim=-1, keepdim=True)
         return weights.float()
 
-    def is_valid(self, logits: Tensor, chosen: Tensor, noise: float) -> Tensor:
-        lowest = logits.masked_fill(~chosen, torch.inf).amin(dim=1)
-        highest = logits.masked_fill(chosen, -torch.inf).amax(dim=1)
+    def is_valid(self, logits: Tensor, is_selected: Tensor, noise: float) -> Tensor:
+        lowest = logits.masked_fill(~is_selected, torch.inf).amin(dim=1)
+        highest = logits.masked_fill(is_selected, -torch.inf).amax(dim=1)
         return ~(lowest < highest - noise * highest.abs())

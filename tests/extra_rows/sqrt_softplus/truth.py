@@ -20,8 +20,8 @@ class SqrtSoftplusTruth:
             weights = weights / weights.sum(dim=-1, keepdim=True)
         return weights.float()
 
-    def is_valid(self, logits, chosen, noise):
+    def is_valid(self, logits, is_selected, noise):
         scores = self.scores(logits)
-        lowest = scores.masked_fill(~chosen, torch.inf).amin(dim=1)
-        highest = scores.masked_fill(chosen, 0.0).amax(dim=1)
+        lowest = scores.masked_fill(~is_selected, torch.inf).amin(dim=1)
+        highest = scores.masked_fill(is_selected, 0.0).amax(dim=1)
         return ~(lowest < highest * (1 - noise))

@@ -177,7 +177,8 @@ def probed(monkeypatch):
     def probed(declared):
         function = declared(lambda problem, platform: narrow(problem, platform))
         monkeypatch.setitem(globals(), "probe", function)
-        needs = Needs(probe=f"{__name__}:probe", formats=ANY, dtypes=ANY, activation_functions=ANY)
+        plain = {"formats": ANY, "dequantizes": True, "dtypes": ANY, "activation_functions": ANY}
+        needs = Needs(probe=f"{__name__}:probe", **plain)
         table = Registry("experts", ())
         table._rows = {"probed": Row(name="probed", target="json:loads", needs=needs)}
         monkeypatch.setattr(refusals, "EXPERTS", table)
@@ -287,5 +288,5 @@ def test_auto_without_any_backend_lists_every_reason(monkeypatch):
     monkeypatch.setattr(refusals, "EXPERTS", table)
     monkeypatch.setitem(refusals.select.__kwdefaults__, "family", table)
     judge = Judge(planned_for("cpu"))
-    with pytest.raises(MoEError, match="no experts takes this problem on cpu: triton: "):
+    with pytest.raises(MoEError, match="no experts row supports this problem on cpu: triton: "):
         judge(PLAIN.replace(experts="auto", dtype="f32"))

@@ -20,6 +20,7 @@ from moe.spec import ANY, Needs, Platform, Row, Scheme
 
 CPU = planned_for("cpu")
 HOPPERS = planned_for("cuda_sm90", 2)
+MI300 = planned_for("rocm_gfx942", 1)
 
 
 def case(**fields):
@@ -99,7 +100,7 @@ def test_a_layer_runs_where_it_names_all_that_is_asked(fields):
             "OutsideLayer: has the router softmax, not sigmoid",
         ),
         ({"exact": True}, "exact_unsupported", "leave `exact` out"),
-        ({"top_k": 9}, "top_k_exceeds_experts", "of only 8 experts"),
+        ({"top_k": 9}, "top_k_exceeds_experts", "is larger than the number of experts, 8"),
     ],
 )
 def test_a_layer_is_not_asked_for_what_it_does_not_name(fields, code, text):
@@ -152,7 +153,12 @@ def test_a_plain_case_runs():
 @pytest.mark.parametrize(
     ("fields", "machine", "code", "text"),
     [
-        ({"top_k": 9}, CPU, "top_k_exceeds_experts", "top-k 9 of only 8 experts"),
+        (
+            {"top_k": 9},
+            CPU,
+            "top_k_exceeds_experts",
+            "top_k 9 is larger than the number of experts, 8",
+        ),
         ({"sequence_parallel": True}, CPU, "sp_needs_ep_and_tp", "set use_ep and tp_size"),
         ({"n": 3, "tp_size": 4}, CPU, "empty_shard", "intermediate size 3 over 4 ranks"),
         (
@@ -172,6 +178,13 @@ def test_a_plain_case_runs():
             CPU,
             "platform_lacks_feature",
             "flashinfer_cutlass: needs cuda, sm90, which cpu does not have",
+        ),
+        (
+            {"experts": "triton", "quant": "fp8_block"},
+            MI300,
+            "platform_lacks_feature",
+            "triton: multiplies fp8_block codes, which needs fp8_e4m3; rocm_gfx942 does not have "
+            "it: choose another quant, or a backend whose needs say `dequantizes`",
         ),
         (
             {"experts": "torch_grouped", "quant": "fp8_tensor"},
@@ -272,12 +285,12 @@ def in_lists(monkeypatch):
     [
         (
             {"all2all": "sends"},
-            "torch_loop takes the dispatch_format standard, and sends hands out lists; choose two "
+            "torch_loop takes the dispatch_format standard, but sends produces lists; choose two "
             "that name the same",
         ),
         (
             {"experts": "takes"},
-            "takes takes the dispatch_format lists, and allgather_reducescatter hands out "
+            "takes takes the dispatch_format lists, but allgather_reducescatter produces "
             "standard; choose two that name the same",
         ),
     ],

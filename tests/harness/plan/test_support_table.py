@@ -29,16 +29,24 @@ def by_method(needs: Needs) -> dict[str, str]:
 
 
 def test_a_cell_names_the_platforms_that_have_the_features():
-    needs = Needs(features=frozenset({"cuda"}), formats=ANY)
+    needs = Needs(features=frozenset({"cuda"}), formats=ANY, dequantizes=True)
     names = [row.name for row in PLATFORMS.built_in if "cuda" in resolve(row.target)().features]
     assert 1 < len(names) < len(PLATFORMS.built_in)
     assert by_method(needs) == {row.name: ", ".join(names) for row in QUANT.built_in}
 
 
 def test_a_method_whose_formats_are_refused_has_a_blank_cell():
-    needs = Needs(formats=frozenset({("fp8_block", "fp8_group")}))
+    needs = Needs(formats=frozenset({("fp8_block", "fp8_group")}), dequantizes=True)
     cells = by_method(needs)
     assert {name: cell for name, cell in cells.items() if cell} == {"fp8_block": "all"}
+
+
+def test_a_backend_that_multiplies_codes_is_not_claimed_for_chips_of_another_encoding():
+    cells = by_method(Needs(formats=ANY))
+    names = [row.name for row in PLATFORMS.built_in]
+    assert cells["none"] == cells["int8_channel"] == "all"
+    assert cells["fp8_block"].split(", ") == [name for name in names if name != "rocm_gfx942"]
+    assert by_method(Needs(formats=ANY, dequantizes=True))["fp8_block"] == "all"
 
 
 def test_dtypes_and_activations_are_those_that_the_needs_name():

@@ -75,7 +75,7 @@ def test_unquantized_weights_have_no_scales():
 
 def test_dynamic_activation_scales_are_refused():
     given = weights(w13_scale=torch.ones(3), w2_scale=torch.ones(3))
-    with pytest.raises(ValueError, match="takes no dynamic scales: give w13_scale"):
+    with pytest.raises(ValueError, match="does not take dynamic scales: pass w13_scale"):
         quant_scales(given)
 
 

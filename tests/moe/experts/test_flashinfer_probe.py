@@ -85,5 +85,5 @@ def test_sizes_that_the_kernel_cannot_load_are_refused_first(site):
     assert flashinfer_probe.built(problem(hidden=72), H200) is None
     reason = flashinfer_probe.built(problem(hidden=72, scheme=FP8), H200)
     assert reason.code == "size_not_multiple"
-    assert reason.text == "hidden size 72 is no multiple of 16, as fp8_tensor needs"
+    assert reason.text == "hidden size 72 is not a multiple of 16, as fp8_tensor needs"
     assert flashinfer_probe.built(problem(intermediate=36), H200).code == "size_not_multiple"

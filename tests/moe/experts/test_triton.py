@@ -153,5 +153,7 @@ def test_padding_rows_may_hold_anything(kernel_device):
 
 def test_static_activations_need_their_scale(kernel_device):
     problem, quant, weights, _, _ = _made("fp8_tensor", kernel_device)
-    with pytest.raises(MoEError, match="need a calibrated a2_scale; it is None"):
+    with pytest.raises(
+        MoEError, match="need a calibrated a2_scale, and it is None: pass it in Exp"
+    ):
         _experts(problem, quant).prepare_weights(weights.replace(a2_scale=None))

@@ -14,15 +14,15 @@ FP8 = FORMATS["fp8_tensor"]
     [("scale_dtype", "e8m0"), ("global_scale", True), ("zero_point", True), ("packing", 2)],
 )
 def test_what_nobody_can_follow_yet_is_no_format(field, value):
-    text = f"format 'fp8_tensor' has {field} {value!r}; codecs and reference know "
+    text = f"format 'fp8_tensor' has {field} {value!r}; codecs and reference support only "
     with pytest.raises(ValueError, match=text):
         dataclasses.replace(FP8, **{field: value})
 
 
 def test_codes_need_a_block_and_values_have_none():
-    with pytest.raises(ValueError, match="grid 'e4m3', None; codes need a block, such as"):
+    with pytest.raises(ValueError, match="grid 'e4m3' and block None; codes need a block, such as"):
         dataclasses.replace(FP8, block=None)
-    with pytest.raises(ValueError, match=r"grid 'model', \(1, None\); codes need a block"):
+    with pytest.raises(ValueError, match=r"grid 'model' and block \(1, None\); codes need a block"):
         dataclasses.replace(FORMATS["model"], block=(1, None))
 
 

@@ -11,7 +11,7 @@ from moe.formats.quant_tensor import QuantTensor, dequantize
 
 
 def test_a_scale_without_a_format_is_refused():
-    with pytest.raises(MoEError, match="a scale, but format 'model' has none; say in which"):
+    with pytest.raises(MoEError, match="got a scale, but format 'model' has no scales; pass the"):
         QuantTensor(codes=torch.ones(2, 2), scale=torch.ones(2, 1))
 
 

@@ -52,7 +52,7 @@ def test_a_package_names_a_row_by_entry_point(table):
 
 
 def test_a_member_of_another_family_is_no_layer(table):
-    with pytest.raises(MoEError, match=r"Backend is no whole layer: .* with `--experts`"):
+    with pytest.raises(MoEError, match=r"Backend is not a whole layer: .* with `--experts`"):
         table.row(f"{__name__}:Backend")
 
 

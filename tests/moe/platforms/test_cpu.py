@@ -24,7 +24,7 @@ def test_the_interpreter_needs_versions_that_fit(monkeypatch, triton, numpy, fit
 
 def test_a_machine_without_triton_has_no_such_feature(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert cpu.platform().features == {"cpu"}
+    assert cpu.platform().features == {"cpu", "fp8_e4m3"}
 
 
 def test_versions_of_packages_that_are_absent_are_no_fault(monkeypatch):

@@ -29,8 +29,18 @@ def chips_with(feature):
     return {row.name for row in PLATFORMS.built_in if feature in platform(row.name).features}
 
 
-def test_only_gfx942_computes_in_fnuz():
-    assert chips_with("fnuz") == {"rocm_gfx942"}
+def test_each_platform_names_the_encoding_of_its_fp8():
+    encodings = {
+        row.name: platform(row.name).features & {"fp8_e4m3", "fp8_e4m3fnuz"}
+        for row in PLATFORMS.built_in
+    }
+    assert encodings == {
+        "cpu": {"fp8_e4m3"},
+        "cuda_sm90": {"fp8_e4m3"},
+        "cuda_sm100": {"fp8_e4m3"},
+        "rocm_gfx942": {"fp8_e4m3fnuz"},
+        "rocm_gfx950": {"fp8_e4m3"},
+    }
 
 
 def test_only_the_newest_chips_have_units_for_block_scales():

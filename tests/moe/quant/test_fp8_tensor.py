@@ -15,7 +15,7 @@ def test_static_activations_take_the_given_scale_and_saturate():
 
 
 def test_static_activations_without_their_scale_are_refused():
-    text = "fp8_tensor needs calibrated activation scales: give a1_scale, a2_scale"
+    text = "fp8_tensor needs calibrated activation scales, and got None: pass a1_scale and a2_scale"
     with pytest.raises(ValueError, match=text):
         Fp8TensorStatic().quantize_input(torch.ones(1, 2), None)
 

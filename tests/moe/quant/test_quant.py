@@ -120,7 +120,7 @@ def test_a_rank_without_experts_shards_nothing(name):
 
 
 def test_a_row_whose_needs_refuse_its_own_formats_is_refused():
-    says = "odd makes model weights with int8_token activations, .*; give them formats=ANY"
+    says = "odd produces model weights with int8_token activations, .*; set formats=ANY in"
     with pytest.raises(ValueError, match=says):
         QuantRow(
             name="odd",

@@ -47,7 +47,7 @@ def test_each_column_of_each_expert_is_held_once():
     [
         (
             Without(tp_size=4),
-            "gives 10 columns of expert 4 as 0:2 to rank 0, 2:4 to rank 1",
+            "assigns 10 columns of expert 4 as 0:2 to rank 0, 2:4 to rank 1",
         ),
         (Twice(tp_size=2), "10 columns of expert 4 as 0:10 to rank 0, 0:10 to rank 1; each must"),
     ],
@@ -75,7 +75,7 @@ class Placed(Problem):
 @pytest.mark.parametrize(
     ("experts", "counts", "text"),
     [
-        ((0, 1, 2, 3), (2, 2), "10 columns of expert 4 as nothing to anybody;"),
+        ((0, 1, 2, 3), (2, 2), "10 columns of expert 4 as none to any rank;"),
         ((0, 1, 4, 2, 3, 4), (3, 3), "expert 4 as 0:10 to rank 0, 0:10 to rank 1; each must be"),
         ((0, 1, 4, 4, 2, 3), (4, 2), "expert 4 as 0:10 to rank 0, 0:10 to rank 0; each must be"),
     ],
@@ -100,7 +100,7 @@ def test_each_token_is_held_once():
 
 def test_a_layout_that_loses_tokens_is_refused():
     split = Without(dp_size=2, tp_size=2, use_ep=True, sequence_parallel=True)
-    text = "the layout gives 7 tokens as 0:3 to rank 2, 3:6 to rank 3; each must be held once"
+    text = "the layout assigns 7 tokens as 0:3 to rank 2, 3:6 to rank 3; each must be assigned once"
     with pytest.raises(ValueError, match=re.escape(text)):
         check_tokens(split, 1, (4, 7))
     with pytest.raises(ValueError, match=r"3 tokens as 0:1 to rank 0, 1:2 to rank 1"):
@@ -128,6 +128,6 @@ def test_a_rank_is_where_its_layout_says():
 @pytest.mark.parametrize("rank", [-1, 4])
 def test_a_rank_outside_of_its_layout_is_refused(rank):
     with pytest.raises(
-        ValueError, match=f"rank {rank} is not of this layout, which has ranks 0 to 3"
+        ValueError, match=f"rank {rank} is not in this layout, which has ranks 0 to 3"
     ):
         check_rank(Layout(dp_size=2, tp_size=2), rank)
