@@ -43,7 +43,7 @@ class ActivationSpec(Row):
 
     truth: "package.module:function", an `ActivationTruth`. identity_from: from this size of a
     positive gate on, `f(gate) == gate` in float32, and `f(0) == 0`; None where that is never so,
-    and exact mode then compares no bits.
+    and exact mode then refuses it.
     """
 
     needs: Needs = field(default_factory=lambda: Needs(dtypes=ANY, formats=ANY))

@@ -48,9 +48,11 @@ class RouterSpec(Row):
     """One router.
 
     truth: "package.module:Class", a `RouterTruth`. sums_to_one: the weights of all experts
-    together, before any renormalisation.
+    together, before any renormalisation. always_renormalizes: the chosen weights sum to one
+    whatever `renormalize` says, as those of a softmax over the chosen experts do.
     """
 
     needs: Needs = field(default_factory=lambda: Needs(dtypes=ANY, formats=ANY))
     truth: str
     sums_to_one: bool
+    always_renormalizes: bool = False

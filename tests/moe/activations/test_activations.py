@@ -75,6 +75,6 @@ def test_an_activation_that_a_row_does_not_name_is_not_supported():
 
 
 def test_an_unknown_activation_names_those_there_are():
-    text = "no activations is called 'gelu_tnah', did you mean 'gelu_tanh'"
+    text = "no activation is called 'gelu_tnah', did you mean 'gelu_tanh'"
     with pytest.raises(MoEError, match=re.escape(text)):
         ACTIVATIONS.row("gelu_tnah")

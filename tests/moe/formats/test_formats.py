@@ -22,7 +22,7 @@ FP8 = FORMATS["fp8_tensor"]
 def test_an_unknown_format_raises_and_names_the_known():
     with pytest.raises(UnknownMemberError) as caught:
         FORMATS["fp8_blocks"]
-    text = "no formats is called 'fp8_blocks', did you mean 'fp8_block'? (known: fp8_block, "
+    text = "no format is called 'fp8_blocks', did you mean 'fp8_block'? (known: "
     assert str(caught.value).startswith(text)
 
 

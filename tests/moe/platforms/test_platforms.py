@@ -40,7 +40,7 @@ def test_only_gfx942_computes_in_fnuz():
 
 
 def test_an_unknown_platform_names_the_known():
-    with pytest.raises(UnknownMemberError, match="no platforms is called 'tpu'"):
+    with pytest.raises(UnknownMemberError, match="no platform is called 'tpu'"):
         platform("tpu")
 
 
