@@ -27,7 +27,8 @@ class UnknownMemberError(MoEError):
         names = sorted(known)
         close = difflib.get_close_matches(name, names, n=1)
         hint = f", did you mean {close[0]!r}?" if close else _path_hint(name)
-        super().__init__(f"no {family} is called {name!r}{hint} (known: {', '.join(names)})")
+        kind = family if family == "experts" else family.removesuffix("s")  # "no router is called"
+        super().__init__(f"no {kind} is called {name!r}{hint} (known: {', '.join(names)})")
 
 
 def _path_hint(name: str) -> str:

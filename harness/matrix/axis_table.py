@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.matrix.case import FILE_KEYS
+from moe import families
 
 if TYPE_CHECKING:
     from harness.matrix.axis import Axis
@@ -42,7 +43,7 @@ def _row(key: str, axis: Axis) -> str:
 def _values(axis: Axis) -> str:
     """Describe the allowed values of an axis."""
     if axis.family:
-        return f"a row of `moe.{axis.family}`"
+        return f"a row of `moe.{families.table(axis.family).family}`"
     if axis.choices:
         return ", ".join(f"`{word}`" for word in axis.choices)
     return {"bool": "`true`, `false`", "int": f"{axis.minimum} or more", "str": "a name"}[axis.kind]

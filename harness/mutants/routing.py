@@ -58,6 +58,7 @@ def _weights_of_another(scene: Scene, router: str) -> Tensor:
 def renormalisation_missing(scene: Scene) -> Tensor:
     if not scene.case.renormalize:
         raise NotApplicable("the layer does not renormalise")
+    _needs_a_choice(scene)
     _needs_a_sum(scene)
     router = scene.case.router
     weights = routing.weights(scene.logits, scene.topk_ids, renormalize=False, router=router)
@@ -67,6 +68,7 @@ def renormalisation_missing(scene: Scene) -> Tensor:
 def renormalisation_extra(scene: Scene) -> Tensor:
     if scene.case.renormalize:
         raise NotApplicable("the layer does renormalise")
+    _needs_a_choice(scene)
     _needs_a_sum(scene)
     weights = scene.topk_weights
     return scene.total(weights=weights / weights.sum(dim=1, keepdim=True))
@@ -85,12 +87,21 @@ def weights_on_input(scene: Scene) -> Tensor:
 
 
 def _needs_weights(scene: Scene) -> None:
-    if scene.case.top_k == 1 and scene.case.renormalize:
+    if scene.case.top_k == 1 and (scene.case.renormalize or _always_renormalizes(scene)):
         raise NotApplicable("at top-k 1 a renormalised weight is one")
     if scene.case.top_k == 1 and scene.case.exact and _sums_to_one(scene):
         raise NotApplicable("at top-k 1 an exact case's weight is one")
     if scene.case.num_experts == 1 and _sums_to_one(scene):
         raise NotApplicable("the only expert's weight is one")
+
+
+def _needs_a_choice(scene: Scene) -> None:
+    if _always_renormalizes(scene):
+        raise NotApplicable("the router's weights sum to one with and without renormalisation")
+
+
+def _always_renormalizes(scene: Scene) -> bool:
+    return ROUTERS.row(scene.case.router).always_renormalizes
 
 
 def _needs_a_sum(scene: Scene) -> None:

@@ -13,6 +13,7 @@ from harness.matrix.exactness import exact_refusal
 from harness.plan import cost
 from harness.plan.memo import Remembered
 from moe import families
+from moe.activations import ACTIVATIONS
 from moe.all2all import ALL2ALL
 from moe.errors import MoEError
 from moe.experts import EXPERTS
@@ -45,6 +46,7 @@ class Judge:
             self._refusal(possible, "", case)
             or self._refusal(unbroken_blocks, case.quant, case)
             or (self._refusal(exact_formats, case.quant, case) if case.exact else None)
+            or (self._refusal(exact_activation, case.activation, case) if case.exact else None)
         )
         if reason is not None:
             return case, reason
@@ -224,6 +226,22 @@ def exact_formats(_: Machine, __: str) -> tuple[Need, ...]:
 @reads("scheme")
 def _exact_formats(problem: Problem) -> Reason | None:
     return exact_refusal(problem.scheme)
+
+
+def exact_activation(_: Machine, name: str) -> tuple[Need, ...]:
+    """Return the need of exact mode for an activation that passes large gates unchanged.
+
+    Its gates are large on purpose: squared, for instance, they leave the range of float32.
+    """
+    return (Need.of(_exact_activation, name),)
+
+
+@reads()
+def _exact_activation(name: str, _: Problem) -> Reason | None:
+    if ACTIVATIONS.row(name).identity_from is not None:
+        return None
+    text = f"activation {name} does not promise to be the identity (identity_from in its row)"
+    return Reason(code="exact_unsupported", text=f"exact mode: {text}")
 
 
 def unbroken_blocks(_: Machine, name: str) -> tuple[Need, ...]:

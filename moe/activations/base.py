@@ -44,7 +44,7 @@ class ActivationSpec(Row):
 
     truth: "package.module:function", an `ActivationTruth`.
     identity_from: `f(0) == 0`, and `f(gate) == gate` in float32 for gates of at least this; None if
-        there is no such value, and exact mode does not compare bits.
+        there is no such value, and exact mode then refuses the activation.
     """
 
     needs: Needs = field(default_factory=lambda: Needs(dtypes=ANY, formats=ANY))

@@ -54,9 +54,11 @@ class RouterSpec(Row):
     """Declare one router.
 
     truth: "package.module:Class", a `RouterTruth`. sums_to_one: whether the weights of all experts
-    sum to 1 before renormalisation.
+    sum to 1 before renormalisation. always_renormalizes: whether the chosen weights sum to 1
+    whatever `renormalize` says, as those of a softmax over the chosen experts do.
     """
 
     needs: Needs = field(default_factory=lambda: Needs(dtypes=ANY, formats=ANY))
     truth: str
     sums_to_one: bool
+    always_renormalizes: bool = False

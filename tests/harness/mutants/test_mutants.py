@@ -15,6 +15,7 @@ from harness.mutants.recompute import Steps, redo, redo_parts
 from moe.formats import FORMATS
 from moe.quant import QUANT
 from moe.quant.base import QuantMethod
+from moe.routers import ROUTERS
 from moe.types import Activations, Routing
 from tests.harness.mutants.samples import ALONE, apart, case, scene, seen
 
@@ -577,6 +578,24 @@ def test_codes_beyond_the_range_become_nan_and_say_so():
     assert out.isnan().any()
     with pytest.raises(NotApplicable, match="beyond the range"):
         named("overflow_to_nan").compute(here)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("weights_twice", {"top_k": 1, "renormalize": False}),
+        ("weights_ignored", {"top_k": 1, "renormalize": False}),
+        ("renormalisation_missing", {}),
+        ("renormalisation_extra", {"renormalize": False}),
+    ],
+)
+def test_a_router_that_always_renormalises_makes_some_mistakes_none(monkeypatch, name, fields):
+    here = scene(case(**fields))
+    named(name).compute(here)
+    row = dataclasses.replace(ROUTERS.row("softmax"), always_renormalizes=True)
+    monkeypatch.setattr(ROUTERS, "_rows", ROUTERS.rows | {"softmax": row})
+    with pytest.raises(NotApplicable, match="renormalis"):
+        named(name).compute(here)
 
 
 # --- no mistake here

@@ -27,7 +27,7 @@ ASKED = {
     "all2all": (refusals.all2all,),
     "quant": (refusals.quant, refusals.unbroken_blocks, refusals.exact_formats),
     "router": (refusals.router,),
-    "activation": (refusals.activation,),
+    "activation": (refusals.activation, refusals.exact_activation),
     "layer": (refusals.layer,),
 }
 OF_EVERY_CASE = (refusals.possible, refusals.memory)

@@ -11,6 +11,7 @@ from harness.matrix.case import MoETestConfig
 from harness.plan import cost
 from harness.plan.machine import Machine, planned_for
 from harness.plan.plan import make_plan
+from moe.activations import ACTIVATIONS
 from moe.all2all import ALL2ALL
 from moe.experts import EXPERTS
 from moe.formats import FORMATS
@@ -65,6 +66,17 @@ class OnLogits(OutsideLayer):
 
 def layer_case(name="OutsideLayer", **fields):
     return case(experts="own", layer=f"{__name__}:{name}", **fields)
+
+
+def test_exact_mode_refuses_an_activation_that_is_never_the_identity(monkeypatch):
+    point = case(exact=True)
+    assert make_plan([point], CPU).cases == (point,)
+    row = dataclasses.replace(ACTIVATIONS.row("silu"), identity_from=None)
+    monkeypatch.setattr(ACTIVATIONS, "_rows", ACTIVATIONS.rows | {"silu": row})
+    text = "exact mode: activation silu does not promise to be the identity"
+    found = refusal(point)
+    assert (found.code, found.text) == ("exact_unsupported", f"{text} (identity_from in its row)")
+    assert make_plan([case()], CPU).cases == (case(),)
 
 
 @pytest.mark.parametrize("fields", [{}, {"tp_size": 2}, {"tp_size": 2, "use_ep": True}])

@@ -53,6 +53,6 @@ def test_large_gates_pass_as_they_are(row, of):
 
 
 def test_an_unknown_activation_names_those_there_are():
-    text = "no activations is called 'gelu_tnah', did you mean 'gelu_tanh'"
+    text = "no activation is called 'gelu_tnah', did you mean 'gelu_tanh'"
     with pytest.raises(MoEError, match=re.escape(text)):
         ACTIVATIONS.row("gelu_tnah")

@@ -48,7 +48,7 @@ def test_only_the_newest_chips_have_units_for_block_scales():
 
 
 def test_an_unknown_platform_names_the_known():
-    with pytest.raises(UnknownMemberError, match="no platforms is called 'tpu'"):
+    with pytest.raises(UnknownMemberError, match="no platform is called 'tpu'"):
         platform("tpu")
 
 

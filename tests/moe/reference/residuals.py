@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from harness.fixtures.layer_under_test import make_subject, own_tokens
+from harness.fixtures.layer_under_test import make_subject, local_tokens
 from harness.matrix.case import MoETestConfig
 from moe.reference.layer import BaselineSiluAndMul
 from tests.harness.execute_ranks import context
@@ -32,7 +32,7 @@ def ratios(point: MoETestConfig, here: RankContext, declared=None) -> list[float
     """
     with torch.inference_mode():
         subject = make_subject(point, here)
-        mine = own_tokens(point, here, point.counts)
+        mine = local_tokens(point, here, point.counts)
         got = subject.layer.forward(mine.x, mine.logits)
         truth = subject.reference
         if declared is not None:
