@@ -1,4 +1,4 @@
-"""`harness.assert_close`: a wrong rounding is seen, and a right one never raises an alarm."""
+"""The tolerance: a wrong rounding is seen, and a right one never raises an alarm."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from harness import assert_close
-from tests.harness.testing.test_assert_close import EXPECTED, PRODUCT, W, X, refused
+from tests.harness.testing.samples import EXPECTED, PRODUCT, W, X, refused
 
 COARSE = (torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.float8_e5m2)
 FINE = (torch.float32, torch.float64)
