@@ -18,10 +18,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def with_members(layer: str = COMPOSED, **changes):
     seen = observation()
     actual = SimpleNamespace(members=seen.subject.layer.members | changes)
-    point = SimpleNamespace(
-        experts="torch_loop", all2all="local", quant="none", router="softmax",
-        activation="silu", layer=layer,
-    )  # fmt: skip
+    point = SimpleNamespace(**{**vars(seen.subject.case), "layer": layer})
     subject = dataclasses.replace(seen.subject, case=point, layer=actual)
     return dataclasses.replace(seen, subject=subject)
 
