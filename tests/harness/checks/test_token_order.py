@@ -59,13 +59,20 @@ def test_without_one_of_the_tokens_the_order_is_unknown():
     assert token_order.by_rows(record) is None
 
 
+def test_a_row_more_is_padding_unless_it_has_an_expert():
+    record = handed(torch.tensor([3, 0, 4, 1, 2, 2]))
+    assert order_of(record) is None
+    record.ids[5] = -1
+    at = token_order.by_rows(record)
+    assert at.tolist() == [1, 3, 4, 0, 2]
+
+
 def test_padding_between_the_ranks_keeps_rank_order():
-    record = handed(torch.tensor([0, 1, 2, 3, 4, 4]))
-    record = dataclasses.replace(record, ranks=(0, 1), sizes=(3, 2))
-    record.call.stages["ids"].value[5:] = -1  # a row of padding
-    record = dataclasses.replace(record, ids=record.call.stages["ids"].value.long())
+    """Whatever it holds: here a copy of a token with its experts."""
+    record = handed(torch.tensor([0, 1, 1, 2, 3, 4]))
+    record = dataclasses.replace(record, ranks=(0, 1), sizes=(2, 3))
     vars(record)["sent"] = observation().calls[0].tokens.x
-    assert order_of(record) == RANK_ORDER
+    assert order_of(record) == [0, 1, 3, 4, 5]
 
 
 def test_mismatched_rows_are_the_wrong_ones():

@@ -22,9 +22,10 @@ def test_the_level_is_the_error_over_its_row_s_rms():
     actual[0, 1] += 10**HIGHEST
     actual[1, 1] += 10**HIGHEST * 100
     actual[0, 2] += 10 ** ((LOWEST + HIGHEST) / 2)
+    actual[1, 2] += 10 ** ((LOWEST + HIGHEST) / 2) * 100
     actual[1, 3] += 10 ** (LOWEST - 2) * 100
     brightest, middle = BROKEN - 1, (BROKEN - 1) // 2
-    assert levels(actual) == [[0, brightest, middle, 0], [0, brightest, 0, 0]]
+    assert levels(actual) == [[0, brightest, middle, 0], [0, brightest, middle, 0]]
 
 
 def test_nan_and_inf_have_a_colour_of_their_own():
@@ -39,7 +40,8 @@ def test_a_large_output_shows_the_largest_error_of_each_patch():
     actual[7, 2] += 10**HIGHEST
     made = levels(actual, expected)
     assert (len(made), len(made[0])) == (SIDE, 4)
-    assert [(r, c) for r, row in enumerate(made) for c, v in enumerate(row) if v] == [(3, 2)]
+    bright = [(r, c, v) for r, row in enumerate(made) for c, v in enumerate(row) if v]
+    assert bright == [(3, 2, BROKEN - 1)]
 
 
 def test_the_picture_is_named_and_says_what_its_axes_and_colours_are(tmp_path):
