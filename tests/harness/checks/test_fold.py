@@ -1,9 +1,7 @@
-"""The table of checks and how `execute` folds it: in order, no exception hides another finding."""
+"""How `execute` folds the table of checks: in order, no exception hides another finding."""
 
 from __future__ import annotations
 
-import dataclasses
-from importlib.metadata import EntryPoint
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +11,6 @@ from harness.checks import output_dtype, quantization_applied
 from harness.checks.check import Check, Observation
 from harness.engine.gang_channels import _leaves_peers_waiting
 from harness.engine.messages import Done, Failed
-from harness.errors import HarnessError
 from harness.execute import judge, run_case, verdict
 from harness.fixtures.phase_timer import Clock
 from harness.record.result import Finding, Verdict
@@ -21,7 +18,6 @@ from moe.experts.torch_loop import TorchLoopExperts
 from tests.harness.execute_ranks import case, context
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-SPOILT = Check(name="spoilt", run=lambda seen: (Finding(check="spoilt", text="seen"),))
 
 
 def raising(name, **fields):
@@ -110,35 +106,3 @@ def test_others_wait_in_vain_for_a_rank_whose_check_raised():
     assert _leaves_peers_waiting(
         Done(passed=False, result={"verdict": str(Verdict.FAILED)}, poisoned=True)
     )
-
-
-def test_collective_checks_are_marked_so():
-    names = {check.name for check in checks.all_checks() if check.collective}
-    assert names >= {"tp_replicas", "determinism", "stages"}
-
-
-def outside(monkeypatch, check):
-    """Register a check as another package would."""
-    entry = EntryPoint(name="x", value="somewhere:CHECK", group=checks.GROUP)
-    monkeypatch.setattr(EntryPoint, "load", lambda self: check)
-    monkeypatch.setattr(checks, "entry_points", lambda group: [entry])
-    checks.all_checks.cache_clear()
-
-
-@pytest.fixture(autouse=True)
-def fresh():
-    yield
-    checks.all_checks.cache_clear()
-
-
-def test_a_check_of_another_package_decides_too(monkeypatch):
-    outside(monkeypatch, SPOILT)
-    assert checks.all_checks()[-1] is SPOILT
-    found = run_case(case(m=8), context())
-    assert (found.verdict, found.messages) == (Verdict.FAILED, ("seen",))
-
-
-def test_two_checks_of_one_name_are_refused(monkeypatch):
-    outside(monkeypatch, dataclasses.replace(SPOILT, name="determinism"))
-    with pytest.raises(HarnessError, match="two checks are called 'determinism'; rename one"):
-        checks.all_checks()

@@ -3,38 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import re
-from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
 from harness.checks import output
 from harness.checks.output import METRICS, judge
-from harness.fixtures import tensors
-from harness.matrix.case import MoETestConfig
 from harness.record.result import Verdict
-from moe.reference import routing
-from moe.reference.layer import BaselineSiluAndMul
-from moe.spec import Numerics
-
-if TYPE_CHECKING:
-    from moe.reference.result import Answer
-
-
-def answer_of(case: MoETestConfig, numerics: Numerics) -> Answer:
-    cpu = torch.device("cpu")
-    tokens = tensors.tokens(case, 0, case.m, cpu)
-    ids = routing.choose(tokens.logits, case.top_k)
-    weights = routing.weights(tokens.logits, ids, renormalize=True)
-    experts = [tensors.expert_weights(case, e, cpu) for e in range(case.num_experts)]
-    reference = BaselineSiluAndMul(case.problem, numerics, lambda e: experts[e])
-    return reference(tokens.x, ids, weights)
-
-
-CASE = MoETestConfig(m=32, n=128, k=256, num_experts=8, top_k=2, experts="torch_loop")
-ANSWER = answer_of(CASE, Numerics())
-RIGHT = ANSWER.out.bfloat16()
+from tests.harness.checks.answers import ANSWER, CASE, RIGHT
 
 
 def test_the_right_output_passes() -> None:
@@ -50,53 +26,6 @@ def zeroed_block(x: torch.Tensor) -> torch.Tensor:
 
 def one_row(x: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
     return torch.cat([x[:5], row[None], x[6:]])
-
-
-def truncated(x: torch.Tensor) -> torch.Tensor:
-    """To bf16, towards zero."""
-    return (x.view(torch.int32) & -65536).view(torch.float32).bfloat16()
-
-
-def one_column(x: torch.Tensor, sigmas: float) -> torch.Tensor:
-    """Every row off in one column, by so many standard deviations of an element of it."""
-    off = x.clone()
-    off[:, 77] += sigmas * (ROUNDED.variance / x.shape[1]).sqrt()
-    return off.bfloat16()
-
-
-# A member that rounds each expert's output as well, so that a row's bound has more room.
-ROUNDED = answer_of(CASE.replace(k=2048), Numerics(expert="model"))
-FINE = {
-    "longer": lambda x: (x * 1.001).bfloat16(),
-    "shorter": lambda x: (x * 0.999).bfloat16(),
-    "cut off": truncated,
-    "one column": lambda x: one_column(x, 40.0),
-}
-
-
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("longer", "outputs are 0.10 % too large on average (rounding explains 0.0"),
-        ("shorter", "outputs are 0.10 % too small on average (rounding explains 0.0"),
-        ("cut off", " %): a wrong scale, or truncation instead of rounding"),
-        ("one column", "every row is within tolerance, but 32 of 32 rows have single elements "),
-    ],
-)
-def test_an_error_that_no_row_s_bound_sees_is_found(name: str, text: str) -> None:
-    found = judge(FINE[name](ROUNDED.out), ROUNDED)
-    assert found.verdict is Verdict.FAILED
-    assert text in found.messages[0]
-    assert found.metrics["bad_rows"] == 0
-    unknown = judge(FINE[name](ROUNDED.out), dataclasses.replace(ROUNDED, along=None))
-    assert unknown.verdict is Verdict.PASSED  # so it was this check and no other
-
-
-def test_an_element_is_named_with_both_values() -> None:
-    text = judge(FINE["one column"](ROUNDED.out), ROUNDED).messages[0]
-    assert re.search(
-        r"\[\d+, 77\] is -?[\d.]+, expected -?[\d.]+, [\d.]+x the tolerance of an", text
-    )
 
 
 WRONG = {

@@ -11,49 +11,13 @@ import torch
 
 from harness.checks import pooled_calls
 from harness.checks.output import judge
-from harness.fixtures import call_sizes, run_calls
+from harness.fixtures import run_calls
 from harness.record.result import Verdict
 from moe.experts.torch_loop import TorchLoopExperts
 from moe.reference.result import Answer
 from tests.harness.checks.stage_faults import case, nothing, run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.mark.parametrize(
-    ("m", "expected"),
-    [(1, [4] * 4), (2, [4] * 3), (3, [3] * 4), (4, [4] * 3), (5, []), (32, [])],
-)
-def test_sixteen_tokens_are_judged_however_few_a_call_has(m, expected):
-    one = case(m=m)
-    further = call_sizes.further_counts(one)
-    assert [counts[0] for counts in further] == expected
-    total = sum(counts[0] for counts in call_sizes.all_counts(one))
-    if m <= call_sizes.FEW:
-        assert call_sizes.ENOUGH <= total < call_sizes.ENOUGH + 4
-
-
-def test_idle_ranks_stay_idle():
-    counts = call_sizes.further_counts(case(m=1, dp_size=3, tokens="idle"))
-    assert set(counts) == {(4, 4, 0)}
-
-
-def test_each_call_has_tokens_of_its_own(monkeypatch):
-    seen = []
-    real = run_calls.run_call
-
-    def recorded(*args):
-        seen.append(real(*args))
-        return seen[-1]
-
-    monkeypatch.setattr(run_calls, "run_call", recorded)
-    found = run(nothing, case(m=1).id)
-    assert (found.verdict, found.messages) == (Verdict.PASSED, ())
-    index = torch.cat([call.tokens.index for call in seen])
-    assert (len(seen), len(index)) == (6, 19)
-    assert len(index.unique()) == 19
-    rows = torch.cat([call.tokens.x for call in seen])
-    assert len(rows.unique(dim=0)) == 19
 
 
 def calls_of(count: int, off: float, *, variance: float = 1.0, flips: float = 100.0):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from functools import cache
 
+import pytest
 import torch
 
 from harness.fixtures import tensors
@@ -12,6 +14,7 @@ from harness.fixtures.layer_call import Call, chosen_rows
 from harness.fixtures.layer_under_test import IDEAL, _static_scales
 from harness.fixtures.rank_context import RankContext
 from harness.matrix.case import MoETestConfig
+from harness.mutants import NotApplicable, named
 from harness.mutants.sample import Scene, scene_of
 from moe.experts import EXPERTS
 from moe.layer import Output
@@ -74,3 +77,13 @@ def seen(right: Scene, actual: torch.Tensor) -> Scene:
 
 def apart(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a - b).norm() / b.norm())
+
+
+UNEVEN = case(m=6, dp_size=4, use_ep=True, tokens="ragged")
+MANY_EXPERTS = case(num_experts=160, n=64, k=128)
+
+
+def assert_no_mistake(name, point, text):
+    """In this case the mistake changes nothing, and it says why."""
+    with pytest.raises(NotApplicable, match=re.escape(text)):
+        named(name).compute(scene(point))

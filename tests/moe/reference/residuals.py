@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from harness.fixtures.layer_under_test import make_subject, local_tokens
+from harness.fixtures.layer_under_test import local_tokens, make_subject
 from harness.matrix.case import MoETestConfig
 from moe.reference.layer import BaselineSiluAndMul
 from tests.harness.execute_ranks import context

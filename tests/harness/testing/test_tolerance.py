@@ -1,4 +1,4 @@
-"""`harness.assert_close`: a wrong rounding is seen, and a right one never raises an alarm."""
+"""The tolerance: a wrong rounding is seen, and a right one never raises an alarm."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import pytest
 import torch
 
 from harness import assert_close
-from tests.harness.testing.test_assert_close import EXPECTED, PRODUCT, W, X, refused
+from harness.checks.output import ROW_FACTOR
+from harness.testing.declared_noise import declared
+from harness.testing.tolerance import as_pair, one_sided, reference_with_tolerance, wrong_elements
+from tests.harness.testing.samples import EXPECTED, PRODUCT, W, X, refused
 
 COARSE = (torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.float8_e5m2)
 FINE = (torch.float32, torch.float64)
@@ -196,3 +199,88 @@ def test_an_expected_in_the_same_dtype_makes_room_for_its_own_rounding():
     assert_close(EXPECTED.mul(1.0005).bfloat16(), own)
     refused(truncated(EXPECTED, torch.bfloat16), own)
     refused(EXPECTED.mul(1.01).bfloat16(), own)
+
+
+# The tolerance itself.
+
+ROW = torch.tensor([[1.0, 1.5, 100.0, 0.25]])
+
+
+def test_any_shape_is_a_matrix_of_its_last_dimension():
+    for shape, rows in (((2, 3, 8), 6), ((8,), 1), ((), 1)):
+        pair = as_pair(torch.ones(shape).bfloat16(), torch.ones(shape))
+        assert pair.actual.shape == pair.expected.shape == (rows, shape[-1] if shape else 1)
+
+
+def test_the_step_is_the_coarser_dtype_s_and_the_worst_error_both_halves():
+    pair = as_pair(ROW.bfloat16(), ROW)
+    assert pair.step.tolist() == [[2.0**-7, 2.0**-7, 0.5, 2.0**-9]]
+    assert pair.eps == torch.finfo(torch.bfloat16).eps
+    halves = (pair.step + steps(ROW, torch.float32)) / 2
+    assert bool((pair.worst_error >= halves).all())
+    assert bool((pair.worst_error <= halves * (1 + 2.0**-10)).all())
+    assert torch.equal(as_pair(ROW, ROW.bfloat16()).step, pair.step)
+
+
+@pytest.mark.parametrize(
+    ("actual", "expected", "dtype"),
+    [
+        (ROW.bfloat16(), ROW, torch.float32),
+        (ROW, ROW, torch.float64),
+        (ROW.bfloat16(), ROW.double(), torch.float64),
+        (ROW.bfloat16(), ROW * 2.0**50, torch.float64),
+    ],
+    ids=["coarse", "float32", "float64", "large"],
+)
+def test_float64_is_used_where_float32_is_too_coarse(actual, expected, dtype):
+    pair = as_pair(actual, expected)
+    assert (pair.actual.dtype, pair.expected.dtype) == (dtype, dtype)
+
+
+def test_an_element_may_be_off_by_a_step_and_by_the_declared_noise():
+    actual = ROW.clone()
+    actual[0, 2] += 0.5
+    assert not wrong_elements(as_pair(actual.bfloat16(), ROW), 0.0).any()
+    actual[0, 2] += 0.5
+    pair = as_pair(actual.bfloat16(), ROW)
+    assert wrong_elements(pair, 0.0).tolist() == [[False, False, True, False]]
+    assert not wrong_elements(pair, 0.01).any()
+
+
+def test_nan_is_wrong_and_zeros_have_no_tolerance():
+    zeros = torch.zeros(1, 3)
+    actual = torch.tensor([[0.0, 1e-30, torch.nan]])
+    assert wrong_elements(as_pair(actual, zeros), 0.0).tolist() == [[False, True, True]]
+
+
+def test_a_declared_rel_rms_is_the_bound_of_rows_and_of_all():
+    pair = as_pair(EXPECTED.bfloat16(), EXPECTED)
+    allowed = declared(None, "f32", 0.0, 0.1, None)
+    answer, total_factor = reference_with_tolerance(pair, allowed)
+    rms = answer.variance.sqrt() * ROW_FACTOR / EXPECTED.norm(dim=1)
+    assert rms.tolist() == pytest.approx([0.1] * len(EXPECTED), rel=1e-5)
+    whole = total_factor * float(answer.variance.sum().sqrt()) / float(EXPECTED.norm())
+    assert whole == pytest.approx(0.1, rel=1e-5)
+
+
+def test_noise_widens_every_bound_and_rows_of_zeros_have_none():
+    expected = EXPECTED.clone()
+    expected[4] = 0
+    pair = as_pair(expected.bfloat16(), expected)
+    plain, noisy = (
+        reference_with_tolerance(pair, declared(None, "f32", noise, None, None))[0].variance
+        for noise in (0.0, 0.05)
+    )
+    assert float(plain[4]) == float(noisy[4]) == 0
+    others = torch.arange(len(expected)) != 4
+    assert bool((noisy[others] > 2 * plain[others]).all())
+
+
+def test_a_lean_is_measured_and_none_is_seen_in_a_right_rounding():
+    assert one_sided(as_pair(EXPECTED.bfloat16(), EXPECTED), 0.0) is None
+    skew = one_sided(as_pair(truncated(EXPECTED, torch.bfloat16), EXPECTED), 0.0)
+    assert (skew.side, skew.fraction) == ("toward zero", 1)
+    assert 0.3 < float(skew.elements.float().mean()) < 0.7
+    assert one_sided(as_pair(truncated(EXPECTED, torch.bfloat16), EXPECTED), 0.05) is None
+    fine = EXPECTED.double() * (1 + 1e-7)
+    assert one_sided(as_pair(fine.float(), EXPECTED.double()), 0.0) is None

@@ -1,0 +1,31 @@
+"""Bits are compared, not values; a row's checksum knows its columns' order."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from harness.checks.bits import bits_of, row_sums
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float8_e5m2])
+def test_nan_equals_itself_and_zero_has_a_sign(dtype):
+    x = torch.tensor([[float("nan"), 0.0], [1.0, 2.0]]).to(dtype)
+    negative = torch.tensor([[float("nan"), -0.0], [1.0, 2.0]]).to(dtype)
+    assert bits_of(x).shape == x.shape
+    assert torch.equal(bits_of(x), bits_of(x.clone()))
+    assert (bits_of(x) != bits_of(negative)).nonzero().tolist() == [[0, 1]]
+
+
+def test_a_view_has_the_bits_of_its_values():
+    x = torch.arange(6.0).view(2, 3)
+    assert torch.equal(bits_of(x.T), bits_of(x).T)
+
+
+def test_a_row_s_checksum_sees_one_bit_and_two_columns_that_change_places():
+    x = torch.randn(3, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
+    assert torch.equal(row_sums(x), row_sums(x.clone()))
+    changed = x.clone()
+    changed[1, 5] = changed.view(torch.int16)[1, 5].bitwise_xor(1).view(torch.bfloat16)
+    changed[2, [2, 3]] = changed[2, [3, 2]]
+    assert (row_sums(changed) != row_sums(x)).tolist() == [False, True, True]

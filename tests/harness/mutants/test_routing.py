@@ -1,0 +1,47 @@
+"""Wrong router weights give what the real stack gives with them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.harness.mutants.real_layer import assert_foretold
+from tests.harness.mutants.samples import (
+    assert_no_mistake,
+    case,
+)
+
+IN_ROUTING = [
+    ("weights_ignored", lambda i, w: (i, torch.ones_like(w))),
+    ("weights_twice", lambda i, w: (i, w * w)),
+    ("weights_uniform", lambda i, w: (i, torch.full_like(w, 0.5))),
+    ("weights_reversed", lambda i, w: (i, w.flip(1))),
+]
+
+
+@pytest.mark.parametrize(("name", "change"), IN_ROUTING)
+def test_a_mistake_in_the_routing_is_foretold(name, change):
+    assert_foretold(name, case(), change_routing=change)
+
+
+NO_MISTAKE = [
+    ("weights_ignored", case(top_k=1), "a renormalised weight is one"),
+    ("weights_twice", case(top_k=1), "a renormalised weight is one"),
+    ("weights_uniform", case(top_k=1), "a renormalised weight is one"),
+    ("weights_sigmoid", case(top_k=1), "a renormalised weight is one"),
+    ("weights_on_input", case(top_k=1), "a renormalised weight is one"),
+    ("weights_ignored", case(top_k=1, renormalize=False, exact=True), "an exact case's weight"),
+    ("weights_sigmoid", case(router="sigmoid"), "sigmoid is the layer's scoring function"),
+    ("weights_softmax", case(), "softmax is the layer's scoring function"),
+    ("weights_reversed", case(top_k=1), "top-k is 1"),
+    ("renormalisation_missing", case(renormalize=False), "does not renormalise"),
+    ("renormalisation_missing", case(top_k=4), "all experts are chosen"),
+    ("renormalisation_extra", case(), "does renormalise"),
+    ("renormalisation_extra", case(top_k=4, renormalize=False), "all experts are chosen"),
+    ("weights_ignored", case(num_experts=1, top_k=1, renormalize=False), "only expert's weight"),
+]
+
+
+@pytest.mark.parametrize(("name", "point", "text"), NO_MISTAKE)
+def test_where_it_changes_nothing_it_is_no_mistake_and_says_why(name, point, text):
+    assert_no_mistake(name, point, text)
