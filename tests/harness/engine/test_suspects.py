@@ -9,7 +9,7 @@ import pytest
 from harness.engine.suspects import Suspects
 from harness.record.events import CaseEnded, GangEnded
 from harness.record.result import Verdict
-from harness.record.run_folder import last_words
+from harness.record.run_folder import last_results
 from tests.harness.engine.engine_tools import events_of, plan
 from tests.harness.fixtures.test_case_watch import EXECUTOR, a_case
 
@@ -20,7 +20,7 @@ CHANGED = "the layer changed what later cases use, too: the cached weights of ex
 def run(folder, *cases):
     """The last result of each case in order, all verdicts, and how the gangs ended."""
     events = events_of(plan(*cases), folder, executor=EXECUTOR)
-    results = last_words(events)
+    results = last_results(events)
     verdicts = [str(event.result.verdict) for event in events if isinstance(event, CaseEnded)]
     ends = [event.why for event in events if isinstance(event, GangEnded)]
     return [results[case.id] for case in cases], verdicts, ends

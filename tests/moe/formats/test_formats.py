@@ -9,12 +9,10 @@ import sys
 import pytest
 import torch
 
-from harness.matrix.exactness import exact_refusal
 from moe.errors import MoEError, UnknownMemberError
 from moe.formats import FORMATS
 from moe.formats.quant_tensor import QuantTensor, dequantize
 from moe.kernels.scales import code_kind_of, w_kind_of, x_kind_of
-from moe.spec import Scheme
 
 FP8 = FORMATS["fp8_tensor"]
 
@@ -86,23 +84,3 @@ def test_kernels_refuse_blocks_and_grids_that_they_do_not_know():
         x_kind_of(small)
     with pytest.raises(MoEError, match="no kernel makes codes of grid 'e5m2', only e4m3, int8"):
         code_kind_of(dataclasses.replace(FP8, grid="e5m2"))
-
-
-def scheme_of(monkeypatch, **changes):
-    """A scheme whose weights are in a format that differs from fp8_block."""
-    odd = dataclasses.replace(FORMATS["fp8_block"], name="odd", **changes)
-    monkeypatch.setattr(FORMATS, "_rows", FORMATS.rows | {"odd": odd})
-    return Scheme(weights="odd", activations="fp8_group")
-
-
-def test_exact_mode_asks_the_format(monkeypatch):
-    assert exact_refusal(Scheme(weights="fp8_block", activations="fp8_group")) is None
-    found = exact_refusal(scheme_of(monkeypatch, exact_scale=False))
-    text = "exact mode: format odd does not promise exact scales (exact_scale in its row)"
-    assert (found.code, found.text) == ("exact_unsupported", text)
-
-
-def test_exact_mode_refuses_blocks_that_its_inputs_do_not_know(monkeypatch):
-    found = exact_refusal(scheme_of(monkeypatch, block=(64, 64)))
-    text = "exact mode: no inputs exist for scales of format odd, which has blocks of (64, 64)"
-    assert (found.code, found.text) == ("exact_unsupported", text)
