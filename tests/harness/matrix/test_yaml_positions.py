@@ -86,3 +86,32 @@ def test_aliases_of_aliases_are_bounded(nest):
     assert "more than 100,000 values" in error.text
     assert (error.line, error.path[0]) in ((6, "f"), (7, "g"))  # where so many are exceeded
     assert loaded.value is None
+
+
+def test_every_key_and_value_has_its_place():
+    loaded = yaml_positions.load("a:\n  - {b: 1, c: [x, yy]}\n")
+    assert loaded.where(("a", 0, "c", 1)) == (2, 19)
+    assert loaded.where(("a", 0, "c"), key=True) == (2, 12)
+    assert loaded.where(("a", 0, "c")) == (2, 15)
+    assert loaded.where(("a", 0, "nowhere", 3)) == (2, 5), "the innermost parent's"
+    assert loaded.where(()) == (1, 1)
+
+
+def test_a_value_that_is_left_out_is_listed():
+    loaded = yaml_positions.load("a:\nb: ~\nc: 0\n")
+    assert loaded.value == {"a": None, "b": None, "c": 0}
+    assert loaded.empty == [("a",), ("b",)]
+
+
+def test_a_syntax_error_is_the_only_one_and_has_its_place():
+    loaded = yaml_positions.load("a: 1\na: 2\nb: [1\n")
+    (error,) = loaded.errors
+    assert (error.line, error.column) == (4, 1)
+    assert error.text.startswith("not valid YAML: while parsing a flow sequence")
+    assert loaded.value is None
+
+
+def test_a_path_is_shown_as_one_writes_it():
+    path = ("suites", "smoke", "blocks", 0, "quant", 2)
+    assert yaml_positions.show(path) == "suites.smoke.blocks[0].quant[2]"
+    assert yaml_positions.show(()) == ""
