@@ -4,13 +4,11 @@ The engine is a stand-in that gives each case the verdict a test asks for; its o
 real ranks. Interrupts are real signals to a real process.
 """
 
-import io
 import json
 import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -19,37 +17,15 @@ import harness.engine.scheduler
 from harness import cli
 from harness.errors import InfrastructureError
 from harness.matrix.case import MoETestConfig
-from harness.plan import machine
-from harness.record.events import (
-    CaseEnded,
-    CaseStarted,
-    RunEnded,
-    RunStarted,
-)
+from harness.record.events import RunEnded, RunStarted
 from harness.record.result import CaseResult, Verdict
 from harness.record.run_folder import RunFolder
 from harness.report import progress
+from tests.harness.console import last_line, summary, the_folder
 from tests.harness.fake_engine import BASE, TEXT, FakeEngine
 
 RIGHT = "tests.harness.outside_layers:Right"
 OF_LOOP = "tests.harness.execute_ranks:ConvertsInPlace"  # an experts backend
-
-
-def last_line(capsys):
-    return capsys.readouterr().out.splitlines()[-1]
-
-
-NAMES = ["passed", "failed", "error", "crashed", "hung", "skipped", "vacuous", "flaky", "not_run"]
-
-
-def summary(cases, seconds=r"\d+\.\d", **counts):
-    pairs = " ".join(f"{name}={counts.get(name, 0)}" for name in NAMES)
-    return re.compile(rf"cases={cases} {pairs} seconds={seconds}\Z")
-
-
-def the_folder():
-    (path,) = Path("runs").iterdir()
-    return RunFolder.open(path)
 
 
 # --- run: what it writes and says
@@ -74,20 +50,6 @@ def test_a_good_run(engine, capsys):
     assert isinstance(events[-1], RunEnded)
     stored = json.loads((folder.path / "summary.json").read_text())
     assert (stored["cases"], stored["passed"], stored["skipped"]) == (9, 8, 1)
-
-
-def test_run_json_says_what_was_asked(engine):
-    cli.main(["run", "--suite", "smoke", "--time-limit", "5"])
-    info = json.loads((the_folder().path / "run.json").read_text())
-    assert info["suite"] == "smoke"
-    assert info["argv"] == ["run", "--suite", "smoke", "--time-limit", "5"]
-    assert info["options"] == {"time_limit": 5.0, "retries": 1, "save_tensors": False}
-    assert info["versions"]["python"].startswith("3.")
-    assert "torch" in info["versions"]
-    assert info["platform"]["name"] == "cpu"
-    assert info["git"] is None
-    (refused,) = info["refused"]
-    assert refused["code"] == "platform_lacks_feature"
 
 
 def test_what_the_engine_is_given(engine):
@@ -135,64 +97,7 @@ def test_a_folder_is_never_overwritten(engine, capsys):
     assert len(list(Path("runs").iterdir())) == 2
 
 
-# --- run: what is chosen
-
-
-def test_seeds_and_experts(engine):
-    cli.main(["run", "--case", BASE, "--seeds", "3", "--experts", "torch_grouped"])
-    chosen = engine.calls[0][0].cases
-    assert [(case.seed, case.experts) for case in chosen] == [
-        (s, "torch_grouped") for s in range(3)
-    ]
-
-
-def test_experts_of_ones_own(engine, monkeypatch):
-    monkeypatch.syspath_prepend(".")
-    Path("mine_pkg.py").write_text(
-        "from moe.spec import ANY, Needs, Row\n"
-        "class Mine:\n"
-        "    needs = Needs(dtypes=ANY, formats=ANY, max_world=1)\n"
-        "    row = Row(name='mine', target='mine_pkg:Mine', needs=needs)\n"
-    )
-    assert cli.main(["run", "--suite", "smoke", "--experts", "mine_pkg:Mine"]) == 0
-    assert {case.experts for case in engine.calls[0][0].cases} == {"mine_pkg:Mine"}
-    assert {r.code for r in the_folder().info.refused} == {"too_many_ranks"}
-
-
-def test_the_composed_layer_is_the_default(engine):
-    cli.main(["run", "--case", BASE, "--layer", "composed"])
-    (case,) = engine.calls[0][0].cases
-    assert case.id == BASE
-
-
-def test_a_layer_of_ones_own(engine, monkeypatch):
-    monkeypatch.syspath_prepend(".")
-    Path("mine_layers.py").write_text(
-        "from moe.layers.base import LayerSubject\n"
-        "class Mine(LayerSubject):\n"
-        "    def load(self, checkpoint): ...\n"
-        "    def forward(self, x): ...\n"
-    )
-    mine = ["--suite", "smoke", "--layer", "mine_layers:Mine"]
-    assert cli.main(["run", *mine]) == 0
-    chosen = {(c.layer, c.experts, c.all2all) for c in engine.calls[0][0].cases}
-    assert chosen == {("mine_layers:Mine", "own", "allgather_reducescatter")}
-    assert cli.main(["list", *mine]) == 0
-    assert cli.main(["plan", *mine]) == 0
-    (only,) = {case for case in the_folder().info.cases if "-seed" not in case}
-    assert only.endswith("experts:own-layer:mine_layers:Mine")
-    codes = {r.code for r in the_folder().info.refused}
-    assert codes == {"layout_unsupported", "scheme_unsupported"}
-
-
-def test_last_failed_takes_the_newest_folder(engine):
-    engine.verdicts = {f"{BASE}-seed:1": Verdict.HUNG, f"{BASE}-tp:2": Verdict.VACUOUS}
-    cli.main(["run", "--suite", "smoke"])
-    assert cli.main(["run", "--last-failed"]) == 1
-    assert {case.id for case in engine.calls[1][0].cases} == set(engine.verdicts)
-    engine.verdicts = {}
-    assert cli.main(["run", "--last-failed"]) == 0
-    assert cli.main(["run", "--last-failed"]) == 4
+# --- usage errors
 
 
 @pytest.mark.parametrize(
@@ -385,29 +290,6 @@ def seeds_of(seed):
     ]
 
 
-def test_a_suite_that_changed_is_not_resumed(engine, capsys):
-    cli.main(["run", "--suite", "smoke", "--out", "here"])
-    Path("configs/matrix.yaml").write_text(TEXT.replace("seed: [0, 1]", "seed: [0]"))
-    assert cli.main(["run", "--resume", "here", "--suite", "smoke"]) == 3
-    assert (
-        "suite 'smoke' has changed since 'here' was made: 4 case(s) differ"
-        in capsys.readouterr().err
-    )
-    assert cli.main(["run", "--resume", "here", "--suite", "nothing"]) == 3
-    assert "is of suite 'smoke', not 'nothing'" in capsys.readouterr().err
-    assert cli.main(["run", "--resume", "here"]) == 0
-
-
-def test_a_folder_is_not_resumed_on_another_kind_of_machine(engine, capsys, monkeypatch):
-    cli.main(["run", "--suite", "smoke", "--out", "here"])
-    monkeypatch.setattr(machine, "detect", lambda: machine.planned_for("cuda_sm90"))
-    assert cli.main(["run", "--resume", "here"]) == 3
-    said = capsys.readouterr().err
-    assert "this machine would not run the same cases as " in said
-    assert "1 case(s) differ" in said
-    assert "a machine like the first (cpu)" in said
-
-
 def test_a_recorders_fault_fails_no_test(engine, capsys):
     import shutil
 
@@ -462,48 +344,6 @@ def test_signals_end_a_run_that_can_go_on(engine, number, code):
 # --- the other commands
 
 
-def test_list_and_plan(engine, capsys):
-    assert cli.main(["list"]) == 0
-    out = capsys.readouterr().out
-    assert out.startswith(f"{BASE}-quant:fp8_block\n")
-    assert "\n8 case(s) on cpu, 1 refused\n     1  platform_lacks_feature: e.g. " in out
-    assert cli.main(["plan", "--platform", "cuda_sm90", "--devices", "1"]) == 0
-    out = capsys.readouterr().out.splitlines()
-    assert out[1].split() == ["1", "cuda", "nccl", "5", "33s"]
-    assert out[2].split() == ["2", "cuda", "staged", "4", "33s"]
-    assert cli.main(["list", "--suite", "nothing"]) == 4
-
-
-def test_list_into_a_closed_pipe(engine):
-    root = Path(cli.__file__).parents[1]
-    command = f"{sys.executable} -m harness list --suite nightly --platform cuda_sm90 | head -n 1"
-    done = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", command],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_report_writes_files_or_prints(engine, capsys):
-    cli.main(["run", "--suite", "smoke", "--out", "here"])
-    capsys.readouterr()
-    assert cli.main(["report", "here"]) == 0
-    assert summary(9, passed=8, skipped=1).match(last_line(capsys))
-    assert cli.main(["report", "here", "--junit", "j.xml", "--markdown", "m.md"]) == 0
-    assert capsys.readouterr().out.split() == ["j.xml", "m.md"]
-    assert "<testsuites" in Path("j.xml").read_text()
-    assert cli.main(["report", "here", "--markdown", "no/such/m.md"]) == 3
-    assert "cannot write the report" in capsys.readouterr().err
-
-
-def test_schema_prints_what_editors_read(engine, capsys):
-    assert cli.main(["schema"]) == 0
-    assert json.loads(capsys.readouterr().out)["$schema"].endswith("draft-07/schema#")
-
-
 def test_python_dash_m_runs_the_same():
     root = Path(cli.__file__).parents[1]
     command = [sys.executable, "-m", "harness", "run"]
@@ -526,66 +366,3 @@ def test_a_long_list_imports_no_torch():
         [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
     )
     assert done.stdout == "0 True []\n"
-
-
-# --- progress on a terminal
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
-def test_a_terminal_gets_a_live_bar_and_only_what_did_not_pass(tmp_path, monkeypatch):
-    monkeypatch.setenv("TERM", "xterm")
-    out = Terminal()
-    live = progress.make(2, tmp_path, verbose=False, stream=out)
-    assert isinstance(live, progress.Live)
-    for case, verdict in (("good-[1]", Verdict.PASSED), ("bad-[2]", Verdict.FAILED)):
-        live.show(CaseStarted(time=time.time(), case_id=case, gang=1))
-        result = CaseResult(case_id=case, verdict=verdict, messages=("[red] as said",))
-        live.show(CaseEnded(time=time.time(), gang=1, result=result))
-    live.close()
-    text = out.getvalue()
-    assert "failed      0.00s  bad-[2]" in text
-    assert "[red] as said" in text
-    assert "passed      0.00s" not in text
-    assert "passed=1 failed=1" in text
-    assert "2/2" in text
-
-
-def test_a_terminal_shows_no_case_that_did_not_run(tmp_path, monkeypatch):
-    monkeypatch.setenv("TERM", "xterm")
-    out = Terminal()
-    live = progress.make(1, tmp_path, verbose=True, stream=out)
-    result = CaseResult(case_id="left-out", verdict=Verdict.NOT_RUN, reason="fail_fast")
-    live.show(CaseEnded(time=time.time(), gang=1, result=result))
-    live.close()
-    assert "left-out" not in out.getvalue()
-    assert "not_run=1" in out.getvalue()
-
-
-def test_a_file_gets_plain_lines(tmp_path):
-    out = io.StringIO()
-    assert isinstance(progress.make(1, tmp_path, verbose=False, stream=out), progress.Plain)
-
-
-def test_long_messages_are_cut_on_the_console(tmp_path):
-    result = CaseResult(
-        case_id="a",
-        verdict=Verdict.ERROR,
-        messages=("\n".join(map(str, range(80))),),
-        reason="code",
-        log="a.log",
-        attempt=2,
-    )
-    lines = progress.case_lines(result, tmp_path)
-    assert len(lines) == 1 + 60
-    assert lines[0] == "error       0.00s  a  (attempt 2)"
-    assert lines[1].strip() == "reason: code"
-    assert "… 24 more lines: -v" in "\n".join(lines)
-    assert lines[-3].strip() == "79"
-    assert lines[-2].strip() == f"log: {tmp_path / 'logs/a.log'}"
-    assert lines[-1].strip() == "repeat: python -m harness run --case a"
-    whole = progress.case_lines(result, tmp_path, verbose=True)
-    assert [line.strip() for line in whole[2:-2]] == [str(i) for i in range(80)]

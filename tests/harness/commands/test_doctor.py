@@ -10,7 +10,6 @@ from harness.plan import machine
 from moe.experts import EXPERTS
 from moe.platforms.detect import Device
 from moe.quant import QUANT
-from moe.spec import Row
 
 HOPPER = Device(name="H200", arch="sm90", memory_bytes=150 * 10**9)
 SEEN = {"name": "H200", "arch": "sm90", "bytes": 149 * 10**9}
@@ -86,23 +85,3 @@ def test_a_torch_that_cannot_start_is_told_in_one_line(monkeypatch):
 
     monkeypatch.setattr(subprocess, "run", slow)
     assert "gave no answer" in doctor.ask_torch()["error"]
-
-
-def test_the_probe_asks_the_real_torch():
-    torch = pytest.importorskip("torch")
-    members = ["experts/torch_loop", "quant/none"]
-    answer = doctor.ask_torch(members)
-    assert answer["version"] == torch.__version__
-    assert len(answer["devices"]) == (torch.cuda.device_count() if torch.cuda.is_available() else 0)
-    assert answer["faults"] == {}
-
-
-def test_the_probe_names_a_member_that_cannot_be_imported(monkeypatch):
-    pytest.importorskip("torch")
-    from harness import torch_probe
-
-    row = Row(name="broken", target="moe.experts.no_such_file:Nothing")
-    monkeypatch.setattr(EXPERTS, "_rows", {**EXPERTS.rows, "broken": row})
-    faults = torch_probe.load_faults(["experts/broken", "experts/torch_loop"])
-    assert list(faults) == ["experts/broken"]
-    assert "ModuleNotFoundError" in faults["experts/broken"]

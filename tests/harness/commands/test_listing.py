@@ -1,5 +1,9 @@
 """`list` and `plan` choose cases by the options that `run` has."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from harness import cli
@@ -53,3 +57,28 @@ def test_a_path_with_a_dot_for_its_colon_gets_a_hint(engine, capsys, command):
     error = capsys.readouterr().err
     assert "no experts is called 'my_pkg.mod.Mine'" in error
     assert "a class is named with a colon, as 'my_pkg.mod:Mine'" in error
+
+
+def test_list_and_plan(engine, capsys):
+    assert cli.main(["list"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"{BASE}-quant:fp8_block\n")
+    assert "\n8 case(s) on cpu, 1 refused\n     1  platform_lacks_feature: e.g. " in out
+    assert cli.main(["plan", "--platform", "cuda_sm90", "--devices", "1"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[1].split() == ["1", "cuda", "nccl", "5", "33s"]
+    assert out[2].split() == ["2", "cuda", "staged", "4", "33s"]
+    assert cli.main(["list", "--suite", "nothing"]) == 4
+
+
+def test_list_into_a_closed_pipe(engine):
+    root = Path(cli.__file__).parents[1]
+    command = f"{sys.executable} -m harness list --suite nightly --platform cuda_sm90 | head -n 1"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")

@@ -8,6 +8,8 @@ import torch
 from harness.diagnosis.patterns import Mismatch, find_mismatch, of_columns, of_rows
 from harness.formatting import numbers_text
 from tests.harness.diagnosis.masks import mask, texts
+from moe.layout import Layout
+from moe.spec import Problem
 from tests.harness.diagnosis.mistaken import CASE, call_of
 
 
@@ -114,9 +116,3 @@ def test_an_error_spread_over_a_row_has_elements_too():
     wrong = find_mismatch(call.answer.out + shift, call.answer)
     assert wrong.rows.all()
     assert wrong.elements.any(dim=1).all()
-
-
-def test_numbers_are_runs():
-    assert numbers_text([0, 1, 2, 7]) == "0-2, 7"
-    assert numbers_text([]) == ""
-    assert numbers_text([0, 2, 4], max_runs=2) == "0, 2, ..."

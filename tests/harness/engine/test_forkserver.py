@@ -1,9 +1,8 @@
-"""What a rank gets from its ancestors: loaded modules, the environment, and nothing harmful."""
+"""What a forkserver has before the first fork: loaded modules, one thread, no device."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,32 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from harness.engine import forkserver, forkserver_pool
-from harness.engine.forkserver_pool import MULTICAST_OFF, GangSpec, Pool
-from harness.engine.gang import Gang, GangReady, State, watch
-from harness.testing.parallel_launch import _Warm, parallel_launch
-from tests.harness.engine import engine_calls
-from tests.harness.engine.engine_tools import wait_for
-
-CPU = GangSpec(world_size=1, device="cpu", transport="gloo", options={})
-
-
-def warm_server():
-    (server,) = _Warm.get()._servers.values()
-    return server
-
-
-def preloaded(server):
-    def ready():
-        server.poll()
-        return server.preloaded
-
-    return wait_for(ready, 60)
-
-
-@pytest.fixture(scope="module")
-def rank():
-    """A rank's surroundings, as it sees them."""
-    return parallel_launch(2, engine_calls.surroundings)[1]
+from tests.harness.engine.engine_pools import warm_server
 
 
 def test_torch_was_loaded_before_the_fork(rank):
@@ -58,12 +32,6 @@ def test_a_preloaded_module_that_touched_a_device_is_refused(monkeypatch):
         forkserver.preload(["json"])
 
 
-def test_a_rank_has_its_own_session_and_only_its_own_channel(rank):
-    assert rank["session"] == rank["pid"]
-    assert rank["sockets"] == 1
-    assert rank["stdin"] == "/dev/null"
-
-
 def test_ranks_share_the_cores(rank):
     assert rank["threads"] == max(1, len(os.sched_getaffinity(0)) // 2)
 
@@ -74,92 +42,3 @@ def test_cpu_ranks_interpret_triton_kernels(rank):
 
 def test_no_rank_of_a_cpu_gang_touches_a_device(rank):
     assert rank["cuda_initialized"] is False
-
-
-def test_device_ranks_never_interpret_whatever_the_caller_does(monkeypatch):
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-    with Pool() as own:
-        server = own.forkserver(GangSpec(world_size=1, device="cuda", transport="nccl", options={}))
-        pid = preloaded(server).pid
-        assert b"TRITON_INTERPRET" not in Path(f"/proc/{pid}/environ").read_bytes()
-        assert b"\0PATH=" in b"\0" + Path(f"/proc/{pid}/environ").read_bytes()
-
-
-def test_the_environment_is_the_inherited_one_with_additions(monkeypatch):
-    monkeypatch.setenv("SET_LATE", "by the caller, after the forkserver was started")
-    seen = parallel_launch(1, engine_calls.environment)[0]
-    added = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "TRITON_INTERPRET"}
-    added |= {"OPENBLAS_NUM_THREADS", "GLOO_SOCKET_IFNAME"}
-    added |= {"LINES", "COLUMNS"}  # a terminal library's, at import
-    assert seen == {**seen, **os.environ}
-    assert seen.keys() - os.environ.keys() <= added
-
-
-def test_a_variable_that_the_caller_removed_is_gone(monkeypatch):
-    monkeypatch.setenv("SHORT_LIVED", "1")
-    parallel_launch(1, engine_calls.environment)
-    monkeypatch.delenv("SHORT_LIVED")
-    assert "SHORT_LIVED" not in parallel_launch(1, engine_calls.environment)[0]
-
-
-@pytest.mark.parametrize("name", MULTICAST_OFF)
-def test_the_switches_against_multicast_reach_every_rank(monkeypatch, name):
-    monkeypatch.setenv(name, "sentinel")
-    assert [seen[name] for seen in parallel_launch(2, engine_calls.environment)] == ["sentinel"] * 2
-
-
-def test_the_switches_against_multicast_outlive_their_removal():
-    before = {"NCCL_NVLS_ENABLE": "0", "OTHER": "1", **os.environ}
-    _, unset = forkserver_pool._changes(before)
-    assert unset == ["OTHER"]
-
-
-def gang_is_ready(gang):
-    while gang.state is State.STARTING:
-        watch([gang])
-        if any(isinstance(notice, GangReady) for notice in gang.poll()):
-            return True
-    return False
-
-
-def test_edited_sources_make_a_new_forkserver_and_living_gangs_keep_theirs(tmp_path, monkeypatch):
-    root = tmp_path / "root"
-    (root / "moe").mkdir(parents=True)
-    (root / "moe" / "some.py").write_text("x = 1\n")
-    shutil.copytree(Path(forkserver_pool.__file__).parents[1], root / "harness")
-    monkeypatch.setattr(forkserver_pool, "_ROOT", root)
-    with Pool() as own:
-        gang = Gang(own, CPU)
-        assert gang_is_ready(gang)
-        first = own.forkserver(CPU)
-        assert own.forkserver(CPU) is first
-        (root / "moe" / "some.py").write_text("x = 22\n")
-        second = own.forkserver(CPU)
-        assert second is not first
-        assert own.forkserver(CPU) is second
-        lost = wait_for(lambda: gang.poll() or gang.state is not State.IDLE, 1.5)
-        assert not lost, "a living gang must not lose its forkserver"
-        gang.end("done")
-        while gang.state is not State.DEAD:
-            watch([gang])
-            gang.poll()
-        own.forkserver(CPU)
-        assert wait_for(lambda: not Path(f"/proc/{first.preloaded.pid}").exists())
-        assert preloaded(second)
-
-
-def test_a_forkserver_that_was_killed_is_replaced():
-    with Pool() as own:
-        first = own.forkserver(CPU)
-        os.kill(preloaded(first).pid, 9)
-        assert wait_for(lambda: first.poll() or first.channel.closed)
-        assert gang_is_ready(Gang(own, CPU))
-
-
-def test_a_guardian_that_was_killed_is_replaced():
-    with Pool() as own:
-        first = own.forkserver(CPU)
-        own.guardian.kill()
-        own.guardian.wait()
-        assert wait_for(lambda: first.poll() or first.channel.closed)
-        assert gang_is_ready(Gang(own, CPU))

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import uuid
 from pathlib import Path
 
@@ -95,14 +94,3 @@ def test_kill_9_of_the_guardian_too_leaves_no_rank(controller):
         return [pid for pid in marked(mark) if "harness.engine.forkserver" in command_line(pid)]
 
     assert wait_for(lambda: not ranks()), ranks()
-
-
-def test_a_pool_closes_even_when_its_guardian_was_killed():
-    from harness.engine.forkserver_pool import Pool
-
-    pool = Pool()
-    pool.guardian.kill()
-    pool.guardian.wait()
-    pool.close()
-    assert not pool.folder.exists()
-    assert str(pool.folder).startswith(tempfile.gettempdir())

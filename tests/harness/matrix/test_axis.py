@@ -12,7 +12,6 @@ import pytest
 
 from harness.commands import strategies
 from harness.matrix.axis import Axis, value_error
-from harness.matrix.axis_table import page
 from harness.matrix.case import AXES, MoETestConfig
 from harness.record.cross_case import content_key
 from moe.families import FAMILIES
@@ -69,11 +68,6 @@ def test_no_field_is_drawn_twice_or_never() -> None:
         "renormalize",
         "call",
     ]
-
-
-def test_the_committed_page_is_the_one_that_is_made() -> None:
-    remedy = "run: python -m harness.matrix.axis_table > docs/axes.md"
-    assert (ROOT / "docs/axes.md").read_text() == page(), remedy
 
 
 # A new axis, in a copy of the project in which one declaration stands in the case's file.

@@ -4,6 +4,19 @@ import dataclasses
 
 from harness.matrix.exactness import exact_refusal
 from moe.formats import FORMATS
+"""Which cases are compared bit for bit, and which formats exact mode refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from harness.matrix.case import MoETestConfig
+from harness.matrix.exactness import SMALLEST_GATE, exact_refusal, is_bitwise
+from moe.activations import ACTIVATIONS
+from moe.formats import FORMATS
+from moe.routers import ROUTERS
 from moe.spec import Scheme
 
 
@@ -25,3 +38,45 @@ def test_exact_mode_refuses_blocks_that_its_inputs_do_not_know(monkeypatch):
     found = exact_refusal(scheme_of(monkeypatch, block=(64, 64)))
     text = "exact mode: no inputs exist for scales of format odd, which has blocks of (64, 64)"
     assert (found.code, found.text) == ("exact_unsupported", text)
+
+
+EXACT = MoETestConfig(
+    m=6, n=128, k=256, num_experts=4, top_k=2, experts="torch_loop", exact=True, shared_experts=1
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "bitwise"),
+    [
+        ({}, True),
+        ({"exact": False}, False),
+        ({"top_k": 3}, False),  # a third is no float
+        ({"num_experts": 8, "top_k": 8}, False),  # with shared experts more than 8 products
+        ({"num_experts": 8, "top_k": 8, "shared_experts": 0}, True),
+        ({"shared_experts": 2}, False),
+        ({"n": 8}, False),
+        ({"k": 8}, False),
+        ({"quant": "int8_channel", "n": 132}, False),  # a shard without its largest values
+        ({"quant": "none", "n": 132}, True),
+    ],
+)
+def test_bits_are_compared_where_every_sum_is_exact(changes, bitwise):
+    assert is_bitwise(EXACT.replace(**changes)) is bitwise
+
+
+@pytest.mark.parametrize("sums_to_one", [True, False])
+@pytest.mark.parametrize("renormalize", [True, False])
+def test_router_weights_must_sum_to_one(monkeypatch, renormalize, sums_to_one):
+    row = dataclasses.replace(ROUTERS.row("softmax"), name="other", sums_to_one=sums_to_one)
+    monkeypatch.setattr(ROUTERS, "_rows", {**ROUTERS.rows, "other": row})
+    case = EXACT.replace(router="other", renormalize=renormalize)
+    assert is_bitwise(case) is (renormalize or sums_to_one)
+
+
+@pytest.mark.parametrize(
+    ("identity_from", "bitwise"), [(SMALLEST_GATE, True), (SMALLEST_GATE + 1, False), (None, False)]
+)
+def test_an_activation_must_leave_every_gate_value_as_it_is(monkeypatch, identity_from, bitwise):
+    row = dataclasses.replace(ACTIVATIONS.row("silu"), name="other", identity_from=identity_from)
+    monkeypatch.setattr(ACTIVATIONS, "_rows", {**ACTIVATIONS.rows, "other": row})
+    assert is_bitwise(EXACT.replace(activation="other")) is bitwise

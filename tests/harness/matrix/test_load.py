@@ -1,33 +1,18 @@
-"""The matrix file: YAML 1.2 scalars, and every error at once with its place."""
+"""The matrix file: every error at once with its place."""
 
-import itertools
-import json
 import re
 from pathlib import Path
 
-import jsonschema
 import pytest
-import yaml
 
 from harness.errors import ConfigError, ExitCode, UsageError
 from harness.matrix import yaml_positions
 from harness.matrix.expand import expand
 from harness.matrix.load import find, load
-from harness.matrix.schema import schema
 from moe.experts import EXPERTS
+from tests.harness.matrix.matrix_files import BAD, GOOD
 
 ROOT = Path(__file__).parents[3]
-GOOD = """\
-version: 1
-suites:
-  smoke:
-    description: small
-    blocks:
-      - shapes: [[32, 256, 128]]
-        num_experts: [8]
-        top_k: [2]
-        experts: [torch_loop]
-"""
 
 
 @pytest.fixture
@@ -56,30 +41,6 @@ def test_a_good_file_loads(write):
     assert [case.id for case in expand(config, "smoke")] == [
         "m:32-n:256-k:128-e:8-topk:2-experts:torch_loop"
     ]
-
-
-BAD = """\
-version: 2
-defaults:
-  dtype: [bf17]
-suites:
-  smoke:
-    description: x
-    timout_s: 3
-    blocks:
-      - shapes: [[1, 2], [3, 4, '5'], [0, 1, 2]]
-        num_experts: []
-        top_k: 3
-        experts: [tritn, "a.b:C"]
-        quant: all
-        layouts: [{tp: 1, sp: true}, {dpp: 2}]
-        renormalize: [no]
-        seed: [-1]
-      - experts: all
-        experts: all
-        tokens:
-  Bad-name: {description: 3, blocks: []}
-"""
 
 
 def test_every_complaint_at_once_with_its_place(write):
@@ -176,31 +137,6 @@ def test_a_complaint_says_what_and_where(write, old, new, message):
     assert message in "\n".join(config_errors(write(GOOD.replace(old, new, 1))))
 
 
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("no", "no"),
-        ("on", "on"),
-        ("12:30", "12:30"),
-        ("1e-3", 0.001),
-        ("0o10", 8),
-        ("010", 10),
-        ("0x1F", 31),
-        ("1_000", "1_000"),
-        ("2001-01-01", "2001-01-01"),
-        ("true", True),
-        ("-.5", -0.5),
-        ("'1'", "1"),
-        ("~", None),
-        ("=", "="),
-    ],
-)
-def test_scalars_are_those_of_yaml_1_2(text, value):
-    loaded = yaml_positions.load(f"a: {text}\n")
-    assert not loaded.errors
-    assert (loaded.value, type(loaded.value["a"])) == ({"a": value}, type(value))
-
-
 def test_an_anchor_stands_for_its_value(write):
     text = GOOD.replace("[[32, 256, 128]]", "&s [[32, 256, 128]]")
     text += "      - {shapes: *s, num_experts: [4], top_k: [1], experts: [triton]}\n"
@@ -211,65 +147,10 @@ def test_a_shape_without_its_list_is_one_complaint(write):
     assert len(config_errors(write(GOOD.replace("[[32, 256, 128]]", "[8, 64, 64]")))) == 1
 
 
-MERGED = """\
-a: &a {x: 1, y: 2}
-b: &b {x: 3, z: 4}
-explicit: {x: 9, <<: *a}
-several:
-  <<: [*b, *a]
-nested: {<<: {<<: *b, x: 8}}
-quoted: {"<<": 1}
-"""
-
-
-def test_merge_keys_follow_yaml_1_1():
-    """An explicit key wins wherever it stands, and of a list the earlier mapping."""
-    loaded = yaml_positions.load(MERGED)
-    assert not loaded.errors
-    assert loaded.value["explicit"] == {"x": 9, "y": 2}
-    assert loaded.value["several"] == {"x": 3, "y": 2, "z": 4}
-    assert loaded.value["nested"] == {"x": 8, "z": 4}
-    assert loaded.value["quoted"] == {"<<": 1}
-    assert loaded.where(("several", "z"), key=True) == (2, 14)
-    expected = yaml.safe_load(MERGED.rpartition("nested")[0])
-    assert {name: loaded.value[name] for name in expected} == expected
-
-
 def test_a_block_may_merge_another(write):
     text = GOOD.replace("- shapes", "- &first\n        shapes")
     config = load(write(text + "      - {<<: *first, experts: [triton]}\n"))
     assert [case.experts for case in expand(config, "smoke")] == ["torch_loop", "triton"]
-
-
-@pytest.mark.parametrize(
-    ("text", "line", "message"),
-    [
-        ("a: 1\nb:\n  <<: 3\n", 3, "merges a mapping or a list of mappings, and this is neither"),
-        ("a: &a {x: 1}\nb: {<<: [*a, [3]]}\n", 2, "merges a mapping or a list of mappings"),
-        ("a: &a {<<: *a}\n", 1, "an alias may not contain itself"),
-        ("a: &a {<<: [*a]}\n", 1, "an alias may not contain itself"),
-        ("a: &a {x: 1}\nb: {<<: *a, x: 2,\n  x: 3}\n", 3, "given twice, first in line 2"),
-        ("a: {<<: {x: 1,\n  x: 2}}\n", 2, "this key is given twice, first in line 1"),
-        ("a: &a {x: 1}\nb:\n  <<: *a\n  <<: *a\n", 4, "this key is given twice, first in line 3"),
-    ],
-)
-def test_a_merge_that_cannot_be_has_its_line(text, line, message):
-    (error,) = yaml_positions.load(text).errors
-    assert (error.line, message in error.text) == (line, True), error
-
-
-@pytest.mark.parametrize("nest", ["[{}]", "{{<<: [{}]}}"])
-def test_aliases_of_aliases_are_bounded(nest):
-    """Nine of nine of ..., eleven deep: 31 thousand million values in less than a kilobyte."""
-    names = "abcdefghijk"
-    text = "a: &a {x: 1, y: 2, z: 3}\n"
-    for inner, outer in itertools.pairwise(names):
-        text += f"{outer}: &{outer} " + nest.format(", ".join([f"*{inner}"] * 9)) + "\n"
-    loaded = yaml_positions.load(text)
-    (error,) = loaded.errors
-    assert "more than 100,000 values" in error.text
-    assert (error.line, error.path[0]) in ((6, "f"), (7, "g"))  # where so many are exceeded
-    assert loaded.value is None
 
 
 def test_a_large_file_without_aliases_is_bounded_at_its_place(write):
@@ -290,20 +171,3 @@ def test_the_file_is_found_here_first_then_beside_the_package(tmp_path, monkeypa
     (tmp_path / "configs/matrix.yaml").write_text(GOOD)
     assert find(None) == Path("configs/matrix.yaml")
     assert find(Path("x.yaml")) == Path("x.yaml")
-
-
-def test_the_committed_schema_is_the_exported_one():
-    committed = (ROOT / "configs/matrix.schema.json").read_text()
-    assert committed == schema(), "run: python -m harness schema > configs/matrix.schema.json"
-
-
-def test_the_schema_is_draft_7_and_takes_the_committed_file():
-    exported = json.loads(schema())
-    assert exported["$schema"] == "http://json-schema.org/draft-07/schema#"
-    jsonschema.Draft7Validator.check_schema(exported)
-    assert not re.search(r"prefixItems|\$defs|\"null\"", schema())
-    validator = jsonschema.Draft7Validator(exported)
-    text = (ROOT / "configs/matrix.yaml").read_text()
-    assert text.startswith("# yaml-language-server: $schema=./matrix.schema.json\n")
-    validator.validate(yaml.safe_load(text))
-    assert len(list(validator.iter_errors(yaml_positions.load(BAD).value))) >= 5

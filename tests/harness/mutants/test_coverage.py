@@ -8,42 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from harness import cli
 from harness.matrix import expand
-from harness.matrix.case import MoETestConfig
 from harness.matrix.load import find, load
 from harness.mutants.coverage import MEMBERS, certificate, layout_word
-from harness.record.events import CaseEnded
-from harness.record.proof import Outcome, Proof
+from harness.record.proof import Outcome
 from harness.record.result import CaseResult, Verdict
-from harness.record.run_folder import RunFolder
-from tests.harness.record.infos import run_info
+from tests.harness.mutants.certified_cases import NONE, case, result
 
 ROOT = Path(__file__).parents[3]
-
-
-def case(**fields) -> MoETestConfig:
-    plain = {"m": 8, "n": 128, "k": 128, "num_experts": 4, "top_k": 2, "experts": "torch_loop"}
-    return MoETestConfig(**{**plain, **fields})
-
-
-def result(one, verdict=Verdict.PASSED, **words) -> CaseResult:
-    """All caught, but for what cannot exist and for `words`."""
-    battery = {
-        h.name: CAUGHT
-        if h.possible(one.problem.scheme, one.layout)
-        else (Outcome.NOT_APPLICABLE, "there is one rank only")
-        for h in MEMBERS
-    }
-    proofs = tuple(
-        Proof(name=name, outcome=outcome, explanation=why)
-        for name, (outcome, why) in {**battery, **words}.items()
-    )
-    return CaseResult(case_id=one.id, verdict=verdict, battery=proofs)
-
-
-CAUGHT = (Outcome.CAUGHT, "")
-NONE = (Outcome.NOT_APPLICABLE, "the layer has no shared experts")
 
 
 def test_all_that_can_exist_caught_is_complete():
@@ -137,58 +109,6 @@ def test_each_suite_has_a_case_for_every_mistake(suite):
         have |= {"rows"} if min(one.counts) > 1 or one.m > 2 * one.tp_size else set()
     lacking = {pair: have for pair, have in pairs.items() if len(have) < 3}
     assert lacking == {}
-
-
-# --- the command
-
-
-def folder(path, results):
-    with RunFolder.create(path, run_info(cases=[r.case_id for r in results])) as made:
-        for r in results:
-            made.append(CaseEnded(time=1.0, gang="g0", result=r))
-    return path
-
-
-def test_a_whole_run_exits_zero(tmp_path, capsys):
-    path = folder(tmp_path / "run", [result(case())])
-    assert cli.main(["power", "--from", str(path)]) == 0
-    assert "complete: on 1 pair(s)" in capsys.readouterr().out
-
-
-def test_a_run_with_a_hole_exits_one(tmp_path, capsys):
-    path = folder(tmp_path / "run", [result(case(), shared_twice=NONE)])
-    assert cli.main(["power", "--from", str(path)]) == 1
-    assert "incomplete: 1 wrong answer(s)" in capsys.readouterr().out
-
-
-def test_a_case_that_has_not_run_leaves_a_hole(tmp_path):
-    path = folder(tmp_path / "run", [result(case())])
-    info = (path / "run.json").read_text()
-    other = case(tp_size=2).id
-    (path / "run.json").write_text(info.replace(f'"{case().id}"', f'"{case().id}", "{other}"'))
-    assert cli.main(["power", "--from", str(path)]) == 1
-
-
-def test_from_goes_with_nothing_to_run(tmp_path, capsys):
-    path = folder(tmp_path / "run", [result(case())])
-    assert cli.main(["power", "--from", str(path), "--suite", "smoke"]) == 3
-    assert (
-        "--from reads an earlier run and runs nothing: leave out --suite" in capsys.readouterr().err
-    )
-
-
-def test_nothing_to_run_is_a_usage_error(capsys):
-    assert cli.main(["power"]) == 3
-    assert "choose one of --suite" in capsys.readouterr().err
-
-
-def test_a_case_is_run_and_certified(tmp_path, capsys):
-    """The real way round: run, record, read back."""
-    ids = [case(shared_experts=1, n=64, k=64).id]
-    assert cli.main(["power", "--case", *ids, "--out", str(tmp_path / "run")]) == 0
-    out = capsys.readouterr().out
-    assert "cases=1 passed=1" in out
-    assert "complete: on 1 pair(s)" in out
 
 
 def test_it_needs_no_torch():

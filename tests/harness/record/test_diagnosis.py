@@ -8,7 +8,6 @@ import pytest
 
 from harness.record.diagnosis import CallDiagnosis, Diagnosis
 from harness.record.events import CaseEnded, from_line, to_line
-from harness.record.plain_data import read
 from harness.record.result import CaseResult, RankResult, Verdict
 
 VALUES = {"min": -3.0, "max": "inf", "nan": 2, "inf": 1, "zero_rows": "7", "unwritten_rows": ""}
@@ -136,13 +135,3 @@ def test_a_line_of_a_run_with_a_bad_diagnosis_cannot_be_read():
     assert from_line(line).result == case
     with pytest.raises(ValueError, match=r"rows\.wrong must be int"):
         from_line(line.replace('"wrong": 8', '"wrong": "8"').replace('"wrong":8', '"wrong":"8"'))
-
-
-def test_only_some_of_several_types_may_fit():
-    @dataclasses.dataclass(frozen=True)
-    class Value:
-        value: "float | str | None"
-
-    assert [read(Value, {"value": v}).value for v in (1.5, "nan", None)] == [1.5, "nan", None]
-    with pytest.raises(ValueError, match="value must be float"):
-        read(Value, {"value": []})

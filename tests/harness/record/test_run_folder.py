@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from harness.errors import UsageError
+from harness.record import run_folder
 from harness.record.events import CaseEnded, CaseStarted, RunStarted
 from harness.record.result import CaseResult, Verdict
 from harness.record.run_folder import RunFolder, decided, last_results, newest
@@ -181,3 +182,12 @@ def test_the_newest_folder_is_the_one_that_began_last(tmp_path):
         os.utime(path / "run.json", (1000 - age, 1000 - age))
     (tmp_path / "newer").mkdir()
     assert newest(tmp_path) == tmp_path / "a"
+
+
+def test_log_names_are_short_enough_and_differ():
+    long = [f"{'x' * 300}{i}" for i in (1, 2)]
+    names = [run_folder.log_name(name, 1) for name in long]
+    assert len(set(names)) == 2
+    assert max(map(len, names)) < 200
+    assert run_folder.log_name("m:1", 1) == "m:1.log"
+    assert run_folder.log_name("m:1", 2) == "m:1.2.log"

@@ -2,85 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from harness.record.diagnosis import CallDiagnosis, Diagnosis
-from harness.record.result import CaseResult, Finding, RankResult, Topic, Verdict, merge
+from harness.record.result import CaseResult, Finding, Topic, Verdict
 from harness.report import failure_text
 from harness.report.failure_text import headline, lines
-
-CASE = "m:32-n:256-k:256-e:8-topk:2-experts:torch_loop-dp:2-tp:2-ep"
-REPEAT = f"repeat: python -m harness run --case {CASE}"
-FACTS: dict[str, Any] = {
-    "rows": {"wrong": 8, "of": 32, "numbers": "3, 7-13"},
-    "columns": {"wrong": 128, "of": 256, "numbers": "128-255"},
-    "elements": {"wrong": 1000, "of": 8192},
-    "first": {"row": 3, "column": 128, "actual": "nan", "expected": 0.25},
-    "worst": {"row": 9, "column": 200, "actual": 3.5, "expected": -0.5, "over_rms": 7.123},
-    "actual": {
-        "min": -3.0,
-        "max": 3.5,
-        "nan": 2,
-        "inf": 1,
-        "zero_rows": "7",
-        "unwritten_rows": "3, 8",
-    },
-    "expected": {
-        "min": -2.0,
-        "max": 2.5,
-        "nan": 0,
-        "inf": 0,
-        "zero_rows": "",
-        "unwritten_rows": "",
-    },
-    "rel_rms": 0.5,
-    "one_minus_cosine": 0.125,
-}
-CAUSE = {"name": "doubled", "cause": "the output is doubled", "residual": 0.004, "where": ""}
-
-
-def call(number: int = 0, **changes: Any) -> dict[str, Any]:
-    base = {
-        "call": number,
-        "tokens": 32,
-        "covers": [],
-        "metrics": {"bound_used": 12.34},
-        "stages": [],
-        **copy.deepcopy(FACTS),
-        "experts": {"4": [5, 5], "5": [3, 3], "1": [1, 6]},
-        "patterns": [{"name": "experts", "text": "all wrong rows: experts 4-7", "data": {}}],
-        "causes": [dict(CAUSE)],
-        "tried": 40,
-        "closest": 0.004,
-        "faults": [],
-    }
-    return {**base, **changes}
-
-
-def result(
-    diagnoses: dict[int, list[dict[str, Any]]], of: int = 2, findings: Any = (), **changes: Any
-) -> CaseResult:
-    """A failed case of four ranks; the other ranks passed."""
-    made = []
-    for rank in range(4):
-        calls = diagnoses.get(rank, [])
-        failed = tuple(c["call"] for c in calls)
-        told = tuple(CallDiagnosis.from_json(c) for c in calls)
-        made.append(
-            RankResult(
-                rank=rank,
-                verdict=Verdict.FAILED if calls else Verdict.PASSED,
-                findings=tuple(findings) if calls else (),
-                diagnosis=Diagnosis(rank=rank, failed=failed, of=of, calls=told) if calls else None,
-            )
-        )
-    merged = merge(CASE, 4, made, 1.0)
-    return CaseResult.from_json({**merged.to_json(), **changes})
+from tests.harness.report.failed_results import CASE, CAUSE, REPEAT, call, result
 
 
 def test_one_rank_s_message_in_full():
@@ -164,42 +94,6 @@ def test_ranks_with_equal_numbers_are_told_once_each_picture_named():
     assert said[-2] == f"picture of experts and ranks: runs/x/logs/{CASE}.experts.png"
     failed = call(0, picture_fault="OSError: full")
     assert "  no picture: OSError: full" in lines(result({0: [failed]}))
-
-
-def test_causes_are_ranked_by_how_much_they_explain():
-    second = {**CAUSE, "name": "b", "cause": "another", "residual": 0.02}
-    partly = {**CAUSE, "name": "c", "cause": "a third", "where": "in the wrong rows only"}
-    ranks = {0: [call(causes=[dict(CAUSE), second])], 1: [call(causes=[second, partly])]}
-    said = lines(result(ranks))
-    assert "likely cause: another (leaves 2 % of the error)" in said
-    assert "or (rank 0): the output is doubled (leaves 0.4 % of the error)" in said
-    assert "or (rank 1): a third, in the wrong rows only (leaves 0.4 % of the error)" in said
-
-
-def test_no_cause_says_how_far_the_closest_was():
-    ranks = {0: [call(causes=[], closest=0.8)], 1: [call()]}
-    said = lines(result(ranks))
-    text = "none of 40 known mistakes gives this output; the closest leaves 80 % of the error"
-    assert f"no known cause (rank 0): {text}" in said
-    assert "likely cause (rank 1): the output is doubled (leaves 0.4 % of the error)" in said
-    tiny = {**CAUSE, "residual": 0.0}
-    assert "leaves less than 0.1 % of the error" in lines(result({0: [call(causes=[tiny])]}))[2]
-
-
-def test_what_explains_the_fewer_wrong_rows_is_no_headline():
-    few, many = {**FACTS["rows"], "wrong": 1}, {**FACTS["rows"], "wrong": 6}
-    explained, not_explained = call(1, rows=few), call(0, rows=many, causes=[])
-    said = [t for t in lines(result({1: [not_explained, explained]})) if "cause" in t]
-    assert said[0].startswith("no known cause (first call): ")
-    assert said[1].startswith("likely cause (second call): the output is doubled")
-    assert headline(result({1: [not_explained, explained]})).startswith("pattern")
-    explained["rows"] = {**FACTS["rows"], "wrong": 7}
-    assert headline(result({1: [not_explained, explained]})).startswith("likely cause")
-
-
-def test_causes_that_were_not_tried_are_counted():
-    said = lines(result({0: [call(causes=[], untried=3)], 1: [call(untried=9)]}))
-    assert "time ran out before 9 of the known mistakes were tried" in said
 
 
 def test_the_first_wrong_stage_and_faults_of_the_diagnosis():

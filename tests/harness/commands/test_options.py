@@ -1,0 +1,65 @@
+"""The options of the command line, and what argparse refuses of them."""
+
+import pytest
+
+from harness.commands.options import parse
+
+
+def test_a_command_line_is_kept_as_it_was():
+    argv = ["run", "--suite", "smoke", "-x"]
+    args = parse(argv)
+    assert (args.command, args.argv, args.suite, args.fail_fast) == ("run", argv, "smoke", True)
+    argv.append("-v")
+    assert args.argv == argv[:-1]
+
+
+def test_options_that_may_be_repeated_add_up():
+    args = parse(["run", "--case", "a", "b", "--case", "c", "--require", "cuda", "--require", "x"])
+    assert args.case == ["a", "b", "c"]
+    assert args.require == ["cuda", "x"]
+    assert parse(["run"]).require == []
+
+
+@pytest.mark.parametrize(
+    ("command", "defaults"),
+    [
+        ("run", {"seeds": 1, "slots": 1, "retries": None, "time_limit": None, "case": None}),
+        ("power", {"seeds": 1, "slots": 1, "folder": None, "require": []}),
+        ("fuzz", {"budget": "5m", "seed": 0, "slots": 1, "cases": None, "require": []}),
+        ("list", {"suite": None, "devices": None, "platform": None, "require": []}),
+        ("plan", {"suite": None, "last_failed": False, "experts": None, "layer": None}),
+        ("doctor", {}),
+        ("schema", {}),
+    ],
+)
+def test_what_is_not_set_has_its_default(command, defaults):
+    args = vars(parse([command]))
+    assert {name: args[name] for name in defaults} == defaults
+
+
+@pytest.mark.parametrize(
+    ("argv", "text"),
+    [
+        ([], "required: COMMAND"),
+        (["rnu"], "invalid choice: 'rnu'"),
+        (["run", "--suit", "smoke"], "unrecognized arguments: --suit"),  # no abbreviations
+        (["run", "--slots", "two"], "invalid int value: 'two'"),
+        (["fuzz", "--suite", "smoke"], "unrecognized arguments: --suite"),
+        (["report"], "required: DIR"),
+    ],
+)
+def test_a_usage_error_exits_3_and_not_2(argv, text, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse(argv)
+    assert stop.value.code == 3
+    captured = capsys.readouterr()
+    assert captured.err.startswith("usage: python -m harness")
+    assert text in captured.err
+    assert captured.out == ""  # which may be a file of ids
+
+
+def test_help_explains_the_exit_codes(capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse(["--help"])
+    assert stop.value.code == 0
+    assert "4 nothing to run, 75 the machine failed" in capsys.readouterr().out

@@ -1,0 +1,18 @@
+"""`report`: a stored run as files or on the console."""
+
+from pathlib import Path
+
+from harness import cli
+from tests.harness.console import last_line, summary
+
+
+def test_report_writes_files_or_prints(engine, capsys):
+    cli.main(["run", "--suite", "smoke", "--out", "here"])
+    capsys.readouterr()
+    assert cli.main(["report", "here"]) == 0
+    assert summary(9, passed=8, skipped=1).match(last_line(capsys))
+    assert cli.main(["report", "here", "--junit", "j.xml", "--markdown", "m.md"]) == 0
+    assert capsys.readouterr().out.split() == ["j.xml", "m.md"]
+    assert "<testsuites" in Path("j.xml").read_text()
+    assert cli.main(["report", "here", "--markdown", "no/such/m.md"]) == 3
+    assert "cannot write the report" in capsys.readouterr().err

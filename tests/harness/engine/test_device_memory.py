@@ -1,0 +1,75 @@
+"""Memory in use on the visible devices, and waiting for it to be released."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import time
+
+import pytest
+
+from harness.engine import device_memory
+
+
+def test_memory_of_dead_ranks_is_waited_for_within_a_limit(monkeypatch):
+    readings = iter([[9 << 30], [9 << 30], [1 << 30]])
+    monkeypatch.setattr(device_memory, "used", lambda: next(readings))
+    assert 0.03 < device_memory.wait_until_free([1 << 30], 5.0) < 1.0
+    monkeypatch.setattr(device_memory, "used", lambda: [9 << 30])
+    start = time.monotonic()
+    assert device_memory.wait_until_free([1 << 30], 0.1) >= 0.1
+    assert time.monotonic() - start < 1.0
+    assert device_memory.wait_until_free([], 5.0) < 0.01
+
+
+class ThreeDevices:
+    """NVML with 1, 2 and 3 GiB in use; the second can be made unreadable."""
+
+    broken = False
+
+    def nvmlInit_v2(self):
+        return 0
+
+    def nvmlDeviceGetCount_v2(self, count):
+        count._obj.value = 3
+
+    def nvmlDeviceGetHandleByIndex_v2(self, index, handle):
+        handle._obj.value = index + 1
+        return int(self.broken and index == 1)
+
+    def nvmlDeviceGetMemoryInfo(self, handle, memory):
+        memory._obj.used = handle.value << 30
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("visible", "used"),
+    [
+        (None, [1, 2, 3]),
+        ("2,0", [3, 1]),
+        ("1", [2]),
+        ("GPU-8f6d", [1, 2, 3]),  # listed by UUID
+        ("7", [1, 2, 3]),
+    ],
+)
+def test_memory_is_read_of_the_visible_devices(monkeypatch, visible, used):
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: ThreeDevices())
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert fresh_module().used() == [gigabytes << 30 for gigabytes in used]
+
+
+def test_a_device_that_cannot_be_read_is_left_out(monkeypatch):
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: ThreeDevices())
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(ThreeDevices, "broken", True)
+    assert fresh_module().used() == [1 << 30, 3 << 30]
+
+
+def fresh_module():
+    """The module once more, since it keeps the library that it has loaded."""
+    found = importlib.util.spec_from_file_location("fresh_memory", device_memory.__file__)
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module

@@ -1,0 +1,35 @@
+"""Estimates of memory and of interpreted seconds."""
+
+import pytest
+
+from harness.plan import cost
+from tests.harness.plan.points import case
+
+
+def test_the_memory_estimate_grows_with_what_a_rank_holds():
+    base = cost.rank_bytes(case().problem, "cpu")
+    for more in ({"num_experts": 64}, {"m": 4096}, {"shared_experts": 4}, {"quant": "fp8_tensor"}):
+        changed = cost.rank_bytes(case(**more).problem, "cpu")
+        assert (changed < base) if "quant" in more else (changed > base)
+
+
+@pytest.mark.parametrize(
+    ("fields", "seconds"),
+    [
+        ({}, 0.8),
+        ({"n": 512, "k": 512}, 1.9),
+        ({"n": 512, "k": 512, "num_experts": 64, "top_k": 6}, 12.0),
+        ({"n": 1024, "k": 2048}, 12.0),
+        ({"n": 1024, "k": 2048, "m": 222}, 12.0),
+    ],
+)
+def test_the_interpreter_estimate_meets_what_was_measured(fields, seconds):
+    estimate = cost.interpreted_seconds(case(experts="triton", **fields).problem, 2)
+    assert seconds / 1.5 < estimate < seconds * 1.5
+
+
+def test_interpreted_ranks_share_the_cores():
+    sharded = case(experts="triton", n=1024, tp_size=4).problem
+    assert cost.interpreted_seconds(sharded, 4) < cost.interpreted_seconds(sharded, 2)
+    more = case(experts="triton", n=1024, tp_size=4, shared_experts=2).problem
+    assert cost.interpreted_seconds(more, 4) > cost.interpreted_seconds(sharded, 4)

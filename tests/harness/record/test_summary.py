@@ -1,0 +1,47 @@
+"""The summary of a run: counts that add up, the line, and the exit code that follows."""
+
+import pytest
+
+from harness.record.result import CaseResult, Verdict
+from harness.record.summary import Summary, summarize
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "code"),
+    [
+        (["passed", "passed"], 0),
+        (["passed", "failed"], 1),
+        (["passed", "error"], 1),
+        (["passed", "crashed"], 1),
+        (["passed", "hung"], 1),
+        (["passed", "vacuous"], 1),
+        (["passed", "flaky"], 1),
+        (["failed", "infra", "not_run"], 1),
+        (["passed", "infra", "not_run"], 75),
+        (["passed", "not_run"], 2),
+        (["passed", None], 2),
+        ([], 4),
+    ],
+)
+def test_the_worst_verdict_decides_the_exit_code(verdicts, code):
+    ids = [str(i) for i in range(len(verdicts))]
+    results = {
+        i: CaseResult(case_id=i, verdict=Verdict(v))
+        for i, v in zip(ids, verdicts, strict=True)
+        if v
+    }
+    assert summarize(ids, 3, results, 1.0).exit_code() == code
+
+
+def test_counts_add_up_to_the_cases():
+    counts = {verdict: i + 1 for i, verdict in enumerate(Verdict)}
+    total = sum(counts.values())
+    summary = Summary(counts=counts, seconds=1.25, cases=total)
+    pairs = dict(pair.split("=") for pair in summary.line().split())
+    assert pairs.pop("seconds") == "1.2"
+    assert int(pairs.pop("cases")) == sum(int(count) for count in pairs.values())
+    names = "passed failed error crashed hung skipped vacuous flaky not_run"
+    assert " ".join(pairs) == names
+    stored = summary.to_json()
+    assert stored["infra"] == counts[Verdict.INFRA]
+    assert stored["not_run"] == counts[Verdict.NOT_RUN]

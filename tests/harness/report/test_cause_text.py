@@ -1,0 +1,42 @@
+"""Likely causes: what explains the most wrong rows comes first, and what explains none is said."""
+
+from __future__ import annotations
+
+from harness.report.failure_text import headline, lines
+from tests.harness.report.failed_results import CAUSE, FACTS, call, result
+
+
+def test_causes_are_ranked_by_how_much_they_explain():
+    second = {**CAUSE, "name": "b", "cause": "another", "residual": 0.02}
+    partly = {**CAUSE, "name": "c", "cause": "a third", "where": "in the wrong rows only"}
+    ranks = {0: [call(causes=[dict(CAUSE), second])], 1: [call(causes=[second, partly])]}
+    said = lines(result(ranks))
+    assert "likely cause: another (leaves 2 % of the error)" in said
+    assert "or (rank 0): the output is doubled (leaves 0.4 % of the error)" in said
+    assert "or (rank 1): a third, in the wrong rows only (leaves 0.4 % of the error)" in said
+
+
+def test_no_cause_says_how_far_the_closest_was():
+    ranks = {0: [call(causes=[], closest=0.8)], 1: [call()]}
+    said = lines(result(ranks))
+    text = "none of 40 known mistakes gives this output; the closest leaves 80 % of the error"
+    assert f"no known cause (rank 0): {text}" in said
+    assert "likely cause (rank 1): the output is doubled (leaves 0.4 % of the error)" in said
+    tiny = {**CAUSE, "residual": 0.0}
+    assert "leaves less than 0.1 % of the error" in lines(result({0: [call(causes=[tiny])]}))[2]
+
+
+def test_what_explains_the_fewer_wrong_rows_is_no_headline():
+    few, many = {**FACTS["rows"], "wrong": 1}, {**FACTS["rows"], "wrong": 6}
+    explained, not_explained = call(1, rows=few), call(0, rows=many, causes=[])
+    said = [t for t in lines(result({1: [not_explained, explained]})) if "cause" in t]
+    assert said[0].startswith("no known cause (first call): ")
+    assert said[1].startswith("likely cause (second call): the output is doubled")
+    assert headline(result({1: [not_explained, explained]})).startswith("pattern")
+    explained["rows"] = {**FACTS["rows"], "wrong": 7}
+    assert headline(result({1: [not_explained, explained]})).startswith("likely cause")
+
+
+def test_causes_that_were_not_tried_are_counted():
+    said = lines(result({0: [call(causes=[], untried=3)], 1: [call(untried=9)]}))
+    assert "time ran out before 9 of the known mistakes were tried" in said

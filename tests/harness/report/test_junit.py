@@ -1,0 +1,57 @@
+"""JUnit XML of a stored run, as Jenkins' xunit2 schema allows it."""
+
+from xml.etree import ElementTree as ET
+
+from harness.report import junit
+from harness.report.tables import view
+from tests.harness.report.stored_run import CASES, REFUSED
+
+# What Jenkins's xunit2 schema allows: element -> (attributes, children).
+XUNIT2 = {
+    "testsuites": ({"name", "time", "tests", "failures", "errors"}, {"testsuite"}),
+    "testsuite": (
+        {"name", "tests", "failures", "errors", "skipped", "time", "timestamp", "hostname"},
+        {"properties", "testcase"},
+    ),
+    "properties": (set(), {"property"}),
+    "property": ({"name", "value"}, set()),
+    "testcase": ({"name", "classname", "time"}, {"skipped", "failure", "system-out"}),
+    "failure": ({"type", "message"}, set()),
+    "skipped": ({"type", "message"}, set()),
+}
+
+
+def test_junit_conforms_and_says_why(folder, tmp_path):
+    (path,) = junit.write(view(folder), tmp_path / "out/junit.xml")
+    root = ET.parse(path).getroot()
+    for element in root.iter():
+        attributes, children = XUNIT2[element.tag]
+        assert set(element.attrib) <= attributes
+        assert {child.tag for child in element} <= children
+    suite = root[0]
+    assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("7", "3", "3")
+    by_name = {case.get("name"): case for case in suite.iter("testcase")}
+    assert set(by_name) == {*CASES, *(case for case, _, _ in REFUSED)}
+    failure = by_name[CASES[1]].find("failure")
+    assert failure.get("type") == "failed"
+    assert failure.get("message") == "rank 0,1: off by [31m3[0m"
+    assert (
+        "second <line> & more\nrank 1: alsothis\nlog: logs/tp.txt\nrepeat: python" in failure.text
+    )
+    assert by_name[CASES[3]].find("failure").get("type") == "flaky"
+    assert by_name[CASES[4]].find("skipped").get("type") == "not_run"
+    skipped = by_name[REFUSED[0][0]].find("skipped")
+    assert skipped.get("type") == "block_straddles_shard"
+    assert skipped.get("message") == "block_straddles_shard: cuts at 1 [1m<&"
+    assert {p.get("name"): p.get("value") for p in suite.iter("property")} == {
+        "platform": "cpu",
+        "torch": "2.13.0",
+    }
+
+
+def test_junit_files_stay_short(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(junit, "MAX_CASES", 3)
+    paths = junit.write(view(folder), tmp_path / "junit.xml")
+    assert [path.name for path in paths] == ["junit-1.xml", "junit-2.xml", "junit-3.xml"]
+    counts = [ET.parse(path).getroot()[0].get("tests") for path in paths]
+    assert counts == ["3", "3", "1"]
