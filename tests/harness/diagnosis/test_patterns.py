@@ -6,10 +6,7 @@ import pytest
 import torch
 
 from harness.diagnosis.patterns import Mismatch, find_mismatch, of_columns, of_rows
-from harness.formatting import numbers_text
 from tests.harness.diagnosis.masks import mask, texts
-from moe.layout import Layout
-from moe.spec import Problem
 from tests.harness.diagnosis.mistaken import CASE, call_of
 
 

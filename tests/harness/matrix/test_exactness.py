@@ -1,9 +1,3 @@
-"""Exact mode asks a format what it can hold, and refuses what its inputs do not know."""
-
-import dataclasses
-
-from harness.matrix.exactness import exact_refusal
-from moe.formats import FORMATS
 """Which cases are compared bit for bit, and which formats exact mode refuses."""
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ def result(one, verdict=Verdict.PASSED, **words) -> CaseResult:
         for h in MEMBERS
     }
     proofs = tuple(
-        Proof(name=name, outcome=outcome, why=why)
+        Proof(name=name, outcome=outcome, explanation=why)
         for name, (outcome, why) in {**battery, **words}.items()
     )
     return CaseResult(case_id=one.id, verdict=verdict, battery=proofs)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
+from harness.mutants import NotApplicable, named
+from moe.routers import ROUTERS
 from tests.harness.mutants.real_layer import assert_foretold
 from tests.harness.mutants.samples import (
     assert_no_mistake,
     case,
+    scene,
 )
 
 IN_ROUTING = [
@@ -45,3 +50,21 @@ NO_MISTAKE = [
 @pytest.mark.parametrize(("name", "point", "text"), NO_MISTAKE)
 def test_where_it_changes_nothing_it_is_no_mistake_and_says_why(name, point, text):
     assert_no_mistake(name, point, text)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("weights_twice", {"top_k": 1, "renormalize": False}),
+        ("weights_ignored", {"top_k": 1, "renormalize": False}),
+        ("renormalisation_missing", {}),
+        ("renormalisation_extra", {"renormalize": False}),
+    ],
+)
+def test_a_router_that_always_renormalises_makes_some_mistakes_none(monkeypatch, name, fields):
+    sample = scene(case(**fields))
+    named(name).compute(sample)
+    row = dataclasses.replace(ROUTERS.row("softmax"), always_renormalizes=True)
+    monkeypatch.setattr(ROUTERS, "_rows", ROUTERS.rows | {"softmax": row})
+    with pytest.raises(NotApplicable, match="renormalis"):
+        named(name).compute(sample)

@@ -7,6 +7,7 @@ import pytest
 from harness.errors import UsageError
 from harness.plan.machine import Machine, planned_for
 from harness.plan.plan import make_plan
+from moe.activations import ACTIVATIONS
 from moe.all2all import ALL2ALL
 from moe.experts import EXPERTS
 from moe.formats import FORMATS
@@ -14,6 +15,8 @@ from moe.layers.base import LayerSubject
 from moe.quant import QUANT, QuantRow
 from moe.spec import ANY, Needs, Platform, Row, Scheme
 from tests.harness.plan.points import CPU, HOPPERS, case, refusal
+
+MI300 = planned_for("rocm_gfx942", 1)
 
 
 class Outside:
@@ -45,6 +48,17 @@ class OnLogits(OutsideLayer):
 
 def layer_case(name="OutsideLayer", **fields):
     return case(experts="own", layer=f"{__name__}:{name}", **fields)
+
+
+def test_exact_mode_refuses_an_activation_that_is_never_the_identity(monkeypatch):
+    point = case(exact=True)
+    assert make_plan([point], CPU).cases == (point,)
+    row = dataclasses.replace(ACTIVATIONS.row("silu"), identity_from=None)
+    monkeypatch.setattr(ACTIVATIONS, "_rows", ACTIVATIONS.rows | {"silu": row})
+    text = "exact mode: activation silu does not promise to be the identity"
+    reason = refusal(point)
+    assert (reason.code, reason.text) == ("exact_unsupported", f"{text} (identity_from in its row)")
+    assert make_plan([case()], CPU).cases == (case(),)
 
 
 @pytest.mark.parametrize("fields", [{}, {"tp_size": 2}, {"tp_size": 2, "use_ep": True}])
@@ -80,7 +94,7 @@ def test_a_layer_runs_where_it_names_all_that_is_asked(fields):
             "OutsideLayer: has the router softmax, not sigmoid",
         ),
         ({"exact": True}, "exact_unsupported", "leave `exact` out"),
-        ({"top_k": 9}, "top_k_exceeds_experts", "of only 8 experts"),
+        ({"top_k": 9}, "top_k_exceeds_experts", "is larger than the number of experts, 8"),
     ],
 )
 def test_a_layer_is_not_asked_for_what_it_does_not_name(fields, code, text):
@@ -129,7 +143,12 @@ def test_a_layer_that_takes_an_unknown_word_is_refused_with_those_there_are():
 @pytest.mark.parametrize(
     ("fields", "machine", "code", "text"),
     [
-        ({"top_k": 9}, CPU, "top_k_exceeds_experts", "top-k 9 of only 8 experts"),
+        (
+            {"top_k": 9},
+            CPU,
+            "top_k_exceeds_experts",
+            "top_k 9 is larger than the number of experts, 8",
+        ),
         ({"sequence_parallel": True}, CPU, "sp_needs_ep_and_tp", "set use_ep and tp_size"),
         ({"n": 3, "tp_size": 4}, CPU, "empty_shard", "intermediate size 3 over 4 ranks"),
         (
@@ -149,6 +168,13 @@ def test_a_layer_that_takes_an_unknown_word_is_refused_with_those_there_are():
             CPU,
             "platform_lacks_feature",
             "flashinfer_cutlass: needs cuda, sm90, which cpu does not have",
+        ),
+        (
+            {"experts": "triton", "quant": "fp8_block"},
+            MI300,
+            "platform_lacks_feature",
+            "triton: multiplies fp8_block codes, which needs fp8_e4m3; rocm_gfx942 does not have "
+            "it: choose another quant, or a backend whose needs say `dequantizes`",
         ),
         (
             {"experts": "torch_grouped", "quant": "fp8_tensor"},
@@ -249,12 +275,12 @@ def in_lists(monkeypatch):
     [
         (
             {"all2all": "sends"},
-            "torch_loop takes the dispatch_format standard, and sends hands out lists; choose two "
+            "torch_loop takes the dispatch_format standard, but sends produces lists; choose two "
             "that name the same",
         ),
         (
             {"experts": "takes"},
-            "takes takes the dispatch_format lists, and allgather_reducescatter hands out "
+            "takes takes the dispatch_format lists, but allgather_reducescatter produces "
             "standard; choose two that name the same",
         ),
     ],

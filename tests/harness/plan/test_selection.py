@@ -84,5 +84,6 @@ def test_a_folder_is_not_resumed_on_another_kind_of_machine(engine, capsys, monk
     monkeypatch.setattr(machine, "detect", lambda: machine.planned_for("cuda_sm90"))
     assert cli.main(["run", "--resume", "here"]) == 3
     said = capsys.readouterr().err
-    assert "planned otherwise than it would be here: 1 case(s) differ" in said
+    assert "this machine would not run the same cases as " in said
+    assert "1 case(s) differ" in said
     assert "a machine like the first (cpu)" in said

@@ -11,8 +11,8 @@ from harness.record.result import CaseResult, RankResult, Verdict, merge
 CASE = "m:32-n:256-k:256-e:8-topk:2-experts:torch_loop-dp:2-tp:2-ep"
 REPEAT = f"repeat: python -m harness run --case {CASE}"
 FACTS: dict[str, Any] = {
-    "rows": {"wrong": 8, "of": 32, "which": "3, 7-13"},
-    "columns": {"wrong": 128, "of": 256, "which": "128-255"},
+    "rows": {"wrong": 8, "of": 32, "numbers": "3, 7-13"},
+    "columns": {"wrong": 128, "of": 256, "numbers": "128-255"},
     "elements": {"wrong": 1000, "of": 8192},
     "first": {"row": 3, "column": 128, "actual": "nan", "expected": 0.25},
     "worst": {"row": 9, "column": 200, "actual": 3.5, "expected": -0.5, "over_rms": 7.123},
