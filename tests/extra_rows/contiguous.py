@@ -1,6 +1,6 @@
 """Whether a layer's output is contiguous, as the kernels that follow it take it to be."""
 
-from harness.checks.check import Check, where
+from harness.checks.check import Check, call_prefix
 from harness.record.result import Finding
 
 
@@ -13,7 +13,7 @@ def findings(observation):
 
 
 def text(call):
-    return f"{where(call)}the output is not contiguous: its strides are {call.returned.stride()}"
+    return f"{call_prefix(call)}the output is not contiguous: its strides are {call.returned.stride()}"
 
 
 CHECK = Check(name="contiguous", run=findings, phase="contiguous")
