@@ -13,7 +13,9 @@ def findings(observation):
 
 
 def text(call):
-    return f"{call_prefix(call)}the output is not contiguous: its strides are {call.returned.stride()}"
+    return (
+        f"{call_prefix(call)}the output is not contiguous: its strides are {call.returned.stride()}"
+    )
 
 
 CHECK = Check(name="contiguous", run=findings, phase="contiguous")
