@@ -234,7 +234,7 @@ def test_a_suite_of_the_new_member_is_green(family, tmp_path):
     elif family == "activation":
         assert all(result["case_id"].endswith("-act:quick_gelu") for result in results)
     elif family == "platform":
-        assert run.info["platform"]["name"] == "desk_chip"
+        assert run.info.platform.name == "desk_chip"
     else:
         assert all("contiguous" in result["phases"] for result in results)
 
