@@ -62,8 +62,8 @@ def test_a_share_has_two_digits_and_is_never_nothing(share, text):
 def test_wrong_rows_and_columns_are_listed_where_the_others_are_right(rows, columns, text):
     facts = dataclasses.replace(
         FACTS,
-        rows=Share(wrong=rows, of=32, which="R"),
-        columns=Share(wrong=columns, of=256, which="C"),
+        rows=Share(wrong=rows, of=32, numbers="R"),
+        columns=Share(wrong=columns, of=256, numbers="C"),
     )
     assert amount_text(facts) == text
 

@@ -24,7 +24,7 @@ def test_every_axis_has_one_row_with_its_rule_and_default() -> None:
         ("tp:", "| `layouts` | 1 or more | `1` | agree |"),
         ("ep", "| `layouts` | `true`, `false` | `false` | agree |"),
         ("dtype:", "| `dtype` | `bf16`, `fp16`, `f32` | `bf16` |  |"),
-        ("router:", "| `router` | a row of `moe.router` | `softmax` |  |"),
+        ("router:", "| `router` | a row of `moe.routers` | `softmax` |  |"),
     ):
         assert rows[token].startswith(f"| `{token}` {cells} {AXES_BY_TOKEN[token.strip(':')]} |")
 

@@ -5,8 +5,8 @@ import pytest
 from harness.record.proof import Outcome, Proof, best
 
 
-def proof(name, outcome, why=""):
-    return Proof(name=name, outcome=outcome, why=why)
+def proof(name, outcome, explanation=""):
+    return Proof(name=name, outcome=outcome, explanation=explanation)
 
 
 CAUGHT, MISSED, NOT_APPLICABLE = Outcome.CAUGHT, Outcome.MISSED, Outcome.NOT_APPLICABLE
