@@ -80,15 +80,15 @@ class Right:
 
 def right(case: MoETestConfig, data: Data) -> Right:
     """The reference's own output for the first rank's tokens, in the model dtype."""
-    problem = case.problem
+    layer_spec = case.layer_spec
     shared = data.expert(case, "shared") if case.shared_experts else None
 
     @cache
     def expert(e: int) -> tuple[Tensor, Tensor]:
         return data.expert(case, e)
 
-    numerics = EXPERTS.row(case.experts).numerics_for(problem.scheme, "cuda")
-    reference = BaselineSiluAndMul(problem, numerics, expert, shared)
+    numerics = EXPERTS.row(case.experts).numerics_for(layer_spec.scheme, "cuda")
+    reference = BaselineSiluAndMul(layer_spec, numerics, expert, shared)
     tokens = data.batch(case)
     ids = routing.choose(tokens.logits, case.top_k, case.router)
     weights = routing.weights(tokens.logits, ids, renormalize=case.renormalize, router=case.router)
@@ -112,7 +112,7 @@ def _scales(case: MoETestConfig, reference: BaselineSiluAndMul) -> Scales:
     """Calibrated scales of a static scheme, else None."""
     context = RankContext(rank=0, world_size=case.world_size, device=CPU, transport="gloo")
     plain = Scheme(weights="model", activations="model")
-    problem = case.replace(quant="none").problem
-    assert problem.scheme == plain, "the ideal layer is that without quantization"
-    ideal = BaselineSiluAndMul(problem, IDEAL, reference._expert, reference._shared)
+    layer_spec = case.replace(quant="none").layer_spec
+    assert layer_spec.scheme == plain, "the ideal layer is that without quantization"
+    ideal = BaselineSiluAndMul(layer_spec, IDEAL, reference._expert, reference._shared)
     return _static_scales(case, context, ideal)

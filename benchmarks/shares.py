@@ -66,7 +66,7 @@ def cases(device: str, seeds: int) -> list[MoETestConfig]:
     taken = [
         point
         for point in points
-        if EXPERTS.row(point.experts).needs.refusal(point.problem, chip) is None
+        if EXPERTS.row(point.experts).needs.refusal(point.layer_spec, chip) is None
     ]
     layouts = ({"dp_size": 1}, {"dp_size": 2, "use_ep": True})
     return [p.replace(seed=s, **on) for on in layouts for p in taken for s in range(seeds)]

@@ -38,8 +38,8 @@ def _path_hint(name: str) -> str:
 
 
 class RefusedError(MoEError):
-    """Raised when a layer is built from a member that refuses the problem. reason: the cause."""
+    """Raised when a layer is built from a member that refuses the layer. reason: the cause."""
 
     def __init__(self, member: str, reason: Reason) -> None:
-        super().__init__(f"{member} refuses this problem: {reason.code}: {reason.text}")
+        super().__init__(f"{member} refuses this layer: {reason.code}: {reason.text}")
         self.reason = reason

@@ -1,7 +1,7 @@
 """Compose a layer from its members: router, all2all backend, experts backend, shared experts.
 
 `FusedMoE` is the layer of one rank. `MoEKernel` joins an all2all backend and an experts backend.
-`build` looks up the members by name, checks that they support the problem (`check`), and creates
+`build` looks up the members by name, checks that they support the layer (`check`), and creates
 them; no other code does.
 """
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from moe.quant.base import QuantMethod
     from moe.routers.base import Router
     from moe.shared import SharedExperts
-    from moe.spec import Platform, Problem
+    from moe.spec import LayerSpec, Platform
     from moe.types import Dispatched, ExpertWeights
 
 
@@ -88,7 +88,7 @@ class Output:
 class FusedMoE:
     """Compute the layer on one rank."""
 
-    problem: Problem
+    layer_spec: LayerSpec
     router: Router
     kernel: MoEKernel
     groups: Groups
@@ -100,7 +100,7 @@ class FusedMoE:
 
         x: [T, K] in the model dtype; logits: [T, E]; T may be 0.
         """
-        top_k, renormalize = self.problem.top_k, self.problem.renormalize
+        top_k, renormalize = self.layer_spec.top_k, self.layer_spec.renormalize
         routing = self.router(logits, top_k, renormalize=renormalize)
         intermediates.keep("router", routing.topk_weights, copy=True)
         out = self.kernel.apply(x, routing)
@@ -109,7 +109,7 @@ class FusedMoE:
             shared = self.shared.forward(x)
             intermediates.keep("shared", shared)
             out = out + shared
-        if not self.problem.layout.sequence_parallel:
+        if not self.layer_spec.layout.sequence_parallel:
             out = self.groups.tp.all_reduce(out)
         intermediates.keep("out", out, copy=True)  # a member may reuse the buffer
         return Output(out=out, routing=routing)
@@ -137,12 +137,12 @@ class Members:
     quant: str
 
 
-def check(problem: Problem, platform: Platform, members: Members) -> None:
-    """Raise RefusedError with the reason of the first member that refuses the problem."""
+def check(layer_spec: LayerSpec, platform: Platform, members: Members) -> None:
+    """Raise RefusedError with the reason of the first member that refuses the layer."""
     for family, table in families.tables(families.MEMBERS):
         row = table.row(getattr(members, family))
         refusal = experts_refusal if family == "experts" else Needs.refusal
-        reason = refusal(row.needs, problem, platform)
+        reason = refusal(row.needs, layer_spec, platform)
         if reason is not None:
             raise RefusedError(row.name, reason)
     reason = dispatch_refusal(EXPERTS.row(members.experts), ALL2ALL.row(members.all2all))
@@ -151,7 +151,7 @@ def check(problem: Problem, platform: Platform, members: Members) -> None:
 
 
 def build(
-    problem: Problem,
+    layer_spec: LayerSpec,
     rank: int,
     groups: Groups,
     members: Members,
@@ -162,46 +162,46 @@ def build(
 ) -> FusedMoE:
     """Return the layer of `rank`. weights: the rank's own shard, see `shard_weights`.
 
-    platform: where the layer will run; raises RefusedError if a member refuses the problem there.
-    None skips this check, for problems that a plan has checked.
+    platform: where the layer will run; raises RefusedError if a member refuses the layer there.
+    None skips this check, for layers that a plan has checked.
     """
     if platform is not None:
-        check(problem, platform, members)
+        check(layer_spec, platform, members)
     quant = QUANT.load(members.quant)()
     row = EXPERTS.row(members.experts)
-    numerics = row.numerics_for(problem.scheme, weights.w13.device.type)
-    experts = EXPERTS.load(members.experts)(problem, rank, numerics, quant)
+    numerics = row.numerics_for(layer_spec.scheme, weights.w13.device.type)
+    experts = EXPERTS.load(members.experts)(layer_spec, rank, numerics, quant)
     experts.prepare_weights(weights)
     prepare_finalize = ALL2ALL.load(members.all2all)(groups.gather)
     kernel = KERNELS[row.kind](
         prepare_finalize=prepare_finalize,
         experts=experts,
         quant=quant,
-        expert_map=_expert_map(problem, rank, weights.w13.device),
+        expert_map=_expert_map(layer_spec, rank, weights.w13.device),
         a1_scale=weights.a1_scale,
     )
-    router = ROUTERS.load(problem.router)()
+    router = ROUTERS.load(layer_spec.router)()
     served = {"experts": experts, "all2all": prepare_finalize, "quant": quant, "router": router}
     names = {family: type(member).__qualname__ for family, member in served.items()}
     parts = {"router": router, "kernel": kernel, "groups": groups, "shared": shared}
-    return FusedMoE(problem=problem, members=names, **parts)
+    return FusedMoE(layer_spec=layer_spec, members=names, **parts)
 
 
-def _expert_map(problem: Problem, rank: int, device: torch.device) -> Tensor:
+def _expert_map(layer_spec: LayerSpec, rank: int, device: torch.device) -> Tensor:
     """Return the local id of each global expert, [E] int32; -1 = not on this rank."""
-    local = problem.placement.expert_map(problem.layout.ep_rank(rank))
+    local = layer_spec.placement.expert_map(layer_spec.layout.ep_rank(rank))
     return torch.tensor(local, dtype=torch.int32, device=device)
 
 
 def shard_weights(
-    problem: Problem, rank: int, quant: QuantMethod, w13: Tensor, w2: Tensor
+    layer_spec: LayerSpec, rank: int, quant: QuantMethod, w13: Tensor, w2: Tensor
 ) -> ExpertWeights:
     """Return this rank's weights: full experts, quantized, and then sharded.
 
-    w13: [e, 2N, K], w2: [e, K, N] model dtype: the full experts of `problem.experts_of(rank)`.
+    w13: [e, 2N, K], w2: [e, K, N] model dtype: the full experts of `layer_spec.experts_of(rank)`.
     """
     quantized = quant.quantize_weights(w13, w2)
-    columns = problem.layout.intermediate_of(rank, problem.intermediate)
-    if len(columns) == problem.intermediate:
+    columns = layer_spec.layout.intermediate_of(rank, layer_spec.intermediate)
+    if len(columns) == layer_spec.intermediate:
         return quantized
-    return quant.shard(quantized, columns, problem.intermediate)
+    return quant.shard(quantized, columns, layer_spec.intermediate)

@@ -1,10 +1,10 @@
-"""Declare what a member needs of a problem and a platform, and refuse where a need does not hold.
+"""Declare what a member needs of a layer and a platform, and refuse where a need does not hold.
 
 A capability that a row does not name is not supported, so that a row written today claims nothing
 of an axis that is added tomorrow. Each set of values defaults to the plain one; a row that supports
 every value says `ANY`. Sizes and ranks are limits; the default is no limit.
 
-Each need names the fields of the problem that it reads, so that a plan evaluates it only once for
+Each need names the fields of the layer that it reads, so that a plan evaluates it only once for
 equal values. Torch-free.
 """
 
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable
 
-    from moe.spec import Platform, Problem
+    from moe.spec import LayerSpec, Platform
 
 F = TypeVar("F", bound=Callable[..., object])
 _READS = "reads"  # the attribute that holds a function's declaration
@@ -30,14 +30,14 @@ _EXPERTS_ONLY = ("activation_functions", "dequantizes")
 
 @dataclass(frozen=True, kw_only=True)
 class Reason:
-    """State why a problem is refused. code: stable, to group by. text: one line for people."""
+    """State why a layer is refused. code: stable, to group by. text: one line for people."""
 
     code: str
     text: str
 
 
 def reads(*fields: str) -> Callable[[F], F]:
-    """Declare the fields of the problem that a need, a probe or an estimate reads.
+    """Declare the fields of the layer that a need, a probe or an estimate reads.
 
     A property such as `shard_sizes` is declared by the fields that it is computed from.
     """
@@ -57,14 +57,14 @@ def fields_read(function: Callable[..., object]) -> frozenset[str] | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Need:
-    """Check one condition of a row. reads: fields of the problem; None: any of them."""
+    """Check one condition of a row. reads: fields of the layer; None: any of them."""
 
     reads: frozenset[str] | None
-    refuse: Callable[[Problem], Reason | None]
+    refuse: Callable[[LayerSpec], Reason | None]
 
     @classmethod
     def of(cls, function: Callable[..., Reason | None], *bound: Any) -> Need:
-        """Return the need that calls `function(*bound, problem)` and reads what it declares."""
+        """Return the need that calls `function(*bound, layer_spec)` and reads what it declares."""
         return cls(reads=fields_read(function), refuse=partial(function, *bound))
 
 
@@ -101,14 +101,14 @@ class Needs:
     shard_multiple: int = 1  # the same for the intermediate size on each rank
     max_world: int | None = None  # largest number of ranks; None: no limit
     packages: tuple[str, ...] = ()  # importable top-level names
-    # "module:function", called with (problem, platform) -> Reason | None, for conditions that only
-    # code can check. Without `reads` on the function it is called again for each distinct problem.
+    # "module:function", called with (layer_spec, platform) -> Reason | None, for conditions that
+    # only code can check. Without `reads` on the function it is called again for each distinct layer.
     probe: str | None = None
 
     def asked(
         self, platform: Platform, *, leave_out: Container[str] = _EXPERTS_ONLY
     ) -> tuple[Need, ...]:
-        """Return the needs that can refuse a problem on this platform, in the order of checking.
+        """Return the needs that can refuse a layer on this platform, in the order of checking.
 
         leave_out: fields of Needs that are not checked. The probe is loaded only if the features
         and packages are there.
@@ -126,37 +126,37 @@ class Needs:
         """Return whether all packages can be imported."""
         return all(map(_installed, self.packages))
 
-    def refusal(self, problem: Problem, platform: Platform) -> Reason | None:
+    def refusal(self, layer_spec: LayerSpec, platform: Platform) -> Reason | None:
         """Return the reason of the first need that does not hold, or None."""
-        return first_refusal(self.asked(platform), problem)
+        return first_refusal(self.asked(platform), layer_spec)
 
 
-def first_refusal(needs: Iterable[Need], problem: Problem) -> Reason | None:
+def first_refusal(needs: Iterable[Need], layer_spec: LayerSpec) -> Reason | None:
     """Return the reason of the first need that does not hold, or None."""
     for need in needs:
-        reason = need.refuse(problem)
+        reason = need.refuse(layer_spec)
         if reason is not None:
             return reason
     return None
 
 
-def experts_refusal(needs: Needs, problem: Problem, platform: Platform) -> Reason | None:
+def experts_refusal(needs: Needs, layer_spec: LayerSpec, platform: Platform) -> Reason | None:
     """Return `Needs.refusal`, with the fields that are checked for experts backends only."""
-    return first_refusal(needs.asked(platform, leave_out=()), problem)
+    return first_refusal(needs.asked(platform, leave_out=()), layer_spec)
 
 
 @reads("activation")
-def _activation(needs: Needs, _: Platform, problem: Problem) -> Reason | None:
+def _activation(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason | None:
     """Refuse an activation function that is not in `activation_functions`."""
     supported = needs.activation_functions
-    if isinstance(supported, Anything) or problem.activation in supported:
+    if isinstance(supported, Anything) or layer_spec.activation in supported:
         return None
-    text = f"computes the activation {', '.join(sorted(supported))}, not {problem.activation}"
+    text = f"computes the activation {', '.join(sorted(supported))}, not {layer_spec.activation}"
     return Reason(code="activation_unsupported", text=text)
 
 
 @reads()
-def _features(needs: Needs, platform: Platform, _: Problem) -> Reason | None:
+def _features(needs: Needs, platform: Platform, _: LayerSpec) -> Reason | None:
     """Refuse a platform that lacks one of `features`."""
     missing = sorted(needs.features - platform.features)
     if missing:
@@ -166,18 +166,18 @@ def _features(needs: Needs, platform: Platform, _: Problem) -> Reason | None:
 
 
 @reads("dtype")
-def _dtype(needs: Needs, _: Platform, problem: Problem) -> Reason | None:
+def _dtype(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason | None:
     """Refuse a dtype that is not in `dtypes`."""
-    if isinstance(needs.dtypes, Anything) or problem.dtype in needs.dtypes:
+    if isinstance(needs.dtypes, Anything) or layer_spec.dtype in needs.dtypes:
         return None
-    text = f"takes dtype {', '.join(sorted(needs.dtypes))}, not {problem.dtype}"
+    text = f"takes dtype {', '.join(sorted(needs.dtypes))}, not {layer_spec.dtype}"
     return Reason(code="dtype_unsupported", text=text)
 
 
 @reads("scheme")
-def _formats(needs: Needs, _: Platform, problem: Problem) -> Reason | None:
+def _formats(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason | None:
     """Refuse the weight format if no pair has it, otherwise the activation format."""
-    weights, activations = problem.scheme.weights, problem.scheme.activations
+    weights, activations = layer_spec.scheme.weights, layer_spec.scheme.activations
     if isinstance(needs.formats, Anything) or (weights, activations) in needs.formats:
         return None
     partners = sorted(a for w, a in needs.formats if w == weights)
@@ -190,10 +190,10 @@ def _formats(needs: Needs, _: Platform, problem: Problem) -> Reason | None:
 
 
 @reads("scheme")
-def _code_features(_: Needs, platform: Platform, problem: Problem) -> Reason | None:
+def _code_features(_: Needs, platform: Platform, layer_spec: LayerSpec) -> Reason | None:
     """Refuse formats whose codes this platform's matrix units do not take."""
     formats = resolve("moe.formats:FORMATS")  # imported on use: its rows are built from Needs
-    for name in (problem.scheme.weights, problem.scheme.activations):
+    for name in (layer_spec.scheme.weights, layer_spec.scheme.activations):
         missing = sorted(formats[name].needs.features - platform.features)
         if missing:
             text = (
@@ -205,27 +205,27 @@ def _code_features(_: Needs, platform: Platform, problem: Problem) -> Reason | N
 
 
 @reads("layout")
-def _world(needs: Needs, _: Platform, problem: Problem) -> Reason | None:
+def _world(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason | None:
     """Refuse more ranks than `max_world`."""
-    if needs.max_world is None or problem.layout.world_size <= needs.max_world:
+    if needs.max_world is None or layer_spec.layout.world_size <= needs.max_world:
         return None
-    text = f"serves at most {needs.max_world} rank(s), not {problem.layout.world_size}"
+    text = f"serves at most {needs.max_world} rank(s), not {layer_spec.layout.world_size}"
     return Reason(code="too_many_ranks", text=text)
 
 
 @reads("hidden")
-def _hidden(needs: Needs, _: Platform, problem: Problem) -> Reason | None:
+def _hidden(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason | None:
     """Refuse a hidden size that is not a multiple of `hidden_multiple`."""
-    if problem.hidden % needs.hidden_multiple == 0:
+    if layer_spec.hidden % needs.hidden_multiple == 0:
         return None
-    text = f"hidden size {problem.hidden} is not a multiple of {needs.hidden_multiple}"
+    text = f"hidden size {layer_spec.hidden} is not a multiple of {needs.hidden_multiple}"
     return Reason(code="size_not_multiple", text=text)
 
 
 @reads("intermediate", "layout")
-def _shard(needs: Needs, _: Platform, problem: Problem) -> Reason | None:
+def _shard(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason | None:
     """Refuse a rank's intermediate size that is not a multiple of `shard_multiple`."""
-    odd = [size for size in problem.shard_sizes if size % needs.shard_multiple]
+    odd = [size for size in layer_spec.shard_sizes if size % needs.shard_multiple]
     if not odd:
         return None
     text = f"a rank's intermediate size {odd[0]} is not a multiple of {needs.shard_multiple}"
@@ -233,7 +233,7 @@ def _shard(needs: Needs, _: Platform, problem: Problem) -> Reason | None:
 
 
 @reads()
-def _packages(needs: Needs, _: Platform, __: Problem) -> Reason | None:
+def _packages(needs: Needs, _: Platform, __: LayerSpec) -> Reason | None:
     """Refuse if one of `packages` cannot be imported."""
     for package in needs.packages:
         if not _installed(package):
@@ -244,11 +244,13 @@ def _packages(needs: Needs, _: Platform, __: Problem) -> Reason | None:
 def _probe(target: str, platform: Platform) -> Need:
     """Load the function that `target` names and return its need."""
     function = resolve(target)
-    return Need(reads=fields_read(function), refuse=lambda problem: function(problem, platform))
+    return Need(
+        reads=fields_read(function), refuse=lambda layer_spec: function(layer_spec, platform)
+    )
 
 
 # Field of Needs, in the order of checking -> the value that restricts nothing, and the check.
-_CHECKS: dict[str, tuple[object, Callable[[Needs, Platform, Problem], Reason | None]]] = {
+_CHECKS: dict[str, tuple[object, Callable[[Needs, Platform, LayerSpec], Reason | None]]] = {
     "activation_functions": (ANY, _activation),
     "features": (frozenset(), _features),
     "dtypes": (ANY, _dtype),

@@ -1,4 +1,4 @@
-"""Select the member of a family for a problem: the first row of the table that supports it.
+"""Select the member of a family for a layer: the first row of the table that supports it.
 
 `select` also returns the rows that refused before it, with reasons; `explain` formats both.
 """
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from moe.registry import Registry
-    from moe.spec import Platform, Problem, Reason, Row
+    from moe.spec import LayerSpec, MemberSpec, Platform, Reason
 
-    Veto = Callable[[Row], Reason | None]  # a caller's own condition for a row
+    Veto = Callable[[MemberSpec], Reason | None]  # a caller's own condition for a row
 
 AUTO = "auto"  # the name that stands for the oracle's selection
 
@@ -27,18 +27,18 @@ AUTO = "auto"  # the name that stands for the oracle's selection
 class Selection:
     """Hold the selected row, and the rows before it in the table that refused."""
 
-    winner: Row
+    winner: MemberSpec
     refused: tuple[tuple[str, Reason], ...]  # (row name, reason), in table order
 
 
 def select(
-    problem: Problem,
+    layer_spec: LayerSpec,
     platform: Platform,
     *,
-    family: Registry[Row] = EXPERTS,
+    family: Registry[MemberSpec] = EXPERTS,
     veto: Veto | None = None,
 ) -> Selection:
-    """Return the first row of `family` that supports `problem` on `platform`.
+    """Return the first row of `family` that supports `layer_spec` on `platform`.
 
     veto: refuses a row for conditions beyond its needs, such as memory or time. Raises MoEError
     with all reasons if every row refuses.
@@ -46,12 +46,12 @@ def select(
     refusal = experts_refusal if family is EXPERTS else Needs.refusal
     refused: list[tuple[str, Reason]] = []
     for row in family:
-        reason = refusal(row.needs, problem, platform) or (veto(row) if veto else None)
+        reason = refusal(row.needs, layer_spec, platform) or (veto(row) if veto else None)
         if reason is None:
             return Selection(winner=row, refused=tuple(refused))
         refused.append((row.name, reason))
     lines = "; ".join(f"{name}: {reason.text}" for name, reason in refused)
-    raise MoEError(f"no {family.family} row supports this problem on {platform.name}: {lines}")
+    raise MoEError(f"no {family.family} row supports this layer on {platform.name}: {lines}")
 
 
 def explain(selection: Selection) -> str:

@@ -1,8 +1,8 @@
 """Look up the rows of a family by name; import their classes on use.
 
 `Registry("experts", rows)` also reads the entry-point group `moe.experts`, whose entries name a
-`moe.spec.Row` (or an instance of a subclass). A name can also be `"package.module:Class"`: the
-class has its row as the attribute `row`, and is the class that is loaded.
+`moe.spec.MemberSpec` (or an instance of a subclass). A name can also be `"package.module:Class"`:
+the class has its row as the attribute `row`, and is the class that is loaded.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from moe.errors import MoEError, UnknownMemberError
-from moe.spec import Row, resolve
+from moe.spec import MemberSpec, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-R = TypeVar("R", bound=Row)
+R = TypeVar("R", bound=MemberSpec)
 
 
 class Registry(Generic[R]):

@@ -18,7 +18,7 @@ from moe.layout import chunk
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from moe.spec import Problem
+    from moe.spec import LayerSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,14 +46,14 @@ def _product(x: Tensor, w: Tensor) -> Tensor:
     return torch.mm(x, w.T, out_dtype=torch.float32).to(x.dtype)
 
 
-def shard_shared(problem: Problem, rank: int, w13: Tensor, w2: Tensor) -> SharedExperts:
+def shard_shared(layer_spec: LayerSpec, rank: int, w13: Tensor, w2: Tensor) -> SharedExperts:
     """Return the shard of `rank`. w13: [2W, K], w2: [K, W], W = shared_experts * intermediate."""
-    layout = problem.layout
+    layout = layer_spec.layout
     if layout.sequence_parallel or layout.tp_size == 1:
-        return SharedExperts(w13=w13, w2=w2, activation=problem.activation)
+        return SharedExperts(w13=w13, w2=w2, activation=layer_spec.activation)
     columns = chunk(w2.shape[1], layout.tp_size, layout.tp_rank(rank))
     part = slice(columns.start, columns.stop)
     gate, up = w13.chunk(2, dim=0)
     halves = torch.cat([gate[part], up[part]])
     down = w2[:, part].contiguous()
-    return SharedExperts(w13=halves, w2=down, activation=problem.activation)
+    return SharedExperts(w13=halves, w2=down, activation=layer_spec.activation)

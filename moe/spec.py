@@ -1,4 +1,4 @@
-"""Define the vocabulary that all families share: problems, platforms, numerics, rows. Torch-free.
+"""Define the vocabulary that all families share: layers, platforms, numerics, rows. Torch-free.
 
 Planning, listing and CI generation import this module and the tables of members, never torch. Rows
 are matched on features and formats, never on names of other rows, so a new member of one family
@@ -40,7 +40,7 @@ class Scheme:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Problem:
+class LayerSpec:
     """Describe what a layer computes. Sizes are global, except `m`."""
 
     m: int  # tokens per DP rank
@@ -136,7 +136,7 @@ class Numerics:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class MemberSpec:
     """Declare one member of a family: its name, its class, what it needs and where it rounds.
 
     Raises ValueError for a kind that is not one of KINDS.
@@ -169,7 +169,7 @@ class Row:
         return replace(declared, accumulation=FLOAT32_LOSS, promoted=None, aligned=None)
 
 
-def dispatch_refusal(experts: Row, all2all: Row) -> Reason | None:
+def dispatch_refusal(experts: MemberSpec, all2all: MemberSpec) -> Reason | None:
     """Return the reason if the two rows differ in their dispatch format, otherwise None."""
     if experts.dispatch_format == all2all.dispatch_format:
         return None
@@ -181,18 +181,20 @@ def dispatch_refusal(experts: Row, all2all: Row) -> Reason | None:
 
 
 @reads("top_k", "num_experts")
-def _too_few_experts(problem: Problem) -> Reason | None:
+def _too_few_experts(layer_spec: LayerSpec) -> Reason | None:
     """Refuse a top_k that exceeds the number of experts."""
-    if problem.top_k <= problem.num_experts:
+    if layer_spec.top_k <= layer_spec.num_experts:
         return None
-    text = f"top_k {problem.top_k} is larger than the number of experts, {problem.num_experts}"
+    text = (
+        f"top_k {layer_spec.top_k} is larger than the number of experts, {layer_spec.num_experts}"
+    )
     return Reason(code="top_k_exceeds_experts", text=text)
 
 
 @reads("layout")
-def _sequence_parallel_alone(problem: Problem) -> Reason | None:
+def _sequence_parallel_alone(layer_spec: LayerSpec) -> Reason | None:
     """Refuse sequence parallelism without expert parallelism over more than one TP rank."""
-    layout = problem.layout
+    layout = layer_spec.layout
     if not layout.sequence_parallel or (layout.use_ep and layout.tp_size > 1):
         return None
     text = "sequence_parallel needs expert parallelism with tp_size > 1; set use_ep and tp_size"
@@ -200,21 +202,19 @@ def _sequence_parallel_alone(problem: Problem) -> Reason | None:
 
 
 @reads("intermediate", "layout")
-def _empty_shard(problem: Problem) -> Reason | None:
+def _empty_shard(layer_spec: LayerSpec) -> Reason | None:
     """Refuse layouts in which a rank holds no intermediate columns."""
-    if min(problem.shard_sizes) > 0:
+    if min(layer_spec.shard_sizes) > 0:
         return None
-    world = problem.layout.world_size
-    text = f"intermediate size {problem.intermediate} over {world} ranks leaves a rank empty"
+    world = layer_spec.layout.world_size
+    text = f"intermediate size {layer_spec.intermediate} over {world} ranks leaves a rank empty"
     return Reason(code="empty_shard", text=text)
 
 
 # Needs of every member.
-PROBLEM_NEEDS = tuple(
-    Need.of(f) for f in (_too_few_experts, _sequence_parallel_alone, _empty_shard)
-)
+LAYER_NEEDS = tuple(Need.of(f) for f in (_too_few_experts, _sequence_parallel_alone, _empty_shard))
 
 
-def problem_refusal(problem: Problem) -> Reason | None:
-    """Return the reason why no member can serve a problem, or None."""
-    return first_refusal(PROBLEM_NEEDS, problem)
+def layer_refusal(layer_spec: LayerSpec) -> Reason | None:
+    """Return the reason why no member can serve a layer, or None."""
+    return first_refusal(LAYER_NEEDS, layer_spec)

@@ -170,8 +170,8 @@ def test_the_numbers_of_inputs_and_plan_are_those_of_the_case() -> None:
     shares = " and ".join(f"{w:.4f}".removeprefix("0") for w in weights)
     experts = " and ".join(map(str, ids[0].tolist()))
     assert f"to the experts {experts}, with the weights {shares}." in text
-    assert f"about {cost.rank_bytes(case.problem, 'cpu') / 1e6:.0f} MB each" in text
-    seconds = f"{cost.interpreted_seconds(case.problem, 2):.1f}".removeprefix("0")
+    assert f"about {cost.rank_bytes(case.layer_spec, 'cpu') / 1e6:.0f} MB each" in text
+    seconds = f"{cost.interpreted_seconds(case.layer_spec, 2):.1f}".removeprefix("0")
     assert f"take {seconds} s, below its limit of {cost.INTERPRETER_SECONDS:.0f} s" in text
 
 
@@ -314,7 +314,7 @@ def test_the_layouts_of_the_docs_are_layouts() -> None:
     cases = [MoETestConfig.from_id(f"m:1-n:8-k:8-e:8-topk:1-experts:x-{r[0][1:-1]}") for r in rows]
     for case, (_, tokens, weights) in zip(cases, rows, strict=True):
         layout = case.layout
-        assert ("spread" in weights) == (case.problem.experts_of(1) != tuple(range(8)))
+        assert ("spread" in weights) == (case.layer_spec.experts_of(1) != tuple(range(8)))
         assert ("split" in weights) == (layout.intermediate_of(1, 8) != range(8))
         assert ("own" in tokens) == (layout.dp_size > 1)
         assert ("split" in tokens) == layout.sequence_parallel
@@ -400,7 +400,7 @@ def test_the_docs_backend_says_what_it_does_not_take(package: Path) -> None:
     (package / "experts.py").write_text(fenced(BACKEND, "python")[0])
     points = expand.with_experts(expand.expand(load(find(None)), "smoke"), MINE)
     needs, cpu = EXPERTS.row(MINE).needs, platform("cpu")
-    refused = {p.quant for p in points if needs.refusal(p.problem, cpu) is not None}
+    refused = {p.quant for p in points if needs.refusal(p.layer_spec, cpu) is not None}
     assert refused == {p.quant for p in points} - {"none"}
 
 

@@ -123,7 +123,7 @@ def projections(subject: Subject, calls: Sequence[Call]) -> tuple[Projection, ..
     Uses MOST_ROWS rows of each call, all together. Not collective.
     """
     rows = [chosen_rows(len(call.tokens.x), call.tokens.x.device)[:MOST_ROWS] for call in calls]
-    kinds = variants_of(subject.case.problem.scheme)
+    kinds = variants_of(subject.case.layer_spec.scheme)
     projections = (_projection(subject, calls, rows, kind) for kind in kinds)
     return tuple(projection for projection in projections if projection is not None)
 

@@ -56,7 +56,7 @@ class Handed:
 
     def global_ids(self, local: Tensor) -> Tensor:
         """Ids beyond this rank's experts count on into the next rank's."""
-        return global_ids(local, self.subject.case.problem, self.rank)
+        return global_ids(local, self.subject.case.layer_spec, self.rank)
 
     @cached_property
     def sent(self) -> Tensor:

@@ -74,9 +74,9 @@ def _sampled(handed: Handed, all_rows: bool) -> Tensor:
     real = token_order.by_rows(handed) if sum(handed.sizes) else None
     if real is None:
         real = (handed.ids >= 0).any(dim=1).nonzero().flatten()
-    problem = handed.subject.case.problem
-    columns = max(problem.shard_sizes)
-    if all_rows or len(real) * handed.top_k * problem.hidden * columns * 3 <= CHEAP:
+    layer_spec = handed.subject.case.layer_spec
+    columns = max(layer_spec.shard_sizes)
+    if all_rows or len(real) * handed.top_k * layer_spec.hidden * columns * 3 <= CHEAP:
         return real
     return real[chosen_rows(len(real), real.device)]
 

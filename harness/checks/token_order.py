@@ -50,7 +50,7 @@ def sent(handed: Handed, ids: Tensor, weights: Tensor) -> Sent:
     ids: [S, k] global expert ids. weights: [S, k] float32.
     """
     case = handed.subject.case
-    local = local_ids(ids.long(), case.problem.experts_of(handed.rank), case.num_experts)
+    local = local_ids(ids.long(), case.layer_spec.experts_of(handed.rank), case.num_experts)
     weights = torch.where(local >= 0, weights, 0.0)
     return Sent(rows=_expected_rows(handed), ids=local, weights=weights)
 

@@ -19,20 +19,20 @@ from moe import families
 from moe.platforms.cpu import interpreter_fault
 from moe.platforms.detect import devices
 from moe.quant import QUANT
-from moe.spec import DTYPE_BYTES, Problem, Reason
+from moe.spec import DTYPE_BYTES, LayerSpec, Reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from moe.platforms.detect import Device
-    from moe.spec import Platform, Row
+    from moe.spec import MemberSpec, Platform
 
 _TORCH_SECONDS = 180  # a first import of torch from a slow disk
 
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """Describe one member on this machine. reason: why it supports no plain problem, or None."""
+    """Describe one member on this machine. reason: why it supports no plain layer, or None."""
 
     family: str
     name: str
@@ -84,9 +84,9 @@ def _availability(member: Member, fault: str | None) -> str:
     return "available" + (f" for {', '.join(member.takes)}" if member.takes else "")
 
 
-def plain(quant: str = "none", dtype: str = "bf16") -> Problem:
-    """Return a problem that suits every member whose formats match: one rank, round sizes."""
-    return Problem(
+def plain(quant: str = "none", dtype: str = "bf16") -> LayerSpec:
+    """Return a layer that suits every member whose formats match: one rank, round sizes."""
+    return LayerSpec(
         m=32,
         hidden=512,
         intermediate=512,
@@ -103,13 +103,13 @@ def _members(platform: Platform) -> Iterator[Member]:
             if family == "experts":
                 yield _experts(row, platform)
             else:
-                problem = plain(row.name if family == "quant" else "none")
+                layer_spec = plain(row.name if family == "quant" else "none")
                 yield Member(
-                    family=family, name=row.name, reason=row.needs.refusal(problem, platform)
+                    family=family, name=row.name, reason=row.needs.refusal(layer_spec, platform)
                 )
 
 
-def _experts(row: Row, platform: Platform) -> Member:
+def _experts(row: MemberSpec, platform: Platform) -> Member:
     """Return an experts row: available if some dtype and quantization fit, else with a reason."""
     first = row.needs.refusal(plain(), platform)
     takes = tuple(

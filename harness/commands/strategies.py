@@ -22,7 +22,7 @@ from moe import families
 from moe.activations import ACTIVATIONS
 from moe.all2all import ALL2ALL
 from moe.experts import EXPERTS
-from moe.layers import COMPOSED, LAYERS, OWN, LayerRow, layout_words
+from moe.layers import COMPOSED, LAYERS, OWN, OwnLayerSpec, layout_words
 from moe.layout import Layout
 from moe.quant import QUANT
 from moe.routers import ROUTERS
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from harness.matrix.axis import Axis
     from harness.plan.machine import Machine
-    from moe.spec import Row
+    from moe.spec import MemberSpec
 
 WORLDS = (1, 2, 3, 4, 8)
 SIZES = AXES["n"].simpler_values
@@ -66,7 +66,7 @@ class Space:
         """Return the names of the backends, or of the layer that has its own experts."""
         return ", ".join(self.experts) if self.layer == COMPOSED else self.layer
 
-    def allowed_weights(self, row: Row) -> int:
+    def allowed_weights(self, row: MemberSpec) -> int:
         """Return the limit for a backend: a quarter for interpreted kernels (about 1 s)."""
         slow = self.machine.platform.interpreted and "triton" in row.needs.features
         return self.weights // 4 if slow else self.weights
@@ -156,13 +156,13 @@ def configs(draw: Callable[[Any], Any], space: Space) -> MoETestConfig:
     )
     sized = _sized(draw, space, small, space.allowed_weights(row))
     exact = sized.replace(exact=True)
-    if isinstance(row, LayerRow):  # whose hidden states carry logits
+    if isinstance(row, OwnLayerSpec):  # whose hidden states carry logits
         return sized
     is_exact = draw(st.sampled_from(_EXACT)) and is_bitwise(exact)
     return _with_families(row, exact if is_exact else sized)
 
 
-def _with_families(row: Row, case: MoETestConfig) -> MoETestConfig:
+def _with_families(row: MemberSpec, case: MoETestConfig) -> MoETestConfig:
     """Return the case with a router and an activation picked by its seed: no draw shifts others."""
     pick = random.Random(case.seed)  # noqa: S311  # no secret
     router = pick.choice([MoETestConfig.router, *ROUTERS.rows])
@@ -180,7 +180,7 @@ _ALONE = tuple(name for name in AXES if name not in TOGETHER)
 _WORDS = {"shared_experts": "shared", "renormalize": "no_renorm"}  # a layer must take these
 
 
-def _alone(axis: Axis, row: Row) -> Sequence[Any]:
+def _alone(axis: Axis, row: MemberSpec) -> Sequence[Any]:
     """Return the values of an axis that fits every other, each as often as it is to be drawn."""
     if axis.name in _WORDS and not _takes(row, _WORDS[axis.name]):
         return (axis.default,)
@@ -209,12 +209,12 @@ def _runs(case: MoETestConfig, machine: Machine) -> bool:
     return bool(make_plan([case], machine).jobs)
 
 
-def _takes(row: Row, *words: str) -> bool:
+def _takes(row: MemberSpec, *words: str) -> bool:
     """Return whether a layer lists all of these words of `moe.layers.TAKES`; members take all."""
-    return not isinstance(row, LayerRow) or set(words) <= row.takes
+    return not isinstance(row, OwnLayerSpec) or set(words) <= row.takes
 
 
-def _layouts(max_world: int, row: Row) -> list[Layout]:
+def _layouts(max_world: int, row: MemberSpec) -> list[Layout]:
     """Return every layout of every world, small worlds first and about as often as large ones."""
     worlds = [_layouts_of(world) for world in WORLDS if world <= max_world]
     layouts = [[x for x in of_world if _takes(row, *layout_words(x))] for of_world in worlds]
@@ -246,13 +246,13 @@ def _tokens(space: Space, dp_size: int) -> st.SearchStrategy[int]:
     return st.one_of(st.integers(1, min(limit, 40)), st.sampled_from(edges))
 
 
-def _quants(row: Row) -> list[str]:
+def _quants(row: MemberSpec) -> list[str]:
     """Return the methods whose formats the backend takes."""
     formats = row.needs.formats
     return [m.name for m in QUANT if (m.scheme.weights, m.scheme.activations) in formats]
 
 
-def _activations(row: Row) -> list[str]:
+def _activations(row: MemberSpec) -> list[str]:
     """Return the functions that the backend computes, the default first and twice."""
     default = MoETestConfig.activation
     supported = row.needs.activation_functions
@@ -260,18 +260,18 @@ def _activations(row: Row) -> list[str]:
     return [default, default, *further] if default in supported else further
 
 
-def _dtypes(row: Row) -> list[str]:
+def _dtypes(row: MemberSpec) -> list[str]:
     """Return the dtypes that the backend takes."""
     return [d for d in DTYPE_BYTES if d in row.needs.dtypes]
 
 
-def _hidden(row: Row) -> list[int]:
+def _hidden(row: MemberSpec) -> list[int]:
     return [k for k in SIZES if k % row.needs.hidden_multiple == 0]
 
 
-def _all2alls(layout: Layout, experts: Row) -> list[str]:
+def _all2alls(layout: Layout, experts: MemberSpec) -> list[str]:
     """Return the members that support this many ranks; the plan refuses other misfits."""
-    if isinstance(experts, LayerRow):
+    if isinstance(experts, OwnLayerSpec):
         return [MoETestConfig.all2all]
     return [
         row.name

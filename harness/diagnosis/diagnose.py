@@ -132,7 +132,7 @@ def _patterns(scene: Scene, mismatch: Mismatch, topk_ids: Tensor) -> list[Patter
     case = scene.case
     all_tokens = case.dp_size == 1 and not case.sequence_parallel
     by_routing = routing_patterns.of_routing(
-        mismatch.rows, topk_ids, case.problem, scene.rank, all_tokens=all_tokens
+        mismatch.rows, topk_ids, case.layer_spec, scene.rank, all_tokens=all_tokens
     )
     return [*by_routing, *patterns.of_rows(mismatch.rows), *patterns.of_columns(mismatch)]
 

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from moe.spec import Problem
+    from moe.spec import LayerSpec
 
 MOST_WRONG = 0.5  # of an expert's rows: a small error leaves some rows within tolerance
 BLOCKS = (128, 64, 32, 16)  # rows of one expert in a tile of a kernel
 
 
 def of_routing(
-    bad: Tensor, topk_ids: Tensor, problem: Problem, rank: int, *, all_tokens: bool
+    bad: Tensor, topk_ids: Tensor, layer_spec: LayerSpec, rank: int, *, all_tokens: bool
 ) -> list[Pattern]:
     """Return patterns of the wrong rows' routing.
 
@@ -31,11 +31,11 @@ def of_routing(
     """
     if not bool(bad.any()) or bool(bad.all()):
         return []
-    patterns = _by_rank(bad, topk_ids, problem, rank)
-    patterns += [] if patterns else _by_experts(bad, topk_ids, problem)
+    patterns = _by_rank(bad, topk_ids, layer_spec, rank)
+    patterns += [] if patterns else _by_experts(bad, topk_ids, layer_spec)
     candidates = list(_empty_slots(topk_ids))
     if all_tokens:
-        candidates += _by_place(topk_ids, problem.num_experts)
+        candidates += _by_place(topk_ids, layer_spec.num_experts)
     patterns += _fitting(bad, candidates)[:1]
     return patterns
 
@@ -64,17 +64,17 @@ def _fitting(bad: Tensor, candidates: list[tuple[Pattern, Tensor]]) -> list[Patt
     ]
 
 
-def _by_rank(bad: Tensor, topk_ids: Tensor, problem: Problem, rank: int) -> list[Pattern]:
-    layout = problem.layout
+def _by_rank(bad: Tensor, topk_ids: Tensor, layer_spec: LayerSpec, rank: int) -> list[Pattern]:
+    layout = layer_spec.layout
     if not layout.use_ep or layout.world_size == 1:
         return []
-    hits = _hits(topk_ids, problem.num_experts)
-    owned = problem.experts_by_rank
+    hits = _hits(topk_ids, layer_spec.num_experts)
+    owned = layer_spec.experts_by_rank
     hit_by_rank = torch.stack([hits[:, list(experts)].any(dim=1) for experts in owned])  # [W, T]
     local = hit_by_rank[rank]
     remote = torch.cat([hit_by_rank[:rank], hit_by_rank[rank + 1 :]]).any(dim=0)
     candidates = [
-        (_experts_pattern(list(experts), problem), hit_by_rank[r])
+        (_experts_pattern(list(experts), layer_spec), hit_by_rank[r])
         for r, experts in enumerate(owned)
         if len(experts)
     ]
@@ -91,21 +91,21 @@ def _by_rank(bad: Tensor, topk_ids: Tensor, problem: Problem, rank: int) -> list
     return _fitting(bad, candidates)[:1]
 
 
-def _by_experts(bad: Tensor, topk_ids: Tensor, problem: Problem) -> list[Pattern]:
+def _by_experts(bad: Tensor, topk_ids: Tensor, layer_spec: LayerSpec) -> list[Pattern]:
     """Return the fewest experts that explain all wrong rows: nearly all their rows are wrong.
 
     If there are none, accept experts at least MOST_WRONG of whose rows are wrong.
     """
-    hits = _hits(topk_ids, problem.num_experts)
+    hits = _hits(topk_ids, layer_spec.num_experts)
     for least in (ROWS_WRONG, MOST_WRONG):
         experts = _covering(bad, hits, least)
         covered = hits[:, experts].any(dim=1) if experts else torch.zeros_like(bad)
         bad_hits, all_rows, bad_count = (int(t.sum()) for t in (covered & bad, covered, bad))
         if bad_hits < COVERS * bad_count or bad_hits < least * all_rows:
             continue
-        choices = float(problem.num_experts) ** len(experts)
+        choices = float(layer_spec.num_experts) ** len(experts)
         if chance(len(bad), all_rows, bad_count, choices) < CHANCE:
-            pattern = _experts_pattern(sorted(experts), problem)
+            pattern = _experts_pattern(sorted(experts), layer_spec)
             if bad_hits < ROWS_WRONG * all_rows:
                 text = f"{pattern.text}; of the {all_rows} rows that were, {bad_hits} are wrong"
                 return [replace(pattern, text=text)]
@@ -128,12 +128,12 @@ def _covering(bad: Tensor, hits: Tensor, least: float) -> list[int]:
     return experts
 
 
-def _experts_pattern(experts: list[int], problem: Problem) -> Pattern:
+def _experts_pattern(experts: list[int], layer_spec: LayerSpec) -> Pattern:
     noun = "experts" if len(experts) > 1 else "expert"
     text = f"all wrong rows were routed to {noun} {numbers_text(experts)}"
     data = {"experts": experts, "ranks": []}
-    if problem.layout.use_ep and problem.layout.world_size > 1:
-        by_rank = enumerate(problem.experts_by_rank)
+    if layer_spec.layout.use_ep and layer_spec.layout.world_size > 1:
+        by_rank = enumerate(layer_spec.experts_by_rank)
         data["ranks"] = [rank for rank, local in by_rank if set(experts) & set(local)]
         ranks = "ranks" if len(data["ranks"]) > 1 else "rank"
         text += f" ({ranks} {numbers_text(data['ranks'])})"

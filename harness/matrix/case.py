@@ -23,7 +23,7 @@ from moe.layers import COMPOSED, OWN
 from moe.layout import Layout
 from moe.oracle import AUTO
 from moe.quant import QUANT
-from moe.spec import DTYPE_BYTES, Problem
+from moe.spec import DTYPE_BYTES, LayerSpec
 
 _INT = re.compile(r"(0|[1-9][0-9]*)\Z")
 # With fewer than 64 columns a row's error scatters too much for a tolerance of six sigma.
@@ -199,9 +199,9 @@ class MoETestConfig:
         return self.layout.world_size
 
     @property
-    def problem(self) -> Problem:
+    def layer_spec(self) -> LayerSpec:
         """The case as the stack under test sees it."""
-        return Problem(
+        return LayerSpec(
             m=self.m,
             hidden=self.k,
             intermediate=self.n,

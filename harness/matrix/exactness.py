@@ -25,13 +25,13 @@ PERIOD = 8  # distance of intermediate columns with the largest values, so that 
 
 def is_bitwise(case: MoETestConfig) -> bool:
     """Return whether the outputs of this case are compared bit for bit."""
-    quantized = FORMATS[case.problem.scheme.activations].grid != "model"
+    quantized = FORMATS[case.layer_spec.scheme.activations].grid != "model"
     eights = case.n % (PERIOD * (1 if case.use_ep else case.world_size)) == 0
     identity = ACTIVATIONS.row(case.activation).identity_from
     sums = case.top_k * (2 if case.shared_experts else 1)
     return (
         case.exact
-        and exact_refusal(case.problem.scheme) is None
+        and exact_refusal(case.layer_spec.scheme) is None
         and (case.renormalize or ROUTERS.row(case.router).sums_to_one)
         and identity is not None
         and identity <= SMALLEST_GATE

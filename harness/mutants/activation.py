@@ -125,7 +125,7 @@ def half_intermediate(scene: Scene) -> Tensor:
 
 
 def last_n_block_missing(scene: Scene) -> Tensor:
-    if min(scene.case.problem.shard_sizes) <= BLOCK:
+    if min(scene.case.layer_spec.shard_sizes) <= BLOCK:
         raise NotApplicable(f"a rank has no more than {BLOCK} intermediate columns")
 
     def short(scene: Scene, h: Tensor, rank: int) -> Tensor:

@@ -119,7 +119,7 @@ def _line(quant: str, layout: str, results: list[tuple[MoETestConfig, tuple[Proo
     outcomes = {proof.name: proof.outcome for proof in best([proofs])}
     for member in MEMBERS:
         words[member.name] = outcomes.get(member.name, Outcome.NOT_APPLICABLE)
-        if not member.possible(case.problem.scheme, case.layout):
+        if not member.possible(case.layer_spec.scheme, case.layout):
             words[member.name] = IMPOSSIBLE
     cures = {proof.name: proof.explanation for proof in reversed(missed)}  # the first one's
     proved = sum(bool(battery) for _, battery in results)

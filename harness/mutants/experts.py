@@ -124,7 +124,7 @@ def best_expert_twice(scene: Scene) -> Tensor:
 
 def ids_in_int8(scene: Scene) -> Tensor:
     """Drop local ids above 127: in int8 they are negative, hence skipped."""
-    experts_by_rank = scene.reference.problem.experts_by_rank
+    experts_by_rank = scene.reference.layer_spec.experts_by_rank
     parts = parts_of(scene).clone()
     for rank, experts in enumerate(experts_by_rank):
         local = local_ids(scene.topk_ids, experts, scene.case.num_experts)
@@ -207,7 +207,7 @@ def _by_rank(scene: Scene, to_local: Callable[[Tensor, int], Tensor]) -> Tensor:
 def _computed(scene: Scene, local: Tensor, rank: int) -> Tensor:
     """Return global ids for the rank's local ids; -1 for those that it does not have."""
     inside = (local >= 0) & (local < len(_experts_by_rank(scene)[rank]))
-    return torch.where(inside, global_ids(local, scene.reference.problem, rank), -1)
+    return torch.where(inside, global_ids(local, scene.reference.layer_spec, rank), -1)
 
 
 def _first(experts: tuple[int, ...]) -> int:
@@ -217,7 +217,7 @@ def _first(experts: tuple[int, ...]) -> int:
 
 def _experts_by_rank(scene: Scene) -> tuple[tuple[int, ...], ...]:
     """Return the global ids of each rank's experts."""
-    problem = scene.reference.problem
-    if not problem.layout.use_ep or problem.layout.world_size == 1:
+    layer_spec = scene.reference.layer_spec
+    if not layer_spec.layout.use_ep or layer_spec.layout.world_size == 1:
         raise NotApplicable("every rank has all experts")
-    return problem.experts_by_rank
+    return layer_spec.experts_by_rank

@@ -133,7 +133,7 @@ def redo_parts(scene: Scene, steps: Steps = RIGHT, *, ids: Tensor | None = None)
     ids = scene.topk_ids if ids is None else ids
     parts = torch.zeros_like(parts_of(scene))
     case, layout = scene.case, scene.case.layout
-    experts_by_rank = scene.reference.problem.experts_by_rank
+    experts_by_rank = scene.reference.layer_spec.experts_by_rank
     for e, (rows, slots) in _slots_by_expert(ids).items():
         expert = matrices(scene, e)
         first_product = _first_product(scene, steps, expert, e, rows, slots)

@@ -61,7 +61,7 @@ def _with_scale_of(scene: Scene, weight: str, other: Callable[[Scene, int], int]
 
 def _first(scene: Scene, expert: int) -> int:
     """Return the first expert of the rank that holds `expert`."""
-    experts_by_rank = scene.reference.problem.experts_by_rank
+    experts_by_rank = scene.reference.layer_spec.experts_by_rank
     if max(len(experts) for experts in experts_by_rank) == 1:
         raise NotApplicable("no rank has more than one expert")
     return next(experts for experts in experts_by_rank if expert in experts)[0]

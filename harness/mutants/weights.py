@@ -31,7 +31,7 @@ def w2_of_next_expert(scene: Scene) -> Tensor:
 
 def neighbour(scene: Scene, expert: int, step: int) -> int:
     """Return the expert `step` places further on the same rank, cyclically."""
-    experts_by_rank = scene.reference.problem.experts_by_rank
+    experts_by_rank = scene.reference.layer_spec.experts_by_rank
     largest = max(len(experts) for experts in experts_by_rank)
     if largest == 1:
         raise NotApplicable("no rank has more than one expert")
@@ -55,7 +55,7 @@ def _shard_of(scene: Scene, step: int) -> Tensor:
     """Multiply each rank's intermediate with another rank's columns of w2."""
     if scene.case.use_ep or scene.case.world_size == 1:
         raise NotApplicable("every rank has whole experts")
-    width, *other_widths = set(scene.case.problem.shard_sizes)
+    width, *other_widths = set(scene.case.layer_spec.shard_sizes)
     if other_widths:
         raise NotApplicable("the shards are of different sizes")
 

@@ -12,9 +12,9 @@ from moe.spec import DTYPE_BYTES
 
 if TYPE_CHECKING:
     from harness.plan.machine import Machine
-    from moe.spec import Problem
+    from moe.spec import LayerSpec
 
-# Fields of the problem that the estimates read.
+# Fields of the layer that the estimates read.
 SIZES = ("m", "hidden", "intermediate", "num_experts", "top_k", "shared_experts", "layout")
 _MB = 10**6
 RANK_BYTES = {"cpu": 150 * _MB, "cuda": 1500 * _MB}  # a process by itself; with a GPU its context
@@ -29,28 +29,30 @@ _BLOCK_TOKENS = 128
 INTERPRETER_SECONDS = 5.0  # a case expected to take longer is refused
 
 
-def rank_bytes(problem: Problem, device: str) -> int:
+def rank_bytes(layer_spec: LayerSpec, device: str) -> int:
     """Return the bytes that one rank holds at its peak.
 
     Every rank judges its own tokens against the whole layer, so it has all weights in the
     layer's dtype and once more as its members hold them, one expert in float32 with the room to
     quantize it, and the global tokens with both intermediates in float32, in two calls.
     """
-    expert = 3 * problem.intermediate * problem.hidden
-    count = problem.num_experts + problem.shared_experts
-    stored = DTYPE_BYTES[problem.dtype] + (
-        problem.scheme.weight_bytes or DTYPE_BYTES[problem.dtype]
+    expert = 3 * layer_spec.intermediate * layer_spec.hidden
+    count = layer_spec.num_experts + layer_spec.shared_experts
+    stored = DTYPE_BYTES[layer_spec.dtype] + (
+        layer_spec.scheme.weight_bytes or DTYPE_BYTES[layer_spec.dtype]
     )
     weights = count * expert * stored + 4 * expert * 4
-    tokens = problem.m * problem.layout.dp_size
-    columns = problem.top_k * (3 * problem.intermediate + problem.hidden) + 6 * problem.hidden
+    tokens = layer_spec.m * layer_spec.layout.dp_size
+    columns = (
+        layer_spec.top_k * (3 * layer_spec.intermediate + layer_spec.hidden) + 6 * layer_spec.hidden
+    )
     return RANK_BYTES[device] + weights + 2 * 4 * tokens * columns
 
 
-def shortage(problem: Problem, machine: Machine) -> str | None:
-    """Return why the ranks of this problem do not fit into the machine, or None."""
-    world, device = problem.layout.world_size, machine.platform.device
-    per_rank = rank_bytes(problem, device)
+def shortage(layer_spec: LayerSpec, machine: Machine) -> str | None:
+    """Return why the ranks of this layer do not fit into the machine, or None."""
+    world, device = layer_spec.layout.world_size, machine.platform.device
+    per_rank = rank_bytes(layer_spec, device)
     if device == "cpu":
         ranks, memory, memory_name = world, machine.memory_bytes, "main memory"
     else:
@@ -64,15 +66,15 @@ def shortage(problem: Problem, machine: Machine) -> str | None:
     )
 
 
-def interpreted_seconds(problem: Problem, cores: int) -> float:
+def interpreted_seconds(layer_spec: LayerSpec, cores: int) -> float:
     """Return the expected seconds of one case whose Triton kernels are interpreted.
 
     However it is sharded, each block of an expert's tokens meets all of that expert's weights.
     """
-    tokens = problem.m * problem.layout.dp_size
-    rows = tokens * problem.top_k
-    blocks = min(rows, problem.num_experts) + rows // _BLOCK_TOKENS
-    blocks += problem.shared_experts * (1 + tokens // _BLOCK_TOKENS)
-    weights = blocks * problem.intermediate * problem.hidden
-    work = problem.layout.world_size * _CALL_SECONDS + weights * _WEIGHT_SECONDS
-    return work / min(cores, problem.layout.world_size)
+    tokens = layer_spec.m * layer_spec.layout.dp_size
+    rows = tokens * layer_spec.top_k
+    blocks = min(rows, layer_spec.num_experts) + rows // _BLOCK_TOKENS
+    blocks += layer_spec.shared_experts * (1 + tokens // _BLOCK_TOKENS)
+    weights = blocks * layer_spec.intermediate * layer_spec.hidden
+    work = layer_spec.layout.world_size * _CALL_SECONDS + weights * _WEIGHT_SECONDS
+    return work / min(cores, layer_spec.layout.world_size)

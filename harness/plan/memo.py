@@ -1,7 +1,7 @@
 """Remember the results of needs by the values of the axes that they read.
 
 If the axes of a case have values that occurred before, the need is not evaluated again and the
-case's problem is not built. No torch.
+case's layer spec is not built. No torch.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from moe.errors import MoEError
-from moe.spec import Problem, first_refusal
+from moe.spec import LayerSpec, first_refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from harness.matrix.case import MoETestConfig
     from moe.spec import Need, Reason
 
-FIELDS = tuple(field.name for field in dataclasses.fields(Problem))
-# Field of the problem -> the axes it is made from; other fields have the name of their axis.
+FIELDS = tuple(field.name for field in dataclasses.fields(LayerSpec))
+# Field of the layer -> the axes it is made from; other fields have the name of their axis.
 _AXES = {
     "hidden": ("k",),
     "intermediate": ("n",),
@@ -32,7 +32,7 @@ _AXES = {
 def axes_read(needs: Iterable[Need]) -> tuple[str, ...]:
     """Return the axes that these needs read.
 
-    Raises MoEError for a field that no problem has.
+    Raises MoEError for a field that no layer spec has.
     """
     read: set[str] = set()
     for need in needs:
@@ -40,7 +40,9 @@ def axes_read(needs: Iterable[Need]) -> tuple[str, ...]:
     unknown = sorted(read - set(FIELDS))
     if unknown:
         fields = ", ".join(FIELDS)
-        raise MoEError(f"a need reads {unknown[0]!r}, which no problem has; choose from {fields}")
+        raise MoEError(
+            f"a need reads {unknown[0]!r}, which no layer spec has; choose from {fields}"
+        )
     return tuple(axis for name in FIELDS if name in read for axis in _AXES.get(name, (name,)))
 
 
@@ -59,7 +61,7 @@ class Remembered:
         """Return the reason of the first need that does not hold, or None."""
         values = self._values(case)
         if values not in self._answers:
-            self._answers[values] = first_refusal(self.needs, case.problem)
+            self._answers[values] = first_refusal(self.needs, case.layer_spec)
         return self._answers[values]
 
 

@@ -17,17 +17,17 @@ from moe.activations import ACTIVATIONS
 from moe.all2all import ALL2ALL
 from moe.errors import MoEError
 from moe.experts import EXPERTS
-from moe.layers import COMPOSED, LAYERS, OWN, LayerRow
+from moe.layers import COMPOSED, LAYERS, OWN, OwnLayerSpec
 from moe.oracle import AUTO, select
 from moe.quant import QUANT
-from moe.spec import PROBLEM_NEEDS, Need, Reason, dispatch_refusal, reads
+from moe.spec import LAYER_NEEDS, Need, Reason, dispatch_refusal, reads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from harness.plan.machine import Machine
-    from moe.quant import QuantRow
-    from moe.spec import Needs, Problem, Row
+    from moe.quant import QuantSpec
+    from moe.spec import LayerSpec, MemberSpec, Needs
 
 
 class Judge:
@@ -110,9 +110,9 @@ class Judge:
                 or self._dispatch(row.name, case)
             ):
                 return row.name
-        return select(case.problem, self._machine.platform, veto=self._veto(case)).winner.name
+        return select(case.layer_spec, self._machine.platform, veto=self._veto(case)).winner.name
 
-    def _veto(self, case: MoETestConfig) -> Callable[[Row], Reason | None]:
+    def _veto(self, case: MoETestConfig) -> Callable[[MemberSpec], Reason | None]:
         return lambda row: (
             self._refusal(experts, row.name, case)
             or self._refusal(interpreter_time, row.name, case)
@@ -121,8 +121,8 @@ class Judge:
 
 
 def possible(_: Machine, __: str) -> tuple[Need, ...]:
-    """Return what every problem needs."""
-    return PROBLEM_NEEDS
+    """Return what every layer needs."""
+    return LAYER_NEEDS
 
 
 def experts(machine: Machine, name: str) -> tuple[Need, ...]:
@@ -138,10 +138,10 @@ def installed_experts(machine: Machine, name: str) -> tuple[Need, ...]:
     return _named(row, row.needs.asked(machine.platform, leave_out=()))
 
 
-def _backend(name: str) -> Row:
+def _backend(name: str) -> MemberSpec:
     """Return the row of an experts backend. Raises MoEError for a whole layer."""
     row = EXPERTS.row(name)
-    if isinstance(row, LayerRow):
+    if isinstance(row, OwnLayerSpec):
         raise MoEError(f"{name} is a whole layer, not an experts backend; use `--layer {name}`")
     return row
 
@@ -183,16 +183,16 @@ def _judged_of(machine: Machine, needs: Needs) -> Needs:
     return replace(needs, packages=(), probe=None) if machine.planned else needs
 
 
-def _named(row: Row, needs: tuple[Need, ...]) -> tuple[Need, ...]:
+def _named(row: MemberSpec, needs: tuple[Need, ...]) -> tuple[Need, ...]:
     """Return the needs with the row's name before each reason."""
     return tuple(replace(need, refuse=_with_name(row.name, need.refuse)) for need in needs)
 
 
 def _with_name(
-    name: str, refuse: Callable[[Problem], Reason | None]
-) -> Callable[[Problem], Reason | None]:
-    def refuse_by_name(problem: Problem) -> Reason | None:
-        reason = refuse(problem)
+    name: str, refuse: Callable[[LayerSpec], Reason | None]
+) -> Callable[[LayerSpec], Reason | None]:
+    def refuse_by_name(layer_spec: LayerSpec) -> Reason | None:
+        reason = refuse(layer_spec)
         return reason and Reason(code=reason.code, text=f"{name}: {reason.text}")
 
     return refuse_by_name
@@ -207,8 +207,8 @@ def interpreter_time(machine: Machine, name: str) -> tuple[Need, ...]:
 
 
 @reads(*cost.SIZES)
-def _interpreter_time(machine: Machine, problem: Problem) -> Reason | None:
-    seconds = cost.interpreted_seconds(problem, machine.cores)
+def _interpreter_time(machine: Machine, layer_spec: LayerSpec) -> Reason | None:
+    seconds = cost.interpreted_seconds(layer_spec, machine.cores)
     if seconds <= cost.INTERPRETER_SECONDS:
         return None
     text = (
@@ -224,8 +224,8 @@ def exact_formats(_: Machine, __: str) -> tuple[Need, ...]:
 
 
 @reads("scheme")
-def _exact_formats(problem: Problem) -> Reason | None:
-    return exact_refusal(problem.scheme)
+def _exact_formats(layer_spec: LayerSpec) -> Reason | None:
+    return exact_refusal(layer_spec.scheme)
 
 
 def exact_activation(_: Machine, name: str) -> tuple[Need, ...]:
@@ -237,7 +237,7 @@ def exact_activation(_: Machine, name: str) -> tuple[Need, ...]:
 
 
 @reads()
-def _exact_activation(name: str, _: Problem) -> Reason | None:
+def _exact_activation(name: str, _: LayerSpec) -> Reason | None:
     if ACTIVATIONS.row(name).identity_from is not None:
         return None
     text = f"activation {name} does not promise to be the identity (identity_from in its row)"
@@ -251,17 +251,17 @@ def unbroken_blocks(_: Machine, name: str) -> tuple[Need, ...]:
 
 
 @reads("intermediate", "layout")
-def _straddling(row: QuantRow, block: int, problem: Problem) -> Reason | None:
+def _straddling(row: QuantSpec, block: int, layer_spec: LayerSpec) -> Reason | None:
     """Refuse shards and a gate/up seam that do not end at a block's edge.
 
     Gate and up are stored one above the other, so the seam is at the intermediate size itself. The
     hidden size may end in part of a block.
     """
-    layout = problem.layout
-    if problem.intermediate % block:
-        text = f"{row.name}: the gate/up seam at {problem.intermediate} cuts a block of {block}"
+    layout = layer_spec.layout
+    if layer_spec.intermediate % block:
+        text = f"{row.name}: the gate/up seam at {layer_spec.intermediate} cuts a block of {block}"
         return Reason(code="block_straddles_shard", text=text)
-    shards = (layout.intermediate_of(r, problem.intermediate) for r in range(layout.world_size))
+    shards = (layout.intermediate_of(r, layer_spec.intermediate) for r in range(layout.world_size))
     edge = next((shard.stop for shard in shards if shard.stop % block), None)
     if edge is None:
         return None
@@ -275,6 +275,6 @@ def memory(machine: Machine, _: str) -> tuple[Need, ...]:
 
 
 @reads(*cost.SIZES, "dtype", "scheme")
-def _memory(machine: Machine, problem: Problem) -> Reason | None:
-    text = cost.shortage(problem, machine)
+def _memory(machine: Machine, layer_spec: LayerSpec) -> Reason | None:
+    text = cost.shortage(layer_spec, machine)
     return Reason(code="needs_memory", text=text) if text else None

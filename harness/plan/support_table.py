@@ -15,20 +15,20 @@ from moe.experts import EXPERTS
 from moe.platforms import PLATFORMS
 from moe.quant import QUANT
 from moe.routers import ROUTERS
-from moe.spec import DTYPE_BYTES, Needs, Problem, experts_refusal, resolve
+from moe.spec import DTYPE_BYTES, LayerSpec, Needs, experts_refusal, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from moe.quant import QuantRow
+    from moe.quant import QuantSpec
     from moe.registry import Registry
-    from moe.spec import Platform, Row
+    from moe.spec import MemberSpec, Platform
 
 ALL = "all"  # a cell: on each platform
-_PROBLEM = Problem(m=8, hidden=256, intermediate=256, num_experts=8, top_k=2)
+_PROBLEM = LayerSpec(m=8, hidden=256, intermediate=256, num_experts=8, top_k=2)
 
 
-def tables(experts: Registry[Row] = EXPERTS) -> str:
+def tables(experts: Registry[MemberSpec] = EXPERTS) -> str:
     """Return both tables as Markdown: experts backends by quantization, then the other families."""
     methods = QUANT.built_in
     head = ["experts", *(f"`{method.name}`" for method in methods), "dtypes", "activations"]
@@ -55,25 +55,25 @@ def _families() -> list[list[str]]:
     ]
 
 
-def _platforms(row: Row, method: QuantRow) -> str:
+def _platforms(row: MemberSpec, method: QuantSpec) -> str:
     """Return the platforms on which a backend takes a method's formats; empty for no platform."""
-    problem = replace(_PROBLEM, scheme=method.scheme, dtype=_dtypes(row)[0])
+    layer_spec = replace(_PROBLEM, scheme=method.scheme, dtype=_dtypes(row)[0])
     chips = _chips()
     names = [
         chip.name
         for chip in chips
-        if not experts_refusal(_rows_only(row.needs), problem, chip)
-        and not _rows_only(method.needs).refusal(problem, chip)
+        if not experts_refusal(_rows_only(row.needs), layer_spec, chip)
+        and not _rows_only(method.needs).refusal(layer_spec, chip)
     ]
     return ALL if len(names) == len(chips) else _words(names)
 
 
-def _dtypes(row: Row) -> list[str]:
+def _dtypes(row: MemberSpec) -> list[str]:
     """Return the dtypes that a backend takes."""
     return [dtype for dtype in DTYPE_BYTES if dtype in row.needs.dtypes]
 
 
-def _activations(row: Row) -> list[str]:
+def _activations(row: MemberSpec) -> list[str]:
     """Return the activation functions that a backend computes."""
     names = [activation.name for activation in ACTIVATIONS.built_in]
     return [name for name in names if name in row.needs.activation_functions]
@@ -93,7 +93,7 @@ def _rows_only(needs: Needs) -> Needs:
     return replace(needs, packages=(), probe=None)
 
 
-def _with_limit(row: Row) -> str:
+def _with_limit(row: MemberSpec) -> str:
     limit = row.needs.max_world
     return f"`{row.name}`" + (f" (world size {limit})" if limit else "")
 

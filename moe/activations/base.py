@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from moe.spec import ANY, Needs, Row
+from moe.spec import ANY, MemberSpec, Needs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,7 +39,7 @@ class ActivationTruth(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ActivationSpec(Row):
+class ActivationSpec(MemberSpec):
     """Declare one activation function.
 
     truth: "package.module:function", an `ActivationTruth`.

@@ -6,19 +6,19 @@ One row and one file per backend, in order of preference.
 from __future__ import annotations
 
 from moe.registry import Registry
-from moe.spec import ANY, STANDARD, Needs, Row
+from moe.spec import ANY, STANDARD, MemberSpec, Needs
 
-ALL2ALL: Registry[Row] = Registry(
+ALL2ALL: Registry[MemberSpec] = Registry(
     "all2all",
     (
-        Row(
+        MemberSpec(
             name="local",
             target="moe.all2all.local:Local",
             dispatch_format=STANDARD,
             needs=Needs(dtypes=ANY, formats=ANY, max_world=1),
             deterministic=True,
         ),
-        Row(
+        MemberSpec(
             name="allgather_reducescatter",
             target="moe.all2all.allgather_reducescatter:AllGatherReduceScatter",
             dispatch_format=STANDARD,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from moe.registry import Registry
-from moe.spec import ANY, STANDARD, Needs, Numerics, Row
+from moe.spec import ANY, STANDARD, MemberSpec, Needs, Numerics
 
 # Each product, and f(gate) * up, is rounded to the layer's dtype. Tensor cores sum bf16 and fp16
 # products in float32, but drop low bits when they align the terms.
@@ -20,10 +20,10 @@ _ROUNDED = Numerics(gemm1="model", activation="model", expert="model", accumulat
 _FP8_SHORT, _FP8_ALIGNED = 2.0**-15.5, (32, 13)
 _FP8_PROMOTED = replace(_ROUNDED, accumulation=_FP8_SHORT, promoted=128, aligned=_FP8_ALIGNED)
 
-EXPERTS: Registry[Row] = Registry(
+EXPERTS: Registry[MemberSpec] = Registry(
     "experts",
     (
-        Row(
+        MemberSpec(
             name="triton",
             target="moe.experts.triton:TritonExperts",
             kind="modular",
@@ -47,7 +47,7 @@ EXPERTS: Registry[Row] = Registry(
             numerics=_ROUNDED,
             numerics_of=dict.fromkeys(("fp8_static", "fp8_dynamic", "fp8_group"), _FP8_PROMOTED),
         ),
-        Row(
+        MemberSpec(
             name="flashinfer_cutlass",
             target="moe.experts.flashinfer_cutlass:FlashInferCutlassExperts",
             kind="modular",
@@ -70,7 +70,7 @@ EXPERTS: Registry[Row] = Registry(
                 )
             },
         ),
-        Row(
+        MemberSpec(
             name="torch_grouped",
             target="moe.experts.torch_grouped:TorchGroupedExperts",
             kind="modular",
@@ -85,7 +85,7 @@ EXPERTS: Registry[Row] = Registry(
             numerics=_ROUNDED,
             deterministic=True,
         ),
-        Row(
+        MemberSpec(
             name="torch_loop",
             target="moe.experts.torch_loop:TorchLoopExperts",
             kind="modular",

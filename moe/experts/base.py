@@ -18,21 +18,23 @@ if TYPE_CHECKING:
 
     from moe.activations.base import Activation
     from moe.quant.base import QuantMethod
-    from moe.spec import Numerics, Problem
+    from moe.spec import LayerSpec, Numerics
     from moe.types import Activations, Dispatched, ExpertWeights, Routing
 
 
 class Experts(ABC):
     """Compute the experts of one rank. `numerics`: as declared by the member's row."""
 
-    def __init__(self, problem: Problem, rank: int, numerics: Numerics, quant: QuantMethod) -> None:
-        self.problem = problem
+    def __init__(
+        self, layer_spec: LayerSpec, rank: int, numerics: Numerics, quant: QuantMethod
+    ) -> None:
+        self.layer_spec = layer_spec
         self.rank = rank
         self.numerics = numerics
         self.quant = quant
-        self.dtype = TORCH_DTYPE[problem.dtype]  # of the output
-        self.activation: Activation = ACTIVATIONS.load(problem.activation)()
-        self.num_local = len(problem.experts_of(rank))
+        self.dtype = TORCH_DTYPE[layer_spec.dtype]  # of the output
+        self.activation: Activation = ACTIVATIONS.load(layer_spec.activation)()
+        self.num_local = len(layer_spec.experts_of(rank))
 
     @abstractmethod
     def prepare_weights(self, weights: ExpertWeights) -> None:

@@ -38,7 +38,7 @@ class FlashInferCutlassExperts(Experts):
         self._quant_scales = quant_scales(weights)
 
     def apply(self, x: Activations, routing: Routing) -> Tensor:
-        shape = (x.codes.shape[0], self.problem.hidden)
+        shape = (x.codes.shape[0], self.layer_spec.hidden)
         out = guarded_buffers.empty(shape, dtype=self.dtype, device=x.codes.device)
         if shape[0] == 0 or self.num_local == 0:
             return out.zero_()  # the kernel aborts on an empty input

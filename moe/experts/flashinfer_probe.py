@@ -1,4 +1,4 @@
-"""Check whether FlashInfer's fused MoE can serve a problem on this machine. Torch-free.
+"""Check whether FlashInfer's fused MoE can serve a layer on this machine. Torch-free.
 
 FlashInfer compiles its fused-MoE module on the first call, which takes longer than the time limit
 of a case. The backend is therefore refused unless a built module exists: shipped with FlashInfer,
@@ -19,7 +19,7 @@ from moe.spec import Reason, reads
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from moe.spec import Platform, Problem
+    from moe.spec import LayerSpec, Platform
 
 MODULE = "fused_moe_90"  # FlashInfer's name of the module for the feature `sm90`
 _PROVIDERS = "flashinfer.jit_cache.providers"  # entry points of prebuilt-module packages, since 0.7
@@ -27,17 +27,17 @@ _ROW_BYTES = 16  # the tensor memory accelerator needs rows of a multiple of thi
 
 
 @reads("hidden", "intermediate", "layout", "scheme")
-def built(problem: Problem, platform: Platform) -> Reason | None:
-    """Return None if the kernel supports the problem's sizes and is built, otherwise the reason."""
+def built(layer_spec: LayerSpec, platform: Platform) -> Reason | None:
+    """Return None if the kernel supports the layer's sizes and is built, otherwise the reason."""
     del platform  # the row's features have already been matched
-    return _misaligned(problem) or _not_built()
+    return _misaligned(layer_spec) or _not_built()
 
 
-def _misaligned(problem: Problem) -> Reason | None:
+def _misaligned(layer_spec: LayerSpec) -> Reason | None:
     """Refuse sizes that are not a multiple of 16 (8-bit weights) or 8 (16-bit weights)."""
-    multiple = _ROW_BYTES // (problem.scheme.weight_bytes or 2)
-    sizes = (("hidden size", problem.hidden), *(("shard", n) for n in problem.shard_sizes))
-    weights = problem.scheme.weights
+    multiple = _ROW_BYTES // (layer_spec.scheme.weight_bytes or 2)
+    sizes = (("hidden size", layer_spec.hidden), *(("shard", n) for n in layer_spec.shard_sizes))
+    weights = layer_spec.scheme.weights
     for size_name, size in sizes:
         if size % multiple:
             text = f"{size_name} {size} is not a multiple of {multiple}, as {weights} needs"

@@ -31,14 +31,14 @@ class TorchGroupedExperts(Experts):
     def apply(self, x: Activations, routing: Routing) -> Tensor:
         tokens, top_k = routing.topk_ids.shape
         if tokens == 0 or self.num_local == 0:
-            shape = (tokens, self.problem.hidden)
+            shape = (tokens, self.layer_spec.hidden)
             return guarded_buffers.empty(shape, dtype=self.dtype, device=x.codes.device).zero_()
         order, ends = _by_expert(routing.topk_ids, self.num_local)
         gate_up = _grouped_mm(x.codes[order // top_k], self.w13, ends)
         gate, up = gate_up.float().chunk(2, dim=1)
         h = self.activation(gate, up).to(self.dtype)
         y = guarded_buffers.empty(
-            (tokens * top_k, self.problem.hidden), dtype=self.dtype, device=h.device
+            (tokens * top_k, self.layer_spec.hidden), dtype=self.dtype, device=h.device
         )
         y[order] = _grouped_mm(h, self.w2, ends)
         intermediates.keep("gemm1", gate_up, rows=order, copy=False)

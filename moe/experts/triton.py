@@ -36,7 +36,7 @@ class TritonExperts(Experts):
     @property
     def format(self) -> Format:
         """Return the number format of the activations."""
-        return FORMATS[self.problem.scheme.activations]
+        return FORMATS[self.layer_spec.scheme.activations]
 
     def prepare_weights(self, weights: ExpertWeights) -> None:
         """Keep contiguous weights. Raises MoEError if a static scheme has no `a2_scale`."""
@@ -52,13 +52,13 @@ class TritonExperts(Experts):
         tokens, top_k = routing.topk_ids.shape
         rows = tokens * top_k
         if rows == 0 or self.num_local == 0:
-            shape = (tokens, self.problem.hidden)
+            shape = (tokens, self.layer_spec.hidden)
             return guarded_buffers.empty(shape, dtype=self.dtype, device=x.codes.device).zero_()
         w, ids = self.weights, routing.topk_ids
-        block_m = block_rows(rows, self.problem.num_experts, interpreted=INTERPRETED)
+        block_m = block_rows(rows, self.layer_spec.num_experts, interpreted=INTERPRETED)
         aligned = align_tokens(ids, self.num_local, block_m)
         gate_up = grouped_gemm(x, w.gate_up, aligned, rows=rows, dtype=self.dtype)
-        activation = silu_mul(gate_up, ids, activation=self.problem.activation)
+        activation = silu_mul(gate_up, ids, activation=self.layer_spec.activation)
         h = self._quantize(activation, ids)
         y = grouped_gemm(h, w.down, aligned, rows=rows, dtype=self.dtype)
         intermediates.keep("gemm1", gate_up, copy=False)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from moe.spec import Row, resolve
+from moe.spec import MemberSpec, resolve
 
 if TYPE_CHECKING:
     from moe.formats.codec import Codec
 
 
 @dataclass(frozen=True, kw_only=True)
-class Format(Row):
+class Format(MemberSpec):
     """Declare how numbers are stored: the grid of codes, and the block that shares a scale.
 
     The scale is `amax * (1 / top)` in float32, and a code is `value / scale`, rounded to the grid.

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 from moe.errors import MoEError
 from moe.needs import Anything
 from moe.registry import Registry
-from moe.spec import Need, Reason, Row, first_refusal, reads
+from moe.spec import MemberSpec, Need, Reason, first_refusal, reads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from moe.layout import Layout
-    from moe.spec import Platform, Problem
+    from moe.spec import LayerSpec, Platform
 
 COMPOSED = "composed"  # moe.layer.FusedMoE, built from the members that a case names
 OWN = "own"  # the value of `experts` in a case whose layer has its own experts
@@ -35,7 +35,7 @@ TAKES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerRow(Row):
+class OwnLayerSpec(MemberSpec):
     """Declare a whole layer and what it supports. Raises ValueError for an unknown `takes`.
 
     takes: words of TAKES, spelled as in case ids.
@@ -54,30 +54,30 @@ class LayerRow(Row):
             raise ValueError(f"layer {self.name!r} takes {unknown[0]!r}; choose from {known}")
 
     def asked(self, platform: Platform) -> tuple[Need, ...]:
-        """Return the needs that can refuse a problem on this platform, in the order of checking."""
+        """Return the needs that can refuse a layer on this platform, in the order of checking."""
         checks = (self._not_taken, self._formats, self._no_gate, self._router)
         return (
             *(Need.of(check) for check in checks),
             *self.needs.asked(platform, leave_out=("formats",)),
         )
 
-    def refusal(self, problem: Problem, platform: Platform) -> Reason | None:
+    def refusal(self, layer_spec: LayerSpec, platform: Platform) -> Reason | None:
         """Return the reason of the first need that does not hold, or None."""
-        return first_refusal(self.asked(platform), problem)
+        return first_refusal(self.asked(platform), layer_spec)
 
     @reads("layout", "shared_experts", "renormalize")
-    def _not_taken(self, problem: Problem) -> Reason | None:
+    def _not_taken(self, layer_spec: LayerSpec) -> Reason | None:
         """Refuse a layout or an option that `takes` does not name."""
-        for word in _words_of(problem):
+        for word in _words_of(layer_spec):
             if word not in self.takes:
                 text = f"does not name {word!r} in its `takes`"
                 return Reason(code=TAKES[word], text=text)
         return None
 
     @reads("scheme")
-    def _formats(self, problem: Problem) -> Reason | None:
+    def _formats(self, layer_spec: LayerSpec) -> Reason | None:
         """Refuse a pair with one reason code: a whole layer has no separate member for either."""
-        scheme, supported = problem.scheme, self.needs.formats
+        scheme, supported = layer_spec.scheme, self.needs.formats
         if isinstance(supported, Anything) or (scheme.weights, scheme.activations) in supported:
             return None
         pairs = ", ".join(" with ".join(pair) for pair in sorted(supported))
@@ -85,31 +85,31 @@ class LayerRow(Row):
         return Reason(code="scheme_unsupported", text=text)
 
     @reads("router")
-    def _router(self, problem: Problem) -> Reason | None:
+    def _router(self, layer_spec: LayerSpec) -> Reason | None:
         """Refuse a router that is not in `routers`."""
-        if isinstance(self.routers, Anything) or problem.router in self.routers:
+        if isinstance(self.routers, Anything) or layer_spec.router in self.routers:
             return None
-        text = f"has the router {', '.join(sorted(self.routers))}, not {problem.router}"
+        text = f"has the router {', '.join(sorted(self.routers))}, not {layer_spec.router}"
         return Reason(code="router_unsupported", text=text)
 
     @reads("num_experts", "hidden")
-    def _no_gate(self, problem: Problem) -> Reason | None:
+    def _no_gate(self, layer_spec: LayerSpec) -> Reason | None:
         """Refuse more experts than hidden columns, since each expert's logit is one column."""
-        if self.takes_logits or problem.num_experts <= problem.hidden:
+        if self.takes_logits or layer_spec.num_experts <= layer_spec.hidden:
             return None
         text = (
-            f"its gate reads one hidden column per expert, and {problem.num_experts} experts are "
-            f"more than {problem.hidden} columns"
+            "its gate reads one hidden column per expert, and "
+            f"{layer_spec.num_experts} experts are more than {layer_spec.hidden} columns"
         )
         return Reason(code="gate_not_realisable", text=text)
 
 
-def _words_of(problem: Problem) -> Iterator[str]:
-    """Yield the words of TAKES that a layer must name to support this problem."""
-    yield from layout_words(problem.layout)
-    if problem.shared_experts:
+def _words_of(layer_spec: LayerSpec) -> Iterator[str]:
+    """Yield the words of TAKES that a layer must name to support this layer."""
+    yield from layout_words(layer_spec.layout)
+    if layer_spec.shared_experts:
         yield "shared"
-    if not problem.renormalize:
+    if not layer_spec.renormalize:
         yield "no_renorm"
 
 
@@ -124,13 +124,13 @@ def layout_words(layout: Layout) -> list[str]:
     return [word for word, is_required in required.items() if is_required]
 
 
-class LayerRegistry(Registry[LayerRow]):
+class LayerRegistry(Registry[OwnLayerSpec]):
     """Look up layers, and reject classes that are not whole layers."""
 
-    def row(self, name: str) -> LayerRow:
+    def row(self, name: str) -> OwnLayerSpec:
         """Return `Registry.row`. Raises MoEError for a class that is not a whole layer."""
         row = super().row(name)
-        if isinstance(row, LayerRow):
+        if isinstance(row, OwnLayerSpec):
             return row
         raise MoEError(
             f"{name} is not a whole layer: derive it from moe.layers.base.LayerSubject, or name a "
@@ -138,4 +138,4 @@ class LayerRegistry(Registry[LayerRow]):
         )
 
 
-LAYERS = LayerRegistry("layers", (LayerRow(name=COMPOSED, target="moe.layer:FusedMoE"),))
+LAYERS = LayerRegistry("layers", (OwnLayerSpec(name=COMPOSED, target="moe.layer:FusedMoE"),))

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from moe.layers import LayerRow
+from moe.layers import OwnLayerSpec
 from moe.spec import Needs, Numerics
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from moe.collectives import Groups
     from moe.layer import Output
     from moe.needs import Anything
-    from moe.spec import Problem
+    from moe.spec import LayerSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ class CheckpointWeights:
 class LayerSubject(ABC):
     """Run a whole layer on one rank. The class attributes declare what it supports.
 
-    Cases that need more are refused: see `moe.layers.LayerRow`, which is made from the attributes.
+    Cases that need more are refused: see `moe.layers.OwnLayerSpec`, made from the attributes.
     The default group of `torch.distributed` has all ranks of the layout; `groups` has the
     subgroups, with collectives that work on every transport.
     """
@@ -78,7 +78,7 @@ class LayerSubject(ABC):
     )  # rows of `moe.routers` that its gate computes
     takes_logits: ClassVar[bool] = False  # forward(x, logits) instead of forward(x)
     deterministic: ClassVar[bool] = False  # the same call gives the same bits
-    row: ClassVar[LayerRow]
+    row: ClassVar[OwnLayerSpec]
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Make the row of the class from its attributes. Raises ValueError for `schemes`."""
@@ -86,7 +86,7 @@ class LayerSubject(ABC):
         if hasattr(cls, "schemes"):
             way = "needs = Needs(formats=frozenset({(weights, activations), ...}))"
             raise ValueError(f"layer {cls.__name__!r} has `schemes`; write {way}")
-        cls.row = LayerRow(
+        cls.row = OwnLayerSpec(
             name=cls.__name__,
             target=f"{cls.__module__}:{cls.__qualname__}",
             needs=cls.needs,
@@ -97,8 +97,10 @@ class LayerSubject(ABC):
             routers=cls.routers,
         )
 
-    def __init__(self, problem: Problem, rank: int, groups: Groups, device: torch.device) -> None:
-        self.problem = problem
+    def __init__(
+        self, layer_spec: LayerSpec, rank: int, groups: Groups, device: torch.device
+    ) -> None:
+        self.layer_spec = layer_spec
         self.rank = rank
         self.groups = groups
         self.device = device

@@ -18,14 +18,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from moe.registry import Registry
-from moe.spec import Row
+from moe.spec import MemberSpec
 
 if TYPE_CHECKING:
     from moe.spec import Platform
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlatformRow(Row):
+class PlatformSpec(MemberSpec):
     """Describe one kind of chip. `target` names a function () -> `Platform`.
 
     arch: the architecture that detection reports (`sm90`, `gfx942`, `cpu`).
@@ -46,11 +46,11 @@ _GB = 10**9
 _NVIDIA = "moe.platforms.detect:nvidia_devices"
 _AMD = "moe.platforms.detect:amd_devices"
 
-PLATFORMS: Registry[PlatformRow] = Registry(
+PLATFORMS: Registry[PlatformSpec] = Registry(
     "platforms",
     (
-        PlatformRow(name="cpu", target="moe.platforms.cpu:platform", arch="cpu"),
-        PlatformRow(
+        PlatformSpec(name="cpu", target="moe.platforms.cpu:platform", arch="cpu"),
+        PlatformSpec(
             name="cuda_sm90",
             target="moe.platforms.cuda_sm90:platform",
             arch="sm90",
@@ -58,7 +58,7 @@ PLATFORMS: Registry[PlatformRow] = Registry(
             detector=_NVIDIA,
             products=("H100", "H200", "H800", "H20"),
         ),
-        PlatformRow(
+        PlatformSpec(
             name="cuda_sm100",
             target="moe.platforms.cuda_sm100:platform",
             arch="sm100",
@@ -66,14 +66,14 @@ PLATFORMS: Registry[PlatformRow] = Registry(
             detector=_NVIDIA,
             products=("B200",),
         ),
-        PlatformRow(
+        PlatformSpec(
             name="rocm_gfx942",
             target="moe.platforms.rocm_gfx942:platform",
             arch="gfx942",
             device_bytes=192 * _GB,  # MI300X; an MI325X has 256
             detector=_AMD,
         ),
-        PlatformRow(
+        PlatformSpec(
             name="rocm_gfx950",
             target="moe.platforms.rocm_gfx950:platform",
             arch="gfx950",

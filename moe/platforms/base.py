@@ -20,7 +20,7 @@ class Device:
 
 
 class Detector(Protocol):
-    """Detect the devices of one vendor; named by `PlatformRow.detector`."""
+    """Detect the devices of one vendor; named by `PlatformSpec.detector`."""
 
     def __call__(self, environ: Mapping[str, str]) -> tuple[Device, ...]:
         """Return the devices that a process with this environment can use; () if there are none.

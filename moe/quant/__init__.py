@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 
 from moe.formats import FORMATS
 from moe.registry import Registry
-from moe.spec import ANY, Needs, Row, Scheme
+from moe.spec import ANY, MemberSpec, Needs, Scheme
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuantRow(Row):
+class QuantSpec(MemberSpec):
     """Declare a quantization method and the formats that it produces.
 
     A method supports any input format, so its `needs.formats` must be ANY or contain its own pair:
@@ -43,30 +43,30 @@ class QuantRow(Row):
             raise ValueError(f"{self.name} produces {pair_text}, {rule}")
 
 
-QUANT: Registry[QuantRow] = Registry(
+QUANT: Registry[QuantSpec] = Registry(
     "quant",
     (
-        QuantRow(
+        QuantSpec(
             name="none",
             target="moe.quant.none:NoQuant",
             scheme=Scheme(weights="model", activations="model"),
         ),
-        QuantRow(
+        QuantSpec(
             name="fp8_tensor",
             target="moe.quant.fp8_tensor:Fp8TensorStatic",
             scheme=Scheme(weights="fp8_tensor", activations="fp8_static", weight_bytes=1),
         ),
-        QuantRow(
+        QuantSpec(
             name="fp8_tensor_dynamic",
             target="moe.quant.fp8_tensor:Fp8TensorDynamic",
             scheme=Scheme(weights="fp8_tensor", activations="fp8_dynamic", weight_bytes=1),
         ),
-        QuantRow(
+        QuantSpec(
             name="fp8_block",
             target="moe.quant.fp8_block:Fp8Block",
             scheme=Scheme(weights="fp8_block", activations="fp8_group", weight_bytes=1),
         ),
-        QuantRow(
+        QuantSpec(
             name="int8_channel",
             target="moe.quant.int8_channel:Int8Channel",
             scheme=Scheme(weights="int8_channel", activations="int8_token", weight_bytes=1),

@@ -32,7 +32,7 @@ from moe.reference.error_propagation import (
 from moe.reference.ownership import holders
 from moe.reference.parallel_error import along_itself
 from moe.reference.result import Answer, Sums
-from moe.spec import Numerics, Problem, resolve
+from moe.spec import LayerSpec, Numerics, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,7 +53,7 @@ class BaselineSiluAndMul:
 
     def __init__(
         self,
-        problem: Problem,
+        layer_spec: LayerSpec,
         numerics: Numerics,
         expert: Callable[[int], tuple[Tensor, Tensor]],
         shared: tuple[Tensor, Tensor] | None = None,
@@ -62,16 +62,16 @@ class BaselineSiluAndMul:
         values: Callable[[int], tuple[Tensor, Tensor]] | None = None,
     ) -> None:
         """Store the layer. values: returns cached results of `weights`; None: compute them."""
-        self.problem = problem
+        self.layer_spec = layer_spec
         self.numerics = numerics
         self.dtype = dtype
         self._expert = expert
         self._shared = shared
         self._values = values
-        self.weight_format = FORMATS[problem.scheme.weights]
-        self.act_format = FORMATS[problem.scheme.activations]
-        self.activation: ActivationTruth = resolve(ACTIVATIONS.row(problem.activation).truth)
-        self._model = problem.dtype
+        self.weight_format = FORMATS[layer_spec.scheme.weights]
+        self.act_format = FORMATS[layer_spec.scheme.activations]
+        self.activation: ActivationTruth = resolve(ACTIVATIONS.row(layer_spec.activation).truth)
+        self._model = layer_spec.dtype
         self._latest: tuple[int, tuple[Tensor, Tensor]] | None = None
 
     def __call__(
@@ -100,7 +100,7 @@ class BaselineSiluAndMul:
         else:
             second = self._second_scales(inputs, topk_ids, a2_scale)
         sums = self._empty_sums(x, topk_ids, keep)
-        for e in range(self.problem.num_experts):
+        for e in range(self.layer_spec.num_experts):
             rows, slots = (topk_ids == e).nonzero(as_tuple=True)
             if len(rows):
                 pairs = (rows, slots, topk_weights[rows, slots].to(self.dtype))
@@ -108,7 +108,7 @@ class BaselineSiluAndMul:
         return dataclasses.replace(self._finish(sums, x), tensor_scales=(first, second))
 
     def _empty_sums(self, x: Tensor, topk_ids: Tensor, keep: Tensor | None) -> Sums:
-        world = self.problem.layout.world_size
+        world = self.layer_spec.layout.world_size
         keep = topk_ids.new_empty(0, dtype=torch.int64) if keep is None else keep
         place = torch.full((len(x),), -1, dtype=torch.int64, device=x.device)
         place[keep] = torch.arange(len(keep), device=x.device)
@@ -125,7 +125,7 @@ class BaselineSiluAndMul:
     def remade(self, kind: type[B]) -> B:
         """Return this reference as `kind`, a subclass that overrides some of the steps below."""
         return kind(
-            *(self.problem, self.numerics, self._expert, self._shared),
+            *(self.layer_spec, self.numerics, self._expert, self._shared),
             dtype=self.dtype,
             values=self._values,
         )
@@ -155,7 +155,7 @@ class BaselineSiluAndMul:
         self, inputs: Tensor, topk_ids: Tensor, a2_scale: Tensor | None
     ) -> Scale | None:
         """Return each rank's scale [world] of its intermediate if its rows share one, else None."""
-        world, fmt = self.problem.layout.world_size, self.act_format
+        world, fmt = self.layer_spec.layout.world_size, self.act_format
         if not fmt.has_one_scale:
             return None
         zeros = inputs.new_zeros(world)
@@ -163,7 +163,7 @@ class BaselineSiluAndMul:
             assert a2_scale is not None, "a static format needs its calibrated scale"
             return Scale(scale=a2_scale.to(self.dtype).expand(world), doubt=zeros, chance=zeros)
         largest = Scale(scale=zeros, doubt=zeros, chance=zeros)
-        for e in range(self.problem.num_experts):
+        for e in range(self.layer_spec.num_experts):
             rows = (topk_ids == e).nonzero(as_tuple=True)[0]
             if len(rows):
                 ranks, h = self._shards(e, inputs[rows])
@@ -173,7 +173,7 @@ class BaselineSiluAndMul:
     def _shards(self, e: int, inputs: Tensor) -> tuple[slice, Noisy]:
         """Return the ranks that compute expert e, and its intermediate [w, R, c] by rank."""
         w13, _ = self.weights(e)
-        ranks, columns = holders(self.problem, e)
+        ranks, columns = holders(self.layer_spec, e)
         return ranks, self.first_product(inputs, w13).by_rank(columns)
 
     def first_product(self, inputs: Tensor, w13: Tensor) -> Noisy:
@@ -220,7 +220,7 @@ class BaselineSiluAndMul:
     ) -> None:
         """Add GEMM2 of expert e on the columns [w, R, c] of each rank that holds some."""
         rows, slots, weight = pairs
-        ranks, columns = holders(self.problem, e)
+        ranks, columns = holders(self.layer_spec, e)
         w2 = by_rank(self.weights(e)[1], columns)  # [w, K, c]
         y = h.value @ w2.transpose(1, 2)
         if sums.parts.shape[1]:
@@ -250,7 +250,7 @@ class BaselineSiluAndMul:
 
     def _lost(self, terms: int) -> float:
         """Return the relative error of truncated sums, which all lose in the same direction."""
-        first = gathered(self.numerics, self.problem.hidden)
+        first = gathered(self.numerics, self.layer_spec.hidden)
         return 2 * math.sqrt(first) + math.sqrt(gathered(self.numerics, terms))
 
     def _finish(self, sums: Sums, x: Tensor) -> Answer:
@@ -276,8 +276,8 @@ class BaselineSiluAndMul:
         """Return the variance [T] of rounding the partial sums and each addition of them."""
         rounded = rounding_variance(partial, self._model).sum(dim=0)
         if self.numerics.combine == "model":
-            rounded = rounded * self.problem.top_k
-        adds = self.problem.layout.world_size - 1 + (self._shared is not None)
+            rounded = rounded * self.layer_spec.top_k
+        adds = self.layer_spec.layout.world_size - 1 + (self._shared is not None)
         largest = torch.maximum(out.abs(), partial.abs().amax(dim=0))
         rounded = rounded + adds * rounding_variance(largest, self._model)
         return rounded.sum(dim=1)
@@ -293,7 +293,7 @@ class BaselineSiluAndMul:
         numerics = Numerics(gemm1="model", activation="model", accumulation=2.0**-22)
         h = intermediate(x, w13, numerics, self._model, self.activation)
         y = h.value @ w2.T
-        shards = self.problem.layout.tp_size
+        shards = self.layer_spec.layout.tp_size
         power = w2.square().sum(dim=0)
         noise = (h.variance + h.jumps) @ power
         length = y.square().sum(dim=1)

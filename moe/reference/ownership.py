@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from moe.layout import Layout
-    from moe.spec import Problem
+    from moe.spec import LayerSpec
 
 
-def holders(problem: Problem, e: int) -> tuple[slice, list[range]]:
+def holders(layer_spec: LayerSpec, e: int) -> tuple[slice, list[range]]:
     """Return the ranks that hold a part of expert e, as a slice, and the columns of each.
 
     Raises ValueError if a column has no rank, or two.
     """
-    layout, size = problem.layout, problem.intermediate
-    owners = problem.placement.owners(e)
+    layout, size = layer_spec.layout, layer_spec.intermediate
+    owners = layer_spec.placement.owners(e)
     ranks = [r for r in range(layout.world_size) for owner in owners if layout.ep_rank(r) == owner]
     columns = [layout.intermediate_of(r, size) for r in ranks]
     if not _tile(columns, size):

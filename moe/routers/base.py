@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from moe.spec import ANY, Needs, Row
+from moe.spec import ANY, MemberSpec, Needs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,7 +50,7 @@ class RouterTruth(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RouterSpec(Row):
+class RouterSpec(MemberSpec):
     """Declare one router.
 
     truth: "package.module:Class", a `RouterTruth`. sums_to_one: whether the weights of all experts

@@ -1,10 +1,10 @@
 """A CPU as a platform of its own; this machine is one where DESK_CHIP is set. No torch."""
 
-from moe.platforms import PlatformRow
+from moe.platforms import PlatformSpec
 from moe.platforms.base import Device
 from moe.spec import Platform
 
-DESK_CHIP = PlatformRow(
+DESK_CHIP = PlatformSpec(
     name="desk_chip", target="desk_chip:platform", arch="desk1", detector="desk_chip:detected"
 )
 

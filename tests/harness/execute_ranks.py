@@ -17,7 +17,7 @@ from moe import layer, spec
 from moe.collectives import Group
 from moe.experts.torch_loop import TorchLoopExperts
 from moe.placement import linear
-from moe.spec import Row
+from moe.spec import MemberSpec
 
 if TYPE_CHECKING:
     from harness.record.result import RankResult
@@ -99,7 +99,7 @@ def run_with_another_last_bit(text: str) -> RankResult:
 class ConvertsInPlace(TorchLoopExperts):
     """Wants [up; gate] and turns the tensor that it is given; its output is right."""
 
-    row = Row(name="converts_in_place", target="tests.harness.execute_ranks:ConvertsInPlace")
+    row = MemberSpec(name="converts_in_place", target="tests.harness.execute_ranks:ConvertsInPlace")
 
     def prepare_weights(self, weights):
         weights.w13.copy_(weights.w13.roll(weights.w13.shape[1] // 2, 1))
@@ -110,7 +110,7 @@ class ConvertsInPlace(TorchLoopExperts):
 class ScalesInPlace(TorchLoopExperts):
     """Makes the intermediate's static scale four times what it is, in the tensor it is given."""
 
-    row = Row(name="scales_in_place", target="tests.harness.execute_ranks:ScalesInPlace")
+    row = MemberSpec(name="scales_in_place", target="tests.harness.execute_ranks:ScalesInPlace")
 
     def prepare_weights(self, weights):
         weights.a2_scale.mul_(4)
@@ -120,7 +120,7 @@ class ScalesInPlace(TorchLoopExperts):
 class WritesOnWhatItIsGiven(TorchLoopExperts):
     """Uses all that it was given as scratch, once its output is made; the output is right."""
 
-    row = Row(name="writes", target="tests.harness.execute_ranks:WritesOnWhatItIsGiven")
+    row = MemberSpec(name="writes", target="tests.harness.execute_ranks:WritesOnWhatItIsGiven")
 
     def apply(self, x, routing):
         out = super().apply(x, routing)

@@ -22,15 +22,15 @@ class Right(LayerSubject):
     deterministic = True
 
     def load(self, checkpoint):
-        problem, layout = self.problem, self.problem.layout
+        layer_spec, layout = self.layer_spec, self.layer_spec.layout
         self.gate = checkpoint.gate_weight
-        self.columns = slice_of(layout.intermediate_of(self.rank, problem.intermediate))
+        self.columns = slice_of(layout.intermediate_of(self.rank, layer_spec.intermediate))
         self.here = self.experts_here()
         self.experts = {e: self.weights(checkpoint.expert(e)) for e in self.here}
         self.shared = checkpoint.shared if self.rank == 0 else None
 
     def experts_here(self):
-        return self.problem.experts_of(self.rank)
+        return self.layer_spec.experts_of(self.rank)
 
     def weights(self, mlp):
         gate, up, down = (t.float() for t in (mlp.gate, mlp.up, mlp.down))
@@ -38,8 +38,8 @@ class Right(LayerSubject):
 
     def route(self, x):
         probs = torch.softmax((x @ self.gate.T).float(), dim=-1)
-        weights, ids = probs.topk(self.problem.top_k, dim=-1)
-        if self.problem.renormalize:
+        weights, ids = probs.topk(self.layer_spec.top_k, dim=-1)
+        if self.layer_spec.renormalize:
             weights = weights / weights.sum(dim=-1, keepdim=True)
         return weights, ids
 
@@ -61,7 +61,7 @@ class Right(LayerSubject):
         return out + self.expert(x.float(), mlp)
 
     def reduce(self, out):
-        if self.problem.layout.world_size > 1:
+        if self.layer_spec.layout.world_size > 1:
             dist.all_reduce(out)
         return out
 
@@ -177,7 +177,7 @@ class Fp8Block(Right):
         return codes.float() * wide[: codes.shape[0], : codes.shape[1]]
 
     def quantized(self, x):
-        return on_grid(x) if self.problem.scheme.activations == "fp8_group" else x
+        return on_grid(x) if self.layer_spec.scheme.activations == "fp8_group" else x
 
     def expert(self, x, mlp):
         gate, up, down = mlp
@@ -203,7 +203,7 @@ class SwapsStages(HandsOut):
     def forward(self, x):
         output = super().forward(x)
         rows = output.routing.topk_ids.numel()
-        intermediates.keep("activation", torch.ones(rows, self.problem.intermediate))
+        intermediates.keep("activation", torch.ones(rows, self.layer_spec.intermediate))
         return output
 
 
@@ -273,7 +273,7 @@ class NotRenormalized(Right):
     takes = frozenset({"tp", "ep"})
 
     def route(self, x):
-        return torch.softmax((x @ self.gate.T).float(), dim=-1).topk(self.problem.top_k, dim=-1)
+        return torch.softmax((x @ self.gate.T).float(), dim=-1).topk(self.layer_spec.top_k, dim=-1)
 
 
 class WrongTopK(Right):
@@ -281,8 +281,8 @@ class WrongTopK(Right):
 
     def route(self, x):
         probs = torch.softmax((x @ self.gate.T).float(), dim=-1)
-        weights, ids = probs.topk(self.problem.top_k + 1, dim=-1)
-        keep = [0, *range(2, self.problem.top_k + 1)]
+        weights, ids = probs.topk(self.layer_spec.top_k + 1, dim=-1)
+        keep = [0, *range(2, self.layer_spec.top_k + 1)]
         weights, ids = weights[:, keep], ids[:, keep]
         return weights / weights.sum(dim=-1, keepdim=True), ids
 
@@ -297,7 +297,7 @@ class ShardOffByOne(Right):
 
     def experts_here(self):
         here = super().experts_here()
-        return [(e + 1) % self.problem.num_experts for e in here] if self.rank else here
+        return [(e + 1) % self.layer_spec.num_experts for e in here] if self.rank else here
 
 
 class SwapsAndHandsOut(HandsOut):

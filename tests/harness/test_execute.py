@@ -41,7 +41,7 @@ def pairs():
     cpu = platform("cpu")
     for quant in QUANT.rows:
         for row in EXPERTS:
-            if row.needs.refusal(case(quant=quant).problem, cpu) is None:
+            if row.needs.refusal(case(quant=quant).layer_spec, cpu) is None:
                 yield quant, row.name
 
 

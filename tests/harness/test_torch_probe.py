@@ -4,7 +4,7 @@ import pytest
 
 from harness.commands import doctor
 from moe.experts import EXPERTS
-from moe.spec import Row
+from moe.spec import MemberSpec
 
 
 def test_the_probe_asks_the_real_torch():
@@ -20,7 +20,7 @@ def test_the_probe_names_a_member_that_cannot_be_imported(monkeypatch):
     pytest.importorskip("torch")
     from harness import torch_probe
 
-    row = Row(name="broken", target="moe.experts.no_such_file:Nothing")
+    row = MemberSpec(name="broken", target="moe.experts.no_such_file:Nothing")
     monkeypatch.setattr(EXPERTS, "_rows", {**EXPERTS.rows, "broken": row})
     faults = torch_probe.load_faults(["experts/broken", "experts/torch_loop"])
     assert list(faults) == ["experts/broken"]

@@ -227,7 +227,9 @@ def a_rank_without_tokens_returns_early(patch):
     def forward(real, self, x, logits):
         if len(x):
             return real(self, x, logits)
-        routing = self.router(logits, self.problem.top_k, renormalize=self.problem.renormalize)
+        routing = self.router(
+            logits, self.layer_spec.top_k, renormalize=self.layer_spec.renormalize
+        )
         return layer.Output(out=x, routing=routing)
 
     around(patch, layer.FusedMoE, "forward", forward)

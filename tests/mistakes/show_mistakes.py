@@ -28,7 +28,7 @@ from tests.mistakes.mistake_executor import TOLERANCE
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class MemberSpec:
     """A mistake and what the runner said of it."""
 
     mistake: Mistake
@@ -78,7 +78,7 @@ class Row:
         return "passes" if share == 0 else f"caught, {max(share, 0.01):.0%} off"
 
 
-def run(mistakes: list[Mistake]) -> list[Row]:
+def run(mistakes: list[Mistake]) -> list[MemberSpec]:
     """Through plan and engine, one warm gang a world size; the rows in the table's order."""
     found = {}
     with tempfile.TemporaryDirectory() as folder, Pool() as pool:
@@ -93,10 +93,10 @@ def run(mistakes: list[Mistake]) -> list[Row]:
                 if isinstance(event, CaseEnded):
                     found[event.result.case_id] = event.result
                     print(f"{len(found)}/{len(mistakes)}", end="\r", file=sys.stderr, flush=True)
-    return [Row(mistake=m, result=found[m.case.id]) for m in mistakes]
+    return [MemberSpec(mistake=m, result=found[m.case.id]) for m in mistakes]
 
 
-def table(rows: list[Row]) -> str:
+def table(rows: list[MemberSpec]) -> str:
     """Markdown: one line a mistake, then the totals."""
     head = ("mistake", "class", "seen in", "ours", "cause named")
     rule = f"{TOLERANCE:g}"

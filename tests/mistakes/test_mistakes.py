@@ -11,11 +11,11 @@ import pytest
 
 from harness.record.result import Verdict
 from tests.mistakes.mistake import MISTAKES, NO_CAUSE
-from tests.mistakes.show_mistakes import Row, run, table
+from tests.mistakes.show_mistakes import MemberSpec, run, table
 
 
 @pytest.fixture(scope="module")
-def rows() -> dict[str, Row]:
+def rows() -> dict[str, MemberSpec]:
     return {row.mistake.name: row for row in run(MISTAKES)}
 
 

@@ -6,17 +6,17 @@ import torch
 
 from moe.all2all.base import PrepareFinalize
 from moe.experts.base import Experts
-from moe.quant import QuantRow
+from moe.quant import QuantSpec
 from moe.quant.base import dequantize_activations, dequantize_weight
 from moe.quant.int8_channel import Int8Channel
-from moe.spec import ANY, Needs, Row, Scheme
+from moe.spec import ANY, MemberSpec, Needs, Scheme
 from moe.types import Dispatched
 
 
 class TokenByToken(Experts):
     """One token and one slot after another."""
 
-    row = Row(
+    row = MemberSpec(
         name="token_by_token",
         target="tests.moe.outside_members:TokenByToken",
         needs=Needs(formats=ANY, hidden_multiple=2),
@@ -44,14 +44,16 @@ class TokenByToken(Experts):
 class UpFirst(TokenByToken):
     """The same, with gate and up the wrong way round."""
 
-    row = Row(name="up_first", target="tests.moe.outside_members:UpFirst")
+    row = MemberSpec(name="up_first", target="tests.moe.outside_members:UpFirst")
 
     def activate(self, gate, up):
         return super().activate(up, gate)
 
 
 class Alone(PrepareFinalize):
-    row = Row(name="alone", target="tests.moe.outside_members:Alone", needs=Needs(max_world=1))
+    row = MemberSpec(
+        name="alone", target="tests.moe.outside_members:Alone", needs=Needs(max_world=1)
+    )
 
     def prepare(self, x, routing):
         return Dispatched(x=x, routing=routing, counts=(len(x.codes),))
@@ -63,7 +65,7 @@ class Alone(PrepareFinalize):
 class SignedBytes(Int8Channel):
     """int8_channel under another name."""
 
-    row = QuantRow(
+    row = QuantSpec(
         name="signed_bytes",
         target="tests.moe.outside_members:SignedBytes",
         scheme=Scheme(weights="int8_channel", activations="int8_token", weight_bytes=1),
@@ -71,4 +73,4 @@ class SignedBytes(Int8Channel):
 
 
 OUTSIDE = TokenByToken.row  # what an entry point names
-CLASH = Row(name="torch_loop", target="tests.moe.outside_members:TokenByToken")
+CLASH = MemberSpec(name="torch_loop", target="tests.moe.outside_members:TokenByToken")

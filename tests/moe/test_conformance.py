@@ -21,9 +21,9 @@ from moe.quant.base import QuantMethod
 from moe.spec import (
     ANY,
     DTYPE_BYTES,
+    LayerSpec,
     Needs,
     Platform,
-    Problem,
     Scheme,
     experts_refusal,
 )
@@ -94,11 +94,11 @@ def named(needs: Needs) -> tuple[set[str], set[tuple[str, str]]]:
     )
 
 
-def fitting(needs: Needs) -> Problem:
-    """A problem that a row with these needs takes, every size at its smallest."""
+def fitting(needs: Needs) -> LayerSpec:
+    """A layer that a row with these needs takes, every size at its smallest."""
     dtypes, pairs = named(needs)
     weights, activations = sorted(pairs)[0]
-    return Problem(
+    return LayerSpec(
         m=4,
         hidden=needs.hidden_multiple,
         intermediate=needs.shard_multiple,
@@ -111,7 +111,7 @@ def fitting(needs: Needs) -> Problem:
 
 
 def violations(row):
-    """(what is changed, changed problem, platform, code, text) for each need of the row."""
+    """(what is changed, changed layer spec, platform, code, text) for each need of the row."""
     needs, good = row.needs, fitting(row.needs)
     chip = Platform(name="chip", device="cuda", features=needs.features)
     for feature in sorted(needs.features):
@@ -143,12 +143,12 @@ REFUSED = [(row, *violation) for row in WITH_NEEDS for violation in violations(r
 
 
 @pytest.mark.parametrize(
-    ("row", "what", "problem", "chip", "code", "text"),
+    ("row", "what", "layer_spec", "chip", "code", "text"),
     REFUSED,
     ids=[f"{row.name}-{what}" for row, what, *_ in REFUSED],
 )
-def test_a_need_that_does_not_hold_is_refused(row, what, problem, chip, code, text):
-    reason = row.needs.refusal(problem, chip)
+def test_a_need_that_does_not_hold_is_refused(row, what, layer_spec, chip, code, text):
+    reason = row.needs.refusal(layer_spec, chip)
     assert reason is not None
     assert reason.code == code
     assert text in reason.text

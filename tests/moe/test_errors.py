@@ -29,6 +29,6 @@ def test_a_refusal_carries_its_reason():
     error = RefusedError("local", reason)
     assert error.reason is reason
     assert str(error) == (
-        "local refuses this problem: too_many_ranks: serves at most 1 rank(s), not 2"
+        "local refuses this layer: too_many_ranks: serves at most 1 rank(s), not 2"
     )
     assert isinstance(error, MoEError)

@@ -18,7 +18,7 @@ from moe.experts import EXPERTS
 from moe.layout import Layout
 from moe.platforms import platform
 from moe.quant import QUANT
-from moe.spec import KINDS, Problem
+from moe.spec import KINDS, LayerSpec
 from moe.types import Activations, Routing
 from tests.moe import outside_members
 
@@ -28,8 +28,8 @@ SIZES = {"m": 3, "hidden": 64, "intermediate": 48, "num_experts": 4, "top_k": 2}
 CASE = MoETestConfig(m=3, n=48, k=64, num_experts=4, top_k=2, experts="torch_loop", all2all="local")
 
 
-def problem(quant="none", **fields):
-    return Problem(scheme=QUANT.row(quant).scheme, **{**SIZES, **fields})
+def layer_spec(quant="none", **fields):
+    return LayerSpec(scheme=QUANT.row(quant).scheme, **{**SIZES, **fields})
 
 
 def members(**names):
@@ -48,36 +48,36 @@ def judged(**fields):
     ("asked", "names", "code", "text"),
     [
         (
-            problem(dtype="f32"),
+            layer_spec(dtype="f32"),
             {"experts": "triton"},
             "dtype_unsupported",
-            "triton refuses this problem: dtype_unsupported: takes dtype bf16, fp16, not f32",
+            "triton refuses this layer: dtype_unsupported: takes dtype bf16, fp16, not f32",
         ),
         (
-            problem("fp8_block"),
+            layer_spec("fp8_block"),
             {"experts": "torch_grouped", "quant": "fp8_block"},
             "weight_format_unsupported",
-            "torch_grouped refuses this problem: weight_format_unsupported: "
+            "torch_grouped refuses this layer: weight_format_unsupported: "
             "takes weight_format model, not fp8_block",
         ),
         (
-            problem(layout=Layout(tp_size=2)),
+            layer_spec(layout=Layout(tp_size=2)),
             {},
             "too_many_ranks",
-            "local refuses this problem: too_many_ranks: serves at most 1 rank(s), not 2",
+            "local refuses this layer: too_many_ranks: serves at most 1 rank(s), not 2",
         ),
         (
-            problem(),
+            layer_spec(),
             {"experts": "flashinfer_cutlass"},
             "platform_lacks_feature",
-            "flashinfer_cutlass refuses this problem: platform_lacks_feature: "
+            "flashinfer_cutlass refuses this layer: platform_lacks_feature: "
             "needs cuda, sm90, which cpu does not have",
         ),
         (
-            problem(dtype="f32"),
+            layer_spec(dtype="f32"),
             {"experts": "tests.moe.outside_members:TokenByToken"},
             "dtype_unsupported",
-            "token_by_token refuses this problem: dtype_unsupported: takes dtype bf16, not f32",
+            "token_by_token refuses this layer: dtype_unsupported: takes dtype bf16, not f32",
         ),
     ],
 )
@@ -89,19 +89,19 @@ def test_the_member_that_refuses_is_named_with_its_reason(asked, names, code, te
 
 
 def test_members_that_take_a_problem_are_silent():
-    layer.check(problem(), CPU, members(experts="torch_grouped"))
-    layer.check(problem("int8_channel"), CPU, members(quant="int8_channel"))
+    layer.check(layer_spec(), CPU, members(experts="torch_grouped"))
+    layer.check(layer_spec("int8_channel"), CPU, members(quant="int8_channel"))
 
 
 def test_a_layer_is_not_built_from_members_that_refuse_its_platform():
-    with pytest.raises(RefusedError, match="local refuses this problem: too_many_ranks"):
-        build(problem(layout=Layout(tp_size=2)), platform=CPU)
-    assert build(problem(), platform=CPU).members["all2all"] == "Local"
+    with pytest.raises(RefusedError, match="local refuses this layer: too_many_ranks"):
+        build(layer_spec(layout=Layout(tp_size=2)), platform=CPU)
+    assert build(layer_spec(), platform=CPU).members["all2all"] == "Local"
 
 
 def test_an_unknown_member_is_named():
     with pytest.raises(MoEError, match="no quant is called 'fp8_blok', did you mean 'fp8_block'"):
-        layer.check(problem(), CPU, members(quant="fp8_blok"))
+        layer.check(layer_spec(), CPU, members(quant="fp8_blok"))
 
 
 # --- the parts
@@ -116,7 +116,7 @@ def build(asked, names=None, **options):
 
 
 def test_the_classes_that_serve_are_reported():
-    assert build(problem("fp8_block"), members(quant="fp8_block")).members == {
+    assert build(layer_spec("fp8_block"), members(quant="fp8_block")).members == {
         "experts": "TorchLoopExperts",
         "all2all": "Local",
         "quant": "Fp8Block",
@@ -136,7 +136,7 @@ def test_a_case_s_result_reports_every_member():
 
 def test_weights_are_quantized_whole_and_then_cut():
     """A rank's codes have the whole matrix's scale, though its own largest value is smaller."""
-    asked = problem("fp8_tensor", layout=Layout(tp_size=2))
+    asked = layer_spec("fp8_tensor", layout=Layout(tp_size=2))
     w13, w2 = torch.ones(4, 96, 64).bfloat16(), torch.ones(4, 64, 48).bfloat16()
     w13[:, 95] = 448.0  # the last column of up: on rank 1
     quant = QUANT.load("fp8_tensor")()
@@ -165,7 +165,7 @@ class Counting:
 )
 def test_what_travels_is_quantized_where_the_scale_is_the_row_s_own(name, travels):
     """A dynamic per-tensor scale spans all ranks' rows, so those travel as they are."""
-    built = build(problem(name), members(quant=name)).kernel
+    built = build(layer_spec(name), members(quant=name)).kernel
     wire = Counting()
     kernel = layer.MoEKernel(
         prepare_finalize=wire,
@@ -201,9 +201,9 @@ def test_a_wrong_class_by_its_path_fails():
 def test_members_that_speak_different_dispatch_formats_make_no_layer(monkeypatch):
     lists = dataclasses.replace(ALL2ALL.row("local"), name="lists", dispatch_format="lists")
     monkeypatch.setattr(ALL2ALL, "_rows", {**ALL2ALL.rows, "lists": lists})
-    text = "torch_loop refuses this problem: dispatch_format_mismatch: torch_loop takes the"
+    text = "torch_loop refuses this layer: dispatch_format_mismatch: torch_loop takes the"
     with pytest.raises(RefusedError, match=text):
-        layer.check(problem(), platform("cpu"), members(all2all="lists"))
+        layer.check(layer_spec(), platform("cpu"), members(all2all="lists"))
 
 
 def test_a_layer_is_composed_by_its_backend_s_kind(monkeypatch):
@@ -212,7 +212,7 @@ def test_a_layer_is_composed_by_its_backend_s_kind(monkeypatch):
 
     assert tuple(layer.KERNELS) == KINDS
     monkeypatch.setitem(layer.KERNELS, "modular", Joined)
-    assert type(build(problem(), members()).kernel) is Joined
+    assert type(build(layer_spec(), members()).kernel) is Joined
 
 
 def test_experts_take_the_bundle_that_was_prepared_with_local_ids(monkeypatch):
@@ -220,7 +220,7 @@ def test_experts_take_the_bundle_that_was_prepared_with_local_ids(monkeypatch):
     kind = EXPERTS.load("torch_loop")
     real = kind.run
     monkeypatch.setattr(kind, "run", lambda self, given: real(self, bundles.append(given) or given))
-    built = build(problem(), members(all2all="local")).kernel
+    built = build(layer_spec(), members(all2all="local")).kernel
     moved = dataclasses.replace(built, expert_map=built.expert_map.flip(0))
     routing = Routing(
         topk_ids=torch.tensor([[0, 3]], dtype=torch.int32), topk_weights=torch.ones(1, 2)

@@ -14,14 +14,14 @@ from moe.needs import (
     reads,
     resolve,
 )
-from moe.spec import Platform, Problem, Scheme
+from moe.spec import LayerSpec, Platform, Scheme
 
 CHIP = Platform(name="chip", device="cuda", features=frozenset({"cuda", "sm90"}))
 
 
-def problem(**fields):
+def layer_spec(**fields):
     plain = {"m": 4, "hidden": 128, "intermediate": 256, "num_experts": 8, "top_k": 2}
-    return Problem(**{**plain, **fields})
+    return LayerSpec(**{**plain, **fields})
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def problem(**fields):
     ],
 )
 def test_a_need_that_does_not_hold_is_named(needs, fields, code, text):
-    reason = needs.refusal(problem(**fields), CHIP)
+    reason = needs.refusal(layer_spec(**fields), CHIP)
     assert reason.code == code
     assert text in reason.text
 
@@ -93,22 +93,22 @@ def test_a_need_that_does_not_hold_is_named(needs, fields, code, text):
     ],
 )
 def test_a_capability_that_is_not_named_is_not_supported(fields, code):
-    assert Needs().refusal(problem(), CHIP) is None
-    assert Needs().refusal(problem(**fields), CHIP).code.startswith(code)
+    assert Needs().refusal(layer_spec(), CHIP) is None
+    assert Needs().refusal(layer_spec(**fields), CHIP).code.startswith(code)
 
 
-def says_no(problem, platform):
+def says_no(layer_spec, platform):
     return Reason(code="probed", text="because")
 
 
-def says_yes(problem, platform):
+def says_yes(layer_spec, platform):
     return None
 
 
 def test_needs_that_hold_refuse_nothing():
     anything = Needs(dtypes=ANY, formats=ANY)
     odd = Scheme(weights="of another package", activations="fp8_static")
-    assert anything.refusal(problem(dtype="f32", scheme=odd), CHIP) is None
+    assert anything.refusal(layer_spec(dtype="f32", scheme=odd), CHIP) is None
     needs = Needs(
         features=frozenset({"cuda"}),
         dtypes=frozenset({"bf16"}),
@@ -119,24 +119,24 @@ def test_needs_that_hold_refuse_nothing():
         packages=("json",),
         probe=f"{__name__}:says_yes",
     )
-    assert needs.refusal(problem(layout=Layout(tp_size=2)), CHIP) is None
+    assert needs.refusal(layer_spec(layout=Layout(tp_size=2)), CHIP) is None
 
 
 def test_an_activation_that_a_row_does_not_name_is_not_supported():
     sizes = {"m": 1, "hidden": 8, "intermediate": 8, "num_experts": 2, "top_k": 1}
-    problem = Problem(**sizes, activation="gelu_tanh")
-    reason = experts_refusal(Needs(), problem, CHIP)
+    layer_spec = LayerSpec(**sizes, activation="gelu_tanh")
+    reason = experts_refusal(Needs(), layer_spec, CHIP)
     assert (reason.code, reason.text) == (
         "activation_unsupported",
         "computes the activation silu, not gelu_tanh",
     )
-    assert experts_refusal(Needs(), Problem(**sizes), CHIP) is None
-    assert experts_refusal(Needs(activation_functions=ANY), problem, CHIP) is None
+    assert experts_refusal(Needs(), LayerSpec(**sizes), CHIP) is None
+    assert experts_refusal(Needs(activation_functions=ANY), layer_spec, CHIP) is None
 
 
 @reads("m", "hidden")
-def too_large(limit, problem):
-    if problem.m * problem.hidden <= limit:
+def too_large(limit, layer_spec):
+    if layer_spec.m * layer_spec.hidden <= limit:
         return None
     return Reason(code="too_large", text=f"more than {limit}")
 
@@ -146,15 +146,15 @@ def test_a_function_declares_what_it_reads():
     assert fields_read(says_no) is None, "undeclared: any field"
     need = Need.of(too_large, 100)
     assert need.reads == {"m", "hidden"}
-    assert need.refuse(problem(m=1, hidden=100)) is None
-    assert need.refuse(problem(m=1, hidden=101)).text == "more than 100"
+    assert need.refuse(layer_spec(m=1, hidden=100)) is None
+    assert need.refuse(layer_spec(m=1, hidden=101)).text == "more than 100"
 
 
 def test_the_first_need_that_does_not_hold_gives_the_reason():
     needs = [Need.of(too_large, limit) for limit in (1000, 20, 10)]
-    assert first_refusal(needs, problem(m=1, hidden=100)).text == "more than 20"
-    assert first_refusal(needs, problem(m=1, hidden=10)) is None
-    assert first_refusal((), problem()) is None
+    assert first_refusal(needs, layer_spec(m=1, hidden=100)).text == "more than 20"
+    assert first_refusal(needs, layer_spec(m=1, hidden=10)) is None
+    assert first_refusal((), layer_spec()) is None
 
 
 def test_needs_ask_only_for_what_they_name():
@@ -176,9 +176,9 @@ def test_needs_ask_only_for_what_they_name():
 )
 def test_a_probe_is_not_loaded_where_features_or_packages_are_lacking(fields, code):
     needs = Needs(**fields, probe="no_such_package.probe:built")
-    assert needs.refusal(problem(), CHIP).code == code
+    assert needs.refusal(layer_spec(), CHIP).code == code
     with pytest.raises(ModuleNotFoundError):
-        Needs(probe="no_such_package.probe:built").refusal(problem(), CHIP)
+        Needs(probe="no_such_package.probe:built").refusal(layer_spec(), CHIP)
 
 
 def test_any_contains_every_value():

@@ -10,7 +10,7 @@ from moe.oracle import explain, select
 from moe.platforms import platform
 from moe.quant import QUANT
 from moe.registry import Registry
-from moe.spec import ANY, Needs, Problem, Reason, Row
+from moe.spec import ANY, LayerSpec, MemberSpec, Needs, Reason
 
 BF16 = frozenset({"bf16"})
 
@@ -18,28 +18,30 @@ BF16 = frozenset({"bf16"})
 TABLE = Registry(
     "nothing",
     (
-        Row(name="fast", target="x:Y", needs=Needs(features=frozenset({"cuda"}), dtypes=BF16)),
-        Row(name="half", target="x:Y", needs=Needs(dtypes=frozenset({"fp16"}))),
-        Row(name="any", target="x:Y", needs=Needs(dtypes=ANY, formats=ANY)),
-        Row(name="late", target="x:Y"),
+        MemberSpec(
+            name="fast", target="x:Y", needs=Needs(features=frozenset({"cuda"}), dtypes=BF16)
+        ),
+        MemberSpec(name="half", target="x:Y", needs=Needs(dtypes=frozenset({"fp16"}))),
+        MemberSpec(name="any", target="x:Y", needs=Needs(dtypes=ANY, formats=ANY)),
+        MemberSpec(name="late", target="x:Y"),
     ),
 )
 
 
-def problem(**fields):
+def layer_spec(**fields):
     plain = {"m": 4, "hidden": 128, "intermediate": 256, "num_experts": 8, "top_k": 2}
-    return Problem(**{**plain, **fields})
+    return LayerSpec(**{**plain, **fields})
 
 
 def test_the_first_that_fits_wins():
-    bf16 = select(problem(), platform("cuda_sm90"), family=TABLE)
+    bf16 = select(layer_spec(), platform("cuda_sm90"), family=TABLE)
     assert bf16.winner.name == "fast"
     assert bf16.refused == ()
-    assert select(problem(), platform("cpu"), family=TABLE).winner.name == "any"
+    assert select(layer_spec(), platform("cpu"), family=TABLE).winner.name == "any"
 
 
 def test_each_row_passed_over_has_its_reason():
-    selection = select(problem(dtype="f32"), platform("cuda_sm90"), family=TABLE)
+    selection = select(layer_spec(dtype="f32"), platform("cuda_sm90"), family=TABLE)
     assert selection.winner.name == "any"
     assert [name for name, _ in selection.refused] == ["fast", "half"]
     assert explain(selection).splitlines() == [
@@ -58,7 +60,7 @@ def all_but(name):
 @pytest.mark.parametrize("quant", QUANT.rows)
 @pytest.mark.parametrize("chip", ["cpu", "cuda_sm90", "cuda_sm100", "rocm_gfx942", "rocm_gfx950"])
 def test_something_takes_every_scheme_on_every_platform(quant, chip):
-    asked = problem(scheme=QUANT.row(quant).scheme, dtype="f32", layout=Layout(tp_size=8))
+    asked = layer_spec(scheme=QUANT.row(quant).scheme, dtype="f32", layout=Layout(tp_size=8))
     for table, name in ((EXPERTS, "torch_loop"), (ALL2ALL, "allgather_reducescatter")):
         selection = select(asked, platform(chip), family=table, veto=all_but(name))
         assert selection.winner.name == name
@@ -70,13 +72,13 @@ def test_a_veto_counts_like_a_need():
     def veto(row):
         return slow if row.name == "fast" else None
 
-    selection = select(problem(), platform("cuda_sm90"), family=TABLE, veto=veto)
+    selection = select(layer_spec(), platform("cuda_sm90"), family=TABLE, veto=veto)
     assert selection.winner.name == "any"
     assert selection.refused[0] == ("fast", slow)
 
 
 def test_no_row_left_lists_every_reason():
     never = Reason(code="never", text="not today")
-    with pytest.raises(MoEError, match="no experts row supports this problem on cpu") as error:
-        select(problem(), platform("cpu"), veto=lambda row: never)
+    with pytest.raises(MoEError, match="no experts row supports this layer on cpu") as error:
+        select(layer_spec(), platform("cpu"), veto=lambda row: never)
     assert "torch_loop: not today" in str(error.value)

@@ -8,19 +8,19 @@ import pytest
 from moe import registry
 from moe.errors import MoEError, UnknownMemberError
 from moe.registry import Registry
-from moe.spec import Row
+from moe.spec import MemberSpec
 
-FIRST = Row(name="first", target=f"{__name__}:Class")
-SECOND = Row(name="second", target="no_such_module_at_all:Class")
-OUTSIDE = Row(name="outside", target=f"{__name__}:Class")
+FIRST = MemberSpec(name="first", target=f"{__name__}:Class")
+SECOND = MemberSpec(name="second", target="no_such_module_at_all:Class")
+OUTSIDE = MemberSpec(name="outside", target=f"{__name__}:Class")
 
 
 class Class:
-    row = Row(name="mine", target=f"{__name__}:Class")
+    row = MemberSpec(name="mine", target=f"{__name__}:Class")
 
 
 class Copied:
-    row = Row(name="copied", target=f"{__name__}:Class")
+    row = MemberSpec(name="copied", target=f"{__name__}:Class")
 
 
 class Inherits(Class):

@@ -5,13 +5,13 @@ import torch
 
 from moe.layout import Layout
 from moe.shared import SharedExperts, shard_shared
-from moe.spec import Problem
+from moe.spec import LayerSpec
 
 HIDDEN, WIDTH = 24, 10
 
 
-def problem(**layout):
-    return Problem(
+def layer_spec(**layout):
+    return LayerSpec(
         m=3,
         hidden=HIDDEN,
         intermediate=WIDTH,
@@ -50,7 +50,7 @@ def test_the_output_has_the_model_dtype():
 @pytest.mark.parametrize("use_ep", [False, True])
 def test_tp_ranks_add_up_to_the_whole(tp_size, dp_size, use_ep):
     """Uneven where ranks do not divide the columns; the same on every DP rank."""
-    asked = problem(tp_size=tp_size, dp_size=dp_size, use_ep=use_ep)
+    asked = layer_spec(tp_size=tp_size, dp_size=dp_size, use_ep=use_ep)
     w13, w2 = weights()
     x = torch.randn(5, HIDDEN)
     for dp_rank in range(dp_size):
@@ -65,7 +65,7 @@ def test_tp_ranks_add_up_to_the_whole(tp_size, dp_size, use_ep):
 
 def test_under_sequence_parallelism_each_rank_has_all():
     w13, w2 = weights()
-    asked = problem(tp_size=2, use_ep=True, sequence_parallel=True)
+    asked = layer_spec(tp_size=2, use_ep=True, sequence_parallel=True)
     for rank in range(2):
         mine = shard_shared(asked, rank, w13, w2)
         assert torch.equal(mine.w13, w13)

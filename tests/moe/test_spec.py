@@ -5,24 +5,24 @@ import pytest
 from moe.layout import Layout
 from moe.spec import (
     FLOAT32_LOSS,
+    LayerSpec,
+    MemberSpec,
     Numerics,
-    Problem,
-    Row,
     Scheme,
     dispatch_refusal,
-    problem_refusal,
+    layer_refusal,
 )
 
 
-def problem(**fields):
+def layer_spec(**fields):
     plain = {"m": 4, "hidden": 128, "intermediate": 256, "num_experts": 8, "top_k": 2}
-    return Problem(**{**plain, **fields})
+    return LayerSpec(**{**plain, **fields})
 
 
 def test_shard_sizes_are_per_rank():
-    uneven = problem(intermediate=10, layout=Layout(tp_size=4))
+    uneven = layer_spec(intermediate=10, layout=Layout(tp_size=4))
     assert uneven.shard_sizes == (3, 3, 2, 2)
-    assert problem(layout=Layout(tp_size=4, use_ep=True)).shard_sizes == (256,) * 4
+    assert layer_spec(layout=Layout(tp_size=4, use_ep=True)).shard_sizes == (256,) * 4
 
 
 @pytest.mark.parametrize(
@@ -35,11 +35,11 @@ def test_shard_sizes_are_per_rank():
     ],
 )
 def test_impossible_problems_are_refused_for_everybody(fields, code):
-    assert problem_refusal(problem(**fields)).code == code
+    assert layer_refusal(layer_spec(**fields)).code == code
 
 
 def test_ranks_without_experts_are_no_reason_to_refuse():
-    assert problem_refusal(problem(num_experts=2, layout=Layout(dp_size=4, use_ep=True))) is None
+    assert layer_refusal(layer_spec(num_experts=2, layout=Layout(dp_size=4, use_ep=True))) is None
 
 
 @pytest.mark.parametrize(
@@ -63,24 +63,26 @@ def test_numerics_that_no_reference_could_follow_are_refused(fields, says):
 
 def test_a_kind_that_no_layer_can_compose_is_refused():
     with pytest.raises(ValueError, match="row 'mine' is of kind 'fused'; choose from modular"):
-        Row(name="mine", target="x:Y", kind="fused")
+        MemberSpec(name="mine", target="x:Y", kind="fused")
 
 
 def test_a_cpu_loses_what_float32_does_whatever_a_chip_s_units_lose():
     short = Numerics(gemm1="model", accumulation=2.0**-15.5, promoted=128, aligned=(32, 13))
-    row = Row(name="x", target="m:C", numerics_of={"fp8_static": short})
+    row = MemberSpec(name="x", target="m:C", numerics_of={"fp8_static": short})
     scheme = Scheme(weights="fp8_tensor", activations="fp8_static")
     assert row.numerics_for(scheme, "cuda") == short
     assert row.numerics_for(scheme, "cpu") == Numerics(gemm1="model", accumulation=FLOAT32_LOSS)
     plain = Scheme(weights="model", activations="model")
     assert row.numerics_for(plain, "cpu") == row.numerics_for(plain, "cuda") == Numerics()
-    slow = Row(name="y", target="m:C", numerics=Numerics(accumulation=2.0**-9))  # its own sums
+    slow = MemberSpec(
+        name="y", target="m:C", numerics=Numerics(accumulation=2.0**-9)
+    )  # its own sums
     assert slow.numerics_for(scheme, "cpu") == slow.numerics
 
 
 def test_members_must_speak_one_dispatch_format():
     standard, lists = (
-        Row(name=name, target="x:Y", dispatch_format=name) for name in ("standard", "lists")
+        MemberSpec(name=name, target="x:Y", dispatch_format=name) for name in ("standard", "lists")
     )
     assert dispatch_refusal(lists, lists) is None
     reason = dispatch_refusal(standard, lists)
@@ -90,7 +92,7 @@ def test_members_must_speak_one_dispatch_format():
 
 
 def test_experts_are_listed_by_rank_in_the_order_of_their_local_ids():
-    shared_out = problem(num_experts=5, layout=Layout(dp_size=2, use_ep=True))
+    shared_out = layer_spec(num_experts=5, layout=Layout(dp_size=2, use_ep=True))
     assert shared_out.experts_by_rank == ((0, 1, 2), (3, 4))
     assert shared_out.experts_of(1) == (3, 4)
-    assert problem(num_experts=2, layout=Layout(tp_size=2)).experts_by_rank == ((0, 1),) * 2
+    assert layer_spec(num_experts=2, layout=Layout(tp_size=2)).experts_by_rank == ((0, 1),) * 2

@@ -1,8 +1,8 @@
 """The row of a whole layer that computes every expert for every token. No torch."""
 
-from moe.layers import LayerRow
+from moe.layers import OwnLayerSpec
 
-DENSE_LAYER = LayerRow(
+DENSE_LAYER = OwnLayerSpec(
     name="dense_layer",
     target="dense_layer.member:DenseLayer",
     takes=frozenset({"tp", "no_renorm"}),

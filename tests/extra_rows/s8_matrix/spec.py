@@ -1,7 +1,7 @@
 """int8 with one scale for each expert's matrix; activations stay as they are. No torch."""
 
 from moe.formats.format import Format
-from moe.quant import QuantRow
+from moe.quant import QuantSpec
 from moe.spec import Scheme
 
 FORMAT = Format(
@@ -13,7 +13,7 @@ FORMAT = Format(
     block=(None, None),
     exact_scale=False,
 )
-METHOD = QuantRow(
+METHOD = QuantSpec(
     name="s8_weights",
     target="s8_matrix.method:S8Weights",
     scheme=Scheme(weights="s8_matrix", activations="model", weight_bytes=1),

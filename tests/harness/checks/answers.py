@@ -22,7 +22,7 @@ def answer_of(case: MoETestConfig, numerics: Numerics) -> Answer:
     ids = routing.choose(tokens.logits, case.top_k)
     weights = routing.weights(tokens.logits, ids, renormalize=True)
     experts = [tensors.expert_weights(case, e, cpu) for e in range(case.num_experts)]
-    reference = BaselineSiluAndMul(case.problem, numerics, lambda e: experts[e])
+    reference = BaselineSiluAndMul(case.layer_spec, numerics, lambda e: experts[e])
     return reference(tokens.x, ids, weights)
 
 

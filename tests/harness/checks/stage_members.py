@@ -11,7 +11,7 @@ from moe import intermediates
 from moe.all2all.allgather_reducescatter import AllGatherReduceScatter
 from moe.experts.torch_loop import TorchLoopExperts
 from moe.quant.base import dequantize_activations, dequantize_weight
-from moe.spec import Row
+from moe.spec import MemberSpec
 from moe.types import Routing
 
 
@@ -35,7 +35,7 @@ def each(dispatched, change):
 class OwnRowsFirst(AllGatherReduceScatter):
     """Each rank has its own rows first, then those of the ranks after it, around in a ring."""
 
-    row = Row(
+    row = MemberSpec(
         name="own_first",
         target="tests.harness.checks.stage_members:OwnRowsFirst",
         deterministic=True,
@@ -57,7 +57,7 @@ class OwnRowsFirst(AllGatherReduceScatter):
 class ForgetsItsOrder(OwnRowsFirst):
     """Sums up as though the rows were in rank order: wrong."""
 
-    row = Row(
+    row = MemberSpec(
         name="forgets",
         target="tests.harness.checks.stage_members:ForgetsItsOrder",
         deterministic=True,
@@ -70,7 +70,7 @@ class ForgetsItsOrder(OwnRowsFirst):
 class KeepsIdsInRankOrder(OwnRowsFirst):
     """Own rows first, with the ids of rank order beside them: wrong."""
 
-    row = Row(
+    row = MemberSpec(
         name="keeps_ids",
         target="tests.harness.checks.stage_members:KeepsIdsInRankOrder",
         deterministic=True,
@@ -87,7 +87,7 @@ class KeepsIdsInRankOrder(OwnRowsFirst):
 class RowForEachSlot(AllGatherReduceScatter):
     """Gives the experts one row for each (token, slot): ids [G * k, 1]."""
 
-    row = Row(
+    row = MemberSpec(
         name="slot_rows",
         target="tests.harness.checks.stage_members:RowForEachSlot",
         deterministic=True,
@@ -108,7 +108,7 @@ class RowForEachSlot(AllGatherReduceScatter):
 class SlotRowsOnOddRanks(RowForEachSlot):
     """One row for each (token, slot) on odd ranks, for each token on the others."""
 
-    row = Row(
+    row = MemberSpec(
         name="odd_slots",
         target="tests.harness.checks.stage_members:SlotRowsOnOddRanks",
         deterministic=True,
@@ -128,7 +128,7 @@ class SlotRowsOnOddRanks(RowForEachSlot):
 class PersistentWorkspace(TorchLoopExperts):
     """Every stage and the output lie in buffers that the next call writes again: right."""
 
-    row = Row(
+    row = MemberSpec(
         name="workspace",
         target="tests.harness.checks.stage_members:PersistentWorkspace",
         deterministic=True,
@@ -178,7 +178,7 @@ class LeavesRowsUnwritten(TorchLoopExperts):
 
     It hands out no stage, as most backends do."""
 
-    row = Row(
+    row = MemberSpec(
         name="unwritten",
         target="tests.harness.checks.stage_members:LeavesRowsUnwritten",
         deterministic=True,

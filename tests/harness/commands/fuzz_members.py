@@ -8,12 +8,12 @@ from typing import ClassVar
 import torch
 
 from moe.experts.torch_loop import TorchLoopExperts
-from moe.spec import ANY, Needs, Row
+from moe.spec import ANY, MemberSpec, Needs
 from moe.types import Routing
 
 
 class LosesTheThird(TorchLoopExperts):
-    row = Row(
+    row = MemberSpec(
         name="tests.harness.commands.fuzz_members:LosesTheThird",
         target="tests.harness.commands.fuzz_members:LosesTheThird",
         needs=Needs(dtypes=ANY, formats=ANY),
@@ -27,13 +27,13 @@ class LosesTheThird(TorchLoopExperts):
 
 
 class SpoiledByOthers(TorchLoopExperts):
-    row = Row(
+    row = MemberSpec(
         name="tests.harness.commands.fuzz_members:SpoiledByOthers",
         target="tests.harness.commands.fuzz_members:SpoiledByOthers",
     )
     problems: ClassVar = set()
 
     def apply(self, x, routing):
-        self.problems.add(self.problem)
+        self.problems.add(self.layer_spec)
         out = super().apply(x, routing)
         return out if len(self.problems) == 1 else 2 * out

@@ -15,7 +15,7 @@ from harness.plan.plan import make_plan
 from moe.errors import UnknownMemberError
 from moe.experts import EXPERTS
 from moe.quant import QUANT
-from moe.spec import ANY, Needs, Row
+from moe.spec import ANY, MemberSpec, Needs
 
 CPU = dataclasses.replace(machine.planned_for("cpu"), planned=False)
 SPACE = strategies.space_for(CPU)
@@ -71,7 +71,7 @@ def test_some_cases_of_every_method_are_exact(method, monkeypatch):
     """Drawn for a backend of this method's formats alone: no other row makes them rarer."""
     scheme = QUANT.row(method).scheme
     needs = Needs(dtypes=ANY, formats=frozenset({(scheme.weights, scheme.activations)}))
-    row = Row(name="of_one", target="no:Class", needs=needs)
+    row = MemberSpec(name="of_one", target="no:Class", needs=needs)
     monkeypatch.setattr(EXPERTS, "_rows", {**EXPERTS.rows, "of_one": row})
     space = strategies.space_for(CPU, "of_one")
     drawn = [case for number in range(BATCHES) for case in batch(space, 0, number)]
@@ -101,7 +101,7 @@ def test_an_exact_case_is_made_simpler_by_what_keeps_it_so():
 def test_interpreted_kernels_are_kept_small(drawn):
     slow = [case for case in drawn if "triton" in EXPERTS.row(case.experts).needs.features]
     assert slow
-    assert max(cost.interpreted_seconds(case.problem, CPU.cores) for case in slow) < 2
+    assert max(cost.interpreted_seconds(case.layer_spec, CPU.cores) for case in slow) < 2
 
 
 def test_a_machine_with_devices_is_given_larger_cases():

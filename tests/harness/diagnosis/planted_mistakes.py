@@ -206,12 +206,12 @@ def weights_quantized_after_sharding_fp8(patch):
     patch.setattr(layer, "shard_weights", quantized_shard)
 
 
-def quantized_shard(problem, rank, quant, w13, w2):
+def quantized_shard(layer_spec, rank, quant, w13, w2):
     from moe.quant.none import NoQuant
 
-    columns = problem.layout.intermediate_of(rank, problem.intermediate)
+    columns = layer_spec.layout.intermediate_of(rank, layer_spec.intermediate)
     plain = NoQuant()
-    part = plain.shard(plain.quantize_weights(w13, w2), columns, problem.intermediate)
+    part = plain.shard(plain.quantize_weights(w13, w2), columns, layer_spec.intermediate)
     return quant.quantize_weights(part.w13, part.w2)
 
 

@@ -6,7 +6,7 @@ import torch
 
 from harness.diagnosis import routing_patterns
 from moe.layout import Layout
-from moe.spec import Problem
+from moe.spec import LayerSpec
 from tests.harness.diagnosis.masks import mask, texts
 
 EP2 = Layout(dp_size=2, use_ep=True)
@@ -17,8 +17,8 @@ IDS = torch.stack([torch.randperm(8, generator=GENERATOR)[:2] for _ in range(40)
 
 def routing(bad, layout=Layout(), rank=0, ids=IDS, whole=False):  # noqa: B008  # frozen
     sizes = {"m": 1, "hidden": 8, "intermediate": 8, "num_experts": 8, "top_k": 2}
-    problem = Problem(**sizes, layout=layout)
-    return texts(routing_patterns.of_routing(bad, ids, problem, rank, all_tokens=whole))
+    layer_spec = LayerSpec(**sizes, layout=layout)
+    return texts(routing_patterns.of_routing(bad, ids, layer_spec, rank, all_tokens=whole))
 
 
 def test_rows_of_one_rank_s_experts():

@@ -122,10 +122,10 @@ def test_token_counts_are_those_of_the_axis(case):
 
 
 @pytest.mark.parametrize("quant", [row.name for row in QUANT])
-def test_the_problem_says_the_same(quant):
+def test_the_layer_spec_says_the_same(quant):
     case = PLAIN.replace(quant=quant, tp_size=2, use_ep=True, sequence_parallel=True)
-    problem = case.problem
-    assert (problem.m, problem.intermediate, problem.hidden) == (32, 256, 128)
-    assert problem.scheme == QUANT.row(quant).scheme
-    assert problem.layout.world_size == case.world_size == 2
-    assert problem.layout.sequence_parallel
+    layer_spec = case.layer_spec
+    assert (layer_spec.m, layer_spec.intermediate, layer_spec.hidden) == (32, 256, 128)
+    assert layer_spec.scheme == QUANT.row(quant).scheme
+    assert layer_spec.layout.world_size == case.world_size == 2
+    assert layer_spec.layout.sequence_parallel

@@ -39,10 +39,10 @@ def scene(one: MoETestConfig, rank: int = 0, number: int = 0) -> Scene:
     shared = tensors.expert_weights(one, "shared", CPU) if one.shared_experts else None
     plain = Scheme(weights="model", activations="model")
     ideal = BaselineSiluAndMul(
-        dataclasses.replace(one.problem, scheme=plain), IDEAL, experts.__getitem__, shared
+        dataclasses.replace(one.layer_spec, scheme=plain), IDEAL, experts.__getitem__, shared
     )
-    numerics = EXPERTS.row(one.experts).numerics_for(one.problem.scheme, "cpu")
-    reference = BaselineSiluAndMul(one.problem, numerics, experts.__getitem__, shared)
+    numerics = EXPERTS.row(one.experts).numerics_for(one.layer_spec.scheme, "cpu")
+    reference = BaselineSiluAndMul(one.layer_spec, numerics, experts.__getitem__, shared)
     start = number * one.m
     layout, counts = one.layout, one.counts
     d = layout.dp_rank(rank)

@@ -7,9 +7,9 @@ from tests.harness.plan.points import case
 
 
 def test_the_memory_estimate_grows_with_what_a_rank_holds():
-    base = cost.rank_bytes(case().problem, "cpu")
+    base = cost.rank_bytes(case().layer_spec, "cpu")
     for more in ({"num_experts": 64}, {"m": 4096}, {"shared_experts": 4}, {"quant": "fp8_tensor"}):
-        changed = cost.rank_bytes(case(**more).problem, "cpu")
+        changed = cost.rank_bytes(case(**more).layer_spec, "cpu")
         assert (changed < base) if "quant" in more else (changed > base)
 
 
@@ -24,12 +24,12 @@ def test_the_memory_estimate_grows_with_what_a_rank_holds():
     ],
 )
 def test_the_interpreter_estimate_meets_what_was_measured(fields, seconds):
-    estimate = cost.interpreted_seconds(case(experts="triton", **fields).problem, 2)
+    estimate = cost.interpreted_seconds(case(experts="triton", **fields).layer_spec, 2)
     assert seconds / 1.5 < estimate < seconds * 1.5
 
 
 def test_interpreted_ranks_share_the_cores():
-    sharded = case(experts="triton", n=1024, tp_size=4).problem
+    sharded = case(experts="triton", n=1024, tp_size=4).layer_spec
     assert cost.interpreted_seconds(sharded, 4) < cost.interpreted_seconds(sharded, 2)
-    more = case(experts="triton", n=1024, tp_size=4, shared_experts=2).problem
+    more = case(experts="triton", n=1024, tp_size=4, shared_experts=2).layer_spec
     assert cost.interpreted_seconds(more, 4) > cost.interpreted_seconds(sharded, 4)

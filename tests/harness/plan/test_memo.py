@@ -18,7 +18,7 @@ from moe.layers.base import LayerSubject
 from moe.needs import fields_read
 from moe.platforms import PLATFORMS
 from moe.registry import Registry
-from moe.spec import ANY, Need, Needs, Problem, Reason, Row, reads, resolve
+from moe.spec import ANY, LayerSpec, MemberSpec, Need, Needs, Reason, reads, resolve
 
 PLAIN = MoETestConfig(m=4, n=128, k=128, num_experts=8, top_k=2, experts="torch_loop")
 # What is asked of a row of each family, and of every case.
@@ -52,18 +52,18 @@ class OnLogits(Plain):
 
 
 class DeclaredProblem:
-    """A problem of which only some fields can be read."""
+    """A layer of which only some fields can be read."""
 
-    def __init__(self, problem, fields):
-        self._problem, self._fields = problem, fields
+    def __init__(self, layer_spec, fields):
+        self._layer_spec, self._fields = layer_spec, fields
 
     def __getattr__(self, name):
-        part = getattr(Problem, name, None)
+        part = getattr(LayerSpec, name, None)
         if isinstance(part, property):
             return part.fget(self)
         if name not in self._fields:
             raise LookupError(f"reads {name}, which is not declared")
-        return getattr(self._problem, name)
+        return getattr(self._layer_spec, name)
 
 
 class DeclaredCase:
@@ -78,9 +78,9 @@ class DeclaredCase:
         return getattr(self._case, name)
 
     @property
-    def problem(self):
+    def layer_spec(self):
         fields = FIELDS if self._need.reads is None else self._need.reads
-        return DeclaredProblem(self._case.problem, fields)
+        return DeclaredProblem(self._case.layer_spec, fields)
 
 
 def machines():
@@ -130,8 +130,8 @@ def check_reads(need, cases):
     remembered = Remembered((need,))
     for case in cases:
         limited = DeclaredCase(case, need, remembered.axes)
-        assert Remembered((need,))(limited) == need.refuse(case.problem)
-        assert remembered(limited) == need.refuse(case.problem)
+        assert Remembered((need,))(limited) == need.refuse(case.layer_spec)
+        assert remembered(limited) == need.refuse(case.layer_spec)
 
 
 def test_every_family_of_a_case_is_asked():
@@ -154,7 +154,7 @@ def test_a_probe_reads_what_it_declares_on_a_machine_without_its_package_too(row
     probe = resolve(row.needs.probe)
     for platform in (machine.platform for machine in machines()):
         need = Need(
-            reads=fields_read(probe), refuse=lambda problem, on=platform: probe(problem, on)
+            reads=fields_read(probe), refuse=lambda layer_spec, on=platform: probe(layer_spec, on)
         )
         check_reads(need, list(sample(80)))
 
@@ -166,8 +166,8 @@ def test_what_every_case_needs_reads_no_axis_that_it_does_not_declare(needs_of):
             check_reads(need, list(sample(80)))
 
 
-def narrow(problem, platform):
-    return Reason(code="narrow", text=f"{problem.hidden}") if problem.top_k > 1 else None
+def narrow(layer_spec, platform):
+    return Reason(code="narrow", text=f"{layer_spec.hidden}") if layer_spec.top_k > 1 else None
 
 
 @pytest.fixture
@@ -175,12 +175,12 @@ def probed(monkeypatch):
     """Has the table of experts one row with this probe."""
 
     def probed(declared):
-        function = declared(lambda problem, platform: narrow(problem, platform))
+        function = declared(lambda layer_spec, platform: narrow(layer_spec, platform))
         monkeypatch.setitem(globals(), "probe", function)
         plain = {"formats": ANY, "dequantizes": True, "dtypes": ANY, "activation_functions": ANY}
         needs = Needs(probe=f"{__name__}:probe", **plain)
         table = Registry("experts", ())
-        table._rows = {"probed": Row(name="probed", target="json:loads", needs=needs)}
+        table._rows = {"probed": MemberSpec(name="probed", target="json:loads", needs=needs)}
         monkeypatch.setattr(refusals, "EXPERTS", table)
         (need,) = refusals.experts(dataclasses.replace(planned_for("cpu"), planned=False), "probed")
         return need
@@ -201,15 +201,17 @@ def test_a_probe_that_declares_nothing_may_read_everything(probed):
     check_reads(need, sample(40))
 
 
-def test_a_field_that_no_problem_has_is_named(probed):
-    with pytest.raises(MoEError, match=r"a need reads 'hiden', which no problem has; choose from "):
+def test_a_field_that_no_layer_spec_has_is_named(probed):
+    with pytest.raises(
+        MoEError, match=r"a need reads 'hiden', which no layer spec has; choose from "
+    ):
         Remembered((probed(reads("hiden")),))
 
 
 @pytest.mark.parametrize("features", [frozenset({"no_such"}), frozenset()])
 def test_a_probe_is_not_loaded_where_something_else_is_lacking(features):
     needs = Needs(probe="no_such_module:probe", features=features, packages=("no_such_package",))
-    reason = needs.refusal(PLAIN.problem, planned_for("cpu").platform)
+    reason = needs.refusal(PLAIN.layer_spec, planned_for("cpu").platform)
     assert reason.code == ("platform_lacks_feature" if features else "package_missing")
 
 
@@ -236,7 +238,7 @@ CHANGEABLE = [axis.name for axis in AXES.values() if len(axis.choices) != 1]
 @pytest.mark.parametrize("axis", CHANGEABLE)
 def test_the_axes_of_a_field_are_those_that_change_it(axis):
     changed = PLAIN.replace(**{axis: CHANGED.get(axis, 7)})
-    fields = {f for f in FIELDS if getattr(changed.problem, f) != getattr(PLAIN.problem, f)}
+    fields = {f for f in FIELDS if getattr(changed.layer_spec, f) != getattr(PLAIN.layer_spec, f)}
     decided = {f for f in FIELDS if axis in axes_read([Need(reads={f}, refuse=lambda _: None)])}
     assert fields == decided
 
@@ -265,14 +267,14 @@ def test_a_need_is_asked_once_for_equal_values(monkeypatch):
         for tokens in ("even", "ragged")
     ]
     assert len(make_plan(points, planned_for("cpu")).cases) == len(points)
-    assert [problem.m for problem in asked] == [1, 2]
+    assert [layer_spec.m for layer_spec in asked] == [1, 2]
 
 
-def test_no_problem_is_built_where_all_values_were_met(monkeypatch):
+def test_no_layer_spec_is_built_where_all_values_were_met(monkeypatch):
     built = []
-    make = MoETestConfig.problem.fget
+    make = MoETestConfig.layer_spec.fget
     monkeypatch.setattr(
-        MoETestConfig, "problem", property(lambda case: built.append(case) or make(case))
+        MoETestConfig, "layer_spec", property(lambda case: built.append(case) or make(case))
     )
     judge = Judge(planned_for("cpu"))
     judge(PLAIN)
@@ -288,5 +290,5 @@ def test_auto_without_any_backend_lists_every_reason(monkeypatch):
     monkeypatch.setattr(refusals, "EXPERTS", table)
     monkeypatch.setitem(refusals.select.__kwdefaults__, "family", table)
     judge = Judge(planned_for("cpu"))
-    with pytest.raises(MoEError, match="no experts row supports this problem on cpu: triton: "):
+    with pytest.raises(MoEError, match="no experts row supports this layer on cpu: triton: "):
         judge(PLAIN.replace(experts="auto", dtype="f32"))

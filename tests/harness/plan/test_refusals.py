@@ -12,15 +12,15 @@ from moe.all2all import ALL2ALL
 from moe.experts import EXPERTS
 from moe.formats import FORMATS
 from moe.layers.base import LayerSubject
-from moe.quant import QUANT, QuantRow
-from moe.spec import ANY, Needs, Platform, Row, Scheme
+from moe.quant import QUANT, QuantSpec
+from moe.spec import ANY, MemberSpec, Needs, Platform, Scheme
 from tests.harness.plan.points import CPU, HOPPERS, case, refusal
 
 MI300 = planned_for("rocm_gfx942", 1)
 
 
 class Outside:
-    row = Row(name="outside", target="test_refusals:Outside", needs=Needs(max_world=1))
+    row = MemberSpec(name="outside", target="test_refusals:Outside", needs=Needs(max_world=1))
 
 
 class OutsideLayer(LayerSubject):
@@ -241,7 +241,7 @@ def test_the_rule_is_the_format_s_block_and_not_its_name(monkeypatch):
     odd = dataclasses.replace(FORMATS["fp8_block"], name="fp8_odd", block=(48, 48))
     monkeypatch.setattr(FORMATS, "_rows", {**FORMATS.rows, "fp8_odd": odd})
     scheme = Scheme(weights="fp8_odd", activations="fp8_group", weight_bytes=1)
-    row = QuantRow(name="odd", target="x:Y", scheme=scheme)
+    row = QuantSpec(name="odd", target="x:Y", scheme=scheme)
     monkeypatch.setattr(QUANT, "_rows", {**QUANT.rows, "odd": row})
     assert refusal(case(quant="odd", n=256)).code == "block_straddles_shard"
     assert make_plan([case(quant="odd", n=96, tp_size=2)], CPU).cases
@@ -250,7 +250,7 @@ def test_the_rule_is_the_format_s_block_and_not_its_name(monkeypatch):
 def test_formats_are_matched_as_pairs(monkeypatch):
     """Each half is one that the kernels take, with another partner."""
     scheme = Scheme(weights="fp8_block", activations="int8_token", weight_bytes=1)
-    row = QuantRow(name="mixed", target="x:Y", scheme=scheme)
+    row = QuantSpec(name="mixed", target="x:Y", scheme=scheme)
     monkeypatch.setattr(QUANT, "_rows", {**QUANT.rows, "mixed": row})
     reason = refusal(case(experts="triton", quant="mixed", n=256))
     assert reason.code == "activation_format_unsupported"
@@ -264,8 +264,8 @@ def test_formats_are_matched_as_pairs(monkeypatch):
 def in_lists(monkeypatch):
     """An all2all backend and an experts backend that speak a format of another package's."""
     anything = Needs(dtypes=ANY, formats=ANY)
-    sends = Row(name="sends", target="x:Y", needs=anything, dispatch_format="lists")
-    takes = Row(name="takes", target="x:Y", needs=anything, dispatch_format="lists")
+    sends = MemberSpec(name="sends", target="x:Y", needs=anything, dispatch_format="lists")
+    takes = MemberSpec(name="takes", target="x:Y", needs=anything, dispatch_format="lists")
     monkeypatch.setattr(ALL2ALL, "_rows", {**ALL2ALL.rows, "sends": sends})
     monkeypatch.setattr(EXPERTS, "_rows", {**EXPERTS.rows, "takes": takes})
 
@@ -331,7 +331,7 @@ def test_a_class_by_its_path_brings_its_own_needs():
 
 
 def test_packages_count_here_and_not_for_another_machine(monkeypatch):
-    row = Row(name="rare", target="x:Y", needs=Needs(packages=("no_such_package",)))
+    row = MemberSpec(name="rare", target="x:Y", needs=Needs(packages=("no_such_package",)))
     monkeypatch.setattr(EXPERTS, "_rows", {**EXPERTS.rows, "rare": row})
     point = case(experts="rare")
     assert make_plan([point], CPU).cases == (point,)

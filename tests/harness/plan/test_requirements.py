@@ -10,7 +10,7 @@ from harness.errors import InfrastructureError, UsageError
 from harness.plan import machine
 from harness.plan.requirements import check
 from moe.experts import EXPERTS
-from moe.spec import Needs, Row
+from moe.spec import MemberSpec, Needs
 
 CPU = machine.planned_for("cpu")
 HOPPERS = machine.planned_for("cuda_sm90", 2)
@@ -29,7 +29,7 @@ HOPPERS = machine.planned_for("cuda_sm90", 2)
 def test_what_is_there_is_met(words, where, monkeypatch):
     from moe.experts import torch_loop
 
-    row = Row(name="loop", target="moe.experts.torch_loop:Loop")
+    row = MemberSpec(name="loop", target="moe.experts.torch_loop:Loop")
     monkeypatch.setattr(torch_loop, "Loop", type("Loop", (), {"row": row}), raising=False)
     check(words, where)
 
@@ -88,7 +88,7 @@ def test_a_member_that_no_case_can_use_is_not_met(family, monkeypatch):
 
 
 def test_a_package_that_is_missing_here_makes_a_member_unmet(monkeypatch):
-    row = Row(name="packed", target="x:Y", needs=Needs(packages=("no_such_package_x",)))
+    row = MemberSpec(name="packed", target="x:Y", needs=Needs(packages=("no_such_package_x",)))
     monkeypatch.setattr(EXPERTS, "_rows", {**EXPERTS.rows, "packed": row})
     check(["experts=packed"], CPU)  # of a machine from afar, packages are not judged
     with pytest.raises(InfrastructureError, match="package 'no_such_package_x' is not installed"):

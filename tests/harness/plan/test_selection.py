@@ -20,10 +20,10 @@ def test_seeds_and_experts(engine):
 def test_experts_of_ones_own(engine, monkeypatch):
     monkeypatch.syspath_prepend(".")
     Path("mine_pkg.py").write_text(
-        "from moe.spec import ANY, Needs, Row\n"
+        "from moe.spec import ANY, MemberSpec, Needs\n"
         "class Mine:\n"
         "    needs = Needs(dtypes=ANY, formats=ANY, max_world=1)\n"
-        "    row = Row(name='mine', target='mine_pkg:Mine', needs=needs)\n"
+        "    row = MemberSpec(name='mine', target='mine_pkg:Mine', needs=needs)\n"
     )
     assert cli.main(["run", "--suite", "smoke", "--experts", "mine_pkg:Mine"]) == 0
     assert {case.experts for case in engine.calls[0][0].cases} == {"mine_pkg:Mine"}

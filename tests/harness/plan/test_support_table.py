@@ -14,12 +14,14 @@ from moe.experts import EXPERTS
 from moe.platforms import PLATFORMS
 from moe.quant import QUANT
 from moe.registry import Registry
-from moe.spec import ANY, DTYPE_BYTES, Needs, Row, resolve
+from moe.spec import ANY, DTYPE_BYTES, MemberSpec, Needs, resolve
 
 
 def cells_of(needs: Needs) -> list[str]:
     """Return the cells of a table with one row that has these needs."""
-    rows: Registry[Row] = Registry("experts", (Row(name="one", target="no:Class", needs=needs),))
+    rows: Registry[MemberSpec] = Registry(
+        "experts", (MemberSpec(name="one", target="no:Class", needs=needs),)
+    )
     return [cell.strip() for cell in tables(rows).splitlines()[2].strip("|").split("|")]
 
 
@@ -62,12 +64,12 @@ def test_what_only_an_installation_can_answer_is_not_asked():
 
 def test_rows_of_other_packages_are_left_out(monkeypatch):
     class Entry:
-        def load(self) -> Row:
+        def load(self) -> MemberSpec:
             return replace(EXPERTS.built_in[0], name="from_outside")
 
     expected = tables()
     monkeypatch.setattr(registry, "entry_points", lambda group: [Entry()])
-    table: Registry[Row] = Registry("experts", EXPERTS.built_in)
+    table: Registry[MemberSpec] = Registry("experts", EXPERTS.built_in)
     assert "from_outside" in table.rows
     assert tables(table) == expected
 

@@ -7,7 +7,7 @@ from moe.activations.gelu_tanh.member import GeluTanhMul
 from moe.experts.base import Experts
 from moe.layout import Layout
 from moe.quant.none import NoQuant
-from moe.spec import Numerics, Problem
+from moe.spec import LayerSpec, Numerics
 from moe.types import Activations, Dispatched, Routing
 
 
@@ -21,7 +21,7 @@ class Plain(Experts):
 
 def made(rank=0, **fields):
     sizes = {"m": 2, "hidden": 8, "intermediate": 8, "num_experts": 5, "top_k": 1}
-    return Plain(Problem(**{**sizes, **fields}), rank, Numerics(), NoQuant())
+    return Plain(LayerSpec(**{**sizes, **fields}), rank, Numerics(), NoQuant())
 
 
 def test_its_experts_are_those_of_its_rank():

@@ -38,7 +38,7 @@ def claims():
     cpu = platform("cpu")
     for row, quant, dtype in itertools.product(EXPERTS, QUANT, DTYPE_BYTES):
         point = case(experts=row.name, quant=quant.name, dtype=dtype)
-        if row.needs.refusal(point.problem, cpu) is None:
+        if row.needs.refusal(point.layer_spec, cpu) is None:
             yield row.name, quant.name, dtype
 
 

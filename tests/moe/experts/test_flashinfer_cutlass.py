@@ -16,7 +16,7 @@ from moe.experts.flashinfer_cutlass import (
 from moe.formats import FORMATS
 from moe.quant import QUANT
 from moe.quant.none import NoQuant
-from moe.spec import Platform, Problem, resolve
+from moe.spec import LayerSpec, Platform, resolve
 from moe.types import Activations, ExpertWeights, Routing
 
 ROW = EXPERTS.row("flashinfer_cutlass")
@@ -24,9 +24,9 @@ H200 = Platform(name="cuda_sm90", device="cuda", features=frozenset({"cuda", "sm
 FP8 = QUANT.row("fp8_tensor").scheme
 
 
-def problem(**changes):
+def layer_spec(**changes):
     sizes = {"m": 4, "hidden": 64, "intermediate": 32, "num_experts": 4, "top_k": 2}
-    return Problem(**{**sizes, **changes})
+    return LayerSpec(**{**sizes, **changes})
 
 
 def weights(**fields):
@@ -96,7 +96,7 @@ class NeverCalled:
 
 @pytest.mark.parametrize(("tokens", "local"), [(0, 3), (5, 0)])
 def test_a_rank_with_no_tokens_or_no_experts_does_not_reach_the_kernel(tokens, local):
-    experts = FlashInferCutlassExperts(problem(), 0, ROW.numerics, NoQuant())
+    experts = FlashInferCutlassExperts(layer_spec(), 0, ROW.numerics, NoQuant())
     experts.num_local = local
     experts._flashinfer = NeverCalled()
     x = Activations(codes=torch.ones(tokens, 64, dtype=torch.bfloat16))
@@ -123,7 +123,7 @@ def kernel_is_here():
         return "needs a chip of sm90"
     if importlib.util.find_spec("flashinfer") is None:
         return "flashinfer is not installed"
-    reason = flashinfer_probe.built(problem(), H200)
+    reason = flashinfer_probe.built(layer_spec(), H200)
     return reason.text if reason else ""
 
 
@@ -132,7 +132,7 @@ on_the_chip = pytest.mark.skipif(bool(kernel_is_here()), reason=kernel_is_here()
 
 def one_case(quant_name, tokens, seed=0):
     """Weights, tokens and routing of three experts of which a row uses one, two or none."""
-    case = problem(
+    case = layer_spec(
         m=tokens, hidden=256, intermediate=128, num_experts=3, scheme=QUANT.row(quant_name).scheme
     )
     generator = torch.Generator().manual_seed(seed)

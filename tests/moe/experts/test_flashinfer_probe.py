@@ -6,7 +6,7 @@ import pytest
 
 from moe.experts import flashinfer_probe
 from moe.quant import QUANT
-from moe.spec import Platform, Problem
+from moe.spec import LayerSpec, Platform
 
 H200 = Platform(name="cuda_sm90", device="cuda", features=frozenset({"cuda", "sm90"}))
 
@@ -14,9 +14,9 @@ H200 = Platform(name="cuda_sm90", device="cuda", features=frozenset({"cuda", "sm
 FP8 = QUANT.row("fp8_tensor").scheme
 
 
-def problem(**changes):
+def layer_spec(**changes):
     sizes = {"m": 4, "hidden": 64, "intermediate": 32, "num_experts": 4, "top_k": 2}
-    return Problem(**{**sizes, **changes})
+    return LayerSpec(**{**sizes, **changes})
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def put_module(folder: Path):
 
 
 def test_without_a_built_module_the_reason_says_where_it_looked_and_the_way_out(site):
-    reason = flashinfer_probe.built(problem(), H200)
+    reason = flashinfer_probe.built(layer_spec(), H200)
     assert reason.code == "module_not_built"
     assert str(site / "site" / "flashinfer" / "data" / "aot") in reason.text
     assert "install FlashInfer's prebuilt modules (flashinfer-jit-cache" in reason.text
@@ -58,7 +58,7 @@ def test_a_built_module_is_found(site, folder):
     (site / "site" / "flashinfer_jit_cache").mkdir()
     (site / "site" / "flashinfer_jit_cache" / "__init__.py").touch()
     put_module(site / folder)
-    assert flashinfer_probe.built(problem(), H200) is None
+    assert flashinfer_probe.built(layer_spec(), H200) is None
 
 
 def test_a_prebuilt_package_that_announces_its_folder_is_found(site, monkeypatch):
@@ -72,18 +72,18 @@ def test_a_prebuilt_package_that_announces_its_folder_is_found(site, monkeypatch
         f"def manifest():\n    return {{'jit_cache_dir': {str(folder)!r}}}\n"
     )
     put_module(folder)
-    assert flashinfer_probe.built(problem(), H200) is None
+    assert flashinfer_probe.built(layer_spec(), H200) is None
 
 
 def test_a_module_of_another_version_does_not_count(site):
     put_module(site / "cache/.cache/flashinfer/1.2.2/90a/cached_ops")
-    assert flashinfer_probe.built(problem(), H200).code == "module_not_built"
+    assert flashinfer_probe.built(layer_spec(), H200).code == "module_not_built"
 
 
 def test_sizes_that_the_kernel_cannot_load_are_refused_first(site):
     put_module(site / "site/flashinfer/data/aot")
-    assert flashinfer_probe.built(problem(hidden=72), H200) is None
-    reason = flashinfer_probe.built(problem(hidden=72, scheme=FP8), H200)
+    assert flashinfer_probe.built(layer_spec(hidden=72), H200) is None
+    reason = flashinfer_probe.built(layer_spec(hidden=72, scheme=FP8), H200)
     assert reason.code == "size_not_multiple"
     assert reason.text == "hidden size 72 is not a multiple of 16, as fp8_tensor needs"
-    assert flashinfer_probe.built(problem(intermediate=36), H200).code == "size_not_multiple"
+    assert flashinfer_probe.built(layer_spec(intermediate=36), H200).code == "size_not_multiple"

@@ -11,7 +11,7 @@ from moe.types import Activations, Routing
 from tests.moe.kernels.kernel_cases import (
     expected_output,
     input_of,
-    problem_of,
+    layer_spec_of,
     relative_rms,
     routing_of,
     same,
@@ -26,15 +26,15 @@ def device():
 
 def _made(device, unused=0.0, **sizes):
     torch.manual_seed(0)
-    problem, quant = problem_of("none", **sizes), QUANT.load("none")()
-    weights = weights_of(problem, quant, device)
-    x = input_of(problem, quant, weights, device)
-    return problem, quant, weights, x, routing_of(problem, device, unused)
+    layer_spec, quant = layer_spec_of("none", **sizes), QUANT.load("none")()
+    weights = weights_of(layer_spec, quant, device)
+    x = input_of(layer_spec, quant, weights, device)
+    return layer_spec, quant, weights, x, routing_of(layer_spec, device, unused)
 
 
-def _run(problem, quant, weights, x, routing):
+def _run(layer_spec, quant, weights, x, routing):
     row = EXPERTS.row("torch_grouped")
-    experts = EXPERTS.load("torch_grouped")(problem, 0, row.numerics, quant)
+    experts = EXPERTS.load("torch_grouped")(layer_spec, 0, row.numerics, quant)
     experts.prepare_weights(weights)
     with guarded_buffers.poisoned():
         out = experts.apply(x, routing)
@@ -78,26 +78,26 @@ def test_tokens_without_experts_here_are_zero(device):
 
 
 def test_no_token_is_ours(device):
-    problem, quant, weights, x, routing = _made(device)
+    layer_spec, quant, weights, x, routing = _made(device)
     nobody = Routing(
         topk_ids=torch.full_like(routing.topk_ids, -1), topk_weights=routing.topk_weights
     )
-    got = _run(problem, quant, weights, x, nobody)
-    assert same(got, torch.zeros(problem.m, problem.hidden, dtype=torch.bfloat16))
+    got = _run(layer_spec, quant, weights, x, nobody)
+    assert same(got, torch.zeros(layer_spec.m, layer_spec.hidden, dtype=torch.bfloat16))
 
 
 def test_no_tokens_at_all(device):
-    problem, quant, weights, x, routing = _made(device)
+    layer_spec, quant, weights, x, routing = _made(device)
     none = Routing(topk_ids=routing.topk_ids[:0], topk_weights=routing.topk_weights[:0])
-    got = _run(problem, quant, weights, Activations(codes=x.codes[:0]), none)
-    assert got.shape == (0, problem.hidden)
+    got = _run(layer_spec, quant, weights, Activations(codes=x.codes[:0]), none)
+    assert got.shape == (0, layer_spec.hidden)
 
 
 def test_padding_rows_may_hold_anything(device):
-    problem, quant, weights, x, routing = _made(device)
-    clean = _run(problem, quant, weights, x, routing)
+    layer_spec, quant, weights, x, routing = _made(device)
+    clean = _run(layer_spec, quant, weights, x, routing)
     routing.topk_ids[3] = -1
     x.codes[3] = float("nan")
-    dirty = _run(problem, quant, weights, x, routing)
-    others = torch.arange(problem.m) != 3
+    dirty = _run(layer_spec, quant, weights, x, routing)
+    others = torch.arange(layer_spec.m) != 3
     assert same(clean[others], dirty[others])

@@ -16,7 +16,7 @@ from tests.moe.kernels.kernel_cases import (
     QUANTS,
     expected_output,
     input_of,
-    problem_of,
+    layer_spec_of,
     relative_rms,
     routing_of,
     same,
@@ -24,13 +24,13 @@ from tests.moe.kernels.kernel_cases import (
 )
 
 
-def _experts(problem, quant):
+def _experts(layer_spec, quant):
     row = EXPERTS.row("triton")
-    return EXPERTS.load("triton")(problem, 0, row.numerics, quant)
+    return EXPERTS.load("triton")(layer_spec, 0, row.numerics, quant)
 
 
-def _run(problem, quant, weights, x, routing):
-    experts = _experts(problem, quant)
+def _run(layer_spec, quant, weights, x, routing):
+    experts = _experts(layer_spec, quant)
     experts.prepare_weights(weights)
     with guarded_buffers.poisoned():
         out = experts.apply(x, routing)
@@ -40,10 +40,10 @@ def _run(problem, quant, weights, x, routing):
 
 def _made(quant_name, device, unused=0.0, **sizes):
     torch.manual_seed(0)
-    problem, quant = problem_of(quant_name, **sizes), QUANT.load(quant_name)()
-    weights = weights_of(problem, quant, device)
-    x = input_of(problem, quant, weights, device)
-    return problem, quant, weights, x, routing_of(problem, device, unused)
+    layer_spec, quant = layer_spec_of(quant_name, **sizes), QUANT.load(quant_name)()
+    weights = weights_of(layer_spec, quant, device)
+    x = input_of(layer_spec, quant, weights, device)
+    return layer_spec, quant, weights, x, routing_of(layer_spec, device, unused)
 
 
 def _limit(quant_name, device):
@@ -86,19 +86,19 @@ def test_the_limit_tells_a_wrong_activation_from_a_right_one(kernel_device):
     """The declared roundings are really made: a truth without them is measurably further away."""
     made = _made("none", kernel_device, m=128)
     got = _run(*made)
-    in_float32 = problem_of("none", m=128, dtype="f32")
+    in_float32 = layer_spec_of("none", m=128, dtype="f32")
     unrounded = expected_output(in_float32, *made[1:])
     assert relative_rms(got, expected_output(*made)) < 0.3 * relative_rms(got, unrounded)
 
 
 @pytest.mark.parametrize("quant_name", [name for name in QUANTS if name != "none"])
 def test_the_intermediate_gets_the_codes_of_the_method(quant_name, kernel_device):
-    problem, quant, weights, _, routing = _made(quant_name, kernel_device, unused=0.4)
-    experts = _experts(problem, quant)
+    layer_spec, quant, weights, _, routing = _made(quant_name, kernel_device, unused=0.4)
+    experts = _experts(layer_spec, quant)
     experts.prepare_weights(weights)
     ids = routing.topk_ids
     used = ids.view(-1) >= 0
-    h = torch.randn(ids.numel(), problem.intermediate, device=kernel_device).bfloat16()
+    h = torch.randn(ids.numel(), layer_spec.intermediate, device=kernel_device).bfloat16()
     h[~used] = float("nan")
     got = experts._quantize(h, ids)
     wanted = quant.quantize_intermediate(h[used], weights.a2_scale)
@@ -108,28 +108,28 @@ def test_the_intermediate_gets_the_codes_of_the_method(quant_name, kernel_device
 
 @pytest.mark.parametrize("quant_name", ["none", "fp8_tensor_dynamic"])
 def test_no_token_is_ours(quant_name, kernel_device):
-    problem, quant, weights, x, routing = _made(quant_name, kernel_device)
+    layer_spec, quant, weights, x, routing = _made(quant_name, kernel_device)
     nobody = Routing(
         topk_ids=torch.full_like(routing.topk_ids, -1), topk_weights=routing.topk_weights
     )
-    got = _run(problem, quant, weights, x, nobody)
-    assert same(got, torch.zeros(problem.m, problem.hidden, dtype=torch.bfloat16))
+    got = _run(layer_spec, quant, weights, x, nobody)
+    assert same(got, torch.zeros(layer_spec.m, layer_spec.hidden, dtype=torch.bfloat16))
 
 
 def test_no_tokens_at_all(kernel_device):
-    problem, quant, weights, x, routing = _made("none", kernel_device)
+    layer_spec, quant, weights, x, routing = _made("none", kernel_device)
     none = Routing(topk_ids=routing.topk_ids[:0], topk_weights=routing.topk_weights[:0])
     with recording(0) as launches:
-        got = _run(problem, quant, weights, Activations(codes=x.codes[:0]), none)
-    assert got.shape == (0, problem.hidden)
+        got = _run(layer_spec, quant, weights, Activations(codes=x.codes[:0]), none)
+    assert got.shape == (0, layer_spec.hidden)
     assert got.dtype == torch.bfloat16
     assert launches == []
 
 
 def test_a_rank_without_experts(kernel_device):
-    problem, quant, weights, x, routing = _made("none", kernel_device)
+    layer_spec, quant, weights, x, routing = _made("none", kernel_device)
     layout = Layout(dp_size=2, use_ep=True)
-    one = dataclasses.replace(problem, num_experts=1, top_k=1, layout=layout)
+    one = dataclasses.replace(layer_spec, num_experts=1, top_k=1, layout=layout)
     row = EXPERTS.row("triton")
     experts = EXPERTS.load("triton")(one, 1, row.numerics, quant)
     experts.prepare_weights(weights.replace(w13=weights.w13[:0], w2=weights.w2[:0]))
@@ -142,18 +142,18 @@ def test_a_rank_without_experts(kernel_device):
 
 
 def test_padding_rows_may_hold_anything(kernel_device):
-    problem, quant, weights, x, routing = _made("none", kernel_device)
-    clean = _run(problem, quant, weights, x, routing)
+    layer_spec, quant, weights, x, routing = _made("none", kernel_device)
+    clean = _run(layer_spec, quant, weights, x, routing)
     routing.topk_ids[3] = -1
     x.codes[3] = float("nan")
-    dirty = _run(problem, quant, weights, x, routing)
-    others = torch.arange(problem.m) != 3
+    dirty = _run(layer_spec, quant, weights, x, routing)
+    others = torch.arange(layer_spec.m) != 3
     assert same(clean[others], dirty[others])
 
 
 def test_static_activations_need_their_scale(kernel_device):
-    problem, quant, weights, _, _ = _made("fp8_tensor", kernel_device)
+    layer_spec, quant, weights, _, _ = _made("fp8_tensor", kernel_device)
     with pytest.raises(
         MoEError, match="need a calibrated a2_scale, and it is None: pass it in Exp"
     ):
-        _experts(problem, quant).prepare_weights(weights.replace(a2_scale=None))
+        _experts(layer_spec, quant).prepare_weights(weights.replace(a2_scale=None))

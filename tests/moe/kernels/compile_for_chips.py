@@ -16,7 +16,7 @@ from moe.kernels.aot_compile import CHIPS, compile_launches
 from moe.kernels.launch import recording
 from moe.quant import QUANT
 from moe.types import Activations, ExpertWeights, Routing
-from tests.moe.kernels.kernel_cases import problem_of
+from tests.moe.kernels.kernel_cases import layer_spec_of
 
 # Tokens and top-k: a prefill with the largest blocks, and a decode step with the smallest.
 # Top-k 1 lets both products of a layer share a binary, which halves the time.
@@ -38,8 +38,8 @@ def _blocks(size):
     return -(-size // 128)
 
 
-def _weights(problem):
-    form, (e, k, n) = problem.scheme.weights, (8, problem.hidden, problem.intermediate)
+def _weights(layer_spec):
+    form, (e, k, n) = layer_spec.scheme.weights, (8, layer_spec.hidden, layer_spec.intermediate)
     dtype = _CODES.get(form, torch.float8_e4m3fn)
     shapes = {
         "model": (None, None),
@@ -54,8 +54,8 @@ def _weights(problem):
     )
 
 
-def _input(problem):
-    form, shape = problem.scheme.activations, (problem.m, problem.hidden)
+def _input(layer_spec):
+    form, shape = layer_spec.scheme.activations, (layer_spec.m, layer_spec.hidden)
     codes = _meta(*shape, dtype=_CODES.get(form, torch.float8_e4m3fn))
     scales = {
         "model": None,
@@ -69,14 +69,14 @@ def _input(problem):
 
 
 def _launches(quant, tokens, top_k, chip):
-    problem = problem_of(quant, m=tokens, hidden=2048, intermediate=768, top_k=top_k)
+    layer_spec = layer_spec_of(quant, m=tokens, hidden=2048, intermediate=768, top_k=top_k)
     row = EXPERTS.row("triton")
-    experts = EXPERTS.load("triton")(problem, 0, row.numerics, QUANT.load(quant)())
-    experts.prepare_weights(_weights(problem))
+    experts = EXPERTS.load("triton")(layer_spec, 0, row.numerics, QUANT.load(quant)())
+    experts.prepare_weights(_weights(layer_spec))
     shape = (tokens, top_k)
     routing = Routing(topk_ids=_meta(*shape, dtype=torch.int32), topk_weights=_meta(*shape))
     with recording(CHIPS[chip].shared_bytes) as launches:
-        experts.apply(_input(problem), routing)
+        experts.apply(_input(layer_spec), routing)
     return launches
 
 

@@ -1,4 +1,4 @@
-"""Block sizes: right for every problem, and sensible for the ones that matter."""
+"""Block sizes: right for every layer, and sensible for the ones that matter."""
 
 import itertools
 

@@ -5,7 +5,7 @@ import torch
 
 from moe.collectives import ALONE, Groups
 from moe.layers.base import LayerSubject
-from moe.spec import Needs, Numerics, Problem
+from moe.spec import LayerSpec, Needs, Numerics
 
 
 class Mine(LayerSubject):
@@ -50,10 +50,10 @@ def test_a_word_that_no_layer_takes_is_refused_with_those_there_are():
 
 
 def test_a_layer_has_its_rank_and_groups():
-    problem = Problem(m=1, hidden=8, intermediate=8, num_experts=2, top_k=1)
+    layer_spec = LayerSpec(m=1, hidden=8, intermediate=8, num_experts=2, top_k=1)
     groups, device = Groups(gather=ALONE, tp=ALONE), torch.device("cpu")
-    layer = Mine(problem, 0, groups, device)
-    assert layer.problem is problem
+    layer = Mine(layer_spec, 0, groups, device)
+    assert layer.layer_spec is layer_spec
     assert layer.groups is groups
     assert (layer.rank, layer.device) == (0, device)
 

@@ -5,11 +5,11 @@ import pytest
 from moe import registry
 from moe.errors import MoEError
 from moe.experts.torch_loop import TorchLoopExperts
-from moe.layers import COMPOSED, TAKES, LayerRegistry, LayerRow, layout_words
+from moe.layers import COMPOSED, TAKES, LayerRegistry, OwnLayerSpec, layout_words
 from moe.layers.base import LayerSubject
 from moe.layout import Layout
 from moe.platforms import platform
-from moe.spec import ANY, Needs, Numerics, Problem, Row, Scheme
+from moe.spec import ANY, LayerSpec, MemberSpec, Needs, Numerics, Scheme
 
 
 class Mine(LayerSubject):
@@ -25,7 +25,7 @@ class Mine(LayerSubject):
 
 
 class Backend(TorchLoopExperts):
-    row = Row(name="backend", target=f"{__name__}:Backend")
+    row = MemberSpec(name="backend", target=f"{__name__}:Backend")
 
 
 class _Entry:
@@ -36,7 +36,7 @@ class _Entry:
 @pytest.fixture
 def table(monkeypatch):
     monkeypatch.setattr(registry, "entry_points", lambda group: {"moe.layers": [_Entry()]}[group])
-    return LayerRegistry("layers", (LayerRow(name=COMPOSED, target="moe.layer:FusedMoE"),))
+    return LayerRegistry("layers", (OwnLayerSpec(name=COMPOSED, target="moe.layer:FusedMoE"),))
 
 
 def test_a_class_carries_a_row_of_its_attributes(table):
@@ -58,10 +58,10 @@ def test_a_member_of_another_family_is_no_layer(table):
 
 def quantized(needs, **more):
     """Why a layer with these needs refuses fp8 blocks."""
-    row = LayerRow(name="layer", target="json:loads", needs=needs)
+    row = OwnLayerSpec(name="layer", target="json:loads", needs=needs)
     scheme = Scheme(weights="fp8_block", activations="fp8_group")
     sizes = {"m": 1, "hidden": 128, "intermediate": 128, "num_experts": 4, "top_k": 2}
-    return row.refusal(Problem(**sizes, scheme=scheme, **more), platform("cpu"))
+    return row.refusal(LayerSpec(**sizes, scheme=scheme, **more), platform("cpu"))
 
 
 def test_a_layer_takes_the_pairs_of_its_needs():
@@ -85,7 +85,7 @@ def test_other_needs_of_a_layer_are_asked_after_the_pair():
 def refused(row, **fields):
     """(code, text) of a row's refusal, or None."""
     sizes = {"m": 1, "hidden": 8, "intermediate": 8, "num_experts": 4, "top_k": 1}
-    reason = row.refusal(Problem(**{**sizes, **fields}), platform("cpu"))
+    reason = row.refusal(LayerSpec(**{**sizes, **fields}), platform("cpu"))
     return reason and (reason.code, reason.text)
 
 
@@ -99,9 +99,9 @@ def refused(row, **fields):
     ],
 )
 def test_a_layer_is_asked_only_for_what_it_takes(word, fields, code):
-    taking = LayerRow(name="layer", target="x:Y", takes=frozenset({word}))
+    taking = OwnLayerSpec(name="layer", target="x:Y", takes=frozenset({word}))
     assert refused(taking, **fields) is None
-    without = LayerRow(name="layer", target="x:Y", takes=frozenset(TAKES) - {word})
+    without = OwnLayerSpec(name="layer", target="x:Y", takes=frozenset(TAKES) - {word})
     assert refused(without, **fields) == (code, f"does not name {word!r} in its `takes`")
     assert refused(without) is None
 
@@ -114,16 +114,16 @@ def test_a_layout_is_told_in_words():
 
 
 def test_a_gate_has_a_hidden_column_for_each_expert_unless_it_is_given_logits():
-    gated = LayerRow(name="layer", target="x:Y")
+    gated = OwnLayerSpec(name="layer", target="x:Y")
     assert refused(gated, num_experts=8) is None
     assert refused(gated, num_experts=9)[0] == "gate_not_realisable"
-    on_logits = LayerRow(name="layer", target="x:Y", takes_logits=True)
+    on_logits = OwnLayerSpec(name="layer", target="x:Y", takes_logits=True)
     assert refused(on_logits, num_experts=9) is None
 
 
 def test_a_layer_s_routers_are_those_that_it_names():
-    row = LayerRow(name="layer", target="x:Y", routers=frozenset({"sigmoid"}))
+    row = OwnLayerSpec(name="layer", target="x:Y", routers=frozenset({"sigmoid"}))
     assert refused(row, router="sigmoid") is None
     assert refused(row) == ("router_unsupported", "has the router sigmoid, not softmax")
-    by_any = LayerRow(name="layer", target="x:Y", routers=ANY)
+    by_any = OwnLayerSpec(name="layer", target="x:Y", routers=ANY)
     assert refused(by_any, router="of another package") is None

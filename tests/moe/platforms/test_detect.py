@@ -9,7 +9,7 @@ import pytest
 
 from harness.plan import machine as plan_machine
 from moe import platforms
-from moe.platforms import PlatformRow, detect
+from moe.platforms import PlatformSpec, detect
 from moe.platforms.detect import Device, devices, platform_of, visible
 from moe.registry import Registry
 from moe.spec import Platform
@@ -171,7 +171,7 @@ def row(name, device, detector="detected"):
     chip = Platform(name=name, device=device, features=frozenset({name}))
     globals()[f"make_{name}"] = lambda: chip
     target = f"{__name__}:make_{name}"
-    return PlatformRow(
+    return PlatformSpec(
         name=name, target=target, arch=name, detector=f"{__name__}:{detector}", device_bytes=5
     )
 
@@ -218,7 +218,7 @@ def test_a_torch_without_gpus_leaves_the_cpus_of_the_table(table, monkeypatch, t
 
 
 def test_a_product_name_is_looked_up_in_the_rows(table):
-    table(PlatformRow(name="x", target="t:t", arch="sm999", products=("H9000",)))
+    table(PlatformSpec(name="x", target="t:t", arch="sm999", products=("H9000",)))
     assert [detect._arch_of(f"NVIDIA {word} PCIe") for word in ("H9000", "H900")] == [
         "sm999",
         "unknown",

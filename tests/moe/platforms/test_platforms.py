@@ -53,11 +53,11 @@ def test_an_unknown_platform_names_the_known():
 
 
 OUTSIDE = """
-from moe.platforms import PlatformRow
+from moe.platforms import PlatformSpec
 from moe.platforms.detect import Device
 from moe.spec import Platform
 
-SHINY = PlatformRow(
+SHINY = PlatformSpec(
     name="shiny", target="shiny_chips:platform", arch="shiny1", detector="shiny_chips:detected"
 )
 

@@ -5,7 +5,7 @@ import torch
 
 from moe.formats import FORMATS
 from moe.layout import Layout, chunk
-from moe.quant import QUANT, QuantRow
+from moe.quant import QUANT, QuantSpec
 from moe.quant.base import dequantize_activations, dequantize_weight
 from moe.spec import Needs, Scheme
 
@@ -122,7 +122,7 @@ def test_a_rank_without_experts_shards_nothing(name):
 def test_a_row_whose_needs_refuse_its_own_formats_is_refused():
     says = "odd produces model weights with int8_token activations, .*; set formats=ANY in"
     with pytest.raises(ValueError, match=says):
-        QuantRow(
+        QuantSpec(
             name="odd",
             target="x:Y",
             scheme=Scheme(weights="model", activations="int8_token"),

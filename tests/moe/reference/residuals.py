@@ -36,7 +36,7 @@ def ratios(point: MoETestConfig, here: RankContext, declared=None) -> list[float
         got = subject.layer.forward(mine.x, mine.logits)
         truth = subject.reference
         if declared is not None:
-            truth = BaselineSiluAndMul(point.problem, declared, truth._expert, truth._shared)
+            truth = BaselineSiluAndMul(point.layer_spec, declared, truth._expert, truth._shared)
         routing = got.routing
         answer = truth(mine.x, routing.topk_ids, routing.topk_weights, **subject.scales)
         off = (got.out.float() - answer.out).square().sum(dim=1)

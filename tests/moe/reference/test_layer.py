@@ -15,7 +15,7 @@ from moe.layout import Layout
 from moe.reference import formats
 from moe.reference.error_propagation import intermediate
 from moe.reference.layer import BaselineSiluAndMul
-from moe.spec import Numerics, Problem, Scheme
+from moe.spec import LayerSpec, Numerics, Scheme
 
 if TYPE_CHECKING:
     from moe.reference.result import Answer
@@ -29,8 +29,8 @@ IDS = torch.stack([torch.randperm(EXPERTS)[:2] for _ in range(TOKENS)]).int()
 WEIGHTS = torch.rand(TOKENS, 2) + 0.2
 
 
-def problem(scheme: tuple[str, str] = ("model", "model"), **layout: object) -> Problem:
-    return Problem(
+def layer_spec(scheme: tuple[str, str] = ("model", "model"), **layout: object) -> LayerSpec:
+    return LayerSpec(
         m=TOKENS,
         hidden=HIDDEN,
         intermediate=INTER,
@@ -42,7 +42,7 @@ def problem(scheme: tuple[str, str] = ("model", "model"), **layout: object) -> P
 
 
 def reference(
-    p: Problem, numerics: Numerics | None = None, **options: object
+    p: LayerSpec, numerics: Numerics | None = None, **options: object
 ) -> BaselineSiluAndMul:
     return BaselineSiluAndMul(p, numerics or Numerics(), lambda e: (W13[e], W2[e]), **options)  # type: ignore[arg-type]
 
@@ -60,15 +60,15 @@ def plain(ids: torch.Tensor = IDS) -> torch.Tensor:
 
 
 def test_it_is_the_formula() -> None:
-    got = reference(problem(), dtype=torch.float64)(X, IDS, WEIGHTS)
+    got = reference(layer_spec(), dtype=torch.float64)(X, IDS, WEIGHTS)
     assert torch.allclose(got.out, plain(), rtol=1e-12, atol=1e-12)
-    single = reference(problem())(X, IDS, WEIGHTS).out.double()
+    single = reference(layer_spec())(X, IDS, WEIGHTS).out.double()
     assert float((single - plain()).norm() / plain().norm()) < 1e-6
 
 
 @pytest.mark.parametrize("layout", [{"tp_size": 2}, {"dp_size": 2, "tp_size": 2, "use_ep": True}])
 def test_without_quantization_every_layout_is_the_same(layout: dict[str, object]) -> None:
-    got = reference(problem(**layout), dtype=torch.float64)(X, IDS, WEIGHTS)
+    got = reference(layer_spec(**layout), dtype=torch.float64)(X, IDS, WEIGHTS)
     assert torch.allclose(got.out, plain(), rtol=1e-12, atol=1e-12)
 
 
@@ -76,7 +76,7 @@ def test_minus_one_takes_part_in_nothing() -> None:
     ids = IDS.clone()
     ids[3] = -1
     ids[5, 0] = -1
-    got = reference(problem(), dtype=torch.float64)(X, ids, WEIGHTS).out
+    got = reference(layer_spec(), dtype=torch.float64)(X, ids, WEIGHTS).out
     assert torch.equal(got[3], torch.zeros(HIDDEN, dtype=torch.float64))
     assert torch.allclose(got, plain(ids), rtol=1e-12, atol=1e-12)
 
@@ -84,11 +84,11 @@ def test_minus_one_takes_part_in_nothing() -> None:
 def test_each_shard_takes_its_own_token_scale() -> None:
     """Two TP shards: the intermediate's scale is the shard's largest value, not the row's."""
     scheme = ("int8_channel", "int8_token")
-    whole = reference(problem(scheme))(X, IDS, WEIGHTS).out
-    split = reference(problem(scheme, tp_size=2))(X, IDS, WEIGHTS).out
+    whole = reference(layer_spec(scheme))(X, IDS, WEIGHTS).out
+    split = reference(layer_spec(scheme, tp_size=2))(X, IDS, WEIGHTS).out
     assert 0.002 < float((whole - split).norm() / whole.norm()) < 0.05
     fmt = FORMATS["int8_token"]
-    ref = reference(problem(scheme, tp_size=2))
+    ref = reference(layer_spec(scheme, tp_size=2))
     x = formats.quantize(X.float(), formats.activation_scale(X.float(), fmt, None), fmt).values
     expected = torch.zeros(TOKENS, HIDDEN)
     for t in range(TOKENS):
@@ -106,15 +106,15 @@ def test_a_dynamic_tensor_scale_spans_all_rows_of_a_rank() -> None:
     scheme = ("fp8_tensor", "fp8_dynamic")
     small, large = X.clone(), X.clone()
     large[0] *= 64  # one token's outlier coarsens everybody's codes
-    first = reference(problem(scheme))(small, IDS, WEIGHTS).out[1:]
-    second = reference(problem(scheme))(large, IDS, WEIGHTS).out[1:]
+    first = reference(layer_spec(scheme))(small, IDS, WEIGHTS).out[1:]
+    second = reference(layer_spec(scheme))(large, IDS, WEIGHTS).out[1:]
     assert float((first - second).norm() / first.norm()) > 0.01
 
 
 def test_static_scales_saturate() -> None:
     scheme = ("fp8_tensor", "fp8_static")
     a1, a2 = torch.tensor(4.0 / 448), torch.tensor(8.0 / 448)
-    ref = reference(problem(scheme))
+    ref = reference(layer_spec(scheme))
     calm = ref(X, IDS, WEIGHTS, a1_scale=a1, a2_scale=a2)
     clipped = ref(X, IDS, WEIGHTS, a1_scale=a1 / 8, a2_scale=a2)
     assert float((calm.out - clipped.out).norm() / calm.out.norm()) > 0.2
@@ -129,7 +129,7 @@ def distances(answer: Answer, actual: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("declared", [Numerics(), Numerics(expert="model")])
 def test_the_variance_is_that_of_the_declared_roundings(declared: Numerics) -> None:
-    answer = reference(problem(), declared)(X, IDS, WEIGHTS)
+    answer = reference(layer_spec(), declared)(X, IDS, WEIGHTS)
     expert_outputs = torch.zeros(TOKENS, HIDDEN)
     for e in range(EXPERTS):
         rows, slots = (e == IDS).nonzero(as_tuple=True)
@@ -152,7 +152,7 @@ def test_a_member_with_the_declared_noise_stays_inside(
 ) -> None:
     """Simulated members: the same stages with noise in the first product, many draws."""
     declared = Numerics(gemm1=rounds, activation=rounds, accumulation=noise / HIDDEN**0.5)
-    ref = reference(problem(scheme), declared)
+    ref = reference(layer_spec(scheme), declared)
     answer = ref(X, IDS, WEIGHTS)
     limit = 2 * answer.variance.sqrt() + answer.flips.sqrt()
     worst, total = 0.0, 0.0
@@ -196,7 +196,7 @@ def test_along_the_row_itself_noise_comes_to_what_is_expected(
 ) -> None:
     """Simulated members as above: <y - q, q> of a row, over its expected standard deviation."""
     declared = Numerics(gemm1=rounds, activation=rounds, accumulation=2.0**-15 / HIDDEN**0.5)
-    ref = reference(problem(scheme), declared)
+    ref = reference(layer_spec(scheme), declared)
     answer = ref(X, IDS, WEIGHTS)
     assert answer.along is not None
     q = answer.out

@@ -10,11 +10,11 @@ import pytest
 from moe.layout import Layout
 from moe.placement import Placement
 from moe.reference.ownership import check_rank, check_tokens, holders
-from moe.spec import Problem
+from moe.spec import LayerSpec
 
 
-def problem(layout: Layout) -> Problem:
-    return Problem(m=4, hidden=8, intermediate=10, num_experts=5, top_k=1, layout=layout)
+def layer_spec(layout: Layout) -> LayerSpec:
+    return LayerSpec(m=4, hidden=8, intermediate=10, num_experts=5, top_k=1, layout=layout)
 
 
 class Without(Layout):
@@ -37,7 +37,7 @@ class Twice(Layout):
 def test_each_column_of_each_expert_is_held_once():
     for layout in (Layout(tp_size=4), Layout(dp_size=2, tp_size=2, use_ep=True), Layout()):
         for e in range(5):
-            ranks, columns = holders(problem(layout), e)
+            ranks, columns = holders(layer_spec(layout), e)
             assert sorted(c for part in columns for c in part) == list(range(10))
             assert len(columns) == ranks.stop - ranks.start
 
@@ -54,17 +54,17 @@ def test_each_column_of_each_expert_is_held_once():
 )
 def test_a_layout_that_loses_or_doubles_columns_is_refused(layout, text):
     with pytest.raises(ValueError, match=re.escape(text)):
-        holders(problem(layout), 4)
+        holders(layer_spec(layout), 4)
 
 
-def placed(experts: tuple[int, ...], counts: tuple[int, ...]) -> Problem:
+def placed(experts: tuple[int, ...], counts: tuple[int, ...]) -> LayerSpec:
     """Two EP ranks with these experts."""
     made = Placement(num_experts=5, physical_to_logical=experts, counts=counts)
-    return Placed(**vars(problem(Layout(tp_size=2, use_ep=True))), made=made)
+    return Placed(**vars(layer_spec(Layout(tp_size=2, use_ep=True))), made=made)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Placed(Problem):
+class Placed(LayerSpec):
     made: Placement
 
     @property
