@@ -102,7 +102,7 @@ class Needs:
     max_world: int | None = None  # largest number of ranks; None: no limit
     packages: tuple[str, ...] = ()  # importable top-level names
     # "module:function", called with (layer_spec, platform) -> Reason | None, for conditions that
-    # only code can check. Without `reads` on the function it is called again for each distinct layer.
+    # only code can check. Without `reads` on the function it is called again for each new layer.
     probe: str | None = None
 
     def asked(
