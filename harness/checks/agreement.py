@@ -8,31 +8,28 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+import torch.distributed as dist
 
 from harness.checks.check import Check, Observation, always
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from moe.collectives import Groups
 
-
-def on_all_ranks(groups: Groups, flags: Sequence[bool], device: torch.device) -> list[bool]:
-    """Collective over the gather group, then over the TP group: which flags every rank has set.
-
-    Every rank of the layout is in one of the gather groups of this rank's TP group.
-    """
-    gathered = torch.tensor([flags], dtype=torch.int32, device=device)
-    for group in (groups.gather, groups.tp):
-        gathered = group.all_gather(gathered).amin(dim=0, keepdim=True)
-    return [bool(flag) for flag in gathered[0].tolist()]
+def on_all_ranks(flags: Sequence[bool], world_size: int) -> list[bool]:
+    """Return which flags every rank has set. Collective over all ranks."""
+    if world_size == 1:
+        return list(flags)
+    agreed = torch.tensor(flags, dtype=torch.int32, device="cpu")
+    dist.all_reduce(agreed, op=dist.ReduceOp.MIN)
+    return [bool(flag) for flag in agreed.tolist()]
 
 
 def names_on_all_ranks(
-    groups: Groups, names: Collection[str], known: Sequence[str], device: torch.device
+    names: Collection[str], known: Sequence[str], world_size: int
 ) -> frozenset[str]:
-    """Collective: those of the `known` names, the same on all ranks, that every rank has."""
-    flags = on_all_ranks(groups, [name in names for name in known], device)
+    """Return those of the `known` names, the same on all ranks, that every rank has. Collective."""
+    flags = on_all_ranks([name in names for name in known], world_size)
     return frozenset(name for name, flag in zip(known, flags, strict=True) if flag)
 
 
@@ -44,5 +41,4 @@ def applies(check: Check, observation: Observation) -> bool:
     applies_locally = check.applies(observation)
     if not check.collective or check.applies is always:
         return applies_locally
-    groups, device = observation.subject.layer.groups, observation.context.device
-    return on_all_ranks(groups, [applies_locally], device)[0]
+    return on_all_ranks([applies_locally], observation.context.world_size)[0]

@@ -30,7 +30,7 @@ def check(subject: Subject, call: Call, context: RankContext) -> tuple[StageFind
 
     Collective. Between ranks a stage is judged only where all of them hand it out.
     """
-    shared = names_on_all_ranks(subject.layer.groups, call.stages, STAGES, context.device)
+    shared = names_on_all_ranks(call.stages, STAGES, context.world_size)
     if "ids" not in call.stages:
         return ()
     handed = handed_out(subject, call, context.rank, exact=is_bitwise(subject.case))

@@ -35,10 +35,7 @@ def judged_by_check_for(ranks: list[int], text: str) -> list[str]:
     return [finding.text for finding in judge(seen, (check,), Clock(context=here)).findings]
 
 
-def names_agreed(text: str) -> list[str]:
-    """Which of three names both ranks have: each has one that the other lacks."""
-    here = context(2)
-    groups = make_subject(MoETestConfig.from_id(text), here).layer.groups
-    names = {"both", f"rank {here.rank}"}
-    known = ("rank 0", "both", "rank 1")
-    return sorted(names_on_all_ranks(groups, names, known, here.device))
+def names_agreed() -> list[str]:
+    """Return which of three names both ranks have: each has one that the other lacks."""
+    names = {"both", f"rank {context(2).rank}"}
+    return sorted(names_on_all_ranks(names, ("rank 0", "both", "rank 1"), 2))
