@@ -19,3 +19,18 @@ def test_a_step_is_the_distance_to_the_next_larger_number(dtype, bits, smallest)
 def test_a_step_does_not_depend_on_the_sign_and_is_the_smallest_at_zero():
     x = torch.tensor([-3.0, 3.0, 0.0, -0.0, 2.0**-30])
     assert float_step(x, bits=4, smallest=-9).tolist() == [0.25, 0.25, *[2.0**-9] * 3]
+
+
+def test_infinite_values_have_the_largest_step():
+    x = torch.tensor([torch.inf, -torch.inf, 3e38])
+    assert float_step(x, bits=8, smallest=-133).tolist() == [2.0**120] * 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_steps_are_those_of_the_exponents_for_any_bits(dtype):
+    patterns = torch.randint(-(2**31), 2**31, (10_000,), dtype=torch.int64)
+    x = patterns.to(torch.int32).view(torch.float32)
+    x = x[x.isfinite()].to(dtype)
+    _, exponent = torch.frexp(x)
+    exponent = torch.where(x == 0, -9, exponent - 4).clamp(min=-9)
+    assert torch.equal(float_step(x, 4, -9), torch.ldexp(torch.ones_like(x), exponent))
