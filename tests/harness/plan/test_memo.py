@@ -286,7 +286,7 @@ def test_no_layer_spec_is_built_where_all_values_were_met(monkeypatch):
 
 def test_auto_without_any_backend_lists_every_reason(monkeypatch):
     table = Registry("experts", ())
-    table._rows = {row.name: row for row in EXPERTS if row.name != "torch_loop"}
+    table._rows = {name: EXPERTS.row(name) for name in ("triton", "torch_grouped")}
     monkeypatch.setattr(refusals, "EXPERTS", table)
     monkeypatch.setitem(refusals.select.__kwdefaults__, "family", table)
     judge = Judge(planned_for("cpu"))
