@@ -58,7 +58,7 @@ class _Rows:
 
     @property
     def exceeds(self) -> Tensor:
-        """Return [T] bool: rows beyond their tolerance. A NaN tolerance is always exceeded."""
+        """Return [T] bool: rows beyond their tolerance; a NaN tolerance counts as exceeded."""
         return ~(self.distance <= self.tolerance)
 
     @property
@@ -202,6 +202,7 @@ def _verdict(actual: Tensor, answer: Answer, rows: _Rows) -> Judgement:
     exceeding = rows.exceeds.nonzero().flatten()
     messages = []
     if len(exceeding):
+        _check_tolerance(rows.tolerance, exceeding)
         messages.append(_rows_text(actual, answer.out, rows, exceeding))
     elif rows.total_used > 1:
         messages.append(
@@ -221,6 +222,17 @@ def _verdict(actual: Tensor, answer: Answer, rows: _Rows) -> Judgement:
         )
         return Judgement(verdict=Verdict.VACUOUS, messages=(text,), metrics=metrics)
     return Judgement(verdict=Verdict.PASSED, metrics=metrics)
+
+
+def _check_tolerance(tolerance: Tensor, exceeding: Tensor) -> None:
+    """Raise ValueError if a tolerance is NaN: then the output is neither right nor wrong."""
+    undefined = exceeding[tolerance[exceeding].isnan()]
+    if len(undefined):
+        raise ValueError(
+            f"the tolerance of {len(undefined)} rows {_ranges(undefined.tolist())} is NaN, so they "
+            "cannot be judged: a noise term of the reference overflowed; check the truth of the "
+            "activation and the size of the inputs"
+        )
 
 
 def _metrics(rows: _Rows) -> dict[str, float]:

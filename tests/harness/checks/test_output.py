@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -11,6 +12,9 @@ from harness.checks import output
 from harness.checks.output import METRICS, judge
 from harness.record.result import Verdict
 from tests.harness.checks.answers import ANSWER, CASE, RIGHT
+
+if TYPE_CHECKING:
+    from moe.reference.result import Answer
 
 
 def test_the_right_output_passes() -> None:
@@ -154,7 +158,16 @@ def test_a_row_far_above_the_others_counts_as_if_it_were_alone() -> None:
     assert output.tolerance_factors(torch.zeros(32), 18)[1] == 2.0  # nothing is known of the rows
 
 
-@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
-def test_a_bound_that_is_no_number_lets_nothing_pass(broken) -> None:
-    lost = dataclasses.replace(ANSWER, variance=torch.full_like(ANSWER.variance, broken))
-    assert judge(RIGHT, lost).verdict is not Verdict.PASSED
+def with_variance(value: float) -> Answer:
+    return dataclasses.replace(ANSWER, variance=torch.full_like(ANSWER.variance, value))
+
+
+def test_an_infinite_tolerance_proves_nothing() -> None:
+    assert judge(RIGHT, with_variance(float("inf"))).verdict is Verdict.VACUOUS
+
+
+def test_a_tolerance_that_is_nan_is_a_fault_of_the_reference_and_named() -> None:
+    text = r"the tolerance of 32 rows \(0-31\) is NaN, so they cannot be judged: a noise term"
+    for out in (RIGHT, 2 * RIGHT):
+        with pytest.raises(ValueError, match=text):
+            judge(out, with_variance(float("nan")))
