@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from harness.record.diagnosis import StageFinding
 from moe.reference.formats import step_of
 
 if TYPE_CHECKING:
@@ -21,26 +22,6 @@ if TYPE_CHECKING:
 # two more cover sums whose terms differ much in size.
 REACH = 8.0
 MOST_NAMED = 16  # rows that a finding names
-
-
-@dataclass(frozen=True, kw_only=True)
-class StageFinding:
-    """A stage that differs from what the previous stage gives.
-
-    bad, of: elements that differ, and elements compared. where: of the first that differs its row,
-    column, both values and the tolerance ("allowed"); of all that differ the rows (at most
-    MOST_NAMED), the first and last column, and what else the stage knows: "experts" (global ids),
-    "tokens" (gathered rows), "ranks".
-    """
-
-    stage: str
-    text: str
-    bad: int
-    of: int
-    where: dict[str, Any]
-
-    def __str__(self) -> str:
-        return f"stage {self.stage}: {self.text}"
 
 
 @dataclass(frozen=True, kw_only=True)

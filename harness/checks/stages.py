@@ -17,10 +17,10 @@ from harness.record.result import Finding, Topic, Verdict
 from moe.intermediates import STAGES
 
 if TYPE_CHECKING:
-    from harness.checks.stage_bound import StageFinding
     from harness.fixtures.layer_call import Call
     from harness.fixtures.layer_under_test import Subject
     from harness.fixtures.rank_context import RankContext
+    from harness.record.diagnosis import StageFinding
 
 ORDER = ("dispatch", *STAGES)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness.checks import token_order
-from harness.checks.stage_bound import REACH, Expected, StageFinding, compare, rounding
+from harness.checks.stage_bound import REACH, Expected, compare, rounding
 from harness.fixtures.layer_call import chosen_rows
 from moe.layout import chunk
 from moe.reference import formats
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from harness.checks.stage_record import Handed
     from harness.checks.token_order import Sent
+    from harness.record.diagnosis import StageFinding
 
 _SHARED = Numerics(gemm1="model", activation="model", accumulation=2.0**-22)
 

@@ -14,7 +14,6 @@ from harness.checks import token_order
 from harness.checks.stage_bound import (
     REACH,
     Expected,
-    StageFinding,
     compare,
     not_finite,
     rounding,
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.checks.stage_record import Handed
+    from harness.record.diagnosis import StageFinding
 
 CHEAP = 2.0**25  # multiplications of both products up to which all rows are judged
 _TINY = 2.0**-126  # the smallest normal float32: below, hardware may flush to zero

@@ -20,6 +20,7 @@ from harness.fixtures.layer_call import MAX_ROWS
 from harness.formatting import numbers_text
 from harness.mutants import NotApplicable
 from harness.mutants.contributions import blamed
+from harness.record.diagnosis import NamedCause
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -39,24 +40,10 @@ MOVED_ROWS = 64  # wrong rows that are compared with all rows of the call
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cause:
-    """A mistake that explains the output.
-
-    residual: unexplained fraction of the wrong rows' error. where: empty, or a clause that limits
-    the mistake to the wrong rows or columns, if the others are correct.
-    """
-
-    name: str
-    cause: str
-    residual: float
-    where: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Search:
     """The result of a search. causes: those that fit, best first. closest: smallest residual."""
 
-    causes: tuple[Cause, ...] = ()
+    causes: tuple[NamedCause, ...] = ()
     tried: int = 0
     not_applicable: int = 0
     untried: int = 0  # time ran out
@@ -66,14 +53,14 @@ class Search:
 
 @dataclass
 class _Progress:
-    causes: list[Cause] = field(default_factory=list)
+    causes: list[NamedCause] = field(default_factory=list)
     tried: int = 0
     not_applicable: int = 0
     untried: int = 0
     closest: float | None = None
     faults: list[str] = field(default_factory=list)
 
-    def add(self, cause: Cause | None, residual: float) -> None:
+    def add(self, cause: NamedCause | None, residual: float) -> None:
         self.tried += 1
         self.closest = residual if self.closest is None else min(self.closest, residual)
         if cause is not None:
@@ -167,7 +154,7 @@ def _try(
     fit = _best_fit(scene, predicted, rows, columns)
     culprit = blamed(scene)
     text = f"{hypothesis.cause} ({culprit})" if culprit else hypothesis.cause
-    cause = Cause(name=hypothesis.name, cause=text, residual=fit.residual, where=fit.where)
+    cause = NamedCause(name=hypothesis.name, cause=text, residual=fit.residual, where=fit.where)
     progress.add(cause if fit.named else None, fit.residual)
 
 
@@ -222,7 +209,7 @@ def _lengths(a: Tensor, b: Tensor, unit: Tensor) -> Tensor:
     return lengths
 
 
-def _moved(call: Call, is_wrong: Tensor) -> Cause | None:
+def _moved(call: Call, is_wrong: Tensor) -> NamedCause | None:
     """Return a cause if the wrong rows hold other rows' outputs; searches all rows of the call.
 
     A row of zeros fits, too, if the distance by which the others moved leads beyond the ends.
@@ -249,7 +236,7 @@ def _moved(call: Call, is_wrong: Tensor) -> Cause | None:
         text += (
             f"; rows {numbers_text(numbers[zero_rows].tolist())}, which have no such row, are zeros"
         )
-    return Cause(name="rows_moved", cause=text, residual=residual)
+    return NamedCause(name="rows_moved", cause=text, residual=residual)
 
 
 def _beyond_the_ends(numbers: Tensor, source: Tensor, fits: Tensor, count: int) -> Tensor:

@@ -13,7 +13,7 @@ from harness.diagnosis import causes, error_image, patterns, routing_patterns
 from harness.diagnosis.error_stats import facts, number
 from harness.mutants import HYPOTHESES
 from harness.mutants.sample import scene_of
-from harness.record.diagnosis import CallDiagnosis, Diagnosis, NamedCause, Stage
+from harness.record.diagnosis import CallDiagnosis, Diagnosis
 from harness.record.result import Topic
 from harness.report import png
 
@@ -114,7 +114,7 @@ def explain(
         covers=topics,
         output=any(finding.topic in (Topic.ROWS, Topic.VALUES) for finding in findings),
         metrics={name: number(value) for name, value in metrics.items()},
-        stages=tuple(Stage(**dataclasses.asdict(stage)) for stage in stages),
+        stages=tuple(stages),
         facts=facts(output, answer.out, mismatch),
     )
     if not explained.output:
@@ -153,10 +153,7 @@ def _search(
 def _with_causes(explained: CallDiagnosis, search: causes.Search) -> CallDiagnosis:
     return dataclasses.replace(
         explained,
-        causes=tuple(
-            NamedCause(name=c.name, cause=c.cause, residual=number(c.residual), where=c.where)
-            for c in search.causes[:MOST_CAUSES]
-        ),
+        causes=search.causes[:MOST_CAUSES],
         tried=search.tried,
         not_applicable=search.not_applicable,
         untried=search.untried,

@@ -102,15 +102,11 @@ class Judge:
 
         Raises MoEError with every reason if no row does.
         """
+        veto = self._veto(case)
         for row in EXPERTS:
-            if not (
-                self._refusal(installed_experts, row.name, case)
-                or self._refusal(experts, row.name, case)
-                or self._refusal(interpreter_time, row.name, case)
-                or self._dispatch(row.name, case)
-            ):
+            if not (self._refusal(installed_experts, row.name, case) or veto(row)):
                 return row.name
-        return select(case.layer_spec, self._machine.platform, veto=self._veto(case)).winner.name
+        return select(case.layer_spec, self._machine.platform, veto=veto).winner.name
 
     def _veto(self, case: MoETestConfig) -> Callable[[MemberSpec], Reason | None]:
         return lambda row: (

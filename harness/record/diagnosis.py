@@ -81,25 +81,34 @@ class Pattern:
 class NamedCause:
     """Name a mistake that explains the output.
 
-    residual: unexplained fraction of the error. where: empty, or a clause that limits the mistake
-    to a part of the output.
+    residual: unexplained fraction of the wrong rows' error. where: empty, or a clause that limits
+    the mistake to the wrong rows or columns, if the others are correct.
     """
 
     name: str
     cause: str
-    residual: Number
+    residual: float
     where: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage:
-    """Describe a stage that departs; see `harness.checks.stage_bound.StageFinding`."""
+class StageFinding:
+    """Describe a stage that differs from what the previous stage gives.
+
+    bad, of: elements that differ, and elements compared. where: of the first that differs its row,
+    column, both values and the tolerance ("allowed"); of all that differ the rows (at most
+    16), the first and last column, and what else the stage knows: "experts" (global ids),
+    "tokens" (gathered rows), "ranks".
+    """
 
     stage: str
     text: str
     bad: int
     of: int
     where: dict[str, Any]
+
+    def __str__(self) -> str:
+        return f"stage {self.stage}: {self.text}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +129,7 @@ class CallDiagnosis:
     covers: tuple[str, ...] = ()
     output: bool = False
     metrics: dict[str, Number] = field(default_factory=dict)
-    stages: tuple[Stage, ...] = ()
+    stages: tuple[StageFinding, ...] = ()
     facts: Facts | None = None
     experts: dict[str, tuple[int, int]] = field(default_factory=dict)
     patterns: tuple[Pattern, ...] = ()

@@ -19,5 +19,5 @@ def float_step(x: Tensor, bits: int, smallest: int) -> Tensor:
     of the smallest step, that of subnormal values. Infinite values have the largest step.
     """
     integer, mask = _EXPONENT[x.dtype]
-    power = (x.contiguous().view(integer) & mask).view(x.dtype)  # the power of two at or below |x|
+    power = (x.view(integer) & mask).view(x.dtype)  # the power of two at or below |x|
     return (power * 2.0 ** (1 - bits)).clamp(2.0**smallest, 2.0 ** (128 - bits))

@@ -5,19 +5,8 @@ import torch
 
 from moe.collectives import ALONE, Groups
 from moe.layers.base import LayerSubject
-from moe.spec import LayerSpec, Needs, Numerics
-
-
-class Mine(LayerSubject):
-    takes = frozenset({"tp"})
-    numerics = Numerics(expert="model")
-    deterministic = True
-
-    def load(self, checkpoint):
-        raise NotImplementedError
-
-    def forward(self, x):
-        raise NotImplementedError
+from moe.spec import LayerSpec, Needs
+from tests.moe.layers.mine import Mine
 
 
 class Derived(Mine):
@@ -25,7 +14,7 @@ class Derived(Mine):
 
 
 def test_the_row_says_what_the_class_says_and_where_it_is():
-    assert Mine.row.target == f"{__name__}:Mine"
+    assert Mine.row.target == f"{Mine.__module__}:Mine"
     assert (Mine.row.takes, Mine.row.deterministic) == (frozenset({"tp"}), True)
     assert Mine.row.needs == Needs(), "what a class does not name it does not take"
     assert (Mine.row.routers, Mine.row.takes_logits) == (frozenset({"softmax"}), False)

@@ -6,22 +6,10 @@ from moe import registry
 from moe.errors import MoEError
 from moe.experts.torch_loop import TorchLoopExperts
 from moe.layers import COMPOSED, TAKES, LayerRegistry, OwnLayerSpec, layout_words
-from moe.layers.base import LayerSubject
 from moe.layout import Layout
 from moe.platforms import platform
-from moe.spec import ANY, LayerSpec, MemberSpec, Needs, Numerics, Scheme
-
-
-class Mine(LayerSubject):
-    takes = frozenset({"tp"})
-    numerics = Numerics(expert="model")
-    deterministic = True
-
-    def load(self, checkpoint):
-        raise NotImplementedError
-
-    def forward(self, x):
-        raise NotImplementedError
+from moe.spec import ANY, LayerSpec, MemberSpec, Needs, Scheme
+from tests.moe.layers.mine import Mine
 
 
 class Backend(TorchLoopExperts):
@@ -40,10 +28,10 @@ def table(monkeypatch):
 
 
 def test_a_class_carries_a_row_of_its_attributes(table):
-    row = table.row(f"{__name__}:Mine")
+    row = table.row(f"{Mine.__module__}:Mine")
     assert (row.takes, row.numerics, row.deterministic) == (Mine.takes, Mine.numerics, True)
     assert (row.needs.formats, row.takes_logits) == (frozenset({("model", "model")}), False)
-    assert table.load(f"{__name__}:Mine") is Mine
+    assert table.load(f"{Mine.__module__}:Mine") is Mine
 
 
 def test_a_package_names_a_row_by_entry_point(table):
