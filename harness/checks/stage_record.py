@@ -86,6 +86,9 @@ class Handed:
         if len(stored.rows) != len(stored.value):
             counts = f"{len(stored.value)} rows and the numbers of {len(stored.rows)}"
             raise ValueError(f"stage {stage} was recorded with {counts}; these must be equal")
+        if len(stored.value) == 0:  # a rank none of whose slots was computed
+            shape = (len(flat), *stored.value.shape[1:])
+            return torch.full(shape, torch.nan, device=flat.device)
         place = torch.full((self.ids.numel(),), -1, dtype=torch.int64, device=flat.device)
         place[stored.rows] = torch.arange(len(stored.rows), device=flat.device)
         at = place[flat]

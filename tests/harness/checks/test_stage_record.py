@@ -106,3 +106,11 @@ def test_scales_of_groups_are_spread_over_their_columns():
     scale = torch.tensor([[1.0, 2.0]])
     assert spread(scale, 3, 2).tolist() == [[1, 1, 2]]
     assert spread(scale, 3, None) is scale
+
+
+def test_a_stage_recorded_without_any_row_has_none_in_every_flat_row():
+    for value in (torch.zeros(0, 4), torch.zeros(0, 4, dtype=torch.float8_e4m3fn)):
+        record = handed(second=Kept(value=value, rows=torch.zeros(0, dtype=torch.int64)))
+        values = record.rows("second", torch.tensor([0, 3]))
+        assert (values.shape, values.dtype) == ((2, 4), torch.float32)
+        assert bool(values.isnan().all())
