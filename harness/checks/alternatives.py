@@ -39,11 +39,12 @@ def under(observation: Observation, number: int) -> Observation:
     return dataclasses.replace(observation, subject=other, calls=calls)
 
 
-def fits_of(observation: Observation) -> list[float]:
+def fits_of(observation: Observation, *, of_first: bool = False) -> list[float]:
     """Return how much of its row tolerance each alternative uses in the worst rows; inf: too much.
 
-    Not collective. With one dynamic scale for all tokens, few rows do not determine the values, so
-    every alternative may fit (0).
+    of_first: whether the first alternative is still to be tried, too. Not collective. With one
+    dynamic scale for all tokens, few rows do not determine the values, so every alternative may fit
+    (0).
     """
     subject = observation.subject
     found = subject.candidates
@@ -53,7 +54,8 @@ def fits_of(observation: Observation) -> list[float]:
     worst = _worst_rows(observation.calls)
     references = [subject.reference.with_numerics(n) for n in (found.ball, *found.alternatives)]
     if _used(references[0], worst) > BEYOND:
-        return [0.0] + [math.inf] * (len(found.alternatives) - 1)
+        first = math.inf if of_first else 0.0
+        return [first] + [math.inf] * (len(found.alternatives) - 1)
     kept: list[dict[int, Noisy]] = [{} for _ in worst]
     return [_used(reference, worst, kept) for reference in references[1:]]
 
