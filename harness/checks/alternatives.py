@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from harness.checks.output import row_tolerance, tolerance_factors
 from harness.fixtures.run_calls import answered
+from harness.matrix.exactness import is_bitwise
 from moe.formats import FORMATS
 
 if TYPE_CHECKING:
@@ -48,14 +49,16 @@ def fits_of(observation: Observation, *, of_first: bool = False) -> list[float]:
     """
     subject = observation.subject
     found = subject.candidates
+    excluded = [math.inf if of_first else 0.0] + [math.inf] * (len(found.alternatives) - 1)
+    if is_bitwise(subject.case):
+        return excluded  # every value is exact, so that rounding changes nothing
     fmt = FORMATS[subject.case.layer_spec.scheme.activations]
     if fmt.has_one_scale and not fmt.static:
         return [0.0] * len(found.alternatives)
     worst = _worst_rows(observation.calls)
     references = [subject.reference.with_numerics(n) for n in (found.ball, *found.alternatives)]
     if _used(references[0], worst) > BEYOND:
-        first = math.inf if of_first else 0.0
-        return [first] + [math.inf] * (len(found.alternatives) - 1)
+        return excluded
     kept: list[dict[int, Noisy]] = [{} for _ in worst]
     return [_used(reference, worst, kept) for reference in references[1:]]
 

@@ -13,6 +13,7 @@ import torch
 from harness.checks.alternatives import BEYOND
 from harness.checks.element_and_bias import measure, tolerance_used
 from harness.checks.output import row_tolerance, tolerance_factors
+from harness.fixtures.exact_tensors import settled
 from harness.mutants import FEW, HYPOTHESES, Hypothesis, NotApplicable
 from harness.record.proof import Outcome, Proof
 from moe.types import TORCH_DTYPE
@@ -107,7 +108,8 @@ def answer_under(scene: Scene, numerics: Numerics, kept: dict[int, Noisy] | None
     """
     reference = scene.reference.with_numerics(numerics)
     routing = scene.topk_ids, scene.topk_weights
-    return reference(scene.x, *routing, like=scene.answer, products=kept)
+    answer = reference(scene.x, *routing, like=scene.answer, products=kept)
+    return settled(scene.case, answer)
 
 
 def _rejected_by(answer: Answer, outputs: Tensor, scene: Scene) -> Tensor:
