@@ -14,6 +14,7 @@ from moe.layout import Layout
 from moe.needs import ANY as ANY
 from moe.needs import Need as Need
 from moe.needs import Needs as Needs
+from moe.needs import Package as Package
 from moe.needs import Reason as Reason
 from moe.needs import experts_refusal as experts_refusal
 from moe.needs import first_refusal as first_refusal

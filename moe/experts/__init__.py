@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from moe import released
 from moe.registry import Registry
 from moe.spec import ANY, STANDARD, MemberSpec, Needs, Numerics
 
@@ -19,6 +20,11 @@ _ROUNDED = Numerics.stated(gemm1="model", activation="model", expert="model", ac
 # The Triton kernels add it to a float32 accumulator every 128 elements.
 _FP8_SHORT, _FP8_ALIGNED = 2.0**-15.5, (32, 13)
 _FP8_PROMOTED = replace(_ROUNDED, accumulation=_FP8_SHORT, promoted=128, aligned=_FP8_ALIGNED)
+_TRANSFORMERS = Needs(
+    dtypes=ANY,
+    activation_functions=frozenset(released.ACTIVATION_NAMES),
+    packages=(released.TRANSFORMERS_EXPERTS,),
+)
 
 EXPERTS: Registry[MemberSpec] = Registry(
     "experts",
@@ -93,6 +99,39 @@ EXPERTS: Registry[MemberSpec] = Registry(
             # Multiplies dequantized values, and calls the layer's own activation function.
             needs=Needs(dtypes=ANY, formats=ANY, dequantizes=True, activation_functions=ANY),
             numerics=Numerics.stated(),
+            deterministic=True,
+        ),
+        # Released packages, where they are installed; `auto` never comes this far.
+        MemberSpec(
+            name="transformers_eager",
+            target="moe.experts.transformers_experts:TransformersEager",
+            needs=replace(_TRANSFORMERS, probe="moe.released:eager_experts_know_the_sentinel"),
+            numerics=replace(_ROUNDED, combine="model"),
+            deterministic=True,
+        ),
+        MemberSpec(
+            name="transformers_batched_mm",
+            target="moe.experts.transformers_experts:TransformersBatchedMM",
+            needs=_TRANSFORMERS,
+            numerics=_ROUNDED,
+            deterministic=True,
+        ),
+        MemberSpec(
+            name="transformers_grouped_mm",
+            target="moe.experts.transformers_experts:TransformersGroupedMM",
+            needs=replace(
+                _TRANSFORMERS, dtypes=frozenset({"bf16"}), hidden_multiple=8, shard_multiple=8
+            ),
+            numerics=_ROUNDED,
+            deterministic=True,
+        ),
+        MemberSpec(
+            name="torchtitan",
+            target="moe.experts.torchtitan_experts:TorchtitanExperts",
+            needs=Needs(
+                packages=(released.TORCHTITAN_EXPERTS,), hidden_multiple=8, shard_multiple=8
+            ),
+            numerics=replace(_ROUNDED, combine="model"),
             deterministic=True,
         ),
     ),
