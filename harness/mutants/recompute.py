@@ -8,13 +8,13 @@ spans more rows than these.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
-from harness.mutants import FEW
 from harness.mutants.contributions import parts_of
 from moe.reference import formats
 
@@ -83,6 +83,11 @@ def right_product(_: Scene, x: Tensor, w: Tensor) -> Tensor:
     return x @ w.T
 
 
+def right_total(_: Scene, products: Tensor) -> Tensor:
+    """Return the products of all experts [P, O] as they are: their sums are complete."""
+    return products
+
+
 def right_halves(product: Tensor, shard: Shard) -> tuple[Tensor, Tensor]:
     """Return this rank's columns of gate and up, from the first product [R, 2N]."""
     gate, up = product[:, : shard.intermediate], product[:, shard.intermediate :]
@@ -100,11 +105,16 @@ def right_second(scene: Scene, h: Tensor, rank: int) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Steps:
-    """The steps of a row through an expert; a mistake replaces one or two."""
+    """The steps of a row through an expert; a mistake replaces one or two.
+
+    `w13`, `w2` and `product` run for each expert, the others for all experts' rows together: on a
+    device their number is what a mistake costs. `total` gets what `product` returned for all.
+    """
 
     inputs: Callable[[Scene, Tensor, Tensor], Tensor] = right_inputs
     w13: Callable[[Scene, Matrices], Tensor] = right_w13
     product: Callable[[Scene, Tensor, Tensor], Tensor] = right_product
+    total: Callable[[Scene, Tensor], Tensor] = right_total
     halves: Callable[[Tensor, Shard], tuple[Tensor, Tensor]] = right_halves
     activation: Callable[[Tensor, Tensor], Tensor] | None = None  # None: the layer's own
     second: Callable[[Scene, Tensor, int], Tensor] = right_second
@@ -112,17 +122,62 @@ class Steps:
 
     def starts_right(self) -> bool:
         """Tell whether the first product is the reference's, so that it can be reused."""
-        first = (self.inputs, self.w13, self.product)
-        return first == (right_inputs, right_w13, right_product)
+        first = (self.inputs, self.w13, self.product, self.total)
+        return first == (right_inputs, right_w13, right_product, right_total)
 
 
 RIGHT = Steps()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """Hold P rows and slots to compute, as they lie in a tensor: sorted by expert."""
+
+    experts: tuple[int, ...]  # each once
+    places: tuple[tuple[tuple[int, int], ...], ...]  # (row, slot) of each expert's pairs
+    device: torch.device
+
+    @property
+    def counts(self) -> list[int]:
+        """Return the number of each expert's pairs."""
+        return [len(places) for places in self.places]
+
+    @cached_property
+    def rows_and_slots(self) -> Tensor:
+        """Return [2, P] int64."""
+        joined = [pair for places in self.places for pair in places]
+        return torch.tensor(joined, device=self.device).T
+
+    def among(self, experts: tuple[int, ...]) -> tuple[Pairs, list[int]]:
+        """Return the pairs of some experts, and where they lie among all."""
+        known = [i for i, e in enumerate(self.experts) if e in experts]
+        ends = list(itertools.accumulate(self.counts))
+        at = [n for i in known for n in range(ends[i] - len(self.places[i]), ends[i])]
+        chosen = tuple(self.experts[i] for i in known), tuple(self.places[i] for i in known)
+        return Pairs(experts=chosen[0], places=chosen[1], device=self.device), at
+
+
+def pairs_of(ids: Tensor) -> Pairs:
+    """Return the pairs of ids [r, k]; -1 = none. Waits for the device once."""
+    places: dict[int, list[tuple[int, int]]] = {}
+    for row, experts in enumerate(ids.tolist()):
+        for slot, e in enumerate(experts):
+            if e >= 0:
+                places.setdefault(e, []).append((row, slot))
+    experts = tuple(sorted(places))
+    return Pairs(
+        experts=experts, places=tuple(tuple(places[e]) for e in experts), device=ids.device
+    )
+
+
 def redo(scene: Scene, steps: Steps = RIGHT, *, ids: Tensor | None = None) -> Tensor:
-    """Return [min(r, FEW), K], the output with these steps, or with other experts in the slots."""
-    sample = scene.first(FEW)
-    return sample.total(parts=redo_parts(sample, steps, ids=None if ids is None else ids[:FEW]))
+    """Return the few first rows of the output with these steps, or with other experts in the slots.
+
+    ids: see `redo_parts`. Result: [min(r, scene.few), K].
+    """
+    sample = scene.few_rows()
+    ids = None if ids is None else ids[: scene.few]
+    return sample.total(parts=redo_parts(sample, steps, ids=ids))
 
 
 def redo_parts(scene: Scene, steps: Steps = RIGHT, *, ids: Tensor | None = None) -> Tensor:
@@ -130,54 +185,53 @@ def redo_parts(scene: Scene, steps: Steps = RIGHT, *, ids: Tensor | None = None)
 
     ids: [r, k] global experts, -1 = none; None: the scene's own.
     """
-    ids = scene.topk_ids if ids is None else ids
+    pairs = pairs_of(scene.topk_ids if ids is None else ids)
     parts = torch.zeros_like(parts_of(scene))
+    if not pairs.experts:
+        return parts
     case, layout = scene.case, scene.case.layout
-    experts_by_rank = scene.reference.layer_spec.experts_by_rank
-    for e, (rows, slots) in _slots_by_expert(ids).items():
-        expert = matrices(scene, e)
-        first_product = _first_product(scene, steps, expert, e, rows, slots)
-        w2 = steps.w2(scene, expert)
-        for rank in range(layout.world_size):
-            if e not in experts_by_rank[rank]:
-                continue
-            columns = layout.intermediate_of(rank, case.n)
-            part = slice(columns.start, columns.stop)
-            shard = Shard(rank=rank, columns=part, intermediate=case.n)
-            h = _intermediate(scene, steps, first_product, shard)
-            parts[rank, rows, slots] = steps.product(scene, h, w2[:, part])
+    first_product = _first_product(scene, steps, pairs)
+    w2 = {e: steps.w2(scene, matrices(scene, e)) for e in pairs.experts}
+    for rank, experts in enumerate(scene.reference.layer_spec.experts_by_rank):
+        own, at = pairs.among(experts)
+        if not at:
+            continue
+        columns = layout.intermediate_of(rank, case.n)
+        part = slice(columns.start, columns.stop)
+        shard = Shard(rank=rank, columns=part, intermediate=case.n)
+        product = first_product if len(at) == len(first_product) else first_product[at]
+        h = _intermediate(scene, steps, product, shard)
+        rows, slots = own.rows_and_slots
+        parts[rank, rows, slots] = _product(
+            scene, steps, own, h, [w2[e][:, part] for e in own.experts]
+        )
     return parts
 
 
-def _slots_by_expert(ids: Tensor) -> dict[int, tuple[Tensor, Tensor]]:
-    """Return each expert's rows and slots."""
-    pairs_by_expert: dict[int, list[tuple[int, int]]] = {}
-    for row, experts in enumerate(ids.tolist()):
-        for slot, e in enumerate(experts):
-            if e >= 0:
-                pairs_by_expert.setdefault(e, []).append((row, slot))
-    device = ids.device
-    tensors = {e: torch.tensor(pairs, device=device).T for e, pairs in pairs_by_expert.items()}
-    return {e: (t[0], t[1]) for e, t in tensors.items()}
+def _product(scene: Scene, steps: Steps, pairs: Pairs, x: Tensor, weights: list[Tensor]) -> Tensor:
+    """Return [P, O], each row of x [P, I] times its expert's matrix [O, I]."""
+    pieces = zip(torch.split(x, pairs.counts), weights, strict=True)
+    return steps.total(scene, torch.cat([steps.product(scene, rows, w) for rows, w in pieces]))
 
 
-def _first_product(
-    scene: Scene, steps: Steps, expert: Matrices, e: int, rows: Tensor, slots: Tensor
-) -> Tensor:
-    """Return [R, 2N], the first product, rounded as the member declares."""
+def _first_product(scene: Scene, steps: Steps, pairs: Pairs) -> Tensor:
+    """Return [P, 2N], the first product, rounded as the member declares."""
 
     def make() -> Tensor:
-        product = steps.product(scene, steps.inputs(scene, rows, slots), steps.w13(scene, expert))
+        inputs = steps.inputs(scene, *pairs.rows_and_slots)
+        weights = [steps.w13(scene, matrices(scene, e)) for e in pairs.experts]
+        product = _product(scene, steps, pairs, inputs, weights)
         declared = scene.reference.numerics.gemm1
         return formats.on_grid(product, scene.case.dtype if declared == "model" else "f32")
 
     if not steps.starts_right():
         return make()
-    return cached(scene, ("first product", e, tuple(scene.rows[rows].tolist())), make)
+    places = (pairs.experts, pairs.places, tuple(scene.rows.tolist()))
+    return cached(scene, ("first product", places), make)
 
 
 def _intermediate(scene: Scene, steps: Steps, product: Tensor, shard: Shard) -> Tensor:
-    """Return [R, n], this rank's columns of the intermediate, quantized."""
+    """Return [P, n], this rank's columns of the intermediate, quantized."""
     activation = steps.activation or right_activation(scene)
     h = activation(*steps.halves(product, shard))
     declared = scene.reference.numerics.activation
