@@ -8,7 +8,6 @@ spans more rows than these.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
@@ -16,13 +15,16 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from harness.mutants.contributions import parts_of
+from harness.mutants.pairs import pairs_of
 from moe.reference import formats
+from moe.reference.error_propagation import by_rank
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from torch import Tensor
 
+    from harness.mutants.pairs import Pairs
     from harness.mutants.sample import Scene
     from moe.formats.format import Format
     from moe.reference.layer import BaselineSiluAndMul
@@ -79,12 +81,12 @@ def right_w2(_: Scene, e: Matrices) -> Tensor:
 
 
 def right_product(_: Scene, x: Tensor, w: Tensor) -> Tensor:
-    """Return x @ w.T. x: [R, I], w: [O, I], result: [R, O]."""
-    return x @ w.T
+    """Return x times w transposed. x: [..., R, I], w: [..., O, I], result: [..., R, O]."""
+    return x @ w.mT
 
 
 def right_total(_: Scene, products: Tensor) -> Tensor:
-    """Return the products of all experts [P, O] as they are: their sums are complete."""
+    """Return the products of all experts [..., P, O] as they are: their sums are complete."""
     return products
 
 
@@ -129,47 +131,6 @@ class Steps:
 RIGHT = Steps()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pairs:
-    """Hold P rows and slots to compute, as they lie in a tensor: sorted by expert."""
-
-    experts: tuple[int, ...]  # each once
-    places: tuple[tuple[tuple[int, int], ...], ...]  # (row, slot) of each expert's pairs
-    device: torch.device
-
-    @property
-    def counts(self) -> list[int]:
-        """Return the number of each expert's pairs."""
-        return [len(places) for places in self.places]
-
-    @cached_property
-    def rows_and_slots(self) -> Tensor:
-        """Return [2, P] int64."""
-        joined = [pair for places in self.places for pair in places]
-        return torch.tensor(joined, device=self.device).T
-
-    def among(self, experts: tuple[int, ...]) -> tuple[Pairs, list[int]]:
-        """Return the pairs of some experts, and where they lie among all."""
-        known = [i for i, e in enumerate(self.experts) if e in experts]
-        ends = list(itertools.accumulate(self.counts))
-        at = [n for i in known for n in range(ends[i] - len(self.places[i]), ends[i])]
-        chosen = tuple(self.experts[i] for i in known), tuple(self.places[i] for i in known)
-        return Pairs(experts=chosen[0], places=chosen[1], device=self.device), at
-
-
-def pairs_of(ids: Tensor) -> Pairs:
-    """Return the pairs of ids [r, k]; -1 = none. Waits for the device once."""
-    places: dict[int, list[tuple[int, int]]] = {}
-    for row, experts in enumerate(ids.tolist()):
-        for slot, e in enumerate(experts):
-            if e >= 0:
-                places.setdefault(e, []).append((row, slot))
-    experts = tuple(sorted(places))
-    return Pairs(
-        experts=experts, places=tuple(tuple(places[e]) for e in experts), device=ids.device
-    )
-
-
 def redo(scene: Scene, steps: Steps = RIGHT, *, ids: Tensor | None = None) -> Tensor:
     """Return the few first rows of the output with these steps, or with other experts in the slots.
 
@@ -189,29 +150,37 @@ def redo_parts(scene: Scene, steps: Steps = RIGHT, *, ids: Tensor | None = None)
     parts = torch.zeros_like(parts_of(scene))
     if not pairs.experts:
         return parts
-    case, layout = scene.case, scene.case.layout
     first_product = _first_product(scene, steps, pairs)
-    w2 = {e: steps.w2(scene, matrices(scene, e)) for e in pairs.experts}
-    for rank, experts in enumerate(scene.reference.layer_spec.experts_by_rank):
-        own, at = pairs.among(experts)
-        if not at:
-            continue
-        columns = layout.intermediate_of(rank, case.n)
-        part = slice(columns.start, columns.stop)
-        shard = Shard(rank=rank, columns=part, intermediate=case.n)
-        product = first_product if len(at) == len(first_product) else first_product[at]
-        h = _intermediate(scene, steps, product, shard)
-        rows, slots = own.rows_and_slots
-        parts[rank, rows, slots] = _product(
-            scene, steps, own, h, [w2[e][:, part] for e in own.experts]
-        )
+    for ranks in _computed_together(scene):
+        own, at = pairs.among(scene.reference.layer_spec.experts_by_rank[ranks[0]])
+        if at:
+            product = first_product if len(at) == len(first_product) else first_product[at]
+            rows, slots = own.rows_and_slots
+            values = _second_product(scene, steps, own, product, ranks)
+            parts[ranks[0] : ranks[-1] + 1, rows, slots] = values
     return parts
 
 
-def _product(scene: Scene, steps: Steps, pairs: Pairs, x: Tensor, weights: list[Tensor]) -> Tensor:
-    """Return [P, O], each row of x [P, I] times its expert's matrix [O, I]."""
-    pieces = zip(torch.split(x, pairs.counts), weights, strict=True)
-    return steps.total(scene, torch.cat([steps.product(scene, rows, w) for rows, w in pieces]))
+def _computed_together(scene: Scene) -> list[tuple[int, ...]]:
+    """Return the ranks in groups: all together if they have equal shards of the same experts."""
+    ranks = tuple(range(scene.case.world_size))
+    have_one_scale = scene.answer.tensor_scales[1] is None or scene.reference.act_format.static
+    has_equal_shards = len(set(scene.case.layer_spec.shard_sizes)) == 1
+    if not scene.case.use_ep and has_equal_shards and have_one_scale:
+        return [ranks]
+    return [(rank,) for rank in ranks]
+
+
+def _product(
+    scene: Scene, steps: Steps, pairs: Pairs, x: Tensor, weights: Iterable[Tensor]
+) -> Tensor:
+    """Return [..., P, O], each row of x [..., P, I] times its expert's matrix [..., O, I].
+
+    weights: of each expert; made one after another, since they may be large.
+    """
+    pieces = zip(torch.split(x, pairs.counts, dim=-2), weights, strict=True)
+    products = [steps.product(scene, rows, w) for rows, w in pieces]
+    return steps.total(scene, torch.cat(products, dim=x.dim() - 2))
 
 
 def _first_product(scene: Scene, steps: Steps, pairs: Pairs) -> Tensor:
@@ -219,7 +188,7 @@ def _first_product(scene: Scene, steps: Steps, pairs: Pairs) -> Tensor:
 
     def make() -> Tensor:
         inputs = steps.inputs(scene, *pairs.rows_and_slots)
-        weights = [steps.w13(scene, matrices(scene, e)) for e in pairs.experts]
+        weights = (steps.w13(scene, matrices(scene, e)) for e in pairs.experts)
         product = _product(scene, steps, pairs, inputs, weights)
         declared = scene.reference.numerics.gemm1
         return formats.on_grid(product, scene.case.dtype if declared == "model" else "f32")
@@ -230,13 +199,30 @@ def _first_product(scene: Scene, steps: Steps, pairs: Pairs) -> Tensor:
     return cached(scene, ("first product", places), make)
 
 
-def _intermediate(scene: Scene, steps: Steps, product: Tensor, shard: Shard) -> Tensor:
-    """Return [P, n], this rank's columns of the intermediate, quantized."""
+def _second_product(
+    scene: Scene, steps: Steps, pairs: Pairs, product: Tensor, ranks: tuple[int, ...]
+) -> Tensor:
+    """Return [w, P, K], what these ranks add, from the first product [P, 2N]."""
+    layout, n = scene.case.layout, scene.case.n
+    columns = [layout.intermediate_of(rank, n) for rank in ranks]
+    shards = [
+        Shard(rank=rank, columns=slice(part.start, part.stop), intermediate=n)
+        for rank, part in zip(ranks, columns, strict=True)
+    ]
+    h = _intermediate(scene, steps, product, shards)
+    h = h.reshape(len(ranks), len(product), h.shape[1])
+    weights = (by_rank(steps.w2(scene, matrices(scene, e)), columns) for e in pairs.experts)
+    return _product(scene, steps, pairs, h, weights)
+
+
+def _intermediate(scene: Scene, steps: Steps, product: Tensor, shards: list[Shard]) -> Tensor:
+    """Return [w * P, n], the columns of w ranks' intermediates, quantized."""
     activation = steps.activation or right_activation(scene)
-    h = activation(*steps.halves(product, shard))
+    halves = zip(*(steps.halves(product, shard) for shard in shards), strict=True)
+    h = activation(*(torch.cat(of_ranks) for of_ranks in halves))
     declared = scene.reference.numerics.activation
     h = formats.on_grid(h, scene.case.dtype if declared == "model" else "f32")
-    return steps.second(scene, h, shard.rank)
+    return steps.second(scene, h, shards[0].rank)
 
 
 def right_activation(scene: Scene) -> Callable[[Tensor, Tensor], Tensor]:

@@ -97,14 +97,15 @@ def bf16_accumulation(scene: Scene) -> Tensor:
         raise NotApplicable("the model dtype is float32")
 
     def chunks(_: Scene, x: Tensor, w: Tensor) -> Tensor:
-        """Return [R, chunks, O], what each CHUNK terms of a sum add to it."""
-        fill = (0, -x.shape[1] % CHUNK)
-        x_chunks, w_chunks = (pad(t, fill).reshape(len(t), -1, CHUNK) for t in (x, w))
-        return torch.einsum("rci,oci->rco", x_chunks, w_chunks)
+        """Return [..., R, chunks, O], what each CHUNK terms of a sum add to it."""
+        fill = (0, -x.shape[-1] % CHUNK)
+        padded = (pad(t, fill) for t in (x, w))
+        x_chunks, w_chunks = (t.reshape(*t.shape[:-1], -1, CHUNK) for t in padded)
+        return torch.einsum("...rci,...oci->...rco", x_chunks, w_chunks)
 
     def narrow(_: Scene, products: Tensor) -> Tensor:
-        total = torch.zeros_like(products[:, 0])
-        for part in products.unbind(1):
+        total = torch.zeros_like(products[..., 0, :])
+        for part in products.unbind(-2):
             total = (total + part).to(TORCH_DTYPE[dtype]).to(part.dtype)
         return total
 

@@ -126,7 +126,10 @@ def _routed(other: Scene) -> Tensor:
 def _same_places(
     scene: Scene, rank: int, counts: tuple[int, ...], start: int, count: int | None = None
 ) -> Scene:
-    """Return a scene of a rank's tokens in the same places: at most `count` (None: a few), those that exist."""
+    """Return a scene of a rank's tokens in the same places, as far as these exist.
+
+    count: at most so many; None: as many as a mistake inside the experts is computed for.
+    """
     case, layout = scene.case, scene.case.layout
     place, d = layout.tokens_of(rank, counts), layout.dp_rank(rank)
     sample = scene.few_rows() if count is None else scene.first(count)

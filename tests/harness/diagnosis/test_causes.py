@@ -11,7 +11,7 @@ from harness.diagnosis.fit import MAX_RESIDUAL
 from harness.diagnosis.patterns import find_mismatch
 from harness.mutants import Hypothesis, NotApplicable
 from harness.record.diagnosis import Share
-from tests.harness.diagnosis.explained import CALL, REFERENCE, RIGHT, explained, names, texts
+from tests.harness.diagnosis.explained import CALL, RIGHT, explained, names, texts
 from tests.harness.diagnosis.mistaken import scene, with_output
 
 

@@ -48,7 +48,7 @@ def test_a_step_before_the_activation_does_not_use_the_right_product():
     assert (
         apart(redo(right, Steps(inputs=lambda s, rows, _: 0 * s.x[rows].float())), redo(right)) == 1
     )
-    assert apart(redo(right, Steps(product=lambda _, x, w: 0 * (x @ w.T))), redo(right)) == 1
+    assert apart(redo(right, Steps(product=lambda _, x, w: 0 * (x @ w.mT))), redo(right)) == 1
     assert Steps().starts_right()
     assert not Steps(w13=lambda _, e: e.w13).starts_right()
 

@@ -1,0 +1,54 @@
+"""Sort the rows and slots of a routing by expert, to compute all of them together."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """Hold P rows and slots to compute, as they lie in a tensor: sorted by expert."""
+
+    experts: tuple[int, ...]  # each once
+    places: tuple[tuple[tuple[int, int], ...], ...]  # (row, slot) of each expert's pairs
+    device: torch.device
+
+    @property
+    def counts(self) -> list[int]:
+        """Return the number of each expert's pairs."""
+        return [len(places) for places in self.places]
+
+    @cached_property
+    def rows_and_slots(self) -> Tensor:
+        """Return [2, P] int64."""
+        joined = [pair for places in self.places for pair in places]
+        return torch.tensor(joined, device=self.device).T
+
+    def among(self, experts: tuple[int, ...]) -> tuple[Pairs, list[int]]:
+        """Return the pairs of some experts, and where they lie among all."""
+        known = [i for i, e in enumerate(self.experts) if e in experts]
+        ends = list(itertools.accumulate(self.counts))
+        at = [n for i in known for n in range(ends[i] - len(self.places[i]), ends[i])]
+        chosen = tuple(self.experts[i] for i in known), tuple(self.places[i] for i in known)
+        return Pairs(experts=chosen[0], places=chosen[1], device=self.device), at
+
+
+def pairs_of(ids: Tensor) -> Pairs:
+    """Return the pairs of ids [r, k]; -1 = none. Waits for the device once."""
+    places: dict[int, list[tuple[int, int]]] = {}
+    for row, experts in enumerate(ids.tolist()):
+        for slot, e in enumerate(experts):
+            if e >= 0:
+                places.setdefault(e, []).append((row, slot))
+    experts = tuple(sorted(places))
+    return Pairs(
+        experts=experts, places=tuple(tuple(places[e]) for e in experts), device=ids.device
+    )
