@@ -1,4 +1,4 @@
-"""Sort the rows and slots of a routing by expert, to compute all of them together."""
+"""Find what can be computed together: rows and slots sorted by expert, ranks of equal shards."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from harness.mutants.sample import Scene
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,3 +54,16 @@ def pairs_of(ids: Tensor) -> Pairs:
     return Pairs(
         experts=experts, places=tuple(tuple(places[e]) for e in experts), device=ids.device
     )
+
+
+def ranks_together(scene: Scene) -> list[tuple[int, ...]]:
+    """Return the ranks in groups: all together if they have equal shards of the same experts.
+
+    Ranks with scales of their own are not computed together.
+    """
+    ranks = tuple(range(scene.case.world_size))
+    have_one_scale = scene.answer.tensor_scales[1] is None or scene.reference.act_format.static
+    has_equal_shards = len(set(scene.case.layer_spec.shard_sizes)) == 1
+    if not scene.case.use_ep and has_equal_shards and have_one_scale:
+        return [ranks]
+    return [(rank,) for rank in ranks]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from harness.mutants.contributions import parts_of
-from harness.mutants.pairs import pairs_of
+from harness.mutants.pairs import pairs_of, ranks_together
 from moe.reference import formats
 from moe.reference.error_propagation import by_rank
 
@@ -151,7 +151,7 @@ def redo_parts(scene: Scene, steps: Steps = RIGHT, *, ids: Tensor | None = None)
     if not pairs.experts:
         return parts
     first_product = _first_product(scene, steps, pairs)
-    for ranks in _computed_together(scene):
+    for ranks in ranks_together(scene):
         own, at = pairs.among(scene.reference.layer_spec.experts_by_rank[ranks[0]])
         if at:
             product = first_product if len(at) == len(first_product) else first_product[at]
@@ -159,16 +159,6 @@ def redo_parts(scene: Scene, steps: Steps = RIGHT, *, ids: Tensor | None = None)
             values = _second_product(scene, steps, own, product, ranks)
             parts[ranks[0] : ranks[-1] + 1, rows, slots] = values
     return parts
-
-
-def _computed_together(scene: Scene) -> list[tuple[int, ...]]:
-    """Return the ranks in groups: all together if they have equal shards of the same experts."""
-    ranks = tuple(range(scene.case.world_size))
-    have_one_scale = scene.answer.tensor_scales[1] is None or scene.reference.act_format.static
-    has_equal_shards = len(set(scene.case.layer_spec.shard_sizes)) == 1
-    if not scene.case.use_ep and has_equal_shards and have_one_scale:
-        return [ranks]
-    return [(rank,) for rank in ranks]
 
 
 def _product(
