@@ -12,7 +12,7 @@
 # `make setup`, then `python -m harness ...` with .venv/bin/python.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test-matrix test test-extra-rows test-subjects check bench-engine bench-judge mistakes evidence clean
+.PHONY: help setup test-matrix test test-extra-rows test-subjects check bench-engine bench-judge bench-diagnosis mistakes evidence clean
 
 SUITE ?= $(shell $(PY) scripts/setup_env.py --suite)
 ARGS ?=
@@ -69,6 +69,9 @@ bench-engine: setup
 
 bench-judge: setup
 	$(PY) benchmarks/judge.py $(ARGS)
+
+bench-diagnosis: setup
+	$(PY) benchmarks/diagnosis.py $(ARGS)
 
 mistakes: setup
 	$(PY) tests/mistakes/show_mistakes.py $(ARGS)

@@ -78,7 +78,7 @@ def _judged_result(observation: Observation, leaks: Sequence[str], clock: Clock)
     with clock.phase("battery"):
         battery = _self_check(observation)
     with clock.phase("diagnosis"):
-        diagnosis = diagnose(observation)
+        diagnosis = diagnose(observation, sum(clock.seconds.values()))
     sketched = sketches(observation.subject, observation.calls[0])
     leak_findings = tuple(_state_finding(text) for text in leaks)
     return RankResult(

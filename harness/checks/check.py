@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from harness.fixtures.layer_under_test import Subject
     from harness.fixtures.rank_context import RankContext
 
+FAILED_CALLS = 3  # of a rank that are examined in detail: a case of few tokens has many calls
+
 
 @dataclass(frozen=True, kw_only=True)
 class Observation:
@@ -42,6 +44,11 @@ class Observation:
     def has_failed(self, call: Call) -> bool:
         """Tell whether a call gave wrong numbers, even if it has other findings too."""
         return any(finding.verdict is Verdict.FAILED for finding in self.of(call))
+
+    @property
+    def failed_calls(self) -> list[Call]:
+        """Return the calls that gave wrong numbers; FAILED_CALLS of them are examined in detail."""
+        return [call for call in self.calls if self.has_failed(call)]
 
 
 def always(_observation: Observation) -> bool:

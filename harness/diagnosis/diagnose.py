@@ -9,6 +9,7 @@ import dataclasses
 import time
 from typing import TYPE_CHECKING
 
+from harness.checks.check import FAILED_CALLS
 from harness.diagnosis import causes, error_image, patterns, routing_patterns
 from harness.diagnosis.error_stats import facts, number
 from harness.diagnosis.undeclared_rounding import rounding_cause
@@ -32,19 +33,19 @@ if TYPE_CHECKING:
     from harness.record.result import Finding
 
 MOST_CAUSES = 3
-MOST_CALLS = 3  # diagnosed of each rank: a case of few tokens has many calls
 
 
-def diagnose(observation: Observation) -> Diagnosis | None:
-    """Return this rank's diagnosis of its first MOST_CALLS failed calls; None if none failed.
+def diagnose(observation: Observation, case_seconds: float = 0.0) -> Diagnosis | None:
+    """Return this rank's diagnosis of its first FAILED_CALLS failed calls; None if none failed.
 
+    case_seconds: what the case took until now; the search for causes stops in proportion to it.
     Never raises: an exception in the diagnosis is part of the result, and the verdict stands.
     """
     calls: list[CallDiagnosis] = []
-    end = time.monotonic() + causes.SECONDS
-    failed = [call for call in observation.calls if observation.has_failed(call)]
+    end = time.monotonic() + causes.budget(case_seconds)
+    failed = observation.failed_calls
     rounding: NamedCause | None = None
-    for call in failed[:MOST_CALLS]:
+    for call in failed[:FAILED_CALLS]:
         try:
             if call is failed[0]:
                 rounding = _rounding_cause(observation, failed)
