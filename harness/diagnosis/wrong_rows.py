@@ -29,6 +29,8 @@ def sample_rows(scene: Scene, call: Call, is_wrong: Tensor) -> Scene:
     """
     rows, answer = _known(scene, call, is_wrong) or _computed(scene, call, is_wrong)
     routing = call.output.routing
+    if scene.candidates is not None and scene.candidates.several:
+        answer = _with_ball(scene, call, rows, answer)
     return dataclasses.replace(
         scene,
         rows=rows,
@@ -40,6 +42,16 @@ def sample_rows(scene: Scene, call: Call, is_wrong: Tensor) -> Scene:
         answer=answer,
         memo={},
     )
+
+
+def _with_ball(scene: Scene, call: Call, rows: Tensor, answer: Answer) -> Answer:
+    """Return the answer with the error of all roundings that the layer may have."""
+    assert scene.candidates is not None
+    reference = scene.reference.with_numerics(scene.candidates.ball)
+    routing = call.output.routing
+    ids, weights = routing.topk_ids[rows], routing.topk_weights[rows]
+    wide = reference(call.tokens.x[rows], ids, weights, like=call.answer)
+    return dataclasses.replace(answer, variance=wide.variance, flips=wide.flips)
 
 
 def _known(scene: Scene, call: Call, is_wrong: Tensor) -> tuple[Tensor, Answer] | None:
