@@ -25,6 +25,9 @@ from moe.oracle import AUTO
 from moe.quant import QUANT
 from moe.spec import DTYPE_BYTES, LayerSpec
 
+MOST_WITH_SHARES = 10  # most experts of a token of which none is less of its row than
+SMALLEST_SHARE = 0.15  # by the norms of what the expert adds to the row, and of the row
+LEAST_WITH_SHARES = 32  # smallest n and k for which inputs are made so
 _INT = re.compile(r"(0|[1-9][0-9]*)\Z")
 # With fewer than 64 columns a row's error scatters too much for a tolerance of six sigma.
 _SIZES = (64, 72, 96, 100, 128, 131, 160, 192, 200, 256, 320, 384, 512, 640, 768, 1024)
@@ -41,7 +44,12 @@ class MoETestConfig:
     n: int = axis("n", "intermediate size", group="shapes", simplest=_SIZES)
     k: int = axis("k", "hidden size", group="shapes", simplest=_SIZES)
     num_experts: int = axis("e", "routed experts of the layer", simplest=_EXPERT_COUNTS)
-    top_k: int = axis("topk", "experts that a token is routed to", simplest=(1, 2, 3, 4, 6, 8))
+    top_k: int = axis(
+        "topk",
+        f"experts that a token is routed to; above {MOST_WITH_SHARES} one of them may be less than "
+        f"{SMALLEST_SHARE:g} of a row",
+        simplest=(1, 2, 3, 4, 6, 8),
+    )
     experts: str = axis(
         "experts",
         "experts backend: a name, `auto`, 'pkg.mod:Class', or `own` (a layer's)",
@@ -197,6 +205,12 @@ class MoETestConfig:
     @property
     def world_size(self) -> int:
         return self.layout.world_size
+
+    @property
+    def has_small_shares(self) -> bool:
+        """Whether an expert's part of a row may be too small for its mistakes to show."""
+        is_tiny = min(self.n, self.k) < LEAST_WITH_SHARES
+        return self.top_k > MOST_WITH_SHARES or (self.top_k > 1 and is_tiny)
 
     @property
     def layer_spec(self) -> LayerSpec:

@@ -43,17 +43,17 @@ class MemberSpec:
 
     @property
     def named(self) -> tuple[str, ...]:
-        """Causes, first those that explain the most calls on the most ranks, then the closest.
+        """Causes, first those that explain the most calls on the most ranks, then all of the rows.
 
         As in `harness.report.failure_text` one that blames another rank, say, is another cause.
         """
         count: Counter[tuple[str, str]] = Counter()
-        left: dict[tuple[str, str], float] = {}
+        left: dict[tuple[str, str], tuple[bool, float]] = {}
         for call in (c for d in self.result.diagnoses for c in d.calls):
             for cause in call.causes:
                 key = (cause.name, cause.cause)
                 count[key] += 1
-                left[key] = max(left.get(key, 0.0), cause.residual or 0.0)
+                left[key] = max(left.get(key, (False, 0.0)), (bool(cause.where), cause.residual))
         ranked = sorted(count, key=lambda key: (-count[key], left[key]))
         return tuple(dict.fromkeys(name for name, _ in ranked))
 
