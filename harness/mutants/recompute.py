@@ -144,8 +144,10 @@ def redo_parts(scene: Scene, steps: Steps = RIGHT, *, ids: Tensor | None = None)
             columns = layout.intermediate_of(rank, case.n)
             part = slice(columns.start, columns.stop)
             shard = Shard(rank=rank, columns=part, intermediate=case.n)
-            h = _intermediate(scene, steps, first_product, shard)
-            parts[rank, rows, slots] = steps.product(scene, h, w2[:, part])
+            weight = scene.topk_weights[rows, slots]
+            h = _intermediate(scene, steps, first_product, (shard, weight))
+            output = steps.product(scene, h, w2[:, part])
+            parts[rank, rows, slots] = _unweighted(scene, output, weight)
     return parts
 
 
@@ -168,27 +170,49 @@ def _first_product(
 
     def make() -> Tensor:
         product = steps.product(scene, steps.inputs(scene, rows, slots), steps.w13(scene, expert))
-        declared = scene.reference.numerics.gemm1
-        return formats.on_grid(product, scene.case.dtype if declared == "model" else "f32")
+        return _rounded(scene, product, "gemm1")
 
     if not steps.starts_right():
         return make()
     return cached(scene, ("first product", e, tuple(scene.rows[rows].tolist())), make)
 
 
-def _intermediate(scene: Scene, steps: Steps, product: Tensor, shard: Shard) -> Tensor:
-    """Return [R, n], this rank's columns of the intermediate, quantized."""
+def _intermediate(
+    scene: Scene, steps: Steps, product: Tensor, of_rows: tuple[Shard, Tensor]
+) -> Tensor:
+    """Return [R, n], this rank's columns of the intermediate, quantized.
+
+    of_rows: the rank's columns, and the rows' router weights [R].
+    """
+    shard, weight = of_rows
     activation = steps.activation or right_activation(scene)
-    h = activation(*steps.halves(product, shard))
-    declared = scene.reference.numerics.activation
-    h = formats.on_grid(h, scene.case.dtype if declared == "model" else "f32")
+    h = _rounded(scene, activation(*steps.halves(product, shard)), "activation")
+    if scene.reference.numerics.weight_on == "intermediate":
+        h = _rounded(scene, h * weight[:, None], "weighted")
     return steps.second(scene, h, shard.rank)
+
+
+def _unweighted(scene: Scene, output: Tensor, weight: Tensor) -> Tensor:
+    """Return an expert's output [R, K] before its router weight, as `Answer.parts`."""
+    if scene.reference.numerics.weight_on != "intermediate":
+        return output
+    return output / torch.where(weight == 0, 1.0, weight)[:, None]
+
+
+def _rounded(scene: Scene, value: Tensor, place: str) -> Tensor:
+    """Return the value rounded as the numerics declare for a place."""
+    declared = getattr(scene.reference.numerics, place)
+    return formats.on_grid(value, scene.case.dtype if declared == "model" else "f32")
 
 
 def right_activation(scene: Scene) -> Callable[[Tensor, Tensor], Tensor]:
     """Return f(gate) * up of the layer under test."""
     truth = scene.reference.activation
-    return lambda gate, up: truth(gate, up).value
+    if scene.reference.numerics.activated_gate != "model":
+        return lambda gate, up: truth(gate, up).value
+    return lambda gate, up: (
+        _rounded(scene, truth(gate, torch.ones_like(up)).value, "activated_gate") * up
+    )
 
 
 def matrices(scene: Scene, e: int) -> Matrices:

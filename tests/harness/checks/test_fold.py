@@ -9,9 +9,10 @@ import pytest
 from harness import checks
 from harness.checks import output_dtype, quantization_applied
 from harness.checks.check import Check, Observation
+from harness.checks.judge import judge, verdict
 from harness.engine.gang_channels import _leaves_peers_waiting
 from harness.engine.messages import Done, Failed
-from harness.execute import judge, run_case, verdict
+from harness.execute import run_case
 from harness.fixtures.phase_timer import Clock
 from harness.record.result import Finding, Verdict
 from moe.experts.torch_loop import TorchLoopExperts
