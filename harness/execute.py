@@ -22,6 +22,7 @@ from harness.fixtures.case_watch import CaseWatch
 from harness.fixtures.layer_under_test import make_subject
 from harness.fixtures.phase_timer import Clock
 from harness.fixtures.run_calls import call_again, run_calls
+from harness.matrix.case_packages import versions_of
 from harness.mutants.sample import scene_of
 from harness.mutants.self_check import prove
 from harness.record.result import Finding, RankResult, Verdict
@@ -87,6 +88,7 @@ def _judged_result(observation: Observation, leaks: Sequence[str], clock: Clock)
         metrics=_metrics(observation),
         seconds=clock.seconds,
         members=observation.subject.layer.members,
+        versions=versions_of(observation.subject.case),
         sketches=sketched,
         battery=battery,
         diagnosis=diagnosis,
@@ -105,6 +107,7 @@ def _unjudged_result(observation: Observation, watched: Watched, clock: Clock) -
         findings=_reported(findings),
         seconds=clock.seconds,
         members=observation.subject.layer.members,
+        versions=versions_of(observation.subject.case),
         poisoned=True,
         unclear=watched.unclear,
     )

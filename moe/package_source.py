@@ -60,7 +60,7 @@ def change(call: Call) -> str | None:
         return f"it has no module {call.module}"
     try:
         tree = _tree(path, path.stat().st_mtime_ns)
-    except (OSError, ValueError) as error:  # SyntaxError is a ValueError, as is a wrong encoding
+    except (OSError, SyntaxError, ValueError) as error:  # a wrong encoding is a ValueError
         return f"{call.module} cannot be read: {error}"
     node = _attribute(tree, call.path)
     if node is None:

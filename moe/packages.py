@@ -107,6 +107,9 @@ def _not_installed(package: Package) -> Reason | None:
     if number is None or not is_there:
         text = f"package {name!r} is not installed; needs {package.range}"
         return Reason(code="package_missing", text=text)
+    if _RELEASE.match(number) is None:
+        text = f"{name} has the version {number!r}, without a number; needs {package.range}"
+        return Reason(code="package_version_unknown", text=text)
     need = f"needs {package.range}" + (f" ({package.why})" if package.why else "")
     if package.at_least is not None and release(number) < release(package.at_least):
         return Reason(code="package_too_old", text=f"{name} {number} is too old: {need}")

@@ -96,6 +96,8 @@ class RankResult:
     # By phase: inputs, layer, reference, judge
     seconds: dict[str, float] = field(default_factory=dict)
     members: dict[str, str] = field(default_factory=dict)  # family -> member that ran
+    # Package -> version, of those that the members need
+    versions: dict[str, str] = field(default_factory=dict)
     sketches: tuple[dict[str, Any], ...] = ()  # compressed outputs, see cross_case.py
     battery: tuple[Proof, ...] = ()  # the self-check's proofs, if passed
     diagnosis: Diagnosis | None = None  # what is wrong, if failed
@@ -147,6 +149,7 @@ class CaseResult:
     diagnosed: tuple[int, ...] = ()  # indices of messages that a diagnosis reports in more detail
     metrics: dict[str, float] = field(default_factory=dict)  # the worst over ranks
     members: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
     ranks: dict[str, str] = field(default_factory=dict)  # rank -> verdict
     phases: dict[str, float] = field(default_factory=dict)  # the slowest rank's seconds by phase
     log: str | None = None  # file in the run folder with the ranks' output
@@ -231,6 +234,7 @@ def _data(ranks: list[RankResult]) -> dict[str, Any]:
     return {
         "metrics": _worst([r.metrics for r in ranks]),
         "members": {k: v for r in ranks for k, v in r.members.items()},
+        "versions": {k: v for r in ranks for k, v in r.versions.items()},
         "ranks": {str(r.rank): str(r.verdict) for r in sorted(ranks, key=lambda r: r.rank)},
         "phases": _worst([r.seconds for r in ranks]),
         "sketches": tuple(sketch for r in ranks for sketch in r.sketches),
