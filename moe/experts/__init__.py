@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from moe import released
+from moe import released, released_vllm
 from moe.registry import Registry
 from moe.spec import ANY, STANDARD, MemberSpec, Needs, Numerics
 
@@ -25,6 +25,21 @@ _TRANSFORMERS = Needs(
     activation_functions=frozenset(released.ACTIVATION_NAMES),
     packages=(released.TRANSFORMERS_EXPERTS,),
 )
+_VLLM_ACTIVATIONS = frozenset({"silu", "gelu_tanh"})
+# vLLM rounds f(gate) before the product with up, and multiplies the second product by the router
+# weight before its only rounding. Its dynamic scales are amax / max, with amax at least 1e-10 where
+# it belongs to a row or a group.
+_VLLM = Numerics.stated(
+    gemm1="model",
+    activated_gate="model",
+    activation="model",
+    weighted="model",
+    combine_order="slots",
+    accumulation=2.0**-22,
+)
+_VLLM_DIVIDED = replace(_VLLM, scale="divided", amax_floor=1e-10)
+# Its fp8 sums stay in the short accumulator, except that a block's sum is added in float32.
+_VLLM_FP8 = replace(_VLLM, accumulation=_FP8_SHORT, aligned=_FP8_ALIGNED)
 
 EXPERTS: Registry[MemberSpec] = Registry(
     "experts",
@@ -132,6 +147,49 @@ EXPERTS: Registry[MemberSpec] = Registry(
                 packages=(released.TORCHTITAN_EXPERTS,), hidden_multiple=8, shard_multiple=8
             ),
             numerics=replace(_ROUNDED, combine="model"),
+            deterministic=True,
+        ),
+        MemberSpec(
+            name="vllm_triton",
+            target="moe.experts.vllm_triton:VllmTritonExperts",
+            needs=Needs(
+                features=frozenset({"cuda"}),
+                dtypes=frozenset({"bf16", "fp16"}),
+                formats=frozenset(
+                    {
+                        ("model", "model"),
+                        ("fp8_tensor", "fp8_static"),
+                        ("fp8_tensor", "fp8_dynamic"),
+                        ("fp8_block", "fp8_group"),
+                        ("int8_channel", "int8_token"),
+                    }
+                ),
+                activation_functions=_VLLM_ACTIVATIONS,
+                packages=(released_vllm.TRITON,),
+                probe="moe.released_vllm:sizes_fit",
+            ),
+            numerics=_VLLM,
+            numerics_of={
+                "fp8_static": _VLLM_FP8,
+                "fp8_dynamic": replace(_VLLM_FP8, scale="divided"),
+                "fp8_group": replace(
+                    _VLLM_DIVIDED, accumulation=_FP8_SHORT, promoted=128, aligned=_FP8_ALIGNED
+                ),
+                "int8_token": _VLLM_DIVIDED,
+            },
+            deterministic=True,
+        ),
+        MemberSpec(
+            name="vllm_permute",
+            target="moe.experts.vllm_permute:VllmPermuteExperts",
+            needs=Needs(
+                features=frozenset({"cuda"}),
+                activation_functions=_VLLM_ACTIVATIONS,
+                hidden_multiple=8,  # moe_permute and grouped_mm move 16 bytes at a time
+                shard_multiple=8,
+                packages=(released_vllm.PERMUTE,),
+            ),
+            numerics=replace(_VLLM, expert="model", weighted="f32"),
             deterministic=True,
         ),
     ),
