@@ -1,4 +1,4 @@
-"""config.json files: those of real models give the facts of configs/models.yaml; bad ones a line."""
+"""Real models' config.json files give the facts of configs/models.yaml; bad ones one line."""
 
 import json
 import os
