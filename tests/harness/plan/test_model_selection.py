@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from harness.errors import UsageError
+from harness.matrix.features import FEATURES, NAMED
+from harness.matrix.model_cases import missing_words
 from harness.matrix.models import known_models
 from harness.plan.machine import planned_for
 from harness.plan.model_selection import (
@@ -97,6 +100,18 @@ def test_every_other_model_is_refused_at_each_point_with_its_reason(model):
 
 def test_each_model_either_runs_or_is_refused_with_a_known_code():
     assert {*RUN_TODAY, *CODES} == set(known_models())
+
+
+def test_the_docs_name_each_model_with_what_it_lacks_and_each_word_with_its_code():
+    text = (ROOT / "docs" / "models.md").read_text()
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| `")]
+    told = {name: tuple(row[1:]) for row in rows for name in re.findall(r"`([^`]+)`", row[0])}
+    for name, facts in known_models().items():
+        words = [f"`{word}`" for word in missing_words(facts, None)]
+        assert told[name] == (", ".join(words) or "run",)
+    named = {word: (code, "") for word, (code, *_) in NAMED.items()}
+    for word, (code, _) in {**FEATURES, **named}.items():
+        assert told[f"{word}NAME" if word in NAMED else word][-1] == f"`{code}`"
 
 
 def test_a_refused_case_is_refused_again_by_its_id():
