@@ -79,6 +79,8 @@ def run(args: argparse.Namespace) -> int:
     plan = make_plan(selected.points, detected, time_limit=selected.time_limit)
     if not plan.jobs:
         raise NothingSelected(_nothing(plan))
+    if selected.note is not None:
+        print(selected.note, flush=True)
     with _folder(args, selected, plan) as folder:
         remaining = plan.without(decided(folder.results))
         _announce(plan, remaining, folder)
@@ -242,10 +244,10 @@ def report(args: argparse.Namespace) -> int:
     return show_report(args)
 
 
-def schema(_: argparse.Namespace) -> int:
+def schema(args: argparse.Namespace) -> int:
     from harness.commands.schema import show_schema
 
-    return show_schema()
+    return show_schema(args)
 
 
 COMMANDS = {

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 from harness.commands import last_lines, strategies
 from harness.commands.fuzz_loop import Fuzzer
 from harness.commands.fuzz_shrink import batch
+from harness.commands.model_strategies import with_model
 from harness.engine.forkserver_pool import Pool
 from harness.errors import NothingSelected, UsageError
-from harness.plan import machine, requirements
+from harness.plan import machine, model_selection, requirements
 from harness.plan.manifest import describe, folder_for
 from harness.plan.plan import TIME_LIMIT, make_plan
 from harness.plan.selection import Selection
@@ -43,6 +44,10 @@ def main(args: argparse.Namespace) -> int:
     local = _machine(args)
     requirements.check(args.require, local)
     space = strategies.space_for(local, args.experts, args.layer)
+    model = model_selection.of_model(args)
+    if model is not None:
+        space = with_model(space, model)
+        print(model.note)
     first = batch(replace(space, batch=1), args.seed, 0)
     if not first:
         raise NothingSelected(f"no case of {space.under_test} would run here")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import hypothesis
 from hypothesis import HealthCheck, Phase, given, settings
 
-from harness.commands import strategies
+from harness.commands import model_strategies, strategies
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +38,7 @@ def batch(space: strategies.Space, seed: int, number: int) -> list[MoETestConfig
 
     @hypothesis.seed(_seed_of(seed, number))
     @_settings(space.batch, Phase.generate)
-    @given(case=strategies.configs(space))
+    @given(case=model_strategies.cases_of(space))
     def collect(case: MoETestConfig) -> None:
         cases[case] = None
 
@@ -79,7 +79,7 @@ def _shrink_by_hypothesis(
 
     @hypothesis.seed(seed)
     @_settings(space.batch, Phase.generate, Phase.shrink)
-    @given(case=strategies.configs(space))
+    @given(case=model_strategies.cases_of(space))
     def check(case: MoETestConfig) -> None:
         nonlocal best
         if time.monotonic() >= until:

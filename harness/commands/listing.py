@@ -18,25 +18,27 @@ if TYPE_CHECKING:
 
 def show_list(args: argparse.Namespace) -> int:
     """Print the ids of the cases that would run, then all refusals by reason."""
-    plan = _planned(args)
+    plan, note = _planned(args)
     print("\n".join(case.id for case in plan.cases))
-    return _end(plan)
+    return _end(plan, note)
 
 
 def show_plan(args: argparse.Namespace) -> int:
     """Print the jobs, one a line."""
-    plan = _planned(args)
+    plan, note = _planned(args)
     print(f"{'world':>5} {'device':<6} {'transport':<9} {'cases':>6} {'limit':>8}")
     for job in plan.jobs:
         limit = f"{job.time_limit:g}s"
         print(
             f"{job.world_size:>5} {job.device:<6} {job.transport:<9} {len(job.cases):>6} {limit:>8}"
         )
-    return _end(plan)
+    return _end(plan, note)
 
 
-def _end(plan: Plan) -> ExitCode:
-    """Print the counts and the refusals by reason; return the exit code."""
+def _end(plan: Plan, note: str | None) -> ExitCode:
+    """Print the note, the counts and the refusals by reason; return the exit code."""
+    if note is not None:
+        print(f"\n{note}", end="")
     print(
         f"\n{len(plan.cases)} case(s) on {plan.machine.platform.name}, {len(plan.refused)} refused"
     )
@@ -60,11 +62,13 @@ def refusals(plan: Plan) -> list[str]:
     return skip_lines(refused_cases(plan))
 
 
-def _planned(args: argparse.Namespace) -> Plan:
+def _planned(args: argparse.Namespace) -> tuple[Plan, str | None]:
+    """Return the plan, and a line on what was selected if there is one."""
     planned_for = _machine(args)
     requirements.check(args.require, planned_for)
     selected = selection.to_list(args)
-    return make_plan(selected.points, planned_for, time_limit=selected.time_limit)
+    plan = make_plan(selected.points, planned_for, time_limit=selected.time_limit)
+    return plan, selected.note
 
 
 def _machine(args: argparse.Namespace) -> Machine:

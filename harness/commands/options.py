@@ -44,7 +44,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         command.add_argument("--platform", metavar="NAME", help="plan for another chip")
         command.add_argument("--devices", type=int, metavar="N", help="GPUs of that chip (2)")
     _report(_command(commands, "report", "report on a run's folder"))
-    _command(commands, "schema", "print the JSON Schema of the matrix file")
+    command = _command(commands, "schema", "print the JSON Schema of the matrix file")
+    command.add_argument("--models", action="store_true", help="of configs/models.yaml instead")
     _command(commands, "doctor", "show devices, versions, and what each member needs")
     args = parser.parse_args(argv)
     args.argv = list(argv)
@@ -79,6 +80,19 @@ def _cases(command: argparse.ArgumentParser) -> None:
     )
     add("--experts", metavar="NAME", help="one experts backend for all: a name or pkg.mod:Class")
     _layer(command)
+    _model(command)
+
+
+def _model(command: argparse.ArgumentParser) -> None:
+    """Add --model and what goes with it; `harness.plan.model_selection` reads them."""
+    add = command.add_argument
+    text = "a real model's shapes: a name of configs/models.yaml, or the path of a config.json"
+    add("--model", metavar="NAME", help=text)
+    text = "with --model: tp:2, dp:2, ep:8, tp:2+ep:8, or ep:8/1 for one rank's share"
+    add("--layouts", metavar="LIST", help=f"{text} (tp:1,ep:8/1)")
+    add("--tokens", metavar="LIST", help="with --model: tokens per DP rank (1,16,512)")
+    text = "with --model: methods instead of the checkpoint's own, as none,fp8_block"
+    add("--quant", metavar="LIST", help=text)
 
 
 def _require(command: argparse.ArgumentParser) -> None:
@@ -116,6 +130,7 @@ def _fuzz(command: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, metavar="S", help="the same seed draws the same cases (0)")
     add("--experts", metavar="NAME", help="one experts backend: a name or pkg.mod:Class")
     _layer(command)
+    _model(command)
     add("--devices", type=int, metavar="N", help="use N of this machine's GPUs")
     add("--out", type=Path, metavar="DIR", help="the run's folder (runs/TIME-fuzz)")
     add("--slots", type=int, default=1, metavar="N", help="gangs that may run at a time (1)")

@@ -22,11 +22,15 @@ def certify(args: argparse.Namespace, run: Callable[[argparse.Namespace], int]) 
     if args.folder is None:
         args.out = None if args.resume else folder
         code = run(args)
-    elif args.suite or args.case or args.last_failed or args.resume or args.out or args.require:
+    elif any((args.suite, args.case, args.last_failed, args.model, *_of_runs(args))):
         raise UsageError(
             "--from reads an earlier run and runs nothing: leave out "
-            "--suite, --case, --last-failed, --resume, --out and --require"
+            "--suite, --case, --last-failed, --model, --resume, --out and --require"
         )
     shown = certificate(view(RunFolder.open(folder)).results)
     print("\n".join(shown.lines()))
     return code or (ExitCode.PASSED if shown.complete else ExitCode.FAILED)
+
+
+def _of_runs(args: argparse.Namespace) -> tuple[object, ...]:
+    return args.resume, args.out, args.require

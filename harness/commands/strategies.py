@@ -50,7 +50,7 @@ class Space:
     """Describe what cases are drawn from.
 
     weights: largest experts * n * k. tokens: largest m * dp. batch: cases that are planned
-    together; a gang runs cases of one batch only.
+    together; a gang runs cases of one batch only. bases: a real model's cases, to vary instead.
     """
 
     machine: Machine
@@ -60,6 +60,7 @@ class Space:
     weights: int = 2**20
     tokens: int = 160
     batch: int = 64
+    bases: tuple[MoETestConfig, ...] = ()
 
     @property
     def under_test(self) -> str:
@@ -103,7 +104,7 @@ def simpler(space: Space, case: MoETestConfig) -> Iterator[MoETestConfig]:
     Layouts of smaller worlds come last.
     """
     for changed in chain(_simpler_fields(case), _smaller_worlds(space, case)):
-        if changed.exact == is_bitwise(changed) and _runs(changed, space.machine):
+        if changed.exact == is_bitwise(changed) and runs(changed, space.machine):
             yield changed
 
 
@@ -136,13 +137,13 @@ def configs(draw: Callable[[Any], Any], space: Space) -> MoETestConfig:
     quant = draw(st.sampled_from(_quants(row)))
     top_k = draw(st.sampled_from(TOP_KS))
     small = MoETestConfig(
-        m=draw(_tokens(space, layout.dp_size)),
+        m=draw(token_counts(space, layout.dp_size)),
         n=1,
         k=draw(st.sampled_from(_hidden(row))),
         num_experts=max(EXPERT_COUNTS),
         top_k=top_k,
         experts=experts,
-        all2all=draw(st.sampled_from(_all2alls(layout, row))),
+        all2all=draw(st.sampled_from(all2alls(layout, row))),
         quant=quant,
         layer=space.layer,
         dtype=draw(st.sampled_from(_dtypes(row))),
@@ -174,7 +175,7 @@ def _with_families(row: MemberSpec, case: MoETestConfig) -> MoETestConfig:
 TOGETHER = (
     *("m", "n", "k", "num_experts", "top_k", "experts", "all2all", "quant", "dtype", "layer"),
     *("dp_size", "tp_size", "use_ep", "sequence_parallel", "tokens", "seed", "exact"),
-    *("router", "activation"),  # picked by the seed
+    *("router", "activation", "total_experts", "missing"),  # by the seed; only of real models
 )
 _ALONE = tuple(name for name in AXES if name not in TOGETHER)
 _WORDS = {"shared_experts": "shared", "renormalize": "no_renorm"}  # a layer must take these
@@ -194,10 +195,10 @@ def _sized(
     """Return the case with an n and a number of experts that fit all its fields."""
     least = case.replace(num_experts=case.top_k)
     fitting = [n for n in SIZES if n * case.k * case.top_k <= weights]
-    n = _one_of(draw, [n for n in fitting if _runs(least.replace(n=n), space.machine)])
+    n = _one_of(draw, [n for n in fitting if runs(least.replace(n=n), space.machine)])
     counts = [e for e in EXPERT_COUNTS if case.top_k <= e and e * n * case.k <= weights]
     sized = case.replace(n=n, num_experts=_one_of(draw, counts))
-    return sized if _runs(sized, space.machine) else reject()
+    return sized if runs(sized, space.machine) else reject()
 
 
 def _one_of(draw: Callable[[Any], Any], values: Sequence[int]) -> int:
@@ -205,7 +206,8 @@ def _one_of(draw: Callable[[Any], Any], values: Sequence[int]) -> int:
     return int(draw(st.sampled_from(values))) if values else reject()
 
 
-def _runs(case: MoETestConfig, machine: Machine) -> bool:
+def runs(case: MoETestConfig, machine: Machine) -> bool:
+    """Return whether the plan does not refuse a case."""
     return bool(make_plan([case], machine).jobs)
 
 
@@ -239,7 +241,7 @@ def _layouts_of(world: int) -> list[Layout]:
     return layouts
 
 
-def _tokens(space: Space, dp_size: int) -> st.SearchStrategy[int]:
+def token_counts(space: Space, dp_size: int) -> st.SearchStrategy[int]:
     """Draw the tokens per DP rank: few, or next to a size at which kernels change their tiles."""
     limit = max(1, space.tokens // dp_size)
     edges = [m for m in (*_EDGES, *_LARGE_EDGES) if m <= limit]
@@ -247,7 +249,6 @@ def _tokens(space: Space, dp_size: int) -> st.SearchStrategy[int]:
 
 
 def _quants(row: MemberSpec) -> list[str]:
-    """Return the methods whose formats the backend takes."""
     formats = row.needs.formats
     return [m.name for m in QUANT if (m.scheme.weights, m.scheme.activations) in formats]
 
@@ -261,7 +262,6 @@ def _activations(row: MemberSpec) -> list[str]:
 
 
 def _dtypes(row: MemberSpec) -> list[str]:
-    """Return the dtypes that the backend takes."""
     return [d for d in DTYPE_BYTES if d in row.needs.dtypes]
 
 
@@ -269,7 +269,7 @@ def _hidden(row: MemberSpec) -> list[int]:
     return [k for k in SIZES if k % row.needs.hidden_multiple == 0]
 
 
-def _all2alls(layout: Layout, experts: MemberSpec) -> list[str]:
+def all2alls(layout: Layout, experts: MemberSpec) -> list[str]:
     """Return the members that support this many ranks; the plan refuses other misfits."""
     if isinstance(experts, OwnLayerSpec):
         return [MoETestConfig.all2all]

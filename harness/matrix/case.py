@@ -9,9 +9,7 @@ format. Every character is from `[A-Za-z0-9._:-]`, so an id needs no quotes in a
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,6 +17,8 @@ from typing import Any
 from harness.errors import CaseError
 from harness.matrix.axis import axes_of, axis, file_keys, value_error
 from harness.matrix.call_modes import CALL_MODES, EAGER
+from harness.matrix.case_id import parse_all
+from harness.matrix.features import NOTHING
 from moe.layers import COMPOSED, OWN
 from moe.layout import Layout
 from moe.oracle import AUTO
@@ -28,7 +28,6 @@ from moe.spec import DTYPE_BYTES, LayerSpec
 MOST_WITH_SHARES = 10  # most experts of a token of which none is less of its row than
 SMALLEST_SHARE = 0.15  # by the norms of what the expert adds to the row, and of the row
 LEAST_WITH_SHARES = 32  # smallest n and k for which inputs are made so
-_INT = re.compile(r"(0|[1-9][0-9]*)\Z")
 # With fewer than 64 columns a row's error scatters too much for a tolerance of six sigma.
 _SIZES = (64, 72, 96, 100, 128, 131, 160, 192, 200, 256, 320, 384, 512, 640, 768, 1024)
 _EXPERT_COUNTS = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 64)
@@ -44,6 +43,12 @@ class MoETestConfig:
     n: int = axis("n", "intermediate size", group="shapes", simplest=_SIZES)
     k: int = axis("k", "hidden size", group="shapes", simplest=_SIZES)
     num_experts: int = axis("e", "routed experts of the layer", simplest=_EXPERT_COUNTS)
+    total_experts: int = axis(
+        "of",
+        "experts of the layer if the case is some ranks' share, whose router sees its own; 0: all",
+        default=0,
+        minimum=0,
+    )
     top_k: int = axis(
         "topk",
         f"experts that a token is routed to; above {MOST_WITH_SHARES} one of them may be less than "
@@ -156,6 +161,11 @@ class MoETestConfig:
         family="layer",
         simplest=(),
     )
+    missing: str = axis(
+        "missing",
+        "what the real layer does and no case can say yet: such a case is refused",
+        default=NOTHING,
+    )
 
     def __post_init__(self) -> None:
         texts = [value_error(axis, getattr(self, axis.name)) for axis in AXES.values()]
@@ -180,7 +190,7 @@ class MoETestConfig:
     @classmethod
     def from_id(cls, text: str) -> MoETestConfig:
         """Return the case with this id. Raises CaseError, which names each invalid token."""
-        values, errors = _parse_all(text.strip().split("-"))
+        values, errors = parse_all(text.strip().split("-"), _BY_TOKEN)
         missing = [a.token for a in AXES.values() if a.required and a.name not in values]
         if missing and not errors:
             errors.append(f"lacks {', '.join(missing)}")
@@ -259,41 +269,3 @@ AXES = axes_of(MoETestConfig)
 FILE_KEYS = file_keys(AXES)
 TOKEN_COUNTS = AXES["tokens"].choices
 _BY_TOKEN = {axis.token: axis for axis in AXES.values()}
-
-
-def _parse_all(tokens: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """Return the values of an id's tokens by field name, and an error for each invalid token."""
-    values: dict[str, Any] = {}
-    errors = []
-    for token in tokens:
-        try:
-            name, value = _parse(token)
-        except CaseError as error:
-            errors.append(str(error))
-            continue
-        if name in values:
-            errors.append(f"token {token!r}: {name} is given twice")
-        values[name] = value
-    return values, errors
-
-
-def _parse(token: str) -> tuple[str, Any]:
-    """Return (field name, value) of one token. Raises CaseError."""
-    name, colon, text = token.partition(":")
-    negated = not colon and name.startswith("no_")
-    axis = _BY_TOKEN.get(name.removeprefix("no_") if negated else name)
-    if axis is None:
-        close = difflib.get_close_matches(name, _BY_TOKEN, n=1)
-        hint = f", did you mean {close[0]!r}?" if close else f" (known: {', '.join(_BY_TOKEN)})"
-        raise CaseError(f"token {token!r}: no field is called {name!r}{hint}")
-    if axis.kind == "bool":
-        if colon:
-            raise CaseError(f"token {token!r}: write {name!r} or 'no_{name}'")
-        return axis.name, not negated
-    if not colon or negated:
-        raise CaseError(f"token {token!r}: write '{name.removeprefix('no_')}:VALUE'")
-    if axis.kind != "int":
-        return axis.name, text
-    if not _INT.match(text):
-        raise CaseError(f"token {token!r}: {text!r} is not a whole number")
-    return axis.name, int(text)

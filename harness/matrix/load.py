@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from harness.errors import ConfigError, UsageError
-from harness.matrix import yaml_positions
+from harness.errors import ConfigError
+from harness.matrix import file_errors, yaml_positions
 from harness.matrix.case import FILE_KEYS
-from harness.matrix.schema import Axes, LayoutModel, MatrixConfig, Suite, hint
+from harness.matrix.file_errors import error_at, plain
+from harness.matrix.schema import Axes, LayoutModel, MatrixConfig, Suite
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -21,10 +22,7 @@ REQUIRED = tuple(key for key, axes in FILE_KEYS.items() if axes[0].required)
 
 def find(path: Path | None) -> Path:
     """Return `path`, or if None `configs/matrix.yaml` in the current folder or the repository."""
-    if path is not None:
-        return path
-    in_repository = Path(__file__).parents[2] / DEFAULT
-    return in_repository if not DEFAULT.exists() and in_repository.exists() else DEFAULT
+    return file_errors.find(path, DEFAULT)
 
 
 def load(path: Path) -> MatrixConfig:
@@ -32,13 +30,10 @@ def load(path: Path) -> MatrixConfig:
 
     Raises UsageError if it cannot be read, and ConfigError with one line for each error in it.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read the matrix file {str(path)!r}: {error}") from error
+    text = file_errors.read(path, "matrix file")
     config, errors = _checked(yaml_positions.load(text))
     if errors or config is None:
-        raise ConfigError(_render(path, errors))
+        raise ConfigError(file_errors.render(path, errors))
     return config
 
 
@@ -50,18 +45,11 @@ def _checked(
     if located.value is None:
         empty = yaml_positions.YamlError(line=1, column=1, path=(), text="the file is empty")
         return None, errors or [empty]
-    errors += _empty(located) + _unset_axes(located) + _impossible_layouts(located)
+    errors += file_errors.empty(located) + _unset_axes(located) + _impossible_layouts(located)
     try:
         return MatrixConfig.model_validate(located.value), errors
     except ValidationError as error:
         return None, errors + _translate(error, located)
-
-
-def _render(path: Path, errors: list[yaml_positions.YamlError]) -> list[str]:
-    """Return each error as one line, sorted by place, without repetition."""
-    ordered = sorted(errors, key=lambda e: (e.line, e.column, e.text))
-    rows = [(f"{path}:{e.line}:{e.column}", yaml_positions.show(e.path), e.text) for e in ordered]
-    return list(dict.fromkeys(": ".join(part for part in row if part) for row in rows))
 
 
 def _blocks(value: Any) -> list[tuple[yaml_positions.Path, Any]]:
@@ -75,12 +63,6 @@ def _blocks(value: Any) -> list[tuple[yaml_positions.Path, Any]]:
     return located_blocks
 
 
-def _empty(located: yaml_positions.Located) -> list[yaml_positions.YamlError]:
-    """Return an error for each key or item without a value, which does not mean the default."""
-    text = "has no value; give one or leave the key out"
-    return [_error_at(located, path, text) for path in located.empty]
-
-
 def _unset_axes(located: yaml_positions.Located) -> list[yaml_positions.YamlError]:
     """Return an error for each block without a required axis that `defaults` lacks as well."""
     defaults = located.value.get("defaults") if isinstance(located.value, dict) else None
@@ -92,7 +74,7 @@ def _unset_axes(located: yaml_positions.Located) -> list[yaml_positions.YamlErro
         missing = [key for key in REQUIRED if key not in default_keys and key not in block]
         if missing:
             text = f"lacks {', '.join(missing)}; give it here or under `defaults`"
-            errors.append(_error_at(located, path, text))
+            errors.append(error_at(located, path, text))
     return errors
 
 
@@ -105,20 +87,13 @@ def _impossible_layouts(located: yaml_positions.Located) -> list[yaml_positions.
         for i, layout in enumerate(layouts if isinstance(layouts, list) else ()):
             if isinstance(layout, dict) and layout.get("sp") is True and not _sp_fits(layout):
                 text = "sp needs ep: true and tp of 2 or more"
-                errors.append(_error_at(located, (*path, "layouts", i), text))
+                errors.append(error_at(located, (*path, "layouts", i), text))
     return errors
 
 
 def _sp_fits(layout: dict[str, Any]) -> bool:
     tp = layout.get("tp", 1)
     return layout.get("ep") is True and not (isinstance(tp, int) and tp < 2)
-
-
-def _error_at(
-    located: yaml_positions.Located, path: yaml_positions.Path, text: str, *, key: bool = False
-) -> yaml_positions.YamlError:
-    line, column = located.where(path, key=key)
-    return yaml_positions.YamlError(line=line, column=column, path=path, text=text)
 
 
 def _translate(
@@ -137,54 +112,21 @@ def _translate(
             if not any(isinstance(shape, list) for shape in shapes):
                 path, value = path[:-1], shapes  # [8, 64, 64]: one error of the list
         text = _text(detail["type"], path, detail.get("ctx", {}), value) or detail["msg"]
-        errors.append(_error_at(located, path, text, key=at_key))
+        errors.append(error_at(located, path, text, key=at_key))
     return errors
 
 
 def _text(kind: str, path: yaml_positions.Path, ctx: dict[str, Any], value: object) -> str | None:
     """Return one error in plain words, or None if pydantic's message is as clear."""
-    if kind == "extra_forbidden":
-        known = list(_model_at(path[:-1]).model_fields)
-        names = ", ".join(known)
-        return f"unknown key{hint(str(path[-1]), known) or f' (known: {names})'}"
-    if kind in _MUST_BE:
-        return f"must be {_must_be(kind, path, value)}, not {value!r}"
-    if kind == "missing":
-        return f"lacks the key {path[-1]!r}"
-    if kind in ("too_short", "too_long"):
-        if "shapes" in path[-2:-1]:
-            return f"must be three numbers [m, n, k], not {value!r}"
-        return "must not be empty"
-    if kind in ("greater_than_equal", "greater_than"):
-        least = f"at least {ctx['ge']}" if "ge" in ctx else f"more than {ctx['gt']:g}"
-        return f"must be {least}, not {value!r}"
-    if kind == "literal_error":
-        return f"must be {ctx['expected']}, not {value!r}"
-    return str(ctx["error"]) if kind == "value_error" else None
-
-
-_MUST_BE = {
-    "list_type": "a list",
-    "int_type": "a whole number",
-    "float_type": "a number",
-    "finite_number": "a finite number",
-    "bool_type": "true or false",
-    "string_type": "a word",
-    "dict_type": "a mapping",
-    "model_type": "a mapping",
-    "string_pattern_mismatch": "a name of a-z, 0-9 and _",
-}
-
-
-def _must_be(kind: str, path: yaml_positions.Path, value: object) -> str:
     item_of = path[-2] if len(path) > 1 else None
+    if kind in ("too_short", "too_long", "list_type") and item_of == "shapes":
+        return f"must be three numbers [m, n, k], not {value!r}"
     if kind == "list_type":
-        if item_of == "shapes":
-            return "three numbers [m, n, k]"
-        return _list_text(str(path[-1]), value)
+        return f"must be {_list_text(str(path[-1]), value)}, not {value!r}"
     if kind == "model_type" and item_of == "layouts":
-        return "a mapping such as {dp: 2, tp: 1, ep: true}"
-    return _MUST_BE[kind]
+        return f"must be a mapping such as {{dp: 2, tp: 1, ep: true}}, not {value!r}"
+    known = list(_model_at(path[:-1]).model_fields) if kind == "extra_forbidden" else []
+    return plain(kind, path, ctx, value, known)
 
 
 _LISTS = {"shapes": "[m, n, k]", "layouts": "mappings", "blocks": "mappings"}

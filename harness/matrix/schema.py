@@ -7,7 +7,6 @@ axis that a block leaves out is taken from `defaults`, or else from the defaults
 
 from __future__ import annotations
 
-import difflib
 import json
 from types import GenericAlias
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -25,6 +24,7 @@ from pydantic import (
 
 from harness.matrix.axis import value_error
 from harness.matrix.case import FILE_KEYS
+from harness.matrix.file_errors import hint
 from moe import families
 from moe.errors import UnknownMemberError
 
@@ -79,12 +79,6 @@ def _value(axis: Axis) -> Any:
         return Annotated[int, Field(ge=axis.minimum)]
     words = {"enum": list(axis.choices)} if axis.choices else {"pattern": _NAME}
     return Annotated[str, _checked(axis), WithJsonSchema({"type": "string", **words})]
-
-
-def hint(word: str, known: tuple[str, ...] | list[str]) -> str:
-    """Return ", did you mean ...?" if `word` resembles a known one, else ""."""
-    close = difflib.get_close_matches(word, known, n=1)
-    return f", did you mean {close[0]!r}?" if close else ""
 
 
 class _Model(BaseModel):
@@ -159,9 +153,9 @@ class MatrixConfig(_Model):
     suites: dict[SuiteName, Suite] = Field(min_length=1)
 
 
-def schema() -> str:
-    """Return the file format as JSON Schema, draft 7, the newest that YAML editors support."""
-    exported = _without_null(MatrixConfig.model_json_schema())
+def schema(model: type[BaseModel] = MatrixConfig) -> str:
+    """Return a file's format as JSON Schema, draft 7, the newest that YAML editors support."""
+    exported = _without_null(model.model_json_schema())
     text = json.dumps({"$schema": "http://json-schema.org/draft-07/schema#", **exported}, indent=2)
     return text.replace('"#/$defs/', '"#/definitions/').replace('"$defs"', '"definitions"') + "\n"
 

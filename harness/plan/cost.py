@@ -62,7 +62,8 @@ def shortage(layer_spec: LayerSpec, machine: Machine) -> str | None:
         return None
     return (
         f"{ranks} rank(s) with {per_rank / 1e9:.1f} GB each do not fit into {SHARE:.0%} "
-        f"of {memory_name}'s {memory / 1e9:.1f} GB"
+        f"of {memory_name}'s {memory / 1e9:.1f} GB: {ranks * per_rank / 1e9:.1f} GB needed, "
+        f"{SHARE * memory / 1e9:.1f} GB available"
     )
 
 

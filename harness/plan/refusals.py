@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from harness.matrix.case import MoETestConfig
 from harness.matrix.exactness import exact_refusal
+from harness.matrix.features import missing_reason
+from harness.matrix.layout_words import check_share
 from harness.plan import cost
 from harness.plan.memo import Remembered
 from moe import families
@@ -42,8 +44,10 @@ class Judge:
 
         Raises MoEError for names that no table has, or that exclude each other.
         """
+        check_share(case)
         reason = (
-            self._refusal(possible, "", case)
+            missing_reason(case.missing)
+            or self._refusal(possible, "", case)
             or self._refusal(unbroken_blocks, case.quant, case)
             or (self._refusal(exact_formats, case.quant, case) if case.exact else None)
             or (self._refusal(exact_activation, case.activation, case) if case.exact else None)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from harness.errors import NothingSelected, UsageError
 from harness.matrix.case import MoETestConfig
+from harness.plan import model_selection
 from harness.plan.plan import TIME_LIMIT
 from harness.record.run_folder import ROOT, RunFolder, last_results, newest
 from harness.record.summary import BAD
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 DEFAULT_SUITE = "smoke"  # of list and plan
-_WAYS = "--suite, --case, --last-failed"
+_WAYS = "--suite, --case, --last-failed, --model"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,7 @@ class Selection:
 
     points: tuple[MoETestConfig, ...]
     suite: str | None = None  # None if cases were selected by id
+    note: str | None = None  # a line on what they are, for people
     time_limit: float = TIME_LIMIT  # seconds a case
     retries: int = 0
 
@@ -60,6 +62,7 @@ class Selection:
 def asked_for(args: argparse.Namespace) -> Selection:
     """Return the selection of `run`. Raises UsageError for options that exclude each other."""
     ways = _ways(args)
+    model_selection.check_options(args)
     if args.resume:
         selected = _resumed(args, ways)
     elif len(ways) != 1:
@@ -76,18 +79,27 @@ def to_list(args: argparse.Namespace) -> Selection:
     ways = _ways(args)
     if len(ways) > 1:
         raise UsageError(f"choose one of {_WAYS} ({' and '.join(ways)} given)")
+    model_selection.check_options(args)
     selected = _selected(args) if ways else of_suite(DEFAULT_SUITE, args.config)
     return selected.narrowed(args.experts, 1, args.layer)
 
 
 def _ways(args: argparse.Namespace) -> list[str]:
     """Return the options that select cases."""
-    ways = {"--suite": args.suite, "--case": args.case, "--last-failed": args.last_failed}
+    ways = {
+        "--suite": args.suite,
+        "--case": args.case,
+        "--last-failed": args.last_failed,
+        "--model": args.model,
+    }
     return [way for way, value in ways.items() if value]
 
 
 def _selected(args: argparse.Namespace) -> Selection:
     """Return the cases that one of the options selects."""
+    model = model_selection.of_model(args)
+    if model is not None:
+        return Selection(points=model.points, suite=model.name, note=model.note)
     if args.suite:
         return of_suite(args.suite, args.config)
     return of_ids(args.case) if args.case else of_last_failed(newest(ROOT))
@@ -98,7 +110,7 @@ def _resumed(args: argparse.Namespace, ways: list[str]) -> Selection:
     if args.out or args.experts or args.layer or args.seeds != 1 or set(ways) - {"--suite"}:
         raise UsageError(
             "--resume continues the folder's own cases: "
-            "leave out --case, --last-failed, --out, --experts, --layer and --seeds"
+            "leave out --case, --last-failed, --model, --out, --experts, --layer and --seeds"
         )
     selected = of_folder(RunFolder.open(args.resume))
     if args.suite:

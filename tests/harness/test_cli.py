@@ -103,7 +103,7 @@ def test_a_folder_is_never_overwritten(engine, capsys):
 @pytest.mark.parametrize(
     ("argv", "complaint"),
     [
-        (["run"], "choose one of --suite, --case, --last-failed, --resume (none given)"),
+        (["run"], "choose one of --suite, --case, --last-failed, --model, --resume (none given)"),
         (["run", "--suite", "smoke", "--case", BASE], "(--suite and --case given)"),
         (["run", "--suite", "smok"], "no suite is called 'smok', did you mean 'smoke'?"),
         (["run", "--case", "m:1"], "lacks n, k"),

@@ -170,3 +170,18 @@ def test_a_wrong_layer_is_found(tmp_path, capsys):
 def test_a_layer_brings_experts_of_its_own(capsys):
     assert main(["fuzz", "--layer", RIGHT, "--experts", "triton", "--budget", "1s"]) == 3
     assert "--layer has its own experts; leave --experts out" in capsys.readouterr().err
+
+
+def test_a_models_layer_is_fuzzed(tmp_path, capsys):
+    config = {"model_type": "mixtral", "hidden_size": 320, "intermediate_size": 192}
+    config |= {"num_local_experts": 8, "num_experts_per_tok": 4, "hidden_act": "silu"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    asked = ["fuzz", "--model", str(tmp_path), "--layouts", "tp:1,ep:4/1", "--tokens", "8"]
+    folder = tmp_path / "run"
+    asked += ["--budget", "90s", "--out", str(folder)]
+    assert main([*asked, "--experts", "torch_loop", "--cases", "4"]) == ExitCode.PASSED
+    out = capsys.readouterr().out
+    assert out.startswith(f"{tmp_path.name} ({tmp_path}/config.json): hidden 320; intermediate 192")
+    assert "cases=4 passed=4" in out
+    for case in json.loads((folder / "run.json").read_text())["cases"]:
+        assert re.match(r"m:[1-8]-n:192-k:320-e:(8-topk:4|2-of:8-topk:2)-experts:torch_loop", case)

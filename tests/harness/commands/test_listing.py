@@ -57,7 +57,7 @@ def test_cases_in_which_an_expert_may_be_small_are_counted(engine, capsys):
 @pytest.mark.parametrize("command", ["list", "plan"])
 def test_two_ways_to_choose_are_one_too_many(engine, capsys, command):
     assert cli.main([command, "--suite", "smoke", "--case", BASE]) == 3
-    text = "choose one of --suite, --case, --last-failed (--suite and --case given)"
+    text = "choose one of --suite, --case, --last-failed, --model (--suite and --case given)"
     assert text in capsys.readouterr().err
 
 
@@ -92,3 +92,42 @@ def test_list_into_a_closed_pipe(engine):
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_models_cases_are_listed_with_its_facts(engine, capsys):
+    argv = ["list", "--model", "mixtral-8x7b", "--platform", "cuda_sm90", "--tokens", "1"]
+    assert cli.main([*argv, "--layouts", "tp:1,ep:8/1", "--quant", "fp8_block"]) == 0
+    out = capsys.readouterr().out
+    assert sorted(out.split("\n\n")[0].splitlines()) == [
+        "m:1-n:14336-k:4096-e:1-of:8-topk:1-experts:triton-quant:fp8_block",
+        "m:1-n:14336-k:4096-e:8-topk:2-experts:triton-quant:fp8_block",
+    ]
+    assert "\nmixtral-8x7b (mistralai/Mixtral-8x7B-v0.1): hidden 4096; intermediate 14336; 8" in out
+    assert "\n2 case(s) on cuda_sm90, 0 refused\n" in out
+    assert cli.main(["list", "--model", "kimi-k2"]) == 4
+    assert "     6  router_unsupported: e.g. m:1-n:2048-k:7168-e:384-" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "text"),
+    [
+        (["list", "--model", "mixtral"], "no model is called 'mixtral', did you mean"),
+        (["run", "--model", "none/config.json"], "--model none/config.json: there is no such file"),
+        (["fuzz", "--model", "none.json"], "--model none.json: there is no such file"),
+        (["list", "--tokens", "3"], "--tokens goes with --model NAME"),
+        (["run", "--suite", "smoke", "--quant", "none"], "--quant goes with --model NAME"),
+        (["fuzz", "--layouts", "tp:2"], "--layouts goes with --model NAME"),
+        (["plan", "--model", "glm-4.5", "--layouts", "tp"], "--layouts 'tp': 'tp' is no word"),
+        (["list", "--model", "glm-4.5", "--suite", "smoke"], "(--suite and --model given)"),
+        (
+            ["run", "--model", "glm-4.5", "--resume", "x"],
+            "leave out --case, --last-failed, --model",
+        ),
+    ],
+)
+def test_what_a_model_is_asked_wrongly_is_one_line_and_exit_code_3(engine, capsys, argv, text):
+    assert cli.main(argv) == 3
+    captured = capsys.readouterr()
+    assert text in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""

@@ -28,8 +28,10 @@ def test_options_that_may_be_repeated_add_up():
         ("fuzz", {"budget": "5m", "seed": 0, "slots": 1, "cases": None, "require": []}),
         ("list", {"suite": None, "devices": None, "platform": None, "require": []}),
         ("plan", {"suite": None, "last_failed": False, "experts": None, "layer": None}),
+        ("fuzz", {"model": None, "layouts": None, "tokens": None, "quant": None}),
+        ("list", {"model": None, "layouts": None, "tokens": None, "quant": None}),
         ("doctor", {}),
-        ("schema", {}),
+        ("schema", {"models": False}),
     ],
 )
 def test_what_is_not_set_has_its_default(command, defaults):

@@ -80,7 +80,11 @@ def test_every_complaint_at_once_with_its_place(write):
         ("version: 1\n", "", "1:1: version: lacks the key 'version'"),
         ("version: 1", "verson: 1", "1:1: verson: unknown key, did you mean 'version'?"),
         ("top_k: [2]", "topk: [2]", "8:9: suites.smoke.blocks[0].topk: unknown key, did you mean "),
-        ("top_k: [2]", "zzz: [2]", "unknown key (known: shapes, num_experts, top_k, experts, "),
+        (
+            "top_k: [2]",
+            "zzz: [2]",
+            "unknown key (known: shapes, num_experts, total_experts, top_k, experts, ",
+        ),
         ("[torch_loop]", "[auto, 'a b']", "experts[1]: experts must be a name of [A-Za-z0-9_.:]"),
         ("[torch_loop]", "[1]", "experts[0]: must be a word, not 1"),
         ("[2]", "[2]\n        all2all: [auto]", "no all2all is called 'auto'"),

@@ -228,6 +228,7 @@ CHANGED = {
     "all2all": "local",
     "tokens": "ragged",
     "layer": "elsewhere:Layer",
+    "missing": "router_bias",
 }
 
 

@@ -1,0 +1,84 @@
+"""Name what real layers do that no case can say yet; such a case is refused, never approximated.
+
+The axis `missing` of a case joins these words by `.`: `missing:router_bias.router_scale`. Its id
+therefore says by itself that it is not the real layer. No torch.
+"""
+
+from __future__ import annotations
+
+from moe.errors import MoEError
+from moe.spec import Reason
+
+NOTHING = "nothing"  # a case that says its layer completely
+# Word -> (reason code, what the layer does).
+FEATURES = {
+    "router_bias": (
+        "router_unsupported",
+        "the router adds a bias to the scores when it chooses experts",
+    ),
+    "router_groups": (
+        "router_unsupported",
+        "the router chooses groups of experts before it chooses experts",
+    ),
+    "router_scale": ("router_unsupported", "the router multiplies its weights by a factor"),
+    "weights_input": (
+        "router_unsupported",
+        "router weights multiply the input of the experts, not their output",
+    ),
+    "not_gated": (
+        "activation_unsupported",
+        "experts have two matrices: the activation function has no gate",
+    ),
+    "expert_bias": ("expert_bias_unsupported", "experts add biases to their products"),
+    "latent": (
+        "latent_unsupported",
+        "experts work on a projection of the hidden states to another size",
+    ),
+    "shared_gate": (
+        "shared_experts_unsupported",
+        "the shared expert's output is multiplied by a gate of its own",
+    ),
+    "shared_width": (
+        "shared_experts_unsupported",
+        "the shared experts' width is no multiple of the routed experts' intermediate size",
+    ),
+    "shared_quant": (
+        "shared_experts_unsupported",
+        "the shared experts are quantized, too; with --quant only the routed experts are",
+    ),
+}
+# Words that end in a name: there is no row of that name (yet) -> (code, what, the rows' family).
+NAMED = {
+    "scoring_": ("router_unsupported", "the router's scores are computed by", "moe.routers"),
+    "act_": ("activation_unsupported", "the activation function is", "moe.activations"),
+    "quant_": ("quant_unsupported", "the checkpoint's quantization is", "moe.quant"),
+}
+
+
+def joined(words: list[str]) -> str:
+    """Return the value of the axis `missing` for these words."""
+    return ".".join(words) or NOTHING
+
+
+def missing_reason(value: str) -> Reason | None:
+    """Return why a case with this value of `missing` is refused: the first word's code, all texts.
+
+    None for NOTHING. Raises MoEError for an unknown word.
+    """
+    if value == NOTHING:
+        return None
+    reasons = [_reason(word) for word in value.split(".")]
+    text = "; ".join(reason.text for reason in reasons)
+    return Reason(code=reasons[0].code, text=f"no case can say yet: {text}")
+
+
+def _reason(word: str) -> Reason:
+    if word in FEATURES:
+        code, text = FEATURES[word]
+        return Reason(code=code, text=text)
+    for prefix, (code, text, family) in NAMED.items():
+        name = word.removeprefix(prefix)
+        if name and name != word:
+            return Reason(code=code, text=f"{text} {name}, which is no row of {family}")
+    known = ", ".join([*FEATURES, *(f"{prefix}NAME" for prefix in NAMED)])
+    raise MoEError(f"missing:{word}: no feature is called {word!r} (known: {known})")

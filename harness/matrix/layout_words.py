@@ -1,0 +1,106 @@
+"""Read `--layouts tp:8,ep:8,tp:2+ep:8,ep:8/1`: layouts of a real model, and shares of them.
+
+A layout is words joined by `+`. `tp:N` and `dp:N` are sizes; `ep:N` spreads the experts over N
+ranks, which are all ranks of the world: what `tp` and `dp` leave open of them are DP ranks. `ep`
+alone spreads them over dp * tp ranks. `sp` splits tokens over the TP ranks. `ep:W/R` are the first
+R of W ranks with their share of the experts, as a world of R ranks: a model that fits no machine
+here is tested with the shapes that one rank of a real deployment has.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from harness.errors import UsageError
+from moe.errors import MoEError
+from moe.layout import Layout, chunk
+
+if TYPE_CHECKING:
+    from harness.matrix.case import MoETestConfig
+
+EXAMPLES = "tp:1, tp:8, dp:2, ep:8, tp:2+ep:8, tp:2+ep+sp or ep:8/1"
+_SIZE = re.compile(r"(tp|dp|ep):([1-9][0-9]{0,3})(?:/([1-9][0-9]{0,3}))?\Z")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayoutChoice:
+    """One layout. of_ranks: the ranks of which it is the first ones; its own number if all."""
+
+    layout: Layout
+    of_ranks: int
+
+    @property
+    def is_share(self) -> bool:
+        return self.of_ranks > self.layout.world_size
+
+    def experts(self, total: int) -> int:
+        """Return how many of `total` experts the ranks of this layout hold together."""
+        ranks = range(self.layout.world_size)
+        return sum(len(chunk(total, self.of_ranks, rank)) for rank in ranks)
+
+
+def parse_layouts(text: str) -> tuple[LayoutChoice, ...]:
+    """Return the layouts of a comma-separated list, each once. Raises UsageError."""
+    return tuple(dict.fromkeys(_layout(item.strip()) for item in text.split(",")))
+
+
+def check_share(case: MoETestConfig) -> None:
+    """Raise MoEError for a case that has more experts than the layer of which it is a share."""
+    if 0 < case.total_experts < case.num_experts:
+        rule = f"of:{case.total_experts} counts all experts of the layer"
+        raise MoEError(f"{rule}: at least the share's e:{case.num_experts}, or leave it out")
+
+
+def _layout(text: str) -> LayoutChoice:
+    words = text.split("+")
+    sizes, share = _sizes(text, words)
+    if len(set(words)) < len(words) or ("ep" in words and "ep" in sizes):
+        raise _error(text, "a word is given twice")
+    use_ep, sequence_parallel = "ep" in words or "ep" in sizes, "sp" in words
+    tp = sizes.get("tp", 1)
+    world = share or sizes.get("ep", sizes.get("dp", 1) * tp)
+    dp = sizes.get("dp", max(world // tp, 1))
+    if dp * tp != world:
+        raise _error(text, f"dp * tp is {dp * tp}, and ep spreads the experts over {world}")
+    if sequence_parallel and not (use_ep and tp > 1):
+        raise _error(text, "sp needs ep, and tp of 2 or more")
+    layout = Layout(
+        dp_size=dp,
+        tp_size=tp,
+        use_ep=use_ep and world > 1,
+        sequence_parallel=sequence_parallel,
+    )
+    return LayoutChoice(layout=layout, of_ranks=sizes["ep"] if share else world)
+
+
+def _sizes(text: str, words: list[str]) -> tuple[dict[str, int], int | None]:
+    """Return the sizes by name, and how many ranks `ep:W/R` keeps, or None."""
+    sizes: dict[str, int] = {}
+    share = None
+    for word in words:
+        match = _SIZE.match(word)
+        if match is None and word not in ("ep", "sp"):
+            raise _error(text, f"{word!r} is no word of a layout")
+        if match is None:
+            continue
+        name, size, part = match[1], int(match[2]), match[3]
+        if name in sizes:
+            raise _error(text, f"{name} is given twice")
+        if part is not None:
+            share = _share(text, name, size, int(part))
+        sizes[name] = size
+    return sizes, share
+
+
+def _share(text: str, name: str, ranks: int, part: int) -> int:
+    if name != "ep":
+        raise _error(text, f"only ep can be a share, as ep:{ranks}/{part}, not {name}")
+    if part >= ranks:
+        raise _error(text, f"a share has fewer than all {ranks} ranks; write ep:{ranks}")
+    return part
+
+
+def _error(text: str, rule: str) -> UsageError:
+    return UsageError(f"--layouts {text!r}: {rule}; give layouts such as {EXAMPLES}")

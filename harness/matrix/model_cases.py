@@ -1,0 +1,90 @@
+"""Turn the facts of a real model into cases: layouts times tokens times quantization methods.
+
+What a case cannot say exactly goes into its axis `missing`, and the plan refuses it.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import TYPE_CHECKING
+
+from harness.matrix.case import MoETestConfig
+from harness.matrix.features import joined
+from moe.activations import ACTIVATIONS
+from moe.oracle import AUTO
+from moe.quant import QUANT
+from moe.routers import ROUTERS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from harness.matrix.layout_words import LayoutChoice
+    from harness.matrix.model_facts import ModelFacts
+
+
+def points_of(
+    facts: ModelFacts,
+    *,
+    layouts: Sequence[LayoutChoice],
+    tokens: Sequence[int],
+    quants: Sequence[str] = (),
+) -> tuple[MoETestConfig, ...]:
+    """Return the cases of a model, those of a layout together, each once.
+
+    tokens: per DP rank. quants: methods for the routed experts; none: the checkpoint's own.
+    """
+    points = (
+        _point(facts, choice, m, quant)
+        for choice, quant, m in product(layouts, quants or (None,), tokens)
+    )
+    return tuple(dict.fromkeys(points))
+
+
+def _point(facts: ModelFacts, choice: LayoutChoice, m: int, quant: str | None) -> MoETestConfig:
+    """Return one case. quant: a method, or None for the checkpoint's own."""
+    experts, layout = choice.experts(facts.experts), choice.layout
+    scoring, activation = facts.router.scoring, facts.activation
+    method = facts.quant if quant is None else quant
+    return MoETestConfig(
+        m=m,
+        n=facts.intermediate,
+        k=facts.hidden,
+        num_experts=experts,
+        total_experts=facts.experts if choice.is_share else 0,
+        # A share routes each token to as many experts as the model, if it has them.
+        top_k=min(facts.top_k, experts),
+        experts=AUTO,
+        quant=MoETestConfig.quant if quant is None and method not in QUANT.rows else method,
+        dtype=facts.dtype,
+        dp_size=layout.dp_size,
+        tp_size=layout.tp_size,
+        use_ep=layout.use_ep,
+        sequence_parallel=layout.sequence_parallel,
+        # One MLP of that many columns, whatever the number of experts it is published as.
+        shared_experts=facts.shared_width // facts.intermediate,
+        renormalize=facts.router.renormalize,
+        router=scoring if scoring in ROUTERS.rows else MoETestConfig.router,
+        activation=activation if activation in ACTIVATIONS.rows else MoETestConfig.activation,
+        missing=joined(missing_words(facts, quant)),
+    )
+
+
+def missing_words(facts: ModelFacts, quant: str | None) -> list[str]:
+    """Return the words of `harness.matrix.features` for what no case can say of these facts."""
+    router, own = facts.router, facts.quant
+    words = {
+        f"scoring_{router.scoring}": router.scoring not in ROUTERS.rows,
+        "router_bias": router.bias,
+        "router_groups": router.chosen_groups < router.groups,
+        "router_scale": router.scale != 1.0,
+        "weights_input": router.weights_input,
+        f"act_{facts.activation}": facts.activation not in ACTIVATIONS.rows,
+        "not_gated": not facts.gated,
+        "expert_bias": facts.expert_bias,
+        "latent": facts.latent is not None,
+        "shared_gate": facts.shared_gate,
+        "shared_width": facts.shared_width % facts.intermediate != 0,
+        "shared_quant": quant is None and own != "none" and facts.shared_experts > 0,
+        f"quant_{own}": quant is None and own not in QUANT.rows,
+    }
+    return [word for word, is_missing in words.items() if is_missing]

@@ -1,0 +1,98 @@
+"""Facts become cases that say exactly the layer, or name what they do not say."""
+
+import pytest
+
+from harness.matrix.case import MoETestConfig
+from harness.matrix.layout_words import parse_layouts
+from harness.matrix.model_cases import missing_words, points_of
+from harness.matrix.model_facts import ModelFacts, RouterFacts
+from tests.harness.matrix.test_model_facts import PLAIN
+
+ONE = parse_layouts("tp:1")
+
+
+def facts(**fields):
+    return ModelFacts(**{**PLAIN, **fields})
+
+
+def ids(facts, layouts="tp:1", tokens=(1,), quants=()):
+    choices = parse_layouts(layouts)
+    return [case.id for case in points_of(facts, layouts=choices, tokens=tokens, quants=quants)]
+
+
+def test_cases_are_layouts_times_methods_times_tokens():
+    assert ids(facts(), "tp:1,tp:2", (1, 16), ("none", "fp8_block")) == [
+        "m:1-n:32-k:64-e:8-topk:2-experts:auto",
+        "m:16-n:32-k:64-e:8-topk:2-experts:auto",
+        "m:1-n:32-k:64-e:8-topk:2-experts:auto-quant:fp8_block",
+        "m:16-n:32-k:64-e:8-topk:2-experts:auto-quant:fp8_block",
+        "m:1-n:32-k:64-e:8-topk:2-experts:auto-tp:2",
+        "m:16-n:32-k:64-e:8-topk:2-experts:auto-tp:2",
+        "m:1-n:32-k:64-e:8-topk:2-experts:auto-quant:fp8_block-tp:2",
+        "m:16-n:32-k:64-e:8-topk:2-experts:auto-quant:fp8_block-tp:2",
+    ]
+
+
+def test_a_share_says_of_how_many_experts_it_is_and_caps_the_top_k():
+    assert ids(facts(), "ep:8/1,ep:4/2") == [
+        "m:1-n:32-k:64-e:1-of:8-topk:1-experts:auto",
+        "m:1-n:32-k:64-e:4-of:8-topk:2-experts:auto-dp:2-ep",
+    ]
+
+
+def test_everything_that_a_case_can_say_is_said():
+    said = facts(
+        router=RouterFacts(scoring="sigmoid", renormalize=False),
+        activation="gelu_tanh",
+        shared_experts=1,
+        shared_intermediate=96,
+        quant="none",
+        dtype="fp16",
+    )
+    (case,) = points_of(said, layouts=ONE, tokens=(4,))
+    assert case == MoETestConfig(
+        m=4,
+        n=32,
+        k=64,
+        num_experts=8,
+        top_k=2,
+        experts="auto",
+        router="sigmoid",
+        renormalize=False,
+        activation="gelu_tanh",
+        shared_experts=3,  # one MLP of 96 columns
+        dtype="fp16",
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({}, []),
+        ({"router": RouterFacts(groups=4, chosen_groups=4)}, []),  # all groups: no choice
+        ({"router": RouterFacts(groups=4, chosen_groups=2)}, ["router_groups"]),
+        ({"router": RouterFacts(bias=True, scale=2.5)}, ["router_bias", "router_scale"]),
+        ({"router": RouterFacts(weights_input=True)}, ["weights_input"]),
+        ({"router": RouterFacts(scoring="cosine")}, ["scoring_cosine"]),
+        ({"activation": "relu2", "gated": False}, ["act_relu2", "not_gated"]),
+        ({"expert_bias": True, "latent": 16}, ["expert_bias", "latent"]),
+        ({"shared_experts": 1, "shared_gate": True}, ["shared_gate"]),
+        ({"shared_experts": 1, "shared_intermediate": 33}, ["shared_width"]),
+        ({"shared_experts": 1, "quant": "fp8_block"}, ["shared_quant"]),
+        ({"quant": "fp8_block"}, []),
+        ({"quant": "mxfp4"}, ["quant_mxfp4"]),
+    ],
+)
+def test_what_no_case_says_is_named_in_the_case(fields, words):
+    assert missing_words(facts(**fields), None) == words
+    (case,) = points_of(facts(**fields), layouts=ONE, tokens=(1,))
+    assert case.missing == (".".join(words) or "nothing")
+    assert MoETestConfig.from_id(case.id) == case
+
+
+def test_a_method_that_is_asked_for_replaces_the_checkpoints():
+    assert missing_words(facts(quant="mxfp4"), "none") == []
+    assert missing_words(facts(quant="fp8_block", shared_experts=1), "fp8_block") == []
+    assert ids(facts(quant="mxfp4"), quants=("fp8_block",)) == [
+        "m:1-n:32-k:64-e:8-topk:2-experts:auto-quant:fp8_block"
+    ]
