@@ -6,7 +6,6 @@ the outputs do not determine are left open, as a row may leave them.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -19,9 +18,6 @@ if TYPE_CHECKING:
 
     from harness.record.rounding_fit import Fit, Measured
 
-# Output steps that may remain in a case that is reproduced. Values that the noise of float32 sums
-# moves leave less than 0.01; a rounding that is missing or too many leaves 0.2 or more.
-REPRODUCED = 0.1
 CLEARLY = 2.0  # times the residual, from which a combination is worse than another, ...
 FEWEST = 16  # ... if as many more output values differ
 
@@ -143,8 +139,7 @@ def _place(name: str, best: Fit, fits: Sequence[Fit]) -> Place:
 
 def _fitting(measured: Measured, best: Fit) -> tuple[Fitting, str | None]:
     """Return how well the best fit explains the outputs, and the first case that it does not."""
-    left = [math.sqrt(square) for square in best.squares]
-    if max(left) <= REPRODUCED:
+    if best.reproduces:
         return Fitting.REPRODUCED, None
     if max(measured.used) <= 1:
         return Fitting.WITHIN, None

@@ -18,54 +18,48 @@ if TYPE_CHECKING:
 
 _ROW = "  {:<16}{:<16}{}"
 _CERTAIN = 1000  # times the residual: more says no more
+_NEAR = 1.0  # rounding steps: outputs that are further off are not about roundings
 
 
 def lines(case: MoETestConfig, measured: Measured, decision: Decision) -> list[str]:
     """Return the report. case: one of those that ran."""
-    shown = [*_table(decision), "", *_fitting(measured, decision)]
     if decision.fitting is Fitting.NONE:
-        return [*shown, *_unexplained(case, decision)]
+        is_near = decision.best.residual <= _NEAR
+        table = [*_table(decision), ""] if is_near else []
+        return [*table, *_unexplained(decision)]
+    shown = [*_table(decision), "", *_fitting(measured, decision)]
     return [*shown, *_of_row(decision), *_to_paste(case, decision)]
 
 
 def _table(decision: Decision) -> Iterator[str]:
     """Yield a line for each place: its value, and what each other value would leave."""
     yield _ROW.format("place", "value", "what other values leave, and times more")
+    least = decision.best.residual
     for place in decision.places:
-        least = decision.best.residual
         others = ", ".join(_rival(value, left, least) for value, left in place.others)
+        if not place.is_determined:
+            others = f"{place.value} {_steps(least)}, {others}: {_note(place)}"
         value = place.value if place.is_determined else "not determined"
-        yield _ROW.format(place.name, value, others + _note(place)).rstrip()
+        yield _ROW.format(place.name, value, others).rstrip()
 
 
 def _rival(value: str, left: float, least: float) -> str:
-    """Return a value with the residual that it leaves, in itself and relative to the best."""
-    if least == 0 or math.isinf(left):
+    """Return a value with the residual that it leaves, in itself and relative to the least."""
+    if least == 0:
         return f"{value} {_steps(left)}"
     times = left / least
-    ratio = (
-        f"over {_CERTAIN}x"
-        if times > _CERTAIN
-        else f"{times:.2g}x"
-        if times < 10
-        else f"{times:.0f}x"
-    )
-    return f"{value} {_steps(left)} ({ratio})"
+    ratio = f"{times:.0f}x" if times <= _CERTAIN else f"over {_CERTAIN}x"
+    return f"{value} {_steps(left)} ({ratio if times >= 10 else f'{times:.1f}x'})"
 
 
 def _steps(left: float) -> str:
     """Return a residual in output steps, as text."""
-    if math.isinf(left):
-        return "not finite"
     return f"{left:.4f}".rstrip("0").rstrip(".") if left < 0.1 else f"{left:.2f}"
 
 
 def _note(place: Place) -> str:
-    if place.is_determined:
-        return ""
-    if place.name == "weight_on":
-        return f": the same bits, {place.value} is taken"
-    return ": these cases show no clear difference"
+    taken = f", {place.value} is taken" if place.name == "weight_on" else ""
+    return f"no clear difference{taken}"
 
 
 def _fitting(measured: Measured, decision: Decision) -> Iterator[str]:
@@ -81,11 +75,16 @@ def _fitting(measured: Measured, decision: Decision) -> Iterator[str]:
         yield "roundings: leave the places open that are not determined."
 
 
-def _unexplained(case: MoETestConfig, decision: Decision) -> Iterator[str]:
-    left = _steps(decision.best.residual)
-    yield f"No customary rounding explains this: the nearest leaves {left} rounding steps (rms)."
+def _unexplained(decision: Decision) -> Iterator[str]:
+    left = decision.best.residual
+    distance = (
+        "has no finite distance"
+        if math.isinf(left)
+        else f"leaves {_steps(left)} rounding steps (rms)"
+    )
+    yield f"No customary rounding explains this: the nearest {distance}."
     yield "The smallest case that none explains; its diagnosis names known mistakes:"
-    yield f"  python -m harness run --case {decision.first_wrong or case.id}"
+    yield f"  python -m harness run --case {decision.first_wrong}"
 
 
 def _of_row(decision: Decision) -> Iterator[str]:

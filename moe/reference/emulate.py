@@ -8,6 +8,7 @@ state. Compared bit by bit with an output, it shows where the member rounds.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -69,23 +70,43 @@ class Emulation:
         numerics: every place stated, each with a value of its own. `combine_order` is the router's
         for `slots`, and that of the experts' ids for `any`. Raises ValueError for EITHER.
         """
+        terms = self._terms(numerics)
+        if numerics.combine == "f32":
+            return self._rounded(terms.double().sum(dim=1).float(), "model")
+        ids = self._inputs.topk_ids.long()
+        slots = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+        is_by_slot = numerics.combine_order == "slots"
+        return self._summed(terms, slots if is_by_slot else ids.argsort(dim=1))
+
+    def nearest(self, numerics: Numerics, out: Tensor) -> Tensor:
+        """Return the output [T, K] with each row summed in the order that is nearest to `out`.
+
+        Atomic additions have an order of their own for each row. There are top_k! orders.
+        """
+        terms, ids = self._terms(numerics), self._inputs.topk_ids
+        best, least = self(numerics), torch.full((len(out),), torch.inf, device=out.device)
+        for order in itertools.permutations(range(ids.shape[1])):
+            summed = self._summed(terms, torch.tensor(order, device=ids.device).expand_as(ids))
+            distance = (summed - out).square().sum(dim=1)
+            best = torch.where((distance < least)[:, None], summed, best)
+            least = torch.minimum(least, distance)
+        return best
+
+    def _terms(self, numerics: Numerics) -> Tensor:
+        """Return what each slot adds to the output, [T, k, K]."""
         _check(numerics)
         y = self._rounded(self._second_product(numerics), numerics.expert)
         by_slot = y.reshape(*self._inputs.topk_ids.shape, -1)
-        if numerics.weight_on == "output":
-            weighted = by_slot * self._weights(numerics)[:, :, None]
-            by_slot = self._rounded(weighted, numerics.weighted)
-        return self._combined(by_slot, numerics)
+        if numerics.weight_on != "output":
+            return by_slot
+        weighted = by_slot * self._weights(numerics)[:, :, None]
+        return self._rounded(weighted, numerics.weighted)
 
-    def _combined(self, terms: Tensor, numerics: Numerics) -> Tensor:
-        """Return the sum of terms [T, k, K] over the slots, rounded at each addition or once."""
-        if numerics.combine == "f32":
-            return self._rounded(terms.double().sum(dim=1).float(), "model")
-        if numerics.combine_order == "any":
-            order = self._inputs.topk_ids.long().argsort(dim=1)
-            terms = terms.gather(1, order[:, :, None].expand_as(terms))
+    def _summed(self, terms: Tensor, order: Tensor) -> Tensor:
+        """Return the sum of terms [T, k, K], rounded at each addition. order: slots, [T, k]."""
+        ordered = terms.gather(1, order[:, :, None].expand_as(terms))
         total = torch.zeros_like(terms[:, 0])
-        for term in terms.unbind(dim=1):
+        for term in ordered.unbind(dim=1):
             total = self._rounded(total + term, "model")
         return total
 
