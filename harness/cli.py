@@ -232,6 +232,12 @@ def fuzz(args: argparse.Namespace) -> int:
         return fuzz_main(args)
 
 
+def numerics(args: argparse.Namespace) -> int:
+    from harness.commands.numerics import infer
+
+    return infer(args)
+
+
 def power(args: argparse.Namespace) -> int:
     from harness.commands.power import certify
 
@@ -254,6 +260,7 @@ COMMANDS = {
     "run": run,
     "fuzz": fuzz,
     "power": power,
+    "numerics": numerics,
     "list": listing.show_list,
     "plan": listing.show_plan,
     "report": report,
