@@ -61,13 +61,16 @@ class Check:
     """One row of the table.
 
     run: returns findings, or none if all is well. collective: all ranks run it together, where it
-    `applies` on every rank. phase: the timer that its run time is added to.
+    `applies` on every rank. by_reference: its findings depend on the reference, so that it runs
+    again for each alternative if a row states no numerics. phase: the timer that its run time is
+    added to.
     """
 
     name: str
     run: Callable[[Observation], tuple[Finding, ...]]
     applies: Callable[[Observation], bool] = always
     collective: bool = False
+    by_reference: bool = True
     phase: str = "judge"
 
 

@@ -29,6 +29,11 @@ def sample_rows(scene: Scene, call: Call, is_wrong: Tensor) -> Scene:
     """
     rows, answer = _known(scene, call, is_wrong) or _computed(scene, call, is_wrong)
     routing = call.output.routing
+    if scene.candidates is not None and scene.candidates.several:
+        ball = scene.reference.with_numerics(scene.candidates.ball)
+        inputs = call.tokens.x[rows], routing.topk_ids[rows], routing.topk_weights[rows]
+        wide = ball(*inputs, like=call.answer)  # the layer's roundings are not known
+        answer = dataclasses.replace(answer, variance=wide.variance, flips=wide.flips)
     return dataclasses.replace(
         scene,
         rows=rows,

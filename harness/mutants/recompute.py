@@ -180,8 +180,7 @@ def _first_product(scene: Scene, steps: Steps, pairs: Pairs) -> Tensor:
         inputs = steps.inputs(scene, *pairs.rows_and_slots)
         weights = (steps.w13(scene, matrices(scene, e)) for e in pairs.experts)
         product = _product(scene, steps, pairs, inputs, weights)
-        declared = scene.reference.numerics.gemm1
-        return formats.on_grid(product, scene.case.dtype if declared == "model" else "f32")
+        return _rounded(scene, product, "gemm1")
 
     if not steps.starts_right():
         return make()
@@ -199,26 +198,51 @@ def _second_product(
         Shard(rank=rank, columns=slice(part.start, part.stop), intermediate=n)
         for rank, part in zip(ranks, columns, strict=True)
     ]
-    h = _intermediate(scene, steps, product, shards)
+    rows, slots = pairs.rows_and_slots
+    router_weight = scene.topk_weights[rows, slots]
+    h = _intermediate(scene, steps, product, (shards, router_weight))
     h = h.reshape(len(ranks), len(product), h.shape[1])
     weights = (by_rank(steps.w2(scene, matrices(scene, e)), columns) for e in pairs.experts)
-    return _product(scene, steps, pairs, h, weights)
+    return _unweighted(scene, _product(scene, steps, pairs, h, weights), router_weight)
 
 
-def _intermediate(scene: Scene, steps: Steps, product: Tensor, shards: list[Shard]) -> Tensor:
-    """Return [w * P, n], the columns of w ranks' intermediates, quantized."""
+def _intermediate(
+    scene: Scene, steps: Steps, product: Tensor, of_rows: tuple[list[Shard], Tensor]
+) -> Tensor:
+    """Return [w * P, n], the columns of w ranks' intermediates, quantized.
+
+    of_rows: the columns of each rank, and the rows' router weights [P].
+    """
+    shards, weight = of_rows
     activation = steps.activation or right_activation(scene)
     halves = zip(*(steps.halves(product, shard) for shard in shards), strict=True)
-    h = activation(*(torch.cat(of_ranks) for of_ranks in halves))
-    declared = scene.reference.numerics.activation
-    h = formats.on_grid(h, scene.case.dtype if declared == "model" else "f32")
+    h = _rounded(scene, activation(*(torch.cat(of_ranks) for of_ranks in halves)), "activation")
+    if scene.reference.numerics.weight_on == "intermediate":
+        h = _rounded(scene, h * weight.repeat(len(shards))[:, None], "weighted")
     return steps.second(scene, h, shards[0].rank)
+
+
+def _unweighted(scene: Scene, output: Tensor, weight: Tensor) -> Tensor:
+    """Return the experts' output [w, P, K] before its router weights [P], as `Answer.parts`."""
+    if scene.reference.numerics.weight_on != "intermediate":
+        return output
+    return output / torch.where(weight == 0, 1.0, weight)[:, None]
+
+
+def _rounded(scene: Scene, value: Tensor, place: str) -> Tensor:
+    """Return the value rounded as the numerics declare for a place."""
+    declared = getattr(scene.reference.numerics, place)
+    return formats.on_grid(value, scene.case.dtype if declared == "model" else "f32")
 
 
 def right_activation(scene: Scene) -> Callable[[Tensor, Tensor], Tensor]:
     """Return f(gate) * up of the layer under test."""
     truth = scene.reference.activation
-    return lambda gate, up: truth(gate, up).value
+    if scene.reference.numerics.activated_gate != "model":
+        return lambda gate, up: truth(gate, up).value
+    return lambda gate, up: (
+        _rounded(scene, truth(gate, torch.ones_like(up)).value, "activated_gate") * up
+    )
 
 
 def matrices(scene: Scene, e: int) -> Matrices:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from harness.fixtures.layer_call import Call
     from harness.matrix.case import MoETestConfig
+    from moe.assumed_numerics import Candidates
     from moe.reference.layer import BaselineSiluAndMul
     from moe.reference.result import Answer
 
@@ -43,6 +44,7 @@ class Scene:
     reference: BaselineSiluAndMul
     all_rows: Tensor  # [T, K] the reference's output for all of this rank's tokens
     few: int = FEW  # rows for which a mistake inside the experts is computed
+    candidates: Candidates | None = None  # if the row states no numerics: those it may have
     # Values that several mistakes share, such as an expert's dequantized weights.
     memo: dict[Any, Any] = field(default_factory=dict, repr=False)
 

@@ -99,6 +99,7 @@ class RankResult:
     sketches: tuple[dict[str, Any], ...] = ()  # compressed outputs, see cross_case.py
     battery: tuple[Proof, ...] = ()  # the self-check's proofs, if passed
     diagnosis: Diagnosis | None = None  # what is wrong, if failed
+    assumed: str | None = None  # the numerics that were assumed; None if the row states all
     poisoned: bool = False  # whether later cases must not run in this process
     unclear: bool = False  # whether an earlier case may have altered it; nothing was judged
 
@@ -152,6 +153,7 @@ class CaseResult:
     sketches: tuple[dict[str, Any], ...] = ()  # of all ranks, if passed; see cross_case.py
     battery: tuple[Proof, ...] = ()  # the self-check over all ranks, see `proof.best`
     diagnoses: tuple[Diagnosis, ...] = ()  # of each failed rank
+    assumed: str | None = None  # the numerics that were assumed; None if the row states all
     attempt: int = 1  # 2 and more: run again in a fresh gang
 
     def with_messages(
@@ -198,6 +200,7 @@ def merge(case_id: str, world_size: int, ranks: list[RankResult], seconds: float
         seconds=seconds,
         battery=battery,
         diagnoses=tuple(r.diagnosis for r in ranks if r.diagnosis is not None),
+        assumed=next((r.assumed for r in ranks if r.assumed is not None), None),
         **_messages(ranks),
         **_data(ranks),
     )

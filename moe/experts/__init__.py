@@ -12,7 +12,7 @@ from moe.spec import ANY, STANDARD, MemberSpec, Needs, Numerics
 
 # Each product, and f(gate) * up, is rounded to the layer's dtype. Tensor cores sum bf16 and fp16
 # products in float32, but drop low bits when they align the terms.
-_ROUNDED = Numerics(gemm1="model", activation="model", expert="model", accumulation=2.0**-22)
+_ROUNDED = Numerics.stated(gemm1="model", activation="model", expert="model", accumulation=2.0**-22)
 # Hopper's tensor cores sum fp8 products in a short accumulator: 32 at a time, truncated 13 bits
 # below the largest exponent among them. (An emulation of this has the same bits as the hardware in
 # 80 % of measured sums, and the same largest error.) Over 4096 terms the relative error is 2**-9.5.
@@ -65,7 +65,7 @@ EXPERTS: Registry[MemberSpec] = Registry(
             # fp8 sums stay in the short accumulator (2**-9.5 at K = 4096, measured), and the codes
             # for the second product are made from float32.
             numerics_of={
-                "fp8_static": Numerics(
+                "fp8_static": Numerics.stated(
                     gemm1="model", expert="model", accumulation=_FP8_SHORT, aligned=_FP8_ALIGNED
                 )
             },
@@ -92,6 +92,7 @@ EXPERTS: Registry[MemberSpec] = Registry(
             dispatch_format=STANDARD,
             # Multiplies dequantized values, and calls the layer's own activation function.
             needs=Needs(dtypes=ANY, formats=ANY, dequantizes=True, activation_functions=ANY),
+            numerics=Numerics.stated(),
             deterministic=True,
         ),
     ),

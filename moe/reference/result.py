@@ -28,9 +28,10 @@ class Answer:
     tensor_scales: the scale of the input and the scales [world] of the ranks' intermediates, if
     one scale spans many tokens; 0 for a rank without tokens.
 
-    along: [3, T] float32 allowed <y - q, q> of a row, from errors along the row: its variance; its
-    square if every code within reach flips; the part that all values share. None: unknown, so
-    that directions are not judged.
+    along: [4, T] float32 allowed <y - q, q> of a row, from errors along the row: its variance; its
+    square if every code within reach flips; the part that all values share; with its sign, the
+    part from router weights that are rounded, or are not. None: unknown, so that directions are
+    not judged.
     """
 
     out: Tensor
@@ -53,5 +54,6 @@ class Sums:
     place: Tensor  # [T] int64 index of each row among the r requested ones, -1 = not requested
     variance: Tensor  # [T]
     flips: Tensor  # [T]
-    along: Tensor  # [3, T] see Answer
+    along: Tensor  # [3, T] the first parts, see Answer
+    unsure: Tensor  # [T, K] change of the output if all router weights were rounded
     amax2: Tensor  # []

@@ -11,7 +11,7 @@ from moe.reference.formats import on_grid, step_of
 from moe.spec import Numerics
 
 TERMS, BITS = 32, 13
-SHORT = Numerics(accumulation=2.0**-15.5, promoted=128, aligned=(TERMS, BITS))
+SHORT = Numerics.stated(accumulation=2.0**-15.5, promoted=128, aligned=(TERMS, BITS))
 
 
 def exponent(x):
@@ -84,7 +84,7 @@ def test_a_row_of_zeros_has_none():
 
 def test_a_plain_accumulator_s_is_the_same_for_equal_lengths():
     x, w = torch.ones(2, 50), torch.ones(3, 50)
-    plain = Numerics(accumulation=2.0**-22)
+    plain = Numerics.stated(accumulation=2.0**-22)
     wanted = math.sqrt(gathered(plain, 50) / 50) * 50
     assert of_each_sum(x, w, plain).tolist() == [pytest.approx([wanted] * 3)] * 2
 

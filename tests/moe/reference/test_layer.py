@@ -44,7 +44,8 @@ def layer_spec(scheme: tuple[str, str] = ("model", "model"), **layout: object) -
 def reference(
     p: LayerSpec, numerics: Numerics | None = None, **options: object
 ) -> BaselineSiluAndMul:
-    return BaselineSiluAndMul(p, numerics or Numerics(), lambda e: (W13[e], W2[e]), **options)  # type: ignore[arg-type]
+    declared = numerics or Numerics.stated()
+    return BaselineSiluAndMul(p, declared, lambda e: (W13[e], W2[e]), **options)  # type: ignore[arg-type]
 
 
 def plain(ids: torch.Tensor = IDS) -> torch.Tensor:
@@ -94,7 +95,7 @@ def test_each_shard_takes_its_own_token_scale() -> None:
     for t in range(TOKENS):
         for slot in range(2):
             w13, w2 = ref.weights(int(IDS[t, slot]))
-            h = intermediate(x[t : t + 1], w13, Numerics(), "bf16", silu_mul).value
+            h = intermediate(x[t : t + 1], w13, Numerics.stated(), "bf16", silu_mul).value
             for half in (slice(0, INTER // 2), slice(INTER // 2, INTER)):
                 scale = formats.activation_scale(h[:, half], fmt, None)
                 q = formats.quantize(h[:, half], scale, fmt).values
@@ -127,7 +128,7 @@ def distances(answer: Answer, actual: torch.Tensor) -> torch.Tensor:
     return (actual - answer.out).square().sum(1) / answer.variance
 
 
-@pytest.mark.parametrize("declared", [Numerics(), Numerics(expert="model")])
+@pytest.mark.parametrize("declared", [Numerics.stated(), Numerics.stated(expert="model")])
 def test_the_variance_is_that_of_the_declared_roundings(declared: Numerics) -> None:
     answer = reference(layer_spec(), declared)(X, IDS, WEIGHTS)
     expert_outputs = torch.zeros(TOKENS, HIDDEN)
@@ -151,7 +152,7 @@ def test_a_member_with_the_declared_noise_stays_inside(
     scheme: tuple[str, str], noise: float, rounds: str
 ) -> None:
     """Simulated members: the same stages with noise in the first product, many draws."""
-    declared = Numerics(gemm1=rounds, activation=rounds, accumulation=noise / HIDDEN**0.5)
+    declared = Numerics.stated(gemm1=rounds, activation=rounds, accumulation=noise / HIDDEN**0.5)
     ref = reference(layer_spec(scheme), declared)
     answer = ref(X, IDS, WEIGHTS)
     limit = 2 * answer.variance.sqrt() + answer.flips.sqrt()
@@ -195,7 +196,7 @@ def test_along_the_row_itself_noise_comes_to_what_is_expected(
     scheme: tuple[str, str], rounds: str
 ) -> None:
     """Simulated members as above: <y - q, q> of a row, over its expected standard deviation."""
-    declared = Numerics(gemm1=rounds, activation=rounds, accumulation=2.0**-15 / HIDDEN**0.5)
+    declared = Numerics.stated(gemm1=rounds, activation=rounds, accumulation=2.0**-15 / HIDDEN**0.5)
     ref = reference(layer_spec(scheme), declared)
     answer = ref(X, IDS, WEIGHTS)
     assert answer.along is not None
