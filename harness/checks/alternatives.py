@@ -47,15 +47,15 @@ def fits_of(observation: Observation, *, of_first: bool = False) -> list[float]:
     (0).
     """
     subject = observation.subject
-    found = subject.candidates
+    tried = subject.candidates
     fmt = FORMATS[subject.case.layer_spec.scheme.activations]
     if fmt.has_one_scale and not fmt.static:
-        return [0.0] * len(found.alternatives)
+        return [0.0] * len(tried.alternatives)
     worst = _worst_rows(observation.calls)
-    references = [subject.reference.with_numerics(n) for n in (found.ball, *found.alternatives)]
+    references = [subject.reference.with_numerics(n) for n in (tried.ball, *tried.alternatives)]
     if _used(references[0], worst) > BEYOND:
         first = math.inf if of_first else 0.0
-        return [first] + [math.inf] * (len(found.alternatives) - 1)
+        return [first] + [math.inf] * (len(tried.alternatives) - 1)
     kept: list[dict[int, Noisy]] = [{} for _ in worst]
     return [_used(reference, worst, kept) for reference in references[1:]]
 

@@ -41,9 +41,9 @@ def rounding_cause(observation: Observation, calls: Sequence[Call]) -> NamedCaus
     sums = [name for name in places if name in _SUMS]
     for names in (kept, sums):  # first with the later places as stated, then with all of them free
         free = Numerics(**{name: places[name] for name in names})
-        found = _explained(observation, calls, free)
-        if found is not None:
-            residual, numerics = found
+        nearest = _explained(observation, calls, free)
+        if nearest is not None:
+            residual, numerics = nearest
             return _cause(stated, numerics, _subject_option(observation), residual)
     return None
 
@@ -74,14 +74,14 @@ def _explained(
             explaining.append((residual, new[number]))
     stated = subject.candidates.stated
     best = min((residual for residual, _ in explaining), default=0.0)
-    near = [found for found in explaining if found[0] <= AS_GOOD * best]
-    return min(near, key=lambda found: (len(_changed(stated, found[1])), found[0]), default=None)
+    near = [pair for pair in explaining if pair[0] <= AS_GOOD * best]
+    return min(near, key=lambda pair: (len(_changed(stated, pair[1])), pair[0]), default=None)
 
 
-def _changed(stated: Numerics, found: Numerics) -> dict[str, str]:
+def _changed(stated: Numerics, fitting: Numerics) -> dict[str, str]:
     """Return the places that were found to be otherwise than stated, with what was found."""
     names = dict.fromkeys((*_BEFORE, *ROUNDED))
-    pairs = ((name, getattr(stated, name), getattr(found, name)) for name in names)
+    pairs = ((name, getattr(stated, name), getattr(fitting, name)) for name in names)
     return {name: new for name, old, new in pairs if old not in (None, new)}
 
 
@@ -97,16 +97,16 @@ def _subject_option(observation: Observation) -> str:
     return f"--experts {case.experts}" if case.layer == COMPOSED else f"--layer {case.layer}"
 
 
-def _cause(stated: Numerics, found: Numerics, option: str, residual: float) -> NamedCause:
+def _cause(stated: Numerics, fitting: Numerics, option: str, residual: float) -> NamedCause:
     """Return the cause: which places differ from the row, and the line to declare."""
-    changed = _changed(stated, found)
+    changed = _changed(stated, fitting)
     before = {name: value for name, value in changed.items() if name in _BEFORE}
     more_exact = bool(changed) and all(value == "f32" for value in changed.values())
     places = ", ".join(
         f'{name} = "{value}" where it states "{stated.places[name]}"'
         for name, value in (before or changed).items()
     )
-    line = declaration(_declared(stated, found))
+    line = declaration(_declared(stated, fitting))
     head = (
         "the member is more exact than its row declares"
         if more_exact
@@ -117,6 +117,6 @@ def _cause(stated: Numerics, found: Numerics, option: str, residual: float) -> N
     return NamedCause(name=MORE_EXACT if more_exact else NAME, cause=measured, residual=residual)
 
 
-def _declared(stated: Numerics, found: Numerics) -> Numerics:
+def _declared(stated: Numerics, fitting: Numerics) -> Numerics:
     """Return the row's numerics with the places before the second product as found."""
-    return dataclasses.replace(stated, **{name: getattr(found, name) for name in _BEFORE})
+    return dataclasses.replace(stated, **{name: getattr(fitting, name) for name in _BEFORE})
