@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from harness.fixtures.layer_call import Call
     from harness.mutants import Hypothesis
     from harness.mutants.sample import Scene
-    from harness.record.diagnosis import NamedCause
     from harness.record.result import Finding
 
 MOST_CAUSES = 3
@@ -44,17 +43,15 @@ def diagnose(observation: Observation, case_seconds: float = 0.0) -> Diagnosis |
     calls: list[CallDiagnosis] = []
     end = time.monotonic() + causes.budget(case_seconds)
     failed = observation.failed_calls
-    rounding: NamedCause | None = None
     for call in failed[:FAILED_CALLS]:
         try:
-            if call is failed[0]:
-                rounding = _rounding_cause(observation, failed)
-            calls.append(_diagnose_call(observation, call, (calls, rounding), end=end))
+            calls.append(_diagnose_call(observation, call, before=calls, end=end))
         except Exception as error:
             text = f"{type(error).__name__}: {error}"
             calls.append(CallDiagnosis(call=call.number, fault=text))
     if not failed:
         return None
+    calls = _with_rounding(observation, failed, calls)
     return Diagnosis(
         rank=observation.context.rank,
         failed=tuple(call.number for call in failed),
@@ -75,31 +72,38 @@ def _judged_in_every_call(call_diagnosis: CallDiagnosis, calls: int) -> bool:
     return call_diagnosis.call == 0 and calls == 2 and bool(call_diagnosis.stages)
 
 
-def _rounding_cause(observation: Observation, failed: Sequence[Call]) -> NamedCause | None:
-    """Return the cause if an undeclared rounding explains all wrong outputs."""
+def _with_rounding(
+    observation: Observation, failed: Sequence[Call], calls: list[CallDiagnosis]
+) -> list[CallDiagnosis]:
+    """Return the diagnoses with the cause if an undeclared rounding explains all wrong outputs.
+
+    It is sought last, where no known mistake explains a call: it takes many references.
+    """
     wrong = [call for call in failed if _has_wrong_output(observation, call)]
-    return rounding_cause(observation, wrong) if wrong else None
+    if all(call.causes or call.fault or not call.output for call in calls):
+        return calls
+    try:
+        rounding = rounding_cause(observation, wrong)
+    except Exception as error:
+        text = f"undeclared rounding: {type(error).__name__}: {error}"
+        first = dataclasses.replace(calls[0], faults=(*calls[0].faults, text))
+        return [first, *calls[1:]]
+    if rounding is None:
+        return calls
+    return [
+        dataclasses.replace(call, causes=(rounding,)) if call.output else call for call in calls
+    ]
 
 
 def _diagnose_call(
-    observation: Observation,
-    call: Call,
-    known: tuple[Sequence[CallDiagnosis], NamedCause | None],
-    *,
-    end: float,
+    observation: Observation, call: Call, *, before: Sequence[CallDiagnosis], end: float
 ) -> CallDiagnosis:
-    """Explain one call, and draw its errors if the run's options name a folder for pictures.
-
-    known: the diagnoses of earlier calls, and the rounding that explains all of them, or None.
-    """
-    before, rounding = known
+    """Explain one call, and draw its errors if the run's options name a folder for pictures."""
     subject, context = observation.subject, observation.context
     scene = scene_of(subject.case, context.rank, call, subject.reference)
     likely = tuple(cause.name for earlier in before for cause in earlier.causes)
     scene = dataclasses.replace(scene, candidates=subject.candidates)
-    explained = explain(
-        scene, call, observation.of(call), likely=likely, end=end, rounding=rounding
-    )
+    explained = explain(scene, call, observation.of(call), likely=likely, end=end)
     folder = context.options.get("pictures")
     if folder and explained.wrong_rows:
         name = png.stem(subject.case.id, f"rank{context.rank}-call{call.number + 1}")
@@ -123,13 +127,11 @@ def explain(
     *,
     likely: Sequence[str] = (),
     end: float | None = None,
-    rounding: NamedCause | None = None,
 ) -> CallDiagnosis:
     """Return one call's diagnosis, without its picture.
 
     findings: of this call. likely: names of causes to try first; if one fits, no other is tried.
     end: time.monotonic() at which to stop searching causes; None: causes.SECONDS from now.
-    rounding: the cause if an undeclared rounding explains the call; no other is tried then.
     """
     output, answer = call.output.out, call.answer
     mismatch = patterns.find_mismatch(output, answer)
@@ -154,8 +156,6 @@ def explain(
         experts=routing_patterns.shares(mismatch.rows, ids, scene.case.num_experts),
         patterns=tuple(_patterns(scene, mismatch, ids)),
     )
-    if rounding is not None:
-        return dataclasses.replace(explained, causes=(rounding,))
     return _with_causes(explained, _search(scene, call, mismatch, likely, end))
 
 

@@ -179,7 +179,8 @@ def _first_product(scene: Scene, steps: Steps, pairs: Pairs) -> Tensor:
     def make() -> Tensor:
         inputs = steps.inputs(scene, *pairs.rows_and_slots)
         weights = (steps.w13(scene, matrices(scene, e)) for e in pairs.experts)
-        return _rounded(scene, _product(scene, steps, pairs, inputs, weights), "gemm1")
+        product = _product(scene, steps, pairs, inputs, weights)
+        return _rounded(scene, product, "gemm1")
 
     if not steps.starts_right():
         return make()
@@ -210,20 +211,19 @@ def _intermediate(
 ) -> Tensor:
     """Return [w * P, n], the columns of w ranks' intermediates, quantized.
 
-    of_rows: each rank's columns, and the router weights [P].
+    of_rows: the columns of each rank, and the rows' router weights [P].
     """
     shards, weight = of_rows
     activation = steps.activation or right_activation(scene)
     halves = zip(*(steps.halves(product, shard) for shard in shards), strict=True)
-    h = activation(*(torch.cat(of_ranks) for of_ranks in halves))
-    h = _rounded(scene, h, "activation")
+    h = _rounded(scene, activation(*(torch.cat(of_ranks) for of_ranks in halves)), "activation")
     if scene.reference.numerics.weight_on == "intermediate":
         h = _rounded(scene, h * weight.repeat(len(shards))[:, None], "weighted")
     return steps.second(scene, h, shards[0].rank)
 
 
 def _unweighted(scene: Scene, output: Tensor, weight: Tensor) -> Tensor:
-    """Return an expert's output [R, K] before its router weight, as `Answer.parts`."""
+    """Return the experts' output [w, P, K] before its router weights [P], as `Answer.parts`."""
     if scene.reference.numerics.weight_on != "intermediate":
         return output
     return output / torch.where(weight == 0, 1.0, weight)[:, None]

@@ -43,8 +43,8 @@ class Scene:
     answer: Answer  # for these rows; parts is [W, r, k, K]
     reference: BaselineSiluAndMul
     all_rows: Tensor  # [T, K] the reference's output for all of this rank's tokens
-    candidates: Candidates | None = None  # if the row states no numerics: those it may have
     few: int = FEW  # rows for which a mistake inside the experts is computed
+    candidates: Candidates | None = None  # if the row states no numerics: those it may have
     # Values that several mistakes share, such as an expert's dequantized weights.
     memo: dict[Any, Any] = field(default_factory=dict, repr=False)
 

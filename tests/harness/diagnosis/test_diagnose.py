@@ -129,6 +129,7 @@ class Stand:
 
     case: object = CASE
     reference: BaselineSiluAndMul = REFERENCE
+    candidates: object = None  # of numerics: the row states all
 
 
 def context(folder=None):
