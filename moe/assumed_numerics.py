@@ -120,11 +120,11 @@ def _balls(stated: Numerics, scheme: Scheme, dtype: str, device: str) -> tuple[N
 
     A scale of each row follows the weight, so codes stay; a scale of the whole tensor does not.
     """
-    whole = ball(stated, scheme, dtype, device)
+    covering = ball(stated, scheme, dtype, device)
     if stated.weight_on is not None or not FORMATS[scheme.activations].has_one_scale:
-        return (whole,)
+        return (covering,)
     inside = replace(stated, weight_on="intermediate")
-    return whole, ball(inside, scheme, dtype, device)
+    return covering, ball(inside, scheme, dtype, device)
 
 
 def _customary(weight_on: str | None) -> Iterator[Numerics]:
