@@ -66,12 +66,17 @@ class Candidates:
     """Hold the numerics with which a member may be right.
 
     stated: by its row. alternatives: to try in this order, see `alternatives`. ball: covers all of
-    them, see `ball`.
+    them, see `ball`. balls: cover them together, where one does not; the first is `ball`.
     """
 
     stated: Numerics
     alternatives: tuple[Numerics, ...]
-    ball: Numerics
+    balls: tuple[Numerics, ...]
+
+    @property
+    def ball(self) -> Numerics:
+        """Return the numerics whose noise covers the alternatives."""
+        return self.balls[0]
 
     @property
     def several(self) -> bool:
@@ -84,7 +89,7 @@ def candidates(stated: Numerics, scheme: Scheme, dtype: str, device: str) -> Can
     return Candidates(
         stated=stated,
         alternatives=alternatives(stated, scheme, dtype, device),
-        ball=ball(stated, scheme, dtype, device),
+        balls=_balls(stated, scheme, dtype, device),
     )
 
 
@@ -96,9 +101,8 @@ def alternatives(
     There is one if `declared` states all places before the second product. dtype: the layer's.
     device: a torch device type.
     """
-    noise = Numerics(**_NOISE, **_accumulation(declared, scheme, device))
-    known = declared.filled(noise)
-    tried = (_settled(known.filled(customary)) for customary in _customary())
+    known = replace(declared, **_accumulation(declared, scheme, device)).filled(Numerics(**_NOISE))
+    tried = (_settled(known.filled(customary)) for customary in _customary(declared.weight_on))
     plain = (_in_float32(numerics) if dtype == "f32" else numerics for numerics in tried)
     return tuple(dict.fromkeys(_with_known_weights(plain)))
 
@@ -111,8 +115,30 @@ def ball(declared: Numerics, scheme: Scheme, dtype: str, device: str) -> Numeric
     return replace(first, **unknown)
 
 
-def _customary() -> Iterator[Numerics]:
-    """Yield each customary combination of the places before the second product."""
+def _balls(stated: Numerics, scheme: Scheme, dtype: str, device: str) -> tuple[Numerics, ...]:
+    """Return the ball, and one with the weight on the intermediate if that moves all codes.
+
+    A scale of each row follows the weight, so codes stay; a scale of the whole tensor does not.
+    """
+    covering = ball(stated, scheme, dtype, device)
+    if stated.weight_on is not None or not FORMATS[scheme.activations].has_one_scale:
+        return (covering,)
+    inside = replace(stated, weight_on="intermediate")
+    return covering, ball(inside, scheme, dtype, device)
+
+
+def _customary(weight_on: str | None) -> Iterator[Numerics]:
+    """Yield each customary combination of the places before the second product.
+
+    weight_on: where the router weight is stated to come in; None: anywhere.
+    """
+    if weight_on != "intermediate":
+        yield from _with_weight_elsewhere()
+    if weight_on in (None, "intermediate"):
+        yield from _with_weight_on_intermediate()
+
+
+def _with_weight_elsewhere() -> Iterator[Numerics]:
     for gemm1, activated_gate, activation in _ROUNDINGS:
         yield Numerics(
             gemm1=gemm1,
@@ -121,6 +147,9 @@ def _customary() -> Iterator[Numerics]:
             weight_on="output",
             weight_dtype=EITHER,
         )
+
+
+def _with_weight_on_intermediate() -> Iterator[Numerics]:
     firsts = dict.fromkeys(places[:2] for places in _ROUNDINGS)
     for (gemm1, activated_gate), (activation, weight_dtype, weighted) in itertools.product(
         firsts, _ON_INTERMEDIATE
@@ -160,4 +189,5 @@ def _accumulation(declared: Numerics, scheme: Scheme, device: str) -> dict[str, 
     if declared.accumulation is not None:
         return {}
     is_short = device != "cpu" and FORMATS[scheme.activations].grid == "e4m3"
-    return dict(_SHORT) if is_short else {"accumulation": FLOAT32_LOSS}
+    short = {**_SHORT, "aligned": declared.aligned or _SHORT["aligned"]}
+    return short if is_short else {"accumulation": FLOAT32_LOSS}
