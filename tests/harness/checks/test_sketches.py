@@ -35,7 +35,7 @@ def test_a_row_that_differs_has_another_sketch_and_no_other_has():
     assert before[0] == after[0]
     moved = torch.tensor(before[1].values) - torch.tensor(after[1].values)
     assert float(moved.norm()) == pytest.approx(
-        abs(float(out[1, 3] - seen.calls[0].output.out[1, 3])), rel=1e-3
+        abs(float(out[1, 3]) - float(seen.calls[0].output.out[1, 3])), rel=1e-3
     )
 
 
