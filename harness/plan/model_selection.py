@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 LAYOUTS = "tp:1,ep:8/1"  # one rank with all experts, and one rank of eight with its share
 TOKENS = "1,16,512"  # a decode, a batch of decodes, a prefill
 MAX_TOKENS = 2**20
+TIME_LIMIT = 300.0  # seconds a case may take: real sizes on a CPU take a minute
 _OPTIONS = ("layouts", "tokens", "quant")
 
 
@@ -65,7 +66,7 @@ def check_options(args: argparse.Namespace) -> None:
     """Raise UsageError for options of --model without it."""
     lone = [f"--{name}" for name in _OPTIONS if getattr(args, name) is not None]
     if args.model is None and lone:
-        raise UsageError(f"{' and '.join(lone)} goes with --model NAME")
+        raise UsageError(f"give --model NAME with {' and '.join(lone)}")
 
 
 def facts_of(text: str) -> tuple[str, ModelFacts]:

@@ -52,7 +52,7 @@ def planned(model, machine, **fields):
 def test_without_a_model_there_is_nothing_to_select():
     assert of_model(options()) is None
     check_options(options())
-    with pytest.raises(UsageError, match=r"^--layouts and --quant goes with --model NAME$"):
+    with pytest.raises(UsageError, match=r"^give --model NAME with --layouts and --quant$"):
         check_options(options(layouts="tp:2", quant="none"))
 
 
