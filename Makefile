@@ -2,6 +2,7 @@
 #   make test-matrix   sets up .venv and runs the suite that fits this machine
 #   make test          the project's own checks and tests
 #   make test-extra-rows   the same tests with one more row in every table, see tests/extra_rows
+#   make test-subjects     the tests of released packages, which it installs (extra `subjects`)
 #
 # SUITE=name      another suite of configs/matrix.yaml      ARGS="..."  more options for the command
 # EXTRAS=cuda     extras of pyproject.toml to install too
@@ -11,7 +12,7 @@
 # `make setup`, then `python -m harness ...` with .venv/bin/python.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test-matrix test test-extra-rows check bench-engine bench-judge mistakes evidence clean
+.PHONY: help setup test-matrix test test-extra-rows test-subjects check bench-engine bench-judge bench-diagnosis mistakes evidence clean
 
 SUITE ?= $(shell $(PY) scripts/setup_env.py --suite)
 ARGS ?=
@@ -51,6 +52,12 @@ test: check
 test-extra-rows: setup
 	PYTHONPATH=$(CURDIR)/tests/extra_rows$(if $(PYTHONPATH),:$(PYTHONPATH)) $(PY) -m pytest -n 2 $(ARGS)
 
+test-subjects: EXTRAS = subjects
+test-subjects: setup
+	$(PY) -m pytest -n 2 $(ARGS) tests/moe/test_released.py \
+	    tests/moe/experts/test_transformers_experts.py tests/moe/experts/test_torchtitan_experts.py \
+	    tests/moe/layers/test_transformers_blocks.py tests/moe/layers/test_torchtitan_moe.py
+
 check: setup
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
@@ -62,6 +69,9 @@ bench-engine: setup
 
 bench-judge: setup
 	$(PY) benchmarks/judge.py $(ARGS)
+
+bench-diagnosis: setup
+	$(PY) benchmarks/diagnosis.py $(ARGS)
 
 mistakes: setup
 	$(PY) tests/mistakes/show_mistakes.py $(ARGS)

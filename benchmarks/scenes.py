@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from harness.fixtures import tensors
+from harness.fixtures import counter_hash, tensors
 from harness.fixtures.layer_call import Call
 from harness.fixtures.layer_under_test import IDEAL, Scales, _static_scales
 from harness.fixtures.rank_context import RankContext
@@ -49,8 +49,8 @@ class Data:
             return w13, (w2.float() * self.output).to(w2.dtype) if self.output else w2
         n = case.n * case.shared_experts if e == "shared" else case.n
         rows = torch.arange(2 * n), torch.arange(case.k)
-        w13 = tensors.normal(case.seed, f"w13.{e}", rows[0], case.k) * self.weights
-        w2 = tensors.normal(case.seed, f"w2.{e}", rows[1], n) * self.weights
+        w13 = counter_hash.normal(case.seed, f"w13.{e}", rows[0], case.k) * self.weights
+        w2 = counter_hash.normal(case.seed, f"w2.{e}", rows[1], n) * self.weights
         dtype = TORCH_DTYPE[case.dtype]
         return w13.to(dtype), w2.to(dtype)
 
@@ -59,8 +59,8 @@ class Data:
         own = tensors.tokens(case, 0, case.m, CPU)
         if self.tokens is None:
             return own
-        x = tensors.normal(case.seed, "x", torch.arange(case.m), case.k) * self.tokens
-        logits = tensors.normal(case.seed, "logits", torch.arange(case.m), case.num_experts)
+        x = counter_hash.normal(case.seed, "x", torch.arange(case.m), case.k) * self.tokens
+        logits = counter_hash.normal(case.seed, "logits", torch.arange(case.m), case.num_experts)
         dtype = TORCH_DTYPE[case.dtype]
         return tensors.Tokens(x=x.to(dtype), logits=logits.to(dtype), index=own.index)
 

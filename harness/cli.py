@@ -87,7 +87,9 @@ def run(args: argparse.Namespace) -> int:
         stopped = _launch(args, selected, remaining, folder)
         summary = _finish(folder, plan, began)
         hints = bound_slack.hints(folder.results.values())
+        assumed = last_lines.assumed_numerics(folder.results.values())
     lines = [f"hint: {hint}" for hint in hints]
+    lines += assumed
     lines += last_lines.not_run(summary, fail_fast=args.fail_fast)
     lines += last_lines.mostly_refused(plan)
     if summary.exit_code() is ExitCode.INCOMPLETE or stopped is not None:
@@ -230,6 +232,12 @@ def fuzz(args: argparse.Namespace) -> int:
         return fuzz_main(args)
 
 
+def numerics(args: argparse.Namespace) -> int:
+    from harness.commands.numerics import infer
+
+    return infer(args)
+
+
 def power(args: argparse.Namespace) -> int:
     from harness.commands.power import certify
 
@@ -252,6 +260,7 @@ COMMANDS = {
     "run": run,
     "fuzz": fuzz,
     "power": power,
+    "numerics": numerics,
     "list": listing.show_list,
     "plan": listing.show_plan,
     "report": report,

@@ -8,14 +8,13 @@ by the table of checks. A finding on one rank is that rank's result; each rank r
 from __future__ import annotations
 
 import dataclasses
-import traceback
 from typing import TYPE_CHECKING
 
 import torch
 
 from harness import checks
-from harness.checks import agreement
-from harness.checks.check import Check, Observation
+from harness.checks.check import Observation
+from harness.checks.judge import judge, verdict
 from harness.checks.sketches import sketches
 from harness.diagnosis.diagnose import diagnose
 from harness.fixtures import saved_tensors
@@ -23,14 +22,17 @@ from harness.fixtures.case_watch import CaseWatch
 from harness.fixtures.layer_under_test import make_subject
 from harness.fixtures.phase_timer import Clock
 from harness.fixtures.run_calls import call_again, run_calls
+from harness.matrix.case_packages import versions_of
 from harness.mutants.sample import scene_of
 from harness.mutants.self_check import prove
-from harness.record.result import Finding, RankResult, Verdict, worst
+from harness.record.result import Finding, RankResult, Verdict
+from moe.numerics import declaration
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from harness.fixtures.case_watch import Watched
+    from harness.fixtures.layer_under_test import Subject
     from harness.fixtures.rank_context import RankContext
     from harness.matrix.case import MoETestConfig
     from harness.record.proof import Proof
@@ -68,36 +70,6 @@ def observe(
     return Observation(subject=subject, context=context, calls=watched.calls), watched
 
 
-def judge(observation: Observation, table: Iterable[Check], clock: Clock) -> Observation:
-    """Return the observation with the findings of each check of the table, in order.
-
-    After an exception in a check this rank joins no more collectives: it cannot know how far the
-    other ranks are. Checks that need no other rank run all the same.
-    """
-    for check in table:
-        if check.collective and Verdict.ERROR in (f.verdict for f in observation.findings):
-            continue
-        with clock.phase(check.phase):
-            findings = _run(check, observation)
-        observation = dataclasses.replace(observation, findings=(*observation.findings, *findings))
-    return observation
-
-
-def _run(check: Check, observation: Observation) -> tuple[Finding, ...]:
-    """Return the findings of a check; an exception in it is one of them."""
-    try:
-        return check.run(observation) if agreement.applies(check, observation) else ()
-    except Exception as error:
-        head = f"the check {check.name!r} raised {type(error).__name__}: {error}"
-        text = f"{head}\n{traceback.format_exc().strip()}"
-        return (Finding(check=check.name, text=text, verdict=Verdict.ERROR),)
-
-
-def verdict(findings: Iterable[Finding]) -> Verdict:
-    """Return the worst verdict of the findings; PASSED if there is none."""
-    return worst(finding.verdict for finding in findings)
-
-
 def _judged_result(observation: Observation, leaks: Sequence[str], clock: Clock) -> RankResult:
     """Return the result of a judged case: self-checked if it passed, diagnosed if it failed.
 
@@ -106,7 +78,7 @@ def _judged_result(observation: Observation, leaks: Sequence[str], clock: Clock)
     with clock.phase("battery"):
         battery = _self_check(observation)
     with clock.phase("diagnosis"):
-        diagnosis = diagnose(observation)
+        diagnosis = diagnose(observation, sum(clock.seconds.values()))
     sketched = sketches(observation.subject, observation.calls[0])
     leak_findings = tuple(_state_finding(text) for text in leaks)
     return RankResult(
@@ -116,9 +88,11 @@ def _judged_result(observation: Observation, leaks: Sequence[str], clock: Clock)
         metrics=_metrics(observation),
         seconds=clock.seconds,
         members=observation.subject.layer.members,
+        versions=versions_of(observation.subject.case),
         sketches=sketched,
         battery=battery,
         diagnosis=diagnosis,
+        assumed=_assumed(observation.subject),
         poisoned=bool(leaks),
     )
 
@@ -133,6 +107,7 @@ def _unjudged_result(observation: Observation, watched: Watched, clock: Clock) -
         findings=_reported(findings),
         seconds=clock.seconds,
         members=observation.subject.layer.members,
+        versions=versions_of(observation.subject.case),
         poisoned=True,
         unclear=watched.unclear,
     )
@@ -163,4 +138,12 @@ def _self_check(observation: Observation) -> tuple[Proof, ...]:
     subject, call = observation.subject, observation.calls[0]
     if observation.verdict(call) is not Verdict.PASSED:
         return ()
-    return prove(scene_of(subject.case, observation.context.rank, call, subject.reference))
+    scene = scene_of(subject.case, observation.context.rank, call, subject.reference)
+    return prove(dataclasses.replace(scene, candidates=subject.candidates))
+
+
+def _assumed(subject: Subject) -> str | None:
+    """Return the numerics that were assumed, as a row would state them; None if it states all."""
+    if not subject.candidates.stated.unstated:
+        return None
+    return declaration(subject.reference.numerics)

@@ -8,9 +8,10 @@ their buffers; outside it does nothing. Stages, in order:
     weights         [G, k]   router weights
     input           [G, K]   codes of the experts' input; input_scale: their scale
     gemm1           [R, 2n]  gate, up
-    activation      [R, n]   f(gate) * up
+    activation      [R, n]   f(gate) * up, times the router weight if it multiplies it here
     second          [R, n]   codes of the second product's input; second_scale: their scale
     gemm2           [R, K]   each expert's output
+    weighted        [R, K]   times its router weight, of a member that hands out no gemm2
     combine         [G, K]   the weighted sum over this rank's experts
     finalize        [T, K]   the sum over the gather group
     shared          [T, K]   this rank's part of the shared experts
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 EXPERT_INPUTS = ("router", "ids", "weights", "input", "input_scale")
 STAGES = (
     *(*EXPERT_INPUTS, "gemm1", "activation", "second", "second_scale", "gemm2"),
-    *("combine", "finalize", "shared", "out"),
+    *("weighted", "combine", "finalize", "shared", "out"),
 )
 
 

@@ -11,11 +11,14 @@ equal values. Torch-free.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from moe.packages import Package as Package
+from moe.packages import refusal as package_refusal
+from moe.reason import Reason as Reason
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable
@@ -26,14 +29,6 @@ F = TypeVar("F", bound=Callable[..., object])
 _READS = "reads"  # the attribute that holds a function's declaration
 # Fields of Needs that are not checked for other families.
 _EXPERTS_ONLY = ("activation_functions", "dequantizes")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reason:
-    """State why a layer is refused. code: stable, to group by. text: one line for people."""
-
-    code: str
-    text: str
 
 
 def reads(*fields: str) -> Callable[[F], F]:
@@ -100,7 +95,8 @@ class Needs:
     hidden_multiple: int = 1  # the hidden size must be a multiple of this
     shard_multiple: int = 1  # the same for the intermediate size on each rank
     max_world: int | None = None  # largest number of ranks; None: no limit
-    packages: tuple[str, ...] = ()  # importable top-level names
+    # Names that must be importable, or packages with their versions and what is called of them.
+    packages: tuple[str | Package, ...] = ()
     # "module:function", called with (layer_spec, platform) -> Reason | None, for conditions that
     # only code can check. Without `reads` on the function it is called again for each new layer.
     probe: str | None = None
@@ -123,8 +119,8 @@ class Needs:
         return tuple(needs)
 
     def _installed(self) -> bool:
-        """Return whether all packages can be imported."""
-        return all(map(_installed, self.packages))
+        """Return whether no package is refused."""
+        return not any(map(package_refusal, self.packages))
 
     def refusal(self, layer_spec: LayerSpec, platform: Platform) -> Reason | None:
         """Return the reason of the first need that does not hold, or None."""
@@ -234,11 +230,8 @@ def _shard(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason | None:
 
 @reads()
 def _packages(needs: Needs, _: Platform, __: LayerSpec) -> Reason | None:
-    """Refuse if one of `packages` cannot be imported."""
-    for package in needs.packages:
-        if not _installed(package):
-            return Reason(code="package_missing", text=f"package {package!r} is not installed")
-    return None
+    """Refuse if one of `packages` will not do."""
+    return next(filter(None, map(package_refusal, needs.packages)), None)
 
 
 def _probe(target: str, platform: Platform) -> Need:
@@ -261,12 +254,6 @@ _CHECKS: dict[str, tuple[object, Callable[[Needs, Platform, LayerSpec], Reason |
     "shard_multiple": (1, _shard),
     "packages": ((), _packages),
 }
-
-
-@cache
-def _installed(package: str) -> bool:
-    """Return whether a package can be imported; cached, since a search takes 0.1 ms."""
-    return importlib.util.find_spec(package) is not None
 
 
 def resolve(target: str):  # type: ignore[no-untyped-def]  # an object of any type

@@ -14,11 +14,14 @@ from moe.layout import Layout
 from moe.needs import ANY as ANY
 from moe.needs import Need as Need
 from moe.needs import Needs as Needs
+from moe.needs import Package as Package
 from moe.needs import Reason as Reason
 from moe.needs import experts_refusal as experts_refusal
 from moe.needs import first_refusal as first_refusal
 from moe.needs import reads as reads
 from moe.needs import resolve as resolve
+from moe.numerics import FLOAT32_LOSS as FLOAT32_LOSS
+from moe.numerics import Numerics as Numerics
 from moe.placement import linear
 
 if TYPE_CHECKING:
@@ -96,50 +99,13 @@ KINDS = ("modular",)
 # rows, each with its ids and router weights (`moe.types.Dispatched`).
 STANDARD = "standard"
 
-BF16_LOSS = 2.0**-8  # relative step of bf16, the shortest accumulator that is supported
-FLOAT32_LOSS = 2.0**-22  # largest relative error of a float32 addition, in any order of terms
-
-
-@dataclass(frozen=True, kw_only=True)
-class Numerics:
-    """Declare where a member rounds; the reference then rounds in the same places.
-
-    The str fields name the dtype to which a value is rounded at that point: `f32`, or `model` for
-    the layer's dtype. Raises ValueError for values that the reference does not support.
-    """
-
-    gemm1: str = "f32"  # the first product, before the activation function
-    activation: str = "f32"  # SiLU(gate) * up, before any second quantization
-    expert: str = "f32"  # each expert's output, before its router weight
-    combine: str = "f32"  # the weighted sum over the k experts, while it accumulates
-    # Error of each addition in a product's sum, relative to the root of the sum of squares of its
-    # terms; over K terms it grows by sqrt(K). That of float32 is about 2**-24.
-    accumulation: float = 2.0**-23
-    # Terms between promotions of a short accumulator to a float32 one, which end the growth of its
-    # error; None: never.
-    promoted: int | None = None
-    # (terms, bits) of a tensor core: `terms` products at a time, and the sum so far, are aligned to
-    # the largest of them and truncated `bits` bits below it; None: unknown.
-    aligned: tuple[int, int] | None = None
-
-    def __post_init__(self) -> None:
-        for place in ("gemm1", "activation", "expert", "combine"):
-            if getattr(self, place) not in ("f32", "model"):
-                raise ValueError(f"{place} is {getattr(self, place)!r}; it must be f32 or model")
-        if not 0 <= self.accumulation <= BF16_LOSS:
-            rule = "from 0 to 2**-8: the relative error of one addition, at most that of bf16"
-            raise ValueError(f"accumulation is {self.accumulation}; it must be {rule}")
-        if self.promoted is not None and self.promoted < 1:
-            raise ValueError(f"promoted is {self.promoted}; it counts terms: at least 1, or None")
-        if self.aligned is not None and min(self.aligned) < 1:
-            raise ValueError(f"aligned is {self.aligned}; it is (terms, bits), each at least 1")
-
 
 @dataclass(frozen=True, kw_only=True)
 class MemberSpec:
     """Declare one member of a family: its name, its class, what it needs and where it rounds.
 
-    Raises ValueError for a kind that is not one of KINDS.
+    Numerics that are not stated are assumed, see `moe.assumed_numerics`. Raises ValueError for a
+    kind that is not one of KINDS.
     """
 
     name: str  # as in case ids
@@ -159,7 +125,7 @@ class MemberSpec:
             )
 
     def numerics_for(self, scheme: Scheme, device: str) -> Numerics:
-        """Return the numerics for this scheme on a device of this torch type.
+        """Return the stated numerics for this scheme on a device of this torch type.
 
         `aligned` describes tensor cores. On a CPU, kernels are interpreted and sum in float32.
         """

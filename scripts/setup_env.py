@@ -64,10 +64,12 @@ def set_up(extras: frozenset[str]) -> None:
     extras |= _installed_extras(digest)
     if is_ready(digest, extras):
         return
-    wanted = requirements(project(), extras | {"dev"})
+    config = project()
+    wanted, alone = split(requirements(config, extras | {"dev"}), without_requirements(config))
     make_venv()
     print("set-up: resolving packages ...", flush=True)
-    pins = pinned(resolve(wanted) if vendor == "nvidia" else resolve_without_cuda(wanted))
+    report = resolve(wanted) if vendor == "nvidia" else resolve_without_cuda(wanted)
+    pins = [*pinned(report), *alone]
     print(f"set-up: installing {len(pins)} packages ...", flush=True)
     if pins:
         pip("install", "--no-deps", *pins)
@@ -123,6 +125,19 @@ def requirements(config: dict[str, Any], extras: frozenset[str]) -> list[str]:
         raise SetupError(f"no extra is called {unknown[0]!r} (known: {', '.join(sorted(known))})")
     optional = [line for extra in sorted(extras) for line in known[extra]]
     return [*config["build-system"]["requires"], *config["project"]["dependencies"], *optional]
+
+
+def without_requirements(config: dict[str, Any]) -> frozenset[str]:
+    """Names of packages that are installed without what they require."""
+    return frozenset(config["tool"]["set-up"]["without-requirements"])
+
+
+def split(wanted: list[str], alone: frozenset[str]) -> tuple[list[str], list[str]]:
+    """Those to resolve with what they require, and those whose names are in `alone`."""
+    return (
+        [line for line in wanted if _name(line) not in alone],
+        [line for line in wanted if _name(line) in alone],
+    )
 
 
 def make_venv() -> None:

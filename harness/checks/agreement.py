@@ -25,6 +25,16 @@ def on_all_ranks(flags: Sequence[bool], world_size: int) -> list[bool]:
     return [bool(flag) for flag in agreed.tolist()]
 
 
+def largest_on_all_ranks(values: Sequence[float], world_size: int) -> list[float]:
+    """Return the largest of each value over the ranks. Collective over all ranks."""
+    if world_size == 1:
+        return list(values)
+    largest = torch.tensor(values, dtype=torch.float64, device="cpu")
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    values_over_ranks: list[float] = largest.tolist()
+    return values_over_ranks
+
+
 def names_on_all_ranks(
     names: Collection[str], known: Sequence[str], world_size: int
 ) -> frozenset[str]:

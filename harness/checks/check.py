@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from harness.fixtures.layer_under_test import Subject
     from harness.fixtures.rank_context import RankContext
 
+FAILED_CALLS = 3  # of a rank that are examined in detail: a case of few tokens has many calls
+
 
 @dataclass(frozen=True, kw_only=True)
 class Observation:
@@ -43,6 +45,11 @@ class Observation:
         """Tell whether a call gave wrong numbers, even if it has other findings too."""
         return any(finding.verdict is Verdict.FAILED for finding in self.of(call))
 
+    @property
+    def failed_calls(self) -> list[Call]:
+        """Return the calls that gave wrong numbers; FAILED_CALLS of them are examined in detail."""
+        return [call for call in self.calls if self.has_failed(call)]
+
 
 def always(_observation: Observation) -> bool:
     """Apply to every case."""
@@ -54,13 +61,16 @@ class Check:
     """One row of the table.
 
     run: returns findings, or none if all is well. collective: all ranks run it together, where it
-    `applies` on every rank. phase: the timer that its run time is added to.
+    `applies` on every rank. by_reference: its findings depend on the reference, so that it runs
+    again for each alternative if a row states no numerics. phase: the timer that its run time is
+    added to.
     """
 
     name: str
     run: Callable[[Observation], tuple[Finding, ...]]
     applies: Callable[[Observation], bool] = always
     collective: bool = False
+    by_reference: bool = True
     phase: str = "judge"
 
 

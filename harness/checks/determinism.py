@@ -90,4 +90,4 @@ def difference(first: Tensor, repeated: Tensor) -> str | None:
     )
 
 
-CHECK = Check(name="determinism", run=findings, collective=True, phase="repeat")
+CHECK = Check(name="determinism", run=findings, collective=True, by_reference=False, phase="repeat")

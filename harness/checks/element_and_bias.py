@@ -114,7 +114,7 @@ def _bias(
     """Return <y - q, q> and its limit, relative to <q, q>. lengths: norms [T] of y - q, y, q."""
     distance_sq, actual_sq, reference_sq = (t.double().square() for t in lengths)
     per_column = _KURTOSIS / answer.out.shape[1] * reference_sq
-    variance, flips, common = along.double()
+    variance, flips, common, weights = along.double()
     variance_sum = (variance + per_column * answer.variance).sum()
     flips_sum = (flips + per_column * answer.flips).sum()
     sums = torch.stack(
@@ -122,7 +122,7 @@ def _bias(
             (actual_sq - reference_sq - distance_sq).sum() / 2,
             variance_sum,
             flips_sum,
-            common.sum(),
+            common.sum() + weights.sum().abs(),
             reference_sq.sum(),
         ]
     )

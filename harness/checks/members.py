@@ -35,4 +35,4 @@ def _mismatches(subject: Subject) -> Iterator[str]:
             yield f"{family}: asked for {requested} ({class_name}), and {actual[family]} ran"
 
 
-CHECK = Check(name="members", run=findings)
+CHECK = Check(name="members", run=findings, by_reference=False)

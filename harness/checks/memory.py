@@ -15,4 +15,4 @@ def findings(observation: Observation) -> tuple[Finding, ...]:
     )
 
 
-CHECK = Check(name="memory", run=findings)
+CHECK = Check(name="memory", run=findings, by_reference=False)

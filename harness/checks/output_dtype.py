@@ -21,4 +21,4 @@ def findings(observation: Observation) -> tuple[Finding, ...]:
     )
 
 
-CHECK = Check(name="output_dtype", run=findings)
+CHECK = Check(name="output_dtype", run=findings, by_reference=False)

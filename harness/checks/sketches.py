@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from harness.checks.output import row_tolerance
-from harness.fixtures import tensors
+from harness.fixtures import counter_hash
 from harness.record import cross_case
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def sketches(subject: Subject, call: Call) -> tuple[dict[str, Any], ...]:
 def _signs(x: Tensor) -> Tensor:
     """Return [WIDTH, K] random signs over sqrt(WIDTH), the same on every rank."""
     numbers = torch.arange(cross_case.WIDTH, device=x.device)
-    hashed = tensors.bits(0, "sketch", numbers, x.shape[1])
+    hashed = counter_hash.bits(0, "sketch", numbers, x.shape[1])
     signs: Tensor = torch.where(hashed < 0, -1.0, 1.0) / cross_case.WIDTH**0.5
     return signs
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from harness.checks import stages_collectives, stages_experts
 from harness.checks.agreement import names_on_all_ranks
-from harness.checks.check import Check, Observation
+from harness.checks.check import FAILED_CALLS, Check, Observation
 from harness.checks.stage_record import handed_out
 from harness.matrix.exactness import is_bitwise
 from harness.record.result import Finding, Topic, Verdict
@@ -67,7 +67,7 @@ def findings_inside(observation: Observation) -> tuple[Finding, ...]:
     """Judge the stages inside the experts of calls without a stage finding.
 
     Check stages per call: call 2 fully, call 1 inside the experts only. A finding in both is
-    reported for call 2. Failed calls are checked on all rows, as evidence for the diagnosis.
+    reported for call 2. The failed calls that the diagnosis examines are checked on all rows.
     """
     by_call = {call: _inside(observation, call) for call in _unexplained(observation)}
     second = observation.calls[1]
@@ -81,12 +81,13 @@ def findings_inside(observation: Observation) -> tuple[Finding, ...]:
 
 def _unexplained(observation: Observation) -> list[int]:
     """Return the numbers of the calls whose stages inside the experts are still to be judged."""
-    second_departs = _has_stage(observation, observation.calls[1])
+    numbers = {call.number for call in observation.failed_calls[:FAILED_CALLS]}
+    if not _has_stage(observation, observation.calls[1]):
+        numbers.add(0)
     return [
         call.number
         for call in observation.calls
-        if not _has_stage(observation, call)
-        and (observation.has_failed(call) or (call.number == 0 and not second_departs))
+        if call.number in numbers and not _has_stage(observation, call)
     ]
 
 

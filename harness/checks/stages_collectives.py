@@ -15,8 +15,8 @@ from harness.checks.stage_bound import REACH, Expected, compare, rounding
 from harness.fixtures.layer_call import chosen_rows
 from moe.layout import chunk
 from moe.reference import formats
-from moe.reference.error_propagation import gathered, intermediate
-from moe.spec import Numerics
+from moe.reference.error_propagation import first_product, intermediate
+from moe.reference.sum_noise import gathered
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from harness.checks.stage_record import Handed
     from harness.checks.token_order import Sent
     from harness.record.diagnosis import StageFinding
-
-_SHARED = Numerics(gemm1="model", activation="model", accumulation=2.0**-22)
 
 
 def check(handed: Handed, on_all_ranks: frozenset[str]) -> list[StageFinding]:
@@ -200,13 +198,16 @@ def _shared(handed: Handed) -> StageFinding | None:
         return None
     w13, w2 = _shared_shard(handed)
     dtype = handed.subject.case.dtype
-    h = intermediate(x[rows].float(), w13, _SHARED, dtype, handed.subject.reference.activation)
+    reference = handed.subject.reference
+    numerics = reference.shared_numerics
+    product = first_product(x[rows].float(), w13, numerics)
+    h = intermediate(product, numerics, dtype, reference.activation)
     value = h.value @ w2.T
     power = w2.square()
     spread_out = (h.variance + h.jumps) @ power.T
     terms = h.value.shape[1]
     size = h.value.norm(dim=1, keepdim=True) * w2.norm(dim=1)
-    spread_out = spread_out + gathered(_SHARED, terms) / terms * size.square()
+    spread_out = spread_out + gathered(numerics, terms) / terms * size.square()
     tolerance = REACH * spread_out.sqrt() + h.doubt @ w2.abs().T
     tolerance = tolerance + rounding(value.abs() + tolerance, dtype)
     if handed.exact:

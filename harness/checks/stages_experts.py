@@ -19,8 +19,10 @@ from harness.checks.stage_bound import (
     rounding,
 )
 from harness.fixtures.layer_call import chosen_rows
+from moe.numerics import EITHER
 from moe.reference import formats
-from moe.reference.error_propagation import FLOAT32_NOISE, of_each_sum
+from moe.reference.error_propagation import FLOAT32_NOISE
+from moe.reference.sum_noise import of_each_sum
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,6 +47,7 @@ def check(handed: Handed, *, all_rows: bool = False) -> list[StageFinding]:
             _activation(handed, flat, labels),
             *_second(handed, flat, labels),
             _compared("gemm2", handed, flat, products.get("gemm2"), labels),
+            _compared("weighted", handed, flat, products.get("weighted"), labels),
         ]
     departing.append(_combine(handed, tokens))
     findings = [finding for finding in departing if finding is not None]
@@ -60,7 +63,7 @@ def _not_finite(
     total = handed.stages["combine"].value[tokens]
     if bool(total.isfinite().all()):
         return []
-    for stage in ("gemm1", "activation", "second", "gemm2"):
+    for stage in ("gemm1", "activation", "second", "gemm2", "weighted"):
         if handed.has(stage):
             finding = not_finite(stage, handed.rows(stage, flat), labels)
             if finding is not None:
@@ -116,23 +119,28 @@ def _products(handed: Handed, flat: Tensor) -> dict[str, Expected]:
     for e, count in zip(experts.tolist(), counts.tolist(), strict=True):
         rows = slice(start, start + count)
         start += count
-        for name, w in zip(("gemm1", "gemm2"), _shard(handed, e), strict=True):
-            if name in inputs:
-                x = inputs[name][rows]
-                parts[name].append(x @ w.T)
-                noise[name].append(of_each_sum(x, w, numerics))
-    return {n: _product(handed, n, torch.cat(parts[n]), torch.cat(noise[n])) for n in inputs}
+        matrices = dict(zip(("gemm1", "gemm2"), _shard(handed, e), strict=True))
+        for name in inputs:
+            w = matrices["gemm2" if name == "weighted" else name]
+            x = inputs[name][rows]
+            parts[name].append(x @ w.T)
+            noise[name].append(of_each_sum(x, w, numerics))
+    return {
+        n: _product(handed, n, (torch.cat(parts[n]), torch.cat(noise[n])), flat) for n in inputs
+    }
 
 
 def _inputs(handed: Handed, flat: Tensor) -> dict[str, Tensor]:
     """Return [r, C] float32, the input of each product recorded together with its output."""
     inputs: dict[str, Tensor | None] = {}
-    if handed.has("gemm1", "input"):
+    reference = handed.subject.reference
+    if handed.has("gemm1", "input") and reference.numerics.weight_on != "input":
         inputs["gemm1"] = handed.dequantized("input", flat // handed.top_k)
-    if handed.has("gemm2", "second"):
-        inputs["gemm2"] = handed.dequantized("second", flat)
-    elif handed.has("gemm2", "activation") and handed.subject.reference.act_format.grid == "model":
-        inputs["gemm2"] = handed.rows("activation", flat)
+    for output in ("gemm2", "weighted"):
+        if handed.has(output, "second"):
+            inputs[output] = handed.dequantized("second", flat)
+        elif handed.has(output, "activation") and reference.act_format.grid == "model":
+            inputs[output] = handed.rows("activation", flat)
     return {name: x for name, x in inputs.items() if x is not None}
 
 
@@ -149,11 +157,18 @@ def _shard(handed: Handed, local: int) -> tuple[Tensor, Tensor]:
     return torch.cat([gate[part], up[part]]), w2[:, part]
 
 
-def _product(handed: Handed, name: str, value: Tensor, sigma: Tensor) -> Expected:
-    """Return expected products. value, sigma: [r, C], the sums and their standard deviations."""
-    numerics, tolerance = handed.subject.reference.numerics, REACH * sigma
-    rounded = numerics.gemm1 if name == "gemm1" else numerics.expert
-    if rounded == "model":
+def _product(handed: Handed, name: str, sums: tuple[Tensor, Tensor], flat: Tensor) -> Expected:
+    """Return expected products. sums: [r, C] each, the sums and their standard deviations."""
+    numerics, (value, sigma) = handed.subject.reference.numerics, sums
+    tolerance = REACH * sigma
+    places = {"gemm1": numerics.gemm1, "gemm2": numerics.expert, "weighted": numerics.weighted}
+    if name == "weighted":
+        weight = _weights(handed, flat)[:, None]
+        tolerance = tolerance * weight.abs() + _unsure(handed, flat)[:, None] * value.abs()
+        value = value * weight
+        if numerics.expert == "model":
+            tolerance = tolerance + rounding(value.abs() + tolerance, handed.subject.case.dtype)
+    if places[name] == "model":
         tolerance = tolerance + rounding(value.abs() + tolerance, handed.subject.case.dtype)
     return Expected(value=value, tolerance=tolerance)
 
@@ -163,11 +178,50 @@ def _activation(handed: Handed, flat: Tensor, labels: dict[str, Tensor]) -> Stag
     if not handed.has("gemm1", "activation"):
         return None
     gate, up = handed.rows("gemm1", flat).chunk(2, dim=1)
-    exact = handed.subject.reference.activation(gate, up)
-    value, tolerance = exact.value, 4 * exact.noise + _TINY
-    if handed.subject.reference.numerics.activation == "model":
-        tolerance = tolerance + rounding(value.abs() + tolerance, handed.subject.case.dtype)
+    numerics, dtype = handed.subject.reference.numerics, handed.subject.case.dtype
+    value, tolerance = _activated(handed, gate, up)
+    tolerance = tolerance + _TINY + value.abs() * (numerics.activation_error or 0.0)
+    if numerics.activation == "model":
+        tolerance = tolerance + rounding(value.abs() + tolerance, dtype)
+    if numerics.weight_on == "intermediate":
+        weight = _weights(handed, flat)[:, None]
+        value, tolerance = value * weight, tolerance * weight.abs()
+        if numerics.weighted == "model":
+            tolerance = tolerance + rounding(value.abs() + tolerance, dtype)
     return _compared("activation", handed, flat, Expected(value=value, tolerance=tolerance), labels)
+
+
+def _activated(handed: Handed, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+    """Return f(gate) * up [r, n] and the tolerance of float32 implementations.
+
+    Where f(gate) is rounded, noise may move it across a tie.
+    """
+    reference, dtype = handed.subject.reference, handed.subject.case.dtype
+    if reference.numerics.activated_gate != "model" or dtype == "f32":
+        exact = reference.activation(gate, up)
+        return exact.value, 4 * exact.noise
+    function = reference.activation(gate, torch.ones_like(up))
+    f = formats.on_grid(function.value, dtype)
+    tie = formats.tie_of(function.value, f, dtype)
+    jump = torch.where(tie <= 4 * function.noise, formats.step_of(f, dtype), 0.0)
+    value = f * up
+    return value, jump * up.abs() + value.abs() * FLOAT32_NOISE
+
+
+def _weights(handed: Handed, flat: Tensor) -> Tensor:
+    """Return [r] float32 router weights of these flat rows, in the dtype that is declared."""
+    weight = handed.stages["weights"].value.flatten()[flat].float()
+    if handed.subject.reference.numerics.weight_dtype == "model":
+        return formats.on_grid(weight, handed.subject.case.dtype)
+    return weight
+
+
+def _unsure(handed: Handed, flat: Tensor) -> Tensor:
+    """Return [r], the error of the router weights if it is not known whether they are rounded."""
+    weight = _weights(handed, flat)
+    if handed.subject.reference.numerics.weight_dtype != EITHER:
+        return torch.zeros_like(weight)
+    return (formats.on_grid(weight, handed.subject.case.dtype) - weight).abs()
 
 
 def _second(handed: Handed, flat: Tensor, labels: dict[str, Tensor]) -> list[StageFinding | None]:
@@ -206,36 +260,47 @@ def _second_scale(handed: Handed, h: Tensor) -> Tensor:
     if fmt.has_one_scale and not fmt.static:
         used = (handed.ids.flatten() >= 0).nonzero().flatten()
         h = handed.rows("activation", used)
-    return formats.activation_scale(h, fmt, handed.subject.scales["a2_scale"])
+    static = handed.subject.scales["a2_scale"]
+    return formats.activation_scale(h, fmt, static, handed.subject.reference.numerics)
 
 
 def _combine(handed: Handed, tokens: Tensor) -> StageFinding | None:
     """Compare the weighted sum over slots; tokens without an expert on this rank give zeros."""
-    if not handed.has("gemm2"):
+    if not handed.has("gemm2") and not handed.has("weighted"):
         tokens = tokens[(handed.ids[tokens] < 0).all(dim=1)]  # expected zeros
     if len(tokens) == 0 or not handed.has("combine", "weights"):
         return None
     numerics, dtype = handed.subject.reference.numerics, handed.subject.case.dtype
-    terms = _weighted(handed, tokens)
+    terms, noise = _weighted(handed, tokens)
     value, size = terms.sum(dim=1), terms.abs().sum(dim=1)
     times = handed.top_k if numerics.combine == "model" else 1
-    tolerance = size * (handed.top_k * 2.0**-23) + rounding(
-        size if times > 1 else value.abs(), dtype, times
-    )
+    tolerance = size * (handed.top_k * 2.0**-23) + noise.sum(dim=1)
+    tolerance = tolerance + rounding(size if times > 1 else value.abs() + tolerance, dtype, times)
     if handed.exact:
         tolerance = torch.zeros_like(tolerance)
     actual = handed.stages["combine"].value[tokens]
     return compare("combine", actual, Expected(value=value, tolerance=tolerance), {"rows": tokens})
 
 
-def _weighted(handed: Handed, tokens: Tensor) -> Tensor:
-    """Return [s, k, K] float32, weighted expert outputs; zeros for experts of other ranks."""
-    ids = handed.ids[tokens]
+def _weighted(handed: Handed, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Return weighted expert outputs and their allowed error, [s, k, K] float32 each.
+
+    Experts of other ranks give zeros.
+    """
+    numerics, ids = handed.subject.reference.numerics, handed.ids[tokens]
     hidden = handed.stages["combine"].value.shape[1]
     terms = torch.zeros((*ids.shape, hidden), device=ids.device)
+    noise = torch.zeros_like(terms)
     rows, slots = (ids >= 0).nonzero(as_tuple=True)
-    if len(rows):
-        y = handed.rows("gemm2", tokens[rows] * handed.top_k + slots)
-        weight = handed.stages["weights"].value[tokens[rows], slots].float()
-        terms[rows, slots] = weight[:, None] * y
-    return terms
+    if not len(rows):
+        return terms, noise
+    flat = tokens[rows] * handed.top_k + slots
+    if handed.has("weighted") or numerics.weight_on != "output":
+        terms[rows, slots] = handed.rows("weighted" if handed.has("weighted") else "gemm2", flat)
+        return terms, noise
+    y = handed.rows("gemm2", flat)
+    terms[rows, slots] = _weights(handed, flat)[:, None] * y
+    noise[rows, slots] = _unsure(handed, flat)[:, None] * y.abs()
+    if numerics.weighted == "model":
+        noise += rounding(terms.abs() + noise, handed.subject.case.dtype)
+    return terms, noise

@@ -44,4 +44,4 @@ def message(subject: Subject, out: Tensor) -> str | None:
     )
 
 
-CHECK = Check(name="tp_replicas", run=findings, collective=True)
+CHECK = Check(name="tp_replicas", run=findings, collective=True, by_reference=False)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import ExitCode
+from harness.matrix.case_packages import packages_of_tables
 from harness.plan import machine
 from harness.plan.manifest import versions
 from moe import families
@@ -69,7 +70,7 @@ def _lines(
         yield "device", f"{device.name}, {device.arch}, {device.memory_bytes / 1e9:.1f} GB"
     if not detected:
         yield "device", "none"
-    for name, number in versions().items():
+    for name, number in versions(packages_of_tables()).items():
         yield "version", f"{name} {number}"
     yield "torch", torch.get("error") or f"sees {len(torch['devices'])} device(s)"
     if chip.interpreted:

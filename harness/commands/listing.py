@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.errors import ExitCode, UsageError
+from harness.matrix.case import LEAST_WITH_SHARES, MOST_WITH_SHARES, SMALLEST_SHARE
 from harness.plan import machine, requirements, selection
 from harness.plan.manifest import refused_cases
 from harness.plan.plan import Plan, make_plan
@@ -41,8 +42,17 @@ def _end(plan: Plan, note: str | None) -> ExitCode:
     print(
         f"\n{len(plan.cases)} case(s) on {plan.machine.platform.name}, {len(plan.refused)} refused"
     )
-    print("\n".join(refusals(plan)))
+    print("\n".join([*refusals(plan), *_small_shares(plan)]))
     return ExitCode.PASSED if plan.cases else ExitCode.NOTHING_SELECTED
+
+
+def _small_shares(plan: Plan) -> list[str]:
+    """Return a line that counts the cases in which one expert may be hard to see, if any."""
+    count = sum(case.has_small_shares for case in plan.cases)
+    if not count:
+        return []
+    where = f"topk above {MOST_WITH_SHARES}, or n or k below {LEAST_WITH_SHARES}"
+    return [f"{count} with {where}: one expert may be less than {SMALLEST_SHARE:g} of a row"]
 
 
 def refusals(plan: Plan) -> list[str]:

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 _EXITS = """exit codes: 0 all passed, 1 a case did not, 2 cases left (run --resume DIR), 3 usage or
 configuration, 4 nothing to run, 75 the machine failed, 128+N ended by signal N"""
 
+_NUMERICS_EXITS = """exit codes: 0 the outputs are explained and the row says nothing else, 1 no
+customary rounding explains them, the row is wrong or the member failed, 3 usage, 4 it takes no
+case, 75 a package or device is missing"""
+
 
 class _Parser(argparse.ArgumentParser):
     """Exit with 3 for a usage error: argparse exits with 2, which means an unfinished run."""
@@ -36,6 +40,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     _run(_command(commands, "run", "run cases and report which pass"))
     _fuzz(_command(commands, "fuzz", "run random cases, and shrink those that fail"))
     _power(_command(commands, "power", "show that a suite would reject each wrong answer"))
+    _numerics(_command(commands, "numerics", "find where a member rounds, to declare it"))
     for name, text in (("list", "list a suite's cases"), ("plan", "show a suite's jobs")):
         command = _command(commands, name, f"{text}, and what is refused, by reason")
         _matrix(command, default=" (smoke)")
@@ -143,6 +148,15 @@ def _power(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     _run(command)
     add("--from", dest="folder", type=Path, metavar="DIR", help="read a run's folder, run nothing")
+
+
+def _numerics(command: argparse.ArgumentParser) -> None:
+    command.epilog = _NUMERICS_EXITS
+    add = command.add_argument
+    add("--experts", metavar="NAME", help="the experts backend: a name or pkg.mod:Class")
+    _layer(command)
+    add("--quant", metavar="NAME", help="a quantization method (the first that the row takes)")
+    add("--time-limit", type=float, default=300.0, metavar="S", help="seconds in all (300)")
 
 
 def _report(command: argparse.ArgumentParser) -> None:

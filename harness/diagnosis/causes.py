@@ -1,8 +1,8 @@
 """Find the known mistake that gives the actual output: compare each one's output with it.
 
-A cause is named only if it fits: the wrong rows are within the checks' tolerance of the predicted
-output, and the unexplained part of the error is small. So two outputs that are both close to the
-reference are never taken for one another.
+A cause is named only if it fits (see `harness.diagnosis.fit`). On a device the number of operations
+is what a search costs. So a mistake inside the experts is computed for one wrong row first: of few
+rows nearly all must fit, and most mistakes end there. Predictions are compared all together.
 """
 
 from __future__ import annotations
@@ -14,29 +14,32 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from harness.checks.output import row_tolerance
+from harness.diagnosis.fit import fits_of
+from harness.diagnosis.moved_rows import moved_rows
 from harness.diagnosis.patterns import of_columns
-from harness.fixtures.layer_call import MAX_ROWS
-from harness.formatting import numbers_text
+from harness.diagnosis.wrong_rows import sample_rows
 from harness.mutants import NotApplicable
 from harness.mutants.contributions import blamed
 from harness.record.diagnosis import NamedCause
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Sequence
 
     from torch import Tensor
 
+    from harness.diagnosis.fit import Fit
     from harness.diagnosis.patterns import Mismatch
     from harness.fixtures.layer_call import Call
     from harness.mutants import Hypothesis
     from harness.mutants.sample import Scene
 
-MAX_RESIDUAL = 0.25  # largest unexplained fraction of the error for a cause to be named
-TOLERANCE_FACTOR = 1.5  # times the row tolerance: the prediction is noisy, too
-MIN_FIT = 0.9  # smallest fraction of wrong rows that fit: some rows are ambiguous
-SECONDS = 10.0  # for all hypotheses of all calls of a case; the cheap ones come first
-MOVED_ROWS = 64  # wrong rows that are compared with all rows of the call
+SECONDS = 1.0  # for all hypotheses of all calls of a case, at least
+TIMES_THE_CASE = 2.0  # the same, as a multiple of the time that the case took until then
+
+
+def budget(case_seconds: float) -> float:
+    """Return the seconds that a search may take in a case that took `case_seconds`."""
+    return max(SECONDS, TIMES_THE_CASE * case_seconds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +54,16 @@ class Search:
     faults: tuple[str, ...] = ()  # hypotheses that failed to compute
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Predicted:
+    hypothesis: Hypothesis
+    output: Tensor  # [r', K] for the first r' rows of the scene
+    culprit: str
+
+
 @dataclass
 class _Progress:
+    end: float  # time.monotonic() at which to stop
     causes: list[NamedCause] = field(default_factory=list)
     tried: int = 0
     not_applicable: int = 0
@@ -66,6 +77,12 @@ class _Progress:
         if cause is not None:
             self.causes.append(cause)
 
+    def result(self) -> Search:
+        ranked = sorted(self.causes, key=lambda c: (len(c.where), c.residual))
+        names = ("tried", "not_applicable", "untried", "closest")
+        counts = {name: getattr(self, name) for name in names}
+        return Search(causes=tuple(ranked), faults=tuple(self.faults), **counts)
+
 
 def search(
     scene: Scene,
@@ -74,194 +91,99 @@ def search(
     hypotheses: Iterable[Hypothesis],
     seconds: float,
 ) -> Search:
-    """Try hypotheses, cheap ones first, until `seconds` have passed.
+    """Try hypotheses, cheap and frequent ones first, until `seconds` have passed.
 
     If no single row is wrong, all rows are treated as wrong.
     """
+    progress = _Progress(end=time.monotonic() + seconds)
     rows = mismatch.rows if bool(mismatch.rows.any()) else torch.ones_like(mismatch.rows)
     columns = mismatch.columns if of_columns(mismatch) else None
     sampled = sample_rows(scene, call, rows)
-    progress = _Progress()
-    end = time.monotonic() + seconds
-    for hypothesis in sorted(hypotheses, key=lambda h: h.costly):
-        if time.monotonic() > end:
-            progress.untried += 1
-            continue
-        _try(hypothesis, sampled, (rows[sampled.rows], columns), progress)
+    ordered = sorted(hypotheses, key=lambda h: not h.battery)
+    cheap = [h for h in ordered if not h.costly]
+    costly = [h for h in ordered if h.costly]
+    is_wrong = rows[sampled.rows]
+    _try(cheap, sampled, is_wrong, columns, progress)
+    fitting = _fitting_one_row(costly, sampled, is_wrong, columns, progress)
+    _try(fitting, sampled, is_wrong, columns, progress)
     if all(cause.where for cause in progress.causes):
-        moved = _moved(call, rows)
+        moved = moved_rows(call, rows)
         if moved is not None:
             progress.add(moved, moved.residual)
-    ranked = sorted(progress.causes, key=lambda c: (len(c.where), c.residual))
-    return Search(
-        causes=tuple(ranked),
-        tried=progress.tried,
-        not_applicable=progress.not_applicable,
-        untried=progress.untried,
-        closest=progress.closest,
-        faults=tuple(progress.faults),
-    )
-
-
-def sample_rows(scene: Scene, call: Call, is_wrong: Tensor) -> Scene:
-    """Return a scene of wrong rows of the call, followed by some correct ones.
-
-    Wrong rows come first, since costly hypotheses use only the first few. is_wrong: [T] bool.
-    """
-    correct_rows = _spread((~is_wrong).nonzero().flatten(), MAX_ROWS // 4)
-    wrong_rows = _spread(is_wrong.nonzero().flatten(), MAX_ROWS - len(correct_rows))
-    rows = torch.cat([wrong_rows, correct_rows])
-    x, routing = call.tokens.x[rows], call.output.routing
-    ids, weights = routing.topk_ids[rows], routing.topk_weights[rows]
-    keep = torch.arange(len(rows), device=rows.device)
-    answer = scene.reference(x, ids, weights, keep=keep, like=call.answer)
-    return dataclasses.replace(
-        scene,
-        rows=rows,
-        x=x,
-        logits=call.tokens.logits[rows],
-        topk_ids=ids,
-        topk_weights=weights,
-        actual=call.output.out[rows],
-        answer=dataclasses.replace(answer, amax1=call.answer.amax1, amax2=call.answer.amax2),
-        memo={},
-    )
-
-
-def _spread(numbers: Tensor, limit: int) -> Tensor:
-    count = min(len(numbers), limit)
-    place = torch.linspace(0, max(len(numbers) - 1, 0), count, device=numbers.device)
-    return numbers[place.round().to(torch.int64)]
+    return progress.result()
 
 
 def _try(
-    hypothesis: Hypothesis, scene: Scene, mask: tuple[Tensor, Tensor | None], progress: _Progress
+    hypotheses: Sequence[Hypothesis],
+    scene: Scene,
+    is_wrong: Tensor,
+    columns: Tensor | None,
+    progress: _Progress,
 ) -> None:
-    """Add one hypothesis to the progress. mask: wrong rows [r], and wrong columns [K] or None."""
-    blamed(scene)  # forget the previous culprit
-    try:
-        predicted = hypothesis.compute(scene)
-    except NotApplicable:
-        progress.not_applicable += 1
-        return
-    except Exception as error:
-        progress.faults.append(f"{hypothesis.name}: {type(error).__name__}: {error}")
-        return
-    rows, columns = mask[0][: len(predicted)], mask[1]
-    if not bool(rows.any()):
-        progress.not_applicable += 1  # it predicts no wrong row
-        return
-    fit = _best_fit(scene, predicted, rows, columns)
-    culprit = blamed(scene)
-    text = f"{hypothesis.cause} ({culprit})" if culprit else hypothesis.cause
-    cause = NamedCause(name=hypothesis.name, cause=text, residual=fit.residual, where=fit.where)
-    progress.add(cause if fit.named else None, fit.residual)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Fit:
-    residual: float
-    named: bool
-    where: str
-
-
-def _best_fit(scene: Scene, predicted: Tensor, is_wrong: Tensor, columns: Tensor | None) -> _Fit:
-    """Return the fit in all columns, or in the wrong columns if only that one is named."""
-    fit = _fit(scene, predicted, is_wrong, None)
-    if fit.named or columns is None:
-        return fit
-    partial = _fit(scene, predicted, is_wrong, columns)
-    return partial if partial.named else fit
-
-
-def _fit(scene: Scene, predicted: Tensor, is_wrong: Tensor, columns: Tensor | None) -> _Fit:
-    """Measure how well the prediction [r', K] explains the wrong rows, in the columns or in all."""
-    rows = slice(0, len(predicted))
-    part = slice(None) if columns is None else columns
-    actual, expected = scene.actual[rows, part].float(), scene.answer.out[rows, part].float()
-    hypothetical = predicted[:, part].to(scene.actual.dtype).float()
-    unit = expected.square().mean(dim=1, keepdim=True).sqrt()
-    remaining = _lengths(actual, hypothetical, unit)
-    distance = _lengths(actual, expected, unit)
-    ratio = hypothetical.nan_to_num().norm(dim=1) / expected.norm(dim=1).clamp(min=1e-38)
-    tolerance = TOLERANCE_FACTOR * row_tolerance(scene.answer)[rows] * ratio.clamp(min=1, max=1e3)
-    within = remaining <= tolerance
-    residual = float(remaining[is_wrong].norm() / distance[is_wrong].norm().clamp(min=1e-38))
-    fits = float(within[is_wrong].float().mean()) >= MIN_FIT
-    fits_all = float(within.float().mean()) >= MIN_FIT
-    places = [] if fits_all else ["rows"]
-    places += [] if columns is None else ["columns"]
-    place = f"in the wrong {' and '.join(places)} only" if places else ""
-    return _Fit(residual=residual, named=fits and residual <= MAX_RESIDUAL, where=place)
-
-
-def _lengths(a: Tensor, b: Tensor, unit: Tensor) -> Tensor:
-    """Return [r], the norm of a - b in each row.
-
-    An element that is finite on one side only counts as a thousand times the row's rms `unit`.
-    NaN on both sides is no difference: a mistake may give NaN.
-    """
-    is_equal = (a == b) | (a.isnan() & b.isnan())
-    difference = torch.where(is_equal, 0.0, a - b)
-    # In float64: uninitialised memory may hold values whose squares overflow float32
-    finite = torch.where(difference.isfinite(), difference, 1e3 * unit)
-    lengths: Tensor = finite.double().norm(dim=1)
-    return lengths
-
-
-def _moved(call: Call, is_wrong: Tensor) -> NamedCause | None:
-    """Return a cause if the wrong rows hold other rows' outputs; searches all rows of the call.
-
-    A row of zeros fits, too, if the distance by which the others moved leads beyond the ends.
-    """
-    expected = call.answer.out.float()
-    if len(expected) < 2:
-        return None
-    numbers = _spread(is_wrong.nonzero().flatten(), MOVED_ROWS)
-    actual = call.output.out[numbers].float()
-    distances = torch.cdist(actual.nan_to_num(), expected)
-    source = distances.argmin(dim=1)
-    remaining = (actual - expected[source]).norm(dim=1)
-    tolerance = TOLERANCE_FACTOR * row_tolerance(call.answer)[source]
-    fits = (source != numbers) & (remaining <= tolerance)
-    zero_rows = _beyond_the_ends(numbers, source, fits, len(expected)) & (actual == 0).all(dim=1)
-    if float((fits | zero_rows).float().mean()) < MIN_FIT:
-        return None
-    distance = (actual - expected[numbers]).norm(dim=1)
-    residual = float(remaining[fits].norm() / distance[fits].norm().clamp(min=1e-38))
-    if residual > MAX_RESIDUAL:
-        return None
-    text = _moved_text(numbers[fits].tolist(), source[fits].tolist())
-    if bool(zero_rows.any()):
-        text += (
-            f"; rows {numbers_text(numbers[zero_rows].tolist())}, which have no such row, are zeros"
+    """Add hypotheses to the progress. is_wrong: [r] bool; columns: the wrong ones [K], or None."""
+    for p, fit in _compared(hypotheses, scene, is_wrong, columns, progress):
+        text = f"{p.hypothesis.cause} ({p.culprit})" if p.culprit else p.hypothesis.cause
+        cause = NamedCause(
+            name=p.hypothesis.name, cause=text, residual=fit.residual, where=fit.where
         )
-    return NamedCause(name="rows_moved", cause=text, residual=residual)
+        progress.add(cause if fit.named else None, fit.residual)
 
 
-def _beyond_the_ends(numbers: Tensor, source: Tensor, fits: Tensor, count: int) -> Tensor:
-    """Return [r] bool: rows whose source would lie before the first row or after the last one.
+def _fitting_one_row(
+    hypotheses: Sequence[Hypothesis],
+    scene: Scene,
+    is_wrong: Tensor,
+    columns: Tensor | None,
+    progress: _Progress,
+) -> list[Hypothesis]:
+    """Return the hypotheses that fit the first row; add the others to the progress.
 
-    All False unless all rows that fit moved by the same distance.
+    The first row is a wrong one. Of FEW rows all wrong ones must fit, so the others never would.
     """
-    steps = set((numbers - source)[fits].tolist())
-    if len(steps) != 1:
-        return torch.zeros_like(fits)
-    expected_source = numbers - steps.pop()
-    return torch.logical_or(expected_source < 0, expected_source >= count)
+    one_row = dataclasses.replace(scene, few=1)
+    fitting = []
+    for p, fit in _compared(hypotheses, one_row, is_wrong, columns, progress):
+        if fit.named:
+            fitting.append(p.hypothesis)
+        else:
+            progress.add(None, fit.residual)
+    return fitting
 
 
-def _moved_text(rows: list[int], sources: list[int]) -> str:
-    pairs = list(zip(rows, sources, strict=True))
-    if len(rows) == 2 and rows == sources[::-1]:
-        return f"rows {rows[0]} and {rows[1]} are swapped"
-    steps = [row - source for row, source in pairs]
-    step = max(set(steps), key=steps.count)
-    if steps.count(step) >= MIN_FIT * len(steps) and len(steps) > 1:
-        side = "before" if step > 0 else "after"
-        gap = "" if abs(step) == 1 else f"{abs(step)} "
-        return f"each wrong row holds the output of the row {gap}{side} it"
-    if len(set(sources)) == 1 and len(rows) > 1:
-        return f"rows {numbers_text(rows)} all hold the output of row {sources[0]}"
-    examples = ", ".join(f"row {row} that of row {source}" for row, source in pairs[:3])
-    return f"wrong rows hold other rows' outputs: {examples}"
+def _compared(
+    hypotheses: Sequence[Hypothesis],
+    scene: Scene,
+    is_wrong: Tensor,
+    columns: Tensor | None,
+    progress: _Progress,
+) -> Iterator[tuple[_Predicted, Fit]]:
+    """Yield the predictions with their fits; those of one shape are compared together."""
+    by_shape: dict[tuple[int, ...], list[_Predicted]] = {}
+    for predicted in _predictions(hypotheses, scene, progress):
+        count = len(predicted.output)
+        if bool(is_wrong[:count].any()):
+            by_shape.setdefault(tuple(predicted.output.shape), []).append(predicted)
+        else:
+            progress.not_applicable += 1  # it predicts no wrong row
+    for same_shape in by_shape.values():
+        outputs = torch.stack([predicted.output for predicted in same_shape])
+        yield from zip(same_shape, fits_of(scene, outputs, is_wrong, columns), strict=True)
+
+
+def _predictions(
+    hypotheses: Sequence[Hypothesis], scene: Scene, progress: _Progress
+) -> Iterator[_Predicted]:
+    """Yield what can be computed before time runs out; count the others in the progress."""
+    for hypothesis in hypotheses:
+        if time.monotonic() >= progress.end:
+            progress.untried += 1
+            continue
+        blamed(scene)  # forget the previous culprit
+        try:
+            output = hypothesis.compute(scene)
+        except NotApplicable:
+            progress.not_applicable += 1
+        except Exception as error:
+            progress.faults.append(f"{hypothesis.name}: {type(error).__name__}: {error}")
+        else:
+            yield _Predicted(hypothesis=hypothesis, output=output, culprit=blamed(scene))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -36,7 +37,7 @@ class Mismatch:
     rows: Tensor
     elements: Tensor
 
-    @property
+    @cached_property
     def columns(self) -> Tensor:
         """Return [K] bool: columns that are wrong about as often as the worst column."""
         share = self.elements[self.rows].to(torch.float32).mean(dim=0)
@@ -74,6 +75,7 @@ def find_mismatch(
 
 def of_rows(rows: Tensor, blocks: tuple[int, ...] = BLOCKS) -> list[Pattern]:
     """Return what the numbers of the wrong rows have in common. rows: [T] bool."""
+    rows = rows.cpu()  # the search takes many small steps
     total, bad = len(rows), int(rows.sum())
     if bad == 0:
         return []
@@ -91,7 +93,7 @@ def of_rows(rows: Tensor, blocks: tuple[int, ...] = BLOCKS) -> list[Pattern]:
 
 def of_columns(mismatch: Mismatch, blocks: tuple[int, ...] = BLOCKS) -> list[Pattern]:
     """Return what the wrong columns have in common; [] if all columns are wrong."""
-    columns = mismatch.columns
+    columns = mismatch.columns.cpu()
     total, bad = len(columns), int(columns.sum())
     if bad == 0:
         return []
@@ -172,20 +174,24 @@ def _snapped(first: int, last: int, total: int, slack: int) -> tuple[int, int]:
 
 
 def _periodic(mask: Tensor, axis: str, blocks: tuple[int, ...]) -> list[Pattern]:
-    """Return the pattern "every n-th block" of the largest block and shortest period, if any."""
+    """Return the pattern "every n-th block" of the largest block and shortest period, if any.
+
+    mask: on the CPU.
+    """
     inside = ROWS_WRONG if axis == "row" else COLUMNS_WRONG
     total, bad = len(mask), int(mask.sum())
+    numbers = torch.arange(total)
     for block in reversed(blocks):
         for period in (2, 4, 8):
             if 2 * period * block > total + block:
                 continue
-            position = torch.arange(total, device=mask.device) // block % period
-            for start in range(period):
-                hits = position == start
-                bad_hits = int((hits & mask).sum())
-                if bad_hits < COVERS * bad or bad_hits < inside * int(hits.sum()):
+            position = numbers // block % period
+            hits_of = torch.bincount(position, minlength=period).tolist()
+            bad_hits_of = torch.bincount(position[mask], minlength=period).tolist()
+            for start, (hits, bad_hits) in enumerate(zip(hits_of, bad_hits_of, strict=True)):
+                if bad_hits < COVERS * bad or bad_hits < inside * hits:
                     continue
-                if axis == "row" and chance(total, int(hits.sum()), bad, 50) >= CHANCE:
+                if axis == "row" and chance(total, hits, bad, 50) >= CHANCE:
                     continue
                 data = {"block": block, "period": period, "start": start}
                 return [Pattern(name=f"{axis}_period", text=_period_text(axis, **data), data=data)]

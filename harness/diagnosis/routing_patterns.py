@@ -29,6 +29,7 @@ def of_routing(
     bad: [T] bool, wrong rows. topk_ids: [T, k] global ids, -1 = none.
     all_tokens: the experts got no other tokens, so a row's position within its expert is known.
     """
+    bad, topk_ids = bad.cpu(), topk_ids.cpu()  # the search takes many small steps
     if not bool(bad.any()) or bool(bad.all()):
         return []
     patterns = _by_rank(bad, topk_ids, layer_spec, rank)

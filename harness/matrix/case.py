@@ -25,6 +25,9 @@ from moe.oracle import AUTO
 from moe.quant import QUANT
 from moe.spec import DTYPE_BYTES, LayerSpec
 
+MOST_WITH_SHARES = 10  # most experts of a token of which none is less of its row than
+SMALLEST_SHARE = 0.15  # by the norms of what the expert adds to the row, and of the row
+LEAST_WITH_SHARES = 32  # smallest n and k for which inputs are made so
 # With fewer than 64 columns a row's error scatters too much for a tolerance of six sigma.
 _SIZES = (64, 72, 96, 100, 128, 131, 160, 192, 200, 256, 320, 384, 512, 640, 768, 1024)
 _EXPERT_COUNTS = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 64)
@@ -46,7 +49,12 @@ class MoETestConfig:
         default=0,
         minimum=0,
     )
-    top_k: int = axis("topk", "experts that a token is routed to", simplest=(1, 2, 3, 4, 6, 8))
+    top_k: int = axis(
+        "topk",
+        f"experts that a token is routed to; above {MOST_WITH_SHARES} one of them may be less than "
+        f"{SMALLEST_SHARE:g} of a row",
+        simplest=(1, 2, 3, 4, 6, 8),
+    )
     experts: str = axis(
         "experts",
         "experts backend: a name, `auto`, 'pkg.mod:Class', or `own` (a layer's)",
@@ -207,6 +215,12 @@ class MoETestConfig:
     @property
     def world_size(self) -> int:
         return self.layout.world_size
+
+    @property
+    def has_small_shares(self) -> bool:
+        """Whether an expert's part of a row may be too small for its mistakes to show."""
+        is_tiny = min(self.n, self.k) < LEAST_WITH_SHARES
+        return self.top_k > MOST_WITH_SHARES or (self.top_k > 1 and is_tiny)
 
     @property
     def layer_spec(self) -> LayerSpec:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness.fixtures.expert_ids import global_ids, local_ids
-from harness.mutants import FEW, NotApplicable
+from harness.mutants import NotApplicable
 from harness.mutants.contributions import added_distance, blame, by_slot, parts_of, residual
 from harness.mutants.recompute import elsewhere, redo, redo_parts, shared_mlp
 
@@ -41,7 +41,7 @@ def _least_by_expert(scene: Scene, cost: Tensor, slots: Tensor) -> int:
 def expert_from_neighbour(scene: Scene) -> Tensor:
     """Use the next expert's weights for the expert none of whose rows is correct."""
     _needs_experts(scene)
-    sample = scene.first(FEW)
+    sample = scene.few_rows()
     suspect = int(_suspect(scene, sample))
     blame(scene, f"expert {suspect}")
     affected = sample.topk_ids == suspect
@@ -159,7 +159,7 @@ def offset_taken_twice(scene: Scene) -> Tensor:
 
 def stale_expert_map(scene: Scene) -> Tensor:
     """Run each rank's experts on the next rank's slots of the same local id."""
-    sample, experts_by_rank = scene.first(FEW), _experts_by_rank(scene)
+    sample, experts_by_rank = scene.few_rows(), _experts_by_rank(scene)
     ids = torch.full_like(sample.topk_ids, -1)
     for rank, next_experts in enumerate([*experts_by_rank[1:], experts_by_rank[0]]):
         local = local_ids(sample.topk_ids, next_experts, scene.case.num_experts)
@@ -196,7 +196,7 @@ def _else(scene: Scene, ids: Tensor, rank: int, fallback: int) -> Tensor:
 
 def _by_rank(scene: Scene, to_local: Callable[[Tensor, int], Tensor]) -> Tensor:
     """Compute the output if each rank runs the local ids returned by `to_local(ids, rank)`."""
-    sample = scene.first(FEW)
+    sample = scene.few_rows()
     parts = torch.zeros_like(parts_of(sample))
     for rank in range(scene.case.world_size):
         ids = _computed(scene, to_local(sample.topk_ids, rank), rank)

@@ -14,15 +14,17 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
-from harness.mutants import FEW
 from harness.mutants.contributions import parts_of
+from harness.mutants.pairs import pairs_of, ranks_together
 from moe.reference import formats
+from moe.reference.error_propagation import by_rank
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from torch import Tensor
 
+    from harness.mutants.pairs import Pairs
     from harness.mutants.sample import Scene
     from moe.formats.format import Format
     from moe.reference.layer import BaselineSiluAndMul
@@ -79,8 +81,13 @@ def right_w2(_: Scene, e: Matrices) -> Tensor:
 
 
 def right_product(_: Scene, x: Tensor, w: Tensor) -> Tensor:
-    """Return x @ w.T. x: [R, I], w: [O, I], result: [R, O]."""
-    return x @ w.T
+    """Return x times w transposed. x: [..., R, I], w: [..., O, I], result: [..., R, O]."""
+    return x @ w.mT
+
+
+def right_total(_: Scene, products: Tensor) -> Tensor:
+    """Return the products of all experts [..., P, O] as they are: their sums are complete."""
+    return products
 
 
 def right_halves(product: Tensor, shard: Shard) -> tuple[Tensor, Tensor]:
@@ -100,11 +107,16 @@ def right_second(scene: Scene, h: Tensor, rank: int) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Steps:
-    """The steps of a row through an expert; a mistake replaces one or two."""
+    """The steps of a row through an expert; a mistake replaces one or two.
+
+    `w13`, `w2` and `product` run for each expert, the others for all experts' rows together: on a
+    device their number is what a mistake costs. `total` gets what `product` returned for all.
+    """
 
     inputs: Callable[[Scene, Tensor, Tensor], Tensor] = right_inputs
     w13: Callable[[Scene, Matrices], Tensor] = right_w13
     product: Callable[[Scene, Tensor, Tensor], Tensor] = right_product
+    total: Callable[[Scene, Tensor], Tensor] = right_total
     halves: Callable[[Tensor, Shard], tuple[Tensor, Tensor]] = right_halves
     activation: Callable[[Tensor, Tensor], Tensor] | None = None  # None: the layer's own
     second: Callable[[Scene, Tensor, int], Tensor] = right_second
@@ -112,17 +124,21 @@ class Steps:
 
     def starts_right(self) -> bool:
         """Tell whether the first product is the reference's, so that it can be reused."""
-        first = (self.inputs, self.w13, self.product)
-        return first == (right_inputs, right_w13, right_product)
+        first = (self.inputs, self.w13, self.product, self.total)
+        return first == (right_inputs, right_w13, right_product, right_total)
 
 
 RIGHT = Steps()
 
 
 def redo(scene: Scene, steps: Steps = RIGHT, *, ids: Tensor | None = None) -> Tensor:
-    """Return [min(r, FEW), K], the output with these steps, or with other experts in the slots."""
-    sample = scene.first(FEW)
-    return sample.total(parts=redo_parts(sample, steps, ids=None if ids is None else ids[:FEW]))
+    """Return the few first rows of the output with these steps, or with other experts in the slots.
+
+    ids: see `redo_parts`. Result: [min(r, scene.few), K].
+    """
+    sample = scene.few_rows()
+    ids = None if ids is None else ids[: scene.few]
+    return sample.total(parts=redo_parts(sample, steps, ids=ids))
 
 
 def redo_parts(scene: Scene, steps: Steps = RIGHT, *, ids: Tensor | None = None) -> Tensor:
@@ -130,65 +146,103 @@ def redo_parts(scene: Scene, steps: Steps = RIGHT, *, ids: Tensor | None = None)
 
     ids: [r, k] global experts, -1 = none; None: the scene's own.
     """
-    ids = scene.topk_ids if ids is None else ids
+    pairs = pairs_of(scene.topk_ids if ids is None else ids)
     parts = torch.zeros_like(parts_of(scene))
-    case, layout = scene.case, scene.case.layout
-    experts_by_rank = scene.reference.layer_spec.experts_by_rank
-    for e, (rows, slots) in _slots_by_expert(ids).items():
-        expert = matrices(scene, e)
-        first_product = _first_product(scene, steps, expert, e, rows, slots)
-        w2 = steps.w2(scene, expert)
-        for rank in range(layout.world_size):
-            if e not in experts_by_rank[rank]:
-                continue
-            columns = layout.intermediate_of(rank, case.n)
-            part = slice(columns.start, columns.stop)
-            shard = Shard(rank=rank, columns=part, intermediate=case.n)
-            h = _intermediate(scene, steps, first_product, shard)
-            parts[rank, rows, slots] = steps.product(scene, h, w2[:, part])
+    if not pairs.experts:
+        return parts
+    first_product = _first_product(scene, steps, pairs)
+    for ranks in ranks_together(scene):
+        own, at = pairs.among(scene.reference.layer_spec.experts_by_rank[ranks[0]])
+        if at:
+            product = first_product if len(at) == len(first_product) else first_product[at]
+            rows, slots = own.rows_and_slots
+            values = _second_product(scene, steps, own, product, ranks)
+            parts[ranks[0] : ranks[-1] + 1, rows, slots] = values
     return parts
 
 
-def _slots_by_expert(ids: Tensor) -> dict[int, tuple[Tensor, Tensor]]:
-    """Return each expert's rows and slots."""
-    pairs_by_expert: dict[int, list[tuple[int, int]]] = {}
-    for row, experts in enumerate(ids.tolist()):
-        for slot, e in enumerate(experts):
-            if e >= 0:
-                pairs_by_expert.setdefault(e, []).append((row, slot))
-    device = ids.device
-    tensors = {e: torch.tensor(pairs, device=device).T for e, pairs in pairs_by_expert.items()}
-    return {e: (t[0], t[1]) for e, t in tensors.items()}
-
-
-def _first_product(
-    scene: Scene, steps: Steps, expert: Matrices, e: int, rows: Tensor, slots: Tensor
+def _product(
+    scene: Scene, steps: Steps, pairs: Pairs, x: Tensor, weights: Iterable[Tensor]
 ) -> Tensor:
-    """Return [R, 2N], the first product, rounded as the member declares."""
+    """Return [..., P, O], each row of x [..., P, I] times its expert's matrix [..., O, I].
+
+    weights: of each expert; made one after another, since they may be large.
+    """
+    pieces = zip(torch.split(x, pairs.counts, dim=-2), weights, strict=True)
+    products = [steps.product(scene, rows, w) for rows, w in pieces]
+    return steps.total(scene, torch.cat(products, dim=x.dim() - 2))
+
+
+def _first_product(scene: Scene, steps: Steps, pairs: Pairs) -> Tensor:
+    """Return [P, 2N], the first product, rounded as the member declares."""
 
     def make() -> Tensor:
-        product = steps.product(scene, steps.inputs(scene, rows, slots), steps.w13(scene, expert))
-        declared = scene.reference.numerics.gemm1
-        return formats.on_grid(product, scene.case.dtype if declared == "model" else "f32")
+        inputs = steps.inputs(scene, *pairs.rows_and_slots)
+        weights = (steps.w13(scene, matrices(scene, e)) for e in pairs.experts)
+        return _rounded(scene, _product(scene, steps, pairs, inputs, weights), "gemm1")
 
     if not steps.starts_right():
         return make()
-    return cached(scene, ("first product", e, tuple(scene.rows[rows].tolist())), make)
+    places = (pairs.experts, pairs.places, tuple(scene.rows.tolist()))
+    return cached(scene, ("first product", places), make)
 
 
-def _intermediate(scene: Scene, steps: Steps, product: Tensor, shard: Shard) -> Tensor:
-    """Return [R, n], this rank's columns of the intermediate, quantized."""
+def _second_product(
+    scene: Scene, steps: Steps, pairs: Pairs, product: Tensor, ranks: tuple[int, ...]
+) -> Tensor:
+    """Return [w, P, K], what these ranks add, from the first product [P, 2N]."""
+    layout, n = scene.case.layout, scene.case.n
+    columns = [layout.intermediate_of(rank, n) for rank in ranks]
+    shards = [
+        Shard(rank=rank, columns=slice(part.start, part.stop), intermediate=n)
+        for rank, part in zip(ranks, columns, strict=True)
+    ]
+    rows, slots = pairs.rows_and_slots
+    router_weight = scene.topk_weights[rows, slots]
+    h = _intermediate(scene, steps, product, (shards, router_weight))
+    h = h.reshape(len(ranks), len(product), h.shape[1])
+    weights = (by_rank(steps.w2(scene, matrices(scene, e)), columns) for e in pairs.experts)
+    return _unweighted(scene, _product(scene, steps, pairs, h, weights), router_weight)
+
+
+def _intermediate(
+    scene: Scene, steps: Steps, product: Tensor, of_rows: tuple[list[Shard], Tensor]
+) -> Tensor:
+    """Return [w * P, n], the columns of w ranks' intermediates, quantized.
+
+    of_rows: each rank's columns, and the router weights [P].
+    """
+    shards, weight = of_rows
     activation = steps.activation or right_activation(scene)
-    h = activation(*steps.halves(product, shard))
-    declared = scene.reference.numerics.activation
-    h = formats.on_grid(h, scene.case.dtype if declared == "model" else "f32")
-    return steps.second(scene, h, shard.rank)
+    halves = zip(*(steps.halves(product, shard) for shard in shards), strict=True)
+    h = activation(*(torch.cat(of_ranks) for of_ranks in halves))
+    h = _rounded(scene, h, "activation")
+    if scene.reference.numerics.weight_on == "intermediate":
+        h = _rounded(scene, h * weight.repeat(len(shards))[:, None], "weighted")
+    return steps.second(scene, h, shards[0].rank)
+
+
+def _unweighted(scene: Scene, output: Tensor, weight: Tensor) -> Tensor:
+    """Return an expert's output [R, K] before its router weight, as `Answer.parts`."""
+    if scene.reference.numerics.weight_on != "intermediate":
+        return output
+    return output / torch.where(weight == 0, 1.0, weight)[:, None]
+
+
+def _rounded(scene: Scene, value: Tensor, place: str) -> Tensor:
+    """Return the value rounded as the numerics declare for a place."""
+    declared = getattr(scene.reference.numerics, place)
+    return formats.on_grid(value, scene.case.dtype if declared == "model" else "f32")
 
 
 def right_activation(scene: Scene) -> Callable[[Tensor, Tensor], Tensor]:
     """Return f(gate) * up of the layer under test."""
     truth = scene.reference.activation
-    return lambda gate, up: truth(gate, up).value
+    if scene.reference.numerics.activated_gate != "model":
+        return lambda gate, up: truth(gate, up).value
+    return lambda gate, up: (
+        _rounded(scene, truth(gate, torch.ones_like(up)).value, "activated_gate") * up
+    )
 
 
 def matrices(scene: Scene, e: int) -> Matrices:

@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from torch.nn.functional import pad
 
 from harness.mutants import NotApplicable
 from harness.mutants.recompute import (
     Steps,
     input_scale,
     redo,
-    right_product,
     second_scale,
 )
 from moe.reference import formats
+from moe.types import TORCH_DTYPE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -95,13 +96,20 @@ def bf16_accumulation(scene: Scene) -> Tensor:
     if dtype == "f32":
         raise NotApplicable("the model dtype is float32")
 
-    def narrow(scene: Scene, x: Tensor, w: Tensor) -> Tensor:
-        total = x.new_zeros((x.shape[0], w.shape[0]))
-        for a, b in zip(torch.split(x, CHUNK, 1), torch.split(w, CHUNK, 1), strict=True):
-            total = formats.on_grid(total + right_product(scene, a, b), dtype)
+    def chunks(_: Scene, x: Tensor, w: Tensor) -> Tensor:
+        """Return [..., R, chunks, O], what each CHUNK terms of a sum add to it."""
+        fill = (0, -x.shape[-1] % CHUNK)
+        padded = (pad(t, fill) for t in (x, w))
+        x_chunks, w_chunks = (t.reshape(*t.shape[:-1], -1, CHUNK) for t in padded)
+        return torch.einsum("...rci,...oci->...rco", x_chunks, w_chunks)
+
+    def narrow(_: Scene, products: Tensor) -> Tensor:
+        total = torch.zeros_like(products[..., 0, :])
+        for part in products.unbind(-2):
+            total = (total + part).to(TORCH_DTYPE[dtype]).to(part.dtype)
         return total
 
-    return redo(scene, Steps(product=narrow))
+    return redo(scene, Steps(product=chunks, total=narrow))
 
 
 def _needs_codes(scene: Scene) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from harness.mutants import FEW, NotApplicable
+from harness.mutants import NotApplicable
 from harness.mutants.recompute import Steps, quantized_input, redo_parts
 from moe.reference import routing
 from moe.routers import ROUTERS
@@ -76,7 +76,7 @@ def renormalisation_extra(scene: Scene) -> Tensor:
 
 def weights_on_input(scene: Scene) -> Tensor:
     _needs_weights(scene)
-    sample = scene.first(FEW)
+    sample = scene.few_rows()
 
     def weighted(scene: Scene, rows: Tensor, slots: Tensor) -> Tensor:
         weights = scene.topk_weights[rows, slots, None]

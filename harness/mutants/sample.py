@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from harness.fixtures.layer_call import chosen_rows, rows_of
+from harness.mutants import FEW
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.fixtures.layer_call import Call
     from harness.matrix.case import MoETestConfig
+    from moe.assumed_numerics import Candidates
     from moe.reference.layer import BaselineSiluAndMul
     from moe.reference.result import Answer
 
@@ -41,6 +43,8 @@ class Scene:
     answer: Answer  # for these rows; parts is [W, r, k, K]
     reference: BaselineSiluAndMul
     all_rows: Tensor  # [T, K] the reference's output for all of this rank's tokens
+    candidates: Candidates | None = None  # if the row states no numerics: those it may have
+    few: int = FEW  # rows for which a mistake inside the experts is computed
     # Values that several mistakes share, such as an expert's dequantized weights.
     memo: dict[Any, Any] = field(default_factory=dict, repr=False)
 
@@ -61,6 +65,10 @@ class Scene:
         shared = self.answer.shared if shared is None else shared
         routed = torch.einsum("wrkh,rk->rh", parts, weights.to(parts.dtype))
         return routed if shared is None else routed + shared
+
+    def few_rows(self) -> Scene:
+        """Return the scene with the rows for which a mistake inside the experts is computed."""
+        return self.first(self.few)
 
     def first(self, count: int) -> Scene:
         """Return the scene with at most its first `count` rows."""

@@ -10,16 +10,23 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from harness.checks.alternatives import BEYOND
 from harness.checks.element_and_bias import measure, tolerance_used
 from harness.checks.output import row_tolerance, tolerance_factors
+from harness.fixtures.exact_tensors import settled
 from harness.mutants import FEW, HYPOTHESES, Hypothesis, NotApplicable
 from harness.record.proof import Outcome, Proof
 from moe.types import TORCH_DTYPE
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
 
     from harness.mutants.sample import Scene
+    from moe.numerics import Numerics
+    from moe.reference.error_propagation import Noisy
+    from moe.reference.result import Answer
 
 MEMBERS = tuple(h for h in HYPOTHESES if h.battery)
 
@@ -65,10 +72,52 @@ def _proof(h: Hypothesis, *, rejects: bool) -> Proof:
 def rejected(outputs: Tensor, scene: Scene) -> Tensor:
     """Return [M] bool: whether the checks would reject each of the outputs [M, r, K].
 
+    If the row states no numerics, a wrong answer is rejected if every alternative rejects it.
+    """
+    caught = _rejected_by(scene.answer, outputs, scene)
+    if scene.candidates is None or not scene.candidates.several:
+        return caught
+    unsure = (caught & ~_is_far(outputs, scene)).nonzero().flatten()
+    for answer in _other_answers(scene) if len(unsure) else ():
+        caught[unsure] &= _rejected_by(answer, outputs[unsure], scene)
+    return caught
+
+
+def _is_far(outputs: Tensor, scene: Scene) -> Tensor:
+    """Return [M] bool: outputs in which a row is beyond every alternative's tolerance."""
+    assert scene.candidates is not None
+    answer = answer_under(scene, scene.candidates.ball)
+    distance = (outputs - answer.out).square().sum(dim=2)
+    far = ~(distance <= (BEYOND * row_tolerance(answer)).square())
+    return far.any(dim=1)
+
+
+def _other_answers(scene: Scene) -> Iterator[Answer]:
+    """Yield the answer of each alternative but the one that the scene has."""
+    assert scene.candidates is not None
+    kept: dict[int, Noisy] = {}
+    for numerics in scene.candidates.alternatives:
+        if numerics != scene.reference.numerics:
+            yield answer_under(scene, numerics, kept)
+
+
+def answer_under(scene: Scene, numerics: Numerics, kept: dict[int, Noisy] | None = None) -> Answer:
+    """Return the answer for the scene's rows under other numerics.
+
+    kept: first products of these rows, shared by all numerics.
+    """
+    reference = scene.reference.with_numerics(numerics)
+    routing = scene.topk_ids, scene.topk_weights
+    answer = reference(scene.x, *routing, like=scene.answer, products=kept)
+    return settled(scene.case, answer)
+
+
+def _rejected_by(answer: Answer, outputs: Tensor, scene: Scene) -> Tensor:
+    """Return [M] bool: whether the checks reject each of the outputs [M, r, K] under an answer.
+
     Outputs are rounded to the model dtype first. If the scene samples the call's rows, the total
     error counts only for mistakes that change every row.
     """
-    answer = scene.answer
     rounded = outputs.to(TORCH_DTYPE[scene.case.dtype]).to(answer.out.dtype)
     distance = (rounded - answer.out).square().sum(dim=2)
     row_factor, total_factor = tolerance_factors(answer.variance, answer.out.shape[1])
@@ -76,15 +125,15 @@ def rejected(outputs: Tensor, scene: Scene) -> Tensor:
     total_exceeds = distance.sum(dim=1) > row_tolerance(answer, total_factor).square().sum()
     affects_all = torch.ones_like(total_exceeds)
     if scene.tokens > len(scene.rows):
-        affects_all = (outputs != answer.out).any(dim=2).all(dim=1)
+        affects_all = (outputs != scene.answer.out).any(dim=2).all(dim=1)
     caught = row_exceeds | total_exceeds & affects_all | ~distance.isfinite().all(dim=1)
     for i in (~caught).nonzero().flatten().tolist():
-        caught[i] = _finely_rejected(rounded[i], scene, all_rows=bool(affects_all[i]))
+        finely = _finely_rejected(rounded[i], answer, scene.case.dtype, bool(affects_all[i]))
+        caught[i] = finely
     return caught
 
 
-def _finely_rejected(output: Tensor, scene: Scene, *, all_rows: bool) -> bool:
+def _finely_rejected(output: Tensor, answer: Answer, dtype: str, all_rows: bool) -> bool:
     """Tell whether an element of output [r, K], or with all_rows the bias, exceeds its limit."""
-    answer, dtype = scene.answer, TORCH_DTYPE[scene.case.dtype]
-    fine = tolerance_used(answer, *measure(output, answer.out, dtype))
+    fine = tolerance_used(answer, *measure(output, answer.out, TORCH_DTYPE[dtype]))
     return fine.worst_element_used > 1 or (all_rows and fine.bias_used > 1)

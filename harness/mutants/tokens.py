@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness.fixtures import tensors
-from harness.mutants import FEW, NotApplicable
+from harness.mutants import NotApplicable
 from harness.mutants.recompute import elsewhere, redo_parts, shared_mlp
 from moe.reference import routing
 
@@ -100,7 +100,7 @@ def unpadded_offsets(scene: Scene) -> Tensor:
     place = next(i for i, r in enumerate(ranks) if scene.rank in _sharing(scene, r))
     if sum(sizes[:place]) == place * max(sizes):
         raise NotApplicable("no rank before this one sends padding")
-    sample, row_sample = scene.first(FEW), scene.first(1)
+    sample, row_sample = scene.few_rows(), scene.first(1)
     out = sample.total(weights=torch.zeros_like(sample.topk_weights))
     for i, row in enumerate((sample.rows + sum(sizes[:place])).tolist()):
         sender, sender_row = divmod(row, max(sizes))
@@ -124,12 +124,15 @@ def _routed(other: Scene) -> Tensor:
 
 
 def _same_places(
-    scene: Scene, rank: int, counts: tuple[int, ...], start: int, count: int = FEW
+    scene: Scene, rank: int, counts: tuple[int, ...], start: int, count: int | None = None
 ) -> Scene:
-    """Return a scene of a rank's tokens in the same places: at most `count`, those that exist."""
+    """Return a scene of a rank's tokens in the same places, as far as these exist.
+
+    count: at most so many; None: as many as a mistake inside the experts is computed for.
+    """
     case, layout = scene.case, scene.case.layout
     place, d = layout.tokens_of(rank, counts), layout.dp_rank(rank)
-    sample = scene.first(count)
+    sample = scene.few_rows() if count is None else scene.first(count)
     available = int(
         (sample.rows < len(place)).long().cumprod(dim=0).sum()
     )  # up to the first it lacks

@@ -7,16 +7,20 @@ import socket
 import subprocess
 import time
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.matrix.case_packages import packages_of
 from harness.record.run_info import RefusedCase, RunInfo, RunMachine, RunOptions
+from moe import packages
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from harness.plan.machine import Machine
     from harness.plan.plan import Plan
     from harness.plan.selection import Selection
+    from moe.packages import Package
 
 PACKAGES = ("moe-harness", "torch", "triton", "numpy", "pydantic", "flashinfer-python")
 
@@ -41,7 +45,7 @@ def describe(
             seed=seed,
         ),
         platform=_machine(plan.machine),
-        versions=versions(),
+        versions=versions(packages_of(plan.cases)),
         git=git_revision(Path.cwd()),
         cases=tuple(case.id for case in plan.cases),
         refused=refused_cases(plan),
@@ -67,15 +71,13 @@ def _machine(machine: Machine) -> RunMachine:
     )
 
 
-def versions() -> dict[str, str]:
-    """Return the installed versions of what a result depends on; absent packages are left out."""
+def versions(more: Iterable[Package | str] = ()) -> dict[str, str]:
+    """Return the installed versions of what a result depends on; absent packages are left out.
+
+    more: packages that members need.
+    """
     installed = {"python": python_platform.python_version()}
-    for package in PACKAGES:
-        try:
-            installed[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return installed
+    return installed | packages.versions((*PACKAGES, *dict.fromkeys(more)))
 
 
 def git_revision(folder: Path) -> str | None:

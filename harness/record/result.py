@@ -96,9 +96,12 @@ class RankResult:
     # By phase: inputs, layer, reference, judge
     seconds: dict[str, float] = field(default_factory=dict)
     members: dict[str, str] = field(default_factory=dict)  # family -> member that ran
+    # Package -> version, of those that the members need
+    versions: dict[str, str] = field(default_factory=dict)
     sketches: tuple[dict[str, Any], ...] = ()  # compressed outputs, see cross_case.py
     battery: tuple[Proof, ...] = ()  # the self-check's proofs, if passed
     diagnosis: Diagnosis | None = None  # what is wrong, if failed
+    assumed: str | None = None  # the numerics that were assumed; None if the row states all
     poisoned: bool = False  # whether later cases must not run in this process
     unclear: bool = False  # whether an earlier case may have altered it; nothing was judged
 
@@ -146,12 +149,14 @@ class CaseResult:
     diagnosed: tuple[int, ...] = ()  # indices of messages that a diagnosis reports in more detail
     metrics: dict[str, float] = field(default_factory=dict)  # the worst over ranks
     members: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
     ranks: dict[str, str] = field(default_factory=dict)  # rank -> verdict
     phases: dict[str, float] = field(default_factory=dict)  # the slowest rank's seconds by phase
     log: str | None = None  # file in the run folder with the ranks' output
     sketches: tuple[dict[str, Any], ...] = ()  # of all ranks, if passed; see cross_case.py
     battery: tuple[Proof, ...] = ()  # the self-check over all ranks, see `proof.best`
     diagnoses: tuple[Diagnosis, ...] = ()  # of each failed rank
+    assumed: str | None = None  # the numerics that were assumed; None if the row states all
     attempt: int = 1  # 2 and more: run again in a fresh gang
 
     def with_messages(
@@ -198,6 +203,7 @@ def merge(case_id: str, world_size: int, ranks: list[RankResult], seconds: float
         seconds=seconds,
         battery=battery,
         diagnoses=tuple(r.diagnosis for r in ranks if r.diagnosis is not None),
+        assumed=next((r.assumed for r in ranks if r.assumed is not None), None),
         **_messages(ranks),
         **_data(ranks),
     )
@@ -228,6 +234,7 @@ def _data(ranks: list[RankResult]) -> dict[str, Any]:
     return {
         "metrics": _worst([r.metrics for r in ranks]),
         "members": {k: v for r in ranks for k, v in r.members.items()},
+        "versions": {k: v for r in ranks for k, v in r.versions.items()},
         "ranks": {str(r.rank): str(r.verdict) for r in sorted(ranks, key=lambda r: r.rank)},
         "phases": _worst([r.seconds for r in ranks]),
         "sketches": tuple(sketch for r in ranks for sketch in r.sketches),

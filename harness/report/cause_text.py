@@ -46,13 +46,18 @@ def _named_causes(
     sources: Sources = {}
     residuals: dict[str, float] = {}
     rows: dict[str, int] = {}
+    partial = set()  # what explains some rows or columns only comes after what explains all
     for rank, call in calls:
         for cause in call.causes:
             text = ", ".join(filter(None, (cause.cause, cause.where)))
             sources.setdefault(text, []).append((rank, call.call))
             residuals[text] = max(residuals.get(text, 0.0), float(cause.residual))
             rows[text] = rows.get(text, 0) + call.wrong_rows
-    ranked = sorted(sources, key=lambda text: (-len(sources[text]), residuals[text]))
+            if cause.where:
+                partial.add(text)
+    ranked = sorted(
+        sources, key=lambda text: (-len(sources[text]), text in partial, residuals[text])
+    )
     lines = []
     for i, text in enumerate(ranked[:MOST_CAUSES]):
         label = f"{'likely cause' if i == 0 else 'or'}{source_suffix(sources[text], failed_calls)}"

@@ -6,7 +6,9 @@ One row and one file per backend, in order of preference.
 from __future__ import annotations
 
 from moe.registry import Registry
-from moe.spec import ANY, STANDARD, MemberSpec, Needs
+from moe.spec import ANY, STANDARD, MemberSpec, Needs, Numerics
+
+_SENT = Numerics(reduction="model")  # partial sums are sent and added in the layer's dtype
 
 ALL2ALL: Registry[MemberSpec] = Registry(
     "all2all",
@@ -16,6 +18,7 @@ ALL2ALL: Registry[MemberSpec] = Registry(
             target="moe.all2all.local:Local",
             dispatch_format=STANDARD,
             needs=Needs(dtypes=ANY, formats=ANY, max_world=1),
+            numerics=_SENT,
             deterministic=True,
         ),
         MemberSpec(
@@ -23,6 +26,7 @@ ALL2ALL: Registry[MemberSpec] = Registry(
             target="moe.all2all.allgather_reducescatter:AllGatherReduceScatter",
             dispatch_format=STANDARD,
             needs=Needs(dtypes=ANY, formats=ANY),
+            numerics=_SENT,
             deterministic=True,
         ),
     ),

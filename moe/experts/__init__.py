@@ -7,18 +7,39 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from moe import released, released_vllm
 from moe.registry import Registry
 from moe.spec import ANY, STANDARD, MemberSpec, Needs, Numerics
 
 # Each product, and f(gate) * up, is rounded to the layer's dtype. Tensor cores sum bf16 and fp16
 # products in float32, but drop low bits when they align the terms.
-_ROUNDED = Numerics(gemm1="model", activation="model", expert="model", accumulation=2.0**-22)
+_ROUNDED = Numerics.stated(gemm1="model", activation="model", expert="model", accumulation=2.0**-22)
 # Hopper's tensor cores sum fp8 products in a short accumulator: 32 at a time, truncated 13 bits
 # below the largest exponent among them. (An emulation of this has the same bits as the hardware in
 # 80 % of measured sums, and the same largest error.) Over 4096 terms the relative error is 2**-9.5.
 # The Triton kernels add it to a float32 accumulator every 128 elements.
 _FP8_SHORT, _FP8_ALIGNED = 2.0**-15.5, (32, 13)
 _FP8_PROMOTED = replace(_ROUNDED, accumulation=_FP8_SHORT, promoted=128, aligned=_FP8_ALIGNED)
+_TRANSFORMERS = Needs(
+    dtypes=ANY,
+    activation_functions=frozenset(released.ACTIVATION_NAMES),
+    packages=(released.TRANSFORMERS_EXPERTS,),
+)
+_VLLM_ACTIVATIONS = frozenset({"silu", "gelu_tanh"})
+# vLLM rounds f(gate) before the product with up, and multiplies the second product by the router
+# weight before its only rounding. Its dynamic scales are amax / max, with amax at least 1e-10 where
+# it belongs to a row or a group.
+_VLLM = Numerics.stated(
+    gemm1="model",
+    activated_gate="model",
+    activation="model",
+    weighted="model",
+    combine_order="slots",
+    accumulation=2.0**-22,
+)
+_VLLM_DIVIDED = replace(_VLLM, scale="divided", amax_floor=1e-10)
+# Its fp8 sums stay in the short accumulator, except that a block's sum is added in float32.
+_VLLM_FP8 = replace(_VLLM, accumulation=_FP8_SHORT, aligned=_FP8_ALIGNED)
 
 EXPERTS: Registry[MemberSpec] = Registry(
     "experts",
@@ -65,7 +86,7 @@ EXPERTS: Registry[MemberSpec] = Registry(
             # fp8 sums stay in the short accumulator (2**-9.5 at K = 4096, measured), and the codes
             # for the second product are made from float32.
             numerics_of={
-                "fp8_static": Numerics(
+                "fp8_static": Numerics.stated(
                     gemm1="model", expert="model", accumulation=_FP8_SHORT, aligned=_FP8_ALIGNED
                 )
             },
@@ -92,6 +113,83 @@ EXPERTS: Registry[MemberSpec] = Registry(
             dispatch_format=STANDARD,
             # Multiplies dequantized values, and calls the layer's own activation function.
             needs=Needs(dtypes=ANY, formats=ANY, dequantizes=True, activation_functions=ANY),
+            numerics=Numerics.stated(),
+            deterministic=True,
+        ),
+        # Released packages, where they are installed; `auto` never comes this far.
+        MemberSpec(
+            name="transformers_eager",
+            target="moe.experts.transformers_experts:TransformersEager",
+            needs=replace(_TRANSFORMERS, probe="moe.released:eager_experts_know_the_sentinel"),
+            numerics=replace(_ROUNDED, combine="model"),
+            deterministic=True,
+        ),
+        MemberSpec(
+            name="transformers_batched_mm",
+            target="moe.experts.transformers_experts:TransformersBatchedMM",
+            needs=_TRANSFORMERS,
+            numerics=_ROUNDED,
+            deterministic=True,
+        ),
+        MemberSpec(
+            name="transformers_grouped_mm",
+            target="moe.experts.transformers_experts:TransformersGroupedMM",
+            needs=replace(
+                _TRANSFORMERS, dtypes=frozenset({"bf16"}), hidden_multiple=8, shard_multiple=8
+            ),
+            numerics=_ROUNDED,
+            deterministic=True,
+        ),
+        MemberSpec(
+            name="torchtitan",
+            target="moe.experts.torchtitan_experts:TorchtitanExperts",
+            needs=Needs(
+                packages=(released.TORCHTITAN_EXPERTS,), hidden_multiple=8, shard_multiple=8
+            ),
+            numerics=replace(_ROUNDED, combine="model"),
+            deterministic=True,
+        ),
+        MemberSpec(
+            name="vllm_triton",
+            target="moe.experts.vllm_triton:VllmTritonExperts",
+            needs=Needs(
+                features=frozenset({"cuda"}),
+                dtypes=frozenset({"bf16", "fp16"}),
+                formats=frozenset(
+                    {
+                        ("model", "model"),
+                        ("fp8_tensor", "fp8_static"),
+                        ("fp8_tensor", "fp8_dynamic"),
+                        ("fp8_block", "fp8_group"),
+                        ("int8_channel", "int8_token"),
+                    }
+                ),
+                activation_functions=_VLLM_ACTIVATIONS,
+                packages=(released_vllm.TRITON,),
+                probe="moe.released_vllm:sizes_fit",
+            ),
+            numerics=_VLLM,
+            numerics_of={
+                "fp8_static": _VLLM_FP8,
+                "fp8_dynamic": replace(_VLLM_FP8, scale="divided"),
+                "fp8_group": replace(
+                    _VLLM_DIVIDED, accumulation=_FP8_SHORT, promoted=128, aligned=_FP8_ALIGNED
+                ),
+                "int8_token": _VLLM_DIVIDED,
+            },
+            deterministic=True,
+        ),
+        MemberSpec(
+            name="vllm_permute",
+            target="moe.experts.vllm_permute:VllmPermuteExperts",
+            needs=Needs(
+                features=frozenset({"cuda"}),
+                activation_functions=_VLLM_ACTIVATIONS,
+                hidden_multiple=8,  # moe_permute and grouped_mm move 16 bytes at a time
+                shard_multiple=8,
+                packages=(released_vllm.PERMUTE,),
+            ),
+            numerics=replace(_VLLM, expert="model", weighted="f32"),
             deterministic=True,
         ),
     ),

@@ -7,18 +7,20 @@ Another package's layer is a class that derives from `moe.layers.base.LayerSubje
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from moe import released
 from moe.errors import MoEError
 from moe.needs import Anything
 from moe.registry import Registry
-from moe.spec import MemberSpec, Need, Reason, first_refusal, reads
+from moe.spec import MemberSpec, Need, Needs, Numerics, Reason, first_refusal, reads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from moe.layout import Layout
+    from moe.packages import Package
     from moe.spec import LayerSpec, Platform
 
 COMPOSED = "composed"  # moe.layer.FusedMoE, built from the members that a case names
@@ -138,4 +140,51 @@ class LayerRegistry(Registry[OwnLayerSpec]):
         )
 
 
-LAYERS = LayerRegistry("layers", (OwnLayerSpec(name=COMPOSED, target="moe.layer:FusedMoE"),))
+# The layers of other packages round where docs/released-backends.md says. What can be declared of
+# it: both products and f(gate) * up.
+_RELEASED_ROUNDS = Numerics(
+    gemm1="model", activation="model", expert="model", accumulation=2.0**-22
+)
+
+
+def _transformers_block(name: str, class_name: str, package: Package, *takes: str) -> OwnLayerSpec:
+    """Return the row of a model's MoE block."""
+    return OwnLayerSpec(
+        name=f"transformers_{name}",
+        target=f"moe.layers.transformers_blocks:{class_name}",
+        needs=Needs(
+            activation_functions=frozenset(released.ACTIVATION_NAMES),
+            hidden_multiple=8,  # of torch's grouped product, as in `moe.experts`
+            shard_multiple=8,
+            packages=(package,),
+            probe="moe.released:experts_divide_evenly",
+        ),
+        numerics=_RELEASED_ROUNDS,
+        deterministic=True,
+        takes=frozenset({"tp", "ep", *takes}),
+    )
+
+
+LAYERS = LayerRegistry(
+    "layers",
+    (
+        OwnLayerSpec(name=COMPOSED, target="moe.layer:FusedMoE"),
+        _transformers_block("mixtral", "MixtralBlock", released.MIXTRAL),
+        _transformers_block("qwen3_moe", "Qwen3MoeBlock", released.QWEN3_MOE, "no_renorm"),
+        _transformers_block("olmoe", "OlmoeBlock", released.OLMOE, "no_renorm"),
+        OwnLayerSpec(
+            name="torchtitan_moe",
+            target="moe.layers.torchtitan_moe:TorchtitanMoE",
+            needs=Needs(
+                hidden_multiple=8,
+                shard_multiple=8,
+                packages=(released.TORCHTITAN,),
+                probe="moe.released:experts_divide_evenly",
+            ),
+            numerics=replace(_RELEASED_ROUNDS, combine="model"),
+            deterministic=True,
+            takes=frozenset(TAKES),
+            routers=frozenset({"softmax", "sigmoid"}),
+        ),
+    ),
+)

@@ -80,9 +80,15 @@ class LayerSubject(ABC):
     deterministic: ClassVar[bool] = False  # the same call gives the same bits
     row: ClassVar[OwnLayerSpec]
 
-    def __init_subclass__(cls, **options: Any) -> None:
-        """Make the row of the class from its attributes. Raises ValueError for `schemes`."""
+    def __init_subclass__(cls, row: OwnLayerSpec | None = None, **options: Any) -> None:
+        """Make the row of the class from its attributes. Raises ValueError for `schemes`.
+
+        row: of a class that a table lists; it then declares everything.
+        """
         super().__init_subclass__(**options)
+        if row is not None:
+            cls.row = row
+            return
         if hasattr(cls, "schemes"):
             way = "needs = Needs(formats=frozenset({(weights, activations), ...}))"
             raise ValueError(f"layer {cls.__name__!r} has `schemes`; write {way}")

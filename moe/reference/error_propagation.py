@@ -7,22 +7,25 @@ output follows from the values of the case (docs/bounds.md).
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch.nn.functional import pad
 
+from moe.numerics import EITHER
 from moe.reference import formats
+from moe.reference.sum_noise import gathered
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
-    from moe.activations.base import ActivationTruth
+    from moe.activations.base import ActivationTruth, Propagated
     from moe.formats.format import Format
-    from moe.spec import Numerics
+    from moe.numerics import Numerics
 
 REACH = 5.0  # noise reaches ties at a distance of this many standard deviations
 FLOAT32_NOISE = 2.0**-21  # relative noise of a few float32 operations and an exponential
@@ -54,6 +57,29 @@ class Noisy:
         pieces = (self.value, self.variance, self.jumps, self.doubt)
         value, variance, jumps, doubt = (by_rank(t, columns) for t in pieces)
         return Noisy(value=value, variance=variance, jumps=jumps, doubt=doubt)
+
+    def times(self, weight: Tensor) -> Noisy:
+        """Return each row [R, N] times its weight [R], in float32."""
+        factor = weight[:, None]
+        value = self.value * factor
+        return Noisy(
+            value=value,
+            variance=self.variance * factor.square() + (value * FLOAT32_NOISE).square(),
+            jumps=self.jumps * factor.square(),
+            doubt=self.doubt * factor.abs(),
+        )
+
+    def product(self, other: Noisy) -> Noisy:
+        """Return the elementwise product with another value, in float32."""
+        a, b = self.value.abs(), other.value.abs()
+        value = self.value * other.value
+        noise = (value * FLOAT32_NOISE).square()
+        return Noisy(
+            value=value,
+            variance=b.square() * self.variance + a.square() * other.variance + noise,
+            jumps=b.square() * self.jumps + a.square() * other.jumps,
+            doubt=b * self.doubt + a * other.doubt,
+        )
 
     def settled(self, value: Tensor, step: Tensor, tie: Tensor) -> Noisy:
         """Return the value and its error after rounding.
@@ -119,93 +145,77 @@ def rounding_variance(x: Tensor, dtype: str) -> Tensor:
     return formats.step_of(x, dtype).square() / 12
 
 
-def gathered(numerics: Numerics, terms: int) -> float:
-    """Return the relative variance of a sum of `terms` products."""
-    return numerics.accumulation**2 * min(terms, numerics.promoted or terms)
+def rounded(x: Noisy, place: str | None, model: str) -> Noisy:
+    """Round as declared for a place: results differ only if a tie is within reach of the noise.
 
-
-def of_each_sum(x: Tensor, w: Tensor, numerics: Numerics) -> Tensor:
-    """Return the standard deviation [R, O] of each element of x [R, I] @ w [O, I].T.
-
-    If the hardware aligns products, it depends on the largest product and the sum so far, and can
-    be many times the average, which `gathered` gives.
+    model: the layer's dtype. A place that may be rounded or not counts a rounding as noise.
     """
-    terms = x.shape[1]
-    if numerics.aligned is None:
-        lengths = x.square().sum(dim=1, keepdim=True) * w.square().sum(dim=1)
-        return (gathered(numerics, terms) / terms * lengths).sqrt()
-    group_size, bits = numerics.aligned
-    largest, sums = _largest(x, w, group_size), _in_groups(x, w, group_size)
-    before = torch.zeros_like(sums)
-    for group in range(1, len(sums)):
-        if group * group_size % (numerics.promoted or terms + 1):
-            before[group] = before[group - 1] + sums[group - 1]
-    # Each product and the sum so far lose up to a step, whose variance is a third of its square.
-    # A step is a power of two and `largest` an upper bound: another third for both, measured.
-    lost = (group_size + 1) / 9 * 4.0**-bits
-    return (lost * (largest.square() + before.square()).sum(dim=0)).sqrt()
-
-
-def _largest(x: Tensor, w: Tensor, group_size: int) -> Tensor:
-    """Return [groups, R, O] between 1 and 1.6 times the largest product of each group."""
-    power, tiny = 8, torch.finfo(x.dtype).tiny
-    amax = x.abs().amax(dim=1).clamp(min=tiny), w.abs().amax(dim=1).clamp(min=tiny)
-    pairs = zip((x, w), amax, strict=True)
-    x_power, w_power = ((t.abs() / size[:, None]) ** power for t, size in pairs)
-    sums = _in_groups(x_power, w_power, group_size)
-    return sums ** (1 / power) * (amax[0][:, None] * amax[1])
-
-
-def _in_groups(x: Tensor, w: Tensor, group_size: int) -> Tensor:
-    """Return [groups, R, O] what each group of `group_size` terms adds to x @ w.T."""
-    padded = (pad(t, (0, -t.shape[1] % group_size)) for t in (x, w))
-    x_groups, w_groups = (t.reshape(len(t), -1, group_size).transpose(0, 1) for t in padded)
-    return x_groups @ w_groups.transpose(1, 2)
-
-
-def rounded(x: Noisy, dtype: str) -> Noisy:
-    """Round to `dtype`, as the member does: results differ only if a tie is within reach."""
-    if dtype == "f32":
+    if place == "f32" or model == "f32":
         return x
-    step, value = formats.step_of(x.value, dtype), formats.on_grid(x.value, dtype)
-    return x.settled(value, step, formats.tie_of(x.value, value, dtype))
+    if place == EITHER:
+        return dataclasses.replace(x, variance=x.variance + rounding_variance(x.value, model))
+    step, value = formats.step_of(x.value, model), formats.on_grid(x.value, model)
+    return x.settled(value, step, formats.tie_of(x.value, value, model))
 
 
-def intermediate(
-    x: Tensor, w13: Tensor, numerics: Numerics, model: str, activation: ActivationTruth
-) -> Noisy:
-    """Return activation(gate, up) of rows x [R, K] with w13 [2N, K] = [gate; up].
+def first_product(x: Tensor, w13: Tensor, numerics: Numerics) -> Noisy:
+    """Return x [R, K] @ w13 [2N, K].T, unrounded, with the noise of its sums.
 
-    It is rounded as `numerics` declares. The noise of a product is relative to the root of the sum
-    of squares of its terms.
+    It is relative to the root of the sum of squares of the terms.
     """
     gate_up = x @ w13.T
     lengths = x.square().sum(dim=1, keepdim=True) * w13.square().sum(dim=1)
     variance = gathered(numerics, x.shape[1]) * lengths / x.shape[1]
     zeros = torch.zeros_like(gate_up)
-    product = Noisy(value=gate_up, variance=variance, jumps=zeros, doubt=zeros)
-    first = rounded(product, model if numerics.gemm1 == "model" else "f32")
-    return rounded(
-        _activated(first, activation), model if numerics.activation == "model" else "f32"
-    )
+    return Noisy(value=gate_up, variance=variance, jumps=zeros, doubt=zeros)
 
 
-def _activated(gate_up: Noisy, activation: ActivationTruth) -> Noisy:
+def intermediate(
+    product: Noisy,
+    numerics: Numerics,
+    model: str,
+    activation: ActivationTruth,
+    weight: Tensor | None = None,
+) -> Noisy:
+    """Return f(gate) * up [R, N] of the first product [R, 2N] = [gate, up].
+
+    It is rounded as `numerics` declares. weight: [R] router weights that multiply it, or None.
+    """
+    gate_up = rounded(product, numerics.gemm1, model)
+    h = rounded(_activated(gate_up, numerics, model, activation), numerics.activation, model)
+    return h if weight is None else rounded(h.times(weight), numerics.weighted, model)
+
+
+def _activated(
+    gate_up: Noisy, numerics: Numerics, model: str, activation: ActivationTruth
+) -> Noisy:
     """Apply the activation [R, 2n] -> [R, n]: errors by its derivatives, plus float32 noise."""
     half = gate_up.value.shape[1] // 2
     gate, up = gate_up.columns(slice(0, half)), gate_up.columns(slice(half, None))
-    product = activation(gate.value, up.value)
+    if numerics.activated_gate == "f32" or model == "f32":
+        product = activation(gate.value, up.value)
+        h = _combined((gate, up), product)
+    else:
+        function = activation(gate.value, torch.ones_like(up.value))
+        f = rounded(_combined((gate, None), function), numerics.activated_gate, model)
+        h = f.product(up)
+    if not numerics.activation_error:
+        return h
+    error = (h.value * numerics.activation_error).square() / 3
+    return dataclasses.replace(h, variance=h.variance + error)
+
+
+def _combined(gate_and_up: tuple[Noisy, Noisy | None], product: Propagated) -> Noisy:
+    """Return f(gate) * up with the errors of both, or f(gate) with those of the gate."""
+    gate, up = gate_and_up
     by_gate, by_up = product.by_gate, product.by_up
-
-    def spread(of_gate: Tensor, of_up: Tensor) -> Tensor:
-        return by_gate.square() * of_gate + by_up.square() * of_up
-
-    return Noisy(
-        value=product.value,
-        variance=spread(gate.variance, up.variance) + product.noise.square(),
-        jumps=spread(gate.jumps, up.jumps),
-        doubt=by_gate * gate.doubt + by_up * up.doubt,
-    )
+    variance = by_gate.square() * gate.variance + product.noise.square()
+    jumps, doubt = by_gate.square() * gate.jumps, by_gate * gate.doubt
+    if up is not None:
+        variance = variance + by_up.square() * up.variance
+        jumps = jumps + by_up.square() * up.jumps
+        doubt = doubt + by_up * up.doubt
+    return Noisy(value=product.value, variance=variance, jumps=jumps, doubt=doubt)
 
 
 def quantize_noisy(h: Noisy, scale: Scale, fmt: Format) -> Noisy:
@@ -229,7 +239,7 @@ def quantize_noisy(h: Noisy, scale: Scale, fmt: Format) -> Noisy:
     )
 
 
-def dynamic_scale(h: Noisy, fmt: Format) -> Scale:
+def dynamic_scale(h: Noisy, fmt: Format, numerics: Numerics) -> Scale:
     """Return the scale of the values that share one, with the error of their largest value."""
     size = h.value.abs()
     largest = formats.scope_amax(size, fmt)
@@ -237,7 +247,7 @@ def dynamic_scale(h: Noisy, fmt: Format) -> Scale:
     jumped = torch.where(rival, h.jumps / h.doubt.square().clamp(min=1e-38), 0.0)
     relative = torch.where(rival, h.doubt / largest.clamp(min=1e-30), 0.0)
     return Scale(
-        scale=formats.scale_for(largest, fmt),
+        scale=formats.scale_for(largest, fmt, numerics),
         doubt=formats.scope_amax(relative, fmt),
         chance=formats.scope_amax(jumped, fmt),
     )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from moe.formats.grids import float_step
+from moe.numerics import Numerics
 from moe.spec import resolve
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from moe.formats.format import Format
 
+_PLAIN = Numerics.stated()
 # a layer's dtype -> (bits of the significand, exponent of the smallest step)
 _DTYPES = {"bf16": (8, -133), "fp16": (11, -24)}
 
@@ -71,10 +73,20 @@ class Quantized:
     tie: Tensor
 
 
-def scale_for(amax: Tensor, fmt: Format) -> Tensor:
-    """Return amax times the float32 reciprocal of the largest code; 1 if amax is zero."""
-    reciprocal = torch.tensor(1.0 / fmt.top, dtype=torch.float32, device=amax.device)
-    scaled = (amax.to(torch.float32) * reciprocal).to(amax.dtype)
+def scale_for(amax: Tensor, fmt: Format, numerics: Numerics = _PLAIN) -> Tensor:
+    """Return the scale of values up to amax, in float32 as `numerics` declares; never zero.
+
+    Where it would be zero it is 1. The default is amax times the float32 reciprocal of the largest
+    code.
+    """
+    size = amax.to(torch.float32)
+    if numerics.amax_floor or numerics.amax_epsilon:
+        size = size.clamp(min=numerics.amax_floor) + (numerics.amax_epsilon or 0.0)
+    if numerics.scale == "divided":
+        scaled = (size / fmt.top).to(amax.dtype)
+    else:
+        reciprocal = torch.tensor(1.0 / fmt.top, dtype=torch.float32, device=amax.device)
+        scaled = (size * reciprocal).to(amax.dtype)
     return torch.where(scaled == 0, torch.ones_like(amax), scaled)
 
 
@@ -121,7 +133,9 @@ def scope_amax(x: Tensor, fmt: Format) -> Tensor:
     return x.abs().amax(dim=(-2, -1), keepdim=x.dim() > 2)
 
 
-def activation_scale(x: Tensor, fmt: Format, static: Tensor | None) -> Tensor:
+def activation_scale(
+    x: Tensor, fmt: Format, static: Tensor | None, numerics: Numerics = _PLAIN
+) -> Tensor:
     """Return the scale of each element of x [T, K], broadcastable to it.
 
     static: [] the calibrated scale, for formats that have one. A dynamic per-tensor scale is taken
@@ -130,7 +144,7 @@ def activation_scale(x: Tensor, fmt: Format, static: Tensor | None) -> Tensor:
     if fmt.static:
         assert static is not None, "a static format needs its calibrated scale"
         return static.to(x.dtype)
-    return scale_for(scope_amax(x, fmt), fmt)
+    return scale_for(scope_amax(x, fmt), fmt, numerics)
 
 
 def weight_values(w: Tensor, fmt: Format) -> Tensor:

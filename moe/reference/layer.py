@@ -11,7 +11,6 @@ It also computes the error that a correct member may have, from the values of th
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -24,22 +23,24 @@ from moe.reference.error_propagation import (
     Scale,
     by_rank,
     dynamic_scale,
-    gathered,
+    first_product,
     intermediate,
     quantize_noisy,
-    rounding_variance,
 )
+from moe.reference.output_noise import Term, add_noise, sum_roundings, weight_error
 from moe.reference.ownership import holders
-from moe.reference.parallel_error import along_itself
-from moe.reference.result import Answer, Sums
+from moe.reference.pairs import largest_input, pairs_of, weighted_input
+from moe.reference.result import Answer, Sums, empty_sums, record_parts
+from moe.reference.shared_experts import SHARED, shared_output
 from moe.spec import LayerSpec, Numerics, resolve
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
     from moe.activations.base import ActivationTruth
+    from moe.reference.pairs import Pairs
 
 B = TypeVar("B", bound="BaselineSiluAndMul")
 
@@ -60,10 +61,21 @@ class BaselineSiluAndMul:
         *,
         dtype: torch.dtype = torch.float32,
         values: Callable[[int], tuple[Tensor, Tensor]] | None = None,
+        shared_numerics: Numerics = SHARED,
     ) -> None:
-        """Store the layer. values: returns cached results of `weights`; None: compute them."""
+        """Store the layer.
+
+        numerics: with every place stated. values: returns cached results of `weights`; None:
+        compute them. Raises ValueError for numerics that leave a place unstated.
+        """
+        if numerics.unstated:
+            raise ValueError(
+                f"numerics do not state {', '.join(numerics.unstated)}; state every place with "
+                "Numerics.stated(...), or try each of moe.assumed_numerics.alternatives"
+            )
         self.layer_spec = layer_spec
         self.numerics = numerics
+        self.shared_numerics = shared_numerics
         self.dtype = dtype
         self._expert = expert
         self._shared = shared
@@ -84,51 +96,54 @@ class BaselineSiluAndMul:
         a2_scale: Tensor | None = None,
         keep: Tensor | None = None,
         like: Answer | None = None,
+        products: dict[int, Noisy] | None = None,
     ) -> Answer:
         """Return the output and its allowed error.
 
         x: [T, K]; with dynamic per-tensor scales, all tokens that share the member's scale.
         topk_ids: [T, k] int32, -1 = none; rows of only -1 give zeros. topk_weights: [T, k] float32.
         keep: [r] int64 rows whose `Answer.parts` are requested. like: an answer for more tokens,
-        whose per-tensor scales are used.
+        whose per-tensor scales are used. products: keeps each expert's first product, for other
+        numerics with the same inputs.
         """
         x = x.to(self.dtype)
-        first = like.tensor_scales[0] if like is not None else self._first_scale(x, a1_scale)
-        inputs = self.quantize_input(x, first)
-        if like is not None:
-            second = like.tensor_scales[1]
-        else:
-            second = self._second_scales(inputs, topk_ids, a2_scale)
-        sums = self._empty_sums(x, topk_ids, keep)
-        for e in range(self.layer_spec.num_experts):
-            rows, slots = (topk_ids == e).nonzero(as_tuple=True)
-            if len(rows):
-                pairs = (rows, slots, topk_weights[rows, slots].to(self.dtype))
-                self._add_expert(sums, e, inputs[rows], pairs, second)
+        kept = products if self.numerics.weight_on != "input" else None
+        pairs = self._pairs(topk_ids, topk_weights)
+        first = self._first_scale(x, pairs, a1_scale) if like is None else like.tensor_scales[0]
+        inputs = self.quantize_input(x, first) if self.numerics.weight_on != "input" else x
+        second = None if like is None else like.tensor_scales[1]
+        if like is None:
+            second = self._second_scales(inputs, pairs, a2_scale, (first, kept))
+        sums = empty_sums(x, topk_ids.shape[1], self.layer_spec.layout.world_size, keep)
+        for of_expert in pairs:
+            ranks, h = self._shards(of_expert, inputs, (first, kept))
+            sums.amax2 = torch.maximum(sums.amax2, h.value.abs().amax())
+            h = self.quantize_intermediate(h, None if second is None else second.of(ranks))
+            self._add_shards(sums, of_expert, h)
         return dataclasses.replace(self._finish(sums, x), tensor_scales=(first, second))
 
-    def _empty_sums(self, x: Tensor, topk_ids: Tensor, keep: Tensor | None) -> Sums:
-        world = self.layer_spec.layout.world_size
-        keep = topk_ids.new_empty(0, dtype=torch.int64) if keep is None else keep
-        place = torch.full((len(x),), -1, dtype=torch.int64, device=x.device)
-        place[keep] = torch.arange(len(keep), device=x.device)
-        return Sums(
-            partial=x.new_zeros((world, *x.shape)),
-            parts=x.new_zeros((world, len(keep), topk_ids.shape[1], x.shape[1])),
-            place=place,
-            variance=x.new_zeros(x.shape[0]),
-            flips=x.new_zeros(x.shape[0]),
-            along=x.new_zeros(3, x.shape[0]),
-            amax2=x.new_zeros(()),
-        )
+    def _pairs(self, topk_ids: Tensor, topk_weights: Tensor) -> list[Pairs]:
+        """Return the pairs of each expert, with router weights in their declared dtype."""
+        weights = topk_weights.to(self.dtype)
+        if self.numerics.weight_dtype == "model":
+            weights = formats.on_grid(weights, self._model)
+        return list(pairs_of(topk_ids, weights, self.layer_spec.num_experts))
 
-    def remade(self, kind: type[B]) -> B:
-        """Return this reference as `kind`, a subclass that overrides some of the steps below."""
+    def remade(self, kind: type[B], numerics: Numerics | None = None) -> B:
+        """Return this reference as `kind`, a subclass that overrides some of the steps below.
+
+        numerics: others; None: its own.
+        """
         return kind(
-            *(self.layer_spec, self.numerics, self._expert, self._shared),
+            *(self.layer_spec, numerics or self.numerics, self._expert, self._shared),
             dtype=self.dtype,
             values=self._values,
+            shared_numerics=self.shared_numerics,
         )
+
+    def with_numerics(self: B, numerics: Numerics) -> B:
+        """Return this reference with other numerics."""
+        return self.remade(type(self), numerics)
 
     def expert(self, e: int | None) -> tuple[Tensor, Tensor]:
         """Return expert e's matrices before quantization; None: those of the shared experts."""
@@ -137,22 +152,30 @@ class BaselineSiluAndMul:
         assert pair is not None
         return pair[0].to(self.dtype), pair[1].to(self.dtype)
 
-    def _first_scale(self, x: Tensor, a1_scale: Tensor | None) -> Tensor | None:
+    def _first_scale(
+        self, x: Tensor, pairs: Sequence[Pairs], a1_scale: Tensor | None
+    ) -> Tensor | None:
         """Return the scale of the input if all tokens share one, else None."""
-        if not self.act_format.has_one_scale:
+        fmt = self.act_format
+        if not fmt.has_one_scale:
             return None
-        return formats.activation_scale(x, self.act_format, a1_scale)
+        largest = largest_input(x, pairs, self.numerics, self._model)
+        return formats.activation_scale(largest, fmt, a1_scale, self.numerics)
 
     def quantize_input(self, x: Tensor, scale: Tensor | None) -> Tensor:
         """Return the values of the codes of x [T, K]. scale: [], or None: one per row or group."""
         if self.act_format.grid == "model":
             return x
         if scale is None:
-            scale = formats.activation_scale(x, self.act_format, None)
+            scale = formats.activation_scale(x, self.act_format, None, self.numerics)
         return formats.quantize(x, scale, self.act_format).values
 
     def _second_scales(
-        self, inputs: Tensor, topk_ids: Tensor, a2_scale: Tensor | None
+        self,
+        inputs: Tensor,
+        pairs: Sequence[Pairs],
+        a2_scale: Tensor | None,
+        first: tuple[Tensor | None, dict[int, Noisy] | None],
     ) -> Scale | None:
         """Return each rank's scale [world] of its intermediate if its rows share one, else None."""
         world, fmt = self.layer_spec.layout.world_size, self.act_format
@@ -163,22 +186,45 @@ class BaselineSiluAndMul:
             assert a2_scale is not None, "a static format needs its calibrated scale"
             return Scale(scale=a2_scale.to(self.dtype).expand(world), doubt=zeros, chance=zeros)
         largest = Scale(scale=zeros, doubt=zeros, chance=zeros)
-        for e in range(self.layer_spec.num_experts):
-            rows = (topk_ids == e).nonzero(as_tuple=True)[0]
-            if len(rows):
-                ranks, h = self._shards(e, inputs[rows])
-                largest = largest.or_larger(dynamic_scale(h, fmt), ranks)
+        for of_expert in pairs:
+            ranks, h = self._shards(of_expert, inputs, first)
+            largest = largest.or_larger(dynamic_scale(h, fmt, self.numerics), ranks)
         return largest
 
-    def _shards(self, e: int, inputs: Tensor) -> tuple[slice, Noisy]:
-        """Return the ranks that compute expert e, and its intermediate [w, R, c] by rank."""
-        w13, _ = self.weights(e)
-        ranks, columns = holders(self.layer_spec, e)
-        return ranks, self.first_product(inputs, w13).by_rank(columns)
+    def _shards(
+        self,
+        pairs: Pairs,
+        inputs: Tensor,
+        first: tuple[Tensor | None, dict[int, Noisy] | None],
+    ) -> tuple[slice, Noisy]:
+        """Return the ranks that compute an expert, and its intermediate [w, R, c] by rank.
 
-    def first_product(self, inputs: Tensor, w13: Tensor) -> Noisy:
-        """Return f(gate) * up [R, N] of the rows [R, K] of one expert with w13 [2N, K]."""
-        return intermediate(inputs, w13, self.numerics, self._model, self.activation)
+        inputs: [T, K]. first: the input's scale, and the dict that keeps first products.
+        """
+        product = self._first_product(pairs, inputs, first)
+        weight = pairs.weight if self.numerics.weight_on == "intermediate" else None
+        h = intermediate(product, self.numerics, self._model, self.activation, weight)
+        ranks, columns = holders(self.layer_spec, pairs.e)
+        return ranks, h.by_rank(columns)
+
+    def _first_product(
+        self,
+        pairs: Pairs,
+        inputs: Tensor,
+        first: tuple[Tensor | None, dict[int, Noisy] | None],
+    ) -> Noisy:
+        """Return the first product [R, 2N] of an expert, kept or computed; see `_shards`."""
+        scale, products = first
+        if products is not None and pairs.e in products:
+            return products[pairs.e]
+        rows = inputs[pairs.rows]
+        if self.numerics.weight_on == "input":
+            weighted = weighted_input(inputs, pairs, self.numerics, self._model)
+            rows = self.quantize_input(weighted, scale)
+        product = first_product(rows, self.weights(pairs.e)[0], self.numerics)
+        if products is not None:
+            products[pairs.e] = product
+        return product
 
     def weights(self, e: int) -> tuple[Tensor, Tensor]:
         """Return the values of the codes of expert e's matrices; the latest result is cached."""
@@ -186,118 +232,49 @@ class BaselineSiluAndMul:
             return self._values(e)
         if self._latest is None or self._latest[0] != e:
             w13, w2 = (w.to(self.dtype) for w in self._expert(e))
-            fmt = self.weight_format
-            values = formats.weight_values(w13, fmt), formats.weight_values(w2, fmt)
-            self._latest = (e, values)
+            w13, w2 = (formats.weight_values(w, self.weight_format) for w in (w13, w2))
+            self._latest = (e, (w13, w2))
         return self._latest[1]
-
-    def _add_expert(
-        self,
-        sums: Sums,
-        e: int,
-        inputs: Tensor,
-        pairs: tuple[Tensor, Tensor, Tensor],
-        second: Scale | None,
-    ) -> None:
-        """Add expert e's output to the partial sums of the ranks that compute it.
-
-        pairs: [R] rows, their slots and their router weights.
-        """
-        ranks, h = self._shards(e, inputs)
-        sums.amax2 = torch.maximum(sums.amax2, h.value.abs().amax())
-        h = self.quantize_intermediate(h, None if second is None else second.of(ranks))
-        self._add_shards(sums, e, pairs, h)
 
     def quantize_intermediate(self, h: Noisy, shared: Scale | None) -> Noisy:
         """Quantize each rank's columns [w, R, c]. shared: scales [w, 1, 1], or None: dynamic."""
         fmt = self.act_format
         if fmt.grid == "model":
             return h
-        return quantize_noisy(h, shared or dynamic_scale(h, fmt), fmt)
+        return quantize_noisy(h, shared or dynamic_scale(h, fmt, self.numerics), fmt)
 
-    def _add_shards(
-        self, sums: Sums, e: int, pairs: tuple[Tensor, Tensor, Tensor], h: Noisy
-    ) -> None:
-        """Add GEMM2 of expert e on the columns [w, R, c] of each rank that holds some."""
-        rows, slots, weight = pairs
-        ranks, columns = holders(self.layer_spec, e)
-        w2 = by_rank(self.weights(e)[1], columns)  # [w, K, c]
+    def _add_shards(self, sums: Sums, pairs: Pairs, h: Noisy) -> None:
+        """Add an expert's second product on the columns [w, R, c] of each rank that holds some."""
+        ranks, columns = holders(self.layer_spec, pairs.e)
+        w2 = by_rank(self.weights(pairs.e)[1], columns)  # [w, K, c]
         y = h.value @ w2.transpose(1, 2)
-        if sums.parts.shape[1]:
-            place = sums.place[rows]
-            recorded = place >= 0
-            sums.parts[ranks, place[recorded], slots[recorded]] = y[:, recorded]
-        sums.partial[ranks].index_add_(1, rows, weight[:, None] * y)
-        self._add_noise(sums, (rows, weight), h, w2, y)
-
-    def _add_noise(
-        self, sums: Sums, pairs: tuple[Tensor, Tensor], h: Noisy, w2: Tensor, y: Tensor
-    ) -> None:
-        """Add the allowed error of y [w, R, K] = h [w, R, c] @ w2 [w, K, c] to its rows."""
-        rows, weight = pairs
-        power = w2.square().sum(dim=1)[:, :, None]  # squared length of y's change per unit of h
-        noise = ((h.variance + h.jumps) @ power)[:, :, 0]
-        length = y.square().sum(dim=2)
-        noise = noise + gathered(self.numerics, h.value.shape[2]) * length
-        if self.numerics.expert == "model":
-            noise = noise + rounding_variance(y, self._model).sum(dim=2)
-        flips = (h.doubt.square() @ power)[:, :, 0]
-        sums.variance.index_add_(0, rows, weight.square() * noise.sum(dim=0))
-        sums.flips.index_add_(0, rows, weight.square() * flips.sum(dim=0))
-        along = along_itself(h, power, length, self._lost(h.value.shape[2])) * weight.square()
-        along[:2] *= weight.square()
-        sums.along.index_add_(1, rows, along)
-
-    def _lost(self, terms: int) -> float:
-        """Return the relative error of truncated sums, which all lose in the same direction."""
-        first = gathered(self.numerics, self.layer_spec.hidden)
-        return 2 * math.sqrt(first) + math.sqrt(gathered(self.numerics, terms))
+        is_weighted = self.numerics.weight_on != "output"
+        record_parts(sums, pairs, ranks, y / pairs.divisor if is_weighted else y)
+        weight = torch.ones_like(pairs.weight) if is_weighted else pairs.weight
+        sums.partial[ranks].index_add_(1, pairs.rows, weight[:, None] * y)
+        term = Term(rows=pairs.rows, weight=weight, h=h, w2=w2, y=y)
+        add_noise(sums, term, self.numerics, self.layer_spec)
 
     def _finish(self, sums: Sums, x: Tensor) -> Answer:
         """Sum over the ranks and add the shared experts, with the roundings of these sums."""
         out, variance, shared = sums.partial.sum(dim=0), sums.variance, None
+        has_shared = self._shared is not None
         if self._shared is not None:
-            shared, noise, along = self._shared_output(x)
-            out = out + shared
-            variance = variance + noise
+            w13, w2 = (w.to(self.dtype) for w in self._shared)
+            shared, noise, along = shared_output(
+                x, (w13, w2), self.shared_numerics, self.layer_spec, self.activation
+            )
+            out, variance = out + shared, variance + noise
             sums.along += along
+        roundings = sum_roundings(sums.partial, out, self.numerics, self.layer_spec, has_shared)
+        unsure, along_unsure = weight_error(sums.unsure, out)
         return Answer(
             out=out,
-            variance=variance + self._sum_roundings(sums.partial, out),
+            variance=variance + roundings + unsure,
             flips=sums.flips,
-            along=sums.along,
+            along=torch.cat([sums.along, along_unsure[None]]),
             amax1=x.abs().amax() if x.numel() else x.new_zeros(()),
             amax2=sums.amax2,
             parts=sums.parts,
             shared=shared,
         )
-
-    def _sum_roundings(self, partial: Tensor, out: Tensor) -> Tensor:
-        """Return the variance [T] of rounding the partial sums and each addition of them."""
-        rounded = rounding_variance(partial, self._model).sum(dim=0)
-        if self.numerics.combine == "model":
-            rounded = rounded * self.layer_spec.top_k
-        adds = self.layer_spec.layout.world_size - 1 + (self._shared is not None)
-        largest = torch.maximum(out.abs(), partial.abs().amax(dim=0))
-        rounded = rounded + adds * rounding_variance(largest, self._model)
-        return rounded.sum(dim=1)
-
-    def _shared_output(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the output of the shared experts and its error.
-
-        They are not quantized; each step is rounded to the model dtype. Returns [T, K], the
-        variance [T], and the error along the output [3, T], see `Answer.along`.
-        """
-        assert self._shared is not None
-        w13, w2 = (w.to(self.dtype) for w in self._shared)
-        numerics = Numerics(gemm1="model", activation="model", accumulation=2.0**-22)
-        h = intermediate(x, w13, numerics, self._model, self.activation)
-        y = h.value @ w2.T
-        shards = self.layer_spec.layout.tp_size
-        power = w2.square().sum(dim=0)
-        noise = (h.variance + h.jumps) @ power
-        length = y.square().sum(dim=1)
-        noise = noise + gathered(numerics, h.value.shape[1]) * length
-        noise = noise + (1 + shards) * rounding_variance(y, self._model).sum(dim=1)
-        unsharded = h.by_rank([range(h.value.shape[1])])
-        return y, noise, along_itself(unsharded, power[None, :, None], length[None], 0.0)

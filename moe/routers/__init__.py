@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from moe.registry import Registry
 from moe.routers.sigmoid.spec import SIGMOID
 from moe.routers.softmax.spec import SOFTMAX
+from moe.routers.vllm_softmax.spec import VLLM_SOFTMAX
 
 if TYPE_CHECKING:
     from moe.routers.base import RouterSpec
 
-ROUTERS: Registry[RouterSpec] = Registry("routers", (SOFTMAX, SIGMOID))
+ROUTERS: Registry[RouterSpec] = Registry("routers", (SOFTMAX, SIGMOID, VLLM_SOFTMAX))

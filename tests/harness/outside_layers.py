@@ -326,7 +326,9 @@ class Forgetful(Right):
 class Rounds(Right):
     """Rounds after each step, and says so."""
 
-    numerics = Numerics(gemm1="model", activation="model", expert="model", accumulation=2.0**-22)
+    numerics = Numerics.stated(
+        gemm1="model", activation="model", expert="model", accumulation=2.0**-22
+    )
 
     def expert(self, x, mlp):
         gate, up, down = (w.bfloat16() for w in mlp)

@@ -18,6 +18,7 @@ from moe.layout import Layout
 from moe.platforms import PLATFORMS, platform
 from moe.quant import QUANT
 from moe.quant.base import QuantMethod
+from moe.reason import Reason
 from moe.spec import (
     ANY,
     DTYPE_BYTES,
@@ -156,7 +157,7 @@ def test_a_need_that_does_not_hold_is_refused(row, what, layer_spec, chip, code,
 
 @pytest.mark.parametrize("row", WITH_NEEDS, ids=row_id)
 def test_what_fits_is_not_refused(row, monkeypatch):
-    monkeypatch.setattr(needs_module, "_installed", lambda package: True)
+    monkeypatch.setattr(needs_module, "package_refusal", lambda package: None)
     chip = Platform(name="chip", device="cuda", features=row.needs.features)
     needs = dataclasses.replace(row.needs, probe=None)  # of what is installed here
     assert needs.refusal(fitting(row.needs), chip) is None
@@ -166,15 +167,12 @@ PACKAGES = [(row, package) for row in WITH_NEEDS for package in row.needs.packag
 
 
 @pytest.mark.parametrize(("row", "package"), PACKAGES)
-def test_a_missing_package_is_named(row, package, monkeypatch):
-    monkeypatch.setattr(needs_module, "_installed", lambda asked: asked != package)
+def test_a_package_that_will_not_do_is_the_reason(row, package, monkeypatch):
+    expected = Reason(code="package_missing", text="as the package's own check says")
+    refused = {package: expected}
+    monkeypatch.setattr(needs_module, "package_refusal", refused.get)
     chip = Platform(name="chip", device="cuda", features=row.needs.features)
-    reason = row.needs.refusal(fitting(row.needs), chip)
-    assert reason is not None
-    assert (reason.code, reason.text) == (
-        "package_missing",
-        f"package {package!r} is not installed",
-    )
+    assert row.needs.refusal(fitting(row.needs), chip) == expected
 
 
 @pytest.mark.parametrize("again", [False, True])

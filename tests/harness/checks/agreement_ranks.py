@@ -8,7 +8,7 @@ import torch
 
 from harness.checks.agreement import names_on_all_ranks
 from harness.checks.check import Check, Observation
-from harness.execute import judge
+from harness.checks.judge import judge
 from harness.fixtures.layer_under_test import make_subject
 from harness.fixtures.phase_timer import Clock
 from harness.matrix.case import MoETestConfig

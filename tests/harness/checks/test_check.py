@@ -38,6 +38,13 @@ def test_the_verdict_of_a_call_is_its_worst_and_evidence_is_no_failure():
     assert not seen(elsewhere).has_failed(a_call(0))
 
 
+def test_failed_calls_are_those_with_wrong_numbers_in_order():
+    failed, error = Finding(check="a", call=1), Finding(check="b", verdict=Verdict.ERROR)
+    assert [call.number for call in seen(error, failed).failed_calls] == [1]
+    both_calls = seen(failed, Finding(check="c"), failed).failed_calls
+    assert [call.number for call in both_calls] == [0, 1]
+
+
 @pytest.mark.parametrize(
     ("number", "prefix"),
     [(0, ""), (1, "second call with 7 tokens: "), (4, "call 5 with 7 tokens: ")],

@@ -27,7 +27,7 @@ def one_column(x: torch.Tensor, sigmas: float) -> torch.Tensor:
 
 
 # A member that rounds each expert's output as well, so that a row's bound has more room.
-ROUNDED = answer_of(CASE.replace(k=2048), Numerics(expert="model"))
+ROUNDED = answer_of(CASE.replace(k=2048), Numerics.stated(expert="model"))
 FINE = {
     "longer": lambda x: (x * 1.001).bfloat16(),
     "shorter": lambda x: (x * 0.999).bfloat16(),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from harness.checks import stages
+from harness.checks.check import FAILED_CALLS
 from harness.record.result import Verdict
 from moe.experts import triton
 from moe.quant import QUANT
@@ -91,3 +93,19 @@ def test_a_backend_with_a_workspace_is_looked_at_stage_by_stage(monkeypatch):
     found = run(stage_faults.nothing, case(experts=WORKSPACE).id)
     assert [call.call for call in found.diagnosis.calls] == [0]
     assert stages_of(found) == ["gemm1"]
+
+
+def test_all_rows_of_the_failed_calls_that_are_explained_are_judged_and_of_no_others(monkeypatch):
+    """A case of one token has many calls; the diagnosis examines the first failed ones."""
+    judged = []
+    real = stages.inside
+
+    def noting(subject, call, context, *, all_rows):
+        judged.append((call.number, all_rows))
+        return real(subject, call, context, all_rows=all_rows)
+
+    monkeypatch.setattr(stages, "inside", noting)
+    found = run(stage_faults.nothing, case(m=1, experts="benchmarks.diagnosis:Scrambled").id)
+    assert len(found.diagnosis.failed) > FAILED_CALLS
+    assert [call.call for call in found.diagnosis.calls] == [0, 1, 2]
+    assert judged == [(0, True), (2, True)]  # the second call is judged together with other ranks

@@ -44,6 +44,16 @@ def test_what_failed_last_is_listed(engine, capsys):
     assert cli.main(["list", "--last-failed"]) == 4
 
 
+def test_cases_in_which_an_expert_may_be_small_are_counted(engine, capsys):
+    plain = "m:4-n:64-k:64-e:16-topk:{}-experts:torch_loop"
+    ids = [plain.format(10), plain.format(11), plain.format(2).replace("n:64", "n:31")]
+    said = "2 with topk above 10, or n or k below 32: one expert may be less than 0.15 of a row"
+    assert cli.main(["list", "--case", *ids]) == 0
+    assert said in capsys.readouterr().out.splitlines()
+    assert cli.main(["list", "--case", ids[0]]) == 0
+    assert "less than 0.15" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("command", ["list", "plan"])
 def test_two_ways_to_choose_are_one_too_many(engine, capsys, command):
     assert cli.main([command, "--suite", "smoke", "--case", BASE]) == 3

@@ -7,10 +7,11 @@ import torch
 
 from harness import mutants
 from harness.diagnosis import causes
+from harness.diagnosis.fit import MAX_RESIDUAL
 from harness.diagnosis.patterns import find_mismatch
-from harness.mutants import Hypothesis, NotApplicable
+from harness.mutants import FEW, Hypothesis, NotApplicable
 from harness.record.diagnosis import Share
-from tests.harness.diagnosis.explained import CALL, REFERENCE, RIGHT, explained, names, texts
+from tests.harness.diagnosis.explained import CALL, RIGHT, explained, names, texts
 from tests.harness.diagnosis.mistaken import scene, with_output
 
 
@@ -35,34 +36,6 @@ def test_one_mistake_in_some_columns_only():
     assert found.facts.columns == Share(wrong=128, of=384, numbers="128-255")
 
 
-def test_rows_in_other_rows_places():
-    order = torch.randperm(40, generator=torch.Generator().manual_seed(5))
-    found = explained(RIGHT[order])
-    assert names(found) == ["rows_moved"]
-    assert found.causes[0].cause.startswith("wrong rows hold other rows' outputs: row 0 that")
-    found = explained(torch.cat([RIGHT[-3:], RIGHT[:-3]]))
-    text = "each wrong row holds the output of the row 3 before it"
-    assert found.causes[0].cause == text
-    found = explained(RIGHT[torch.tensor([*range(20), *[4] * 20])])
-    assert found.causes[0].cause.endswith("all hold the output of row 4")
-
-
-@pytest.mark.parametrize(("step", "side", "empty"), [(-2, "after", "38-39"), (2, "before", "0-1")])
-def test_rows_that_moved_leave_zeros_behind(step, side, empty):
-    out = RIGHT.roll(step, 0)
-    out[slice(step, None) if step < 0 else slice(step)] = 0
-    found = explained(out)
-    assert names(found) == ["rows_moved"]
-    text = f"each wrong row holds the output of the row 2 {side} it; rows {empty}"
-    assert found.causes[0].cause == f"{text}, which have no such row, are zeros"
-
-
-def test_zeros_that_have_a_row_to_come_from_are_not_explained_by_rows_that_moved():
-    out = RIGHT.roll(-2, 0)
-    out[10:20] = 0
-    assert names(explained(out)) == []
-
-
 @pytest.mark.parametrize("size", [0.02, 0.1, 1.0, 10.0])
 def test_noise_has_no_known_cause(size):
     generator = torch.Generator().manual_seed(2)
@@ -71,7 +44,7 @@ def test_noise_has_no_known_cause(size):
     found = explained(RIGHT + noise)
     assert found.causes == ()
     assert found.tried > 25
-    assert found.closest > causes.MAX_RESIDUAL
+    assert found.closest > MAX_RESIDUAL
     assert found.faults == ()
 
 
@@ -81,8 +54,8 @@ def search(out, rows=()):
     return causes.search(scene(call), call, wrong, rows, seconds=600.0)
 
 
-def made(compute, name="made"):
-    row = Hypothesis(name=name, family="rows", cause="made up")
+def made(compute, name="made", **kw):
+    row = Hypothesis(name=name, family="rows", cause="made up", **kw)
     object.__setattr__(row, "compute", compute)
     return row
 
@@ -128,18 +101,47 @@ def test_nan_on_both_sides_fits_and_on_one_does_not():
     assert [cause.name for cause in found.causes] == ["made"]
 
 
-def test_the_rows_looked_at_know_the_largest_values_of_all_rows():
-    """A scale that spans all rows is worked out from them."""
-    few = causes.sample_rows(scene(CALL), CALL, torch.zeros(40, dtype=torch.bool))
-    assert len(few.rows) < 40
-    assert few.answer.amax1 == CALL.answer.amax1
-    assert few.answer.amax2 == CALL.answer.amax2
-    alone = REFERENCE(few.x, few.topk_ids, few.topk_weights)
-    assert alone.amax2 < CALL.answer.amax2
+def counted(compute, calls, **kw):
+    """A mistake that notes how many rows it was asked for."""
+
+    def noting(scene):
+        calls.append(scene.few)
+        return compute(scene.few_rows())
+
+    return made(noting, costly=True, **kw)
 
 
-def test_a_value_whose_square_overflows_is_still_a_distance():
-    """What lies in a buffer by chance may be 3e38: no cause then "leaves nan %"."""
-    actual = torch.tensor([[3e38, 1.0]])
-    lengths = causes._lengths(actual, torch.zeros(1, 2), torch.ones(1, 1))
-    assert bool(lengths.isfinite().all())
+def test_a_costly_mistake_is_computed_for_one_row_and_for_more_only_if_that_fits():
+    calls, others = [], []
+    right = counted(lambda s: s.answer.out * 2, calls, name="right")
+    other = counted(lambda s: s.answer.out * 3, others, name="other")
+    result = search(RIGHT * 2, [other, right])
+    assert [cause.name for cause in result.causes] == ["right"]
+    assert (result.tried, calls, others) == (2, [1, FEW], [1])
+
+
+def test_a_costly_mistake_that_fits_one_wrong_row_of_some_is_not_named():
+    calls = []
+    halves = torch.ones(40, 1)
+    halves[1:] = 2
+    result = search(RIGHT * 3, [counted(lambda s: s.answer.out * 3 / halves[s.rows], calls)])
+    assert (result.causes, calls) == ((), [1, FEW])
+    assert result.closest > 0.1  # of the few rows, not of the one that fits
+
+
+def test_frequent_mistakes_are_tried_first_and_cheap_ones_before_costly_ones():
+    order = []
+
+    def noted(name, **kw):
+        return made(lambda s: (order.append(name), s.answer.out)[1], name=name, **kw)
+
+    rare, frequent = noted("rare"), noted("frequent", battery=True)
+    costly = noted("costly", costly=True, battery=True)
+    search(RIGHT * 2, [costly, rare, frequent])
+    assert order == ["frequent", "rare", "costly"]
+
+
+@pytest.mark.parametrize(("case_seconds", "seconds"), [(0.0, 1.0), (0.4, 1.0), (3.0, 6.0)])
+def test_a_search_may_take_twice_the_case_and_always_a_second(case_seconds, seconds, monkeypatch):
+    monkeypatch.setattr(causes, "SECONDS", 1.0)
+    assert causes.budget(case_seconds) == seconds

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -142,3 +144,15 @@ NO_MISTAKE = [
 @pytest.mark.parametrize(("name", "point", "text"), NO_MISTAKE)
 def test_where_it_changes_nothing_it_is_no_mistake_and_says_why(name, point, text):
     assert_no_mistake(name, point, text)
+
+
+def test_the_suspect_is_sought_among_all_rows_though_only_one_is_computed():
+    right = scene(case(m=16))
+    suspect = int(right.topk_ids[0, 0])  # of row 0 alone the last slot would be blamed
+    ids = torch.where(right.topk_ids == suspect, (suspect + 1) % 4, right.topk_ids)
+    wrong = right.total(parts=redo_parts(right, ids=ids))
+    one_row = dataclasses.replace(seen(right, wrong), few=1)
+    predicted = named("expert_from_neighbour").compute(one_row)
+    assert len(predicted) == 1
+    assert apart(predicted, wrong[:1]) < 1e-3
+    assert blamed(one_row) == f"expert {suspect}"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
 from harness.mutants import FEW, HYPOTHESES, NotApplicable, named
-from tests.harness.mutants.samples import MANY_EXPERTS, UNEVEN, apart, case, scene
+from tests.harness.mutants.samples import MANY_EXPERTS, UNEVEN, apart, case, scene, seen
 
 # --- the table
 
@@ -97,6 +99,24 @@ def test_each_mistake_changes_the_output(name):
     assert out.dtype is torch.float32
     assert out.shape == (min(most, len(here.rows)), here.case.k)
     assert apart(out, here.answer.out[: len(out)]) > 1e-3
+
+
+# These two depend on which rows there are.
+BY_ROWS = ("overflow_to_nan", "expert_from_neighbour")
+
+
+@pytest.mark.parametrize("name", [h.name for h in HYPOTHESES if h.costly and h.name not in BY_ROWS])
+def test_one_row_is_predicted_as_among_a_few(name):
+    """So a mistake that does not fit the first row need not be computed for the others."""
+    right = place(name)
+    out = named(name).compute(right)
+    first = right.answer.out.clone()
+    first[: len(out)] = out
+    wrong_first = seen(right, first)
+    few = named(name).compute(wrong_first)
+    one = named(name).compute(dataclasses.replace(wrong_first, few=1, memo={}))
+    assert len(one) == 1
+    assert apart(one, few[:1]) < 0.004  # a code at a tie
 
 
 def test_the_table_is_not_changed_by_asking():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+import torch
 
 from harness.mutants import FEW
 from harness.mutants.recompute import Steps, elsewhere, redo, redo_parts, shared_mlp
@@ -48,9 +49,30 @@ def test_a_step_before_the_activation_does_not_use_the_right_product():
     assert (
         apart(redo(right, Steps(inputs=lambda s, rows, _: 0 * s.x[rows].float())), redo(right)) == 1
     )
-    assert apart(redo(right, Steps(product=lambda _, x, w: 0 * (x @ w.T))), redo(right)) == 1
+    assert apart(redo(right, Steps(product=lambda _, x, w: 0 * (x @ w.mT))), redo(right)) == 1
     assert Steps().starts_right()
     assert not Steps(w13=lambda _, e: e.w13).starts_right()
+
+
+def test_shards_of_different_sizes_are_computed_one_after_another():
+    uneven = scene(case(tp_size=3)).first(FEW)
+    assert apart(redo_parts(uneven), uneven.answer.parts) < SAME
+
+
+def test_only_as_many_rows_are_redone_as_the_scene_asks_for():
+    one_row = dataclasses.replace(scene(case()), few=1)
+    assert redo(one_row).shape == (1, 256)
+    assert apart(redo(one_row), redo(scene(case()))[:1]) < SAME
+
+
+def test_products_of_all_experts_are_summed_by_one_step():
+    """Their terms have a dimension of their own, for a mistake in the order of additions."""
+    right = scene(case(tp_size=2))
+    halves = Steps(
+        product=lambda _, x, w: torch.stack([x @ w.mT / 4, x @ w.mT * 3 / 4], dim=-2),
+        total=lambda _, products: products.sum(dim=-2),
+    )
+    assert apart(redo(right, halves), redo(right)) < SAME
 
 
 def test_slots_without_an_expert_add_nothing():

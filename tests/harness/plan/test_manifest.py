@@ -7,6 +7,7 @@ import subprocess
 from datetime import UTC, datetime
 from types import SimpleNamespace
 
+import hypothesis
 import pytest
 
 from harness import cli
@@ -57,6 +58,13 @@ def test_packages_that_are_not_installed_have_no_version(monkeypatch):
         "python": platform.python_version(),
         "pytest": pytest.__version__,
     }
+
+
+def test_packages_of_members_have_their_version_too():
+    installed = manifest.versions(("hypothesis", "no-such-package"))
+    assert installed["hypothesis"] == hypothesis.__version__
+    assert "no-such-package" not in installed
+    assert installed["torch"]
 
 
 def test_a_folder_s_name_is_the_time_and_never_one_that_is_taken(tmp_path, monkeypatch):

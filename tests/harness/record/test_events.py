@@ -30,6 +30,7 @@ results = st.builds(
     messages=st.lists(st.text()).map(tuple),
     metrics=metrics,
     members=st.dictionaries(st.text(), st.text()),
+    versions=st.dictionaries(st.text(), st.text()),
     ranks=st.dictionaries(st.text(), st.text()),
     phases=metrics,
     log=st.none() | st.text(),

@@ -50,6 +50,11 @@ def test_metrics_are_the_worst_and_phases_the_slowest():
     assert result.ranks == {"0": "passed", "1": "passed"}
 
 
+def test_versions_are_those_of_all_ranks():
+    ranks = [said(0, versions={"a": "1"}), said(1, versions={"b": "2"})]
+    assert merge("a", 2, ranks, 0.0).versions == {"a": "1", "b": "2"}
+
+
 def test_both_kinds_survive_json():
     rank = said(
         3,
@@ -57,6 +62,7 @@ def test_both_kinds_survive_json():
         findings=findings("a", topic=Topic.ROWS),
         sketches=({"token": 1},),
         members={"x": "y"},
+        versions={"x-kernels": "1.2"},
         battery=(Proof(name="zeros", outcome=Outcome.MISSED, explanation="a larger n"),),
         diagnosis=Diagnosis(rank=3, failed=(0,), of=2, calls=(CallDiagnosis(call=0),)),
     )

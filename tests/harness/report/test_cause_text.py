@@ -16,6 +16,13 @@ def test_causes_are_ranked_by_how_much_they_explain():
     assert "or (rank 1): a third, in the wrong rows only (leaves 0.4 % of the error)" in said
 
 
+def test_what_explains_all_rows_comes_before_what_fits_in_the_wrong_ones_only():
+    partly = {**CAUSE, "cause": "a third", "residual": 0.001, "where": "in the wrong rows only"}
+    said = lines(result({0: [call(causes=[partly, dict(CAUSE)])]}))
+    assert "likely cause: the output is doubled (leaves 0.4 % of the error)" in said
+    assert "or: a third, in the wrong rows only (leaves 0.1 % of the error)" in said
+
+
 def test_no_cause_says_how_far_the_closest_was():
     ranks = {0: [call(causes=[], closest=0.8)], 1: [call()]}
     said = lines(result(ranks))

@@ -21,7 +21,7 @@ class Plain(Experts):
 
 def made(rank=0, **fields):
     sizes = {"m": 2, "hidden": 8, "intermediate": 8, "num_experts": 5, "top_k": 1}
-    return Plain(LayerSpec(**{**sizes, **fields}), rank, Numerics(), NoQuant())
+    return Plain(LayerSpec(**{**sizes, **fields}), rank, Numerics.stated(), NoQuant())
 
 
 def test_its_experts_are_those_of_its_rank():

@@ -36,7 +36,7 @@ def made(quant_name="none", unused=0.0, **sizes):
 
 def run(layer_spec, quant, weights, x, routing, rank=0):
     row = EXPERTS.row("torch_loop")
-    assert row.numerics == Numerics(), "one rounding, at the end"
+    assert row.numerics == Numerics.stated(), "one rounding, at the end"
     experts = EXPERTS.load("torch_loop")(layer_spec, rank, row.numerics, quant)
     experts.prepare_weights(weights)
     with guarded_buffers.poisoned():

@@ -6,7 +6,7 @@ from moe.spec import Numerics
 
 class Mine(LayerSubject):
     takes = frozenset({"tp"})
-    numerics = Numerics(expert="model")
+    numerics = Numerics.stated(expert="model")
     deterministic = True
 
     def load(self, checkpoint):

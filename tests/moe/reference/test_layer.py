@@ -13,7 +13,7 @@ from moe.activations.silu.truth import silu_mul
 from moe.formats import FORMATS
 from moe.layout import Layout
 from moe.reference import formats
-from moe.reference.error_propagation import intermediate
+from moe.reference.error_propagation import first_product, intermediate
 from moe.reference.layer import BaselineSiluAndMul
 from moe.spec import LayerSpec, Numerics, Scheme
 
@@ -44,7 +44,13 @@ def layer_spec(scheme: tuple[str, str] = ("model", "model"), **layout: object) -
 def reference(
     p: LayerSpec, numerics: Numerics | None = None, **options: object
 ) -> BaselineSiluAndMul:
-    return BaselineSiluAndMul(p, numerics or Numerics(), lambda e: (W13[e], W2[e]), **options)  # type: ignore[arg-type]
+    declared = numerics or Numerics.stated()
+    return BaselineSiluAndMul(p, declared, lambda e: (W13[e], W2[e]), **options)  # type: ignore[arg-type]
+
+
+def h_of(x: torch.Tensor, w13: torch.Tensor, numerics: Numerics) -> torch.Tensor:
+    """The reference's intermediate of rows, without quantization."""
+    return intermediate(first_product(x, w13, numerics), numerics, "bf16", silu_mul).value
 
 
 def plain(ids: torch.Tensor = IDS) -> torch.Tensor:
@@ -94,7 +100,7 @@ def test_each_shard_takes_its_own_token_scale() -> None:
     for t in range(TOKENS):
         for slot in range(2):
             w13, w2 = ref.weights(int(IDS[t, slot]))
-            h = intermediate(x[t : t + 1], w13, Numerics(), "bf16", silu_mul).value
+            h = h_of(x[t : t + 1], w13, Numerics.stated())
             for half in (slice(0, INTER // 2), slice(INTER // 2, INTER)):
                 scale = formats.activation_scale(h[:, half], fmt, None)
                 q = formats.quantize(h[:, half], scale, fmt).values
@@ -127,13 +133,13 @@ def distances(answer: Answer, actual: torch.Tensor) -> torch.Tensor:
     return (actual - answer.out).square().sum(1) / answer.variance
 
 
-@pytest.mark.parametrize("declared", [Numerics(), Numerics(expert="model")])
+@pytest.mark.parametrize("declared", [Numerics.stated(), Numerics.stated(expert="model")])
 def test_the_variance_is_that_of_the_declared_roundings(declared: Numerics) -> None:
     answer = reference(layer_spec(), declared)(X, IDS, WEIGHTS)
     expert_outputs = torch.zeros(TOKENS, HIDDEN)
     for e in range(EXPERTS):
         rows, slots = (e == IDS).nonzero(as_tuple=True)
-        h = intermediate(X[rows].float(), W13[e].float(), declared, "bf16", silu_mul).value
+        h = h_of(X[rows].float(), W13[e].float(), declared)
         y = h @ W2[e].float().T
         if declared.expert == "model":
             y = y.bfloat16().float()
@@ -151,7 +157,7 @@ def test_a_member_with_the_declared_noise_stays_inside(
     scheme: tuple[str, str], noise: float, rounds: str
 ) -> None:
     """Simulated members: the same stages with noise in the first product, many draws."""
-    declared = Numerics(gemm1=rounds, activation=rounds, accumulation=noise / HIDDEN**0.5)
+    declared = Numerics.stated(gemm1=rounds, activation=rounds, accumulation=noise / HIDDEN**0.5)
     ref = reference(layer_spec(scheme), declared)
     answer = ref(X, IDS, WEIGHTS)
     limit = 2 * answer.variance.sqrt() + answer.flips.sqrt()
@@ -180,7 +186,7 @@ def _noisy_member(ref: BaselineSiluAndMul, declared: Numerics, seed: int) -> tor
         size = x[rows].norm(dim=1, keepdim=True) * w13.norm(dim=1) / math.sqrt(HIDDEN)
         both = x[rows] @ w13.T
         both = both + torch.randn(both.shape, generator=generator) * noise * size
-        h = intermediate(both, torch.eye(2 * INTER), quiet, "bf16", silu_mul).value
+        h = h_of(both, torch.eye(2 * INTER), quiet)
         if fmt.grid != "model":
             h = formats.quantize(h, formats.activation_scale(h, fmt, None), fmt).values
         out.index_add_(0, rows, WEIGHTS[rows, slots, None] * (h @ w2.T))
@@ -195,7 +201,7 @@ def test_along_the_row_itself_noise_comes_to_what_is_expected(
     scheme: tuple[str, str], rounds: str
 ) -> None:
     """Simulated members as above: <y - q, q> of a row, over its expected standard deviation."""
-    declared = Numerics(gemm1=rounds, activation=rounds, accumulation=2.0**-15 / HIDDEN**0.5)
+    declared = Numerics.stated(gemm1=rounds, activation=rounds, accumulation=2.0**-15 / HIDDEN**0.5)
     ref = reference(layer_spec(scheme), declared)
     answer = ref(X, IDS, WEIGHTS)
     assert answer.along is not None

@@ -1,0 +1,105 @@
+"""Judge a case: run the table of checks, under each customary rounding that its row leaves open.
+
+A row that states its numerics has one reference. Where it leaves a rounding before the second
+product open, the checks that depend on the reference run again for the alternatives that can
+explain the outputs; one of them must explain all calls on all ranks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import traceback
+from typing import TYPE_CHECKING
+
+from harness.checks import agreement
+from harness.checks.alternatives import fits_of, under
+from harness.record.result import Finding, Verdict, worst
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from harness.checks.check import Check, Observation
+    from harness.fixtures.phase_timer import Clock
+
+MOST_TRIED = 6  # alternatives that are judged in full, the nearest first
+
+
+def judge(observation: Observation, table: Sequence[Check], clock: Clock) -> Observation:
+    """Return the observation with the findings of the table, under the numerics that fit.
+
+    If none fits, those that are nearest. Collective.
+    """
+    judged = run_table(observation, table, clock)
+    by_reference = [check for check in table if check.by_reference]
+    if not observation.subject.candidates.several or _has_error(judged):
+        return judged
+    if _is_right_everywhere(judged, by_reference):
+        return judged
+    return _best(judged, by_reference, clock)
+
+
+def _best(judged: Observation, table: Sequence[Check], clock: Clock) -> Observation:
+    """Return the observation under the first alternative that explains all, or the nearest one."""
+    with clock.phase("alternatives"):
+        fits = agreement.largest_on_all_ranks(fits_of(judged), judged.context.world_size)
+    nearest = sorted(range(len(fits)), key=fits.__getitem__)
+    tried = [number for number in nearest if number and fits[number] <= 1][:MOST_TRIED]
+    for number in tried:
+        other = _judged_under(judged, number, table, clock)
+        if _has_error(other) or _is_right_everywhere(other, table):
+            return other
+    if nearest[0] == 0:
+        return judged
+    return _judged_under(judged, nearest[0], table, clock)
+
+
+def _judged_under(
+    judged: Observation, number: int, table: Sequence[Check], clock: Clock
+) -> Observation:
+    """Return the observation judged again by the checks that depend on the reference."""
+    names = {check.name for check in table}
+    kept = tuple(finding for finding in judged.findings if finding.check not in names)
+    with clock.phase("alternatives"):
+        other = under(judged, number)
+    return run_table(dataclasses.replace(other, findings=kept), table, clock)
+
+
+def _is_right_everywhere(observation: Observation, table: Sequence[Check]) -> bool:
+    """Tell whether no check of the table found wrong numbers on any rank. Collective."""
+    names = {check.name for check in table}
+    wrong = any(f.verdict is Verdict.FAILED and f.check in names for f in observation.findings)
+    return agreement.on_all_ranks([not wrong], observation.context.world_size)[0]
+
+
+def _has_error(observation: Observation) -> bool:
+    return any(finding.verdict is Verdict.ERROR for finding in observation.findings)
+
+
+def run_table(observation: Observation, table: Iterable[Check], clock: Clock) -> Observation:
+    """Return the observation with the findings of each check of the table, in order.
+
+    After an exception in a check this rank joins no more collectives: it cannot know how far the
+    other ranks are. Checks that need no other rank run all the same.
+    """
+    for check in table:
+        if check.collective and _has_error(observation):
+            continue
+        with clock.phase(check.phase):
+            findings = _run(check, observation)
+        observation = dataclasses.replace(observation, findings=(*observation.findings, *findings))
+    return observation
+
+
+def _run(check: Check, observation: Observation) -> tuple[Finding, ...]:
+    """Return the findings of a check; an exception in it is one of them."""
+    try:
+        return check.run(observation) if agreement.applies(check, observation) else ()
+    except Exception as error:
+        head = f"the check {check.name!r} raised {type(error).__name__}: {error}"
+        text = f"{head}\n{traceback.format_exc().strip()}"
+        return (Finding(check=check.name, text=text, verdict=Verdict.ERROR),)
+
+
+def verdict(findings: Iterable[Finding]) -> Verdict:
+    """Return the worst verdict of the findings; PASSED if there is none."""
+    return worst(finding.verdict for finding in findings)

@@ -1,0 +1,120 @@
+"""Run `numerics`: find where a member rounds, and print the declaration for its row. No torch.
+
+A few small cases run in a rank of their own, so that a member that crashes or hangs is reported as
+such. The rank compares each output with an emulation of every combination of roundings.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from typing import TYPE_CHECKING, Any
+
+from harness.commands import numerics_report
+from harness.commands.numerics_decision import decide
+from harness.errors import ExitCode, InfrastructureError, NothingSelected, UsageError
+from harness.matrix.case import MoETestConfig
+from harness.plan import machine
+from harness.plan.plan import make_plan
+from harness.testing.parallel_launch import RankFailure, parallel_launch
+from moe.activations import ACTIVATIONS
+from moe.experts import EXPERTS
+from moe.layers import COMPOSED, LAYERS, OWN
+from moe.quant import QUANT
+from moe.spec import resolve
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator, Sequence
+
+    from harness.plan.machine import Machine
+    from harness.plan.plan import Plan
+    from moe.spec import MemberSpec, Numerics
+
+TOP_KS = (1, 2, 4)  # of one expert there is no sum, of two no order
+_SIZES = ((128, 128), (256, 256), (512, 512), (1024, 1024))  # n, k: the first that the row takes
+_DTYPES = ("bf16", "fp16")
+_MEASURE = "harness.checks.rounding_fits:measure"
+# Reason codes of refusals that another machine would not have.
+_OF_MACHINE = frozenset({"platform_lacks_feature", "package_missing", "module_not_built"})
+
+
+def infer(args: argparse.Namespace) -> int:
+    """Print where the member rounds; return 0 if its row says nothing else, otherwise 1."""
+    plan = planned(args, machine.detect())
+    cases = plan.cases
+    print(f"{cases[0].under_test} on {plan.machine.platform.name}, {len(cases)} cases of one rank:")
+    print("".join(f"  {case.id}\n" for case in cases), flush=True)
+    ids = tuple(case.id for case in cases)
+    device = plan.machine.platform.device
+    try:
+        measured = parallel_launch(
+            1, in_rank, _MEASURE, ids, device, timeout=args.time_limit, device=device
+        )[0]
+    except RankFailure as error:
+        print(f"{cases[0].under_test} returned no outputs to compare: {error}", file=sys.stderr)
+        return ExitCode.FAILED
+    decision = decide(measured, stated_numerics(cases[0], device))
+    print("\n".join(numerics_report.lines(cases[0], measured, decision)))
+    return ExitCode.PASSED if decision.is_right else ExitCode.FAILED
+
+
+def in_rank(target: str, *arguments: Any) -> Any:
+    """Call the function named "package.module:function", which the controller must not import."""
+    return resolve(target)(*arguments)
+
+
+def stated_numerics(case: MoETestConfig, device: str) -> Numerics:
+    """Return what the row under test states for the case's scheme. device: a torch device type."""
+    return _row(case).numerics_for(case.layer_spec.scheme, device)
+
+
+def _row(case: MoETestConfig) -> MemberSpec:
+    return EXPERTS.row(case.experts) if case.layer == COMPOSED else LAYERS.row(case.layer)
+
+
+def planned(args: argparse.Namespace, local: Machine) -> Plan:
+    """Return the plan of the first small cases that the member takes.
+
+    Raises UsageError for options that do not fit together, NothingSelected if the member takes
+    none, and InfrastructureError if that is for lack of a device or package.
+    """
+    if (args.experts is None) == (args.layer is None):
+        raise UsageError("give --experts NAME or --layer NAME, one of them")
+    if not args.time_limit > 0:
+        raise UsageError(f"--time-limit must be more than 0 seconds, not {args.time_limit:g}")
+    plans = []
+    for points in _points(args):
+        plan = make_plan(points, local)
+        if len(plan.cases) == len(points):
+            return plan
+        plans.append(plan)
+    fullest = max(plans, key=lambda plan: len(plan.cases))
+    if fullest.cases:
+        return fullest
+    raise _refused(plans[0])
+
+
+def _points(args: argparse.Namespace) -> Iterator[Sequence[MoETestConfig]]:
+    """Yield the cases to try, plain ones first; each sequence differs in `top_k` alone."""
+    quants = [args.quant] if args.quant else list(QUANT.rows)
+    member = {"experts": args.experts} if args.experts else {"experts": OWN, "layer": args.layer}
+    for quant, dtype, activation, (n, k) in itertools.product(
+        quants, _DTYPES, ACTIVATIONS.rows, _SIZES
+    ):
+        first = MoETestConfig(
+            **{"m": 16, "n": n, "k": k, "num_experts": 8, "top_k": 1, **member},
+            quant=quant,
+            dtype=dtype,
+            activation=activation,
+        )
+        yield [first.replace(top_k=top_k) for top_k in TOP_KS]
+
+
+def _refused(plan: Plan) -> NothingSelected | InfrastructureError:
+    """Return the error for a member that takes no case, with the reason for the plainest one."""
+    refusal = plan.refused[0]
+    text = f"{refusal.case.id} is refused: {refusal.reason.code}: {refusal.reason.text}"
+    if refusal.reason.code in _OF_MACHINE:
+        return InfrastructureError(f"{text}; run it on a machine that has it")
+    return NothingSelected(f"no case of one rank would run, {text}")

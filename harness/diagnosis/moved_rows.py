@@ -1,0 +1,78 @@
+"""Find out whether wrong rows of an output hold other rows' outputs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from harness.checks.output import row_tolerance
+from harness.diagnosis.fit import MAX_RESIDUAL, MIN_FIT, TOLERANCE_FACTOR
+from harness.diagnosis.wrong_rows import spread
+from harness.formatting import numbers_text
+from harness.record.diagnosis import NamedCause
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.fixtures.layer_call import Call
+
+MOVED_ROWS = 64  # wrong rows that are compared with all rows of the call
+
+
+def moved_rows(call: Call, is_wrong: Tensor) -> NamedCause | None:
+    """Return a cause if the wrong rows hold other rows' outputs; searches all rows of the call.
+
+    A row of zeros fits, too, if the distance by which the others moved leads beyond the ends.
+    """
+    expected = call.answer.out.float()
+    if len(expected) < 2:
+        return None
+    numbers = spread(is_wrong.nonzero().flatten(), MOVED_ROWS)
+    actual = call.output.out[numbers].float()
+    distances = torch.cdist(actual.nan_to_num(), expected)
+    source = distances.argmin(dim=1)
+    remaining = (actual - expected[source]).norm(dim=1)
+    tolerance = TOLERANCE_FACTOR * row_tolerance(call.answer)[source]
+    fits = (source != numbers) & (remaining <= tolerance)
+    zero_rows = _beyond_the_ends(numbers, source, fits, len(expected)) & (actual == 0).all(dim=1)
+    if float((fits | zero_rows).float().mean()) < MIN_FIT:
+        return None
+    distance = (actual - expected[numbers]).norm(dim=1)
+    residual = float(remaining[fits].norm() / distance[fits].norm().clamp(min=1e-38))
+    if residual > MAX_RESIDUAL:
+        return None
+    text = _moved_text(numbers[fits].tolist(), source[fits].tolist())
+    if bool(zero_rows.any()):
+        text += (
+            f"; rows {numbers_text(numbers[zero_rows].tolist())}, which have no such row, are zeros"
+        )
+    return NamedCause(name="rows_moved", cause=text, residual=residual)
+
+
+def _beyond_the_ends(numbers: Tensor, source: Tensor, fits: Tensor, count: int) -> Tensor:
+    """Return [r] bool: rows whose source would lie before the first row or after the last one.
+
+    All False unless all rows that fit moved by the same distance.
+    """
+    steps = set((numbers - source)[fits].tolist())
+    if len(steps) != 1:
+        return torch.zeros_like(fits)
+    expected_source = numbers - steps.pop()
+    return torch.logical_or(expected_source < 0, expected_source >= count)
+
+
+def _moved_text(rows: list[int], sources: list[int]) -> str:
+    pairs = list(zip(rows, sources, strict=True))
+    if len(rows) == 2 and rows == sources[::-1]:
+        return f"rows {rows[0]} and {rows[1]} are swapped"
+    steps = [row - source for row, source in pairs]
+    step = max(set(steps), key=steps.count)
+    if steps.count(step) >= MIN_FIT * len(steps) and len(steps) > 1:
+        side = "before" if step > 0 else "after"
+        gap = "" if abs(step) == 1 else f"{abs(step)} "
+        return f"each wrong row holds the output of the row {gap}{side} it"
+    if len(set(sources)) == 1 and len(rows) > 1:
+        return f"rows {numbers_text(rows)} all hold the output of row {sources[0]}"
+    examples = ", ".join(f"row {row} that of row {source}" for row, source in pairs[:3])
+    return f"wrong rows hold other rows' outputs: {examples}"

@@ -1,0 +1,93 @@
+"""Choose a few wrong rows of a call, and some correct ones, for comparisons with known mistakes."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import torch
+
+from harness.fixtures.layer_call import MAX_ROWS, chosen_rows, rows_of
+from harness.matrix.exactness import is_bitwise
+from harness.mutants import FEW
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.fixtures.layer_call import Call
+    from harness.mutants.sample import Scene
+    from moe.reference.result import Answer
+
+ENOUGH = 2 * FEW  # wrong rows with known parts, so that no other rows are computed again
+
+
+def sample_rows(scene: Scene, call: Call, is_wrong: Tensor) -> Scene:
+    """Return a scene of wrong rows of the call, followed by some correct ones.
+
+    Wrong rows come first, since costly hypotheses use only the first few. Rows whose parts are in
+    the call's answer are preferred: the reference computes others again. is_wrong: [T] bool.
+    """
+    rows, answer = _known(scene, call, is_wrong) or _computed(scene, call, is_wrong)
+    routing = call.output.routing
+    if scene.candidates is not None and scene.candidates.several:
+        answer = _with_ball(scene, call, rows, answer)
+    return dataclasses.replace(
+        scene,
+        rows=rows,
+        x=call.tokens.x[rows],
+        logits=call.tokens.logits[rows],
+        topk_ids=routing.topk_ids[rows],
+        topk_weights=routing.topk_weights[rows],
+        actual=call.output.out[rows],
+        answer=answer,
+        memo={},
+    )
+
+
+def _with_ball(scene: Scene, call: Call, rows: Tensor, answer: Answer) -> Answer:
+    """Return the answer with the error of all roundings that the layer may have."""
+    assert scene.candidates is not None
+    reference = scene.reference.with_numerics(scene.candidates.ball)
+    routing = call.output.routing
+    ids, weights = routing.topk_ids[rows], routing.topk_weights[rows]
+    wide = reference(call.tokens.x[rows], ids, weights, like=call.answer)
+    return dataclasses.replace(answer, variance=wide.variance, flips=wide.flips)
+
+
+def _known(scene: Scene, call: Call, is_wrong: Tensor) -> tuple[Tensor, Answer] | None:
+    """Return rows that have parts, and their answer; None if too few of them are wrong."""
+    known = chosen_rows(len(is_wrong), is_wrong.device)
+    is_known_wrong = is_wrong[known]
+    needed = min(ENOUGH, int(is_wrong.sum()))
+    # The answer of a case that is compared bit by bit allows no error, but a prediction has some.
+    if int(is_known_wrong.sum()) < needed or is_bitwise(scene.case):
+        return None
+    at = _wrong_first(is_known_wrong)
+    return known[at], rows_of(call.answer, known[at], at)
+
+
+def _computed(scene: Scene, call: Call, is_wrong: Tensor) -> tuple[Tensor, Answer]:
+    """Return any rows, and their answer, which the reference computes again."""
+    rows, routing = _wrong_first(is_wrong), call.output.routing
+    answer = scene.reference(
+        call.tokens.x[rows],
+        routing.topk_ids[rows],
+        routing.topk_weights[rows],
+        keep=torch.arange(len(rows), device=rows.device),
+        like=call.answer,
+    )
+    return rows, dataclasses.replace(answer, amax1=call.answer.amax1, amax2=call.answer.amax2)
+
+
+def _wrong_first(is_wrong: Tensor) -> Tensor:
+    """Return at most MAX_ROWS indices into is_wrong, a quarter of them of correct rows if any."""
+    correct_rows = spread((~is_wrong).nonzero().flatten(), MAX_ROWS // 4)
+    wrong_rows = spread(is_wrong.nonzero().flatten(), MAX_ROWS - len(correct_rows))
+    return torch.cat([wrong_rows, correct_rows])
+
+
+def spread(numbers: Tensor, limit: int) -> Tensor:
+    """Return at most `limit` of the numbers [n], evenly spread, with both ends."""
+    count = min(len(numbers), limit)
+    place = torch.linspace(0, max(len(numbers) - 1, 0), count, device=numbers.device)
+    return numbers[place.round().to(torch.int64)]

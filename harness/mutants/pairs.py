@@ -1,0 +1,69 @@
+"""Find what can be computed together: rows and slots sorted by expert, ranks of equal shards."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.mutants.sample import Scene
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """Hold P rows and slots to compute, as they lie in a tensor: sorted by expert."""
+
+    experts: tuple[int, ...]  # each once
+    places: tuple[tuple[tuple[int, int], ...], ...]  # (row, slot) of each expert's pairs
+    device: torch.device
+
+    @property
+    def counts(self) -> list[int]:
+        """Return the number of each expert's pairs."""
+        return [len(places) for places in self.places]
+
+    @cached_property
+    def rows_and_slots(self) -> Tensor:
+        """Return [2, P] int64."""
+        joined = [pair for places in self.places for pair in places]
+        return torch.tensor(joined, device=self.device).T
+
+    def among(self, experts: tuple[int, ...]) -> tuple[Pairs, list[int]]:
+        """Return the pairs of some experts, and where they lie among all."""
+        known = [i for i, e in enumerate(self.experts) if e in experts]
+        ends = list(itertools.accumulate(self.counts))
+        at = [n for i in known for n in range(ends[i] - len(self.places[i]), ends[i])]
+        chosen = tuple(self.experts[i] for i in known), tuple(self.places[i] for i in known)
+        return Pairs(experts=chosen[0], places=chosen[1], device=self.device), at
+
+
+def pairs_of(ids: Tensor) -> Pairs:
+    """Return the pairs of ids [r, k]; -1 = none. Waits for the device once."""
+    places: dict[int, list[tuple[int, int]]] = {}
+    for row, experts in enumerate(ids.tolist()):
+        for slot, e in enumerate(experts):
+            if e >= 0:
+                places.setdefault(e, []).append((row, slot))
+    experts = tuple(sorted(places))
+    return Pairs(
+        experts=experts, places=tuple(tuple(places[e]) for e in experts), device=ids.device
+    )
+
+
+def ranks_together(scene: Scene) -> list[tuple[int, ...]]:
+    """Return the ranks in groups: all together if they have equal shards of the same experts.
+
+    Ranks with scales of their own are not computed together.
+    """
+    ranks = tuple(range(scene.case.world_size))
+    have_one_scale = scene.answer.tensor_scales[1] is None or scene.reference.act_format.static
+    has_equal_shards = len(set(scene.case.layer_spec.shard_sizes)) == 1
+    if not scene.case.use_ep and has_equal_shards and have_one_scale:
+        return [ranks]
+    return [(rank,) for rank in ranks]

@@ -1,0 +1,114 @@
+"""Run the MoE blocks of Mixtral, Qwen3-MoE and OLMoE as transformers releases them.
+
+A block is built from its configuration class at the layer's size, and has its own gate. Tensor
+parallelism splits the columns of each expert, expert parallelism the experts; the ranks' partial
+sums are added in the layer's dtype. Both are transformers' own plans for these models. The experts'
+implementation is `grouped_mm`, its default for a whole model.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+
+from moe import released
+from moe.layers import LAYERS
+from moe.layers.base import LayerSubject
+from moe.spec import resolve
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from moe.layers.base import CheckpointWeights
+
+
+class TransformersBlock(LayerSubject):
+    """Build a block, shard its weights, and call it."""
+
+    model: ClassVar[str]  # module of `transformers.models`
+    prefix: ClassVar[str]  # of its classes
+    experts_field: ClassVar[str] = "num_experts"  # of its configuration
+    intermediate_field: ClassVar[str] = "intermediate_size"
+    renormalizes_always: ClassVar[bool] = False
+
+    def load(self, checkpoint: CheckpointWeights) -> None:
+        """Make the block around this rank's shard."""
+        spec, layout = self.layer_spec, self.layer_spec.layout
+        experts, columns = (
+            spec.experts_of(self.rank),
+            layout.intermediate_of(self.rank, spec.intermediate),
+        )
+        block_class = self._released("modeling", "SparseMoeBlock")
+        with torch.device("meta"):
+            block: Any = block_class(self._config(spec.num_experts, spec.intermediate)).eval()
+            block.experts = type(block.experts)(self._config(len(experts), len(columns)))
+        part = slice(columns.start, columns.stop)
+        mlps = [checkpoint.expert(e) for e in experts]
+        gate_up = torch.stack([torch.cat((mlp.gate[part], mlp.up[part])) for mlp in mlps])
+        assert checkpoint.gate_weight is not None, "only a layer that takes logits has no gate"
+        block.gate.weight = _frozen(checkpoint.gate_weight)
+        block.experts.gate_up_proj = _frozen(gate_up)
+        block.experts.down_proj = _frozen(torch.stack([mlp.down[:, part] for mlp in mlps]))
+        if layout.use_ep:
+            block.experts._is_expert_parallel = True  # read since 5.18
+            block.experts.register_forward_pre_hook(self._to_local)
+            local_ids = spec.placement.expert_map(layout.ep_rank(self.rank))
+            self._local_ids = torch.tensor(local_ids, device=self.device)
+        self._block = block
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        (x,) = inputs
+        if len(x) == 0:
+            return torch.empty_like(x)
+        return self.groups.tp.all_reduce(self._block(x[None])[0])
+
+    def _to_local(self, module: Any, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Give slots of other ranks' experts the id after the last one, and weight 0."""
+        x, ids, weights = arguments
+        local = self._local_ids[ids]
+        absent = local < 0
+        return x, local.masked_fill(absent, module.num_experts), weights.masked_fill(absent, 0.0)
+
+    def _config(self, num_experts: int, intermediate: int) -> Any:
+        spec = self.layer_spec
+        fields: dict[str, Any] = {
+            "hidden_size": spec.hidden,
+            "num_experts_per_tok": spec.top_k,
+            "hidden_act": released.ACTIVATION_NAMES[spec.activation],
+            self.experts_field: num_experts,
+            self.intermediate_field: intermediate,
+        }
+        if not self.renormalizes_always:
+            fields["norm_topk_prob"] = spec.renormalize
+        config = self._released("configuration", "Config")(**fields)
+        config._experts_implementation = "grouped_mm"
+        return config
+
+    def _released(self, kind: str, name: str) -> Any:
+        return resolve(f"transformers.models.{self.model}.{kind}_{self.model}:{self.prefix}{name}")
+
+
+def _frozen(tensor: Tensor) -> torch.nn.Parameter:
+    return torch.nn.Parameter(tensor.contiguous(), requires_grad=False)
+
+
+class MixtralBlock(TransformersBlock, row=LAYERS.row("transformers_mixtral")):
+    """Run `MixtralSparseMoeBlock`."""
+
+    model, prefix = "mixtral", "Mixtral"
+    experts_field = "num_local_experts"
+    renormalizes_always = True
+
+
+class Qwen3MoeBlock(TransformersBlock, row=LAYERS.row("transformers_qwen3_moe")):
+    """Run `Qwen3MoeSparseMoeBlock`."""
+
+    model, prefix = "qwen3_moe", "Qwen3Moe"
+    intermediate_field = "moe_intermediate_size"
+
+
+class OlmoeBlock(TransformersBlock, row=LAYERS.row("transformers_olmoe")):
+    """Run `OlmoeSparseMoeBlock`."""
+
+    model, prefix = "olmoe", "Olmoe"

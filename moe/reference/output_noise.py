@@ -1,0 +1,91 @@
+"""Add up the error that a correct member may have from the second product to the output.
+
+All of it is noise: no later code depends on these values.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from moe.numerics import EITHER
+from moe.reference import formats
+from moe.reference.error_propagation import rounding_variance
+from moe.reference.parallel_error import along_itself
+from moe.reference.sum_noise import gathered
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from moe.numerics import Numerics
+    from moe.reference.error_propagation import Noisy
+    from moe.reference.result import Sums
+    from moe.spec import LayerSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Term:
+    """Hold what one expert adds on the w ranks that hold columns of it: weight * h @ w2."""
+
+    rows: Tensor  # [R] int64 tokens
+    weight: Tensor  # [R] factor of the output: the router weight, or 1 if it came in earlier
+    h: Noisy  # [w, R, c]
+    w2: Tensor  # [w, K, c]
+    y: Tensor  # [w, R, K], the product
+
+
+def add_noise(sums: Sums, term: Term, numerics: Numerics, layer_spec: LayerSpec) -> None:
+    """Add the allowed error of a term to the sums of its rows."""
+    h, y, weight, model = term.h, term.y, term.weight, layer_spec.dtype
+    power = term.w2.square().sum(dim=1)[:, :, None]  # squared length of y's change per unit of h
+    terms, length = h.value.shape[2], y.square().sum(dim=2)
+    noise = ((h.variance + h.jumps) @ power)[:, :, 0] + gathered(numerics, terms) * length
+    if numerics.expert == "model":
+        noise = noise + rounding_variance(y, model).sum(dim=2)
+    variance = weight.square() * noise.sum(dim=0)
+    if numerics.weighted == "model" and numerics.weight_on == "output":
+        weighted = y * weight[:, None]
+        variance = variance + rounding_variance(weighted, model).sum(dim=(0, 2))
+    flips = (h.doubt.square() @ power)[:, :, 0]
+    sums.variance.index_add_(0, term.rows, variance)
+    sums.flips.index_add_(0, term.rows, weight.square() * flips.sum(dim=0))
+    along = along_itself(h, power, length, _lost(numerics, layer_spec, terms)) * weight.square()
+    along[:2] *= weight.square()
+    sums.along.index_add_(1, term.rows, along)
+    if numerics.weight_dtype == EITHER:
+        error = formats.on_grid(weight, model) - weight
+        sums.unsure.index_add_(0, term.rows, error[:, None] * y.sum(dim=0))
+
+
+def _lost(numerics: Numerics, layer_spec: LayerSpec, terms: int) -> float:
+    """Return the relative error of truncated sums, which all lose in the same direction."""
+    first = gathered(numerics, layer_spec.hidden)
+    return 2 * math.sqrt(first) + math.sqrt(gathered(numerics, terms))
+
+
+def sum_roundings(
+    partial: Tensor, out: Tensor, numerics: Numerics, layer_spec: LayerSpec, has_shared: bool
+) -> Tensor:
+    """Return the variance [T] of rounding the partial sums and each addition of them.
+
+    partial: [world, T, K]. out: [T, K]. A sum over ranks in float32 is rounded once, at the end.
+    """
+    model, in_float32 = layer_spec.dtype, numerics.reduction == "f32"
+    once = rounding_variance(out, model)
+    variance = once if in_float32 else rounding_variance(partial, model).sum(dim=0)
+    if numerics.combine == "model":
+        added = rounding_variance(partial, model).sum(dim=0)
+        variance = variance + (layer_spec.top_k - 1) * added
+    adds = has_shared + (0 if in_float32 else layer_spec.layout.world_size - 1)
+    largest = out.abs().maximum(partial.abs().amax(dim=0))
+    return (variance + adds * rounding_variance(largest, model)).sum(dim=1)
+
+
+def weight_error(unsure: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the squared norm [T] of the error of rounded router weights, and its part along out.
+
+    unsure: [T, K], the change of out [T, K] if all router weights were rounded. A member rounds
+    them or not, so the error is none or all of it.
+    """
+    return unsure.square().sum(dim=1), (unsure * out).sum(dim=1)

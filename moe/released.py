@@ -1,0 +1,130 @@
+"""Name the packages whose released code can be tested, and what is called of each. Torch-free.
+
+An adapter (`moe.experts.transformers_experts`, ...) calls the package's own code and copies none of
+it. docs/released-backends.md says where each of them rounds.
+"""
+
+from __future__ import annotations
+
+from moe.packages import Package, release, version
+from moe.reason import Reason
+from moe.spec import LayerSpec, Platform, reads
+
+# Row of `moe.activations` -> its name in a transformers configuration.
+ACTIVATION_NAMES = {"silu": "silu", "gelu_tanh": "gelu_pytorch_tanh"}
+
+_MODELS = "transformers.models"
+_EXPERTS = (
+    f"{_MODELS}.qwen3_moe.modeling_qwen3_moe:Qwen3MoeExperts(config)",
+    f"{_MODELS}.qwen3_moe.modeling_qwen3_moe:Qwen3MoeExperts.gate_up_proj",
+    f"{_MODELS}.qwen3_moe.modeling_qwen3_moe:Qwen3MoeExperts.down_proj",
+    f"{_MODELS}.qwen3_moe.modeling_qwen3_moe:"
+    "Qwen3MoeExperts.forward(hidden_states, top_k_index, top_k_weights)",
+    f"{_MODELS}.qwen3_moe.configuration_qwen3_moe:Qwen3MoeConfig.moe_intermediate_size",
+    "transformers.integrations.moe:"
+    "batched_mm_experts_forward(self, hidden_states, top_k_index, top_k_weights)",
+    "transformers.integrations.moe:"
+    "grouped_mm_experts_forward(self, hidden_states, top_k_index, top_k_weights)",
+)
+# Imported together, so that a plan starts one process for all of them.
+_IMPORTED = tuple(f"{_MODELS}.{m}.modeling_{m}" for m in ("mixtral", "qwen3_moe", "olmoe"))
+_SENTINEL_KNOWN = "5.18"  # the first version whose eager experts know the id of an absent expert
+
+
+def _transformers(*calls: str) -> Package:
+    return Package(
+        distribution="transformers",
+        module="transformers",
+        at_least="5.17",
+        why="the oldest version that these adapters were tested with",
+        calls=calls,
+        imports=_IMPORTED,
+    )
+
+
+def _block(model: str, prefix: str, *fields: str) -> Package:
+    """Return what the adapter of a model's MoE block calls. fields: of its configuration."""
+    modeling = f"{_MODELS}.{model}.modeling_{model}:{prefix}"
+    config = f"{_MODELS}.{model}.configuration_{model}:{prefix}Config"
+    return _transformers(
+        f"{modeling}SparseMoeBlock(config)",
+        f"{modeling}SparseMoeBlock.gate",
+        f"{modeling}SparseMoeBlock.experts",
+        f"{modeling}SparseMoeBlock.forward(hidden_states)",
+        f"{modeling}TopKRouter.weight",
+        f"{modeling}Experts(config)",
+        f"{modeling}Experts.gate_up_proj",
+        f"{modeling}Experts.down_proj",
+        f"{modeling}Experts.forward(hidden_states, top_k_index, top_k_weights)",
+        *(f"{config}.{name}" for name in (*fields, "hidden_size", "num_experts_per_tok")),
+    )
+
+
+TRANSFORMERS_EXPERTS = _transformers(*_EXPERTS)
+MIXTRAL = _block("mixtral", "Mixtral", "intermediate_size", "num_local_experts")
+QWEN3_MOE = _block(
+    "qwen3_moe", "Qwen3Moe", "moe_intermediate_size", "num_experts", "norm_topk_prob"
+)
+OLMOE = _block("olmoe", "Olmoe", "intermediate_size", "num_experts", "norm_topk_prob")
+
+_TITAN = "torchtitan.models.common"
+_TITAN_EXPERTS = (
+    f"{_TITAN}.moe:GroupedExperts.Config(dim, hidden_dim, num_experts)",
+    *(f"{_TITAN}.moe:GroupedExperts.{name}" for name in ("w1_EFD", "w2_EDF", "w3_EFD")),
+    f"{_TITAN}.moe:GroupedExperts.forward(x_RD, num_tokens_per_expert_E)",
+    f"{_TITAN}.token_dispatcher:LocalTokenDispatcher.Config(num_experts, top_k)",
+    f"{_TITAN}.token_dispatcher:LocalTokenDispatcher.dispatch"
+    "(x_TD, topk_scores_TK, topk_expert_ids_TK, num_local_tokens_per_expert_E)",
+    f"{_TITAN}.token_dispatcher:LocalTokenDispatcher.combine(routed_output_RD, metadata, x_TD)",
+    f"{_TITAN}.token_dispatcher:LocalDispatchMetadata.token_indices_experts_sorted_N",
+)
+
+
+def _torchtitan(*calls: str) -> Package:
+    return Package(
+        distribution="torchtitan",
+        module="torchtitan",
+        at_least="0.3",
+        why="the router's scores are applied in the dispatcher's combine since then",
+        calls=(*_TITAN_EXPERTS, *calls),
+        imports=(f"{_TITAN}.moe",),
+    )
+
+
+TORCHTITAN_EXPERTS = _torchtitan()
+TORCHTITAN = _torchtitan(
+    f"{_TITAN}.moe:MoE.Config(num_experts, routed_experts, router, load_balance_coeff, "
+    "shared_experts)",
+    f"{_TITAN}.moe:MoE.forward(x_BLD)",
+    f"{_TITAN}.moe:RoutedExperts.Config(inner_experts, token_dispatcher)",
+    f"{_TITAN}.moe:TokenChoiceTopKRouter.Config(num_experts, gate, top_k, score_func, route_norm)",
+    f"{_TITAN}.linear:Linear.Config(in_features, out_features)",
+    f"{_TITAN}.feed_forward:FeedForward.Config(w1, w2, w3)",
+    f"{_TITAN}.token_dispatcher:AllToAllTokenDispatcher.Config",
+    f"{_TITAN}.token_dispatcher:BaseEPTokenDispatcher.wire_meshes(ep_mesh)",
+)
+
+
+@reads("layout")
+def eager_experts_know_the_sentinel(layer_spec: LayerSpec, _: Platform) -> Reason | None:
+    """Refuse expert parallelism where transformers' eager experts take no id of absent experts."""
+    number = version("transformers")
+    if not layer_spec.layout.use_ep or number is None:
+        return None
+    if release(number) >= release(_SENTINEL_KNOWN):
+        return None
+    text = (
+        f"transformers {number} is too old: its eager experts do not know the id of experts of "
+        f"other ranks; expert parallelism needs transformers>={_SENTINEL_KNOWN}"
+    )
+    return Reason(code="package_too_old", text=text)
+
+
+@reads("num_experts", "layout")
+def experts_divide_evenly(layer_spec: LayerSpec, _: Platform) -> Reason | None:
+    """Refuse expert parallelism over ranks that do not divide the experts."""
+    ranks = len(layer_spec.layout.group("ep", 0))
+    if layer_spec.num_experts % ranks == 0:
+        return None
+    text = f"splits experts evenly, and {ranks} ranks do not divide {layer_spec.num_experts}"
+    return Reason(code="experts_uneven", text=text)

@@ -1,0 +1,87 @@
+"""Name what is called of vLLM, and the sizes that its kernels do not take. Torch-free.
+
+The adapters are `moe.experts.vllm_triton`, `moe.experts.vllm_permute` and
+`moe.routers.vllm_softmax`. docs/released-backends.md says where vLLM rounds.
+"""
+
+from __future__ import annotations
+
+from moe.packages import Package
+from moe.reason import Reason
+from moe.spec import BLOCK, LayerSpec, Platform, reads
+
+_MOE = "vllm.model_executor.layers.fused_moe"
+_ALIGNED = 32  # moe_align_block_size rounds the number of experts up to this, ...
+_MOST_ALIGNED = 1024  # ... and has a thread for each of fewer than these
+_ACTIVATION = f"{_MOE}.activation:apply_moe_activation(activation, output, input)"
+
+
+def _vllm(*calls: str) -> Package:
+    return Package(
+        distribution="vllm",
+        module="vllm",
+        at_least="0.33",
+        why="the oldest version that these adapters were tested with",
+        calls=calls,
+        # Imported together, so that a plan starts one process for all of them.
+        imports=(f"{_MOE}.fused_moe",),
+    )
+
+
+TRITON = _vllm(
+    f"{_MOE}.moe_align_block_size:moe_align_block_size"
+    "(topk_ids, block_size, num_experts, expert_map, ignore_invalid_experts)",
+    f"{_MOE}.fused_moe:try_get_optimal_moe_config"
+    "(w1_shape, w2_shape, top_k, dtype, M, block_shape)",
+    f"{_MOE}.fused_moe:invoke_fused_moe_triton_kernel"
+    "(A, B, C, A_scale, B_scale, topk_weights, sorted_token_ids, expert_ids, "
+    "num_tokens_post_padded, mul_routed_weight, top_k, config, compute_type, use_fp8_w8a8, "
+    "use_int8_w8a8, use_int8_w8a16, use_int4_w4a16, per_channel_quant, block_shape)",
+    _ACTIVATION,
+    f"{_MOE}.utils:moe_kernel_quantize_input"
+    "(A, A_scale, quant_dtype, per_act_token_quant, block_shape)",
+    "vllm._custom_ops:moe_sum(input, output, topk_ids, expert_map)",
+)
+PERMUTE = _vllm(
+    f"{_MOE}.moe_permute_unpermute:moe_permute"
+    "(hidden_states, a1q_scale, topk_ids, n_expert, n_local_expert, expert_map)",
+    f"{_MOE}.moe_permute_unpermute:moe_unpermute"
+    "(out, permuted_hidden_states, topk_weights, inv_permuted_idx, expert_first_token_offset)",
+    _ACTIVATION,
+)
+ROUTER = _vllm(
+    "vllm._custom_ops:topk_softmax"
+    "(topk_weights, topk_ids, token_expert_indices, gating_output, renormalize)"
+)
+
+
+@reads("num_experts", "hidden", "intermediate", "layout", "scheme")
+def sizes_fit(layer_spec: LayerSpec, _: Platform) -> Reason | None:
+    """Refuse more experts than vLLM aligns, and sizes that cut a group of its quantization."""
+    return _too_many_experts(layer_spec) or _cut_group(layer_spec)
+
+
+def _too_many_experts(layer_spec: LayerSpec) -> Reason | None:
+    """Refuse ranks with too many experts, counting the one that stands for other ranks' experts."""
+    most = max(map(len, layer_spec.experts_by_rank))
+    aligned = -(-(most + 1) // _ALIGNED) * _ALIGNED
+    if aligned < _MOST_ALIGNED:
+        return None
+    limit = _MOST_ALIGNED - _ALIGNED - 1
+    text = f"moe_align_block_size takes at most {limit} experts on a rank, not {most}"
+    return Reason(code="too_many_experts", text=text)
+
+
+def _cut_group(layer_spec: LayerSpec) -> Reason | None:
+    """Refuse rows that are not a multiple of a group, where each group has a scale."""
+    if layer_spec.scheme.activations != "fp8_group":
+        return None
+    for noun, size in (("hidden size", layer_spec.hidden), *_shards(layer_spec)):
+        if size % BLOCK:
+            text = f"{noun} {size} is not a multiple of {BLOCK}, as fp8_group needs"
+            return Reason(code="size_not_multiple", text=text)
+    return None
+
+
+def _shards(layer_spec: LayerSpec) -> tuple[tuple[str, int], ...]:
+    return tuple(("a rank's intermediate size", size) for size in layer_spec.shard_sizes)

@@ -1,0 +1,1 @@
+"""Route by vLLM's topk_softmax."""

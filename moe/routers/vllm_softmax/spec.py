@@ -1,0 +1,18 @@
+"""Define the row of vLLM's softmax router, judged by the same truth as this project's own."""
+
+from moe.released_vllm import ROUTER
+from moe.routers.base import RouterSpec
+from moe.spec import ANY, Needs
+
+VLLM_SOFTMAX = RouterSpec(
+    name="vllm_softmax",
+    target="moe.routers.vllm_softmax.member:VllmSoftmaxTopK",
+    truth="moe.routers.softmax.truth:SoftmaxTruth",
+    needs=Needs(
+        features=frozenset({"cuda"}),
+        dtypes=ANY,
+        formats=ANY,
+        packages=(ROUTER,),
+    ),
+    sums_to_one=True,
+)

@@ -1,0 +1,88 @@
+"""`numerics` in ranks of its own: what it prints, and the exit code for each kind of end."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness import cli
+from harness.commands.numerics import planned
+from harness.commands.options import parse
+from harness.plan import machine
+from tests.harness.checks import rounding_classes
+
+LAYERS = "tests.harness.outside_layers"
+
+
+def run(member, *options):
+    return cli.main(["numerics", "--experts", member.row.name, *options])
+
+
+def plan_of(*argv):
+    return planned(parse(["numerics", *argv]), machine.planned_for("cpu"))
+
+
+def test_an_empty_row_gets_its_declaration(capsys):
+    assert run(rounding_classes.Loop) == 0
+    out = capsys.readouterr().out
+    assert "Loop on cpu, 3 cases of one rank:\n  m:16-n:128-k:128-e:8-topk:1-experts:" in out
+    assert '  numerics=Numerics(gemm1="model", activated_gate="f32", activation="model", ' in out
+
+
+def test_a_row_that_states_too_much_ends_with_1(capsys):
+    assert run(rounding_classes.MoreExact) == 1
+    out = capsys.readouterr().out
+    assert "more exact than its row declares: gemm1, activation, expert are not rounded" in out
+
+
+def test_a_whole_layer_is_measured_by_its_outputs(capsys):
+    assert cli.main(["numerics", "--layer", f"{LAYERS}:Rounds"]) == 0
+    assert "It rounds as its row declares." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("member", "text"),
+    [
+        (rounding_classes.Dies, "rank 0: killed by SIGSEGV"),
+        (rounding_classes.Raises, "RuntimeError: no kernel image for these shapes"),
+        (rounding_classes.Hangs, "rank 0: still running after"),
+    ],
+)
+def test_a_member_that_returns_nothing_ends_with_1_and_the_evidence(member, text, capsys):
+    assert run(member, "--time-limit", "10") == 1
+    captured = capsys.readouterr()
+    assert f"{member.__name__} returned no outputs to compare" in captured.err
+    assert text in captured.err
+    assert "rounds as its row declares" not in captured.out
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "text"),
+    [
+        ([], 3, "give --experts NAME or --layer NAME, one of them"),
+        (["--experts", "triton", "--layer", "x:Y"], 3, "one of them"),
+        (["--experts", "triton", "--time-limit", "0"], 3, "must be more than 0 seconds, not 0"),
+        (["--experts", "nope"], 3, "no experts is called 'nope'"),
+        (["--experts", "triton", "--quant", "nope"], 3, "nope"),
+        (["--experts", "torch_grouped", "--quant", "fp8_block"], 4, "weight_format_unsupported"),
+    ],
+)
+def test_what_cannot_be_asked_says_why(argv, code, text, capsys):
+    assert cli.main(["numerics", *argv]) == code
+    captured = capsys.readouterr()
+    assert text in captured.err
+    assert captured.out == ""
+
+
+def test_a_member_of_another_chip_ends_with_75(monkeypatch, capsys):
+    monkeypatch.setattr(machine, "detect", lambda: machine.planned_for("cpu"))
+    assert cli.main(["numerics", "--experts", "flashinfer_cutlass"]) == 75
+    err = capsys.readouterr().err
+    assert "platform_lacks_feature: flashinfer_cutlass: needs cuda" in err
+    assert err.endswith("run it on a machine that has it\n")
+
+
+def test_the_first_cases_that_the_member_takes_are_chosen():
+    assert [case.top_k for case in plan_of("--experts", "triton").cases] == [1, 2, 4]
+    assert {case.quant for case in plan_of("--experts", "triton").cases} == {"none"}
+    layer = plan_of("--layer", f"{LAYERS}:Fp8Block").cases
+    assert {(case.quant, case.experts) for case in layer} == {("fp8_block", "own")}

@@ -1,0 +1,65 @@
+"""What the released packages must have, and what of a layer they refuse."""
+
+import pytest
+
+from moe import packages, released
+from moe.layout import Layout
+from moe.platforms import platform
+from moe.spec import LayerSpec
+
+CPU = platform("cpu")
+ALL = (
+    released.TRANSFORMERS_EXPERTS,
+    released.MIXTRAL,
+    released.QWEN3_MOE,
+    released.OLMOE,
+    released.TORCHTITAN_EXPERTS,
+    released.TORCHTITAN,
+)
+
+
+def layer_spec(num_experts=8, **layout):
+    sizes = {"m": 4, "hidden": 64, "intermediate": 64, "top_k": 2}
+    return LayerSpec(**sizes, num_experts=num_experts, layout=Layout(**layout))
+
+
+@pytest.mark.parametrize("package", ALL)
+def test_a_package_that_is_installed_fits(package):
+    """Where it is not, the only reason is that it is missing."""
+    reason = packages.refusal(package)
+    assert reason is None or reason.code == "package_missing"
+
+
+def test_packages_of_one_distribution_are_imported_together():
+    """One process for transformers, one for torchtitan: a plan waits for each."""
+    assert len({package.modules for package in ALL}) == 2
+
+
+@pytest.mark.parametrize(
+    ("version", "layout", "is_refused"),
+    [
+        ("5.17.0", {"dp_size": 2, "use_ep": True}, True),
+        ("5.17.0", {"dp_size": 2}, False),
+        ("5.18.0", {"dp_size": 2, "use_ep": True}, False),
+        (None, {"dp_size": 2, "use_ep": True}, False),
+    ],
+)
+def test_old_eager_experts_take_no_expert_parallelism(version, layout, is_refused, monkeypatch):
+    monkeypatch.setattr(released, "version", lambda name: version)
+    reason = released.eager_experts_know_the_sentinel(layer_spec(**layout), CPU)
+    assert (reason is not None) == is_refused
+    if reason is not None:
+        assert reason.code == "package_too_old"
+        assert "transformers 5.17.0 is too old" in reason.text
+        assert reason.text.endswith("expert parallelism needs transformers>=5.18")
+
+
+def test_experts_that_ranks_do_not_divide_are_refused():
+    ranks = {"dp_size": 2, "tp_size": 2}
+    reason = released.experts_divide_evenly(layer_spec(10, **ranks, use_ep=True), CPU)
+    assert (reason.code, reason.text) == (
+        "experts_uneven",
+        "splits experts evenly, and 4 ranks do not divide 10",
+    )
+    assert released.experts_divide_evenly(layer_spec(8, **ranks, use_ep=True), CPU) is None
+    assert released.experts_divide_evenly(layer_spec(10, **ranks), CPU) is None
