@@ -58,7 +58,7 @@ def main(args: argparse.Namespace) -> int:
             folder=folder,
             pool=pool,
             slots=args.slots,
-            time_limit=args.time_limit or TIME_LIMIT,
+            time_limit=_time_limit(args),
             verbose=args.verbose,
         )
         return _run(fuzzer, first, budget, args)
@@ -70,6 +70,12 @@ def seconds(text: str) -> float:
     if match is None or float(match[1]) == 0:
         raise UsageError(f"--budget {text!r}: give a time such as 90s, 5m or 2h")
     return float(match[1]) * _UNITS[match[2]]
+
+
+def _time_limit(args: argparse.Namespace) -> float:
+    """Return the seconds that one case may take; real sizes get more of them."""
+    limit = TIME_LIMIT if args.model is None else model_selection.TIME_LIMIT
+    return args.time_limit or limit
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -92,7 +98,7 @@ def _machine(args: argparse.Namespace) -> Machine:
 
 def _folder(args: argparse.Namespace, space: strategies.Space) -> RunFolder:
     """Create the run's folder and print its path."""
-    selected = Selection(points=(), suite="fuzz", time_limit=args.time_limit or TIME_LIMIT)
+    selected = Selection(points=(), suite="fuzz", time_limit=_time_limit(args))
     info = describe(args.argv, selected, make_plan([], space.machine), seed=args.seed)
     path = args.out or folder_for(ROOT, "fuzz")
     print(f"fuzzing {space.under_test} with seed {args.seed}; folder {path}", flush=True)

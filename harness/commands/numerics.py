@@ -14,7 +14,7 @@ from harness.commands import numerics_report
 from harness.commands.numerics_decision import decide
 from harness.errors import ExitCode, InfrastructureError, NothingSelected, UsageError
 from harness.matrix.case import MoETestConfig
-from harness.plan import machine
+from harness.plan import machine, model_selection
 from harness.plan.plan import make_plan
 from harness.testing.parallel_launch import RankFailure, parallel_launch
 from moe.activations import ACTIVATIONS
@@ -97,8 +97,12 @@ def planned(args: argparse.Namespace, local: Machine) -> Plan:
 
 def _points(args: argparse.Namespace) -> Iterator[Sequence[MoETestConfig]]:
     """Yield the cases to try, plain ones first; each sequence differs in `top_k` alone."""
-    quants = [args.quant] if args.quant else list(QUANT.rows)
     member = {"experts": args.experts} if args.experts else {"experts": OWN, "layer": args.layer}
+    if args.model is not None:
+        first = model_selection.small_share(args.model, args.quant).replace(**member)
+        yield [first.replace(top_k=top_k) for top_k in TOP_KS if top_k <= first.num_experts]
+        return
+    quants = [args.quant] if args.quant else list(QUANT.rows)
     for quant, dtype, activation, (n, k) in itertools.product(
         quants, _DTYPES, ACTIVATIONS.rows, _SIZES
     ):

@@ -19,6 +19,8 @@ _NUMERICS_EXITS = """exit codes: 0 the outputs are explained and the row says no
 customary rounding explains them, the row is wrong or the member failed, 3 usage, 4 it takes no
 case, 75 a package or device is missing"""
 
+_MODEL = "a real model's shapes: a name of configs/models.yaml, or the path of a config.json"
+
 
 class _Parser(argparse.ArgumentParser):
     """Exit with 3 for a usage error: argparse exits with 2, which means an unfinished run."""
@@ -91,8 +93,7 @@ def _cases(command: argparse.ArgumentParser) -> None:
 def _model(command: argparse.ArgumentParser) -> None:
     """Add --model and what goes with it; `harness.plan.model_selection` reads them."""
     add = command.add_argument
-    text = "a real model's shapes: a name of configs/models.yaml, or the path of a config.json"
-    add("--model", metavar="NAME", help=text)
+    add("--model", metavar="NAME", help=_MODEL)
     text = "with --model: tp:2, dp:2, ep:8, tp:2+ep:8, or ep:8/1 for one rank's share"
     add("--layouts", metavar="LIST", help=f"{text} (tp:1,ep:8/1)")
     add("--tokens", metavar="LIST", help="with --model: tokens per DP rank (1,16,512)")
@@ -155,6 +156,7 @@ def _numerics(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("--experts", metavar="NAME", help="the experts backend: a name or pkg.mod:Class")
     _layer(command)
+    add("--model", metavar="NAME", help=_MODEL)
     add("--quant", metavar="NAME", help="a quantization method (the first that the row takes)")
     add("--time-limit", type=float, default=300.0, metavar="S", help="seconds in all (300)")
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 LAYOUTS = "tp:1,ep:8/1"  # one rank with all experts, and one rank of eight with its share
 TOKENS = "1,16,512"  # a decode, a batch of decodes, a prefill
 MAX_TOKENS = 2**20
+SHARE_EXPERTS, SHARE_TOKENS = 8, 16  # of the small cases in which `numerics` compares roundings
+TIME_LIMIT = 300.0  # seconds a case may take: real sizes on a CPU take a minute
 _OPTIONS = ("layouts", "tokens", "quant")
 
 
@@ -61,11 +63,24 @@ def of_model(args: argparse.Namespace) -> ModelPoints | None:
     )
 
 
+def small_share(model: str, quant: str | None) -> MoETestConfig:
+    """Return a model's layer on one rank with about SHARE_EXPERTS of its experts, of 16 tokens.
+
+    quant: a method, or None for the checkpoint's own. Raises UsageError.
+    """
+    _, facts = facts_of(model)
+    ranks = max(facts.experts // SHARE_EXPERTS, 1)
+    layouts = parse_layouts(f"ep:{ranks}/1" if ranks > 1 else "tp:1")
+    quants = parse_quants(quant)
+    (point,) = points_of(facts, layouts=layouts, tokens=(SHARE_TOKENS,), quants=quants)
+    return point
+
+
 def check_options(args: argparse.Namespace) -> None:
     """Raise UsageError for options of --model without it."""
     lone = [f"--{name}" for name in _OPTIONS if getattr(args, name) is not None]
     if args.model is None and lone:
-        raise UsageError(f"{' and '.join(lone)} goes with --model NAME")
+        raise UsageError(f"give --model NAME with {' and '.join(lone)}")
 
 
 def facts_of(text: str) -> tuple[str, ModelFacts]:

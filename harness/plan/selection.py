@@ -99,7 +99,8 @@ def _selected(args: argparse.Namespace) -> Selection:
     """Return the cases that one of the options selects."""
     model = model_selection.of_model(args)
     if model is not None:
-        return Selection(points=model.points, suite=model.name, note=model.note)
+        limit = model_selection.TIME_LIMIT
+        return Selection(points=model.points, suite=model.name, time_limit=limit, note=model.note)
     if args.suite:
         return of_suite(args.suite, args.config)
     return of_ids(args.case) if args.case else of_last_failed(newest(ROOT))

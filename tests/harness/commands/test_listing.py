@@ -94,6 +94,11 @@ def test_list_into_a_closed_pipe(engine):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_real_sizes_get_more_time(engine, capsys):
+    assert cli.main(["plan", "--model", "olmoe-1b-7b", "--platform", "cuda_sm90"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split() == ["1", "cuda", "nccl", "6", "300s"]
+
+
 def test_a_models_cases_are_listed_with_its_facts(engine, capsys):
     argv = ["list", "--model", "mixtral-8x7b", "--platform", "cuda_sm90", "--tokens", "1"]
     assert cli.main([*argv, "--layouts", "tp:1,ep:8/1", "--quant", "fp8_block"]) == 0
@@ -114,9 +119,9 @@ def test_a_models_cases_are_listed_with_its_facts(engine, capsys):
         (["list", "--model", "mixtral"], "no model is called 'mixtral', did you mean"),
         (["run", "--model", "none/config.json"], "--model none/config.json: there is no such file"),
         (["fuzz", "--model", "none.json"], "--model none.json: there is no such file"),
-        (["list", "--tokens", "3"], "--tokens goes with --model NAME"),
-        (["run", "--suite", "smoke", "--quant", "none"], "--quant goes with --model NAME"),
-        (["fuzz", "--layouts", "tp:2"], "--layouts goes with --model NAME"),
+        (["list", "--tokens", "3"], "give --model NAME with --tokens"),
+        (["run", "--suite", "smoke", "--quant", "none"], "give --model NAME with --quant"),
+        (["fuzz", "--layouts", "tp:2"], "give --model NAME with --layouts"),
         (["plan", "--model", "glm-4.5", "--layouts", "tp"], "--layouts 'tp': 'tp' is no word"),
         (["list", "--model", "glm-4.5", "--suite", "smoke"], "(--suite and --model given)"),
         (

@@ -86,3 +86,18 @@ def test_the_first_cases_that_the_member_takes_are_chosen():
     assert {case.quant for case in plan_of("--experts", "triton").cases} == {"none"}
     layer = plan_of("--layer", f"{LAYERS}:Fp8Block").cases
     assert {(case.quant, case.experts) for case in layer} == {("fp8_block", "own")}
+
+
+def test_a_real_models_sizes_are_measured_with_some_of_its_experts():
+    plan = plan_of("--experts", "torch_grouped", "--model", "olmoe-1b-7b")
+    assert [case.id for case in plan.cases] == [
+        f"m:16-n:1024-k:2048-e:8-of:64-topk:{top_k}-experts:torch_grouped-no_renorm"
+        for top_k in (1, 2, 4)
+    ]
+
+
+def test_a_real_model_that_no_case_can_say_is_refused_with_its_reason(capsys):
+    assert cli.main(["numerics", "--experts", "torch_loop", "--model", "minimax-m2"]) == 4
+    assert "is refused: router_unsupported: no case can say yet" in capsys.readouterr().err
+    assert cli.main(["numerics", "--experts", "torch_loop", "--model", "x.json"]) == 3
+    assert "--model x.json: there is no such file" in capsys.readouterr().err

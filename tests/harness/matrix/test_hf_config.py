@@ -5,9 +5,13 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from harness.errors import ExitCode, UsageError
 from harness.matrix.hf_config import MAX_BYTES, read_config
+from harness.matrix.layout_words import parse_layouts
+from harness.matrix.model_cases import points_of
 from harness.matrix.models import DEFAULT, known_models
 
 MODELS = known_models(Path(__file__).parents[3] / DEFAULT)
@@ -327,3 +331,33 @@ def test_a_file_that_is_missing_too_large_or_no_file_is_one_line(tmp_path, read)
     (tmp_path / "latin.json").write_bytes(b'{"a": "\xe9"}')
     with pytest.raises(UsageError, match="not JSON in UTF-8: 'utf-8' codec"):
         read_config(tmp_path / "latin.json")
+
+
+NAMES = sorted({name for config in CONFIGS.values() for name in config} | {"dtype", "moe_x"})
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner),
+    max_leaves=4,
+)
+CHANGES = st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=3)
+
+
+def facts_or_error(path):
+    try:
+        return read_config(path)
+    except UsageError as error:
+        return error
+
+
+@settings(max_examples=300, deadline=None)
+@given(name=st.sampled_from(sorted(CONFIGS)), changes=CHANGES)
+def test_any_config_is_facts_that_make_cases_or_one_line(tmp_path_factory, name, changes):
+    path = tmp_path_factory.getbasetemp() / "any.json"
+    path.write_text(json.dumps({**CONFIGS[name], **changes}))
+    facts = facts_or_error(path)
+    if isinstance(facts, UsageError):
+        assert "\n" not in str(facts)
+        return
+    assert "\n" not in facts.summary()
+    for case in points_of(facts, layouts=parse_layouts("tp:1,ep:8/1"), tokens=[1]):
+        assert type(case).from_id(case.id) == case

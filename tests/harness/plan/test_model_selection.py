@@ -20,6 +20,7 @@ from harness.plan.model_selection import (
     of_model,
     parse_quants,
     parse_tokens,
+    small_share,
 )
 from harness.plan.plan import make_plan
 from moe.errors import UnknownMemberError
@@ -52,7 +53,7 @@ def planned(model, machine, **fields):
 def test_without_a_model_there_is_nothing_to_select():
     assert of_model(options()) is None
     check_options(options())
-    with pytest.raises(UsageError, match=r"^--layouts and --quant goes with --model NAME$"):
+    with pytest.raises(UsageError, match=r"^give --model NAME with --layouts and --quant$"):
         check_options(options(layouts="tp:2", quant="none"))
 
 
@@ -112,6 +113,27 @@ def test_the_docs_name_each_model_with_what_it_lacks_and_each_word_with_its_code
     named = {word: (code, "") for word, (code, *_) in NAMED.items()}
     for word, (code, _) in {**FEATURES, **named}.items():
         assert told[f"{word}NAME" if word in NAMED else word][-1] == f"`{code}`"
+
+
+@pytest.mark.parametrize(
+    ("model", "quant", "expected"),
+    [
+        ("mixtral-8x7b", None, "m:16-n:14336-k:4096-e:8-topk:2-experts:auto"),
+        (
+            "qwen3-235b-a22b",
+            "fp8_block",
+            "m:16-n:1536-k:4096-e:8-of:128-topk:8-experts:auto-quant:fp8_block",
+        ),
+        (
+            "llama-4-scout",
+            "none",
+            "m:16-n:8192-k:5120-e:8-of:16-topk:1-experts:auto-shared:1-no_renorm-router:sigmoid"
+            "-missing:weights_input",
+        ),
+    ],
+)
+def test_a_small_share_has_a_models_sizes_and_eight_experts(model, quant, expected):
+    assert small_share(model, quant).id == expected
 
 
 def test_a_refused_case_is_refused_again_by_its_id():
