@@ -42,7 +42,7 @@ def test_a_whole_layer_is_measured_by_its_outputs(capsys):
 @pytest.mark.parametrize(
     ("member", "text"),
     [
-        (rounding_members.Dies, "rank 0: killed by SIGSEGV"),
+        (rounding_members.Dies, "rank 0: ended by SIGSEGV"),
         (rounding_members.Raises, "RuntimeError: no kernel image for these shapes"),
         (rounding_members.Hangs, "rank 0: still running after"),
     ],
@@ -82,7 +82,13 @@ def test_a_member_of_another_chip_ends_with_75(monkeypatch, capsys):
 
 
 def test_the_first_cases_that_the_member_takes_are_chosen():
-    assert [case.top_k for case in plan_of("--experts", "triton").cases] == [1, 2, 4]
-    assert {case.quant for case in plan_of("--experts", "triton").cases} == {"none"}
-    layer = plan_of("--layer", f"{LAYERS}:Fp8Block").cases
+    plain = plan_of("--experts", "triton").cases
+    assert [case.top_k for case in plain] == [1, 2, 4]
+    assert {case.quant for case in plain} == {"none"}
+    only = plan_of("--experts", rounding_members.TakesInt8Only.row.name).cases
+    assert {(case.quant, case.k, case.n) for case in only} == {("int8_channel", 256, 256)}
+
+
+def test_a_layer_runs_with_its_own_experts_and_the_named_quantization():
+    layer = plan_of("--layer", f"{LAYERS}:Fp8Block", "--quant", "fp8_block").cases
     assert {(case.quant, case.experts) for case in layer} == {("fp8_block", "own")}

@@ -28,6 +28,7 @@ def test_options_that_may_be_repeated_add_up():
         ("fuzz", {"budget": "5m", "seed": 0, "slots": 1, "cases": None, "require": []}),
         ("list", {"suite": None, "devices": None, "platform": None, "require": []}),
         ("plan", {"suite": None, "last_failed": False, "experts": None, "layer": None}),
+        ("numerics", {"experts": None, "layer": None, "quant": None, "time_limit": 300.0}),
         ("doctor", {}),
         ("schema", {}),
     ],
