@@ -8,7 +8,7 @@ from harness import cli
 from harness.commands.numerics import planned
 from harness.commands.options import parse
 from harness.plan import machine
-from tests.harness.checks import rounding_members
+from tests.harness.checks import places_members
 
 LAYERS = "tests.harness.outside_layers"
 
@@ -22,14 +22,14 @@ def plan_of(*argv):
 
 
 def test_an_empty_row_gets_its_declaration(capsys):
-    assert run(rounding_members.Loop) == 0
+    assert run(places_members.Loop) == 0
     out = capsys.readouterr().out
     assert "Loop on cpu, 3 cases of one rank:\n  m:16-n:128-k:128-e:8-topk:1-experts:" in out
     assert '  numerics=Numerics(gemm1="model", activated_gate="f32", activation="model", ' in out
 
 
 def test_a_row_that_states_too_much_ends_with_1(capsys):
-    assert run(rounding_members.MoreExact) == 1
+    assert run(places_members.MoreExact) == 1
     out = capsys.readouterr().out
     assert "more exact than its row declares: gemm1, activation, expert are not rounded" in out
 
@@ -42,9 +42,9 @@ def test_a_whole_layer_is_measured_by_its_outputs(capsys):
 @pytest.mark.parametrize(
     ("member", "text"),
     [
-        (rounding_members.Dies, "rank 0: ended by SIGSEGV"),
-        (rounding_members.Raises, "RuntimeError: no kernel image for these shapes"),
-        (rounding_members.Hangs, "rank 0: still running after"),
+        (places_members.Dies, "rank 0: ended by SIGSEGV"),
+        (places_members.Raises, "RuntimeError: no kernel image for these shapes"),
+        (places_members.Hangs, "rank 0: still running after"),
     ],
 )
 def test_a_member_that_returns_nothing_ends_with_1_and_the_evidence(member, text, capsys):
@@ -85,7 +85,7 @@ def test_the_first_cases_that_the_member_takes_are_chosen():
     plain = plan_of("--experts", "triton").cases
     assert [case.top_k for case in plain] == [1, 2, 4]
     assert {case.quant for case in plain} == {"none"}
-    only = plan_of("--experts", rounding_members.TakesInt8Only.row.name).cases
+    only = plan_of("--experts", places_members.TakesInt8Only.row.name).cases
     assert {(case.quant, case.k, case.n) for case in only} == {("int8_channel", 256, 256)}
 
 

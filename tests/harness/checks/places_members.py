@@ -17,7 +17,7 @@ from moe.spec import MemberSpec, Needs, Numerics
 
 
 def row_of(name, **places):
-    target = f"tests.harness.checks.rounding_members:{name}"
+    target = f"tests.harness.checks.places_members:{name}"
     return MemberSpec(name=target, target=target, numerics=Numerics(**places))
 
 
