@@ -85,7 +85,9 @@ def run(args: argparse.Namespace) -> int:
         stopped = _launch(args, selected, remaining, folder)
         summary = _finish(folder, plan, began)
         hints = bound_slack.hints(folder.results.values())
+        assumed = last_lines.assumed_numerics(folder.results.values())
     lines = [f"hint: {hint}" for hint in hints]
+    lines += assumed
     lines += last_lines.not_run(summary, fail_fast=args.fail_fast)
     lines += last_lines.mostly_refused(plan)
     if summary.exit_code() is ExitCode.INCOMPLETE or stopped is not None:

@@ -96,9 +96,8 @@ def alternatives(
     There is one if `declared` states all places before the second product. dtype: the layer's.
     device: a torch device type.
     """
-    noise = Numerics(**_NOISE, **_accumulation(declared, scheme, device))
-    known = declared.filled(noise)
-    tried = (_settled(known.filled(customary)) for customary in _customary())
+    known = replace(declared, **_accumulation(declared, scheme, device)).filled(Numerics(**_NOISE))
+    tried = (_settled(known.filled(customary)) for customary in _customary(declared.weight_on))
     plain = (_in_float32(numerics) if dtype == "f32" else numerics for numerics in tried)
     return tuple(dict.fromkeys(_with_known_weights(plain)))
 
@@ -111,8 +110,18 @@ def ball(declared: Numerics, scheme: Scheme, dtype: str, device: str) -> Numeric
     return replace(first, **unknown)
 
 
-def _customary() -> Iterator[Numerics]:
-    """Yield each customary combination of the places before the second product."""
+def _customary(weight_on: str | None) -> Iterator[Numerics]:
+    """Yield each customary combination of the places before the second product.
+
+    weight_on: where the router weight is stated to come in; None: anywhere.
+    """
+    if weight_on != "intermediate":
+        yield from _with_weight_elsewhere()
+    if weight_on in (None, "intermediate"):
+        yield from _with_weight_on_intermediate()
+
+
+def _with_weight_elsewhere() -> Iterator[Numerics]:
     for gemm1, activated_gate, activation in _ROUNDINGS:
         yield Numerics(
             gemm1=gemm1,
@@ -121,6 +130,9 @@ def _customary() -> Iterator[Numerics]:
             weight_on="output",
             weight_dtype=EITHER,
         )
+
+
+def _with_weight_on_intermediate() -> Iterator[Numerics]:
     firsts = dict.fromkeys(places[:2] for places in _ROUNDINGS)
     for (gemm1, activated_gate), (activation, weight_dtype, weighted) in itertools.product(
         firsts, _ON_INTERMEDIATE
@@ -160,4 +172,5 @@ def _accumulation(declared: Numerics, scheme: Scheme, device: str) -> dict[str, 
     if declared.accumulation is not None:
         return {}
     is_short = device != "cpu" and FORMATS[scheme.activations].grid == "e4m3"
-    return dict(_SHORT) if is_short else {"accumulation": FLOAT32_LOSS}
+    short = {**_SHORT, "aligned": declared.aligned or _SHORT["aligned"]}
+    return short if is_short else {"accumulation": FLOAT32_LOSS}

@@ -14,6 +14,7 @@ FLOAT32_LOSS = 2.0**-22  # largest relative error of a float32 addition, in any 
 EITHER = "either"  # f32 or the layer's dtype: counted as noise, for values that are assumed
 # Places whose value is kept in float32 (`f32`) or rounded to the layer's dtype (`model`).
 ROUNDED = ("gemm1", "activated_gate", "activation", "expert", "weighted", "combine", "reduction")
+_EITHER = ("gemm1", "activated_gate", "activation", "weight_dtype")  # may be EITHER
 _CHOICES = {
     "weight_on": ("output", "intermediate", "input"),
     "weight_dtype": ("f32", "model"),
@@ -72,16 +73,22 @@ class Numerics:
     aligned: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        for place in ROUNDED:
-            _check_choice(place, getattr(self, place), ("f32", "model"), (EITHER,))
-        for name, choices in _CHOICES.items():
-            _check_choice(name, getattr(self, name), choices, (EITHER,))
-        _check_share("accumulation", self.accumulation, BF16_LOSS, "2**-8: bf16's relative step")
-        _check_share("activation_error", self.activation_error, _MOST_ERROR, "2**-6")
+        for name, choices in (*dict.fromkeys(ROUNDED, ("f32", "model")).items(), *_CHOICES.items()):
+            _check_choice(name, getattr(self, name), choices)
+        _check_share("accumulation", self.accumulation, BF16_LOSS, "2**-8, which is bf16's step")
+        _check_share(
+            "activation_error",
+            self.activation_error,
+            _MOST_ERROR,
+            "2**-6; more is another function",
+        )
         for name in ("amax_floor", "amax_epsilon"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < float("inf"):
-                raise ValueError(f"{name} is {value}; it is added to or compared with amax: from 0")
+                raise ValueError(
+                    f"{name} is {value}; it is in units of the values, from 0; if the kernel has "
+                    "none, state 0.0"
+                )
         if self.promoted is not None and self.promoted < 1:
             raise ValueError(f"promoted is {self.promoted}; it counts terms: at least 1, or None")
         if self.aligned is not None and min(self.aligned) < 1:
@@ -125,14 +132,15 @@ def _literal(value: object) -> str:
     return f'"{value}"' if isinstance(value, str) else repr(value)
 
 
-def _check_choice(
-    name: str, value: str | None, choices: tuple[str, ...], assumed: tuple[str, ...]
-) -> None:
+def _check_choice(name: str, value: str | None, choices: tuple[str, ...]) -> None:
+    assumed = (EITHER,) if name in _EITHER else ()
     if value is not None and value not in (*choices, *assumed):
         alternatives = " or ".join((", ".join(choices[:-1]), choices[-1]))
-        raise ValueError(f"{name} is {value!r}; it must be {alternatives}")
+        raise ValueError(f"{name} is {value!r}; it must be {alternatives}, or left out if unknown")
 
 
-def _check_share(name: str, value: float | None, most: float, rule: str) -> None:
-    if value is not None and not 0 <= value <= most:
-        raise ValueError(f"{name} is {value}; it is a relative error, from 0 to {rule}")
+def _check_share(name: str, value: float | None, limit: float, rule: str) -> None:
+    if value is not None and not 0 <= value <= limit:
+        raise ValueError(
+            f"{name} is {value}; it is a relative error, from 0 to {rule}; leave it out if unknown"
+        )

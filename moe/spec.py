@@ -103,7 +103,8 @@ STANDARD = "standard"
 class MemberSpec:
     """Declare one member of a family: its name, its class, what it needs and where it rounds.
 
-    Numerics that are not stated are assumed, see `moe.assumed_numerics`. Raises ValueError for a kind that is not one of KINDS.
+    Numerics that are not stated are assumed, see `moe.assumed_numerics`. Raises ValueError for a
+    kind that is not one of KINDS.
     """
 
     name: str  # as in case ids

@@ -31,8 +31,8 @@ def largest_on_all_ranks(values: Sequence[float], world_size: int) -> list[float
         return list(values)
     largest = torch.tensor(values, dtype=torch.float64, device="cpu")
     dist.all_reduce(largest, op=dist.ReduceOp.MAX)
-    found: list[float] = largest.tolist()
-    return found
+    values_over_ranks: list[float] = largest.tolist()
+    return values_over_ranks
 
 
 def names_on_all_ranks(

@@ -39,21 +39,23 @@ def under(observation: Observation, number: int) -> Observation:
     return dataclasses.replace(observation, subject=other, calls=calls)
 
 
-def fits_of(observation: Observation) -> list[float]:
+def fits_of(observation: Observation, *, of_first: bool = False) -> list[float]:
     """Return how much of its row tolerance each alternative uses in the worst rows; inf: too much.
 
-    Not collective. With one dynamic scale for all tokens, few rows do not determine the values, so
-    every alternative may fit (0).
+    of_first: whether the first alternative is still to be tried, too. Not collective. With one
+    dynamic scale for all tokens, few rows do not determine the values, so every alternative may fit
+    (0).
     """
     subject = observation.subject
-    found = subject.candidates
+    tried = subject.candidates
     fmt = FORMATS[subject.case.layer_spec.scheme.activations]
     if fmt.has_one_scale and not fmt.static:
-        return [0.0] * len(found.alternatives)
+        return [0.0] * len(tried.alternatives)
     worst = _worst_rows(observation.calls)
-    references = [subject.reference.with_numerics(n) for n in (found.ball, *found.alternatives)]
+    references = [subject.reference.with_numerics(n) for n in (tried.ball, *tried.alternatives)]
     if _used(references[0], worst) > BEYOND:
-        return [0.0] + [math.inf] * (len(found.alternatives) - 1)
+        first = math.inf if of_first else 0.0
+        return [first] + [math.inf] * (len(tried.alternatives) - 1)
     kept: list[dict[int, Noisy]] = [{} for _ in worst]
     return [_used(reference, worst, kept) for reference in references[1:]]
 

@@ -115,6 +115,10 @@ def sample_rows(scene: Scene, call: Call, is_wrong: Tensor) -> Scene:
     ids, weights = routing.topk_ids[rows], routing.topk_weights[rows]
     keep = torch.arange(len(rows), device=rows.device)
     answer = scene.reference(x, ids, weights, keep=keep, like=call.answer)
+    if scene.candidates is not None and scene.candidates.several:
+        ball = scene.reference.with_numerics(scene.candidates.ball)
+        wide = ball(x, ids, weights, like=call.answer)  # the layer's roundings are not known
+        answer = dataclasses.replace(answer, variance=wide.variance, flips=wide.flips)
     return dataclasses.replace(
         scene,
         rows=rows,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from harness.diagnosis import causes, error_image, patterns, routing_patterns
 from harness.diagnosis.error_stats import facts, number
+from harness.diagnosis.undeclared_rounding import rounding_cause
 from harness.mutants import HYPOTHESES
 from harness.mutants.sample import scene_of
 from harness.record.diagnosis import CallDiagnosis, Diagnosis
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from harness.fixtures.layer_call import Call
     from harness.mutants import Hypothesis
     from harness.mutants.sample import Scene
+    from harness.record.diagnosis import NamedCause
     from harness.record.result import Finding
 
 MOST_CAUSES = 3
@@ -41,9 +43,12 @@ def diagnose(observation: Observation) -> Diagnosis | None:
     calls: list[CallDiagnosis] = []
     end = time.monotonic() + causes.SECONDS
     failed = [call for call in observation.calls if observation.has_failed(call)]
+    rounding: NamedCause | None = None
     for call in failed[:MOST_CALLS]:
         try:
-            calls.append(_diagnose_call(observation, call, before=calls, end=end))
+            if call is failed[0]:
+                rounding = _rounding_cause(observation, failed)
+            calls.append(_diagnose_call(observation, call, (calls, rounding), end=end))
         except Exception as error:
             text = f"{type(error).__name__}: {error}"
             calls.append(CallDiagnosis(call=call.number, fault=text))
@@ -69,14 +74,31 @@ def _judged_in_every_call(call_diagnosis: CallDiagnosis, calls: int) -> bool:
     return call_diagnosis.call == 0 and calls == 2 and bool(call_diagnosis.stages)
 
 
+def _rounding_cause(observation: Observation, failed: Sequence[Call]) -> NamedCause | None:
+    """Return the cause if an undeclared rounding explains all wrong outputs."""
+    wrong = [call for call in failed if _has_wrong_output(observation, call)]
+    return rounding_cause(observation, wrong) if wrong else None
+
+
 def _diagnose_call(
-    observation: Observation, call: Call, *, before: Sequence[CallDiagnosis], end: float
+    observation: Observation,
+    call: Call,
+    known: tuple[Sequence[CallDiagnosis], NamedCause | None],
+    *,
+    end: float,
 ) -> CallDiagnosis:
-    """Explain one call, and draw its errors if the run's options name a folder for pictures."""
+    """Explain one call, and draw its errors if the run's options name a folder for pictures.
+
+    known: the diagnoses of earlier calls, and the rounding that explains all of them, or None.
+    """
+    before, rounding = known
     subject, context = observation.subject, observation.context
     scene = scene_of(subject.case, context.rank, call, subject.reference)
     likely = tuple(cause.name for earlier in before for cause in earlier.causes)
-    explained = explain(scene, call, observation.of(call), likely=likely, end=end)
+    scene = dataclasses.replace(scene, candidates=subject.candidates)
+    explained = explain(
+        scene, call, observation.of(call), likely=likely, end=end, rounding=rounding
+    )
     folder = context.options.get("pictures")
     if folder and explained.wrong_rows:
         name = png.stem(subject.case.id, f"rank{context.rank}-call{call.number + 1}")
@@ -89,6 +111,10 @@ def _diagnose_call(
     return explained
 
 
+def _has_wrong_output(observation: Observation, call: Call) -> bool:
+    return any(f.topic in (Topic.ROWS, Topic.VALUES) for f in observation.of(call))
+
+
 def explain(
     scene: Scene,
     call: Call,
@@ -96,11 +122,13 @@ def explain(
     *,
     likely: Sequence[str] = (),
     end: float | None = None,
+    rounding: NamedCause | None = None,
 ) -> CallDiagnosis:
     """Return one call's diagnosis, without its picture.
 
     findings: of this call. likely: names of causes to try first; if one fits, no other is tried.
     end: time.monotonic() at which to stop searching causes; None: causes.SECONDS from now.
+    rounding: the cause if an undeclared rounding explains the call; no other is tried then.
     """
     output, answer = call.output.out, call.answer
     mismatch = patterns.find_mismatch(output, answer)
@@ -125,6 +153,8 @@ def explain(
         experts=routing_patterns.shares(mismatch.rows, ids, scene.case.num_experts),
         patterns=tuple(_patterns(scene, mismatch, ids)),
     )
+    if rounding is not None:
+        return dataclasses.replace(explained, causes=(rounding,))
     return _with_causes(explained, _search(scene, call, mismatch, likely, end))
 
 

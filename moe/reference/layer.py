@@ -11,7 +11,6 @@ It also computes the error that a correct member may have, from the values of th
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -30,28 +29,20 @@ from moe.reference.error_propagation import (
 )
 from moe.reference.output_noise import Term, add_noise, sum_roundings, weight_error
 from moe.reference.ownership import holders
-from moe.reference.result import Answer, Sums
+from moe.reference.pairs import largest_input, pairs_of, weighted_input
+from moe.reference.result import Answer, Sums, empty_sums, record_parts
 from moe.reference.shared_experts import SHARED, shared_output
 from moe.spec import LayerSpec, Numerics, resolve
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
     from moe.activations.base import ActivationTruth
+    from moe.reference.pairs import Pairs
 
 B = TypeVar("B", bound="BaselineSiluAndMul")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pairs:
-    """Hold the [R] pairs of a token and a slot that chose expert `e`."""
-
-    e: int
-    rows: Tensor  # [R] int64, the tokens
-    slots: Tensor  # [R] int64
-    weight: Tensor  # [R] router weights, in the dtype that the numerics declare
 
 
 class BaselineSiluAndMul:
@@ -117,15 +108,13 @@ class BaselineSiluAndMul:
         """
         x = x.to(self.dtype)
         kept = products if self.numerics.weight_on != "input" else None
-        pairs = list(self._pairs(topk_ids, topk_weights.to(self.dtype)))
-        if like is not None:
-            first, second = like.tensor_scales
-        else:
-            first, second = self._first_scale(x, a1_scale, topk_weights), None
+        pairs = self._pairs(topk_ids, topk_weights)
+        first = self._first_scale(x, pairs, a1_scale) if like is None else like.tensor_scales[0]
         inputs = self.quantize_input(x, first) if self.numerics.weight_on != "input" else x
+        second = None if like is None else like.tensor_scales[1]
         if like is None:
             second = self._second_scales(inputs, pairs, a2_scale, (first, kept))
-        sums = self._empty_sums(x, topk_ids, keep)
+        sums = empty_sums(x, topk_ids.shape[1], self.layer_spec.layout.world_size, keep)
         for of_expert in pairs:
             ranks, h = self._shards(of_expert, inputs, (first, kept))
             sums.amax2 = torch.maximum(sums.amax2, h.value.abs().amax())
@@ -133,36 +122,20 @@ class BaselineSiluAndMul:
             self._add_shards(sums, of_expert, h)
         return dataclasses.replace(self._finish(sums, x), tensor_scales=(first, second))
 
-    def _pairs(self, topk_ids: Tensor, topk_weights: Tensor) -> Iterator[Pairs]:
-        """Yield the pairs of each expert that some token chose."""
-        weights = topk_weights
+    def _pairs(self, topk_ids: Tensor, topk_weights: Tensor) -> list[Pairs]:
+        """Return the pairs of each expert, with router weights in their declared dtype."""
+        weights = topk_weights.to(self.dtype)
         if self.numerics.weight_dtype == "model":
-            weights = formats.on_grid(topk_weights, self._model)
-        for e in range(self.layer_spec.num_experts):
-            rows, slots = (topk_ids == e).nonzero(as_tuple=True)
-            if len(rows):
-                yield Pairs(e=e, rows=rows, slots=slots, weight=weights[rows, slots])
+            weights = formats.on_grid(weights, self._model)
+        return list(pairs_of(topk_ids, weights, self.layer_spec.num_experts))
 
-    def _empty_sums(self, x: Tensor, topk_ids: Tensor, keep: Tensor | None) -> Sums:
-        world = self.layer_spec.layout.world_size
-        keep = topk_ids.new_empty(0, dtype=torch.int64) if keep is None else keep
-        place = torch.full((len(x),), -1, dtype=torch.int64, device=x.device)
-        place[keep] = torch.arange(len(keep), device=x.device)
-        return Sums(
-            partial=x.new_zeros((world, *x.shape)),
-            parts=x.new_zeros((world, len(keep), topk_ids.shape[1], x.shape[1])),
-            place=place,
-            variance=x.new_zeros(x.shape[0]),
-            flips=x.new_zeros(x.shape[0]),
-            along=x.new_zeros(3, x.shape[0]),
-            unsure=x.new_zeros(x.shape),
-            amax2=x.new_zeros(()),
-        )
+    def remade(self, kind: type[B], numerics: Numerics | None = None) -> B:
+        """Return this reference as `kind`, a subclass that overrides some of the steps below.
 
-    def remade(self, kind: type[B]) -> B:
-        """Return this reference as `kind`, a subclass that overrides some of the steps below."""
+        numerics: others; None: its own.
+        """
         return kind(
-            *(self.layer_spec, self.numerics, self._expert, self._shared),
+            *(self.layer_spec, numerics or self.numerics, self._expert, self._shared),
             dtype=self.dtype,
             values=self._values,
             shared_numerics=self.shared_numerics,
@@ -170,12 +143,7 @@ class BaselineSiluAndMul:
 
     def with_numerics(self: B, numerics: Numerics) -> B:
         """Return this reference with other numerics."""
-        return type(self)(
-            *(self.layer_spec, numerics, self._expert, self._shared),
-            dtype=self.dtype,
-            values=self._values,
-            shared_numerics=self.shared_numerics,
-        )
+        return self.remade(type(self), numerics)
 
     def expert(self, e: int | None) -> tuple[Tensor, Tensor]:
         """Return expert e's matrices before quantization; None: those of the shared experts."""
@@ -185,14 +153,14 @@ class BaselineSiluAndMul:
         return pair[0].to(self.dtype), pair[1].to(self.dtype)
 
     def _first_scale(
-        self, x: Tensor, a1_scale: Tensor | None, topk_weights: Tensor
+        self, x: Tensor, pairs: Sequence[Pairs], a1_scale: Tensor | None
     ) -> Tensor | None:
         """Return the scale of the input if all tokens share one, else None."""
-        if not self.act_format.has_one_scale:
+        fmt = self.act_format
+        if not fmt.has_one_scale:
             return None
-        if self.numerics.weight_on == "input" and topk_weights.numel():
-            x = x * topk_weights.amax(dim=1, keepdim=True)
-        return formats.activation_scale(x, self.act_format, a1_scale, self.numerics)
+        largest = largest_input(x, pairs, self.numerics, self._model)
+        return formats.activation_scale(largest, fmt, a1_scale, self.numerics)
 
     def quantize_input(self, x: Tensor, scale: Tensor | None) -> Tensor:
         """Return the values of the codes of x [T, K]. scale: [], or None: one per row or group."""
@@ -233,21 +201,30 @@ class BaselineSiluAndMul:
 
         inputs: [T, K]. first: the input's scale, and the dict that keeps first products.
         """
-        scale, products = first
-        product = None if products is None else products.get(pairs.e)
-        if product is None:
-            rows = inputs[pairs.rows]
-            if self.numerics.weight_on == "input":
-                weighted = rows * pairs.weight[:, None]
-                place = self._model if self.numerics.weighted == "model" else "f32"
-                rows = self.quantize_input(formats.on_grid(weighted, place), scale)
-            product = first_product(rows, self.weights(pairs.e)[0], self.numerics)
-        if products is not None:
-            products[pairs.e] = product
+        product = self._first_product(pairs, inputs, first)
         weight = pairs.weight if self.numerics.weight_on == "intermediate" else None
         h = intermediate(product, self.numerics, self._model, self.activation, weight)
         ranks, columns = holders(self.layer_spec, pairs.e)
         return ranks, h.by_rank(columns)
+
+    def _first_product(
+        self,
+        pairs: Pairs,
+        inputs: Tensor,
+        first: tuple[Tensor | None, dict[int, Noisy] | None],
+    ) -> Noisy:
+        """Return the first product [R, 2N] of an expert, kept or computed; see `_shards`."""
+        scale, products = first
+        if products is not None and pairs.e in products:
+            return products[pairs.e]
+        rows = inputs[pairs.rows]
+        if self.numerics.weight_on == "input":
+            weighted = weighted_input(inputs, pairs, self.numerics, self._model)
+            rows = self.quantize_input(weighted, scale)
+        product = first_product(rows, self.weights(pairs.e)[0], self.numerics)
+        if products is not None:
+            products[pairs.e] = product
+        return product
 
     def weights(self, e: int) -> tuple[Tensor, Tensor]:
         """Return the values of the codes of expert e's matrices; the latest result is cached."""
@@ -255,9 +232,8 @@ class BaselineSiluAndMul:
             return self._values(e)
         if self._latest is None or self._latest[0] != e:
             w13, w2 = (w.to(self.dtype) for w in self._expert(e))
-            fmt = self.weight_format
-            values = formats.weight_values(w13, fmt), formats.weight_values(w2, fmt)
-            self._latest = (e, values)
+            w13, w2 = (formats.weight_values(w, self.weight_format) for w in (w13, w2))
+            self._latest = (e, (w13, w2))
         return self._latest[1]
 
     def quantize_intermediate(self, h: Noisy, shared: Scale | None) -> Noisy:
@@ -273,11 +249,7 @@ class BaselineSiluAndMul:
         w2 = by_rank(self.weights(pairs.e)[1], columns)  # [w, K, c]
         y = h.value @ w2.transpose(1, 2)
         is_weighted = self.numerics.weight_on != "output"
-        if sums.parts.shape[1]:
-            place = sums.place[pairs.rows]
-            recorded = place >= 0
-            parts = y / _nonzero(pairs.weight)[:, None] if is_weighted else y
-            sums.parts[ranks, place[recorded], pairs.slots[recorded]] = parts[:, recorded]
+        record_parts(sums, pairs, ranks, y / pairs.divisor if is_weighted else y)
         weight = torch.ones_like(pairs.weight) if is_weighted else pairs.weight
         sums.partial[ranks].index_add_(1, pairs.rows, weight[:, None] * y)
         term = Term(rows=pairs.rows, weight=weight, h=h, w2=w2, y=y)
@@ -286,15 +258,14 @@ class BaselineSiluAndMul:
     def _finish(self, sums: Sums, x: Tensor) -> Answer:
         """Sum over the ranks and add the shared experts, with the roundings of these sums."""
         out, variance, shared = sums.partial.sum(dim=0), sums.variance, None
+        has_shared = self._shared is not None
         if self._shared is not None:
             w13, w2 = (w.to(self.dtype) for w in self._shared)
             shared, noise, along = shared_output(
                 x, (w13, w2), self.shared_numerics, self.layer_spec, self.activation
             )
-            out = out + shared
-            variance = variance + noise
+            out, variance = out + shared, variance + noise
             sums.along += along
-        has_shared = self._shared is not None
         roundings = sum_roundings(sums.partial, out, self.numerics, self.layer_spec, has_shared)
         unsure, along_unsure = weight_error(sums.unsure, out)
         return Answer(
@@ -307,8 +278,3 @@ class BaselineSiluAndMul:
             parts=sums.parts,
             shared=shared,
         )
-
-
-def _nonzero(weight: Tensor) -> Tensor:
-    """Return the weights with 1 in place of zeros, to divide by."""
-    return torch.where(weight == 0, torch.ones_like(weight), weight)

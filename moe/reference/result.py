@@ -10,10 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+
 if TYPE_CHECKING:
     from torch import Tensor
 
     from moe.reference.error_propagation import Scale
+    from moe.reference.pairs import Pairs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,3 +60,30 @@ class Sums:
     along: Tensor  # [3, T] the first parts, see Answer
     unsure: Tensor  # [T, K] change of the output if all router weights were rounded
     amax2: Tensor  # []
+
+
+def empty_sums(x: Tensor, top_k: int, world_size: int, keep: Tensor | None) -> Sums:
+    """Return sums of zeros for tokens x [T, K]. keep: [r] int64 requested rows; None: none."""
+    tokens, hidden = x.shape
+    keep = torch.empty(0, dtype=torch.int64, device=x.device) if keep is None else keep
+    place = torch.full((tokens,), -1, dtype=torch.int64, device=x.device)
+    place[keep] = torch.arange(len(keep), device=x.device)
+    return Sums(
+        partial=x.new_zeros((world_size, tokens, hidden)),
+        parts=x.new_zeros((world_size, len(keep), top_k, hidden)),
+        place=place,
+        variance=x.new_zeros(tokens),
+        flips=x.new_zeros(tokens),
+        along=x.new_zeros(3, tokens),
+        unsure=x.new_zeros(x.shape),
+        amax2=x.new_zeros(()),
+    )
+
+
+def record_parts(sums: Sums, pairs: Pairs, ranks: slice, parts: Tensor) -> None:
+    """Keep what an expert adds on its ranks, [w, R, K] before the weight, for requested rows."""
+    if sums.parts.shape[1] == 0:
+        return
+    place = sums.place[pairs.rows]
+    requested = place >= 0
+    sums.parts[ranks, place[requested], pairs.slots[requested]] = parts[:, requested]

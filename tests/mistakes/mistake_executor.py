@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from harness import execute
-from harness.fixtures import run_calls
+from harness.fixtures import layer_under_test, run_calls
+from moe.spec import Numerics
 from tests.mistakes import (
     mistakes_experts,
     mistakes_functions,
@@ -57,6 +58,17 @@ def run_case(case: MoETestConfig, context: RankContext) -> RankResult:
             MISTAKES[case.seed - 1].plant(patch)
         result = execute.run_case(case, context)
     return dataclasses.replace(result, metrics={**result.metrics, **beyond(calls)})
+
+
+def run_undeclared(case: MoETestConfig, context: RankContext) -> RankResult:
+    """As `run_case`, of members whose rows state no numerics. Collective."""
+
+    def silent(real, *args):
+        return dataclasses.replace(real(*args), numerics=Numerics(), numerics_of={})
+
+    with pytest.MonkeyPatch.context() as patch:
+        around(patch, layer_under_test, "row_under_test", silent)
+        return run_case(case, context)
 
 
 def beyond(calls: list[Call]) -> dict[str, float]:

@@ -1,6 +1,8 @@
 """Runs every planted mistake through the real runner and prints what came of it, one a line.
 
-python tests/mistakes/show_mistakes.py [NAME ...]
+python tests/mistakes/show_mistakes.py [--undeclared] [NAME ...]
+
+--undeclared: the members' rows state no numerics, so customary ones are assumed.
 """
 
 from __future__ import annotations
@@ -78,12 +80,13 @@ class MemberSpec:
         return "passes" if share == 0 else f"caught, {max(share, 0.01):.0%} off"
 
 
-def run(mistakes: list[Mistake]) -> list[MemberSpec]:
+def run(mistakes: list[Mistake], *, undeclared: bool = False) -> list[MemberSpec]:
     """Through plan and engine, one warm gang a world size; the rows in the table's order."""
+    name = "run_undeclared" if undeclared else "run_case"
     found = {}
     with tempfile.TemporaryDirectory() as folder, Pool() as pool:
         options = scheduler.RunOptions(
-            log_dir=Path(folder), executor="tests.mistakes.mistake_executor:run_case"
+            log_dir=Path(folder), executor=f"tests.mistakes.mistake_executor:{name}"
         )
         for seconds in sorted({m.seconds for m in mistakes}):
             cases = [m.case for m in mistakes if m.seconds == seconds]
@@ -123,11 +126,12 @@ def table(rows: list[MemberSpec]) -> str:
 
 
 if __name__ == "__main__":
-    asked = sys.argv[1:]
+    asked = [name for name in sys.argv[1:] if name != "--undeclared"]
     unknown = set(asked) - {m.name for m in MISTAKES}
     if unknown:
         sys.exit(f"no such mistake: {', '.join(sorted(unknown))}")
-    rows = run([m for m in MISTAKES if m.name in asked or not asked])
+    chosen = [m for m in MISTAKES if m.name in asked or not asked]
+    rows = run(chosen, undeclared="--undeclared" in sys.argv)
     print(table(rows))
     if asked:
         print("\n".join(text for row in rows for text in row.result.messages))

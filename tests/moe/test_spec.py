@@ -42,25 +42,6 @@ def test_ranks_without_experts_are_no_reason_to_refuse():
     assert layer_refusal(layer_spec(num_experts=2, layout=Layout(dp_size=4, use_ep=True))) is None
 
 
-@pytest.mark.parametrize(
-    ("fields", "says"),
-    [
-        ({"gemm1": "bf16"}, "gemm1 is 'bf16'; it must be f32 or model"),
-        ({"combine": ""}, "combine is ''; it must be f32 or model"),
-        (
-            {"accumulation": float("nan")},
-            "accumulation is nan; it must be from 0 to ",
-        ),
-        ({"accumulation": 0.005}, "accumulation is 0.005; .* from 0 to 2.*, at most that of bf16"),
-        ({"accumulation": -(2.0**-9)}, "accumulation is -0.001953125; "),
-        ({"promoted": 0}, "promoted is 0; it counts terms: at least 1, or None"),
-    ],
-)
-def test_numerics_that_no_reference_could_follow_are_refused(fields, says):
-    with pytest.raises(ValueError, match=says):
-        Numerics(**fields)
-
-
 def test_a_kind_that_no_layer_can_compose_is_refused():
     with pytest.raises(ValueError, match="row 'mine' is of kind 'fused'; choose from modular"):
         MemberSpec(name="mine", target="x:Y", kind="fused")

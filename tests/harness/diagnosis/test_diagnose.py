@@ -12,6 +12,7 @@ from harness.checks.check import Observation
 from harness.checks.output import judge
 from harness.diagnosis import causes, diagnose
 from harness.diagnosis.diagnose import explain
+from harness.fixtures.layer_under_test import numerics_of
 from harness.fixtures.rank_context import RankContext
 from harness.record.result import Finding, Topic
 from moe.layout import Layout
@@ -129,6 +130,7 @@ class Stand:
 
     case: object = CASE
     reference: BaselineSiluAndMul = REFERENCE
+    candidates: object = numerics_of(CASE, "cpu")
 
 
 def context(folder=None):

@@ -27,7 +27,9 @@ def outcomes(proofs):
 def loosened(right, factor):
     """The scene with a bound that is so many times as wide, everywhere."""
     wide = {name: getattr(right.answer, name) * factor**2 for name in ("variance", "flips")}
-    wide["along"] = right.answer.along * torch.tensor([[factor**2], [factor**2], [factor]])
+    wide["along"] = right.answer.along * torch.tensor(
+        [[factor**2], [factor**2], [factor], [factor]]
+    )
     return dataclasses.replace(right, answer=dataclasses.replace(right.answer, **wide), memo={})
 
 

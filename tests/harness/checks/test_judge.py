@@ -1,4 +1,4 @@
-"""How `execute` folds the table of checks: in order, no exception hides another finding."""
+"""How the table of checks is folded: in order, no exception hides another finding."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from harness import checks
 from harness.checks import output_dtype, quantization_applied
 from harness.checks.check import Check, Observation
-from harness.checks.judge import judge, verdict
+from harness.checks.judge import run_table, verdict
 from harness.engine.gang_channels import _leaves_peers_waiting
 from harness.engine.messages import Done, Failed
 from harness.execute import run_case
@@ -35,7 +35,7 @@ def finding(name, **fields):
 def folded(*table):
     calls = [SimpleNamespace(number=0)]
     seen = Observation(subject=None, context=context(), calls=calls)
-    return judge(seen, table, Clock(context=context()))
+    return run_table(seen, table, Clock(context=context()))
 
 
 def test_checks_run_in_order_and_see_what_was_found_before():

@@ -1,0 +1,122 @@
+"""Explain a failure by a customary rounding that the row does not state, or states wrongly.
+
+The output is compared with the references of all customary numerics, not only of those that the row
+leaves open. If one of them explains the call, the layer is not wrong: its row is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING
+
+from harness.checks.alternatives import fits_of
+from harness.checks.output import judge
+from harness.fixtures.run_calls import answered
+from harness.record.diagnosis import NamedCause
+from harness.record.result import Verdict
+from moe.assumed_numerics import candidates
+from moe.layers import COMPOSED
+from moe.numerics import ROUNDED, Numerics, declaration
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from harness.checks.check import Observation
+    from harness.fixtures.layer_call import Call
+
+NAME, MORE_EXACT = "undeclared_rounding", "more_exact"
+# Places before the second product, which are tried one by one; later ones are noise.
+_BEFORE = ("gemm1", "activated_gate", "activation", "weight_on")
+_SUMS = ("accumulation", "promoted", "aligned", "reduction")  # stay as stated
+MOST_TRIED = 8
+AS_GOOD = 1.2  # times the smallest error: the fewest changes among these are named
+
+
+def rounding_cause(observation: Observation, calls: Sequence[Call]) -> NamedCause | None:
+    """Return the cause if customary numerics that the row excludes explain all failed calls."""
+    stated = observation.subject.candidates.stated
+    places = stated.places
+    kept = [name for name in places if name not in _BEFORE]
+    sums = [name for name in places if name in _SUMS]
+    for names in (kept, sums):  # first with the later places as stated, then with all of them free
+        free = Numerics(**{name: places[name] for name in names})
+        nearest = _explained(observation, calls, free)
+        if nearest is not None:
+            residual, numerics = nearest
+            return _cause(stated, numerics, _subject_option(observation), residual)
+    return None
+
+
+def _explained(
+    observation: Observation, calls: Sequence[Call], free: Numerics
+) -> tuple[float, Numerics] | None:
+    """Return the nearest numerics that explain the calls, with the remaining part of the error."""
+    subject = observation.subject
+    case = subject.case
+    device = observation.context.device.type
+    wide = candidates(free, case.layer_spec.scheme, case.dtype, device)
+    new = [n for n in wide.alternatives if n not in subject.candidates.alternatives]
+    if not new:
+        return None
+    tried = dataclasses.replace(wide, alternatives=tuple(new))
+    other = dataclasses.replace(subject, candidates=tried)
+    fits = fits_of(dataclasses.replace(observation, subject=other, calls=calls), of_first=True)
+    nearest = sorted((fit, number) for number, fit in enumerate(fits) if fit <= 1)
+    explaining: list[tuple[float, Numerics]] = []
+    for _, number in nearest[:MOST_TRIED]:
+        reference = subject.reference.with_numerics(new[number])
+        tested = dataclasses.replace(subject, reference=reference)
+        again = [answered(call, tested, observation.context) for call in calls]
+        judged = (judge(call.output.out, call.answer).verdict for call in again)
+        if Verdict.FAILED not in judged:
+            residual = _error(again) / max(_error(calls), math.ulp(0.0))
+            explaining.append((residual, new[number]))
+    stated = subject.candidates.stated
+    best = min((residual for residual, _ in explaining), default=0.0)
+    near = [pair for pair in explaining if pair[0] <= AS_GOOD * best]
+    return min(near, key=lambda pair: (len(_changed(stated, pair[1])), pair[0]), default=None)
+
+
+def _changed(stated: Numerics, fitting: Numerics) -> dict[str, str]:
+    """Return the places that were found to be otherwise than stated, with what was found."""
+    names = dict.fromkeys((*_BEFORE, *ROUNDED))
+    pairs = ((name, getattr(stated, name), getattr(fitting, name)) for name in names)
+    return {name: new for name, old, new in pairs if old not in (None, new)}
+
+
+def _error(calls: Sequence[Call]) -> float:
+    """Return the norm of the error of all calls."""
+    errors = (call.output.out.to(call.answer.out.dtype) - call.answer.out for call in calls)
+    return math.hypot(*(float(error.norm()) for error in errors))
+
+
+def _subject_option(observation: Observation) -> str:
+    """Return the option that names what is under test."""
+    case = observation.subject.case
+    return f"--experts {case.experts}" if case.layer == COMPOSED else f"--layer {case.layer}"
+
+
+def _cause(stated: Numerics, fitting: Numerics, option: str, residual: float) -> NamedCause:
+    """Return the cause: which places differ from the row, and the line to declare."""
+    changed = _changed(stated, fitting)
+    before = {name: value for name, value in changed.items() if name in _BEFORE}
+    more_exact = bool(changed) and all(value == "f32" for value in changed.values())
+    places = ", ".join(
+        f'{name} = "{value}" where it states "{stated.places[name]}"'
+        for name, value in (before or changed).items()
+    )
+    line = declaration(_declared(stated, fitting))
+    head = (
+        "the member is more exact than its row declares"
+        if more_exact
+        else "a rounding that the row does not declare"
+    )
+    text = f"{head}: {places or 'see the line'}; declare numerics={line}"
+    measured = f"{text} (python -m harness numerics {option} measures it)"
+    return NamedCause(name=MORE_EXACT if more_exact else NAME, cause=measured, residual=residual)
+
+
+def _declared(stated: Numerics, fitting: Numerics) -> Numerics:
+    """Return the row's numerics with the places before the second product as found."""
+    return dataclasses.replace(stated, **{name: getattr(fitting, name) for name in _BEFORE})

@@ -1,0 +1,88 @@
+"""The noise of single sums, against what it stands for: a tensor core's short accumulator."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from moe.reference.sum_noise import gathered, of_each_sum
+from moe.spec import Numerics
+
+TERMS, BITS = 32, 13
+SHORT = Numerics.stated(accumulation=2.0**-15.5, promoted=128, aligned=(TERMS, BITS))
+
+
+def exponent(x):
+    return torch.where(x == 0, -999.0, x.abs().log2().floor())
+
+
+def short_sum(x, w, promoted):
+    """x [R, I], w [O, I] float64 -> [R, O] as the hardware gives it, aligned and cut off."""
+    total = torch.zeros(len(x), len(w), dtype=torch.float64)
+    sum_so_far = torch.zeros_like(total)
+    for start in range(0, x.shape[1], TERMS):
+        a, b = x[:, None, start : start + TERMS], w[None, :, start : start + TERMS]
+        largest = torch.where(a * b == 0, -999.0, exponent(a) + exponent(b)).amax(dim=2)
+        step = torch.exp2(torch.maximum(largest, exponent(sum_so_far)) - BITS)
+        kept = (a * b / step[:, :, None]).trunc().sum(dim=2)
+        sum_so_far = ((sum_so_far / step).trunc() + kept) * step
+        if (start + TERMS) % promoted == 0:
+            total, sum_so_far = total + sum_so_far, torch.zeros_like(total)
+    return total + sum_so_far
+
+
+def e4m3(x):
+    return x.to(torch.float8_e4m3fn).double()
+
+
+def data(terms, *, heavy):
+    generator = torch.Generator().manual_seed(terms)
+    x, up, w = (torch.randn(160, terms, generator=generator) for _ in range(3))
+    return e4m3(torch.nn.functional.silu(1.5 * x) * up * 20 if heavy else x), e4m3(w)
+
+
+def worst(off, sigma):
+    return float((off.abs() / sigma).max())
+
+
+@pytest.mark.parametrize("heavy", [False, True])
+@pytest.mark.parametrize("terms", [64, 100, 128, 384])
+def test_a_short_accumulator_stays_within_its_noise(terms, heavy):
+    x, w = data(terms, heavy=heavy)
+    off = short_sum(x, w, 128) - x @ w.T
+    sigma = of_each_sum(x.float(), w.float(), SHORT)
+    assert worst(off, sigma) < 5
+    assert 0.2 < (off / sigma).square().mean().sqrt() < 1
+    plain = of_each_sum(x.float(), w.float(), replace(SHORT, aligned=None))
+    assert worst(off, plain) > 1.5 * worst(off, sigma)  # one number for all sums misses the worst
+    assert 0.2 < (off / plain).square().mean().sqrt() < 1.1
+
+
+def test_without_promotion_the_sum_so_far_is_that_of_all_terms():
+    x, w = data(4096, heavy=False)
+    x, w = x[:40], w[:40]
+    off = short_sum(x, w, 1 << 20) - x @ w.T
+    assert worst(off, of_each_sum(x.float(), w.float(), replace(SHORT, promoted=None))) < 5
+    assert worst(off, of_each_sum(x.float(), w.float(), SHORT)) > 8
+
+
+def test_scales_of_rows_and_columns_scale_the_noise():
+    x, w = data(128, heavy=True)
+    sigma = of_each_sum(x.float(), w.float(), SHORT)
+    rows, columns = torch.logspace(-4, 4, 160), torch.logspace(4, -4, 160)
+    scaled = of_each_sum(x.float() * rows[:, None], w.float() * columns[:, None], SHORT)
+    assert torch.allclose(scaled, sigma * rows[:, None] * columns, rtol=1e-3)
+
+
+def test_a_row_of_zeros_has_none():
+    x, w = data(128, heavy=False)
+    x[3] = 0
+    assert of_each_sum(x.float(), w.float(), SHORT)[3].abs().max() < 1e-30
+
+
+def test_a_plain_accumulator_s_is_the_same_for_equal_lengths():
+    x, w = torch.ones(2, 50), torch.ones(3, 50)
+    plain = Numerics.stated(accumulation=2.0**-22)
+    wanted = math.sqrt(gathered(plain, 50) / 50) * 50
+    assert of_each_sum(x, w, plain).tolist() == [pytest.approx([wanted] * 3)] * 2
