@@ -11,17 +11,17 @@ from harness.record.rounding_fit import PLACES
 from moe.experts import EXPERTS
 from moe.numerics import Numerics
 from moe.quant import QUANT
-from tests.harness.checks import rounding_classes
+from tests.harness.checks import places_members
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 HERE = machine.detect()
 RIGHT = (
-    rounding_classes.WideSum,
-    rounding_classes.EveryStep,
-    rounding_classes.WeightBeforeRounding,
-    rounding_classes.WeightInside,
-    rounding_classes.SumsBySlot,
-    rounding_classes.SumsInAnyOrder,
+    places_members.WideSum,
+    places_members.EveryStep,
+    places_members.WeightBeforeRounding,
+    places_members.WeightInside,
+    places_members.SumsBySlot,
+    places_members.SumsInAnyOrder,
 )
 
 
@@ -69,7 +69,7 @@ def test_what_a_class_does_is_inferred_without_its_row(member):
 
 
 def test_a_backend_that_is_more_exact_than_its_row_is_told_apart():
-    row = rounding_classes.MoreExact.row
+    row = places_members.MoreExact.row
     decision = decide(measure(ids(cases(row.name)), "cpu"), row.numerics)
     assert decision.is_more_exact
     assert decision.wrong == ("gemm1", "activation", "expert")
@@ -77,7 +77,7 @@ def test_a_backend_that_is_more_exact_than_its_row_is_told_apart():
 
 
 def test_a_row_that_leaves_out_a_rounding_is_wrong():
-    row = rounding_classes.RoundsTheGate.row
+    row = places_members.RoundsTheGate.row
     decision = decide(measure(ids(cases(row.name)), "cpu"), row.numerics)
     assert decision.wrong == ("activated_gate",)
     assert not decision.is_more_exact
@@ -85,15 +85,13 @@ def test_a_row_that_leaves_out_a_rounding_is_wrong():
 
 
 def test_a_sum_of_rounded_parts_is_within_the_noise_and_not_reproduced():
-    row = rounding_classes.SplitSum.row
+    row = places_members.SplitSum.row
     decision = decide(measure(ids(cases(row.name)), "cpu"), row.numerics)
     assert decision.fitting is Fitting.WITHIN
     assert decision.to_state.gemm1 == "model"
 
 
-@pytest.mark.parametrize(
-    "member", [rounding_classes.GateAndUpExchanged, rounding_classes.Unwritten]
-)
+@pytest.mark.parametrize("member", [places_members.GateAndUpExchanged, places_members.Unwritten])
 def test_wrong_outputs_have_no_explanation(member):
     points = cases(member.row.name)
     decision = decide(measure(ids(points), "cpu"), Numerics())
@@ -103,7 +101,7 @@ def test_wrong_outputs_have_no_explanation(member):
 
 
 def test_one_expert_per_token_leaves_the_sum_open():
-    points = cases(rounding_classes.EveryStep.row.name)[:1]
+    points = cases(places_members.EveryStep.row.name)[:1]
     decision = decide(measure(ids(points), "cpu"), Numerics())
     assert {"combine", "weight_dtype"}.isdisjoint(decision.to_state.places)
     assert decision.to_state.activated_gate == "model"

@@ -8,7 +8,7 @@ from harness import cli
 from harness.commands.numerics import planned
 from harness.commands.options import parse
 from harness.plan import machine
-from tests.harness.checks import rounding_classes
+from tests.harness.checks import places_members
 
 LAYERS = "tests.harness.outside_layers"
 
@@ -22,14 +22,14 @@ def plan_of(*argv):
 
 
 def test_an_empty_row_gets_its_declaration(capsys):
-    assert run(rounding_classes.Loop) == 0
+    assert run(places_members.Loop) == 0
     out = capsys.readouterr().out
     assert "Loop on cpu, 3 cases of one rank:\n  m:16-n:128-k:128-e:8-topk:1-experts:" in out
     assert '  numerics=Numerics(gemm1="model", activated_gate="f32", activation="model", ' in out
 
 
 def test_a_row_that_states_too_much_ends_with_1(capsys):
-    assert run(rounding_classes.MoreExact) == 1
+    assert run(places_members.MoreExact) == 1
     out = capsys.readouterr().out
     assert "more exact than its row declares: gemm1, activation, expert are not rounded" in out
 
@@ -42,9 +42,9 @@ def test_a_whole_layer_is_measured_by_its_outputs(capsys):
 @pytest.mark.parametrize(
     ("member", "text"),
     [
-        (rounding_classes.Dies, "rank 0: killed by SIGSEGV"),
-        (rounding_classes.Raises, "RuntimeError: no kernel image for these shapes"),
-        (rounding_classes.Hangs, "rank 0: still running after"),
+        (places_members.Dies, "rank 0: ended by SIGSEGV"),
+        (places_members.Raises, "RuntimeError: no kernel image for these shapes"),
+        (places_members.Hangs, "rank 0: still running after"),
     ],
 )
 def test_a_member_that_returns_nothing_ends_with_1_and_the_evidence(member, text, capsys):
@@ -82,22 +82,13 @@ def test_a_member_of_another_chip_ends_with_75(monkeypatch, capsys):
 
 
 def test_the_first_cases_that_the_member_takes_are_chosen():
-    assert [case.top_k for case in plan_of("--experts", "triton").cases] == [1, 2, 4]
-    assert {case.quant for case in plan_of("--experts", "triton").cases} == {"none"}
-    layer = plan_of("--layer", f"{LAYERS}:Fp8Block").cases
+    plain = plan_of("--experts", "triton").cases
+    assert [case.top_k for case in plain] == [1, 2, 4]
+    assert {case.quant for case in plain} == {"none"}
+    only = plan_of("--experts", places_members.TakesInt8Only.row.name).cases
+    assert {(case.quant, case.k, case.n) for case in only} == {("int8_channel", 256, 256)}
+
+
+def test_a_layer_runs_with_its_own_experts_and_the_named_quantization():
+    layer = plan_of("--layer", f"{LAYERS}:Fp8Block", "--quant", "fp8_block").cases
     assert {(case.quant, case.experts) for case in layer} == {("fp8_block", "own")}
-
-
-def test_a_real_models_sizes_are_measured_with_some_of_its_experts():
-    plan = plan_of("--experts", "torch_grouped", "--model", "olmoe-1b-7b")
-    assert [case.id for case in plan.cases] == [
-        f"m:16-n:1024-k:2048-e:8-of:64-topk:{top_k}-experts:torch_grouped-no_renorm"
-        for top_k in (1, 2, 4)
-    ]
-
-
-def test_a_real_model_that_no_case_can_say_is_refused_with_its_reason(capsys):
-    assert cli.main(["numerics", "--experts", "torch_loop", "--model", "minimax-m2"]) == 4
-    assert "is refused: router_unsupported: no case can say yet" in capsys.readouterr().err
-    assert cli.main(["numerics", "--experts", "torch_loop", "--model", "x.json"]) == 3
-    assert "--model x.json: there is no such file" in capsys.readouterr().err

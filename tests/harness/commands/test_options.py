@@ -30,6 +30,7 @@ def test_options_that_may_be_repeated_add_up():
         ("plan", {"suite": None, "last_failed": False, "experts": None, "layer": None}),
         ("fuzz", {"model": None, "layouts": None, "tokens": None, "quant": None}),
         ("list", {"model": None, "layouts": None, "tokens": None, "quant": None}),
+        ("numerics", {"experts": None, "layer": None, "quant": None, "time_limit": 300.0}),
         ("doctor", {}),
         ("schema", {"models": False}),
     ],

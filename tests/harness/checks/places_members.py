@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 
 import torch
 from torch.nn.functional import silu
 
 from moe.experts.base import Experts
-from moe.spec import MemberSpec, Numerics
+from moe.spec import MemberSpec, Needs, Numerics
 
 
 def row_of(name, **places):
-    target = f"tests.harness.checks.rounding_classes:{name}"
+    target = f"tests.harness.checks.places_members:{name}"
     return MemberSpec(name=target, target=target, numerics=Numerics(**places))
 
 
@@ -199,6 +200,20 @@ class Unwritten(Loop):
 
     def combine(self, terms, routing):
         return torch.full_like(terms[:, 0], torch.nan, dtype=self.dtype)
+
+
+class TakesInt8Only(Loop):
+    """Is refused the plainest cases: it needs int8 codes, and sizes of a multiple of 256."""
+
+    row = replace(
+        row_of("TakesInt8Only"),
+        needs=Needs(
+            formats=frozenset({("int8_channel", "int8_token")}),
+            dequantizes=True,
+            hidden_multiple=256,
+            shard_multiple=256,
+        ),
+    )
 
 
 class Dies(Loop):
