@@ -20,6 +20,8 @@ _ROUNDED = Numerics.stated(gemm1="model", activation="model", expert="model", ac
 # The Triton kernels add it to a float32 accumulator every 128 elements.
 _FP8_SHORT, _FP8_ALIGNED = 2.0**-15.5, (32, 13)
 _FP8_PROMOTED = replace(_ROUNDED, accumulation=_FP8_SHORT, promoted=128, aligned=_FP8_ALIGNED)
+# Frameworks compute each step in the layer's dtype: f(gate) is rounded before the product with up.
+_EVERY_STEP = replace(_ROUNDED, activated_gate="model")
 _TRANSFORMERS = Needs(
     dtypes=ANY,
     activation_functions=frozenset(released.ACTIVATION_NAMES),
@@ -121,14 +123,14 @@ EXPERTS: Registry[MemberSpec] = Registry(
             name="transformers_eager",
             target="moe.experts.transformers_experts:TransformersEager",
             needs=replace(_TRANSFORMERS, probe="moe.released:eager_experts_know_the_sentinel"),
-            numerics=replace(_ROUNDED, combine="model"),
+            numerics=replace(_EVERY_STEP, weighted="model", combine="model"),
             deterministic=True,
         ),
         MemberSpec(
             name="transformers_batched_mm",
             target="moe.experts.transformers_experts:TransformersBatchedMM",
             needs=_TRANSFORMERS,
-            numerics=_ROUNDED,
+            numerics=_EVERY_STEP,
             deterministic=True,
         ),
         MemberSpec(
@@ -137,7 +139,7 @@ EXPERTS: Registry[MemberSpec] = Registry(
             needs=replace(
                 _TRANSFORMERS, dtypes=frozenset({"bf16"}), hidden_multiple=8, shard_multiple=8
             ),
-            numerics=_ROUNDED,
+            numerics=_EVERY_STEP,
             deterministic=True,
         ),
         MemberSpec(
@@ -146,7 +148,7 @@ EXPERTS: Registry[MemberSpec] = Registry(
             needs=Needs(
                 packages=(released.TORCHTITAN_EXPERTS,), hidden_multiple=8, shard_multiple=8
             ),
-            numerics=replace(_ROUNDED, combine="model"),
+            numerics=replace(_EVERY_STEP, weighted="model"),
             deterministic=True,
         ),
         MemberSpec(
