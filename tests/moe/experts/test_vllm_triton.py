@@ -9,8 +9,8 @@ from tests.moe.experts.vllm_cases import problem, run, where_it_runs
 from tests.moe.kernels.kernel_cases import QUANTS, expected_output, relative_rms, same
 
 pytestmark = where_it_runs("vllm_triton")
-# Of SiLU(gate), which the truth does not round, and of the codes that this flips.
-LIMITS = {"none": 6e-3} | dict.fromkeys(QUANTS[1:], 2e-2)
+# Of SiLU(gate), which the truth does not round, and of the codes and the scale that this moves.
+LIMITS = {"none": 6e-3} | dict.fromkeys(QUANTS[1:], 3e-2)
 
 
 @pytest.mark.parametrize("quant_name", QUANTS)
