@@ -102,6 +102,8 @@ TORCHTITAN = _torchtitan(
     f"{_TITAN}.feed_forward:FeedForward.Config(w1, w2, w3)",
     f"{_TITAN}.token_dispatcher:AllToAllTokenDispatcher.Config",
     f"{_TITAN}.token_dispatcher:BaseEPTokenDispatcher.wire_meshes(ep_mesh)",
+    "torchtitan.distributed.utils:get_spmd_backend()",
+    "torchtitan.distributed.utils:set_spmd_backend(spmd_backend)",
 )
 
 

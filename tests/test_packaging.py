@@ -111,7 +111,18 @@ def test_ci_runs_its_commands():
     assert os.access(script, os.X_OK)
     assert "set -euo pipefail" in lines
     steps = ["make test", "make test-extra-rows", "make test-matrix SUITE=smoke"]
-    assert lines[-3:] == steps
+    assert lines[-4:] == [*steps, "make test-subjects"]
+
+
+def test_the_tests_of_released_packages_install_them():
+    steps = make("test-subjects").stdout
+    assert "scripts/setup_env.py --extras 'subjects'" in steps
+    named = re.findall(r"tests/moe/\S+\.py", steps)
+    assert "tests/moe/test_released.py" in named
+    assert [path for path in named if not (ROOT / path).exists()] == []
+    tests = {str(p.relative_to(ROOT)) for p in (ROOT / "tests" / "moe").rglob("test_*.py")}
+    asking = {path for path in tests if "released_subjects" in (ROOT / path).read_text()}
+    assert asking <= set(named), "a file that is skipped without the packages runs with them"
 
 
 # The set-up.
@@ -180,6 +191,51 @@ def test_flashinfer_comes_by_its_extra_only():
     assert not [line for line in plain if line.startswith("flashinfer")]
     extra = setup_env.requirements(config, frozenset({"cuda"}))
     assert [line for line in extra if line.startswith("flashinfer-python")]
+
+
+def test_torchtitan_comes_without_what_only_its_training_needs():
+    config = setup_env.project()
+    wanted = setup_env.requirements(config, frozenset({"subjects"}))
+    alone = setup_env.without_requirements(config)
+    with_theirs, bare = setup_env.split(wanted, alone)
+    assert bare == ["torchtitan==0.3.0"]
+    assert sorted([*with_theirs, *bare]) == sorted(wanted)
+    names = {Requirement(line).name for line in with_theirs}
+    assert {"transformers", "spmd_types", "tyro"} <= names
+
+
+def test_packages_that_come_alone_are_of_some_extra():
+    config = setup_env.project()
+    extras = config["project"]["optional-dependencies"]
+    named = {Requirement(line).name for lines in extras.values() for line in lines}
+    assert setup_env.without_requirements(config) <= named
+
+
+def test_a_package_alone_is_installed_but_not_resolved(tree, monkeypatch):
+    monkeypatch.setattr(setup_env, "run", lambda command: None)
+    monkeypatch.setattr(setup_env, "project", lambda: PROJECT)
+    resolved, installed = [], []
+
+    def resolve(wanted):
+        resolved.extend(wanted)
+        return reported("numpy")
+
+    monkeypatch.setattr(setup_env, "resolve_without_cuda", resolve)
+    monkeypatch.setattr(setup_env, "pip", lambda *arguments: installed.extend(arguments))
+    setup_env.set_up(frozenset({"subjects"}))
+    assert resolved == ["setuptools", "numpy"]
+    assert "--no-deps" in installed
+    assert {"numpy==1.2", "titan==1"} <= set(installed)
+
+
+PROJECT = {
+    "build-system": {"requires": ["setuptools"]},
+    "project": {
+        "dependencies": ["numpy"],
+        "optional-dependencies": {"cuda": [], "dev": [], "subjects": ["titan==1"]},
+    },
+    "tool": {"set-up": {"without-requirements": ["titan"]}},
+}
 
 
 def test_gpus_decide_what_torch_may_be():
@@ -281,13 +337,34 @@ STEP_WORDS = {
 MIRROR_WORDS = {"label", "device", "num_devices", "timeout_in_minutes", "commands"}
 
 
+CPU_STEP_WORDS = STEP_WORDS - {"num_devices", "optional", "mirror"}
+
+
 @pytest.fixture(scope="module")
-def step():
-    text = (ROOT / ".buildkite" / "pipeline.yml").read_text()
-    pipeline = yaml.safe_load(text)
+def steps():
+    pipeline = yaml.safe_load((ROOT / ".buildkite" / "pipeline.yml").read_text())
     assert set(pipeline) == {"group", "steps"}
-    (only,) = pipeline["steps"]
-    return only
+    return pipeline["steps"]
+
+
+@pytest.fixture
+def step(steps):
+    """The step on GPUs."""
+    return steps[0]
+
+
+def test_the_cpu_step_runs_released_layers_and_needs_no_gpu(steps):
+    cpu = steps[1]
+    assert len(steps) == 2
+    assert set(cpu) == CPU_STEP_WORDS
+    assert (cpu["device"], cpu["key"]) == ("cpu", "released-moe-layers-on-a-cpu")
+    assert cpu["commands"][0] == "make setup EXTRAS=subjects"
+    words = shlex.split(cpu["commands"][1])
+    asked = parse(words[words.index("harness") + 1 :])
+    assert (asked.suite, asked.require[0]) == ("subjects", "cpu")
+    assert {"experts=transformers_grouped_mm", "experts=torchtitan"} < set(asked.require)
+    assert cpu["retry"] == steps[0]["retry"]
+    assert cpu["source_file_dependencies"] == steps[0]["source_file_dependencies"]
 
 
 def test_the_gpu_step_and_its_twin_use_the_dialects_words(step):

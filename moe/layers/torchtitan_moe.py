@@ -33,7 +33,8 @@ class TorchtitanMoE(LayerSubject, row=LAYERS.row("torchtitan_moe")):
         """Make the layer around this rank's shard."""
         spec, layout = self.layer_spec, self.layer_spec.layout
         self._adds = layout.tp_size > 1 and not layout.use_ep  # over the tensor-parallel ranks
-        mlps = [self._shard(checkpoint.expert(e)) for e in self._experts()]
+        experts = spec.experts_of(self.rank) if layout.use_ep else range(spec.num_experts)
+        mlps = [self._shard(checkpoint.expert(e)) for e in experts]
         shared = None if checkpoint.shared is None else self._shard(checkpoint.shared)
         with torch.device("meta"):
             moe: Any = self._config(len(mlps), mlps[0], shared).build().eval()
@@ -53,15 +54,9 @@ class TorchtitanMoE(LayerSubject, row=LAYERS.row("torchtitan_moe")):
         self._moe = moe
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        (x,) = inputs
         with _uneven_all_to_all():
-            out: Tensor = self._moe(x[None])[0]
+            out: Tensor = self._moe(inputs[0][None])[0]
         return self.groups.tp.all_reduce(out) if self._adds else out
-
-    def _experts(self) -> tuple[int, ...]:
-        """Return the experts that this rank holds."""
-        spec = self.layer_spec
-        return spec.experts_of(self.rank) if spec.layout.use_ep else tuple(range(spec.num_experts))
 
     def _shard(self, mlp: CheckpointMLP) -> tuple[Tensor, Tensor, Tensor]:
         """Return this rank's columns of gate, up and down."""
@@ -78,16 +73,13 @@ class TorchtitanMoE(LayerSubject, row=LAYERS.row("torchtitan_moe")):
         from torchtitan.models.common import feed_forward, linear, moe, token_dispatcher
 
         spec = self.layer_spec
-        dispatcher = (
-            token_dispatcher.AllToAllTokenDispatcher
-            if spec.layout.use_ep
-            else token_dispatcher.LocalTokenDispatcher
-        )
+        kind = "AllToAll" if spec.layout.use_ep else "Local"
+        dispatcher = getattr(token_dispatcher, f"{kind}TokenDispatcher")
 
         def product(inner: int, outer: int) -> Any:
             return linear.Linear.Config(in_features=inner, out_features=outer)
 
-        def shared_config(columns: int) -> Any:
+        def mlp(columns: int) -> Any:
             into, back = product(spec.hidden, columns), product(columns, spec.hidden)
             return feed_forward.FeedForward.Config(w1=into, w2=back, w3=into)
 
@@ -107,7 +99,7 @@ class TorchtitanMoE(LayerSubject, row=LAYERS.row("torchtitan_moe")):
                 ),
                 token_dispatcher=dispatcher.Config(num_experts=spec.num_experts, top_k=spec.top_k),
             ),
-            shared_experts=None if shared is None else shared_config(len(shared[0])),
+            shared_experts=None if shared is None else mlp(len(shared[0])),
         )
 
 

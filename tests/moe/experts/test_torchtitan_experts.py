@@ -11,10 +11,7 @@ from tests.moe.experts.test_transformers_experts import made, run
 from tests.moe.kernels.kernel_cases import expected_output, relative_rms, same
 from tests.moe.released_subjects import needs
 
-pytestmark = [
-    needs(released.TORCHTITAN_EXPERTS),
-    pytest.mark.filterwarnings("default::DeprecationWarning"),  # of what it imports
-]
+pytestmark = needs(released.TORCHTITAN_EXPERTS)
 
 
 @pytest.mark.parametrize("unused", [0.0, 0.5])

@@ -8,6 +8,7 @@ import torch
 from moe import released
 from moe.experts import EXPERTS
 from moe.layout import Layout
+from moe.platforms import platform
 from moe.quant import QUANT
 from moe.types import Activations, Routing
 from tests.moe.kernels.kernel_cases import (
@@ -48,7 +49,11 @@ def run(name, layer_spec, quant, weights, x, routing):
 def test_slots_without_an_expert_on_this_rank_add_nothing(name, layout, unused):
     layer_spec, *rest = made(unused, hidden=72, intermediate=136, num_experts=5, top_k=3)
     wanted = expected_output(layer_spec, *rest)
-    got = run(name, dataclasses.replace(layer_spec, layout=layout), *rest)
+    layer_spec = dataclasses.replace(layer_spec, layout=layout)
+    reason = EXPERTS.row(name).needs.refusal(layer_spec, platform("cpu"))
+    if reason is not None:
+        pytest.skip(reason.text)  # eager experts before 5.18
+    got = run(name, layer_spec, *rest)
     assert got.dtype == torch.bfloat16
     assert relative_rms(got, wanted) < 0.006  # of rounding SiLU(gate) and each term
     nobody = (rest[-1].topk_ids < 0).all(dim=1)
