@@ -114,13 +114,13 @@ class Needs:
             for name, (unrestricted, check) in _CHECKS.items()
             if name not in leave_out and getattr(self, name) != unrestricted
         ]
-        if self.probe is not None and self.features <= platform.features and self._installed():
+        if self.probe is not None and self.are_met_by(platform):
             needs.append(_probe(self.probe, platform))
         return tuple(needs)
 
-    def _installed(self) -> bool:
-        """Return whether no package is refused."""
-        return not any(map(package_refusal, self.packages))
+    def are_met_by(self, platform: Platform) -> bool:
+        """Return whether the platform has all features, and no package is refused."""
+        return self.features <= platform.features and not any(map(package_refusal, self.packages))
 
     def refusal(self, layer_spec: LayerSpec, platform: Platform) -> Reason | None:
         """Return the reason of the first need that does not hold, or None."""

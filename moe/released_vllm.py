@@ -63,12 +63,12 @@ def sizes_fit(layer_spec: LayerSpec, _: Platform) -> Reason | None:
 
 def _too_many_experts(layer_spec: LayerSpec) -> Reason | None:
     """Refuse ranks with too many experts, counting the one that stands for other ranks' experts."""
-    most = max(map(len, layer_spec.experts_by_rank))
-    aligned = -(-(most + 1) // _ALIGNED) * _ALIGNED
+    largest = max(map(len, layer_spec.experts_by_rank))
+    aligned = -(-(largest + 1) // _ALIGNED) * _ALIGNED
     if aligned < _MOST_ALIGNED:
         return None
     limit = _MOST_ALIGNED - _ALIGNED - 1
-    text = f"moe_align_block_size takes at most {limit} experts on a rank, not {most}"
+    text = f"moe_align_block_size takes at most {limit} experts on a rank, not {largest}"
     return Reason(code="too_many_experts", text=text)
 
 

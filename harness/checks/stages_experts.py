@@ -194,7 +194,8 @@ def _activation(handed: Handed, flat: Tensor, labels: dict[str, Tensor]) -> Stag
 def _activated(handed: Handed, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
     """Return f(gate) * up [r, n] and the tolerance of float32 implementations.
 
-    Where f(gate) is rounded, noise may move it across a tie.
+    Where f(gate) is rounded, noise may move it across a tie: by a step, or by the noise itself
+    where it exceeds the step, as that of 1 + tanh(t) does near 0.
     """
     reference, dtype = handed.subject.reference, handed.subject.case.dtype
     if reference.numerics.activated_gate != "model" or dtype == "f32":
@@ -202,8 +203,8 @@ def _activated(handed: Handed, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor
         return exact.value, 4 * exact.noise
     function = reference.activation(gate, torch.ones_like(up))
     f = formats.on_grid(function.value, dtype)
-    tie = formats.tie_of(function.value, f, dtype)
-    jump = torch.where(tie <= 4 * function.noise, formats.step_of(f, dtype), 0.0)
+    tie, noise = formats.tie_of(function.value, f, dtype), 4 * function.noise
+    jump = torch.where(tie <= noise, formats.step_of(f, dtype) + noise, 0.0)
     value = f * up
     return value, jump * up.abs() + value.abs() * FLOAT32_NOISE
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from harness.matrix.axis import Axis
     from harness.plan.machine import Machine
-    from moe.spec import MemberSpec
+    from moe.spec import MemberSpec, Platform
 
 WORLDS = (1, 2, 3, 4, 8)
 SIZES = AXES["n"].simpler_values
@@ -84,7 +84,7 @@ def space_for(machine: Machine, experts: str | None = None, layer: str | None = 
         space = space_for(machine, next(reversed(EXPERTS.rows)))
         return replace(space, experts=(OWN,), layer=layer)
     names = (experts,) if experts else tuple(reversed(EXPERTS.rows))
-    served = tuple(n for n in names if EXPERTS.row(n).needs.features <= machine.platform.features)
+    served = tuple(n for n in names if EXPERTS.row(n).needs.are_met_by(machine.platform))
     if machine.devices:
         return Space(
             machine=machine,
@@ -160,13 +160,14 @@ def configs(draw: Callable[[Any], Any], space: Space) -> MoETestConfig:
     if isinstance(row, OwnLayerSpec):  # whose hidden states carry logits
         return sized
     is_exact = draw(st.sampled_from(_EXACT)) and is_bitwise(exact)
-    return _with_families(row, exact if is_exact else sized)
+    return _with_families(space.machine.platform, row, exact if is_exact else sized)
 
 
-def _with_families(row: MemberSpec, case: MoETestConfig) -> MoETestConfig:
+def _with_families(platform: Platform, row: MemberSpec, case: MoETestConfig) -> MoETestConfig:
     """Return the case with a router and an activation picked by its seed: no draw shifts others."""
     pick = random.Random(case.seed)  # noqa: S311  # no secret
-    router = pick.choice([MoETestConfig.router, *ROUTERS.rows])
+    served = [router.name for router in ROUTERS if router.needs.are_met_by(platform)]
+    router = pick.choice([MoETestConfig.router, *served])
     changed = case.replace(activation=pick.choice(_activations(row)), router=router)
     return changed if changed.exact == is_bitwise(changed) else case
 

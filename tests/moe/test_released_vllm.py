@@ -1,0 +1,66 @@
+"""What vLLM must have, and what of a layer its kernels refuse."""
+
+import pytest
+
+from moe import packages, released_vllm
+from moe.layout import Layout
+from moe.platforms import platform
+from moe.quant import QUANT
+from moe.spec import LayerSpec
+
+ALL = (released_vllm.TRITON, released_vllm.PERMUTE, released_vllm.ROUTER)
+SM90 = platform("cuda_sm90")
+
+
+def layer_spec(quant="none", layout=None, **sizes):
+    given = {"m": 4, "hidden": 256, "intermediate": 256, "num_experts": 8, "top_k": 2} | sizes
+    return LayerSpec(**given, scheme=QUANT.row(quant).scheme, layout=layout or Layout())
+
+
+@pytest.mark.parametrize("package", ALL)
+def test_a_package_that_is_installed_fits(package):
+    """Where it is not, the only reason is that it is missing."""
+    reason = packages.refusal(package)
+    assert reason is None or reason.code == "package_missing"
+
+
+def test_all_rows_import_the_same_modules():
+    """A plan waits for one process, which takes ten seconds."""
+    assert len({package.modules for package in ALL}) == 1
+
+
+@pytest.mark.parametrize(
+    ("num_experts", "layout", "is_refused"),
+    [
+        (991, Layout(), False),
+        (992, Layout(), True),
+        (992, Layout(dp_size=2), True),
+        (992, Layout(dp_size=2, use_ep=True), False),
+    ],
+)
+def test_the_alignment_takes_991_experts_of_a_rank(num_experts, layout, is_refused):
+    reason = released_vllm.sizes_fit(layer_spec(num_experts=num_experts, layout=layout), SM90)
+    assert (reason is not None) == is_refused
+    if reason is not None:
+        assert (reason.code, reason.text) == (
+            "too_many_experts",
+            "moe_align_block_size takes at most 991 experts on a rank, not 992",
+        )
+
+
+@pytest.mark.parametrize(
+    ("quant", "sizes", "text"),
+    [
+        ("fp8_block", {"hidden": 192}, "hidden size 192 is not a multiple of 128"),
+        ("fp8_block", {"intermediate": 64}, "a rank's intermediate size 64 is not a multiple"),
+        ("fp8_block", {"hidden": 384}, None),
+        ("int8_channel", {"hidden": 192, "intermediate": 40}, None),
+        ("none", {"hidden": 72}, None),
+    ],
+)
+def test_only_groups_must_be_whole(quant, sizes, text):
+    reason = released_vllm.sizes_fit(layer_spec(quant, **sizes), SM90)
+    assert (reason is None) == (text is None)
+    if reason is not None:
+        assert reason.code == "size_not_multiple"
+        assert reason.text.startswith(text)
