@@ -66,12 +66,17 @@ class Candidates:
     """Hold the numerics with which a member may be right.
 
     stated: by its row. alternatives: to try in this order, see `alternatives`. ball: covers all of
-    them, see `ball`.
+    them, see `ball`. balls: cover them together, where one does not; the first is `ball`.
     """
 
     stated: Numerics
     alternatives: tuple[Numerics, ...]
-    ball: Numerics
+    balls: tuple[Numerics, ...]
+
+    @property
+    def ball(self) -> Numerics:
+        """Return the numerics whose noise covers the alternatives."""
+        return self.balls[0]
 
     @property
     def several(self) -> bool:
@@ -84,7 +89,7 @@ def candidates(stated: Numerics, scheme: Scheme, dtype: str, device: str) -> Can
     return Candidates(
         stated=stated,
         alternatives=alternatives(stated, scheme, dtype, device),
-        ball=ball(stated, scheme, dtype, device),
+        balls=_balls(stated, scheme, dtype, device),
     )
 
 
@@ -108,6 +113,18 @@ def ball(declared: Numerics, scheme: Scheme, dtype: str, device: str) -> Numeric
     places = ("gemm1", "activated_gate", "activation")
     unknown: dict[str, Any] = {name: EITHER for name in places if getattr(declared, name) is None}
     return replace(first, **unknown)
+
+
+def _balls(stated: Numerics, scheme: Scheme, dtype: str, device: str) -> tuple[Numerics, ...]:
+    """Return the ball, and one with the weight on the intermediate if that moves all codes.
+
+    A scale of each row follows the weight, so codes stay; a scale of the whole tensor does not.
+    """
+    covering = ball(stated, scheme, dtype, device)
+    if stated.weight_on is not None or not FORMATS[scheme.activations].has_one_scale:
+        return (covering,)
+    inside = replace(stated, weight_on="intermediate")
+    return covering, ball(inside, scheme, dtype, device)
 
 
 def _customary(weight_on: str | None) -> Iterator[Numerics]:

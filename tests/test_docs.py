@@ -31,12 +31,13 @@ from harness.record.proof import Outcome
 from harness.record.result import Verdict
 from harness.record.rounding_fit import PLACES
 from harness.record.summary import summarize
+from moe.assumed_numerics import alternatives
 from moe.experts import EXPERTS
 from moe.layers import LAYERS, TAKES
 from moe.layers.base import CheckpointWeights, LayerSubject
 from moe.platforms import platform
 from moe.reference import routing
-from moe.spec import Numerics
+from moe.spec import Numerics, Scheme
 from tests.harness.execute_ranks import run_all
 
 if TYPE_CHECKING:
@@ -303,10 +304,17 @@ def test_the_support_table_is_the_one_that_is_made() -> None:
 
 
 def test_the_numerics_that_can_be_declared_are_described() -> None:
-    rows = table(BACKEND, '| field of `Numerics` | value that is rounded where it is `"model"` |')
-    fields = {field.name: field.default for field in dataclasses.fields(Numerics)}
-    assert [row[0].strip("`") for row in rows] == [
-        f for f, value in fields.items() if value == "f32"
+    rows = table(BACKEND, "| field of `Numerics` | meaning |")
+    names = [row[0].strip("`") for row in rows]
+    assert sorted(names) == sorted(field.name for field in dataclasses.fields(Numerics))
+
+
+def test_the_alternatives_are_listed_in_their_order() -> None:
+    rows = table(ROOT / "docs" / "bounds.md", "| first product | SiLU(gate) | SiLU(gate) * up |")
+    plain = Scheme(weights="model", activations="model")
+    tried = alternatives(Numerics(weight_on="output"), plain, "bf16", "cpu")
+    assert [tuple(row) for row in rows] == [
+        (numerics.gemm1, numerics.activated_gate, numerics.activation) for numerics in tried
     ]
 
 

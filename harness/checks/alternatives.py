@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from moe.reference.result import Answer
 
 MOST_CALLS, MOST_ROWS = 4, 8  # with the largest errors, that are compared first
-# Times the tolerance of the ball that covers all alternatives: beyond, none of them can fit.
+# Times the tolerance of each ball that covers all alternatives: beyond, none of them can fit.
 BEYOND = 2.0
 
 
@@ -52,12 +52,13 @@ def fits_of(observation: Observation, *, of_first: bool = False) -> list[float]:
     if fmt.has_one_scale and not fmt.static:
         return [0.0] * len(tried.alternatives)
     worst = _worst_rows(observation.calls)
-    references = [subject.reference.with_numerics(n) for n in (tried.ball, *tried.alternatives)]
-    if _used(references[0], worst) > BEYOND:
+    balls = (subject.reference.with_numerics(numerics) for numerics in tried.balls)
+    if all(_used(reference, worst) > BEYOND for reference in balls):
         first = math.inf if of_first else 0.0
         return [first] + [math.inf] * (len(tried.alternatives) - 1)
     kept: list[dict[int, Noisy]] = [{} for _ in worst]
-    return [_used(reference, worst, kept) for reference in references[1:]]
+    references = (subject.reference.with_numerics(numerics) for numerics in tried.alternatives)
+    return [_used(reference, worst, kept) for reference in references]
 
 
 def _worst_rows(calls: Sequence[Call]) -> list[tuple[Call, Tensor]]:

@@ -18,8 +18,8 @@ from harness.checks.stage_bound import (
     not_finite,
     rounding,
 )
+from harness.checks.stages_combine import combine, router_weights, unsure_weights
 from harness.fixtures.layer_call import chosen_rows
-from moe.numerics import EITHER
 from moe.reference import formats
 from moe.reference.error_propagation import FLOAT32_NOISE
 from moe.reference.sum_noise import of_each_sum
@@ -49,7 +49,7 @@ def check(handed: Handed, *, all_rows: bool = False) -> list[StageFinding]:
             _compared("gemm2", handed, flat, products.get("gemm2"), labels),
             _compared("weighted", handed, flat, products.get("weighted"), labels),
         ]
-    departing.append(_combine(handed, tokens))
+    departing.append(combine(handed, tokens))
     findings = [finding for finding in departing if finding is not None]
     return findings or _not_finite(handed, tokens, flat, labels)
 
@@ -163,8 +163,8 @@ def _product(handed: Handed, name: str, sums: tuple[Tensor, Tensor], flat: Tenso
     tolerance = REACH * sigma
     places = {"gemm1": numerics.gemm1, "gemm2": numerics.expert, "weighted": numerics.weighted}
     if name == "weighted":
-        weight = _weights(handed, flat)[:, None]
-        tolerance = tolerance * weight.abs() + _unsure(handed, flat)[:, None] * value.abs()
+        weight = router_weights(handed, flat)[:, None]
+        tolerance = tolerance * weight.abs() + unsure_weights(handed, flat)[:, None] * value.abs()
         value = value * weight
         if numerics.expert == "model":
             tolerance = tolerance + rounding(value.abs() + tolerance, handed.subject.case.dtype)
@@ -184,7 +184,7 @@ def _activation(handed: Handed, flat: Tensor, labels: dict[str, Tensor]) -> Stag
     if numerics.activation == "model":
         tolerance = tolerance + rounding(value.abs() + tolerance, dtype)
     if numerics.weight_on == "intermediate":
-        weight = _weights(handed, flat)[:, None]
+        weight = router_weights(handed, flat)[:, None]
         value, tolerance = value * weight, tolerance * weight.abs()
         if numerics.weighted == "model":
             tolerance = tolerance + rounding(value.abs() + tolerance, dtype)
@@ -206,22 +206,6 @@ def _activated(handed: Handed, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor
     jump = torch.where(tie <= 4 * function.noise, formats.step_of(f, dtype), 0.0)
     value = f * up
     return value, jump * up.abs() + value.abs() * FLOAT32_NOISE
-
-
-def _weights(handed: Handed, flat: Tensor) -> Tensor:
-    """Return [r] float32 router weights of these flat rows, in the dtype that is declared."""
-    weight = handed.stages["weights"].value.flatten()[flat].float()
-    if handed.subject.reference.numerics.weight_dtype == "model":
-        return formats.on_grid(weight, handed.subject.case.dtype)
-    return weight
-
-
-def _unsure(handed: Handed, flat: Tensor) -> Tensor:
-    """Return [r], the error of the router weights if it is not known whether they are rounded."""
-    weight = _weights(handed, flat)
-    if handed.subject.reference.numerics.weight_dtype != EITHER:
-        return torch.zeros_like(weight)
-    return (formats.on_grid(weight, handed.subject.case.dtype) - weight).abs()
 
 
 def _second(handed: Handed, flat: Tensor, labels: dict[str, Tensor]) -> list[StageFinding | None]:
@@ -262,45 +246,3 @@ def _second_scale(handed: Handed, h: Tensor) -> Tensor:
         h = handed.rows("activation", used)
     static = handed.subject.scales["a2_scale"]
     return formats.activation_scale(h, fmt, static, handed.subject.reference.numerics)
-
-
-def _combine(handed: Handed, tokens: Tensor) -> StageFinding | None:
-    """Compare the weighted sum over slots; tokens without an expert on this rank give zeros."""
-    if not handed.has("gemm2") and not handed.has("weighted"):
-        tokens = tokens[(handed.ids[tokens] < 0).all(dim=1)]  # expected zeros
-    if len(tokens) == 0 or not handed.has("combine", "weights"):
-        return None
-    numerics, dtype = handed.subject.reference.numerics, handed.subject.case.dtype
-    terms, noise = _weighted(handed, tokens)
-    value, size = terms.sum(dim=1), terms.abs().sum(dim=1)
-    times = handed.top_k if numerics.combine == "model" else 1
-    tolerance = size * (handed.top_k * 2.0**-23) + noise.sum(dim=1)
-    tolerance = tolerance + rounding(size if times > 1 else value.abs() + tolerance, dtype, times)
-    if handed.exact:
-        tolerance = torch.zeros_like(tolerance)
-    actual = handed.stages["combine"].value[tokens]
-    return compare("combine", actual, Expected(value=value, tolerance=tolerance), {"rows": tokens})
-
-
-def _weighted(handed: Handed, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Return weighted expert outputs and their allowed error, [s, k, K] float32 each.
-
-    Experts of other ranks give zeros.
-    """
-    numerics, ids = handed.subject.reference.numerics, handed.ids[tokens]
-    hidden = handed.stages["combine"].value.shape[1]
-    terms = torch.zeros((*ids.shape, hidden), device=ids.device)
-    noise = torch.zeros_like(terms)
-    rows, slots = (ids >= 0).nonzero(as_tuple=True)
-    if not len(rows):
-        return terms, noise
-    flat = tokens[rows] * handed.top_k + slots
-    if handed.has("weighted") or numerics.weight_on != "output":
-        terms[rows, slots] = handed.rows("weighted" if handed.has("weighted") else "gemm2", flat)
-        return terms, noise
-    y = handed.rows("gemm2", flat)
-    terms[rows, slots] = _weights(handed, flat)[:, None] * y
-    noise[rows, slots] = _unsure(handed, flat)[:, None] * y.abs()
-    if numerics.weighted == "model":
-        noise += rounding(terms.abs() + noise, handed.subject.case.dtype)
-    return terms, noise

@@ -85,10 +85,12 @@ def rejected(outputs: Tensor, scene: Scene) -> Tensor:
 def _is_far(outputs: Tensor, scene: Scene) -> Tensor:
     """Return [M] bool: outputs in which a row is beyond every alternative's tolerance."""
     assert scene.candidates is not None
-    answer = answer_under(scene, scene.candidates.ball)
-    distance = (outputs - answer.out).square().sum(dim=2)
-    far = ~(distance <= (BEYOND * row_tolerance(answer)).square())
-    return far.any(dim=1)
+    far = torch.ones(len(outputs), dtype=torch.bool, device=outputs.device)
+    for numerics in scene.candidates.balls:
+        answer = answer_under(scene, numerics)
+        distance = (outputs - answer.out).square().sum(dim=2)
+        far &= ~(distance <= (BEYOND * row_tolerance(answer)).square()).all(dim=1)
+    return far
 
 
 def _other_answers(scene: Scene) -> Iterator[Answer]:

@@ -6,6 +6,7 @@ the most useful lines come first, so that a text cut to fit a terminal loses lit
 
 from __future__ import annotations
 
+import re
 import textwrap
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ MAX_LINES = 60  # lines of one case by default
 WIDTH = 114  # columns of a line, except lines to copy; callers indent by up to six more
 TRACEBACK = "Traceback (most recent call last)"
 PICTURE = "picture: "
+EARLY = ("gemm1", "activated_gate", "activation", "weight_on")  # places of the numerics
 LOGS = "logs"  # subfolder of a run's folder with logs and pictures
 
 
@@ -113,10 +115,17 @@ def _summary(result: CaseResult, calls: list[tuple[int, CallDiagnosis]]) -> Iter
     for text, sources in sources_by_text(calls, _pattern_texts).items():
         yield f"pattern{source_suffix(sources, failed_calls)}: {text}"
     yield from cause_lines(calls, failed_calls)
+    if result.assumed is not None:
+        yield f"numerics: the row does not state all, so assumed; nearest: {_early(result.assumed)}"
     yield from _stage_lines(calls, failed_calls)
     for text, sources in sources_by_text(calls, _fault_texts).items():
         suffix = source_suffix(sources, failed_calls)
         yield f"the diagnosis{suffix} failed, but the verdict stands: {text}"
+
+
+def _early(declaration: str) -> str:
+    """Return the roundings before the second product, as a declaration of numerics has them."""
+    return ", ".join(re.findall(rf'\b(?:{"|".join(EARLY)})="\w+"', declaration))
 
 
 def _where(result: CaseResult, calls: list[tuple[int, CallDiagnosis]]) -> str:

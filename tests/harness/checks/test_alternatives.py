@@ -13,16 +13,21 @@ import pytest
 import torch
 
 from harness import checks, parallel_launch
-from harness.checks.alternatives import fits_of, under
+from harness.checks.alternatives import BEYOND, fits_of, under
 from harness.checks.check import Observation
 from harness.checks.judge import judge
+from harness.checks.output import row_tolerance
 from harness.execute import run_case
 from harness.fixtures.layer_under_test import make_subject
 from harness.fixtures.phase_timer import Clock
 from harness.fixtures.run_calls import run_calls
 from harness.record.result import Verdict
+from moe.assumed_numerics import candidates
+from moe.numerics import Numerics
 from tests.harness.checks.rounding_members import HERE
 from tests.harness.execute_ranks import case, context, run_all
+from tests.moe.reference.plain_member import plain_member
+from tests.moe.reference.test_layer import IDS, WEIGHTS, X, layer_spec, reference
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL = {"m": 16, "n": 64, "k": 128, "num_experts": 8, "top_k": 2}
@@ -120,3 +125,48 @@ def test_one_alternative_must_explain_all_ranks():
     assert run_case(alone, context()).verdict is Verdict.PASSED
     results = parallel_launch(2, run_all, [alone.replace(dp_size=2).id])
     assert Verdict.FAILED in [result.verdict for (result,) in results]
+
+
+SCHEMES = [
+    ("model", "model"),
+    ("fp8_block", "fp8_group"),
+    ("fp8_tensor", "fp8_static"),
+    ("int8_channel", "int8_token"),
+]
+
+
+def ball_used(scheme):
+    """Return how much of the nearest ball's row tolerance right members use, by numerics."""
+    spec = layer_spec(scheme)
+    tried = candidates(Numerics(), spec.scheme, "bf16", "cpu")
+    static = torch.tensor(5.0 / 448), torch.tensor(9.0 / 448)
+    scales = dict(zip(("a1_scale", "a2_scale"), static, strict=True))
+    ref = reference(spec, tried.ball)
+    answers = [ref.with_numerics(ball)(X, IDS, WEIGHTS, **scales) for ball in tried.balls]
+    used = {}
+    for exact in itertools.chain.from_iterable(map(kinds_of, tried.alternatives)):
+        out = plain_member(X, IDS, WEIGHTS, ref.weights, exact, scheme[1], static)
+        parts = [(out - a.out).norm(dim=1) / row_tolerance(a) for a in answers]
+        used[exact] = min(float(part.amax()) for part in parts)
+    return used
+
+
+def kinds_of(numerics):
+    """Yield the members that an alternative stands for: with and without the later roundings."""
+    known = numerics.weight_dtype != "either"
+    for late in ("f32", "model"):
+        for dtype in (numerics.weight_dtype,) if known else ("f32", "model"):
+            yield dataclasses.replace(numerics, expert=late, combine=late, weight_dtype=dtype)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: scheme[1])
+def test_no_right_member_is_beyond_the_balls(scheme):
+    """So outputs that are BEYOND all balls are right under no alternative."""
+    used = ball_used(scheme)
+    assert len(used) > 50
+    assert max(used.values()) < 1 < BEYOND
+
+
+def test_a_scale_of_all_rows_does_not_follow_the_weight_so_one_ball_is_not_enough():
+    assert len(candidates(Numerics(), layer_spec(SCHEMES[2]).scheme, "bf16", "cpu").balls) == 2
+    assert len(candidates(Numerics(), layer_spec(SCHEMES[3]).scheme, "bf16", "cpu").balls) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import pytest
@@ -11,7 +12,7 @@ from harness.record.result import Verdict
 from moe import intermediates
 from moe.experts.torch_loop import TorchLoopExperts
 from moe.quant import QUANT
-from tests.harness.checks import stage_faults
+from tests.harness.checks import stage_faults, stage_roundings
 from tests.harness.checks.stage_faults import case, run, stages_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -84,3 +85,52 @@ def test_nan_in_a_stage_of_which_no_more_is_known_is_named(stage):
         (finding,) = call.stages
         assert finding.where["column"] == 3
         assert re.match(r"1 of \d+ elements are NaN or Inf.*; first at ", finding.text)
+
+
+ROUNDINGS = {
+    "GateStep": ("gemm1", "activation", "gemm2"),
+    "WeightInside": ("gemm1", "activation", "gemm2"),
+    "WeightedOnly": ("gemm1", "activation", "weighted"),
+    "WeightedByRounded": ("gemm1", "activation", "weighted"),
+}
+
+
+def rounding_member(name):
+    return case(m=16, experts=f"{stage_roundings.HERE}:{name}")
+
+
+@pytest.mark.parametrize("name", ROUNDINGS)
+def test_stages_that_are_rounded_as_declared_are_right(name):
+    found = run(stage_faults.nothing, rounding_member(name).id)
+    assert (found.verdict, found.messages) == (Verdict.PASSED, ())
+
+
+@pytest.mark.parametrize(
+    ("name", "stage"), [(name, stage) for name, stages in ROUNDINGS.items() for stage in stages]
+)
+def test_one_wrong_element_of_a_rounded_stage_is_found(name, stage):
+    def plant(patch):
+        patch.setattr(getattr(stage_roundings, name), "fault", stage)
+
+    found = run(plant, rounding_member(name).id)
+    assert stages_of(found)[:1] == [stage]
+
+
+@pytest.mark.parametrize(
+    ("name", "places", "stage"),
+    [
+        ("GateStep", {"activated_gate": "f32"}, "activation"),
+        ("WeightInside", {"weight_dtype": "f32"}, "activation"),
+        ("WeightedByRounded", {"weight_dtype": "f32"}, "weighted"),
+    ],
+)
+def test_a_stage_that_is_rounded_otherwise_than_declared_is_found(name, places, stage):
+    def plant(patch):
+        member = getattr(stage_roundings, name)
+        right = member.row.numerics
+        stated = dataclasses.replace(right, **places)
+        patch.setattr(member, "row", dataclasses.replace(member.row, numerics=stated))
+        patch.setattr(member, "says", right, raising=False)
+
+    found = run(plant, rounding_member(name).id)
+    assert stage in stages_of(found)

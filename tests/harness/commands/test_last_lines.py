@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from harness import cli
+from harness.commands import last_lines
 from harness.errors import InfrastructureError
-from harness.record.result import Verdict
+from harness.record.result import CaseResult, Verdict
 from harness.record.run_folder import RunFolder
 from tests.harness.fake_engine import BASE
 
@@ -191,3 +192,16 @@ def test_cases_that_did_not_run_are_one_line(engine, capsys):
     assert json.loads(Path("here/summary.json").read_text())["not_run"] == 3
     assert cli.main(["run", "--suite", "smoke", "--out", "there"]) == 1
     assert "did not run" not in capsys.readouterr().out
+
+
+def test_assumed_numerics_are_told_once_for_each_subject():
+    plain = "m:8-n:64-k:64-e:4-topk:2-experts:{}"
+    pairs = [("mine.x:A", "Numerics()"), ("mine.x:A", "Numerics()"), ("torch_loop", None)]
+    results = [
+        CaseResult(case_id=plain.format(name), verdict=Verdict.PASSED, assumed=assumed)
+        for name, assumed in pairs
+    ]
+    assert last_lines.assumed_numerics(results) == [
+        "numerics: assumed in 2 case(s) of mine.x:A; to pin them down: "
+        "python -m harness numerics --experts mine.x:A"
+    ]

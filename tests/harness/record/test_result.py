@@ -101,3 +101,11 @@ def test_more_messages_leave_the_others_their_numbers():
     more = result.with_messages(before=("b",), after=("c",))
     assert more.messages == ("b", "x", "y", "c")
     assert (more.leading, more.diagnosed) == ((1,), (2,))
+
+
+def test_assumed_numerics_are_kept_and_older_records_have_none():
+    ranks = [said(0), said(1, assumed='Numerics(gemm1="f32")')]
+    data = merge("a", 2, ranks, 0.0).to_json()
+    assert CaseResult.from_json(data).assumed == 'Numerics(gemm1="f32")'
+    del data["assumed"]
+    assert CaseResult.from_json(data).assumed is None

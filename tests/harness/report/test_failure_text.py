@@ -10,6 +10,7 @@ import pytest
 from harness.record.result import CaseResult, Finding, Topic, Verdict
 from harness.report import failure_text
 from harness.report.failure_text import headline, lines
+from moe.numerics import Numerics, declaration
 from tests.harness.report.failed_results import CASE, CAUSE, REPEAT, call, result
 
 
@@ -29,6 +30,19 @@ def test_one_rank_s_message_in_full():
         "log: a.log",
         REPEAT,
     ]
+
+
+def test_numerics_that_were_assumed_are_told_once_with_the_nearest():
+    row = declaration(Numerics.stated(gemm1="model", activation_error=0.001))
+    wrong = dataclasses.replace(result({0: [call(0), call(1)], 1: [call(0)]}), assumed=row)
+    said = [line for line in lines(wrong) if line.startswith("numerics:")]
+    assert said == [
+        'numerics: the row does not state all, so assumed; nearest: gemm1="model", '
+        'activated_gate="f32", activation="f32",'
+    ]
+    (following,) = (line for line in lines(wrong) if 'weight_on="output"' in line)
+    assert following.strip() == 'weight_on="output"'
+    assert not any(line.startswith("numerics:") for line in lines(result({1: [call()]})))
 
 
 @pytest.mark.parametrize(
