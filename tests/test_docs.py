@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from harness import parallel_launch
-from harness.cli import COMMANDS
+from harness.cli import COMMANDS, main
 from harness.commands.options import parse
 from harness.errors import ExitCode
 from harness.execute import run_case
@@ -29,6 +29,7 @@ from harness.matrix.load import find, load
 from harness.plan import cost, support_table
 from harness.record.proof import Outcome
 from harness.record.result import Verdict
+from harness.record.rounding_fit import PLACES
 from harness.record.summary import summarize
 from moe.assumed_numerics import alternatives
 from moe.experts import EXPERTS
@@ -410,6 +411,22 @@ def test_the_docs_backend_says_what_it_does_not_take(package: Path) -> None:
     needs, cpu = EXPERTS.row(MINE).needs, platform("cpu")
     refused = {p.quant for p in points if needs.refusal(p.layer_spec, cpu) is not None}
     assert refused == {p.quant for p in points} - {"none"}
+
+
+def test_the_docs_declare_the_numerics_that_the_command_infers(
+    package: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (package / "experts.py").write_text(fenced(BACKEND, "python")[0])
+    monkeypatch.setenv("PYTHONPATH", str(package.parent))  # of the rank
+    assert main(["numerics", "--experts", MINE]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    shown = next(block for block in fenced(BACKEND, "") if "harness numerics" in block)
+    assert printed[-1] == shown.splitlines()[-1]
+    values, named = (
+        [words[:2] for line in lines if (words := line.split())[:1] and words[0] in PLACES]
+        for lines in (printed, shown.splitlines())
+    )
+    assert values == named
 
 
 LAYER = "my_kernels.layer:MyLayer"

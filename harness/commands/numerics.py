@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from harness.plan.machine import Machine
     from harness.plan.plan import Plan
+    from harness.record.rounding_fit import Measured
     from moe.spec import MemberSpec, Numerics
 
 TOP_KS = (1, 2, 4)  # of one expert there is no sum, of two no order
@@ -45,18 +46,23 @@ def infer(args: argparse.Namespace) -> int:
     cases = plan.cases
     print(f"{cases[0].under_test} on {plan.machine.platform.name}, {len(cases)} cases of one rank:")
     print("".join(f"  {case.id}\n" for case in cases), flush=True)
-    ids = tuple(case.id for case in cases)
-    device = plan.machine.platform.device
     try:
-        measured = parallel_launch(
-            1, in_rank, _MEASURE, ids, device, timeout=args.time_limit, device=device
-        )[0]
+        measured = _measured(plan, args.time_limit)
     except RankFailure as error:
         print(f"{cases[0].under_test} returned no outputs to compare: {error}", file=sys.stderr)
         return ExitCode.FAILED
-    decision = decide(measured, stated_numerics(cases[0], device))
+    decision = decide(measured, stated_numerics(cases[0], plan.machine.platform.device))
     print("\n".join(numerics_report.lines(cases[0], measured, decision)))
     return ExitCode.PASSED if decision.is_right else ExitCode.FAILED
+
+
+def _measured(plan: Plan, time_limit: float) -> Measured:
+    """Return the fits to the outputs of the plan's cases. Raises RankFailure, GangStartError."""
+    device, ids = plan.machine.platform.device, tuple(case.id for case in plan.cases)
+    measured: Measured = parallel_launch(
+        1, in_rank, _MEASURE, ids, device, timeout=time_limit, device=device
+    )[0]
+    return measured
 
 
 def in_rank(target: str, *arguments: Any) -> Any:

@@ -36,11 +36,18 @@ def _table(decision: Decision) -> Iterator[str]:
     yield _ROW.format("place", "value", "what other values leave, and times more")
     least = decision.best.residual
     for place in decision.places:
-        others = ", ".join(_rival(value, left, least) for value, left in place.others)
-        if not place.is_determined:
-            others = f"{place.value} {_steps(least)}, {others}: {_note(place)}"
-        value = place.value if place.is_determined else "not determined"
-        yield _ROW.format(place.name, value, others).rstrip()
+        if place.is_determined:
+            others = ", ".join(_rival(value, left, least) for value, left in place.others)
+            yield _ROW.format(place.name, place.value, others).rstrip()
+        else:
+            yield _ROW.format(place.name, "not determined", _tie(place, least))
+
+
+def _tie(place: Place, least: float) -> str:
+    """Return the value of a place that is not determined beside its nearest rival."""
+    rival, left = min(place.others, key=lambda other: other[1])
+    taken = f"; {place.value} is taken" if place.name == "weight_on" else ""
+    return f"{place.value} leaves {_steps(least)} and {rival} {_steps(left)}{taken}"
 
 
 def _rival(value: str, left: float, least: float) -> str:
@@ -54,12 +61,9 @@ def _rival(value: str, left: float, least: float) -> str:
 
 def _steps(left: float) -> str:
     """Return a residual in output steps, as text."""
+    if 0 < left < 0.0001:
+        return "under 0.0001"
     return f"{left:.4f}".rstrip("0").rstrip(".") if left < 0.1 else f"{left:.2f}"
-
-
-def _note(place: Place) -> str:
-    taken = f", {place.value} is taken" if place.name == "weight_on" else ""
-    return f"no clear difference{taken}"
 
 
 def _fitting(measured: Measured, decision: Decision) -> Iterator[str]:

@@ -4,14 +4,17 @@ import pytest
 
 from harness.checks.rounding_fits import measure, trials
 from harness.commands.numerics_decision import Fitting, decide
+from harness.execute import run_case
 from harness.matrix.case import MoETestConfig
 from harness.plan import machine
 from harness.plan.plan import make_plan
+from harness.record.result import Verdict
 from harness.record.rounding_fit import PLACES
 from moe.experts import EXPERTS
 from moe.numerics import Numerics
 from moe.quant import QUANT
 from tests.harness.checks import places_members
+from tests.harness.execute_ranks import context
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 HERE = machine.detect()
@@ -66,6 +69,19 @@ def test_what_a_class_does_is_inferred_without_its_row(member):
     # A weight of the output is one of an unrounded intermediate: outputs cannot tell.
     assert free == (["weight_on"] if does["expert"] == "f32" else [])
     assert decide(measured, member.row.numerics).wrong == ()
+
+
+@pytest.mark.parametrize("member", RIGHT)
+def test_a_row_with_the_inferred_numerics_passes(member):
+    result = run_case(cases(member.row.name, n=256)[-1], context(1))
+    assert result.verdict is Verdict.PASSED
+
+
+@pytest.mark.parametrize("changes", [{"dtype": "fp16"}, {"activation": "gelu_tanh"}])
+def test_other_dtypes_and_activations_are_emulated(changes):
+    decision = decide(measure(ids(cases("triton", **changes)), "cpu"), Numerics())
+    assert decision.fitting is Fitting.REPRODUCED
+    assert decision.to_state.places == places_members.WideSum.row.numerics.places
 
 
 def test_a_backend_that_is_more_exact_than_its_row_is_told_apart():

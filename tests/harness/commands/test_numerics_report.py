@@ -29,9 +29,15 @@ def test_each_place_has_its_value_and_what_others_would_leave():
     assert shown[1].split(maxsplit=2) == ["gemm1", "model", "f32 0.50 (50x)"]
     weight = shown[4].split(maxsplit=2)
     assert weight == ["weight_on", "output", "intermediate 0.50 (50x), input 0.50 (50x)"]
-    left_open = "f32 0.01, model 0.01 (1.0x): no clear difference"
+    left_open = "f32 leaves 0.01 and model 0.01"
     assert shown[7].split(maxsplit=1)[1] == f"not determined  {left_open}"
     assert "combine_order" not in "".join(shown[:10])  # of a sum in float32
+
+
+def test_a_weight_that_can_be_in_two_places_is_taken_at_one():
+    shown = report(Numerics(), ignored=("weight_on",), noise=1e-10)
+    tie = "output leaves under 0.0001 and intermediate under 0.0001; output is taken"
+    assert shown[4].split(maxsplit=1) == ["weight_on", f"not determined  {tie}"]
 
 
 def test_a_right_row_is_told_so_and_gets_no_line_to_paste():
