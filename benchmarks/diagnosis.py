@@ -70,7 +70,7 @@ class Swapped(TorchLoopExperts):
 
     def prepare_weights(self, weights: ExpertWeights) -> None:
         swapped = {
-            name: t.roll(t.shape[1] // 2, 1)
+            name: torch.cat(t.chunk(2, dim=1)[::-1], dim=1)  # fp8 cannot be rolled on a GPU
             for name in ("w13", "w13_scale")
             if (t := getattr(weights, name)) is not None and t.dim() > 1 and t.shape[1] % 2 == 0
         }
