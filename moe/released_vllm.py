@@ -63,7 +63,9 @@ def sizes_fit(layer_spec: LayerSpec, _: Platform) -> Reason | None:
 
 def _too_many_experts(layer_spec: LayerSpec) -> Reason | None:
     """Refuse ranks with too many experts, counting the one that stands for other ranks' experts."""
-    largest = max(map(len, layer_spec.experts_by_rank))
+    placement, layout = layer_spec.placement, layer_spec.layout
+    ranks = {layout.ep_rank(rank) for rank in range(layout.world_size)}
+    largest = max(len(placement.experts_of(rank)) for rank in ranks)
     aligned = -(-(largest + 1) // _ALIGNED) * _ALIGNED
     if aligned < _MOST_ALIGNED:
         return None

@@ -39,18 +39,23 @@ def judge(observation: Observation, table: Sequence[Check], clock: Clock) -> Obs
 
 
 def _best(judged: Observation, table: Sequence[Check], clock: Clock) -> Observation:
-    """Return the observation under the first alternative that explains all, or the nearest one."""
+    """Return the observation under an alternative that explains all.
+
+    If none does: under that with the fewest findings, on the rank that has most. Collective.
+    """
+    world_size = judged.context.world_size
     with clock.phase("alternatives"):
-        fits = agreement.largest_on_all_ranks(fits_of(judged), judged.context.world_size)
+        fits = agreement.largest_on_all_ranks(fits_of(judged), world_size)
     nearest = sorted(range(len(fits)), key=fits.__getitem__)
-    tried = [number for number in nearest if number and fits[number] <= 1][:MOST_TRIED]
-    for number in tried:
+    tried = [judged]
+    for number in [n for n in nearest if n and fits[n] <= 1][:MOST_TRIED]:
         other = _judged_under(judged, number, table, clock)
         if _has_error(other) or _is_right_everywhere(other, table):
             return other
-    if nearest[0] == 0:
-        return judged
-    return _judged_under(judged, nearest[0], table, clock)
+        tried.append(other)
+    wrong = [float(len(_wrong(observation, table))) for observation in tried]
+    counts = agreement.largest_on_all_ranks(wrong, world_size)
+    return tried[counts.index(min(counts))]
 
 
 def _judged_under(
@@ -66,9 +71,14 @@ def _judged_under(
 
 def _is_right_everywhere(observation: Observation, table: Sequence[Check]) -> bool:
     """Tell whether no check of the table found wrong numbers on any rank. Collective."""
+    is_right = not _wrong(observation, table)
+    return agreement.on_all_ranks([is_right], observation.context.world_size)[0]
+
+
+def _wrong(observation: Observation, table: Sequence[Check]) -> list[Finding]:
+    """Return the findings of these checks that say that numbers are wrong."""
     names = {check.name for check in table}
-    wrong = any(f.verdict is Verdict.FAILED and f.check in names for f in observation.findings)
-    return agreement.on_all_ranks([not wrong], observation.context.world_size)[0]
+    return [f for f in observation.findings if f.verdict is Verdict.FAILED and f.check in names]
 
 
 def _has_error(observation: Observation) -> bool:

@@ -26,6 +26,7 @@ from harness.record.events import RunEnded
 from harness.record.result import Verdict
 from harness.record.run_folder import ROOT, RunFolder
 from harness.record.summary import repeat_command, summarize
+from moe.layers import COMPOSED
 
 if TYPE_CHECKING:
     import argparse
@@ -50,7 +51,7 @@ def main(args: argparse.Namespace) -> int:
         print(model.note)
     first = batch(replace(space, batch=1), args.seed, 0)
     if not first:
-        raise NothingSelected(f"no case of {space.under_test} would run here")
+        raise NothingSelected(_nothing(space, local))
     with _folder(args, space) as folder, Pool() as pool:
         fuzzer = Fuzzer(
             space=space,
@@ -62,6 +63,14 @@ def main(args: argparse.Namespace) -> int:
             verbose=args.verbose,
         )
         return _run(fuzzer, first, budget, args)
+
+
+def _nothing(space: strategies.Space, local: Machine) -> str:
+    """Return that no case runs on this machine, and why not, as far as a small case tells."""
+    known = (requirements.unavailable("experts", name, local) for name in space.experts)
+    reasons = [reason for reason in known if reason is not None] if space.layer == COMPOSED else []
+    why = f": {reasons[0]}" if reasons else "; `python -m harness doctor` names the reasons"
+    return f"no case of {space.under_test} would run here{why}"
 
 
 def seconds(text: str) -> float:
@@ -129,6 +138,8 @@ def _finish(fuzzer: Fuzzer, began: float) -> int:
     fuzzer.folder.write_summary(counts)
     for result in fuzzer.smallest:
         print(f"smallest {result.verdict}: {repeat_command(result.case_id)}")
+    for line in last_lines.assumed_numerics(fuzzer.results.values()):
+        print(line)
     counted = replace(summary, counts={**summary.counts, Verdict.VACUOUS: 0})
     code = last_lines.code_with_record(counted.exit_code(), fuzzer.folder)
     print(summary.line(), flush=True)

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import hypothesis
 from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.errors import Unsatisfiable
 
 from harness.commands import model_strategies, strategies
 
@@ -33,7 +35,10 @@ class _StillFails(Exception):
 
 
 def batch(space: strategies.Space, seed: int, number: int) -> list[MoETestConfig]:
-    """Return the cases of one batch, all different; the same for the same arguments."""
+    """Return the cases of one batch, all different; the same for the same arguments.
+
+    Empty if the plan refuses whatever is drawn.
+    """
     cases: dict[MoETestConfig, None] = {}
 
     @hypothesis.seed(_seed_of(seed, number))
@@ -42,7 +47,8 @@ def batch(space: strategies.Space, seed: int, number: int) -> list[MoETestConfig
     def collect(case: MoETestConfig) -> None:
         cases[case] = None
 
-    collect()
+    with suppress(Unsatisfiable):
+        collect()
     return list(cases)
 
 

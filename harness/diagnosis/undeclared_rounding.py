@@ -34,7 +34,10 @@ AS_GOOD = 1.2  # times the smallest error: the fewest changes among these are na
 
 
 def rounding_cause(observation: Observation, calls: Sequence[Call]) -> NamedCause | None:
-    """Return the cause if customary numerics that the row excludes explain all failed calls."""
+    """Return the cause if customary numerics that the row excludes explain all calls.
+
+    calls: the failed ones.
+    """
     stated = observation.subject.candidates.stated
     places = stated.places
     kept = [name for name in places if name not in _BEFORE]
@@ -67,10 +70,10 @@ def _explained(
     for _, number in nearest[:MOST_TRIED]:
         reference = subject.reference.with_numerics(new[number])
         tested = dataclasses.replace(subject, reference=reference)
-        again = [answered(call, tested, observation.context) for call in calls]
+        again = [answered(call, tested, observation.context) for call in observation.calls]
         judged = (judge(call.output.out, call.answer).verdict for call in again)
         if Verdict.FAILED not in judged:
-            residual = _error(again) / max(_error(calls), math.ulp(0.0))
+            residual = _error(again) / max(_error(observation.calls), math.ulp(0.0))
             explaining.append((residual, new[number]))
     stated = subject.candidates.stated
     best = min((residual for residual, _ in explaining), default=0.0)

@@ -90,10 +90,10 @@ def _unmet(word: str, machine: Machine) -> str | None:
         return None if met else f"the platform is {chip.name}"
     if key == "devices":
         return None if machine.devices >= int(value) else f"there are {machine.devices}"
-    return _unavailable(key, value, machine)
+    return unavailable(key, value, machine)
 
 
-def _unavailable(family: str, name: str, machine: Machine) -> str | None:
+def unavailable(family: str, name: str, machine: Machine) -> str | None:
     """Return why no small case with this member would run; None if one would."""
     first: Reason | None = None
     for case in _cases_with(family, name):
@@ -106,7 +106,9 @@ def _unavailable(family: str, name: str, machine: Machine) -> str | None:
 
 def _cases_with(family: str, name: str) -> Iterator[MoETestConfig]:
     """Yield small cases with one member, plain ones first, over everything it combines with."""
-    experts = [name] if family == "experts" else list(reversed(EXPERTS.rows))
+    # First the members that need least, so that the reason is of what was asked for.
+    plain = sorted(EXPERTS, key=lambda row: len(row.needs.features) + len(row.needs.packages))
+    experts = [name] if family == "experts" else [row.name for row in plain]
     quants = [name] if family == "quant" else list(QUANT.rows)
     all2all = name if family == "all2all" else "allgather_reducescatter"
     for layout, quant, dtype, row in product(_LAYOUTS, quants, DTYPE_BYTES, experts):
@@ -116,7 +118,7 @@ def _cases_with(family: str, name: str) -> Iterator[MoETestConfig]:
 def _summary(machine: Machine) -> str:
     chip = machine.platform
     members = (
-        f"{family} {', '.join(n for n in table.rows if not _unavailable(family, n, machine))}"
+        f"{family} {', '.join(n for n in table.rows if not unavailable(family, n, machine))}"
         for family, table in _FAMILIES.items()
     )
     return (

@@ -30,7 +30,8 @@ from tests.moe.reference.plain_member import plain_member
 from tests.moe.reference.test_layer import IDS, WEIGHTS, X, layer_spec, reference
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-SMALL = {"m": 16, "n": 64, "k": 128, "num_experts": 8, "top_k": 2}
+# Few columns: the more there are, the less of an output is what roundings before them change.
+SMALL = {"m": 16, "n": 32, "k": 32, "num_experts": 8, "top_k": 2}
 RIGHT = ("EveryStep", "WideSilu", "WeightInside", "Float32", "EarlySteps", "PartlyStated")
 FITTING = {
     "EarlySteps": 'gemm1="model", activated_gate="model", activation="model"',
@@ -77,7 +78,7 @@ def test_alternatives_are_compared_in_the_worst_rows():
     seen = observed("Float32", m=64)
     fits = dict(zip(seen.subject.candidates.alternatives, fits_of(seen), strict=True))
     nearest = min(fits, key=fits.__getitem__)
-    assert (nearest.gemm1, nearest.activation, nearest.weight_on) == ("f32", "f32", "output")
+    assert (nearest.gemm1, nearest.activated_gate, nearest.activation) == ("f32", "f32", "f32")
     assert sum(fit <= 1 for fit in fits.values()) < len(fits) / 2
 
 

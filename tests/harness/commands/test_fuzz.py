@@ -185,3 +185,28 @@ def test_a_models_layer_is_fuzzed(tmp_path, capsys):
     assert "cases=4 passed=4" in out
     for case in json.loads((folder / "run.json").read_text())["cases"]:
         assert re.match(r"m:[1-8]-n:192-k:320-e:(8-topk:4|2-of:8-topk:2)-experts:torch_loop", case)
+
+
+@pytest.mark.skipif(machine.detect().devices > 0, reason="flashinfer_cutlass may run on a GPU")
+def test_a_backend_that_runs_no_case_here_is_refused_with_the_reason(tmp_path, capsys):
+    argv = [
+        "fuzz",
+        "--experts",
+        "flashinfer_cutlass",
+        "--budget",
+        "5s",
+        "--out",
+        str(tmp_path / "f"),
+    ]
+    assert main(argv) == ExitCode.NOTHING_SELECTED
+    said = capsys.readouterr().err
+    assert said.startswith(
+        "no case of flashinfer_cutlass would run here: platform_lacks_feature: flashinfer_cutlass:"
+    )
+
+
+def test_what_was_assumed_is_told_at_the_end(tmp_path, capsys):
+    silent = "tests.harness.checks.rounding_members:Float32"
+    argv = ["fuzz", "--experts", silent, "--cases", "2", "--budget", "60s"]
+    assert main([*argv, "--out", str(tmp_path / "f")]) == ExitCode.PASSED
+    assert f"python -m harness numerics --experts {silent}" in capsys.readouterr().out

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def cause_of(name):
-    fields = {"m": 64, "n": 64, "k": 128, "num_experts": 4, "top_k": 2}
+    fields = {"m": 64, "n": 32, "k": 32, "num_experts": 8, "top_k": 2}
     found = run_case(case(**fields, experts=f"{HERE}:{name}"), context())
     assert found.verdict is Verdict.FAILED
     return [cause for call in found.diagnosis.calls for cause in call.causes]
