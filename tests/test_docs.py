@@ -455,11 +455,11 @@ def test_the_readmes_layer_is_right_on_two_ranks(
         assert [(r.verdict, r.messages) for r in results] == [(Verdict.PASSED, ())] * 2
 
 
-def test_the_readmes_layer_is_short_and_declares_its_numerics(package: Path) -> None:
+def test_the_readmes_layer_is_short_and_need_not_declare_its_numerics(package: Path) -> None:
     source = fenced(README, "python")[0]
     assert len([line for line in source.splitlines() if line.strip()]) <= 25
     (package / "layer.py").write_text(source)
-    assert LAYERS.row(LAYER).numerics.expert == "model"
+    assert LAYERS.row(LAYER).numerics == Numerics()
 
 
 def test_what_a_layer_is_given_and_names_is_described() -> None:
