@@ -111,7 +111,8 @@ def test_ci_runs_its_commands():
     assert os.access(script, os.X_OK)
     assert "set -euo pipefail" in lines
     steps = ["make test", "make test-extra-rows", "make test-matrix SUITE=smoke"]
-    assert lines[-4:] == [*steps, "make test-subjects"]
+    released = ["make test-subjects", "make test-matrix SUITE=subjects EXTRAS=subjects"]
+    assert lines[-5:] == [*steps, *released]
 
 
 def test_the_tests_of_released_packages_install_them():
