@@ -28,11 +28,12 @@ def is_bitwise(case: MoETestConfig) -> bool:
     quantized = FORMATS[case.layer_spec.scheme.activations].grid != "model"
     eights = case.n % (PERIOD * (1 if case.use_ep else case.world_size)) == 0
     identity = ACTIVATIONS.row(case.activation).identity_from
+    router = ROUTERS.row(case.router)
     sums = case.top_k * (2 if case.shared_experts else 1)
     return (
         case.exact
         and exact_refusal(case.layer_spec.scheme) is None
-        and (case.renormalize or ROUTERS.row(case.router).sums_to_one)
+        and (router.sums_to_one or (case.renormalize and router.saturated_at is not None))
         and identity is not None
         and identity <= SMALLEST_GATE
         and case.top_k in (1, 2, 4, 8)

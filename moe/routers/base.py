@@ -55,10 +55,14 @@ class RouterSpec(MemberSpec):
 
     truth: "package.module:Class", a `RouterTruth`. sums_to_one: whether the weights of all experts
     sum to 1 before renormalisation. always_renormalizes: whether the chosen weights sum to 1
-    whatever `renormalize` says, as those of a softmax over the chosen experts do.
+    whatever `renormalize` says, as those of a softmax over the chosen experts do. saturated_at: a
+    logit whose score is 1 in float32, so that sums of equal scores are exact; None if there is none
+    (exact mode then compares such a router's outputs with the ordinary tolerances, unless its
+    weights sum to 1).
     """
 
     needs: Needs = field(default_factory=lambda: Needs(dtypes=ANY, formats=ANY))
     truth: str
     sums_to_one: bool
     always_renormalizes: bool = False
+    saturated_at: float | None = None

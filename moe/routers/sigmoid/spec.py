@@ -7,4 +7,5 @@ SIGMOID = RouterSpec(
     target="moe.routers.sigmoid.member:SigmoidTopK",
     truth="moe.routers.sigmoid.truth:SigmoidTruth",
     sums_to_one=False,
+    saturated_at=32.0,
 )

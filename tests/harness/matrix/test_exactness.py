@@ -58,13 +58,16 @@ def test_bits_are_compared_where_every_sum_is_exact(changes, bitwise):
     assert is_bitwise(EXACT.replace(**changes)) is bitwise
 
 
+@pytest.mark.parametrize("saturated_at", [32.0, None])
 @pytest.mark.parametrize("sums_to_one", [True, False])
 @pytest.mark.parametrize("renormalize", [True, False])
-def test_router_weights_must_sum_to_one(monkeypatch, renormalize, sums_to_one):
-    row = dataclasses.replace(ROUTERS.row("softmax"), name="other", sums_to_one=sums_to_one)
+def test_router_weights_must_sum_to_one(monkeypatch, renormalize, sums_to_one, saturated_at):
+    """Renormalised scores do exactly only if the scores are 1."""
+    changes = {"sums_to_one": sums_to_one, "saturated_at": saturated_at}
+    row = dataclasses.replace(ROUTERS.row("softmax"), name="other", **changes)
     monkeypatch.setattr(ROUTERS, "_rows", {**ROUTERS.rows, "other": row})
     case = EXACT.replace(router="other", renormalize=renormalize)
-    assert is_bitwise(case) is (renormalize or sums_to_one)
+    assert is_bitwise(case) is (sums_to_one or (renormalize and saturated_at is not None))
 
 
 @pytest.mark.parametrize(
