@@ -27,7 +27,7 @@ MOST_TRIED = 6  # alternatives that are judged in full, the nearest first
 def judge(observation: Observation, table: Sequence[Check], clock: Clock) -> Observation:
     """Return the observation with the findings of the table, under the numerics that fit.
 
-    If none fits, those that are nearest. Collective.
+    If none fits, those with the fewest findings. Collective.
     """
     judged = run_table(observation, table, clock)
     by_reference = [check for check in table if check.by_reference]

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from harness.errors import ExitCode
 from harness.matrix.case import MoETestConfig
 from harness.record.result import Verdict
-from moe.layers import COMPOSED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -40,17 +39,12 @@ def mostly_refused(plan: Plan) -> list[str]:
 def assumed_numerics(results: Iterable[CaseResult]) -> list[str]:
     """Return a line for each subject whose row states no numerics, and how to find them."""
     assumed = [result.case_id for result in results if result.assumed is not None]
-    options = Counter(_option(MoETestConfig.from_id(case_id)) for case_id in assumed)
+    options = Counter(MoETestConfig.from_id(case_id).subject_option for case_id in assumed)
     return [
         f"numerics: assumed in {count} case(s) of {option.partition(' ')[2]}; to pin them down: "
         f"python -m harness numerics {option}"
         for option, count in options.items()
     ]
-
-
-def _option(case: MoETestConfig) -> str:
-    """Return the option that names what is under test."""
-    return f"--experts {case.experts}" if case.layer == COMPOSED else f"--layer {case.layer}"
 
 
 def not_run(summary: Summary, *, fail_fast: bool) -> list[str]:

@@ -16,7 +16,6 @@ from harness.fixtures.run_calls import answered
 from harness.record.diagnosis import NamedCause
 from harness.record.result import Verdict
 from moe.assumed_numerics import candidates
-from moe.layers import COMPOSED
 from moe.numerics import ROUNDED, Numerics, declaration
 
 if TYPE_CHECKING:
@@ -47,7 +46,7 @@ def rounding_cause(observation: Observation, calls: Sequence[Call]) -> NamedCaus
         nearest = _explained(observation, calls, free)
         if nearest is not None:
             residual, numerics = nearest
-            return _cause(stated, numerics, _subject_option(observation), residual)
+            return _cause(stated, numerics, observation.subject.case.subject_option, residual)
     return None
 
 
@@ -92,12 +91,6 @@ def _error(calls: Sequence[Call]) -> float:
     """Return the norm of the error of all calls."""
     errors = (call.output.out.to(call.answer.out.dtype) - call.answer.out for call in calls)
     return math.hypot(*(float(error.norm()) for error in errors))
-
-
-def _subject_option(observation: Observation) -> str:
-    """Return the option that names what is under test."""
-    case = observation.subject.case
-    return f"--experts {case.experts}" if case.layer == COMPOSED else f"--layer {case.layer}"
 
 
 def _cause(stated: Numerics, fitting: Numerics, option: str, residual: float) -> NamedCause:

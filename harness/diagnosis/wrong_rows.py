@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from harness.checks.alternatives import answer_of_rows
 from harness.fixtures.layer_call import MAX_ROWS, chosen_rows, rows_of
 from harness.matrix.exactness import is_bitwise
 from harness.mutants import FEW
@@ -48,9 +49,7 @@ def _with_ball(scene: Scene, call: Call, rows: Tensor, answer: Answer) -> Answer
     """Return the answer with the error of all roundings that the layer may have."""
     assert scene.candidates is not None
     reference = scene.reference.with_numerics(scene.candidates.ball)
-    routing = call.output.routing
-    ids, weights = routing.topk_ids[rows], routing.topk_weights[rows]
-    wide = reference(call.tokens.x[rows], ids, weights, like=call.answer)
+    wide = answer_of_rows(reference, call, rows)
     return dataclasses.replace(answer, variance=wide.variance, flips=wide.flips)
 
 

@@ -213,6 +213,11 @@ class MoETestConfig:
         return self.experts if self.layer == COMPOSED else self.layer
 
     @property
+    def subject_option(self) -> str:
+        """The option of the command line that names the code under test."""
+        return f"--{'experts' if self.layer == COMPOSED else 'layer'} {self.under_test}"
+
+    @property
     def world_size(self) -> int:
         return self.layout.world_size
 
