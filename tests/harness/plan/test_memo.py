@@ -113,6 +113,13 @@ def sample(count, seed=0):
         "use_ep": (False, True),
         "sequence_parallel": (False, True),
         "renormalize": (False, True),
+        "router_bias": (False, False, False, True),
+        "router_groups": (1, 1, 1, 2),
+        "router_scale": (1.0, 1.0, 1.0, 2.5),
+        "logits_dtype": ("model", "model", "model", "f32"),
+        "weights_input": (False, False, False, True),
+        "gate": (False, False, False, True),
+        "padding": ("none", "none", "none", "end"),
         "exact": (False, False, True),
         **{name: names[name] for name in ("all2all", "quant", "router", "activation")},
         "experts": (*names["experts"], "auto"),
@@ -229,6 +236,13 @@ CHANGED = {
     "tokens": "ragged",
     "layer": "elsewhere:Layer",
     "missing": "router_bias",
+    "router_bias": True,
+    "router_scale": 2.5,
+    "logits": "ties",
+    "logits_dtype": "f32",
+    "weights_input": True,
+    "gate": True,
+    "padding": "end",
 }
 
 
