@@ -93,8 +93,8 @@ class Needs:
     dequantizes: bool = False
     # Supported rows of `moe.activations`. Checked for experts backends and whole layers only.
     activation_functions: frozenset[str] | Anything = frozenset({"silu"})
-    # Whether padding rows may stand anywhere: their `topk_ids` are all -1, their values garbage, and
-    # no other row may depend on them. Checked for experts and all2all backends only.
+    # Whether padding rows may stand anywhere: their `topk_ids` are all -1, their values garbage,
+    # and no other row may depend on them. Checked for experts and all2all backends only.
     padding: bool = False
     hidden_multiple: int = 1  # the hidden size must be a multiple of this
     shard_multiple: int = 1  # the same for the intermediate size on each rank

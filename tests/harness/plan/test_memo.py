@@ -185,7 +185,7 @@ def probed(monkeypatch):
         function = declared(lambda layer_spec, platform: narrow(layer_spec, platform))
         monkeypatch.setitem(globals(), "probe", function)
         plain = {"formats": ANY, "dequantizes": True, "dtypes": ANY, "activation_functions": ANY}
-        needs = Needs(probe=f"{__name__}:probe", **plain)
+        needs = Needs(probe=f"{__name__}:probe", padding=True, **plain)
         table = Registry("experts", ())
         table._rows = {"probed": MemberSpec(name="probed", target="json:loads", needs=needs)}
         monkeypatch.setattr(refusals, "EXPERTS", table)
