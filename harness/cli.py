@@ -111,7 +111,7 @@ def _launch(
         log_dir=folder.log_dir,
         fail_fast=args.fail_fast,
         retries=selected.retries,
-        slots=args.slots,
+        slots=args.slots or plan.machine.slots,
         rank_options={
             "save_tensors": _tensors(folder),
             "pictures": str(folder.log_dir.absolute()),

@@ -114,6 +114,15 @@ class LayerSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TritonTarget:
+    """Name a chip as Triton's compiler does: its backend, its architecture, threads of a warp."""
+
+    backend: str  # cuda | hip
+    arch: int | str  # 90 | "gfx942"
+    warp: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Platform:
     """Describe one kind of chip by its features; `moe.platforms` lists them."""
 
@@ -121,6 +130,9 @@ class Platform:
     device: str  # torch device type: `cpu`, or `cuda` (ROCm's, too)
     features: frozenset[str]
     interpreted: bool = False  # whether Triton kernels run in the interpreter, which is slow
+    shared_bytes: int | None = None  # shared memory (LDS) of a block of threads; None: no limit
+    shared_source: str = ""  # where the vendor says so
+    triton_target: TritonTarget | None = None  # for which kernels compile without the chip
 
 
 # Kinds of experts backends. Modular: called with tokens between an all2all backend's `prepare` and
