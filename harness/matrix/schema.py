@@ -141,6 +141,9 @@ class Suite(_Model):
     description: str = Field(description="one line: for what, where, how long")
     time_limit_s: float = Field(120.0, gt=0, description="seconds that one case may take")
     retries: Count = Field(0, description="further tries of a failed case, in a fresh gang")
+    plain_call: bool = Field(
+        False, description="call each case once more, neither poisoned nor recorded"
+    )
     blocks: list[Axes] = Field(min_length=1)
 
 
