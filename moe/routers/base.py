@@ -34,7 +34,8 @@ class RouterTruth(Protocol):
     """Compute a router for the reference; created by `RouterSpec.truth`, independent of the member.
 
     gap: the smallest difference of logits at which float32 and 16-bit implementations all make the
-    same choice.
+    same choice. A truth whose row takes a bias or groups also has `scores(logits)`, which returns
+    [T, E] float64, the scores of all experts, rising with the logits.
     """
 
     gap: float
