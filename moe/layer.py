@@ -16,6 +16,7 @@ from moe import families, intermediates
 from moe.all2all import ALL2ALL
 from moe.errors import MoEError, RefusedError
 from moe.experts import EXPERTS
+from moe.layer_inputs import check_tokens
 from moe.quant import QUANT
 from moe.routers import ROUTERS
 from moe.routing import to_local_ids
@@ -98,8 +99,10 @@ class FusedMoE:
     def forward(self, x: Tensor, logits: Tensor) -> Output:
         """Return the output and routing of this rank's tokens. Collective.
 
-        x: [T, K] in the model dtype; logits: [T, E]; T may be 0.
+        x: [T, K] in the model dtype; logits: [T, E]; T may be 0. Raises MoEError for other shapes
+        or dtypes.
         """
+        check_tokens(self.layer_spec, x, logits)
         top_k, renormalize = self.layer_spec.top_k, self.layer_spec.renormalize
         routing = self.router(logits, top_k, renormalize=renormalize)
         intermediates.keep("router", routing.topk_weights, copy=True)
