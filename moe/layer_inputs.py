@@ -7,19 +7,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
-
 from moe.errors import MoEError
 from moe.types import TORCH_DTYPE
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from moe.spec import LayerSpec
 
 
-def check_tokens(layer_spec: LayerSpec, x: Tensor, logits: Tensor) -> None:
-    """Raise MoEError unless x is [T, K] in the layer's dtype, and logits are [T, E] beside it."""
+def check_tokens(
+    layer_spec: LayerSpec, x: Tensor, logits: Tensor | None, is_padding: Tensor | None = None
+) -> None:
+    """Raise MoEError unless x is [T, K] in the layer's dtype, and the others fit it if given.
+
+    logits: [T, E] of a float dtype. is_padding: [T] bool.
+    """
     hidden, dtype = layer_spec.hidden, TORCH_DTYPE[layer_spec.dtype]
     if x.dim() != 2 or x.shape[1] != hidden:
         raise MoEError(
@@ -31,7 +35,16 @@ def check_tokens(layer_spec: LayerSpec, x: Tensor, logits: Tensor) -> None:
             f"x is {_name(x.dtype)}; the layer takes {_name(dtype)}: convert x, or build the layer "
             "for its dtype"
         )
-    _check_logits(layer_spec, x, logits)
+    if logits is not None:
+        _check_logits(layer_spec, x, logits)
+    if is_padding is not None and (str(is_padding.dtype), len(x)) != (
+        "torch.bool",
+        is_padding.numel(),
+    ):
+        raise MoEError(
+            f"is_padding has shape {list(is_padding.shape)} and is {_name(is_padding.dtype)}; it "
+            f"must be [{len(x)}] bool: pass one flag for each row of x"
+        )
 
 
 def _check_logits(layer_spec: LayerSpec, x: Tensor, logits: Tensor) -> None:

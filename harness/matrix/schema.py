@@ -22,7 +22,7 @@ from pydantic import (
     create_model,
 )
 
-from harness.matrix.axis import value_error
+from harness.matrix.axis import LARGEST, SMALLEST, value_error
 from harness.matrix.case import FILE_KEYS
 from harness.matrix.file_errors import hint
 from moe import families
@@ -77,6 +77,8 @@ def _value(axis: Axis) -> Any:
         return bool
     if axis.kind == "int":
         return Annotated[int, Field(ge=axis.minimum)]
+    if axis.kind == "float":
+        return Annotated[float, Field(ge=SMALLEST, le=LARGEST)]
     words = {"enum": list(axis.choices)} if axis.choices else {"pattern": _NAME}
     return Annotated[str, _checked(axis), WithJsonSchema({"type": "string", **words})]
 

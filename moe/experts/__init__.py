@@ -69,6 +69,7 @@ EXPERTS: Registry[MemberSpec] = Registry(
                 dtypes=frozenset({"bf16", "fp16"}),
                 formats=frozenset({("model", "model")}) | _FP8_PAIRS | _INT8_PAIRS,
                 activation_functions=frozenset({"silu", "gelu_tanh"}),
+                padding=True,
                 packages=("triton",),
             ),
             deterministic=True,
@@ -108,6 +109,7 @@ EXPERTS: Registry[MemberSpec] = Registry(
             needs=Needs(
                 dtypes=frozenset({"bf16"}),
                 formats=frozenset({("model", "model")}),
+                padding=True,
                 activation_functions=ANY,  # calls the layer's own activation function
                 hidden_multiple=8,  # grouped_mm needs rows of a multiple of 16 bytes
                 shard_multiple=8,
@@ -121,7 +123,9 @@ EXPERTS: Registry[MemberSpec] = Registry(
             kind="modular",
             dispatch_format=STANDARD,
             # Multiplies dequantized values, and calls the layer's own activation function.
-            needs=Needs(dtypes=ANY, formats=ANY, dequantizes=True, activation_functions=ANY),
+            needs=Needs(
+                dtypes=ANY, formats=ANY, dequantizes=True, activation_functions=ANY, padding=True
+            ),
             numerics=Numerics.stated(),
             deterministic=True,
         ),

@@ -36,3 +36,13 @@ def test_bad_tokens_are_refused(name):
 @pytest.mark.parametrize("tokens", [0, 1, 3])
 def test_good_tokens_pass(tokens, dtype):
     check_tokens(SPEC, X[:tokens], LOGITS[:tokens].to(dtype))
+
+
+@pytest.mark.parametrize("is_padding", [torch.zeros(2, dtype=torch.bool), torch.zeros(3)])
+def test_padding_is_one_flag_a_row(is_padding):
+    with pytest.raises(MoEError, match=r"it must be \[3\] bool: pass one flag for each row of x"):
+        check_tokens(SPEC, X, LOGITS, is_padding)
+
+
+def test_a_layer_with_a_gate_gets_no_logits():
+    check_tokens(SPEC, X, None, torch.zeros(3, dtype=torch.bool))
