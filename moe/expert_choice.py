@@ -1,4 +1,4 @@
-"""Choose experts by their scores, for the routers of the stack: bias, groups, renormalisation, scale.
+"""Choose experts by their scores, and weigh them: what the routers of the stack have in common.
 
 `moe.routing_method` says what the options mean. The choice between equal values is undefined. A NaN
 counts as the highest value, so that it shows in the weights instead of being lost.
@@ -26,7 +26,7 @@ def choose(
     chosen_groups: int = 1,
     scale: float = 1.0,
 ) -> Routing:
-    """Return the routing by these scores [T, E] float32. bias: [E] float32, for the choice alone."""
+    """Return the routing by scores [T, E] float32. bias: [E] float32, for the choice alone."""
     keys = scores if bias is None else scores + bias
     if chosen_groups < groups:
         keys = without_other_groups(keys, groups, chosen_groups)
@@ -39,11 +39,11 @@ def without_other_groups(keys: Tensor, groups: int, chosen_groups: int) -> Tenso
 
     A group's score is the sum of its two highest keys.
     """
-    by_group = keys.unflatten(1, (groups, -1))
+    by_group = keys.view(len(keys), groups, keys.shape[1] // groups)
     best = by_group.topk(min(2, by_group.shape[2]), dim=2).values.sum(dim=2)
     kept = torch.zeros_like(best, dtype=torch.bool)
     kept.scatter_(1, best.topk(chosen_groups, dim=1).indices, True)
-    return by_group.masked_fill(~kept[:, :, None], -torch.inf).flatten(1)
+    return by_group.masked_fill(~kept[:, :, None], -torch.inf).view(keys.shape)
 
 
 def weighed(weights: Tensor, ids: Tensor, *, renormalize: bool, scale: float = 1.0) -> Routing:

@@ -31,9 +31,12 @@ class Keys:
     @property
     def of_groups(self) -> Tensor:
         """Return [T, groups], the sum of each group's two highest keys."""
-        by_group = self.values.unflatten(1, (self.groups, -1))
-        best = by_group.sort(dim=2, descending=True).values[:, :, :2]
+        best = self._by_group(self.values).sort(dim=2, descending=True).values[:, :, :2]
         return best.sum(dim=2)
+
+    def _by_group(self, of_experts: Tensor) -> Tensor:
+        """Return values [T, E] as [T, groups, experts of a group]."""
+        return of_experts.view(len(of_experts), self.groups, of_experts.shape[1] // self.groups)
 
     def choose(self, top_k: int) -> Tensor:
         """Return ids [T, k] int32, best first; equal groups and experts by ascending number."""
@@ -69,8 +72,8 @@ class Keys:
         lowest = self.values.masked_fill(~is_selected, torch.inf).amin(dim=1, keepdim=True)
         rest = self.values.masked_fill(is_selected, -torch.inf)
         is_better = rest > lowest + self.noise  # [T, E] experts that would have to be selected
-        better = is_better.unflatten(1, (self.groups, -1)).any(dim=2)
-        used = is_selected.unflatten(1, (self.groups, -1)).any(dim=2)
+        better = self._by_group(is_better).any(dim=2)
+        used = self._by_group(is_selected).any(dim=2)
         score = self.of_groups
         last = score.sort(dim=1, descending=True).values[:, self.chosen_groups - 1, None]
         surely = score > last + 2 * self.noise
@@ -79,7 +82,8 @@ class Keys:
         spare = self.chosen_groups - kept.sum(dim=1)
         fillers = (possible & ~kept & ~better).sum(dim=1)
         is_possible = (possible | ~used).all(dim=1)
-        return is_possible & ~(kept & better).any(dim=1) & (spare >= 0) & (fillers >= spare)
+        is_best = is_possible & ~(kept & better).any(dim=1)
+        return is_best & (spare >= 0) & (fillers >= spare)
 
 
 def _gap(values: Tensor, count: int) -> Tensor:

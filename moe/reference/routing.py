@@ -41,7 +41,7 @@ class RoutingTruth:
 
     @property
     def by_logits(self) -> bool:
-        """Tell whether the order of logits decides: there is neither a bias nor a group left out."""
+        """Tell whether the order of logits decides: no bias, and no group is left out."""
         return not self.method.bias and not self.method.is_limited
 
     def keys(self, logits: Tensor) -> Keys:

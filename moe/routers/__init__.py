@@ -18,4 +18,6 @@ from moe.routers.vllm_softmax.spec import VLLM_SOFTMAX
 if TYPE_CHECKING:
     from moe.routers.base import RouterSpec
 
-ROUTERS: Registry[RouterSpec] = Registry("routers", (SOFTMAX, SIGMOID, TOPK_SOFTMAX, SOFTPLUS_SQRT, VLLM_SOFTMAX))
+ROUTERS: Registry[RouterSpec] = Registry(
+    "routers", (SOFTMAX, SIGMOID, TOPK_SOFTMAX, SOFTPLUS_SQRT, VLLM_SOFTMAX)
+)

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 class SigmoidTopK:
     """Score each expert by the sigmoid of its own logit, and select the k highest scores."""
 
-    def __call__(
-        self, logits: Tensor, top_k: int, *, renormalize: bool, **options: Any
-    ) -> Routing:
+    def __call__(self, logits: Tensor, top_k: int, *, renormalize: bool, **options: Any) -> Routing:
         scores = torch.sigmoid(logits.float())
         return choose(scores, top_k, renormalize=renormalize, **options)

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 class SoftmaxTopK:
     """Compute the softmax over all experts, and select the k highest weights."""
 
-    def __call__(
-        self, logits: Tensor, top_k: int, *, renormalize: bool, **options: Any
-    ) -> Routing:
+    def __call__(self, logits: Tensor, top_k: int, *, renormalize: bool, **options: Any) -> Routing:
         scores = torch.softmax(logits.float(), dim=-1)
         return choose(scores, top_k, renormalize=renormalize, **options)

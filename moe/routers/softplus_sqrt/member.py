@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 class SoftplusSqrtTopK:
     """Score each expert by sqrt(log(1 + exp(logit))), and select the k highest scores."""
 
-    def __call__(
-        self, logits: Tensor, top_k: int, *, renormalize: bool, **options: Any
-    ) -> Routing:
+    def __call__(self, logits: Tensor, top_k: int, *, renormalize: bool, **options: Any) -> Routing:
         scores = softplus(logits.float()).sqrt()
         return choose(scores, top_k, renormalize=renormalize, **options)
