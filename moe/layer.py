@@ -62,9 +62,9 @@ class MoEKernel:
         intermediates.keep("ids", local.topk_ids, copy=True)
         intermediates.keep("weights", local.topk_weights, copy=True)
         intermediates.keep("input", gathered.codes, copy=True)
-        intermediates.keep("input_scale", gathered.scale, copy=True)
+        intermediates.keep("input_scale", gathered.block_scale, copy=True)
         partial = self.experts.run(replace(dispatched, x=gathered, routing=local))
-        _check_output(self.experts, partial, gathered.codes)
+        _check_output(self.experts, partial, gathered.shape)
         intermediates.keep("combine", partial, copy=True)  # the sum over ranks may overwrite it
         return self.prepare_finalize.finalize(partial, dispatched)
 
@@ -115,12 +115,12 @@ class FusedMoE:
         return Output(out=out, routing=routing)
 
 
-def _check_output(experts: Experts, partial: Tensor, x: Tensor) -> None:
+def _check_output(experts: Experts, partial: Tensor, expected: tuple[int, ...]) -> None:
     """Raise MoEError for an output that is not [T, K], which might later be broadcast."""
     shape = list(partial.shape) if isinstance(partial, torch.Tensor) else type(partial).__name__
-    if shape != list(x.shape):
+    if shape != list(expected):
         name = type(experts).__name__
-        raise MoEError(f"{name}.apply returned {shape}; it must return [T, K] = {list(x.shape)}")
+        raise MoEError(f"{name}.apply returned {shape}; it must return [T, K] = {list(expected)}")
 
 
 def _plain(x: Tensor) -> Activations:

@@ -262,11 +262,10 @@ def codes(x: Tensor, scale: Tensor, fmt: Format) -> Tensor:
 
 def input_scale(scene: Scene) -> Tensor:
     """Return the input's scale, broadcastable to [r, K]. Quantized schemes only."""
-    shared = scene.answer.tensor_scales[0]
-    if shared is not None:
+    shared, reference = scene.answer.tensor_scales[0], scene.reference
+    if shared is not None and reference.act_format.has_one_scale:
         return shared
-    reference = scene.reference
-    return formats.activation_scale(scene.x.to(reference.dtype), reference.act_format, None)
+    return formats.activation_scale(scene.x.to(reference.dtype), reference.act_format, shared)
 
 
 def quantized_input(scene: Scene) -> Tensor:
@@ -280,10 +279,11 @@ def quantized_input(scene: Scene) -> Tensor:
 
 def second_scale(scene: Scene, h: Tensor, rank: int) -> Tensor:
     """Return the intermediate's scale, broadcastable to h [R, n]. Quantized schemes only."""
-    shared = scene.answer.tensor_scales[1]
-    if shared is not None and shared.scale[rank] > 0:
-        return shared.scale[rank]
-    return formats.activation_scale(h, scene.reference.act_format, None)
+    shared, fmt = scene.answer.tensor_scales[1], scene.reference.act_format
+    total = shared.scale[rank] if shared is not None and shared.scale[rank] > 0 else None
+    if total is not None and fmt.has_one_scale:
+        return total
+    return formats.activation_scale(h, fmt, total)
 
 
 def shared_mlp(scene: Scene, columns: slice | None = None) -> Tensor:
