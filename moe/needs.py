@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., object])
 _READS = "reads"  # the attribute that holds a function's declaration
 # Fields of Needs that are not checked for other families.
-_EXPERTS_ONLY = ("activation_functions", "dequantizes")
+_EXPERTS_ONLY = ("activation_functions", "dequantizes", "routers")
 
 
 def reads(*fields: str) -> Callable[[F], F]:
@@ -92,6 +92,9 @@ class Needs:
     dequantizes: bool = False
     # Supported rows of `moe.activations`. Checked for experts backends and whole layers only.
     activation_functions: frozenset[str] | Anything = frozenset({"silu"})
+    # Supported rows of `moe.routers`, of a monolithic experts backend; None: routing is not its
+    # job, so that each router will do. Checked for experts backends only.
+    routers: frozenset[str] | Anything | None = None
     hidden_multiple: int = 1  # the hidden size must be a multiple of this
     shard_multiple: int = 1  # the same for the intermediate size on each rank
     max_world: int | None = None  # largest number of ranks; None: no limit
@@ -149,6 +152,16 @@ def _activation(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason | No
         return None
     text = f"computes the activation {', '.join(sorted(supported))}, not {layer_spec.activation}"
     return Reason(code="activation_unsupported", text=text)
+
+
+@reads("router")
+def _router(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason | None:
+    """Refuse a router that is not in `routers`."""
+    supported = needs.routers
+    if supported is None or isinstance(supported, Anything) or layer_spec.router in supported:
+        return None
+    text = f"routes by {', '.join(sorted(supported))}, not {layer_spec.router}"
+    return Reason(code="router_unsupported", text=text)
 
 
 @reads()
@@ -245,6 +258,7 @@ def _probe(target: str, platform: Platform) -> Need:
 # Field of Needs, in the order of checking -> the value that restricts nothing, and the check.
 _CHECKS: dict[str, tuple[object, Callable[[Needs, Platform, LayerSpec], Reason | None]]] = {
     "activation_functions": (ANY, _activation),
+    "routers": (None, _router),
     "features": (frozenset(), _features),
     "dtypes": (ANY, _dtype),
     "formats": (ANY, _formats),
