@@ -19,8 +19,24 @@ from moe.experts import EXPERTS
 from moe.experts.base import check_set_up
 from moe.quant import QUANT
 from moe.routers import ROUTERS
-from moe.routing import to_local_ids
-from moe.spec import MODULAR, MONOLITHIC, Needs, dispatch_refusal, experts_refusal
+from moe.routing import (
+    NO_WEIGHTS,
+    RouterWeights,
+    route,
+    to_local_ids,
+    weights_on_input,
+    without_padding,
+    zeroed_padding,
+)
+from moe.spec import (
+    MODULAR,
+    MONOLITHIC,
+    Needs,
+    all2all_refusal,
+    dispatch_refusal,
+    experts_refusal,
+    first_refusal,
+)
 from moe.types import Activations, Routing
 
 if TYPE_CHECKING:
@@ -31,6 +47,7 @@ if TYPE_CHECKING:
     from moe.experts.base import ExpertsBase
     from moe.quant.base import QuantMethod
     from moe.routers.base import Router
+    from moe.routing_method import RoutingMethod
     from moe.shared import SharedExperts
     from moe.spec import LayerSpec, Platform
     from moe.types import Dispatched, ExpertWeights
@@ -48,15 +65,19 @@ class MoEKernel:
     expert_map: Tensor  # [E] int32, global expert id -> local id; -1 = not on this rank
     a1_scale: Tensor | None = None  # [] float32, static scale of the input, if the scheme has one
 
-    def route(self, router: Router, layer_spec: LayerSpec, logits: Tensor) -> Routing:
-        """Return what `apply` takes: global ids and weights, [T, k]. logits: [T, E]."""
-        return router(logits, layer_spec.top_k, renormalize=layer_spec.renormalize)
+    def route(
+        self, router: Router, method: RoutingMethod, logits: Tensor, bias: Tensor | None
+    ) -> Routing:
+        """Return what `apply` takes: global ids and weights, [T, k]. logits: [T, E]. bias: [E]."""
+        return route(router, method, logits, bias)
 
     def apply(self, x: Tensor, routing: Routing) -> Tensor:
         """Return [T, K], summed over the gather group. Collective.
 
         x: [T, K] this rank's tokens in the model dtype. routing: of `route`.
         """
+        if self.tells_routing and self.experts.layer_spec.weights_input:
+            x, routing = weights_on_input(x, routing)
         early = self.quant.input_scale_is_local
         sent = self.quant.quantize_input(x, self.a1_scale) if early else _plain(x)
         dispatched = self.prepare_finalize.prepare(sent, routing)
@@ -78,8 +99,9 @@ class MoEKernel:
         return Routing(topk_ids=ids, topk_weights=routing.topk_weights)
 
     def _quantize_gathered(self, dispatched: Dispatched) -> Activations:
-        """Quantize with a scale over all gathered rows; padding rows are zeros and do not count."""
-        return self.quant.quantize_input(dispatched.x.codes, self.a1_scale)
+        """Quantize with a scale over all gathered rows; padding rows count as zeros."""
+        x = zeroed_padding(dispatched.x.codes, dispatched.routing.topk_ids)
+        return self.quant.quantize_input(x, self.a1_scale)
 
 
 class MonolithicKernel(MoEKernel):
@@ -87,9 +109,11 @@ class MonolithicKernel(MoEKernel):
 
     tells_routing: ClassVar[bool] = False
 
-    def route(self, router: Router, layer_spec: LayerSpec, logits: Tensor) -> Routing:
-        """Return the logits, for the backend to route by."""
-        del router, layer_spec
+    def route(
+        self, router: Router, method: RoutingMethod, logits: Tensor, bias: Tensor | None
+    ) -> Routing:
+        """Return the logits, for the backend to route by: it has the method and the bias."""
+        del router, method, bias
         return Routing.of_logits(logits)
 
     def _local(self, routing: Routing) -> Routing:
@@ -121,17 +145,23 @@ class FusedMoE:
     groups: Groups
     shared: SharedExperts | None
     members: dict[str, str]  # family -> name of the class that was created
+    router_weights: RouterWeights = NO_WEIGHTS
 
-    def forward(self, x: Tensor, logits: Tensor) -> Output:
+    def forward(
+        self, x: Tensor, logits: Tensor | None = None, *, is_padding: Tensor | None = None
+    ) -> Output:
         """Return the output and routing of this rank's tokens. Collective.
 
-        x: [T, K] in the model dtype; logits: [T, E]; T may be 0.
+        x: [T, K] in the model dtype; T may be 0. logits: [T, E]; not read if the layer has a gate.
+        is_padding: [T] bool, rows that no expert computes and whose output is undefined; or None.
         """
-        routing = self.kernel.route(self.router, self.layer_spec, logits)
+        method = self.layer_spec.routing_method
+        scored = self.router_weights.logits(x, logits, method)
+        routing = self.kernel.route(self.router, method, scored, self.router_weights.bias)
+        routing = without_padding(routing, is_padding)
         published = routing if self.kernel.tells_routing else None
-        intermediates.keep(
-            "router", None if published is None else published.topk_weights, copy=True
-        )
+        weights = None if published is None else published.topk_weights
+        intermediates.keep("router", weights, copy=True)
         out = self.kernel.apply(x, routing)
         intermediates.keep("finalize", out, copy=True)
         if self.shared is not None:
@@ -166,14 +196,20 @@ class Members:
     quant: str
 
 
+_REFUSALS = {"experts": experts_refusal, "all2all": all2all_refusal}
+
+
 def check(layer_spec: LayerSpec, platform: Platform, members: Members) -> None:
     """Raise RefusedError with the reason of the first member that refuses the layer."""
     for family, table in families.tables(families.MEMBERS):
         row = table.row(getattr(members, family))
-        refusal = experts_refusal if family == "experts" else Needs.refusal
+        refusal = _REFUSALS.get(family, Needs.refusal)
         reason = refusal(row.needs, layer_spec, platform)
         if reason is not None:
             raise RefusedError(row.name, reason)
+    reason = first_refusal(ROUTERS.row(layer_spec.router).asked(platform), layer_spec)
+    if reason is not None:
+        raise RefusedError(layer_spec.router, reason)
     reason = dispatch_refusal(EXPERTS.row(members.experts), ALL2ALL.row(members.all2all))
     if reason is not None:
         raise RefusedError(members.experts, reason)
@@ -188,6 +224,7 @@ def build(
     shared: SharedExperts | None = None,
     *,
     platform: Platform | None = None,
+    router_weights: RouterWeights = NO_WEIGHTS,
 ) -> FusedMoE:
     """Return the layer of `rank`. weights: the rank's own shard, see `shard_weights`.
 
@@ -201,6 +238,7 @@ def build(
     numerics = row.numerics_for(layer_spec.scheme, weights.w13.device.type)
     experts = EXPERTS.load(members.experts)(layer_spec, rank, numerics, quant)
     check_set_up(experts)
+    experts.router_bias = router_weights.bias
     experts.prepare_weights(weights)
     prepare_finalize = ALL2ALL.load(members.all2all)(groups.gather)
     kernel = KERNELS[row.kind](
@@ -215,6 +253,7 @@ def build(
     served = {"experts": experts, "all2all": prepare_finalize, "quant": quant, "router": routes}
     names = {family: type(member).__qualname__ for family, member in served.items()}
     parts = {"router": router, "kernel": kernel, "groups": groups, "shared": shared}
+    parts["router_weights"] = router_weights
     return FusedMoE(layer_spec=layer_spec, members=names, **parts)
 
 

@@ -44,6 +44,8 @@ class ExpertsBase(ABC):
         self.dtype = TORCH_DTYPE[layer_spec.dtype]  # of the output
         self.activation: Activation = ACTIVATIONS.load(layer_spec.activation)()
         self.num_local = len(layer_spec.experts_of(rank))
+        # [E] float32, the routing method's bias, for a backend that routes by itself; set later.
+        self.router_bias: Tensor | None = None
 
     @abstractmethod
     def prepare_weights(self, weights: ExpertWeights) -> None:
@@ -112,9 +114,9 @@ class MonolithicExperts(ExpertsBase):
     def apply(self, x: Activations, logits: Tensor) -> Tensor:
         """Return [T, K] in the model dtype: the sum over this rank's experts of weight * expert(x).
 
-        x: as for `Experts`. logits: [T, E] of all experts of the layer. The routing method is the
-        layer's, which `layer_spec` describes. Padding rows are zeros with logits of zero; their
-        output is not read again.
+        x: as for `Experts`. logits: [T, E] of all experts of the layer. How to route by them is
+        `layer_spec.routing_method`, whose bias is `router_bias`: no part of it may be fixed here.
+        Padding rows are zeros with logits of zero; their output is not read again.
         """
 
 

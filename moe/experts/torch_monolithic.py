@@ -18,7 +18,7 @@ from moe.quant.base import dequantize_activations, dequantize_weight
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from moe.spec import LayerSpec
+    from moe.spec import RoutingMethod
     from moe.types import Activations, ExpertWeights
 
 
@@ -32,7 +32,7 @@ class TorchMonolithicExperts(MonolithicExperts):
 
     def apply(self, x: Activations, logits: Tensor) -> Tensor:
         values = dequantize_activations(x)
-        is_chosen, weights = dense_routing(logits, self.layer_spec)
+        is_chosen, weights = dense_routing(logits, self.layer_spec.routing_method, self.router_bias)
         tokens = [is_chosen[:, e].nonzero()[:, 0] for e in self.local]
         total = torch.zeros(values.shape, dtype=torch.float32, device=values.device)
         for e, rows, h in zip(self.local, tokens, self._intermediates(values, tokens), strict=True):
@@ -58,18 +58,35 @@ class TorchMonolithicExperts(MonolithicExperts):
         return list(torch.split(dequantize_activations(joined), [len(rows) for rows in tokens]))
 
 
-def dense_routing(logits: Tensor, layer_spec: LayerSpec) -> tuple[Tensor, Tensor]:
+def dense_routing(
+    logits: Tensor, method: RoutingMethod, bias: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """Return which experts each token is sent to, [T, E] bool, and with which weights, float32.
 
-    logits: [T, E]. Raises MoEError for a routing method that this backend does not have.
+    logits: [T, E]. bias: [E] float32, if the method has one. Raises MoEError for a router that this
+    backend does not compute, and for a bias that is missing.
     """
-    scores = _scores(logits.float(), layer_spec.router)
-    kept = scores.topk(layer_spec.top_k, dim=-1).indices
+    scores = _scores(logits.float(), method.router)
+    if method.bias and bias is None:
+        raise MoEError("the routing method has a bias, and router_bias is None: set it")
+    ranked = scores + bias if method.bias and bias is not None else scores
+    if method.is_limited:
+        ranked = _in_best_groups(ranked, method)
+    kept = ranked.topk(method.top_k, dim=-1).indices
     is_chosen = torch.zeros_like(scores, dtype=torch.bool).scatter_(1, kept, True)
     weights = torch.where(is_chosen, scores, 0.0)
-    if layer_spec.renormalize:
+    if method.renormalize:
         weights = weights / weights.sum(dim=-1, keepdim=True)
-    return is_chosen, weights
+    return is_chosen, weights * method.scale
+
+
+def _in_best_groups(ranked: Tensor, method: RoutingMethod) -> Tensor:
+    """Return ranked [T, E] with -inf for experts outside of the best groups."""
+    grouped = ranked.view(len(ranked), method.groups, ranked.shape[1] // method.groups)
+    best = grouped.topk(min(2, grouped.shape[2]), dim=-1).values.sum(dim=-1)
+    kept = best.topk(method.chosen_groups, dim=-1).indices
+    is_kept = torch.zeros_like(best, dtype=torch.bool).scatter_(1, kept, True)
+    return grouped.masked_fill(~is_kept[:, :, None], -torch.inf).view(ranked.shape)
 
 
 def _scores(logits: Tensor, method: str) -> Tensor:

@@ -209,8 +209,8 @@ def an_expert_computed_on_two_ranks(patch):
 def routing_method_always_softmax(patch):
     original = torch_monolithic.dense_routing
 
-    def fixed(logits, layer_spec):
-        return original(logits, dataclasses.replace(layer_spec, router="softmax"))
+    def fixed(logits, method, bias):
+        return original(logits, dataclasses.replace(method, router="softmax"), bias)
 
     patch.setattr(torch_monolithic, "dense_routing", fixed)
 
@@ -225,8 +225,8 @@ def routing_method_always_softmax(patch):
 def monolithic_always_renormalizes(patch):
     original = torch_monolithic.dense_routing
 
-    def fixed(logits, layer_spec):
-        return original(logits, dataclasses.replace(layer_spec, renormalize=True))
+    def fixed(logits, method, bias):
+        return original(logits, dataclasses.replace(method, renormalize=True), bias)
 
     patch.setattr(torch_monolithic, "dense_routing", fixed)
 

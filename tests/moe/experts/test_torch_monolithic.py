@@ -15,6 +15,8 @@ from moe.platforms import platform
 from moe.quant import QUANT
 from moe.reference import routing as true_routing
 from moe.routers import ROUTERS
+from moe.routing import RouterWeights
+from moe.spec import RoutingMethod
 from moe.types import Routing
 from tests.moe.kernels.kernel_cases import (
     QUANTS,
@@ -56,7 +58,7 @@ def made(quant_name="none", **fields):
 @pytest.mark.parametrize("router", sorted(METHODS))
 def test_it_routes_as_the_reference_of_the_router_that_the_layer_names(router, renormalize):
     spec, *_, logits = made(router=router, renormalize=renormalize)
-    is_chosen, weights = dense_routing(logits, spec)
+    is_chosen, weights = dense_routing(logits, spec.routing_method, None)
     expected = chosen(logits, spec)
     assert torch.equal(is_chosen.sum(dim=1), torch.full((spec.m,), spec.top_k)), (
         "k experts for each token"
@@ -73,7 +75,7 @@ def test_its_row_names_the_routers_that_it_computes():
     for row in others:
         spec = layer_spec_of("none", router=row.name)
         with pytest.raises(MoEError, match=f"routes by softmax, sigmoid, not '{row.name}'"):
-            dense_routing(torch.zeros(2, 8), spec)
+            dense_routing(torch.zeros(2, 8), spec.routing_method, None)
         names = layer.Members(experts=ROW.name, all2all="local", quant="none")
         text = f"router_unsupported: routes by sigmoid, softmax, not {row.name}"
         with pytest.raises(RefusedError, match=text):
@@ -121,3 +123,51 @@ def test_the_layer_hides_its_routing_and_names_who_routed():
     assert output.routing is None
     expected = run("torch_loop", *made()[:4], chosen(logits, spec))
     assert torch.allclose(output.out.float(), expected.float(), rtol=1e-2)
+
+
+def method(**fields):
+    return RoutingMethod(**{"router": "sigmoid", "top_k": 2, "renormalize": False} | fields)
+
+
+def test_a_bias_chooses_and_does_not_weigh():
+    logits, bias = torch.tensor([[3.0, 2.0, 1.0, -4.0]]), torch.tensor([0.0, -1.0, 0.0, 9.0])
+    is_chosen, weights = dense_routing(logits, method(bias=True), bias)
+    assert is_chosen.tolist() == [[True, False, False, True]]
+    assert torch.equal(weights[0, [0, 3]], torch.sigmoid(logits[0, [0, 3]]))
+    with pytest.raises(MoEError, match="has a bias, and router_bias is None"):
+        dense_routing(logits, method(bias=True), None)
+
+
+def test_only_the_best_groups_are_chosen_from_by_the_sum_of_their_two_best():
+    logits = torch.tensor([[3.0, -9.0, -9.0, 2.0, 2.0, -9.0, -2.0, -3.0, -4.0]])
+    is_chosen, _ = dense_routing(logits, method(groups=3, chosen_groups=1), None)
+    assert is_chosen.nonzero()[:, 1].tolist() == [3, 4]
+    all_groups, _ = dense_routing(logits, method(groups=3, chosen_groups=3), None)
+    assert 0 in all_groups.nonzero()[:, 1].tolist()
+
+
+def test_weights_are_scaled_after_they_are_renormalized():
+    _, weights = dense_routing(torch.randn(3, 6), method(renormalize=True, scale=2.5), None)
+    assert torch.allclose(weights.sum(dim=1), torch.full((3,), 2.5))
+
+
+def test_an_option_that_its_row_does_not_name_is_refused():
+    names = layer.Members(experts=ROW.name, all2all="local", quant="none")
+    spec = layer_spec_of("none", top_k=1, weights_input=True)
+    text = "routing_option_unsupported: routes by itself, and does not name 'weights_input' in its"
+    with pytest.raises(RefusedError, match=text):
+        layer.check(spec, platform("cpu"), names)
+
+
+def test_the_layer_hands_the_bias_to_it():
+    spec, _, weights, x, logits = made(router="sigmoid", router_bias=True)
+    names = layer.Members(experts=ROW.name, all2all="local", quant="none")
+    bias = torch.zeros(spec.num_experts)
+    bias[5] = 9.0
+    built = layer.build(
+        *(spec, 0, Groups(gather=ALONE, tp=ALONE), names, weights),
+        router_weights=RouterWeights(bias=bias),
+    )
+    is_chosen, _ = dense_routing(logits, spec.routing_method, built.kernel.experts.router_bias)
+    assert bool(is_chosen[:, 5].all())
+    assert not same(built.forward(x.codes, logits).out, torch.zeros_like(x.codes))
