@@ -17,6 +17,7 @@ from moe.all2all import ALL2ALL
 from moe.errors import MoEError, RefusedError
 from moe.experts import EXPERTS
 from moe.experts.base import check_set_up
+from moe.layer_inputs import check_tokens
 from moe.quant import QUANT
 from moe.routers import ROUTERS
 from moe.routing import (
@@ -154,7 +155,9 @@ class FusedMoE:
 
         x: [T, K] in the model dtype; T may be 0. logits: [T, E]; not read if the layer has a gate.
         is_padding: [T] bool, rows that no expert computes and whose output is undefined; or None.
+        Raises MoEError for other shapes or dtypes.
         """
+        check_tokens(self.layer_spec, x, logits, is_padding)
         method = self.layer_spec.routing_method
         scored = self.router_weights.logits(x, logits, method)
         routing = self.kernel.route(self.router, method, scored, self.router_weights.bias)
