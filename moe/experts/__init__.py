@@ -27,6 +27,12 @@ _TRANSFORMERS = Needs(
     activation_functions=frozenset(released.ACTIVATION_NAMES),
     packages=(released.TRANSFORMERS_EXPERTS,),
 )
+_TRITON_ACTIVATIONS = frozenset(  # those whose row names a function of the kernels
+    {
+        *("silu", "gelu_tanh", "gelu", "relu2", "swiglu_clamped"),
+        *("silu_no_mul", "gelu_tanh_no_mul", "gelu_no_mul", "relu2_no_mul"),
+    }
+)
 _VLLM_ACTIVATIONS = frozenset({"silu", "gelu_tanh"})
 # vLLM rounds f(gate) before the product with up, and multiplies the second product by the router
 # weight before its only rounding. Its dynamic scales are amax / max, with amax at least 1e-10 where
@@ -63,7 +69,7 @@ EXPERTS: Registry[MemberSpec] = Registry(
                         ("int8_channel", "int8_token"),
                     }
                 ),
-                activation_functions=frozenset({"silu", "gelu_tanh"}),
+                activation_functions=_TRITON_ACTIVATIONS,
                 packages=("triton",),
             ),
             deterministic=True,

@@ -34,6 +34,7 @@ class Experts(ABC):
         self.quant = quant
         self.dtype = TORCH_DTYPE[layer_spec.dtype]  # of the output
         self.activation: Activation = ACTIVATIONS.load(layer_spec.activation)()
+        self.gated = ACTIVATIONS.row(layer_spec.activation).gated
         self.num_local = len(layer_spec.experts_of(rank))
 
     @abstractmethod
@@ -42,6 +43,16 @@ class Experts(ABC):
 
         weights: w13 in [gate; up] order; e experts of this rank, n of its intermediate columns.
         """
+
+    def activate(self, product: Tensor) -> Tensor:
+        """Return the layer's activation [R, n] in float32.
+
+        product: [R, 2n], [gate; up] along 2n, or [R, n] if the activation is not gated.
+        """
+        if not self.gated:
+            return self.activation(product.float(), None)
+        gate, up = product.float().chunk(2, dim=1)
+        return self.activation(gate, up)
 
     def run(self, dispatched: Dispatched) -> Tensor:
         """Call `apply` for what an all2all backend prepared, with ids converted to local ones."""

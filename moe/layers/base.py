@@ -27,14 +27,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointMLP:
-    """Hold one gated MLP as a checkpoint stores it: an expert, or all shared experts as one MLP.
+    """Hold one MLP as a checkpoint stores it: an expert, or all shared experts as one MLP.
 
-    gate, up: [N, K]. down: [K, N]. Weights in the layer's dtype, or codes whose scales are float32
-    multipliers: [] per tensor, [O] per channel, [ceil(O/128), ceil(I/128)] per block of [O, I].
+    gate, up: [N, K]; up is None if the activation is not gated. down: [K, N]. Weights in the
+    layer's dtype, or codes whose scales are float32 multipliers: [] per tensor, [O] per channel,
+    [ceil(O/128), ceil(I/128)] per block of [O, I].
     """
 
     gate: Tensor
-    up: Tensor
+    up: Tensor | None
     down: Tensor
     gate_scale: Tensor | None = None
     up_scale: Tensor | None = None
