@@ -18,8 +18,16 @@ from moe.errors import MoEError, RefusedError
 from moe.experts import EXPERTS
 from moe.quant import QUANT
 from moe.routers import ROUTERS
-from moe.routing import to_local_ids
-from moe.spec import Needs, dispatch_refusal, experts_refusal
+from moe.routing import (
+    NO_WEIGHTS,
+    RouterWeights,
+    route,
+    to_local_ids,
+    weights_on_input,
+    without_padding,
+    zeroed_padding,
+)
+from moe.spec import Needs, all2all_refusal, dispatch_refusal, experts_refusal, first_refusal
 from moe.types import Activations, Routing
 
 if TYPE_CHECKING:
@@ -50,6 +58,8 @@ class MoEKernel:
 
         x: [T, K] this rank's tokens in the model dtype. routing: global ids.
         """
+        if self.experts.layer_spec.weights_input:
+            x, routing = weights_on_input(x, routing)
         early = self.quant.input_scale_is_local
         sent = self.quant.quantize_input(x, self.a1_scale) if early else _plain(x)
         dispatched = self.prepare_finalize.prepare(sent, routing)
@@ -69,8 +79,9 @@ class MoEKernel:
         return self.prepare_finalize.finalize(partial, dispatched)
 
     def _quantize_gathered(self, dispatched: Dispatched) -> Activations:
-        """Quantize with a scale over all gathered rows; padding rows are zeros and do not count."""
-        return self.quant.quantize_input(dispatched.x.codes, self.a1_scale)
+        """Quantize with a scale over all gathered rows; padding rows count as zeros."""
+        x = zeroed_padding(dispatched.x.codes, dispatched.routing.topk_ids)
+        return self.quant.quantize_input(x, self.a1_scale)
 
 
 KERNELS = {"modular": MoEKernel}  # kind of an experts backend -> class that runs it
@@ -94,14 +105,21 @@ class FusedMoE:
     groups: Groups
     shared: SharedExperts | None
     members: dict[str, str]  # family -> name of the class that was created
+    router_weights: RouterWeights = NO_WEIGHTS
 
-    def forward(self, x: Tensor, logits: Tensor) -> Output:
+    def forward(
+        self, x: Tensor, logits: Tensor | None = None, *, is_padding: Tensor | None = None
+    ) -> Output:
         """Return the output and routing of this rank's tokens. Collective.
 
-        x: [T, K] in the model dtype; logits: [T, E]; T may be 0.
+        x: [T, K] in the model dtype; T may be 0. logits: [T, E]; not read if the layer has a gate.
+        is_padding: [T] bool, rows that no expert computes and whose output is undefined; or None.
         """
-        top_k, renormalize = self.layer_spec.top_k, self.layer_spec.renormalize
-        routing = self.router(logits, top_k, renormalize=renormalize)
+        method = self.layer_spec.routing_method
+        scored = self.router_weights.logits(x, logits, method)
+        routing = without_padding(
+            route(self.router, method, scored, self.router_weights.bias), is_padding
+        )
         intermediates.keep("router", routing.topk_weights, copy=True)
         out = self.kernel.apply(x, routing)
         intermediates.keep("finalize", out, copy=True)
@@ -137,14 +155,20 @@ class Members:
     quant: str
 
 
+_REFUSALS = {"experts": experts_refusal, "all2all": all2all_refusal}
+
+
 def check(layer_spec: LayerSpec, platform: Platform, members: Members) -> None:
     """Raise RefusedError with the reason of the first member that refuses the layer."""
     for family, table in families.tables(families.MEMBERS):
         row = table.row(getattr(members, family))
-        refusal = experts_refusal if family == "experts" else Needs.refusal
+        refusal = _REFUSALS.get(family, Needs.refusal)
         reason = refusal(row.needs, layer_spec, platform)
         if reason is not None:
             raise RefusedError(row.name, reason)
+    reason = first_refusal(ROUTERS.row(layer_spec.router).asked(platform), layer_spec)
+    if reason is not None:
+        raise RefusedError(layer_spec.router, reason)
     reason = dispatch_refusal(EXPERTS.row(members.experts), ALL2ALL.row(members.all2all))
     if reason is not None:
         raise RefusedError(members.experts, reason)
@@ -159,6 +183,7 @@ def build(
     shared: SharedExperts | None = None,
     *,
     platform: Platform | None = None,
+    router_weights: RouterWeights = NO_WEIGHTS,
 ) -> FusedMoE:
     """Return the layer of `rank`. weights: the rank's own shard, see `shard_weights`.
 
@@ -184,6 +209,7 @@ def build(
     served = {"experts": experts, "all2all": prepare_finalize, "quant": quant, "router": router}
     names = {family: type(member).__qualname__ for family, member in served.items()}
     parts = {"router": router, "kernel": kernel, "groups": groups, "shared": shared}
+    parts["router_weights"] = router_weights
     return FusedMoE(layer_spec=layer_spec, members=names, **parts)
 
 

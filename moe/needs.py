@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., object])
 _READS = "reads"  # the attribute that holds a function's declaration
-# Fields of Needs that are not checked for other families.
-_EXPERTS_ONLY = ("activation_functions", "dequantizes")
+# Fields of Needs that are not checked for other families; `padding` is, for all2all backends.
+EXPERTS_ONLY = ("activation_functions", "dequantizes")
+_PLAIN = (*EXPERTS_ONLY, "padding")
 
 
 def reads(*fields: str) -> Callable[[F], F]:
@@ -92,6 +93,9 @@ class Needs:
     dequantizes: bool = False
     # Supported rows of `moe.activations`. Checked for experts backends and whole layers only.
     activation_functions: frozenset[str] | Anything = frozenset({"silu"})
+    # Whether padding rows may stand anywhere: their `topk_ids` are all -1, their values garbage,
+    # and no other row may depend on them. Checked for experts and all2all backends only.
+    padding: bool = False
     hidden_multiple: int = 1  # the hidden size must be a multiple of this
     shard_multiple: int = 1  # the same for the intermediate size on each rank
     max_world: int | None = None  # largest number of ranks; None: no limit
@@ -101,9 +105,7 @@ class Needs:
     # only code can check. Without `reads` on the function it is called again for each new layer.
     probe: str | None = None
 
-    def asked(
-        self, platform: Platform, *, leave_out: Container[str] = _EXPERTS_ONLY
-    ) -> tuple[Need, ...]:
+    def asked(self, platform: Platform, *, leave_out: Container[str] = _PLAIN) -> tuple[Need, ...]:
         """Return the needs that can refuse a layer on this platform, in the order of checking.
 
         leave_out: fields of Needs that are not checked. The probe is loaded only if the features
@@ -139,6 +141,11 @@ def first_refusal(needs: Iterable[Need], layer_spec: LayerSpec) -> Reason | None
 def experts_refusal(needs: Needs, layer_spec: LayerSpec, platform: Platform) -> Reason | None:
     """Return `Needs.refusal`, with the fields that are checked for experts backends only."""
     return first_refusal(needs.asked(platform, leave_out=()), layer_spec)
+
+
+def all2all_refusal(needs: Needs, layer_spec: LayerSpec, platform: Platform) -> Reason | None:
+    """Return `Needs.refusal`, with the fields that are checked for all2all backends, too."""
+    return first_refusal(needs.asked(platform, leave_out=EXPERTS_ONLY), layer_spec)
 
 
 @reads("activation")
@@ -200,6 +207,15 @@ def _code_features(_: Needs, platform: Platform, layer_spec: LayerSpec) -> Reaso
     return None
 
 
+@reads("padding")
+def _padding(_: Needs, __: Platform, layer_spec: LayerSpec) -> Reason | None:
+    """Refuse padding rows."""
+    if not layer_spec.padding:
+        return None
+    text = "does not say that its rows may be padding (`padding` in its needs)"
+    return Reason(code="padding_unsupported", text=text)
+
+
 @reads("layout")
 def _world(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason | None:
     """Refuse more ranks than `max_world`."""
@@ -249,6 +265,7 @@ _CHECKS: dict[str, tuple[object, Callable[[Needs, Platform, LayerSpec], Reason |
     "dtypes": (ANY, _dtype),
     "formats": (ANY, _formats),
     "dequantizes": (True, _code_features),
+    "padding": (True, _padding),
     "max_world": (None, _world),
     "hidden_multiple": (1, _hidden),
     "shard_multiple": (1, _shard),

@@ -16,6 +16,7 @@ from moe.needs import Need as Need
 from moe.needs import Needs as Needs
 from moe.needs import Package as Package
 from moe.needs import Reason as Reason
+from moe.needs import all2all_refusal as all2all_refusal
 from moe.needs import experts_refusal as experts_refusal
 from moe.needs import first_refusal as first_refusal
 from moe.needs import reads as reads
@@ -23,6 +24,7 @@ from moe.needs import resolve as resolve
 from moe.numerics import FLOAT32_LOSS as FLOAT32_LOSS
 from moe.numerics import Numerics as Numerics
 from moe.placement import linear
+from moe.routing_method import RoutingMethod as RoutingMethod
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,6 +32,11 @@ if TYPE_CHECKING:
     from moe.placement import Placement
 
 DTYPE_BYTES = {"bf16": 2, "fp16": 2, "f32": 4}  # dtype of a layer -> bytes per element
+# Fields of a layer that `LayerSpec.routing_method` reads.
+ROUTING_FIELDS = (
+    *("router", "top_k", "renormalize", "router_bias", "router_groups", "chosen_groups"),
+    *("router_scale", "logits_dtype", "weights_input"),
+)
 BLOCK = 128  # `fp8_block`: side of a weight block, and length of an activation group
 
 
@@ -60,6 +67,30 @@ class LayerSpec:
     renormalize: bool = True  # divide the top-k router weights by their sum
     activation: str = "silu"  # activation function of the gate: a row of `moe.activations`
     router: str = "softmax"  # a row of `moe.routers`
+    # How the router chooses and weighs, see `moe.routing_method`.
+    router_bias: bool = False
+    router_groups: int = 1
+    chosen_groups: int = 1
+    router_scale: float = 1.0
+    logits_dtype: str = "model"  # of the router logits: `model`, or a key of DTYPE_BYTES
+    weights_input: bool = False  # router weights multiply the input of the experts
+    gate: bool = False  # the composed layer computes its router logits from the hidden states
+    padding: bool = False  # some rows of a call may be padding: all their `topk_ids` are -1
+
+    @property
+    def routing_method(self) -> RoutingMethod:
+        """Return how tokens are routed, as one value."""
+        return RoutingMethod(
+            router=self.router,
+            top_k=self.top_k,
+            renormalize=self.renormalize,
+            bias=self.router_bias,
+            groups=self.router_groups,
+            chosen_groups=self.chosen_groups,
+            scale=self.router_scale,
+            logits_dtype=self.logits_dtype,
+            weights_input=self.weights_input,
+        )
 
     @property
     def gated(self) -> bool:
@@ -89,6 +120,15 @@ class LayerSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TritonTarget:
+    """Name a chip as Triton's compiler does: its backend, its architecture, threads of a warp."""
+
+    backend: str  # cuda | hip
+    arch: int | str  # 90 | "gfx942"
+    warp: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Platform:
     """Describe one kind of chip by its features; `moe.platforms` lists them."""
 
@@ -96,6 +136,9 @@ class Platform:
     device: str  # torch device type: `cpu`, or `cuda` (ROCm's, too)
     features: frozenset[str]
     interpreted: bool = False  # whether Triton kernels run in the interpreter, which is slow
+    shared_bytes: int | None = None  # shared memory (LDS) of a block of threads; None: no limit
+    shared_source: str = ""  # where the vendor says so
+    triton_target: TritonTarget | None = None  # for which kernels compile without the chip
 
 
 # Kinds of experts backends. Modular: called with tokens between an all2all backend's `prepare` and
@@ -183,8 +226,49 @@ def _empty_shard(layer_spec: LayerSpec) -> Reason | None:
     return Reason(code="empty_shard", text=text)
 
 
+@reads("num_experts", "top_k", "router_groups", "chosen_groups")
+def _impossible_groups(layer_spec: LayerSpec) -> Reason | None:
+    """Refuse groups of unequal size, more of them than there are, and too few experts to choose."""
+    experts, k = layer_spec.num_experts, layer_spec.top_k
+    groups, chosen = layer_spec.router_groups, layer_spec.chosen_groups
+    if experts % groups:
+        text = f"{experts} experts do not divide into {groups} groups of equal size"
+    elif chosen > groups:
+        text = f"{chosen} chosen groups are more than the {groups} groups"
+    elif groups > 1 and chosen * (experts // groups) < k:
+        text = f"{chosen} groups of {experts // groups} have fewer experts than top_k {k}"
+    else:
+        return None
+    return Reason(code="router_groups_impossible", text=text)
+
+
+@reads("weights_input", "top_k")
+def _several_weights(layer_spec: LayerSpec) -> Reason | None:
+    """Refuse weights on the input where a token has several: each expert's input would differ."""
+    if not layer_spec.weights_input or layer_spec.top_k == 1:
+        return None
+    text = f"router weights on the input need top_k 1, not {layer_spec.top_k}"
+    return Reason(code="weights_input_needs_top_1", text=text)
+
+
+@reads("gate", "num_experts", "hidden")
+def _no_columns_for_gate(layer_spec: LayerSpec) -> Reason | None:
+    """Refuse a gate in the composed layer if it has more experts than hidden columns."""
+    if not layer_spec.gate or layer_spec.num_experts <= layer_spec.hidden:
+        return None
+    text = (
+        "a gate's logits are read from one hidden column per expert, and "
+        f"{layer_spec.num_experts} experts are more than {layer_spec.hidden} columns"
+    )
+    return Reason(code="gate_not_realisable", text=text)
+
+
 # Needs of every member.
-LAYER_NEEDS = tuple(Need.of(f) for f in (_too_few_experts, _sequence_parallel_alone, _empty_shard))
+_OF_EVERY_LAYER = (
+    *(_too_few_experts, _sequence_parallel_alone, _empty_shard),
+    *(_impossible_groups, _several_weights, _no_columns_for_gate),
+)
+LAYER_NEEDS = tuple(Need.of(f) for f in _OF_EVERY_LAYER)
 
 
 def layer_refusal(layer_spec: LayerSpec) -> Reason | None:

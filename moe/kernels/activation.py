@@ -18,13 +18,13 @@ from moe.activations import ACTIVATIONS
 from moe.errors import MoEError
 from moe.kernels import rounding
 from moe.kernels.launch import INTERPRETED, launch
+from moe.kernels.tiles import program_columns, program_size
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from moe.activations.base import ActivationSpec
 
-_TILE = 1 << 17 if INTERPRETED else 4096  # elements of the output that one program handles
 FUNCTIONS = ("swish", "gelu", "gelu_tanh", "relu2")
 
 
@@ -116,8 +116,9 @@ def _launch(h: Tensor, out: Tensor, activation: str, used: dict[str, Any]) -> No
     """Fill out [..., n] from h. used: which rows are in use, by ids or by counts."""
     columns = out.shape[-1]
     rows = h.numel() // max(h.shape[-1], 1)
-    tile_columns = min(triton.next_power_of_2(max(columns, 1)), 1024)
-    tile_rows = max(1, min(triton.next_power_of_2(max(rows, 1)), _TILE // tile_columns))
+    tile_columns = program_columns(columns)
+    size = program_size(4096, 1 << 17, is_interpreted=INTERPRETED)  # elements of the output
+    tile_rows = max(1, min(triton.next_power_of_2(max(rows, 1)), size // tile_columns))
     grid = (triton.cdiv(rows, tile_rows), triton.cdiv(columns, tile_columns))
     launch(
         *(_activate, grid, h.device, h.contiguous(), used.get("ids_ptr")),
