@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from moe import released, released_vllm
 from moe.registry import Registry
-from moe.spec import ANY, STANDARD, MemberSpec, Needs, Numerics
+from moe.spec import ANY, MONOLITHIC, STANDARD, MemberSpec, Needs, Numerics
 
 # Each product, and f(gate) * up, is rounded to the layer's dtype. Tensor cores sum bf16 and fp16
 # products in float32, but drop low bits when they align the terms.
@@ -131,6 +131,21 @@ EXPERTS: Registry[MemberSpec] = Registry(
             # Multiplies dequantized values, and calls the layer's own activation function.
             needs=Needs(
                 dtypes=ANY, formats=ANY, dequantizes=True, activation_functions=ANY, padding=True
+            ),
+            numerics=Numerics.stated(),
+            deterministic=True,
+        ),
+        MemberSpec(
+            name="torch_monolithic",
+            target="moe.experts.torch_monolithic:TorchMonolithicExperts",
+            kind=MONOLITHIC,
+            needs=Needs(
+                dtypes=ANY,
+                formats=ANY,
+                dequantizes=True,
+                activation_functions=ANY,
+                routers=frozenset({"softmax", "sigmoid"}),
+                routing_options=frozenset({"bias", "groups", "scale", "logits_dtype"}),
             ),
             numerics=Numerics.stated(),
             deterministic=True,
