@@ -36,8 +36,8 @@ TORCH_DTYPE = {"bf16": torch.bfloat16, "fp16": torch.float16, "f32": torch.float
 class ExpertWeights:
     """Hold the weights of some experts, quantized or not; full, or one rank's shard.
 
-    w13: [e, 2n, K] weights or codes, [gate; up].      w2: [e, K, n] weights or codes.
-        Packed codes have K / 2 and n / 2 bytes in place of K and n.
+    w13: [e, 2n, K] weights or codes, [gate; up]; [e, n, K] if the activation is not gated.
+    w2: [e, K, n] weights or codes. Packed codes have K / 2 and n / 2 bytes in place of K and n.
     w13_scale, w2_scale: of the format's scale dtype, value = code * scale, or None for unquantized
         weights. One per block of the format: per tensor [e]; per channel [e, 2n] and [e, K]; per
         block [e, ceil(2n/128), ceil(K/128)] and [e, ceil(K/128), ceil(n/128)]; per group
