@@ -8,7 +8,7 @@ them; no other code does.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
@@ -16,6 +16,7 @@ from moe import families, intermediates
 from moe.all2all import ALL2ALL
 from moe.errors import MoEError, RefusedError
 from moe.experts import EXPERTS
+from moe.experts.base import check_set_up
 from moe.layer_inputs import check_tokens
 from moe.quant import QUANT
 from moe.routers import ROUTERS
@@ -28,7 +29,15 @@ from moe.routing import (
     without_padding,
     zeroed_padding,
 )
-from moe.spec import Needs, all2all_refusal, dispatch_refusal, experts_refusal, first_refusal
+from moe.spec import (
+    MODULAR,
+    MONOLITHIC,
+    Needs,
+    all2all_refusal,
+    dispatch_refusal,
+    experts_refusal,
+    first_refusal,
+)
 from moe.types import Activations, Routing
 
 if TYPE_CHECKING:
@@ -36,9 +45,10 @@ if TYPE_CHECKING:
 
     from moe.all2all.base import PrepareFinalize
     from moe.collectives import Groups
-    from moe.experts.base import Experts
+    from moe.experts.base import ExpertsBase
     from moe.quant.base import QuantMethod
     from moe.routers.base import Router
+    from moe.routing_method import RoutingMethod
     from moe.shared import SharedExperts
     from moe.spec import LayerSpec, Platform
     from moe.types import Dispatched, ExpertWeights
@@ -46,38 +56,48 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class MoEKernel:
-    """Join an all2all backend and an experts backend: prepare, experts, finalize."""
+    """Join an all2all backend and a modular experts backend: prepare, experts, finalize."""
+
+    tells_routing: ClassVar[bool] = True  # whether what `route` returns is what was computed
 
     prepare_finalize: PrepareFinalize
-    experts: Experts
+    experts: ExpertsBase
     quant: QuantMethod
     expert_map: Tensor  # [E] int32, global expert id -> local id; -1 = not on this rank
     a1_scale: Tensor | None = None  # [] float32, static scale of the input, if the scheme has one
 
+    def route(
+        self, router: Router, method: RoutingMethod, logits: Tensor, bias: Tensor | None
+    ) -> Routing:
+        """Return what `apply` takes: global ids and weights, [T, k]. logits: [T, E]. bias: [E]."""
+        return route(router, method, logits, bias)
+
     def apply(self, x: Tensor, routing: Routing) -> Tensor:
         """Return [T, K], summed over the gather group. Collective.
 
-        x: [T, K] this rank's tokens in the model dtype. routing: global ids.
+        x: [T, K] this rank's tokens in the model dtype. routing: of `route`.
         """
-        if self.experts.layer_spec.weights_input:
+        if self.tells_routing and self.experts.layer_spec.weights_input:
             x, routing = weights_on_input(x, routing)
         early = self.quant.input_scale_is_local
         sent = self.quant.quantize_input(x, self.a1_scale) if early else _plain(x)
         dispatched = self.prepare_finalize.prepare(sent, routing)
         gathered = dispatched.x if early else self._quantize_gathered(dispatched)
-        local = Routing(
-            topk_ids=to_local_ids(dispatched.routing.topk_ids, self.expert_map),
-            topk_weights=dispatched.routing.topk_weights,
-        )
-        # Copies, since experts may overwrite their inputs.
-        intermediates.keep("ids", local.topk_ids, copy=True)
-        intermediates.keep("weights", local.topk_weights, copy=True)
-        intermediates.keep("input", gathered.codes, copy=True)
-        intermediates.keep("input_scale", gathered.scale, copy=True)
+        local = self._local(dispatched.routing)
+        intermediates.keep("input", gathered.codes, copy=True)  # experts may overwrite it
+        intermediates.keep("input_scale", gathered.block_scale, copy=True)
         partial = self.experts.run(replace(dispatched, x=gathered, routing=local))
-        _check_output(self.experts, partial, gathered.codes)
+        _check_output(self.experts, partial, gathered.shape)
         intermediates.keep("combine", partial, copy=True)  # the sum over ranks may overwrite it
         return self.prepare_finalize.finalize(partial, dispatched)
+
+    def _local(self, routing: Routing) -> Routing:
+        """Return the gathered routing with local ids, and record it."""
+        ids = to_local_ids(routing.topk_ids, self.expert_map)
+        # Copies, since experts may overwrite their inputs.
+        intermediates.keep("ids", ids, copy=True)
+        intermediates.keep("weights", routing.topk_weights, copy=True)
+        return Routing(topk_ids=ids, topk_weights=routing.topk_weights)
 
     def _quantize_gathered(self, dispatched: Dispatched) -> Activations:
         """Quantize with a scale over all gathered rows; padding rows count as zeros."""
@@ -85,15 +105,35 @@ class MoEKernel:
         return self.quant.quantize_input(x, self.a1_scale)
 
 
-KERNELS = {"modular": MoEKernel}  # kind of an experts backend -> class that runs it
+class MonolithicKernel(MoEKernel):
+    """Join an all2all backend and a backend that routes by itself: its logits travel as weights."""
+
+    tells_routing: ClassVar[bool] = False
+
+    def route(
+        self, router: Router, method: RoutingMethod, logits: Tensor, bias: Tensor | None
+    ) -> Routing:
+        """Return the logits, for the backend to route by: it has the method and the bias."""
+        del router, method, bias
+        return Routing.of_logits(logits)
+
+    def _local(self, routing: Routing) -> Routing:
+        return routing
+
+
+# Kind of an experts backend -> class that runs it.
+KERNELS = {MODULAR: MoEKernel, MONOLITHIC: MonolithicKernel}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """Hold a layer's output. out: [T, K] model dtype. routing: [T, k], global ids."""
+    """Hold a layer's output. out: [T, K] model dtype. routing: [T, k], global ids.
+
+    routing is None if a monolithic backend made it, which does not tell.
+    """
 
     out: Tensor
-    routing: Routing
+    routing: Routing | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,10 +160,11 @@ class FusedMoE:
         check_tokens(self.layer_spec, x, logits, is_padding)
         method = self.layer_spec.routing_method
         scored = self.router_weights.logits(x, logits, method)
-        routing = without_padding(
-            route(self.router, method, scored, self.router_weights.bias), is_padding
-        )
-        intermediates.keep("router", routing.topk_weights, copy=True)
+        routing = self.kernel.route(self.router, method, scored, self.router_weights.bias)
+        routing = without_padding(routing, is_padding)
+        published = routing if self.kernel.tells_routing else None
+        weights = None if published is None else published.topk_weights
+        intermediates.keep("router", weights, copy=True)
         out = self.kernel.apply(x, routing)
         intermediates.keep("finalize", out, copy=True)
         if self.shared is not None:
@@ -133,15 +174,15 @@ class FusedMoE:
         if not self.layer_spec.layout.sequence_parallel:
             out = self.groups.tp.all_reduce(out)
         intermediates.keep("out", out, copy=True)  # a member may reuse the buffer
-        return Output(out=out, routing=routing)
+        return Output(out=out, routing=published)
 
 
-def _check_output(experts: Experts, partial: Tensor, x: Tensor) -> None:
+def _check_output(experts: ExpertsBase, partial: Tensor, expected: tuple[int, ...]) -> None:
     """Raise MoEError for an output that is not [T, K], which might later be broadcast."""
     shape = list(partial.shape) if isinstance(partial, torch.Tensor) else type(partial).__name__
-    if shape != list(x.shape):
+    if shape != list(expected):
         name = type(experts).__name__
-        raise MoEError(f"{name}.apply returned {shape}; it must return [T, K] = {list(x.shape)}")
+        raise MoEError(f"{name}.apply returned {shape}; it must return [T, K] = {list(expected)}")
 
 
 def _plain(x: Tensor) -> Activations:
@@ -199,6 +240,8 @@ def build(
     row = EXPERTS.row(members.experts)
     numerics = row.numerics_for(layer_spec.scheme, weights.w13.device.type)
     experts = EXPERTS.load(members.experts)(layer_spec, rank, numerics, quant)
+    check_set_up(experts)
+    experts.router_bias = router_weights.bias
     experts.prepare_weights(weights)
     prepare_finalize = ALL2ALL.load(members.all2all)(groups.gather)
     kernel = KERNELS[row.kind](
@@ -209,7 +252,8 @@ def build(
         a1_scale=weights.a1_scale,
     )
     router = ROUTERS.load(layer_spec.router)()
-    served = {"experts": experts, "all2all": prepare_finalize, "quant": quant, "router": router}
+    routes = router if kernel.tells_routing else experts
+    served = {"experts": experts, "all2all": prepare_finalize, "quant": quant, "router": routes}
     names = {family: type(member).__qualname__ for family, member in served.items()}
     parts = {"router": router, "kernel": kernel, "groups": groups, "shared": shared}
     parts["router_weights"] = router_weights

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., object])
 _READS = "reads"  # the attribute that holds a function's declaration
 # Fields of Needs that are not checked for other families; `padding` is, for all2all backends.
-EXPERTS_ONLY = ("activation_functions", "dequantizes")
+EXPERTS_ONLY = ("activation_functions", "dequantizes", "routers")
 _PLAIN = (*EXPERTS_ONLY, "padding")
 
 
@@ -93,6 +93,11 @@ class Needs:
     dequantizes: bool = False
     # Supported rows of `moe.activations`. Checked for experts backends and whole layers only.
     activation_functions: frozenset[str] | Anything = frozenset({"silu"})
+    # Supported rows of `moe.routers`, of a monolithic experts backend; None: routing is not its
+    # job, so that each router will do. Checked for experts backends only.
+    routers: frozenset[str] | Anything | None = None
+    # What else it takes of a `RoutingMethod`: words of its OPTIONS, and `weights_input`.
+    routing_options: frozenset[str] = frozenset()
     # Whether padding rows may stand anywhere: their `topk_ids` are all -1, their values garbage,
     # and no other row may depend on them. Checked for experts and all2all backends only.
     padding: bool = False
@@ -156,6 +161,26 @@ def _activation(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason | No
         return None
     text = f"computes the activation {', '.join(sorted(supported))}, not {layer_spec.activation}"
     return Reason(code="activation_unsupported", text=text)
+
+
+@reads(
+    *("router", "top_k", "renormalize", "router_bias", "router_groups", "chosen_groups"),
+    *("router_scale", "logits_dtype", "weights_input"),
+)
+def _routers(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason | None:
+    """Refuse a router that is not in `routers`, and an option that is not in `routing_options`."""
+    supported, method = needs.routers, layer_spec.routing_method
+    if supported is None:
+        return None
+    if not isinstance(supported, Anything) and method.router not in supported:
+        text = f"routes by {', '.join(sorted(supported))}, not {method.router}"
+        return Reason(code="router_unsupported", text=text)
+    asked = (*method.options, *(("weights_input",) if method.weights_input else ()))
+    missing = [word for word in asked if word not in needs.routing_options]
+    if not missing:
+        return None
+    text = f"routes by itself, and does not name {missing[0]!r} in its `routing_options`"
+    return Reason(code="routing_option_unsupported", text=text)
 
 
 @reads()
@@ -261,6 +286,7 @@ def _probe(target: str, platform: Platform) -> Need:
 # Field of Needs, in the order of checking -> the value that restricts nothing, and the check.
 _CHECKS: dict[str, tuple[object, Callable[[Needs, Platform, LayerSpec], Reason | None]]] = {
     "activation_functions": (ANY, _activation),
+    "routers": (None, _routers),
     "features": (frozenset(), _features),
     "dtypes": (ANY, _dtype),
     "formats": (ANY, _formats),

@@ -93,6 +93,12 @@ class LayerSpec:
         )
 
     @property
+    def gated(self) -> bool:
+        """Return whether experts have a gate; otherwise their first matrix is [N, K]."""
+        table = resolve("moe.activations:ACTIVATIONS")  # imported on use: it is built from specs
+        return bool(table.row(self.activation).gated)
+
+    @property
     def shard_sizes(self) -> tuple[int, ...]:
         """Return the intermediate size on each rank."""
         world = range(self.layout.world_size)
@@ -135,12 +141,16 @@ class Platform:
     triton_target: TritonTarget | None = None  # for which kernels compile without the chip
 
 
-# Kinds of experts backends. Modular: called with tokens between an all2all backend's `prepare` and
-# `finalize`, and returns expert output.
-KINDS = ("modular",)
+# Kinds of experts backends. Both are called between an all2all backend's `prepare` and `finalize`.
+# Modular: gets tokens with their routing. Monolithic: gets tokens with router logits and routes by
+# itself, so that nobody else knows the ids.
+MODULAR, MONOLITHIC = KINDS = ("modular", "monolithic")
 # Dispatch formats, in which an all2all backend passes tokens to the experts. Standard: contiguous
-# rows, each with its ids and router weights (`moe.types.Dispatched`).
-STANDARD = "standard"
+# rows, each with its ids and router weights (`moe.types.Dispatched`). Batched: the rows of each
+# expert in a block of its own, and their number (`moe.types.Batches`).
+STANDARD, BATCHED = "standard", "batched"
+# (produced, taken): pairs that differ, and that the experts' base class converts within a rank.
+CONVERTED = frozenset({(STANDARD, BATCHED)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,14 +168,24 @@ class MemberSpec:
     # Activation format -> numerics, for formats with which the member rounds differently.
     numerics_of: Mapping[str, Numerics] = field(default_factory=dict)
     deterministic: bool = False  # equal calls on the same ranks give equal bits
-    kind: str = "modular"  # of an experts backend: one of KINDS
+    kind: str = MODULAR  # of an experts backend: one of KINDS
     dispatch_format: str = STANDARD  # of an experts or all2all backend
+    # Whether an all2all backend brings each token to every rank whatever its ids, and so can carry
+    # router logits in their place to a monolithic backend.
+    carries_logits: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(
                 f"row {self.name!r} is of kind {self.kind!r}; choose from {', '.join(KINDS)}"
             )
+        if (self.kind == MONOLITHIC) == (self.needs.routers is None):
+            rule = (
+                "is monolithic: name the routers that it computes as `routers` of its needs"
+                if self.kind == MONOLITHIC
+                else "is given its routing: leave `routers` out of its needs, or say monolithic"
+            )
+            raise ValueError(f"row {self.name!r} {rule}")
 
     def numerics_for(self, scheme: Scheme, device: str) -> Numerics:
         """Return the stated numerics for this scheme on a device of this torch type.
@@ -179,8 +199,15 @@ class MemberSpec:
 
 
 def dispatch_refusal(experts: MemberSpec, all2all: MemberSpec) -> Reason | None:
-    """Return the reason if the two rows differ in their dispatch format, otherwise None."""
-    if experts.dispatch_format == all2all.dispatch_format:
+    """Return the reason why these experts cannot take what this all2all backend hands out."""
+    if experts.kind == MONOLITHIC and not all2all.carries_logits:
+        text = (
+            f"{experts.name} routes by itself (kind {MONOLITHIC}), and {all2all.name} does not say "
+            "`carries_logits`; choose an all2all backend that brings every token to every rank"
+        )
+        return Reason(code="logits_not_carried", text=text)
+    formats = (all2all.dispatch_format, experts.dispatch_format)
+    if len(set(formats)) == 1 or formats in CONVERTED:
         return None
     text = (
         f"{experts.name} takes the dispatch_format {experts.dispatch_format}, but "
