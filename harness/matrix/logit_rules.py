@@ -21,8 +21,8 @@ WITH_GATE = ("spread", "uniform", "skewed", "hot", "empty", "negative")
 def logits_reason(case: MoETestConfig) -> Reason | None:
     """Return why the case's distribution of logits is refused, or None."""
     if case.exact and case.gate:
-        text = "exact inputs do not carry router logits; leave `exact` or `gate` out"
-        return Reason(code="exact_unsupported", text=text)
+        rule = "exact inputs do not carry router logits; leave `exact` or `gate` out"
+        return Reason(code="exact_unsupported", text=rule)
     text = None if case.logits == "spread" else _text(case)
     if text is None:
         return None
