@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from moe import released, released_vllm
 from moe.registry import Registry
-from moe.spec import ANY, STANDARD, MemberSpec, Needs, Numerics
+from moe.spec import ANY, MONOLITHIC, STANDARD, MemberSpec, Needs, Numerics
 
 # Each product, and f(gate) * up, is rounded to the layer's dtype. Tensor cores sum bf16 and fp16
 # products in float32, but drop low bits when they align the terms.
@@ -77,6 +77,7 @@ EXPERTS: Registry[MemberSpec] = Registry(
                 dtypes=frozenset({"bf16", "fp16"}),
                 formats=frozenset({("model", "model")}) | _FP8_PAIRS | _FNUZ_PAIRS | _INT8_PAIRS,
                 activation_functions=frozenset({"silu", "gelu_tanh"}),
+                padding=True,
                 packages=("triton",),
             ),
             deterministic=True,
@@ -116,6 +117,7 @@ EXPERTS: Registry[MemberSpec] = Registry(
             needs=Needs(
                 dtypes=frozenset({"bf16"}),
                 formats=frozenset({("model", "model")}),
+                padding=True,
                 activation_functions=ANY,  # calls the layer's own activation function
                 hidden_multiple=8,  # grouped_mm needs rows of a multiple of 16 bytes
                 shard_multiple=8,
@@ -129,7 +131,24 @@ EXPERTS: Registry[MemberSpec] = Registry(
             kind="modular",
             dispatch_format=STANDARD,
             # Multiplies dequantized values, and calls the layer's own activation function.
-            needs=Needs(dtypes=ANY, formats=ANY, dequantizes=True, activation_functions=ANY),
+            needs=Needs(
+                dtypes=ANY, formats=ANY, dequantizes=True, activation_functions=ANY, padding=True
+            ),
+            numerics=Numerics.stated(),
+            deterministic=True,
+        ),
+        MemberSpec(
+            name="torch_monolithic",
+            target="moe.experts.torch_monolithic:TorchMonolithicExperts",
+            kind=MONOLITHIC,
+            needs=Needs(
+                dtypes=ANY,
+                formats=ANY,
+                dequantizes=True,
+                activation_functions=ANY,
+                routers=frozenset({"softmax", "sigmoid"}),
+                routing_options=frozenset({"bias", "groups", "scale", "logits_dtype"}),
+            ),
             numerics=Numerics.stated(),
             deterministic=True,
         ),

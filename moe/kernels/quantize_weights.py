@@ -22,6 +22,7 @@ from moe.kernels import rounding
 from moe.kernels.launch import INTERPRETED, launch
 from moe.kernels.quantize import codes_like
 from moe.kernels.scales import KINDS
+from moe.kernels.tiles import program_size
 from moe.spec import resolve
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
     from moe.formats.format import Format
 
-_TILE = 1 << 18 if INTERPRETED else 4096  # elements for each program, at most
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
@@ -90,7 +90,9 @@ def _check(w: Tensor, fmt: Format, noun: str, sides: int) -> None:
         raise MoEError(f"weights of shape {list(w.shape)} are not {noun}; reshape them")
     if w.dtype not in _DTYPES:
         names = ", ".join(str(dtype) for dtype in _DTYPES)
-        raise MoEError(f"weights of {w.dtype} cannot be quantized, only {names}; convert them first")
+        raise MoEError(
+            f"weights of {w.dtype} cannot be quantized, only {names}; convert them first"
+        )
 
 
 def _scale_shape(w: Tensor, fmt: Format) -> tuple[int, ...]:
@@ -138,7 +140,9 @@ def _by_kernels(w: Tensor, fmt: Format, kind: str) -> QuantTensor:
     scale = guarded_buffers.empty(amax.shape, dtype=torch.float32, device=w.device)
     tile_rows, tile_columns = _tile(down, across, rows, columns)
     steps = triton.cdiv(min(across, max(columns, 1)), tile_columns)  # tiles of a block, by columns
-    strips = triton.cdiv(rows, tile_rows) if down == 1 else block_rows * triton.cdiv(down, tile_rows)
+    strips = (
+        triton.cdiv(rows, tile_rows) if down == 1 else block_rows * triton.cdiv(down, tile_rows)
+    )
     arguments = (*w.stride(), rows, columns, down, across, block_rows, block_columns, strips, steps)
     shape = {"KIND": kind, "BY_ROW": down == 1, "ROWS": tile_rows, "COLUMNS": tile_columns}
     grid = (experts * strips, block_columns * steps)
@@ -147,9 +151,12 @@ def _by_kernels(w: Tensor, fmt: Format, kind: str) -> QuantTensor:
     _launch_scales(amax, scale, kind)
     if w.numel():
         launch(_encode_blocks, grid, w.device, w, scale, raw, *arguments, **shape)
-    return QuantTensor(
-        codes=codes, scale=scale.view(experts, *_scale_shape(w, fmt)), format=fmt
-    )
+    return QuantTensor(codes=codes, scale=scale.view(experts, *_scale_shape(w, fmt)), format=fmt)
+
+
+def _size() -> int:
+    """Return the elements for each program, at most."""
+    return program_size(4096, 1 << 18, is_interpreted=INTERPRETED)
 
 
 def _tile(down: int, across: int, rows: int, columns: int) -> tuple[int, int]:
@@ -157,9 +164,10 @@ def _tile(down: int, across: int, rows: int, columns: int) -> tuple[int, int]:
 
     Both are powers of two; what exceeds the block is masked.
     """
-    wide = min(triton.next_power_of_2(max(min(across, columns), 1)), _TILE if INTERPRETED else 512)
+    size = _size()
+    wide = min(triton.next_power_of_2(max(min(across, columns), 1)), size if INTERPRETED else 512)
     high = rows if down == 1 else min(down, rows)
-    return max(1, min(triton.next_power_of_2(max(high, 1)), _TILE // wide)), wide
+    return max(1, min(triton.next_power_of_2(max(high, 1)), size // wide)), wide
 
 
 def _launch_scales(amax: Tensor, scale: Tensor, kind: str) -> None:

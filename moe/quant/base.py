@@ -13,8 +13,8 @@ import torch
 
 from moe.formats.quant_tensor import dequantize
 from moe.kernels import quantize
-from moe.kernels.quantize_weights import moe_quantize_weights, moe_quantize_weights_torch
 from moe.kernels.launch import runs_kernels
+from moe.kernels.quantize_weights import moe_quantize_weights, moe_quantize_weights_torch
 from moe.types import ExpertWeights
 
 if TYPE_CHECKING:

@@ -19,5 +19,7 @@ class E4M3(Codec):
     dtype: ClassVar[torch.dtype] = torch.float8_e4m3fn
 
     def encode(self, x: Tensor) -> Tensor:
-        clamped = x.clamp(-E4M3_MAX, E4M3_MAX)  # in some torch versions an overflowing cast gives NaN
+        clamped = x.clamp(
+            -E4M3_MAX, E4M3_MAX
+        )  # in some torch versions an overflowing cast gives NaN
         return clamped.to(self.dtype)

@@ -119,7 +119,8 @@ def test_kernel_twin_and_codec_give_the_same_bits(grid, block, kernel_device):
 
 @pytest.mark.parametrize("block", [*BLOCKS, (128, 128), (1, 128)])
 def test_several_tiles_of_a_block_share_its_scale(block, monkeypatch, kernel_device):
-    monkeypatch.setattr("moe.kernels.quantize_weights._TILE", 1 << 10 if block[1] == 128 else 32)
+    size = 1 << 10 if block[1] == 128 else 32
+    monkeypatch.setattr("moe.kernels.quantize_weights._size", lambda: size)
     sizes = {"rows": 130, "columns": 140} if block[1] == 128 else {}
     w = experts_of(torch.bfloat16, **sizes).to(kernel_device)
     fmt = dataclasses.replace(FP8, block=block)

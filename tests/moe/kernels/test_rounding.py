@@ -62,7 +62,13 @@ def _inputs():
     return torch.cat(
         [
             *(_all_bf16(), _around_ties(_e4m3_grid()), _around_ties(_fnuz_grid())),
-            *(bits.view(torch.float32), torch.randn(100_000) * 30, torch.tensor(named + edges), whole, _around_ties(whole)),
+            *(
+                bits.view(torch.float32),
+                torch.randn(100_000) * 30,
+                torch.tensor(named + edges),
+                whole,
+                _around_ties(whole),
+            ),
         ]
     )
 

@@ -1,12 +1,9 @@
 """Codes and scales by hand-made examples, and how a rank takes its shard of them."""
 
-import dataclasses
-
 import pytest
 import torch
 
 from moe.formats import FORMATS
-from moe.formats.quant_tensor import QuantTensor, dequantize
 from moe.quant.base import (
     dequantize_activations,
     dequantize_weight,
@@ -14,7 +11,6 @@ from moe.quant.base import (
 )
 from moe.quant.fp8_block import Fp8Block
 from moe.quant.none import NoQuant
-from tests.moe.quant.hand_made import bits, matrix
 
 FP8, INT8 = FORMATS["fp8_tensor"], FORMATS["int8_channel"]
 
