@@ -112,7 +112,7 @@ def quantize_pair(w13: Tensor, w2: Tensor, fmt: Format) -> ExpertWeights:
 
     w13: [e, 2N, K], w2: [e, K, N].
     """
-    do = moe_quantize_weights if runs_kernels(w13) else moe_quantize_weights_torch
+    do = moe_quantize_weights if runs_kernels(w13.device) else moe_quantize_weights_torch
     gate_up, down = do(w13, fmt), do(w2, fmt)
     return ExpertWeights(
         w13=gate_up.codes, w2=down.codes, w13_scale=gate_up.scale, w2_scale=down.scale, format=fmt
