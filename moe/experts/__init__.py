@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from moe import released, released_vllm
 from moe.registry import Registry
-from moe.spec import ANY, MONOLITHIC, STANDARD, MemberSpec, Needs, Numerics
+from moe.spec import ANY, BATCHED, MONOLITHIC, STANDARD, MemberSpec, Needs, Numerics
 
 # Each product, and f(gate) * up, is rounded to the layer's dtype. Tensor cores sum bf16 and fp16
 # products in float32, but drop low bits when they align the terms.
@@ -64,6 +64,24 @@ EXPERTS: Registry[MemberSpec] = Registry(
             target="moe.experts.triton:TritonExperts",
             kind="modular",
             dispatch_format=STANDARD,
+            needs=Needs(
+                features=frozenset({"triton"}),
+                dtypes=frozenset({"bf16", "fp16"}),
+                formats=frozenset({("model", "model")}) | _FP8_PAIRS | _INT8_PAIRS,
+                activation_functions=frozenset({"silu", "gelu_tanh"}),
+                padding=True,
+                packages=("triton",),
+            ),
+            deterministic=True,
+            numerics=_ROUNDED,
+            numerics_of=dict.fromkeys(
+                {activations for _, activations in _FP8_PAIRS}, _FP8_PROMOTED
+            ),
+        ),
+        MemberSpec(
+            name="triton_batched",
+            target="moe.experts.triton_batched:TritonBatchedExperts",
+            dispatch_format=BATCHED,
             needs=Needs(
                 features=frozenset({"triton"}),
                 dtypes=frozenset({"bf16", "fp16"}),
