@@ -27,6 +27,12 @@ _TRANSFORMERS = Needs(
     activation_functions=frozenset(released.ACTIVATION_NAMES),
     packages=(released.TRANSFORMERS_EXPERTS,),
 )
+_TRITON_ACTIVATIONS = frozenset(  # those whose row names a function of the kernels
+    {
+        *("silu", "gelu_tanh", "gelu", "relu2", "swiglu_clamped"),
+        *("silu_no_mul", "gelu_tanh_no_mul", "gelu_no_mul", "relu2_no_mul"),
+    }
+)
 # Pairs of one-byte formats: (weights, activations).
 _FP8_PAIRS = frozenset(
     {
@@ -68,7 +74,7 @@ EXPERTS: Registry[MemberSpec] = Registry(
                 features=frozenset({"triton"}),
                 dtypes=frozenset({"bf16", "fp16"}),
                 formats=frozenset({("model", "model")}) | _FP8_PAIRS | _INT8_PAIRS,
-                activation_functions=frozenset({"silu", "gelu_tanh"}),
+                activation_functions=_TRITON_ACTIVATIONS,
                 padding=True,
                 packages=("triton",),
             ),
@@ -86,7 +92,7 @@ EXPERTS: Registry[MemberSpec] = Registry(
                 features=frozenset({"triton"}),
                 dtypes=frozenset({"bf16", "fp16"}),
                 formats=frozenset({("model", "model")}) | _FP8_PAIRS | _INT8_PAIRS,
-                activation_functions=frozenset({"silu", "gelu_tanh"}),
+                activation_functions=_TRITON_ACTIVATIONS,
                 padding=True,
                 packages=("triton",),
             ),

@@ -13,10 +13,10 @@ from moe import guarded_buffers, intermediates
 from moe.errors import MoEError
 from moe.experts.base import BatchedExperts
 from moe.formats import FORMATS
+from moe.kernels.activation import activate_batched
 from moe.kernels.batched_gemm import batched_gemm
 from moe.kernels.quantize import quantize_rows, quantize_tensor, tensor_scale
 from moe.kernels.scales import code_kind_of
-from moe.kernels.silu_mul import silu_mul
 from moe.types import Activations
 
 if TYPE_CHECKING:
@@ -53,16 +53,17 @@ class TritonBatchedExperts(BatchedExperts):
             )
         slots, counts = batches.slots, batches.counts
         gate_up = batched_gemm(batches.x, self.weights.gate_up, counts, dtype=self.dtype)
-        activation = silu_mul(gate_up.flatten(0, 1), slots, activation=self.layer_spec.activation)
+        batched = activate_batched(gate_up, counts, activation=self.layer_spec.activation)
+        activation = batched.flatten(0, 1)
         h = self._quantize(activation, slots)
         y = batched_gemm(_unflattened(h, experts), self.weights.down, counts, dtype=self.dtype)
         stages = {"gemm1": gate_up.flatten(0, 1), "activation": activation, "second": h.codes}
         stages |= {"gemm2": y.flatten(0, 1)}
         for name, value in stages.items():
             intermediates.keep_batched(name, value, slots)
-        has_rows = h.scale is not None and h.format.has_row_scales
+        has_rows = h.block_scale is not None and h.format.has_row_scales
         keep = intermediates.keep_batched if has_rows else _keep_one
-        keep("second_scale", h.scale, slots)
+        keep("second_scale", h.block_scale, slots)
         return y
 
     def _quantize(self, h: Tensor, slots: Tensor) -> Activations:
