@@ -86,6 +86,9 @@ def _check(w: Tensor, fmt: Format, noun: str, sides: int) -> None:
     if fmt.block is None:
         rule = "it keeps the layer's dtype; choose a format with codes, such as fp8_channel"
         raise MoEError(f"weights cannot be quantized to format {fmt.name!r}: {rule}")
+    if fmt.quantizer is None and not _has_plain_scales(fmt):
+        rule = "name the function that quantizes weights to it as `quantizer` of its row"
+        raise MoEError(f"format {fmt.name!r} has more than a float32 scale per block: {rule}")
     if w.dim() != sides:
         raise MoEError(f"weights of shape {list(w.shape)} are not {noun}; reshape them")
     if w.dtype not in _DTYPES:
@@ -93,6 +96,17 @@ def _check(w: Tensor, fmt: Format, noun: str, sides: int) -> None:
         raise MoEError(
             f"weights of {w.dtype} cannot be quantized, only {names}; convert them first"
         )
+
+
+def _has_plain_scales(fmt: Format) -> bool:
+    """Return whether a code is `value / scale`, with a float32 scale `amax * (1 / top)`."""
+    return (
+        fmt.scale_dtype == "f32"
+        and fmt.packing == 1
+        and not (fmt.zero_point or fmt.global_scale or fmt.scale_divides)
+        and fmt.scale_top in (None, fmt.top)
+        and fmt.lowest == -fmt.top
+    )
 
 
 def _scale_shape(w: Tensor, fmt: Format) -> tuple[int, ...]:

@@ -209,6 +209,24 @@ def test_what_cannot_be_quantized_is_named_with_the_rule(do):
         do(good, FORMATS["model"])
 
 
+@pytest.mark.parametrize("do", [moe_quantize_weights, moe_quantize_weights_torch])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"scale_dtype": "e8m0", "scale_rounding": "up", "block": (1, 32)},
+        {"scale_divides": True},
+        {"scale_top": 400.0},
+        {"bottom": -512.0},
+        {"packing": 2, "block": (1, 32)},
+    ],
+    ids=str,
+)
+def test_scales_of_another_kind_are_not_taken_for_plain_ones(do, changes):
+    fmt = dataclasses.replace(FP8, name="odd", **changes)
+    with pytest.raises(MoEError, match="'odd' has more than a float32 scale .* as `quantizer` of"):
+        do(torch.ones(2, 4, 64), fmt)
+
+
 def halved(w, fmt):
     """A quantizer of another folder."""
     return QuantTensor(codes=w / 2, scale=torch.full((len(w),), 2.0), format=fmt)
