@@ -223,7 +223,7 @@ def test_what_cannot_be_quantized_is_named_with_the_rule(do):
 )
 def test_scales_of_another_kind_are_not_taken_for_plain_ones(do, changes):
     fmt = dataclasses.replace(FP8, name="odd", **changes)
-    with pytest.raises(MoEError, match="'odd' has more than a float32 scale .* as `quantizer` of"):
+    with pytest.raises(MoEError, match=r"'odd' has more than a float32 scale .* as `quantizer` of"):
         do(torch.ones(2, 4, 64), fmt)
 
 
