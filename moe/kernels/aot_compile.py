@@ -120,6 +120,8 @@ def _kind(value: Any, constant: bool) -> tuple[str, bool, bool]:
     """Return (type, whether constant, whether a multiple of 16), as Triton specialises a value."""
     if constant or value is None or (isinstance(value, int) and value == 1):
         return "constexpr", True, False
+    if isinstance(value, float):
+        return "fp32", False, False
     if isinstance(value, torch.Tensor):
         return _TYPES[value.dtype], False, True
     return ("i32" if abs(value) < 1 << 31 else "i64"), False, value % 16 == 0

@@ -235,7 +235,7 @@ CHANGED = {
     "all2all": "local",
     "tokens": "ragged",
     "layer": "elsewhere:Layer",
-    "missing": "router_bias",
+    "missing": "latent",
     "router_bias": True,
     "router_scale": 2.5,
     "weights_input": True,
