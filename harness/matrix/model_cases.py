@@ -6,7 +6,7 @@ What a case cannot say exactly goes into its axis `missing`, and the plan refuse
 from __future__ import annotations
 
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.matrix.case import MoETestConfig
 from harness.matrix.features import joined
@@ -78,7 +78,7 @@ def activation_row(facts: ModelFacts) -> str:
     return facts.activation if facts.gated else f"{facts.activation}_no_mul"
 
 
-def _groups(facts: ModelFacts, experts: int) -> dict[str, int]:
+def _groups(facts: ModelFacts, experts: int) -> dict[str, Any]:
     """Return the groups of so many experts; none if a share of the experts does not have them."""
     groups, chosen = facts.router.groups, facts.router.chosen_groups
     has_groups = chosen < groups and facts.router.bias and experts % groups == 0
