@@ -19,6 +19,7 @@ from moe.experts import EXPERTS
 from moe.quant import QUANT
 from moe.routers import ROUTERS
 from moe.routing import to_local_ids
+from moe.shared import FusedShared, SharedExperts
 from moe.spec import Needs, dispatch_refusal, experts_refusal
 from moe.types import Activations, Routing
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from moe.experts.base import Experts
     from moe.quant.base import QuantMethod
     from moe.routers.base import Router
-    from moe.shared import SharedExperts
     from moe.spec import LayerSpec, Platform
     from moe.types import Dispatched, ExpertWeights
 
@@ -78,7 +78,10 @@ KERNELS = {"modular": MoEKernel}  # kind of an experts backend -> class that run
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """Hold a layer's output. out: [T, K] model dtype. routing: [T, k], global ids."""
+    """Hold a layer's output. out: [T, K] model dtype.
+
+    routing: [T, k], global ids, as sent to the experts: with a slot for each fused shared expert.
+    """
 
     out: Tensor
     routing: Routing
@@ -92,7 +95,7 @@ class FusedMoE:
     router: Router
     kernel: MoEKernel
     groups: Groups
-    shared: SharedExperts | None
+    shared: SharedExperts | FusedShared | None
     members: dict[str, str]  # family -> name of the class that was created
 
     def forward(self, x: Tensor, logits: Tensor) -> Output:
@@ -102,10 +105,12 @@ class FusedMoE:
         """
         top_k, renormalize = self.layer_spec.top_k, self.layer_spec.renormalize
         routing = self.router(logits, top_k, renormalize=renormalize)
+        if isinstance(self.shared, FusedShared):
+            routing = self.shared.add_to(x, routing)
         intermediates.keep("router", routing.topk_weights, copy=True)
         out = self.kernel.apply(x, routing)
         intermediates.keep("finalize", out, copy=True)
-        if self.shared is not None:
+        if isinstance(self.shared, SharedExperts):
             shared = self.shared.forward(x)
             intermediates.keep("shared", shared)
             out = out + shared
@@ -156,7 +161,7 @@ def build(
     groups: Groups,
     members: Members,
     weights: ExpertWeights,
-    shared: SharedExperts | None = None,
+    shared: SharedExperts | FusedShared | None = None,
     *,
     platform: Platform | None = None,
 ) -> FusedMoE:

@@ -49,8 +49,8 @@ def sent(handed: Handed, ids: Tensor, weights: Tensor) -> Sent:
 
     ids: [S, k] global expert ids. weights: [S, k] float32.
     """
-    case = handed.subject.case
-    local = local_ids(ids.long(), case.layer_spec.experts_of(handed.rank), case.num_experts)
+    layer_spec = handed.subject.case.layer_spec
+    local = local_ids(ids.long(), layer_spec.experts_of(handed.rank), layer_spec.held_experts)
     weights = torch.where(local >= 0, weights, 0.0)
     return Sent(rows=_expected_rows(handed), ids=local, weights=weights)
 

@@ -19,23 +19,39 @@ if TYPE_CHECKING:
 
 def weights_ignored(scene: Scene) -> Tensor:
     _needs_weights(scene)
-    return scene.total(weights=torch.ones_like(scene.topk_weights))
+    return _weighted(scene, torch.ones_like(_weights(scene)))
 
 
 def weights_twice(scene: Scene) -> Tensor:
     _needs_weights(scene)
-    return scene.total(weights=scene.topk_weights.square())
+    return _weighted(scene, _weights(scene).square())
 
 
 def weights_uniform(scene: Scene) -> Tensor:
     _needs_weights(scene)
-    return scene.total(weights=torch.full_like(scene.topk_weights, 1 / scene.case.top_k))
+    return _weighted(scene, torch.full_like(_weights(scene), 1 / scene.case.top_k))
 
 
 def weights_reversed(scene: Scene) -> Tensor:
     if scene.case.top_k == 1:
         raise NotApplicable("top-k is 1")
-    return scene.total(weights=scene.topk_weights.flip(1))
+    return _weighted(scene, _weights(scene).flip(1))
+
+
+def _weights(scene: Scene) -> Tensor:
+    """Return the router's weights [r, k], without those of fused shared experts."""
+    return scene.topk_weights[:, : scene.case.top_k]
+
+
+def _weighted(scene: Scene, weights: Tensor) -> Tensor:
+    """Return the output with other router weights [r, k]."""
+    fused = scene.topk_weights[:, scene.case.top_k :]
+    return scene.total(weights=torch.cat([weights, fused.to(weights.dtype)], dim=1))
+
+
+def _chosen(scene: Scene) -> Tensor:
+    """Return the router's ids [r, k]."""
+    return scene.topk_ids[:, : scene.case.top_k]
 
 
 def weights_sigmoid(scene: Scene) -> Tensor:
@@ -51,8 +67,8 @@ def _weights_of_another(scene: Scene, router: str) -> Tensor:
     if scene.case.router == router:
         raise NotApplicable(f"{router} is the layer's scoring function")
     renormalize = scene.case.renormalize
-    weights = routing.weights(scene.logits, scene.topk_ids, renormalize=renormalize, router=router)
-    return scene.total(weights=weights)
+    weights = routing.weights(scene.logits, _chosen(scene), renormalize=renormalize, router=router)
+    return _weighted(scene, weights)
 
 
 def renormalisation_missing(scene: Scene) -> Tensor:
@@ -61,8 +77,8 @@ def renormalisation_missing(scene: Scene) -> Tensor:
     _needs_a_choice(scene)
     _needs_a_sum(scene)
     router = scene.case.router
-    weights = routing.weights(scene.logits, scene.topk_ids, renormalize=False, router=router)
-    return scene.total(weights=weights)
+    weights = routing.weights(scene.logits, _chosen(scene), renormalize=False, router=router)
+    return _weighted(scene, weights)
 
 
 def renormalisation_extra(scene: Scene) -> Tensor:
@@ -70,8 +86,8 @@ def renormalisation_extra(scene: Scene) -> Tensor:
         raise NotApplicable("the layer does renormalise")
     _needs_a_choice(scene)
     _needs_a_sum(scene)
-    weights = scene.topk_weights
-    return scene.total(weights=weights / weights.sum(dim=1, keepdim=True))
+    weights = _weights(scene)
+    return _weighted(scene, weights / weights.sum(dim=1, keepdim=True))
 
 
 def weights_on_input(scene: Scene) -> Tensor:

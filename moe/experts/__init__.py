@@ -42,6 +42,8 @@ _VLLM = Numerics.stated(
 _VLLM_DIVIDED = replace(_VLLM, scale="divided", amax_floor=1e-10)
 # Its fp8 sums stay in the short accumulator, except that a block's sum is added in float32.
 _VLLM_FP8 = replace(_VLLM, accumulation=_FP8_SHORT, aligned=_FP8_ALIGNED)
+# What a backend need not know of: it gets local ids, -1 for all others, and the size it works on.
+_LAYER_FEATURES = frozenset({"fused_shared"})
 
 EXPERTS: Registry[MemberSpec] = Registry(
     "experts",
@@ -64,6 +66,7 @@ EXPERTS: Registry[MemberSpec] = Registry(
                     }
                 ),
                 activation_functions=frozenset({"silu", "gelu_tanh"}),
+                layer_features=_LAYER_FEATURES,
                 packages=("triton",),
             ),
             deterministic=True,
@@ -102,6 +105,7 @@ EXPERTS: Registry[MemberSpec] = Registry(
                 dtypes=frozenset({"bf16"}),
                 formats=frozenset({("model", "model")}),
                 activation_functions=ANY,  # calls the layer's own activation function
+                layer_features=_LAYER_FEATURES,
                 hidden_multiple=8,  # grouped_mm needs rows of a multiple of 16 bytes
                 shard_multiple=8,
             ),
@@ -114,7 +118,13 @@ EXPERTS: Registry[MemberSpec] = Registry(
             kind="modular",
             dispatch_format=STANDARD,
             # Multiplies dequantized values, and calls the layer's own activation function.
-            needs=Needs(dtypes=ANY, formats=ANY, dequantizes=True, activation_functions=ANY),
+            needs=Needs(
+                dtypes=ANY,
+                formats=ANY,
+                dequantizes=True,
+                activation_functions=ANY,
+                layer_features=_LAYER_FEATURES,
+            ),
             numerics=Numerics.stated(),
             deterministic=True,
         ),

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # of a score and its renormalisation in float32: a few roundings of 2**-24 and the error of exp
 WEIGHT_NOISE = 2.0**-20
+# of the sigmoid of a float32 sum over the hidden columns, whose terms are much larger than it
+FUSED_NOISE = 2.0**-16
 
 
 def truth_of(router: str) -> RouterTruth:
@@ -67,6 +69,23 @@ def routing_errors(
     return _wrong_weights(truth.weights(logits, ids, renormalize=renormalize), topk_weights)
 
 
+def fused_errors(actual: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> list[str]:
+    """Return what is wrong with the slots of fused shared experts; empty if they are correct.
+
+    actual, expected: ids and weights [T, slots], the same in the router's slots.
+    """
+    (ids, weights), (right_ids, right_weights) = actual, expected
+    if ids.shape != right_ids.shape:
+        sizes = f"{ids.shape[1]} slots of a token, {right_ids.shape[1]}"
+        return [f"routing: {sizes} with the fused shared experts"]
+    bad = (ids != right_ids).any(dim=1).nonzero()
+    if len(bad):
+        row = int(bad[0])
+        pair = f"{ids[row].tolist()}, expected {right_ids[row].tolist()}"
+        return [f"routing: token {row} is not sent to each fused shared expert: {pair}"]
+    return _wrong_weights(right_weights, weights, FUSED_NOISE)
+
+
 def _out_of_range(ids: Tensor, experts: int) -> list[str]:
     bad = ((ids < 0) | (ids >= experts)).any(dim=1).nonzero()
     if len(bad) == 0:
@@ -97,8 +116,8 @@ def _not_best(truth: RouterTruth, logits: Tensor, is_chosen: Tensor) -> list[str
     return [f"routing: {tokens}, first token {row}: {values}"]
 
 
-def _wrong_weights(expected: Tensor, weights: Tensor) -> list[str]:
-    off = (weights.float() - expected).abs() > WEIGHT_NOISE * expected.amax(dim=1, keepdim=True)
+def _wrong_weights(expected: Tensor, weights: Tensor, noise: float = WEIGHT_NOISE) -> list[str]:
+    off = (weights.float() - expected).abs() > noise * expected.amax(dim=1, keepdim=True)
     off |= ~weights.isfinite()
     if not off.any():
         return []

@@ -19,6 +19,7 @@ from moe.spec import Numerics
 from tests.mistakes import (
     mistakes_experts,
     mistakes_functions,
+    mistakes_layer,
     mistakes_ranks,
     mistakes_routing,
     mistakes_scales,
@@ -40,7 +41,8 @@ FAMILIES = (
     mistakes_experts,
     mistakes_scales,
     mistakes_values,
-    mistakes_functions,  # last: a mistake's number is the seed of its case
+    mistakes_functions,
+    mistakes_layer,  # last: a mistake's number is the seed of its case
 )
 
 

@@ -25,7 +25,14 @@ def test_the_battery_holds_what_was_promised():
     assert [h.name for h in HYPOTHESES if h.battery] == [
         *("zeros", "halved", "doubled", "negated", "rolled", "swapped", "row_zeroed"),
         *("last_block_zeroed", "expert_dropped", "expert_from_neighbour", "shared_missing"),
-        *("shared_twice", "weights_ignored", "weights_twice", "rank_missing", "rank_twice"),
+        *(
+            "shared_twice",
+            "shared_gate_ignored",
+            "weights_ignored",
+            "weights_twice",
+            "rank_missing",
+            "rank_twice",
+        ),
         *("scale_shifted", "gate_up_swapped"),
     ]
 
@@ -70,6 +77,12 @@ PLACES |= dict.fromkeys(
         *("absent_as_first", "absent_as_last"),
     ),
     case(dp_size=2, use_ep=True),
+)
+
+
+PLACES |= dict.fromkeys(
+    ("shared_gate_ignored", "shared_gate_twice", "shared_gate_not_squashed"),
+    case(shared_experts=1, shared_gate=True),
 )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch.nn.functional import silu
@@ -9,7 +11,7 @@ from torch.nn.functional import silu
 from moe.activations.silu.truth import silu_mul
 from moe.assumed_numerics import SHARED_ASSUMED
 from moe.layout import Layout
-from moe.reference.shared_experts import SHARED, shared_output
+from moe.reference.shared_experts import SHARED, SharedTruth
 from moe.spec import LayerSpec, Scheme
 
 TOKENS, HIDDEN, INNER = 48, 96, 64
@@ -34,6 +36,13 @@ SPEC = LayerSpec(
 )
 
 
+def truth(numerics, gate=None, **changes):
+    spec = dataclasses.replace(SPEC, shared_experts=1, **changes)
+    return SharedTruth(
+        w13=W13, w2=W2, gate=gate, numerics=numerics, layer_spec=spec, activation=silu_mul
+    )
+
+
 def member(places):
     """The MLP, rounded to bf16 at these places and at the end."""
 
@@ -47,9 +56,9 @@ def member(places):
 
 def used(places, numerics):
     """Return the squared distances of the member over the allowed variance, [T]."""
-    y, variance, along = shared_output(X, (W13, W2), numerics, SPEC, silu_mul)
-    assert along.shape == (3, TOKENS)
-    return (member(places) - y).square().sum(dim=1) / variance
+    part = truth(numerics)(X)
+    assert part.along.shape == (3, TOKENS)
+    return (member(places) - part.out).square().sum(dim=1) / part.variance
 
 
 def test_the_shared_experts_of_this_project_round_each_step():
@@ -68,7 +77,8 @@ def test_assumed_ones_may_round_where_they_like(places):
 
 
 def test_assumed_ones_hide_no_mistake():
-    y, variance, _ = shared_output(X, (W13, W2), SHARED_ASSUMED, SPEC, silu_mul)
+    part = truth(SHARED_ASSUMED)(X)
+    y, variance = part.out, part.variance
     swapped = silu(X @ W13[INNER:].T) * (X @ W13[:INNER].T) @ W2.T
     assert float(((swapped - y).square().sum(dim=1) / variance).amin()) > 100
     assert float((y.square().sum(dim=1) / variance).amin()) > 100
