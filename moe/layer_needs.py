@@ -43,6 +43,43 @@ def _empty_shard(layer_spec: LayerSpec) -> Reason | None:
     return Reason(code="empty_shard", text=text)
 
 
+@reads("num_experts", "zero_experts", "top_k", "router_groups", "chosen_groups")
+def _impossible_groups(layer_spec: LayerSpec) -> Reason | None:
+    """Refuse groups of unequal size, more of them than there are, and too few experts to choose."""
+    experts, k = layer_spec.router_experts, layer_spec.top_k
+    groups, chosen = layer_spec.router_groups, layer_spec.chosen_groups
+    if experts % groups:
+        text = f"{experts} experts do not divide into {groups} groups of equal size"
+    elif chosen > groups:
+        text = f"{chosen} chosen groups are more than the {groups} groups"
+    elif groups > 1 and chosen * (experts // groups) < k:
+        text = f"{chosen} groups of {experts // groups} have fewer experts than top_k {k}"
+    else:
+        return None
+    return Reason(code="router_groups_impossible", text=text)
+
+
+@reads("weights_input", "top_k")
+def _several_weights(layer_spec: LayerSpec) -> Reason | None:
+    """Refuse weights on the input where a token has several: each expert's input would differ."""
+    if not layer_spec.weights_input or layer_spec.top_k == 1:
+        return None
+    text = f"router weights on the input need top_k 1, not {layer_spec.top_k}"
+    return Reason(code="weights_input_needs_top_1", text=text)
+
+
+@reads("gate", "num_experts", "hidden")
+def _no_columns_for_gate(layer_spec: LayerSpec) -> Reason | None:
+    """Refuse a gate in the composed layer if it has more experts than hidden columns."""
+    if not layer_spec.gate or layer_spec.num_experts <= layer_spec.hidden:
+        return None
+    text = (
+        "a gate's logits are read from one hidden column per expert, and "
+        f"{layer_spec.num_experts} experts are more than {layer_spec.hidden} columns"
+    )
+    return Reason(code="gate_not_realisable", text=text)
+
+
 @reads("shared_experts", "shared_width", "shared_scheme", "shared_gate", "shared_fused")
 def _no_shared_experts(layer_spec: LayerSpec) -> Reason | None:
     """Refuse a description of shared experts that a layer does not have."""
@@ -59,7 +96,10 @@ def _no_shared_experts(layer_spec: LayerSpec) -> Reason | None:
     return Reason(code="no_shared_experts", text=text)
 
 
-@reads("shared_fused", "shared_width", "shared_scheme", "zero_experts", "latent", "adapters")
+@reads(
+    *("shared_fused", "shared_width", "shared_scheme", "zero_experts", "latent", "adapters"),
+    "weights_input",
+)
 def _fused_differently(layer_spec: LayerSpec) -> Reason | None:
     """Refuse fused shared experts that are not like the routed ones, or join another feature."""
     if not layer_spec.shared_fused:
@@ -70,6 +110,7 @@ def _fused_differently(layer_spec: LayerSpec) -> Reason | None:
         "latent": layer_spec.latent > 0,
         "zero_experts": layer_spec.zero_experts > 0,
         "adapters": layer_spec.adapters > 0,
+        "weights_input": layer_spec.weights_input,
     }
     names = ", ".join(name for name, is_different in differs.items() if is_different)
     if not names:
@@ -128,6 +169,7 @@ LAYER_NEEDS = tuple(
     Need.of(need)
     for need in (
         *(_too_few_experts, _sequence_parallel_alone, _empty_shard),
+        *(_impossible_groups, _several_weights, _no_columns_for_gate),
         *(_no_shared_experts, _fused_differently, _empty_shared_shard),
         *(_shared_scale, _shared_blocks),
     )

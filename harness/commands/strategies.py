@@ -194,6 +194,8 @@ TOGETHER = (
     *("m", "n", "k", "num_experts", "top_k", "experts", "all2all", "quant", "dtype", "layer"),
     *("dp_size", "tp_size", "use_ep", "sequence_parallel", "tokens", "seed", "exact"),
     *("router", "activation", "total_experts", "missing"),  # by the seed; only of real models
+    *("router_bias", "router_groups", "chosen_groups", "router_scale", "weights_input"),
+    *("logits", "logits_dtype", "gate", "padding"),
     *("shared_width", "shared_quant", "shared_gate", "shared_fused"),  # by the seed
     *("zero_experts", "latent", "adapters"),
 )

@@ -42,6 +42,7 @@ def is_bitwise(case: MoETestConfig) -> bool:
         and _has_exact_shared(case)
         and min(case.n, case.k) >= 2 * PERIOD
         and (eights or not quantized)
+        and (has_own_up_scales(case) or not FORMATS[case.layer_spec.scheme.weights].is_integer)
     )
 
 
@@ -51,6 +52,11 @@ def _has_exact_shared(case: MoETestConfig) -> bool:
         return case.shared_width == 0 or case.shared_width >= 2 * PERIOD
     eights = case.layer_spec.shared_columns % (PERIOD * case.tp_size) == 0
     return case.shared_quant == case.quant and eights
+
+
+def has_own_up_scales(case: MoETestConfig) -> bool:
+    """Return whether no scale of w13 is shared by gate and up, so that up's can be smaller."""
+    return FORMATS[case.layer_spec.scheme.weights].splits(case.n)
 
 
 def exact_refusal(scheme: Scheme) -> Reason | None:

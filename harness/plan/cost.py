@@ -54,13 +54,8 @@ def rank_bytes(layer_spec: LayerSpec, device: str) -> int:
 
 def shortage(layer_spec: LayerSpec, machine: Machine) -> str | None:
     """Return why the ranks of this layer do not fit into the machine, or None."""
-    world, device = layer_spec.layout.world_size, machine.platform.device
-    per_rank = rank_bytes(layer_spec, device)
-    if device == "cpu":
-        ranks, memory, memory_name = world, machine.memory_bytes, "main memory"
-    else:
-        ranks, memory = -(-world // max(1, machine.devices)), machine.device_bytes
-        memory_name = "a device"
+    per_rank = rank_bytes(layer_spec, machine.platform.device)
+    ranks, memory, memory_name = _ranks_and_memory(layer_spec, machine)
     if ranks * per_rank <= SHARE * memory:
         return None
     return (
@@ -68,6 +63,20 @@ def shortage(layer_spec: LayerSpec, machine: Machine) -> str | None:
         f"of {memory_name}'s {memory / 1e9:.1f} GB: {ranks * per_rank / 1e9:.1f} GB needed, "
         f"{SHARE * memory / 1e9:.1f} GB available"
     )
+
+
+def memory_share(layer_spec: LayerSpec, machine: Machine) -> float:
+    """Return the share of the memory that a plan may fill which the ranks of this layer take."""
+    ranks, memory, _ = _ranks_and_memory(layer_spec, machine)
+    return ranks * rank_bytes(layer_spec, machine.platform.device) / max(SHARE * memory, 1)
+
+
+def _ranks_and_memory(layer_spec: LayerSpec, machine: Machine) -> tuple[int, int, str]:
+    """Return how many ranks share a memory, its bytes, and what it is called."""
+    world = layer_spec.layout.world_size
+    if machine.platform.device == "cpu":
+        return world, machine.memory_bytes, "main memory"
+    return -(-world // max(1, machine.devices)), machine.device_bytes, "a device"
 
 
 def interpreted_seconds(layer_spec: LayerSpec, cores: int) -> float:

@@ -20,8 +20,10 @@ from moe.all2all import ALL2ALL
 from moe.errors import MoEError
 from moe.experts import EXPERTS
 from moe.layers import COMPOSED, LAYERS, OWN, OwnLayerSpec
+from moe.needs import EXPERTS_ONLY
 from moe.oracle import AUTO, select
 from moe.quant import QUANT
+from moe.routers import ROUTERS
 from moe.spec import LAYER_NEEDS, Need, Reason, dispatch_refusal, reads
 
 if TYPE_CHECKING:
@@ -155,7 +157,9 @@ def layer(machine: Machine, name: str) -> tuple[Need, ...]:
 
 def router(machine: Machine, name: str) -> tuple[Need, ...]:
     """Return the needs of a router."""
-    return _of_row(machine, "router", name)
+    row = ROUTERS.row(name)
+    judged = replace(row, needs=_judged_of(machine, row.needs))
+    return _named(row, judged.asked(machine.platform))
 
 
 def activation(machine: Machine, name: str) -> tuple[Need, ...]:
@@ -170,7 +174,9 @@ def quant(machine: Machine, name: str) -> tuple[Need, ...]:
 
 def all2all(machine: Machine, name: str) -> tuple[Need, ...]:
     """Return the needs of an all2all backend."""
-    return _of_row(machine, "all2all", name)
+    row = ALL2ALL.row(name)
+    needs = _judged_of(machine, row.needs)
+    return _named(row, needs.asked(machine.platform, leave_out=EXPERTS_ONLY))
 
 
 def _of_row(machine: Machine, family: str, name: str) -> tuple[Need, ...]:

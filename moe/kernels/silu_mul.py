@@ -11,6 +11,7 @@ from moe import guarded_buffers
 from moe.errors import MoEError
 from moe.kernels import rounding
 from moe.kernels.launch import INTERPRETED, launch
+from moe.kernels.tiles import program_columns, program_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-_TILE = 1 << 17 if INTERPRETED else 4096  # elements of the output that one program handles
+
+def _tile() -> int:
+    """Return the elements of the output that one program handles."""
+    return program_size(4096, 1 << 17, is_interpreted=INTERPRETED)
 
 
 def silu_mul(
@@ -37,8 +41,8 @@ def silu_mul(
     _twin(activation)
     rows, columns = h.shape[0], h.shape[1] // 2
     out = guarded_buffers.empty((rows, columns), dtype=dtype or h.dtype, device=h.device)
-    tile_columns = min(triton.next_power_of_2(max(columns, 1)), 1024)
-    tile_rows = max(1, min(triton.next_power_of_2(max(rows, 1)), _TILE // tile_columns))
+    tile_columns = program_columns(columns)
+    tile_rows = max(1, min(triton.next_power_of_2(max(rows, 1)), _tile() // tile_columns))
     grid = (triton.cdiv(rows, tile_rows), triton.cdiv(columns, tile_columns))
     flat = None if ids is None else ids.contiguous()
     launch(

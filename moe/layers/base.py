@@ -51,7 +51,7 @@ class CheckpointWeights:
         that it calls for.
     shared: the shared experts as one MLP of shared_experts * N columns, never quantized, or None.
     a1_scale, a2_scale: [] float32, static scales of the inputs of both products, or None.
-    gate_bias: [E] added to the router's scores. None: no current router has one.
+    gate_bias: [E] float32, added to the router's scores for the choice alone, or None.
     """
 
     gate_weight: Tensor | None
@@ -72,7 +72,7 @@ class LayerSubject(ABC):
 
     numerics: ClassVar[Numerics] = Numerics()  # where it rounds
     needs: ClassVar[Needs] = Needs()  # of the platform, dtypes, formats, sizes and packages
-    takes: ClassVar[frozenset[str]] = frozenset()  # some of dp, tp, ep, sp, shared, no_renorm
+    takes: ClassVar[frozenset[str]] = frozenset()  # words of `moe.layers.TAKES`
     routers: ClassVar[frozenset[str] | Anything] = frozenset(
         {"softmax"}
     )  # rows of `moe.routers` that its gate computes

@@ -13,6 +13,7 @@ import torch
 
 from moe.formats.quant_tensor import QuantTensor, dequantize, spread_scale
 from moe.kernels import quantize
+from moe.kernels.launch import runs_kernels
 from moe.types import ExpertWeights
 
 if TYPE_CHECKING:
@@ -94,13 +95,13 @@ def _blocks_of(columns: range, intermediate: int, block: int) -> range:
 
 def quantize_tensor(x: Tensor, scale: Tensor, kind: str) -> Tensor:
     """Return codes, [T, K]. scale: [] float32. Uses the kernel on a GPU, otherwise its twin."""
-    do = quantize.quantize_tensor if x.is_cuda else quantize.quantize_tensor_torch
+    do = quantize.quantize_tensor if runs_kernels(x.device) else quantize.quantize_tensor_torch
     return do(x, scale, kind)
 
 
 def quantize_rows(x: Tensor, kind: str, group: int | None) -> tuple[Tensor, Tensor]:
     """Return codes [T, K] and float32 scales, [T, 1], or [T, ceil(K/group)] per `group` columns."""
-    do = quantize.quantize_rows if x.is_cuda else quantize.quantize_rows_torch
+    do = quantize.quantize_rows if runs_kernels(x.device) else quantize.quantize_rows_torch
     return do(x, kind, group)
 
 

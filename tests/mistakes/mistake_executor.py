@@ -19,6 +19,7 @@ from moe.spec import Numerics
 from tests.mistakes import (
     mistakes_experts,
     mistakes_functions,
+    mistakes_kernels,
     mistakes_layer,
     mistakes_ranks,
     mistakes_routing,
@@ -42,6 +43,7 @@ FAMILIES = (
     mistakes_scales,
     mistakes_values,
     mistakes_functions,
+    mistakes_kernels,
     mistakes_layer,  # last: a mistake's number is the seed of its case
 )
 

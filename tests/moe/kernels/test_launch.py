@@ -30,6 +30,14 @@ def test_a_recording_runs_nothing_and_keeps_what_would_run():
     assert launches[0].options["ROWS"] == 4
 
 
+def test_kernels_are_called_on_devices_and_while_recording():
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert (launch.runs_kernels(cpu), launch.runs_kernels(gpu)) == (False, True)
+    with launch.recording(1):
+        assert launch.runs_kernels(torch.device("meta"))
+        assert launch.runs_kernels(cpu)
+
+
 def test_recordings_end(kernel_device):
     with pytest.raises(RuntimeError, match="stop"), launch.recording(1) as launches:
         raise RuntimeError("stop")
