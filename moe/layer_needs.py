@@ -151,7 +151,7 @@ def _shared_blocks(layer_spec: LayerSpec) -> Reason | None:
     fmt = _formats().row(layer_spec.shared_scheme.weights)
     shards = 1 if layout.sequence_parallel else layout.tp_size
     edges = [chunk(width, shards, tp_rank).stop for tp_rank in range(shards)]
-    for block in (side for side in fmt.block or () if side):
+    for block in (fmt.packing, *(side for side in fmt.block or () if side)):
         cut = next((edge for edge in edges if edge % block), None)
         if cut is not None:
             text = f"shared experts: a rank's columns end at {cut}, inside a block of {block}"

@@ -32,15 +32,22 @@ if TYPE_CHECKING:
 class SharedExperts:
     """Compute the shared experts on one rank, which holds S of their columns."""
 
-    weights: ExpertWeights  # of one expert: w13 [1, 2S, K], [gate; up], and w2 [1, K, S]
+    # Of one expert: w13 [1, 2S, K], [gate; up], or [1, S, K] if the activation is not gated; and w2
+    # [1, K, S].
+    weights: ExpertWeights
     quant: QuantMethod
     gate: Tensor | None = None  # [1, K] model dtype; None: no gate
     activation: str = "silu"  # a row of `moe.activations`
 
     def forward(self, x: Tensor) -> Tensor:
         """Return this rank's partial sum, [T, K] in the model dtype. x: [T, K]."""
-        gate, up = self._product(x, self.weights.gate_up).chunk(2, dim=-1)
-        h = ACTIVATIONS.load(self.activation)()(gate.float(), up.float())
+        product = self._product(x, self.weights.gate_up).float()
+        activate = ACTIVATIONS.load(self.activation)()
+        if ACTIVATIONS.row(self.activation).gated:
+            gate, up = product.chunk(2, dim=-1)
+            h = activate(gate, up)
+        else:
+            h = activate(product, None)
         y = self._product(h.to(x.dtype), self.weights.down)
         if self.gate is None:
             return y
@@ -101,7 +108,8 @@ def shard_shared(
 ) -> SharedExperts:
     """Return the shared experts of `rank`: quantized, and then sharded.
 
-    w13: [2W, K], w2: [K, W] model dtype, W = layer_spec.shared_columns. gate: [1, K], or None.
+    w13: [2W, K], or [W, K] if the activation is not gated; w2: [K, W] model dtype, W =
+    layer_spec.shared_columns. gate: [1, K], or None.
     """
     weights = quant.quantize_weights(w13[None], w2[None])
     layout, width = layer_spec.layout, w2.shape[1]

@@ -100,6 +100,12 @@ class LayerSpec:
         )
 
     @property
+    def gated(self) -> bool:
+        """Return whether experts have a gate; otherwise their first matrix is [N, K]."""
+        table = resolve("moe.activations:ACTIVATIONS")  # imported on use: it is built from specs
+        return bool(table.row(self.activation).gated)
+
+    @property
     def shard_sizes(self) -> tuple[int, ...]:
         """Return the intermediate size on each rank."""
         world = range(self.layout.world_size)

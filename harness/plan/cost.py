@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 SIZES = (
     *("m", "hidden", "intermediate", "num_experts", "top_k", "layout"),
     *("shared_experts", "shared_width", "shared_fused"),
+    "activation",  # whether there is a gate
 )
 _MB = 10**6
 RANK_BYTES = {"cpu": 150 * _MB, "cuda": 1500 * _MB}  # a process by itself; with a GPU its context
@@ -39,7 +40,8 @@ def rank_bytes(layer_spec: LayerSpec, device: str) -> int:
     layer's dtype and once more as its members hold them, one expert in float32 with the room to
     quantize it, and the global tokens with both intermediates in float32, in two calls.
     """
-    expert = 3 * layer_spec.intermediate * layer_spec.hidden
+    matrices = 3 if layer_spec.gated else 2
+    expert = matrices * layer_spec.intermediate * layer_spec.hidden
     count = layer_spec.num_experts + -(-layer_spec.shared_columns // layer_spec.intermediate)
     stored = DTYPE_BYTES[layer_spec.dtype] + (
         layer_spec.scheme.weight_bytes or DTYPE_BYTES[layer_spec.dtype]
@@ -47,7 +49,8 @@ def rank_bytes(layer_spec: LayerSpec, device: str) -> int:
     weights = count * expert * stored + 4 * expert * 4
     tokens = layer_spec.m * layer_spec.layout.dp_size
     columns = (
-        layer_spec.slots * (3 * layer_spec.intermediate + layer_spec.hidden) + 6 * layer_spec.hidden
+        layer_spec.slots * (matrices * layer_spec.intermediate + layer_spec.hidden)
+        + 6 * layer_spec.hidden
     )
     return RANK_BYTES[device] + weights + 2 * 4 * tokens * columns
 

@@ -256,7 +256,7 @@ def unbroken_blocks(_: Machine, name: str) -> tuple[Need, ...]:
     return () if row.block is None else (Need.of(_straddling, row, row.block),)
 
 
-@reads("intermediate", "layout")
+@reads("intermediate", "layout", "activation")
 def _straddling(row: QuantSpec, block: int, layer_spec: LayerSpec) -> Reason | None:
     """Refuse shards and a gate/up seam that do not end at a block's edge.
 
@@ -265,7 +265,9 @@ def _straddling(row: QuantSpec, block: int, layer_spec: LayerSpec) -> Reason | N
     """
     layout = layer_spec.layout
     if layer_spec.intermediate % block:
-        text = f"{row.name}: the gate/up seam at {layer_spec.intermediate} cuts a block of {block}"
+        edge_name = "gate/up seam" if layer_spec.gated else "last intermediate column"
+        size = layer_spec.intermediate
+        text = f"{row.name}: the {edge_name} at {size} cuts a block of {block}"
         return Reason(code="block_straddles_shard", text=text)
     shards = (layout.intermediate_of(r, layer_spec.intermediate) for r in range(layout.world_size))
     edge = next((shard.stop for shard in shards if shard.stop % block), None)

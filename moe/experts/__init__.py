@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from moe import released, released_vllm
 from moe.registry import Registry
-from moe.spec import ANY, MONOLITHIC, STANDARD, MemberSpec, Needs, Numerics
+from moe.spec import ANY, BATCHED, MONOLITHIC, STANDARD, MemberSpec, Needs, Numerics
 
 # Each product, and f(gate) * up, is rounded to the layer's dtype. Tensor cores sum bf16 and fp16
 # products in float32, but drop low bits when they align the terms.
@@ -26,6 +26,12 @@ _TRANSFORMERS = Needs(
     dtypes=ANY,
     activation_functions=frozenset(released.ACTIVATION_NAMES),
     packages=(released.TRANSFORMERS_EXPERTS,),
+)
+_TRITON_ACTIVATIONS = frozenset(  # those whose row names a function of the kernels
+    {
+        *("silu", "gelu_tanh", "gelu", "relu2", "swiglu_clamped"),
+        *("silu_no_mul", "gelu_tanh_no_mul", "gelu_no_mul", "relu2_no_mul"),
+    }
 )
 # Pairs of one-byte formats: (weights, activations).
 _FP8_PAIRS = frozenset(
@@ -70,7 +76,26 @@ EXPERTS: Registry[MemberSpec] = Registry(
                 features=frozenset({"triton"}),
                 dtypes=frozenset({"bf16", "fp16"}),
                 formats=frozenset({("model", "model")}) | _FP8_PAIRS | _INT8_PAIRS,
-                activation_functions=frozenset({"silu", "gelu_tanh"}),
+                activation_functions=_TRITON_ACTIVATIONS,
+                layer_features=_LAYER_FEATURES,
+                padding=True,
+                packages=("triton",),
+            ),
+            deterministic=True,
+            numerics=_ROUNDED,
+            numerics_of=dict.fromkeys(
+                {activations for _, activations in _FP8_PAIRS}, _FP8_PROMOTED
+            ),
+        ),
+        MemberSpec(
+            name="triton_batched",
+            target="moe.experts.triton_batched:TritonBatchedExperts",
+            dispatch_format=BATCHED,
+            needs=Needs(
+                features=frozenset({"triton"}),
+                dtypes=frozenset({"bf16", "fp16"}),
+                formats=frozenset({("model", "model")}) | _FP8_PAIRS | _INT8_PAIRS,
+                activation_functions=_TRITON_ACTIVATIONS,
                 layer_features=_LAYER_FEATURES,
                 padding=True,
                 packages=("triton",),

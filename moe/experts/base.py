@@ -43,6 +43,7 @@ class ExpertsBase(ABC):
         self.quant = quant
         self.dtype = TORCH_DTYPE[layer_spec.dtype]  # of the output
         self.activation: Activation = ACTIVATIONS.load(layer_spec.activation)()
+        self.gated = ACTIVATIONS.row(layer_spec.activation).gated
         self.num_local = len(layer_spec.experts_of(rank))
         # [E] float32, the routing method's bias, for a backend that routes by itself; set later.
         self.router_bias: Tensor | None = None
@@ -53,6 +54,16 @@ class ExpertsBase(ABC):
 
         weights: w13 in [gate; up] order; e experts of this rank, n of its intermediate columns.
         """
+
+    def activate(self, product: Tensor) -> Tensor:
+        """Return the layer's activation [R, n] in float32.
+
+        product: [R, 2n], [gate; up] along 2n, or [R, n] if the activation is not gated.
+        """
+        if not self.gated:
+            return self.activation(product.float(), None)
+        gate, up = product.float().chunk(2, dim=1)
+        return self.activation(gate, up)
 
     @abstractmethod
     def run(self, dispatched: Dispatched) -> Tensor:

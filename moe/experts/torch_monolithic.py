@@ -52,8 +52,7 @@ class TorchMonolithicExperts(MonolithicExperts):
         h = []
         for e, rows in enumerate(tokens):
             w13 = dequantize_weight(self.weights.gate_up.expert(e))  # one expert's copy at a time
-            gate, up = (values[rows] @ w13.T).chunk(2, dim=1)
-            h.append(self.activation(gate, up))
+            h.append(self.activate(values[rows] @ w13.T))
         joined = self.quant.quantize_intermediate(torch.cat(h), self.weights.a2_scale)
         return list(torch.split(dequantize_activations(joined), [len(rows) for rows in tokens]))
 

@@ -15,19 +15,18 @@ from moe.reference.error_propagation import (
     FLOAT32_NOISE,
     Noisy,
     by_rank,
-    dynamic_scale,
     first_product,
     intermediate,
-    quantize_noisy,
     rounding_variance,
 )
 from moe.reference.parallel_error import along_itself
+from moe.reference.scale_error import dynamic_scale, quantize_noisy
 from moe.reference.sum_noise import gathered
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from moe.activations.base import ActivationTruth
+    from moe.reference.activation import TrueActivation
     from moe.spec import LayerSpec
 
 # Of the shared experts in `moe.shared`: each step is rounded to the layer's dtype.
@@ -57,7 +56,7 @@ class SharedTruth:
     gate: Tensor | None  # [1, K]; None: no gate
     numerics: Numerics
     layer_spec: LayerSpec
-    activation: ActivationTruth
+    activation: TrueActivation
 
     @property
     def shards(self) -> int:

@@ -17,6 +17,7 @@ from harness import execute
 from harness.fixtures import layer_under_test, run_calls
 from moe.spec import Numerics
 from tests.mistakes import (
+    mistakes_activations,
     mistakes_experts,
     mistakes_functions,
     mistakes_kernels,
@@ -44,6 +45,7 @@ FAMILIES = (
     mistakes_values,
     mistakes_functions,
     mistakes_kernels,
+    mistakes_activations,
     mistakes_layer,  # last: a mistake's number is the seed of its case
 )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from harness.matrix.case import MoETestConfig
-from harness.mutants import features_of
 from harness.mutants.coverage import MEMBERS
 from harness.record.proof import Outcome, Proof
 from harness.record.result import CaseResult, Verdict
@@ -18,7 +17,7 @@ def result(one, verdict=Verdict.PASSED, **words) -> CaseResult:
     """All caught, but for what cannot exist and for `words`."""
     battery = {
         h.name: CAUGHT
-        if h.possible(one.layer_spec.scheme, one.layout, features_of(one.layer_spec))
+        if h.possible(one.layer_spec)
         else (Outcome.NOT_APPLICABLE, "there is one rank only")
         for h in MEMBERS
     }

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch.nn.functional import silu
 
-from moe.activations.silu.truth import silu_mul
 from moe.assumed_numerics import SHARED_ASSUMED
 from moe.layout import Layout
+from moe.reference.activation import activation_of
 from moe.reference.shared_experts import SHARED, SharedTruth
 from moe.spec import LayerSpec, Scheme
 
@@ -39,7 +39,12 @@ SPEC = LayerSpec(
 def truth(numerics, gate=None, **changes):
     spec = dataclasses.replace(SPEC, shared_experts=1, **changes)
     return SharedTruth(
-        w13=W13, w2=W2, gate=gate, numerics=numerics, layer_spec=spec, activation=silu_mul
+        w13=W13,
+        w2=W2,
+        gate=gate,
+        numerics=numerics,
+        layer_spec=spec,
+        activation=activation_of("silu"),
     )
 
 
