@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from harness.fixtures import tensors, true_routing
+from harness.fixtures import fused_slots, tensors
 from harness.mutants import NotApplicable
 from harness.mutants.recompute import elsewhere, redo_parts, shared_mlp
 
@@ -140,5 +140,5 @@ def _same_places(
         raise NotApplicable("there are no other tokens in these places")
     tokens = tensors.tokens(case, d, counts[d], sample.x.device, start)
     x = tokens.x[rows]
-    ids, weights = true_routing.chosen(case, x, tokens.logits[rows], scene.reference)
+    ids, weights = fused_slots.chosen(case, x, tokens.logits[rows], scene.reference)
     return elsewhere(sample.first(available), x=x, topk_ids=ids, topk_weights=weights)

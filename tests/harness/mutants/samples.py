@@ -9,14 +9,13 @@ from functools import cache
 import pytest
 import torch
 
-from harness.fixtures import layer_weights, tensors, true_routing
+from harness.fixtures import fused_slots, layer_weights, tensors
 from harness.fixtures.layer_call import Call, chosen_rows
-from harness.fixtures.layer_under_test import IDEAL, _static_scales
+from harness.fixtures.layer_under_test import IDEAL, _static_scales, numerics_of
 from harness.fixtures.rank_context import RankContext
 from harness.matrix.case import MoETestConfig
 from harness.mutants import NotApplicable, named
 from harness.mutants.sample import Scene, scene_of
-from moe.experts import EXPERTS
 from moe.layer import Output
 from moe.reference.layer import BaselineSiluAndMul
 from moe.spec import Scheme
@@ -39,7 +38,7 @@ def scene(one: MoETestConfig, rank: int = 0, number: int = 0) -> Scene:
     spec = dataclasses.replace(one.layer_spec, scheme=plain, shared_scheme=plain)
     weights = {"shared": made.shared, "shared_gate": made.shared_gate}
     ideal = BaselineSiluAndMul(spec, IDEAL, made.expert, **weights)
-    numerics = EXPERTS.row(one.experts).numerics_for(one.layer_spec.scheme, "cpu")
+    numerics = numerics_of(one, "cpu").alternatives[0]
     reference = BaselineSiluAndMul(one.layer_spec, numerics, made.expert, **weights)
     start = number * one.m
     layout, counts = one.layout, one.counts
@@ -48,7 +47,7 @@ def scene(one: MoETestConfig, rank: int = 0, number: int = 0) -> Scene:
     here = layout.tokens_of(rank, counts)
     part = slice(here.start, here.stop)
     tokens = tensors.Tokens(x=whole.x[part], logits=whole.logits[part], index=whole.index[part])
-    ids, weights = true_routing.chosen(one, tokens.x, tokens.logits, reference)
+    ids, weights = fused_slots.chosen(one, tokens.x, tokens.logits, reference)
     scales = _static_scales(one, ALONE, ideal)
     keep = chosen_rows(len(tokens.x), CPU)
     answer = reference(tokens.x, ids, weights, keep=keep, **scales)
