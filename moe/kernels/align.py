@@ -31,6 +31,10 @@ _CHUNK = 1 << 15 if INTERPRETED else 1024  # rows that one program counts and pl
 _TILE = 1 << 17 if INTERPRETED else 8192  # elements of a program's [rows, experts] one-hot tile
 
 
+# Sizes that are no strides: a binary for each multiple of 16 and for 1 would gain nothing.
+_SIZES = ("rows", "experts", "chunks", "blocks", "blocks_per_program")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Aligned:
     """Rows in the order of experts. P is an upper bound that does not depend on the ids.
@@ -104,7 +108,7 @@ def _one_hot(ids_ptr, start, rows, experts, TILE: tl.constexpr, EXPERTS: tl.cons
     return ((ids[:, None] == expert[None, :]) & (expert < experts)[None, :]).to(tl.int32)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_SIZES[:2])
 def _count(
     ids_ptr, counts_ptr, rows, experts,
     CHUNK: tl.constexpr, TILE: tl.constexpr, EXPERTS: tl.constexpr,
@@ -120,7 +124,7 @@ def _count(
     tl.store(counts_ptr + chunk * experts + expert, total, mask=expert < experts)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_SIZES)
 def _place(
     ids_ptr, counts_ptr, row_ids_ptr, block_expert_ptr, num_rows_ptr,
     rows, experts, chunks, blocks, blocks_per_program,
