@@ -114,6 +114,7 @@ def _launch(
         slots=args.slots or plan.machine.slots,
         rank_options={
             "save_tensors": _tensors(folder),
+            "plain_call": selected.plain_call,
             "pictures": str(folder.log_dir.absolute()),
         },
     )

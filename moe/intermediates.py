@@ -6,10 +6,10 @@ their buffers; outside it does nothing. Stages, in order:
     router          [T, k]   router weights of this rank's tokens
     ids             [G, k]   local expert ids, -1 = not on this rank, or padding
     weights         [G, k]   router weights
-    input           [G, K]   codes of the experts' input; input_scale: their scale
+    input           [G, K]   codes of the experts' input; input_scale: float32 value of a code
     gemm1           [R, 2n]  gate, up
     activation      [R, n]   f(gate) * up, times the router weight if it multiplies it here
-    second          [R, n]   codes of the second product's input; second_scale: their scale
+    second          [R, n]   codes of the second product's input; second_scale: the same
     gemm2           [R, K]   each expert's output
     weighted        [R, K]   times its router weight, of a member that hands out no gemm2
     combine         [G, K]   the weighted sum over this rank's experts
@@ -19,6 +19,9 @@ their buffers; outside it does nothing. Stages, in order:
 
 G: gathered tokens, in any order; the token of a row is identified by its values. R = G * k flat
 (token, slot) rows; rows of slots without an expert on this rank are undefined.
+
+Codes of four bits are recorded as they are packed, two in a byte, [G, K / 2] and [R, n / 2]. Scales
+are recorded as float32 factors: those of e8m0 or e4m3 decoded, and divided by any global scale.
 
 A stage that is not recorded, or has another shape (one row per slot, say), is judged by the output
 only; so are codes without a scale, unless the scale is a calibrated one.

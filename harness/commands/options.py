@@ -128,6 +128,11 @@ def _run(command: argparse.ArgumentParser) -> None:
     add("--slots", type=int, metavar="N", help=_SLOTS)
     add("--time-limit", type=float, metavar="S", help="seconds that one case may take")
     add("-x", dest="fail_fast", action="store_true", help="stop at the first failure")
+    add(
+        "--plain-call",
+        action="store_true",
+        help="one more call a case, neither poisoned nor recorded",
+    )
     add("--save-tensors", action="store_true", help="keep every case's tensors in the run's folder")
     add("-v", dest="verbose", action="store_true", help="gangs too, and passed cases when live")
 

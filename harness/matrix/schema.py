@@ -22,7 +22,7 @@ from pydantic import (
     create_model,
 )
 
-from harness.matrix.axis import value_error
+from harness.matrix.axis import LARGEST, SMALLEST, value_error
 from harness.matrix.case import FILE_KEYS
 from harness.matrix.file_errors import hint
 from moe import families
@@ -77,6 +77,8 @@ def _value(axis: Axis) -> Any:
         return bool
     if axis.kind == "int":
         return Annotated[int, Field(ge=axis.minimum)]
+    if axis.kind == "float":
+        return Annotated[float, Field(ge=SMALLEST, le=LARGEST)]
     words = {"enum": list(axis.choices)} if axis.choices else {"pattern": _NAME}
     return Annotated[str, _checked(axis), WithJsonSchema({"type": "string", **words})]
 
@@ -139,6 +141,9 @@ class Suite(_Model):
     description: str = Field(description="one line: for what, where, how long")
     time_limit_s: float = Field(120.0, gt=0, description="seconds that one case may take")
     retries: Count = Field(0, description="further tries of a failed case, in a fresh gang")
+    plain_call: bool = Field(
+        False, description="call each case once more, neither poisoned nor recorded"
+    )
     blocks: list[Axes] = Field(min_length=1)
 
 

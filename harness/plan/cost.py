@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from moe.spec import LayerSpec
 
 # Fields of the layer that the estimates read.
-SIZES = ("m", "hidden", "intermediate", "num_experts", "top_k", "shared_experts", "layout")
+SIZES = (
+    *("m", "hidden", "intermediate", "num_experts", "top_k", "shared_experts", "layout"),
+    "activation",  # whether there is a gate
+)
 _MB = 10**6
 RANK_BYTES = {"cpu": 150 * _MB, "cuda": 1500 * _MB}  # a process by itself; with a GPU its context
 SHARE = 0.8  # fraction of a memory that a plan may fill
@@ -36,7 +39,8 @@ def rank_bytes(layer_spec: LayerSpec, device: str) -> int:
     layer's dtype and once more as its members hold them, one expert in float32 with the room to
     quantize it, and the global tokens with both intermediates in float32, in two calls.
     """
-    expert = 3 * layer_spec.intermediate * layer_spec.hidden
+    matrices = 3 if layer_spec.gated else 2
+    expert = matrices * layer_spec.intermediate * layer_spec.hidden
     count = layer_spec.num_experts + layer_spec.shared_experts
     stored = DTYPE_BYTES[layer_spec.dtype] + (
         layer_spec.scheme.weight_bytes or DTYPE_BYTES[layer_spec.dtype]
@@ -44,7 +48,8 @@ def rank_bytes(layer_spec: LayerSpec, device: str) -> int:
     weights = count * expert * stored + 4 * expert * 4
     tokens = layer_spec.m * layer_spec.layout.dp_size
     columns = (
-        layer_spec.top_k * (3 * layer_spec.intermediate + layer_spec.hidden) + 6 * layer_spec.hidden
+        layer_spec.top_k * (matrices * layer_spec.intermediate + layer_spec.hidden)
+        + 6 * layer_spec.hidden
     )
     return RANK_BYTES[device] + weights + 2 * 4 * tokens * columns
 

@@ -32,6 +32,7 @@ class Selection:
     note: str | None = None  # a line on what they are, for people
     time_limit: float = TIME_LIMIT  # seconds a case
     retries: int = 0
+    plain_call: bool = False  # whether each case has one, see harness.checks.plain_call
 
     def narrowed(self, experts: str | None, seeds: int, layer: str | None = None) -> Selection:
         """Return the points with one experts backend or one layer for all, and with more seeds."""
@@ -71,6 +72,8 @@ def asked_for(args: argparse.Namespace) -> Selection:
     else:
         selected = _selected(args)
     selected = selected.narrowed(args.experts, args.seeds, args.layer)
+    if args.plain_call:
+        selected = replace(selected, plain_call=True)
     return with_limits(selected, time_limit=args.time_limit, retries=args.retries)
 
 
@@ -132,6 +135,7 @@ def of_suite(name: str, config: Path | None) -> Selection:
         suite=name,
         time_limit=suite.time_limit_s,
         retries=suite.retries,
+        plain_call=suite.plain_call,
     )
 
 
@@ -159,6 +163,7 @@ def of_folder(folder: RunFolder) -> Selection:
         suite=info.suite,
         time_limit=info.options.time_limit,
         retries=info.options.retries,
+        plain_call=info.options.plain_call,
     )
 
 

@@ -32,7 +32,10 @@ class QuantMethod(ABC):
 
     @abstractmethod
     def quantize_weights(self, w13: Tensor, w2: Tensor) -> ExpertWeights:
-        """Return quantized weights. w13: [e, 2N, K], w2: [e, K, N] model dtype, not sharded."""
+        """Return quantized weights. w13: [e, 2N, K], w2: [e, K, N] model dtype, not sharded.
+
+        w13 is [e, N, K] if the activation is not gated.
+        """
 
     @abstractmethod
     def quantize_input(self, x: Tensor, a1_scale: Tensor | None) -> Activations:
@@ -46,41 +49,50 @@ class QuantMethod(ABC):
         return self.quantize_input(h, a2_scale)
 
     def shard(self, weights: ExpertWeights, columns: range, intermediate: int) -> ExpertWeights:
-        """Return the part of `weights` for these intermediate columns, of gate and of up.
+        """Return the part of `weights` for these intermediate columns, of gate and of any up.
 
         intermediate: N, the full size. Raises ValueError if a scale block would be cut.
         """
+        if len(columns) == intermediate:  # not sharded: no block is cut, wherever the seam is
+            return weights
+        packing = weights.format.packing
+        codes = _blocks_of(columns, intermediate, packing)
         return weights.replace(
-            w13=_gate_up_rows(weights.w13, columns, intermediate),
-            w2=weights.w2[:, :, columns.start : columns.stop].contiguous(),
-            **_shard_scales(weights, columns, intermediate),
+            w13=_rows_of(weights.w13, columns, intermediate),
+            w2=weights.w2[:, :, codes.start : codes.stop].contiguous(),
+            **_shard_blocks(weights, columns, intermediate),
         )
 
 
-def _gate_up_rows(t: Tensor, columns: range, intermediate: int) -> Tensor:
-    """Return the rows of t, [e, 2N, ...], for these columns: gate rows, then up rows."""
-    gate = t[:, columns.start : columns.stop]
-    up = t[:, intermediate + columns.start : intermediate + columns.stop]
-    return torch.cat([gate, up], dim=1).contiguous()
+def _rows_of(t: Tensor, columns: range, intermediate: int) -> Tensor:
+    """Return the rows of t, [e, 2N, ...] or [e, N, ...], for these columns: gate's, then up's."""
+    part = slice(columns.start, columns.stop)
+    halves = [_bytes(half[:, part]) for half in torch.split(t, intermediate, dim=1)]
+    return torch.cat(halves, dim=1).view(t.dtype).contiguous()
 
 
-def _shard_scales(
+def _bytes(t: Tensor) -> Tensor:
+    """Return t as uint8 if its elements are bytes: torch concatenates no fp8 on some devices."""
+    return t.view(torch.uint8) if t.element_size() == 1 else t
+
+
+def _shard_blocks(
     weights: ExpertWeights, columns: range, intermediate: int
 ) -> dict[str, Tensor | None]:
-    """Return the scales that differ from the full weights' by name, for a shard of columns.
+    """Return the scales and zero points that differ from the full weights', by name, for a shard.
 
     Raises ValueError if a block straddles the shard or the seam between gate and up.
     """
     down, across = weights.format.block or (None, None)
     changes: dict[str, Tensor | None] = {}
-    if len(columns) == intermediate:  # not sharded: no block is cut, wherever the seam is
-        return changes
-    if down is not None and weights.w13_scale is not None:
-        blocks = _blocks_of(columns, intermediate, down)
-        changes["w13_scale"] = _gate_up_rows(weights.w13_scale, blocks, intermediate // down)
-    if across is not None and weights.w2_scale is not None:
-        blocks = _blocks_of(columns, intermediate, across)
-        changes["w2_scale"] = weights.w2_scale[..., blocks.start : blocks.stop].contiguous()
+    for name in ("scale", "zero"):
+        rows, inner = getattr(weights, f"w13_{name}"), getattr(weights, f"w2_{name}")
+        if down is not None and rows is not None:
+            blocks = _blocks_of(columns, intermediate, down)
+            changes[f"w13_{name}"] = _rows_of(rows, blocks, intermediate // down)
+        if across is not None and inner is not None:
+            blocks = _blocks_of(columns, intermediate, across)
+            changes[f"w2_{name}"] = inner[..., blocks.start : blocks.stop].contiguous()
     return changes
 
 

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from moe.activations.base import ActivationTruth, Propagated
-    from moe.formats.format import Format
+    from moe.activations.base import Propagated
     from moe.numerics import Numerics
+    from moe.reference.activation import TrueActivation
 
 REACH = 5.0  # noise reaches ties at a distance of this many standard deviations
 FLOAT32_NOISE = 2.0**-21  # relative noise of a few float32 operations and an exponential
@@ -100,36 +100,6 @@ class Noisy:
         return Noisy(value=value, variance=torch.zeros_like(value), jumps=jumps, doubt=doubt)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Scale:
-    """A scale, and its error from rounding the largest value in its scope.
-
-    scale: broadcastable to the values. doubt: the largest relative error, 0 for most.
-    chance: the probability of that error. All have the same shape.
-    """
-
-    scale: Tensor
-    doubt: Tensor
-    chance: Tensor
-
-    def of(self, ranks: slice) -> Scale:
-        """Return the scales [world] of some ranks as [w, 1, 1], broadcastable to [w, R, c]."""
-        scale, doubt, chance = (t[ranks, None, None] for t in self._all)
-        return Scale(scale=scale, doubt=doubt, chance=chance)
-
-    def or_larger(self, other: Scale, ranks: slice) -> Scale:
-        """Return the scales [world], with the other [w, 1, 1] of some ranks where it is larger."""
-        larger = other.scale[:, 0, 0] > self.scale[ranks]
-        merged = [t.clone() for t in self._all]
-        for target, candidate in zip(merged, other._all, strict=True):
-            target[ranks] = torch.where(larger, candidate[:, 0, 0], target[ranks])
-        return Scale(scale=merged[0], doubt=merged[1], chance=merged[2])
-
-    @property
-    def _all(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self.scale, self.doubt, self.chance
-
-
 def by_rank(x: Tensor, columns: Sequence[range]) -> Tensor:
     """Split [A, N] into each rank's columns [w, A, c], shorter pieces padded with zeros."""
     width = max(len(part) for part in columns)
@@ -174,10 +144,10 @@ def intermediate(
     product: Noisy,
     numerics: Numerics,
     model: str,
-    activation: ActivationTruth,
+    activation: TrueActivation,
     weight: Tensor | None = None,
 ) -> Noisy:
-    """Return f(gate) * up [R, N] of the first product [R, 2N] = [gate, up].
+    """Return the activation [R, N] of the first product, [R, 2N] = [gate, up] or [R, N].
 
     It is rounded as `numerics` declares. weight: [R] router weights that multiply it, or None.
     """
@@ -186,68 +156,54 @@ def intermediate(
     return h if weight is None else rounded(h.times(weight), numerics.weighted, model)
 
 
-def _activated(
-    gate_up: Noisy, numerics: Numerics, model: str, activation: ActivationTruth
-) -> Noisy:
-    """Apply the activation [R, 2n] -> [R, n]: errors by its derivatives, plus float32 noise."""
-    half = gate_up.value.shape[1] // 2
-    gate, up = gate_up.columns(slice(0, half)), gate_up.columns(slice(half, None))
-    if numerics.activated_gate == "f32" or model == "f32":
-        product = activation(gate.value, up.value)
-        h = _combined((gate, up), product)
+def _activated(product: Noisy, numerics: Numerics, model: str, activation: TrueActivation) -> Noisy:
+    """Apply the activation [R, 2n] or [R, n] -> [R, n]: errors by slopes, plus float32 noise."""
+    gate, up = _halves(product, activation)
+    f = _through(gate, activation.of_gate(gate.value, _reach(gate)))
+    if up is not None:
+        factor = _through(up, activation.of_up(up.value, _reach(up)))
+        if numerics.activated_gate == "f32" or model == "f32":
+            h = _scaled(f, factor)
+        else:
+            h = rounded(f, numerics.activated_gate, model).product(factor)
     else:
-        function = activation(gate.value, torch.ones_like(up.value))
-        f = rounded(_combined((gate, None), function), numerics.activated_gate, model)
-        h = f.product(up)
+        h = f
     if not numerics.activation_error:
         return h
     error = (h.value * numerics.activation_error).square() / 3
     return dataclasses.replace(h, variance=h.variance + error)
 
 
-def _combined(gate_and_up: tuple[Noisy, Noisy | None], product: Propagated) -> Noisy:
-    """Return f(gate) * up with the errors of both, or f(gate) with those of the gate."""
-    gate, up = gate_and_up
-    by_gate, by_up = product.by_gate, product.by_up
-    variance = by_gate.square() * gate.variance + product.noise.square()
-    jumps, doubt = by_gate.square() * gate.jumps, by_gate * gate.doubt
-    if up is not None:
-        variance = variance + by_up.square() * up.variance
-        jumps = jumps + by_up.square() * up.jumps
-        doubt = doubt + by_up * up.doubt
-    return Noisy(value=product.value, variance=variance, jumps=jumps, doubt=doubt)
+def _halves(product: Noisy, activation: TrueActivation) -> tuple[Noisy, Noisy | None]:
+    """Return gate and up, or all columns and None if the activation is not gated."""
+    if not activation.gated:
+        return product, None
+    half = product.value.shape[1] // 2
+    return product.columns(slice(0, half)), product.columns(slice(half, None))
 
 
-def quantize_noisy(h: Noisy, scale: Scale, fmt: Format) -> Noisy:
-    """Quantize `h`; an error of the scale shifts every value in its scope."""
-    q = formats.quantize(h.value, scale.scale, fmt)
-    shift = h.value.abs() * scale.doubt
-    unsure = Noisy(
-        value=h.value,
-        variance=h.variance + (h.value * FLOAT32_NOISE).square(),
-        jumps=h.jumps,
-        doubt=h.doubt + shift,
-    )
-    settled = unsure.settled(q.values, q.step, q.tie)
-    flipping = torch.minimum(shift * q.step, q.step.square())  # expected square of tie crossings
+def _reach(x: Noisy) -> Tensor:
+    """Return the largest error of x, elementwise."""
+    return REACH * x.variance.sqrt() + x.doubt
+
+
+def _through(x: Noisy, function: Propagated) -> Noisy:
+    """Return a function of x with the error of x, times the slope, and with its own noise."""
+    slope = function.slope
     return Noisy(
-        value=settled.value,
-        variance=settled.variance,
-        jumps=settled.jumps + scale.chance * (shift.square() + flipping),
-        doubt=settled.doubt + shift,
-        shift=shift,
+        value=function.value,
+        variance=slope.square() * x.variance + function.noise.square(),
+        jumps=slope.square() * x.jumps,
+        doubt=slope * x.doubt,
     )
 
 
-def dynamic_scale(h: Noisy, fmt: Format, numerics: Numerics) -> Scale:
-    """Return the scale of the values that share one, with the error of their largest value."""
-    size = h.value.abs()
-    largest = formats.scope_amax(size, fmt)
-    rival = (h.doubt > 0) & (size + h.doubt >= largest)
-    jumped = torch.where(rival, h.jumps / h.doubt.square().clamp(min=1e-38), 0.0)
-    relative = torch.where(rival, h.doubt / largest.clamp(min=1e-30), 0.0)
-    return Scale(
-        scale=formats.scale_for(largest, fmt, numerics),
-        doubt=formats.scope_amax(relative, fmt),
-        chance=formats.scope_amax(jumped, fmt),
+def _scaled(f: Noisy, factor: Noisy) -> Noisy:
+    """Return f(gate) * up, whose float32 product is part of the noise of f."""
+    a, b = f.value.abs(), factor.value.abs()
+    return Noisy(
+        value=f.value * factor.value,
+        variance=b.square() * f.variance + a.square() * factor.variance,
+        jumps=b.square() * f.jumps + a.square() * factor.jumps,
+        doubt=b * f.doubt + a * factor.doubt,
     )

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
-from harness.plan.support_table import tables
+from harness.plan.support_table import page, tables
 from moe import registry
 from moe.activations import ACTIVATIONS
 from moe.experts import EXPERTS
@@ -92,4 +92,4 @@ def test_the_command_prints_the_tables_without_torch():
     done = subprocess.run(
         [sys.executable, "-c", command], capture_output=True, text=True, env=os.environ, check=True
     )
-    assert done.stdout == tables()
+    assert done.stdout == page()
