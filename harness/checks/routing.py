@@ -5,56 +5,74 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.checks.check import Check, Observation, call_prefix
+from harness.fixtures import fused_slots
 from harness.fixtures.routing_truth import routing_truth
 from harness.fixtures.undefined_rows import defined_rows
 from harness.record.result import Finding
+from moe.reference.routing import fused_errors
 
 if TYPE_CHECKING:
     from harness.fixtures.layer_call import Call, Routed
+    from harness.fixtures.layer_under_test import Subject
     from moe.reference.routing import RoutingTruth
 
 
 def findings(observation: Observation) -> tuple[Finding, ...]:
     """Check each call's ids and weights against its logits."""
-    truth = routing_truth(observation.subject.case, observation.context.device)
+    subject = observation.subject
+    truth = routing_truth(subject.case, observation.context.device)
     return tuple(
         Finding(check=CHECK.name, call=call.number, text=call_prefix(call) + text)
         for call in observation.calls
-        for text in _messages(call, truth)
+        for text in (*_messages(call, truth), *_fused_messages(call, subject))
     )
 
 
 def _messages(call: Call, truth: RoutingTruth) -> list[str]:
     """Judge the rows whose output is defined, or else those whose logits hold a NaN."""
-    selection, rows = call.output.routing, defined_rows(call.tokens)
+    selection, rows, k = call.output.routing, defined_rows(call.tokens), truth.method.top_k
     errors = truth.errors(
-        call.tokens.logits[rows], selection.topk_ids[rows], selection.topk_weights[rows]
+        *(call.tokens.logits[rows], selection.topk_ids[rows, :k]),
+        selection.topk_weights[rows, :k],
     )
-    return errors or ([] if call.routed is None else _hidden_nans(call.routed))
+    return errors or ([] if call.routed is None else _hidden_nans(call.routed, k))
 
 
-def _hidden_nans(routed: Routed) -> list[str]:
+def _hidden_nans(routed: Routed, k: int) -> list[str]:
     """Return a message if a row of NaN logits has invalid ids, or weights like any other row.
 
     Its ids must be distinct experts of which one at least has a weight of NaN; or all are -1.
     """
-    tokens, ids = routed.tokens, routed.routing.topk_ids
+    tokens, ids = routed.tokens, routed.routing.topk_ids[:, :k]
+    weights = routed.routing.topk_weights[:, :k]
     is_nan = tokens.logits.isnan().any(dim=1)
     if tokens.is_padding is not None:
         is_nan &= ~tokens.is_padding
     ordered = ids.sort(dim=1).values
     is_routed = (ordered[:, 0] >= 0) & (ordered[:, -1] < tokens.logits.shape[1])
     is_routed &= (ordered[:, 1:] > ordered[:, :-1]).all(dim=1)
-    shows = is_routed & routed.routing.topk_weights.isnan().any(dim=1)
+    shows = is_routed & weights.isnan().any(dim=1)
     bad = (is_nan & ~shows & ~(ids == -1).all(dim=1)).nonzero().flatten().tolist()
     if not bad:
         return []
     row = bad[0]
-    pair = f"{ids[row].tolist()} with weights {routed.routing.topk_weights[row].tolist()}"
+    pair = f"{ids[row].tolist()} with weights {weights[row].tolist()}"
     return [
         f"routing: {len(bad)} tokens whose logits hold a NaN hide it, first token {row}: {pair}; "
         "choose distinct experts of which one has a weight of NaN, or -1 only"
     ]
+
+
+def _fused_messages(call: Call, subject: Subject) -> list[str]:
+    """Return what is wrong in the slots of fused shared experts, after those of the router."""
+    case, k = subject.case, subject.case.top_k
+    if not case.shared_fused:
+        return []
+    rows = defined_rows(call.tokens)
+    ids, weights = (t[rows] for t in vars(call.output.routing).values())
+    right = fused_slots.with_ids(case, ids[:, :k])
+    factor = fused_slots.with_weights(case, call.tokens.x[rows], weights[:, :k], subject.reference)
+    return fused_errors((ids, weights), (right, factor))
 
 
 CHECK = Check(name="routing", run=findings, by_reference=False)
