@@ -22,7 +22,7 @@ from moe.errors import MoEError
 from moe.experts import EXPERTS
 from moe.layers import COMPOSED, LAYERS, OWN, OwnLayerSpec
 from moe.needs import EXPERTS_ONLY
-from moe.oracle import AUTO, select
+from moe.oracle import AUTO, explain, ordered, select
 from moe.quant import QUANT
 from moe.routers import ROUTERS
 from moe.spec import LAYER_NEEDS, Need, Reason, dispatch_refusal, reads
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from harness.plan.machine import Machine
+    from moe.oracle import Explanation
     from moe.quant import QuantSpec
     from moe.spec import LayerSpec, MemberSpec, Needs
 
@@ -108,13 +109,19 @@ class Judge:
     def _best(self, case: MoETestConfig) -> str:
         """Return the first row that supports the case here and on the planned machine.
 
-        Raises MoEError with every reason if no row does.
+        Rows are tried in the oracle's order. Raises MoEError with every reason if no row does.
         """
         veto = self._veto(case)
-        for row in EXPERTS:
+        scheme = QUANT.row(case.quant).scheme
+        for row in ordered(EXPERTS, scheme, self._machine.platform):
             if not (self._refusal(installed_experts, row.name, case) or veto(row)):
                 return row.name
         return select(case.layer_spec, self._machine.platform, veto=veto).winner.name
+
+    def explain(self, case: MoETestConfig, packages_are: str) -> Explanation:
+        """Return the answer of every experts backend; see `moe.oracle.explain`."""
+        chip, veto = self._machine.platform, self._veto(case)
+        return explain(case.layer_spec, chip, veto=veto, packages_are=packages_are)
 
     def _veto(self, case: MoETestConfig) -> Callable[[MemberSpec], Reason | None]:
         return lambda row: (
