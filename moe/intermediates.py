@@ -33,6 +33,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -84,3 +86,15 @@ def keep(
         if copy:
             value, rows = value.clone(), None if rows is None else rows.clone()
         _kept[stage] = Kept(value=value, rows=rows)
+
+
+def keep_batched(stage: str, value: Tensor | None, slots: Tensor) -> None:
+    """Record a stage of a backend that works on batches; None records nothing.
+
+    value: [e * C, ...] by batched row. slots: [e, C] flat row of each, -1 for rows not in use.
+    """
+    if _kept is not None and value is not None:
+        flat = slots.reshape(-1)
+        used = flat >= 0
+        raw = value.view(torch.uint8) if value.element_size() == 1 else value
+        keep(stage, raw[used].view(value.dtype), rows=flat[used].long(), copy=False)

@@ -70,9 +70,17 @@ class Shard:
 
 
 def right_inputs(scene: Scene, rows: Tensor, slots: Tensor) -> Tensor:
-    """Return [R, K], the quantized input of these rows."""
-    del slots
-    return quantized_input(scene)[rows]
+    """Return [R, K], the quantized input of these rows, times its router weight where declared."""
+    if scene.reference.numerics.weight_on != "input":
+        return quantized_input(scene)[rows]
+    x = scene.x.to(scene.reference.dtype)[rows] * scene.topk_weights[rows, slots, None]
+    x, fmt = _rounded(scene, x, "weighted"), scene.reference.act_format
+    if fmt.grid == "model":
+        return x
+    scale = scene.answer.tensor_scales[0]
+    if scale is None:
+        scale = formats.activation_scale(x, fmt, None)
+    return codes(x, scale, fmt) * scale
 
 
 def right_w13(_: Scene, e: Matrices) -> Tensor:
@@ -232,7 +240,7 @@ def _intermediate(
 
 def _unweighted(scene: Scene, output: Tensor, weight: Tensor) -> Tensor:
     """Return the experts' output [w, P, K] before its router weights [P], as `Answer.parts`."""
-    if scene.reference.numerics.weight_on != "intermediate":
+    if scene.reference.numerics.weight_on == "output":
         return output
     return output / torch.where(weight == 0, 1.0, weight)[:, None]
 

@@ -31,6 +31,9 @@ class Format(MemberSpec):
 
     grid: str  # `model`: the layer's dtype, unscaled; otherwise a name that `target` implements
     truth: str | None = None
+    # "module:function" (w [e, O, I], format) -> QuantTensor, a kernel for weights, next
+    # to its twin `function_torch`; None: `moe.kernels.quantize_weights`, float32 scales by block.
+    quantizer: str | None = None
     top: float = 0.0  # the largest code
     bottom: float | None = None  # the smallest code; None: -top
     # (rows, columns) of the block of values that shares a scale; None in place of a side: all of

@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from moe.formats.quant_tensor import QuantTensor, dequantize, spread_scale
+from moe.formats.quant_tensor import dequantize
 from moe.kernels import quantize
 from moe.kernels.launch import runs_kernels
+from moe.kernels.quantize_weights import moe_quantize_weights, moe_quantize_weights_torch
 from moe.types import ExpertWeights
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from moe.formats.format import Format
+    from moe.formats.quant_tensor import QuantTensor
     from moe.types import Activations
 
 
@@ -117,54 +119,13 @@ def quantize_rows(x: Tensor, kind: str, group: int | None) -> tuple[Tensor, Tens
     return do(x, kind, group)
 
 
-def scale_of(amax: Tensor, fmt: Format) -> Tensor:
-    """Return the scale of values up to `amax`, in float32; 1 for zeros, and NaN for NaN."""
-    reciprocal = torch.tensor(1.0 / fmt.top, dtype=torch.float32, device=amax.device)
-    scale = amax.float() * reciprocal
-    return torch.where(scale == 0, 1.0, scale)
-
-
-def quantize_matrix(w: Tensor, fmt: Format) -> tuple[Tensor, Tensor]:
-    """Return codes [O, I] of an expert's matrix w, [O, I], and a scale per block of the format.
-
-    Sides along which all values share a scale are left out: [] per matrix, [O] per channel.
-    """
-    w = w.float()
-    scale = scale_of(_block_amax(w, fmt), fmt)
-    element_scale = spread_scale(QuantTensor(codes=w, scale=scale, format=fmt))
-    codes = fmt.codec.encode(w / element_scale)
-    assert fmt.block is not None
-    return codes, scale.reshape([n for n, side in zip(scale.shape, fmt.block, strict=True) if side])
-
-
-def quantize_experts(w: Tensor, fmt: Format) -> tuple[Tensor, Tensor]:
-    """Return codes of w, [e, O, I], and the scales of `quantize_matrix`, stacked along e."""
-    dtype = fmt.codec.dtype
-    if w.shape[0] == 0:
-        blank = quantize_matrix(w.new_zeros(w.shape[1:]), fmt)
-        return w.to(dtype), blank[1].new_zeros((0, *blank[1].shape))
-    codes = torch.empty(w.shape, dtype=dtype, device=w.device)
-    scales = []
-    for e, matrix in enumerate(w):  # one at a time, since float32 copies of all take 4x the memory
-        codes[e], scale = quantize_matrix(matrix, fmt)
-        scales.append(scale)
-    return codes, torch.stack(scales)
-
-
 def quantize_pair(w13: Tensor, w2: Tensor, fmt: Format) -> ExpertWeights:
-    """Return quantized weights of experts. w13: [e, 2N, K], w2: [e, K, N]."""
-    codes13, scale13 = quantize_experts(w13, fmt)
-    codes2, scale2 = quantize_experts(w2, fmt)
-    return ExpertWeights(w13=codes13, w2=codes2, w13_scale=scale13, w2_scale=scale2, format=fmt)
+    """Return quantized weights of experts, by kernels on a GPU, otherwise by their twins.
 
-
-def _block_amax(w: Tensor, fmt: Format) -> Tensor:
-    """Return the largest |w| of each block, [blocks along O, blocks along I]. w: [O, I]."""
-    rows, columns = w.shape
-    down, across = fmt.block or (None, None)
-    down, across = down or max(rows, 1), across or max(columns, 1)
-    padded = torch.nn.functional.pad(w.abs(), (0, -columns % across, 0, -rows % down))
-    return padded.view(len(padded) // down, down, -1, across).amax(dim=(1, 3))
+    w13: [e, 2N, K], w2: [e, K, N].
+    """
+    do = moe_quantize_weights if runs_kernels(w13.device) else moe_quantize_weights_torch
+    return ExpertWeights.of(do(w13, fmt), do(w2, fmt))
 
 
 def dequantize_weight(w: QuantTensor) -> Tensor:

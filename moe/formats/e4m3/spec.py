@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from moe.formats.format import Format
+from moe.formats.fp8 import E4M3_MAX
 from moe.spec import Needs
 
 # Products of e4m3 codes need matrix units for OCP e4m3: e4m3fnuz units read each code as half.
@@ -19,7 +20,7 @@ def _row(name: str, block: tuple[int | None, int | None], **scales: Any) -> Form
         truth="moe.formats.e4m3.truth:E4M3Truth",
         needs=_NEEDS,
         grid="e4m3",
-        top=448.0,
+        top=E4M3_MAX,
         block=block,
         exact_scale=True,
         **scales,
