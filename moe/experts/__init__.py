@@ -169,6 +169,20 @@ EXPERTS: Registry[MemberSpec] = Registry(
             deterministic=True,
         ),
         MemberSpec(
+            name="torch_scaled_grouped",
+            target="moe.experts.torch_grouped:TorchScaledGroupedExperts",
+            needs=Needs(
+                features=frozenset({"cuda", "sm90"}),
+                formats=frozenset({("fp8_channel", "fp8_token")}),
+                activation_functions=ANY,  # calls the layer's own activation function
+                padding=True,
+                hidden_multiple=16,
+                shard_multiple=16,
+            ),
+            numerics=_FP8_PROMOTED,
+            deterministic=True,
+        ),
+        MemberSpec(
             name="torch_loop",
             target="moe.experts.torch_loop:TorchLoopExperts",
             kind="modular",

@@ -196,7 +196,7 @@ def _dot_decoded(
     return total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("rows", "slots"))
 def _decoding_gemm(
     x_ptr, w_ptr, y_ptr, x_scale_ptr, w_scale_ptr, zero_ptr, x_total_ptr, w_total_ptr,
     row_ids_ptr, block_expert_ptr, num_rows_ptr, rows, slots, out, inner,

@@ -135,7 +135,7 @@ def _product(x, w, total, INTEGER: tl.constexpr, PRECISE: tl.constexpr):
         return tl.dot(x, w.to(x.dtype), total, input_precision="ieee")
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("rows", "slots"))
 def _grouped_gemm(
     x_ptr, w_ptr, y_ptr, x_scale_ptr, w_scale_ptr, row_ids_ptr, block_expert_ptr, num_rows_ptr,
     rows, slots, out, inner,

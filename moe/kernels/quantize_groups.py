@@ -161,7 +161,7 @@ def _codes(v, zero, GRID: tl.constexpr, LOW: tl.constexpr, TOP: tl.constexpr, BI
         return rounding.integer_codes(v + zero, LOW, TOP) + BIAS
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("units",))
 def _encode_groups(
     x_ptr, code_ptr, scale_ptr, zero_ptr, total_ptr, units, groups, columns, rows_of_total,
     GRID: tl.constexpr, SCALE: tl.constexpr, LOW: tl.constexpr, TOP: tl.constexpr,
