@@ -54,8 +54,9 @@ def scale_kind(fmt: Format) -> str:
         return "none"
     if fmt.scale_dtype != "f32":
         return fmt.scale_dtype
-    kinds = {(None, None): "tensor", (1, None): "token"}
-    kind = kinds.get(fmt.block, "sums" if fmt.group is not None else "")
+    if fmt.group is not None:
+        return "sums"
+    kind = "tensor" if fmt.has_one_scale else "token" if fmt.block == (1, None) else ""
     if not kind:
         raise MoEError(
             f"no kernel decodes weights beside {fmt.name}, whose scales are those of blocks of "
