@@ -84,6 +84,8 @@ _VLLM = Numerics.stated(
 _VLLM_DIVIDED = replace(_VLLM, scale="divided", amax_floor=1e-10)
 # Its fp8 sums stay in the short accumulator, except that a block's sum is added in float32.
 _VLLM_FP8 = replace(_VLLM, accumulation=_FP8_SHORT, aligned=_FP8_ALIGNED)
+# What a backend need not know of: it gets local ids, -1 for all others, and the size it works on.
+_LAYER_FEATURES = frozenset({"fused_shared"})
 
 EXPERTS: Registry[MemberSpec] = Registry(
     "experts",
@@ -102,6 +104,7 @@ EXPERTS: Registry[MemberSpec] = Registry(
                 | _INT8_PAIRS
                 | _DECODED_PAIRS,
                 activation_functions=_TRITON_ACTIVATIONS,
+                layer_features=_LAYER_FEATURES,
                 padding=True,
                 packages=("triton",),
             ),
@@ -120,6 +123,7 @@ EXPERTS: Registry[MemberSpec] = Registry(
                 dtypes=frozenset({"bf16", "fp16"}),
                 formats=frozenset({("model", "model")}) | _FP8_PAIRS | _FNUZ_PAIRS | _INT8_PAIRS,
                 activation_functions=_TRITON_ACTIVATIONS,
+                layer_features=_LAYER_FEATURES,
                 padding=True,
                 packages=("triton",),
             ),
@@ -162,6 +166,7 @@ EXPERTS: Registry[MemberSpec] = Registry(
                 formats=frozenset({("model", "model")}),
                 padding=True,
                 activation_functions=ANY,  # calls the layer's own activation function
+                layer_features=_LAYER_FEATURES,
                 hidden_multiple=8,  # grouped_mm needs rows of a multiple of 16 bytes
                 shard_multiple=8,
             ),
@@ -189,7 +194,12 @@ EXPERTS: Registry[MemberSpec] = Registry(
             dispatch_format=STANDARD,
             # Multiplies dequantized values, and calls the layer's own activation function.
             needs=Needs(
-                dtypes=ANY, formats=ANY, dequantizes=True, activation_functions=ANY, padding=True
+                dtypes=ANY,
+                formats=ANY,
+                dequantizes=True,
+                activation_functions=ANY,
+                layer_features=_LAYER_FEATURES,
+                padding=True,
             ),
             numerics=Numerics.stated(),
             deterministic=True,
