@@ -262,7 +262,19 @@ def _exact_activation(name: str, _: LayerSpec) -> Reason | None:
 def unbroken_blocks(_: Machine, name: str) -> tuple[Need, ...]:
     """Return the need of a quantization method that no rank's shard ends inside a block."""
     row = QUANT.row(name)
-    return () if row.block is None else (Need.of(_straddling, row, row.block),)
+    if row.block is None:
+        return ()
+    straddling = Need.of(_straddling, row, row.block)
+    return (straddling,) if row.group is None else (Need.of(_cut_group, row, row.group), straddling)
+
+
+@reads("hidden")
+def _cut_group(row: QuantSpec, group: int, layer_spec: LayerSpec) -> Reason | None:
+    """Refuse a hidden size that ends inside a group: kernels read whole groups of packed codes."""
+    if layer_spec.hidden % group == 0:
+        return None
+    text = f"{row.name}: the hidden size {layer_spec.hidden} is not a multiple of a group, {group}"
+    return Reason(code="group_does_not_divide", text=f"{text}; choose another size or quant")
 
 
 @reads("intermediate", "layout", "activation")
@@ -274,7 +286,8 @@ def _straddling(row: QuantSpec, block: int, layer_spec: LayerSpec) -> Reason | N
     """
     layout = layer_spec.layout
     if layer_spec.intermediate % block:
-        edge_name = "gate/up seam" if layer_spec.gated else "last intermediate column"
+        is_seam = layer_spec.gated and row.group is None
+        edge_name = "gate/up seam" if is_seam else "last intermediate column"
         size = layer_spec.intermediate
         text = f"{row.name}: the {edge_name} at {size} cuts a block of {block}"
         return Reason(code="block_straddles_shard", text=text)
