@@ -47,8 +47,8 @@ class Buffer:
         """Return a new buffer; its number of rows is a multiple of `step`."""
         rows = -(-elements // (columns * step)) * step
         data = torch.empty((rows, columns), dtype=BF16, device=device)
-        ends = torch.arange(min(rows, 4), device=device)
-        at = torch.cat([ends, rows - 1 - ends]).unique()
+        ends = range(min(rows, 4))
+        at = torch.tensor(sorted({*ends, *(rows - 1 - end for end in ends)}), device=device)
         generator = torch.Generator(device).manual_seed(0)
         data[at] = torch.randn(len(at), columns, device=device, generator=generator).to(BF16)
         return cls(data=data, at=at)
@@ -158,7 +158,7 @@ def combined(elements: int, device: torch.device) -> float:
     ids = ids_of(y).view(-1, slots)
     weight = torch.rand(ids.shape, device=device)
     out = combine(y.data, weight, ids)
-    tokens = (y.at // slots).unique()
+    tokens = torch.tensor(sorted(set((y.at // slots).tolist())), device=device)
     rows = (tokens[:, None] * slots + torch.arange(slots, device=device)).flatten()
     right = combine_torch(y.data[rows], weight[tokens], ids[tokens])
     return _error(out[tokens], right)
