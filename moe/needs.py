@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., object])
 _READS = "reads"  # the attribute that holds a function's declaration
 # Fields of Needs that are not checked for other families; `padding` is, for all2all backends.
-EXPERTS_ONLY = ("activation_functions", "dequantizes", "routers")
+EXPERTS_ONLY = ("activation_functions", "dequantizes", "routers", "expert_bias")
 _PLAIN = (*EXPERTS_ONLY, "padding")
 
 
@@ -101,6 +101,9 @@ class Needs:
     # Whether padding rows may stand anywhere: their `topk_ids` are all -1, their values garbage,
     # and no other row may depend on them. Checked for experts and all2all backends only.
     padding: bool = False
+    # Whether it adds the biases of the experts' products. Checked for experts backends and whole
+    # layers only.
+    expert_bias: bool = False
     hidden_multiple: int = 1  # the hidden size must be a multiple of this
     shard_multiple: int = 1  # the same for the intermediate size on each rank
     max_world: int | None = None  # largest number of ranks; None: no limit
@@ -232,6 +235,15 @@ def _code_features(_: Needs, platform: Platform, layer_spec: LayerSpec) -> Reaso
     return None
 
 
+@reads("expert_bias")
+def _expert_bias(_: Needs, __: Platform, layer_spec: LayerSpec) -> Reason | None:
+    """Refuse biases of the experts."""
+    if not layer_spec.expert_bias:
+        return None
+    text = "does not say that it adds the experts' biases (`expert_bias` in its needs)"
+    return Reason(code="expert_bias_unsupported", text=text)
+
+
 @reads("padding")
 def _padding(_: Needs, __: Platform, layer_spec: LayerSpec) -> Reason | None:
     """Refuse padding rows."""
@@ -292,6 +304,7 @@ _CHECKS: dict[str, tuple[object, Callable[[Needs, Platform, LayerSpec], Reason |
     "formats": (ANY, _formats),
     "dequantizes": (True, _code_features),
     "padding": (True, _padding),
+    "expert_bias": (True, _expert_bias),
     "max_world": (None, _world),
     "hidden_multiple": (1, _hidden),
     "shard_multiple": (1, _shard),

@@ -183,6 +183,12 @@ class MoETestConfig:
         default=NO_PADDING,
         choices=PADDING,
     )
+    expert_bias: bool = axis(
+        "expert_bias",
+        "both products of the routed experts have biases",
+        default=False,
+        random_values=(False, False, True),
+    )
     seed: int = axis("seed", "seed of the inputs and weights", default=0, minimum=0)
     exact: bool = axis(
         "exact", "inputs whose sums are exact: outputs compared bit for bit", default=False
@@ -284,6 +290,7 @@ class MoETestConfig:
             activation=self.activation,
             router=self.router,
             router_bias=self.router_bias,
+            expert_bias=self.expert_bias,
             router_groups=self.router_groups,
             chosen_groups=self.chosen_groups,
             router_scale=self.router_scale,

@@ -25,7 +25,6 @@ FEATURES = {
         "router_unsupported",
         "router weights multiply the input of the experts, not their output",
     ),
-    "expert_bias": ("expert_bias_unsupported", "experts add biases to their products"),
     "latent": (
         "latent_unsupported",
         "experts work on a projection of the hidden states to another size",

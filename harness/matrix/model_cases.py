@@ -65,6 +65,7 @@ def _point(facts: ModelFacts, choice: LayoutChoice, m: int, quant: str | None) -
         renormalize=facts.router.renormalize,
         router=scoring if scoring in ROUTERS.rows else MoETestConfig.router,
         activation=activation if activation in ACTIVATIONS.rows else MoETestConfig.activation,
+        expert_bias=facts.expert_bias,
         missing=joined(missing_words(facts, quant)),
     )
 
@@ -84,7 +85,6 @@ def missing_words(facts: ModelFacts, quant: str | None) -> list[str]:
         "router_scale": router.scale != 1.0,
         "weights_input": router.weights_input,
         f"act_{activation_row(facts)}": activation_row(facts) not in ACTIVATIONS.rows,
-        "expert_bias": facts.expert_bias,
         "latent": facts.latent is not None,
         "shared_gate": facts.shared_gate,
         "shared_width": facts.shared_width % facts.intermediate != 0,

@@ -33,7 +33,8 @@ class Hypothesis:
 
     family: the module of this package that computes it. battery: part of every self-check.
     costly: experts run again, on at most `FEW` rows. needs: what a case must have for the mistake
-    to exist, of `quantized` (weights), `ranks` (more than one) and `limit` (of the activation).
+    to exist, of `quantized` (weights), `ranks` (more than one), `limit` (of the activation),
+    `biases` (of experts) and `shards` (of an expert).
     """
 
     name: str
@@ -59,6 +60,8 @@ class Hypothesis:
             "quantized": layer_spec.scheme.weights != "model",
             "ranks": layer_spec.layout.world_size > 1,
             "limit": ACTIVATIONS.row(layer_spec.activation).limit is not None,
+            "biases": layer_spec.expert_bias,
+            "shards": layer_spec.layout.world_size > 1 and not layer_spec.layout.use_ep,
         }
         return all(has[need] for need in self.needs)
 
@@ -232,6 +235,41 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
         "limit",
         costly=True,
         limit_missing="gate and up were not clamped at the activation's limit",
+    ),
+    # the biases of experts
+    _proof(
+        "biases",
+        _LARGER,
+        "biases",
+        costly=True,
+        first_bias_missing="the biases of the first product were not added",
+    ),
+    _proof(
+        "biases",
+        _LARGER,
+        "biases",
+        costly=True,
+        second_bias_missing="the biases of the second product were not added",
+    ),
+    _proof(
+        "biases",
+        _LARGER,
+        "biases",
+        "shards",
+        costly=True,
+        second_bias_on_each_rank="each rank added the biases of the second product",
+    ),
+    *_rows(
+        "biases",
+        second_bias_unweighted="the biases of the second product were not multiplied by the "
+        "router's weight",
+    ),
+    *_costly(
+        "biases",
+        bias_halves_swapped="gate and up have each other's biases",
+        bias_interleaved="interleaved biases were taken for those of gate and up",
+        biases_of_next_expert="the biases are the next expert's",
+        expert_without_biases="the biases of an expert were not added",
     ),
     *_costly(
         "activation_parameters",

@@ -76,6 +76,7 @@ EXPERTS: Registry[MemberSpec] = Registry(
                 formats=frozenset({("model", "model")}) | _FP8_PAIRS | _INT8_PAIRS,
                 activation_functions=_TRITON_ACTIVATIONS,
                 padding=True,
+                expert_bias=True,
                 packages=("triton",),
             ),
             deterministic=True,
@@ -116,6 +117,7 @@ EXPERTS: Registry[MemberSpec] = Registry(
                 dtypes=frozenset({"bf16"}),
                 formats=frozenset({("model", "model")}),
                 padding=True,
+                expert_bias=True,
                 activation_functions=ANY,  # calls the layer's own activation function
                 hidden_multiple=8,  # grouped_mm needs rows of a multiple of 16 bytes
                 shard_multiple=8,
@@ -130,7 +132,12 @@ EXPERTS: Registry[MemberSpec] = Registry(
             dispatch_format=STANDARD,
             # Multiplies dequantized values, and calls the layer's own activation function.
             needs=Needs(
-                dtypes=ANY, formats=ANY, dequantizes=True, activation_functions=ANY, padding=True
+                dtypes=ANY,
+                formats=ANY,
+                dequantizes=True,
+                activation_functions=ANY,
+                padding=True,
+                expert_bias=True,
             ),
             numerics=Numerics.stated(),
             deterministic=True,
@@ -144,6 +151,7 @@ EXPERTS: Registry[MemberSpec] = Registry(
                 formats=ANY,
                 dequantizes=True,
                 activation_functions=ANY,
+                expert_bias=True,
                 routers=frozenset({"softmax", "sigmoid"}),
                 routing_options=frozenset({"bias", "groups", "scale", "logits_dtype"}),
             ),

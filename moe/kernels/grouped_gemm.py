@@ -42,17 +42,19 @@ def grouped_gemm(
     rows: int,
     dtype: torch.dtype,
     tile: Tile | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """Return y [rows, out]: y[r] = dequant(x[r // (rows / S)]) @ dequant(w[expert of r]).T.
 
     x: [S, in] values or codes; S = T for the first product (rows = T * k), T * k for the second.
     w: [e, out, in] values or codes. aligned: the rows of each expert; other rows are not written.
-    dtype: of y, the model dtype or float32.
+    dtype: of y, the model dtype or float32. bias: [e, out], added in float32 before y is rounded.
 
     Raises MoEError for shapes or formats that do not fit each other.
     """
     x_codes, w_codes = x.codes, w.codes
     _check(x, w, rows)
+    _check_bias(bias, w_codes)
     y = guarded_buffers.empty((rows, w_codes.shape[1]), dtype=dtype, device=x_codes.device)
     if rows == 0 or w_codes.shape[0] == 0:
         return y
@@ -68,7 +70,8 @@ def grouped_gemm(
     device = x_codes.device
     launch(
         *(_grouped_gemm, (blocks * tiles,), device, x_codes.contiguous(), w_codes.contiguous(), y),
-        *(x.scale, w.scale, aligned.row_ids, aligned.block_expert, aligned.num_rows),
+        *(x.scale, w.scale, None if bias is None else bias.contiguous()),
+        *(aligned.row_ids, aligned.block_expert, aligned.num_rows),
         *(rows, rows // x_codes.shape[0], w_codes.shape[1], w_codes.shape[2]),
         **constants(x_codes, w_codes, x_kind, w_kind, tile),
         num_warps=tile.num_warps,
@@ -90,6 +93,14 @@ def constants(x: Tensor, w: Tensor, x_kind: str, w_kind: str, tile: Tile) -> dic
         "BLOCK_K": tile.block_k,
         "GROUP_M": tile.group_m,
     }
+
+
+def _check_bias(bias: Tensor | None, w: Tensor) -> None:
+    if bias is not None and bias.shape != w.shape[:2]:
+        raise MoEError(
+            f"bias is {list(bias.shape)}; weights {list(w.shape)} need one value for each of their "
+            f"rows: {list(w.shape[:2])}"
+        )
 
 
 def _check(x_tensor: QuantTensor, w_tensor: QuantTensor, rows: int) -> None:
@@ -140,8 +151,8 @@ def _tile_of(tiles, blocks, GROUP_M: tl.constexpr):
 
 @triton.jit
 def _grouped_gemm(
-    x_ptr, w_ptr, y_ptr, x_scale_ptr, w_scale_ptr, row_ids_ptr, block_expert_ptr, num_rows_ptr,
-    rows, slots, out, inner,
+    x_ptr, w_ptr, y_ptr, x_scale_ptr, w_scale_ptr, bias_ptr,
+    row_ids_ptr, block_expert_ptr, num_rows_ptr, rows, slots, out, inner,
     X_SCALE: tl.constexpr, W_SCALE: tl.constexpr, INTEGER: tl.constexpr, PRECISE: tl.constexpr,
     EVEN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     GROUP_M: tl.constexpr,
@@ -159,6 +170,9 @@ def _grouped_gemm(
         x_ptr, w_ptr, x_scale_ptr, w_scale_ptr, expert, source, real, column, out, inner,
         X_SCALE, W_SCALE, INTEGER, PRECISE, EVEN, BLOCK_M, BLOCK_N, BLOCK_K,
     )  # fmt: skip
+    if bias_ptr is not None:
+        bias = tl.load(bias_ptr + expert * out + column, mask=column < out, other=0.0)
+        result += bias.to(tl.float32)[None, :]
     y = rounding.to_model_dtype(result, y_ptr.dtype.element_ty)
     live = real[:, None] & (column < out)[None, :]
     tl.store(y_ptr + row[:, None] * out + column[None, :], y, mask=live)
@@ -237,10 +251,12 @@ def grouped_gemm_torch(
     rows: int,
     dtype: torch.dtype,
     tile: Tile | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """Compute the result of `grouped_gemm`, block by block, from dequantized float64 values."""
     del tile
     _check(x, w, rows)
+    _check_bias(bias, w.codes)
     y = guarded_buffers.empty((rows, w.codes.shape[1]), dtype=dtype, device=x.codes.device)
     values = x.codes.double() if x.codes.dtype.itemsize > 1 else x.codes.float().double()
     if x.scale is not None:
@@ -253,5 +269,8 @@ def grouped_gemm_torch(
             matrix = weight.codes.float().double()
             if weight.scale is not None:
                 matrix *= spread_scale(weight)
-            y[row] = (values[row // (rows // x.codes.shape[0])] @ matrix.T).float().to(dtype)
+            total = values[row // (rows // x.codes.shape[0])] @ matrix.T
+            if bias is not None:
+                total = total + bias[expert].double()
+            y[row] = total.float().to(dtype)
     return y

@@ -32,6 +32,7 @@ class CheckpointMLP:
     gate, up: [N, K]; up is None if the activation is not gated. down: [K, N]. Weights in the
     layer's dtype, or codes whose scales are float32 multipliers: [] per tensor, [O] per channel,
     [ceil(O/128), ceil(I/128)] per block of [O, I].
+    gate_bias, up_bias: [N], and down_bias: [K], in the layer's dtype; None without biases.
     """
 
     gate: Tensor
@@ -40,6 +41,9 @@ class CheckpointMLP:
     gate_scale: Tensor | None = None
     up_scale: Tensor | None = None
     down_scale: Tensor | None = None
+    gate_bias: Tensor | None = None
+    up_bias: Tensor | None = None
+    down_bias: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

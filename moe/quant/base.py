@@ -56,6 +56,7 @@ class QuantMethod(ABC):
         return weights.replace(
             w13=_rows_of(weights.w13, columns, intermediate),
             w2=weights.w2[:, :, columns.start : columns.stop].contiguous(),
+            **_shard_biases(weights, columns, intermediate),
             **_shard_scales(weights, columns, intermediate),
         )
 
@@ -66,6 +67,20 @@ def _rows_of(t: Tensor, columns: range, intermediate: int) -> Tensor:
     return torch.cat(
         [half[:, part] for half in torch.split(t, intermediate, dim=1)], dim=1
     ).contiguous()
+
+
+def _shard_biases(
+    weights: ExpertWeights, columns: range, intermediate: int
+) -> dict[str, Tensor | None]:
+    """Return the biases of a shard by name: b2 on the rank that holds the first column only."""
+    b13, b2 = weights.b13, weights.b2
+    if b13 is None or b2 is None:
+        return {}
+    is_first = columns.start == 0
+    return {
+        "b13": _rows_of(b13, columns, intermediate),
+        "b2": b2 if is_first else torch.zeros_like(b2),
+    }
 
 
 def _shard_scales(

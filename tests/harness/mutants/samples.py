@@ -9,7 +9,7 @@ from functools import cache
 import pytest
 import torch
 
-from harness.fixtures import tensors
+from harness.fixtures import expert_biases, tensors
 from harness.fixtures.layer_call import Call, chosen_rows
 from harness.fixtures.layer_under_test import IDEAL, _static_scales
 from harness.fixtures.rank_context import RankContext
@@ -37,12 +37,20 @@ def scene(one: MoETestConfig, rank: int = 0, number: int = 0) -> Scene:
     """The scene of call `number` on this rank; its output is right. Do not write to it."""
     experts = [tensors.expert_weights(one, e, CPU) for e in range(one.num_experts)]
     shared = tensors.expert_weights(one, "shared", CPU) if one.shared_experts else None
+    known = [expert_biases.expert_biases(one, e, CPU) for e in range(one.num_experts)]
+    biases = known.__getitem__ if one.expert_bias else None
     plain = Scheme(weights="model", activations="model")
     ideal = BaselineSiluAndMul(
-        dataclasses.replace(one.layer_spec, scheme=plain), IDEAL, experts.__getitem__, shared
+        dataclasses.replace(one.layer_spec, scheme=plain),
+        IDEAL,
+        experts.__getitem__,
+        shared,
+        biases=biases,
     )
     numerics = EXPERTS.row(one.experts).numerics_for(one.layer_spec.scheme, "cpu")
-    reference = BaselineSiluAndMul(one.layer_spec, numerics, experts.__getitem__, shared)
+    reference = BaselineSiluAndMul(
+        one.layer_spec, numerics, experts.__getitem__, shared, biases=biases
+    )
     start = number * one.m
     layout, counts = one.layout, one.counts
     d = layout.dp_rank(rank)
