@@ -182,11 +182,14 @@ TOGETHER = (
 )
 _ALONE = tuple(name for name in AXES if name not in TOGETHER)
 _WORDS = {"shared_experts": "shared", "renormalize": "no_renorm"}  # a layer must take these
+_NEEDS = ("expert_bias",)  # the needs of a row must say these
 
 
 def _alone(axis: Axis, row: MemberSpec) -> Sequence[Any]:
     """Return the values of an axis that fits every other, each as often as it is to be drawn."""
     if axis.name in _WORDS and not _takes(row, _WORDS[axis.name]):
+        return (axis.default,)
+    if axis.name in _NEEDS and not getattr(row.needs, axis.name):
         return (axis.default,)
     rows = tuple(families.table(axis.family).rows) if axis.family else ()
     return axis.random_values or axis.choices or rows or axis.simpler_values

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _INTERPRETED = tl.constexpr(INTERPRETED)
 _SCALE_BLOCK = tl.constexpr(BLOCK)
-_CODES = (torch.float8_e4m3fn, torch.int8)
+_CODES = (torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.int8)
 
 
 def grouped_gemm(
@@ -54,7 +54,7 @@ def grouped_gemm(
     """
     x_codes, w_codes = x.codes, w.codes
     _check(x, w, rows)
-    _check_bias(bias, w_codes)
+    check_bias(bias, w_codes)
     y = guarded_buffers.empty((rows, w_codes.shape[1]), dtype=dtype, device=x_codes.device)
     if rows == 0 or w_codes.shape[0] == 0:
         return y
@@ -95,7 +95,8 @@ def constants(x: Tensor, w: Tensor, x_kind: str, w_kind: str, tile: Tile) -> dic
     }
 
 
-def _check_bias(bias: Tensor | None, w: Tensor) -> None:
+def check_bias(bias: Tensor | None, w: Tensor) -> None:
+    """Raise MoEError unless the bias is None or [e, out] for w [e, out, in]."""
     if bias is not None and bias.shape != w.shape[:2]:
         raise MoEError(
             f"bias is {list(bias.shape)}; weights {list(w.shape)} need one value for each of their "
@@ -170,12 +171,19 @@ def _grouped_gemm(
         x_ptr, w_ptr, x_scale_ptr, w_scale_ptr, expert, source, real, column, out, inner,
         X_SCALE, W_SCALE, INTEGER, PRECISE, EVEN, BLOCK_M, BLOCK_N, BLOCK_K,
     )  # fmt: skip
-    if bias_ptr is not None:
-        bias = tl.load(bias_ptr + expert * out + column, mask=column < out, other=0.0)
-        result += bias.to(tl.float32)[None, :]
+    result = with_bias(result, bias_ptr, expert, column, out)
     y = rounding.to_model_dtype(result, y_ptr.dtype.element_ty)
     live = real[:, None] & (column < out)[None, :]
     tl.store(y_ptr + row[:, None] * out + column[None, :], y, mask=live)
+
+
+@triton.jit
+def with_bias(result, bias_ptr, expert, column, out):
+    """Return the tile float32 [BLOCK_M, BLOCK_N] plus the bias of its columns, if there is one."""
+    if bias_ptr is not None:
+        bias = tl.load(bias_ptr + expert * out + column, mask=column < out, other=0.0)
+        result += bias.to(tl.float32)[None, :]
+    return result
 
 
 @triton.jit
@@ -256,7 +264,7 @@ def grouped_gemm_torch(
     """Compute the result of `grouped_gemm`, block by block, from dequantized float64 values."""
     del tile
     _check(x, w, rows)
-    _check_bias(bias, w.codes)
+    check_bias(bias, w.codes)
     y = guarded_buffers.empty((rows, w.codes.shape[1]), dtype=dtype, device=x.codes.device)
     values = x.codes.double() if x.codes.dtype.itemsize > 1 else x.codes.float().double()
     if x.scale is not None:

@@ -185,7 +185,7 @@ def probed(monkeypatch):
         function = declared(lambda layer_spec, platform: narrow(layer_spec, platform))
         monkeypatch.setitem(globals(), "probe", function)
         plain = {"formats": ANY, "dequantizes": True, "dtypes": ANY, "activation_functions": ANY}
-        needs = Needs(probe=f"{__name__}:probe", padding=True, **plain)
+        needs = Needs(probe=f"{__name__}:probe", padding=True, expert_bias=True, **plain)
         table = Registry("experts", ())
         table._rows = {"probed": MemberSpec(name="probed", target="json:loads", needs=needs)}
         monkeypatch.setattr(refusals, "EXPERTS", table)
@@ -237,6 +237,7 @@ CHANGED = {
     "layer": "elsewhere:Layer",
     "missing": "router_bias",
     "router_bias": True,
+    "expert_bias": True,
     "router_scale": 2.5,
     "weights_input": True,
     "gate": True,
