@@ -9,7 +9,6 @@ from moe.errors import MoEError
 
 CODES = {
     *("router_unsupported", "activation_unsupported", "quant_unsupported", "latent_unsupported"),
-    "shared_experts_unsupported",
 }
 
 
