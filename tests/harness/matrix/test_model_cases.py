@@ -76,7 +76,7 @@ def test_everything_that_a_case_can_say_is_said():
         ({"router": RouterFacts(scoring="cosine")}, ["scoring_cosine"]),
         ({"activation": "cubed", "gated": False}, ["act_cubed_no_mul"]),
         ({"quant": "fp8_block"}, []),
-        ({"quant": "mxfp4"}, ["quant_mxfp4"]),
+        ({"quant": "other4"}, ["quant_other4"]),
     ],
 )
 def test_what_no_case_says_is_named_in_the_case(fields, words):
