@@ -38,7 +38,7 @@ def test_the_first_word_gives_the_code_and_all_words_the_text():
     )
 
 
-@pytest.mark.parametrize("value", ["router", "act_", "router_bias.x", "router_bias..latent", "_"])
+@pytest.mark.parametrize("value", ["router", "act_", "latent.x", "latent..shared_gate", "_"])
 def test_an_unknown_word_is_an_error_that_lists_the_known(value):
-    with pytest.raises(MoEError, match=r"no feature is called '.*known: router_bias, .*act_NAME"):
+    with pytest.raises(MoEError, match=r"no feature is called '.*known: router_groups, .*act_NAME"):
         missing_reason(value)

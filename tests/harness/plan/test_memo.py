@@ -242,7 +242,7 @@ CHANGED = {
     "all2all": "local",
     "tokens": "ragged",
     "layer": "elsewhere:Layer",
-    "missing": "router_bias",
+    "missing": "latent",
     "router_bias": True,
     "expert_bias": True,
     "router_scale": 2.5,
