@@ -16,7 +16,6 @@ FEATURES = {
         "router_unsupported",
         "the router ranks groups of experts by their best expert, not by the sum of their two best",
     ),
-    "expert_bias": ("expert_bias_unsupported", "experts add biases to their products"),
     "latent": (
         "latent_unsupported",
         "experts work on a projection of the hidden states to another size",

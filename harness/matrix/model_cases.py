@@ -68,6 +68,7 @@ def _point(facts: ModelFacts, choice: LayoutChoice, m: int, quant: str | None) -
         weights_input=facts.router.weights_input,
         **_groups(facts, experts),
         activation=activation if activation in ACTIVATIONS.rows else MoETestConfig.activation,
+        expert_bias=facts.expert_bias,
         missing=joined(missing_words(facts, quant)),
     )
 
@@ -110,7 +111,6 @@ def missing_words(facts: ModelFacts, quant: str | None) -> list[str]:
         # Without a bias, published routers rank groups by their best expert.
         "router_groups": router.chosen_groups < router.groups and not router.bias,
         f"act_{activation_row(facts)}": activation_row(facts) not in ACTIVATIONS.rows,
-        "expert_bias": facts.expert_bias,
         "latent": facts.latent is not None,
         f"quant_{own}": quant is None and own not in QUANT.rows,
     }

@@ -75,9 +75,8 @@ def test_everything_that_a_case_can_say_is_said():
         ({"router": RouterFacts(weights_input=True)}, []),
         ({"router": RouterFacts(scoring="cosine")}, ["scoring_cosine"]),
         ({"activation": "cubed", "gated": False}, ["act_cubed_no_mul"]),
-        ({"expert_bias": True, "latent": 16}, ["expert_bias", "latent"]),
         ({"quant": "fp8_block"}, []),
-        ({"quant": "mxfp4"}, ["quant_mxfp4"]),
+        ({"quant": "other4"}, ["quant_other4"]),
     ],
 )
 def test_what_no_case_says_is_named_in_the_case(fields, words):
@@ -114,6 +113,11 @@ def test_a_share_that_has_not_the_model_s_groups_has_none():
 def test_an_activation_without_a_gate_has_a_row_of_its_own(fields, row):
     (case,) = points_of(facts(**fields), layouts=ONE, tokens=(1,))
     assert (case.activation, case.missing) == (row, "nothing")
+
+
+def test_biases_are_those_of_a_case():
+    (case,) = points_of(facts(expert_bias=True), layouts=ONE, tokens=(1,))
+    assert (case.expert_bias, case.missing) == (True, "nothing")
 
 
 def test_a_method_that_is_asked_for_replaces_the_checkpoints():

@@ -244,6 +244,7 @@ CHANGED = {
     "layer": "elsewhere:Layer",
     "missing": "latent",
     "router_bias": True,
+    "expert_bias": True,
     "router_scale": 2.5,
     "weights_input": True,
     "gate": True,

@@ -89,6 +89,7 @@ def test_models_that_a_case_can_say_run_on_one_gpu(model):
 ROUTED = (
     *("deepseek-v3", "kimi-k2", "glm-4.5", "minimax-m2"),
     *("llama-4-scout", "nemotron-3-nano-30b-a3b"),
+    *("gpt-oss-20b", "gpt-oss-120b"),  # of odd sizes, with biases
 )
 
 
@@ -103,20 +104,8 @@ def test_a_model_that_is_too_large_is_refused_for_that_alone():
     assert (len(plan.cases), len(plan.refused), codes) == (3, 3, {"needs_memory"})
 
 
-CODES = {
-    "gpt-oss-20b": "expert_bias_unsupported",
-    "gpt-oss-120b": "expert_bias_unsupported",
-}
-
-
-@pytest.mark.parametrize("model", CODES)
-def test_every_other_model_is_refused_at_each_point_with_its_reason(model):
-    plan, codes = planned(model, H100)
-    assert (len(plan.cases), len(plan.refused), codes) == (0, 6, {CODES[model]})
-
-
-def test_each_model_either_runs_or_is_refused_with_a_known_code():
-    assert {*RUN_TODAY, *ROUTED, "llama-4-maverick", *CODES} == set(known_models())
+def test_each_model_runs_but_for_its_size():
+    assert {*RUN_TODAY, *ROUTED, "llama-4-maverick"} == set(known_models())
 
 
 def test_the_docs_name_each_model_with_what_it_lacks_and_each_word_with_its_code():
@@ -154,6 +143,7 @@ def test_a_small_share_has_a_models_sizes_and_eight_experts(model, quant, expect
 
 def test_a_refused_case_is_refused_again_by_its_id():
     (point, *_) = of_model(options("gpt-oss-20b")).points
+    point = point.replace(missing="act_cubed")
     again = type(point).from_id(point.id)
     assert again == point
     assert make_plan([again], H100).refused[0].reason.text.startswith("no case can say yet: ")
