@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from harness.matrix.axis import Axis
     from harness.plan.machine import Machine
-    from moe.spec import MemberSpec, Platform
+    from moe.spec import MemberSpec
 
 WORLDS = (1, 2, 3, 4, 8)
 SIZES = AXES["n"].simpler_values
@@ -160,7 +160,7 @@ def configs(draw: Callable[[Any], Any], space: Space) -> MoETestConfig:
     if isinstance(row, OwnLayerSpec):  # whose hidden states carry logits
         return sized
     is_exact = draw(st.sampled_from(_EXACT)) and is_bitwise(exact)
-    case = _with_families(space.machine.platform, row, exact if is_exact else sized)
+    case = _with_families(space.machine, row, exact if is_exact else sized)
     return _with_features(space.machine, case)
 
 
@@ -180,13 +180,31 @@ def _with_features(machine: Machine, case: MoETestConfig) -> MoETestConfig:
     return case
 
 
-def _with_families(platform: Platform, row: MemberSpec, case: MoETestConfig) -> MoETestConfig:
+def _with_families(machine: Machine, row: MemberSpec, case: MoETestConfig) -> MoETestConfig:
     """Return the case with a router and an activation picked by its seed: no draw shifts others."""
     pick = random.Random(case.seed)  # noqa: S311  # no secret
-    served = [router.name for router in ROUTERS if router.needs.are_met_by(platform)]
+    served = [router.name for router in ROUTERS if router.needs.are_met_by(machine.platform)]
     router = pick.choice([MoETestConfig.router, *served])
     changed = case.replace(activation=pick.choice(_activations(row)), router=router)
-    return changed if changed.exact == is_bitwise(changed) else case
+    changed = changed if changed.exact == is_bitwise(changed) else case
+    optional = changed.replace(**_routing_options(pick, changed))
+    return (
+        optional if optional.exact == is_bitwise(optional) and runs(optional, machine) else changed
+    )
+
+
+def _routing_options(pick: random.Random, case: MoETestConfig) -> dict[str, Any]:
+    """Return at most one of the ways in which routing or its inputs may be special."""
+    groups = {"router_groups": 2, "chosen_groups": 1} if case.num_experts % 2 == 0 else {}
+    ways: list[dict[str, Any]] = [
+        {"router_bias": True, "router_scale": 2.5, **groups},
+        {"router_scale": 2.0},
+        {"logits": pick.choice(AXES["logits"].choices)},
+        {"padding": pick.choice(AXES["padding"].choices)},
+        {"gate": True, "logits_dtype": "f32"},
+        {"weights_input": True},
+    ]
+    return pick.choice([{}, {}, {}, *ways])
 
 
 # Fields whose values must fit each other, the machine or the backend: `configs` draws them.
