@@ -169,6 +169,7 @@ def _with_features(machine: Machine, case: MoETestConfig) -> MoETestConfig:
     pick = random.Random(f"features {case.seed}")  # noqa: S311  # no secret
     changes: list[dict[str, Any]] = [
         {"shared_gate": True},
+        {"zero_experts": pick.choice((1, 2, 3, case.num_experts))},
         {"shared_fused": True},
         {"shared_width": pick.choice([n for n in SIZES if n * 2 <= case.n * 3])},
         {"shared_quant": pick.choice(list(QUANT.rows))},
@@ -186,11 +187,11 @@ def _with_families(machine: Machine, row: MemberSpec, case: MoETestConfig) -> Mo
     served = [router.name for router in ROUTERS if router.needs.are_met_by(machine.platform)]
     router = pick.choice([MoETestConfig.router, *served])
     changed = case.replace(activation=pick.choice(_activations(row)), router=router)
-    changed = changed if changed.exact == is_bitwise(changed) else case
     optional = changed.replace(**_routing_options(pick, changed))
-    return (
-        optional if optional.exact == is_bitwise(optional) and runs(optional, machine) else changed
-    )
+    for drawn in (optional, changed):
+        if drawn.exact == is_bitwise(drawn) and runs(drawn, machine):
+            return drawn
+    return case
 
 
 def _routing_options(pick: random.Random, case: MoETestConfig) -> dict[str, Any]:
