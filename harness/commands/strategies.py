@@ -26,7 +26,7 @@ from moe.layers import COMPOSED, LAYERS, OWN, OwnLayerSpec, layout_words
 from moe.layout import Layout
 from moe.quant import QUANT
 from moe.routers import ROUTERS
-from moe.spec import DTYPE_BYTES
+from moe.spec import DTYPE_BYTES, MONOLITHIC
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -188,8 +188,9 @@ def _with_families(machine: Machine, row: MemberSpec, case: MoETestConfig) -> Mo
     router = pick.choice([MoETestConfig.router, *served])
     changed = case.replace(activation=pick.choice(_activations(row)), router=router)
     optional = changed.replace(**_routing_options(pick, changed))
-    for drawn in (optional, changed):
-        if drawn.exact == is_bitwise(drawn) and runs(drawn, machine):
+    for drawn in dict.fromkeys((optional, changed)):
+        is_sure = drawn == changed and row.kind != MONOLITHIC  # plans take time
+        if drawn.exact == is_bitwise(drawn) and (is_sure or runs(drawn, machine)):
             return drawn
     return case
 
