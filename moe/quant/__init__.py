@@ -18,6 +18,7 @@ class QuantSpec(MemberSpec):
     """
 
     scheme: Scheme
+    pads: bool = False  # whether it pads weights to the sizes that an experts backend needs
     needs: Needs = field(default_factory=lambda: Needs(dtypes=ANY, formats=ANY))
 
     @property
@@ -49,6 +50,7 @@ def _one_byte(weights: str, activations: str, target: str, suffix: str = "") -> 
         name=weights + suffix,
         target=f"moe.quant.{target}",
         scheme=Scheme(weights=weights, activations=activations, weight_bytes=1),
+        pads=True,
     )
 
 
@@ -59,6 +61,7 @@ QUANT: Registry[QuantSpec] = Registry(
             name="none",
             target="moe.quant.none:NoQuant",
             scheme=Scheme(weights="model", activations="model"),
+            pads=True,
         ),
         # Named by the weights' granularity, then by the activations' where it is not the usual one:
         # `static` and `dynamic` are one scale for all tokens, `token` is one for each.
