@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., object])
 _SIZES = frozenset({"hidden", "intermediate"})  # fields of a layer that padding changes
+# Fields that decide on padded sizes.
+_PADDING = _SIZES | {"layout", "scheme", "pads", "roundup"}
 _READS = "reads"  # the attribute that holds a function's declaration
 # Fields of Needs that are not checked for other families; `padding` is, for all2all backends.
 EXPERTS_ONLY = ("activation_functions", "dequantizes", "routers")
@@ -290,17 +292,17 @@ def _packages(needs: Needs, _: Platform, __: LayerSpec) -> Reason | None:
 
 
 def _probe(needs: Needs, platform: Platform) -> Need:
-    """Load the row's probe and return its need; it sees padded sizes."""
+    """Load the row's probe and return its need; one that reads sizes sees the padded ones."""
     function = resolve(str(needs.probe))
     fields = fields_read(function)
+    if fields is not None and not fields & _SIZES:
+        return Need(reads=fields, refuse=lambda layer_spec: function(layer_spec, platform))
 
     def refuse(layer_spec: LayerSpec) -> Reason | None:
-        seen = roundup.rounded_up(layer_spec, needs, platform.features).for_experts()
+        seen = roundup.PaddedView(layer_spec, needs, platform.features)
         return cast("Reason | None", function(seen, platform))
 
-    if fields is not None and fields & _SIZES:
-        fields |= {"hidden", "intermediate", "layout", "scheme", "pads", "roundup"}
-    return Need(reads=fields, refuse=refuse)
+    return Need(reads=None if fields is None else fields | _PADDING, refuse=refuse)
 
 
 # Field of Needs, in the order of checking -> the value that restricts nothing, and the check.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from moe.needs import Needs
@@ -83,6 +83,19 @@ def rounded_up(
     )
     unpadded = Padded(hidden=layer_spec.hidden, shards=layer_spec.shard_sizes)
     return layer_spec if padded == unpadded else replace(layer_spec, padded=padded)
+
+
+class PaddedView:
+    """Show a layer with the sizes that its experts see; all else is read from the layer itself."""
+
+    def __init__(self, layer_spec: LayerSpec, needs: Needs, features: frozenset[str]) -> None:
+        """Show the layer as an experts row with these needs gets it on a platform."""
+        self._layer_spec = layer_spec
+        self.hidden = padded_hidden(needs, layer_spec, features)
+        self.shard_sizes = padded_shards(needs, layer_spec, features)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._layer_spec, name)
 
 
 def _up(size: int, multiple: int) -> int:

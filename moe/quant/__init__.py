@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from moe.formats import FORMATS
 from moe.registry import Registry
-from moe.spec import ANY, MemberSpec, Needs, Scheme
+from moe.spec import ANY, BLOCK, MemberSpec, Needs, Scheme
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,8 @@ def _one_byte(weights: str, activations: str, target: str, suffix: str = "") -> 
         name=weights + suffix,
         target=f"moe.quant.{target}",
         scheme=Scheme(weights=weights, activations=activations, weight_bytes=1),
-        pads=True,
+        # Shards end at the edges of 128x128 blocks anyway.
+        pads=FORMATS[weights].block != (BLOCK, BLOCK),
     )
 
 
