@@ -245,6 +245,12 @@ def power(args: argparse.Namespace) -> int:
     return certify(args, run)
 
 
+def compile_matrix(args: argparse.Namespace) -> int:
+    from harness.commands.compile_kernels import compile_matrix
+
+    return compile_matrix(args)
+
+
 def report(args: argparse.Namespace) -> int:
     from harness.commands.report import show_report
 
@@ -264,6 +270,7 @@ COMMANDS = {
     "numerics": numerics,
     "list": listing.show_list,
     "plan": listing.show_plan,
+    "compile": compile_matrix,
     "report": report,
     "schema": schema,
     "doctor": doctor,

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from moe.activations import ACTIVATIONS
@@ -23,6 +24,12 @@ SMALLEST_GATE = 32.0  # smallest gate value that is not 0
 PERIOD = 8  # distance of intermediate columns with the largest values, so that shards have some
 
 
+def has_plain_choice(case: MoETestConfig) -> bool:
+    """Return whether the order of logits, spread as usual, decides which experts are chosen."""
+    limited = case.chosen_groups < case.router_groups
+    return case.logits == "spread" and not case.router_bias and not limited
+
+
 def is_bitwise(case: MoETestConfig) -> bool:
     """Return whether the outputs of this case are compared bit for bit."""
     quantized = FORMATS[case.layer_spec.scheme.activations].grid != "model"
@@ -32,6 +39,8 @@ def is_bitwise(case: MoETestConfig) -> bool:
     sums = case.top_k * (2 if case.shared_experts else 1)
     return (
         case.exact
+        and has_plain_choice(case)
+        and math.frexp(case.router_scale)[0] == 0.5  # a power of two
         and exact_refusal(case.layer_spec.scheme) is None
         and (router.sums_to_one or (case.renormalize and router.saturated_at is not None))
         and identity is not None
@@ -39,10 +48,19 @@ def is_bitwise(case: MoETestConfig) -> bool:
         and case.top_k in (1, 2, 4, 8)
         and sums <= 8
         and case.shared_experts <= 1
+        and _has_exact_shared(case)
         and min(case.n, case.k) >= 2 * PERIOD
         and (eights or not quantized)
         and (has_own_up_scales(case) or not FORMATS[case.layer_spec.scheme.weights].is_integer)
     )
+
+
+def _has_exact_shared(case: MoETestConfig) -> bool:
+    """Return whether the shared experts' inputs suit them: made for the routed experts' formats."""
+    if case.shared_quant == "none":
+        return case.shared_width == 0 or case.shared_width >= 2 * PERIOD
+    eights = case.layer_spec.shared_columns % (PERIOD * case.tp_size) == 0
+    return case.shared_quant == case.quant and eights
 
 
 def has_own_up_scales(case: MoETestConfig) -> bool:

@@ -70,9 +70,17 @@ class Shard:
 
 
 def right_inputs(scene: Scene, rows: Tensor, slots: Tensor) -> Tensor:
-    """Return [R, K], the quantized input of these rows."""
-    del slots
-    return quantized_input(scene)[rows]
+    """Return [R, K], the quantized input of these rows, times its router weight where declared."""
+    if scene.reference.numerics.weight_on != "input":
+        return quantized_input(scene)[rows]
+    x = scene.x.to(scene.reference.dtype)[rows] * scene.topk_weights[rows, slots, None]
+    x, fmt = _rounded(scene, x, "weighted"), scene.reference.act_format
+    if fmt.grid == "model":
+        return x
+    scale = scene.answer.tensor_scales[0]
+    if scale is None:
+        scale = formats.activation_scale(x, fmt, None)
+    return codes(x, scale, fmt) * scale
 
 
 def right_w13(_: Scene, e: Matrices) -> Tensor:
@@ -232,7 +240,7 @@ def _intermediate(
 
 def _unweighted(scene: Scene, output: Tensor, weight: Tensor) -> Tensor:
     """Return the experts' output [w, P, K] before its router weights [P], as `Answer.parts`."""
-    if scene.reference.numerics.weight_on != "intermediate":
+    if scene.reference.numerics.weight_on == "output":
         return output
     return output / torch.where(weight == 0, 1.0, weight)[:, None]
 
@@ -295,15 +303,12 @@ def second_scale(scene: Scene, h: Tensor, rank: int) -> Tensor:
     return formats.activation_scale(h, fmt, total)
 
 
-def shared_mlp(scene: Scene, columns: slice | None = None) -> Tensor:
-    """Return [r, K], the shared experts' output, or what some of their columns add to it."""
-    w13, w2 = scene.reference.expert(None)
-    dtype = scene.case.dtype
-    product = formats.on_grid(scene.x.to(w13.dtype) @ w13.T, dtype)
-    gate, up = scene.reference.activation.split(product)
-    h = formats.on_grid(right_activation(scene)(gate, up), dtype)
-    part = slice(None) if columns is None else columns
-    return h[:, part] @ w2[:, part].T
+def shared_mlp(scene: Scene, tp_rank: int | None = None) -> Tensor:
+    """Return [r, K], the shared experts' output, or what a TP rank's columns add to it."""
+    shared = scene.reference.shared
+    assert shared is not None, "the layer has no shared experts of their own"
+    x = scene.x.to(scene.reference.dtype)
+    return shared(x).out if tp_rank is None else shared(x, scene.case.tp_size).parts[tp_rank]
 
 
 def cached(scene: Scene, key: tuple[object, ...], make: Callable[[], T]) -> T:

@@ -69,6 +69,8 @@ _VLLM = Numerics.stated(
 _VLLM_DIVIDED = replace(_VLLM, scale="divided", amax_floor=1e-10)
 # Its fp8 sums stay in the short accumulator, except that a block's sum is added in float32.
 _VLLM_FP8 = replace(_VLLM, accumulation=_FP8_SHORT, aligned=_FP8_ALIGNED)
+# What a backend need not know of: it gets local ids, -1 for all others, and the size it works on.
+_LAYER_FEATURES = frozenset({"fused_shared"})
 
 EXPERTS: Registry[MemberSpec] = Registry(
     "experts",
@@ -83,6 +85,7 @@ EXPERTS: Registry[MemberSpec] = Registry(
                 dtypes=frozenset({"bf16", "fp16"}),
                 formats=frozenset({("model", "model")}) | _FP8_PAIRS | _FNUZ_PAIRS | _INT8_PAIRS,
                 activation_functions=_TRITON_ACTIVATIONS,
+                layer_features=_LAYER_FEATURES,
                 padding=True,
                 packages=("triton",),
             ),
@@ -101,6 +104,7 @@ EXPERTS: Registry[MemberSpec] = Registry(
                 dtypes=frozenset({"bf16", "fp16"}),
                 formats=frozenset({("model", "model")}) | _FP8_PAIRS | _FNUZ_PAIRS | _INT8_PAIRS,
                 activation_functions=_TRITON_ACTIVATIONS,
+                layer_features=_LAYER_FEATURES,
                 padding=True,
                 packages=("triton",),
             ),
@@ -143,10 +147,25 @@ EXPERTS: Registry[MemberSpec] = Registry(
                 formats=frozenset({("model", "model")}),
                 padding=True,
                 activation_functions=ANY,  # calls the layer's own activation function
+                layer_features=_LAYER_FEATURES,
                 hidden_multiple=8,  # grouped_mm needs rows of a multiple of 16 bytes
                 shard_multiple=8,
             ),
             numerics=_ROUNDED,
+            deterministic=True,
+        ),
+        MemberSpec(
+            name="torch_scaled_grouped",
+            target="moe.experts.torch_grouped:TorchScaledGroupedExperts",
+            needs=Needs(
+                features=frozenset({"cuda", "sm90"}),
+                formats=frozenset({("fp8_channel", "fp8_token")}),
+                activation_functions=ANY,  # calls the layer's own activation function
+                padding=True,
+                hidden_multiple=16,
+                shard_multiple=16,
+            ),
+            numerics=_FP8_PROMOTED,
             deterministic=True,
         ),
         MemberSpec(
@@ -156,7 +175,12 @@ EXPERTS: Registry[MemberSpec] = Registry(
             dispatch_format=STANDARD,
             # Multiplies dequantized values, and calls the layer's own activation function.
             needs=Needs(
-                dtypes=ANY, formats=ANY, dequantizes=True, activation_functions=ANY, padding=True
+                dtypes=ANY,
+                formats=ANY,
+                dequantizes=True,
+                activation_functions=ANY,
+                layer_features=_LAYER_FEATURES,
+                padding=True,
             ),
             numerics=Numerics.stated(),
             deterministic=True,

@@ -138,7 +138,7 @@ def _tile_of(tiles, blocks, GROUP_M: tl.constexpr):
     return first + inside % deep, inside // deep
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("rows", "slots"))
 def _grouped_gemm(
     x_ptr, w_ptr, y_ptr, x_scale_ptr, w_scale_ptr, row_ids_ptr, block_expert_ptr, num_rows_ptr,
     rows, slots, out, inner,

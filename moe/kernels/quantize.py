@@ -117,7 +117,7 @@ def _encode_tensor(x_ptr, scale_ptr, code_ptr, size, KIND: tl.constexpr, BLOCK: 
     tl.store(code_ptr + at, rounding.codes_of(scaled, KIND), mask=at < size)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("rows", "groups"))
 def _encode_rows(
     x_ptr, code_ptr, scale_ptr, rows, columns, width, groups,
     KIND: tl.constexpr, ROWS: tl.constexpr, WIDE: tl.constexpr,
@@ -136,7 +136,7 @@ def _encode_rows(
     tl.store(code_ptr + at, rounding.codes_of(scaled, KIND), mask=live)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("rows",))
 def _amax_rows(
     x_ptr, ids_ptr, amax_ptr, rows, columns, ROWS: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
@@ -153,7 +153,7 @@ def _amax_rows(
     tl.store(amax_ptr + tl.program_id(0), tl.max(largest, axis=0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("parts",))
 def _scale_of_parts(amax_ptr, scale_ptr, parts, KIND: tl.constexpr, BLOCK: tl.constexpr):
     largest = tl.zeros([BLOCK], tl.int32)
     for start in range(0, parts, BLOCK):
