@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from moe import released, released_vllm
+from moe.formats.int4.spec import ROWS as INT4
+from moe.formats.int8.spec import WEIGHT_ONLY as INT8
 from moe.registry import Registry
 from moe.spec import ANY, BATCHED, MONOLITHIC, STANDARD, MemberSpec, Needs, Numerics
 
@@ -54,6 +56,19 @@ _FNUZ_PAIRS = frozenset(
     }
 )
 _INT8_PAIRS = frozenset({("int8_channel", "int8_token"), ("int8_block", "int8_group")})
+# Pairs whose codes the kernels decode as they load them; the scales belong to groups of columns.
+_DECODED_PAIRS = frozenset(
+    {
+        *((row.name, "model") for row in (*INT4, *INT8)),
+        ("int4_g128", "fp8_token"),
+        ("mxfp8", "mxfp8"),
+        ("mxfp4", "model"),
+        ("mxfp4", "mxfp8"),
+        ("mxfp4", "mxfp4"),
+        ("nvfp4", "nvfp4_static"),
+        ("nvfp4", "nvfp4_dynamic"),
+    }
+)
 _VLLM_ACTIVATIONS = frozenset({"silu", "gelu_tanh"})
 # vLLM rounds f(gate) before the product with up, and multiplies the second product by the router
 # weight before its only rounding. Its dynamic scales are amax / max, with amax at least 1e-10 where
@@ -70,7 +85,7 @@ _VLLM_DIVIDED = replace(_VLLM, scale="divided", amax_floor=1e-10)
 # Its fp8 sums stay in the short accumulator, except that a block's sum is added in float32.
 _VLLM_FP8 = replace(_VLLM, accumulation=_FP8_SHORT, aligned=_FP8_ALIGNED)
 # What a backend need not know of: it gets local ids, -1 for all others, and the size it works on.
-_LAYER_FEATURES = frozenset({"fused_shared"})
+_LAYER_FEATURES = frozenset({"fused_shared", "expert_bias"})
 
 EXPERTS: Registry[MemberSpec] = Registry(
     "experts",
@@ -83,7 +98,11 @@ EXPERTS: Registry[MemberSpec] = Registry(
             needs=Needs(
                 features=frozenset({"triton"}),
                 dtypes=frozenset({"bf16", "fp16"}),
-                formats=frozenset({("model", "model")}) | _FP8_PAIRS | _FNUZ_PAIRS | _INT8_PAIRS,
+                formats=frozenset({("model", "model")})
+                | _FP8_PAIRS
+                | _FNUZ_PAIRS
+                | _INT8_PAIRS
+                | _DECODED_PAIRS,
                 activation_functions=_TRITON_ACTIVATIONS,
                 layer_features=_LAYER_FEATURES,
                 padding=True,
@@ -193,6 +212,7 @@ EXPERTS: Registry[MemberSpec] = Registry(
                 dtypes=ANY,
                 formats=ANY,
                 dequantizes=True,
+                layer_features=frozenset({"expert_bias"}),
                 activation_functions=ANY,
                 routers=frozenset({"softmax", "sigmoid"}),
                 routing_options=frozenset({"bias", "groups", "scale", "logits_dtype"}),

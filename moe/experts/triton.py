@@ -18,7 +18,8 @@ from moe.kernels.align import align_tokens
 from moe.kernels.combine import combine
 from moe.kernels.grouped_gemm import grouped_gemm
 from moe.kernels.launch import INTERPRETED
-from moe.kernels.quantize import quantize_rows, quantize_tensor, tensor_scale
+from moe.kernels.quantize import quantize_rows, quantize_tensor, tensor_amax, tensor_scale
+from moe.kernels.quantize_groups import global_scale, quantize_groups
 from moe.kernels.scales import code_kind_of
 from moe.kernels.tiles import block_rows
 from moe.types import Activations
@@ -57,10 +58,10 @@ class TritonExperts(Experts):
         w, ids = self.weights, routing.topk_ids
         block_m = block_rows(rows, self.layer_spec.num_experts, interpreted=INTERPRETED)
         aligned = align_tokens(ids, self.num_local, block_m)
-        gate_up = grouped_gemm(x, w.gate_up, aligned, rows=rows, dtype=self.dtype)
+        gate_up = grouped_gemm(x, w.gate_up, aligned, rows=rows, dtype=self.dtype, bias=w.b13)
         activation = activate(gate_up, ids, activation=self.layer_spec.activation)
         h = self._quantize(activation, ids)
-        y = grouped_gemm(h, w.down, aligned, rows=rows, dtype=self.dtype)
+        y = grouped_gemm(h, w.down, aligned, rows=rows, dtype=self.dtype, bias=w.b2)
         intermediates.keep("gemm1", gate_up, copy=False)
         intermediates.keep("activation", activation, copy=False)
         intermediates.keep("second", h.codes, copy=False)
@@ -76,6 +77,8 @@ class TritonExperts(Experts):
         fmt = self.format
         if fmt.block is None:
             return Activations(codes=h)
+        if fmt.scale_dtype != "f32":
+            return self._quantize_groups(h, ids)
         kind = code_kind_of(fmt)
         if fmt.has_one_scale:
             calibrated = self.weights.a2_scale if fmt.static else None
@@ -84,3 +87,12 @@ class TritonExperts(Experts):
         else:
             codes, scale = quantize_rows(h, kind, fmt.block[1])
         return Activations(codes=codes, scale=scale, format=fmt)
+
+    def _quantize_groups(self, h: Tensor, ids: Tensor) -> Activations:
+        """Return h in a format whose scales belong to groups; see `_quantize`."""
+        fmt, total = self.format, None
+        if fmt.global_scale:
+            total = self.weights.a2_scale if fmt.static else None
+            total = global_scale(tensor_amax(h, ids), fmt) if total is None else total
+        rows = quantize_groups(h, fmt, total)
+        return Activations(codes=rows.codes, scale=rows.scale, global_scale=total, format=fmt)

@@ -43,7 +43,18 @@ def pad_weights(weights: ExpertWeights, hidden: int, shard: int) -> ExpertWeight
                 changes[f"{matrix}_{name}"] = _padded_blocks(
                     values, weights.format, parts, sizes, one=name == "scale"
                 )
-    return weights.replace(**changes)
+    return weights.replace(**changes, **_biases(weights, halves, high, hidden))
+
+
+def _biases(weights: ExpertWeights, halves: int, high: int, hidden: int) -> dict[str, Tensor]:
+    """Return padded biases by name: b13 with `high` elements of each half, b2 with `hidden`."""
+    sizes = {"b13": (halves, high), "b2": (1, hidden)}
+    given = {name: getattr(weights, name) for name in sizes}
+    return {
+        name: _padded(bias.view(len(bias), -1, 1), *sizes[name], 1).flatten(1)
+        for name, bias in given.items()
+        if bias is not None
+    }
 
 
 def _check(

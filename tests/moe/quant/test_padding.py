@@ -117,3 +117,11 @@ def test_a_partly_padded_group_with_a_zero_point_is_refused():
         pad_weights(weights, K, 16)
     with pytest.raises(MoEError, match=r"hidden size of 10 ends inside .*: choose a multiple of 8"):
         pad_weights(weights, 16, N)
+
+
+def test_biases_are_padded_as_the_rows_of_their_products():
+    b13, b2 = torch.arange(1.0, 2 * N + 1).expand(3, -1), torch.ones(3, K)
+    padded = pad_weights(weights_of(FORMATS["fp8_channel"]).replace(b13=b13, b2=b2), 24, 16)
+    assert padded.b13.view(3, 2, 16)[:, :, :N].reshape(3, -1).tolist() == b13.tolist()
+    assert not bool(padded.b13.view(3, 2, 16)[:, :, N:].any())
+    assert padded.b2.tolist() == [[1.0] * K + [0.0] * 14] * 3
