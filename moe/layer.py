@@ -44,6 +44,7 @@ from moe.spec import (
     first_refusal,
 )
 from moe.types import Activations, Routing
+from moe.zero_experts import with_zero_experts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -183,6 +184,8 @@ class FusedMoE:
             out = out + shared
         if not self.layer_spec.layout.sequence_parallel:
             out = self.groups.tp.all_reduce(out)
+        if self.layer_spec.zero_experts:
+            out = with_zero_experts(out, x, routing, self.layer_spec.num_experts)
         intermediates.keep("out", out, copy=True)  # a member may reuse the buffer
         return Output(out=out, routing=published)
 

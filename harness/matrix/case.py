@@ -309,6 +309,11 @@ class MoETestConfig:
         )
 
     @property
+    def router_experts(self) -> int:
+        """How many experts the router chooses from: each token has a logit for each."""
+        return self.num_experts + self.zero_experts
+
+    @property
     def under_test(self) -> str:
         """The name of the code under test: the experts backend, or a layer with its own experts."""
         return self.experts if self.layer == COMPOSED else self.layer

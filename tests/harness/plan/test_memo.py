@@ -111,6 +111,7 @@ def sample(count, seed=0):
         "shared_quant": ("none", "none", *names["quant"]),
         "shared_gate": (False, False, True),
         "shared_fused": (False, False, True),
+        "zero_experts": (0, 0, 0, 3),
         "dp_size": (1, 2, 3),
         "tp_size": (1, 2, 80),
         "dtype": ("bf16", "fp16", "f32"),
