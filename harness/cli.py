@@ -245,6 +245,12 @@ def power(args: argparse.Namespace) -> int:
     return certify(args, run)
 
 
+def explain(args: argparse.Namespace) -> int:
+    from harness.commands.explain import show_choice
+
+    return show_choice(args)
+
+
 def compile_matrix(args: argparse.Namespace) -> int:
     from harness.commands.compile_kernels import compile_matrix
 
@@ -270,6 +276,7 @@ COMMANDS = {
     "numerics": numerics,
     "list": listing.show_list,
     "plan": listing.show_plan,
+    "explain": explain,
     "compile": compile_matrix,
     "report": report,
     "schema": schema,

@@ -270,14 +270,42 @@ def _expert_map(layer_spec: LayerSpec, rank: int, device: torch.device) -> Tenso
 
 
 def shard_weights(
-    layer_spec: LayerSpec, rank: int, quant: QuantMethod, w13: Tensor, w2: Tensor
+    layer_spec: LayerSpec,
+    rank: int,
+    quant: QuantMethod,
+    w13: Tensor,
+    w2: Tensor,
+    biases: tuple[Tensor, Tensor] | None = None,
 ) -> ExpertWeights:
     """Return this rank's weights: full experts, quantized, and then sharded.
 
     w13: [e, 2N, K], w2: [e, K, N] model dtype: the full experts of `layer_spec.experts_of(rank)`.
+    biases: b13 [e, 2N] and b2 [e, K], never quantized, or None. Raises MoEError if they are there
+    and the layer has none, or the reverse, and for other shapes.
     """
+    _check_biases(layer_spec, w13, w2, biases)
     quantized = quant.quantize_weights(w13, w2)
+    if biases is not None:
+        quantized = quantized.replace(b13=biases[0], b2=biases[1])
     columns = layer_spec.layout.intermediate_of(rank, layer_spec.intermediate)
     if len(columns) == layer_spec.intermediate:
         return quantized
     return quant.shard(quantized, columns, layer_spec.intermediate)
+
+
+def _check_biases(
+    layer_spec: LayerSpec, w13: Tensor, w2: Tensor, biases: tuple[Tensor, Tensor] | None
+) -> None:
+    if (biases is not None) != layer_spec.expert_bias:
+        raise MoEError(
+            f"expert_bias is {layer_spec.expert_bias}, but biases are "
+            f"{'None' if biases is None else 'given'}; pass b13 and b2 exactly if it is True"
+        )
+    if biases is None:
+        return
+    for name, bias, w in (("b13", biases[0], w13), ("b2", biases[1], w2)):
+        if bias.shape != w.shape[:2]:
+            raise MoEError(
+                f"{name} is {list(bias.shape)}; it must have one value for each row of the "
+                f"weights {list(w.shape)}: {list(w.shape[:2])}"
+            )

@@ -166,7 +166,7 @@ def _activation(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason | No
     return Reason(code="activation_unsupported", text=text)
 
 
-@reads("shared_fused", "zero_experts", "latent", "adapters")
+@reads("shared_fused", "zero_experts", "latent", "adapters", "expert_bias")
 def _layer_features(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason | None:
     """Refuse a feature of the layer that is not in `layer_features`."""
     supported = needs.layer_features

@@ -82,6 +82,7 @@ class LayerSpec:
     logits_dtype: str = "model"  # of the router logits: `model`, or a key of DTYPE_BYTES
     weights_input: bool = False  # router weights multiply the input of the experts
     gate: bool = False  # the composed layer computes its router logits from the hidden states
+    expert_bias: bool = False  # both products of the routed experts have biases
     padding: bool = False  # some rows of a call may be padding: all their `topk_ids` are -1
 
     @property
@@ -168,6 +169,7 @@ FEATURES: dict[str, Callable[[LayerSpec], bool]] = {
     "zero_experts": lambda layer_spec: layer_spec.zero_experts > 0,
     "latent": lambda layer_spec: layer_spec.latent > 0,
     "adapters": lambda layer_spec: layer_spec.adapters > 0,
+    "expert_bias": lambda layer_spec: layer_spec.expert_bias,
 }
 
 

@@ -12,7 +12,6 @@ import torch
 
 from harness.checks import token_order
 from harness.checks.stage_bound import REACH, Expected, compare, rounding
-from harness.fixtures.layer_call import chosen_rows
 from moe.reference import formats
 
 if TYPE_CHECKING:
@@ -137,10 +136,12 @@ def _finalize(handed: Handed, at: Tensor) -> StageFinding | None:
 
     Uses at most 16 rows of each rank, since they are gathered on every rank.
     """
-    sampled = [chosen_rows(n, at.device) for n in handed.sizes]
+    sampled = [handed.sampled(rank) for rank in handed.ranks]
     starts = [sum(handed.sizes[:i]) for i in range(len(handed.sizes))]
     tokens = torch.cat([start + rows for start, rows in zip(starts, sampled, strict=True)])
     partial = _values(handed, "combine", len(handed.ids))[at[tokens]].float()
+    if len(partial) == 0:  # on every rank
+        return None
     gathered = handed.group.all_gather(partial).view(len(sampled), -1, partial.shape[1])
     group_rank = handed.ranks.index(handed.rank)
     start = sum(len(rows) for rows in sampled[:group_rank])
@@ -190,7 +191,7 @@ def _shared(handed: Handed) -> StageFinding | None:
     if not handed.has("shared"):
         return None
     x = handed.call.tokens.x
-    rows = chosen_rows(len(x), x.device)
+    rows = handed.sampled(handed.rank)
     if len(rows) == 0:
         return None
     truth = handed.subject.reference.shared
@@ -211,7 +212,7 @@ def _out(handed: Handed) -> StageFinding | None:
     tp, dtype = handed.subject.layer.groups.tp, handed.subject.case.dtype
     tokens = len(handed.call.tokens.x)
     out = _values(handed, "out", tokens)
-    rows = chosen_rows(len(out), out.device)
+    rows = handed.sampled(handed.rank)
     if len(rows) == 0:  # on every rank of the TP group, unless nothing is summed over it
         return None
     local = _values(handed, "finalize", tokens)[rows].float()

@@ -183,6 +183,12 @@ class MoETestConfig:
         default=NO_PADDING,
         choices=PADDING,
     )
+    expert_bias: bool = axis(
+        "expert_bias",
+        "both products of the routed experts have biases",
+        default=False,
+        random_values=(False, False, True),
+    )
     shared_width: int = axis(
         "sharedn",
         "intermediate size of all shared experts together; 0: that of as many routed experts",
@@ -338,6 +344,7 @@ class MoETestConfig:
             activation=self.activation,
             router=self.router,
             router_bias=self.router_bias,
+            expert_bias=self.expert_bias,
             router_groups=self.router_groups,
             chosen_groups=self.chosen_groups,
             router_scale=self.router_scale,

@@ -34,7 +34,7 @@ class Hypothesis:
     family: the module of this package that computes it. battery: part of every self-check.
     costly: experts run again, on at most `FEW` rows. needs: what a case must have for the mistake
     to exist: `quantized` (weights), `ranks` (more than one), `limit` (of the activation), or one of
-    `features_of` its layer.
+    `features_of` its layer; `shards`: of an expert over ranks.
     """
 
     name: str
@@ -61,6 +61,7 @@ class Hypothesis:
             "quantized": layer_spec.scheme.weights != "model",
             "ranks": layer_spec.layout.world_size > 1,
             "limit": ACTIVATIONS.row(layer_spec.activation).limit is not None,
+            "shards": layer_spec.layout.world_size > 1 and not layer_spec.layout.use_ep,
         }
         return all(has.get(need, need in features) for need in self.needs)
 
@@ -261,6 +262,41 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
         "limit",
         costly=True,
         limit_missing="gate and up were not clamped at the activation's limit",
+    ),
+    # the biases of experts
+    _proof(
+        "biases",
+        _LARGER,
+        "expert_bias",
+        costly=True,
+        first_bias_missing="the biases of the first product were not added",
+    ),
+    _proof(
+        "biases",
+        _LARGER,
+        "expert_bias",
+        costly=True,
+        second_bias_missing="the biases of the second product were not added",
+    ),
+    _proof(
+        "biases",
+        _LARGER,
+        "expert_bias",
+        "shards",
+        costly=True,
+        second_bias_on_each_rank="each rank added the biases of the second product",
+    ),
+    *_rows(
+        "biases",
+        second_bias_unweighted="the biases of the second product were not multiplied by the "
+        "router's weight",
+    ),
+    *_costly(
+        "biases",
+        bias_halves_swapped="gate and up have each other's biases",
+        bias_interleaved="interleaved biases were taken for those of gate and up",
+        biases_of_next_expert="the biases are the next expert's",
+        expert_without_biases="the biases of an expert were not added",
     ),
     *_costly(
         "activation_parameters",

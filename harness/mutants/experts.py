@@ -42,7 +42,7 @@ def expert_from_neighbour(scene: Scene) -> Tensor:
     """Use the next expert's weights for the expert none of whose rows is correct."""
     _needs_experts(scene)
     sample = scene.few_rows()
-    suspect = int(_suspect(scene, sample))
+    suspect = int(suspect_of(scene, sample))
     blame(scene, f"expert {suspect}")
     affected = sample.topk_ids == suspect
     ids = torch.where(affected, (sample.topk_ids + 1) % _held(scene), -1)
@@ -50,7 +50,7 @@ def expert_from_neighbour(scene: Scene) -> Tensor:
     return sample.total(parts=torch.where(mask, redo_parts(sample, ids=ids), parts_of(sample)))
 
 
-def _suspect(scene: Scene, sample: Scene) -> Tensor:
+def suspect_of(scene: Scene, sample: Scene) -> Tensor:
     """Return [], of the sample's experts the one whose best row has the largest error."""
     ids = scene.topk_ids.long()
     length = scene.answer.out.square().sum(dim=1).clamp(min=1e-38)

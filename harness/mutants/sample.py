@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from harness.fixtures.layer_call import chosen_rows, rows_of
+from harness.fixtures.layer_call import judged_rows, rows_of
 from harness.mutants import FEW
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Scene:
 
 def scene_of(case: MoETestConfig, rank: int, call: Call, reference: BaselineSiluAndMul) -> Scene:
     """Return a scene of the chosen rows of a call."""
-    rows = chosen_rows(len(call.tokens.x), call.tokens.x.device)
+    rows = judged_rows(call.tokens)
     routing = call.output.routing
     return Scene(
         case=case,

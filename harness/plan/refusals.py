@@ -12,7 +12,7 @@ from harness.matrix.case import MoETestConfig
 from harness.matrix.exactness import exact_refusal
 from harness.matrix.features import missing_reason
 from harness.matrix.layout_words import check_share
-from harness.matrix.logit_rules import logits_reason
+from harness.matrix.logit_rules import hidden_choice, logits_reason
 from harness.plan import cost
 from harness.plan.memo import Remembered
 from moe import families
@@ -22,7 +22,7 @@ from moe.errors import MoEError
 from moe.experts import EXPERTS
 from moe.layers import COMPOSED, LAYERS, OWN, OwnLayerSpec
 from moe.needs import EXPERTS_ONLY
-from moe.oracle import AUTO, select
+from moe.oracle import AUTO, explain, ordered, select
 from moe.quant import QUANT
 from moe.routers import ROUTERS
 from moe.spec import LAYER_NEEDS, Need, Reason, dispatch_refusal, reads
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from harness.plan.machine import Machine
+    from moe.oracle import Explanation
     from moe.quant import QuantSpec
     from moe.spec import LayerSpec, MemberSpec, Needs
 
@@ -78,6 +79,7 @@ class Judge:
     def _of_members(self, case: MoETestConfig) -> Reason | None:
         return (
             self._refusal(experts, case.experts, case)
+            or hidden_choice(case, _backend(case.experts))
             or self._refusal(interpreter_time, case.experts, case)
             or self._refusal(router, case.router, case)
             or self._refusal(activation, case.activation, case)
@@ -108,17 +110,24 @@ class Judge:
     def _best(self, case: MoETestConfig) -> str:
         """Return the first row that supports the case here and on the planned machine.
 
-        Raises MoEError with every reason if no row does.
+        Rows are tried in the oracle's order. Raises MoEError with every reason if no row does.
         """
         veto = self._veto(case)
-        for row in EXPERTS:
+        scheme = QUANT.row(case.quant).scheme
+        for row in ordered(EXPERTS, scheme, self._machine.platform):
             if not (self._refusal(installed_experts, row.name, case) or veto(row)):
                 return row.name
         return select(case.layer_spec, self._machine.platform, veto=veto).winner.name
 
+    def explain(self, case: MoETestConfig, packages_are: str) -> Explanation:
+        """Return the answer of every experts backend; see `moe.oracle.explain`."""
+        chip, veto = self._machine.platform, self._veto(case)
+        return explain(case.layer_spec, chip, veto=veto, packages_are=packages_are)
+
     def _veto(self, case: MoETestConfig) -> Callable[[MemberSpec], Reason | None]:
         return lambda row: (
             self._refusal(experts, row.name, case)
+            or hidden_choice(case, row)
             or self._refusal(interpreter_time, row.name, case)
             or self._dispatch(row.name, case)
         )

@@ -63,6 +63,7 @@ class QuantMethod(ABC):
             w13=_rows_of(weights.w13, columns, intermediate),
             w2=weights.w2[:, :, codes.start : codes.stop].contiguous(),
             **_shard_blocks(weights, columns, intermediate),
+            **_shard_biases(weights, columns, intermediate),
         )
 
 
@@ -71,6 +72,20 @@ def _rows_of(t: Tensor, columns: range, intermediate: int) -> Tensor:
     part = slice(columns.start, columns.stop)
     halves = [_bytes(half[:, part]) for half in torch.split(t, intermediate, dim=1)]
     return torch.cat(halves, dim=1).view(t.dtype).contiguous()
+
+
+def _shard_biases(
+    weights: ExpertWeights, columns: range, intermediate: int
+) -> dict[str, Tensor | None]:
+    """Return the biases of a shard by name: b2 on the rank that holds the first column only."""
+    b13, b2 = weights.b13, weights.b2
+    if b13 is None or b2 is None:
+        return {}
+    is_first = columns.start == 0
+    return {
+        "b13": _rows_of(b13, columns, intermediate),
+        "b2": b2 if is_first else torch.zeros_like(b2),
+    }
 
 
 def _bytes(t: Tensor) -> Tensor:

@@ -72,6 +72,7 @@ def test_no_field_is_drawn_twice_or_never() -> None:
     assert [name for name in AXES if name not in strategies.TOGETHER] == [
         "shared_experts",
         "renormalize",
+        "expert_bias",
         "call",
     ]
 
