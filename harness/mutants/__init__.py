@@ -356,7 +356,6 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
         exponents_one_too_high="the exponents of the weights' scales are one too high",
         exponents_one_too_low="the exponents of the weights' scales are one too low",
         global_scales_missing="the weights' global scales were not divided by",
-        global_scales_twice="the weights' global scales were divided by twice",
     ),
     # scales of other experts or rows
     *_costly(

@@ -84,18 +84,11 @@ def exponents_one_too_low(scene: Scene) -> Tensor:
 
 
 def global_scales_missing(scene: Scene) -> Tensor:
-    return _by_global(scene, lambda w, total: w * total)
-
-
-def global_scales_twice(scene: Scene) -> Tensor:
-    return _by_global(scene, lambda w, total: w / total)
-
-
-def _by_global(scene: Scene, change: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Leave them out. Applied twice, they make the second product's codes zeros: `zeros`."""
     fmt = scene.reference.weight_format
     _needs(fmt.global_scale, "there is no global scale")
     return _of_both(
-        scene, lambda w, _, plain: change(w, global_scale(plain.abs().amax(), fmt).to(w.dtype))
+        scene, lambda w, _, plain: w * global_scale(plain.abs().amax(), fmt).to(w.dtype)
     )
 
 

@@ -70,7 +70,7 @@ def global_scale_left_out(patch):
     of_both(patch, "_global", torch.ones_like)
 
 
-@mistake("global scale", "vLLM #45037", "global_scales_twice", quant="nvfp4")
+@mistake("global scale", "vLLM #45037", "zeros", quant="nvfp4")
 def global_scale_applied_twice(patch):
     of_both(patch, "_global", torch.square)
 
