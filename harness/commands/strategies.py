@@ -169,6 +169,7 @@ def _with_features(machine: Machine, case: MoETestConfig) -> MoETestConfig:
     pick = random.Random(f"features {case.seed}")  # noqa: S311  # no secret
     changes: list[dict[str, Any]] = [
         {"shared_gate": True},
+        {"zero_experts": pick.choice((1, 2, 3, case.num_experts))},
         {"shared_fused": True},
         {"shared_width": pick.choice([n for n in SIZES if n * 2 <= case.n * 3])},
         {"shared_quant": pick.choice(list(QUANT.rows))},

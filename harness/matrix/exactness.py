@@ -49,6 +49,7 @@ def is_bitwise(case: MoETestConfig) -> bool:
         and sums <= (2 if case.expert_bias else 8)  # biases make sums that much larger
         and case.shared_experts <= 1
         and _has_exact_shared(case)
+        and case.zero_experts == 0
         and min(case.n, case.k) >= 2 * PERIOD
         and (eights or not quantized)
         and (has_own_up_scales(case) or not FORMATS[case.layer_spec.scheme.weights].is_integer)

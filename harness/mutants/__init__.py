@@ -164,6 +164,23 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
         absent_as_first="slots of absent experts were computed with local expert 0",
         absent_as_last="slots of absent experts (-1) were computed with the last local expert",
     ),
+    # zero-computation experts
+    _proof(
+        "zero_experts",
+        MORE_ROWS,
+        "zero_experts",
+        zero_experts_missing="the zero experts' tokens were not added",
+    ),
+    *_rows(
+        "zero_experts",
+        zero_experts_unweighted="zero experts returned the token without its router weight",
+        zero_experts_weighted_twice="zero experts' tokens were multiplied by the weight twice",
+        zero_experts_once_per_rank="zero experts' tokens were added once per TP rank",
+    ),
+    *_costly(
+        "zero_experts",
+        zero_experts_as_first="slots of zero experts were computed with expert 0",
+    ),
     # the router's weights
     _proof("routing", _SPREAD, weights_ignored="the router's weights were ignored"),
     _proof("routing", _SPREAD, weights_twice="the router's weights were applied twice"),

@@ -173,7 +173,7 @@ def redo_parts(scene: Scene, steps: Steps = RIGHT, *, ids: Tensor | None = None)
 
     ids: [r, k] global experts, -1 = none; None: the scene's own.
     """
-    pairs = pairs_of(scene.topk_ids if ids is None else ids)
+    pairs = pairs_of(scene.expert_ids if ids is None else ids)
     parts = torch.zeros_like(parts_of(scene))
     if not pairs.experts:
         return parts

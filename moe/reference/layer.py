@@ -25,7 +25,7 @@ from moe.reference.pairs import largest_input, pairs_of, weighted_input
 from moe.reference.result import Answer, Sums, empty_sums, record_parts
 from moe.reference.scale_error import Scale, dynamic_scale, largest_of, quantize_noisy
 from moe.reference.shared_experts import SHARED, SharedTruth, gate_factor
-from moe.reference.total import answer_of
+from moe.reference.total import answer_of, passed_through
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -121,7 +121,10 @@ class BaselineSiluAndMul:
             h = self.quantize_intermediate(h, None if second is None else second.of(ranks))
             self._add_shards(sums, of_expert, h)
         shared = None if self.shared is None else self.shared(x)
-        answer = answer_of(sums, x, shared, self.numerics, self.layer_spec)
+        passed = None
+        if self.layer_spec.zero_experts:
+            passed = passed_through(x, topk_ids, topk_weights, self.layer_spec.num_experts)
+        answer = answer_of(sums, x, shared, self.numerics, self.layer_spec, passed)
         return dataclasses.replace(answer, tensor_scales=(first, second))
 
     def _pairs(self, topk_ids: Tensor, topk_weights: Tensor) -> list[Pairs]:

@@ -25,7 +25,13 @@ def test_the_battery_holds_what_was_promised():
     assert [h.name for h in HYPOTHESES if h.battery] == [
         *("zeros", "halved", "doubled", "negated", "rolled", "swapped", "row_zeroed"),
         *("last_block_zeroed", "expert_dropped", "expert_from_neighbour", "shared_missing"),
-        *("shared_twice", "shared_gate_ignored", "weights_ignored", "weights_twice"),
+        *(
+            "shared_twice",
+            "shared_gate_ignored",
+            "zero_experts_missing",
+            "weights_ignored",
+            "weights_twice",
+        ),
         *("rank_missing", "rank_twice", "scale_shifted", "gate_up_swapped", "limit_missing"),
         *("first_bias_missing", "second_bias_missing", "second_bias_on_each_rank"),
     ]
@@ -86,6 +92,10 @@ PLACES |= dict.fromkeys(
 )
 PLACES["bias_in_weights"] = case(router="sigmoid", router_bias=True)
 PLACES["renormalised_over_all"] = case(router="sigmoid")
+
+
+ZERO = case(top_k=3, zero_experts=3, tp_size=2)
+PLACES |= {h.name: ZERO for h in HYPOTHESES if h.family == "zero_experts"}
 
 
 PLACES["silu"] = case(activation="gelu_tanh")
