@@ -27,6 +27,7 @@ from tests.mistakes import (
     mistakes_scales,
     mistakes_values,
     mistakes_weighing,
+    mistakes_weights,
 )
 from tests.mistakes.mistake import MISTAKES, around
 
@@ -48,6 +49,7 @@ FAMILIES = (
     mistakes_kernels,
     mistakes_activations,
     mistakes_layer,
+    mistakes_weights,
     mistakes_weighing,  # last: a mistake's number is the seed of its case
 )
 
