@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from moe import released, released_vllm
+from moe import released, released_trtllm, released_vllm
 from moe.registry import Registry
-from moe.spec import ANY, BATCHED, MONOLITHIC, STANDARD, MemberSpec, Needs, Numerics
+from moe.spec import ANY, BATCHED, MONOLITHIC, STANDARD, MemberSpec, Needs, Numerics, Package
 
 # Each product, and f(gate) * up, is rounded to the layer's dtype. Tensor cores sum bf16 and fp16
 # products in float32, but drop low bits when they align the terms.
@@ -69,6 +69,32 @@ _VLLM = Numerics.stated(
 _VLLM_DIVIDED = replace(_VLLM, scale="divided", amax_floor=1e-10)
 # Its fp8 sums stay in the short accumulator, except that a block's sum is added in float32.
 _VLLM_FP8 = replace(_VLLM, accumulation=_FP8_SHORT, aligned=_FP8_ALIGNED)
+
+_TRTLLM = Needs(
+    features=frozenset({"cuda", "sm100"}),
+    formats=frozenset({("model", "model"), ("fp8_block", "fp8_group")}),
+    hidden_multiple=128,
+    shard_multiple=128,
+)
+# The same names are other people's in the usual index: a package that does not have what is called
+# is refused.
+_DEEP_GEMM = Package(
+    distribution="deep_gemm",
+    module="deep_gemm",
+    at_least="2.0",
+    why="the masked product takes codes and scales in pairs since then",
+    calls=("deep_gemm:m_grouped_fp8_gemm_nt_masked",),
+)
+_AITER = Package(
+    distribution="amd-aiter",
+    module="aiter",
+    calls=(
+        "aiter.fused_moe:fused_moe(hidden_states, w1, w2, topk_weight, topk_ids, expert_mask, "
+        "activation, quant_type)",
+        "aiter.ops.shuffle:shuffle_weight",
+    ),
+    imports=("aiter.fused_moe",),
+)
 
 EXPERTS: Registry[MemberSpec] = Registry(
     "experts",
@@ -222,6 +248,50 @@ EXPERTS: Registry[MemberSpec] = Registry(
             ),
             numerics=replace(_EVERY_STEP, weighted="model"),
             deterministic=True,
+        ),
+        # Released packages for chips and in versions that nobody has run here: what they round is
+        # not stated.
+        MemberSpec(
+            name="flashinfer_trtllm",
+            target="moe.experts.flashinfer_trtllm:FlashInferTrtllmExperts",
+            kind=MONOLITHIC,
+            needs=replace(
+                _TRTLLM,
+                routers=frozenset({"softmax", "sigmoid"}),
+                routing_options=frozenset({"bias", "groups", "scale"}),
+                packages=(released_trtllm.MONOLITHIC,),
+                probe="moe.released_trtllm:method_exists",
+            ),
+        ),
+        MemberSpec(
+            name="flashinfer_trtllm_routed",
+            target="moe.experts.flashinfer_trtllm:FlashInferTrtllmRoutedExperts",
+            needs=replace(_TRTLLM, packages=(released_trtllm.ROUTED,)),
+        ),
+        MemberSpec(
+            name="deep_gemm_masked",
+            target="moe.experts.deep_gemm_masked:DeepGemmMaskedExperts",
+            dispatch_format=BATCHED,
+            needs=Needs(
+                features=frozenset({"cuda", "sm90", "triton"}),
+                formats=frozenset({("fp8_block", "fp8_group")}),
+                activation_functions=_TRITON_ACTIVATIONS,
+                hidden_multiple=128,
+                shard_multiple=128,
+                packages=(_DEEP_GEMM, "triton"),
+            ),
+        ),
+        MemberSpec(
+            name="aiter",
+            target="moe.experts.aiter_fused:AiterFusedExperts",
+            needs=Needs(
+                features=frozenset({"rocm"}),
+                dtypes=frozenset({"bf16", "fp16"}),
+                activation_functions=frozenset({"silu", "gelu"}),
+                hidden_multiple=128,
+                shard_multiple=128,
+                packages=(_AITER,),
+            ),
         ),
         MemberSpec(
             name="vllm_triton",
