@@ -245,6 +245,18 @@ def power(args: argparse.Namespace) -> int:
     return certify(args, run)
 
 
+def explain(args: argparse.Namespace) -> int:
+    from harness.commands.explain import show_choice
+
+    return show_choice(args)
+
+
+def compile_matrix(args: argparse.Namespace) -> int:
+    from harness.commands.compile_kernels import compile_matrix
+
+    return compile_matrix(args)
+
+
 def report(args: argparse.Namespace) -> int:
     from harness.commands.report import show_report
 
@@ -264,6 +276,8 @@ COMMANDS = {
     "numerics": numerics,
     "list": listing.show_list,
     "plan": listing.show_plan,
+    "explain": explain,
+    "compile": compile_matrix,
     "report": report,
     "schema": schema,
     "doctor": doctor,

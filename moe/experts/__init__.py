@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from moe import released, released_trtllm, released_vllm
+from moe import released, released_kernels, released_vllm
+from moe.formats.int4.spec import ROWS as INT4
+from moe.formats.int8.spec import WEIGHT_ONLY as INT8
 from moe.registry import Registry
-from moe.spec import ANY, BATCHED, MONOLITHIC, STANDARD, MemberSpec, Needs, Numerics, Package
+from moe.spec import ANY, BATCHED, MONOLITHIC, STANDARD, MemberSpec, Needs, Numerics
 
 # Each product, and f(gate) * up, is rounded to the layer's dtype. Tensor cores sum bf16 and fp16
 # products in float32, but drop low bits when they align the terms.
@@ -54,6 +56,19 @@ _FNUZ_PAIRS = frozenset(
     }
 )
 _INT8_PAIRS = frozenset({("int8_channel", "int8_token"), ("int8_block", "int8_group")})
+# Pairs whose codes the kernels decode as they load them; the scales belong to groups of columns.
+_DECODED_PAIRS = frozenset(
+    {
+        *((row.name, "model") for row in (*INT4, *INT8)),
+        ("int4_g128", "fp8_token"),
+        ("mxfp8", "mxfp8"),
+        ("mxfp4", "model"),
+        ("mxfp4", "mxfp8"),
+        ("mxfp4", "mxfp4"),
+        ("nvfp4", "nvfp4_static"),
+        ("nvfp4", "nvfp4_dynamic"),
+    }
+)
 _VLLM_ACTIVATIONS = frozenset({"silu", "gelu_tanh"})
 # vLLM rounds f(gate) before the product with up, and multiplies the second product by the router
 # weight before its only rounding. Its dynamic scales are amax / max, with amax at least 1e-10 where
@@ -69,6 +84,8 @@ _VLLM = Numerics.stated(
 _VLLM_DIVIDED = replace(_VLLM, scale="divided", amax_floor=1e-10)
 # Its fp8 sums stay in the short accumulator, except that a block's sum is added in float32.
 _VLLM_FP8 = replace(_VLLM, accumulation=_FP8_SHORT, aligned=_FP8_ALIGNED)
+# What a backend need not know of: it gets local ids, -1 for all others, and the size it works on.
+_LAYER_FEATURES = frozenset({"fused_shared"})
 
 _TRTLLM = Needs(
     features=frozenset({"cuda", "sm100"}),
@@ -76,26 +93,6 @@ _TRTLLM = Needs(
     hidden_multiple=128,
     shard_multiple=128,
 )
-# The same names are other people's in the usual index: a package that does not have what is called
-# is refused.
-_DEEP_GEMM = Package(
-    distribution="deep_gemm",
-    module="deep_gemm",
-    at_least="2.0",
-    why="the masked product takes codes and scales in pairs since then",
-    calls=("deep_gemm:m_grouped_fp8_gemm_nt_masked",),
-)
-_AITER = Package(
-    distribution="amd-aiter",
-    module="aiter",
-    calls=(
-        "aiter.fused_moe:fused_moe(hidden_states, w1, w2, topk_weight, topk_ids, expert_mask, "
-        "activation, quant_type)",
-        "aiter.ops.shuffle:shuffle_weight",
-    ),
-    imports=("aiter.fused_moe",),
-)
-
 EXPERTS: Registry[MemberSpec] = Registry(
     "experts",
     (
@@ -107,8 +104,13 @@ EXPERTS: Registry[MemberSpec] = Registry(
             needs=Needs(
                 features=frozenset({"triton"}),
                 dtypes=frozenset({"bf16", "fp16"}),
-                formats=frozenset({("model", "model")}) | _FP8_PAIRS | _FNUZ_PAIRS | _INT8_PAIRS,
+                formats=frozenset({("model", "model")})
+                | _FP8_PAIRS
+                | _FNUZ_PAIRS
+                | _INT8_PAIRS
+                | _DECODED_PAIRS,
                 activation_functions=_TRITON_ACTIVATIONS,
+                layer_features=_LAYER_FEATURES,
                 padding=True,
                 packages=("triton",),
             ),
@@ -127,6 +129,7 @@ EXPERTS: Registry[MemberSpec] = Registry(
                 dtypes=frozenset({"bf16", "fp16"}),
                 formats=frozenset({("model", "model")}) | _FP8_PAIRS | _FNUZ_PAIRS | _INT8_PAIRS,
                 activation_functions=_TRITON_ACTIVATIONS,
+                layer_features=_LAYER_FEATURES,
                 padding=True,
                 packages=("triton",),
             ),
@@ -169,6 +172,7 @@ EXPERTS: Registry[MemberSpec] = Registry(
                 formats=frozenset({("model", "model")}),
                 padding=True,
                 activation_functions=ANY,  # calls the layer's own activation function
+                layer_features=_LAYER_FEATURES,
                 hidden_multiple=8,  # grouped_mm needs rows of a multiple of 16 bytes
                 shard_multiple=8,
             ),
@@ -196,7 +200,12 @@ EXPERTS: Registry[MemberSpec] = Registry(
             dispatch_format=STANDARD,
             # Multiplies dequantized values, and calls the layer's own activation function.
             needs=Needs(
-                dtypes=ANY, formats=ANY, dequantizes=True, activation_functions=ANY, padding=True
+                dtypes=ANY,
+                formats=ANY,
+                dequantizes=True,
+                activation_functions=ANY,
+                layer_features=_LAYER_FEATURES,
+                padding=True,
             ),
             numerics=Numerics.stated(),
             deterministic=True,
@@ -259,14 +268,14 @@ EXPERTS: Registry[MemberSpec] = Registry(
                 _TRTLLM,
                 routers=frozenset({"softmax", "sigmoid"}),
                 routing_options=frozenset({"bias", "groups", "scale"}),
-                packages=(released_trtllm.MONOLITHIC,),
-                probe="moe.released_trtllm:method_exists",
+                packages=(released_kernels.TRTLLM,),
+                probe="moe.released_kernels:method_exists",
             ),
         ),
         MemberSpec(
             name="flashinfer_trtllm_routed",
             target="moe.experts.flashinfer_trtllm:FlashInferTrtllmRoutedExperts",
-            needs=replace(_TRTLLM, packages=(released_trtllm.ROUTED,)),
+            needs=replace(_TRTLLM, packages=(released_kernels.TRTLLM_ROUTED,)),
         ),
         MemberSpec(
             name="deep_gemm_masked",
@@ -278,7 +287,7 @@ EXPERTS: Registry[MemberSpec] = Registry(
                 activation_functions=_TRITON_ACTIVATIONS,
                 hidden_multiple=128,
                 shard_multiple=128,
-                packages=(_DEEP_GEMM, "triton"),
+                packages=(released_kernels.DEEP_GEMM, "triton"),
             ),
         ),
         MemberSpec(
@@ -290,7 +299,7 @@ EXPERTS: Registry[MemberSpec] = Registry(
                 activation_functions=frozenset({"silu", "gelu"}),
                 hidden_multiple=128,
                 shard_multiple=128,
-                packages=(_AITER,),
+                packages=(released_kernels.AITER,),
             ),
         ),
         MemberSpec(

@@ -21,7 +21,7 @@ from moe.conversions import (
 )
 from moe.errors import MoEError
 from moe.experts.base import Experts, ExpertsBase, MonolithicExperts
-from moe.released_trtllm import method_name
+from moe.released_kernels import method_name
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -147,7 +147,7 @@ def test_experts_that_are_not_in_a_row_are_an_error():
 
 
 def test_the_arguments_are_those_of_the_layer_and_no_others_are_invented(kernels):
-    """Beside the package's own signatures, where it is installed: moe/released_trtllm.py."""
+    """Beside the package's own signatures, where it is installed: moe/released_kernels.py."""
     backend, x, _, weights = made("flashinfer_trtllm")
     assert bf16_arguments(weights).keys() <= backend._arguments(x).keys()
 

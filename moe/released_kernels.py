@@ -1,6 +1,7 @@
-"""Name what is called of FlashInfer's TensorRT-LLM kernels, and their routing methods. Torch-free.
+"""Name what is called of kernels for chips that nobody has run them on here. Torch-free.
 
-The adapters are in `moe.experts.flashinfer_trtllm`.
+The adapters are `moe.experts.flashinfer_trtllm` (FlashInfer's TensorRT-LLM kernels, whose routing
+methods are named here, too), `deep_gemm_masked` and `aiter_fused`.
 """
 
 from __future__ import annotations
@@ -46,13 +47,33 @@ def _flashinfer(*calls: str) -> Package:
     )
 
 
-MONOLITHIC = _flashinfer(
+TRTLLM = _flashinfer(
     f"{_CORE}:trtllm_bf16_moe({_ROUTED}{_BF16}, norm_topk_prob)",
     f"{_CORE}:trtllm_fp8_block_scale_moe({_ROUTED}{_FP8}, norm_topk_prob)",
 )
-ROUTED = _flashinfer(
+TRTLLM_ROUTED = _flashinfer(
     f"{_CORE}:trtllm_bf16_routed_moe(topk_ids, {_BF16})",
     f"{_CORE}:trtllm_fp8_block_scale_routed_moe(topk_ids, routing_bias, {_FP8})",
+)
+
+# The same names are other people's in the usual index: a package that does not have what is called
+# is refused.
+DEEP_GEMM = Package(
+    distribution="deep_gemm",
+    module="deep_gemm",
+    at_least="2.0",
+    why="the masked product takes codes and scales in pairs since then",
+    calls=("deep_gemm:m_grouped_fp8_gemm_nt_masked",),
+)
+AITER = Package(
+    distribution="amd-aiter",
+    module="aiter",
+    calls=(
+        "aiter.fused_moe:fused_moe(hidden_states, w1, w2, topk_weight, topk_ids, expert_mask, "
+        "activation, quant_type)",
+        "aiter.ops.shuffle:shuffle_weight",
+    ),
+    imports=("aiter.fused_moe",),
 )
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from moe import package_source
 from moe.platforms import platform
-from moe.released_trtllm import MONOLITHIC, ROUTED, method_exists, method_name
+from moe.released_kernels import TRTLLM, TRTLLM_ROUTED, method_exists, method_name
 from moe.spec import RoutingMethod
 from tests.moe.kernels.kernel_cases import layer_spec_of
 
@@ -44,7 +44,7 @@ def test_a_combination_without_a_name_is_refused():
     assert method_exists(layer_spec_of("none"), platform("cuda_sm100")) is None
 
 
-@pytest.mark.parametrize("package", [MONOLITHIC, ROUTED], ids=["monolithic", "routed"])
+@pytest.mark.parametrize("package", [TRTLLM, TRTLLM_ROUTED], ids=["monolithic", "routed"])
 def test_the_calls_fit_the_package_s_signatures(package):
     if importlib.util.find_spec("flashinfer") is None:
         pytest.skip("flashinfer is not installed")
