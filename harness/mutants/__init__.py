@@ -34,7 +34,7 @@ class Hypothesis:
     family: the module of this package that computes it. battery: part of every self-check.
     costly: experts run again, on at most `FEW` rows. needs: what a case must have for the mistake
     to exist: `quantized` (weights), `ranks` (more than one), `limit` (of the activation), or one of
-    `features_of` its layer.
+    `features_of` its layer; `shards`: of an expert over ranks.
     """
 
     name: str
@@ -61,6 +61,7 @@ class Hypothesis:
             "quantized": layer_spec.scheme.weights != "model",
             "ranks": layer_spec.layout.world_size > 1,
             "limit": ACTIVATIONS.row(layer_spec.activation).limit is not None,
+            "shards": layer_spec.layout.world_size > 1 and not layer_spec.layout.use_ep,
         }
         return all(has.get(need, need in features) for need in self.needs)
 
@@ -163,6 +164,23 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
         absent_as_first="slots of absent experts were computed with local expert 0",
         absent_as_last="slots of absent experts (-1) were computed with the last local expert",
     ),
+    # zero-computation experts
+    _proof(
+        "zero_experts",
+        MORE_ROWS,
+        "zero_experts",
+        zero_experts_missing="the zero experts' tokens were not added",
+    ),
+    *_rows(
+        "zero_experts",
+        zero_experts_unweighted="zero experts returned the token without its router weight",
+        zero_experts_weighted_twice="zero experts' tokens were multiplied by the weight twice",
+        zero_experts_once_per_rank="zero experts' tokens were added once per TP rank",
+    ),
+    *_costly(
+        "zero_experts",
+        zero_experts_as_first="slots of zero experts were computed with expert 0",
+    ),
     # the router's weights
     _proof("routing", _SPREAD, weights_ignored="the router's weights were ignored"),
     _proof("routing", _SPREAD, weights_twice="the router's weights were applied twice"),
@@ -261,6 +279,41 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
         "limit",
         costly=True,
         limit_missing="gate and up were not clamped at the activation's limit",
+    ),
+    # the biases of experts
+    _proof(
+        "biases",
+        _LARGER,
+        "expert_bias",
+        costly=True,
+        first_bias_missing="the biases of the first product were not added",
+    ),
+    _proof(
+        "biases",
+        _LARGER,
+        "expert_bias",
+        costly=True,
+        second_bias_missing="the biases of the second product were not added",
+    ),
+    _proof(
+        "biases",
+        _LARGER,
+        "expert_bias",
+        "shards",
+        costly=True,
+        second_bias_on_each_rank="each rank added the biases of the second product",
+    ),
+    *_rows(
+        "biases",
+        second_bias_unweighted="the biases of the second product were not multiplied by the "
+        "router's weight",
+    ),
+    *_costly(
+        "biases",
+        bias_halves_swapped="gate and up have each other's biases",
+        bias_interleaved="interleaved biases were taken for those of gate and up",
+        biases_of_next_expert="the biases are the next expert's",
+        expert_without_biases="the biases of an expert were not added",
     ),
     *_costly(
         "activation_parameters",
