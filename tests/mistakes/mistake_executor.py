@@ -26,6 +26,7 @@ from tests.mistakes import (
     mistakes_routing,
     mistakes_scales,
     mistakes_values,
+    mistakes_weights,
     mistakes_widths,
 )
 from tests.mistakes.mistake import MISTAKES, around
@@ -48,6 +49,7 @@ FAMILIES = (
     mistakes_kernels,
     mistakes_activations,
     mistakes_layer,
+    mistakes_weights,
     mistakes_widths,  # last: a mistake's number is the seed of its case
 )
 
