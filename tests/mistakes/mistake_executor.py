@@ -28,6 +28,7 @@ from tests.mistakes import (
     mistakes_values,
     mistakes_weighing,
     mistakes_weights,
+    mistakes_widths,
 )
 from tests.mistakes.mistake import MISTAKES, around
 
@@ -50,7 +51,11 @@ FAMILIES = (
     mistakes_activations,
     mistakes_layer,
     mistakes_weights,
+<<<<<<< HEAD
     mistakes_weighing,  # last: a mistake's number is the seed of its case
+=======
+    mistakes_widths,  # last: a mistake's number is the seed of its case
+>>>>>>> w10-int
 )
 
 
