@@ -75,23 +75,29 @@ def e2m1_values(code):
 
 
 @triton.jit
-def decoded(raw, k, KIND: tl.constexpr):
-    """Return float32 values of loaded elements. k: their columns, broadcastable to them.
+def decoded(raw, KIND: tl.constexpr):
+    """Return float32 values of loaded elements, a code each, or of bytes with two codes.
 
-    An element of packed codes is the whole byte of its column.
+    The two of a byte lie side by side, so that each byte is loaded once.
     """
     if KIND == "value":
         return rounding.values_of(raw)
     elif KIND == "unsigned":
         return raw.to(tl.float32)
     else:
-        code = (raw.to(tl.int32) >> (k % 2 * 4)) & 15
-        if KIND == "e2m1":
-            return e2m1_values(code)
-        elif KIND == "int4":
-            return (code - 8).to(tl.float32)
-        else:
-            return code.to(tl.float32)
+        byte = raw.to(tl.int32)
+        return tl.interleave(_code_values(byte & 15, KIND), _code_values(byte >> 4, KIND))
+
+
+@triton.jit
+def _code_values(code, KIND: tl.constexpr):
+    """Return float32 values of int32 codes 0 to 15."""
+    if KIND == "e2m1":
+        return e2m1_values(code)
+    elif KIND == "int4":
+        return (code - 8).to(tl.float32)
+    else:
+        return code.to(tl.float32)
 
 
 @triton.jit

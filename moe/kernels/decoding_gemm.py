@@ -15,7 +15,13 @@ import triton.language as tl
 
 from moe.errors import MoEError
 from moe.kernels import rounding
-from moe.kernels.decode import code_kind, decoded, is_decoded, scale_kind, scale_values
+from moe.kernels.decode import (
+    code_kind,
+    decoded,
+    is_decoded,
+    scale_kind,
+    scale_values,
+)
 from moe.kernels.launch import INTERPRETED, launch
 from moe.kernels.schedule import tile_of
 from moe.kernels.tiles import Tile, decoding_tile
@@ -148,16 +154,18 @@ def _operand(
     BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """Return float32 [ROWS, BLOCK_K], a step's values of these rows, with their group's scales."""
-    k = step * BLOCK_K + tl.arange(0, BLOCK_K)
+    LOADS: tl.constexpr = BLOCK_K // 2 if PACKED else BLOCK_K
     width = inner // 2 if PACKED else inner
-    at = ptr + row[:, None] * width + (k // 2 if PACKED else k)[None, :]
-    if EVEN:
-        raw = tl.load(at, mask=valid[:, None], other=0.0 if KIND == "value" else 0)
-        values = decoded(raw, k[None, :], KIND)
-    else:
-        live = valid[:, None] & (k < inner)[None, :]
-        raw = tl.load(at, mask=live, other=0.0 if KIND == "value" else 0)
-        values = tl.where(live, decoded(raw, k[None, :], KIND), 0.0)  # a code of 0 may be no zero
+    at = step * LOADS + tl.arange(0, LOADS)
+    live = valid[:, None]
+    if not EVEN:
+        live = live & (at < width)[None, :]
+    zero = 0.0 if KIND == "value" else 0
+    raw = tl.load(ptr + row[:, None] * width + at[None, :], mask=live, other=zero)
+    values = decoded(raw, KIND)
+    if not EVEN:  # a code of 0 may be no zero
+        inside = step * BLOCK_K + tl.arange(0, BLOCK_K) < inner
+        values = tl.where(valid[:, None] & inside[None, :], values, 0.0)
     if SCALE == "e8m0" or SCALE == "e4m3":
         values *= _group_scales(scale_ptr, row, step, inner, valid, SCALE, ROWS, BLOCK_K, GROUP)
     return values

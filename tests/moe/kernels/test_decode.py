@@ -13,9 +13,8 @@ from moe.kernels.launch import launch
 
 @triton.jit
 def _decode(raw_ptr, out_ptr, KIND: tl.constexpr, SIZE: tl.constexpr):
-    k = tl.arange(0, SIZE)
-    at = k if KIND == "unsigned" else k // 2
-    tl.store(out_ptr + k, decoded(tl.load(raw_ptr + at), k, KIND))
+    at = tl.arange(0, SIZE if KIND == "unsigned" else SIZE // 2)
+    tl.store(out_ptr + tl.arange(0, SIZE), decoded(tl.load(raw_ptr + at), KIND))
 
 
 @triton.jit
