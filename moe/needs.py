@@ -104,7 +104,7 @@ class Needs:
     # Whether padding rows may stand anywhere: their `topk_ids` are all -1, their values garbage,
     # and no other row may depend on them. Checked for experts and all2all backends only.
     padding: bool = False
-    hidden_multiple: int = 1  # the experts' hidden size must be a multiple of this
+    hidden_multiple: int = 1  # the hidden size must be a multiple of this
     shard_multiple: int = 1  # the same for the intermediate size on each rank
     max_world: int | None = None  # largest number of ranks; None: no limit
     # Names that must be importable, or packages with their versions and what is called of them.
@@ -166,7 +166,7 @@ def _activation(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason | No
     return Reason(code="activation_unsupported", text=text)
 
 
-@reads("shared_fused", "zero_experts", "latent", "adapters", "expert_bias")
+@reads("shared_fused", "zero_experts", "expert_bias")
 def _layer_features(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason | None:
     """Refuse a feature of the layer that is not in `layer_features`."""
     supported = needs.layer_features
@@ -266,12 +266,12 @@ def _world(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason | None:
     return Reason(code="too_many_ranks", text=text)
 
 
-@reads("hidden", "latent")
+@reads("hidden")
 def _hidden(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason | None:
-    """Refuse a hidden size of the experts that is not a multiple of `hidden_multiple`."""
-    if layer_spec.experts_hidden % needs.hidden_multiple == 0:
+    """Refuse a hidden size that is not a multiple of `hidden_multiple`."""
+    if layer_spec.hidden % needs.hidden_multiple == 0:
         return None
-    text = f"hidden size {layer_spec.experts_hidden} is not a multiple of {needs.hidden_multiple}"
+    text = f"hidden size {layer_spec.hidden} is not a multiple of {needs.hidden_multiple}"
     return Reason(code="size_not_multiple", text=text)
 
 
