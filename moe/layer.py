@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
+from torch.nn.functional import pad
 
 from moe import families, intermediates
 from moe.all2all import ALL2ALL
@@ -18,6 +19,8 @@ from moe.errors import MoEError, RefusedError
 from moe.experts import EXPERTS
 from moe.experts.base import check_set_up
 from moe.layer_inputs import check_tokens
+from moe.platforms import platform as platform_named
+from moe.platforms.detect import devices, platform_of
 from moe.quant import QUANT
 from moe.routers import ROUTERS
 from moe.routing import (
@@ -34,6 +37,7 @@ from moe.spec import (
     MODULAR,
     MONOLITHIC,
     Needs,
+    PaddedSpec,
     all2all_refusal,
     dispatch_refusal,
     experts_refusal,
@@ -51,7 +55,7 @@ if TYPE_CHECKING:
     from moe.quant.base import QuantMethod
     from moe.routers.base import Router
     from moe.routing_method import RoutingMethod
-    from moe.spec import LayerSpec, Platform
+    from moe.spec import LayerSpec, MemberSpec, Platform
     from moe.types import Dispatched, ExpertWeights
 
 
@@ -78,6 +82,7 @@ class MoEKernel:
 
         x: [T, K] this rank's tokens in the model dtype. routing: of `route`.
         """
+        x = _with_zeros(x, self.experts.layer_spec.hidden)
         if self.tells_routing and self.experts.layer_spec.weights_input:
             x, routing = weights_on_input(x, routing)
         early = self.quant.input_scale_is_local
@@ -90,7 +95,9 @@ class MoEKernel:
         partial = self.experts.run(replace(dispatched, x=gathered, routing=local))
         _check_output(self.experts, partial, gathered.shape)
         intermediates.keep("combine", partial, copy=True)  # the sum over ranks may overwrite it
-        return self.prepare_finalize.finalize(partial, dispatched)
+        out = self.prepare_finalize.finalize(partial, dispatched)
+        spec = self.experts.layer_spec
+        return out[:, : spec.unpadded_hidden].contiguous() if isinstance(spec, PaddedSpec) else out
 
     def _local(self, routing: Routing) -> Routing:
         """Return the gathered routing with local ids, and record it."""
@@ -191,6 +198,11 @@ def _check_output(experts: ExpertsBase, partial: Tensor, expected: tuple[int, ..
         raise MoEError(f"{name}.apply returned {shape}; it must return [T, K] = {list(expected)}")
 
 
+def _with_zeros(x: Tensor, columns: int) -> Tensor:
+    """Return x [T, K] with zeros up to this number of columns."""
+    return x if x.shape[1] == columns else pad(x, (0, columns - x.shape[1]))
+
+
 def _plain(x: Tensor) -> Activations:
     """Return x, [T, K], as unquantized activations."""
     return Activations(codes=x)
@@ -244,8 +256,11 @@ def build(
         check(layer_spec, platform, members)
     quant = QUANT.load(members.quant)()
     row = EXPERTS.row(members.experts)
+    layer_spec = quant.maybe_roundup_sizes(layer_spec, row.needs, _features(row, weights.w13))
+    seen = layer_spec.for_experts()
+    weights = quant.pad(weights, seen.hidden, seen.shard_sizes[rank])
     numerics = row.numerics_for(layer_spec.scheme, weights.w13.device.type)
-    experts = EXPERTS.load(members.experts)(layer_spec, rank, numerics, quant)
+    experts = EXPERTS.load(members.experts)(seen, rank, numerics, quant)
     check_set_up(experts)
     experts.router_bias = router_weights.bias
     experts.prepare_weights(weights)
@@ -264,6 +279,13 @@ def build(
     parts = {"router": router, "kernel": kernel, "groups": groups, "shared": shared}
     parts["router_weights"] = router_weights
     return FusedMoE(layer_spec=layer_spec, members=names, **parts)
+
+
+def _features(row: MemberSpec, w: Tensor) -> frozenset[str]:
+    """Return the features of the platform of w's device, if the row's alignments depend on it."""
+    if not row.needs.alignments:
+        return frozenset()
+    return (platform_of(devices()) if w.is_cuda else platform_named("cpu")).features
 
 
 def _expert_map(layer_spec: LayerSpec, rank: int, device: torch.device) -> Tensor:

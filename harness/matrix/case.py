@@ -222,6 +222,14 @@ class MoETestConfig:
         minimum=0,
         random_values=(0,),
     )
+    roundup: int = axis(
+        "roundup",
+        "the quantization method pads the hidden size and each shard to a multiple of this",
+        default=1,
+        outputs_agree=True,
+        simplest=(1,),
+        random_values=(1, 1, 1, 64),
+    )
     seed: int = axis("seed", "seed of the inputs and weights", default=0, minimum=0)
     exact: bool = axis(
         "exact", "inputs whose sums are exact: outputs compared bit for bit", default=False
@@ -341,6 +349,8 @@ class MoETestConfig:
             weights_input=self.weights_input,
             gate=self.gate,
             padding=self.padding != NO_PADDING,
+            pads=QUANT.row(self.quant).pads and self.layer == COMPOSED,
+            roundup=self.roundup,
         )
 
     @property

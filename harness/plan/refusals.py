@@ -105,6 +105,10 @@ class Judge:
             name = LAYERS.row(case.layer).name
             text = f"{name}: exact inputs do not carry router logits; leave `exact` out"
             return Reason(code="exact_unsupported", text=text)
+        if case.roundup != 1:
+            name = LAYERS.row(case.layer).name
+            text = f"{name}: a whole layer pads its weights by itself; leave `roundup` out"
+            return Reason(code="roundup_unsupported", text=text)
         return self._refusal(layer, case.layer, case) or self._refusal(quant, case.quant, case)
 
     def _best(self, case: MoETestConfig) -> str:

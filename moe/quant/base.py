@@ -15,6 +15,8 @@ from moe.formats.quant_tensor import dequantize
 from moe.kernels import quantize
 from moe.kernels.launch import runs_kernels
 from moe.kernels.quantize_weights import moe_quantize_weights, moe_quantize_weights_torch
+from moe.quant.padding import pad_weights
+from moe.roundup import rounded_up
 from moe.types import ExpertWeights
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
     from moe.formats.format import Format
     from moe.formats.quant_tensor import QuantTensor
+    from moe.needs import Needs
+    from moe.spec import LayerSpec
     from moe.types import Activations
 
 
@@ -49,6 +53,23 @@ class QuantMethod(ABC):
         h: [R, n] this rank's columns. a2_scale: [] float32 for static schemes, otherwise None.
         """
         return self.quantize_input(h, a2_scale)
+
+    def maybe_roundup_sizes(
+        self, layer_spec: LayerSpec, needs: Needs, features: frozenset[str]
+    ) -> LayerSpec:
+        """Return the layer with the padded sizes of its weights; itself if nothing is padded.
+
+        needs: of the experts row. features: of the platform.
+        """
+        return rounded_up(layer_spec, needs, features)
+
+    def pad(self, weights: ExpertWeights, hidden: int, shard: int) -> ExpertWeights:
+        """Return a rank's shard with zeros up to these sizes; gate and up are each padded.
+
+        Raises MoEError for a block of scales that reaches from gate into up, which zeros between
+        them would tear apart, and for zero points of a partly padded block.
+        """
+        return pad_weights(weights, hidden, shard)
 
     def shard(self, weights: ExpertWeights, columns: range, intermediate: int) -> ExpertWeights:
         """Return the part of `weights` for these intermediate columns, of gate and of any up.

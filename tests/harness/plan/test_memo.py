@@ -125,6 +125,7 @@ def sample(count, seed=0):
         "weights_input": (False, False, False, True),
         "gate": (False, False, False, True),
         "padding": ("none", "none", "none", "end"),
+        "roundup": (1, 1, 64),
         "exact": (False, False, True),
         **{name: names[name] for name in ("all2all", "quant", "router", "activation")},
         "experts": (*names["experts"], "auto"),
@@ -230,7 +231,7 @@ def test_a_probe_is_not_loaded_where_something_else_is_lacking(features):
 CHANGED = {
     "router": "sigmoid",
     "activation": "gelu_tanh",
-    "quant": "fp8_tensor",
+    "quant": "fp8_block",
     "shared_quant": "fp8_block",
     "shared_gate": True,
     "shared_fused": True,
