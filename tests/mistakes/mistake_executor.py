@@ -26,7 +26,9 @@ from tests.mistakes import (
     mistakes_routing,
     mistakes_scales,
     mistakes_values,
+    mistakes_weighing,
     mistakes_weights,
+    mistakes_widths,
 )
 from tests.mistakes.mistake import MISTAKES, around
 
@@ -48,7 +50,12 @@ FAMILIES = (
     mistakes_kernels,
     mistakes_activations,
     mistakes_layer,
-    mistakes_weights,  # last: a mistake's number is the seed of its case
+    mistakes_weights,
+<<<<<<< HEAD
+    mistakes_weighing,  # last: a mistake's number is the seed of its case
+=======
+    mistakes_widths,  # last: a mistake's number is the seed of its case
+>>>>>>> w10-int
 )
 
 
