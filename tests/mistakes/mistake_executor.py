@@ -51,8 +51,8 @@ FAMILIES = (
     mistakes_activations,
     mistakes_layer,
     mistakes_weights,
-    mistakes_weighing,
-    mistakes_widths,  # last: a mistake's number is the seed of its case
+    mistakes_widths,
+    mistakes_weighing,  # last: a mistake's number is the seed of its case
 )
 
 
