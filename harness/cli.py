@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     began = time.time()
     detected = machine.detect()
     requirements.check(args.require, detected)
-    selected = selection.asked_for(args)
+    selected = selection.asked_for(args, detected)
     plan = make_plan(selected.points, detected, time_limit=selected.time_limit)
     if not plan.jobs:
         raise NothingSelected(_nothing(plan))
@@ -244,6 +244,12 @@ def power(args: argparse.Namespace) -> int:
     return certify(args, run)
 
 
+def coverage(args: argparse.Namespace) -> int:
+    from harness.commands.coverage import show_coverage
+
+    return show_coverage(args)
+
+
 def report(args: argparse.Namespace) -> int:
     from harness.commands.report import show_report
 
@@ -263,6 +269,7 @@ COMMANDS = {
     "numerics": numerics,
     "list": listing.show_list,
     "plan": listing.show_plan,
+    "coverage": coverage,
     "report": report,
     "schema": schema,
     "doctor": doctor,
