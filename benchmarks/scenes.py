@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness.fixtures import counter_hash, tensors
-from harness.fixtures.layer_call import Call
+from harness.fixtures.layer_call import Call, JudgedOutput
 from harness.fixtures.layer_under_test import IDEAL, Scales, _static_scales
 from harness.fixtures.rank_context import RankContext
 from harness.mutants.sample import Scene, scene_of
 from moe.experts import EXPERTS
-from moe.layer import Output
 from moe.reference import routing
 from moe.reference.layer import BaselineSiluAndMul
 from moe.spec import Scheme
@@ -99,7 +98,7 @@ def right(case: MoETestConfig, data: Data) -> Right:
         number=0,
         counts=case.counts,
         tokens=tokens,
-        output=Output(out=out, routing=Routing(topk_ids=ids, topk_weights=weights)),
+        output=JudgedOutput(out=out, routing=Routing(topk_ids=ids, topk_weights=weights)),
         answer=answer,
         stages={},
         broken=(),

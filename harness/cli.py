@@ -111,9 +111,10 @@ def _launch(
         log_dir=folder.log_dir,
         fail_fast=args.fail_fast,
         retries=selected.retries,
-        slots=args.slots,
+        slots=args.slots or plan.machine.slots,
         rank_options={
             "save_tensors": _tensors(folder),
+            "plain_call": selected.plain_call,
             "pictures": str(folder.log_dir.absolute()),
         },
     )

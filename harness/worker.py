@@ -72,7 +72,7 @@ def main(channel: Channel, rank: int, world_size: int, folder: str, init: RankIn
 
 def _context(channel: Channel, rank: int, world_size: int, init: RankInit) -> RankContext:
     cores = len(os.sched_getaffinity(0))
-    torch.set_num_threads(max(1, cores // world_size))
+    torch.set_num_threads(max(1, cores // max(world_size, init.ranks_at_once)))
     device = torch.device("cpu")
     if init.device == "cuda":
         device = torch.device("cuda", rank % torch.cuda.device_count())

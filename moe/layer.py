@@ -8,7 +8,7 @@ them; no other code does.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
@@ -16,10 +16,28 @@ from moe import families, intermediates
 from moe.all2all import ALL2ALL
 from moe.errors import MoEError, RefusedError
 from moe.experts import EXPERTS
+from moe.experts.base import check_set_up
+from moe.layer_inputs import check_tokens
 from moe.quant import QUANT
 from moe.routers import ROUTERS
-from moe.routing import to_local_ids
-from moe.spec import Needs, dispatch_refusal, experts_refusal
+from moe.routing import (
+    NO_WEIGHTS,
+    RouterWeights,
+    route,
+    to_local_ids,
+    weights_on_input,
+    without_padding,
+    zeroed_padding,
+)
+from moe.spec import (
+    MODULAR,
+    MONOLITHIC,
+    Needs,
+    all2all_refusal,
+    dispatch_refusal,
+    experts_refusal,
+    first_refusal,
+)
 from moe.types import Activations, Routing
 
 if TYPE_CHECKING:
@@ -27,9 +45,10 @@ if TYPE_CHECKING:
 
     from moe.all2all.base import PrepareFinalize
     from moe.collectives import Groups
-    from moe.experts.base import Experts
+    from moe.experts.base import ExpertsBase
     from moe.quant.base import QuantMethod
     from moe.routers.base import Router
+    from moe.routing_method import RoutingMethod
     from moe.shared import SharedExperts
     from moe.spec import LayerSpec, Platform
     from moe.types import Dispatched, ExpertWeights
@@ -37,51 +56,84 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class MoEKernel:
-    """Join an all2all backend and an experts backend: prepare, experts, finalize."""
+    """Join an all2all backend and a modular experts backend: prepare, experts, finalize."""
+
+    tells_routing: ClassVar[bool] = True  # whether what `route` returns is what was computed
 
     prepare_finalize: PrepareFinalize
-    experts: Experts
+    experts: ExpertsBase
     quant: QuantMethod
     expert_map: Tensor  # [E] int32, global expert id -> local id; -1 = not on this rank
     a1_scale: Tensor | None = None  # [] float32, static scale of the input, if the scheme has one
 
+    def route(
+        self, router: Router, method: RoutingMethod, logits: Tensor, bias: Tensor | None
+    ) -> Routing:
+        """Return what `apply` takes: global ids and weights, [T, k]. logits: [T, E]. bias: [E]."""
+        return route(router, method, logits, bias)
+
     def apply(self, x: Tensor, routing: Routing) -> Tensor:
         """Return [T, K], summed over the gather group. Collective.
 
-        x: [T, K] this rank's tokens in the model dtype. routing: global ids.
+        x: [T, K] this rank's tokens in the model dtype. routing: of `route`.
         """
+        if self.tells_routing and self.experts.layer_spec.weights_input:
+            x, routing = weights_on_input(x, routing)
         early = self.quant.input_scale_is_local
         sent = self.quant.quantize_input(x, self.a1_scale) if early else _plain(x)
         dispatched = self.prepare_finalize.prepare(sent, routing)
         gathered = dispatched.x if early else self._quantize_gathered(dispatched)
-        local = Routing(
-            topk_ids=to_local_ids(dispatched.routing.topk_ids, self.expert_map),
-            topk_weights=dispatched.routing.topk_weights,
-        )
-        # Copies, since experts may overwrite their inputs.
-        intermediates.keep("ids", local.topk_ids, copy=True)
-        intermediates.keep("weights", local.topk_weights, copy=True)
-        intermediates.keep("input", gathered.codes, copy=True)
+        local = self._local(dispatched.routing)
+        intermediates.keep("input", gathered.codes, copy=True)  # experts may overwrite it
         intermediates.keep("input_scale", gathered.scale, copy=True)
         partial = self.experts.run(replace(dispatched, x=gathered, routing=local))
         _check_output(self.experts, partial, gathered.codes)
         intermediates.keep("combine", partial, copy=True)  # the sum over ranks may overwrite it
         return self.prepare_finalize.finalize(partial, dispatched)
 
+    def _local(self, routing: Routing) -> Routing:
+        """Return the gathered routing with local ids, and record it."""
+        ids = to_local_ids(routing.topk_ids, self.expert_map)
+        # Copies, since experts may overwrite their inputs.
+        intermediates.keep("ids", ids, copy=True)
+        intermediates.keep("weights", routing.topk_weights, copy=True)
+        return Routing(topk_ids=ids, topk_weights=routing.topk_weights)
+
     def _quantize_gathered(self, dispatched: Dispatched) -> Activations:
-        """Quantize with a scale over all gathered rows; padding rows are zeros and do not count."""
-        return self.quant.quantize_input(dispatched.x.codes, self.a1_scale)
+        """Quantize with a scale over all gathered rows; padding rows count as zeros."""
+        x = zeroed_padding(dispatched.x.codes, dispatched.routing.topk_ids)
+        return self.quant.quantize_input(x, self.a1_scale)
 
 
-KERNELS = {"modular": MoEKernel}  # kind of an experts backend -> class that runs it
+class MonolithicKernel(MoEKernel):
+    """Join an all2all backend and a backend that routes by itself: its logits travel as weights."""
+
+    tells_routing: ClassVar[bool] = False
+
+    def route(
+        self, router: Router, method: RoutingMethod, logits: Tensor, bias: Tensor | None
+    ) -> Routing:
+        """Return the logits, for the backend to route by: it has the method and the bias."""
+        del router, method, bias
+        return Routing.of_logits(logits)
+
+    def _local(self, routing: Routing) -> Routing:
+        return routing
+
+
+# Kind of an experts backend -> class that runs it.
+KERNELS = {MODULAR: MoEKernel, MONOLITHIC: MonolithicKernel}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """Hold a layer's output. out: [T, K] model dtype. routing: [T, k], global ids."""
+    """Hold a layer's output. out: [T, K] model dtype. routing: [T, k], global ids.
+
+    routing is None if a monolithic backend made it, which does not tell.
+    """
 
     out: Tensor
-    routing: Routing
+    routing: Routing | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,15 +146,25 @@ class FusedMoE:
     groups: Groups
     shared: SharedExperts | None
     members: dict[str, str]  # family -> name of the class that was created
+    router_weights: RouterWeights = NO_WEIGHTS
 
-    def forward(self, x: Tensor, logits: Tensor) -> Output:
+    def forward(
+        self, x: Tensor, logits: Tensor | None = None, *, is_padding: Tensor | None = None
+    ) -> Output:
         """Return the output and routing of this rank's tokens. Collective.
 
-        x: [T, K] in the model dtype; logits: [T, E]; T may be 0.
+        x: [T, K] in the model dtype; T may be 0. logits: [T, E]; not read if the layer has a gate.
+        is_padding: [T] bool, rows that no expert computes and whose output is undefined; or None.
+        Raises MoEError for other shapes or dtypes.
         """
-        top_k, renormalize = self.layer_spec.top_k, self.layer_spec.renormalize
-        routing = self.router(logits, top_k, renormalize=renormalize)
-        intermediates.keep("router", routing.topk_weights, copy=True)
+        check_tokens(self.layer_spec, x, logits, is_padding)
+        method = self.layer_spec.routing_method
+        scored = self.router_weights.logits(x, logits, method)
+        routing = self.kernel.route(self.router, method, scored, self.router_weights.bias)
+        routing = without_padding(routing, is_padding)
+        published = routing if self.kernel.tells_routing else None
+        weights = None if published is None else published.topk_weights
+        intermediates.keep("router", weights, copy=True)
         out = self.kernel.apply(x, routing)
         intermediates.keep("finalize", out, copy=True)
         if self.shared is not None:
@@ -112,10 +174,10 @@ class FusedMoE:
         if not self.layer_spec.layout.sequence_parallel:
             out = self.groups.tp.all_reduce(out)
         intermediates.keep("out", out, copy=True)  # a member may reuse the buffer
-        return Output(out=out, routing=routing)
+        return Output(out=out, routing=published)
 
 
-def _check_output(experts: Experts, partial: Tensor, x: Tensor) -> None:
+def _check_output(experts: ExpertsBase, partial: Tensor, x: Tensor) -> None:
     """Raise MoEError for an output that is not [T, K], which might later be broadcast."""
     shape = list(partial.shape) if isinstance(partial, torch.Tensor) else type(partial).__name__
     if shape != list(x.shape):
@@ -137,14 +199,20 @@ class Members:
     quant: str
 
 
+_REFUSALS = {"experts": experts_refusal, "all2all": all2all_refusal}
+
+
 def check(layer_spec: LayerSpec, platform: Platform, members: Members) -> None:
     """Raise RefusedError with the reason of the first member that refuses the layer."""
     for family, table in families.tables(families.MEMBERS):
         row = table.row(getattr(members, family))
-        refusal = experts_refusal if family == "experts" else Needs.refusal
+        refusal = _REFUSALS.get(family, Needs.refusal)
         reason = refusal(row.needs, layer_spec, platform)
         if reason is not None:
             raise RefusedError(row.name, reason)
+    reason = first_refusal(ROUTERS.row(layer_spec.router).asked(platform), layer_spec)
+    if reason is not None:
+        raise RefusedError(layer_spec.router, reason)
     reason = dispatch_refusal(EXPERTS.row(members.experts), ALL2ALL.row(members.all2all))
     if reason is not None:
         raise RefusedError(members.experts, reason)
@@ -159,6 +227,7 @@ def build(
     shared: SharedExperts | None = None,
     *,
     platform: Platform | None = None,
+    router_weights: RouterWeights = NO_WEIGHTS,
 ) -> FusedMoE:
     """Return the layer of `rank`. weights: the rank's own shard, see `shard_weights`.
 
@@ -171,6 +240,8 @@ def build(
     row = EXPERTS.row(members.experts)
     numerics = row.numerics_for(layer_spec.scheme, weights.w13.device.type)
     experts = EXPERTS.load(members.experts)(layer_spec, rank, numerics, quant)
+    check_set_up(experts)
+    experts.router_bias = router_weights.bias
     experts.prepare_weights(weights)
     prepare_finalize = ALL2ALL.load(members.all2all)(groups.gather)
     kernel = KERNELS[row.kind](
@@ -181,9 +252,11 @@ def build(
         a1_scale=weights.a1_scale,
     )
     router = ROUTERS.load(layer_spec.router)()
-    served = {"experts": experts, "all2all": prepare_finalize, "quant": quant, "router": router}
+    routes = router if kernel.tells_routing else experts
+    served = {"experts": experts, "all2all": prepare_finalize, "quant": quant, "router": routes}
     names = {family: type(member).__qualname__ for family, member in served.items()}
     parts = {"router": router, "kernel": kernel, "groups": groups, "shared": shared}
+    parts["router_weights"] = router_weights
     return FusedMoE(layer_spec=layer_spec, members=names, **parts)
 
 

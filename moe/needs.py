@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., object])
 _READS = "reads"  # the attribute that holds a function's declaration
-# Fields of Needs that are not checked for other families.
-_EXPERTS_ONLY = ("activation_functions", "dequantizes")
+# Fields of Needs that are not checked for other families; `padding` is, for all2all backends.
+EXPERTS_ONLY = ("activation_functions", "dequantizes", "routers")
+_PLAIN = (*EXPERTS_ONLY, "padding")
 
 
 def reads(*fields: str) -> Callable[[F], F]:
@@ -92,6 +93,14 @@ class Needs:
     dequantizes: bool = False
     # Supported rows of `moe.activations`. Checked for experts backends and whole layers only.
     activation_functions: frozenset[str] | Anything = frozenset({"silu"})
+    # Supported rows of `moe.routers`, of a monolithic experts backend; None: routing is not its
+    # job, so that each router will do. Checked for experts backends only.
+    routers: frozenset[str] | Anything | None = None
+    # What else it takes of a `RoutingMethod`: words of its OPTIONS, and `weights_input`.
+    routing_options: frozenset[str] = frozenset()
+    # Whether padding rows may stand anywhere: their `topk_ids` are all -1, their values garbage,
+    # and no other row may depend on them. Checked for experts and all2all backends only.
+    padding: bool = False
     hidden_multiple: int = 1  # the hidden size must be a multiple of this
     shard_multiple: int = 1  # the same for the intermediate size on each rank
     max_world: int | None = None  # largest number of ranks; None: no limit
@@ -101,9 +110,7 @@ class Needs:
     # only code can check. Without `reads` on the function it is called again for each new layer.
     probe: str | None = None
 
-    def asked(
-        self, platform: Platform, *, leave_out: Container[str] = _EXPERTS_ONLY
-    ) -> tuple[Need, ...]:
+    def asked(self, platform: Platform, *, leave_out: Container[str] = _PLAIN) -> tuple[Need, ...]:
         """Return the needs that can refuse a layer on this platform, in the order of checking.
 
         leave_out: fields of Needs that are not checked. The probe is loaded only if the features
@@ -141,6 +148,11 @@ def experts_refusal(needs: Needs, layer_spec: LayerSpec, platform: Platform) -> 
     return first_refusal(needs.asked(platform, leave_out=()), layer_spec)
 
 
+def all2all_refusal(needs: Needs, layer_spec: LayerSpec, platform: Platform) -> Reason | None:
+    """Return `Needs.refusal`, with the fields that are checked for all2all backends, too."""
+    return first_refusal(needs.asked(platform, leave_out=EXPERTS_ONLY), layer_spec)
+
+
 @reads("activation")
 def _activation(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason | None:
     """Refuse an activation function that is not in `activation_functions`."""
@@ -149,6 +161,26 @@ def _activation(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason | No
         return None
     text = f"computes the activation {', '.join(sorted(supported))}, not {layer_spec.activation}"
     return Reason(code="activation_unsupported", text=text)
+
+
+@reads(
+    *("router", "top_k", "renormalize", "router_bias", "router_groups", "chosen_groups"),
+    *("router_scale", "logits_dtype", "weights_input"),
+)
+def _routers(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason | None:
+    """Refuse a router that is not in `routers`, and an option that is not in `routing_options`."""
+    supported, method = needs.routers, layer_spec.routing_method
+    if supported is None:
+        return None
+    if not isinstance(supported, Anything) and method.router not in supported:
+        text = f"routes by {', '.join(sorted(supported))}, not {method.router}"
+        return Reason(code="router_unsupported", text=text)
+    asked = (*method.options, *(("weights_input",) if method.weights_input else ()))
+    missing = [word for word in asked if word not in needs.routing_options]
+    if not missing:
+        return None
+    text = f"routes by itself, and does not name {missing[0]!r} in its `routing_options`"
+    return Reason(code="routing_option_unsupported", text=text)
 
 
 @reads()
@@ -200,6 +232,15 @@ def _code_features(_: Needs, platform: Platform, layer_spec: LayerSpec) -> Reaso
     return None
 
 
+@reads("padding")
+def _padding(_: Needs, __: Platform, layer_spec: LayerSpec) -> Reason | None:
+    """Refuse padding rows."""
+    if not layer_spec.padding:
+        return None
+    text = "does not say that its rows may be padding (`padding` in its needs)"
+    return Reason(code="padding_unsupported", text=text)
+
+
 @reads("layout")
 def _world(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason | None:
     """Refuse more ranks than `max_world`."""
@@ -245,10 +286,12 @@ def _probe(target: str, platform: Platform) -> Need:
 # Field of Needs, in the order of checking -> the value that restricts nothing, and the check.
 _CHECKS: dict[str, tuple[object, Callable[[Needs, Platform, LayerSpec], Reason | None]]] = {
     "activation_functions": (ANY, _activation),
+    "routers": (None, _routers),
     "features": (frozenset(), _features),
     "dtypes": (ANY, _dtype),
     "formats": (ANY, _formats),
     "dequantizes": (True, _code_features),
+    "padding": (True, _padding),
     "max_world": (None, _world),
     "hidden_multiple": (1, _hidden),
     "shard_multiple": (1, _shard),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from moe.packages import Package
 from moe.reason import Reason
-from moe.spec import BLOCK, LayerSpec, Platform, reads
+from moe.spec import BLOCK, LayerSpec, Platform, reads, resolve
 
 _MOE = "vllm.model_executor.layers.fused_moe"
 _ALIGNED = 32  # moe_align_block_size rounds the number of experts up to this, ...
@@ -76,11 +76,13 @@ def _too_many_experts(layer_spec: LayerSpec) -> Reason | None:
 
 def _cut_group(layer_spec: LayerSpec) -> Reason | None:
     """Refuse rows that are not a multiple of a group, where each group has a scale."""
-    if layer_spec.scheme.activations != "fp8_group":
+    formats = resolve("moe.formats:FORMATS")
+    group = formats[layer_spec.scheme.activations]
+    if group.block != (1, BLOCK):
         return None
     for noun, size in (("hidden size", layer_spec.hidden), *_shards(layer_spec)):
         if size % BLOCK:
-            text = f"{noun} {size} is not a multiple of {BLOCK}, as fp8_group needs"
+            text = f"{noun} {size} is not a multiple of {BLOCK}, as {group.name} needs"
             return Reason(code="size_not_multiple", text=text)
     return None
 

@@ -25,14 +25,18 @@ if TYPE_CHECKING:
 class SharedExperts:
     """Compute the shared experts on one rank, which holds S of the shared_experts * N columns."""
 
-    w13: Tensor  # [2S, K], [gate; up]
+    w13: Tensor  # [2S, K], [gate; up]; [S, K] if the activation is not gated
     w2: Tensor  # [K, S]
     activation: str = "silu"  # a row of `moe.activations`
 
     def forward(self, x: Tensor) -> Tensor:
         """Return this rank's partial sum, [T, K] in the model dtype. x: [T, K]."""
-        gate, up = _product(x, self.w13).chunk(2, dim=-1)
-        h = ACTIVATIONS.load(self.activation)()(gate.float(), up.float())
+        product, activate = _product(x, self.w13).float(), ACTIVATIONS.load(self.activation)()
+        if ACTIVATIONS.row(self.activation).gated:
+            gate, up = product.chunk(2, dim=-1)
+            h = activate(gate, up)
+        else:
+            h = activate(product, None)
         return _product(h.to(x.dtype), self.w2)
 
 
@@ -47,13 +51,16 @@ def _product(x: Tensor, w: Tensor) -> Tensor:
 
 
 def shard_shared(layer_spec: LayerSpec, rank: int, w13: Tensor, w2: Tensor) -> SharedExperts:
-    """Return the shard of `rank`. w13: [2W, K], w2: [K, W], W = shared_experts * intermediate."""
+    """Return the shard of `rank`.
+
+    w13: [2W, K], or [W, K] if the activation is not gated; w2: [K, W]; W = shared_experts *
+    intermediate.
+    """
     layout = layer_spec.layout
     if layout.sequence_parallel or layout.tp_size == 1:
         return SharedExperts(w13=w13, w2=w2, activation=layer_spec.activation)
     columns = chunk(w2.shape[1], layout.tp_size, layout.tp_rank(rank))
     part = slice(columns.start, columns.stop)
-    gate, up = w13.chunk(2, dim=0)
-    halves = torch.cat([gate[part], up[part]])
+    halves = torch.cat([matrix[part] for matrix in torch.split(w13, w2.shape[1])])
     down = w2[:, part].contiguous()
     return SharedExperts(w13=halves, w2=down, activation=layer_spec.activation)

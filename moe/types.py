@@ -36,7 +36,8 @@ TORCH_DTYPE = {"bf16": torch.bfloat16, "fp16": torch.float16, "f32": torch.float
 class ExpertWeights:
     """Hold the weights of some experts, quantized or not; full, or one rank's shard.
 
-    w13: [e, 2n, K] weights or codes, [gate; up].      w2: [e, K, n] weights or codes.
+    w13: [e, 2n, K] weights or codes, [gate; up]; [e, n, K] if the activation is not gated.
+    w2: [e, K, n] weights or codes.
     w13_scale, w2_scale: float32, value = code * scale, or None for unquantized weights. One per
         block of the format: per tensor [e]; per channel [e, 2n] and [e, K]; per block
         [e, ceil(2n/128), ceil(K/128)] and [e, ceil(K/128), ceil(n/128)].
@@ -88,12 +89,22 @@ class Routing:
     topk_ids: Tensor
     topk_weights: Tensor
 
+    @classmethod
+    def of_logits(cls, logits: Tensor) -> Routing:
+        """Return router logits [T, E] in the place of weights, for backends that route themselves.
+
+        topk_ids is [T, 1], 0 for each token: only the -1 of padding rows has a meaning.
+        """
+        ids = torch.zeros((len(logits), 1), dtype=torch.int32, device=logits.device)
+        return cls(topk_ids=ids, topk_weights=logits)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Dispatched:
     """Hold the tokens that `prepare` gathered for the experts of this rank.
 
-    This is the dispatch format `standard`: contiguous rows in any order.
+    This is the dispatch format `standard`: contiguous rows in any order. A monolithic backend gets
+    `Routing.of_logits` as its routing.
 
     x: [G, K] activations of the gathered rows, with their scales.
     routing: [G, k], -1 for padding rows; global ids from `prepare`, local ids for the experts.
@@ -103,3 +114,17 @@ class Dispatched:
     x: Activations
     routing: Routing
     counts: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batches:
+    """Hold the rows of each local expert in a block of C rows: the dispatch format `batched`.
+
+    x: codes [e, C, K]; scale [] or None as in `Activations`, or [e, C, groups] for row scales.
+    counts: [e] int32 rows in use of each block, the first ones; other rows are undefined.
+    slots: [e, C] int32 flat (token, slot) number of each row, -1 for rows that are not in use.
+    """
+
+    x: QuantTensor
+    counts: Tensor
+    slots: Tensor

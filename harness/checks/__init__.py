@@ -25,6 +25,7 @@ TARGETS = (
     "harness.checks.members:CHECK",
     "harness.checks.tp_replicas:CHECK",
     "harness.checks.determinism:CHECK",
+    "harness.checks.plain_call:CHECK",
     "harness.checks.quantization_applied:CHECK",
     "harness.checks.stages:CHECK",
     "harness.checks.stages:INSIDE",

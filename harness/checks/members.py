@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 from harness.checks.check import Check, Observation
 from harness.record.result import Finding
 from moe import families
+from moe.experts import EXPERTS
 from moe.layers import COMPOSED
+from moe.spec import MONOLITHIC
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,9 +30,11 @@ def _mismatches(subject: Subject) -> Iterator[str]:
     case, actual = subject.case, subject.layer.members
     if case.layer != COMPOSED:  # a whole layer, loaded by its path: no members to compare
         return
+    routes_itself = EXPERTS.row(case.experts).kind == MONOLITHIC
     for family, table in families.tables(families.SERVED):
         requested = getattr(case, family)
-        class_name = table.row(requested).target.rpartition(":")[2]
+        served = EXPERTS.row(case.experts) if routes_itself and family == "router" else None
+        class_name = (served or table.row(requested)).target.rpartition(":")[2]
         if actual[family] != class_name:
             yield f"{family}: asked for {requested} ({class_name}), and {actual[family]} ran"
 

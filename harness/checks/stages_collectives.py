@@ -225,8 +225,7 @@ def _shared_shard(handed: Handed) -> tuple[Tensor, Tensor]:
         return w13, w2
     columns = chunk(w2.shape[1], layout.tp_size, layout.tp_rank(handed.rank))
     part = slice(columns.start, columns.stop)
-    gate, up = w13.chunk(2, dim=0)
-    return torch.cat([gate[part], up[part]]), w2[:, part]
+    return torch.cat([matrix[part] for matrix in torch.split(w13, w2.shape[1])]), w2[:, part]
 
 
 def _out(handed: Handed) -> StageFinding | None:

@@ -145,16 +145,15 @@ def _inputs(handed: Handed, flat: Tensor) -> dict[str, Tensor]:
 
 
 def _shard(handed: Handed, local: int) -> tuple[Tensor, Tensor]:
-    """Return this rank's columns of an expert's reference w13 [2n, K] and w2 [K, n]."""
+    """Return this rank's columns of an expert's reference w13 [2n, K] (or [n, K]) and w2 [K, n]."""
     case = handed.subject.case
     expert = int(handed.global_ids(torch.tensor(local)))
     w13, w2 = handed.subject.reference.weights(expert)
     columns = case.layout.intermediate_of(handed.rank, case.n)
     if len(columns) == case.n:
         return w13, w2
-    gate, up = w13[: case.n], w13[case.n :]
     part = slice(columns.start, columns.stop)
-    return torch.cat([gate[part], up[part]]), w2[:, part]
+    return torch.cat([matrix[part] for matrix in torch.split(w13, case.n)]), w2[:, part]
 
 
 def _product(handed: Handed, name: str, sums: tuple[Tensor, Tensor], flat: Tensor) -> Expected:
@@ -177,9 +176,8 @@ def _activation(handed: Handed, flat: Tensor, labels: dict[str, Tensor]) -> Stag
     """Compare activation(gate, up), computed in float32 and rounded as declared."""
     if not handed.has("gemm1", "activation"):
         return None
-    gate, up = handed.rows("gemm1", flat).chunk(2, dim=1)
     numerics, dtype = handed.subject.reference.numerics, handed.subject.case.dtype
-    value, tolerance = _activated(handed, gate, up)
+    value, tolerance = _activated(handed, handed.rows("gemm1", flat))
     tolerance = tolerance + _TINY + value.abs() * (numerics.activation_error or 0.0)
     if numerics.activation == "model":
         tolerance = tolerance + rounding(value.abs() + tolerance, dtype)
@@ -191,22 +189,25 @@ def _activation(handed: Handed, flat: Tensor, labels: dict[str, Tensor]) -> Stag
     return _compared("activation", handed, flat, Expected(value=value, tolerance=tolerance), labels)
 
 
-def _activated(handed: Handed, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
-    """Return f(gate) * up [r, n] and the tolerance of float32 implementations.
+def _activated(handed: Handed, product: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the activation [r, n] of the first product and the tolerance of float32 code.
 
     Where f(gate) is rounded, noise may move it across a tie: by a step, or by the noise itself
     where it exceeds the step, as that of 1 + tanh(t) does near 0.
     """
     reference, dtype = handed.subject.reference, handed.subject.case.dtype
+    gate, up = reference.activation.split(product)
+    function = reference.activation.of_gate(gate)
+    if up is None:
+        return function.value, 4 * function.noise
+    factor = reference.activation.of_up(up).value
     if reference.numerics.activated_gate != "model" or dtype == "f32":
-        exact = reference.activation(gate, up)
-        return exact.value, 4 * exact.noise
-    function = reference.activation(gate, torch.ones_like(up))
+        return function.value * factor, 4 * function.noise * factor.abs()
     f = formats.on_grid(function.value, dtype)
     tie, noise = formats.tie_of(function.value, f, dtype), 4 * function.noise
     jump = torch.where(tie <= noise, formats.step_of(f, dtype) + noise, 0.0)
-    value = f * up
-    return value, jump * up.abs() + value.abs() * FLOAT32_NOISE
+    value = f * factor
+    return value, jump * factor.abs() + value.abs() * FLOAT32_NOISE
 
 
 def _second(handed: Handed, flat: Tensor, labels: dict[str, Tensor]) -> list[StageFinding | None]:

@@ -58,7 +58,7 @@ def main(args: argparse.Namespace) -> int:
             seed=args.seed,
             folder=folder,
             pool=pool,
-            slots=args.slots,
+            slots=args.slots or local.slots,
             time_limit=_time_limit(args),
             verbose=args.verbose,
         )

@@ -119,6 +119,9 @@ def _coverage(command: argparse.ArgumentParser) -> None:
     add("--pict", type=Path, metavar="FILE", help=text)
 
 
+_SLOTS = "ranks on a CPU that may run at a time (its cores); gangs on GPUs run alone"
+
+
 def _require(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--require",
@@ -139,9 +142,14 @@ def _run(command: argparse.ArgumentParser) -> None:
     add("--out", type=Path, metavar="DIR", help="the run's folder (runs/TIME-SUITE)")
     add("--seeds", type=int, default=1, metavar="N", help="each case with N seeds (1)")
     add("--retries", type=int, metavar="N", help="tries of a failed case, each in a fresh gang")
-    add("--slots", type=int, default=1, metavar="N", help="gangs that may run at a time (1)")
+    add("--slots", type=int, metavar="N", help=_SLOTS)
     add("--time-limit", type=float, metavar="S", help="seconds that one case may take")
     add("-x", dest="fail_fast", action="store_true", help="stop at the first failure")
+    add(
+        "--plain-call",
+        action="store_true",
+        help="one more call a case, neither poisoned nor recorded",
+    )
     add("--save-tensors", action="store_true", help="keep every case's tensors in the run's folder")
     add("-v", dest="verbose", action="store_true", help="gangs too, and passed cases when live")
 
@@ -157,7 +165,7 @@ def _fuzz(command: argparse.ArgumentParser) -> None:
     _model(command)
     add("--devices", type=int, metavar="N", help="use N of this machine's GPUs")
     add("--out", type=Path, metavar="DIR", help="the run's folder (runs/TIME-fuzz)")
-    add("--slots", type=int, default=1, metavar="N", help="gangs that may run at a time (1)")
+    add("--slots", type=int, metavar="N", help=_SLOTS)
     add("--time-limit", type=float, metavar="S", help="seconds that one case may take")
     add("-x", dest="fail_fast", action="store_true", help="stop after the first failing batch")
     add("-v", dest="verbose", action="store_true", help="passed cases too")

@@ -177,6 +177,8 @@ TOGETHER = (
     *("m", "n", "k", "num_experts", "top_k", "experts", "all2all", "quant", "dtype", "layer"),
     *("dp_size", "tp_size", "use_ep", "sequence_parallel", "tokens", "seed", "exact"),
     *("router", "activation", "total_experts", "missing"),  # by the seed; only of real models
+    *("router_bias", "router_groups", "chosen_groups", "router_scale", "weights_input"),
+    *("logits", "logits_dtype", "gate", "padding"),
 )
 _ALONE = tuple(name for name in AXES if name not in TOGETHER)
 _WORDS = {"shared_experts": "shared", "renormalize": "no_renorm"}  # a layer must take these

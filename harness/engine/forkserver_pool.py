@@ -48,6 +48,7 @@ class GangSpec:
     transport: str  # gloo, nccl, staged
     executor: str = ""  # see RankInit.executor
     options: dict[str, Any]
+    ranks_at_once: int = 1  # see RankInit
     preload: tuple[str, ...] = PRELOAD
 
     @property
@@ -57,6 +58,7 @@ class GangSpec:
             transport=self.transport,
             executor=self.executor,
             options=self.options,
+            ranks_at_once=self.ranks_at_once,
         )
 
 

@@ -55,6 +55,7 @@ class RankInit:
     executor: str  # "module:function", called with (case, context); "" = call the pickled function
     options: dict[str, Any] = field(default_factory=dict)
     group_timeout: float = 3600.0  # seconds; the controller enforces the time limit of a case
+    ranks_at_once: int = 1  # on this machine, of all gangs: they share its cores
 
 
 @dataclass(frozen=True, kw_only=True)

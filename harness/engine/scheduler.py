@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
+import math
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from harness.plan.plan import Job, Plan
 
 START_ATTEMPTS = 2  # a job is given up after this many consecutive gangs failed to start
+BATCH = 8  # cases that a gang takes at a time if several gangs share a job's cases
 _GOOD = (Verdict.PASSED, Verdict.FLAKY)
 
 
@@ -37,6 +40,7 @@ class RunOptions:
 
     log_dir: folder for logs of failed cases. retries: further attempts, each in a fresh gang.
     slots: number of ranks that may run at once; a gang with more, or one on devices, runs alone.
+    Where a job's gang leaves slots free, further gangs take part of its cases.
     rank_options: passed to every rank as `RankContext.options`. executor: "module:function",
     called in each rank with (case, context), returns a RankResult. until: when to stop, as in
     `time.monotonic()`; cases still running then have no result.
@@ -75,6 +79,7 @@ class _JobRun:
     spec: GangSpec
     cost: int  # slots
     queue: deque[MoETestConfig]
+    backlog: deque[tuple[MoETestConfig, ...]]  # shared with the other gangs of the job
     gang: Gang | None = None
     number: int = 0  # the gang's
     failed_starts: int = 0
@@ -87,7 +92,7 @@ class _Launcher:
     def __init__(self, plan: Plan, options: RunOptions, pool: Pool) -> None:
         self._options = options
         self._pool = pool
-        self._waiting = deque(self._job_run(job) for job in plan.jobs)
+        self._waiting = deque(run for job in plan.jobs for run in self._job_runs(job))
         self._active: list[_JobRun] = []
         self._gangs = 0
         self._stopping = False
@@ -112,20 +117,35 @@ class _Launcher:
             if active.gang is not None:
                 active.gang.abandon()
 
-    def _job_run(self, job: Job) -> _JobRun:
+    def _job_runs(self, job: Job) -> list[_JobRun]:
+        """Return a job's gangs to be: as many as fit into the slots, each with a first batch."""
+        slots = self._options.slots
+        cost = slots
+        if job.device == "cpu":
+            cost = min(slots, max(job.world_size, math.ceil(job.memory_share * slots)))
+        size = BATCH if cost < slots else len(job.cases)
+        starts = range(0, len(job.cases), size) if job.cases else ()
+        batches = deque(job.cases[start : start + size] for start in starts)
+        count = min(slots // cost, len(batches))
+        spec = self._spec(job, ranks_at_once=count * job.world_size)
+        first = [batches.popleft() for _ in range(count)]
+        return [
+            _JobRun(job=job, spec=spec, cost=cost, queue=deque(batch), backlog=batches)
+            for batch in first
+        ]
+
+    def _spec(self, job: Job, ranks_at_once: int) -> GangSpec:
         module = self._options.executor.partition(":")[0]
         stack = ("moe.*", "harness.checks.*") if module.startswith("harness.") else ()
-        spec = GangSpec(
+        return GangSpec(
             world_size=job.world_size,
             device=job.device,
             transport=job.transport,
             executor=self._options.executor,
             options=self._options.rank_options,
+            ranks_at_once=ranks_at_once,
             preload=(*PRELOAD, *stack, module),
         )
-        slots = self._options.slots
-        cost = min(job.world_size, slots) if job.device == "cpu" else slots
-        return _JobRun(job=job, spec=spec, cost=cost, queue=deque(job.cases))
 
     def _fill(self) -> None:
         """Start gangs for waiting jobs, in order, while slots are free."""
@@ -202,7 +222,8 @@ class _Launcher:
         self, active: _JobRun, verdict: Verdict, reason: str, messages: tuple[str, ...] = ()
     ) -> Iterator[Event]:
         """End all remaining cases of a job without running them."""
-        cases, active.queue = active.queue, deque()
+        cases, active.queue = [*active.queue, *itertools.chain(*active.backlog)], deque()
+        active.backlog.clear()
         for case in cases:
             result = CaseResult(case_id=case.id, verdict=verdict, reason=reason, messages=messages)
             yield self._case_ended(active, _with_history(result, active.attempts))
@@ -217,6 +238,8 @@ class _Launcher:
         """Start the job's next case or gang, or finish the job."""
         if self._stopping:
             yield from self._drop(active, Verdict.NOT_RUN, "fail_fast")
+        if not active.queue and active.backlog:
+            active.queue.extend(active.backlog.popleft())
         gang = active.gang
         if gang is None and active.queue:
             self._start(active)

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+SMALLEST, LARGEST = 0.001, 1000.0  # numbers that Python writes without an exponent
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:]*\Z")
 
 
@@ -33,7 +34,7 @@ class Axis:
     # Values that random cases take, repeated for a higher weight. Empty: all alike.
     random_values: tuple[Any, ...] = ()
     name: str = ""  # of the field
-    kind: str = ""  # int, bool or str
+    kind: str = ""  # int, float, bool or str
     default: Any = None  # None: the field is required
 
     @property
@@ -82,6 +83,9 @@ def value_error(axis: Axis, value: object) -> str | None:
         return f"{axis.name} must be {axis.kind}, not {value!r}"
     if isinstance(value, bool):
         return None
+    if isinstance(value, float):
+        rule = f"{axis.name} must be a number from 0.001 to 1000, not {value!r}"
+        return None if SMALLEST <= value <= LARGEST else rule
     if isinstance(value, int):
         least = axis.minimum
         return None if value >= least else f"{axis.name} must be at least {least}, not {value}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from harness.matrix.axis import LARGEST, SMALLEST
 from harness.matrix.case import FILE_KEYS
 from moe import families
 
@@ -46,7 +47,12 @@ def _values(axis: Axis) -> str:
         return f"a row of `moe.{families.table(axis.family).family}`"
     if axis.choices:
         return ", ".join(f"`{word}`" for word in axis.choices)
-    return {"bool": "`true`, `false`", "int": f"{axis.minimum} or more", "str": "a name"}[axis.kind]
+    return {
+        "bool": "`true`, `false`",
+        "int": f"{axis.minimum} or more",
+        "float": f"{SMALLEST:g} to {LARGEST:g}",
+        "str": "a name",
+    }[axis.kind]
 
 
 if __name__ == "__main__":

@@ -4,4 +4,8 @@ from __future__ import annotations
 
 EAGER = "eager"
 # "package.module:Class" of a `harness.fixtures.call_mode.CallMode`, imported on a rank.
-CALL_MODES = {EAGER: "harness.fixtures.call_mode:Eager"}
+CALL_MODES = {
+    EAGER: "harness.fixtures.call_mode:Eager",
+    "small_tiles": "harness.fixtures.call_mode:SmallTiles",
+    "strided": "harness.fixtures.call_mode:Strided",
+}

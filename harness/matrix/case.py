@@ -29,6 +29,10 @@ MOST_WITH_SHARES = 10  # most experts of a token of which none is less of its ro
 SMALLEST_SHARE = 0.15  # by the norms of what the expert adds to the row, and of the row
 LEAST_WITH_SHARES = 32  # smallest n and k for which inputs are made so
 # With fewer than 64 columns a row's error scatters too much for a tolerance of six sigma.
+NO_PADDING = "none"
+PADDING = (NO_PADDING, "end", "middle", "all")  # see harness.fixtures.padding_rows
+# Distributions of the router logits, see harness.fixtures.logit_rows.
+LOGITS = (*("spread", "uniform", "skewed", "hot", "empty", "ties", "negative", "large", "nan"),)
 _SIZES = (64, 72, 96, 100, 128, 131, 160, 192, 200, 256, 320, 384, 512, 640, 768, 1024)
 _EXPERT_COUNTS = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 64)
 
@@ -143,6 +147,42 @@ class MoETestConfig:
         choices=("even", "ragged", "idle"),  # see `counts`
         outputs_agree=True,
     )
+    router_bias: bool = axis(
+        "bias",
+        "a correction bias is added to the router's scores when it chooses, and does not weigh",
+        default=False,
+    )
+    router_groups: int = axis("groups", "groups of experts, from which some are chosen", default=1)
+    chosen_groups: int = axis("chosen_groups", "groups whose experts can be chosen", default=1)
+    router_scale: float = axis("scale", "factor of the router's weights", default=1.0)
+    logits: str = axis(
+        "logits",
+        "how router logits are distributed; `nan`: some rows hold a NaN",
+        default="spread",
+        choices=LOGITS,
+    )
+    logits_dtype: str = axis(
+        "logits_dtype",
+        "dtype of the router logits; `model`: the layer's",
+        default="model",
+        choices=("model", "bf16", "f32"),
+    )
+    weights_input: bool = axis(
+        "weights_input",
+        "router weights multiply the input of the experts, not their output; needs topk 1",
+        default=False,
+    )
+    gate: bool = axis(
+        "gate",
+        "the composed layer computes its router logits from the hidden states",
+        default=False,
+    )
+    padding: str = axis(
+        "padding",
+        "rows that are padding: their topk_ids are -1, and their output is undefined",
+        default=NO_PADDING,
+        choices=PADDING,
+    )
     seed: int = axis("seed", "seed of the inputs and weights", default=0, minimum=0)
     exact: bool = axis(
         "exact", "inputs whose sums are exact: outputs compared bit for bit", default=False
@@ -243,6 +283,14 @@ class MoETestConfig:
             renormalize=self.renormalize,
             activation=self.activation,
             router=self.router,
+            router_bias=self.router_bias,
+            router_groups=self.router_groups,
+            chosen_groups=self.chosen_groups,
+            router_scale=self.router_scale,
+            logits_dtype=self.logits_dtype,
+            weights_input=self.weights_input,
+            gate=self.gate,
+            padding=self.padding != NO_PADDING,
         )
 
     @property

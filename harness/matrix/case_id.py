@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from harness.matrix.axis import Axis
 
+_NUMBER = re.compile(r"(0|[1-9][0-9]*)(\.[0-9]+)?\Z")
 _INT = re.compile(r"(0|[1-9][0-9]*)\Z")
 
 
@@ -47,6 +48,10 @@ def _parse(token: str, by_token: Mapping[str, Axis]) -> tuple[str, Any]:
         return axis.name, not negated
     if not colon or negated:
         raise CaseError(f"token {token!r}: write '{name.removeprefix('no_')}:VALUE'")
+    if axis.kind == "float":
+        if not _NUMBER.match(text):
+            raise CaseError(f"token {token!r}: {text!r} is not a number such as 2.5")
+        return axis.name, float(text)
     if axis.kind != "int":
         return axis.name, text
     if not _INT.match(text):

@@ -41,7 +41,13 @@ def is_bitwise(case: MoETestConfig) -> bool:
         and case.shared_experts <= 1
         and min(case.n, case.k) >= 2 * PERIOD
         and (eights or not quantized)
+        and (has_own_up_scales(case) or not FORMATS[case.layer_spec.scheme.weights].is_integer)
     )
+
+
+def has_own_up_scales(case: MoETestConfig) -> bool:
+    """Return whether no scale of w13 is shared by gate and up, so that up's can be smaller."""
+    return FORMATS[case.layer_spec.scheme.weights].splits(case.n)
 
 
 def exact_refusal(scheme: Scheme) -> Reason | None:

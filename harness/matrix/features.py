@@ -25,10 +25,6 @@ FEATURES = {
         "router_unsupported",
         "router weights multiply the input of the experts, not their output",
     ),
-    "not_gated": (
-        "activation_unsupported",
-        "experts have two matrices: the activation function has no gate",
-    ),
     "expert_bias": ("expert_bias_unsupported", "experts add biases to their products"),
     "latent": (
         "latent_unsupported",

@@ -16,6 +16,7 @@ from harness.matrix.hf_fields import Fields
 from harness.matrix.hf_quant import quant_of
 from harness.matrix.hf_types import ACTIVATIONS, DTYPES, HARMLESS, TYPES, ModelType
 from harness.matrix.model_facts import Dtype, ModelFacts, RouterFacts
+from moe import activations as moe_activations
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -151,10 +152,19 @@ def _activation(fields: Fields, kind: ModelType) -> str:
     given = fields.word(*names)
     alpha, limit = fields.number("swiglu_alpha"), fields.number("swiglu_limit")
     if kind.activation is not None:
-        return kind.activation
+        return _with_parameters(kind.activation, alpha, limit)
     name = fields.needed(given, f"has no activation function (none of {', '.join(names)})")
     clamped = "_clamped" if alpha is not None or limit is not None else ""
     return ACTIVATIONS.get(name, _as_word(name)) + clamped
+
+
+def _with_parameters(name: str, alpha: float | None, limit: float | None) -> str:
+    """Return the row's name, or one that no row has if the file gives other parameters."""
+    row = moe_activations.ACTIVATIONS.rows.get(name)
+    if row is None or (alpha in (None, row.alpha) and limit in (None, row.limit)):
+        return name
+    given = {"alpha": alpha, "limit": limit}
+    return _as_word("_".join([name, *(f"{key}_{v:g}" for key, v in given.items() if v)]))
 
 
 def _shared(fields: Fields, kind: ModelType, intermediate: int) -> dict[str, Any]:

@@ -57,6 +57,8 @@ ACTIVATIONS = {
     "swish": "silu",
     "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_new": "gelu_tanh",
+    "gelu": "gelu",
+    "relu2": "relu2",
 }
 DTYPES: dict[str, Dtype] = {"bfloat16": "bf16", "float16": "fp16", "float32": "f32"}
 # Fields with a word about experts in their name that change nothing of what one layer computes:

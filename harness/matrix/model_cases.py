@@ -43,7 +43,7 @@ def points_of(
 def _point(facts: ModelFacts, choice: LayoutChoice, m: int, quant: str | None) -> MoETestConfig:
     """Return one case. quant: a method, or None for the checkpoint's own."""
     experts, layout = choice.experts(facts.experts), choice.layout
-    scoring, activation = facts.router.scoring, facts.activation
+    scoring, activation = facts.router.scoring, activation_row(facts)
     method = facts.quant if quant is None else quant
     return MoETestConfig(
         m=m,
@@ -69,6 +69,11 @@ def _point(facts: ModelFacts, choice: LayoutChoice, m: int, quant: str | None) -
     )
 
 
+def activation_row(facts: ModelFacts) -> str:
+    """Return the name that a row of `moe.activations` has for the model's function, if any."""
+    return facts.activation if facts.gated else f"{facts.activation}_no_mul"
+
+
 def missing_words(facts: ModelFacts, quant: str | None) -> list[str]:
     """Return the words of `harness.matrix.features` for what no case can say of these facts."""
     router, own = facts.router, facts.quant
@@ -78,8 +83,7 @@ def missing_words(facts: ModelFacts, quant: str | None) -> list[str]:
         "router_groups": router.chosen_groups < router.groups,
         "router_scale": router.scale != 1.0,
         "weights_input": router.weights_input,
-        f"act_{facts.activation}": facts.activation not in ACTIVATIONS.rows,
-        "not_gated": not facts.gated,
+        f"act_{activation_row(facts)}": activation_row(facts) not in ACTIVATIONS.rows,
         "expert_bias": facts.expert_bias,
         "latent": facts.latent is not None,
         "shared_gate": facts.shared_gate,

@@ -24,7 +24,7 @@ from pydantic import (
 )
 
 from harness.errors import CaseError
-from harness.matrix.axis import value_error
+from harness.matrix.axis import LARGEST, SMALLEST, value_error
 from harness.matrix.case import FILE_KEYS, MoETestConfig
 from harness.matrix.file_errors import hint
 from harness.matrix.select import PATTERN, parse
@@ -80,6 +80,8 @@ def _value(axis: Axis) -> Any:
         return bool
     if axis.kind == "int":
         return Annotated[int, Field(ge=axis.minimum)]
+    if axis.kind == "float":
+        return Annotated[float, Field(ge=SMALLEST, le=LARGEST)]
     words = {"enum": list(axis.choices)} if axis.choices else {"pattern": _NAME}
     return Annotated[str, _checked(axis), WithJsonSchema({"type": "string", **words})]
 
@@ -206,6 +208,9 @@ class Suite(_Model):
     description: str = Field(description="one line: for what, where, how long")
     time_limit_s: float = Field(120.0, gt=0, description="seconds that one case may take")
     retries: Count = Field(0, description="further tries of a failed case, in a fresh gang")
+    plain_call: bool = Field(
+        False, description="call each case once more, neither poisoned nor recorded"
+    )
     include: list[str] = Field([], description="earlier suites whose cases this one has, too")
     blocks: list[Block] = Field(min_length=1)
 

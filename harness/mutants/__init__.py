@@ -11,12 +11,13 @@ import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from moe.activations import ACTIVATIONS
+
 if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.mutants.sample import Scene
-    from moe.layout import Layout
-    from moe.spec import Scheme
+    from moe.spec import LayerSpec
 
 FEW = 4  # rows for which a mistake inside the experts is computed
 MORE_ROWS = "more tokens"
@@ -32,7 +33,7 @@ class Hypothesis:
 
     family: the module of this package that computes it. battery: part of every self-check.
     costly: experts run again, on at most `FEW` rows. needs: what a case must have for the mistake
-    to exist, of `quantized` (weights) and `ranks` (more than one).
+    to exist, of `quantized` (weights), `ranks` (more than one) and `limit` (of the activation).
     """
 
     name: str
@@ -52,9 +53,13 @@ class Hypothesis:
         output: Tensor = getattr(module, self.name)(scene)
         return output
 
-    def possible(self, scheme: Scheme, layout: Layout) -> bool:
-        """Tell whether any case of this scheme and layout can have the mistake."""
-        has = {"quantized": scheme.weights != "model", "ranks": layout.world_size > 1}
+    def possible(self, layer_spec: LayerSpec) -> bool:
+        """Tell whether any case of this layer can have the mistake, whatever its sizes."""
+        has = {
+            "quantized": layer_spec.scheme.weights != "model",
+            "ranks": layer_spec.layout.world_size > 1,
+            "limit": ACTIVATIONS.row(layer_spec.activation).limit is not None,
+        }
         return all(has[need] for need in self.needs)
 
 
@@ -221,12 +226,27 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
         costly=True,
         gate_up_swapped="gate and up have changed places",
     ),
+    _proof(
+        "activation_parameters",
+        "inputs of which more are beyond the limit",
+        "limit",
+        costly=True,
+        limit_missing="gate and up were not clamped at the activation's limit",
+    ),
+    *_costly(
+        "activation_parameters",
+        gate_limit_missing="the gate was not clamped at the activation's limit",
+        up_limit_missing="up was not clamped at the activation's limit",
+        beta_missing="the activation's beta was not added to up",
+        alpha_missing="the sigmoid's factor alpha was left out",
+    ),
     *_costly(
         "activation",
         silu="SiLU was used as the activation",
         gelu="GELU in its erf form was used as the activation",
         gelu_tanh="GELU in its tanh form was used as the activation",
         relu="ReLU was used as the activation",
+        relu2="squared ReLU was used as the activation",
         sigmoid="the gate's sigmoid alone was used as the activation",
         silu_without_up="the activation of the gate without the up product",
         up_without_gate="up alone, without the gate",

@@ -33,52 +33,63 @@ OAI_ALPHA = 1.702
 
 
 def gate_up_swapped(scene: Scene) -> Tensor:
+    _needs_gate(scene)
     activation = right_activation(scene)
-    return redo(scene, Steps(activation=lambda gate, up: activation(up, gate)))
+    return redo(scene, Steps(activation=lambda gate, up: activation(_known(up), gate)))
 
 
 def silu(scene: Scene) -> Tensor:
-    _is_another(scene, "silu")
-    return redo(scene, Steps(activation=lambda gate, up: swish(gate) * up))
+    _is_another(scene, "silu", "silu_no_mul")
+    return _with(scene, swish)
 
 
 def gelu(scene: Scene) -> Tensor:
-    return redo(scene, Steps(activation=lambda gate, up: gaussian(gate) * up))
+    _is_another(scene, "gelu", "gelu_no_mul")
+    return _with(scene, gaussian)
 
 
 def gelu_tanh(scene: Scene) -> Tensor:
-    _is_another(scene, "gelu_tanh")
-    return redo(scene, Steps(activation=lambda gate, up: gaussian(gate, approximate="tanh") * up))
+    _is_another(scene, "gelu_tanh", "gelu_tanh_no_mul")
+    return _with(scene, lambda gate: gaussian(gate, approximate="tanh"))
 
 
 def relu(scene: Scene) -> Tensor:
-    return redo(scene, Steps(activation=lambda gate, up: gate.relu() * up))
+    return _with(scene, torch.relu)
+
+
+def relu2(scene: Scene) -> Tensor:
+    _is_another(scene, "relu2", "relu2_no_mul")
+    return _with(scene, lambda gate: gate.relu().square())
 
 
 def sigmoid(scene: Scene) -> Tensor:
-    return redo(scene, Steps(activation=lambda gate, up: gate.sigmoid() * up))
+    return _with(scene, torch.sigmoid)
 
 
 def silu_without_up(scene: Scene) -> Tensor:
-    activation = right_activation(scene)
-    return redo(scene, Steps(activation=lambda gate, _: activation(gate, torch.ones_like(gate))))
+    _needs_gate(scene)
+    truth = scene.reference.activation
+    return redo(scene, Steps(activation=lambda gate, _: truth.of_gate(gate).value))
 
 
 def up_without_gate(scene: Scene) -> Tensor:
-    return redo(scene, Steps(activation=lambda _, up: up))
+    _needs_gate(scene)
+    return redo(scene, Steps(activation=lambda _, up: _known(up)))
 
 
 def product_without_silu(scene: Scene) -> Tensor:
-    return redo(scene, Steps(activation=lambda gate, up: gate * up))
+    return _with(scene, lambda gate: gate)
 
 
 def gate_clamped(scene: Scene) -> Tensor:
     exceeded, activation = False, right_activation(scene)
+    if scene.reference.activation.limit is not None:
+        raise NotApplicable("the layer's activation has a limit")
 
-    def clamped(gate: Tensor, up: Tensor) -> Tensor:
+    def clamped(gate: Tensor, up: Tensor | None) -> Tensor:
         nonlocal exceeded
-        exceeded |= bool((gate > LIMIT).any() | (up.abs() > LIMIT).any())
-        return activation(gate.clamp(max=LIMIT), up.clamp(-LIMIT, LIMIT))
+        exceeded |= any(bool((t > LIMIT).any()) for t in (gate, up, _negative(up)) if t is not None)
+        return activation(gate.clamp(max=LIMIT), None if up is None else up.clamp(-LIMIT, LIMIT))
 
     out = redo(scene, Steps(activation=clamped))
     if not exceeded:
@@ -86,30 +97,59 @@ def gate_clamped(scene: Scene) -> Tensor:
     return out
 
 
+def _negative(up: Tensor | None) -> Tensor | None:
+    return None if up is None else -up
+
+
 def swiglu_oai(scene: Scene) -> Tensor:
-    def oai(gate: Tensor, up: Tensor) -> Tensor:
-        gate, up = gate.clamp(max=LIMIT), up.clamp(-LIMIT, LIMIT)
+    _needs_gate(scene)
+    _is_another(scene, "swiglu_clamped")
+
+    def oai(gate: Tensor, up: Tensor | None) -> Tensor:
+        gate, up = gate.clamp(max=LIMIT), _known(up).clamp(-LIMIT, LIMIT)
         return gate * torch.sigmoid(OAI_ALPHA * gate) * (up + 1)
 
     return redo(scene, Steps(activation=oai))
 
 
+def _with(scene: Scene, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """Compute the output with another function of the gate."""
+
+    def product(gate: Tensor, up: Tensor | None) -> Tensor:
+        return function(gate) if up is None else function(gate) * up
+
+    return redo(scene, Steps(activation=product))
+
+
+def _known(up: Tensor | None) -> Tensor:
+    assert up is not None, "a gated layer has up"
+    return up
+
+
+def _needs_gate(scene: Scene) -> None:
+    if not scene.reference.activation.gated:
+        raise NotApplicable("the layer's activation is not gated")
+
+
 def gate_up_interleaved(scene: Scene) -> Tensor:
-    def alternate(product: Tensor, shard: Shard) -> tuple[Tensor, Tensor]:
-        joined = torch.cat(right_halves(product, shard), dim=1)
+    def alternate(product: Tensor, shard: Shard) -> tuple[Tensor, Tensor | None]:
+        gate, up = right_halves(product, shard)
+        joined = torch.cat([gate, _known(up)], dim=1)
         return joined[:, ::2], joined[:, 1::2]
 
+    _needs_gate(scene)
     if scene.case.n == 1:
         raise NotApplicable("one gate row and one up row are interleaved as they are")
     return redo(scene, Steps(halves=alternate))
 
 
 def shard_of_joined_rows(scene: Scene) -> Tensor:
-    def cut(product: Tensor, shard: Shard) -> tuple[Tensor, Tensor]:
+    def cut(product: Tensor, shard: Shard) -> tuple[Tensor, Tensor | None]:
         start, stop = 2 * shard.columns.start, 2 * shard.columns.stop
         gate, up = product[:, start:stop].chunk(2, dim=1)
         return gate, up
 
+    _needs_gate(scene)
     if scene.case.use_ep or scene.case.world_size == 1:
         raise NotApplicable("every rank has whole experts")
     return redo(scene, Steps(halves=cut))
@@ -161,9 +201,11 @@ def last_k_block_missing(scene: Scene) -> Tensor:
     return _without(scene, lambda block: block == last)
 
 
-def _is_another(scene: Scene, name: str) -> None:
-    if scene.case.activation == name:
-        raise NotApplicable(f"{name} is the layer's own activation")
+def _is_another(scene: Scene, *names: str) -> None:
+    """Raise NotApplicable if the activation of the layer has one of these names."""
+    own = scene.case.activation
+    if own in names:
+        raise NotApplicable(f"{own} is the layer's own activation")
 
 
 def _without(scene: Scene, is_missing: Callable[[Tensor], Tensor]) -> Tensor:

@@ -112,14 +112,14 @@ def certificate(results: Iterable[CaseResult]) -> Certificate:
 
 
 def _line(quant: str, layout: str, results: list[tuple[MoETestConfig, tuple[Proof, ...]]]) -> Line:
-    case = results[0][0]
+    layer_specs = {case.layer_spec for case, _ in results}
     words: dict[str, str] = {}
     proofs = [proof for _, battery in results for proof in battery]
     missed = [proof for proof in proofs if proof.outcome is Outcome.MISSED]
     outcomes = {proof.name: proof.outcome for proof in best([proofs])}
     for member in MEMBERS:
         words[member.name] = outcomes.get(member.name, Outcome.NOT_APPLICABLE)
-        if not member.possible(case.layer_spec.scheme, case.layout):
+        if not any(member.possible(layer_spec) for layer_spec in layer_specs):
             words[member.name] = IMPOSSIBLE
     cures = {proof.name: proof.explanation for proof in reversed(missed)}  # the first one's
     proved = sum(bool(battery) for _, battery in results)

@@ -34,7 +34,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Matrices:
-    """Hold one expert's w13 [2N, K] and w2 [K, N]; scales and plain weights are computed lazily."""
+    """Hold one expert's w13 [2N, K] (or [N, K]) and w2 [K, N].
+
+    Scales and plain weights are computed lazily.
+    """
 
     expert: int
     w13: Tensor
@@ -90,10 +93,13 @@ def right_total(_: Scene, products: Tensor) -> Tensor:
     return products
 
 
-def right_halves(product: Tensor, shard: Shard) -> tuple[Tensor, Tensor]:
-    """Return this rank's columns of gate and up, from the first product [R, 2N]."""
-    gate, up = product[:, : shard.intermediate], product[:, shard.intermediate :]
-    return gate[:, shard.columns], up[:, shard.columns]
+def right_halves(product: Tensor, shard: Shard) -> tuple[Tensor, Tensor | None]:
+    """Return this rank's columns of gate and up, from the first product [R, 2N].
+
+    up is None if the activation is not gated and the product is [R, N].
+    """
+    gate, *others = (t[:, shard.columns] for t in torch.split(product, shard.intermediate, dim=1))
+    return gate, others[0] if others else None
 
 
 def right_second(scene: Scene, h: Tensor, rank: int) -> Tensor:
@@ -117,8 +123,9 @@ class Steps:
     w13: Callable[[Scene, Matrices], Tensor] = right_w13
     product: Callable[[Scene, Tensor, Tensor], Tensor] = right_product
     total: Callable[[Scene, Tensor], Tensor] = right_total
-    halves: Callable[[Tensor, Shard], tuple[Tensor, Tensor]] = right_halves
-    activation: Callable[[Tensor, Tensor], Tensor] | None = None  # None: the layer's own
+    halves: Callable[[Tensor, Shard], tuple[Tensor, Tensor | None]] = right_halves
+    # of gate and up, which is None if it is not gated; None: the layer's own
+    activation: Callable[[Tensor, Tensor | None], Tensor] | None = None
     second: Callable[[Scene, Tensor, int], Tensor] = right_second
     w2: Callable[[Scene, Matrices], Tensor] = right_w2
 
@@ -215,8 +222,9 @@ def _intermediate(
     """
     shards, weight = of_rows
     activation = steps.activation or right_activation(scene)
-    halves = zip(*(steps.halves(product, shard) for shard in shards), strict=True)
-    h = _rounded(scene, activation(*(torch.cat(of_ranks) for of_ranks in halves)), "activation")
+    gates, ups = zip(*(steps.halves(product, shard) for shard in shards), strict=True)
+    gate, up = torch.cat(gates), None if ups[0] is None else torch.cat(ups)
+    h = _rounded(scene, activation(gate, up), "activation")
     if scene.reference.numerics.weight_on == "intermediate":
         h = _rounded(scene, h * weight.repeat(len(shards))[:, None], "weighted")
     return steps.second(scene, h, shards[0].rank)
@@ -235,14 +243,15 @@ def _rounded(scene: Scene, value: Tensor, place: str) -> Tensor:
     return formats.on_grid(value, scene.case.dtype if declared == "model" else "f32")
 
 
-def right_activation(scene: Scene) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return f(gate) * up of the layer under test."""
+def right_activation(scene: Scene) -> Callable[[Tensor, Tensor | None], Tensor]:
+    """Return the activation of the layer under test, a function of gate and up."""
     truth = scene.reference.activation
-    if scene.reference.numerics.activated_gate != "model":
-        return lambda gate, up: truth(gate, up).value
-    return lambda gate, up: (
-        _rounded(scene, truth(gate, torch.ones_like(up)).value, "activated_gate") * up
-    )
+
+    def activated(gate: Tensor, up: Tensor | None) -> Tensor:
+        f = truth.of_gate(gate).value
+        return f if up is None else _rounded(scene, f, "activated_gate") * truth.of_up(up).value
+
+    return activated
 
 
 def matrices(scene: Scene, e: int) -> Matrices:
@@ -290,7 +299,8 @@ def shared_mlp(scene: Scene, columns: slice | None = None) -> Tensor:
     """Return [r, K], the shared experts' output, or what some of their columns add to it."""
     w13, w2 = scene.reference.expert(None)
     dtype = scene.case.dtype
-    gate, up = formats.on_grid(scene.x.to(w13.dtype) @ w13.T, dtype).chunk(2, dim=1)
+    product = formats.on_grid(scene.x.to(w13.dtype) @ w13.T, dtype)
+    gate, up = scene.reference.activation.split(product)
     h = formats.on_grid(right_activation(scene)(gate, up), dtype)
     part = slice(None) if columns is None else columns
     return h[:, part] @ w2[:, part].T

@@ -136,6 +136,8 @@ def _half_from_other(scene: Scene, *, up: bool) -> Tensor:
     _needs_codes(scene)
     if scene.reference.weight_format.has_one_scale:
         raise NotApplicable("gate and up share one scale")
+    if not scene.reference.activation.gated:
+        raise NotApplicable("the layer's activation is not gated")
 
     def with_other_scale(_: Scene, e: Matrices) -> Tensor:
         gate, other = e.scale13.chunk(2, dim=0)

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from moe.spec import LayerSpec
 
 # Fields of the layer that the estimates read.
-SIZES = ("m", "hidden", "intermediate", "num_experts", "top_k", "shared_experts", "layout")
+SIZES = (
+    *("m", "hidden", "intermediate", "num_experts", "top_k", "shared_experts", "layout"),
+    "activation",  # whether there is a gate
+)
 _MB = 10**6
 RANK_BYTES = {"cpu": 150 * _MB, "cuda": 1500 * _MB}  # a process by itself; with a GPU its context
 SHARE = 0.8  # fraction of a memory that a plan may fill
@@ -36,7 +39,8 @@ def rank_bytes(layer_spec: LayerSpec, device: str) -> int:
     layer's dtype and once more as its members hold them, one expert in float32 with the room to
     quantize it, and the global tokens with both intermediates in float32, in two calls.
     """
-    expert = 3 * layer_spec.intermediate * layer_spec.hidden
+    matrices = 3 if layer_spec.gated else 2
+    expert = matrices * layer_spec.intermediate * layer_spec.hidden
     count = layer_spec.num_experts + layer_spec.shared_experts
     stored = DTYPE_BYTES[layer_spec.dtype] + (
         layer_spec.scheme.weight_bytes or DTYPE_BYTES[layer_spec.dtype]
@@ -44,20 +48,16 @@ def rank_bytes(layer_spec: LayerSpec, device: str) -> int:
     weights = count * expert * stored + 4 * expert * 4
     tokens = layer_spec.m * layer_spec.layout.dp_size
     columns = (
-        layer_spec.top_k * (3 * layer_spec.intermediate + layer_spec.hidden) + 6 * layer_spec.hidden
+        layer_spec.top_k * (matrices * layer_spec.intermediate + layer_spec.hidden)
+        + 6 * layer_spec.hidden
     )
     return RANK_BYTES[device] + weights + 2 * 4 * tokens * columns
 
 
 def shortage(layer_spec: LayerSpec, machine: Machine) -> str | None:
     """Return why the ranks of this layer do not fit into the machine, or None."""
-    world, device = layer_spec.layout.world_size, machine.platform.device
-    per_rank = rank_bytes(layer_spec, device)
-    if device == "cpu":
-        ranks, memory, memory_name = world, machine.memory_bytes, "main memory"
-    else:
-        ranks, memory = -(-world // max(1, machine.devices)), machine.device_bytes
-        memory_name = "a device"
+    per_rank = rank_bytes(layer_spec, machine.platform.device)
+    ranks, memory, memory_name = _ranks_and_memory(layer_spec, machine)
     if ranks * per_rank <= SHARE * memory:
         return None
     return (
@@ -65,6 +65,20 @@ def shortage(layer_spec: LayerSpec, machine: Machine) -> str | None:
         f"of {memory_name}'s {memory / 1e9:.1f} GB: {ranks * per_rank / 1e9:.1f} GB needed, "
         f"{SHARE * memory / 1e9:.1f} GB available"
     )
+
+
+def memory_share(layer_spec: LayerSpec, machine: Machine) -> float:
+    """Return the share of the memory that a plan may fill which the ranks of this layer take."""
+    ranks, memory, _ = _ranks_and_memory(layer_spec, machine)
+    return ranks * rank_bytes(layer_spec, machine.platform.device) / max(SHARE * memory, 1)
+
+
+def _ranks_and_memory(layer_spec: LayerSpec, machine: Machine) -> tuple[int, int, str]:
+    """Return how many ranks share a memory, its bytes, and what it is called."""
+    world = layer_spec.layout.world_size
+    if machine.platform.device == "cpu":
+        return world, machine.memory_bytes, "main memory"
+    return -(-world // max(1, machine.devices)), machine.device_bytes, "a device"
 
 
 def interpreted_seconds(layer_spec: LayerSpec, cores: int) -> float:

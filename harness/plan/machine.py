@@ -29,6 +29,11 @@ class Machine:
     memory_bytes: int  # main memory that this process may use
     planned: bool = False  # another machine; its packages are assumed to be installed
 
+    @property
+    def slots(self) -> int:
+        """Return how many ranks may run at once unless told otherwise: one for each core."""
+        return self.cores if self.platform.device == "cpu" else 1
+
 
 def detect() -> Machine:
     """Return this machine. GPUs count only if the installed torch can use them."""

@@ -41,6 +41,7 @@ def describe(
         options=RunOptions(
             time_limit=selection.time_limit,
             retries=selection.retries,
+            plain_call=selection.plain_call,
             save_tensors=save_tensors,
             seed=seed,
         ),

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from harness.errors import UsageError
+from harness.plan import cost
 from harness.plan.refusals import Judge
 from moe.errors import MoEError
 
@@ -32,6 +33,7 @@ class Job:
     transport: str  # "gloo" (cpu) | "nccl" (each rank owns a device) | "staged" (ranks share)
     cases: tuple[MoETestConfig, ...]
     time_limit: float = TIME_LIMIT  # seconds that each of them may take
+    memory_share: float = 0.0  # of what a plan may fill: the largest share that a case takes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +104,7 @@ def _jobs(cases: Iterable[MoETestConfig], machine: Machine, time_limit: float) -
             transport=_transport(world, machine),
             cases=tuple(sorted(worlds[world], key=_compile_key)),
             time_limit=time_limit,
+            memory_share=max(cost.memory_share(case.layer_spec, machine) for case in worlds[world]),
         )
         for world in sorted(worlds)
     )

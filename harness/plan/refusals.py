@@ -20,8 +20,10 @@ from moe.all2all import ALL2ALL
 from moe.errors import MoEError
 from moe.experts import EXPERTS
 from moe.layers import COMPOSED, LAYERS, OWN, OwnLayerSpec
+from moe.needs import EXPERTS_ONLY
 from moe.oracle import AUTO, select
 from moe.quant import QUANT
+from moe.routers import ROUTERS
 from moe.spec import LAYER_NEEDS, Need, Reason, dispatch_refusal, reads
 
 if TYPE_CHECKING:
@@ -155,7 +157,9 @@ def layer(machine: Machine, name: str) -> tuple[Need, ...]:
 
 def router(machine: Machine, name: str) -> tuple[Need, ...]:
     """Return the needs of a router."""
-    return _of_row(machine, "router", name)
+    row = ROUTERS.row(name)
+    judged = replace(row, needs=_judged_of(machine, row.needs))
+    return _named(row, judged.asked(machine.platform))
 
 
 def activation(machine: Machine, name: str) -> tuple[Need, ...]:
@@ -170,7 +174,9 @@ def quant(machine: Machine, name: str) -> tuple[Need, ...]:
 
 def all2all(machine: Machine, name: str) -> tuple[Need, ...]:
     """Return the needs of an all2all backend."""
-    return _of_row(machine, "all2all", name)
+    row = ALL2ALL.row(name)
+    needs = _judged_of(machine, row.needs)
+    return _named(row, needs.asked(machine.platform, leave_out=EXPERTS_ONLY))
 
 
 def _of_row(machine: Machine, family: str, name: str) -> tuple[Need, ...]:
@@ -250,7 +256,7 @@ def unbroken_blocks(_: Machine, name: str) -> tuple[Need, ...]:
     return () if row.block is None else (Need.of(_straddling, row, row.block),)
 
 
-@reads("intermediate", "layout")
+@reads("intermediate", "layout", "activation")
 def _straddling(row: QuantSpec, block: int, layer_spec: LayerSpec) -> Reason | None:
     """Refuse shards and a gate/up seam that do not end at a block's edge.
 
@@ -259,7 +265,9 @@ def _straddling(row: QuantSpec, block: int, layer_spec: LayerSpec) -> Reason | N
     """
     layout = layer_spec.layout
     if layer_spec.intermediate % block:
-        text = f"{row.name}: the gate/up seam at {layer_spec.intermediate} cuts a block of {block}"
+        edge_name = "gate/up seam" if layer_spec.gated else "last intermediate column"
+        size = layer_spec.intermediate
+        text = f"{row.name}: the {edge_name} at {size} cuts a block of {block}"
         return Reason(code="block_straddles_shard", text=text)
     shards = (layout.intermediate_of(r, layer_spec.intermediate) for r in range(layout.world_size))
     edge = next((shard.stop for shard in shards if shard.stop % block), None)

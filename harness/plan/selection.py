@@ -33,6 +33,7 @@ class Selection:
     note: str | None = None  # a line on what they are, for people
     time_limit: float = TIME_LIMIT  # seconds a case
     retries: int = 0
+    plain_call: bool = False  # whether each case has one, see harness.checks.plain_call
 
     def narrowed(self, experts: str | None, seeds: int, layer: str | None = None) -> Selection:
         """Return the points with one experts backend or one layer for all, and with more seeds."""
@@ -75,6 +76,8 @@ def asked_for(args: argparse.Namespace, machine: Machine) -> Selection:
     else:
         selected = _selected(args, machine)
     selected = selected.narrowed(args.experts, args.seeds, args.layer)
+    if args.plain_call:
+        selected = replace(selected, plain_call=True)
     return with_limits(selected, time_limit=args.time_limit, retries=args.retries)
 
 
@@ -137,6 +140,7 @@ def of_suite(name: str, config: Path | None, machine: Machine) -> Selection:
         suite=name,
         time_limit=suite.time_limit_s,
         retries=suite.retries,
+        plain_call=suite.plain_call,
     )
 
 
@@ -164,6 +168,7 @@ def of_folder(folder: RunFolder) -> Selection:
         suite=info.suite,
         time_limit=info.options.time_limit,
         retries=info.options.retries,
+        plain_call=info.options.plain_call,
     )
 
 

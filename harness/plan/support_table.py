@@ -1,7 +1,7 @@
-"""Make the tables of README.md under "What is supported" from the rows of the families.
+"""Make docs/support.md, and the table of README.md under "What is supported", from the rows.
 
-`python -m harness.plan.support_table` prints them. Only the rows of this project count, so that the
-output depends neither on installed packages nor on the machine.
+`python -m harness.plan.support_table > docs/support.md` writes the page. Only the rows of this
+project count, so that the output depends neither on installed packages nor on the machine.
 """
 
 from __future__ import annotations
@@ -24,12 +24,28 @@ if TYPE_CHECKING:
     from moe.registry import Registry
     from moe.spec import MemberSpec, Platform
 
+_PAGE = """# What is supported
+Rows declare this in `moe/`; `python -m harness.plan.support_table` prints the page. The columns of
+the quantization methods (`none`: unquantized) name the platforms on which an experts backend
+supports the method. "all" stands for all platforms of the last table; an empty cell is refused,
+with a reason code. `python -m harness doctor` shows which packages and devices a machine has.
+"""
 ALL = "all"  # a cell: on each platform
 _PROBLEM = LayerSpec(m=8, hidden=256, intermediate=256, num_experts=8, top_k=2)
 
 
+def page() -> str:
+    """Return docs/support.md."""
+    return f"{_PAGE}\n{tables()}"
+
+
+def families() -> str:
+    """Return the table of README.md as Markdown: the names of the rows of each family."""
+    return _markdown(_families()) + "\n"
+
+
 def tables(experts: Registry[MemberSpec] = EXPERTS) -> str:
-    """Return both tables as Markdown: experts backends by quantization, then the other families."""
+    """Return both tables as Markdown: experts backends by quantization, then all families."""
     methods = QUANT.built_in
     head = ["experts", *(f"`{method.name}`" for method in methods), "dtypes", "activations"]
     body = [
@@ -45,9 +61,11 @@ def tables(experts: Registry[MemberSpec] = EXPERTS) -> str:
 
 
 def _families() -> list[list[str]]:
-    """Return the names of the families that the first table does not list."""
+    """Return the names of the rows of each family."""
     return [
         ["family", "members"],
+        ["experts", _names(row.name for row in EXPERTS.built_in)],
+        ["quantization", _names(row.name for row in QUANT.built_in)],
         ["platforms", _names(row.name for row in PLATFORMS.built_in)],
         ["all2all", ", ".join(_with_limit(row) for row in ALL2ALL.built_in)],
         ["routers", _names(row.name for row in ROUTERS.built_in)],
@@ -114,4 +132,4 @@ def _markdown(rows: list[list[str]]) -> str:
 
 
 if __name__ == "__main__":
-    print(tables(), end="")
+    print(page(), end="")

@@ -36,6 +36,7 @@ class RunOptions:
     time_limit: float
     retries: int
     save_tensors: bool = False
+    plain_call: bool = False  # whether each case has one, see harness.checks.plain_call
     seed: int | None = None
 
 
@@ -110,6 +111,10 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
 
+def _is_bool(value: object) -> bool:
+    return isinstance(value, bool)
+
+
 def _is_texts(value: object) -> bool:
     return isinstance(value, list) and all(map(_is_text, value))
 
@@ -149,9 +154,9 @@ RULES: tuple[tuple[str, str, Callable[[object], bool]], ...] = (
     ),
     (
         "options",
-        "an object with true or false as save_tensors, and a number or null as seed",
+        "an object with true or false as save_tensors and plain_call, and a number or null as seed",
         lambda value: _has_if_any(
-            value, save_tensors=lambda v: isinstance(v, bool), seed=_is_null_or(_is_number)
+            value, save_tensors=_is_bool, plain_call=_is_bool, seed=_is_null_or(_is_number)
         ),
     ),
     ("platform", "an object with the text name", lambda value: _has(value, name=_is_text)),

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from moe import released, released_vllm
 from moe.registry import Registry
-from moe.spec import ANY, STANDARD, MemberSpec, Needs, Numerics
+from moe.spec import ANY, MONOLITHIC, STANDARD, MemberSpec, Needs, Numerics
 
 # Each product, and f(gate) * up, is rounded to the layer's dtype. Tensor cores sum bf16 and fp16
 # products in float32, but drop low bits when they align the terms.
@@ -27,6 +27,25 @@ _TRANSFORMERS = Needs(
     activation_functions=frozenset(released.ACTIVATION_NAMES),
     packages=(released.TRANSFORMERS_EXPERTS,),
 )
+_TRITON_ACTIVATIONS = frozenset(  # those whose row names a function of the kernels
+    {
+        *("silu", "gelu_tanh", "gelu", "relu2", "swiglu_clamped"),
+        *("silu_no_mul", "gelu_tanh_no_mul", "gelu_no_mul", "relu2_no_mul"),
+    }
+)
+# Pairs of one-byte formats: (weights, activations).
+_FP8_PAIRS = frozenset(
+    {
+        ("fp8_tensor", "fp8_static"),
+        ("fp8_tensor", "fp8_dynamic"),
+        ("fp8_tensor", "fp8_token"),
+        ("fp8_channel", "fp8_static"),
+        ("fp8_channel", "fp8_dynamic"),
+        ("fp8_channel", "fp8_token"),
+        ("fp8_block", "fp8_group"),
+    }
+)
+_INT8_PAIRS = frozenset({("int8_channel", "int8_token"), ("int8_block", "int8_group")})
 _VLLM_ACTIVATIONS = frozenset({"silu", "gelu_tanh"})
 # vLLM rounds f(gate) before the product with up, and multiplies the second product by the router
 # weight before its only rounding. Its dynamic scales are amax / max, with amax at least 1e-10 where
@@ -54,21 +73,16 @@ EXPERTS: Registry[MemberSpec] = Registry(
             needs=Needs(
                 features=frozenset({"triton"}),
                 dtypes=frozenset({"bf16", "fp16"}),
-                formats=frozenset(
-                    {
-                        ("model", "model"),
-                        ("fp8_tensor", "fp8_static"),
-                        ("fp8_tensor", "fp8_dynamic"),
-                        ("fp8_block", "fp8_group"),
-                        ("int8_channel", "int8_token"),
-                    }
-                ),
-                activation_functions=frozenset({"silu", "gelu_tanh"}),
+                formats=frozenset({("model", "model")}) | _FP8_PAIRS | _INT8_PAIRS,
+                activation_functions=_TRITON_ACTIVATIONS,
+                padding=True,
                 packages=("triton",),
             ),
             deterministic=True,
             numerics=_ROUNDED,
-            numerics_of=dict.fromkeys(("fp8_static", "fp8_dynamic", "fp8_group"), _FP8_PROMOTED),
+            numerics_of=dict.fromkeys(
+                {activations for _, activations in _FP8_PAIRS}, _FP8_PROMOTED
+            ),
         ),
         MemberSpec(
             name="flashinfer_cutlass",
@@ -101,6 +115,7 @@ EXPERTS: Registry[MemberSpec] = Registry(
             needs=Needs(
                 dtypes=frozenset({"bf16"}),
                 formats=frozenset({("model", "model")}),
+                padding=True,
                 activation_functions=ANY,  # calls the layer's own activation function
                 hidden_multiple=8,  # grouped_mm needs rows of a multiple of 16 bytes
                 shard_multiple=8,
@@ -114,7 +129,24 @@ EXPERTS: Registry[MemberSpec] = Registry(
             kind="modular",
             dispatch_format=STANDARD,
             # Multiplies dequantized values, and calls the layer's own activation function.
-            needs=Needs(dtypes=ANY, formats=ANY, dequantizes=True, activation_functions=ANY),
+            needs=Needs(
+                dtypes=ANY, formats=ANY, dequantizes=True, activation_functions=ANY, padding=True
+            ),
+            numerics=Numerics.stated(),
+            deterministic=True,
+        ),
+        MemberSpec(
+            name="torch_monolithic",
+            target="moe.experts.torch_monolithic:TorchMonolithicExperts",
+            kind=MONOLITHIC,
+            needs=Needs(
+                dtypes=ANY,
+                formats=ANY,
+                dequantizes=True,
+                activation_functions=ANY,
+                routers=frozenset({"softmax", "sigmoid"}),
+                routing_options=frozenset({"bias", "groups", "scale", "logits_dtype"}),
+            ),
             numerics=Numerics.stated(),
             deterministic=True,
         ),
@@ -157,11 +189,13 @@ EXPERTS: Registry[MemberSpec] = Registry(
             needs=Needs(
                 features=frozenset({"cuda"}),
                 dtypes=frozenset({"bf16", "fp16"}),
+                # Its int8 groups are truncated toward zero instead of rounded: another format.
                 formats=frozenset(
                     {
                         ("model", "model"),
                         ("fp8_tensor", "fp8_static"),
                         ("fp8_tensor", "fp8_dynamic"),
+                        ("fp8_channel", "fp8_token"),
                         ("fp8_block", "fp8_group"),
                         ("int8_channel", "int8_token"),
                     }
@@ -174,6 +208,8 @@ EXPERTS: Registry[MemberSpec] = Registry(
             numerics_of={
                 "fp8_static": _VLLM_FP8,
                 "fp8_dynamic": replace(_VLLM_FP8, scale="divided"),
+                # A token's scale is at least 1 / (448 * 512), that is, its amax at least 1 / 512.
+                "fp8_token": replace(_VLLM_FP8, scale="divided", amax_floor=2.0**-9),
                 "fp8_group": replace(
                     _VLLM_DIVIDED, accumulation=_FP8_SHORT, promoted=128, aligned=_FP8_ALIGNED
                 ),

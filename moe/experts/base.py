@@ -1,8 +1,12 @@
-"""Define the base class of experts backends: weights once, then tokens in and a partial sum out.
+"""Define the base classes of experts backends: weights once, then tokens in and a partial sum out.
 
-A backend is *modular* and *standard* (see `kind` and `dispatch_format` in `moe.spec`): it gets
-contiguous tokens with their routing and returns the weighted sum over this rank's experts. The
-all2all backend sums over ranks.
+What a backend's row says of its `kind` and `dispatch_format` (see `moe.spec`) decides its class:
+
+    Experts             modular, standard      gathered tokens with their routing
+    BatchedExperts      modular, batched       the rows of each expert in a block of its own
+    MonolithicExperts   monolithic, standard   gathered tokens with their router logits
+
+Each returns the weighted sum over this rank's experts; the all2all backend sums over ranks.
 """
 
 from __future__ import annotations
@@ -11,6 +15,8 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 from moe.activations import ACTIVATIONS
+from moe.batches import from_batches, to_batches
+from moe.errors import MoEError
 from moe.types import TORCH_DTYPE
 
 if TYPE_CHECKING:
@@ -19,11 +25,14 @@ if TYPE_CHECKING:
     from moe.activations.base import Activation
     from moe.quant.base import QuantMethod
     from moe.spec import LayerSpec, Numerics
-    from moe.types import Activations, Dispatched, ExpertWeights, Routing
+    from moe.types import Activations, Batches, Dispatched, ExpertWeights, Routing
 
 
-class Experts(ABC):
-    """Compute the experts of one rank. `numerics`: as declared by the member's row."""
+class ExpertsBase(ABC):
+    """Hold what every backend knows of its rank. `numerics`: as declared by the member's row.
+
+    A class with a constructor of its own must call this one.
+    """
 
     def __init__(
         self, layer_spec: LayerSpec, rank: int, numerics: Numerics, quant: QuantMethod
@@ -34,7 +43,10 @@ class Experts(ABC):
         self.quant = quant
         self.dtype = TORCH_DTYPE[layer_spec.dtype]  # of the output
         self.activation: Activation = ACTIVATIONS.load(layer_spec.activation)()
+        self.gated = ACTIVATIONS.row(layer_spec.activation).gated
         self.num_local = len(layer_spec.experts_of(rank))
+        # [E] float32, the routing method's bias, for a backend that routes by itself; set later.
+        self.router_bias: Tensor | None = None
 
     @abstractmethod
     def prepare_weights(self, weights: ExpertWeights) -> None:
@@ -42,6 +54,27 @@ class Experts(ABC):
 
         weights: w13 in [gate; up] order; e experts of this rank, n of its intermediate columns.
         """
+
+    def activate(self, product: Tensor) -> Tensor:
+        """Return the layer's activation [R, n] in float32.
+
+        product: [R, 2n], [gate; up] along 2n, or [R, n] if the activation is not gated.
+        """
+        if not self.gated:
+            return self.activation(product.float(), None)
+        gate, up = product.float().chunk(2, dim=1)
+        return self.activation(gate, up)
+
+    @abstractmethod
+    def run(self, dispatched: Dispatched) -> Tensor:
+        """Return the sums [G, K] over this rank's experts for what an all2all backend prepared.
+
+        dispatched.routing: local ids; of a monolithic backend `Routing.of_logits`.
+        """
+
+
+class Experts(ExpertsBase):
+    """Compute experts that are given contiguous tokens with their routing."""
 
     def run(self, dispatched: Dispatched) -> Tensor:
         """Call `apply` for what an all2all backend prepared, with ids converted to local ones."""
@@ -55,3 +88,56 @@ class Experts(ABC):
         routing.topk_ids: [T, k] int32 *local* ids, -1 = not on this rank, or padding. The output of
         a token whose ids are all -1 must be zeros, since other ranks' outputs are added to it.
         """
+
+
+class BatchedExperts(ExpertsBase):
+    """Compute experts that are given a block of rows for each expert, and the number of rows."""
+
+    def run(self, dispatched: Dispatched) -> Tensor:
+        """Sort standard rows into batches, call `apply`, and sum its weighted rows by token.
+
+        Raises MoEError if an expert gets more rows than `capacity` allows.
+        """
+        x, routing = dispatched.x, dispatched.routing
+        batches = to_batches(x, routing.topk_ids, self.num_local, self.capacity(len(x.codes)))
+        return from_batches(self.apply(batches), batches, routing)
+
+    def capacity(self, tokens: int) -> int:
+        """Return C, the rows that each expert has room for; by default, for all tokens."""
+        return tokens
+
+    @abstractmethod
+    def apply(self, batches: Batches) -> Tensor:
+        """Return [e, C, K] in the model dtype, each row's output of its expert, not weighted.
+
+        Rows at or beyond an expert's count are undefined, may hold NaN, and are not read again.
+        """
+
+
+class MonolithicExperts(ExpertsBase):
+    """Compute experts that route by themselves, from router logits."""
+
+    def run(self, dispatched: Dispatched) -> Tensor:
+        """Call `apply` with the logits, which travelled in the place of router weights."""
+        return self.apply(dispatched.x, dispatched.routing.topk_weights)
+
+    @abstractmethod
+    def apply(self, x: Activations, logits: Tensor) -> Tensor:
+        """Return [T, K] in the model dtype: the sum over this rank's experts of weight * expert(x).
+
+        x: as for `Experts`. logits: [T, E] of all experts of the layer. How to route by them is
+        `layer_spec.routing_method`, whose bias is `router_bias`: no part of it may be fixed here.
+        Padding rows are zeros with logits of zero; their output is not read again.
+        """
+
+
+def check_set_up(experts: ExpertsBase) -> None:
+    """Raise MoEError if a backend's constructor did not call the one of its base class."""
+    attributes = ("layer_spec", "rank", "numerics", "quant", "dtype", "activation", "num_local")
+    missing = [name for name in attributes if not hasattr(experts, name)]
+    if missing:
+        name = type(experts).__name__
+        raise MoEError(
+            f"{name} has no attribute {', '.join(missing)}: its constructor must call "
+            "super().__init__(layer_spec, rank, numerics, quant)"
+        )

@@ -35,8 +35,7 @@ class TorchGroupedExperts(Experts):
             return guarded_buffers.empty(shape, dtype=self.dtype, device=x.codes.device).zero_()
         order, ends = _by_expert(routing.topk_ids, self.num_local)
         gate_up = _grouped_mm(x.codes[order // top_k], self.w13, ends)
-        gate, up = gate_up.float().chunk(2, dim=1)
-        h = self.activation(gate, up).to(self.dtype)
+        h = self.activate(gate_up).to(self.dtype)
         y = guarded_buffers.empty(
             (tokens * top_k, self.layer_spec.hidden), dtype=self.dtype, device=h.device
         )

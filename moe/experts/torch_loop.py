@@ -51,8 +51,7 @@ class TorchLoopExperts(Experts):
             w13 = dequantize_weight(self.weights.gate_up.expert(e))  # one expert's copy at a time
             parts.append(values[rows] @ w13.T)
         gate_up = torch.cat(parts)
-        gate, up = gate_up.chunk(2, dim=1)
-        h = self.activation(gate, up)
+        h = self.activate(gate_up)
         joined = self.quant.quantize_intermediate(h, self.weights.a2_scale)
         intermediates.keep("gemm1", gate_up, rows=flat, copy=False)
         intermediates.keep("activation", h, rows=flat, copy=False)

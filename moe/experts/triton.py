@@ -13,13 +13,13 @@ from moe import guarded_buffers, intermediates
 from moe.errors import MoEError
 from moe.experts.base import Experts
 from moe.formats import FORMATS
+from moe.kernels.activation import activate
 from moe.kernels.align import align_tokens
 from moe.kernels.combine import combine
 from moe.kernels.grouped_gemm import grouped_gemm
 from moe.kernels.launch import INTERPRETED
 from moe.kernels.quantize import quantize_rows, quantize_tensor, tensor_scale
 from moe.kernels.scales import code_kind_of
-from moe.kernels.silu_mul import silu_mul
 from moe.kernels.tiles import block_rows
 from moe.types import Activations
 
@@ -58,7 +58,7 @@ class TritonExperts(Experts):
         block_m = block_rows(rows, self.layer_spec.num_experts, interpreted=INTERPRETED)
         aligned = align_tokens(ids, self.num_local, block_m)
         gate_up = grouped_gemm(x, w.gate_up, aligned, rows=rows, dtype=self.dtype)
-        activation = silu_mul(gate_up, ids, activation=self.layer_spec.activation)
+        activation = activate(gate_up, ids, activation=self.layer_spec.activation)
         h = self._quantize(activation, ids)
         y = grouped_gemm(h, w.down, aligned, rows=rows, dtype=self.dtype)
         intermediates.keep("gemm1", gate_up, copy=False)

@@ -47,7 +47,10 @@ class VllmTritonExperts(Experts):
         self.weights = weights
         self.format = FORMATS[self.layer_spec.scheme.activations]
         self._is_fp8, self._is_int8 = (self.format.grid == grid for grid in ("e4m3", "int8"))
-        self._block = [128, 128] if self.format.name == "fp8_group" else None
+        block = self.format.block or (None, None)
+        self._block = [128, 128] if block == (1, 128) else None
+        self._has_shared_scale = self.format.has_one_scale and not self.format.static
+        self._is_per_token = block == (1, None)
         self._map = torch.arange(self.num_local + 1, dtype=torch.int32, device=weights.w13.device)
         self._map[-1] = -1
 
@@ -88,7 +91,7 @@ class VllmTritonExperts(Experts):
         )
         rows, experts, count = self._align(
             *(ids, config["BLOCK_SIZE_M"], self.num_local + 1, self._map),
-            ignore_invalid_experts=self.format.name != "fp8_dynamic",
+            ignore_invalid_experts=not self._has_shared_scale,
         )
         return partial(
             self._fused_moe.invoke_fused_moe_triton_kernel,
@@ -100,7 +103,7 @@ class VllmTritonExperts(Experts):
             compute_type=self._compute_type,
             use_fp8_w8a8=self._is_fp8,
             use_int8_w8a8=self._is_int8,
-            per_channel_quant=self._is_int8,
+            per_channel_quant=self._is_per_token,
             block_shape=self._block,
             **dict.fromkeys(("use_int8_w8a16", "use_int4_w4a16"), False),
         )
@@ -110,6 +113,6 @@ class VllmTritonExperts(Experts):
         if self.format.block is None:
             return Activations(codes=h)
         given = self.weights.a2_scale if self.format.static else None
-        settings = self.format.codec.dtype, self._is_int8, self._block
+        settings = self.format.codec.dtype, self._is_per_token, self._block
         codes, scale = self._quantize(h, given, *settings)
         return Activations(codes=codes, scale=scale, format=self.format)

@@ -65,6 +65,16 @@ class Format(MemberSpec):
         """Return whether scales belong to rows, and must be sent with them."""
         return self.block is not None and self.block[0] is not None
 
+    @property
+    def is_integer(self) -> bool:
+        """Return whether codes are integers, so that nothing below a scale has a code but 0."""
+        return self.grid.startswith("int")
+
+    def splits(self, rows: int) -> bool:
+        """Return whether no scale is shared by rows before and after row `rows`."""
+        down = None if self.block is None else self.block[0]
+        return down is not None and rows % down == 0
+
     def blocks(self, rows: int, columns: int) -> tuple[int, int]:
         """Return the number of scales along the rows and along the columns of a matrix."""
         assert self.block is not None, f"{self.name} has no scales"

@@ -23,12 +23,20 @@ import triton.language as tl
 
 from moe import guarded_buffers
 from moe.kernels.launch import INTERPRETED, launch
+from moe.kernels.tiles import program_size
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_CHUNK = 1 << 15 if INTERPRETED else 1024  # rows that one program counts and places
-_TILE = 1 << 17 if INTERPRETED else 8192  # elements of a program's [rows, experts] one-hot tile
+
+def _chunk() -> int:
+    """Return the number of rows that one program counts and places."""
+    return program_size(1024, 1 << 15, is_interpreted=INTERPRETED, small=16)
+
+
+def _tile() -> int:
+    """Return the elements of a program's [rows, experts] one-hot tile."""
+    return program_size(8192, 1 << 17, is_interpreted=INTERPRETED, small=32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,13 +86,13 @@ def _fill(out: Aligned, ids: Tensor, experts: int) -> None:
     """Run the kernels. ids: [R] int32."""
     rows, blocks, device = ids.numel(), out.block_expert.numel(), ids.device
     lanes = triton.next_power_of_2(experts)
-    chunk = min(_CHUNK, triton.next_power_of_2(rows))
+    chunk = min(_chunk(), triton.next_power_of_2(rows))
     chunks = triton.cdiv(rows, chunk)
-    sizes = {"CHUNK": chunk, "TILE": max(1, min(chunk, _TILE // lanes)), "EXPERTS": lanes}
+    sizes = {"CHUNK": chunk, "TILE": max(1, min(chunk, _tile() // lanes)), "EXPERTS": lanes}
     counts = guarded_buffers.empty((chunks, experts), dtype=torch.int32, device=device)
     launch(_count, (chunks,), device, ids, counts, rows, experts, **sizes)
     blocks_per_program = triton.cdiv(blocks, chunks)
-    max_blocks = max(1, _TILE // max(lanes, out.block_m))
+    max_blocks = max(1, _tile() // max(lanes, out.block_m))
     at_once = min(triton.next_power_of_2(blocks_per_program), max_blocks)
     launch(
         *(_place, (chunks,), device, ids, counts, out.row_ids, out.block_expert, out.num_rows),

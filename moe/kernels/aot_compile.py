@@ -17,13 +17,14 @@ from triton.compiler import ASTSource
 
 from moe.errors import MoEError
 from moe.kernels.launch import FP_FUSION, INTERPRETED
+from moe.platforms import PLATFORMS, platform
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from moe.kernels.launch import Launch
+    from moe.spec import TritonTarget
 
-KIB = 1024
 _TYPES = {
     torch.bfloat16: "*bf16",
     torch.float16: "*fp16",
@@ -38,20 +39,23 @@ _OPTIONS = ("num_warps", "num_stages")
 
 @dataclass(frozen=True, kw_only=True)
 class Chip:
-    """backend, arch, warp: as in Triton. shared_bytes: shared memory available to a program."""
+    """target: for Triton's compiler. shared_bytes: shared memory available to a program."""
 
-    backend: str
-    arch: int | str
-    warp: int
+    target: TritonTarget
     shared_bytes: int
 
 
-CHIPS = {
-    "sm90": Chip(backend="cuda", arch=90, warp=32, shared_bytes=227 * KIB),
-    "sm100": Chip(backend="cuda", arch=100, warp=32, shared_bytes=227 * KIB),
-    "gfx942": Chip(backend="hip", arch="gfx942", warp=64, shared_bytes=64 * KIB),
-    "gfx950": Chip(backend="hip", arch="gfx950", warp=64, shared_bytes=160 * KIB),
-}
+def _chips() -> dict[str, Chip]:
+    """Return arch -> chip, of the platforms for which Triton compiles."""
+    chips = {}
+    for row in PLATFORMS.built_in:
+        chip = platform(row.name)
+        if chip.triton_target is not None and chip.shared_bytes is not None:
+            chips[row.arch] = Chip(target=chip.triton_target, shared_bytes=chip.shared_bytes)
+    return chips
+
+
+CHIPS = _chips()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +86,8 @@ def compile_launches(launches: Iterable[Launch], chip: str) -> Iterator[Compiled
 
 def _compile(source: Any, options: dict[str, int], chip: str) -> Compiled:
     """Compile one kernel. chip: a key of CHIPS."""
-    target = GPUTarget(CHIPS[chip].backend, CHIPS[chip].arch, CHIPS[chip].warp)
+    named = CHIPS[chip].target
+    target = GPUTarget(named.backend, named.arch, named.warp)
     start = time.monotonic()
     binary = triton.compile(source, target=target, options=options)
     return Compiled(

@@ -11,11 +11,15 @@ import triton.language as tl
 from moe import guarded_buffers
 from moe.kernels import rounding
 from moe.kernels.launch import INTERPRETED, launch
+from moe.kernels.tiles import program_columns, program_size
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_TILE = 1 << 17 if INTERPRETED else 2048  # elements of the output that one program handles
+
+def _tile() -> int:
+    """Return the elements of the output that one program handles."""
+    return program_size(2048, 1 << 17, is_interpreted=INTERPRETED)
 
 
 def combine(
@@ -30,8 +34,8 @@ def combine(
     tokens, top_k = topk_ids.shape
     hidden = y.shape[1]
     out = guarded_buffers.empty((tokens, hidden), dtype=dtype or y.dtype, device=y.device)
-    tile_columns = min(triton.next_power_of_2(max(hidden, 1)), 1024)
-    tile_rows = max(1, min(triton.next_power_of_2(max(tokens, 1)), _TILE // tile_columns))
+    tile_columns = program_columns(hidden)
+    tile_rows = max(1, min(triton.next_power_of_2(max(tokens, 1)), _tile() // tile_columns))
     launch(
         *(_combine, (triton.cdiv(tokens, tile_rows), triton.cdiv(hidden, tile_columns)), y.device),
         *(y.contiguous(), topk_weights.contiguous(), topk_ids.contiguous(), out, tokens, hidden),

@@ -84,6 +84,14 @@ def launch(
             kernel[tuple(grid)](*args, enable_fp_fusion=FP_FUSION, **options)
 
 
+def runs_kernels(device: torch.device) -> bool:
+    """Return whether code that has a kernel and a twin should call the kernel for this device.
+
+    On a GPU and while recording; on a CPU the twin is faster than the interpreter.
+    """
+    return _recording is not None or device.type != "cpu"
+
+
 def _on(device: torch.device) -> AbstractContextManager[Any]:
     """Make `device` current; in the interpreter, silence numpy's warnings about NaN and Inf."""
     if INTERPRETED:

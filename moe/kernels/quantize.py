@@ -18,13 +18,18 @@ from moe import guarded_buffers
 from moe.errors import MoEError
 from moe.kernels import rounding
 from moe.kernels.launch import INTERPRETED, launch
+from moe.kernels.tiles import program_columns, program_size
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 MAX = {"fp8": rounding.E4M3_MAX, "int8": rounding.INT8_MAX}
 _CODE_DTYPE = {"fp8": torch.float8_e4m3fn, "int8": torch.int8}
-_TILE = 1 << 18 if INTERPRETED else 4096  # elements for each program, approximately
+
+
+def _tile() -> int:
+    """Return the elements for each program, approximately."""
+    return program_size(4096, 1 << 18, is_interpreted=INTERPRETED)
 
 
 def quantize_tensor(x: Tensor, scale: Tensor, kind: str) -> Tensor:
@@ -34,11 +39,11 @@ def quantize_tensor(x: Tensor, scale: Tensor, kind: str) -> Tensor:
     for any other.
     """
     codes, raw = _codes_like(x, kind)
-    grid = (triton.cdiv(x.numel(), _TILE),)
+    grid = (triton.cdiv(x.numel(), _tile()),)
     launch(
         *(_encode_tensor, grid, x.device, x.contiguous(), scale, raw, x.numel()),
         INT8=kind == "int8",
-        BLOCK=_TILE,
+        BLOCK=_tile(),
     )
     return codes
 
@@ -56,7 +61,7 @@ def quantize_rows(x: Tensor, kind: str, group: int | None) -> tuple[Tensor, Tens
     groups = triton.cdiv(columns, width) if columns else 0
     scale = guarded_buffers.empty((rows, groups), dtype=torch.float32, device=x.device)
     tile_columns = triton.next_power_of_2(max(width, 1))
-    tile_rows = max(1, min(triton.next_power_of_2(max(rows, 1)), _TILE // tile_columns))
+    tile_rows = max(1, min(triton.next_power_of_2(max(rows, 1)), _tile() // tile_columns))
     grid = (triton.cdiv(rows, tile_rows), groups)
     launch(
         *(_encode_rows, grid, x.device, x.contiguous(), raw, scale),
@@ -76,8 +81,8 @@ def tensor_scale(x: Tensor, ids: Tensor, kind: str) -> Tensor:
     in use and not read. kind: as in `quantize_tensor`.
     """
     rows, columns = x.shape
-    tile_columns = min(triton.next_power_of_2(max(columns, 1)), 2048)
-    tile_rows = max(1, min(triton.next_power_of_2(max(rows, 1)), _TILE // tile_columns))
+    tile_columns = program_columns(columns, 2048)
+    tile_rows = max(1, min(triton.next_power_of_2(max(rows, 1)), _tile() // tile_columns))
     parts = triton.cdiv(rows, tile_rows)
     scale = guarded_buffers.empty((), dtype=torch.float32, device=x.device)
     amax = guarded_buffers.empty((parts,), dtype=torch.int32, device=x.device)
@@ -86,7 +91,8 @@ def tensor_scale(x: Tensor, ids: Tensor, kind: str) -> Tensor:
         ROWS=tile_rows,
         WIDE=tile_columns,
     )
-    launch(_scale_of_parts, (1,), x.device, amax, scale, parts, INT8=kind == "int8", BLOCK=1024)
+    block = program_columns(parts)
+    launch(_scale_of_parts, (1,), x.device, amax, scale, parts, INT8=kind == "int8", BLOCK=block)
     return scale
 
 

@@ -1,10 +1,45 @@
-"""Choose the block sizes of the grouped GEMM from its shape, without tuning at run time."""
+"""Choose how much a program of a kernel computes from the shape, without tuning at run time.
+
+In the interpreter a program takes about a millisecond whatever its size, so that its tiles are
+large, and a small layer is one tile. Inside `small_tiles` even a small layer is many.
+"""
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from moe.spec import BLOCK
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_SMALL_ELEMENTS = 256
+_are_small = False
+
+
+@contextmanager
+def small_tiles() -> Iterator[None]:
+    """Let programs compute small tiles, so that small layers have many. Not thread-safe."""
+    global _are_small
+    before, _are_small = _are_small, True
+    try:
+        yield
+    finally:
+        _are_small = before
+
+
+def program_size(
+    compiled: int, interpreted: int, *, is_interpreted: bool, small: int = _SMALL_ELEMENTS
+) -> int:
+    """Return how many elements one program handles; each argument is a power of two.
+
+    small: inside `small_tiles`, compiled or interpreted.
+    """
+    if _are_small:
+        return small
+    return interpreted if is_interpreted else compiled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +58,11 @@ class Tile:
         return (self.block_m + self.block_n) * self.block_k * element_bytes * self.num_stages
 
 
+def program_columns(columns: int, limit: int = 1024) -> int:
+    """Return how many columns one program handles, a power of two: all of them, up to `limit`."""
+    return min(power_of_2(columns), 64 if _are_small else limit)
+
+
 def power_of_2(size: int) -> int:
     """Return the smallest power of two that is at least `size` (1 for 0)."""
     return 1 << max(size - 1, 0).bit_length()
@@ -33,6 +73,8 @@ def block_rows(rows: int, experts: int, *, interpreted: bool) -> int:
 
     Larger blocks add padding; smaller blocks read the weights more often.
     """
+    if _are_small:
+        return 16  # of the smallest product
     rows_per_expert = power_of_2(-(-rows // max(experts, 1)))
     return min(max(rows_per_expert, 16), 512 if interpreted else 128)
 
@@ -45,6 +87,8 @@ def gemm_tile(
     element_bytes: of an element of the wider operand. blocked: scales change every 128 inner
     elements, so that a step is one block of scales. shared_bytes: available to a program.
     """
+    if _are_small:
+        return _small_tile(block_m, blocked=blocked)
     tile = Tile(
         block_m=block_m,
         block_n=min(128, power_of_2(max(out, 32))),
@@ -60,6 +104,8 @@ def gemm_tile(
 
 def interpreted_tile(block_m: int, out: int, inner: int, *, blocked: bool) -> Tile:
     """Return a tile for the interpreter: large, as each program takes about a millisecond."""
+    if _are_small:
+        return _small_tile(block_m, blocked=blocked)
     return Tile(
         block_m=block_m,
         block_n=min(power_of_2(max(out, 16)), 1024),
@@ -67,4 +113,16 @@ def interpreted_tile(block_m: int, out: int, inner: int, *, blocked: bool) -> Ti
         group_m=1,
         num_warps=4,
         num_stages=1,
+    )
+
+
+def _small_tile(block_m: int, *, blocked: bool) -> Tile:
+    """Return a tile with which a product of 64 x 64 has several tiles, steps and groups."""
+    return Tile(
+        block_m=block_m,
+        block_n=BLOCK if blocked else 32,
+        block_k=BLOCK if blocked else 32,
+        group_m=2,
+        num_warps=4,
+        num_stages=2,
     )

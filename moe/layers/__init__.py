@@ -14,7 +14,16 @@ from moe import released
 from moe.errors import MoEError
 from moe.needs import Anything
 from moe.registry import Registry
-from moe.spec import MemberSpec, Need, Needs, Numerics, Reason, first_refusal, reads
+from moe.spec import (
+    ROUTING_FIELDS,
+    MemberSpec,
+    Need,
+    Needs,
+    Numerics,
+    Reason,
+    first_refusal,
+    reads,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,6 +42,11 @@ TAKES = {
     "sp": "layout_unsupported",
     "shared": "shared_experts_unsupported",
     "no_renorm": "renormalize_unsupported",
+    "bias": "router_unsupported",
+    "groups": "router_unsupported",
+    "scale": "router_unsupported",
+    "logits_dtype": "router_unsupported",
+    "weights_input": "router_unsupported",
 }
 
 
@@ -57,7 +71,7 @@ class OwnLayerSpec(MemberSpec):
 
     def asked(self, platform: Platform) -> tuple[Need, ...]:
         """Return the needs that can refuse a layer on this platform, in the order of checking."""
-        checks = (self._not_taken, self._formats, self._no_gate, self._router)
+        checks = (self._not_taken, self._formats, self._no_gate, self._router, self._padding)
         return (
             *(Need.of(check) for check in checks),
             *self.needs.asked(platform, leave_out=("formats",)),
@@ -67,7 +81,7 @@ class OwnLayerSpec(MemberSpec):
         """Return the reason of the first need that does not hold, or None."""
         return first_refusal(self.asked(platform), layer_spec)
 
-    @reads("layout", "shared_experts", "renormalize")
+    @reads("layout", "shared_experts", *ROUTING_FIELDS)
     def _not_taken(self, layer_spec: LayerSpec) -> Reason | None:
         """Refuse a layout or an option that `takes` does not name."""
         for word in _words_of(layer_spec):
@@ -94,9 +108,20 @@ class OwnLayerSpec(MemberSpec):
         text = f"has the router {', '.join(sorted(self.routers))}, not {layer_spec.router}"
         return Reason(code="router_unsupported", text=text)
 
-    @reads("num_experts", "hidden")
+    @reads("padding")
+    def _padding(self, layer_spec: LayerSpec) -> Reason | None:
+        """Refuse padding rows: a layer that routes by itself cannot be told which they are."""
+        if not layer_spec.padding:
+            return None
+        text = "routes by itself, and is not told which rows are padding; leave `padding` out"
+        return Reason(code="padding_unsupported", text=text)
+
+    @reads("num_experts", "hidden", "gate")
     def _no_gate(self, layer_spec: LayerSpec) -> Reason | None:
         """Refuse more experts than hidden columns, since each expert's logit is one column."""
+        if layer_spec.gate:
+            text = "the gate of `gate` is the composed layer's; this layer has its own"
+            return Reason(code="gate_unsupported", text=text)
         if self.takes_logits or layer_spec.num_experts <= layer_spec.hidden:
             return None
         text = (
@@ -113,6 +138,9 @@ def _words_of(layer_spec: LayerSpec) -> Iterator[str]:
         yield "shared"
     if not layer_spec.renormalize:
         yield "no_renorm"
+    yield from layer_spec.routing_method.options
+    if layer_spec.weights_input:
+        yield "weights_input"
 
 
 def layout_words(layout: Layout) -> list[str]:
@@ -183,7 +211,7 @@ LAYERS = LayerRegistry(
             ),
             numerics=replace(_RELEASED_ROUNDS, combine="model"),
             deterministic=True,
-            takes=frozenset(TAKES),
+            takes=frozenset({"dp", "tp", "ep", "sp", "shared", "no_renorm"}),
             routers=frozenset({"softmax", "sigmoid"}),
         ),
     ),

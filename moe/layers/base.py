@@ -27,14 +27,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointMLP:
-    """Hold one gated MLP as a checkpoint stores it: an expert, or all shared experts as one MLP.
+    """Hold one MLP as a checkpoint stores it: an expert, or all shared experts as one MLP.
 
-    gate, up: [N, K]. down: [K, N]. Weights in the layer's dtype, or codes whose scales are float32
-    multipliers: [] per tensor, [O] per channel, [ceil(O/128), ceil(I/128)] per block of [O, I].
+    gate, up: [N, K]; up is None if the activation is not gated. down: [K, N]. Weights in the
+    layer's dtype, or codes whose scales are float32 multipliers: [] per tensor, [O] per channel,
+    [ceil(O/128), ceil(I/128)] per block of [O, I].
     """
 
     gate: Tensor
-    up: Tensor
+    up: Tensor | None
     down: Tensor
     gate_scale: Tensor | None = None
     up_scale: Tensor | None = None
@@ -51,7 +52,7 @@ class CheckpointWeights:
         that it calls for.
     shared: the shared experts as one MLP of shared_experts * N columns, never quantized, or None.
     a1_scale, a2_scale: [] float32, static scales of the inputs of both products, or None.
-    gate_bias: [E] added to the router's scores. None: no current router has one.
+    gate_bias: [E] float32, added to the router's scores for the choice alone, or None.
     """
 
     gate_weight: Tensor | None
@@ -72,7 +73,7 @@ class LayerSubject(ABC):
 
     numerics: ClassVar[Numerics] = Numerics()  # where it rounds
     needs: ClassVar[Needs] = Needs()  # of the platform, dtypes, formats, sizes and packages
-    takes: ClassVar[frozenset[str]] = frozenset()  # some of dp, tp, ep, sp, shared, no_renorm
+    takes: ClassVar[frozenset[str]] = frozenset()  # words of `moe.layers.TAKES`
     routers: ClassVar[frozenset[str] | Anything] = frozenset(
         {"softmax"}
     )  # rows of `moe.routers` that its gate computes

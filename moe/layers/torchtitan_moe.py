@@ -65,6 +65,7 @@ class TorchtitanMoE(LayerSubject, row=LAYERS.row("torchtitan_moe")):
         if self._adds:
             columns = chunk(len(mlp.gate), layout.tp_size, layout.tp_rank(self.rank))
         part = slice(columns.start, columns.stop)
+        assert mlp.up is not None, "the row names gated activations only"
         return mlp.gate[part], mlp.up[part], mlp.down[:, part]
 
     def _config(

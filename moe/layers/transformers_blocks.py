@@ -20,7 +20,7 @@ from moe.spec import resolve
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from moe.layers.base import CheckpointWeights
+    from moe.layers.base import CheckpointMLP, CheckpointWeights
 
 
 class TransformersBlock(LayerSubject):
@@ -45,7 +45,7 @@ class TransformersBlock(LayerSubject):
             block.experts = type(block.experts)(self._config(len(experts), len(columns)))
         part = slice(columns.start, columns.stop)
         mlps = [checkpoint.expert(e) for e in experts]
-        gate_up = torch.stack([torch.cat((mlp.gate[part], mlp.up[part])) for mlp in mlps])
+        gate_up = torch.stack([_joined(mlp, part) for mlp in mlps])
         assert checkpoint.gate_weight is not None, "only a layer that takes logits has no gate"
         block.gate.weight = _frozen(checkpoint.gate_weight)
         block.experts.gate_up_proj = _frozen(gate_up)
@@ -87,6 +87,12 @@ class TransformersBlock(LayerSubject):
 
     def _released(self, kind: str, name: str) -> Any:
         return resolve(f"transformers.models.{self.model}.{kind}_{self.model}:{self.prefix}{name}")
+
+
+def _joined(mlp: CheckpointMLP, part: slice) -> Tensor:
+    """Return these rows of gate and of up, [2n, K]."""
+    assert mlp.up is not None, "the rows name gated activations only"
+    return torch.cat((mlp.gate[part], mlp.up[part]))
 
 
 def _frozen(tensor: Tensor) -> torch.nn.Parameter:

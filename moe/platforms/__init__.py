@@ -30,7 +30,7 @@ class PlatformSpec(MemberSpec):
 
     arch: the architecture that detection reports (`sm90`, `gfx942`, `cpu`).
     device_bytes: memory of one device, for plans that are made on another machine; that of the
-        smallest product.
+        smallest product for servers.
     detector: "module:function", a `moe.platforms.base.Detector`, shared by the rows of a vendor;
         None for a machine without devices.
     products: words in product names, for detectors that can read only a name.
@@ -51,6 +51,14 @@ PLATFORMS: Registry[PlatformSpec] = Registry(
     (
         PlatformSpec(name="cpu", target="moe.platforms.cpu:platform", arch="cpu"),
         PlatformSpec(
+            name="cuda_sm80",
+            target="moe.platforms.cuda_sm80:platform",
+            arch="sm80",
+            device_bytes=40 * _GB,  # A100; another A100 has 80
+            detector=_NVIDIA,
+            products=("A100", "A100-PCIE-40GB", "A100-SXM4-40GB", "A100-SXM4-80GB", "A800"),
+        ),
+        PlatformSpec(
             name="cuda_sm90",
             target="moe.platforms.cuda_sm90:platform",
             arch="sm90",
@@ -65,6 +73,14 @@ PLATFORMS: Registry[PlatformSpec] = Registry(
             device_bytes=180 * _GB,  # B200
             detector=_NVIDIA,
             products=("B200",),
+        ),
+        PlatformSpec(
+            name="cuda_sm120",
+            target="moe.platforms.cuda_sm120:platform",
+            arch="sm120",
+            device_bytes=32 * _GB,  # RTX 5090; an RTX PRO 6000 has 96
+            detector=_NVIDIA,
+            products=("5090", "Blackwell"),
         ),
         PlatformSpec(
             name="rocm_gfx942",

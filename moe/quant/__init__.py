@@ -43,6 +43,15 @@ class QuantSpec(MemberSpec):
             raise ValueError(f"{self.name} produces {pair_text}, {rule}")
 
 
+def _one_byte(weights: str, activations: str, target: str, suffix: str = "") -> QuantSpec:
+    """Return the row of a method of one-byte codes, named as its weight format and a suffix."""
+    return QuantSpec(
+        name=weights + suffix,
+        target=f"moe.quant.{target}",
+        scheme=Scheme(weights=weights, activations=activations, weight_bytes=1),
+    )
+
+
 QUANT: Registry[QuantSpec] = Registry(
     "quant",
     (
@@ -51,25 +60,16 @@ QUANT: Registry[QuantSpec] = Registry(
             target="moe.quant.none:NoQuant",
             scheme=Scheme(weights="model", activations="model"),
         ),
-        QuantSpec(
-            name="fp8_tensor",
-            target="moe.quant.fp8_tensor:Fp8TensorStatic",
-            scheme=Scheme(weights="fp8_tensor", activations="fp8_static", weight_bytes=1),
-        ),
-        QuantSpec(
-            name="fp8_tensor_dynamic",
-            target="moe.quant.fp8_tensor:Fp8TensorDynamic",
-            scheme=Scheme(weights="fp8_tensor", activations="fp8_dynamic", weight_bytes=1),
-        ),
-        QuantSpec(
-            name="fp8_block",
-            target="moe.quant.fp8_block:Fp8Block",
-            scheme=Scheme(weights="fp8_block", activations="fp8_group", weight_bytes=1),
-        ),
-        QuantSpec(
-            name="int8_channel",
-            target="moe.quant.int8_channel:Int8Channel",
-            scheme=Scheme(weights="int8_channel", activations="int8_token", weight_bytes=1),
-        ),
+        # Named by the weights' granularity, then by the activations' where it is not the usual one:
+        # `static` and `dynamic` are one scale for all tokens, `token` is one for each.
+        _one_byte("fp8_tensor", "fp8_static", "fp8_tensor:Fp8TensorStatic"),
+        _one_byte("fp8_tensor", "fp8_dynamic", "fp8_tensor:Fp8TensorDynamic", "_dynamic"),
+        _one_byte("fp8_tensor", "fp8_token", "fp8_tensor:Fp8TensorToken", "_token"),
+        _one_byte("fp8_channel", "fp8_token", "fp8_channel:Fp8Channel"),
+        _one_byte("fp8_channel", "fp8_static", "fp8_channel:Fp8ChannelStatic", "_static"),
+        _one_byte("fp8_channel", "fp8_dynamic", "fp8_channel:Fp8ChannelDynamic", "_dynamic"),
+        _one_byte("fp8_block", "fp8_group", "fp8_block:Fp8Block"),
+        _one_byte("int8_channel", "int8_token", "int8_channel:Int8Channel"),
+        _one_byte("int8_block", "int8_group", "int8_block:Int8Block"),
     ),
 )

@@ -13,6 +13,7 @@ import torch
 
 from moe.formats.quant_tensor import QuantTensor, dequantize, spread_scale
 from moe.kernels import quantize
+from moe.kernels.launch import runs_kernels
 from moe.types import ExpertWeights
 
 if TYPE_CHECKING:
@@ -31,7 +32,10 @@ class QuantMethod(ABC):
 
     @abstractmethod
     def quantize_weights(self, w13: Tensor, w2: Tensor) -> ExpertWeights:
-        """Return quantized weights. w13: [e, 2N, K], w2: [e, K, N] model dtype, not sharded."""
+        """Return quantized weights. w13: [e, 2N, K], w2: [e, K, N] model dtype, not sharded.
+
+        w13 is [e, N, K] if the activation is not gated.
+        """
 
     @abstractmethod
     def quantize_input(self, x: Tensor, a1_scale: Tensor | None) -> Activations:
@@ -45,22 +49,23 @@ class QuantMethod(ABC):
         return self.quantize_input(h, a2_scale)
 
     def shard(self, weights: ExpertWeights, columns: range, intermediate: int) -> ExpertWeights:
-        """Return the part of `weights` for these intermediate columns, of gate and of up.
+        """Return the part of `weights` for these intermediate columns, of gate and of any up.
 
         intermediate: N, the full size. Raises ValueError if a scale block would be cut.
         """
         return weights.replace(
-            w13=_gate_up_rows(weights.w13, columns, intermediate),
+            w13=_rows_of(weights.w13, columns, intermediate),
             w2=weights.w2[:, :, columns.start : columns.stop].contiguous(),
             **_shard_scales(weights, columns, intermediate),
         )
 
 
-def _gate_up_rows(t: Tensor, columns: range, intermediate: int) -> Tensor:
-    """Return the rows of t, [e, 2N, ...], for these columns: gate rows, then up rows."""
-    gate = t[:, columns.start : columns.stop]
-    up = t[:, intermediate + columns.start : intermediate + columns.stop]
-    return torch.cat([gate, up], dim=1).contiguous()
+def _rows_of(t: Tensor, columns: range, intermediate: int) -> Tensor:
+    """Return the rows of t, [e, 2N, ...] or [e, N, ...], for these columns: gate's, then up's."""
+    part = slice(columns.start, columns.stop)
+    return torch.cat(
+        [half[:, part] for half in torch.split(t, intermediate, dim=1)], dim=1
+    ).contiguous()
 
 
 def _shard_scales(
@@ -76,7 +81,7 @@ def _shard_scales(
         return changes
     if down is not None and weights.w13_scale is not None:
         blocks = _blocks_of(columns, intermediate, down)
-        changes["w13_scale"] = _gate_up_rows(weights.w13_scale, blocks, intermediate // down)
+        changes["w13_scale"] = _rows_of(weights.w13_scale, blocks, intermediate // down)
     if across is not None and weights.w2_scale is not None:
         blocks = _blocks_of(columns, intermediate, across)
         changes["w2_scale"] = weights.w2_scale[..., blocks.start : blocks.stop].contiguous()
@@ -94,13 +99,13 @@ def _blocks_of(columns: range, intermediate: int, block: int) -> range:
 
 def quantize_tensor(x: Tensor, scale: Tensor, kind: str) -> Tensor:
     """Return codes, [T, K]. scale: [] float32. Uses the kernel on a GPU, otherwise its twin."""
-    do = quantize.quantize_tensor if x.is_cuda else quantize.quantize_tensor_torch
+    do = quantize.quantize_tensor if runs_kernels(x.device) else quantize.quantize_tensor_torch
     return do(x, scale, kind)
 
 
 def quantize_rows(x: Tensor, kind: str, group: int | None) -> tuple[Tensor, Tensor]:
     """Return codes [T, K] and float32 scales, [T, 1], or [T, ceil(K/group)] per `group` columns."""
-    do = quantize.quantize_rows if x.is_cuda else quantize.quantize_rows_torch
+    do = quantize.quantize_rows if runs_kernels(x.device) else quantize.quantize_rows_torch
     return do(x, kind, group)
 
 

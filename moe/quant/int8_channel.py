@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import ClassVar
 
-from moe.formats import FORMATS
-from moe.quant.base import QuantMethod, quantize_pair, quantize_rows
-from moe.types import Activations, ExpertWeights
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from moe.quant.scaled import ScaledCodes
 
 
-class Int8Channel(QuantMethod):
+class Int8Channel(ScaledCodes):
     """Compute all scales from the values."""
 
-    def quantize_weights(self, w13: Tensor, w2: Tensor) -> ExpertWeights:
-        return quantize_pair(w13, w2, FORMATS["int8_channel"])
-
-    def quantize_input(self, x: Tensor, a1_scale: Tensor | None) -> Activations:
-        del a1_scale
-        codes, scale = quantize_rows(x, "int8", None)
-        return Activations(codes=codes, scale=scale, format=FORMATS["int8_token"])
+    weights: ClassVar[str] = "int8_channel"
+    activations: ClassVar[str] = "int8_token"

@@ -130,13 +130,12 @@ class Emulation:
 
     def _intermediate(self, numerics: Numerics) -> Tensor:
         """Return f(gate) * up [R, N], times the router weight where it is multiplied there."""
-        gate, up = self._rounded(self._first_product(numerics), numerics.gemm1).chunk(2, dim=1)
+        product = self._rounded(self._first_product(numerics), numerics.gemm1)
         activation = self._reference.activation
-        if numerics.activated_gate == "model":
-            f = activation(gate, torch.ones_like(up)).value
-            h = self._rounded(f, "model") * up
-        else:
-            h = activation(gate, up).value
+        gate, up = activation.split(product)
+        h = activation.of_gate(gate).value
+        if up is not None:
+            h = self._rounded(h, numerics.activated_gate) * activation.of_up(up).value
         h = self._rounded(h, numerics.activation)
         if numerics.weight_on != "intermediate":
             return h

@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from moe.activations.base import ActivationTruth, Propagated
+    from moe.activations.base import Propagated
     from moe.formats.format import Format
     from moe.numerics import Numerics
+    from moe.reference.activation import TrueActivation
 
 REACH = 5.0  # noise reaches ties at a distance of this many standard deviations
 FLOAT32_NOISE = 2.0**-21  # relative noise of a few float32 operations and an exponential
@@ -174,10 +175,10 @@ def intermediate(
     product: Noisy,
     numerics: Numerics,
     model: str,
-    activation: ActivationTruth,
+    activation: TrueActivation,
     weight: Tensor | None = None,
 ) -> Noisy:
-    """Return f(gate) * up [R, N] of the first product [R, 2N] = [gate, up].
+    """Return the activation [R, N] of the first product, [R, 2N] = [gate, up] or [R, N].
 
     It is rounded as `numerics` declares. weight: [R] router weights that multiply it, or None.
     """
@@ -186,36 +187,57 @@ def intermediate(
     return h if weight is None else rounded(h.times(weight), numerics.weighted, model)
 
 
-def _activated(
-    gate_up: Noisy, numerics: Numerics, model: str, activation: ActivationTruth
-) -> Noisy:
-    """Apply the activation [R, 2n] -> [R, n]: errors by its derivatives, plus float32 noise."""
-    half = gate_up.value.shape[1] // 2
-    gate, up = gate_up.columns(slice(0, half)), gate_up.columns(slice(half, None))
-    if numerics.activated_gate == "f32" or model == "f32":
-        product = activation(gate.value, up.value)
-        h = _combined((gate, up), product)
+def _activated(product: Noisy, numerics: Numerics, model: str, activation: TrueActivation) -> Noisy:
+    """Apply the activation [R, 2n] or [R, n] -> [R, n]: errors by slopes, plus float32 noise."""
+    gate, up = _halves(product, activation)
+    f = _through(gate, activation.of_gate(gate.value, _reach(gate)))
+    if up is not None:
+        factor = _through(up, activation.of_up(up.value, _reach(up)))
+        if numerics.activated_gate == "f32" or model == "f32":
+            h = _scaled(f, factor)
+        else:
+            h = rounded(f, numerics.activated_gate, model).product(factor)
     else:
-        function = activation(gate.value, torch.ones_like(up.value))
-        f = rounded(_combined((gate, None), function), numerics.activated_gate, model)
-        h = f.product(up)
+        h = f
     if not numerics.activation_error:
         return h
     error = (h.value * numerics.activation_error).square() / 3
     return dataclasses.replace(h, variance=h.variance + error)
 
 
-def _combined(gate_and_up: tuple[Noisy, Noisy | None], product: Propagated) -> Noisy:
-    """Return f(gate) * up with the errors of both, or f(gate) with those of the gate."""
-    gate, up = gate_and_up
-    by_gate, by_up = product.by_gate, product.by_up
-    variance = by_gate.square() * gate.variance + product.noise.square()
-    jumps, doubt = by_gate.square() * gate.jumps, by_gate * gate.doubt
-    if up is not None:
-        variance = variance + by_up.square() * up.variance
-        jumps = jumps + by_up.square() * up.jumps
-        doubt = doubt + by_up * up.doubt
-    return Noisy(value=product.value, variance=variance, jumps=jumps, doubt=doubt)
+def _halves(product: Noisy, activation: TrueActivation) -> tuple[Noisy, Noisy | None]:
+    """Return gate and up, or all columns and None if the activation is not gated."""
+    if not activation.gated:
+        return product, None
+    half = product.value.shape[1] // 2
+    return product.columns(slice(0, half)), product.columns(slice(half, None))
+
+
+def _reach(x: Noisy) -> Tensor:
+    """Return the largest error of x, elementwise."""
+    return REACH * x.variance.sqrt() + x.doubt
+
+
+def _through(x: Noisy, function: Propagated) -> Noisy:
+    """Return a function of x with the error of x, times the slope, and with its own noise."""
+    slope = function.slope
+    return Noisy(
+        value=function.value,
+        variance=slope.square() * x.variance + function.noise.square(),
+        jumps=slope.square() * x.jumps,
+        doubt=slope * x.doubt,
+    )
+
+
+def _scaled(f: Noisy, factor: Noisy) -> Noisy:
+    """Return f(gate) * up, whose float32 product is part of the noise of f."""
+    a, b = f.value.abs(), factor.value.abs()
+    return Noisy(
+        value=f.value * factor.value,
+        variance=b.square() * f.variance + a.square() * factor.variance,
+        jumps=b.square() * f.jumps + a.square() * factor.jumps,
+        doubt=b * f.doubt + a * factor.doubt,
+    )
 
 
 def quantize_noisy(h: Noisy, scale: Scale, fmt: Format) -> Noisy:

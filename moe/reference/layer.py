@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
-from moe.activations import ACTIVATIONS
 from moe.formats import FORMATS
 from moe.reference import formats
+from moe.reference.activation import activation_of
 from moe.reference.error_propagation import (
     Noisy,
     Scale,
@@ -32,15 +32,14 @@ from moe.reference.ownership import holders
 from moe.reference.pairs import largest_input, pairs_of, weighted_input
 from moe.reference.result import Answer, Sums, empty_sums, record_parts
 from moe.reference.shared_experts import SHARED, shared_output
-from moe.spec import LayerSpec, Numerics, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
-    from moe.activations.base import ActivationTruth
     from moe.reference.pairs import Pairs
+    from moe.spec import LayerSpec, Numerics
 
 B = TypeVar("B", bound="BaselineSiluAndMul")
 
@@ -82,7 +81,7 @@ class BaselineSiluAndMul:
         self._values = values
         self.weight_format = FORMATS[layer_spec.scheme.weights]
         self.act_format = FORMATS[layer_spec.scheme.activations]
-        self.activation: ActivationTruth = resolve(ACTIVATIONS.row(layer_spec.activation).truth)
+        self.activation = activation_of(layer_spec.activation)
         self._model = layer_spec.dtype
         self._latest: tuple[int, tuple[Tensor, Tensor]] | None = None
 

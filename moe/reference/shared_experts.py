@@ -12,7 +12,7 @@ from moe.reference.sum_noise import gathered
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from moe.activations.base import ActivationTruth
+    from moe.reference.activation import TrueActivation
     from moe.spec import LayerSpec
 
 # Of the shared experts in `moe.shared`: each step is rounded to the layer's dtype.
@@ -24,7 +24,7 @@ def shared_output(
     weights: tuple[Tensor, Tensor],
     numerics: Numerics,
     layer_spec: LayerSpec,
-    activation: ActivationTruth,
+    activation: TrueActivation,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the output of the shared experts and its error.
 

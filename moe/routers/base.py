@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from moe.spec import ANY, MemberSpec, Needs
+from moe.routing_method import OPTIONS
+from moe.spec import ANY, ROUTING_FIELDS, MemberSpec, Need, Needs, Reason, reads
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from moe.spec import LayerSpec, Platform
     from moe.types import Routing
 
 
 class Router(Protocol):
     """Select experts and their weights; created by `RouterSpec.target`."""
 
-    def __call__(self, logits: Tensor, top_k: int, *, renormalize: bool) -> Routing:
+    def __call__(self, logits: Tensor, top_k: int, *, renormalize: bool, **options: Any) -> Routing:
         """Return the routing, [T, k], with global ids and weights in float32.
 
         logits: [T, E], any float dtype. renormalize: divide the weights of the selected experts by
-        their sum. The choice between equal logits is undefined.
+        their sum. The choice between equal scores is undefined.
+
+        options: only those that the row names in `takes`, each only where the layer asks for it:
+        bias [E] float32, added to the scores for the choice alone; groups and chosen_groups; scale,
+        a factor of the weights. `moe.routing_method` says what they mean.
         """
 
 
@@ -51,8 +57,9 @@ class RouterTruth(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class RouterSpec(MemberSpec):
-    """Declare one router.
+    """Declare one router. Raises ValueError for an unknown word in `takes`.
 
+    takes: words of `moe.routing_method.OPTIONS`; a layer that asks for others is refused.
     truth: "package.module:Class", a `RouterTruth`. sums_to_one: whether the weights of all experts
     sum to 1 before renormalisation. always_renormalizes: whether the chosen weights sum to 1
     whatever `renormalize` says, as those of a softmax over the chosen experts do. saturated_at: a
@@ -66,3 +73,24 @@ class RouterSpec(MemberSpec):
     sums_to_one: bool
     always_renormalizes: bool = False
     saturated_at: float | None = None
+    takes: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        unknown = sorted(self.takes - set(OPTIONS))
+        if unknown:
+            known = ", ".join(OPTIONS)
+            raise ValueError(f"router {self.name!r} takes {unknown[0]!r}; choose from {known}")
+
+    def asked(self, platform: Platform) -> tuple[Need, ...]:
+        """Return the needs that can refuse a layer on this platform, in the order of checking."""
+        return (Need.of(self._not_taken), *self.needs.asked(platform))
+
+    @reads(*ROUTING_FIELDS)
+    def _not_taken(self, layer_spec: LayerSpec) -> Reason | None:
+        """Refuse an option that `takes` does not name."""
+        for word in layer_spec.routing_method.options:
+            if word not in self.takes:
+                text = f"does not name {word!r} in its `takes`"
+                return Reason(code="router_unsupported", text=text)
+        return None

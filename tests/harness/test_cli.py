@@ -52,6 +52,13 @@ def test_a_good_run(engine, capsys):
     assert (stored["cases"], stored["passed"], stored["skipped"]) == (9, 8, 1)
 
 
+def test_a_plain_call_is_given_by_an_option_and_kept_for_a_resumed_run(engine):
+    cli.main(["run", "--suite", "smoke", "--plain-call", "--out", "here"])
+    ((_, options),) = engine.calls
+    assert options.rank_options["plain_call"] is True
+    assert RunFolder.open(Path("here")).info.options.plain_call
+
+
 def test_what_the_engine_is_given(engine):
     cli.main(["run", "--suite", "smoke", "-x", "--slots", "3", "--save-tensors", "--out", "here"])
     ((plan, options),) = engine.calls
@@ -60,6 +67,7 @@ def test_what_the_engine_is_given(engine):
     assert options.log_dir == Path("here/logs")
     assert options.rank_options == {
         "save_tensors": str(Path("here/tensors").absolute()),
+        "plain_call": False,
         "pictures": str(Path("here/logs").absolute()),
     }
     cli.main(["run", "--suite", "smoke", "--retries", "4"])

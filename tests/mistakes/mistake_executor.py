@@ -17,8 +17,10 @@ from harness import execute
 from harness.fixtures import layer_under_test, run_calls
 from moe.spec import Numerics
 from tests.mistakes import (
+    mistakes_activations,
     mistakes_experts,
     mistakes_functions,
+    mistakes_kernels,
     mistakes_ranks,
     mistakes_routing,
     mistakes_scales,
@@ -40,7 +42,9 @@ FAMILIES = (
     mistakes_experts,
     mistakes_scales,
     mistakes_values,
-    mistakes_functions,  # last: a mistake's number is the seed of its case
+    mistakes_functions,
+    mistakes_kernels,
+    mistakes_activations,  # last: a mistake's number is the seed of its case
 )
 
 

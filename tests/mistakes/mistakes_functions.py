@@ -39,7 +39,7 @@ def gelu_by_erf_instead_of_tanh(patch):
     m=4,
 )
 def kernel_not_told_of_the_activation(patch):
-    around(patch, triton_experts, "silu_mul", lambda real, h, ids, **kw: real(h, ids))
+    around(patch, triton_experts, "activate", lambda real, h, ids, **kw: real(h, ids))
 
 
 @mistake("up ignored by another activation", "FI #2882", "silu_without_up", activation="gelu_tanh")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import torch
 
 from moe import layer
+from moe.experts import torch_monolithic
 from moe.experts.torch_grouped import TorchGroupedExperts
 from moe.routers.softmax.member import SoftmaxTopK
 from moe.types import Routing
@@ -195,3 +197,53 @@ def an_expert_computed_on_two_ranks(patch):
     from moe.all2all.allgather_reducescatter import AllGatherReduceScatter
 
     around(patch, AllGatherReduceScatter, "finalize", both)
+
+
+@mistake(
+    "routing method fixed in the backend",
+    "vLLM #37128",
+    "weights_softmax",
+    experts="torch_monolithic",
+    router="sigmoid",
+)
+def routing_method_always_softmax(patch):
+    original = torch_monolithic.dense_routing
+
+    def fixed(logits, method, bias):
+        return original(logits, dataclasses.replace(method, router="softmax"), bias)
+
+    patch.setattr(torch_monolithic, "dense_routing", fixed)
+
+
+@mistake(
+    "routing method fixed in the backend",
+    "vLLM #37605",
+    "renormalisation_extra",
+    experts="torch_monolithic",
+    renormalize=False,
+)
+def monolithic_always_renormalizes(patch):
+    original = torch_monolithic.dense_routing
+
+    def fixed(logits, method, bias):
+        return original(logits, dataclasses.replace(method, renormalize=True), bias)
+
+    patch.setattr(torch_monolithic, "dense_routing", fixed)
+
+
+@mistake(
+    "routing by the wrong experts' logits",
+    "FI #3303",
+    "other_experts",
+    experts="torch_monolithic",
+    **EP,
+)
+def monolithic_sees_its_own_experts_first(patch):
+    """Local experts are taken for the first ones of the layer, as without an offset."""
+    original = torch_monolithic.TorchMonolithicExperts.prepare_weights
+
+    def without_offset(self, weights):
+        original(self, weights)
+        self.local = tuple(range(self.num_local))
+
+    patch.setattr(torch_monolithic.TorchMonolithicExperts, "prepare_weights", without_offset)

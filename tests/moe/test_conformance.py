@@ -12,16 +12,21 @@ from moe import needs as needs_module
 from moe.all2all import ALL2ALL
 from moe.all2all.base import PrepareFinalize
 from moe.experts import EXPERTS
-from moe.experts.base import Experts
+from moe.experts.base import BatchedExperts, Experts, ExpertsBase, MonolithicExperts, check_set_up
 from moe.formats import FORMATS
 from moe.layout import Layout
 from moe.platforms import PLATFORMS, platform
 from moe.quant import QUANT
 from moe.quant.base import QuantMethod
 from moe.reason import Reason
+from moe.routers import ROUTERS
 from moe.spec import (
     ANY,
+    BATCHED,
     DTYPE_BYTES,
+    MODULAR,
+    MONOLITHIC,
+    STANDARD,
     LayerSpec,
     Needs,
     Platform,
@@ -31,7 +36,7 @@ from moe.spec import (
 from tests.moe.reference.residuals import case
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-BASES = ((EXPERTS, Experts), (ALL2ALL, PrepareFinalize), (QUANT, QuantMethod))
+BASES = ((EXPERTS, ExpertsBase), (ALL2ALL, PrepareFinalize), (QUANT, QuantMethod))
 ROWS = [(table, base, row) for table, base in BASES for row in table]
 TAKES_ANYTHING = Needs(dtypes=ANY, formats=ANY)
 WITH_NEEDS = [row for _, _, row in ROWS if row.needs != TAKES_ANYTHING]
@@ -52,6 +57,27 @@ def test_a_row_loads_a_whole_class_of_its_family(table, base, row):
     module = row.target.partition(":")[0]
     assert loaded.__module__ == module
     assert module.startswith(f"moe.{table.family}.") or row not in table._own, "one folder a family"
+
+
+BASE_OF = {
+    (MODULAR, STANDARD): Experts,
+    (MODULAR, BATCHED): BatchedExperts,
+    (MONOLITHIC, STANDARD): MonolithicExperts,
+}
+
+
+@pytest.mark.parametrize("row", list(EXPERTS), ids=row_id)
+def test_experts_are_called_as_the_kind_and_the_format_of_their_row_say(row):
+    assert issubclass(EXPERTS.load(row.name), BASE_OF[row.kind, row.dispatch_format])
+
+
+@pytest.mark.parametrize("row", list(EXPERTS), ids=row_id)
+def test_a_constructor_sets_up_its_base_class(row):
+    layer_spec = fitting(row.needs)
+    quant = next(q for q in QUANT if q.scheme.weights == layer_spec.scheme.weights)
+    made = EXPERTS.load(row.name)(layer_spec, 0, row.numerics, QUANT.load(quant.name)())
+    check_set_up(made)
+    assert made.layer_spec is layer_spec
 
 
 @pytest.mark.parametrize("row", list(PLATFORMS), ids=row_id)
@@ -77,9 +103,10 @@ def test_names_are_unique_over_all_tables():
 
 def test_each_family_has_a_member_that_takes_anything():
     assert EXPERTS.row("torch_loop").needs == Needs(
-        dtypes=ANY, formats=ANY, dequantizes=True, activation_functions=ANY
+        dtypes=ANY, formats=ANY, dequantizes=True, activation_functions=ANY, padding=True
     )
-    assert ALL2ALL.row("allgather_reducescatter").needs == TAKES_ANYTHING
+    any_rows = dataclasses.replace(TAKES_ANYTHING, padding=True)
+    assert ALL2ALL.row("allgather_reducescatter").needs == any_rows
     assert all(row.needs == TAKES_ANYTHING for row in QUANT.built_in)
 
 
@@ -128,6 +155,10 @@ def violations(row):
     for dtype in sorted(set(DTYPE_BYTES) - dtypes):
         bad = dataclasses.replace(good, dtype=dtype)
         yield dtype, bad, chip, "dtype_unsupported", f", not {dtype}"
+    for router in sorted({row.name for row in ROUTERS} - set(needs.routers or ())):
+        if needs.routers is not None and needs.routers != ANY:
+            bad = dataclasses.replace(good, router=router)
+            yield router, bad, chip, "router_unsupported", f", not {router}"
     sizes = (("hidden", needs.hidden_multiple), ("intermediate", needs.shard_multiple))
     for field, multiple in sizes:
         if multiple > 1:
@@ -149,7 +180,8 @@ REFUSED = [(row, *violation) for row in WITH_NEEDS for violation in violations(r
     ids=[f"{row.name}-{what}" for row, what, *_ in REFUSED],
 )
 def test_a_need_that_does_not_hold_is_refused(row, what, layer_spec, chip, code, text):
-    reason = row.needs.refusal(layer_spec, chip)
+    refusal = experts_refusal if row in list(EXPERTS) else Needs.refusal
+    reason = refusal(dataclasses.replace(row.needs, dequantizes=True), layer_spec, chip)
     assert reason is not None
     assert reason.code == code
     assert text in reason.text

@@ -211,6 +211,8 @@ def test_a_layer_is_composed_by_its_backend_s_kind(monkeypatch):
         pass
 
     assert tuple(layer.KERNELS) == KINDS
+    monolithic = build(layer_spec(), members(experts="torch_monolithic"))
+    assert type(monolithic.kernel) is layer.MonolithicKernel
     monkeypatch.setitem(layer.KERNELS, "modular", Joined)
     assert type(build(layer_spec(), members()).kernel) is Joined
 

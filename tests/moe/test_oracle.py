@@ -7,7 +7,7 @@ from moe.errors import MoEError
 from moe.experts import EXPERTS
 from moe.layout import Layout
 from moe.oracle import explain, select
-from moe.platforms import platform
+from moe.platforms import PLATFORMS, platform
 from moe.quant import QUANT
 from moe.registry import Registry
 from moe.spec import ANY, LayerSpec, MemberSpec, Needs, Reason
@@ -58,7 +58,7 @@ def all_but(name):
 
 
 @pytest.mark.parametrize("quant", QUANT.rows)
-@pytest.mark.parametrize("chip", ["cpu", "cuda_sm90", "cuda_sm100", "rocm_gfx942", "rocm_gfx950"])
+@pytest.mark.parametrize("chip", [row.name for row in PLATFORMS.built_in])
 def test_something_takes_every_scheme_on_every_platform(quant, chip):
     asked = layer_spec(scheme=QUANT.row(quant).scheme, dtype="f32", layout=Layout(tp_size=8))
     for table, name in ((EXPERTS, "torch_loop"), (ALL2ALL, "allgather_reducescatter")):

@@ -1,1 +1,1 @@
-"""Compute GELU(gate) * up with the tanh approximation of GELU, also called GeGLU."""
+"""Compute GELU(gate) * up, in the tanh approximation of GELU, also called GeGLU; or GELU alone."""

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 
 class GeluTanhMul:
-    """Compute GELU(gate) * up, float32 in and out."""
+    """Compute GELU(gate) * up, or GELU(gate) without up; float32 in and out."""
 
-    def __call__(self, gate: Tensor, up: Tensor) -> Tensor:
-        return torch.nn.functional.gelu(gate, approximate="tanh") * up
+    def __call__(self, gate: Tensor, up: Tensor | None) -> Tensor:
+        gelu = torch.nn.functional.gelu(gate, approximate="tanh")
+        return gelu if up is None else gelu * up

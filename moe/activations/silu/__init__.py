@@ -1,1 +1,1 @@
-"""Compute SiLU(gate) * up, also called SwiGLU."""
+"""Compute SiLU(gate) * up, also called SwiGLU, or SiLU alone."""

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 
 class SiluMul:
-    """Compute SiLU(gate) * up, float32 in and out."""
+    """Compute SiLU(gate) * up, or SiLU(gate) without up; float32 in and out."""
 
-    def __call__(self, gate: Tensor, up: Tensor) -> Tensor:
-        return torch.nn.functional.silu(gate) * up
+    def __call__(self, gate: Tensor, up: Tensor | None) -> Tensor:
+        silu = torch.nn.functional.silu(gate)
+        return silu if up is None else silu * up

@@ -1,4 +1,4 @@
-"""Compute SiLU(gate) * up and its derivatives, for the reference."""
+"""Compute SiLU and its derivative, for the reference."""
 
 from __future__ import annotations
 
@@ -14,14 +14,9 @@ if TYPE_CHECKING:
 _NOISE = 2.0**-21  # relative error of a few float32 operations and an exponential
 
 
-def silu_mul(gate: Tensor, up: Tensor) -> Propagated:
-    """Return SiLU(gate) * up, its derivatives and its noise. gate, up: of one shape."""
-    sigmoid = torch.sigmoid(gate)
-    silu = gate * sigmoid
-    value = silu * up
-    return Propagated(
-        value=value,
-        by_gate=(sigmoid * (1 + gate * (1 - sigmoid)) * up).abs(),
-        by_up=silu.abs(),
-        noise=value.abs() * _NOISE,
-    )
+def silu(x: Tensor) -> Propagated:
+    """Return SiLU(x), its slope and its noise."""
+    sigmoid = torch.sigmoid(x)
+    value = x * sigmoid
+    slope = (sigmoid * (1 + x * (1 - sigmoid))).abs()
+    return Propagated(value=value, slope=slope, noise=value.abs() * _NOISE)

@@ -26,8 +26,10 @@ def _row(name: str, block: tuple[int | None, int | None], *, static: bool = Fals
 
 ROWS = (
     _row("fp8_tensor", (None, None)),  # weights, one scale per expert's matrix
+    _row("fp8_channel", (1, None)),  # weights, one scale per output channel
     _row("fp8_block", (128, 128)),  # weights, one scale per 128x128 block
     _row("fp8_static", (None, None), static=True),  # activations, one calibrated scale
     _row("fp8_dynamic", (None, None)),  # activations, one scale per call
+    _row("fp8_token", (1, None)),  # activations, one scale per token
     _row("fp8_group", (1, 128)),  # activations, one scale per 128 columns of a token
 )

@@ -5,6 +5,6 @@ from moe.activations.base import ActivationSpec
 QUICK_GELU = ActivationSpec(
     name="quick_gelu",
     target="quick_gelu.member:QuickGeluMul",
-    truth="quick_gelu.truth:quick_gelu_mul",
+    truth="quick_gelu.truth:quick_gelu",
     identity_from=16.0,
 )

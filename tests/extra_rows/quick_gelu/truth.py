@@ -1,4 +1,4 @@
-"""gate * sigmoid(1.702 * gate) * up and its derivatives, for the reference."""
+"""gate * sigmoid(1.702 * gate) and its slope, for the reference."""
 
 import torch
 
@@ -8,12 +8,11 @@ ALPHA = 1.702
 NOISE = 2.0**-22  # relative, of float32's few operations; the sigmoid's grows with its argument
 
 
-def quick_gelu_mul(gate, up):
-    sigmoid = torch.sigmoid(ALPHA * gate)
-    gelu = gate * sigmoid
+def quick_gelu(x):
+    sigmoid = torch.sigmoid(ALPHA * x)
+    value = x * sigmoid
     return Propagated(
-        value=gelu * up,
-        by_gate=((sigmoid + ALPHA * gelu * (1 - sigmoid)) * up).abs(),
-        by_up=gelu.abs(),
-        noise=(gelu * up).abs() * (1 + (ALPHA * gate).abs()) * NOISE,
+        value=value,
+        slope=(sigmoid + ALPHA * value * (1 - sigmoid)).abs(),
+        noise=value.abs() * (1 + (ALPHA * x).abs()) * NOISE,
     )

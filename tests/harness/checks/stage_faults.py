@@ -61,7 +61,7 @@ def first_product(patch) -> None:
 
 
 def activation(patch) -> None:
-    _around(patch, triton, "silu_mul", lambda found, *_: one_more(found))
+    _around(patch, triton, "activate", lambda found, *_: one_more(found))
 
 
 def second_codes(patch) -> None:

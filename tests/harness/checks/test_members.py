@@ -15,10 +15,10 @@ from tests.harness.checks.observed import observation
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def with_members(layer: str = COMPOSED, **changes):
+def with_members(layer: str = COMPOSED, case=(), **changes):
     seen = observation()
     actual = SimpleNamespace(members=seen.subject.layer.members | changes)
-    point = SimpleNamespace(**{**vars(seen.subject.case), "layer": layer})
+    point = SimpleNamespace(**{**vars(seen.subject.case), **dict(case), "layer": layer})
     subject = dataclasses.replace(seen.subject, case=point, layer=actual)
     return dataclasses.replace(seen, subject=subject)
 
@@ -37,6 +37,16 @@ def test_the_requested_classes_are_no_finding():
 def test_another_class_leads_the_report(family, text):
     (finding,) = members.findings(with_members(**{family: "Another"}))
     assert (finding.text, finding.leads, finding.verdict) == (text, True, Verdict.FAILED)
+
+
+def test_a_backend_that_routes_by_itself_stands_for_the_router():
+    named = {"experts": "TorchMonolithicExperts", "router": "TorchMonolithicExperts"}
+    assert members.findings(with_members(**named, case={"experts": "torch_monolithic"})) == ()
+    named["router"] = "SoftmaxTopK"
+    (finding,) = members.findings(with_members(**named, case={"experts": "torch_monolithic"}))
+    assert finding.text == (
+        "router: asked for softmax (TorchMonolithicExperts), and SoftmaxTopK ran"
+    )
 
 
 def test_a_layer_from_outside_has_no_members_to_compare():

@@ -169,6 +169,12 @@ def _noisy(context):
     return Verdict.FAILED
 
 
+def _threads(context):
+    """Write down how many threads torch uses in this process."""
+    threads = str(torch.get_num_threads())
+    (Path(context.options["folder"]) / f"threads-{os.getpid()}").write_text(threads)
+
+
 FAULTS = SimpleNamespace(
     none=_barrier,
     matmul=_matmul,
@@ -195,6 +201,7 @@ FAULTS = SimpleNamespace(
     slow=_slow,
     flaky=_flaky,
     noisy=_noisy,
+    threads=_threads,
 )
 _NAMES = list(vars(FAULTS))
 

@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 EXECUTOR = "tests.harness.engine.engine_faults:run_case"
 
 
-def plan(*cases, limit: float = 30.0, jobs=None):
+def plan(*cases, limit: float = 30.0, jobs=None, memory_share: float = 0.0):
     """One job of these cases, or `jobs` (tuples of cases) with a gang each."""
     jobs = jobs or [cases]
     made = [
@@ -26,6 +26,7 @@ def plan(*cases, limit: float = 30.0, jobs=None):
             transport="gloo",
             cases=tuple(group),
             time_limit=limit,
+            memory_share=memory_share,
         )
         for group in jobs
     ]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 
 import pytest
 
 from harness.engine import process_tree
-from harness.engine.scheduler import RunOptions, run
+from harness.engine.scheduler import BATCH, RunOptions, run
 from harness.record.events import CaseEnded, CaseStarted, GangEnded, GangStarted
 from harness.record.result import Verdict
 from tests.harness.engine.engine_faults import case
@@ -242,6 +243,35 @@ def test_slots_let_narrow_gangs_run_side_by_side_and_wide_ones_alone(tmp_path):
     assert max(both) < min(kinds.index(("CaseEnded", gang)) for gang in (1, 2))
     assert kinds.index(("GangStarted", 3)) > max(kinds.index(("GangEnded", g)) for g in (1, 2))
     assert {r.verdict for r in results(events).values()} == {Verdict.PASSED}
+
+
+def test_gangs_share_a_jobs_cases_as_far_as_slots_and_memory_go(tmp_path):
+    cases = [case("none", world=1, m=m) for m in range(1, 2 * BATCH + 2)]
+    shared = events_of(plan(*cases), tmp_path / "shared", slots=3)
+    ran = Counter(event.gang for event in shared if isinstance(event, CaseEnded))
+    assert len(ran) == 3
+    assert sorted(results(shared)) == sorted(c.id for c in cases)
+    large = events_of(plan(*cases, memory_share=0.6), tmp_path / "large", slots=3)
+    assert {event.gang for event in large if isinstance(event, CaseEnded)} == {1}
+
+
+def test_fail_fast_ends_all_gangs_of_a_job(tmp_path):
+    cases = [case("fail", world=1), *(case("none", world=1, m=m) for m in range(1, 4 * BATCH))]
+    found = results(events_of(plan(*cases), tmp_path, slots=2, fail_fast=True))
+    assert sorted(found) == sorted(c.id for c in cases)
+    assert found[cases[0].id].verdict is Verdict.FAILED
+    assert found[cases[-1].id].reason == "fail_fast"
+
+
+def test_ranks_that_run_at_once_share_the_cores(tmp_path):
+    cases = [case("threads", world=1, m=m) for m in range(1, BATCH + 2)]
+    cores = len(os.sched_getaffinity(0))
+    for slots, threads in ((1, cores), (2, max(1, cores // 2))):
+        folder = tmp_path / str(slots)
+        folder.mkdir()
+        results(events_of(plan(*cases), folder, slots=slots))
+        written = [path.read_text() for path in folder.glob("threads-*")]
+        assert written == [str(threads)] * slots
 
 
 def test_one_slot_means_one_gang_at_a_time(tmp_path):

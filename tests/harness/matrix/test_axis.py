@@ -44,7 +44,12 @@ def test_a_family_is_one_of_those_listed(axis: Axis) -> None:
 def changed(axis: Axis) -> MoETestConfig:
     """PLAIN with another value of the axis."""
     now = getattr(PLAIN, axis.name)
-    values = {"bool": not now, "int": 7, "str": next(iter([*axis.choices[1:], "another"]))}
+    values = {
+        "bool": not now,
+        "int": 7,
+        "float": 2.5,
+        "str": next(iter([*axis.choices[1:], "another"])),
+    }
     return PLAIN.replace(**{axis.name: values[axis.kind]})
 
 

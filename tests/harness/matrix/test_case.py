@@ -26,7 +26,8 @@ BY_FIELD = {
     "shared_experts": counts,
     "seed": counts,
 }
-BY_TYPE = {"int": sizes, "bool": st.booleans(), "str": names}
+factors = st.floats(0.001, 1000.0)
+BY_TYPE = {"int": sizes, "float": factors, "bool": st.booleans(), "str": names}
 
 
 def strategy(field):
@@ -84,6 +85,9 @@ def test_an_order_of_tokens_does_not_matter():
         (PLAIN.id + "-ep:1", "write 'ep' or 'no_ep'"),
         (PLAIN.id + "-m:3", "m is given twice"),
         (PLAIN.id + "-tp:0", "tp_size must be at least 1, not 0"),
+        (PLAIN.id + "-scale:2.5.1", "'2.5.1' is not a number such as 2.5"),
+        (PLAIN.id + "-scale:.5", "'.5' is not a number such as 2.5"),
+        (PLAIN.id + "-scale:0", "router_scale must be a number from 0.001 to 1000, not 0.0"),
         (PLAIN.id + "-dtype:f8", "dtype must be one of bf16, fp16, f32, not 'f8'"),
         (PLAIN.id + "-tokens:many", "tokens must be one of even, ragged, idle, not 'many'"),
     ],

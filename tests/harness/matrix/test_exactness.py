@@ -77,3 +77,11 @@ def test_an_activation_must_leave_every_gate_value_as_it_is(monkeypatch, identit
     row = dataclasses.replace(ACTIVATIONS.row("silu"), name="other", identity_from=identity_from)
     monkeypatch.setattr(ACTIVATIONS, "_rows", {**ACTIVATIONS.rows, "other": row})
     assert is_bitwise(EXACT.replace(activation="other")) is bitwise
+
+
+def test_integer_codes_are_exact_only_where_gate_and_up_have_scales_of_their_own():
+    sizes = {"m": 4, "n": 192, "k": 128, "num_experts": 4, "top_k": 2}
+    cut = MoETestConfig(**sizes, experts="torch_loop", exact=True, quant="int8_block")
+    assert not is_bitwise(cut)
+    assert is_bitwise(cut.replace(n=256))
+    assert is_bitwise(cut.replace(quant="fp8_block"))

@@ -12,6 +12,7 @@ from harness.plan.machine import planned_for
 from harness.plan.plan import make_plan
 from moe.all2all import ALL2ALL
 from moe.experts import EXPERTS
+from moe.platforms import PLATFORMS
 from moe.quant import QUANT
 
 SCHEMES = {"none", "fp8_tensor", "fp8_tensor_dynamic", "fp8_block", "int8_channel"}
@@ -142,9 +143,7 @@ def test_ci_covers_what_it_promises_on_two_hoppers():
 
 
 @pytest.mark.parametrize("suite", ["smoke", "ci", "nightly"])
-@pytest.mark.parametrize(
-    "platform", ["cpu", "cuda_sm90", "cuda_sm100", "rocm_gfx942", "rocm_gfx950"]
-)
+@pytest.mark.parametrize("platform", [row.name for row in PLATFORMS.built_in])
 def test_every_suite_has_something_for_every_platform(suite, platform):
     plan = of(suite, platform)
     assert plan.cases

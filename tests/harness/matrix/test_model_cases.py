@@ -74,7 +74,7 @@ def test_everything_that_a_case_can_say_is_said():
         ({"router": RouterFacts(bias=True, scale=2.5)}, ["router_bias", "router_scale"]),
         ({"router": RouterFacts(weights_input=True)}, ["weights_input"]),
         ({"router": RouterFacts(scoring="cosine")}, ["scoring_cosine"]),
-        ({"activation": "relu2", "gated": False}, ["act_relu2", "not_gated"]),
+        ({"activation": "cubed", "gated": False}, ["act_cubed_no_mul"]),
         ({"expert_bias": True, "latent": 16}, ["expert_bias", "latent"]),
         ({"shared_experts": 1, "shared_gate": True}, ["shared_gate"]),
         ({"shared_experts": 1, "shared_intermediate": 33}, ["shared_width"]),
@@ -88,6 +88,19 @@ def test_what_no_case_says_is_named_in_the_case(fields, words):
     (case,) = points_of(facts(**fields), layouts=ONE, tokens=(1,))
     assert case.missing == (".".join(words) or "nothing")
     assert MoETestConfig.from_id(case.id) == case
+
+
+@pytest.mark.parametrize(
+    ("fields", "row"),
+    [
+        ({"activation": "relu2", "gated": False}, "relu2_no_mul"),
+        ({"activation": "swiglu_clamped"}, "swiglu_clamped"),
+        ({"activation": "gelu", "gated": False}, "gelu_no_mul"),
+    ],
+)
+def test_an_activation_without_a_gate_has_a_row_of_its_own(fields, row):
+    (case,) = points_of(facts(**fields), layouts=ONE, tokens=(1,))
+    assert (case.activation, case.missing) == (row, "nothing")
 
 
 def test_a_method_that_is_asked_for_replaces_the_checkpoints():

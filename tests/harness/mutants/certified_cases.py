@@ -17,7 +17,7 @@ def result(one, verdict=Verdict.PASSED, **words) -> CaseResult:
     """All caught, but for what cannot exist and for `words`."""
     battery = {
         h.name: CAUGHT
-        if h.possible(one.layer_spec.scheme, one.layout)
+        if h.possible(one.layer_spec)
         else (Outcome.NOT_APPLICABLE, "there is one rank only")
         for h in MEMBERS
     }

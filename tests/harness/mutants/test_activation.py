@@ -62,7 +62,16 @@ def test_a_mistake_in_the_weights_is_foretold(name, quant, change):
 NO_MISTAKE = [
     ("silu", case(), "silu is the layer's own activation"),
     ("gelu_tanh", case(activation="gelu_tanh"), "gelu_tanh is the layer's own activation"),
+    ("gelu", case(activation="gelu_no_mul"), "gelu_no_mul is the layer's own activation"),
     ("shard_of_joined_rows", case(tp_size=2, use_ep=True), "whole experts"),
+    *(
+        (name, case(activation="silu_no_mul", tp_size=2), "is not gated")
+        for name in (
+            *("gate_up_swapped", "silu_without_up", "up_without_gate", "swiglu_oai"),
+            *("gate_up_interleaved", "shard_of_joined_rows"),
+        )
+    ),
+    ("up_scale_from_gate", case(activation="silu_no_mul", quant="fp8_block"), "is not gated"),
     ("gate_up_interleaved", case(n=1), "interleaved as they are"),
     ("odd_k_blocks_missing", case(k=128), "one block of 128"),
     ("last_k_block_missing", case(k=256), "every second one"),

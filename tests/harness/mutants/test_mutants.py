@@ -26,7 +26,7 @@ def test_the_battery_holds_what_was_promised():
         *("zeros", "halved", "doubled", "negated", "rolled", "swapped", "row_zeroed"),
         *("last_block_zeroed", "expert_dropped", "expert_from_neighbour", "shared_missing"),
         *("shared_twice", "weights_ignored", "weights_twice", "rank_missing", "rank_twice"),
-        *("scale_shifted", "gate_up_swapped"),
+        *("scale_shifted", "gate_up_swapped", "limit_missing"),
     ]
 
 
@@ -74,6 +74,13 @@ PLACES |= dict.fromkeys(
 
 
 PLACES["silu"] = case(activation="gelu_tanh")
+PLACES |= dict.fromkeys(
+    (
+        *("limit_missing", "gate_limit_missing", "up_limit_missing"),
+        *("beta_missing", "alpha_missing"),
+    ),
+    case(activation="swiglu_clamped"),
+)
 
 
 PLACES["weights_softmax"] = case(router="sigmoid")

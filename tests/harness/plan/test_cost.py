@@ -3,6 +3,7 @@
 import pytest
 
 from harness.plan import cost
+from harness.plan.machine import planned_for
 from tests.harness.plan.points import case
 
 
@@ -11,6 +12,16 @@ def test_the_memory_estimate_grows_with_what_a_rank_holds():
     for more in ({"num_experts": 64}, {"m": 4096}, {"shared_experts": 4}, {"quant": "fp8_tensor"}):
         changed = cost.rank_bytes(case(**more).layer_spec, "cpu")
         assert (changed < base) if "quant" in more else (changed > base)
+
+
+def test_the_share_of_memory_is_that_of_all_ranks_and_at_one_a_case_does_not_fit():
+    machine = planned_for("cpu")
+    one, two = (cost.memory_share(case(dp_size=d).layer_spec, machine) for d in (1, 2))
+    assert two == pytest.approx(2 * one, rel=0.05)
+    largest = case(num_experts=int(8 / one)).layer_spec
+    for layer_spec in (case().layer_spec, largest):
+        fits = cost.shortage(layer_spec, machine) is None
+        assert fits == (cost.memory_share(layer_spec, machine) <= 1)
 
 
 @pytest.mark.parametrize(

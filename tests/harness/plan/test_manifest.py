@@ -20,7 +20,12 @@ def test_run_json_says_what_was_asked(engine):
     info = json.loads((the_folder().path / "run.json").read_text())
     assert info["suite"] == "smoke"
     assert info["argv"] == ["run", "--suite", "smoke", "--time-limit", "5"]
-    assert info["options"] == {"time_limit": 5.0, "retries": 1, "save_tensors": False}
+    assert info["options"] == {
+        "time_limit": 5.0,
+        "retries": 1,
+        "save_tensors": False,
+        "plain_call": False,
+    }
     assert info["versions"]["python"].startswith("3.")
     assert "torch" in info["versions"]
     assert info["platform"]["name"] == "cpu"

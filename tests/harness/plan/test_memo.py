@@ -113,6 +113,13 @@ def sample(count, seed=0):
         "use_ep": (False, True),
         "sequence_parallel": (False, True),
         "renormalize": (False, True),
+        "router_bias": (False, False, False, True),
+        "router_groups": (1, 1, 1, 2),
+        "router_scale": (1.0, 1.0, 1.0, 2.5),
+        "logits_dtype": ("model", "model", "model", "f32"),
+        "weights_input": (False, False, False, True),
+        "gate": (False, False, False, True),
+        "padding": ("none", "none", "none", "end"),
         "exact": (False, False, True),
         **{name: names[name] for name in ("all2all", "quant", "router", "activation")},
         "experts": (*names["experts"], "auto"),
@@ -178,7 +185,7 @@ def probed(monkeypatch):
         function = declared(lambda layer_spec, platform: narrow(layer_spec, platform))
         monkeypatch.setitem(globals(), "probe", function)
         plain = {"formats": ANY, "dequantizes": True, "dtypes": ANY, "activation_functions": ANY}
-        needs = Needs(probe=f"{__name__}:probe", **plain)
+        needs = Needs(probe=f"{__name__}:probe", padding=True, **plain)
         table = Registry("experts", ())
         table._rows = {"probed": MemberSpec(name="probed", target="json:loads", needs=needs)}
         monkeypatch.setattr(refusals, "EXPERTS", table)
@@ -229,6 +236,10 @@ CHANGED = {
     "tokens": "ragged",
     "layer": "elsewhere:Layer",
     "missing": "router_bias",
+    "router_bias": True,
+    "router_scale": 2.5,
+    "weights_input": True,
+    "gate": True,
 }
 
 
@@ -238,7 +249,8 @@ CHANGEABLE = [axis.name for axis in AXES.values() if len(axis.choices) != 1]
 
 @pytest.mark.parametrize("axis", CHANGEABLE)
 def test_the_axes_of_a_field_are_those_that_change_it(axis):
-    changed = PLAIN.replace(**{axis: CHANGED.get(axis, 7)})
+    word = next(iter(AXES[axis].choices[1:]), 7)
+    changed = PLAIN.replace(**{axis: CHANGED.get(axis, word)})
     fields = {f for f in FIELDS if getattr(changed.layer_spec, f) != getattr(PLAIN.layer_spec, f)}
     decided = {f for f in FIELDS if axis in axes_read([Need(reads={f}, refuse=lambda _: None)])}
     assert fields == decided

@@ -16,6 +16,7 @@ def test_a_plain_case_runs():
     (job,) = plan.jobs
     assert (job.world_size, job.device, job.transport) == (1, "cpu", "gloo")
     assert job.time_limit == 7.0
+    assert 0 < job.memory_share < 0.1
     assert plan.cases == (case(),)
     assert not plan.refused
 

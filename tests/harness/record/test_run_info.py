@@ -94,7 +94,12 @@ def test_what_a_report_shows_is_checked(edited, capsys, key, value):
 @pytest.mark.parametrize(
     ("key", "part", "value"),
     [
-        *[("options", "save_tensors", 1), ("options", "seed", "x"), ("platform", "cores", "two")],
+        *[
+            ("options", "save_tensors", 1),
+            ("options", "plain_call", 0),
+            ("options", "seed", "x"),
+            ("platform", "cores", "two"),
+        ],
         *[("platform", "features", "cpu"), ("platform", "host", None)],
     ],
 )
@@ -110,7 +115,7 @@ def test_what_is_written_is_what_is_read(tmp_path):
     info = run_info(
         cases=["a", "b"],
         refused=[("c", "code", "text")],
-        options=RunOptions(time_limit=5.5, retries=2, save_tensors=True, seed=3),
+        options=RunOptions(time_limit=5.5, retries=2, save_tensors=True, plain_call=True, seed=3),
         platform=RunMachine(name="cpu", features=("cpu", "triton"), cores=2, host="here"),
         argv=("run", "--suite", "smoke"),
         versions={"torch": "2"},

@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from moe.activations import ACTIVATIONS
-from moe.spec import resolve
+from moe.reference.activation import activation_of
 
-ROW = ACTIVATIONS.row("silu")
 GATE, UP = torch.tensor([1.0]).double(), torch.tensor([2.0]).double()
 
 
-def test_it_is_the_function_of_its_name():
-    expected = pytest.approx(2 / (1 + math.exp(-1)), rel=1e-12)
-    assert float(resolve(ROW.truth)(GATE, UP).value) == expected
-    assert float(resolve(ROW.target)()(GATE, UP)) == expected
+@pytest.mark.parametrize(("name", "up"), [("silu", UP), ("silu_no_mul", None)])
+def test_it_is_the_function_of_its_name(name, up):
+    value = (2 if up is not None else 1) / (1 + math.exp(-1))
+    expected = pytest.approx(value, rel=1e-12)
+    assert float(activation_of(name)(GATE, up)) == expected
+    assert float(ACTIVATIONS.load(name)()(GATE, up)) == expected

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from moe.activations.gelu_tanh.member import GeluTanhMul
-from moe.experts.base import Experts
+from moe.errors import MoEError
+from moe.experts.base import BatchedExperts, Experts, MonolithicExperts, check_set_up
 from moe.layout import Layout
 from moe.quant.none import NoQuant
 from moe.spec import LayerSpec, Numerics
@@ -45,3 +46,63 @@ def test_it_is_run_on_the_rows_and_routing_that_were_dispatched():
     taken = made().run(Dispatched(x=x, routing=routing, counts=(2,)))
     assert taken[0] is x
     assert taken[1] is routing
+
+
+class Hasty(Plain):
+    def __init__(self, layer_spec, rank, numerics, quant):
+        self.layer_spec, self.rank = layer_spec, rank
+
+
+def test_a_constructor_that_leaves_its_base_class_out_is_named():
+    check_set_up(made())
+    text = (
+        "Hasty has no attribute numerics, quant, dtype, activation, num_local: its constructor "
+        r"must call super\(\).__init__\(layer_spec, rank, numerics, quant\)"
+    )
+    with pytest.raises(MoEError, match=text):
+        check_set_up(Hasty(made().layer_spec, 0, Numerics.stated(), NoQuant()))
+
+
+class Doubling(BatchedExperts):
+    """Each expert's output is twice its input."""
+
+    room = None
+
+    def prepare_weights(self, weights):
+        raise NotImplementedError
+
+    def capacity(self, tokens):
+        return self.room or super().capacity(tokens)
+
+    def apply(self, batches):
+        return batches.x.codes * 2
+
+
+def test_batched_experts_get_batches_of_what_was_dispatched():
+    member = Doubling(made().layer_spec, 0, Numerics.stated(), NoQuant())
+    x = Activations(codes=torch.ones(3, 8))
+    ids = torch.tensor([[0, 4], [4, -1], [-1, -1]], dtype=torch.int32)
+    weights = torch.tensor([[0.5, 1.0], [2.0, torch.nan], [torch.nan, torch.nan]])
+    given = Dispatched(x=x, routing=Routing(topk_ids=ids, topk_weights=weights), counts=(3,))
+    assert member.run(given)[:, 0].tolist() == [3.0, 4.0, 0.0]
+    member.room = 1
+    with pytest.raises(MoEError, match="local expert 4 gets 2 rows, and its batch has room for 1"):
+        member.run(given)
+
+
+class Counting(MonolithicExperts):
+    def prepare_weights(self, weights):
+        raise NotImplementedError
+
+    def apply(self, x, logits):
+        return x, logits
+
+
+def test_monolithic_experts_get_the_logits_that_travelled_as_weights():
+    member = Counting(made().layer_spec, 0, Numerics.stated(), NoQuant())
+    x, logits = Activations(codes=torch.ones(2, 8)), torch.randn(2, 5)
+    routing = Routing.of_logits(logits)
+    assert routing.topk_ids.tolist() == [[0], [0]]
+    taken = member.run(Dispatched(x=x, routing=routing, counts=(2,)))
+    assert taken[0] is x
+    assert taken[1] is logits

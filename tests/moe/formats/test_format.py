@@ -59,3 +59,23 @@ def test_rows_of_formats_serve_as_keys():
     odd = dataclasses.replace(FP8, name="odd")
     assert {FP8: 1, odd: 2}[again] == 1
     assert len({FP8, again, odd}) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "splits"),
+    [
+        ("model", 128, False),
+        ("fp8_tensor", 128, False),
+        ("fp8_channel", 100, True),
+        ("int8_block", 256, True),
+        ("int8_block", 192, False),
+    ],
+)
+def test_rows_split_where_a_block_ends(name, rows, splits):
+    assert FORMATS[name].splits(rows) == splits
+
+
+def test_integers_are_known_by_their_grid():
+    assert FORMATS["int8_block"].is_integer
+    assert not FP8.is_integer
+    assert not FORMATS["model"].is_integer

@@ -8,9 +8,9 @@ import torch
 
 from moe.errors import MoEError
 from moe.kernels import launch
+from moe.kernels.activation import activate
 from moe.kernels.aot_compile import compile_launches
 from moe.kernels.combine import combine
-from moe.kernels.silu_mul import silu_mul
 
 
 def test_no_program_no_start(kernel_device):
@@ -22,12 +22,20 @@ def test_no_program_no_start(kernel_device):
 def test_a_recording_runs_nothing_and_keeps_what_would_run():
     h = torch.empty(4, 64, dtype=torch.bfloat16, device="meta")
     with launch.recording(64 * 1024) as launches:
-        out = silu_mul(h)
+        out = activate(h)
         assert launch.shared_bytes(h.device) == 64 * 1024
     assert out.shape == (4, 32)
-    assert [item.kernel.__name__ for item in launches] == ["_silu_mul"]
+    assert [item.kernel.__name__ for item in launches] == ["_activate"]
     assert launches[0].args[0] is h
     assert launches[0].options["ROWS"] == 4
+
+
+def test_kernels_are_called_on_devices_and_while_recording():
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert (launch.runs_kernels(cpu), launch.runs_kernels(gpu)) == (False, True)
+    with launch.recording(1):
+        assert launch.runs_kernels(torch.device("meta"))
+        assert launch.runs_kernels(cpu)
 
 
 def test_recordings_end(kernel_device):
@@ -47,9 +55,9 @@ def test_compiling_in_an_interpreting_process_is_refused():
 
 _ON_THE_CPU = """
 import torch
-from moe.kernels.silu_mul import silu_mul
+from moe.kernels.activation import activate
 try:
-    silu_mul(torch.zeros(1, 2))
+    activate(torch.zeros(1, 2))
 except ValueError as error:
     print(error)
 """

@@ -28,7 +28,7 @@ def test_interpreted_blocks_may_be_larger():
     assert block_rows(2048, 4, interpreted=True) == 512
 
 
-@pytest.mark.parametrize("shared_bytes", [227 * _KIB, 160 * _KIB, 64 * _KIB])
+@pytest.mark.parametrize("shared_bytes", [227 * _KIB, 163 * _KIB, 160 * _KIB, 99 * _KIB, 64 * _KIB])
 def test_every_tile_is_legal_and_fits(shared_bytes):
     sizes = ((16, 32, 64, 128), (32, 200, 4096), (64, 7168), (1, 2, 4), (False, True))
     for block_m, out, inner, element, blocked in itertools.product(*sizes):

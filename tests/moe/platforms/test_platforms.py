@@ -10,6 +10,7 @@ import pytest
 from moe.errors import UnknownMemberError
 from moe.platforms import PLATFORMS, detect, platform
 from moe.platforms.detect import Device, devices, platform_of
+from moe.spec import TritonTarget
 
 
 @pytest.mark.parametrize("row", list(PLATFORMS), ids=lambda row: row.name)
@@ -36,6 +37,8 @@ def test_each_platform_names_the_encoding_of_its_fp8():
     }
     assert encodings == {
         "cpu": {"fp8_e4m3"},
+        "cuda_sm80": set(),
+        "cuda_sm120": {"fp8_e4m3"},
         "cuda_sm90": {"fp8_e4m3"},
         "cuda_sm100": {"fp8_e4m3"},
         "rocm_gfx942": {"fp8_e4m3fnuz"},
@@ -44,7 +47,33 @@ def test_each_platform_names_the_encoding_of_its_fp8():
 
 
 def test_only_the_newest_chips_have_units_for_block_scales():
-    assert chips_with("mx_mma") == chips_with("fp4_mma") == {"cuda_sm100", "rocm_gfx950"}
+    assert (
+        chips_with("mx_mma")
+        == chips_with("fp4_mma")
+        == {*("cuda_sm100", "cuda_sm120", "rocm_gfx950")}
+    )
+
+
+def test_each_platform_says_how_much_shared_memory_a_block_has_and_who_says_so():
+    limits = {row.arch: platform(row.name).shared_bytes for row in PLATFORMS.built_in}
+    kib = {"sm80": 163, "sm90": 227, "sm100": 227, "sm120": 99, "gfx942": 64, "gfx950": 160}
+    assert limits == {"cpu": None} | {arch: size * 1024 for arch, size in kib.items()}
+    for row in PLATFORMS.built_in:
+        chip = platform(row.name)
+        assert (chip.shared_bytes is None) == (chip.shared_source == "") == (row.arch == "cpu")
+        assert chip.shared_bytes is None or f"{chip.shared_bytes // 1024} KB" in chip.shared_source
+
+
+@pytest.mark.parametrize("row", PLATFORMS.built_in, ids=lambda row: row.name)
+def test_each_platform_names_its_target_for_tritons_compiler(row):
+    chip = platform(row.name)
+    if row.arch == "cpu":
+        assert chip.triton_target is None
+        return
+    vendor = {"cuda": "cuda", "rocm": "hip"}[row.name.partition("_")[0]]
+    number = int(row.arch.removeprefix("sm")) if vendor == "cuda" else row.arch
+    warp = {"cuda": 32, "hip": 64}[vendor]
+    assert chip.triton_target == TritonTarget(backend=vendor, arch=number, warp=warp)
 
 
 def test_an_unknown_platform_names_the_known():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness.fixtures.layer_under_test import local_tokens, make_subject
+from harness.fixtures.outside_layer import hidden_routing
 from harness.matrix.case import MoETestConfig
 from moe.reference.layer import BaselineSiluAndMul
 from tests.harness.execute_ranks import context
@@ -37,7 +38,7 @@ def ratios(point: MoETestConfig, here: RankContext, declared=None) -> list[float
         truth = subject.reference
         if declared is not None:
             truth = BaselineSiluAndMul(point.layer_spec, declared, truth._expert, truth._shared)
-        routing = got.routing
+        routing = got.routing or hidden_routing(point, mine.logits)
         answer = truth(mine.x, routing.topk_ids, routing.topk_weights, **subject.scales)
         off = (got.out.float() - answer.out).square().sum(dim=1)
         return (off / answer.variance).tolist()

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from moe.activations.silu.truth import silu_mul
 from moe.formats import FORMATS
 from moe.layout import Layout
 from moe.reference import formats
+from moe.reference.activation import activation_of
 from moe.reference.error_propagation import first_product, intermediate
 from moe.reference.layer import BaselineSiluAndMul
 from moe.spec import LayerSpec, Numerics, Scheme
@@ -52,7 +52,9 @@ def reference(
 
 def h_of(x: torch.Tensor, w13: torch.Tensor, numerics: Numerics) -> torch.Tensor:
     """The reference's intermediate of rows, without quantization."""
-    return intermediate(first_product(x, w13, numerics), numerics, "bf16", silu_mul).value
+    return intermediate(
+        first_product(x, w13, numerics), numerics, "bf16", activation_of("silu")
+    ).value
 
 
 def plain(ids: torch.Tensor = IDS) -> torch.Tensor:

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.nn.functional import silu
 
-from moe.activations.silu.truth import silu_mul
 from moe.assumed_numerics import SHARED_ASSUMED
 from moe.layout import Layout
+from moe.reference.activation import activation_of
 from moe.reference.shared_experts import SHARED, shared_output
 from moe.spec import LayerSpec, Scheme
 
@@ -47,7 +47,7 @@ def member(places):
 
 def used(places, numerics):
     """Return the squared distances of the member over the allowed variance, [T]."""
-    y, variance, along = shared_output(X, (W13, W2), numerics, SPEC, silu_mul)
+    y, variance, along = shared_output(X, (W13, W2), numerics, SPEC, activation_of("silu"))
     assert along.shape == (3, TOKENS)
     return (member(places) - y).square().sum(dim=1) / variance
 
@@ -68,7 +68,7 @@ def test_assumed_ones_may_round_where_they_like(places):
 
 
 def test_assumed_ones_hide_no_mistake():
-    y, variance, _ = shared_output(X, (W13, W2), SHARED_ASSUMED, SPEC, silu_mul)
+    y, variance, _ = shared_output(X, (W13, W2), SHARED_ASSUMED, SPEC, activation_of("silu"))
     swapped = silu(X @ W13[INNER:].T) * (X @ W13[:INNER].T) @ W2.T
     assert float(((swapped - y).square().sum(dim=1) / variance).amin()) > 100
     assert float((y.square().sum(dim=1) / variance).amin()) > 100

@@ -1,0 +1,1 @@
+"""Compute GELU(gate) * up, by the error function, or GELU alone."""

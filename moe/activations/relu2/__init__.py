@@ -1,0 +1,1 @@
+"""Compute ReLU(gate) squared, times up, or squared ReLU alone."""

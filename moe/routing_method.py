@@ -1,0 +1,67 @@
+"""`RoutingMethod`: one value that says completely how a layer routes its tokens. Torch-free.
+
+The layer's router gets it, and so does a backend that routes by itself, which must not fix any part
+of it: it asks `LayerSpec.routing_method`.
+
+Scores are a function of the router's logits, which the router row names. With a bias, experts are
+chosen by score + bias and weighed by the score alone. With groups, neighbouring experts form groups
+of equal size; a group's score is the sum of its two highest score + bias, and only experts of the
+`chosen_groups` best groups can be chosen. Weights are renormalised, then multiplied by `scale`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+# What a router row must name in its `takes` to be asked for it.
+BIAS, GROUPS, SCALE, LOGITS_DTYPE = "bias", "groups", "scale", "logits_dtype"
+OPTIONS = (BIAS, GROUPS, SCALE, LOGITS_DTYPE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoutingMethod:
+    """Describe a layer's routing.
+
+    router: a row of `moe.routers`. bias: a correction bias [E] takes part in the choice.
+    groups, chosen_groups: groups of experts, and how many of them are kept. scale: a factor of the
+    weights. logits_dtype: of the logits; `model`: the layer's. weights_input: a token's only weight
+    multiplies the experts' input; their outputs are added as they are.
+    """
+
+    router: str = "softmax"
+    top_k: int
+    renormalize: bool = True
+    bias: bool = False
+    groups: int = 1
+    chosen_groups: int = 1
+    scale: float = 1.0
+    logits_dtype: str = "model"
+    weights_input: bool = False
+
+    @property
+    def is_limited(self) -> bool:
+        """Tell whether some groups of experts are left out of the choice."""
+        return self.chosen_groups < self.groups
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Return the words of OPTIONS that a router must take."""
+        asked = {
+            BIAS: self.bias,
+            GROUPS: self.is_limited,
+            SCALE: self.scale != 1.0,
+            LOGITS_DTYPE: self.logits_dtype != "model",
+        }
+        return tuple(word for word, is_asked in asked.items() if is_asked)
+
+    def arguments(self, bias: Any = None) -> dict[str, Any]:
+        """Return the keyword arguments of a router's call beside `renormalize`.
+
+        Only what differs from plain top-k routing is passed, so that a router that takes no options
+        need not know them. bias: [E] float32, if the method has one.
+        """
+        arguments: dict[str, Any] = {BIAS: bias} if self.bias else {}
+        if self.is_limited:
+            arguments |= {GROUPS: self.groups, "chosen_groups": self.chosen_groups}
+        return arguments | ({SCALE: self.scale} if self.scale != 1.0 else {})

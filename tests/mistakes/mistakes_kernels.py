@@ -1,0 +1,94 @@
+"""Mistakes in the text of kernels: a tile, a step, a chunk or a remainder is lost.
+
+In the interpreter a small layer is one tile of everything, so most of them show only in cases with
+small tiles (`call: small_tiles`), with sizes that are no powers of two, or with many experts.
+"""
+
+from __future__ import annotations
+
+import inspect
+import linecache
+import textwrap
+from typing import TYPE_CHECKING
+
+from moe.kernels import align, combine, grouped_gemm, quantize
+from tests.mistakes.mistake import mistake
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    import pytest
+
+EVERY = {"experts": "triton"}
+TINY = {"experts": "triton", "n": 96, "k": 96, "call": "small_tiles"}
+
+
+def edited(patch: pytest.MonkeyPatch, module: ModuleType, name: str, old: str, new: str) -> None:
+    """Replace a kernel of `module` by one with `new` in place of the only `old` in its text."""
+    source = textwrap.dedent(inspect.getsource(getattr(module, name).fn))
+    assert source.count(old) == 1, f"{source.count(old)} of {old!r} in {name}"
+    text, file = source.replace(old, new), f"<{name} edited>"
+    lines = text.splitlines(keepends=True)
+    linecache.cache[file] = (len(text), None, lines, file)  # Triton reads a kernel's source
+    namespace = dict(vars(module))
+    exec(compile(text, file, "exec"), namespace)
+    patch.setattr(module, name, namespace[name])
+
+
+@mistake(
+    "last step of the inner sum lost",
+    "DeepEP #413",
+    "says:stage gemm1",
+    experts="triton",
+    n=96,
+    k=160,
+)
+def partial_step_lost(patch):
+    edited(patch, grouped_gemm, "_dot", "tl.cdiv(inner, BLOCK_K)):", "inner // BLOCK_K):")
+
+
+@mistake("steps after the first lost", "aiter #4993", "says:stage gemm1", **TINY)
+def only_the_first_step(patch):
+    edited(patch, grouped_gemm, "_dot", "range(tl.cdiv(inner, BLOCK_K))", "range(1)")
+
+
+@mistake("columns after the first tile shifted", "FI #4186", "says:stage gemm1", **TINY)
+def tiles_of_columns_overlap(patch):
+    old, new = "tile * BLOCK_N + tl.arange", "tile * (BLOCK_N - 1) + tl.arange"
+    edited(patch, grouped_gemm, "_grouped_gemm", old, new)
+
+
+@mistake("order of tiles loses blocks", "aiter #4451", "says:stage gemm1", m=24, **TINY)
+def second_group_of_blocks_starts_at_the_first(patch):
+    edited(patch, grouped_gemm, "_tile_of", "return first + inside", "return inside")
+
+
+@mistake("rows of a later chunk placed wrong", "aiter #252", "says:stage gemm1", m=24, **TINY)
+def chunks_do_not_know_of_earlier_ones(patch):
+    edited(
+        patch, align, "_place", "tl.where(other < chunk, count, 0)", "tl.where(other < 0, count, 0)"
+    )
+
+
+@mistake("columns of a later tile not written", "vLLM #49087", "says:stage combine", **TINY)
+def only_the_first_tile_of_columns(patch):
+    old, new = "tl.program_id(1) * WIDE", "0 * tl.program_id(1)"
+    edited(patch, combine, "_combine", old, new)
+
+
+@mistake(
+    "largest value of later columns ignored",
+    "TRT-LLM #11817",
+    "says:stage second",
+    quant="fp8_tensor_dynamic",
+    **TINY,
+)
+def scale_of_the_first_columns(patch):
+    edited(patch, quantize, "_amax_rows", "range(0, columns, WIDE)", "range(0, WIDE, WIDE)")
+
+
+@mistake(
+    "experts above a limit left out", "aiter #4482", "says:stage gemm1", num_experts=16, **EVERY
+)
+def experts_of_the_upper_half_have_no_rows(patch):
+    edited(patch, align, "_one_hot", "(expert < experts)", "(expert < experts // 2)")
