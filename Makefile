@@ -12,7 +12,7 @@
 # `make setup`, then `python -m harness ...` with .venv/bin/python.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test-matrix test test-extra-rows test-subjects check bench-engine bench-judge bench-diagnosis mistakes evidence clean
+.PHONY: help setup test-matrix test test-extra-rows test-subjects check bench-engine bench-judge bench-diagnosis bench-covering mistakes evidence clean
 
 SUITE ?= $(shell $(PY) scripts/setup_env.py --suite)
 ARGS ?=
@@ -72,6 +72,9 @@ bench-judge: setup
 
 bench-diagnosis: setup
 	$(PY) benchmarks/diagnosis.py $(ARGS)
+
+bench-covering: setup
+	$(PY) benchmarks/covering.py $(ARGS)
 
 mistakes: setup
 	$(PY) tests/mistakes/show_mistakes.py $(ARGS)

@@ -11,7 +11,7 @@ import itertools
 import random
 from typing import TYPE_CHECKING
 
-from harness.matrix.covering.generate import Generator
+from harness.matrix.covering.generate import cover
 from harness.matrix.covering.oracle import Oracle
 from harness.matrix.covering.pict import pict
 from harness.matrix.covering.space import Space
@@ -59,11 +59,9 @@ def chosen(
     elif select.count is not None:
         yield from map(space.case, _drawn(model, oracle, select.count, select.seed))
     else:
-        generator = Generator(model, oracle)
-        for case in before:
-            if judge.refused(case) is None:
-                generator.missing.remove_row(model.partial(space.values_of(case)))
-        yield from (space.case(model.row(row)) for row in generator.rows())
+        running = (case for case in before if judge.refused(case) is None)
+        parts = [model.partial(space.values_of(case)) for case in running]
+        yield from (space.case(model.row(row)) for row in cover(model, oracle, parts))
         yield from (space.case(model.row(row)) for row in _impossible(model, oracle, base))
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from harness.matrix.covering.oracle import Oracle
 
 _EFFORT = 500_000  # combinations times tries: more tries find fewer rows, and take longer
+_SMALL, _REPEATS = 10_000, 20  # combinations times repeats of the whole, and most repeats
 _FIELD = 32  # bits in which the votes for one value are counted
 
 
@@ -50,6 +51,11 @@ class Missing:
             shift = _FIELD * (literal - self._model.literals[factor].start)
             yield factor, combination[:i] + combination[i + 1 :], 1 << shift
 
+    @property
+    def size(self) -> int:
+        """Return how many combinations are missing."""
+        return sum(map(len, self.by_target.values()))
+
     def votes(self, factor: int, chosen: list[int]) -> tuple[int, ...]:
         """Return for each value how many missing combinations it makes with `chosen`."""
         votes = self._votes[factor]
@@ -67,8 +73,9 @@ class Missing:
         """
         largest = max(self.by_target, key=lambda target: len(self.by_target[target]), default=())
         combinations = list(self.by_target.get(largest, ()))
-        chosen = (combinations[int(share * len(combinations))] for share in shares)
-        return list(dict.fromkeys(chosen)) if combinations else []
+        if not combinations:
+            return []
+        return [combinations[int(share * len(combinations))] for share in shares]
 
     def count(self, row: Literals) -> int:
         """Return how many missing combinations a row has."""
@@ -93,18 +100,39 @@ class Missing:
         )
 
 
+def cover(
+    model: Model, oracle: Oracle, before: Iterable[Mapping[int, int]] = ()
+) -> tuple[Literals, ...]:
+    """Return rows that, with those before, have every combination that an accepted row can have.
+
+    before: rows or parts of rows, as factor -> literal. Small models are tried several times.
+    """
+    known = list(before)
+    first = Generator(model, oracle)
+    repeats = max(1, min(_REPEATS, _SMALL // max(1, first.missing.size)))
+    others = (Generator(model, oracle, seed=seed) for seed in range(1, repeats))
+    return min((g.after(known) for g in itertools.chain((first,), others)), key=len)
+
+
 class Generator:
     """Make rows until nothing is missing."""
 
-    def __init__(self, model: Model, oracle: Oracle, *, tries: int | None = None) -> None:
+    def __init__(
+        self, model: Model, oracle: Oracle, *, tries: int | None = None, seed: int = 0
+    ) -> None:
         """Find out what can be combined. tries: the rows out of which each row is the best."""
         self._oracle = oracle
         self._model = model
-        self._random = random.Random(0)  # noqa: S311  # equal models must get equal rows
+        self._random = random.Random(seed)  # noqa: S311  # equal models must get equal rows
         self._learn_pairs()
         self.missing = Missing(model, oracle)
-        size = sum(map(len, self.missing.by_target.values()))
-        self._tries = tries or max(2, min(20, _EFFORT // max(1, size)))
+        self._tries = tries or max(2, min(20, _EFFORT // max(1, self.missing.size)))
+
+    def after(self, before: Iterable[Mapping[int, int]]) -> tuple[Literals, ...]:
+        """Return the rows that are necessary besides rows that are there."""
+        for row in before:
+            self.missing.remove_row(row)
+        return tuple(self.rows())
 
     def rows(self) -> Iterator[Literals]:
         """Yield rows that together have every combination that an accepted row can have."""
