@@ -121,7 +121,8 @@ def _balls(stated: Numerics, scheme: Scheme, dtype: str, device: str) -> tuple[N
     A scale of each row follows the weight, so codes stay; a scale of the whole tensor does not.
     """
     covering = ball(stated, scheme, dtype, device)
-    if stated.weight_on is not None or not FORMATS[scheme.activations].has_one_scale:
+    shared = FORMATS[scheme.activations].has_one_scale or FORMATS[scheme.activations].global_scale
+    if stated.weight_on is not None or not shared:
         return (covering,)
     inside = replace(stated, weight_on="intermediate")
     return covering, ball(inside, scheme, dtype, device)

@@ -6,10 +6,10 @@ their buffers; outside it does nothing. Stages, in order:
     router          [T, k]   router weights of this rank's tokens
     ids             [G, k]   local expert ids, -1 = not on this rank, or padding
     weights         [G, k]   router weights
-    input           [G, K]   codes of the experts' input; input_scale: their scale
+    input           [G, K]   codes of the experts' input; input_scale: float32 value of a code
     gemm1           [R, 2n]  gate, up
     activation      [R, n]   f(gate) * up, times the router weight if it multiplies it here
-    second          [R, n]   codes of the second product's input; second_scale: their scale
+    second          [R, n]   codes of the second product's input; second_scale: the same
     gemm2           [R, K]   each expert's output
     weighted        [R, K]   times its router weight, of a member that hands out no gemm2
     combine         [G, K]   the weighted sum over this rank's experts
@@ -20,6 +20,9 @@ their buffers; outside it does nothing. Stages, in order:
 G: gathered tokens, in any order; the token of a row is identified by its values. R = G * k flat
 (token, slot) rows; rows of slots without an expert on this rank are undefined.
 
+Codes of four bits are recorded as they are packed, two in a byte, [G, K / 2] and [R, n / 2]. Scales
+are recorded as float32 factors: those of e8m0 or e4m3 decoded, and divided by any global scale.
+
 A stage that is not recorded, or has another shape (one row per slot, say), is judged by the output
 only; so are codes without a scale, unless the scale is a calibrated one.
 """
@@ -29,6 +32,8 @@ from __future__ import annotations
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import torch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,3 +86,15 @@ def keep(
         if copy:
             value, rows = value.clone(), None if rows is None else rows.clone()
         _kept[stage] = Kept(value=value, rows=rows)
+
+
+def keep_batched(stage: str, value: Tensor | None, slots: Tensor) -> None:
+    """Record a stage of a backend that works on batches; None records nothing.
+
+    value: [e * C, ...] by batched row. slots: [e, C] flat row of each, -1 for rows not in use.
+    """
+    if _kept is not None and value is not None:
+        flat = slots.reshape(-1)
+        used = flat >= 0
+        raw = value.view(torch.uint8) if value.element_size() == 1 else value
+        keep(stage, raw[used].view(value.dtype), rows=flat[used].long(), copy=False)

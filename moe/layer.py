@@ -85,9 +85,9 @@ class MoEKernel:
         gathered = dispatched.x if early else self._quantize_gathered(dispatched)
         local = self._local(dispatched.routing)
         intermediates.keep("input", gathered.codes, copy=True)  # experts may overwrite it
-        intermediates.keep("input_scale", gathered.scale, copy=True)
+        intermediates.keep("input_scale", gathered.block_scale, copy=True)
         partial = self.experts.run(replace(dispatched, x=gathered, routing=local))
-        _check_output(self.experts, partial, gathered.codes)
+        _check_output(self.experts, partial, gathered.shape)
         intermediates.keep("combine", partial, copy=True)  # the sum over ranks may overwrite it
         return self.prepare_finalize.finalize(partial, dispatched)
 
@@ -177,12 +177,12 @@ class FusedMoE:
         return Output(out=out, routing=published)
 
 
-def _check_output(experts: ExpertsBase, partial: Tensor, x: Tensor) -> None:
+def _check_output(experts: ExpertsBase, partial: Tensor, expected: tuple[int, ...]) -> None:
     """Raise MoEError for an output that is not [T, K], which might later be broadcast."""
     shape = list(partial.shape) if isinstance(partial, torch.Tensor) else type(partial).__name__
-    if shape != list(x.shape):
+    if shape != list(expected):
         name = type(experts).__name__
-        raise MoEError(f"{name}.apply returned {shape}; it must return [T, K] = {list(x.shape)}")
+        raise MoEError(f"{name}.apply returned {shape}; it must return [T, K] = {list(expected)}")
 
 
 def _plain(x: Tensor) -> Activations:

@@ -37,12 +37,15 @@ class ExpertWeights:
     """Hold the weights of some experts, quantized or not; full, or one rank's shard.
 
     w13: [e, 2n, K] weights or codes, [gate; up]; [e, n, K] if the activation is not gated.
-    w2: [e, K, n] weights or codes.
-    w13_scale, w2_scale: float32, value = code * scale, or None for unquantized weights. One per
-        block of the format: per tensor [e]; per channel [e, 2n] and [e, K]; per block
-        [e, ceil(2n/128), ceil(K/128)] and [e, ceil(K/128), ceil(n/128)].
-    a1_scale, a2_scale: [] float32, static per-tensor scales of the inputs of the first and second
-        product, or None.
+    w2: [e, K, n] weights or codes. Packed codes have K / 2 and n / 2 bytes in place of K and n.
+    w13_scale, w2_scale: of the format's scale dtype, value = code * scale, or None for unquantized
+        weights. One per block of the format: per tensor [e]; per channel [e, 2n] and [e, K]; per
+        block [e, ceil(2n/128), ceil(K/128)] and [e, ceil(K/128), ceil(n/128)]; per group
+        [e, 2n, K/group] and [e, K, n/group].
+    w13_global, w2_global: [e] float32 global scales, and w13_zero, w2_zero: uint8 zero points, one
+        per scale; None if the format has none. See `moe.formats.quant_tensor`.
+    a1_scale, a2_scale: [] float32, static per-tensor scales (or global scales) of the inputs of the
+        first and second product, or None.
     format: of w13 and w2. `gate_up` and `down` return each matrix with its scale.
     """
 
@@ -53,16 +56,42 @@ class ExpertWeights:
     a1_scale: Tensor | None = None
     a2_scale: Tensor | None = None
     format: Format = MODEL
+    w13_global: Tensor | None = None
+    w2_global: Tensor | None = None
+    w13_zero: Tensor | None = None
+    w2_zero: Tensor | None = None
+
+    @classmethod
+    def of(cls, gate_up: QuantTensor, down: QuantTensor) -> ExpertWeights:
+        """Return the weights of two tensors of one format, [e, 2n, K] and [e, K, n]."""
+        return cls(
+            w13=gate_up.codes,
+            w13_scale=gate_up.scale,
+            w13_global=gate_up.global_scale,
+            w13_zero=gate_up.zero_point,
+            w2=down.codes,
+            w2_scale=down.scale,
+            w2_global=down.global_scale,
+            w2_zero=down.zero_point,
+            format=gate_up.format,
+        )
 
     @property
     def gate_up(self) -> QuantTensor:
-        """Return w13 with its scale."""
-        return QuantTensor(codes=self.w13, scale=self.w13_scale, format=self.format)
+        """Return w13 with its scales."""
+        return self._tensor(self.w13, self.w13_scale, self.w13_global, self.w13_zero)
 
     @property
     def down(self) -> QuantTensor:
-        """Return w2 with its scale."""
-        return QuantTensor(codes=self.w2, scale=self.w2_scale, format=self.format)
+        """Return w2 with its scales."""
+        return self._tensor(self.w2, self.w2_scale, self.w2_global, self.w2_zero)
+
+    def _tensor(
+        self, codes: Tensor, scale: Tensor | None, total: Tensor | None, zero: Tensor | None
+    ) -> QuantTensor:
+        return QuantTensor(
+            codes=codes, scale=scale, global_scale=total, zero_point=zero, format=self.format
+        )
 
     def replace(self, **changes: Any) -> ExpertWeights:
         """Return a copy with these fields changed."""
@@ -73,8 +102,9 @@ class ExpertWeights:
 class Activations(QuantTensor):
     """Hold rows of activations, quantized or not.
 
-    codes: [T, K] values or codes. scale: float32, value = code * scale; by the format None,
-    [] per tensor, [T, 1] per token, or [T, ceil(K/block)] per group.
+    codes: [T, K] values or codes, or [T, K/2] packed ones. scale: value = code * scale; by the
+    format None, [] per tensor, [T, 1] per token, or [T, ceil(K/block)] per group. global_scale: []
+    float32, if the format has one.
     """
 
 

@@ -53,7 +53,7 @@ def fits_of(observation: Observation, *, of_first: bool = False) -> list[float]:
     if is_bitwise(subject.case):
         return excluded  # every value is exact, so that rounding changes nothing
     fmt = FORMATS[subject.case.layer_spec.scheme.activations]
-    if fmt.has_one_scale and not fmt.static:
+    if fmt.spans_rows:
         return [0.0] * len(tried.alternatives)
     worst = _worst_rows(observation.calls)
     balls = (subject.reference.with_numerics(numerics) for numerics in tried.balls)

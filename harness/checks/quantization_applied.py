@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     from harness.fixtures.layer_call import Call
     from harness.fixtures.layer_under_test import Subject
-    from moe.reference.error_propagation import Noisy, Scale
+    from moe.reference.error_propagation import Noisy
+    from moe.reference.scale_error import Scale
     from moe.spec import Scheme
 
 MOST_ROWS = 2  # each costs five more evaluations of the reference

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ import torch
 from harness.fixtures import tensors
 from harness.fixtures.expert_ids import global_ids
 from moe.reference.formats import spread_groups
+from moe.spec import resolve
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,7 +81,7 @@ class Handed:
 
     def rows(self, stage: str, flat: Tensor) -> Tensor:
         """Return [r, C] float32, a stage's values in these flat rows; NaN where it has none."""
-        stored = self.stages[stage]
+        stored = self._decoded(stage)
         if stored.rows is None:
             _check_rows(stage, len(stored.value), flat)
             return _taken(stored.value, flat)
@@ -95,6 +97,16 @@ class Handed:
         values = _taken(stored.value, at.clamp(min=0))
         values[at < 0] = torch.nan
         return values
+
+    def _decoded(self, stage: str) -> Kept:
+        """Return what was recorded, with codes that share a byte as one number for each."""
+        stored, fmt = self.stages[stage], self.subject.reference.act_format
+        if stage not in ("input", "second") or fmt.packing == 1:
+            return stored
+        if stored.value.dtype != torch.uint8:  # not codes: such as values that nobody quantized
+            return stored
+        assert fmt.truth is not None
+        return dataclasses.replace(stored, value=resolve(fmt.truth)().decode(stored.value))
 
     def scales(self, stage: str, rows: Tensor, width: int) -> Tensor | None:
         """Return the scales of `input` or `second` in these rows, broadcastable to [r, width].

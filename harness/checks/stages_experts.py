@@ -242,9 +242,12 @@ def _second(handed: Handed, flat: Tensor, labels: dict[str, Tensor]) -> list[Sta
 
 def _second_scale(handed: Handed, h: Tensor) -> Tensor:
     """Return the scales, broadcastable to [r, n]; a dynamic per-tensor one spans all used rows."""
-    fmt = handed.subject.reference.act_format
-    if fmt.has_one_scale and not fmt.static:
+    fmt, numerics = handed.subject.reference.act_format, handed.subject.reference.numerics
+    shared = handed.subject.scales["a2_scale"]
+    if fmt.spans_rows:
         used = (handed.ids.flatten() >= 0).nonzero().flatten()
-        h = handed.rows("activation", used)
-    static = handed.subject.scales["a2_scale"]
-    return formats.activation_scale(h, fmt, static, handed.subject.reference.numerics)
+        of_call = handed.rows("activation", used)
+        shared = formats.tensor_scale(formats.tensor_amax(of_call), fmt, numerics)
+        if fmt.has_one_scale:
+            return shared
+    return formats.activation_scale(h, fmt, shared, numerics)

@@ -51,8 +51,11 @@ def sent(handed: Handed, ids: Tensor, weights: Tensor) -> Sent:
     """
     case = handed.subject.case
     local = local_ids(ids.long(), case.layer_spec.experts_of(handed.rank), case.num_experts)
+    rows = _expected_rows(handed, weights if case.weights_input else None)
+    if case.weights_input:  # the experts get weights of 1
+        weights = torch.ones_like(weights)
     weights = torch.where(local >= 0, weights, 0.0)
-    return Sent(rows=_expected_rows(handed), ids=local, weights=weights)
+    return Sent(rows=rows, ids=local, weights=weights)
 
 
 def received_rows(handed: Handed, at: Tensor) -> Rows:
@@ -93,15 +96,22 @@ def order(handed: Handed, expected: Sent) -> Tensor | None:
 
 def by_rows(handed: Handed) -> Tensor | None:
     """Return the order as `order` does, from the activations alone. Not collective."""
+    if handed.subject.case.weights_input:
+        return None  # rows hold weights of other ranks
     rank_order, expected = _rank_order(handed), _expected_rows(handed)
     if rank_order is not None and not bool(mismatched_rows(handed, expected, rank_order).any()):
         return rank_order
     return _matched(handed, expected)
 
 
-def _expected_rows(handed: Handed) -> Rows:
-    """Return the input rows of all tokens of the group, regenerated from the seed."""
+def _expected_rows(handed: Handed, weights: Tensor | None = None) -> Rows:
+    """Return the input rows of all tokens of the group, regenerated from the seed.
+
+    weights: [S, 1] router weights that multiply them, or None.
+    """
     x, fmt = handed.sent.float(), handed.subject.reference.act_format
+    if weights is not None:
+        x = formats.on_grid(x * weights, handed.subject.case.dtype)
     if fmt.grid == "model":
         return Rows(codes=x, scale=x.new_ones(()))
     scale = formats.activation_scale(x, fmt, handed.subject.scales["a1_scale"])

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from moe.activations import ACTIVATIONS
@@ -23,6 +24,12 @@ SMALLEST_GATE = 32.0  # smallest gate value that is not 0
 PERIOD = 8  # distance of intermediate columns with the largest values, so that shards have some
 
 
+def has_plain_choice(case: MoETestConfig) -> bool:
+    """Return whether the order of logits, spread as usual, decides which experts are chosen."""
+    limited = case.chosen_groups < case.router_groups
+    return case.logits == "spread" and not case.router_bias and not limited
+
+
 def is_bitwise(case: MoETestConfig) -> bool:
     """Return whether the outputs of this case are compared bit for bit."""
     quantized = FORMATS[case.layer_spec.scheme.activations].grid != "model"
@@ -32,6 +39,8 @@ def is_bitwise(case: MoETestConfig) -> bool:
     sums = case.top_k * (2 if case.shared_experts else 1)
     return (
         case.exact
+        and has_plain_choice(case)
+        and math.frexp(case.router_scale)[0] == 0.5  # a power of two
         and exact_refusal(case.layer_spec.scheme) is None
         and (router.sums_to_one or (case.renormalize and router.saturated_at is not None))
         and identity is not None

@@ -70,9 +70,17 @@ class Shard:
 
 
 def right_inputs(scene: Scene, rows: Tensor, slots: Tensor) -> Tensor:
-    """Return [R, K], the quantized input of these rows."""
-    del slots
-    return quantized_input(scene)[rows]
+    """Return [R, K], the quantized input of these rows, times its router weight where declared."""
+    if scene.reference.numerics.weight_on != "input":
+        return quantized_input(scene)[rows]
+    x = scene.x.to(scene.reference.dtype)[rows] * scene.topk_weights[rows, slots, None]
+    x, fmt = _rounded(scene, x, "weighted"), scene.reference.act_format
+    if fmt.grid == "model":
+        return x
+    scale = scene.answer.tensor_scales[0]
+    if scale is None:
+        scale = formats.activation_scale(x, fmt, None)
+    return codes(x, scale, fmt) * scale
 
 
 def right_w13(_: Scene, e: Matrices) -> Tensor:
@@ -232,7 +240,7 @@ def _intermediate(
 
 def _unweighted(scene: Scene, output: Tensor, weight: Tensor) -> Tensor:
     """Return the experts' output [w, P, K] before its router weights [P], as `Answer.parts`."""
-    if scene.reference.numerics.weight_on != "intermediate":
+    if scene.reference.numerics.weight_on == "output":
         return output
     return output / torch.where(weight == 0, 1.0, weight)[:, None]
 
@@ -271,11 +279,10 @@ def codes(x: Tensor, scale: Tensor, fmt: Format) -> Tensor:
 
 def input_scale(scene: Scene) -> Tensor:
     """Return the input's scale, broadcastable to [r, K]. Quantized schemes only."""
-    shared = scene.answer.tensor_scales[0]
-    if shared is not None:
+    shared, reference = scene.answer.tensor_scales[0], scene.reference
+    if shared is not None and reference.act_format.has_one_scale:
         return shared
-    reference = scene.reference
-    return formats.activation_scale(scene.x.to(reference.dtype), reference.act_format, None)
+    return formats.activation_scale(scene.x.to(reference.dtype), reference.act_format, shared)
 
 
 def quantized_input(scene: Scene) -> Tensor:
@@ -289,10 +296,11 @@ def quantized_input(scene: Scene) -> Tensor:
 
 def second_scale(scene: Scene, h: Tensor, rank: int) -> Tensor:
     """Return the intermediate's scale, broadcastable to h [R, n]. Quantized schemes only."""
-    shared = scene.answer.tensor_scales[1]
-    if shared is not None and shared.scale[rank] > 0:
-        return shared.scale[rank]
-    return formats.activation_scale(h, scene.reference.act_format, None)
+    shared, fmt = scene.answer.tensor_scales[1], scene.reference.act_format
+    total = shared.scale[rank] if shared is not None and shared.scale[rank] > 0 else None
+    if total is not None and fmt.has_one_scale:
+        return total
+    return formats.activation_scale(h, fmt, total)
 
 
 def shared_mlp(scene: Scene, columns: slice | None = None) -> Tensor:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import dataclasses
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from harness.fixtures.routing_truth import routing_truth
 from harness.mutants import NotApplicable
-from harness.mutants.recompute import Steps, quantized_input, redo_parts
-from moe.reference import routing
+from harness.mutants.recompute import Steps, elsewhere, quantized_input, redo_parts
 from moe.routers import ROUTERS
 
 if TYPE_CHECKING:
@@ -19,17 +20,18 @@ if TYPE_CHECKING:
 
 def weights_ignored(scene: Scene) -> Tensor:
     _needs_weights(scene)
-    return scene.total(weights=torch.ones_like(scene.topk_weights))
+    return _weighted_by(scene, torch.ones_like(scene.topk_weights))
 
 
 def weights_twice(scene: Scene) -> Tensor:
     _needs_weights(scene)
-    return scene.total(weights=scene.topk_weights.square())
+    return _weighted_by(scene, scene.topk_weights.square())
 
 
 def weights_uniform(scene: Scene) -> Tensor:
     _needs_weights(scene)
-    return scene.total(weights=torch.full_like(scene.topk_weights, 1 / scene.case.top_k))
+    mean = scene.case.router_scale / scene.case.top_k
+    return _weighted_by(scene, torch.full_like(scene.topk_weights, mean))
 
 
 def weights_reversed(scene: Scene) -> Tensor:
@@ -50,9 +52,7 @@ def _weights_of_another(scene: Scene, router: str) -> Tensor:
     _needs_weights(scene)
     if scene.case.router == router:
         raise NotApplicable(f"{router} is the layer's scoring function")
-    renormalize = scene.case.renormalize
-    weights = routing.weights(scene.logits, scene.topk_ids, renormalize=renormalize, router=router)
-    return scene.total(weights=weights)
+    return _weighted_by(scene, _weights(scene, router=router))
 
 
 def renormalisation_missing(scene: Scene) -> Tensor:
@@ -60,9 +60,7 @@ def renormalisation_missing(scene: Scene) -> Tensor:
         raise NotApplicable("the layer does not renormalise")
     _needs_a_choice(scene)
     _needs_a_sum(scene)
-    router = scene.case.router
-    weights = routing.weights(scene.logits, scene.topk_ids, renormalize=False, router=router)
-    return scene.total(weights=weights)
+    return _weighted_by(scene, _weights(scene, renormalize=False))
 
 
 def renormalisation_extra(scene: Scene) -> Tensor:
@@ -70,12 +68,62 @@ def renormalisation_extra(scene: Scene) -> Tensor:
         raise NotApplicable("the layer does renormalise")
     _needs_a_choice(scene)
     _needs_a_sum(scene)
-    weights = scene.topk_weights
-    return scene.total(weights=weights / weights.sum(dim=1, keepdim=True))
+    return _weighted_by(scene, _weights(scene, renormalize=True))
+
+
+def bias_in_weights(scene: Scene) -> Tensor:
+    truth = routing_truth(scene.case, scene.logits.device)
+    if truth.bias is None:
+        raise NotApplicable("the router has no bias")
+    return _weighted_by(scene, _of_scores(scene, truth.keys(scene.logits).values))
+
+
+def renormalised_over_all(scene: Scene) -> Tensor:
+    if not scene.case.renormalize or _always_renormalizes(scene):
+        raise NotApplicable("the layer does not renormalise the router's scores")
+    _needs_a_sum(scene)
+    plain = _weights(scene, renormalize=False)
+    everyone = torch.arange(scene.case.num_experts, device=plain.device).expand(len(plain), -1)
+    truth = routing_truth(scene.case, scene.logits.device)
+    total = truth.router.weights(scene.logits, everyone, renormalize=False).sum(1, keepdim=True)
+    return _weighted_by(scene, plain / total)
+
+
+def router_scale_missing(scene: Scene) -> Tensor:
+    return _weighted_by(scene, scene.topk_weights / _scale(scene))
+
+
+def router_scale_twice(scene: Scene) -> Tensor:
+    return _weighted_by(scene, scene.topk_weights * _scale(scene))
+
+
+def router_scale_on_shared(scene: Scene) -> Tensor:
+    scale, shared = _scale(scene), scene.answer.shared
+    if shared is None:
+        raise NotApplicable("the layer has no shared experts")
+    return scene.total(shared=shared * scale)
+
+
+def weights_on_output(scene: Scene) -> Tensor:
+    _needs_weights(scene)
+    if not scene.case.weights_input:
+        raise NotApplicable("the router's weights multiply the output")
+    sample = scene.few_rows()
+    plain = elsewhere(sample, topk_weights=torch.ones_like(sample.topk_weights))
+    return plain.total(parts=redo_parts(plain), weights=sample.topk_weights)
+
+
+def weights_on_both(scene: Scene) -> Tensor:
+    _needs_weights(scene)
+    if not scene.case.weights_input:
+        raise NotApplicable("the router's weights multiply the output")
+    return scene.total(weights=scene.topk_weights.square())
 
 
 def weights_on_input(scene: Scene) -> Tensor:
     _needs_weights(scene)
+    if scene.case.weights_input:
+        raise NotApplicable("the router's weights do multiply the input")
     sample = scene.few_rows()
 
     def weighted(scene: Scene, rows: Tensor, slots: Tensor) -> Tensor:
@@ -86,7 +134,38 @@ def weights_on_input(scene: Scene) -> Tensor:
     return sample.total(parts=parts, weights=torch.ones_like(sample.topk_weights))
 
 
+def _weighted_by(scene: Scene, weights: Tensor) -> Tensor:
+    """Return the output with other router weights [r, k], on the input if they belong there."""
+    if not scene.case.weights_input:
+        return scene.total(weights=weights)
+    changed = elsewhere(scene, topk_weights=weights)
+    return changed.total(parts=redo_parts(changed))
+
+
+def _of_scores(scene: Scene, scores: Tensor) -> Tensor:
+    """Return [r, k], the weights made from these scores [r, E] of the chosen experts."""
+    weights = scores.gather(1, scene.topk_ids.long())
+    if scene.case.renormalize:
+        weights = weights / weights.sum(dim=1, keepdim=True)
+    return (weights * scene.case.router_scale).float()
+
+
+def _scale(scene: Scene) -> float:
+    if scene.case.router_scale == 1.0:
+        raise NotApplicable("the router's factor is one")
+    return scene.case.router_scale
+
+
+def _weights(scene: Scene, **changes: Any) -> Tensor:
+    """Return [r, k], the weights of a routing method that differs in these fields."""
+    truth = routing_truth(scene.case, scene.logits.device)
+    changed = dataclasses.replace(truth, method=dataclasses.replace(truth.method, **changes))
+    return changed.weights(scene.logits, scene.topk_ids)
+
+
 def _needs_weights(scene: Scene) -> None:
+    if scene.case.router_scale != 1.0:
+        return
     if scene.case.top_k == 1 and (scene.case.renormalize or _always_renormalizes(scene)):
         raise NotApplicable("at top-k 1 a renormalised weight is one")
     if scene.case.top_k == 1 and scene.case.exact and _sums_to_one(scene):

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness.fixtures import tensors
+from harness.fixtures.routing_truth import routing_truth
 from harness.mutants import NotApplicable
 from harness.mutants.recompute import elsewhere, redo_parts, shared_mlp
-from moe.reference import routing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -140,7 +140,8 @@ def _same_places(
     if available == 0:
         raise NotApplicable("there are no other tokens in these places")
     tokens = tensors.tokens(case, d, counts[d], sample.x.device, start)
-    logits, router = tokens.logits[rows], case.router
-    ids = routing.choose(logits, case.top_k, router)
-    weights = routing.weights(logits, ids, renormalize=case.renormalize, router=router)
+    truth = routing_truth(case, sample.x.device)
+    logits = tokens.logits[rows]
+    ids = truth.choose(logits)
+    weights = truth.weights(logits, ids)
     return elsewhere(sample.first(available), x=tokens.x[rows], topk_ids=ids, topk_weights=weights)

@@ -30,6 +30,7 @@ GRIDS = {
     torch.float32: (24, -149),
     torch.float64: (53, -1074),
     torch.float8_e4m3fn: (4, -9),
+    torch.float8_e4m3fnuz: (4, -10),
     torch.float8_e5m2: (3, -16),
 }
 SIGMAS = 6.0  # standard deviations of a row's error

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from moe import released, released_vllm
 from moe.registry import Registry
-from moe.spec import ANY, MONOLITHIC, STANDARD, MemberSpec, Needs, Numerics
+from moe.spec import ANY, BATCHED, MONOLITHIC, STANDARD, MemberSpec, Needs, Numerics
 
 # Each product, and f(gate) * up, is rounded to the layer's dtype. Tensor cores sum bf16 and fp16
 # products in float32, but drop low bits when they align the terms.
@@ -45,6 +45,14 @@ _FP8_PAIRS = frozenset(
         ("fp8_block", "fp8_group"),
     }
 )
+_FNUZ_PAIRS = frozenset(
+    {
+        ("fp8_fnuz_tensor", "fp8_fnuz_static"),
+        ("fp8_fnuz_tensor", "fp8_fnuz_dynamic"),
+        ("fp8_fnuz_channel", "fp8_fnuz_token"),
+        ("fp8_fnuz_block", "fp8_fnuz_group"),
+    }
+)
 _INT8_PAIRS = frozenset({("int8_channel", "int8_token"), ("int8_block", "int8_group")})
 _VLLM_ACTIVATIONS = frozenset({"silu", "gelu_tanh"})
 # vLLM rounds f(gate) before the product with up, and multiplies the second product by the router
@@ -73,7 +81,25 @@ EXPERTS: Registry[MemberSpec] = Registry(
             needs=Needs(
                 features=frozenset({"triton"}),
                 dtypes=frozenset({"bf16", "fp16"}),
-                formats=frozenset({("model", "model")}) | _FP8_PAIRS | _INT8_PAIRS,
+                formats=frozenset({("model", "model")}) | _FP8_PAIRS | _FNUZ_PAIRS | _INT8_PAIRS,
+                activation_functions=_TRITON_ACTIVATIONS,
+                padding=True,
+                packages=("triton",),
+            ),
+            deterministic=True,
+            numerics=_ROUNDED,
+            numerics_of=dict.fromkeys(
+                {activations for _, activations in _FP8_PAIRS}, _FP8_PROMOTED
+            ),
+        ),
+        MemberSpec(
+            name="triton_batched",
+            target="moe.experts.triton_batched:TritonBatchedExperts",
+            dispatch_format=BATCHED,
+            needs=Needs(
+                features=frozenset({"triton"}),
+                dtypes=frozenset({"bf16", "fp16"}),
+                formats=frozenset({("model", "model")}) | _FP8_PAIRS | _FNUZ_PAIRS | _INT8_PAIRS,
                 activation_functions=_TRITON_ACTIVATIONS,
                 padding=True,
                 packages=("triton",),

@@ -56,5 +56,5 @@ class TorchLoopExperts(Experts):
         intermediates.keep("gemm1", gate_up, rows=flat, copy=False)
         intermediates.keep("activation", h, rows=flat, copy=False)
         intermediates.keep("second", joined.codes, rows=flat)
-        intermediates.keep("second_scale", joined.scale, rows=flat)
+        intermediates.keep("second_scale", joined.block_scale, rows=flat)
         return list(torch.split(dequantize_activations(joined), [len(rows) for rows in picked]))

@@ -64,7 +64,7 @@ class TritonExperts(Experts):
         intermediates.keep("gemm1", gate_up, copy=False)
         intermediates.keep("activation", activation, copy=False)
         intermediates.keep("second", h.codes, copy=False)
-        intermediates.keep("second_scale", h.scale, copy=False)
+        intermediates.keep("second_scale", h.block_scale, copy=False)
         intermediates.keep("gemm2", y, copy=False)
         return combine(y, routing.topk_weights, ids)
 

@@ -6,8 +6,11 @@ under test; `truth.py` is its independent twin, which only the reference imports
 
 from __future__ import annotations
 
+from moe.formats.e2m1.spec import ROWS as E2M1
 from moe.formats.e4m3.spec import ROWS as E4M3
+from moe.formats.e4m3fnuz.spec import ROWS as E4M3FNUZ
 from moe.formats.format import Format
+from moe.formats.int4.spec import ROWS as INT4
 from moe.formats.int8.spec import ROWS as INT8
 from moe.formats.model.spec import MODEL
 from moe.registry import Registry
@@ -21,4 +24,4 @@ class Formats(Registry[Format]):
         return self.row(name)
 
 
-FORMATS = Formats("formats", (MODEL, *E4M3, *INT8))
+FORMATS = Formats("formats", (MODEL, *E4M3, *E4M3FNUZ, *INT8, *INT4, *E2M1))

@@ -30,6 +30,7 @@ _TYPES = {
     torch.float16: "*fp16",
     torch.float32: "*fp32",
     torch.float8_e4m3fn: "*fp8e4nv",
+    torch.float8_e4m3fnuz: "*fp8e4b8",
     torch.int8: "*i8",
     torch.uint8: "*u8",
     torch.int32: "*i32",

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _INTERPRETED = tl.constexpr(INTERPRETED)
 _SCALE_BLOCK = tl.constexpr(BLOCK)
-_CODES = (torch.float8_e4m3fn, torch.int8)
+_CODES = (torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.int8)
 
 
 def grouped_gemm(

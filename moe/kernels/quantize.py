@@ -1,4 +1,4 @@
-"""Quantize to fp8 (e4m3) or int8 codes, with one scale per tensor, row or group of columns.
+"""Quantize to codes of fp8 or int8, with one scale per tensor, row or group of columns.
 
 A scale is a float32 factor from codes to values: `amax * (1 / max)`, one float32 product, or 1 if
 that is 0. A code is `round(clamp(x / scale))` with IEEE division. Kernels and twins give the same
@@ -23,8 +23,7 @@ from moe.kernels.tiles import program_columns, program_size
 if TYPE_CHECKING:
     from torch import Tensor
 
-MAX = {"fp8": rounding.E4M3_MAX, "int8": rounding.INT8_MAX}
-_CODE_DTYPE = {"fp8": torch.float8_e4m3fn, "int8": torch.int8}
+MAX = rounding.MAX
 
 
 def _tile() -> int:
@@ -33,16 +32,16 @@ def _tile() -> int:
 
 
 def quantize_tensor(x: Tensor, scale: Tensor, kind: str) -> Tensor:
-    """Return the codes of `x / scale`, of the same shape, as float8_e4m3fn or int8.
+    """Return the codes of `x / scale`, of the same shape, in CODE_DTYPE of the kind.
 
-    x: any shape, model dtype or float32. scale: [] float32. kind: "fp8" or "int8"; raises MoEError
-    for any other.
+    x: any shape, model dtype or float32. scale: [] float32. kind: "fp8", "fp8_fnuz" or "int8";
+    raises MoEError for any other.
     """
-    codes, raw = _codes_like(x, kind)
+    codes, raw = codes_like(x, kind)
     grid = (triton.cdiv(x.numel(), _tile()),)
     launch(
         *(_encode_tensor, grid, x.device, x.contiguous(), scale, raw, x.numel()),
-        INT8=kind == "int8",
+        KIND=kind,
         BLOCK=_tile(),
     )
     return codes
@@ -55,7 +54,7 @@ def quantize_rows(x: Tensor, kind: str, group: int | None) -> tuple[Tensor, Tens
     two; the last group may be short. Return codes [T, K] and float32 scales [T, 1] or
     [T, ceil(K / group)].
     """
-    codes, raw = _codes_like(x, kind)
+    codes, raw = codes_like(x, kind)
     rows, columns = x.shape
     width = columns if group is None else group
     groups = triton.cdiv(columns, width) if columns else 0
@@ -66,7 +65,7 @@ def quantize_rows(x: Tensor, kind: str, group: int | None) -> tuple[Tensor, Tens
     launch(
         *(_encode_rows, grid, x.device, x.contiguous(), raw, scale),
         *(rows, columns, width, groups),
-        INT8=kind == "int8",
+        KIND=kind,
         ROWS=tile_rows,
         WIDE=tile_columns,
         num_warps=8 if tile_rows * tile_columns > 4096 else 4,
@@ -92,38 +91,36 @@ def tensor_scale(x: Tensor, ids: Tensor, kind: str) -> Tensor:
         WIDE=tile_columns,
     )
     block = program_columns(parts)
-    launch(_scale_of_parts, (1,), x.device, amax, scale, parts, INT8=kind == "int8", BLOCK=block)
+    launch(_scale_of_parts, (1,), x.device, amax, scale, parts, KIND=kind, BLOCK=block)
     return scale
 
 
-def _codes_like(x: Tensor, kind: str) -> tuple[Tensor, Tensor]:
-    """Return a buffer for codes, and the view of it that kernels write to."""
+def check_kind(kind: str) -> None:
+    """Raise MoEError unless `kind` is a key of MAX."""
     if kind not in MAX:
         raise MoEError(f"kind must be one of {', '.join(MAX)}, not {kind!r}")
-    codes = guarded_buffers.empty(x.shape, dtype=_CODE_DTYPE[kind], device=x.device)
-    return codes, codes if kind == "int8" else codes.view(torch.uint8)
+
+
+def codes_like(x: Tensor, kind: str) -> tuple[Tensor, Tensor]:
+    """Return a buffer for codes of x, and the view of it that kernels write to."""
+    check_kind(kind)
+    dtype = rounding.CODE_DTYPE[kind]
+    codes = guarded_buffers.empty(x.shape, dtype=dtype, device=x.device)
+    return codes, codes if dtype == torch.int8 else codes.view(torch.uint8)
 
 
 @triton.jit
-def _scale_of(amax_bits, INT8: tl.constexpr):
-    """Return the scale for the int32 bits of an amax; as integers NaN is largest, so it is kept."""
-    amax = amax_bits.to(tl.float32, bitcast=True)
-    scale = amax * (1.0 / 127.0 if INT8 else 1.0 / 448.0)
-    return tl.where(scale == 0.0, 1.0, scale)
-
-
-@triton.jit
-def _encode_tensor(x_ptr, scale_ptr, code_ptr, size, INT8: tl.constexpr, BLOCK: tl.constexpr):
+def _encode_tensor(x_ptr, scale_ptr, code_ptr, size, KIND: tl.constexpr, BLOCK: tl.constexpr):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     x = tl.load(x_ptr + at, mask=at < size, other=0.0).to(tl.float32)
     scaled = tl.div_rn(x, tl.zeros_like(x) + tl.load(scale_ptr))
-    tl.store(code_ptr + at, rounding.codes_of(scaled, INT8), mask=at < size)
+    tl.store(code_ptr + at, rounding.codes_of(scaled, KIND), mask=at < size)
 
 
 @triton.jit
 def _encode_rows(
     x_ptr, code_ptr, scale_ptr, rows, columns, width, groups,
-    INT8: tl.constexpr, ROWS: tl.constexpr, WIDE: tl.constexpr,
+    KIND: tl.constexpr, ROWS: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """Write the scales, then the codes, of a tile of rows of one group."""
     group = tl.program_id(1)
@@ -133,10 +130,10 @@ def _encode_rows(
     live = (row < rows)[:, None] & ((inner < width) & (column < columns))[None, :]
     at = row.to(tl.int64)[:, None] * columns + column[None, :]
     x = tl.load(x_ptr + at, mask=live, other=0.0).to(tl.float32)
-    scale = _scale_of(tl.max(rounding.magnitude_bits(x), axis=1), INT8)
+    scale = rounding.scale_of(tl.max(rounding.magnitude_bits(x), axis=1), KIND)
     tl.store(scale_ptr + row.to(tl.int64) * groups + group, scale, mask=row < rows)
     scaled = tl.div_rn(x, tl.zeros_like(x) + scale[:, None])
-    tl.store(code_ptr + at, rounding.codes_of(scaled, INT8), mask=live)
+    tl.store(code_ptr + at, rounding.codes_of(scaled, KIND), mask=live)
 
 
 @triton.jit
@@ -157,44 +154,30 @@ def _amax_rows(
 
 
 @triton.jit
-def _scale_of_parts(amax_ptr, scale_ptr, parts, INT8: tl.constexpr, BLOCK: tl.constexpr):
+def _scale_of_parts(amax_ptr, scale_ptr, parts, KIND: tl.constexpr, BLOCK: tl.constexpr):
     largest = tl.zeros([BLOCK], tl.int32)
     for start in range(0, parts, BLOCK):
         at = start + tl.arange(0, BLOCK)
         largest = tl.maximum(largest, tl.load(amax_ptr + at, mask=at < parts, other=0))
-    tl.store(scale_ptr, _scale_of(tl.max(largest, axis=0), INT8))
-
-
-def _encode_torch(scaled: Tensor, kind: str) -> Tensor:
-    if kind == "int8":
-        return rounding.int8_codes_torch(scaled)
-    return rounding.e4m3_codes_torch(scaled).view(torch.float8_e4m3fn)
-
-
-def _scale_torch(amax: Tensor, kind: str) -> Tensor:
-    reciprocal = torch.tensor(1.0 / MAX[kind], dtype=torch.float32, device=amax.device)
-    scale = amax * reciprocal
-    return torch.where(scale == 0, 1.0, scale)
+    tl.store(scale_ptr, rounding.scale_of(tl.max(largest, axis=0), KIND))
 
 
 def quantize_tensor_torch(x: Tensor, scale: Tensor, kind: str) -> Tensor:
     """Compute the result of `quantize_tensor` in torch."""
-    if kind not in MAX:
-        raise MoEError(f"kind must be one of {', '.join(MAX)}, not {kind!r}")
-    return _encode_torch(x.float() / scale, kind)
+    check_kind(kind)
+    return rounding.codes_torch(x.float() / scale, kind)
 
 
 def quantize_rows_torch(x: Tensor, kind: str, group: int | None) -> tuple[Tensor, Tensor]:
     """Compute the result of `quantize_rows` in torch."""
-    if kind not in MAX:
-        raise MoEError(f"kind must be one of {', '.join(MAX)}, not {kind!r}")
+    check_kind(kind)
     rows, columns = x.shape
     width = columns if group is None else group
     groups = -(-columns // width) if columns else 0
     padded = torch.nn.functional.pad(x.float(), (0, groups * width - columns))
     tiles = padded.view(rows, groups, max(width, 1))
-    scale = _scale_torch(tiles.abs().amax(dim=2), kind)
-    codes = _encode_torch(tiles / scale[:, :, None], kind)
+    scale = rounding.scale_torch(tiles.abs().amax(dim=2), kind)
+    codes = rounding.codes_torch(tiles / scale[:, :, None], kind)
     return codes.view(rows, groups * width)[:, :columns].contiguous(), scale
 
 
@@ -202,4 +185,4 @@ def tensor_scale_torch(x: Tensor, ids: Tensor, kind: str) -> Tensor:
     """Compute the result of `tensor_scale` in torch."""
     used = x[ids.reshape(-1) >= 0].float()
     amax = used.abs().amax() if used.numel() else x.new_zeros((), dtype=torch.float32)
-    return _scale_torch(amax, kind)
+    return rounding.scale_torch(amax, kind)

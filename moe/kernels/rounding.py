@@ -1,4 +1,4 @@
-"""Convert float32 values to bf16, fp16, e4m3 or int8. No other module does.
+"""Convert float32 values to bf16, fp16, e4m3, e4m3fnuz or int8. No other module does.
 
 Values are rounded to the target's grid by integer or magic-number arithmetic before the type
 changes. The casts themselves differ: Triton's interpreter rounds e4m3 ties away from zero and
@@ -6,8 +6,9 @@ loses carries (31.37 becomes 16), truncates bf16 and turns NaN into numbers; tor
 overflow into NaN, torch 2.13 saturates. float32 arithmetic gives the same bits everywhere.
 
 The rules, for kernels and twins: round to nearest, ties to even. bf16 and fp16 overflow to Inf.
-e4m3 saturates at 448 and int8 at 127, for Inf as well. NaN stays NaN (0x7f in e4m3); int8 has
-none and gives 0, so that only the scale carries the NaN. The sign of zero is preserved.
+e4m3 saturates at 448, e4m3fnuz at 240 and int8 at 127, for Inf as well. NaN stays NaN (0x7f in
+e4m3, 0x80 in e4m3fnuz); int8 has none and gives 0, so that only the scale carries the NaN. The sign
+of zero is preserved, except in e4m3fnuz, which has one zero.
 """
 
 from __future__ import annotations
@@ -16,10 +17,18 @@ import torch
 import triton
 import triton.language as tl
 
+from moe.formats.fp8 import E4M3_MAX, E4M3FNUZ_MAX
 from moe.kernels.launch import INTERPRETED
 
-E4M3_MAX = 448.0
 INT8_MAX = 127.0
+# Kind of one-byte codes, the compile-time argument KIND of kernels -> the largest code.
+MAX = {"fp8": E4M3_MAX, "fp8_fnuz": E4M3FNUZ_MAX, "int8": INT8_MAX}
+CODE_DTYPE = {
+    "fp8": torch.float8_e4m3fn,
+    "fp8_fnuz": torch.float8_e4m3fnuz,
+    "int8": torch.int8,
+}
+_E4M3_MAX, _E4M3FNUZ_MAX = tl.constexpr(E4M3_MAX), tl.constexpr(E4M3FNUZ_MAX)
 _DECODE_NAN = tl.constexpr(INTERPRETED)  # the interpreter reads the e4m3 NaN as 480
 _SIGN = tl.constexpr(-0x80000000)
 
@@ -51,15 +60,27 @@ def to_model_dtype(v, dtype: tl.constexpr):
 @triton.jit
 def round_to_e4m3(v):
     """Round float32 to the e4m3 grid, as float32; NaN stays NaN."""
+    return _with_sign_of(_rounded_size(v, _E4M3_MAX, 121), v)  # below 2^-6 a step is 2^-9
+
+
+@triton.jit
+def round_to_e4m3fnuz(v):
+    """Round float32 to the e4m3fnuz grid, as float32; NaN stays NaN, and no zero is negative."""
+    size = _rounded_size(v, _E4M3FNUZ_MAX, 120)  # below 2^-7 a step is 2^-10
+    return tl.where(size == 0.0, 0.0, _with_sign_of(size, v))
+
+
+@triton.jit
+def _rounded_size(v, LARGEST: tl.constexpr, SMALLEST: tl.constexpr):
+    """Round |v| to a grid with 3 bits of mantissa. SMALLEST: biased exponent of normal values."""
     top = tl.abs(v)
-    size = tl.where(top > 448.0, 448.0, top)  # a comparison with NaN is false, so NaN stays
-    # A step of the grid is 2^(exponent-3), and 2^-9 below 2^-6. Adding a number whose own last
-    # bit is worth one step rounds to that step; subtracting it again is exact.
-    exponent = tl.maximum(magnitude_bits(size) >> 23, 121)
+    size = tl.where(top > LARGEST, LARGEST, top)  # a comparison with NaN is false, so NaN stays
+    # A step of the grid is 2^(exponent-3), and that of SMALLEST below it. Adding a number whose own
+    # last bit is worth one step rounds to that step; subtracting it again is exact.
+    exponent = tl.maximum(magnitude_bits(size) >> 23, SMALLEST)
     magic = (tl.minimum(exponent, 135) + 20) << 23
     rounder = magic.to(tl.float32, bitcast=True)
-    rounded = (size + rounder) - rounder
-    return _with_sign_of(rounded, v)
+    return (size + rounder) - rounder
 
 
 @triton.jit
@@ -72,13 +93,26 @@ def _with_sign_of(size, v):
 def e4m3_codes(v):
     """Convert float32 to uint8 codes of float8_e4m3fn."""
     rounded = round_to_e4m3(v)
-    nan = rounded != rounded
-    size = tl.where(nan, 0.0, tl.abs(rounded))
-    bits = size.to(tl.int32, bitcast=True)
-    normal = (bits >> 20) - (120 << 3)  # biases 127 and 7; three bits of mantissa remain
-    code = tl.where(size < 0.015625, (size * 512.0).to(tl.int32), normal)  # 2^-6, 2^9
+    code = _code_of(tl.abs(rounded), 120, 512.0)  # biases 127 and 7; a step of 2^-9
     sign = (v.to(tl.int32, bitcast=True) >> 24) & 0x80
-    return tl.where(nan, 0x7F, code | sign).to(tl.uint8)
+    return tl.where(rounded != rounded, 0x7F, code | sign).to(tl.uint8)
+
+
+@triton.jit
+def e4m3fnuz_codes(v):
+    """Convert float32 to uint8 codes of float8_e4m3fnuz."""
+    rounded = round_to_e4m3fnuz(v)
+    code = _code_of(tl.abs(rounded), 119, 1024.0)  # biases 127 and 8; a step of 2^-10
+    sign = (rounded.to(tl.int32, bitcast=True) >> 24) & 0x80
+    return tl.where(rounded != rounded, 0x80, code | sign).to(tl.uint8)
+
+
+@triton.jit
+def _code_of(rounded, BIAS: tl.constexpr, STEPS: tl.constexpr):
+    """Return the code of a size on the grid. BIAS: 127 less the grid's. STEPS: subnormal in 1."""
+    size = tl.where(rounded != rounded, 0.0, rounded)
+    normal = (size.to(tl.int32, bitcast=True) >> 20) - (BIAS << 3)  # three bits of mantissa remain
+    return tl.where(size < 8.0 / STEPS, (size * STEPS).to(tl.int32), normal)
 
 
 @triton.jit
@@ -92,20 +126,40 @@ def int8_codes(v):
 
 
 @triton.jit
-def codes_of(v, INT8: tl.constexpr):
-    """Convert float32 to int8 codes, or to uint8 codes of float8_e4m3fn."""
-    if INT8:
+def codes_of(v, KIND: tl.constexpr):
+    """Convert float32 to int8 codes, or to uint8 codes of an fp8. KIND: a key of MAX."""
+    if KIND == "int8":
         return int8_codes(v)
+    elif KIND == "fp8_fnuz":
+        return e4m3fnuz_codes(v)
     else:
         return e4m3_codes(v)
 
 
 @triton.jit
+def scale_of(amax_bits, KIND: tl.constexpr):
+    """Return the scale for the int32 bits of an amax; as integers NaN is largest, so it is kept."""
+    amax = amax_bits.to(tl.float32, bitcast=True)
+    if KIND == "int8":
+        scale = amax * (1.0 / 127.0)
+    elif KIND == "fp8_fnuz":
+        scale = amax * (1.0 / _E4M3FNUZ_MAX)
+    else:
+        scale = amax * (1.0 / _E4M3_MAX)
+    return tl.where(scale == 0.0, 1.0, scale)
+
+
+@triton.jit
 def values_of(codes):
-    """Convert any element type to float32, with e4m3 NaNs, which the interpreter reads as 480."""
+    """Convert any element type to float32, with the NaNs of fp8.
+
+    The interpreter reads that of e4m3 as 480, and that of e4m3fnuz as -0.
+    """
     v = codes.to(tl.float32)
     if _DECODE_NAN and codes.dtype == tl.float8e4nv:
         v = tl.where(tl.abs(v) > 448.0, float("nan"), v)
+    if _DECODE_NAN and codes.dtype == tl.float8e4b8:
+        v = tl.where(codes.to(tl.uint8, bitcast=True) == 0x80, float("nan"), v)
     return v
 
 
@@ -120,6 +174,34 @@ def e4m3_codes_torch(v: torch.Tensor) -> torch.Tensor:
     return torch.where(v.isnan(), 0x7F, codes)
 
 
+def round_to_e4m3fnuz_torch(v: torch.Tensor) -> torch.Tensor:
+    """Round float32 of any shape to the e4m3fnuz grid, as float32; NaN stays NaN."""
+    return v.clamp(-E4M3FNUZ_MAX, E4M3FNUZ_MAX).to(torch.float8_e4m3fnuz).float()
+
+
+def e4m3fnuz_codes_torch(v: torch.Tensor) -> torch.Tensor:
+    """Convert float32 of any shape to uint8 codes of float8_e4m3fnuz."""
+    codes = v.clamp(-E4M3FNUZ_MAX, E4M3FNUZ_MAX).to(torch.float8_e4m3fnuz).view(torch.uint8)
+    return torch.where(v.isnan(), 0x80, codes)
+
+
 def int8_codes_torch(v: torch.Tensor) -> torch.Tensor:
     """Round float32 of any shape to int8 in -127..127."""
     return v.nan_to_num(nan=0.0).clamp(-INT8_MAX, INT8_MAX).round().to(torch.int8)
+
+
+def codes_torch(v: torch.Tensor, kind: str) -> torch.Tensor:
+    """Convert float32 of any shape to codes of CODE_DTYPE[kind]. kind: a key of MAX."""
+    codes_of_kind = {
+        "fp8": e4m3_codes_torch,
+        "fp8_fnuz": e4m3fnuz_codes_torch,
+        "int8": int8_codes_torch,
+    }
+    return codes_of_kind[kind](v).view(CODE_DTYPE[kind])
+
+
+def scale_torch(amax: torch.Tensor, kind: str) -> torch.Tensor:
+    """Return the float32 scale of values up to amax; 1 where it would be 0, NaN for NaN."""
+    reciprocal = torch.tensor(1.0 / MAX[kind], dtype=torch.float32, device=amax.device)
+    scale = amax * reciprocal
+    return torch.where(scale == 0, 1.0, scale)

@@ -20,6 +20,10 @@ _W_KINDS: _Kinds = {
 }
 
 
+# Grid of a format -> kind of its codes for `moe.kernels.quantize`.
+KINDS = {"e4m3": "fp8", "e4m3fnuz": "fp8_fnuz", "int8": "int8"}
+
+
 def x_kind_of(fmt: Format) -> str:
     """Return what shares a scale in an activation format: none, tensor, token or group.
 
@@ -44,11 +48,10 @@ def _kind(fmt: Format, kinds: _Kinds, operand: str) -> str:
 
 
 def code_kind_of(fmt: Format) -> str:
-    """Return the kind of a format's codes for `moe.kernels.quantize`: "fp8" or "int8".
+    """Return the kind of a format's codes for `moe.kernels.quantize`, a key of its MAX.
 
     Raises MoEError for a grid that the kernels do not support.
     """
-    kinds = {"e4m3": "fp8", "int8": "int8"}
-    if fmt.grid not in kinds:
-        raise MoEError(f"no kernel makes codes of grid {fmt.grid!r}, only {', '.join(kinds)}")
-    return kinds[fmt.grid]
+    if fmt.grid not in KINDS:
+        raise MoEError(f"no kernel makes codes of grid {fmt.grid!r}, only {', '.join(KINDS)}")
+    return KINDS[fmt.grid]

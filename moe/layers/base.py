@@ -31,7 +31,10 @@ class CheckpointMLP:
 
     gate, up: [N, K]; up is None if the activation is not gated. down: [K, N]. Weights in the
     layer's dtype, or codes whose scales are float32 multipliers: [] per tensor, [O] per channel,
-    [ceil(O/128), ceil(I/128)] per block of [O, I].
+    [ceil(O/128), ceil(I/128)] per block of [O, I]. Sub-byte codes have two
+    columns in a byte. Scales per group of columns are [O, I/group], of the format's scale dtype,
+    with zero points or a global scale [] if the format has them (see `moe.formats.quant_tensor`);
+    gate and up have the same global scale.
     """
 
     gate: Tensor
@@ -40,6 +43,11 @@ class CheckpointMLP:
     gate_scale: Tensor | None = None
     up_scale: Tensor | None = None
     down_scale: Tensor | None = None
+    gate_zero: Tensor | None = None
+    up_zero: Tensor | None = None
+    down_zero: Tensor | None = None
+    gate_up_global: Tensor | None = None
+    down_global: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

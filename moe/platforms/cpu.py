@@ -10,11 +10,14 @@ from moe.spec import Platform
 def platform() -> Platform:
     """Return the platform; it has the feature `triton` if Triton's interpreter works.
 
-    `fp8_e4m3` is always there: float32 arithmetic multiplies codes of any format exactly.
+    `fp8_e4m3` and `fp8_e4m3fnuz` are there: float32 arithmetic multiplies codes of any format
+    exactly. Interpreters before Triton 3.9 do not read e4m3fnuz.
     """
     usable = importlib.util.find_spec("triton") is not None and interpreter_fault() is None
-    features = frozenset({"cpu", "fp8_e4m3"} | ({"triton"} if usable else set()))
-    return Platform(name="cpu", device="cpu", features=features, interpreted=True)
+    features = {"cpu", "fp8_e4m3", *(("triton",) if usable else ())}
+    if not usable or _installed("triton") >= (3, 9):
+        features.add("fp8_e4m3fnuz")
+    return Platform(name="cpu", device="cpu", features=frozenset(features), interpreted=True)
 
 
 def interpreter_fault() -> str | None:
@@ -34,6 +37,13 @@ def interpreter_fault() -> str | None:
             "install triton>=3.9 or numpy<2.4"
         )
     return None
+
+
+def _installed(package: str) -> tuple[int, int]:
+    """Return (major, minor) of an installed package."""
+    from importlib.metadata import version
+
+    return _release(version(package))
 
 
 def _release(version: str) -> tuple[int, int]:

@@ -69,6 +69,12 @@ QUANT: Registry[QuantSpec] = Registry(
         _one_byte("fp8_channel", "fp8_static", "fp8_channel:Fp8ChannelStatic", "_static"),
         _one_byte("fp8_channel", "fp8_dynamic", "fp8_channel:Fp8ChannelDynamic", "_dynamic"),
         _one_byte("fp8_block", "fp8_group", "fp8_block:Fp8Block"),
+        _one_byte("fp8_fnuz_tensor", "fp8_fnuz_static", "fp8_fnuz:Fp8FnuzTensorStatic"),
+        _one_byte(
+            "fp8_fnuz_tensor", "fp8_fnuz_dynamic", "fp8_fnuz:Fp8FnuzTensorDynamic", "_dynamic"
+        ),
+        _one_byte("fp8_fnuz_channel", "fp8_fnuz_token", "fp8_fnuz:Fp8FnuzChannel"),
+        _one_byte("fp8_fnuz_block", "fp8_fnuz_group", "fp8_fnuz:Fp8FnuzBlock"),
         _one_byte("int8_channel", "int8_token", "int8_channel:Int8Channel"),
         _one_byte("int8_block", "int8_group", "int8_block:Int8Block"),
     ),

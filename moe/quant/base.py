@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from moe.formats.quant_tensor import QuantTensor, dequantize, spread_scale
+from moe.formats.quant_tensor import dequantize
 from moe.kernels import quantize
 from moe.kernels.launch import runs_kernels
+from moe.kernels.quantize_weights import moe_quantize_weights, moe_quantize_weights_torch
 from moe.types import ExpertWeights
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from moe.formats.format import Format
+    from moe.formats.quant_tensor import QuantTensor
     from moe.types import Activations
 
 
@@ -53,38 +55,46 @@ class QuantMethod(ABC):
 
         intermediate: N, the full size. Raises ValueError if a scale block would be cut.
         """
+        if len(columns) == intermediate:  # not sharded: no block is cut, wherever the seam is
+            return weights
+        packing = weights.format.packing
+        codes = _blocks_of(columns, intermediate, packing)
         return weights.replace(
             w13=_rows_of(weights.w13, columns, intermediate),
-            w2=weights.w2[:, :, columns.start : columns.stop].contiguous(),
-            **_shard_scales(weights, columns, intermediate),
+            w2=weights.w2[:, :, codes.start : codes.stop].contiguous(),
+            **_shard_blocks(weights, columns, intermediate),
         )
 
 
 def _rows_of(t: Tensor, columns: range, intermediate: int) -> Tensor:
     """Return the rows of t, [e, 2N, ...] or [e, N, ...], for these columns: gate's, then up's."""
     part = slice(columns.start, columns.stop)
-    return torch.cat(
-        [half[:, part] for half in torch.split(t, intermediate, dim=1)], dim=1
-    ).contiguous()
+    halves = [_bytes(half[:, part]) for half in torch.split(t, intermediate, dim=1)]
+    return torch.cat(halves, dim=1).view(t.dtype).contiguous()
 
 
-def _shard_scales(
+def _bytes(t: Tensor) -> Tensor:
+    """Return t as uint8 if its elements are bytes: torch concatenates no fp8 on some devices."""
+    return t.view(torch.uint8) if t.element_size() == 1 else t
+
+
+def _shard_blocks(
     weights: ExpertWeights, columns: range, intermediate: int
 ) -> dict[str, Tensor | None]:
-    """Return the scales that differ from the full weights' by name, for a shard of columns.
+    """Return the scales and zero points that differ from the full weights', by name, for a shard.
 
     Raises ValueError if a block straddles the shard or the seam between gate and up.
     """
     down, across = weights.format.block or (None, None)
     changes: dict[str, Tensor | None] = {}
-    if len(columns) == intermediate:  # not sharded: no block is cut, wherever the seam is
-        return changes
-    if down is not None and weights.w13_scale is not None:
-        blocks = _blocks_of(columns, intermediate, down)
-        changes["w13_scale"] = _rows_of(weights.w13_scale, blocks, intermediate // down)
-    if across is not None and weights.w2_scale is not None:
-        blocks = _blocks_of(columns, intermediate, across)
-        changes["w2_scale"] = weights.w2_scale[..., blocks.start : blocks.stop].contiguous()
+    for name in ("scale", "zero"):
+        rows, inner = getattr(weights, f"w13_{name}"), getattr(weights, f"w2_{name}")
+        if down is not None and rows is not None:
+            blocks = _blocks_of(columns, intermediate, down)
+            changes[f"w13_{name}"] = _rows_of(rows, blocks, intermediate // down)
+        if across is not None and inner is not None:
+            blocks = _blocks_of(columns, intermediate, across)
+            changes[f"w2_{name}"] = inner[..., blocks.start : blocks.stop].contiguous()
     return changes
 
 
@@ -109,54 +119,13 @@ def quantize_rows(x: Tensor, kind: str, group: int | None) -> tuple[Tensor, Tens
     return do(x, kind, group)
 
 
-def scale_of(amax: Tensor, fmt: Format) -> Tensor:
-    """Return the scale of values up to `amax`, in float32; 1 for zeros, and NaN for NaN."""
-    reciprocal = torch.tensor(1.0 / fmt.top, dtype=torch.float32, device=amax.device)
-    scale = amax.float() * reciprocal
-    return torch.where(scale == 0, 1.0, scale)
-
-
-def quantize_matrix(w: Tensor, fmt: Format) -> tuple[Tensor, Tensor]:
-    """Return codes [O, I] of an expert's matrix w, [O, I], and a scale per block of the format.
-
-    Sides along which all values share a scale are left out: [] per matrix, [O] per channel.
-    """
-    w = w.float()
-    scale = scale_of(_block_amax(w, fmt), fmt)
-    element_scale = spread_scale(QuantTensor(codes=w, scale=scale, format=fmt))
-    codes = fmt.codec.encode(w / element_scale)
-    assert fmt.block is not None
-    return codes, scale.reshape([n for n, side in zip(scale.shape, fmt.block, strict=True) if side])
-
-
-def quantize_experts(w: Tensor, fmt: Format) -> tuple[Tensor, Tensor]:
-    """Return codes of w, [e, O, I], and the scales of `quantize_matrix`, stacked along e."""
-    dtype = fmt.codec.dtype
-    if w.shape[0] == 0:
-        blank = quantize_matrix(w.new_zeros(w.shape[1:]), fmt)
-        return w.to(dtype), blank[1].new_zeros((0, *blank[1].shape))
-    codes = torch.empty(w.shape, dtype=dtype, device=w.device)
-    scales = []
-    for e, matrix in enumerate(w):  # one at a time, since float32 copies of all take 4x the memory
-        codes[e], scale = quantize_matrix(matrix, fmt)
-        scales.append(scale)
-    return codes, torch.stack(scales)
-
-
 def quantize_pair(w13: Tensor, w2: Tensor, fmt: Format) -> ExpertWeights:
-    """Return quantized weights of experts. w13: [e, 2N, K], w2: [e, K, N]."""
-    codes13, scale13 = quantize_experts(w13, fmt)
-    codes2, scale2 = quantize_experts(w2, fmt)
-    return ExpertWeights(w13=codes13, w2=codes2, w13_scale=scale13, w2_scale=scale2, format=fmt)
+    """Return quantized weights of experts, by kernels on a GPU, otherwise by their twins.
 
-
-def _block_amax(w: Tensor, fmt: Format) -> Tensor:
-    """Return the largest |w| of each block, [blocks along O, blocks along I]. w: [O, I]."""
-    rows, columns = w.shape
-    down, across = fmt.block or (None, None)
-    down, across = down or max(rows, 1), across or max(columns, 1)
-    padded = torch.nn.functional.pad(w.abs(), (0, -columns % across, 0, -rows % down))
-    return padded.view(len(padded) // down, down, -1, across).amax(dim=(1, 3))
+    w13: [e, 2N, K], w2: [e, K, N].
+    """
+    do = moe_quantize_weights if runs_kernels(w13.device) else moe_quantize_weights_torch
+    return ExpertWeights.of(do(w13, fmt), do(w2, fmt))
 
 
 def dequantize_weight(w: QuantTensor) -> Tensor:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from moe.errors import MoEError
 from moe.formats import FORMATS
+from moe.kernels.quantize_weights import scale_of
 from moe.kernels.scales import code_kind_of
-from moe.quant.base import QuantMethod, quantize_pair, quantize_rows, quantize_tensor, scale_of
+from moe.quant.base import QuantMethod, quantize_pair, quantize_rows, quantize_tensor
 from moe.types import Activations, ExpertWeights
 
 if TYPE_CHECKING:

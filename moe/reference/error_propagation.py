@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from moe.activations.base import Propagated
-    from moe.formats.format import Format
     from moe.numerics import Numerics
     from moe.reference.activation import TrueActivation
 
@@ -99,36 +98,6 @@ class Noisy:
         jumps = over + torch.where(tie < self.doubt, moved, 0.0)
         doubt = torch.where(tie < reach, jump_size, 0.0)
         return Noisy(value=value, variance=torch.zeros_like(value), jumps=jumps, doubt=doubt)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scale:
-    """A scale, and its error from rounding the largest value in its scope.
-
-    scale: broadcastable to the values. doubt: the largest relative error, 0 for most.
-    chance: the probability of that error. All have the same shape.
-    """
-
-    scale: Tensor
-    doubt: Tensor
-    chance: Tensor
-
-    def of(self, ranks: slice) -> Scale:
-        """Return the scales [world] of some ranks as [w, 1, 1], broadcastable to [w, R, c]."""
-        scale, doubt, chance = (t[ranks, None, None] for t in self._all)
-        return Scale(scale=scale, doubt=doubt, chance=chance)
-
-    def or_larger(self, other: Scale, ranks: slice) -> Scale:
-        """Return the scales [world], with the other [w, 1, 1] of some ranks where it is larger."""
-        larger = other.scale[:, 0, 0] > self.scale[ranks]
-        merged = [t.clone() for t in self._all]
-        for target, candidate in zip(merged, other._all, strict=True):
-            target[ranks] = torch.where(larger, candidate[:, 0, 0], target[ranks])
-        return Scale(scale=merged[0], doubt=merged[1], chance=merged[2])
-
-    @property
-    def _all(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self.scale, self.doubt, self.chance
 
 
 def by_rank(x: Tensor, columns: Sequence[range]) -> Tensor:
@@ -237,39 +206,4 @@ def _scaled(f: Noisy, factor: Noisy) -> Noisy:
         variance=b.square() * f.variance + a.square() * factor.variance,
         jumps=b.square() * f.jumps + a.square() * factor.jumps,
         doubt=b * f.doubt + a * factor.doubt,
-    )
-
-
-def quantize_noisy(h: Noisy, scale: Scale, fmt: Format) -> Noisy:
-    """Quantize `h`; an error of the scale shifts every value in its scope."""
-    q = formats.quantize(h.value, scale.scale, fmt)
-    shift = h.value.abs() * scale.doubt
-    unsure = Noisy(
-        value=h.value,
-        variance=h.variance + (h.value * FLOAT32_NOISE).square(),
-        jumps=h.jumps,
-        doubt=h.doubt + shift,
-    )
-    settled = unsure.settled(q.values, q.step, q.tie)
-    flipping = torch.minimum(shift * q.step, q.step.square())  # expected square of tie crossings
-    return Noisy(
-        value=settled.value,
-        variance=settled.variance,
-        jumps=settled.jumps + scale.chance * (shift.square() + flipping),
-        doubt=settled.doubt + shift,
-        shift=shift,
-    )
-
-
-def dynamic_scale(h: Noisy, fmt: Format, numerics: Numerics) -> Scale:
-    """Return the scale of the values that share one, with the error of their largest value."""
-    size = h.value.abs()
-    largest = formats.scope_amax(size, fmt)
-    rival = (h.doubt > 0) & (size + h.doubt >= largest)
-    jumped = torch.where(rival, h.jumps / h.doubt.square().clamp(min=1e-38), 0.0)
-    relative = torch.where(rival, h.doubt / largest.clamp(min=1e-30), 0.0)
-    return Scale(
-        scale=formats.scale_for(largest, fmt, numerics),
-        doubt=formats.scope_amax(relative, fmt),
-        chance=formats.scope_amax(jumped, fmt),
     )

@@ -14,6 +14,7 @@ import torch
 
 from moe.formats.grids import float_step
 from moe.numerics import Numerics
+from moe.reference.block_scales import global_scale, power_of_two, two_level
 from moe.spec import resolve
 
 if TYPE_CHECKING:
@@ -73,19 +74,28 @@ class Quantized:
     tie: Tensor
 
 
-def scale_for(amax: Tensor, fmt: Format, numerics: Numerics = _PLAIN) -> Tensor:
+def scale_for(
+    amax: Tensor, fmt: Format, numerics: Numerics = _PLAIN, total: Tensor | None = None
+) -> Tensor:
     """Return the scale of values up to amax, in float32 as `numerics` declares; never zero.
 
     Where it would be zero it is 1. The default is amax times the float32 reciprocal of the largest
-    code.
+    code. e8m0 and e4m3 scales are on their grid; the latter are divided by the global scale
+    `total`.
     """
     size = amax.to(torch.float32)
     if numerics.amax_floor or numerics.amax_epsilon:
         size = size.clamp(min=numerics.amax_floor) + (numerics.amax_epsilon or 0.0)
-    if numerics.scale == "divided":
-        scaled = (size / fmt.top).to(amax.dtype)
+    if fmt.scale_dtype == "e8m0":
+        return power_of_two(size, fmt).to(amax.dtype)
+    if fmt.scale_dtype == "e4m3":
+        assert total is not None, f"{fmt.name} needs a global scale"
+        return two_level(size, fmt, total).to(amax.dtype)
+    top = fmt.scale_top or fmt.top
+    if numerics.scale == "divided" or fmt.scale_divides:
+        scaled = (size / top).to(amax.dtype)
     else:
-        reciprocal = torch.tensor(1.0 / fmt.top, dtype=torch.float32, device=amax.device)
+        reciprocal = torch.tensor(1.0 / top, dtype=torch.float32, device=amax.device)
         scaled = (size * reciprocal).to(amax.dtype)
     return torch.where(scaled == 0, torch.ones_like(amax), scaled)
 
@@ -93,7 +103,7 @@ def scale_for(amax: Tensor, fmt: Format, numerics: Numerics = _PLAIN) -> Tensor:
 def quantize(x: Tensor, scale: Tensor, fmt: Format) -> Quantized:
     """Quantize x with `scale`, broadcastable to x."""
     ratio = x / scale
-    clamped = ratio.clamp(-fmt.top, fmt.top)
+    clamped = ratio.clamp(fmt.lowest, fmt.top)
     codes = on_grid(clamped, fmt)
     step = step_of(clamped, fmt)
     tie = tie_of(clamped, codes, fmt)
@@ -128,6 +138,11 @@ def scope_amax(x: Tensor, fmt: Format) -> Tensor:
     if rows == 1:
         return x.abs().amax(dim=-1, keepdim=True)
     assert fmt.has_one_scale, f"{fmt.name} has blocks of {rows} tokens: rows would share scales"
+    return tensor_amax(x)
+
+
+def tensor_amax(x: Tensor) -> Tensor:
+    """Return the largest |x|, [], or [w, 1, 1] of x [w, T, K]."""
     if x.numel() == 0:
         return x.new_zeros(())
     return x.abs().amax(dim=(-2, -1), keepdim=x.dim() > 2)
@@ -138,25 +153,66 @@ def activation_scale(
 ) -> Tensor:
     """Return the scale of each element of x [T, K], broadcastable to it.
 
-    static: [] the calibrated scale, for formats that have one. A dynamic per-tensor scale is taken
-    over all rows of x, so x must hold every row that shares the member's scale.
+    static: [] the calibrated scale, or global scale, for formats that have one; also a global scale
+    that is known. A dynamic per-tensor scale is taken over all rows of x, so x must hold every row
+    that shares the member's scale.
     """
-    if fmt.static:
-        assert static is not None, "a static format needs its calibrated scale"
+    assert static is not None or not fmt.static, "a static format needs its calibrated scale"
+    if fmt.global_scale:
+        total = global_scale(tensor_amax(x), fmt) if static is None else static
+        return scale_for(scope_amax(x, fmt), fmt, numerics, total)
+    if fmt.static and static is not None:
         return static.to(x.dtype)
     return scale_for(scope_amax(x, fmt), fmt, numerics)
+
+
+def tensor_scale(amax: Tensor, fmt: Format, numerics: Numerics = _PLAIN) -> Tensor:
+    """Return what all rows share, from their largest value: the scale, or the global scale.
+
+    The result may be passed to `activation_scale` as `static`.
+    """
+    if fmt.global_scale:
+        return global_scale(amax, fmt).to(amax.dtype)
+    return scale_for(amax, fmt, numerics)
 
 
 def weight_values(w: Tensor, fmt: Format) -> Tensor:
     """Return the values of the codes of one expert's matrix [O, I]."""
     if fmt.grid == "model":
         return w
-    return quantize(w, weight_scale(w, fmt), fmt).values
+    scale = weight_scale(w, fmt)
+    if not fmt.zero_point:
+        return quantize(w, scale, fmt).values
+    zero = zero_points(w, scale, fmt)
+    codes = (w / scale + zero).round().clamp(fmt.lowest, fmt.top)
+    return (codes - zero) * scale
+
+
+def zero_points(w: Tensor, scale: Tensor, fmt: Format) -> Tensor:
+    """Return the code of 0 for each element of one expert's matrix [O, I]."""
+    smallest, _ = _group_range(w, fmt)
+    return (-smallest / scale).clamp(fmt.lowest, fmt.top).round()
+
+
+def _group_range(w: Tensor, fmt: Format) -> tuple[Tensor, Tensor]:
+    """Return the smallest and the largest value in each element's group, and 0, for w [O, I]."""
+    assert fmt.group is not None
+    padded = torch.nn.functional.pad(w, (0, -w.shape[1] % fmt.group))
+    groups = padded.reshape(len(w), -1, fmt.group)
+    low, high = groups.amin(dim=2).clamp(max=0), groups.amax(dim=2).clamp(min=0)
+    return (
+        spread_groups(low, w.shape[1], fmt.group),
+        spread_groups(high, w.shape[1], fmt.group),
+    )
 
 
 def weight_scale(w: Tensor, fmt: Format) -> Tensor:
     """Return the scale of each element of one expert's matrix [O, I], broadcastable to it."""
     assert fmt.block is not None, f"{fmt.name} has no scales"
+    if fmt.zero_point:
+        low, high = _group_range(w, fmt)
+        scale = (high.float() - low.float()) / (fmt.top - fmt.lowest)
+        return torch.where(scale == 0, 1.0, scale).to(w.dtype)
     rows, columns = fmt.block
     amax = w.abs()
     if columns is None:
@@ -167,4 +223,5 @@ def weight_scale(w: Tensor, fmt: Format) -> Tensor:
         amax = amax.amax(dim=0, keepdim=True)
     elif rows > 1:
         amax = spread_groups(group_amax(amax.T, rows), w.shape[0], rows).T
-    return scale_for(amax, fmt)
+    total = global_scale(w.abs().amax(), fmt) if fmt.global_scale else None
+    return scale_for(amax, fmt, total=total)

@@ -18,19 +18,12 @@ import torch
 from moe.formats import FORMATS
 from moe.reference import formats
 from moe.reference.activation import activation_of
-from moe.reference.error_propagation import (
-    Noisy,
-    Scale,
-    by_rank,
-    dynamic_scale,
-    first_product,
-    intermediate,
-    quantize_noisy,
-)
+from moe.reference.error_propagation import Noisy, by_rank, first_product, intermediate
 from moe.reference.output_noise import Term, add_noise, sum_roundings, weight_error
 from moe.reference.ownership import holders
 from moe.reference.pairs import largest_input, pairs_of, weighted_input
 from moe.reference.result import Answer, Sums, empty_sums, record_parts
+from moe.reference.scale_error import Scale, dynamic_scale, largest_of, quantize_noisy
 from moe.reference.shared_experts import SHARED, shared_output
 
 if TYPE_CHECKING:
@@ -154,19 +147,22 @@ class BaselineSiluAndMul:
     def _first_scale(
         self, x: Tensor, pairs: Sequence[Pairs], a1_scale: Tensor | None
     ) -> Tensor | None:
-        """Return the scale of the input if all tokens share one, else None."""
+        """Return the scale, or global scale, of the input if all tokens share one, else None."""
         fmt = self.act_format
-        if not fmt.has_one_scale:
+        if fmt.static:
+            assert a1_scale is not None, "a static format needs its calibrated scale"
+            return a1_scale.to(self.dtype)
+        if not fmt.spans_rows:
             return None
         largest = largest_input(x, pairs, self.numerics, self._model)
-        return formats.activation_scale(largest, fmt, a1_scale, self.numerics)
+        return formats.tensor_scale(largest, fmt, self.numerics)
 
     def quantize_input(self, x: Tensor, scale: Tensor | None) -> Tensor:
-        """Return the values of the codes of x [T, K]. scale: [], or None: one per row or group."""
+        """Return the values of the codes of x [T, K]. scale: what all rows share, or None."""
         if self.act_format.grid == "model":
             return x
-        if scale is None:
-            scale = formats.activation_scale(x, self.act_format, None, self.numerics)
+        if scale is None or not self.act_format.has_one_scale:
+            scale = formats.activation_scale(x, self.act_format, scale, self.numerics)
         return formats.quantize(x, scale, self.act_format).values
 
     def _second_scales(
@@ -176,9 +172,9 @@ class BaselineSiluAndMul:
         a2_scale: Tensor | None,
         first: tuple[Tensor | None, dict[int, Noisy] | None],
     ) -> Scale | None:
-        """Return each rank's scale [world] of its intermediate if its rows share one, else None."""
+        """Return each rank's scale, or global scale, [world] if its rows share one, else None."""
         world, fmt = self.layer_spec.layout.world_size, self.act_format
-        if not fmt.has_one_scale:
+        if not (fmt.spans_rows or fmt.static):
             return None
         zeros = inputs.new_zeros(world)
         if fmt.static:
@@ -187,8 +183,9 @@ class BaselineSiluAndMul:
         largest = Scale(scale=zeros, doubt=zeros, chance=zeros)
         for of_expert in pairs:
             ranks, h = self._shards(of_expert, inputs, first)
-            largest = largest.or_larger(dynamic_scale(h, fmt, self.numerics), ranks)
-        return largest
+            largest = largest.or_larger(largest_of(h), ranks)
+        scale = formats.tensor_scale(largest.scale, fmt, self.numerics)
+        return dataclasses.replace(largest, scale=scale)
 
     def _shards(
         self,
@@ -236,11 +233,13 @@ class BaselineSiluAndMul:
         return self._latest[1]
 
     def quantize_intermediate(self, h: Noisy, shared: Scale | None) -> Noisy:
-        """Quantize each rank's columns [w, R, c]. shared: scales [w, 1, 1], or None: dynamic."""
+        """Quantize each rank's columns [w, R, c]. shared: [w, 1, 1] of all rows, or None."""
         fmt = self.act_format
         if fmt.grid == "model":
             return h
-        return quantize_noisy(h, shared or dynamic_scale(h, fmt, self.numerics), fmt)
+        if shared is None or not fmt.has_one_scale:
+            shared = dynamic_scale(h, fmt, self.numerics, shared)
+        return quantize_noisy(h, shared, fmt)
 
     def _add_shards(self, sums: Sums, pairs: Pairs, h: Noisy) -> None:
         """Add an expert's second product on the columns [w, R, c] of each rank that holds some."""

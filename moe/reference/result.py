@@ -15,8 +15,8 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from moe.reference.error_propagation import Scale
     from moe.reference.pairs import Pairs
+    from moe.reference.scale_error import Scale
 
 
 @dataclass(frozen=True, kw_only=True)

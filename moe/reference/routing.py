@@ -1,17 +1,19 @@
 """The reference of the routers, and the check of a member's choice of experts.
 
 Any choice among ties is valid: each chosen logit must be at least each other logit, less the
-noise of computing the logits.
+noise of computing the logits. With a bias or groups, score + bias stands for the logit.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
+from moe.reference.limited_choice import Keys
 from moe.routers import ROUTERS
-from moe.spec import resolve
+from moe.spec import RoutingMethod, resolve
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,6 +22,94 @@ if TYPE_CHECKING:
 
 # of a score and its renormalisation in float32: a few roundings of 2**-24 and the error of exp
 WEIGHT_NOISE = 2.0**-20
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoutingTruth:
+    """Compute the routing of a method. bias: [E] float32, if the method has one, else None.
+
+    All logits are [T, E], any float dtype; ids are [T, k] without -1.
+    """
+
+    method: RoutingMethod
+    bias: Tensor | None = None
+
+    @property
+    def router(self) -> RouterTruth:
+        """Return the reference of the router's scores."""
+        return truth_of(self.method.router)
+
+    @property
+    def by_logits(self) -> bool:
+        """Tell whether the order of logits decides: no bias, and no group is left out."""
+        return not self.method.bias and not self.method.is_limited
+
+    def keys(self, logits: Tensor) -> Keys:
+        """Return the keys of the choice by score + bias."""
+        scores = self.router.scores(logits)
+        bias = scores.new_zeros(1) if self.bias is None else self.bias.double()
+        largest = scores.abs().amax(dim=1, keepdim=True) + bias.abs().amax()
+        return Keys(
+            values=scores + bias,
+            noise=WEIGHT_NOISE * largest,
+            groups=self.method.groups,
+            chosen_groups=self.method.chosen_groups,
+        )
+
+    def choose(self, logits: Tensor) -> Tensor:
+        """Return ids [T, k] int32, best first; of equal ones the lowest."""
+        if self.by_logits:
+            return self.router.choose(logits, self.method.top_k)
+        return self.keys(logits).choose(self.method.top_k)
+
+    def weights(self, logits: Tensor, topk_ids: Tensor) -> Tensor:
+        """Return the weights [T, k] float32 of these experts."""
+        plain = self.router.weights(logits, topk_ids, renormalize=self.method.renormalize)
+        return (plain.double() * self.method.scale).float()
+
+    def gap(self, logits: Tensor) -> Tensor:
+        """Return [T] float64, how far the choice is from another one, in logits or in scores."""
+        if not self.by_logits:
+            return self.keys(logits).gap(self.method.top_k)
+        plain = logits.double()
+        keys = Keys(values=plain, noise=plain.new_zeros(1), groups=1, chosen_groups=1)
+        return keys.gap(self.method.top_k)
+
+    def is_valid(self, logits: Tensor, is_selected: Tensor) -> Tensor:
+        """Return [T] bool: whether no unselected expert would have to be selected."""
+        if self.by_logits:
+            return self.router.is_valid(logits.double(), is_selected, WEIGHT_NOISE)
+        return self.keys(logits).is_valid(is_selected)
+
+    def errors(self, logits: Tensor, topk_ids: Tensor, topk_weights: Tensor) -> list[str]:
+        """Return what is wrong with a router's output; empty if it is correct.
+
+        topk_ids: [T, k] int32. topk_weights: [T, k] float32.
+        """
+        ids = topk_ids.long()
+        if len(logits) == 0:
+            return []
+        if errors := _out_of_range(ids, logits.shape[1]):
+            return errors
+        is_chosen = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, ids, True)
+        if errors := _twice(ids, is_chosen) + self._not_best(logits, is_chosen):
+            return errors
+        return _wrong_weights(self.weights(logits, ids), topk_weights)
+
+    def _not_best(self, logits: Tensor, is_chosen: Tensor) -> list[str]:
+        values = logits.double() if self.by_logits else self.keys(logits).values
+        lowest = values.masked_fill(~is_chosen, torch.inf).amin(dim=1)
+        highest = values.masked_fill(is_chosen, -torch.inf).amax(dim=1)
+        bad = (~self.is_valid(logits, is_chosen)).nonzero()
+        if len(bad) == 0:
+            return []
+        row = int(bad[0])
+        tokens = f"{len(bad)} of {len(logits)} tokens leave out a better expert"
+        if self.method.is_limited:
+            tokens = f"{tokens} or group of experts"
+        noun = "logit" if self.by_logits else "score with bias" if self.method.bias else "score"
+        text = f"chose {noun} {lowest[row]:.6g} over {highest[row]:.6g}"
+        return [f"routing: {tokens}, first token {row}: {text}"]
 
 
 def truth_of(router: str) -> RouterTruth:
@@ -51,20 +141,12 @@ def routing_errors(
     renormalize: bool,
     router: str = "softmax",
 ) -> list[str]:
-    """Return what is wrong with a router's output; empty if it is correct.
+    """Return what is wrong with the output of a router without options; empty if it is correct.
 
     logits: [T, E], the router's input. topk_ids: [T, k] int32. topk_weights: [T, k] float32.
     """
-    ids = topk_ids.long()
-    if len(logits) == 0:
-        return []
-    if errors := _out_of_range(ids, logits.shape[1]):
-        return errors
-    is_chosen = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, ids, True)
-    truth = truth_of(router)
-    if errors := _twice(ids, is_chosen) + _not_best(truth, logits.double(), is_chosen):
-        return errors
-    return _wrong_weights(truth.weights(logits, ids, renormalize=renormalize), topk_weights)
+    method = RoutingMethod(router=router, top_k=topk_ids.shape[1], renormalize=renormalize)
+    return RoutingTruth(method=method).errors(logits, topk_ids, topk_weights)
 
 
 def _out_of_range(ids: Tensor, experts: int) -> list[str]:
@@ -83,18 +165,6 @@ def _twice(ids: Tensor, is_chosen: Tensor) -> list[str]:
     return [
         f"routing: {len(bad)} tokens choose an expert twice, first token {row}: {ids[row].tolist()}"
     ]
-
-
-def _not_best(truth: RouterTruth, logits: Tensor, is_chosen: Tensor) -> list[str]:
-    lowest = logits.masked_fill(~is_chosen, torch.inf).amin(dim=1)
-    highest = logits.masked_fill(is_chosen, -torch.inf).amax(dim=1)
-    bad = (~truth.is_valid(logits, is_chosen, WEIGHT_NOISE)).nonzero()
-    if len(bad) == 0:
-        return []
-    row = int(bad[0])
-    tokens = f"{len(bad)} of {len(logits)} tokens leave out a better expert"
-    values = f"chose logit {lowest[row]:.6g} over {highest[row]:.6g}"
-    return [f"routing: {tokens}, first token {row}: {values}"]
 
 
 def _wrong_weights(expected: Tensor, weights: Tensor) -> list[str]:

@@ -11,9 +11,13 @@ from typing import TYPE_CHECKING
 from moe.registry import Registry
 from moe.routers.sigmoid.spec import SIGMOID
 from moe.routers.softmax.spec import SOFTMAX
+from moe.routers.softplus_sqrt.spec import SOFTPLUS_SQRT
+from moe.routers.topk_softmax.spec import TOPK_SOFTMAX
 from moe.routers.vllm_softmax.spec import VLLM_SOFTMAX
 
 if TYPE_CHECKING:
     from moe.routers.base import RouterSpec
 
-ROUTERS: Registry[RouterSpec] = Registry("routers", (SOFTMAX, SIGMOID, VLLM_SOFTMAX))
+ROUTERS: Registry[RouterSpec] = Registry(
+    "routers", (SOFTMAX, SIGMOID, TOPK_SOFTMAX, SOFTPLUS_SQRT, VLLM_SOFTMAX)
+)

@@ -34,10 +34,13 @@ class RouterTruth(Protocol):
     """Compute a router for the reference; created by `RouterSpec.truth`, independent of the member.
 
     gap: the smallest difference of logits at which float32 and 16-bit implementations all make the
-    same choice.
+    same choice. `scores` is only called if the row takes a bias or groups.
     """
 
     gap: float
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """Return the scores of all experts, [T, E] float64, rising with the logits."""
 
     def choose(self, logits: Tensor, top_k: int) -> Tensor:
         """Return ids, [T, k] int32, best first; equal logits by ascending id. logits: [T, E]."""

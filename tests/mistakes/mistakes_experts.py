@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from moe import guarded_buffers, intermediates
+from moe import batches, guarded_buffers, intermediates
 from moe.activations.silu.member import SiluMul
-from moe.experts import EXPERTS, torch_grouped
+from moe.experts import EXPERTS, torch_grouped, triton_batched
 from moe.experts import triton as triton_experts
 from moe.experts.torch_grouped import TorchGroupedExperts
 from moe.experts.torch_loop import TorchLoopExperts
@@ -306,3 +306,46 @@ def asked_for_one_backend_and_ran_another(patch):
 
 def swap_backend(real, self, name):
     return TorchLoopExperts if name == "torch_grouped" else real(self, name)
+
+
+BATCHED = {"experts": "triton_batched", "m": 6}
+
+
+@mistake("last row of a batch lost", "vLLM #19515", **BATCHED)
+def last_row_of_each_batch_not_computed(patch):
+    around(
+        patch,
+        triton_batched,
+        "batched_gemm",
+        lambda real, x, w, counts, **options: real(x, w, (counts - 1).clamp(min=0), **options),
+    )
+
+
+@mistake("rows of the neighbour's batch", "vLLM #19515", "ids_one_too_low", **BATCHED)
+def weights_of_the_next_batch(patch):
+    def shifted(real, x, w, counts, **options):
+        return real(x, w.replace(codes=w.codes.roll(1, 0)), counts, **options)
+
+    around(patch, triton_batched, "batched_gemm", shifted)
+
+
+@mistake(
+    "padding rows of a batch",
+    "aiter #3677",
+    "says:NaN|Inf",
+    experts="triton_batched",
+    quant="fp8_tensor_dynamic",
+)
+def scale_taken_over_padding_rows_of_batches(patch):
+    around(
+        patch,
+        triton_batched,
+        "tensor_scale",
+        lambda real, h, slots, kind: real(h, torch.zeros_like(slots), kind),
+    )
+
+
+@mistake("overflow of a batch", "vLLM #20392", **BATCHED)
+def rows_beyond_the_capacity_are_dropped(patch):
+    patch.setattr(batches, "_check_counts", lambda counts, capacity: None)
+    patch.setattr(triton_batched.TritonBatchedExperts, "capacity", lambda self, tokens: 2)

@@ -218,13 +218,15 @@ def test_draws_are_the_same_in_every_test(again):
 def test_fp8_codes_are_multiplied_only_where_units_take_their_encoding(row, chip_name):
     chip = platform(chip_name)
     needs = dataclasses.replace(row.needs, features=frozenset(), packages=(), probe=None)
-    supported = "fp8_e4m3" in chip.features or needs.dequantizes
     for pair in named(needs)[1]:
-        if not any(FORMATS[name].grid == "e4m3" for name in pair):
+        encodings = {FORMATS[name].grid for name in pair} & {"e4m3", "e4m3fnuz"}
+        if not encodings:
             continue
+        missing = {f"fp8_{grid}" for grid in encodings} - chip.features
+        supported = not missing or needs.dequantizes
         scheme = Scheme(weights=pair[0], activations=pair[1])
         reason = experts_refusal(needs, dataclasses.replace(fitting(needs), scheme=scheme), chip)
         assert (reason is None) == supported, pair
         if reason is not None:
             assert reason.code == "platform_lacks_feature"
-            assert " codes, which needs fp8_e4m3; " in reason.text
+            assert any(f" codes, which needs {name}; " in reason.text for name in missing)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from moe.formats.codec import Codec
+from moe.formats.fp8 import E4M3_MAX
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,5 +19,7 @@ class E4M3(Codec):
     dtype: ClassVar[torch.dtype] = torch.float8_e4m3fn
 
     def encode(self, x: Tensor) -> Tensor:
-        clamped = x.clamp(-448.0, 448.0)  # in some torch versions an overflowing cast gives NaN
+        clamped = x.clamp(
+            -E4M3_MAX, E4M3_MAX
+        )  # in some torch versions an overflowing cast gives NaN
         return clamped.to(self.dtype)

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from moe.formats.format import Format
+from moe.formats.fp8 import E4M3_MAX
 from moe.spec import Needs
 
 # Products of e4m3 codes need matrix units for OCP e4m3: e4m3fnuz units read each code as half.
 _NEEDS = Needs(features=frozenset({"fp8_e4m3"}))
 
 
-def _row(name: str, block: tuple[int | None, int | None], *, static: bool = False) -> Format:
-    """Return a format of e4m3 codes that share a scale per block."""
+def _row(name: str, block: tuple[int | None, int | None], **scales: Any) -> Format:
+    """Return a format of e4m3 codes that share a scale per block. scales: more fields."""
     return Format(
         name=name,
         target="moe.formats.e4m3.codec:E4M3",
         truth="moe.formats.e4m3.truth:E4M3Truth",
         needs=_NEEDS,
         grid="e4m3",
-        top=448.0,
+        top=E4M3_MAX,
         block=block,
-        static=static,
         exact_scale=True,
+        **scales,
     )
 
 
@@ -32,4 +35,7 @@ ROWS = (
     _row("fp8_dynamic", (None, None)),  # activations, one scale per call
     _row("fp8_token", (1, None)),  # activations, one scale per token
     _row("fp8_group", (1, 128)),  # activations, one scale per 128 columns of a token
+    # Weights or activations, a power of two per 32 columns of a row, rounded up: nothing saturates,
+    # as in NVIDIA's conversion.
+    _row("mxfp8", (1, 32), scale_dtype="e8m0", scale_rounding="up", scale_divides=True),
 )

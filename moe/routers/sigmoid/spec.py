@@ -1,6 +1,7 @@
 """Define the row of the sigmoid router. Torch-free."""
 
 from moe.routers.base import RouterSpec
+from moe.routing_method import OPTIONS
 
 SIGMOID = RouterSpec(
     name="sigmoid",
@@ -8,4 +9,5 @@ SIGMOID = RouterSpec(
     truth="moe.routers.sigmoid.truth:SigmoidTruth",
     sums_to_one=False,
     saturated_at=32.0,
+    takes=frozenset(OPTIONS),
 )

@@ -15,6 +15,9 @@ class SigmoidTruth:
 
     gap = 1 / 16
 
+    def scores(self, logits: Tensor) -> Tensor:
+        return torch.sigmoid(logits.double())
+
     def choose(self, logits: Tensor, top_k: int) -> Tensor:
         order = torch.argsort(logits.double(), dim=-1, descending=True, stable=True)
         return order[:, :top_k].to(torch.int32)

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from moe.types import Routing
+from moe.expert_choice import choose
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from moe.types import Routing
 
 
 class SoftmaxTopK:
     """Compute the softmax over all experts, and select the k highest weights."""
 
-    def __call__(self, logits: Tensor, top_k: int, *, renormalize: bool) -> Routing:
-        weights, ids = torch.softmax(logits.float(), dim=-1).topk(top_k, dim=-1)
-        if renormalize:
-            weights = weights / weights.sum(dim=-1, keepdim=True)
-        return Routing(topk_ids=ids.to(torch.int32), topk_weights=weights)
+    def __call__(self, logits: Tensor, top_k: int, *, renormalize: bool, **options: Any) -> Routing:
+        scores = torch.softmax(logits.float(), dim=-1)
+        return choose(scores, top_k, renormalize=renormalize, **options)

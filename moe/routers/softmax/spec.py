@@ -1,10 +1,12 @@
 """Define the row of the softmax router. Torch-free."""
 
 from moe.routers.base import RouterSpec
+from moe.routing_method import OPTIONS
 
 SOFTMAX = RouterSpec(
     name="softmax",
     target="moe.routers.softmax.member:SoftmaxTopK",
     truth="moe.routers.softmax.truth:SoftmaxTruth",
     sums_to_one=True,
+    takes=frozenset(OPTIONS),
 )

@@ -15,12 +15,15 @@ class SoftmaxTruth:
 
     gap = 1 / 16
 
+    def scores(self, logits: Tensor) -> Tensor:
+        return torch.softmax(logits.double(), dim=-1)
+
     def choose(self, logits: Tensor, top_k: int) -> Tensor:
         order = torch.argsort(logits.double(), dim=-1, descending=True, stable=True)
         return order[:, :top_k].to(torch.int32)
 
     def weights(self, logits: Tensor, topk_ids: Tensor, *, renormalize: bool) -> Tensor:
-        weights = torch.softmax(logits.double(), dim=-1).gather(1, topk_ids.long())
+        weights = self.scores(logits).gather(1, topk_ids.long())
         if renormalize:
             weights = weights / weights.sum(dim=-1, keepdim=True)
         return weights.float()

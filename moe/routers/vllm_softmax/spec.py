@@ -2,6 +2,7 @@
 
 from moe.released_vllm import ROUTER
 from moe.routers.base import RouterSpec
+from moe.routing_method import LOGITS_DTYPE
 from moe.spec import ANY, Needs
 
 VLLM_SOFTMAX = RouterSpec(
@@ -15,4 +16,5 @@ VLLM_SOFTMAX = RouterSpec(
         packages=(ROUTER,),
     ),
     sums_to_one=True,
+    takes=frozenset({LOGITS_DTYPE}),
 )

@@ -11,14 +11,13 @@ import torch
 
 from harness.fixtures import tensors
 from harness.fixtures.layer_call import Call, chosen_rows
-from harness.fixtures.layer_under_test import IDEAL, _static_scales
+from harness.fixtures.layer_under_test import IDEAL, _static_scales, numerics_of
 from harness.fixtures.rank_context import RankContext
+from harness.fixtures.routing_truth import routing_truth
 from harness.matrix.case import MoETestConfig
 from harness.mutants import NotApplicable, named
 from harness.mutants.sample import Scene, scene_of
-from moe.experts import EXPERTS
 from moe.layer import Output
-from moe.reference import routing
 from moe.reference.layer import BaselineSiluAndMul
 from moe.spec import Scheme
 from moe.types import TORCH_DTYPE, Routing
@@ -41,7 +40,7 @@ def scene(one: MoETestConfig, rank: int = 0, number: int = 0) -> Scene:
     ideal = BaselineSiluAndMul(
         dataclasses.replace(one.layer_spec, scheme=plain), IDEAL, experts.__getitem__, shared
     )
-    numerics = EXPERTS.row(one.experts).numerics_for(one.layer_spec.scheme, "cpu")
+    numerics = numerics_of(one, "cpu").alternatives[0]
     reference = BaselineSiluAndMul(one.layer_spec, numerics, experts.__getitem__, shared)
     start = number * one.m
     layout, counts = one.layout, one.counts
@@ -50,8 +49,9 @@ def scene(one: MoETestConfig, rank: int = 0, number: int = 0) -> Scene:
     here = layout.tokens_of(rank, counts)
     part = slice(here.start, here.stop)
     tokens = tensors.Tokens(x=whole.x[part], logits=whole.logits[part], index=whole.index[part])
-    ids = routing.choose(tokens.logits, one.top_k, one.router)
-    weights = routing.weights(tokens.logits, ids, renormalize=one.renormalize, router=one.router)
+    truth = routing_truth(one, CPU)
+    ids = truth.choose(tokens.logits)
+    weights = truth.weights(tokens.logits, ids)
     scales = _static_scales(one, ALONE, ideal)
     keep = chosen_rows(len(tokens.x), CPU)
     answer = reference(tokens.x, ids, weights, keep=keep, **scales)

@@ -73,6 +73,16 @@ PLACES |= dict.fromkeys(
 )
 
 
+ON_INPUT = case(top_k=1, router="sigmoid", renormalize=False, weights_input=True)
+PLACES |= dict.fromkeys(("weights_on_output", "weights_on_both"), ON_INPUT)
+PLACES |= dict.fromkeys(
+    ("router_scale_missing", "router_scale_twice", "router_scale_on_shared"),
+    case(router_scale=2.5, shared_experts=1),
+)
+PLACES["bias_in_weights"] = case(router="sigmoid", router_bias=True)
+PLACES["renormalised_over_all"] = case(router="sigmoid")
+
+
 PLACES["silu"] = case(activation="gelu_tanh")
 PLACES |= dict.fromkeys(
     (

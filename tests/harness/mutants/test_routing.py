@@ -29,6 +29,24 @@ def test_a_mistake_in_the_routing_is_foretold(name, change):
     assert_foretold(name, case(), change_routing=change)
 
 
+ON_INPUT = case(top_k=1, router="sigmoid", renormalize=False, weights_input=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("weights_ignored", lambda i, w: (i, torch.ones_like(w))),
+        ("weights_twice", lambda i, w: (i, w * w)),
+    ],
+)
+def test_a_mistake_in_weights_on_the_input_is_foretold(name, change):
+    assert_foretold(name, ON_INPUT, change_routing=change)
+
+
+def test_a_factor_makes_the_only_weight_matter():
+    named("weights_ignored").compute(scene(case(top_k=1, router_scale=2.5)))
+
+
 NO_MISTAKE = [
     ("weights_ignored", case(top_k=1), "a renormalised weight is one"),
     ("weights_twice", case(top_k=1), "a renormalised weight is one"),
@@ -43,6 +61,14 @@ NO_MISTAKE = [
     ("renormalisation_missing", case(top_k=4), "all experts are chosen"),
     ("renormalisation_extra", case(), "does renormalise"),
     ("renormalisation_extra", case(top_k=4, renormalize=False), "all experts are chosen"),
+    ("bias_in_weights", case(), "no bias"),
+    ("renormalised_over_all", case(renormalize=False), "does not renormalise"),
+    ("router_scale_missing", case(), "factor is one"),
+    ("router_scale_twice", case(), "factor is one"),
+    ("router_scale_on_shared", case(router_scale=2.5), "no shared experts"),
+    ("weights_on_output", case(top_k=1, renormalize=False), "multiply the output"),
+    ("weights_on_both", case(top_k=1, renormalize=False), "multiply the output"),
+    ("weights_on_input", ON_INPUT, "do multiply the input"),
     ("weights_ignored", case(num_experts=1, top_k=1, renormalize=False), "only expert's weight"),
 ]
 

@@ -10,13 +10,43 @@ FP8 = FORMATS["fp8_tensor"]
 
 
 @pytest.mark.parametrize(
-    ("field", "value"),
-    [("scale_dtype", "e8m0"), ("global_scale", True), ("zero_point", True), ("packing", 2)],
+    ("name", "changes", "text"),
+    [
+        ("fp8_tensor", {"scale_dtype": "e5m2"}, "scale_dtype 'e5m2'; codecs and reference support"),
+        ("fp8_tensor", {"packing": 4}, "packing 4; codecs and reference support only 1, 2"),
+        ("fp8_tensor", {"packing": 2}, "packing 2 and block .* a group of a row must be whole"),
+        ("fp8_tensor", {"zero_point": True}, "a zero point; it needs groups of a row, and codes"),
+        ("fp8_tensor", {"global_scale": True}, "f32 scales and global_scale True; e4m3 scales"),
+        ("mxfp4", {"block": (1, 16)}, r"e8m0 scales and block \(1, 16\); they need \(1, 32\)"),
+        ("nvfp4", {"block": (1, 32)}, r"e4m3 scales and block \(1, 32\); they need \(1, 16\)"),
+        ("nvfp4", {"global_scale": False}, "e4m3 scales and global_scale False; e4m3 scales need"),
+        (
+            "mxfp4",
+            {"scale_rounding": None},
+            "e8m0 scales and scale_rounding None; e8m0 scales",
+        ),
+        (
+            "nvfp4",
+            {"scale_rounding": "up"},
+            "e4m3 scales and scale_rounding 'up'; e8m0 scales",
+        ),
+        (
+            "int4_zp_g32",
+            {"bottom": -8.0},
+            "a zero point; it needs groups of a row, and codes",
+        ),
+    ],
 )
-def test_what_nobody_can_follow_yet_is_no_format(field, value):
-    text = f"format 'fp8_tensor' has {field} {value!r}; codecs and reference support only "
-    with pytest.raises(ValueError, match=text):
-        dataclasses.replace(FP8, **{field: value})
+def test_impossible_combinations_are_no_format(name, changes, text):
+    with pytest.raises(ValueError, match=f"format '{name}' has {text}"):
+        dataclasses.replace(FORMATS[name], **changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"), [("mxfp4", "floor"), ("mxfp8", "up"), ("nvfp4", None), ("int4_g32", None)]
+)
+def test_each_e8m0_scale_states_how_it_is_rounded(name, rule):
+    assert FORMATS[name].scale_rounding == rule
 
 
 def test_codes_need_a_block_and_values_have_none():

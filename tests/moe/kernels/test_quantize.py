@@ -26,7 +26,7 @@ def _rows(rows, columns, dtype, device):
     return x.to(dtype).to(device)
 
 
-@pytest.mark.parametrize("kind", ["fp8", "int8"])
+@pytest.mark.parametrize("kind", ["fp8", "fp8_fnuz", "int8"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize(
     ("rows", "columns", "group"), [(33, 256, 128), (5, 200, 128), (7, 72, None)]
@@ -39,14 +39,14 @@ def test_rows_have_the_bits_of_the_twin(kind, dtype, rows, columns, group, kerne
     assert same(codes, wanted_codes)
 
 
-@pytest.mark.parametrize("kind", ["fp8", "int8"])
+@pytest.mark.parametrize("kind", ["fp8", "fp8_fnuz", "int8"])
 def test_the_tensor_has_the_bits_of_the_twin(kind, kernel_device):
     x = _rows(65, 130, torch.bfloat16, kernel_device)
     scale = torch.tensor(0.37, device=kernel_device)
     assert same(quantize_tensor(x, scale, kind), quantize_tensor_torch(x, scale, kind))
 
 
-@pytest.mark.parametrize("kind", ["fp8", "int8"])
+@pytest.mark.parametrize("kind", ["fp8", "fp8_fnuz", "int8"])
 def test_the_scale_is_one_float32_product_and_the_largest_value_gets_the_largest_code(kind):
     x = _rows(2, 256, torch.float32, "cpu")
     codes, scale = quantize_rows_torch(x, kind, 128)
@@ -122,5 +122,5 @@ def test_nothing_is_left_unwritten_or_written_beyond(kernel_device):
 
 @pytest.mark.parametrize("do", [quantize_rows, quantize_rows_torch])
 def test_an_unknown_kind_is_named(do):
-    with pytest.raises(MoEError, match=r"kind must be one of fp8, int8, not 'fp4'"):
+    with pytest.raises(MoEError, match=r"kind must be one of fp8, fp8_fnuz, int8, not 'fp4'"):
         do(torch.zeros(1, 128), "fp4", 128)

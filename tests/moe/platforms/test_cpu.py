@@ -24,7 +24,14 @@ def test_the_interpreter_needs_versions_that_fit(monkeypatch, triton, numpy, fit
 
 def test_a_machine_without_triton_has_no_such_feature(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert cpu.platform().features == {"cpu", "fp8_e4m3"}
+    assert cpu.platform().features == {"cpu", "fp8_e4m3", "fp8_e4m3fnuz"}
+
+
+@pytest.mark.parametrize(("triton", "reads"), [("3.6.0", False), ("3.9.0+cpu", True)])
+def test_interpreters_read_e4m3fnuz_since_triton_3_9(monkeypatch, triton, reads):
+    monkeypatch.setattr("importlib.metadata.version", {"triton": triton, "numpy": "2.1"}.get)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    assert ("fp8_e4m3fnuz" in cpu.platform().features) == reads
 
 
 def test_versions_of_packages_that_are_absent_are_no_fault(monkeypatch):

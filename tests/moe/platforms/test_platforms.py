@@ -36,7 +36,7 @@ def test_each_platform_names_the_encoding_of_its_fp8():
         for row in PLATFORMS.built_in
     }
     assert encodings == {
-        "cpu": {"fp8_e4m3"},
+        "cpu": {"fp8_e4m3", "fp8_e4m3fnuz"},
         "cuda_sm80": set(),
         "cuda_sm120": {"fp8_e4m3"},
         "cuda_sm90": {"fp8_e4m3"},

@@ -1,0 +1,47 @@
+"""Refuse distributions of router logits under which a case could not be judged. No torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from moe.formats import FORMATS
+from moe.layers import COMPOSED
+from moe.quant import QUANT
+from moe.spec import Reason
+
+if TYPE_CHECKING:
+    from harness.matrix.case import MoETestConfig
+
+# With a bias or groups the logits lie in a narrow band, see harness.fixtures.logit_rows.
+WITH_OPTIONS = ("spread", "uniform", "skewed", "nan")
+# Hidden columns carry these without harm, and hidden choices are certain.
+WITH_GATE = ("spread", "uniform", "skewed", "hot", "empty", "negative")
+
+
+def logits_reason(case: MoETestConfig) -> Reason | None:
+    """Return why the case's distribution of logits is refused, or None."""
+    if case.exact and case.gate:
+        rule = "exact inputs do not carry router logits; leave `exact` or `gate` out"
+        return Reason(code="exact_unsupported", text=rule)
+    text = None if case.logits == "spread" else _text(case)
+    if text is None:
+        return None
+    return Reason(code="logits_unsupported", text=f"logits:{case.logits}: {text}")
+
+
+def _text(case: MoETestConfig) -> str | None:
+    is_limited = case.chosen_groups < case.router_groups
+    if (case.router_bias or is_limited) and case.logits not in WITH_OPTIONS:
+        return f"with a bias or groups there are only {', '.join(WITH_OPTIONS)}"
+    if (case.gate or case.layer != COMPOSED) and case.logits not in WITH_GATE:
+        return (
+            f"a layer that computes or hides its routing is judged with {', '.join(WITH_GATE)} only"
+        )
+    if case.logits == "nan" and _has_shared_scale(case):
+        return "a scale that all tokens share would depend on what a NaN row chooses"
+    return None
+
+
+def _has_shared_scale(case: MoETestConfig) -> bool:
+    fmt = FORMATS[QUANT.row(case.quant).scheme.activations]
+    return fmt.has_one_scale and not fmt.static

@@ -1,0 +1,12 @@
+"""Define the row of the router of square roots of softplus. Torch-free."""
+
+from moe.routers.base import RouterSpec
+from moe.routing_method import OPTIONS
+
+SOFTPLUS_SQRT = RouterSpec(
+    name="softplus_sqrt",
+    target="moe.routers.softplus_sqrt.member:SoftplusSqrtTopK",
+    truth="moe.routers.softplus_sqrt.truth:SoftplusSqrtTruth",
+    sums_to_one=False,
+    takes=frozenset(OPTIONS),
+)

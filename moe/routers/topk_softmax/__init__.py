@@ -1,0 +1,1 @@
+"""Route by the top k logits, then the softmax over these."""

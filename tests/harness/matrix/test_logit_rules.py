@@ -1,0 +1,42 @@
+"""A distribution of logits is refused where nobody could say what is right."""
+
+import pytest
+
+from harness.matrix.case import LOGITS, MoETestConfig
+from harness.matrix.logit_rules import WITH_GATE, WITH_OPTIONS, logits_reason
+
+PLAIN = MoETestConfig(m=4, n=64, k=64, num_experts=8, top_k=2, experts="torch_loop")
+
+
+@pytest.mark.parametrize("name", LOGITS)
+def test_a_plain_layer_takes_every_distribution(name):
+    assert logits_reason(PLAIN.replace(logits=name)) is None
+
+
+@pytest.mark.parametrize("name", LOGITS)
+@pytest.mark.parametrize(
+    "fields", [{"router_bias": True}, {"router_groups": 4, "chosen_groups": 2}]
+)
+def test_with_a_bias_or_groups_some_are_refused(name, fields):
+    reason = logits_reason(PLAIN.replace(logits=name, **fields))
+    assert (reason is None) == (name in WITH_OPTIONS)
+    assert reason is None or reason.text.startswith(f"logits:{name}: with a bias or groups there")
+
+
+@pytest.mark.parametrize("name", LOGITS)
+@pytest.mark.parametrize("fields", [{"gate": True}, {"experts": "own", "layer": "torchtitan_moe"}])
+def test_a_layer_that_hides_its_choice_is_given_a_clear_one(name, fields):
+    reason = logits_reason(PLAIN.replace(logits=name, **fields))
+    assert (reason is None) == (name in WITH_GATE)
+    assert reason is None or reason.code == "logits_unsupported"
+
+
+def test_exact_inputs_have_no_gate():
+    assert logits_reason(PLAIN.replace(exact=True, gate=True)).code == "exact_unsupported"
+    assert logits_reason(PLAIN.replace(exact=True)) is None
+
+
+@pytest.mark.parametrize("quant", ["none", "fp8_tensor", "fp8_tensor_dynamic", "fp8_block"])
+def test_nan_is_refused_where_a_scale_spans_all_tokens(quant):
+    reason = logits_reason(PLAIN.replace(logits="nan", quant=quant))
+    assert (reason is not None) == (quant == "fp8_tensor_dynamic")
