@@ -16,6 +16,7 @@ import argparse
 import importlib
 import importlib.metadata
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +55,7 @@ def main() -> None:
     print(f"covertable: {_version()}")
     print(f"{'model':<28} t {'bound':>6} {'rows':>6} {'ratio':>6} {'s':>6} | PICT | covertable, s")
     for spec, published in PICT.items():
-        _line(spec, 2, uniform(spec, 2), str(published), lambda s=spec: _covertable(factors(s), 2))
+        _line(spec, 2, uniform(spec, 2), str(published), partial(_covertable, factors(spec), 2))
     if not args.uniform_only:
         _suite(args.suite, args.platform)
 
@@ -71,7 +72,7 @@ def _suite(name: str, platform: str) -> None:
         for strength in (2, 3):
             model = space.model(space.targets(strength), DecidingJudge(on).refused)
             title = f"{name} block {number}, {platform}"
-            other = (lambda t=text: _from_pict(t, 2)) if strength == 2 else None
+            other = partial(_from_pict, text, 2) if strength == 2 else None
             _line(title, strength, model, "", other)
 
 
