@@ -2,6 +2,8 @@
 #   make test-matrix   sets up .venv and runs the suite that fits this machine
 #   make test          the project's own checks and tests
 #   make test-extra-rows   the same tests with one more row in every table, see tests/extra_rows
+#   make compile-matrix    compiles all Triton kernels of the suites for other chips, without a GPU
+#   make golden            writes anew what the oracle decides and what plans refuse (tests/golden)
 #   make test-subjects     the tests of released packages, which it installs (extra `subjects`)
 #
 # SUITE=name      another suite of configs/matrix.yaml      ARGS="..."  more options for the command
@@ -12,7 +14,7 @@
 # `make setup`, then `python -m harness ...` with .venv/bin/python.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test-matrix test test-extra-rows test-subjects check bench-engine bench-judge bench-diagnosis bench-covering mistakes evidence clean
+.PHONY: help setup test-matrix compile-matrix golden test test-extra-rows test-subjects check bench-engine bench-judge bench-diagnosis bench-covering mistakes evidence clean
 
 SUITE ?= $(shell $(PY) scripts/setup_env.py --suite)
 ARGS ?=
@@ -45,6 +47,12 @@ endif
 
 test-matrix: setup
 	$(PY) -m harness run --suite $(SUITE) $(ARGS)
+
+compile-matrix: setup
+	$(PY) -m harness compile $(ARGS)
+
+golden: setup
+	$(PY) -m harness.plan.golden
 
 test: check
 	$(PY) -m pytest -n 2 $(ARGS)

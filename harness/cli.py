@@ -251,6 +251,18 @@ def coverage(args: argparse.Namespace) -> int:
     return show_coverage(args)
 
 
+def explain(args: argparse.Namespace) -> int:
+    from harness.commands.explain import show_choice
+
+    return show_choice(args)
+
+
+def compile_matrix(args: argparse.Namespace) -> int:
+    from harness.commands.compile_kernels import compile_matrix
+
+    return compile_matrix(args)
+
+
 def report(args: argparse.Namespace) -> int:
     from harness.commands.report import show_report
 
@@ -271,6 +283,8 @@ COMMANDS = {
     "list": listing.show_list,
     "plan": listing.show_plan,
     "coverage": coverage,
+    "explain": explain,
+    "compile": compile_matrix,
     "report": report,
     "schema": schema,
     "doctor": doctor,

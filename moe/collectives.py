@@ -61,6 +61,8 @@ class Group:
 
     def gather_counts(self, count: int, device: torch.device) -> tuple[int, ...]:
         """Return the `count` of every rank, in rank order."""
+        if self.handle is None:
+            return (count,)
         local_count = torch.tensor([count], dtype=torch.int64, device=device)
         return tuple(self.all_gather(local_count).tolist())
 

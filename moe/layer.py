@@ -29,6 +29,7 @@ from moe.routing import (
     without_padding,
     zeroed_padding,
 )
+from moe.shared import FusedShared, SharedExperts
 from moe.spec import (
     MODULAR,
     MONOLITHIC,
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
     from moe.quant.base import QuantMethod
     from moe.routers.base import Router
     from moe.routing_method import RoutingMethod
-    from moe.shared import SharedExperts
     from moe.spec import LayerSpec, Platform
     from moe.types import Dispatched, ExpertWeights
 
@@ -127,9 +127,10 @@ KERNELS = {MODULAR: MoEKernel, MONOLITHIC: MonolithicKernel}
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """Hold a layer's output. out: [T, K] model dtype. routing: [T, k], global ids.
+    """Hold a layer's output. out: [T, K] model dtype.
 
-    routing is None if a monolithic backend made it, which does not tell.
+    routing: [T, k], global ids, as sent to the experts: with a slot for each fused shared expert.
+    It is None if a monolithic backend made it, which does not tell.
     """
 
     out: Tensor
@@ -144,7 +145,7 @@ class FusedMoE:
     router: Router
     kernel: MoEKernel
     groups: Groups
-    shared: SharedExperts | None
+    shared: SharedExperts | FusedShared | None
     members: dict[str, str]  # family -> name of the class that was created
     router_weights: RouterWeights = NO_WEIGHTS
 
@@ -161,13 +162,15 @@ class FusedMoE:
         method = self.layer_spec.routing_method
         scored = self.router_weights.logits(x, logits, method)
         routing = self.kernel.route(self.router, method, scored, self.router_weights.bias)
+        if isinstance(self.shared, FusedShared):
+            routing = self.shared.add_to(x, routing)
         routing = without_padding(routing, is_padding)
         published = routing if self.kernel.tells_routing else None
         weights = None if published is None else published.topk_weights
         intermediates.keep("router", weights, copy=True)
         out = self.kernel.apply(x, routing)
         intermediates.keep("finalize", out, copy=True)
-        if self.shared is not None:
+        if isinstance(self.shared, SharedExperts):
             shared = self.shared.forward(x)
             intermediates.keep("shared", shared)
             out = out + shared
@@ -224,7 +227,7 @@ def build(
     groups: Groups,
     members: Members,
     weights: ExpertWeights,
-    shared: SharedExperts | None = None,
+    shared: SharedExperts | FusedShared | None = None,
     *,
     platform: Platform | None = None,
     router_weights: RouterWeights = NO_WEIGHTS,

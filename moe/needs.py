@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., object])
 _READS = "reads"  # the attribute that holds a function's declaration
 # Fields of Needs that are not checked for other families; `padding` is, for all2all backends.
-EXPERTS_ONLY = ("activation_functions", "dequantizes", "routers")
+EXPERTS_ONLY = ("activation_functions", "dequantizes", "routers", "layer_features")
 _PLAIN = (*EXPERTS_ONLY, "padding")
 
 
@@ -93,6 +93,9 @@ class Needs:
     dequantizes: bool = False
     # Supported rows of `moe.activations`. Checked for experts backends and whole layers only.
     activation_functions: frozenset[str] | Anything = frozenset({"silu"})
+    # Supported features of `moe.spec.FEATURES`, such as fused shared experts. Checked for experts
+    # backends and whole layers only.
+    layer_features: frozenset[str] | Anything = frozenset()
     # Supported rows of `moe.routers`, of a monolithic experts backend; None: routing is not its
     # job, so that each router will do. Checked for experts backends only.
     routers: frozenset[str] | Anything | None = None
@@ -101,7 +104,7 @@ class Needs:
     # Whether padding rows may stand anywhere: their `topk_ids` are all -1, their values garbage,
     # and no other row may depend on them. Checked for experts and all2all backends only.
     padding: bool = False
-    hidden_multiple: int = 1  # the hidden size must be a multiple of this
+    hidden_multiple: int = 1  # the experts' hidden size must be a multiple of this
     shard_multiple: int = 1  # the same for the intermediate size on each rank
     max_world: int | None = None  # largest number of ranks; None: no limit
     # Names that must be importable, or packages with their versions and what is called of them.
@@ -161,6 +164,19 @@ def _activation(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason | No
         return None
     text = f"computes the activation {', '.join(sorted(supported))}, not {layer_spec.activation}"
     return Reason(code="activation_unsupported", text=text)
+
+
+@reads("shared_fused", "zero_experts", "latent", "adapters")
+def _layer_features(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason | None:
+    """Refuse a feature of the layer that is not in `layer_features`."""
+    supported = needs.layer_features
+    if isinstance(supported, Anything):
+        return None
+    missing = sorted(layer_spec.layer_features - supported)
+    if not missing:
+        return None
+    text = f"does not name {missing[0]!r} in its layer_features"
+    return Reason(code=f"{missing[0]}_unsupported", text=text)
 
 
 @reads(
@@ -250,12 +266,12 @@ def _world(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason | None:
     return Reason(code="too_many_ranks", text=text)
 
 
-@reads("hidden")
+@reads("hidden", "latent")
 def _hidden(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason | None:
-    """Refuse a hidden size that is not a multiple of `hidden_multiple`."""
-    if layer_spec.hidden % needs.hidden_multiple == 0:
+    """Refuse a hidden size of the experts that is not a multiple of `hidden_multiple`."""
+    if layer_spec.experts_hidden % needs.hidden_multiple == 0:
         return None
-    text = f"hidden size {layer_spec.hidden} is not a multiple of {needs.hidden_multiple}"
+    text = f"hidden size {layer_spec.experts_hidden} is not a multiple of {needs.hidden_multiple}"
     return Reason(code="size_not_multiple", text=text)
 
 
@@ -286,6 +302,7 @@ def _probe(target: str, platform: Platform) -> Need:
 # Field of Needs, in the order of checking -> the value that restricts nothing, and the check.
 _CHECKS: dict[str, tuple[object, Callable[[Needs, Platform, LayerSpec], Reason | None]]] = {
     "activation_functions": (ANY, _activation),
+    "layer_features": (ANY, _layer_features),
     "routers": (None, _routers),
     "features": (frozenset(), _features),
     "dtypes": (ANY, _dtype),

@@ -55,7 +55,10 @@ ROUTER = _vllm(
 )
 
 
-@reads("num_experts", "hidden", "intermediate", "layout", "scheme")
+@reads(
+    *("num_experts", "shared_experts", "shared_fused"),
+    *("hidden", "intermediate", "layout", "scheme"),
+)
 def sizes_fit(layer_spec: LayerSpec, _: Platform) -> Reason | None:
     """Refuse more experts than vLLM aligns, and sizes that cut a group of its quantization."""
     return _too_many_experts(layer_spec) or _cut_group(layer_spec)

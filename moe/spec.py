@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from moe.layer_needs import LAYER_NEEDS as LAYER_NEEDS
+from moe.layer_needs import layer_refusal as layer_refusal
 from moe.layout import Layout
 from moe.needs import ANY as ANY
 from moe.needs import Need as Need
@@ -27,7 +29,7 @@ from moe.placement import linear
 from moe.routing_method import RoutingMethod as RoutingMethod
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from moe.placement import Placement
 
@@ -61,9 +63,14 @@ class LayerSpec:
     dtype: str = "bf16"  # of inputs, outputs and unquantized weights: a key of DTYPE_BYTES
     scheme: Scheme = Scheme(weights="model", activations="model")
     layout: Layout = field(default_factory=Layout)
-    shared_experts: int = (
-        0  # how many, each of a routed expert's size; every token uses all of them
-    )
+    shared_experts: int = 0  # how many; every token uses all of them
+    shared_width: int = 0  # columns of all of them together; 0: each is as wide as a routed expert
+    shared_scheme: Scheme = Scheme(weights="model", activations="model")  # unless they are fused
+    shared_gate: bool = False  # their output is multiplied by sigmoid(x @ gate)
+    shared_fused: bool = False  # they are further experts of the experts backend, in every top-k
+    zero_experts: int = 0  # further ids that the router may choose, which return the token itself
+    latent: int = 0  # size to which the routed experts' input is projected, and back; 0: K itself
+    adapters: int = 0  # LoRA adapters of the experts; each token has one of them, or none
     renormalize: bool = True  # divide the top-k router weights by their sum
     activation: str = "silu"  # activation function of the gate: a row of `moe.activations`
     router: str = "softmax"  # a row of `moe.routers`
@@ -105,9 +112,44 @@ class LayerSpec:
         return tuple(len(self.layout.intermediate_of(r, self.intermediate)) for r in world)
 
     @property
+    def shared_columns(self) -> int:
+        """Return the intermediate size of all shared experts together, as one MLP."""
+        return self.shared_width or self.shared_experts * self.intermediate
+
+    @property
+    def router_experts(self) -> int:
+        """Return how many experts the router chooses from: each token has a logit for each."""
+        return self.num_experts + self.zero_experts
+
+    @property
+    def held_experts(self) -> int:
+        """Return how many experts the ranks hold: routed ones, then fused shared ones."""
+        return self.num_experts + (self.shared_experts if self.shared_fused else 0)
+
+    @property
+    def slots(self) -> int:
+        """Return the number of experts of a token: the router's top-k, then fused shared ones."""
+        return self.top_k + self.held_experts - self.num_experts
+
+    @property
+    def experts_hidden(self) -> int:
+        """Return the size of the routed experts' input and output."""
+        return self.latent or self.hidden
+
+    @property
+    def of_experts(self) -> LayerSpec:
+        """Return the layer that the experts backend serves, between the latent projections."""
+        return replace(self, hidden=self.experts_hidden, latent=0) if self.latent else self
+
+    @property
+    def layer_features(self) -> frozenset[str]:
+        """Return what this layer asks of its members beyond routed experts, see FEATURES."""
+        return frozenset(name for name, is_asked in FEATURES.items() if is_asked(self))
+
+    @property
     def placement(self) -> Placement:
-        """Return which experts each EP rank holds."""
-        return linear(self.layout, self.num_experts)
+        """Return which experts each EP rank holds; the ids of fused shared ones come last."""
+        return linear(self.layout, self.held_experts)
 
     def experts_of(self, rank: int) -> tuple[int, ...]:
         """Return the logical experts that `rank` holds, in the order of local ids."""
@@ -117,6 +159,16 @@ class LayerSpec:
     def experts_by_rank(self) -> tuple[tuple[int, ...], ...]:
         """Return `experts_of` each rank of the world."""
         return tuple(self.experts_of(rank) for rank in range(self.layout.world_size))
+
+
+# Features of a layer that a member's row must name in `Needs.layer_features` -> whether a layer has
+# the feature.
+FEATURES: dict[str, Callable[[LayerSpec], bool]] = {
+    "fused_shared": lambda layer_spec: layer_spec.shared_fused,
+    "zero_experts": lambda layer_spec: layer_spec.zero_experts > 0,
+    "latent": lambda layer_spec: layer_spec.latent > 0,
+    "adapters": lambda layer_spec: layer_spec.adapters > 0,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,84 +266,3 @@ def dispatch_refusal(experts: MemberSpec, all2all: MemberSpec) -> Reason | None:
         f"{all2all.name} produces {all2all.dispatch_format}; choose two that name the same"
     )
     return Reason(code="dispatch_format_mismatch", text=text)
-
-
-@reads("top_k", "num_experts")
-def _too_few_experts(layer_spec: LayerSpec) -> Reason | None:
-    """Refuse a top_k that exceeds the number of experts."""
-    if layer_spec.top_k <= layer_spec.num_experts:
-        return None
-    text = (
-        f"top_k {layer_spec.top_k} is larger than the number of experts, {layer_spec.num_experts}"
-    )
-    return Reason(code="top_k_exceeds_experts", text=text)
-
-
-@reads("layout")
-def _sequence_parallel_alone(layer_spec: LayerSpec) -> Reason | None:
-    """Refuse sequence parallelism without expert parallelism over more than one TP rank."""
-    layout = layer_spec.layout
-    if not layout.sequence_parallel or (layout.use_ep and layout.tp_size > 1):
-        return None
-    text = "sequence_parallel needs expert parallelism with tp_size > 1; set use_ep and tp_size"
-    return Reason(code="sp_needs_ep_and_tp", text=text)
-
-
-@reads("intermediate", "layout")
-def _empty_shard(layer_spec: LayerSpec) -> Reason | None:
-    """Refuse layouts in which a rank holds no intermediate columns."""
-    if min(layer_spec.shard_sizes) > 0:
-        return None
-    world = layer_spec.layout.world_size
-    text = f"intermediate size {layer_spec.intermediate} over {world} ranks leaves a rank empty"
-    return Reason(code="empty_shard", text=text)
-
-
-@reads("num_experts", "top_k", "router_groups", "chosen_groups")
-def _impossible_groups(layer_spec: LayerSpec) -> Reason | None:
-    """Refuse groups of unequal size, more of them than there are, and too few experts to choose."""
-    experts, k = layer_spec.num_experts, layer_spec.top_k
-    groups, chosen = layer_spec.router_groups, layer_spec.chosen_groups
-    if experts % groups:
-        text = f"{experts} experts do not divide into {groups} groups of equal size"
-    elif chosen > groups:
-        text = f"{chosen} chosen groups are more than the {groups} groups"
-    elif groups > 1 and chosen * (experts // groups) < k:
-        text = f"{chosen} groups of {experts // groups} have fewer experts than top_k {k}"
-    else:
-        return None
-    return Reason(code="router_groups_impossible", text=text)
-
-
-@reads("weights_input", "top_k")
-def _several_weights(layer_spec: LayerSpec) -> Reason | None:
-    """Refuse weights on the input where a token has several: each expert's input would differ."""
-    if not layer_spec.weights_input or layer_spec.top_k == 1:
-        return None
-    text = f"router weights on the input need top_k 1, not {layer_spec.top_k}"
-    return Reason(code="weights_input_needs_top_1", text=text)
-
-
-@reads("gate", "num_experts", "hidden")
-def _no_columns_for_gate(layer_spec: LayerSpec) -> Reason | None:
-    """Refuse a gate in the composed layer if it has more experts than hidden columns."""
-    if not layer_spec.gate or layer_spec.num_experts <= layer_spec.hidden:
-        return None
-    text = (
-        "a gate's logits are read from one hidden column per expert, and "
-        f"{layer_spec.num_experts} experts are more than {layer_spec.hidden} columns"
-    )
-    return Reason(code="gate_not_realisable", text=text)
-
-
-# Needs of every member.
-_OF_EVERY_LAYER = (
-    *(_too_few_experts, _sequence_parallel_alone, _empty_shard),
-    *(_impossible_groups, _several_weights, _no_columns_for_gate),
-)
-LAYER_NEEDS = tuple(Need.of(f) for f in _OF_EVERY_LAYER)
-
-
-def layer_refusal(layer_spec: LayerSpec) -> Reason | None:
-    """Return the reason why no member can serve a layer, or None."""
-    return first_refusal(LAYER_NEEDS, layer_spec)

@@ -13,10 +13,7 @@ import torch
 from harness.checks import token_order
 from harness.checks.stage_bound import REACH, Expected, compare, rounding
 from harness.fixtures.layer_call import chosen_rows
-from moe.layout import chunk
 from moe.reference import formats
-from moe.reference.error_propagation import first_product, intermediate
-from moe.reference.sum_noise import gathered
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -196,36 +193,17 @@ def _shared(handed: Handed) -> StageFinding | None:
     rows = chosen_rows(len(x), x.device)
     if len(rows) == 0:
         return None
-    w13, w2 = _shared_shard(handed)
-    dtype = handed.subject.case.dtype
-    reference = handed.subject.reference
-    numerics = reference.shared_numerics
-    product = first_product(x[rows].float(), w13, numerics)
-    h = intermediate(product, numerics, dtype, reference.activation)
-    value = h.value @ w2.T
-    power = w2.square()
-    spread_out = (h.variance + h.jumps) @ power.T
-    terms = h.value.shape[1]
-    size = h.value.norm(dim=1, keepdim=True) * w2.norm(dim=1)
-    spread_out = spread_out + gathered(numerics, terms) / terms * size.square()
-    tolerance = REACH * spread_out.sqrt() + h.doubt @ w2.abs().T
+    truth = handed.subject.reference.shared
+    assert truth is not None, "stage `shared` was recorded, but the layer has no shared experts"
+    layout, dtype = handed.subject.case.layout, handed.subject.case.dtype
+    tp_rank = 0 if truth.shards == 1 else layout.tp_rank(handed.rank)
+    value, sigma, doubt = truth.stage(x[rows].float(), tp_rank)
+    tolerance = REACH * sigma + doubt
     tolerance = tolerance + rounding(value.abs() + tolerance, dtype)
     if handed.exact:
         tolerance = torch.zeros_like(tolerance)
     actual = handed.stages["shared"].value[rows]
     return compare("shared", actual, Expected(value=value, tolerance=tolerance), {"rows": rows})
-
-
-def _shared_shard(handed: Handed) -> tuple[Tensor, Tensor]:
-    """Return this TP rank's columns [2s, K] and [K, s], float32; all under sequence parallelism."""
-    assert handed.subject.shared is not None
-    w13, w2 = (w.float() for w in handed.subject.shared)
-    layout = handed.subject.case.layout
-    if layout.sequence_parallel or layout.tp_size == 1:
-        return w13, w2
-    columns = chunk(w2.shape[1], layout.tp_size, layout.tp_rank(handed.rank))
-    part = slice(columns.start, columns.stop)
-    return torch.cat([matrix[part] for matrix in torch.split(w13, w2.shape[1])]), w2[:, part]
 
 
 def _out(handed: Handed) -> StageFinding | None:

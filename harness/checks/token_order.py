@@ -50,7 +50,8 @@ def sent(handed: Handed, ids: Tensor, weights: Tensor) -> Sent:
     ids: [S, k] global expert ids. weights: [S, k] float32.
     """
     case = handed.subject.case
-    local = local_ids(ids.long(), case.layer_spec.experts_of(handed.rank), case.num_experts)
+    layer_spec = case.layer_spec
+    local = local_ids(ids.long(), layer_spec.experts_of(handed.rank), layer_spec.held_experts)
     rows = _expected_rows(handed, weights if case.weights_input else None)
     if case.weights_input:  # the experts get weights of 1
         weights = torch.ones_like(weights)

@@ -53,6 +53,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         _require(command)
         _platform(command)
     _coverage(_command(commands, "coverage", "show that a suite has every combination it promises"))
+    command = _command(commands, "explain", "show which backend a case gets, and why not others")
+    command.add_argument("--case", required=True, metavar="ID", help="a case by its id")
+    command.add_argument("--platform", metavar="NAME", help="on another chip")
+    _compile(_command(commands, "compile", "compile the suites' Triton kernels; needs no GPU"))
     _report(_command(commands, "report", "report on a run's folder"))
     command = _command(commands, "schema", "print the JSON Schema of the matrix file")
     command.add_argument("--models", action="store_true", help="of configs/models.yaml instead")
@@ -185,6 +189,17 @@ def _numerics(command: argparse.ArgumentParser) -> None:
     add("--model", metavar="NAME", help=_MODEL)
     add("--quant", metavar="NAME", help="a quantization method (the first that the row takes)")
     add("--time-limit", type=float, default=300.0, metavar="S", help="seconds in all (300)")
+
+
+def _compile(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("--suite", action="append", metavar="NAME", help="a suite; may be repeated (all suites)")
+    add("--config", type=Path, metavar="FILE", help="the matrix file (configs/matrix.yaml)")
+    text = "a chip; may be repeated (cuda_sm90, cuda_sm100, rocm_gfx942, rocm_gfx950)"
+    add("--platform", action="append", metavar="NAME", help=text)
+    text = "results of earlier runs (build/compile-matrix)"
+    add("--cache", type=Path, default=Path("build/compile-matrix"), metavar="DIR", help=text)
+    add("--jobs", type=int, metavar="N", help="kernels compiled at a time (one on each core)")
 
 
 def _report(command: argparse.ArgumentParser) -> None:

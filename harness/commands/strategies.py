@@ -160,7 +160,24 @@ def configs(draw: Callable[[Any], Any], space: Space) -> MoETestConfig:
     if isinstance(row, OwnLayerSpec):  # whose hidden states carry logits
         return sized
     is_exact = draw(st.sampled_from(_EXACT)) and is_bitwise(exact)
-    return _with_families(space.machine.platform, row, exact if is_exact else sized)
+    case = _with_families(space.machine.platform, row, exact if is_exact else sized)
+    return _with_features(space.machine, case)
+
+
+def _with_features(machine: Machine, case: MoETestConfig) -> MoETestConfig:
+    """Return the case with some further features of a layer, picked by its seed, if that runs."""
+    pick = random.Random(f"features {case.seed}")  # noqa: S311  # no secret
+    changes: list[dict[str, Any]] = [
+        {"shared_gate": True},
+        {"shared_fused": True},
+        {"shared_width": pick.choice([n for n in SIZES if n * 2 <= case.n * 3])},
+        {"shared_quant": pick.choice(list(QUANT.rows))},
+    ]
+    for change in pick.sample(changes, pick.choice((0, 0, 1, 2))):
+        changed = case.replace(**change)
+        if changed.exact == is_bitwise(changed) and runs(changed, machine):
+            case = changed
+    return case
 
 
 def _with_families(platform: Platform, row: MemberSpec, case: MoETestConfig) -> MoETestConfig:
@@ -179,6 +196,8 @@ TOGETHER = (
     *("router", "activation", "total_experts", "missing"),  # by the seed; only of real models
     *("router_bias", "router_groups", "chosen_groups", "router_scale", "weights_input"),
     *("logits", "logits_dtype", "gate", "padding"),
+    *("shared_width", "shared_quant", "shared_gate", "shared_fused"),  # by the seed
+    *("zero_experts", "latent", "adapters"),
 )
 _ALONE = tuple(name for name in AXES if name not in TOGETHER)
 _WORDS = {"shared_experts": "shared", "renormalize": "no_renorm"}  # a layer must take these

@@ -153,7 +153,7 @@ def explain(
     ids = call.output.routing.topk_ids
     explained = dataclasses.replace(
         explained,
-        experts=routing_patterns.shares(mismatch.rows, ids, scene.case.num_experts),
+        experts=routing_patterns.shares(mismatch.rows, ids, scene.case.layer_spec.held_experts),
         patterns=tuple(_patterns(scene, mismatch, ids)),
     )
     return _with_causes(explained, _search(scene, call, mismatch, likely, end))

@@ -36,7 +36,7 @@ def of_routing(
     patterns += [] if patterns else _by_experts(bad, topk_ids, layer_spec)
     candidates = list(_empty_slots(topk_ids))
     if all_tokens:
-        candidates += _by_place(topk_ids, layer_spec.num_experts)
+        candidates += _by_place(topk_ids, layer_spec.held_experts)
     patterns += _fitting(bad, candidates)[:1]
     return patterns
 
@@ -69,7 +69,7 @@ def _by_rank(bad: Tensor, topk_ids: Tensor, layer_spec: LayerSpec, rank: int) ->
     layout = layer_spec.layout
     if not layout.use_ep or layout.world_size == 1:
         return []
-    hits = _hits(topk_ids, layer_spec.num_experts)
+    hits = _hits(topk_ids, layer_spec.held_experts)
     owned = layer_spec.experts_by_rank
     hit_by_rank = torch.stack([hits[:, list(experts)].any(dim=1) for experts in owned])  # [W, T]
     local = hit_by_rank[rank]
@@ -97,14 +97,14 @@ def _by_experts(bad: Tensor, topk_ids: Tensor, layer_spec: LayerSpec) -> list[Pa
 
     If there are none, accept experts at least MOST_WRONG of whose rows are wrong.
     """
-    hits = _hits(topk_ids, layer_spec.num_experts)
+    hits = _hits(topk_ids, layer_spec.held_experts)
     for least in (ROWS_WRONG, MOST_WRONG):
         experts = _covering(bad, hits, least)
         covered = hits[:, experts].any(dim=1) if experts else torch.zeros_like(bad)
         bad_hits, all_rows, bad_count = (int(t.sum()) for t in (covered & bad, covered, bad))
         if bad_hits < COVERS * bad_count or bad_hits < least * all_rows:
             continue
-        choices = float(layer_spec.num_experts) ** len(experts)
+        choices = float(layer_spec.held_experts) ** len(experts)
         if chance(len(bad), all_rows, bad_count, choices) < CHANCE:
             pattern = _experts_pattern(sorted(experts), layer_spec)
             if bad_hits < ROWS_WRONG * all_rows:

@@ -183,6 +183,53 @@ class MoETestConfig:
         default=NO_PADDING,
         choices=PADDING,
     )
+    shared_width: int = axis(
+        "sharedn",
+        "intermediate size of all shared experts together; 0: that of as many routed experts",
+        default=0,
+        minimum=0,
+    )
+    shared_quant: str = axis(
+        "sharedquant",
+        "quantization method of shared experts that are not fused",
+        default="none",
+        family="quant",
+        random_values=("none",),
+    )
+    shared_gate: bool = axis(
+        "sharedgate",
+        "the shared experts' output is multiplied by a gate, the sigmoid of a product",
+        default=False,
+        random_values=(False,),
+    )
+    shared_fused: bool = axis(
+        "fused",
+        "the shared experts are further experts of the experts backend",
+        default=False,
+        outputs_agree=True,
+        random_values=(False,),
+    )
+    zero_experts: int = axis(
+        "zero",
+        "experts that return the token itself; the router chooses them by the ids after the routed",
+        default=0,
+        minimum=0,
+        random_values=(0,),
+    )
+    latent: int = axis(
+        "latent",
+        "size to which the routed experts' input is projected, and their output back; 0: none",
+        default=0,
+        minimum=0,
+        random_values=(0,),
+    )
+    adapters: int = axis(
+        "lora",
+        "LoRA adapters of the experts: each token has one of them, or none",
+        default=0,
+        minimum=0,
+        random_values=(0,),
+    )
     seed: int = axis("seed", "seed of the inputs and weights", default=0, minimum=0)
     exact: bool = axis(
         "exact", "inputs whose sums are exact: outputs compared bit for bit", default=False
@@ -280,6 +327,13 @@ class MoETestConfig:
             scheme=QUANT.row(self.quant).scheme,
             layout=self.layout,
             shared_experts=self.shared_experts,
+            shared_width=self.shared_width,
+            shared_scheme=QUANT.row(self.shared_quant).scheme,
+            shared_gate=self.shared_gate,
+            shared_fused=self.shared_fused,
+            zero_experts=self.zero_experts,
+            latent=self.latent,
+            adapters=self.adapters,
             renormalize=self.renormalize,
             activation=self.activation,
             router=self.router,

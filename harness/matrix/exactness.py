@@ -48,10 +48,19 @@ def is_bitwise(case: MoETestConfig) -> bool:
         and case.top_k in (1, 2, 4, 8)
         and sums <= 8
         and case.shared_experts <= 1
+        and _has_exact_shared(case)
         and min(case.n, case.k) >= 2 * PERIOD
         and (eights or not quantized)
         and (has_own_up_scales(case) or not FORMATS[case.layer_spec.scheme.weights].is_integer)
     )
+
+
+def _has_exact_shared(case: MoETestConfig) -> bool:
+    """Return whether the shared experts' inputs suit them: made for the routed experts' formats."""
+    if case.shared_quant == "none":
+        return case.shared_width == 0 or case.shared_width >= 2 * PERIOD
+    eights = case.layer_spec.shared_columns % (PERIOD * case.tp_size) == 0
+    return case.shared_quant == case.quant and eights
 
 
 def has_own_up_scales(case: MoETestConfig) -> bool:

@@ -30,18 +30,6 @@ FEATURES = {
         "latent_unsupported",
         "experts work on a projection of the hidden states to another size",
     ),
-    "shared_gate": (
-        "shared_experts_unsupported",
-        "the shared expert's output is multiplied by a gate of its own",
-    ),
-    "shared_width": (
-        "shared_experts_unsupported",
-        "the shared experts' width is no multiple of the routed experts' intermediate size",
-    ),
-    "shared_quant": (
-        "shared_experts_unsupported",
-        "the shared experts are quantized, too; with --quant only the routed experts are",
-    ),
 }
 # Words that end in a name: there is no row of that name (yet) -> (code, what, the rows' family).
 NAMED = {

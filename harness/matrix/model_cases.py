@@ -6,7 +6,7 @@ What a case cannot say exactly goes into its axis `missing`, and the plan refuse
 from __future__ import annotations
 
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.matrix.case import MoETestConfig
 from harness.matrix.features import joined
@@ -60,13 +60,28 @@ def _point(facts: ModelFacts, choice: LayoutChoice, m: int, quant: str | None) -
         tp_size=layout.tp_size,
         use_ep=layout.use_ep,
         sequence_parallel=layout.sequence_parallel,
-        # One MLP of that many columns, whatever the number of experts it is published as.
-        shared_experts=facts.shared_width // facts.intermediate,
+        **_shared(facts, method if quant is None else None),
         renormalize=facts.router.renormalize,
         router=scoring if scoring in ROUTERS.rows else MoETestConfig.router,
         activation=activation if activation in ACTIVATIONS.rows else MoETestConfig.activation,
         missing=joined(missing_words(facts, quant)),
     )
+
+
+def _shared(facts: ModelFacts, own: str | None) -> dict[str, Any]:
+    """Return the axes of the shared experts. own: the checkpoint's method, or None: unquantized.
+
+    They are one MLP of that many columns, whatever the number of experts it is published as.
+    """
+    number, rest = divmod(facts.shared_width, facts.intermediate)
+    if facts.shared_width == 0:
+        return {}
+    return {
+        "shared_experts": facts.shared_experts if rest else number,
+        "shared_width": facts.shared_width if rest else 0,
+        "shared_gate": facts.shared_gate,
+        "shared_quant": own if own in QUANT.rows else MoETestConfig.shared_quant,
+    }
 
 
 def activation_row(facts: ModelFacts) -> str:
@@ -86,9 +101,6 @@ def missing_words(facts: ModelFacts, quant: str | None) -> list[str]:
         f"act_{activation_row(facts)}": activation_row(facts) not in ACTIVATIONS.rows,
         "expert_bias": facts.expert_bias,
         "latent": facts.latent is not None,
-        "shared_gate": facts.shared_gate,
-        "shared_width": facts.shared_width % facts.intermediate != 0,
-        "shared_quant": quant is None and own != "none" and facts.shared_experts > 0,
         f"quant_{own}": quant is None and own not in QUANT.rows,
     }
     return [word for word, is_missing in words.items() if is_missing]

@@ -33,7 +33,8 @@ class Hypothesis:
 
     family: the module of this package that computes it. battery: part of every self-check.
     costly: experts run again, on at most `FEW` rows. needs: what a case must have for the mistake
-    to exist, of `quantized` (weights), `ranks` (more than one) and `limit` (of the activation).
+    to exist: `quantized` (weights), `ranks` (more than one), `limit` (of the activation), or one of
+    `features_of` its layer.
     """
 
     name: str
@@ -55,12 +56,19 @@ class Hypothesis:
 
     def possible(self, layer_spec: LayerSpec) -> bool:
         """Tell whether any case of this layer can have the mistake, whatever its sizes."""
+        features = features_of(layer_spec)
         has = {
             "quantized": layer_spec.scheme.weights != "model",
             "ranks": layer_spec.layout.world_size > 1,
             "limit": ACTIVATIONS.row(layer_spec.activation).limit is not None,
         }
-        return all(has[need] for need in self.needs)
+        return all(has.get(need, need in features) for need in self.needs)
+
+
+def features_of(layer_spec: LayerSpec) -> frozenset[str]:
+    """Return the features of a layer that mistakes may need."""
+    gated = {"shared_gate"} if layer_spec.shared_gate else set()
+    return layer_spec.layer_features | gated
 
 
 def _rows(family: str, **causes: str) -> tuple[Hypothesis, ...]:
@@ -121,8 +129,20 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
         costly=True,
         expert_from_neighbour="an expert's tokens were computed with its neighbour's weights",
     ),
-    _proof("experts", _SHARED, shared_missing="the shared experts were not added"),
-    _proof("experts", _SHARED, shared_twice="the shared experts were added twice"),
+    _proof("shared", _SHARED, shared_missing="the shared experts were not added"),
+    _proof("shared", _SHARED, shared_twice="the shared experts were added twice"),
+    _proof(
+        "shared",
+        _SHARED,
+        "shared_gate",
+        shared_gate_ignored="the shared experts' gate was ignored",
+    ),
+    *_rows(
+        "shared",
+        shared_from_output="the shared experts were given the routed output as their input",
+        shared_gate_twice="the shared experts' gate was applied twice",
+        shared_gate_not_squashed="the shared experts' gate was applied without its sigmoid",
+    ),
     *_rows(
         "experts",
         last_slot_dropped="top-k was cut short by one: the last slot is missing",
@@ -130,7 +150,6 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
         only_best_expert="only the first slot was computed, with its own weight",
         best_expert_twice="the best expert was chosen twice and the last one left out",
         ids_in_int8="expert ids were kept in eight bits: those above 127 are lost",
-        shared_from_output="the shared experts were given the routed output as their input",
     ),
     *_costly(
         "experts",

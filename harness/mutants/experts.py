@@ -1,4 +1,4 @@
-"""Compute outputs with wrong experts, wrong slots or a wrong number of shared experts."""
+"""Compute outputs with wrong experts or wrong slots."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from harness.fixtures.expert_ids import global_ids, local_ids
 from harness.mutants import NotApplicable
 from harness.mutants.contributions import added_distance, blame, by_slot, parts_of, residual
-from harness.mutants.recompute import elsewhere, redo, redo_parts, shared_mlp
+from harness.mutants.recompute import redo, redo_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +45,7 @@ def expert_from_neighbour(scene: Scene) -> Tensor:
     suspect = int(_suspect(scene, sample))
     blame(scene, f"expert {suspect}")
     affected = sample.topk_ids == suspect
-    ids = torch.where(affected, (sample.topk_ids + 1) % scene.case.num_experts, -1)
+    ids = torch.where(affected, (sample.topk_ids + 1) % _held(scene), -1)
     mask = affected[None, :, :, None]
     return sample.total(parts=torch.where(mask, redo_parts(sample, ids=ids), parts_of(sample)))
 
@@ -55,7 +55,7 @@ def _suspect(scene: Scene, sample: Scene) -> Tensor:
     ids = scene.topk_ids.long()
     length = scene.answer.out.square().sum(dim=1).clamp(min=1e-38)
     relative_error = (residual(scene).square().sum(dim=1) / length)[:, None].expand(ids.shape)
-    best = relative_error.new_full((scene.case.num_experts,), torch.inf)
+    best = relative_error.new_full((_held(scene),), torch.inf)
     best = best.scatter_reduce(0, ids.flatten(), relative_error.flatten(), "amin")
     candidates = sample.topk_ids.flip(
         1
@@ -65,37 +65,28 @@ def _suspect(scene: Scene, sample: Scene) -> Tensor:
 
 def ids_off_by_one(scene: Scene) -> Tensor:
     _needs_experts(scene)
-    return redo(scene, ids=(scene.topk_ids + 1) % scene.case.num_experts)
+    return redo(scene, ids=(scene.topk_ids + 1) % _held(scene))
 
 
 def ids_one_too_low(scene: Scene) -> Tensor:
     _needs_experts(scene)
-    return redo(scene, ids=(scene.topk_ids - 1) % scene.case.num_experts)
+    return redo(scene, ids=(scene.topk_ids - 1) % _held(scene))
 
 
 def _needs_experts(scene: Scene) -> None:
-    if scene.case.num_experts == 1:
+    if _held(scene) == 1:
         raise NotApplicable("there is one expert only")
 
 
-def shared_missing(scene: Scene) -> Tensor:
-    return scene.answer.out - _shared(scene)
-
-
-def shared_twice(scene: Scene) -> Tensor:
-    return scene.answer.out + _shared(scene)
-
-
-def _shared(scene: Scene) -> Tensor:
-    if scene.answer.shared is None:
-        raise NotApplicable("the layer has no shared experts")
-    return scene.answer.shared
+def _held(scene: Scene) -> int:
+    """Return the number of experts that the ranks hold, fused shared ones included."""
+    return scene.case.layer_spec.held_experts
 
 
 def last_slot_dropped(scene: Scene) -> Tensor:
     _needs_slots(scene)
     weights = scene.topk_weights.clone()
-    weights[:, -1] = 0
+    weights[:, scene.case.top_k - 1] = 0
     return scene.total(weights=weights)
 
 
@@ -127,18 +118,11 @@ def ids_in_int8(scene: Scene) -> Tensor:
     experts_by_rank = scene.reference.layer_spec.experts_by_rank
     parts = parts_of(scene).clone()
     for rank, experts in enumerate(experts_by_rank):
-        local = local_ids(scene.topk_ids, experts, scene.case.num_experts)
+        local = local_ids(scene.topk_ids, experts, _held(scene))
         parts[rank] *= (local < 128)[:, :, None]
     if max(len(experts) for experts in experts_by_rank) <= 128:
         raise NotApplicable("no rank has more than 128 experts")
     return scene.total(parts=parts)
-
-
-def shared_from_output(scene: Scene) -> Tensor:
-    """Run the shared experts on hidden states overwritten by the routed experts' output."""
-    routed = scene.answer.out - _shared(scene)
-    overwritten = routed.to(scene.x.dtype)
-    return routed + shared_mlp(elsewhere(scene, x=overwritten))
 
 
 def _needs_slots(scene: Scene) -> None:
@@ -162,7 +146,7 @@ def stale_expert_map(scene: Scene) -> Tensor:
     sample, experts_by_rank = scene.few_rows(), _experts_by_rank(scene)
     ids = torch.full_like(sample.topk_ids, -1)
     for rank, next_experts in enumerate([*experts_by_rank[1:], experts_by_rank[0]]):
-        local = local_ids(sample.topk_ids, next_experts, scene.case.num_experts)
+        local = local_ids(sample.topk_ids, next_experts, _held(scene))
         computed = _computed(scene, local, rank)
         ids = torch.where(computed >= 0, computed, ids)
     return redo(sample, ids=ids)
@@ -171,7 +155,7 @@ def stale_expert_map(scene: Scene) -> Tensor:
 def remainder_on_last_rank(scene: Scene) -> Tensor:
     """Map the remaining experts to the last rank, while the first ranks hold their weights."""
     world_size = len(_experts_by_rank(scene))
-    experts_per_rank, remainder = divmod(scene.case.num_experts, world_size)
+    experts_per_rank, remainder = divmod(_held(scene), world_size)
     if remainder == 0:
         raise NotApplicable("the ranks divide the experts evenly")
     return _by_rank(scene, lambda ids, rank: ids - experts_per_rank * rank)
@@ -190,7 +174,7 @@ def absent_as_last(scene: Scene) -> Tensor:
 
 def _else(scene: Scene, ids: Tensor, rank: int, fallback: int) -> Tensor:
     """Return local ids on the rank, with `fallback` for experts of other ranks."""
-    local = local_ids(ids, _experts_by_rank(scene)[rank], scene.case.num_experts)
+    local = local_ids(ids, _experts_by_rank(scene)[rank], _held(scene))
     return torch.where(local >= 0, local, fallback)
 
 

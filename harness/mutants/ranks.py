@@ -9,7 +9,7 @@ import torch
 from harness.mutants import NotApplicable
 from harness.mutants.contributions import added_distance, blame, by_rank, residual
 from harness.mutants.recompute import shared_mlp
-from moe.layout import chunk
+from harness.mutants.shared import shared_part
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,7 +53,7 @@ def tp_rank_missing(scene: Scene) -> Tensor:
     by = by_rank(scene)
     shares = torch.stack([by[t :: layout.tp_size].sum(dim=0) for t in _tp(scene)])
     if shared is not None:
-        shares = shares + torch.stack([_shared_of(scene, t) for t in _tp(scene)])
+        shares = shares + torch.stack([shared_mlp(scene, t) for t in _tp(scene)])
     missing = _nearest(scene, -shares)
     blame(scene, f"TP rank {missing}")
     return scene.answer.out - shares[missing]
@@ -101,29 +101,18 @@ def reduce_scatter_missing(scene: Scene) -> Tensor:
 
 def shared_once_per_rank(scene: Scene) -> Tensor:
     _needs_all_reduce(scene)
-    return scene.answer.out + (scene.case.tp_size - 1) * _needs_shared(scene)
+    return scene.answer.out + (scene.case.tp_size - 1) * shared_part(scene)
 
 
 def shared_unreduced(scene: Scene) -> Tensor:
     """Add only this TP rank's columns of the shared experts, also under sequence parallelism."""
-    shared = _needs_shared(scene)
+    shared = shared_part(scene)
     if scene.case.tp_size == 1:
         raise NotApplicable("there is one TP rank only")
+    if scene.case.shared_fused:
+        raise NotApplicable("fused shared experts are summed with the routed ones")
     return scene.answer.out - shared + _local_shared(scene)
 
 
-def _needs_shared(scene: Scene) -> Tensor:
-    if scene.answer.shared is None:
-        raise NotApplicable("the layer has no shared experts")
-    return scene.answer.shared
-
-
 def _local_shared(scene: Scene) -> Tensor:
-    return _shared_of(scene, scene.case.layout.tp_rank(scene.rank))
-
-
-def _shared_of(scene: Scene, tp_rank: int) -> Tensor:
-    """Return [r, K], a TP rank's part of the shared experts' output."""
-    width = scene.case.shared_experts * scene.case.n
-    columns = chunk(width, scene.case.tp_size, tp_rank)
-    return shared_mlp(scene, slice(columns.start, columns.stop))
+    return shared_mlp(scene, scene.case.layout.tp_rank(scene.rank))

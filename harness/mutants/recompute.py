@@ -303,15 +303,12 @@ def second_scale(scene: Scene, h: Tensor, rank: int) -> Tensor:
     return formats.activation_scale(h, fmt, total)
 
 
-def shared_mlp(scene: Scene, columns: slice | None = None) -> Tensor:
-    """Return [r, K], the shared experts' output, or what some of their columns add to it."""
-    w13, w2 = scene.reference.expert(None)
-    dtype = scene.case.dtype
-    product = formats.on_grid(scene.x.to(w13.dtype) @ w13.T, dtype)
-    gate, up = scene.reference.activation.split(product)
-    h = formats.on_grid(right_activation(scene)(gate, up), dtype)
-    part = slice(None) if columns is None else columns
-    return h[:, part] @ w2[:, part].T
+def shared_mlp(scene: Scene, tp_rank: int | None = None) -> Tensor:
+    """Return [r, K], the shared experts' output, or what a TP rank's columns add to it."""
+    shared = scene.reference.shared
+    assert shared is not None, "the layer has no shared experts of their own"
+    x = scene.x.to(scene.reference.dtype)
+    return shared(x).out if tp_rank is None else shared(x, scene.case.tp_size).parts[tp_rank]
 
 
 def cached(scene: Scene, key: tuple[object, ...], make: Callable[[], T]) -> T:

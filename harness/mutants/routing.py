@@ -20,24 +20,24 @@ if TYPE_CHECKING:
 
 def weights_ignored(scene: Scene) -> Tensor:
     _needs_weights(scene)
-    return _weighted_by(scene, torch.ones_like(scene.topk_weights))
+    return _weighted_by(scene, torch.ones_like(_chosen_weights(scene)))
 
 
 def weights_twice(scene: Scene) -> Tensor:
     _needs_weights(scene)
-    return _weighted_by(scene, scene.topk_weights.square())
+    return _weighted_by(scene, _chosen_weights(scene).square())
 
 
 def weights_uniform(scene: Scene) -> Tensor:
     _needs_weights(scene)
     mean = scene.case.router_scale / scene.case.top_k
-    return _weighted_by(scene, torch.full_like(scene.topk_weights, mean))
+    return _weighted_by(scene, torch.full_like(_chosen_weights(scene), mean))
 
 
 def weights_reversed(scene: Scene) -> Tensor:
     if scene.case.top_k == 1:
         raise NotApplicable("top-k is 1")
-    return scene.total(weights=scene.topk_weights.flip(1))
+    return _weighted_by(scene, _chosen_weights(scene).flip(1))
 
 
 def weights_sigmoid(scene: Scene) -> Tensor:
@@ -90,11 +90,11 @@ def renormalised_over_all(scene: Scene) -> Tensor:
 
 
 def router_scale_missing(scene: Scene) -> Tensor:
-    return _weighted_by(scene, scene.topk_weights / _scale(scene))
+    return _weighted_by(scene, _chosen_weights(scene) / _scale(scene))
 
 
 def router_scale_twice(scene: Scene) -> Tensor:
-    return _weighted_by(scene, scene.topk_weights * _scale(scene))
+    return _weighted_by(scene, _chosen_weights(scene) * _scale(scene))
 
 
 def router_scale_on_shared(scene: Scene) -> Tensor:
@@ -135,16 +135,20 @@ def weights_on_input(scene: Scene) -> Tensor:
 
 
 def _weighted_by(scene: Scene, weights: Tensor) -> Tensor:
-    """Return the output with other router weights [r, k], on the input if they belong there."""
+    """Return the output with other router weights [r, k], on the input if they belong there.
+
+    Fused shared experts keep theirs.
+    """
     if not scene.case.weights_input:
-        return scene.total(weights=weights)
+        fused = scene.topk_weights[:, scene.case.top_k :]
+        return scene.total(weights=torch.cat([weights.to(fused.dtype), fused], dim=1))
     changed = elsewhere(scene, topk_weights=weights)
     return changed.total(parts=redo_parts(changed))
 
 
 def _of_scores(scene: Scene, scores: Tensor) -> Tensor:
     """Return [r, k], the weights made from these scores [r, E] of the chosen experts."""
-    weights = scores.gather(1, scene.topk_ids.long())
+    weights = scores.gather(1, _chosen(scene).long())
     if scene.case.renormalize:
         weights = weights / weights.sum(dim=1, keepdim=True)
     return (weights * scene.case.router_scale).float()
@@ -160,7 +164,17 @@ def _weights(scene: Scene, **changes: Any) -> Tensor:
     """Return [r, k], the weights of a routing method that differs in these fields."""
     truth = routing_truth(scene.case, scene.logits.device)
     changed = dataclasses.replace(truth, method=dataclasses.replace(truth.method, **changes))
-    return changed.weights(scene.logits, scene.topk_ids)
+    return changed.weights(scene.logits, _chosen(scene))
+
+
+def _chosen(scene: Scene) -> Tensor:
+    """Return the router's ids [r, k], without those of fused shared experts."""
+    return scene.topk_ids[:, : scene.case.top_k]
+
+
+def _chosen_weights(scene: Scene) -> Tensor:
+    """Return the router's weights [r, k], without those of fused shared experts."""
+    return scene.topk_weights[:, : scene.case.top_k]
 
 
 def _needs_weights(scene: Scene) -> None:

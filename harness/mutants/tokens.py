@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from harness.fixtures import tensors
-from harness.fixtures.routing_truth import routing_truth
+from harness.fixtures import fused_slots, tensors
 from harness.mutants import NotApplicable
 from harness.mutants.recompute import elsewhere, redo_parts, shared_mlp
 
@@ -140,8 +139,6 @@ def _same_places(
     if available == 0:
         raise NotApplicable("there are no other tokens in these places")
     tokens = tensors.tokens(case, d, counts[d], sample.x.device, start)
-    truth = routing_truth(case, sample.x.device)
-    logits = tokens.logits[rows]
-    ids = truth.choose(logits)
-    weights = truth.weights(logits, ids)
-    return elsewhere(sample.first(available), x=tokens.x[rows], topk_ids=ids, topk_weights=weights)
+    x = tokens.x[rows]
+    ids, weights = fused_slots.chosen(case, x, tokens.logits[rows], scene.reference)
+    return elsewhere(sample.first(available), x=x, topk_ids=ids, topk_weights=weights)

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 # Fields of the layer that the estimates read.
 SIZES = (
-    *("m", "hidden", "intermediate", "num_experts", "top_k", "shared_experts", "layout"),
+    *("m", "hidden", "intermediate", "num_experts", "top_k", "layout"),
+    *("shared_experts", "shared_width", "shared_fused"),
     "activation",  # whether there is a gate
 )
 _MB = 10**6
@@ -41,14 +42,14 @@ def rank_bytes(layer_spec: LayerSpec, device: str) -> int:
     """
     matrices = 3 if layer_spec.gated else 2
     expert = matrices * layer_spec.intermediate * layer_spec.hidden
-    count = layer_spec.num_experts + layer_spec.shared_experts
+    count = layer_spec.num_experts + -(-layer_spec.shared_columns // layer_spec.intermediate)
     stored = DTYPE_BYTES[layer_spec.dtype] + (
         layer_spec.scheme.weight_bytes or DTYPE_BYTES[layer_spec.dtype]
     )
     weights = count * expert * stored + 4 * expert * 4
     tokens = layer_spec.m * layer_spec.layout.dp_size
     columns = (
-        layer_spec.top_k * (matrices * layer_spec.intermediate + layer_spec.hidden)
+        layer_spec.slots * (matrices * layer_spec.intermediate + layer_spec.hidden)
         + 6 * layer_spec.hidden
     )
     return RANK_BYTES[device] + weights + 2 * 4 * tokens * columns
@@ -87,8 +88,8 @@ def interpreted_seconds(layer_spec: LayerSpec, cores: int) -> float:
     However it is sharded, each block of an expert's tokens meets all of that expert's weights.
     """
     tokens = layer_spec.m * layer_spec.layout.dp_size
-    rows = tokens * layer_spec.top_k
-    blocks = min(rows, layer_spec.num_experts) + rows // _BLOCK_TOKENS
+    rows = tokens * layer_spec.slots
+    blocks = min(rows, layer_spec.held_experts) + rows // _BLOCK_TOKENS
     blocks += layer_spec.shared_experts * (1 + tokens // _BLOCK_TOKENS)
     weights = blocks * layer_spec.intermediate * layer_spec.hidden
     work = layer_spec.layout.world_size * _CALL_SECONDS + weights * _WEIGHT_SECONDS

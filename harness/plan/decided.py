@@ -5,10 +5,12 @@ Covering suites learn from it which values exclude each other without judging ev
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from harness.errors import UsageError
 from harness.matrix.case import AXES
+from harness.matrix.features import missing_reason
+from harness.matrix.logit_rules import logits_reason
 from harness.plan import refusals
 from harness.plan.memo import axes_read
 from harness.plan.refusals import Judge
@@ -41,6 +43,35 @@ ASKED_BY: dict[Callable[..., object], frozenset[str]] = {
 }
 
 
+def _missing(case: MoETestConfig) -> Reason | None:
+    return missing_reason(case.missing)
+
+
+# Rules that the judge applies to every case itself, not to its layer: what they read decides.
+RULES: tuple[Callable[[MoETestConfig], Reason | None], ...] = (_missing, logits_reason)
+
+
+class _Reader:
+    """Stand in for a case, and keep which of its axes are read."""
+
+    def __init__(self, case: MoETestConfig) -> None:
+        self._case = case
+        self.axes: frozenset[str] = frozenset()
+
+    def __getattr__(self, name: str) -> object:
+        self.axes |= {name} if name in AXES else ALL
+        return getattr(self._case, name)
+
+
+def _read_by_rules(case: MoETestConfig) -> frozenset[str]:
+    """Return the axes that the refusing rule read; all, if no rule refuses the case."""
+    for rule in RULES:
+        reader = _Reader(case)
+        if rule(cast("MoETestConfig", reader)) is not None:
+            return reader.axes
+    return ALL
+
+
 class DecidingJudge(Judge):
     """Judge cases, and keep which axes decided the last refusal."""
 
@@ -59,9 +90,9 @@ class DecidingJudge(Judge):
             raise UsageError(f"case {case.id}: {error}") from error
         if reason is None:
             return None
-        is_last = self._last is not None and self._last[0] is reason
-        axes = self._last[1] if self._last and is_last and case.experts != AUTO else ALL
-        return reason.code, axes
+        if self._last is None or self._last[0] is not reason:
+            return reason.code, _read_by_rules(case)
+        return reason.code, ALL if case.experts == AUTO else self._last[1]
 
     def _refusal(
         self, needs_of: Callable[[Machine, str], tuple[Need, ...]], name: str, case: MoETestConfig

@@ -25,6 +25,7 @@ _AXES = {
     "hidden": ("k",),
     "intermediate": ("n",),
     "scheme": ("quant",),
+    "shared_scheme": ("shared_quant",),
     "layout": ("dp_size", "tp_size", "use_ep", "sequence_parallel"),
 }
 

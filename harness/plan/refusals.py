@@ -22,7 +22,7 @@ from moe.errors import MoEError
 from moe.experts import EXPERTS
 from moe.layers import COMPOSED, LAYERS, OWN, OwnLayerSpec
 from moe.needs import EXPERTS_ONLY
-from moe.oracle import AUTO, select
+from moe.oracle import AUTO, explain, ordered, select
 from moe.quant import QUANT
 from moe.routers import ROUTERS
 from moe.spec import LAYER_NEEDS, Need, Reason, dispatch_refusal, reads
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from harness.plan.machine import Machine
+    from moe.oracle import Explanation
     from moe.quant import QuantSpec
     from moe.spec import LayerSpec, MemberSpec, Needs
 
@@ -108,13 +109,19 @@ class Judge:
     def _best(self, case: MoETestConfig) -> str:
         """Return the first row that supports the case here and on the planned machine.
 
-        Raises MoEError with every reason if no row does.
+        Rows are tried in the oracle's order. Raises MoEError with every reason if no row does.
         """
         veto = self._veto(case)
-        for row in EXPERTS:
+        scheme = QUANT.row(case.quant).scheme
+        for row in ordered(EXPERTS, scheme, self._machine.platform):
             if not (self._refusal(installed_experts, row.name, case) or veto(row)):
                 return row.name
         return select(case.layer_spec, self._machine.platform, veto=veto).winner.name
+
+    def explain(self, case: MoETestConfig, packages_are: str) -> Explanation:
+        """Return the answer of every experts backend; see `moe.oracle.explain`."""
+        chip, veto = self._machine.platform, self._veto(case)
+        return explain(case.layer_spec, chip, veto=veto, packages_are=packages_are)
 
     def _veto(self, case: MoETestConfig) -> Callable[[MemberSpec], Reason | None]:
         return lambda row: (
@@ -255,7 +262,19 @@ def _exact_activation(name: str, _: LayerSpec) -> Reason | None:
 def unbroken_blocks(_: Machine, name: str) -> tuple[Need, ...]:
     """Return the need of a quantization method that no rank's shard ends inside a block."""
     row = QUANT.row(name)
-    return () if row.block is None else (Need.of(_straddling, row, row.block),)
+    if row.block is None:
+        return ()
+    straddling = Need.of(_straddling, row, row.block)
+    return (straddling,) if row.group is None else (Need.of(_cut_group, row, row.group), straddling)
+
+
+@reads("hidden")
+def _cut_group(row: QuantSpec, group: int, layer_spec: LayerSpec) -> Reason | None:
+    """Refuse a hidden size that ends inside a group: kernels read whole groups of packed codes."""
+    if layer_spec.hidden % group == 0:
+        return None
+    text = f"{row.name}: the hidden size {layer_spec.hidden} is not a multiple of a group, {group}"
+    return Reason(code="group_does_not_divide", text=f"{text}; choose another size or quant")
 
 
 @reads("intermediate", "layout", "activation")
@@ -267,7 +286,8 @@ def _straddling(row: QuantSpec, block: int, layer_spec: LayerSpec) -> Reason | N
     """
     layout = layer_spec.layout
     if layer_spec.intermediate % block:
-        edge_name = "gate/up seam" if layer_spec.gated else "last intermediate column"
+        is_seam = layer_spec.gated and row.group is None
+        edge_name = "gate/up seam" if is_seam else "last intermediate column"
         size = layer_spec.intermediate
         text = f"{row.name}: the {edge_name} at {size} cuts a block of {block}"
         return Reason(code="block_straddles_shard", text=text)

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from moe import released, released_vllm
+from moe.formats.int4.spec import ROWS as INT4
+from moe.formats.int8.spec import WEIGHT_ONLY as INT8
 from moe.registry import Registry
 from moe.spec import ANY, BATCHED, MONOLITHIC, STANDARD, MemberSpec, Needs, Numerics
 
@@ -54,6 +56,19 @@ _FNUZ_PAIRS = frozenset(
     }
 )
 _INT8_PAIRS = frozenset({("int8_channel", "int8_token"), ("int8_block", "int8_group")})
+# Pairs whose codes the kernels decode as they load them; the scales belong to groups of columns.
+_DECODED_PAIRS = frozenset(
+    {
+        *((row.name, "model") for row in (*INT4, *INT8)),
+        ("int4_g128", "fp8_token"),
+        ("mxfp8", "mxfp8"),
+        ("mxfp4", "model"),
+        ("mxfp4", "mxfp8"),
+        ("mxfp4", "mxfp4"),
+        ("nvfp4", "nvfp4_static"),
+        ("nvfp4", "nvfp4_dynamic"),
+    }
+)
 _VLLM_ACTIVATIONS = frozenset({"silu", "gelu_tanh"})
 # vLLM rounds f(gate) before the product with up, and multiplies the second product by the router
 # weight before its only rounding. Its dynamic scales are amax / max, with amax at least 1e-10 where
@@ -69,6 +84,8 @@ _VLLM = Numerics.stated(
 _VLLM_DIVIDED = replace(_VLLM, scale="divided", amax_floor=1e-10)
 # Its fp8 sums stay in the short accumulator, except that a block's sum is added in float32.
 _VLLM_FP8 = replace(_VLLM, accumulation=_FP8_SHORT, aligned=_FP8_ALIGNED)
+# What a backend need not know of: it gets local ids, -1 for all others, and the size it works on.
+_LAYER_FEATURES = frozenset({"fused_shared"})
 
 EXPERTS: Registry[MemberSpec] = Registry(
     "experts",
@@ -81,8 +98,13 @@ EXPERTS: Registry[MemberSpec] = Registry(
             needs=Needs(
                 features=frozenset({"triton"}),
                 dtypes=frozenset({"bf16", "fp16"}),
-                formats=frozenset({("model", "model")}) | _FP8_PAIRS | _FNUZ_PAIRS | _INT8_PAIRS,
+                formats=frozenset({("model", "model")})
+                | _FP8_PAIRS
+                | _FNUZ_PAIRS
+                | _INT8_PAIRS
+                | _DECODED_PAIRS,
                 activation_functions=_TRITON_ACTIVATIONS,
+                layer_features=_LAYER_FEATURES,
                 padding=True,
                 packages=("triton",),
             ),
@@ -101,6 +123,7 @@ EXPERTS: Registry[MemberSpec] = Registry(
                 dtypes=frozenset({"bf16", "fp16"}),
                 formats=frozenset({("model", "model")}) | _FP8_PAIRS | _FNUZ_PAIRS | _INT8_PAIRS,
                 activation_functions=_TRITON_ACTIVATIONS,
+                layer_features=_LAYER_FEATURES,
                 padding=True,
                 packages=("triton",),
             ),
@@ -143,10 +166,25 @@ EXPERTS: Registry[MemberSpec] = Registry(
                 formats=frozenset({("model", "model")}),
                 padding=True,
                 activation_functions=ANY,  # calls the layer's own activation function
+                layer_features=_LAYER_FEATURES,
                 hidden_multiple=8,  # grouped_mm needs rows of a multiple of 16 bytes
                 shard_multiple=8,
             ),
             numerics=_ROUNDED,
+            deterministic=True,
+        ),
+        MemberSpec(
+            name="torch_scaled_grouped",
+            target="moe.experts.torch_grouped:TorchScaledGroupedExperts",
+            needs=Needs(
+                features=frozenset({"cuda", "sm90"}),
+                formats=frozenset({("fp8_channel", "fp8_token")}),
+                activation_functions=ANY,  # calls the layer's own activation function
+                padding=True,
+                hidden_multiple=16,
+                shard_multiple=16,
+            ),
+            numerics=_FP8_PROMOTED,
             deterministic=True,
         ),
         MemberSpec(
@@ -156,7 +194,12 @@ EXPERTS: Registry[MemberSpec] = Registry(
             dispatch_format=STANDARD,
             # Multiplies dequantized values, and calls the layer's own activation function.
             needs=Needs(
-                dtypes=ANY, formats=ANY, dequantizes=True, activation_functions=ANY, padding=True
+                dtypes=ANY,
+                formats=ANY,
+                dequantizes=True,
+                activation_functions=ANY,
+                layer_features=_LAYER_FEATURES,
+                padding=True,
             ),
             numerics=Numerics.stated(),
             deterministic=True,

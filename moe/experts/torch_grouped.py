@@ -1,7 +1,8 @@
-"""Compute experts by torch's grouped_mm (bf16): rows sorted by expert, one call per product.
+"""Compute experts by torch's grouped products: rows sorted by expert, one call per product.
 
-grouped_mm needs rows of a multiple of 16 bytes, and leaves the rows beyond the last group
-unwritten: rows without an expert on this rank are sorted there and are not read again.
+They need rows of a multiple of 16 bytes, and leave the rows beyond the last group unwritten: rows
+without an expert on this rank are sorted there and are not read again. bf16 runs anywhere; fp8 with
+a scale for each token and each output channel on Hopper.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from moe import guarded_buffers, intermediates
+from moe.errors import MoEError
 from moe.experts.base import Experts
 
 if TYPE_CHECKING:
@@ -34,16 +36,46 @@ class TorchGroupedExperts(Experts):
             shape = (tokens, self.layer_spec.hidden)
             return guarded_buffers.empty(shape, dtype=self.dtype, device=x.codes.device).zero_()
         order, ends = _by_expert(routing.topk_ids, self.num_local)
-        gate_up = _grouped_mm(x.codes[order // top_k], self.w13, ends)
+        gate_up = self._first_product(x, order // top_k, ends)
         h = self.activate(gate_up).to(self.dtype)
         y = guarded_buffers.empty(
             (tokens * top_k, self.layer_spec.hidden), dtype=self.dtype, device=h.device
         )
-        y[order] = _grouped_mm(h, self.w2, ends)
+        y[order] = self._second_product(h, order, ends)
         intermediates.keep("gemm1", gate_up, rows=order, copy=False)
         intermediates.keep("activation", h, rows=order, copy=False)
         intermediates.keep("gemm2", y, copy=False)
         return _weighted_sum(y.view(tokens, top_k, -1), routing)
+
+    def _first_product(self, x: Activations, token: Tensor, ends: Tensor) -> Tensor:
+        """Return [R, 2n] for rows of x: [T, K] in expert order. token: [R]. ends: [e]."""
+        return _grouped_mm(x.codes[token], self.w13, ends)
+
+    def _second_product(self, h: Tensor, order: Tensor, ends: Tensor) -> Tensor:
+        """Return [R, K] for h: [R, n] in expert order. order: [R], the flat row of each."""
+        del order
+        return _grouped_mm(h, self.w2, ends)
+
+
+class TorchScaledGroupedExperts(TorchGroupedExperts):
+    """Multiply fp8 codes: one scale for each row of activations and each row of weights."""
+
+    def prepare_weights(self, weights: ExpertWeights) -> None:
+        """Keep transposed views and scales [e, out]. Raises MoEError for other scales."""
+        super().prepare_weights(weights)
+        self.w13_scale = _row_scales("w13_scale", weights.w13_scale, weights.w13)
+        self.w2_scale = _row_scales("w2_scale", weights.w2_scale, weights.w2)
+
+    def _first_product(self, x: Activations, token: Tensor, ends: Tensor) -> Tensor:
+        assert x.scale is not None, "the row takes fp8_token activations only"
+        rows = x.replace(codes=_taken(x.codes, token), scale=x.scale[token])
+        return scaled_grouped_mm(rows, self.w13, self.w13_scale, ends, self.dtype)
+
+    def _second_product(self, h: Tensor, order: Tensor, ends: Tensor) -> Tensor:
+        rows = self.quant.quantize_intermediate(h, None)
+        intermediates.keep("second", rows.codes, rows=order)
+        intermediates.keep("second_scale", rows.scale, rows=order)
+        return scaled_grouped_mm(rows, self.w2, self.w2_scale, ends, self.dtype)
 
 
 def _grouped_mm(x: Tensor, w: Tensor, ends: Tensor) -> Tensor:
@@ -51,6 +83,39 @@ def _grouped_mm(x: Tensor, w: Tensor, ends: Tensor) -> Tensor:
     if hasattr(torch.nn.functional, "grouped_mm"):
         return torch.nn.functional.grouped_mm(x, w, offs=ends)
     return torch._grouped_mm(x, w, offs=ends)
+
+
+def scaled_grouped_mm(
+    x: Activations, w: Tensor, w_scale: Tensor, ends: Tensor, dtype: torch.dtype
+) -> Tensor:
+    """Return the [R, out] products of fp8 codes, scaled. Only CUDA has such a product.
+
+    x: [R, in] codes with scales [R, 1], sorted by expert. w: [e, in, out] codes. w_scale: [e, out]
+    float32. ends: [e]. dtype: of the result.
+    """
+    assert x.scale is not None, "the codes have no scales"
+    # Sums leave the tensor cores' short accumulator every 128 elements, unless it is to be fast.
+    return torch._scaled_grouped_mm(
+        *(x.codes, w, x.scale.reshape(-1), w_scale, ends),
+        out_dtype=dtype,
+        use_fast_accum=False,
+    )
+
+
+def _row_scales(name: str, scale: Tensor | None, w: Tensor) -> Tensor:
+    """Return scales [e, out] float32 of w [e, out, in]. Raises MoEError for any others."""
+    shape = None if scale is None else list(scale.shape)
+    if scale is None or scale.numel() != w.shape[0] * w.shape[1]:
+        raise MoEError(
+            f"{name} is {shape}; scaled_grouped_mm takes one scale for each row of the weights, "
+            f"{list(w.shape[:2])}: use quant fp8_channel"
+        )
+    return scale.float().reshape(w.shape[:2]).contiguous()
+
+
+def _taken(codes: Tensor, rows: Tensor) -> Tensor:
+    """Return codes[rows]; as bytes, since not every device indexes fp8."""
+    return codes.view(torch.uint8)[rows].view(codes.dtype)
 
 
 def _by_expert(topk_ids: Tensor, experts: int) -> tuple[Tensor, Tensor]:

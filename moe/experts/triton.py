@@ -18,7 +18,8 @@ from moe.kernels.align import align_tokens
 from moe.kernels.combine import combine
 from moe.kernels.grouped_gemm import grouped_gemm
 from moe.kernels.launch import INTERPRETED
-from moe.kernels.quantize import quantize_rows, quantize_tensor, tensor_scale
+from moe.kernels.quantize import quantize_rows, quantize_tensor, tensor_amax, tensor_scale
+from moe.kernels.quantize_groups import global_scale, quantize_groups
 from moe.kernels.scales import code_kind_of
 from moe.kernels.tiles import block_rows
 from moe.types import Activations
@@ -76,6 +77,8 @@ class TritonExperts(Experts):
         fmt = self.format
         if fmt.block is None:
             return Activations(codes=h)
+        if fmt.scale_dtype != "f32":
+            return self._quantize_groups(h, ids)
         kind = code_kind_of(fmt)
         if fmt.has_one_scale:
             calibrated = self.weights.a2_scale if fmt.static else None
@@ -84,3 +87,12 @@ class TritonExperts(Experts):
         else:
             codes, scale = quantize_rows(h, kind, fmt.block[1])
         return Activations(codes=codes, scale=scale, format=fmt)
+
+    def _quantize_groups(self, h: Tensor, ids: Tensor) -> Activations:
+        """Return h in a format whose scales belong to groups; see `_quantize`."""
+        fmt, total = self.format, None
+        if fmt.global_scale:
+            total = self.weights.a2_scale if fmt.static else None
+            total = global_scale(tensor_amax(h, ids), fmt) if total is None else total
+        rows = quantize_groups(h, fmt, total)
+        return Activations(codes=rows.codes, scale=rows.scale, global_scale=total, format=fmt)

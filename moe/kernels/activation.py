@@ -191,7 +191,7 @@ def in_use(row, rows, ids_ptr, counts_ptr, capacity):
     return used
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("rows", "capacity"))
 def _activate(
     h_ptr, ids_ptr, counts_ptr, out_ptr, rows, columns, capacity,
     ROWS: tl.constexpr, WIDE: tl.constexpr, FUNCTION: tl.constexpr, GATED: tl.constexpr,

@@ -39,6 +39,10 @@ def _tile() -> int:
     return program_size(8192, 1 << 17, is_interpreted=INTERPRETED, small=32)
 
 
+# Sizes that are no strides: a binary for each multiple of 16 and for 1 would gain nothing.
+_SIZES = ("rows", "experts", "chunks", "blocks", "blocks_per_program")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Aligned:
     """Rows in the order of experts. P is an upper bound that does not depend on the ids.
@@ -112,7 +116,7 @@ def _one_hot(ids_ptr, start, rows, experts, TILE: tl.constexpr, EXPERTS: tl.cons
     return ((ids[:, None] == expert[None, :]) & (expert < experts)[None, :]).to(tl.int32)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_SIZES[:2])
 def _count(
     ids_ptr, counts_ptr, rows, experts,
     CHUNK: tl.constexpr, TILE: tl.constexpr, EXPERTS: tl.constexpr,
@@ -128,7 +132,7 @@ def _count(
     tl.store(counts_ptr + chunk * experts + expert, total, mask=expert < experts)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_SIZES)
 def _place(
     ids_ptr, counts_ptr, row_ids_ptr, block_expert_ptr, num_rows_ptr,
     rows, experts, chunks, blocks, blocks_per_program,

@@ -6,6 +6,8 @@ a device are compiled: with the same block sizes, types and specialisation.
 
 from __future__ import annotations
 
+import hashlib
+import math
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -26,16 +28,24 @@ if TYPE_CHECKING:
     from moe.spec import TritonTarget
 
 _TYPES = {
-    torch.bfloat16: "*bf16",
-    torch.float16: "*fp16",
-    torch.float32: "*fp32",
-    torch.float8_e4m3fn: "*fp8e4nv",
-    torch.float8_e4m3fnuz: "*fp8e4b8",
-    torch.int8: "*i8",
-    torch.uint8: "*u8",
-    torch.int32: "*i32",
+    torch.bfloat16: "bf16",
+    torch.float16: "fp16",
+    torch.float32: "fp32",
+    torch.float64: "fp64",
+    torch.float8_e4m3fn: "fp8e4nv",
+    torch.float8_e4m3fnuz: "fp8e4b8",
+    torch.float8_e5m2: "fp8e5",
+    torch.bool: "i1",
+    torch.int8: "i8",
+    torch.uint8: "u8",
+    torch.int16: "i16",
+    torch.int32: "i32",
+    torch.int64: "i64",
 }
 _OPTIONS = ("num_warps", "num_stages")
+_ALIGNED = ["tt.divisibility", 16]
+_SMALL = ["tt.pointer_range", 32]  # AMD: offsets fit 32 bits, for buffer instructions
+_SMALL_BYTES = (1 << 31) - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,66 +70,157 @@ CHIPS = _chips()
 
 
 @dataclass(frozen=True, kw_only=True)
+class Request:
+    """One kernel to compile. chip: a key of CHIPS. key: a hash of all that the binary depends on.
+
+    label: the kernel with its types and constants, for people.
+    """
+
+    chip: str
+    source: Any  # ASTSource
+    options: dict[str, int]
+    label: str
+    key: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Compiled:
-    """One kernel compiled for one chip. shared_bytes: shared memory that a program uses."""
+    """One kernel compiled for one chip. shared_bytes: shared memory that a program uses.
+
+    seconds: wall time; of a processor, where the kernel was compiled in a process of its own.
+    warnings: what the compiler printed. refusal: why there is no binary, or None.
+    """
 
     chip: str
     kernel: str
+    label: str
+    key: str
     shared_bytes: int
     seconds: float
+    warnings: tuple[str, ...] = ()
+    refusal: str | None = None
 
 
 def compile_launches(launches: Iterable[Launch], chip: str) -> Iterator[Compiled]:
     """Compile `launches` for a chip of CHIPS, and yield each different binary once.
 
-    Raises MoEError if kernels are interpreted in this process.
+    Raises MoEError if kernels are interpreted in this process, and what the compiler raises.
     """
     if INTERPRETED:
         raise MoEError("kernels are interpreted in this process; unset TRITON_INTERPRET to compile")
-    compiled = set()
-    for item in launches:
-        source, options = source_of(item)
-        key = (source.hash(), *sorted(options.items()))
-        if key not in compiled:
-            compiled.add(key)
-            yield _compile(source, options, chip)
+    yield from map(compile_request, requests_of(launches, chip).values())
 
 
-def _compile(source: Any, options: dict[str, int], chip: str) -> Compiled:
-    """Compile one kernel. chip: a key of CHIPS."""
-    named = CHIPS[chip].target
+def requests_of(launches: Iterable[Launch], chip: str) -> dict[str, Request]:
+    """Return key -> request for a chip of CHIPS, each different binary once."""
+    backend = CHIPS[chip].target.backend
+    shapes = {_signature(item, backend): item for item in launches}
+    requests = (request_of(item, chip) for item in shapes.values())
+    return {request.key: request for request in requests}
+
+
+def request_of(item: Launch, chip: str) -> Request:
+    """Return a launch as what Triton's compiler gets."""
+    target = CHIPS[chip].target
+    source, options = source_of(item, target.backend)
+    parts = (source.hash(), sorted(options.items()), target, triton.__version__)
+    return Request(
+        chip=chip,
+        source=source,
+        options=options,
+        label=_label(source, options),
+        key=hashlib.sha256(repr(parts).encode()).hexdigest(),
+    )
+
+
+def compile_request(request: Request) -> Compiled:
+    """Compile one kernel in this process."""
+    named = CHIPS[request.chip].target
     target = GPUTarget(named.backend, named.arch, named.warp)
     start = time.monotonic()
-    binary = triton.compile(source, target=target, options=options)
+    binary = triton.compile(request.source, target=target, options=request.options)
     return Compiled(
-        chip=chip,
-        kernel=source.name,
+        chip=request.chip,
+        kernel=request.source.name,
+        label=request.label,
+        key=request.key,
         shared_bytes=binary.metadata.shared,
         seconds=round(time.monotonic() - start, 2),
     )
 
 
-def source_of(item: Launch) -> tuple[Any, dict[str, int]]:
-    """Return a launch as source and options of Triton's compiler, specialised as on a device."""
+def source_of(item: Launch, backend: str = "cuda") -> tuple[Any, dict[str, int]]:
+    """Return a launch as source and options of Triton's compiler, specialised as on a device.
+
+    backend: of Triton, `cuda` or `hip`.
+    """
+    signature, constants, attributes = {}, {}, {}
+    for index, (name, kind, value, hints) in enumerate(_arguments(item, backend)):
+        signature[name] = kind
+        if kind == "constexpr":
+            constants[name] = value
+        if hints:
+            attributes[(index,)] = [list(hint) for hint in hints]
     options = {k: v for k, v in item.options.items() if k in _OPTIONS}
     options["enable_fp_fusion"] = FP_FUSION
-    constexprs = {k: v for k, v in item.options.items() if k not in _OPTIONS}
-    names = item.kernel.arg_names
-    values = dict(zip(names, item.args, strict=False)) | constexprs
-    signature, constants, attributes = {}, {}, {}
-    for index, name in enumerate(names):
-        signature[name], is_constant, divisible = _kind(values[name], name in constexprs)
-        if is_constant:
-            constants[name] = values[name]
-        if divisible:
-            attributes[(index,)] = [["tt.divisibility", 16]]
     return ASTSource(item.kernel, signature, constants, attributes), options
 
 
-def _kind(value: Any, constant: bool) -> tuple[str, bool, bool]:
-    """Return (type, whether constant, whether a multiple of 16), as Triton specialises a value."""
-    if constant or value is None or (isinstance(value, int) and value == 1):
-        return "constexpr", True, False
+def _arguments(item: Launch, backend: str) -> Iterator[tuple[str, str, Any, Any]]:
+    """Yield (name, type, value, hints) of each parameter; a constant has the type `constexpr`."""
+    names = item.kernel.arg_names
+    constants = {k: v for k, v in item.options.items() if k not in _OPTIONS}
+    values = dict(zip(names, item.args, strict=False)) | constants
+    for parameter in item.kernel.params:
+        value = values.get(parameter.name, parameter.default)
+        fixed = parameter.is_constexpr or parameter.name in constants
+        kind = "constexpr" if fixed else _kind(value, not parameter.do_not_specialize)
+        hints = () if kind == "constexpr" else _hints(value, backend)
+        plain = parameter.do_not_specialize or parameter.do_not_specialize_on_alignment
+        yield parameter.name, kind, value, () if plain else hints
+
+
+def _signature(item: Launch, backend: str) -> tuple[Any, ...]:
+    """Return what tells two launches' binaries apart, without the cost of a source's hash."""
+    described = (
+        (kind, repr(value) if kind == "constexpr" else None, repr(hints))
+        for _, kind, value, hints in _arguments(item, backend)
+    )
+    options = tuple((k, item.options[k]) for k in _OPTIONS if k in item.options)
+    return (id(item.kernel), *described, options)
+
+
+def _kind(value: Any, specialised: bool) -> str:
+    """Return the type of an argument as Triton names it."""
     if isinstance(value, torch.Tensor):
-        return _TYPES[value.dtype], False, True
-    return ("i32" if abs(value) < 1 << 31 else "i64"), False, value % 16 == 0
+        if value.dtype not in _TYPES:
+            raise MoEError(f"no type of Triton's is known for a tensor of {value.dtype}")
+        return f"*{_TYPES[value.dtype]}"
+    if value is None or (specialised and isinstance(value, int) and value == 1):
+        return "constexpr"
+    if isinstance(value, bool):
+        return "u1"
+    if isinstance(value, float):
+        return "fp32"
+    return "i32" if -(1 << 31) <= value < 1 << 31 else "i64"
+
+
+def _hints(value: Any, backend: str) -> tuple[Any, ...]:
+    """Return what Triton's launcher tells the compiler about an argument: alignment and range."""
+    if isinstance(value, torch.Tensor):
+        aligned = value.storage_offset() * value.element_size() % 16 == 0
+        size = math.prod(value.shape) * value.element_size()
+        small = backend == "hip" and size <= _SMALL_BYTES
+        return (*((_ALIGNED,) if aligned else ()), *((_SMALL,) if small else ()))
+    is_integer = isinstance(value, int) and not isinstance(value, bool)
+    return (_ALIGNED,) if is_integer and value % 16 == 0 else ()
+
+
+def _label(source: Any, options: dict[str, int]) -> str:
+    """Return `kernel(types; CONSTANTS; options)`."""
+    names = source.fn.arg_names
+    types = [kind for kind in source.signature.values() if kind != "constexpr"]
+    constants = [f"{names[at[0]]}={value}" for at, value in source.constants.items()]
+    tuned = [f"{k}={v}" for k, v in options.items() if k in _OPTIONS]
+    parts = (" ".join(part) for part in (types, constants, tuned))
+    return f"{source.name}({'; '.join(filter(None, parts))})"

@@ -46,7 +46,7 @@ def combine(
     return out
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("tokens",))
 def _combine(
     y_ptr, weight_ptr, ids_ptr, out_ptr, tokens, hidden,
     SLOTS: tl.constexpr, ROWS: tl.constexpr, WIDE: tl.constexpr,

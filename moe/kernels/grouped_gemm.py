@@ -16,10 +16,11 @@ import triton.language as tl
 
 from moe import guarded_buffers
 from moe.errors import MoEError
-from moe.formats.quant_tensor import spread_scale
-from moe.kernels import rounding
+from moe.formats.quant_tensor import spread_blocks, spread_scale
+from moe.kernels import decoding_gemm, rounding
 from moe.kernels.launch import INTERPRETED, launch, shared_bytes
 from moe.kernels.scales import w_kind_of, x_kind_of
+from moe.kernels.schedule import tile_of
 from moe.kernels.tiles import Tile, gemm_tile, interpreted_tile
 from moe.spec import BLOCK
 
@@ -55,6 +56,9 @@ def grouped_gemm(
     _check(x, w, rows)
     y = guarded_buffers.empty((rows, w_codes.shape[1]), dtype=dtype, device=x_codes.device)
     if rows == 0 or w_codes.shape[0] == 0:
+        return y
+    if decoding_gemm.decodes(x.format, w.format):
+        decoding_gemm.run(x, w, aligned, y, tile=tile)
         return y
     x_kind, w_kind = x_kind_of(x.format), w_kind_of(w.format)
     blocked = x_kind == "group" or w_kind == "block"
@@ -94,10 +98,14 @@ def constants(x: Tensor, w: Tensor, x_kind: str, w_kind: str, tile: Tile) -> dic
 
 def _check(x_tensor: QuantTensor, w_tensor: QuantTensor, rows: int) -> None:
     x, w = x_tensor.codes, w_tensor.codes
-    if x.shape[1] != w.shape[2]:
-        raise MoEError(f"rows of {x.shape[1]} elements do not fit weights of {w.shape[2]} inputs")
+    columns, inputs = x_tensor.shape[1], w_tensor.shape[2]
+    if columns != inputs:
+        raise MoEError(f"rows of {columns} elements do not fit weights of {inputs} inputs")
     if rows and (not x.shape[0] or rows % x.shape[0]):
         raise MoEError(f"{rows} output rows are not a multiple of {x.shape[0]} input rows")
+    if decoding_gemm.decodes(x_tensor.format, w_tensor.format):
+        decoding_gemm.check(x_tensor, w_tensor)
+        return
     if x.dtype != w.dtype and (x.dtype in _CODES or w.dtype not in _CODES):
         raise MoEError(
             f"cannot multiply {x.dtype} rows by {w.dtype} weights; quantize both, or only weights"
@@ -127,18 +135,7 @@ def _product(x, w, total, INTEGER: tl.constexpr, PRECISE: tl.constexpr):
         return tl.dot(x, w.to(x.dtype), total, input_precision="ieee")
 
 
-@triton.jit
-def _tile_of(tiles, blocks, GROUP_M: tl.constexpr):
-    """Return this program's (block of rows, column): GROUP_M blocks, then the next column."""
-    program = tl.program_id(0)
-    group = program // (GROUP_M * tiles)
-    first = group * GROUP_M
-    deep = tl.minimum(blocks - first, GROUP_M)
-    inside = program % (GROUP_M * tiles)
-    return first + inside % deep, inside // deep
-
-
-@triton.jit
+@triton.jit(do_not_specialize=("rows", "slots"))
 def _grouped_gemm(
     x_ptr, w_ptr, y_ptr, x_scale_ptr, w_scale_ptr, row_ids_ptr, block_expert_ptr, num_rows_ptr,
     rows, slots, out, inner,
@@ -147,7 +144,7 @@ def _grouped_gemm(
     GROUP_M: tl.constexpr,
 ):  # fmt: skip
     tiles = tl.cdiv(out, BLOCK_N)
-    block, tile = _tile_of(tiles, tl.num_programs(0) // tiles, GROUP_M)
+    block, tile = tile_of(tiles, tl.num_programs(0) // tiles, GROUP_M)
     if block * BLOCK_M >= tl.load(num_rows_ptr):
         return
     expert = tl.load(block_expert_ptr + block).to(tl.int64)
@@ -242,16 +239,23 @@ def grouped_gemm_torch(
     del tile
     _check(x, w, rows)
     y = guarded_buffers.empty((rows, w.codes.shape[1]), dtype=dtype, device=x.codes.device)
-    values = x.codes.double() if x.codes.dtype.itemsize > 1 else x.codes.float().double()
-    if x.scale is not None:
-        values *= spread_scale(x)
+    values = _values(x)
     for block, expert in enumerate(aligned.block_expert.tolist()):
         row = aligned.row_ids[block * aligned.block_m : (block + 1) * aligned.block_m].long()
         row = row[row < rows]
         if expert >= 0 and len(row):
-            weight = w.expert(expert)
-            matrix = weight.codes.float().double()
-            if weight.scale is not None:
-                matrix *= spread_scale(weight)
+            matrix = _values(w.expert(expert))
             y[row] = (values[row // (rows // x.codes.shape[0])] @ matrix.T).float().to(dtype)
     return y
+
+
+def _values(tensor: QuantTensor) -> Tensor:
+    """Return dequantized float64 values."""
+    codes = tensor.codes
+    if tensor.format.packing > 1:
+        values = tensor.format.codec.decode(codes).double()
+    else:
+        values = codes.double() if codes.dtype.itemsize > 1 else codes.float().double()
+    if tensor.zero_point is not None:
+        values -= spread_blocks(tensor, tensor.zero_point.double())
+    return values if tensor.scale is None else values * spread_scale(tensor)

@@ -72,7 +72,8 @@ def launch(
     compiled.
     """
     if _recording is not None:
-        _recording.launches.append(Launch(kernel=kernel, args=args, options=options))
+        if 0 not in grid:
+            _recording.launches.append(Launch(kernel=kernel, args=args, options=options))
         return
     if device.type == "cpu" and not INTERPRETED:
         raise MoEError(

@@ -79,20 +79,33 @@ def tensor_scale(x: Tensor, ids: Tensor, kind: str) -> Tensor:
     x: [R, n] model dtype or float32. ids: R int32 of any shape; a row with a negative id is not
     in use and not read. kind: as in `quantize_tensor`.
     """
+    amax = _amax_of_parts(x, ids)
+    scale = guarded_buffers.empty((), dtype=torch.float32, device=x.device)
+    block = program_columns(len(amax))
+    launch(_scale_of_parts, (1,), x.device, amax, scale, len(amax), KIND=kind, BLOCK=block)
+    return scale
+
+
+def tensor_amax(x: Tensor, ids: Tensor) -> Tensor:
+    """Return the largest magnitude [] float32 of the rows of `x` in use; see `tensor_scale`."""
+    if x.numel() == 0:
+        return x.new_zeros((), dtype=torch.float32)
+    return _amax_of_parts(x, ids).amax().view(torch.float32)
+
+
+def _amax_of_parts(x: Tensor, ids: Tensor) -> Tensor:
+    """Return int32 bits of the largest magnitude in each part of the rows of `x` in use."""
     rows, columns = x.shape
     tile_columns = program_columns(columns, 2048)
     tile_rows = max(1, min(triton.next_power_of_2(max(rows, 1)), _tile() // tile_columns))
     parts = triton.cdiv(rows, tile_rows)
-    scale = guarded_buffers.empty((), dtype=torch.float32, device=x.device)
     amax = guarded_buffers.empty((parts,), dtype=torch.int32, device=x.device)
     launch(
         *(_amax_rows, (parts,), x.device, x.contiguous(), ids.contiguous(), amax, rows, columns),
         ROWS=tile_rows,
         WIDE=tile_columns,
     )
-    block = program_columns(parts)
-    launch(_scale_of_parts, (1,), x.device, amax, scale, parts, KIND=kind, BLOCK=block)
-    return scale
+    return amax
 
 
 def check_kind(kind: str) -> None:
@@ -117,7 +130,7 @@ def _encode_tensor(x_ptr, scale_ptr, code_ptr, size, KIND: tl.constexpr, BLOCK: 
     tl.store(code_ptr + at, rounding.codes_of(scaled, KIND), mask=at < size)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("rows", "groups"))
 def _encode_rows(
     x_ptr, code_ptr, scale_ptr, rows, columns, width, groups,
     KIND: tl.constexpr, ROWS: tl.constexpr, WIDE: tl.constexpr,
@@ -136,7 +149,7 @@ def _encode_rows(
     tl.store(code_ptr + at, rounding.codes_of(scaled, KIND), mask=live)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("rows",))
 def _amax_rows(
     x_ptr, ids_ptr, amax_ptr, rows, columns, ROWS: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
@@ -153,7 +166,7 @@ def _amax_rows(
     tl.store(amax_ptr + tl.program_id(0), tl.max(largest, axis=0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("parts",))
 def _scale_of_parts(amax_ptr, scale_ptr, parts, KIND: tl.constexpr, BLOCK: tl.constexpr):
     largest = tl.zeros([BLOCK], tl.int32)
     for start in range(0, parts, BLOCK):

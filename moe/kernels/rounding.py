@@ -1,4 +1,4 @@
-"""Convert float32 values to bf16, fp16, e4m3, e4m3fnuz or int8. No other module does.
+"""Convert float32 to bf16, fp16, e4m3, e4m3fnuz, e2m1 or integers. No other module does.
 
 Values are rounded to the target's grid by integer or magic-number arithmetic before the type
 changes. The casts themselves differ: Triton's interpreter rounds e4m3 ties away from zero and
@@ -8,7 +8,8 @@ overflow into NaN, torch 2.13 saturates. float32 arithmetic gives the same bits 
 The rules, for kernels and twins: round to nearest, ties to even. bf16 and fp16 overflow to Inf.
 e4m3 saturates at 448, e4m3fnuz at 240 and int8 at 127, for Inf as well. NaN stays NaN (0x7f in
 e4m3, 0x80 in e4m3fnuz); int8 has none and gives 0, so that only the scale carries the NaN. The sign
-of zero is preserved, except in e4m3fnuz, which has one zero.
+of zero is preserved, except in e4m3fnuz, which has one zero. e2m1 saturates at 6
+and, like int4, has no NaN.
 """
 
 from __future__ import annotations
@@ -123,6 +124,25 @@ def int8_codes(v):
     clamped = tl.where(low > 127.0, 127.0, low)
     rounded = (clamped + 12582912.0) - 12582912.0  # 1.5 * 2^23: its last bit is worth 1
     return rounded.to(tl.int32).to(tl.int8)
+
+
+@triton.jit
+def e2m1_codes(v):
+    """Convert float32 to int32 codes 0..15 of fp4 e2m1; NaN, which it lacks, becomes 0."""
+    size = tl.abs(v)  # at a tie the even code wins; comparisons with NaN are false
+    code = (size > 0.25).to(tl.int32) + (size >= 0.75).to(tl.int32) + (size > 1.25).to(tl.int32)
+    code += (size >= 1.75).to(tl.int32) + (size > 2.5).to(tl.int32) + (size >= 3.5).to(tl.int32)
+    code += (size > 5.0).to(tl.int32)
+    return code | ((v.to(tl.int32, bitcast=True) >> 28) & 8)
+
+
+@triton.jit
+def integer_codes(v, low, high):
+    """Round float32 to int32 in low..high, both of less than 2^21; NaN becomes 0."""
+    known = tl.where(v != v, 0.0, v)
+    least = tl.where(known < low, low, known)
+    clamped = tl.where(least > high, high, least)
+    return ((clamped + 12582912.0) - 12582912.0).to(tl.int32)  # as in int8_codes
 
 
 @triton.jit

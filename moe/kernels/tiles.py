@@ -116,6 +116,30 @@ def interpreted_tile(block_m: int, out: int, inner: int, *, blocked: bool) -> Ti
     )
 
 
+def decoding_tile(
+    block_m: int, out: int, inner: int, *, group: int | None, interpreted: bool
+) -> Tile:
+    """Return the tile of a product whose operands are decoded as they are loaded.
+
+    group: inner elements that share a scale of a sum, a step of which is a part; None: any step.
+    """
+    step = min(group or BLOCK, 64 if interpreted is False else BLOCK)
+    if _are_small:
+        small = _small_tile(block_m, blocked=False)
+        return replace(small, block_k=min(step, small.block_k))
+    if interpreted:
+        wide = min(power_of_2(max(inner, 32)), 1024)
+        return replace(interpreted_tile(block_m, out, inner, blocked=False), block_k=group or wide)
+    return Tile(
+        block_m=min(block_m, 128),
+        block_n=min(64, power_of_2(max(out, 32))),
+        block_k=step,
+        group_m=1 if block_m <= 32 else 8,
+        num_warps=4,
+        num_stages=3,
+    )
+
+
 def _small_tile(block_m: int, *, blocked: bool) -> Tile:
     """Return a tile with which a product of 64 x 64 has several tiles, steps and groups."""
     return Tile(

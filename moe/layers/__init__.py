@@ -41,6 +41,9 @@ TAKES = {
     "ep": "layout_unsupported",
     "sp": "layout_unsupported",
     "shared": "shared_experts_unsupported",
+    "sharedn": "shared_experts_unsupported",
+    "sharedquant": "shared_experts_unsupported",
+    "sharedgate": "shared_experts_unsupported",
     "no_renorm": "renormalize_unsupported",
     "bias": "router_unsupported",
     "groups": "router_unsupported",
@@ -81,7 +84,10 @@ class OwnLayerSpec(MemberSpec):
         """Return the reason of the first need that does not hold, or None."""
         return first_refusal(self.asked(platform), layer_spec)
 
-    @reads("layout", "shared_experts", *ROUTING_FIELDS)
+    @reads(
+        *("layout", "shared_experts", "shared_width", "shared_scheme", "shared_gate"),
+        *ROUTING_FIELDS,
+    )
     def _not_taken(self, layer_spec: LayerSpec) -> Reason | None:
         """Refuse a layout or an option that `takes` does not name."""
         for word in _words_of(layer_spec):
@@ -136,6 +142,12 @@ def _words_of(layer_spec: LayerSpec) -> Iterator[str]:
     yield from layout_words(layer_spec.layout)
     if layer_spec.shared_experts:
         yield "shared"
+    if layer_spec.shared_width:
+        yield "sharedn"
+    if layer_spec.shared_scheme.weights != "model":
+        yield "sharedquant"
+    if layer_spec.shared_gate:
+        yield "sharedgate"
     if not layer_spec.renormalize:
         yield "no_renorm"
     yield from layer_spec.routing_method.options

@@ -30,6 +30,11 @@ class QuantSpec(MemberSpec):
         return max(sides, default=1) if max(sides, default=1) > 1 else None
 
     @property
+    def group(self) -> int | None:
+        """Return how many columns of a weight's row share a scale; None if blocks are others."""
+        return FORMATS[self.scheme.weights].group
+
+    @property
     def static(self) -> bool:
         """Return whether activation scales are calibrated beforehand and passed in."""
         return FORMATS[self.scheme.activations].static
@@ -51,6 +56,35 @@ def _one_byte(weights: str, activations: str, target: str, suffix: str = "") -> 
         scheme=Scheme(weights=weights, activations=activations, weight_bytes=1),
     )
 
+
+def _weight_only(name: str, row_class: str) -> QuantSpec:
+    """Return the row of a method of integer weights, named as their format."""
+    return QuantSpec(
+        name=name,
+        target=f"moe.quant.weight_only:{row_class}",
+        scheme=Scheme(weights=name, activations="model", weight_bytes=1),
+    )
+
+
+def _four_bit(name: str, pair: tuple[str, str], target: str) -> QuantSpec:
+    """Return the row of a method with another name than its pair (weights, activations)."""
+    return QuantSpec(
+        name=name,
+        target=f"moe.quant.{target}",
+        scheme=Scheme(weights=pair[0], activations=pair[1], weight_bytes=1),
+    )
+
+
+# bits, and whether there are zero points
+_INTEGERS = ((4, False), (4, True), (8, False), (8, True))
+WEIGHT_ONLY = tuple(
+    _weight_only(
+        f"int{bits}_{'zp_' if zero_point else ''}g{group}",
+        f"Int{bits}{'Zp' if zero_point else ''}G{group}",
+    )
+    for bits, zero_point in _INTEGERS
+    for group in (32, 64, 128)
+)
 
 QUANT: Registry[QuantSpec] = Registry(
     "quant",
@@ -77,5 +111,14 @@ QUANT: Registry[QuantSpec] = Registry(
         _one_byte("fp8_fnuz_block", "fp8_fnuz_group", "fp8_fnuz:Fp8FnuzBlock"),
         _one_byte("int8_channel", "int8_token", "int8_channel:Int8Channel"),
         _one_byte("int8_block", "int8_group", "int8_block:Int8Block"),
+        # Weights of four or eight bits; activations in the layer's dtype, or named last.
+        *WEIGHT_ONLY,
+        _four_bit("w4a8", ("int4_g128", "fp8_token"), "weight_only:W4A8"),
+        _four_bit("mxfp8", ("mxfp8", "mxfp8"), "microscaling:Mxfp8"),
+        _four_bit("mxfp4", ("mxfp4", "model"), "microscaling:Mxfp4WeightOnly"),
+        _four_bit("mxfp4_mxfp8", ("mxfp4", "mxfp8"), "microscaling:Mxfp4Mxfp8"),
+        _four_bit("mxfp4_mxfp4", ("mxfp4", "mxfp4"), "microscaling:Mxfp4"),
+        _four_bit("nvfp4", ("nvfp4", "nvfp4_static"), "nvfp4:Nvfp4"),
+        _four_bit("nvfp4_dynamic", ("nvfp4", "nvfp4_dynamic"), "nvfp4:Nvfp4Dynamic"),
     ),
 )

@@ -42,12 +42,12 @@ class ScaledCodes(QuantMethod):
             assert fmt.block is not None
             codes, scale = quantize_rows(x, kind, fmt.block[1])
         else:
-            scale = _given(a1_scale, fmt) if fmt.static else _dynamic(x, fmt)
+            scale = given_scale(a1_scale, fmt) if fmt.static else _dynamic(x, fmt)
             codes = quantize_tensor(x, scale, kind)
         return Activations(codes=codes, scale=scale, format=fmt)
 
 
-def _given(scale: Tensor | None, fmt: Format) -> Tensor:
+def given_scale(scale: Tensor | None, fmt: Format) -> Tensor:
     """Return the calibrated scale. Raises MoEError if there is none, or not one number."""
     way_out = "pass a1_scale and a2_scale, each a float32 tensor of one element"
     if scale is None:

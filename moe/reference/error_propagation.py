@@ -52,6 +52,12 @@ class Noisy:
         value, variance, jumps, doubt = pieces
         return Noisy(value=value, variance=variance, jumps=jumps, doubt=doubt)
 
+    def __getitem__(self, rank: int) -> Noisy:
+        """Return a rank's values [R, c] of [w, R, c]."""
+        pieces = (self.value, self.variance, self.jumps, self.doubt)
+        value, variance, jumps, doubt = (t[rank] for t in pieces)
+        return Noisy(value=value, variance=variance, jumps=jumps, doubt=doubt)
+
     def by_rank(self, columns: Sequence[range]) -> Noisy:
         """Split [R, N] into [w, R, c], see `by_rank`; the padding has no error."""
         pieces = (self.value, self.variance, self.jumps, self.doubt)

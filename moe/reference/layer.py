@@ -19,12 +19,13 @@ from moe.formats import FORMATS
 from moe.reference import formats
 from moe.reference.activation import activation_of
 from moe.reference.error_propagation import Noisy, by_rank, first_product, intermediate
-from moe.reference.output_noise import Term, add_noise, sum_roundings, weight_error
+from moe.reference.output_noise import Term, add_noise
 from moe.reference.ownership import holders
 from moe.reference.pairs import largest_input, pairs_of, weighted_input
 from moe.reference.result import Answer, Sums, empty_sums, record_parts
 from moe.reference.scale_error import Scale, dynamic_scale, largest_of, quantize_noisy
-from moe.reference.shared_experts import SHARED, shared_output
+from moe.reference.shared_experts import SHARED, SharedTruth, gate_factor
+from moe.reference.total import answer_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -40,8 +41,9 @@ B = TypeVar("B", bound="BaselineSiluAndMul")
 class BaselineSiluAndMul:
     """y = sum over k of weight * down(f(gate(x)) * up(x)), plus the shared experts.
 
-    expert(e) returns (w13 [2N, K], w2 [K, N]) in the model dtype, neither sharded nor quantized.
-    shared: the same for the shared experts as one wide MLP, or None.
+    expert(e) returns (w13 [2N, K], w2 [K, N]) in the model dtype, neither sharded nor quantized;
+    ids from num_experts on are fused shared experts. shared: the same for the shared experts as one
+    wide MLP, or None. shared_gate: [1, K], or None.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class BaselineSiluAndMul:
         dtype: torch.dtype = torch.float32,
         values: Callable[[int], tuple[Tensor, Tensor]] | None = None,
         shared_numerics: Numerics = SHARED,
+        shared_gate: Tensor | None = None,
     ) -> None:
         """Store the layer.
 
@@ -71,6 +74,7 @@ class BaselineSiluAndMul:
         self.dtype = dtype
         self._expert = expert
         self._shared = shared
+        self._shared_gate = shared_gate
         self._values = values
         self.weight_format = FORMATS[layer_spec.scheme.weights]
         self.act_format = FORMATS[layer_spec.scheme.activations]
@@ -112,14 +116,16 @@ class BaselineSiluAndMul:
             sums.amax2 = torch.maximum(sums.amax2, h.value.abs().amax())
             h = self.quantize_intermediate(h, None if second is None else second.of(ranks))
             self._add_shards(sums, of_expert, h)
-        return dataclasses.replace(self._finish(sums, x), tensor_scales=(first, second))
+        shared = None if self.shared is None else self.shared(x)
+        answer = answer_of(sums, x, shared, self.numerics, self.layer_spec)
+        return dataclasses.replace(answer, tensor_scales=(first, second))
 
     def _pairs(self, topk_ids: Tensor, topk_weights: Tensor) -> list[Pairs]:
         """Return the pairs of each expert, with router weights in their declared dtype."""
         weights = topk_weights.to(self.dtype)
         if self.numerics.weight_dtype == "model":
             weights = formats.on_grid(weights, self._model)
-        return list(pairs_of(topk_ids, weights, self.layer_spec.num_experts))
+        return list(pairs_of(topk_ids, weights, self.layer_spec.held_experts))
 
     def remade(self, kind: type[B], numerics: Numerics | None = None) -> B:
         """Return this reference as `kind`, a subclass that overrides some of the steps below.
@@ -131,18 +137,37 @@ class BaselineSiluAndMul:
             dtype=self.dtype,
             values=self._values,
             shared_numerics=self.shared_numerics,
+            shared_gate=self._shared_gate,
         )
 
     def with_numerics(self: B, numerics: Numerics) -> B:
         """Return this reference with other numerics."""
         return self.remade(type(self), numerics)
 
-    def expert(self, e: int | None) -> tuple[Tensor, Tensor]:
-        """Return expert e's matrices before quantization; None: those of the shared experts."""
-        assert e is not None or self._shared is not None, "the layer has no shared experts"
-        pair = self._shared if e is None else self._expert(e)
-        assert pair is not None
-        return pair[0].to(self.dtype), pair[1].to(self.dtype)
+    def expert(self, e: int) -> tuple[Tensor, Tensor]:
+        """Return expert e's matrices before quantization."""
+        w13, w2 = self._expert(e)
+        return w13.to(self.dtype), w2.to(self.dtype)
+
+    @property
+    def shared(self) -> SharedTruth | None:
+        """Return the shared experts that are not fused with the routed ones, or None."""
+        if self._shared is None:
+            return None
+        return SharedTruth(
+            w13=self._shared[0],
+            w2=self._shared[1],
+            gate=self._shared_gate,
+            numerics=self.shared_numerics,
+            layer_spec=self.layer_spec,
+            activation=self.activation,
+        )
+
+    def shared_factor(self, x: Tensor) -> Tensor:
+        """Return the gate of the shared experts, [T, 1] or [1, 1]: one, where there is none."""
+        if self._shared_gate is None:
+            return x.new_ones((1, 1), dtype=self.dtype)
+        return gate_factor(x.to(self.dtype), self._shared_gate)
 
     def _first_scale(
         self, x: Tensor, pairs: Sequence[Pairs], a1_scale: Tensor | None
@@ -252,27 +277,3 @@ class BaselineSiluAndMul:
         sums.partial[ranks].index_add_(1, pairs.rows, weight[:, None] * y)
         term = Term(rows=pairs.rows, weight=weight, h=h, w2=w2, y=y)
         add_noise(sums, term, self.numerics, self.layer_spec)
-
-    def _finish(self, sums: Sums, x: Tensor) -> Answer:
-        """Sum over the ranks and add the shared experts, with the roundings of these sums."""
-        out, variance, shared = sums.partial.sum(dim=0), sums.variance, None
-        has_shared = self._shared is not None
-        if self._shared is not None:
-            w13, w2 = (w.to(self.dtype) for w in self._shared)
-            shared, noise, along = shared_output(
-                x, (w13, w2), self.shared_numerics, self.layer_spec, self.activation
-            )
-            out, variance = out + shared, variance + noise
-            sums.along += along
-        roundings = sum_roundings(sums.partial, out, self.numerics, self.layer_spec, has_shared)
-        unsure, along_unsure = weight_error(sums.unsure, out)
-        return Answer(
-            out=out,
-            variance=variance + roundings + unsure,
-            flips=sums.flips,
-            along=torch.cat([sums.along, along_unsure[None]]),
-            amax1=x.abs().amax() if x.numel() else x.new_zeros(()),
-            amax2=sums.amax2,
-            parts=sums.parts,
-            shared=shared,
-        )

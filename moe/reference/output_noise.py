@@ -76,7 +76,7 @@ def sum_roundings(
     variance = once if in_float32 else rounding_variance(partial, model).sum(dim=0)
     if numerics.combine == "model":
         added = rounding_variance(partial, model).sum(dim=0)
-        variance = variance + (layer_spec.top_k - 1) * added
+        variance = variance + (layer_spec.slots - 1) * added
     adds = has_shared + (0 if in_float32 else layer_spec.layout.world_size - 1)
     largest = out.abs().maximum(partial.abs().amax(dim=0))
     return (variance + adds * rounding_variance(largest, model)).sum(dim=1)

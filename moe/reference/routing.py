@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # of a score and its renormalisation in float32: a few roundings of 2**-24 and the error of exp
 WEIGHT_NOISE = 2.0**-20
+# of the sigmoid of a float32 sum over the hidden columns, whose terms are much larger than it
+FUSED_NOISE = 2.0**-16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +151,23 @@ def routing_errors(
     return RoutingTruth(method=method).errors(logits, topk_ids, topk_weights)
 
 
+def fused_errors(actual: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> list[str]:
+    """Return what is wrong with the slots of fused shared experts; empty if they are correct.
+
+    actual, expected: ids and weights [T, slots], the same in the router's slots.
+    """
+    (ids, weights), (right_ids, right_weights) = actual, expected
+    if ids.shape != right_ids.shape:
+        sizes = f"{ids.shape[1]} slots of a token, {right_ids.shape[1]}"
+        return [f"routing: {sizes} with the fused shared experts"]
+    bad = (ids != right_ids).any(dim=1).nonzero()
+    if len(bad):
+        row = int(bad[0])
+        pair = f"{ids[row].tolist()}, expected {right_ids[row].tolist()}"
+        return [f"routing: token {row} is not sent to each fused shared expert: {pair}"]
+    return _wrong_weights(right_weights, weights, FUSED_NOISE)
+
+
 def _out_of_range(ids: Tensor, experts: int) -> list[str]:
     bad = ((ids < 0) | (ids >= experts)).any(dim=1).nonzero()
     if len(bad) == 0:
@@ -167,8 +186,8 @@ def _twice(ids: Tensor, is_chosen: Tensor) -> list[str]:
     ]
 
 
-def _wrong_weights(expected: Tensor, weights: Tensor) -> list[str]:
-    off = (weights.float() - expected).abs() > WEIGHT_NOISE * expected.amax(dim=1, keepdim=True)
+def _wrong_weights(expected: Tensor, weights: Tensor, noise: float = WEIGHT_NOISE) -> list[str]:
+    off = (weights.float() - expected).abs() > noise * expected.amax(dim=1, keepdim=True)
     off |= ~weights.isfinite()
     if not off.any():
         return []

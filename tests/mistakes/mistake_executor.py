@@ -21,6 +21,7 @@ from tests.mistakes import (
     mistakes_experts,
     mistakes_functions,
     mistakes_kernels,
+    mistakes_layer,
     mistakes_ranks,
     mistakes_routing,
     mistakes_scales,
@@ -44,7 +45,8 @@ FAMILIES = (
     mistakes_values,
     mistakes_functions,
     mistakes_kernels,
-    mistakes_activations,  # last: a mistake's number is the seed of its case
+    mistakes_activations,
+    mistakes_layer,  # last: a mistake's number is the seed of its case
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from harness.fixtures import layer_under_test
+from harness.fixtures import layer_weights
 from moe import layer
 from moe.all2all.allgather_reducescatter import AllGatherReduceScatter
 from moe.collectives import Group
@@ -180,6 +180,12 @@ def w2_shard_of_the_other_rank(patch):
     around(patch, QuantMethod, "shard", shard)
 
 
+def whole(p, rank, w13, w2, quant, gate=None):
+    """All columns of the shared experts, on every rank."""
+    weights = quant.quantize_weights(w13[None], w2[None])
+    return SharedExperts(weights=weights, quant=quant, gate=gate)
+
+
 @mistake("shared expert missing", "vLLM #51632", "shared_missing", shared_experts=1)
 def shared_experts_dropped(patch):
     around(patch, SharedExperts, "forward", lambda real, self, x: real(self, x) * 0)
@@ -194,20 +200,18 @@ def shared_experts_dropped(patch):
     **TP,
 )
 def shared_experts_whole_on_every_rank(patch):
-    patch.setattr(
-        layer_under_test, "shard_shared", lambda p, rank, w13, w2: SharedExperts(w13=w13, w2=w2)
-    )
+    patch.setattr(layer_weights, "shard_shared", whole)
 
 
 @mistake("shared expert under SP", "vLLM #37856", "shared_unreduced", shared_experts=1, **SP)
 def shared_experts_split_though_tokens_are(patch):
-    def half(p, rank, w13, w2):
+    def half(p, rank, w13, w2, quant, gate=None):
         n = w2.shape[1] // 2
         gate, up = w13.chunk(2, dim=0)
         part = slice(n * (rank % 2), n * (rank % 2) + n)
-        return SharedExperts(w13=torch.cat([gate[part], up[part]]), w2=w2[:, part].contiguous())
+        return whole(p, rank, torch.cat([gate[part], up[part]]), w2[:, part].contiguous(), quant)
 
-    patch.setattr(layer_under_test, "shard_shared", half)
+    patch.setattr(layer_weights, "shard_shared", half)
 
 
 @mistake("hidden states overwritten", "vLLM #28939", "shared_from_output", shared_experts=1)

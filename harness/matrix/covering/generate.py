@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from harness.matrix.covering.model import Factors, Literals, Model
     from harness.matrix.covering.oracle import Oracle
 
-_EFFORT = 500_000  # combinations times tries: more tries find fewer rows, and take longer
+_EFFORT = 100_000  # combinations times tries: more tries find fewer rows, and take longer
 _SMALL, _REPEATS = 10_000, 20  # combinations times repeats of the whole, and most repeats
 _FIELD = 32  # bits in which the votes for one value are counted
 

@@ -40,7 +40,7 @@ class Model:
     targets: tuple[Factors, ...]
     refuse: Callable[[Row], Refused | None] = field(default=_accept)
 
-    @property
+    @cached_property
     def sizes(self) -> tuple[int, ...]:
         """Return the number of values of each factor."""
         return tuple(len(values) for values in self.values)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     # Given a factor and the ascending literals of a row so far: its literals, the preferred first.
     Prefer = Callable[[int, list[int]], Iterable[int]]
 
+_KEPT = 4  # literals of the largest exclusion that is searched for though no refusal states it
+
 
 class Oracle:
     """Complete rows of a model, or say which values exclude each other and for what reasons."""
@@ -117,13 +119,18 @@ class Oracle:
         if refused is None:
             return chosen, 0
         read = sum(self._bits[f] for f in refused.factors)
-        return None, self._learn(mask & read, frozenset((refused.code,)))
+        return None, self._learn(mask & read, frozenset((refused.code,)), is_judged=True)
 
-    def _learn(self, exclusion: int, codes: frozenset[str]) -> int:
+    def _learn(self, exclusion: int, codes: frozenset[str], *, is_judged: bool = False) -> int:
         """Remember that no accepted row has these literals together, and why."""
-        self._codes.setdefault(exclusion, codes)
+        if exclusion in self._codes:
+            return exclusion
+        self._codes[exclusion] = codes
         literals = _literals(exclusion)
+        if len(literals) > _KEPT and not is_judged:
+            return exclusion
         for literal in literals:
+            self._larger[literal] = [e for e in self._larger[literal] if e & exclusion != exclusion]
             if len(literals) > 2:
                 self._larger[literal].append(exclusion)
             else:

@@ -38,11 +38,14 @@ def _group(group: int, *, zero_point: bool = False) -> Format:
 
 
 GROUPS = (32, 64, 128)
+WEIGHT_ONLY = (
+    *(_group(group) for group in GROUPS),
+    *(_group(group, zero_point=True) for group in GROUPS),
+)
 ROWS = (
     _row("int8_channel", (1, None)),  # weights, one scale per output channel
     _row("int8_block", (128, 128)),  # weights, one scale per 128x128 block
     _row("int8_token", (1, None)),  # activations, one scale per token
     _row("int8_group", (1, 128)),  # activations, one scale per 128 columns of a token
-    *(_group(group) for group in GROUPS),  # weights, alone
-    *(_group(group, zero_point=True) for group in GROUPS),
+    *WEIGHT_ONLY,
 )

@@ -393,11 +393,13 @@ def shared_experts_added_twice(patch):
 
 @mistake(shared_experts=1, tp_size=2)
 def shared_experts_whole_on_every_tp_rank(patch):
-    from harness.fixtures import layer_under_test
+    from harness.fixtures import layer_weights
 
-    patch.setattr(
-        layer_under_test, "shard_shared", lambda p, rank, w13, w2: SharedExperts(w13=w13, w2=w2)
-    )
+    def whole(p, rank, w13, w2, quant, gate=None):
+        weights = quant.quantize_weights(w13[None], w2[None])
+        return SharedExperts(weights=weights, quant=quant, gate=gate)
+
+    patch.setattr(layer_weights, "shard_shared", whole)
 
 
 @mistake(shared_experts=1)

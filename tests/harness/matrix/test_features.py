@@ -9,7 +9,7 @@ from moe.errors import MoEError
 
 CODES = {
     *("router_unsupported", "activation_unsupported", "quant_unsupported", "latent_unsupported"),
-    *("expert_bias_unsupported", "shared_experts_unsupported"),
+    "expert_bias_unsupported",
 }
 
 

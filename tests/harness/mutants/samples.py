@@ -9,11 +9,10 @@ from functools import cache
 import pytest
 import torch
 
-from harness.fixtures import tensors
+from harness.fixtures import fused_slots, layer_weights, tensors
 from harness.fixtures.layer_call import Call, chosen_rows
 from harness.fixtures.layer_under_test import IDEAL, _static_scales, numerics_of
 from harness.fixtures.rank_context import RankContext
-from harness.fixtures.routing_truth import routing_truth
 from harness.matrix.case import MoETestConfig
 from harness.mutants import NotApplicable, named
 from harness.mutants.sample import Scene, scene_of
@@ -34,14 +33,13 @@ def case(**fields) -> MoETestConfig:
 @cache
 def scene(one: MoETestConfig, rank: int = 0, number: int = 0) -> Scene:
     """The scene of call `number` on this rank; its output is right. Do not write to it."""
-    experts = [tensors.expert_weights(one, e, CPU) for e in range(one.num_experts)]
-    shared = tensors.expert_weights(one, "shared", CPU) if one.shared_experts else None
+    made = layer_weights.of_case(one, dataclasses.replace(ALONE, caches={}))
     plain = Scheme(weights="model", activations="model")
-    ideal = BaselineSiluAndMul(
-        dataclasses.replace(one.layer_spec, scheme=plain), IDEAL, experts.__getitem__, shared
-    )
+    spec = dataclasses.replace(one.layer_spec, scheme=plain, shared_scheme=plain)
+    weights = {"shared": made.shared, "shared_gate": made.shared_gate}
+    ideal = BaselineSiluAndMul(spec, IDEAL, made.expert, **weights)
     numerics = numerics_of(one, "cpu").alternatives[0]
-    reference = BaselineSiluAndMul(one.layer_spec, numerics, experts.__getitem__, shared)
+    reference = BaselineSiluAndMul(one.layer_spec, numerics, made.expert, **weights)
     start = number * one.m
     layout, counts = one.layout, one.counts
     d = layout.dp_rank(rank)
@@ -49,9 +47,7 @@ def scene(one: MoETestConfig, rank: int = 0, number: int = 0) -> Scene:
     here = layout.tokens_of(rank, counts)
     part = slice(here.start, here.stop)
     tokens = tensors.Tokens(x=whole.x[part], logits=whole.logits[part], index=whole.index[part])
-    truth = routing_truth(one, CPU)
-    ids = truth.choose(tokens.logits)
-    weights = truth.weights(tokens.logits, ids)
+    ids, weights = fused_slots.chosen(one, tokens.x, tokens.logits, reference)
     scales = _static_scales(one, ALONE, ideal)
     keep = chosen_rows(len(tokens.x), CPU)
     answer = reference(tokens.x, ids, weights, keep=keep, **scales)

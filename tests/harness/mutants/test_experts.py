@@ -1,4 +1,4 @@
-"""Wrong experts, slots and shared experts; of many, the culprit is found."""
+"""Wrong experts and slots; of many, the culprit is found."""
 
 from __future__ import annotations
 
@@ -71,13 +71,6 @@ def test_slots_of_absent_experts_are_computed_by_another(name, experts):
     assert apart(named(name).compute(here), wanted) < SAME
 
 
-def test_shared_experts_see_what_the_routed_ones_gave():
-    here = scene(case(shared_experts=1))
-    routed = here.answer.out - here.answer.shared
-    wrong = here.reference(routed.bfloat16(), here.topk_ids, here.topk_weights)
-    assert apart(named("shared_from_output").compute(here), routed + wrong.shared) < SAME
-
-
 def test_the_map_gives_the_odd_expert_to_the_last_rank():
     """Ranks hold experts 0-2 and 3-4; by the map the second one's begin with number 2."""
     here = scene(case(dp_size=2, use_ep=True, num_experts=5))
@@ -128,11 +121,8 @@ NO_MISTAKE = [
     ("last_slot_dropped", case(top_k=1), "top-k is 1"),
     ("slots_overwritten", case(top_k=1), "top-k is 1"),
     ("only_best_expert", case(top_k=2), "a dropped last slot"),
-    ("shared_missing", case(), "no shared experts"),
-    ("shared_twice", case(), "no shared experts"),
     ("best_expert_twice", case(), "below top-k 3"),
     ("ids_in_int8", case(), "no rank has more than 128 experts"),
-    ("shared_from_output", case(), "no shared experts"),
     ("remainder_on_last_rank", case(dp_size=2, use_ep=True), "divide the experts evenly"),
     ("global_ids_as_local", case(tp_size=2), "every rank has all experts"),
     ("stale_expert_map", case(use_ep=True), "every rank has all experts"),

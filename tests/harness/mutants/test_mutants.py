@@ -25,8 +25,8 @@ def test_the_battery_holds_what_was_promised():
     assert [h.name for h in HYPOTHESES if h.battery] == [
         *("zeros", "halved", "doubled", "negated", "rolled", "swapped", "row_zeroed"),
         *("last_block_zeroed", "expert_dropped", "expert_from_neighbour", "shared_missing"),
-        *("shared_twice", "weights_ignored", "weights_twice", "rank_missing", "rank_twice"),
-        *("scale_shifted", "gate_up_swapped", "limit_missing"),
+        *("shared_twice", "shared_gate_ignored", "weights_ignored", "weights_twice"),
+        *("rank_missing", "rank_twice", "scale_shifted", "gate_up_swapped", "limit_missing"),
     ]
 
 
@@ -73,6 +73,10 @@ PLACES |= dict.fromkeys(
 )
 
 
+PLACES |= dict.fromkeys(
+    ("shared_gate_ignored", "shared_gate_twice", "shared_gate_not_squashed"),
+    case(shared_experts=1, shared_gate=True),
+)
 ON_INPUT = case(top_k=1, router="sigmoid", renormalize=False, weights_input=True)
 PLACES |= dict.fromkeys(("weights_on_output", "weights_on_both"), ON_INPUT)
 PLACES |= dict.fromkeys(

@@ -33,6 +33,9 @@ VALUES = {
     "router": tuple(families.table("router").rows),
     "activation": tuple(families.table("activation").rows),
     "tokens": AXES["tokens"].choices,
+    "logits": AXES["logits"].choices,
+    "router_bias": (False, True),
+    "gate": (False, True),
     "exact": (False, True),
 }
 
@@ -54,6 +57,7 @@ def test_equal_values_of_the_deciding_axes_are_always_refused(platform):
         assert (refused and refused[0]) == (reason and reason.code)
         if refused is not None:
             codes[refused[0]] += 1
+            assert len(refused[1]) <= 12, (case.id, refused)  # searches would take very long
             kept = {name: getattr(case, name) for name in refused[1]}
             for _ in range(8):
                 assert plain(draw(rng).replace(**kept))[1] is not None, (case.id, refused)
@@ -75,7 +79,17 @@ def test_auto_is_decided_by_all_axes():
     assert judge.refused(case) == ("too_many_ranks", ALL)
 
 
-def test_a_reason_that_is_not_traced_is_decided_by_all_axes():
+def test_a_rule_on_the_case_itself_is_decided_by_what_it_reads():
+    judge = DecidingJudge(planned_for("cpu"))
+    case = PLAIN.replace(missing="act_swish")
+    assert judge.refused(case) == ("activation_unsupported", {"missing"})
+    code, axes = judge.refused(PLAIN.replace(router_bias=True, logits="large"))
+    assert code == "logits_unsupported"
+    assert {"logits", "router_bias"} <= axes <= ALL - {"experts", "m", "dp_size"}
+
+
+def test_a_reason_that_no_known_rule_gives_is_decided_by_all_axes(monkeypatch):
+    monkeypatch.setattr("harness.plan.decided.RULES", ())
     case = PLAIN.replace(missing="act_swish")
     assert DecidingJudge(planned_for("cpu")).refused(case) == ("activation_unsupported", ALL)
 

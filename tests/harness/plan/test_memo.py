@@ -107,6 +107,10 @@ def sample(count, seed=0):
         "num_experts": (1, 8, 300),
         "top_k": (1, 2, 9),
         "shared_experts": (0, 1),
+        "shared_width": (0, 0, 0, 96),
+        "shared_quant": ("none", "none", *names["quant"]),
+        "shared_gate": (False, False, True),
+        "shared_fused": (False, False, True),
         "dp_size": (1, 2, 3),
         "tp_size": (1, 2, 80),
         "dtype": ("bf16", "fp16", "f32"),
@@ -184,8 +188,8 @@ def probed(monkeypatch):
     def probed(declared):
         function = declared(lambda layer_spec, platform: narrow(layer_spec, platform))
         monkeypatch.setitem(globals(), "probe", function)
-        plain = {"formats": ANY, "dequantizes": True, "dtypes": ANY, "activation_functions": ANY}
-        needs = Needs(probe=f"{__name__}:probe", padding=True, **plain)
+        plain = {"formats": ANY, "dtypes": ANY, "activation_functions": ANY, "layer_features": ANY}
+        needs = Needs(probe=f"{__name__}:probe", dequantizes=True, padding=True, **plain)
         table = Registry("experts", ())
         table._rows = {"probed": MemberSpec(name="probed", target="json:loads", needs=needs)}
         monkeypatch.setattr(refusals, "EXPERTS", table)
@@ -226,6 +230,9 @@ CHANGED = {
     "router": "sigmoid",
     "activation": "gelu_tanh",
     "quant": "fp8_tensor",
+    "shared_quant": "fp8_block",
+    "shared_gate": True,
+    "shared_fused": True,
     "dtype": "f32",
     "renormalize": False,
     "use_ep": True,

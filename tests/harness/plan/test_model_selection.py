@@ -70,7 +70,13 @@ def test_by_default_one_rank_and_a_share_from_a_decode_to_a_prefill():
     assert "share" not in of_model(options("qwen3-30b-a3b", layouts="tp:1")).note
 
 
-RUN_TODAY = ("mixtral-8x7b", "qwen3-30b-a3b", "qwen3-235b-a22b", "olmoe-1b-7b")
+RUN_TODAY = (
+    "mixtral-8x7b",
+    "qwen3-30b-a3b",
+    "qwen3-235b-a22b",
+    "olmoe-1b-7b",
+    "qwen3-next-80b-a3b",
+)
 
 
 @pytest.mark.parametrize("model", RUN_TODAY)
@@ -80,7 +86,6 @@ def test_models_that_a_case_can_say_run_on_one_gpu(model):
 
 
 CODES = {
-    "qwen3-next-80b-a3b": "shared_experts_unsupported",
     "deepseek-v3": "router_unsupported",
     "kimi-k2": "router_unsupported",
     "glm-4.5": "router_unsupported",

@@ -19,7 +19,7 @@ from moe.types import Activations, ExpertWeights, Routing
 from tests.moe.kernels.kernel_cases import layer_spec_of
 
 # Tokens and top-k: a prefill with the largest blocks, and a decode step with the smallest.
-# Top-k 1 lets both products of a layer share a binary, which halves the time.
+# Top-k 1 lets both products of a layer share the rows of a token, too.
 CASES = [
     ("none", 4096, 1),
     ("fp8_tensor_dynamic", 4096, 1),

@@ -47,8 +47,8 @@ def test_kernel_and_twin_agree(tokens, top_k, experts, block_m, kernel_device):
 
 
 def test_several_programs_place_their_own_chunks(kernel_device, monkeypatch):
-    monkeypatch.setattr("moe.kernels.align._CHUNK", 64)
-    monkeypatch.setattr("moe.kernels.align._TILE", 256)  # and each one in several tiles
+    monkeypatch.setattr("moe.kernels.align._chunk", lambda: 64)
+    monkeypatch.setattr("moe.kernels.align._tile", lambda: 256)  # and each one in several tiles
     _assert_same(_ids(101, 3, 10).to(kernel_device), 10, 16)
 
 

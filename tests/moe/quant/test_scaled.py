@@ -17,7 +17,7 @@ def test_a_class_makes_the_formats_of_its_row(name):
     scheme, made = QUANT.row(name).scheme, QUANT.load(name)
     assert (made.weights, made.activations) == (scheme.weights, scheme.activations)
     fmt = FORMATS[scheme.activations]
-    assert made.input_scale_is_local == (fmt.static or not fmt.has_one_scale)
+    assert made.input_scale_is_local == (not fmt.spans_rows)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch.nn.functional import silu
@@ -9,7 +11,7 @@ from torch.nn.functional import silu
 from moe.assumed_numerics import SHARED_ASSUMED
 from moe.layout import Layout
 from moe.reference.activation import activation_of
-from moe.reference.shared_experts import SHARED, shared_output
+from moe.reference.shared_experts import SHARED, SharedTruth
 from moe.spec import LayerSpec, Scheme
 
 TOKENS, HIDDEN, INNER = 48, 96, 64
@@ -34,6 +36,18 @@ SPEC = LayerSpec(
 )
 
 
+def truth(numerics, gate=None, **changes):
+    spec = dataclasses.replace(SPEC, shared_experts=1, **changes)
+    return SharedTruth(
+        w13=W13,
+        w2=W2,
+        gate=gate,
+        numerics=numerics,
+        layer_spec=spec,
+        activation=activation_of("silu"),
+    )
+
+
 def member(places):
     """The MLP, rounded to bf16 at these places and at the end."""
 
@@ -47,9 +61,9 @@ def member(places):
 
 def used(places, numerics):
     """Return the squared distances of the member over the allowed variance, [T]."""
-    y, variance, along = shared_output(X, (W13, W2), numerics, SPEC, activation_of("silu"))
-    assert along.shape == (3, TOKENS)
-    return (member(places) - y).square().sum(dim=1) / variance
+    part = truth(numerics)(X)
+    assert part.along.shape == (3, TOKENS)
+    return (member(places) - part.out).square().sum(dim=1) / part.variance
 
 
 def test_the_shared_experts_of_this_project_round_each_step():
@@ -68,7 +82,43 @@ def test_assumed_ones_may_round_where_they_like(places):
 
 
 def test_assumed_ones_hide_no_mistake():
-    y, variance, _ = shared_output(X, (W13, W2), SHARED_ASSUMED, SPEC, activation_of("silu"))
+    part = truth(SHARED_ASSUMED)(X)
+    y, variance = part.out, part.variance
     swapped = silu(X @ W13[INNER:].T) * (X @ W13[:INNER].T) @ W2.T
     assert float(((swapped - y).square().sum(dim=1) / variance).amin()) > 100
     assert float((y.square().sum(dim=1) / variance).amin()) > 100
+
+
+def test_a_gate_scales_output_and_error():
+    gate = normal(1, HIDDEN) / HIDDEN**0.5
+    plain, gated = truth(SHARED)(X), truth(SHARED, gate)(X)
+    factor = torch.sigmoid(X @ gate.T)
+    assert torch.allclose(gated.out, plain.out * factor, rtol=1e-5, atol=1e-6)
+    assert bool((gated.variance > plain.variance * factor[:, 0].square()).all())  # rounded again
+    made = (member(("gemm1", "activation")) * factor).bfloat16().float()
+    ratios = (made - gated.out).square().sum(dim=1) / gated.variance
+    assert 0.3 < float(ratios.mean()) < 1.2
+
+
+def test_parts_of_the_tp_ranks_add_up():
+    part = truth(SHARED, layout=Layout(tp_size=3))(X)
+    assert part.parts.shape == (3, TOKENS, HIDDEN)
+    assert torch.allclose(part.parts.sum(dim=0), part.out, rtol=1e-4, atol=1e-5)
+    one = truth(SHARED)(X, 3)
+    assert torch.equal(one.parts, part.parts)
+    for rank in range(3):
+        value, sigma, doubt = truth(SHARED, layout=Layout(tp_size=3)).stage(X, rank)
+        assert torch.allclose(value, part.parts[rank], rtol=1e-4, atol=1e-5)
+        assert sigma.shape == doubt.shape == (TOKENS, HIDDEN)
+
+
+def test_a_quantized_one_may_flip_codes():
+    """Each rank quantizes its own columns."""
+    scheme = Scheme(weights="int8_channel", activations="int8_token")
+    plain, coded = truth(SHARED)(X), truth(SHARED, shared_scheme=scheme)(X)
+    error = float((coded.out - plain.out).norm() / plain.out.norm())
+    assert 0.005 < error < 0.03
+    assert not plain.flips.any()
+    assert bool((coded.flips > 0).any())
+    split = truth(SHARED, shared_scheme=scheme, layout=Layout(tp_size=2))(X)
+    assert 1e-4 < float((split.out - coded.out).norm() / plain.out.norm()) < 0.03

@@ -6,7 +6,7 @@ from moe.all2all import ALL2ALL
 from moe.errors import MoEError
 from moe.experts import EXPERTS
 from moe.layout import Layout
-from moe.oracle import explain, select
+from moe.oracle import ABSENT, DECLARED, INSTALLED, explain, select
 from moe.platforms import PLATFORMS, platform
 from moe.quant import QUANT
 from moe.registry import Registry
@@ -44,11 +44,54 @@ def test_each_row_passed_over_has_its_reason():
     selection = select(layer_spec(dtype="f32"), platform("cuda_sm90"), family=TABLE)
     assert selection.winner.name == "any"
     assert [name for name, _ in selection.refused] == ["fast", "half"]
-    assert explain(selection).splitlines() == [
-        "fast: no: dtype_unsupported: takes dtype bf16, not f32",
-        "half: no: dtype_unsupported: takes dtype fp16, not f32",
-        "any: chosen",
+    assert [(reason.code, reason.text) for _, reason in selection.refused] == [
+        ("dtype_unsupported", "takes dtype bf16, not f32"),
+        ("dtype_unsupported", "takes dtype fp16, not f32"),
     ]
+
+
+def test_an_explanation_answers_for_every_row():
+    chip = platform("cuda_sm90")
+    explanation = explain(layer_spec(dtype="f32"), chip, family=TABLE)
+    assert explanation.winner == "any"
+    codes = [(name, reason and reason.code) for name, reason in explanation.answers]
+    unsupported = "dtype_unsupported"
+    assert codes == [
+        *(("fast", unsupported), ("half", unsupported), ("any", None), ("late", unsupported))
+    ]
+    assert explanation.platform == chip
+    assert explanation.order == "the table's own order"
+    assert {"torch", "triton"} <= set(explanation.versions)
+
+
+def test_an_explanation_without_a_winner_has_all_reasons():
+    never = Reason(code="never", text="not today")
+    explanation = explain(layer_spec(), platform("cpu"), veto=lambda row: never)
+    assert explanation.winner is None
+    assert all(reason is not None for _, reason in explanation.answers)
+
+
+NO_SUCH = Needs(packages=("no_such_package", "triton"), probe="no_such_module:probe")
+WITH_PACKAGE = Registry("nothing", (MemberSpec(name="released", target="x:Y", needs=NO_SUCH),))
+
+
+@pytest.mark.parametrize(
+    ("packages_are", "code"),
+    [(INSTALLED, "package_missing"), (DECLARED, None), (ABSENT, "package_missing")],
+)
+def test_packages_are_judged_as_asked(packages_are, code):
+    explanation = explain(
+        layer_spec(), platform("cuda_sm90"), family=WITH_PACKAGE, packages_are=packages_are
+    )
+    ((_, reason),) = explanation.answers
+    assert (reason and reason.code) == code
+
+
+def test_our_own_kernels_need_no_optional_package():
+    explanation = explain(layer_spec(), platform("cuda_sm90"), packages_are=ABSENT)
+    assert explanation.winner == "triton"
+    answers = dict(explanation.answers)
+    assert answers["vllm_triton"].text == "needs vllm"
 
 
 def all_but(name):

@@ -1,0 +1,125 @@
+"""Write what the oracle decides and what plans refuse, chip by chip, so that a change is a diff.
+
+`make golden` (`python -m harness.plan.golden`) writes tests/golden/*.txt anew; tests compare. The
+files depend on this repository only: chips are planned for, and packages count as there or not.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.matrix.case import MoETestConfig
+from harness.matrix.load import find, load
+from harness.plan import machine, suites
+from harness.plan.plan import make_plan
+from harness.plan.refusals import Judge
+from moe import families
+from moe.errors import MoEError
+from moe.oracle import ABSENT, AUTO, DECLARED
+from moe.quant import QUANT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from harness.plan.machine import Machine
+
+CHIPS = ("cpu", "cuda_sm90", "cuda_sm100", "rocm_gfx942", "rocm_gfx950")
+FOLDER = Path(__file__).resolve().parents[2] / "tests" / "golden"
+_PLAIN = MoETestConfig(m=32, n=512, k=512, num_experts=8, top_k=2, experts=AUTO)
+_LAYOUTS: tuple[dict[str, int | bool], ...] = (
+    {},
+    {"tp_size": 2},
+    {"tp_size": 2, "use_ep": True},
+    {"tp_size": 2, "use_ep": True, "sequence_parallel": True},
+    {"dp_size": 2},
+    {"dp_size": 2, "use_ep": True},
+    {"dp_size": 2, "tp_size": 2, "use_ep": True, "sequence_parallel": True},
+)
+_LETTERS = len("rocm_gfx942")
+
+
+def is_own() -> bool:
+    """Return whether all rows are this project's: rows of other packages change the files."""
+    tables = (table for _, table in families.tables())
+    return all({*table.rows} == {row.name for row in table.built_in} for table in tables)
+
+
+def machine_for(name: str) -> Machine:
+    """Return a machine with a chip; Triton, a dependency, interprets on a CPU."""
+    planned = machine.planned_for(name)
+    if not planned.platform.interpreted:
+        return planned
+    chip = replace(planned.platform, features=planned.platform.features | {"triton"})
+    return replace(planned, platform=chip)
+
+
+def decisions() -> str:
+    """Return a line for each chip, quantization method and group of layouts that decide alike.
+
+    The backend that is chosen if the packages that rows need are there, and without them.
+    """
+    lines = ["chip quant layouts: with every package | without optional packages"]
+    for chip in CHIPS:
+        judge = Judge(machine_for(chip))
+        for row in QUANT.built_in:
+            by_choice: dict[str, list[str]] = {}
+            for layout in _LAYOUTS:
+                case = _PLAIN.replace(quant=row.name, **layout)
+                by_choice.setdefault(_choice(judge, case), []).append(_layout_name(case))
+            for choice, names in by_choice.items():
+                where = "all" if len(names) == len(_LAYOUTS) else ",".join(names)
+                lines.append(f"{chip:<{_LETTERS}} {row.name} {where}: {choice}")
+    return "\n".join(lines) + "\n"
+
+
+def _choice(judge: Judge, case: MoETestConfig) -> str:
+    """Return `with | without`, or the code with which the case itself is refused."""
+    try:
+        _, reason = judge(case.replace(experts="torch_loop"))
+    except MoEError as error:
+        return f"error {error}"
+    if reason is not None:
+        return f"refused {reason.code}"
+    winners = (judge.explain(case, packages_are).winner for packages_are in (DECLARED, ABSENT))
+    return " | ".join(str(winner) for winner in winners)
+
+
+def _layout_name(case: MoETestConfig) -> str:
+    """Return the layout's part of the case's id; `one` for one rank."""
+    plain = case.replace(dp_size=1, tp_size=1, use_ep=False, sequence_parallel=False, quant="none")
+    tokens = case.replace(quant="none").id.removeprefix(plain.id)
+    return tokens.lstrip("-") or "one"
+
+
+def refusals() -> str:
+    """Return a line for each suite, chip and reason code: cases that run, and refused ones."""
+    config = load(find(None))
+    lines = ["suite chip code: cases"]
+    for suite in config.suites:
+        for chip in CHIPS:
+            planned = machine_for(chip)
+            plan = make_plan(suites.cases(config, suite, planned), planned)
+            lines.append(f"{suite} {chip} runs: {len(plan.cases)}")
+            lines += _of_suite(suite, chip, Counter(r.reason.code for r in plan.refused))
+    return "\n".join(lines) + "\n"
+
+
+def _of_suite(suite: str, chip: str, codes: Counter[str]) -> Iterator[str]:
+    return (f"{suite} {chip} {code}: {codes[code]}" for code in sorted(codes))
+
+
+FILES = {"decisions.txt": decisions, "refusals.txt": refusals}
+
+
+def write(folder: Path = FOLDER) -> None:
+    """Write all files anew."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text_of in FILES.items():
+        (folder / name).write_text(text_of())
+
+
+if __name__ == "__main__":
+    write()

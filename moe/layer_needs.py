@@ -1,0 +1,181 @@
+"""Define what every member needs of a layer: sizes and options that fit each other. Torch-free."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from moe.layout import chunk
+from moe.needs import Need, Reason, first_refusal, reads, resolve
+
+if TYPE_CHECKING:
+    from moe.formats.format import Format
+    from moe.registry import Registry
+    from moe.spec import LayerSpec
+
+
+@reads("top_k", "num_experts", "zero_experts")
+def _too_few_experts(layer_spec: LayerSpec) -> Reason | None:
+    """Refuse a top_k that exceeds the number of experts."""
+    count = layer_spec.router_experts
+    if layer_spec.top_k <= count:
+        return None
+    text = f"top_k {layer_spec.top_k} is larger than the number of experts, {count}"
+    return Reason(code="top_k_exceeds_experts", text=text)
+
+
+@reads("layout")
+def _sequence_parallel_alone(layer_spec: LayerSpec) -> Reason | None:
+    """Refuse sequence parallelism without expert parallelism over more than one TP rank."""
+    layout = layer_spec.layout
+    if not layout.sequence_parallel or (layout.use_ep and layout.tp_size > 1):
+        return None
+    text = "sequence_parallel needs expert parallelism with tp_size > 1; set use_ep and tp_size"
+    return Reason(code="sp_needs_ep_and_tp", text=text)
+
+
+@reads("intermediate", "layout")
+def _empty_shard(layer_spec: LayerSpec) -> Reason | None:
+    """Refuse layouts in which a rank holds no intermediate columns."""
+    if min(layer_spec.shard_sizes) > 0:
+        return None
+    world = layer_spec.layout.world_size
+    text = f"intermediate size {layer_spec.intermediate} over {world} ranks leaves a rank empty"
+    return Reason(code="empty_shard", text=text)
+
+
+@reads("num_experts", "zero_experts", "top_k", "router_groups", "chosen_groups")
+def _impossible_groups(layer_spec: LayerSpec) -> Reason | None:
+    """Refuse groups of unequal size, more of them than there are, and too few experts to choose."""
+    experts, k = layer_spec.router_experts, layer_spec.top_k
+    groups, chosen = layer_spec.router_groups, layer_spec.chosen_groups
+    if experts % groups:
+        text = f"{experts} experts do not divide into {groups} groups of equal size"
+    elif chosen > groups:
+        text = f"{chosen} chosen groups are more than the {groups} groups"
+    elif groups > 1 and chosen * (experts // groups) < k:
+        text = f"{chosen} groups of {experts // groups} have fewer experts than top_k {k}"
+    else:
+        return None
+    return Reason(code="router_groups_impossible", text=text)
+
+
+@reads("weights_input", "top_k")
+def _several_weights(layer_spec: LayerSpec) -> Reason | None:
+    """Refuse weights on the input where a token has several: each expert's input would differ."""
+    if not layer_spec.weights_input or layer_spec.top_k == 1:
+        return None
+    text = f"router weights on the input need top_k 1, not {layer_spec.top_k}"
+    return Reason(code="weights_input_needs_top_1", text=text)
+
+
+@reads("gate", "num_experts", "hidden")
+def _no_columns_for_gate(layer_spec: LayerSpec) -> Reason | None:
+    """Refuse a gate in the composed layer if it has more experts than hidden columns."""
+    if not layer_spec.gate or layer_spec.num_experts <= layer_spec.hidden:
+        return None
+    text = (
+        "a gate's logits are read from one hidden column per expert, and "
+        f"{layer_spec.num_experts} experts are more than {layer_spec.hidden} columns"
+    )
+    return Reason(code="gate_not_realisable", text=text)
+
+
+@reads("shared_experts", "shared_width", "shared_scheme", "shared_gate", "shared_fused")
+def _no_shared_experts(layer_spec: LayerSpec) -> Reason | None:
+    """Refuse a description of shared experts that a layer does not have."""
+    described = {
+        "shared_width": layer_spec.shared_width > 0,
+        "shared_scheme": layer_spec.shared_scheme.weights != "model",
+        "shared_gate": layer_spec.shared_gate,
+        "shared_fused": layer_spec.shared_fused,
+    }
+    names = ", ".join(name for name, is_described in described.items() if is_described)
+    if layer_spec.shared_experts or not names:
+        return None
+    text = f"the layer has no shared experts, but {names}; leave it out, or set shared_experts"
+    return Reason(code="no_shared_experts", text=text)
+
+
+@reads(
+    *("shared_fused", "shared_width", "shared_scheme", "zero_experts", "latent", "adapters"),
+    "weights_input",
+)
+def _fused_differently(layer_spec: LayerSpec) -> Reason | None:
+    """Refuse fused shared experts that are not like the routed ones, or join another feature."""
+    if not layer_spec.shared_fused:
+        return None
+    differs = {
+        "shared_width": layer_spec.shared_width > 0,
+        "shared_scheme": layer_spec.shared_scheme.weights != "model",
+        "latent": layer_spec.latent > 0,
+        "zero_experts": layer_spec.zero_experts > 0,
+        "adapters": layer_spec.adapters > 0,
+        "weights_input": layer_spec.weights_input,
+    }
+    names = ", ".join(name for name, is_different in differs.items() if is_different)
+    if not names:
+        return None
+    text = f"fused shared experts are as the routed ones, without {names}; leave shared_fused out"
+    return Reason(code="fused_shared_unsupported", text=text)
+
+
+@reads("layout", "shared_experts", "shared_width", "shared_fused", "intermediate")
+def _empty_shared_shard(layer_spec: LayerSpec) -> Reason | None:
+    """Refuse shared experts with fewer columns than TP ranks that split them."""
+    layout, columns = layer_spec.layout, layer_spec.shared_columns
+    if layer_spec.shared_fused or columns == 0 or layout.sequence_parallel:
+        return None
+    if columns >= layout.tp_size:
+        return None
+    text = f"{columns} columns of shared experts over {layout.tp_size} ranks leave a rank empty"
+    return Reason(code="empty_shard", text=text)
+
+
+@reads("shared_scheme")
+def _shared_scale(layer_spec: LayerSpec) -> Reason | None:
+    """Refuse a scale that many tokens of the shared experts would have in common."""
+    fmt = _formats().row(layer_spec.shared_scheme.activations)
+    if not fmt.has_one_scale:
+        return None
+    text = (
+        f"shared experts take a scale for each token or group, not {fmt.name}; "
+        "choose another shared_quant"
+    )
+    return Reason(code="shared_experts_unsupported", text=text)
+
+
+@reads("layout", "shared_experts", "shared_width", "shared_scheme", "intermediate")
+def _shared_blocks(layer_spec: LayerSpec) -> Reason | None:
+    """Refuse shards of the shared experts, and a gate/up seam, that cut a block of scales."""
+    layout, width = layer_spec.layout, layer_spec.shared_columns
+    fmt = _formats().row(layer_spec.shared_scheme.weights)
+    shards = 1 if layout.sequence_parallel else layout.tp_size
+    edges = [chunk(width, shards, tp_rank).stop for tp_rank in range(shards)]
+    for block in (fmt.packing, *(side for side in fmt.block or () if side)):
+        cut = next((edge for edge in edges if edge % block), None)
+        if cut is not None:
+            text = f"shared experts: a rank's columns end at {cut}, inside a block of {block}"
+            return Reason(code="block_straddles_shard", text=text)
+    return None
+
+
+def _formats() -> Registry[Format]:
+    formats: Registry[Format] = resolve("moe.formats:FORMATS")  # on use: its rows have Needs
+    return formats
+
+
+# Needs of every member.
+LAYER_NEEDS = tuple(
+    Need.of(need)
+    for need in (
+        *(_too_few_experts, _sequence_parallel_alone, _empty_shard),
+        *(_impossible_groups, _several_weights, _no_columns_for_gate),
+        *(_no_shared_experts, _fused_differently, _empty_shared_shard),
+        *(_shared_scale, _shared_blocks),
+    )
+)
+
+
+def layer_refusal(layer_spec: LayerSpec) -> Reason | None:
+    """Return the reason why no member can serve a layer, or None."""
+    return first_refusal(LAYER_NEEDS, layer_spec)

@@ -1,0 +1,69 @@
+"""Mistakes around the routed experts: shared experts that are gated, quantized or fused."""
+
+from __future__ import annotations
+
+from harness.fixtures import layer_weights
+from moe import layer
+from moe.quant import QUANT
+from moe.shared import FusedShared, SharedExperts
+from tests.mistakes.mistake import SAYS, around, mistake
+
+NO_REPORT = "none known"
+EP = {"dp_size": 2, "use_ep": True}
+SHARED = {"shared_experts": 1}
+FUSED = {**SHARED, "shared_fused": True}
+
+
+def ungated(patch, kind):
+    around(patch, kind, "__init__", lambda real, self, gate, **kw: real(self, gate=None, **kw))
+
+
+@mistake("gate of shared experts", NO_REPORT, "shared_gate_ignored", shared_gate=True, **SHARED)
+def gate_of_shared_experts_ignored(patch):
+    ungated(patch, SharedExperts)
+
+
+@mistake("gate of shared experts", NO_REPORT, f"{SAYS}weights", shared_gate=True, **FUSED)
+def gate_of_fused_shared_experts_ignored(patch):
+    ungated(patch, FusedShared)
+
+
+@mistake("fused shared experts", "vLLM #51632", "shared_missing", **FUSED, **EP)
+def fused_shared_experts_not_in_the_expert_map(patch):
+    def without(real, layer_spec, rank, device):
+        local = real(layer_spec, rank, device)
+        local[layer_spec.num_experts :] = -1
+        return local
+
+    around(patch, layer, "_expert_map", without)
+
+
+@mistake(
+    "fused shared experts",
+    "SGLang #36515",
+    f"{SAYS}fused shared expert",
+    **{**FUSED, "shared_experts": 2},
+)
+def one_fused_shared_expert_takes_all_shared_slots(patch):
+    def first_only(real, self, x, routing):
+        made = real(self, x, routing)
+        made.topk_ids[:, -1] = made.topk_ids[:, -2]
+        return made
+
+    around(patch, FusedShared, "add_to", first_only)
+
+
+@mistake(
+    "quantization of shared experts",
+    NO_REPORT,
+    f"{SAYS}shared:",
+    shared_quant="int8_channel",
+    **SHARED,
+)
+def shared_experts_not_quantized(patch):
+    plain = QUANT.load("none")()
+
+    def unquantized(real, *where, quant, **kw):
+        return real(*where, quant=plain, **kw)
+
+    around(patch, layer_weights, "shard_shared", unquantized)

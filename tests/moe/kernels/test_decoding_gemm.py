@@ -1,0 +1,118 @@
+"""The product of decoded operands against dequantized float64 values."""
+
+import pytest
+import torch
+
+from moe.errors import MoEError
+from moe.formats import FORMATS
+from moe.formats.quant_tensor import QuantTensor
+from moe.kernels.align import align_tokens
+from moe.kernels.grouped_gemm import grouped_gemm, grouped_gemm_torch
+from moe.kernels.tiles import Tile, decoding_tile
+from moe.quant import QUANT
+from moe.types import Activations
+from tests.moe.kernels.kernel_cases import relative_rms
+
+METHODS = [row.name for row in QUANT.built_in if row.group is not None]
+IDS = torch.tensor([[0, 1], [2, 0], [-1, 1], [1, 2], [0, 2]], dtype=torch.int32)
+USED = IDS.flatten() >= 0
+
+
+def operands(name, inner=256, dtype=torch.bfloat16, out=96):
+    """Quantized rows [5, inner] and weights [3, out, inner]."""
+    torch.manual_seed(0)
+    method = QUANT.load(name)()
+    sizes = torch.exp2(torch.randn(3, out, 1))
+    w = (torch.randn(3, out, inner) * sizes).to(dtype)
+    quantized = method.quantize_weights(w, w)
+    return method.quantize_input(torch.randn(5, inner).to(dtype), torch.tensor(700.0)), quantized
+
+
+def product(x, w, device, tile=None):
+    block_m = 16 if tile is None else tile.block_m
+    aligned = align_tokens(IDS.to(device), 3, block_m)
+    return grouped_gemm(
+        to(x, device), to(w, device), aligned, rows=10, dtype=torch.float32, tile=tile
+    )
+
+
+def to(tensor, device):
+    names = ("codes", "scale", "global_scale", "zero_point")
+    parts = {name: getattr(tensor, name) for name in names}
+    return tensor.replace(**{n: None if t is None else t.to(device) for n, t in parts.items()})
+
+
+def truth(x, w):
+    return grouped_gemm_torch(x, w, align_tokens(IDS, 3, 16), rows=10, dtype=torch.float32)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method(name, kernel_device):
+    x, weights = operands(name)
+    y = product(x, weights.gate_up, kernel_device).cpu()
+    assert relative_rms(y[USED], truth(x, weights.gate_up)[USED]) < 3e-6
+
+
+@pytest.mark.parametrize("name", ["mxfp4", "int4_zp_g32", "w4a8"])
+def test_fp16_rows(name, kernel_device):
+    x, weights = operands(name, dtype=torch.float16)
+    y = product(x, weights.gate_up, kernel_device).cpu()
+    assert relative_rms(y[USED], truth(x, weights.gate_up)[USED]) < 3e-6
+
+
+@pytest.mark.parametrize(("name", "inner"), [("mxfp4_mxfp8", 160), ("nvfp4", 144), ("mxfp8", 96)])
+def test_inner_sizes_that_no_step_divides(name, inner, kernel_device):
+    x, weights = operands(name, inner)
+    y = product(x, weights.gate_up, kernel_device).cpu()
+    assert relative_rms(y[USED], truth(x, weights.gate_up)[USED]) < 3e-6
+
+
+@pytest.mark.parametrize("name", ["int4_zp_g128", "mxfp4_mxfp4", "nvfp4"])
+def test_small_tiles_that_cut_groups_of_sums(name, kernel_device):
+    tile = Tile(block_m=16, block_n=16, block_k=32, group_m=2, num_warps=4, num_stages=2)
+    x, weights = operands(name)
+    y = product(x, weights.gate_up, kernel_device, tile).cpu()
+    assert relative_rms(y[USED], truth(x, weights.gate_up)[USED]) < 3e-6
+
+
+def test_a_nan_scale_reaches_its_rows_and_no_other(kernel_device):
+    x, weights = operands("mxfp4_mxfp8")
+    x.scale[2, 1] = 255
+    isnan = product(x, weights.gate_up, kernel_device).cpu().isnan()
+    assert isnan[5].all(), "slot 1 of token 2"
+    assert not isnan[[0, 1, 2, 3, 6, 7, 8, 9]].any()
+
+
+def test_what_does_not_belong_together_is_named(kernel_device):
+    x, weights = operands("mxfp4_mxfp8")
+    w = weights.gate_up
+    with pytest.raises(MoEError, match="mxfp4 codes need scales, and got None: pass `scale`"):
+        product(x, w.replace(scale=None), kernel_device)
+    with pytest.raises(MoEError, match="float32 for mxfp4 has e8m0 scales; pass a tensor of dtype"):
+        product(x, w.replace(scale=w.scale.float()), kernel_device)
+    with pytest.raises(MoEError, match=r"scales of shape \(3, 96, 7\) .* one for each of"):
+        product(x, w.replace(scale=w.scale[:, :, :7]), kernel_device)
+    x4, weights4 = operands("int4_zp_g32")
+    with pytest.raises(MoEError, match="'int4_zp_g32' needs zero_point, and it is None: pass what"):
+        product(x4, weights4.gate_up.replace(zero_point=None), kernel_device)
+    xn, weights_n = operands("nvfp4")
+    with pytest.raises(MoEError, match="'nvfp4' needs global_scale, and it is None: pass what the"):
+        product(xn, weights_n.gate_up.replace(global_scale=None), kernel_device)
+    with pytest.raises(MoEError, match="rows of 128 elements do not fit weights of 256 inputs"):
+        product(Activations(codes=torch.ones(5, 128)), w, kernel_device)
+    as_rows = QuantTensor(
+        codes=weights4.gate_up.codes[0, :5],
+        scale=weights4.gate_up.scale[0, :5],
+        zero_point=weights4.gate_up.zero_point[0, :5],
+        format=FORMATS["int4_zp_g32"],
+    )
+    with pytest.raises(MoEError, match="int4_zp_g32 is a format of weights; quantize activations"):
+        product(as_rows, w, kernel_device)
+
+
+def test_a_step_is_part_of_a_group_of_sums():
+    for group in (32, 64, 128, None):
+        for interpreted in (False, True):
+            tile = decoding_tile(16, 256, 512, group=group, interpreted=interpreted)
+            assert tile.block_k % 16 == 0
+            assert group is None or group % tile.block_k == 0

@@ -1,0 +1,79 @@
+"""What no member can serve: options of a layer that do not fit each other."""
+
+import pytest
+
+from moe.layer_needs import layer_refusal
+from moe.layout import Layout
+from moe.spec import LayerSpec, Scheme
+
+BLOCKS = Scheme(weights="fp8_block", activations="fp8_group")
+ONE_SCALE = Scheme(weights="fp8_tensor", activations="fp8_static")
+
+
+def refusal(**fields):
+    plain = {"m": 4, "hidden": 128, "intermediate": 256, "num_experts": 8, "top_k": 2}
+    return layer_refusal(LayerSpec(**{**plain, **fields}))
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "text"),
+    [
+        ({"top_k": 9}, "top_k_exceeds_experts", "top_k 9 is larger than the number of experts, 8"),
+        ({"shared_gate": True}, "no_shared_experts", "no shared experts, but shared_gate"),
+        ({"shared_width": 64}, "no_shared_experts", "but shared_width; leave it out"),
+        ({"shared_fused": True}, "no_shared_experts", "or set shared_experts"),
+        (
+            {"shared_experts": 1, "shared_fused": True, "shared_width": 64},
+            "fused_shared_unsupported",
+            "as the routed ones, without shared_width; leave shared_fused out",
+        ),
+        (
+            {"shared_experts": 1, "shared_fused": True, "zero_experts": 2},
+            "fused_shared_unsupported",
+            "without zero_experts",
+        ),
+        (
+            {"shared_experts": 1, "shared_width": 3, "layout": Layout(tp_size=4)},
+            "empty_shard",
+            "3 columns of shared experts over 4 ranks leave a rank empty",
+        ),
+        (
+            {"shared_experts": 1, "shared_scheme": ONE_SCALE},
+            "shared_experts_unsupported",
+            "a scale for each token or group, not fp8_static; choose another shared_quant",
+        ),
+        (
+            {"shared_experts": 1, "shared_scheme": BLOCKS, "layout": Layout(tp_size=4)},
+            "block_straddles_shard",
+            "columns end at 64, inside a block of 128",
+        ),
+        (
+            {"shared_experts": 1, "shared_width": 100, "shared_scheme": BLOCKS},
+            "block_straddles_shard",
+            "columns end at 100, inside",
+        ),
+    ],
+)
+def test_each_misfit_has_a_code_and_a_remedy(fields, code, text):
+    reason = refusal(**fields)
+    assert reason.code == code
+    assert text in reason.text
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"top_k": 9, "zero_experts": 1},
+        {"shared_experts": 1, "shared_fused": True, "shared_gate": True},
+        {"shared_experts": 2, "shared_scheme": BLOCKS, "layout": Layout(tp_size=2)},
+        {
+            "shared_experts": 1,
+            "shared_width": 128,
+            "shared_scheme": BLOCKS,
+            "layout": Layout(tp_size=2, use_ep=True, sequence_parallel=True),
+        },
+    ],
+)
+def test_what_fits_is_not_refused(fields):
+    assert refusal(**fields) is None
