@@ -3,6 +3,7 @@
 #   make test          the project's own checks and tests
 #   make test-extra-rows   the same tests with one more row in every table, see tests/extra_rows
 #   make compile-matrix    compiles all Triton kernels of the suites for other chips, without a GPU
+#   make bench-kernels     times every format of the Triton kernels beside other backends, on a GPU
 #   make golden            writes anew what the oracle decides and what plans refuse (tests/golden)
 #   make test-subjects     the tests of released packages, which it installs (extra `subjects`)
 #
@@ -14,7 +15,7 @@
 # `make setup`, then `python -m harness ...` with .venv/bin/python.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test-matrix compile-matrix golden test test-extra-rows test-subjects check bench-engine bench-judge bench-diagnosis bench-covering mistakes evidence clean
+.PHONY: help setup test-matrix compile-matrix golden test test-extra-rows test-subjects check bench-engine bench-judge bench-diagnosis bench-covering bench-kernels mistakes evidence clean
 
 SUITE ?= $(shell $(PY) scripts/setup_env.py --suite)
 ARGS ?=
@@ -83,6 +84,9 @@ bench-diagnosis: setup
 
 bench-covering: setup
 	$(PY) benchmarks/covering.py $(ARGS)
+
+bench-kernels: setup
+	$(PY) benchmarks/kernels.py $(ARGS)
 
 mistakes: setup
 	$(PY) tests/mistakes/show_mistakes.py $(ARGS)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
+from torch.nn.functional import pad
 
 from moe import families, intermediates
 from moe.all2all import ALL2ALL
@@ -18,6 +19,8 @@ from moe.errors import MoEError, RefusedError
 from moe.experts import EXPERTS
 from moe.experts.base import check_set_up
 from moe.layer_inputs import check_tokens
+from moe.platforms import platform as platform_named
+from moe.platforms.detect import devices, platform_of
 from moe.quant import QUANT
 from moe.routers import ROUTERS
 from moe.routing import (
@@ -34,12 +37,14 @@ from moe.spec import (
     MODULAR,
     MONOLITHIC,
     Needs,
+    PaddedSpec,
     all2all_refusal,
     dispatch_refusal,
     experts_refusal,
     first_refusal,
 )
 from moe.types import Activations, Routing
+from moe.zero_experts import with_zero_experts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,7 +55,7 @@ if TYPE_CHECKING:
     from moe.quant.base import QuantMethod
     from moe.routers.base import Router
     from moe.routing_method import RoutingMethod
-    from moe.spec import LayerSpec, Platform
+    from moe.spec import LayerSpec, MemberSpec, Platform
     from moe.types import Dispatched, ExpertWeights
 
 
@@ -77,6 +82,7 @@ class MoEKernel:
 
         x: [T, K] this rank's tokens in the model dtype. routing: of `route`.
         """
+        x = _with_zeros(x, self.experts.layer_spec.hidden)
         if self.tells_routing and self.experts.layer_spec.weights_input:
             x, routing = weights_on_input(x, routing)
         early = self.quant.input_scale_is_local
@@ -89,7 +95,9 @@ class MoEKernel:
         partial = self.experts.run(replace(dispatched, x=gathered, routing=local))
         _check_output(self.experts, partial, gathered.shape)
         intermediates.keep("combine", partial, copy=True)  # the sum over ranks may overwrite it
-        return self.prepare_finalize.finalize(partial, dispatched)
+        out = self.prepare_finalize.finalize(partial, dispatched)
+        spec = self.experts.layer_spec
+        return out[:, : spec.unpadded_hidden].contiguous() if isinstance(spec, PaddedSpec) else out
 
     def _local(self, routing: Routing) -> Routing:
         """Return the gathered routing with local ids, and record it."""
@@ -176,6 +184,8 @@ class FusedMoE:
             out = out + shared
         if not self.layer_spec.layout.sequence_parallel:
             out = self.groups.tp.all_reduce(out)
+        if self.layer_spec.zero_experts:
+            out = with_zero_experts(out, x, routing, self.layer_spec.num_experts)
         intermediates.keep("out", out, copy=True)  # a member may reuse the buffer
         return Output(out=out, routing=published)
 
@@ -186,6 +196,11 @@ def _check_output(experts: ExpertsBase, partial: Tensor, expected: tuple[int, ..
     if shape != list(expected):
         name = type(experts).__name__
         raise MoEError(f"{name}.apply returned {shape}; it must return [T, K] = {list(expected)}")
+
+
+def _with_zeros(x: Tensor, columns: int) -> Tensor:
+    """Return x [T, K] with zeros up to this number of columns."""
+    return x if x.shape[1] == columns else pad(x, (0, columns - x.shape[1]))
 
 
 def _plain(x: Tensor) -> Activations:
@@ -241,8 +256,11 @@ def build(
         check(layer_spec, platform, members)
     quant = QUANT.load(members.quant)()
     row = EXPERTS.row(members.experts)
+    layer_spec = quant.maybe_roundup_sizes(layer_spec, row.needs, _features(row, weights.w13))
+    seen = layer_spec.for_experts()
+    weights = quant.pad(weights, seen.hidden, seen.shard_sizes[rank])
     numerics = row.numerics_for(layer_spec.scheme, weights.w13.device.type)
-    experts = EXPERTS.load(members.experts)(layer_spec, rank, numerics, quant)
+    experts = EXPERTS.load(members.experts)(seen, rank, numerics, quant)
     check_set_up(experts)
     experts.router_bias = router_weights.bias
     experts.prepare_weights(weights)
@@ -263,6 +281,13 @@ def build(
     return FusedMoE(layer_spec=layer_spec, members=names, **parts)
 
 
+def _features(row: MemberSpec, w: Tensor) -> frozenset[str]:
+    """Return the features of the platform of w's device, if the row's alignments depend on it."""
+    if not row.needs.alignments:
+        return frozenset()
+    return (platform_of(devices()) if w.is_cuda else platform_named("cpu")).features
+
+
 def _expert_map(layer_spec: LayerSpec, rank: int, device: torch.device) -> Tensor:
     """Return the local id of each global expert, [E] int32; -1 = not on this rank."""
     local = layer_spec.placement.expert_map(layer_spec.layout.ep_rank(rank))
@@ -270,14 +295,42 @@ def _expert_map(layer_spec: LayerSpec, rank: int, device: torch.device) -> Tenso
 
 
 def shard_weights(
-    layer_spec: LayerSpec, rank: int, quant: QuantMethod, w13: Tensor, w2: Tensor
+    layer_spec: LayerSpec,
+    rank: int,
+    quant: QuantMethod,
+    w13: Tensor,
+    w2: Tensor,
+    biases: tuple[Tensor, Tensor] | None = None,
 ) -> ExpertWeights:
     """Return this rank's weights: full experts, quantized, and then sharded.
 
     w13: [e, 2N, K], w2: [e, K, N] model dtype: the full experts of `layer_spec.experts_of(rank)`.
+    biases: b13 [e, 2N] and b2 [e, K], never quantized, or None. Raises MoEError if they are there
+    and the layer has none, or the reverse, and for other shapes.
     """
+    _check_biases(layer_spec, w13, w2, biases)
     quantized = quant.quantize_weights(w13, w2)
+    if biases is not None:
+        quantized = quantized.replace(b13=biases[0], b2=biases[1])
     columns = layer_spec.layout.intermediate_of(rank, layer_spec.intermediate)
     if len(columns) == layer_spec.intermediate:
         return quantized
     return quant.shard(quantized, columns, layer_spec.intermediate)
+
+
+def _check_biases(
+    layer_spec: LayerSpec, w13: Tensor, w2: Tensor, biases: tuple[Tensor, Tensor] | None
+) -> None:
+    if (biases is not None) != layer_spec.expert_bias:
+        raise MoEError(
+            f"expert_bias is {layer_spec.expert_bias}, but biases are "
+            f"{'None' if biases is None else 'given'}; pass b13 and b2 exactly if it is True"
+        )
+    if biases is None:
+        return
+    for name, bias, w in (("b13", biases[0], w13), ("b2", biases[1], w2)):
+        if bias.shape != w.shape[:2]:
+            raise MoEError(
+                f"{name} is {list(bias.shape)}; it must have one value for each row of the "
+                f"weights {list(w.shape)}: {list(w.shape[:2])}"
+            )

@@ -49,11 +49,11 @@ def check_tokens(
 
 def _check_logits(layer_spec: LayerSpec, x: Tensor, logits: Tensor) -> None:
     """Raise MoEError for logits of another shape, of no float dtype, or on another device."""
-    wanted = [len(x), layer_spec.num_experts]
+    wanted = [len(x), layer_spec.router_experts]
     if list(logits.shape) != wanted:
         raise MoEError(
             f"router logits have shape {list(logits.shape)}; for {len(x)} rows of x and "
-            f"{layer_spec.num_experts} experts they must have {wanted}: pass one logit for each "
+            f"{layer_spec.router_experts} experts they must have {wanted}: pass one logit for each "
             "token and expert"
         )
     if not logits.is_floating_point():

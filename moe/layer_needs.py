@@ -68,16 +68,25 @@ def _several_weights(layer_spec: LayerSpec) -> Reason | None:
     return Reason(code="weights_input_needs_top_1", text=text)
 
 
-@reads("gate", "num_experts", "hidden")
+@reads("gate", "num_experts", "zero_experts", "hidden")
 def _no_columns_for_gate(layer_spec: LayerSpec) -> Reason | None:
     """Refuse a gate in the composed layer if it has more experts than hidden columns."""
-    if not layer_spec.gate or layer_spec.num_experts <= layer_spec.hidden:
+    if not layer_spec.gate or layer_spec.router_experts <= layer_spec.hidden:
         return None
     text = (
         "a gate's logits are read from one hidden column per expert, and "
-        f"{layer_spec.num_experts} experts are more than {layer_spec.hidden} columns"
+        f"{layer_spec.router_experts} experts are more than {layer_spec.hidden} columns"
     )
     return Reason(code="gate_not_realisable", text=text)
+
+
+@reads("zero_experts", "weights_input")
+def _weighted_zero_experts(layer_spec: LayerSpec) -> Reason | None:
+    """Refuse zero experts with weights on the input, which has no product to come into."""
+    if not (layer_spec.zero_experts and layer_spec.weights_input):
+        return None
+    text = "zero_experts return the token itself, weighted once; leave weights_input out"
+    return Reason(code="zero_experts_unsupported", text=text)
 
 
 @reads("shared_experts", "shared_width", "shared_scheme", "shared_gate", "shared_fused")
@@ -171,7 +180,7 @@ LAYER_NEEDS = tuple(
         *(_too_few_experts, _sequence_parallel_alone, _empty_shard),
         *(_impossible_groups, _several_weights, _no_columns_for_gate),
         *(_no_shared_experts, _fused_differently, _empty_shared_shard),
-        *(_shared_scale, _shared_blocks),
+        *(_shared_scale, _shared_blocks, _weighted_zero_experts),
     )
 )
 

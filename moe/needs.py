@@ -14,8 +14,9 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from moe import roundup
 from moe.packages import Package as Package
 from moe.packages import refusal as package_refusal
 from moe.reason import Reason as Reason
@@ -23,9 +24,13 @@ from moe.reason import Reason as Reason
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable
 
+    from moe.roundup import Alignment
     from moe.spec import LayerSpec, Platform
 
 F = TypeVar("F", bound=Callable[..., object])
+_SIZES = frozenset({"hidden", "intermediate"})  # fields of a layer that padding changes
+# Fields that decide on padded sizes.
+_PADDING = _SIZES | {"latent", "layout", "scheme", "pads", "roundup"}
 _READS = "reads"  # the attribute that holds a function's declaration
 # Fields of Needs that are not checked for other families; `padding` is, for all2all backends.
 EXPERTS_ONLY = ("activation_functions", "dequantizes", "routers", "layer_features")
@@ -106,6 +111,8 @@ class Needs:
     padding: bool = False
     hidden_multiple: int = 1  # the experts' hidden size must be a multiple of this
     shard_multiple: int = 1  # the same for the intermediate size on each rank
+    # More multiples, of some weight formats on some chips.
+    alignments: tuple[Alignment, ...] = ()
     max_world: int | None = None  # largest number of ranks; None: no limit
     # Names that must be importable, or packages with their versions and what is called of them.
     packages: tuple[str | Package, ...] = ()
@@ -125,7 +132,7 @@ class Needs:
             if name not in leave_out and getattr(self, name) != unrestricted
         ]
         if self.probe is not None and self.are_met_by(platform):
-            needs.append(_probe(self.probe, platform))
+            needs.append(_probe(self, platform))
         return tuple(needs)
 
     def are_met_by(self, platform: Platform) -> bool:
@@ -166,7 +173,7 @@ def _activation(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason | No
     return Reason(code="activation_unsupported", text=text)
 
 
-@reads("shared_fused", "zero_experts", "latent", "adapters")
+@reads("shared_fused", "zero_experts", "latent", "adapters", "expert_bias")
 def _layer_features(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason | None:
     """Refuse a feature of the layer that is not in `layer_features`."""
     supported = needs.layer_features
@@ -266,23 +273,32 @@ def _world(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason | None:
     return Reason(code="too_many_ranks", text=text)
 
 
-@reads("hidden", "latent")
-def _hidden(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason | None:
-    """Refuse a hidden size of the experts that is not a multiple of `hidden_multiple`."""
-    if layer_spec.experts_hidden % needs.hidden_multiple == 0:
+@reads("hidden", "latent", "scheme", "pads", "roundup")
+def _hidden(needs: Needs, platform: Platform, layer_spec: LayerSpec) -> Reason | None:
+    """Refuse a hidden size that is not the needed multiple, after padding if the method pads."""
+    multiple = roundup.hidden_multiple(needs, layer_spec, platform.features)
+    if roundup.padded_hidden(needs, layer_spec, platform.features) % multiple == 0:
         return None
-    text = f"hidden size {layer_spec.experts_hidden} is not a multiple of {needs.hidden_multiple}"
+    text = f"hidden size {layer_spec.experts_hidden} is not a multiple of {multiple}"
     return Reason(code="size_not_multiple", text=text)
 
 
-@reads("intermediate", "layout")
-def _shard(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason | None:
-    """Refuse a rank's intermediate size that is not a multiple of `shard_multiple`."""
-    odd = [size for size in layer_spec.shard_sizes if size % needs.shard_multiple]
+@reads("intermediate", "layout", "scheme", "pads", "roundup")
+def _shard(needs: Needs, platform: Platform, layer_spec: LayerSpec) -> Reason | None:
+    """Refuse a rank's intermediate size in the same way."""
+    multiple = roundup.shard_multiple(needs, layer_spec, platform.features)
+    padded = roundup.padded_shards(needs, layer_spec, platform.features)
+    odd = [size for size, p in zip(layer_spec.shard_sizes, padded, strict=True) if p % multiple]
     if not odd:
         return None
-    text = f"a rank's intermediate size {odd[0]} is not a multiple of {needs.shard_multiple}"
+    text = f"a rank's intermediate size {odd[0]} is not a multiple of {multiple}"
     return Reason(code="size_not_multiple", text=text)
+
+
+@reads("hidden", "latent", "intermediate", "layout", "scheme", "pads", "roundup")
+def _aligned(needs: Needs, platform: Platform, layer_spec: LayerSpec) -> Reason | None:
+    """Refuse sizes that are not the multiples of `alignments`, in the same way."""
+    return _hidden(needs, platform, layer_spec) or _shard(needs, platform, layer_spec)
 
 
 @reads()
@@ -291,12 +307,18 @@ def _packages(needs: Needs, _: Platform, __: LayerSpec) -> Reason | None:
     return next(filter(None, map(package_refusal, needs.packages)), None)
 
 
-def _probe(target: str, platform: Platform) -> Need:
-    """Load the function that `target` names and return its need."""
-    function = resolve(target)
-    return Need(
-        reads=fields_read(function), refuse=lambda layer_spec: function(layer_spec, platform)
-    )
+def _probe(needs: Needs, platform: Platform) -> Need:
+    """Load the row's probe and return its need; one that reads sizes sees the padded ones."""
+    function = resolve(str(needs.probe))
+    fields = fields_read(function)
+    if fields is not None and not fields & _SIZES:
+        return Need(reads=fields, refuse=lambda layer_spec: function(layer_spec, platform))
+
+    def refuse(layer_spec: LayerSpec) -> Reason | None:
+        seen = roundup.PaddedView(layer_spec, needs, platform.features)
+        return cast("Reason | None", function(seen, platform))
+
+    return Need(reads=None if fields is None else fields | _PADDING, refuse=refuse)
 
 
 # Field of Needs, in the order of checking -> the value that restricts nothing, and the check.
@@ -312,6 +334,7 @@ _CHECKS: dict[str, tuple[object, Callable[[Needs, Platform, LayerSpec], Reason |
     "max_world": (None, _world),
     "hidden_multiple": (1, _hidden),
     "shard_multiple": (1, _shard),
+    "alignments": ((), _aligned),
     "packages": ((), _packages),
 }
 

@@ -7,7 +7,7 @@ needs no change in the others. `moe.needs` and `moe.layout` have the rest; impor
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING
 
 from moe.layer_needs import LAYER_NEEDS as LAYER_NEEDS
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from moe.placement import Placement
+    from moe.roundup import Padded
 
 DTYPE_BYTES = {"bf16": 2, "fp16": 2, "f32": 4}  # dtype of a layer -> bytes per element
 # Fields of a layer that `LayerSpec.routing_method` reads.
@@ -82,7 +83,12 @@ class LayerSpec:
     logits_dtype: str = "model"  # of the router logits: `model`, or a key of DTYPE_BYTES
     weights_input: bool = False  # router weights multiply the input of the experts
     gate: bool = False  # the composed layer computes its router logits from the hidden states
+    expert_bias: bool = False  # both products of the routed experts have biases
     padding: bool = False  # some rows of a call may be padding: all their `topk_ids` are -1
+    # Sizes are rounded up by the quant method, see `moe.roundup`; those above are never padded.
+    pads: bool = False  # to multiples that the experts backend needs
+    roundup: int = 1  # to a multiple of this
+    padded: Padded | None = None  # the sizes that result, if any differs
 
     @property
     def routing_method(self) -> RoutingMethod:
@@ -110,6 +116,14 @@ class LayerSpec:
         """Return the intermediate size on each rank."""
         world = range(self.layout.world_size)
         return tuple(len(self.layout.intermediate_of(r, self.intermediate)) for r in world)
+
+    def for_experts(self) -> LayerSpec:
+        """Return the layer as an experts backend sees it: with padded sizes, if there are any."""
+        inner = self.of_experts
+        if self.padded is None:
+            return inner
+        values = {field.name: getattr(inner, field.name) for field in fields(LayerSpec)}
+        return PaddedSpec(**(values | {"hidden": self.padded.hidden}), unpadded_hidden=inner.hidden)
 
     @property
     def shared_columns(self) -> int:
@@ -168,7 +182,21 @@ FEATURES: dict[str, Callable[[LayerSpec], bool]] = {
     "zero_experts": lambda layer_spec: layer_spec.zero_experts > 0,
     "latent": lambda layer_spec: layer_spec.latent > 0,
     "adapters": lambda layer_spec: layer_spec.adapters > 0,
+    "expert_bias": lambda layer_spec: layer_spec.expert_bias,
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaddedSpec(LayerSpec):
+    """Describe a padded layer to its experts: `hidden` and `shard_sizes` are the padded sizes."""
+
+    unpadded_hidden: int
+
+    @property
+    def shard_sizes(self) -> tuple[int, ...]:
+        """Return the padded intermediate size on each rank."""
+        assert self.padded is not None
+        return self.padded.shards
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,6 +38,10 @@ class ExpertWeights:
 
     w13: [e, 2n, K] weights or codes, [gate; up]; [e, n, K] if the activation is not gated.
     w2: [e, K, n] weights or codes. Packed codes have K / 2 and n / 2 bytes in place of K and n.
+    b13, b2: [e, 2n] (or [e, n]) and [e, K] biases of the two products, in the layer's dtype, or
+        None. They are added in float32: b13 before the activation, b2 once to an expert's output,
+        before its router weight. Where ranks share an expert's columns, b2 is zeros on all but the
+        first.
     w13_scale, w2_scale: of the format's scale dtype, value = code * scale, or None for unquantized
         weights. One per block of the format: per tensor [e]; per channel [e, 2n] and [e, K]; per
         block [e, ceil(2n/128), ceil(K/128)] and [e, ceil(K/128), ceil(n/128)]; per group
@@ -51,6 +55,8 @@ class ExpertWeights:
 
     w13: Tensor
     w2: Tensor
+    b13: Tensor | None = None
+    b2: Tensor | None = None
     w13_scale: Tensor | None = None
     w2_scale: Tensor | None = None
     a1_scale: Tensor | None = None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness.checks.bits import bits_of
+from harness.fixtures.undefined_rows import judged_output
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +32,9 @@ def aliased_output(calls: Sequence[Call], latest: Tensor) -> str | None:
             f"{earlier_call}, {reason}"
         )
     for call in calls:
-        if call.returned is not None and not _same_bits(call.returned, call.output.out):
+        if call.returned is not None and not _same_bits(
+            judged_output(call.tokens, call.returned), call.output.out
+        ):
             return (
                 f"memory: the output of call {call.number + 1} was changed by a later one, {reason}"
             )

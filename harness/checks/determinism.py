@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 from harness.checks import aliasing
 from harness.checks.bits import bits_of
 from harness.checks.check import Check, Observation
-from harness.checks.output import judge
+from harness.checks.output_rows import judge_call
 from harness.fixtures.layer_under_test import row_under_test
 from harness.fixtures.run_calls import changed_inputs
+from harness.fixtures.undefined_rows import judged_output
 from harness.record.result import Finding, Verdict
 from moe import guarded_buffers
 from moe.all2all import ALL2ALL
@@ -48,11 +49,12 @@ def messages(subject: Subject, calls: Sequence[Call]) -> Iterator[str]:
     first = calls[0]
     x, logits = first.tokens.x.clone(), first.tokens.logits.clone()
     with guarded_buffers.poisoned():
-        repeated = subject.call(x, logits).out
+        returned = subject.call(x, logits, first.tokens.is_padding).out
+        repeated = judged_output(first.tokens, returned)
         violations = guarded_buffers.broken_guards() + changed_inputs((x, logits), first.tokens)
     if not any(call.broken for call in calls):
         yield from (f"memory: {line}, when the first call is repeated" for line in violations)
-    aliased = aliasing.aliased_output(calls, repeated)
+    aliased = aliasing.aliased_output(calls, returned)
     if aliased is not None:
         yield aliased
     if is_claimed(subject.case):
@@ -67,7 +69,7 @@ def _newly_wrong(first: Call, repeated: Tensor) -> str | None:
     """Return a message if only the repeated output is wrong; else None."""
     if not bool(first.answer.out.isfinite().all()):
         return None
-    first_judgement, judgement = (judge(out, first.answer) for out in (first.output.out, repeated))
+    first_judgement, judgement = (judge_call(first, out) for out in (first.output.out, repeated))
     if first_judgement.verdict is Verdict.FAILED or judgement.verdict is not Verdict.FAILED:
         return None
     return f"correct at first, wrong when the same call is repeated: {judgement.messages[0]}"

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from harness.checks.check import Check, Observation
 from harness.checks.determinism import difference, is_claimed
-from harness.checks.output import judge
+from harness.checks.output_rows import judge_call
+from harness.fixtures.undefined_rows import judged_output
 from harness.record.result import Finding, Verdict
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ def _texts(observation: Observation) -> Iterator[str]:
     """Yield a message if bits differ that must not, or if only this output is wrong."""
     first = observation.calls[0]
     x, logits = first.tokens.x.clone(), first.tokens.logits.clone()
-    out = observation.subject.call(x, logits).out
+    returned = observation.subject.call(x, logits, first.tokens.is_padding).out
+    out = judged_output(first.tokens, returned)
     if observation.has_failed(first) or not bool(first.answer.out.isfinite().all()):
         return
     if is_claimed(observation.subject.case):
@@ -43,7 +45,7 @@ def _texts(observation: Observation) -> Iterator[str]:
         if text is not None:
             yield f"{_WHAT} differs from the first: {text}{_AGAIN}"
         return
-    judgement = judge(out, first.answer)
+    judgement = judge_call(first, out)
     if judgement.verdict is Verdict.FAILED:
         yield f"wrong only in {_WHAT} {judgement.messages[0]}{_AGAIN}"
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.checks.check import Check, Observation
-from harness.fixtures.layer_call import chosen_rows, rows_of
+from harness.fixtures.layer_call import judged_rows, rows_of
 from harness.record.result import Finding
 from moe.reference.layer import BaselineSiluAndMul
 
@@ -123,7 +123,7 @@ def projections(subject: Subject, calls: Sequence[Call]) -> tuple[Projection, ..
 
     Uses MOST_ROWS rows of each call, all together. Not collective.
     """
-    rows = [chosen_rows(len(call.tokens.x), call.tokens.x.device)[:MOST_ROWS] for call in calls]
+    rows = [judged_rows(call.tokens)[:MOST_ROWS] for call in calls]
     kinds = variants_of(subject.case.layer_spec.scheme)
     projections = (_projection(subject, calls, rows, kind) for kind in kinds)
     return tuple(projection for projection in projections if projection is not None)

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 from harness.checks.check import Check, Observation, call_prefix
 from harness.fixtures import fused_slots
 from harness.fixtures.routing_truth import routing_truth
+from harness.fixtures.undefined_rows import defined_rows
 from harness.record.result import Finding
 from moe.reference.routing import fused_errors
 
 if TYPE_CHECKING:
-    from harness.fixtures.layer_call import Call
+    from harness.fixtures.layer_call import Call, Routed
     from harness.fixtures.layer_under_test import Subject
     from moe.reference.routing import RoutingTruth
 
@@ -28,20 +29,49 @@ def findings(observation: Observation) -> tuple[Finding, ...]:
 
 
 def _messages(call: Call, truth: RoutingTruth) -> list[str]:
-    selection, k = call.output.routing, truth.method.top_k
-    return truth.errors(
-        call.tokens.logits, selection.topk_ids[:, :k], selection.topk_weights[:, :k]
+    """Judge the rows whose output is defined, or else those whose logits hold a NaN."""
+    selection, rows, k = call.output.routing, defined_rows(call.tokens), truth.method.top_k
+    errors = truth.errors(
+        *(call.tokens.logits[rows], selection.topk_ids[rows, :k]),
+        selection.topk_weights[rows, :k],
     )
+    return errors or ([] if call.routed is None else _hidden_nans(call.routed, k))
+
+
+def _hidden_nans(routed: Routed, k: int) -> list[str]:
+    """Return a message if a row of NaN logits has invalid ids, or weights like any other row.
+
+    Its ids must be distinct experts of which one at least has a weight of NaN; or all are -1.
+    """
+    tokens, ids = routed.tokens, routed.routing.topk_ids[:, :k]
+    weights = routed.routing.topk_weights[:, :k]
+    is_nan = tokens.logits.isnan().any(dim=1)
+    if tokens.is_padding is not None:
+        is_nan &= ~tokens.is_padding
+    ordered = ids.sort(dim=1).values
+    is_routed = (ordered[:, 0] >= 0) & (ordered[:, -1] < tokens.logits.shape[1])
+    is_routed &= (ordered[:, 1:] > ordered[:, :-1]).all(dim=1)
+    shows = is_routed & weights.isnan().any(dim=1)
+    bad = (is_nan & ~shows & ~(ids == -1).all(dim=1)).nonzero().flatten().tolist()
+    if not bad:
+        return []
+    row = bad[0]
+    pair = f"{ids[row].tolist()} with weights {weights[row].tolist()}"
+    return [
+        f"routing: {len(bad)} tokens whose logits hold a NaN hide it, first token {row}: {pair}; "
+        "choose distinct experts of which one has a weight of NaN, or -1 only"
+    ]
 
 
 def _fused_messages(call: Call, subject: Subject) -> list[str]:
     """Return what is wrong in the slots of fused shared experts, after those of the router."""
     case, k = subject.case, subject.case.top_k
-    ids, weights = call.output.routing.topk_ids, call.output.routing.topk_weights
     if not case.shared_fused:
         return []
+    rows = defined_rows(call.tokens)
+    ids, weights = (t[rows] for t in vars(call.output.routing).values())
     right = fused_slots.with_ids(case, ids[:, :k])
-    factor = fused_slots.with_weights(case, call.tokens.x, weights[:, :k], subject.reference)
+    factor = fused_slots.with_weights(case, call.tokens.x[rows], weights[:, :k], subject.reference)
     return fused_errors((ids, weights), (right, factor))
 
 

@@ -8,6 +8,7 @@ import torch
 
 from harness.checks.output import row_tolerance
 from harness.fixtures import counter_hash
+from harness.fixtures.undefined_rows import defined_rows
 from harness.record import cross_case
 
 if TYPE_CHECKING:
@@ -21,9 +22,9 @@ SKETCHED_ROWS = 2  # of each rank's first call
 
 def sketches(subject: Subject, call: Call) -> tuple[dict[str, Any], ...]:
     """Project this rank's first rows on random signs; each sketch carries its slack."""
-    if len(call.tokens.x) == 0:
+    rows = defined_rows(call.tokens)[:SKETCHED_ROWS]
+    if len(rows) == 0:
         return ()
-    rows = slice(0, SKETCHED_ROWS)
     values = (call.output.out[rows].float() @ _signs(call.tokens.x).T).tolist()
     slack = _slack(subject, call, rows).tolist()
     triples = zip(call.tokens.index[rows].tolist(), values, slack, strict=True)
@@ -39,7 +40,7 @@ def _signs(x: Tensor) -> Tensor:
     return signs
 
 
-def _slack(subject: Subject, call: Call, rows: slice) -> Tensor:
+def _slack(subject: Subject, call: Call, rows: Tensor) -> Tensor:
     """Return how far each row may be from another layout's: tolerance plus quantization error."""
     routing, expected = call.output.routing, call.answer.out[rows]
     ideal = subject.ideal(call.tokens.x[rows], routing.topk_ids[rows], routing.topk_weights[rows])

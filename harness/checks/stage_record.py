@@ -11,6 +11,8 @@ import torch
 
 from harness.fixtures import tensors
 from harness.fixtures.expert_ids import global_ids
+from harness.fixtures.layer_call import chosen_rows
+from harness.fixtures.undefined_rows import judged_tokens, padding_of
 from moe.reference.formats import spread_groups
 from moe.spec import resolve
 
@@ -65,12 +67,14 @@ class Handed:
         """Return [sum of sizes, K], the tokens of all ranks of the group, made from the seed."""
         case, call, layout = self.subject.case, self.call, self.subject.case.layout
         dp_ranks = {rank: layout.dp_rank(rank) for rank in self.ranks}
-        tokens_of_rank = {
-            dp_rank: tensors.tokens(
-                case, dp_rank, call.counts[dp_rank], call.tokens.x.device, call.start
-            ).x
+        device = call.tokens.x.device
+        of_rank = {
+            dp_rank: tensors.tokens(case, dp_rank, call.counts[dp_rank], device, call.start)
             for dp_rank in set(dp_ranks.values())
         }
+        if self.subject.reference.act_format.spans_rows:  # quantized with zeros as padding
+            of_rank = {dp_rank: judged_tokens(tokens) for dp_rank, tokens in of_rank.items()}
+        tokens_of_rank = {dp_rank: tokens.x for dp_rank, tokens in of_rank.items()}
         row_ranges = {rank: layout.tokens_of(rank, call.counts) for rank in self.ranks}
         return torch.cat(
             [
@@ -78,6 +82,17 @@ class Handed:
                 for rank in self.ranks
             ]
         )
+
+    def sampled(self, rank: int) -> Tensor:
+        """Return [r], at most MAX_ROWS of a rank's rows whose output is defined."""
+        case, counts, layout = self.subject.case, self.call.counts, self.subject.case.layout
+        span, dp_rank = layout.tokens_of(rank, counts), layout.dp_rank(rank)
+        device = self.ids.device
+        is_padding = padding_of(case, dp_rank, counts[dp_rank], device)
+        rows = torch.arange(len(span), device=device)
+        if is_padding is not None:
+            rows = rows[~is_padding[span.start : span.stop]]
+        return rows[chosen_rows(len(rows), device)]
 
     def rows(self, stage: str, flat: Tensor) -> Tensor:
         """Return [r, C] float32, a stage's values in these flat rows; NaN where it has none."""

@@ -55,9 +55,14 @@ def findings(observation: Observation) -> tuple[Finding, ...]:
     return tuple(_finding(CHECK.name, call, stage) for stage in departing)
 
 
+def are_finite(observation: Observation) -> bool:
+    """Tell whether no stage holds the NaN of a router: such rows go through every stage."""
+    return observation.subject.case.logits != "nan"
+
+
 def could_be_read(observation: Observation) -> bool:
     """Tell whether the recorded stages were readable: `findings` raised no exception."""
-    return not any(
+    return are_finite(observation) and not any(
         finding.check == CHECK.name and finding.verdict is Verdict.ERROR
         for finding in observation.findings
     )
@@ -121,6 +126,6 @@ def _ordered(departing: list[StageFinding]) -> tuple[StageFinding, ...]:
     return tuple(sorted(departing, key=lambda finding: ORDER.index(finding.stage)))
 
 
-CHECK = Check(name="stages", run=findings, collective=True, phase="stages")
+CHECK = Check(name="stages", run=findings, applies=are_finite, collective=True, phase="stages")
 INSIDE = Check(name="stages_inside", run=findings_inside, applies=could_be_read, phase="stages")
 NAMES = (CHECK.name, INSIDE.name)

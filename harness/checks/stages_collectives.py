@@ -12,8 +12,8 @@ import torch
 
 from harness.checks import token_order
 from harness.checks.stage_bound import REACH, Expected, compare, rounding
-from harness.fixtures.layer_call import chosen_rows
 from moe.reference import formats
+from moe.reference.total import passed_through
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -137,10 +137,12 @@ def _finalize(handed: Handed, at: Tensor) -> StageFinding | None:
 
     Uses at most 16 rows of each rank, since they are gathered on every rank.
     """
-    sampled = [chosen_rows(n, at.device) for n in handed.sizes]
+    sampled = [handed.sampled(rank) for rank in handed.ranks]
     starts = [sum(handed.sizes[:i]) for i in range(len(handed.sizes))]
     tokens = torch.cat([start + rows for start, rows in zip(starts, sampled, strict=True)])
     partial = _values(handed, "combine", len(handed.ids))[at[tokens]].float()
+    if len(partial) == 0:  # on every rank
+        return None
     gathered = handed.group.all_gather(partial).view(len(sampled), -1, partial.shape[1])
     group_rank = handed.ranks.index(handed.rank)
     start = sum(len(rows) for rows in sampled[:group_rank])
@@ -162,9 +164,17 @@ def _values(handed: Handed, stage: str, rows: int) -> Tensor:
 
 
 def _sum(
-    handed: Handed, stage: str, actual: Tensor, parts: Tensor, rows: Tensor
+    handed: Handed,
+    stage: str,
+    actual: Tensor,
+    parts: Tensor,
+    rows: Tensor,
+    passed: Tensor | None = None,
 ) -> StageFinding | None:
-    """Compare `actual` [r, K] with the sum of parts [ranks, r, K], added in any order."""
+    """Compare `actual` [r, K] with the sum of parts [ranks, r, K], added in any order.
+
+    passed: [r, K] what zero experts add to that sum, or None.
+    """
     if len(rows) == 0:
         return None
     adds = len(parts) - 1
@@ -172,9 +182,14 @@ def _sum(
     tolerance = size * (adds * 2.0**-23)
     if adds:
         tolerance = tolerance + rounding(size, handed.subject.case.dtype, adds)
+    value = parts.sum(dim=0)
+    if passed is not None:
+        value, size = value + passed, size + passed.abs()
+        tolerance = tolerance + size * 2.0**-22
+        tolerance = tolerance + rounding(value.abs() + tolerance, handed.subject.case.dtype)
     if handed.exact:
         tolerance = torch.zeros_like(tolerance)
-    expected = Expected(value=parts.sum(dim=0), tolerance=tolerance)
+    expected = Expected(value=value, tolerance=tolerance)
     return compare(stage, actual, expected, {"rows": rows})
 
 
@@ -190,7 +205,7 @@ def _shared(handed: Handed) -> StageFinding | None:
     if not handed.has("shared"):
         return None
     x = handed.call.tokens.x
-    rows = chosen_rows(len(x), x.device)
+    rows = handed.sampled(handed.rank)
     if len(rows) == 0:
         return None
     truth = handed.subject.reference.shared
@@ -207,11 +222,14 @@ def _shared(handed: Handed) -> StageFinding | None:
 
 
 def _out(handed: Handed) -> StageFinding | None:
-    """Compare finalize + shared, summed over the TP ranks, on at most 16 rows. Collective."""
+    """Compare finalize + shared, summed over the TP ranks, and what zero experts add last.
+
+    Uses at most 16 rows. Collective.
+    """
     tp, dtype = handed.subject.layer.groups.tp, handed.subject.case.dtype
     tokens = len(handed.call.tokens.x)
     out = _values(handed, "out", tokens)
-    rows = chosen_rows(len(out), out.device)
+    rows = handed.sampled(handed.rank)
     if len(rows) == 0:  # on every rank of the TP group, unless nothing is summed over it
         return None
     local = _values(handed, "finalize", tokens)[rows].float()
@@ -220,4 +238,13 @@ def _out(handed: Handed) -> StageFinding | None:
         local = formats.on_grid(total, dtype)
     is_alone = handed.subject.case.layout.sequence_parallel
     parts = local[None] if is_alone else tp.all_gather(local).view(tp.size, *local.shape)
-    return _sum(handed, "out", out[rows], parts, rows)
+    return _sum(handed, "out", out[rows], parts, rows, _passed(handed, rows))
+
+
+def _passed(handed: Handed, rows: Tensor) -> Tensor | None:
+    """Return [r, K] what zero experts add to these rows, or None."""
+    case, routing = handed.subject.case, handed.call.output.routing
+    if not case.zero_experts:
+        return None
+    pair = routing.topk_ids[rows], routing.topk_weights[rows]
+    return passed_through(handed.call.tokens.x[rows].float(), *pair, case.num_experts)

@@ -120,10 +120,13 @@ def _products(handed: Handed, flat: Tensor) -> dict[str, Expected]:
         rows = slice(start, start + count)
         start += count
         matrices = dict(zip(("gemm1", "gemm2"), _shard(handed, e), strict=True))
+        biases = dict(zip(("gemm1", "gemm2"), _biases(handed, e), strict=True))
         for name in inputs:
             w = matrices["gemm2" if name == "weighted" else name]
             x = inputs[name][rows]
-            parts[name].append(x @ w.T)
+            total = x @ w.T
+            bias = biases["gemm2" if name == "weighted" else name]
+            parts[name].append(total if bias is None else total + bias)
             noise[name].append(of_each_sum(x, w, numerics))
     return {
         n: _product(handed, n, (torch.cat(parts[n]), torch.cat(noise[n])), flat) for n in inputs
@@ -154,6 +157,18 @@ def _shard(handed: Handed, local: int) -> tuple[Tensor, Tensor]:
         return w13, w2
     part = slice(columns.start, columns.stop)
     return torch.cat([matrix[part] for matrix in torch.split(w13, case.n)]), w2[:, part]
+
+
+def _biases(handed: Handed, local: int) -> tuple[Tensor | None, Tensor | None]:
+    """Return this rank's b13 [2n] (or [n]) and b2 [K] of an expert; None where it adds none."""
+    case = handed.subject.case
+    biases = handed.subject.reference.biases(int(handed.global_ids(torch.tensor(local))))
+    if biases is None:
+        return None, None
+    columns = case.layout.intermediate_of(handed.rank, case.n)
+    part = slice(columns.start, columns.stop)
+    b13 = torch.cat([half[part] for half in torch.split(biases[0], case.n)])
+    return b13, biases[1] if columns.start == 0 else None
 
 
 def _product(handed: Handed, name: str, sums: tuple[Tensor, Tensor], flat: Tensor) -> Expected:

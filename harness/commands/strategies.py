@@ -169,6 +169,7 @@ def _with_features(machine: Machine, case: MoETestConfig) -> MoETestConfig:
     pick = random.Random(f"features {case.seed}")  # noqa: S311  # no secret
     changes: list[dict[str, Any]] = [
         {"shared_gate": True},
+        {"zero_experts": pick.choice((1, 2, 3, case.num_experts))},
         {"shared_fused": True},
         {"shared_width": pick.choice([n for n in SIZES if n * 2 <= case.n * 3])},
         {"shared_quant": pick.choice(list(QUANT.rows))},
@@ -201,11 +202,14 @@ TOGETHER = (
 )
 _ALONE = tuple(name for name in AXES if name not in TOGETHER)
 _WORDS = {"shared_experts": "shared", "renormalize": "no_renorm"}  # a layer must take these
+_FEATURES = ("expert_bias",)  # axes that are features of a layer, which the needs must name
 
 
 def _alone(axis: Axis, row: MemberSpec) -> Sequence[Any]:
     """Return the values of an axis that fits every other, each as often as it is to be drawn."""
     if axis.name in _WORDS and not _takes(row, _WORDS[axis.name]):
+        return (axis.default,)
+    if axis.name in _FEATURES and axis.name not in row.needs.layer_features:
         return (axis.default,)
     rows = tuple(families.table(axis.family).rows) if axis.family else ()
     return axis.random_values or axis.choices or rows or axis.simpler_values

@@ -9,6 +9,8 @@ import dataclasses
 import time
 from typing import TYPE_CHECKING
 
+import torch
+
 from harness.checks.check import FAILED_CALLS
 from harness.diagnosis import causes, error_image, patterns, routing_patterns
 from harness.diagnosis.error_stats import facts, number
@@ -151,6 +153,7 @@ def explain(
     if not explained.output:
         return explained
     ids = call.output.routing.topk_ids
+    ids = torch.where(ids < scene.case.layer_spec.held_experts, ids, -1)  # no zero experts
     explained = dataclasses.replace(
         explained,
         experts=routing_patterns.shares(mismatch.rows, ids, scene.case.layer_spec.held_experts),

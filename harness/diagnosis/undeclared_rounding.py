@@ -11,7 +11,7 @@ import math
 from typing import TYPE_CHECKING
 
 from harness.checks.alternatives import fits_of
-from harness.checks.output import judge
+from harness.checks.output_rows import judge_call
 from harness.fixtures.run_calls import answered
 from harness.record.diagnosis import NamedCause
 from harness.record.result import Verdict
@@ -70,7 +70,7 @@ def _explained(
         reference = subject.reference.with_numerics(new[number])
         tested = dataclasses.replace(subject, reference=reference)
         again = [answered(call, tested, observation.context) for call in observation.calls]
-        judged = (judge(call.output.out, call.answer).verdict for call in again)
+        judged = (judge_call(call).verdict for call in again)
         if Verdict.FAILED not in judged:
             residual = _error(again) / max(_error(observation.calls), math.ulp(0.0))
             explaining.append((residual, new[number]))

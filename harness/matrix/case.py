@@ -183,6 +183,12 @@ class MoETestConfig:
         default=NO_PADDING,
         choices=PADDING,
     )
+    expert_bias: bool = axis(
+        "expert_bias",
+        "both products of the routed experts have biases",
+        default=False,
+        random_values=(False, False, True),
+    )
     shared_width: int = axis(
         "sharedn",
         "intermediate size of all shared experts together; 0: that of as many routed experts",
@@ -229,6 +235,14 @@ class MoETestConfig:
         default=0,
         minimum=0,
         random_values=(0,),
+    )
+    roundup: int = axis(
+        "roundup",
+        "the quantization method pads the hidden size and each shard to a multiple of this",
+        default=1,
+        outputs_agree=True,
+        simplest=(1,),
+        random_values=(1, 1, 1, 64),
     )
     seed: int = axis("seed", "seed of the inputs and weights", default=0, minimum=0)
     exact: bool = axis(
@@ -295,6 +309,11 @@ class MoETestConfig:
         )
 
     @property
+    def router_experts(self) -> int:
+        """How many experts the router chooses from: each token has a logit for each."""
+        return self.num_experts + self.zero_experts
+
+    @property
     def under_test(self) -> str:
         """The name of the code under test: the experts backend, or a layer with its own experts."""
         return self.experts if self.layer == COMPOSED else self.layer
@@ -338,6 +357,7 @@ class MoETestConfig:
             activation=self.activation,
             router=self.router,
             router_bias=self.router_bias,
+            expert_bias=self.expert_bias,
             router_groups=self.router_groups,
             chosen_groups=self.chosen_groups,
             router_scale=self.router_scale,
@@ -345,6 +365,8 @@ class MoETestConfig:
             weights_input=self.weights_input,
             gate=self.gate,
             padding=self.padding != NO_PADDING,
+            pads=QUANT.row(self.quant).pads and self.layer == COMPOSED,
+            roundup=self.roundup,
         )
 
     @property

@@ -1,6 +1,6 @@
 """Name what real layers do that no case can say yet; such a case is refused, never approximated.
 
-The axis `missing` of a case joins these words by `.`: `missing:router_bias.router_scale`. Its id
+The axis `missing` of a case joins these words by `.`: `missing:latent.shared_gate`. Its id
 therefore says by itself that it is not the real layer. No torch.
 """
 
@@ -12,20 +12,10 @@ from moe.spec import Reason
 NOTHING = "nothing"  # a case that says its layer completely
 # Word -> (reason code, what the layer does).
 FEATURES = {
-    "router_bias": (
-        "router_unsupported",
-        "the router adds a bias to the scores when it chooses experts",
-    ),
     "router_groups": (
         "router_unsupported",
-        "the router chooses groups of experts before it chooses experts",
+        "the router ranks groups of experts by their best expert, not by the sum of their two best",
     ),
-    "router_scale": ("router_unsupported", "the router multiplies its weights by a factor"),
-    "weights_input": (
-        "router_unsupported",
-        "router weights multiply the input of the experts, not their output",
-    ),
-    "expert_bias": ("expert_bias_unsupported", "experts add biases to their products"),
     "latent": (
         "latent_unsupported",
         "experts work on a projection of the hidden states to another size",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import UsageError
 from harness.matrix.hf_fields import Fields
 from harness.matrix.hf_quant import quant_of
-from harness.matrix.hf_types import ACTIVATIONS, DTYPES, HARMLESS, TYPES, ModelType
+from harness.matrix.hf_types import ACTIVATIONS, DTYPES, HARMLESS, SCORING, TYPES, ModelType
 from harness.matrix.model_facts import Dtype, ModelFacts, RouterFacts
 from moe import activations as moe_activations
 
@@ -125,7 +125,7 @@ def _router(fields: Fields, kind: ModelType) -> RouterFacts:
     )
     groups = fields.whole("n_group", "num_expert_group", least=0) or 1
     return RouterFacts(
-        scoring=_as_word(scoring),
+        scoring=SCORING.get(scoring, _as_word(scoring)),
         renormalize=renormalize,
         bias=_has_bias(fields, kind, scoring),
         groups=groups,

@@ -51,6 +51,8 @@ TYPES = {
     "llama4": _LLAMA4,
     "llama4_text": _LLAMA4,
 }
+# Names of scoring functions -> rows of moe.routers.
+SCORING = {"sqrtsoftplus": "softplus_sqrt"}
 # Names of activation functions -> rows of moe.activations.
 ACTIVATIONS = {
     "silu": "silu",

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 from moe.formats import FORMATS
 from moe.layers import COMPOSED
 from moe.quant import QUANT
-from moe.spec import Reason
+from moe.spec import MONOLITHIC, Reason
 
 if TYPE_CHECKING:
     from harness.matrix.case import MoETestConfig
+    from moe.spec import MemberSpec
 
 # With a bias or groups the logits lie in a narrow band, see harness.fixtures.logit_rows.
 WITH_OPTIONS = ("spread", "uniform", "skewed", "nan")
@@ -29,6 +30,14 @@ def logits_reason(case: MoETestConfig) -> Reason | None:
     return Reason(code="logits_unsupported", text=f"logits:{case.logits}: {text}")
 
 
+def hidden_choice(case: MoETestConfig, row: MemberSpec) -> Reason | None:
+    """Return why an experts backend that hides its choice is not given these logits, or None."""
+    if row.kind != MONOLITHIC or case.logits in WITH_GATE:
+        return None
+    text = f"{row.name} hides its choice, and logits:{case.logits} leave it in doubt"
+    return Reason(code="logits_unsupported", text=text)
+
+
 def _text(case: MoETestConfig) -> str | None:
     is_limited = case.chosen_groups < case.router_groups
     if (case.router_bias or is_limited) and case.logits not in WITH_OPTIONS:
@@ -43,5 +52,4 @@ def _text(case: MoETestConfig) -> str | None:
 
 
 def _has_shared_scale(case: MoETestConfig) -> bool:
-    fmt = FORMATS[QUANT.row(case.quant).scheme.activations]
-    return fmt.has_one_scale and not fmt.static
+    return FORMATS[QUANT.row(case.quant).scheme.activations].spans_rows

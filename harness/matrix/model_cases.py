@@ -63,7 +63,12 @@ def _point(facts: ModelFacts, choice: LayoutChoice, m: int, quant: str | None) -
         **_shared(facts, method if quant is None else None),
         renormalize=facts.router.renormalize,
         router=scoring if scoring in ROUTERS.rows else MoETestConfig.router,
+        router_bias=facts.router.bias,
+        router_scale=facts.router.scale,
+        weights_input=facts.router.weights_input,
+        **_groups(facts, experts),
         activation=activation if activation in ACTIVATIONS.rows else MoETestConfig.activation,
+        expert_bias=facts.expert_bias,
         missing=joined(missing_words(facts, quant)),
     )
 
@@ -89,17 +94,23 @@ def activation_row(facts: ModelFacts) -> str:
     return facts.activation if facts.gated else f"{facts.activation}_no_mul"
 
 
+def _groups(facts: ModelFacts, experts: int) -> dict[str, Any]:
+    """Return the groups of so many experts; none if a share of the experts does not have them."""
+    groups, chosen = facts.router.groups, facts.router.chosen_groups
+    has_groups = chosen < groups and facts.router.bias and experts % groups == 0
+    if not has_groups or chosen * (experts // groups) < min(facts.top_k, experts):
+        return {}
+    return {"router_groups": groups, "chosen_groups": chosen}
+
+
 def missing_words(facts: ModelFacts, quant: str | None) -> list[str]:
     """Return the words of `harness.matrix.features` for what no case can say of these facts."""
     router, own = facts.router, facts.quant
     words = {
         f"scoring_{router.scoring}": router.scoring not in ROUTERS.rows,
-        "router_bias": router.bias,
-        "router_groups": router.chosen_groups < router.groups,
-        "router_scale": router.scale != 1.0,
-        "weights_input": router.weights_input,
+        # Without a bias, published routers rank groups by their best expert.
+        "router_groups": router.chosen_groups < router.groups and not router.bias,
         f"act_{activation_row(facts)}": activation_row(facts) not in ACTIVATIONS.rows,
-        "expert_bias": facts.expert_bias,
         "latent": facts.latent is not None,
         f"quant_{own}": quant is None and own not in QUANT.rows,
     }

@@ -34,7 +34,7 @@ class Hypothesis:
     family: the module of this package that computes it. battery: part of every self-check.
     costly: experts run again, on at most `FEW` rows. needs: what a case must have for the mistake
     to exist: `quantized` (weights), `ranks` (more than one), `limit` (of the activation), or one of
-    `features_of` its layer.
+    `features_of` its layer; `shards`: of an expert over ranks.
     """
 
     name: str
@@ -61,6 +61,7 @@ class Hypothesis:
             "quantized": layer_spec.scheme.weights != "model",
             "ranks": layer_spec.layout.world_size > 1,
             "limit": ACTIVATIONS.row(layer_spec.activation).limit is not None,
+            "shards": layer_spec.layout.world_size > 1 and not layer_spec.layout.use_ep,
         }
         return all(has.get(need, need in features) for need in self.needs)
 
@@ -163,6 +164,23 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
         absent_as_first="slots of absent experts were computed with local expert 0",
         absent_as_last="slots of absent experts (-1) were computed with the last local expert",
     ),
+    # zero-computation experts
+    _proof(
+        "zero_experts",
+        MORE_ROWS,
+        "zero_experts",
+        zero_experts_missing="the zero experts' tokens were not added",
+    ),
+    *_rows(
+        "zero_experts",
+        zero_experts_unweighted="zero experts returned the token without its router weight",
+        zero_experts_weighted_twice="zero experts' tokens were multiplied by the weight twice",
+        zero_experts_once_per_rank="zero experts' tokens were added once per TP rank",
+    ),
+    *_costly(
+        "zero_experts",
+        zero_experts_as_first="slots of zero experts were computed with expert 0",
+    ),
     # the router's weights
     _proof("routing", _SPREAD, weights_ignored="the router's weights were ignored"),
     _proof("routing", _SPREAD, weights_twice="the router's weights were applied twice"),
@@ -262,6 +280,41 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
         costly=True,
         limit_missing="gate and up were not clamped at the activation's limit",
     ),
+    # the biases of experts
+    _proof(
+        "biases",
+        _LARGER,
+        "expert_bias",
+        costly=True,
+        first_bias_missing="the biases of the first product were not added",
+    ),
+    _proof(
+        "biases",
+        _LARGER,
+        "expert_bias",
+        costly=True,
+        second_bias_missing="the biases of the second product were not added",
+    ),
+    _proof(
+        "biases",
+        _LARGER,
+        "expert_bias",
+        "shards",
+        costly=True,
+        second_bias_on_each_rank="each rank added the biases of the second product",
+    ),
+    *_rows(
+        "biases",
+        second_bias_unweighted="the biases of the second product were not multiplied by the "
+        "router's weight",
+    ),
+    *_costly(
+        "biases",
+        bias_halves_swapped="gate and up have each other's biases",
+        bias_interleaved="interleaved biases were taken for those of gate and up",
+        biases_of_next_expert="the biases are the next expert's",
+        expert_without_biases="the biases of an expert were not added",
+    ),
     *_costly(
         "activation_parameters",
         gate_limit_missing="the gate was not clamped at the activation's limit",
@@ -308,6 +361,18 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
         w2_of_next_expert="w2 is the next expert's, w13 is right",
         w2_shard_of_next_rank="w2 is the next rank's shard, w13 is right",
         w2_shard_of_rank_before="w2 is the shard of the rank before, w13 is right",
+    ),
+    # packed codes, zero points, exponents and global scales of weights
+    *_costly(
+        "packed_codes",
+        nibbles_swapped="the two codes of each byte have changed places",
+        words_in_awq_order="GPTQ's words of eight codes were read in AWQ's order",
+        words_out_of_awq_order="AWQ's words of eight codes were read in order",
+        zero_points_ignored="the zero points of the weights were not subtracted",
+        zero_points_one_too_low="the zero points of the weights are one too low",
+        exponents_one_too_high="the exponents of the weights' scales are one too high",
+        exponents_one_too_low="the exponents of the weights' scales are one too low",
+        global_scales_missing="the weights' global scales were not divided by",
     ),
     # scales of other experts or rows
     *_costly(

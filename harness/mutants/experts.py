@@ -24,13 +24,13 @@ def expert_dropped(scene: Scene) -> Tensor:
     cost = added_distance(residual(scene)[:, None], -slots)
     worst = _least_by_expert(scene, cost, slots)
     blame(scene, f"expert {worst}")
-    return scene.answer.out - (slots * (scene.topk_ids == worst)[:, :, None]).sum(dim=1)
+    return scene.answer.out - (slots * (scene.expert_ids == worst)[:, :, None]).sum(dim=1)
 
 
 def _least_by_expert(scene: Scene, cost: Tensor, slots: Tensor) -> int:
     """Return the expert with the smallest sum of cost [r, k], among those that add anything."""
     adds = slots.abs().amax(dim=-1) > 0
-    ids = scene.topk_ids[adds].long()
+    ids = scene.expert_ids[adds].long()
     if len(ids) == 0:
         raise NotApplicable("no expert adds anything to these rows")
     total = cost.new_full((int(ids.max()) + 1,), torch.inf)
@@ -42,35 +42,45 @@ def expert_from_neighbour(scene: Scene) -> Tensor:
     """Use the next expert's weights for the expert none of whose rows is correct."""
     _needs_experts(scene)
     sample = scene.few_rows()
-    suspect = int(_suspect(scene, sample))
+    suspect = int(suspect_of(scene, sample))
     blame(scene, f"expert {suspect}")
-    affected = sample.topk_ids == suspect
-    ids = torch.where(affected, (sample.topk_ids + 1) % _held(scene), -1)
+    affected = sample.expert_ids == suspect
+    ids = torch.where(affected, (sample.expert_ids + 1) % _held(scene), -1)
     mask = affected[None, :, :, None]
     return sample.total(parts=torch.where(mask, redo_parts(sample, ids=ids), parts_of(sample)))
 
 
-def _suspect(scene: Scene, sample: Scene) -> Tensor:
+def suspect_of(scene: Scene, sample: Scene) -> Tensor:
     """Return [], of the sample's experts the one whose best row has the largest error."""
-    ids = scene.topk_ids.long()
+    ids = scene.expert_ids.long()
     length = scene.answer.out.square().sum(dim=1).clamp(min=1e-38)
     relative_error = (residual(scene).square().sum(dim=1) / length)[:, None].expand(ids.shape)
     best = relative_error.new_full((_held(scene),), torch.inf)
-    best = best.scatter_reduce(0, ids.flatten(), relative_error.flatten(), "amin")
-    candidates = sample.topk_ids.flip(
+    is_expert = ids >= 0
+    best = best.scatter_reduce(0, ids[is_expert], relative_error[is_expert], "amin")
+    candidates = sample.expert_ids.flip(
         1
     ).flatten()  # of equals the last slot's: its weight is smallest
+    candidates = candidates[candidates >= 0]
+    if len(candidates) == 0:
+        raise NotApplicable("no expert is in these rows")
     return candidates[best[candidates.long()].argmax()]
 
 
 def ids_off_by_one(scene: Scene) -> Tensor:
     _needs_experts(scene)
-    return redo(scene, ids=(scene.topk_ids + 1) % _held(scene))
+    return redo(scene, ids=_shifted(scene, 1))
 
 
 def ids_one_too_low(scene: Scene) -> Tensor:
     _needs_experts(scene)
-    return redo(scene, ids=(scene.topk_ids - 1) % _held(scene))
+    return redo(scene, ids=_shifted(scene, -1))
+
+
+def _shifted(scene: Scene, by: int) -> Tensor:
+    """Return [r, k], ids that are this much too high; those of no expert stay -1."""
+    ids = scene.expert_ids
+    return torch.where(ids < 0, -1, (ids + by) % _held(scene))
 
 
 def _needs_experts(scene: Scene) -> None:
@@ -118,7 +128,7 @@ def ids_in_int8(scene: Scene) -> Tensor:
     experts_by_rank = scene.reference.layer_spec.experts_by_rank
     parts = parts_of(scene).clone()
     for rank, experts in enumerate(experts_by_rank):
-        local = local_ids(scene.topk_ids, experts, _held(scene))
+        local = local_ids(scene.expert_ids, experts, _held(scene))
         parts[rank] *= (local < 128)[:, :, None]
     if max(len(experts) for experts in experts_by_rank) <= 128:
         raise NotApplicable("no rank has more than 128 experts")
@@ -144,9 +154,9 @@ def offset_taken_twice(scene: Scene) -> Tensor:
 def stale_expert_map(scene: Scene) -> Tensor:
     """Run each rank's experts on the next rank's slots of the same local id."""
     sample, experts_by_rank = scene.few_rows(), _experts_by_rank(scene)
-    ids = torch.full_like(sample.topk_ids, -1)
+    ids = torch.full_like(sample.expert_ids, -1)
     for rank, next_experts in enumerate([*experts_by_rank[1:], experts_by_rank[0]]):
-        local = local_ids(sample.topk_ids, next_experts, _held(scene))
+        local = local_ids(sample.expert_ids, next_experts, _held(scene))
         computed = _computed(scene, local, rank)
         ids = torch.where(computed >= 0, computed, ids)
     return redo(sample, ids=ids)
@@ -183,7 +193,7 @@ def _by_rank(scene: Scene, to_local: Callable[[Tensor, int], Tensor]) -> Tensor:
     sample = scene.few_rows()
     parts = torch.zeros_like(parts_of(sample))
     for rank in range(scene.case.world_size):
-        ids = _computed(scene, to_local(sample.topk_ids, rank), rank)
+        ids = _computed(scene, to_local(sample.expert_ids, rank), rank)
         parts = parts + redo_parts(sample, ids=ids)
     return sample.total(parts=parts)
 

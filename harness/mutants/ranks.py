@@ -67,17 +67,20 @@ def all_reduce_missing(scene: Scene) -> Tensor:
     _needs_all_reduce(scene)
     layout = scene.case.layout
     routed = by_rank(scene)[list(layout.group("dp", scene.rank))].sum(dim=0)
+    routed = routed + scene.passed()
     return routed if scene.answer.shared is None else routed + _local_shared(scene)
 
 
 def all_reduce_twice(scene: Scene) -> Tensor:
     _needs_all_reduce(scene)
-    return scene.answer.out * scene.case.tp_size
+    passed = scene.passed()
+    return (scene.answer.out - passed) * scene.case.tp_size + passed
 
 
 def all_reduce_averaged(scene: Scene) -> Tensor:
     _needs_all_reduce(scene)
-    return scene.answer.out / scene.case.tp_size
+    passed = scene.passed()
+    return (scene.answer.out - passed) / scene.case.tp_size + passed
 
 
 def _needs_all_reduce(scene: Scene) -> None:
@@ -96,6 +99,7 @@ def reduce_scatter_missing(scene: Scene) -> Tensor:
         raise NotApplicable("ranks that share their tokens have no others' to gather")
     else:
         routed = shares[list(layout.group("tp", scene.rank))].sum(dim=0)
+    routed = routed + scene.passed()
     return routed if scene.answer.shared is None else routed + scene.answer.shared
 
 

@@ -91,6 +91,16 @@ def right_w2(_: Scene, e: Matrices) -> Tensor:
     return e.w2
 
 
+def right_biases(scene: Scene, expert: int) -> tuple[Tensor, Tensor] | None:
+    """Return b13 [2N] and b2 [K] of an expert, or None if the layer has no biases."""
+    return scene.reference.biases(expert)
+
+
+def adds_second_bias(shard: Shard) -> bool:
+    """Tell whether the rank of a shard adds b2: the one with the first column does."""
+    return bool(shard.columns.start == 0)
+
+
 def right_product(_: Scene, x: Tensor, w: Tensor) -> Tensor:
     """Return x times w transposed. x: [..., R, I], w: [..., O, I], result: [..., R, O]."""
     return x @ w.mT
@@ -136,11 +146,13 @@ class Steps:
     activation: Callable[[Tensor, Tensor | None], Tensor] | None = None
     second: Callable[[Scene, Tensor, int], Tensor] = right_second
     w2: Callable[[Scene, Matrices], Tensor] = right_w2
+    biases: Callable[[Scene, int], tuple[Tensor, Tensor] | None] = right_biases
+    adds_b2: Callable[[Shard], bool] = adds_second_bias
 
     def starts_right(self) -> bool:
         """Tell whether the first product is the reference's, so that it can be reused."""
-        first = (self.inputs, self.w13, self.product, self.total)
-        return first == (right_inputs, right_w13, right_product, right_total)
+        first = (self.inputs, self.w13, self.product, self.total, self.biases)
+        return first == (right_inputs, right_w13, right_product, right_total, right_biases)
 
 
 RIGHT = Steps()
@@ -161,7 +173,7 @@ def redo_parts(scene: Scene, steps: Steps = RIGHT, *, ids: Tensor | None = None)
 
     ids: [r, k] global experts, -1 = none; None: the scene's own.
     """
-    pairs = pairs_of(scene.topk_ids if ids is None else ids)
+    pairs = pairs_of(scene.expert_ids if ids is None else ids)
     parts = torch.zeros_like(parts_of(scene))
     if not pairs.experts:
         return parts
@@ -195,7 +207,8 @@ def _first_product(scene: Scene, steps: Steps, pairs: Pairs) -> Tensor:
         inputs = steps.inputs(scene, *pairs.rows_and_slots)
         weights = (steps.w13(scene, matrices(scene, e)) for e in pairs.experts)
         product = _product(scene, steps, pairs, inputs, weights)
-        return _rounded(scene, product, "gemm1")
+        bias = _bias_of_rows(scene, steps, pairs, 0)
+        return _rounded(scene, product if bias is None else product + bias, "gemm1")
 
     if not steps.starts_right():
         return make()
@@ -218,7 +231,34 @@ def _second_product(
     h = _intermediate(scene, steps, product, (shards, router_weight))
     h = h.reshape(len(ranks), len(product), h.shape[1])
     weights = (by_rank(steps.w2(scene, matrices(scene, e)), columns) for e in pairs.experts)
-    return _unweighted(scene, _product(scene, steps, pairs, h, weights), router_weight)
+    output = _unweighted(scene, _product(scene, steps, pairs, h, weights), router_weight)
+    return _with_second_bias(scene, steps, pairs, output, shards)
+
+
+def _with_second_bias(
+    scene: Scene, steps: Steps, pairs: Pairs, output: Tensor, shards: list[Shard]
+) -> Tensor:
+    """Return the output [w, P, K], before router weights, with b2 on the ranks that add it."""
+    bias = _bias_of_rows(scene, steps, pairs, 1)
+    if bias is None:
+        return output
+    return torch.stack(
+        [
+            of_rank + bias if steps.adds_b2(shard) else of_rank
+            for of_rank, shard in zip(output, shards, strict=True)
+        ]
+    )
+
+
+def _bias_of_rows(scene: Scene, steps: Steps, pairs: Pairs, which: int) -> Tensor | None:
+    """Return the bias of each pair's expert, [P, 2N] (0: b13) or [P, K] (1: b2); None: no bias."""
+    biases = [steps.biases(scene, e) for e in pairs.experts]
+    rows = [
+        pair[which].expand(count, -1)
+        for pair, count in zip(biases, pairs.counts, strict=True)
+        if pair
+    ]
+    return torch.cat(rows) if rows else None
 
 
 def _intermediate(

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from harness.fixtures.layer_call import chosen_rows, rows_of
+from harness.fixtures.layer_call import judged_rows, rows_of
 from harness.mutants import FEW
+from moe.reference.total import passed_through
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,7 +56,8 @@ class Scene:
         weights: Tensor | None = None,
         shared: Tensor | None = None,
     ) -> Tensor:
-        """Return [r, K], the sum over ranks and slots of weight * part, plus the shared experts.
+        """Return [r, K], the sum over ranks and slots of weight * part, plus the shared experts
+        and what zero experts pass on.
 
         Arguments left out are the reference's; pass zeros to leave a term out.
         """
@@ -64,7 +66,23 @@ class Scene:
         weights = self.topk_weights if weights is None else weights
         shared = self.answer.shared if shared is None else shared
         routed = torch.einsum("wrkh,rk->rh", parts, weights.to(parts.dtype))
+        if self.case.zero_experts:
+            routed = routed + self.passed(weights)
         return routed if shared is None else routed + shared
+
+    def passed(self, weights: Tensor | None = None) -> Tensor:
+        """Return [r, K], what zero experts add, by these router weights [r, k]; None: the right."""
+        weights = self.topk_weights if weights is None else weights
+        x = self.x.to(self.answer.out.dtype)
+        if not self.case.zero_experts:
+            return torch.zeros_like(x)
+        return passed_through(x, self.topk_ids, weights, self.case.num_experts)
+
+    @property
+    def expert_ids(self) -> Tensor:
+        """Return [r, k] int32 ids of experts that ranks hold; -1 for zero experts."""
+        held = self.topk_ids < self.case.layer_spec.held_experts
+        return torch.where(held, self.topk_ids, -1)
 
     def few_rows(self) -> Scene:
         """Return the scene with the rows for which a mistake inside the experts is computed."""
@@ -80,7 +98,7 @@ class Scene:
 
 def scene_of(case: MoETestConfig, rank: int, call: Call, reference: BaselineSiluAndMul) -> Scene:
     """Return a scene of the chosen rows of a call."""
-    rows = chosen_rows(len(call.tokens.x), call.tokens.x.device)
+    rows = judged_rows(call.tokens)
     routing = call.output.routing
     return Scene(
         case=case,

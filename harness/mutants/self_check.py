@@ -33,7 +33,7 @@ MEMBERS = tuple(h for h in HYPOTHESES if h.battery)
 
 def prove(scene: Scene) -> tuple[Proof, ...]:
     """Return each wrong answer's proof, in table order; () if the rank has no tokens."""
-    if scene.tokens == 0:
+    if len(scene.rows) == 0:
         return ()
     proofs = _proofs(scene, [h for h in MEMBERS if not h.costly])
     costly = [h for h in MEMBERS if h.costly]

@@ -25,6 +25,8 @@ _AXES = {
     "hidden": ("k",),
     "intermediate": ("n",),
     "scheme": ("quant",),
+    "pads": ("quant", "layer"),
+    "padded": (),  # computed when the layer is built
     "shared_scheme": ("shared_quant",),
     "layout": ("dp_size", "tp_size", "use_ep", "sequence_parallel"),
 }

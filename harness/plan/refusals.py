@@ -12,7 +12,7 @@ from harness.matrix.case import MoETestConfig
 from harness.matrix.exactness import exact_refusal
 from harness.matrix.features import missing_reason
 from harness.matrix.layout_words import check_share
-from harness.matrix.logit_rules import logits_reason
+from harness.matrix.logit_rules import hidden_choice, logits_reason
 from harness.plan import cost
 from harness.plan.memo import Remembered
 from moe import families
@@ -79,6 +79,7 @@ class Judge:
     def _of_members(self, case: MoETestConfig) -> Reason | None:
         return (
             self._refusal(experts, case.experts, case)
+            or hidden_choice(case, _backend(case.experts))
             or self._refusal(interpreter_time, case.experts, case)
             or self._refusal(router, case.router, case)
             or self._refusal(activation, case.activation, case)
@@ -104,6 +105,10 @@ class Judge:
             name = LAYERS.row(case.layer).name
             text = f"{name}: exact inputs do not carry router logits; leave `exact` out"
             return Reason(code="exact_unsupported", text=text)
+        if case.roundup != 1:
+            name = LAYERS.row(case.layer).name
+            text = f"{name}: a whole layer pads its weights by itself; leave `roundup` out"
+            return Reason(code="roundup_unsupported", text=text)
         return self._refusal(layer, case.layer, case) or self._refusal(quant, case.quant, case)
 
     def _best(self, case: MoETestConfig) -> str:
@@ -126,6 +131,7 @@ class Judge:
     def _veto(self, case: MoETestConfig) -> Callable[[MemberSpec], Reason | None]:
         return lambda row: (
             self._refusal(experts, row.name, case)
+            or hidden_choice(case, row)
             or self._refusal(interpreter_time, row.name, case)
             or self._dispatch(row.name, case)
         )

@@ -85,7 +85,7 @@ _VLLM_DIVIDED = replace(_VLLM, scale="divided", amax_floor=1e-10)
 # Its fp8 sums stay in the short accumulator, except that a block's sum is added in float32.
 _VLLM_FP8 = replace(_VLLM, accumulation=_FP8_SHORT, aligned=_FP8_ALIGNED)
 # What a backend need not know of: it gets local ids, -1 for all others, and the size it works on.
-_LAYER_FEATURES = frozenset({"fused_shared"})
+_LAYER_FEATURES = frozenset({"fused_shared", "zero_experts", "expert_bias"})
 
 EXPERTS: Registry[MemberSpec] = Registry(
     "experts",
@@ -212,6 +212,7 @@ EXPERTS: Registry[MemberSpec] = Registry(
                 dtypes=ANY,
                 formats=ANY,
                 dequantizes=True,
+                layer_features=frozenset({"expert_bias"}),
                 activation_functions=ANY,
                 routers=frozenset({"softmax", "sigmoid"}),
                 routing_options=frozenset({"bias", "groups", "scale", "logits_dtype"}),

@@ -1,5 +1,8 @@
 """Compute experts by torch's grouped products: rows sorted by expert, one call per product.
 
+A bias is one more column of the weights, and a column of ones in the rows, so that it is part of
+the sum before its only rounding.
+
 They need rows of a multiple of 16 bytes, and leave the rows beyond the last group unwritten: rows
 without an expert on this rank are sorted there and are not read again. bf16 runs anywhere; fp8 with
 a scale for each token and each output channel on Hopper.
@@ -21,14 +24,17 @@ if TYPE_CHECKING:
     from moe.types import Activations, ExpertWeights, Routing
 
 
+_COLUMNS = 8  # a bias and zeros: grouped_mm needs rows of a multiple of 16 bytes
+
+
 class TorchGroupedExperts(Experts):
     """Compute all local experts with two grouped products, in bf16, without a device sync."""
 
     def prepare_weights(self, weights: ExpertWeights) -> None:
-        """Keep transposed views."""
+        """Keep transposed views; of weights with biases, joined to copies."""
         # [e, out, in] -> [e, in, out] as a view: grouped_mm accepts transposed strides.
-        self.w13 = weights.w13.contiguous().transpose(1, 2)
-        self.w2 = weights.w2.contiguous().transpose(1, 2)
+        self.w13 = _with_bias(weights.w13, weights.b13).transpose(1, 2)
+        self.w2 = _with_bias(weights.w2, weights.b2).transpose(1, 2)
 
     def apply(self, x: Activations, routing: Routing) -> Tensor:
         tokens, top_k = routing.topk_ids.shape
@@ -80,9 +86,28 @@ class TorchScaledGroupedExperts(TorchGroupedExperts):
 
 def _grouped_mm(x: Tensor, w: Tensor, ends: Tensor) -> Tensor:
     """Return the [R, out] products. x: [R, in] sorted by expert. w: [e, in, out]. ends: [e]."""
+    x = _with_ones(x, w)
     if hasattr(torch.nn.functional, "grouped_mm"):
         return torch.nn.functional.grouped_mm(x, w, offs=ends)
     return torch._grouped_mm(x, w, offs=ends)
+
+
+def _with_bias(w: Tensor, bias: Tensor | None) -> Tensor:
+    """Return w [e, O, I], with the bias [e, O] and zeros as _COLUMNS more columns."""
+    if bias is None:
+        return w.contiguous()
+    more = w.new_zeros((*w.shape[:2], _COLUMNS))
+    more[:, :, 0] = bias
+    return torch.cat([w, more], dim=2)
+
+
+def _with_ones(x: Tensor, w: Tensor) -> Tensor:
+    """Return x [R, I], with ones where w [e, I, O] has its bias, if it has one."""
+    if x.shape[1] == w.shape[1]:
+        return x
+    more = x.new_zeros((len(x), _COLUMNS))
+    more[:, 0] = 1
+    return torch.cat([x, more], dim=1)
 
 
 def scaled_grouped_mm(

@@ -31,7 +31,7 @@ class TorchLoopExperts(Experts):
             flat = torch.cat([rows * routing.topk_ids.shape[1] + slots for rows, slots in picked])
             h = self._intermediates(values, [rows for rows, _ in picked], flat)
             y = [
-                h[e] @ dequantize_weight(self.weights.down.expert(e)).T
+                added(h[e] @ dequantize_weight(self.weights.down.expert(e)).T, self.weights.b2, e)
                 for e in range(self.num_local)
             ]
             intermediates.keep("gemm2", torch.cat(y), rows=flat, copy=False)
@@ -49,7 +49,7 @@ class TorchLoopExperts(Experts):
         parts = []
         for e, rows in enumerate(picked):
             w13 = dequantize_weight(self.weights.gate_up.expert(e))  # one expert's copy at a time
-            parts.append(values[rows] @ w13.T)
+            parts.append(added(values[rows] @ w13.T, self.weights.b13, e))
         gate_up = torch.cat(parts)
         h = self.activate(gate_up)
         joined = self.quant.quantize_intermediate(h, self.weights.a2_scale)
@@ -58,3 +58,8 @@ class TorchLoopExperts(Experts):
         intermediates.keep("second", joined.codes, rows=flat)
         intermediates.keep("second_scale", joined.block_scale, rows=flat)
         return list(torch.split(dequantize_activations(joined), [len(rows) for rows in picked]))
+
+
+def added(product: Tensor, bias: Tensor | None, e: int) -> Tensor:
+    """Return the product [R, O] float32 of local expert e plus its bias. bias: [e, O], or None."""
+    return product if bias is None else product + bias[e].float()

@@ -37,7 +37,10 @@ class TorchMonolithicExperts(MonolithicExperts):
         total = torch.zeros(values.shape, dtype=torch.float32, device=values.device)
         for e, rows, h in zip(self.local, tokens, self._intermediates(values, tokens), strict=True):
             w2 = dequantize_weight(self.weights.down.expert(self.local.index(e)))
-            total[rows] += weights[rows, e, None] * (h @ w2.T)
+            y = h @ w2.T
+            if self.weights.b2 is not None:
+                y = y + self.weights.b2[self.local.index(e)].float()
+            total[rows] += weights[rows, e, None] * y
         out = guarded_buffers.empty(total.shape, dtype=self.dtype, device=total.device)
         return out.copy_(total)
 
@@ -52,7 +55,10 @@ class TorchMonolithicExperts(MonolithicExperts):
         h = []
         for e, rows in enumerate(tokens):
             w13 = dequantize_weight(self.weights.gate_up.expert(e))  # one expert's copy at a time
-            h.append(self.activate(values[rows] @ w13.T))
+            product = values[rows] @ w13.T
+            if self.weights.b13 is not None:
+                product = product + self.weights.b13[e].float()
+            h.append(self.activate(product))
         joined = self.quant.quantize_intermediate(torch.cat(h), self.weights.a2_scale)
         return list(torch.split(dequantize_activations(joined), [len(rows) for rows in tokens]))
 

@@ -58,10 +58,10 @@ class TritonExperts(Experts):
         w, ids = self.weights, routing.topk_ids
         block_m = block_rows(rows, self.layer_spec.num_experts, interpreted=INTERPRETED)
         aligned = align_tokens(ids, self.num_local, block_m)
-        gate_up = grouped_gemm(x, w.gate_up, aligned, rows=rows, dtype=self.dtype)
+        gate_up = grouped_gemm(x, w.gate_up, aligned, rows=rows, dtype=self.dtype, bias=w.b13)
         activation = activate(gate_up, ids, activation=self.layer_spec.activation)
         h = self._quantize(activation, ids)
-        y = grouped_gemm(h, w.down, aligned, rows=rows, dtype=self.dtype)
+        y = grouped_gemm(h, w.down, aligned, rows=rows, dtype=self.dtype, bias=w.b2)
         intermediates.keep("gemm1", gate_up, copy=False)
         intermediates.keep("activation", activation, copy=False)
         intermediates.keep("second", h.codes, copy=False)

@@ -52,11 +52,12 @@ class TritonBatchedExperts(BatchedExperts):
                 (experts, capacity, hidden), dtype=self.dtype, device=device
             )
         slots, counts = batches.slots, batches.counts
-        gate_up = batched_gemm(batches.x, self.weights.gate_up, counts, dtype=self.dtype)
+        w, dtype = self.weights, self.dtype
+        gate_up = batched_gemm(batches.x, w.gate_up, counts, dtype=dtype, bias=w.b13)
         batched = activate_batched(gate_up, counts, activation=self.layer_spec.activation)
         activation = batched.flatten(0, 1)
         h = self._quantize(activation, slots)
-        y = batched_gemm(_unflattened(h, experts), self.weights.down, counts, dtype=self.dtype)
+        y = batched_gemm(_unflattened(h, experts), w.down, counts, dtype=dtype, bias=w.b2)
         stages = {"gemm1": gate_up.flatten(0, 1), "activation": activation, "second": h.codes}
         stages |= {"gemm2": y.flatten(0, 1)}
         for name, value in stages.items():

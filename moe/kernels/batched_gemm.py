@@ -18,7 +18,7 @@ from moe import guarded_buffers
 from moe.errors import MoEError
 from moe.formats.quant_tensor import spread_scale
 from moe.kernels import rounding
-from moe.kernels.grouped_gemm import _dot, _tile, constants
+from moe.kernels.grouped_gemm import _dot, _tile, check_bias, constants, with_bias
 from moe.kernels.launch import INTERPRETED, launch
 from moe.kernels.scales import w_kind_of, x_kind_of
 from moe.kernels.tiles import Tile, block_rows
@@ -36,16 +36,18 @@ def batched_gemm(
     *,
     dtype: torch.dtype,
     tile: Tile | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """Return y [e, C, out]: y[e, r] = dequant(x[e, r]) @ dequant(w[e]).T for r < counts[e].
 
     x: [e, C, in] values or codes, with scales by row [e, C, groups] or one for all. w: [e, out, in]
     values or codes. counts: [e] int32. Other rows of y are not written. dtype: of y, the model
-    dtype or float32.
+    dtype or float32. bias: [e, out], added in float32 before y is rounded.
 
     Raises MoEError for shapes or formats that do not fit each other.
     """
     check_batched(x, w, counts)
+    check_bias(bias, w.codes)
     experts, capacity, inner = x.codes.shape
     device, out = x.codes.device, w.codes.shape[1]
     y = guarded_buffers.empty((experts, capacity, out), dtype=dtype, device=device)
@@ -58,7 +60,8 @@ def batched_gemm(
     grid = (triton.cdiv(out, tile.block_n), triton.cdiv(capacity, tile.block_m), experts)
     launch(
         *(_batched_gemm, grid, device, x.codes.contiguous(), w.codes.contiguous(), y),
-        *(x.scale, w.scale, counts.contiguous(), capacity, out, inner),
+        *(x.scale, w.scale, None if bias is None else bias.contiguous()),
+        *(counts.contiguous(), capacity, out, inner),
         **{k: v for k, v in constants(x.codes, w.codes, x_kind, w_kind, tile).items()
            if k != "GROUP_M"},
         num_warps=tile.num_warps,
@@ -98,7 +101,7 @@ def _by_row(x: QuantTensor) -> QuantTensor:
 
 @triton.jit
 def _batched_gemm(
-    x_ptr, w_ptr, y_ptr, x_scale_ptr, w_scale_ptr, counts_ptr, capacity, out, inner,
+    x_ptr, w_ptr, y_ptr, x_scale_ptr, w_scale_ptr, bias_ptr, counts_ptr, capacity, out, inner,
     X_SCALE: tl.constexpr, W_SCALE: tl.constexpr, INTEGER: tl.constexpr, PRECISE: tl.constexpr,
     EVEN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -115,6 +118,7 @@ def _batched_gemm(
         x_ptr, w_ptr, x_scale_ptr, w_scale_ptr, expert, row, used, column, out, inner,
         X_SCALE, W_SCALE, INTEGER, PRECISE, EVEN, BLOCK_M, BLOCK_N, BLOCK_K,
     )  # fmt: skip
+    result = with_bias(result, bias_ptr, expert, column, out)
     y = rounding.to_model_dtype(result, y_ptr.dtype.element_ty)
     live = used[:, None] & (column < out)[None, :]
     tl.store(y_ptr + row[:, None] * out + column[None, :], y, mask=live)
@@ -127,10 +131,12 @@ def batched_gemm_torch(
     *,
     dtype: torch.dtype,
     tile: Tile | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """Compute the result of `batched_gemm`, expert by expert, from dequantized float64 values."""
     del tile
     check_batched(x, w, counts)
+    check_bias(bias, w.codes)
     experts, capacity, _ = x.codes.shape
     out = (experts, capacity, w.codes.shape[1])
     y = guarded_buffers.empty(out, dtype=dtype, device=x.codes.device)
@@ -143,5 +149,6 @@ def batched_gemm_torch(
         )
     matrices = matrices if w.scale is None else matrices * spread_scale(w)
     for e, count in enumerate(counts.tolist()):
-        y[e, :count] = (values[e, :count] @ matrices[e].T).float().to(dtype)
+        total = values[e, :count] @ matrices[e].T
+        y[e, :count] = (total if bias is None else total + bias[e].double()).float().to(dtype)
     return y

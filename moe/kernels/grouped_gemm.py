@@ -43,17 +43,19 @@ def grouped_gemm(
     rows: int,
     dtype: torch.dtype,
     tile: Tile | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """Return y [rows, out]: y[r] = dequant(x[r // (rows / S)]) @ dequant(w[expert of r]).T.
 
     x: [S, in] values or codes; S = T for the first product (rows = T * k), T * k for the second.
     w: [e, out, in] values or codes. aligned: the rows of each expert; other rows are not written.
-    dtype: of y, the model dtype or float32.
+    dtype: of y, the model dtype or float32. bias: [e, out], added in float32 before y is rounded.
 
     Raises MoEError for shapes or formats that do not fit each other.
     """
     x_codes, w_codes = x.codes, w.codes
     _check(x, w, rows)
+    check_bias(bias, w_codes)
     y = guarded_buffers.empty((rows, w_codes.shape[1]), dtype=dtype, device=x_codes.device)
     if rows == 0 or w_codes.shape[0] == 0:
         return y
@@ -72,7 +74,8 @@ def grouped_gemm(
     device = x_codes.device
     launch(
         *(_grouped_gemm, (blocks * tiles,), device, x_codes.contiguous(), w_codes.contiguous(), y),
-        *(x.scale, w.scale, aligned.row_ids, aligned.block_expert, aligned.num_rows),
+        *(x.scale, w.scale, None if bias is None else bias.contiguous()),
+        *(aligned.row_ids, aligned.block_expert, aligned.num_rows),
         *(rows, rows // x_codes.shape[0], w_codes.shape[1], w_codes.shape[2]),
         **constants(x_codes, w_codes, x_kind, w_kind, tile),
         num_warps=tile.num_warps,
@@ -94,6 +97,15 @@ def constants(x: Tensor, w: Tensor, x_kind: str, w_kind: str, tile: Tile) -> dic
         "BLOCK_K": tile.block_k,
         "GROUP_M": tile.group_m,
     }
+
+
+def check_bias(bias: Tensor | None, w: Tensor) -> None:
+    """Raise MoEError unless the bias is None or [e, out] for w [e, out, in]."""
+    if bias is not None and bias.shape != w.shape[:2]:
+        raise MoEError(
+            f"bias is {list(bias.shape)}; weights {list(w.shape)} need one value for each of their "
+            f"rows: {list(w.shape[:2])}"
+        )
 
 
 def _check(x_tensor: QuantTensor, w_tensor: QuantTensor, rows: int) -> None:
@@ -137,8 +149,8 @@ def _product(x, w, total, INTEGER: tl.constexpr, PRECISE: tl.constexpr):
 
 @triton.jit(do_not_specialize=("rows", "slots"))
 def _grouped_gemm(
-    x_ptr, w_ptr, y_ptr, x_scale_ptr, w_scale_ptr, row_ids_ptr, block_expert_ptr, num_rows_ptr,
-    rows, slots, out, inner,
+    x_ptr, w_ptr, y_ptr, x_scale_ptr, w_scale_ptr, bias_ptr,
+    row_ids_ptr, block_expert_ptr, num_rows_ptr, rows, slots, out, inner,
     X_SCALE: tl.constexpr, W_SCALE: tl.constexpr, INTEGER: tl.constexpr, PRECISE: tl.constexpr,
     EVEN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     GROUP_M: tl.constexpr,
@@ -156,9 +168,19 @@ def _grouped_gemm(
         x_ptr, w_ptr, x_scale_ptr, w_scale_ptr, expert, source, real, column, out, inner,
         X_SCALE, W_SCALE, INTEGER, PRECISE, EVEN, BLOCK_M, BLOCK_N, BLOCK_K,
     )  # fmt: skip
+    result = with_bias(result, bias_ptr, expert, column, out)
     y = rounding.to_model_dtype(result, y_ptr.dtype.element_ty)
     live = real[:, None] & (column < out)[None, :]
     tl.store(y_ptr + row[:, None] * out + column[None, :], y, mask=live)
+
+
+@triton.jit
+def with_bias(result, bias_ptr, expert, column, out):
+    """Return the tile float32 [BLOCK_M, BLOCK_N] plus the bias of its columns, if there is one."""
+    if bias_ptr is not None:
+        bias = tl.load(bias_ptr + expert * out + column, mask=column < out, other=0.0)
+        result += bias.to(tl.float32)[None, :]
+    return result
 
 
 @triton.jit
@@ -234,18 +256,22 @@ def grouped_gemm_torch(
     rows: int,
     dtype: torch.dtype,
     tile: Tile | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """Compute the result of `grouped_gemm`, block by block, from dequantized float64 values."""
     del tile
     _check(x, w, rows)
+    check_bias(bias, w.codes)
     y = guarded_buffers.empty((rows, w.codes.shape[1]), dtype=dtype, device=x.codes.device)
     values = _values(x)
     for block, expert in enumerate(aligned.block_expert.tolist()):
         row = aligned.row_ids[block * aligned.block_m : (block + 1) * aligned.block_m].long()
         row = row[row < rows]
         if expert >= 0 and len(row):
-            matrix = _values(w.expert(expert))
-            y[row] = (values[row // (rows // x.codes.shape[0])] @ matrix.T).float().to(dtype)
+            total = values[row // (rows // x.codes.shape[0])] @ _values(w.expert(expert)).T
+            if bias is not None:
+                total = total + bias[expert].double()
+            y[row] = total.float().to(dtype)
     return y
 
 

@@ -35,6 +35,7 @@ class CheckpointMLP:
     columns in a byte. Scales per group of columns are [O, I/group], of the format's scale dtype,
     with zero points or a global scale [] if the format has them (see `moe.formats.quant_tensor`);
     gate and up have the same global scale.
+    gate_bias, up_bias: [N], and down_bias: [K], in the layer's dtype; None without biases.
     """
 
     gate: Tensor
@@ -48,6 +49,9 @@ class CheckpointMLP:
     down_zero: Tensor | None = None
     gate_up_global: Tensor | None = None
     down_global: Tensor | None = None
+    gate_bias: Tensor | None = None
+    up_bias: Tensor | None = None
+    down_bias: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

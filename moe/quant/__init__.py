@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from moe.formats import FORMATS
 from moe.registry import Registry
-from moe.spec import ANY, MemberSpec, Needs, Scheme
+from moe.spec import ANY, BLOCK, MemberSpec, Needs, Scheme
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +18,7 @@ class QuantSpec(MemberSpec):
     """
 
     scheme: Scheme
+    pads: bool = False  # whether it pads weights to the sizes that an experts backend needs
     needs: Needs = field(default_factory=lambda: Needs(dtypes=ANY, formats=ANY))
 
     @property
@@ -54,6 +55,8 @@ def _one_byte(weights: str, activations: str, target: str, suffix: str = "") -> 
         name=weights + suffix,
         target=f"moe.quant.{target}",
         scheme=Scheme(weights=weights, activations=activations, weight_bytes=1),
+        # Shards end at the edges of 128x128 blocks anyway.
+        pads=FORMATS[weights].block != (BLOCK, BLOCK),
     )
 
 
@@ -93,6 +96,7 @@ QUANT: Registry[QuantSpec] = Registry(
             name="none",
             target="moe.quant.none:NoQuant",
             scheme=Scheme(weights="model", activations="model"),
+            pads=True,
         ),
         # Named by the weights' granularity, then by the activations' where it is not the usual one:
         # `static` and `dynamic` are one scale for all tokens, `token` is one for each.

@@ -15,6 +15,8 @@ from moe.formats.quant_tensor import dequantize
 from moe.kernels import quantize
 from moe.kernels.launch import runs_kernels
 from moe.kernels.quantize_weights import moe_quantize_weights, moe_quantize_weights_torch
+from moe.quant.padding import pad_weights
+from moe.roundup import rounded_up
 from moe.types import ExpertWeights
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
     from moe.formats.format import Format
     from moe.formats.quant_tensor import QuantTensor
+    from moe.needs import Needs
+    from moe.spec import LayerSpec
     from moe.types import Activations
 
 
@@ -50,6 +54,23 @@ class QuantMethod(ABC):
         """
         return self.quantize_input(h, a2_scale)
 
+    def maybe_roundup_sizes(
+        self, layer_spec: LayerSpec, needs: Needs, features: frozenset[str]
+    ) -> LayerSpec:
+        """Return the layer with the padded sizes of its weights; itself if nothing is padded.
+
+        needs: of the experts row. features: of the platform.
+        """
+        return rounded_up(layer_spec, needs, features)
+
+    def pad(self, weights: ExpertWeights, hidden: int, shard: int) -> ExpertWeights:
+        """Return a rank's shard with zeros up to these sizes; gate and up are each padded.
+
+        Raises MoEError for a block of scales that reaches from gate into up, which zeros between
+        them would tear apart, and for zero points of a partly padded block.
+        """
+        return pad_weights(weights, hidden, shard)
+
     def shard(self, weights: ExpertWeights, columns: range, intermediate: int) -> ExpertWeights:
         """Return the part of `weights` for these intermediate columns, of gate and of any up.
 
@@ -63,6 +84,7 @@ class QuantMethod(ABC):
             w13=_rows_of(weights.w13, columns, intermediate),
             w2=weights.w2[:, :, codes.start : codes.stop].contiguous(),
             **_shard_blocks(weights, columns, intermediate),
+            **_shard_biases(weights, columns, intermediate),
         )
 
 
@@ -71,6 +93,20 @@ def _rows_of(t: Tensor, columns: range, intermediate: int) -> Tensor:
     part = slice(columns.start, columns.stop)
     halves = [_bytes(half[:, part]) for half in torch.split(t, intermediate, dim=1)]
     return torch.cat(halves, dim=1).view(t.dtype).contiguous()
+
+
+def _shard_biases(
+    weights: ExpertWeights, columns: range, intermediate: int
+) -> dict[str, Tensor | None]:
+    """Return the biases of a shard by name: b2 on the rank that holds the first column only."""
+    b13, b2 = weights.b13, weights.b2
+    if b13 is None or b2 is None:
+        return {}
+    is_first = columns.start == 0
+    return {
+        "b13": _rows_of(b13, columns, intermediate),
+        "b2": b2 if is_first else torch.zeros_like(b2),
+    }
 
 
 def _bytes(t: Tensor) -> Tensor:

@@ -117,7 +117,9 @@ class Emulation:
             "second",
             numerics,
             places,
-            lambda: self._products(self._quantized(self._intermediate(numerics), numerics), 1),
+            lambda: self._products(
+                self._quantized(self._intermediate(numerics), numerics), 1, numerics
+            ),
         )
 
     def _quantized(self, h: Tensor, numerics: Numerics) -> Tensor:
@@ -157,19 +159,29 @@ class Emulation:
         if fmt.grid != "model":
             scale = formats.activation_scale(rows, fmt, self._inputs.a1_scale, numerics)
             rows = formats.quantize(rows, scale, fmt).values
-        return self._products(rows, 0)
+        return self._products(rows, 0, numerics)
 
-    def _products(self, rows: Tensor, matrix: int) -> Tensor:
+    def _products(self, rows: Tensor, matrix: int, numerics: Numerics) -> Tensor:
         """Return each row [R, I] times its expert's first or second matrix (0, 1), [R, O]."""
         ids = self._inputs.topk_ids.reshape(-1)
         products = torch.empty(0)
         for e in range(self._reference.layer_spec.num_experts):
             w = self._reference.weights(e)[matrix]
+            biases = self._reference.biases(e)
             if e == 0:
                 products = rows.new_empty(len(rows), len(w))
             chosen = ids == e
-            products[chosen] = (rows[chosen].double() @ w.double().T).float()
+            sums = rows[chosen].double() @ w.double().T
+            if biases is not None:
+                sums = sums + self._bias(biases[matrix], matrix, numerics, chosen)
+            products[chosen] = sums.float()
         return products
+
+    def _bias(self, bias: Tensor, matrix: int, numerics: Numerics, chosen: Tensor) -> Tensor:
+        """Return the bias of these rows; b2 is weighted like the outputs that it is added to."""
+        if matrix == 0 or numerics.weight_on != "intermediate":
+            return bias.double()
+        return self._weights(numerics).reshape(-1, 1)[chosen].double() * bias.double()
 
     def _weights(self, numerics: Numerics) -> Tensor:
         """Return the router weights [T, k] in the dtype that the numerics state."""

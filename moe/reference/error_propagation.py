@@ -134,13 +134,15 @@ def rounded(x: Noisy, place: str | None, model: str) -> Noisy:
     return x.settled(value, step, formats.tie_of(x.value, value, model))
 
 
-def first_product(x: Tensor, w13: Tensor, numerics: Numerics) -> Noisy:
+def first_product(x: Tensor, w13: Tensor, numerics: Numerics, bias: Tensor | None = None) -> Noisy:
     """Return x [R, K] @ w13 [2N, K].T, unrounded, with the noise of its sums.
 
-    It is relative to the root of the sum of squares of the terms.
+    It is relative to the root of the sum of squares of the terms. bias: [2N], one more term.
     """
     gate_up = x @ w13.T
     lengths = x.square().sum(dim=1, keepdim=True) * w13.square().sum(dim=1)
+    if bias is not None:
+        gate_up, lengths = gate_up + bias, lengths + bias.square()
     variance = gathered(numerics, x.shape[1]) * lengths / x.shape[1]
     zeros = torch.zeros_like(gate_up)
     return Noisy(value=gate_up, variance=variance, jumps=zeros, doubt=zeros)

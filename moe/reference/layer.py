@@ -25,7 +25,7 @@ from moe.reference.pairs import largest_input, pairs_of, weighted_input
 from moe.reference.result import Answer, Sums, empty_sums, record_parts
 from moe.reference.scale_error import Scale, dynamic_scale, largest_of, quantize_noisy
 from moe.reference.shared_experts import SHARED, SharedTruth, gate_factor
-from moe.reference.total import answer_of
+from moe.reference.total import answer_of, passed_through
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,7 +42,8 @@ class BaselineSiluAndMul:
     """y = sum over k of weight * down(f(gate(x)) * up(x)), plus the shared experts.
 
     expert(e) returns (w13 [2N, K], w2 [K, N]) in the model dtype, neither sharded nor quantized;
-    ids from num_experts on are fused shared experts. shared: the same for the shared experts as one
+    ids from num_experts on are fused shared experts. biases(e) returns (b13 [2N], b2 [K]) of its
+    products. shared: the same for the shared experts as one
     wide MLP, or None. shared_gate: [1, K], or None.
     """
 
@@ -57,11 +58,13 @@ class BaselineSiluAndMul:
         values: Callable[[int], tuple[Tensor, Tensor]] | None = None,
         shared_numerics: Numerics = SHARED,
         shared_gate: Tensor | None = None,
+        biases: Callable[[int], tuple[Tensor, Tensor]] | None = None,
     ) -> None:
         """Store the layer.
 
         numerics: with every place stated. values: returns cached results of `weights`; None:
-        compute them. Raises ValueError for numerics that leave a place unstated.
+        compute them. biases: None if the layer has none. Raises ValueError for numerics that leave
+        a place unstated.
         """
         if numerics.unstated:
             raise ValueError(
@@ -76,6 +79,7 @@ class BaselineSiluAndMul:
         self._shared = shared
         self._shared_gate = shared_gate
         self._values = values
+        self._biases = biases
         self.weight_format = FORMATS[layer_spec.scheme.weights]
         self.act_format = FORMATS[layer_spec.scheme.activations]
         self.activation = activation_of(layer_spec.activation)
@@ -117,7 +121,10 @@ class BaselineSiluAndMul:
             h = self.quantize_intermediate(h, None if second is None else second.of(ranks))
             self._add_shards(sums, of_expert, h)
         shared = None if self.shared is None else self.shared(x)
-        answer = answer_of(sums, x, shared, self.numerics, self.layer_spec)
+        passed = None
+        if self.layer_spec.zero_experts:
+            passed = passed_through(x, topk_ids, topk_weights, self.layer_spec.num_experts)
+        answer = answer_of(sums, x, shared, self.numerics, self.layer_spec, passed)
         return dataclasses.replace(answer, tensor_scales=(first, second))
 
     def _pairs(self, topk_ids: Tensor, topk_weights: Tensor) -> list[Pairs]:
@@ -138,6 +145,7 @@ class BaselineSiluAndMul:
             values=self._values,
             shared_numerics=self.shared_numerics,
             shared_gate=self._shared_gate,
+            biases=self._biases,
         )
 
     def with_numerics(self: B, numerics: Numerics) -> B:
@@ -168,6 +176,13 @@ class BaselineSiluAndMul:
         if self._shared_gate is None:
             return x.new_ones((1, 1), dtype=self.dtype)
         return gate_factor(x.to(self.dtype), self._shared_gate)
+
+    def biases(self, e: int) -> tuple[Tensor, Tensor] | None:
+        """Return expert e's b13 [2N] and b2 [K], or None if the layer has no biases."""
+        if self._biases is None:
+            return None
+        b13, b2 = self._biases(e)
+        return b13.to(self.dtype), b2.to(self.dtype)
 
     def _first_scale(
         self, x: Tensor, pairs: Sequence[Pairs], a1_scale: Tensor | None
@@ -242,7 +257,9 @@ class BaselineSiluAndMul:
         if self.numerics.weight_on == "input":
             weighted = weighted_input(inputs, pairs, self.numerics, self._model)
             rows = self.quantize_input(weighted, scale)
-        product = first_product(rows, self.weights(pairs.e)[0], self.numerics)
+        biases = self.biases(pairs.e)
+        bias = None if biases is None else biases[0]
+        product = first_product(rows, self.weights(pairs.e)[0], self.numerics, bias)
         if products is not None:
             products[pairs.e] = product
         return product
@@ -271,9 +288,15 @@ class BaselineSiluAndMul:
         ranks, columns = holders(self.layer_spec, pairs.e)
         w2 = by_rank(self.weights(pairs.e)[1], columns)  # [w, K, c]
         y = h.value @ w2.transpose(1, 2)
+        if (biases := self.biases(pairs.e)) is not None:
+            y[0] += self._second_bias(biases[1], pairs)  # of the ranks that share an expert, one
         is_weighted = self.numerics.weight_on != "output"
         record_parts(sums, pairs, ranks, y / pairs.divisor if is_weighted else y)
         weight = torch.ones_like(pairs.weight) if is_weighted else pairs.weight
         sums.partial[ranks].index_add_(1, pairs.rows, weight[:, None] * y)
         term = Term(rows=pairs.rows, weight=weight, h=h, w2=w2, y=y)
         add_noise(sums, term, self.numerics, self.layer_spec)
+
+    def _second_bias(self, b2: Tensor, pairs: Pairs) -> Tensor:
+        """Return b2 [K] as it is added to the output, times the router weight if that has it."""
+        return b2 * pairs.weight[:, None] if self.numerics.weight_on == "intermediate" else b2

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from moe.reference.error_propagation import rounding_variance
 from moe.reference.output_noise import sum_roundings, weight_error
 from moe.reference.result import Answer
 
@@ -19,17 +20,25 @@ if TYPE_CHECKING:
 
 
 def answer_of(
-    sums: Sums, x: Tensor, shared: SharedPart | None, numerics: Numerics, layer_spec: LayerSpec
+    sums: Sums,
+    x: Tensor,
+    shared: SharedPart | None,
+    numerics: Numerics,
+    layer_spec: LayerSpec,
+    passed: Tensor | None = None,
 ) -> Answer:
     """Return the sum over the ranks and the shared experts, with the roundings of these sums.
 
-    x: [T, K], the layer's input.
+    x: [T, K], the layer's input. passed: [T, K] what zero experts add last, or None.
     """
     out, variance, flips, along = sums.partial.sum(dim=0), sums.variance, sums.flips, sums.along
     if shared is not None:
         out, variance = out + shared.out, variance + shared.variance
         flips, along = flips + shared.flips, along + shared.along
     variance = variance + sum_roundings(sums.partial, out, numerics, layer_spec, shared is not None)
+    if passed is not None:
+        out = out + passed
+        variance = variance + rounding_variance(out, layer_spec.dtype).sum(dim=1)
     unsure, along_unsure = weight_error(sums.unsure, out)
     return Answer(
         out=out,
@@ -41,3 +50,15 @@ def answer_of(
         parts=sums.parts,
         shared=None if shared is None else shared.out,
     )
+
+
+def passed_through(x: Tensor, topk_ids: Tensor, weights: Tensor, first: int) -> Tensor:
+    """Return [T, K], each token x [T, K] times its weights of zero experts, the ids from `first`.
+
+    topk_ids, weights: [T, k].
+    """
+    total = x.new_zeros(len(x), 1)
+    for slot in range(topk_ids.shape[1]):
+        is_zero = topk_ids[:, slot] >= first
+        total[is_zero, 0] += weights[is_zero, slot].to(x.dtype)
+    return total * x

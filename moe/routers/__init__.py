@@ -13,11 +13,19 @@ from moe.routers.sigmoid.spec import SIGMOID
 from moe.routers.softmax.spec import SOFTMAX
 from moe.routers.softplus_sqrt.spec import SOFTPLUS_SQRT
 from moe.routers.topk_softmax.spec import TOPK_SOFTMAX
+from moe.routers.triton.spec import TRITON_ROUTERS
+from moe.routers.triton_kernels.spec import TRITON_KERNELS
 from moe.routers.vllm_softmax.spec import VLLM_SOFTMAX
 
 if TYPE_CHECKING:
     from moe.routers.base import RouterSpec
 
 ROUTERS: Registry[RouterSpec] = Registry(
-    "routers", (SOFTMAX, SIGMOID, TOPK_SOFTMAX, SOFTPLUS_SQRT, VLLM_SOFTMAX)
+    "routers",
+    (
+        *(SOFTMAX, SIGMOID, TOPK_SOFTMAX, SOFTPLUS_SQRT),
+        *TRITON_ROUTERS,
+        VLLM_SOFTMAX,
+        TRITON_KERNELS,
+    ),
 )

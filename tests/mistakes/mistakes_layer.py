@@ -1,6 +1,10 @@
-"""Mistakes around the routed experts: shared experts that are gated, quantized or fused."""
+"""Mistakes around the routed experts: shared experts of each kind, and zero experts."""
 
 from __future__ import annotations
+
+import dataclasses
+
+import torch
 
 from harness.fixtures import layer_weights
 from moe import layer
@@ -28,7 +32,7 @@ def gate_of_fused_shared_experts_ignored(patch):
     ungated(patch, FusedShared)
 
 
-@mistake("fused shared experts", "vLLM #51632", "shared_missing", **FUSED, **EP)
+@mistake("fused shared experts", "vLLM #51632", "shared_missing", "expert_dropped", **FUSED, **EP)
 def fused_shared_experts_not_in_the_expert_map(patch):
     def without(real, layer_spec, rank, device):
         local = real(layer_spec, rank, device)
@@ -67,3 +71,47 @@ def shared_experts_not_quantized(patch):
         return real(*where, quant=plain, **kw)
 
     around(patch, layer_weights, "shard_shared", unquantized)
+
+
+ZERO = {"zero_experts": 3, "top_k": 3}
+
+
+@mistake("zero experts", "vLLM #49087", "zero_experts_missing", **ZERO)
+def zero_experts_dropped(patch):
+    around(patch, layer, "with_zero_experts", lambda real, out, *_: out)
+
+
+@mistake("zero experts", NO_REPORT, "zero_experts_unweighted", **ZERO)
+def zero_experts_without_their_weight(patch):
+    def unweighted(real, out, x, routing, first):
+        ones = torch.ones_like(routing.topk_weights)
+        return real(out, x, dataclasses.replace(routing, topk_weights=ones), first)
+
+    around(patch, layer, "with_zero_experts", unweighted)
+
+
+@mistake("zero experts", NO_REPORT, "zero_experts_weighted_twice", **ZERO)
+def zero_experts_scaled_twice(patch):
+    def twice(real, out, x, routing, first):
+        squares = routing.topk_weights.square()
+        return real(out, x, dataclasses.replace(routing, topk_weights=squares), first)
+
+    around(patch, layer, "with_zero_experts", twice)
+
+
+@mistake("zero experts", NO_REPORT, "zero_experts_once_per_rank", tp_size=2, **ZERO)
+def zero_experts_added_on_each_tp_rank(patch):
+    def summed(real, out, x, routing, first):
+        return real(real(out, x, routing, first), x, routing, first)
+
+    around(patch, layer, "with_zero_experts", summed)
+
+
+@mistake("zero experts", NO_REPORT, "zero_experts_as_first", **ZERO)
+def zero_experts_taken_for_expert_0(patch):
+    def first_for_all(real, ids, expert_map):
+        local = real(ids, expert_map)
+        return torch.where(ids >= len(expert_map), 0, local)
+
+    around(patch, layer, "to_local_ids", first_for_all)
+    around(patch, layer, "with_zero_experts", lambda real, out, *_: out)

@@ -303,3 +303,42 @@ def test_experts_whose_output_has_another_shape_are_named(monkeypatch, spoiled, 
     assert str(error.value) == (
         f"TorchLoopExperts.apply returned {says}; it must return [T, K] = [3, 64]"
     )
+
+
+# --- biases of experts
+
+
+def biased_spec(**fields) -> LayerSpec:
+    plain = {"m": 4, "hidden": 16, "intermediate": 8, "num_experts": 2, "top_k": 1}
+    return LayerSpec(**{**plain, "expert_bias": True, **fields})
+
+
+@pytest.mark.parametrize(("activation", "rows"), [("silu", 16), ("silu_no_mul", 8)])
+def test_biases_are_sharded_as_rows_and_the_second_one_is_kept_once(activation, rows):
+    spec = biased_spec(activation=activation, layout=Layout(tp_size=2))
+    w13, w2 = torch.randn(2, rows, 16).bfloat16(), torch.randn(2, 16, 8).bfloat16()
+    b13, b2 = torch.randn(2, rows).bfloat16(), torch.randn(2, 16).bfloat16()
+    quant = QUANT.load("none")()
+    parts = [layer.shard_weights(spec, rank, quant, w13, w2, (b13, b2)) for rank in (0, 1)]
+    halves = [torch.cat([h[:, 4 * r : 4 * r + 4] for h in b13.split(8, dim=1)], 1) for r in (0, 1)]
+    for part, half in zip(parts, halves, strict=True):
+        assert torch.equal(part.b13, half)
+        assert part.w13.shape[:2] == part.b13.shape
+    assert torch.equal(parts[0].b2 + parts[1].b2, b2), "the sum over ranks has it once"
+
+
+@pytest.mark.parametrize(
+    ("expert_bias", "shapes", "text"),
+    [
+        (True, None, "expert_bias is True, but biases are None"),
+        (False, ((2, 16), (2, 16)), "expert_bias is False, but biases are given"),
+        (True, ((2, 8), (2, 16)), r"b13 is \[2, 8\]; it must have one value for each row"),
+        (True, ((2, 16), (2, 8)), r"b2 is \[2, 8\]; it must have one value for each row"),
+    ],
+)
+def test_biases_that_do_not_fit_the_layer_are_named(expert_bias, shapes, text):
+    biases = None if shapes is None else tuple(torch.zeros(s) for s in shapes)
+    w13, w2 = torch.randn(2, 16, 16), torch.randn(2, 16, 8)
+    spec = biased_spec(expert_bias=expert_bias)
+    with pytest.raises(MoEError, match=text):
+        layer.shard_weights(spec, 0, QUANT.load("none")(), w13, w2, biases)

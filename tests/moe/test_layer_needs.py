@@ -33,6 +33,11 @@ def refusal(**fields):
             "without zero_experts",
         ),
         (
+            {"zero_experts": 2, "top_k": 1, "weights_input": True},
+            "zero_experts_unsupported",
+            "weighted once; leave weights_input out",
+        ),
+        (
             {"shared_experts": 1, "shared_width": 3, "layout": Layout(tp_size=4)},
             "empty_shard",
             "3 columns of shared experts over 4 ranks leave a rank empty",

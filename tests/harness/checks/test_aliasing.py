@@ -68,4 +68,6 @@ def test_outputs_that_lie_between_each_other_share_nothing():
 
 
 def called(given, number):
-    return SimpleNamespace(returned=given, number=number, output=SimpleNamespace(out=given.clone()))
+    tokens = SimpleNamespace(is_undefined=None)
+    output = SimpleNamespace(out=given.clone())
+    return SimpleNamespace(returned=given, number=number, output=output, tokens=tokens)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+import torch
 
 from harness.checks import routing
 from tests.harness.checks.observed import observation, with_output
@@ -36,6 +37,45 @@ def test_wrong_weights_of_the_second_call_are_named_with_it():
     (finding,) = routing.findings(with_routing(seen, 1, topk_weights=weights))
     assert finding.call == 1
     assert finding.text.startswith("second call with 3 tokens: routing: ")
+
+
+def nan_rows(**changes):
+    """An observation whose row 1 holds a NaN, with its routing changed there."""
+    seen = observation(logits="nan")
+    first = seen.calls[0]
+    routing_ = first.routed.routing
+    for name, value in changes.items():
+        changed = getattr(routing_, name).clone()
+        changed[1] = torch.tensor(value, dtype=changed.dtype)
+        routing_ = dataclasses.replace(routing_, **{name: changed})
+    call = dataclasses.replace(first, routed=dataclasses.replace(first.routed, routing=routing_))
+    return dataclasses.replace(seen, calls=[call, *seen.calls[1:]])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"topk_ids": [-1, -1], "topk_weights": [0.0, 0.0]},
+        {"topk_ids": [3, 1], "topk_weights": [float("nan"), 0.5]},
+    ],
+)
+def test_a_nan_that_shows_or_a_token_that_is_sent_nowhere_is_no_finding(changes):
+    assert routing.findings(nan_rows(**changes)) == ()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"topk_weights": [0.5, 0.5]},
+        {"topk_ids": [2, 2]},
+        {"topk_ids": [0, 4]},
+        {"topk_ids": [-1, 0]},
+    ],
+)
+def test_a_nan_that_is_hidden_is_named_with_its_token(changes):
+    (finding,) = routing.findings(nan_rows(**changes))
+    assert finding.text.startswith("routing: 1 tokens whose logits hold a NaN hide it, first token")
 
 
 @pytest.mark.parametrize("change", [{"router": "sigmoid"}, {"renormalize": False}])

@@ -62,7 +62,7 @@ def test_outputs_are_compared_across_the_axes_that_say_so(name: str) -> None:
 def test_layouts_members_tokens_and_call_modes_are_those_that_agree() -> None:
     assert {axis.name for axis in AXES.values() if axis.outputs_agree} == {
         *("m", "tokens", "experts", "all2all"),
-        *("dp_size", "tp_size", "use_ep", "sequence_parallel", "call"),
+        *("dp_size", "tp_size", "use_ep", "sequence_parallel", "call", "roundup"),
         "shared_fused",
     }
 
@@ -72,6 +72,8 @@ def test_no_field_is_drawn_twice_or_never() -> None:
     assert [name for name in AXES if name not in strategies.TOGETHER] == [
         "shared_experts",
         "renormalize",
+        "expert_bias",
+        "roundup",
         "call",
     ]
 

@@ -9,7 +9,6 @@ from moe.errors import MoEError
 
 CODES = {
     *("router_unsupported", "activation_unsupported", "quant_unsupported", "latent_unsupported"),
-    "expert_bias_unsupported",
 }
 
 
@@ -31,15 +30,15 @@ def test_the_codes_are_those_that_are_promised():
 
 
 def test_the_first_word_gives_the_code_and_all_words_the_text():
-    reason = missing_reason(joined(["act_relu2", "expert_bias"]))
+    reason = missing_reason(joined(["act_relu2", "latent"]))
     assert reason.code == "activation_unsupported"
     assert reason.text == (
         "no case can say yet: the activation function is relu2, which is no row of "
-        "moe.activations; experts add biases to their products"
+        "moe.activations; experts work on a projection of the hidden states to another size"
     )
 
 
-@pytest.mark.parametrize("value", ["router", "act_", "router_bias.x", "router_bias..latent", "_"])
+@pytest.mark.parametrize("value", ["router", "act_", "latent.x", "latent..shared_gate", "_"])
 def test_an_unknown_word_is_an_error_that_lists_the_known(value):
-    with pytest.raises(MoEError, match=r"no feature is called '.*known: router_bias, .*act_NAME"):
+    with pytest.raises(MoEError, match=r"no feature is called '.*known: router_groups, .*act_NAME"):
         missing_reason(value)

@@ -3,7 +3,10 @@
 import pytest
 
 from harness.matrix.case import LOGITS, MoETestConfig
-from harness.matrix.logit_rules import WITH_GATE, WITH_OPTIONS, logits_reason
+from harness.matrix.logit_rules import WITH_GATE, WITH_OPTIONS, hidden_choice, logits_reason
+from harness.plan.machine import planned_for
+from harness.plan.refusals import Judge
+from moe.experts import EXPERTS
 
 PLAIN = MoETestConfig(m=4, n=64, k=64, num_experts=8, top_k=2, experts="torch_loop")
 
@@ -29,6 +32,15 @@ def test_a_layer_that_hides_its_choice_is_given_a_clear_one(name, fields):
     reason = logits_reason(PLAIN.replace(logits=name, **fields))
     assert (reason is None) == (name in WITH_GATE)
     assert reason is None or reason.code == "logits_unsupported"
+
+
+@pytest.mark.parametrize("name", LOGITS)
+def test_a_backend_that_routes_by_itself_is_given_a_clear_choice(name):
+    case = PLAIN.replace(logits=name, experts="torch_monolithic")
+    reason = hidden_choice(case, EXPERTS.row("torch_monolithic"))
+    assert (reason is None) == (name in WITH_GATE)
+    assert hidden_choice(case, EXPERTS.row("torch_loop")) is None
+    assert (Judge(planned_for("cpu"))(case)[1] is None) == (name in WITH_GATE)
 
 
 def test_exact_inputs_have_no_gate():

@@ -71,13 +71,12 @@ def test_everything_that_a_case_can_say_is_said():
         ({}, []),
         ({"router": RouterFacts(groups=4, chosen_groups=4)}, []),  # all groups: no choice
         ({"router": RouterFacts(groups=4, chosen_groups=2)}, ["router_groups"]),
-        ({"router": RouterFacts(bias=True, scale=2.5)}, ["router_bias", "router_scale"]),
-        ({"router": RouterFacts(weights_input=True)}, ["weights_input"]),
+        ({"router": RouterFacts(groups=4, chosen_groups=2, bias=True, scale=2.5)}, []),
+        ({"router": RouterFacts(weights_input=True)}, []),
         ({"router": RouterFacts(scoring="cosine")}, ["scoring_cosine"]),
         ({"activation": "cubed", "gated": False}, ["act_cubed_no_mul"]),
-        ({"expert_bias": True, "latent": 16}, ["expert_bias", "latent"]),
         ({"quant": "fp8_block"}, []),
-        ({"quant": "mxfp4"}, ["quant_mxfp4"]),
+        ({"quant": "other4"}, ["quant_other4"]),
     ],
 )
 def test_what_no_case_says_is_named_in_the_case(fields, words):
@@ -85,6 +84,22 @@ def test_what_no_case_says_is_named_in_the_case(fields, words):
     (case,) = points_of(facts(**fields), layouts=ONE, tokens=(1,))
     assert case.missing == (".".join(words) or "nothing")
     assert MoETestConfig.from_id(case.id) == case
+
+
+ROUTED = RouterFacts(scoring="sigmoid", bias=True, groups=4, chosen_groups=2, scale=2.5)
+
+
+def test_the_router_s_options_are_those_of_the_case():
+    (case,) = points_of(facts(router=ROUTED), layouts=ONE, tokens=(1,))
+    assert case.id.endswith("-router:sigmoid-bias-groups:4-chosen_groups:2-scale:2.5")
+    weighing = facts(top_k=1, router=RouterFacts(weights_input=True))
+    assert points_of(weighing, layouts=ONE, tokens=(1,))[0].weights_input
+
+
+def test_a_share_that_has_not_the_model_s_groups_has_none():
+    told = ids(facts(router=ROUTED), "ep:4/2,ep:8/1")
+    assert ["groups" in one for one in told] == [True, False]
+    assert all("-bias" in one for one in told)
 
 
 @pytest.mark.parametrize(
@@ -98,6 +113,11 @@ def test_what_no_case_says_is_named_in_the_case(fields, words):
 def test_an_activation_without_a_gate_has_a_row_of_its_own(fields, row):
     (case,) = points_of(facts(**fields), layouts=ONE, tokens=(1,))
     assert (case.activation, case.missing) == (row, "nothing")
+
+
+def test_biases_are_those_of_a_case():
+    (case,) = points_of(facts(expert_bias=True), layouts=ONE, tokens=(1,))
+    assert (case.expert_bias, case.missing) == (True, "nothing")
 
 
 def test_a_method_that_is_asked_for_replaces_the_checkpoints():

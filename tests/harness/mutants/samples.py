@@ -36,7 +36,7 @@ def scene(one: MoETestConfig, rank: int = 0, number: int = 0) -> Scene:
     made = layer_weights.of_case(one, dataclasses.replace(ALONE, caches={}))
     plain = Scheme(weights="model", activations="model")
     spec = dataclasses.replace(one.layer_spec, scheme=plain, shared_scheme=plain)
-    weights = {"shared": made.shared, "shared_gate": made.shared_gate}
+    weights = {"shared": made.shared, "shared_gate": made.shared_gate, "biases": made.biases}
     ideal = BaselineSiluAndMul(spec, IDEAL, made.expert, **weights)
     numerics = numerics_of(one, "cpu").alternatives[0]
     reference = BaselineSiluAndMul(one.layer_spec, numerics, made.expert, **weights)

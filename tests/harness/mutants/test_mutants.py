@@ -25,8 +25,15 @@ def test_the_battery_holds_what_was_promised():
     assert [h.name for h in HYPOTHESES if h.battery] == [
         *("zeros", "halved", "doubled", "negated", "rolled", "swapped", "row_zeroed"),
         *("last_block_zeroed", "expert_dropped", "expert_from_neighbour", "shared_missing"),
-        *("shared_twice", "shared_gate_ignored", "weights_ignored", "weights_twice"),
+        *(
+            "shared_twice",
+            "shared_gate_ignored",
+            "zero_experts_missing",
+            "weights_ignored",
+            "weights_twice",
+        ),
         *("rank_missing", "rank_twice", "scale_shifted", "gate_up_swapped", "limit_missing"),
+        *("first_bias_missing", "second_bias_missing", "second_bias_on_each_rank"),
     ]
 
 
@@ -87,7 +94,14 @@ PLACES["bias_in_weights"] = case(router="sigmoid", router_bias=True)
 PLACES["renormalised_over_all"] = case(router="sigmoid")
 
 
+ZERO = case(top_k=3, zero_experts=3, tp_size=2)
+PLACES |= {h.name: ZERO for h in HYPOTHESES if h.family == "zero_experts"}
+
+
 PLACES["silu"] = case(activation="gelu_tanh")
+PLACES |= dict.fromkeys(
+    [h.name for h in HYPOTHESES if h.family == "biases"], case(expert_bias=True, tp_size=2)
+)
 PLACES |= dict.fromkeys(
     (
         *("limit_missing", "gate_limit_missing", "up_limit_missing"),
@@ -122,8 +136,8 @@ def test_each_mistake_changes_the_output(name):
     assert apart(out, here.answer.out[: len(out)]) > 1e-3
 
 
-# These two depend on which rows there are.
-BY_ROWS = ("overflow_to_nan", "expert_from_neighbour")
+# These depend on which rows there are.
+BY_ROWS = ("overflow_to_nan", "expert_from_neighbour", "expert_without_biases")
 
 
 @pytest.mark.parametrize("name", [h.name for h in HYPOTHESES if h.costly and h.name not in BY_ROWS])

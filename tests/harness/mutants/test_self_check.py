@@ -40,7 +40,7 @@ def test_every_wrong_answer_that_can_exist_is_caught(quant, layout):
     assert set(words) == NAMES
     not_here = {"rank_missing", "rank_twice"} if not layout else set()
     not_here |= {"scale_shifted"} if quant == "none" else set()
-    not_here |= {"shared_gate_ignored", "limit_missing"}
+    not_here |= {"shared_gate_ignored", "zero_experts_missing", "limit_missing"}
     assert {name for name, word in words.items() if word != CAUGHT} == not_here
 
 

@@ -57,7 +57,7 @@ def test_equal_values_of_the_deciding_axes_are_always_refused(platform):
         assert (refused and refused[0]) == (reason and reason.code)
         if refused is not None:
             codes[refused[0]] += 1
-            assert len(refused[1]) <= 12, (case.id, refused)  # searches would take very long
+            assert refused[1] != ALL, (case.id, refused)  # searches would take very long
             kept = {name: getattr(case, name) for name in refused[1]}
             for _ in range(8):
                 assert plain(draw(rng).replace(**kept))[1] is not None, (case.id, refused)
@@ -69,7 +69,10 @@ def test_few_axes_decide():
     case = PLAIN.replace(experts="torch_grouped", dtype="f32")
     assert judge.refused(case) == ("dtype_unsupported", {"experts", "dtype"})
     case = PLAIN.replace(num_experts=1)
-    assert judge.refused(case) == ("top_k_exceeds_experts", {"top_k", "num_experts"})
+    code, axes = judge.refused(case)
+    assert code == "top_k_exceeds_experts"
+    assert {"top_k", "num_experts"} <= axes
+    assert len(axes) <= 4
     assert judge.refused(PLAIN) is None
 
 

@@ -6,7 +6,7 @@ import torch
 from moe import guarded_buffers
 from moe.errors import MoEError
 from moe.experts import EXPERTS, torch_grouped
-from moe.experts.torch_grouped import _by_expert
+from moe.experts.torch_grouped import _by_expert, _grouped_mm, _with_bias
 from moe.platforms import platform
 from moe.quant import QUANT
 from moe.spec import Numerics, experts_refusal
@@ -104,6 +104,21 @@ def test_padding_rows_may_hold_anything(device):
     dirty = _run(layer_spec, quant, weights, x, routing)
     others = torch.arange(layer_spec.m) != 3
     assert same(clean[others], dirty[others])
+
+
+def test_a_bias_is_a_column_of_the_sum_before_its_rounding():
+    w = torch.randn(2, 6, 16).bfloat16()
+    bias = torch.randn(2, 6).bfloat16()
+    joined = _with_bias(w, bias)
+    assert joined.shape == (2, 6, 24), "rows stay a multiple of 16 bytes"
+    x = torch.randn(5, 16).bfloat16()
+    ends = torch.tensor([3, 5], dtype=torch.int32)
+    got = _grouped_mm(x, joined.transpose(1, 2), ends)
+    exact = torch.cat([x[:3].double() @ w[0].double().T, x[3:].double() @ w[1].double().T])
+    exact[:3] += bias[0].double()
+    exact[3:] += bias[1].double()
+    assert float((got.double() - exact).abs().max() / exact.abs().max()) < 2.0**-8
+    assert _with_bias(w, None).data_ptr() == w.data_ptr()
 
 
 # --- fp8: the product itself runs on Hopper only; on a CPU an equivalent stands in for it

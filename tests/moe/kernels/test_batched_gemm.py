@@ -117,3 +117,17 @@ def test_operands_that_do_not_fit_are_named(change, text):
     for function in (batched_gemm, batched_gemm_torch):
         with pytest.raises(MoEError, match=text):
             function(x, w, given["counts"], dtype=torch.float32)
+
+
+def test_the_bias_of_the_expert_is_added_before_the_only_rounding(kernel_device):
+    x, w, counts = operands("bf16", None, (None, None), kernel_device)
+    bias = torch.randn(w.codes.shape[:2], device=kernel_device).bfloat16()
+    got = batched_gemm(x, w, counts, dtype=torch.float32, bias=bias)
+    plain = batched_gemm(x, w, counts, dtype=torch.float32)
+    twin = batched_gemm_torch(x, w, counts, dtype=torch.float32, bias=bias)
+    _, used = used_rows(counts.device)
+    assert relative_rms(got[used], twin[used]) < 1e-6
+    wanted = (plain + bias[:, None].float())[used]
+    assert relative_rms(got[used], wanted) < 1e-6
+    with pytest.raises(MoEError, match="need one value for each of their rows"):
+        batched_gemm(x, w, counts, dtype=torch.float32, bias=bias[:, 1:])

@@ -166,3 +166,19 @@ def test_formats_that_do_not_go_together_are_named(kernel_device):
         _call(x, w, x_scale=torch.ones(3))
     with pytest.raises(MoEError, match=r"scales of shape \(2, 3\) of \(2, 64, 128\) codes"):
         _call(x, w, w_scale=torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_bias_of_the_expert_is_added_before_the_only_rounding(dtype, kernel_device):
+    bias = torch.randn(_E, _N, device=kernel_device).to(dtype)
+    x, w = torch.randn(11, _K).bfloat16(), _weights(torch.bfloat16)
+    got, wanted = _both(x, w, kernel_device, bias=bias, dtype=dtype)
+    plain, _ = _both(x, w, kernel_device, dtype=dtype)
+    assert relative_rms(got, wanted) < (2e-3 if dtype is torch.bfloat16 else 1e-6)
+    assert relative_rms(plain, wanted) > 0.1
+
+
+def test_a_bias_of_another_shape_is_named(kernel_device):
+    bias = torch.zeros(_E, _N + 1, device=kernel_device)
+    with pytest.raises(MoEError, match=r"bias is \[3, 201\]; weights \[3, 200, 256\] need one"):
+        _both(torch.randn(11, _K), _weights(torch.float32), kernel_device, bias=bias)

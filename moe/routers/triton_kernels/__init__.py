@@ -1,0 +1,1 @@
+"""Route by `topk` of the package triton_kernels."""

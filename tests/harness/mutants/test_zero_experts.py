@@ -1,0 +1,76 @@
+"""Zero experts left out, weighted wrongly, added once per rank, or computed as an expert."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from harness.mutants import FEW, named
+from harness.mutants.recompute import redo
+from tests.harness.mutants.real_layer import SAME
+from tests.harness.mutants.samples import apart, assert_no_mistake, case, scene
+
+ZERO = case(top_k=3, zero_experts=3)
+
+
+def by_hand(here, weigh):
+    """[r, K]: each token times what `weigh` makes of its weights of ids from 4 on."""
+    rows = []
+    for x, ids, weights in zip(here.x.float(), here.topk_ids, here.topk_weights, strict=True):
+        pairs = zip(ids.tolist(), weights.tolist(), strict=True)
+        rows.append(x * sum(weigh(w) for e, w in pairs if e >= 4))
+    return torch.stack(rows)
+
+
+def test_the_scene_has_zero_experts_and_others():
+    here = scene(ZERO)
+    is_zero = here.topk_ids >= 4
+    assert bool(is_zero.any())
+    assert bool((~is_zero).any())
+    assert torch.equal(here.expert_ids[is_zero], torch.full_like(here.topk_ids[is_zero], -1))
+
+
+@pytest.mark.parametrize(
+    ("name", "weigh"),
+    [
+        ("zero_experts_missing", lambda w: 0.0),
+        ("zero_experts_unweighted", lambda w: 1.0),
+        ("zero_experts_weighted_twice", lambda w: w * w),
+    ],
+)
+def test_the_token_is_added_by_another_weight(name, weigh):
+    here = scene(ZERO)
+    routed = here.answer.out - by_hand(here, lambda w: w)
+    assert apart(named(name).compute(here), routed + by_hand(here, weigh)) < SAME
+
+
+def test_added_before_the_all_reduce_they_count_once_per_rank():
+    here = scene(ZERO.replace(tp_size=2))
+    wanted = here.answer.out + by_hand(here, lambda w: w)
+    assert apart(named("zero_experts_once_per_rank").compute(here), wanted) < SAME
+
+
+def test_their_slots_may_be_computed_with_the_first_expert():
+    here = scene(ZERO)
+    few = here.first(FEW)
+    ids = torch.where(few.topk_ids >= 4, 0, few.topk_ids)
+    wanted = redo(here, ids=ids) - by_hand(few, lambda w: w)
+    assert apart(named("zero_experts_as_first").compute(here), wanted) < SAME
+
+
+def test_the_sum_of_the_parts_is_the_answer():
+    here = scene(ZERO)
+    assert apart(here.total(), here.answer.out) < SAME
+    assert apart(redo(here), here.answer.out[:FEW]) < SAME
+
+
+@pytest.mark.parametrize(
+    ("name", "one", "why"),
+    [
+        ("zero_experts_missing", case(), "no zero experts"),
+        ("zero_experts_once_per_rank", ZERO, "no other rank holds the same tokens"),
+        ("zero_experts_as_first", case(), "no zero experts"),
+    ],
+)
+def test_where_there_is_no_mistake(name, one, why):
+    assert_no_mistake(name, one, why)
