@@ -27,6 +27,7 @@ from tests.mistakes import (
     mistakes_scales,
     mistakes_values,
     mistakes_weights,
+    mistakes_widths,
 )
 from tests.mistakes.mistake import MISTAKES, around
 
@@ -48,7 +49,8 @@ FAMILIES = (
     mistakes_kernels,
     mistakes_activations,
     mistakes_layer,
-    mistakes_weights,  # last: a mistake's number is the seed of its case
+    mistakes_weights,
+    mistakes_widths,  # last: a mistake's number is the seed of its case
 )
 
 
