@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, cast
 from harness.errors import UsageError
 from harness.matrix.case import AXES
 from harness.matrix.features import missing_reason
-from harness.matrix.logit_rules import logits_reason
+from harness.matrix.logit_rules import hidden_choice, logits_reason, unjudged_choice
 from harness.plan import refusals
 from harness.plan.memo import axes_read
 from harness.plan.refusals import Judge
 from moe.errors import MoEError
+from moe.experts import EXPERTS
+from moe.layers import OWN
 from moe.oracle import AUTO
 
 if TYPE_CHECKING:
@@ -47,8 +49,18 @@ def _missing(case: MoETestConfig) -> Reason | None:
     return missing_reason(case.missing)
 
 
+def _hidden(case: MoETestConfig) -> Reason | None:
+    row = None if case.experts in (AUTO, OWN) else EXPERTS.row(case.experts)
+    return row and hidden_choice(case, row)
+
+
 # Rules that the judge applies to every case itself, not to its layer: what they read decides.
-RULES: tuple[Callable[[MoETestConfig], Reason | None], ...] = (_missing, logits_reason)
+RULES: tuple[Callable[[MoETestConfig], Reason | None], ...] = (
+    _missing,
+    logits_reason,
+    unjudged_choice,
+    _hidden,
+)
 
 
 class _Reader:
