@@ -50,8 +50,8 @@ def _missing(case: MoETestConfig) -> Reason | None:
 
 
 def _hidden(case: MoETestConfig) -> Reason | None:
-    row = None if case.experts in (AUTO, OWN) else EXPERTS.row(case.experts)
-    return row and hidden_choice(case, row)
+    is_named = case.experts not in (AUTO, OWN)
+    return hidden_choice(case, EXPERTS.row(case.experts)) if is_named else None
 
 
 # Rules that the judge applies to every case itself, not to its layer: what they read decides.
