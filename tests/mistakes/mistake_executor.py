@@ -51,11 +51,8 @@ FAMILIES = (
     mistakes_activations,
     mistakes_layer,
     mistakes_weights,
-<<<<<<< HEAD
+    mistakes_widths,
     mistakes_weighing,  # last: a mistake's number is the seed of its case
-=======
-    mistakes_widths,  # last: a mistake's number is the seed of its case
->>>>>>> w10-int
 )
 
 
