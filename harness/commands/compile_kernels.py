@@ -78,8 +78,7 @@ def compile_matrix(args: argparse.Namespace) -> int:
     """Compile, print a table, and return the exit code: 1 if a kernel fails."""
     began = time.monotonic()
     names = args.platform or DEFAULT_CHIPS
-    points = _points(args)
-    ids = {PLATFORMS.row(name).arch: ids_for(points, name) for name in names}
+    ids = {PLATFORMS.row(name).arch: ids_for(_points(args, name), name) for name in names}
     if not any(ids.values()):
         raise NothingSelected("no case of these suites launches a Triton kernel of this project")
     limits = {PLATFORMS.row(name).arch: platform(name).shared_bytes or 0 for name in names}
@@ -95,13 +94,14 @@ def compile_matrix(args: argparse.Namespace) -> int:
     return ExitCode.FAILED if failures else ExitCode.PASSED
 
 
-def _points(args: argparse.Namespace) -> tuple[MoETestConfig, ...]:
-    """Return the points of the named suites, or of every suite of the file."""
+def _points(args: argparse.Namespace, platform_name: str) -> tuple[MoETestConfig, ...]:
+    """Return the points of the named suites, or of every suite of the file, for a platform."""
     from harness.matrix.load import find, load
 
     suites = args.suite or load(find(args.config)).suites
-    points = (p for name in suites for p in selection.of_suite(name, args.config).points)
-    return tuple(dict.fromkeys(points))
+    planned = machine.planned_for(platform_name)
+    selections = (selection.of_suite(name, args.config, planned) for name in suites)
+    return tuple(dict.fromkeys(p for selected in selections for p in selected.points))
 
 
 def ids_for(points: Iterable[MoETestConfig], platform_name: str) -> list[str]:
