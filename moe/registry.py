@@ -15,7 +15,7 @@ from moe.errors import MoEError, UnknownMemberError
 from moe.spec import MemberSpec, resolve
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 R = TypeVar("R", bound=MemberSpec)
 
@@ -23,10 +23,17 @@ R = TypeVar("R", bound=MemberSpec)
 class Registry(Generic[R]):
     """Hold an immutable table of rows, in order of preference."""
 
-    def __init__(self, family: str, rows: tuple[R, ...]) -> None:
-        """Hold `rows`. family: its name in messages and entry points."""
+    def __init__(
+        self, family: str, rows: tuple[R, ...], aliases: Mapping[str, str] | None = None
+    ) -> None:
+        """Hold `rows`. family: its name in messages and entry points.
+
+        aliases: other names -> the name of a row. They are read wherever a name is, and never
+        written.
+        """
         self.family = family
         self._own = rows
+        self._aliases = dict(aliases or {})
         self._rows: dict[str, R] | None = None
 
     @property
@@ -55,14 +62,19 @@ class Registry(Generic[R]):
     def __iter__(self) -> Iterator[R]:
         return iter(self.rows.values())
 
+    def canonical(self, name: str) -> str:
+        """Return the name of the row that `name` is an alias of; any other name as it is."""
+        return name if name in self.rows else self._aliases.get(name, name)
+
     def row(self, name: str) -> R:
-        """Return the row called `name`, or the attribute `row` of a class `"module:Class"`.
+        """Return the row of this name or alias, or the attribute `row` of a class `"module:Class"`.
 
         Raises UnknownMemberError for an unknown name, and MoEError for a class that cannot be
         imported or has no `row`.
         """
         if ":" in name:
             return self._carried(name)
+        name = self.canonical(name)
         if name not in self.rows:
             raise UnknownMemberError(self.family, name, self.rows)
         return self.rows[name]

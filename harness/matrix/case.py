@@ -273,6 +273,8 @@ class MoETestConfig:
         errors = [text for text in texts if text is not None]
         if errors:
             raise CaseError("; ".join(errors))
+        for name in _QUANT_AXES:  # an alias is read, and its row's name is written
+            object.__setattr__(self, name, QUANT.canonical(getattr(self, name)))
 
     @cached_property
     def id(self) -> str:
@@ -397,4 +399,5 @@ def short_name(case_id: str) -> str:
 AXES = axes_of(MoETestConfig)
 FILE_KEYS = file_keys(AXES)
 TOKEN_COUNTS = AXES["tokens"].choices
+_QUANT_AXES = tuple(axis.name for axis in AXES.values() if axis.family == "quant")
 _BY_TOKEN = {axis.token: axis for axis in AXES.values()}

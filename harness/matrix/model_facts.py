@@ -7,7 +7,16 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
+
+from moe.quant import QUANT
 
 Size = Annotated[int, Field(ge=1)]
 Word = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_]*$")]  # part of a case id
@@ -52,6 +61,11 @@ class ModelFacts(_Facts):
     latent: Size | None = Field(None, description="size that the experts' input is projected to")
     quant: Word = Field("none", description="of the checkpoint: a row of moe.quant, or a name")
     dtype: Dtype = "bf16"
+
+    @field_validator("quant")
+    @classmethod
+    def _canonical(cls, name: str) -> str:
+        return QUANT.canonical(name)
 
     @model_validator(mode="after")
     def _fits(self) -> ModelFacts:

@@ -362,6 +362,18 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
         w2_shard_of_next_rank="w2 is the next rank's shard, w13 is right",
         w2_shard_of_rank_before="w2 is the shard of the rank before, w13 is right",
     ),
+    # packed codes, zero points, exponents and global scales of weights
+    *_costly(
+        "packed_codes",
+        nibbles_swapped="the two codes of each byte have changed places",
+        words_in_awq_order="GPTQ's words of eight codes were read in AWQ's order",
+        words_out_of_awq_order="AWQ's words of eight codes were read in order",
+        zero_points_ignored="the zero points of the weights were not subtracted",
+        zero_points_one_too_low="the zero points of the weights are one too low",
+        exponents_one_too_high="the exponents of the weights' scales are one too high",
+        exponents_one_too_low="the exponents of the weights' scales are one too low",
+        global_scales_missing="the weights' global scales were not divided by",
+    ),
     # scales of other experts or rows
     *_costly(
         "scale_scopes",

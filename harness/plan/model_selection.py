@@ -121,7 +121,8 @@ def parse_quants(text: str | None) -> tuple[str, ...]:
 
     Raises UnknownMemberError for a name that moe.quant lacks.
     """
-    names = tuple(dict.fromkeys(item.strip() for item in text.split(","))) if text else ()
+    items = (QUANT.canonical(item.strip()) for item in text.split(",")) if text else ()
+    names = tuple(dict.fromkeys(items))
     if text is not None and "" in (names or ("",)):
         raise UsageError(f"--quant {text!r}: give names of methods, such as none,fp8_block")
     for name in names:

@@ -125,4 +125,5 @@ QUANT: Registry[QuantSpec] = Registry(
         _four_bit("nvfp4", ("nvfp4", "nvfp4_static"), "nvfp4:Nvfp4"),
         _four_bit("nvfp4_dynamic", ("nvfp4", "nvfp4_dynamic"), "nvfp4:Nvfp4Dynamic"),
     ),
+    aliases={"modelopt_fp8": "fp8_tensor", "modelopt_fp4": "nvfp4"},
 )

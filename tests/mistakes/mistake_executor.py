@@ -26,6 +26,8 @@ from tests.mistakes import (
     mistakes_routing,
     mistakes_scales,
     mistakes_values,
+    mistakes_weights,
+    mistakes_widths,
 )
 from tests.mistakes.mistake import MISTAKES, around
 
@@ -46,7 +48,9 @@ FAMILIES = (
     mistakes_functions,
     mistakes_kernels,
     mistakes_activations,
-    mistakes_layer,  # last: a mistake's number is the seed of its case
+    mistakes_layer,
+    mistakes_weights,
+    mistakes_widths,  # last: a mistake's number is the seed of its case
 )
 
 

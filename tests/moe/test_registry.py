@@ -106,3 +106,19 @@ def test_two_rows_of_one_name_are_refused(monkeypatch):
 def test_rows_cannot_be_changed_from_outside(table):
     table.rows.clear()
     assert list(table.rows) == ["first", "second"]
+
+
+def test_an_alias_stands_for_a_row_and_a_row_of_that_name_comes_first():
+    row = MemberSpec(name="plain", target="json:loads")
+    table = Registry("quant", (row,), aliases={"other": "plain", "gone": "nowhere"})
+    assert table.row("other") is row
+    assert [table.canonical(name) for name in ("other", "plain", "odd")] == [
+        "plain",
+        "plain",
+        "odd",
+    ]
+    with pytest.raises(UnknownMemberError, match="no quant is called 'nowhere'"):
+        table.row("gone")
+    named = MemberSpec(name="other", target="json:loads")
+    assert Registry("quant", (row, named), aliases={"other": "plain"}).row("other") is named
+    assert set(table.rows) == {"plain"}, "an alias is no member"

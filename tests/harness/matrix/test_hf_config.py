@@ -256,6 +256,21 @@ def test_a_field_changes_its_fact(read, fields, fact, value):
 
 
 @pytest.mark.parametrize(
+    ("fields", "activation"),
+    [
+        ({}, "swiglu_clamped"),
+        ({"swiglu_limit": None}, "swiglu_clamped"),
+        ({"swiglu_alpha": 1.702}, "swiglu_clamped"),
+        ({"swiglu_limit": 9.0}, "swiglu_clamped_limit_9"),
+        ({"swiglu_alpha": 1.5}, "swiglu_clamped_alpha_1_5_limit_7"),
+    ],
+)
+def test_other_parameters_than_the_row_s_are_another_activation(read, fields, activation):
+    """So the layer is refused, and not tested with a limit that it does not have."""
+    assert read({**CONFIGS["gpt-oss-20b"], **fields}).activation == activation
+
+
+@pytest.mark.parametrize(
     ("fields", "text"),
     [
         ({"num_local_experts": None}, "has no experts (none of num_experts, num_local_experts,"),

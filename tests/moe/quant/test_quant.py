@@ -10,6 +10,7 @@ from moe.quant.base import dequantize_activations, dequantize_weight
 from moe.spec import Needs, Scheme
 
 METHODS = tuple(QUANT.rows)
+ONE_BYTE = ("e4m3", "e4m3fnuz", "int8")  # grids
 
 
 def method(name):
@@ -157,3 +158,34 @@ def test_a_method_makes_the_formats_that_it_names(row):
     sides = [side for side in weights.block or () if side is not None and side > 1]
     assert row.block == max(sides, default=None)
     assert row.static == activations.static
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize(
+    "name", [row.name for row in QUANT.built_in if FORMATS[row.scheme.weights].grid in ONE_BYTE]
+)
+def test_a_shard_is_the_same_before_and_after_where_blocks_fit(name, ranks):
+    """Quantizing gate, up and down of a shard alone gives the codes and scales of that shard.
+
+    A scale of columns that are split is the exception: it is that of the whole, as in checkpoints.
+    """
+    torch.manual_seed(4)
+    n, k = 512, 128
+    w13, w2 = torch.randn(2, 2 * n, k).bfloat16(), torch.randn(2, k, n).bfloat16()
+    method, fmt = QUANT.load(name)(), FORMATS[QUANT.row(name).scheme.weights]
+    down, across = fmt.block
+    whole = method.quantize_weights(w13, w2)
+    for columns in (chunk(n, ranks, r) for r in range(ranks)):
+        part = method.shard(whole, columns, n)
+        rows = [*columns, *(n + c for c in columns)]
+        alone = method.quantize_weights(w13[:, rows], w2[:, :, list(columns)])
+        if down is not None:
+            assert torch.equal(part.w13.view(torch.uint8), alone.w13.view(torch.uint8))
+            assert torch.equal(part.w13_scale, alone.w13_scale)
+        else:
+            assert torch.equal(part.w13_scale, whole.w13_scale)
+        if across is not None:
+            assert torch.equal(part.w2.view(torch.uint8), alone.w2.view(torch.uint8))
+            assert torch.equal(part.w2_scale, alone.w2_scale)
+        else:
+            assert torch.equal(part.w2_scale, whole.w2_scale)
