@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 GROUP = "moe.checks"
 TARGETS = (
+    "harness.checks.router_output:CHECK",
     "harness.checks.routing:CHECK",
     "harness.checks.output_dtype:CHECK",
     "harness.checks.memory:CHECK",

@@ -10,6 +10,7 @@ from harness.fixtures.routing_truth import routing_truth
 from harness.fixtures.undefined_rows import defined_rows
 from harness.record.result import Finding
 from moe.reference.routing import fused_errors
+from moe.routers import ROUTERS
 
 if TYPE_CHECKING:
     from harness.fixtures.layer_call import Call, Routed
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 def findings(observation: Observation) -> tuple[Finding, ...]:
     """Check each call's ids and weights against its logits."""
     subject = observation.subject
+    if not ROUTERS.row(subject.case.router).is_judged:
+        return ()
     truth = routing_truth(subject.case, observation.context.device)
     return tuple(
         Finding(check=CHECK.name, call=call.number, text=call_prefix(call) + text)

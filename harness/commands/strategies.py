@@ -26,14 +26,14 @@ from moe.layers import COMPOSED, LAYERS, OWN, OwnLayerSpec, layout_words
 from moe.layout import Layout
 from moe.quant import QUANT
 from moe.routers import ROUTERS
-from moe.spec import DTYPE_BYTES
+from moe.spec import DTYPE_BYTES, MONOLITHIC
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from harness.matrix.axis import Axis
     from harness.plan.machine import Machine
-    from moe.spec import MemberSpec, Platform
+    from moe.spec import MemberSpec
 
 WORLDS = (1, 2, 3, 4, 8)
 SIZES = AXES["n"].simpler_values
@@ -160,7 +160,7 @@ def configs(draw: Callable[[Any], Any], space: Space) -> MoETestConfig:
     if isinstance(row, OwnLayerSpec):  # whose hidden states carry logits
         return sized
     is_exact = draw(st.sampled_from(_EXACT)) and is_bitwise(exact)
-    case = _with_families(space.machine.platform, row, exact if is_exact else sized)
+    case = _with_families(space.machine, row, exact if is_exact else sized)
     return _with_features(space.machine, case)
 
 
@@ -181,13 +181,32 @@ def _with_features(machine: Machine, case: MoETestConfig) -> MoETestConfig:
     return case
 
 
-def _with_families(platform: Platform, row: MemberSpec, case: MoETestConfig) -> MoETestConfig:
+def _with_families(machine: Machine, row: MemberSpec, case: MoETestConfig) -> MoETestConfig:
     """Return the case with a router and an activation picked by its seed: no draw shifts others."""
     pick = random.Random(case.seed)  # noqa: S311  # no secret
-    served = [router.name for router in ROUTERS if router.needs.are_met_by(platform)]
+    served = [router.name for router in ROUTERS if router.needs.are_met_by(machine.platform)]
     router = pick.choice([MoETestConfig.router, *served])
     changed = case.replace(activation=pick.choice(_activations(row)), router=router)
-    return changed if changed.exact == is_bitwise(changed) else case
+    optional = changed.replace(**_routing_options(pick, changed))
+    for drawn in dict.fromkeys((optional, changed)):
+        is_sure = drawn == changed and row.kind != MONOLITHIC  # plans take time
+        if drawn.exact == is_bitwise(drawn) and (is_sure or runs(drawn, machine)):
+            return drawn
+    return case
+
+
+def _routing_options(pick: random.Random, case: MoETestConfig) -> dict[str, Any]:
+    """Return at most one of the ways in which routing or its inputs may be special."""
+    groups = {"router_groups": 2, "chosen_groups": 1} if case.num_experts % 2 == 0 else {}
+    ways: list[dict[str, Any]] = [
+        {"router_bias": True, "router_scale": 2.5, **groups},
+        {"router_scale": 2.0},
+        {"logits": pick.choice(AXES["logits"].choices)},
+        {"padding": pick.choice(AXES["padding"].choices)},
+        {"gate": True, "logits_dtype": "f32"},
+        {"weights_input": True},
+    ]
+    return pick.choice([{}, {}, {}, *ways])
 
 
 # Fields whose values must fit each other, the machine or the backend: `configs` draws them.

@@ -36,6 +36,10 @@ def _of_method(quant: Fields, method: str) -> str:
         return _compressed(quant)
     algorithm = quant.word("quant_algo")
     bits = quant.whole("bits")
+    if method in ("gptq", "awq"):
+        return _integers(quant, method, bits)
+    if algorithm == "NVFP4":
+        return "nvfp4"
     return _as_word("_".join(str(part) for part in (method, algorithm, bits) if part))
 
 
@@ -50,13 +54,46 @@ def _fp8(quant: Fields) -> str:
     return _as_word(f"fp8_block_{'x'.join(map(str, block))}{'_static' if static else ''}")
 
 
+def _integers(quant: Fields, method: str, bits: int | None) -> str:
+    """Return the row for integer weights in groups; a scale per row (-1) has none."""
+    size = quant.values.get("group_size")
+    group = None if size == -1 else quant.whole("group_size", "q_group_size")
+    is_awq, is_symmetric = method == "awq", quant.flag("sym") is not False
+    has_zeros = quant.flag("zero_point") is not False if is_awq else not is_symmetric
+    name = _of_groups(bits, group, has_zeros=has_zeros)
+    return name or _as_word("_".join(str(part) for part in (method, bits) if part))
+
+
+def _of_groups(bits: int | None, group: int | None, *, has_zeros: bool) -> str | None:
+    """Return the row of moe.quant for integer weights, or None if it has none."""
+    if bits not in (4, 8) or group not in (32, 64, 128):
+        return None
+    return f"int{bits}_{'zp_' if has_zeros else ''}g{group}"
+
+
+def _known(group: dict[str, Any], weights: dict[str, Any]) -> str | None:
+    """Return the row of moe.quant for a group of compressed-tensors, or None."""
+    bits, kind, strategy = (weights.get(name) for name in ("num_bits", "type", "strategy"))
+    activations, size = group.get("input_activations"), weights.get("group_size")
+    if kind == "int" and strategy == "group" and activations is None:
+        return _of_groups(bits, size, has_zeros=not weights.get("symmetric", True))
+    if kind == "float" and bits == 4 and strategy == "tensor_group" and size == 16:
+        return "nvfp4" if activations is not None else None
+    if kind == "float" and bits == 4 and strategy == "group" and size == 32:
+        return "mxfp4" if activations is None else None
+    return None
+
+
 def _compressed(quant: Fields) -> str:
-    """Return a name such as compressed_tensors_int4 for the first group's weights."""
+    """Return a row, or a name such as compressed_tensors_int4 for the first group's weights."""
     groups = quant.section("config_groups") or {}
     first: Any = next(iter(groups.values()), None)
     weights = first.get("weights") if isinstance(first, dict) else None
     if not isinstance(weights, dict):
         return "compressed_tensors"
+    known = _known(first, weights)
+    if known is not None:
+        return known
     kind, bits = weights.get("type"), weights.get("num_bits")
     strategy = weights.get("strategy")
     parts = [part for part in (f"{kind}{bits}", strategy) if isinstance(part, str)]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from moe.formats import FORMATS
 from moe.layers import COMPOSED
 from moe.quant import QUANT
+from moe.routers import ROUTERS
 from moe.spec import MONOLITHIC, Reason
 
 if TYPE_CHECKING:
@@ -36,6 +37,20 @@ def hidden_choice(case: MoETestConfig, row: MemberSpec) -> Reason | None:
         return None
     text = f"{row.name} hides its choice, and logits:{case.logits} leave it in doubt"
     return Reason(code="logits_unsupported", text=text)
+
+
+def unjudged_choice(case: MoETestConfig) -> Reason | None:
+    """Return why a router without a reference cannot serve the case, or None."""
+    if ":" not in case.router or ROUTERS.row(case.router).is_judged:
+        return None
+    hidden = case.layer != COMPOSED
+    if not (hidden or case.exact or _has_shared_scale(case)):
+        return None
+    text = (
+        f"{case.router} is a function whose choice nobody else knows: no exact mode, no scale over "
+        "the tokens of all ranks and no layer of its own; give it a `row` with a truth"
+    )
+    return Reason(code="router_unjudged", text=text)
 
 
 def _text(case: MoETestConfig) -> str | None:

@@ -162,6 +162,8 @@ def _scale(scene: Scene) -> float:
 
 def _weights(scene: Scene, **changes: Any) -> Tensor:
     """Return [r, k], the weights of a routing method that differs in these fields."""
+    if not ROUTERS.row(scene.case.router).is_judged:
+        raise NotApplicable("the router has no reference")
     truth = routing_truth(scene.case, scene.logits.device)
     changed = dataclasses.replace(truth, method=dataclasses.replace(truth.method, **changes))
     return changed.weights(scene.logits, _chosen(scene))

@@ -12,7 +12,7 @@ from harness.matrix.case import MoETestConfig
 from harness.matrix.exactness import exact_refusal
 from harness.matrix.features import missing_reason
 from harness.matrix.layout_words import check_share
-from harness.matrix.logit_rules import hidden_choice, logits_reason
+from harness.matrix.logit_rules import hidden_choice, logits_reason, unjudged_choice
 from harness.plan import cost
 from harness.plan.memo import Remembered
 from moe import families
@@ -52,6 +52,7 @@ class Judge:
         reason = (
             missing_reason(case.missing)
             or logits_reason(case)
+            or unjudged_choice(case)
             or self._refusal(possible, "", case)
             or self._refusal(unbroken_blocks, case.quant, case)
             or (self._refusal(exact_formats, case.quant, case) if case.exact else None)

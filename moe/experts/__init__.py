@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from moe import released, released_vllm
+from moe import released, released_kernels, released_vllm
 from moe.formats.int4.spec import ROWS as INT4
 from moe.formats.int8.spec import WEIGHT_ONLY as INT8
 from moe.registry import Registry
@@ -87,6 +87,12 @@ _VLLM_FP8 = replace(_VLLM, accumulation=_FP8_SHORT, aligned=_FP8_ALIGNED)
 # What a backend need not know of: it gets local ids, -1 for all others, and the size it works on.
 _LAYER_FEATURES = frozenset({"fused_shared", "zero_experts", "expert_bias"})
 
+_TRTLLM = Needs(
+    features=frozenset({"cuda", "sm100"}),
+    formats=frozenset({("model", "model"), ("fp8_block", "fp8_group")}),
+    hidden_multiple=128,
+    shard_multiple=128,
+)
 EXPERTS: Registry[MemberSpec] = Registry(
     "experts",
     (
@@ -252,6 +258,50 @@ EXPERTS: Registry[MemberSpec] = Registry(
             ),
             numerics=replace(_EVERY_STEP, weighted="model"),
             deterministic=True,
+        ),
+        # Released packages for chips and in versions that nobody has run here: what they round is
+        # not stated.
+        MemberSpec(
+            name="flashinfer_trtllm",
+            target="moe.experts.flashinfer_trtllm:FlashInferTrtllmExperts",
+            kind=MONOLITHIC,
+            needs=replace(
+                _TRTLLM,
+                routers=frozenset({"softmax", "sigmoid"}),
+                routing_options=frozenset({"bias", "groups", "scale"}),
+                packages=(released_kernels.TRTLLM,),
+                probe="moe.released_kernels:method_exists",
+            ),
+        ),
+        MemberSpec(
+            name="flashinfer_trtllm_routed",
+            target="moe.experts.flashinfer_trtllm:FlashInferTrtllmRoutedExperts",
+            needs=replace(_TRTLLM, packages=(released_kernels.TRTLLM_ROUTED,)),
+        ),
+        MemberSpec(
+            name="deep_gemm_masked",
+            target="moe.experts.deep_gemm_masked:DeepGemmMaskedExperts",
+            dispatch_format=BATCHED,
+            needs=Needs(
+                features=frozenset({"cuda", "sm90", "triton"}),
+                formats=frozenset({("fp8_block", "fp8_group")}),
+                activation_functions=_TRITON_ACTIVATIONS,
+                hidden_multiple=128,
+                shard_multiple=128,
+                packages=(released_kernels.DEEP_GEMM, "triton"),
+            ),
+        ),
+        MemberSpec(
+            name="aiter",
+            target="moe.experts.aiter_fused:AiterFusedExperts",
+            needs=Needs(
+                features=frozenset({"rocm"}),
+                dtypes=frozenset({"bf16", "fp16"}),
+                activation_functions=frozenset({"silu", "gelu"}),
+                hidden_multiple=128,
+                shard_multiple=128,
+                packages=(released_kernels.AITER,),
+            ),
         ),
         MemberSpec(
             name="vllm_triton",

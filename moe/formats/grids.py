@@ -21,3 +21,12 @@ def float_step(x: Tensor, bits: int, smallest: int) -> Tensor:
     integer, mask = _EXPONENT[x.dtype]
     power = (x.view(integer) & mask).view(x.dtype)  # the power of two at or below |x|
     return (power * 2.0 ** (1 - bits)).clamp(2.0**smallest, 2.0 ** (128 - bits))
+
+
+def divided(x: Tensor, divisor: float) -> Tensor:
+    """Return x / divisor, rounded once.
+
+    On a GPU torch multiplies by the reciprocal of a Python number, which rounds twice, and scales
+    that are off by their last bit move codes that are near a tie.
+    """
+    return x / torch.tensor(divisor, dtype=x.dtype, device=x.device)

@@ -265,19 +265,26 @@ def _scale_torch(
     """Return the scales of groups, in the dtype of the format's scales, and zero points."""
     amax = extremes.amax
     if fmt.zero_point:
-        scale = (extremes.largest - extremes.least) / fmt.top
+        scale = _divided_torch(extremes.largest - extremes.least, fmt.top)
         scale = torch.where(scale == 0, 1.0, scale)
         zero = (-extremes.least / scale).clamp(0, fmt.top).round().nan_to_num(nan=0.0)
         return scale, zero.to(torch.uint8)
     if fmt.scale_dtype == "e4m3":
         assert total is not None
-        wanted = amax / fmt.top * total.reshape(*total.shape, *[1] * (amax.dim() - total.dim()))
+        wanted = _divided_torch(amax, fmt.top) * total.reshape(
+            *total.shape, *[1] * (amax.dim() - total.dim())
+        )
         codes = rounding.e4m3_codes_torch(wanted.clamp(min=SCALE_MIN))
         return codes.view(torch.float8_e4m3fn), None
     if fmt.scale_dtype == "e8m0":
         return _exponent_code_torch(amax, fmt), None
-    scale = amax / (fmt.scale_top or fmt.top)
+    scale = _divided_torch(amax, fmt.scale_top or fmt.top)
     return torch.where(scale == 0, 1.0, scale), None
+
+
+def _divided_torch(x: Tensor, divisor: float) -> Tensor:
+    """Return x / divisor, rounded once: torch multiplies by a number's reciprocal on a GPU."""
+    return x / torch.tensor(divisor, dtype=x.dtype, device=x.device)
 
 
 def _exponent_code_torch(amax: Tensor, fmt: Format) -> Tensor:
@@ -285,7 +292,7 @@ def _exponent_code_torch(amax: Tensor, fmt: Format) -> Tensor:
     if fmt.scale_rounding == "floor":
         code = (amax.view(torch.int32) >> 23) - (int(torch.frexp(torch.tensor(fmt.top))[1]) - 1)
     else:
-        bits = (amax / fmt.top).view(torch.int32)
+        bits = _divided_torch(amax, fmt.top).view(torch.int32)
         code = (bits >> 23) + ((bits & 0x7FFFFF) != 0)
         code = torch.where(bits <= 0x0040_0000, 0, code)
     return torch.where(amax.isnan(), 255, code.clamp(0, 254)).to(torch.uint8)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from moe.formats.grids import float_step
+from moe.formats.grids import divided, float_step
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,7 +28,7 @@ def power_of_two(amax: Tensor, fmt: Format) -> Tensor:
     """
     size = amax.to(torch.float32)
     if fmt.scale_rounding == "up":
-        size = size / fmt.top
+        size = divided(size, fmt.top)
         fraction, exponent = torch.frexp(size)  # fraction in [1/2, 1)
         exponent = exponent - (fraction == 0.5).int()
     else:
@@ -50,7 +50,7 @@ def two_level(amax: Tensor, fmt: Format, total: Tensor) -> Tensor:
 
     amax: of the blocks. total: broadcastable to it.
     """
-    wanted = amax.to(torch.float32) / fmt.top * total.to(torch.float32)
+    wanted = divided(amax.to(torch.float32), fmt.top) * total.to(torch.float32)
     clamped = wanted.clamp(SCALE_MIN, SCALE_MAX)
     step = float_step(clamped, bits=4, smallest=-9)
     return (clamped / step).round() * step / total.to(torch.float32)

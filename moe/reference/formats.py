@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from moe.formats.grids import float_step
+from moe.formats.grids import divided, float_step
 from moe.numerics import Numerics
 from moe.reference.block_scales import global_scale, power_of_two, two_level
 from moe.spec import resolve
@@ -93,7 +93,7 @@ def scale_for(
         return two_level(size, fmt, total).to(amax.dtype)
     top = fmt.scale_top or fmt.top
     if numerics.scale == "divided" or fmt.scale_divides:
-        scaled = (size / top).to(amax.dtype)
+        scaled = divided(size, top).to(amax.dtype)
     else:
         reciprocal = torch.tensor(1.0 / top, dtype=torch.float32, device=amax.device)
         scaled = (size * reciprocal).to(amax.dtype)
@@ -211,7 +211,7 @@ def weight_scale(w: Tensor, fmt: Format) -> Tensor:
     assert fmt.block is not None, f"{fmt.name} has no scales"
     if fmt.zero_point:
         low, high = _group_range(w, fmt)
-        scale = (high.float() - low.float()) / (fmt.top - fmt.lowest)
+        scale = divided(high.float() - low.float(), fmt.top - fmt.lowest)
         return torch.where(scale == 0, 1.0, scale).to(w.dtype)
     rows, columns = fmt.block
     amax = w.abs()

@@ -6,9 +6,7 @@ test; `truth.py` is its independent twin, which only the reference imports.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from moe.registry import Registry
+from moe.routers.function import RouterRegistry
 from moe.routers.sigmoid.spec import SIGMOID
 from moe.routers.softmax.spec import SOFTMAX
 from moe.routers.softplus_sqrt.spec import SOFTPLUS_SQRT
@@ -17,10 +15,7 @@ from moe.routers.triton.spec import TRITON_ROUTERS
 from moe.routers.triton_kernels.spec import TRITON_KERNELS
 from moe.routers.vllm_softmax.spec import VLLM_SOFTMAX
 
-if TYPE_CHECKING:
-    from moe.routers.base import RouterSpec
-
-ROUTERS: Registry[RouterSpec] = Registry(
+ROUTERS = RouterRegistry(
     "routers",
     (
         *(SOFTMAX, SIGMOID, TOPK_SOFTMAX, SOFTPLUS_SQRT),

@@ -62,6 +62,8 @@ class RouterTruth(Protocol):
 class RouterSpec(MemberSpec):
     """Declare one router. Raises ValueError for an unknown word in `takes`.
 
+    is_judged: whether `truth` is that of this router; otherwise its choice and weights are taken as
+    they are, and `truth` only stands in where any choice will do.
     takes: words of `moe.routing_method.OPTIONS`; a layer that asks for others is refused.
     truth: "package.module:Class", a `RouterTruth`. sums_to_one: whether the weights of all experts
     sum to 1 before renormalisation. always_renormalizes: whether the chosen weights sum to 1
@@ -77,6 +79,7 @@ class RouterSpec(MemberSpec):
     always_renormalizes: bool = False
     saturated_at: float | None = None
     takes: frozenset[str] = frozenset()
+    is_judged: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

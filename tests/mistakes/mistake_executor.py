@@ -26,6 +26,7 @@ from tests.mistakes import (
     mistakes_routing,
     mistakes_scales,
     mistakes_values,
+    mistakes_weighing,
     mistakes_weights,
     mistakes_widths,
 )
@@ -50,7 +51,8 @@ FAMILIES = (
     mistakes_activations,
     mistakes_layer,
     mistakes_weights,
-    mistakes_widths,  # last: a mistake's number is the seed of its case
+    mistakes_widths,
+    mistakes_weighing,  # last: a mistake's number is the seed of its case
 )
 
 

@@ -234,7 +234,7 @@ def monolithic_always_renormalizes(patch):
 @mistake(
     "routing by the wrong experts' logits",
     "FI #3303",
-    "other_experts",
+    "global_ids_as_local",
     experts="torch_monolithic",
     **EP,
 )

@@ -16,6 +16,12 @@ def quant(config, file=None):
     return quant_of(fields, whole_file)
 
 
+def compressed(activations=None, **weights):
+    """A configuration of compressed-tensors with one group."""
+    group = {"weights": weights, "input_activations": activations and {"dynamic": activations}}
+    return {"quant_method": "compressed-tensors", "config_groups": {"group_0": group}}
+
+
 @pytest.mark.parametrize(
     ("config", "name"),
     [
@@ -27,11 +33,30 @@ def quant(config, file=None):
         ({"quant_method": "fp8", "activation_scheme": "static"}, "fp8_tensor"),
         ({"quant_method": "fp8", "activation_scheme": "dynamic"}, "fp8_tensor_dynamic"),
         ({"quant_method": "mxfp4"}, "mxfp4"),
-        ({"quant_method": "gptq", "bits": 4, "group_size": 128}, "gptq_4"),
-        ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "modelopt_nvfp4"),
+        ({"quant_method": "gptq", "bits": 4, "group_size": 128}, "int4_g128"),
+        ({"quant_method": "gptq", "bits": 8, "group_size": 32, "sym": False}, "int8_zp_g32"),
+        ({"quant_method": "gptq", "bits": 4, "group_size": -1}, "gptq_4"),
+        ({"quant_method": "gptq", "bits": 3, "group_size": 128}, "gptq_3"),
+        ({"quant_method": "awq", "bits": 4, "group_size": 64}, "int4_zp_g64"),
+        ({"quant_method": "awq", "bits": 4, "group_size": 64, "zero_point": False}, "int4_g64"),
+        ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "nvfp4"),
         ({"bits": 4}, "unnamed_4"),
         (
             {"quant_method": "compressed-tensors", "config_groups": {"group_0": INT4}},
+            "compressed_tensors_int4_group",
+        ),
+        (compressed(type="int", num_bits=4, strategy="group", group_size=128), "int4_g128"),
+        (
+            compressed(type="int", num_bits=8, strategy="group", group_size=32, symmetric=False),
+            "int8_zp_g32",
+        ),
+        (
+            compressed("dynamic", type="float", num_bits=4, strategy="tensor_group", group_size=16),
+            "nvfp4",
+        ),
+        (compressed(type="float", num_bits=4, strategy="group", group_size=32), "mxfp4"),
+        (
+            compressed("dynamic", type="int", num_bits=4, strategy="group", group_size=128),
             "compressed_tensors_int4_group",
         ),
         ({"quant_method": "compressed-tensors"}, "compressed_tensors"),

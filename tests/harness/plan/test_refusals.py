@@ -347,3 +347,10 @@ def test_a_platform_is_matched_by_features_alone():
         platform=chip, devices=1, device_bytes=10**11, cores=4, memory_bytes=10**11, planned=True
     )
     assert make_plan([case(experts="flashinfer_cutlass")], there).cases
+
+
+def test_a_group_that_does_not_divide_the_hidden_size_is_refused():
+    reason = refusal(case(quant="mxfp4", k=144))
+    assert reason.code == "group_does_not_divide"
+    assert "the hidden size 144 is not a multiple of a group, 32; choose" in reason.text
+    assert refusal(case(quant="nvfp4", k=144, n=256)) is None, "a group of 16 divides it"

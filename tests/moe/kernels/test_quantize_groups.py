@@ -1,7 +1,10 @@
 """Quantizers by groups: kernel, twin and the reference give the same bits."""
 
+import math
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from moe.errors import MoEError
 from moe.formats import FORMATS
@@ -117,3 +120,30 @@ def test_bad_input_says_what_to_pass(name, columns, total, text):
     for run in (quantize_groups, quantize_groups_torch):
         with pytest.raises(MoEError, match=text):
             run(torch.ones(2, columns), FORMATS[name], total)
+
+
+class NoScalarDivision(TorchDispatchMode):
+    """Fails where a float tensor is divided by a number: a GPU multiplies by its reciprocal.
+
+    That of a power of two is exact.
+    """
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket is torch.ops.aten.div and args[0].is_floating_point():
+            is_exact = isinstance(args[1], torch.Tensor) or math.frexp(args[1])[0] == 0.5
+            assert is_exact, f"divided by the number {args[1]}"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", [row.name for row in FORMATS if row.block is not None])
+def test_scales_are_divided_in_a_way_that_a_gpu_rounds_once(name):
+    fmt, x = FORMATS[name], torch.randn(256, 256)
+    with NoScalarDivision():
+        reference.weight_values(x, fmt)
+        if fmt.group is not None and (fmt.packing > 1 or fmt.group < 128):
+            quantize_groups_torch(x, fmt, total_of(x, fmt))
+
+
+def test_division_by_a_number_is_seen():
+    with pytest.raises(AssertionError, match=r"divided by the number 7\.0"), NoScalarDivision():
+        _ = torch.ones(2) / 7.0
