@@ -15,7 +15,7 @@
 # `make setup`, then `python -m harness ...` with .venv/bin/python.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test-matrix compile-matrix golden test test-extra-rows test-subjects check bench-engine bench-judge bench-diagnosis bench-kernels mistakes evidence clean
+.PHONY: help setup test-matrix compile-matrix golden test test-extra-rows test-subjects check bench-engine bench-judge bench-diagnosis bench-covering bench-kernels mistakes evidence clean
 
 SUITE ?= $(shell $(PY) scripts/setup_env.py --suite)
 ARGS ?=
@@ -81,6 +81,9 @@ bench-judge: setup
 
 bench-diagnosis: setup
 	$(PY) benchmarks/diagnosis.py $(ARGS)
+
+bench-covering: setup
+	$(PY) benchmarks/covering.py $(ARGS)
 
 bench-kernels: setup
 	$(PY) benchmarks/kernels.py $(ARGS)

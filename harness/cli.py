@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     began = time.time()
     detected = machine.detect()
     requirements.check(args.require, detected)
-    selected = selection.asked_for(args)
+    selected = selection.asked_for(args, detected)
     plan = make_plan(selected.points, detected, time_limit=selected.time_limit)
     if not plan.jobs:
         raise NothingSelected(_nothing(plan))
@@ -245,6 +245,12 @@ def power(args: argparse.Namespace) -> int:
     return certify(args, run)
 
 
+def coverage(args: argparse.Namespace) -> int:
+    from harness.commands.coverage import show_coverage
+
+    return show_coverage(args)
+
+
 def explain(args: argparse.Namespace) -> int:
     from harness.commands.explain import show_choice
 
@@ -276,6 +282,7 @@ COMMANDS = {
     "numerics": numerics,
     "list": listing.show_list,
     "plan": listing.show_plan,
+    "coverage": coverage,
     "explain": explain,
     "compile": compile_matrix,
     "report": report,

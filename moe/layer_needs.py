@@ -106,7 +106,7 @@ def _no_shared_experts(layer_spec: LayerSpec) -> Reason | None:
 
 
 @reads(
-    *("shared_fused", "shared_width", "shared_scheme", "zero_experts", "latent", "adapters"),
+    *("shared_fused", "shared_width", "shared_scheme", "zero_experts"),
     "weights_input",
 )
 def _fused_differently(layer_spec: LayerSpec) -> Reason | None:
@@ -116,9 +116,7 @@ def _fused_differently(layer_spec: LayerSpec) -> Reason | None:
     differs = {
         "shared_width": layer_spec.shared_width > 0,
         "shared_scheme": layer_spec.shared_scheme.weights != "model",
-        "latent": layer_spec.latent > 0,
         "zero_experts": layer_spec.zero_experts > 0,
-        "adapters": layer_spec.adapters > 0,
         "weights_input": layer_spec.weights_input,
     }
     names = ", ".join(name for name, is_different in differs.items() if is_different)

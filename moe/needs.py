@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., object])
 _SIZES = frozenset({"hidden", "intermediate"})  # fields of a layer that padding changes
 # Fields that decide on padded sizes.
-_PADDING = _SIZES | {"latent", "layout", "scheme", "pads", "roundup"}
+_PADDING = _SIZES | {"layout", "scheme", "pads", "roundup"}
 _READS = "reads"  # the attribute that holds a function's declaration
 # Fields of Needs that are not checked for other families; `padding` is, for all2all backends.
 EXPERTS_ONLY = ("activation_functions", "dequantizes", "routers", "layer_features")
@@ -109,7 +109,7 @@ class Needs:
     # Whether padding rows may stand anywhere: their `topk_ids` are all -1, their values garbage,
     # and no other row may depend on them. Checked for experts and all2all backends only.
     padding: bool = False
-    hidden_multiple: int = 1  # the experts' hidden size must be a multiple of this
+    hidden_multiple: int = 1  # the hidden size must be a multiple of this
     shard_multiple: int = 1  # the same for the intermediate size on each rank
     # More multiples, of some weight formats on some chips.
     alignments: tuple[Alignment, ...] = ()
@@ -173,7 +173,7 @@ def _activation(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason | No
     return Reason(code="activation_unsupported", text=text)
 
 
-@reads("shared_fused", "zero_experts", "latent", "adapters", "expert_bias")
+@reads("shared_fused", "zero_experts", "expert_bias")
 def _layer_features(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason | None:
     """Refuse a feature of the layer that is not in `layer_features`."""
     supported = needs.layer_features
@@ -273,13 +273,13 @@ def _world(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason | None:
     return Reason(code="too_many_ranks", text=text)
 
 
-@reads("hidden", "latent", "scheme", "pads", "roundup")
+@reads("hidden", "scheme", "pads", "roundup")
 def _hidden(needs: Needs, platform: Platform, layer_spec: LayerSpec) -> Reason | None:
     """Refuse a hidden size that is not the needed multiple, after padding if the method pads."""
     multiple = roundup.hidden_multiple(needs, layer_spec, platform.features)
     if roundup.padded_hidden(needs, layer_spec, platform.features) % multiple == 0:
         return None
-    text = f"hidden size {layer_spec.experts_hidden} is not a multiple of {multiple}"
+    text = f"hidden size {layer_spec.hidden} is not a multiple of {multiple}"
     return Reason(code="size_not_multiple", text=text)
 
 
@@ -295,7 +295,7 @@ def _shard(needs: Needs, platform: Platform, layer_spec: LayerSpec) -> Reason | 
     return Reason(code="size_not_multiple", text=text)
 
 
-@reads("hidden", "latent", "intermediate", "layout", "scheme", "pads", "roundup")
+@reads("hidden", "intermediate", "layout", "scheme", "pads", "roundup")
 def _aligned(needs: Needs, platform: Platform, layer_spec: LayerSpec) -> Reason | None:
     """Refuse sizes that are not the multiples of `alignments`, in the same way."""
     return _hidden(needs, platform, layer_spec) or _shard(needs, platform, layer_spec)

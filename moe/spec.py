@@ -70,8 +70,6 @@ class LayerSpec:
     shared_gate: bool = False  # their output is multiplied by sigmoid(x @ gate)
     shared_fused: bool = False  # they are further experts of the experts backend, in every top-k
     zero_experts: int = 0  # further ids that the router may choose, which return the token itself
-    latent: int = 0  # size to which the routed experts' input is projected, and back; 0: K itself
-    adapters: int = 0  # LoRA adapters of the experts; each token has one of them, or none
     renormalize: bool = True  # divide the top-k router weights by their sum
     activation: str = "silu"  # activation function of the gate: a row of `moe.activations`
     router: str = "softmax"  # a row of `moe.routers`
@@ -119,11 +117,10 @@ class LayerSpec:
 
     def for_experts(self) -> LayerSpec:
         """Return the layer as an experts backend sees it: with padded sizes, if there are any."""
-        inner = self.of_experts
         if self.padded is None:
-            return inner
-        values = {field.name: getattr(inner, field.name) for field in fields(LayerSpec)}
-        return PaddedSpec(**(values | {"hidden": self.padded.hidden}), unpadded_hidden=inner.hidden)
+            return self
+        values = {field.name: getattr(self, field.name) for field in fields(LayerSpec)}
+        return PaddedSpec(**(values | {"hidden": self.padded.hidden}), unpadded_hidden=self.hidden)
 
     @property
     def shared_columns(self) -> int:
@@ -144,16 +141,6 @@ class LayerSpec:
     def slots(self) -> int:
         """Return the number of experts of a token: the router's top-k, then fused shared ones."""
         return self.top_k + self.held_experts - self.num_experts
-
-    @property
-    def experts_hidden(self) -> int:
-        """Return the size of the routed experts' input and output."""
-        return self.latent or self.hidden
-
-    @property
-    def of_experts(self) -> LayerSpec:
-        """Return the layer that the experts backend serves, between the latent projections."""
-        return replace(self, hidden=self.experts_hidden, latent=0) if self.latent else self
 
     @property
     def layer_features(self) -> frozenset[str]:
@@ -180,8 +167,6 @@ class LayerSpec:
 FEATURES: dict[str, Callable[[LayerSpec], bool]] = {
     "fused_shared": lambda layer_spec: layer_spec.shared_fused,
     "zero_experts": lambda layer_spec: layer_spec.zero_experts > 0,
-    "latent": lambda layer_spec: layer_spec.latent > 0,
-    "adapters": lambda layer_spec: layer_spec.adapters > 0,
     "expert_bias": lambda layer_spec: layer_spec.expert_bias,
 }
 

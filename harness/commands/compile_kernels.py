@@ -79,8 +79,7 @@ def compile_matrix(args: argparse.Namespace) -> int:
     """Compile, print a table, and return the exit code: 1 if a kernel fails."""
     began = time.monotonic()
     names = args.platform or DEFAULT_CHIPS
-    points = _points(args)
-    ids = {PLATFORMS.row(name).arch: ids_for(points, name) for name in names}
+    ids = {PLATFORMS.row(name).arch: ids_for(_points(args, name), name) for name in names}
     if not any(ids.values()):
         raise NothingSelected("no case of these suites launches a Triton kernel of this project")
     limits = {PLATFORMS.row(name).arch: platform(name).shared_bytes or 0 for name in names}
@@ -96,13 +95,13 @@ def compile_matrix(args: argparse.Namespace) -> int:
     return ExitCode.FAILED if failures else ExitCode.PASSED
 
 
-def _points(args: argparse.Namespace) -> tuple[MoETestConfig, ...]:
-    """Return the points of the named suites, or of every suite with at most LARGEST points."""
+def _points(args: argparse.Namespace, platform_name: str) -> tuple[MoETestConfig, ...]:
+    """Return a platform's points of the named suites, or of all with at most LARGEST points."""
     from harness.matrix.load import find, load
 
-    points: dict[MoETestConfig, None] = {}
+    planned, points = machine.planned_for(platform_name), dict[Any, None]()
     for name in args.suite or load(find(args.config)).suites:
-        of_suite = selection.of_suite(name, args.config).points
+        of_suite = selection.of_suite(name, args.config, planned).points
         if not args.suite and len(of_suite) > LARGEST:
             text = f"suite {name} has {len(of_suite)} points, more than {LARGEST}, and is left out"
             print(f"{text}; `--suite {name}` compiles it", flush=True)

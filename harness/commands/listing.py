@@ -64,14 +64,15 @@ def refusals(plan: Plan) -> list[str]:
 
 def _planned(args: argparse.Namespace) -> tuple[Plan, str | None]:
     """Return the plan, and a line on what was selected if there is one."""
-    planned_for = _machine(args)
+    planned_for = machine_of(args)
     requirements.check(args.require, planned_for)
-    selected = selection.to_list(args)
+    selected = selection.to_list(args, planned_for)
     plan = make_plan(selected.points, planned_for, time_limit=selected.time_limit)
     return plan, selected.note
 
 
-def _machine(args: argparse.Namespace) -> Machine:
+def machine_of(args: argparse.Namespace) -> Machine:
+    """Return the machine that --platform and --devices name, or this one. Raises UsageError."""
     if args.devices is not None and args.devices < 1:
         raise UsageError(f"--devices must be at least 1, not {args.devices}")
     if args.platform is not None:

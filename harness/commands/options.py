@@ -19,6 +19,9 @@ _NUMERICS_EXITS = """exit codes: 0 the outputs are explained and the row says no
 customary rounding explains them, the row is wrong or the member failed, 3 usage, 4 it takes no
 case, 75 a package or device is missing"""
 
+_COVERAGE_EXITS = """exit codes: 0 every combination that can run is covered, 1 one is not, 3 usage
+or configuration, 4 no case can run"""
+
 _MODEL = "a real model's shapes: a name of configs/models.yaml, or the path of a config.json"
 
 
@@ -48,8 +51,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         _matrix(command, default=" (smoke)")
         _cases(command)
         _require(command)
-        command.add_argument("--platform", metavar="NAME", help="plan for another chip")
-        command.add_argument("--devices", type=int, metavar="N", help="GPUs of that chip (2)")
+        _platform(command)
+    _coverage(_command(commands, "coverage", "show that a suite has every combination it promises"))
     command = _command(commands, "explain", "show which backend a case gets, and why not others")
     command.add_argument("--case", required=True, metavar="ID", help="a case by its id")
     command.add_argument("--platform", metavar="NAME", help="on another chip")
@@ -103,6 +106,21 @@ def _model(command: argparse.ArgumentParser) -> None:
     add("--tokens", metavar="LIST", help="with --model: tokens per DP rank (1,16,512)")
     text = "with --model: methods instead of the checkpoint's own, as none,fp8_block"
     add("--quant", metavar="LIST", help=text)
+
+
+def _platform(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--platform", metavar="NAME", help="plan for another chip")
+    command.add_argument("--devices", type=int, metavar="N", help="GPUs of that chip (2)")
+
+
+def _coverage(command: argparse.ArgumentParser) -> None:
+    command.epilog = _COVERAGE_EXITS
+    _matrix(command, default=" (smoke)")
+    _platform(command)
+    add = command.add_argument
+    add("--block", type=int, metavar="N", help="only the suite's Nth block, counted from 1")
+    text = "write the block's parameters and constraints in PICT's language"
+    add("--pict", type=Path, metavar="FILE", help=text)
 
 
 _SLOTS = "ranks on a CPU that may run at a time (its cores); gangs on GPUs run alone"

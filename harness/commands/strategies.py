@@ -217,7 +217,7 @@ TOGETHER = (
     *("router_bias", "router_groups", "chosen_groups", "router_scale", "weights_input"),
     *("logits", "logits_dtype", "gate", "padding"),
     *("shared_width", "shared_quant", "shared_gate", "shared_fused"),  # by the seed
-    *("zero_experts", "latent", "adapters"),
+    "zero_experts",
 )
 _ALONE = tuple(name for name in AXES if name not in TOGETHER)
 _WORDS = {"shared_experts": "shared", "renormalize": "no_renorm"}  # a layer must take these

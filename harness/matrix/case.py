@@ -222,20 +222,6 @@ class MoETestConfig:
         minimum=0,
         random_values=(0,),
     )
-    latent: int = axis(
-        "latent",
-        "size to which the routed experts' input is projected, and their output back; 0: none",
-        default=0,
-        minimum=0,
-        random_values=(0,),
-    )
-    adapters: int = axis(
-        "lora",
-        "LoRA adapters of the experts: each token has one of them, or none",
-        default=0,
-        minimum=0,
-        random_values=(0,),
-    )
     roundup: int = axis(
         "roundup",
         "the quantization method pads the hidden size and each shard to a multiple of this",
@@ -353,8 +339,6 @@ class MoETestConfig:
             shared_gate=self.shared_gate,
             shared_fused=self.shared_fused,
             zero_experts=self.zero_experts,
-            latent=self.latent,
-            adapters=self.adapters,
             renormalize=self.renormalize,
             activation=self.activation,
             router=self.router,

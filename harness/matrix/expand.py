@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import UsageError
 from harness.matrix.case import FILE_KEYS, MoETestConfig
+from harness.matrix.select import parse
 from moe.layers import OWN
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
-    from harness.matrix.schema import Axes, MatrixConfig, Suite
+    from harness.matrix.schema import Axes, Block, MatrixConfig, Suite
+
+    Choose = Callable[[Block, Axes, tuple[MoETestConfig, ...]], Iterable[MoETestConfig]]
 
 
 def _fields(key: str, value: Any) -> dict[str, Any]:
@@ -35,23 +38,42 @@ def suite_of(config: MatrixConfig, name: str) -> Suite:
     return config.suites[name]
 
 
-def expand(config: MatrixConfig, name: str) -> tuple[MoETestConfig, ...]:
-    """Return the cases of a suite; a case of several blocks is at its first position only."""
-    points = (
-        p for block in suite_of(config, name).blocks for p in _product(block, config.defaults)
-    )
-    return tuple(dict.fromkeys(points))
+def expand(
+    config: MatrixConfig, name: str, choose: Choose | None = None
+) -> tuple[MoETestConfig, ...]:
+    """Return the cases of a suite; a case of several blocks is at its first position only.
+
+    The cases of the suites that it includes come first. choose: returns the cases of a block that
+    selects some of its product, given the cases before it; `harness.plan.suites` has it. Raises
+    UsageError for an unknown suite, and ValueError for such a block without `choose`.
+    """
+    points: dict[MoETestConfig, None] = {}
+    suite = suite_of(config, name)
+    for included in suite.include:
+        points.update(dict.fromkeys(expand(config, included, choose)))
+    for block in suite.blocks:
+        points.update(dict.fromkeys(map(MoETestConfig.from_id, block.cases)))
+        if parse(block.select).is_full:
+            points.update(dict.fromkeys(_product(block, config.defaults)))
+        elif choose is None:
+            raise ValueError(f"{name} selects some points of a block: use harness.plan.suites")
+        else:
+            points.update(dict.fromkeys(choose(block, config.defaults, tuple(points))))
+    return tuple(points)
+
+
+def block_values(block: Axes, defaults: Axes) -> dict[str, list[dict[str, Any]]]:
+    """Return each key of a block or of `defaults`, with the fields that each of its values sets."""
+    values = {
+        key: value
+        for key in FILE_KEYS
+        if (value := getattr(block, key) or getattr(defaults, key)) is not None
+    }
+    return {key: [_fields(key, item) for item in items] for key, items in values.items()}
 
 
 def _product(block: Axes, defaults: Axes) -> Iterable[MoETestConfig]:
-    axes = []
-    for key in FILE_KEYS:
-        values = getattr(block, key)
-        if values is None:
-            values = getattr(defaults, key)
-        if values is not None:
-            axes.append([_fields(key, value) for value in values])
-    for choice in itertools.product(*axes):
+    for choice in itertools.product(*block_values(block, defaults).values()):
         fields: dict[str, Any] = {}
         for part in choice:
             fields.update(part)

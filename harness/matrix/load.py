@@ -11,7 +11,7 @@ from harness.errors import ConfigError
 from harness.matrix import file_errors, yaml_positions
 from harness.matrix.case import FILE_KEYS
 from harness.matrix.file_errors import error_at, plain
-from harness.matrix.schema import Axes, LayoutModel, MatrixConfig, Suite
+from harness.matrix.schema import Axes, Block, LayoutModel, MatrixConfig, Submodel, Suite
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -46,6 +46,7 @@ def _checked(
         empty = yaml_positions.YamlError(line=1, column=1, path=(), text="the file is empty")
         return None, errors or [empty]
     errors += file_errors.empty(located) + _unset_axes(located) + _impossible_layouts(located)
+    errors += _unknown_includes(located)
     try:
         return MatrixConfig.model_validate(located.value), errors
     except ValidationError as error:
@@ -75,6 +76,22 @@ def _unset_axes(located: yaml_positions.Located) -> list[yaml_positions.YamlErro
         if missing:
             text = f"lacks {', '.join(missing)}; give it here or under `defaults`"
             errors.append(error_at(located, path, text))
+    return errors
+
+
+def _unknown_includes(located: yaml_positions.Located) -> list[yaml_positions.YamlError]:
+    """Return an error for each included suite that does not stand earlier in the file."""
+    suites = located.value.get("suites") if isinstance(located.value, dict) else None
+    earlier: list[str] = []
+    errors = []
+    for name, suite in suites.items() if isinstance(suites, dict) else ():
+        included = suite.get("include") if isinstance(suite, dict) else None
+        for i, word in enumerate(included if isinstance(included, list) else ()):
+            if isinstance(word, str) and word not in earlier:
+                text = f"no suite before {name!r} is called {word!r}"
+                text += file_errors.hint(word, earlier)
+                errors.append(error_at(located, ("suites", name, "include", i), text))
+        earlier.append(name)
     return errors
 
 
@@ -154,6 +171,10 @@ def _model_at(path: yaml_positions.Path) -> type[BaseModel]:
     """Return the model whose fields are the keys directly under `path`."""
     if "layouts" in path[1:]:
         return LayoutModel
-    if path[:1] == ("defaults",) or "blocks" in path[2:]:
+    if "submodels" in path[1:]:
+        return Submodel
+    if "blocks" in path[2:]:
+        return Block
+    if path[:1] == ("defaults",):
         return Axes
     return Suite if path else MatrixConfig

@@ -20,11 +20,14 @@ from pydantic import (
     StringConstraints,
     WithJsonSchema,
     create_model,
+    model_validator,
 )
 
+from harness.errors import CaseError
 from harness.matrix.axis import LARGEST, SMALLEST, value_error
-from harness.matrix.case import FILE_KEYS
+from harness.matrix.case import FILE_KEYS, MoETestConfig
 from harness.matrix.file_errors import hint
+from harness.matrix.select import PATTERN, parse
 from moe import families
 from moe.errors import UnknownMemberError
 
@@ -135,6 +138,70 @@ else:
     )
 
 
+def _selects(text: str) -> str:
+    parse(text)
+    return text
+
+
+def _case_id(text: str) -> str:
+    """Check the id of a case. Raises ValueError."""
+    try:
+        MoETestConfig.from_id(text)
+    except CaseError as error:
+        raise ValueError(str(error)) from None
+    return text
+
+
+def _file_key(key: str) -> str:
+    """Check that a word is a key with axes. Raises ValueError."""
+    if key not in FILE_KEYS:
+        raise ValueError(f"no axis is called {key!r}{hint(key, list(FILE_KEYS))}")
+    return key
+
+
+class Submodel(_Model):
+    """Axes of which more are combined than of the others: `{axes: [...], strength: 3}`."""
+
+    axes: list[
+        Annotated[str, AfterValidator(_file_key), WithJsonSchema({"enum": list(FILE_KEYS)})]
+    ] = Field(min_length=2, description="keys of the block, such as experts, quant, layouts")
+    strength: int = Field(ge=2, description="of how many of these axes all values are combined")
+
+
+class Block(Axes):
+    """A product of axes, or some points of it."""
+
+    select: Annotated[
+        str,
+        AfterValidator(_selects),
+        WithJsonSchema({"type": "string", "pattern": PATTERN, "default": "full"}),
+    ] = Field(
+        "full",
+        description="full: each point; pairwise, triples: few cases with each combination of the "
+        "values of any two or three axes that can run; random(n, seed): n cases that can run",
+    )
+    submodels: list[Submodel] = Field(
+        [], description="with pairwise or triples: axes that are combined more strongly"
+    )
+    cases: list[Annotated[str, AfterValidator(_case_id), WithJsonSchema({"type": "string"})]] = (
+        Field([], description="ids of cases that the block has whatever `select` says")
+    )
+
+    @model_validator(mode="after")
+    def _submodels_fit(self) -> Block:
+        """Check that submodels go with a strength and exceed it. Raises ValueError."""
+        strength = parse(self.select).strength
+        if self.submodels and strength is None:
+            raise ValueError("submodels go with select: pairwise or triples")
+        for submodel in self.submodels:
+            if not (strength or 0) < submodel.strength <= len(set(submodel.axes)):
+                raise ValueError(
+                    f"a submodel's strength must be more than the block's, {strength}, and at "
+                    f"most its number of axes, {len(set(submodel.axes))}, not {submodel.strength}"
+                )
+        return self
+
+
 class Suite(_Model):
     """A named selection: the union of its blocks."""
 
@@ -144,7 +211,8 @@ class Suite(_Model):
     plain_call: bool = Field(
         False, description="call each case once more, neither poisoned nor recorded"
     )
-    blocks: list[Axes] = Field(min_length=1)
+    include: list[str] = Field([], description="earlier suites whose cases this one has, too")
+    blocks: list[Block] = Field(min_length=1)
 
 
 SuiteName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
+from harness.mutants import NotApplicable
 from harness.mutants.contributions import parts_of
 from harness.mutants.pairs import pairs_of, ranks_together
 from moe.reference import formats
@@ -176,6 +177,8 @@ def redo_parts(scene: Scene, steps: Steps = RIGHT, *, ids: Tensor | None = None)
     pairs = pairs_of(scene.expert_ids if ids is None else ids)
     parts = torch.zeros_like(parts_of(scene))
     if not pairs.experts:
+        if scene.case.zero_experts:
+            raise NotApplicable("these rows have zero experts only")
         return parts
     first_product = _first_product(scene, steps, pairs)
     for ranks in ranks_together(scene):

@@ -38,7 +38,8 @@ def prove(scene: Scene) -> tuple[Proof, ...]:
     proofs = _proofs(scene, [h for h in MEMBERS if not h.costly])
     costly = [h for h in MEMBERS if h.costly]
     proofs |= _proofs(scene.first(1), costly)
-    missed = [h for h in costly if proofs[h.name].outcome is Outcome.MISSED]
+    again = {Outcome.MISSED, *([Outcome.NOT_APPLICABLE] if scene.case.zero_experts else [])}
+    missed = [h for h in costly if proofs[h.name].outcome in again]
     if missed and len(scene.rows) > 1:
         proofs |= _proofs(scene.first(FEW), missed)
     return tuple(proofs[h.name] for h in MEMBERS)

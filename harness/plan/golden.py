@@ -11,10 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.matrix import expand
 from harness.matrix.case import MoETestConfig
 from harness.matrix.load import find, load
-from harness.plan import machine
+from harness.plan import machine, suites
 from harness.plan.plan import make_plan
 from harness.plan.refusals import Judge
 from moe import families
@@ -101,12 +100,13 @@ def refusals() -> str:
     config = load(find(None))
     lines = ["suite chip code: cases"]
     for suite in config.suites:
-        points = expand.expand(config, suite)
-        if len(points) > LARGEST:
-            lines.append(f"{suite}: more than {LARGEST} points, not counted")
-            continue
         for chip in CHIPS:
-            plan = make_plan(points, machine_for(chip))
+            planned = machine_for(chip)
+            points = suites.cases(config, suite, planned)
+            if len(points) > LARGEST:
+                lines.append(f"{suite} {chip}: more than {LARGEST} points, not counted")
+                continue
+            plan = make_plan(points, planned)
             lines.append(f"{suite} {chip} runs: {len(plan.cases)}")
             lines += _of_suite(suite, chip, Counter(r.reason.code for r in plan.refused))
     return "\n".join(lines) + "\n"

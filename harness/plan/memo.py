@@ -67,6 +67,10 @@ class Remembered:
             self._answers[values] = first_refusal(self.needs, case.layer_spec)
         return self._answers[values]
 
+    def refusing(self, case: MoETestConfig) -> Need:
+        """Return the first need that does not hold for a refused case."""
+        return next(need for need in self.needs if need.refuse(case.layer_spec) is not None)
+
 
 def _no_values(_: MoETestConfig) -> None:
     """Return the key of needs that read nothing."""

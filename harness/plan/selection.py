@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from harness.plan.machine import Machine
 
 DEFAULT_SUITE = "smoke"  # of list and plan
 _WAYS = "--suite, --case, --last-failed, --model"
@@ -60,30 +61,33 @@ class Selection:
         return replace(self, points=expand.with_layer(self.points, layer))
 
 
-def asked_for(args: argparse.Namespace) -> Selection:
-    """Return the selection of `run`. Raises UsageError for options that exclude each other."""
+def asked_for(args: argparse.Namespace, machine: Machine) -> Selection:
+    """Return the selection of `run`. Raises UsageError for options that exclude each other.
+
+    machine: what a suite that covers combinations is chosen for.
+    """
     ways = _ways(args)
     model_selection.check_options(args)
     if args.resume:
-        selected = _resumed(args, ways)
+        selected = _resumed(args, ways, machine)
     elif len(ways) != 1:
         options = " and ".join(ways) or "none"
         raise UsageError(f"choose one of {_WAYS}, --resume ({options} given)")
     else:
-        selected = _selected(args)
+        selected = _selected(args, machine)
     selected = selected.narrowed(args.experts, args.seeds, args.layer)
     if args.plain_call:
         selected = replace(selected, plain_call=True)
     return with_limits(selected, time_limit=args.time_limit, retries=args.retries)
 
 
-def to_list(args: argparse.Namespace) -> Selection:
+def to_list(args: argparse.Namespace, machine: Machine) -> Selection:
     """Return the selection of `list` and `plan`: as for `run`, by default suite smoke."""
     ways = _ways(args)
     if len(ways) > 1:
         raise UsageError(f"choose one of {_WAYS} ({' and '.join(ways)} given)")
     model_selection.check_options(args)
-    selected = _selected(args) if ways else of_suite(DEFAULT_SUITE, args.config)
+    selected = _selected(args, machine) if ways else of_suite(DEFAULT_SUITE, args.config, machine)
     return selected.narrowed(args.experts, 1, args.layer)
 
 
@@ -98,18 +102,18 @@ def _ways(args: argparse.Namespace) -> list[str]:
     return [way for way, value in ways.items() if value]
 
 
-def _selected(args: argparse.Namespace) -> Selection:
+def _selected(args: argparse.Namespace, machine: Machine) -> Selection:
     """Return the cases that one of the options selects."""
     model = model_selection.of_model(args)
     if model is not None:
         limit = model_selection.TIME_LIMIT
         return Selection(points=model.points, suite=model.name, time_limit=limit, note=model.note)
     if args.suite:
-        return of_suite(args.suite, args.config)
+        return of_suite(args.suite, args.config, machine)
     return of_ids(args.case) if args.case else of_last_failed(newest(ROOT))
 
 
-def _resumed(args: argparse.Namespace, ways: list[str]) -> Selection:
+def _resumed(args: argparse.Namespace, ways: list[str], machine: Machine) -> Selection:
     """Return the folder's points. A suite that is also named must still have exactly these."""
     if args.out or args.experts or args.layer or args.seeds != 1 or set(ways) - {"--suite"}:
         raise UsageError(
@@ -118,20 +122,21 @@ def _resumed(args: argparse.Namespace, ways: list[str]) -> Selection:
         )
     selected = of_folder(RunFolder.open(args.resume))
     if args.suite:
-        now = of_suite(args.suite, args.config)
+        now = of_suite(args.suite, args.config, machine)
         check_same_suite(selected, now, args.resume)
     return selected
 
 
-def of_suite(name: str, config: Path | None) -> Selection:
+def of_suite(name: str, config: Path | None, machine: Machine) -> Selection:
     """Return a suite of the matrix file. Raises ConfigError or UsageError."""
     from harness.matrix import expand
     from harness.matrix.load import find, load
+    from harness.plan import suites
 
     loaded = load(find(config))
     suite = expand.suite_of(loaded, name)
     return Selection(
-        points=expand.expand(loaded, name),
+        points=suites.cases(loaded, name, machine),
         suite=name,
         time_limit=suite.time_limit_s,
         retries=suite.retries,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from moe.reference.error_propagation import rounding_variance
+from moe.reference.error_propagation import FLOAT32_NOISE, rounding_variance
 from moe.reference.output_noise import sum_roundings, weight_error
 from moe.reference.result import Answer
 
@@ -37,8 +37,9 @@ def answer_of(
         flips, along = flips + shared.flips, along + shared.along
     variance = variance + sum_roundings(sums.partial, out, numerics, layer_spec, shared is not None)
     if passed is not None:
-        out = out + passed
-        variance = variance + rounding_variance(out, layer_spec.dtype).sum(dim=1)
+        out, noise = out + passed, (passed * FLOAT32_NOISE).square()
+        variance = variance + (noise + rounding_variance(out, layer_spec.dtype)).sum(dim=1)
+        along = along + _along_passed(out, passed, noise)
     unsure, along_unsure = weight_error(sums.unsure, out)
     return Answer(
         out=out,
@@ -50,6 +51,17 @@ def answer_of(
         parts=sums.parts,
         shared=None if shared is None else shared.out,
     )
+
+
+def _along_passed(out: Tensor, passed: Tensor, noise: Tensor) -> Tensor:
+    """Return the error [3, T] along out, see `Answer.along`, of what zero experts add.
+
+    passed, noise: [T, K], the values and the variance of their float32 products. The sum of a
+    token's weights is rounded, too, and all of its row has that error.
+    """
+    variance = (noise * out.square()).sum(dim=1)
+    common = (FLOAT32_NOISE * passed * out).sum(dim=1).abs()
+    return torch.stack([variance, torch.zeros_like(variance), common])
 
 
 def passed_through(x: Tensor, topk_ids: Tensor, weights: Tensor, first: int) -> Tensor:

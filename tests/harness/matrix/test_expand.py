@@ -7,6 +7,7 @@ import pytest
 from harness.errors import UsageError
 from harness.matrix.expand import expand, with_experts, with_seeds
 from harness.matrix.load import load
+from harness.plan import suites
 from harness.plan.machine import planned_for
 from harness.plan.plan import make_plan
 from moe.all2all import ALL2ALL
@@ -58,6 +59,26 @@ def test_all_means_every_row(config):
     assert {p.all2all for p in points} == set(ALL2ALL.rows)
 
 
+def test_cases_of_included_suites_and_listed_cases_come_first(tmp_path):
+    path = tmp_path / "matrix.yaml"
+    case = "m:9-n:64-k:64-e:8-topk:2-experts:torch_loop"
+    path.write_text(
+        f"{TEXT}  more:\n    description: x\n    include: [one]\n    blocks:\n"
+        f"      - {{top_k: [2, 4], cases: ['{case}']}}\n"
+    )
+    config = load(path)
+    points = expand(config, "more")
+    assert points[:9] == expand(config, "one")
+    assert [point.id for point in points[9:]] == [case, points[8].replace(top_k=4).id]
+
+
+def test_a_block_that_selects_some_points_needs_a_machine(tmp_path):
+    path = tmp_path / "matrix.yaml"
+    path.write_text(TEXT.replace("- {top_k: [2, 3]}", "- {top_k: [2, 3], select: pairwise}"))
+    with pytest.raises(ValueError, match="one selects some points of a block"):
+        expand(load(path), "one")
+
+
 def test_an_unknown_suite_names_those_there_are(config):
     with pytest.raises(UsageError, match=r"no suite is called 'evry', did you mean 'every'\?"):
         expand(config, "evry")
@@ -77,7 +98,8 @@ def test_seeds_count_up_from_each_points_own(config):
 
 
 def of(suite, platform, devices=2):
-    return make_plan(expand(COMMITTED, suite), planned_for(platform, devices))
+    machine = planned_for(platform, devices)
+    return make_plan(suites.cases(COMMITTED, suite, machine), machine)
 
 
 def test_smoke_covers_what_it_promises_on_a_cpu_machine():
@@ -125,6 +147,6 @@ def test_ci_covers_what_it_promises_on_two_hoppers():
 def test_every_suite_has_something_for_every_platform(suite, platform):
     plan = of(suite, platform)
     assert plan.cases
-    points = expand(COMMITTED, suite)
+    points = suites.cases(COMMITTED, suite, plan.machine)
     assert {*plan.cases, *(r.case for r in plan.refused)} == set(points)
     assert len(plan.cases) + len(plan.refused) == len(points)

@@ -120,6 +120,46 @@ def test_every_complaint_at_once_with_its_place(write):
         ("small", "small\n    time_limit_s: 0", "time_limit_s: must be more than 0, not 0"),
         ("small", "small\n    time_limit_s: .inf", "time_limit_s: must be a finite number"),
         ("small", "small\n    retries: 1.5", "retries: must be a whole number, not 1.5"),
+        (
+            "[2]",
+            "[2]\n        select: pairs",
+            "9:17: suites.smoke.blocks[0].select: must be full, pairwise, triples or "
+            "random(n, seed), not 'pairs'",
+        ),
+        ("[2]", "[2]\n        selekt: pairwise", "selekt: unknown key, did you mean 'select'?"),
+        (
+            "[2]",
+            "[2]\n        cases: ['m:3']",
+            "cases[0]: case id 'm:3': lacks n, k, e, topk, experts",
+        ),
+        (
+            "[2]",
+            "[2]\n        submodels: [{axes: [quant, dtype], strength: 2}]",
+            "submodels go with select: pairwise or triples",
+        ),
+        (
+            "[2]",
+            "[2]\n        select: triples\n"
+            "        submodels: [{axes: [quant, dtype], strength: 3}]",
+            "a submodel's strength must be more than the block's, 3, and at most its number of "
+            "axes, 2, not 3",
+        ),
+        (
+            "[2]",
+            "[2]\n        select: pairwise\n"
+            "        submodels: [{axes: [quants, top_k], strength: 3}]",
+            "submodels[0].axes[0]: no axis is called 'quants', did you mean 'quant'?",
+        ),
+        (
+            "[2]",
+            "[2]\n        select: pairwise\n        submodels: [{axis: [quant, dtype]}]",
+            "submodels[0].axis: unknown key, did you mean 'axes'?",
+        ),
+        (
+            "small",
+            "small\n    include: [smok]",
+            "5:15: suites.smoke.include[0]: no suite before 'smoke' is called 'smok'",
+        ),
         (GOOD, "", "matrix.yaml:1:1: the file is empty"),
         (GOOD, "[1, 2]", "matrix.yaml:1:1: must be a mapping, not [1, 2]"),
         (

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.matrix import expand
 from harness.matrix.load import find, load
 from harness.mutants.coverage import MEMBERS, certificate, layout_word
+from harness.plan import suites
+from harness.plan.machine import planned_for
 from harness.record.proof import Outcome
 from harness.record.result import CaseResult, Verdict
 from tests.harness.mutants.certified_cases import NONE, case, result
@@ -102,7 +103,7 @@ def test_layouts_are_called_as_in_case_ids(fields, word):
 def test_each_suite_has_a_case_for_every_mistake(suite):
     """Of each method on each layout: shared experts, top-k above 1, two tokens or more."""
     pairs = {}
-    for one in expand.expand(load(find(ROOT / "configs/matrix.yaml")), suite):
+    for one in suites.cases(load(find(ROOT / "configs/matrix.yaml")), suite, planned_for("cpu")):
         have = pairs.setdefault((one.quant, layout_word(one.layout)), set())
         have |= {"shared"} if one.shared_experts else set()
         have |= {"slots"} if one.top_k > 1 else set()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from harness.mutants import FEW, named
+from harness.mutants import FEW, NotApplicable, named
 from harness.mutants.recompute import redo
+from harness.mutants.self_check import prove
+from harness.record.proof import Outcome
 from tests.harness.mutants.real_layer import SAME
 from tests.harness.mutants.samples import apart, assert_no_mistake, case, scene
 
@@ -74,3 +76,21 @@ def test_the_sum_of_the_parts_is_the_answer():
 )
 def test_where_there_is_no_mistake(name, one, why):
     assert_no_mistake(name, one, why)
+
+
+def first_row_is_passed_on():
+    """A scene whose first token has a zero expert alone, and whose second one has an expert."""
+    for seed in range(40):
+        here = scene(case(m=8, top_k=1, zero_experts=4, renormalize=False, seed=seed))
+        if int(here.topk_ids[0, 0]) >= 4 and int(here.topk_ids[1:FEW].min()) < 4:
+            return here
+    raise AssertionError("no seed has such tokens")
+
+
+def test_a_mistake_of_an_expert_is_tried_on_rows_that_have_one():
+    here = first_row_is_passed_on()
+    with pytest.raises(NotApplicable, match="these rows have zero experts only"):
+        named("gate_up_swapped").compute(here.first(1))
+    outcome = {proof.name: proof.outcome for proof in prove(here)}
+    assert outcome["gate_up_swapped"] is Outcome.CAUGHT
+    assert outcome["zero_experts_missing"] is Outcome.CAUGHT

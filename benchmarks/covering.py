@@ -1,0 +1,136 @@
+"""Count the cases of covering suites beside a lower bound, PICT's published counts and covertable.
+
+    python benchmarks/covering.py
+    python benchmarks/covering.py --platform cuda_sm90 --suite nightly
+    python benchmarks/covering.py --uniform-only
+
+Uniform models have no constraints: `10^20` is 20 axes of 10 values. PICT's counts are those of the
+table of tools on pairwise.org. covertable makes the same models where it is installed
+(`pip install covertable`), of our own suites from the text that `coverage --pict` writes. Bound:
+the most feasible combinations of any two or three axes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.metadata
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.matrix import expand
+from harness.matrix.covering.generate import cover
+from harness.matrix.covering.model import Model, all_targets
+from harness.matrix.covering.oracle import Oracle
+from harness.matrix.covering.space import Space
+from harness.matrix.load import load
+from harness.matrix.select import parse
+from harness.plan import machine, suites
+from harness.plan.decided import DecidingJudge
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Timed = tuple[int, float]  # rows, seconds
+
+CONFIG = Path(__file__).parents[1] / "configs/matrix.yaml"
+PICT = {
+    "3^4": 9,
+    "3^13": 18,
+    "4^15 3^17 2^29": 37,
+    "4^1 3^39 2^35": 27,
+    "2^100": 15,
+    "10^20": 210,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--suite", default="cpu")
+    parser.add_argument("--platform", default="cpu")
+    parser.add_argument("--uniform-only", action="store_true")
+    args = parser.parse_args()
+    print(f"covertable: {_version()}")
+    print(f"{'model':<28} t {'bound':>6} {'rows':>6} {'ratio':>6} {'s':>6} | PICT | covertable, s")
+    for spec, published in PICT.items():
+        _line(spec, 2, uniform(spec, 2), str(published), partial(_covertable, factors(spec), 2))
+    if not args.uniform_only:
+        _suite(args.suite, args.platform)
+
+
+def _suite(name: str, platform: str) -> None:
+    """Print a line for each covering block of a suite, in pairs and in triples."""
+    config = load(CONFIG)
+    on = machine.planned_for(platform)
+    for number, block in enumerate(expand.suite_of(config, name).blocks, 1):
+        if parse(block.select).strength is None:
+            continue
+        text = suites.pict_of(block, config.defaults, on)
+        space = Space.of(block, config.defaults)
+        for strength in (2, 3):
+            model = space.model(space.targets(strength), DecidingJudge(on).refused)
+            title = f"{name} block {number}, {platform}"
+            other = partial(_from_pict, text, 2) if strength == 2 else None
+            _line(title, strength, model, "", other)
+
+
+def _line(
+    title: str, strength: int, model: Model, published: str, other: Callable[[], Timed] | None
+) -> None:
+    began = time.perf_counter()
+    rows = cover(model, Oracle(model))
+    seconds = time.perf_counter() - began
+    bound = max(len({tuple(r[f] for f in target) for r in rows}) for target in model.targets)
+    line = f"{title:<28} {strength} {bound:>6} {len(rows):>6} {len(rows) / bound:>6.3f}"
+    print(f"{line} {seconds:>6.1f} | {published:>4} | ", end="", flush=True)
+    if other is None or _version() == "not installed":
+        print("-")
+    else:
+        count, seconds = other()
+        print(f"{count}, {seconds:.1f}", flush=True)
+
+
+def sizes(spec: str) -> list[int]:
+    """Return the numbers of values that `4^15 3^17` stands for."""
+    parts = [word.split("^") for word in spec.split()]
+    return [int(values) for values, count in parts for _ in range(int(count))]
+
+
+def factors(spec: str) -> dict[str, list[str]]:
+    """Return names and values of a uniform model."""
+    return {f"f{i}": [str(v) for v in range(size)] for i, size in enumerate(sizes(spec))}
+
+
+def uniform(spec: str, strength: int) -> Model:
+    """Return a model without constraints."""
+    named = factors(spec)
+    values = tuple(map(tuple, named.values()))
+    return Model(names=tuple(named), values=values, targets=all_targets(len(named), strength))
+
+
+def _covertable(named: dict[str, list[str]], strength: int) -> Timed:
+    package: Any = importlib.import_module("covertable")
+    return _timed(lambda: package.make(named, strength=strength))
+
+
+def _from_pict(text: str, strength: int) -> Timed:
+    package: Any = importlib.import_module("covertable.pict")
+    return _timed(lambda: package.PictModel(text).make(strength=strength))
+
+
+def _timed(make: Callable[[], Any]) -> Timed:
+    began = time.perf_counter()
+    return len(list(make())), time.perf_counter() - began
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("covertable")
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+if __name__ == "__main__":
+    main()

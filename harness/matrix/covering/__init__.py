@@ -1,0 +1,1 @@
+"""Covering suites: which values combine, few rows that have every combination, and their proof."""

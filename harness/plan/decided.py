@@ -1,0 +1,123 @@
+"""Tell which axes decide that a case is refused: equal values of these are refused in every case.
+
+Covering suites learn from it which values exclude each other without judging every point. No torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from harness.errors import UsageError
+from harness.matrix.case import AXES
+from harness.matrix.features import missing_reason
+from harness.matrix.logit_rules import hidden_choice, logits_reason, unjudged_choice
+from harness.plan import refusals
+from harness.plan.memo import axes_read
+from harness.plan.refusals import Judge
+from moe.errors import MoEError
+from moe.experts import EXPERTS
+from moe.layers import OWN
+from moe.oracle import AUTO
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from harness.matrix.case import MoETestConfig
+    from harness.plan.machine import Machine
+    from moe.spec import Need, Reason
+
+ALL = frozenset(AXES)
+# Function that gives needs -> axes that decide whether the judge asks for them. Needs of functions
+# that are not listed are taken to be decided by all axes.
+ASKED_BY: dict[Callable[..., object], frozenset[str]] = {
+    refusals.possible: frozenset(),
+    refusals.memory: frozenset(),
+    refusals.unbroken_blocks: frozenset({"quant"}),
+    refusals.quant: frozenset({"quant"}),
+    refusals.exact_formats: frozenset({"quant", "exact"}),
+    refusals.exact_activation: frozenset({"activation", "exact"}),
+    refusals.layer: frozenset({"layer"}),
+    refusals.experts: frozenset({"experts"}),
+    refusals.interpreter_time: frozenset({"experts"}),
+    refusals.router: frozenset({"router", "layer"}),
+    refusals.activation: frozenset({"activation", "layer"}),
+    refusals.all2all: frozenset({"all2all", "layer"}),
+}
+
+
+def _missing(case: MoETestConfig) -> Reason | None:
+    return missing_reason(case.missing)
+
+
+def _hidden(case: MoETestConfig) -> Reason | None:
+    is_named = case.experts not in (AUTO, OWN)
+    return hidden_choice(case, EXPERTS.row(case.experts)) if is_named else None
+
+
+# Rules that the judge applies to every case itself, not to its layer: what they read decides.
+RULES: tuple[Callable[[MoETestConfig], Reason | None], ...] = (
+    _missing,
+    logits_reason,
+    unjudged_choice,
+    _hidden,
+)
+
+
+class _Reader:
+    """Stand in for a case, and keep which of its axes are read."""
+
+    def __init__(self, case: MoETestConfig) -> None:
+        self._case = case
+        self.axes: frozenset[str] = frozenset()
+
+    def __getattr__(self, name: str) -> object:
+        self.axes |= {name} if name in AXES else ALL
+        return getattr(self._case, name)
+
+
+def _read_by_rules(case: MoETestConfig) -> frozenset[str]:
+    """Return the axes that the refusing rule read; all, if no rule refuses the case."""
+    for rule in RULES:
+        reader = _Reader(case)
+        if rule(cast("MoETestConfig", reader)) is not None:
+            return reader.axes
+    return ALL
+
+
+class DecidingJudge(Judge):
+    """Judge cases, and keep which axes decided the last refusal."""
+
+    def __init__(self, machine: Machine) -> None:
+        super().__init__(machine)
+        self._last: tuple[Reason, frozenset[str]] | None = None
+
+    def refused(self, case: MoETestConfig) -> tuple[str, frozenset[str]] | None:
+        """Return the reason code and the deciding axes, or None for a case that can run.
+
+        Raises UsageError for a member that no table has and no import path loads.
+        """
+        try:
+            _, reason = self(case)
+        except MoEError as error:
+            raise UsageError(f"case {case.id}: {error}") from error
+        if reason is None:
+            return None
+        if self._last is None or self._last[0] is not reason:
+            return reason.code, _read_by_rules(case)
+        return reason.code, ALL if case.experts == AUTO else self._last[1]
+
+    def _refusal(
+        self, needs_of: Callable[[Machine, str], tuple[Need, ...]], name: str, case: MoETestConfig
+    ) -> Reason | None:
+        reason = super()._refusal(needs_of, name, case)
+        if reason is not None:
+            need = self._remembered[needs_of, name].refusing(case)
+            axes = ASKED_BY.get(needs_of, ALL) | set(axes_read((need,)))
+            self._last = reason, frozenset(axes)
+        return reason
+
+    def _dispatch(self, experts_name: str, case: MoETestConfig) -> Reason | None:
+        reason = super()._dispatch(experts_name, case)
+        if reason is not None:
+            self._last = reason, frozenset({"experts", "all2all"})
+        return reason

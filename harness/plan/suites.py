@@ -1,0 +1,133 @@
+"""Choose the cases of a suite for a machine: blocks that select some points of their product.
+
+What can be combined follows from the refusals: a combination counts only if a case that has it can
+run on the machine. A value that no such case has is kept in one refused case, which names the
+reason. No torch.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from typing import TYPE_CHECKING
+
+from harness.matrix.covering.generate import cover
+from harness.matrix.covering.oracle import Oracle
+from harness.matrix.covering.pict import pict
+from harness.matrix.covering.space import Space
+from harness.matrix.expand import expand
+from harness.matrix.select import parse
+from harness.plan.decided import DecidingJudge
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from harness.matrix.case import MoETestConfig
+    from harness.matrix.covering.model import Literals, Model, Row
+    from harness.matrix.schema import Axes, Block, MatrixConfig
+    from harness.plan.machine import Machine
+
+_DRAWS = 100  # points drawn in vain before one is completed value by value
+_STEADY = 300  # rows in sequence that teach no exclusion before constraints are written
+
+
+def cases(config: MatrixConfig, name: str, machine: Machine) -> tuple[MoETestConfig, ...]:
+    """Return the cases of a suite on a machine, including those that are refused.
+
+    Raises UsageError for an unknown suite or member.
+    """
+    judge = DecidingJudge(machine)
+
+    def choose(
+        block: Block, defaults: Axes, before: tuple[MoETestConfig, ...]
+    ) -> Iterator[MoETestConfig]:
+        return chosen(block, Space.of(block, defaults), judge, before)
+
+    return expand(config, name, choose)
+
+
+def chosen(
+    block: Block, space: Space, judge: DecidingJudge, before: tuple[MoETestConfig, ...]
+) -> Iterator[MoETestConfig]:
+    """Yield the cases that a block, which does not select all, adds to those before it."""
+    select = parse(block.select)
+    model = model_of(block, space, judge)
+    oracle = Oracle(model)
+    base = oracle.complete(())
+    if base is None:  # nothing can run: one case tells why
+        yield space.case(tuple(0 for _ in model.sizes))
+    elif select.count is not None:
+        yield from map(space.case, _drawn(model, oracle, select.count, select.seed))
+    else:
+        running = (case for case in before if judge.refused(case) is None)
+        parts = [model.partial(space.values_of(case)) for case in running]
+        yield from (space.case(model.row(row)) for row in cover(model, oracle, parts))
+        yield from (space.case(model.row(row)) for row in _impossible(model, oracle, base))
+
+
+def model_of(block: Block, space: Space, judge: DecidingJudge) -> Model:
+    """Return the model of a block. Without a strength of its own, pairs are its targets."""
+    strength = parse(block.select).strength or 2
+    return space.model(space.targets(strength, block.submodels), judge.refused)
+
+
+def _impossible(model: Model, oracle: Oracle, base: Literals) -> Iterator[Literals]:
+    """Yield a row for each value that no accepted row has; its other values are those of `base`."""
+    for factor, literal in itertools.product(range(len(model.sizes)), range(sum(model.sizes))):
+        if literal in model.literals[factor] and oracle.excludes((literal,)):
+            yield (*base[:factor], literal, *base[factor + 1 :])
+
+
+def _drawn(model: Model, oracle: Oracle, count: int, seed: int) -> list[Row]:
+    """Return accepted rows drawn at random: `count`, or fewer if there are no more."""
+    rng = random.Random(seed)  # noqa: S311  # equal seeds must draw equal cases
+    rows: dict[Row, None] = {}
+    repeated = 0
+    while len(rows) < count and repeated < _DRAWS:
+        row = _draw(model, oracle, rng)
+        repeated = repeated + 1 if row in rows else 0
+        rows[row] = None
+    return list(rows)
+
+
+def _draw(model: Model, oracle: Oracle, rng: random.Random) -> Row:
+    """Return one accepted row of a model that has some."""
+    for _ in range(_DRAWS):
+        row = tuple(int(rng.random() * size) for size in model.sizes)
+        if model.refuse(row) is None:
+            return row
+    completed = oracle.complete((), prefer=lambda f, _: _shuffled(model.literals[f], rng))
+    assert completed is not None, "the caller knows an accepted row"
+    return model.row(completed)
+
+
+def _shuffled(literals: range, rng: random.Random) -> list[int]:
+    return sorted(literals, key=lambda _: rng.random())
+
+
+def pict_of(block: Block, defaults: Axes, machine: Machine) -> str:
+    """Return a block in PICT's language, with the refusals on a machine as constraints."""
+    space = Space.of(block, defaults)
+    model = model_of(block, space, DecidingJudge(machine))
+    oracle = Oracle(model)
+    for target in model.targets:
+        for combination in model.tuples(target):
+            oracle.complete(combination)
+    steady = _until_steady(model, oracle)
+    note = f"each of {steady} rows drawn at random that these constraints allow can run"
+    submodels = [
+        ([key for key in space.factors if key in submodel.axes], submodel.strength)
+        for submodel in block.submodels
+    ]
+    return pict(model, oracle.exclusions(), submodels, comments=[note])
+
+
+def _until_steady(model: Model, oracle: Oracle) -> int:
+    """Complete random rows until _STEADY in sequence were accepted at once; return _STEADY."""
+    rng = random.Random(0)  # noqa: S311  # equal models must get equal files
+    accepted = 0
+    while accepted < _STEADY and oracle.complete(()) is not None:
+        known = oracle.learnt
+        oracle.complete((), prefer=lambda f, _: _shuffled(model.literals[f], rng))
+        accepted = accepted + 1 if oracle.learnt == known else 0
+    return _STEADY

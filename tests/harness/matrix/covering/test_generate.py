@@ -1,0 +1,90 @@
+"""The generator's rows are accepted, have every feasible combination, and are few."""
+
+import math
+
+import pytest
+
+from harness.matrix.covering.generate import Generator, cover
+from harness.matrix.covering.model import Refused, all_targets
+from harness.matrix.covering.oracle import Oracle
+from tests.harness.matrix.covering.models import constrained, feasible, named
+
+
+def rows_of(model):
+    return cover(model, Oracle(model))
+
+
+def uncovered(model, rows):
+    """Of every target, the feasible combinations of the listed product that no row has."""
+    return {
+        target: missing
+        for target in model.targets
+        if (missing := feasible(model, target) - {tuple(r[f] for f in target) for r in rows})
+    }
+
+
+@pytest.mark.parametrize("strength", [1, 2, 3])
+@pytest.mark.parametrize("seed", range(25))
+def test_every_feasible_combination_is_covered_by_accepted_rows(seed, strength):
+    model = constrained(seed, strength=strength, rules=12)
+    rows = rows_of(model)
+    assert uncovered(model, rows) == {}
+    assert [row for row in rows if model.refuse(model.row(row)) is not None] == []
+
+
+def test_each_row_adds_something():
+    model = constrained(7, strength=2)
+    rows = rows_of(model)
+    assert all(uncovered(model, rows[:i]) for i in range(len(rows)))
+
+
+def test_equal_models_get_equal_rows():
+    assert rows_of(constrained(5)) == rows_of(constrained(5))
+
+
+def test_a_submodel_is_combined_more_strongly():
+    model = named((3, 3, 3, 3, 3), (*all_targets(5, 2), (0, 1, 2)))
+    rows = rows_of(model)
+    assert uncovered(model, rows) == {}
+    assert 27 <= len(rows) <= 29
+
+
+def test_what_earlier_cases_have_is_not_repeated():
+    model = constrained(2, strength=2)
+    rows = rows_of(model)
+    before = [*(dict(enumerate(row)) for row in rows[:6]), {0: rows[6][0]}]
+    more = cover(model, Oracle(model), before)
+    assert uncovered(model, (*rows[:6], *more)) == {}
+    assert len(more) < len(rows)
+
+
+def test_a_model_without_accepted_rows_has_none():
+    refused = Refused(code="no", factors=frozenset({0}))
+    assert rows_of(named((2, 2), all_targets(2, 2), refuse=lambda _: refused)) == ()
+
+
+def test_a_model_without_factors_has_one_row():
+    assert rows_of(named((), ((),))) == ((),)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "strength", "limit"),
+    [
+        ((3,) * 4, 2, 1.0),
+        ((13, 13, 6, 5, 10, 5, 3, 3, 2, 2, 2, 3, 2), 2, 1.02),
+        ((8, 7, 6, 5, 4, 3, 3, 2, 2), 3, 1.1),
+    ],
+)
+def test_rows_are_few(sizes, strength, limit):
+    """The bound is the product of the largest sizes: each of these combinations needs a row."""
+    rows = rows_of(named(sizes, all_targets(len(sizes), strength)))
+    assert len(rows) <= limit * math.prod(sorted(sizes)[-strength:])
+
+
+def test_more_tries_make_fewer_rows():
+    model = named((5,) * 8, all_targets(8, 2))
+
+    def count(tries):
+        return len(list(Generator(model, Oracle(model), tries=tries).rows()))
+
+    assert count(20) < count(1)
