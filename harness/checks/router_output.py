@@ -68,7 +68,7 @@ def _broken(
     ids: Tensor, weights: Tensor, case: MoETestConfig
 ) -> Iterator[tuple[str, list[int], Tensor]]:
     """Yield each rule in words, the rows that break it, and the values to show."""
-    row, experts, scale = ROUTERS.row(case.router), case.num_experts, case.router_scale
+    row, experts, scale = ROUTERS.row(case.router), case.router_experts, case.router_scale
     outside = (ids < 0) | (ids >= experts)
     yield f"have ids outside of 0..{experts - 1}", _rows(outside.any(dim=1)), ids
     ordered = ids.sort(dim=1).values
