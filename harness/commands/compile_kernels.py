@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from harness.matrix.case import MoETestConfig
 
 DEFAULT_CHIPS = ("cuda_sm90", "cuda_sm100", "rocm_gfx942", "rocm_gfx950")
+LARGEST = 20_000  # points of a suite that is compiled without being named: 10 ms each to record
 _PROGRESS_SECONDS = 15.0
 _OWN = ("triton",)  # packages of kernels that are ours
 
@@ -95,13 +96,18 @@ def compile_matrix(args: argparse.Namespace) -> int:
 
 
 def _points(args: argparse.Namespace, platform_name: str) -> tuple[MoETestConfig, ...]:
-    """Return the points of the named suites, or of every suite of the file, for a platform."""
+    """Return a platform's points of the named suites, or of all with at most LARGEST points."""
     from harness.matrix.load import find, load
 
-    suites = args.suite or load(find(args.config)).suites
-    planned = machine.planned_for(platform_name)
-    selections = (selection.of_suite(name, args.config, planned) for name in suites)
-    return tuple(dict.fromkeys(p for selected in selections for p in selected.points))
+    planned, points = machine.planned_for(platform_name), dict[Any, None]()
+    for name in args.suite or load(find(args.config)).suites:
+        of_suite = selection.of_suite(name, args.config, planned).points
+        if not args.suite and len(of_suite) > LARGEST:
+            text = f"suite {name} has {len(of_suite)} points, more than {LARGEST}, and is left out"
+            print(f"{text}; `--suite {name}` compiles it", flush=True)
+            continue
+        points |= dict.fromkeys(of_suite)
+    return tuple(points)
 
 
 def ids_for(points: Iterable[MoETestConfig], platform_name: str) -> list[str]:

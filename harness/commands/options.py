@@ -193,7 +193,12 @@ def _numerics(command: argparse.ArgumentParser) -> None:
 
 def _compile(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
-    add("--suite", action="append", metavar="NAME", help="a suite; may be repeated (all suites)")
+    add(
+        "--suite",
+        action="append",
+        metavar="NAME",
+        help="a suite; may be repeated (all but huge)",
+    )
     add("--config", type=Path, metavar="FILE", help="the matrix file (configs/matrix.yaml)")
     text = "a chip; may be repeated (cuda_sm90, cuda_sm100, rocm_gfx942, rocm_gfx950)"
     add("--platform", action="append", metavar="NAME", help=text)

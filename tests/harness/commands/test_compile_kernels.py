@@ -114,6 +114,16 @@ def test_a_case_that_cannot_be_recorded_fails(worker, tmp_path, capsys):
     )
 
 
+def test_a_huge_suite_is_left_out_unless_it_is_named(worker, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(compile_kernels, "LARGEST", 0)
+    assert compile_with(tmp_path) == 4
+    assert "suite one has 1 points, more than 0, and is left out" in capsys.readouterr().out
+    worker += [{"recorded": {"sm90": 1}, "seconds": 0.5}, GOOD]
+    path = str(tmp_path / "matrix.yaml")
+    argv = ["compile", "--config", path, "--platform", "cuda_sm90", "--suite", "one"]
+    assert cli.main(argv) == 0
+
+
 def test_a_worker_that_dies_is_the_machines_fault(tmp_path):
     with pytest.raises(InfrastructureError, match="ended with code 1"):
         list(compile_kernels._worker({"no_such_chip": [CASE.id]}, tmp_path, 1))
