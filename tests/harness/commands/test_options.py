@@ -23,9 +23,9 @@ def test_options_that_may_be_repeated_add_up():
 @pytest.mark.parametrize(
     ("command", "defaults"),
     [
-        ("run", {"seeds": 1, "slots": 1, "retries": None, "time_limit": None, "case": None}),
-        ("power", {"seeds": 1, "slots": 1, "folder": None, "require": []}),
-        ("fuzz", {"budget": "5m", "seed": 0, "slots": 1, "cases": None, "require": []}),
+        ("run", {"seeds": 1, "slots": None, "retries": None, "time_limit": None, "case": None}),
+        ("power", {"seeds": 1, "slots": None, "folder": None, "require": []}),
+        ("fuzz", {"budget": "5m", "seed": 0, "slots": None, "cases": None, "require": []}),
         ("list", {"suite": None, "devices": None, "platform": None, "require": []}),
         ("plan", {"suite": None, "last_failed": False, "experts": None, "layer": None}),
         ("fuzz", {"model": None, "layouts": None, "tokens": None, "quant": None}),
