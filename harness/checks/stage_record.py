@@ -126,7 +126,8 @@ class Handed:
     def scales(self, stage: str, rows: Tensor, width: int) -> Tensor | None:
         """Return the scales of `input` or `second` in these rows, broadcastable to [r, width].
 
-        None if the member records no scales and they are not static: the values are unknown then.
+        None if the member records no scales, unless one static scale is all there is: the values
+        are unknown then. Beside scales of groups, the static one is only the global scale.
         """
         name, fmt = f"{stage}_scale", self.subject.reference.act_format
         if name in self.stages:
@@ -137,6 +138,8 @@ class Handed:
             return spread(row_scales, width, (fmt.block or (None, None))[1])
         if fmt.grid == "model":
             return torch.ones((), device=rows.device)
+        if not fmt.has_one_scale:
+            return None
         return self.subject.scales["a1_scale" if stage == "input" else "a2_scale"]
 
     def dequantized(self, stage: str, rows: Tensor) -> Tensor | None:

@@ -130,7 +130,7 @@ def _router(fields: Fields, kind: ModelType) -> RouterFacts:
         bias=_has_bias(fields, kind, scoring),
         groups=groups,
         chosen_groups=min(fields.whole("topk_group", least=0) or 1, groups),
-        scale=fields.number("routed_scaling_factor", "moe_router_topk_scaling_factor") or 1.0,
+        scale=fields.factor("routed_scaling_factor", "moe_router_topk_scaling_factor") or 1.0,
         weights_input=kind.weights_input,
     )
 

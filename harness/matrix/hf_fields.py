@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.errors import UsageError
+from harness.matrix.axis import LARGEST, SMALLEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -36,6 +37,11 @@ class Fields:
     def number(self, *names: str) -> float | None:
         """Return a number above 0."""
         return self._one(names, _positive, "a number above 0")
+
+    def factor(self, *names: str) -> float | None:
+        """Return a number that an axis of a case can have."""
+        rule = f"a number from {SMALLEST:g} to {LARGEST:g}"
+        return self._one(names, _of_an_axis, rule)
 
     def flag(self, *names: str) -> bool | None:
         """Return true or false."""
@@ -95,6 +101,11 @@ def _positive(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if 0 < value <= _LARGEST and math.isfinite(value) else None
+
+
+def _of_an_axis(value: object) -> float | None:
+    number = _positive(value)
+    return number if number is not None and SMALLEST <= number <= LARGEST else None
 
 
 def _sizes(value: object) -> list[int] | None:

@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from harness.matrix.axis import LARGEST, SMALLEST
 from moe.quant import QUANT
 
 Size = Annotated[int, Field(ge=1)]
@@ -36,7 +37,7 @@ class RouterFacts(_Facts):
     bias: bool = Field(False, description="a bias is added to the scores for the choice")
     groups: Size = Field(1, description="groups of experts, of which some are chosen first")
     chosen_groups: Size = Field(1, description="groups that a token may use")
-    scale: float = Field(1.0, gt=0, description="factor on the weights")
+    scale: float = Field(1.0, ge=SMALLEST, le=LARGEST, description="factor on the weights")
     weights_input: bool = Field(False, description="weights multiply the experts' input")
 
 

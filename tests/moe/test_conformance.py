@@ -107,7 +107,7 @@ def test_each_family_has_a_member_that_takes_anything():
         formats=ANY,
         dequantizes=True,
         activation_functions=ANY,
-        layer_features=frozenset({"fused_shared", "expert_bias"}),
+        layer_features=frozenset({"fused_shared", "expert_bias", "zero_experts"}),
         padding=True,
     )
     any_rows = dataclasses.replace(TAKES_ANYTHING, padding=True)

@@ -203,12 +203,15 @@ class Unwritten(Loop):
 
 
 class TakesInt8Only(Loop):
-    """Is refused the plainest cases: it needs int8 codes, and sizes of a multiple of 256."""
+    """Is refused the plainest cases: it needs int8 codes in blocks, which are not padded to sizes.
+
+    Its sizes are multiples of 256.
+    """
 
     row = replace(
         row_of("TakesInt8Only"),
         needs=Needs(
-            formats=frozenset({("int8_channel", "int8_token")}),
+            formats=frozenset({("int8_block", "int8_group")}),
             dequantizes=True,
             hidden_multiple=256,
             shard_multiple=256,

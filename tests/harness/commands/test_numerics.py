@@ -86,7 +86,7 @@ def test_the_first_cases_that_the_member_takes_are_chosen():
     assert [case.top_k for case in plain] == [1, 2, 4]
     assert {case.quant for case in plain} == {"none"}
     only = plan_of("--experts", places_members.TakesInt8Only.row.name).cases
-    assert {(case.quant, case.k, case.n) for case in only} == {("int8_channel", 256, 256)}
+    assert {(case.quant, case.k, case.n) for case in only} == {("int8_block", 256, 256)}
 
 
 def test_a_layer_runs_with_its_own_experts_and_the_named_quantization():

@@ -289,7 +289,10 @@ def test_other_parameters_than_the_row_s_are_another_activation(read, fields, ac
         ({"hidden_act": None}, "has no activation function (none of mlp_hidden_act, hidden_act, "),
         ({"hidden_act": 3}, "hidden_act must be a word, not 3"),
         ({"norm_topk_prob": "yes"}, "norm_topk_prob must be true or false, not 'yes'"),
-        ({"routed_scaling_factor": -2}, "routed_scaling_factor must be a number above 0, not -2"),
+        (
+            {"routed_scaling_factor": 1001},  # no case can have it
+            "routed_scaling_factor must be a number from 0.001 to 1000, not 1001",
+        ),
         (
             {"torch_dtype": "float8"},
             "dtype must be one of bfloat16, float16, float32, not 'float8'",

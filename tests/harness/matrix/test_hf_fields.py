@@ -33,6 +33,13 @@ def test_what_is_no_positive_number_is_an_error(value):
         fields(a=value).number("a")
 
 
+@pytest.mark.parametrize("value", ["2", True, 0, -1.0, 0.0009, 1000.5, float("nan"), 10**400])
+def test_what_no_axis_of_a_case_can_have_is_no_factor(value):
+    assert fields(a=2).factor("a") == 2.0
+    with pytest.raises(UsageError, match="a must be a number from 0.001 to 1000, not "):
+        fields(a=value).factor("a")
+
+
 def test_other_types_are_errors():
     with pytest.raises(UsageError, match="a must be true or false, not 1"):
         fields(a=1).flag("a")

@@ -104,7 +104,7 @@ def test_a_good_file_loads(write):
             "models.small-1b.router.bais: unknown key, did you mean 'bias'?",
         ),
         ("top_k: 2", "top_k: 2\n    router: 3", "models.small-1b.router: must be a mapping, not 3"),
-        ("top_k: 2", "top_k: 2\n    router: {scale: 0}", "must be more than 0, not 0"),
+        ("top_k: 2", "top_k: 2\n    router: {scale: 0}", "must be at least 0.001, not 0"),
         ("top_k: 2", "top_k: 2\n    top_k: 3", "this key is given twice"),
         (GOOD, "", "models.yaml:1:1: the file is empty"),
         (GOOD, "[", "models.yaml:"),
