@@ -110,9 +110,7 @@ def test_a_models_cases_are_listed_with_its_facts(engine, capsys):
     assert "\nmixtral-8x7b (mistralai/Mixtral-8x7B-v0.1): hidden 4096; intermediate 14336; 8" in out
     assert "\n2 case(s) on cuda_sm90, 0 refused\n" in out
     assert cli.main(["list", "--model", "gpt-oss-20b", "--quant", "fp8_block"]) == 4
-    assert (
-        "     6  block_straddles_shard: e.g. m:1-n:2880-k:2880-e:32-" in capsys.readouterr().out
-    )
+    assert "     6  block_straddles_shard: e.g. m:1-n:2880-k:2880-e:32-" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def test_what_is_no_positive_number_is_an_error(value):
 @pytest.mark.parametrize("value", ["2", True, 0, -1.0, 0.0009, 1000.5, float("nan"), 10**400])
 def test_what_no_axis_of_a_case_can_have_is_no_factor(value):
     assert fields(a=2).factor("a") == 2.0
-    with pytest.raises(UsageError, match="a must be a number from 0.001 to 1000, not "):
+    with pytest.raises(UsageError, match=r"a must be a number from 0\.001 to 1000, not "):
         fields(a=value).factor("a")
 
 
