@@ -112,6 +112,16 @@ PLACES |= dict.fromkeys(
 
 
 PLACES["weights_softmax"] = case(router="sigmoid")
+PLACES |= {
+    "nibbles_swapped": case(quant="mxfp4"),
+    "words_in_awq_order": case(quant="int4_g32"),
+    "words_out_of_awq_order": case(quant="int4_zp_g32"),
+    "zero_points_ignored": case(quant="int8_zp_g32"),
+    "zero_points_one_too_low": case(quant="int4_zp_g32"),
+    "exponents_one_too_high": case(quant="mxfp8"),
+    "exponents_one_too_low": case(quant="mxfp4_mxfp8"),
+    "global_scales_missing": case(quant="nvfp4"),
+}
 
 
 def place(name: str):

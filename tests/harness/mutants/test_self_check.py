@@ -33,12 +33,18 @@ def loosened(right, factor):
     return dataclasses.replace(right, answer=dataclasses.replace(right.answer, **wide), memo={})
 
 
-@pytest.mark.parametrize("layout", [{}, {"tp_size": 2}, {"dp_size": 2, "use_ep": True}])
+LAYOUTS = [{}, {"tp_size": 2}, {"dp_size": 2, "use_ep": True}]
+BIASED = {"tp_size": 2, "expert_bias": True}  # where each mistake with a bias can exist
+
+
+@pytest.mark.parametrize("layout", [*LAYOUTS, BIASED])
 @pytest.mark.parametrize("quant", QUANT.rows)
 def test_every_wrong_answer_that_can_exist_is_caught(quant, layout):
     words = outcomes(prove(scene(case(quant=quant, shared_experts=1, m=8, **layout))))
     assert set(words) == NAMES
     not_here = {"rank_missing", "rank_twice"} if not layout else set()
+    biases = {"first_bias_missing", "second_bias_missing", "second_bias_on_each_rank"}
+    not_here |= biases if "expert_bias" not in layout else set()
     not_here |= {"scale_shifted"} if quant == "none" else set()
     not_here |= {"shared_gate_ignored", "zero_experts_missing", "limit_missing"}
     assert {name for name, word in words.items() if word != CAUGHT} == not_here
