@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 
 from moe.numerics import EITHER
 from moe.reference import formats
-from moe.reference.sum_noise import gathered
+from moe.reference.sum_noise import gathered, rounds_nothing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -97,6 +97,7 @@ class Noisy:
         """
         sigma = self.variance.sqrt()
         over = 0.5 * torch.erfc(tie / sigma.clamp(min=1e-30) / 2**0.5) * step.square()
+        over = torch.where(sigma == 0, 0.0, over)  # at a tie, too: all round it to even
         reach = REACH * sigma + self.doubt
         ties = ((reach - tie) / step.clamp(min=1e-38)).floor() + 1  # number within reach
         jump_size = torch.maximum(ties, torch.ones_like(ties)) * step
@@ -137,13 +138,16 @@ def rounded(x: Noisy, place: str | None, model: str) -> Noisy:
 def first_product(x: Tensor, w13: Tensor, numerics: Numerics, bias: Tensor | None = None) -> Noisy:
     """Return x [R, K] @ w13 [2N, K].T, unrounded, with the noise of its sums.
 
-    It is relative to the root of the sum of squares of the terms. bias: [2N], one more term.
+    It is relative to the root of the sum of squares of the terms; see also `rounds_nothing`.
+    bias: [2N], one more term.
     """
     gate_up = x @ w13.T
     lengths = x.square().sum(dim=1, keepdim=True) * w13.square().sum(dim=1)
     if bias is not None:
         gate_up, lengths = gate_up + bias, lengths + bias.square()
     variance = gathered(numerics, x.shape[1]) * lengths / x.shape[1]
+    if bias is None:
+        variance = torch.where(rounds_nothing(x, w13, numerics), 0.0, variance)
     zeros = torch.zeros_like(gate_up)
     return Noisy(value=gate_up, variance=variance, jumps=zeros, doubt=zeros)
 

@@ -9,11 +9,13 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+
 from moe.numerics import EITHER
 from moe.reference import formats
 from moe.reference.error_propagation import rounding_variance
 from moe.reference.parallel_error import along_itself
-from moe.reference.sum_noise import gathered
+from moe.reference.sum_noise import gathered, rounds_nothing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,7 +44,7 @@ def add_noise(sums: Sums, term: Term, numerics: Numerics, layer_spec: LayerSpec)
     terms, length = h.value.shape[2], y.square().sum(dim=2)
     noise = ((h.variance + h.jumps) @ power)[:, :, 0] + gathered(numerics, terms) * length
     if numerics.expert == "model":
-        noise = noise + rounding_variance(y, model).sum(dim=2)
+        noise = noise + _expert_rounding(term, numerics, model).sum(dim=2)
     variance = weight.square() * noise.sum(dim=0)
     if numerics.weighted == "model" and numerics.weight_on == "output":
         weighted = y * weight[:, None]
@@ -56,6 +58,20 @@ def add_noise(sums: Sums, term: Term, numerics: Numerics, layer_spec: LayerSpec)
     if numerics.weight_dtype == EITHER:
         error = formats.on_grid(weight, model) - weight
         sums.unsure.index_add_(0, term.rows, error[:, None] * y.sum(dim=0))
+
+
+def _expert_rounding(term: Term, numerics: Numerics, model: str) -> Tensor:
+    """Return the mean square [w, R, K] of the error of rounding each expert's output.
+
+    It is a twelfth of a step squared, unless the sums are exact: these have few bits, and may even
+    be numbers of the layer's dtype, so that their own error is taken.
+    """
+    squares = rounding_variance(term.y, model)
+    own = (formats.on_grid(term.y, model) - term.y).square()
+    for rank, h in enumerate(term.h.value):
+        is_exact = rounds_nothing(h, term.w2[rank], numerics)
+        squares[rank] = torch.where(is_exact, own[rank], squares[rank])
+    return squares
 
 
 def _lost(numerics: Numerics, layer_spec: LayerSpec, terms: int) -> float:

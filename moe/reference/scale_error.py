@@ -62,7 +62,7 @@ def quantize_noisy(h: Noisy, scale: Scale, fmt: Format) -> Noisy:
     shift = h.value.abs() * scale.doubt
     unsure = Noisy(
         value=h.value,
-        variance=h.variance + (h.value * FLOAT32_NOISE).square(),
+        variance=h.variance + (h.value * _own_noise(h, fmt)).square(),
         jumps=h.jumps,
         doubt=h.doubt + shift,
     )
@@ -127,7 +127,7 @@ def _stepped_scale(h: Noisy, fmt: Format, numerics: Numerics, total: Scale | Non
         return formats.scale_for(formats.scope_amax(size, fmt), fmt, numerics, shared)
 
     size = h.value.abs()
-    reach = h.doubt + REACH * h.variance.sqrt() + size * FLOAT32_NOISE
+    reach = h.doubt + REACH * h.variance.sqrt()
     scale = scale_at(size, 0)
     above, below = scale_at(size + reach, 1), scale_at((size - reach).clamp(min=0), -1)
     by_noise = scale_at(size + reach - h.doubt, 0) != scale
@@ -140,6 +140,17 @@ def _stepped_scale(h: Noisy, fmt: Format, numerics: Numerics, total: Scale | Non
     others = (torch.where(_near(t, scale), scale, t) for t in (above, below))
     pairs = tuple((t, torch.where(t == scale, 0.0, of_other)) for t in others)
     return Scale(scale=scale, doubt=shift, chance=chance, others=pairs)
+
+
+def _own_noise(h: Noisy, fmt: Format) -> float:
+    """Return the relative noise of dividing values by their scale.
+
+    Members may multiply by the reciprocal of a float32 scale. A scale on a grid divides, in float32
+    as here, and by a power of two without rounding: so values that were rounded to the layer's
+    dtype, of which many lie exactly on a tie, have the same codes everywhere.
+    """
+    same_bits = fmt.scale_dtype == "e8m0" or h.value.dtype == torch.float32
+    return 0.0 if fmt.scale_dtype != "f32" and same_bits else FLOAT32_NOISE
 
 
 def _near(a: Tensor, b: Tensor) -> Tensor:

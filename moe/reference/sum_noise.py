@@ -19,6 +19,34 @@ def gathered(numerics: Numerics, terms: int) -> float:
     return numerics.accumulation**2 * min(terms, numerics.promoted or terms)
 
 
+def rounds_nothing(x: Tensor, w: Tensor, numerics: Numerics) -> Tensor:
+    """Return bool, broadcastable to [R, O]: whether x [R, I] @ w [O, I].T is exact in any order.
+
+    It is if all terms are multiples of a unit, and no sum of their sizes has more units than the
+    accumulator tells apart. Codes of few bits whose scales are powers of two have such sums, and
+    they often lie exactly on a tie of the layer's dtype.
+    """
+    assert numerics.accumulation is not None, f"numerics leave {numerics.unstated} unstated"
+    kept = numerics.accumulation
+    if numerics.aligned is not None:
+        kept = max(kept, 2.0 ** -numerics.aligned[1])
+    of_x, length = _unit(x), x.double().norm(dim=1)
+    if not (length * kept <= of_x).any():  # no size of w can help: spares a pass over it
+        return torch.zeros((1, 1), dtype=torch.bool, device=x.device)
+    largest = length[:, None] * w.double().norm(dim=1)  # of the sum of the terms' sizes
+    is_exact: Tensor = largest * kept <= of_x[:, None] * _unit(w)
+    return is_exact
+
+
+def _unit(x: Tensor) -> Tensor:
+    """Return float64 [R], the largest power of two whose multiples all elements of a row are."""
+    bits = x.double().view(torch.int64)
+    mantissa = (bits & (2**52 - 1)) | 2**52
+    exponent = ((bits >> 52) & 0x7FF) - 1075
+    unit = torch.ldexp((mantissa & -mantissa).double(), exponent)
+    return torch.where(x == 0, torch.inf, unit).amin(dim=1)
+
+
 def of_each_sum(x: Tensor, w: Tensor, numerics: Numerics) -> Tensor:
     """Return the standard deviation [R, O] of each element of x [R, I] @ w [O, I].T.
 

@@ -60,7 +60,7 @@ def tiles_of_columns_overlap(patch):
 
 @mistake("order of tiles loses blocks", "aiter #4451", "says:stage gemm1", m=24, **TINY)
 def second_group_of_blocks_starts_at_the_first(patch):
-    edited(patch, grouped_gemm, "_tile_of", "return first + inside", "return inside")
+    edited(patch, grouped_gemm, "tile_of", "return first + inside", "return inside")
 
 
 @mistake("rows of a later chunk placed wrong", "aiter #252", "says:stage gemm1", m=24, **TINY)

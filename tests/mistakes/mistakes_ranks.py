@@ -169,7 +169,7 @@ def gate_up_sharded_as_one_matrix(patch):
     def contiguous(t, columns, intermediate):
         return t[:, 2 * columns.start : 2 * columns.stop].contiguous()
 
-    patch.setattr(quant_base, "_gate_up_rows", contiguous)
+    patch.setattr(quant_base, "_rows_of", contiguous)
 
 
 @mistake("shards of two ranks", "vLLM #31534", "w2_shard_of_next_rank", **TP)

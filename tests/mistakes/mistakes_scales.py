@@ -158,9 +158,9 @@ def kernel_ignores_the_scale_of_the_input(patch):
     """Only the first product's, so that the second is consistently wrong."""
     first = []
 
-    def product(real, x, w, aligned, *, rows, dtype):
+    def product(real, x, w, aligned, **how):
         first.append(x)
         scale = torch.ones_like(x.scale) if len(first) % 2 else x.scale
-        return real(x.replace(scale=scale), w, aligned, rows=rows, dtype=dtype)
+        return real(x.replace(scale=scale), w, aligned, **how)
 
     around(patch, triton_experts, "grouped_gemm", product)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from moe.formats import FORMATS
-from moe.kernels import quantize
+from moe.kernels import quantize, rounding
 from moe.quant.fp8_tensor import Fp8TensorStatic
 from moe.types import Activations, Routing
 from tests.mistakes.mistake import around, mistake
@@ -20,7 +20,7 @@ FLOAT32 = {"dtype": "f32", "experts": "torch_loop"}
 def scale_of_a_zero_group_not_guarded(patch):
     """0 / 0."""
     patch.setattr(
-        quantize, "_scale_torch", lambda amax, kind: amax.float() * (1 / quantize.MAX[kind])
+        rounding, "scale_torch", lambda amax, kind: amax.float() * (1 / rounding.MAX[kind])
     )
 
 

@@ -18,7 +18,7 @@ from moe.all2all.local import Local
 from moe.collectives import Group
 from moe.experts import torch_loop, triton
 from moe.experts.torch_loop import TorchLoopExperts
-from moe.formats.int8.codec import Int8
+from moe.kernels import rounding
 from moe.quant import base as quant_base
 from moe.quant.base import QuantMethod
 from moe.quant.fp8_tensor import Fp8TensorDynamic
@@ -188,7 +188,7 @@ def token_scales_shifted_by_a_row(patch):
 
 @mistake(quant="int8_channel")
 def codes_truncated_instead_of_rounded(patch):
-    around(patch, Int8, "encode", lambda real, self, x: real(self, x.trunc()))
+    around(patch, rounding, "int8_codes_torch", lambda real, x: real(x.trunc()))
 
 
 @mistake(quant="fp8_tensor_dynamic", dp_size=2)
@@ -206,9 +206,10 @@ def weights_quantized_after_sharding_fp8(patch):
     patch.setattr(layer, "shard_weights", quantized_shard)
 
 
-def quantized_shard(layer_spec, rank, quant, w13, w2):
+def quantized_shard(layer_spec, rank, quant, w13, w2, biases):
     from moe.quant.none import NoQuant
 
+    assert biases is None
     columns = layer_spec.layout.intermediate_of(rank, layer_spec.intermediate)
     plain = NoQuant()
     part = plain.shard(plain.quantize_weights(w13, w2), columns, layer_spec.intermediate)
@@ -326,7 +327,7 @@ def gate_up_sharded_as_one_matrix(patch):
     def contiguous(t, columns, intermediate):
         return t[:, 2 * columns.start : 2 * columns.stop].contiguous()
 
-    patch.setattr(quant_base, "_gate_up_rows", contiguous)
+    patch.setattr(quant_base, "_rows_of", contiguous)
 
 
 @mistake(tp_size=2)

@@ -56,10 +56,27 @@ def bf16(x):
 
 @pytest.mark.parametrize("place", ["expert", "weighted"])
 def test_a_rounding_of_the_output_or_of_its_weighted_value(place):
-    sums = noise_of(Numerics.stated(**{place: "model"}, accumulation=0.0))
+    sums = noise_of(Numerics.stated(**{place: "model"}, accumulation=2.0**-40))
     exact = Y[0] * WEIGHT[:, None]
     actual = bf16(Y[0]) * WEIGHT[:, None] if place == "expert" else bf16(exact)
     assert 0.85 < share(actual - exact, sums.variance) < 1.15
+
+
+def test_outputs_of_experts_that_have_few_bits_are_rounded_less():
+    h, w2 = ((t * 4).round() / 4 for t in (H, W2))
+    y, zeros = h @ w2.transpose(1, 2), torch.zeros_like(h)
+    assert (bf16(y) == y).float().mean() > 0.3
+    noise = {}
+    for accumulation in (2.0**-22, 2.0**-9):  # the sums are exact, or are not
+        numerics = Numerics.stated(expert="model", accumulation=accumulation)
+        sums = empty_sums(torch.zeros(ROWS, HIDDEN), 2, 1, None)
+        noisy = Noisy(value=h, variance=zeros, jumps=zeros, doubt=zeros)
+        term = Term(rows=ALL, weight=torch.ones(ROWS), h=noisy, w2=w2, y=y)
+        add_noise(sums, term, numerics, layer_spec())
+        noise[accumulation] = sums.variance - INNER * (accumulation * y[0]).square().sum(dim=1)
+    actual = (bf16(y[0]) - y[0]).square().sum()
+    assert float(actual / noise[2.0**-22].sum()) == pytest.approx(1, abs=0.01)
+    assert actual < 0.7 * noise[2.0**-9].sum()  # a step squared over twelve is too much
 
 
 def test_a_value_that_was_weighted_earlier_is_not_rounded_again():

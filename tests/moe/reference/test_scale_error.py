@@ -93,3 +93,28 @@ def test_the_largest_value_of_all_rows_has_the_error_of_its_rivals():
     assert largest.scale.item() == 3.0
     assert largest.doubt.item() == pytest.approx(0.02 / 3)
     assert largest.chance.item() == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("name", ["mxfp8", "mxfp4"])
+def test_values_without_noise_have_none_after_division_by_a_power_of_two(name):
+    """Values of the layer's dtype lie on ties, and their largest where the scale doubles."""
+    fmt = FORMATS[name]
+    edge = 448.0 if fmt.scale_rounding == "up" else 8.0
+    h = (torch.arange(1, 129).reshape(4, 32) / 128 * edge).bfloat16().float()
+    h[:, 3] = edge
+    scale = dynamic_scale(noisy(h), fmt, PLAIN)
+    assert (formats.quantize(h, scale.scale, fmt).tie == 0).any()
+    found = quantize_noisy(noisy(h), scale, fmt)
+    assert not found.jumps.any()
+    assert not found.doubt.any()
+    shaken = noisy(h, sigma=edge * 2.0**-20)
+    again = quantize_noisy(shaken, dynamic_scale(shaken, fmt, PLAIN), fmt)
+    assert (again.jumps > 0).any()
+
+
+def test_a_float32_scale_may_be_multiplied_by_its_reciprocal():
+    fmt = FORMATS["int8_token"]
+    h = torch.arange(-127, 128)[None] / 2.0
+    h[0, 0] = 127.0  # the scale is 1, and every other value lies on a tie
+    scale = dynamic_scale(noisy(h), fmt, PLAIN)
+    assert quantize_noisy(noisy(h), scale, fmt).jumps.any()

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from moe.reference.sum_noise import gathered, of_each_sum
+from moe.reference.sum_noise import gathered, of_each_sum, rounds_nothing
 from moe.spec import Numerics
 
 TERMS, BITS = 32, 13
@@ -86,3 +86,29 @@ def test_a_plain_accumulator_s_is_the_same_for_equal_lengths():
     plain = Numerics.stated(accumulation=2.0**-22)
     wanted = math.sqrt(gathered(plain, 50) / 50) * 50
     assert of_each_sum(x, w, plain).tolist() == [pytest.approx([wanted] * 3)] * 2
+
+
+def test_sums_of_few_bits_round_nothing_in_any_order():
+    generator = torch.Generator().manual_seed(1)
+    codes = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6])
+    x, w = (codes[torch.randint(8, (6, 128), generator=generator)] for _ in range(2))
+    x[:, ::3] *= -1
+    x, w = x * torch.exp2(torch.arange(128) // 32 - 2.0), w * 2.0**-7
+    plain = Numerics.stated(accumulation=2.0**-22)
+    assert rounds_nothing(x, w, plain).all()
+    orders = [torch.randperm(128, generator=generator) for _ in range(4)]
+    sums = [(x[:, None, order] * w[None, :, order]).cumsum(dim=2)[:, :, -1] for order in orders]
+    assert all(torch.equal(total, (x.double() @ w.double().T).float()) for total in sums)
+    assert not rounds_nothing(x, w, SHORT).any()  # 13 bits are too few for them
+    x[0, 5], w[2, 7] = 2.0**-20, 0.5 + 2.0**-20
+    known = rounds_nothing(x, w, plain)
+    assert not known[0].any()
+    assert not known[:, 2].any()
+    assert known.sum() == 25
+
+
+def test_sums_of_any_numbers_may_round():
+    x, w = data(128, heavy=True)
+    assert not rounds_nothing(torch.randn(4, 128), torch.randn(5, 128), Numerics.stated()).any()
+    assert not rounds_nothing(x * 0.3, w * 0.7, Numerics.stated()).any()
+    assert rounds_nothing(x * 0, w, Numerics.stated()).all()
