@@ -18,9 +18,10 @@ from moe import guarded_buffers
 from moe.errors import MoEError
 from moe.formats.quant_tensor import spread_scale
 from moe.kernels import rounding
-from moe.kernels.grouped_gemm import _dot, _tile, check_bias, constants, with_bias
+from moe.kernels.grouped_gemm import _dot, _tile, check_bias, constants
 from moe.kernels.launch import INTERPRETED, launch
 from moe.kernels.scales import w_kind_of, x_kind_of
+from moe.kernels.schedule import with_bias
 from moe.kernels.tiles import Tile, block_rows
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from moe.kernels.decode import (
     scale_values,
 )
 from moe.kernels.launch import INTERPRETED, launch
-from moe.kernels.schedule import tile_of
+from moe.kernels.schedule import tile_of, with_bias
 from moe.kernels.tiles import Tile, decoding_tile
 
 if TYPE_CHECKING:
@@ -62,7 +62,13 @@ def check(x: QuantTensor, w: QuantTensor) -> None:
 
 
 def run(
-    x: QuantTensor, w: QuantTensor, aligned: Aligned, y: Tensor, *, tile: Tile | None = None
+    x: QuantTensor,
+    w: QuantTensor,
+    aligned: Aligned,
+    y: Tensor,
+    *,
+    bias: Tensor | None = None,
+    tile: Tile | None = None,
 ) -> None:
     """Write the rows [rows, out] of y that `aligned` names. Shapes are those of `grouped_gemm`."""
     _, out, inner = w.shape
@@ -78,6 +84,7 @@ def run(
     launch(
         *(_decoding_gemm, (blocks * tiles,), y.device, x.codes.contiguous(), w.codes.contiguous()),
         *(y, _bytes(x), _bytes(w), w.zero_point, x.global_scale, w.global_scale),
+        None if bias is None else bias.contiguous(),
         *(aligned.row_ids, aligned.block_expert, aligned.num_rows),
         *(rows, rows // x.codes.shape[0], out, inner),
         **constants,
@@ -206,7 +213,7 @@ def _dot_decoded(
 
 @triton.jit(do_not_specialize=("rows", "slots"))
 def _decoding_gemm(
-    x_ptr, w_ptr, y_ptr, x_scale_ptr, w_scale_ptr, zero_ptr, x_total_ptr, w_total_ptr,
+    x_ptr, w_ptr, y_ptr, x_scale_ptr, w_scale_ptr, zero_ptr, x_total_ptr, w_total_ptr, bias_ptr,
     row_ids_ptr, block_expert_ptr, num_rows_ptr, rows, slots, out, inner,
     X_KIND: tl.constexpr, W_KIND: tl.constexpr, X_SCALE: tl.constexpr, W_SCALE: tl.constexpr,
     X_GROUP: tl.constexpr, GROUP: tl.constexpr, X_PACKED: tl.constexpr, W_PACKED: tl.constexpr,
@@ -235,6 +242,7 @@ def _decoding_gemm(
         result = tl.div_rn(result, tl.zeros_like(result) + tl.load(x_total_ptr))
     if w_total_ptr is not None:
         result = tl.div_rn(result, tl.zeros_like(result) + tl.load(w_total_ptr + expert))
+    result = with_bias(result, bias_ptr, expert, column, out)
     y = rounding.to_model_dtype(result, y_ptr.dtype.element_ty)
     live = real[:, None] & (column < out)[None, :]
     tl.store(y_ptr + row[:, None] * out + column[None, :], y, mask=live)

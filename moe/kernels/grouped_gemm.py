@@ -20,7 +20,7 @@ from moe.formats.quant_tensor import spread_blocks, spread_scale
 from moe.kernels import decoding_gemm, rounding
 from moe.kernels.launch import INTERPRETED, launch, shared_bytes
 from moe.kernels.scales import w_kind_of, x_kind_of
-from moe.kernels.schedule import tile_of
+from moe.kernels.schedule import tile_of, with_bias
 from moe.kernels.tiles import Tile, gemm_tile, interpreted_tile
 from moe.spec import BLOCK
 
@@ -60,7 +60,7 @@ def grouped_gemm(
     if rows == 0 or w_codes.shape[0] == 0:
         return y
     if decoding_gemm.decodes(x.format, w.format):
-        decoding_gemm.run(x, w, aligned, y, tile=tile)
+        decoding_gemm.run(x, w, aligned, y, bias=bias, tile=tile)
         return y
     x_kind, w_kind = x_kind_of(x.format), w_kind_of(w.format)
     blocked = x_kind == "group" or w_kind == "block"
@@ -172,15 +172,6 @@ def _grouped_gemm(
     y = rounding.to_model_dtype(result, y_ptr.dtype.element_ty)
     live = real[:, None] & (column < out)[None, :]
     tl.store(y_ptr + row[:, None] * out + column[None, :], y, mask=live)
-
-
-@triton.jit
-def with_bias(result, bias_ptr, expert, column, out):
-    """Return the tile float32 [BLOCK_M, BLOCK_N] plus the bias of its columns, if there is one."""
-    if bias_ptr is not None:
-        bias = tl.load(bias_ptr + expert * out + column, mask=column < out, other=0.0)
-        result += bias.to(tl.float32)[None, :]
-    return result
 
 
 @triton.jit

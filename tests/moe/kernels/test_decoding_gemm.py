@@ -53,6 +53,20 @@ def test_every_method(name, kernel_device):
     assert relative_rms(y[USED], truth(x, weights.gate_up)[USED]) < 3e-6
 
 
+@pytest.mark.parametrize("name", ["mxfp4", "int4_zp_g32", "w4a8", "nvfp4_dynamic"])
+def test_a_bias_is_added(name, kernel_device):
+    x, weights = operands(name)
+    bias, aligned = torch.randn(3, 96) * 100, align_tokens(IDS, 3, 16)
+    run = {"rows": 10, "dtype": torch.float32}
+    expected = grouped_gemm_torch(x, weights.gate_up, aligned, bias=bias, **run)
+    operands_there = (to(x, kernel_device), to(weights.gate_up, kernel_device))
+    aligned = align_tokens(IDS.to(kernel_device), 3, 16)
+    y = grouped_gemm(*operands_there, aligned, bias=bias.to(kernel_device), **run).cpu()
+    assert relative_rms(y[USED], expected[USED]) < 3e-6
+    without = grouped_gemm_torch(x, weights.gate_up, align_tokens(IDS, 3, 16), **run)
+    assert relative_rms(without[USED], expected[USED]) > 0.1
+
+
 @pytest.mark.parametrize("name", ["mxfp4", "int4_zp_g32", "w4a8"])
 def test_fp16_rows(name, kernel_device):
     x, weights = operands(name, dtype=torch.float16)
