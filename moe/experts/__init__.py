@@ -71,8 +71,9 @@ _DECODED_PAIRS = frozenset(
 )
 _VLLM_ACTIVATIONS = frozenset({"silu", "gelu_tanh"})
 # vLLM rounds f(gate) before the product with up, and multiplies the second product by the router
-# weight before its only rounding. Its dynamic scales are amax / max, with amax at least 1e-10 where
-# it belongs to a row or a group.
+# weight before its only rounding. Its dynamic scales are amax / max in its sources, with amax at
+# least 1e-10 where it belongs to a row or a group; on a Hopper they are amax times the reciprocal
+# (measured: with an IEEE division some rows near a tie get other codes).
 _VLLM = Numerics.stated(
     gemm1="model",
     activated_gate="model",
@@ -81,7 +82,7 @@ _VLLM = Numerics.stated(
     combine_order="slots",
     accumulation=2.0**-22,
 )
-_VLLM_DIVIDED = replace(_VLLM, scale="divided", amax_floor=1e-10)
+_VLLM_DYNAMIC = replace(_VLLM, amax_floor=1e-10)
 # Its fp8 sums stay in the short accumulator, except that a block's sum is added in float32.
 _VLLM_FP8 = replace(_VLLM, accumulation=_FP8_SHORT, aligned=_FP8_ALIGNED)
 # What a backend need not know of: it gets local ids, -1 for all others, and the size it works on.
@@ -327,13 +328,13 @@ EXPERTS: Registry[MemberSpec] = Registry(
             numerics=_VLLM,
             numerics_of={
                 "fp8_static": _VLLM_FP8,
-                "fp8_dynamic": replace(_VLLM_FP8, scale="divided"),
+                "fp8_dynamic": _VLLM_FP8,
                 # A token's scale is at least 1 / (448 * 512), that is, its amax at least 1 / 512.
-                "fp8_token": replace(_VLLM_FP8, scale="divided", amax_floor=2.0**-9),
+                "fp8_token": replace(_VLLM_FP8, amax_floor=2.0**-9),
                 "fp8_group": replace(
-                    _VLLM_DIVIDED, accumulation=_FP8_SHORT, promoted=128, aligned=_FP8_ALIGNED
+                    _VLLM_DYNAMIC, accumulation=_FP8_SHORT, promoted=128, aligned=_FP8_ALIGNED
                 ),
-                "int8_token": _VLLM_DIVIDED,
+                "int8_token": _VLLM_DYNAMIC,
             },
             deterministic=True,
         ),
