@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from moe.formats import FORMATS
 from moe.registry import Registry
-from moe.spec import ANY, BLOCK, MemberSpec, Needs, Scheme
+from moe.spec import ANY, MemberSpec, Needs, Scheme
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +55,9 @@ def _one_byte(weights: str, activations: str, target: str, suffix: str = "") -> 
         name=weights + suffix,
         target=f"moe.quant.{target}",
         scheme=Scheme(weights=weights, activations=activations, weight_bytes=1),
-        # Shards end at the edges of 128x128 blocks anyway.
-        pads=FORMATS[weights].block != (BLOCK, BLOCK),
+        # Shards end at the edges of 128x128 blocks anyway. The name tells them: no format can be
+        # looked up while this table is made, as a package may have both in one module.
+        pads=not weights.endswith("_block"),
     )
 
 

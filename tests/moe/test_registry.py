@@ -121,4 +121,4 @@ def test_an_alias_stands_for_a_row_and_a_row_of_that_name_comes_first():
         table.row("gone")
     named = MemberSpec(name="other", target="json:loads")
     assert Registry("quant", (row, named), aliases={"other": "plain"}).row("other") is named
-    assert set(table.rows) == {"plain"}, "an alias is no member"
+    assert {"other", "gone"}.isdisjoint(table.rows), "an alias is no member"
