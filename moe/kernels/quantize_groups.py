@@ -19,6 +19,7 @@ from moe.errors import MoEError
 from moe.formats.quant_tensor import SCALE_TORCH_DTYPE, QuantTensor, spread_blocks, spread_scale
 from moe.kernels import rounding
 from moe.kernels.launch import INTERPRETED, launch
+from moe.kernels.tiles import program_size
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from moe.formats.format import Format
 
 SCALE_MAX, SCALE_MIN = 448.0, 2.0**-9  # of e4m3 scales, which are positive
-_TILE = 1 << 17 if INTERPRETED else 4096  # elements for each program, approximately
 
 
 def quantize_groups(x: Tensor, fmt: Format, total: Tensor | None = None) -> QuantTensor:
@@ -42,7 +42,8 @@ def quantize_groups(x: Tensor, fmt: Format, total: Tensor | None = None) -> Quan
     units = rows * groups
     has_many = total is not None and total.numel() > 1
     width = _group(fmt) // fmt.packing
-    tile = max(1, min(triton.next_power_of_2(max(units, 1)), _TILE // _group(fmt)))
+    size = program_size(4096, 1 << 17, is_interpreted=INTERPRETED)
+    tile = max(1, min(triton.next_power_of_2(max(units, 1)), size // _group(fmt)))
     launch(
         *(_encode_groups, (triton.cdiv(units, tile),), x.device, x.contiguous()),
         *(_raw(codes), _raw(scale), zero, None if total is None else total.contiguous()),
