@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from moe.activations.base import Activation
+    from moe.formats.format import Format
     from moe.quant.base import QuantMethod
     from moe.spec import LayerSpec, Numerics
     from moe.types import Activations, Batches, Dispatched, ExpertWeights, Routing
@@ -141,3 +142,16 @@ def check_set_up(experts: ExpertsBase) -> None:
             f"{name} has no attribute {', '.join(missing)}: its constructor must call "
             "super().__init__(layer_spec, rank, numerics, quant)"
         )
+
+
+def contiguous_weights(weights: ExpertWeights, activations: Format) -> ExpertWeights:
+    """Return the weights with contiguous matrices, as kernels read them.
+
+    activations: their format. Raises MoEError if it is static and there is no `a2_scale`.
+    """
+    if activations.static and weights.a2_scale is None:
+        raise MoEError(
+            f"{activations.name} activations need a calibrated a2_scale, and it is None: pass it "
+            "in ExpertWeights"
+        )
+    return weights.replace(w13=weights.w13.contiguous(), w2=weights.w2.contiguous())

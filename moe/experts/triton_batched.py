@@ -10,8 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from moe import guarded_buffers, intermediates
-from moe.errors import MoEError
-from moe.experts.base import BatchedExperts
+from moe.experts.base import BatchedExperts, contiguous_weights
 from moe.formats import FORMATS
 from moe.kernels.activation import activate_batched
 from moe.kernels.batched_gemm import batched_gemm
@@ -36,13 +35,7 @@ class TritonBatchedExperts(BatchedExperts):
 
     def prepare_weights(self, weights: ExpertWeights) -> None:
         """Keep contiguous weights. Raises MoEError if a static scheme has no `a2_scale`."""
-        if self.format.static and weights.a2_scale is None:
-            name = self.format.name
-            raise MoEError(
-                f"{name} activations need a calibrated a2_scale, and it is None: pass it in "
-                "ExpertWeights"
-            )
-        self.weights = weights.replace(w13=weights.w13.contiguous(), w2=weights.w2.contiguous())
+        self.weights = contiguous_weights(weights, self.format)
 
     def apply(self, batches: Batches) -> Tensor:
         experts, capacity, hidden = batches.x.codes.shape
