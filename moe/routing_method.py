@@ -17,6 +17,15 @@ from typing import Any
 # What a router row must name in its `takes` to be asked for it.
 BIAS, GROUPS, SCALE, LOGITS_DTYPE = "bias", "groups", "scale", "logits_dtype"
 OPTIONS = (BIAS, GROUPS, SCALE, LOGITS_DTYPE)
+WEIGHTS_INPUT = "weights_input"  # what only a backend that routes by itself must name, too
+# Fields of a layer that decide whether it asks for a word.
+DECIDED_BY = {
+    BIAS: ("router_bias",),
+    GROUPS: ("router_groups", "chosen_groups"),
+    SCALE: ("router_scale",),
+    LOGITS_DTYPE: ("logits_dtype",),
+    WEIGHTS_INPUT: ("weights_input",),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
