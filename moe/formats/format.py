@@ -99,7 +99,7 @@ class Format(MemberSpec):
 
     @property
     def peak(self) -> float:
-        """Return the largest magnitude of values whose scale is 1, or with zero points the range."""
+        """Return the largest magnitude of values whose scale is 1; with zero points, the range."""
         return self.scale_top or self.top
 
     @property
