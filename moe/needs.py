@@ -18,7 +18,7 @@ from moe.need import ANY, Anything, Need, fields_read, first_refusal, reads, res
 from moe.packages import Package
 from moe.packages import refusal as package_refusal
 from moe.reason import Reason
-from moe.routing_method import DECIDED_BY, WEIGHTS_INPUT
+from moe.routing_method import DECIDED_BY, asks_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container
@@ -144,9 +144,7 @@ def _unnamed_option(word: str) -> Need:
     """Return the need that a layer does not ask for an option that `routing_options` leaves out."""
 
     def refuse(layer_spec: LayerSpec) -> Reason | None:
-        method = layer_spec.routing_method
-        is_asked = method.weights_input if word == WEIGHTS_INPUT else word in method.options
-        if not is_asked:
+        if not asks_for(layer_spec, word):
             return None
         text = f"routes by itself, and does not name {word!r} in its `routing_options`"
         return Reason(code="routing_option_unsupported", text=text)

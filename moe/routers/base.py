@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from moe.routing_method import DECIDED_BY, OPTIONS
+from moe.routing_method import DECIDED_BY, OPTIONS, asks_for
 from moe.spec import ANY, MemberSpec, Need, Needs, Reason
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def _untaken(word: str) -> Need:
     """Return the need that a layer does not ask for an option; it reads what decides that alone."""
 
     def refuse(layer_spec: LayerSpec) -> Reason | None:
-        if word not in layer_spec.routing_method.options:
+        if not asks_for(layer_spec, word):
             return None
         text = f"does not name {word!r} in its `takes`"
         return Reason(code="router_unsupported", text=text)
