@@ -15,7 +15,7 @@ import triton.language as tl
 
 from moe.errors import MoEError
 from moe.kernels import rounding
-from moe.kernels.quantize_groups import power_of_two
+from moe.kernels.exponents import power_of_two
 
 if TYPE_CHECKING:
     from moe.formats.format import Format
