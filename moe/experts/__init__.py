@@ -69,6 +69,9 @@ _DECODED_PAIRS = frozenset(
         ("nvfp4", "nvfp4_dynamic"),
     }
 )
+_TRITON_PAIRS = (
+    frozenset({("model", "model")}) | _FP8_PAIRS | _FNUZ_PAIRS | _INT8_PAIRS | _DECODED_PAIRS
+)
 _VLLM_ACTIVATIONS = frozenset({"silu", "gelu_tanh"})
 # vLLM rounds f(gate) before the product with up, and multiplies the second product by the router
 # weight before its only rounding. Its dynamic scales are amax / max in its sources, with amax at
@@ -105,11 +108,7 @@ EXPERTS: Registry[MemberSpec] = Registry(
             needs=Needs(
                 features=frozenset({"triton"}),
                 dtypes=frozenset({"bf16", "fp16"}),
-                formats=frozenset({("model", "model")})
-                | _FP8_PAIRS
-                | _FNUZ_PAIRS
-                | _INT8_PAIRS
-                | _DECODED_PAIRS,
+                formats=_TRITON_PAIRS,
                 activation_functions=_TRITON_ACTIVATIONS,
                 layer_features=_LAYER_FEATURES,
                 padding=True,
@@ -128,7 +127,7 @@ EXPERTS: Registry[MemberSpec] = Registry(
             needs=Needs(
                 features=frozenset({"triton"}),
                 dtypes=frozenset({"bf16", "fp16"}),
-                formats=frozenset({("model", "model")}) | _FP8_PAIRS | _FNUZ_PAIRS | _INT8_PAIRS,
+                formats=_TRITON_PAIRS,
                 activation_functions=_TRITON_ACTIVATIONS,
                 layer_features=_LAYER_FEATURES,
                 padding=True,
