@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from moe.kernels import (
     align,
+    batched_gemm,
     combine,
     decode,
     decoded_dot,
@@ -45,7 +46,7 @@ def edited(patch: pytest.MonkeyPatch, module: ModuleType, name: str, old: str, n
     linecache.cache[file] = (len(text), None, lines, file)  # Triton reads a kernel's source
     namespace = dict(vars(module))
     exec(compile(text, file, "exec"), namespace)
-    for owner in (module, products, decoded_dot):
+    for owner in (module, products, decoded_dot, grouped_gemm, batched_gemm):
         if hasattr(owner, name):
             patch.setattr(owner, name, namespace[name])
 
@@ -123,14 +124,3 @@ def halves_of_arranged_words_exchanged(patch):
 @mistake("scale of the next group", "vLLM #45037", "says:stage gemm1", **DECODED)
 def scale_of_the_neighbouring_part(patch):
     edited(patch, decode, "scales_of_word", "(8 * PART)", "(8 * (PART ^ 1))")
-
-
-@mistake(
-    "zero points of the next group",
-    "AutoGPTQ",
-    "says:stage gemm1",
-    experts="triton_batched",
-    quant="int4_zp_g32",
-)
-def zero_points_of_the_first_group_for_all(patch):
-    edited(patch, decoded_dot, "decoded_dot", "(8 * (part // SPAN))", "(0 * (part // SPAN))")
