@@ -10,37 +10,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from moe import guarded_buffers, intermediates
-from moe.experts.base import Experts, contiguous_weights
-from moe.formats import FORMATS
-from moe.kernels.activation import activate
+from moe.experts.base import Experts
+from moe.experts.triton_steps import TritonSteps
 from moe.kernels.align import align_tokens
 from moe.kernels.combine import combine
 from moe.kernels.grouped_gemm import grouped_gemm
 from moe.kernels.launch import INTERPRETED
-from moe.kernels.quantize import quantize_rows, quantize_tensor, tensor_amax, tensor_scale
-from moe.kernels.quantize_groups import global_scale, quantize_groups
-from moe.kernels.scales import code_kind_of
 from moe.kernels.tiles import block_rows
-from moe.types import Activations
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from moe.formats.format import Format
-    from moe.types import ExpertWeights, Routing
+    from moe.types import Activations, Routing
 
 
-class TritonExperts(Experts):
+class TritonExperts(TritonSteps, Experts):
     """Run the kernels without a device sync: all sizes follow from shapes."""
-
-    @property
-    def format(self) -> Format:
-        """Return the number format of the activations."""
-        return FORMATS[self.layer_spec.scheme.activations]
-
-    def prepare_weights(self, weights: ExpertWeights) -> None:
-        """Keep contiguous weights. Raises MoEError if a static scheme has no `a2_scale`."""
-        self.weights = contiguous_weights(weights, self.format)
 
     def apply(self, x: Activations, routing: Routing) -> Tensor:
         tokens, top_k = routing.topk_ids.shape
@@ -51,41 +36,12 @@ class TritonExperts(Experts):
         w, ids = self.weights, routing.topk_ids
         block_m = block_rows(rows, self.layer_spec.num_experts, interpreted=INTERPRETED)
         aligned = align_tokens(ids, self.num_local, block_m)
-        gate_up = grouped_gemm(x, w.gate_up, aligned, rows=rows, dtype=self.dtype, bias=w.b13)
-        activation = activate(gate_up, ids, activation=self.layer_spec.activation)
-        h = self._quantize(activation, ids)
-        y = grouped_gemm(h, w.down, aligned, rows=rows, dtype=self.dtype, bias=w.b2)
+        gate_up = grouped_gemm(x, self.gate_up, aligned, rows=rows, dtype=self.dtype, bias=w.b13)
+        activation, h = self.activated(gate_up, ids)
+        y = grouped_gemm(h, self.down, aligned, rows=rows, dtype=self.dtype, bias=w.b2)
         intermediates.keep("gemm1", gate_up, copy=False)
         intermediates.keep("activation", activation, copy=False)
         intermediates.keep("second", h.codes, copy=False)
         intermediates.keep("second_scale", h.block_scale, copy=False)
         intermediates.keep("gemm2", y, copy=False)
         return combine(y, routing.topk_weights, ids)
-
-    def _quantize(self, h: Tensor, ids: Tensor) -> Activations:
-        """Return what the method's `quantize_intermediate` does, bit for bit, from kernels.
-
-        h: [R, n]. ids: [T, k], -1 for rows of h that are not in use; a dynamic scale ignores them.
-        """
-        fmt = self.format
-        if fmt.block is None:
-            return Activations(codes=h)
-        if fmt.scale_dtype != "f32":
-            return self._quantize_groups(h, ids)
-        kind = code_kind_of(fmt)
-        if fmt.has_one_scale:
-            calibrated = self.weights.a2_scale if fmt.static else None
-            scale = calibrated if calibrated is not None else tensor_scale(h, ids, kind)
-            codes = quantize_tensor(h, scale, kind)
-        else:
-            codes, scale = quantize_rows(h, kind, fmt.block[1])
-        return Activations(codes=codes, scale=scale, format=fmt)
-
-    def _quantize_groups(self, h: Tensor, ids: Tensor) -> Activations:
-        """Return h in a format whose scales belong to groups; see `_quantize`."""
-        fmt, total = self.format, None
-        if fmt.global_scale:
-            total = self.weights.a2_scale if fmt.static else None
-            total = global_scale(tensor_amax(h, ids), fmt) if total is None else total
-        rows = quantize_groups(h, fmt, total)
-        return Activations(codes=rows.codes, scale=rows.scale, global_scale=total, format=fmt)
