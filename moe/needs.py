@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from moe.spec import LayerSpec, Platform
 
 F = TypeVar("F", bound=Callable[..., object])
-_SIZES = frozenset({"hidden", "intermediate"})  # fields of a layer that padding changes
+_SIZES = frozenset({"hidden", "intermediate", "latent"})  # fields of a layer that padding changes
 # Fields that decide on padded sizes.
 _PADDING = _SIZES | {"layout", "scheme", "pads", "roundup"}
 _READS = "reads"  # the attribute that holds a function's declaration
@@ -173,7 +173,7 @@ def _activation(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason | No
     return Reason(code="activation_unsupported", text=text)
 
 
-@reads("shared_fused", "zero_experts", "expert_bias")
+@reads("shared_fused", "zero_experts", "expert_bias", "latent")
 def _layer_features(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason | None:
     """Refuse a feature of the layer that is not in `layer_features`."""
     supported = needs.layer_features
@@ -273,13 +273,13 @@ def _world(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason | None:
     return Reason(code="too_many_ranks", text=text)
 
 
-@reads("hidden", "scheme", "pads", "roundup")
+@reads("hidden", "latent", "scheme", "pads", "roundup")
 def _hidden(needs: Needs, platform: Platform, layer_spec: LayerSpec) -> Reason | None:
     """Refuse a hidden size that is not the needed multiple, after padding if the method pads."""
     multiple = roundup.hidden_multiple(needs, layer_spec, platform.features)
     if roundup.padded_hidden(needs, layer_spec, platform.features) % multiple == 0:
         return None
-    text = f"hidden size {layer_spec.hidden} is not a multiple of {multiple}"
+    text = f"hidden size {layer_spec.expert_hidden} is not a multiple of {multiple}"
     return Reason(code="size_not_multiple", text=text)
 
 
@@ -295,7 +295,7 @@ def _shard(needs: Needs, platform: Platform, layer_spec: LayerSpec) -> Reason | 
     return Reason(code="size_not_multiple", text=text)
 
 
-@reads("hidden", "intermediate", "layout", "scheme", "pads", "roundup")
+@reads("hidden", "latent", "intermediate", "layout", "scheme", "pads", "roundup")
 def _aligned(needs: Needs, platform: Platform, layer_spec: LayerSpec) -> Reason | None:
     """Refuse sizes that are not the multiples of `alignments`, in the same way."""
     return _hidden(needs, platform, layer_spec) or _shard(needs, platform, layer_spec)

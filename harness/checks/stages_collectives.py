@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from harness.checks import token_order
+from harness.checks import stages_latent, token_order
 from harness.checks.stage_bound import REACH, Expected, compare, rounding
 from moe.reference import formats
 from moe.reference.total import passed_through
@@ -24,13 +24,16 @@ if TYPE_CHECKING:
 
 
 def check(handed: Handed, on_all_ranks: frozenset[str]) -> list[StageFinding]:
-    """Return findings on dispatch, input, finalize, shared and out, in this order.
+    """Return findings on latent, dispatch, input, finalize, restored, shared and out.
 
     on_all_ranks: stages that every rank hands out; all ranks call with the same ones.
     """
-    if max(handed.sizes) == 0 or not on_all_ranks >= {"ids", "weights", "input"}:
+    is_latent = handed.subject.case.latent > 0
+    needed = {"ids", "weights", "input", *(("latent",) if is_latent else ())}
+    if max(handed.sizes) == 0 or not on_all_ranks >= needed:
         return _after_experts(handed, on_all_ranks)
-    expected = token_order.sent(handed, *_chosen_routing(handed))
+    projected = _gathered(handed, stages_latent.sent(handed)) if is_latent else None
+    expected = token_order.sent(handed, *_chosen_routing(handed), projected)
     at = token_order.order(handed, expected)
     mismatched = None if at is None else token_order.mismatched_rows(handed, expected.rows, at)
     sent_correctly = _sent_correctly(handed, mismatched)
@@ -153,11 +156,14 @@ def _finalize(handed: Handed, at: Tensor) -> StageFinding | None:
 
 
 def _values(handed: Handed, stage: str, rows: int) -> Tensor:
-    """Return a stage's values [rows, K].
+    """Return a stage's values [rows, K]; inside a latent layer [rows, L].
 
     Raises ValueError for another shape: ranks would wait for each other's rows.
     """
-    value, shape = handed.stages[stage].value, [rows, handed.call.tokens.x.shape[1]]
+    layer_spec = handed.subject.case.layer_spec
+    is_outside = stage in ("out", "restored")
+    width = layer_spec.hidden if is_outside else layer_spec.expert_hidden
+    value, shape = handed.stages[stage].value, [rows, width]
     if list(value.shape) != shape:
         raise ValueError(f"stage {stage} was handed out as {list(value.shape)}; it must be {shape}")
     return value
@@ -194,8 +200,8 @@ def _sum(
 
 
 def _after_experts(handed: Handed, on_all_ranks: frozenset[str]) -> list[StageFinding]:
-    findings = [_shared(handed)]
-    if on_all_ranks >= {"finalize", "out"}:
+    findings = [*stages_latent.check(handed), _shared(handed)]
+    if on_all_ranks >= {stages_latent.last(handed), "out"}:
         findings.append(_out(handed))
     return [finding for finding in findings if finding is not None]
 
@@ -222,7 +228,7 @@ def _shared(handed: Handed) -> StageFinding | None:
 
 
 def _out(handed: Handed) -> StageFinding | None:
-    """Compare finalize + shared, summed over the TP ranks, and what zero experts add last.
+    """Compare the routed + shared parts, summed over the TP ranks, and what zero experts add last.
 
     Uses at most 16 rows. Collective.
     """
@@ -232,7 +238,7 @@ def _out(handed: Handed) -> StageFinding | None:
     rows = handed.sampled(handed.rank)
     if len(rows) == 0:  # on every rank of the TP group, unless nothing is summed over it
         return None
-    local = _values(handed, "finalize", tokens)[rows].float()
+    local = _values(handed, stages_latent.last(handed), tokens)[rows].float()
     if handed.has("shared"):
         total = local + handed.stages["shared"].value[rows].float()
         local = formats.on_grid(total, dtype)

@@ -79,7 +79,7 @@ def _sampled(handed: Handed, all_rows: bool) -> Tensor:
         real = (handed.ids >= 0).any(dim=1).nonzero().flatten()
     layer_spec = handed.subject.case.layer_spec
     columns = max(layer_spec.shard_sizes)
-    if all_rows or len(real) * handed.top_k * layer_spec.hidden * columns * 3 <= CHEAP:
+    if all_rows or len(real) * handed.top_k * layer_spec.expert_hidden * columns * 3 <= CHEAP:
         return real
     return real[chosen_rows(len(real), real.device)]
 

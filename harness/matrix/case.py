@@ -230,6 +230,14 @@ class MoETestConfig:
         simplest=(1,),
         random_values=(1, 1, 1, 64),
     )
+    latent: int = axis(
+        "latent",
+        "width on which the routed experts work, to which tokens are projected; 0: the hidden size",
+        default=0,
+        minimum=0,
+        simplest=(0, *_SIZES),
+        random_values=(0,),
+    )
     seed: int = axis("seed", "seed of the inputs and weights", default=0, minimum=0)
     exact: bool = axis(
         "exact", "inputs whose sums are exact: outputs compared bit for bit", default=False
@@ -286,6 +294,11 @@ class MoETestConfig:
         if errors:
             raise CaseError(f"case id {text!r}: {'; '.join(errors)}")
         return cls(**values)
+
+    @cached_property
+    def expert_case(self) -> MoETestConfig:
+        """The case as its routed experts see it: with the latent width, if any, as hidden size."""
+        return self.replace(k=self.latent, latent=0) if self.latent else self
 
     @property
     def layout(self) -> Layout:
@@ -351,6 +364,7 @@ class MoETestConfig:
             weights_input=self.weights_input,
             gate=self.gate,
             padding=self.padding != NO_PADDING,
+            latent=self.latent,
             pads=QUANT.row(self.quant).pads and self.layer == COMPOSED,
             roundup=self.roundup,
         )

@@ -181,6 +181,34 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
         "zero_experts",
         zero_experts_as_first="slots of zero experts were computed with expert 0",
     ),
+    # the projections of a latent layer
+    _proof(
+        "latent",
+        _LARGER,
+        "latent",
+        costly=True,
+        latent_not_entered="the experts were given hidden columns, not the latent ones",
+    ),
+    _proof(
+        "latent",
+        _LARGER,
+        "latent",
+        costly=True,
+        latent_not_left="the experts' sums were not projected back from the latent width",
+    ),
+    *_costly(
+        "latent",
+        latent_entered_twice="tokens were projected to the latent width twice",
+        latent_left_twice="the experts' sums were projected back twice",
+        latent_tied="the experts' sums were projected back by the transpose of the way in",
+        latent_swapped="the two projections of the latent layer have changed places",
+        latent_last_block_missing="the last 128-block of K was left out of the latent projection",
+    ),
+    *_rows(
+        "latent",
+        latent_for_shared="the shared experts were given the projected tokens",
+        shared_left_as_latent="the shared experts were added before the way back, not after it",
+    ),
     # the router's weights
     _proof("routing", _SPREAD, weights_ignored="the router's weights were ignored"),
     _proof("routing", _SPREAD, weights_twice="the router's weights were applied twice"),

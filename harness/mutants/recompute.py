@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -74,7 +74,7 @@ def right_inputs(scene: Scene, rows: Tensor, slots: Tensor) -> Tensor:
     """Return [R, K], the quantized input of these rows, times its router weight where declared."""
     if scene.reference.numerics.weight_on != "input":
         return quantized_input(scene)[rows]
-    x = scene.x.to(scene.reference.dtype)[rows] * scene.topk_weights[rows, slots, None]
+    x = expert_input(scene)[rows] * scene.topk_weights[rows, slots, None]
     x, fmt = _rounded(scene, x, "weighted"), scene.reference.act_format
     if fmt.grid == "model":
         return x
@@ -95,6 +95,12 @@ def right_w2(_: Scene, e: Matrices) -> Tensor:
 def right_biases(scene: Scene, expert: int) -> tuple[Tensor, Tensor] | None:
     """Return b13 [2N] and b2 [K] of an expert, or None if the layer has no biases."""
     return scene.reference.biases(expert)
+
+
+def right_leave(scene: Scene, output: Tensor) -> Tensor:
+    """Return the experts' output [..., K]; of a latent layer [..., L], projected back."""
+    latent = scene.reference.latent
+    return output if latent is None else latent.leave(output)
 
 
 def adds_second_bias(shard: Shard) -> bool:
@@ -149,6 +155,7 @@ class Steps:
     w2: Callable[[Scene, Matrices], Tensor] = right_w2
     biases: Callable[[Scene, int], tuple[Tensor, Tensor] | None] = right_biases
     adds_b2: Callable[[Shard], bool] = adds_second_bias
+    leave: Callable[[Scene, Tensor], Tensor] = right_leave
 
     def starts_right(self) -> bool:
         """Tell whether the first product is the reference's, so that it can be reused."""
@@ -235,7 +242,7 @@ def _second_product(
     h = h.reshape(len(ranks), len(product), h.shape[1])
     weights = (by_rank(steps.w2(scene, matrices(scene, e)), columns) for e in pairs.experts)
     output = _unweighted(scene, _product(scene, steps, pairs, h, weights), router_weight)
-    return _with_second_bias(scene, steps, pairs, output, shards)
+    return steps.leave(scene, _with_second_bias(scene, steps, pairs, output, shards))
 
 
 def _with_second_bias(
@@ -320,17 +327,25 @@ def codes(x: Tensor, scale: Tensor, fmt: Format) -> Tensor:
     return formats.on_grid((x / scale).clamp(-fmt.top, fmt.top), fmt)
 
 
+def expert_input(scene: Scene) -> Tensor:
+    """Return the routed experts' input before quantization, [r, K], of a latent layer [r, L]."""
+    if scene.reference.latent is None:
+        return scene.x.to(scene.reference.dtype)
+    key = ("input", tuple(scene.rows.tolist()))
+    return cached(scene, key, lambda: scene.reference.entered(scene.x))
+
+
 def input_scale(scene: Scene) -> Tensor:
     """Return the input's scale, broadcastable to [r, K]. Quantized schemes only."""
     shared, reference = scene.answer.tensor_scales[0], scene.reference
     if shared is not None and reference.act_format.has_one_scale:
         return shared
-    return formats.activation_scale(scene.x.to(reference.dtype), reference.act_format, shared)
+    return formats.activation_scale(expert_input(scene), reference.act_format, shared)
 
 
 def quantized_input(scene: Scene) -> Tensor:
     """Return [r, K], the dequantized input."""
-    fmt, x = scene.reference.act_format, scene.x.to(scene.reference.dtype)
+    fmt, x = scene.reference.act_format, expert_input(scene)
     if fmt.grid == "model":
         return x
     scale = input_scale(scene)
@@ -362,7 +377,7 @@ def cached(scene: Scene, key: tuple[object, ...], make: Callable[[], T]) -> T:
     return value
 
 
-def elsewhere(scene: Scene, **changes: Tensor) -> Scene:
-    """Return the scene with other tokens; of its cache only the experts' matrices stay valid."""
+def elsewhere(scene: Scene, **changes: Any) -> Scene:
+    """Return the scene with other values; of its cache only the experts' matrices stay valid."""
     memo = {key: value for key, value in scene.memo.items() if key[0] == "matrices"}
-    return dataclasses.replace(scene, memo=memo, **changes)  # type: ignore[arg-type]
+    return dataclasses.replace(scene, memo=memo, **changes)

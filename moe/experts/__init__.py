@@ -86,7 +86,7 @@ _VLLM_DYNAMIC = replace(_VLLM, amax_floor=1e-10)
 # Its fp8 sums stay in the short accumulator, except that a block's sum is added in float32.
 _VLLM_FP8 = replace(_VLLM, accumulation=_FP8_SHORT, aligned=_FP8_ALIGNED)
 # What a backend need not know of: it gets local ids, -1 for all others, and the size it works on.
-_LAYER_FEATURES = frozenset({"fused_shared", "zero_experts", "expert_bias"})
+_LAYER_FEATURES = frozenset({"fused_shared", "zero_experts", "expert_bias", "latent"})
 
 _TRTLLM = Needs(
     features=frozenset({"cuda", "sm100"}),

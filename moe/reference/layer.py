@@ -19,6 +19,7 @@ from moe.formats import FORMATS
 from moe.reference import formats
 from moe.reference.activation import activation_of
 from moe.reference.error_propagation import Noisy, by_rank, first_product, intermediate
+from moe.reference.latent import carried, quantized_error
 from moe.reference.output_noise import Term, add_noise
 from moe.reference.ownership import holders
 from moe.reference.pairs import largest_input, pairs_of, weighted_input
@@ -32,10 +33,25 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from moe.reference.latent import LatentTruth
     from moe.reference.pairs import Pairs
     from moe.spec import LayerSpec, Numerics
 
 B = TypeVar("B", bound="BaselineSiluAndMul")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class First:
+    """Hold what the first products have in common.
+
+    scale: of the input, or the global scale, if all tokens share one, else None. kept: first
+    products by expert, kept for other numerics, or None. error: [T, L] of the input of a latent
+    layer, or None.
+    """
+
+    scale: Tensor | None
+    kept: dict[int, Noisy] | None
+    error: Noisy | None = None
 
 
 class BaselineSiluAndMul:
@@ -44,7 +60,8 @@ class BaselineSiluAndMul:
     expert(e) returns (w13 [2N, K], w2 [K, N]) in the model dtype, neither sharded nor quantized;
     ids from num_experts on are fused shared experts. biases(e) returns (b13 [2N], b2 [K]) of its
     products. shared: the same for the shared experts as one
-    wide MLP, or None. shared_gate: [1, K], or None.
+    wide MLP, or None. shared_gate: [1, K], or None. latent: projections of a latent layer, or None:
+    its experts then have L in place of K.
     """
 
     def __init__(
@@ -59,6 +76,7 @@ class BaselineSiluAndMul:
         shared_numerics: Numerics = SHARED,
         shared_gate: Tensor | None = None,
         biases: Callable[[int], tuple[Tensor, Tensor]] | None = None,
+        latent: LatentTruth | None = None,
     ) -> None:
         """Store the layer.
 
@@ -80,6 +98,7 @@ class BaselineSiluAndMul:
         self._shared_gate = shared_gate
         self._values = values
         self._biases = biases
+        self.latent = latent
         self.weight_format = FORMATS[layer_spec.scheme.weights]
         self.act_format = FORMATS[layer_spec.scheme.activations]
         self.activation = activation_of(layer_spec.activation)
@@ -109,14 +128,18 @@ class BaselineSiluAndMul:
         x = x.to(self.dtype)
         kept = products if self.numerics.weight_on != "input" else None
         pairs = self._pairs(topk_ids, topk_weights)
-        first = self._first_scale(x, pairs, a1_scale) if like is None else like.tensor_scales[0]
-        inputs = self.quantize_input(x, first) if self.numerics.weight_on != "input" else x
+        z, error = self._entered(x)
+        scale = self._first_scale(z, pairs, a1_scale) if like is None else like.tensor_scales[0]
+        inputs = self.quantize_input(z, scale) if self.numerics.weight_on != "input" else z
+        if error is not None:
+            error = quantized_error(error, scale, self.act_format, self.numerics)
+        first = First(scale=scale, kept=kept, error=error)
         second = None if like is None else like.tensor_scales[1]
         if like is None:
-            second = self._second_scales(inputs, pairs, a2_scale, (first, kept))
+            second = self._second_scales(inputs, pairs, a2_scale, first)
         sums = empty_sums(x, topk_ids.shape[1], self.layer_spec.layout.world_size, keep)
         for of_expert in pairs:
-            ranks, h = self._shards(of_expert, inputs, (first, kept))
+            ranks, h = self._shards(of_expert, inputs, first)
             sums.amax2 = torch.maximum(sums.amax2, h.value.abs().amax())
             h = self.quantize_intermediate(h, None if second is None else second.of(ranks))
             self._add_shards(sums, of_expert, h)
@@ -124,8 +147,22 @@ class BaselineSiluAndMul:
         passed = None
         if self.layer_spec.zero_experts:
             passed = passed_through(x, topk_ids, topk_weights, self.layer_spec.num_experts)
-        answer = answer_of(sums, x, shared, self.numerics, self.layer_spec, passed)
-        return dataclasses.replace(answer, tensor_scales=(first, second))
+        answer = answer_of(sums, z, shared, self.numerics, self.layer_spec, passed)
+        if self.latent is not None:
+            more = self.latent.rounding(sums.partial, self.layer_spec)
+            answer = dataclasses.replace(answer, variance=answer.variance + more)
+        return dataclasses.replace(answer, tensor_scales=(scale, second))
+
+    def entered(self, x: Tensor) -> Tensor:
+        """Return the routed experts' input, [T, L] of x [T, K]; x itself if nothing projects it."""
+        return self._entered(x.to(self.dtype))[0]
+
+    def _entered(self, x: Tensor) -> tuple[Tensor, Noisy | None]:
+        """Return `entered`, and its error, or None."""
+        if self.latent is None:
+            return x, None
+        z = self.latent.enter(x, self._model)
+        return z.value, z
 
     def _pairs(self, topk_ids: Tensor, topk_weights: Tensor) -> list[Pairs]:
         """Return the pairs of each expert, with router weights in their declared dtype."""
@@ -146,11 +183,18 @@ class BaselineSiluAndMul:
             shared_numerics=self.shared_numerics,
             shared_gate=self._shared_gate,
             biases=self._biases,
+            latent=self.latent,
         )
 
     def with_numerics(self: B, numerics: Numerics) -> B:
         """Return this reference with other numerics."""
         return self.remade(type(self), numerics)
+
+    def with_latent(self: B, latent: LatentTruth) -> B:
+        """Return this reference with other projections."""
+        other = self.remade(type(self))
+        other.latent = latent
+        return other
 
     def expert(self, e: int) -> tuple[Tensor, Tensor]:
         """Return expert e's matrices before quantization."""
@@ -210,7 +254,7 @@ class BaselineSiluAndMul:
         inputs: Tensor,
         pairs: Sequence[Pairs],
         a2_scale: Tensor | None,
-        first: tuple[Tensor | None, dict[int, Noisy] | None],
+        first: First,
     ) -> Scale | None:
         """Return each rank's scale, or global scale, [world] if its rows share one, else None."""
         world, fmt = self.layer_spec.layout.world_size, self.act_format
@@ -227,15 +271,10 @@ class BaselineSiluAndMul:
         scale = formats.tensor_scale(largest.scale, fmt, self.numerics)
         return dataclasses.replace(largest, scale=scale)
 
-    def _shards(
-        self,
-        pairs: Pairs,
-        inputs: Tensor,
-        first: tuple[Tensor | None, dict[int, Noisy] | None],
-    ) -> tuple[slice, Noisy]:
+    def _shards(self, pairs: Pairs, inputs: Tensor, first: First) -> tuple[slice, Noisy]:
         """Return the ranks that compute an expert, and its intermediate [w, R, c] by rank.
 
-        inputs: [T, K]. first: the input's scale, and the dict that keeps first products.
+        inputs: [T, K].
         """
         product = self._first_product(pairs, inputs, first)
         weight = pairs.weight if self.numerics.weight_on == "intermediate" else None
@@ -243,26 +282,27 @@ class BaselineSiluAndMul:
         ranks, columns = holders(self.layer_spec, pairs.e)
         return ranks, h.by_rank(columns)
 
-    def _first_product(
-        self,
-        pairs: Pairs,
-        inputs: Tensor,
-        first: tuple[Tensor | None, dict[int, Noisy] | None],
-    ) -> Noisy:
+    def _first_product(self, pairs: Pairs, inputs: Tensor, first: First) -> Noisy:
         """Return the first product [R, 2N] of an expert, kept or computed; see `_shards`."""
-        scale, products = first
-        if products is not None and pairs.e in products:
-            return products[pairs.e]
+        if first.kept is not None and pairs.e in first.kept:
+            return first.kept[pairs.e]
         rows = inputs[pairs.rows]
         if self.numerics.weight_on == "input":
             weighted = weighted_input(inputs, pairs, self.numerics, self._model)
-            rows = self.quantize_input(weighted, scale)
-        biases = self.biases(pairs.e)
+            rows = self.quantize_input(weighted, first.scale)
+        biases, w13 = self.biases(pairs.e), self.weights(pairs.e)[0]
         bias = None if biases is None else biases[0]
-        product = first_product(rows, self.weights(pairs.e)[0], self.numerics, bias)
-        if products is not None:
-            products[pairs.e] = product
+        product = first_product(rows, w13, self.numerics, bias)
+        if first.error is not None:
+            product = carried(product, self._error_of(pairs, first.error), w13)
+        if first.kept is not None:
+            first.kept[pairs.e] = product
         return product
+
+    def _error_of(self, pairs: Pairs, error: Noisy) -> Noisy:
+        """Return the error of these rows' input [R, L]."""
+        rows = error.rows(pairs.rows)
+        return rows.times(pairs.weight) if self.numerics.weight_on == "input" else rows
 
     def weights(self, e: int) -> tuple[Tensor, Tensor]:
         """Return the values of the codes of expert e's matrices; the latest result is cached."""
@@ -286,7 +326,7 @@ class BaselineSiluAndMul:
     def _add_shards(self, sums: Sums, pairs: Pairs, h: Noisy) -> None:
         """Add an expert's second product on the columns [w, R, c] of each rank that holds some."""
         ranks, columns = holders(self.layer_spec, pairs.e)
-        w2 = by_rank(self.weights(pairs.e)[1], columns)  # [w, K, c]
+        w2 = by_rank(self._second_matrix(pairs.e), columns)  # [w, K, c]
         y = h.value @ w2.transpose(1, 2)
         if (biases := self.biases(pairs.e)) is not None:
             y[0] += self._second_bias(biases[1], pairs)  # of the ranks that share an expert, one
@@ -297,6 +337,12 @@ class BaselineSiluAndMul:
         term = Term(rows=pairs.rows, weight=weight, h=h, w2=w2, y=y)
         add_noise(sums, term, self.numerics, self.layer_spec)
 
+    def _second_matrix(self, e: int) -> Tensor:
+        """Return expert e's second matrix [K, N], of a latent layer with the way back in it."""
+        w2 = self.weights(e)[1]
+        return w2 if self.latent is None else self.latent.folded(w2)
+
     def _second_bias(self, b2: Tensor, pairs: Pairs) -> Tensor:
         """Return b2 [K] as it is added to the output, times the router weight if that has it."""
+        b2 = b2 if self.latent is None else self.latent.leave(b2)
         return b2 * pairs.weight[:, None] if self.numerics.weight_on == "intermediate" else b2

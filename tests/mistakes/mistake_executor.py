@@ -21,6 +21,7 @@ from tests.mistakes import (
     mistakes_experts,
     mistakes_functions,
     mistakes_kernels,
+    mistakes_latent,
     mistakes_layer,
     mistakes_ranks,
     mistakes_routing,
@@ -52,7 +53,8 @@ FAMILIES = (
     mistakes_layer,
     mistakes_weights,
     mistakes_widths,
-    mistakes_weighing,  # last: a mistake's number is the seed of its case
+    mistakes_weighing,
+    mistakes_latent,  # last: a mistake's number is the seed of its case
 )
 
 

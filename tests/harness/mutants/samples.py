@@ -11,7 +11,12 @@ import torch
 
 from harness.fixtures import fused_slots, layer_weights, tensors
 from harness.fixtures.layer_call import Call, chosen_rows
-from harness.fixtures.layer_under_test import IDEAL, _static_scales, numerics_of
+from harness.fixtures.layer_under_test import (
+    IDEAL,
+    _static_scales,
+    latent_truth,
+    numerics_of,
+)
 from harness.fixtures.rank_context import RankContext
 from harness.matrix.case import MoETestConfig
 from harness.mutants import NotApplicable, named
@@ -37,6 +42,7 @@ def scene(one: MoETestConfig, rank: int = 0, number: int = 0) -> Scene:
     plain = Scheme(weights="model", activations="model")
     spec = dataclasses.replace(one.layer_spec, scheme=plain, shared_scheme=plain)
     weights = {"shared": made.shared, "shared_gate": made.shared_gate, "biases": made.biases}
+    weights["latent"] = latent_truth(made)
     ideal = BaselineSiluAndMul(spec, IDEAL, made.expert, **weights)
     numerics = numerics_of(one, "cpu").alternatives[0]
     reference = BaselineSiluAndMul(one.layer_spec, numerics, made.expert, **weights)
