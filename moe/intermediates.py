@@ -7,6 +7,7 @@ their buffers; outside it does nothing. Stages, in order:
     latent          [T, L]   this rank's tokens, projected to the latent width, if there is one
     ids             [G, k]   local expert ids, -1 = not on this rank, or padding
     weights         [G, k]   router weights
+    adapters        [G]      number of each token's low-rank adapter, -1 = none, if there are any
     input           [G, K]   codes of the experts' input; input_scale: float32 value of a code
     gemm1           [R, 2n]  gate, up
     activation      [R, n]   f(gate) * up, times the router weight if it multiplies it here
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # Recorded by the layer before it calls the experts.
-EXPERT_INPUTS = ("router", "latent", "ids", "weights", "input", "input_scale")
+EXPERT_INPUTS = ("router", "latent", "ids", "weights", "adapters", "input", "input_scale")
 STAGES = (
     *(*EXPERT_INPUTS, "gemm1", "activation", "second", "second_scale", "gemm2"),
     *("weighted", "combine", "finalize", "restored", "shared", "out"),

@@ -7,12 +7,13 @@ them; no other code does.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from moe import families, intermediates
+from moe.adapters import check_adapters, check_choice
 from moe.all2all import ALL2ALL
 from moe.errors import MoEError, RefusedError
 from moe.experts import EXPERTS
@@ -40,6 +41,7 @@ from moe.zero_experts import with_zero_experts
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from moe.adapters import Adapters
     from moe.collectives import Groups
     from moe.quant.base import QuantMethod
     from moe.routers.base import Router
@@ -73,21 +75,29 @@ class FusedMoE:
     latent: LatentProjections | None = None
 
     def forward(
-        self, x: Tensor, logits: Tensor | None = None, *, is_padding: Tensor | None = None
+        self,
+        x: Tensor,
+        logits: Tensor | None = None,
+        *,
+        is_padding: Tensor | None = None,
+        adapters: Tensor | None = None,
     ) -> Output:
         """Return the output and routing of this rank's tokens. Collective.
 
         x: [T, K] in the model dtype; T may be 0. logits: [T, E]; not read if the layer has a gate.
         is_padding: [T] bool, rows that no expert computes and whose output is undefined; or None.
+        adapters: [T] int32, the number of each token's low-rank adapter, -1 = none; None if the
+        layer has none.
         Raises MoEError for other shapes or dtypes.
         """
         check_tokens(self.layer_spec, x, logits, is_padding)
+        check_choice(self.layer_spec, len(x), adapters)
         method = self.layer_spec.routing_method
         scored = self.router_weights.logits(x, logits, method)
         routing = self.kernel.route(self.router, method, scored, self.router_weights.bias)
         if isinstance(self.shared, FusedShared):
             routing = self.shared.add_to(x, routing)
-        routing = without_padding(routing, is_padding)
+        routing = replace(without_padding(routing, is_padding), adapters=adapters)
         published = routing if self.kernel.tells_routing else None
         weights = None if published is None else published.topk_weights
         intermediates.keep("router", weights, copy=True)
@@ -156,14 +166,17 @@ def build(
     platform: Platform | None = None,
     router_weights: RouterWeights = NO_WEIGHTS,
     latent: LatentProjections | None = None,
+    adapters: Adapters | None = None,
 ) -> FusedMoE:
     """Return the layer of `rank`. weights: the rank's own shard, see `shard_weights`.
 
     platform: where the layer will run; raises RefusedError if a member refuses the layer there.
     None skips this check, for layers that a plan has checked. latent: if the layer has a latent
-    width; raises MoEError for projections that do not fit the layer.
+    width; raises MoEError for projections that do not fit the layer. adapters: the rank's own share
+    (see `shard_adapters`), if the layer has some; raises MoEError for another share.
     """
     check_projections(layer_spec, latent)
+    check_adapters(layer_spec, rank, adapters)
     if platform is not None:
         check(layer_spec, platform, members)
     quant = QUANT.load(members.quant)()
@@ -176,6 +189,7 @@ def build(
     check_set_up(experts)
     experts.router_bias = router_weights.bias
     experts.prepare_weights(weights)
+    experts.use_adapters(adapters)
     prepare_finalize = ALL2ALL.load(members.all2all)(groups.gather)
     kernel = KERNELS[row.kind](
         prepare_finalize=prepare_finalize,

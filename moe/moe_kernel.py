@@ -74,7 +74,8 @@ class MoEKernel:
         # Copies, since experts may overwrite their inputs.
         intermediates.keep("ids", ids, copy=True)
         intermediates.keep("weights", routing.topk_weights, copy=True)
-        return Routing(topk_ids=ids, topk_weights=routing.topk_weights)
+        intermediates.keep("adapters", routing.adapters, copy=True)
+        return replace(routing, topk_ids=ids)
 
     def _quantize_gathered(self, dispatched: Dispatched) -> Activations:
         """Quantize with a scale over all gathered rows; padding rows count as zeros."""

@@ -32,9 +32,10 @@ _SIZES = frozenset({"hidden", "intermediate", "latent"})  # fields of a layer th
 # Fields that decide on padded sizes.
 _PADDING = _SIZES | {"layout", "scheme", "pads", "roundup"}
 _READS = "reads"  # the attribute that holds a function's declaration
-# Fields of Needs that are not checked for other families; `padding` is, for all2all backends.
+# Fields of Needs that are not checked for other families; `padding` and `adapters` are, for all2all
+# backends.
 EXPERTS_ONLY = ("activation_functions", "dequantizes", "routers", "layer_features")
-_PLAIN = (*EXPERTS_ONLY, "padding")
+_PLAIN = (*EXPERTS_ONLY, "padding", "adapters")
 
 
 def reads(*fields: str) -> Callable[[F], F]:
@@ -109,6 +110,9 @@ class Needs:
     # Whether padding rows may stand anywhere: their `topk_ids` are all -1, their values garbage,
     # and no other row may depend on them. Checked for experts and all2all backends only.
     padding: bool = False
+    # Whether each token's low-rank adapter is known to the experts: carried with the token by an
+    # all2all backend, added to its products by an experts backend. Checked for these two only.
+    adapters: bool = False
     hidden_multiple: int = 1  # the hidden size must be a multiple of this
     shard_multiple: int = 1  # the same for the intermediate size on each rank
     # More multiples, of some weight formats on some chips.
@@ -264,6 +268,15 @@ def _padding(_: Needs, __: Platform, layer_spec: LayerSpec) -> Reason | None:
     return Reason(code="padding_unsupported", text=text)
 
 
+@reads("adapters")
+def _adapters(_: Needs, __: Platform, layer_spec: LayerSpec) -> Reason | None:
+    """Refuse low-rank adapters."""
+    if not layer_spec.adapters:
+        return None
+    text = "does not say that tokens may have low-rank adapters (`adapters` in its needs)"
+    return Reason(code="lora_unsupported", text=text)
+
+
 @reads("layout")
 def _world(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason | None:
     """Refuse more ranks than `max_world`."""
@@ -331,6 +344,7 @@ _CHECKS: dict[str, tuple[object, Callable[[Needs, Platform, LayerSpec], Reason |
     "formats": (ANY, _formats),
     "dequantizes": (True, _code_features),
     "padding": (True, _padding),
+    "adapters": (True, _adapters),
     "max_world": (None, _world),
     "hidden_multiple": (1, _hidden),
     "shard_multiple": (1, _shard),

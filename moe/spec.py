@@ -87,6 +87,8 @@ class LayerSpec:
     pads: bool = False  # to multiples that the experts backend needs
     roundup: int = 1  # to a multiple of this
     padded: Padded | None = None  # the sizes that result, if any differs
+    adapters: int = 0  # low-rank adapters of the routed experts, of which a token has one or none
+    lora_rank: int = 8  # their rank
     latent: int = 0  # L, width on which the routed experts work, see `moe.latent`; 0: that of K
 
     @property

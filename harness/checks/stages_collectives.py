@@ -41,6 +41,7 @@ def check(handed: Handed, on_all_ranks: frozenset[str]) -> list[StageFinding]:
         return _after_experts(handed, on_all_ranks)
     departing = [
         _routing(handed, expected, at),
+        _adapters(handed, at) if "adapters" in on_all_ranks else None,
         _input(handed, expected, at, mismatched, sent_correctly),
     ]
     if on_all_ranks >= {"combine", "finalize"}:
@@ -100,6 +101,17 @@ def _routing(handed: Handed, expected: Sent, at: Tensor) -> StageFinding | None:
     received = torch.where(expected.ids >= 0, handed.stages["weights"].value[at].float(), 0.0)
     weights = Expected(value=expected.weights, tolerance=exactly)
     return compare("dispatch", received, weights, _labels(handed, at), noun="router weights")
+
+
+def _adapters(handed: Handed, at: Tensor) -> StageFinding | None:
+    """Compare the adapter that came with each token. Collective."""
+    chosen = handed.call.tokens.adapters
+    if chosen is None:
+        return None
+    wanted = _gathered(handed, chosen[:, None]).float()
+    received = handed.stages["adapters"].value[at][:, None]
+    exactly = Expected(value=wanted, tolerance=torch.zeros(1, device=at.device))
+    return compare("dispatch", received, exactly, _labels(handed, at), noun="adapters")
 
 
 def _input(

@@ -230,6 +230,21 @@ class MoETestConfig:
         simplest=(1,),
         random_values=(1, 1, 1, 64),
     )
+    adapters: int = axis(
+        "lora",
+        "low-rank adapters of the routed experts; each token has one of them, or none",
+        default=0,
+        minimum=0,
+        simplest=(0, 1, 2),
+        random_values=(0,),
+    )
+    lora_rank: int = axis(
+        "lorarank",
+        "rank of the adapters",
+        default=8,
+        simplest=(8,),
+        random_values=(8,),
+    )
     latent: int = axis(
         "latent",
         "width on which the routed experts work, to which tokens are projected; 0: the hidden size",
@@ -364,6 +379,8 @@ class MoETestConfig:
             weights_input=self.weights_input,
             gate=self.gate,
             padding=self.padding != NO_PADDING,
+            adapters=self.adapters,
+            lora_rank=self.lora_rank,
             latent=self.latent,
             pads=QUANT.row(self.quant).pads and self.layer == COMPOSED,
             roundup=self.roundup,

@@ -97,6 +97,19 @@ def right_biases(scene: Scene, expert: int) -> tuple[Tensor, Tensor] | None:
     return scene.reference.biases(expert)
 
 
+def right_adapters(scene: Scene) -> Tensor | None:
+    """Return the low-rank adapter of each row, [r] int32, -1 = none; None: the layer has none."""
+    return scene.adapters
+
+
+def right_changes(scene: Scene, adapter: int, expert: int) -> tuple[Tensor, Tensor]:
+    """Return what an adapter adds to an expert's w13 [2N, K] and w2 [K, N]."""
+    truth = scene.reference.adapters
+    assert truth is not None, "the layer has no adapters"
+    key = ("matrices", "adapter", adapter, expert)
+    return cached(scene, key, lambda: truth.changes(adapter, expert, scene.reference.dtype))
+
+
 def right_leave(scene: Scene, output: Tensor) -> Tensor:
     """Return the experts' output [..., K]; of a latent layer [..., L], projected back."""
     latent = scene.reference.latent
@@ -156,11 +169,15 @@ class Steps:
     biases: Callable[[Scene, int], tuple[Tensor, Tensor] | None] = right_biases
     adds_b2: Callable[[Shard], bool] = adds_second_bias
     leave: Callable[[Scene, Tensor], Tensor] = right_leave
+    adapters: Callable[[Scene], Tensor | None] = right_adapters
+    changes: Callable[[Scene, int, int], tuple[Tensor, Tensor]] = right_changes
 
     def starts_right(self) -> bool:
         """Tell whether the first product is the reference's, so that it can be reused."""
         first = (self.inputs, self.w13, self.product, self.total, self.biases)
-        return first == (right_inputs, right_w13, right_product, right_total, right_biases)
+        right = (right_inputs, right_w13, right_product, right_total, right_biases)
+        adapted = (self.adapters, self.changes) == (right_adapters, right_changes)
+        return first == right and adapted
 
 
 RIGHT = Steps()
@@ -217,6 +234,8 @@ def _first_product(scene: Scene, steps: Steps, pairs: Pairs) -> Tensor:
         inputs = steps.inputs(scene, *pairs.rows_and_slots)
         weights = (steps.w13(scene, matrices(scene, e)) for e in pairs.experts)
         product = _product(scene, steps, pairs, inputs, weights)
+        change = _change(scene, steps, pairs, inputs)
+        product = product if change is None else product + change
         bias = _bias_of_rows(scene, steps, pairs, 0)
         return _rounded(scene, product if bias is None else product + bias, "gemm1")
 
@@ -241,8 +260,34 @@ def _second_product(
     h = _intermediate(scene, steps, product, (shards, router_weight))
     h = h.reshape(len(ranks), len(product), h.shape[1])
     weights = (by_rank(steps.w2(scene, matrices(scene, e)), columns) for e in pairs.experts)
-    output = _unweighted(scene, _product(scene, steps, pairs, h, weights), router_weight)
+    output = _product(scene, steps, pairs, h, weights)
+    change = _change(scene, steps, pairs, h, columns)
+    output = output if change is None else output + change
+    output = _unweighted(scene, output, router_weight)
     return steps.leave(scene, _with_second_bias(scene, steps, pairs, output, shards))
+
+
+def _change(
+    scene: Scene, steps: Steps, pairs: Pairs, x: Tensor, columns: list[range] | None = None
+) -> Tensor | None:
+    """Return what adapters add to a product, [P, 2N], or with columns [w, P, K]; None: nothing.
+
+    x: [P, K], or [w, P, n] with each rank's columns.
+    """
+    chosen = steps.adapters(scene)
+    if chosen is None:
+        return None
+    numbers = chosen[pairs.rows_and_slots[0]].tolist()
+    changes, start = [], 0
+    for e, count in zip(pairs.experts, pairs.counts, strict=True):
+        for at in range(start, start + count):
+            number = numbers[at]
+            pair = steps.changes(scene, max(number, 0), e)
+            w = pair[0] if columns is None else by_rank(pair[1], columns)
+            row = x[..., at : at + 1, :] @ w.mT
+            changes.append(row if number >= 0 else torch.zeros_like(row))
+        start += count
+    return torch.cat(changes, dim=-2)
 
 
 def _with_second_bias(

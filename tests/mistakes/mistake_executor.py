@@ -23,6 +23,7 @@ from tests.mistakes import (
     mistakes_kernels,
     mistakes_latent,
     mistakes_layer,
+    mistakes_lora,
     mistakes_ranks,
     mistakes_routing,
     mistakes_scales,
@@ -54,7 +55,8 @@ FAMILIES = (
     mistakes_weights,
     mistakes_widths,
     mistakes_weighing,
-    mistakes_latent,  # last: a mistake's number is the seed of its case
+    mistakes_latent,
+    mistakes_lora,  # last: a mistake's number is the seed of its case
 )
 
 

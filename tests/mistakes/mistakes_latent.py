@@ -44,7 +44,7 @@ def way_back_by_the_transposed_way_in(patch):
     _with(patch, lambda own: {"up": own.down.T.contiguous()})
 
 
-@mistake(KIND, NO_REPORT, "latent_swapped", latent=96, quant="fp8_block")
+@mistake(KIND, NO_REPORT, "latent_swapped", latent=96, n=128, quant="fp8_block")
 def projections_loaded_for_each_other(patch):
     _with(patch, lambda own: {"up": own.down.T.contiguous(), "down": own.up.T.contiguous()})
 

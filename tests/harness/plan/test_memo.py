@@ -113,6 +113,7 @@ def sample(count, seed=0):
         "shared_fused": (False, False, True),
         "zero_experts": (0, 0, 0, 3),
         "latent": (0, 0, 0, 96),
+        "adapters": (0, 0, 0, 2),
         "dp_size": (1, 2, 3),
         "tp_size": (1, 2, 80),
         "dtype": ("bf16", "fp16", "f32"),

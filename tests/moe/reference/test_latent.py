@@ -33,7 +33,7 @@ def test_a_sum_in_another_order_stays_within_the_doubt():
     apart = (other.bfloat16().float() - z.value).abs()
     assert int((apart > 0).sum()) > 0  # some lie at a tie, or the test shows nothing
     assert bool((apart <= z.doubt * 1.001).all())
-    assert float((z.doubt > 0).float().mean()) < 0.02
+    assert float((z.doubt > 0).float().mean()) < 0.05
 
 
 def test_the_error_goes_through_quantization_and_the_first_product():
