@@ -36,7 +36,7 @@ _TINY = 2.0**-126  # the smallest normal float32: below, hardware may flush to z
 
 def check(handed: Handed, *, all_rows: bool = False) -> list[StageFinding]:
     """Return the wrong stages. all_rows: judge every row; else a sample unless all are cheap."""
-    tokens = _sampled(handed, all_rows)
+    tokens = _weighed(handed, _sampled(handed, all_rows))
     flat = _by_expert(handed, tokens)
     departing: list[StageFinding | None] = []
     labels = _labels(handed, flat)
@@ -52,6 +52,14 @@ def check(handed: Handed, *, all_rows: bool = False) -> list[StageFinding]:
     departing.append(combine(handed, tokens))
     findings = [finding for finding in departing if finding is not None]
     return findings or _not_finite(handed, tokens, flat, labels)
+
+
+def _weighed(handed: Handed, tokens: Tensor) -> Tensor:
+    """Return the gathered rows whose router weights are numbers: those of NaN logits are not."""
+    if handed.subject.case.logits != "nan" or not handed.has("weights"):
+        return tokens
+    weights = handed.stages["weights"].value[tokens].float()
+    return tokens[~weights.isnan().any(dim=1)]
 
 
 def _not_finite(
