@@ -10,78 +10,28 @@ equal values. Torch-free.
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, cast
 
 from moe import roundup
-from moe.packages import Package as Package
+from moe.need import ANY, Anything, Need, fields_read, first_refusal, reads, resolve
+from moe.packages import Package
 from moe.packages import refusal as package_refusal
-from moe.reason import Reason as Reason
+from moe.reason import Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable
+    from collections.abc import Callable, Container
 
     from moe.roundup import Alignment
     from moe.spec import LayerSpec, Platform
 
-F = TypeVar("F", bound=Callable[..., object])
 _SIZES = frozenset({"hidden", "intermediate", "latent"})  # fields of a layer that padding changes
 # Fields that decide on padded sizes.
 _PADDING = _SIZES | {"layout", "scheme", "pads", "roundup"}
-_READS = "reads"  # the attribute that holds a function's declaration
 # Fields of Needs that are not checked for other families; `padding` and `adapters` are, for all2all
 # backends.
 EXPERTS_ONLY = ("activation_functions", "dequantizes", "routers", "layer_features")
 _PLAIN = (*EXPERTS_ONLY, "padding", "adapters")
-
-
-def reads(*fields: str) -> Callable[[F], F]:
-    """Declare the fields of the layer that a need, a probe or an estimate reads.
-
-    A property such as `shard_sizes` is declared by the fields that it is computed from.
-    """
-
-    def declared(function: F) -> F:
-        function.__dict__[_READS] = frozenset(fields)
-        return function
-
-    return declared
-
-
-def fields_read(function: Callable[..., object]) -> frozenset[str] | None:
-    """Return the fields that `reads` declares for a function; None (any field) without it."""
-    declared: frozenset[str] | None = getattr(function, _READS, None)
-    return declared
-
-
-@dataclass(frozen=True, kw_only=True)
-class Need:
-    """Check one condition of a row. reads: fields of the layer; None: any of them."""
-
-    reads: frozenset[str] | None
-    refuse: Callable[[LayerSpec], Reason | None]
-
-    @classmethod
-    def of(cls, function: Callable[..., Reason | None], *bound: Any) -> Need:
-        """Return the need that calls `function(*bound, layer_spec)` and reads what it declares."""
-        return cls(reads=fields_read(function), refuse=partial(function, *bound))
-
-
-@dataclass(frozen=True)
-class Anything:
-    """Stand in for a set of values; contain every value, including those of other packages."""
-
-    def __contains__(self, value: object) -> bool:
-        return True
-
-    def __repr__(self) -> str:
-        return "ANY"
-
-
-ANY = Anything()
 UNQUANTIZED = frozenset({("model", "model")})
 
 
@@ -146,15 +96,6 @@ class Needs:
     def refusal(self, layer_spec: LayerSpec, platform: Platform) -> Reason | None:
         """Return the reason of the first need that does not hold, or None."""
         return first_refusal(self.asked(platform), layer_spec)
-
-
-def first_refusal(needs: Iterable[Need], layer_spec: LayerSpec) -> Reason | None:
-    """Return the reason of the first need that does not hold, or None."""
-    for need in needs:
-        reason = need.refuse(layer_spec)
-        if reason is not None:
-            return reason
-    return None
 
 
 def experts_refusal(needs: Needs, layer_spec: LayerSpec, platform: Platform) -> Reason | None:
@@ -351,9 +292,3 @@ _CHECKS: dict[str, tuple[object, Callable[[Needs, Platform, LayerSpec], Reason |
     "alignments": ((), _aligned),
     "packages": ((), _packages),
 }
-
-
-def resolve(target: str):  # type: ignore[no-untyped-def]  # an object of any type
-    """Import `"package.module:Name"` and return the object."""
-    module, _, name = target.partition(":")
-    return getattr(importlib.import_module(module), name)

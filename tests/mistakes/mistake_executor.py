@@ -20,6 +20,7 @@ from tests.mistakes import (
     mistakes_activations,
     mistakes_experts,
     mistakes_functions,
+    mistakes_groups,
     mistakes_kernels,
     mistakes_latent,
     mistakes_layer,
@@ -55,6 +56,7 @@ FAMILIES = (
     mistakes_weights,
     mistakes_widths,
     mistakes_weighing,
+    mistakes_groups,
     mistakes_latent,
     mistakes_lora,  # last: a mistake's number is the seed of its case
 )
