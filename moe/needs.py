@@ -18,6 +18,7 @@ from moe.need import ANY, Anything, Need, fields_read, first_refusal, reads, res
 from moe.packages import Package
 from moe.packages import refusal as package_refusal
 from moe.reason import Reason
+from moe.routing_method import DECIDED_BY, asks_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container
@@ -85,6 +86,8 @@ class Needs:
             for name, (unrestricted, check) in _CHECKS.items()
             if name not in leave_out and getattr(self, name) != unrestricted
         ]
+        if self.routers is not None and "routers" not in leave_out:
+            needs += [_unnamed_option(w) for w in DECIDED_BY if w not in self.routing_options]
         if self.probe is not None and self.are_met_by(platform):
             needs.append(_probe(self, platform))
         return tuple(needs)
@@ -131,24 +134,26 @@ def _layer_features(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason 
     return Reason(code=f"{missing[0]}_unsupported", text=text)
 
 
-@reads(
-    *("router", "top_k", "renormalize", "router_bias", "router_groups", "chosen_groups"),
-    *("router_scale", "logits_dtype", "weights_input"),
-)
+@reads("router")
 def _routers(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason | None:
-    """Refuse a router that is not in `routers`, and an option that is not in `routing_options`."""
-    supported, method = needs.routers, layer_spec.routing_method
-    if supported is None:
+    """Refuse a router that is not in `routers`."""
+    supported = needs.routers
+    if supported is None or isinstance(supported, Anything) or layer_spec.router in supported:
         return None
-    if not isinstance(supported, Anything) and method.router not in supported:
-        text = f"routes by {', '.join(sorted(supported))}, not {method.router}"
-        return Reason(code="router_unsupported", text=text)
-    asked = (*method.options, *(("weights_input",) if method.weights_input else ()))
-    missing = [word for word in asked if word not in needs.routing_options]
-    if not missing:
-        return None
-    text = f"routes by itself, and does not name {missing[0]!r} in its `routing_options`"
-    return Reason(code="routing_option_unsupported", text=text)
+    text = f"routes by {', '.join(sorted(supported))}, not {layer_spec.router}"
+    return Reason(code="router_unsupported", text=text)
+
+
+def _unnamed_option(word: str) -> Need:
+    """Return the need that a layer does not ask for an option that `routing_options` leaves out."""
+
+    def refuse(layer_spec: LayerSpec) -> Reason | None:
+        if not asks_for(layer_spec, word):
+            return None
+        text = f"routes by itself, and does not name {word!r} in its `routing_options`"
+        return Reason(code="routing_option_unsupported", text=text)
+
+    return Need(reads=frozenset(DECIDED_BY[word]), refuse=refuse)
 
 
 @reads()
