@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import pad
 
 from moe import latent, layer
-from tests.mistakes.mistake import around, mistake
+from tests.mistakes.mistake import SAYS, around, mistake
 
 NO_REPORT = "none known"
 KIND = "latent projections"
@@ -78,7 +78,7 @@ def shared_experts_given_the_projected_tokens(patch):
     around(patch, layer.SharedExperts, "forward", lambda real, self, x: real(self, entered[-1]))
 
 
-@mistake(KIND, NO_REPORT, latent=96)
+@mistake(KIND, NO_REPORT, f"{SAYS}truncation", latent=96)
 def way_back_truncates(patch):
     def cut(real, self, sums):
         product = sums.float() @ self.up.float().T
