@@ -74,6 +74,11 @@ def recording() -> Iterator[dict[str, Kept]]:
         _kept = before
 
 
+def is_recording() -> bool:
+    """Return whether stages are recorded, so that a backend must store what it could fuse away."""
+    return _kept is not None
+
+
 def keep(
     stage: str, value: Tensor | None, rows: Tensor | None = None, *, copy: bool = True
 ) -> None:

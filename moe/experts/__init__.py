@@ -47,6 +47,9 @@ _DECODED_PAIRS = frozenset(
         ("nvfp4", "nvfp4_dynamic"),
     }
 )
+_TRITON_PAIRS = (
+    frozenset({("model", "model")}) | _FP8_PAIRS | _FNUZ_PAIRS | _INT8_PAIRS | _DECODED_PAIRS
+)
 # What a backend need not know of: it gets local ids, -1 for all others, and the size it works on.
 _LAYER_FEATURES = frozenset({"fused_shared", "zero_experts", "expert_bias", "latent"})
 
@@ -61,11 +64,7 @@ EXPERTS: Registry[MemberSpec] = Registry(
             needs=Needs(
                 features=frozenset({"triton"}),
                 dtypes=frozenset({"bf16", "fp16"}),
-                formats=frozenset({("model", "model")})
-                | _FP8_PAIRS
-                | _FNUZ_PAIRS
-                | _INT8_PAIRS
-                | _DECODED_PAIRS,
+                formats=_TRITON_PAIRS,
                 activation_functions=TRITON_ACTIVATIONS,
                 layer_features=_LAYER_FEATURES,
                 padding=True,
@@ -83,7 +82,7 @@ EXPERTS: Registry[MemberSpec] = Registry(
             needs=Needs(
                 features=frozenset({"triton"}),
                 dtypes=frozenset({"bf16", "fp16"}),
-                formats=frozenset({("model", "model")}) | _FP8_PAIRS | _FNUZ_PAIRS | _INT8_PAIRS,
+                formats=_TRITON_PAIRS,
                 activation_functions=TRITON_ACTIVATIONS,
                 layer_features=_LAYER_FEATURES,
                 padding=True,
