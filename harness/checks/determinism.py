@@ -49,7 +49,7 @@ def messages(subject: Subject, calls: Sequence[Call]) -> Iterator[str]:
     first = calls[0]
     x, logits = first.inputs.x.clone(), first.inputs.logits.clone()
     with guarded_buffers.poisoned():
-        returned = subject.call(x, logits, first.tokens).out
+        returned = subject.call(x, logits, first.inputs).out
         repeated = judged_output(first.tokens, returned)
         violations = guarded_buffers.broken_guards() + changed_inputs((x, logits), first.inputs)
     if not any(call.broken for call in calls):

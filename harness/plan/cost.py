@@ -34,14 +34,11 @@ _CALL_SECONDS = 0.4  # on each rank
 _ADAPTER_SECONDS = 0.4  # more on each rank, if experts have adapters
 _WEIGHT_SECONDS = 0.7e-6  # for each of an expert's n * k that a block of tokens meets
 _BLOCK_TOKENS = 128
-<<<<<<< HEAD
 # Inside `moe.kernels.tiles.small_tiles`, with the calls that checks add: int4 on two idle cores.
 _SMALL_ROWS, _SMALL_SIDE = 16, 32
 _STEP_SECONDS = 0.012
-=======
 # Largest multiple to which a method pads for one of our rows or of a vendor's: see moe.alignments.
 _LARGEST_MULTIPLE = 256
->>>>>>> w11-int
 INTERPRETER_SECONDS = 5.0  # a case expected to take longer is refused
 
 
