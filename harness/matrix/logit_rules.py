@@ -28,8 +28,8 @@ def logits_reason(case: MoETestConfig) -> Reason | None:
         return Reason(code="exact_unsupported", text=rule)
     if case.exact and not has_whole_periods(case):
         rule = f"of a rank's intermediate columns every {PERIOD}th is the largest"
-        text = f"exact mode: {rule}, and n:{case.n} is not a multiple of them on every rank"
-        return Reason(code="exact_unsupported", text=text)
+        rule = f"exact mode: {rule}, and n:{case.n} is not a multiple of them on every rank"
+        return Reason(code="exact_unsupported", text=rule)
     text = None if case.logits == "spread" else _text(case)
     if text is None:
         return None
