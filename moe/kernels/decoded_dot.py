@@ -42,7 +42,7 @@ def _part_values(
         return values_of_words(word, zero, PART, KIND, HALF, ROWS, WIDTH)
     elif _INTERPRETED:
         return rounding.values_of(tl.load(at)) - zero.to(tl.float32)[:, None]
-    elif KIND == "unsigned":
+    elif KIND == "unsigned":  # interpreted, the zero point of other kinds is 0
         return _as_rows(tl.load(at), HALF) - _as_rows(zero, HALF)[:, None]
     else:
         return _as_rows(tl.load(at), HALF)
@@ -52,6 +52,19 @@ def _part_values(
 def _as_rows(codes, HALF: tl.constexpr):
     """Return codes of one byte in the dtype of the rows, which is exact."""
     return codes.to(tl.float16 if HALF else tl.bfloat16)
+
+
+@triton.jit
+def _scales_of_sums(at, out, SCALE: tl.constexpr, SPAN: tl.constexpr):
+    """Return the scales of a step's sums, [BLOCK_N] each; they are loaded before the products."""
+    if SCALE != "sums":
+        return (0, 0, 0, 0)
+    elif SPAN == 4:
+        return (tl.load(at), 0, 0, 0)
+    elif SPAN == 2:
+        return (tl.load(at), tl.load(at + out), 0, 0)
+    else:
+        return (tl.load(at), tl.load(at + out), tl.load(at + 2 * out), tl.load(at + 3 * out))
 
 
 @triton.jit
@@ -89,11 +102,12 @@ def decoded_dot(
         w_at = w_ptr + (first * 4 + row)[:, None] * WIDTH + k[None, :]
     scale_at = scale_ptr + (first * (4 // SPAN) if SCALE == "sums" else first) + row
     zero_at = row if zero_ptr is None else zero_ptr + first + row
-    zero = tl.full([BLOCK_N], 8 if KIND == "int4" else 0, tl.int32)
+    zero = tl.zeros([BLOCK_N], tl.int32)
     total = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     for step in range(steps):
         word = tl.load(w_at) if PACKED else 0
         bytes_of_scales = 0 if SCALE == "sums" else tl.load(scale_at)
+        scales = _scales_of_sums(scale_at, out, SCALE, SPAN)
         zeros = 0 if zero_ptr is None else tl.load(zero_at)
         part_sum = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
         for part in tl.static_range(4):
@@ -109,7 +123,7 @@ def decoded_dot(
                 part_sum = _product(x, w, part_sum)
                 if part % SPAN == SPAN - 1:
                     if SCALE == "sums":
-                        scale = tl.load(scale_at + (part // SPAN) * out)
+                        scale = scales[part // SPAN]
                     else:
                         scale = scale_values((bytes_of_scales >> (8 * part)) & 0xFF, SCALE)
                     total += part_sum * scale[None, :]
