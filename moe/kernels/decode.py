@@ -218,7 +218,8 @@ def values_of_words(
 
     Codes of e2m1 become numbers with the same bits: 2^-126 (fp16: 2^-14) times the value, so that
     a product with a power of two, `E2M1_FACTOR`, is left to do. Integers become the low bits of 128
-    (1024 in fp16), which is subtracted again together with the zero point, [ROWS] int32 (of signed codes: 8).
+    (1024 in fp16), which is subtracted again together with the zero point, [ROWS] int32; of signed
+    codes that is 8.
     """
     if KIND == "e2m1":
         bits = _e2m1_pairs(word, PART)
