@@ -14,7 +14,7 @@ import triton.language as tl
 
 from moe import guarded_buffers
 from moe.errors import MoEError
-from moe.kernels.launch import launch
+from moe.kernels.launch import launch, runs_kernels
 from moe.kernels.products import check_bias, check_operands, product_of, store_tile, values_of
 from moe.kernels.schedule import tile_of
 
@@ -56,7 +56,7 @@ def grouped_gemm(
     product = product_of(x, w, bias, aligned.block_m, tile)
     assert product.tile.block_m == aligned.block_m, "rows are aligned to blocks of another size"
     blocks = aligned.block_expert.numel()
-    if x.codes.device.type == "cpu":  # no synchronisation needed: start no unused programs
+    if not runs_kernels(x.codes.device):  # on a CPU: no synchronisation, start no unused programs
         blocks = int(aligned.num_rows) // aligned.block_m
     grid = (blocks * triton.cdiv(out, product.tile.block_n),)
     launch(
