@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness.mutants import NotApplicable
-from harness.mutants.recompute import (
+from harness.mutants.recompute import redo
+from harness.mutants.steps import (
     Matrices,
     Steps,
     codes,
     input_scale,
     quantized_input,
-    redo,
     right_second,
     second_scale,
 )

@@ -30,6 +30,7 @@ from tests.mistakes import (
     mistakes_weighing,
     mistakes_weights,
     mistakes_widths,
+    mistakes_wiring,
 )
 from tests.mistakes.mistake import MISTAKES, around
 
@@ -54,7 +55,8 @@ FAMILIES = (
     mistakes_weights,
     mistakes_widths,
     mistakes_weighing,
-    mistakes_groups,  # last: a mistake's number is the seed of its case
+    mistakes_groups,
+    mistakes_wiring,
 )
 
 

@@ -6,33 +6,11 @@ small tiles (`call: small_tiles`), with sizes that are no powers of two, or with
 
 from __future__ import annotations
 
-import inspect
-import linecache
-import textwrap
-from typing import TYPE_CHECKING
-
 from moe.kernels import align, combine, grouped_gemm, quantize
-from tests.mistakes.mistake import mistake
-
-if TYPE_CHECKING:
-    from types import ModuleType
-
-    import pytest
+from tests.mistakes.mistake import edited, mistake
 
 EVERY = {"experts": "triton"}
 TINY = {"experts": "triton", "n": 96, "k": 96, "call": "small_tiles"}
-
-
-def edited(patch: pytest.MonkeyPatch, module: ModuleType, name: str, old: str, new: str) -> None:
-    """Replace a kernel of `module` by one with `new` in place of the only `old` in its text."""
-    source = textwrap.dedent(inspect.getsource(getattr(module, name).fn))
-    assert source.count(old) == 1, f"{source.count(old)} of {old!r} in {name}"
-    text, file = source.replace(old, new), f"<{name} edited>"
-    lines = text.splitlines(keepends=True)
-    linecache.cache[file] = (len(text), None, lines, file)  # Triton reads a kernel's source
-    namespace = dict(vars(module))
-    exec(compile(text, file, "exec"), namespace)
-    patch.setattr(module, name, namespace[name])
 
 
 @mistake(
