@@ -69,8 +69,8 @@ class Hypothesis:
 
 def features_of(layer_spec: LayerSpec) -> frozenset[str]:
     """Return the features of a layer that mistakes may need."""
-    gated = {"shared_gate"} if layer_spec.shared_gate else set()
-    return layer_spec.layer_features | gated
+    more = {"shared_gate": layer_spec.shared_gate, "lora": layer_spec.adapters > 0}
+    return layer_spec.layer_features | {name for name, has in more.items() if has}
 
 
 def rows_of(family: str, **causes: str) -> tuple[Hypothesis, ...]:

@@ -6,7 +6,7 @@ Dozens of mistakes are computed, on few rows, in every case; `harness.mutants.st
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -76,6 +76,8 @@ def _first_product(scene: Scene, steps: Steps, pairs: Pairs) -> Tensor:
         inputs = steps.inputs(scene, *pairs.rows_and_slots)
         weights = (steps.w13(scene, matrices(scene, e)) for e in pairs.experts)
         product = _product(scene, steps, pairs, inputs, weights)
+        change = _change(scene, steps, pairs, inputs)
+        product = product if change is None else product + change
         bias = _bias_of_rows(scene, steps, pairs, 0)
         return rounded(scene, product if bias is None else product + bias, "gemm1")
 
@@ -100,8 +102,34 @@ def _second_product(
     h = _intermediate(scene, steps, product, (shards, router_weight))
     h = h.reshape(len(ranks), len(product), h.shape[1])
     weights = (by_rank(steps.w2(scene, matrices(scene, e)), columns) for e in pairs.experts)
-    output = _unweighted(scene, _product(scene, steps, pairs, h, weights), router_weight)
-    return _with_second_bias(scene, steps, pairs, output, shards)
+    output = _product(scene, steps, pairs, h, weights)
+    change = _change(scene, steps, pairs, h, columns)
+    output = output if change is None else output + change
+    output = _unweighted(scene, output, router_weight)
+    return steps.leave(scene, _with_second_bias(scene, steps, pairs, output, shards))
+
+
+def _change(
+    scene: Scene, steps: Steps, pairs: Pairs, x: Tensor, columns: list[range] | None = None
+) -> Tensor | None:
+    """Return what adapters add to a product, [P, 2N], or with columns [w, P, K]; None: nothing.
+
+    x: [P, K], or [w, P, n] with each rank's columns.
+    """
+    chosen = steps.adapters(scene)
+    if chosen is None:
+        return None
+    numbers = chosen[pairs.rows_and_slots[0]].tolist()
+    changes, start = [], 0
+    for e, count in zip(pairs.experts, pairs.counts, strict=True):
+        for at in range(start, start + count):
+            number = numbers[at]
+            pair = steps.changes(scene, max(number, 0), e)
+            w = pair[0] if columns is None else by_rank(pair[1], columns)
+            row = x[..., at : at + 1, :] @ w.mT
+            changes.append(row if number >= 0 else torch.zeros_like(row))
+        start += count
+    return torch.cat(changes, dim=-2)
 
 
 def _with_second_bias(
@@ -162,7 +190,7 @@ def shared_mlp(scene: Scene, tp_rank: int | None = None) -> Tensor:
     return shared(x).out if tp_rank is None else shared(x, scene.case.tp_size).parts[tp_rank]
 
 
-def elsewhere(scene: Scene, **changes: Tensor) -> Scene:
-    """Return the scene with other tokens; of its cache only the experts' matrices stay valid."""
+def elsewhere(scene: Scene, **changes: Any) -> Scene:
+    """Return the scene with other values; of its cache only the experts' matrices stay valid."""
     memo = {key: value for key, value in scene.memo.items() if key[0] == "matrices"}
-    return dataclasses.replace(scene, memo=memo, **changes)  # type: ignore[arg-type]
+    return dataclasses.replace(scene, memo=memo, **changes)

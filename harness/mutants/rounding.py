@@ -9,7 +9,7 @@ from torch.nn.functional import pad
 
 from harness.mutants import NotApplicable
 from harness.mutants.recompute import redo
-from harness.mutants.steps import Steps, input_scale, second_scale
+from harness.mutants.steps import Steps, expert_input, input_scale, second_scale
 from moe.reference import formats
 from moe.types import TORCH_DTYPE
 
@@ -38,7 +38,7 @@ def weights_unquantized(scene: Scene) -> Tensor:
 
 def _plain_input(scene: Scene, rows: Tensor, slots: Tensor) -> Tensor:
     del slots
-    return scene.x[rows].to(scene.reference.dtype)
+    return expert_input(scene)[rows]
 
 
 def codes_truncated(scene: Scene) -> Tensor:
@@ -51,7 +51,7 @@ def codes_truncated(scene: Scene) -> Tensor:
         return (ratio / step).trunc() * step * scale
 
     def inputs(scene: Scene, rows: Tensor, _: Tensor) -> Tensor:
-        return cut(scene.x.to(scene.reference.dtype), input_scale(scene))[rows]
+        return cut(expert_input(scene), input_scale(scene))[rows]
 
     return redo(scene, Steps(inputs=inputs, second=lambda s, h, w: cut(h, second_scale(s, h, w))))
 
@@ -71,7 +71,7 @@ def overflow_to_nan(scene: Scene) -> Tensor:
         return values.masked_fill(beyond, torch.nan)
 
     def inputs(scene: Scene, rows: Tensor, _: Tensor) -> Tensor:
-        return cast(scene.x.to(scene.reference.dtype), input_scale(scene))[rows]
+        return cast(expert_input(scene), input_scale(scene))[rows]
 
     steps = Steps(inputs=inputs, second=lambda s, h, w: cast(h, second_scale(s, h, w)))
     out = redo(scene, steps)

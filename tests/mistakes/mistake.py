@@ -82,7 +82,8 @@ def around(patch: pytest.MonkeyPatch, owner: Any, name: str, change: Callable[..
 def edited(patch: pytest.MonkeyPatch, owner: Any, name: str, old: str, new: str) -> None:
     """Replace a kernel or function of a module or class by one with another text.
 
-    `new` takes the place of the only `old`.
+    `new` takes the place of the only `old`. The modules that import the kernel get the edited one,
+    too.
     """
     original = inspect.getattr_static(owner, name)
     source = textwrap.dedent(inspect.getsource(getattr(original, "fn", original)))
@@ -95,3 +96,6 @@ def edited(patch: pytest.MonkeyPatch, owner: Any, name: str, old: str, new: str)
     flags = __future__.annotations.compiler_flag
     exec(compile(text, file, "exec", flags=flags), namespace)
     patch.setattr(owner, name, namespace[name])
+    for loaded in [m for n, m in sys.modules.items() if n.startswith("moe.")]:
+        if vars(loaded).get(name) is original:
+            patch.setattr(loaded, name, namespace[name])

@@ -22,7 +22,9 @@ from tests.mistakes import (
     mistakes_functions,
     mistakes_groups,
     mistakes_kernels,
+    mistakes_latent,
     mistakes_layer,
+    mistakes_lora,
     mistakes_ranks,
     mistakes_routing,
     mistakes_scales,
@@ -56,6 +58,8 @@ FAMILIES = (
     mistakes_widths,
     mistakes_weighing,
     mistakes_groups,
+    mistakes_latent,
+    mistakes_lora,
     mistakes_wiring,
 )
 

@@ -6,10 +6,19 @@ small tiles (`call: small_tiles`), with sizes that are no powers of two, or with
 
 from __future__ import annotations
 
-from moe.kernels import align, combine, grouped_gemm, quantize
+from moe.kernels import (
+    align,
+    combine,
+    decode,
+    decoded_dot,
+    grouped_gemm,
+    quantize,
+    scaled_dot,
+)
 from tests.mistakes.mistake import edited, mistake
 
 EVERY = {"experts": "triton"}
+DECODED = {"experts": "triton_batched", "quant": "mxfp4"}
 TINY = {"experts": "triton", "n": 96, "k": 96, "call": "small_tiles"}
 
 
@@ -22,12 +31,12 @@ TINY = {"experts": "triton", "n": 96, "k": 96, "call": "small_tiles"}
     k=160,
 )
 def partial_step_lost(patch):
-    edited(patch, grouped_gemm, "_dot", "tl.cdiv(inner, BLOCK_K)):", "inner // BLOCK_K):")
+    edited(patch, scaled_dot, "scaled_dot", "tl.cdiv(inner, BLOCK_K)):", "inner // BLOCK_K):")
 
 
 @mistake("steps after the first lost", "aiter #4993", "says:stage gemm1", **TINY)
 def only_the_first_step(patch):
-    edited(patch, grouped_gemm, "_dot", "range(tl.cdiv(inner, BLOCK_K))", "range(1)")
+    edited(patch, scaled_dot, "scaled_dot", "range(tl.cdiv(inner, BLOCK_K))", "range(1)")
 
 
 @mistake("columns after the first tile shifted", "FI #4186", "says:stage gemm1", **TINY)
@@ -70,3 +79,19 @@ def scale_of_the_first_columns(patch):
 )
 def experts_of_the_upper_half_have_no_rows(patch):
     edited(patch, align, "_one_hot", "(expert < experts)", "(expert < experts // 2)")
+
+
+@mistake("steps after the first lost", "aiter #4993", "says:stage gemm1", k=256, **DECODED)
+def only_the_first_step_of_decoded_weights(patch):
+    edited(patch, decoded_dot, "decoded_dot", "range(steps)", "range(1)")
+
+
+@mistake("columns of a byte exchanged", "AutoAWQ packing", "says:stage gemm1", **DECODED)
+def halves_of_arranged_words_exchanged(patch):
+    old = "tl.join(pairs << 16, pairs & -0x10000)"
+    edited(patch, decode, "_columns_of", old, "tl.join(pairs & -0x10000, pairs << 16)")
+
+
+@mistake("scale of the next group", "vLLM #45037", "says:stage gemm1", **DECODED)
+def scale_of_the_neighbouring_part(patch):
+    edited(patch, decode, "scales_of_word", "(8 * PART)", "(8 * (PART ^ 1))")

@@ -11,7 +11,7 @@ import torch
 
 from moe import batches, expert_choice, layer
 from moe.experts import torch_monolithic, triton_batched
-from moe.kernels import activation, decode, decoding_gemm, quantize_groups, top_k
+from moe.kernels import activation, decoded_dot, products, quantize_groups, top_k
 from moe.quant import grouped, padding
 from moe.types import ExpertWeights
 from tests.mistakes.mistake import around, edited, mistake
@@ -207,17 +207,15 @@ TRITON = {"experts": "triton"}
 
 
 @mistake(
-    "scale of the next block",
+    "scale of another block",
     "FI #3334",
     "says:stage gemm1",
-    quant="int4_zp_g64",
+    quant="int4_zp_g32",
     k=256,
-    call="small_tiles",
     **TRITON,
 )
-def each_step_has_the_next_scale(patch):
-    old, new = "step * BLOCK_K // GROUP", "tl.minimum(step, inner // GROUP - 1)"
-    edited(patch, decoding_gemm, "_dot_decoded", old, new)
+def groups_of_a_step_have_one_scale(patch):
+    edited(patch, decoded_dot, "decoded_dot", "scale_at + (part // SPAN) * out", "scale_at")
 
 
 @mistake("rounding of exponents", "OCP MX 1.0", quant="mxfp4", k=256)
@@ -247,15 +245,14 @@ def global_scale_of_the_first_matrix_for_the_second(patch):
 
 @mistake("sign of codes", "vLLM #35126", "says:stage gemm1", quant="int8_zp_g32", **TRITON)
 def unsigned_codes_read_as_signed(patch):
-    old, new = "return raw.to(tl.float32)", "return raw.to(tl.int8, bitcast=True).to(tl.float32)"
-    edited(patch, decode, "decoded", old, new)
-    patch.setattr(decoding_gemm, "decoded", decode.decoded)
+    old = "rounding.values_of(tl.load(at)) - zero"
+    new = "tl.load(at).to(tl.int8, bitcast=True).to(tl.float32) - zero"
+    edited(patch, decoded_dot, "_part_values", old, new)
 
 
 @mistake("scale of another row", "FI #3650", "says:stage gemm1", quant="w4a8", n=128, **TRITON)
-def token_scales_by_slot(patch):
-    old, new = "x_scale_ptr + source)", "x_scale_ptr + source % slots)"
-    edited(patch, decoding_gemm, "_decoding_gemm", old, new)
+def token_scale_of_the_first_row(patch):
+    edited(patch, products, "store_tile", "x_scale_ptr + source)", "x_scale_ptr + source * 0)")
 
 
 @mistake(
