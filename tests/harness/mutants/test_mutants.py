@@ -106,6 +106,7 @@ PLACES |= {h.name: ADAPTERS for h in HYPOTHESES if h.family == "lora"}
 PLACES |= {h.name: ZERO for h in HYPOTHESES if h.family == "zero_experts"}
 
 
+PLACES["lora_none_as_last"] = ADAPTERS.replace(seed=0)  # the first token has none
 PLACES["zero_experts_unscaled"] = ZERO.replace(router_scale=2.5)
 PLACES["silu"] = case(activation="gelu_tanh")
 PLACES |= dict.fromkeys(
