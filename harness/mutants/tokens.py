@@ -9,7 +9,13 @@ import torch
 
 from harness.fixtures import fused_slots, tensors
 from harness.mutants import NotApplicable
-from harness.mutants.recompute import elsewhere, redo_parts, shared_mlp
+from harness.mutants.recompute import (
+    redo_parts,
+)
+from harness.mutants.steps import (
+    elsewhere,
+    shared_mlp,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
