@@ -29,6 +29,7 @@ def test_the_battery_holds_what_was_promised():
             "shared_twice",
             "shared_gate_ignored",
             "zero_experts_missing",
+            *("latent_not_entered", "latent_not_left", "lora_missing", "lora_second_missing"),
             "weights_ignored",
             "weights_twice",
         ),
@@ -95,6 +96,9 @@ PLACES["renormalised_over_all"] = case(router="sigmoid")
 
 
 ZERO = case(top_k=3, zero_experts=3, tp_size=2)
+LATENT, LORA = case(latent=256, shared_experts=1), case(adapters=2)
+PLACES |= {h.name: LATENT for h in HYPOTHESES if h.family == "latent"}
+PLACES |= {h.name: LORA for h in HYPOTHESES if h.family == "lora"}
 PLACES |= {h.name: ZERO for h in HYPOTHESES if h.family == "zero_experts"}
 
 
@@ -147,7 +151,10 @@ def test_each_mistake_changes_the_output(name):
 
 
 # These depend on which rows there are.
-BY_ROWS = ("overflow_to_nan", "expert_from_neighbour", "expert_without_biases")
+BY_ROWS = (
+    *("overflow_to_nan", "expert_from_neighbour", "expert_without_biases"),
+    "lora_none_as_last",
+)
 
 
 @pytest.mark.parametrize("name", [h.name for h in HYPOTHESES if h.costly and h.name not in BY_ROWS])
