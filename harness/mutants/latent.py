@@ -9,13 +9,13 @@ from torch.nn.functional import pad
 
 from harness.mutants import NotApplicable
 from harness.mutants.recompute import (
+    elsewhere,
     redo,
+    shared_mlp,
 )
 from harness.mutants.shared import shared_part
 from harness.mutants.steps import (
     Steps,
-    elsewhere,
-    shared_mlp,
 )
 from moe.reference.latent import LatentTruth
 from moe.spec import BLOCK

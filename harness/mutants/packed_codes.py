@@ -98,6 +98,17 @@ def global_scales_missing(scene: Scene) -> Tensor:
     )
 
 
+def w2_global_scale_from_w13(scene: Scene) -> Tensor:
+    fmt = scene.reference.weight_format
+    _needs(fmt.global_scale, "there is no global scale")
+
+    def w2(_: Scene, e: Matrices) -> Tensor:
+        first, second = (global_scale(plain.abs().amax(), fmt) for plain in e.plain)
+        return e.w2 * (second / first).to(e.w2.dtype)
+
+    return redo(scene, Steps(w2=w2))
+
+
 def _of_both(scene: Scene, change: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
     """Change both matrices of each expert: change(values, scale of each, values before codes)."""
 

@@ -1,28 +1,19 @@
 """Run a few rows through the experts again, with one step replaced.
 
-The steps are the reference's without its noise estimates: dozens of mistakes are computed, on few
-rows, in every case. A dynamic per-tensor scale is taken from the reference's answer, since it
-spans more rows than these.
+Dozens of mistakes are computed, on few rows, in every case; `harness.mutants.steps` has the steps.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import dataclasses
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from harness.mutants import NotApplicable
 from harness.mutants.contributions import parts_of
 from harness.mutants.pairs import pairs_of, ranks_together
-from harness.mutants.steps import (
-    RIGHT,
-    Shard,
-    Steps,
-    cached,
-    matrices,
-    right_activation,
-    rounded_at,
-)
+from harness.mutants.steps import RIGHT, Shard, Steps, cached, matrices, right_activation, rounded
 from moe.reference.error_propagation import by_rank
 
 if TYPE_CHECKING:
@@ -88,7 +79,7 @@ def _first_product(scene: Scene, steps: Steps, pairs: Pairs) -> Tensor:
         change = _change(scene, steps, pairs, inputs)
         product = product if change is None else product + change
         bias = _bias_of_rows(scene, steps, pairs, 0)
-        return rounded_at(scene, product if bias is None else product + bias, "gemm1")
+        return rounded(scene, product if bias is None else product + bias, "gemm1")
 
     if not steps.starts_right():
         return make()
@@ -178,9 +169,9 @@ def _intermediate(
     activation = steps.activation or right_activation(scene)
     gates, ups = zip(*(steps.halves(product, shard) for shard in shards), strict=True)
     gate, up = torch.cat(gates), None if ups[0] is None else torch.cat(ups)
-    h = rounded_at(scene, activation(gate, up), "activation")
+    h = rounded(scene, activation(gate, up), "activation")
     if scene.reference.numerics.weight_on == "intermediate":
-        h = rounded_at(scene, h * weight.repeat(len(shards))[:, None], "weighted")
+        h = rounded(scene, h * weight.repeat(len(shards))[:, None], "weighted")
     return steps.second(scene, h, shards[0].rank)
 
 
@@ -189,3 +180,17 @@ def _unweighted(scene: Scene, output: Tensor, weight: Tensor) -> Tensor:
     if scene.reference.numerics.weight_on == "output":
         return output
     return output / torch.where(weight == 0, 1.0, weight)[:, None]
+
+
+def shared_mlp(scene: Scene, tp_rank: int | None = None) -> Tensor:
+    """Return [r, K], the shared experts' output, or what a TP rank's columns add to it."""
+    shared = scene.reference.shared
+    assert shared is not None, "the layer has no shared experts of their own"
+    x = scene.x.to(scene.reference.dtype)
+    return shared(x).out if tp_rank is None else shared(x, scene.case.tp_size).parts[tp_rank]
+
+
+def elsewhere(scene: Scene, **changes: Any) -> Scene:
+    """Return the scene with other values; of its cache only the experts' matrices stay valid."""
+    memo = {key: value for key, value in scene.memo.items() if key[0] == "matrices"}
+    return dataclasses.replace(scene, memo=memo, **changes)

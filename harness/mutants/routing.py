@@ -10,11 +10,11 @@ import torch
 from harness.fixtures.routing_truth import routing_truth
 from harness.mutants import NotApplicable
 from harness.mutants.recompute import (
+    elsewhere,
     redo_parts,
 )
 from harness.mutants.steps import (
     Steps,
-    elsewhere,
     quantized_input,
 )
 from moe.routers import ROUTERS

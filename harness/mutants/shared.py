@@ -8,7 +8,7 @@ import torch
 
 from harness.mutants import NotApplicable
 from harness.mutants.contributions import by_slot
-from harness.mutants.steps import (
+from harness.mutants.recompute import (
     elsewhere,
     shared_mlp,
 )

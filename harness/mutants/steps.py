@@ -1,15 +1,14 @@
-"""Define the steps of a row through an expert, as the reference does them; a mistake replaces some.
+"""Define the steps of a row through an expert, of which a mistake replaces one or two.
 
-They are the reference's without its noise estimates. A dynamic per-tensor scale is taken from the
-reference's answer, since it spans more rows than the sampled ones.
+The steps are the reference's without its noise estimates. A dynamic per-tensor scale is taken from
+the reference's answer, since it spans more rows than a sample.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
@@ -69,7 +68,7 @@ def right_inputs(scene: Scene, rows: Tensor, slots: Tensor) -> Tensor:
     if scene.reference.numerics.weight_on != "input":
         return quantized_input(scene)[rows]
     x = expert_input(scene)[rows] * scene.topk_weights[rows, slots, None]
-    x, fmt = rounded_at(scene, x, "weighted"), scene.reference.act_format
+    x, fmt = rounded(scene, x, "weighted"), scene.reference.act_format
     if fmt.grid == "model":
         return x
     scale = scene.answer.tensor_scales[0]
@@ -177,7 +176,7 @@ class Steps:
 RIGHT = Steps()
 
 
-def rounded_at(scene: Scene, value: Tensor, place: str) -> Tensor:
+def rounded(scene: Scene, value: Tensor, place: str) -> Tensor:
     """Return the value rounded as the numerics declare for a place."""
     declared = getattr(scene.reference.numerics, place)
     return formats.on_grid(value, scene.case.dtype if declared == "model" else "f32")
@@ -189,7 +188,7 @@ def right_activation(scene: Scene) -> Callable[[Tensor, Tensor | None], Tensor]:
 
     def activated(gate: Tensor, up: Tensor | None) -> Tensor:
         f = truth.of_gate(gate).value
-        return f if up is None else rounded_at(scene, f, "activated_gate") * truth.of_up(up).value
+        return f if up is None else rounded(scene, f, "activated_gate") * truth.of_up(up).value
 
     return activated
 
@@ -243,23 +242,9 @@ def second_scale(scene: Scene, h: Tensor, rank: int) -> Tensor:
     return formats.activation_scale(h, fmt, total)
 
 
-def shared_mlp(scene: Scene, tp_rank: int | None = None) -> Tensor:
-    """Return [r, K], the shared experts' output, or what a TP rank's columns add to it."""
-    shared = scene.reference.shared
-    assert shared is not None, "the layer has no shared experts of their own"
-    x = scene.x.to(scene.reference.dtype)
-    return shared(x).out if tp_rank is None else shared(x, scene.case.tp_size).parts[tp_rank]
-
-
 def cached(scene: Scene, key: tuple[object, ...], make: Callable[[], T]) -> T:
     """Return what `make` returns, computed once for the scene and its parts."""
     if key not in scene.memo:
         scene.memo[key] = make()
     value: T = scene.memo[key]
     return value
-
-
-def elsewhere(scene: Scene, **changes: Any) -> Scene:
-    """Return the scene with other values; of its cache only the experts' matrices stay valid."""
-    memo = {key: value for key, value in scene.memo.items() if key[0] == "matrices"}
-    return dataclasses.replace(scene, memo=memo, **changes)

@@ -10,10 +10,8 @@ import torch
 from harness.fixtures import fused_slots, tensors
 from harness.mutants import NotApplicable
 from harness.mutants.recompute import (
-    redo_parts,
-)
-from harness.mutants.steps import (
     elsewhere,
+    redo_parts,
     shared_mlp,
 )
 

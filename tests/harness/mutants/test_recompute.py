@@ -8,8 +8,15 @@ import pytest
 import torch
 
 from harness.mutants import FEW
-from harness.mutants.recompute import redo, redo_parts
-from harness.mutants.steps import Steps
+from harness.mutants.recompute import (
+    elsewhere,
+    redo,
+    redo_parts,
+    shared_mlp,
+)
+from harness.mutants.steps import (
+    Steps,
+)
 from moe.quant import QUANT
 from tests.harness.mutants.real_layer import SAME
 from tests.harness.mutants.samples import apart, case, scene
@@ -83,3 +90,18 @@ def test_slots_without_an_expert_add_nothing():
     parts = redo_parts(right, ids=ids)
     assert not parts[:, :, 1].any()
     assert apart(parts[:, :, 0], redo_parts(right)[:, :, 0]) < SAME
+
+
+def test_columns_of_the_shared_experts_add_up():
+    right = scene(case(shared_experts=1))
+    halves = [shared_mlp(right, slice(0, 100)), shared_mlp(right, slice(100, None))]
+    assert apart(shared_mlp(right), right.answer.shared) < SAME
+    assert apart(sum(halves), shared_mlp(right)) < SAME
+
+
+def test_of_another_scene_only_the_matrices_stay():
+    right = dataclasses.replace(scene(case()), memo={})
+    redo(right)
+    other = elsewhere(right, x=right.x * 2)
+    assert {key[0] for key in right.memo} > {key[0] for key in other.memo} == {"matrices"}
+    assert apart(redo(other), redo(right)) > 0.1

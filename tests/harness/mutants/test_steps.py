@@ -1,4 +1,4 @@
-"""Steps as the reference does them: their inputs, and what stays of them for other tokens."""
+"""The steps through an expert, and what they share."""
 
 from __future__ import annotations
 
@@ -6,39 +6,52 @@ import dataclasses
 
 import torch
 
-from harness.mutants.recompute import redo
 from harness.mutants.steps import (
-    elsewhere,
-    expert_input,
-    input_scale,
+    RIGHT,
+    Shard,
+    cached,
+    codes,
+    matrices,
     quantized_input,
-    shared_mlp,
+    right_halves,
+    right_second,
 )
-from tests.harness.mutants.real_layer import SAME
-from tests.harness.mutants.samples import apart, case, scene
+from moe.formats import FORMATS
+from tests.harness.mutants.samples import case, scene
 
 
-def test_the_experts_input_is_projected_and_quantized_row_by_row():
-    here = scene(case(quant="int8_channel", latent=96))
-    x = expert_input(here)
-    assert torch.equal(x, here.reference.entered(here.x))
-    assert torch.equal(expert_input(here.first(2)), x[:2])
-    assert input_scale(here).shape == (len(x), 1)
-    assert 0 < apart(quantized_input(here), x) < 0.02
-    plain = scene(case())
-    assert torch.equal(expert_input(plain), plain.x.float())
+def test_a_rank_takes_its_columns_of_gate_and_of_up():
+    shard = Shard(rank=1, columns=slice(2, 4), intermediate=4)
+    gate, up = right_halves(torch.arange(8.0)[None], shard)
+    assert (gate.tolist(), up.tolist()) == ([[2.0, 3.0]], [[6.0, 7.0]])
+    gate, up = right_halves(torch.arange(4.0)[None], shard)
+    assert (gate.tolist(), up) == ([[2.0, 3.0]], None)
 
 
-def test_columns_of_the_shared_experts_add_up():
-    right = scene(case(shared_experts=1))
-    halves = [shared_mlp(right, slice(0, 100)), shared_mlp(right, slice(100, None))]
-    assert apart(shared_mlp(right), right.answer.shared) < SAME
-    assert apart(sum(halves), shared_mlp(right)) < SAME
+def test_codes_are_clamped_and_rounded_to_the_grid():
+    fmt = FORMATS["int8_token"]
+    assert codes(torch.tensor([1.4, 300.0, -300.0]), torch.tensor(1.0), fmt).tolist() == [
+        1,
+        127,
+        -127,
+    ]
 
 
-def test_of_another_scene_only_the_matrices_stay():
-    right = dataclasses.replace(scene(case()), memo={})
-    redo(right)
-    other = elsewhere(right, x=right.x * 2)
-    assert {key[0] for key in right.memo} > {key[0] for key in other.memo} == {"matrices"}
-    assert apart(redo(other), redo(right)) > 0.1
+def test_unquantized_values_pass_unchanged():
+    here = scene(case())
+    assert torch.equal(quantized_input(here), here.x.to(here.reference.dtype))
+    h = torch.tensor([[0.3]])
+    assert right_second(here, h, 0) is h
+
+
+def test_only_changed_first_steps_prevent_the_first_product_from_being_used_again():
+    assert RIGHT.starts_right()
+    assert dataclasses.replace(RIGHT, second=lambda *a: a[1]).starts_right()
+    assert not dataclasses.replace(RIGHT, w13=lambda _, e: e.w13).starts_right()
+
+
+def test_values_are_computed_once_for_a_scene():
+    here = scene(case(quant="fp8_block"))
+    assert matrices(here, 1) is matrices(here, 1)
+    assert matrices(here, 1) is not matrices(here, 0)
+    assert [cached(here, ("key",), lambda n=n: n) for n in (1, 2)] == [1, 1]
