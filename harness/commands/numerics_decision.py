@@ -188,8 +188,8 @@ def _ambiguous_at(
 def _without(fit: Fit, number: int) -> Fit:
     """Return the fit to the other cases."""
     others = [i for i in range(len(fit.squares)) if i != number]
-    squares, unequal = (tuple(values[i] for i in others) for values in (fit.squares, fit.unequal))
-    return replace(fit, squares=squares, unequal=unequal)
+    squares = tuple(fit.squares[i] for i in others)
+    return replace(fit, squares=squares, unequal=tuple(fit.unequal[i] for i in others))
 
 
 def _is_stated(fit: Fit, stated: Numerics) -> bool:
