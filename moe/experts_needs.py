@@ -26,7 +26,7 @@ def activation(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason | Non
     return Reason(code="activation_unsupported", text=text)
 
 
-@reads("shared_fused", "zero_experts", "expert_bias")
+@reads("shared_fused", "zero_experts", "expert_bias", "latent")
 def layer_features(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason | None:
     """Refuse a feature of the layer that is not in `layer_features`."""
     supported = needs.layer_features

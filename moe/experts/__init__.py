@@ -51,7 +51,7 @@ _TRITON_PAIRS = (
     frozenset({("model", "model")}) | _FP8_PAIRS | _FNUZ_PAIRS | _INT8_PAIRS | _DECODED_PAIRS
 )
 # What a backend need not know of: it gets local ids, -1 for all others, and the size it works on.
-_LAYER_FEATURES = frozenset({"fused_shared", "zero_experts", "expert_bias"})
+_LAYER_FEATURES = frozenset({"fused_shared", "zero_experts", "expert_bias", "latent"})
 
 EXPERTS: Registry[MemberSpec] = Registry(
     "experts",
@@ -68,6 +68,7 @@ EXPERTS: Registry[MemberSpec] = Registry(
                 activation_functions=TRITON_ACTIVATIONS,
                 layer_features=_LAYER_FEATURES,
                 padding=True,
+                adapters=True,
                 packages=("triton",),
             ),
             deterministic=True,
@@ -136,6 +137,7 @@ EXPERTS: Registry[MemberSpec] = Registry(
                 activation_functions=ANY,
                 layer_features=_LAYER_FEATURES,
                 padding=True,
+                adapters=True,
             ),
             numerics=Numerics.stated(),
             deterministic=True,
@@ -148,7 +150,7 @@ EXPERTS: Registry[MemberSpec] = Registry(
                 dtypes=ANY,
                 formats=ANY,
                 dequantizes=True,
-                layer_features=frozenset({"expert_bias"}),
+                layer_features=frozenset({"expert_bias", "latent"}),
                 activation_functions=ANY,
                 routers=frozenset({"softmax", "sigmoid"}),
                 routing_options=frozenset({"bias", "groups", "scale", "logits_dtype"}),

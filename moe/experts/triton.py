@@ -9,18 +9,28 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from moe import guarded_buffers, intermediates
+import torch
+
+from moe import adapters, guarded_buffers, intermediates
 from moe.experts.base import Experts
 from moe.experts.triton_steps import TritonSteps
 from moe.kernels.align import align_tokens
 from moe.kernels.combine import combine
 from moe.kernels.grouped_gemm import grouped_gemm
 from moe.kernels.launch import INTERPRETED
+from moe.kernels.lora import add_lora
 from moe.kernels.tiles import block_rows
+from moe.quant.base import dequantize_activations
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
+    from moe.adapters import Adapters
+    from moe.formats.quant_tensor import QuantTensor
+    from moe.kernels.align import Aligned
+    from moe.kernels.arranged import Arranged
     from moe.types import Activations, Routing
 
 
@@ -36,12 +46,35 @@ class TritonExperts(TritonSteps, Experts):
         w, ids = self.weights, routing.topk_ids
         block_m = block_rows(rows, self.layer_spec.num_experts, interpreted=INTERPRETED)
         aligned = align_tokens(ids, self.num_local, block_m)
-        gate_up = grouped_gemm(x, self.gate_up, aligned, rows=rows, dtype=self.dtype, bias=w.b13)
+        gate_up = self._product(x, self.gate_up, aligned, routing, (w.b13, adapters.first))
         activation, h = self.activated(gate_up, ids)
-        y = grouped_gemm(h, self.down, aligned, rows=rows, dtype=self.dtype, bias=w.b2)
+        y = self._product(h, self.down, aligned, routing, (w.b2, adapters.second))
         intermediates.keep("gemm1", gate_up, copy=False)
         intermediates.keep("activation", activation, copy=False)
         intermediates.keep("second", h.codes, copy=False)
         intermediates.keep("second_scale", h.block_scale, copy=False)
         intermediates.keep("gemm2", y, copy=False)
         return combine(y, routing.topk_weights, ids)
+
+    def _product(
+        self,
+        x: Activations,
+        w: QuantTensor | Arranged,
+        aligned: Aligned,
+        routing: Routing,
+        more: tuple[Tensor | None, Callable[[Adapters], tuple[Tensor, Tensor]]],
+    ) -> Tensor:
+        """Return a product of the experts, [R, O] in the layer's dtype, with adapters' parts.
+
+        more: the bias, and what gives the product's matrices of adapters.
+        """
+        bias, matrices_of = more
+        rows, held = routing.topk_ids.numel(), self.adapters
+        if held is None:
+            return grouped_gemm(x, w, aligned, rows=rows, dtype=self.dtype, bias=bias)
+        assert routing.adapters is not None, "a layer with adapters is given them"
+        y = grouped_gemm(x, w, aligned, rows=rows, dtype=torch.float32, bias=bias)
+        is_plain = x.format.block is None
+        values = x.codes if is_plain else dequantize_activations(x)
+        add_lora(y, values, (routing.topk_ids, routing.adapters), matrices_of(held))
+        return y.to(self.dtype)

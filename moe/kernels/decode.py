@@ -18,8 +18,8 @@ import triton.language as tl
 from moe import guarded_buffers
 from moe.errors import MoEError
 from moe.kernels import rounding
+from moe.kernels.exponents import power_of_two
 from moe.kernels.launch import INTERPRETED, launch
-from moe.kernels.quantize_groups import power_of_two
 from moe.kernels.tiles import program_size
 
 if TYPE_CHECKING:

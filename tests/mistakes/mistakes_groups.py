@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from moe.kernels import decode, decoded_dot, products, quantize_groups
+from moe.kernels import decode, decoded_dot, exponents, products
 from tests.mistakes.mistake import mistake
 from tests.mistakes.mistakes_kernels import edited
 
@@ -28,4 +28,4 @@ def global_scale_of_the_first_expert_for_all(patch):
 def scale_of_a_group_of_activations_twice_as_large(patch):
     """Half the codes are still exact."""
     old, new = "(bits >> 23) - EXPONENT", "(bits >> 23) - EXPONENT + 1"
-    edited(patch, quantize_groups, "_exponent_code", old, new)
+    edited(patch, exponents, "exponent_code", old, new)

@@ -108,10 +108,11 @@ def test_each_family_has_a_member_that_takes_anything():
         formats=ANY,
         dequantizes=True,
         activation_functions=ANY,
-        layer_features=frozenset({"fused_shared", "expert_bias", "zero_experts"}),
+        layer_features=frozenset({"fused_shared", "expert_bias", "zero_experts", "latent"}),
         padding=True,
+        adapters=True,
     )
-    any_rows = dataclasses.replace(TAKES_ANYTHING, padding=True)
+    any_rows = dataclasses.replace(TAKES_ANYTHING, padding=True, adapters=True)
     assert ALL2ALL.row("allgather_reducescatter").needs == any_rows
     assert all(row.needs == TAKES_ANYTHING for row in QUANT.built_in)
 
