@@ -137,9 +137,7 @@ def test_a_stage_that_is_rounded_otherwise_than_declared_is_found(name, places, 
     assert stage in stages_of(found)
 
 
-@pytest.mark.parametrize(
-    ("stated", "verdict"), [("model", Verdict.PASSED), ("f32", Verdict.FAILED)]
-)
+@pytest.mark.parametrize("stated", ["model", "f32"])
 def test_weights_that_are_dequantized_in_the_layer_s_dtype(stated):
     """The reference rounds scales and weights where the row says so; a row that does not fails."""
 
