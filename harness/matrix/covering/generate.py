@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from harness.matrix.covering.oracle import Oracle
 
 _EFFORT = 100_000  # combinations times tries: more tries find fewer rows, and take longer
-_SMALL, _REPEATS = 10_000, 20  # combinations times repeats of the whole, and most repeats
+_SMALL, _REPEATS = 5_000, 20  # combinations times repeats of the whole, and most repeats
 
 
 def cover(
