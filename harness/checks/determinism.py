@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.fixtures.layer_call import Call
-    from harness.fixtures.layer_under_test import Subject
+    from harness.fixtures.subject import Subject
     from harness.matrix.case import MoETestConfig
 
 

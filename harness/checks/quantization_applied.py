@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.fixtures.layer_call import Call
-    from harness.fixtures.layer_under_test import Subject
+    from harness.fixtures.subject import Subject
     from moe.reference.error_propagation import Noisy
     from moe.reference.scale_error import Scale
     from moe.spec import Scheme

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.fixtures.layer_call import Call
-    from harness.fixtures.layer_under_test import Subject
+    from harness.fixtures.subject import Subject
 
 SKETCHED_ROWS = 2  # of each rank's first call
 

@@ -18,8 +18,8 @@ from moe.intermediates import STAGES
 
 if TYPE_CHECKING:
     from harness.fixtures.layer_call import Call
-    from harness.fixtures.layer_under_test import Subject
     from harness.fixtures.rank_context import RankContext
+    from harness.fixtures.subject import Subject
     from harness.record.diagnosis import StageFinding
 
 ORDER = ("dispatch", *STAGES)
