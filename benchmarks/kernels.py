@@ -17,7 +17,7 @@ import os
 import sys
 import time
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
@@ -44,7 +44,6 @@ TINY_TOKENS = (1, 5)
 SECONDS = 0.2  # for the repeats of one call
 MOST_REPEATS, WARM = 50, 3
 STATIC_SCALE = 8 / 448  # of activations, where a method wants it calibrated
-SYNCHRONISES = ("torch_loop",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,14 +106,14 @@ def seconds_of(call: Callable[[], object], device: torch.device) -> float:
 
 def graph_seconds(call: Callable[[], object]) -> float:
     """Return the median time of a call that is replayed as a CUDA graph, by events."""
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream = _side_stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(WARM):
             call()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=stream):
         call()
     times: list[float] = []
     while len(times) < MOST_REPEATS and (sum(times) < SECONDS or len(times) < WARM):
@@ -125,6 +124,25 @@ def graph_seconds(call: Callable[[], object]) -> float:
         torch.cuda.synchronize()
         times.append(begin.elapsed_time(end) / 1e3)
     return median(times)
+
+
+@cache
+def _side_stream() -> torch.cuda.Stream:
+    """Return one stream for all graphs: what the allocator caches belongs to a stream."""
+    return torch.cuda.Stream()  # type: ignore[no-untyped-call]
+
+
+def synchronises(call: Callable[[], object]) -> bool:
+    """Return whether a call waits for the GPU, and so cannot become a graph."""
+    call()  # whatever is made once is made
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        call()
+    except RuntimeError:
+        return True
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return False
 
 
 def _event() -> torch.cuda.Event:
@@ -230,12 +248,15 @@ def times(
         try:
             experts: Experts = EXPERTS.load(row.name)(layer_spec, 0, numerics, quant)
             experts.prepare_weights(held)
-            is_graph = device.type == "cuda" and row.name not in SYNCHRONISES
             call = partial(experts.apply, rows, routing)
+            is_graph = device.type == "cuda" and not synchronises(call)
             spent = graph_seconds(call) if is_graph else seconds_of(call, device)
         except Exception as error:  # a released kernel may raise anything; the others go on
             yield f"{row.name}: {type(error).__name__}: {str(error).splitlines()[:1]}"
             continue
+        finally:
+            if device.type == "cuda":
+                torch.cuda.empty_cache()  # a graph's memory is of no use to the next
         yield Timed(backend=row.name, seconds=spent, floor=floor, is_graph=is_graph)
 
 

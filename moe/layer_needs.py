@@ -140,12 +140,12 @@ def _empty_shared_shard(layer_spec: LayerSpec) -> Reason | None:
 
 @reads("shared_scheme")
 def _shared_scale(layer_spec: LayerSpec) -> Reason | None:
-    """Refuse a scale that many tokens of the shared experts would have in common."""
+    """Refuse calibrated scales, and one that all tokens of the shared experts would share."""
     fmt = _formats().row(layer_spec.shared_scheme.activations)
-    if not fmt.has_one_scale:
+    if not (fmt.has_one_scale or fmt.static):
         return None
     text = (
-        f"shared experts take a scale for each token or group, not {fmt.name}; "
+        f"shared experts take dynamic scales of tokens or groups, not {fmt.name}; "
         "choose another shared_quant"
     )
     return Reason(code="shared_experts_unsupported", text=text)

@@ -51,7 +51,7 @@ def _biases(weights: ExpertWeights, halves: int, high: int, hidden: int) -> dict
     sizes = {"b13": (halves, high), "b2": (1, hidden)}
     given = {name: getattr(weights, name) for name in sizes}
     return {
-        name: _padded(bias.view(len(bias), -1, 1), *sizes[name], 1).flatten(1)
+        name: _padded(bias.unsqueeze(2), *sizes[name], 1).flatten(1)
         for name, bias in given.items()
         if bias is not None
     }

@@ -8,6 +8,7 @@ from moe.spec import LayerSpec, Scheme
 
 BLOCKS = Scheme(weights="fp8_block", activations="fp8_group")
 ONE_SCALE = Scheme(weights="fp8_tensor", activations="fp8_static")
+CALIBRATED_GROUPS = Scheme(weights="nvfp4", activations="nvfp4_static")
 
 
 def refusal(**fields):
@@ -45,7 +46,12 @@ def refusal(**fields):
         (
             {"shared_experts": 1, "shared_scheme": ONE_SCALE},
             "shared_experts_unsupported",
-            "a scale for each token or group, not fp8_static; choose another shared_quant",
+            "dynamic scales of tokens or groups, not fp8_static; choose another shared_quant",
+        ),
+        (
+            {"shared_experts": 1, "shared_scheme": CALIBRATED_GROUPS},
+            "shared_experts_unsupported",
+            "not nvfp4_static",
         ),
         (
             {"shared_experts": 1, "shared_scheme": BLOCKS, "layout": Layout(tp_size=4)},

@@ -125,3 +125,13 @@ def test_biases_are_padded_as_the_rows_of_their_products():
     assert padded.b13.view(3, 2, 16)[:, :, :N].reshape(3, -1).tolist() == b13.tolist()
     assert not bool(padded.b13.view(3, 2, 16)[:, :, N:].any())
     assert padded.b2.tolist() == [[1.0] * K + [0.0] * 14] * 3
+
+
+def test_a_rank_without_experts_has_no_biases_to_pad():
+    weights = weights_of(FORMATS["fp8_channel"]).replace(
+        b13=torch.ones(3, 2 * N), b2=torch.ones(3, K)
+    )
+    parts = {name: t[:0] for name, t in vars(weights).items() if isinstance(t, torch.Tensor)}
+    padded = pad_weights(weights.replace(**parts), 24, 16)
+    shapes = {name: tuple(getattr(padded, name).shape) for name in ("w13", "w2", "b13", "b2")}
+    assert shapes == {"w13": (0, 32, 24), "w2": (0, 24, 16), "b13": (0, 32), "b2": (0, 24)}
