@@ -113,6 +113,7 @@ def _launch(
         fail_fast=args.fail_fast,
         retries=selected.retries,
         slots=args.slots or plan.machine.slots,
+        devices=plan.machine.devices,
         rank_options={
             "save_tensors": _tensors(folder),
             "plain_call": selected.plain_call,

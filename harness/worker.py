@@ -75,7 +75,8 @@ def _context(channel: Channel, rank: int, world_size: int, init: RankInit) -> Ra
     torch.set_num_threads(max(1, cores // max(world_size, init.ranks_at_once)))
     device = torch.device("cpu")
     if init.device == "cuda":
-        device = torch.device("cuda", rank % torch.cuda.device_count())
+        devices = init.devices or range(torch.cuda.device_count())
+        device = torch.device("cuda", devices[rank % len(devices)])
         torch.cuda.set_device(device)
     return RankContext(
         rank=rank,
@@ -83,6 +84,7 @@ def _context(channel: Channel, rank: int, world_size: int, init: RankInit) -> Ra
         device=device,
         transport=init.transport,
         options=init.options,
+        device_ranks=init.device_ranks,
         report_status=lambda text: channel.send(Status(text=text)),
     )
 

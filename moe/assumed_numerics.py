@@ -46,6 +46,7 @@ _NOISE: dict[str, Any] = {
     "expert": "model",
     "combine": "model",
     "reduction": "model",
+    "dequantized": "f32",  # the other choice has to be stated: it moves all values
     "combine_order": "any",
     "scale": "times_reciprocal",
     "amax_floor": 0.0,

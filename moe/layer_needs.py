@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from moe.layout import chunk
-from moe.needs import Need, Reason, first_refusal, reads, resolve
+from moe.need import Need, first_refusal, reads, resolve
+from moe.reason import Reason
 
 if TYPE_CHECKING:
     from moe.formats.format import Format

@@ -10,77 +10,28 @@ equal values. Torch-free.
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, cast
 
 from moe import roundup
-from moe.packages import Package as Package
+from moe.need import ANY, Anything, Need, fields_read, first_refusal, reads, resolve
+from moe.packages import Package
 from moe.packages import refusal as package_refusal
-from moe.reason import Reason as Reason
+from moe.reason import Reason
+from moe.routing_method import DECIDED_BY, asks_for
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable
+    from collections.abc import Callable, Container
 
     from moe.roundup import Alignment
     from moe.spec import LayerSpec, Platform
 
-F = TypeVar("F", bound=Callable[..., object])
 _SIZES = frozenset({"hidden", "intermediate"})  # fields of a layer that padding changes
 # Fields that decide on padded sizes.
 _PADDING = _SIZES | {"layout", "scheme", "pads", "roundup"}
-_READS = "reads"  # the attribute that holds a function's declaration
 # Fields of Needs that are not checked for other families; `padding` is, for all2all backends.
 EXPERTS_ONLY = ("activation_functions", "dequantizes", "routers", "layer_features")
 _PLAIN = (*EXPERTS_ONLY, "padding")
-
-
-def reads(*fields: str) -> Callable[[F], F]:
-    """Declare the fields of the layer that a need, a probe or an estimate reads.
-
-    A property such as `shard_sizes` is declared by the fields that it is computed from.
-    """
-
-    def declared(function: F) -> F:
-        function.__dict__[_READS] = frozenset(fields)
-        return function
-
-    return declared
-
-
-def fields_read(function: Callable[..., object]) -> frozenset[str] | None:
-    """Return the fields that `reads` declares for a function; None (any field) without it."""
-    declared: frozenset[str] | None = getattr(function, _READS, None)
-    return declared
-
-
-@dataclass(frozen=True, kw_only=True)
-class Need:
-    """Check one condition of a row. reads: fields of the layer; None: any of them."""
-
-    reads: frozenset[str] | None
-    refuse: Callable[[LayerSpec], Reason | None]
-
-    @classmethod
-    def of(cls, function: Callable[..., Reason | None], *bound: Any) -> Need:
-        """Return the need that calls `function(*bound, layer_spec)` and reads what it declares."""
-        return cls(reads=fields_read(function), refuse=partial(function, *bound))
-
-
-@dataclass(frozen=True)
-class Anything:
-    """Stand in for a set of values; contain every value, including those of other packages."""
-
-    def __contains__(self, value: object) -> bool:
-        return True
-
-    def __repr__(self) -> str:
-        return "ANY"
-
-
-ANY = Anything()
 UNQUANTIZED = frozenset({("model", "model")})
 
 
@@ -131,6 +82,8 @@ class Needs:
             for name, (unrestricted, check) in _CHECKS.items()
             if name not in leave_out and getattr(self, name) != unrestricted
         ]
+        if self.routers is not None and "routers" not in leave_out:
+            needs += [_unnamed_option(w) for w in DECIDED_BY if w not in self.routing_options]
         if self.probe is not None and self.are_met_by(platform):
             needs.append(_probe(self, platform))
         return tuple(needs)
@@ -142,15 +95,6 @@ class Needs:
     def refusal(self, layer_spec: LayerSpec, platform: Platform) -> Reason | None:
         """Return the reason of the first need that does not hold, or None."""
         return first_refusal(self.asked(platform), layer_spec)
-
-
-def first_refusal(needs: Iterable[Need], layer_spec: LayerSpec) -> Reason | None:
-    """Return the reason of the first need that does not hold, or None."""
-    for need in needs:
-        reason = need.refuse(layer_spec)
-        if reason is not None:
-            return reason
-    return None
 
 
 def experts_refusal(needs: Needs, layer_spec: LayerSpec, platform: Platform) -> Reason | None:
@@ -186,24 +130,26 @@ def _layer_features(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason 
     return Reason(code=f"{missing[0]}_unsupported", text=text)
 
 
-@reads(
-    *("router", "top_k", "renormalize", "router_bias", "router_groups", "chosen_groups"),
-    *("router_scale", "logits_dtype", "weights_input"),
-)
+@reads("router")
 def _routers(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason | None:
-    """Refuse a router that is not in `routers`, and an option that is not in `routing_options`."""
-    supported, method = needs.routers, layer_spec.routing_method
-    if supported is None:
+    """Refuse a router that is not in `routers`."""
+    supported = needs.routers
+    if supported is None or isinstance(supported, Anything) or layer_spec.router in supported:
         return None
-    if not isinstance(supported, Anything) and method.router not in supported:
-        text = f"routes by {', '.join(sorted(supported))}, not {method.router}"
-        return Reason(code="router_unsupported", text=text)
-    asked = (*method.options, *(("weights_input",) if method.weights_input else ()))
-    missing = [word for word in asked if word not in needs.routing_options]
-    if not missing:
-        return None
-    text = f"routes by itself, and does not name {missing[0]!r} in its `routing_options`"
-    return Reason(code="routing_option_unsupported", text=text)
+    text = f"routes by {', '.join(sorted(supported))}, not {layer_spec.router}"
+    return Reason(code="router_unsupported", text=text)
+
+
+def _unnamed_option(word: str) -> Need:
+    """Return the need that a layer does not ask for an option that `routing_options` leaves out."""
+
+    def refuse(layer_spec: LayerSpec) -> Reason | None:
+        if not asks_for(layer_spec, word):
+            return None
+        text = f"routes by itself, and does not name {word!r} in its `routing_options`"
+        return Reason(code="routing_option_unsupported", text=text)
+
+    return Need(reads=frozenset(DECIDED_BY[word]), refuse=refuse)
 
 
 @reads()
@@ -337,9 +283,3 @@ _CHECKS: dict[str, tuple[object, Callable[[Needs, Platform, LayerSpec], Reason |
     "alignments": ((), _aligned),
     "packages": ((), _packages),
 }
-
-
-def resolve(target: str):  # type: ignore[no-untyped-def]  # an object of any type
-    """Import `"package.module:Name"` and return the object."""
-    module, _, name = target.partition(":")
-    return getattr(importlib.import_module(module), name)

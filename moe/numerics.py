@@ -18,6 +18,7 @@ _EITHER = ("gemm1", "activated_gate", "activation", "weight_dtype")  # may be EI
 _CHOICES = {
     "weight_on": ("output", "intermediate", "input"),
     "weight_dtype": ("f32", "model"),
+    "dequantized": ("f32", "model"),
     "combine_order": ("any", "slots"),
     "scale": ("times_reciprocal", "divided"),
 }
@@ -27,6 +28,7 @@ _FLOAT32: dict[str, Any] = {
     **dict.fromkeys(ROUNDED, "f32"),
     "weight_on": "output",
     "weight_dtype": "f32",
+    "dequantized": "f32",
     "combine_order": "any",
     "reduction": "model",
     "scale": "times_reciprocal",
@@ -45,6 +47,7 @@ class Numerics:
     """
 
     # In the order of computation. `f32`, or `model`: rounded to the layer's dtype.
+    dequantized: str | None = None  # scales of quantized weights, and their products with the codes
     gemm1: str | None = None  # the first product, before the activation function
     activated_gate: str | None = None  # f(gate), before the product with up
     activation: str | None = None  # f(gate) * up, before any second quantization

@@ -2,7 +2,8 @@
 
 Planning, listing and CI generation import this module and the tables of members, never torch. Rows
 are matched on features and formats, never on names of other rows, so a new member of one family
-needs no change in the others. `moe.needs` and `moe.layout` have the rest; import from here.
+needs no change in the others. `moe.need`, `moe.needs` and `moe.layout` have the rest; import from
+here.
 """
 
 from __future__ import annotations
@@ -13,19 +14,19 @@ from typing import TYPE_CHECKING
 from moe.layer_needs import LAYER_NEEDS as LAYER_NEEDS
 from moe.layer_needs import layer_refusal as layer_refusal
 from moe.layout import Layout
-from moe.needs import ANY as ANY
-from moe.needs import Need as Need
+from moe.need import ANY as ANY
+from moe.need import Need as Need
+from moe.need import first_refusal as first_refusal
+from moe.need import reads as reads
+from moe.need import resolve as resolve
 from moe.needs import Needs as Needs
-from moe.needs import Package as Package
-from moe.needs import Reason as Reason
 from moe.needs import all2all_refusal as all2all_refusal
 from moe.needs import experts_refusal as experts_refusal
-from moe.needs import first_refusal as first_refusal
-from moe.needs import reads as reads
-from moe.needs import resolve as resolve
 from moe.numerics import FLOAT32_LOSS as FLOAT32_LOSS
 from moe.numerics import Numerics as Numerics
+from moe.packages import Package as Package
 from moe.placement import linear
+from moe.reason import Reason as Reason
 from moe.routing_method import RoutingMethod as RoutingMethod
 
 if TYPE_CHECKING:

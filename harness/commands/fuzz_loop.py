@@ -122,6 +122,7 @@ class Fuzzer:
         options = scheduler.RunOptions(
             log_dir=self.folder.log_dir,
             slots=self.slots,
+            devices=self.space.machine.devices,
             rank_options={"save_tensors": None},
             until=until,
         )

@@ -123,7 +123,7 @@ def _coverage(command: argparse.ArgumentParser) -> None:
     add("--pict", type=Path, metavar="FILE", help=text)
 
 
-_SLOTS = "ranks on a CPU that may run at a time (its cores); gangs on GPUs run alone"
+_SLOTS = "ranks that may run at a time on the CPU (its cores), or on each GPU (up to 4)"
 
 
 def _require(command: argparse.ArgumentParser) -> None:

@@ -11,8 +11,14 @@ import functools
 import os
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 _SLACK = 256 << 20  # bytes by which the use of other programs may vary
+_STEP = 16 << 20  # bytes by which a use must fall to count as falling
+_STEADY = 0.5  # seconds without a fall after which a shared device's memory counts as released
 
 
 class _Memory(ctypes.Structure):
@@ -58,15 +64,28 @@ def used() -> list[int]:
     return [int(card.read_text()) for card in cards]
 
 
-def wait_until_free(before: list[int], limit: float) -> float:
-    """Wait until no device uses more bytes than `before`; return the seconds waited.
+def wait_until_free(
+    before: list[int], limit: float, *, devices: Collection[int] = (), shared: bool = False
+) -> float:
+    """Wait until these devices use no more bytes than `before`; return the seconds waited.
 
-    Give up after `limit` seconds, as another program may have taken the memory.
+    devices: indices; all of them by default. shared: other gangs use the devices, too, and may take
+    memory meanwhile, so that also a use counts as free that no longer falls. Give up after `limit`
+    seconds, as another program may have taken the memory.
     """
-    start = time.monotonic()
+    start = fell = time.monotonic()
+    lowest: list[int] = []
     while (waited := time.monotonic() - start) < limit:
-        now = used() if before else []
-        if all(b <= a + _SLACK for a, b in zip(before, now, strict=False)):
+        now = _of(devices, used() if before else [])
+        if all(b <= a + _SLACK for a, b in zip(_of(devices, before), now, strict=False)):
+            break
+        if not lowest or any(b + _STEP < a for a, b in zip(lowest, now, strict=False)):
+            lowest, fell = now, time.monotonic()
+        if shared and time.monotonic() - fell > _STEADY:
             break
         time.sleep(0.02)
     return waited
+
+
+def _of(devices: Collection[int], values: list[int]) -> list[int]:
+    return [value for index, value in enumerate(values) if not devices or index in devices]

@@ -49,6 +49,8 @@ class GangSpec:
     executor: str = ""  # see RankInit.executor
     options: dict[str, Any]
     ranks_at_once: int = 1  # see RankInit
+    devices: tuple[int, ...] = ()  # see RankInit
+    device_ranks: int = 1  # see RankInit
     preload: tuple[str, ...] = PRELOAD
 
     @property
@@ -59,6 +61,8 @@ class GangSpec:
             executor=self.executor,
             options=self.options,
             ranks_at_once=self.ranks_at_once,
+            devices=list(self.devices),
+            device_ranks=self.device_ranks,
         )
 
 

@@ -57,6 +57,7 @@ class GangDead:
     ready: bool  # whether all ranks were ready at any time
     log: str  # the ranks' output, for a gang that was never ready
     changed: bool = False  # whether its cached tensors changed, by an unknown task
+    unready: tuple[int, ...] = ()  # of a gang that was never ready: ranks that kept it from that
 
 
 Notice = GangReady | Outcome | GangDead
@@ -78,6 +79,7 @@ class Gang:
         self._crashed_at: float | None = None
         self._evidence: HangEvidence | None = None  # of the current task, once it is requested
         self._end_reason = self._probe_occasion = self._log = ""
+        self._unready: tuple[int, ...] = ()
         self._enter(State.STARTING, START_LIMIT)
 
     def run(self, task: str, limit: float, *, sum_all: bool = False) -> None:
@@ -145,8 +147,7 @@ class Gang:
 
     def _when_starting(self, late: bool) -> list[Notice]:
         if self.link.exits:
-            self._log = self.link.log_ends()
-            self.end(f"{self.link.exit_words()} before the gang was ready")
+            self._end_start(f"{self.link.exit_words()} before the gang was ready")
         elif len(self.link.ready) == self.world_size:
             self._was_ready = True
             self._enter(State.IDLE, None)
@@ -154,6 +155,12 @@ class Gang:
         elif late:
             self._request_evidence()
         return []
+
+    def _end_start(self, reason: str) -> None:
+        self._log = self.link.log_ends()
+        silent = set(range(self.world_size)) - self.link.ready
+        self._unready = tuple(sorted(self.link.exits or silent))
+        self.end(reason)
 
     def _when_running(self, now: float) -> list[Notice]:
         exits, replies = self.link.exits, self.link.replies
@@ -183,8 +190,7 @@ class Gang:
             self.deadline = now + hang_evidence.PAUSE
             return []
         if not self._was_ready:
-            self._log = self.link.log_ends()
-            self.end(f"not ready within {START_LIMIT:g} s")
+            self._end_start(f"not ready within {START_LIMIT:g} s")
             return []
         return self._finish(Ended.HUNG if self.link.replies.failed_at is None else Ended.STUCK)
 
@@ -259,9 +265,12 @@ class Gang:
             self._end_reason += f" ({words})"
         self._enter(State.DEAD, None)
         self.link.close()
-        changed = self.link.changed
         dead = GangDead(
-            reason=self._end_reason, ready=self._was_ready, log=self._log, changed=changed
+            reason=self._end_reason,
+            ready=self._was_ready,
+            log=self._log,
+            changed=self.link.changed,
+            unready=self._unready,
         )
         return [dead]
 

@@ -56,6 +56,8 @@ class RankInit:
     options: dict[str, Any] = field(default_factory=dict)
     group_timeout: float = 3600.0  # seconds; the controller enforces the time limit of a case
     ranks_at_once: int = 1  # on this machine, of all gangs: they share its cores
+    devices: list[int] = field(default_factory=list)  # for ranks in turn; empty: all of them
+    device_ranks: int = 1  # ranks of all gangs that may use one of these devices at once
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -64,7 +64,8 @@ def hold(order: StartGang, fds: list[int], parent: int) -> None:
     os.setsid()
     process_tree.become_subreaper()
     apply_environment(order)
-    before = device_memory.used() if order.init["device"] != "cpu" else []
+    init = RankInit(**order.init)
+    before = device_memory.used() if init.device != "cpu" else []
     ranks = {_fork_rank(order, rank, fds): rank for rank in range(order.world_size)}
     for fd in fds[1:]:
         os.close(fd)
@@ -72,7 +73,9 @@ def hold(order: StartGang, fds: list[int], parent: int) -> None:
     channel.send(Forked(holder=os.getpid(), ranks=list(ranks)))
     _watch(channel, dict(ranks))
     killed, survivors = process_tree.kill_descendants(KILL_LIMIT)
-    waited = device_memory.wait_until_free(before, MEMORY_LIMIT)
+    waited = device_memory.wait_until_free(
+        before, MEMORY_LIMIT, devices=init.devices, shared=init.device_ranks > 1
+    )
     with contextlib.suppress(OSError):  # the controller may have ended
         orphans = len(killed - ranks.keys())
         channel.send(Swept(orphans=orphans, survivors=survivors, memory_wait=waited))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-import math
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -16,8 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from harness.engine.forkserver_pool import PRELOAD, GangSpec, Pool
 from harness.engine.gang import Gang, GangDead, GangReady, Notice, State, watch
-from harness.engine.suspects import Suspects
-from harness.engine.task_outcome import Ended, Outcome, case_result, write_case_log
+from harness.engine.job_run import JobRun, job_runs
+from harness.engine.slots import Slots
+from harness.engine.task_outcome import (
+    Ended,
+    Outcome,
+    case_result,
+    with_history,
+    write_case_log,
+)
 from harness.record.events import CaseEnded, CaseStarted, Event, GangEnded, GangStarted
 from harness.record.result import CaseResult, Verdict
 from harness.report import failure_text
@@ -26,11 +32,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from harness.matrix.case import MoETestConfig
     from harness.plan.plan import Job, Plan
 
 START_ATTEMPTS = 2  # a job is given up after this many consecutive gangs failed to start
-BATCH = 8  # cases that a gang takes at a time if several gangs share a job's cases
 _GOOD = (Verdict.PASSED, Verdict.FLAKY)
 
 
@@ -39,8 +43,10 @@ class RunOptions:
     """How to run a plan.
 
     log_dir: folder for logs of failed cases. retries: further attempts, each in a fresh gang.
-    slots: number of ranks that may run at once; a gang with more, or one on devices, runs alone.
-    Where a job's gang leaves slots free, further gangs take part of its cases.
+    slots: number of ranks that may run at once on each device; a CPU counts as one device, and a
+    gang with more ranks has its devices for itself. Where a job's gang leaves slots free, further
+    gangs take part of its cases. devices: GPUs that gangs are spread over; 0 = on a CPU, or one
+    gang at a time over all GPUs.
     rank_options: passed to every rank as `RankContext.options`. executor: "module:function",
     called in each rank with (case, context), returns a RankResult. until: when to stop, as in
     `time.monotonic()`; cases still running then have no result.
@@ -50,6 +56,7 @@ class RunOptions:
     fail_fast: bool = False
     retries: int = 0
     slots: int = 1
+    devices: int = 0
     rank_options: dict[str, Any] = field(default_factory=dict)
     executor: str = "harness.execute:run_case"
     until: float | None = None
@@ -71,29 +78,14 @@ def run(plan: Plan, options: RunOptions, pool: Pool | None = None) -> Iterator[E
             launcher.abandon()
 
 
-@dataclass(kw_only=True)
-class _JobRun:
-    """A job in progress: its queue, and its gang while it has one."""
-
-    job: Job
-    spec: GangSpec
-    cost: int  # slots
-    queue: deque[MoETestConfig]
-    backlog: deque[tuple[MoETestConfig, ...]]  # shared with the other gangs of the job
-    gang: Gang | None = None
-    number: int = 0  # the gang's
-    failed_starts: int = 0
-    attempts: list[CaseResult] = field(default_factory=list)  # earlier ones of the current case
-    ran: int = 0  # cases in this gang
-    suspects: Suspects = field(default_factory=Suspects)
-
-
 class _Launcher:
     def __init__(self, plan: Plan, options: RunOptions, pool: Pool) -> None:
         self._options = options
         self._pool = pool
-        self._waiting = deque(run for job in plan.jobs for run in self._job_runs(job))
-        self._active: list[_JobRun] = []
+        self._slots = Slots(options.slots, options.devices)
+        runs = (job_runs(job, self._spec(job), self._slots) for job in plan.jobs)
+        self._waiting = deque(itertools.chain(*runs))
+        self._active: list[JobRun] = []
         self._gangs = 0
         self._stopping = False
 
@@ -109,7 +101,8 @@ class _Launcher:
             for active in list(self._active):
                 for notice in active.gang.poll() if active.gang else []:
                     yield from self._on(active, notice)
-                yield from self._advance(active)
+                if active in self._active:  # otherwise it waits for another device
+                    yield from self._advance(active)
 
     def abandon(self) -> None:
         """End the gangs of an interrupted run without waiting for them."""
@@ -117,24 +110,7 @@ class _Launcher:
             if active.gang is not None:
                 active.gang.abandon()
 
-    def _job_runs(self, job: Job) -> list[_JobRun]:
-        """Return a job's gangs to be: as many as fit into the slots, each with a first batch."""
-        slots = self._options.slots
-        cost = slots
-        if job.device == "cpu":
-            cost = min(slots, max(job.world_size, math.ceil(job.memory_share * slots)))
-        size = BATCH if cost < slots else len(job.cases)
-        starts = range(0, len(job.cases), size) if job.cases else ()
-        batches = deque(job.cases[start : start + size] for start in starts)
-        count = min(slots // cost, len(batches))
-        spec = self._spec(job, ranks_at_once=count * job.world_size)
-        first = [batches.popleft() for _ in range(count)]
-        return [
-            _JobRun(job=job, spec=spec, cost=cost, queue=deque(batch), backlog=batches)
-            for batch in first
-        ]
-
-    def _spec(self, job: Job, ranks_at_once: int) -> GangSpec:
+    def _spec(self, job: Job) -> GangSpec:
         module = self._options.executor.partition(":")[0]
         stack = ("moe.*", "harness.checks.*") if module.startswith("harness.") else ()
         return GangSpec(
@@ -143,27 +119,31 @@ class _Launcher:
             transport=job.transport,
             executor=self._options.executor,
             options=self._options.rank_options,
-            ranks_at_once=ranks_at_once,
+            ranks_at_once=self._slots.gangs(self._slots.need(job)) * job.world_size,
+            device_ranks=self._slots.per_device,
             preload=(*PRELOAD, *stack, module),
         )
 
     def _fill(self) -> None:
         """Start gangs for waiting jobs, in order, while slots are free."""
         while self._waiting:
-            used = sum(active.cost for active in self._active)
-            if self._active and used + self._waiting[0].cost > self._options.slots:
-                return
-            active = self._waiting.popleft()
-            self._active.append(active)
-            if active.queue and not self._stopping:
+            active = self._waiting[0]
+            if self._slots.can_hold(active.need):
+                active.share = self._slots.take(active.need)
+                if active.share is None:
+                    return
+            self._active.append(self._waiting.popleft())
+            if active.share is not None and active.queue and not self._stopping:
                 self._start(active)
 
-    def _start(self, active: _JobRun) -> None:
+    def _start(self, active: JobRun) -> None:
+        assert active.share is not None
         self._gangs += 1
         active.number, active.ran, active.suspects.ended = self._gangs, 0, []
-        active.gang = Gang(self._pool, active.spec)
+        spec = dataclasses.replace(active.spec, devices=active.share.devices)
+        active.gang = Gang(self._pool, spec)
 
-    def _on(self, active: _JobRun, notice: Notice) -> Iterator[Event]:
+    def _on(self, active: JobRun, notice: Notice) -> Iterator[Event]:
         now = time.time()
         if isinstance(notice, GangReady):
             yield GangStarted(
@@ -172,18 +152,23 @@ class _Launcher:
                 world_size=active.job.world_size,
                 transport=active.job.transport,
                 seconds=notice.seconds,
+                devices=list(active.share.devices) if active.share else [],
             )
         elif isinstance(notice, Outcome):
             yield from self._on_outcome(active, notice)
         else:
             active.gang = None
-            yield GangEnded(time=now, gang=active.number, reason=notice.reason, cases=active.ran)
-            if not notice.ready and not self._stopping:
+            failed = not notice.ready and not self._stopping
+            active.failed_starts += failed
+            moved = self._move(active, notice.unready) if failed else ""
+            reason = f"{notice.reason}{moved}"
+            yield GangEnded(time=now, gang=active.number, reason=reason, cases=active.ran)
+            if failed and not moved:
                 yield from self._on_failed_start(active, notice)
             elif notice.changed:
                 yield from self._put_back(active)
 
-    def _on_outcome(self, active: _JobRun, outcome: Outcome) -> Iterator[Event]:
+    def _on_outcome(self, active: JobRun, outcome: Outcome) -> Iterator[Event]:
         if outcome.ended is Ended.NOT_BEGUN:
             active.failed_starts += 1
             if active.failed_starts < START_ATTEMPTS:
@@ -202,16 +187,32 @@ class _Launcher:
                 active.gang.end("a case is tried again in a fresh gang")
                 return
         active.suspects.ended.append(active.queue.popleft())
-        yield self._case_ended(active, _with_history(result, active.attempts))
+        yield self._case_ended(active, with_history(result, active.attempts))
         active.attempts = []
 
-    def _put_back(self, active: _JobRun) -> Iterator[Event]:
+    def _put_back(self, active: JobRun) -> Iterator[Event]:
         """Run the cases of its gang again, since one of them changed cached weights."""
         for result in active.suspects.put_back(active.queue):
             yield CaseEnded(time=time.time(), gang=active.number, result=result)
 
-    def _on_failed_start(self, active: _JobRun, dead: GangDead) -> Iterator[Event]:
-        active.failed_starts += 1
+    def _move(self, active: JobRun, ranks: tuple[int, ...]) -> str:
+        """Let a job wait for other devices after repeated failures to start on one of its own.
+
+        ranks: those that were not ready. Return what to add to the gang's end; empty if it stays.
+        """
+        assert active.share is not None
+        retired = self._slots.retired(active.share)
+        if not retired and active.failed_starts >= START_ATTEMPTS:
+            retired = self._slots.retire(active.share, ranks, active.need)
+        if not retired:
+            return ""
+        self._slots.give_back(active.share)
+        active.share, active.failed_starts = None, 0
+        self._active.remove(active)
+        self._waiting.appendleft(active)
+        return f"; no further gang uses device {', '.join(map(str, retired))}"
+
+    def _on_failed_start(self, active: JobRun, dead: GangDead) -> Iterator[Event]:
         if active.failed_starts < START_ATTEMPTS:
             return
         count = active.failed_starts
@@ -219,25 +220,28 @@ class _Launcher:
         yield from self._drop(active, Verdict.INFRA, "gang_start", (text,))
 
     def _drop(
-        self, active: _JobRun, verdict: Verdict, reason: str, messages: tuple[str, ...] = ()
+        self, active: JobRun, verdict: Verdict, reason: str, messages: tuple[str, ...] = ()
     ) -> Iterator[Event]:
         """End all remaining cases of a job without running them."""
         cases, active.queue = [*active.queue, *itertools.chain(*active.backlog)], deque()
         active.backlog.clear()
         for case in cases:
             result = CaseResult(case_id=case.id, verdict=verdict, reason=reason, messages=messages)
-            yield self._case_ended(active, _with_history(result, active.attempts))
+            yield self._case_ended(active, with_history(result, active.attempts))
             active.attempts = []
 
-    def _case_ended(self, active: _JobRun, result: CaseResult) -> CaseEnded:
+    def _case_ended(self, active: JobRun, result: CaseResult) -> CaseEnded:
         if self._options.fail_fast and result.verdict not in _GOOD:
             self._stopping = True
         return CaseEnded(time=time.time(), gang=active.number, result=result)
 
-    def _advance(self, active: _JobRun) -> Iterator[Event]:
+    def _advance(self, active: JobRun) -> Iterator[Event]:
         """Start the job's next case or gang, or finish the job."""
         if self._stopping:
             yield from self._drop(active, Verdict.NOT_RUN, "fail_fast")
+        elif active.share is None:
+            text = f"of {self._slots.devices} devices too few are left on which gangs can start"
+            yield from self._drop(active, Verdict.INFRA, "gang_start", (text,))
         if not active.queue and active.backlog:
             active.queue.extend(active.backlog.popleft())
         gang = active.gang
@@ -245,6 +249,8 @@ class _Launcher:
             self._start(active)
         elif gang is None:
             self._active.remove(active)
+            if active.share is not None:
+                self._slots.give_back(active.share)
         elif not active.queue:
             self._end(gang)
         elif gang.state is State.IDLE:
@@ -263,7 +269,7 @@ class _Launcher:
             else:
                 gang.end("fail_fast" if self._stopping else "done")
 
-    def _case_started(self, active: _JobRun) -> CaseStarted:
+    def _case_started(self, active: JobRun) -> CaseStarted:
         active.ran += 1
         return CaseStarted(
             time=time.time(),
@@ -271,19 +277,3 @@ class _Launcher:
             gang=active.number,
             attempt=len(active.attempts) + 1,
         )
-
-
-def _with_history(result: CaseResult, attempts: list[CaseResult]) -> CaseResult:
-    """Add the messages of earlier attempts to a result; a pass after a failure is flaky."""
-    if not attempts:
-        return result
-    earlier = [
-        f"attempt {past.attempt} was {past.verdict}: {message}"
-        for past in attempts
-        for message in past.messages or ("",)
-    ]
-    return dataclasses.replace(
-        result.with_messages(after=tuple(earlier)),
-        verdict=Verdict.FLAKY if result.verdict is Verdict.PASSED else result.verdict,
-        log=result.log or attempts[-1].log,
-    )

@@ -155,3 +155,19 @@ def write_case_log(
     except OSError as error:
         return result.with_messages(after=(f"its log could not be written: {error}",))
     return dataclasses.replace(result, log=name)
+
+
+def with_history(result: CaseResult, attempts: list[CaseResult]) -> CaseResult:
+    """Add the messages of earlier attempts to a result; a pass after a failure is flaky."""
+    if not attempts:
+        return result
+    earlier = [
+        f"attempt {past.attempt} was {past.verdict}: {message}"
+        for past in attempts
+        for message in past.messages or ("",)
+    ]
+    return dataclasses.replace(
+        result.with_messages(after=tuple(earlier)),
+        verdict=Verdict.FLAKY if result.verdict is Verdict.PASSED else result.verdict,
+        log=result.log or attempts[-1].log,
+    )

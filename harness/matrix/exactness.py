@@ -18,10 +18,14 @@ if TYPE_CHECKING:
     from moe.formats.format import Format
     from moe.spec import Scheme
 
-_WEIGHT_BLOCKS = (None, (None, None), (1, None), (BLOCK, BLOCK))
-_ACTIVATION_BLOCKS = (None, (None, None), (1, None), (1, BLOCK))
+    Block = tuple[int | None, int | None] | None
+
+_WEIGHT_BLOCKS: tuple[Block, ...] = (None, (None, None), (1, None), (BLOCK, BLOCK))
+_ACTIVATION_BLOCKS: tuple[Block, ...] = (None, (None, None), (1, None))
+_NARROW = 16.0  # codes up to here are too few for products of sums of four terms
 SMALLEST_GATE = 32.0  # smallest gate value that is not 0
 PERIOD = 8  # distance of intermediate columns with the largest values, so that shards have some
+GROUPS = 16  # divides the groups of columns that have inputs
 
 
 def has_plain_choice(case: MoETestConfig) -> bool:
@@ -47,6 +51,7 @@ def is_bitwise(case: MoETestConfig) -> bool:
         and identity <= SMALLEST_GATE
         and case.top_k in (1, 2, 4, 8)
         and sums <= (2 if case.expert_bias else 8)  # biases make sums that much larger
+        and not (case.expert_bias and is_narrow(FORMATS[case.layer_spec.scheme.activations]))
         and case.shared_experts <= 1
         and _has_exact_shared(case)
         and case.zero_experts == 0
@@ -69,6 +74,16 @@ def has_own_up_scales(case: MoETestConfig) -> bool:
     return FORMATS[case.layer_spec.scheme.weights].splits(case.n)
 
 
+def is_narrow(fmt: Format) -> bool:
+    """Return whether the codes of a format are so few that the inputs have fewer terms."""
+    return fmt.grid != "model" and fmt.top <= _NARROW
+
+
+def has_groups(fmt: Format) -> bool:
+    """Return whether groups of a row's columns share a scale, and the inputs suit their length."""
+    return fmt.group is not None and fmt.group % GROUPS == 0
+
+
 def exact_refusal(scheme: Scheme) -> Reason | None:
     """Return why exact mode does not support these formats, or None if it does."""
     for name, blocks in (
@@ -81,9 +96,9 @@ def exact_refusal(scheme: Scheme) -> Reason | None:
     return None
 
 
-def _inexact(fmt: Format, blocks: tuple[tuple[int | None, int | None] | None, ...]) -> str | None:
+def _inexact(fmt: Format, blocks: tuple[Block, ...]) -> str | None:
     if not fmt.exact_scale:
         return f"format {fmt.name} does not promise exact scales (exact_scale in its row)"
-    if fmt.block not in blocks:
+    if fmt.block not in blocks and not has_groups(fmt):
         return f"no inputs exist for scales of format {fmt.name}, which has blocks of {fmt.block}"
     return None

@@ -90,10 +90,16 @@ class Scene:
 
     def first(self, count: int) -> Scene:
         """Return the scene with at most its first `count` rows."""
-        part = slice(0, count)
+        return self._part(slice(0, count))
+
+    def reordered(self, order: Tensor) -> Scene:
+        """Return the scene with its rows in this order [r] int64, and nothing computed yet."""
+        return dataclasses.replace(self._part(order), memo={})
+
+    def _part(self, part: slice | Tensor) -> Scene:
         names = ("rows", "x", "logits", "topk_ids", "topk_weights", "actual")
-        short = {name: getattr(self, name)[part] for name in names}
-        return dataclasses.replace(self, **short, answer=rows_of(self.answer, part, part))
+        values = {name: getattr(self, name)[part] for name in names}
+        return dataclasses.replace(self, **values, answer=rows_of(self.answer, part, part))
 
 
 def scene_of(case: MoETestConfig, rank: int, call: Call, reference: BaselineSiluAndMul) -> Scene:

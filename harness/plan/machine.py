@@ -14,6 +14,7 @@ from moe.platforms.detect import GPUS, devices, platform_of
 if TYPE_CHECKING:
     from moe.spec import Platform
 
+RANKS_PER_DEVICE = 4  # that run at once on a GPU, at most
 _GB = 10**9
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -31,8 +32,14 @@ class Machine:
 
     @property
     def slots(self) -> int:
-        """Return how many ranks may run at once unless told otherwise: one for each core."""
-        return self.cores if self.platform.device == "cpu" else 1
+        """Return how many ranks may run at once unless told otherwise.
+
+        On a CPU one for each core; on each GPU a few, as one rank seldom keeps it busy: most of a
+        case is work for the cores, such as compiling kernels.
+        """
+        if self.platform.device == "cpu":
+            return self.cores
+        return max(1, min(RANKS_PER_DEVICE, self.cores // (2 * max(1, self.devices))))
 
 
 def detect() -> Machine:

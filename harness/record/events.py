@@ -28,6 +28,7 @@ class GangStarted:
     world_size: int
     transport: str  # gloo, nccl, staged
     seconds: float  # from the request until every rank was ready
+    devices: list[int] = field(default_factory=list)  # of its ranks, in turn; empty on a CPU
 
 
 @dataclass(frozen=True, kw_only=True)

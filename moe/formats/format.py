@@ -53,9 +53,10 @@ class Format(MemberSpec):
     zero_point: bool = False  # of each block, an integer code; for weights only
     packing: int = 1  # codes per byte, the first one in the low bits
     static: bool = False  # whether the scale is calibrated beforehand; larger values saturate
-    # Whether the inputs of exact mode have exact codes: if the largest value is `top` times a power
-    # of two, the scale is this power of two, and 2**-5 to 2**5 times it must be exact. (int8 with
-    # one scale for gate and up has no code for 2**-5.)
+    # Whether the inputs of exact mode have exact codes: if the largest value is `peak` times a
+    # power of two, the scale is this power of two, and 2**-5 to 2**5 times it must be exact, or for
+    # codes up to 16 those of 1, 2, 3, 4 and 6, and of their halves if it is a format of
+    # activations. (int8 with one scale for gate and up has no code for 2**-5.)
     exact_scale: bool = False
 
     def __post_init__(self) -> None:
@@ -95,6 +96,11 @@ class Format(MemberSpec):
     def lowest(self) -> float:
         """Return the smallest code."""
         return -self.top if self.bottom is None else self.bottom
+
+    @property
+    def peak(self) -> float:
+        """Return the largest magnitude of values whose scale is 1; with zero points, the range."""
+        return self.scale_top or self.top
 
     @property
     def has_one_scale(self) -> bool:

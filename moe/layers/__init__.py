@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from moe import released
 from moe.errors import MoEError
-from moe.needs import Anything
+from moe.need import Anything
 from moe.registry import Registry
 from moe.spec import (
     ROUTING_FIELDS,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from moe.collectives import Groups
     from moe.layer import Output
-    from moe.needs import Anything
+    from moe.need import Anything
     from moe.spec import LayerSpec
 
 

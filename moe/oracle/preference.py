@@ -17,7 +17,7 @@ from moe.formats import FORMATS
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from moe.needs import Anything
+    from moe.need import Anything
     from moe.spec import MemberSpec, Platform, Scheme
 
 

@@ -188,6 +188,20 @@ def weight_values(w: Tensor, fmt: Format) -> Tensor:
     return (codes - zero) * scale
 
 
+def rounded_weight_values(w: Tensor, fmt: Format, model: str) -> Tensor:
+    """Return `weight_values`, with scales and their products with the codes rounded.
+
+    model: the dtype to which both are rounded; `f32`: nothing is.
+    """
+    values = weight_values(w, fmt)
+    if model == "f32" or fmt.grid == "model" or fmt.scale_dtype == "e8m0":
+        return values  # a power of two rounds nothing
+    scale = weight_scale(w, fmt)
+    steps = values / scale
+    codes = steps.round() if fmt.zero_point or fmt.is_integer else on_grid(steps, fmt)
+    return on_grid(codes * on_grid(scale, model), model)
+
+
 def zero_points(w: Tensor, scale: Tensor, fmt: Format) -> Tensor:
     """Return the code of 0 for each element of one expert's matrix [O, I]."""
     smallest, _ = _group_range(w, fmt)

@@ -266,11 +266,15 @@ class BaselineSiluAndMul:
 
     def weights(self, e: int) -> tuple[Tensor, Tensor]:
         """Return the values of the codes of expert e's matrices; the latest result is cached."""
-        if self._values is not None:
+        is_rounded = self.numerics.dequantized == "model"
+        if self._values is not None and not is_rounded:
             return self._values(e)
         if self._latest is None or self._latest[0] != e:
-            w13, w2 = (w.to(self.dtype) for w in self._expert(e))
-            w13, w2 = (formats.weight_values(w, self.weight_format) for w in (w13, w2))
+            model = self._model if is_rounded else "f32"
+            w13, w2 = (
+                formats.rounded_weight_values(w.to(self.dtype), self.weight_format, model)
+                for w in self._expert(e)
+            )
             self._latest = (e, (w13, w2))
         return self._latest[1]
 

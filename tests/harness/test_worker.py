@@ -9,6 +9,7 @@ import torch.distributed as dist
 
 from harness import worker
 from harness.engine import crash_evidence
+from harness.engine.messages import RankInit
 from harness.fixtures.rank_context import RankContext
 from harness.testing.parallel_launch import parallel_launch
 from tests.harness.engine.engine_tools import wait_for
@@ -52,6 +53,18 @@ def test_a_flight_record_is_written_when_asked_for_and_not_before(tmp_path, monk
     thread.join(5)
     assert not thread.is_alive()
     assert crash_evidence.flight_file(tmp_path, 3).read_text() == '{"entries": []}'
+
+
+def test_ranks_take_the_devices_of_their_gang_in_turn(monkeypatch):
+    current = []  # faked: there are four devices
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    for devices, expected in (([1, 3], [1, 3, 1]), ([2], [2, 2, 2]), ([], [0, 1, 2])):
+        init = RankInit(device="cuda", transport="staged", executor="", devices=devices)
+        contexts = [worker._context(None, rank, 3, init) for rank in range(3)]
+        assert [context.device.index for context in contexts] == expected
+    assert [device.index for device in current] == [1, 3, 1, 2, 2, 2, 0, 1, 2]
 
 
 def test_values_for_the_caller_hold_plain_cpu_tensors():

@@ -20,6 +20,7 @@ from tests.mistakes import (
     mistakes_activations,
     mistakes_experts,
     mistakes_functions,
+    mistakes_groups,
     mistakes_kernels,
     mistakes_layer,
     mistakes_ranks,
@@ -52,7 +53,8 @@ FAMILIES = (
     mistakes_layer,
     mistakes_weights,
     mistakes_widths,
-    mistakes_weighing,  # last: a mistake's number is the seed of its case
+    mistakes_weighing,
+    mistakes_groups,  # last: a mistake's number is the seed of its case
 )
 
 

@@ -3,18 +3,7 @@
 import pytest
 
 from moe.layout import Layout
-from moe.needs import (
-    ANY,
-    Need,
-    Needs,
-    Reason,
-    experts_refusal,
-    fields_read,
-    first_refusal,
-    reads,
-    resolve,
-)
-from moe.spec import LayerSpec, Platform, Scheme
+from moe.spec import ANY, LayerSpec, Needs, Platform, Reason, Scheme, experts_refusal
 
 CHIP = Platform(name="chip", device="cuda", features=frozenset({"cuda", "sm90"}))
 
@@ -134,29 +123,6 @@ def test_an_activation_that_a_row_does_not_name_is_not_supported():
     assert experts_refusal(Needs(activation_functions=ANY), layer_spec, CHIP) is None
 
 
-@reads("m", "hidden")
-def too_large(limit, layer_spec):
-    if layer_spec.m * layer_spec.hidden <= limit:
-        return None
-    return Reason(code="too_large", text=f"more than {limit}")
-
-
-def test_a_function_declares_what_it_reads():
-    assert fields_read(too_large) == {"m", "hidden"}
-    assert fields_read(says_no) is None, "undeclared: any field"
-    need = Need.of(too_large, 100)
-    assert need.reads == {"m", "hidden"}
-    assert need.refuse(layer_spec(m=1, hidden=100)) is None
-    assert need.refuse(layer_spec(m=1, hidden=101)).text == "more than 100"
-
-
-def test_the_first_need_that_does_not_hold_gives_the_reason():
-    needs = [Need.of(too_large, limit) for limit in (1000, 20, 10)]
-    assert first_refusal(needs, layer_spec(m=1, hidden=100)).text == "more than 20"
-    assert first_refusal(needs, layer_spec(m=1, hidden=10)) is None
-    assert first_refusal((), layer_spec()) is None
-
-
 def test_needs_ask_only_for_what_they_name():
     anything = Needs(dtypes=ANY, formats=ANY)
     assert anything.asked(CHIP) == ()
@@ -183,15 +149,3 @@ def test_a_probe_is_not_loaded_where_features_or_packages_are_lacking(fields, co
     assert needs.refusal(layer_spec(), CHIP).code == code
     with pytest.raises(ModuleNotFoundError):
         Needs(probe="no_such_package.probe:built").refusal(layer_spec(), CHIP)
-
-
-def test_any_contains_every_value():
-    assert "of another package" in ANY
-    assert ("a", "b") in ANY
-    assert repr(ANY) == "ANY"
-
-
-def test_a_target_is_imported_by_its_path():
-    assert resolve(f"{__name__}:says_no") is says_no
-    with pytest.raises(AttributeError, match="nothing"):
-        resolve(f"{__name__}:nothing")

@@ -20,6 +20,7 @@ _MX = Format(
     block=(1, 32),
     scale_dtype="e8m0",
     scale_rounding="floor",
+    exact_scale=True,
 )
 # Weights: an e4m3 scale per 16 columns of a row, and a global scale per expert's matrix.
 _NV = replace(

@@ -20,6 +20,7 @@ def _symmetric(group: int) -> Format:
         scale_divides=True,
         block=(1, group),
         packing=2,
+        exact_scale=True,
     )
 
 
@@ -36,6 +37,7 @@ def _with_zero_point(group: int) -> Format:
         scale_divides=True,
         block=(1, group),
         packing=2,
+        exact_scale=True,
     )
 
 

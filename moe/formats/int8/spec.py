@@ -34,6 +34,7 @@ def _group(group: int, *, zero_point: bool = False) -> Format:
         zero_point=zero_point,
         scale_divides=True,
         block=(1, group),
+        exact_scale=True,
     )
 
 

@@ -22,6 +22,21 @@ def test_memory_of_dead_ranks_is_waited_for_within_a_limit(monkeypatch):
     assert device_memory.wait_until_free([], 5.0) < 0.01
 
 
+def test_only_the_gangs_own_devices_are_waited_for(monkeypatch):
+    monkeypatch.setattr(device_memory, "used", lambda: [9 << 30, 1 << 30])
+    assert device_memory.wait_until_free([1 << 30] * 2, 5.0, devices=[1]) < 0.01
+    assert device_memory.wait_until_free([1 << 30] * 2, 0.1, devices=[0]) >= 0.1
+
+
+def test_on_a_shared_device_memory_counts_as_free_once_its_use_falls_no_longer(monkeypatch):
+    falling = iter([9 << 30, 7 << 30, 5 << 30])
+    last = [4 << 30]
+    monkeypatch.setattr(device_memory, "used", lambda: [next(falling, last[0])])
+    monkeypatch.setattr(device_memory, "_STEADY", 0.1)
+    waited = device_memory.wait_until_free([1 << 30], 5.0, devices=[0], shared=True)
+    assert 0.13 < waited < 2.0, "three falls, then no more"
+
+
 class ThreeDevices:
     """NVML with 1, 2 and 3 GiB in use; the second can be made unreadable."""
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections import Counter
 
 import pytest
 
-from harness.engine import process_tree
-from harness.engine.scheduler import BATCH, RunOptions, run
+from harness.engine import process_tree, scheduler
+from harness.engine.job_run import BATCH
+from harness.engine.scheduler import RunOptions, run
 from harness.record.events import CaseEnded, CaseStarted, GangEnded, GangStarted
 from harness.record.result import Verdict
 from tests.harness.engine.engine_faults import case
@@ -255,8 +257,68 @@ def test_gangs_share_a_jobs_cases_as_far_as_slots_and_memory_go(tmp_path):
     assert {event.gang for event in large if isinstance(event, CaseEnded)} == {1}
 
 
+# Devices are faked: the scheduler shares out two or four, and the ranks stay on the CPU.
+
+
+def test_gangs_on_different_devices_run_at_once(tmp_path):
+    narrow = [case("slow", world=1, m=m) for m in (1, 2)]
+    wide = [case("none", world=3, m=3)]
+    events = events_of(plan(jobs=[narrow, wide]), tmp_path, devices=2)
+    kinds = [(type(e).__name__, e.gang) for e in events]
+    both = [kinds.index(("CaseStarted", gang)) for gang in (1, 2)]
+    assert max(both) < min(kinds.index(("CaseEnded", gang)) for gang in (1, 2))
+    assert kinds.index(("GangStarted", 3)) > max(kinds.index(("GangEnded", g)) for g in (1, 2))
+    devices = {e.gang: e.devices for e in events if isinstance(e, GangStarted)}
+    assert devices == {1: [0], 2: [1], 3: [0, 1]}
+    assert {r.verdict for r in results(events).values()} == {Verdict.PASSED}
+
+
+def test_on_four_devices_two_gangs_of_two_ranks_run_at_once(tmp_path):
+    events = events_of(plan(*(case("slow", world=2, m=m) for m in (1, 2))), tmp_path, devices=4)
+    kinds = [type(e).__name__ for e in events if not isinstance(e, GangStarted)]
+    assert kinds[:2] == ["CaseStarted"] * 2
+    started = [e.devices for e in events if isinstance(e, GangStarted)]
+    assert sorted(started) == [[0, 1], [2, 3]]
+
+
+def breaks_on(devices, monkeypatch, tmp_path):
+    """Let the ranks of gangs on these devices fail at their start."""
+    (tmp_path / "broken_device.py").write_text("raise RuntimeError('no such device')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def gang(pool, spec):
+        if devices & set(spec.devices):
+            spec = dataclasses.replace(spec, executor="broken_device:run_case")
+        return real(pool, spec)
+
+    real = scheduler.Gang
+    monkeypatch.setattr(scheduler, "Gang", gang)
+
+
+def test_a_device_on_which_no_gang_starts_is_used_no_more(tmp_path, monkeypatch):
+    breaks_on({0}, monkeypatch, tmp_path)
+    cases = [case("none", world=1, m=m) for m in range(1, 6)]
+    events = events_of(plan(*cases), tmp_path, devices=2)
+    assert [r.verdict for r in results(events).values()] == [Verdict.PASSED] * 5
+    assert {tuple(e.devices) for e in events if isinstance(e, GangStarted)} == {(1,)}
+    why = [e.reason for e in events if isinstance(e, GangEnded)]
+    assert sum("before the gang was ready" in reason for reason in why) == 2
+    assert sum(reason.endswith("; no further gang uses device 0") for reason in why) == 1
+
+
+def test_without_a_device_left_cases_are_infra(tmp_path, monkeypatch):
+    breaks_on({0, 1}, monkeypatch, tmp_path)
+    cases = [case("none", world=1, m=m) for m in (1, 2)]
+    jobs = [cases, [case("none", world=2, m=3)]]
+    found = results(events_of(plan(jobs=jobs), tmp_path, devices=2))
+    assert [r.verdict for r in found.values()] == [Verdict.INFRA] * 3
+    assert "2 gangs could not start" in found[cases[1].id].messages[0]
+    assert "of 2 devices too few are left" in found[jobs[1][0].id].messages[0]
+
+
 def test_fail_fast_ends_all_gangs_of_a_job(tmp_path):
-    cases = [case("fail", world=1), *(case("none", world=1, m=m) for m in range(1, 4 * BATCH))]
+    healthy = [case("none", world=1, m=m) for m in range(4 * BATCH, 0, -1)]
+    cases = [case("fail", world=1, m=4096), *healthy]  # the longest ones first
     found = results(events_of(plan(*cases), tmp_path, slots=2, fail_fast=True))
     assert sorted(found) == sorted(c.id for c in cases)
     assert found[cases[0].id].verdict is Verdict.FAILED

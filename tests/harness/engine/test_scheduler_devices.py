@@ -32,13 +32,18 @@ SANDWICH = (
 )
 
 
-def events_of(folder, world, transport, faults, limit=60.0):
+def events_of(folder, world, transport, faults, limit=60.0, **options):
     cases = tuple(case(fault, world, m=1 + i) for i, fault in enumerate(faults))
     job = SimpleNamespace(
-        world_size=world, device="cuda", transport=transport, cases=cases, time_limit=limit
+        world_size=world,
+        device="cuda",
+        transport=transport,
+        cases=cases,
+        time_limit=limit,
+        memory_share=0.0,
     )
     options = RunOptions(
-        log_dir=folder, executor="tests.harness.engine.engine_device_faults:run_case"
+        log_dir=folder, executor="tests.harness.engine.engine_device_faults:run_case", **options
     )
     start = time.monotonic()
     events = []

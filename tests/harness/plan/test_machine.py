@@ -54,9 +54,10 @@ def test_a_planned_machine_says_so():
     assert machine.planned_for("cpu", devices=8).devices == 0
 
 
-def test_a_rank_runs_on_each_core_at_once_and_a_gang_on_gpus_alone():
+def test_a_rank_runs_on_each_core_at_once_and_a_few_on_each_gpu():
     assert machine.planned_for("cpu").slots == 2
-    assert machine.planned_for("cuda_sm90").slots == 1
+    assert machine.planned_for("cuda_sm90").slots == 4  # 16 cores, two devices
+    assert machine.planned_for("cuda_sm90", devices=8).slots == 1
 
 
 def test_an_unknown_platform_names_those_there_are():

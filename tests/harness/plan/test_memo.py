@@ -15,7 +15,7 @@ from moe import families
 from moe.errors import MoEError
 from moe.experts import EXPERTS
 from moe.layers.base import LayerSubject
-from moe.needs import fields_read
+from moe.need import fields_read
 from moe.platforms import PLATFORMS
 from moe.registry import Registry
 from moe.spec import ANY, LayerSpec, MemberSpec, Need, Needs, Reason, reads, resolve

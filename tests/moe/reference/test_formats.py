@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from moe.formats import FORMATS
+from moe.formats.quant_tensor import spread_blocks, spread_scale
 from moe.quant import QUANT
 from moe.quant.base import dequantize_activations, dequantize_weight
 from moe.reference import formats
@@ -91,3 +92,25 @@ def test_activations_are_what_the_quant_method_sends(name: str, width: int) -> N
 
 def test_a_group_of_no_rows_is_no_error() -> None:
     assert formats.group_amax(torch.zeros(0, 256), 128).shape == (0, 2)
+
+
+GROUPED = ("int4_g32", "int4_zp_g64", "int8_g128", "int8_zp_g32", "mxfp4", "fp8_channel")
+
+
+@pytest.mark.parametrize("model", ["bf16", "fp16"])
+def test_weights_that_are_dequantized_in_the_layer_s_dtype(model: str) -> None:
+    """As a kernel does: the scale is cast, and its product with the code is rounded."""
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[model]
+    generator = torch.Generator().manual_seed(0)
+    for name in GROUPED:
+        w = torch.randn(64, 256, generator=generator)
+        stored = QUANT.load(name)().quantize_weights(w[None], w[None]).gate_up.expert(0)
+        assert stored.scale is not None
+        codes = stored.format.codec.decode(stored.codes)
+        if stored.zero_point is not None:
+            codes = codes - spread_blocks(stored, stored.zero_point.float())
+        product = codes.to(dtype) * spread_scale(stored).to(dtype)
+        rounded = formats.rounded_weight_values(w, FORMATS[QUANT.row(name).scheme.weights], model)
+        assert torch.equal(rounded, product.float()), name
+        plain = formats.weight_values(w, FORMATS[QUANT.row(name).scheme.weights])
+        assert torch.equal(rounded, plain) == (name == "mxfp4"), name

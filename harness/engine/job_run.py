@@ -1,0 +1,72 @@
+"""Split a job among gangs: as many as fit into the machine at once, each with cases of its own.
+
+Gangs take batches of neighbouring cases, which share kernels, weights and references. The longest
+batch comes first, and batches are small enough that all gangs end at about the same time.
+Torch-free.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from harness.engine.suspects import Suspects
+from harness.plan.cost import interpreted_seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from harness.engine.forkserver_pool import GangSpec
+    from harness.engine.gang import Gang
+    from harness.engine.slots import Need, Share, Slots
+    from harness.matrix.case import MoETestConfig
+    from harness.plan.plan import Job
+    from harness.record.result import CaseResult
+
+BATCH = 8  # cases that a gang takes at a time, at most, if several gangs share a job's cases
+BATCHES = 2  # that each gang takes at least, where there are enough cases
+
+
+@dataclass(kw_only=True, eq=False)
+class JobRun:
+    """A job in progress: its queue, and its gang while it has one."""
+
+    job: Job
+    spec: GangSpec
+    need: Need
+    queue: deque[MoETestConfig]
+    backlog: deque[tuple[MoETestConfig, ...]]  # shared with the other gangs of the job
+    share: Share | None = None  # from its first gang to its last
+    gang: Gang | None = None
+    number: int = 0  # the gang's
+    failed_starts: int = 0
+    attempts: list[CaseResult] = field(default_factory=list)  # earlier ones of the current case
+    ran: int = 0  # cases in this gang
+    suspects: Suspects = field(default_factory=Suspects)
+
+
+def job_runs(job: Job, spec: GangSpec, slots: Slots) -> list[JobRun]:
+    """Return a job's gangs to be, each with a first batch."""
+    need = slots.need(job)
+    batches = _batches(job, slots.gangs(need))
+    count = min(slots.gangs(need), len(batches))
+    first = [batches.popleft() for _ in range(count)]
+    return [
+        JobRun(job=job, spec=spec, need=need, queue=deque(batch), backlog=batches)
+        for batch in first
+    ]
+
+
+def _batches(job: Job, gangs: int) -> deque[tuple[MoETestConfig, ...]]:
+    """Return a job's cases in batches, in the plan's order if one gang runs them all."""
+    if gangs == 1 or not job.cases:
+        return deque([job.cases] if job.cases else [])
+    size = max(1, min(BATCH, len(job.cases) // (BATCHES * gangs)))
+    batches = [job.cases[start : start + size] for start in range(0, len(job.cases), size)]
+    return deque(sorted(batches, key=_work, reverse=True))
+
+
+def _work(batch: Sequence[MoETestConfig]) -> float:
+    """Return a measure of how long cases take, to compare with that of others."""
+    return sum(interpreted_seconds(case.layer_spec, 1) for case in batch)

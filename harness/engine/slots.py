@@ -1,0 +1,92 @@
+"""Give gangs their share of the machine: slots, and the devices that they lie on.
+
+A slot is room for one rank. A gang of w ranks on a machine with D devices takes min(w, D) of them,
+and on each as many slots as it has ranks there, or more if its memory needs more. A CPU counts as
+one device. Torch-free.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from harness.plan.plan import Job
+
+
+@dataclass(frozen=True, kw_only=True)
+class Need:
+    """How much of the machine a gang takes."""
+
+    width: int  # devices; 1 on a CPU
+    slots: int  # on each of them
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """What a gang has taken. devices: indices as torch counts them; empty on a CPU."""
+
+    devices: tuple[int, ...]
+    slots: int  # on each of them
+
+
+class Slots:
+    """Know which slots are free, and on which devices gangs could not start."""
+
+    def __init__(self, per_device: int, devices: int) -> None:
+        """devices: 0 on a machine without any, or where they are not told apart."""
+        self.per_device = per_device
+        self.devices = devices
+        self._free = dict.fromkeys(range(max(1, devices)), per_device)
+
+    def need(self, job: Job) -> Need:
+        """Return what each gang of a job takes; all of it if devices are not told apart."""
+        if job.device != "cpu" and self.devices == 0:
+            return Need(width=1, slots=self.per_device)
+        width = min(job.world_size, max(1, self.devices))
+        ranks = math.ceil(job.world_size / width)
+        memory = math.ceil(job.memory_share * self.per_device)
+        return Need(width=width, slots=min(self.per_device, max(ranks, memory)))
+
+    def gangs(self, need: Need) -> int:
+        """Return how many such gangs run at once if nothing else does."""
+        return max(1, max(1, self.devices) * (self.per_device // need.slots) // need.width)
+
+    def take(self, need: Need) -> Share | None:
+        """Take slots on the devices with the most free ones; None if too few are free."""
+        fit = [device for device, free in self._free.items() if free >= need.slots]
+        if len(fit) < need.width:
+            return None
+        chosen = sorted(sorted(fit, key=lambda device: -self._free[device])[: need.width])
+        for device in chosen:
+            self._free[device] -= need.slots
+        return Share(devices=tuple(chosen) if self.devices else (), slots=need.slots)
+
+    def give_back(self, share: Share) -> None:
+        for device in share.devices or (0,):
+            if device in self._free:
+                self._free[device] += share.slots
+
+    def retired(self, share: Share) -> list[int]:
+        """Return the devices of a share that are no longer used."""
+        return [device for device in share.devices if device not in self._free]
+
+    def retire(self, share: Share, ranks: Iterable[int], need: Need) -> list[int]:
+        """Give no more shares on the devices of a gang's ranks that could not start; return them.
+
+        Nothing is retired if that would leave too few devices for such a gang, or if ranks failed
+        on all of its several devices: the cause is then not one of them.
+        """
+        devices = {share.devices[rank % len(share.devices)] for rank in ranks if share.devices}
+        left = self._free.keys() - devices
+        if len(left) < need.width or (len(devices) > 1 and devices == set(share.devices)):
+            return []
+        self._free = {device: free for device, free in self._free.items() if device in left}
+        return sorted(devices)
+
+    def can_hold(self, need: Need) -> bool:
+        """Return whether enough devices are left for such a gang, once others have ended."""
+        return len(self._free) >= need.width

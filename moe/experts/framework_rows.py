@@ -1,0 +1,47 @@
+"""Define the rows of experts of training and inference frameworks. Torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from moe import released
+from moe.spec import ANY, MemberSpec, Needs
+from moe.stated_numerics import EVERY_STEP
+
+_TRANSFORMERS = Needs(
+    dtypes=ANY,
+    activation_functions=frozenset(released.ACTIVATION_NAMES),
+    packages=(released.TRANSFORMERS_EXPERTS,),
+)
+ROWS = (
+    MemberSpec(
+        name="transformers_eager",
+        target="moe.experts.transformers_experts:TransformersEager",
+        needs=replace(_TRANSFORMERS, probe="moe.released:eager_experts_know_the_sentinel"),
+        numerics=replace(EVERY_STEP, weighted="model", combine="model"),
+        deterministic=True,
+    ),
+    MemberSpec(
+        name="transformers_batched_mm",
+        target="moe.experts.transformers_experts:TransformersBatchedMM",
+        needs=_TRANSFORMERS,
+        numerics=EVERY_STEP,
+        deterministic=True,
+    ),
+    MemberSpec(
+        name="transformers_grouped_mm",
+        target="moe.experts.transformers_experts:TransformersGroupedMM",
+        needs=replace(
+            _TRANSFORMERS, dtypes=frozenset({"bf16"}), hidden_multiple=8, shard_multiple=8
+        ),
+        numerics=EVERY_STEP,
+        deterministic=True,
+    ),
+    MemberSpec(
+        name="torchtitan",
+        target="moe.experts.torchtitan_experts:TorchtitanExperts",
+        needs=Needs(packages=(released.TORCHTITAN_EXPERTS,), hidden_multiple=8, shard_multiple=8),
+        numerics=replace(EVERY_STEP, weighted="model"),
+        deterministic=True,
+    ),
+)
