@@ -285,7 +285,10 @@ class MoETestConfig:
             errors.append(f"lacks {', '.join(missing)}")
         if errors:
             raise CaseError(f"case id {text!r}: {'; '.join(errors)}")
-        return cls(**values)
+        try:
+            return cls(**values)
+        except CaseError as error:
+            raise CaseError(f"case id {text!r}: {error}") from error
 
     @property
     def layout(self) -> Layout:

@@ -37,12 +37,14 @@ def test_numerics_that_were_assumed_are_told_once_with_the_nearest():
     wrong = dataclasses.replace(result({0: [call(0), call(1)], 1: [call(0)]}), assumed=row)
     said = [line for line in lines(wrong) if line.startswith("numerics:")]
     assert said == [
-        'numerics: the row does not state all, so assumed; nearest: gemm1="model", '
+        'numerics: assumed where the row does not state them; nearest: gemm1="model", '
         'activated_gate="f32", activation="f32",'
     ]
     (following,) = (line for line in lines(wrong) if 'weight_on="output"' in line)
     assert following.strip() == 'weight_on="output"'
     assert not any(line.startswith("numerics:") for line in lines(result({1: [call()]})))
+    overrun = dataclasses.replace(result({0: [call(0, output=False)]}), assumed=row)
+    assert not any(line.startswith("numerics:") for line in lines(overrun))
 
 
 @pytest.mark.parametrize(
