@@ -25,7 +25,7 @@ from moe.types import TORCH_DTYPE, Routing
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.fixtures.subject import Scales
+    from harness.fixtures.layer_under_test import Scales
     from harness.matrix.case import MoETestConfig
     from moe.reference.result import Answer
 

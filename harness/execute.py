@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from harness.fixtures.case_watch import Watched
+    from harness.fixtures.layer_under_test import Subject
     from harness.fixtures.rank_context import RankContext
-    from harness.fixtures.subject import Subject
     from harness.matrix.case import MoETestConfig
     from harness.record.proof import Proof
 

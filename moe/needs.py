@@ -26,12 +26,13 @@ if TYPE_CHECKING:
     from moe.roundup import Alignment
     from moe.spec import LayerSpec, Platform
 
-_SIZES = frozenset({"hidden", "intermediate"})  # fields of a layer that padding changes
+_SIZES = frozenset({"hidden", "intermediate", "latent"})  # fields of a layer that padding changes
 # Fields that decide on padded sizes.
 _PADDING = _SIZES | {"layout", "scheme", "pads", "roundup"}
-# Fields of Needs that are not checked for other families; `padding` is, for all2all backends.
+# Fields of Needs that are not checked for other families; `padding` and `adapters` are, for all2all
+# backends.
 EXPERTS_ONLY = ("activation_functions", "dequantizes", "routers", "layer_features")
-_PLAIN = (*EXPERTS_ONLY, "padding")
+_PLAIN = (*EXPERTS_ONLY, "padding", "adapters")
 UNQUANTIZED = frozenset({("model", "model")})
 
 
@@ -60,6 +61,9 @@ class Needs:
     # Whether padding rows may stand anywhere: their `topk_ids` are all -1, their values garbage,
     # and no other row may depend on them. Checked for experts and all2all backends only.
     padding: bool = False
+    # Whether each token's low-rank adapter is known to the experts: carried with the token by an
+    # all2all backend, added to its products by an experts backend. Checked for these two only.
+    adapters: bool = False
     hidden_multiple: int = 1  # the hidden size must be a multiple of this
     shard_multiple: int = 1  # the same for the intermediate size on each rank
     # More multiples, of some weight formats on some chips.
@@ -117,7 +121,7 @@ def _activation(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason | No
     return Reason(code="activation_unsupported", text=text)
 
 
-@reads("shared_fused", "zero_experts", "expert_bias")
+@reads("shared_fused", "zero_experts", "expert_bias", "latent")
 def _layer_features(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason | None:
     """Refuse a feature of the layer that is not in `layer_features`."""
     supported = needs.layer_features
@@ -210,6 +214,15 @@ def _padding(_: Needs, __: Platform, layer_spec: LayerSpec) -> Reason | None:
     return Reason(code="padding_unsupported", text=text)
 
 
+@reads("adapters")
+def _adapters(_: Needs, __: Platform, layer_spec: LayerSpec) -> Reason | None:
+    """Refuse low-rank adapters."""
+    if not layer_spec.adapters:
+        return None
+    text = "does not say that tokens may have low-rank adapters (`adapters` in its needs)"
+    return Reason(code="lora_unsupported", text=text)
+
+
 @reads("layout")
 def _world(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason | None:
     """Refuse more ranks than `max_world`."""
@@ -219,13 +232,13 @@ def _world(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason | None:
     return Reason(code="too_many_ranks", text=text)
 
 
-@reads("hidden", "scheme", "pads", "roundup")
+@reads("hidden", "latent", "scheme", "pads", "roundup")
 def _hidden(needs: Needs, platform: Platform, layer_spec: LayerSpec) -> Reason | None:
     """Refuse a hidden size that is not the needed multiple, after padding if the method pads."""
     multiple = roundup.hidden_multiple(needs, layer_spec, platform.features)
     if roundup.padded_hidden(needs, layer_spec, platform.features) % multiple == 0:
         return None
-    text = f"hidden size {layer_spec.hidden} is not a multiple of {multiple}"
+    text = f"hidden size {layer_spec.expert_hidden} is not a multiple of {multiple}"
     return Reason(code="size_not_multiple", text=text)
 
 
@@ -241,7 +254,7 @@ def _shard(needs: Needs, platform: Platform, layer_spec: LayerSpec) -> Reason | 
     return Reason(code="size_not_multiple", text=text)
 
 
-@reads("hidden", "intermediate", "layout", "scheme", "pads", "roundup")
+@reads("hidden", "latent", "intermediate", "layout", "scheme", "pads", "roundup")
 def _aligned(needs: Needs, platform: Platform, layer_spec: LayerSpec) -> Reason | None:
     """Refuse sizes that are not the multiples of `alignments`, in the same way."""
     return _hidden(needs, platform, layer_spec) or _shard(needs, platform, layer_spec)
@@ -277,6 +290,7 @@ _CHECKS: dict[str, tuple[object, Callable[[Needs, Platform, LayerSpec], Reason |
     "formats": (ANY, _formats),
     "dequantizes": (True, _code_features),
     "padding": (True, _padding),
+    "adapters": (True, _adapters),
     "max_world": (None, _world),
     "hidden_multiple": (1, _hidden),
     "shard_multiple": (1, _shard),

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from harness.fixtures.layer_call import Call
+    from harness.fixtures.layer_under_test import Subject
     from harness.fixtures.rank_context import RankContext
-    from harness.fixtures.subject import Subject
 
 FAILED_CALLS = 3  # of a rank that are examined in detail: a case of few tokens has many calls
 

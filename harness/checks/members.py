@@ -17,7 +17,7 @@ from moe.spec import MONOLITHIC
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from harness.fixtures.subject import Subject
+    from harness.fixtures.layer_under_test import Subject
 
 
 def findings(observation: Observation) -> tuple[Finding, ...]:

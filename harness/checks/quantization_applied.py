@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.fixtures.layer_call import Call
-    from harness.fixtures.subject import Subject
+    from harness.fixtures.layer_under_test import Subject
     from moe.reference.error_propagation import Noisy
     from moe.reference.scale_error import Scale
     from moe.spec import Scheme
@@ -160,7 +160,8 @@ def _projection(
 def _variant(variant: BaselineSiluAndMul, call: Call, rows: Tensor) -> Tensor:
     routing = call.output.routing
     ids, weights = routing.topk_ids[rows], routing.topk_weights[rows]
-    return variant(call.tokens.x[rows], ids, weights, like=call.answer).out
+    adapters = call.tokens.adapters_of(rows)
+    return variant(*(call.tokens.x[rows], ids, weights), like=call.answer, adapters=adapters).out
 
 
 def message(projections: Sequence[Projection], quant: str) -> str | None:

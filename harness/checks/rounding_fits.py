@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.fixtures.layer_call import Call
-    from harness.fixtures.subject import Subject
+    from harness.fixtures.layer_under_test import Subject
 
 # Combinations that are tried with each row's own order of additions, and the rounding steps that
 # the best of all leaves at most: more is no matter of order.

@@ -14,7 +14,7 @@ from moe.routers import ROUTERS
 
 if TYPE_CHECKING:
     from harness.fixtures.layer_call import Call, Routed
-    from harness.fixtures.subject import Subject
+    from harness.fixtures.layer_under_test import Subject
     from moe.reference.routing import RoutingTruth
 
 

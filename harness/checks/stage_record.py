@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.fixtures.layer_call import Call
-    from harness.fixtures.subject import Subject
+    from harness.fixtures.layer_under_test import Subject
     from moe.collectives import Group
     from moe.intermediates import Kept
 

@@ -16,7 +16,7 @@ from harness.record.result import Finding
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.fixtures.subject import Subject
+    from harness.fixtures.layer_under_test import Subject
 
 
 def findings(observation: Observation) -> tuple[Finding, ...]:

@@ -41,6 +41,7 @@ def sample_rows(scene: Scene, call: Call, is_wrong: Tensor) -> Scene:
         logits=call.tokens.logits[rows],
         topk_ids=routing.topk_ids[rows],
         topk_weights=routing.topk_weights[rows],
+        adapters=call.tokens.adapters_of(rows),
         actual=call.output.out[rows],
         answer=answer,
         memo={},
@@ -93,6 +94,7 @@ def _computed(scene: Scene, call: Call, is_wrong: Tensor) -> tuple[Tensor, Answe
         routing.topk_weights[rows],
         keep=torch.arange(len(rows), device=rows.device),
         like=call.answer,
+        adapters=call.tokens.adapters_of(rows),
     )
     return rows, dataclasses.replace(answer, amax1=call.answer.amax1, amax2=call.answer.amax2)
 

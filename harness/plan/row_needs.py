@@ -168,12 +168,13 @@ def unbroken_blocks(_: Machine, name: str) -> tuple[Need, ...]:
     return (*group, Need.of(_cut_edge, row, row.block), Need.of(_straddling, row, row.block))
 
 
-@reads("hidden")
+@reads("hidden", "latent")
 def _cut_group(row: QuantSpec, group: int, layer_spec: LayerSpec) -> Reason | None:
     """Refuse a hidden size that ends inside a group: kernels read whole groups of packed codes."""
-    if layer_spec.hidden % group == 0:
+    hidden = layer_spec.expert_hidden
+    if hidden % group == 0:
         return None
-    text = f"{row.name}: the hidden size {layer_spec.hidden} is not a multiple of a group, {group}"
+    text = f"{row.name}: the hidden size {hidden} is not a multiple of a group, {group}"
     return Reason(code="group_does_not_divide", text=f"{text}; choose another size or quant")
 
 
