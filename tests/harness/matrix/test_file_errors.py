@@ -59,7 +59,7 @@ def test_an_error_in_plain_words(kind, ctx, value, text):
 
 def test_a_long_value_is_cut():
     assert file_errors.short("short") == "'short'"
-    assert file_errors.short(["many"] * 1000).endswith("many...")
+    assert file_errors.short(["many"] * 1000).startswith("['many', 'many', ")
     assert len(file_errors.short("x" * 9999)) == file_errors.LONGEST_VALUE + 3
 
 

@@ -197,7 +197,7 @@ def probed(monkeypatch):
         table = Registry("experts", ())
         table._rows = {"probed": MemberSpec(name="probed", target="json:loads", needs=needs)}
         monkeypatch.setattr(row_needs, "EXPERTS", table)
-        (need,) = row_needs.experts(
+        *_, need = row_needs.experts(
             dataclasses.replace(planned_for("cpu"), planned=False), "probed"
         )
         return need
