@@ -8,7 +8,8 @@ import torch
 
 from harness.fixtures import tensors
 from harness.mutants import NotApplicable
-from harness.mutants.recompute import Steps, redo, right_changes
+from harness.mutants.recompute import redo
+from harness.mutants.steps import Steps, right_changes
 from harness.mutants.weights import neighbour
 
 if TYPE_CHECKING:

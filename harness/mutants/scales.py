@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness.mutants import NotApplicable
-from harness.mutants.recompute import (
+from harness.mutants.recompute import redo
+from harness.mutants.steps import (
     Matrices,
     Steps,
     codes,
     expert_input,
     input_scale,
     quantized_input,
-    redo,
     right_second,
     second_scale,
 )
