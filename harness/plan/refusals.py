@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from harness.matrix.call_modes import SMALL_TILES
 from harness.matrix.case import MoETestConfig
 from harness.matrix.features import missing_reason
 from harness.matrix.layout_words import check_share
@@ -76,12 +77,18 @@ class Judge:
             self._refusal(row_needs.experts, case.experts, case)
             or hidden_choice(case, row_needs.backend(case.experts))
             or self._refusal(row_needs.interpreter_time, case.experts, case)
+            or self._small(case, case.experts)
             or self._refusal(row_needs.router, case.router, case)
             or self._refusal(row_needs.activation, case.activation, case)
             or self._refusal(row_needs.quant, case.quant, case)
             or self._refusal(row_needs.all2all, case.all2all, case)
             or self._dispatch(case.experts, case)
         )
+
+    def _small(self, case: MoETestConfig, experts_name: str) -> Reason | None:
+        """Return why small tiles would take a backend too long on this machine."""
+        is_small = case.call == SMALL_TILES
+        return self._refusal(row_needs.small_tiles_time, experts_name, case) if is_small else None
 
     def _dispatch(self, experts_name: str, case: MoETestConfig) -> Reason | None:
         """Return why an experts backend cannot take what the case's all2all backend hands out."""
@@ -130,5 +137,6 @@ class Judge:
             self._refusal(row_needs.experts, row.name, case)
             or hidden_choice(case, row)
             or self._refusal(row_needs.interpreter_time, row.name, case)
+            or self._small(case, row.name)
             or self._dispatch(row.name, case)
         )

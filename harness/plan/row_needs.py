@@ -121,13 +121,29 @@ def interpreter_time(machine: Machine, name: str) -> tuple[Need, ...]:
     return _named(row, (Need.of(_interpreter_time, machine),))
 
 
+def small_tiles_time(machine: Machine, name: str) -> tuple[Need, ...]:
+    """Return the time limit of the same backends for cases whose kernels have small tiles."""
+    row = EXPERTS.row(name)
+    if not machine.platform.interpreted or "triton" not in row.needs.features:
+        return ()
+    return _named(row, (Need.of(_small_tiles_time, machine),))
+
+
+@reads(*cost.SIZES, "scheme")
+def _small_tiles_time(machine: Machine, layer_spec: LayerSpec) -> Reason | None:
+    return _too_slow("in small tiles ", cost.small_tile_seconds(layer_spec, machine.cores))
+
+
 @reads(*cost.SIZES)
 def _interpreter_time(machine: Machine, layer_spec: LayerSpec) -> Reason | None:
-    seconds = cost.interpreted_seconds(layer_spec, machine.cores)
+    return _too_slow("", cost.interpreted_seconds(layer_spec, machine.cores))
+
+
+def _too_slow(how: str, seconds: float) -> Reason | None:
     if seconds <= cost.INTERPRETER_SECONDS:
         return None
     text = (
-        f"interpreted kernels would take about {seconds:.0f} s, more than "
+        f"interpreted kernels {how}would take about {seconds:.0f} s, more than "
         f"{cost.INTERPRETER_SECONDS:.0f} s; use a smaller shape or a GPU"
     )
     return Reason(code="interpreter_too_slow", text=text)
