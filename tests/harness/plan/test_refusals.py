@@ -154,7 +154,7 @@ def test_a_layer_that_takes_an_unknown_word_is_refused_with_those_there_are():
             {"experts": "flashinfer_cutlass"},
             CPU,
             "platform_lacks_feature",
-            "flashinfer_cutlass: needs cuda, sm90, which cpu does not have",
+            "flashinfer_cutlass: needs cuda, fp8_mma, which cpu does not have",
         ),
         (
             {"experts": "triton", "quant": "fp8_block"},
@@ -277,7 +277,8 @@ def test_packages_count_here_and_not_for_another_machine(monkeypatch):
 
 
 def test_a_platform_is_matched_by_features_alone():
-    chip = Platform(name="new", device="cuda", features=frozenset({"cuda", "sm90", "triton"}))
+    features = frozenset({"cuda", "sm90", "fp8_mma", "triton"})
+    chip = Platform(name="new", device="cuda", features=features)
     there = Machine(
         platform=chip, devices=1, device_bytes=10**11, cores=4, memory_bytes=10**11, planned=True
     )
