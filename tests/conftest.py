@@ -23,6 +23,13 @@ if not any(Path(name).exists() for name in _GPU_FILES):
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    from tests import row_selection
+
+    if row_selection.with_extra_rows():
+        row_selection.select(config, items)
+
+
 @pytest.fixture
 def kernel_device() -> torch.device:
     """Where Triton kernels run in this process: interpreted on the CPU, compiled on a GPU."""
