@@ -6,8 +6,9 @@
 
 Uniform models have no constraints: `10^20` is 20 axes of 10 values. PICT's counts are those of the
 table of tools on pairwise.org. covertable makes the same models where it is installed
-(`pip install covertable`), of our own suites from the text that `coverage --pict` writes. Bound:
-the most feasible combinations of any two or three axes.
+(`pip install covertable`), of our own suites from the text that `coverage --pict` writes. Largest:
+the most feasible combinations of any two or three axes. Bound: what `coverage` proves, see
+harness/matrix/covering/bound.py.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.metadata
+import itertools
 import time
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.matrix import expand
+from harness.matrix.covering.bound import lower_bound
 from harness.matrix.covering.generate import cover
 from harness.matrix.covering.model import Model, all_targets
 from harness.matrix.covering.oracle import Oracle
@@ -32,6 +35,8 @@ from harness.plan.decided import DecidingJudge
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from harness.matrix.covering.model import Literals
 
     Timed = tuple[int, float]  # rows, seconds
 
@@ -53,7 +58,8 @@ def main() -> None:
     parser.add_argument("--uniform-only", action="store_true")
     args = parser.parse_args()
     print(f"covertable: {_version()}")
-    print(f"{'model':<28} t {'bound':>6} {'rows':>6} {'ratio':>6} {'s':>6} | PICT | covertable, s")
+    head = f"{'':<30} {'largest':>7} {'bound':>6} {'rows':>6} {'/bound':>6} {'s':>6}"
+    print(f"{head} | PICT | covertable, s")
     for spec, published in PICT.items():
         _line(spec, 2, uniform(spec, 2), str(published), partial(_covertable, factors(spec), 2))
     if not args.uniform_only:
@@ -82,14 +88,27 @@ def _line(
     began = time.perf_counter()
     rows = cover(model, Oracle(model))
     seconds = time.perf_counter() - began
-    bound = max(len({tuple(r[f] for f in target) for r in rows}) for target in model.targets)
-    line = f"{title:<28} {strength} {bound:>6} {len(rows):>6} {len(rows) / bound:>6.3f}"
+    largest, bound = _bounds(model, rows, strength)
+    line = (
+        f"{title:<28} {strength} {largest:>7} {bound:>6} {len(rows):>6} {len(rows) / bound:>6.3f}"
+    )
     print(f"{line} {seconds:>6.1f} | {published:>4} | ", end="", flush=True)
     if other is None or _version() == "not installed":
         print("-")
     else:
         count, seconds = other()
         print(f"{count}, {seconds:.1f}", flush=True)
+
+
+def _bounds(model: Model, rows: tuple[Literals, ...], strength: int) -> tuple[int, int]:
+    """Return the most combinations of one target and the lower bound: rows have all feasible."""
+    covered = {
+        target: {tuple((f, row[f]) for f in target) for row in rows} for target in model.targets
+    }
+    starts = [numbers.start for numbers in model.literals]
+    values = ([(f, n - starts[f]) for f, n in one] for one in itertools.chain(*covered.values()))
+    bound = lower_bound(model.sizes, map(tuple, values), strength)
+    return max(map(len, covered.values())), bound
 
 
 def sizes(spec: str) -> list[int]:

@@ -22,7 +22,11 @@ FLASHINFER_CUTLASS = (
     Alignment(weights=_MXFP4, hidden=128, shard=128),
 )
 DEEP_GEMM = (Alignment(weights=_MXFP4, hidden=128, shard=128),)
-MARLIN = (Alignment(weights=_MXFP4, hidden=256, shard=128),)
+_BY_128 = frozenset({"int4_g128", "int4_zp_g128", "int8_g128", "int8_zp_g128"})
+MARLIN = (
+    Alignment(weights=_MXFP4, hidden=256, shard=128),
+    Alignment(weights=_BY_128, shard=128),
+)
 AITER = (
     Alignment(weights=_MODEL, features=_ROCM, shard=64),
     Alignment(weights=_MXFP4, features=_ROCM, hidden=256, shard=256),

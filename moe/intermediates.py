@@ -4,8 +4,10 @@ Inside `recording()` each call of `keep` stores a copy of a stage's value, so th
 their buffers; outside it does nothing. Stages, in order:
 
     router          [T, k]   router weights of this rank's tokens
+    latent          [T, L]   this rank's tokens, projected to the latent width, if there is one
     ids             [G, k]   local expert ids, -1 = not on this rank, or padding
     weights         [G, k]   router weights
+    adapters        [G]      number of each token's low-rank adapter, -1 = none, if there are any
     input           [G, K]   codes of the experts' input; input_scale: float32 value of a code
     gemm1           [R, 2n]  gate, up
     activation      [R, n]   f(gate) * up, times the router weight if it multiplies it here
@@ -14,10 +16,12 @@ their buffers; outside it does nothing. Stages, in order:
     weighted        [R, K]   times its router weight, of a member that hands out no gemm2
     combine         [G, K]   the weighted sum over this rank's experts
     finalize        [T, K]   the sum over the gather group
+    restored        [T, K]   the same, projected back from the latent width
     shared          [T, K]   this rank's part of the shared experts
     out             [T, K]   the sum over the TP group, the layer's output
 
-G: gathered tokens, in any order; the token of a row is identified by its values. R = G * k flat
+Of a latent layer K is L in all stages from input to finalize. G: gathered tokens, in any order; the
+token of a row is identified by its values. R = G * k flat
 (token, slot) rows; rows of slots without an expert on this rank are undefined.
 
 Codes of four bits are recorded as they are packed, two in a byte, [G, K / 2] and [R, n / 2]. Scales
@@ -41,10 +45,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # Recorded by the layer before it calls the experts.
-EXPERT_INPUTS = ("router", "ids", "weights", "input", "input_scale")
+EXPERT_INPUTS = ("router", "latent", "ids", "weights", "adapters", "input", "input_scale")
 STAGES = (
     *(*EXPERT_INPUTS, "gemm1", "activation", "second", "second_scale", "gemm2"),
-    *("weighted", "combine", "finalize", "shared", "out"),
+    *("weighted", "combine", "finalize", "restored", "shared", "out"),
 )
 
 
@@ -68,6 +72,11 @@ def recording() -> Iterator[dict[str, Kept]]:
         yield _kept
     finally:
         _kept = before
+
+
+def is_recording() -> bool:
+    """Return whether stages are recorded, so that a backend must store what it could fuse away."""
+    return _kept is not None
 
 
 def keep(

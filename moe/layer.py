@@ -1,6 +1,6 @@
 """Compose a layer from its members: router, all2all backend, experts backend, shared experts.
 
-`FusedMoE` is the layer of one rank. `MoEKernel` joins an all2all backend and an experts backend.
+`FusedMoE` is the layer of one rank; its `MoEKernel` joins an all2all and an experts backend.
 `build` looks up the members by name, checks that they support the layer (`check`), and creates
 them; no other code does.
 """
@@ -8,129 +8,45 @@ them; no other code does.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
-from torch.nn.functional import pad
 
 from moe import families, intermediates
+from moe.adapters import check_adapters, check_choice
 from moe.all2all import ALL2ALL
 from moe.errors import MoEError, RefusedError
 from moe.experts import EXPERTS
 from moe.experts.base import check_set_up
+from moe.latent import LatentProjections, check_projections
 from moe.layer_inputs import check_tokens
+from moe.moe_kernel import KERNELS as KERNELS
+from moe.moe_kernel import MoEKernel as MoEKernel
+from moe.moe_kernel import MonolithicKernel as MonolithicKernel
 from moe.platforms import platform as platform_named
 from moe.platforms.detect import devices, platform_of
 from moe.quant import QUANT
 from moe.routers import ROUTERS
-from moe.routing import (
-    NO_WEIGHTS,
-    RouterWeights,
-    route,
-    to_local_ids,
-    weights_on_input,
-    without_padding,
-    zeroed_padding,
-)
+from moe.routing import NO_WEIGHTS, RouterWeights, without_padding
 from moe.shared import FusedShared, SharedExperts
 from moe.spec import (
-    MODULAR,
-    MONOLITHIC,
     Needs,
-    PaddedSpec,
     all2all_refusal,
     dispatch_refusal,
     experts_refusal,
     first_refusal,
 )
-from moe.types import Activations, Routing
 from moe.zero_experts import with_zero_experts
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from moe.all2all.base import PrepareFinalize
+    from moe.adapters import Adapters
     from moe.collectives import Groups
-    from moe.experts.base import ExpertsBase
     from moe.quant.base import QuantMethod
     from moe.routers.base import Router
-    from moe.routing_method import RoutingMethod
     from moe.spec import LayerSpec, MemberSpec, Platform
-    from moe.types import Dispatched, ExpertWeights
-
-
-@dataclass(frozen=True, kw_only=True)
-class MoEKernel:
-    """Join an all2all backend and a modular experts backend: prepare, experts, finalize."""
-
-    tells_routing: ClassVar[bool] = True  # whether what `route` returns is what was computed
-
-    prepare_finalize: PrepareFinalize
-    experts: ExpertsBase
-    quant: QuantMethod
-    expert_map: Tensor  # [E] int32, global expert id -> local id; -1 = not on this rank
-    a1_scale: Tensor | None = None  # [] float32, static scale of the input, if the scheme has one
-
-    def route(
-        self, router: Router, method: RoutingMethod, logits: Tensor, bias: Tensor | None
-    ) -> Routing:
-        """Return what `apply` takes: global ids and weights, [T, k]. logits: [T, E]. bias: [E]."""
-        return route(router, method, logits, bias)
-
-    def apply(self, x: Tensor, routing: Routing) -> Tensor:
-        """Return [T, K], summed over the gather group. Collective.
-
-        x: [T, K] this rank's tokens in the model dtype. routing: of `route`.
-        """
-        x = _with_zeros(x, self.experts.layer_spec.hidden)
-        if self.tells_routing and self.experts.layer_spec.weights_input:
-            x, routing = weights_on_input(x, routing)
-        early = self.quant.input_scale_is_local
-        sent = self.quant.quantize_input(x, self.a1_scale) if early else _plain(x)
-        dispatched = self.prepare_finalize.prepare(sent, routing)
-        gathered = dispatched.x if early else self._quantize_gathered(dispatched)
-        local = self._local(dispatched.routing)
-        intermediates.keep("input", gathered.codes, copy=True)  # experts may overwrite it
-        intermediates.keep("input_scale", gathered.block_scale, copy=True)
-        partial = self.experts.run(replace(dispatched, x=gathered, routing=local))
-        _check_output(self.experts, partial, gathered.shape)
-        intermediates.keep("combine", partial, copy=True)  # the sum over ranks may overwrite it
-        out = self.prepare_finalize.finalize(partial, dispatched)
-        spec = self.experts.layer_spec
-        return out[:, : spec.unpadded_hidden].contiguous() if isinstance(spec, PaddedSpec) else out
-
-    def _local(self, routing: Routing) -> Routing:
-        """Return the gathered routing with local ids, and record it."""
-        ids = to_local_ids(routing.topk_ids, self.expert_map)
-        # Copies, since experts may overwrite their inputs.
-        intermediates.keep("ids", ids, copy=True)
-        intermediates.keep("weights", routing.topk_weights, copy=True)
-        return Routing(topk_ids=ids, topk_weights=routing.topk_weights)
-
-    def _quantize_gathered(self, dispatched: Dispatched) -> Activations:
-        """Quantize with a scale over all gathered rows; padding rows count as zeros."""
-        x = zeroed_padding(dispatched.x.codes, dispatched.routing.topk_ids)
-        return self.quant.quantize_input(x, self.a1_scale)
-
-
-class MonolithicKernel(MoEKernel):
-    """Join an all2all backend and a backend that routes by itself: its logits travel as weights."""
-
-    tells_routing: ClassVar[bool] = False
-
-    def route(
-        self, router: Router, method: RoutingMethod, logits: Tensor, bias: Tensor | None
-    ) -> Routing:
-        """Return the logits, for the backend to route by: it has the method and the bias."""
-        del router, method, bias
-        return Routing.of_logits(logits)
-
-    def _local(self, routing: Routing) -> Routing:
-        return routing
-
-
-# Kind of an experts backend -> class that runs it.
-KERNELS = {MODULAR: MoEKernel, MONOLITHIC: MonolithicKernel}
+    from moe.types import ExpertWeights, Routing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,28 +72,36 @@ class FusedMoE:
     shared: SharedExperts | FusedShared | None
     members: dict[str, str]  # family -> name of the class that was created
     router_weights: RouterWeights = NO_WEIGHTS
+    latent: LatentProjections | None = None
 
     def forward(
-        self, x: Tensor, logits: Tensor | None = None, *, is_padding: Tensor | None = None
+        self,
+        x: Tensor,
+        logits: Tensor | None = None,
+        *,
+        is_padding: Tensor | None = None,
+        adapters: Tensor | None = None,
     ) -> Output:
         """Return the output and routing of this rank's tokens. Collective.
 
         x: [T, K] in the model dtype; T may be 0. logits: [T, E]; not read if the layer has a gate.
         is_padding: [T] bool, rows that no expert computes and whose output is undefined; or None.
+        adapters: [T] int32, the number of each token's low-rank adapter, -1 = none; None if the
+        layer has none.
         Raises MoEError for other shapes or dtypes.
         """
         check_tokens(self.layer_spec, x, logits, is_padding)
+        check_choice(self.layer_spec, len(x), adapters)
         method = self.layer_spec.routing_method
         scored = self.router_weights.logits(x, logits, method)
         routing = self.kernel.route(self.router, method, scored, self.router_weights.bias)
         if isinstance(self.shared, FusedShared):
             routing = self.shared.add_to(x, routing)
-        routing = without_padding(routing, is_padding)
+        routing = replace(without_padding(routing, is_padding), adapters=adapters)
         published = routing if self.kernel.tells_routing else None
         weights = None if published is None else published.topk_weights
         intermediates.keep("router", weights, copy=True)
-        out = self.kernel.apply(x, routing)
-        intermediates.keep("finalize", out, copy=True)
+        out = self._routed(x, routing)
         if isinstance(self.shared, SharedExperts):
             shared = self.shared.forward(x)
             intermediates.keep("shared", shared)
@@ -189,23 +113,18 @@ class FusedMoE:
         intermediates.keep("out", out, copy=True)  # a member may reuse the buffer
         return Output(out=out, routing=published)
 
-
-def _check_output(experts: ExpertsBase, partial: Tensor, expected: tuple[int, ...]) -> None:
-    """Raise MoEError for an output that is not [T, K], which might later be broadcast."""
-    shape = list(partial.shape) if isinstance(partial, torch.Tensor) else type(partial).__name__
-    if shape != list(expected):
-        name = type(experts).__name__
-        raise MoEError(f"{name}.apply returned {shape}; it must return [T, K] = {list(expected)}")
-
-
-def _with_zeros(x: Tensor, columns: int) -> Tensor:
-    """Return x [T, K] with zeros up to this number of columns."""
-    return x if x.shape[1] == columns else pad(x, (0, columns - x.shape[1]))
-
-
-def _plain(x: Tensor) -> Activations:
-    """Return x, [T, K], as unquantized activations."""
-    return Activations(codes=x)
+    def _routed(self, x: Tensor, routing: Routing) -> Tensor:
+        """Return what the routed experts add, [T, K]; of one TP rank, unless tokens are split."""
+        entered = x if self.latent is None else self.latent.enter(x)
+        if self.latent is not None:
+            intermediates.keep("latent", entered, copy=True)
+        out = self.kernel.apply(entered, routing)
+        intermediates.keep("finalize", out, copy=True)
+        if self.latent is None:
+            return out
+        out = self.latent.leave(out)
+        intermediates.keep("restored", out, copy=True)
+        return out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,12 +165,18 @@ def build(
     *,
     platform: Platform | None = None,
     router_weights: RouterWeights = NO_WEIGHTS,
+    latent: LatentProjections | None = None,
+    adapters: Adapters | None = None,
 ) -> FusedMoE:
     """Return the layer of `rank`. weights: the rank's own shard, see `shard_weights`.
 
     platform: where the layer will run; raises RefusedError if a member refuses the layer there.
-    None skips this check, for layers that a plan has checked.
+    None skips this check, for layers that a plan has checked. latent: if the layer has a latent
+    width; raises MoEError for projections that do not fit the layer. adapters: the rank's own share
+    (see `shard_adapters`), if the layer has some; raises MoEError for another share.
     """
+    check_projections(layer_spec, latent)
+    check_adapters(layer_spec, rank, adapters)
     if platform is not None:
         check(layer_spec, platform, members)
     quant = QUANT.load(members.quant)()
@@ -264,6 +189,7 @@ def build(
     check_set_up(experts)
     experts.router_bias = router_weights.bias
     experts.prepare_weights(weights)
+    experts.use_adapters(adapters)
     prepare_finalize = ALL2ALL.load(members.all2all)(groups.gather)
     kernel = KERNELS[row.kind](
         prepare_finalize=prepare_finalize,
@@ -277,7 +203,7 @@ def build(
     served = {"experts": experts, "all2all": prepare_finalize, "quant": quant, "router": routes}
     names = {family: type(member).__qualname__ for family, member in served.items()}
     parts = {"router": router, "kernel": kernel, "groups": groups, "shared": shared}
-    parts["router_weights"] = router_weights
+    parts |= {"router_weights": router_weights, "latent": latent}
     return FusedMoE(layer_spec=layer_spec, members=names, **parts)
 
 
@@ -304,7 +230,8 @@ def shard_weights(
 ) -> ExpertWeights:
     """Return this rank's weights: full experts, quantized, and then sharded.
 
-    w13: [e, 2N, K], w2: [e, K, N] model dtype: the full experts of `layer_spec.experts_of(rank)`.
+    w13: [e, 2N, K], w2: [e, K, N] model dtype: the full experts of `layer_spec.experts_of(rank)`;
+    of a latent layer with L in place of K.
     biases: b13 [e, 2N] and b2 [e, K], never quantized, or None. Raises MoEError if they are there
     and the layer has none, or the reverse, and for other shapes.
     """

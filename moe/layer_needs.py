@@ -108,7 +108,7 @@ def _no_shared_experts(layer_spec: LayerSpec) -> Reason | None:
 
 @reads(
     *("shared_fused", "shared_width", "shared_scheme", "zero_experts"),
-    "weights_input",
+    *("weights_input", "latent", "adapters"),
 )
 def _fused_differently(layer_spec: LayerSpec) -> Reason | None:
     """Refuse fused shared experts that are not like the routed ones, or join another feature."""
@@ -119,6 +119,8 @@ def _fused_differently(layer_spec: LayerSpec) -> Reason | None:
         "shared_scheme": layer_spec.shared_scheme.weights != "model",
         "zero_experts": layer_spec.zero_experts > 0,
         "weights_input": layer_spec.weights_input,
+        "latent": layer_spec.latent > 0,
+        "adapters": layer_spec.adapters > 0,
     }
     names = ", ".join(name for name, is_different in differs.items() if is_different)
     if not names:

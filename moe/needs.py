@@ -18,6 +18,7 @@ from moe.need import ANY, Anything, Need, fields_read, first_refusal, reads, res
 from moe.packages import Package
 from moe.packages import refusal as package_refusal
 from moe.reason import Reason
+from moe.routing_method import DECIDED_BY, asks_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container
@@ -25,12 +26,13 @@ if TYPE_CHECKING:
     from moe.roundup import Alignment
     from moe.spec import LayerSpec, Platform
 
-_SIZES = frozenset({"hidden", "intermediate"})  # fields of a layer that padding changes
+_SIZES = frozenset({"hidden", "intermediate", "latent"})  # fields of a layer that padding changes
 # Fields that decide on padded sizes.
 _PADDING = _SIZES | {"layout", "scheme", "pads", "roundup"}
-# Fields of Needs that are not checked for other families; `padding` is, for all2all backends.
+# Fields of Needs that are not checked for other families; `padding` and `adapters` are, for all2all
+# backends.
 EXPERTS_ONLY = ("activation_functions", "dequantizes", "routers", "layer_features")
-_PLAIN = (*EXPERTS_ONLY, "padding")
+_PLAIN = (*EXPERTS_ONLY, "padding", "adapters")
 UNQUANTIZED = frozenset({("model", "model")})
 
 
@@ -59,6 +61,9 @@ class Needs:
     # Whether padding rows may stand anywhere: their `topk_ids` are all -1, their values garbage,
     # and no other row may depend on them. Checked for experts and all2all backends only.
     padding: bool = False
+    # Whether each token's low-rank adapter is known to the experts: carried with the token by an
+    # all2all backend, added to its products by an experts backend. Checked for these two only.
+    adapters: bool = False
     hidden_multiple: int = 1  # the hidden size must be a multiple of this
     shard_multiple: int = 1  # the same for the intermediate size on each rank
     # More multiples, of some weight formats on some chips.
@@ -81,6 +86,8 @@ class Needs:
             for name, (unrestricted, check) in _CHECKS.items()
             if name not in leave_out and getattr(self, name) != unrestricted
         ]
+        if self.routers is not None and "routers" not in leave_out:
+            needs += [_unnamed_option(w) for w in DECIDED_BY if w not in self.routing_options]
         if self.probe is not None and self.are_met_by(platform):
             needs.append(_probe(self, platform))
         return tuple(needs)
@@ -114,7 +121,7 @@ def _activation(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason | No
     return Reason(code="activation_unsupported", text=text)
 
 
-@reads("shared_fused", "zero_experts", "expert_bias")
+@reads("shared_fused", "zero_experts", "expert_bias", "latent")
 def _layer_features(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason | None:
     """Refuse a feature of the layer that is not in `layer_features`."""
     supported = needs.layer_features
@@ -127,24 +134,26 @@ def _layer_features(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason 
     return Reason(code=f"{missing[0]}_unsupported", text=text)
 
 
-@reads(
-    *("router", "top_k", "renormalize", "router_bias", "router_groups", "chosen_groups"),
-    *("router_scale", "logits_dtype", "weights_input"),
-)
+@reads("router")
 def _routers(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason | None:
-    """Refuse a router that is not in `routers`, and an option that is not in `routing_options`."""
-    supported, method = needs.routers, layer_spec.routing_method
-    if supported is None:
+    """Refuse a router that is not in `routers`."""
+    supported = needs.routers
+    if supported is None or isinstance(supported, Anything) or layer_spec.router in supported:
         return None
-    if not isinstance(supported, Anything) and method.router not in supported:
-        text = f"routes by {', '.join(sorted(supported))}, not {method.router}"
-        return Reason(code="router_unsupported", text=text)
-    asked = (*method.options, *(("weights_input",) if method.weights_input else ()))
-    missing = [word for word in asked if word not in needs.routing_options]
-    if not missing:
-        return None
-    text = f"routes by itself, and does not name {missing[0]!r} in its `routing_options`"
-    return Reason(code="routing_option_unsupported", text=text)
+    text = f"routes by {', '.join(sorted(supported))}, not {layer_spec.router}"
+    return Reason(code="router_unsupported", text=text)
+
+
+def _unnamed_option(word: str) -> Need:
+    """Return the need that a layer does not ask for an option that `routing_options` leaves out."""
+
+    def refuse(layer_spec: LayerSpec) -> Reason | None:
+        if not asks_for(layer_spec, word):
+            return None
+        text = f"routes by itself, and does not name {word!r} in its `routing_options`"
+        return Reason(code="routing_option_unsupported", text=text)
+
+    return Need(reads=frozenset(DECIDED_BY[word]), refuse=refuse)
 
 
 @reads()
@@ -205,6 +214,15 @@ def _padding(_: Needs, __: Platform, layer_spec: LayerSpec) -> Reason | None:
     return Reason(code="padding_unsupported", text=text)
 
 
+@reads("adapters")
+def _adapters(_: Needs, __: Platform, layer_spec: LayerSpec) -> Reason | None:
+    """Refuse low-rank adapters."""
+    if not layer_spec.adapters:
+        return None
+    text = "does not say that tokens may have low-rank adapters (`adapters` in its needs)"
+    return Reason(code="lora_unsupported", text=text)
+
+
 @reads("layout")
 def _world(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason | None:
     """Refuse more ranks than `max_world`."""
@@ -214,13 +232,13 @@ def _world(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason | None:
     return Reason(code="too_many_ranks", text=text)
 
 
-@reads("hidden", "scheme", "pads", "roundup")
+@reads("hidden", "latent", "scheme", "pads", "roundup")
 def _hidden(needs: Needs, platform: Platform, layer_spec: LayerSpec) -> Reason | None:
     """Refuse a hidden size that is not the needed multiple, after padding if the method pads."""
     multiple = roundup.hidden_multiple(needs, layer_spec, platform.features)
     if roundup.padded_hidden(needs, layer_spec, platform.features) % multiple == 0:
         return None
-    text = f"hidden size {layer_spec.hidden} is not a multiple of {multiple}"
+    text = f"hidden size {layer_spec.expert_hidden} is not a multiple of {multiple}"
     return Reason(code="size_not_multiple", text=text)
 
 
@@ -236,7 +254,7 @@ def _shard(needs: Needs, platform: Platform, layer_spec: LayerSpec) -> Reason | 
     return Reason(code="size_not_multiple", text=text)
 
 
-@reads("hidden", "intermediate", "layout", "scheme", "pads", "roundup")
+@reads("hidden", "latent", "intermediate", "layout", "scheme", "pads", "roundup")
 def _aligned(needs: Needs, platform: Platform, layer_spec: LayerSpec) -> Reason | None:
     """Refuse sizes that are not the multiples of `alignments`, in the same way."""
     return _hidden(needs, platform, layer_spec) or _shard(needs, platform, layer_spec)
@@ -272,6 +290,7 @@ _CHECKS: dict[str, tuple[object, Callable[[Needs, Platform, LayerSpec], Reason |
     "formats": (ANY, _formats),
     "dequantizes": (True, _code_features),
     "padding": (True, _padding),
+    "adapters": (True, _adapters),
     "max_world": (None, _world),
     "hidden_multiple": (1, _hidden),
     "shard_multiple": (1, _shard),

@@ -1,7 +1,8 @@
 """Name what is called of vLLM, and the sizes that its kernels do not take. Torch-free.
 
-The adapters are `moe.experts.vllm_triton`, `moe.experts.vllm_permute` and
-`moe.routers.vllm_softmax`. docs/released-backends.md says where vLLM rounds.
+The adapters are `moe.experts.vllm_triton`, `moe.experts.vllm_permute`, `moe.experts.marlin`,
+`moe.experts.triton_kernels_experts` and `moe.routers.vllm_softmax`. docs/released-backends.md says
+where vLLM rounds.
 """
 
 from __future__ import annotations
@@ -49,6 +50,21 @@ PERMUTE = _vllm(
     "(out, permuted_hidden_states, topk_weights, inv_permuted_idx, expert_first_token_offset)",
     _ACTIVATION,
 )
+MARLIN = _vllm(
+    f"{_MOE}.experts.marlin_moe:fused_marlin_moe"
+    "(hidden_states, w1, w2, bias1, bias2, w1_scale, w2_scale, topk_weights, topk_ids, "
+    "quant_type_id, global_num_experts, activation, expert_map, w1_zeros, w2_zeros, "
+    "intermediate_cache13, intermediate_cache2, output)",
+    "vllm.scalar_type:scalar_types",
+)
+_OAI = "vllm.third_party.triton_kernels"  # a copy of the package triton_kernels
+TRITON_KERNELS = _vllm(
+    "vllm.utils.import_utils:has_triton_kernels()",
+    f"{_OAI}.matmul_ogs:matmul_ogs(x, w, bias, routing_data, precision_config)",
+    f"{_OAI}.routing:compute_expt_data(expt_hist, n_expts_tot, n_gates)",
+    f"{_OAI}.tensor:convert_layout(tensor, layout_cls)",
+    f"{_OAI}.tensor:wrap_torch_tensor(torch_tensor, dtype)",
+)
 ROUTER = _vllm(
     "vllm._custom_ops:topk_softmax"
     "(topk_weights, topk_ids, token_expert_indices, gating_output, renormalize)"
@@ -62,6 +78,33 @@ ROUTER = _vllm(
 def sizes_fit(layer_spec: LayerSpec, _: Platform) -> Reason | None:
     """Refuse more experts than vLLM aligns, and sizes that cut a group of its quantization."""
     return _too_many_experts(layer_spec) or _cut_group(layer_spec)
+
+
+@reads(
+    *("num_experts", "shared_experts", "shared_fused", "dtype"),
+    *("hidden", "intermediate", "layout", "scheme"),
+)
+def marlin_fits(layer_spec: LayerSpec, _: Platform) -> Reason | None:
+    """Refuse more experts than vLLM aligns, rows of a single group, and mxfp4 in fp16."""
+    return _too_many_experts(layer_spec) or _single_group(layer_spec) or _fp16_powers(layer_spec)
+
+
+def _single_group(layer_spec: LayerSpec) -> Reason | None:
+    """Refuse sizes of one group, whose scale Marlin reads in another order and applies later."""
+    group = resolve("moe.formats:FORMATS")[layer_spec.scheme.weights].group
+    for noun, size in (("hidden size", layer_spec.hidden), *_shards(layer_spec)):
+        if group is not None and size <= group:
+            text = f"{noun} {size} is a single group of {layer_spec.scheme.weights}; Marlin's rows "
+            return Reason(code="single_group", text=f"{text}have at least two")
+    return None
+
+
+def _fp16_powers(layer_spec: LayerSpec) -> Reason | None:
+    """Refuse e8m0 scales with fp16 activations, for which no kernel is compiled."""
+    fmt = resolve("moe.formats:FORMATS")[layer_spec.scheme.weights]
+    if layer_spec.dtype != "fp16" or fmt.scale_dtype != "e8m0":
+        return None
+    return Reason(code="dtype_unsupported", text=f"takes {fmt.name} in bf16 only, not fp16")
 
 
 def _too_many_experts(layer_spec: LayerSpec) -> Reason | None:

@@ -60,7 +60,7 @@ def padded_hidden(needs: Needs, layer_spec: LayerSpec, features: frozenset[str])
     It is a multiple of `layer_spec.roundup`, and if the method pads, of what the row needs.
     """
     multiple = hidden_multiple(needs, layer_spec, features) if layer_spec.pads else 1
-    return _up(layer_spec.hidden, math.lcm(multiple, layer_spec.roundup))
+    return _up(layer_spec.expert_hidden, math.lcm(multiple, layer_spec.roundup))
 
 
 def padded_shards(needs: Needs, layer_spec: LayerSpec, features: frozenset[str]) -> tuple[int, ...]:
@@ -81,7 +81,7 @@ def rounded_up(
         hidden=padded_hidden(needs, layer_spec, features),
         shards=padded_shards(needs, layer_spec, features),
     )
-    unpadded = Padded(hidden=layer_spec.hidden, shards=layer_spec.shard_sizes)
+    unpadded = Padded(hidden=layer_spec.expert_hidden, shards=layer_spec.shard_sizes)
     return layer_spec if padded == unpadded else replace(layer_spec, padded=padded)
 
 

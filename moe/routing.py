@@ -60,7 +60,8 @@ def without_padding(routing: Routing, is_padding: Tensor | None) -> Routing:
     if is_padding is None:
         return routing
     rows = is_padding[:, None]
-    return Routing(
+    return replace(
+        routing,
         topk_ids=routing.topk_ids.masked_fill(rows, -1),
         topk_weights=routing.topk_weights.masked_fill(rows, 0.0),
     )

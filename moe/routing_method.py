@@ -12,11 +12,35 @@ of equal size; a group's score is the sum of its two highest score + bias, and o
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from moe.spec import LayerSpec
 
 # What a router row must name in its `takes` to be asked for it.
 BIAS, GROUPS, SCALE, LOGITS_DTYPE = "bias", "groups", "scale", "logits_dtype"
 OPTIONS = (BIAS, GROUPS, SCALE, LOGITS_DTYPE)
+WEIGHTS_INPUT = "weights_input"  # what only a backend that routes by itself must name, too
+# Fields of a layer that decide whether it asks for a word.
+DECIDED_BY = {
+    BIAS: ("router_bias",),
+    GROUPS: ("router_groups", "chosen_groups"),
+    SCALE: ("router_scale",),
+    LOGITS_DTYPE: ("logits_dtype",),
+    WEIGHTS_INPUT: ("weights_input",),
+}
+
+
+def asks_for(layer_spec: LayerSpec, word: str) -> bool:
+    """Return whether a layer asks for a word of DECIDED_BY. Reads no other of its fields."""
+    match word:
+        case "groups":
+            return layer_spec.chosen_groups < layer_spec.router_groups
+        case "scale":
+            return layer_spec.router_scale != 1.0
+        case "logits_dtype":
+            return layer_spec.logits_dtype != "model"
+    return bool(getattr(layer_spec, *DECIDED_BY[word]))
 
 
 @dataclass(frozen=True, kw_only=True)

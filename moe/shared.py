@@ -57,7 +57,7 @@ class SharedExperts:
         """Return x @ w.T, [T, O], rounded once to the dtype of x [T, I], which is quantized."""
         matrix = w.expert(0)
         if matrix.scale is None and matrix.codes.dtype == x.dtype:
-            return _plain_product(x, matrix.codes)
+            return plain_product(x, matrix.codes)
         values = dequantize_activations(self.quant.quantize_input(x, None))
         return linear(values, dequantize_weight(matrix)).to(x.dtype)
 
@@ -87,7 +87,7 @@ def gate_of(x: Tensor, gate: Tensor) -> Tensor:
     return linear(x.float(), gate.float()).sigmoid()
 
 
-def _plain_product(x: Tensor, w: Tensor) -> Tensor:
+def plain_product(x: Tensor, w: Tensor) -> Tensor:
     """Return x @ w.T, [T, O], in their dtype, rounded once. x: [T, I], w: [O, I].
 
     Without `out_dtype` cuBLAS can split a sum and round the partial sums to 16 bits.

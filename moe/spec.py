@@ -88,6 +88,9 @@ class LayerSpec:
     pads: bool = False  # to multiples that the experts backend needs
     roundup: int = 1  # to a multiple of this
     padded: Padded | None = None  # the sizes that result, if any differs
+    adapters: int = 0  # low-rank adapters of the routed experts, of which a token has one or none
+    lora_rank: int = 8  # their rank
+    latent: int = 0  # L, width on which the routed experts work, see `moe.latent`; 0: that of K
 
     @property
     def routing_method(self) -> RoutingMethod:
@@ -116,12 +119,20 @@ class LayerSpec:
         world = range(self.layout.world_size)
         return tuple(len(self.layout.intermediate_of(r, self.intermediate)) for r in world)
 
+    @property
+    def expert_hidden(self) -> int:
+        """Return the hidden size of the routed experts: L of a latent layer, else K."""
+        return self.latent or self.hidden
+
     def for_experts(self) -> LayerSpec:
-        """Return the layer as an experts backend sees it: with padded sizes, if there are any."""
+        """Return the layer as an experts backend sees it: with the latent width as its hidden
+        size, and with padded sizes, if there are any.
+        """
+        inner = replace(self, hidden=self.expert_hidden, latent=0) if self.latent else self
         if self.padded is None:
-            return self
-        values = {field.name: getattr(self, field.name) for field in fields(LayerSpec)}
-        return PaddedSpec(**(values | {"hidden": self.padded.hidden}), unpadded_hidden=self.hidden)
+            return inner
+        values = {field.name: getattr(inner, field.name) for field in fields(LayerSpec)}
+        return PaddedSpec(**(values | {"hidden": self.padded.hidden}), unpadded_hidden=inner.hidden)
 
     @property
     def shared_columns(self) -> int:
@@ -169,6 +180,7 @@ FEATURES: dict[str, Callable[[LayerSpec], bool]] = {
     "fused_shared": lambda layer_spec: layer_spec.shared_fused,
     "zero_experts": lambda layer_spec: layer_spec.zero_experts > 0,
     "expert_bias": lambda layer_spec: layer_spec.expert_bias,
+    "latent": lambda layer_spec: layer_spec.latent > 0,
 }
 
 

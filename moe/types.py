@@ -119,11 +119,13 @@ class Routing:
     """Hold the experts of each token and their weights.
 
     topk_ids: [T, k] int32 expert ids, global unless stated otherwise; -1 = none.
-    topk_weights: [T, k] float32.
+    topk_weights: [T, k] float32. adapters: [T] int32 number of each token's low-rank adapter, -1 =
+    none; None in a layer without adapters.
     """
 
     topk_ids: Tensor
     topk_weights: Tensor
+    adapters: Tensor | None = None
 
     @classmethod
     def of_logits(cls, logits: Tensor) -> Routing:

@@ -49,7 +49,7 @@ def messages(subject: Subject, calls: Sequence[Call]) -> Iterator[str]:
     first = calls[0]
     x, logits = first.tokens.x.clone(), first.tokens.logits.clone()
     with guarded_buffers.poisoned():
-        returned = subject.call(x, logits, first.tokens.is_padding).out
+        returned = subject.call(x, logits, first.tokens).out
         repeated = judged_output(first.tokens, returned)
         violations = guarded_buffers.broken_guards() + changed_inputs((x, logits), first.tokens)
     if not any(call.broken for call in calls):

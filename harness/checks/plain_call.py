@@ -36,7 +36,7 @@ def _texts(observation: Observation) -> Iterator[str]:
     """Yield a message if bits differ that must not, or if only this output is wrong."""
     first = observation.calls[0]
     x, logits = first.tokens.x.clone(), first.tokens.logits.clone()
-    returned = observation.subject.call(x, logits, first.tokens.is_padding).out
+    returned = observation.subject.call(x, logits, first.tokens).out
     out = judged_output(first.tokens, returned)
     if observation.has_failed(first) or not bool(first.answer.out.isfinite().all()):
         return

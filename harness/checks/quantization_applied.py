@@ -160,7 +160,8 @@ def _projection(
 def _variant(variant: BaselineSiluAndMul, call: Call, rows: Tensor) -> Tensor:
     routing = call.output.routing
     ids, weights = routing.topk_ids[rows], routing.topk_weights[rows]
-    return variant(call.tokens.x[rows], ids, weights, like=call.answer).out
+    adapters = call.tokens.adapters_of(rows)
+    return variant(*(call.tokens.x[rows], ids, weights), like=call.answer, adapters=adapters).out
 
 
 def message(projections: Sequence[Projection], quant: str) -> str | None:

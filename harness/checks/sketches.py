@@ -43,7 +43,10 @@ def _signs(x: Tensor) -> Tensor:
 def _slack(subject: Subject, call: Call, rows: Tensor) -> Tensor:
     """Return how far each row may be from another layout's: tolerance plus quantization error."""
     routing, expected = call.output.routing, call.answer.out[rows]
-    ideal = subject.ideal(call.tokens.x[rows], routing.topk_ids[rows], routing.topk_weights[rows])
+    ideal = subject.ideal(
+        *(call.tokens.x[rows], routing.topk_ids[rows], routing.topk_weights[rows]),
+        adapters=call.tokens.adapters_of(rows),
+    )
     error = (expected - ideal.out).norm(dim=1)
     slack: Tensor = row_tolerance(call.answer)[rows] + error + expected.norm(dim=1) * 2.0**-20
     return slack

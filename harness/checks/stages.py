@@ -56,13 +56,22 @@ def findings(observation: Observation) -> tuple[Finding, ...]:
 
 
 def are_finite(observation: Observation) -> bool:
-    """Tell whether no stage holds the NaN of a router: such rows go through every stage."""
+    """Tell whether no stage holds the NaN of a router.
+
+    Between ranks such rows cannot be told from others whose values are wrong.
+    """
     return observation.subject.case.logits != "nan"
+
+
+def are_finite_inside(observation: Observation) -> bool:
+    """Tell whether the experts' rows without a NaN weight do not depend on those with one."""
+    case = observation.subject.case
+    return case.logits != "nan" or not case.weights_input
 
 
 def could_be_read(observation: Observation) -> bool:
     """Tell whether the recorded stages were readable: `findings` raised no exception."""
-    return are_finite(observation) and not any(
+    return are_finite_inside(observation) and not any(
         finding.check == CHECK.name and finding.verdict is Verdict.ERROR
         for finding in observation.findings
     )

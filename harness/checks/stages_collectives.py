@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from harness.checks import token_order
+from harness.checks import stages_latent, token_order
 from harness.checks.stage_bound import REACH, Expected, compare, rounding
 from moe.reference import formats
 from moe.reference.total import passed_through
@@ -24,13 +24,16 @@ if TYPE_CHECKING:
 
 
 def check(handed: Handed, on_all_ranks: frozenset[str]) -> list[StageFinding]:
-    """Return findings on dispatch, input, finalize, shared and out, in this order.
+    """Return findings on latent, dispatch, input, finalize, restored, shared and out.
 
     on_all_ranks: stages that every rank hands out; all ranks call with the same ones.
     """
-    if max(handed.sizes) == 0 or not on_all_ranks >= {"ids", "weights", "input"}:
+    is_latent = handed.subject.case.latent > 0
+    needed = {"ids", "weights", "input", *(("latent",) if is_latent else ())}
+    if max(handed.sizes) == 0 or not on_all_ranks >= needed:
         return _after_experts(handed, on_all_ranks)
-    expected = token_order.sent(handed, *_chosen_routing(handed))
+    projected = _gathered(handed, stages_latent.sent(handed)) if is_latent else None
+    expected = token_order.sent(handed, *_chosen_routing(handed), projected)
     at = token_order.order(handed, expected)
     mismatched = None if at is None else token_order.mismatched_rows(handed, expected.rows, at)
     sent_correctly = _sent_correctly(handed, mismatched)
@@ -38,6 +41,7 @@ def check(handed: Handed, on_all_ranks: frozenset[str]) -> list[StageFinding]:
         return _after_experts(handed, on_all_ranks)
     departing = [
         _routing(handed, expected, at),
+        _adapters(handed, at) if "adapters" in on_all_ranks else None,
         _input(handed, expected, at, mismatched, sent_correctly),
     ]
     if on_all_ranks >= {"combine", "finalize"}:
@@ -99,6 +103,17 @@ def _routing(handed: Handed, expected: Sent, at: Tensor) -> StageFinding | None:
     return compare("dispatch", received, weights, _labels(handed, at), noun="router weights")
 
 
+def _adapters(handed: Handed, at: Tensor) -> StageFinding | None:
+    """Compare the adapter that came with each token. Collective."""
+    chosen = handed.call.tokens.adapters
+    if chosen is None:
+        return None
+    wanted = _gathered(handed, chosen[:, None]).float()
+    received = handed.stages["adapters"].value[at][:, None]
+    exactly = Expected(value=wanted, tolerance=torch.zeros(1, device=at.device))
+    return compare("dispatch", received, exactly, _labels(handed, at), noun="adapters")
+
+
 def _input(
     handed: Handed, expected: Sent, at: Tensor, mismatched: Tensor, sent_correctly: Tensor
 ) -> StageFinding | None:
@@ -153,11 +168,14 @@ def _finalize(handed: Handed, at: Tensor) -> StageFinding | None:
 
 
 def _values(handed: Handed, stage: str, rows: int) -> Tensor:
-    """Return a stage's values [rows, K].
+    """Return a stage's values [rows, K]; inside a latent layer [rows, L].
 
     Raises ValueError for another shape: ranks would wait for each other's rows.
     """
-    value, shape = handed.stages[stage].value, [rows, handed.call.tokens.x.shape[1]]
+    layer_spec = handed.subject.case.layer_spec
+    is_outside = stage in ("out", "restored")
+    width = layer_spec.hidden if is_outside else layer_spec.expert_hidden
+    value, shape = handed.stages[stage].value, [rows, width]
     if list(value.shape) != shape:
         raise ValueError(f"stage {stage} was handed out as {list(value.shape)}; it must be {shape}")
     return value
@@ -194,8 +212,8 @@ def _sum(
 
 
 def _after_experts(handed: Handed, on_all_ranks: frozenset[str]) -> list[StageFinding]:
-    findings = [_shared(handed)]
-    if on_all_ranks >= {"finalize", "out"}:
+    findings = [*stages_latent.check(handed), _shared(handed)]
+    if on_all_ranks >= {stages_latent.last(handed), "out"}:
         findings.append(_out(handed))
     return [finding for finding in findings if finding is not None]
 
@@ -222,7 +240,7 @@ def _shared(handed: Handed) -> StageFinding | None:
 
 
 def _out(handed: Handed) -> StageFinding | None:
-    """Compare finalize + shared, summed over the TP ranks, and what zero experts add last.
+    """Compare the routed + shared parts, summed over the TP ranks, and what zero experts add last.
 
     Uses at most 16 rows. Collective.
     """
@@ -232,7 +250,7 @@ def _out(handed: Handed) -> StageFinding | None:
     rows = handed.sampled(handed.rank)
     if len(rows) == 0:  # on every rank of the TP group, unless nothing is summed over it
         return None
-    local = _values(handed, "finalize", tokens)[rows].float()
+    local = _values(handed, stages_latent.last(handed), tokens)[rows].float()
     if handed.has("shared"):
         total = local + handed.stages["shared"].value[rows].float()
         local = formats.on_grid(total, dtype)

@@ -36,7 +36,7 @@ _TINY = 2.0**-126  # the smallest normal float32: below, hardware may flush to z
 
 def check(handed: Handed, *, all_rows: bool = False) -> list[StageFinding]:
     """Return the wrong stages. all_rows: judge every row; else a sample unless all are cheap."""
-    tokens = _sampled(handed, all_rows)
+    tokens = _weighed(handed, _sampled(handed, all_rows))
     flat = _by_expert(handed, tokens)
     departing: list[StageFinding | None] = []
     labels = _labels(handed, flat)
@@ -52,6 +52,14 @@ def check(handed: Handed, *, all_rows: bool = False) -> list[StageFinding]:
     departing.append(combine(handed, tokens))
     findings = [finding for finding in departing if finding is not None]
     return findings or _not_finite(handed, tokens, flat, labels)
+
+
+def _weighed(handed: Handed, tokens: Tensor) -> Tensor:
+    """Return the gathered rows whose router weights are numbers: those of NaN logits are not."""
+    if handed.subject.case.logits != "nan" or not handed.has("weights"):
+        return tokens
+    weights = handed.stages["weights"].value[tokens].float()
+    return tokens[~weights.isnan().any(dim=1)]
 
 
 def _not_finite(
@@ -79,7 +87,7 @@ def _sampled(handed: Handed, all_rows: bool) -> Tensor:
         real = (handed.ids >= 0).any(dim=1).nonzero().flatten()
     layer_spec = handed.subject.case.layer_spec
     columns = max(layer_spec.shard_sizes)
-    if all_rows or len(real) * handed.top_k * layer_spec.hidden * columns * 3 <= CHEAP:
+    if all_rows or len(real) * handed.top_k * layer_spec.expert_hidden * columns * 3 <= CHEAP:
         return real
     return real[chosen_rows(len(real), real.device)]
 
@@ -122,10 +130,9 @@ def _products(handed: Handed, flat: Tensor) -> dict[str, Expected]:
         matrices = dict(zip(("gemm1", "gemm2"), _shard(handed, e), strict=True))
         biases = dict(zip(("gemm1", "gemm2"), _biases(handed, e), strict=True))
         for name in inputs:
-            w = matrices["gemm2" if name == "weighted" else name]
-            x = inputs[name][rows]
-            total = x @ w.T
-            bias = biases["gemm2" if name == "weighted" else name]
+            product = "gemm2" if name == "weighted" else name
+            w, bias, x = matrices[product], biases[product], inputs[name][rows]
+            total = _with_adapters(handed, e, product, x @ w.T, (x, flat[rows]))
             parts[name].append(total if bias is None else total + bias)
             noise[name].append(of_each_sum(x, w, numerics))
     return {
@@ -149,14 +156,39 @@ def _inputs(handed: Handed, flat: Tensor) -> dict[str, Tensor]:
 
 def _shard(handed: Handed, local: int) -> tuple[Tensor, Tensor]:
     """Return this rank's columns of an expert's reference w13 [2n, K] (or [n, K]) and w2 [K, n]."""
-    case = handed.subject.case
     expert = int(handed.global_ids(torch.tensor(local)))
-    w13, w2 = handed.subject.reference.weights(expert)
+    return _columns_of(handed, *handed.subject.reference.weights(expert))
+
+
+def _columns_of(handed: Handed, w13: Tensor, w2: Tensor) -> tuple[Tensor, Tensor]:
+    """Return this rank's columns of w13 [2N, K] (or [N, K]) and w2 [K, N]."""
+    case = handed.subject.case
     columns = case.layout.intermediate_of(handed.rank, case.n)
     if len(columns) == case.n:
         return w13, w2
     part = slice(columns.start, columns.stop)
     return torch.cat([matrix[part] for matrix in torch.split(w13, case.n)]), w2[:, part]
+
+
+def _with_adapters(
+    handed: Handed, local: int, product: str, total: Tensor, of_rows: tuple[Tensor, Tensor]
+) -> Tensor:
+    """Return a product [r, O] of local expert `local` with what adapters add to it.
+
+    of_rows: the rows' inputs [r, I] and their flat numbers [r].
+    """
+    truth = handed.subject.reference.adapters
+    if truth is None or not handed.has("adapters"):
+        return total
+    x, flat = of_rows
+    numbers = handed.stages["adapters"].value[flat // handed.top_k]
+    expert = int(handed.global_ids(torch.tensor(local)))
+    for number in torch.unique(numbers[numbers >= 0]).tolist():
+        changes = _columns_of(handed, *truth.changes(number, expert, x.dtype))
+        change = changes[0 if product == "gemm1" else 1]
+        is_its = numbers == number
+        total[is_its] += x[is_its] @ change.T
+    return total
 
 
 def _biases(handed: Handed, local: int) -> tuple[Tensor | None, Tensor | None]:

@@ -44,15 +44,17 @@ class Sent:
     weights: Tensor
 
 
-def sent(handed: Handed, ids: Tensor, weights: Tensor) -> Sent:
+def sent(handed: Handed, ids: Tensor, weights: Tensor, projected: Tensor | None = None) -> Sent:
     """Return what this rank should receive, given the choice of each token's rank.
 
-    ids: [S, k] global expert ids. weights: [S, k] float32.
+    ids: [S, k] global expert ids. weights: [S, k] float32. projected: [S, L] tokens as each rank
+    recorded them in the stage `latent`, of a latent layer; None: they are made from the seed.
     """
     case = handed.subject.case
     layer_spec = case.layer_spec
     local = local_ids(ids.long(), layer_spec.experts_of(handed.rank), layer_spec.held_experts)
-    rows = _expected_rows(handed, weights if case.weights_input else None)
+    x = handed.sent if projected is None else projected
+    rows = _expected_rows(handed, x, weights if case.weights_input else None)
     if case.weights_input:  # the experts get weights of 1
         weights = torch.ones_like(weights)
     weights = torch.where(local >= 0, weights, 0.0)
@@ -97,20 +99,20 @@ def order(handed: Handed, expected: Sent) -> Tensor | None:
 
 def by_rows(handed: Handed) -> Tensor | None:
     """Return the order as `order` does, from the activations alone. Not collective."""
-    if handed.subject.case.weights_input:
-        return None  # rows hold weights of other ranks
-    rank_order, expected = _rank_order(handed), _expected_rows(handed)
+    if handed.subject.case.weights_input or handed.subject.case.latent:
+        return None  # rows hold weights or projections of other ranks
+    rank_order, expected = _rank_order(handed), _expected_rows(handed, handed.sent)
     if rank_order is not None and not bool(mismatched_rows(handed, expected, rank_order).any()):
         return rank_order
     return _matched(handed, expected)
 
 
-def _expected_rows(handed: Handed, weights: Tensor | None = None) -> Rows:
-    """Return the input rows of all tokens of the group, regenerated from the seed.
+def _expected_rows(handed: Handed, sent_rows: Tensor, weights: Tensor | None = None) -> Rows:
+    """Return the input rows of all tokens of the group [S, K], quantized as the layer does.
 
     weights: [S, 1] router weights that multiply them, or None.
     """
-    x, fmt = handed.sent.float(), handed.subject.reference.act_format
+    x, fmt = sent_rows.float(), handed.subject.reference.act_format
     if weights is not None:
         x = formats.on_grid(x * weights, handed.subject.case.dtype)
     if fmt.grid == "model":

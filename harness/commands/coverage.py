@@ -101,8 +101,8 @@ def _lines(number: int, certificate: Certificate) -> Iterator[str]:
 def _count_lines(what: str, count: Count, names: list[str]) -> Iterator[str]:
     """Yield the lines on the combinations of one strength."""
     yield f"  {what}: {count.covered:,} of {count.feasible:,} feasible combinations are covered"
-    axes = " x ".join(names[factor] for factor in count.bound_by)
-    yield f"    at least {count.bound:,} cases are necessary, for {axes}"
+    axes = " x ".join(names[factor] for factor in count.largest_of)
+    yield f"    at least {count.bound:,} cases are necessary; {axes} alone needs {count.largest:,}"
     if count.infeasible:
         yield f"    {count.infeasible.total():,} are impossible: {_codes(count.infeasible)}"
 

@@ -173,6 +173,8 @@ def _with_features(machine: Machine, case: MoETestConfig) -> MoETestConfig:
         {"shared_fused": True},
         {"shared_width": pick.choice([n for n in SIZES if n * 2 <= case.n * 3])},
         {"shared_quant": pick.choice(list(QUANT.rows))},
+        {"latent": pick.choice([n for n in SIZES if n <= 2 * case.k])},
+        {"adapters": pick.choice((1, 2, 3)), "lora_rank": pick.choice((1, 8, 16, 24))},
     ]
     for change in pick.sample(changes, pick.choice((0, 0, 1, 2))):
         changed = case.replace(**change)
@@ -217,7 +219,7 @@ TOGETHER = (
     *("router_bias", "router_groups", "chosen_groups", "router_scale", "weights_input"),
     *("logits", "logits_dtype", "gate", "padding"),
     *("shared_width", "shared_quant", "shared_gate", "shared_fused"),  # by the seed
-    "zero_experts",
+    *("zero_experts", "latent", "adapters", "lora_rank"),
 )
 _ALONE = tuple(name for name in AXES if name not in TOGETHER)
 _WORDS = {"shared_experts": "shared", "renormalize": "no_renorm"}  # a layer must take these

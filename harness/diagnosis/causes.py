@@ -17,7 +17,7 @@ import torch
 from harness.diagnosis.fit import fits_of
 from harness.diagnosis.moved_rows import moved_rows
 from harness.diagnosis.patterns import of_columns
-from harness.diagnosis.wrong_rows import sample_rows
+from harness.diagnosis.wrong_rows import clear_first, sample_rows
 from harness.mutants import NotApplicable
 from harness.mutants.contributions import blamed
 from harness.record.diagnosis import NamedCause
@@ -102,7 +102,7 @@ def search(
     ordered = sorted(hypotheses, key=lambda h: not h.battery)
     cheap = [h for h in ordered if not h.costly]
     costly = [h for h in ordered if h.costly]
-    is_wrong = rows[sampled.rows]
+    sampled, is_wrong = clear_first(sampled, rows[sampled.rows])
     _try(cheap, sampled, is_wrong, columns, progress)
     fitting = _fitting_one_row(costly, sampled, is_wrong, columns, progress)
     _try(fitting, sampled, is_wrong, columns, progress)

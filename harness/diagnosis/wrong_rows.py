@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness.checks.alternatives import answer_of_rows
+from harness.checks.output import row_tolerance
+from harness.diagnosis.fit import MAX_RESIDUAL, TOLERANCE_FACTOR, lengths
 from harness.fixtures.layer_call import MAX_ROWS, chosen_rows, rows_of
 from harness.matrix.exactness import is_bitwise
 from harness.mutants import FEW
@@ -39,10 +41,28 @@ def sample_rows(scene: Scene, call: Call, is_wrong: Tensor) -> Scene:
         logits=call.tokens.logits[rows],
         topk_ids=routing.topk_ids[rows],
         topk_weights=routing.topk_weights[rows],
+        adapters=call.tokens.adapters_of(rows),
         actual=call.output.out[rows],
         answer=answer,
         memo={},
     )
+
+
+def clear_first(scene: Scene, is_wrong: Tensor) -> tuple[Scene, Tensor]:
+    """Return the scene and is_wrong [r] with the first clear one of the wrong rows in front.
+
+    A row is clear if each prediction within its tolerance leaves so little of its error that it can
+    be named: the error of others may be as small as a tolerance of what is to be explained. Without
+    a clear row, the clearest one.
+    """
+    unit = scene.answer.out.float().square().mean(dim=1, keepdim=True).sqrt()
+    error = lengths(scene.actual.float(), scene.answer.out.float(), unit)
+    clearness = torch.where(is_wrong, error / row_tolerance(scene.answer).clamp(min=1e-38), -1.0)
+    is_clear = clearness >= TOLERANCE_FACTOR / MAX_RESIDUAL
+    first = int(torch.where(is_clear, torch.inf, clearness).argmax())
+    order = torch.arange(len(clearness), device=clearness.device)
+    order = torch.cat([order[first : first + 1], order[:first], order[first + 1 :]])
+    return scene.reordered(order), is_wrong[order]
 
 
 def _with_ball(scene: Scene, call: Call, rows: Tensor, answer: Answer) -> Answer:
@@ -74,6 +94,7 @@ def _computed(scene: Scene, call: Call, is_wrong: Tensor) -> tuple[Tensor, Answe
         routing.topk_weights[rows],
         keep=torch.arange(len(rows), device=rows.device),
         like=call.answer,
+        adapters=call.tokens.adapters_of(rows),
     )
     return rows, dataclasses.replace(answer, amax1=call.answer.amax1, amax2=call.answer.amax2)
 

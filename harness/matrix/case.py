@@ -17,219 +17,24 @@ from typing import Any
 from harness.errors import CaseError
 from harness.matrix.axis import axes_of, axis, file_keys, value_error
 from harness.matrix.call_modes import CALL_MODES, EAGER
+from harness.matrix.case_axes import (
+    LEAST_WITH_SHARES,
+    MOST_WITH_SHARES,
+    NO_PADDING,
+    FeatureAxes,
+)
 from harness.matrix.case_id import parse_all
 from harness.matrix.features import NOTHING
 from moe.layers import COMPOSED, OWN
 from moe.layout import Layout
-from moe.oracle import AUTO
 from moe.quant import QUANT
-from moe.spec import DTYPE_BYTES, LayerSpec
-
-MOST_WITH_SHARES = 10  # most experts of a token of which none is less of its row than
-SMALLEST_SHARE = 0.15  # by the norms of what the expert adds to the row, and of the row
-LEAST_WITH_SHARES = 32  # smallest n and k for which inputs are made so
-# With fewer than 64 columns a row's error scatters too much for a tolerance of six sigma.
-NO_PADDING = "none"
-PADDING = (NO_PADDING, "end", "middle", "all")  # see harness.fixtures.padding_rows
-# Distributions of the router logits, see harness.fixtures.logit_rows.
-LOGITS = (*("spread", "uniform", "skewed", "hot", "empty", "ties", "negative", "large", "nan"),)
-_SIZES = (64, 72, 96, 100, 128, 131, 160, 192, 200, 256, 320, 384, 512, 640, 768, 1024)
-_EXPERT_COUNTS = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 64)
+from moe.spec import LayerSpec
 
 
 @dataclass(frozen=True, kw_only=True)
-class MoETestConfig:
+class MoETestConfig(FeatureAxes):
     """One case. Sizes are of the unsharded layer. Each field is declared as an `Axis`."""
 
-    m: int = axis(
-        "m", "tokens per DP rank", group="shapes", outputs_agree=True, simplest=(1, 2, 3, 4)
-    )
-    n: int = axis("n", "intermediate size", group="shapes", simplest=_SIZES)
-    k: int = axis("k", "hidden size", group="shapes", simplest=_SIZES)
-    num_experts: int = axis("e", "routed experts of the layer", simplest=_EXPERT_COUNTS)
-    total_experts: int = axis(
-        "of",
-        "experts of the layer if the case is some ranks' share, whose router sees its own; 0: all",
-        default=0,
-        minimum=0,
-    )
-    top_k: int = axis(
-        "topk",
-        f"experts that a token is routed to; above {MOST_WITH_SHARES} one of them may be less than "
-        f"{SMALLEST_SHARE:g} of a row",
-        simplest=(1, 2, 3, 4, 6, 8),
-    )
-    experts: str = axis(
-        "experts",
-        "experts backend: a name, `auto`, 'pkg.mod:Class', or `own` (a layer's)",
-        family="experts",
-        extra_names=(AUTO, OWN),
-        outputs_agree=True,
-    )
-    all2all: str = axis(
-        "a2a",
-        "all2all backend: a name or 'pkg.mod:Class'",
-        default="allgather_reducescatter",
-        family="all2all",
-        outputs_agree=True,
-        simplest=(),
-    )
-    quant: str = axis(
-        "quant",
-        "quantization method: a name or 'pkg.mod:Class'",
-        default="none",
-        family="quant",
-    )
-    dtype: str = axis(
-        "dtype",
-        "dtype of activations, of weights before quantization, and of outputs",
-        default="bf16",
-        choices=tuple(DTYPE_BYTES),
-        simplest=("bf16",),
-    )
-    dp_size: int = axis(
-        "dp", "data-parallel size", default=1, group="layouts", outputs_agree=True, simplest=()
-    )
-    tp_size: int = axis(
-        "tp",
-        "tensor-parallel size; world size = dp * tp",
-        default=1,
-        group="layouts",
-        outputs_agree=True,
-        simplest=(),
-    )
-    use_ep: bool = axis(
-        "ep",
-        "spread the experts over all ranks",
-        default=False,
-        group="layouts",
-        outputs_agree=True,
-        simplest=(),
-    )
-    sequence_parallel: bool = axis(
-        "sp",
-        "split tokens over the TP ranks; needs ep and tp > 1",
-        default=False,
-        group="layouts",
-        outputs_agree=True,
-        simplest=(),
-    )
-    shared_experts: int = axis(
-        "shared",
-        "always-on experts of the routed experts' size",
-        default=0,
-        minimum=0,
-        simplest=(0, 1, 2),
-        random_values=(0, 0, 1, 2),
-    )
-    renormalize: bool = axis(
-        "renorm",
-        "a token's chosen router weights sum to one",
-        default=True,
-        random_values=(True, True, False),
-    )
-    router: str = axis(
-        "router",
-        "router: a name or 'pkg.mod:Class'",
-        default="softmax",
-        family="router",
-    )
-    activation: str = axis(
-        "act",
-        "activation function of the gate: a name or 'pkg.mod:Class'",
-        default="silu",
-        family="activation",
-    )
-    tokens: str = axis(
-        "tokens",
-        "how tokens are spread over DP ranks",
-        default="even",
-        choices=("even", "ragged", "idle"),  # see `counts`
-        outputs_agree=True,
-    )
-    router_bias: bool = axis(
-        "bias",
-        "a correction bias is added to the router's scores when it chooses, and does not weigh",
-        default=False,
-    )
-    router_groups: int = axis("groups", "groups of experts, from which some are chosen", default=1)
-    chosen_groups: int = axis("chosen_groups", "groups whose experts can be chosen", default=1)
-    router_scale: float = axis("scale", "factor of the router's weights", default=1.0)
-    logits: str = axis(
-        "logits",
-        "how router logits are distributed; `nan`: some rows hold a NaN",
-        default="spread",
-        choices=LOGITS,
-    )
-    logits_dtype: str = axis(
-        "logits_dtype",
-        "dtype of the router logits; `model`: the layer's",
-        default="model",
-        choices=("model", "bf16", "f32"),
-    )
-    weights_input: bool = axis(
-        "weights_input",
-        "router weights multiply the input of the experts, not their output; needs topk 1",
-        default=False,
-    )
-    gate: bool = axis(
-        "gate",
-        "the composed layer computes its router logits from the hidden states",
-        default=False,
-    )
-    padding: str = axis(
-        "padding",
-        "rows that are padding: their topk_ids are -1, and their output is undefined",
-        default=NO_PADDING,
-        choices=PADDING,
-    )
-    expert_bias: bool = axis(
-        "expert_bias",
-        "both products of the routed experts have biases",
-        default=False,
-        random_values=(False, False, True),
-    )
-    shared_width: int = axis(
-        "sharedn",
-        "intermediate size of all shared experts together; 0: that of as many routed experts",
-        default=0,
-        minimum=0,
-    )
-    shared_quant: str = axis(
-        "sharedquant",
-        "quantization method of shared experts that are not fused",
-        default="none",
-        family="quant",
-        random_values=("none",),
-    )
-    shared_gate: bool = axis(
-        "sharedgate",
-        "the shared experts' output is multiplied by a gate, the sigmoid of a product",
-        default=False,
-        random_values=(False,),
-    )
-    shared_fused: bool = axis(
-        "fused",
-        "the shared experts are further experts of the experts backend",
-        default=False,
-        outputs_agree=True,
-        random_values=(False,),
-    )
-    zero_experts: int = axis(
-        "zero",
-        "experts that return the token itself; the router chooses them by the ids after the routed",
-        default=0,
-        minimum=0,
-        random_values=(0,),
-    )
-    roundup: int = axis(
-        "roundup",
-        "the quantization method pads the hidden size and each shard to a multiple of this",
-        default=1,
-        outputs_agree=True,
-        simplest=(1,),
-        random_values=(1, 1, 1, 64),
-    )
     seed: int = axis("seed", "seed of the inputs and weights", default=0, minimum=0)
     exact: bool = axis(
         "exact", "inputs whose sums are exact: outputs compared bit for bit", default=False
@@ -286,6 +91,11 @@ class MoETestConfig:
         if errors:
             raise CaseError(f"case id {text!r}: {'; '.join(errors)}")
         return cls(**values)
+
+    @cached_property
+    def expert_case(self) -> MoETestConfig:
+        """The case as its routed experts see it: with the latent width, if any, as hidden size."""
+        return self.replace(k=self.latent, latent=0) if self.latent else self
 
     @property
     def layout(self) -> Layout:
@@ -351,6 +161,9 @@ class MoETestConfig:
             weights_input=self.weights_input,
             gate=self.gate,
             padding=self.padding != NO_PADDING,
+            adapters=self.adapters,
+            lora_rank=self.lora_rank,
+            latent=self.latent,
             pads=QUANT.row(self.quant).pads and self.layer == COMPOSED,
             roundup=self.roundup,
         )

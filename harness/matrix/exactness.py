@@ -55,10 +55,18 @@ def is_bitwise(case: MoETestConfig) -> bool:
         and case.shared_experts <= 1
         and _has_exact_shared(case)
         and case.zero_experts == 0
-        and min(case.n, case.k) >= 2 * PERIOD
+        and min(case.n, case.k, case.expert_case.k) >= 2 * PERIOD
+        and case.adapters == 0
+        and (case.latent == 0 or _has_exact_projections(case))
         and (eights or not quantized)
         and (has_own_up_scales(case) or not FORMATS[case.layer_spec.scheme.weights].is_integer)
     )
+
+
+def _has_exact_projections(case: MoETestConfig) -> bool:
+    """Return whether each latent column can be a hidden column of its own, and hold no logit."""
+    narrow = is_narrow(FORMATS[case.layer_spec.scheme.activations])  # whose first column is special
+    return case.latent <= case.k and not case.gate and not narrow
 
 
 def _has_exact_shared(case: MoETestConfig) -> bool:

@@ -1,6 +1,6 @@
 """Name what real layers do that no case can say yet; such a case is refused, never approximated.
 
-The axis `missing` of a case joins these words by `.`: `missing:latent.shared_gate`. Its id
+The axis `missing` of a case joins these words by `.`: `missing:router_groups.act_relu3`. Its id
 therefore says by itself that it is not the real layer. No torch.
 """
 
@@ -15,10 +15,6 @@ FEATURES = {
     "router_groups": (
         "router_unsupported",
         "the router ranks groups of experts by their best expert, not by the sum of their two best",
-    ),
-    "latent": (
-        "latent_unsupported",
-        "experts work on a projection of the hidden states to another size",
     ),
 }
 # Words that end in a name: there is no row of that name (yet) -> (code, what, the rows' family).

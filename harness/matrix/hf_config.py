@@ -39,11 +39,21 @@ def read_config(path: Path) -> ModelFacts:
     without experts, of odd types, or with fields about experts that are not known.
     """
     file = path / "config.json" if path.is_dir() else path
-    whole_file = Fields(path=str(file), values=_load(file))
+    whole_file = Fields(path=str(file), values=_with_modelopt(file, _load(file)))
     fields = _section_with_experts(whole_file)
     facts = _facts(fields, whole_file)
     _check_unknown(fields)
     return facts
+
+
+def _with_modelopt(file: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values, with the quantization that ModelOpt writes into a file beside this one."""
+    beside = file.with_name("hf_quant_config.json")
+    if values.get("quantization_config") or file.name != "config.json" or not beside.is_file():
+        return values
+    stated = Fields(path=str(beside), values=_load(beside))
+    own = stated.needed(stated.section("quantization"), "has no quantization")
+    return {**values, "quantization_config": {"quant_method": "modelopt", **own}}
 
 
 def _load(file: Path) -> dict[str, Any]:

@@ -69,6 +69,7 @@ def _point(facts: ModelFacts, choice: LayoutChoice, m: int, quant: str | None) -
         **_groups(facts, experts),
         activation=activation if activation in ACTIVATIONS.rows else MoETestConfig.activation,
         expert_bias=facts.expert_bias,
+        latent=facts.latent or 0,
         missing=joined(missing_words(facts, quant)),
     )
 
@@ -111,7 +112,6 @@ def missing_words(facts: ModelFacts, quant: str | None) -> list[str]:
         # Without a bias, published routers rank groups by their best expert.
         "router_groups": router.chosen_groups < router.groups and not router.bias,
         f"act_{activation_row(facts)}": activation_row(facts) not in ACTIVATIONS.rows,
-        "latent": facts.latent is not None,
         f"quant_{own}": quant is None and own not in QUANT.rows,
     }
     return [word for word, is_missing in words.items() if is_missing]

@@ -59,7 +59,7 @@ class ModelFacts(_Facts):
     activation: Word = Field("silu", description="a row of moe.activations, or another name")
     gated: bool = Field(True, description="three matrices an expert: gate, up and down")
     expert_bias: bool = Field(False, description="experts add biases")
-    latent: Size | None = Field(None, description="size that the experts' input is projected to")
+    latent: Size | None = Field(None, description="width on which the routed experts work")
     quant: Word = Field("none", description="of the checkpoint: a row of moe.quant, or a name")
     dtype: Dtype = "bf16"
 

@@ -68,8 +68,8 @@ class Hypothesis:
 
 def features_of(layer_spec: LayerSpec) -> frozenset[str]:
     """Return the features of a layer that mistakes may need."""
-    gated = {"shared_gate"} if layer_spec.shared_gate else set()
-    return layer_spec.layer_features | gated
+    more = {"shared_gate": layer_spec.shared_gate, "lora": layer_spec.adapters > 0}
+    return layer_spec.layer_features | {name for name, has in more.items() if has}
 
 
 def _rows(family: str, **causes: str) -> tuple[Hypothesis, ...]:
@@ -180,6 +180,62 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     *_costly(
         "zero_experts",
         zero_experts_as_first="slots of zero experts were computed with expert 0",
+    ),
+    # the projections of a latent layer
+    _proof(
+        "latent",
+        _LARGER,
+        "latent",
+        costly=True,
+        latent_not_entered="the experts were given hidden columns, not the latent ones",
+    ),
+    _proof(
+        "latent",
+        _LARGER,
+        "latent",
+        costly=True,
+        latent_not_left="the experts' sums were not projected back from the latent width",
+    ),
+    *_costly(
+        "latent",
+        latent_entered_twice="tokens were projected to the latent width twice",
+        latent_left_twice="the experts' sums were projected back twice",
+        latent_tied="the experts' sums were projected back by the transpose of the way in",
+        latent_swapped="the two projections of the latent layer have changed places",
+        latent_last_block_missing="the last 128-block of K was left out of the latent projection",
+    ),
+    *_rows(
+        "latent",
+        latent_for_shared="the shared experts were given the projected tokens",
+        shared_left_as_latent="the shared experts were added before the way back, not after it",
+    ),
+    # low-rank adapters
+    _proof(
+        "lora",
+        "more tokens, so that some have an adapter",
+        "lora",
+        costly=True,
+        lora_missing="the tokens' adapters were not applied",
+    ),
+    _proof(
+        "lora",
+        "more tokens, so that some have an adapter",
+        "lora",
+        costly=True,
+        lora_second_missing="the adapter was not applied to the second product",
+    ),
+    *_costly(
+        "lora",
+        lora_of_next_adapter="each token's adapter is the next one's",
+        lora_of_neighbour="each token has the adapter of the token before it",
+        lora_none_as_last="tokens without an adapter (-1) have the last one's",
+        lora_scale_missing="the adapters were not multiplied by alpha / r",
+        lora_scale_twice="the adapters were multiplied by alpha / r twice",
+        lora_first_missing="the adapter was not applied to the first product",
+        lora_gate_only="the first product's adapter was applied to gate only",
+        lora_up_only="the first product's adapter was applied to up only",
+        lora_halves_swapped="gate and up have each other's adapter",
+        lora_of_next_expert="the adapter's matrices are the next expert's",
     ),
     # the router's weights
     _proof("routing", _SPREAD, weights_ignored="the router's weights were ignored"),

@@ -185,7 +185,7 @@ def w2_blocks_transposed(scene: Scene) -> Tensor:
         full_blocks.copy_(tiles.transpose(1, 3).reshape(full_blocks.shape))
         return w2
 
-    if scene.case.k < BLOCK or scene.case.n < BLOCK:
+    if scene.case.expert_case.k < BLOCK or scene.case.n < BLOCK:
         raise NotApplicable(f"w2 has no whole block of {BLOCK} x {BLOCK}")
     return redo(scene, Steps(w2=transposed))
 
@@ -195,7 +195,7 @@ def odd_k_blocks_missing(scene: Scene) -> Tensor:
 
 
 def last_k_block_missing(scene: Scene) -> Tensor:
-    last = (scene.case.k - 1) // BLOCK
+    last = (scene.case.expert_case.k - 1) // BLOCK
     if last == 1:
         raise NotApplicable("of two blocks the last one is every second one")
     return _without(scene, lambda block: block == last)
@@ -210,9 +210,9 @@ def _is_another(scene: Scene, *names: str) -> None:
 
 def _without(scene: Scene, is_missing: Callable[[Tensor], Tensor]) -> Tensor:
     """Compute the output with some 128-blocks of the hidden size left out of the first product."""
-    if scene.case.k <= BLOCK:
+    if scene.case.expert_case.k <= BLOCK:
         raise NotApplicable(f"the hidden size is one block of {BLOCK}")
-    column = torch.arange(scene.case.k, device=scene.x.device)
+    column = torch.arange(scene.case.expert_case.k, device=scene.x.device)
     remaining = ~is_missing(column // BLOCK)
 
     def masked(scene: Scene, rows: Tensor, slots: Tensor) -> Tensor:

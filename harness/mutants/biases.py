@@ -9,7 +9,7 @@ import torch
 from harness.mutants import NotApplicable
 from harness.mutants.contributions import blame
 from harness.mutants.experts import suspect_of
-from harness.mutants.recompute import Steps, redo
+from harness.mutants.recompute import Steps, redo, right_leave
 from harness.mutants.weights import neighbour
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def second_bias_unweighted(scene: Scene) -> Tensor:
     by_slot = torch.stack(
         [torch.stack([biases.get(e, blank) for e in row]) for row in ids.tolist()]
     )
+    by_slot = right_leave(scene, by_slot)
     return scene.answer.out + ((1 - weights)[:, :, None] * by_slot).sum(dim=1)
 
 

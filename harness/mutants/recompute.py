@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -74,7 +74,7 @@ def right_inputs(scene: Scene, rows: Tensor, slots: Tensor) -> Tensor:
     """Return [R, K], the quantized input of these rows, times its router weight where declared."""
     if scene.reference.numerics.weight_on != "input":
         return quantized_input(scene)[rows]
-    x = scene.x.to(scene.reference.dtype)[rows] * scene.topk_weights[rows, slots, None]
+    x = expert_input(scene)[rows] * scene.topk_weights[rows, slots, None]
     x, fmt = _rounded(scene, x, "weighted"), scene.reference.act_format
     if fmt.grid == "model":
         return x
@@ -95,6 +95,25 @@ def right_w2(_: Scene, e: Matrices) -> Tensor:
 def right_biases(scene: Scene, expert: int) -> tuple[Tensor, Tensor] | None:
     """Return b13 [2N] and b2 [K] of an expert, or None if the layer has no biases."""
     return scene.reference.biases(expert)
+
+
+def right_adapters(scene: Scene) -> Tensor | None:
+    """Return the low-rank adapter of each row, [r] int32, -1 = none; None: the layer has none."""
+    return scene.adapters
+
+
+def right_changes(scene: Scene, adapter: int, expert: int) -> tuple[Tensor, Tensor]:
+    """Return what an adapter adds to an expert's w13 [2N, K] and w2 [K, N]."""
+    truth = scene.reference.adapters
+    assert truth is not None, "the layer has no adapters"
+    key = ("matrices", "adapter", adapter, expert)
+    return cached(scene, key, lambda: truth.changes(adapter, expert, scene.reference.dtype))
+
+
+def right_leave(scene: Scene, output: Tensor) -> Tensor:
+    """Return the experts' output [..., K]; of a latent layer [..., L], projected back."""
+    latent = scene.reference.latent
+    return output if latent is None else latent.leave(output)
 
 
 def adds_second_bias(shard: Shard) -> bool:
@@ -149,11 +168,16 @@ class Steps:
     w2: Callable[[Scene, Matrices], Tensor] = right_w2
     biases: Callable[[Scene, int], tuple[Tensor, Tensor] | None] = right_biases
     adds_b2: Callable[[Shard], bool] = adds_second_bias
+    leave: Callable[[Scene, Tensor], Tensor] = right_leave
+    adapters: Callable[[Scene], Tensor | None] = right_adapters
+    changes: Callable[[Scene, int, int], tuple[Tensor, Tensor]] = right_changes
 
     def starts_right(self) -> bool:
         """Tell whether the first product is the reference's, so that it can be reused."""
         first = (self.inputs, self.w13, self.product, self.total, self.biases)
-        return first == (right_inputs, right_w13, right_product, right_total, right_biases)
+        right = (right_inputs, right_w13, right_product, right_total, right_biases)
+        adapted = (self.adapters, self.changes) == (right_adapters, right_changes)
+        return first == right and adapted
 
 
 RIGHT = Steps()
@@ -210,6 +234,8 @@ def _first_product(scene: Scene, steps: Steps, pairs: Pairs) -> Tensor:
         inputs = steps.inputs(scene, *pairs.rows_and_slots)
         weights = (steps.w13(scene, matrices(scene, e)) for e in pairs.experts)
         product = _product(scene, steps, pairs, inputs, weights)
+        change = _change(scene, steps, pairs, inputs)
+        product = product if change is None else product + change
         bias = _bias_of_rows(scene, steps, pairs, 0)
         return _rounded(scene, product if bias is None else product + bias, "gemm1")
 
@@ -234,8 +260,34 @@ def _second_product(
     h = _intermediate(scene, steps, product, (shards, router_weight))
     h = h.reshape(len(ranks), len(product), h.shape[1])
     weights = (by_rank(steps.w2(scene, matrices(scene, e)), columns) for e in pairs.experts)
-    output = _unweighted(scene, _product(scene, steps, pairs, h, weights), router_weight)
-    return _with_second_bias(scene, steps, pairs, output, shards)
+    output = _product(scene, steps, pairs, h, weights)
+    change = _change(scene, steps, pairs, h, columns)
+    output = output if change is None else output + change
+    output = _unweighted(scene, output, router_weight)
+    return steps.leave(scene, _with_second_bias(scene, steps, pairs, output, shards))
+
+
+def _change(
+    scene: Scene, steps: Steps, pairs: Pairs, x: Tensor, columns: list[range] | None = None
+) -> Tensor | None:
+    """Return what adapters add to a product, [P, 2N], or with columns [w, P, K]; None: nothing.
+
+    x: [P, K], or [w, P, n] with each rank's columns.
+    """
+    chosen = steps.adapters(scene)
+    if chosen is None:
+        return None
+    numbers = chosen[pairs.rows_and_slots[0]].tolist()
+    changes, start = [], 0
+    for e, count in zip(pairs.experts, pairs.counts, strict=True):
+        for at in range(start, start + count):
+            number = numbers[at]
+            pair = steps.changes(scene, max(number, 0), e)
+            w = pair[0] if columns is None else by_rank(pair[1], columns)
+            row = x[..., at : at + 1, :] @ w.mT
+            changes.append(row if number >= 0 else torch.zeros_like(row))
+        start += count
+    return torch.cat(changes, dim=-2)
 
 
 def _with_second_bias(
@@ -320,17 +372,25 @@ def codes(x: Tensor, scale: Tensor, fmt: Format) -> Tensor:
     return formats.on_grid((x / scale).clamp(-fmt.top, fmt.top), fmt)
 
 
+def expert_input(scene: Scene) -> Tensor:
+    """Return the routed experts' input before quantization, [r, K], of a latent layer [r, L]."""
+    if scene.reference.latent is None:
+        return scene.x.to(scene.reference.dtype)
+    key = ("input", tuple(scene.rows.tolist()))
+    return cached(scene, key, lambda: scene.reference.entered(scene.x))
+
+
 def input_scale(scene: Scene) -> Tensor:
     """Return the input's scale, broadcastable to [r, K]. Quantized schemes only."""
     shared, reference = scene.answer.tensor_scales[0], scene.reference
     if shared is not None and reference.act_format.has_one_scale:
         return shared
-    return formats.activation_scale(scene.x.to(reference.dtype), reference.act_format, shared)
+    return formats.activation_scale(expert_input(scene), reference.act_format, shared)
 
 
 def quantized_input(scene: Scene) -> Tensor:
     """Return [r, K], the dequantized input."""
-    fmt, x = scene.reference.act_format, scene.x.to(scene.reference.dtype)
+    fmt, x = scene.reference.act_format, expert_input(scene)
     if fmt.grid == "model":
         return x
     scale = input_scale(scene)
@@ -362,7 +422,7 @@ def cached(scene: Scene, key: tuple[object, ...], make: Callable[[], T]) -> T:
     return value
 
 
-def elsewhere(scene: Scene, **changes: Tensor) -> Scene:
-    """Return the scene with other tokens; of its cache only the experts' matrices stay valid."""
+def elsewhere(scene: Scene, **changes: Any) -> Scene:
+    """Return the scene with other values; of its cache only the experts' matrices stay valid."""
     memo = {key: value for key, value in scene.memo.items() if key[0] == "matrices"}
-    return dataclasses.replace(scene, memo=memo, **changes)  # type: ignore[arg-type]
+    return dataclasses.replace(scene, memo=memo, **changes)

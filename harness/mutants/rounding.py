@@ -10,6 +10,7 @@ from torch.nn.functional import pad
 from harness.mutants import NotApplicable
 from harness.mutants.recompute import (
     Steps,
+    expert_input,
     input_scale,
     redo,
     second_scale,
@@ -42,7 +43,7 @@ def weights_unquantized(scene: Scene) -> Tensor:
 
 def _plain_input(scene: Scene, rows: Tensor, slots: Tensor) -> Tensor:
     del slots
-    return scene.x[rows].to(scene.reference.dtype)
+    return expert_input(scene)[rows]
 
 
 def codes_truncated(scene: Scene) -> Tensor:
@@ -55,7 +56,7 @@ def codes_truncated(scene: Scene) -> Tensor:
         return (ratio / step).trunc() * step * scale
 
     def inputs(scene: Scene, rows: Tensor, _: Tensor) -> Tensor:
-        return cut(scene.x.to(scene.reference.dtype), input_scale(scene))[rows]
+        return cut(expert_input(scene), input_scale(scene))[rows]
 
     return redo(scene, Steps(inputs=inputs, second=lambda s, h, w: cut(h, second_scale(s, h, w))))
 
@@ -75,7 +76,7 @@ def overflow_to_nan(scene: Scene) -> Tensor:
         return values.masked_fill(beyond, torch.nan)
 
     def inputs(scene: Scene, rows: Tensor, _: Tensor) -> Tensor:
-        return cast(scene.x.to(scene.reference.dtype), input_scale(scene))[rows]
+        return cast(expert_input(scene), input_scale(scene))[rows]
 
     steps = Steps(inputs=inputs, second=lambda s, h, w: cast(h, second_scale(s, h, w)))
     out = redo(scene, steps)

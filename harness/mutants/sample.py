@@ -45,6 +45,7 @@ class Scene:
     reference: BaselineSiluAndMul
     all_rows: Tensor  # [T, K] the reference's output for all of this rank's tokens
     few: int = FEW  # rows for which a mistake inside the experts is computed
+    adapters: Tensor | None = None  # [r] int32, each token's low-rank adapter, -1 = none
     candidates: Candidates | None = None  # if the row states no numerics: those it may have
     # Values that several mistakes share, such as an expert's dequantized weights.
     memo: dict[Any, Any] = field(default_factory=dict, repr=False)
@@ -90,10 +91,17 @@ class Scene:
 
     def first(self, count: int) -> Scene:
         """Return the scene with at most its first `count` rows."""
-        part = slice(0, count)
-        names = ("rows", "x", "logits", "topk_ids", "topk_weights", "actual")
-        short = {name: getattr(self, name)[part] for name in names}
-        return dataclasses.replace(self, **short, answer=rows_of(self.answer, part, part))
+        return self._part(slice(0, count))
+
+    def reordered(self, order: Tensor) -> Scene:
+        """Return the scene with its rows in this order [r] int64, and nothing computed yet."""
+        return dataclasses.replace(self._part(order), memo={})
+
+    def _part(self, part: slice | Tensor) -> Scene:
+        names = ("rows", "x", "logits", "topk_ids", "topk_weights", "actual", "adapters")
+        known = [name for name in names if getattr(self, name) is not None]
+        values = {name: getattr(self, name)[part] for name in known}
+        return dataclasses.replace(self, **values, answer=rows_of(self.answer, part, part))
 
 
 def scene_of(case: MoETestConfig, rank: int, call: Call, reference: BaselineSiluAndMul) -> Scene:
@@ -111,6 +119,7 @@ def scene_of(case: MoETestConfig, rank: int, call: Call, reference: BaselineSilu
         logits=call.tokens.logits[rows],
         topk_ids=routing.topk_ids[rows],
         topk_weights=routing.topk_weights[rows],
+        adapters=call.tokens.adapters_of(rows),
         actual=call.output.out[rows],
         answer=rows_of(call.answer, rows, slice(None)),
         reference=reference,

@@ -11,6 +11,7 @@ from harness.mutants.recompute import (
     Matrices,
     Steps,
     codes,
+    expert_input,
     input_scale,
     quantized_input,
     redo,
@@ -208,7 +209,7 @@ def input_scale_from_second(scene: Scene) -> Tensor:
     fmt = scene.reference.act_format
 
     def quantize(scene: Scene, rows: Tensor, _: Tensor) -> Tensor:
-        x = scene.x[rows].to(scene.reference.dtype)
+        x = expert_input(scene)[rows]
         scale = second_scale(scene, x, scene.rank)
         return codes(x, scale, fmt) * scale
 
@@ -220,7 +221,7 @@ def input_groups_shifted(scene: Scene) -> Tensor:
     _, group = scene.reference.act_format.block or (None, None)
     if group is None:
         raise NotApplicable("the input's scales are not by groups")
-    if scene.case.k <= group:
+    if scene.case.expert_case.k <= group:
         raise NotApplicable("a row is one group")
 
     def quantize(scene: Scene, rows: Tensor, _: Tensor) -> Tensor:

@@ -38,7 +38,8 @@ def prove(scene: Scene) -> tuple[Proof, ...]:
     proofs = _proofs(scene, [h for h in MEMBERS if not h.costly])
     costly = [h for h in MEMBERS if h.costly]
     proofs |= _proofs(scene.first(1), costly)
-    again = {Outcome.MISSED, *([Outcome.NOT_APPLICABLE] if scene.case.zero_experts else [])}
+    may_apply = bool(scene.case.zero_experts or scene.case.adapters)  # to some of the rows
+    again = {Outcome.MISSED, *([Outcome.NOT_APPLICABLE] if may_apply else [])}
     missed = [h for h in costly if proofs[h.name].outcome in again]
     if missed and len(scene.rows) > 1:
         proofs |= _proofs(scene.first(FEW), missed)
@@ -98,20 +99,22 @@ def _is_far(outputs: Tensor, scene: Scene) -> Tensor:
 def _other_answers(scene: Scene) -> Iterator[Answer]:
     """Yield the answer of each alternative but the one that the scene has."""
     assert scene.candidates is not None
-    kept: dict[int, Noisy] = {}
+    kept: dict[tuple[int, int], Noisy] = {}
     for numerics in scene.candidates.alternatives:
         if numerics != scene.reference.numerics:
             yield answer_under(scene, numerics, kept)
 
 
-def answer_under(scene: Scene, numerics: Numerics, kept: dict[int, Noisy] | None = None) -> Answer:
+def answer_under(
+    scene: Scene, numerics: Numerics, kept: dict[tuple[int, int], Noisy] | None = None
+) -> Answer:
     """Return the answer for the scene's rows under other numerics.
 
     kept: first products of these rows, shared by all numerics.
     """
     reference = scene.reference.with_numerics(numerics)
     routing = scene.topk_ids, scene.topk_weights
-    answer = reference(scene.x, *routing, like=scene.answer, products=kept)
+    answer = reference(scene.x, *routing, like=scene.answer, products=kept, adapters=scene.adapters)
     return settled(scene.case, answer)
 
 

@@ -139,6 +139,8 @@ def _same_places(
     if available == 0:
         raise NotApplicable("there are no other tokens in these places")
     tokens = tensors.tokens(case, d, counts[d], sample.x.device, start)
-    x = tokens.x[rows]
+    x, adapters = tokens.x[rows], tokens.adapters_of(rows)
     ids, weights = fused_slots.chosen(case, x, tokens.logits[rows], scene.reference)
-    return elsewhere(sample.first(available), x=x, topk_ids=ids, topk_weights=weights)
+    return elsewhere(
+        sample.first(available), x=x, topk_ids=ids, topk_weights=weights, adapters=adapters
+    )

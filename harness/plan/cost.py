@@ -6,6 +6,7 @@ killed for memory or waits minutes for an interpreter. No torch.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from moe.spec import DTYPE_BYTES
@@ -19,6 +20,7 @@ SIZES = (
     *("m", "hidden", "intermediate", "num_experts", "top_k", "layout"),
     *("shared_experts", "shared_width", "shared_fused"),
     "activation",  # whether there is a gate
+    *("latent", "adapters", "lora_rank", "roundup", "pads"),
 )
 _MB = 10**6
 RANK_BYTES = {"cpu": 150 * _MB, "cuda": 1500 * _MB}  # a process by itself; with a GPU its context
@@ -28,8 +30,11 @@ SHARE = 0.8  # fraction of a memory that a plan may fill
 # with 8 experts .6-1 s, 32x512x512 with 8 experts 1.6-2.2 s, 222x1024x2048 with 8 experts and
 # 32x512x512 with 64 experts and top-6 12 s. What counts is blocks of tokens times weights.
 _CALL_SECONDS = 0.4  # on each rank
+_ADAPTER_SECONDS = 0.4  # more on each rank, if experts have adapters
 _WEIGHT_SECONDS = 0.7e-6  # for each of an expert's n * k that a block of tokens meets
 _BLOCK_TOKENS = 128
+# Largest multiple to which a method pads for one of our rows or of a vendor's: see moe.alignments.
+_LARGEST_MULTIPLE = 256
 INTERPRETER_SECONDS = 5.0  # a case expected to take longer is refused
 
 
@@ -37,22 +42,52 @@ def rank_bytes(layer_spec: LayerSpec, device: str) -> int:
     """Return the bytes that one rank holds at its peak.
 
     Every rank judges its own tokens against the whole layer, so it has all weights in the
-    layer's dtype and once more as its members hold them, one expert in float32 with the room to
-    quantize it, and the global tokens with both intermediates in float32, in two calls.
+    layer's dtype and once more as its members hold them, padded and with any adapters, one expert
+    in float32 with the room to quantize it, and the global tokens with both intermediates in
+    float32, in two calls.
     """
-    matrices = 3 if layer_spec.gated else 2
-    expert = matrices * layer_spec.intermediate * layer_spec.hidden
-    count = layer_spec.num_experts + -(-layer_spec.shared_columns // layer_spec.intermediate)
-    stored = DTYPE_BYTES[layer_spec.dtype] + (
-        layer_spec.scheme.weight_bytes or DTYPE_BYTES[layer_spec.dtype]
+    element = DTYPE_BYTES[layer_spec.dtype]
+    expert = _matrices(layer_spec) * layer_spec.intermediate * layer_spec.expert_hidden
+    hidden, intermediate = padded_sizes(layer_spec)
+    held = (
+        _matrices(layer_spec) * intermediate * hidden * (layer_spec.scheme.weight_bytes or element)
     )
-    weights = count * expert * stored + 4 * expert * 4
+    shared = _matrices(layer_spec) * layer_spec.shared_columns * layer_spec.hidden
+    weights = layer_spec.num_experts * (expert * element + held) + 4 * expert * 4
+    weights += 2 * element * (shared + _added_weights(layer_spec))
     tokens = layer_spec.m * layer_spec.layout.dp_size
     columns = (
-        layer_spec.slots * (matrices * layer_spec.intermediate + layer_spec.hidden)
-        + 6 * layer_spec.hidden
+        layer_spec.slots * (_matrices(layer_spec) * intermediate + hidden) + 6 * layer_spec.hidden
     )
     return RANK_BYTES[device] + weights + 2 * 4 * tokens * columns
+
+
+def padded_sizes(layer_spec: LayerSpec, *, largest: int = _LARGEST_MULTIPLE) -> tuple[int, int]:
+    """Return the experts' hidden and intermediate size after padding, at most.
+
+    largest: the largest multiple that a backend may need, if the method pads.
+    """
+    multiple = math.lcm(layer_spec.roundup, largest if layer_spec.pads else 1)
+    hidden = -(-layer_spec.expert_hidden // multiple) * multiple
+    return hidden, sum(-(-size // multiple) * multiple for size in _shards(layer_spec))
+
+
+def _shards(layer_spec: LayerSpec) -> tuple[int, ...]:
+    """Return the intermediate sizes of the ranks that share an expert."""
+    if layer_spec.layout.use_ep:
+        return (layer_spec.intermediate,)
+    return layer_spec.shard_sizes
+
+
+def _matrices(layer_spec: LayerSpec) -> int:
+    return 3 if layer_spec.gated else 2
+
+
+def _added_weights(layer_spec: LayerSpec) -> int:
+    """Return the number of weights of projections and adapters."""
+    by_rank = _matrices(layer_spec) * (layer_spec.intermediate + layer_spec.expert_hidden)
+    of_adapters = layer_spec.adapters * layer_spec.num_experts * layer_spec.lora_rank * by_rank
+    return 2 * layer_spec.latent * layer_spec.hidden + of_adapters
 
 
 def shortage(layer_spec: LayerSpec, machine: Machine) -> str | None:
@@ -91,6 +126,11 @@ def interpreted_seconds(layer_spec: LayerSpec, cores: int) -> float:
     rows = tokens * layer_spec.slots
     blocks = min(rows, layer_spec.held_experts) + rows // _BLOCK_TOKENS
     blocks += layer_spec.shared_experts * (1 + tokens // _BLOCK_TOKENS)
-    weights = blocks * layer_spec.intermediate * layer_spec.hidden
+    hidden, intermediate = padded_sizes(layer_spec, largest=1)  # a CPU needs no multiple
+    weights = blocks * intermediate * hidden
+    if layer_spec.adapters:  # further kernels, and blocks of each pair of adapter and expert
+        pairs = min(rows, layer_spec.adapters * layer_spec.held_experts) + rows // _BLOCK_TOKENS
+        weights += pairs * layer_spec.lora_rank * (intermediate + hidden)
+        weights += int(_ADAPTER_SECONDS / _WEIGHT_SECONDS) * layer_spec.layout.world_size
     work = layer_spec.layout.world_size * _CALL_SECONDS + weights * _WEIGHT_SECONDS
     return work / min(cores, layer_spec.layout.world_size)

@@ -271,33 +271,39 @@ def unbroken_blocks(_: Machine, name: str) -> tuple[Need, ...]:
     row = QUANT.row(name)
     if row.block is None:
         return ()
-    straddling = Need.of(_straddling, row, row.block)
-    return (straddling,) if row.group is None else (Need.of(_cut_group, row, row.group), straddling)
+    group = () if row.group is None else (Need.of(_cut_group, row, row.group),)
+    return (*group, Need.of(_cut_edge, row, row.block), Need.of(_straddling, row, row.block))
 
 
-@reads("hidden")
+@reads("hidden", "latent")
 def _cut_group(row: QuantSpec, group: int, layer_spec: LayerSpec) -> Reason | None:
     """Refuse a hidden size that ends inside a group: kernels read whole groups of packed codes."""
-    if layer_spec.hidden % group == 0:
+    hidden = layer_spec.expert_hidden
+    if hidden % group == 0:
         return None
-    text = f"{row.name}: the hidden size {layer_spec.hidden} is not a multiple of a group, {group}"
+    text = f"{row.name}: the hidden size {hidden} is not a multiple of a group, {group}"
     return Reason(code="group_does_not_divide", text=f"{text}; choose another size or quant")
 
 
-@reads("intermediate", "layout", "activation")
-def _straddling(row: QuantSpec, block: int, layer_spec: LayerSpec) -> Reason | None:
-    """Refuse shards and a gate/up seam that do not end at a block's edge.
+@reads("intermediate")
+def _cut_edge(row: QuantSpec, block: int, layer_spec: LayerSpec) -> Reason | None:
+    """Refuse an intermediate size that ends inside a block; the hidden size may end in a part.
 
-    Gate and up are stored one above the other, so the seam is at the intermediate size itself. The
-    hidden size may end in part of a block.
+    Gate and up are stored one above the other, so the seam between them is at the intermediate
+    size itself. Groups along the other dimension do not cross it.
     """
+    size = layer_spec.intermediate
+    if size % block == 0:
+        return None
+    seam = "the gate/up seam, or without a gate the" if row.group is None else "the"
+    text = f"{row.name}: {seam} last intermediate column at {size} cuts a block of {block}"
+    return Reason(code="block_straddles_shard", text=text)
+
+
+@reads("intermediate", "layout")
+def _straddling(row: QuantSpec, block: int, layer_spec: LayerSpec) -> Reason | None:
+    """Refuse shards that do not end at a block's edge."""
     layout = layer_spec.layout
-    if layer_spec.intermediate % block:
-        is_seam = layer_spec.gated and row.group is None
-        edge_name = "gate/up seam" if is_seam else "last intermediate column"
-        size = layer_spec.intermediate
-        text = f"{row.name}: the {edge_name} at {size} cuts a block of {block}"
-        return Reason(code="block_straddles_shard", text=text)
     shards = (layout.intermediate_of(r, layer_spec.intermediate) for r in range(layout.world_size))
     edge = next((shard.stop for shard in shards if shard.stop % block), None)
     if edge is None:

@@ -35,6 +35,9 @@ class AllGatherReduceScatter(PrepareFinalize):
         gathered = Routing(
             topk_ids=group.all_gather(_padded(routing.topk_ids, rows, -1)),
             topk_weights=group.all_gather(_padded(routing.topk_weights, rows)),
+            adapters=None
+            if routing.adapters is None
+            else group.all_gather(_padded(routing.adapters, rows, -1)),
         )
         sent = x.replace(codes=codes, scale=scale)
         return Dispatched(x=sent, routing=gathered, counts=counts)

@@ -47,8 +47,11 @@ _DECODED_PAIRS = frozenset(
         ("nvfp4", "nvfp4_dynamic"),
     }
 )
+_TRITON_PAIRS = (
+    frozenset({("model", "model")}) | _FP8_PAIRS | _FNUZ_PAIRS | _INT8_PAIRS | _DECODED_PAIRS
+)
 # What a backend need not know of: it gets local ids, -1 for all others, and the size it works on.
-_LAYER_FEATURES = frozenset({"fused_shared", "zero_experts", "expert_bias"})
+_LAYER_FEATURES = frozenset({"fused_shared", "zero_experts", "expert_bias", "latent"})
 
 EXPERTS: Registry[MemberSpec] = Registry(
     "experts",
@@ -61,14 +64,11 @@ EXPERTS: Registry[MemberSpec] = Registry(
             needs=Needs(
                 features=frozenset({"triton"}),
                 dtypes=frozenset({"bf16", "fp16"}),
-                formats=frozenset({("model", "model")})
-                | _FP8_PAIRS
-                | _FNUZ_PAIRS
-                | _INT8_PAIRS
-                | _DECODED_PAIRS,
+                formats=_TRITON_PAIRS,
                 activation_functions=TRITON_ACTIVATIONS,
                 layer_features=_LAYER_FEATURES,
                 padding=True,
+                adapters=True,
                 packages=("triton",),
             ),
             deterministic=True,
@@ -82,7 +82,7 @@ EXPERTS: Registry[MemberSpec] = Registry(
             needs=Needs(
                 features=frozenset({"triton"}),
                 dtypes=frozenset({"bf16", "fp16"}),
-                formats=frozenset({("model", "model")}) | _FP8_PAIRS | _FNUZ_PAIRS | _INT8_PAIRS,
+                formats=_TRITON_PAIRS,
                 activation_functions=TRITON_ACTIVATIONS,
                 layer_features=_LAYER_FEATURES,
                 padding=True,
@@ -137,6 +137,7 @@ EXPERTS: Registry[MemberSpec] = Registry(
                 activation_functions=ANY,
                 layer_features=_LAYER_FEATURES,
                 padding=True,
+                adapters=True,
             ),
             numerics=Numerics.stated(),
             deterministic=True,
@@ -149,7 +150,7 @@ EXPERTS: Registry[MemberSpec] = Registry(
                 dtypes=ANY,
                 formats=ANY,
                 dequantizes=True,
-                layer_features=frozenset({"expert_bias"}),
+                layer_features=frozenset({"expert_bias", "latent"}),
                 activation_functions=ANY,
                 routers=frozenset({"softmax", "sigmoid"}),
                 routing_options=frozenset({"bias", "groups", "scale", "logits_dtype"}),

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from moe.activations.base import Activation
+    from moe.adapters import Adapters
     from moe.formats.format import Format
     from moe.quant.base import QuantMethod
     from moe.spec import LayerSpec, Numerics
@@ -48,6 +49,8 @@ class ExpertsBase(ABC):
         self.num_local = len(layer_spec.experts_of(rank))
         # [E] float32, the routing method's bias, for a backend that routes by itself; set later.
         self.router_bias: Tensor | None = None
+        # This rank's share, for a backend whose needs say `adapters`; set later, by use_adapters.
+        self.adapters: Adapters | None = None
 
     @abstractmethod
     def prepare_weights(self, weights: ExpertWeights) -> None:
@@ -55,6 +58,10 @@ class ExpertsBase(ABC):
 
         weights: w13 in [gate; up] order; e experts of this rank, n of its intermediate columns.
         """
+
+    def use_adapters(self, adapters: Adapters | None) -> None:
+        """Keep this rank's low-rank adapters, of unpadded sizes; None: the layer has none."""
+        self.adapters = adapters
 
     def activate(self, product: Tensor) -> Tensor:
         """Return the layer's activation [R, n] in float32.
@@ -88,6 +95,7 @@ class Experts(ExpertsBase):
         x: [T, K] activations, quantized by `quant.quantize_input` (T may be 0).
         routing.topk_ids: [T, k] int32 *local* ids, -1 = not on this rank, or padding. The output of
         a token whose ids are all -1 must be zeros, since other ranks' outputs are added to it.
+        routing.adapters: [T] int32, of a layer with low-rank adapters.
         """
 
 

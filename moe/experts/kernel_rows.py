@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from moe import released_kernels
-from moe.spec import BATCHED, MemberSpec, Needs
-from moe.stated_numerics import TRITON_ACTIVATIONS
+from moe import alignments, released_kernels, released_vllm
+from moe.spec import ANY, BATCHED, MemberSpec, Needs
+from moe.stated_numerics import ROUNDED, TRITON_ACTIVATIONS
 
 ROWS = (
     MemberSpec(
@@ -31,5 +31,22 @@ ROWS = (
             shard_multiple=128,
             packages=(released_kernels.AITER,),
         ),
+    ),
+    MemberSpec(
+        name="triton_kernels",
+        target="moe.experts.triton_kernels_experts:TritonKernelsExperts",
+        needs=Needs(
+            features=frozenset({"cuda", "sm90", "triton"}),
+            formats=frozenset({("model", "model"), ("mxfp4", "model")}),
+            dequantizes=True,
+            activation_functions=ANY,  # calls the layer's own activation function
+            layer_features=frozenset({"fused_shared", "zero_experts", "expert_bias"}),
+            padding=True,
+            hidden_multiple=32,
+            alignments=alignments.TRITON_KERNELS,
+            packages=(released_vllm.TRITON_KERNELS, "triton"),
+        ),
+        numerics=ROUNDED,
+        deterministic=True,
     ),
 )

@@ -16,6 +16,7 @@ import torch
 
 from moe import guarded_buffers, intermediates
 from moe.errors import MoEError
+from moe.expert_order import by_expert, weighted_sum
 from moe.experts.base import Experts
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class TorchGroupedExperts(Experts):
         if tokens == 0 or self.num_local == 0:
             shape = (tokens, self.layer_spec.hidden)
             return guarded_buffers.empty(shape, dtype=self.dtype, device=x.codes.device).zero_()
-        order, ends = _by_expert(routing.topk_ids, self.num_local)
+        order, ends = by_expert(routing.topk_ids, self.num_local)
         gate_up = self._first_product(x, order // top_k, ends)
         h = self.activate(gate_up).to(self.dtype)
         y = guarded_buffers.empty(
@@ -51,7 +52,7 @@ class TorchGroupedExperts(Experts):
         intermediates.keep("gemm1", gate_up, rows=order, copy=False)
         intermediates.keep("activation", h, rows=order, copy=False)
         intermediates.keep("gemm2", y, copy=False)
-        return _weighted_sum(y.view(tokens, top_k, -1), routing)
+        return weighted_sum(y.view(tokens, top_k, -1), routing)
 
     def _first_product(self, x: Activations, token: Tensor, ends: Tensor) -> Tensor:
         """Return [R, 2n] for rows of x: [T, K] in expert order. token: [R]. ends: [e]."""
@@ -141,21 +142,3 @@ def _row_scales(name: str, scale: Tensor | None, w: Tensor) -> Tensor:
 def _taken(codes: Tensor, rows: Tensor) -> Tensor:
     """Return codes[rows]; as bytes, since not every device indexes fp8."""
     return codes.view(torch.uint8)[rows].view(codes.dtype)
-
-
-def _by_expert(topk_ids: Tensor, experts: int) -> tuple[Tensor, Tensor]:
-    """Return order [R] int64, flat (token, slot) rows by expert with -1 last, and ends [e] int32.
-
-    ends: the exclusive end of each expert's rows in that order.
-    """
-    ids = topk_ids.reshape(-1)
-    ordered, order = torch.where(ids < 0, experts, ids).sort(stable=True)
-    local_ids = torch.arange(experts, dtype=ids.dtype, device=ids.device)
-    return order, torch.searchsorted(ordered, local_ids, right=True).int()
-
-
-def _weighted_sum(y: Tensor, routing: Routing) -> Tensor:
-    """Return the weighted sum over k, [T, K], in float32. y: [T, k, K]; -1 slots are not read."""
-    used = (routing.topk_ids >= 0)[:, :, None]
-    weighted = y.float() * routing.topk_weights[:, :, None]
-    return torch.where(used, weighted, 0.0).sum(dim=1).to(y.dtype)

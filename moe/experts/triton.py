@@ -9,38 +9,33 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from moe import guarded_buffers, intermediates
-from moe.experts.base import Experts, contiguous_weights
-from moe.formats import FORMATS
-from moe.kernels.activation import activate
+import torch
+
+from moe import adapters, guarded_buffers, intermediates
+from moe.experts.base import Experts
+from moe.experts.triton_steps import TritonSteps
 from moe.kernels.align import align_tokens
 from moe.kernels.combine import combine
 from moe.kernels.grouped_gemm import grouped_gemm
 from moe.kernels.launch import INTERPRETED
-from moe.kernels.quantize import quantize_rows, quantize_tensor, tensor_amax, tensor_scale
-from moe.kernels.quantize_groups import global_scale, quantize_groups
-from moe.kernels.scales import code_kind_of
+from moe.kernels.lora import add_lora
 from moe.kernels.tiles import block_rows
-from moe.types import Activations
+from moe.quant.base import dequantize_activations
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
-    from moe.formats.format import Format
-    from moe.types import ExpertWeights, Routing
+    from moe.adapters import Adapters
+    from moe.formats.quant_tensor import QuantTensor
+    from moe.kernels.align import Aligned
+    from moe.kernels.arranged import Arranged
+    from moe.types import Activations, Routing
 
 
-class TritonExperts(Experts):
+class TritonExperts(TritonSteps, Experts):
     """Run the kernels without a device sync: all sizes follow from shapes."""
-
-    @property
-    def format(self) -> Format:
-        """Return the number format of the activations."""
-        return FORMATS[self.layer_spec.scheme.activations]
-
-    def prepare_weights(self, weights: ExpertWeights) -> None:
-        """Keep contiguous weights. Raises MoEError if a static scheme has no `a2_scale`."""
-        self.weights = contiguous_weights(weights, self.format)
 
     def apply(self, x: Activations, routing: Routing) -> Tensor:
         tokens, top_k = routing.topk_ids.shape
@@ -51,10 +46,9 @@ class TritonExperts(Experts):
         w, ids = self.weights, routing.topk_ids
         block_m = block_rows(rows, self.layer_spec.num_experts, interpreted=INTERPRETED)
         aligned = align_tokens(ids, self.num_local, block_m)
-        gate_up = grouped_gemm(x, w.gate_up, aligned, rows=rows, dtype=self.dtype, bias=w.b13)
-        activation = activate(gate_up, ids, activation=self.layer_spec.activation)
-        h = self._quantize(activation, ids)
-        y = grouped_gemm(h, w.down, aligned, rows=rows, dtype=self.dtype, bias=w.b2)
+        gate_up = self._product(x, self.gate_up, aligned, routing, (w.b13, adapters.first))
+        activation, h = self.activated(gate_up, ids)
+        y = self._product(h, self.down, aligned, routing, (w.b2, adapters.second))
         intermediates.keep("gemm1", gate_up, copy=False)
         intermediates.keep("activation", activation, copy=False)
         intermediates.keep("second", h.codes, copy=False)
@@ -62,30 +56,25 @@ class TritonExperts(Experts):
         intermediates.keep("gemm2", y, copy=False)
         return combine(y, routing.topk_weights, ids)
 
-    def _quantize(self, h: Tensor, ids: Tensor) -> Activations:
-        """Return what the method's `quantize_intermediate` does, bit for bit, from kernels.
+    def _product(
+        self,
+        x: Activations,
+        w: QuantTensor | Arranged,
+        aligned: Aligned,
+        routing: Routing,
+        more: tuple[Tensor | None, Callable[[Adapters], tuple[Tensor, Tensor]]],
+    ) -> Tensor:
+        """Return a product of the experts, [R, O] in the layer's dtype, with adapters' parts.
 
-        h: [R, n]. ids: [T, k], -1 for rows of h that are not in use; a dynamic scale ignores them.
+        more: the bias, and what gives the product's matrices of adapters.
         """
-        fmt = self.format
-        if fmt.block is None:
-            return Activations(codes=h)
-        if fmt.scale_dtype != "f32":
-            return self._quantize_groups(h, ids)
-        kind = code_kind_of(fmt)
-        if fmt.has_one_scale:
-            calibrated = self.weights.a2_scale if fmt.static else None
-            scale = calibrated if calibrated is not None else tensor_scale(h, ids, kind)
-            codes = quantize_tensor(h, scale, kind)
-        else:
-            codes, scale = quantize_rows(h, kind, fmt.block[1])
-        return Activations(codes=codes, scale=scale, format=fmt)
-
-    def _quantize_groups(self, h: Tensor, ids: Tensor) -> Activations:
-        """Return h in a format whose scales belong to groups; see `_quantize`."""
-        fmt, total = self.format, None
-        if fmt.global_scale:
-            total = self.weights.a2_scale if fmt.static else None
-            total = global_scale(tensor_amax(h, ids), fmt) if total is None else total
-        rows = quantize_groups(h, fmt, total)
-        return Activations(codes=rows.codes, scale=rows.scale, global_scale=total, format=fmt)
+        bias, matrices_of = more
+        rows, held = routing.topk_ids.numel(), self.adapters
+        if held is None:
+            return grouped_gemm(x, w, aligned, rows=rows, dtype=self.dtype, bias=bias)
+        assert routing.adapters is not None, "a layer with adapters is given them"
+        y = grouped_gemm(x, w, aligned, rows=rows, dtype=torch.float32, bias=bias)
+        is_plain = x.format.block is None
+        values = x.codes if is_plain else dequantize_activations(x)
+        add_lora(y, values, (routing.topk_ids, routing.adapters), matrices_of(held))
+        return y.to(self.dtype)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from moe import released_vllm
+from moe import alignments, released_vllm
+from moe.formats.int4.spec import ROWS as INT4
+from moe.formats.int8.spec import WEIGHT_ONLY as INT8
+from moe.numerics import FLOAT32_LOSS
 from moe.spec import MemberSpec, Needs, Numerics
 from moe.stated_numerics import FP8_ALIGNED, FP8_SHORT
 
@@ -24,6 +27,13 @@ _VLLM = Numerics.stated(
 _VLLM_DYNAMIC = replace(_VLLM, amax_floor=1e-10)
 # Its fp8 sums stay in the short accumulator, except that a block's sum is added in float32.
 _VLLM_FP8 = replace(_VLLM, accumulation=FP8_SHORT, aligned=FP8_ALIGNED)
+# Marlin's kernels round a dequantized weight, the output, and its product with the router weight.
+_MARLIN = replace(
+    _VLLM, dequantized="model", expert="model", weight_dtype="model", accumulation=FLOAT32_LOSS
+)
+_MARLIN_WEIGHTS = frozenset(
+    {*(row.name for row in INT4), *(row.name for row in INT8 if not row.zero_point), "mxfp4"}
+)
 ROWS = (
     MemberSpec(
         name="vllm_triton",
@@ -70,6 +80,24 @@ ROWS = (
             packages=(released_vllm.PERMUTE,),
         ),
         numerics=replace(_VLLM, expert="model", weighted="f32"),
+        deterministic=True,
+    ),
+    MemberSpec(
+        name="marlin",
+        target="moe.experts.marlin:MarlinExperts",
+        needs=Needs(
+            features=frozenset({"cuda"}),
+            dtypes=frozenset({"bf16", "fp16"}),
+            formats=frozenset((weights, "model") for weights in _MARLIN_WEIGHTS),
+            dequantizes=True,
+            activation_functions=_VLLM_ACTIVATIONS,
+            hidden_multiple=128,
+            shard_multiple=64,
+            alignments=alignments.MARLIN,
+            packages=(released_vllm.MARLIN,),
+            probe="moe.released_vllm:marlin_fits",
+        ),
+        numerics=_MARLIN,
         deterministic=True,
     ),
 )

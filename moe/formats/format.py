@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from moe.formats.codec import Codec
 
 
+# For rows whose scales belong to groups of a row's columns, and are not plain products of amax.
+GROUP_QUANTIZER = "moe.kernels.group_weights:quantize_weights"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Format(MemberSpec):
     """Declare how numbers are stored: the grid of codes, and the block that shares a scale.
@@ -31,8 +35,8 @@ class Format(MemberSpec):
 
     grid: str  # `model`: the layer's dtype, unscaled; otherwise a name that `target` implements
     truth: str | None = None
-    # "module:function" (w [e, O, I], format) -> QuantTensor, a kernel for weights, next
-    # to its twin `function_torch`; None: `moe.kernels.quantize_weights`, float32 scales by block.
+    # "module:function" (w [e, O, I], format) -> QuantTensor, a kernel for weights, next to its twin
+    # `function_torch`; None: `moe.kernels.quantize_weights`, bytes with float32 scales by block.
     quantizer: str | None = None
     top: float = 0.0  # the largest code
     bottom: float | None = None  # the smallest code; None: -top

@@ -1,24 +1,35 @@
-"""Load codes of weights and activations, and turn them into values, without a copy in memory.
+"""Turn codes of weights and activations into values.
 
 fp4 and fp8 codes times a power of two, and fp4 codes times an e4m3 scale, are exact in bf16, so mx*
 and nvfp4 values are decoded whole, with the scales of their groups. Integers are decoded without
-their scale, which is applied to the sum over a group. Codes of fp4 are decoded by arithmetic on
-their bits, since few chips convert them.
+their scale, which is applied to the sum over a group. Codes of four bits are decoded by arithmetic
+on their bits: few chips convert them. Weights are decoded as they are loaded, by the kernel of a
+product; activations, whose rows are read once for each tile of columns, by `decoded_rows` before.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 import triton
 import triton.language as tl
 
+from moe import guarded_buffers
 from moe.errors import MoEError
 from moe.kernels import rounding
-from moe.kernels.quantize_groups import power_of_two
+from moe.kernels.exponents import power_of_two
+from moe.kernels.launch import INTERPRETED, launch
+from moe.kernels.tiles import program_size
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from moe.formats.format import Format
+    from moe.formats.quant_tensor import QuantTensor
+
+_INTERPRETED = tl.constexpr(INTERPRETED)
+E2M1_FACTOR, E2M1_FACTOR_FP16 = tl.constexpr(2.0**126), tl.constexpr(2.0**14)
 
 # How the kernel reads an operand: grid of the format -> kind. `value`: an element is a number.
 _KINDS = {
@@ -63,6 +74,75 @@ def scale_kind(fmt: Format) -> str:
             f"{fmt.block}"
         )
     return kind
+
+
+def check_decoded(tensor: QuantTensor) -> None:
+    """Raise MoEError for a format, scales or sizes that the kernels do not read."""
+    fmt = tensor.format
+    tensor.check()
+    code_kind(fmt)
+    scale_kind(fmt)
+    if is_decoded(fmt) and fmt.group is not None and tensor.shape[-1] % fmt.group:
+        raise MoEError(
+            f"{tensor.shape[-1]} columns of {fmt.name} codes end inside a group of {fmt.group}; "
+            "pad them with zeros to whole groups"
+        )
+    if fmt.block is not None and tensor.scale is None:
+        raise MoEError(f"{fmt.name} codes need scales, and got None: pass `scale`")
+
+
+def check_rows(x: QuantTensor) -> None:
+    """Raise MoEError for activations that the kernels do not read, or in a format of weights."""
+    check_decoded(x)
+    if is_decoded(x.format) and scale_kind(x.format) == "sums":
+        raise MoEError(
+            f"{x.format.name} is a format of weights; quantize activations to another one"
+        )
+
+
+def decoded_rows(x: QuantTensor) -> Tensor:
+    """Return the values of activations in bf16, without the scale of a row or of all rows.
+
+    x: [*, K], as `check_rows` takes it. Values of the layer's dtype are returned as they are.
+    """
+    fmt = x.format
+    if fmt.grid == "model":
+        return x.codes.contiguous()
+    if not is_decoded(fmt):
+        return x.codes.contiguous().to(torch.bfloat16)
+    values = guarded_buffers.empty(x.shape, dtype=torch.bfloat16, device=x.codes.device)
+    assert fmt.group is not None
+    assert x.scale is not None
+    groups = values.numel() // fmt.group
+    size = program_size(4096, 1 << 17, is_interpreted=INTERPRETED)
+    tile = max(1, min(triton.next_power_of_2(max(groups, 1)), size // fmt.group))
+    launch(
+        *(_decode_groups, (triton.cdiv(groups, tile),), x.codes.device, x.codes.contiguous()),
+        *(x.scale.contiguous().view(torch.uint8), values, groups),
+        KIND=code_kind(fmt),
+        SCALE=scale_kind(fmt),
+        GROUP=fmt.group,
+        PACKING=fmt.packing,
+        GROUPS=tile,
+    )
+    return values
+
+
+@triton.jit(do_not_specialize=("groups",))
+def _decode_groups(
+    code_ptr, scale_ptr, value_ptr, groups, KIND: tl.constexpr, SCALE: tl.constexpr,
+    GROUP: tl.constexpr, PACKING: tl.constexpr, GROUPS: tl.constexpr,
+):  # fmt: skip
+    """Write the values of GROUPS groups: codes times their scale."""
+    group = tl.program_id(0).to(tl.int64) * GROUPS + tl.arange(0, GROUPS)
+    used = group < groups
+    byte = tl.arange(0, GROUP // PACKING)
+    at = group[:, None] * (GROUP // PACKING) + byte[None, :]
+    raw = tl.load(code_ptr + at, mask=used[:, None], other=0.0 if KIND == "value" else 0)
+    scale = scale_values(tl.load(scale_ptr + group, mask=used, other=0), SCALE)
+    value = rounding.to_bf16(decoded(raw, KIND) * scale[:, None])
+    column = tl.arange(0, GROUP)
+    tl.store(value_ptr + group[:, None] * GROUP + column[None, :], value, mask=used[:, None])
 
 
 @triton.jit
@@ -116,3 +196,72 @@ def _e4m3_values(code):
     normal = ((size << 20) + (120 << 23)).to(tl.float32, bitcast=True)  # biases 7 and 127
     small = size.to(tl.float32) * 0.001953125  # 2^-9
     return tl.where(size == 0x7F, float("nan"), tl.where(size < 8, small, normal))
+
+
+@triton.jit
+def number_of(bits, HALF: tl.constexpr):
+    """Return numbers of int32 bits: of fp16, or of bf16, which the interpreter gets as float32."""
+    if _INTERPRETED:
+        return (bits << 16).to(tl.float32, bitcast=True)
+    elif HALF:
+        return (bits & 0xFFFF).to(tl.uint16).to(tl.float16, bitcast=True)
+    else:
+        return (bits & 0xFFFF).to(tl.uint16).to(tl.bfloat16, bitcast=True)
+
+
+@triton.jit
+def values_of_words(
+    word, zero, PART: tl.constexpr, KIND: tl.constexpr, HALF: tl.constexpr, ROWS: tl.constexpr,
+    WIDTH: tl.constexpr,
+):  # fmt: skip
+    """Return [ROWS, WIDTH] values of a part of arranged int32 words [ROWS, WIDTH / 2].
+
+    Codes of e2m1 become numbers with the same bits: 2^-126 (fp16: 2^-14) times the value, so that
+    a product with a power of two, `E2M1_FACTOR`, is left to do. Integers become the low bits of 128
+    (1024 in fp16), which is subtracted again together with the zero point, [ROWS] int32.
+    """
+    if KIND == "e2m1":
+        bits = _e2m1_pairs(word, PART)
+        if HALF:  # exponents lie three bits higher, with another bias
+            bits = (bits & -0x7FFF8000) | ((bits & 0x01C001C0) << 3)
+        return _columns_of(bits, HALF, ROWS, WIDTH)
+    else:
+        ONES: tl.constexpr = 0x64006400 if HALF else 0x43004300
+        pairs = _columns_of(((word >> (4 * PART)) & 0x000F000F) | ONES, HALF, ROWS, WIDTH)
+        return pairs - number_of((ONES & 0xFFFF) + zero, HALF)[:, None]
+
+
+@triton.jit
+def _e2m1_pairs(word, PART: tl.constexpr):
+    """Return int32 with the bits of two columns' codes where bf16 has sign, exponent, mantissa."""
+    if PART < 3:
+        return (word << (3 * PART)) & -0x7E3F7E40  # 0x81C081C0
+    else:
+        sign = (word << 1) & -0x7FFF8000  # 0x80008000
+        return sign | ((word >> 5) & 0x01000100) | ((word >> 4) & 0x00C000C0)
+
+
+@triton.jit
+def _columns_of(pairs, HALF: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+    """Return [ROWS, WIDTH], the numbers in the low and the high half of words side by side."""
+    if _INTERPRETED:
+        both = tl.join(pairs << 16, pairs & -0x10000).to(tl.float32, bitcast=True)
+    else:
+        both = tl.join(number_of(pairs, HALF), number_of(pairs >> 16, HALF))
+    return tl.reshape(both, (ROWS, WIDTH))
+
+
+@triton.jit
+def scales_of_word(word, PART: tl.constexpr, SCALE: tl.constexpr):
+    """Return the scales of a part [ROWS], in bf16 (interpreted: float32).
+
+    word: [ROWS] int32, a byte for each part. e4m3 scales are returned times 2^118, so that a
+    product with e2m1's bits is 2^-8 times the value: 2^126 would be beyond bf16.
+    """
+    code = (word >> (8 * PART)) & 0xFF
+    if SCALE == "e8m0":
+        bits = tl.where(code == 0, 0x0040, tl.where(code == 255, 0x7FC0, code << 7))
+        return number_of(bits, False)
+    else:
+        scale = _e4m3_values(code) * 3.3230699894622897e35  # 2^118
+        return scale.to(tl.float32 if _INTERPRETED else tl.bfloat16)

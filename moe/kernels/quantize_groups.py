@@ -17,7 +17,8 @@ import triton.language as tl
 from moe import guarded_buffers
 from moe.errors import MoEError
 from moe.formats.quant_tensor import SCALE_TORCH_DTYPE, QuantTensor, spread_blocks, spread_scale
-from moe.kernels import rounding
+from moe.kernels import exponents, rounding
+from moe.kernels.exponents import divided_torch, exponent_code_torch
 from moe.kernels.launch import INTERPRETED, launch
 from moe.kernels.tiles import program_size
 
@@ -132,26 +133,6 @@ def _constants(fmt: Format) -> dict[str, Any]:
 
 
 @triton.jit
-def power_of_two(code):
-    """Return float32 2^(code - 127) of int32 e8m0 codes; 255 is NaN."""
-    bits = tl.where(code == 0, 0x00400000, code << 23)
-    return tl.where(code == 255, 0x7FC00000, bits).to(tl.float32, bitcast=True)
-
-
-@triton.jit
-def _exponent_code(amax, SCALE: tl.constexpr, TOP: tl.constexpr, EXPONENT: tl.constexpr):
-    """Return the int32 e8m0 code of the scale, rounded down (`floor`) or up."""
-    if SCALE == "floor":
-        bits = amax.to(tl.int32, bitcast=True)
-        code = tl.maximum((bits >> 23) - EXPONENT, 0)
-    else:
-        bits = tl.div_rn(amax, tl.zeros_like(amax) + TOP).to(tl.int32, bitcast=True)
-        up = (bits >> 23) + ((bits & 0x7FFFFF) != 0).to(tl.int32)
-        code = tl.minimum(tl.where(bits <= 0x00400000, 0, up), 254)
-    return tl.where(bits > 0x7F800000, 255, code)
-
-
-@triton.jit
 def _codes(v, zero, GRID: tl.constexpr, LOW: tl.constexpr, TOP: tl.constexpr, BIAS: tl.constexpr):
     """Return int32 codes of v, in units of the scale."""
     if GRID == "e2m1":
@@ -189,6 +170,7 @@ def _encode_groups(
         largest = tl.maximum(tl.max(tl.maximum(low, high), axis=1), 0.0)
         scale = tl.div_rn(largest - least, zero + TOP)
         scale = tl.where(scale == 0.0, 1.0, scale)
+        scale = tl.where(amax == amax, scale, amax)  # least and largest skip a NaN
         zero = rounding.integer_codes(tl.div_rn(-least, scale), 0.0, TOP).to(tl.float32)
         tl.store(zero_ptr + unit, zero.to(tl.int32).to(tl.uint8), mask=used)
         tl.store(scale_ptr + unit, scale, mask=used)
@@ -205,9 +187,9 @@ def _encode_groups(
         tl.store(scale_ptr + unit, rounding.e4m3_codes(kept), mask=used)
         scale = tl.div_rn(block, total)
     else:
-        code = _exponent_code(amax, SCALE, TOP, EXPONENT)
+        code = exponents.exponent_code(amax, SCALE, TOP, EXPONENT)
         tl.store(scale_ptr + unit, code.to(tl.uint8), mask=used)
-        scale = power_of_two(code)
+        scale = exponents.power_of_two(code)
 
     spread = tl.zeros_like(low) + scale[:, None]
     codes = _codes(tl.div_rn(low, spread), zero[:, None], GRID, LOW, TOP, BIAS)
@@ -266,34 +248,18 @@ def _scale_torch(
     """Return the scales of groups, in the dtype of the format's scales, and zero points."""
     amax = extremes.amax
     if fmt.zero_point:
-        scale = _divided_torch(extremes.largest - extremes.least, fmt.top)
+        scale = divided_torch(extremes.largest - extremes.least, fmt.top)
         scale = torch.where(scale == 0, 1.0, scale)
         zero = (-extremes.least / scale).clamp(0, fmt.top).round().nan_to_num(nan=0.0)
         return scale, zero.to(torch.uint8)
     if fmt.scale_dtype == "e4m3":
         assert total is not None
-        wanted = _divided_torch(amax, fmt.top) * total.reshape(
+        wanted = divided_torch(amax, fmt.top) * total.reshape(
             *total.shape, *[1] * (amax.dim() - total.dim())
         )
         codes = rounding.e4m3_codes_torch(wanted.clamp(min=SCALE_MIN))
         return codes.view(torch.float8_e4m3fn), None
     if fmt.scale_dtype == "e8m0":
-        return _exponent_code_torch(amax, fmt), None
-    scale = _divided_torch(amax, fmt.scale_top or fmt.top)
+        return exponent_code_torch(amax, fmt), None
+    scale = divided_torch(amax, fmt.scale_top or fmt.top)
     return torch.where(scale == 0, 1.0, scale), None
-
-
-def _divided_torch(x: Tensor, divisor: float) -> Tensor:
-    """Return x / divisor, rounded once: torch multiplies by a number's reciprocal on a GPU."""
-    return x / torch.tensor(divisor, dtype=x.dtype, device=x.device)
-
-
-def _exponent_code_torch(amax: Tensor, fmt: Format) -> Tensor:
-    """Return the uint8 e8m0 codes of scales."""
-    if fmt.scale_rounding == "floor":
-        code = (amax.view(torch.int32) >> 23) - (int(torch.frexp(torch.tensor(fmt.top))[1]) - 1)
-    else:
-        bits = _divided_torch(amax, fmt.top).view(torch.int32)
-        code = (bits >> 23) + ((bits & 0x7FFFFF) != 0)
-        code = torch.where(bits <= 0x0040_0000, 0, code)
-    return torch.where(amax.isnan(), 255, code.clamp(0, 254)).to(torch.uint8)

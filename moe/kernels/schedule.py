@@ -1,7 +1,4 @@
-"""Share what grouped GEMMs do beside the sum: the order of tiles, and the bias.
-
-Tiles are assigned to programs in an order that keeps weights in the cache.
-"""
+"""Assign the tiles of a grouped GEMM to programs in an order that keeps weights in the cache."""
 
 from __future__ import annotations
 
@@ -18,12 +15,3 @@ def tile_of(tiles, blocks, GROUP_M: tl.constexpr):
     deep = tl.minimum(blocks - first, GROUP_M)
     inside = program % (GROUP_M * tiles)
     return first + inside % deep, inside // deep
-
-
-@triton.jit
-def with_bias(result, bias_ptr, expert, column, out):
-    """Return the tile float32 [BLOCK_M, BLOCK_N] plus the bias of its columns, if there is one."""
-    if bias_ptr is not None:
-        bias = tl.load(bias_ptr + expert * out + column, mask=column < out, other=0.0)
-        result += bias.to(tl.float32)[None, :]
-    return result

@@ -116,26 +116,21 @@ def interpreted_tile(block_m: int, out: int, inner: int, *, blocked: bool) -> Ti
     )
 
 
-def decoding_tile(
-    block_m: int, out: int, inner: int, *, group: int | None, interpreted: bool
-) -> Tile:
-    """Return the tile of a product whose operands are decoded as they are loaded.
+def decoding_tile(block_m: int, out: int, *, interpreted: bool) -> Tile:
+    """Return the tile of a product whose weights are decoded as they are loaded.
 
-    group: inner elements that share a scale of a sum, a step of which is a part; None: any step.
+    Its steps are those of the arranged weights, whatever block_k is.
     """
-    step = min(group or BLOCK, 64 if interpreted is False else BLOCK)
     if _are_small:
-        small = _small_tile(block_m, blocked=False)
-        return replace(small, block_k=min(step, small.block_k))
+        return _small_tile(block_m, blocked=False)
     if interpreted:
-        wide = min(power_of_2(max(inner, 32)), 1024)
-        return replace(interpreted_tile(block_m, out, inner, blocked=False), block_k=group or wide)
+        return interpreted_tile(block_m, out, BLOCK, blocked=True)
     return Tile(
-        block_m=min(block_m, 128),
-        block_n=min(64, power_of_2(max(out, 32))),
-        block_k=step,
+        block_m=block_m,
+        block_n=min(128, power_of_2(max(out, 32))),
+        block_k=BLOCK,
         group_m=1 if block_m <= 32 else 8,
-        num_warps=4,
+        num_warps=4 if block_m <= 64 else 8,
         num_stages=3,
     )
 

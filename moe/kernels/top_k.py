@@ -16,7 +16,8 @@ from torch.nn.functional import softplus
 
 from moe import guarded_buffers
 from moe.errors import MoEError
-from moe.kernels.launch import launch
+from moe.kernels.launch import INTERPRETED, launch
+from moe.kernels.tiles import program_size
 from moe.types import Routing
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ def top_k_routing(
     if tokens == 0:
         return Routing(topk_ids=ids, topk_weights=weights)
     wide = triton.next_power_of_2(experts)
-    rows = max(1, min(triton.next_power_of_2(tokens), _ELEMENTS // wide))
+    size = program_size(_ELEMENTS, _ELEMENTS, is_interpreted=INTERPRETED)
+    rows = max(1, min(triton.next_power_of_2(tokens), size // wide))
     launch(
         *(_top_k, (triton.cdiv(tokens, rows),), logits.device),
         *(logits.contiguous(), bias if bias is None else bias.float().contiguous()),

@@ -12,8 +12,9 @@ from moe.formats import FORMATS
 from moe.kernels import quantize_groups
 from moe.kernels.launch import runs_kernels
 from moe.kernels.quantize_groups import global_scale
+from moe.kernels.quantize_weights import moe_quantize_weights, moe_quantize_weights_torch
 from moe.quant.scaled import ScaledCodes, given_scale
-from moe.types import Activations, ExpertWeights
+from moe.types import Activations
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,10 +28,6 @@ class GroupCodes(ScaledCodes):
 
     A member whose activations have a dynamic global scale sets `input_scale_is_local = False`.
     """
-
-    def quantize_weights(self, w13: Tensor, w2: Tensor) -> ExpertWeights:
-        fmt = FORMATS[self.weights]
-        return ExpertWeights.of(quantize_experts(w13, fmt), quantize_experts(w2, fmt))
 
     def quantize_input(self, x: Tensor, a1_scale: Tensor | None) -> Activations:
         """Return quantized rows. Raises MoEError without the global scale of a static format."""
@@ -65,8 +62,5 @@ def quantize_rows(x: Tensor, fmt: Format, total: Tensor | None = None) -> QuantT
 
 def quantize_experts(w: Tensor, fmt: Format) -> QuantTensor:
     """Return w [e, O, I] in a format with groups; each expert has its own global scale."""
-    total = None
-    if fmt.global_scale:
-        amax = w.abs().amax(dim=(1, 2)) if w.numel() else w.new_zeros(len(w))
-        total = global_scale(amax, fmt)
-    return quantize_rows(w, fmt, total)
+    do = moe_quantize_weights if runs_kernels(w.device) else moe_quantize_weights_torch
+    return do(w, fmt)

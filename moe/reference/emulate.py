@@ -52,12 +52,20 @@ class Emulation:
     """
 
     def __init__(self, reference: BaselineSiluAndMul, inputs: Inputs) -> None:
-        """Store the layer. Raises ValueError for more than one rank, and for shared experts."""
+        """Store the layer.
+
+        Raises ValueError for more than one rank, and for shared experts, projections and adapters.
+        """
         world = reference.layer_spec.layout.world_size
         if world > 1 or reference.layer_spec.shared_experts:
             raise ValueError(
                 f"{world} rank(s) with {reference.layer_spec.shared_experts} shared experts cannot "
                 "be emulated: choose a layer of one rank without shared experts"
+            )
+        if reference.latent is not None or reference.adapters is not None:
+            raise ValueError(
+                "a layer with projections or adapters cannot be emulated: choose one without "
+                "`latent` and `adapters`"
             )
         self._reference = reference
         self._inputs = dataclasses.replace(inputs, x=inputs.x.float())

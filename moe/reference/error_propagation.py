@@ -52,6 +52,12 @@ class Noisy:
         value, variance, jumps, doubt = pieces
         return Noisy(value=value, variance=variance, jumps=jumps, doubt=doubt)
 
+    def rows(self, numbers: Tensor) -> Noisy:
+        """Return some rows [R, C] of [T, C]. numbers: [R] int64."""
+        pieces = (self.value, self.variance, self.jumps, self.doubt)
+        value, variance, jumps, doubt = (t[numbers] for t in pieces)
+        return Noisy(value=value, variance=variance, jumps=jumps, doubt=doubt)
+
     def __getitem__(self, rank: int) -> Noisy:
         """Return a rank's values [R, c] of [w, R, c]."""
         pieces = (self.value, self.variance, self.jumps, self.doubt)

@@ -11,80 +11,45 @@ It also computes the error that a correct member may have, from the values of th
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import torch
 
-from moe.formats import FORMATS
 from moe.reference import formats
-from moe.reference.activation import activation_of
 from moe.reference.error_propagation import Noisy, by_rank, first_product, intermediate
+from moe.reference.latent import carried, quantized_error
+from moe.reference.layer_truth import LayerTruth
 from moe.reference.output_noise import Term, add_noise
 from moe.reference.ownership import holders
 from moe.reference.pairs import largest_input, pairs_of, weighted_input
 from moe.reference.result import Answer, Sums, empty_sums, record_parts
 from moe.reference.scale_error import Scale, dynamic_scale, largest_of, quantize_noisy
-from moe.reference.shared_experts import SHARED, SharedTruth, gate_factor
 from moe.reference.total import answer_of, passed_through
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from torch import Tensor
 
     from moe.reference.pairs import Pairs
-    from moe.spec import LayerSpec, Numerics
-
-B = TypeVar("B", bound="BaselineSiluAndMul")
 
 
-class BaselineSiluAndMul:
-    """y = sum over k of weight * down(f(gate(x)) * up(x)), plus the shared experts.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class First:
+    """Hold what the first products have in common.
 
-    expert(e) returns (w13 [2N, K], w2 [K, N]) in the model dtype, neither sharded nor quantized;
-    ids from num_experts on are fused shared experts. biases(e) returns (b13 [2N], b2 [K]) of its
-    products. shared: the same for the shared experts as one
-    wide MLP, or None. shared_gate: [1, K], or None.
+    scale: of the input, or the global scale, if all tokens share one, else None. kept: first
+    products by expert and adapter, kept for other numerics, or None. error: [T, L] of the input of
+    a latent layer, or None.
     """
 
-    def __init__(
-        self,
-        layer_spec: LayerSpec,
-        numerics: Numerics,
-        expert: Callable[[int], tuple[Tensor, Tensor]],
-        shared: tuple[Tensor, Tensor] | None = None,
-        *,
-        dtype: torch.dtype = torch.float32,
-        values: Callable[[int], tuple[Tensor, Tensor]] | None = None,
-        shared_numerics: Numerics = SHARED,
-        shared_gate: Tensor | None = None,
-        biases: Callable[[int], tuple[Tensor, Tensor]] | None = None,
-    ) -> None:
-        """Store the layer.
+    scale: Tensor | None
+    kept: dict[tuple[int, int], Noisy] | None
+    error: Noisy | None = None
 
-        numerics: with every place stated. values: returns cached results of `weights`; None:
-        compute them. biases: None if the layer has none. Raises ValueError for numerics that leave
-        a place unstated.
-        """
-        if numerics.unstated:
-            raise ValueError(
-                f"numerics do not state {', '.join(numerics.unstated)}; state every place with "
-                "Numerics.stated(...), or try each of moe.assumed_numerics.alternatives"
-            )
-        self.layer_spec = layer_spec
-        self.numerics = numerics
-        self.shared_numerics = shared_numerics
-        self.dtype = dtype
-        self._expert = expert
-        self._shared = shared
-        self._shared_gate = shared_gate
-        self._values = values
-        self._biases = biases
-        self.weight_format = FORMATS[layer_spec.scheme.weights]
-        self.act_format = FORMATS[layer_spec.scheme.activations]
-        self.activation = activation_of(layer_spec.activation)
-        self._model = layer_spec.dtype
-        self._latest: tuple[int, tuple[Tensor, Tensor]] | None = None
+
+class BaselineSiluAndMul(LayerTruth):
+    """y = sum over k of weight * down(f(gate(x)) * up(x)), plus the shared experts."""
 
     def __call__(
         self,
@@ -96,7 +61,8 @@ class BaselineSiluAndMul:
         a2_scale: Tensor | None = None,
         keep: Tensor | None = None,
         like: Answer | None = None,
-        products: dict[int, Noisy] | None = None,
+        products: dict[tuple[int, int], Noisy] | None = None,
+        adapters: Tensor | None = None,
     ) -> Answer:
         """Return the output and its allowed error.
 
@@ -104,19 +70,24 @@ class BaselineSiluAndMul:
         topk_ids: [T, k] int32, -1 = none; rows of only -1 give zeros. topk_weights: [T, k] float32.
         keep: [r] int64 rows whose `Answer.parts` are requested. like: an answer for more tokens,
         whose per-tensor scales are used. products: keeps each expert's first product, for other
-        numerics with the same inputs.
+        numerics with the same inputs. adapters: [T] int32 number of each token's low-rank adapter,
+        -1 = none, or None.
         """
         x = x.to(self.dtype)
         kept = products if self.numerics.weight_on != "input" else None
-        pairs = self._pairs(topk_ids, topk_weights)
-        first = self._first_scale(x, pairs, a1_scale) if like is None else like.tensor_scales[0]
-        inputs = self.quantize_input(x, first) if self.numerics.weight_on != "input" else x
+        pairs = self._pairs(topk_ids, topk_weights, adapters)
+        z, error = self._entered(x)
+        scale = self._first_scale(z, pairs, a1_scale) if like is None else like.tensor_scales[0]
+        inputs = self.quantize_input(z, scale) if self.numerics.weight_on != "input" else z
+        if error is not None:
+            error = quantized_error(error, scale, self.act_format, self.numerics)
+        first = First(scale=scale, kept=kept, error=error)
         second = None if like is None else like.tensor_scales[1]
         if like is None:
-            second = self._second_scales(inputs, pairs, a2_scale, (first, kept))
+            second = self._second_scales(inputs, pairs, a2_scale, first)
         sums = empty_sums(x, topk_ids.shape[1], self.layer_spec.layout.world_size, keep)
         for of_expert in pairs:
-            ranks, h = self._shards(of_expert, inputs, (first, kept))
+            ranks, h = self._shards(of_expert, inputs, first)
             sums.amax2 = torch.maximum(sums.amax2, h.value.abs().amax())
             h = self.quantize_intermediate(h, None if second is None else second.of(ranks))
             self._add_shards(sums, of_expert, h)
@@ -124,65 +95,20 @@ class BaselineSiluAndMul:
         passed = None
         if self.layer_spec.zero_experts:
             passed = passed_through(x, topk_ids, topk_weights, self.layer_spec.num_experts)
-        answer = answer_of(sums, x, shared, self.numerics, self.layer_spec, passed)
-        return dataclasses.replace(answer, tensor_scales=(first, second))
+        answer = answer_of(sums, z, shared, self.numerics, self.layer_spec, passed)
+        if self.latent is not None:
+            more = self.latent.rounding(sums.partial, self.layer_spec)
+            answer = dataclasses.replace(answer, variance=answer.variance + more)
+        return dataclasses.replace(answer, tensor_scales=(scale, second))
 
-    def _pairs(self, topk_ids: Tensor, topk_weights: Tensor) -> list[Pairs]:
+    def _pairs(
+        self, topk_ids: Tensor, topk_weights: Tensor, adapters: Tensor | None
+    ) -> list[Pairs]:
         """Return the pairs of each expert, with router weights in their declared dtype."""
         weights = topk_weights.to(self.dtype)
         if self.numerics.weight_dtype == "model":
             weights = formats.on_grid(weights, self._model)
-        return list(pairs_of(topk_ids, weights, self.layer_spec.held_experts))
-
-    def remade(self, kind: type[B], numerics: Numerics | None = None) -> B:
-        """Return this reference as `kind`, a subclass that overrides some of the steps below.
-
-        numerics: others; None: its own.
-        """
-        return kind(
-            *(self.layer_spec, numerics or self.numerics, self._expert, self._shared),
-            dtype=self.dtype,
-            values=self._values,
-            shared_numerics=self.shared_numerics,
-            shared_gate=self._shared_gate,
-            biases=self._biases,
-        )
-
-    def with_numerics(self: B, numerics: Numerics) -> B:
-        """Return this reference with other numerics."""
-        return self.remade(type(self), numerics)
-
-    def expert(self, e: int) -> tuple[Tensor, Tensor]:
-        """Return expert e's matrices before quantization."""
-        w13, w2 = self._expert(e)
-        return w13.to(self.dtype), w2.to(self.dtype)
-
-    @property
-    def shared(self) -> SharedTruth | None:
-        """Return the shared experts that are not fused with the routed ones, or None."""
-        if self._shared is None:
-            return None
-        return SharedTruth(
-            w13=self._shared[0],
-            w2=self._shared[1],
-            gate=self._shared_gate,
-            numerics=self.shared_numerics,
-            layer_spec=self.layer_spec,
-            activation=self.activation,
-        )
-
-    def shared_factor(self, x: Tensor) -> Tensor:
-        """Return the gate of the shared experts, [T, 1] or [1, 1]: one, where there is none."""
-        if self._shared_gate is None:
-            return x.new_ones((1, 1), dtype=self.dtype)
-        return gate_factor(x.to(self.dtype), self._shared_gate)
-
-    def biases(self, e: int) -> tuple[Tensor, Tensor] | None:
-        """Return expert e's b13 [2N] and b2 [K], or None if the layer has no biases."""
-        if self._biases is None:
-            return None
-        b13, b2 = self._biases(e)
-        return b13.to(self.dtype), b2.to(self.dtype)
+        return list(pairs_of(topk_ids, weights, self.layer_spec.held_experts, adapters))
 
     def _first_scale(
         self, x: Tensor, pairs: Sequence[Pairs], a1_scale: Tensor | None
@@ -210,7 +136,7 @@ class BaselineSiluAndMul:
         inputs: Tensor,
         pairs: Sequence[Pairs],
         a2_scale: Tensor | None,
-        first: tuple[Tensor | None, dict[int, Noisy] | None],
+        first: First,
     ) -> Scale | None:
         """Return each rank's scale, or global scale, [world] if its rows share one, else None."""
         world, fmt = self.layer_spec.layout.world_size, self.act_format
@@ -227,15 +153,10 @@ class BaselineSiluAndMul:
         scale = formats.tensor_scale(largest.scale, fmt, self.numerics)
         return dataclasses.replace(largest, scale=scale)
 
-    def _shards(
-        self,
-        pairs: Pairs,
-        inputs: Tensor,
-        first: tuple[Tensor | None, dict[int, Noisy] | None],
-    ) -> tuple[slice, Noisy]:
+    def _shards(self, pairs: Pairs, inputs: Tensor, first: First) -> tuple[slice, Noisy]:
         """Return the ranks that compute an expert, and its intermediate [w, R, c] by rank.
 
-        inputs: [T, K]. first: the input's scale, and the dict that keeps first products.
+        inputs: [T, K].
         """
         product = self._first_product(pairs, inputs, first)
         weight = pairs.weight if self.numerics.weight_on == "intermediate" else None
@@ -243,40 +164,28 @@ class BaselineSiluAndMul:
         ranks, columns = holders(self.layer_spec, pairs.e)
         return ranks, h.by_rank(columns)
 
-    def _first_product(
-        self,
-        pairs: Pairs,
-        inputs: Tensor,
-        first: tuple[Tensor | None, dict[int, Noisy] | None],
-    ) -> Noisy:
+    def _first_product(self, pairs: Pairs, inputs: Tensor, first: First) -> Noisy:
         """Return the first product [R, 2N] of an expert, kept or computed; see `_shards`."""
-        scale, products = first
-        if products is not None and pairs.e in products:
-            return products[pairs.e]
+        key = (pairs.e, pairs.adapter)
+        if first.kept is not None and key in first.kept:
+            return first.kept[key]
         rows = inputs[pairs.rows]
         if self.numerics.weight_on == "input":
             weighted = weighted_input(inputs, pairs, self.numerics, self._model)
-            rows = self.quantize_input(weighted, scale)
-        biases = self.biases(pairs.e)
+            rows = self.quantize_input(weighted, first.scale)
+        biases, w13 = self.biases(pairs.e), self.adapted(pairs.e, pairs.adapter)[0]
         bias = None if biases is None else biases[0]
-        product = first_product(rows, self.weights(pairs.e)[0], self.numerics, bias)
-        if products is not None:
-            products[pairs.e] = product
+        product = first_product(rows, w13, self.numerics, bias)
+        if first.error is not None:
+            product = carried(product, self._error_of(pairs, first.error), w13)
+        if first.kept is not None:
+            first.kept[key] = product
         return product
 
-    def weights(self, e: int) -> tuple[Tensor, Tensor]:
-        """Return the values of the codes of expert e's matrices; the latest result is cached."""
-        is_rounded = self.numerics.dequantized == "model"
-        if self._values is not None and not is_rounded:
-            return self._values(e)
-        if self._latest is None or self._latest[0] != e:
-            model = self._model if is_rounded else "f32"
-            w13, w2 = (
-                formats.rounded_weight_values(w.to(self.dtype), self.weight_format, model)
-                for w in self._expert(e)
-            )
-            self._latest = (e, (w13, w2))
-        return self._latest[1]
+    def _error_of(self, pairs: Pairs, error: Noisy) -> Noisy:
+        """Return the error of these rows' input [R, L]."""
+        rows = error.rows(pairs.rows)
+        return rows.times(pairs.weight) if self.numerics.weight_on == "input" else rows
 
     def quantize_intermediate(self, h: Noisy, shared: Scale | None) -> Noisy:
         """Quantize each rank's columns [w, R, c]. shared: [w, 1, 1] of all rows, or None."""
@@ -290,7 +199,7 @@ class BaselineSiluAndMul:
     def _add_shards(self, sums: Sums, pairs: Pairs, h: Noisy) -> None:
         """Add an expert's second product on the columns [w, R, c] of each rank that holds some."""
         ranks, columns = holders(self.layer_spec, pairs.e)
-        w2 = by_rank(self.weights(pairs.e)[1], columns)  # [w, K, c]
+        w2 = by_rank(self._second_matrix(pairs), columns)  # [w, K, c]
         y = h.value @ w2.transpose(1, 2)
         if (biases := self.biases(pairs.e)) is not None:
             y[0] += self._second_bias(biases[1], pairs)  # of the ranks that share an expert, one
@@ -301,6 +210,12 @@ class BaselineSiluAndMul:
         term = Term(rows=pairs.rows, weight=weight, h=h, w2=w2, y=y)
         add_noise(sums, term, self.numerics, self.layer_spec)
 
+    def _second_matrix(self, pairs: Pairs) -> Tensor:
+        """Return an expert's second matrix [K, N], of a latent layer with the way back in it."""
+        w2 = self.adapted(pairs.e, pairs.adapter)[1]
+        return w2 if self.latent is None else self.latent.folded(w2)
+
     def _second_bias(self, b2: Tensor, pairs: Pairs) -> Tensor:
         """Return b2 [K] as it is added to the output, times the router weight if that has it."""
+        b2 = b2 if self.latent is None else self.latent.leave(b2)
         return b2 * pairs.weight[:, None] if self.numerics.weight_on == "intermediate" else b2

@@ -76,7 +76,7 @@ def _expert_rounding(term: Term, numerics: Numerics, model: str) -> Tensor:
 
 def _lost(numerics: Numerics, layer_spec: LayerSpec, terms: int) -> float:
     """Return the relative error of truncated sums, which all lose in the same direction."""
-    first = gathered(numerics, layer_spec.hidden)
+    first = gathered(numerics, layer_spec.expert_hidden)
     return 2 * math.sqrt(first) + math.sqrt(gathered(numerics, terms))
 
 

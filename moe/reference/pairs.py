@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Pairs:
-    """Hold the [R] pairs of a token and a slot that chose expert `e`."""
+    """Hold the [R] pairs of a token and a slot that chose expert `e`, with the same adapter."""
 
     e: int
     rows: Tensor  # [R] int64, the tokens
     slots: Tensor  # [R] int64
     weight: Tensor  # [R] router weights, in the dtype that the numerics declare
+    adapter: int = -1  # number of the tokens' low-rank adapter, -1 = none
 
     @property
     def divisor(self) -> Tensor:
@@ -32,12 +33,23 @@ class Pairs:
         return torch.where(self.weight == 0, torch.ones_like(self.weight), self.weight)[:, None]
 
 
-def pairs_of(topk_ids: Tensor, weights: Tensor, num_experts: int) -> Iterator[Pairs]:
-    """Yield the pairs of each expert that some token chose. Both [T, k]."""
+def pairs_of(
+    topk_ids: Tensor, weights: Tensor, num_experts: int, adapters: Tensor | None = None
+) -> Iterator[Pairs]:
+    """Yield the pairs of each expert that some token chose, by adapter. Both [T, k].
+
+    adapters: [T] int32 number of each token's adapter, -1 = none; None: no token has one.
+    """
+    numbers = [-1] if adapters is None else torch.unique(adapters).tolist()
     for e in range(num_experts):
-        rows, slots = (topk_ids == e).nonzero(as_tuple=True)
-        if len(rows):
-            yield Pairs(e=e, rows=rows, slots=slots, weight=weights[rows, slots])
+        for number in numbers:
+            is_pair = topk_ids == e
+            if adapters is not None:
+                is_pair = is_pair & (adapters == number)[:, None]
+            rows, slots = is_pair.nonzero(as_tuple=True)
+            if len(rows):
+                weight = weights[rows, slots]
+                yield Pairs(e=e, rows=rows, slots=slots, weight=weight, adapter=number)
 
 
 def weighted_input(x: Tensor, pairs: Pairs, numerics: Numerics, model: str) -> Tensor:

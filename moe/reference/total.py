@@ -29,7 +29,7 @@ def answer_of(
 ) -> Answer:
     """Return the sum over the ranks and the shared experts, with the roundings of these sums.
 
-    x: [T, K], the layer's input. passed: [T, K] what zero experts add last, or None.
+    x: [T, K], the routed experts' input. passed: [T, K] what zero experts add last, or None.
     """
     out, variance, flips, along = sums.partial.sum(dim=0), sums.variance, sums.flips, sums.along
     if shared is not None:

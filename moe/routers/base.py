@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from moe.routing_method import OPTIONS
-from moe.spec import ANY, ROUTING_FIELDS, MemberSpec, Need, Needs, Reason, reads
+from moe.routing_method import DECIDED_BY, OPTIONS, asks_for
+from moe.spec import ANY, MemberSpec, Need, Needs, Reason
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -90,13 +90,17 @@ class RouterSpec(MemberSpec):
 
     def asked(self, platform: Platform) -> tuple[Need, ...]:
         """Return the needs that can refuse a layer on this platform, in the order of checking."""
-        return (Need.of(self._not_taken), *self.needs.asked(platform))
+        missing = (word for word in OPTIONS if word not in self.takes)
+        return (*(_untaken(word) for word in missing), *self.needs.asked(platform))
 
-    @reads(*ROUTING_FIELDS)
-    def _not_taken(self, layer_spec: LayerSpec) -> Reason | None:
-        """Refuse an option that `takes` does not name."""
-        for word in layer_spec.routing_method.options:
-            if word not in self.takes:
-                text = f"does not name {word!r} in its `takes`"
-                return Reason(code="router_unsupported", text=text)
-        return None
+
+def _untaken(word: str) -> Need:
+    """Return the need that a layer does not ask for an option; it reads what decides that alone."""
+
+    def refuse(layer_spec: LayerSpec) -> Reason | None:
+        if not asks_for(layer_spec, word):
+            return None
+        text = f"does not name {word!r} in its `takes`"
+        return Reason(code="router_unsupported", text=text)
+
+    return Need(reads=frozenset(DECIDED_BY[word]), refuse=refuse)

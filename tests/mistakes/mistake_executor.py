@@ -22,7 +22,9 @@ from tests.mistakes import (
     mistakes_functions,
     mistakes_groups,
     mistakes_kernels,
+    mistakes_latent,
     mistakes_layer,
+    mistakes_lora,
     mistakes_ranks,
     mistakes_routing,
     mistakes_scales,
@@ -54,7 +56,9 @@ FAMILIES = (
     mistakes_weights,
     mistakes_widths,
     mistakes_weighing,
-    mistakes_groups,  # last: a mistake's number is the seed of its case
+    mistakes_groups,
+    mistakes_latent,
+    mistakes_lora,  # last: a mistake's number is the seed of its case
 )
 
 

@@ -6,7 +6,7 @@ import torch
 
 from moe import batches, guarded_buffers, intermediates
 from moe.activations.silu.member import SiluMul
-from moe.experts import EXPERTS, torch_grouped, triton_batched
+from moe.experts import EXPERTS, torch_grouped, triton_batched, triton_steps
 from moe.experts import triton as triton_experts
 from moe.experts.torch_grouped import TorchGroupedExperts
 from moe.experts.torch_loop import TorchLoopExperts
@@ -339,7 +339,7 @@ def weights_of_the_next_batch(patch):
 def scale_taken_over_padding_rows_of_batches(patch):
     around(
         patch,
-        triton_batched,
+        triton_steps,
         "tensor_scale",
         lambda real, h, slots, kind: real(h, torch.zeros_like(slots), kind),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from moe.activations.gelu_tanh.member import GeluTanhMul
-from moe.experts import triton as triton_experts
+from moe.experts import triton_steps
 from moe.routers.sigmoid.member import SigmoidTopK
 from moe.routers.softmax.member import SoftmaxTopK
 from tests.mistakes.mistake import around, mistake
@@ -39,7 +39,7 @@ def gelu_by_erf_instead_of_tanh(patch):
     m=4,
 )
 def kernel_not_told_of_the_activation(patch):
-    around(patch, triton_experts, "activate", lambda real, h, ids, **kw: real(h, ids))
+    around(patch, triton_steps, "activate", lambda real, h, ids, **kw: real(h, ids))
 
 
 @mistake("up ignored by another activation", "FI #2882", "silu_without_up", activation="gelu_tanh")

@@ -11,7 +11,17 @@ import linecache
 import textwrap
 from typing import TYPE_CHECKING
 
-from moe.kernels import align, combine, grouped_gemm, quantize
+from moe.kernels import (
+    align,
+    batched_gemm,
+    combine,
+    decode,
+    decoded_dot,
+    grouped_gemm,
+    products,
+    quantize,
+    scaled_dot,
+)
 from tests.mistakes.mistake import mistake
 
 if TYPE_CHECKING:
@@ -20,11 +30,15 @@ if TYPE_CHECKING:
     import pytest
 
 EVERY = {"experts": "triton"}
+DECODED = {"experts": "triton_batched", "quant": "mxfp4"}
 TINY = {"experts": "triton", "n": 96, "k": 96, "call": "small_tiles"}
 
 
 def edited(patch: pytest.MonkeyPatch, module: ModuleType, name: str, old: str, new: str) -> None:
-    """Replace a kernel of `module` by one with `new` in place of the only `old` in its text."""
+    """Replace a kernel of `module` by one with `new` in place of the only `old` in its text.
+
+    The modules that import the kernel get the edited one, too.
+    """
     source = textwrap.dedent(inspect.getsource(getattr(module, name).fn))
     assert source.count(old) == 1, f"{source.count(old)} of {old!r} in {name}"
     text, file = source.replace(old, new), f"<{name} edited>"
@@ -32,7 +46,9 @@ def edited(patch: pytest.MonkeyPatch, module: ModuleType, name: str, old: str, n
     linecache.cache[file] = (len(text), None, lines, file)  # Triton reads a kernel's source
     namespace = dict(vars(module))
     exec(compile(text, file, "exec"), namespace)
-    patch.setattr(module, name, namespace[name])
+    for owner in (module, products, decoded_dot, grouped_gemm, batched_gemm):
+        if hasattr(owner, name):
+            patch.setattr(owner, name, namespace[name])
 
 
 @mistake(
@@ -44,12 +60,12 @@ def edited(patch: pytest.MonkeyPatch, module: ModuleType, name: str, old: str, n
     k=160,
 )
 def partial_step_lost(patch):
-    edited(patch, grouped_gemm, "_dot", "tl.cdiv(inner, BLOCK_K)):", "inner // BLOCK_K):")
+    edited(patch, scaled_dot, "scaled_dot", "tl.cdiv(inner, BLOCK_K)):", "inner // BLOCK_K):")
 
 
 @mistake("steps after the first lost", "aiter #4993", "says:stage gemm1", **TINY)
 def only_the_first_step(patch):
-    edited(patch, grouped_gemm, "_dot", "range(tl.cdiv(inner, BLOCK_K))", "range(1)")
+    edited(patch, scaled_dot, "scaled_dot", "range(tl.cdiv(inner, BLOCK_K))", "range(1)")
 
 
 @mistake("columns after the first tile shifted", "FI #4186", "says:stage gemm1", **TINY)
@@ -92,3 +108,19 @@ def scale_of_the_first_columns(patch):
 )
 def experts_of_the_upper_half_have_no_rows(patch):
     edited(patch, align, "_one_hot", "(expert < experts)", "(expert < experts // 2)")
+
+
+@mistake("steps after the first lost", "aiter #4993", "says:stage gemm1", k=256, **DECODED)
+def only_the_first_step_of_decoded_weights(patch):
+    edited(patch, decoded_dot, "decoded_dot", "range(steps)", "range(1)")
+
+
+@mistake("columns of a byte exchanged", "AutoAWQ packing", "says:stage gemm1", **DECODED)
+def halves_of_arranged_words_exchanged(patch):
+    old = "tl.join(pairs << 16, pairs & -0x10000)"
+    edited(patch, decode, "_columns_of", old, "tl.join(pairs & -0x10000, pairs << 16)")
+
+
+@mistake("scale of the next group", "vLLM #45037", "says:stage gemm1", **DECODED)
+def scale_of_the_neighbouring_part(patch):
+    edited(patch, decode, "scales_of_word", "(8 * PART)", "(8 * (PART ^ 1))")

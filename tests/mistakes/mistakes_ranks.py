@@ -8,7 +8,7 @@ from harness.fixtures import layer_weights
 from moe import layer
 from moe.all2all.allgather_reducescatter import AllGatherReduceScatter
 from moe.collectives import Group
-from moe.layer import MoEKernel
+from moe.moe_kernel import MoEKernel
 from moe.quant import base as quant_base
 from moe.quant.base import QuantMethod
 from moe.shared import SharedExperts

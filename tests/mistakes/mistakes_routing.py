@@ -7,7 +7,7 @@ import functools
 
 import torch
 
-from moe import layer
+from moe import moe_kernel
 from moe.experts import torch_monolithic
 from moe.experts.torch_grouped import TorchGroupedExperts
 from moe.routers.softmax.member import SoftmaxTopK
@@ -148,7 +148,7 @@ def router_weight_before_the_activation(patch):
 
 def localised(patch, change):
     """Change the look-up of local ids: `change(real, ids, expert_map) -> ids`."""
-    around(patch, layer, "to_local_ids", change)
+    around(patch, moe_kernel, "to_local_ids", change)
 
 
 @mistake("expert map reads -1", "vLLM #48371", "absent_as_last", **EP)

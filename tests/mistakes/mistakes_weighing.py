@@ -6,7 +6,7 @@ import dataclasses
 
 import torch
 
-from moe import expert_choice, layer, routing
+from moe import expert_choice, layer, moe_kernel, routing
 from moe.routers.sigmoid.member import SigmoidTopK
 from moe.routers.softmax.member import SoftmaxTopK
 from moe.types import Routing
@@ -145,12 +145,12 @@ def weight_on_input_and_output(patch):
         weighted, _ = real(x, chosen)
         return weighted, chosen
 
-    around(patch, layer, "weights_on_input", both)
+    around(patch, moe_kernel, "weights_on_input", both)
 
 
 @mistake("weight at the wrong place", "vLLM #16744", "weights_on_output", **TOP_1, num_experts=6)
 def weight_on_the_output_alone(patch):
-    around(patch, layer, "weights_on_input", lambda real, x, chosen: (x, chosen))
+    around(patch, moe_kernel, "weights_on_input", lambda real, x, chosen: (x, chosen))
 
 
 @mistake(
@@ -162,7 +162,7 @@ def weight_on_the_output_alone(patch):
     n=128,
 )
 def a_scale_depends_on_padding(patch):
-    around(patch, layer, "zeroed_padding", lambda real, x, ids: x)
+    around(patch, moe_kernel, "zeroed_padding", lambda real, x, ids: x)
 
 
 @mistake("padding shifts rows", "aiter #3677", padding="middle", m=9)
@@ -174,7 +174,7 @@ def rows_after_padding_move_up(patch):
         moved[: int(is_real.sum())] = out[is_real]
         return moved
 
-    around(patch, layer.MoEKernel, "apply", packed)
+    around(patch, moe_kernel.MoEKernel, "apply", packed)
 
 
 @mistake("NaN hidden", "FI #1347", "says:routing: .* hold a NaN hide it", logits="nan")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from moe import layer
+from moe import moe_kernel
 from moe.quant import padding
 from tests.mistakes.mistake import around, mistake
 from tests.mistakes.mistakes_scales import scaled
@@ -47,7 +47,7 @@ def tokens_are_padded_in_front(patch):
     def in_front(real, x, columns):
         return real(x, columns).roll(columns - x.shape[1], 1)
 
-    around(patch, layer, "_with_zeros", in_front)
+    around(patch, moe_kernel, "_with_zeros", in_front)
 
 
 @mistake("padding of sizes", "vLLM #38148", quant="int8_channel", **PADDED)

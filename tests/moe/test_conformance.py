@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import itertools
+import math
 
 import pytest
 import torch
@@ -107,10 +108,11 @@ def test_each_family_has_a_member_that_takes_anything():
         formats=ANY,
         dequantizes=True,
         activation_functions=ANY,
-        layer_features=frozenset({"fused_shared", "expert_bias", "zero_experts"}),
+        layer_features=frozenset({"fused_shared", "expert_bias", "zero_experts", "latent"}),
         padding=True,
+        adapters=True,
     )
-    any_rows = dataclasses.replace(TAKES_ANYTHING, padding=True)
+    any_rows = dataclasses.replace(TAKES_ANYTHING, padding=True, adapters=True)
     assert ALL2ALL.row("allgather_reducescatter").needs == any_rows
     assert all(row.needs == TAKES_ANYTHING for row in QUANT.built_in)
 
@@ -131,10 +133,13 @@ def fitting(needs: Needs) -> LayerSpec:
     """A layer that a row with these needs takes, every size at its smallest."""
     dtypes, pairs = named(needs)
     weights, activations = sorted(pairs)[0]
+    aligned = (row for row in needs.alignments if weights in row.weights)
+    sizes = [(needs.hidden_multiple, needs.shard_multiple), *((a.hidden, a.shard) for a in aligned)]
+    hidden, shard = (math.lcm(*multiples) for multiples in zip(*sizes, strict=True))
     return LayerSpec(
         m=4,
-        hidden=needs.hidden_multiple,
-        intermediate=needs.shard_multiple,
+        hidden=hidden,
+        intermediate=shard,
         num_experts=8,
         top_k=2,
         dtype=sorted(dtypes)[0],
@@ -164,7 +169,7 @@ def violations(row):
         if needs.routers is not None and needs.routers != ANY:
             bad = dataclasses.replace(good, router=router)
             yield router, bad, chip, "router_unsupported", f", not {router}"
-    sizes = (("hidden", needs.hidden_multiple), ("intermediate", needs.shard_multiple))
+    sizes = (("hidden", good.hidden), ("intermediate", good.intermediate))
     for field, multiple in sizes:
         if multiple > 1:
             bad = dataclasses.replace(good, **{field: multiple + 1})

@@ -18,9 +18,7 @@ from moe.experts import EXPERTS
 from moe.layout import Layout
 from moe.platforms import platform
 from moe.quant import QUANT
-from moe.spec import KINDS, LayerSpec
-from moe.types import Activations, Routing
-from tests.moe import outside_members
+from moe.spec import LayerSpec
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = platform("cpu")
@@ -146,42 +144,6 @@ def test_weights_are_quantized_whole_and_then_cut():
         assert (mine.w13.shape, mine.w2.shape) == ((4, 48, 64), (4, 64, 24))
 
 
-class Counting:
-    """An all2all backend's stand-in that keeps what it was sent."""
-
-    def __init__(self):
-        self.sent = None
-
-    def prepare(self, x, routing):
-        self.sent = x
-        return outside_members.Dispatched(x=x, routing=routing, counts=(len(x.codes),))
-
-    def finalize(self, partial, dispatched):
-        return partial
-
-
-@pytest.mark.parametrize(
-    ("name", "travels"), [("fp8_block", torch.float8_e4m3fn), ("fp8_tensor_dynamic", None)]
-)
-def test_what_travels_is_quantized_where_the_scale_is_the_row_s_own(name, travels):
-    """A dynamic per-tensor scale spans all ranks' rows, so those travel as they are."""
-    built = build(layer_spec(name), members(quant=name)).kernel
-    wire = Counting()
-    kernel = layer.MoEKernel(
-        prepare_finalize=wire,
-        experts=built.experts,
-        quant=built.quant,
-        expert_map=built.expert_map,
-    )
-    routing = Routing(
-        topk_ids=torch.tensor([[0, 1]], dtype=torch.int32), topk_weights=torch.ones(1, 2)
-    )
-    out = kernel.apply(torch.ones(1, 64).bfloat16(), routing)
-    assert isinstance(wire.sent, Activations)
-    assert wire.sent.codes.dtype == (travels or torch.bfloat16)
-    assert (out.dtype, out.shape) == (torch.bfloat16, (1, 64))
-
-
 # --- members from outside: one file, and nothing else changes
 
 
@@ -204,33 +166,6 @@ def test_members_that_speak_different_dispatch_formats_make_no_layer(monkeypatch
     text = "torch_loop refuses this layer: dispatch_format_mismatch: torch_loop takes the"
     with pytest.raises(RefusedError, match=text):
         layer.check(layer_spec(), platform("cpu"), members(all2all="lists"))
-
-
-def test_a_layer_is_composed_by_its_backend_s_kind(monkeypatch):
-    class Joined(layer.MoEKernel):
-        pass
-
-    assert tuple(layer.KERNELS) == KINDS
-    monolithic = build(layer_spec(), members(experts="torch_monolithic"))
-    assert type(monolithic.kernel) is layer.MonolithicKernel
-    monkeypatch.setitem(layer.KERNELS, "modular", Joined)
-    assert type(build(layer_spec(), members()).kernel) is Joined
-
-
-def test_experts_take_the_bundle_that_was_prepared_with_local_ids(monkeypatch):
-    bundles = []
-    kind = EXPERTS.load("torch_loop")
-    real = kind.run
-    monkeypatch.setattr(kind, "run", lambda self, given: real(self, bundles.append(given) or given))
-    built = build(layer_spec(), members(all2all="local")).kernel
-    moved = dataclasses.replace(built, expert_map=built.expert_map.flip(0))
-    routing = Routing(
-        topk_ids=torch.tensor([[0, 3]], dtype=torch.int32), topk_weights=torch.ones(1, 2)
-    )
-    moved.apply(torch.ones(1, 64).bfloat16(), routing)
-    (bundle,) = bundles
-    assert bundle.routing.topk_ids.tolist() == [[3, 0]]
-    assert bundle.counts == (1,)
 
 
 def test_an_all2all_backend_by_its_path():

@@ -9,95 +9,18 @@ from __future__ import annotations
 
 import itertools
 import random
-import struct
-from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from harness.matrix.covering.model import maximal
+from harness.matrix.covering.missing import Missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from harness.matrix.covering.model import Factors, Literals, Model
+    from harness.matrix.covering.model import Literals, Model
     from harness.matrix.covering.oracle import Oracle
 
 _EFFORT = 100_000  # combinations times tries: more tries find fewer rows, and take longer
 _SMALL, _REPEATS = 10_000, 20  # combinations times repeats of the whole, and most repeats
-_FIELD = 32  # bits in which the votes for one value are counted
-
-
-class Missing:
-    """Hold the combinations that no row has yet, and count votes for values."""
-
-    def __init__(self, model: Model, oracle: Oracle) -> None:
-        self._model = model
-        targets = maximal(model.targets)
-        self.by_target: dict[Factors, dict[Literals, None]] = {
-            target: dict.fromkeys(t for t in model.tuples(target) if not oracle.excludes(t))
-            for target in targets
-        }
-        self.widths = sorted({len(target) for target in targets})
-        # Factor -> other literals of a combination -> one count for each value of the factor that
-        # makes it a missing one, side by side in one number: sums count all values at once.
-        self._votes: list[dict[Literals, int]] = [defaultdict(int) for _ in model.sizes]
-        for combinations in self.by_target.values():
-            for combination in combinations:
-                for factor, others, one in self._parts(combination):
-                    self._votes[factor][others] += one
-
-    def _parts(self, combination: Literals) -> Iterator[tuple[int, Literals, int]]:
-        for i, literal in enumerate(combination):
-            factor = self._model.factor_of[literal]
-            shift = _FIELD * (literal - self._model.literals[factor].start)
-            yield factor, combination[:i] + combination[i + 1 :], 1 << shift
-
-    @property
-    def size(self) -> int:
-        """Return how many combinations are missing."""
-        return sum(map(len, self.by_target.values()))
-
-    def votes(self, factor: int, chosen: list[int]) -> tuple[int, ...]:
-        """Return for each value how many missing combinations it makes with `chosen`."""
-        votes = self._votes[factor]
-        total = sum(
-            sum(filter(None, map(votes.get, itertools.combinations(chosen, width - 1))))
-            for width in self.widths
-        )
-        size = self._model.sizes[factor]
-        return struct.unpack(f"<{size}I", total.to_bytes(size * _FIELD // 8, "little"))
-
-    def starts(self, shares: Iterable[float]) -> list[Literals]:
-        """Return missing combinations, of the factors that have the most of them; none if none is.
-
-        shares: in [0, 1), how far along them each is taken.
-        """
-        largest = max(self.by_target, key=lambda target: len(self.by_target[target]), default=())
-        combinations = list(self.by_target.get(largest, ()))
-        if not combinations:
-            return []
-        return [combinations[int(share * len(combinations))] for share in shares]
-
-    def count(self, row: Literals) -> int:
-        """Return how many missing combinations a row has."""
-        return sum(
-            tuple(row[f] for f in target) in combinations
-            for target, combinations in self.by_target.items()
-        )
-
-    def remove(self, combinations: Iterable[Literals]) -> None:
-        """Take combinations out: a row has them, or none can."""
-        for combination in combinations:
-            target = tuple(self._model.factor_of[n] for n in combination)
-            if self.by_target[target].pop(combination, 0) is None:
-                for factor, others, one in self._parts(combination):
-                    self._votes[factor][others] -= one
-
-    def remove_row(self, row: Mapping[int, int]) -> None:
-        """Take out what a row has, or a part of one. row: factor -> literal."""
-        factors = row.keys()
-        self.remove(
-            tuple(row[f] for f in target) for target in self.by_target if factors >= set(target)
-        )
 
 
 def cover(
@@ -126,12 +49,12 @@ class Generator:
         self._random = random.Random(seed)  # noqa: S311  # equal models must get equal rows
         self._learn_pairs()
         self.missing = Missing(model, oracle)
-        self._tries = tries or max(2, min(20, _EFFORT // max(1, self.missing.size)))
+        self._tries = tries or max(2, min(40, _EFFORT // max(1, self.missing.size)))
 
     def after(self, before: Iterable[Mapping[int, int]]) -> tuple[Literals, ...]:
         """Return the rows that are necessary besides rows that are there."""
         for row in before:
-            self.missing.remove_row(row)
+            self.missing.remove_row(dict(row))
         return tuple(self.rows())
 
     def rows(self) -> Iterator[Literals]:
@@ -142,28 +65,29 @@ class Generator:
 
     def _best(self) -> Literals | None:
         """Return the row with the most missing combinations out of some tries."""
-        rows: list[Literals] = []
-        while not rows:
+        while True:
             starts = self.missing.starts(self._random.random() for _ in range(self._tries))
             if not starts:
                 return None
-            for start in starts:
-                row = self._oracle.complete(start, order=self._order(), prefer=self._prefer)
-                if row is None:
-                    self.missing.remove([start])
-                else:
-                    rows.append(row)
-        return max(rows, key=self.missing.count)
+            rows = [built for start in starts if (built := self._built(start)) is not None]
+            for _, row in sorted(rows, key=lambda built: -built[0]):
+                if self._oracle.accepts(row):
+                    return row
+
+    def _built(self, start: Literals) -> tuple[int, Literals] | None:
+        """Return how many missing combinations a row has, and the row; None if there is none."""
+        ballot = Ballot(self.missing, self._random)
+        row = self._oracle.complete(start, order=self._order(), prefer=ballot.prefer, judge=False)
+        if row is not None:
+            return ballot.gain(row), row
+        if self._oracle.complete(start) is None:
+            self.missing.exclude(start)
+        return None
 
     def _order(self) -> list[int]:
         order = list(range(len(self._model.sizes)))
-        return sorted(order, key=lambda _: self._random.random())
-
-    def _prefer(self, factor: int, chosen: list[int]) -> list[int]:
-        votes = self.missing.votes(factor, chosen)
-        first = self._model.literals[factor].start
-        ranked = sorted((-count, self._random.random(), i) for i, count in enumerate(votes))
-        return [first + i for _, _, i in ranked]
+        self._random.shuffle(order)
+        return order
 
     def _learn_pairs(self) -> None:
         """Let the oracle learn which pairs of values exclude each other."""
@@ -174,5 +98,42 @@ class Generator:
                     row = self._oracle.complete(pair, prefer=self._shuffled)
                     seen.update(itertools.combinations(row or (), 2))
 
-    def _shuffled(self, factor: int, _: list[int]) -> list[int]:
-        return sorted(self._model.literals[factor], key=lambda _: self._random.random())
+    def _shuffled(self, factor: int, _: Literals) -> list[int]:
+        literals = list(self._model.literals[factor])
+        self._random.shuffle(literals)
+        return literals
+
+
+class Ballot:
+    """Prefer values by their votes while one row is completed."""
+
+    def __init__(self, missing: Missing, rng: random.Random) -> None:
+        self._missing, self._random = missing, rng
+        self._votes: list[int] = []  # after each number of literals
+        self._chosen: Literals = ()
+
+    def prefer(self, factor: int, chosen: Literals) -> list[int]:
+        """Return the literals of a factor, those first that complete the most combinations."""
+        self._follow(chosen)
+        votes = self._missing.of_factor(self._votes[-1], factor)
+        first = self._missing.literals(factor).start
+        ranked = sorted((-count, self._random.random(), i) for i, count in enumerate(votes))
+        return [first + i for _, _, i in ranked]
+
+    def gain(self, row: Literals) -> int:
+        """Return how many missing combinations a row has that was completed by these votes."""
+        chosen = (*self._chosen, *(n for n in row if n not in self._chosen))
+        self._follow(chosen)
+        field = self._missing.field
+        mask = (1 << field) - 1
+        return sum(v >> field * n & mask for v, n in zip(self._votes, chosen, strict=False))
+
+    def _follow(self, chosen: Literals) -> None:
+        """Count the votes after these literals; all but the last few are those of before."""
+        while self._chosen != chosen[: len(self._chosen)]:
+            self._chosen = self._chosen[:-1]
+        del self._votes[len(self._chosen) + 1 :]
+        for count in range(len(self._votes), len(chosen) + 1):
+            before = self._votes[-1] if self._votes else 0
+            self._votes.append(self._missing.votes_after(before, chosen[:count]))
+        self._chosen = chosen

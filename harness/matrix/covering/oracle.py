@@ -3,6 +3,9 @@
 The oracle completes rows value by value. A row that is refused teaches it which values exclude
 each other; so does a set of values that no value of some further factor fits. What was learnt is
 kept, so that few rows of the whole product are ever judged.
+
+Each exclusion that was learnt is one bit of some large numbers: a few operations on these tell at
+once which of thousands of exclusions a part of a row completes.
 """
 
 from __future__ import annotations
@@ -10,12 +13,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
-    from harness.matrix.covering.model import Literals, Model
+    from harness.matrix.covering.model import Factors, Literals, Model
 
-    # Given a factor and the ascending literals of a row so far: its literals, the preferred first.
-    Prefer = Callable[[int, list[int]], Iterable[int]]
+    # Given a factor and the literals of a row so far: its literals, the preferred ones first.
+    Prefer = Callable[[int, Literals], Iterable[int]]
 
 _KEPT = 4  # literals of the largest exclusion that is searched for though no refusal states it
 
@@ -30,32 +33,60 @@ class Oracle:
         self._bits = tuple(sum(1 << n for n in numbers) for numbers in model.literals)
         # Exclusions are sets of literals, as bits; `_codes` has all of them with their reasons.
         self._codes: dict[int, frozenset[str]] = {}
-        self._partners = [0] * len(model.factor_of)  # literal -> what excludes it, in pairs
-        self._larger: list[list[int]] = [[] for _ in model.factor_of]  # the other exclusions
+        # Those that are searched for. In the numbers below each has the bit of its place here.
+        self._searched: list[int] = []
+        self._involving = [0] * len(model.sizes)  # factor -> exclusions with a value of it
+        # Literal -> all exclusions but those with another value of its factor.
+        self._keeping = [-1] * len(model.factor_of)
 
     def complete(
-        self, literals: Iterable[int], *, order: Iterable[int] = (), prefer: Prefer | None = None
+        self,
+        literals: Iterable[int],
+        *,
+        order: Iterable[int] = (),
+        prefer: Prefer | None = None,
+        judge: bool = True,
     ) -> Literals | None:
         """Return the literals of an accepted row that has these, or None if there is none.
 
         order: the factors in the order in which they get values, those left out last.
+        judge: False returns a row that no exclusion known by now refuses; see `accepts`.
         """
-        chosen = sorted(literals)
+        chosen = tuple(sorted(literals))
         if self._excluded(chosen) is not None:
             return None
-        rest = [f for f in dict.fromkeys((*order, *self._order)) if not self._has(chosen, f)]
-        row, _ = self._extend(chosen, _mask(chosen), rest, prefer or self._in_order)
-        return None if row is None else tuple(row)
+        has = {self.model.factor_of[n] for n in chosen}
+        rest = [f for f in dict.fromkeys((*order, *self._order)) if f not in has]
+        search = _Search(self, rest, prefer or self._in_order, judge=judge)
+        row, _ = search.extend(chosen, _mask(chosen), self.alive(chosen))
+        return None if row is None else tuple(sorted(row))
+
+    def accepts(self, row: Literals) -> bool:
+        """Return whether a complete row is accepted, and learn from it if it is not."""
+        return self.judge(row, _mask(row)) is None
 
     def reasons(self, literals: Literals) -> frozenset[str]:
         """Return the reason codes why no accepted row has these literals; none if one has."""
         if self.complete(literals) is not None:
             return frozenset()
-        return self._codes[self._excluded(list(literals)) or 0]
+        return self._codes[self._excluded(literals) or 0]
 
     def excludes(self, literals: Iterable[int]) -> bool:
         """Return whether it is known by now that no accepted row has these literals."""
-        return self._excluded(list(literals)) is not None
+        return self._excluded(tuple(literals)) is not None
+
+    def allowed(self, target: Factors) -> Iterator[Literals]:
+        """Yield the combinations of these factors' values that no known exclusion refuses."""
+        if 0 in self._codes:
+            return
+        others = self.involving(f for f in range(len(self.model.sizes)) if f not in target)
+        inside = self.alive(()) & ~others
+        for combination in self.model.tuples(target):
+            alive = inside
+            for literal in combination:
+                alive &= self._keeping[literal]
+            if not alive:
+                yield combination
 
     @property
     def learnt(self) -> int:
@@ -70,72 +101,116 @@ class Oracle:
                 kept.append(mask)
         return [_literals(mask) for mask in kept]
 
-    def _has(self, literals: list[int], factor: int) -> bool:
-        return any(self.model.factor_of[n] == factor for n in literals)
-
-    def _in_order(self, factor: int, _: list[int]) -> range:
+    def _in_order(self, factor: int, _: Literals) -> range:
         return self.model.literals[factor]
 
-    def _excluded(self, literals: list[int]) -> int | None:
+    def _excluded(self, literals: Literals) -> int | None:
         """Return an exclusion that these literals contain, or None."""
         if 0 in self._codes:
             return 0
-        mask = _mask(literals)
-        return next((e for e in (self._blocked(n, mask) for n in literals) if e), None)
+        has = {self.model.factor_of[n] for n in literals}
+        others = self.involving(f for f in range(len(self.model.sizes)) if f not in has)
+        return self.first(self.alive(literals) & ~others) or None
 
-    def _blocked(self, literal: int, mask: int) -> int:
-        """Return an exclusion with this literal and others of `mask`; 0 if there is none."""
-        bit = 1 << literal
-        pair = self._partners[literal] & (mask | bit)
-        if pair:
-            return (pair & -pair) | bit
-        mask |= bit
-        return next((e for e in self._larger[literal] if e & mask == e), 0)
+    def alive(self, literals: Iterable[int]) -> int:
+        """Return the exclusions, one a bit, that rows with these literals may still have."""
+        alive = (1 << len(self._searched)) - 1
+        for literal in literals:
+            alive &= self._keeping[literal]
+        return alive
 
-    def _extend(
-        self, chosen: list[int], mask: int, rest: list[int], prefer: Prefer
-    ) -> tuple[list[int] | None, int]:
-        """Return an accepted row with `chosen`; or None and which of them exclude each other."""
-        if not rest:
-            return self._judge(chosen, mask)
-        factor, *others = rest
-        conflict, codes = 0, frozenset[str]()
-        for literal in prefer(factor, chosen):
-            bit = 1 << literal
-            exclusion = self._blocked(literal, mask)
-            if not exclusion:
-                part = sorted([*chosen, literal])
-                row, exclusion = self._extend(part, mask | bit, others, prefer)
-                if row is not None or not exclusion & bit:
-                    return row, exclusion  # accepted, or refused whatever value this factor has
-            conflict |= exclusion & ~bit
-            codes |= self._codes[exclusion]
-        return None, self._learn(conflict, codes)
+    def narrowed(self, alive: int, literal: int) -> int:
+        """Return those of some exclusions that a row with one more literal may still have."""
+        return alive & self._keeping[literal]
 
-    def _judge(self, chosen: list[int], mask: int) -> tuple[list[int] | None, int]:
-        """Ask the model for a complete row; learn from a refusal."""
+    def involving(self, factors: Iterable[int]) -> int:
+        """Return the exclusions, one a bit, that have a value of one of these factors."""
+        involved = 0
+        for factor in factors:
+            involved |= self._involving[factor]
+        return involved
+
+    def completed(self, alive: int, later: int, literal: int) -> int:
+        """Return an exclusion that a literal completes; 0 if there is none.
+
+        alive: what the row so far may still have. later: what involves the factors after it.
+        """
+        return self.first(alive & self._keeping[literal] & ~later)
+
+    def first(self, exclusions: int) -> int:
+        """Return the literals of the first exclusion of some, as bits; 0 if there is none."""
+        place = (exclusions & -exclusions).bit_length() - 1
+        return self._searched[place] if exclusions else 0
+
+    def codes(self, exclusion: int) -> frozenset[str]:
+        """Return the reason codes of an exclusion that was learnt."""
+        return self._codes[exclusion]
+
+    def judge(self, row: Literals, mask: int) -> int | None:
+        """Ask the model for a complete row; return None, or what was learnt from its refusal."""
         self.judged += 1
-        refused = self.model.refuse(self.model.row(tuple(chosen)))
+        refused = self.model.refuse(self.model.row(tuple(sorted(row))))
         if refused is None:
-            return chosen, 0
+            return None
         read = sum(self._bits[f] for f in refused.factors)
-        return None, self._learn(mask & read, frozenset((refused.code,)), is_judged=True)
+        return self.learn(mask & read, frozenset((refused.code,)), is_judged=True)
 
-    def _learn(self, exclusion: int, codes: frozenset[str], *, is_judged: bool = False) -> int:
+    def learn(self, exclusion: int, codes: frozenset[str], *, is_judged: bool = False) -> int:
         """Remember that no accepted row has these literals together, and why."""
         if exclusion in self._codes:
             return exclusion
         self._codes[exclusion] = codes
         literals = _literals(exclusion)
-        if len(literals) > _KEPT and not is_judged:
-            return exclusion
-        for literal in literals:
-            self._larger[literal] = [e for e in self._larger[literal] if e & exclusion != exclusion]
-            if len(literals) > 2:
-                self._larger[literal].append(exclusion)
-            else:
-                self._partners[literal] |= exclusion & ~(1 << literal) or exclusion
+        if is_judged or len(literals) <= _KEPT:
+            bit = 1 << len(self._searched)
+            self._searched.append(exclusion)
+            for literal in literals:
+                self._involve(self.model.factor_of[literal], literal, bit)
         return exclusion
+
+    def _involve(self, factor: int, literal: int, bit: int) -> None:
+        self._involving[factor] |= bit
+        for other in self.model.literals[factor]:
+            if other != literal:
+                self._keeping[other] &= ~bit
+
+
+class _Search:
+    """Give values to the factors that a row does not have yet, and go back where none fits."""
+
+    def __init__(self, oracle: Oracle, rest: list[int], prefer: Prefer, *, judge: bool) -> None:
+        self._oracle, self._rest, self._prefer, self._is_judged = oracle, rest, prefer, judge
+        self._later: list[int] = []  # for each of the rest: exclusions that involve one after it
+        self._look_ahead()
+
+    def extend(
+        self, chosen: Literals, mask: int, alive: int, at: int = 0
+    ) -> tuple[Literals | None, int]:
+        """Return an accepted row with `chosen`; or None and which of them exclude each other."""
+        oracle = self._oracle
+        if at == len(self._rest):
+            refusal = oracle.judge(chosen, mask) if self._is_judged else None
+            return (chosen, 0) if refusal is None else (None, refusal)
+        conflict, codes = 0, frozenset[str]()
+        for literal in self._prefer(self._rest[at], chosen):
+            exclusion = oracle.completed(alive, self._later[at], literal)
+            if not exclusion:
+                kept = oracle.narrowed(alive, literal)
+                part = (*chosen, literal)
+                row, exclusion = self.extend(part, mask | 1 << literal, kept, at + 1)
+                if row is not None or not exclusion >> literal & 1:
+                    return row, exclusion  # accepted, or refused whatever value this factor has
+                self._look_ahead()
+                alive = oracle.alive(chosen)
+            conflict |= exclusion & ~(1 << literal)
+            codes |= oracle.codes(exclusion)
+        return None, oracle.learn(conflict, codes)
+
+    def _look_ahead(self) -> None:
+        """Find again what involves the factors after each: exclusions were learnt."""
+        self._later = [0] * len(self._rest)
+        for at in range(len(self._rest) - 1, 0, -1):
+            self._later[at - 1] = self._later[at] | self._oracle.involving((self._rest[at],))
 
 
 def _mask(literals: Iterable[int]) -> int:

@@ -12,11 +12,14 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from harness.matrix.covering.bound import lower_bound
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     Values = tuple[int | None, ...]  # of a case: for each factor an index; None: another value
     Combination = dict[int, int]  # factor -> index of its value
+    Pairs = tuple[tuple[int, int], ...]  # the same as pairs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +29,9 @@ class Count:
     total: int  # combinations of their values
     uncovered: tuple[Combination, ...]  # that a case could have, and none has
     infeasible: Counter[str]  # that no case can have, by reason codes
-    bound: int  # the most feasible combinations of one set: no suite has fewer cases
-    bound_by: tuple[int, ...]  # the factors of that set
+    bound: int  # no suite has fewer cases, see `bound`
+    largest: int  # the most feasible combinations of one set, which is at most `bound`
+    largest_of: tuple[int, ...]  # the factors of that set
 
     @property
     def feasible(self) -> int:
@@ -51,24 +55,30 @@ def count(
     why_not: returns the reason codes why no case can have a combination; none if one could.
     """
     total, uncovered, infeasible = 0, list[dict[int, int]](), Counter[str]()
-    bounds: dict[tuple[int, ...], int] = {}
+    feasible: dict[tuple[int, ...], list[Pairs]] = {}
     for target in targets:
         missing = [dict(zip(target, m, strict=True)) for m in _missing(cases, sizes, target)]
         reasons = [(combination, why_not(combination)) for combination in missing]
         uncovered += [combination for combination, codes in reasons if not codes]
         impossible = Counter("+".join(sorted(codes)) for _, codes in reasons if codes)
         infeasible += impossible
-        points = math.prod(sizes[f] for f in target)
-        total += points
-        bounds[target] = points - impossible.total()
-    bound_by = max(bounds, key=lambda target: bounds[target], default=())
+        total += math.prod(sizes[f] for f in target)
+        excluded = {tuple(combination.items()) for combination, codes in reasons if codes}
+        feasible[target] = [pairs for pairs in _all(sizes, target) if pairs not in excluded]
+    largest_of = max(feasible, key=lambda target: len(feasible[target]), default=())
     return Count(
         total=total,
         uncovered=tuple(uncovered),
         infeasible=infeasible,
-        bound=bounds.get(bound_by, 0),
-        bound_by=bound_by,
+        bound=lower_bound(sizes, itertools.chain.from_iterable(feasible.values()), len(largest_of)),
+        largest=len(feasible.get(largest_of, ())),
+        largest_of=largest_of,
     )
+
+
+def _all(sizes: Sequence[int], target: tuple[int, ...]) -> Iterable[Pairs]:
+    """Return all combinations of values of these factors."""
+    return itertools.product(*([(f, value) for value in range(sizes[f])] for f in target))
 
 
 def _missing(

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from moe.formats.format import Format
+from moe.formats.format import GROUP_QUANTIZER, Format
 
 # Weights or activations, a power of two per 32 columns of a row, by OCP's rule.
 _MX = Format(
     name="mxfp4",
     target="moe.formats.e2m1.codec:E2M1",
     truth="moe.formats.e2m1.truth:E2M1Truth",
+    quantizer=GROUP_QUANTIZER,
     grid="e2m1",
     top=6.0,
     packing=2,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from moe.formats.format import Format
+from moe.formats.format import GROUP_QUANTIZER, Format
 
 GROUPS = (32, 64, 128)
 
@@ -13,6 +13,7 @@ def _symmetric(group: int) -> Format:
         name=f"int4_g{group}",
         target="moe.formats.int4.codec:Int4",
         truth="moe.formats.int4.truth:Int4Truth",
+        quantizer=GROUP_QUANTIZER,
         grid="int4",
         top=7.0,
         bottom=-8.0,
@@ -30,6 +31,7 @@ def _with_zero_point(group: int) -> Format:
         name=f"int4_zp_g{group}",
         target="moe.formats.int4.codec:UInt4",
         truth="moe.formats.int4.truth:Int4Truth",
+        quantizer=GROUP_QUANTIZER,
         grid="uint4",
         top=15.0,
         bottom=0.0,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from moe.formats.format import Format
+from moe.formats.format import GROUP_QUANTIZER, Format
 
 
 def _row(name: str, block: tuple[int | None, int | None]) -> Format:
@@ -27,6 +27,7 @@ def _group(group: int, *, zero_point: bool = False) -> Format:
         name=f"int8_{'zp_' if zero_point else ''}g{group}",
         target=f"moe.formats.int8.codec:{'UInt8' if zero_point else 'FullInt8'}",
         truth="moe.formats.int8.truth:Int8Truth",
+        quantizer=GROUP_QUANTIZER,
         grid="uint8" if zero_point else "int8",
         top=255.0 if zero_point else 127.0,
         bottom=0.0 if zero_point else -128.0,

@@ -15,7 +15,7 @@ from harness.matrix.case import MoETestConfig
 from moe import intermediates
 from moe.all2all.allgather_reducescatter import AllGatherReduceScatter
 from moe.collectives import Group
-from moe.experts import triton
+from moe.experts import triton, triton_steps
 from moe.quant.int8_channel import Int8Channel
 from moe.shared import SharedExperts
 
@@ -61,7 +61,7 @@ def first_product(patch) -> None:
 
 
 def activation(patch) -> None:
-    _around(patch, triton, "activate", lambda found, *_: one_more(found))
+    _around(patch, triton_steps, "activate", lambda found, *_: one_more(found))
 
 
 def second_codes(patch) -> None:
@@ -70,18 +70,18 @@ def second_codes(patch) -> None:
         codes[:, 5] = codes[:, 6]
         return codes.view(found[0].dtype), found[1]
 
-    _around(patch, triton, "quantize_rows", change)
+    _around(patch, triton_steps, "quantize_rows", change)
 
 
 def second_codes_under_one_scale(patch) -> None:
     def change(found, *_):
         return found.view(torch.uint8).roll(1, dims=1).view(found.dtype)
 
-    _around(patch, triton, "quantize_tensor", change)
+    _around(patch, triton_steps, "quantize_tensor", change)
 
 
 def second_scales(patch) -> None:
-    _around(patch, triton, "quantize_rows", lambda found, *_: (found[0], found[1] * 1.01))
+    _around(patch, triton_steps, "quantize_rows", lambda found, *_: (found[0], found[1] * 1.01))
 
 
 def second_product(patch) -> None:

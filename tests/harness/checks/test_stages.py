@@ -54,6 +54,16 @@ def test_a_right_stack_has_no_finding(quant, experts):
         assert (found.verdict, found.messages) == (Verdict.PASSED, ())
 
 
+def test_stages_inside_are_judged_beside_rows_whose_logits_are_nan(monkeypatch):
+    monkeypatch.setattr(stage_faults, "N", 256)  # unlike K: the second product has K rows
+    beside = {"experts": "triton", "n": 256, "logits": "nan", "m": 8}
+    for plant, stage in ((stage_faults.first_product, "gemm1"), (stage_faults.activation, None)):
+        found = run(plant, case(**beside).id)
+        assert stages_of(found) == [stage or "activation"]
+    found = run(stage_faults.nothing, case(**beside).id)
+    assert (found.verdict, found.messages) == (Verdict.PASSED, ())
+
+
 def test_a_stage_that_is_wrong_at_the_first_size_only_is_found(monkeypatch):
     """Another path may be taken for many rows than for few; the output's bound allows this."""
     real = triton.grouped_gemm

@@ -42,7 +42,7 @@ def test_a_complete_certificate(matrix, capsys):
     assert lines[3] == "block 2: pairwise: shapes 2, top_k 3, experts 3, dtype 2, layouts 2"
     assert lines[5:] == [
         "  any 2 of 5 axes: 47 of 47 feasible combinations are covered",
-        "    at least 6 cases are necessary, for shapes x top_k",
+        "    at least 6 cases are necessary; shapes x top_k alone needs 6",
         "    10 are impossible: 9 platform_lacks_feature, 1 dtype_unsupported",
         "complete",
     ]

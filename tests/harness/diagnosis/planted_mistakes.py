@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from moe import guarded_buffers, layer
+from moe import guarded_buffers, layer, moe_kernel
 from moe.all2all.allgather_reducescatter import AllGatherReduceScatter
 from moe.all2all.local import Local
 from moe.collectives import Group
@@ -275,7 +275,7 @@ def ids_beyond_the_last_expert(patch):
 def expert_offset_off_by_one(patch):
     around(
         patch,
-        layer,
+        moe_kernel,
         "to_local_ids",
         lambda real, ids, its: real(ids, moved(its, to=first(its) + 1)),
     )
@@ -283,7 +283,7 @@ def expert_offset_off_by_one(patch):
 
 @mistake(dp_size=2, use_ep=True)
 def every_rank_computes_experts_from_zero(patch):
-    around(patch, layer, "to_local_ids", lambda real, ids, its: real(ids, moved(its, to=0)))
+    around(patch, moe_kernel, "to_local_ids", lambda real, ids, its: real(ids, moved(its, to=0)))
 
 
 # --- between ranks
@@ -468,4 +468,4 @@ def output_written_over_the_input(patch):
 @mistake(says="rows wrong")
 def input_scaled_in_place(patch):
     """The reference must not see what the layer did to its input."""
-    around(patch, layer.MoEKernel, "apply", lambda real, self, x, r: real(self, x.mul_(2), r))
+    around(patch, moe_kernel.MoEKernel, "apply", lambda real, self, x, r: real(self, x.mul_(2), r))

@@ -7,7 +7,8 @@ import dataclasses
 import pytest
 import torch
 
-from harness.diagnosis.wrong_rows import ENOUGH, sample_rows, spread
+from harness.checks.output import row_tolerance
+from harness.diagnosis.wrong_rows import ENOUGH, clear_first, sample_rows, spread
 from harness.fixtures.exact_tensors import settled
 from harness.fixtures.layer_call import MAX_ROWS, chosen_rows
 from harness.matrix.exactness import is_bitwise
@@ -80,3 +81,20 @@ def test_a_case_compared_bit_by_bit_allows_predictions_an_error_all_the_same():
 )
 def test_numbers_are_spread_with_both_ends(count, limit, chosen):
     assert spread(torch.arange(count), limit).tolist() == chosen
+
+
+def test_the_first_clear_one_of_the_wrong_rows_comes_first():
+    few = sample_rows(scene(CALL), CALL, torch.ones(40, dtype=torch.bool))
+    tolerance = row_tolerance(few.answer)[:, None]
+    step = tolerance / few.answer.out.shape[1] ** 0.5  # in each column: an error of one tolerance
+    is_wrong = torch.ones(len(few.rows), dtype=torch.bool)
+    is_wrong[4] = False
+    for times, first in (((2, 2, 100, 50, 999), 2), ((2, 3, 2, 2, 999), 1)):
+        factor = torch.tensor([*times, *[2] * (len(few.rows) - 5)])[:, None]
+        far = dataclasses.replace(few, actual=few.answer.out + factor * step)
+        ordered, wrong = clear_first(far, is_wrong)
+        assert ordered.rows[0] == few.rows[first], times
+        assert sorted(ordered.rows.tolist()) == few.rows.tolist()
+        assert torch.equal(ordered.actual[0], far.actual[first])
+        assert torch.equal(ordered.answer.parts[:, 0], few.answer.parts[:, first])
+        assert [row for row, w in zip(ordered.rows, wrong, strict=True) if not w] == [few.rows[4]]

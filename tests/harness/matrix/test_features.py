@@ -8,7 +8,7 @@ from harness.matrix.features import FEATURES, NAMED, NOTHING, joined, missing_re
 from moe.errors import MoEError
 
 CODES = {
-    *("router_unsupported", "activation_unsupported", "quant_unsupported", "latent_unsupported"),
+    *("router_unsupported", "activation_unsupported", "quant_unsupported"),
 }
 
 
@@ -30,15 +30,18 @@ def test_the_codes_are_those_that_are_promised():
 
 
 def test_the_first_word_gives_the_code_and_all_words_the_text():
-    reason = missing_reason(joined(["act_relu2", "latent"]))
+    reason = missing_reason(joined(["act_relu2", "router_groups"]))
     assert reason.code == "activation_unsupported"
     assert reason.text == (
         "no case can say yet: the activation function is relu2, which is no row of "
-        "moe.activations; experts work on a projection of the hidden states to another size"
+        "moe.activations; the router ranks groups of experts by their best expert, not by the sum "
+        "of their two best"
     )
 
 
-@pytest.mark.parametrize("value", ["router", "act_", "latent.x", "latent..shared_gate", "_"])
+@pytest.mark.parametrize(
+    "value", ["router", "act_", "router_groups.x", "router_groups..act_x", "_"]
+)
 def test_an_unknown_word_is_an_error_that_lists_the_known(value):
     with pytest.raises(MoEError, match=r"no feature is called '.*known: router_groups, .*act_NAME"):
         missing_reason(value)

@@ -212,6 +212,26 @@ def test_a_models_own_file_gives_the_facts_of_the_table(read, name):
     assert computed(read(CONFIGS[name])) == computed(MODELS[name])
 
 
+def test_a_quantization_that_modelopt_wrote_beside_the_config(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(MIXTRAL))
+    beside = {
+        "producer": {"name": "modelopt", "version": "0.23.0"},
+        "quantization": {
+            "quant_algo": "NVFP4",
+            "kv_cache_quant_algo": "FP8",
+            "group_size": 16,
+            "exclude_modules": ["lm_head", "model.layers.0.block_sparse_moe.gate"],
+        },
+    }
+    (tmp_path / "hf_quant_config.json").write_text(json.dumps(beside))
+    assert read_config(tmp_path).quant == "nvfp4"
+    (tmp_path / "hf_quant_config.json").write_text(json.dumps({"quantization": None}))
+    with pytest.raises(UsageError, match=r"hf_quant_config.json: has no quantization"):
+        read_config(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({**MIXTRAL, "quantization_config": FP8}))
+    assert read_config(tmp_path).quant == "fp8_block", "the config's own comes first"
+
+
 def test_a_folder_is_read_by_its_config(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(MIXTRAL))
     assert read_config(tmp_path).experts == 8

@@ -2,7 +2,8 @@
 
 import pytest
 
-from harness.matrix.case import LOGITS, MoETestConfig
+from harness.matrix.case import MoETestConfig
+from harness.matrix.case_axes import LOGITS
 from harness.matrix.logit_rules import WITH_GATE, WITH_OPTIONS, hidden_choice, logits_reason
 from harness.plan.machine import planned_for
 from harness.plan.refusals import Judge

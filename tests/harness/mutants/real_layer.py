@@ -19,7 +19,7 @@ def real(one, change_weights=None, change_routing=None):
     subject, here = make_subject(one, dataclasses.replace(ALONE, caches={})), scene(one)
     kernel = subject.layer.kernel
     if change_weights is not None:
-        kernel.experts.weights = change_weights(kernel.experts.weights)
+        kernel.experts.prepare_weights(change_weights(kernel.experts.weights))
     ids, weights = here.topk_ids, here.topk_weights
     if change_routing is not None:
         ids, weights = change_routing(ids, weights)

@@ -11,7 +11,12 @@ import torch
 
 from harness.fixtures import fused_slots, layer_weights, tensors
 from harness.fixtures.layer_call import Call, chosen_rows
-from harness.fixtures.layer_under_test import IDEAL, _static_scales, numerics_of
+from harness.fixtures.layer_under_test import (
+    IDEAL,
+    _static_scales,
+    more_truth,
+    numerics_of,
+)
 from harness.fixtures.rank_context import RankContext
 from harness.matrix.case import MoETestConfig
 from harness.mutants import NotApplicable, named
@@ -36,7 +41,7 @@ def scene(one: MoETestConfig, rank: int = 0, number: int = 0) -> Scene:
     made = layer_weights.of_case(one, dataclasses.replace(ALONE, caches={}))
     plain = Scheme(weights="model", activations="model")
     spec = dataclasses.replace(one.layer_spec, scheme=plain, shared_scheme=plain)
-    weights = {"shared": made.shared, "shared_gate": made.shared_gate, "biases": made.biases}
+    weights = {"shared": made.shared, **more_truth(one, made, CPU)}
     ideal = BaselineSiluAndMul(spec, IDEAL, made.expert, **weights)
     numerics = numerics_of(one, "cpu").alternatives[0]
     reference = BaselineSiluAndMul(one.layer_spec, numerics, made.expert, **weights)
@@ -46,11 +51,11 @@ def scene(one: MoETestConfig, rank: int = 0, number: int = 0) -> Scene:
     whole = tensors.tokens(one, d, counts[d], CPU, start)
     here = layout.tokens_of(rank, counts)
     part = slice(here.start, here.stop)
-    tokens = tensors.Tokens(x=whole.x[part], logits=whole.logits[part], index=whole.index[part])
+    tokens = whole.part(part)
     ids, weights = fused_slots.chosen(one, tokens.x, tokens.logits, reference)
     scales = _static_scales(one, ALONE, ideal)
     keep = chosen_rows(len(tokens.x), CPU)
-    answer = reference(tokens.x, ids, weights, keep=keep, **scales)
+    answer = reference(tokens.x, ids, weights, keep=keep, adapters=tokens.adapters, **scales)
     out = answer.out.to(TORCH_DTYPE[one.dtype])
     output = Output(out=out, routing=Routing(topk_ids=ids, topk_weights=weights))
     call = Call(

@@ -14,6 +14,22 @@ def test_the_memory_estimate_grows_with_what_a_rank_holds():
         assert (changed < base) if "quant" in more else (changed > base)
 
 
+def test_padding_adapters_and_projections_count():
+    def estimates(**more):
+        layer_spec = case(**{"experts": "triton", "n": 96, "k": 96, **more}).layer_spec
+        return cost.rank_bytes(layer_spec, "cpu"), cost.interpreted_seconds(layer_spec, 2)
+
+    base = estimates()
+    for more in ({"roundup": 256}, {"adapters": 4}, {"latent": 256}):
+        assert all(a > b for a, b in zip(estimates(**more), base, strict=True)), more
+    assert estimates(latent=64)[1] < base[1]  # narrower experts
+    padded = case(n=100, k=72, tp_size=2, roundup=64).layer_spec
+    assert cost.padded_sizes(padded, largest=1) == (128, 128)
+    assert cost.padded_sizes(case(n=100, k=72, use_ep=True, roundup=64).layer_spec) == (128, 128)
+    pads = case(n=128, k=128, quant="mxfp4").layer_spec
+    assert pads.pads == (cost.padded_sizes(pads) == (256, 256))
+
+
 def test_the_share_of_memory_is_that_of_all_ranks_and_at_one_a_case_does_not_fit():
     machine = planned_for("cpu")
     one, two = (cost.memory_share(case(dp_size=d).layer_spec, machine) for d in (1, 2))

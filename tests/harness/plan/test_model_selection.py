@@ -89,6 +89,7 @@ def test_models_that_a_case_can_say_run_on_one_gpu(model):
 ROUTED = (
     *("deepseek-v3", "kimi-k2", "glm-4.5", "minimax-m2"),
     *("llama-4-scout", "nemotron-3-nano-30b-a3b"),
+    "nemotron-3-super-120b-a12b",  # whose experts have a latent width
     *("gpt-oss-20b", "gpt-oss-120b"),  # of odd sizes, with biases
 )
 

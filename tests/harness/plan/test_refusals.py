@@ -213,7 +213,10 @@ def test_a_refusal_has_a_code_and_a_sentence(fields, machine, code, text):
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
-        ({"n": 192}, "the gate/up seam at 192 cuts a block of 128"),
+        (
+            {"n": 192},
+            "the gate/up seam, or without a gate the last intermediate column at 192 cuts",
+        ),
         ({"n": 256, "tp_size": 4}, "a rank's shard ends at column 64, inside a block of 128"),
         ({"n": 384, "tp_size": 2}, "ends at column 192"),
         ({"n": 640, "dp_size": 2, "tp_size": 2}, "ends at column 160"),

@@ -6,7 +6,7 @@ import torch
 from moe import guarded_buffers
 from moe.errors import MoEError
 from moe.experts import EXPERTS, torch_grouped
-from moe.experts.torch_grouped import _by_expert, _grouped_mm, _with_bias
+from moe.experts.torch_grouped import _grouped_mm, _with_bias
 from moe.platforms import platform
 from moe.quant import QUANT
 from moe.spec import Numerics, experts_refusal
@@ -62,14 +62,6 @@ def test_output_is_what_the_numerics_say(sizes, unused, device):
         assert same(got, wanted)
     else:
         assert relative_rms(got, wanted) < 1e-3
-
-
-def test_rows_are_sorted_by_expert_and_unused_ones_belong_to_none():
-    ids = torch.tensor([[2, -1], [0, 2], [-1, 0]], dtype=torch.int32)
-    order, ends = _by_expert(ids, 4)
-    assert order.tolist() == [2, 5, 0, 3, 1, 4]
-    assert ends.tolist() == [2, 2, 4, 4]
-    assert ends.dtype == torch.int32
 
 
 def test_tokens_without_experts_here_are_zero(device):

@@ -100,7 +100,7 @@ def test_the_intermediate_gets_the_codes_of_the_method(quant_name, kernel_device
     used = ids.view(-1) >= 0
     h = torch.randn(ids.numel(), layer_spec.intermediate, device=kernel_device).bfloat16()
     h[~used] = float("nan")
-    got = experts._quantize(h, ids)
+    got = experts.quantized(h, ids)
     wanted = quant.quantize_intermediate(h[used], weights.a2_scale)
     assert same(got.codes[used], wanted.codes)
     assert same(got.scale[used] if got.scale.ndim else got.scale, wanted.scale)

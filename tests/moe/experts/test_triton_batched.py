@@ -59,6 +59,12 @@ def test_output_is_what_the_numerics_say(quant_name, unused, kernel_device):
     assert same(got[nobody], torch.zeros_like(got[nobody]))
 
 
+def test_formats_whose_weights_are_decoded(kernel_device):
+    for name in ("mxfp4", "mxfp4_mxfp8", "nvfp4_dynamic", "int4_zp_g64", "w4a8", "int8_g32"):
+        given = made(name, kernel_device, 0.2, m=6, num_experts=4)
+        assert relative_rms(run(*given), expected_output(*given)) < 3e-3, name
+
+
 @pytest.mark.parametrize(
     "sizes",
     [

@@ -1,14 +1,16 @@
-"""The product of decoded operands against dequantized float64 values."""
+"""Products whose weights are decoded, grouped and batched, against dequantized float64 values."""
 
 import pytest
 import torch
 
+from moe import guarded_buffers
 from moe.errors import MoEError
 from moe.formats import FORMATS
 from moe.formats.quant_tensor import QuantTensor
 from moe.kernels.align import align_tokens
+from moe.kernels.batched_gemm import batched_gemm, batched_gemm_torch
 from moe.kernels.grouped_gemm import grouped_gemm, grouped_gemm_torch
-from moe.kernels.tiles import Tile, decoding_tile
+from moe.kernels.tiles import Tile
 from moe.quant import QUANT
 from moe.types import Activations
 from tests.moe.kernels.kernel_cases import relative_rms
@@ -82,8 +84,8 @@ def test_inner_sizes_that_no_step_divides(name, inner, kernel_device):
 
 
 @pytest.mark.parametrize("name", ["int4_zp_g128", "mxfp4_mxfp4", "nvfp4"])
-def test_small_tiles_that_cut_groups_of_sums(name, kernel_device):
-    tile = Tile(block_m=16, block_n=16, block_k=32, group_m=2, num_warps=4, num_stages=2)
+def test_small_tiles(name, kernel_device):
+    tile = Tile(block_m=16, block_n=32, block_k=128, group_m=2, num_warps=4, num_stages=2)
     x, weights = operands(name)
     y = product(x, weights.gate_up, kernel_device, tile).cpu()
     assert relative_rms(y[USED], truth(x, weights.gate_up)[USED]) < 3e-6
@@ -124,9 +126,28 @@ def test_what_does_not_belong_together_is_named(kernel_device):
         product(as_rows, w, kernel_device)
 
 
-def test_a_step_is_part_of_a_group_of_sums():
-    for group in (32, 64, 128, None):
-        for interpreted in (False, True):
-            tile = decoding_tile(16, 256, 512, group=group, interpreted=interpreted)
-            assert tile.block_k % 16 == 0
-            assert group is None or group % tile.block_k == 0
+def test_batched_rows_of_every_method(kernel_device):
+    """Rows beyond a count hold NaN where their format has one, and are neither read nor written."""
+    counts = torch.tensor([5, 0, 3], dtype=torch.int32)
+    used = torch.arange(5)[None, :] < counts[:, None]
+    for name in METHODS:
+        x, weights = operands(name, out=40)
+        names = [n for n in ("codes", "scale") if getattr(x, n) is not None]
+        rows = x.replace(**{n: torch.stack([_bytes(getattr(x, n))] * 3) for n in names})
+        rows.codes[~used] = 0xFF if rows.codes.dtype == torch.uint8 else torch.nan
+        rows = rows.replace(**{n: getattr(rows, n).view(getattr(x, n).dtype) for n in names})
+        w, bias = weights.gate_up, torch.randn(3, 40)
+        expected = batched_gemm_torch(rows, w, counts, dtype=torch.float32, bias=bias)
+        with guarded_buffers.poisoned():
+            y = batched_gemm(
+                *(to(rows, kernel_device), to(w, kernel_device), counts.to(kernel_device)),
+                dtype=torch.float32,
+                bias=bias.to(kernel_device),
+            ).cpu()
+            assert guarded_buffers.broken_guards() == []
+        assert bool(y[~used].isnan().all()), f"{name}: a row beyond the count was written"
+        assert relative_rms(y[used], expected[used]) < 3e-6, name
+
+
+def _bytes(t):
+    return t.view(torch.uint8) if t.element_size() == 1 else t

@@ -1,0 +1,135 @@
+"""`Missing`: the combinations that no row has yet, and votes for the values that complete them.
+
+The votes for all values of all factors stand side by side in one large number, each in a field of
+its own, so that one sum counts them all.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import struct
+from typing import TYPE_CHECKING
+
+from harness.matrix.covering.model import maximal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from harness.matrix.covering.model import Factors, Literals, Model
+    from harness.matrix.covering.oracle import Oracle
+
+
+class Missing:
+    """Hold the combinations that no row has yet."""
+
+    def __init__(self, model: Model, oracle: Oracle) -> None:
+        """Begin with every combination of the targets that is not known to be excluded."""
+        self._model = model
+        targets = maximal(model.targets)
+        self.by_target: dict[Factors, dict[Literals, None]] = {
+            target: dict.fromkeys(oracle.allowed(target)) for target in targets
+        }
+        self._widths = sorted({len(target) for target in targets})
+        self.field, self._code = _field(len(model.sizes), self._widths)
+        # Votes while nothing is chosen, and literal -> others -> votes: the combinations of all of
+        # these with one more literal. Each field is 0 or 1.
+        self._first = 0
+        self._votes: list[dict[Literals, int]] = [{} for _ in model.factor_of]
+        self._collect()
+
+    def _collect(self) -> None:
+        bits: list[dict[Literals, int]] = [{} for _ in self._votes]
+        first = 0
+        for combination in itertools.chain.from_iterable(self.by_target.values()):
+            first |= 1 << combination[0] if len(combination) == 1 else 0
+            for literal, others, last in _splits(combination):
+                bits[literal][others] = bits[literal].get(others, 0) | 1 << last
+        self._first = self.spread(first)
+        for votes, masks in zip(self._votes, bits, strict=True):
+            votes.update((others, self.spread(mask)) for others, mask in masks.items())
+
+    def spread(self, mask: int) -> int:
+        """Return a number that has 1 in the field of each literal of a mask."""
+        zero = "0" * (self.field // 4)
+        digits = f"{mask:b}".translate({ord("0"): zero, ord("1"): f"{zero[1:]}1"})
+        return int(digits, 16)
+
+    @property
+    def size(self) -> int:
+        """Return how many combinations are missing."""
+        return sum(map(len, self.by_target.values()))
+
+    def literals(self, factor: int) -> range:
+        """Return the literals of a factor."""
+        return self._model.literals[factor]
+
+    def votes_after(self, votes: int, chosen: Sequence[int]) -> int:
+        """Return the votes after one more literal. votes: those before the last of `chosen`."""
+        if not chosen:
+            return self._first
+        *before, literal = chosen
+        table = self._votes[literal]
+        for width in self._widths:
+            if width == 2:
+                votes += table.get((), 0)
+            elif width > 2:
+                others = itertools.combinations(sorted(before), width - 2)
+                votes += sum(filter(None, map(table.get, others)))
+        return votes
+
+    def of_factor(self, votes: int, factor: int) -> Sequence[int]:
+        """Return the votes for each value of a factor."""
+        numbers = self._model.literals[factor]
+        part = votes >> self.field * numbers.start & (1 << self.field * len(numbers)) - 1
+        raw = part.to_bytes(len(numbers) * self.field // 8, "little")
+        return struct.unpack(f"<{len(numbers)}{self._code}", raw)
+
+    def starts(self, shares: Iterable[float]) -> list[Literals]:
+        """Return missing combinations, of the factors that have the most of them; none if none is.
+
+        shares: in [0, 1), how far along them each is taken.
+        """
+        largest = max(self.by_target, key=lambda target: len(self.by_target[target]), default=())
+        combinations = list(self.by_target.get(largest, ()))
+        if not combinations:
+            return []
+        return [combinations[int(share * len(combinations))] for share in shares]
+
+    def exclude(self, combination: Literals) -> None:
+        """Take out a combination that no row can have."""
+        self.by_target[tuple(self._model.factor_of[n] for n in combination)].pop(combination, None)
+        if len(combination) == 1:
+            self._first &= ~(1 << self.field * combination[0])
+        for literal, others, last in _splits(combination):
+            self._votes[literal][others] &= ~(1 << self.field * last)
+
+    def remove_row(self, row: dict[int, int]) -> None:
+        """Take out what a row has, or a part of one. row: factor -> literal."""
+        for target, combinations in self.by_target.items():
+            if all(factor in row for factor in target):
+                combinations.pop(tuple(row[f] for f in target), None)
+        literals = sorted(row.values())
+        rest = ~self.spread(sum(1 << n for n in literals))
+        self._first &= rest
+        for literal in literals:
+            votes = self._votes[literal]
+            others = [n for n in literals if n != literal]
+            for width in self._widths:
+                for part in itertools.combinations(others, max(0, width - 2)):
+                    if part in votes:
+                        votes[part] &= rest
+
+
+def _splits(combination: Literals) -> Iterator[tuple[int, Literals, int]]:
+    """Yield each way to take one literal and a last one out: (literal, the others, last)."""
+    for i, last in enumerate(combination):
+        rest = combination[:i] + combination[i + 1 :]
+        for j, literal in enumerate(rest):
+            yield literal, rest[:j] + rest[j + 1 :], last
+
+
+def _field(factors: int, widths: Sequence[int]) -> tuple[int, str]:
+    """Return the bits of a field that holds the most votes for one value, and their code."""
+    votes = sum(math.comb(factors, max(0, width - 1)) for width in widths)
+    return (16, "H") if votes < 1 << 16 else (32, "I")

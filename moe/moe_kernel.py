@@ -1,0 +1,121 @@
+"""Join an all2all backend and an experts backend: prepare, experts, finalize.
+
+`MoEKernel` is for modular backends, `MonolithicKernel` for those that route by themselves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch.nn.functional import pad
+
+from moe import intermediates
+from moe.errors import MoEError
+from moe.routing import route, to_local_ids, weights_on_input, zeroed_padding
+from moe.spec import MODULAR, MONOLITHIC, PaddedSpec
+from moe.types import Activations, Routing
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from moe.all2all.base import PrepareFinalize
+    from moe.experts.base import ExpertsBase
+    from moe.quant.base import QuantMethod
+    from moe.routers.base import Router
+    from moe.routing_method import RoutingMethod
+    from moe.types import Dispatched
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoEKernel:
+    """Join an all2all backend and a modular experts backend: prepare, experts, finalize."""
+
+    tells_routing: ClassVar[bool] = True  # whether what `route` returns is what was computed
+
+    prepare_finalize: PrepareFinalize
+    experts: ExpertsBase
+    quant: QuantMethod
+    expert_map: Tensor  # [E] int32, global expert id -> local id; -1 = not on this rank
+    a1_scale: Tensor | None = None  # [] float32, static scale of the input, if the scheme has one
+
+    def route(
+        self, router: Router, method: RoutingMethod, logits: Tensor, bias: Tensor | None
+    ) -> Routing:
+        """Return what `apply` takes: global ids and weights, [T, k]. logits: [T, E]. bias: [E]."""
+        return route(router, method, logits, bias)
+
+    def apply(self, x: Tensor, routing: Routing) -> Tensor:
+        """Return [T, K], summed over the gather group. Collective.
+
+        x: [T, K] this rank's tokens in the model dtype. routing: of `route`.
+        """
+        x = _with_zeros(x, self.experts.layer_spec.hidden)
+        if self.tells_routing and self.experts.layer_spec.weights_input:
+            x, routing = weights_on_input(x, routing)
+        early = self.quant.input_scale_is_local
+        sent = self.quant.quantize_input(x, self.a1_scale) if early else _plain(x)
+        dispatched = self.prepare_finalize.prepare(sent, routing)
+        gathered = dispatched.x if early else self._quantize_gathered(dispatched)
+        local = self._local(dispatched.routing)
+        intermediates.keep("input", gathered.codes, copy=True)  # experts may overwrite it
+        intermediates.keep("input_scale", gathered.block_scale, copy=True)
+        partial = self.experts.run(replace(dispatched, x=gathered, routing=local))
+        _check_output(self.experts, partial, gathered.shape)
+        intermediates.keep("combine", partial, copy=True)  # the sum over ranks may overwrite it
+        out = self.prepare_finalize.finalize(partial, dispatched)
+        spec = self.experts.layer_spec
+        return out[:, : spec.unpadded_hidden].contiguous() if isinstance(spec, PaddedSpec) else out
+
+    def _local(self, routing: Routing) -> Routing:
+        """Return the gathered routing with local ids, and record it."""
+        ids = to_local_ids(routing.topk_ids, self.expert_map)
+        # Copies, since experts may overwrite their inputs.
+        intermediates.keep("ids", ids, copy=True)
+        intermediates.keep("weights", routing.topk_weights, copy=True)
+        intermediates.keep("adapters", routing.adapters, copy=True)
+        return replace(routing, topk_ids=ids)
+
+    def _quantize_gathered(self, dispatched: Dispatched) -> Activations:
+        """Quantize with a scale over all gathered rows; padding rows count as zeros."""
+        x = zeroed_padding(dispatched.x.codes, dispatched.routing.topk_ids)
+        return self.quant.quantize_input(x, self.a1_scale)
+
+
+class MonolithicKernel(MoEKernel):
+    """Join an all2all backend and a backend that routes by itself: its logits travel as weights."""
+
+    tells_routing: ClassVar[bool] = False
+
+    def route(
+        self, router: Router, method: RoutingMethod, logits: Tensor, bias: Tensor | None
+    ) -> Routing:
+        """Return the logits, for the backend to route by: it has the method and the bias."""
+        del router, method, bias
+        return Routing.of_logits(logits)
+
+    def _local(self, routing: Routing) -> Routing:
+        return routing
+
+
+# Kind of an experts backend -> class that runs it.
+KERNELS = {MODULAR: MoEKernel, MONOLITHIC: MonolithicKernel}
+
+
+def _check_output(experts: ExpertsBase, partial: Tensor, expected: tuple[int, ...]) -> None:
+    """Raise MoEError for an output that is not [T, K], which might later be broadcast."""
+    shape = list(partial.shape) if isinstance(partial, torch.Tensor) else type(partial).__name__
+    if shape != list(expected):
+        name = type(experts).__name__
+        raise MoEError(f"{name}.apply returned {shape}; it must return [T, K] = {list(expected)}")
+
+
+def _with_zeros(x: Tensor, columns: int) -> Tensor:
+    """Return x [T, K] with zeros up to this number of columns."""
+    return x if x.shape[1] == columns else pad(x, (0, columns - x.shape[1]))
+
+
+def _plain(x: Tensor) -> Activations:
+    """Return x, [T, K], as unquantized activations."""
+    return Activations(codes=x)

@@ -1,0 +1,89 @@
+"""Arranged weights hold the codes and scales of all columns, each at its place."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from moe.errors import MoEError
+from moe.formats import FORMATS
+from moe.formats.nibbles import unpack
+from moe.kernels.arranged import arranged
+from moe.quant import QUANT
+
+NAMES = ("mxfp4", "nvfp4", "mxfp8", "int4_g32", "int4_zp_g64", "int8_g128", "int8_zp_g32")
+# Part -> where the bits of an e2m1 code lie, from its sign down, as docs of the module say.
+PLACES = ((15, 8, 7, 6), (12, 5, 4, 3), (9, 2, 1, 0), (14, 13, 11, 10))
+
+
+def weights_of(name, inner):
+    torch.manual_seed(0)
+    w = torch.randn(2, 24, inner).bfloat16()
+    return QUANT.load(name)().quantize_weights(w, w).gate_up
+
+
+def bit(word, at):
+    return (word >> at) & 1
+
+
+def code_of(word, part, half, kind):
+    """The code of a column, taken bit by bit from the place that the module names."""
+    if kind != "e2m1":
+        return (word >> (4 * part + 16 * half)) & 15
+    bits = [bit(word, at + 16 * half) << (3 - i) for i, at in enumerate(PLACES[part])]
+    return sum(bits[1:], bits[0])
+
+
+def codes_of(a):
+    """[e, out, columns] int64 of arranged words."""
+    words = a.codes.long()
+    parts = [
+        torch.stack([code_of(words, p, h, a.format.grid) for h in (0, 1)], dim=-1).flatten(-2)
+        for p in range(4)
+    ]
+    return torch.cat(parts, dim=-1).permute(0, 2, 1, 3).flatten(2)
+
+
+@pytest.mark.parametrize("inner", [256, 384])
+def test_every_code_is_at_its_place(inner):
+    for name in NAMES:
+        w = weights_of(name, inner)
+        a = arranged(w)
+        if w.format.packing > 1:
+            assert torch.equal(codes_of(a)[..., :inner], unpack(w.codes).long()), name
+        else:
+            rows = a.codes.view(torch.uint8).permute(0, 3, 1, 2, 4).flatten(2)
+            assert torch.equal(rows[..., :inner], w.codes.view(torch.uint8)), name
+
+
+def test_every_scale_and_zero_point_is_at_its_place():
+    for name in NAMES:
+        w = weights_of(name, 384)
+        a, groups = arranged(w), 384 // w.format.group
+        if a.scale.dtype == torch.float32:
+            scale = a.scale.permute(0, 3, 1, 2).flatten(2)
+            assert torch.equal(scale[..., :groups], w.scale), name
+        else:
+            parts = torch.stack([(a.scale >> (8 * p)) & 255 for p in range(4)], dim=-1)
+            scale = parts.permute(0, 2, 1, 3).flatten(2)
+            assert torch.equal(scale[..., :groups], w.scale.view(torch.uint8).int()), name
+        if w.zero_point is not None:
+            per_step = 4 // a.span
+            parts = torch.stack([(a.zero_point >> (8 * p)) & 255 for p in range(per_step)], dim=-1)
+            zero = parts.permute(0, 2, 1, 3).flatten(2)
+            assert torch.equal(zero[..., :groups], w.zero_point.int()), name
+
+
+def test_columns_beyond_the_last_have_codes_and_scales_that_do_no_harm():
+    w = weights_of("mxfp4", 160)
+    a = arranged(w)
+    assert a.codes.shape == (2, 2, 24, 16)
+    assert not codes_of(a)[..., 160:].any()
+    assert bool(((a.scale[:, 1] >> 8) == 0x7F7F7F).all()), "scales of 1"
+
+
+def test_groups_that_no_part_fits_are_an_error():
+    w = weights_of("int4_g128", 256)
+    other = dataclasses.replace(FORMATS["int4_g128"], name="int4_g256", block=(1, 256))
+    with pytest.raises(MoEError, match="no kernel decodes groups of 256 columns"):
+        arranged(w.replace(format=other, scale=w.scale[:, :, :1]))

@@ -1,0 +1,77 @@
+"""Kernels that join an all2all and an experts backend: what travels, what experts are given."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from moe.experts import EXPERTS
+from moe.moe_kernel import KERNELS, MoEKernel, MonolithicKernel
+from moe.spec import KINDS
+from moe.types import Activations, Dispatched, Routing
+from tests.moe.test_layer import build, layer_spec, members
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class Counting:
+    """An all2all backend's stand-in that keeps what it was sent."""
+
+    def __init__(self):
+        self.sent = None
+
+    def prepare(self, x, routing):
+        self.sent = x
+        return Dispatched(x=x, routing=routing, counts=(len(x.codes),))
+
+    def finalize(self, partial, dispatched):
+        return partial
+
+
+@pytest.mark.parametrize(
+    ("name", "travels"), [("fp8_block", torch.float8_e4m3fn), ("fp8_tensor_dynamic", None)]
+)
+def test_what_travels_is_quantized_where_the_scale_is_the_row_s_own(name, travels):
+    """A dynamic per-tensor scale spans all ranks' rows, so those travel as they are."""
+    built = build(layer_spec(name), members(quant=name)).kernel
+    wire = Counting()
+    kernel = MoEKernel(
+        prepare_finalize=wire,
+        experts=built.experts,
+        quant=built.quant,
+        expert_map=built.expert_map,
+    )
+    routing = Routing(
+        topk_ids=torch.tensor([[0, 1]], dtype=torch.int32), topk_weights=torch.ones(1, 2)
+    )
+    out = kernel.apply(torch.ones(1, 64).bfloat16(), routing)
+    assert isinstance(wire.sent, Activations)
+    assert wire.sent.codes.dtype == (travels or torch.bfloat16)
+    assert (out.dtype, out.shape) == (torch.bfloat16, (1, 64))
+
+
+def test_a_layer_is_composed_by_its_backend_s_kind(monkeypatch):
+    class Joined(MoEKernel):
+        pass
+
+    assert tuple(KERNELS) == KINDS
+    monolithic = build(layer_spec(), members(experts="torch_monolithic"))
+    assert type(monolithic.kernel) is MonolithicKernel
+    monkeypatch.setitem(KERNELS, "modular", Joined)
+    assert type(build(layer_spec(), members()).kernel) is Joined
+
+
+def test_experts_take_the_bundle_that_was_prepared_with_local_ids(monkeypatch):
+    bundles = []
+    kind = EXPERTS.load("torch_loop")
+    real = kind.run
+    monkeypatch.setattr(kind, "run", lambda self, given: real(self, bundles.append(given) or given))
+    built = build(layer_spec(), members(all2all="local")).kernel
+    moved = dataclasses.replace(built, expert_map=built.expert_map.flip(0))
+    routing = Routing(
+        topk_ids=torch.tensor([[0, 3]], dtype=torch.int32), topk_weights=torch.ones(1, 2)
+    )
+    moved.apply(torch.ones(1, 64).bfloat16(), routing)
+    (bundle,) = bundles
+    assert bundle.routing.topk_ids.tolist() == [[3, 0]]
+    assert bundle.counts == (1,)
