@@ -41,6 +41,11 @@ if TYPE_CHECKING:
 
 TOKENS = (1, 64, 1024)
 TINY_TOKENS = (1, 5)
+# `--quick`: the shape, numbers of tokens and methods that tell most in a minute or two, without the
+# backends that loop over experts.
+QUICK_SHAPE, QUICK_TOKENS = "Qwen3-30B", (64, 1024)
+QUICK_METHODS = ("none", "fp8_block", "int4_g128", "mxfp4")
+LOOPS = ("torch_loop", "transformers_eager")
 SECONDS = 0.2  # for the repeats of one call
 MOST_REPEATS, WARM = 50, 3
 STATIC_SCALE = 8 / 448  # of activations, where a method wants it calibrated
@@ -193,13 +198,16 @@ def layer_of(shape: Shape, tokens: int, quant: str) -> LayerSpec:
     )
 
 
-def backends(layer_spec: LayerSpec, platform: Platform) -> Iterator[MemberSpec]:
+def backends(
+    layer_spec: LayerSpec, platform: Platform, without: Sequence[str] = ()
+) -> Iterator[MemberSpec]:
     """Yield the rows that support the layer here and take contiguous tokens."""
     from moe.experts import EXPERTS
 
     for name, reason in explain(layer_spec, platform).answers:
         row = EXPERTS.row(name)
-        if reason is None and row.kind == "modular" and row.dispatch_format == STANDARD:
+        takes_tokens = row.kind == "modular" and row.dispatch_format == STANDARD
+        if reason is None and takes_tokens and name not in without:
             yield row
 
 
@@ -230,7 +238,13 @@ def bytes_of_expert(weights: ExpertWeights) -> float:
 
 
 def times(
-    shape: Shape, quant_name: str, tokens: int, platform: Platform, peak: Peaks, held: ExpertWeights
+    shape: Shape,
+    quant_name: str,
+    tokens: int,
+    platform: Platform,
+    peak: Peaks,
+    held: ExpertWeights,
+    without: Sequence[str] = (),
 ) -> Iterator[Timed | str]:
     """Yield each backend's time, or `name: error` for one that fails."""
     from moe.experts import EXPERTS
@@ -243,7 +257,7 @@ def times(
     operations = 6 * tokens * shape.top_k * shape.hidden * shape.intermediate
     bits = 16 if layer_spec.scheme.activations == "model" else 8
     floor = peak.floor(operations, active * bytes_of_expert(held), bits)
-    for row in backends(layer_spec, platform):
+    for row in backends(layer_spec, platform, without):
         numerics = row.numerics_for(layer_spec.scheme, device.type)
         try:
             experts: Experts = EXPERTS.load(row.name)(layer_spec, 0, numerics, quant)
@@ -282,7 +296,12 @@ def lines(quant: str, results: dict[str, dict[int, Timed]], counts: Sequence[int
         yield f"{quant:<24}{label:<24}" + "".join(f"{text:>22}" for text in ratios)
 
 
-def bench(shapes: Sequence[Shape], quants: Sequence[str], counts: Sequence[int]) -> None:
+def bench(
+    shapes: Sequence[Shape],
+    quants: Sequence[str],
+    counts: Sequence[int],
+    without: Sequence[str] = (),
+) -> None:
     """Print the tables of all shapes, line by line."""
     platform = platform_of(devices())
     device = torch.device(platform.device)
@@ -294,20 +313,25 @@ def bench(shapes: Sequence[Shape], quants: Sequence[str], counts: Sequence[int])
         print(f"\n{shape.name} ({sizes}, top {shape.top_k}): ms (x floor)")
         print(f"{'quant':<24}{'backend':<24}" + "".join(f"{f'T={t}':>22}" for t in counts))
         for quant in quants:
-            _bench_quant(shape, quant, counts, platform, peak)
+            _bench_quant(shape, quant, counts, platform, peak, without)
 
 
 def _bench_quant(
-    shape: Shape, quant: str, counts: Sequence[int], platform: Platform, peak: Peaks
+    shape: Shape,
+    quant: str,
+    counts: Sequence[int],
+    platform: Platform,
+    peak: Peaks,
+    without: Sequence[str],
 ) -> None:
     row = QUANT.row(quant)
-    if not any(backends(layer_of(shape, counts[0], quant), platform)):
+    if not any(backends(layer_of(shape, counts[0], quant), platform, without)):
         return
     device = torch.device(platform.device)
     held = weights_of(shape, QUANT.load(quant)(), row.static, device)
     results: dict[str, dict[int, Timed]] = {}
     for tokens in counts:
-        for timed in times(shape, quant, tokens, platform, peak, held):
+        for timed in times(shape, quant, tokens, platform, peak, held, without):
             if isinstance(timed, str):
                 print(f"{quant:<24}{timed} (T={tokens})", flush=True)
             else:
@@ -322,15 +346,18 @@ def main() -> None:
     parser.add_argument("--shape", action="append", choices=names, help="one shape (all)")
     parser.add_argument("--quant", action="append", choices=list(QUANT.rows), help="one (all)")
     parser.add_argument("--tokens", type=int, action="append", help="one number (1, 64, 1024)")
+    parser.add_argument("--quick", action="store_true", help="one shape, few methods, no loops")
     parser.add_argument("--tiny", action="store_true", help="one tiny shape, on a CPU, too")
     args = parser.parse_args()
     if not torch.cuda.is_available() and not args.tiny:
         print("bench-kernels needs a GPU; --tiny runs a tiny shape on a CPU, to try the script")
         return
-    shapes = TINY if args.tiny else [s for s in SHAPES if s.name in (args.shape or names)]
-    counts = args.tokens or (TINY_TOKENS if args.tiny else TOKENS)
+    wanted = args.shape or ([QUICK_SHAPE] if args.quick else names)
+    shapes = TINY if args.tiny else [s for s in SHAPES if s.name in wanted]
+    counts = args.tokens or (TINY_TOKENS if args.tiny else QUICK_TOKENS if args.quick else TOKENS)
+    quants = args.quant or (QUICK_METHODS if args.quick else list(QUANT.rows))
     with torch.inference_mode():
-        bench(shapes, args.quant or list(QUANT.rows), counts)
+        bench(shapes, quants, counts, LOOPS if args.quick else ())
 
 
 if __name__ == "__main__":

@@ -101,8 +101,9 @@ def keep_batched(stage: str, value: Tensor | None, slots: Tensor) -> None:
     """Record a stage of a backend that works on batches; None records nothing.
 
     value: [e * C, ...] by batched row. slots: [e, C] flat row of each, -1 for rows not in use.
+    Tensors without values, whose rows in use nobody knows, are not recorded.
     """
-    if _kept is not None and value is not None:
+    if _kept is not None and value is not None and not value.is_meta:
         flat = slots.reshape(-1)
         used = flat >= 0
         raw = value.view(torch.uint8) if value.element_size() == 1 else value

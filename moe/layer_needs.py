@@ -154,6 +154,19 @@ def _shared_scale(layer_spec: LayerSpec) -> Reason | None:
     return Reason(code="shared_experts_unsupported", text=text)
 
 
+@reads("shared_scheme", "hidden")
+def _shared_groups(layer_spec: LayerSpec) -> Reason | None:
+    """Refuse a hidden size that ends inside a group: codes are packed in whole groups."""
+    group = _formats().row(layer_spec.shared_scheme.weights).group
+    if group is None or layer_spec.hidden % group == 0:
+        return None
+    text = (
+        f"shared experts: the hidden size {layer_spec.hidden} is not a multiple of a group, {group}"
+        "; choose another size or shared_quant"
+    )
+    return Reason(code="group_does_not_divide", text=text)
+
+
 @reads("layout", "shared_experts", "shared_width", "shared_scheme", "intermediate")
 def _shared_blocks(layer_spec: LayerSpec) -> Reason | None:
     """Refuse shards of the shared experts, and a gate/up seam, that cut a block of scales."""
@@ -181,7 +194,7 @@ LAYER_NEEDS = tuple(
         *(_too_few_experts, _sequence_parallel_alone, _empty_shard),
         *(_impossible_groups, _several_weights, _no_columns_for_gate),
         *(_no_shared_experts, _fused_differently, _empty_shared_shard),
-        *(_shared_scale, _shared_blocks, _weighted_zero_experts),
+        *(_shared_scale, _shared_groups, _shared_blocks, _weighted_zero_experts),
     )
 )
 

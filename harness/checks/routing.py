@@ -72,7 +72,8 @@ def _fused_messages(call: Call, subject: Subject) -> list[str]:
     if not case.shared_fused:
         return []
     rows = defined_rows(call.tokens)
-    ids, weights = (t[rows] for t in vars(call.output.routing).values())
+    routing = call.output.routing
+    ids, weights = routing.topk_ids[rows], routing.topk_weights[rows]
     right = fused_slots.with_ids(case, ids[:, :k])
     factor = fused_slots.with_weights(case, call.tokens.x[rows], weights[:, :k], subject.reference)
     return fused_errors((ids, weights), (right, factor))

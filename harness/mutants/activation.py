@@ -10,11 +10,13 @@ from torch.nn.functional import silu as swish
 
 from harness.mutants import NotApplicable
 from harness.mutants.recompute import (
+    redo,
+)
+from harness.mutants.steps import (
     Matrices,
     Shard,
     Steps,
     quantized_input,
-    redo,
     right_activation,
     right_halves,
     right_second,

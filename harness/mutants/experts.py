@@ -9,7 +9,10 @@ import torch
 from harness.fixtures.expert_ids import global_ids, local_ids
 from harness.mutants import NotApplicable
 from harness.mutants.contributions import added_distance, blame, by_slot, parts_of, residual
-from harness.mutants.recompute import redo, redo_parts
+from harness.mutants.recompute import (
+    redo,
+    redo_parts,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable

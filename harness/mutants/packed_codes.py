@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness.mutants import NotApplicable
-from harness.mutants.recompute import Matrices, Steps, redo
+from harness.mutants.recompute import (
+    redo,
+)
+from harness.mutants.steps import (
+    Matrices,
+    Steps,
+)
 from moe.reference import formats
 from moe.reference.block_scales import global_scale
 
@@ -90,6 +96,17 @@ def global_scales_missing(scene: Scene) -> Tensor:
     return _of_both(
         scene, lambda w, _, plain: w * global_scale(plain.abs().amax(), fmt).to(w.dtype)
     )
+
+
+def w2_global_scale_from_w13(scene: Scene) -> Tensor:
+    fmt = scene.reference.weight_format
+    _needs(fmt.global_scale, "there is no global scale")
+
+    def w2(_: Scene, e: Matrices) -> Tensor:
+        first, second = (global_scale(plain.abs().amax(), fmt) for plain in e.plain)
+        return e.w2 * (second / first).to(e.w2.dtype)
+
+    return redo(scene, Steps(w2=w2))
 
 
 def _of_both(scene: Scene, change: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:

@@ -9,10 +9,12 @@ from torch.nn.functional import pad
 
 from harness.mutants import NotApplicable
 from harness.mutants.recompute import (
+    redo,
+)
+from harness.mutants.steps import (
     Steps,
     expert_input,
     input_scale,
-    redo,
     second_scale,
 )
 from moe.reference import formats

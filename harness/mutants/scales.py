@@ -8,13 +8,15 @@ import torch
 
 from harness.mutants import NotApplicable
 from harness.mutants.recompute import (
+    redo,
+)
+from harness.mutants.steps import (
     Matrices,
     Steps,
     codes,
     expert_input,
     input_scale,
     quantized_input,
-    redo,
     right_second,
     second_scale,
 )

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness.mutants import NotApplicable
-from harness.mutants.recompute import redo
+from harness.mutants.recompute import (
+    redo,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,6 +19,23 @@ if TYPE_CHECKING:
 
 def zero_experts_missing(scene: Scene) -> Tensor:
     return scene.answer.out - _passed(scene)
+
+
+def first_zero_expert_missing(scene: Scene) -> Tensor:
+    """Leave out the zero expert whose id comes after the routed experts', as `>` for `>=` does."""
+    passed = _passed(scene)
+    is_first = scene.topk_ids == scene.case.num_experts
+    if not bool(is_first.any()):
+        raise NotApplicable("the first zero expert was not chosen")
+    return scene.answer.out - passed + scene.passed(scene.topk_weights.masked_fill(is_first, 0.0))
+
+
+def zero_experts_unscaled(scene: Scene) -> Tensor:
+    """Add tokens by the router's weights before its factor."""
+    passed, scale = _passed(scene), scene.case.router_scale
+    if scale == 1.0:
+        raise NotApplicable("the router's factor is one")
+    return scene.answer.out - passed + passed / scale
 
 
 def zero_experts_unweighted(scene: Scene) -> Tensor:

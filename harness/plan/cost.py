@@ -33,8 +33,8 @@ _CALL_SECONDS = 0.4  # on each rank
 _ADAPTER_SECONDS = 0.4  # more on each rank, if experts have adapters
 _WEIGHT_SECONDS = 0.7e-6  # for each of an expert's n * k that a block of tokens meets
 _BLOCK_TOKENS = 128
-# Largest multiple to which a method pads for one of our rows or of a vendor's: see moe.alignments.
-_LARGEST_MULTIPLE = 256
+# Largest multiple to which a method pads for a row that runs there: see moe.alignments.
+_MULTIPLES = {"cpu": 8, "cuda": 256}
 INTERPRETER_SECONDS = 5.0  # a case expected to take longer is refused
 
 
@@ -48,7 +48,7 @@ def rank_bytes(layer_spec: LayerSpec, device: str) -> int:
     """
     element = DTYPE_BYTES[layer_spec.dtype]
     expert = _matrices(layer_spec) * layer_spec.intermediate * layer_spec.expert_hidden
-    hidden, intermediate = padded_sizes(layer_spec)
+    hidden, intermediate = padded_sizes(layer_spec, _MULTIPLES[device])
     held = (
         _matrices(layer_spec) * intermediate * hidden * (layer_spec.scheme.weight_bytes or element)
     )
@@ -62,7 +62,7 @@ def rank_bytes(layer_spec: LayerSpec, device: str) -> int:
     return RANK_BYTES[device] + weights + 2 * 4 * tokens * columns
 
 
-def padded_sizes(layer_spec: LayerSpec, *, largest: int = _LARGEST_MULTIPLE) -> tuple[int, int]:
+def padded_sizes(layer_spec: LayerSpec, largest: int = 1) -> tuple[int, int]:
     """Return the experts' hidden and intermediate size after padding, at most.
 
     largest: the largest multiple that a backend may need, if the method pads.
@@ -126,7 +126,7 @@ def interpreted_seconds(layer_spec: LayerSpec, cores: int) -> float:
     rows = tokens * layer_spec.slots
     blocks = min(rows, layer_spec.held_experts) + rows // _BLOCK_TOKENS
     blocks += layer_spec.shared_experts * (1 + tokens // _BLOCK_TOKENS)
-    hidden, intermediate = padded_sizes(layer_spec, largest=1)  # a CPU needs no multiple
+    hidden, intermediate = padded_sizes(layer_spec)  # our kernels need no multiple
     weights = blocks * intermediate * hidden
     if layer_spec.adapters:  # further kernels, and blocks of each pair of adapter and expert
         pairs = min(rows, layer_spec.adapters * layer_spec.held_experts) + rows // _BLOCK_TOKENS

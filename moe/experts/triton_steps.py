@@ -13,7 +13,7 @@ from moe import intermediates
 from moe.experts.base import ExpertsBase, contiguous_weights
 from moe.formats import FORMATS
 from moe.kernels.activation import activate, activate_batched
-from moe.kernels.activation_quant import activate_quantize, activate_quantize_batched
+from moe.kernels.activation_quant import activate_quantize
 from moe.kernels.products import prepared
 from moe.kernels.quantize import quantize_rows, quantize_tensor, tensor_amax, tensor_scale
 from moe.kernels.quantize_groups import global_scale, quantize_groups
@@ -73,24 +73,16 @@ class TritonSteps(ExpertsBase):
         assert fmt.block is not None
         function, kind, group = self.layer_spec.activation, code_kind_of(fmt), fmt.block[1]
         given = self.weights.a2_scale if fmt.has_one_scale else None
-        if counts is None:
-            codes, scale = activate_quantize(
-                *(gate_up, ids),
-                activation=function,
-                kind=kind,
-                group=group,
-                scale=given,
-                dtype=self.dtype,
-            )
-        else:
-            codes, scale = activate_quantize_batched(
-                *(gate_up, counts),
-                activation=function,
-                kind=kind,
-                group=group,
-                scale=given,
-                dtype=self.dtype,
-            )
+        codes, scale = activate_quantize(
+            *(gate_up, None if counts is not None else ids),
+            counts=counts,
+            activation=function,
+            kind=kind,
+            group=group,
+            scale=given,
+            dtype=self.dtype,
+        )
+        if counts is not None:
             codes = codes.flatten(0, 1)
             scale = scale if given is not None else scale.flatten(0, 1)
         return Activations(codes=codes, scale=scale, format=fmt)

@@ -40,6 +40,7 @@ def activate_quantize(
     h: Tensor,
     ids: Tensor | None = None,
     *,
+    counts: Tensor | None = None,
     activation: str,
     kind: str,
     group: int | None = None,
@@ -48,33 +49,20 @@ def activate_quantize(
 ) -> tuple[Tensor, Tensor]:
     """Return codes [R, n] of the activation of each row, and their scales.
 
-    h: [R, 2n], [gate; up], or [R, n] if the activation is not gated. ids: as in `activate`; codes
-    and scales of rows that are not in use are not written. kind: as in `quantize_tensor`. scale: []
-    float32, the static scale of all values; None: one per row [R, 1], or per `group` columns of a
-    row [R, ceil(n / group)], a power of two. dtype: to which the activation is rounded before it is
-    quantized. Raises MoEError for a group beside a static scale.
+    h: [R, 2n], [gate; up], or [R, n] if the activation is not gated; ids: as in `activate`. Or h:
+    [e, C, 2n] or [e, C, n] with counts: [e] int32 rows in use of each expert; then codes are
+    [e, C, n] and scales have these rows, too. Codes and scales of rows that are not in use are not
+    written. kind: as in `quantize_tensor`. scale: [] float32, the static scale of all values; None:
+    one per row [R, 1], or per `group` columns of a row [R, ceil(n / group)], a power of two. dtype:
+    to which the activation is rounded before it is quantized. Raises MoEError for a group beside a
+    static scale, and counts that do not fit the rows.
     """
-    used = {"ids_ptr": None if ids is None else ids.contiguous()}
-    return _launch(h, activation, kind, (group, scale, dtype), used)
-
-
-def activate_quantize_batched(
-    h: Tensor,
-    counts: Tensor,
-    *,
-    activation: str,
-    kind: str,
-    group: int | None = None,
-    scale: Tensor | None = None,
-    dtype: torch.dtype = torch.float32,
-) -> tuple[Tensor, Tensor]:
-    """Return codes [e, C, n] of the activation of each expert's rows, and their scales.
-
-    h: [e, C, 2n] or [e, C, n]. counts: [e] int32 rows in use. The other arguments are those of
-    `activate_quantize`; scales are [], [e, C, 1] or [e, C, ceil(n / group)].
-    """
-    check_counts(h, counts)
-    used = {"counts_ptr": counts.contiguous(), "capacity": h.shape[1]}
+    used: dict[str, Any]
+    if counts is None:
+        used = {"ids_ptr": None if ids is None else ids.contiguous()}
+    else:
+        check_counts(h, counts)
+        used = {"counts_ptr": counts.contiguous(), "capacity": h.shape[1]}
     return _launch(h, activation, kind, (group, scale, dtype), used)
 
 
@@ -162,6 +150,7 @@ def activate_quantize_torch(
     h: Tensor,
     ids: Tensor | None = None,
     *,
+    counts: Tensor | None = None,
     activation: str,
     kind: str,
     group: int | None = None,
@@ -170,24 +159,12 @@ def activate_quantize_torch(
 ) -> tuple[Tensor, Tensor]:
     """Compute the result of `activate_quantize` in torch."""
     used = torch.ones(len(h), dtype=torch.bool, device=h.device)
-    if ids is not None:
+    if counts is not None:
+        check_counts(h, counts)
+        used = used_rows(h, counts)
+    elif ids is not None:
         used = ids.reshape(-1) >= 0
     return _twin(h, used, activation, kind, (group, scale, dtype))
-
-
-def activate_quantize_batched_torch(
-    h: Tensor,
-    counts: Tensor,
-    *,
-    activation: str,
-    kind: str,
-    group: int | None = None,
-    scale: Tensor | None = None,
-    dtype: torch.dtype = torch.float32,
-) -> tuple[Tensor, Tensor]:
-    """Compute the result of `activate_quantize_batched` in torch."""
-    check_counts(h, counts)
-    return _twin(h, used_rows(h, counts), activation, kind, (group, scale, dtype))
 
 
 def _twin(

@@ -15,6 +15,7 @@ Bytes: [e, steps, 4, out, width]. Words: [e, steps, out, width / 2].
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -117,17 +118,23 @@ def _by_step(scale: Tensor, fmt: Format, sizes: tuple[int, int, int, int]) -> Te
     """Return the scales of each step side by side. sizes: e, out, steps, scales of a step."""
     experts, out, steps, scales = sizes
     kind = scale_kind(fmt)
+    groups = _of_rows(scale, experts, out)
     if kind != "sums":
-        return _bytes(scale.reshape(experts, out, -1).view(torch.uint8), _ONE[kind], steps, scales)
-    groups = scale.reshape(experts, out, -1)
+        return _bytes(groups.view(torch.uint8), _ONE[kind], steps, scales)
     padded = torch.nn.functional.pad(groups, (0, steps * scales - groups.shape[2]), value=1.0)
     return padded.view(experts, out, steps, scales).permute(0, 2, 3, 1).contiguous()
+
+
+def _of_rows(numbers: Tensor, experts: int, out: int) -> Tensor:
+    """Return numbers of blocks as [e, out, groups]; e is 0 on a rank without experts."""
+    groups = numbers.numel() // (experts * out) if numbers.numel() else math.prod(numbers.shape[2:])
+    return numbers.reshape(experts, out, groups)
 
 
 def _bytes(numbers: Tensor, padding: int, steps: int, scales: int) -> Tensor:
     """Return [e, steps, out] int32 with a byte for each scale of a step, the first one lowest."""
     experts, out = numbers.shape[:2]
-    flat = numbers.reshape(experts, out, -1)
+    flat = _of_rows(numbers, experts, out)
     padded = torch.nn.functional.pad(flat, (0, steps * scales - flat.shape[2]), value=padding)
     parts = padded.view(experts, out, steps, scales).permute(0, 2, 1, 3)
     words = torch.zeros(parts.shape[:-1], dtype=torch.int32, device=flat.device)

@@ -17,7 +17,7 @@ import triton.language as tl
 from moe import guarded_buffers
 from moe.errors import MoEError
 from moe.kernels.launch import INTERPRETED, launch
-from moe.kernels.products import check_bias, check_operands, product_of, store_tile, values_of
+from moe.kernels.products import Rows, check_bias, check_operands, product_of, store_tile, values_of
 from moe.kernels.tiles import Tile, block_rows
 
 if TYPE_CHECKING:
@@ -53,7 +53,8 @@ def batched_gemm(
     if y.numel() == 0:
         return y
     block_m = block_rows(capacity, 1, interpreted=INTERPRETED)
-    product = product_of(_by_row(x), w, bias, block_m, tile)
+    blocks = experts * triton.cdiv(capacity, block_m)
+    product = product_of(_by_row(x), w, bias, Rows(block_m=block_m, blocks=blocks), tile)
     tile = product.tile
     grid = (triton.cdiv(out, tile.block_n), triton.cdiv(capacity, tile.block_m), experts)
     launch(

@@ -218,7 +218,8 @@ def values_of_words(
 
     Codes of e2m1 become numbers with the same bits: 2^-126 (fp16: 2^-14) times the value, so that
     a product with a power of two, `E2M1_FACTOR`, is left to do. Integers become the low bits of 128
-    (1024 in fp16), which is subtracted again together with the zero point, [ROWS] int32.
+    (1024 in fp16), which is subtracted again together with the zero point, [ROWS] int32; of signed
+    codes that is 8.
     """
     if KIND == "e2m1":
         bits = _e2m1_pairs(word, PART)
@@ -228,7 +229,10 @@ def values_of_words(
     else:
         ONES: tl.constexpr = 0x64006400 if HALF else 0x43004300
         pairs = _columns_of(((word >> (4 * PART)) & 0x000F000F) | ONES, HALF, ROWS, WIDTH)
-        return pairs - number_of((ONES & 0xFFFF) + zero, HALF)[:, None]
+        if KIND == "int4":  # a tensor would be loaded in another layout than the words
+            return pairs - (1032.0 if HALF else 136.0)
+        else:
+            return pairs - number_of((ONES & 0xFFFF) + zero, HALF)[:, None]
 
 
 @triton.jit

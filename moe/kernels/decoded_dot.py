@@ -2,7 +2,8 @@
 
 Weights are arranged (`moe.kernels.arranged`): one part of 16 or 32 columns after the other is
 decoded, and multiplied in the dtype of the rows, bf16 or fp16, in which both operands are exact.
-Sums are float32.
+Sums are float32. The weights are the first operand, which a Hopper's tensor core takes from
+registers: what is decoded needs no way through shared memory, and few rows make a narrow tile.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ _INTERPRETED = tl.constexpr(INTERPRETED)
 
 
 @triton.jit
-def _product(x, w, total):
-    """Return total + x @ w.T. The interpreter's dot is correct for float32 only."""
+def _product(w, x, total):
+    """Return total + w @ x. The interpreter's dot is correct for float32 only."""
     if _INTERPRETED:
-        return tl.dot(x.to(tl.float32), tl.trans(w.to(tl.float32)), total)
+        return tl.dot(w.to(tl.float32), x.to(tl.float32), total)
     else:
-        return tl.dot(x, tl.trans(w.to(x.dtype)), total)
+        return tl.dot(w.to(x.dtype), x, total)
 
 
 @triton.jit
@@ -42,7 +43,7 @@ def _part_values(
         return values_of_words(word, zero, PART, KIND, HALF, ROWS, WIDTH)
     elif _INTERPRETED:
         return rounding.values_of(tl.load(at)) - zero.to(tl.float32)[:, None]
-    elif KIND == "unsigned":
+    elif KIND == "unsigned":  # interpreted, the zero point of other kinds is 0
         return _as_rows(tl.load(at), HALF) - _as_rows(zero, HALF)[:, None]
     else:
         return _as_rows(tl.load(at), HALF)
@@ -55,11 +56,24 @@ def _as_rows(codes, HALF: tl.constexpr):
 
 
 @triton.jit
+def _scales_of_sums(at, out, SCALE: tl.constexpr, SPAN: tl.constexpr):
+    """Return the scales of a step's sums, [BLOCK_N] each; they are loaded before the products."""
+    if SCALE != "sums":
+        return (0, 0, 0, 0)
+    elif SPAN == 4:
+        return (tl.load(at), 0, 0, 0)
+    elif SPAN == 2:
+        return (tl.load(at), tl.load(at + out), 0, 0)
+    else:
+        return (tl.load(at), tl.load(at + out), tl.load(at + 2 * out), tl.load(at + 3 * out))
+
+
+@triton.jit
 def _rows(at, real, columns, EVEN: tl.constexpr, WIDTH: tl.constexpr):
-    """Return [BLOCK_M, WIDTH] values of rows; zeros where none are, or beyond `columns`."""
-    live = real[:, None]
+    """Return [WIDTH, BLOCK_M] values of rows; zeros where none are, or beyond `columns`."""
+    live = real[None, :]
     if not EVEN:
-        live = live & (tl.arange(0, WIDTH) < columns)[None, :]
+        live = live & (tl.arange(0, WIDTH) < columns)[:, None]
     return tl.load(at, mask=live, other=0.0)
 
 
@@ -81,7 +95,7 @@ def decoded_dot(
     row = tl.where(column < out, column, 0)
     steps = tl.cdiv(inner, 4 * WIDTH)
     k = tl.arange(0, WIDTH)
-    x_at = x_ptr + source[:, None] * inner + k[None, :]
+    x_at = x_ptr + source[None, :] * inner + k[:, None]
     first = expert * steps * out
     if PACKED:
         w_at = w_ptr + (first + row)[:, None] * (WIDTH // 2) + tl.arange(0, WIDTH // 2)[None, :]
@@ -89,13 +103,14 @@ def decoded_dot(
         w_at = w_ptr + (first * 4 + row)[:, None] * WIDTH + k[None, :]
     scale_at = scale_ptr + (first * (4 // SPAN) if SCALE == "sums" else first) + row
     zero_at = row if zero_ptr is None else zero_ptr + first + row
-    zero = tl.full([BLOCK_N], 8 if KIND == "int4" else 0, tl.int32)
-    total = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    zero = tl.zeros([BLOCK_N], tl.int32)
+    total = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
     for step in range(steps):
         word = tl.load(w_at) if PACKED else 0
         bytes_of_scales = 0 if SCALE == "sums" else tl.load(scale_at)
+        scales = _scales_of_sums(scale_at, out, SCALE, SPAN)
         zeros = 0 if zero_ptr is None else tl.load(zero_at)
-        part_sum = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+        part_sum = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
         for part in tl.static_range(4):
             x = _rows(x_at + part * WIDTH, real, inner - (step * 4 + part) * WIDTH, EVEN, WIDTH)
             if zero_ptr is not None:
@@ -106,20 +121,20 @@ def decoded_dot(
             if UNSCALED:
                 w *= FACTOR
             if SUMS:
-                part_sum = _product(x, w, part_sum)
+                part_sum = _product(w, x, part_sum)
                 if part % SPAN == SPAN - 1:
                     if SCALE == "sums":
-                        scale = tl.load(scale_at + (part // SPAN) * out)
+                        scale = scales[part // SPAN]
                     else:
                         scale = scale_values((bytes_of_scales >> (8 * part)) & 0xFF, SCALE)
-                    total += part_sum * scale[None, :]
-                    part_sum = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+                    total += part_sum * scale[:, None]
+                    part_sum = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
             else:
                 w *= scales_of_word(bytes_of_scales, part, SCALE)[:, None]
-                total = _product(x, w, total)
+                total = _product(w, x, total)
         x_at += 4 * WIDTH
         w_at += out * (WIDTH // 2) if PACKED else out * 4 * WIDTH
         scale_at += out * (4 // SPAN) if SCALE == "sums" else out
         if zero_ptr is not None:
             zero_at += out
-    return total * 256.0 if SCALE == "e4m3" else total
+    return tl.trans(total * 256.0 if SCALE == "e4m3" else total)

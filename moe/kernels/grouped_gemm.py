@@ -14,8 +14,8 @@ import triton.language as tl
 
 from moe import guarded_buffers
 from moe.errors import MoEError
-from moe.kernels.launch import launch
-from moe.kernels.products import check_bias, check_operands, product_of, store_tile, values_of
+from moe.kernels.launch import launch, runs_kernels
+from moe.kernels.products import Rows, check_bias, check_operands, product_of, store_tile, values_of
 from moe.kernels.schedule import tile_of
 
 if TYPE_CHECKING:
@@ -53,10 +53,11 @@ def grouped_gemm(
     y = guarded_buffers.empty((rows, out), dtype=dtype, device=x.codes.device)
     if rows == 0 or experts == 0:
         return y
-    product = product_of(x, w, bias, aligned.block_m, tile)
+    about = Rows(block_m=aligned.block_m, blocks=min(rows, aligned.block_expert.numel()))
+    product = product_of(x, w, bias, about, tile)
     assert product.tile.block_m == aligned.block_m, "rows are aligned to blocks of another size"
     blocks = aligned.block_expert.numel()
-    if x.codes.device.type == "cpu":  # no synchronisation needed: start no unused programs
+    if not runs_kernels(x.codes.device):  # on a CPU: no synchronisation, start no unused programs
         blocks = int(aligned.num_rows) // aligned.block_m
     grid = (blocks * triton.cdiv(out, product.tile.block_n),)
     launch(

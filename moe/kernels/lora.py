@@ -18,7 +18,7 @@ from moe.errors import MoEError
 from moe.formats.quant_tensor import QuantTensor
 from moe.kernels.align import align_tokens
 from moe.kernels.grouped_gemm import grouped_gemm
-from moe.kernels.launch import INTERPRETED, launch
+from moe.kernels.launch import INTERPRETED, launch, runs_kernels
 from moe.kernels.tiles import block_rows, program_columns
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def _expand(y: Tensor, shrunk: Tensor, b: Tensor, aligned: Aligned) -> None:
     """Add shrunk [R, h * r] times B to y."""
     _, _, halves, out, rank = b.shape
     blocks = aligned.block_expert.numel()
-    if y.device.type == "cpu":  # no synchronisation needed: start no unused programs
+    if not runs_kernels(y.device):  # on a CPU: no synchronisation, start no unused programs
         blocks = int(aligned.num_rows) // aligned.block_m
     columns = max(_LEAST, program_columns(out, limit=1024 if INTERPRETED else 64))
     launch(

@@ -55,25 +55,33 @@ class Product:
     constants: dict[str, Any]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """block_m: rows of a program. blocks: how many blocks there are, about; at most."""
+
+    block_m: int
+    blocks: int
+
+
 def prepared(w: QuantTensor) -> QuantTensor | Arranged:
     """Return weights as the kernels read them without further work: arranged, if decoded."""
     return arranged(w) if is_decoded(w.format) else w
 
 
 def product_of(
-    x: QuantTensor, w: QuantTensor | Arranged, bias: Tensor | None, block_m: int, tile: Tile | None
+    x: QuantTensor, w: QuantTensor | Arranged, bias: Tensor | None, rows: Rows, tile: Tile | None
 ) -> Product:
     """Return the arguments for rows x [*, in] and weights w [e, out, in]; see `check_operands`.
 
-    Weights that are decoded and not yet arranged are arranged here, which takes longer than the
-    product.
+    tile: None: the one that fits. Weights that are decoded and not yet arranged are arranged here,
+    which takes longer than the product.
     """
     if is_decoded(w.format):
-        return _decoded(x, w, bias, block_m, tile)
+        return _decoded(x, w, bias, rows, tile)
     assert isinstance(w, QuantTensor)
     x_kind, w_kind = x_kind_of(x.format), w_kind_of(w.format)
     blocked = x_kind == "group" or w_kind == "block"
-    tile = tile or _tile(x.codes, w.codes, block_m, blocked)
+    tile = tile or _tile(x.codes, w.codes, rows, blocked)
     assert not blocked or tile.block_k == BLOCK, "a step must be one block of scales"
     is_fp8 = x.codes.dtype == w.codes.dtype == torch.float8_e4m3fn
     return Product(
@@ -92,11 +100,14 @@ def product_of(
 
 
 def _decoded(
-    x: QuantTensor, w: QuantTensor | Arranged, bias: Tensor | None, block_m: int, tile: Tile | None
+    x: QuantTensor, w: QuantTensor | Arranged, bias: Tensor | None, rows: Rows, tile: Tile | None
 ) -> Product:
     w = arranged(w) if isinstance(w, QuantTensor) else w
     _, out, inner = w.shape
-    tile = tile or decoding_tile(block_m, out, interpreted=INTERPRETED)
+    has_sums = scale_kind(w.format) == "sums" and w.span < PARTS
+    tile = tile or decoding_tile(
+        rows.block_m, out, interpreted=INTERPRETED, blocks=rows.blocks, has_sums=has_sums
+    )
     x_scale = None if is_decoded(x.format) else x.scale
     kind = "none" if x_scale is None else scale_kind(x.format)
     return Product(
@@ -142,12 +153,17 @@ def _constants(tile: Tile, *, x_scale: str, w_scale: str) -> dict[str, Any]:
     }
 
 
-def _tile(x: Tensor, w: Tensor, block_m: int, blocked: bool) -> Tile:
+def _tile(x: Tensor, w: Tensor, rows: Rows, blocked: bool) -> Tile:
     _, out, inner = w.shape
     if INTERPRETED:
-        return interpreted_tile(block_m, out, inner, blocked=blocked)
+        return interpreted_tile(rows.block_m, out, inner, blocked=blocked)
     size, limit = max(x.element_size(), w.element_size()), shared_bytes(x.device)
-    return gemm_tile(block_m, out, inner, size, blocked=blocked, shared_bytes=limit)
+    return gemm_tile(
+        *(rows.block_m, out, inner, size),
+        blocked=blocked,
+        shared_bytes=limit,
+        blocks=rows.blocks,
+    )
 
 
 def check_operands(x: QuantTensor, w: QuantTensor | Arranged) -> None:

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _SMALL_ELEMENTS = 256
+# Row blocks after which programs go to the next column: those of one expert then share its weights
+# in the L2 cache.
+_GROUP_M = 8
+_PROGRAMS = 264  # two for each multiprocessor of an H100
 _are_small = False
 
 
@@ -80,25 +84,38 @@ def block_rows(rows: int, experts: int, *, interpreted: bool) -> int:
 
 
 def gemm_tile(
-    block_m: int, out: int, inner: int, element_bytes: int, *, blocked: bool, shared_bytes: int
+    block_m: int,
+    out: int,
+    inner: int,
+    element_bytes: int,
+    *,
+    blocked: bool,
+    shared_bytes: int,
+    blocks: int | None = None,
 ) -> Tile:
     """Return the tile of a product [block_m, inner] x [inner, out] on a device.
 
     element_bytes: of an element of the wider operand. blocked: scales change every 128 inner
-    elements, so that a step is one block of scales. shared_bytes: available to a program.
+    elements, so that a step is one block of scales. shared_bytes: available to a program. blocks:
+    of rows, about; None: many.
     """
     if _are_small:
         return _small_tile(block_m, blocked=blocked)
+    few = block_m <= 32  # memory is what takes the time: long rows of weights, many programs
+    is_wide = element_bytes > 1
     tile = Tile(
         block_m=block_m,
-        block_n=min(128, power_of_2(max(out, 32))),
-        block_k=BLOCK if blocked else BLOCK // element_bytes,
-        group_m=1 if block_m <= 32 else 8,
-        num_warps=4 if block_m <= 64 else 8,
-        num_stages=4 if block_m <= 64 else 3,
+        block_n=_columns(out, blocks),
+        block_k=BLOCK if blocked or few or not is_wide else BLOCK // element_bytes,
+        group_m=_GROUP_M,
+        num_warps=8 if block_m > 64 and (blocked or is_wide) else 4,
+        num_stages=4 if block_m == 64 and not is_wide else 3,
     )
-    while tile.num_stages > 1 and tile.shared_bytes(element_bytes) > shared_bytes:
-        tile = replace(tile, num_stages=tile.num_stages - 1)
+    while tile.shared_bytes(element_bytes) > shared_bytes and tile.num_stages > 1:
+        if tile.num_stages == 2 and tile.block_k > 32 and not blocked:
+            tile = replace(tile, block_k=tile.block_k // 2)
+        else:
+            tile = replace(tile, num_stages=tile.num_stages - 1)
     return tile
 
 
@@ -116,10 +133,13 @@ def interpreted_tile(block_m: int, out: int, inner: int, *, blocked: bool) -> Ti
     )
 
 
-def decoding_tile(block_m: int, out: int, *, interpreted: bool) -> Tile:
+def decoding_tile(
+    block_m: int, out: int, *, interpreted: bool, blocks: int | None = None, has_sums: bool = False
+) -> Tile:
     """Return the tile of a product whose weights are decoded as they are loaded.
 
-    Its steps are those of the arranged weights, whatever block_k is.
+    Its steps are those of the arranged weights, whatever block_k is. blocks: as in `gemm_tile`.
+    has_sums: whether a step has several sums with a scale each, which take registers.
     """
     if _are_small:
         return _small_tile(block_m, blocked=False)
@@ -127,12 +147,18 @@ def decoding_tile(block_m: int, out: int, *, interpreted: bool) -> Tile:
         return interpreted_tile(block_m, out, BLOCK, blocked=True)
     return Tile(
         block_m=block_m,
-        block_n=min(128, power_of_2(max(out, 32))),
+        block_n=min(_columns(out, blocks), 64 if has_sums and block_m > 32 else 128),
         block_k=BLOCK,
-        group_m=1 if block_m <= 32 else 8,
+        group_m=_GROUP_M,
         num_warps=4 if block_m <= 64 else 8,
         num_stages=3,
     )
+
+
+def _columns(out: int, blocks: int | None) -> int:
+    """Return block_n: 128, or 64 where this leaves multiprocessors without a program."""
+    is_scarce = blocks is not None and blocks * out < _PROGRAMS * 128
+    return min(64 if is_scarce else 128, power_of_2(max(out, 32)))
 
 
 def _small_tile(block_m: int, *, blocked: bool) -> Tile:

@@ -7,7 +7,7 @@ the experts 0, 1, ... with weights of NaN: its ids are in range, and the NaN is 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import triton
@@ -230,25 +230,8 @@ class SoftmaxRouter:
 
     scores: ClassVar[str] = "softmax"
 
-    def __call__(
-        self,
-        logits: Tensor,
-        top_k: int,
-        *,
-        renormalize: bool,
-        bias: Tensor | None = None,
-        groups: int = 1,
-        chosen_groups: int = 1,
-        scale: float = 1.0,
-    ) -> Routing:
-        return top_k_routing(
-            *(logits, top_k, self.scores),
-            renormalize=renormalize,
-            bias=bias,
-            groups=groups,
-            chosen_groups=chosen_groups,
-            scale=scale,
-        )
+    def __call__(self, logits: Tensor, top_k: int, *, renormalize: bool, **options: Any) -> Routing:
+        return top_k_routing(logits, top_k, self.scores, renormalize=renormalize, **options)
 
 
 class SigmoidRouter(SoftmaxRouter):

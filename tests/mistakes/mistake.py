@@ -5,7 +5,12 @@ mistake has a case id of its own, and a rank knows from the id which mistake to 
 """
 
 from __future__ import annotations
+import __future__
 
+import inspect
+import linecache
+import sys
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -72,3 +77,25 @@ def around(patch: pytest.MonkeyPatch, owner: Any, name: str, change: Callable[..
     """Replace `owner.name` by `change(original, *arguments)`."""
     original = getattr(owner, name)
     patch.setattr(owner, name, lambda *args, **kw: change(original, *args, **kw))
+
+
+def edited(patch: pytest.MonkeyPatch, owner: Any, name: str, old: str, new: str) -> None:
+    """Replace a kernel or function of a module or class by one with another text.
+
+    `new` takes the place of the only `old`. The modules that import the kernel get the edited one,
+    too.
+    """
+    original = inspect.getattr_static(owner, name)
+    source = textwrap.dedent(inspect.getsource(getattr(original, "fn", original)))
+    assert source.count(old) == 1, f"{source.count(old)} of {old!r} in {name}"
+    text, file = source.replace(old, new), f"<{name} edited>"
+    lines = text.splitlines(keepends=True)
+    linecache.cache[file] = (len(text), None, lines, file)  # Triton reads a kernel's source
+    module = owner if inspect.ismodule(owner) else sys.modules[owner.__module__]
+    namespace = dict(vars(module))
+    flags = __future__.annotations.compiler_flag
+    exec(compile(text, file, "exec", flags=flags), namespace)
+    patch.setattr(owner, name, namespace[name])
+    for loaded in [m for n, m in sys.modules.items() if n.startswith("moe.")]:
+        if vars(loaded).get(name) is original:
+            patch.setattr(loaded, name, namespace[name])

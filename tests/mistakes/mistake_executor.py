@@ -32,6 +32,7 @@ from tests.mistakes import (
     mistakes_weighing,
     mistakes_weights,
     mistakes_widths,
+    mistakes_wiring,
 )
 from tests.mistakes.mistake import MISTAKES, around
 
@@ -58,7 +59,8 @@ FAMILIES = (
     mistakes_weighing,
     mistakes_groups,
     mistakes_latent,
-    mistakes_lora,  # last: a mistake's number is the seed of its case
+    mistakes_lora,
+    mistakes_wiring,
 )
 
 

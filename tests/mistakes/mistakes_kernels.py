@@ -6,49 +6,20 @@ small tiles (`call: small_tiles`), with sizes that are no powers of two, or with
 
 from __future__ import annotations
 
-import inspect
-import linecache
-import textwrap
-from typing import TYPE_CHECKING
-
 from moe.kernels import (
     align,
-    batched_gemm,
     combine,
     decode,
     decoded_dot,
     grouped_gemm,
-    products,
     quantize,
     scaled_dot,
 )
-from tests.mistakes.mistake import mistake
-
-if TYPE_CHECKING:
-    from types import ModuleType
-
-    import pytest
+from tests.mistakes.mistake import edited, mistake
 
 EVERY = {"experts": "triton"}
 DECODED = {"experts": "triton_batched", "quant": "mxfp4"}
 TINY = {"experts": "triton", "n": 96, "k": 96, "call": "small_tiles"}
-
-
-def edited(patch: pytest.MonkeyPatch, module: ModuleType, name: str, old: str, new: str) -> None:
-    """Replace a kernel of `module` by one with `new` in place of the only `old` in its text.
-
-    The modules that import the kernel get the edited one, too.
-    """
-    source = textwrap.dedent(inspect.getsource(getattr(module, name).fn))
-    assert source.count(old) == 1, f"{source.count(old)} of {old!r} in {name}"
-    text, file = source.replace(old, new), f"<{name} edited>"
-    lines = text.splitlines(keepends=True)
-    linecache.cache[file] = (len(text), None, lines, file)  # Triton reads a kernel's source
-    namespace = dict(vars(module))
-    exec(compile(text, file, "exec"), namespace)
-    for owner in (module, products, decoded_dot, grouped_gemm, batched_gemm):
-        if hasattr(owner, name):
-            patch.setattr(owner, name, namespace[name])
 
 
 @mistake(

@@ -9,6 +9,7 @@ from moe.spec import LayerSpec, Scheme
 BLOCKS = Scheme(weights="fp8_block", activations="fp8_group")
 ONE_SCALE = Scheme(weights="fp8_tensor", activations="fp8_static")
 CALIBRATED_GROUPS = Scheme(weights="nvfp4", activations="nvfp4_static")
+WORDS = Scheme(weights="int4_zp_g32", activations="model")
 
 
 def refusal(**fields):
@@ -52,6 +53,11 @@ def refusal(**fields):
             {"shared_experts": 1, "shared_scheme": CALIBRATED_GROUPS},
             "shared_experts_unsupported",
             "not nvfp4_static",
+        ),
+        (
+            {"shared_experts": 1, "shared_scheme": WORDS, "hidden": 100},
+            "group_does_not_divide",
+            "the hidden size 100 is not a multiple of a group, 32; choose another size or shared_",
         ),
         (
             {"shared_experts": 1, "shared_scheme": BLOCKS, "layout": Layout(tp_size=4)},

@@ -29,6 +29,10 @@ def test_the_battery_holds_what_was_promised():
             "shared_twice",
             "shared_gate_ignored",
             "zero_experts_missing",
+            "latent_not_entered",
+            "latent_not_left",
+            "lora_missing",
+            "lora_second_missing",
             "weights_ignored",
             "weights_twice",
         ),
@@ -95,9 +99,14 @@ PLACES["renormalised_over_all"] = case(router="sigmoid")
 
 
 ZERO = case(top_k=3, zero_experts=3, tp_size=2)
+SQUARE = case(latent=256, shared_experts=1)
+ADAPTERS = case(adapters=2, m=8, seed=2)  # the first token has one
+PLACES |= {h.name: SQUARE for h in HYPOTHESES if h.family == "latent"}
+PLACES |= {h.name: ADAPTERS for h in HYPOTHESES if h.family == "lora"}
 PLACES |= {h.name: ZERO for h in HYPOTHESES if h.family == "zero_experts"}
 
 
+PLACES["zero_experts_unscaled"] = ZERO.replace(router_scale=2.5)
 PLACES["silu"] = case(activation="gelu_tanh")
 PLACES |= dict.fromkeys(
     [h.name for h in HYPOTHESES if h.family == "biases"], case(expert_bias=True, tp_size=2)
@@ -121,6 +130,7 @@ PLACES |= {
     "exponents_one_too_high": case(quant="mxfp8"),
     "exponents_one_too_low": case(quant="mxfp4_mxfp8"),
     "global_scales_missing": case(quant="nvfp4"),
+    "w2_global_scale_from_w13": case(quant="nvfp4"),
 }
 
 
@@ -147,7 +157,10 @@ def test_each_mistake_changes_the_output(name):
 
 
 # These depend on which rows there are.
-BY_ROWS = ("overflow_to_nan", "expert_from_neighbour", "expert_without_biases")
+BY_ROWS = (
+    *("overflow_to_nan", "expert_from_neighbour", "expert_without_biases"),
+    "lora_none_as_last",  # the first token has an adapter
+)
 
 
 @pytest.mark.parametrize("name", [h.name for h in HYPOTHESES if h.costly and h.name not in BY_ROWS])

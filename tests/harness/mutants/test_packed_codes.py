@@ -52,6 +52,7 @@ WRONG = [
     ("exponents_one_too_high", "mxfp4_mxfp8", of_both("_scale", lambda s: s + 1)),
     ("exponents_one_too_low", "mxfp8", of_both("_scale", lambda s: s - 1)),
     ("global_scales_missing", "nvfp4", of_both("_global", torch.ones_like)),
+    ("w2_global_scale_from_w13", "nvfp4", lambda w: w.replace(w2_global=w.w13_global)),
     ("scale_shifted", "mxfp4", lambda w: w.replace(w13_scale=w.w13_scale.roll(1, 2))),
 ]
 
@@ -78,6 +79,7 @@ def test_zero_points_as_gptq_stores_them_are_foretold():
         ("zero_points_ignored", "int4_g32", "there are no zero points"),
         ("exponents_one_too_high", "nvfp4", "no scale is a power of two"),
         ("global_scales_missing", "mxfp4", "there is no global scale"),
+        ("w2_global_scale_from_w13", "mxfp4", "there is no global scale"),
     ],
 )
 def test_where_it_changes_nothing_it_is_no_mistake_and_says_why(name, quant, text):

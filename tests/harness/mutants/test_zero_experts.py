@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
 from harness.mutants import FEW, NotApplicable, named
-from harness.mutants.recompute import redo
+from harness.mutants.recompute import (
+    redo,
+)
 from harness.mutants.self_check import prove
 from harness.record.proof import Outcome
 from tests.harness.mutants.real_layer import SAME
@@ -46,6 +50,22 @@ def test_the_token_is_added_by_another_weight(name, weigh):
     assert apart(named(name).compute(here), routed + by_hand(here, weigh)) < SAME
 
 
+def test_the_first_zero_expert_may_be_left_out():
+    here = scene(ZERO)
+    rest = dataclasses.replace(here, topk_ids=here.topk_ids.masked_fill(here.topk_ids == 4, -1))
+    assert not torch.equal(rest.topk_ids, here.topk_ids)
+    routed = here.answer.out - by_hand(here, lambda w: w)
+    wanted = routed + by_hand(rest, lambda w: w)
+    assert apart(named("first_zero_expert_missing").compute(here), wanted) < SAME
+
+
+def test_the_routers_factor_may_be_left_out():
+    here = scene(ZERO.replace(router_scale=2.5))
+    routed = here.answer.out - by_hand(here, lambda w: w)
+    wanted = routed + by_hand(here, lambda w: w / 2.5)
+    assert apart(named("zero_experts_unscaled").compute(here), wanted) < SAME
+
+
 def test_added_before_the_all_reduce_they_count_once_per_rank():
     here = scene(ZERO.replace(tp_size=2))
     wanted = here.answer.out + by_hand(here, lambda w: w)
@@ -72,6 +92,7 @@ def test_the_sum_of_the_parts_is_the_answer():
         ("zero_experts_missing", case(), "no zero experts"),
         ("zero_experts_once_per_rank", ZERO, "no other rank holds the same tokens"),
         ("zero_experts_as_first", case(), "no zero experts"),
+        ("zero_experts_unscaled", ZERO, "the router's factor is one"),
     ],
 )
 def test_where_there_is_no_mistake(name, one, why):

@@ -87,3 +87,14 @@ def test_groups_that_no_part_fits_are_an_error():
     other = dataclasses.replace(FORMATS["int4_g128"], name="int4_g256", block=(1, 256))
     with pytest.raises(MoEError, match="no kernel decodes groups of 256 columns"):
         arranged(w.replace(format=other, scale=w.scale[:, :, :1]))
+
+
+def test_a_rank_without_experts_has_nothing_to_arrange():
+    for name in NAMES:
+        w = weights_of(name, 128)
+        parts = {n: getattr(w, n) for n in ("codes", "scale", "zero_point", "global_scale")}
+        a = arranged(w.replace(**{n: None if t is None else t[:0] for n, t in parts.items()}))
+        whole = arranged(w)
+        assert a.shape == (0, 24, 128), name
+        for tensor, full in ((a.codes, whole.codes), (a.scale, whole.scale)):
+            assert tensor.shape == (0, *full.shape[1:]), name

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from moe.kernels.tiles import block_rows, gemm_tile, interpreted_tile, power_of_2
+from moe.kernels.tiles import block_rows, decoding_tile, gemm_tile, interpreted_tile, power_of_2
 
 _KIB = 1024
 
@@ -55,3 +55,13 @@ def test_an_interpreted_tile_covers_the_problem():
     assert (tile.block_n, tile.block_k) == (512, 256)
     assert interpreted_tile(32, 512, 200, blocked=True).block_k == 128
     assert interpreted_tile(32, 1 << 20, 1 << 20, blocked=False).block_n == 1024
+
+
+def test_few_blocks_of_rows_have_narrower_tiles_and_more_programs():
+    sizes = {"blocked": False, "shared_bytes": 227 * _KIB}
+    assert gemm_tile(16, 1536, 2048, 2, **sizes).block_n == 128
+    assert gemm_tile(16, 1536, 2048, 2, blocks=8, **sizes).block_n == 64
+    assert gemm_tile(16, 28672, 4096, 2, blocks=8, **sizes).block_n == 128
+    assert decoding_tile(16, 1536, interpreted=False, blocks=8).block_n == 64
+    assert decoding_tile(64, 4096, interpreted=False).block_n == 128
+    assert decoding_tile(64, 4096, interpreted=False, has_sums=True).block_n == 64

@@ -1,0 +1,100 @@
+"""Define `Hypothesis`, one row of the tables of known mistakes, and short forms of its kinds.
+
+Each row names a function in its family's module; the tables do not import torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from moe.activations import ACTIVATIONS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.mutants.sample import Scene
+    from moe.spec import LayerSpec
+
+FEW = 4  # rows for which a mistake inside the experts is computed
+MORE_ROWS = "more tokens"
+SPREAD = "top-k > 1 and router weights that are spread more"
+LARGER = "a larger n, so that the tolerance is a smaller part of a row"
+SHARED = "shared experts of a larger size"
+
+
+class NotApplicable(Exception):  # not an error: the mistake changes nothing in this case
+    """Raised if a case's configuration rules the mistake out; the text says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hypothesis:
+    """Describe one mistake. cause: a clause for messages. remedy: inputs that would expose it.
+
+    family: the module of this package that computes it. battery: part of every self-check.
+    costly: experts run again, on at most `FEW` rows. needs: what a case must have for the mistake
+    to exist: `quantized` (weights), `ranks` (more than one), `limit` (of the activation), or one of
+    `features_of` its layer; `shards`: of an expert over ranks.
+    """
+
+    name: str
+    family: str  # module of this package
+    cause: str
+    battery: bool = False
+    costly: bool = False
+    needs: frozenset[str] = frozenset()
+    remedy: str = MORE_ROWS
+
+    def compute(self, scene: Scene) -> Tensor:
+        """Return [r', K] float32, the output under the mistake for the first r' <= r rows.
+
+        Raises NotApplicable if the mistake does not exist in this case.
+        """
+        module = importlib.import_module(f"harness.mutants.{self.family}")
+        output: Tensor = getattr(module, self.name)(scene)
+        return output
+
+    def possible(self, layer_spec: LayerSpec) -> bool:
+        """Tell whether any case of this layer can have the mistake, whatever its sizes."""
+        features = features_of(layer_spec)
+        has = {
+            "quantized": layer_spec.scheme.weights != "model",
+            "ranks": layer_spec.layout.world_size > 1,
+            "limit": ACTIVATIONS.row(layer_spec.activation).limit is not None,
+            "shards": layer_spec.layout.world_size > 1 and not layer_spec.layout.use_ep,
+        }
+        return all(has.get(need, need in features) for need in self.needs)
+
+
+def features_of(layer_spec: LayerSpec) -> frozenset[str]:
+    """Return the features of a layer that mistakes may need."""
+    more = {"shared_gate": layer_spec.shared_gate, "lora": layer_spec.adapters > 0}
+    return layer_spec.layer_features | {name for name, has in more.items() if has}
+
+
+def rows_of(family: str, **causes: str) -> tuple[Hypothesis, ...]:
+    """Return mistakes that are cheap to compute, for the diagnosis only."""
+    return tuple(Hypothesis(name=n, family=family, cause=c) for n, c in causes.items())
+
+
+def costly(family: str, **causes: str) -> tuple[Hypothesis, ...]:
+    """Return mistakes inside the experts, for the diagnosis only."""
+    return tuple(
+        Hypothesis(name=n, family=family, cause=cause, costly=True) for n, cause in causes.items()
+    )
+
+
+def proof(family: str, remedy: str, *needs: str, costly: bool = False, **causes: str) -> Hypothesis:
+    """Return a mistake that is part of every self-check."""
+    ((name, cause),) = causes.items()
+    required = frozenset(needs)
+    return Hypothesis(
+        name=name,
+        family=family,
+        cause=cause,
+        battery=True,
+        costly=costly,
+        needs=required,
+        remedy=remedy,
+    )

@@ -1,0 +1,42 @@
+"""A row of the table says for which layers there can be such a mistake, and computes it."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.mutants.hypothesis import Hypothesis, features_of, proof, rows_of
+from tests.harness.mutants.samples import apart, case, scene
+
+TWO = {"dp_size": 2, "use_ep": True}
+
+
+@pytest.mark.parametrize(
+    ("need", "there", "not_there"),
+    [
+        ("quantized", {"quant": "fp8_tensor"}, {}),
+        ("ranks", TWO, {}),
+        ("shards", {"tp_size": 2}, TWO),
+        ("limit", {"activation": "swiglu_clamped"}, {"activation": "silu"}),
+        ("zero_experts", {"zero_experts": 2}, {}),
+        ("shared_gate", {"shared_experts": 1, "shared_gate": True}, {"shared_experts": 1}),
+    ],
+)
+def test_a_mistake_is_possible_where_the_layer_has_what_it_needs(need, there, not_there):
+    row = proof("rows", "more", need, zeros="nothing was computed")
+    assert row.battery
+    assert row.possible(case(**there).layer_spec)
+    assert not row.possible(case(**not_there).layer_spec)
+
+
+def test_features_name_a_gate_of_shared_experts():
+    assert "shared_gate" in features_of(case(shared_experts=1, shared_gate=True).layer_spec)
+    assert "shared_gate" not in features_of(case(shared_experts=1).layer_spec)
+
+
+def test_a_row_computes_the_function_of_its_name_in_its_family():
+    (row,) = rows_of("rows", halved="half")
+    here = scene(case())
+    assert apart(row.compute(here), here.answer.out / 2) == 0
+    unknown = Hypothesis(name="no_such_function", family="rows", cause="?")
+    with pytest.raises(AttributeError, match="no_such_function"):
+        unknown.compute(here)
