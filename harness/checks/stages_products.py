@@ -113,11 +113,11 @@ def _product(handed: Handed, name: str, sums: tuple[Tensor, Tensor], flat: Tenso
     tolerance = REACH * sigma
     places = {"gemm1": numerics.gemm1, "gemm2": numerics.expert, "weighted": numerics.weighted}
     if name == "weighted":
+        if numerics.expert == "model":  # of the sum: it can be twice that of the product, in steps
+            tolerance = tolerance + rounding(value.abs() + tolerance, handed.subject.case.dtype)
         weight = router_weights(handed, flat)[:, None]
         tolerance = tolerance * weight.abs() + unsure_weights(handed, flat)[:, None] * value.abs()
         value = value * weight
-        if numerics.expert == "model":
-            tolerance = tolerance + rounding(value.abs() + tolerance, handed.subject.case.dtype)
     if places[name] == "model":
         tolerance = tolerance + rounding(value.abs() + tolerance, handed.subject.case.dtype)
     return Expected(value=value, tolerance=tolerance)

@@ -32,7 +32,7 @@ def expert_dropped(scene: Scene) -> Tensor:
 
 def _least_by_expert(scene: Scene, cost: Tensor, slots: Tensor) -> int:
     """Return the expert with the smallest sum of cost [r, k], among those that add anything."""
-    adds = slots.abs().amax(dim=-1) > 0
+    adds = (slots.abs().amax(dim=-1) > 0) & (scene.expert_ids >= 0)  # not of zero experts
     ids = scene.expert_ids[adds].long()
     if len(ids) == 0:
         raise NotApplicable("no expert adds anything to these rows")
