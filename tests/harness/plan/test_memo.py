@@ -6,7 +6,7 @@ import random
 import pytest
 
 from harness.matrix.case import AXES, MoETestConfig
-from harness.plan import refusals
+from harness.plan import refusals, row_needs
 from harness.plan.machine import planned_for
 from harness.plan.memo import FIELDS, Remembered, axes_read
 from harness.plan.plan import make_plan
@@ -23,14 +23,14 @@ from moe.spec import ANY, LayerSpec, MemberSpec, Need, Needs, Reason, reads, res
 PLAIN = MoETestConfig(m=4, n=128, k=128, num_experts=8, top_k=2, experts="torch_loop")
 # What is asked of a row of each family, and of every case.
 ASKED = {
-    "experts": (refusals.experts, refusals.installed_experts, refusals.interpreter_time),
-    "all2all": (refusals.all2all,),
-    "quant": (refusals.quant, refusals.unbroken_blocks, refusals.exact_formats),
-    "router": (refusals.router,),
-    "activation": (refusals.activation, refusals.exact_activation),
-    "layer": (refusals.layer,),
+    "experts": (row_needs.experts, row_needs.installed_experts, row_needs.interpreter_time),
+    "all2all": (row_needs.all2all,),
+    "quant": (row_needs.quant, row_needs.unbroken_blocks, row_needs.exact_formats),
+    "router": (row_needs.router,),
+    "activation": (row_needs.activation, row_needs.exact_activation),
+    "layer": (row_needs.layer,),
 }
-OF_EVERY_CASE = (refusals.possible, refusals.memory)
+OF_EVERY_CASE = (row_needs.possible, row_needs.memory)
 OUTSIDE_LAYERS = ("Plain", "OnLogits")
 
 
@@ -198,8 +198,10 @@ def probed(monkeypatch):
         )
         table = Registry("experts", ())
         table._rows = {"probed": MemberSpec(name="probed", target="json:loads", needs=needs)}
-        monkeypatch.setattr(refusals, "EXPERTS", table)
-        (need,) = refusals.experts(dataclasses.replace(planned_for("cpu"), planned=False), "probed")
+        monkeypatch.setattr(row_needs, "EXPERTS", table)
+        *_, need = row_needs.experts(
+            dataclasses.replace(planned_for("cpu"), planned=False), "probed"
+        )
         return need
 
     return probed
@@ -282,9 +284,9 @@ def test_answers_that_were_kept_are_the_same_as_new_ones(machine):
 
 def test_a_need_is_asked_once_for_equal_values(monkeypatch):
     asked = []
-    seconds = refusals.cost.interpreted_seconds
+    seconds = row_needs.cost.interpreted_seconds
     monkeypatch.setattr(
-        refusals.cost, "interpreted_seconds", lambda p, cores: asked.append(p) or seconds(p, cores)
+        row_needs.cost, "interpreted_seconds", lambda p, cores: asked.append(p) or seconds(p, cores)
     )
     points = [
         PLAIN.replace(experts="triton", seed=seed, m=m, router=router, tokens=tokens)
@@ -314,7 +316,8 @@ def test_no_layer_spec_is_built_where_all_values_were_met(monkeypatch):
 def test_auto_without_any_backend_lists_every_reason(monkeypatch):
     table = Registry("experts", ())
     table._rows = {name: EXPERTS.row(name) for name in ("triton", "torch_grouped")}
-    monkeypatch.setattr(refusals, "EXPERTS", table)
+    for module in (refusals, row_needs):
+        monkeypatch.setattr(module, "EXPERTS", table)
     monkeypatch.setitem(refusals.select.__kwdefaults__, "family", table)
     judge = Judge(planned_for("cpu"))
     with pytest.raises(MoEError, match="no experts row supports this layer on cpu: triton: "):
