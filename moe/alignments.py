@@ -19,7 +19,8 @@ FLASHINFER_TRTLLM = (
 )
 FLASHINFER_CUTLASS = (
     Alignment(weights=frozenset({"fp8_tensor"}), hidden=16, shard=16),
-    Alignment(weights=_MXFP4, hidden=128, shard=128),
+    # Scales lie in tiles of 128 rows.
+    Alignment(weights=_MXFP4 | _MXFP8 | frozenset({"nvfp4"}), hidden=128, shard=128),
 )
 DEEP_GEMM = (Alignment(weights=_MXFP4, hidden=128, shard=128),)
 _BY_128 = frozenset({"int4_g128", "int4_zp_g128", "int8_g128", "int8_zp_g128"})

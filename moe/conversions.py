@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _SHUFFLED_ROWS = 32  # rows that `shuffled_rows` permutes among themselves
 _SHUFFLE = (4, 8)  # as a table of 8 rows of 4, read by columns
+_TILE_ROWS, _TILE_GROUPS = 128, 4  # of a tile of scales
 _TILE_BYTES = 16  # of a row that `tiled` keeps together
 
 
@@ -97,6 +98,39 @@ def _tile_view(w: Tensor, rows: int) -> Tensor:
     return w.reshape(-1, down, rows, across, columns // piece, piece)
 
 
+def scales_by_tile(scales: Tensor) -> Tensor:
+    """Return scales [e, R, G] in tiles of 128 rows and 4 groups, as fp4 units of Blackwell read.
+
+    In a tile, row 32 i + j and group g go to place 16 j + 4 i + g. Rows and groups are padded with
+    zeros to whole tiles: [e, R', G'].
+    """
+    experts, rows, groups = scales.shape
+    padding = (0, -groups % _TILE_GROUPS, 0, -rows % _TILE_ROWS)
+    padded = torch.nn.functional.pad(_raw(scales), padding)
+    tiles = padded.reshape(experts, -1, 4, _TILE_ROWS // 4, padded.shape[2] // 4, _TILE_GROUPS)
+    moved = tiles.permute(0, 1, 4, 3, 2, 5).reshape(padded.shape)
+    return moved.contiguous().view(scales.dtype)
+
+
+def scales_by_row(tiles: Tensor, rows: int, groups: int) -> Tensor:
+    """Return the scales [e, rows, groups] of `scales_by_tile`."""
+    experts, padded_rows, padded_groups = tiles.shape
+    shape = (experts, padded_rows // _TILE_ROWS, padded_groups // 4, _TILE_ROWS // 4, 4, 4)
+    plain = _raw(tiles).reshape(shape).permute(0, 1, 4, 3, 2, 5).reshape(tiles.shape)
+    return plain[:, :rows, :groups].contiguous().view(tiles.dtype)
+
+
+def scales_by_four(scales: Tensor) -> Tensor:
+    """Return scales [e, R, G] as [e, G / 4, R * 4]: four groups of all rows after each other."""
+    _check_columns(scales, _TILE_GROUPS)
+    return block_major(scales, _TILE_GROUPS).flatten(-2)
+
+
+def scales_from_fours(fours: Tensor) -> Tensor:
+    """Return the inverse of `scales_by_four`."""
+    return row_major(fours.reshape(*fours.shape[:-1], -1, _TILE_GROUPS))
+
+
 def packed_routing(topk_ids: Tensor, topk_weights: Tensor) -> Tensor:
     """Return id * 2**16 + the bits of the weight in bf16, [T, k] int32.
 
@@ -111,6 +145,11 @@ def unpacked_routing(packed: Tensor) -> tuple[Tensor, Tensor]:
     bits = (packed & 0xFFFF).to(torch.int32)
     signed = torch.where(bits >= 1 << 15, bits - (1 << 16), bits).to(torch.int16)
     return packed >> 16, signed.view(torch.bfloat16)
+
+
+def _raw(scales: Tensor) -> Tensor:
+    """Return scales of one byte as uint8: not every operation takes fp8."""
+    return scales.view(torch.uint8) if scales.element_size() == 1 else scales
 
 
 def _check_rows(w: Tensor, multiple: int, what: str) -> None:

@@ -26,6 +26,7 @@ from moe.moe_kernel import MonolithicKernel as MonolithicKernel
 from moe.platforms import platform as platform_named
 from moe.platforms.detect import devices, platform_of
 from moe.quant import QUANT
+from moe.quant.check_weights import check_weights
 from moe.routers import ROUTERS
 from moe.routing import NO_WEIGHTS, RouterWeights, without_padding
 from moe.shared import FusedShared, SharedExperts
@@ -179,6 +180,7 @@ def build(
     check_adapters(layer_spec, rank, adapters)
     if platform is not None:
         check(layer_spec, platform, members)
+    check_weights(weights, layer_spec.scheme)
     quant = QUANT.load(members.quant)()
     row = EXPERTS.row(members.experts)
     layer_spec = quant.maybe_roundup_sizes(layer_spec, row.needs, _features(row, weights.w13))

@@ -64,6 +64,14 @@ class Anything:
 ANY = Anything()
 
 
+@dataclass(frozen=True, kw_only=True)
+class FormatsOn:
+    """State pairs (weights, activations) that a member supports where a platform has `features`."""
+
+    features: frozenset[str]
+    formats: frozenset[tuple[str, str]]
+
+
 def first_refusal(needs: Iterable[Need], layer_spec: LayerSpec) -> Reason | None:
     """Return the reason of the first need that does not hold, or None."""
     for need in needs:

@@ -13,12 +13,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from moe import roundup
-from moe.need import ANY, Anything, Need, fields_read, first_refusal, reads, resolve
+from moe import experts_needs, roundup
+from moe.need import ANY, Anything, FormatsOn, Need, fields_read, first_refusal, reads, resolve
 from moe.packages import Package
 from moe.packages import refusal as package_refusal
 from moe.reason import Reason
-from moe.routing_method import DECIDED_BY, asks_for
+from moe.routing_method import DECIDED_BY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container
@@ -44,6 +44,8 @@ class Needs:
     dtypes: frozenset[str] | Anything = frozenset({"bf16"})  # keys of DTYPE_BYTES
     # Supported pairs of keys of FORMATS: (Scheme.weights, Scheme.activations).
     formats: frozenset[tuple[str, str]] | Anything = UNQUANTIZED
+    # More pairs, on some chips only.
+    formats_on: tuple[FormatsOn, ...] = ()
     # Whether codes are turned into float values before any product. A member that multiplies codes
     # needs the platform features that the formats name in their own `needs`, such as `fp8_e4m3`.
     # Checked for experts backends and whole layers only.
@@ -87,10 +89,19 @@ class Needs:
             if name not in leave_out and getattr(self, name) != unrestricted
         ]
         if self.routers is not None and "routers" not in leave_out:
-            needs += [_unnamed_option(w) for w in DECIDED_BY if w not in self.routing_options]
+            needs += [
+                experts_needs.unnamed_option(w) for w in DECIDED_BY if w not in self.routing_options
+            ]
         if self.probe is not None and self.are_met_by(platform):
             needs.append(_probe(self, platform))
         return tuple(needs)
+
+    def formats_for(self, platform: Platform) -> frozenset[tuple[str, str]] | Anything:
+        """Return the pairs of formats that are supported on a platform."""
+        if isinstance(self.formats, Anything):
+            return self.formats
+        more = (on.formats for on in self.formats_on if on.features <= platform.features)
+        return self.formats.union(*more)
 
     def are_met_by(self, platform: Platform) -> bool:
         """Return whether the platform has all features, and no package is refused."""
@@ -109,51 +120,6 @@ def experts_refusal(needs: Needs, layer_spec: LayerSpec, platform: Platform) -> 
 def all2all_refusal(needs: Needs, layer_spec: LayerSpec, platform: Platform) -> Reason | None:
     """Return `Needs.refusal`, with the fields that are checked for all2all backends, too."""
     return first_refusal(needs.asked(platform, leave_out=EXPERTS_ONLY), layer_spec)
-
-
-@reads("activation")
-def _activation(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason | None:
-    """Refuse an activation function that is not in `activation_functions`."""
-    supported = needs.activation_functions
-    if isinstance(supported, Anything) or layer_spec.activation in supported:
-        return None
-    text = f"computes the activation {', '.join(sorted(supported))}, not {layer_spec.activation}"
-    return Reason(code="activation_unsupported", text=text)
-
-
-@reads("shared_fused", "zero_experts", "expert_bias", "latent")
-def _layer_features(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason | None:
-    """Refuse a feature of the layer that is not in `layer_features`."""
-    supported = needs.layer_features
-    if isinstance(supported, Anything):
-        return None
-    missing = sorted(layer_spec.layer_features - supported)
-    if not missing:
-        return None
-    text = f"does not name {missing[0]!r} in its layer_features"
-    return Reason(code=f"{missing[0]}_unsupported", text=text)
-
-
-@reads("router")
-def _routers(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason | None:
-    """Refuse a router that is not in `routers`."""
-    supported = needs.routers
-    if supported is None or isinstance(supported, Anything) or layer_spec.router in supported:
-        return None
-    text = f"routes by {', '.join(sorted(supported))}, not {layer_spec.router}"
-    return Reason(code="router_unsupported", text=text)
-
-
-def _unnamed_option(word: str) -> Need:
-    """Return the need that a layer does not ask for an option that `routing_options` leaves out."""
-
-    def refuse(layer_spec: LayerSpec) -> Reason | None:
-        if not asks_for(layer_spec, word):
-            return None
-        text = f"routes by itself, and does not name {word!r} in its `routing_options`"
-        return Reason(code="routing_option_unsupported", text=text)
-
-    return Need(reads=frozenset(DECIDED_BY[word]), refuse=refuse)
 
 
 @reads()
@@ -176,17 +142,19 @@ def _dtype(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason | None:
 
 
 @reads("scheme")
-def _formats(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason | None:
+def _formats(needs: Needs, platform: Platform, layer_spec: LayerSpec) -> Reason | None:
     """Refuse the weight format if no pair has it, otherwise the activation format."""
     weights, activations = layer_spec.scheme.weights, layer_spec.scheme.activations
-    if isinstance(needs.formats, Anything) or (weights, activations) in needs.formats:
+    pairs = needs.formats_for(platform)
+    if isinstance(pairs, Anything) or (weights, activations) in pairs:
         return None
-    partners = sorted(a for w, a in needs.formats if w == weights)
+    where = f" on {platform.name}" if needs.formats_on else ""
+    partners = sorted(a for w, a in pairs if w == weights)
     if partners:
-        text = f"takes {weights} weights with activation_format {', '.join(partners)}, "
+        text = f"takes {weights} weights with activation_format {', '.join(partners)}{where}, "
         return Reason(code="activation_format_unsupported", text=f"{text}not {activations}")
-    supported = ", ".join(sorted({w for w, _ in needs.formats}))
-    text = f"takes weight_format {supported}, not {weights}"
+    supported = ", ".join(sorted({w for w, _ in pairs}))
+    text = f"takes weight_format {supported}{where}, not {weights}"
     return Reason(code="weight_format_unsupported", text=text)
 
 
@@ -282,9 +250,9 @@ def _probe(needs: Needs, platform: Platform) -> Need:
 
 # Field of Needs, in the order of checking -> the value that restricts nothing, and the check.
 _CHECKS: dict[str, tuple[object, Callable[[Needs, Platform, LayerSpec], Reason | None]]] = {
-    "activation_functions": (ANY, _activation),
-    "layer_features": (ANY, _layer_features),
-    "routers": (None, _routers),
+    "activation_functions": (ANY, experts_needs.activation),
+    "layer_features": (ANY, experts_needs.layer_features),
+    "routers": (None, experts_needs.routers),
     "features": (frozenset(), _features),
     "dtypes": (ANY, _dtype),
     "formats": (ANY, _formats),

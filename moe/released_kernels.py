@@ -28,6 +28,12 @@ _FP8 = (
     f"gemm2_weights_scale, {_SIZES}, use_shuffled_weight, weight_layout, fp8_quantization_type, "
     "activation_type"
 )
+_FP4 = (
+    "hidden_states, hidden_states_scale, gemm1_weights, gemm1_weights_scale, gemm1_bias, "
+    "gemm1_alpha, gemm1_beta, gemm1_clamp_limit, gemm2_weights, gemm2_weights_scale, gemm2_bias, "
+    "output1_scale_scalar, output1_scale_gate_scalar, output2_scale_scalar, "
+    f"{_SIZES}, activation_type"
+)
 
 
 def _flashinfer(*calls: str) -> Package:
@@ -50,10 +56,12 @@ def _flashinfer(*calls: str) -> Package:
 TRTLLM = _flashinfer(
     f"{_CORE}:trtllm_bf16_moe({_ROUTED}{_BF16}, norm_topk_prob)",
     f"{_CORE}:trtllm_fp8_block_scale_moe({_ROUTED}{_FP8}, norm_topk_prob)",
+    f"{_CORE}:trtllm_fp4_block_scale_moe({_ROUTED}{_FP4}, norm_topk_prob)",
 )
 TRTLLM_ROUTED = _flashinfer(
     f"{_CORE}:trtllm_bf16_routed_moe(topk_ids, {_BF16})",
     f"{_CORE}:trtllm_fp8_block_scale_routed_moe(topk_ids, routing_bias, {_FP8})",
+    f"{_CORE}:trtllm_fp4_block_scale_routed_moe(topk_ids, routing_bias, {_FP4})",
 )
 
 # The same names are other people's in the usual index: a package that does not have what is called

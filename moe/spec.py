@@ -15,6 +15,7 @@ from moe.layer_needs import LAYER_NEEDS as LAYER_NEEDS
 from moe.layer_needs import layer_refusal as layer_refusal
 from moe.layout import Layout
 from moe.need import ANY as ANY
+from moe.need import FormatsOn as FormatsOn
 from moe.need import Need as Need
 from moe.need import first_refusal as first_refusal
 from moe.need import reads as reads

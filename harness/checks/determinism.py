@@ -47,11 +47,11 @@ def messages(subject: Subject, calls: Sequence[Call]) -> Iterator[str]:
     Check that the layer changes no inputs and reuses no earlier output.
     """
     first = calls[0]
-    x, logits = first.tokens.x.clone(), first.tokens.logits.clone()
+    x, logits = first.inputs.x.clone(), first.inputs.logits.clone()
     with guarded_buffers.poisoned():
-        returned = subject.call(x, logits, first.tokens).out
+        returned = subject.call(x, logits, first.inputs).out
         repeated = judged_output(first.tokens, returned)
-        violations = guarded_buffers.broken_guards() + changed_inputs((x, logits), first.tokens)
+        violations = guarded_buffers.broken_guards() + changed_inputs((x, logits), first.inputs)
     if not any(call.broken for call in calls):
         yield from (f"memory: {line}, when the first call is repeated" for line in violations)
     aliased = aliasing.aliased_output(calls, returned)

@@ -35,8 +35,8 @@ def findings(observation: Observation) -> tuple[Finding, ...]:
 def _texts(observation: Observation) -> Iterator[str]:
     """Yield a message if bits differ that must not, or if only this output is wrong."""
     first = observation.calls[0]
-    x, logits = first.tokens.x.clone(), first.tokens.logits.clone()
-    returned = observation.subject.call(x, logits, first.tokens).out
+    x, logits = first.inputs.x.clone(), first.inputs.logits.clone()
+    returned = observation.subject.call(x, logits, first.inputs).out
     out = judged_output(first.tokens, returned)
     if observation.has_failed(first) or not bool(first.answer.out.isfinite().all()):
         return

@@ -49,7 +49,8 @@ class Decision:
     """Hold where a member rounds, and how its row differs from that.
 
     wrong: places at which the row states another value. to_state: what the row should state.
-    first_wrong: the first case that the best combination does not explain, or None.
+    first_wrong: the first case that the best combination does not explain, or None. ambiguous_at:
+    the only case that contradicts the row, at places that no outputs determine, or None.
     """
 
     fitting: Fitting
@@ -59,6 +60,7 @@ class Decision:
     wrong: tuple[str, ...]
     to_state: Numerics
     first_wrong: str | None
+    ambiguous_at: str | None = None
 
     @property
     def is_more_exact(self) -> bool:
@@ -83,7 +85,8 @@ def decide(measured: Measured, stated: Numerics) -> Decision:
     best = _least(kept)
     places = tuple(_place(name, best, kept) if name != on.name else on for name in _shown(best))
     fitting, first_wrong = _fitting(measured, best)
-    wrong = _wrong(measured.fits, best, places, stated)
+    ambiguous_at = _ambiguous_at(measured, kept, places, stated)
+    wrong = () if ambiguous_at else _wrong(measured.fits, best, places, stated)
     return Decision(
         fitting=fitting,
         best=best,
@@ -92,6 +95,7 @@ def decide(measured: Measured, stated: Numerics) -> Decision:
         wrong=wrong,
         to_state=_to_state(places, stated, wrong, fitting),
         first_wrong=first_wrong,
+        ambiguous_at=ambiguous_at,
     )
 
 
@@ -158,6 +162,34 @@ def _wrong(
     differing = [place for place in places if _differs(place, stated)]
     determined = [place for place in differing if place.is_determined]
     return tuple(place.name for place in determined or differing)
+
+
+def _ambiguous_at(
+    measured: Measured, kept: Sequence[Fit], places: Sequence[Place], stated: Numerics
+) -> str | None:
+    """Return the case without which nothing contradicts the row, if no place is determined.
+
+    Of one expert there is no sum: at top-k 1 several places are one, and what other codes of a few
+    values leave there decides between them by chance.
+    """
+    best = _least(kept)
+    as_stated = _least(fit for fit in measured.fits if _is_stated(fit, stated))
+    differing = [place for place in places if _differs(place, stated)]
+    if not is_worse(as_stated, best) or any(place.is_determined for place in differing):
+        return None
+    for number, case in enumerate(measured.cases):
+        rest = [_without(fit, number) for fit in measured.fits]
+        stated_rest = _least(fit for fit in rest if _is_stated(fit, stated))
+        if len(measured.cases) > 1 and not is_worse(stated_rest, _least(rest)):
+            return case
+    return None
+
+
+def _without(fit: Fit, number: int) -> Fit:
+    """Return the fit to the other cases."""
+    others = [i for i in range(len(fit.squares)) if i != number]
+    squares = tuple(fit.squares[i] for i in others)
+    return replace(fit, squares=squares, unequal=tuple(fit.unequal[i] for i in others))
 
 
 def _is_stated(fit: Fit, stated: Numerics) -> bool:

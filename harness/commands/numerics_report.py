@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from harness.commands.numerics_decision import Fitting
+from harness.matrix.case import MoETestConfig
 from moe.layers import COMPOSED
 from moe.numerics import Numerics, declaration
 
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from harness.commands.numerics_decision import Decision, Place
-    from harness.matrix.case import MoETestConfig
     from harness.record.rounding_fit import Measured
 
 _ROW = "  {:<16}{:<16}{}"
@@ -97,6 +97,10 @@ def _of_row(decision: Decision) -> Iterator[str]:
     if decision.is_more_exact:
         verb = "is" if len(decision.wrong) == 1 else "are"
         yield f"It is more exact than its row declares: {names} {verb} not rounded."
+    elif decision.ambiguous_at is not None:
+        top_k = MoETestConfig.from_id(decision.ambiguous_at).top_k
+        yield f"Its row is ambiguous at top_k {top_k}: only there another combination fits better,"
+        yield "and no place in which both differ is determined."
     elif decision.wrong:
         yield f"Its row is wrong: {', '.join(_contradiction(decision, n) for n in decision.wrong)}."
     elif any(getattr(decision.stated, place.name) is not None for place in decision.places):

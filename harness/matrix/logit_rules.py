@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from harness.matrix.exactness import PERIOD, has_whole_periods
 from moe.formats import FORMATS
 from moe.layers import COMPOSED
 from moe.quant import QUANT
@@ -24,6 +25,10 @@ def logits_reason(case: MoETestConfig) -> Reason | None:
     """Return why the case's distribution of logits is refused, or None."""
     if case.exact and case.gate:
         rule = "exact inputs do not carry router logits; leave `exact` or `gate` out"
+        return Reason(code="exact_unsupported", text=rule)
+    if case.exact and not has_whole_periods(case):
+        rule = f"of a rank's intermediate columns every {PERIOD}th is the largest"
+        rule = f"exact mode: {rule}, and n:{case.n} is not a multiple of them on every rank"
         return Reason(code="exact_unsupported", text=rule)
     text = None if case.logits == "spread" else _text(case)
     if text is None:
@@ -61,9 +66,17 @@ def _text(case: MoETestConfig) -> str | None:
         return (
             f"a layer that computes or hides its routing is judged with {', '.join(WITH_GATE)} only"
         )
-    if case.logits == "nan" and _has_shared_scale(case):
-        return "a scale that all tokens share would depend on what a NaN row chooses"
+    if case.logits in ("nan", "ties") and _has_shared_scale(case):
+        return "a scale that all tokens share would depend on what a NaN row or a tie chooses"
+    if case.logits == "large" and _has_weights_of_one(case):
+        return f"every weight of {case.router} is 1, so that one left out would not show"
     return None
+
+
+def _has_weights_of_one(case: MoETestConfig) -> bool:
+    """Return whether scores of large logits are 1, and stay so: nothing divides or scales them."""
+    is_plain = not case.renormalize and case.router_scale == 1.0
+    return is_plain and ROUTERS.row(case.router).saturated_at is not None
 
 
 def _has_shared_scale(case: MoETestConfig) -> bool:

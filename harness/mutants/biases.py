@@ -9,8 +9,13 @@ import torch
 from harness.mutants import NotApplicable
 from harness.mutants.contributions import blame
 from harness.mutants.experts import suspect_of
-from harness.mutants.recompute import redo
-from harness.mutants.steps import Steps, right_leave
+from harness.mutants.recompute import (
+    redo,
+)
+from harness.mutants.steps import (
+    Steps,
+    right_leave,
+)
 from harness.mutants.weights import neighbour
 
 if TYPE_CHECKING:

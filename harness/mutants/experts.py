@@ -9,7 +9,10 @@ import torch
 from harness.fixtures.expert_ids import global_ids, local_ids
 from harness.mutants import NotApplicable
 from harness.mutants.contributions import added_distance, blame, by_slot, parts_of, residual
-from harness.mutants.recompute import redo, redo_parts
+from harness.mutants.recompute import (
+    redo,
+    redo_parts,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +32,7 @@ def expert_dropped(scene: Scene) -> Tensor:
 
 def _least_by_expert(scene: Scene, cost: Tensor, slots: Tensor) -> int:
     """Return the expert with the smallest sum of cost [r, k], among those that add anything."""
-    adds = slots.abs().amax(dim=-1) > 0
+    adds = (slots.abs().amax(dim=-1) > 0) & (scene.expert_ids >= 0)  # not of zero experts
     ids = scene.expert_ids[adds].long()
     if len(ids) == 0:
         raise NotApplicable("no expert adds anything to these rows")

@@ -8,9 +8,15 @@ import torch
 from torch.nn.functional import pad
 
 from harness.mutants import NotApplicable
-from harness.mutants.recompute import elsewhere, redo, shared_mlp
+from harness.mutants.recompute import (
+    elsewhere,
+    redo,
+    shared_mlp,
+)
 from harness.mutants.shared import shared_part
-from harness.mutants.steps import Steps
+from harness.mutants.steps import (
+    Steps,
+)
 from moe.reference.latent import LatentTruth
 from moe.spec import BLOCK
 

@@ -8,8 +8,13 @@ import torch
 
 from harness.fixtures import tensors
 from harness.mutants import NotApplicable
-from harness.mutants.recompute import redo
-from harness.mutants.steps import Steps, right_changes
+from harness.mutants.recompute import (
+    redo,
+)
+from harness.mutants.steps import (
+    Steps,
+    right_changes,
+)
 from harness.mutants.weights import neighbour
 
 if TYPE_CHECKING:
@@ -24,8 +29,7 @@ if TYPE_CHECKING:
 
 def lora_missing(scene: Scene) -> Tensor:
     """Leave out all adapters."""
-    _chosen(scene)
-    return redo(scene, Steps(adapters=lambda _: None))
+    return _with(scene, lambda _, own: torch.full_like(own, -1))
 
 
 def lora_of_next_adapter(scene: Scene) -> Tensor:

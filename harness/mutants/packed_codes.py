@@ -7,8 +7,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness.mutants import NotApplicable
-from harness.mutants.recompute import redo
-from harness.mutants.steps import Matrices, Steps
+from harness.mutants.recompute import (
+    redo,
+)
+from harness.mutants.steps import (
+    Matrices,
+    Steps,
+)
 from moe.reference import formats
 from moe.reference.block_scales import global_scale
 

@@ -8,8 +8,15 @@ import torch
 from torch.nn.functional import pad
 
 from harness.mutants import NotApplicable
-from harness.mutants.recompute import redo
-from harness.mutants.steps import Steps, expert_input, input_scale, second_scale
+from harness.mutants.recompute import (
+    redo,
+)
+from harness.mutants.steps import (
+    Steps,
+    expert_input,
+    input_scale,
+    second_scale,
+)
 from moe.reference import formats
 from moe.types import TORCH_DTYPE
 

@@ -9,8 +9,14 @@ import torch
 
 from harness.fixtures.routing_truth import routing_truth
 from harness.mutants import NotApplicable
-from harness.mutants.recompute import elsewhere, redo_parts
-from harness.mutants.steps import Steps, quantized_input
+from harness.mutants.recompute import (
+    elsewhere,
+    redo_parts,
+)
+from harness.mutants.steps import (
+    Steps,
+    quantized_input,
+)
 from moe.routers import ROUTERS
 
 if TYPE_CHECKING:

@@ -5,8 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.mutants import NotApplicable
-from harness.mutants.recompute import redo
-from harness.mutants.steps import Matrices, Steps, codes, matrices
+from harness.mutants.recompute import (
+    redo,
+)
+from harness.mutants.steps import (
+    Matrices,
+    Steps,
+    codes,
+    matrices,
+)
 from harness.mutants.weights import neighbour
 from moe.reference import formats
 

@@ -8,7 +8,10 @@ import torch
 
 from harness.mutants import NotApplicable
 from harness.mutants.contributions import by_slot
-from harness.mutants.recompute import elsewhere, shared_mlp
+from harness.mutants.recompute import (
+    elsewhere,
+    shared_mlp,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor

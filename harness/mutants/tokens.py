@@ -9,7 +9,11 @@ import torch
 
 from harness.fixtures import fused_slots, tensors
 from harness.mutants import NotApplicable
-from harness.mutants.recompute import elsewhere, redo_parts, shared_mlp
+from harness.mutants.recompute import (
+    elsewhere,
+    redo_parts,
+    shared_mlp,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor

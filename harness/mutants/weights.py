@@ -5,8 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.mutants import NotApplicable
-from harness.mutants.recompute import redo
-from harness.mutants.steps import Matrices, Steps, matrices
+from harness.mutants.recompute import (
+    redo,
+)
+from harness.mutants.steps import (
+    Matrices,
+    Steps,
+    matrices,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from moe.spec import DTYPE_BYTES
+from moe.formats import FORMATS
+from moe.spec import BLOCK, DTYPE_BYTES
 
 if TYPE_CHECKING:
     from harness.plan.machine import Machine
@@ -33,8 +34,11 @@ _CALL_SECONDS = 0.4  # on each rank
 _ADAPTER_SECONDS = 0.4  # more on each rank, if experts have adapters
 _WEIGHT_SECONDS = 0.7e-6  # for each of an expert's n * k that a block of tokens meets
 _BLOCK_TOKENS = 128
-# Largest multiple to which a method pads for one of our rows or of a vendor's: see moe.alignments.
-_LARGEST_MULTIPLE = 256
+# Inside `moe.kernels.tiles.small_tiles`, with the calls that checks add: int4 on two idle cores.
+_SMALL_ROWS, _SMALL_SIDE = 16, 32
+_STEP_SECONDS = 0.012
+# Largest multiple to which a method pads for a row that runs there: see moe.alignments.
+_MULTIPLES = {"cpu": 8, "cuda": 256}
 INTERPRETER_SECONDS = 5.0  # a case expected to take longer is refused
 
 
@@ -48,7 +52,7 @@ def rank_bytes(layer_spec: LayerSpec, device: str) -> int:
     """
     element = DTYPE_BYTES[layer_spec.dtype]
     expert = _matrices(layer_spec) * layer_spec.intermediate * layer_spec.expert_hidden
-    hidden, intermediate = padded_sizes(layer_spec)
+    hidden, intermediate = padded_sizes(layer_spec, _MULTIPLES[device])
     held = (
         _matrices(layer_spec) * intermediate * hidden * (layer_spec.scheme.weight_bytes or element)
     )
@@ -62,7 +66,7 @@ def rank_bytes(layer_spec: LayerSpec, device: str) -> int:
     return RANK_BYTES[device] + weights + 2 * 4 * tokens * columns
 
 
-def padded_sizes(layer_spec: LayerSpec, *, largest: int = _LARGEST_MULTIPLE) -> tuple[int, int]:
+def padded_sizes(layer_spec: LayerSpec, largest: int = 1) -> tuple[int, int]:
     """Return the experts' hidden and intermediate size after padding, at most.
 
     largest: the largest multiple that a backend may need, if the method pads.
@@ -126,7 +130,7 @@ def interpreted_seconds(layer_spec: LayerSpec, cores: int) -> float:
     rows = tokens * layer_spec.slots
     blocks = min(rows, layer_spec.held_experts) + rows // _BLOCK_TOKENS
     blocks += layer_spec.shared_experts * (1 + tokens // _BLOCK_TOKENS)
-    hidden, intermediate = padded_sizes(layer_spec, largest=1)  # a CPU needs no multiple
+    hidden, intermediate = padded_sizes(layer_spec)  # our kernels need no multiple
     weights = blocks * intermediate * hidden
     if layer_spec.adapters:  # further kernels, and blocks of each pair of adapter and expert
         pairs = min(rows, layer_spec.adapters * layer_spec.held_experts) + rows // _BLOCK_TOKENS
@@ -134,3 +138,20 @@ def interpreted_seconds(layer_spec: LayerSpec, cores: int) -> float:
         weights += int(_ADAPTER_SECONDS / _WEIGHT_SECONDS) * layer_spec.layout.world_size
     work = layer_spec.layout.world_size * _CALL_SECONDS + weights * _WEIGHT_SECONDS
     return work / min(cores, layer_spec.layout.world_size)
+
+
+def small_tile_seconds(layer_spec: LayerSpec, cores: int) -> float:
+    """Return the expected seconds of one case with interpreted kernels in small tiles.
+
+    A program's step multiplies 16 rows of one expert by 32 x 32 weights, or by a block of scales.
+    """
+    tokens = layer_spec.m * layer_spec.layout.dp_size
+    rows = tokens * layer_spec.slots
+    blocks = min(rows, layer_spec.held_experts) + rows // _SMALL_ROWS
+    matrices = 3 if layer_spec.gated else 2
+    has_blocks = FORMATS[layer_spec.scheme.weights].block == (BLOCK, BLOCK)
+    side = BLOCK if has_blocks else _SMALL_SIDE
+    tiles = -(-layer_spec.intermediate // side) * -(-layer_spec.hidden // side)
+    steps = blocks * matrices * tiles
+    world = layer_spec.layout.world_size
+    return (world * _CALL_SECONDS + steps * _STEP_SECONDS) / min(cores, world)

@@ -39,6 +39,7 @@ ASKED_BY: dict[Callable[..., object], frozenset[str]] = {
     refusals.layer: frozenset({"layer"}),
     refusals.experts: frozenset({"experts"}),
     refusals.interpreter_time: frozenset({"experts"}),
+    refusals.small_tiles_time: frozenset({"experts", "call"}),
     refusals.router: frozenset({"router", "layer"}),
     refusals.activation: frozenset({"activation", "layer"}),
     refusals.all2all: frozenset({"all2all", "layer"}),

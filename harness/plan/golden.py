@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.matrix.case import MoETestConfig
+from harness.matrix.covering.space import Space
 from harness.matrix.load import find, load
 from harness.matrix.select import parse
 from harness.plan import machine, suites
@@ -25,6 +26,7 @@ from moe.quant import QUANT
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from harness.matrix.schema import Axes, Block
     from harness.plan.machine import Machine
 
 CHIPS = ("cpu", "cuda_sm90", "cuda_sm100", "rocm_gfx942", "rocm_gfx950")
@@ -39,6 +41,7 @@ _LAYOUTS: tuple[dict[str, int | bool], ...] = (
     {"dp_size": 2, "use_ep": True},
     {"dp_size": 2, "tp_size": 2, "use_ep": True, "sequence_parallel": True},
 )
+_SEARCHED = 1000  # points of a block out of which cases are chosen here, too
 _LETTERS = len("rocm_gfx942")
 
 
@@ -100,7 +103,7 @@ def refusals() -> str:
     config = load(find(None))
     lines = ["suite chip code: cases"]
     for name, suite in config.suites.items():
-        if not all(parse(block.select).is_full for block in suite.blocks):
+        if any(_is_large(block, config.defaults) for block in suite.blocks):
             lines.append(f"{name}: its cases are searched for, see `python -m harness coverage`")
             continue
         for chip in CHIPS:
@@ -109,6 +112,11 @@ def refusals() -> str:
             lines.append(f"{name} {chip} runs: {len(plan.cases)}")
             lines += _of_suite(name, chip, Counter(r.reason.code for r in plan.refused))
     return "\n".join(lines) + "\n"
+
+
+def _is_large(block: Block, defaults: Axes) -> bool:
+    """Return whether the search for a block's cases takes long on five chips."""
+    return not parse(block.select).is_full and Space.of(block, defaults).size > _SEARCHED
 
 
 def _of_suite(suite: str, chip: str, codes: Counter[str]) -> Iterator[str]:

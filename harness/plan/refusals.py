@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from harness.matrix.call_modes import SMALL_TILES
 from harness.matrix.case import MoETestConfig
 from harness.matrix.exactness import exact_refusal
 from harness.matrix.features import missing_reason
@@ -82,12 +83,18 @@ class Judge:
             self._refusal(experts, case.experts, case)
             or hidden_choice(case, _backend(case.experts))
             or self._refusal(interpreter_time, case.experts, case)
+            or self._small(case, case.experts)
             or self._refusal(router, case.router, case)
             or self._refusal(activation, case.activation, case)
             or self._refusal(quant, case.quant, case)
             or self._refusal(all2all, case.all2all, case)
             or self._dispatch(case.experts, case)
         )
+
+    def _small(self, case: MoETestConfig, experts_name: str) -> Reason | None:
+        """Return why small tiles would take a backend too long on this machine."""
+        is_small = case.call == SMALL_TILES
+        return self._refusal(small_tiles_time, experts_name, case) if is_small else None
 
     def _dispatch(self, experts_name: str, case: MoETestConfig) -> Reason | None:
         """Return why an experts backend cannot take what the case's all2all backend hands out."""
@@ -134,6 +141,7 @@ class Judge:
             self._refusal(experts, row.name, case)
             or hidden_choice(case, row)
             or self._refusal(interpreter_time, row.name, case)
+            or self._small(case, row.name)
             or self._dispatch(row.name, case)
         )
 
@@ -228,13 +236,29 @@ def interpreter_time(machine: Machine, name: str) -> tuple[Need, ...]:
     return _named(row, (Need.of(_interpreter_time, machine),))
 
 
+def small_tiles_time(machine: Machine, name: str) -> tuple[Need, ...]:
+    """Return the time limit of the same backends for cases whose kernels have small tiles."""
+    row = EXPERTS.row(name)
+    if not machine.platform.interpreted or "triton" not in row.needs.features:
+        return ()
+    return _named(row, (Need.of(_small_tiles_time, machine),))
+
+
+@reads(*cost.SIZES, "scheme")
+def _small_tiles_time(machine: Machine, layer_spec: LayerSpec) -> Reason | None:
+    return _too_slow("in small tiles ", cost.small_tile_seconds(layer_spec, machine.cores))
+
+
 @reads(*cost.SIZES)
 def _interpreter_time(machine: Machine, layer_spec: LayerSpec) -> Reason | None:
-    seconds = cost.interpreted_seconds(layer_spec, machine.cores)
+    return _too_slow("", cost.interpreted_seconds(layer_spec, machine.cores))
+
+
+def _too_slow(how: str, seconds: float) -> Reason | None:
     if seconds <= cost.INTERPRETER_SECONDS:
         return None
     text = (
-        f"interpreted kernels would take about {seconds:.0f} s, more than "
+        f"interpreted kernels {how}would take about {seconds:.0f} s, more than "
         f"{cost.INTERPRETER_SECONDS:.0f} s; use a smaller shape or a GPU"
     )
     return Reason(code="interpreter_too_slow", text=text)

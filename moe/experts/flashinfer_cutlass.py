@@ -1,4 +1,4 @@
-"""Compute experts by FlashInfer's CUTLASS fused MoE on Hopper: bf16, and fp8 with static scales.
+"""Compute experts by FlashInfer's CUTLASS fused MoE: bf16, static fp8, and fp4 by chip.
 
 One call does the alignment, both products, the activation and the weighted sum. It is always called
 as a layer of this rank's experts only (`ep_size=1`) with local ids, because the layer's placement
@@ -11,12 +11,15 @@ wrong: the kernel's prologue for large batches takes an expert only once from ea
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from moe import guarded_buffers
 from moe.experts.base import Experts
+from moe.flashinfer_arguments import cutlass_arguments
+from moe.formats import FORMATS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,14 +31,16 @@ class FlashInferCutlassExperts(Experts):
     """Call FlashInfer's kernel. Without a built module (`flashinfer_probe`) it first compiles."""
 
     def prepare_weights(self, weights: ExpertWeights) -> None:
-        """Keep copies in the kernel's order. Raises ValueError as `quant_scales` does."""
-        # Imported on use: the functions below, and planning, work without FlashInfer.
+        """Keep copies in the kernel's order. Raises MoEError as `cutlass_arguments` does."""
+        # Imported on use: planning, and the conversions, work without FlashInfer.
         from flashinfer import fused_moe
 
         self._flashinfer: Any = fused_moe
-        self._w13 = up_then_gate(weights.w13)
-        self._w2 = weights.w2.contiguous()
-        self._quant_scales = quant_scales(weights)
+        given = cutlass_arguments(weights, FORMATS[self.layer_spec.scheme.activations])
+        if given.interleaves:  # in an order for Hopper's mixed products that only a GPU makes
+            order = fused_moe.interleave_moe_weights_for_sm90_mixed_gemm
+            given = replace(given, w13=order(given.w13), w2=order(given.w2))
+        self._weights = given
 
     def apply(self, x: Activations, routing: Routing) -> Tensor:
         shape = (x.codes.shape[0], self.layer_spec.hidden)
@@ -47,21 +52,18 @@ class FlashInferCutlassExperts(Experts):
             x.codes.contiguous(),
             topk_ids,
             topk_weights,
-            self._w13,
-            self._w2,
+            self._weights.w13,
+            self._weights.w2,
             self.dtype,
-            quant_scales=self._quant_scales,
+            quant_scales=self._weights.scales,
+            # Scales of groups of the input; one of the whole input is among the others.
+            input_sf=x.scale if x.format.has_row_scales else None,
+            **self._weights.options,
             output=out,
             # By name: the enum's numbers differ between FlashInfer versions.
             activation_type=self._flashinfer.ActivationType.Swiglu,
         )
         return out
-
-
-def up_then_gate(w13: Tensor) -> Tensor:
-    """Return w13 [e, 2n, K] of order [gate; up] as a contiguous copy in the order [up; gate]."""
-    gate, up = w13.chunk(2, dim=1)
-    return torch.cat((up, gate), dim=1)
 
 
 def kernel_routing(routing: Routing) -> tuple[Tensor, Tensor]:
@@ -72,32 +74,3 @@ def kernel_routing(routing: Routing) -> tuple[Tensor, Tensor]:
     ids = routing.topk_ids.to(torch.int32).contiguous()
     weights = torch.where(ids < 0, 0.0, routing.topk_weights.to(torch.float32))
     return ids, weights.contiguous()
-
-
-def quant_scales(weights: ExpertWeights) -> list[Tensor]:
-    """Return the kernel's list of float32 scales; empty for weights in the model dtype.
-
-    For fp8: [e] multiplier of the first product's sums; [] multiplier of the intermediate before
-    it is rounded; [e] multiplier of the second product's sums; [] scale of the input.
-
-    Raises ValueError if a scale is missing or is not one per expert.
-    """
-    scales = (weights.w13_scale, weights.w2_scale, weights.a1_scale, weights.a2_scale)
-    if all(scale is None for scale in scales):
-        return []
-    w13_scale, w2_scale, a1_scale, a2_scale = scales
-    if w13_scale is None or w2_scale is None or a1_scale is None or a2_scale is None:
-        raise ValueError(
-            "flashinfer_cutlass does not take dynamic scales: pass w13_scale, w2_scale, a1_scale "
-            "and a2_scale, or none of them; quant fp8_tensor has all four"
-        )
-    if not weights.format.has_one_scale:
-        name = weights.format.name
-        raise ValueError(f"flashinfer_cutlass takes one weight scale per expert, not {name}")
-    a1, a2 = a1_scale.float().reshape(()), a2_scale.float().reshape(())
-    return [
-        (w13_scale.float() * a1).contiguous(),
-        a2.reciprocal(),
-        (w2_scale.float() * a2).contiguous(),
-        a1,
-    ]

@@ -1,4 +1,4 @@
-"""Check whether FlashInfer's fused MoE can serve a layer on this machine. Torch-free.
+"""Check whether FlashInfer's fused MoE is built for a chip on this machine. Torch-free.
 
 FlashInfer compiles its fused-MoE module on the first call, which takes longer than the time limit
 of a case. The backend is therefore refused unless a built module exists: shipped with FlashInfer,
@@ -21,39 +21,30 @@ if TYPE_CHECKING:
 
     from moe.spec import LayerSpec, Platform
 
-MODULE = "fused_moe_90"  # FlashInfer's name of the module for the feature `sm90`
+# Features of a chip -> FlashInfer's name of its module.
+MODULES = {"sm90": "fused_moe_90", "sm100": "fused_moe_100", "sm120": "fused_moe_120"}
 _PROVIDERS = "flashinfer.jit_cache.providers"  # entry points of prebuilt-module packages, since 0.7
-_ROW_BYTES = 16  # the tensor memory accelerator needs rows of a multiple of this
 
 
-@reads("hidden", "intermediate", "layout", "scheme")
-def built(layer_spec: LayerSpec, platform: Platform) -> Reason | None:
-    """Return None if the kernel supports the layer's sizes and is built, otherwise the reason."""
-    del platform  # the row's features have already been matched
-    return _misaligned(layer_spec) or _not_built()
-
-
-def _misaligned(layer_spec: LayerSpec) -> Reason | None:
-    """Refuse sizes that are not a multiple of 16 (8-bit weights) or 8 (16-bit weights)."""
-    multiple = _ROW_BYTES // (layer_spec.scheme.weight_bytes or 2)
-    sizes = (("hidden size", layer_spec.hidden), *(("shard", n) for n in layer_spec.shard_sizes))
-    weights = layer_spec.scheme.weights
-    for size_name, size in sizes:
-        if size % multiple:
-            text = f"{size_name} {size} is not a multiple of {multiple}, as {weights} needs"
-            return Reason(code="size_not_multiple", text=text)
-    return None
+@reads()
+def built(_: LayerSpec, platform: Platform) -> Reason | None:
+    """Return None if the chip's module is built, otherwise the reason."""
+    modules = [name for chip, name in MODULES.items() if chip in platform.features]
+    if not modules:
+        text = f"has modules for {', '.join(MODULES)}, not for {platform.name}"
+        return Reason(code="platform_lacks_feature", text=text)
+    return _not_built(modules[0])
 
 
 @cache
-def _not_built() -> Reason | None:
+def _not_built(module: str) -> Reason | None:
     """Refuse if no built module exists; searched once per process."""
     folders = list(_folders())
-    if any((folder / MODULE / f"{MODULE}.so").is_file() for folder in folders):
+    if any((folder / module / f"{module}.so").is_file() for folder in folders):
         return None
     searched = ", ".join(map(str, folders)) or "nowhere: flashinfer is not installed"
     text = (
-        f"no built {MODULE}.so (searched {searched}); install FlashInfer's prebuilt modules "
+        f"no built {module}.so (searched {searched}); install FlashInfer's prebuilt modules "
         "(flashinfer-jit-cache, of the version of flashinfer-python)"
     )
     return Reason(code="module_not_built", text=text)

@@ -1,4 +1,4 @@
-"""Compute experts by FlashInfer's TensorRT-LLM kernels on Blackwell: bf16, and fp8 in blocks.
+"""Compute experts by FlashInfer's TensorRT-LLM kernels on Blackwell: bf16, fp8 in blocks, fp4.
 
 Monolithic: the kernel gets router logits and the layer's routing method, by the name of its enum.
 Modular (`routed`): it gets each slot's expert and weight in one integer. Both are called with
@@ -21,15 +21,24 @@ from moe.conversions import (
 )
 from moe.errors import MoEError
 from moe.experts.base import Experts, ExpertsBase, MonolithicExperts
+from moe.flashinfer_arguments import trtllm_fp4_arguments
+from moe.formats import FORMATS
 from moe.released_kernels import method_name
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from moe.types import Activations, ExpertWeights, Routing
 
 _BLOCK_BYTES = 128  # of a row that a block of the layout BlockMajorK holds
 _BLOCK = 128  # of `fp8_block`
+_FUNCTIONS = {  # without "_moe" or "_routed_moe"
+    "bf16": "trtllm_bf16",
+    "fp8": "trtllm_fp8_block_scale",
+    "fp4": "trtllm_fp4_block_scale",
+}
 ROUTED = "Unspecified"  # the routing method of a layer that none of the kernels computes
 
 
@@ -43,18 +52,25 @@ class _Trtllm(ExpertsBase):
 
         self._core: Any = core
         self._enums: Any = tllm_enums
-        self._weights = fp8_arguments(weights) if self.is_fp8 else bf16_arguments(weights)
+        made: dict[str, Callable[[ExpertWeights], dict[str, Any]]] = {
+            "bf16": bf16_arguments,
+            "fp8": fp8_arguments,
+            "fp4": trtllm_fp4_arguments,
+        }
+        self._weights = made[self.kind](weights)
         self._first = first_expert(self.layer_spec.experts_of(self.rank))
 
     @property
-    def is_fp8(self) -> bool:
-        """Return whether activations are fp8 codes with a scale for each group of 128."""
-        return self.layer_spec.scheme.activations == "fp8_group"
+    def kind(self) -> str:
+        """Return which kernel it is: `bf16`, `fp8` in blocks, or `fp4` weights."""
+        weights = FORMATS[self.layer_spec.scheme.weights].grid
+        return {"model": "bf16", "e4m3": "fp8", "e2m1": "fp4"}[weights]
 
     def _arguments(self, x: Activations) -> dict[str, Any]:
         """Return the keyword arguments of both forms; x: [T, K] in bf16, or codes with scales."""
         spec, enums = self.layer_spec, self._enums
         method = spec.routing_method
+        intermediate = spec.layout.intermediate_of(self.rank, spec.intermediate)
         arguments = {
             "hidden_states": x.codes.contiguous(),
             **self._weights,
@@ -62,23 +78,38 @@ class _Trtllm(ExpertsBase):
             "top_k": method.top_k,
             "n_group": None,
             "topk_group": None,
-            "intermediate_size": self._weights["gemm2_weights"].shape[-1],
+            "intermediate_size": len(intermediate),
             "local_expert_offset": self._first,
             "local_num_experts": self.num_local,
             "routed_scaling_factor": None,
             # Of no enum a number, which differs between versions.
             "routing_method_type": enums.RoutingMethodType[method_name(method) or ROUTED].value,
-            "use_shuffled_weight": not self.is_fp8,
-            "weight_layout": enums.WeightLayout["MajorK" if self.is_fp8 else "BlockMajorK"].value,
             "activation_type": enums.ActivationType["Swiglu"].value,
         }
-        if not self.is_fp8:
-            intermediate = spec.layout.intermediate_of(self.rank, spec.intermediate)
-            return arguments | {"intermediate_size": len(intermediate)}
+        options = {"bf16": self._bf16_options, "fp8": self._fp8_options, "fp4": self._fp4_options}
+        return arguments | options[self.kind](x)
+
+    def _bf16_options(self, x: Activations) -> dict[str, Any]:
+        del x
+        layout = self._enums.WeightLayout["BlockMajorK"].value
+        return {"use_shuffled_weight": True, "weight_layout": layout}
+
+    def _fp8_options(self, x: Activations) -> dict[str, Any]:
         assert x.scale is not None, "fp8_group codes have scales"
-        scale = x.scale.t().contiguous()  # [K / 128, T]
-        kind = enums.Fp8QuantizationType["DeepSeekFp8"]
-        return arguments | {"hidden_states_scale": scale, "fp8_quantization_type": kind}
+        return {
+            "use_shuffled_weight": False,
+            "weight_layout": self._enums.WeightLayout["MajorK"].value,
+            "intermediate_size": self._weights["gemm2_weights"].shape[-1],
+            "hidden_states_scale": x.scale.t().contiguous(),  # [K / 128, T]
+            "fp8_quantization_type": self._enums.Fp8QuantizationType["DeepSeekFp8"],
+        }
+
+    def _fp4_options(self, x: Activations) -> dict[str, Any]:
+        scale = None if x.scale is None else x.scale.contiguous().view(torch.float8_e4m3fn)
+        return {
+            "intermediate_size": 2 * self._weights["gemm2_weights"].shape[-1],
+            "hidden_states_scale": scale,  # [T, K / 32] e8m0 or [T, K / 16] e4m3, as bytes
+        }
 
     def _called(self, function: str, x: Activations, routing: dict[str, Any]) -> Tensor:
         """Return [T, K] of a kernel; zeros where there is nothing to compute."""
@@ -95,8 +126,7 @@ class FlashInferTrtllmExperts(_Trtllm, MonolithicExperts):
     """Pass the router logits on, with the layer's routing method."""
 
     def apply(self, x: Activations, logits: Tensor) -> Tensor:
-        name = "trtllm_fp8_block_scale_moe" if self.is_fp8 else "trtllm_bf16_moe"
-        return self._called(name, x, self._routing(logits))
+        return self._called(f"{_FUNCTIONS[self.kind]}_moe", x, self._routing(logits))
 
     def _routing(self, logits: Tensor) -> dict[str, Any]:
         """Return the arguments by which the kernel routes, all of the layer's own method."""
@@ -119,10 +149,9 @@ class FlashInferTrtllmRoutedExperts(_Trtllm, Experts):
 
     def apply(self, x: Activations, routing: Routing) -> Tensor:
         packed = global_routing(routing, self._first, self.num_local, self.layer_spec.num_experts)
-        if self.is_fp8:
-            name = "trtllm_fp8_block_scale_routed_moe"
-            return self._called(name, x, {"topk_ids": packed, "routing_bias": None})
-        return self._called("trtllm_bf16_routed_moe", x, {"topk_ids": packed})
+        bias = {} if self.kind == "bf16" else {"routing_bias": None}
+        name = f"{_FUNCTIONS[self.kind]}_routed_moe"
+        return self._called(name, x, {"topk_ids": packed, **bias})
 
 
 def first_expert(experts: tuple[int, ...]) -> int:

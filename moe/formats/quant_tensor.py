@@ -63,9 +63,20 @@ class QuantTensor:
         return self.replace(**{n: None if t is None else t[e] for n, t in parts.items()})
 
     def check(self) -> None:
+        """Raise MoEError for codes, scales or zero points that do not belong to the format."""
+        dtype = self.format.codec.dtype
+        if dtype is not None and self.codes.dtype != dtype:
+            rule = f"{self.format.name} has codes of {dtype}: pass what the quantizer returned"
+            raise MoEError(f"codes of dtype {self.codes.dtype}; {rule}")
+        self.check_scales()
+
+    def check_scales(self) -> None:
         """Raise MoEError for scales or zero points that do not belong to the format and codes."""
-        if self.scale is None:
+        if self.format.block is None:
             return
+        if self.scale is None:
+            rule = "needs a scale, and it is None: pass what the quantizer returned"
+            raise MoEError(f"format {self.format.name!r} {rule}")
         fmt, (*lead, rows, columns) = self.format, self.shape
         _check_blocks("scales", self.scale, self)
         dtype = SCALE_TORCH_DTYPE[fmt.scale_dtype]
@@ -77,6 +88,11 @@ class QuantTensor:
             raise MoEError(f"format {fmt.name!r} {has}: pass what the quantizer returned")
         if self.zero_point is not None:
             _check_blocks("zero points", self.zero_point, self)
+            if self.zero_point.dtype != torch.uint8:
+                raise MoEError(
+                    f"zero points of dtype {self.zero_point.dtype} for {fmt.name}, which has them "
+                    "as torch.uint8: pass what the quantizer returned"
+                )
         if (self.global_scale is not None) != fmt.global_scale:
             has = "needs global_scale, and it is None" if fmt.global_scale else "has no such scale"
             raise MoEError(f"format {fmt.name!r} {has}: pass what the quantizer returned")
@@ -84,6 +100,9 @@ class QuantTensor:
             shapes = f"global_scale of shape {tuple(self.global_scale.shape)}"
             rule = f"one per matrix of {[*lead, rows, columns]}, or one for all of them, is needed"
             raise MoEError(f"{shapes}: {rule}")
+        if self.global_scale is not None and self.global_scale.dtype != torch.float32:
+            rule = f"{fmt.name} has it in float32: pass what the quantizer returned"
+            raise MoEError(f"global_scale of dtype {self.global_scale.dtype}; {rule}")
 
     @property
     def block_scale(self) -> Tensor | None:
@@ -121,8 +140,7 @@ def _sides(shape: tuple[int, ...]) -> list[int]:
 
 def spread_scale(tensor: QuantTensor) -> Tensor:
     """Return the float32 scale of each element, broadcastable to the values."""
-    assert tensor.scale is not None
-    tensor.check()
+    tensor.check_scales()
     scale = tensor.block_scale
     assert scale is not None
     return spread_blocks(tensor, scale)
@@ -142,8 +160,9 @@ def spread_blocks(tensor: QuantTensor, numbers: Tensor) -> Tensor:
 
 def dequantize(tensor: QuantTensor) -> Tensor:
     """Return float32 values, read as the format declares; the scale's shape is not interpreted."""
+    tensor.check()
     values = tensor.format.codec.decode(tensor.codes)
-    if tensor.scale is None:
+    if tensor.format.block is None:
         return values
     scale = spread_scale(tensor)
     if tensor.zero_point is not None:

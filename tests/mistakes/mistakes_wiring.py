@@ -11,8 +11,16 @@ import torch
 
 from moe import batches, expert_choice, layer
 from moe.experts import torch_monolithic, triton_batched
-from moe.kernels import activation, decoded_dot, products, quantize_groups, top_k
-from moe.quant import grouped, padding
+from moe.kernels import (
+    activation,
+    decoded_dot,
+    exponents,
+    group_weights,
+    products,
+    quantize_groups,
+    top_k,
+)
+from moe.quant import padding
 from moe.types import ExpertWeights
 from tests.mistakes.mistake import around, edited, mistake
 
@@ -221,18 +229,13 @@ def groups_of_a_step_have_one_scale(patch):
 @mistake("rounding of exponents", "OCP MX 1.0", quant="mxfp4", k=256)
 def exponents_of_weights_rounded_up(patch):
     old, new = 'fmt.scale_rounding == "floor"', "False"
-    edited(patch, quantize_groups, "_exponent_code_torch", old, new)
+    edited(patch, exponents, "exponent_code_torch", old, new)
 
 
 @mistake("scope of a global scale", "vLLM #45037", quant="nvfp4")
 def one_global_scale_for_all_experts(patch):
-    edited(
-        patch,
-        grouped,
-        "quantize_experts",
-        "w.abs().amax(dim=(1, 2))",
-        "w.abs().amax().expand(len(w))",
-    )
+    old, new = "w.abs().amax(dim=(1, 2))", "w.abs().amax().expand(len(w))"
+    edited(patch, group_weights, "_totals", old, new)
 
 
 @mistake("scale of another product", "FI #3755", "w2_global_scale_from_w13", quant="nvfp4")
@@ -264,7 +267,11 @@ def groups_beyond_the_end_are_written(patch):
 
 
 @mistake(
-    "another form of the activation", "mistral.rs #1867", "gelu_tanh", activation="gelu", **TRITON
+    "another form of the activation",
+    "mistral.rs #1867",
+    "says:stage activation",
+    activation="gelu",
+    **TRITON,
 )
 def gelu_of_a_kernel_by_tanh(patch):
     old = "0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))"

@@ -25,6 +25,8 @@ PAIRS = {
     "shuffled": (c.shuffled_rows, c.unshuffled_rows),
     "block major": (lambda w: c.block_major(w, 128), c.row_major),
     "tiled": (c.tiled, c.untiled),
+    "scales by tile": (c.scales_by_tile, lambda w: c.scales_by_row(w, 128, 256)),
+    "scales by four": (c.scales_by_four, c.scales_from_fours),
 }
 
 
@@ -59,6 +61,20 @@ def test_where_each_element_of_a_tile_goes():
     assert flat[:8] == list(range(8))
     assert flat[8:16] == list(range(32, 40)), "then the same columns of the next row"
     assert flat[128:136] == list(range(8, 16)), "then the next columns"
+
+
+def test_where_a_scale_of_a_tile_goes_and_what_is_padded():
+    scales = torch.arange(130 * 5, dtype=torch.int32).reshape(1, 130, 5).to(torch.uint8)
+    tiles = c.scales_by_tile(scales)
+    assert tiles.shape == (1, 256, 8)
+    flat = tiles.flatten()
+    assert flat[:4].tolist() == scales[0, 0, :4].tolist(), "four groups of row 0"
+    assert flat[4:8].tolist() == scales[0, 32, :4].tolist(), "then of row 32"
+    assert flat[16:20].tolist() == scales[0, 1, :4].tolist()
+    assert flat[512:516].tolist() == [scales[0, 0, 4], 0, 0, 0], "the next tile of groups"
+    assert torch.equal(c.scales_by_row(tiles, 130, 5), scales)
+    fours = c.scales_by_four(scales[:, :2, :4])
+    assert fours.tolist() == [[[*range(4), *range(5, 9)]]]
 
 
 def test_ids_and_weights_share_an_integer():
@@ -118,6 +134,21 @@ def test_block_major_is_flashinfers(flashinfer):
     core, _ = flashinfer
     w = weights(torch.uint8)[0]
     assert torch.equal(c.block_major(w, 128), core.convert_to_block_layout(w, 128))
+
+
+def test_scales_by_four_are_flashinfers(flashinfer):
+    core, _ = flashinfer
+    scales = weights(torch.uint8, columns=8)
+    expected = core.interleave_moe_scales_for_sm90_mixed_gemm(scales)
+    assert torch.equal(c.scales_by_four(scales), expected)
+
+
+def test_scales_by_tile_are_vllms(monkeypatch):
+    path = "vllm.model_executor.layers.quantization.utils.nvfp4_utils"
+    theirs = pytest.importorskip(path, reason="vllm is not installed")
+    monkeypatch.setattr(torch.Tensor, "cuda", lambda self: self)  # all it wants of a GPU
+    scales = weights(torch.float8_e4m3fn, rows=200, columns=6)
+    assert torch.equal(bits(c.scales_by_tile(scales)), bits(theirs.swizzle_blockscale(scales)))
 
 
 def test_tiles_are_aiters():

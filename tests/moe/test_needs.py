@@ -3,7 +3,7 @@
 import pytest
 
 from moe.layout import Layout
-from moe.spec import ANY, LayerSpec, Needs, Platform, Reason, Scheme, experts_refusal
+from moe.spec import ANY, LayerSpec, Needs, Platform, Reason, Scheme
 
 CHIP = Platform(name="chip", device="cuda", features=frozenset({"cuda", "sm90"}))
 
@@ -109,18 +109,6 @@ def test_needs_that_hold_refuse_nothing():
         probe=f"{__name__}:says_yes",
     )
     assert needs.refusal(layer_spec(layout=Layout(tp_size=2)), CHIP) is None
-
-
-def test_an_activation_that_a_row_does_not_name_is_not_supported():
-    sizes = {"m": 1, "hidden": 8, "intermediate": 8, "num_experts": 2, "top_k": 1}
-    layer_spec = LayerSpec(**sizes, activation="gelu_tanh")
-    reason = experts_refusal(Needs(), layer_spec, CHIP)
-    assert (reason.code, reason.text) == (
-        "activation_unsupported",
-        "computes the activation silu, not gelu_tanh",
-    )
-    assert experts_refusal(Needs(), LayerSpec(**sizes), CHIP) is None
-    assert experts_refusal(Needs(activation_functions=ANY), layer_spec, CHIP) is None
 
 
 def test_needs_ask_only_for_what_they_name():

@@ -27,7 +27,7 @@ def test_each_matrix_has_its_own_scale_and_the_format_of_both():
         assert matrix.codes is codes
         assert matrix.scale is scale
         assert matrix.format is fmt
-        matrix.check()
+        matrix.check_scales()
 
 
 def test_scales_of_weights_without_a_format_are_refused():

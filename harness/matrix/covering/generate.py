@@ -31,10 +31,15 @@ def cover(
     before: rows or parts of rows, as factor -> literal. Small models are tried several times.
     """
     known = list(before)
-    first = Generator(model, oracle)
-    repeats = max(1, min(_REPEATS, _SMALL // max(1, first.missing.size)))
-    others = (Generator(model, oracle, seed=seed) for seed in range(1, repeats))
-    return min((g.after(known) for g in itertools.chain((first,), others)), key=len)
+    generator = Generator(model, oracle)
+    repeats = max(1, min(_REPEATS, _SMALL // max(1, generator.missing.size)))
+    best = generator.after(known)
+    for seed in range(1, repeats):
+        if len(best) <= generator.fewest:
+            break
+        generator = Generator(model, oracle, seed=seed)
+        best = min(best, generator.after(known), key=len)
+    return best
 
 
 class Generator:
@@ -49,12 +54,14 @@ class Generator:
         self._random = random.Random(seed)  # noqa: S311  # equal models must get equal rows
         self._learn_pairs()
         self.missing = Missing(model, oracle)
+        self.fewest = 0  # rows that are necessary at least, known once those before are
         self._tries = tries or max(2, min(40, _EFFORT // max(1, self.missing.size)))
 
     def after(self, before: Iterable[Mapping[int, int]]) -> tuple[Literals, ...]:
         """Return the rows that are necessary besides rows that are there."""
         for row in before:
             self.missing.remove_row(dict(row))
+        self.fewest = max(map(len, self.missing.by_target.values()), default=0)
         return tuple(self.rows())
 
     def rows(self) -> Iterator[Literals]:

@@ -7,6 +7,7 @@ from torch.nn.functional import silu
 
 from moe import intermediates
 from moe.experts.base import Experts
+from moe.formats.quant_tensor import spread_scale
 from moe.spec import MemberSpec, Needs, Numerics
 from tests.harness.checks.stage_faults import one_more
 from tests.moe.reference.plain_member import rounds
@@ -14,11 +15,11 @@ from tests.moe.reference.plain_member import rounds
 HERE = "tests.harness.checks.stage_roundings"
 
 
-def _row(name, **places):
+def _row(name, formats=("model", "model"), **places):
     return MemberSpec(
         name=name,
         target=f"{HERE}:{name}",
-        needs=Needs(dtypes=frozenset({"bf16"})),
+        needs=Needs(dtypes=frozenset({"bf16"}), formats=frozenset({formats}), dequantizes=True),
         numerics=Numerics.stated(accumulation=2.0**-22, **places),
     )
 
@@ -86,3 +87,24 @@ class WeightedByRounded(WeightedOnly):
     """The same with a router weight in bf16."""
 
     row = _row("WeightedByRounded", weighted="model", weight_dtype="model")
+
+
+class WeightedTwice(WeightedOnly):
+    """Rounds the second product, too, before a router weight in bf16, as Marlin's kernels do."""
+
+    row = _row("WeightedTwice", expert="model", weighted="model", weight_dtype="model")
+
+    def last(self, y, weight):
+        return super().last(rounds(y, "model"), weight)
+
+
+class Dequantized(GateStep):
+    """Casts the scales of int4 to bf16, and multiplies the codes by them in bf16."""
+
+    row = _row("Dequantized", ("int4_g32", "model"), dequantized="model")
+
+    def prepare_weights(self, weights):
+        self.w13, self.w2 = (
+            w.format.codec.decode(w.codes).bfloat16() * spread_scale(w).bfloat16()
+            for w in (weights.gate_up, weights.down)
+        )

@@ -45,6 +45,22 @@ def test_one_bit_is_found_and_named(monkeypatch):
     assert abs(float(first) / float(then) - 1) < 2.0**-6
 
 
+def test_the_repetition_has_the_same_rows_of_nan(monkeypatch):
+    """A row of zeros in their place would go to other experts, whose products change shape."""
+    seen = []
+    real = TorchLoopExperts.apply
+
+    def apply(self, x, routing):
+        seen.append((x.codes.float().sum().item(), routing.topk_ids.tolist()))
+        return real(self, x, routing)
+
+    monkeypatch.setattr(TorchLoopExperts, "apply", apply)
+    nan = case(m=8, dtype="f32", router="sigmoid", logits="nan", all2all="local")
+    assert run(nothing, nan.id).verdict is Verdict.PASSED
+    first, _, repeated = seen[:3]
+    assert repeated == first
+
+
 @pytest.mark.parametrize(("registry", "name"), [(EXPERTS, "torch_loop"), (ALL2ALL, "local")])
 def test_without_the_claim_of_all_bits_may_differ(monkeypatch, registry, name):
     unsteady(monkeypatch)

@@ -92,6 +92,7 @@ ROUNDINGS = {
     "WeightInside": ("gemm1", "activation", "gemm2"),
     "WeightedOnly": ("gemm1", "activation", "weighted"),
     "WeightedByRounded": ("gemm1", "activation", "weighted"),
+    "WeightedTwice": ("gemm1", "activation", "weighted"),
 }
 
 
@@ -134,3 +135,21 @@ def test_a_stage_that_is_rounded_otherwise_than_declared_is_found(name, places, 
 
     found = run(plant, rounding_member(name).id)
     assert stage in stages_of(found)
+
+
+@pytest.mark.parametrize("stated", ["model", "f32"])
+def test_weights_that_are_dequantized_in_the_layer_s_dtype(stated):
+    """The reference rounds scales and weights where the row says so; a row that does not fails."""
+
+    def plant(patch):
+        row = stage_roundings.Dequantized.row
+        numerics = dataclasses.replace(row.numerics, dequantized=stated)
+        patch.setattr(
+            stage_roundings.Dequantized, "row", dataclasses.replace(row, numerics=numerics)
+        )
+
+    name = f"{stage_roundings.HERE}:Dequantized"
+    found = run(plant, case(m=16, experts=name, quant="int4_g32").id)
+    assert found.verdict == (Verdict.PASSED if stated == "model" else Verdict.FAILED)
+    if stated == "f32":
+        assert stages_of(found)[0] == "gemm1"

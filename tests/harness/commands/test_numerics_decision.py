@@ -114,6 +114,22 @@ def test_a_wrong_row_that_no_single_place_explains_names_what_differs():
     assert getattr(decision.to_state, decision.wrong[0]) is None
 
 
+def test_what_one_case_alone_says_of_places_that_nothing_determines_is_ambiguous():
+    """As above, but the second case fits the row, too: codes at ties decide the first by chance."""
+    fits = []
+    for numerics in trials():
+        fit = fit_of(numerics, ignored=("expert", "weighted"))
+        is_right = (numerics.expert == "model") != (numerics.weighted == "model")
+        worse = dataclasses.replace(fit, squares=(9.0, fit.squares[1]), unequal=(900, 1))
+        fits.append(fit if is_right else worse)
+    once = dataclasses.replace(measured(), fits=tuple(fits))
+    decision = decide(once, Numerics(expert="f32", weighted="f32"))
+    assert (decision.ambiguous_at, decision.wrong, decision.is_right) == ("a", (), True)
+    determined = decide(once, Numerics(gemm1="f32", expert="f32", weighted="f32"))
+    assert determined.ambiguous_at is None
+    assert "gemm1" in determined.wrong
+
+
 def test_noise_within_the_tolerance_leaves_small_roundings_open():
     decision = decide(measured(noise=1.0), Numerics())
     assert decision.fitting is Fitting.WITHIN

@@ -124,3 +124,11 @@ def test_outputs_that_are_not_finite_are_called_so():
         "No customary rounding explains this: the nearest has no finite distance."
     )
     assert shown.count("\n") == 2  # no table
+
+
+def test_a_row_that_one_case_alone_contradicts_is_called_ambiguous_there():
+    fits = measured()
+    decision = dataclasses.replace(decide(fits, STATED), ambiguous_at=CASE.id)
+    *_, first, second = lines(CASE, fits, decision)
+    assert first == "Its row is ambiguous at top_k 1: only there another combination fits better,"
+    assert second == "and no place in which both differ is determined."

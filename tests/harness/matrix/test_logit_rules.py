@@ -51,5 +51,46 @@ def test_exact_inputs_have_no_gate():
 
 @pytest.mark.parametrize("quant", ["none", "fp8_tensor", "fp8_tensor_dynamic", "fp8_block"])
 def test_nan_is_refused_where_a_scale_spans_all_tokens(quant):
-    reason = logits_reason(PLAIN.replace(logits="nan", quant=quant))
-    assert (reason is not None) == (quant == "fp8_tensor_dynamic")
+    for logits in ("nan", "ties"):
+        reason = logits_reason(PLAIN.replace(logits=logits, quant=quant))
+        assert (reason is not None) == (quant == "fp8_tensor_dynamic")
+
+
+@pytest.mark.parametrize(
+    ("router", "fields", "is_refused"),
+    [
+        ("sigmoid", {"renormalize": False}, True),
+        ("triton_sigmoid", {"renormalize": False}, True),
+        ("sigmoid", {"renormalize": True}, False),
+        ("sigmoid", {"renormalize": False, "router_scale": 2.5}, False),
+        ("softmax", {"renormalize": False}, False),
+    ],
+)
+def test_large_logits_are_refused_where_every_weight_is_one(router, fields, is_refused):
+    reason = logits_reason(PLAIN.replace(logits="large", router=router, **fields))
+    assert (reason is not None) == is_refused
+    assert reason is None or "every weight of" in reason.text
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_refused"),
+    [
+        ({"n": 131}, True),
+        ({"n": 132}, True),
+        ({"n": 136}, False),
+        ({"n": 136, "tp_size": 2}, True),
+        ({"n": 136, "tp_size": 2, "use_ep": True}, False),
+        ({"n": 131, "quant": "none"}, False),
+        ({"n": 131, "exact": False}, False),
+    ],
+)
+def test_exact_inputs_need_a_largest_value_in_each_part_of_the_quantized_columns(
+    fields, is_refused
+):
+    case = PLAIN.replace(**{"exact": True, "quant": "fp8_tensor", **fields})
+    reason = logits_reason(case)
+    assert (reason is not None) == is_refused
+    assert reason is None or (reason.code, "multiple of" in reason.text) == (
+        "exact_unsupported",
+        True,
+    )

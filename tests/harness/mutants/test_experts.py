@@ -9,7 +9,10 @@ import torch
 
 from harness.mutants import FEW, named
 from harness.mutants.contributions import blamed
-from harness.mutants.recompute import redo, redo_parts
+from harness.mutants.recompute import (
+    redo,
+    redo_parts,
+)
 from tests.harness.mutants.real_layer import SAME, assert_foretold, real
 from tests.harness.mutants.samples import (
     MANY_EXPERTS,

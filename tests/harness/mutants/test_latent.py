@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from harness.mutants import FEW, named
-from harness.mutants.recompute import redo
+from harness.mutants.recompute import (
+    redo,
+)
 from harness.mutants.self_check import prove
 from harness.record.proof import Outcome
 from moe.reference.latent import LatentTruth

@@ -8,8 +8,15 @@ import pytest
 import torch
 
 from harness.mutants import FEW
-from harness.mutants.recompute import elsewhere, redo, redo_parts, shared_mlp
-from harness.mutants.steps import Steps
+from harness.mutants.recompute import (
+    elsewhere,
+    redo,
+    redo_parts,
+    shared_mlp,
+)
+from harness.mutants.steps import (
+    Steps,
+)
 from moe.quant import QUANT
 from tests.harness.mutants.real_layer import SAME
 from tests.harness.mutants.samples import apart, case, scene

@@ -6,8 +6,12 @@ import pytest
 import torch
 
 from harness.mutants import FEW, named
-from harness.mutants.recompute import redo
-from harness.mutants.steps import Steps
+from harness.mutants.recompute import (
+    redo,
+)
+from harness.mutants.steps import (
+    Steps,
+)
 from tests.harness.mutants.real_layer import SAME, assert_foretold, real, scaled
 from tests.harness.mutants.samples import apart, assert_no_mistake, case, scene
 

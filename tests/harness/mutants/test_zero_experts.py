@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from harness.mutants import FEW, NotApplicable, named
-from harness.mutants.recompute import redo
+from harness.mutants.recompute import (
+    redo,
+)
 from harness.mutants.self_check import prove
 from harness.record.proof import Outcome
 from tests.harness.mutants.real_layer import SAME

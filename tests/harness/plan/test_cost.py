@@ -24,10 +24,12 @@ def test_padding_adapters_and_projections_count():
         assert all(a > b for a, b in zip(estimates(**more), base, strict=True)), more
     assert estimates(latent=64)[1] < base[1]  # narrower experts
     padded = case(n=100, k=72, tp_size=2, roundup=64).layer_spec
-    assert cost.padded_sizes(padded, largest=1) == (128, 128)
+    assert cost.padded_sizes(padded) == (128, 128)
     assert cost.padded_sizes(case(n=100, k=72, use_ep=True, roundup=64).layer_spec) == (128, 128)
-    pads = case(n=128, k=128, quant="mxfp4").layer_spec
-    assert pads.pads == (cost.padded_sizes(pads) == (256, 256))
+    for quant in ("none", "mxfp4"):  # the second one does not pad
+        layer_spec = case(n=128, k=128, quant=quant).layer_spec
+        wide = cost.padded_sizes(layer_spec, 256)
+        assert wide == ((256, 256) if layer_spec.pads else (128, 128))
 
 
 def test_the_share_of_memory_is_that_of_all_ranks_and_at_one_a_case_does_not_fit():

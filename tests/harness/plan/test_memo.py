@@ -193,7 +193,9 @@ def probed(monkeypatch):
         function = declared(lambda layer_spec, platform: narrow(layer_spec, platform))
         monkeypatch.setitem(globals(), "probe", function)
         plain = {"formats": ANY, "dtypes": ANY, "activation_functions": ANY, "layer_features": ANY}
-        needs = Needs(probe=f"{__name__}:probe", dequantizes=True, padding=True, **plain)
+        needs = Needs(
+            probe=f"{__name__}:probe", dequantizes=True, padding=True, adapters=True, **plain
+        )
         table = Registry("experts", ())
         table._rows = {"probed": MemberSpec(name="probed", target="json:loads", needs=needs)}
         monkeypatch.setattr(refusals, "EXPERTS", table)

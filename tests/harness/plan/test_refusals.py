@@ -358,3 +358,18 @@ def test_a_group_that_does_not_divide_the_hidden_size_is_refused():
     assert "the hidden size 144 is not a multiple of a group, 32; choose" in reason.text
     fits = make_plan([case(quant="nvfp4", k=144)], CPU)
     assert len(fits.cases) == 1, "a group of 16 divides it"
+
+
+def test_small_tiles_of_interpreted_kernels_are_for_small_layers():
+    large = {"m": 16, "n": 256, "k": 384, "num_experts": 16, "top_k": 6, "experts": "triton"}
+    reason = refusal(case(**large, call="small_tiles"))
+    assert reason.code == "interpreter_too_slow"
+    assert "interpreted kernels in small tiles would take about" in reason.text
+    small = {**large, "n": 64, "k": 96, "num_experts": 4, "top_k": 2, "call": "small_tiles"}
+    run = [
+        case(**large),
+        case(**small),
+        case(**large, call="small_tiles").replace(experts="torch_loop"),
+    ]
+    assert len(make_plan(run, CPU).cases) == 3
+    assert len(make_plan([case(**large, call="small_tiles")], planned_for("cuda_sm90")).cases) == 1

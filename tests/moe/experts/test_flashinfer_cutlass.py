@@ -7,13 +7,7 @@ import torch
 
 from moe import guarded_buffers
 from moe.experts import EXPERTS, flashinfer_probe
-from moe.experts.flashinfer_cutlass import (
-    FlashInferCutlassExperts,
-    kernel_routing,
-    quant_scales,
-    up_then_gate,
-)
-from moe.formats import FORMATS
+from moe.experts.flashinfer_cutlass import FlashInferCutlassExperts, kernel_routing
 from moe.quant import QUANT
 from moe.quant.none import NoQuant
 from moe.spec import LayerSpec, Platform, resolve
@@ -29,22 +23,6 @@ def layer_spec(**changes):
     return LayerSpec(**{**sizes, **changes})
 
 
-def weights(**fields):
-    w13, w2 = torch.zeros(3, 8, 4), torch.zeros(3, 4, 4)
-    return ExpertWeights(w13=w13, w2=w2, **fields)
-
-
-# Conversions.
-
-
-def test_gate_and_up_change_places_within_each_expert():
-    w13 = torch.arange(2 * 4 * 3).view(2, 4, 3)
-    swapped = up_then_gate(w13)
-    assert torch.equal(swapped[:, :2], w13[:, 2:])
-    assert torch.equal(swapped[:, 2:], w13[:, :2])
-    assert swapped.is_contiguous()
-
-
 def test_a_padding_slot_keeps_its_id_and_weighs_nothing():
     ids = torch.tensor([[1, -1], [-1, -1], [0, 2]])
     given = torch.tensor([[0.25, float("nan")], [float("inf"), 7.0], [0.5, 0.75]])
@@ -53,38 +31,6 @@ def test_a_padding_slot_keeps_its_id_and_weighs_nothing():
     assert kernel_ids.dtype == torch.int32
     assert kernel_weights.tolist() == [[0.25, 0.0], [0.0, 0.0], [0.5, 0.75]]
     assert kernel_weights.dtype == torch.float32
-
-
-def test_fp8_scales_are_those_of_sums_intermediate_sums_and_input():
-    found = quant_scales(
-        weights(
-            w13_scale=torch.tensor([1.0, 2.0, 3.0]),
-            w2_scale=torch.tensor([4.0, 5.0, 6.0]),
-            a1_scale=torch.tensor(0.5),
-            a2_scale=torch.tensor(0.25),
-            format=FORMATS["fp8_tensor"],
-        )
-    )
-    assert [scale.tolist() for scale in found] == [[0.5, 1.0, 1.5], 4.0, [1.0, 1.25, 1.5], 0.5]
-    assert {scale.dtype for scale in found} == {torch.float32}
-
-
-def test_unquantized_weights_have_no_scales():
-    assert quant_scales(weights()) == []
-
-
-def test_dynamic_activation_scales_are_refused():
-    given = weights(w13_scale=torch.ones(3), w2_scale=torch.ones(3))
-    with pytest.raises(ValueError, match="does not take dynamic scales: pass w13_scale"):
-        quant_scales(given)
-
-
-def test_block_scales_are_refused():
-    one = torch.tensor(1.0)
-    scales = dict.fromkeys(("w13_scale", "w2_scale", "a1_scale", "a2_scale"), one)
-    given = weights(**scales, format=FORMATS["fp8_block"])
-    with pytest.raises(ValueError, match=r"one weight scale per expert, not fp8_block"):
-        quant_scales(given)
 
 
 class NeverCalled:

@@ -1,17 +1,16 @@
 """Whether a built module of FlashInfer is there, and takes the sizes."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
-from moe.experts import flashinfer_probe
+from moe.experts import EXPERTS, flashinfer_probe
+from moe.platforms import platform
 from moe.quant import QUANT
-from moe.spec import LayerSpec, Platform
+from moe.spec import LayerSpec, Platform, experts_refusal
 
 H200 = Platform(name="cuda_sm90", device="cuda", features=frozenset({"cuda", "sm90"}))
-
-
-FP8 = QUANT.row("fp8_tensor").scheme
 
 
 def layer_spec(**changes):
@@ -80,10 +79,45 @@ def test_a_module_of_another_version_does_not_count(site):
     assert flashinfer_probe.built(layer_spec(), H200).code == "module_not_built"
 
 
-def test_sizes_that_the_kernel_cannot_load_are_refused_first(site):
+def test_each_chip_has_a_module_of_its_own(site):
     put_module(site / "site/flashinfer/data/aot")
-    assert flashinfer_probe.built(layer_spec(hidden=72), H200) is None
-    reason = flashinfer_probe.built(layer_spec(hidden=72, scheme=FP8), H200)
-    assert reason.code == "size_not_multiple"
-    assert reason.text == "hidden size 72 is not a multiple of 16, as fp8_tensor needs"
-    assert flashinfer_probe.built(layer_spec(intermediate=36), H200).code == "size_not_multiple"
+    assert flashinfer_probe.built(layer_spec(), H200) is None
+    b200 = Platform(name="cuda_sm100", device="cuda", features=frozenset({"cuda", "sm100"}))
+    assert "no built fused_moe_100.so" in flashinfer_probe.built(layer_spec(), b200).text
+    other = Platform(name="other", device="cuda", features=frozenset({"cuda"}))
+    reason = flashinfer_probe.built(layer_spec(), other)
+    assert (reason.code, "not for other" in reason.text) == ("platform_lacks_feature", True)
+
+
+@pytest.mark.parametrize(
+    ("quant", "chip", "fields", "code", "text"),
+    [
+        ("none", "cuda_sm90", {"hidden": 72, "intermediate": 40}, None, ""),
+        ("none", "cuda_sm90", {"intermediate": 36}, "size_not_multiple", "not a multiple of 8"),
+        (
+            "fp8_tensor",
+            "cuda_sm90",
+            {"hidden": 72},
+            "size_not_multiple",
+            "72 is not a multiple of",
+        ),
+        ("fp8_tensor", "cuda_sm100", {}, None, ""),
+        ("mxfp4", "cuda_sm90", {"hidden": 256, "intermediate": 128}, None, ""),
+        ("mxfp4", "cuda_sm90", {"hidden": 192, "intermediate": 128}, "size_not_multiple", "of 128"),
+        ("mxfp4", "cuda_sm100", {}, "activation_format_unsupported", "mxfp8 on cuda_sm100, not"),
+        ("mxfp4_mxfp8", "cuda_sm90", {}, "activation_format_unsupported", "model on cuda_sm90"),
+        ("mxfp4_mxfp8", "cuda_sm100", {"hidden": 256, "intermediate": 128}, None, ""),
+        ("nvfp4", "cuda_sm90", {}, "weight_format_unsupported", "on cuda_sm90, not nvfp4"),
+        ("nvfp4", "cuda_sm100", {"hidden": 256, "intermediate": 128}, None, ""),
+        ("nvfp4_dynamic", "cuda_sm100", {}, "activation_format_unsupported", "not nvfp4_dynamic"),
+        ("fp8_block", "cuda_sm90", {}, "weight_format_unsupported", "not fp8_block"),
+        ("none", "cuda_sm80", {}, "platform_lacks_feature", "fp8_mma"),
+    ],
+)
+def test_formats_and_their_multiples_by_chip(monkeypatch, quant, chip, fields, code, text):
+    monkeypatch.setattr("moe.needs.package_refusal", lambda package: None)
+    needs = dataclasses.replace(EXPERTS.row("flashinfer_cutlass").needs, probe=None)
+    spec = layer_spec(scheme=QUANT.row(quant).scheme, **fields)
+    reason = experts_refusal(needs, spec, platform(chip))
+    assert (reason and reason.code) == code
+    assert text in (reason.text if reason else "")

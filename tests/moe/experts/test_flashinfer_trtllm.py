@@ -30,6 +30,7 @@ ENUMS = {
 def kernels(monkeypatch):
     names = ("trtllm_bf16_moe", "trtllm_fp8_block_scale_moe")
     names += ("trtllm_bf16_routed_moe", "trtllm_fp8_block_scale_routed_moe")
+    names += ("trtllm_fp4_block_scale_moe", "trtllm_fp4_block_scale_routed_moe")
     functions = {name: Recorder() for name in names}
     install(
         monkeypatch,
@@ -107,6 +108,27 @@ def test_fp8_scales_follow_their_halves_and_those_of_tokens_lie_by_group(kernels
     assert torch.equal(given["hidden_states_scale"], x.scale.t())
     assert given["use_shuffled_weight"] is False
     assert given["fp8_quantization_type"] is ENUMS["Fp8QuantizationType"].DeepSeekFp8
+
+
+@pytest.mark.parametrize(
+    ("quant_name", "groups"), [("mxfp4", None), ("mxfp4_mxfp8", 8), ("nvfp4", 16)]
+)
+def test_fp4_is_given_with_the_input_s_scales_as_bytes(kernels, quant_name, groups):
+    backend, x, routing, _ = made("flashinfer_trtllm", quant_name, hidden=256)
+    backend.apply(x, torch.randn(32, 8))
+    given = kernels["trtllm_fp4_block_scale_moe"].options
+    assert given["hidden_states"] is x.codes
+    scale = given["hidden_states_scale"]
+    assert (scale is None) == (groups is None)
+    if scale is not None:
+        assert (scale.dtype, scale.shape) == (torch.float8_e4m3fn, (32, groups))
+    assert given["intermediate_size"] == 128
+    assert not {"use_shuffled_weight", "weight_layout"} & given.keys()
+    routed, x, routing, _ = made("flashinfer_trtllm_routed", quant_name, hidden=256)
+    routed.apply(x, routing)
+    other = kernels["trtllm_fp4_block_scale_routed_moe"].options
+    assert other["routing_bias"] is None
+    assert torch.equal(other["gemm1_weights"], given["gemm1_weights"])
 
 
 @pytest.mark.parametrize("quant_name", ["none", "fp8_block"])

@@ -163,9 +163,9 @@ def test_formats_that_do_not_go_together_are_named(kernel_device):
     with pytest.raises(MoEError, match="6 output rows are not a multiple of 4 input rows"):
         _call(x, w, rows=6)
     with pytest.raises(MoEError, match=r"scales of shape \(3,\) of \(4, 128\) codes"):
-        _call(x, w, x_scale=torch.ones(3))
+        _call(x.to(torch.float8_e4m3fn), w.to(torch.float8_e4m3fn), x_scale=torch.ones(3))
     with pytest.raises(MoEError, match=r"scales of shape \(2, 3\) of \(2, 64, 128\) codes"):
-        _call(x, w, w_scale=torch.ones(2, 3))
+        _call(x, w.to(torch.float8_e4m3fn), w_scale=torch.ones(2, 3))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
