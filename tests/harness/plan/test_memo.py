@@ -1,6 +1,7 @@
 """Needs read what they declare, so that an answer for equal values may be kept."""
 
 import dataclasses
+import functools
 import random
 
 import pytest
@@ -66,6 +67,12 @@ class DeclaredProblem:
         return getattr(self._layer_spec, name)
 
 
+@functools.cache
+def spec_of(case):
+    """Of the same few cases many needs ask for it."""
+    return case.layer_spec
+
+
 class DeclaredCase:
     """A case of which only the axes can be read that some needs declare."""
 
@@ -80,7 +87,7 @@ class DeclaredCase:
     @property
     def layer_spec(self):
         fields = FIELDS if self._need.reads is None else self._need.reads
-        return DeclaredProblem(self._case.layer_spec, fields)
+        return DeclaredProblem(spec_of(self._case), fields)
 
 
 def machines():
@@ -140,13 +147,19 @@ def sample(count, seed=0):
         yield case
 
 
+@functools.cache
+def sampled():
+    return tuple(sample(80))
+
+
 def check_reads(need, cases):
     """Raises LookupError for a field that is read and not declared."""
     remembered = Remembered((need,))
     for case in cases:
         limited = DeclaredCase(case, need, remembered.axes)
-        assert Remembered((need,))(limited) == need.refuse(case.layer_spec)
-        assert remembered(limited) == need.refuse(case.layer_spec)
+        refused = need.refuse(spec_of(case))
+        assert Remembered((need,))(limited) == refused
+        assert remembered(limited) == refused
 
 
 def test_every_family_of_a_case_is_asked():
@@ -155,7 +168,7 @@ def test_every_family_of_a_case_is_asked():
 
 @pytest.mark.parametrize(("family", "name"), list(rows()))
 def test_a_need_reads_no_axis_that_it_does_not_declare(family, name):
-    cases = list(sample(80))
+    cases = sampled()
     for machine in machines():
         for needs_of in ASKED[family]:
             for need in needs_of(machine, name):
@@ -171,14 +184,14 @@ def test_a_probe_reads_what_it_declares_on_a_machine_without_its_package_too(row
         need = Need(
             reads=fields_read(probe), refuse=lambda layer_spec, on=platform: probe(layer_spec, on)
         )
-        check_reads(need, list(sample(80)))
+        check_reads(need, sampled())
 
 
 @pytest.mark.parametrize("needs_of", OF_EVERY_CASE)
 def test_what_every_case_needs_reads_no_axis_that_it_does_not_declare(needs_of):
     for machine in machines():
         for need in needs_of(machine, ""):
-            check_reads(need, list(sample(80)))
+            check_reads(need, sampled())
 
 
 def narrow(layer_spec, platform):
