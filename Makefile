@@ -1,7 +1,8 @@
 # One command each. The first makes everything that it needs:
 #   make test-matrix   sets up .venv and runs the suite that fits this machine
 #   make test          the project's own checks and tests
-#   make test-extra-rows   the same tests with one more row in every table, see tests/extra_rows
+#   make test-extra-rows   with one more row in every table (tests/extra_rows), the tests that can
+#                          tell: see tests/row_selection.py
 #   make compile-matrix    compiles all Triton kernels of the suites for other chips, without a GPU
 #   make bench-kernels     times every format of the Triton kernels beside other backends, on a GPU
 #   make golden            writes anew what the oracle decides and what plans refuse (tests/golden)
@@ -27,6 +28,9 @@ export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 else
 PY := .venv/bin/python
 endif
+
+# A file's tests stay in one worker: what its fixtures take seconds to make, they make once.
+WORKERS = -n 2 --dist loadfile
 
 # Both end with one line where there is no Python that will do.
 IS_NEW_ENOUGH = -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
@@ -56,14 +60,14 @@ golden: setup
 	$(PY) -m harness.plan.golden
 
 test: check
-	$(PY) -m pytest -n 2 $(ARGS)
+	$(PY) -m pytest $(WORKERS) $(ARGS)
 
 test-extra-rows: setup
-	PYTHONPATH=$(CURDIR)/tests/extra_rows$(if $(PYTHONPATH),:$(PYTHONPATH)) $(PY) -m pytest -n 2 $(ARGS)
+	PYTHONPATH=$(CURDIR)/tests/extra_rows$(if $(PYTHONPATH),:$(PYTHONPATH)) $(PY) -m pytest $(WORKERS) $(ARGS)
 
 test-subjects: EXTRAS = subjects
 test-subjects: setup
-	$(PY) -m pytest -n 2 $(ARGS) tests/moe/test_released.py \
+	$(PY) -m pytest $(WORKERS) $(ARGS) tests/moe/test_released.py \
 	    tests/moe/experts/test_transformers_experts.py tests/moe/experts/test_torchtitan_experts.py \
 	    tests/moe/layers/test_transformers_blocks.py tests/moe/layers/test_torchtitan_moe.py
 

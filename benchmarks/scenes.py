@@ -13,7 +13,7 @@ import torch
 
 from harness.fixtures import counter_hash, tensors
 from harness.fixtures.layer_call import Call, JudgedOutput
-from harness.fixtures.layer_under_test import IDEAL, Scales, _static_scales
+from harness.fixtures.layer_under_test import IDEAL, _static_scales
 from harness.fixtures.rank_context import RankContext
 from harness.mutants.sample import Scene, scene_of
 from moe.experts import EXPERTS
@@ -25,6 +25,7 @@ from moe.types import TORCH_DTYPE, Routing
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from harness.fixtures.layer_under_test import Scales
     from harness.matrix.case import MoETestConfig
     from moe.reference.result import Answer
 

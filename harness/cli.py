@@ -12,6 +12,7 @@ import time
 import traceback
 from collections import Counter
 from contextlib import closing, contextmanager, suppress
+from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
 from harness.commands import last_lines, listing
@@ -30,7 +31,7 @@ from moe.errors import MoEError
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Generator, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
     from types import FrameType
 
     from harness.plan.selection import Selection
@@ -221,72 +222,39 @@ def _announce(plan: Plan, remaining: Plan, folder: RunFolder) -> None:
     )
 
 
-def doctor(_: argparse.Namespace) -> int:
-    from harness.commands.doctor import examine
-
-    return examine()
-
-
-def fuzz(args: argparse.Namespace) -> int:
+def _fuzz(args: argparse.Namespace) -> int:
     from harness.commands.fuzz import main as fuzz_main
 
     with _terminable():
         return fuzz_main(args)
 
 
-def numerics(args: argparse.Namespace) -> int:
-    from harness.commands.numerics import infer
-
-    return infer(args)
-
-
-def power(args: argparse.Namespace) -> int:
+def _power(args: argparse.Namespace) -> int:
     from harness.commands.power import certify
 
     return certify(args, run)
 
 
-def coverage(args: argparse.Namespace) -> int:
-    from harness.commands.coverage import show_coverage
+def _on_use(module: str, function: str) -> Callable[[argparse.Namespace], int]:
+    """Return a command that is imported when it is called: `list` need not wait for others."""
 
-    return show_coverage(args)
+    def command(args: argparse.Namespace) -> int:
+        return int(getattr(import_module(f"harness.commands.{module}"), function)(args))
 
-
-def explain(args: argparse.Namespace) -> int:
-    from harness.commands.explain import show_choice
-
-    return show_choice(args)
-
-
-def compile_matrix(args: argparse.Namespace) -> int:
-    from harness.commands.compile_kernels import compile_matrix
-
-    return compile_matrix(args)
-
-
-def report(args: argparse.Namespace) -> int:
-    from harness.commands.report import show_report
-
-    return show_report(args)
-
-
-def schema(args: argparse.Namespace) -> int:
-    from harness.commands.schema import show_schema
-
-    return show_schema(args)
+    return command
 
 
 COMMANDS = {
     "run": run,
-    "fuzz": fuzz,
-    "power": power,
-    "numerics": numerics,
+    "fuzz": _fuzz,
+    "power": _power,
+    "numerics": _on_use("numerics", "infer"),
     "list": listing.show_list,
     "plan": listing.show_plan,
-    "coverage": coverage,
-    "explain": explain,
-    "compile": compile_matrix,
-    "report": report,
-    "schema": schema,
-    "doctor": doctor,
+    "coverage": _on_use("coverage", "show_coverage"),
+    "explain": _on_use("explain", "show_choice"),
+    "compile": _on_use("compile_kernels", "compile_matrix"),
+    "report": _on_use("report", "show_report"),
+    "schema": _on_use("schema", "show_schema"),
+    "doctor": _on_use("doctor", "examine"),
 }

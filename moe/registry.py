@@ -7,7 +7,7 @@ the class has its row as the attribute `row`, and is the class that is loaded.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
@@ -82,7 +82,10 @@ class Registry(Generic[R]):
     def _carried(self, name: str) -> R:
         """Return the row of a class, with the class as target even if the row was inherited."""
         try:
-            return replace(cast("R", resolve(name).row), target=name)
+            row = resolve(name).row
+            if not is_dataclass(row):
+                raise TypeError(f"its `row` is a {type(row).__name__}, no row of this family")
+            return replace(cast("R", row), target=name)
         except (
             Exception
         ) as error:  # importing runs another package's code, which can raise anything

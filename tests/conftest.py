@@ -19,8 +19,21 @@ if TYPE_CHECKING:
 
 _GPU_FILES = ("/proc/driver/nvidia/version", "/dev/kfd")
 
+# Workers side by side share the cores: threads that wait for each other cost more than they save.
+_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+if _WORKERS > 1:
+    _THREADS = max(1, len(os.sched_getaffinity(0)) // _WORKERS)
+    os.environ.setdefault("OMP_NUM_THREADS", str(_THREADS))
+
 if not any(Path(name).exists() for name in _GPU_FILES):
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    from tests import row_selection
+
+    if row_selection.with_extra_rows():
+        row_selection.select(config, items)
 
 
 @pytest.fixture

@@ -27,6 +27,8 @@ from harness.matrix import expand
 from harness.matrix.case import AXES, MoETestConfig
 from harness.matrix.load import find, load
 from harness.plan import cost, support_table
+from harness.plan.machine import planned_for
+from harness.plan.plan import make_plan
 from harness.record.proof import Outcome
 from harness.record.result import Verdict
 from harness.record.rounding_fit import PLACES
@@ -252,6 +254,43 @@ def test_make_targets_and_variables_exist(doc: Path) -> None:
         name, equals, _ = word.partition("=")
         known = rf"\b{name}\b" if equals else rf"^{name}:"
         assert re.search(known, makefile, re.MULTILINE), word
+
+
+FEATURES = ROOT / "docs" / "features.md"
+
+
+def feature_commands() -> list[tuple[list[str], int]]:
+    """The words of each command of the features' tables, and the code it says that it ends with."""
+    rows = re.findall(
+        r"^\| [^|]+ \| `([^`|]+)`(?: \(ends with (\d+)\))? \|", FEATURES.read_text(), re.M
+    )
+    return [(shlex.split(command), int(code or 0)) for command, code in rows]
+
+
+def test_each_feature_has_a_command() -> None:
+    lines = FEATURES.read_text().splitlines()
+    rows = [line for line in lines if line.startswith("| ") and not line.startswith("| feature ")]
+    assert len(rows) == len(feature_commands()) > 30
+
+
+def test_the_cases_of_the_features_run_on_a_cpu() -> None:
+    runs = [words for words, _ in feature_commands() if words[0] == "run"]
+    cases = [MoETestConfig.from_id(text) for words in runs for text in parse(words).case]
+    assert make_plan(cases, planned_for("cpu")).refused == ()
+
+
+def test_what_the_features_list_and_explain_ends_as_they_say(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked = [pair for pair in feature_commands() if pair[0][0] in ("list", "explain")]
+    assert [(words, main(words)) for words, _ in asked] == asked
+    capsys.readouterr()
+
+
+def test_the_tests_of_the_features_exist() -> None:
+    for words in (words for words, _ in feature_commands() if words[0] == "pytest"):
+        path, _, name = words[1].partition("::")
+        assert f"def {name or 'test_'}" in (ROOT / path).read_text(), words
 
 
 # What is listed is all there is.

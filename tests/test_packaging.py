@@ -98,7 +98,7 @@ def test_no_python_is_one_line(tmp_path):
 def test_the_tests_run_with_one_more_row_in_every_table():
     steps = make("test-extra-rows", f"PYTHON={sys.executable}").stdout
     assert f"PYTHONPATH={ROOT}/tests/extra_rows:{ROOT}" in steps
-    assert f"{sys.executable} -m pytest -n 2" in steps
+    assert f"{sys.executable} -m pytest -n 2 --dist loadfile" in steps
     venv = make("test-extra-rows").stdout
     assert re.search(
         rf"^PYTHONPATH={ROOT}/tests/extra_rows\S* \.venv/bin/python -m pytest", venv, re.M

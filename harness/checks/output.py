@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness.checks import element_and_bias
-from harness.formatting import numbers_text
+from harness.checks.output_text import not_finite, row_numbers, rows_text, value_ranges
+from harness.checks.row_errors import RowErrors, norm_of_all, ratio
 from harness.record.result import Verdict
 
 if TYPE_CHECKING:
@@ -43,51 +44,6 @@ class Judgement:
     verdict: Verdict
     messages: tuple[str, ...] = ()
     metrics: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Rows:
-    """Hold norms per row, [T] float32: of the error, both sides and the tolerance."""
-
-    distance: Tensor
-    actual: Tensor
-    reference: Tensor
-    tolerance: Tensor
-    total_tolerance: Tensor  # each row's part of the tolerance of all rows together
-    fine: element_and_bias.ElementAndBias
-
-    @property
-    def exceeds(self) -> Tensor:
-        """Return [T] bool: rows beyond their tolerance; a NaN tolerance counts as exceeded."""
-        return ~(self.distance <= self.tolerance)
-
-    @property
-    def used(self) -> Tensor:
-        """Return [T], the fraction of its tolerance that each row uses."""
-        return _ratio(self.distance, self.tolerance)
-
-    @property
-    def relative_error(self) -> Tensor:
-        """Return [T], the norm of each row's error over the norm of its reference."""
-        return _ratio(self.distance, self.reference)
-
-    @property
-    def total_used(self) -> float:
-        """Return the fraction of the total tolerance that all rows together use."""
-        return float(_ratio(_length(self.distance), _length(self.total_tolerance)))
-
-
-def _length(lengths: Tensor) -> Tensor:
-    """Return [] float64, the norm of all rows together."""
-    length: Tensor = torch.linalg.vector_norm(lengths, dtype=torch.float64)
-    return length
-
-
-def _ratio(numerators: Tensor, denominators: Tensor) -> Tensor:
-    """Return the ratio; 0 / 0 is 0, and x / 0 the largest finite number."""
-    zeros, largest = torch.zeros_like(numerators), torch.finfo(numerators.dtype).max
-    ratio = torch.where(numerators > 0, numerators / denominators, zeros)
-    return torch.where(ratio == torch.inf, largest, ratio)
 
 
 def tolerance_factors(variance: Tensor, columns: int) -> tuple[float, float]:
@@ -139,14 +95,14 @@ def judge(actual: Tensor, answer: Answer, factors: tuple[float, float] | None = 
             "the reference holds NaN or Inf: the inputs are out of range, not the output"
         )
     if not rows.distance.isfinite().all():
-        text = _not_finite(actual.to(answer.out.dtype))
+        text = not_finite(actual.to(answer.out.dtype))
         if text is not None:
             metrics = {"rows": float(len(actual))}
             return Judgement(verdict=Verdict.FAILED, messages=(text,), metrics=metrics)
     return _verdict(actual, answer, rows)
 
 
-def _rows(actual: Tensor, answer: Answer, factors: tuple[float, float]) -> _Rows:
+def _rows(actual: Tensor, answer: Answer, factors: tuple[float, float]) -> RowErrors:
     """Measure all rows, in chunks: on a CPU, chunks that stay in its caches are much faster."""
     chunk_elements = _CHUNK_ELEMENTS.get(actual.device.type, actual.numel())
     chunk_rows, lengths = max(1, chunk_elements // max(actual.shape[1], 1)), []
@@ -156,7 +112,7 @@ def _rows(actual: Tensor, answer: Answer, factors: tuple[float, float]) -> _Rows
     distance, length, reference, peak = (
         torch.cat(columns) for columns in zip(*lengths, strict=True)
     )
-    return _Rows(
+    return RowErrors(
         distance=distance,
         actual=length,
         reference=reference,
@@ -177,33 +133,13 @@ def _check(actual: Tensor, answer: Answer) -> None:
         raise ValueError(f"an output of dtype {actual.dtype} cannot be judged; pass floats")
 
 
-def _not_finite(values: Tensor) -> str | None:
-    """Describe where NaN and Inf are, or return None. Rows of NaN only were likely not written."""
-    broken = ~values.isfinite()
-    if not broken.any():
-        return None
-    rows = broken.any(dim=1).nonzero().flatten()
-    unwritten = values.isnan().all(dim=1)
-    first_row = int(rows[0])
-    first_column = int(broken[first_row].nonzero()[0])
-    message = (
-        f"{int(values.isnan().sum())} NaN and {int(values.isinf().sum())} Inf of {values.numel()} "
-        f"elements, in {len(rows)} of {len(values)} rows {_ranges(rows.tolist())}, "
-        f"first at [{first_row}, {first_column}]"
-    )
-    if unwritten.any():
-        unwritten_rows = _ranges(unwritten.nonzero().flatten().tolist())
-        message += f"; rows {unwritten_rows} are all NaN: never written, or computed from NaN"
-    return message
-
-
-def _verdict(actual: Tensor, answer: Answer, rows: _Rows) -> Judgement:
+def _verdict(actual: Tensor, answer: Answer, rows: RowErrors) -> Judgement:
     metrics = _metrics(rows)
     exceeding = rows.exceeds.nonzero().flatten()
     messages = []
     if len(exceeding):
         _check_tolerance(rows.tolerance, exceeding)
-        messages.append(_rows_text(actual, answer.out, rows, exceeding))
+        messages.append(rows_text(actual, answer.out, rows, exceeding))
     elif rows.total_used > 1:
         messages.append(
             "every row is within tolerance, but the total error is "
@@ -212,7 +148,7 @@ def _verdict(actual: Tensor, answer: Answer, rows: _Rows) -> Judgement:
     else:
         messages += rows.fine.messages(actual, answer.out)
     if messages:
-        messages.append(_value_ranges(actual, answer.out, metrics))
+        messages.append(value_ranges(actual, answer.out, metrics))
         return Judgement(verdict=Verdict.FAILED, messages=tuple(messages), metrics=metrics)
     too_loose = (rows.reference <= rows.tolerance).nonzero().flatten()
     if len(too_loose):
@@ -228,18 +164,19 @@ def _check_tolerance(tolerance: Tensor, exceeding: Tensor) -> None:
     """Raise ValueError if a tolerance is NaN: then the output is neither right nor wrong."""
     undefined = exceeding[tolerance[exceeding].isnan()]
     if len(undefined):
+        rows = row_numbers(undefined.tolist())
         raise ValueError(
-            f"the tolerance of {len(undefined)} rows {_ranges(undefined.tolist())} is NaN, so they "
-            "cannot be judged: a noise term of the reference overflowed; check the truth of the "
-            "activation and the size of the inputs"
+            f"the tolerance of {len(undefined)} rows {rows} is NaN, so they cannot be judged: a "
+            "noise term of the reference overflowed; check the truth of the activation and the "
+            "size of the inputs"
         )
 
 
-def _metrics(rows: _Rows) -> dict[str, float]:
+def _metrics(rows: RowErrors) -> dict[str, float]:
     numbers = torch.stack([rows.relative_error.amax(), rows.used.amax(), rows.exceeds.sum()])
     worst_row, used, bad_rows = numbers.tolist()
     return {
-        "rel_rms": float(_ratio(_length(rows.distance), _length(rows.reference))),
+        "rel_rms": float(ratio(norm_of_all(rows.distance), norm_of_all(rows.reference))),
         "worst_row": worst_row,
         "one_minus_cosine": _one_minus_cosine(rows),
         "bound_used": max(used, rows.total_used, rows.fine.worst_element_used, rows.fine.bias_used),
@@ -248,46 +185,10 @@ def _metrics(rows: _Rows) -> dict[str, float]:
     }
 
 
-def _one_minus_cosine(rows: _Rows) -> float:
+def _one_minus_cosine(rows: RowErrors) -> float:
     """Compute it from three norms: a sum of products would lose it to rounding."""
     lengths = (rows.distance, rows.actual, rows.reference)
-    distance, actual, reference = (float(_length(length)) for length in lengths)
+    distance, actual, reference = (float(norm_of_all(each)) for each in lengths)
     if actual * reference == 0:
         return 1.0
     return (distance**2 - (actual - reference) ** 2) / (2 * actual * reference)
-
-
-def _rows_text(actual: Tensor, expected: Tensor, rows: _Rows, exceeding: Tensor) -> str:
-    worst = int(rows.used.argmax())
-    values = actual[worst].to(expected.dtype)
-    column = int((values - expected[worst]).abs().argmax())
-    message = (
-        f"{len(exceeding)} of {len(actual)} rows wrong {_ranges(exceeding.tolist())}; "
-        f"worst row {worst}: {_error_text(rows, worst)}; element [{worst}, {column}] is "
-        f"{float(values[column]):.6g}, expected {float(expected[worst, column]):.6g}"
-    )
-    zero_rows = (rows.actual == 0) & (rows.reference > 0)
-    if zero_rows.any():
-        message += f"; rows {_ranges(zero_rows.nonzero().flatten().tolist())} are all zero"
-    return message
-
-
-def _error_text(rows: _Rows, row: int) -> str:
-    if float(rows.reference[row]) == 0:
-        return "expected all zeros"
-    error = f"relative rms error {float(rows.relative_error[row]):.3g}"
-    if float(rows.tolerance[row]) == 0:
-        return f"{error}, expected to be exact"
-    return f"{error}, {float(rows.used[row]):.3g}x its tolerance"
-
-
-def _value_ranges(actual: Tensor, expected: Tensor, metrics: dict[str, float]) -> str:
-    return (
-        f"values {float(actual.min()):.4g}..{float(actual.max()):.4g}, expected "
-        f"{float(expected.min()):.4g}..{float(expected.max()):.4g}; relative rms error "
-        f"{metrics['rel_rms']:.4g}, 1 - cosine {metrics['one_minus_cosine']:.3g}"
-    )
-
-
-def _ranges(numbers: list[int]) -> str:
-    return f"({numbers_text(numbers)})"

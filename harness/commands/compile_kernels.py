@@ -14,7 +14,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import ExitCode, InfrastructureError, NothingSelected
+from harness.errors import ExitCode, InfrastructureError, NothingSelected, UsageError
 from harness.plan import machine, selection
 from harness.plan.plan import make_plan
 from moe.experts import EXPERTS
@@ -79,6 +79,7 @@ def compile_matrix(args: argparse.Namespace) -> int:
     """Compile, print a table, and return the exit code: 1 if a kernel fails."""
     began = time.monotonic()
     names = args.platform or DEFAULT_CHIPS
+    _check(names, args.cache)
     ids = {PLATFORMS.row(name).arch: ids_for(_points(args, name), name) for name in names}
     if not any(ids.values()):
         raise NothingSelected("no case of these suites launches a Triton kernel of this project")
@@ -93,6 +94,18 @@ def compile_matrix(args: argparse.Namespace) -> int:
     total = sum(of.done for of in totals.values())
     print(f"{total} binaries, {len(failures)} failure(s), {time.monotonic() - began:.1f} s")
     return ExitCode.FAILED if failures else ExitCode.PASSED
+
+
+def _check(names: Iterable[str], cache: Path) -> None:
+    """Raise UsageError for a platform without compiled kernels, or a cache that is no folder."""
+    for name in names:
+        if platform(name).triton_target is None:
+            chips = ", ".join(row.name for row in PLATFORMS if platform(row.name).triton_target)
+            raise UsageError(f"--platform {name}: Triton compiles nothing for it (chips: {chips})")
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--cache {cache}: cannot make this folder: {error}") from error
 
 
 def _points(args: argparse.Namespace, platform_name: str) -> tuple[MoETestConfig, ...]:

@@ -51,12 +51,20 @@ def lines(
     if reason is not None:
         yield f"verdict   refused: {reason.code}: {reason.text}"
     else:
-        yield f"verdict   runs with experts:{case_as_run.experts}"
+        yield f"verdict   runs with experts:{_chosen(case, case_as_run, explanation)}"
     if case.layer != COMPOSED:
         return
     yield f"auto      {explanation.winner or 'no backend'}{_without(judge, case, explanation)}"
     yield ""
     yield from _table(explanation)
+
+
+def _chosen(case: MoETestConfig, case_as_run: MoETestConfig, explanation: Explanation) -> str:
+    """Return the backend of the case; a plan for another chip counts the packages of this one."""
+    planned = case_as_run.experts
+    if case.experts != AUTO or explanation.winner in (None, planned):
+        return planned
+    return f"{explanation.winner}; `plan` takes {planned}, by the packages that are installed here"
 
 
 def _without(judge: Judge, case: MoETestConfig, explanation: Explanation) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import strategies as st
 from hypothesis.control import reject
 
-from harness.commands import strategies
+from harness.commands import row_choices, strategies
 from harness.errors import NothingSelected
 from harness.matrix import expand
 from harness.matrix.case import TOKEN_COUNTS
@@ -57,7 +57,7 @@ def _cases(draw: Callable[[Any], Any], space: Space) -> MoETestConfig:
     row = EXPERTS.row(base.experts) if base.layer == COMPOSED else LAYERS.row(base.layer)
     case: MoETestConfig = base.replace(
         m=draw(strategies.token_counts(space, base.dp_size)),
-        all2all=draw(st.sampled_from(strategies.all2alls(base.layout, row))),
+        all2all=draw(st.sampled_from(row_choices.all2alls(base.layout, row))),
         tokens=draw(st.sampled_from(TOKEN_COUNTS if base.dp_size > 1 else TOKEN_COUNTS[:1])),
         seed=draw(st.integers(0, strategies.SEEDS - 1)),
     )

@@ -15,18 +15,16 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import strategies as st
 from hypothesis.control import reject
 
+from harness.commands import row_choices
 from harness.matrix.case import AXES, TOKEN_COUNTS, MoETestConfig
 from harness.matrix.exactness import is_bitwise
 from harness.plan.plan import make_plan
 from moe import families
-from moe.activations import ACTIVATIONS
-from moe.all2all import ALL2ALL
 from moe.experts import EXPERTS
-from moe.layers import COMPOSED, LAYERS, OWN, OwnLayerSpec, layout_words
-from moe.layout import Layout
+from moe.layers import COMPOSED, LAYERS, OWN, OwnLayerSpec
 from moe.quant import QUANT
 from moe.routers import ROUTERS
-from moe.spec import DTYPE_BYTES, MONOLITHIC
+from moe.spec import MONOLITHIC
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -35,8 +33,7 @@ if TYPE_CHECKING:
     from harness.plan.machine import Machine
     from moe.spec import MemberSpec
 
-WORLDS = (1, 2, 3, 4, 8)
-SIZES = AXES["n"].simpler_values
+SIZES = row_choices.SIZES
 EXPERT_COUNTS = AXES["num_experts"].simpler_values
 TOP_KS = AXES["top_k"].simpler_values
 _EDGES = (1, 2, 3, 4, 7, 8, 15, 16, 17, 31, 32, 33, 63, 64, 65)  # of kernels' token buckets
@@ -118,7 +115,7 @@ def _simpler_fields(case: MoETestConfig) -> Iterator[MoETestConfig]:
 
 def _smaller_worlds(space: Space, case: MoETestConfig) -> Iterator[MoETestConfig]:
     row = EXPERTS.row(case.experts) if case.layer == COMPOSED else LAYERS.row(case.layer)
-    for layout in dict.fromkeys(_layouts(space.max_world, row)):
+    for layout in dict.fromkeys(row_choices.layouts_of(space.max_world, row)):
         if layout.world_size < case.world_size:
             yield case.replace(
                 dp_size=layout.dp_size,
@@ -133,20 +130,20 @@ def configs(draw: Callable[[Any], Any], space: Space) -> MoETestConfig:
     """Draw one case of the space that the plan does not refuse."""
     experts = draw(st.sampled_from(space.experts))
     row = EXPERTS.row(experts) if space.layer == COMPOSED else LAYERS.row(space.layer)
-    layout = draw(st.sampled_from(_layouts(space.max_world, row)))
-    quant = draw(st.sampled_from(_quants(row)))
+    layout = draw(st.sampled_from(row_choices.layouts_of(space.max_world, row)))
+    quant = draw(st.sampled_from(row_choices.quants(row)))
     top_k = draw(st.sampled_from(TOP_KS))
     small = MoETestConfig(
         m=draw(token_counts(space, layout.dp_size)),
         n=1,
-        k=draw(st.sampled_from(_hidden(row))),
+        k=draw(st.sampled_from(row_choices.hidden_sizes(row))),
         num_experts=max(EXPERT_COUNTS),
         top_k=top_k,
         experts=experts,
-        all2all=draw(st.sampled_from(all2alls(layout, row))),
+        all2all=draw(st.sampled_from(row_choices.all2alls(layout, row))),
         quant=quant,
         layer=space.layer,
-        dtype=draw(st.sampled_from(_dtypes(row))),
+        dtype=draw(st.sampled_from(row_choices.dtypes(row))),
         dp_size=layout.dp_size,
         tp_size=layout.tp_size,
         use_ep=layout.use_ep,
@@ -188,7 +185,7 @@ def _with_families(machine: Machine, row: MemberSpec, case: MoETestConfig) -> Mo
     pick = random.Random(case.seed)  # noqa: S311  # no secret
     served = [router.name for router in ROUTERS if router.needs.are_met_by(machine.platform)]
     router = pick.choice([MoETestConfig.router, *served])
-    changed = case.replace(activation=pick.choice(_activations(row)), router=router)
+    changed = case.replace(activation=pick.choice(row_choices.activations(row)), router=router)
     optional = changed.replace(**_routing_options(pick, changed))
     for drawn in dict.fromkeys((optional, changed)):
         is_sure = drawn == changed and row.kind != MONOLITHIC  # plans take time
@@ -228,7 +225,7 @@ _FEATURES = ("expert_bias",)  # axes that are features of a layer, which the nee
 
 def _alone(axis: Axis, row: MemberSpec) -> Sequence[Any]:
     """Return the values of an axis that fits every other, each as often as it is to be drawn."""
-    if axis.name in _WORDS and not _takes(row, _WORDS[axis.name]):
+    if axis.name in _WORDS and not row_choices.takes(row, _WORDS[axis.name]):
         return (axis.default,)
     if axis.name in _FEATURES and axis.name not in row.needs.layer_features:
         return (axis.default,)
@@ -258,70 +255,8 @@ def runs(case: MoETestConfig, machine: Machine) -> bool:
     return bool(make_plan([case], machine).jobs)
 
 
-def _takes(row: MemberSpec, *words: str) -> bool:
-    """Return whether a layer lists all of these words of `moe.layers.TAKES`; members take all."""
-    return not isinstance(row, OwnLayerSpec) or set(words) <= row.takes
-
-
-def _layouts(max_world: int, row: MemberSpec) -> list[Layout]:
-    """Return every layout of every world, small worlds first and about as often as large ones."""
-    worlds = [_layouts_of(world) for world in WORLDS if world <= max_world]
-    layouts = [[x for x in of_world if _takes(row, *layout_words(x))] for of_world in worlds]
-    largest = max(map(len, layouts))
-    return [
-        layout
-        for of_world in layouts
-        for layout in of_world
-        for _ in range(largest // len(of_world))
-    ]
-
-
-def _layouts_of(world: int) -> list[Layout]:
-    layouts = []
-    for tp in (t for t in range(1, world + 1) if world % t == 0):
-        plain = Layout(dp_size=world // tp, tp_size=tp)
-        layouts.append(plain)
-        if world > 1:
-            layouts.append(replace(plain, use_ep=True))
-        if tp > 1:
-            layouts.append(replace(plain, use_ep=True, sequence_parallel=True))
-    return layouts
-
-
 def token_counts(space: Space, dp_size: int) -> st.SearchStrategy[int]:
     """Draw the tokens per DP rank: few, or next to a size at which kernels change their tiles."""
     limit = max(1, space.tokens // dp_size)
     edges = [m for m in (*_EDGES, *_LARGE_EDGES) if m <= limit]
     return st.one_of(st.integers(1, min(limit, 40)), st.sampled_from(edges))
-
-
-def _quants(row: MemberSpec) -> list[str]:
-    formats = row.needs.formats
-    return [m.name for m in QUANT if (m.scheme.weights, m.scheme.activations) in formats]
-
-
-def _activations(row: MemberSpec) -> list[str]:
-    """Return the functions that the backend computes, the default first and twice."""
-    default = MoETestConfig.activation
-    supported = row.needs.activation_functions
-    further = [a.name for a in ACTIVATIONS if a.name != default and a.name in supported]
-    return [default, default, *further] if default in supported else further
-
-
-def _dtypes(row: MemberSpec) -> list[str]:
-    return [d for d in DTYPE_BYTES if d in row.needs.dtypes]
-
-
-def _hidden(row: MemberSpec) -> list[int]:
-    return [k for k in SIZES if k % row.needs.hidden_multiple == 0]
-
-
-def all2alls(layout: Layout, experts: MemberSpec) -> list[str]:
-    """Return the members that support this many ranks; the plan refuses other misfits."""
-    if isinstance(experts, OwnLayerSpec):
-        return [MoETestConfig.all2all]
-    return [
-        row.name
-        for row in ALL2ALL
-        if row.needs.max_world is None or layout.world_size <= row.needs.max_world
-    ]

@@ -90,7 +90,10 @@ class MoETestConfig(FeatureAxes):
             errors.append(f"lacks {', '.join(missing)}")
         if errors:
             raise CaseError(f"case id {text!r}: {'; '.join(errors)}")
-        return cls(**values)
+        try:
+            return cls(**values)
+        except CaseError as error:
+            raise CaseError(f"case id {text!r}: {error}") from error
 
     @cached_property
     def expert_case(self) -> MoETestConfig:

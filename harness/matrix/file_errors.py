@@ -26,6 +26,8 @@ MUST_BE = {
     "string_pattern_mismatch": "a name of a-z, 0-9 and _",
 }
 
+LONGEST_VALUE = 80  # characters of a wrong value that an error shows
+
 
 def find(path: Path | None, default: Path) -> Path:
     """Return `path`, or if None the default in the current folder or else in the repository."""
@@ -68,6 +70,12 @@ def empty(located: Located) -> list[YamlError]:
     return [error_at(located, path, text) for path in located.empty]
 
 
+def short(value: object) -> str:
+    """Return a value as it is shown in an error: its first 80 characters."""
+    text = repr(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
+
+
 def plain(
     kind: str, path: Place, ctx: dict[str, Any], value: object, known: Sequence[str]
 ) -> str | None:
@@ -79,14 +87,14 @@ def plain(
         names = ", ".join(known)
         return f"unknown key{hint(str(path[-1]), known) or f' (known: {names})'}"
     if kind in MUST_BE:
-        return f"must be {MUST_BE[kind]}, not {value!r}"
+        return f"must be {MUST_BE[kind]}, not {short(value)}"
     if kind == "missing":
         return f"lacks the key {path[-1]!r}"
     if kind in ("too_short", "too_long", "string_too_short"):
         return "must not be empty"
     if kind in ("greater_than_equal", "greater_than"):
         least = f"at least {ctx['ge']}" if "ge" in ctx else f"more than {ctx['gt']:g}"
-        return f"must be {least}, not {value!r}"
+        return f"must be {least}, not {short(value)}"
     if kind == "literal_error":
-        return f"must be {ctx['expected']}, not {value!r}"
+        return f"must be {ctx['expected']}, not {short(value)}"
     return str(ctx["error"]) if kind == "value_error" else None

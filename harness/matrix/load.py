@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from harness.errors import ConfigError
 from harness.matrix import file_errors, yaml_positions
 from harness.matrix.case import FILE_KEYS
-from harness.matrix.file_errors import error_at, plain
+from harness.matrix.file_errors import error_at, plain, short
 from harness.matrix.schema import Axes, Block, LayoutModel, MatrixConfig, Submodel, Suite
 
 if TYPE_CHECKING:
@@ -137,11 +137,11 @@ def _text(kind: str, path: yaml_positions.Path, ctx: dict[str, Any], value: obje
     """Return one error in plain words, or None if pydantic's message is as clear."""
     item_of = path[-2] if len(path) > 1 else None
     if kind in ("too_short", "too_long", "list_type") and item_of == "shapes":
-        return f"must be three numbers [m, n, k], not {value!r}"
+        return f"must be three numbers [m, n, k], not {short(value)}"
     if kind == "list_type":
-        return f"must be {_list_text(str(path[-1]), value)}, not {value!r}"
+        return f"must be {_list_text(str(path[-1]), value)}, not {short(value)}"
     if kind == "model_type" and item_of == "layouts":
-        return f"must be a mapping such as {{dp: 2, tp: 1, ep: true}}, not {value!r}"
+        return f"must be a mapping such as {{dp: 2, tp: 1, ep: true}}, not {short(value)}"
     known = list(_model_at(path[:-1]).model_fields) if kind == "extra_forbidden" else []
     return plain(kind, path, ctx, value, known)
 

@@ -11,7 +11,7 @@ from harness.errors import UsageError
 from harness.matrix.case import AXES
 from harness.matrix.features import missing_reason
 from harness.matrix.logit_rules import hidden_choice, logits_reason, unjudged_choice
-from harness.plan import refusals
+from harness.plan import row_needs
 from harness.plan.memo import axes_read
 from harness.plan.refusals import Judge
 from moe.errors import MoEError
@@ -30,19 +30,19 @@ ALL = frozenset(AXES)
 # Function that gives needs -> axes that decide whether the judge asks for them. Needs of functions
 # that are not listed are taken to be decided by all axes.
 ASKED_BY: dict[Callable[..., object], frozenset[str]] = {
-    refusals.possible: frozenset(),
-    refusals.memory: frozenset(),
-    refusals.unbroken_blocks: frozenset({"quant"}),
-    refusals.quant: frozenset({"quant"}),
-    refusals.exact_formats: frozenset({"quant", "exact"}),
-    refusals.exact_activation: frozenset({"activation", "exact"}),
-    refusals.layer: frozenset({"layer"}),
-    refusals.experts: frozenset({"experts"}),
-    refusals.interpreter_time: frozenset({"experts"}),
-    refusals.small_tiles_time: frozenset({"experts", "call"}),
-    refusals.router: frozenset({"router", "layer"}),
-    refusals.activation: frozenset({"activation", "layer"}),
-    refusals.all2all: frozenset({"all2all", "layer"}),
+    row_needs.possible: frozenset(),
+    row_needs.memory: frozenset(),
+    row_needs.unbroken_blocks: frozenset({"quant"}),
+    row_needs.quant: frozenset({"quant"}),
+    row_needs.exact_formats: frozenset({"quant", "exact"}),
+    row_needs.exact_activation: frozenset({"activation", "exact"}),
+    row_needs.layer: frozenset({"layer"}),
+    row_needs.experts: frozenset({"experts"}),
+    row_needs.interpreter_time: frozenset({"experts"}),
+    row_needs.small_tiles_time: frozenset({"experts", "call"}),
+    row_needs.router: frozenset({"router", "layer"}),
+    row_needs.activation: frozenset({"activation", "layer"}),
+    row_needs.all2all: frozenset({"all2all", "layer"}),
 }
 
 

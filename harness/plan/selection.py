@@ -11,7 +11,9 @@ from harness.plan import model_selection
 from harness.plan.plan import TIME_LIMIT
 from harness.record.run_folder import ROOT, RunFolder, last_results, newest
 from harness.record.summary import BAD
-from moe.layers import COMPOSED, OWN
+from moe.experts import EXPERTS
+from moe.layers import COMPOSED, LAYERS, OWN
+from moe.oracle import AUTO
 
 if TYPE_CHECKING:
     import argparse
@@ -41,7 +43,9 @@ class Selection:
 
         points = self.points
         if experts is not None:
-            MoETestConfig.from_id(f"m:1-n:1-k:1-e:1-topk:1-experts:{experts}")  # check the name
+            MoETestConfig.from_id(f"m:1-n:1-k:1-e:1-topk:1-experts:{experts}")  # check its letters
+            if experts not in (AUTO, OWN):
+                EXPERTS.row(experts)
             points = expand.with_experts(points, experts)
         if layer is not None:
             points = self.with_layer(layer, experts).points
@@ -57,7 +61,10 @@ class Selection:
             return self
         if experts is not None:
             raise UsageError("--layer has its own experts; leave --experts out")
-        MoETestConfig.from_id(f"m:1-n:1-k:1-e:1-topk:1-experts:{OWN}-layer:{layer}")  # check it
+        MoETestConfig.from_id(
+            f"m:1-n:1-k:1-e:1-topk:1-experts:{OWN}-layer:{layer}"
+        )  # check its letters
+        LAYERS.row(layer)
         return replace(self, points=expand.with_layer(self.points, layer))
 
 

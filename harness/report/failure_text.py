@@ -115,8 +115,9 @@ def _summary(result: CaseResult, calls: list[tuple[int, CallDiagnosis]]) -> Iter
     for text, sources in sources_by_text(calls, _pattern_texts).items():
         yield f"pattern{source_suffix(sources, failed_calls)}: {text}"
     yield from cause_lines(calls, failed_calls)
-    if result.assumed is not None:
-        yield f"numerics: the row does not state all, so assumed; nearest: {_early(result.assumed)}"
+    if result.assumed is not None and any(call.output or call.stages for _, call in calls):
+        text = "assumed where the row states none; nearest"
+        yield f"numerics: {text}: {_early(result.assumed)}"
     yield from _stage_lines(calls, failed_calls)
     for text, sources in sources_by_text(calls, _fault_texts).items():
         suffix = source_suffix(sources, failed_calls)

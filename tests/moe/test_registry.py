@@ -66,6 +66,7 @@ def test_a_path_that_names_no_member_says_so(table, path):
     [
         ("def (", "SyntaxError: invalid syntax (broken_member.py, line 1); it must name a class"),
         ("1 / 0", "ZeroDivisionError: division by zero; it must name a class"),
+        ("class Class:\n    row = 'x'", "TypeError: its `row` is a str, no row of this family; it"),
     ],
 )
 def test_a_module_that_cannot_be_imported_is_its_author_s_fault(

@@ -61,19 +61,6 @@ def test_wrong_outputs_fail_at_any_scale(name: str, scale: float) -> None:
     assert judge(wrong, answer).verdict is Verdict.FAILED
 
 
-def test_the_message_says_how_much_where_and_both_values() -> None:
-    wrong = RIGHT.clone()
-    wrong[3] = 0
-    wrong[7:9] *= 2
-    found = judge(wrong, ANSWER)
-    first, second = found.messages
-    assert first.startswith("3 of 32 rows wrong (3, 7-8); worst row ")
-    assert "x its tolerance; element [" in first
-    assert first.endswith("; rows (3) are all zero")
-    assert "relative rms error" in second
-    assert found.metrics["bad_rows"] == 3
-
-
 def test_an_error_spread_below_every_row_s_bound_is_found_over_all_rows() -> None:
     nudged = ANSWER.out + ANSWER.variance.sqrt()[:, None] * 1.8 / CASE.k**0.5
     found = judge(nudged, ANSWER)
@@ -82,35 +69,12 @@ def test_an_error_spread_below_every_row_s_bound_is_found_over_all_rows() -> Non
     assert found.messages[0] == text
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_nan_and_inf_are_found_and_placed(value: float) -> None:
-    wrong = RIGHT.clone()
-    wrong[9, 4] = value
-    (text,) = judge(wrong, ANSWER).messages
-    counts = "1 NaN and 0 Inf" if value != value else "0 NaN and 1 Inf"
-    assert text == f"{counts} of 8192 elements, in 1 of 32 rows (9), first at [9, 4]"
-
-
-def test_rows_that_nobody_wrote_are_named() -> None:
-    wrong = RIGHT.clone()
-    wrong[30:] = float("nan")
-    (text,) = judge(wrong, ANSWER).messages
-    assert "rows (30-31) are all NaN: never written" in text
-
-
 def test_a_check_that_could_not_fail_is_vacuous() -> None:
     blind = dataclasses.replace(ANSWER, variance=ANSWER.out.square().sum(dim=1))
     found = judge(RIGHT, blind)
     assert found.verdict is Verdict.VACUOUS
     text = "an all-zero output would pass in 32 of 32 rows (tolerance exceeds the values), "
     assert found.messages == (f"{text}so this case proves nothing",)
-
-
-def test_the_cosine_is_right_to_its_last_digits() -> None:
-    found = judge(RIGHT, ANSWER).metrics["one_minus_cosine"]
-    a, b = RIGHT.double().flatten(), ANSWER.out.double().flatten()
-    assert found == pytest.approx(float(1 - a @ b / (a.norm() * b.norm())), rel=1e-3)
-    assert judge(RIGHT * 0, ANSWER).metrics["one_minus_cosine"] == 1
 
 
 def test_an_output_of_many_parts_is_judged_whole(monkeypatch: pytest.MonkeyPatch) -> None:

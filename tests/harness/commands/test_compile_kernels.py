@@ -124,6 +124,22 @@ def test_a_huge_suite_is_left_out_unless_it_is_named(worker, tmp_path, capsys, m
     assert cli.main(argv) == 0
 
 
+@pytest.mark.parametrize(
+    ("argv", "text"),
+    [
+        (["--platform", "cpu"], "--platform cpu: Triton compiles nothing for it (chips: cuda_sm80"),
+        (["--cache", "taken/cache"], "--cache taken/cache: cannot make this folder"),
+    ],
+)
+def test_what_cannot_be_compiled_is_told_before_anything_is_planned(
+    argv, text, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").write_text("")
+    assert cli.main(["compile", *argv]) == 3
+    assert capsys.readouterr().err.startswith(text)
+
+
 def test_a_worker_that_dies_is_the_machines_fault(tmp_path):
     with pytest.raises(InfrastructureError, match="ended with code 1"):
         list(compile_kernels._worker({"no_such_chip": [CASE.id]}, tmp_path, 1))

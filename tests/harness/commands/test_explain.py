@@ -35,6 +35,17 @@ def test_the_order_has_its_reason(capsys):
     assert lines[4].startswith("order     serving stacks take AITER's kernels first")
 
 
+def test_a_choice_that_needs_packages_is_told_beside_that_of_a_plan(capsys):
+    case = f"{AUTO}-quant:fp8_block"
+    _, lines = printed(capsys, "--case", case, "--platform", "cuda_sm100")
+    verdict = "verdict   runs with experts:flashinfer_trtllm"
+    assert lines[5] in (
+        f"{verdict}; `plan` takes triton, by the packages that are installed here",
+        verdict,  # where FlashInfer is installed
+    )
+    assert row_of(lines, "flashinfer_trtllm") == ["flashinfer_trtllm", "chosen"]
+
+
 def test_a_refused_case_says_so(capsys):
     case = AUTO.replace("auto", "torch_grouped") + "-quant:fp8_block"
     code, lines = printed(capsys, "--case", case, "--platform", "cuda_sm90")

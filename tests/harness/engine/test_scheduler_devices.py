@@ -13,7 +13,7 @@ import pytest
 
 from harness.engine import device_memory
 from harness.engine.scheduler import RunOptions, run
-from harness.record.events import GangEnded, GangStarted
+from harness.record.events import CaseEnded, CaseStarted, GangEnded, GangStarted
 from harness.testing.parallel_launch import parallel_launch, shutdown
 from tests.harness.engine.engine_device_faults import case, used_device
 
@@ -85,6 +85,31 @@ def test_ranks_can_share_devices(tmp_path):
     events = events_of(tmp_path, 8, "staged", SANDWICH)
     assert verdicts(events) == EXPECTED
     assert max(e.seconds for e in events if isinstance(e, GangStarted)) < 60
+
+
+@two
+def test_one_rank_gangs_run_at_once_each_on_its_device(tmp_path):
+    events = events_of(tmp_path, 1, "nccl", ("collectives",) * 8, devices=2)
+    assert verdicts(events) == ["passed"] * 8
+    started = [event.devices for event in events if isinstance(event, GangStarted)]
+    assert sorted(started) == [[0], [1]]
+    first_end = next(i for i, event in enumerate(events) if isinstance(event, GangEnded))
+    assert {type(event) for event in events[first_end:]} <= {GangEnded, CaseEnded, CaseStarted}
+
+
+@two
+def test_a_gang_waits_for_the_memory_of_its_own_device(tmp_path):
+    # The longest cases come first, which are the last here: one of each on each device.
+    faults = (*["need_much_memory"] * 2, *["die_with_much_memory"] * 2)
+    events = events_of(tmp_path, 1, "nccl", faults, devices=2)
+    assert sorted(verdicts(events)) == ["crashed"] * 2 + ["passed"] * 2
+
+
+def test_gangs_share_a_device(tmp_path):
+    events = events_of(tmp_path, 1, "nccl", ("collectives",) * 8, devices=1, slots=2)
+    assert verdicts(events) == ["passed"] * 8
+    started = [event.devices for event in events if isinstance(event, GangStarted)]
+    assert started == [[0], [0]]
 
 
 def test_a_launch_on_devices_leaves_the_callers_as_they_were():

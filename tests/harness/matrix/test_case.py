@@ -93,8 +93,9 @@ def test_an_order_of_tokens_does_not_matter():
     ],
 )
 def test_a_bad_id_says_what_is_wrong(text, message):
-    with pytest.raises(CaseError, match=re.escape(message)):
+    with pytest.raises(CaseError, match=re.escape(message)) as error:
         MoETestConfig.from_id(text)
+    assert str(error.value).startswith(f"case id {text!r}: ")
 
 
 def test_every_bad_token_is_named_at_once():

@@ -57,6 +57,12 @@ def test_an_error_in_plain_words(kind, ctx, value, text):
     assert file_errors.plain(kind, ("a", "hiden"), ctx, value, ["hidden", "source"]) == text
 
 
+def test_a_long_value_is_cut():
+    assert file_errors.short("short") == "'short'"
+    assert file_errors.short(["many"] * 1000).startswith("['many', 'many', ")
+    assert len(file_errors.short("x" * 9999)) == file_errors.LONGEST_VALUE + 3
+
+
 def test_an_unlike_key_gets_the_list_of_known_ones():
     text = file_errors.plain("extra_forbidden", ("zzz",), {}, 1, ["hidden", "source"])
     assert text == "unknown key (known: hidden, source)"

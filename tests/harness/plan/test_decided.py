@@ -7,7 +7,7 @@ import pytest
 
 from harness.errors import UsageError
 from harness.matrix.case import AXES, MoETestConfig
-from harness.plan import refusals
+from harness.plan import row_needs
 from harness.plan.decided import ALL, ASKED_BY, DecidingJudge
 from harness.plan.machine import planned_for
 from harness.plan.refusals import Judge
@@ -105,8 +105,8 @@ def test_a_member_that_no_table_has_is_a_usage_error_with_the_case():
 def test_each_function_that_gives_needs_is_listed():
     functions = {
         value
-        for name, value in vars(refusals).items()
+        for name, value in vars(row_needs).items()
         if callable(value) and getattr(value, "__annotations__", {}).get("machine") == "Machine"
     }
     asked = {f for f in functions if not f.__name__.startswith("_")}
-    assert asked - {refusals.installed_experts} <= set(ASKED_BY)
+    assert asked - {row_needs.installed_experts} <= set(ASKED_BY)

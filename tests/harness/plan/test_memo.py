@@ -1,12 +1,13 @@
 """Needs read what they declare, so that an answer for equal values may be kept."""
 
 import dataclasses
+import functools
 import random
 
 import pytest
 
 from harness.matrix.case import AXES, MoETestConfig
-from harness.plan import refusals
+from harness.plan import refusals, row_needs
 from harness.plan.machine import planned_for
 from harness.plan.memo import FIELDS, Remembered, axes_read
 from harness.plan.plan import make_plan
@@ -23,14 +24,14 @@ from moe.spec import ANY, LayerSpec, MemberSpec, Need, Needs, Reason, reads, res
 PLAIN = MoETestConfig(m=4, n=128, k=128, num_experts=8, top_k=2, experts="torch_loop")
 # What is asked of a row of each family, and of every case.
 ASKED = {
-    "experts": (refusals.experts, refusals.installed_experts, refusals.interpreter_time),
-    "all2all": (refusals.all2all,),
-    "quant": (refusals.quant, refusals.unbroken_blocks, refusals.exact_formats),
-    "router": (refusals.router,),
-    "activation": (refusals.activation, refusals.exact_activation),
-    "layer": (refusals.layer,),
+    "experts": (row_needs.experts, row_needs.installed_experts, row_needs.interpreter_time),
+    "all2all": (row_needs.all2all,),
+    "quant": (row_needs.quant, row_needs.unbroken_blocks, row_needs.exact_formats),
+    "router": (row_needs.router,),
+    "activation": (row_needs.activation, row_needs.exact_activation),
+    "layer": (row_needs.layer,),
 }
-OF_EVERY_CASE = (refusals.possible, refusals.memory)
+OF_EVERY_CASE = (row_needs.possible, row_needs.memory)
 OUTSIDE_LAYERS = ("Plain", "OnLogits")
 
 
@@ -66,6 +67,12 @@ class DeclaredProblem:
         return getattr(self._layer_spec, name)
 
 
+@functools.cache
+def spec_of(case):
+    """Of the same few cases many needs ask for it."""
+    return case.layer_spec
+
+
 class DeclaredCase:
     """A case of which only the axes can be read that some needs declare."""
 
@@ -80,7 +87,7 @@ class DeclaredCase:
     @property
     def layer_spec(self):
         fields = FIELDS if self._need.reads is None else self._need.reads
-        return DeclaredProblem(self._case.layer_spec, fields)
+        return DeclaredProblem(spec_of(self._case), fields)
 
 
 def machines():
@@ -140,13 +147,19 @@ def sample(count, seed=0):
         yield case
 
 
+@functools.cache
+def sampled():
+    return tuple(sample(80))
+
+
 def check_reads(need, cases):
     """Raises LookupError for a field that is read and not declared."""
     remembered = Remembered((need,))
     for case in cases:
         limited = DeclaredCase(case, need, remembered.axes)
-        assert Remembered((need,))(limited) == need.refuse(case.layer_spec)
-        assert remembered(limited) == need.refuse(case.layer_spec)
+        refused = need.refuse(spec_of(case))
+        assert Remembered((need,))(limited) == refused
+        assert remembered(limited) == refused
 
 
 def test_every_family_of_a_case_is_asked():
@@ -155,7 +168,7 @@ def test_every_family_of_a_case_is_asked():
 
 @pytest.mark.parametrize(("family", "name"), list(rows()))
 def test_a_need_reads_no_axis_that_it_does_not_declare(family, name):
-    cases = list(sample(80))
+    cases = sampled()
     for machine in machines():
         for needs_of in ASKED[family]:
             for need in needs_of(machine, name):
@@ -171,14 +184,14 @@ def test_a_probe_reads_what_it_declares_on_a_machine_without_its_package_too(row
         need = Need(
             reads=fields_read(probe), refuse=lambda layer_spec, on=platform: probe(layer_spec, on)
         )
-        check_reads(need, list(sample(80)))
+        check_reads(need, sampled())
 
 
 @pytest.mark.parametrize("needs_of", OF_EVERY_CASE)
 def test_what_every_case_needs_reads_no_axis_that_it_does_not_declare(needs_of):
     for machine in machines():
         for need in needs_of(machine, ""):
-            check_reads(need, list(sample(80)))
+            check_reads(need, sampled())
 
 
 def narrow(layer_spec, platform):
@@ -198,8 +211,10 @@ def probed(monkeypatch):
         )
         table = Registry("experts", ())
         table._rows = {"probed": MemberSpec(name="probed", target="json:loads", needs=needs)}
-        monkeypatch.setattr(refusals, "EXPERTS", table)
-        (need,) = refusals.experts(dataclasses.replace(planned_for("cpu"), planned=False), "probed")
+        monkeypatch.setattr(row_needs, "EXPERTS", table)
+        *_, need = row_needs.experts(
+            dataclasses.replace(planned_for("cpu"), planned=False), "probed"
+        )
         return need
 
     return probed
@@ -282,9 +297,9 @@ def test_answers_that_were_kept_are_the_same_as_new_ones(machine):
 
 def test_a_need_is_asked_once_for_equal_values(monkeypatch):
     asked = []
-    seconds = refusals.cost.interpreted_seconds
+    seconds = row_needs.cost.interpreted_seconds
     monkeypatch.setattr(
-        refusals.cost, "interpreted_seconds", lambda p, cores: asked.append(p) or seconds(p, cores)
+        row_needs.cost, "interpreted_seconds", lambda p, cores: asked.append(p) or seconds(p, cores)
     )
     points = [
         PLAIN.replace(experts="triton", seed=seed, m=m, router=router, tokens=tokens)
@@ -314,7 +329,8 @@ def test_no_layer_spec_is_built_where_all_values_were_met(monkeypatch):
 def test_auto_without_any_backend_lists_every_reason(monkeypatch):
     table = Registry("experts", ())
     table._rows = {name: EXPERTS.row(name) for name in ("triton", "torch_grouped")}
-    monkeypatch.setattr(refusals, "EXPERTS", table)
+    for module in (refusals, row_needs):
+        monkeypatch.setattr(module, "EXPERTS", table)
     monkeypatch.setitem(refusals.select.__kwdefaults__, "family", table)
     judge = Judge(planned_for("cpu"))
     with pytest.raises(MoEError, match="no experts row supports this layer on cpu: triton: "):

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from harness import cli
 from harness.plan import machine
 from harness.record.result import Verdict
@@ -28,6 +30,12 @@ def test_experts_of_ones_own(engine, monkeypatch):
     assert cli.main(["run", "--suite", "smoke", "--experts", "mine_pkg:Mine"]) == 0
     assert {case.experts for case in engine.calls[0][0].cases} == {"mine_pkg:Mine"}
     assert {r.code for r in the_folder().info.refused} == {"too_many_ranks"}
+
+
+@pytest.mark.parametrize(("option", "family"), [("--experts", "experts"), ("--layer", "layer")])
+def test_a_name_that_no_table_has_is_told_without_a_case(engine, capsys, option, family):
+    assert cli.main(["run", "--suite", "smoke", option, "nobody"]) == 3
+    assert capsys.readouterr().err.startswith(f"no {family} is called 'nobody' (known: ")
 
 
 def test_the_composed_layer_is_the_default(engine):

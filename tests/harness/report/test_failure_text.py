@@ -34,15 +34,18 @@ def test_one_rank_s_message_in_full():
 
 def test_numerics_that_were_assumed_are_told_once_with_the_nearest():
     row = declaration(Numerics.stated(gemm1="model", activation_error=0.001))
-    wrong = dataclasses.replace(result({0: [call(0), call(1)], 1: [call(0)]}), assumed=row)
+    first, second = call(0, output=True), call(1, output=True)
+    wrong = dataclasses.replace(result({0: [first, second], 1: [first]}), assumed=row)
     said = [line for line in lines(wrong) if line.startswith("numerics:")]
     assert said == [
-        'numerics: the row does not state all, so assumed; nearest: gemm1="model", '
+        'numerics: assumed where the row states none; nearest: gemm1="model", '
         'activated_gate="f32", activation="f32",'
     ]
     (following,) = (line for line in lines(wrong) if 'weight_on="output"' in line)
     assert following.strip() == 'weight_on="output"'
     assert not any(line.startswith("numerics:") for line in lines(result({1: [call()]})))
+    overrun = dataclasses.replace(result({0: [call(0, stages=())]}), assumed=row)
+    assert not any(line.startswith("numerics:") for line in lines(overrun))
 
 
 @pytest.mark.parametrize(

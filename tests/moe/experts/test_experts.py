@@ -61,7 +61,7 @@ def mean(values):
 @pytest.mark.parametrize(("experts", "quant", "dtype"), list(claims()))
 def test_a_member_rounds_as_its_row_declares(experts, quant, dtype):
     point = case(experts=experts, quant=quant, dtype=dtype, all2all="local")
-    seeds = 2 if (experts, dtype) == ("triton", "fp16") else SEEDS  # interpreted: .2 s each
+    seeds = 2 if experts.startswith("triton") else SEEDS  # interpreted: .2 s each
     if FORMATS[QUANT.row(quant).scheme.activations].has_one_scale:
         seeds = SEEDS  # its doubt is all rows' at once, so that a call is one sample
     found = mean(all_ratios(point, context(), seeds=seeds))

@@ -1,0 +1,85 @@
+"""List what a row takes: layouts, methods, functions and sizes to draw cases from. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from harness.matrix.case import AXES, MoETestConfig
+from moe.activations import ACTIVATIONS
+from moe.all2all import ALL2ALL
+from moe.layers import OwnLayerSpec, layout_words
+from moe.layout import Layout
+from moe.quant import QUANT
+from moe.spec import DTYPE_BYTES
+
+if TYPE_CHECKING:
+    from moe.spec import MemberSpec
+
+WORLDS = (1, 2, 3, 4, 8)
+SIZES = AXES["n"].simpler_values
+
+
+def takes(row: MemberSpec, *words: str) -> bool:
+    """Return whether a layer lists all of these words of `moe.layers.TAKES`; members take all."""
+    return not isinstance(row, OwnLayerSpec) or set(words) <= row.takes
+
+
+def layouts_of(max_world: int, row: MemberSpec) -> list[Layout]:
+    """Return every layout of every world, small worlds first and about as often as large ones."""
+    worlds = [_layouts_in(world) for world in WORLDS if world <= max_world]
+    layouts = [[x for x in of_world if takes(row, *layout_words(x))] for of_world in worlds]
+    largest = max(map(len, layouts))
+    return [
+        layout
+        for of_world in layouts
+        for layout in of_world
+        for _ in range(largest // len(of_world))
+    ]
+
+
+def _layouts_in(world: int) -> list[Layout]:
+    layouts = []
+    for tp in (t for t in range(1, world + 1) if world % t == 0):
+        plain = Layout(dp_size=world // tp, tp_size=tp)
+        layouts.append(plain)
+        if world > 1:
+            layouts.append(replace(plain, use_ep=True))
+        if tp > 1:
+            layouts.append(replace(plain, use_ep=True, sequence_parallel=True))
+    return layouts
+
+
+def quants(row: MemberSpec) -> list[str]:
+    """Return the quantization methods whose pair of formats the row names."""
+    formats = row.needs.formats
+    return [m.name for m in QUANT if (m.scheme.weights, m.scheme.activations) in formats]
+
+
+def activations(row: MemberSpec) -> list[str]:
+    """Return the functions that the backend computes, the default first and twice."""
+    default = MoETestConfig.activation
+    supported = row.needs.activation_functions
+    further = [a.name for a in ACTIVATIONS if a.name != default and a.name in supported]
+    return [default, default, *further] if default in supported else further
+
+
+def dtypes(row: MemberSpec) -> list[str]:
+    """Return the dtypes that the row names, as in case ids."""
+    return [d for d in DTYPE_BYTES if d in row.needs.dtypes]
+
+
+def hidden_sizes(row: MemberSpec) -> list[int]:
+    """Return the hidden sizes to draw that are multiples of what the row asks for."""
+    return [k for k in SIZES if k % row.needs.hidden_multiple == 0]
+
+
+def all2alls(layout: Layout, experts: MemberSpec) -> list[str]:
+    """Return the members that support this many ranks; the plan refuses other misfits."""
+    if isinstance(experts, OwnLayerSpec):
+        return [MoETestConfig.all2all]
+    return [
+        row.name
+        for row in ALL2ALL
+        if row.needs.max_world is None or layout.world_size <= row.needs.max_world
+    ]
