@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 PARTS = 4
 _WIDEST = 32
 _GROUPS = (16, 32, 64, 128)
-_ONE = {"e8m0": 127, "e4m3": 0x38}  # the code of the scale 1
+_ONE = {"e8m0": 127, "e4m3": 80}  # the byte of the scale 1
+_E4M3_BIAS = 10  # of the exponents of e4m3 scales in bytes: the smallest, 2^-9, has 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,8 @@ class Arranged:
     """Hold the weights [e, out, inner] of a format with groups, as the kernels read them.
 
     codes: int32 words or one-byte codes, see the module. width: columns of a part.
-    scale: [e, steps, out] int32 with one byte for each part, or [e, steps, 4 / span, out] float32.
+    scale: [e, steps, out] int32 with a byte for each part (see `_normal_bytes` for e4m3), or
+    [e, steps, 4 / span, out] float32.
     span: parts that share a scale. zero_point: [e, steps, out] int32, a byte for each scale.
     global_scale: as in QuantTensor.
     """
@@ -88,7 +90,8 @@ def arranged(w: QuantTensor) -> Arranged:
 
 
 def _codes(w: QuantTensor, steps: int, width: int) -> Tensor:
-    codes, kind = w.codes, code_kind(w.format)
+    kind = code_kind(w.format)
+    codes = _without_empty_groups(w) if w.format.scale_dtype == "e4m3" else w.codes
     codes = unpack(codes) if w.format.packing > 1 else codes.view(torch.uint8)
     experts, out, inner = codes.shape
     padded = torch.nn.functional.pad(codes, (0, steps * PARTS * width - inner))
@@ -120,7 +123,8 @@ def _by_step(scale: Tensor, fmt: Format, sizes: tuple[int, int, int, int]) -> Te
     kind = scale_kind(fmt)
     groups = _of_rows(scale, experts, out)
     if kind != "sums":
-        return _bytes(groups.view(torch.uint8), _ONE[kind], steps, scales)
+        numbers = groups.view(torch.uint8) if kind == "e8m0" else _normal_bytes(groups)
+        return _bytes(numbers, _ONE[kind], steps, scales)
     padded = torch.nn.functional.pad(groups, (0, steps * scales - groups.shape[2]), value=1.0)
     return padded.view(experts, out, steps, scales).permute(0, 2, 3, 1).contiguous()
 
@@ -129,6 +133,28 @@ def _of_rows(numbers: Tensor, experts: int, out: int) -> Tensor:
     """Return numbers of blocks as [e, out, groups]; e is 0 on a rank without experts."""
     groups = numbers.numel() // (experts * out) if numbers.numel() else math.prod(numbers.shape[2:])
     return numbers.reshape(experts, out, groups)
+
+
+def _normal_bytes(scale: Tensor) -> Tensor:
+    """Return uint8 with 5 bits of exponent and 3 of mantissa for positive e4m3 scales; 255: NaN.
+
+    None is subnormal, so that the bits of a bf16 number are a shift and a sum away. 0 has none:
+    it becomes the byte 0, and its codes are made zeros.
+    """
+    value = scale.float()
+    bits = value.view(torch.int32)
+    byte = ((bits >> 23) - 127 + _E4M3_BIAS) << 3 | ((bits >> 20) & 7)
+    known = torch.where(value == 0, 0, torch.where(value.isnan(), 255, byte))
+    return known.to(torch.uint8)
+
+
+def _without_empty_groups(w: QuantTensor) -> Tensor:
+    """Return codes with zeros where an e4m3 scale is 0."""
+    assert w.scale is not None
+    assert w.format.group is not None
+    is_empty = _of_rows(w.scale, *w.shape[:2]).float() == 0
+    width = w.format.group // w.format.packing
+    return w.codes.masked_fill(is_empty.repeat_interleave(width, dim=-1), 0)
 
 
 def _bytes(numbers: Tensor, padding: int, steps: int, scales: int) -> Tensor:

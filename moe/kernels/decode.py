@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _INTERPRETED = tl.constexpr(INTERPRETED)
 E2M1_FACTOR, E2M1_FACTOR_FP16 = tl.constexpr(2.0**126), tl.constexpr(2.0**14)
+E4M3_LEFT = tl.constexpr(2.0**19)
 
 # How the kernel reads an operand: grid of the format -> kind. `value`: an element is a number.
 _KINDS = {
@@ -257,13 +258,12 @@ def _columns_of(pairs, HALF: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constex
 def scales_of_word(word, PART: tl.constexpr, SCALE: tl.constexpr):
     """Return the scales of a part [ROWS], in bf16 (interpreted: float32).
 
-    word: [ROWS] int32, a byte for each part. e4m3 scales are returned times 2^118, so that a
-    product with e2m1's bits is 2^-8 times the value: 2^126 would be beyond bf16.
+    word: [ROWS] int32, a byte for each part. e4m3 scales are returned times 2^107, so that a
+    product with e2m1's bits is 2^-19 times the value, `E4M3_LEFT`: 2^126 would be beyond bf16.
     """
     code = (word >> (8 * PART)) & 0xFF
     if SCALE == "e8m0":
         bits = tl.where(code == 0, 0x0040, tl.where(code == 255, 0x7FC0, code << 7))
         return number_of(bits, False)
     else:
-        scale = _e4m3_values(code) * 3.3230699894622897e35  # 2^118
-        return scale.to(tl.float32 if _INTERPRETED else tl.bfloat16)
+        return number_of((code << 4) + 0x7000, False)  # the exponent 31 becomes 255: NaN

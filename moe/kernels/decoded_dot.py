@@ -15,6 +15,7 @@ from moe.kernels import rounding
 from moe.kernels.decode import (
     E2M1_FACTOR,
     E2M1_FACTOR_FP16,
+    E4M3_LEFT,
     scale_values,
     scales_of_word,
     values_of_words,
@@ -137,4 +138,4 @@ def decoded_dot(
         scale_at += out * (4 // SPAN) if SCALE == "sums" else out
         if zero_ptr is not None:
             zero_at += out
-    return tl.trans(total * 256.0 if SCALE == "e4m3" else total)
+    return tl.trans(total * E4M3_LEFT if SCALE == "e4m3" else total)

@@ -101,12 +101,13 @@ def gemm_tile(
     """
     if _are_small:
         return _small_tile(block_m, blocked=blocked)
-    few = block_m <= 32  # memory is what takes the time: long rows of weights, many programs
+    # At few rows reading weights takes the time, and long parts of their rows are read fastest.
+    is_long = block_m <= 32 and (inner % BLOCK == 0 or inner % (BLOCK // 2) > 0)
     is_wide = element_bytes > 1
     tile = Tile(
         block_m=block_m,
         block_n=_columns(out, blocks),
-        block_k=BLOCK if blocked or few or not is_wide else BLOCK // element_bytes,
+        block_k=BLOCK if blocked or is_long or not is_wide else BLOCK // element_bytes,
         group_m=_GROUP_M,
         num_warps=8 if block_m > 64 and (blocked or is_wide) else 4,
         num_stages=4 if block_m == 64 and not is_wide else 3,

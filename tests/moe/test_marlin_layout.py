@@ -5,6 +5,7 @@ import torch
 
 from moe import marlin_layout as layout
 from moe.errors import MoEError
+from moe.formats.nibbles import unpack
 
 SHAPES = [(64, 16), (128, 256), (192, 384)]
 
@@ -43,9 +44,12 @@ def test_where_an_element_goes():
     flat = layout.tiled(rows.contiguous(), 8).view(torch.uint8).flatten().tolist()
     assert flat[:8] == [0, 0, 0, 0, 8, 8, 8, 8], "row 0 of four columns, then row 8"
     assert flat[8:16] == [16] * 4 + [24] * 4
-    columns = torch.arange(16, dtype=torch.uint8)[None, None].expand(1, 64, 16)
+    columns = torch.arange(16, dtype=torch.uint8).repeat(1, 64, 1)
     flat = layout.tiled(columns.contiguous(), 8).view(torch.uint8).flatten().tolist()
     assert flat[:4] == [0, 8, 1, 9]
+    nibbles = (layout.tiled(t, 4).view(torch.uint8) for t in (rows // 8, columns))
+    of_four_bits = [unpack(t).flatten() for t in nibbles]
+    assert [t[:8].tolist() for t in of_four_bits] == [[0, 0, 1, 1] * 2, [0, 8] * 2 + [1, 9] * 2]
     scales = layout.scales_by_group(torch.arange(64)[None, :, None].expand(1, 64, 2))
     assert scales[0, 0, :9].tolist() == [0, 8, 16, 24, 32, 40, 48, 56, 1]
     powers = layout.powers_by_group(torch.arange(64)[None, :, None].expand(1, 64, 2))

@@ -66,12 +66,33 @@ def test_every_scale_and_zero_point_is_at_its_place():
         else:
             parts = torch.stack([(a.scale >> (8 * p)) & 255 for p in range(4)], dim=-1)
             scale = parts.permute(0, 2, 1, 3).flatten(2)
-            assert torch.equal(scale[..., :groups], w.scale.view(torch.uint8).int()), name
+            wanted = w.scale.float()
+            assert torch.equal(scales_of(scale, name)[..., :groups], wanted), name
         if w.zero_point is not None:
             per_step = 4 // a.span
             parts = torch.stack([(a.zero_point >> (8 * p)) & 255 for p in range(per_step)], dim=-1)
             zero = parts.permute(0, 2, 1, 3).flatten(2)
             assert torch.equal(zero[..., :groups], w.zero_point.int()), name
+
+
+def scales_of(byte, name):
+    """The numbers of bytes: of e8m0 as they are, of nvfp4 with exponents of their own."""
+    if name != "nvfp4":
+        return byte.float()
+    return torch.where(byte == 0, 0.0, (1 + (byte & 7) / 8) * torch.exp2((byte >> 3) - 10.0))
+
+
+def test_every_e4m3_scale_has_a_byte_of_its_own_and_zero_has_codes_of_zero():
+    w = weights_of("nvfp4", 64)
+    codes = torch.arange(128, dtype=torch.uint8).view(2, 16, 4)
+    every = w.replace(codes=w.codes[:, :16] | 0x11, scale=codes.view(torch.float8_e4m3fn))
+    a = arranged(every)
+    byte = torch.stack([(a.scale >> (8 * p)) & 255 for p in range(4)], dim=-1)[:, 0]
+    got, wanted = scales_of(byte, "nvfp4"), every.scale.float()
+    assert torch.equal(got.flatten()[:127], wanted.flatten()[:127])
+    assert byte.flatten()[127] == 255, "NaN"
+    assert not codes_of(a)[0, 0, :16].any()
+    assert bool((codes_of(a)[0, 0, 16:] != 0).all())
 
 
 def test_columns_beyond_the_last_have_codes_and_scales_that_do_no_harm():

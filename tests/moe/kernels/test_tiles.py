@@ -65,3 +65,10 @@ def test_few_blocks_of_rows_have_narrower_tiles_and_more_programs():
     assert decoding_tile(16, 1536, interpreted=False, blocks=8).block_n == 64
     assert decoding_tile(64, 4096, interpreted=False).block_n == 128
     assert decoding_tile(64, 4096, interpreted=False, has_sums=True).block_n == 64
+
+
+def test_at_few_rows_steps_are_long_unless_only_shorter_ones_divide_the_rows():
+    sizes = {"element_bytes": 2, "blocked": False, "shared_bytes": 227 * _KIB}
+    assert gemm_tile(16, 2048, 2048, **sizes).block_k == 128
+    assert gemm_tile(16, 2048, 2880, **sizes).block_k == 64
+    assert gemm_tile(128, 2048, 2048, **sizes).block_k == 64
