@@ -49,6 +49,7 @@ def _die_with_much_memory(context):
 
 def _need_much_memory(context):
     _take(context, 0.6)
+    torch.cuda.empty_cache()  # for the next case of this rank, which asks what is free
 
 
 def _take(context, share):
