@@ -23,6 +23,7 @@ from moe.quant import QUANT
 from moe.spec import DTYPE_BYTES, LayerSpec, Reason
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Iterator, Sequence
 
     from moe.platforms.detect import Device
@@ -41,7 +42,7 @@ class Member:
     takes: tuple[str, ...] = ()  # quantization methods, if it is an experts backend
 
 
-def examine() -> int:
+def examine(_: argparse.Namespace) -> int:
     """Print everything; return 75 if the facts contradict each other, else 0."""
     local, detected = machine.detect(), devices()
     members = list(_members(local.platform))

@@ -69,7 +69,7 @@ def judged(**fields):
             {"experts": "flashinfer_cutlass"},
             "platform_lacks_feature",
             "flashinfer_cutlass refuses this layer: platform_lacks_feature: "
-            "needs cuda, sm90, which cpu does not have",
+            "needs cuda, fp8_mma, which cpu does not have",
         ),
         (
             layer_spec(dtype="f32"),

@@ -35,7 +35,9 @@ def test_every_member_is_available_or_says_why_not(cpu, capsys):
     assert lines["experts", "torch_grouped"].endswith("available for none")
     assert lines["experts", "torch_loop"].endswith(f"available for {', '.join(QUANT.rows)}")
     refused = lines["experts", "flashinfer_cutlass"]
-    assert refused.endswith("no: platform_lacks_feature: needs cuda, sm90, which cpu does not have")
+    assert refused.endswith(
+        "no: platform_lacks_feature: needs cuda, fp8_mma, which cpu does not have"
+    )
     assert "device     none" in out
     assert "version    torch " in out
 

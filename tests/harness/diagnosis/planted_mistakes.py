@@ -16,7 +16,7 @@ from moe import guarded_buffers, layer, moe_kernel
 from moe.all2all.allgather_reducescatter import AllGatherReduceScatter
 from moe.all2all.local import Local
 from moe.collectives import Group
-from moe.experts import torch_loop, triton
+from moe.experts import torch_loop, triton, triton_steps
 from moe.experts.torch_loop import TorchLoopExperts
 from moe.kernels import rounding
 from moe.quant import base as quant_base
@@ -143,7 +143,7 @@ def one_scale_for_all_tokens_in_triton(patch):
         codes = (h.float() / scale).round().to(torch.int8)
         return codes, scale.expand(len(h), 1).contiguous()
 
-    around(patch, triton, "quantize_rows", together)
+    around(patch, triton_steps, "quantize_rows", together)
 
 
 @mistake(quant="fp8_block")

@@ -29,6 +29,7 @@ def test_formats_that_a_row_names_exist(row):
     pairs = needs.formats
     if pairs is ANY:
         pairs = set(itertools.product(FORMATS.rows, FORMATS.rows))
+    pairs = pairs.union(*(on.formats for on in needs.formats_on))
     assert needs.dtypes is ANY or needs.dtypes <= set(DTYPE_BYTES)
     assert {name for pair in pairs for name in pair} | set(row.numerics_of) <= set(FORMATS.rows)
     activations = {a for _, a in pairs}

@@ -14,6 +14,7 @@ from moe.experts import EXPERTS
 from moe.formats import FORMATS
 from moe.kernels.aot_compile import CHIPS, compile_launches
 from moe.kernels.launch import recording
+from moe.kernels.quantize import quantize_rows
 from moe.quant import QUANT
 from moe.types import Activations, ExpertWeights, Routing
 from tests.moe.kernels.kernel_cases import layer_spec_of
@@ -76,7 +77,10 @@ def _launches(quant, tokens, top_k, chip):
     shape = (tokens, top_k)
     routing = Routing(topk_ids=_meta(*shape, dtype=torch.int32), topk_weights=_meta(*shape))
     with recording(CHIPS[chip].shared_bytes) as launches:
-        experts.apply(_input(layer_spec), routing)
+        rows = _input(layer_spec)
+        experts.apply(rows, routing)
+        if quant == "int8_channel":  # the layer's input is quantized before the experts see it
+            quantize_rows(_meta(tokens, 2048, dtype=torch.bfloat16), "int8", None)
     return launches
 
 

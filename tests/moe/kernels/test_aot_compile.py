@@ -13,7 +13,7 @@ _SCRIPT = Path(__file__).with_name("compile_for_chips.py")
 _CHIPS = ("sm90", "gfx942", "sm100", "gfx950")
 _KERNELS = {
     *("_count", "_place", "_grouped_gemm", "_activate", "_combine"),
-    *("_encode_tensor", "_encode_rows", "_amax_rows", "_scale_of_parts"),
+    *("_encode_tensor", "_encode_rows", "_activate_encode", "_amax_rows", "_scale_of_parts"),
 }
 
 

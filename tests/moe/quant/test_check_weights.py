@@ -43,12 +43,14 @@ def set_to(value):
     return change
 
 
+def one_row_more(t):
+    """Return t with its first row again; fp8 has no `cat` everywhere, its bytes have."""
+    raw = t.view(torch.uint8) if t.element_size() == 1 else t
+    return torch.cat([raw, raw[:1]]).view(t.dtype)
+
+
 SHAPES = {
-    "one row more": lambda t: (
-        torch.cat([t.view(torch.uint8), t.view(torch.uint8)[:1]]).view(t.dtype)
-        if t.dim()
-        else t.expand(2)
-    ),
+    "one row more": lambda t: one_row_more(t) if t.dim() else t.expand(2),
     "half of it": lambda t: t[..., : t.shape[-1] // 2] if t.dim() and t.shape[-1] > 1 else None,
 }
 DTYPES = {
