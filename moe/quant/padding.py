@@ -1,7 +1,7 @@
 """Pad quantized weights with zeros, so that their sizes are what an experts backend needs.
 
 Padding comes after the quantization and after the shard was taken, so it changes neither codes nor
-scales: codes of 0 are added, and the scales of added blocks are 1.
+scales: codes of zero are added, and the scales of added blocks are 1.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ def pad_weights(weights: ExpertWeights, hidden: int, shard: int) -> ExpertWeight
     halves = rows // n if n and n != shard else 1
     high = rows if n == shard else shard  # rows of a half
     _check(weights, halves, (n, shard), (columns, hidden))
-    changes = {"w13": _padded(weights.w13, halves, high, _packed(weights, hidden))}
-    changes["w2"] = _padded(weights.w2, 1, hidden, _packed(weights, shard))
+    code = _code_of_zero(weights.format)
+    changes = {"w13": _padded(weights.w13, halves, high, _packed(weights, hidden), code)}
+    changes["w2"] = _padded(weights.w2, 1, hidden, _packed(weights, shard), code)
     for name in ("scale", "zero"):
         for matrix, parts, sizes in (("w13", halves, (high, hidden)), ("w2", 1, (hidden, shard))):
             values = getattr(weights, f"{matrix}_{name}")
@@ -81,10 +82,21 @@ def _packed(weights: ExpertWeights, columns: int) -> int:
     return columns // weights.format.packing
 
 
-def _padded(w: Tensor, halves: int, rows: int, columns: int) -> Tensor:
-    """Return w [e, halves * n, C] with zeros: each half has `rows` rows, of `columns` elements."""
-    raw = w.view(torch.uint8) if w.element_size() == 1 else w  # fp8 is copied as bytes; 0 is 0
-    out = raw.new_zeros((len(w), halves, rows, columns))
+def _code_of_zero(fmt: Format) -> int:
+    """Return the byte of codes that are zero. A padded group with a zero point has 0 as its own."""
+    if fmt.grid == "model" or fmt.zero_point:
+        return 0
+    codes = fmt.codec.encode(torch.zeros(1, fmt.packing))
+    return int(codes.view(torch.uint8))
+
+
+def _padded(w: Tensor, halves: int, rows: int, columns: int, filler: int = 0) -> Tensor:
+    """Return w [e, halves * n, C], each half with `rows` rows, of `columns` elements.
+
+    filler: the byte of what is added, or the number where w is wider.
+    """
+    raw = w.view(torch.uint8) if w.element_size() == 1 else w  # fp8 is copied as bytes
+    out = raw.new_full((len(w), halves, rows, columns), filler)
     if raw.numel():
         parts = raw.reshape(len(w), halves, -1, raw.shape[-1])
         out[:, :, : parts.shape[2], : parts.shape[3]] = parts

@@ -45,7 +45,8 @@ def test_what_is_there_is_met(words, where, monkeypatch):
         (
             "experts=flashinfer_cutlass",
             CPU,
-            "platform_lacks_feature: flashinfer_cutlass: needs cuda, fp8_mma, which cpu does not have",
+            "platform_lacks_feature: flashinfer_cutlass: needs cuda, fp8_mma, "
+            "which cpu does not have",
         ),
     ],
 )

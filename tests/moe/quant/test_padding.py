@@ -135,3 +135,16 @@ def test_a_rank_without_experts_has_no_biases_to_pad():
     padded = pad_weights(weights.replace(**parts), 24, 16)
     shapes = {name: tuple(getattr(padded, name).shape) for name in ("w13", "w2", "b13", "b2")}
     assert shapes == {"w13": (0, 32, 24), "w2": (0, 24, 16), "b13": (0, 32), "b2": (0, 24)}
+
+
+def test_added_elements_of_every_format_are_zero():
+    for fmt in FORMATS.built_in:
+        if fmt.quantizer is None or fmt.grid == "model":
+            continue
+        torch.manual_seed(0)
+        w13, w2 = torch.randn(2, 2 * 128, 128), torch.randn(2, 128, 128)
+        weights = ExpertWeights.of(*(moe_quantize_weights_torch(w, fmt) for w in (w13, w2)))
+        padded = pad_weights(weights, 256, 256)
+        gate_up, down = dequantize(padded.gate_up).view(4, 256, 256), dequantize(padded.down)
+        for part in (gate_up[:, 128:], gate_up[:, :, 128:], down[:, 128:], down[:, :, 128:]):
+            assert not bool(part.any()), fmt.name
