@@ -125,7 +125,12 @@ class _Excuses:
 
 
 def _points(space: Space, cases: Sequence[MoETestConfig]) -> int:
-    return sum(None not in space.values_of(case) for case in cases)
+    return sum(_is_point(space, case) for case in cases)
+
+
+def _is_point(space: Space, case: MoETestConfig) -> bool:
+    row = tuple(value for value in space.values_of(case) if value is not None)
+    return len(row) == len(space.factors) and space.case(row) == case
 
 
 def _text(model: Model, combination: verify.Combination) -> str:

@@ -1,6 +1,7 @@
 """A certificate counts what the cases have, and does not take an excuse that a case refutes."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -91,5 +92,7 @@ def test_an_excuse_that_cases_refute_is_not_taken(tmp_path, monkeypatch):
 def test_a_block_of_one_point(tmp_path, block):
     certificate = certificate_of(tmp_path, block)
     assert (certificate.in_suite, certificate.refused) == (1, Counter())
+    more = certificate_of(tmp_path, block, lambda cases: [*cases, replace(cases[0], m=5)])
+    assert more.in_suite == 1  # a block without axes has no values that tell another case apart
     covering = certificate_of(tmp_path, block.replace("{shapes", "{select: pairwise, shapes"))
     assert (covering.in_suite, covering.uncovered) == (1, ())
