@@ -13,7 +13,7 @@ from harness.checks.bits import bits_of
 from harness.checks.check import Check, Observation
 from harness.checks.output_rows import judge_call
 from harness.fixtures.layer_under_test import row_under_test
-from harness.fixtures.run_calls import changed_inputs
+from harness.fixtures.run_calls import changed_inputs, copied
 from harness.fixtures.undefined_rows import judged_output
 from harness.record.result import Finding, Verdict
 from moe import guarded_buffers
@@ -47,11 +47,11 @@ def messages(subject: Subject, calls: Sequence[Call]) -> Iterator[str]:
     Check that the layer changes no inputs and reuses no earlier output.
     """
     first = calls[0]
-    x, logits = first.inputs.x.clone(), first.inputs.logits.clone()
+    given = copied(first.inputs)
     with guarded_buffers.poisoned():
-        returned = subject.call(x, logits, first.inputs).out
+        returned = subject.call(given.x, given.logits, given).out
         repeated = judged_output(first.tokens, returned)
-        violations = guarded_buffers.broken_guards() + changed_inputs((x, logits), first.inputs)
+        violations = guarded_buffers.broken_guards() + changed_inputs(given, first.inputs)
     if not any(call.broken for call in calls):
         yield from (f"memory: {line}, when the first call is repeated" for line in violations)
     aliased = aliasing.aliased_output(calls, returned)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from harness.checks.check import Check, Observation
 from harness.checks.determinism import difference, is_claimed
 from harness.checks.output_rows import judge_call
+from harness.fixtures.run_calls import copied
 from harness.fixtures.undefined_rows import judged_output
 from harness.record.result import Finding, Verdict
 
@@ -35,8 +36,8 @@ def findings(observation: Observation) -> tuple[Finding, ...]:
 def _texts(observation: Observation) -> Iterator[str]:
     """Yield a message if bits differ that must not, or if only this output is wrong."""
     first = observation.calls[0]
-    x, logits = first.inputs.x.clone(), first.inputs.logits.clone()
-    returned = observation.subject.call(x, logits, first.inputs).out
+    given = copied(first.inputs)
+    returned = observation.subject.call(given.x, given.logits, given).out
     out = judged_output(first.tokens, returned)
     if observation.has_failed(first) or not bool(first.answer.out.isfinite().all()):
         return

@@ -10,7 +10,7 @@ import torch
 from harness.checks.alternatives import answer_of_rows
 from harness.checks.output import row_tolerance
 from harness.diagnosis.fit import MAX_RESIDUAL, TOLERANCE_FACTOR, lengths
-from harness.fixtures.layer_call import MAX_ROWS, chosen_rows, rows_of
+from harness.fixtures.layer_call import MAX_ROWS, judged_rows, rows_of
 from harness.matrix.exactness import is_bitwise
 from harness.mutants import FEW
 
@@ -75,7 +75,7 @@ def _with_ball(scene: Scene, call: Call, rows: Tensor, answer: Answer) -> Answer
 
 def _known(scene: Scene, call: Call, is_wrong: Tensor) -> tuple[Tensor, Answer] | None:
     """Return rows that have parts, and their answer; None if too few of them are wrong."""
-    known = chosen_rows(len(is_wrong), is_wrong.device)
+    known = judged_rows(call.tokens)
     is_known_wrong = is_wrong[known]
     needed = min(ENOUGH, int(is_wrong.sum()))
     # The answer of a case that is compared bit by bit allows no error, but a prediction has some.
