@@ -29,6 +29,7 @@ if not any(Path(name).exists() for name in _GPU_FILES):
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
+@pytest.hookimpl(trylast=True)  # after -k, which leaves out the rest
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     from tests import row_selection
 

@@ -88,4 +88,7 @@ def wait_until_free(
 
 
 def _of(devices: Collection[int], values: list[int]) -> list[int]:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")
+    if not all(word.strip().isdigit() for word in visible):
+        return values  # named by UUID: torch's numbers are not known here
     return [value for index, value in enumerate(values) if not devices or index in devices]

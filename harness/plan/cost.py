@@ -56,6 +56,8 @@ def rank_bytes(layer_spec: LayerSpec, device: str) -> int:
     held = (
         _matrices(layer_spec) * intermediate * hidden * (layer_spec.scheme.weight_bytes or element)
     )
+    if FORMATS[layer_spec.scheme.weights].group is not None:
+        held *= 2  # as they are stored, and as our kernels read them
     shared = _matrices(layer_spec) * layer_spec.shared_columns * layer_spec.hidden
     weights = layer_spec.num_experts * (expert * element + held) + 4 * expert * 4
     weights += 2 * element * (shared + _added_weights(layer_spec))

@@ -90,6 +90,18 @@ def arranged(w: QuantTensor) -> Arranged:
 
 
 def _codes(w: QuantTensor, steps: int, width: int) -> Tensor:
+    """Return all experts' codes as the kernels read them."""
+    if len(w.codes) < 2:
+        return _codes_of(w, steps, width)
+    assert w.scale is not None
+    each = zip(w.codes.split(1), w.scale.split(1), strict=True)
+    # One expert after the other: while words are made, a code takes several bytes.
+    made = [_codes_of(w.replace(codes=c, scale=scale), steps, width) for c, scale in each]
+    raw = [m.view(torch.uint8) if m.element_size() == 1 else m for m in made]
+    return torch.cat(raw).view(made[0].dtype)
+
+
+def _codes_of(w: QuantTensor, steps: int, width: int) -> Tensor:
     kind = code_kind(w.format)
     codes = _without_empty_groups(w) if w.format.scale_dtype == "e4m3" else w.codes
     codes = unpack(codes) if w.format.packing > 1 else codes.view(torch.uint8)

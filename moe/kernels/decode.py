@@ -93,9 +93,10 @@ def check_decoded(tensor: QuantTensor) -> None:
 def check_rows(x: QuantTensor) -> None:
     """Raise MoEError for activations that the kernels do not read, or in a format of weights."""
     check_decoded(x)
-    if is_decoded(x.format) and scale_kind(x.format) == "sums":
+    if scale_kind(x.format) == "sums":
         raise MoEError(
-            f"{x.format.name} is a format of weights; quantize activations to another one"
+            f"{x.format.name} has scales of groups that a product with weights in groups does not "
+            "read; quantize activations to another format"
         )
 
 

@@ -87,7 +87,7 @@ def product_of(
     return Product(
         x=x.codes.contiguous(),
         w=w.codes.contiguous(),
-        extras=(x.scale, w.scale, None, None, None, _contiguous(bias)),
+        extras=(_contiguous(x.scale), _contiguous(w.scale), None, None, None, _contiguous(bias)),
         sizes=(w.codes.shape[1], w.codes.shape[2]),
         tile=tile,
         constants=_constants(tile, x_scale=x_kind, w_scale=w_kind)
@@ -114,7 +114,7 @@ def _decoded(
         x=decoded_rows(x),
         w=w.codes,
         extras=(
-            *(x_scale, w.scale, w.zero_point),
+            *(_contiguous(x_scale), w.scale, w.zero_point),
             *(x.global_scale, _contiguous(w.global_scale), _contiguous(bias)),
         ),
         sizes=(out, inner),
@@ -172,6 +172,8 @@ def check_operands(x: QuantTensor, w: QuantTensor | Arranged) -> None:
         if isinstance(w, QuantTensor):
             check_decoded(w)
         check_rows(x)
+        if x.codes.dtype == torch.float16 and w.format.scale_dtype == "e4m3":
+            raise MoEError(f"no kernel multiplies fp16 rows by {w.format.name} weights; use bf16")
         if not is_decoded(w.format):
             rule = "quantize the weights in groups, too, or not the rows"
             raise MoEError(

@@ -28,6 +28,13 @@ def test_only_the_gangs_own_devices_are_waited_for(monkeypatch):
     assert device_memory.wait_until_free([1 << 30] * 2, 0.1, devices=[0]) >= 0.1
 
 
+def test_devices_named_by_uuid_are_all_waited_for(monkeypatch):
+    """Torch's numbers are not those of the driver then."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-5ebe9f43,GPU-a4ea9c2b")
+    monkeypatch.setattr(device_memory, "used", lambda: [0, 60 << 30])
+    assert device_memory.wait_until_free([0, 0], 0.1, devices=[0]) >= 0.1
+
+
 def test_on_a_shared_device_memory_counts_as_free_once_its_use_falls_no_longer(monkeypatch):
     falling = iter([9 << 30, 7 << 30, 5 << 30])
     last = [4 << 30]

@@ -82,6 +82,7 @@ def test_large_logits_are_refused_where_every_weight_is_one(router, fields, is_r
         ({"n": 136, "tp_size": 2, "use_ep": True}, False),
         ({"n": 131, "quant": "none"}, False),
         ({"n": 131, "exact": False}, False),
+        ({"n": 100, "quant": "int8_channel"}, False),  # a scale for each row
     ],
 )
 def test_exact_inputs_need_a_largest_value_in_each_part_of_the_quantized_columns(

@@ -122,8 +122,21 @@ def test_what_does_not_belong_together_is_named(kernel_device):
         zero_point=weights4.gate_up.zero_point[0, :5],
         format=FORMATS["int4_zp_g32"],
     )
-    with pytest.raises(MoEError, match="int4_zp_g32 is a format of weights; quantize activations"):
+    with pytest.raises(MoEError, match=r"int4_zp_g32 has scales of groups .* another format"):
         product(as_rows, w, kernel_device)
+
+
+def test_rows_whose_scales_no_decoding_kernel_reads_are_an_error(kernel_device):
+    """Their scales were dropped, and fp16 rows met nvfp4's scales as another format's."""
+    _, weights = operands("int4_g32")
+    method = QUANT.load("fp8_block")()
+    rows = method.quantize_input(torch.randn(5, 256).bfloat16(), None)
+    with pytest.raises(MoEError, match=r"fp8_group has scales of groups .* another format"):
+        product(rows, weights.gate_up, kernel_device)
+    _, weights = operands("nvfp4")
+    half = Activations(codes=torch.ones(5, 256, dtype=torch.float16))
+    with pytest.raises(MoEError, match="no kernel multiplies fp16 rows by nvfp4 weights; use bf16"):
+        product(half, weights.gate_up, kernel_device)
 
 
 def test_batched_rows_of_every_method(kernel_device):
@@ -151,3 +164,13 @@ def test_batched_rows_of_every_method(kernel_device):
 
 def _bytes(t):
     return t.view(torch.uint8) if t.element_size() == 1 else t
+
+
+@pytest.mark.parametrize("name", ["fp8_block", "w4a8"])
+def test_scales_in_wider_rows_are_read_as_they_are(name, kernel_device):
+    x, weights = operands(name)
+    wide = torch.full((len(x.scale), x.scale.shape[1] + 3), torch.nan)
+    wide[:, : x.scale.shape[1]] = x.scale
+    strided = x.replace(scale=wide[:, : x.scale.shape[1]])
+    as_they_are = [product(rows, weights.gate_up, kernel_device).cpu() for rows in (x, strided)]
+    assert torch.equal(as_they_are[0][USED], as_they_are[1][USED])
