@@ -206,14 +206,32 @@ class _Launcher:
             retired = self._slots.retire(active.share, ranks, active.need)
         if not retired:
             return ""
+        self._wait_again(active)
+        return f"; no further gang uses device {', '.join(map(str, retired))}"
+
+    def _wait_again(self, active: JobRun) -> None:
+        """Give a run's devices back, and let it be the first to get others."""
+        assert active.share is not None
         self._slots.give_back(active.share)
         active.share, active.failed_starts = None, 0
         self._active.remove(active)
         self._waiting.appendleft(active)
-        return f"; no further gang uses device {', '.join(map(str, retired))}"
+
+    def _left_to_others(self, active: JobRun) -> bool:
+        """Leave the cases to gangs of the job that have started; return whether there are some."""
+        others = (a for a in self._active if a is not active and a.backlog is active.backlog)
+        if active.attempts or not any(a.gang is not None and a.gang.tasks for a in others):
+            return False
+        assert active.share is not None
+        active.backlog.append(tuple(active.queue))
+        self._slots.give_back(active.share)
+        self._active.remove(active)
+        return True
 
     def _on_failed_start(self, active: JobRun, dead: GangDead) -> Iterator[Event]:
         if active.failed_starts < START_ATTEMPTS:
+            return
+        if self._left_to_others(active):
             return
         count = active.failed_starts
         text = f"{count} gangs could not start, the last because: {dead.reason}\n{dead.log}"
@@ -245,7 +263,10 @@ class _Launcher:
         if not active.queue and active.backlog:
             active.queue.extend(active.backlog.popleft())
         gang = active.gang
-        if gang is None and active.queue:
+        has_lost = active.share is not None and bool(self._slots.retired(active.share))
+        if gang is None and active.queue and has_lost:
+            self._wait_again(active)
+        elif gang is None and active.queue:
             self._start(active)
         elif gang is None:
             self._active.remove(active)
