@@ -71,7 +71,15 @@ def _text(case: MoETestConfig) -> str | None:
         return "a scale that all tokens share would depend on what a NaN row or a tie chooses"
     if case.logits == "large" and _has_weights_of_one(case):
         return f"every weight of {case.router} is 1, so that one left out would not show"
+    if case.logits == "large" and case.shared_experts and _has_growing_weights(case):
+        return f"weights of {case.router} grow with the logits, and hide the shared experts"
     return None
+
+
+def _has_growing_weights(case: MoETestConfig) -> bool:
+    """Return whether weights have no bound: nothing divides them, and no score is the largest."""
+    row = ROUTERS.row(case.router)
+    return not (case.renormalize or row.sums_to_one or row.saturated_at is not None)
 
 
 def _has_weights_of_one(case: MoETestConfig) -> bool:

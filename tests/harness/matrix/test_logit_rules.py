@@ -73,6 +73,25 @@ def test_large_logits_are_refused_where_every_weight_is_one(router, fields, is_r
 
 
 @pytest.mark.parametrize(
+    ("router", "fields", "is_refused"),
+    [
+        ("softplus_sqrt", {"renormalize": False}, True),
+        ("triton_softplus_sqrt", {"renormalize": False}, True),
+        ("softplus_sqrt", {"renormalize": True}, False),
+        ("softplus_sqrt", {"renormalize": False, "shared_experts": 0}, False),
+        ("softmax", {"renormalize": False}, False),
+    ],
+)
+def test_large_logits_are_refused_where_weights_that_grow_hide_shared_experts(
+    router, fields, is_refused
+):
+    case = PLAIN.replace(**{"logits": "large", "router": router, "shared_experts": 1, **fields})
+    reason = logits_reason(case)
+    assert (reason is not None) == is_refused
+    assert reason is None or "hide the shared experts" in reason.text
+
+
+@pytest.mark.parametrize(
     ("fields", "is_refused"),
     [
         ({"n": 131}, True),
