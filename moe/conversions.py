@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from moe.byte_views import as_bytes
 from moe.errors import MoEError
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def scales_by_tile(scales: Tensor) -> Tensor:
     """
     experts, rows, groups = scales.shape
     padding = (0, -groups % _TILE_GROUPS, 0, -rows % _TILE_ROWS)
-    padded = torch.nn.functional.pad(_raw(scales), padding)
+    padded = torch.nn.functional.pad(as_bytes(scales), padding)
     tiles = padded.reshape(experts, -1, 4, _TILE_ROWS // 4, padded.shape[2] // 4, _TILE_GROUPS)
     moved = tiles.permute(0, 1, 4, 3, 2, 5).reshape(padded.shape)
     return moved.contiguous().view(scales.dtype)
@@ -116,7 +117,7 @@ def scales_by_row(tiles: Tensor, rows: int, groups: int) -> Tensor:
     """Return the scales [e, rows, groups] of `scales_by_tile`."""
     experts, padded_rows, padded_groups = tiles.shape
     shape = (experts, padded_rows // _TILE_ROWS, padded_groups // 4, _TILE_ROWS // 4, 4, 4)
-    plain = _raw(tiles).reshape(shape).permute(0, 1, 4, 3, 2, 5).reshape(tiles.shape)
+    plain = as_bytes(tiles).reshape(shape).permute(0, 1, 4, 3, 2, 5).reshape(tiles.shape)
     return plain[:, :rows, :groups].contiguous().view(tiles.dtype)
 
 
@@ -145,11 +146,6 @@ def unpacked_routing(packed: Tensor) -> tuple[Tensor, Tensor]:
     bits = (packed & 0xFFFF).to(torch.int32)
     signed = torch.where(bits >= 1 << 15, bits - (1 << 16), bits).to(torch.int16)
     return packed >> 16, signed.view(torch.bfloat16)
-
-
-def _raw(scales: Tensor) -> Tensor:
-    """Return scales of one byte as uint8: not every operation takes fp8."""
-    return scales.view(torch.uint8) if scales.element_size() == 1 else scales
 
 
 def _check_rows(w: Tensor, multiple: int, what: str) -> None:

@@ -37,7 +37,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
+from moe.byte_views import as_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,5 +106,5 @@ def keep_batched(stage: str, value: Tensor | None, slots: Tensor) -> None:
     if _kept is not None and value is not None and not value.is_meta:
         flat = slots.reshape(-1)
         used = flat >= 0
-        raw = value.view(torch.uint8) if value.element_size() == 1 else value
+        raw = as_bytes(value)
         keep(stage, raw[used].view(value.dtype), rows=flat[used].long(), copy=False)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from moe.byte_views import as_bytes
 from moe.errors import MoEError
 
 if TYPE_CHECKING:
@@ -75,5 +76,5 @@ def _alternating(t: Tensor) -> Tensor:
 
 def _rows(t: Tensor, index: Tensor) -> Tensor:
     """Return rows of t [e, R, ...]; as bytes where its elements are: not all devices index fp8."""
-    raw = t.view(torch.uint8) if t.element_size() == 1 else t
+    raw = as_bytes(t)
     return raw[:, index.to(t.device)].view(t.dtype)

@@ -211,27 +211,17 @@ class _Launcher:
 
     def _wait_again(self, active: JobRun) -> None:
         """Give a run's devices back, and let it be the first to get others."""
-        assert active.share is not None
-        self._slots.give_back(active.share)
+        self._release(active)
         active.share, active.failed_starts = None, 0
-        self._active.remove(active)
         self._waiting.appendleft(active)
 
-    def _left_to_others(self, active: JobRun) -> bool:
-        """Leave the cases to gangs of the job that have started; return whether there are some."""
-        others = (a for a in self._active if a is not active and a.backlog is active.backlog)
-        if active.attempts or not any(a.gang is not None and a.gang.tasks for a in others):
-            return False
-        assert active.share is not None
-        active.backlog.append(tuple(active.queue))
-        self._slots.give_back(active.share)
+    def _release(self, active: JobRun) -> None:
         self._active.remove(active)
-        return True
+        if active.share is not None:
+            self._slots.give_back(active.share)
 
     def _on_failed_start(self, active: JobRun, dead: GangDead) -> Iterator[Event]:
         if active.failed_starts < START_ATTEMPTS:
-            return
-        if self._left_to_others(active):
             return
         count = active.failed_starts
         text = f"{count} gangs could not start, the last because: {dead.reason}\n{dead.log}"
@@ -269,9 +259,7 @@ class _Launcher:
         elif gang is None and active.queue:
             self._start(active)
         elif gang is None:
-            self._active.remove(active)
-            if active.share is not None:
-                self._slots.give_back(active.share)
+            self._release(active)
         elif not active.queue:
             self._end(gang)
         elif gang.state is State.IDLE:

@@ -9,9 +9,7 @@ from torch.nn.functional import gelu as gaussian
 from torch.nn.functional import silu as swish
 
 from harness.mutants import NotApplicable
-from harness.mutants.recompute import (
-    redo,
-)
+from harness.mutants.recompute import redo
 from harness.mutants.steps import (
     Matrices,
     Shard,

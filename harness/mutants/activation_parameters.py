@@ -6,12 +6,8 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from harness.mutants import NotApplicable
-from harness.mutants.recompute import (
-    redo,
-)
-from harness.mutants.steps import (
-    Steps,
-)
+from harness.mutants.recompute import redo
+from harness.mutants.steps import Steps
 from moe.activations import ACTIVATIONS
 from moe.activations.silu.truth import silu
 

@@ -9,9 +9,7 @@ import torch
 from harness.mutants import NotApplicable
 from harness.mutants.contributions import blame
 from harness.mutants.experts import suspect_of
-from harness.mutants.recompute import (
-    redo,
-)
+from harness.mutants.recompute import redo
 from harness.mutants.steps import (
     Steps,
     right_leave,

@@ -14,9 +14,7 @@ from harness.mutants.recompute import (
     shared_mlp,
 )
 from harness.mutants.shared import shared_part
-from harness.mutants.steps import (
-    Steps,
-)
+from harness.mutants.steps import Steps
 from moe.reference.latent import LatentTruth
 from moe.spec import BLOCK
 

@@ -8,9 +8,7 @@ import torch
 
 from harness.fixtures import tensors
 from harness.mutants import NotApplicable
-from harness.mutants.recompute import (
-    redo,
-)
+from harness.mutants.recompute import redo
 from harness.mutants.steps import (
     Steps,
     right_changes,

@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness.mutants import NotApplicable
-from harness.mutants.recompute import (
-    redo,
-)
+from harness.mutants.recompute import redo
 from harness.mutants.steps import (
     Matrices,
     Steps,

@@ -8,9 +8,7 @@ import torch
 
 from harness.mutants import NotApplicable
 from harness.mutants.contributions import added_distance, blame, by_rank, residual
-from harness.mutants.recompute import (
-    shared_mlp,
-)
+from harness.mutants.recompute import shared_mlp
 from harness.mutants.shared import shared_part
 
 if TYPE_CHECKING:

@@ -8,9 +8,7 @@ import torch
 from torch.nn.functional import pad
 
 from harness.mutants import NotApplicable
-from harness.mutants.recompute import (
-    redo,
-)
+from harness.mutants.recompute import redo
 from harness.mutants.steps import (
     Steps,
     expert_input,

@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.mutants import NotApplicable
-from harness.mutants.recompute import (
-    redo,
-)
+from harness.mutants.recompute import redo
 from harness.mutants.steps import (
     Matrices,
     Steps,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from moe.all2all.base import PrepareFinalize
+from moe.byte_views import as_bytes
 from moe.types import Dispatched, Routing
 
 if TYPE_CHECKING:
@@ -54,6 +55,6 @@ def _padded(x: Tensor, rows: int, value: float = 0) -> Tensor:
     missing = rows - x.shape[0]
     if missing == 0:
         return x
-    bits = x.view(torch.uint8) if x.element_size() == 1 else x  # not every backend fills fp8
+    bits = as_bytes(x)
     filler = bits.new_full((missing, *x.shape[1:]), value)
     return torch.cat([bits, filler]).view(x.dtype)

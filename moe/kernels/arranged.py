@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from moe.byte_views import joined
 from moe.errors import MoEError
 from moe.formats.nibbles import unpack
 from moe.kernels.decode import check_decoded, code_kind, scale_kind
@@ -96,9 +97,7 @@ def _codes(w: QuantTensor, steps: int, width: int) -> Tensor:
     assert w.scale is not None
     each = zip(w.codes.split(1), w.scale.split(1), strict=True)
     # One expert after the other: while words are made, a code takes several bytes.
-    made = [_codes_of(w.replace(codes=c, scale=scale), steps, width) for c, scale in each]
-    raw = [m.view(torch.uint8) if m.element_size() == 1 else m for m in made]
-    return torch.cat(raw).view(made[0].dtype)
+    return joined([_codes_of(w.replace(codes=c, scale=s), steps, width) for c, s in each])
 
 
 def _codes_of(w: QuantTensor, steps: int, width: int) -> Tensor:

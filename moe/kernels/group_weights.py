@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
-
+from moe.byte_views import joined
 from moe.kernels.quantize_groups import global_scale, quantize_groups, quantize_groups_torch
 
 if TYPE_CHECKING:
@@ -32,19 +31,12 @@ def quantize_weights_torch(w: Tensor, fmt: Format) -> QuantTensor:
         quantize_groups_torch(w[e : e + 1], fmt, None if totals is None else totals[e : e + 1])
         for e in range(len(w))
     ]
-    fields = {
-        name: _joined([t for part in parts if (t := getattr(part, name)) is not None])
-        for name in ("codes", "scale", "global_scale", "zero_point")
-    }
-    return parts[0].replace(**fields)
-
-
-def _joined(parts: list[Tensor]) -> Tensor | None:
-    """Return the experts' tensors as one; fp8 is joined as bytes. None if there are none."""
-    if not parts:
-        return None
-    raw = [t.view(torch.uint8) if t.element_size() == 1 else t for t in parts]
-    return torch.cat(raw).view(parts[0].dtype)
+    names = [
+        n
+        for n in ("codes", "scale", "global_scale", "zero_point")
+        if getattr(parts[0], n) is not None
+    ]
+    return parts[0].replace(**{n: joined([getattr(part, n) for part in parts]) for n in names})
 
 
 def _totals(w: Tensor, fmt: Format) -> Tensor | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
+from moe.byte_views import joined
 from moe.formats.quant_tensor import dequantize
 from moe.kernels import quantize
 from moe.kernels.launch import runs_kernels
@@ -91,8 +92,8 @@ class QuantMethod(ABC):
 def _rows_of(t: Tensor, columns: range, intermediate: int) -> Tensor:
     """Return the rows of t, [e, 2N, ...] or [e, N, ...], for these columns: gate's, then up's."""
     part = slice(columns.start, columns.stop)
-    halves = [_bytes(half[:, part]) for half in torch.split(t, intermediate, dim=1)]
-    return torch.cat(halves, dim=1).view(t.dtype).contiguous()
+    halves = [half[:, part] for half in torch.split(t, intermediate, dim=1)]
+    return joined(halves, dim=1).contiguous()
 
 
 def _shard_biases(
@@ -107,11 +108,6 @@ def _shard_biases(
         "b13": _rows_of(b13, columns, intermediate),
         "b2": b2 if is_first else torch.zeros_like(b2),
     }
-
-
-def _bytes(t: Tensor) -> Tensor:
-    """Return t as uint8 if its elements are bytes: torch concatenates no fp8 on some devices."""
-    return t.view(torch.uint8) if t.element_size() == 1 else t
 
 
 def _shard_blocks(

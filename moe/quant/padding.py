@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from moe.byte_views import as_bytes
 from moe.errors import MoEError
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def _padded(w: Tensor, halves: int, rows: int, columns: int, filler: int = 0) ->
 
     filler: the byte of what is added, or the number where w is wider.
     """
-    raw = w.view(torch.uint8) if w.element_size() == 1 else w  # fp8 is copied as bytes
+    raw = as_bytes(w)
     out = raw.new_full((len(w), halves, rows, columns), filler)
     if raw.numel():
         parts = raw.reshape(len(w), halves, -1, raw.shape[-1])
@@ -113,7 +114,7 @@ def _padded_blocks(
     if counts[0] is None:
         halves = 1
     filler = _ONE[fmt.scale_dtype] if one else 0
-    raw = values.view(torch.uint8) if values.element_size() == 1 else values
+    raw = as_bytes(values)
     shape = (len(values), halves, counts[0] or 1, counts[1] or 1)
     out = torch.full(shape, filler, dtype=raw.dtype, device=raw.device)
     if raw.numel():

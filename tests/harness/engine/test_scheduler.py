@@ -306,15 +306,6 @@ def test_a_device_on_which_no_gang_starts_is_used_no_more(tmp_path, monkeypatch)
     assert sum(reason.endswith("; no further gang uses device 0") for reason in why) == 1
 
 
-def test_a_pair_of_devices_on_which_no_gang_starts_leaves_the_cases_to_others(
-    tmp_path, monkeypatch
-):
-    breaks_on({0, 1}, monkeypatch, tmp_path)
-    cases = [case("none", world=2, m=m) for m in range(1, 13)]
-    found = results(events_of(plan(*cases), tmp_path, devices=4))
-    assert [result.verdict for result in found.values()] == [Verdict.PASSED] * 12
-
-
 def test_without_a_device_left_cases_are_infra(tmp_path, monkeypatch):
     breaks_on({0, 1}, monkeypatch, tmp_path)
     cases = [case("none", world=1, m=m) for m in (1, 2)]
