@@ -170,7 +170,7 @@ def slots_without_an_expert_not_left_out(patch):
         out[int(ends[-1]) :] = float("nan")
         return out
 
-    around(patch, torch_grouped, "_weighted_sum", plain)
+    around(patch, torch_grouped, "weighted_sum", plain)
     around(patch, torch_grouped, "_grouped_mm", unwritten)
 
 

@@ -132,7 +132,7 @@ def router_weight_before_the_activation(patch):
     told = []
 
     def apply(real, self, x, routing):
-        order, _ = torch_grouped._by_expert(routing.topk_ids, self.num_local)
+        order, _ = torch_grouped.by_expert(routing.topk_ids, self.num_local)
         told.append(routing.topk_weights.flatten()[order])
         ones = torch.ones_like(routing.topk_weights)
         return real(self, x, Routing(topk_ids=routing.topk_ids, topk_weights=ones))

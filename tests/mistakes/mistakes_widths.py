@@ -36,8 +36,8 @@ def codes_of_fnuz_read_as_ocp(patch):
 
 @mistake("padding of sizes", "vLLM #42098", **PADDED)
 def padding_comes_after_up_instead_of_after_gate_too(patch):
-    def together(real, w, halves, rows, columns):
-        return real(w, 1, halves * rows, columns)
+    def together(real, w, halves, rows, columns, code=0):
+        return real(w, 1, halves * rows, columns, code)
 
     around(patch, padding, "_padded", together)
 
@@ -52,8 +52,8 @@ def tokens_are_padded_in_front(patch):
 
 @mistake("padding of sizes", "vLLM #38148", quant="int8_channel", **PADDED)
 def padded_columns_are_not_zero(patch):
-    def filled(real, w, halves, rows, columns):
-        out = real(w, halves, rows, columns)
+    def filled(real, w, halves, rows, columns, code=0):
+        out = real(w, halves, rows, columns, code)
         raw = out.view(torch.int8) if out.element_size() == 1 else out
         raw[..., w.shape[-1] :] = 1
         raw.view(len(w), halves, rows, columns)[:, :, w.shape[1] // halves :] = 1

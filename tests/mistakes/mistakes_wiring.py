@@ -223,7 +223,7 @@ TRITON = {"experts": "triton"}
     **TRITON,
 )
 def groups_of_a_step_have_one_scale(patch):
-    edited(patch, decoded_dot, "decoded_dot", "scale_at + (part // SPAN) * out", "scale_at")
+    edited(patch, decoded_dot, "decoded_dot", "scales[part // SPAN]", "scales[0]")
 
 
 @mistake("rounding of exponents", "OCP MX 1.0", quant="mxfp4", k=256)
