@@ -58,7 +58,9 @@ def test_a_layout_that_does_not_say_where_a_rank_is_has_a_message_of_its_own(mon
     """Before anything is made; the stages between ranks looked such a rank up in vain."""
     monkeypatch.setattr(Layout, "tp_rank", lambda layout, rank: rank // layout.dp_size)
     monkeypatch.setattr(Layout, "dp_rank", lambda layout, rank: rank % layout.dp_size)
-    with pytest.raises(ValueError, match="the layout assigns rank 1 the DP rank 1 of 2 and the TP"):
+    with pytest.raises(
+        ValueError, match="the layout assigns rank 1 the DP rank 1 of 2, context rank"
+    ):
         run_case(case(dp_size=2, tp_size=2), context())
 
 

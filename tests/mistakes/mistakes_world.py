@@ -48,9 +48,16 @@ def second_matrix_of_the_neighbour_s_columns(patch):
     around(patch, QuantMethod, "shard", shard)
 
 
-@mistake("context ranks do not share experts", NEVER, "context_ranks_not_summed", pcp_size=2)
+@mistake(
+    "context ranks do not share experts",
+    NEVER,
+    "context_ranks_not_summed",
+    dp_size=2,
+    pcp_size=2,
+    use_ep=True,
+)
 def each_context_rank_sums_alone(patch):
-    summed_among(patch, lambda other, own: other == own)
+    summed_among(patch, lambda other, own: other % 2 == own % 2)
 
 
 @mistake("rows of another context rank", NEVER, "neighbour_tokens", pcp_size=2, use_ep=True)
@@ -93,14 +100,14 @@ def last_local_expert_never_reached(patch):
     around(patch, moe_kernel, "to_local_ids", local)
 
 
-@mistake("output of an earlier call", NEVER, tokens="none", **EP)
-def a_call_without_tokens_returns_what_is_left(patch):
-    held = []
+@mistake("state of a call without tokens", NEVER, "zeros", tokens="none", **EP)
+def the_call_after_one_without_tokens_is_taken_for_idle(patch):
+    idle = []
 
     def finalize(real, self, partial, dispatched):
-        out = real(self, partial, dispatched)
-        held.append(out)
-        return out if sum(dispatched.counts) else held[0]
+        out = real(self, partial * 0 if idle else partial, dispatched)
+        idle[:] = [] if sum(dispatched.counts) else ["yes"]
+        return out
 
     around(patch, AllGatherReduceScatter, "finalize", finalize)
 
