@@ -8,7 +8,9 @@ import torch
 import torch.distributed as dist
 
 from moe.all2all import ALL2ALL
+from moe.all2all.make import holders_of
 from moe.collectives import Group, make_groups
+from moe.errors import MoEError
 from moe.formats import FORMATS
 from moe.types import Activations, Routing
 
@@ -54,7 +56,26 @@ def collectives(staged: bool):
         "scatter": group.reduce_scatter(parts.bfloat16()),
         "reduce": group.all_reduce(rows),
         "counts": group.gather_counts(3 * rank, torch.device("cpu")),
+        "last": group.broadcast(parts, world - 1),
+        "own": parts,  # a broadcast leaves it as it was
     }
+
+
+def exchanged(staged: bool):
+    """What arrives of all_to_all, where rank s sends (s + 2 d) % 3 rows to rank d; fp8 as bytes."""
+    rank, world = here()
+    group = everyone(staged)
+    sent, received = (
+        [(s + 2 * d) % 3 for s, d in pairs]
+        for pairs in (
+            [(rank, d) for d in range(world)],
+            [(s, rank) for s in range(world)],
+        )
+    )
+    rows = torch.cat([torch.full((n, 2), 10 * rank + d) for d, n in enumerate(sent)]).byte()
+    as_fp8 = group.all_to_all(rows.view(torch.float8_e4m3fn), sent, received)
+    nothing = group.all_to_all(rows[:0], [0] * world, [0] * world)
+    return group.all_to_all(rows, sent, received), as_fp8.view(torch.uint8), tuple(nothing.shape)
 
 
 def every_code(staged: bool):
@@ -90,10 +111,39 @@ def sent_by(rank: int, count: int, kind: str) -> tuple[Activations, Routing]:
     return x, routing
 
 
+def made(name: str, group: Group | None = None):
+    """A member whose ranks hold the experts in turn, of 1000."""
+    group = everyone() if group is None else group
+    member = ALL2ALL.load(name)(group)
+    member.experts_of = tuple(tuple(range(r, 1000, group.size)) for r in range(group.size))
+    member.holders = holders_of(member.experts_of, 1000)
+    return member
+
+
+def disagreeing(name: str, what: str) -> str:
+    """The error of ranks of which the last passes something else: each rank's own text."""
+    rank, world = here()
+    x, routing = sent_by(rank, 2, "fp8_group")
+    if rank == world - 1:
+        if what == "width":
+            x = x.replace(codes=x.codes[:, :128], scale=x.scale[:, :1])
+        elif what == "slots":
+            routing = Routing(
+                topk_ids=routing.topk_ids[:, :1], topk_weights=routing.topk_weights[:, :1]
+            )
+        else:
+            x, routing = sent_by(rank, 2, "model")
+    try:
+        made(name).prepare(x, routing)
+    except MoEError as error:
+        return str(error)
+    return "no error"
+
+
 def dispatched(name: str, counts: tuple[int, ...], kind: str):
     """prepare() on uneven ranks, as plain values (codes as bytes or float32)."""
     rank, _ = here()
-    member = ALL2ALL.load(name)(everyone())
+    member = made(name)
     got = member.prepare(*sent_by(rank, counts[rank], kind))
     codes = got.x.codes
     return {
@@ -103,13 +153,14 @@ def dispatched(name: str, counts: tuple[int, ...], kind: str):
         "ids": got.routing.topk_ids,
         "weights": got.routing.topk_weights,
         "counts": got.counts,
+        "tokens": got.tokens,
     }
 
 
 def finalized(name: str, counts: tuple[int, ...], dtype: str):
     """finalize() of partial sums whose padding rows are NaN; each rank's own rows."""
     rank, _ = here()
-    member = ALL2ALL.load(name)(everyone())
+    member = made(name)
     got = member.prepare(*sent_by(rank, counts[rank], "model"))
     real = got.routing.topk_ids.amax(dim=1) >= 0
     partial = got.routing.topk_ids[:, :1].float() * (rank + 1)
