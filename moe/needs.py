@@ -33,7 +33,7 @@ _PADDING = _SIZES | {"layout", "scheme", "pads", "roundup"}
 # backends.
 EXPERTS_ONLY = ("activation_functions", "dequantizes", "routers", "layer_features")
 ALL2ALL_ONLY = ("spanning_scales",)
-_PLAIN = (*EXPERTS_ONLY, *ALL2ALL_ONLY, "padding", "adapters")
+_PLAIN = (*EXPERTS_ONLY, *ALL2ALL_ONLY, "padding", "adapters", "moe_tp")
 UNQUANTIZED = frozenset({("model", "model")})
 
 
@@ -70,6 +70,9 @@ class Needs:
     # Whether a dynamic scale over all rows of a call may be taken of the rows that reach a rank: an
     # all2all backend that brings every row to every rank. Checked for these only.
     spanning_scales: bool = False
+    # Whether experts may be spread over some ranks and split over others (`moe_tp_size` of the
+    # layout). Checked for experts and all2all backends only.
+    moe_tp: bool = False
     hidden_multiple: int = 1  # the hidden size must be a multiple of this
     shard_multiple: int = 1  # the same for the intermediate size on each rank
     # More multiples, of some weight formats on some chips.
@@ -210,6 +213,15 @@ def _spanning_scales(_: Needs, __: Platform, layer_spec: LayerSpec) -> Reason | 
 
 
 @reads("layout")
+def _moe_tp(_: Needs, __: Platform, layer_spec: LayerSpec) -> Reason | None:
+    """Refuse experts that are spread over some ranks and split over others."""
+    if layer_spec.layout.moe_tp_size == 1:
+        return None
+    text = "does not say that spread experts may be split, too (`moe_tp` in its needs)"
+    return Reason(code="layout_unsupported", text=text)
+
+
+@reads("layout")
 def _world(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason | None:
     """Refuse more ranks than `max_world`."""
     if needs.max_world is None or layer_spec.layout.world_size <= needs.max_world:
@@ -278,6 +290,7 @@ _CHECKS: dict[str, tuple[object, Callable[[Needs, Platform, LayerSpec], Reason |
     "padding": (True, _padding),
     "adapters": (True, _adapters),
     "spanning_scales": (True, _spanning_scales),
+    "moe_tp": (True, _moe_tp),
     "max_world": (None, _world),
     "hidden_multiple": (1, _hidden),
     "shard_multiple": (1, _shard),

@@ -5,12 +5,14 @@ One row and one file per backend, in order of preference. `moe.all2all.make` mak
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from moe.registry import Registry
 from moe.spec import ANY, STANDARD, MemberSpec, Needs, Numerics
 
 _SENT = Numerics(reduction="model")  # partial sums are sent and added in the layer's dtype
-_CARRIES = Needs(dtypes=ANY, formats=ANY, padding=True, adapters=True)
-_GATHERS = Needs(dtypes=ANY, formats=ANY, padding=True, adapters=True, spanning_scales=True)
+_CARRIES = Needs(dtypes=ANY, formats=ANY, padding=True, adapters=True, moe_tp=True)
+_GATHERS = replace(_CARRIES, spanning_scales=True)
 
 ALL2ALL: Registry[MemberSpec] = Registry(
     "all2all",
@@ -20,14 +22,7 @@ ALL2ALL: Registry[MemberSpec] = Registry(
             target="moe.all2all.local:Local",
             dispatch_format=STANDARD,
             carries_logits=True,
-            needs=Needs(
-                dtypes=ANY,
-                formats=ANY,
-                padding=True,
-                adapters=True,
-                spanning_scales=True,
-                max_world=1,
-            ),
+            needs=replace(_GATHERS, max_world=1),
             numerics=_SENT,
             deterministic=True,
         ),

@@ -137,6 +137,16 @@ def test_a_scale_over_all_rows_needs_an_all2all_that_brings_them():
     assert experts_refusal(Needs(formats=ANY, dequantizes=True), layer, CHIP) is None
 
 
+def test_experts_and_all2all_rows_must_name_spread_experts_that_are_split():
+    layer = layer_spec(layout=Layout(dp_size=4, use_ep=True, moe_tp_size=2))
+    for refusal in (experts_refusal, all2all_refusal):
+        reason = refusal(Needs(), layer, CHIP)
+        assert reason.code == "layout_unsupported"
+        assert "spread experts may be split, too (`moe_tp` in its needs)" in reason.text
+        assert refusal(Needs(moe_tp=True), layer, CHIP) is None
+    assert Needs().refusal(layer, CHIP) is None  # a router or a quant method sees no ranks
+
+
 @pytest.mark.parametrize(
     ("fields", "code"),
     [
