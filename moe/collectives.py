@@ -68,7 +68,8 @@ class Group:
         if self.handle is None:
             return x
         raw = as_bytes(x.contiguous())
-        sent = raw.cpu() if self.staged else raw.clone()  # it is received in the same memory
+        # What arrives is written into what is passed: a copy.
+        sent = raw.to("cpu", copy=True) if self.staged else raw.clone()
         dist.broadcast(sent, group=self.handle, group_src=root)
         return sent.to(x.device).view(x.dtype)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from moe.registry import Registry
-from moe.spec import ANY, STANDARD, MemberSpec, Needs, Numerics
+from moe.spec import ANY, BATCHED, STANDARD, MemberSpec, Needs, Numerics
 
 _SENT = Numerics(reduction="model")  # partial sums are sent and added in the layer's dtype
 _CARRIES = Needs(dtypes=ANY, formats=ANY, padding=True, adapters=True, moe_tp=True)
@@ -51,6 +51,22 @@ ALL2ALL: Registry[MemberSpec] = Registry(
             needs=_CARRIES,
             # Partial sums are sent in the layer's dtype, added in float32 in rank order.
             numerics=Numerics(reduction="wire"),
+            deterministic=True,
+        ),
+        MemberSpec(
+            name="all_to_all_batched",
+            target="moe.all2all.all_to_all_batched:AllToAllBatched",
+            dispatch_format=BATCHED,
+            needs=_CARRIES,
+            # Each expert's output is sent in the layer's dtype; the token's rank weighs and adds.
+            numerics=Numerics(
+                expert="model",
+                weight_on="output",
+                weight_dtype="f32",
+                weighted="f32",
+                combine="f32",
+                reduction="wire",
+            ),
             deterministic=True,
         ),
     ),
