@@ -138,7 +138,9 @@ def main() -> None:
         for name in by_rank[0]:
             seconds = max(found[name][0] for found in by_rank)
             size = max(found[name][1] for found in by_rank) / 1e6
-            print(f"| {tokens} | {name} | {seconds * 1e3:.3f} | {size:.3f} | {size / seconds:.0f} |")
+            print(
+                f"| {tokens} | {name} | {seconds * 1e3:.3f} | {size:.3f} | {size / seconds:.0f} |"
+            )
 
 
 if __name__ == "__main__":

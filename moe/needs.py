@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, cast
 
 from moe import experts_needs, roundup
 from moe.need import ANY, Anything, FormatsOn, Need, fields_read, first_refusal, reads, resolve
+from moe.needs_form import check_needs, unknown_format
 from moe.packages import Package
 from moe.packages import refusal as package_refusal
 from moe.reason import Reason
@@ -39,7 +40,10 @@ UNQUANTIZED = frozenset({("model", "model")})
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
-    """Declare the values of each axis that a member supports, and what the platform must have."""
+    """Declare the values of each axis that a member supports, and what the platform must have.
+
+    Raises ValueError for a field of another form, such as a string in place of a set.
+    """
 
     features: frozenset[str] = frozenset()  # required of the platform, all of them
     dtypes: frozenset[str] | Anything = frozenset({"bf16"})  # keys of DTYPE_BYTES
@@ -83,6 +87,9 @@ class Needs:
     # "module:function", called with (layer_spec, platform) -> Reason | None, for conditions that
     # only code can check. Without `reads` on the function it is called again for each new layer.
     probe: str | None = None
+
+    def __post_init__(self) -> None:
+        check_needs(self)
 
     def asked(self, platform: Platform, *, leave_out: Container[str] = _PLAIN) -> tuple[Need, ...]:
         """Return the needs that can refuse a layer on this platform, in the order of checking.
@@ -161,7 +168,7 @@ def _formats(needs: Needs, platform: Platform, layer_spec: LayerSpec) -> Reason 
         text = f"takes {weights} weights with activation_format {', '.join(partners)}{where}, "
         return Reason(code="activation_format_unsupported", text=f"{text}not {activations}")
     supported = ", ".join(sorted({w for w, _ in pairs}))
-    text = f"takes weight_format {supported}{where}, not {weights}"
+    text = f"takes weight_format {supported}{where}, not {weights}{unknown_format(pairs)}"
     return Reason(code="weight_format_unsupported", text=text)
 
 

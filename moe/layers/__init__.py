@@ -14,6 +14,7 @@ from moe import released
 from moe.errors import MoEError
 from moe.need import Anything
 from moe.needs import ALL2ALL_ONLY
+from moe.needs_form import check_names
 from moe.registry import Registry
 from moe.spec import (
     ROUTING_FIELDS,
@@ -70,6 +71,8 @@ class OwnLayerSpec(MemberSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_names(f"`takes` of layer {self.name!r}", self.takes, "tp", or_any=False)
+        check_names(f"`routers` of layer {self.name!r}", self.routers, "softmax")
         unknown = sorted(self.takes - set(TAKES))
         if unknown:
             known = ", ".join(TAKES)

@@ -13,9 +13,7 @@ from tests.moe import stack_ranks
 ACROSS = [row.name for row in ALL2ALL.built_in if row.needs.max_world is None]
 
 
-@pytest.mark.parametrize(
-    "name", [row.name for row in ALL2ALL if row.dispatch_format == STANDARD]
-)
+@pytest.mark.parametrize("name", [row.name for row in ALL2ALL if row.dispatch_format == STANDARD])
 def test_one_rank_alone_gets_its_own_rows_back(name):
     member = stack_ranks.made(name, ALONE)
     x, routing = stack_ranks.sent_by(0, 3, "fp8_group")
