@@ -83,6 +83,16 @@ def recording() -> Iterator[dict[str, Kept]]:
         _kept = before
 
 
+@contextmanager
+def recording_part() -> Iterator[dict[str, Kept]]:
+    """Record the stages kept inside apart, for `keep_joined`; nothing if nobody records."""
+    if _kept is None:
+        yield {}
+        return
+    with recording() as part:
+        yield part
+
+
 def is_recording() -> bool:
     """Return whether stages are recorded, so that a backend must store what it could fuse away."""
     return _kept is not None

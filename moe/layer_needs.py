@@ -211,7 +211,7 @@ def _formats() -> Registry[Format]:
 def _chunked_scale(layer_spec: LayerSpec) -> Reason | None:
     """Refuse chunks of tokens if a dynamic scale is taken over all of them."""
     activations = layer_spec.scheme.activations
-    if not layer_spec.chunk or not _formats()[activations].spans_rows:
+    if not layer_spec.chunk or not _formats().row(activations).spans_rows:
         return None
     text = (
         f"{activations} activations have a scale over all tokens of a call, and tokens in chunks "

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
@@ -62,8 +61,7 @@ class MoEKernel:
         outputs, parts = [], []
         for start in starts:
             rows = slice(start, start + size)
-            is_recording = intermediates.is_recording()
-            with intermediates.recording() if is_recording else nullcontext({}) as stages:
+            with intermediates.recording_part() as stages:
                 outputs.append(self._apply(x[rows], _rows(routing, rows)))
             parts.append(stages)
         intermediates.keep_joined(parts, counts)
