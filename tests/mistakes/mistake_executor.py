@@ -28,6 +28,7 @@ from tests.mistakes import (
     mistakes_ranks,
     mistakes_routing,
     mistakes_scales,
+    mistakes_step,
     mistakes_values,
     mistakes_weighing,
     mistakes_weights,
@@ -61,6 +62,7 @@ FAMILIES = (
     mistakes_latent,
     mistakes_lora,
     mistakes_wiring,
+    mistakes_step,
 )
 
 
