@@ -35,6 +35,7 @@ from tests.mistakes import (
     mistakes_weights,
     mistakes_widths,
     mistakes_wiring,
+    mistakes_world,
 )
 from tests.mistakes.mistake import MISTAKES, around
 
@@ -64,6 +65,7 @@ FAMILIES = (
     mistakes_lora,
     mistakes_wiring,
     mistakes_all2all,
+    mistakes_world,
     mistakes_step,
 )
 
