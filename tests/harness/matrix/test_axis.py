@@ -63,7 +63,7 @@ def test_layouts_members_tokens_and_call_modes_are_those_that_agree() -> None:
     assert {axis.name for axis in AXES.values() if axis.outputs_agree} == {
         *("m", "tokens", "experts", "all2all"),
         *("dp_size", "tp_size", "use_ep", "sequence_parallel", "call", "roundup"),
-        *("shared_fused", "chunk", "capacity", "pcp_size", "moe_tp_size"),
+        *("shared_fused", "chunk", "capacity", "pcp_size", "moe_tp_size", "skew"),
     }
 
 
@@ -76,6 +76,7 @@ def test_no_field_is_drawn_twice_or_never() -> None:
         "roundup",
         "chunk",
         "capacity",
+        "skew",
         "call",
     ]
 
