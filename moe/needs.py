@@ -66,6 +66,11 @@ class Needs:
     # Whether each token's low-rank adapter is known to the experts: carried with the token by an
     # all2all backend, added to its products by an experts backend. Checked for these two only.
     adapters: bool = False
+    # Ways in which a layer may be called beside one call after another: `compile` (torch.compile
+    # makes one graph of it), `graph` (a CUDA graph captures it: no synchronisation, no size or
+    # address from the host), `two_batches` (two calls take turns at the layer's stages). Read by
+    # who plans the calls, for experts and all2all backends, routers and whole layers.
+    call_modes: frozenset[str] = frozenset()
     hidden_multiple: int = 1  # the hidden size must be a multiple of this
     shard_multiple: int = 1  # the same for the intermediate size on each rank
     # More multiples, of some weight formats on some chips.
