@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, cast
 
 from moe import experts_needs, roundup
 from moe.need import ANY, Anything, FormatsOn, Need, fields_read, first_refusal, reads, resolve
+from moe.needs_form import check_needs, unknown_format
 from moe.packages import Package
 from moe.packages import refusal as package_refusal
 from moe.reason import Reason
@@ -32,13 +33,16 @@ _PADDING = _SIZES | {"layout", "scheme", "pads", "roundup"}
 # Fields of Needs that are not checked for other families; `padding` and `adapters` are, for all2all
 # backends.
 EXPERTS_ONLY = ("activation_functions", "dequantizes", "routers", "layer_features")
-_PLAIN = (*EXPERTS_ONLY, "padding", "adapters")
+_PLAIN = (*EXPERTS_ONLY, "padding", "adapters", "moe_tp")
 UNQUANTIZED = frozenset({("model", "model")})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
-    """Declare the values of each axis that a member supports, and what the platform must have."""
+    """Declare the values of each axis that a member supports, and what the platform must have.
+
+    Raises ValueError for a field of another form, such as a string in place of a set.
+    """
 
     features: frozenset[str] = frozenset()  # required of the platform, all of them
     dtypes: frozenset[str] | Anything = frozenset({"bf16"})  # keys of DTYPE_BYTES
@@ -66,11 +70,13 @@ class Needs:
     # Whether each token's low-rank adapter is known to the experts: carried with the token by an
     # all2all backend, added to its products by an experts backend. Checked for these two only.
     adapters: bool = False
-    # Ways in which a layer may be called beside one call after another: `compile` (torch.compile
-    # makes one graph of it), `graph` (a CUDA graph captures it: no synchronisation, no size or
-    # address from the host), `two_batches` (two calls take turns at the layer's stages). Read by
-    # who plans the calls, for experts and all2all backends, routers and whole layers.
+    # Ways of calling beside one call after another: `compile` (torch.compile makes one graph of
+    # it), `graph` (a CUDA graph captures it), `two_batches` (two calls take turns at its stages).
+    # Checked by who plans calls, for experts and all2all backends, routers and whole layers.
     call_modes: frozenset[str] = frozenset()
+    # Whether experts may be spread over some ranks and split over others (`moe_tp_size` of the
+    # layout). Checked for experts and all2all backends only.
+    moe_tp: bool = False
     hidden_multiple: int = 1  # the hidden size must be a multiple of this
     shard_multiple: int = 1  # the same for the intermediate size on each rank
     # More multiples, of some weight formats on some chips.
@@ -81,6 +87,9 @@ class Needs:
     # "module:function", called with (layer_spec, platform) -> Reason | None, for conditions that
     # only code can check. Without `reads` on the function it is called again for each new layer.
     probe: str | None = None
+
+    def __post_init__(self) -> None:
+        check_needs(self)
 
     def asked(self, platform: Platform, *, leave_out: Container[str] = _PLAIN) -> tuple[Need, ...]:
         """Return the needs that can refuse a layer on this platform, in the order of checking.
@@ -159,7 +168,7 @@ def _formats(needs: Needs, platform: Platform, layer_spec: LayerSpec) -> Reason 
         text = f"takes {weights} weights with activation_format {', '.join(partners)}{where}, "
         return Reason(code="activation_format_unsupported", text=f"{text}not {activations}")
     supported = ", ".join(sorted({w for w, _ in pairs}))
-    text = f"takes weight_format {supported}{where}, not {weights}"
+    text = f"takes weight_format {supported}{where}, not {weights}{unknown_format(pairs)}"
     return Reason(code="weight_format_unsupported", text=text)
 
 
@@ -194,6 +203,15 @@ def _adapters(_: Needs, __: Platform, layer_spec: LayerSpec) -> Reason | None:
         return None
     text = "does not say that tokens may have low-rank adapters (`adapters` in its needs)"
     return Reason(code="lora_unsupported", text=text)
+
+
+@reads("layout")
+def _moe_tp(_: Needs, __: Platform, layer_spec: LayerSpec) -> Reason | None:
+    """Refuse experts that are spread over some ranks and split over others."""
+    if layer_spec.layout.moe_tp_size == 1:
+        return None
+    text = "does not say that spread experts may be split, too (`moe_tp` in its needs)"
+    return Reason(code="layout_unsupported", text=text)
 
 
 @reads("layout")
@@ -264,6 +282,7 @@ _CHECKS: dict[str, tuple[object, Callable[[Needs, Platform, LayerSpec], Reason |
     "dequantizes": (True, _code_features),
     "padding": (True, _padding),
     "adapters": (True, _adapters),
+    "moe_tp": (True, _moe_tp),
     "max_world": (None, _world),
     "hidden_multiple": (1, _hidden),
     "shard_multiple": (1, _shard),

@@ -15,6 +15,7 @@ from moe.layer_needs import LAYER_NEEDS as LAYER_NEEDS
 from moe.layer_needs import layer_refusal as layer_refusal
 from moe.layout import Layout
 from moe.need import ANY as ANY
+from moe.need import DTYPE_BYTES as DTYPE_BYTES
 from moe.need import FormatsOn as FormatsOn
 from moe.need import Need as Need
 from moe.need import first_refusal as first_refusal
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from moe.placement import Placement
     from moe.roundup import Padded
 
-DTYPE_BYTES = {"bf16": 2, "fp16": 2, "f32": 4}  # dtype of a layer -> bytes per element
 # Fields of a layer that `LayerSpec.routing_method` reads.
 ROUTING_FIELDS = (
     *("router", "top_k", "renormalize", "router_bias", "router_groups", "chosen_groups"),

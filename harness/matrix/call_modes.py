@@ -71,7 +71,7 @@ _ROWS = (
     ),
     CallModeSpec(
         name=AOT_EAGER,
-        description="one graph of torch.compile for all numbers of tokens, run operator by operator",
+        description="one graph of torch.compile for all numbers of tokens, run by single operators",
         target="harness.fixtures.compiled_call:AotEager",
         word="compile",
     ),

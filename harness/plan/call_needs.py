@@ -103,7 +103,7 @@ def unnamed_mode(case: MoETestConfig) -> Reason | None:
         return _of_layer(case, mode)
     if mode.word is None:
         return None
-    exchanges = case.dp_size > 1 or case.sequence_parallel
+    exchanges = case.dp_size > 1 or case.pcp_size > 1 or case.sequence_parallel
     of_all2all = unnamed_by(case, ALL2ALL.row(case.all2all)) if exchanges else None
     return of_all2all or unnamed_by(case, ROUTERS.row(case.router))
 
