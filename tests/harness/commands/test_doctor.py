@@ -34,6 +34,8 @@ def test_every_member_is_available_or_says_why_not(cpu, capsys):
         assert lines["quant", row.name].endswith("available")
     assert lines["experts", "torch_grouped"].endswith("available for none")
     assert lines["experts", "torch_loop"].endswith(f"available for {', '.join(QUANT.rows)}")
+    assert lines["call", "two_batches"].endswith("available")
+    assert "no: call_mode_needs_device: call:graph needs a GPU" in lines["call", "graph"]
     refused = lines["experts", "flashinfer_cutlass"]
     assert refused.endswith(
         "no: platform_lacks_feature: needs cuda, fp8_mma, which cpu does not have"
