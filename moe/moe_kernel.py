@@ -59,6 +59,8 @@ class MoEKernel:
         dispatched = self.prepare_finalize.prepare(sent, routing)
         micro_batches.switch()
         gathered = dispatched.x if early else self._quantize_gathered(dispatched)
+        intermediates.keep("tokens", dispatched.tokens, copy=True)
+        intermediates.keep("slots", dispatched.slots, copy=True)
         local = self._local(dispatched.routing)
         intermediates.keep("input", gathered.codes, copy=True)  # experts may overwrite it
         intermediates.keep("input_scale", gathered.block_scale, copy=True)

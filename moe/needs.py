@@ -33,7 +33,8 @@ _PADDING = _SIZES | {"layout", "scheme", "pads", "roundup"}
 # Fields of Needs that are not checked for other families; `padding` and `adapters` are, for all2all
 # backends.
 EXPERTS_ONLY = ("activation_functions", "dequantizes", "routers", "layer_features")
-_PLAIN = (*EXPERTS_ONLY, "padding", "adapters", "moe_tp")
+ALL2ALL_ONLY = ("spanning_scales",)
+_PLAIN = (*EXPERTS_ONLY, *ALL2ALL_ONLY, "padding", "adapters", "moe_tp")
 UNQUANTIZED = frozenset({("model", "model")})
 
 
@@ -74,6 +75,9 @@ class Needs:
     # it), `graph` (a CUDA graph captures it), `two_batches` (two calls take turns at its stages).
     # Checked by who plans calls, for experts and all2all backends, routers and whole layers.
     call_modes: frozenset[str] = frozenset()
+    # Whether a dynamic scale over all rows of a call may be taken of the rows that reach a rank: an
+    # all2all backend that brings every row to every rank. Checked for these only.
+    spanning_scales: bool = False
     # Whether experts may be spread over some ranks and split over others (`moe_tp_size` of the
     # layout). Checked for experts and all2all backends only.
     moe_tp: bool = False
@@ -128,7 +132,7 @@ class Needs:
 
 def experts_refusal(needs: Needs, layer_spec: LayerSpec, platform: Platform) -> Reason | None:
     """Return `Needs.refusal`, with the fields that are checked for experts backends only."""
-    return first_refusal(needs.asked(platform, leave_out=()), layer_spec)
+    return first_refusal(needs.asked(platform, leave_out=ALL2ALL_ONLY), layer_spec)
 
 
 def all2all_refusal(needs: Needs, layer_spec: LayerSpec, platform: Platform) -> Reason | None:
@@ -203,6 +207,20 @@ def _adapters(_: Needs, __: Platform, layer_spec: LayerSpec) -> Reason | None:
         return None
     text = "does not say that tokens may have low-rank adapters (`adapters` in its needs)"
     return Reason(code="lora_unsupported", text=text)
+
+
+@reads("scheme")
+def _spanning_scales(_: Needs, __: Platform, layer_spec: LayerSpec) -> Reason | None:
+    """Refuse activations with a dynamic scale over all rows of a call."""
+    formats = resolve("moe.formats:FORMATS")  # imported on use: its rows are built from Needs
+    activations = layer_spec.scheme.activations
+    if not formats[activations].spans_rows:
+        return None
+    text = (
+        f"does not bring every row to every rank (`spanning_scales` in its needs), where the scale "
+        f"of {activations} activations is taken over all of them"
+    )
+    return Reason(code="scale_spans_ranks", text=text)
 
 
 @reads("layout")
@@ -282,6 +300,7 @@ _CHECKS: dict[str, tuple[object, Callable[[Needs, Platform, LayerSpec], Reason |
     "dequantizes": (True, _code_features),
     "padding": (True, _padding),
     "adapters": (True, _adapters),
+    "spanning_scales": (True, _spanning_scales),
     "moe_tp": (True, _moe_tp),
     "max_world": (None, _world),
     "hidden_multiple": (1, _hidden),

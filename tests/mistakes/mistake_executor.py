@@ -18,6 +18,7 @@ from harness.fixtures import layer_under_test, run_calls
 from moe.spec import Numerics
 from tests.mistakes import (
     mistakes_activations,
+    mistakes_all2all,
     mistakes_calls,
     mistakes_experts,
     mistakes_functions,
@@ -62,6 +63,7 @@ FAMILIES = (
     mistakes_latent,
     mistakes_lora,
     mistakes_wiring,
+    mistakes_all2all,
     mistakes_calls,
 )
 
