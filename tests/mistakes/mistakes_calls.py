@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 
 from moe.all2all.allgather_reducescatter import AllGatherReduceScatter
@@ -14,7 +16,7 @@ NEVER = "none known"
 HALVES = {"dp_size": 2, "use_ep": True, "call": "two_batches"}
 
 
-@mistake("one buffer for two batches", NEVER, NO_CAUSE, **HALVES)
+@mistake("one buffer for two batches", NEVER, "rows_moved", **HALVES)
 def sums_of_both_batches_in_one_buffer(patch):
     """The experts keep their largest output; an exchange follows, which hides it otherwise."""
 
@@ -29,17 +31,21 @@ def sums_of_both_batches_in_one_buffer(patch):
 
 @mistake("handle of the other batch", NEVER, NO_CAUSE, padding="end", **HALVES)
 def combine_with_the_last_dispatch(patch):
-    """What `prepare` made is kept in the member, where the other batch replaces it."""
+    """The routing of `prepare` is kept in the member, where the other batch replaces it."""
 
     def prepared(real, self, x, routing):
         self.last = real(self, x, routing)
         return self.last
 
     around(patch, AllGatherReduceScatter, "prepare", prepared)
-    around(
-        *(patch, AllGatherReduceScatter, "finalize"),
-        lambda real, self, partial, dispatched: real(self, partial, self.last),
-    )
+
+    def finalized(real, self, partial, dispatched):
+        last = self.last.routing  # of as many rows if both halves have as many
+        is_alike = last.topk_ids.shape == dispatched.routing.topk_ids.shape
+        routing = last if is_alike else dispatched.routing
+        return real(self, partial, dataclasses.replace(dispatched, routing=routing))
+
+    around(patch, AllGatherReduceScatter, "finalize", finalized)
 
 
 @mistake("output in the input's memory", NEVER, "says:memory: .* input x", call="overwritten")
