@@ -30,11 +30,13 @@ from tests.mistakes import (
     mistakes_ranks,
     mistakes_routing,
     mistakes_scales,
+    mistakes_step,
     mistakes_values,
     mistakes_weighing,
     mistakes_weights,
     mistakes_widths,
     mistakes_wiring,
+    mistakes_world,
 )
 from tests.mistakes.mistake import MISTAKES, around
 
@@ -64,6 +66,8 @@ FAMILIES = (
     mistakes_lora,
     mistakes_wiring,
     mistakes_all2all,
+    mistakes_world,
+    mistakes_step,
     mistakes_calls,
 )
 
