@@ -26,6 +26,7 @@ from harness.matrix.case_axes import (
 )
 from harness.matrix.case_id import parse_all
 from harness.matrix.features import NOTHING
+from harness.matrix.skews import BEFORE_CALLS, BEFORE_COLLECTIVES, NO_SKEW, SKEWS
 from moe.layers import COMPOSED, OWN
 from moe.layout import Layout
 from moe.quant import QUANT
@@ -36,6 +37,14 @@ from moe.spec import LayerSpec
 class MoETestConfig(FeatureAxes):
     """One case. Sizes are of the unsharded layer. Each field is declared as an `Axis`."""
 
+    skew: str = axis(
+        "skew",
+        "one rank after the other is late: before each call, or before each of its collectives",
+        default=NO_SKEW,
+        choices=SKEWS,
+        outputs_agree=True,
+        random_values=(*[NO_SKEW] * 8, BEFORE_CALLS, BEFORE_COLLECTIVES),
+    )
     seed: int = axis("seed", "seed of the inputs and weights", default=0, minimum=0)
     exact: bool = axis(
         "exact", "inputs whose sums are exact: outputs compared bit for bit", default=False

@@ -9,6 +9,7 @@ from harness.matrix.case import MoETestConfig
 from harness.matrix.features import missing_reason
 from harness.matrix.layout_words import check_share
 from harness.matrix.logit_rules import hidden_choice, logits_reason, unjudged_choice
+from harness.matrix.skews import skew_refusal
 from harness.plan import row_needs
 from harness.plan.memo import Remembered
 from moe.all2all import ALL2ALL
@@ -46,6 +47,7 @@ class Judge:
             or missing_reason(case.missing)
             or logits_reason(case)
             or unjudged_choice(case)
+            or skew_refusal(case)
             or self._refusal(row_needs.possible, "", case)
             or self._refusal(row_needs.unbroken_blocks, case.quant, case)
             or (self._refusal(row_needs.exact_formats, case.quant, case) if case.exact else None)

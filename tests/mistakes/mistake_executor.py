@@ -29,6 +29,7 @@ from tests.mistakes import (
     mistakes_ranks,
     mistakes_routing,
     mistakes_scales,
+    mistakes_step,
     mistakes_values,
     mistakes_weighing,
     mistakes_weights,
@@ -65,6 +66,7 @@ FAMILIES = (
     mistakes_wiring,
     mistakes_all2all,
     mistakes_world,
+    mistakes_step,
 )
 
 
