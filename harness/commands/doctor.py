@@ -88,7 +88,7 @@ def _availability(member: Member, fault: str | None) -> str:
         return f"no: {member.reason.code}: {member.reason.text}"
     if fault:
         return f"no: cannot_import: {fault}"
-    return "available" + (f" for {', '.join(member.takes)}" if member.takes else "")
+    return "available" + (f" with quant {', '.join(member.takes)}" if member.takes else "")
 
 
 def plain(quant: str = "none", dtype: str = "bf16") -> LayerSpec:
