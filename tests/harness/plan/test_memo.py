@@ -271,6 +271,7 @@ CHANGED = {
     "router_scale": 2.5,
     "weights_input": True,
     "gate": True,
+    "call": "graph",
 }
 
 
