@@ -87,6 +87,7 @@ EXPERTS: Registry[MemberSpec] = Registry(
                 activation_functions=TRITON_ACTIVATIONS,
                 layer_features=_LAYER_FEATURES,
                 padding=True,
+                adapters=True,
                 moe_tp=True,
                 packages=("triton",),
             ),
