@@ -34,6 +34,7 @@ from tests.mistakes import (
     mistakes_weights,
     mistakes_widths,
     mistakes_wiring,
+    mistakes_world,
 )
 from tests.mistakes.mistake import MISTAKES, around
 
@@ -63,6 +64,7 @@ FAMILIES = (
     mistakes_lora,
     mistakes_wiring,
     mistakes_all2all,
+    mistakes_world,
 )
 
 
