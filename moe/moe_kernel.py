@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch.nn.functional import pad
 
-from moe import intermediates
+from moe import intermediates, micro_batches
 from moe.errors import MoEError
 from moe.routing import route, to_local_ids, weights_on_input, zeroed_padding
 from moe.spec import MODULAR, MONOLITHIC, PaddedSpec
@@ -49,14 +49,33 @@ class MoEKernel:
     def apply(self, x: Tensor, routing: Routing) -> Tensor:
         """Return [T, K], summed over the gather group. Collective.
 
-        x: [T, K] this rank's tokens in the model dtype. routing: of `route`.
+        x: [T, K] this rank's tokens in the model dtype. routing: of `route`. If the layer has
+        chunks, every rank of the group makes as many calls as the one with the most tokens.
         """
+        size = self.experts.layer_spec.chunk
+        if not size:
+            return self._apply(x, routing)
+        totals = self.prepare_finalize.group.gather_counts(len(x), x.device)
+        starts = range(0, max(1, *totals), size)
+        counts = [[min(max(total - start, 0), size) for total in totals] for start in starts]
+        outputs, parts = [], []
+        for start in starts:
+            rows = slice(start, start + size)
+            with intermediates.recording_part() as stages:
+                outputs.append(self._apply(x[rows], _rows(routing, rows)))
+            parts.append(stages)
+        intermediates.keep_joined(parts, counts)
+        return torch.cat(outputs)
+
+    def _apply(self, x: Tensor, routing: Routing) -> Tensor:
+        """Return `apply` of tokens that pass at once."""
         x = _with_zeros(x, self.experts.layer_spec.hidden)
         if self.tells_routing and self.experts.layer_spec.weights_input:
             x, routing = weights_on_input(x, routing)
         early = self.quant.input_scale_is_local
         sent = self.quant.quantize_input(x, self.a1_scale) if early else _plain(x)
         dispatched = self.prepare_finalize.prepare(sent, routing)
+        micro_batches.switch()
         gathered = dispatched.x if early else self._quantize_gathered(dispatched)
         intermediates.keep("tokens", dispatched.tokens, copy=True)
         intermediates.keep("slots", dispatched.slots, copy=True)
@@ -66,7 +85,9 @@ class MoEKernel:
         partial = self.experts.run(replace(dispatched, x=gathered, routing=local))
         _check_output(self.experts, partial, gathered.shape)
         intermediates.keep("combine", partial, copy=True)  # the sum over ranks may overwrite it
+        micro_batches.switch()
         out = self.prepare_finalize.finalize(partial, dispatched)
+        micro_batches.switch()
         spec = self.experts.layer_spec
         return out[:, : spec.unpadded_hidden].contiguous() if isinstance(spec, PaddedSpec) else out
 
@@ -103,6 +124,15 @@ class MonolithicKernel(MoEKernel):
 
 # Kind of an experts backend -> class that runs it.
 KERNELS = {MODULAR: MoEKernel, MONOLITHIC: MonolithicKernel}
+
+
+def _rows(routing: Routing, rows: slice) -> Routing:
+    """Return the routing of some tokens."""
+    return Routing(
+        topk_ids=routing.topk_ids[rows],
+        topk_weights=routing.topk_weights[rows],
+        adapters=None if routing.adapters is None else routing.adapters[rows],
+    )
 
 
 def _check_output(experts: ExpertsBase, partial: Tensor, expected: tuple[int, ...]) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from harness.errors import CaseError
 from harness.matrix.axis import axes_of, axis, file_keys, value_error
-from harness.matrix.call_modes import CALL_MODES, EAGER
+from harness.matrix.call_modes import CALL_MODES, EAGER, RANDOM_MODES
 from harness.matrix.case_axes import (
     LEAST_WITH_SHARES,
     MOST_WITH_SHARES,
@@ -54,6 +54,7 @@ class MoETestConfig(FeatureAxes):
         "call mode: how the layer is called, whatever it is",
         default=EAGER,
         choices=tuple(CALL_MODES),
+        random_values=RANDOM_MODES,
         outputs_agree=True,
     )
     layer: str = axis(
@@ -169,12 +170,14 @@ class MoETestConfig(FeatureAxes):
             logits_dtype=self.logits_dtype,
             weights_input=self.weights_input,
             gate=self.gate,
-            padding=self.padding != NO_PADDING,
+            padding=self.padding != NO_PADDING or CALL_MODES[self.call].adds_padding,
             adapters=self.adapters,
             lora_rank=self.lora_rank,
             latent=self.latent,
             pads=QUANT.row(self.quant).pads and self.layer == COMPOSED,
             roundup=self.roundup,
+            chunk=self.chunk,
+            capacity=self.capacity,
         )
 
     @property

@@ -10,7 +10,7 @@ from harness.matrix.features import missing_reason
 from harness.matrix.layout_words import check_share
 from harness.matrix.logit_rules import hidden_choice, logits_reason, unjudged_choice
 from harness.matrix.skews import skew_refusal
-from harness.plan import row_needs
+from harness.plan import call_needs, row_needs
 from harness.plan.memo import Remembered
 from moe.all2all import ALL2ALL
 from moe.errors import MoEError
@@ -48,7 +48,9 @@ class Judge:
             or logits_reason(case)
             or unjudged_choice(case)
             or skew_refusal(case)
+            or call_needs.unnamed_mode(case)
             or self._refusal(row_needs.possible, "", case)
+            or self._refusal(call_needs.call_mode, case.call, case)
             or self._refusal(row_needs.unbroken_blocks, case.quant, case)
             or (self._refusal(row_needs.exact_formats, case.quant, case) if case.exact else None)
             or (
@@ -80,6 +82,7 @@ class Judge:
         return (
             self._refusal(row_needs.experts, case.experts, case)
             or hidden_choice(case, row_needs.backend(case.experts))
+            or call_needs.unnamed_by(case, row_needs.backend(case.experts))
             or self._refusal(row_needs.interpreter_time, case.experts, case)
             or self._small(case, case.experts)
             or self._refusal(row_needs.router, case.router, case)
@@ -115,6 +118,10 @@ class Judge:
             name = LAYERS.row(case.layer).name
             text = f"{name}: a whole layer pads its weights by itself; leave `roundup` out"
             return Reason(code="roundup_unsupported", text=text)
+        if case.chunk or case.capacity:
+            name, word = LAYERS.row(case.layer).name, "chunk" if case.chunk else "capacity"
+            text = f"{name}: a whole layer has its own dispatch; leave `{word}` out"
+            return Reason(code=f"{word}_unsupported", text=text)
         return self._refusal(row_needs.layer, case.layer, case) or self._refusal(
             row_needs.quant, case.quant, case
         )
@@ -140,6 +147,7 @@ class Judge:
         return lambda row: (
             self._refusal(row_needs.experts, row.name, case)
             or hidden_choice(case, row)
+            or call_needs.unnamed_by(case, row)
             or self._refusal(row_needs.interpreter_time, row.name, case)
             or self._small(case, row.name)
             or self._dispatch(row.name, case)

@@ -19,6 +19,7 @@ from moe.spec import Numerics
 from tests.mistakes import (
     mistakes_activations,
     mistakes_all2all,
+    mistakes_calls,
     mistakes_experts,
     mistakes_functions,
     mistakes_groups,
@@ -67,6 +68,7 @@ FAMILIES = (
     mistakes_all2all,
     mistakes_world,
     mistakes_step,
+    mistakes_calls,
 )
 
 
