@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -139,7 +140,8 @@ class Handed:
             stored_scale = self.stages[name].value
             if fmt.has_one_scale and stored_scale.numel() == 1:
                 return stored_scale.float()
-            row_scales = self.rows(name, rows).reshape(len(rows), -1)
+            row_scales = self.rows(name, rows)  # [r, ...]; r is 0 where a rank receives nothing
+            row_scales = row_scales.reshape(len(rows), math.prod(row_scales.shape[1:]))
             return spread(row_scales, width, (fmt.block or (None, None))[1])
         if fmt.grid == "model":
             return torch.ones((), device=rows.device)
