@@ -176,6 +176,8 @@ class MoETestConfig(FeatureAxes):
             latent=self.latent,
             pads=QUANT.row(self.quant).pads and self.layer == COMPOSED,
             roundup=self.roundup,
+            chunk=self.chunk,
+            capacity=self.capacity,
         )
 
     @property
