@@ -5,6 +5,7 @@ their buffers; outside it does nothing. Stages, in order:
 
     router          [T, k]   router weights of this rank's tokens
     latent          [T, L]   this rank's tokens, projected to the latent width, if there is one
+    replicas        [T, k]   physical ids of the chosen replicas, of a layer with load balancing
     ids             [G, k]   local expert ids, -1 = not on this rank, or padding
     weights         [G, k]   router weights
     adapters        [G]      number of each token's low-rank adapter, -1 = none, if there are any
@@ -45,7 +46,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # Recorded by the layer before it calls the experts.
-EXPERT_INPUTS = ("router", "latent", "ids", "weights", "adapters", "input", "input_scale")
+EXPERT_INPUTS = (
+    "router",
+    "latent",
+    "replicas",
+    "ids",
+    "weights",
+    "adapters",
+    "input",
+    "input_scale",
+)
 STAGES = (
     *(*EXPERT_INPUTS, "gemm1", "activation", "second", "second_scale", "gemm2"),
     *("weighted", "combine", "finalize", "restored", "shared", "out"),

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 _SIZES = frozenset({"hidden", "intermediate", "latent"})  # fields of a layer that padding changes
 # Fields that decide on padded sizes.
 _PADDING = _SIZES | {"layout", "scheme", "pads", "roundup"}
-# Fields of Needs that are not checked for other families; `padding` and `adapters` are, for all2all
-# backends.
+# Fields of Needs that are not checked for other families; `padding`, `adapters` and `eplb` are, for
+# all2all backends.
 EXPERTS_ONLY = ("activation_functions", "dequantizes", "routers", "layer_features")
-_PLAIN = (*EXPERTS_ONLY, "padding", "adapters")
+_PLAIN = (*EXPERTS_ONLY, "padding", "adapters", "eplb")
 UNQUANTIZED = frozenset({("model", "model")})
 
 
@@ -66,6 +66,10 @@ class Needs:
     # Whether each token's low-rank adapter is known to the experts: carried with the token by an
     # all2all backend, added to its products by an experts backend. Checked for these two only.
     adapters: bool = False
+    # Whether experts may have replicas that move while the layer lives. An experts backend lists its
+    # `expert_tensors`; an all2all backend goes by physical ids, if it reads ids at all. Checked for
+    # these two and for whole layers.
+    eplb: bool = False
     hidden_multiple: int = 1  # the hidden size must be a multiple of this
     shard_multiple: int = 1  # the same for the intermediate size on each rank
     # More multiples, of some weight formats on some chips.
@@ -191,6 +195,15 @@ def _adapters(_: Needs, __: Platform, layer_spec: LayerSpec) -> Reason | None:
     return Reason(code="lora_unsupported", text=text)
 
 
+@reads("eplb")
+def _eplb(_: Needs, __: Platform, layer_spec: LayerSpec) -> Reason | None:
+    """Refuse experts that are moved by load balancing."""
+    if layer_spec.eplb == "none":
+        return None
+    text = "does not say that experts may be moved by load balancing (`eplb` in its needs)"
+    return Reason(code="eplb_unsupported", text=text)
+
+
 @reads("layout")
 def _world(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason | None:
     """Refuse more ranks than `max_world`."""
@@ -259,6 +272,7 @@ _CHECKS: dict[str, tuple[object, Callable[[Needs, Platform, LayerSpec], Reason |
     "dequantizes": (True, _code_features),
     "padding": (True, _padding),
     "adapters": (True, _adapters),
+    "eplb": (True, _eplb),
     "max_world": (None, _world),
     "hidden_multiple": (1, _hidden),
     "shard_multiple": (1, _shard),

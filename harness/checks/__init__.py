@@ -20,6 +20,7 @@ GROUP = "moe.checks"
 TARGETS = (
     "harness.checks.router_output:CHECK",
     "harness.checks.routing:CHECK",
+    "harness.checks.replicas:CHECK",
     "harness.checks.output_dtype:CHECK",
     "harness.checks.memory:CHECK",
     "harness.checks.output_rows:CHECK",

@@ -167,6 +167,9 @@ class MoETestConfig(FeatureAxes):
             adapters=self.adapters,
             lora_rank=self.lora_rank,
             latent=self.latent,
+            eplb=self.eplb,
+            redundant=self.redundant,
+            eplb_window=self.eplb_window,
             pads=QUANT.row(self.quant).pads and self.layer == COMPOSED,
             roundup=self.roundup,
         )

@@ -217,4 +217,6 @@ def _experts_by_rank(scene: Scene) -> tuple[tuple[int, ...], ...]:
     layer_spec = scene.reference.layer_spec
     if not layer_spec.layout.use_ep or layer_spec.layout.world_size == 1:
         raise NotApplicable("every rank has all experts")
+    if layer_spec.is_balanced:
+        raise NotApplicable("tokens go by the ids of physical experts, which never change")
     return layer_spec.experts_by_rank

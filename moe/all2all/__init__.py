@@ -27,7 +27,7 @@ ALL2ALL: Registry[MemberSpec] = Registry(
             target="moe.all2all.allgather_reducescatter:AllGatherReduceScatter",
             dispatch_format=STANDARD,
             carries_logits=True,
-            needs=Needs(dtypes=ANY, formats=ANY, padding=True, adapters=True),
+            needs=Needs(dtypes=ANY, formats=ANY, padding=True, adapters=True, eplb=True),
             numerics=_SENT,
             deterministic=True,
         ),

@@ -68,6 +68,7 @@ EXPERTS: Registry[MemberSpec] = Registry(
                 activation_functions=TRITON_ACTIVATIONS,
                 layer_features=_LAYER_FEATURES,
                 padding=True,
+                eplb=True,
                 adapters=True,
                 packages=("triton",),
             ),
@@ -86,6 +87,7 @@ EXPERTS: Registry[MemberSpec] = Registry(
                 activation_functions=TRITON_ACTIVATIONS,
                 layer_features=_LAYER_FEATURES,
                 padding=True,
+                eplb=True,
                 packages=("triton",),
             ),
             deterministic=True,
@@ -102,6 +104,7 @@ EXPERTS: Registry[MemberSpec] = Registry(
                 dtypes=frozenset({"bf16"}),
                 formats=frozenset({("model", "model")}),
                 padding=True,
+                eplb=True,
                 activation_functions=ANY,  # calls the layer's own activation function
                 layer_features=_LAYER_FEATURES,
                 hidden_multiple=8,  # grouped_mm needs rows of a multiple of 16 bytes
@@ -137,6 +140,7 @@ EXPERTS: Registry[MemberSpec] = Registry(
                 activation_functions=ANY,
                 layer_features=_LAYER_FEATURES,
                 padding=True,
+                eplb=True,
                 adapters=True,
             ),
             numerics=Numerics.stated(),

@@ -33,6 +33,7 @@ from tests.mistakes import (
     mistakes_weights,
     mistakes_widths,
     mistakes_wiring,
+    mistakes_with_replicas,
 )
 from tests.mistakes.mistake import MISTAKES, around
 
@@ -61,6 +62,7 @@ FAMILIES = (
     mistakes_latent,
     mistakes_lora,
     mistakes_wiring,
+    mistakes_with_replicas,
 )
 
 
