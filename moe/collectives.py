@@ -89,7 +89,7 @@ class Groups:
 
     gather: the ranks that hold different tokens and contribute to each other's sums: those with the
         same tp_rank, or all ranks under sequence parallelism.
-    tp: the ranks of this DP rank.
+    tp: the ranks of this context rank, which hold the same tokens without sequence parallelism.
     """
 
     gather: Group

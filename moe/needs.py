@@ -32,7 +32,7 @@ _PADDING = _SIZES | {"layout", "scheme", "pads", "roundup"}
 # Fields of Needs that are not checked for other families; `padding`, `adapters` and `eplb` are, for
 # all2all backends.
 EXPERTS_ONLY = ("activation_functions", "dequantizes", "routers", "layer_features")
-_PLAIN = (*EXPERTS_ONLY, "padding", "adapters", "eplb")
+_PLAIN = (*EXPERTS_ONLY, "padding", "adapters", "moe_tp", "eplb")
 UNQUANTIZED = frozenset({("model", "model")})
 
 
@@ -66,10 +66,13 @@ class Needs:
     # Whether each token's low-rank adapter is known to the experts: carried with the token by an
     # all2all backend, added to its products by an experts backend. Checked for these two only.
     adapters: bool = False
-    # Whether experts may have replicas that move while the layer lives. An experts backend lists its
-    # `expert_tensors`; an all2all backend goes by physical ids, if it reads ids at all. Checked for
-    # these two and for whole layers.
+    # Whether experts may have replicas that move while the layer lives. An experts backend lists
+    # its `expert_tensors`; an all2all backend goes by physical ids, if it reads ids at all. Checked
+    # for these two and for whole layers.
     eplb: bool = False
+    # Whether experts may be spread over some ranks and split over others (`moe_tp_size` of the
+    # layout). Checked for experts and all2all backends only.
+    moe_tp: bool = False
     hidden_multiple: int = 1  # the hidden size must be a multiple of this
     shard_multiple: int = 1  # the same for the intermediate size on each rank
     # More multiples, of some weight formats on some chips.
@@ -205,6 +208,15 @@ def _eplb(_: Needs, __: Platform, layer_spec: LayerSpec) -> Reason | None:
 
 
 @reads("layout")
+def _moe_tp(_: Needs, __: Platform, layer_spec: LayerSpec) -> Reason | None:
+    """Refuse experts that are spread over some ranks and split over others."""
+    if layer_spec.layout.moe_tp_size == 1:
+        return None
+    text = "does not say that spread experts may be split, too (`moe_tp` in its needs)"
+    return Reason(code="layout_unsupported", text=text)
+
+
+@reads("layout")
 def _world(needs: Needs, _: Platform, layer_spec: LayerSpec) -> Reason | None:
     """Refuse more ranks than `max_world`."""
     if needs.max_world is None or layer_spec.layout.world_size <= needs.max_world:
@@ -273,6 +285,7 @@ _CHECKS: dict[str, tuple[object, Callable[[Needs, Platform, LayerSpec], Reason |
     "padding": (True, _padding),
     "adapters": (True, _adapters),
     "eplb": (True, _eplb),
+    "moe_tp": (True, _moe_tp),
     "max_world": (None, _world),
     "hidden_multiple": (1, _hidden),
     "shard_multiple": (1, _shard),

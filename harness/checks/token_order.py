@@ -46,8 +46,9 @@ class Sent:
 def sent(handed: Handed, ids: Tensor, weights: Tensor, projected: Tensor | None = None) -> Sent:
     """Return what this rank should receive, given the choice of each token's rank.
 
-    ids: [S, k] global expert ids as they are sent, see `Handed.sent_ids`. weights: [S, k] float32. projected: [S, L] tokens as each rank
-    recorded them in the stage `latent`, of a latent layer; None: they are made from the seed.
+    ids: [S, k] ids as they are sent, see `Handed.sent_ids`. weights: [S, k] float32. projected:
+    [S, L] tokens as each rank recorded them in the stage `latent`, of a latent layer; None: they
+    are made from the seed.
     """
     case, local = handed.subject.case, handed.local_ids(ids)
     x = handed.sent if projected is None else projected

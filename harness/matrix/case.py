@@ -102,12 +102,8 @@ class MoETestConfig(FeatureAxes):
 
     @property
     def layout(self) -> Layout:
-        return Layout(
-            dp_size=self.dp_size,
-            tp_size=self.tp_size,
-            use_ep=self.use_ep,
-            sequence_parallel=self.sequence_parallel,
-        )
+        """How ranks share the work: `replace(**vars(layout))` of a case sets another."""
+        return Layout(**{name: getattr(self, name) for name in _LAYOUT_AXES})
 
     @property
     def router_experts(self) -> int:
@@ -202,5 +198,6 @@ def short_name(case_id: str) -> str:
 AXES = axes_of(MoETestConfig)
 FILE_KEYS = file_keys(AXES)
 TOKEN_COUNTS = AXES["tokens"].choices
+_LAYOUT_AXES = tuple(field.name for field in dataclasses.fields(Layout))
 _QUANT_AXES = tuple(axis.name for axis in AXES.values() if axis.family == "quant")
 _BY_TOKEN = {axis.token: axis for axis in AXES.values()}

@@ -81,7 +81,7 @@ class MainAxes:
     )
     tp_size: int = axis(
         "tp",
-        "tensor-parallel size; world size = dp * tp",
+        "tensor-parallel size; world size = dp * pcp * tp",
         default=1,
         group="layouts",
         outputs_agree=True,
@@ -89,7 +89,7 @@ class MainAxes:
     )
     use_ep: bool = axis(
         "ep",
-        "spread the experts over all ranks",
+        "spread the experts over all ranks, or over groups of moe_tp ranks",
         default=False,
         group="layouts",
         outputs_agree=True,
@@ -280,4 +280,20 @@ class FeatureAxes(MainAxes):
         choices=MOVES,
         outputs_agree=True,
         random_values=(AT_ONCE,),
+    )
+    pcp_size: int = axis(
+        "pcp",
+        "context ranks, over which each DP rank's tokens are split",
+        default=1,
+        group="layouts",
+        outputs_agree=True,
+        simplest=(),
+    )
+    moe_tp_size: int = axis(
+        "moe_tp",
+        "ranks over which each expert is split where ep spreads the experts; needs ep",
+        default=1,
+        group="layouts",
+        outputs_agree=True,
+        simplest=(),
     )

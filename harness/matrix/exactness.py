@@ -43,7 +43,7 @@ def has_whole_periods(case: MoETestConfig) -> bool:
     """
     if FORMATS[QUANT.row(case.quant).scheme.activations].grid == "model":
         return True
-    return case.n % (PERIOD * (1 if case.use_ep else case.dp_size * case.tp_size)) == 0
+    return case.n % (PERIOD * case.layout.size("moe_tp")) == 0
 
 
 def is_bitwise(case: MoETestConfig) -> bool:

@@ -192,7 +192,7 @@ AROUND_EXPERTS: tuple[Hypothesis, ...] = (
     ),
     *rows_of(
         "balancing",
-        weights_not_moved="the map of replicas was changed by a rebalance, and the weights were not",
+        weights_not_moved="a rebalance changed the map of replicas, and moved no weights",
         replicas_disagree="ranks with the same tokens chose different replicas of an expert",
     ),
     *costly(

@@ -48,8 +48,8 @@ def tp_rank_missing(scene: Scene) -> Tensor:
     """Let one TP rank pass zeros to the all-reduce, in each DP rank, shared experts included."""
     _needs_all_reduce(scene)
     layout, shared = scene.case.layout, scene.answer.shared
-    if layout.dp_size == 1 and shared is None:
-        raise NotApplicable("of one DP rank that is a rank's share")
+    if layout.size("gather") == 1 and shared is None:
+        raise NotApplicable("where all ranks hold the same tokens that is a rank's share")
     by = by_rank(scene)
     shares = torch.stack([by[t :: layout.tp_size].sum(dim=0) for t in _tp(scene)])
     if shared is not None:
@@ -66,7 +66,7 @@ def _tp(scene: Scene) -> range:
 def all_reduce_missing(scene: Scene) -> Tensor:
     _needs_all_reduce(scene)
     layout = scene.case.layout
-    routed = by_rank(scene)[list(layout.group("dp", scene.rank))].sum(dim=0)
+    routed = by_rank(scene)[list(layout.group("gather", scene.rank))].sum(dim=0)
     routed = routed + scene.passed()
     return routed if scene.answer.shared is None else routed + _local_shared(scene)
 
@@ -95,7 +95,7 @@ def reduce_scatter_missing(scene: Scene) -> Tensor:
     layout, shares = scene.case.layout, by_rank(scene)
     if layout.sequence_parallel:
         routed = shares[scene.rank]
-    elif layout.dp_size == 1:
+    elif layout.size("gather") == 1:
         raise NotApplicable("ranks that share their tokens have no others' to gather")
     else:
         routed = shares[list(layout.group("tp", scene.rank))].sum(dim=0)

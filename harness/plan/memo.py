@@ -29,7 +29,10 @@ _AXES = {
     "padded": (),  # computed when the layer is built
     "placed": (),  # computed when experts are moved
     "shared_scheme": ("shared_quant",),
-    "layout": ("dp_size", "tp_size", "use_ep", "sequence_parallel"),
+    "layout": (
+        *("dp_size", "tp_size", "use_ep", "sequence_parallel"),
+        *("pcp_size", "moe_tp_size"),
+    ),
 }
 
 

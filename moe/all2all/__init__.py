@@ -18,7 +18,9 @@ ALL2ALL: Registry[MemberSpec] = Registry(
             target="moe.all2all.local:Local",
             dispatch_format=STANDARD,
             carries_logits=True,
-            needs=Needs(dtypes=ANY, formats=ANY, padding=True, adapters=True, max_world=1),
+            needs=Needs(
+                dtypes=ANY, formats=ANY, padding=True, adapters=True, moe_tp=True, max_world=1
+            ),
             numerics=_SENT,
             deterministic=True,
         ),
@@ -27,7 +29,9 @@ ALL2ALL: Registry[MemberSpec] = Registry(
             target="moe.all2all.allgather_reducescatter:AllGatherReduceScatter",
             dispatch_format=STANDARD,
             carries_logits=True,
-            needs=Needs(dtypes=ANY, formats=ANY, padding=True, adapters=True, eplb=True),
+            needs=Needs(
+                dtypes=ANY, formats=ANY, padding=True, adapters=True, moe_tp=True, eplb=True
+            ),
             numerics=_SENT,
             deterministic=True,
         ),

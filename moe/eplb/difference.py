@@ -56,6 +56,29 @@ def rotated(placement: Placement) -> Placement:
     return replace(placement, physical_to_logical=held[-counts[-1] :] + held[: -counts[-1]])
 
 
+def without_rank(placement: Placement, lost: int) -> tuple[Placement, tuple[int, ...]]:
+    """Return the placement of the ranks that are left, and the experts that must be loaded again.
+
+    Every slot keeps its expert, but those of a replica too many: experts that only the lost rank
+    had take them, most replicated ones first. lost: an EP rank. Raises MoEError if too few slots
+    are left.
+    """
+    gone = placement.physical_of(lost)
+    held = [e for p, e in enumerate(placement.physical_to_logical) if p not in gone]
+    if len(held) < placement.num_experts:
+        raise MoEError(
+            f"without EP rank {lost} there are {len(held)} slots for {placement.num_experts} "
+            "experts; each needs one at least: use more redundant ones"
+        )
+    missing = [e for e in range(placement.num_experts) if e not in held]
+    for expert in missing:
+        replicas = Counter(held)
+        slot = max(range(len(held)), key=lambda slot: (replicas[held[slot]], slot))
+        held[slot] = expert
+    counts = tuple(count for rank, count in enumerate(placement.counts) if rank != lost)
+    return replace(placement, physical_to_logical=tuple(held), counts=counts), tuple(missing)
+
+
 def _kept(before: Sequence[int], wanted: Sequence[int]) -> list[int]:
     """Return the experts of a rank's slots: those that stay where they were, others around them."""
     left = Counter(wanted)

@@ -34,7 +34,7 @@ class Arriving:
 
 
 class Transfer:
-    """Move experts of one layer on one rank. Collective: every rank of the group has the same moves.
+    """Move experts of one layer on one rank. Collective: all ranks have the same moves.
 
     tensors: name -> [e, ...], all that belongs to the slots, with slot s in `tensor[s]`.
     """

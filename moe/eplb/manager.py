@@ -45,9 +45,9 @@ class Balancer:
         self._running: dict[int, tuple[Placement, Transfer]] = {}
         self._next = 0
         self.sent_bytes = 0  # by this rank, in all transfers
-        for slots in layers:
+        for number, slots in enumerate(layers):
             count = slots.placement.counts[slots.ep_rank]
-            check_listed(slots.tensors, count, f"layer {layers.index(slots)}")
+            check_listed(slots.tensors, count, f"layer {number}")
 
     def wanted(self, layer: int) -> Placement:
         """Return the placement that fits the loads of the last calls. Collective.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from moe.placement import Placement
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class Slots:
     """Hold the slots of one layer on one rank, and the placement that they have now.
 

@@ -69,6 +69,7 @@ EXPERTS: Registry[MemberSpec] = Registry(
                 layer_features=_LAYER_FEATURES,
                 padding=True,
                 eplb=True,
+                moe_tp=True,
                 adapters=True,
                 packages=("triton",),
             ),
@@ -88,6 +89,7 @@ EXPERTS: Registry[MemberSpec] = Registry(
                 layer_features=_LAYER_FEATURES,
                 padding=True,
                 eplb=True,
+                moe_tp=True,
                 packages=("triton",),
             ),
             deterministic=True,
@@ -105,6 +107,7 @@ EXPERTS: Registry[MemberSpec] = Registry(
                 formats=frozenset({("model", "model")}),
                 padding=True,
                 eplb=True,
+                moe_tp=True,
                 activation_functions=ANY,  # calls the layer's own activation function
                 layer_features=_LAYER_FEATURES,
                 hidden_multiple=8,  # grouped_mm needs rows of a multiple of 16 bytes
@@ -121,6 +124,7 @@ EXPERTS: Registry[MemberSpec] = Registry(
                 formats=frozenset({("fp8_channel", "fp8_token")}),
                 activation_functions=ANY,  # calls the layer's own activation function
                 padding=True,
+                moe_tp=True,
                 hidden_multiple=16,
                 shard_multiple=16,
             ),
@@ -141,6 +145,7 @@ EXPERTS: Registry[MemberSpec] = Registry(
                 layer_features=_LAYER_FEATURES,
                 padding=True,
                 eplb=True,
+                moe_tp=True,
                 adapters=True,
             ),
             numerics=Numerics.stated(),

@@ -17,6 +17,7 @@ import torch
 import triton
 
 from moe.errors import MoEError
+from moe.kernels import interpreter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -94,10 +95,15 @@ def runs_kernels(device: torch.device) -> bool:
 
 
 def _on(device: torch.device) -> AbstractContextManager[Any]:
-    """Make `device` current; in the interpreter, silence numpy's warnings about NaN and Inf."""
-    if INTERPRETED:
-        return np.errstate(all="ignore")
-    return torch.cuda.device(device)
+    """Make `device` current."""
+    return _interpreting() if INTERPRETED else torch.cuda.device(device)
+
+
+@contextmanager
+def _interpreting() -> Iterator[None]:
+    """Let the interpreter do no needless work; silence numpy's warnings about NaN and Inf."""
+    with interpreter.spared(), np.errstate(all="ignore"):
+        yield
 
 
 def shared_bytes(device: torch.device) -> int:

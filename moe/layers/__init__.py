@@ -40,6 +40,8 @@ TAKES = {
     "tp": "layout_unsupported",
     "ep": "layout_unsupported",
     "sp": "layout_unsupported",
+    "pcp": "layout_unsupported",
+    "moe_tp": "layout_unsupported",
     "shared": "shared_experts_unsupported",
     "sharedn": "shared_experts_unsupported",
     "sharedquant": "shared_experts_unsupported",
@@ -162,6 +164,8 @@ def layout_words(layout: Layout) -> list[str]:
         "tp": layout.tp_size > 1,
         "ep": layout.use_ep and layout.world_size > 1,
         "sp": layout.sequence_parallel,
+        "pcp": layout.pcp_size > 1,
+        "moe_tp": layout.moe_tp_size > 1,
     }
     return [word for word, is_required in required.items() if is_required]
 

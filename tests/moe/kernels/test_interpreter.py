@@ -1,0 +1,84 @@
+"""Work that interpreted launches leave out: the same bits, and nothing stays replaced."""
+
+from contextlib import nullcontext
+from dataclasses import replace
+
+import pytest
+import torch
+import triton.language as tl
+from triton.runtime import interpreter as of_triton
+
+from moe.kernels import interpreter, launch
+from moe.kernels.align import align_tokens
+from moe.kernels.combine import combine
+
+pytestmark = pytest.mark.skipif(not launch.INTERPRETED, reason="kernels are compiled here")
+
+
+@pytest.fixture
+def patched(monkeypatch) -> list[str]:
+    """The functions for which Triton has replaced its language, in order."""
+    names, patch = [], of_triton._patch_lang
+
+    def counted(function):
+        names.append(function.__name__)
+        return patch(function)
+
+    monkeypatch.setattr(of_triton, "_patch_lang", counted)
+    return names
+
+
+def _outputs() -> list[torch.Tensor]:
+    """Run kernels that call functions of their own, of another module and of the language."""
+    generator = torch.Generator().manual_seed(3)
+    ids = torch.randint(-1, 4, (9, 2), generator=generator, dtype=torch.int32)
+    y = torch.randn(18, 33, generator=generator).bfloat16()
+    aligned = align_tokens(ids, 4, 16)
+    out = combine(y, torch.rand(9, 2, generator=generator), ids)
+    return [aligned.row_ids, aligned.block_expert, aligned.num_rows, out]
+
+
+def test_the_language_is_replaced_once_for_each_view_of_it(patched, monkeypatch):
+    spared = _outputs()
+    assert "_combine" in patched
+    # `triton.language` for ours, then `triton.language.core` for the language's own functions.
+    assert len(patched) <= 2 * 3, f"more than two for each of three launches: {patched}"
+    count = len(patched)
+    monkeypatch.setattr(interpreter, "spared", nullcontext)
+    repeated = _outputs()
+    assert len(patched) - count > 3 * count, "Triton no longer repeats it: delete this module"
+    assert all(torch.equal(a, b) for a, b in zip(spared, repeated, strict=True))
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_all_is_restored(fails):
+    names = "_patch_lang", "interpreter_builder"
+    before = [getattr(of_triton, name) for name in names]
+    options, load = of_triton.interpreter_builder.options, tl.load
+    with pytest.raises(KeyError) if fails else nullcontext(), interpreter.spared():
+        assert of_triton._patch_lang is not before[0]
+        assert not of_triton.interpreter_builder.options.sanitize_overflow
+        if fails:
+            raise KeyError
+    assert [getattr(of_triton, name) for name in names] == before
+    assert of_triton.interpreter_builder.options is options
+    assert options.sanitize_overflow
+    _outputs()
+    assert tl.load is load
+
+
+def test_overflow_is_computed_where_it_is_looked_at(monkeypatch):
+    builder = of_triton.interpreter_builder
+    monkeypatch.setattr(builder, "options", replace(builder.options, debug=True))
+    with interpreter.spared():
+        assert builder.options.sanitize_overflow
+
+
+def test_an_interpreter_of_another_kind_is_left_alone(monkeypatch):
+    monkeypatch.delattr(of_triton, "_patch_lang")
+    monkeypatch.delattr(of_triton.interpreter_builder, "options")
+    with interpreter.spared():
+        assert not hasattr(of_triton, "_patch_lang")
+        assert not hasattr(of_triton.interpreter_builder, "options")
+    assert not hasattr(of_triton, "_patch_lang")
+    assert not hasattr(of_triton.interpreter_builder, "options")
