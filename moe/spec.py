@@ -15,6 +15,7 @@ from moe.layer_needs import LAYER_NEEDS as LAYER_NEEDS
 from moe.layer_needs import layer_refusal as layer_refusal
 from moe.layout import Layout
 from moe.need import ANY as ANY
+from moe.need import DTYPE_BYTES as DTYPE_BYTES
 from moe.need import FormatsOn as FormatsOn
 from moe.need import Need as Need
 from moe.need import first_refusal as first_refusal
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from moe.placement import Placement
     from moe.roundup import Padded
 
-DTYPE_BYTES = {"bf16": 2, "fp16": 2, "f32": 4}  # dtype of a layer -> bytes per element
 # Fields of a layer that `LayerSpec.routing_method` reads.
 ROUTING_FIELDS = (
     *("router", "top_k", "renormalize", "router_bias", "router_groups", "chosen_groups"),
@@ -241,8 +241,9 @@ MODULAR, MONOLITHIC = KINDS = ("modular", "monolithic")
 # rows, each with its ids and router weights (`moe.types.Dispatched`). Batched: the rows of each
 # expert in a block of its own, and their number (`moe.types.Batches`).
 STANDARD, BATCHED = "standard", "batched"
-# (produced, taken): pairs that differ, and that the experts' base class converts within a rank.
-CONVERTED = frozenset({(STANDARD, BATCHED)})
+# (produced, taken): pairs that differ. Standard rows are sorted into blocks by the experts' base
+# class; blocks are rows with one slot each, of which those that are not in use are padding.
+CONVERTED = frozenset({(STANDARD, BATCHED), (BATCHED, STANDARD)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,6 +300,12 @@ def dispatch_refusal(experts: MemberSpec, all2all: MemberSpec) -> Reason | None:
         )
         return Reason(code="logits_not_carried", text=text)
     formats = (all2all.dispatch_format, experts.dispatch_format)
+    if formats == (BATCHED, STANDARD) and not experts.needs.padding:
+        text = (
+            f"{all2all.name} hands out blocks with rows that are not in use, and {experts.name} "
+            "does not say that its rows may be padding (`padding` in its needs)"
+        )
+        return Reason(code="padding_unsupported", text=text)
     if len(set(formats)) == 1 or formats in CONVERTED:
         return None
     text = (

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from moe import released
 from moe.errors import MoEError
 from moe.need import Anything
+from moe.needs import ALL2ALL_ONLY
+from moe.needs_form import check_names
 from moe.registry import Registry
 from moe.spec import (
     ROUTING_FIELDS,
@@ -69,6 +71,8 @@ class OwnLayerSpec(MemberSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_names(f"`takes` of layer {self.name!r}", self.takes, "tp", or_any=False)
+        check_names(f"`routers` of layer {self.name!r}", self.routers, "softmax")
         unknown = sorted(self.takes - set(TAKES))
         if unknown:
             known = ", ".join(TAKES)
@@ -79,7 +83,7 @@ class OwnLayerSpec(MemberSpec):
         checks = (self._not_taken, self._formats, self._no_gate, self._router, self._padding)
         return (
             *(Need.of(check) for check in checks),
-            *self.needs.asked(platform, leave_out=("formats",)),
+            *self.needs.asked(platform, leave_out=("formats", *ALL2ALL_ONLY)),
         )
 
     def refusal(self, layer_spec: LayerSpec, platform: Platform) -> Reason | None:

@@ -18,6 +18,7 @@ from harness.fixtures import layer_under_test, run_calls
 from moe.spec import Numerics
 from tests.mistakes import (
     mistakes_activations,
+    mistakes_all2all,
     mistakes_experts,
     mistakes_functions,
     mistakes_groups,
@@ -63,6 +64,7 @@ FAMILIES = (
     mistakes_lora,
     mistakes_wiring,
     mistakes_with_replicas,
+    mistakes_all2all,
 )
 
 
