@@ -75,7 +75,7 @@ def test_every_slot_has_the_new_expert_s_parts_and_no_others(after):
 
 def test_bytes_of_another_layout_are_an_error():
     tensors = tensors_of([0, 1])
-    with pytest.raises(MoEError, match="bytes arrived for slot 1.*in the same layout"):
+    with pytest.raises(MoEError, match="bytes arrived for slot 1, whose"):
         unpack(tensors, 1, pack(tensors, 0)[:-1])
 
 
