@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.control import reject
 
 from harness.commands import row_choices
-from harness.matrix.case import AXES, TOKEN_COUNTS, MoETestConfig
+from harness.matrix.case import AXES, ONE_RANK_TOKENS, TOKEN_COUNTS, MoETestConfig
 from harness.matrix.exactness import is_bitwise
 from harness.plan.plan import make_plan
 from moe import families
@@ -141,7 +141,7 @@ def configs(draw: Callable[[Any], Any], space: Space) -> MoETestConfig:
         dtype=draw(st.sampled_from(row_choices.dtypes(row))),
         **vars(layout),
         **{name: draw(st.sampled_from(_alone(AXES[name], row))) for name in _ALONE},
-        tokens=draw(st.sampled_from(TOKEN_COUNTS if layout.dp_size > 1 else TOKEN_COUNTS[:1])),
+        tokens=draw(st.sampled_from(TOKEN_COUNTS if layout.dp_size > 1 else ONE_RANK_TOKENS)),
         seed=draw(st.integers(0, SEEDS - 1)),
     )
     sized = _sized(draw, space, small, space.allowed_weights(row))

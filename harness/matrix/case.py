@@ -21,6 +21,7 @@ from harness.matrix.case_axes import (
     LEAST_WITH_SHARES,
     MOST_WITH_SHARES,
     NO_PADDING,
+    NO_TOKENS,
     FeatureAxes,
 )
 from harness.matrix.case_id import parse_all
@@ -175,13 +176,16 @@ class MoETestConfig(FeatureAxes):
         """The number of tokens of each DP rank.
 
         `even`: m on every rank. `ragged`: m on the first, then fewer and fewer, at least one.
-        `idle`: m, but 0 on the last DP rank if there are several.
+        `idle`: m, but 0 on the last DP rank if there are several. `alone`: m on the last DP rank,
+        0 on all others. `none`: as `even`, with one more call in which no rank has any token.
         """
         ranks = range(self.dp_size)
         if self.tokens == "ragged":
             return tuple(max(1, self.m - r * max(1, self.m // 3)) for r in ranks)
         if self.tokens == "idle" and self.dp_size > 1:
             return (*([self.m] * (self.dp_size - 1)), 0)
+        if self.tokens == "alone":
+            return (*([0] * (self.dp_size - 1)), self.m)
         return tuple(self.m for _ in ranks)
 
     def replace(self, **changes: Any) -> MoETestConfig:
@@ -198,6 +202,7 @@ def short_name(case_id: str) -> str:
 AXES = axes_of(MoETestConfig)
 FILE_KEYS = file_keys(AXES)
 TOKEN_COUNTS = AXES["tokens"].choices
+ONE_RANK_TOKENS = ("even", NO_TOKENS)  # those that differ where there is one DP rank
 _LAYOUT_AXES = tuple(field.name for field in dataclasses.fields(Layout))
 _QUANT_AXES = tuple(axis.name for axis in AXES.values() if axis.family == "quant")
 _BY_TOKEN = {axis.token: axis for axis in AXES.values()}

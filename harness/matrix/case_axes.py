@@ -19,9 +19,13 @@ SMALLEST_SHARE = 0.15  # by the norms of what the expert adds to the row, and of
 LEAST_WITH_SHARES = 32  # smallest n and k for which inputs are made so
 # With fewer than 64 columns a row's error scatters too much for a tolerance of six sigma.
 NO_PADDING = "none"
+NO_TOKENS = "none"
 PADDING = (NO_PADDING, "end", "middle", "all")  # see harness.fixtures.padding_rows
 # Distributions of the router logits, see harness.fixtures.logit_rows.
-LOGITS = (*("spread", "uniform", "skewed", "hot", "empty", "ties", "negative", "large", "nan"),)
+LOGITS = (
+    *("spread", "uniform", "skewed", "hot", "empty", "ties", "negative", "large", "nan"),
+    *("first", "last"),
+)
 _SIZES = (64, 72, 96, 100, 128, 131, 160, 192, 200, 256, 320, 384, 512, 640, 768, 1024)
 _EXPERT_COUNTS = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 64)
 
@@ -137,9 +141,9 @@ class FeatureAxes(MainAxes):
     )
     tokens: str = axis(
         "tokens",
-        "how tokens are spread over DP ranks",
+        "how tokens are spread over DP ranks; `none`: a call between two others has no tokens",
         default="even",
-        choices=("even", "ragged", "idle"),  # see `counts`
+        choices=("even", "ragged", "idle", "alone", NO_TOKENS),  # see `counts`
         outputs_agree=True,
     )
     router_bias: bool = axis(

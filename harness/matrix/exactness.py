@@ -66,7 +66,6 @@ def is_bitwise(case: MoETestConfig) -> bool:
         and _has_exact_shared(case)
         and case.zero_experts == 0
         and min(case.n, case.k, case.expert_case.k) >= 2 * PERIOD
-        and case.adapters == 0
         and (case.latent == 0 or _has_exact_projections(case))
         and has_whole_periods(case)
         and (has_own_up_scales(case) or not FORMATS[case.layer_spec.scheme.weights].is_integer)

@@ -94,12 +94,12 @@ def _nearest_of(scene: Scene, ids_of: Callable[[Placement, Placement], Tensor]) 
 
     ids_of: of an earlier placement and the present one, the experts [r, k] that compute instead.
     """
-    whole = dataclasses.replace(scene, few=len(scene.rows))  # few rows may have no moved expert
+    all_rows = dataclasses.replace(scene, few=len(scene.rows))  # few rows may have no moved expert
     outputs = []
     for was, now in _steps(scene):
         ids = ids_of(was, now).to(scene.expert_ids.dtype)
         if not torch.equal(ids, scene.expert_ids):
-            outputs.append(redo(whole, ids=ids))
+            outputs.append(redo(all_rows, ids=ids))
     return _nearest(scene, outputs)
 
 

@@ -12,6 +12,8 @@ from harness.mutants.recompute import shared_mlp
 from harness.mutants.shared import shared_part
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from harness.mutants.sample import Scene
@@ -100,6 +102,47 @@ def reduce_scatter_missing(scene: Scene) -> Tensor:
     else:
         routed = shares[list(layout.group("tp", scene.rank))].sum(dim=0)
     routed = routed + scene.passed()
+    return routed if scene.answer.shared is None else routed + scene.answer.shared
+
+
+def context_ranks_not_summed(scene: Scene) -> Tensor:
+    """Sum each token over the ranks that have its own context rank's place, as without context."""
+    if scene.case.pcp_size == 1:
+        raise NotApplicable("there is one context rank only")
+    return _summed_in_place(scene, scene.case.layout.pcp_rank)
+
+
+def moe_tp_ranks_not_summed(scene: Scene) -> Tensor:
+    """Sum each token over one EP group: of each expert only one rank's columns are in it."""
+    _needs_split_experts(scene)
+    layout = scene.case.layout
+    return _summed_in_place(scene, lambda rank: layout.position("moe_tp", rank))
+
+
+def split_experts_repeated(scene: Scene) -> Tensor:
+    """Let each rank that holds columns of an expert add the whole expert."""
+    _needs_split_experts(scene)
+    routed = by_rank(scene).sum(dim=0)
+    return scene.answer.out + (scene.case.moe_tp_size - 1) * routed
+
+
+def _needs_split_experts(scene: Scene) -> None:
+    if scene.case.moe_tp_size == 1:
+        raise NotApplicable("no expert is both spread and split")
+
+
+def _summed_in_place(scene: Scene, place: Callable[[int], int]) -> Tensor:
+    """Return the output if each rank gathers only from ranks with its own `place`."""
+    layout = scene.case.layout
+    kept = {
+        other
+        for rank in layout.same_tokens(scene.rank)
+        for other in layout.group("gather", rank)
+        if place(other) == place(rank)
+    }
+    if len(kept) == scene.case.world_size:
+        raise NotApplicable("the all-reduce over the TP ranks adds them up")
+    routed = by_rank(scene)[sorted(kept)].sum(dim=0) + scene.passed()
     return routed if scene.answer.shared is None else routed + scene.answer.shared
 
 
