@@ -71,6 +71,10 @@ class Needs:
     # Whether each token's low-rank adapter is known to the experts: carried with the token by an
     # all2all backend, added to its products by an experts backend. Checked for these two only.
     adapters: bool = False
+    # Ways of calling beside one call after another: `compile` (torch.compile makes one graph of
+    # it), `graph` (a CUDA graph captures it), `two_batches` (two calls take turns at its stages).
+    # Checked by who plans calls, for experts and all2all backends, routers and whole layers.
+    call_modes: frozenset[str] = frozenset()
     # Whether experts may have replicas that move while the layer lives. An experts backend lists
     # its `expert_tensors`; an all2all backend goes by physical ids, if it reads ids at all. Checked
     # for these two and for whole layers.

@@ -25,6 +25,7 @@ _AXES = {
     "hidden": ("k",),
     "intermediate": ("n",),
     "scheme": ("quant",),
+    "padding": ("padding", "call"),
     "pads": ("quant", "layer"),
     "padded": (),  # computed when the layer is built
     "placed": (),  # computed when experts are moved
