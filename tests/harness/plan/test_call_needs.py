@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 
 from harness.matrix.call_modes import CALL_MODES
+from harness.matrix.case import MoETestConfig
 from harness.plan import call_needs
 from harness.plan.machine import planned_for
 from harness.plan.plan import make_plan
