@@ -202,7 +202,7 @@ def _shared_blocks(layer_spec: LayerSpec) -> Reason | None:
     return None
 
 
-@reads("eplb", "redundant", "layout", "num_experts", "shared_fused", "adapters")
+@reads("eplb", "redundant", "layout", "num_experts", "shared_fused", "adapters", "chunk")
 def _not_balanced(layer_spec: LayerSpec) -> Reason | None:
     """Refuse load balancing that has nothing to do, or slots and groups that do not divide."""
     if layer_spec.eplb == "none":
@@ -227,10 +227,14 @@ def _not_balanced(layer_spec: LayerSpec) -> Reason | None:
             "experts, so that all ranks can hold all of them; choose a smaller redundant"
         )
         return Reason(code="eplb_nothing_to_move", text=text)
-    moved = {"shared_fused": layer_spec.shared_fused, "adapters": layer_spec.adapters > 0}
+    moved = {
+        "shared_fused": layer_spec.shared_fused,
+        "adapters": layer_spec.adapters > 0,
+        "chunk": layer_spec.chunk > 0,  # its parts would count as calls
+    }
     names = ", ".join(name for name, is_there in moved.items() if is_there)
     if names:
-        text = f"eplb moves the weights of routed experts, and not {names}; leave one out"
+        text = f"eplb moves the weights of routed experts and counts calls, without {names}"
         return Reason(code="eplb_unsupported", text=text)
     return None
 
@@ -256,6 +260,19 @@ def _formats() -> Registry[Format]:
     return formats
 
 
+@reads("chunk", "scheme")
+def _chunked_scale(layer_spec: LayerSpec) -> Reason | None:
+    """Refuse chunks of tokens if a dynamic scale is taken over all of them."""
+    activations = layer_spec.scheme.activations
+    if not layer_spec.chunk or not _formats().row(activations).spans_rows:
+        return None
+    text = (
+        f"{activations} activations have a scale over all tokens of a call, and tokens in chunks "
+        "would have others; leave `chunk` out"
+    )
+    return Reason(code="scale_spans_chunks", text=text)
+
+
 # Needs of every member.
 LAYER_NEEDS = tuple(
     Need.of(need)
@@ -264,6 +281,7 @@ LAYER_NEEDS = tuple(
         *(_impossible_groups, _several_weights, _no_columns_for_gate),
         *(_no_shared_experts, _fused_differently, _empty_shared_shard),
         *(_shared_scale, _shared_groups, _shared_blocks, _weighted_zero_experts),
+        _chunked_scale,
         *(_not_balanced, _groups_on_nodes),
     )
 )
