@@ -80,8 +80,8 @@ class AllToAllBatched(PrepareFinalize):
         place = self._local_ids(ids.device)[ranks, ids[tokens, slots].long()]
         order = (ranks * (1 + self._num_experts) + place).argsort(stable=True)
         experts = self.experts_of[self.group.rank]
-        incoming = torch.tensor([[row[e] for e in experts] for row in sizes.rows])
-        incoming = incoming.view(len(sizes.rows), len(experts))
+        by_rank = [[row[e] for e in experts] for row in sizes.rows]
+        incoming = torch.tensor(by_rank, dtype=torch.int64).view(len(by_rank), len(experts))
         return Exchange(
             tokens=tokens[order],
             slots=slots[order],
