@@ -175,6 +175,7 @@ def _emulation(subject: Subject, call: Call) -> Emulation:
         x=call.tokens.x,
         topk_ids=routing.topk_ids,
         topk_weights=routing.topk_weights,
+        adapters=call.tokens.adapters,
         **subject.scales,
     )
     return Emulation(subject.reference, inputs)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from harness.commands import numerics_report
 from harness.commands.numerics_decision import decide
 from harness.errors import ExitCode, InfrastructureError, NothingSelected, UsageError
-from harness.matrix.case import MoETestConfig
+from harness.matrix.case import AXES, MoETestConfig
 from harness.plan import machine, model_selection
 from harness.plan.plan import make_plan
 from harness.testing.parallel_launch import RankFailure, parallel_launch
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 TOP_KS = (1, 2, 4)  # of one expert there is no sum, of two no order
 _SIZES = ((128, 128), (256, 256), (512, 512), (1024, 1024))  # n, k: the first that the row takes
 _DTYPES = ("bf16", "fp16")
+_SHARED = ("shared_experts", "shared_width", "shared_quant", "shared_gate", "shared_fused")
+# Axes with which outputs do not tell where the experts round, unless they have the default.
+_HIDING = ("dp_size", "tp_size", *_SHARED, "zero_experts", "padding", "logits", "exact")
 _MEASURE = "harness.checks.rounding_fits:measure"
 # Reason codes of refusals that another machine would not have.
 _OF_MACHINE = frozenset({"platform_lacks_feature", "package_missing", "module_not_built"})
@@ -85,8 +88,10 @@ def planned(args: argparse.Namespace, local: Machine) -> Plan:
     Raises UsageError for options that do not fit together, NothingSelected if the member takes
     none, and InfrastructureError if that is for lack of a device or package.
     """
-    if (args.experts is None) == (args.layer is None):
-        raise UsageError("give --experts NAME or --layer NAME, one of them")
+    if [args.experts, args.layer, args.case].count(None) != 2:
+        raise UsageError("give --experts NAME, --layer NAME or --case ID, one of them")
+    if args.case is not None and (args.model is not None or args.quant is not None):
+        raise UsageError("--case has sizes and a method of its own; leave --model and --quant out")
     if not args.time_limit > 0:
         raise UsageError(f"--time-limit must be more than 0 seconds, not {args.time_limit:g}")
     plans = []
@@ -102,11 +107,17 @@ def planned(args: argparse.Namespace, local: Machine) -> Plan:
 
 
 def _points(args: argparse.Namespace) -> Iterator[Sequence[MoETestConfig]]:
-    """Yield the cases to try, plain ones first; each sequence differs in `top_k` alone."""
+    """Yield the cases to try, plain ones first; each sequence differs in `top_k` alone.
+
+    A model's shared experts are left out: they round by themselves.
+    """
+    if args.case is not None:
+        yield _by_top_k(_measurable(MoETestConfig.from_id(args.case)))
+        return
     member = {"experts": args.experts} if args.experts else {"experts": OWN, "layer": args.layer}
     if args.model is not None:
-        first = model_selection.small_share(args.model, args.quant).replace(**member)
-        yield [first.replace(top_k=top_k) for top_k in TOP_KS if top_k <= first.num_experts]
+        share = model_selection.small_share(args.model, args.quant)
+        yield _by_top_k(share.replace(**member, **_default(_SHARED)))
         return
     quants = [args.quant] if args.quant else list(QUANT.rows)
     for quant, dtype, activation, (n, k) in itertools.product(
@@ -118,7 +129,30 @@ def _points(args: argparse.Namespace) -> Iterator[Sequence[MoETestConfig]]:
             dtype=dtype,
             activation=activation,
         )
-        yield [first.replace(top_k=top_k) for top_k in TOP_KS]
+        yield _by_top_k(first)
+
+
+def _by_top_k(first: MoETestConfig) -> list[MoETestConfig]:
+    return [first.replace(top_k=top_k) for top_k in TOP_KS if top_k <= first.num_experts]
+
+
+def _measurable(case: MoETestConfig) -> MoETestConfig:
+    """Return the case. Raises UsageError for one whose outputs do not tell where it rounds."""
+    unsuited = [
+        AXES[name].token
+        for name, value in _default(_HIDING).items()
+        if getattr(case, name) != value
+    ]
+    if unsuited:
+        raise UsageError(
+            f"--case: roundings are measured on one rank, of routed experts alone, in inputs that "
+            f"round; leave out {', '.join(unsuited)}"
+        )
+    return case
+
+
+def _default(names: Sequence[str]) -> dict[str, Any]:
+    return {name: AXES[name].default for name in names}
 
 
 def _refused(plan: Plan) -> NothingSelected | InfrastructureError:

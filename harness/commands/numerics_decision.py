@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from harness.matrix.case import MoETestConfig
 from harness.record.rounding_fit import PLACES
 from moe.numerics import EITHER, Numerics
 
@@ -50,7 +51,8 @@ class Decision:
 
     wrong: places at which the row states another value. to_state: what the row should state.
     first_wrong: the first case that the best combination does not explain, or None. ambiguous_at:
-    the only case that contradicts the row, at places that no outputs determine, or None.
+    the case of one expert per token, if it alone contradicts the row, at places that no outputs
+    determine; else None.
     """
 
     fitting: Fitting
@@ -170,7 +172,8 @@ def _ambiguous_at(
     """Return the case without which nothing contradicts the row, if no place is determined.
 
     Of one expert there is no sum: at top-k 1 several places are one, and what other codes of a few
-    values leave there decides between them by chance.
+    values leave there decides between them by chance. Where outputs are sums, chance does not
+    decide: a case that contradicts the row shows that it is wrong.
     """
     best = _least(kept)
     as_stated = _least(fit for fit in measured.fits if _is_stated(fit, stated))
@@ -178,6 +181,8 @@ def _ambiguous_at(
     if not is_worse(as_stated, best) or any(place.is_determined for place in differing):
         return None
     for number, case in enumerate(measured.cases):
+        if MoETestConfig.from_id(case).top_k > 1:
+            continue
         rest = [_without(fit, number) for fit in measured.fits]
         stated_rest = _least(fit for fit in rest if _is_stated(fit, stated))
         if len(measured.cases) > 1 and not is_worse(stated_rest, _least(rest)):

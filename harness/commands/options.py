@@ -193,6 +193,9 @@ def _numerics(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("--experts", metavar="NAME", help="the experts backend: a name or pkg.mod:Class")
     _layer(command)
+    add(
+        "--case", metavar="ID", help="one case's layer and backend, with 1, 2 and 4 experts a token"
+    )
     add("--model", metavar="NAME", help=_MODEL)
     add("--quant", metavar="NAME", help="a quantization method (the first that the row takes)")
     add("--time-limit", type=float, default=300.0, metavar="S", help="seconds in all (300)")

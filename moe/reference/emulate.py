@@ -35,7 +35,8 @@ class Inputs:
     """Hold one call of a layer. Every id is an expert's: one rank has no padding and no others.
 
     x: [T, K]. topk_ids: [T, k] int32. topk_weights: [T, k] float32. a1_scale, a2_scale: [] float32,
-    for static formats.
+    for static formats. adapters: [T] int32 number of each token's low-rank adapter, -1 = none;
+    None: no token has one.
     """
 
     x: Tensor
@@ -43,6 +44,7 @@ class Inputs:
     topk_weights: Tensor
     a1_scale: Tensor | None = None
     a2_scale: Tensor | None = None
+    adapters: Tensor | None = None
 
 
 class Emulation:
@@ -54,22 +56,18 @@ class Emulation:
     def __init__(self, reference: BaselineSiluAndMul, inputs: Inputs) -> None:
         """Store the layer.
 
-        Raises ValueError for more than one rank, and for shared experts, projections and adapters.
+        Raises ValueError for more than one rank, and for shared experts and zero experts.
         """
-        world = reference.layer_spec.layout.world_size
-        if world > 1 or reference.layer_spec.shared_experts:
+        spec = reference.layer_spec
+        world, shared, zero = spec.layout.world_size, spec.shared_experts, spec.zero_experts
+        if world > 1 or shared or zero:
             raise ValueError(
-                f"{world} rank(s) with {reference.layer_spec.shared_experts} shared experts cannot "
-                "be emulated: choose a layer of one rank without shared experts"
-            )
-        if reference.latent is not None or reference.adapters is not None:
-            raise ValueError(
-                "a layer with projections or adapters cannot be emulated: choose one without "
-                "`latent` and `adapters`"
+                f"{world} rank(s) with {shared} shared and {zero} zero experts cannot be emulated: "
+                "choose a layer of one rank without them"
             )
         self._reference = reference
-        self._inputs = dataclasses.replace(inputs, x=inputs.x.float())
-        self._model = reference.layer_spec.dtype
+        self._model = spec.dtype
+        self._inputs = dataclasses.replace(inputs, x=self._entered(inputs.x.float()))
         self._kept: dict[Hashable, Tensor] = {}
 
     def __call__(self, numerics: Numerics) -> Tensor:
@@ -80,11 +78,11 @@ class Emulation:
         """
         terms = self._terms(numerics)
         if numerics.combine == "f32":
-            return self._rounded(terms.double().sum(dim=1).float(), "model")
+            return self._left(self._rounded(terms.double().sum(dim=1).float(), "model"))
         ids = self._inputs.topk_ids.long()
         slots = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
         is_by_slot = numerics.combine_order == "slots"
-        return self._summed(terms, slots if is_by_slot else ids.argsort(dim=1))
+        return self._left(self._summed(terms, slots if is_by_slot else ids.argsort(dim=1)))
 
     def nearest(self, numerics: Numerics, out: Tensor) -> Tensor:
         """Return the output [T, K] with each row summed in the order that is nearest to `out`.
@@ -94,14 +92,29 @@ class Emulation:
         terms, ids = self._terms(numerics), self._inputs.topk_ids
         best, least = self(numerics), torch.full((len(out),), torch.inf, device=out.device)
         for order in itertools.permutations(range(ids.shape[1])):
-            summed = self._summed(terms, torch.tensor(order, device=ids.device).expand_as(ids))
+            in_order = torch.tensor(order, device=ids.device).expand_as(ids)
+            summed = self._left(self._summed(terms, in_order))
             distance = (summed - out).square().sum(dim=1)
             best = torch.where((distance < least)[:, None], summed, best)
             least = torch.minimum(least, distance)
         return best
 
+    def _entered(self, x: Tensor) -> Tensor:
+        """Return the experts' input, [T, L] of x [T, K]: of a latent layer rounded once."""
+        latent = self._reference.latent
+        if latent is None:
+            return x
+        return self._rounded((x.double() @ latent.down.double().T).float(), "model")
+
+    def _left(self, sums: Tensor) -> Tensor:
+        """Return the output [T, K] of the experts' sums [T, L]: of a latent layer rounded again."""
+        latent = self._reference.latent
+        if latent is None:
+            return sums
+        return self._rounded(latent.leave(sums.double()).float(), "model")
+
     def _terms(self, numerics: Numerics) -> Tensor:
-        """Return what each slot adds to the output, [T, k, K]."""
+        """Return what each slot adds to the sum of experts, [T, k, K] or [T, k, L]."""
         _check(numerics)
         y = self._rounded(self._second_product(numerics), numerics.expert)
         by_slot = y.reshape(*self._inputs.topk_ids.shape, -1)
@@ -170,20 +183,37 @@ class Emulation:
         return self._products(rows, 0, numerics)
 
     def _products(self, rows: Tensor, matrix: int, numerics: Numerics) -> Tensor:
-        """Return each row [R, I] times its expert's first or second matrix (0, 1), [R, O]."""
-        ids = self._inputs.topk_ids.reshape(-1)
+        """Return each row [R, I] times its expert's first or second matrix (0, 1), [R, O].
+
+        An adapter changes the matrix: what it adds is not rounded by itself.
+        """
+        ids, numbers = self._inputs.topk_ids.reshape(-1), self._adapters()
         products = torch.empty(0)
-        for e in range(self._reference.layer_spec.num_experts):
-            w = self._reference.weights(e)[matrix]
+        for e, a in itertools.product(
+            range(self._reference.layer_spec.num_experts), torch.unique(numbers).tolist()
+        ):
+            w = self._matrix(e, a, matrix)
             biases = self._reference.biases(e)
-            if e == 0:
+            if not len(products):
                 products = rows.new_empty(len(rows), len(w))
-            chosen = ids == e
-            sums = rows[chosen].double() @ w.double().T
+            chosen = (ids == e) & (numbers == a)
+            sums = rows[chosen].double() @ w.T
             if biases is not None:
                 sums = sums + self._bias(biases[matrix], matrix, numerics, chosen)
             products[chosen] = sums.float()
         return products
+
+    def _matrix(self, e: int, adapter: int, matrix: int) -> Tensor:
+        """Return expert e's first or second matrix (0, 1) in float64, with the adapter's change."""
+        w, truth = self._reference.weights(e)[matrix].double(), self._reference.adapters
+        return w if adapter < 0 or truth is None else w + truth.changes(adapter, e, w.dtype)[matrix]
+
+    def _adapters(self) -> Tensor:
+        """Return each slot's adapter [T * k], -1 = none."""
+        ids, numbers = self._inputs.topk_ids, self._inputs.adapters
+        if numbers is None:
+            return ids.new_full((ids.numel(),), -1)
+        return numbers.repeat_interleave(ids.shape[1])
 
     def _bias(self, bias: Tensor, matrix: int, numerics: Numerics, chosen: Tensor) -> Tensor:
         """Return the bias of these rows; b2 is weighted like the outputs that it is added to."""

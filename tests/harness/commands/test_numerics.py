@@ -10,6 +10,7 @@ from harness.commands.options import parse
 from harness.plan import machine
 from tests.harness.checks import places_members
 
+SMALL = "m:16-n:32-k:64-e:4-topk:1-experts:torch_loop"
 LAYERS = "tests.harness.outside_layers"
 
 
@@ -39,6 +40,21 @@ def test_a_whole_layer_is_measured_by_its_outputs(capsys):
     assert "It rounds as its row declares." in capsys.readouterr().out
 
 
+def test_a_case_with_adapters_on_a_latent_width_is_measured(capsys):
+    case = SMALL.replace("topk:1", "topk:2")
+    assert cli.main(["numerics", "--case", f"{case}-lora:2-latent:96"]) == 0
+    out = capsys.readouterr().out
+    assert "3 cases of one rank" in out
+    assert f"{SMALL.replace('topk:1', 'topk:4')}-lora:2-latent:96" in out
+    assert out.endswith("It rounds as its row declares.\n")
+
+
+def test_shared_experts_of_a_model_are_left_out():
+    share = plan_of("--experts", "torch_loop", "--model", "deepseek-v3", "--quant", "none").cases
+    assert {case.shared_experts for case in share} == {0}
+    assert {case.k for case in share} == {7168}
+
+
 @pytest.mark.parametrize(
     ("member", "text"),
     [
@@ -58,7 +74,12 @@ def test_a_member_that_returns_nothing_ends_with_1_and_the_evidence(member, text
 @pytest.mark.parametrize(
     ("argv", "code", "text"),
     [
-        ([], 3, "give --experts NAME or --layer NAME, one of them"),
+        ([], 3, "give --experts NAME, --layer NAME or --case ID, one of them"),
+        (["--case", f"{SMALL}-shared:1-dp:2"], 3, "of routed experts alone"),
+        (["--case", f"{SMALL}-shared:1-dp:2"], 3, "leave out dp, shared"),
+        (["--case", f"{SMALL}-exact"], 3, "leave out exact"),
+        (["--case", SMALL, "--quant", "none"], 3, "leave --model and --quant out"),
+        (["--case", SMALL, "--experts", "triton"], 3, "one of them"),
         (["--experts", "triton", "--layer", "x:Y"], 3, "one of them"),
         (["--experts", "triton", "--time-limit", "0"], 3, "must be more than 0 seconds, not 0"),
         (["--experts", "nope"], 3, "no experts is called 'nope'"),

@@ -9,6 +9,7 @@ from harness.commands.numerics_decision import FEWEST, Fitting, decide, is_worse
 from harness.record.rounding_fit import PLACES, Fit, Measured
 from moe.numerics import Numerics
 
+CASES = tuple(f"m:16-n:128-k:128-e:8-topk:{k}-experts:torch_loop" for k in (1, 2))
 FUSED = {"gemm1": "model", "activation": "model", "expert": "model"}
 TRUTH = Numerics(
     **{**dict.fromkeys(PLACES, "f32"), "weight_on": "output", "combine_order": "any", **FUSED}
@@ -28,7 +29,7 @@ def fit_of(numerics, truth=TRUTH, *, ignored=(), noise=0.0):
 
 def measured(*, used=0.5, **options):
     fits = tuple(fit_of(numerics, **options) for numerics in trials())
-    return Measured(cases=("a", "b"), values=(1000, 1000), fits=fits, used=(0.1, used))
+    return Measured(cases=CASES, values=(1000, 1000), fits=fits, used=(0.1, used))
 
 
 def by_name(decision):
@@ -114,20 +115,33 @@ def test_a_wrong_row_that_no_single_place_explains_names_what_differs():
     assert getattr(decision.to_state, decision.wrong[0]) is None
 
 
-def test_what_one_case_alone_says_of_places_that_nothing_determines_is_ambiguous():
-    """As above, but the second case fits the row, too: codes at ties decide the first by chance."""
+def contradicted_in(number):
+    """As above, but one of both cases fits the row, too."""
     fits = []
     for numerics in trials():
         fit = fit_of(numerics, ignored=("expert", "weighted"))
         is_right = (numerics.expert == "model") != (numerics.weighted == "model")
-        worse = dataclasses.replace(fit, squares=(9.0, fit.squares[1]), unequal=(900, 1))
+        squares, unequal = list(fit.squares), [1, 1]
+        squares[number], unequal[number] = 9.0, 900
+        worse = dataclasses.replace(fit, squares=tuple(squares), unequal=tuple(unequal))
         fits.append(fit if is_right else worse)
-    once = dataclasses.replace(measured(), fits=tuple(fits))
+    return dataclasses.replace(measured(), fits=tuple(fits))
+
+
+def test_what_one_expert_alone_says_of_places_that_nothing_determines_is_ambiguous():
+    """Codes at ties decide the first case by chance, as there is no sum."""
+    once = contradicted_in(0)
     decision = decide(once, Numerics(expert="f32", weighted="f32"))
-    assert (decision.ambiguous_at, decision.wrong, decision.is_right) == ("a", (), True)
+    assert (decision.ambiguous_at, decision.wrong, decision.is_right) == (CASES[0], (), True)
     determined = decide(once, Numerics(gemm1="f32", expert="f32", weighted="f32"))
     assert determined.ambiguous_at is None
     assert "gemm1" in determined.wrong
+
+
+def test_what_a_sum_of_experts_alone_contradicts_is_wrong():
+    decision = decide(contradicted_in(1), Numerics(expert="f32", weighted="f32"))
+    assert (decision.ambiguous_at, decision.is_right) == (None, False)
+    assert decision.wrong in (("expert",), ("weighted",))
 
 
 def test_noise_within_the_tolerance_leaves_small_roundings_open():
@@ -142,7 +156,7 @@ def test_outputs_beyond_the_tolerance_have_no_explanation_and_name_the_case():
     decision = decide(measured(noise=1.0, used=3.0), Numerics())
     assert decision.fitting is Fitting.NONE
     assert not decision.is_right
-    assert decision.first_wrong == "b"
+    assert decision.first_wrong == CASES[1]
 
 
 def test_clearly_worse_takes_more_steps_and_more_values():

@@ -12,7 +12,7 @@ from harness.record.rounding_fit import Fit
 from moe.layers import OWN
 from moe.numerics import Numerics
 from moe.spec import Numerics as FromSpec
-from tests.harness.commands.test_numerics_decision import TRUTH, measured
+from tests.harness.commands.test_numerics_decision import CASES, TRUTH, measured
 
 CASE = MoETestConfig(m=16, n=128, k=128, num_experts=8, top_k=1, experts="torch_loop")
 STATED = Numerics(**{n: v for n, v in TRUTH.places.items() if n != "combine_order"})
@@ -104,7 +104,7 @@ def test_outputs_that_nothing_explains_come_with_the_command_for_their_smallest_
     assert shown == [
         "No customary rounding explains this: the nearest leaves 1.41 rounding steps (rms).",
         "The smallest case that none explains; its diagnosis names known mistakes:",
-        "  python -m harness run --case b",
+        f"  python -m harness run --case {CASES[1]}",
     ]
 
 

@@ -10,7 +10,9 @@ from torch.nn.functional import silu
 
 from moe.layout import Layout
 from moe.numerics import Numerics
+from moe.reference.adapters import AdapterTruth
 from moe.reference.emulate import Emulation, Inputs
+from moe.reference.latent import LatentTruth
 from moe.reference.layer import BaselineSiluAndMul
 from moe.spec import LayerSpec, Scheme
 
@@ -129,6 +131,47 @@ def test_a_kept_step_does_not_leak_into_other_numerics():
         assert torch.equal(shared(numerics), emulation(call)(numerics))
 
 
+def test_projections_of_a_latent_layer_are_rounded_once_each():
+    call, draw = inputs(), torch.Generator().manual_seed(9)
+    down, up = (torch.randn(*size, generator=draw).to(BF16) / 8 for size in ((64, 96), (96, 64)))
+    latent = LatentTruth(down=down, up=up)
+    wide = dataclasses.replace(call, x=torch.randn(24, 96).to(BF16))
+    spec = dataclasses.replace(LAYER, hidden=96, latent=64)
+    reference = BaselineSiluAndMul(spec, Numerics.stated(), matrices, latent=latent)
+    narrow = (wide.x.double() @ down.double().T).float().to(BF16)
+    for places in ({}, {"expert": "model"}, {"combine": "model", "combine_order": "slots"}):
+        numerics = Numerics.stated(**places)
+        sums = emulation(dataclasses.replace(call, x=narrow))(numerics)
+        expected = cast((sums.double() @ up.double().T).float(), True)
+        out = Emulation(reference, wide)(numerics)
+        assert torch.equal(out, expected)
+    assert torch.equal(Emulation(reference, wide).nearest(numerics, out), out)
+
+
+def test_adapters_change_their_tokens_matrices_before_the_products_are_rounded():
+    call, draw = inputs(), torch.Generator().manual_seed(9)
+    shapes = ((2, 4, 64), (2, 32, 4), (4, 32), (64, 4))
+    four = tuple((torch.randn(*shape, generator=draw) / 8).to(BF16) for shape in shapes)
+    scale = torch.tensor([2.0])
+    truth = AdapterTruth(of=lambda *_: four, scale=scale)
+    reference = BaselineSiluAndMul(LAYER, Numerics.stated(), matrices, adapters=truth)
+    a13, b13, a2, b2 = (t.double() for t in four)
+
+    def adapted(e):
+        w13, w2 = (w.double() for w in matrices(e))
+        return w13 + 2 * torch.cat([b13[0] @ a13[0], b13[1] @ a13[1]]), w2 + 2 * b2 @ a2
+
+    numbers = torch.tensor([0, -1] * 12, dtype=torch.int32)
+    numerics = Numerics.stated(gemm1="model", expert="model")
+    out = Emulation(reference, dataclasses.replace(call, adapters=numbers))(numerics)
+    plain = emulation(call)(numerics)
+    with_all = Emulation(BaselineSiluAndMul(LAYER, Numerics.stated(), adapted), call)(numerics)
+    assert torch.equal(out[1::2], plain[1::2])
+    # The other matrices of this test are rounded to float32 once.
+    assert float((out[::2] == with_all[::2]).float().mean()) > 0.99
+    assert float((plain[::2] == with_all[::2]).float().mean()) < 0.05
+
+
 def test_numerics_that_leave_a_place_open_are_refused():
     emulate = emulation(inputs())
     with pytest.raises(ValueError, match="leave gemm1, weight_dtype open; an emulation needs"):
@@ -138,8 +181,9 @@ def test_numerics_that_leave_a_place_open_are_refused():
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"layout": Layout(tp_size=2)}, r"2 rank\(s\) with 0 shared experts"),
-        ({"shared_experts": 1}, r"1 rank\(s\) with 1 shared experts cannot be emulated: choose"),
+        ({"layout": Layout(tp_size=2)}, r"2 rank\(s\) with 0 shared and 0 zero experts"),
+        ({"shared_experts": 1}, r"1 rank\(s\) with 1 shared and 0 zero experts cannot be"),
+        ({"zero_experts": 2}, r"and 2 zero experts cannot be emulated: choose a layer of one rank"),
     ],
 )
 def test_layers_that_cannot_be_emulated_are_refused(changes, text):
