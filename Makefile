@@ -5,6 +5,7 @@
 #                          tell: see tests/row_selection.py
 #   make compile-matrix    compiles all Triton kernels of the suites for other chips, without a GPU
 #   make bench-kernels     times every format of the Triton kernels beside other backends, on a GPU
+#   make bench-all2all     times dispatch and combine of each all2all backend
 #   make golden            writes anew what the oracle decides and what plans refuse (tests/golden)
 #   make test-subjects     the tests of released packages, which it installs (extra `subjects`)
 #
@@ -16,7 +17,7 @@
 # `make setup`, then `python -m harness ...` with .venv/bin/python.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test-matrix compile-matrix golden test test-extra-rows test-subjects check bench-engine bench-judge bench-diagnosis bench-covering bench-kernels mistakes evidence clean
+.PHONY: help setup test-matrix compile-matrix golden test test-extra-rows test-subjects check bench-engine bench-judge bench-diagnosis bench-covering bench-kernels bench-all2all mistakes evidence clean
 
 SUITE ?= $(shell $(PY) scripts/setup_env.py --suite)
 ARGS ?=
@@ -91,6 +92,9 @@ bench-covering: setup
 
 bench-kernels: setup
 	$(PY) benchmarks/kernels.py $(ARGS)
+
+bench-all2all: setup
+	$(PY) benchmarks/all2all.py $(ARGS)
 
 mistakes: setup
 	$(PY) tests/mistakes/show_mistakes.py $(ARGS)

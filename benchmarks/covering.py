@@ -6,9 +6,9 @@
 
 Uniform models have no constraints: `10^20` is 20 axes of 10 values. PICT's counts are those of the
 table of tools on pairwise.org. covertable makes the same models where it is installed
-(`pip install covertable`), of our own suites from the text that `coverage --pict` writes, in pairs;
-it is stopped `--limit` seconds after it began, or the text did. Largest: the most feasible combinations of any
-two or three axes. Bound: what `coverage` proves, see harness/matrix/covering/bound.py.
+(`pip install covertable`), of our own suites in pairs from the text that `coverage --pict` writes;
+both have `--limit` seconds together. Largest: the most feasible combinations of any two or three
+axes. Bound: what `coverage` proves, see harness/matrix/covering/bound.py.
 """
 
 from __future__ import annotations

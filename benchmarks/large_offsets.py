@@ -132,7 +132,8 @@ def tensor_to_codes(elements: int, device: torch.device) -> float:
     """One scale of the rows in use, and the codes under it, beyond 2**31 elements."""
     x = Buffer.of(elements, 4096, device)
     scale = quantize.tensor_scale(x.data, ids_of(x), "fp8")
-    right = quantize.tensor_scale_torch(x.data[x.at], torch.zeros(len(x.at), device=device), "fp8")
+    used = torch.zeros(len(x.at), dtype=torch.int32, device=device)
+    right = quantize.tensor_scale_torch(x.data[x.at], used, "fp8")
     assert torch.equal(scale, right), f"the scale is {float(scale)}, expected {float(right)}"
     codes = quantize.quantize_tensor(x.data, scale, "fp8").view(torch.uint8)
     expected = quantize.quantize_tensor_torch(x.data[x.at], scale, "fp8").view(torch.uint8)

@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from harness.fixtures.launch_pool import Recorded
     from moe.kernels.aot_compile import Request
-    from moe.kernels.launch import Launch
 
     Ids = Mapping[str, list[str]]  # chip, as `sm90` -> ids of cases
 
@@ -54,12 +54,11 @@ def events(ids: Ids, cache: Path, workers: int) -> Iterator[dict[str, Any]]:
     start = time.monotonic()
     if not keys or not known:
         os.environ.pop("TRITON_INTERPRET", None)
-        failures: list[str] = []
-        by_chip = {chip: _requests(chip, of_chip, failures) for chip, of_chip in ids.items()}
-        yield from ({"failed": text} for text in dict.fromkeys(failures))
-        keys = {chip: list(of_chip) for chip, of_chip in by_chip.items()}
-        requests = {key: r for of_chip in by_chip.values() for key, r in of_chip.items()}
-        if not failures:
+        done = _record(ids, workers)
+        yield from ({"failed": text} for text in done.failures)
+        keys = {chip: list(of_chip) for chip, of_chip in done.requests.items()}
+        requests = {key: r for of_chip in done.requests.values() for key, r in of_chip.items()}
+        if not done.failures:
             _write(recorded, keys)
     counts = {chip: len(of_chip) for chip, of_chip in keys.items()}
     yield {"recorded": counts, "seconds": round(time.monotonic() - start, 1)}
@@ -88,25 +87,11 @@ def _results(
             yield {**result, "cached": False}
 
 
-def _requests(chip: str, ids: Iterable[str], failures: list[str]) -> dict[str, Request]:
-    """Return key -> request of all that these cases launch on a chip."""
-    from moe.kernels.aot_compile import requests_of
+def _record(ids: Ids, workers: int) -> Recorded:
+    """Return what the cases launch."""
+    from harness.fixtures.launch_pool import record
 
-    return requests_of(_launches(chip, ids, failures), chip)
-
-
-def _launches(chip: str, ids: Iterable[str], failures: list[str]) -> Iterator[Launch]:
-    """Yield the launches of the cases; append a text to `failures` for a case that raises."""
-    from harness.fixtures.dry_run import DryRun
-    from harness.matrix.case import MoETestConfig
-    from moe.kernels.aot_compile import CHIPS
-
-    dry_run = DryRun(CHIPS[chip].shared_bytes)
-    for text in ids:
-        try:
-            yield from dry_run.launches(MoETestConfig.from_id(text))
-        except Exception as error:  # the layer under test may raise anything
-            failures.append(f"{text}: {type(error).__name__}: {error}")
+    return record(ids, workers)
 
 
 class Results:

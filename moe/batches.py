@@ -16,10 +16,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from moe import guarded_buffers
+from moe.byte_views import as_bytes
 from moe.errors import MoEError
 from moe.types import Batches
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from moe.types import Activations, Routing
@@ -72,6 +75,42 @@ def from_batches(y: Tensor, batches: Batches, routing: Routing) -> Tensor:
     rows = y.view(len(flat), y.shape[2])[at[:-1]].view(tokens, top_k, y.shape[2])
     weighted = rows.float() * routing.topk_weights[:, :, None]
     return out.copy_(torch.where(used, weighted, 0.0).sum(dim=1))
+
+
+def in_blocks(
+    x: Activations, ids: Tensor, counts: Tensor, capacity: Callable[[int], int]
+) -> Batches:
+    """Return rows that an all2all backend has put into blocks, without a copy if it can be.
+
+    x: [e * C, K]. ids: [e * C, 1], -1 = not in use. counts: [e] int32. capacity: from C to the rows
+    that each block must have; the further ones are undefined. slots: the number of each row.
+    """
+    experts = len(counts)
+    rows = len(ids) // max(experts, 1)
+    room = capacity(rows)
+    number = torch.arange(len(ids), dtype=torch.int32, device=ids.device)
+    slots = torch.where(ids[:, 0] >= 0, number, -1).view(experts, rows)
+    scale = x.scale
+    if scale is not None and x.format.has_row_scales:
+        scale = _roomy(scale.view(experts, rows, scale.shape[1]), room)
+    codes = _roomy(x.codes.view(experts, rows, x.codes.shape[1]), room)
+    padding = (0, max(room - rows, 0))
+    return Batches(
+        x=x.replace(codes=codes, scale=scale),
+        counts=counts,
+        slots=torch.nn.functional.pad(slots, padding, value=-1),
+    )
+
+
+def _roomy(blocks: Tensor, room: int) -> Tensor:
+    """Return blocks [e, C, K] with further rows up to this number, which are not written."""
+    experts, rows, columns = blocks.shape
+    if room <= rows:
+        return blocks
+    shape = (experts, room, columns)
+    wide = guarded_buffers.empty(shape, dtype=blocks.dtype, device=blocks.device)
+    as_bytes(wide)[:, :rows] = as_bytes(blocks)
+    return wide
 
 
 def _places(topk_ids: Tensor, num_local: int) -> tuple[Tensor, Tensor]:

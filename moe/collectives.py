@@ -2,7 +2,7 @@
 
 NCCL takes device tensors directly. Gloo supports neither fp8 nor an uneven all-gather, and cannot
 read the memory of a device that ranks share. Tensors are then copied through the host (`staged`),
-one-byte dtypes are sent as uint8, and the caller pads uneven rows.
+one-byte dtypes are sent as uint8, and the caller pads uneven rows. An all-to-all may be uneven.
 """
 
 from __future__ import annotations
@@ -13,7 +13,11 @@ from typing import TYPE_CHECKING
 import torch
 import torch.distributed as dist
 
+from moe.byte_views import as_bytes
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from moe.layout import Layout, Partition
@@ -59,6 +63,30 @@ class Group:
         dist.all_reduce(sent, group=self.handle)
         return sent.to(x.device)
 
+    def broadcast(self, x: Tensor, root: int) -> Tensor:
+        """Return the x of the rank at position `root`. x: of equal shape on all ranks."""
+        if self.handle is None:
+            return x
+        raw = as_bytes(x.contiguous())
+        # What arrives is written into what is passed: a copy.
+        sent = raw.to("cpu", copy=True) if self.staged else raw.clone()
+        dist.broadcast(sent, group=self.handle, group_src=root)
+        return sent.to(x.device).view(x.dtype)
+
+    def all_to_all(self, x: Tensor, sent: Sequence[int], received: Sequence[int]) -> Tensor:
+        """Return the rows that all ranks send to this one, [sum of received, ...], in rank order.
+
+        x: [sum of sent, ...], the rows for each rank in rank order. sent, received: the number of
+        rows for and from each rank; what a rank sends is what the other one receives.
+        """
+        if self.handle is None:
+            return x
+        raw = as_bytes(x.contiguous())
+        raw = raw.cpu() if self.staged else raw
+        out = raw.new_empty((sum(received), *raw.shape[1:]))
+        dist.all_to_all_single(out, raw, list(received), list(sent), group=self.handle)
+        return out.to(x.device).view(x.dtype)
+
     def gather_counts(self, count: int, device: torch.device) -> tuple[int, ...]:
         """Return the `count` of every rank, in rank order."""
         if self.handle is None:
@@ -76,7 +104,7 @@ class Groups:
 
     gather: the ranks that hold different tokens and contribute to each other's sums: those with the
         same tp_rank, or all ranks under sequence parallelism.
-    tp: the ranks of this DP rank.
+    tp: the ranks of this context rank, which hold the same tokens without sequence parallelism.
     """
 
     gather: Group

@@ -27,17 +27,39 @@ _INT_POISON = 0x7F  # a large number of any width; not -1, which means padding
 _FNUZ = frozenset({torch.float8_e4m3fnuz, torch.float8_e5m2fnuz})
 
 _live: list[Tensor] | None = None  # raw buffers of the current `poisoned()`; None outside
+_earlier: list[str] = []  # messages on buffers of it that were used again
 
 
 def empty(shape: Sequence[int], *, dtype: torch.dtype, device: torch.device | str) -> Tensor:
     """Return an uninitialised tensor; inside `poisoned()`, a poisoned and guarded one."""
     if _live is None:
         return torch.empty(tuple(shape), dtype=dtype, device=device)
+    size = guarded_size(math.prod(shape) * dtype.itemsize)
+    return view_of(torch.empty(size, dtype=torch.uint8, device=device), shape, dtype)
+
+
+def guarded_size(size: int) -> int:
+    """Return the bytes that `view_of` needs for a tensor of `size` bytes: with guards, if any."""
+    return size if _live is None else size + 2 * GUARD_BYTES
+
+
+def view_of(raw: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Return an uninitialised tensor in memory that may have been used before.
+
+    raw: at least `guarded_size` bytes, uint8. Inside `poisoned()` the tensor is poisoned, and the
+    bytes next to it are guarded, whatever an earlier, larger tensor left there.
+    """
     size = math.prod(shape) * dtype.itemsize
-    raw = torch.full((size + 2 * GUARD_BYTES,), _GUARD, dtype=torch.uint8, device=device)
-    body = raw[GUARD_BYTES : GUARD_BYTES + size]
+    if _live is None:
+        return raw[:size].view(dtype).view(tuple(shape))
+    again = [live for live in _live if live.data_ptr() == raw.data_ptr()]
+    for live in again:
+        _earlier.extend(_broken(live))
+    _live[:] = [live for live in _live if live.data_ptr() != raw.data_ptr()]
+    used = raw[: size + 2 * GUARD_BYTES].fill_(_GUARD)
+    body = used[GUARD_BYTES : GUARD_BYTES + size]
     body.fill_(_poison(dtype))
-    _live.append(raw)
+    _live.append(used)
     return body.view(dtype).view(tuple(shape))
 
 
@@ -51,21 +73,28 @@ def _poison(dtype: torch.dtype) -> int:
 @contextmanager
 def poisoned() -> Iterator[None]:
     """Poison and guard every buffer that `empty` returns inside. Not thread-safe."""
-    global _live
-    before, _live = _live, []
+    global _live, _earlier
+    before, _live, _earlier = (_live, _earlier), [], []
     try:
         yield
     finally:
-        _live = before
+        _live, _earlier = before
 
 
 def broken_guards() -> list[str]:
     """Return one line per overwritten guard band of the current `poisoned()`; [] outside."""
-    messages = []
+    messages = list(_earlier)
     for raw in _live or ():
-        for side, band in (("before", raw[:GUARD_BYTES]), ("after", raw[-GUARD_BYTES:])):
-            changed = int((band != _GUARD).sum())
-            if changed:
-                size = raw.numel() - 2 * GUARD_BYTES
-                messages.append(f"{changed} bytes {side} a buffer of {size} bytes were overwritten")
+        messages += _broken(raw)
+    return messages
+
+
+def _broken(raw: Tensor) -> list[str]:
+    """Return one line per overwritten guard band of one buffer."""
+    messages = []
+    for side, band in (("before", raw[:GUARD_BYTES]), ("after", raw[-GUARD_BYTES:])):
+        changed = int((band != _GUARD).sum())
+        if changed:
+            size = raw.numel() - 2 * GUARD_BYTES
+            messages.append(f"{changed} bytes {side} a buffer of {size} bytes were overwritten")
     return messages

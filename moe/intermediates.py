@@ -5,6 +5,8 @@ their buffers; outside it does nothing. Stages, in order:
 
     router          [T, k]   router weights of this rank's tokens
     latent          [T, L]   this rank's tokens, projected to the latent width, if there is one
+    tokens          [G]      token of each gathered row, numbered over the ranks of the gather group
+                             in rank order, -1 = padding; slots [G]: its slot, if a row has only one
     ids             [G, k]   local expert ids, -1 = not on this rank, or padding
     weights         [G, k]   router weights
     adapters        [G]      number of each token's low-rank adapter, -1 = none, if there are any
@@ -21,7 +23,7 @@ their buffers; outside it does nothing. Stages, in order:
     out             [T, K]   the sum over the TP group, the layer's output
 
 Of a latent layer K is L in all stages from input to finalize. G: gathered tokens, in any order; the
-token of a row is identified by its values. R = G * k flat
+token of a row is identified by its values, unless `tokens` is recorded. R = G * k flat
 (token, slot) rows; rows of slots without an expert on this rank are undefined.
 
 Codes of four bits are recorded as they are packed, two in a byte, [G, K / 2] and [R, n / 2]. Scales
@@ -45,7 +47,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # Recorded by the layer before it calls the experts.
-EXPERT_INPUTS = ("router", "latent", "ids", "weights", "adapters", "input", "input_scale")
+EXPERT_INPUTS = (
+    *("router", "latent", "tokens", "slots", "ids", "weights", "adapters"),
+    *("input", "input_scale"),
+)
 STAGES = (
     *(*EXPERT_INPUTS, "gemm1", "activation", "second", "second_scale", "gemm2"),
     *("weighted", "combine", "finalize", "restored", "shared", "out"),

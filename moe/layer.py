@@ -15,6 +15,7 @@ import torch
 from moe import families, intermediates
 from moe.adapters import check_adapters, check_choice
 from moe.all2all import ALL2ALL
+from moe.all2all.make import make_prepare_finalize
 from moe.errors import MoEError, RefusedError
 from moe.experts import EXPERTS
 from moe.experts.base import check_set_up
@@ -192,7 +193,7 @@ def build(
     experts.router_bias = router_weights.bias
     experts.prepare_weights(weights)
     experts.use_adapters(adapters)
-    prepare_finalize = ALL2ALL.load(members.all2all)(groups.gather)
+    prepare_finalize = make_prepare_finalize(members.all2all, layer_spec, rank, groups.gather)
     kernel = KERNELS[row.kind](
         prepare_finalize=prepare_finalize,
         experts=experts,

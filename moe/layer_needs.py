@@ -10,6 +10,7 @@ from moe.reason import Reason
 
 if TYPE_CHECKING:
     from moe.formats.format import Format
+    from moe.layout import Layout
     from moe.registry import Registry
     from moe.spec import LayerSpec
 
@@ -22,6 +23,25 @@ def _too_few_experts(layer_spec: LayerSpec) -> Reason | None:
         return None
     text = f"top_k {layer_spec.top_k} is larger than the number of experts, {count}"
     return Reason(code="top_k_exceeds_experts", text=text)
+
+
+@reads("layout")
+def _impossible_moe_tp(layer_spec: LayerSpec) -> Reason | None:
+    return layout_refusal(layer_spec.layout)
+
+
+def layout_refusal(layout: Layout) -> Reason | None:
+    """Return why experts cannot be split over `moe_tp_size` ranks; its groups do not exist then."""
+    size, world = layout.moe_tp_size, layout.world_size
+    if size == 1 or (layout.use_ep and size < world and world % size == 0):
+        return None
+    if not layout.use_ep:
+        rule = "without expert parallelism every expert is split over all ranks; set use_ep"
+    elif world % size:
+        rule = f"groups of {size} do not divide {world} ranks; choose a divisor"
+    else:
+        rule = f"of {world} ranks this leaves one EP rank; leave use_ep and moe_tp_size out"
+    return Reason(code="moe_tp_impossible", text=f"moe_tp_size {size}: {rule}")
 
 
 @reads("layout")
@@ -39,8 +59,8 @@ def _empty_shard(layer_spec: LayerSpec) -> Reason | None:
     """Refuse layouts in which a rank holds no intermediate columns."""
     if min(layer_spec.shard_sizes) > 0:
         return None
-    world = layer_spec.layout.world_size
-    text = f"intermediate size {layer_spec.intermediate} over {world} ranks leaves a rank empty"
+    ranks = layer_spec.layout.size("moe_tp")
+    text = f"intermediate size {layer_spec.intermediate} over {ranks} ranks leaves a rank empty"
     return Reason(code="empty_shard", text=text)
 
 
@@ -191,7 +211,7 @@ def _formats() -> Registry[Format]:
 LAYER_NEEDS = tuple(
     Need.of(need)
     for need in (
-        *(_too_few_experts, _sequence_parallel_alone, _empty_shard),
+        *(_impossible_moe_tp, _too_few_experts, _sequence_parallel_alone, _empty_shard),
         *(_impossible_groups, _several_weights, _no_columns_for_gate),
         *(_no_shared_experts, _fused_differently, _empty_shared_shard),
         *(_shared_scale, _shared_groups, _shared_blocks, _weighted_zero_experts),

@@ -1,7 +1,7 @@
 """Define how ranks share the work: named groups of ranks, and what each rank holds. Torch-free.
 
-Only `_partitions` combines `dp_size` and `tp_size`; all other code asks for the ranks of a group by
-its name in `GROUPS`.
+Only `_world` and `_partitions` combine sizes; all other code asks for the ranks of a group by its
+name in `GROUPS`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ Partition = tuple[Ranks, ...]  # groups; each rank of the world is in exactly on
 
 GROUPS = {
     "dp": "ranks with the same position in their TP group, one for each DP rank",
-    "tp": "the ranks of one DP rank",
+    "pcp": "the context ranks of one DP rank: those with the same position in their TP group",
+    "tp": "the ranks of one context rank",
+    "replica": "all ranks of one DP rank",
     "ep": "ranks over which experts are spread",
     "moe_tp": "ranks over which each expert's intermediate size is split",
-    "tokens": "ranks over which one DP rank's tokens are split (sequence parallelism)",
+    "tokens": "ranks over which one DP rank's tokens are split (context and sequence parallelism)",
     "gather": "ranks that hold different tokens and contribute to each other's sums",
 }
 
@@ -38,17 +40,29 @@ def chunk(total: int, parts: int, index: int) -> range:
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Describe how ranks share the work. `rank = dp_rank * tp_size + tp_rank`."""
+    """Describe how ranks share the work.
+
+    `rank = (dp_rank * pcp_size + pcp_rank) * tp_size + tp_rank`, and with `use_ep` also
+    `rank = ep_rank * moe_tp_size + moe_tp_rank`: ranks that share an expert are neighbours.
+    """
 
     dp_size: int = 1
     tp_size: int = 1
-    use_ep: bool = False  # True: experts are spread over all ranks; False: the intermediate size
-    sequence_parallel: bool = False  # split each DP rank's tokens over its TP ranks
+    use_ep: bool = False  # True: experts are spread over ranks; False: only the intermediate size
+    sequence_parallel: bool = False  # split each DP rank's tokens over its TP ranks, too
+    pcp_size: int = 1  # context ranks, over which each DP rank's tokens are split
+    # With `use_ep`, the ranks over which each expert is split; must divide the world. Without, an
+    # expert is split over all ranks, and this must be 1.
+    moe_tp_size: int = 1
 
     @property
     def world_size(self) -> int:
         """Return the number of ranks."""
-        return len(_places(self)["tp"])
+        return len(_world(self))
+
+    def size(self, name: str) -> int:
+        """Return the number of ranks in each group called `name`."""
+        return len(self.partition(name)[0])
 
     def partition(self, name: str) -> Partition:
         """Return every group called `name`. Raises KeyError for a name not in `GROUPS`."""
@@ -69,6 +83,10 @@ class Layout:
     def tp_rank(self, rank: int) -> int:
         """Return the position of `rank` in its group `tp`."""
         return self.position("tp", rank)
+
+    def pcp_rank(self, rank: int) -> int:
+        """Return the position of `rank` in its group `pcp`."""
+        return self.position("pcp", rank)
 
     def ep_rank(self, rank: int) -> int:
         """Return the position of `rank` in its group `ep`."""
@@ -93,21 +111,40 @@ class Layout:
 
 
 @cache
+def _world(layout: Layout) -> Ranks:
+    return tuple(range(layout.dp_size * layout.pcp_size * layout.tp_size))
+
+
+@cache
 def _partitions(layout: Layout) -> Mapping[str, Partition]:
-    """Return the groups of a layout by their names in GROUPS."""
-    dp, tp = layout.dp_size, layout.tp_size
-    world = tuple(range(dp * tp))
-    alone = tuple((rank,) for rank in world)
-    by_dp = tuple(world[t::tp] for t in range(tp))
-    by_tp = tuple(world[d * tp : (d + 1) * tp] for d in range(dp))
+    """Return the groups of a layout by their names in GROUPS.
+
+    Raises ValueError if `moe_tp_size` does not divide the world (`moe.layer_needs` refuses it).
+    """
+    pcp, tp = layout.pcp_size, layout.tp_size
+    world = _world(layout)
+    replicas = _neighbours(world, pcp * tp)
+    by_tp = _neighbours(world, tp)
+    by_pcp = tuple(ranks[t::tp] for ranks in replicas for t in range(tp))
+    by_moe_tp = _neighbours(world, layout.moe_tp_size if layout.use_ep else len(world))
+    is_split = layout.sequence_parallel
     return {
-        "dp": by_dp,
+        "dp": tuple(world[i :: pcp * tp] for i in range(pcp * tp)),
+        "pcp": by_pcp,
         "tp": by_tp,
-        "ep": (world,) if layout.use_ep else alone,
-        "moe_tp": alone if layout.use_ep else (world,),
-        "tokens": by_tp if layout.sequence_parallel else alone,
-        "gather": (world,) if layout.sequence_parallel else by_dp,
+        "replica": replicas,
+        "ep": tuple(zip(*by_moe_tp, strict=True)),
+        "moe_tp": by_moe_tp,
+        "tokens": replicas if is_split else by_pcp,
+        "gather": (world,) if is_split else tuple(world[t::tp] for t in range(tp)),
     }
+
+
+def _neighbours(world: Ranks, size: int) -> Partition:
+    """Return the ranks in groups of this size. Raises ValueError if it does not divide them."""
+    if len(world) % size:
+        raise ValueError(f"groups of {size} rank(s) do not divide a world of {len(world)}")
+    return tuple(world[start : start + size] for start in range(0, len(world), size))
 
 
 @cache

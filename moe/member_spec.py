@@ -25,8 +25,9 @@ MODULAR, MONOLITHIC = KINDS = ("modular", "monolithic")
 # rows, each with its ids and router weights (`moe.types.Dispatched`). Batched: the rows of each
 # expert in a block of its own, and their number (`moe.types.Batches`).
 STANDARD, BATCHED = "standard", "batched"
-# (produced, taken): pairs that differ, and that the experts' base class converts within a rank.
-CONVERTED = frozenset({(STANDARD, BATCHED)})
+# (produced, taken): pairs that differ. Standard rows are sorted into blocks by the experts' base
+# class; blocks are rows with one slot each, of which those that are not in use are padding.
+CONVERTED = frozenset({(STANDARD, BATCHED), (BATCHED, STANDARD)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +84,12 @@ def dispatch_refusal(experts: MemberSpec, all2all: MemberSpec) -> Reason | None:
         )
         return Reason(code="logits_not_carried", text=text)
     formats = (all2all.dispatch_format, experts.dispatch_format)
+    if formats == (BATCHED, STANDARD) and not experts.needs.padding:
+        text = (
+            f"{all2all.name} hands out blocks with rows that are not in use, and {experts.name} "
+            "does not say that its rows may be padding (`padding` in its needs)"
+        )
+        return Reason(code="padding_unsupported", text=text)
     if len(set(formats)) == 1 or formats in CONVERTED:
         return None
     text = (

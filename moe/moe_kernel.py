@@ -58,6 +58,8 @@ class MoEKernel:
         sent = self.quant.quantize_input(x, self.a1_scale) if early else _plain(x)
         dispatched = self.prepare_finalize.prepare(sent, routing)
         gathered = dispatched.x if early else self._quantize_gathered(dispatched)
+        intermediates.keep("tokens", dispatched.tokens, copy=True)
+        intermediates.keep("slots", dispatched.slots, copy=True)
         local = self._local(dispatched.routing)
         intermediates.keep("input", gathered.codes, copy=True)  # experts may overwrite it
         intermediates.keep("input_scale", gathered.block_scale, copy=True)

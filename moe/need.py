@@ -62,6 +62,7 @@ class Anything:
 
 
 ANY = Anything()
+DTYPE_BYTES = {"bf16": 2, "fp16": 2, "f32": 4}  # dtype of a layer -> bytes per element
 
 
 @dataclass(frozen=True, kw_only=True)

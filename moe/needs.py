@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, cast
 
 from moe import experts_needs, roundup
 from moe.need import ANY, Anything, FormatsOn, Need, fields_read, first_refusal, reads, resolve
+from moe.needs_form import check_needs, unknown_format
 from moe.packages import Package
 from moe.packages import refusal as package_refusal
 from moe.reason import Reason
@@ -32,13 +33,17 @@ _PADDING = _SIZES | {"layout", "scheme", "pads", "roundup"}
 # Fields of Needs that are not checked for other families; `padding` and `adapters` are, for all2all
 # backends.
 EXPERTS_ONLY = ("activation_functions", "dequantizes", "routers", "layer_features")
-_PLAIN = (*EXPERTS_ONLY, "padding", "adapters")
+ALL2ALL_ONLY = ("spanning_scales",)
+_PLAIN = (*EXPERTS_ONLY, *ALL2ALL_ONLY, "padding", "adapters", "moe_tp")
 UNQUANTIZED = frozenset({("model", "model")})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
-    """Declare the values of each axis that a member supports, and what the platform must have."""
+    """Declare the values of each axis that a member supports, and what the platform must have.
+
+    Raises ValueError for a field of another form, such as a string in place of a set.
+    """
 
     features: frozenset[str] = frozenset()  # required of the platform, all of them
     dtypes: frozenset[str] | Anything = frozenset({"bf16"})  # keys of DTYPE_BYTES
@@ -66,6 +71,12 @@ class Needs:
     # Whether each token's low-rank adapter is known to the experts: carried with the token by an
     # all2all backend, added to its products by an experts backend. Checked for these two only.
     adapters: bool = False
+    # Whether a dynamic scale over all rows of a call may be taken of the rows that reach a rank: an
+    # all2all backend that brings every row to every rank. Checked for these only.
+    spanning_scales: bool = False
+    # Whether experts may be spread over some ranks and split over others (`moe_tp_size` of the
+    # layout). Checked for experts and all2all backends only.
+    moe_tp: bool = False
     hidden_multiple: int = 1  # the hidden size must be a multiple of this
     shard_multiple: int = 1  # the same for the intermediate size on each rank
     # More multiples, of some weight formats on some chips.
@@ -76,6 +87,9 @@ class Needs:
     # "module:function", called with (layer_spec, platform) -> Reason | None, for conditions that
     # only code can check. Without `reads` on the function it is called again for each new layer.
     probe: str | None = None
+
+    def __post_init__(self) -> None:
+        check_needs(self)
 
     def asked(self, platform: Platform, *, leave_out: Container[str] = _PLAIN) -> tuple[Need, ...]:
         """Return the needs that can refuse a layer on this platform, in the order of checking.
@@ -114,7 +128,7 @@ class Needs:
 
 def experts_refusal(needs: Needs, layer_spec: LayerSpec, platform: Platform) -> Reason | None:
     """Return `Needs.refusal`, with the fields that are checked for experts backends only."""
-    return first_refusal(needs.asked(platform, leave_out=()), layer_spec)
+    return first_refusal(needs.asked(platform, leave_out=ALL2ALL_ONLY), layer_spec)
 
 
 def all2all_refusal(needs: Needs, layer_spec: LayerSpec, platform: Platform) -> Reason | None:
@@ -154,7 +168,7 @@ def _formats(needs: Needs, platform: Platform, layer_spec: LayerSpec) -> Reason 
         text = f"takes {weights} weights with activation_format {', '.join(partners)}{where}, "
         return Reason(code="activation_format_unsupported", text=f"{text}not {activations}")
     supported = ", ".join(sorted({w for w, _ in pairs}))
-    text = f"takes weight_format {supported}{where}, not {weights}"
+    text = f"takes weight_format {supported}{where}, not {weights}{unknown_format(pairs)}"
     return Reason(code="weight_format_unsupported", text=text)
 
 
@@ -189,6 +203,29 @@ def _adapters(_: Needs, __: Platform, layer_spec: LayerSpec) -> Reason | None:
         return None
     text = "does not say that tokens may have low-rank adapters (`adapters` in its needs)"
     return Reason(code="lora_unsupported", text=text)
+
+
+@reads("scheme")
+def _spanning_scales(_: Needs, __: Platform, layer_spec: LayerSpec) -> Reason | None:
+    """Refuse activations with a dynamic scale over all rows of a call."""
+    formats = resolve("moe.formats:FORMATS")  # imported on use: its rows are built from Needs
+    activations = layer_spec.scheme.activations
+    if not formats[activations].spans_rows:
+        return None
+    text = (
+        f"does not bring every row to every rank (`spanning_scales` in its needs), where the scale "
+        f"of {activations} activations is taken over all of them"
+    )
+    return Reason(code="scale_spans_ranks", text=text)
+
+
+@reads("layout")
+def _moe_tp(_: Needs, __: Platform, layer_spec: LayerSpec) -> Reason | None:
+    """Refuse experts that are spread over some ranks and split over others."""
+    if layer_spec.layout.moe_tp_size == 1:
+        return None
+    text = "does not say that spread experts may be split, too (`moe_tp` in its needs)"
+    return Reason(code="layout_unsupported", text=text)
 
 
 @reads("layout")
@@ -259,6 +296,8 @@ _CHECKS: dict[str, tuple[object, Callable[[Needs, Platform, LayerSpec], Reason |
     "dequantizes": (True, _code_features),
     "padding": (True, _padding),
     "adapters": (True, _adapters),
+    "spanning_scales": (True, _spanning_scales),
+    "moe_tp": (True, _moe_tp),
     "max_world": (None, _world),
     "hidden_multiple": (1, _hidden),
     "shard_multiple": (1, _shard),

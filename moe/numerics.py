@@ -21,6 +21,7 @@ _CHOICES = {
     "dequantized": ("f32", "model"),
     "combine_order": ("any", "slots"),
     "scale": ("times_reciprocal", "divided"),
+    "reduction": ("f32", "model", "wire"),
 }
 _MOST_ERROR = 2.0**-6  # of an approximate activation function; more is another function
 # What a place is where every place is stated and this one is not named.
@@ -54,7 +55,9 @@ class Numerics:
     expert: str | None = None  # each expert's output, before its router weight
     weighted: str | None = None  # the product with the router weight
     combine: str | None = None  # the weighted sum over the k experts, while it accumulates
-    reduction: str | None = None  # each rank's partial sum, and the sum over ranks, on the wire
+    # Each rank's partial sum, and the sum over ranks; `wire`: what is sent is rounded to the dtype
+    # of the layer, and its sum in float32 is rounded once.
+    reduction: str | None = None
     # The router weight multiplies an expert's output, its intermediate or its input, ...
     weight_on: str | None = None
     weight_dtype: str | None = None  # ... in `f32`, or rounded to the dtype of the layer (`model`)
@@ -76,7 +79,7 @@ class Numerics:
     aligned: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        for name, choices in (*dict.fromkeys(ROUNDED, ("f32", "model")).items(), *_CHOICES.items()):
+        for name, choices in (dict.fromkeys(ROUNDED, ("f32", "model")) | _CHOICES).items():
             _check_choice(name, getattr(self, name), choices)
         _check_share("accumulation", self.accumulation, BF16_LOSS, "2**-8, which is bf16's step")
         _check_share(
@@ -114,6 +117,10 @@ class Numerics:
     def places(self) -> dict[str, Any]:
         """Return what is stated: name -> value."""
         return {name: value for name in _NAMES if (value := getattr(self, name)) is not None}
+
+    def replaced_by(self, other: Numerics) -> Numerics:
+        """Return these numerics with the other's values wherever it states some."""
+        return replace(self, **other.places)
 
     def filled(self, other: Numerics) -> Numerics:
         """Return these numerics with the other's values where a place is not stated."""

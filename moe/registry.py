@@ -7,7 +7,7 @@ the class has its row as the attribute `row`, and is the class that is loaded.
 
 from __future__ import annotations
 
-from dataclasses import is_dataclass, replace
+from dataclasses import replace
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
@@ -82,18 +82,49 @@ class Registry(Generic[R]):
     def _carried(self, name: str) -> R:
         """Return the row of a class, with the class as target even if the row was inherited."""
         try:
-            row = resolve(name).row
-            if not is_dataclass(row):
-                raise TypeError(f"its `row` is a {type(row).__name__}, no row of this family")
-            return replace(cast("R", row), target=name)
+            cls = resolve(name)
+            row = getattr(cls, "row", None)
         except (
             Exception
         ) as error:  # importing runs another package's code, which can raise anything
             known = isinstance(error, (ImportError, AttributeError))
             cause = str(error) if known else f"{type(error).__name__}: {error}"
-            rule = "it must name a class with a `row`"
+            rule = _way_out(name, error)
             raise MoEError(f"cannot load {self.family} {name!r}: {cause}; {rule}") from error
+        error_text = _row_error(row) or _unimplemented(cls)
+        if error_text is not None:
+            raise MoEError(f"cannot load {self.family} {name!r}: {error_text}")
+        return replace(cast("R", row), target=name)
 
     def load(self, name: str) -> Any:
         """Import and return the class of the row called `name`."""
         return resolve(self.row(name).target)
+
+
+def _way_out(name: str, error: Exception) -> str:
+    """Return what its author can do about a path that cannot be imported."""
+    module, _, attribute = name.partition(":")
+    if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
+        return "put the folder that contains it on PYTHONPATH"
+    if isinstance(error, AttributeError) and f"no attribute {attribute!r}" in str(error):
+        return "it must name a class with a `row`"
+    return f"it must be importable: python -c 'import {module}' shows where this is raised"
+
+
+def _row_error(row: object) -> str | None:
+    """Return why this is not a row, and what a class needs; None for a row."""
+    rule = "it must name a class with a `row`, such as row = MemberSpec(...)"
+    if row is None:
+        return f"it has no attribute `row`; {rule}"
+    if isinstance(row, type) or not isinstance(row, MemberSpec):
+        return f"its `row` is a {type(row).__name__}, no row of this family; {rule}"
+    return None
+
+
+def _unimplemented(cls: object) -> str | None:
+    """Return which methods a class leaves abstract, so that it cannot be created; None for none."""
+    missing = sorted(getattr(cls, "__abstractmethods__", ()))
+    if not missing:
+        return None
+    methods = ", ".join(missing)
+    return f"it does not implement {methods}; its base class says what each gets and returns"

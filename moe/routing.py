@@ -48,11 +48,33 @@ def route(
 ) -> Routing:
     """Return the routing of these logits [T, E]. bias: [E] float32, if the method has one.
 
-    Raises MoEError for a method with a bias if there is none.
+    Raises MoEError for a method with a bias if there is none, and for a router that returns
+    anything but ids and weights, [T, k].
     """
     if method.bias and bias is None:
         raise MoEError("the routing method has a bias, and it is None: pass it in RouterWeights")
-    return router(logits, method.top_k, renormalize=method.renormalize, **method.arguments(bias))
+    options = method.arguments(bias)
+    routing = router(logits, method.top_k, renormalize=method.renormalize, **options)
+    _check_routing(router, routing, [len(logits), method.top_k])
+    return routing
+
+
+def _check_routing(router: Router, routing: object, shape: list[int]) -> None:
+    """Raise MoEError for another type, another shape [T, k], and ids and weights exchanged."""
+    name = type(router).__name__
+    if not isinstance(routing, Routing):
+        rule = "it must return moe.types.Routing(topk_ids=..., topk_weights=...)"
+        raise MoEError(f"router {name} returned a {type(routing).__name__}; {rule}")
+    ids, weights = routing.topk_ids, routing.topk_weights
+    shapes = [list(ids.shape), list(weights.shape)]
+    if shapes != [shape, shape]:
+        rule = f"both must be [T, k] = {shape}"
+        raise MoEError(f"router {name} returned ids {shapes[0]} and weights {shapes[1]}; {rule}")
+    if ids.is_floating_point() or not weights.is_floating_point():
+        rule = "ids must be torch.int32 and weights torch.float32: are they exchanged?"
+        raise MoEError(
+            f"router {name} returned ids in {ids.dtype}, weights {weights.dtype}; {rule}"
+        )
 
 
 def without_padding(routing: Routing, is_padding: Tensor | None) -> Routing:

@@ -23,6 +23,7 @@ from moe.member_spec import STANDARD as STANDARD
 from moe.member_spec import MemberSpec as MemberSpec
 from moe.member_spec import dispatch_refusal as dispatch_refusal
 from moe.need import ANY as ANY
+from moe.need import DTYPE_BYTES as DTYPE_BYTES
 from moe.need import FormatsOn as FormatsOn
 from moe.need import Need as Need
 from moe.need import first_refusal as first_refusal
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
     from moe.placement import Placement
     from moe.roundup import Padded
 
-DTYPE_BYTES = {"bf16": 2, "fp16": 2, "f32": 4}  # dtype of a layer -> bytes per element
 # Fields of a layer that `LayerSpec.routing_method` reads.
 ROUTING_FIELDS = (
     *("router", "top_k", "renormalize", "router_bias", "router_groups", "chosen_groups"),

@@ -141,17 +141,28 @@ class Routing:
 class Dispatched:
     """Hold the tokens that `prepare` gathered for the experts of this rank.
 
-    This is the dispatch format `standard`: contiguous rows in any order. A monolithic backend gets
-    `Routing.of_logits` as its routing.
+    In the dispatch format `standard` these are contiguous rows in any order. A monolithic backend
+    gets `Routing.of_logits` as its routing. In the format `batched` they are blocks of C rows, one
+    for each local expert, G = e * C, with one slot each: rows that are not in use are undefined and
+    have the id -1.
 
     x: [G, K] activations of the gathered rows, with their scales.
     routing: [G, k], -1 for padding rows; global ids from `prepare`, local ids for the experts.
-    counts: rows of each rank of the gather group, without padding; `finalize` needs them.
+    counts: tokens of each rank of the gather group, without padding.
+    tokens: [G] int32 number of each row's token among the tokens of all ranks of the gather group,
+        in rank order; -1 for padding. None: in that order, padded to the longest rank or not.
+    slots: [G] int32 slot of the token, if each row has one slot only; else None.
+    block_counts: [e] int32 rows in use of each block, the first ones; None if there are no blocks.
+    state: what the member's `finalize` needs of this call beside all this.
     """
 
     x: Activations
     routing: Routing
     counts: tuple[int, ...]
+    tokens: Tensor | None = None
+    slots: Tensor | None = None
+    block_counts: Tensor | None = None
+    state: Any = None
 
 
 @dataclass(frozen=True, kw_only=True)

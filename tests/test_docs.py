@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import io
 import os
 import re
@@ -53,6 +54,7 @@ HOW = ROOT / "docs" / "how-it-works.md"
 BACKEND = ROOT / "docs" / "your-own-backend.md"
 DOCS = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/*.md"))]
 NAMES = [str(path.relative_to(ROOT)) for path in DOCS]
+MEMBERS_PAGE = ROOT / "docs" / "your-own-members.md"
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -504,6 +506,52 @@ def test_the_readmes_layer_is_short_and_need_not_declare_its_numerics(package: P
     assert len([line for line in source.splitlines() if line.strip()]) <= 25
     (package / "layer.py").write_text(source)
     assert LAYERS.row(LAYER).numerics == Numerics()
+
+
+def shown_files(path: Path) -> dict[str, str]:
+    """The python blocks of a page by the name of the file that each is said to be in."""
+    named = re.findall(
+        r"`my_kernels/(\w+\.py)`:\n```python\n(.*?)^```", path.read_text(), re.S | re.M
+    )
+    assert len(named) == len(fenced(path, "python"))
+    return dict(named)
+
+
+# What makes each member wrong, and the axis that asks for it.
+_WRONG_MEMBERS = {
+    "router.py": (".square()", "", "router:my_kernels.router:SquaredSigmoid-tp:2"),
+    "activation.py": ("mish(gate) * up", "mish(up) * gate", "act:my_kernels.activation:Mish-tp:2"),
+    "quant.py": ("codes=x)", "codes=2 * x)", "quant:my_kernels.quant:E5M2Weights-tp:2"),
+    "all2all.py": ("partial, 0)", "2 * partial, 0)", "a2a:my_kernels.all2all:GatherAll-dp:2-ep"),
+}
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_the_members_of_the_docs_are_right_and_with_one_line_changed_wrong(
+    package: Path, monkeypatch: pytest.MonkeyPatch, right: bool
+) -> None:
+    for name, source in shown_files(MEMBERS_PAGE).items():
+        old, new, _ = _WRONG_MEMBERS.get(name, ("import torch", "import torch", ""))
+        assert old in source
+        (package / name).write_text(source if right else source.replace(old, new))
+    monkeypatch.setenv("PYTHONPATH", str(package.parent), prepend=os.pathsep)
+    start = "m:6-n:64-k:64-e:4-topk:2-experts:torch_loop"
+    ids = [f"{start}-{tokens}" for _, _, tokens in _WRONG_MEMBERS.values()]
+    by_rank = parallel_launch(2, run_all, ids)
+    verdicts = [[result.verdict for result in of_rank] for of_rank in by_rank]
+    expected = Verdict.PASSED if right else Verdict.FAILED
+    assert [verdict for of_rank in verdicts for verdict in of_rank] == [expected] * 2 * len(ids)
+
+
+def test_the_tests_that_the_docs_show_pass(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(package.parent), prepend=os.pathsep)
+    for number, source in enumerate(fenced(ROOT / "docs" / "your-own-tests.md", "python")):
+        (package / f"shown_{number}.py").write_text(source)
+        module = importlib.import_module(f"my_kernels.shown_{number}")
+        tests = [value for name, value in vars(module).items() if name.startswith("test_")]
+        assert tests
+        for test in tests:
+            test()
 
 
 def test_what_a_layer_is_given_and_names_is_described() -> None:

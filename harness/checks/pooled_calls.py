@@ -26,9 +26,12 @@ SCATTER = 6.0  # standard deviations of the flips' sum
 
 
 def applies(observation: Observation) -> bool:
-    """Apply only if no single call failed; findings on stages do not count as output failures."""
+    """Apply only if no single call failed; findings on stages do not count as output failures.
+
+    An output of another shape is an error, and has no distance.
+    """
     return all(
-        finding.verdict is not Verdict.FAILED or finding.check in stages.NAMES
+        finding.verdict not in (Verdict.FAILED, Verdict.ERROR) or finding.check in stages.NAMES
         for finding in observation.findings
     )
 

@@ -53,7 +53,12 @@ class Handed:
     @property
     def by_token(self) -> bool:
         """Tell whether a gathered row has all slots of its token, not one row for each slot."""
-        return self.top_k == self.call.output.routing.topk_ids.shape[1]
+        return self.top_k == self.top_k_of_tokens
+
+    @property
+    def top_k_of_tokens(self) -> int:
+        """Return the number of slots of a token."""
+        return self.call.output.routing.topk_ids.shape[1]
 
     def has(self, *names: str) -> bool:
         return all(name in self.call.stages for name in names)

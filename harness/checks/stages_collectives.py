@@ -10,16 +10,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from harness.checks import stages_latent, token_order
+from harness.checks import stages_latent, stages_sums, token_order
 from harness.checks.stage_bound import REACH, Expected, compare, rounding
-from moe.reference import formats
-from moe.reference.total import passed_through
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.checks.stage_record import Handed
-    from harness.checks.token_order import Sent
+    from harness.checks.token_order import Arrival, Sent
     from harness.record.diagnosis import StageFinding
 
 
@@ -34,18 +32,21 @@ def check(handed: Handed, on_all_ranks: frozenset[str]) -> list[StageFinding]:
         return _after_experts(handed, on_all_ranks)
     projected = _gathered(handed, stages_latent.sent(handed)) if is_latent else None
     expected = token_order.sent(handed, *_chosen_routing(handed), projected)
-    at = token_order.order(handed, expected)
-    mismatched = None if at is None else token_order.mismatched_rows(handed, expected.rows, at)
-    sent_correctly = _sent_correctly(handed, mismatched)
-    if at is None or mismatched is None or sent_correctly is None:
+    arrival = token_order.arrived(handed, expected)
+    mismatched = None
+    if arrival is not None:
+        rows = arrival.expected.rows
+        mismatched = token_order.mismatched_rows(handed, rows, arrival.rows)
+    sent_correctly = _sent_correctly(handed, arrival, mismatched)
+    if arrival is None or mismatched is None or sent_correctly is None:
         return _after_experts(handed, on_all_ranks)
     departing = [
-        _routing(handed, expected, at),
-        _adapters(handed, at) if "adapters" in on_all_ranks else None,
-        _input(handed, expected, at, mismatched, sent_correctly),
+        _deliveries(arrival, expected) or _routing(handed, arrival),
+        _adapters(handed, arrival) if "adapters" in on_all_ranks else None,
+        _input(handed, arrival, mismatched, sent_correctly),
     ]
     if on_all_ranks >= {"combine", "finalize"}:
-        departing.append(_finalize(handed, at))
+        departing.append(stages_sums.finalize(handed, arrival))
     findings = [finding for finding in departing if finding is not None]
     return findings + _after_experts(handed, on_all_ranks)
 
@@ -59,18 +60,29 @@ def _chosen_routing(handed: Handed) -> tuple[Tensor, Tensor]:
     return gathered[:, :k], gathered[:, k:].contiguous().view(torch.float32)
 
 
-def _sent_correctly(handed: Handed, mismatched: Tensor | None) -> Tensor | None:
-    """Return [S] bool: whether each token's input was correct on its own rank. Collective.
+def _sent_correctly(
+    handed: Handed, arrival: Arrival | None, mismatched: Tensor | None
+) -> Tensor | None:
+    """Return [S] bool: whether each token's input was correct where it was sent from. Collective.
 
-    mismatched: [S] bool, on this rank. None on every rank if one does not know the order of rows.
+    It was if it arrived so at its own rank, or anywhere if its own rank does not compute it.
+    mismatched: [r] bool, on this rank. None on every rank if one does not know the order of rows.
     """
-    start = sum(handed.sizes[: handed.ranks.index(handed.rank)])
-    tokens = len(handed.call.tokens.x)
     known = torch.tensor([mismatched is not None], dtype=torch.int32, device=handed.ids.device)
     if not bool(handed.group.all_gather(known).all()):
         return None
+    assert arrival is not None
     assert mismatched is not None
-    return ~_gathered(handed, mismatched[start : start + tokens, None].int()).bool().flatten()
+    total = sum(handed.sizes)
+    seen = torch.zeros((2, total), dtype=torch.int32, device=known.device)  # right, wrong
+    for i, is_it in enumerate((~mismatched, mismatched)):
+        seen[i, arrival.tokens[is_it]] = 1
+    by_rank = handed.group.all_gather(seen).view(-1, 2, total)
+    sizes = torch.tensor(handed.sizes, device=known.device)
+    own = torch.arange(len(sizes), device=known.device).repeat_interleave(sizes)
+    right_at_own, wrong_at_own = by_rank[own, :, torch.arange(total, device=known.device)].T
+    anywhere = by_rank[:, 0].any(dim=0)
+    return torch.where((right_at_own + wrong_at_own) > 0, wrong_at_own == 0, anywhere)
 
 
 def _gathered(handed: Handed, values: Tensor) -> Tensor:
@@ -81,15 +93,26 @@ def _gathered(handed: Handed, values: Tensor) -> Tensor:
     return torch.cat([part[:n] for part, n in zip(parts, handed.sizes, strict=True)])
 
 
-def _labels(handed: Handed, at: Tensor) -> dict[str, Tensor]:
-    """Return each token's gathered row, and the rank that sent it."""
-    sizes = torch.tensor(handed.sizes, device=at.device)
-    ranks = torch.tensor(handed.ranks, device=at.device)
-    return {"rows": at, "ranks": ranks.repeat_interleave(sizes)}
+def _labels(handed: Handed, arrival: Arrival) -> dict[str, Tensor]:
+    """Return each gathered row, and the rank that sent it."""
+    sizes = torch.tensor(handed.sizes, device=arrival.rows.device)
+    ranks = torch.tensor(handed.ranks, device=arrival.rows.device)
+    return {"rows": arrival.rows, "ranks": ranks.repeat_interleave(sizes)[arrival.tokens]}
 
 
-def _routing(handed: Handed, expected: Sent, at: Tensor) -> StageFinding | None:
+def _deliveries(arrival: Arrival, expected: Sent) -> StageFinding | None:
+    """Compare how often each token with an expert here arrived: once, or it counts twice."""
+    tokens, times = token_order.deliveries(arrival, expected)
+    once = Expected(
+        value=torch.ones((len(tokens), 1), device=times.device),
+        tolerance=torch.zeros(1, device=times.device),
+    )
+    return compare("dispatch", times[:, None], once, {"rows": tokens}, noun="counts of tokens")
+
+
+def _routing(handed: Handed, arrival: Arrival) -> StageFinding | None:
     """Compare ids in all rows (-1 on padding), and weights of this rank's experts."""
+    at, expected = arrival.rows, arrival.expected
     expected_ids = torch.full_like(handed.ids, -1)
     expected_ids[at] = expected.ids
     exactly = torch.zeros(1, device=at.device)
@@ -100,22 +123,22 @@ def _routing(handed: Handed, expected: Sent, at: Tensor) -> StageFinding | None:
         return finding
     received = torch.where(expected.ids >= 0, handed.stages["weights"].value[at].float(), 0.0)
     weights = Expected(value=expected.weights, tolerance=exactly)
-    return compare("dispatch", received, weights, _labels(handed, at), noun="router weights")
+    return compare("dispatch", received, weights, _labels(handed, arrival), noun="router weights")
 
 
-def _adapters(handed: Handed, at: Tensor) -> StageFinding | None:
+def _adapters(handed: Handed, arrival: Arrival) -> StageFinding | None:
     """Compare the adapter that came with each token. Collective."""
     chosen = handed.call.tokens.adapters
     if chosen is None:
         return None
-    wanted = _gathered(handed, chosen[:, None]).float()
-    received = handed.stages["adapters"].value[at][:, None]
-    exactly = Expected(value=wanted, tolerance=torch.zeros(1, device=at.device))
-    return compare("dispatch", received, exactly, _labels(handed, at), noun="adapters")
+    wanted = _gathered(handed, chosen[:, None]).float()[arrival.tokens]
+    received = handed.stages["adapters"].value[arrival.rows][:, None]
+    exactly = Expected(value=wanted, tolerance=torch.zeros(1, device=received.device))
+    return compare("dispatch", received, exactly, _labels(handed, arrival), noun="adapters")
 
 
 def _input(
-    handed: Handed, expected: Sent, at: Tensor, mismatched: Tensor, sent_correctly: Tensor
+    handed: Handed, arrival: Arrival, mismatched: Tensor, sent_correctly: Tensor
 ) -> StageFinding | None:
     """Compare the received inputs.
 
@@ -123,10 +146,11 @@ def _input(
     """
     if not bool(mismatched.any()):
         return None
-    received, rows = token_order.received_rows(handed, at), expected.rows
+    received, rows = token_order.received_rows(handed, arrival.rows), arrival.expected.rows
     is_moved = _is_another_row(received.codes[mismatched], rows.codes)
-    stage = "dispatch" if is_moved or bool((mismatched & sent_correctly).any()) else "input"
-    labels, exactly = _labels(handed, at), received.codes.new_zeros(1)
+    was_right = bool((mismatched & sent_correctly[arrival.tokens]).any())
+    stage = "dispatch" if is_moved or was_right else "input"
+    labels, exactly = _labels(handed, arrival), received.codes.new_zeros(1)
     finding = compare(stage, received.codes, Expected(value=rows.codes, tolerance=exactly), labels)
     if finding is not None or received.scale is None or rows.scale is None:
         return finding
@@ -147,74 +171,10 @@ def _is_another_row(received: Tensor, expected: Tensor, limit: int = 4) -> bool:
     return any(bool((expected == row).all(dim=1).any()) for row in received[:limit])
 
 
-def _finalize(handed: Handed, at: Tensor) -> StageFinding | None:
-    """Compare the sum of the group's partial results for this rank's tokens. Collective.
-
-    Uses at most 16 rows of each rank, since they are gathered on every rank.
-    """
-    sampled = [handed.sampled(rank) for rank in handed.ranks]
-    starts = [sum(handed.sizes[:i]) for i in range(len(handed.sizes))]
-    tokens = torch.cat([start + rows for start, rows in zip(starts, sampled, strict=True)])
-    partial = _values(handed, "combine", len(handed.ids))[at[tokens]].float()
-    if len(partial) == 0:  # on every rank
-        return None
-    gathered = handed.group.all_gather(partial).view(len(sampled), -1, partial.shape[1])
-    group_rank = handed.ranks.index(handed.rank)
-    start = sum(len(rows) for rows in sampled[:group_rank])
-    local_rows = sampled[group_rank]
-    local_parts = gathered[:, start : start + len(local_rows)]
-    finalized = _values(handed, "finalize", len(handed.call.tokens.x))
-    return _sum(handed, "finalize", finalized[local_rows], local_parts, local_rows)
-
-
-def _values(handed: Handed, stage: str, rows: int) -> Tensor:
-    """Return a stage's values [rows, K]; inside a latent layer [rows, L].
-
-    Raises ValueError for another shape: ranks would wait for each other's rows.
-    """
-    layer_spec = handed.subject.case.layer_spec
-    is_outside = stage in ("out", "restored")
-    width = layer_spec.hidden if is_outside else layer_spec.expert_hidden
-    value, shape = handed.stages[stage].value, [rows, width]
-    if list(value.shape) != shape:
-        raise ValueError(f"stage {stage} was handed out as {list(value.shape)}; it must be {shape}")
-    return value
-
-
-def _sum(
-    handed: Handed,
-    stage: str,
-    actual: Tensor,
-    parts: Tensor,
-    rows: Tensor,
-    passed: Tensor | None = None,
-) -> StageFinding | None:
-    """Compare `actual` [r, K] with the sum of parts [ranks, r, K], added in any order.
-
-    passed: [r, K] what zero experts add to that sum, or None.
-    """
-    if len(rows) == 0:
-        return None
-    adds = len(parts) - 1
-    size = parts.abs().sum(dim=0)
-    tolerance = size * (adds * 2.0**-23)
-    if adds:
-        tolerance = tolerance + rounding(size, handed.subject.case.dtype, adds)
-    value = parts.sum(dim=0)
-    if passed is not None:
-        value, size = value + passed, size + passed.abs()
-        tolerance = tolerance + size * 2.0**-22
-        tolerance = tolerance + rounding(value.abs() + tolerance, handed.subject.case.dtype)
-    if handed.exact:
-        tolerance = torch.zeros_like(tolerance)
-    expected = Expected(value=value, tolerance=tolerance)
-    return compare(stage, actual, expected, {"rows": rows})
-
-
 def _after_experts(handed: Handed, on_all_ranks: frozenset[str]) -> list[StageFinding]:
     findings = [*stages_latent.check(handed), _shared(handed)]
     if on_all_ranks >= {stages_latent.last(handed), "out"}:
-        findings.append(_out(handed))
+        findings.append(stages_sums.out(handed))
     return [finding for finding in findings if finding is not None]
 
 
@@ -237,32 +197,3 @@ def _shared(handed: Handed) -> StageFinding | None:
         tolerance = torch.zeros_like(tolerance)
     actual = handed.stages["shared"].value[rows]
     return compare("shared", actual, Expected(value=value, tolerance=tolerance), {"rows": rows})
-
-
-def _out(handed: Handed) -> StageFinding | None:
-    """Compare the routed + shared parts, summed over the TP ranks, and what zero experts add last.
-
-    Uses at most 16 rows. Collective.
-    """
-    tp, dtype = handed.subject.layer.groups.tp, handed.subject.case.dtype
-    tokens = len(handed.call.tokens.x)
-    out = _values(handed, "out", tokens)
-    rows = handed.sampled(handed.rank)
-    if len(rows) == 0:  # on every rank of the TP group, unless nothing is summed over it
-        return None
-    local = _values(handed, stages_latent.last(handed), tokens)[rows].float()
-    if handed.has("shared"):
-        total = local + handed.stages["shared"].value[rows].float()
-        local = formats.on_grid(total, dtype)
-    is_alone = handed.subject.case.layout.sequence_parallel
-    parts = local[None] if is_alone else tp.all_gather(local).view(tp.size, *local.shape)
-    return _sum(handed, "out", out[rows], parts, rows, _passed(handed, rows))
-
-
-def _passed(handed: Handed, rows: Tensor) -> Tensor | None:
-    """Return [r, K] what zero experts add to these rows, or None."""
-    case, routing = handed.subject.case, handed.call.output.routing
-    if not case.zero_experts:
-        return None
-    pair = routing.topk_ids[rows], routing.topk_weights[rows]
-    return passed_through(handed.call.tokens.x[rows].float(), *pair, case.num_experts)

@@ -1,8 +1,9 @@
 """Find out which gathered row holds which token: an all2all may gather in any order.
 
-Rank order is tried first, since most members use it. If it does not explain the received rows,
-rows are identified by their contents. If contents are ambiguous too, the order is unknown, and
-dispatch is judged by the output alone.
+A member may say it, in the stages `tokens` and `slots`, and must if some tokens do not arrive.
+Otherwise rank order is tried first, since most members use it. If it does not explain the received
+rows, rows are identified by their contents. If contents are ambiguous too, the order is unknown,
+and dispatch is judged by the output alone.
 """
 
 from __future__ import annotations
@@ -42,6 +43,76 @@ class Sent:
     rows: Rows
     ids: Tensor
     weights: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arrival:
+    """Hold which r gathered rows hold tokens, and what each should hold.
+
+    rows: [r] int64 gathered rows. tokens: [r] int64 token of each, numbered in rank order. slots:
+    [r] int64 its slot, if each row has one slot only, else None. expected: of these rows. factors:
+    [r] float32, by which a row's output enters the sum of its token.
+    """
+
+    rows: Tensor
+    tokens: Tensor
+    slots: Tensor | None
+    expected: Sent
+    factors: Tensor
+
+
+def arrived(handed: Handed, expected: Sent) -> Arrival | None:
+    """Return which rows hold tokens, or None if it is unknown. expected: of all S tokens."""
+    if handed.has("tokens"):
+        return _as_recorded(handed, expected)
+    at = order(handed, expected)
+    if at is None:
+        return None
+    tokens = torch.arange(len(at), device=at.device)
+    factors = torch.ones(len(at), device=at.device)
+    return Arrival(rows=at, tokens=tokens, slots=None, expected=expected, factors=factors)
+
+
+def _as_recorded(handed: Handed, expected: Sent) -> Arrival:
+    """Return the rows that the member says to hold tokens; numbers of no token are left out."""
+    numbers = handed.stages["tokens"].value.long()
+    is_token = (numbers >= 0) & (numbers < len(expected.ids))
+    slots = handed.stages["slots"].value.long() if handed.has("slots") else None
+    if slots is not None:
+        is_token = is_token & (slots >= 0) & (slots < expected.ids.shape[1])
+    rows = is_token.nonzero().flatten()
+    tokens = numbers[rows]
+    ids, weights, scale = expected.ids[tokens], expected.weights[tokens], expected.rows.scale
+    factors = torch.ones(len(rows), device=rows.device)
+    if slots is not None:  # the member weighs what comes back
+        slots = slots[rows]
+        ids, factors = ids.gather(1, slots[:, None]), weights.gather(1, slots[:, None])[:, 0]
+        weights = (ids >= 0).float()
+    if scale is not None and scale.ndim == 2 and len(scale) == len(expected.ids):
+        scale = scale[tokens]
+    content = Rows(codes=expected.rows.codes[tokens], scale=scale)
+    return Arrival(
+        rows=rows,
+        tokens=tokens,
+        slots=slots,
+        expected=Sent(rows=content, ids=ids, weights=weights),
+        factors=factors,
+    )
+
+
+def deliveries(arrival: Arrival, expected: Sent) -> tuple[Tensor, Tensor]:
+    """Return the tokens [n] that have an expert here, and how often each arrived, [n] int64.
+
+    Of rows with one slot, the (token, slot) pairs, numbered token * k + slot. expected: of all
+    tokens.
+    """
+    if arrival.slots is None:
+        needed, number = (expected.ids >= 0).any(dim=1), arrival.tokens
+    else:
+        needed = (expected.ids >= 0).flatten()
+        number = arrival.tokens * expected.ids.shape[1] + arrival.slots
+    times = torch.bincount(number, minlength=len(needed))
+    return needed.nonzero().flatten(), times[needed]
 
 
 def sent(handed: Handed, ids: Tensor, weights: Tensor, projected: Tensor | None = None) -> Sent:
@@ -98,7 +169,12 @@ def order(handed: Handed, expected: Sent) -> Tensor | None:
 
 
 def by_rows(handed: Handed) -> Tensor | None:
-    """Return the order as `order` does, from the activations alone. Not collective."""
+    """Return the rows of tokens: those that the member says, or in the order of the activations.
+
+    None if it is unknown. Not collective.
+    """
+    if handed.has("tokens"):
+        return (handed.stages["tokens"].value >= 0).nonzero().flatten()
     if handed.subject.case.weights_input or handed.subject.case.latent:
         return None  # rows hold weights or projections of other ranks
     rank_order, expected = _rank_order(handed), _expected_rows(handed, handed.sent)

@@ -21,6 +21,7 @@ from moe.experts import EXPERTS
 from moe.kernels.aot_warnings import unlisted
 from moe.layers import COMPOSED
 from moe.platforms import PLATFORMS, platform
+from moe.routers import ROUTERS
 
 if TYPE_CHECKING:
     import argparse
@@ -28,11 +29,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from harness.matrix.case import MoETestConfig
+    from moe.spec import Needs
 
 DEFAULT_CHIPS = ("cuda_sm90", "cuda_sm100", "rocm_gfx942", "rocm_gfx950")
 LARGEST = 20_000  # points of a suite that is compiled without being named: 10 ms each to record
 _PROGRESS_SECONDS = 15.0
 _OWN = ("triton",)  # packages of kernels that are ours
+_ROUTER_AXES = (
+    *("router", "renormalize", "router_bias", "router_groups", "chosen_groups", "router_scale"),
+    *("logits_dtype", "gate"),
+)
 
 
 @dataclass(kw_only=True)
@@ -136,13 +142,21 @@ def ids_for(points: Iterable[MoETestConfig], platform_name: str) -> list[str]:
 def _launches_ours(case: MoETestConfig) -> bool:
     if case.layer != COMPOSED:
         return False
-    needs = EXPERTS.row(case.experts).needs
-    return "triton" in needs.features and set(needs.packages) <= set(_OWN)
+    return _is_ours(EXPERTS.row(case.experts).needs)
 
 
 def _shape_of(case: MoETestConfig) -> MoETestConfig:
-    """Return the case with the values that change no launch at their defaults."""
-    return case.replace(seed=0, exact=False, call=type(case).call)
+    """Return the case with the values that change no launch of ours at their defaults.
+
+    How a router chooses is one of them, unless it is a kernel of ours.
+    """
+    router = () if _is_ours(ROUTERS.row(case.router).needs) else _ROUTER_AXES
+    names = ("seed", "exact", "call", "logits", "padding", *router)
+    return case.replace(**{name: getattr(type(case), name) for name in names})
+
+
+def _is_ours(needs: Needs) -> bool:
+    return "triton" in needs.features and set(needs.packages) <= set(_OWN)
 
 
 def _worker(ids: dict[str, list[str]], cache: Path, jobs: int) -> Iterator[dict[str, Any]]:

@@ -16,7 +16,7 @@ from hypothesis.control import reject
 from harness.commands import row_choices, strategies
 from harness.errors import NothingSelected
 from harness.matrix import expand
-from harness.matrix.case import TOKEN_COUNTS
+from harness.matrix.case import ONE_RANK_TOKENS, TOKEN_COUNTS
 from harness.plan.manifest import refused_cases
 from harness.plan.plan import make_plan
 from harness.report.tables import skip_lines
@@ -58,7 +58,7 @@ def _cases(draw: Callable[[Any], Any], space: Space) -> MoETestConfig:
     case: MoETestConfig = base.replace(
         m=draw(strategies.token_counts(space, base.dp_size)),
         all2all=draw(st.sampled_from(row_choices.all2alls(base.layout, row))),
-        tokens=draw(st.sampled_from(TOKEN_COUNTS if base.dp_size > 1 else TOKEN_COUNTS[:1])),
+        tokens=draw(st.sampled_from(TOKEN_COUNTS if base.dp_size > 1 else ONE_RANK_TOKENS)),
         seed=draw(st.integers(0, strategies.SEEDS - 1)),
     )
     return case if strategies.runs(case, space.machine) else reject()

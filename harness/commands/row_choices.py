@@ -20,6 +20,11 @@ WORLDS = (1, 2, 3, 4, 8)
 SIZES = AXES["n"].simpler_values
 
 
+def _splits(row: MemberSpec, layout: Layout) -> bool:
+    """Return whether a layout has no spread experts that are split, or the row takes them."""
+    return layout.moe_tp_size == 1 or isinstance(row, OwnLayerSpec) or row.needs.moe_tp
+
+
 def takes(row: MemberSpec, *words: str) -> bool:
     """Return whether a layer lists all of these words of `moe.layers.TAKES`; members take all."""
     return not isinstance(row, OwnLayerSpec) or set(words) <= row.takes
@@ -28,7 +33,10 @@ def takes(row: MemberSpec, *words: str) -> bool:
 def layouts_of(max_world: int, row: MemberSpec) -> list[Layout]:
     """Return every layout of every world, small worlds first and about as often as large ones."""
     worlds = [_layouts_in(world) for world in WORLDS if world <= max_world]
-    layouts = [[x for x in of_world if takes(row, *layout_words(x))] for of_world in worlds]
+    layouts = [
+        [x for x in of_world if takes(row, *layout_words(x)) and _splits(row, x)]
+        for of_world in worlds
+    ]
     largest = max(map(len, layouts))
     return [
         layout
@@ -39,15 +47,28 @@ def layouts_of(max_world: int, row: MemberSpec) -> list[Layout]:
 
 
 def _layouts_in(world: int) -> list[Layout]:
+    """Return layouts without context ranks and split experts, then one more of each with these."""
     layouts = []
-    for tp in (t for t in range(1, world + 1) if world % t == 0):
+    for tp in _divisors(world):
         plain = Layout(dp_size=world // tp, tp_size=tp)
         layouts.append(plain)
         if world > 1:
             layouts.append(replace(plain, use_ep=True))
         if tp > 1:
             layouts.append(replace(plain, use_ep=True, sequence_parallel=True))
-    return layouts
+    split = [
+        replace(x, moe_tp_size=size) for x in layouts for size in _divisors(world)[1:-1] if x.use_ep
+    ]
+    in_context = [
+        replace(x, dp_size=x.dp_size // size, pcp_size=size)
+        for x in (*layouts, *split)
+        for size in _divisors(x.dp_size)[1:2]
+    ]
+    return [*layouts, *split, *in_context]
+
+
+def _divisors(number: int) -> list[int]:
+    return [d for d in range(1, number + 1) if number % d == 0]
 
 
 def quants(row: MemberSpec) -> list[str]:

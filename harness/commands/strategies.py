@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.control import reject
 
 from harness.commands import row_choices
-from harness.matrix.case import AXES, TOKEN_COUNTS, MoETestConfig
+from harness.matrix.case import AXES, ONE_RANK_TOKENS, TOKEN_COUNTS, MoETestConfig
 from harness.matrix.exactness import is_bitwise
 from harness.plan.plan import make_plan
 from moe import families
@@ -117,12 +117,7 @@ def _smaller_worlds(space: Space, case: MoETestConfig) -> Iterator[MoETestConfig
     row = EXPERTS.row(case.experts) if case.layer == COMPOSED else LAYERS.row(case.layer)
     for layout in dict.fromkeys(row_choices.layouts_of(space.max_world, row)):
         if layout.world_size < case.world_size:
-            yield case.replace(
-                dp_size=layout.dp_size,
-                tp_size=layout.tp_size,
-                use_ep=layout.use_ep,
-                sequence_parallel=layout.sequence_parallel,
-            )
+            yield case.replace(**vars(layout))
 
 
 @st.composite
@@ -144,12 +139,9 @@ def configs(draw: Callable[[Any], Any], space: Space) -> MoETestConfig:
         quant=quant,
         layer=space.layer,
         dtype=draw(st.sampled_from(row_choices.dtypes(row))),
-        dp_size=layout.dp_size,
-        tp_size=layout.tp_size,
-        use_ep=layout.use_ep,
-        sequence_parallel=layout.sequence_parallel,
+        **vars(layout),
         **{name: draw(st.sampled_from(_alone(AXES[name], row))) for name in _ALONE},
-        tokens=draw(st.sampled_from(TOKEN_COUNTS if layout.dp_size > 1 else TOKEN_COUNTS[:1])),
+        tokens=draw(st.sampled_from(TOKEN_COUNTS if layout.dp_size > 1 else ONE_RANK_TOKENS)),
         seed=draw(st.integers(0, SEEDS - 1)),
     )
     sized = _sized(draw, space, small, space.allowed_weights(row))
@@ -211,7 +203,8 @@ def _routing_options(pick: random.Random, case: MoETestConfig) -> dict[str, Any]
 # Fields whose values must fit each other, the machine or the backend: `configs` draws them.
 TOGETHER = (
     *("m", "n", "k", "num_experts", "top_k", "experts", "all2all", "quant", "dtype", "layer"),
-    *("dp_size", "tp_size", "use_ep", "sequence_parallel", "tokens", "seed", "exact"),
+    *("dp_size", "tp_size", "use_ep", "sequence_parallel", "pcp_size", "moe_tp_size"),
+    *("tokens", "seed", "exact"),
     *("router", "activation", "total_experts", "missing"),  # by the seed; only of real models
     *("router_bias", "router_groups", "chosen_groups", "router_scale", "weights_input"),
     *("logits", "logits_dtype", "gate", "padding"),

@@ -164,7 +164,7 @@ def explain(
 
 def _patterns(scene: Scene, mismatch: Mismatch, topk_ids: Tensor) -> list[Pattern]:
     case = scene.case
-    all_tokens = case.dp_size == 1 and not case.sequence_parallel
+    all_tokens = len(case.layout.same_tokens(scene.rank)) == case.world_size
     by_routing = routing_patterns.of_routing(
         mismatch.rows, topk_ids, case.layer_spec, scene.rank, all_tokens=all_tokens
     )

@@ -67,17 +67,18 @@ def _fitting(bad: Tensor, candidates: list[tuple[Pattern, Tensor]]) -> list[Patt
 
 def _by_rank(bad: Tensor, topk_ids: Tensor, layer_spec: LayerSpec, rank: int) -> list[Pattern]:
     layout = layer_spec.layout
-    if not layout.use_ep or layout.world_size == 1:
+    if layout.size("ep") == 1:
         return []
     hits = _hits(topk_ids, layer_spec.held_experts)
     owned = layer_spec.experts_by_rank
     hit_by_rank = torch.stack([hits[:, list(experts)].any(dim=1) for experts in owned])  # [W, T]
     local = hit_by_rank[rank]
-    remote = torch.cat([hit_by_rank[:rank], hit_by_rank[rank + 1 :]]).any(dim=0)
+    is_other = [layout.ep_rank(r) != layout.ep_rank(rank) for r in range(layout.world_size)]
+    remote = hit_by_rank[is_other].any(dim=0)
     candidates = [
         (_experts_pattern(list(experts), layer_spec), hit_by_rank[r])
         for r, experts in enumerate(owned)
-        if len(experts)
+        if len(experts) and layout.position("moe_tp", r) == 0
     ]
     data = {"rank": rank}
     remote_pattern = Pattern(
@@ -87,7 +88,7 @@ def _by_rank(bad: Tensor, topk_ids: Tensor, layer_spec: LayerSpec, rank: int) ->
         name="own_rank", text="only rows all of whose experts are local", data=data
     )
     candidates += [(remote_pattern, remote), (local_pattern, local & ~remote)]
-    if layout.world_size == 2:  # same rows as the other rank's experts, but less specific
+    if layout.size("ep") == 2:  # same rows as the other rank's experts, but less specific
         candidates = [c for c in candidates if c[0].name != "other_ranks"]
     return _fitting(bad, candidates)[:1]
 
@@ -133,7 +134,7 @@ def _experts_pattern(experts: list[int], layer_spec: LayerSpec) -> Pattern:
     noun = "experts" if len(experts) > 1 else "expert"
     text = f"all wrong rows were routed to {noun} {numbers_text(experts)}"
     data = {"experts": experts, "ranks": []}
-    if layer_spec.layout.use_ep and layer_spec.layout.world_size > 1:
+    if layer_spec.layout.size("ep") > 1:
         by_rank = enumerate(layer_spec.experts_by_rank)
         data["ranks"] = [rank for rank, local in by_rank if set(experts) & set(local)]
         ranks = "ranks" if len(data["ranks"]) > 1 else "rank"

@@ -21,6 +21,7 @@ from harness.matrix.case_axes import (
     LEAST_WITH_SHARES,
     MOST_WITH_SHARES,
     NO_PADDING,
+    NO_TOKENS,
     FeatureAxes,
 )
 from harness.matrix.case_id import parse_all
@@ -102,12 +103,8 @@ class MoETestConfig(FeatureAxes):
 
     @property
     def layout(self) -> Layout:
-        return Layout(
-            dp_size=self.dp_size,
-            tp_size=self.tp_size,
-            use_ep=self.use_ep,
-            sequence_parallel=self.sequence_parallel,
-        )
+        """How ranks share the work: `replace(**vars(layout))` of a case sets another."""
+        return Layout(**{name: getattr(self, name) for name in _LAYOUT_AXES})
 
     @property
     def router_experts(self) -> int:
@@ -176,13 +173,16 @@ class MoETestConfig(FeatureAxes):
         """The number of tokens of each DP rank.
 
         `even`: m on every rank. `ragged`: m on the first, then fewer and fewer, at least one.
-        `idle`: m, but 0 on the last DP rank if there are several.
+        `idle`: m, but 0 on the last DP rank if there are several. `alone`: m on the last DP rank,
+        0 on all others. `none`: as `even`, with one more call in which no rank has any token.
         """
         ranks = range(self.dp_size)
         if self.tokens == "ragged":
             return tuple(max(1, self.m - r * max(1, self.m // 3)) for r in ranks)
         if self.tokens == "idle" and self.dp_size > 1:
             return (*([self.m] * (self.dp_size - 1)), 0)
+        if self.tokens == "alone":
+            return (*([0] * (self.dp_size - 1)), self.m)
         return tuple(self.m for _ in ranks)
 
     def replace(self, **changes: Any) -> MoETestConfig:
@@ -199,5 +199,7 @@ def short_name(case_id: str) -> str:
 AXES = axes_of(MoETestConfig)
 FILE_KEYS = file_keys(AXES)
 TOKEN_COUNTS = AXES["tokens"].choices
+ONE_RANK_TOKENS = ("even", NO_TOKENS)  # those that differ where there is one DP rank
+_LAYOUT_AXES = tuple(field.name for field in dataclasses.fields(Layout))
 _QUANT_AXES = tuple(axis.name for axis in AXES.values() if axis.family == "quant")
 _BY_TOKEN = {axis.token: axis for axis in AXES.values()}

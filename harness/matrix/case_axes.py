@@ -18,9 +18,13 @@ SMALLEST_SHARE = 0.15  # by the norms of what the expert adds to the row, and of
 LEAST_WITH_SHARES = 32  # smallest n and k for which inputs are made so
 # With fewer than 64 columns a row's error scatters too much for a tolerance of six sigma.
 NO_PADDING = "none"
+NO_TOKENS = "none"
 PADDING = (NO_PADDING, "end", "middle", "all")  # see harness.fixtures.padding_rows
 # Distributions of the router logits, see harness.fixtures.logit_rows.
-LOGITS = (*("spread", "uniform", "skewed", "hot", "empty", "ties", "negative", "large", "nan"),)
+LOGITS = (
+    *("spread", "uniform", "skewed", "hot", "empty", "ties", "negative", "large", "nan"),
+    *("first", "last"),
+)
 _SIZES = (64, 72, 96, 100, 128, 131, 160, 192, 200, 256, 320, 384, 512, 640, 768, 1024)
 _EXPERT_COUNTS = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 64)
 
@@ -80,7 +84,7 @@ class MainAxes:
     )
     tp_size: int = axis(
         "tp",
-        "tensor-parallel size; world size = dp * tp",
+        "tensor-parallel size; world size = dp * pcp * tp",
         default=1,
         group="layouts",
         outputs_agree=True,
@@ -88,7 +92,7 @@ class MainAxes:
     )
     use_ep: bool = axis(
         "ep",
-        "spread the experts over all ranks",
+        "spread the experts over all ranks, or over groups of moe_tp ranks",
         default=False,
         group="layouts",
         outputs_agree=True,
@@ -136,9 +140,9 @@ class FeatureAxes(MainAxes):
     )
     tokens: str = axis(
         "tokens",
-        "how tokens are spread over DP ranks",
+        "how tokens are spread over DP ranks; `none`: a call between two others has no tokens",
         default="even",
-        choices=("even", "ragged", "idle"),  # see `counts`
+        choices=("even", "ragged", "idle", "alone", NO_TOKENS),  # see `counts`
         outputs_agree=True,
     )
     router_bias: bool = axis(
@@ -246,4 +250,20 @@ class FeatureAxes(MainAxes):
         minimum=0,
         simplest=(0, *_SIZES),
         random_values=(0,),
+    )
+    pcp_size: int = axis(
+        "pcp",
+        "context ranks, over which each DP rank's tokens are split",
+        default=1,
+        group="layouts",
+        outputs_agree=True,
+        simplest=(),
+    )
+    moe_tp_size: int = axis(
+        "moe_tp",
+        "ranks over which each expert is split where ep spreads the experts; needs ep",
+        default=1,
+        group="layouts",
+        outputs_agree=True,
+        simplest=(),
     )

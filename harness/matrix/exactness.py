@@ -43,7 +43,7 @@ def has_whole_periods(case: MoETestConfig) -> bool:
     """
     if FORMATS[QUANT.row(case.quant).scheme.activations].grid == "model":
         return True
-    return case.n % (PERIOD * (1 if case.use_ep else case.dp_size * case.tp_size)) == 0
+    return case.n % (PERIOD * case.layout.size("moe_tp")) == 0
 
 
 def is_bitwise(case: MoETestConfig) -> bool:
@@ -66,7 +66,6 @@ def is_bitwise(case: MoETestConfig) -> bool:
         and _has_exact_shared(case)
         and case.zero_experts == 0
         and min(case.n, case.k, case.expert_case.k) >= 2 * PERIOD
-        and case.adapters == 0
         and (case.latent == 0 or _has_exact_projections(case))
         and has_whole_periods(case)
         and (has_own_up_scales(case) or not FORMATS[case.layer_spec.scheme.weights].is_integer)

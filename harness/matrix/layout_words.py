@@ -1,27 +1,29 @@
 """Read `--layouts tp:8,ep:8,tp:2+ep:8,ep:8/1`: layouts of a real model, and shares of them.
 
-A layout is words joined by `+`. `tp:N` and `dp:N` are sizes; `ep:N` spreads the experts over N
-ranks, which are all ranks of the world: what `tp` and `dp` leave open of them are DP ranks. `ep`
-alone spreads them over dp * tp ranks. `sp` splits tokens over the TP ranks. `ep:W/R` are the first
-R of W ranks with their share of the experts, as a world of R ranks: a model that fits no machine
-here is tested with the shapes that one rank of a real deployment has.
+A layout is words joined by `+`. `tp:N`, `dp:N` and `pcp:N` (context ranks) are sizes; `ep:N`
+spreads the experts over N ranks. These are all ranks of the world, or with `moe_tp:M`, which splits
+each expert over M ranks, one of M: what the sizes leave open of the world are DP ranks. `ep` alone
+spreads the experts over all ranks that the sizes make. `sp` splits tokens over the TP ranks.
+`ep:W/R` are the first R of W ranks with their share of the experts, as a world of R ranks: a model
+that fits no machine here is tested with the shapes that one rank of a real deployment has.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from harness.errors import UsageError
 from moe.errors import MoEError
+from moe.layer_needs import layout_refusal
 from moe.layout import Layout, chunk
 
 if TYPE_CHECKING:
     from harness.matrix.case import MoETestConfig
 
 EXAMPLES = "tp:1, tp:8, dp:2, ep:8, tp:2+ep:8, tp:2+ep+sp or ep:8/1"
-_SIZE = re.compile(r"(tp|dp|ep):([1-9][0-9]{0,3})(?:/([1-9][0-9]{0,3}))?\Z")
+_SIZE = re.compile(r"(tp|dp|pcp|ep|moe_tp):([1-9][0-9]{0,3})(?:/([1-9][0-9]{0,3}))?\Z")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,20 +61,33 @@ def _layout(text: str) -> LayoutChoice:
     if len(set(words)) < len(words) or ("ep" in words and "ep" in sizes):
         raise _error(text, "a word is given twice")
     use_ep, sequence_parallel = "ep" in words or "ep" in sizes, "sp" in words
-    tp = sizes.get("tp", 1)
-    world = share or sizes.get("ep", sizes.get("dp", 1) * tp)
-    dp = sizes.get("dp", max(world // tp, 1))
-    if dp * tp != world:
-        raise _error(text, f"dp * tp is {dp * tp}, and ep spreads the experts over {world}")
-    if sequence_parallel and not (use_ep and tp > 1):
+    layout = _of_sizes(text, sizes, share)
+    world = layout.world_size
+    if sequence_parallel and not (use_ep and layout.tp_size > 1):
         raise _error(text, "sp needs ep, and tp of 2 or more")
-    layout = Layout(
-        dp_size=dp,
-        tp_size=tp,
-        use_ep=use_ep and world > 1,
-        sequence_parallel=sequence_parallel,
-    )
+    layout = replace(layout, use_ep=use_ep and world > 1, sequence_parallel=sequence_parallel)
+    refusal = layout_refusal(layout)
+    if refusal is not None:
+        raise _error(text, refusal.text)
     return LayoutChoice(layout=layout, of_ranks=sizes["ep"] if share else world)
+
+
+def _of_sizes(text: str, sizes: dict[str, int], share: int | None) -> Layout:
+    """Return the layout of these sizes, DP ranks being what the others leave open."""
+    tp, pcp, moe_tp = (sizes.get(name, 1) for name in ("tp", "pcp", "moe_tp"))
+    if share and moe_tp > 1:
+        raise _error(text, "a share of the ranks has whole experts; leave moe_tp out")
+    given = sizes.get("dp", 1) * pcp * tp
+    world = share or (sizes["ep"] * moe_tp if "ep" in sizes else given)
+    dp = sizes.get("dp", max(world // (pcp * tp), 1))
+    if dp * pcp * tp != world:
+        of_ep = f"ep spreads the experts over {world // moe_tp}"
+        raise _error(text, f"dp * pcp * tp is {dp * pcp * tp}, and {of_ep}{_times(moe_tp)}")
+    return Layout(dp_size=dp, pcp_size=pcp, tp_size=tp, moe_tp_size=moe_tp)
+
+
+def _times(moe_tp: int) -> str:
+    return "" if moe_tp == 1 else f" times {moe_tp}, which share an expert"
 
 
 def _sizes(text: str, words: list[str]) -> tuple[dict[str, int], int | None]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # With a bias or groups the logits lie in a narrow band, see harness.fixtures.logit_rows.
 WITH_OPTIONS = ("spread", "uniform", "skewed", "nan")
 # Hidden columns carry these without harm, and hidden choices are certain.
-WITH_GATE = ("spread", "uniform", "skewed", "hot", "empty", "negative")
+WITH_GATE = ("spread", "uniform", "skewed", "hot", "empty", "negative", "first", "last")
 
 
 def logits_reason(case: MoETestConfig) -> Reason | None:

@@ -150,7 +150,7 @@ def shard_of_joined_rows(scene: Scene) -> Tensor:
         return gate, up
 
     _needs_gate(scene)
-    if scene.case.use_ep or scene.case.world_size == 1:
+    if scene.case.layout.size("moe_tp") == 1:
         raise NotApplicable("every rank has whole experts")
     return redo(scene, Steps(halves=cut))
 

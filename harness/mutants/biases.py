@@ -35,7 +35,7 @@ def second_bias_missing(scene: Scene) -> Tensor:
 def second_bias_on_each_rank(scene: Scene) -> Tensor:
     """Add b2 on every rank that holds columns of the expert: the sum over ranks has it often."""
     _needs_biases(scene)
-    if scene.case.use_ep or scene.case.world_size == 1:
+    if scene.case.layout.size("moe_tp") == 1:
         raise NotApplicable("every rank has whole experts")
     return redo(scene, Steps(adds_b2=lambda _: True))
 

@@ -151,59 +151,63 @@ def global_ids_as_local(scene: Scene) -> Tensor:
 def offset_taken_twice(scene: Scene) -> Tensor:
     """Subtract the id of a rank's first expert twice from each global id."""
     experts_by_rank = _experts_by_rank(scene)
-    return _by_rank(scene, lambda ids, rank: ids - 2 * _first(experts_by_rank[rank]))
+    return _by_rank(scene, lambda ids, ep_rank: ids - 2 * _first(experts_by_rank[ep_rank]))
 
 
 def stale_expert_map(scene: Scene) -> Tensor:
     """Run each rank's experts on the next rank's slots of the same local id."""
     sample, experts_by_rank = scene.few_rows(), _experts_by_rank(scene)
     ids = torch.full_like(sample.expert_ids, -1)
-    for rank, next_experts in enumerate([*experts_by_rank[1:], experts_by_rank[0]]):
+    for ep_rank, next_experts in enumerate([*experts_by_rank[1:], experts_by_rank[0]]):
         local = local_ids(sample.expert_ids, next_experts, _held(scene))
-        computed = _computed(scene, local, rank)
+        computed = _computed(scene, local, ep_rank)
         ids = torch.where(computed >= 0, computed, ids)
     return redo(sample, ids=ids)
 
 
 def remainder_on_last_rank(scene: Scene) -> Tensor:
     """Map the remaining experts to the last rank, while the first ranks hold their weights."""
-    world_size = len(_experts_by_rank(scene))
-    experts_per_rank, remainder = divmod(_held(scene), world_size)
+    ep_size = len(_experts_by_rank(scene))
+    experts_per_rank, remainder = divmod(_held(scene), ep_size)
     if remainder == 0:
         raise NotApplicable("the ranks divide the experts evenly")
-    return _by_rank(scene, lambda ids, rank: ids - experts_per_rank * rank)
+    return _by_rank(scene, lambda ids, ep_rank: ids - experts_per_rank * ep_rank)
 
 
 def absent_as_first(scene: Scene) -> Tensor:
-    return _by_rank(scene, lambda ids, rank: _else(scene, ids, rank, 0))
+    return _by_rank(scene, lambda ids, ep_rank: _else(scene, ids, ep_rank, 0))
 
 
 def absent_as_last(scene: Scene) -> Tensor:
     experts_by_rank = _experts_by_rank(scene)
     return _by_rank(
-        scene, lambda ids, rank: _else(scene, ids, rank, len(experts_by_rank[rank]) - 1)
+        scene, lambda ids, ep_rank: _else(scene, ids, ep_rank, len(experts_by_rank[ep_rank]) - 1)
     )
 
 
-def _else(scene: Scene, ids: Tensor, rank: int, fallback: int) -> Tensor:
-    """Return local ids on the rank, with `fallback` for experts of other ranks."""
-    local = local_ids(ids, _experts_by_rank(scene)[rank], _held(scene))
+def _else(scene: Scene, ids: Tensor, ep_rank: int, fallback: int) -> Tensor:
+    """Return local ids on an EP rank, with `fallback` for experts of other ranks."""
+    local = local_ids(ids, _experts_by_rank(scene)[ep_rank], _held(scene))
     return torch.where(local >= 0, local, fallback)
 
 
 def _by_rank(scene: Scene, to_local: Callable[[Tensor, int], Tensor]) -> Tensor:
-    """Compute the output if each rank runs the local ids returned by `to_local(ids, rank)`."""
+    """Compute the output if each EP rank runs the local ids that `to_local(ids, ep_rank)` returns.
+
+    Ranks that share experts count as one: each computes its columns of the same slots.
+    """
     sample = scene.few_rows()
     parts = torch.zeros_like(parts_of(sample))
-    for rank in range(scene.case.world_size):
-        ids = _computed(scene, to_local(sample.expert_ids, rank), rank)
+    for ep_rank in range(len(_experts_by_rank(scene))):
+        ids = _computed(scene, to_local(sample.expert_ids, ep_rank), ep_rank)
         parts = parts + redo_parts(sample, ids=ids)
     return sample.total(parts=parts)
 
 
-def _computed(scene: Scene, local: Tensor, rank: int) -> Tensor:
-    """Return global ids for the rank's local ids; -1 for those that it does not have."""
-    inside = (local >= 0) & (local < len(_experts_by_rank(scene)[rank]))
+def _computed(scene: Scene, local: Tensor, ep_rank: int) -> Tensor:
+    """Return global ids for an EP rank's local ids; -1 for those that it does not have."""
+    inside = (local >= 0) & (local < len(_experts_by_rank(scene)[ep_rank]))
+    rank = scene.case.layout.partition("ep")[0][ep_rank]
     return torch.where(inside, global_ids(local, scene.reference.layer_spec, rank), -1)
 
 
@@ -213,8 +217,9 @@ def _first(experts: tuple[int, ...]) -> int:
 
 
 def _experts_by_rank(scene: Scene) -> tuple[tuple[int, ...], ...]:
-    """Return the global ids of each rank's experts."""
+    """Return the global ids of each EP rank's experts."""
     layer_spec = scene.reference.layer_spec
-    if not layer_spec.layout.use_ep or layer_spec.layout.world_size == 1:
+    ep_ranks = layer_spec.layout.partition("ep")[0]
+    if len(ep_ranks) == 1:
         raise NotApplicable("every rank has all experts")
-    return layer_spec.experts_by_rank
+    return tuple(layer_spec.experts_of(rank) for rank in ep_ranks)

@@ -62,7 +62,7 @@ class Hypothesis:
             "quantized": layer_spec.scheme.weights != "model",
             "ranks": layer_spec.layout.world_size > 1,
             "limit": ACTIVATIONS.row(layer_spec.activation).limit is not None,
-            "shards": layer_spec.layout.world_size > 1 and not layer_spec.layout.use_ep,
+            "shards": layer_spec.layout.size("moe_tp") > 1,
         }
         return all(has.get(need, need in features) for need in self.needs)
 

@@ -57,13 +57,12 @@ def pairs_of(ids: Tensor) -> Pairs:
 
 
 def ranks_together(scene: Scene) -> list[tuple[int, ...]]:
-    """Return the ranks in groups: all together if they have equal shards of the same experts.
+    """Return the ranks in groups: together if they have equal shards of the same experts.
 
     Ranks with scales of their own are not computed together.
     """
-    ranks = tuple(range(scene.case.world_size))
     have_one_scale = scene.answer.tensor_scales[1] is None or scene.reference.act_format.static
     has_equal_shards = len(set(scene.case.layer_spec.shard_sizes)) == 1
-    if not scene.case.use_ep and has_equal_shards and have_one_scale:
-        return [ranks]
-    return [(rank,) for rank in ranks]
+    if has_equal_shards and have_one_scale:
+        return list(scene.case.layout.partition("moe_tp"))
+    return [(rank,) for rank in range(scene.case.world_size)]

@@ -12,6 +12,8 @@ from harness.mutants.recompute import shared_mlp
 from harness.mutants.shared import shared_part
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from harness.mutants.sample import Scene
@@ -48,8 +50,8 @@ def tp_rank_missing(scene: Scene) -> Tensor:
     """Let one TP rank pass zeros to the all-reduce, in each DP rank, shared experts included."""
     _needs_all_reduce(scene)
     layout, shared = scene.case.layout, scene.answer.shared
-    if layout.dp_size == 1 and shared is None:
-        raise NotApplicable("of one DP rank that is a rank's share")
+    if layout.size("gather") == 1 and shared is None:
+        raise NotApplicable("where all ranks hold the same tokens that is a rank's share")
     by = by_rank(scene)
     shares = torch.stack([by[t :: layout.tp_size].sum(dim=0) for t in _tp(scene)])
     if shared is not None:
@@ -66,7 +68,7 @@ def _tp(scene: Scene) -> range:
 def all_reduce_missing(scene: Scene) -> Tensor:
     _needs_all_reduce(scene)
     layout = scene.case.layout
-    routed = by_rank(scene)[list(layout.group("dp", scene.rank))].sum(dim=0)
+    routed = by_rank(scene)[list(layout.group("gather", scene.rank))].sum(dim=0)
     routed = routed + scene.passed()
     return routed if scene.answer.shared is None else routed + _local_shared(scene)
 
@@ -95,11 +97,52 @@ def reduce_scatter_missing(scene: Scene) -> Tensor:
     layout, shares = scene.case.layout, by_rank(scene)
     if layout.sequence_parallel:
         routed = shares[scene.rank]
-    elif layout.dp_size == 1:
+    elif layout.size("gather") == 1:
         raise NotApplicable("ranks that share their tokens have no others' to gather")
     else:
         routed = shares[list(layout.group("tp", scene.rank))].sum(dim=0)
     routed = routed + scene.passed()
+    return routed if scene.answer.shared is None else routed + scene.answer.shared
+
+
+def context_ranks_not_summed(scene: Scene) -> Tensor:
+    """Sum each token over the ranks that have its own context rank's place, as without context."""
+    if scene.case.pcp_size == 1:
+        raise NotApplicable("there is one context rank only")
+    return _summed_in_place(scene, scene.case.layout.pcp_rank)
+
+
+def moe_tp_ranks_not_summed(scene: Scene) -> Tensor:
+    """Sum each token over one EP group: of each expert only one rank's columns are in it."""
+    _needs_split_experts(scene)
+    layout = scene.case.layout
+    return _summed_in_place(scene, lambda rank: layout.position("moe_tp", rank))
+
+
+def split_experts_repeated(scene: Scene) -> Tensor:
+    """Let each rank that holds columns of an expert add the whole expert."""
+    _needs_split_experts(scene)
+    routed = by_rank(scene).sum(dim=0)
+    return scene.answer.out + (scene.case.moe_tp_size - 1) * routed
+
+
+def _needs_split_experts(scene: Scene) -> None:
+    if scene.case.moe_tp_size == 1:
+        raise NotApplicable("no expert is both spread and split")
+
+
+def _summed_in_place(scene: Scene, place: Callable[[int], int]) -> Tensor:
+    """Return the output if each rank gathers only from ranks with its own `place`."""
+    layout = scene.case.layout
+    kept = {
+        other
+        for rank in layout.same_tokens(scene.rank)
+        for other in layout.group("gather", rank)
+        if place(other) == place(rank)
+    }
+    if len(kept) == scene.case.world_size:
+        raise NotApplicable("the all-reduce over the TP ranks adds them up")
+    routed = by_rank(scene)[sorted(kept)].sum(dim=0) + scene.passed()
     return routed if scene.answer.shared is None else routed + scene.answer.shared
 
 

@@ -58,7 +58,7 @@ def w2_shard_of_rank_before(scene: Scene) -> Tensor:
 
 def _shard_of(scene: Scene, step: int) -> Tensor:
     """Multiply each rank's intermediate with another rank's columns of w2."""
-    if scene.case.use_ep or scene.case.world_size == 1:
+    if scene.case.layout.size("moe_tp") == 1:
         raise NotApplicable("every rank has whole experts")
     width, *other_widths = set(scene.case.layer_spec.shard_sizes)
     if other_widths:

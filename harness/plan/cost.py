@@ -80,9 +80,7 @@ def padded_sizes(layer_spec: LayerSpec, largest: int = 1) -> tuple[int, int]:
 
 def _shards(layer_spec: LayerSpec) -> tuple[int, ...]:
     """Return the intermediate sizes of the ranks that share an expert."""
-    if layer_spec.layout.use_ep:
-        return (layer_spec.intermediate,)
-    return layer_spec.shard_sizes
+    return layer_spec.shard_sizes[: layer_spec.layout.size("moe_tp")]
 
 
 def _matrices(layer_spec: LayerSpec) -> int:

@@ -40,6 +40,7 @@ _LAYOUTS: tuple[dict[str, int | bool], ...] = (
     {"dp_size": 2},
     {"dp_size": 2, "use_ep": True},
     {"dp_size": 2, "tp_size": 2, "use_ep": True, "sequence_parallel": True},
+    {"pcp_size": 2, "tp_size": 2, "use_ep": True, "moe_tp_size": 2},
 )
 _SEARCHED = 1000  # points of a block out of which cases are chosen here, too
 _LETTERS = len("rocm_gfx942")
@@ -93,7 +94,8 @@ def _choice(judge: Judge, case: MoETestConfig) -> str:
 
 def _layout_name(case: MoETestConfig) -> str:
     """Return the layout's part of the case's id; `one` for one rank."""
-    plain = case.replace(dp_size=1, tp_size=1, use_ep=False, sequence_parallel=False, quant="none")
+    one_rank = {"dp_size": 1, "pcp_size": 1, "tp_size": 1, "moe_tp_size": 1}
+    plain = case.replace(**one_rank, use_ep=False, sequence_parallel=False, quant="none")
     tokens = case.replace(quant="none").id.removeprefix(plain.id)
     return tokens.lstrip("-") or "one"
 

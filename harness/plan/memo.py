@@ -28,7 +28,10 @@ _AXES = {
     "pads": ("quant", "layer"),
     "padded": (),  # computed when the layer is built
     "shared_scheme": ("shared_quant",),
-    "layout": ("dp_size", "tp_size", "use_ep", "sequence_parallel"),
+    "layout": (
+        *("dp_size", "tp_size", "use_ep", "sequence_parallel"),
+        *("pcp_size", "moe_tp_size"),
+    ),
 }
 
 

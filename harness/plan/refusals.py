@@ -14,6 +14,7 @@ from harness.plan.memo import Remembered
 from moe.all2all import ALL2ALL
 from moe.errors import MoEError
 from moe.experts import EXPERTS
+from moe.layer_needs import layout_refusal
 from moe.layers import COMPOSED, LAYERS, OWN
 from moe.oracle import AUTO, explain, ordered, select
 from moe.quant import QUANT
@@ -41,7 +42,8 @@ class Judge:
         """
         check_share(case)
         reason = (
-            missing_reason(case.missing)
+            layout_refusal(case.layout)
+            or missing_reason(case.missing)
             or logits_reason(case)
             or unjudged_choice(case)
             or self._refusal(row_needs.possible, "", case)

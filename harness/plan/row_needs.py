@@ -18,7 +18,7 @@ from moe.all2all import ALL2ALL
 from moe.errors import MoEError
 from moe.experts import EXPERTS
 from moe.layers import LAYERS, OwnLayerSpec
-from moe.needs import EXPERTS_ONLY
+from moe.needs import ALL2ALL_ONLY, EXPERTS_ONLY
 from moe.quant import QUANT
 from moe.routers import ROUTERS
 from moe.spec import LAYER_NEEDS, Need, Reason, reads
@@ -40,13 +40,13 @@ def experts(machine: Machine, name: str) -> tuple[Need, ...]:
     """Return the needs of an experts backend that can be judged for the machine."""
     row = backend(name)
     needs = _judged_of(machine, row.needs)
-    return _named(row, needs.asked(machine.platform, leave_out=()))
+    return _named(row, needs.asked(machine.platform, leave_out=ALL2ALL_ONLY))
 
 
 def installed_experts(machine: Machine, name: str) -> tuple[Need, ...]:
     """Return the needs of an experts backend, including packages in this process."""
     row = backend(name)
-    return _named(row, row.needs.asked(machine.platform, leave_out=()))
+    return _named(row, row.needs.asked(machine.platform, leave_out=ALL2ALL_ONLY))
 
 
 def backend(name: str) -> MemberSpec:

@@ -94,8 +94,9 @@ def markdown(run: View) -> str:
 
 def layout_name(case: MoETestConfig) -> str:
     """Return the layout in words: `dp2 tp2 ep`, or `one rank`."""
-    words = [f"dp{case.dp_size}"] if case.dp_size > 1 else []
-    words += [f"tp{case.tp_size}"] if case.tp_size > 1 else []
+    sizes = {"dp": case.dp_size, "pcp": case.pcp_size, "tp": case.tp_size}
+    sizes["moe_tp"] = case.moe_tp_size
+    words = [f"{name}{size}" for name, size in sizes.items() if size > 1]
     words += ["ep"] if case.use_ep else []
     words += ["sp"] if case.sequence_parallel else []
     return " ".join(words) or "one rank"

@@ -1,14 +1,18 @@
 """List the all2all backends, which move tokens to their experts and sum the outputs.
 
-One row and one file per backend, in order of preference.
+One row and one file per backend, in order of preference. `moe.all2all.make` makes them.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from moe.registry import Registry
-from moe.spec import ANY, STANDARD, MemberSpec, Needs, Numerics
+from moe.spec import ANY, BATCHED, STANDARD, MemberSpec, Needs, Numerics
 
 _SENT = Numerics(reduction="model")  # partial sums are sent and added in the layer's dtype
+_CARRIES = Needs(dtypes=ANY, formats=ANY, padding=True, adapters=True, moe_tp=True)
+_GATHERS = replace(_CARRIES, spanning_scales=True)
 
 ALL2ALL: Registry[MemberSpec] = Registry(
     "all2all",
@@ -18,7 +22,7 @@ ALL2ALL: Registry[MemberSpec] = Registry(
             target="moe.all2all.local:Local",
             dispatch_format=STANDARD,
             carries_logits=True,
-            needs=Needs(dtypes=ANY, formats=ANY, padding=True, adapters=True, max_world=1),
+            needs=replace(_GATHERS, max_world=1),
             numerics=_SENT,
             deterministic=True,
         ),
@@ -27,8 +31,42 @@ ALL2ALL: Registry[MemberSpec] = Registry(
             target="moe.all2all.allgather_reducescatter:AllGatherReduceScatter",
             dispatch_format=STANDARD,
             carries_logits=True,
-            needs=Needs(dtypes=ANY, formats=ANY, padding=True, adapters=True),
+            needs=_GATHERS,
             numerics=_SENT,
+            deterministic=True,
+        ),
+        MemberSpec(
+            name="naive",
+            target="moe.all2all.naive:Naive",
+            dispatch_format=STANDARD,
+            carries_logits=True,
+            needs=_GATHERS,
+            numerics=_SENT,
+            deterministic=True,
+        ),
+        MemberSpec(
+            name="all_to_all",
+            target="moe.all2all.all_to_all:AllToAll",
+            dispatch_format=STANDARD,
+            needs=_CARRIES,
+            # Partial sums are sent in the layer's dtype, added in float32 in rank order.
+            numerics=Numerics(reduction="wire"),
+            deterministic=True,
+        ),
+        MemberSpec(
+            name="all_to_all_batched",
+            target="moe.all2all.all_to_all_batched:AllToAllBatched",
+            dispatch_format=BATCHED,
+            needs=_CARRIES,
+            # Each expert's output is sent in the layer's dtype; the token's rank weighs and adds.
+            numerics=Numerics(
+                expert="model",
+                weight_on="output",
+                weight_dtype="f32",
+                weighted="f32",
+                combine="f32",
+                reduction="wire",
+            ),
             deterministic=True,
         ),
     ),

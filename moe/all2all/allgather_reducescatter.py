@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from moe.all2all.base import PrepareFinalize
+from moe.all2all.sizes import exchange
 from moe.byte_views import as_bytes
 from moe.types import Dispatched, Routing
 
@@ -25,7 +26,7 @@ class AllGatherReduceScatter(PrepareFinalize):
 
     def prepare(self, x: Activations, routing: Routing) -> Dispatched:
         group = self.group
-        counts = group.gather_counts(x.codes.shape[0], x.codes.device)
+        counts = exchange(group, x, routing).counts
         rows = max(counts)
         codes = group.all_gather(_padded(x.codes, rows))
         scale = x.scale

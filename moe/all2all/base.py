@@ -5,6 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
+import torch
+
+from moe.errors import MoEError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -13,10 +17,20 @@ if TYPE_CHECKING:
 
 
 class PrepareFinalize(ABC):
-    """Exchange the tokens of one layer on one rank. group: the ranks whose tokens differ."""
+    """Exchange the tokens of one layer on one rank. group: the ranks whose tokens differ.
+
+    A member keeps nothing of a call: two calls may be under way at once, and what `finalize` needs
+    travels in `Dispatched.state`.
+    """
 
     def __init__(self, group: Group) -> None:
         self.group = group
+        # [S, E] bool, whether the rank at a position of the group holds some of an expert; and
+        # [S][e] the experts of each in the order of local ids. Set by `make_prepare_finalize`.
+        self.holders: Tensor | None = None
+        self.experts_of: tuple[tuple[int, ...], ...] = ()
+        # Rows that an expert has room for in the format `batched`; None: for all tokens of a call.
+        self.capacity: int | None = None
 
     @abstractmethod
     def prepare(self, x: Activations, routing: Routing) -> Dispatched:
@@ -31,3 +45,18 @@ class PrepareFinalize(ABC):
 
         partial: [G, K] sums over this rank's experts, of the rows of `dispatched`.
         """
+
+    def held_by(self, topk_ids: Tensor) -> Tensor:
+        """Return [S, T, k] bool: whether a rank of the group holds some of each slot's expert.
+
+        topk_ids: [T, k] global ids; -1 and ids that are no routed expert's are held by none. Raises
+        MoEError if nobody said which ranks hold what.
+        """
+        if self.holders is None:
+            raise MoEError(
+                f"{type(self).__name__} does not know which rank holds which expert: make it with "
+                "moe.all2all.make.make_prepare_finalize"
+            )
+        holders = self.holders.to(topk_ids.device)
+        known = (topk_ids >= 0) & (topk_ids < holders.shape[1])
+        return torch.where(known, holders[:, topk_ids.where(known, 0).long()], False)

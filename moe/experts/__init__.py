@@ -68,6 +68,7 @@ EXPERTS: Registry[MemberSpec] = Registry(
                 activation_functions=TRITON_ACTIVATIONS,
                 layer_features=_LAYER_FEATURES,
                 padding=True,
+                moe_tp=True,
                 adapters=True,
                 packages=("triton",),
             ),
@@ -86,6 +87,7 @@ EXPERTS: Registry[MemberSpec] = Registry(
                 activation_functions=TRITON_ACTIVATIONS,
                 layer_features=_LAYER_FEATURES,
                 padding=True,
+                moe_tp=True,
                 packages=("triton",),
             ),
             deterministic=True,
@@ -102,6 +104,7 @@ EXPERTS: Registry[MemberSpec] = Registry(
                 dtypes=frozenset({"bf16"}),
                 formats=frozenset({("model", "model")}),
                 padding=True,
+                moe_tp=True,
                 activation_functions=ANY,  # calls the layer's own activation function
                 layer_features=_LAYER_FEATURES,
                 hidden_multiple=8,  # grouped_mm needs rows of a multiple of 16 bytes
@@ -118,6 +121,7 @@ EXPERTS: Registry[MemberSpec] = Registry(
                 formats=frozenset({("fp8_channel", "fp8_token")}),
                 activation_functions=ANY,  # calls the layer's own activation function
                 padding=True,
+                moe_tp=True,
                 hidden_multiple=16,
                 shard_multiple=16,
             ),
@@ -137,6 +141,7 @@ EXPERTS: Registry[MemberSpec] = Registry(
                 activation_functions=ANY,
                 layer_features=_LAYER_FEATURES,
                 padding=True,
+                moe_tp=True,
                 adapters=True,
             ),
             numerics=Numerics.stated(),

@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 from moe.activations import ACTIVATIONS
-from moe.batches import from_batches, to_batches
+from moe.batches import from_batches, in_blocks, to_batches
 from moe.errors import MoEError
 from moe.types import TORCH_DTYPE
 
@@ -105,9 +105,16 @@ class BatchedExperts(ExpertsBase):
     def run(self, dispatched: Dispatched) -> Tensor:
         """Sort standard rows into batches, call `apply`, and sum its weighted rows by token.
 
-        Raises MoEError if an expert gets more rows than `capacity` allows.
+        Of rows that come in blocks, return each one's output. Raises MoEError if an expert gets
+        more rows than `capacity` allows.
         """
         x, routing = dispatched.x, dispatched.routing
+        if dispatched.block_counts is not None:
+            rows = len(routing.topk_ids)
+            batches = in_blocks(x, routing.topk_ids, dispatched.block_counts, self.capacity)
+            y = self.apply(batches)
+            room = rows // max(self.num_local, 1)
+            return y[:, :room].reshape(rows, y.shape[2])
         batches = to_batches(x, routing.topk_ids, self.num_local, self.capacity(len(x.codes)))
         return from_batches(self.apply(batches), batches, routing)
 

@@ -42,6 +42,7 @@ ROWS = (
             activation_functions=ANY,  # calls the layer's own activation function
             layer_features=frozenset({"fused_shared", "zero_experts", "expert_bias", "latent"}),
             padding=True,
+            moe_tp=True,
             hidden_multiple=32,
             alignments=alignments.TRITON_KERNELS,
             packages=(released_vllm.TRITON_KERNELS, "triton"),

@@ -17,6 +17,7 @@ from moe import guarded_buffers
 from moe.activations import ACTIVATIONS
 from moe.errors import MoEError
 from moe.kernels import rounding
+from moe.kernels.arguments import check_floats, check_ids, check_matrix
 from moe.kernels.launch import INTERPRETED, launch
 from moe.kernels.tiles import program_columns, program_size
 
@@ -40,8 +41,9 @@ def activate(
     h: [R, 2n], [gate; up] along 2n; [R, n] if the activation is not gated. ids: R int32 of any
     shape; a row with a negative id is neither read nor written; None: all rows are in use. dtype:
     of the result; None: that of h. activation: a row of `moe.activations`; raises MoEError if it
-    names no function of FUNCTIONS.
+    names no function of FUNCTIONS, and for another number of ids.
     """
+    _check(h, ids)
     out = _like(h, dtype, activation)
     _launch(h, out, activation, {"ids_ptr": None if ids is None else ids.contiguous()})
     return out
@@ -65,8 +67,15 @@ def activate_batched(
     return out
 
 
+def _check(h: Tensor, ids: Tensor | None) -> None:
+    check_matrix("h", h)
+    if ids is not None:
+        check_ids("ids", ids, len(h))
+
+
 def check_counts(h: Tensor, counts: Tensor) -> None:
-    """Raise MoEError unless counts are [e] int32 for h [e, C, ...]."""
+    """Raise MoEError unless h are values [e, C, ...] and counts are [e] int32."""
+    check_floats("h", h)
     if h.ndim != 3 or counts.shape != h.shape[:1] or counts.dtype != torch.int32:
         raise MoEError(
             f"batched rows are {list(h.shape)} with counts {list(counts.shape)} of "
@@ -216,6 +225,7 @@ def activate_torch(
     activation: str = "silu",
 ) -> Tensor:
     """Compute the result of `activate` in torch."""
+    _check(h, ids)
     out = _like(h, dtype, activation)
     used = torch.ones(len(h), dtype=torch.bool, device=h.device)
     if ids is not None:

@@ -28,8 +28,9 @@ from moe.kernels.activation import (
     used_rows,
     width_of,
 )
+from moe.kernels.arguments import check_ids, check_matrix, check_power_of_two, check_scale
 from moe.kernels.launch import INTERPRETED, launch
-from moe.kernels.quantize import codes_like, quantize_rows_torch, quantize_tensor_torch
+from moe.kernels.quantize import check_kind, codes_like, quantize_rows_torch, quantize_tensor_torch
 from moe.kernels.tiles import program_columns, program_size
 
 if TYPE_CHECKING:
@@ -55,10 +56,11 @@ def activate_quantize(
     written. kind: as in `quantize_tensor`. scale: [] float32, the static scale of all values; None:
     one per row [R, 1], or per `group` columns of a row [R, ceil(n / group)], a power of two. dtype:
     to which the activation is rounded before it is quantized. Raises MoEError for a group beside a
-    static scale, and counts that do not fit the rows.
+    static scale, and ids or counts that do not fit the rows.
     """
     used: dict[str, Any]
     if counts is None:
+        _check_rows(h, ids)
         used = {"ids_ptr": None if ids is None else ids.contiguous()}
     else:
         check_counts(h, counts)
@@ -108,13 +110,21 @@ _TRITON_DTYPE = {
 }
 
 
+def _check_rows(h: Tensor, ids: Tensor | None) -> None:
+    check_matrix("h", h)
+    if ids is not None:
+        check_ids("ids", ids, len(h))
+
+
 def _check_scaling(group: int | None, scale: Tensor | None) -> None:
     if scale is not None and group is not None:
         raise MoEError(
             f"a static scale is for all values, and group is {group}; leave one of both out"
         )
-    if scale is not None and scale.numel() != 1:
-        raise MoEError(f"a static scale is one number, not {list(scale.shape)}")
+    if scale is not None:
+        check_scale("scale", scale)
+    if group is not None:
+        check_power_of_two("group", group)
 
 
 @triton.jit(do_not_specialize=("rows", "groups"))
@@ -162,7 +172,9 @@ def activate_quantize_torch(
     if counts is not None:
         check_counts(h, counts)
         used = used_rows(h, counts)
-    elif ids is not None:
+    else:
+        _check_rows(h, ids)
+    if counts is None and ids is not None:
         used = ids.reshape(-1) >= 0
     return _twin(h, used, activation, kind, (group, scale, dtype))
 
@@ -172,6 +184,7 @@ def _twin(
 ) -> tuple[Tensor, Tensor]:
     """Return codes and scales of the rows in use. used: bool, as h without its columns."""
     group, given, dtype = scaling
+    check_kind(kind)
     _check_scaling(group, given)
     value = activated_torch(h[used], activation).to(dtype).float()
     codes = guarded_buffers.empty(

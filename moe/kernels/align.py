@@ -22,6 +22,7 @@ import triton
 import triton.language as tl
 
 from moe import guarded_buffers
+from moe.kernels.arguments import check_ids, check_power_of_two
 from moe.kernels.launch import INTERPRETED, launch
 from moe.kernels.tiles import program_size
 
@@ -50,12 +51,15 @@ class Aligned:
     row_ids: [P] int32 flat index into [T * k], ascending within an expert; T * k in padding.
     block_expert: [P / block_m] int32 local expert of each block, -1 for unused blocks.
     num_rows: [] int32 rows in use, padding included; a multiple of block_m.
+    rows, experts: T * k and the number of local experts, for which they were aligned.
     """
 
     row_ids: Tensor
     block_expert: Tensor
     num_rows: Tensor
     block_m: int
+    rows: int
+    experts: int
 
 
 def padded_rows(rows: int, experts: int, block_m: int) -> int:
@@ -68,8 +72,10 @@ def align_tokens(topk_ids: Tensor, num_local_experts: int, block_m: int) -> Alig
     """Sort and pad the rows of all local experts.
 
     topk_ids: [T, k] int32 local expert ids; rows with -1 or any other id that is not a local
-    expert are left out.
+    expert are left out. block_m: a power of two. Raises MoEError for another one, and ids that are
+    no integers.
     """
+    _check(topk_ids, block_m)
     ids = topk_ids.contiguous().view(-1)
     rows, device = ids.numel(), ids.device
     total = padded_rows(rows, num_local_experts, block_m)
@@ -78,12 +84,19 @@ def align_tokens(topk_ids: Tensor, num_local_experts: int, block_m: int) -> Alig
         block_expert=guarded_buffers.empty((total // block_m,), dtype=torch.int32, device=device),
         num_rows=guarded_buffers.empty((), dtype=torch.int32, device=device),
         block_m=block_m,
+        rows=rows,
+        experts=num_local_experts,
     )
     if total == 0:
         out.num_rows.zero_()
         return out
     _fill(out, ids, num_local_experts)
     return out
+
+
+def _check(topk_ids: Tensor, block_m: int) -> None:
+    check_ids("topk_ids", topk_ids)
+    check_power_of_two("block_m", block_m)
 
 
 def _fill(out: Aligned, ids: Tensor, experts: int) -> None:
@@ -180,6 +193,7 @@ def _place(
 
 def align_tokens_torch(topk_ids: Tensor, num_local_experts: int, block_m: int) -> Aligned:
     """Compute the result of `align_tokens`, one expert at a time."""
+    _check(topk_ids, block_m)
     ids = topk_ids.reshape(-1)
     rows = ids.numel()
     total = padded_rows(rows, num_local_experts, block_m)
@@ -197,4 +211,6 @@ def align_tokens_torch(topk_ids: Tensor, num_local_experts: int, block_m: int) -
         block_expert=block_expert.to(ids.device),
         num_rows=torch.tensor(used, dtype=torch.int32, device=ids.device),
         block_m=block_m,
+        rows=rows,
+        experts=num_local_experts,
     )

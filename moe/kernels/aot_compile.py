@@ -19,6 +19,7 @@ from triton.compiler import ASTSource
 
 from moe.errors import MoEError
 from moe.kernels.launch import FP_FUSION, INTERPRETED
+from moe.need import resolve
 from moe.platforms import PLATFORMS, platform
 
 if TYPE_CHECKING:
@@ -71,16 +72,31 @@ CHIPS = _chips()
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One kernel to compile. chip: a key of CHIPS. key: a hash of all that the binary depends on.
+    """One kernel to compile, of plain values, so that another process can record it.
 
-    label: the kernel with its types and constants, for people.
+    chip: a key of CHIPS. kernel: "package.module:name". signature, constants, attributes: of
+    Triton's ASTSource. label: the kernel with its types and constants, for people. key: a hash of
+    all that the binary depends on.
     """
 
     chip: str
-    source: Any  # ASTSource
+    kernel: str
+    signature: dict[str, str]
+    constants: dict[tuple[int, ...], Any]
+    attributes: dict[tuple[int, ...], Any]
     options: dict[str, int]
     label: str
     key: str
+
+    @property
+    def name(self) -> str:
+        """Return the kernel's name."""
+        return self.kernel.rpartition(":")[2]
+
+    def source(self) -> Any:
+        """Return what Triton's compiler gets, an ASTSource."""
+        kernel = resolve(self.kernel)
+        return ASTSource(kernel, self.signature, self.constants, self.attributes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,12 +127,20 @@ def compile_launches(launches: Iterable[Launch], chip: str) -> Iterator[Compiled
     yield from map(compile_request, requests_of(launches, chip).values())
 
 
-def requests_of(launches: Iterable[Launch], chip: str) -> dict[str, Request]:
-    """Return key -> request for a chip of CHIPS, each different binary once."""
+def requests_of(
+    launches: Iterable[Launch], chip: str, known: set[Any] | None = None
+) -> dict[str, Request]:
+    """Return key -> request for a chip of CHIPS, each different binary once.
+
+    known: what earlier calls have returned, which is left out; this call adds to it.
+    """
     backend = CHIPS[chip].target.backend
-    shapes = {_signature(item, backend): item for item in launches}
-    requests = (request_of(item, chip) for item in shapes.values())
-    return {request.key: request for request in requests}
+    shapes = {(chip, *_signature(item, backend)): item for item in launches}
+    known = set() if known is None else known
+    requests = (request_of(item, chip) for of, item in shapes.items() if of not in known)
+    new = {request.key: request for request in requests}
+    known.update(shapes)
+    return new
 
 
 def request_of(item: Launch, chip: str) -> Request:
@@ -126,7 +150,10 @@ def request_of(item: Launch, chip: str) -> Request:
     parts = (source.hash(), sorted(options.items()), target, triton.__version__)
     return Request(
         chip=chip,
-        source=source,
+        kernel=f"{item.kernel.module}:{source.name}",
+        signature=source.signature,
+        constants=source.constants,
+        attributes=source.attrs,
         options=options,
         label=_label(source, options),
         key=hashlib.sha256(repr(parts).encode()).hexdigest(),
@@ -138,10 +165,10 @@ def compile_request(request: Request) -> Compiled:
     named = CHIPS[request.chip].target
     target = GPUTarget(named.backend, named.arch, named.warp)
     start = time.monotonic()
-    binary = triton.compile(request.source, target=target, options=request.options)
+    binary = triton.compile(request.source(), target=target, options=request.options)
     return Compiled(
         chip=request.chip,
-        kernel=request.source.name,
+        kernel=request.name,
         label=request.label,
         key=request.key,
         shared_bytes=binary.metadata.shared,

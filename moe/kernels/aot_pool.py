@@ -115,7 +115,7 @@ def _reason(error: BaseException) -> str:
 def _refused(request: Request, reason: str) -> Compiled:
     return Compiled(
         chip=request.chip,
-        kernel=request.source.name,
+        kernel=request.name,
         label=request.label,
         key=request.key,
         shared_bytes=0,

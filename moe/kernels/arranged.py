@@ -92,7 +92,7 @@ def arranged(w: QuantTensor) -> Arranged:
 
 def _codes(w: QuantTensor, steps: int, width: int) -> Tensor:
     """Return all experts' codes as the kernels read them."""
-    if len(w.codes) < 2:
+    if len(w.codes) < 2 or w.codes.is_meta:
         return _codes_of(w, steps, width)
     assert w.scale is not None
     each = zip(w.codes.split(1), w.scale.split(1), strict=True)

@@ -9,7 +9,9 @@ import triton
 import triton.language as tl
 
 from moe import guarded_buffers
+from moe.errors import MoEError
 from moe.kernels import rounding
+from moe.kernels.arguments import check_floats, check_ids, check_matrix
 from moe.kernels.launch import INTERPRETED, launch
 from moe.kernels.tiles import program_columns, program_size
 
@@ -30,7 +32,10 @@ def combine(
     y: [T * k, K] expert outputs by (token, slot). topk_weights: [T, k] float32. topk_ids: [T, k]
     int32; slots with a negative id are skipped and their rows not read. A token with only such
     slots gets zeros. dtype: of the output; None: that of y.
+
+    Raises MoEError for shapes that do not fit each other.
     """
+    _check(y, topk_weights, topk_ids)
     tokens, top_k = topk_ids.shape
     hidden = y.shape[1]
     out = guarded_buffers.empty((tokens, hidden), dtype=dtype or y.dtype, device=y.device)
@@ -44,6 +49,19 @@ def combine(
         WIDE=tile_columns,
     )
     return out
+
+
+def _check(y: Tensor, topk_weights: Tensor, topk_ids: Tensor) -> None:
+    """Raise MoEError unless there is a weight and a row of y for each slot."""
+    check_matrix("y", y)
+    check_floats("topk_weights", topk_weights)
+    check_ids("topk_ids", topk_ids)
+    shapes = [list(t.shape) for t in (y, topk_weights, topk_ids)]
+    if topk_ids.ndim != 2 or shapes[1] != shapes[2] or len(y) != topk_ids.numel():
+        raise MoEError(
+            f"y is {shapes[0]}, topk_weights {shapes[1]} and topk_ids {shapes[2]}; they must be "
+            "[T * k, K] and twice [T, k]"
+        )
 
 
 @triton.jit(do_not_specialize=("tokens",))
@@ -73,6 +91,7 @@ def combine_torch(
     y: Tensor, topk_weights: Tensor, topk_ids: Tensor, dtype: torch.dtype | None = None
 ) -> Tensor:
     """Compute the result of `combine` in torch."""
+    _check(y, topk_weights, topk_ids)
     tokens, top_k = topk_ids.shape
     rows = y.view(tokens, top_k, y.shape[1])
     total = torch.zeros((tokens, y.shape[1]), dtype=torch.float32, device=y.device)

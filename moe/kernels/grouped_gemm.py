@@ -48,6 +48,7 @@ def grouped_gemm(
     Raises MoEError for shapes or formats that do not fit each other.
     """
     _check(x, w, rows)
+    _check_aligned(aligned, rows, w.shape[0])
     check_bias(bias, w.shape)
     experts, out, _ = w.shape
     y = guarded_buffers.empty((rows, out), dtype=dtype, device=x.codes.device)
@@ -55,7 +56,9 @@ def grouped_gemm(
         return y
     about = Rows(block_m=aligned.block_m, blocks=min(rows, aligned.block_expert.numel()))
     product = product_of(x, w, bias, about, tile)
-    assert product.tile.block_m == aligned.block_m, "rows are aligned to blocks of another size"
+    if product.tile.block_m != aligned.block_m:
+        sizes = f"{product.tile.block_m} rows, and aligned has blocks of {aligned.block_m}"
+        raise MoEError(f"the tile has {sizes}; align the rows to the tile's block_m")
     blocks = aligned.block_expert.numel()
     if not runs_kernels(x.codes.device):  # on a CPU: no synchronisation, start no unused programs
         blocks = int(aligned.num_rows) // aligned.block_m
@@ -77,6 +80,15 @@ def _check(x: QuantTensor, w: QuantTensor | Arranged, rows: int) -> None:
     if rows and (not tokens or rows % tokens):
         raise MoEError(f"{rows} output rows are not a multiple of {tokens} input rows")
     check_operands(x, w)
+
+
+def _check_aligned(aligned: Aligned, rows: int, experts: int) -> None:
+    """Raise MoEError if rows were aligned for other experts, whose numbers may be beyond w's."""
+    if (aligned.rows, aligned.experts) != (rows, experts):
+        raise MoEError(
+            f"aligned are {aligned.rows} rows for {aligned.experts} experts, and the product is of "
+            f"{rows} rows with {experts} experts: call align_tokens for these"
+        )
 
 
 @triton.jit(do_not_specialize=("rows", "slots"))

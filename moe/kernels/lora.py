@@ -17,6 +17,7 @@ from moe.adapters import add_adapted
 from moe.errors import MoEError
 from moe.formats.quant_tensor import QuantTensor
 from moe.kernels.align import align_tokens
+from moe.kernels.arguments import check_ids
 from moe.kernels.grouped_gemm import grouped_gemm
 from moe.kernels.launch import INTERPRETED, launch, runs_kernels
 from moe.kernels.tiles import block_rows, program_columns
@@ -41,6 +42,7 @@ def add_lora(
     Raises MoEError for shapes that do not fit each other.
     """
     (ids, adapters), (a, b) = chosen, matrices
+    check_ids("adapters", adapters, len(ids))
     check(y, x, ids, matrices)
     count, local, halves, rank, inner = a.shape
     rows = ids.numel()
@@ -136,6 +138,7 @@ def add_lora_torch(
 ) -> None:
     """Compute the result of `add_lora` in torch, one pair of adapter and expert at a time."""
     ids, adapters = chosen
+    check_ids("adapters", adapters, len(ids))
     check(y, x, ids, matrices)
     if ids.numel() == 0:
         return

@@ -17,6 +17,13 @@ import triton.language as tl
 from moe import guarded_buffers
 from moe.errors import MoEError
 from moe.kernels import rounding
+from moe.kernels.arguments import (
+    check_floats,
+    check_ids,
+    check_matrix,
+    check_power_of_two,
+    check_scale,
+)
 from moe.kernels.launch import INTERPRETED, launch
 from moe.kernels.tiles import program_columns, program_size
 
@@ -35,8 +42,9 @@ def quantize_tensor(x: Tensor, scale: Tensor, kind: str) -> Tensor:
     """Return the codes of `x / scale`, of the same shape, in CODE_DTYPE of the kind.
 
     x: any shape, model dtype or float32. scale: [] float32. kind: "fp8", "fp8_fnuz" or "int8";
-    raises MoEError for any other.
+    raises MoEError for any other, and for a scale that is not one float32 number.
     """
+    _check_tensor(x, scale)
     codes, raw = codes_like(x, kind)
     grid = (triton.cdiv(x.numel(), _tile()),)
     launch(
@@ -52,8 +60,9 @@ def quantize_rows(x: Tensor, kind: str, group: int | None) -> tuple[Tensor, Tens
 
     x: [T, K] model dtype or float32. kind: as in `quantize_tensor`. group: None, or a power of
     two; the last group may be short. Return codes [T, K] and float32 scales [T, 1] or
-    [T, ceil(K / group)].
+    [T, ceil(K / group)]. Raises MoEError for another shape, dtype or group.
     """
+    _check_rows(x, group)
     codes, raw = codes_like(x, kind)
     rows, columns = x.shape
     width = columns if group is None else group
@@ -79,6 +88,7 @@ def tensor_scale(x: Tensor, ids: Tensor, kind: str) -> Tensor:
     x: [R, n] model dtype or float32. ids: R int32 of any shape; a row with a negative id is not
     in use and not read. kind: as in `quantize_tensor`.
     """
+    check_kind(kind)
     amax = _amax_of_parts(x, ids)
     scale = guarded_buffers.empty((), dtype=torch.float32, device=x.device)
     block = program_columns(len(amax))
@@ -94,7 +104,12 @@ def tensor_amax(x: Tensor, ids: Tensor) -> Tensor:
 
 
 def _amax_of_parts(x: Tensor, ids: Tensor) -> Tensor:
-    """Return int32 bits of the largest magnitude in each part of the rows of `x` in use."""
+    """Return int32 bits of the largest magnitude in each part of the rows of `x` in use.
+
+    Raises MoEError for another number of ids than of rows.
+    """
+    check_matrix("x", x)
+    check_ids("ids", ids, len(x))
     rows, columns = x.shape
     tile_columns = program_columns(columns, 2048)
     tile_rows = max(1, min(triton.next_power_of_2(max(rows, 1)), _tile() // tile_columns))
@@ -106,6 +121,17 @@ def _amax_of_parts(x: Tensor, ids: Tensor) -> Tensor:
         WIDE=tile_columns,
     )
     return amax
+
+
+def _check_tensor(x: Tensor, scale: Tensor) -> None:
+    check_floats("x", x)
+    check_scale("scale", scale)
+
+
+def _check_rows(x: Tensor, group: int | None) -> None:
+    check_matrix("x", x)
+    if group is not None:
+        check_power_of_two("group", group)
 
 
 def check_kind(kind: str) -> None:
@@ -178,12 +204,14 @@ def _scale_of_parts(amax_ptr, scale_ptr, parts, KIND: tl.constexpr, BLOCK: tl.co
 def quantize_tensor_torch(x: Tensor, scale: Tensor, kind: str) -> Tensor:
     """Compute the result of `quantize_tensor` in torch."""
     check_kind(kind)
+    _check_tensor(x, scale)
     return rounding.codes_torch(x.float() / scale, kind)
 
 
 def quantize_rows_torch(x: Tensor, kind: str, group: int | None) -> tuple[Tensor, Tensor]:
     """Compute the result of `quantize_rows` in torch."""
     check_kind(kind)
+    _check_rows(x, group)
     rows, columns = x.shape
     width = columns if group is None else group
     groups = -(-columns // width) if columns else 0
@@ -196,6 +224,9 @@ def quantize_rows_torch(x: Tensor, kind: str, group: int | None) -> tuple[Tensor
 
 def tensor_scale_torch(x: Tensor, ids: Tensor, kind: str) -> Tensor:
     """Compute the result of `tensor_scale` in torch."""
+    check_kind(kind)
+    check_matrix("x", x)
+    check_ids("ids", ids, len(x))
     used = x[ids.reshape(-1) >= 0].float()
     amax = used.abs().amax() if used.numel() else x.new_zeros((), dtype=torch.float32)
     return rounding.scale_torch(amax, kind)

@@ -18,6 +18,7 @@ from moe import guarded_buffers
 from moe.errors import MoEError
 from moe.formats.quant_tensor import SCALE_TORCH_DTYPE, QuantTensor, spread_blocks, spread_scale
 from moe.kernels import exponents, rounding
+from moe.kernels.arguments import check_floats
 from moe.kernels.exponents import divided_torch, exponent_code_torch
 from moe.kernels.launch import INTERPRETED, launch
 from moe.kernels.tiles import program_size
@@ -80,6 +81,9 @@ def _group(fmt: Format) -> int:
 def _groups(x: Tensor, fmt: Format, total: Tensor | None) -> int:
     """Return the number of groups of a row. Raises MoEError for what cannot be quantized."""
     group = _group(fmt)
+    check_floats("x", x)
+    if x.ndim < 2:
+        raise MoEError(f"x is {list(x.shape)}; it must be [rows, columns], or [e, rows, columns]")
     if x.shape[-1] % fmt.packing:
         raise MoEError(
             f"rows of {x.shape[-1]} columns are no whole bytes of {fmt.packing} {fmt.name} codes: "
@@ -89,10 +93,10 @@ def _groups(x: Tensor, fmt: Format, total: Tensor | None) -> int:
         has = "needs a global scale: pass `total`" if fmt.global_scale else "has no global scale"
         raise MoEError(f"format {fmt.name!r} {has}, 448 * {fmt.top:g} / amax as float32")
     lead = x.shape[0] if x.dim() > 2 else 1
-    if total is not None and total.numel() not in (1, lead):
+    if total is not None and (total.numel() not in (1, lead) or total.dtype != torch.float32):
         raise MoEError(
-            f"the global scale has shape {list(total.shape)}; pass one number, or one for each of "
-            f"the {lead} matrices of {list(x.shape)}"
+            f"the global scale has shape {list(total.shape)} of {total.dtype}; pass one float32 "
+            f"number, or one for each of the {lead} matrices of {list(x.shape)}"
         )
     return -(-x.shape[-1] // group)
 

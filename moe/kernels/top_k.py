@@ -16,6 +16,7 @@ from torch.nn.functional import softplus
 
 from moe import guarded_buffers
 from moe.errors import MoEError
+from moe.kernels.arguments import check_matrix
 from moe.kernels.launch import INTERPRETED, launch
 from moe.kernels.tiles import program_size
 from moe.types import Routing
@@ -44,8 +45,10 @@ def top_k_routing(
     scores: a key of SCORES. bias: [E] float32. Raises MoEError for a bias of another shape, more
     experts than there are, and groups of unequal size.
     """
+    check_matrix("logits", logits)
     tokens, experts = logits.shape
-    _check(experts, top_k, bias, groups)
+    _check(experts, top_k, bias, scores)
+    _check_groups(experts, top_k, groups, chosen_groups)
     ids = guarded_buffers.empty((tokens, top_k), dtype=torch.int32, device=logits.device)
     weights = guarded_buffers.empty((tokens, top_k), dtype=torch.float32, device=logits.device)
     if tokens == 0:
@@ -71,13 +74,27 @@ def top_k_routing(
     return Routing(topk_ids=ids, topk_weights=weights)
 
 
-def _check(experts: int, top_k: int, bias: Tensor | None, groups: int) -> None:
+def _check(experts: int, top_k: int, bias: Tensor | None, scores: str) -> None:
+    if scores not in SCORES:
+        raise MoEError(f"scores must be one of {', '.join(SCORES)}, not {scores!r}")
     if top_k > experts:
         raise MoEError(f"top_k {top_k} is larger than the number of logits, {experts}; lower it")
-    if experts % groups:
-        raise MoEError(f"{experts} experts do not divide into {groups} groups of equal size")
+    if top_k < 1:
+        raise MoEError(f"top_k is {top_k}; each token needs at least one expert")
     if bias is not None and tuple(bias.shape) != (experts,):
         raise MoEError(f"the bias has shape {list(bias.shape)}; it must have [{experts}]")
+
+
+def _check_groups(experts: int, top_k: int, groups: int, chosen: int) -> None:
+    if groups < 1 or experts % groups:
+        raise MoEError(f"{experts} experts do not divide into {groups} groups of equal size")
+    if not 1 <= chosen <= groups:
+        raise MoEError(f"chosen_groups is {chosen}; it must be 1 to groups, which is {groups}")
+    if top_k > chosen * (experts // groups):
+        raise MoEError(
+            f"{chosen} groups of {experts // groups} experts are fewer than top_k {top_k}; choose "
+            "more groups"
+        )
 
 
 @triton.jit
@@ -190,8 +207,10 @@ def top_k_routing_torch(
     scale: float = 1.0,
 ) -> Routing:
     """Compute the result of `top_k_routing` in torch; weights differ by float32's noise."""
+    check_matrix("logits", logits)
     experts = logits.shape[1]
-    _check(experts, top_k, bias, groups)
+    _check(experts, top_k, bias, scores)
+    _check_groups(experts, top_k, groups, chosen_groups)
     is_nan = logits.isnan().any(dim=1, keepdim=True)
     x = logits.float().masked_fill(is_nan, 0.0)
     values = _SCORES_TORCH[scores](x)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from moe import released
 from moe.errors import MoEError
 from moe.need import Anything
+from moe.needs import ALL2ALL_ONLY
+from moe.needs_form import check_names
 from moe.registry import Registry
 from moe.spec import (
     ROUTING_FIELDS,
@@ -40,6 +42,8 @@ TAKES = {
     "tp": "layout_unsupported",
     "ep": "layout_unsupported",
     "sp": "layout_unsupported",
+    "pcp": "layout_unsupported",
+    "moe_tp": "layout_unsupported",
     "shared": "shared_experts_unsupported",
     "sharedn": "shared_experts_unsupported",
     "sharedquant": "shared_experts_unsupported",
@@ -67,6 +71,8 @@ class OwnLayerSpec(MemberSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_names(f"`takes` of layer {self.name!r}", self.takes, "tp", or_any=False)
+        check_names(f"`routers` of layer {self.name!r}", self.routers, "softmax")
         unknown = sorted(self.takes - set(TAKES))
         if unknown:
             known = ", ".join(TAKES)
@@ -77,7 +83,7 @@ class OwnLayerSpec(MemberSpec):
         checks = (self._not_taken, self._formats, self._no_gate, self._router, self._padding)
         return (
             *(Need.of(check) for check in checks),
-            *self.needs.asked(platform, leave_out=("formats",)),
+            *self.needs.asked(platform, leave_out=("formats", *ALL2ALL_ONLY)),
         )
 
     def refusal(self, layer_spec: LayerSpec, platform: Platform) -> Reason | None:
@@ -162,6 +168,8 @@ def layout_words(layout: Layout) -> list[str]:
         "tp": layout.tp_size > 1,
         "ep": layout.use_ep and layout.world_size > 1,
         "sp": layout.sequence_parallel,
+        "pcp": layout.pcp_size > 1,
+        "moe_tp": layout.moe_tp_size > 1,
     }
     return [word for word, is_required in required.items() if is_required]
 

@@ -20,6 +20,7 @@ from moe.reference.sum_noise import gathered, rounds_nothing
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from moe.layout import Layout
     from moe.numerics import Numerics
     from moe.reference.error_propagation import Noisy
     from moe.reference.result import Sums
@@ -85,17 +86,31 @@ def sum_roundings(
 ) -> Tensor:
     """Return the variance [T] of rounding the partial sums and each addition of them.
 
-    partial: [world, T, K]. out: [T, K]. A sum over ranks in float32 is rounded once, at the end.
+    partial: [world, T, K]. out: [T, K]. A sum over ranks in float32 is rounded once, at the end;
+    the TP ranks' sums are added in the layer's dtype after what was sent is summed.
     """
-    model, in_float32 = layer_spec.dtype, numerics.reduction == "f32"
+    model, reduction = layer_spec.dtype, numerics.reduction
     once = rounding_variance(out, model)
-    variance = once if in_float32 else rounding_variance(partial, model).sum(dim=0)
+    sent = 0 if reduction == "f32" else rounding_variance(partial, model).sum(dim=0)
+    variance = once + sent if reduction == "wire" else (once if reduction == "f32" else sent)
     if numerics.combine == "model":
         added = rounding_variance(partial, model).sum(dim=0)
         variance = variance + (layer_spec.slots - 1) * added
-    adds = has_shared + (0 if in_float32 else layer_spec.layout.world_size - 1)
+    adds = has_shared + _sums_in_model(reduction, layer_spec.layout)
     largest = out.abs().maximum(partial.abs().amax(dim=0))
     return (variance + adds * rounding_variance(largest, model)).sum(dim=1)
+
+
+def _sums_in_model(reduction: str | None, layout: Layout) -> int:
+    """Return how many roundings the additions over ranks make, beyond the last one.
+
+    Of sums that are exact until they are rounded (`wire`), each TP rank has one, and adds it.
+    """
+    if reduction == "f32":
+        return 0
+    if reduction == "wire":
+        return 2 * (len(layout.same_tokens(0)) - 1)
+    return layout.world_size - 1
 
 
 def weight_error(unsure: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:

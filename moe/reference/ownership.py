@@ -33,31 +33,41 @@ def holders(layer_spec: LayerSpec, e: int) -> tuple[slice, list[range]]:
 
 
 def check_rank(layout: Layout, rank: int) -> None:
-    """Raise ValueError unless `rank = dp_rank * tp_size + tp_rank`, each within its size."""
+    """Raise ValueError unless `rank = (dp_rank * pcp_size + pcp_rank) * tp_size + tp_rank`.
+
+    Each must be within its size.
+    """
     known = range(layout.world_size)
     if rank not in known:
         raise ValueError(f"rank {rank} is not in this layout, which has ranks 0 to {known[-1]}")
-    dp_rank, tp_rank = layout.dp_rank(rank), layout.tp_rank(rank)
-    within = 0 <= dp_rank < layout.dp_size and 0 <= tp_rank < layout.tp_size
-    if not within or dp_rank * layout.tp_size + tp_rank != rank:
-        raise ValueError(
-            f"the layout assigns rank {rank} the DP rank {dp_rank} of {layout.dp_size} and the TP "
-            f"rank {tp_rank} of {layout.tp_size}; rank = DP rank * {layout.tp_size} + TP rank must "
-            f"hold for ranks 0 to {layout.world_size - 1}"
-        )
+    places = (
+        ("DP", layout.dp_rank(rank), layout.dp_size),
+        ("context", layout.pcp_rank(rank), layout.pcp_size),
+        ("TP", layout.tp_rank(rank), layout.tp_size),
+    )
+    number = 0
+    for _, place, size in places:
+        number = number * size + place
+    if number == rank and all(0 <= place < size for _, place, size in places):
+        return
+    given = ", ".join(f"{name} rank {place} of {size}" for name, place, size in places)
+    raise ValueError(
+        f"the layout assigns rank {rank} the {given}; rank = (DP rank * {layout.pcp_size} + context"
+        f" rank) * {layout.tp_size} + TP rank must hold for ranks 0 to {known[-1]}"
+    )
 
 
 def check_tokens(layout: Layout, dp_rank: int, counts: tuple[int, ...]) -> None:
-    """Raise ValueError unless each token of a DP rank is assigned to one of its TP ranks.
+    """Raise ValueError unless each token of a DP rank is assigned to one of its context ranks.
 
-    Without sequence parallelism each TP rank must have all of them. counts: tokens per DP rank.
+    Under sequence parallelism one TP rank of that context rank must have it, otherwise each of
+    them. counts: tokens per DP rank.
     """
-    count = counts[dp_rank]
-    ranks = layout.partition("tp")[dp_rank]
+    count, step = counts[dp_rank], 1 if layout.sequence_parallel else layout.tp_size
+    ranks = layout.partition("replica")[dp_rank]
     parts = [layout.tokens_of(r, counts) for r in ranks]
-    all_tokens = [range(count)] * len(parts)
-    is_complete = _tile(parts, count) if layout.sequence_parallel else parts == all_tokens
-    if not is_complete:
+    first = parts[::step]
+    if not _tile(first, count) or parts != [part for part in first for _ in range(step)]:
         raise ValueError(f"the layout assigns {count} tokens {_assignment(ranks, parts)}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from moe.needs_form import check_names
 from moe.routing_method import DECIDED_BY, OPTIONS, asks_for
 from moe.spec import ANY, MemberSpec, Need, Needs, Reason
 
@@ -83,6 +84,7 @@ class RouterSpec(MemberSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_names(f"`takes` of router {self.name!r}", self.takes, "bias", or_any=False)
         unknown = sorted(self.takes - set(OPTIONS))
         if unknown:
             known = ", ".join(OPTIONS)

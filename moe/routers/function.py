@@ -12,6 +12,7 @@ import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from moe.errors import MoEError
 from moe.registry import Registry
 from moe.routers.base import RouterSpec
 from moe.routing_method import LOGITS_DTYPE
@@ -32,12 +33,30 @@ class FunctionRouter:
     function: Callable[..., tuple[Tensor, Tensor]]
 
     def __call__(self, logits: Tensor, top_k: int, *, renormalize: bool) -> Routing:
-        """Return what the function returns, with ids in int32 and weights in float32."""
+        """Return what the function returns, with ids in int32 and weights in float32.
+
+        Raises MoEError for anything but a pair of tensors, weights first.
+        """
         types: Any = resolve("moe.types:Routing")
         int32, float32 = (resolve(f"torch:{name}") for name in ("int32", "float32"))
-        weights, ids = self.function(None, logits, top_k, renormalize)
+        weights, ids = _pair(self.function(None, logits, top_k, renormalize), self.function)
         routing: Routing = types(topk_ids=ids.to(int32), topk_weights=weights.to(float32))
         return routing
+
+
+def _pair(returned: Any, function: Callable[..., Any]) -> tuple[Tensor, Tensor]:
+    """Return (weights, ids). Raises MoEError for anything else than tensors of these kinds."""
+    rule = "it must return (weights, ids), both [T, k]: floating point, and integers"
+    kinds = [str(getattr(value, "dtype", type(value).__name__)) for value in _items(returned)]
+    if len(kinds) != 2 or "float" not in kinds[0] or "int" not in kinds[1]:
+        shown = ", ".join(kinds) or type(returned).__name__
+        raise MoEError(f"router function {function.__name__} returned ({shown}); {rule}")
+    weights, ids = returned
+    return weights, ids
+
+
+def _items(returned: Any) -> tuple[Any, ...]:
+    return tuple(returned) if isinstance(returned, (tuple, list)) else ()
 
 
 class RouterRegistry(Registry[RouterSpec]):

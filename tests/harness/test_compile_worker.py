@@ -46,7 +46,7 @@ def test_every_kernel_of_a_case_is_compiled(first):
 
 def test_nothing_is_compiled_or_recorded_again(first, cache, monkeypatch):
     """Neither torch nor Triton is needed: this process would interpret."""
-    monkeypatch.setattr(compile_worker, "_requests", None)
+    monkeypatch.setattr(compile_worker, "_record", None)
     head, *results = events(IDS, cache, 1)
     assert head["recorded"] == first[0]["recorded"]
     again = {result["key"]: result for result in results}

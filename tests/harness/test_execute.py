@@ -58,7 +58,9 @@ def test_a_layout_that_does_not_say_where_a_rank_is_has_a_message_of_its_own(mon
     """Before anything is made; the stages between ranks looked such a rank up in vain."""
     monkeypatch.setattr(Layout, "tp_rank", lambda layout, rank: rank // layout.dp_size)
     monkeypatch.setattr(Layout, "dp_rank", lambda layout, rank: rank % layout.dp_size)
-    with pytest.raises(ValueError, match="the layout assigns rank 1 the DP rank 1 of 2 and the TP"):
+    with pytest.raises(
+        ValueError, match="the layout assigns rank 1 the DP rank 1 of 2, context rank"
+    ):
         run_case(case(dp_size=2, tp_size=2), context())
 
 
@@ -225,6 +227,10 @@ WORLD_2 = (
     },
     {"dp_size": 2, "tokens": "idle"},
     {"dp_size": 2, "tokens": "ragged", "m": 7, "quant": "int8_channel", "n": 129},
+    {"dp_size": 2, "use_ep": True, "tokens": "none"},
+    {"dp_size": 2, "use_ep": True, "tokens": "alone", "quant": "fp8_tensor_dynamic"},
+    {"dp_size": 2, "use_ep": True, "logits": "last", "num_experts": 5},
+    {"pcp_size": 2, "m": 7, "shared_experts": 1},
     {"dp_size": 2, "use_ep": True, "m": 1},
     {"dp_size": 2, "use_ep": True, "tokens": "idle", "quant": "fp8_tensor_dynamic"},
     {"dp_size": 2, "use_ep": True, "tokens": "ragged", "num_experts": 5, "top_k": 3},
@@ -239,6 +245,9 @@ WORLD_2 = (
 )
 WORLD_4 = (
     {"tp_size": 4, "n": 130},
+    {"dp_size": 2, "pcp_size": 2, "use_ep": True, "moe_tp_size": 2, "n": 130, "expert_bias": True},
+    {"tp_size": 4, "use_ep": True, "moe_tp_size": 2, "quant": "fp8_tensor_dynamic", "top_k": 3},
+    {"pcp_size": 2, "tp_size": 2, "use_ep": True, "sequence_parallel": True, "m": 3},
     {"dp_size": 4, "tokens": "ragged", "m": 6},
     {"dp_size": 4, "use_ep": True, "num_experts": 6, "tokens": "idle"},
     {"dp_size": 2, "tp_size": 2, "quant": "fp8_tensor_dynamic", "shared_experts": 1},

@@ -18,6 +18,7 @@ from harness.fixtures import layer_under_test, run_calls
 from moe.spec import Numerics
 from tests.mistakes import (
     mistakes_activations,
+    mistakes_all2all,
     mistakes_experts,
     mistakes_functions,
     mistakes_groups,
@@ -33,6 +34,7 @@ from tests.mistakes import (
     mistakes_weights,
     mistakes_widths,
     mistakes_wiring,
+    mistakes_world,
 )
 from tests.mistakes.mistake import MISTAKES, around
 
@@ -61,6 +63,8 @@ FAMILIES = (
     mistakes_latent,
     mistakes_lora,
     mistakes_wiring,
+    mistakes_all2all,
+    mistakes_world,
 )
 
 

@@ -8,7 +8,9 @@ import torch
 import torch.distributed as dist
 
 from moe.all2all import ALL2ALL
+from moe.all2all.make import holders_of
 from moe.collectives import Group, make_groups
+from moe.errors import MoEError
 from moe.formats import FORMATS
 from moe.types import Activations, Routing
 
@@ -54,7 +56,26 @@ def collectives(staged: bool):
         "scatter": group.reduce_scatter(parts.bfloat16()),
         "reduce": group.all_reduce(rows),
         "counts": group.gather_counts(3 * rank, torch.device("cpu")),
+        "last": group.broadcast(parts, world - 1),
+        "own": parts,  # a broadcast leaves it as it was
     }
+
+
+def exchanged(staged: bool):
+    """What arrives of all_to_all, where rank s sends (s + 2 d) % 3 rows to rank d; fp8 as bytes."""
+    rank, world = here()
+    group = everyone(staged)
+    sent, received = (
+        [(s + 2 * d) % 3 for s, d in pairs]
+        for pairs in (
+            [(rank, d) for d in range(world)],
+            [(s, rank) for s in range(world)],
+        )
+    )
+    rows = torch.cat([torch.full((n, 2), 10 * rank + d) for d, n in enumerate(sent)]).byte()
+    as_fp8 = group.all_to_all(rows.view(torch.float8_e4m3fn), sent, received)
+    nothing = group.all_to_all(rows[:0], [0] * world, [0] * world)
+    return group.all_to_all(rows, sent, received), as_fp8.view(torch.uint8), tuple(nothing.shape)
 
 
 def every_code(staged: bool):
@@ -90,10 +111,114 @@ def sent_by(rank: int, count: int, kind: str) -> tuple[Activations, Routing]:
     return x, routing
 
 
+def made(name: str, group: Group | None = None, experts: int = 1000):
+    """A member whose ranks hold the experts in turn."""
+    group = everyone() if group is None else group
+    member = ALL2ALL.load(name)(group)
+    member.experts_of = tuple(tuple(range(r, experts, group.size)) for r in range(group.size))
+    member.holders = holders_of(member.experts_of, experts)
+    return member
+
+
+EXPERTS = 5
+
+
+def few_experts(rank: int, count: int, kind: str) -> tuple[Activations, Routing]:
+    """Rows of `sent_by`, each with two of EXPERTS experts."""
+    x, _ = sent_by(rank, count, kind)
+    first = (torch.arange(count, dtype=torch.int32)[:, None] + rank) % EXPERTS
+    ids = torch.cat([first, (first + 2) % EXPERTS], dim=1)
+    return x, Routing(topk_ids=ids, topk_weights=0.1 + ids.float() / 7)
+
+
+def _row(x: Activations, i: int) -> tuple[list, list]:
+    """Codes of a row, as bytes or numbers, and its own scales."""
+    codes = x.codes[i].view(torch.uint8) if x.codes.element_size() == 1 else x.codes[i]
+    has_own = x.scale is not None and x.scale.ndim == 2
+    return codes.tolist(), x.scale[i].tolist() if has_own else []
+
+
+def wanted_blocks(counts: tuple[int, ...], kind: str, rank: int) -> list[list]:
+    """For each expert of the rank the rows (token, slot, id, codes, scales) of its block."""
+    blocks: dict[int, list] = {e: [] for e in range(rank, EXPERTS, len(counts))}
+    number = 0
+    for sender, count in enumerate(counts):
+        x, routing = few_experts(sender, count, kind)
+        for i in range(count):
+            for slot, e in enumerate(routing.topk_ids[i].tolist()):
+                if e in blocks:
+                    blocks[e].append((number, slot, e, *_row(x, i)))
+            number += 1
+    return list(blocks.values())
+
+
+def blocks(counts: tuple[int, ...], kind: str):
+    """prepare() into blocks, twice: the first, larger call leaves its rows in the workspace."""
+    rank, _ = here()
+    member = made("all_to_all_batched", experts=EXPERTS)
+    larger = tuple(count + 2 for count in counts)
+    first = member.prepare(*few_experts(rank, larger[rank], kind))
+    member.finalize(torch.ones(len(first.tokens), 4), first)
+    got = member.prepare(*few_experts(rank, counts[rank], kind))
+    room = sum(counts)
+    rows: list[list] = [[] for _ in got.block_counts]
+    for at in (got.tokens >= 0).nonzero().flatten().tolist():
+        names = (int(got.tokens[at]), int(got.slots[at]), int(got.routing.topk_ids[at]))
+        rows[at // room].append((*names, *_row(got.x, at)))
+    is_used = torch.cat([torch.arange(room) < n for n in [*got.block_counts, 0]])
+    assert torch.equal(got.routing.topk_ids[:, 0] >= 0, is_used[: len(got.tokens)])
+    ones = bool((got.routing.topk_weights == 1).all())
+    return {"rows": rows, "counts": got.block_counts.tolist(), "ones": ones}
+
+
+def weighed(counts: tuple[int, ...]):
+    """finalize() of outputs that are a third of the expert's id; NaN in rows not in use."""
+    rank, _ = here()
+    member = made("all_to_all_batched", experts=EXPERTS)
+    got = member.prepare(*few_experts(rank, counts[rank], "model"))
+    ids = got.routing.topk_ids.float()
+    partial = torch.where(ids >= 0, ids / 3, torch.nan).bfloat16()
+    return member.finalize(partial.expand(-1, 4).contiguous(), got).float()
+
+
+def overflowing(capacity: int, more_on_last: int = 0) -> str:
+    """The error, or none, of two ranks that send two rows each to expert 2."""
+    rank, world = here()
+    member = made("all_to_all_batched", experts=EXPERTS)
+    member.capacity = capacity + (more_on_last if rank == world - 1 else 0)
+    x, routing = sent_by(rank, 2, "model")
+    ids = torch.tensor([[2, 0], [2, 1]], dtype=torch.int32)
+    try:
+        member.prepare(x, Routing(topk_ids=ids, topk_weights=routing.topk_weights))
+    except MoEError as error:
+        return str(error)
+    return "no error"
+
+
+def disagreeing(name: str, what: str) -> str:
+    """The error of ranks of which the last passes something else: each rank's own text."""
+    rank, world = here()
+    x, routing = sent_by(rank, 2, "fp8_group")
+    if rank == world - 1:
+        if what == "width":
+            x = x.replace(codes=x.codes[:, :128], scale=x.scale[:, :1])
+        elif what == "slots":
+            routing = Routing(
+                topk_ids=routing.topk_ids[:, :1], topk_weights=routing.topk_weights[:, :1]
+            )
+        else:
+            x, routing = sent_by(rank, 2, "model")
+    try:
+        made(name).prepare(x, routing)
+    except MoEError as error:
+        return str(error)
+    return "no error"
+
+
 def dispatched(name: str, counts: tuple[int, ...], kind: str):
     """prepare() on uneven ranks, as plain values (codes as bytes or float32)."""
     rank, _ = here()
-    member = ALL2ALL.load(name)(everyone())
+    member = made(name)
     got = member.prepare(*sent_by(rank, counts[rank], kind))
     codes = got.x.codes
     return {
@@ -103,13 +228,14 @@ def dispatched(name: str, counts: tuple[int, ...], kind: str):
         "ids": got.routing.topk_ids,
         "weights": got.routing.topk_weights,
         "counts": got.counts,
+        "tokens": got.tokens,
     }
 
 
 def finalized(name: str, counts: tuple[int, ...], dtype: str):
     """finalize() of partial sums whose padding rows are NaN; each rank's own rows."""
     rank, _ = here()
-    member = ALL2ALL.load(name)(everyone())
+    member = made(name)
     got = member.prepare(*sent_by(rank, counts[rank], "model"))
     real = got.routing.topk_ids.amax(dim=1) >= 0
     partial = got.routing.topk_ids[:, :1].float() * (rank + 1)

@@ -56,6 +56,18 @@ def test_collectives_give_rank_order_and_sums(world, staged):
         assert got["scatter"].dtype == torch.bfloat16
         assert torch.equal(got["reduce"], block * world + 100 * total)
         assert got["counts"] == tuple(3 * r for r in range(world))
+        numbers = torch.arange(2.0 * world)[:, None]
+        assert torch.equal(got["last"], numbers + 10 * (world - 1))
+        assert torch.equal(got["own"], numbers + 10 * rank)
+
+
+@pytest.mark.parametrize("staged", [False, True])
+def test_an_all_to_all_may_be_uneven_and_send_nothing(staged):
+    for rank, (rows, fp8, nothing) in enumerate(parallel_launch(3, stack_ranks.exchanged, staged)):
+        wanted = [10 * s + rank for s in range(3) for _ in range((s + 2 * rank) % 3)]
+        assert rows.tolist() == [[number] * 2 for number in wanted]
+        assert torch.equal(fp8, rows)
+        assert nothing == (0, 2)
 
 
 @pytest.mark.parametrize("staged", [False, True])
@@ -73,4 +85,6 @@ def test_a_group_of_one_needs_no_process_group():
     assert ALONE.all_gather(x) is x
     assert ALONE.reduce_scatter(x) is x
     assert ALONE.all_reduce(x) is x
+    assert ALONE.broadcast(x, 0) is x
+    assert ALONE.all_to_all(x, [4], [4]) is x
     assert ALONE.gather_counts(3, torch.device("cpu")) == (3,)

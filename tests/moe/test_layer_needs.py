@@ -20,6 +20,26 @@ def refusal(**fields):
 @pytest.mark.parametrize(
     ("fields", "code", "text"),
     [
+        (
+            {"layout": Layout(dp_size=4, moe_tp_size=2)},
+            "moe_tp_impossible",
+            "without expert parallelism every expert is split over all ranks; set use_ep",
+        ),
+        (
+            {"layout": Layout(dp_size=3, use_ep=True, moe_tp_size=2)},
+            "moe_tp_impossible",
+            "groups of 2 do not divide 3 ranks; choose a divisor",
+        ),
+        (
+            {"layout": Layout(tp_size=2, use_ep=True, moe_tp_size=2)},
+            "moe_tp_impossible",
+            "of 2 ranks this leaves one EP rank; leave use_ep and moe_tp_size out",
+        ),
+        (
+            {"layout": Layout(dp_size=8, use_ep=True, moe_tp_size=4), "intermediate": 3},
+            "empty_shard",
+            "intermediate size 3 over 4 ranks leaves a rank empty",
+        ),
         ({"top_k": 9}, "top_k_exceeds_experts", "top_k 9 is larger than the number of experts, 8"),
         ({"shared_gate": True}, "no_shared_experts", "no shared experts, but shared_gate"),
         ({"shared_width": 64}, "no_shared_experts", "but shared_width; leave it out"),

@@ -1,5 +1,6 @@
 """A layout is named groups, and all that a rank holds follows from them."""
 
+import dataclasses
 import itertools
 
 import pytest
@@ -10,12 +11,17 @@ from moe.layout import GROUPS, Layout, chunk
 from moe.placement import linear
 
 LAYOUTS = [
-    Layout(dp_size=d, tp_size=t, use_ep=ep, sequence_parallel=sp)
-    for d, t, ep, sp in itertools.product((1, 2, 3), (1, 2, 4), (False, True), (False, True))
-    if ep or not sp
+    Layout(dp_size=d, pcp_size=p, tp_size=t, use_ep=ep, sequence_parallel=sp, moe_tp_size=m)
+    for d, p, t, m in itertools.product((1, 2, 3), (1, 2), (1, 2, 4), (1, 2))
+    for ep, sp in ((False, False), (True, False), (True, True))
+    if d * p * t % m == 0
 ]
 layouts = st.builds(
-    Layout, dp_size=st.integers(1, 5), tp_size=st.integers(1, 5), use_ep=st.booleans()
+    Layout,
+    dp_size=st.integers(1, 5),
+    pcp_size=st.integers(1, 3),
+    tp_size=st.integers(1, 5),
+    use_ep=st.booleans(),
 )
 
 
@@ -23,7 +29,9 @@ def test_the_groups_of_two_dp_ranks_with_two_tp_ranks_each():
     plain = Layout(dp_size=2, tp_size=2)
     assert {name: plain.partition(name) for name in GROUPS} == {
         "dp": ((0, 2), (1, 3)),
+        "pcp": ((0,), (1,), (2,), (3,)),
         "tp": ((0, 1), (2, 3)),
+        "replica": ((0, 1), (2, 3)),
         "ep": ((0,), (1,), (2,), (3,)),
         "moe_tp": ((0, 1, 2, 3),),
         "tokens": ((0,), (1,), (2,), (3,)),
@@ -39,35 +47,72 @@ def test_the_groups_of_two_dp_ranks_with_two_tp_ranks_each():
     }
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
-def test_each_group_s_name_divides_the_world(layout):
-    world = list(range(layout.dp_size * layout.tp_size))
-    assert layout.world_size == len(world)
-    for name in GROUPS:
+def test_the_groups_of_two_context_ranks_of_two_ranks_each():
+    layout = Layout(dp_size=2, pcp_size=2, tp_size=2)
+    names = ("dp", "pcp", "tp", "replica", "tokens", "gather")
+    assert {name: layout.partition(name) for name in names} == {
+        "dp": ((0, 4), (1, 5), (2, 6), (3, 7)),
+        "pcp": ((0, 2), (1, 3), (4, 6), (5, 7)),
+        "tp": ((0, 1), (2, 3), (4, 5), (6, 7)),
+        "replica": ((0, 1, 2, 3), (4, 5, 6, 7)),
+        "tokens": ((0, 2), (1, 3), (4, 6), (5, 7)),
+        "gather": ((0, 2, 4, 6), (1, 3, 5, 7)),
+    }
+    split = dataclasses.replace(layout, use_ep=True, sequence_parallel=True)
+    assert split.partition("tokens") == layout.partition("replica")
+    assert split.partition("gather") == (tuple(range(8)),)
+
+
+def test_neighbours_split_the_experts_that_are_spread_over_the_others():
+    layout = Layout(dp_size=4, tp_size=2, use_ep=True, moe_tp_size=4)
+    assert layout.partition("moe_tp") == ((0, 1, 2, 3), (4, 5, 6, 7))
+    assert layout.partition("ep") == ((0, 4), (1, 5), (2, 6), (3, 7))
+    assert (layout.size("ep"), layout.size("moe_tp")) == (2, 4)
+    held = [
+        (linear(layout, 5).experts_of(layout.ep_rank(r)), layout.intermediate_of(r, 10))
+        for r in (0, 1, 6)
+    ]
+    assert held == [((0, 1, 2), range(3)), ((0, 1, 2), range(3, 6)), ((3, 4), range(6, 8))]
+
+
+def test_groups_that_do_not_divide_the_world_do_not_exist():
+    layout = Layout(dp_size=3, use_ep=True, moe_tp_size=2)
+    assert layout.world_size == 3
+    with pytest.raises(ValueError, match=r"groups of 2 .* do not divide a world of 3"):
+        layout.partition("tp")
+
+
+def test_each_group_s_name_divides_the_world():
+    for layout, name in itertools.product(LAYOUTS, GROUPS):
+        world = list(range(layout.dp_size * layout.pcp_size * layout.tp_size))
+        assert layout.world_size == len(world)
         assert sorted(itertools.chain(*layout.partition(name))) == world
+        assert {len(group) for group in layout.partition(name)} == {layout.size(name)}
         for rank in world:
             group = layout.group(name, rank)
             assert group[layout.position(name, rank)] == rank
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
-def test_ranks_count_tp_first(layout):
-    for rank in range(layout.world_size):
-        assert rank == layout.dp_rank(rank) * layout.tp_size + layout.tp_rank(rank)
-        assert layout.tp_rank(rank) < layout.tp_size
+def test_ranks_count_tp_first_and_context_ranks_second():
+    for layout in LAYOUTS:
+        for rank in range(layout.world_size):
+            replica = layout.dp_rank(rank) * layout.pcp_size + layout.pcp_rank(rank)
+            assert rank == replica * layout.tp_size + layout.tp_rank(rank)
+            assert layout.pcp_rank(rank) < layout.pcp_size
+            assert layout.tp_rank(rank) < layout.tp_size
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
-def test_ranks_with_the_same_tokens_gather_with_others(layout):
+def test_ranks_with_the_same_tokens_gather_with_others():
     """One rank of each set of equal tokens is in every gather group, and no two of them."""
-    sets = {layout.same_tokens(rank) for rank in range(layout.world_size)}
-    for group in layout.partition("gather"):
-        assert all(len(set(group) & set(ranks)) == 1 for ranks in sets)
+    for layout in LAYOUTS:
+        sets = {layout.same_tokens(rank) for rank in range(layout.world_size)}
+        for group in layout.partition("gather"):
+            assert all(len(set(group) & set(ranks)) == 1 for ranks in sets)
 
 
 def test_a_group_that_nobody_named_is_a_key_error():
-    with pytest.raises(KeyError, match="pcp"):
-        Layout().partition("pcp")
+    with pytest.raises(KeyError, match="pp"):
+        Layout().partition("pp")
 
 
 @given(st.integers(0, 200), st.integers(1, 20))
@@ -90,14 +135,24 @@ def test_either_experts_or_columns_are_shared_out(layout, size):
     assert columns == (everywhere if layout.use_ep else once)
 
 
-@given(st.integers(1, 4), st.integers(1, 4), st.booleans(), st.data())
-def test_every_token_is_held(dp_size, tp_size, split, data):
-    counts = tuple(data.draw(st.lists(st.integers(0, 9), min_size=dp_size, max_size=dp_size)))
-    layout = Layout(dp_size=dp_size, tp_size=tp_size, use_ep=True, sequence_parallel=split)
+@given(st.sampled_from(LAYOUTS), st.integers(1, 64), st.integers(4, 64))
+def test_each_column_of_each_expert_is_held_once(layout, experts, columns):
+    placement = linear(layout, experts)
+    held = [
+        (e, c)
+        for rank in range(layout.world_size)
+        for e in placement.experts_of(layout.ep_rank(rank))
+        for c in layout.intermediate_of(rank, columns)
+    ]
+    assert sorted(held) == list(itertools.product(range(experts), range(columns)))
+
+
+@given(st.sampled_from(LAYOUTS), st.data())
+def test_every_token_is_held(layout, data):
+    sizes = st.lists(st.integers(0, 9), min_size=layout.dp_size, max_size=layout.dp_size)
+    counts = tuple(data.draw(sizes))
+    copies = 1 if layout.sequence_parallel else layout.tp_size
     for dp_rank, count in enumerate(counts):
         ranks = [r for r in range(layout.world_size) if layout.dp_rank(r) == dp_rank]
-        held = [list(layout.tokens_of(rank, counts)) for rank in ranks]
-        if split:
-            assert [t for tokens in held for t in tokens] == list(range(count))
-        else:
-            assert held == [list(range(count))] * tp_size
+        held = sorted(t for rank in ranks for t in layout.tokens_of(rank, counts))
+        assert held == sorted([*range(count)] * copies)

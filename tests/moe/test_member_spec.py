@@ -43,12 +43,16 @@ def test_logits_travel_only_with_an_all2all_that_says_so():
     )
 
 
-def test_batched_experts_take_what_a_standard_all2all_hands_out_and_not_the_reverse():
+def test_standard_experts_take_blocks_only_if_rows_may_be_padding():
     batched, standard = (
         MemberSpec(name=name, target="x:Y", dispatch_format=name) for name in (BATCHED, STANDARD)
     )
     assert dispatch_refusal(batched, standard) is None
-    assert dispatch_refusal(standard, batched).code == "dispatch_format_mismatch"
+    reason = dispatch_refusal(standard, batched)
+    assert reason.code == "padding_unsupported"
+    assert reason.text.startswith("batched hands out blocks with rows that are not in use, and ")
+    padded = MemberSpec(name="padded", target="x:Y", needs=Needs(padding=True))
+    assert dispatch_refusal(padded, batched) is None
 
 
 def test_a_cpu_loses_what_float32_does_whatever_a_chip_s_units_lose():

@@ -3,6 +3,7 @@
 import pytest
 
 from moe.layout import Layout
+from moe.needs import all2all_refusal, experts_refusal
 from moe.spec import ANY, LayerSpec, Needs, Platform, Reason, Scheme
 
 CHIP = Platform(name="chip", device="cuda", features=frozenset({"cuda", "sm90"}))
@@ -123,6 +124,27 @@ def test_needs_ask_only_for_what_they_name():
     plain = Needs()
     assert [need.reads for need in plain.asked(CHIP)] == [{"dtype"}, {"scheme"}]
     assert next(need.reads for need in plain.asked(CHIP, leave_out=())) == {"activation"}
+
+
+def test_a_scale_over_all_rows_needs_an_all2all_that_brings_them():
+    scheme = Scheme(weights="fp8_tensor", activations="fp8_dynamic")
+    layer = layer_spec(scheme=scheme)
+    reason = all2all_refusal(Needs(formats=ANY), layer, CHIP)
+    assert reason.code == "scale_spans_ranks"
+    assert "(`spanning_scales` in its needs), where the scale of fp8_dynamic" in reason.text
+    assert all2all_refusal(Needs(formats=ANY, spanning_scales=True), layer, CHIP) is None
+    assert all2all_refusal(Needs(formats=ANY), layer_spec(), CHIP) is None
+    assert experts_refusal(Needs(formats=ANY, dequantizes=True), layer, CHIP) is None
+
+
+def test_experts_and_all2all_rows_must_name_spread_experts_that_are_split():
+    layer = layer_spec(layout=Layout(dp_size=4, use_ep=True, moe_tp_size=2))
+    for refusal in (experts_refusal, all2all_refusal):
+        reason = refusal(Needs(), layer, CHIP)
+        assert reason.code == "layout_unsupported"
+        assert "spread experts may be split, too (`moe_tp` in its needs)" in reason.text
+        assert refusal(Needs(moe_tp=True), layer, CHIP) is None
+    assert Needs().refusal(layer, CHIP) is None  # a router or a quant method sees no ranks
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ CHOICES = {
     "weight_dtype": "f32 or model",
     "combine_order": "any or slots",
     "scale": "times_reciprocal or divided",
+    "reduction": "f32, model or wire",
 }
 
 
@@ -57,7 +58,14 @@ def test_a_declaration_is_the_python_that_states_the_same(numerics):
     assert "'" not in text
 
 
-@pytest.mark.parametrize("place", ROUNDED)
+def test_what_another_member_states_takes_the_place_of_what_is_stated():
+    some = Numerics.stated(gemm1="model", weight_on="intermediate")
+    other = some.replaced_by(Numerics(weight_on="output", reduction="wire"))
+    assert (other.gemm1, other.weight_on, other.reduction) == ("model", "output", "wire")
+    assert some.replaced_by(Numerics()) == some
+
+
+@pytest.mark.parametrize("place", [name for name in ROUNDED if name not in CHOICES])
 def test_a_rounding_is_in_float32_or_in_the_layer_s_dtype(place):
     says = f"{place} is 'bf16'; it must be f32 or model, or left out if unknown"
     with pytest.raises(ValueError, match=f"^{says}$"):

@@ -1,6 +1,8 @@
 """Tables: names, classes on use, rows from other packages, and what is said of unknown names."""
 
+import re
 import sys
+from abc import ABC, abstractmethod
 from importlib.metadata import EntryPoint
 
 import pytest
@@ -25,6 +27,12 @@ class Copied:
 
 class Inherits(Class):
     pass
+
+
+class Unfinished(Class, ABC):
+    @abstractmethod
+    def apply(self):
+        pass
 
 
 @pytest.fixture
@@ -55,18 +63,28 @@ def test_a_class_by_its_path_carries_its_row(table):
     assert table.load(f"{__name__}:Class") is Class
 
 
-@pytest.mark.parametrize("path", ["no.such:Thing", f"{__name__}:Nothing", "json:JSONDecoder"])
-def test_a_path_that_names_no_member_says_so(table, path):
-    with pytest.raises(MoEError, match="it must name a class with a `row`"):
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("no.such:Thing", "No module named 'no'; put the folder that contains it on PYTHONPATH"),
+        ("json.such:Thing", "No module named 'json.such'; put the folder that contains it on"),
+        (f"{__name__}:Nothing", "has no attribute 'Nothing'; it must name a class with a `row`"),
+        ("json:JSONDecoder", "it has no attribute `row`; it must name a class with a `row`"),
+        (f"{__name__}:Unfinished", "it does not implement apply; its base class says what each"),
+    ],
+)
+def test_a_path_that_names_no_member_says_so(table, path, says):
+    with pytest.raises(MoEError, match=re.escape(says)):
         table.row(path)
 
 
 @pytest.mark.parametrize(
     ("source", "says"),
     [
-        ("def (", "SyntaxError: invalid syntax (broken_member.py, line 1); it must name a class"),
-        ("1 / 0", "ZeroDivisionError: division by zero; it must name a class"),
-        ("class Class:\n    row = 'x'", "TypeError: its `row` is a str, no row of this family; it"),
+        ("def (", "SyntaxError: invalid syntax (broken_member.py, line 1); it must be importable"),
+        ("1 / 0", "ZeroDivisionError: division by zero; it must be importable: python -c 'import "),
+        ("import no_such", "No module named 'no_such'; it must be importable: python -c 'import "),
+        ("class Class:\n    row = 'x'", "its `row` is a str, no row of this family; it must"),
     ],
 )
 def test_a_module_that_cannot_be_imported_is_its_author_s_fault(

@@ -1,5 +1,7 @@
 """Logits of a gate, what a router is asked, padding, weights on the input, ids on a rank."""
 
+import re
+
 import pytest
 import torch
 
@@ -82,3 +84,26 @@ def test_global_ids_become_local_ones_or_minus_one():
     assert to_local_ids(ids, shuffled).tolist() == [[-1, 0], [2, 1], [-1, -1]]
     assert to_local_ids(ids, torch.full_like(shuffled, -1)).tolist() == [[-1, -1]] * 3
     assert to_local_ids(ids, shuffled).dtype == torch.int32
+
+
+IDS, WEIGHTS = CHOSEN.topk_ids, CHOSEN.topk_weights
+
+
+@pytest.mark.parametrize(
+    ("returned", "says"),
+    [
+        ((WEIGHTS, IDS), "returned a tuple; it must return moe.types.Routing(topk_ids=..."),
+        (
+            Routing(topk_ids=IDS[:, :1], topk_weights=WEIGHTS),
+            "returned ids [2, 1] and weights [2, 2]; both must be [T, k] = [2, 2]",
+        ),
+        (
+            Routing(topk_ids=WEIGHTS, topk_weights=IDS),
+            "ids in torch.float32, weights torch.int32; ids must be torch.int32 and weights "
+            "torch.float32: are they exchanged?",
+        ),
+    ],
+)
+def test_a_router_that_returns_anything_else_is_named(returned, says):
+    with pytest.raises(MoEError, match="router function .*" + re.escape(says)):
+        route(lambda logits, top_k, renormalize: returned, PLAIN, torch.zeros(2, 4))

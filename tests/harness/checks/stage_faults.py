@@ -13,11 +13,14 @@ from harness.execute import run_case
 from harness.fixtures.rank_context import RankContext
 from harness.matrix.case import MoETestConfig
 from moe import intermediates
+from moe.all2all.all_to_all import AllToAll
+from moe.all2all.all_to_all_batched import AllToAllBatched
 from moe.all2all.allgather_reducescatter import AllGatherReduceScatter
 from moe.collectives import Group
 from moe.experts import triton, triton_steps
 from moe.quant.int8_channel import Int8Channel
 from moe.shared import SharedExperts
+from tests.mistakes.mistake import edited
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -97,6 +100,83 @@ def weighted_sum(patch) -> None:
 
 def shared_output(patch) -> None:
     _around(patch, SharedExperts, "forward", lambda found, *_: one_more(found))
+
+
+def a_token_for_each_slot(patch) -> None:
+    """A token with two experts on a rank is sent there twice, each time with both ids."""
+    edited(
+        patch, AllToAll, "prepare", "held.any(dim=2).nonzero(as_tuple=True)", "held.nonzero().T[:2]"
+    )
+
+
+def a_token_left_out(patch) -> None:
+    def change(found, *_):
+        kept = torch.ones(len(found.tokens), dtype=torch.bool)
+        kept[:1] = False
+        ids = found.routing.topk_ids.masked_fill(~kept[:, None], -1)
+        routing = dataclasses.replace(found.routing, topk_ids=ids)
+        tokens = found.tokens.masked_fill(~kept, -1)
+        return dataclasses.replace(found, routing=routing, tokens=tokens)
+
+    _around(patch, AllToAll, "prepare", change)
+
+
+def scales_in_another_order(patch) -> None:
+    def change(found, _, x, *__):
+        return found.roll(1, dims=0) if x.dtype == torch.float32 else found
+
+    _around(patch, AllToAll, "_sent", change)
+
+
+def sums_of_other_tokens(patch) -> None:
+    edited(patch, AllToAll, "finalize", "way.tokens[part], back", "way.tokens[part].flip(0), back")
+
+
+def weights_of_other_slots(patch) -> None:
+    edited(
+        patch,
+        AllToAllBatched,
+        "finalize",
+        "way.weights[:, :, None]",
+        "way.weights.flip(1)[..., None]",
+    )
+
+
+def rows_of_a_block_swapped(patch) -> None:
+    """Codes lie where other rows of the block are said to lie."""
+
+    def change(found, *_):
+        found[:2] = found[:2].flip(0)
+        return found
+
+    _around(patch, AllToAllBatched, "_in_blocks", change)
+
+
+def a_block_cut_short(patch) -> None:
+    """Rows beyond two of each block are dropped, and give zeros."""
+    _around(patch, AllToAllBatched, "prepare", lambda found, *_: without_overflow(found, 2))
+    real = AllToAllBatched.finalize
+
+    def finalize(self, partial, dispatched):
+        is_used = dispatched.routing.topk_ids >= 0
+        return real(self, torch.where(is_used, partial, 0.0).to(partial.dtype), dispatched)
+
+    patch.setattr(AllToAllBatched, "finalize", finalize)
+
+
+def without_overflow(found, room: int):
+    """Blocks of which only the first `room` rows are said to be in use."""
+    rows = len(found.tokens) // len(found.block_counts)
+    is_kept = torch.arange(len(found.tokens)) % rows < room
+    routing = dataclasses.replace(
+        found.routing, topk_ids=found.routing.topk_ids.masked_fill(~is_kept[:, None], -1)
+    )
+    return dataclasses.replace(
+        found,
+        routing=routing,
+        tokens=found.tokens.masked_fill(~is_kept, -1),
+        block_counts=found.block_counts.clamp(max=room),
+    )
 
 
 def rows_in_another_order(patch) -> None:

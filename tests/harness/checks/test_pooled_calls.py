@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from harness.checks import pooled_calls
+from harness.checks import pooled_calls, stages
 from harness.checks.output import judge
 from harness.fixtures import run_calls
 from harness.record.result import Verdict
@@ -45,6 +45,20 @@ def test_the_bound_of_all_is_tighter_than_each_one_s():
     assert text is not None
     assert re.fullmatch(r"the total error of 16 tokens in 16 calls is [\d.]+x its limit", text)
     assert pooled_calls.message(calls_of(16, 1.2)) is None
+
+
+@pytest.mark.parametrize(
+    ("verdict", "check", "applies"),
+    [
+        (Verdict.PASSED, "output", True),
+        (Verdict.FAILED, "output", False),
+        (Verdict.ERROR, "output", False),  # of another shape: it has no distance
+        (Verdict.FAILED, stages.NAMES[0], True),
+    ],
+)
+def test_only_outputs_that_could_be_judged_are_judged_together(verdict, check, applies):
+    finding = SimpleNamespace(verdict=verdict, check=check)
+    assert pooled_calls.applies(SimpleNamespace(findings=[finding])) is applies
 
 
 def test_the_flips_of_one_call_may_hang_together():

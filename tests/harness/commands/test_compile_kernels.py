@@ -44,6 +44,18 @@ def test_cases_of_our_kernels_once_for_all_that_no_kernel_sees():
     assert ids_for(points, "cuda_sm90") == [CASE.id, CASE.replace(m=9).id]
 
 
+def test_how_a_router_chooses_matters_if_it_is_a_kernel_of_ours():
+    """Others need not even be installed: `triton_kernels` is not, where kernels are compiled."""
+    ours = CASE.replace(router="triton_softmax")
+    points = [
+        *(CASE.replace(router="triton_kernels"), CASE.replace(router="sigmoid", router_scale=2.5)),
+        *(CASE.replace(logits="ties"), CASE.replace(padding="end"), CASE.replace(gate=True)),
+        *(ours, ours.replace(renormalize=False)),
+    ]
+    expected = [CASE.id, ours.id, ours.replace(renormalize=False).id]
+    assert ids_for(points, "cuda_sm90") == expected
+
+
 def test_what_a_chip_refuses_is_not_compiled_for_it():
     fp8 = CASE.replace(quant="fp8_block")
     assert ids_for([fp8], "cuda_sm90") == [fp8.id]

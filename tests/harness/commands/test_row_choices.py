@@ -33,6 +33,15 @@ def test_layouts_of_large_worlds_are_as_likely_as_of_one_rank():
     counts = {world: sum(x.world_size == world for x in layouts) for world in (1, 2, 3, 4)}
     assert max(counts.values()) < 2 * min(counts.values())
     assert max(x.world_size for x in layouts) == 4
+    assert any(x.pcp_size > 1 for x in layouts)
+    assert all(x.moe_tp_size == 1 for x in layouts)
+
+
+def test_a_row_that_takes_split_experts_gets_them():
+    splitting = [
+        x for x in row_choices.layouts_of(8, EXPERTS.row("torch_loop")) if x.size("ep") > 1
+    ]
+    assert {x.moe_tp_size for x in splitting} == {1, 2, 4}
 
 
 def test_a_whole_layer_gets_layouts_that_it_takes_and_no_all2all():

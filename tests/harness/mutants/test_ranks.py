@@ -72,7 +72,37 @@ def test_the_rank_that_is_missing_is_found():
         assert apart(named("rank_twice").compute(seen(right, twice)), twice) < 1e-5
 
 
+@pytest.mark.parametrize(
+    ("name", "layout", "ranks"),
+    [
+        ("context_ranks_not_summed", {"pcp_size": 2, "use_ep": True}, (0, 1)),
+        ("context_ranks_not_summed", {"dp_size": 2, "pcp_size": 2, "tp_size": 2}, (0, 2)),
+        ("moe_tp_ranks_not_summed", {"dp_size": 4, "use_ep": True, "moe_tp_size": 2}, (0, 1)),
+        ("moe_tp_ranks_not_summed", {"dp_size": 8, "use_ep": True, "moe_tp_size": 4}, range(4)),
+    ],
+)
+def test_what_places_of_a_group_hold_alone_adds_up(name, layout, ranks):
+    right = scene(case(**layout))
+    outs = [named(name).compute(dataclasses.replace(right, rank=rank)) for rank in ranks]
+    assert min(apart(out, right.answer.out) for out in outs) > 0.02
+    assert apart(sum(outs), right.answer.out) < SAME
+
+
+def test_split_experts_are_repeated_as_often_as_they_are_split():
+    right = scene(case(dp_size=8, use_ep=True, moe_tp_size=4, shared_experts=1))
+    out = named("split_experts_repeated").compute(right)
+    assert apart(out - right.answer.shared, 4 * (right.answer.out - right.answer.shared)) < SAME
+
+
 NO_MISTAKE = [
+    ("context_ranks_not_summed", case(dp_size=2), "one context rank only"),
+    ("moe_tp_ranks_not_summed", case(tp_size=2), "both spread and split"),
+    (
+        "moe_tp_ranks_not_summed",
+        case(tp_size=4, use_ep=True, moe_tp_size=2),
+        "the all-reduce over the TP ranks adds them up",
+    ),
+    ("split_experts_repeated", case(dp_size=2, use_ep=True), "both spread and split"),
     ("shared_once_per_rank", case(tp_size=2), "no shared experts"),
     ("shared_unreduced", case(shared_experts=1), "one TP rank only"),
     ("rank_missing", case(), "one rank only"),

@@ -4,7 +4,6 @@ import faulthandler
 import os
 import time
 import warnings
-from dataclasses import dataclass
 
 import pytest
 
@@ -14,21 +13,25 @@ from moe.kernels.aot_pool import compile_all
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 
-@dataclass
-class Named:
-    name: str
-
-
 def requests(*names):
     return [
-        Request(chip="sm90", source=Named(name), options={}, label=f"{name}()", key=name)
+        Request(
+            chip="sm90",
+            kernel=f"module:{name}",
+            signature={},
+            constants={},
+            attributes={},
+            options={},
+            label=f"{name}()",
+            key=name,
+        )
         for name in names
     ]
 
 
 def compiler(request):
     """Do what the kernel's name says."""
-    name = request.source.name
+    name = request.name
     if name == "abort":
         faulthandler.disable()
         os.write(2, b"LLVM ERROR: cannot select\n")

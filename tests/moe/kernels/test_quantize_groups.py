@@ -113,7 +113,12 @@ def test_nothing_is_quantized_to_nothing(name, shape):
         ("mxfp4", 33, None, "rows of 33 columns are no whole bytes of 2 mxfp4 codes: pad the"),
         ("nvfp4", 32, None, "format 'nvfp4' needs a global scale: pass `total`, 448 . 6 / amax"),
         ("mxfp4", 32, torch.ones(()), "format 'mxfp4' has no global scale"),
-        ("nvfp4", 32, torch.ones(3), r"the global scale has shape \[3\]; pass one number, or one"),
+        (
+            "nvfp4",
+            32,
+            torch.ones(3),
+            r"the global scale has shape \[3\] of torch.float32; pass one float32 number",
+        ),
     ],
 )
 def test_bad_input_says_what_to_pass(name, columns, total, text):

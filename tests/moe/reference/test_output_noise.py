@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -113,6 +115,19 @@ def test_the_sum_over_ranks_is_rounded_at_each_step_or_once(reduction):
         for part in partial[1:]:
             actual = bf16(actual + bf16(part))
     assert (0.85 if reduction == "f32" else 0.5) < share(actual - out, variance) < 1.15
+
+
+@pytest.mark.parametrize("tp", [1, 2])
+def test_what_is_sent_is_rounded_and_its_sum_in_float32_once(tp):
+    """With TP ranks each has such a sum, which they add in the layer's dtype."""
+    partial = normal(4, ROWS, HIDDEN)
+    numerics = Numerics.stated(reduction="wire")
+    spec = dataclasses.replace(layer_spec(4), layout=Layout(dp_size=4 // tp, tp_size=tp))
+    out = partial.sum(dim=0)
+    variance = sum_roundings(partial, out, numerics, spec, has_shared=False)
+    sums = [bf16(bf16(part).sum(dim=0)) for part in partial.split(4 // tp)]
+    actual = sums[0] if tp == 1 else bf16(sums[0] + sums[1])
+    assert (0.85 if tp == 1 else 0.5) < share(actual - out, variance) < 1.15
 
 
 def test_a_sum_over_experts_that_is_rounded_at_each_addition_counts_each():

@@ -17,6 +17,9 @@ def layer_spec(layout: Layout) -> LayerSpec:
     return LayerSpec(m=4, hidden=8, intermediate=10, num_experts=5, top_k=1, layout=layout)
 
 
+BOTH = Layout(pcp_size=2, tp_size=2, use_ep=True, moe_tp_size=2)
+
+
 class Without(Layout):
     """Sizes divided and the remainder forgotten, for columns and tokens."""
 
@@ -35,7 +38,8 @@ class Twice(Layout):
 
 
 def test_each_column_of_each_expert_is_held_once():
-    for layout in (Layout(tp_size=4), Layout(dp_size=2, tp_size=2, use_ep=True), Layout()):
+    layouts = (Layout(tp_size=4), Layout(dp_size=2, tp_size=2, use_ep=True), Layout(), BOTH)
+    for layout in layouts:
         for e in range(5):
             ranks, columns = holders(layer_spec(layout), e)
             assert sorted(c for part in columns for c in part) == list(range(10))
@@ -96,6 +100,7 @@ def test_each_token_is_held_once():
         for count in (0, 1, 7):
             check_tokens(Layout(tp_size=tp, use_ep=True, sequence_parallel=tp > 1), 0, (count,))
             check_tokens(Layout(dp_size=2, tp_size=tp), 1, (3, count))
+            check_tokens(Layout(dp_size=2, pcp_size=2, tp_size=tp), 1, (3, count))
 
 
 def test_a_layout_that_loses_tokens_is_refused():
@@ -105,6 +110,15 @@ def test_a_layout_that_loses_tokens_is_refused():
         check_tokens(split, 1, (4, 7))
     with pytest.raises(ValueError, match=r"3 tokens as 0:1 to rank 0, 1:2 to rank 1"):
         check_tokens(Without(tp_size=2), 0, (3,))
+    with pytest.raises(ValueError, match=r"3 tokens as 0:3 to rank 0, 0:3 to rank 1"):
+        check_tokens(Everywhere(pcp_size=2), 0, (3,))
+
+
+class Everywhere(Layout):
+    """Every context rank has all tokens."""
+
+    def tokens_of(self, rank, counts):
+        return range(counts[self.dp_rank(rank)])
 
 
 class TpOutermost(Layout):
@@ -120,7 +134,9 @@ class TpOutermost(Layout):
 def test_a_rank_is_where_its_layout_says():
     for rank in range(4):
         check_rank(Layout(dp_size=2, tp_size=2), rank)
-    text = re.escape("rank 1 the DP rank 1 of 2 and the TP rank 0 of 2; rank = DP rank * 2 + TP")
+        check_rank(BOTH, rank)
+    text = "rank 1 the DP rank 1 of 2, context rank 0 of 1, TP rank 0 of 2; rank = (DP rank * 1 + "
+    text = re.escape(f"{text}context rank) * 2 + TP rank must hold for ranks 0 to 3")
     with pytest.raises(ValueError, match=text):
         check_rank(TpOutermost(dp_size=2, tp_size=2), 1)
 

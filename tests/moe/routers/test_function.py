@@ -1,5 +1,7 @@
 """A plain function is a router by its path, judged by the form of what it returns."""
 
+import re
+
 import pytest
 import torch
 
@@ -45,3 +47,23 @@ def test_what_needs_a_reference_of_the_choice_is_refused():
 def test_a_function_that_cannot_be_loaded_is_named(name):
     with pytest.raises(MoEError, match=f"cannot load routers '{name}'"):
         ROUTERS.row(name)
+
+
+def exchanged(hidden_states, logits, top_k, renormalize):
+    weights, ids = by_square(hidden_states, logits, top_k, renormalize)
+    return ids, weights
+
+
+def alone(hidden_states, logits, top_k, renormalize):
+    return by_square(hidden_states, logits, top_k, renormalize)[0]
+
+
+@pytest.mark.parametrize(
+    ("function", "returned"),
+    [(exchanged, "(torch.int64, torch.float32)"), (alone, "(Tensor)")],
+)
+def test_a_function_that_returns_anything_but_weights_and_ids_is_named(function, returned):
+    router = ROUTERS.load(f"{__name__}:{function.__name__}")()
+    rule = r"; it must return \(weights, ids\), both \[T, k\]: floating point, and integers"
+    with pytest.raises(MoEError, match=f"{function.__name__} returned {re.escape(returned)}{rule}"):
+        router(torch.ones(2, 4), 2, renormalize=True)

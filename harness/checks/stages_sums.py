@@ -1,0 +1,129 @@
+"""Judge the sums between ranks: over the gather group, and over the TP group to the final output.
+
+Collective: every rank calls each function for the same call.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from harness.checks import stages_latent
+from harness.checks.stage_bound import Expected, compare, rounding
+from moe.reference import formats
+from moe.reference.total import passed_through
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.checks.stage_record import Handed
+    from harness.checks.token_order import Arrival
+    from harness.record.diagnosis import StageFinding
+
+
+def finalize(handed: Handed, arrival: Arrival) -> StageFinding | None:
+    """Compare the sum of the group's partial results for this rank's tokens. Collective.
+
+    Uses at most 16 rows of each rank, since they are gathered on every rank.
+    """
+    sampled = [handed.sampled(rank) for rank in handed.ranks]
+    starts = [sum(handed.sizes[:i]) for i in range(len(handed.sizes))]
+    tokens = torch.cat([start + rows for start, rows in zip(starts, sampled, strict=True)])
+    partial = _sums(handed, arrival, tokens)
+    if len(partial) == 0:  # on every rank
+        return None
+    gathered = handed.group.all_gather(partial).view(len(sampled), -1, partial.shape[1])
+    group_rank = handed.ranks.index(handed.rank)
+    start = sum(len(rows) for rows in sampled[:group_rank])
+    local_rows = sampled[group_rank]
+    local_parts = gathered[:, start : start + len(local_rows)]
+    finalized = _values(handed, "finalize", len(handed.call.tokens.x))[local_rows]
+    return _sum(handed, "finalize", finalized, local_parts, local_rows)
+
+
+def _sums(handed: Handed, arrival: Arrival, tokens: Tensor) -> Tensor:
+    """Return [t, K] float32, what this rank's experts add to these tokens of the group."""
+    values = _values(handed, "combine", len(handed.ids))
+    place = torch.full((sum(handed.sizes),), -1, dtype=torch.int64, device=tokens.device)
+    place[tokens] = torch.arange(len(tokens), device=tokens.device)
+    at = place[arrival.tokens]
+    is_asked = at >= 0
+    rows = values[arrival.rows[is_asked]].float() * arrival.factors[is_asked, None]
+    sums = torch.zeros((len(tokens), values.shape[1]), device=tokens.device)
+    return sums.index_add_(0, at[is_asked], rows)
+
+
+def _values(handed: Handed, stage: str, rows: int) -> Tensor:
+    """Return a stage's values [rows, K]; inside a latent layer [rows, L].
+
+    Raises ValueError for another shape: ranks would wait for each other's rows.
+    """
+    layer_spec = handed.subject.case.layer_spec
+    is_outside = stage in ("out", "restored")
+    width = layer_spec.hidden if is_outside else layer_spec.expert_hidden
+    value, shape = handed.stages[stage].value, [rows, width]
+    if list(value.shape) != shape:
+        raise ValueError(f"stage {stage} was handed out as {list(value.shape)}; it must be {shape}")
+    return value
+
+
+def _sum(
+    handed: Handed,
+    stage: str,
+    actual: Tensor,
+    parts: Tensor,
+    rows: Tensor,
+    passed: Tensor | None = None,
+) -> StageFinding | None:
+    """Compare `actual` [r, K] with the sum of parts [ranks, r, K], added in any order.
+
+    passed: [r, K] what zero experts add to that sum, or None.
+    """
+    if len(rows) == 0:
+        return None
+    adds = len(parts) - 1
+    size, value = parts.abs().sum(dim=0), parts.sum(dim=0)
+    tolerance = size * (adds * 2.0**-23)
+    if stage == "finalize" and handed.subject.reference.numerics.reduction != "model":
+        tolerance = tolerance + size * (handed.top_k_of_tokens * 2.0**-23)
+        tolerance = tolerance + rounding(value.abs() + tolerance, handed.subject.case.dtype)
+    elif adds:
+        tolerance = tolerance + rounding(size, handed.subject.case.dtype, adds)
+    if passed is not None:
+        value, size = value + passed, size + passed.abs()
+        tolerance = tolerance + size * 2.0**-22
+        tolerance = tolerance + rounding(value.abs() + tolerance, handed.subject.case.dtype)
+    if handed.exact:
+        tolerance = torch.zeros_like(tolerance)
+    expected = Expected(value=value, tolerance=tolerance)
+    return compare(stage, actual, expected, {"rows": rows})
+
+
+def out(handed: Handed) -> StageFinding | None:
+    """Compare the routed + shared parts, summed over the TP ranks, and what zero experts add last.
+
+    Uses at most 16 rows. Collective.
+    """
+    tp, dtype = handed.subject.layer.groups.tp, handed.subject.case.dtype
+    tokens = len(handed.call.tokens.x)
+    out = _values(handed, "out", tokens)
+    rows = handed.sampled(handed.rank)
+    if len(rows) == 0:  # on every rank of the TP group, unless nothing is summed over it
+        return None
+    local = _values(handed, stages_latent.last(handed), tokens)[rows].float()
+    if handed.has("shared"):
+        total = local + handed.stages["shared"].value[rows].float()
+        local = formats.on_grid(total, dtype)
+    is_alone = handed.subject.case.layout.sequence_parallel
+    parts = local[None] if is_alone else tp.all_gather(local).view(tp.size, *local.shape)
+    return _sum(handed, "out", out[rows], parts, rows, _passed(handed, rows))
+
+
+def _passed(handed: Handed, rows: Tensor) -> Tensor | None:
+    """Return [r, K] what zero experts add to these rows, or None."""
+    case, routing = handed.subject.case, handed.call.output.routing
+    if not case.zero_experts:
+        return None
+    pair = routing.topk_ids[rows], routing.topk_weights[rows]
+    return passed_through(handed.call.tokens.x[rows].float(), *pair, case.num_experts)

@@ -1,0 +1,81 @@
+"""Tell every rank of a group what each of them sends, and refuse what does not fit together.
+
+Without it, ranks whose tensors differ in width or dtype would wait for each other, or read what was
+never sent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from moe.errors import MoEError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from moe.collectives import Group
+    from moe.types import Activations, Routing
+
+# What must be equal on all ranks of a group, in the order in which it is exchanged.
+_EQUAL = (
+    "bytes of a row of x",
+    "bytes of an element of x",
+    "bytes of a row's scales",
+    "slots of a token",
+    "adapters of a token",
+    "capacity of an expert",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """Hold what each rank of the group sends. counts: tokens. rows: the further numbers passed."""
+
+    counts: tuple[int, ...]
+    rows: tuple[tuple[int, ...], ...]
+
+
+def exchange(
+    group: Group,
+    x: Activations,
+    routing: Routing,
+    rows: Sequence[int] = (),
+    capacity: int | None = None,
+) -> Sizes:
+    """Return the sizes of all ranks of the group. Collective.
+
+    x: [T, K] and routing: [T, k], as passed to `prepare`. rows: further numbers of this rank, as
+    many on every rank. Raises MoEError on every rank if two ranks' rows cannot be exchanged.
+    """
+    equal = (
+        *_of_rows(x),
+        routing.topk_ids.shape[1],
+        routing.adapters is not None,
+        0 if capacity is None else capacity,
+    )
+    device = x.codes.device
+    numbers = torch.tensor([[len(x.codes), *equal, *rows]], dtype=torch.int64, device=device)
+    table = group.all_gather(numbers).tolist()
+    for i, name in enumerate(_EQUAL, start=1):
+        values = [row[i] for row in table]
+        if len(set(values)) > 1:
+            raise MoEError(
+                f"the ranks of a group disagree on the {name}: {', '.join(map(str, values))} in "
+                "rank order; call the same layer, with tensors of one width and dtype, on all"
+            )
+    start = 1 + len(_EQUAL)
+    return Sizes(
+        counts=tuple(row[0] for row in table),
+        rows=tuple(tuple(row[start:]) for row in table),
+    )
+
+
+def _of_rows(x: Activations) -> tuple[int, int, int]:
+    """Return the bytes of a row of codes, of an element, and of a row's own scales."""
+    width, scale = x.codes.shape[1] * x.codes.element_size(), 0
+    if x.scale is not None and x.format.has_row_scales:
+        scale = x.scale.shape[1] * x.scale.element_size()
+    return width, x.codes.element_size(), scale

@@ -1,0 +1,38 @@
+"""Sums of rows that arrive at some ranks only, or in blocks: a fault is named at its stage."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness import parallel_launch
+from harness.record.result import Verdict
+from tests.harness.checks import stage_faults
+from tests.harness.checks.stage_faults import case, run, stages_of
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+EP = {"dp_size": 2, "use_ep": True, "m": 8}
+SENT, BLOCKS = ({**EP, "all2all": name} for name in ("all_to_all", "all_to_all_batched"))
+FAULTS = [
+    ("a_token_for_each_slot", "dispatch", SENT),
+    ("a_token_left_out", "dispatch", SENT),
+    ("scales_in_another_order", "dispatch", SENT | {"quant": "int8_channel"}),
+    ("sums_of_other_tokens", "finalize", SENT),
+    ("weights_of_other_slots", "finalize", BLOCKS),
+    ("rows_of_a_block_swapped", "dispatch", BLOCKS),
+    ("a_block_cut_short", "dispatch", BLOCKS),
+]
+
+
+def run_all(rows):
+    """In a rank: run each (fault's name, case id)."""
+    return [run(getattr(stage_faults, name), text, world_size=2) for name, text in rows]
+
+
+def test_a_fault_is_named_at_its_stage():
+    rows = [(name, case(**fields).id) for name, _, fields in FAULTS]
+    ranks = parallel_launch(2, run_all, rows, timeout=120)
+    for (name, stage, _), results in zip(FAULTS, zip(*ranks, strict=True), strict=True):
+        named = [stages_of(result) for result in results]
+        assert any(named), name
+        assert {stages[0] for stages in named if stages} == {stage}, (name, named)
+        assert Verdict.FAILED in [result.verdict for result in results], name
