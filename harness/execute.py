@@ -18,7 +18,8 @@ from harness.checks.judge import judge, verdict
 from harness.checks.sketches import sketches
 from harness.diagnosis.diagnose import diagnose
 from harness.fixtures import saved_tensors
-from harness.fixtures.case_watch import CaseWatch
+from harness.fixtures.case_watch import CaseWatch, Watched
+from harness.fixtures.collective_agreement import CollectivesDiffer
 from harness.fixtures.layer_under_test import make_subject
 from harness.fixtures.phase_timer import Clock
 from harness.fixtures.run_calls import call_again, run_calls
@@ -31,7 +32,6 @@ from moe.numerics import declaration
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from harness.fixtures.case_watch import Watched
     from harness.fixtures.layer_under_test import Subject
     from harness.fixtures.rank_context import RankContext
     from harness.matrix.case import MoETestConfig
@@ -50,6 +50,8 @@ def run_case(case: MoETestConfig, context: RankContext) -> RankResult:
         if watched.is_altered:
             return _unjudged_result(observation, watched, clock)
         observation = judge(observation, checks.all_checks(), clock)
+        if observation.out_of_step is not None:
+            return _out_of_step_result(observation, clock)
         watched_checks = watch.after_judgement(watched.calls)
         if watched_checks.is_altered:
             return _unjudged_result(observation, watched_checks, clock)
@@ -63,10 +65,14 @@ def observe(
     """Make all calls of a case; return them with what they did to the process. Collective."""
     with clock.phase("inputs"):
         subject = make_subject(case, context)
-    watched = watch.run(
-        lambda: run_calls(subject, context, clock),
-        repeat=lambda calls: call_again(make_subject(case, context), calls),
-    )
+    try:
+        watched = watch.run(
+            lambda: run_calls(subject, context, clock),
+            repeat=lambda calls: call_again(make_subject(case, context), calls),
+        )
+    except CollectivesDiffer as error:
+        observation = Observation(subject=subject, context=context, calls=(), out_of_step=error)
+        return observation, Watched(calls=[])
     return Observation(subject=subject, context=context, calls=watched.calls), watched
 
 
@@ -110,6 +116,19 @@ def _unjudged_result(observation: Observation, watched: Watched, clock: Clock) -
         versions=versions_of(observation.subject.case),
         poisoned=True,
         unclear=watched.unclear,
+    )
+
+
+def _out_of_step_result(observation: Observation, clock: Clock) -> RankResult:
+    """Return the result of a case whose ranks are out of step, so that their groups are, too."""
+    return RankResult(
+        rank=observation.context.rank,
+        verdict=verdict(observation.findings),
+        findings=_reported(observation.findings),
+        seconds=clock.seconds,
+        members=observation.subject.layer.members,
+        versions=versions_of(observation.subject.case),
+        poisoned=True,
     )
 
 

@@ -81,6 +81,20 @@ def poisoned() -> Iterator[None]:
         _live, _earlier = before
 
 
+@contextmanager
+def suspended() -> Iterator[None]:
+    """Allocate plain buffers inside, also within `poisoned()`: for calls that are only traced once.
+
+    Not thread-safe.
+    """
+    global _live
+    before, _live = _live, None
+    try:
+        yield
+    finally:
+        _live = before
+
+
 def broken_guards() -> list[str]:
     """Return one line per overwritten guard band of the current `poisoned()`; [] outside."""
     messages = list(_earlier)

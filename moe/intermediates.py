@@ -79,6 +79,17 @@ def recording() -> Iterator[dict[str, Kept]]:
         _kept = before
 
 
+@contextmanager
+def suspended() -> Iterator[None]:
+    """Record nothing inside: what is kept there belongs to parts of a call. Not thread-safe."""
+    global _kept
+    before, _kept = _kept, None
+    try:
+        yield
+    finally:
+        _kept = before
+
+
 def is_recording() -> bool:
     """Return whether stages are recorded, so that a backend must store what it could fuse away."""
     return _kept is not None

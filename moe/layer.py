@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from moe import families, intermediates
+from moe import families, intermediates, side_stream
 from moe.adapters import check_adapters, check_choice
 from moe.all2all import ALL2ALL
 from moe.all2all.make import make_prepare_finalize
@@ -103,9 +103,11 @@ class FusedMoE:
         published = routing if self.kernel.tells_routing else None
         weights = None if published is None else published.topk_weights
         intermediates.keep("router", weights, copy=True)
+        dense = self.shared if isinstance(self.shared, SharedExperts) else None
+        pending = None if dense is None else side_stream.start(dense.forward, x)
         out = self._routed(x, routing)
-        if isinstance(self.shared, SharedExperts):
-            shared = self.shared.forward(x)
+        if pending is not None:
+            shared = pending()
             intermediates.keep("shared", shared)
             out = out + shared
         if not self.layer_spec.layout.sequence_parallel:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch.nn.functional import pad
 
-from moe import intermediates
+from moe import intermediates, micro_batches
 from moe.errors import MoEError
 from moe.routing import route, to_local_ids, weights_on_input, zeroed_padding
 from moe.spec import MODULAR, MONOLITHIC, PaddedSpec
@@ -57,6 +57,7 @@ class MoEKernel:
         early = self.quant.input_scale_is_local
         sent = self.quant.quantize_input(x, self.a1_scale) if early else _plain(x)
         dispatched = self.prepare_finalize.prepare(sent, routing)
+        micro_batches.switch()
         gathered = dispatched.x if early else self._quantize_gathered(dispatched)
         intermediates.keep("tokens", dispatched.tokens, copy=True)
         intermediates.keep("slots", dispatched.slots, copy=True)
@@ -66,7 +67,9 @@ class MoEKernel:
         partial = self.experts.run(replace(dispatched, x=gathered, routing=local))
         _check_output(self.experts, partial, gathered.shape)
         intermediates.keep("combine", partial, copy=True)  # the sum over ranks may overwrite it
+        micro_batches.switch()
         out = self.prepare_finalize.finalize(partial, dispatched)
+        micro_batches.switch()
         spec = self.experts.layer_spec
         return out[:, : spec.unpadded_hidden].contiguous() if isinstance(spec, PaddedSpec) else out
 

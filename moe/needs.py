@@ -71,6 +71,10 @@ class Needs:
     # Whether each token's low-rank adapter is known to the experts: carried with the token by an
     # all2all backend, added to its products by an experts backend. Checked for these two only.
     adapters: bool = False
+    # Ways of calling beside one call after another: `compile` (torch.compile makes one graph of
+    # it), `graph` (a CUDA graph captures it), `two_batches` (two calls take turns at its stages).
+    # Checked by who plans calls, for experts and all2all backends, routers and whole layers.
+    call_modes: frozenset[str] = frozenset()
     # Whether a dynamic scale over all rows of a call may be taken of the rows that reach a rank: an
     # all2all backend that brings every row to every rank. Checked for these only.
     spanning_scales: bool = False

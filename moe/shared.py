@@ -8,7 +8,7 @@ the experts backend instead, which computes them with the routed ones.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,6 +22,7 @@ from moe.types import Routing
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from moe.activations.base import Activation
     from moe.formats.quant_tensor import QuantTensor
     from moe.quant.base import QuantMethod
     from moe.spec import LayerSpec
@@ -38,16 +39,21 @@ class SharedExperts:
     quant: QuantMethod
     gate: Tensor | None = None  # [1, K] model dtype; None: no gate
     activation: str = "silu"  # a row of `moe.activations`
+    _activate: Activation = field(init=False)  # loaded once: calls that are traced import nothing
+    _gated: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_activate", ACTIVATIONS.load(self.activation)())
+        object.__setattr__(self, "_gated", ACTIVATIONS.row(self.activation).gated)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return this rank's partial sum, [T, K] in the model dtype. x: [T, K]."""
         product = self._product(x, self.weights.gate_up).float()
-        activate = ACTIVATIONS.load(self.activation)()
-        if ACTIVATIONS.row(self.activation).gated:
+        if self._gated:
             gate, up = product.chunk(2, dim=-1)
-            h = activate(gate, up)
+            h = self._activate(gate, up)
         else:
-            h = activate(product, None)
+            h = self._activate(product, None)
         y = self._product(h.to(x.dtype), self.weights.down)
         if self.gate is None:
             return y

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 GROUP = "moe.checks"
 TARGETS = (
+    "harness.checks.collectives:CHECK",
     "harness.checks.router_output:CHECK",
     "harness.checks.routing:CHECK",
     "harness.checks.output_dtype:CHECK",
@@ -27,6 +28,7 @@ TARGETS = (
     "harness.checks.tp_replicas:CHECK",
     "harness.checks.determinism:CHECK",
     "harness.checks.plain_call:CHECK",
+    "harness.checks.skew:CHECK",
     "harness.checks.quantization_applied:CHECK",
     "harness.checks.stages:CHECK",
     "harness.checks.stages:INSIDE",

@@ -14,6 +14,7 @@ from harness.record.result import Finding, Verdict, worst
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from harness.fixtures.collective_agreement import CollectivesDiffer
     from harness.fixtures.layer_call import Call
     from harness.fixtures.layer_under_test import Subject
     from harness.fixtures.rank_context import RankContext
@@ -25,13 +26,15 @@ FAILED_CALLS = 3  # of a rank that are examined in detail: a case of few tokens 
 class Observation:
     """Hold what is judged on one rank, and the findings of the checks that ran before.
 
-    findings: in table order; those with the verdict PASSED are evidence only.
+    findings: in table order; those with the verdict PASSED are evidence only. out_of_step: how the
+    collectives of ranks differed, which ended the calls; only checks that are not `of_calls` run.
     """
 
     subject: Subject
     context: RankContext
     calls: Sequence[Call]
     findings: tuple[Finding, ...] = ()
+    out_of_step: CollectivesDiffer | None = None
 
     def of(self, call: Call) -> tuple[Finding, ...]:
         """Return the findings of one call."""
@@ -62,8 +65,8 @@ class Check:
 
     run: returns findings, or none if all is well. collective: all ranks run it together, where it
     `applies` on every rank. by_reference: its findings depend on the reference, so that it runs
-    again for each alternative if a row states no numerics. phase: the timer that its run time is
-    added to.
+    again for each alternative if a row states no numerics. of_calls: it looks at calls, of which
+    some are missing if ranks were out of step. phase: the timer that its run time is added to.
     """
 
     name: str
@@ -71,6 +74,7 @@ class Check:
     applies: Callable[[Observation], bool] = always
     collective: bool = False
     by_reference: bool = True
+    of_calls: bool = True
     phase: str = "judge"
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from harness.checks import agreement
 from harness.checks.alternatives import fits_of, under
+from harness.fixtures.collective_agreement import CollectivesDiffer
 from harness.record.result import Finding, Verdict, worst
 
 if TYPE_CHECKING:
@@ -29,9 +30,18 @@ def judge(observation: Observation, table: Sequence[Check], clock: Clock) -> Obs
 
     If none fits, those with the fewest findings. Collective.
     """
+    try:
+        return _judged(observation, table, clock)
+    except CollectivesDiffer as error:  # in a call that a check made
+        return run_table(dataclasses.replace(observation, out_of_step=error), table, clock)
+
+
+def _judged(observation: Observation, table: Sequence[Check], clock: Clock) -> Observation:
     judged = run_table(observation, table, clock)
     by_reference = [check for check in table if check.by_reference]
-    if not observation.subject.candidates.several or _has_error(judged):
+    if observation.out_of_step is not None or _has_error(judged):
+        return judged
+    if not observation.subject.candidates.several:
         return judged
     if _is_right_everywhere(judged, by_reference):
         return judged
@@ -94,6 +104,8 @@ def run_table(observation: Observation, table: Iterable[Check], clock: Clock) ->
     for check in table:
         if check.collective and _has_error(observation):
             continue
+        if check.of_calls and observation.out_of_step is not None:
+            continue
         with clock.phase(check.phase):
             findings = _run(check, observation)
         observation = dataclasses.replace(observation, findings=(*observation.findings, *findings))
@@ -104,6 +116,8 @@ def _run(check: Check, observation: Observation) -> tuple[Finding, ...]:
     """Return the findings of a check; an exception in it is one of them."""
     try:
         return check.run(observation) if agreement.applies(check, observation) else ()
+    except CollectivesDiffer:
+        raise
     except Exception as error:
         head = f"the check {check.name!r} raised {type(error).__name__}: {error}"
         text = f"{head}\n{traceback.format_exc().strip()}"

@@ -96,10 +96,18 @@ def compile_matrix(args: argparse.Namespace) -> int:
     failed_cases = _follow(_worker(ids, args.cache, args.jobs or machine.usable_cores()), totals)
     print("\n".join(table(totals)))
     failures = [*failed_cases, *(f"{c}: {t}" for c, of in totals.items() for t in of.failures)]
+    failures += _idle(ids, totals)
     print("".join(f"FAILED {text}\n" for text in failures), end="")
     total = sum(of.done for of in totals.values())
     print(f"{total} binaries, {len(failures)} failure(s), {time.monotonic() - began:.1f} s")
     return ExitCode.FAILED if failures else ExitCode.PASSED
+
+
+def _idle(ids: dict[str, list[str]], totals: dict[str, ChipTotals]) -> Iterator[str]:
+    """Yield each chip whose cases launched no kernel at all: then nothing was shown."""
+    for chip, of_chip in ids.items():
+        if of_chip and not totals[chip].done and not totals[chip].failures:
+            yield f"{chip}: {len(of_chip)} case(s) launched no kernel, so nothing was compiled"
 
 
 def _check(names: Iterable[str], cache: Path) -> None:

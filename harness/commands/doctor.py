@@ -9,18 +9,20 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import ExitCode
+from harness.matrix.call_modes import CALL_MODES
 from harness.matrix.case_packages import packages_of_tables
 from harness.plan import machine
+from harness.plan.call_needs import call_mode
 from harness.plan.manifest import versions
 from moe import families
 from moe.platforms.cpu import interpreter_fault
 from moe.platforms.detect import devices
 from moe.quant import QUANT
-from moe.spec import DTYPE_BYTES, LayerSpec, Reason
+from moe.spec import DTYPE_BYTES, LayerSpec, Reason, first_refusal
 
 if TYPE_CHECKING:
     import argparse
@@ -55,6 +57,9 @@ def examine(_: argparse.Namespace) -> int:
         print(f"{member.family:<10} {member.name:<26} {_availability(member, fault)}")
         if fault:
             faults.append(f"{member.family} {member.name!r} cannot be imported: {fault}")
+    for name, reason in call_modes(local):
+        state = "available" if reason is None else f"no: {reason.code}: {reason.text}"
+        print(f"{'call':<10} {name:<26} {state}")
     for text in faults:
         print(f"PROBLEM    {text}")
     return ExitCode.INFRASTRUCTURE if faults else ExitCode.PASSED
@@ -83,7 +88,7 @@ def _availability(member: Member, fault: str | None) -> str:
         return f"no: {member.reason.code}: {member.reason.text}"
     if fault:
         return f"no: cannot_import: {fault}"
-    return "available" + (f" for {', '.join(member.takes)}" if member.takes else "")
+    return "available" + (f" with quant {', '.join(member.takes)}" if member.takes else "")
 
 
 def plain(quant: str = "none", dtype: str = "bf16") -> LayerSpec:
@@ -97,6 +102,13 @@ def plain(quant: str = "none", dtype: str = "bf16") -> LayerSpec:
         dtype=dtype,
         scheme=QUANT.row(quant).scheme,
     )
+
+
+def call_modes(local: machine.Machine) -> Iterator[tuple[str, Reason | None]]:
+    """Yield each call mode, and why no layer can be called so on this machine, or None."""
+    layer_spec = replace(plain(), shared_experts=1)
+    for name in CALL_MODES:
+        yield name, first_refusal(call_mode(local, name), layer_spec)
 
 
 def _members(platform: Platform) -> Iterator[Member]:

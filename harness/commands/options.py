@@ -37,7 +37,10 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
-        self.exit(ExitCode.USAGE, f"{self.prog}: {message}\n")
+        way_out = ""
+        if message.startswith("unrecognized arguments"):  # argparse shows no command's usage then
+            way_out = "; `python -m harness COMMAND --help` lists what a command takes"
+        self.exit(ExitCode.USAGE, f"{self.prog}: {message}{way_out}\n")
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -16,7 +16,7 @@ from typing import Any
 
 from harness.errors import CaseError
 from harness.matrix.axis import axes_of, axis, file_keys, value_error
-from harness.matrix.call_modes import CALL_MODES, EAGER
+from harness.matrix.call_modes import CALL_MODES, EAGER, RANDOM_MODES
 from harness.matrix.case_axes import (
     LEAST_WITH_SHARES,
     MOST_WITH_SHARES,
@@ -26,6 +26,7 @@ from harness.matrix.case_axes import (
 )
 from harness.matrix.case_id import parse_all
 from harness.matrix.features import NOTHING
+from harness.matrix.skews import BEFORE_CALLS, BEFORE_COLLECTIVES, NO_SKEW, SKEWS
 from moe.layers import COMPOSED, OWN
 from moe.layout import Layout
 from moe.quant import QUANT
@@ -36,6 +37,14 @@ from moe.spec import LayerSpec
 class MoETestConfig(FeatureAxes):
     """One case. Sizes are of the unsharded layer. Each field is declared as an `Axis`."""
 
+    skew: str = axis(
+        "skew",
+        "one rank after the other is late: before each call, or before each of its collectives",
+        default=NO_SKEW,
+        choices=SKEWS,
+        outputs_agree=True,
+        random_values=(*[NO_SKEW] * 8, BEFORE_CALLS, BEFORE_COLLECTIVES),
+    )
     seed: int = axis("seed", "seed of the inputs and weights", default=0, minimum=0)
     exact: bool = axis(
         "exact", "inputs whose sums are exact: outputs compared bit for bit", default=False
@@ -45,6 +54,7 @@ class MoETestConfig(FeatureAxes):
         "call mode: how the layer is called, whatever it is",
         default=EAGER,
         choices=tuple(CALL_MODES),
+        random_values=RANDOM_MODES,
         outputs_agree=True,
     )
     layer: str = axis(
@@ -160,7 +170,7 @@ class MoETestConfig(FeatureAxes):
             logits_dtype=self.logits_dtype,
             weights_input=self.weights_input,
             gate=self.gate,
-            padding=self.padding != NO_PADDING,
+            padding=self.padding != NO_PADDING or CALL_MODES[self.call].adds_padding,
             adapters=self.adapters,
             lora_rank=self.lora_rank,
             latent=self.latent,

@@ -11,7 +11,7 @@ from harness.errors import UsageError
 from harness.matrix.case import AXES
 from harness.matrix.features import missing_reason
 from harness.matrix.logit_rules import hidden_choice, logits_reason, unjudged_choice
-from harness.plan import row_needs
+from harness.plan import call_needs, row_needs
 from harness.plan.memo import axes_read
 from harness.plan.refusals import Judge
 from moe.errors import MoEError
@@ -32,6 +32,7 @@ ALL = frozenset(AXES)
 ASKED_BY: dict[Callable[..., object], frozenset[str]] = {
     row_needs.possible: frozenset(),
     row_needs.memory: frozenset(),
+    call_needs.call_mode: frozenset({"call"}),
     row_needs.unbroken_blocks: frozenset({"quant"}),
     row_needs.quant: frozenset({"quant"}),
     row_needs.exact_formats: frozenset({"quant", "exact"}),
@@ -55,12 +56,19 @@ def _hidden(case: MoETestConfig) -> Reason | None:
     return hidden_choice(case, EXPERTS.row(case.experts)) if is_named else None
 
 
+def _unnamed(case: MoETestConfig) -> Reason | None:
+    is_named = case.experts not in (AUTO, OWN)
+    return call_needs.unnamed_by(case, EXPERTS.row(case.experts)) if is_named else None
+
+
 # Rules that the judge applies to every case itself, not to its layer: what they read decides.
 RULES: tuple[Callable[[MoETestConfig], Reason | None], ...] = (
     _missing,
     logits_reason,
     unjudged_choice,
+    call_needs.unnamed_mode,
     _hidden,
+    _unnamed,
 )
 
 

@@ -25,6 +25,7 @@ _AXES = {
     "hidden": ("k",),
     "intermediate": ("n",),
     "scheme": ("quant",),
+    "padding": ("padding", "call"),
     "pads": ("quant", "layer"),
     "padded": (),  # computed when the layer is built
     "shared_scheme": ("shared_quant",),

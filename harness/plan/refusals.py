@@ -9,7 +9,8 @@ from harness.matrix.case import MoETestConfig
 from harness.matrix.features import missing_reason
 from harness.matrix.layout_words import check_share
 from harness.matrix.logit_rules import hidden_choice, logits_reason, unjudged_choice
-from harness.plan import row_needs
+from harness.matrix.skews import skew_refusal
+from harness.plan import call_needs, row_needs
 from harness.plan.memo import Remembered
 from moe.all2all import ALL2ALL
 from moe.errors import MoEError
@@ -46,7 +47,10 @@ class Judge:
             or missing_reason(case.missing)
             or logits_reason(case)
             or unjudged_choice(case)
+            or skew_refusal(case)
+            or call_needs.unnamed_mode(case)
             or self._refusal(row_needs.possible, "", case)
+            or self._refusal(call_needs.call_mode, case.call, case)
             or self._refusal(row_needs.unbroken_blocks, case.quant, case)
             or (self._refusal(row_needs.exact_formats, case.quant, case) if case.exact else None)
             or (
@@ -78,6 +82,7 @@ class Judge:
         return (
             self._refusal(row_needs.experts, case.experts, case)
             or hidden_choice(case, row_needs.backend(case.experts))
+            or call_needs.unnamed_by(case, row_needs.backend(case.experts))
             or self._refusal(row_needs.interpreter_time, case.experts, case)
             or self._small(case, case.experts)
             or self._refusal(row_needs.router, case.router, case)
@@ -138,6 +143,7 @@ class Judge:
         return lambda row: (
             self._refusal(row_needs.experts, row.name, case)
             or hidden_choice(case, row)
+            or call_needs.unnamed_by(case, row)
             or self._refusal(row_needs.interpreter_time, row.name, case)
             or self._small(case, row.name)
             or self._dispatch(row.name, case)

@@ -11,7 +11,15 @@ from moe.registry import Registry
 from moe.spec import ANY, BATCHED, STANDARD, MemberSpec, Needs, Numerics
 
 _SENT = Numerics(reduction="model")  # partial sums are sent and added in the layer's dtype
-_CARRIES = Needs(dtypes=ANY, formats=ANY, padding=True, adapters=True, moe_tp=True)
+# The host waits for the numbers of other ranks' rows, so that no graph can have an exchange in it.
+_CARRIES = Needs(
+    dtypes=ANY,
+    formats=ANY,
+    padding=True,
+    adapters=True,
+    moe_tp=True,
+    call_modes=frozenset({"two_batches"}),
+)
 _GATHERS = replace(_CARRIES, spanning_scales=True)
 
 ALL2ALL: Registry[MemberSpec] = Registry(
@@ -22,7 +30,9 @@ ALL2ALL: Registry[MemberSpec] = Registry(
             target="moe.all2all.local:Local",
             dispatch_format=STANDARD,
             carries_logits=True,
-            needs=replace(_GATHERS, max_world=1),
+            needs=replace(
+                _GATHERS, max_world=1, call_modes=frozenset({"compile", "graph", "two_batches"})
+            ),
             numerics=_SENT,
             deterministic=True,
         ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from moe.formats.model.spec import MODEL
 from moe.quant.base import QuantMethod
 from moe.types import Activations, ExpertWeights
 
@@ -19,4 +20,4 @@ class NoQuant(QuantMethod):
 
     def quantize_input(self, x: Tensor, a1_scale: Tensor | None) -> Activations:
         del a1_scale
-        return Activations(codes=x)
+        return Activations(codes=x, format=MODEL)

@@ -59,6 +59,12 @@ class RouterTruth(Protocol):
         """
 
 
+# Of a router in plain torch operations, none of which waits for a device.
+TORCH_NEEDS = Needs(
+    dtypes=ANY, formats=ANY, call_modes=frozenset({"compile", "graph", "two_batches"})
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class RouterSpec(MemberSpec):
     """Declare one router. Raises ValueError for an unknown word in `takes`.

@@ -19,6 +19,7 @@ from moe.spec import Numerics
 from tests.mistakes import (
     mistakes_activations,
     mistakes_all2all,
+    mistakes_calls,
     mistakes_experts,
     mistakes_functions,
     mistakes_groups,
@@ -29,6 +30,7 @@ from tests.mistakes import (
     mistakes_ranks,
     mistakes_routing,
     mistakes_scales,
+    mistakes_step,
     mistakes_values,
     mistakes_weighing,
     mistakes_weights,
@@ -65,6 +67,8 @@ FAMILIES = (
     mistakes_wiring,
     mistakes_all2all,
     mistakes_world,
+    mistakes_step,
+    mistakes_calls,
 )
 
 

@@ -4,7 +4,13 @@ from moe.routers.base import RouterSpec
 from moe.routing_method import LOGITS_DTYPE, OPTIONS, SCALE
 from moe.spec import ANY, Needs
 
-_NEEDS = Needs(features=frozenset({"triton"}), dtypes=ANY, formats=ANY, packages=("triton",))
+_NEEDS = Needs(
+    features=frozenset({"triton"}),
+    dtypes=ANY,
+    formats=ANY,
+    packages=("triton",),
+    call_modes=frozenset({"graph", "two_batches"}),
+)
 
 
 def _scored_by(name: str, class_name: str, *, sums_to_one: bool, truth: str) -> RouterSpec:

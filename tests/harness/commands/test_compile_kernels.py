@@ -114,6 +114,13 @@ def test_exit_codes(worker, tmp_path, capsys):
     assert compile_with(tmp_path, "torch_loop") == 4
 
 
+def test_a_chip_for_which_nothing_was_compiled_fails(worker, tmp_path, capsys):
+    worker.append({"recorded": {"sm90": 0}, "seconds": 0.5})
+    assert compile_with(tmp_path) == 1
+    text = "case(s) launched no kernel, so nothing was compiled"
+    assert text in capsys.readouterr().out
+
+
 def test_a_case_that_cannot_be_recorded_fails(worker, tmp_path, capsys):
     worker += [
         {"failed": "m:1: NotImplementedError: no data"},

@@ -32,8 +32,10 @@ def test_every_member_is_available_or_says_why_not(cpu, capsys):
         assert ("experts", row.name) in lines
     for row in QUANT:
         assert lines["quant", row.name].endswith("available")
-    assert lines["experts", "torch_grouped"].endswith("available for none")
-    assert lines["experts", "torch_loop"].endswith(f"available for {', '.join(QUANT.rows)}")
+    assert lines["experts", "torch_grouped"].endswith("available with quant none")
+    assert lines["experts", "torch_loop"].endswith(f"available with quant {', '.join(QUANT.rows)}")
+    assert lines["call", "two_batches"].endswith("available")
+    assert "no: call_mode_needs_device: call:graph needs a GPU" in lines["call", "graph"]
     refused = lines["experts", "flashinfer_cutlass"]
     assert refused.endswith(
         "no: platform_lacks_feature: needs cuda, fp8_mma, which cpu does not have"

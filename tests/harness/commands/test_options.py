@@ -45,7 +45,10 @@ def test_what_is_not_set_has_its_default(command, defaults):
     [
         ([], "required: COMMAND"),
         (["rnu"], "invalid choice: 'rnu'"),
-        (["run", "--suit", "smoke"], "unrecognized arguments: --suit"),  # no abbreviations
+        (
+            ["run", "--suit", "smoke"],
+            "unrecognized arguments: --suit smoke; `python -m harness COMMAND --help` lists",
+        ),
         (["run", "--slots", "two"], "give a whole number of at least 1, not 'two'"),
         (["fuzz", "--slots", "0"], "--slots: give a whole number of at least 1, not '0'"),
         (["compile", "--jobs", "-2"], "--jobs: give a whole number of at least 1, not '-2'"),

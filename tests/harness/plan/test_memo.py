@@ -269,6 +269,7 @@ CHANGED = {
     "router_scale": 2.5,
     "weights_input": True,
     "gate": True,
+    "call": "graph",
 }
 
 

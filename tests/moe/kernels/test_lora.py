@@ -78,5 +78,5 @@ def test_shapes_that_do_not_fit_are_errors():
     ):
         with pytest.raises(MoEError, match=text):
             check(*args)
-    with pytest.raises(MoEError, match=r"adapters is \[8\]; it must have one id for each of 9 rows"):
+    with pytest.raises(MoEError, match=r"adapters is \[8\]; it must have one id for each of 9"):
         add_lora(y, x, (ids, ids[1:, 0]), (a, b))

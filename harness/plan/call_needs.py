@@ -1,0 +1,127 @@
+"""Find why a layer cannot be called in a case's mode: the machine, the layer, or a member's row.
+
+A member's row names the modes that it stands in `call_modes` of its needs: what it does not name it
+does not support. No torch.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+from harness.matrix.call_modes import CALL_MODES
+from moe.all2all import ALL2ALL
+from moe.formats import FORMATS
+from moe.layers import COMPOSED, LAYERS
+from moe.routers import ROUTERS
+from moe.spec import Need, Reason, reads, resolve
+
+if TYPE_CHECKING:
+    from harness.matrix.call_modes import CallModeSpec
+    from harness.matrix.case import MoETestConfig
+    from harness.plan.machine import Machine
+    from moe.spec import LayerSpec, MemberSpec
+
+
+def call_mode(machine: Machine, name: str) -> tuple[Need, ...]:
+    """Return what a call mode needs of a machine and of a layer."""
+    mode, needs = CALL_MODES[name], []
+    if mode.on_device:
+        needs.append(Need.of(_no_device, mode, machine))
+    if mode.probe is not None and not machine.planned:
+        needs.append(Need.of(_probed, mode, machine))
+    if mode.splits_tokens:
+        needs.append(Need.of(_one_scale, mode))
+    if mode.is_of_shared:
+        needs.append(Need.of(_no_shared, mode))
+    return tuple(needs)
+
+
+@reads("layout")
+def _no_device(mode: CallModeSpec, machine: Machine, layer_spec: LayerSpec) -> Reason | None:
+    """Refuse a machine without GPUs, and ranks that share one."""
+    world = layer_spec.layout.world_size
+    if machine.platform.device == "cpu":
+        text = f"call:{mode.name} needs a GPU, which has streams; leave it out, or run on a GPU"
+    elif world > machine.devices:
+        text = (
+            f"call:{mode.name} needs a GPU for each of {world} ranks, not {machine.devices}: ranks "
+            "that share one exchange through the host; use a smaller layout"
+        )
+    else:
+        return None
+    return Reason(code="call_mode_needs_device", text=text)
+
+
+@reads()
+def _probed(mode: CallModeSpec, machine: Machine, _: LayerSpec) -> Reason | None:
+    reason: Reason | None = resolve(str(mode.probe))(machine)
+    return reason
+
+
+@reads("scheme")
+def _one_scale(mode: CallModeSpec, layer_spec: LayerSpec) -> Reason | None:
+    """Refuse a scale over all tokens of a call: parts of the call would have other scales."""
+    fmt = FORMATS[layer_spec.scheme.activations]
+    if not fmt.spans_rows:
+        return None
+    text = (
+        f"call:{mode.name} splits the tokens, and {fmt.name} has one scale for all of them; choose "
+        "a quant with static scales, or with scales for each token or group"
+    )
+    return Reason(code="call_mode_changes_scale", text=text)
+
+
+@reads("shared_experts", "shared_fused")
+def _no_shared(mode: CallModeSpec, layer_spec: LayerSpec) -> Reason | None:
+    """Refuse a layer that has no shared experts, or computes them with the routed ones."""
+    if layer_spec.shared_experts and not layer_spec.shared_fused:
+        return None
+    text = f"call:{mode.name} is about shared experts that are not fused; set shared_experts"
+    return Reason(code="no_shared_experts", text=text)
+
+
+def no_compiler(machine: Machine) -> Reason | None:
+    """Return why inductor cannot compile here, or None: on a CPU it needs a C++ compiler."""
+    if machine.platform.device != "cpu":
+        return None
+    names = (os.environ.get("CXX", ""), "g++", "clang++")
+    if any(shutil.which(name) for name in names if name):
+        return None
+    text = "call:compile needs a C++ compiler (CXX, g++ or clang++); install one, or use aot_eager"
+    return Reason(code="call_mode_needs_compiler", text=text)
+
+
+def unnamed_mode(case: MoETestConfig) -> Reason | None:
+    """Return why the all2all backend, the router or the whole layer refuses the mode, or None.
+
+    An all2all backend is asked only if there is somebody to exchange tokens with.
+    """
+    mode = CALL_MODES[case.call]
+    if case.layer != COMPOSED:
+        return _of_layer(case, mode)
+    if mode.word is None:
+        return None
+    exchanges = case.dp_size > 1 or case.pcp_size > 1 or case.sequence_parallel
+    of_all2all = unnamed_by(case, ALL2ALL.row(case.all2all)) if exchanges else None
+    return of_all2all or unnamed_by(case, ROUTERS.row(case.router))
+
+
+def unnamed_by(case: MoETestConfig, row: MemberSpec) -> Reason | None:
+    """Return why a row that does not name the case's mode refuses it, or None."""
+    mode = CALL_MODES[case.call]
+    if mode.word is None or mode.word in row.needs.call_modes:
+        return None
+    text = (
+        f"{row.name}: does not name {mode.word!r} in `call_modes` of its needs (call:{mode.name})"
+    )
+    return Reason(code="call_mode_unsupported", text=text)
+
+
+def _of_layer(case: MoETestConfig, mode: CallModeSpec) -> Reason | None:
+    """Return why a whole layer refuses the mode, or None."""
+    if mode.is_of_shared:
+        text = f"call:{mode.name} schedules the composed layer's parts; a whole layer has its own"
+        return Reason(code="call_mode_unsupported", text=text)
+    return unnamed_by(case, LAYERS.row(case.layer))
