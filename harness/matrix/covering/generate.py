@@ -66,6 +66,7 @@ class Generator:
             self.missing.remove_row(dict(row))
         self.fewest = max(map(len, self.missing.by_target.values()), default=0)
         made = tuple(self.rows())
+        self._tries *= 2  # what is taken out is little, and hard to put into few rows
         for _ in range(_ROUNDS):
             made = min(made, self._repacked(made, before), key=len)
         return made
