@@ -21,7 +21,8 @@ import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn as start_processes
 
 from harness.engine.forkserver_pool import PRELOAD, GangSpec, Pool
-from harness.engine.gang import Gang, GangDead, GangReady, State, watch
+from harness.engine.gang import Gang, State, watch
+from harness.engine.gang_notices import GangDead, GangReady
 from harness.engine.task_outcome import Ended, Outcome
 from harness.matrix.case import MoETestConfig
 from harness.record.result import RankResult, Verdict

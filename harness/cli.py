@@ -106,9 +106,10 @@ def _launch(
 ) -> int | None:
     """Run and record the remaining cases; return the exit code of an early end, or None."""
     from harness.engine import scheduler
+    from harness.engine.run_options import RunOptions
     from harness.record.cross_case import compared
 
-    options = scheduler.RunOptions(
+    options = RunOptions(
         log_dir=folder.log_dir,
         fail_fast=args.fail_fast,
         retries=selected.retries,

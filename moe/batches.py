@@ -11,6 +11,7 @@ follow from shapes, so that there is no device sync.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -111,6 +112,15 @@ def _roomy(blocks: Tensor, room: int) -> Tensor:
     wide = guarded_buffers.empty(shape, dtype=blocks.dtype, device=blocks.device)
     as_bytes(wide)[:, :rows] = as_bytes(blocks)
     return wide
+
+
+def with_adapters(batches: Batches, routing: Routing) -> Batches:
+    """Return the batches with the adapter of each row, if the tokens have adapters."""
+    if routing.adapters is None:
+        return batches
+    token = batches.slots.long() // routing.topk_ids.shape[1]  # -1 of rows that are not in use
+    padded = torch.cat([routing.adapters, routing.adapters.new_full((1,), -1)])
+    return replace(batches, adapters=padded[token])
 
 
 def _places(topk_ids: Tensor, num_local: int) -> tuple[Tensor, Tensor]:

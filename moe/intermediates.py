@@ -39,10 +39,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from moe.byte_views import as_bytes
+import torch
+
+from moe.byte_views import as_bytes, joined
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from torch import Tensor
 
@@ -55,6 +57,8 @@ STAGES = (
     *(*EXPERT_INPUTS, "gemm1", "activation", "second", "second_scale", "gemm2"),
     *("weighted", "combine", "finalize", "restored", "shared", "out"),
 )
+# Stages with a row for each (token, slot).
+_FLAT = ("gemm1", "activation", "second", "second_scale", "gemm2", "weighted")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +81,16 @@ def recording() -> Iterator[dict[str, Kept]]:
         yield _kept
     finally:
         _kept = before
+
+
+@contextmanager
+def recording_part() -> Iterator[dict[str, Kept]]:
+    """Record the stages kept inside apart, for `keep_joined`; nothing if nobody records."""
+    if _kept is None:
+        yield {}
+        return
+    with recording() as part:
+        yield part
 
 
 @contextmanager
@@ -111,6 +125,53 @@ def keep(
         if copy:
             value, rows = value.clone(), None if rows is None else rows.clone()
         _kept[stage] = Kept(value=value, rows=rows)
+
+
+def keep_joined(parts: Sequence[dict[str, Kept]], counts: Sequence[Sequence[int]]) -> None:
+    """Record the stages of calls that served some tokens each as those of one call.
+
+    parts: the recorded stages of each. counts: the tokens of each rank of the gather group in each
+    call. Rows follow each other in the order of the calls.
+    """
+    if _kept is None:
+        return
+    offset = 0
+    flat: list[dict[str, Kept]] = []
+    for part in parts:
+        flat.append({name: _moved(part[name], offset) for name in _FLAT if name in part})
+        offset += part["ids"].value.numel() if "ids" in part else 0
+    for name in STAGES:
+        kept = [part[name] for part in (flat if name in _FLAT else parts) if name in part]
+        if not kept or (name not in _FLAT and len(kept) < len(parts)):
+            continue
+        if kept[0].value.dim() == 0:  # a scale of all rows
+            keep(name, kept[0].value)
+            continue
+        values = [k.value for k in kept]
+        if name == "tokens":
+            values = [_renumbered(v, i, counts) for i, v in enumerate(values)]
+        rows = [k.rows for k in kept if k.rows is not None]
+        keep(name, joined(values), rows=torch.cat(rows) if rows else None, copy=False)
+
+
+def _moved(kept: Kept, offset: int) -> Kept:
+    """Return flat rows with the numbers that they have after `offset` others."""
+    if kept.value.dim() == 0:
+        return kept
+    rows = torch.arange(len(kept.value), device=kept.value.device)
+    rows = rows if kept.rows is None else kept.rows
+    return Kept(value=kept.value, rows=rows + offset)
+
+
+def _renumbered(tokens: Tensor, number: int, counts: Sequence[Sequence[int]]) -> Tensor:
+    """Return the numbers of tokens over all calls, of those over the ranks in one call."""
+    table = torch.tensor(counts, device=tokens.device)
+    ends = table[number].cumsum(dim=0)
+    rank = torch.searchsorted(ends, tokens.long().clamp(min=0), right=True)
+    rank = rank.clamp(max=len(ends) - 1)
+    of_rank = table.sum(dim=0).cumsum(dim=0) - table.sum(dim=0) + table[:number].sum(dim=0)
+    moved = tokens + (of_rank - (ends - table[number]))[rank]
+    return torch.where(tokens >= 0, moved, -1).to(tokens.dtype)
 
 
 def keep_batched(stage: str, value: Tensor | None, slots: Tensor) -> None:

@@ -207,6 +207,19 @@ def _formats() -> Registry[Format]:
     return formats
 
 
+@reads("chunk", "scheme")
+def _chunked_scale(layer_spec: LayerSpec) -> Reason | None:
+    """Refuse chunks of tokens if a dynamic scale is taken over all of them."""
+    activations = layer_spec.scheme.activations
+    if not layer_spec.chunk or not _formats().row(activations).spans_rows:
+        return None
+    text = (
+        f"{activations} activations have a scale over all tokens of a call, and tokens in chunks "
+        "would have others; leave `chunk` out"
+    )
+    return Reason(code="scale_spans_chunks", text=text)
+
+
 # Needs of every member.
 LAYER_NEEDS = tuple(
     Need.of(need)
@@ -215,6 +228,7 @@ LAYER_NEEDS = tuple(
         *(_impossible_groups, _several_weights, _no_columns_for_gate),
         *(_no_shared_experts, _fused_differently, _empty_shared_shard),
         *(_shared_scale, _shared_groups, _shared_blocks, _weighted_zero_experts),
+        _chunked_scale,
     )
 )
 

@@ -49,8 +49,26 @@ class MoEKernel:
     def apply(self, x: Tensor, routing: Routing) -> Tensor:
         """Return [T, K], summed over the gather group. Collective.
 
-        x: [T, K] this rank's tokens in the model dtype. routing: of `route`.
+        x: [T, K] this rank's tokens in the model dtype. routing: of `route`. If the layer has
+        chunks, every rank of the group makes as many calls as the one with the most tokens.
         """
+        size = self.experts.layer_spec.chunk
+        if not size:
+            return self._apply(x, routing)
+        totals = self.prepare_finalize.group.gather_counts(len(x), x.device)
+        starts = range(0, max(1, *totals), size)
+        counts = [[min(max(total - start, 0), size) for total in totals] for start in starts]
+        outputs, parts = [], []
+        for start in starts:
+            rows = slice(start, start + size)
+            with intermediates.recording_part() as stages:
+                outputs.append(self._apply(x[rows], _rows(routing, rows)))
+            parts.append(stages)
+        intermediates.keep_joined(parts, counts)
+        return torch.cat(outputs)
+
+    def _apply(self, x: Tensor, routing: Routing) -> Tensor:
+        """Return `apply` of tokens that pass at once."""
         x = _with_zeros(x, self.experts.layer_spec.hidden)
         if self.tells_routing and self.experts.layer_spec.weights_input:
             x, routing = weights_on_input(x, routing)
@@ -106,6 +124,15 @@ class MonolithicKernel(MoEKernel):
 
 # Kind of an experts backend -> class that runs it.
 KERNELS = {MODULAR: MoEKernel, MONOLITHIC: MonolithicKernel}
+
+
+def _rows(routing: Routing, rows: slice) -> Routing:
+    """Return the routing of some tokens."""
+    return Routing(
+        topk_ids=routing.topk_ids[rows],
+        topk_weights=routing.topk_weights[rows],
+        adapters=None if routing.adapters is None else routing.adapters[rows],
+    )
 
 
 def _check_output(experts: ExpertsBase, partial: Tensor, expected: tuple[int, ...]) -> None:

@@ -33,7 +33,7 @@ _PADDING = _SIZES | {"layout", "scheme", "pads", "roundup"}
 # Fields of Needs that are not checked for other families; `padding` and `adapters` are, for all2all
 # backends.
 EXPERTS_ONLY = ("activation_functions", "dequantizes", "routers", "layer_features")
-ALL2ALL_ONLY = ("spanning_scales",)
+ALL2ALL_ONLY = ("spanning_scales", "capacity")
 _PLAIN = (*EXPERTS_ONLY, *ALL2ALL_ONLY, "padding", "adapters", "moe_tp")
 UNQUANTIZED = frozenset({("model", "model")})
 
@@ -78,6 +78,8 @@ class Needs:
     # Whether a dynamic scale over all rows of a call may be taken of the rows that reach a rank: an
     # all2all backend that brings every row to every rank. Checked for these only.
     spanning_scales: bool = False
+    # Whether each expert may have a fixed number of rows. Checked for all2all backends only.
+    capacity: bool = False
     # Whether experts may be spread over some ranks and split over others (`moe_tp_size` of the
     # layout). Checked for experts and all2all backends only.
     moe_tp: bool = False
@@ -223,6 +225,15 @@ def _spanning_scales(_: Needs, __: Platform, layer_spec: LayerSpec) -> Reason | 
     return Reason(code="scale_spans_ranks", text=text)
 
 
+@reads("capacity")
+def _capacity(_: Needs, __: Platform, layer_spec: LayerSpec) -> Reason | None:
+    """Refuse a fixed capacity of experts."""
+    if not layer_spec.capacity:
+        return None
+    text = "has no blocks with a fixed number of rows (`capacity` in its needs)"
+    return Reason(code="capacity_unsupported", text=text)
+
+
 @reads("layout")
 def _moe_tp(_: Needs, __: Platform, layer_spec: LayerSpec) -> Reason | None:
     """Refuse experts that are spread over some ranks and split over others."""
@@ -301,6 +312,7 @@ _CHECKS: dict[str, tuple[object, Callable[[Needs, Platform, LayerSpec], Reason |
     "padding": (True, _padding),
     "adapters": (True, _adapters),
     "spanning_scales": (True, _spanning_scales),
+    "capacity": (True, _capacity),
     "moe_tp": (True, _moe_tp),
     "max_world": (None, _world),
     "hidden_multiple": (1, _hidden),

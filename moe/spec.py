@@ -100,6 +100,8 @@ class LayerSpec:
     adapters: int = 0  # low-rank adapters of the routed experts, of which a token has one or none
     lora_rank: int = 8  # their rank
     latent: int = 0  # L, width on which the routed experts work, see `moe.latent`; 0: that of K
+    chunk: int = 0  # tokens of a rank that pass through the routed experts at a time; 0: all
+    capacity: int = 0  # rows of each expert's block, of a batched all2all; 0: for all tokens
 
     @property
     def routing_method(self) -> RoutingMethod:

@@ -172,8 +172,11 @@ class Batches:
     x: codes [e, C, K]; scale [] or None as in `Activations`, or [e, C, groups] for row scales.
     counts: [e] int32 rows in use of each block, the first ones; other rows are undefined.
     slots: [e, C] int32 flat (token, slot) number of each row, -1 for rows that are not in use.
+    adapters: [e, C] int32 number of each row's low-rank adapter, -1 = none or not in use; None if
+        the layer has no adapters.
     """
 
     x: QuantTensor
     counts: Tensor
     slots: Tensor
+    adapters: Tensor | None = None

@@ -16,6 +16,7 @@ from harness.commands.fuzz_report import ALARMS
 from harness.commands.fuzz_shrink import TimeIsUp, batch, shrink
 from harness.engine import scheduler
 from harness.engine.gang import START_LIMIT
+from harness.engine.run_options import RunOptions
 from harness.plan.plan import TIME_LIMIT, make_plan
 from harness.record.cross_case import compared
 from harness.record.events import CaseEnded, CaseStarted, GangStarted, RunStarted
@@ -119,7 +120,7 @@ class Fuzzer:
 
     def _events(self, cases: list[MoETestConfig], until: float) -> closing[Generator[Event]]:
         plan = make_plan(cases, self.space.machine, time_limit=self.time_limit)
-        options = scheduler.RunOptions(
+        options = RunOptions(
             log_dir=self.folder.log_dir,
             slots=self.slots,
             devices=self.space.machine.devices,

@@ -13,12 +13,12 @@ from __future__ import annotations
 import itertools
 import selectors
 import time
-from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from harness.engine import hang_evidence
 from harness.engine.gang_channels import Link, Replies
+from harness.engine.gang_notices import GangDead, GangReady
 from harness.engine.hang_evidence import HangEvidence
 from harness.engine.messages import CheckSums, Done, Probe, RunTask
 from harness.engine.rank_bootstrap import KILL_LIMIT, MEMORY_LIMIT
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from harness.engine.forkserver_pool import GangSpec, Pool
+    from harness.engine.gang_notices import Notice
 
 START_LIMIT = 180.0  # seconds until all ranks are ready, including the forkserver's start
 GRACE = 2.0  # seconds for the other ranks to answer after one raised
@@ -44,23 +45,6 @@ class State(Enum):
     PROBING = auto()
     DYING = auto()
     DEAD = auto()
-
-
-@dataclass(frozen=True, kw_only=True)
-class GangReady:
-    seconds: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class GangDead:
-    reason: str
-    ready: bool  # whether all ranks were ready at any time
-    log: str  # the ranks' output, for a gang that was never ready
-    changed: bool = False  # whether its cached tensors changed, by an unknown task
-    unready: tuple[int, ...] = ()  # of a gang that was never ready: ranks that kept it from that
-
-
-Notice = GangReady | Outcome | GangDead
 
 
 class Gang:

@@ -41,6 +41,7 @@ class JobRun:
     gang: Gang | None = None
     number: int = 0  # the gang's
     failed_starts: int = 0
+    avoid: frozenset[int] = frozenset()  # devices on which none of its gangs started
     attempts: list[CaseResult] = field(default_factory=list)  # earlier ones of the current case
     ran: int = 0  # cases in this gang
     suspects: Suspects = field(default_factory=Suspects)

@@ -10,11 +10,11 @@ import dataclasses
 import itertools
 import time
 from collections import deque
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.engine.forkserver_pool import PRELOAD, GangSpec, Pool
-from harness.engine.gang import Gang, GangDead, GangReady, Notice, State, watch
+from harness.engine.gang import Gang, State, watch
+from harness.engine.gang_notices import GangDead, GangReady, Notice
 from harness.engine.job_run import JobRun, job_runs
 from harness.engine.slots import Slots
 from harness.engine.task_outcome import (
@@ -30,36 +30,12 @@ from harness.report import failure_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
+    from harness.engine.run_options import RunOptions
     from harness.plan.plan import Job, Plan
 
 START_ATTEMPTS = 2  # a job is given up after this many consecutive gangs failed to start
 _GOOD = (Verdict.PASSED, Verdict.FLAKY)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """How to run a plan.
-
-    log_dir: folder for logs of failed cases. retries: further attempts, each in a fresh gang.
-    slots: number of ranks that may run at once on each device; a CPU counts as one device, and a
-    gang with more ranks has its devices for itself. Where a job's gang leaves slots free, further
-    gangs take part of its cases. devices: GPUs that gangs are spread over; 0 = on a CPU, or one
-    gang at a time over all GPUs.
-    rank_options: passed to every rank as `RankContext.options`. executor: "module:function",
-    called in each rank with (case, context), returns a RankResult. until: when to stop, as in
-    `time.monotonic()`; cases still running then have no result.
-    """
-
-    log_dir: Path
-    fail_fast: bool = False
-    retries: int = 0
-    slots: int = 1
-    devices: int = 0
-    rank_options: dict[str, Any] = field(default_factory=dict)
-    executor: str = "harness.execute:run_case"
-    until: float | None = None
 
 
 def run(plan: Plan, options: RunOptions, pool: Pool | None = None) -> Iterator[Event]:
@@ -128,8 +104,8 @@ class _Launcher:
         """Start gangs for waiting jobs, in order, while slots are free."""
         while self._waiting:
             active = self._waiting[0]
-            if self._slots.can_hold(active.need):
-                active.share = self._slots.take(active.need)
+            if self._slots.can_hold(active.need, active.avoid):
+                active.share = self._slots.take(active.need, active.avoid)
                 if active.share is None:
                     return
             self._active.append(self._waiting.popleft())
@@ -204,10 +180,23 @@ class _Launcher:
         retired = self._slots.retired(active.share)
         if not retired and active.failed_starts >= START_ATTEMPTS:
             retired = self._slots.retire(active.share, ranks, active.need)
-        if not retired:
+        if retired:
+            self._wait_again(active)
+            return f"; no further gang uses device {', '.join(map(str, retired))}"
+        return self._move_from_all(active) if active.failed_starts >= START_ATTEMPTS else ""
+
+    def _move_from_all(self, active: JobRun) -> str:
+        """Let a job wait for none of its devices, if there are enough others; as `_move`.
+
+        Gangs failed on all of them, so the cause may be the job: others may use them all the same.
+        """
+        assert active.share is not None
+        avoid = active.avoid.union(active.share.devices)
+        if not self._slots.can_hold(active.need, avoid):
             return ""
+        active.avoid = avoid
         self._wait_again(active)
-        return f"; no further gang uses device {', '.join(map(str, retired))}"
+        return f"; its cases wait for devices other than {', '.join(map(str, sorted(avoid)))}"
 
     def _wait_again(self, active: JobRun) -> None:
         """Give a run's devices back, and let it be the first to get others."""

@@ -55,9 +55,12 @@ class Slots:
         """Return how many such gangs run at once if nothing else does."""
         return max(1, max(1, self.devices) * (self.per_device // need.slots) // need.width)
 
-    def take(self, need: Need) -> Share | None:
-        """Take slots on the devices with the most free ones; None if too few are free."""
-        fit = [device for device, free in self._free.items() if free >= need.slots]
+    def take(self, need: Need, avoid: frozenset[int] = frozenset()) -> Share | None:
+        """Take slots on the devices with the most free ones; None if too few are free.
+
+        avoid: devices that are not taken.
+        """
+        fit = [d for d, free in self._free.items() if free >= need.slots and d not in avoid]
         if len(fit) < need.width:
             return None
         chosen = sorted(sorted(fit, key=lambda device: -self._free[device])[: need.width])
@@ -87,6 +90,6 @@ class Slots:
         self._free = {device: free for device, free in self._free.items() if device in left}
         return sorted(devices)
 
-    def can_hold(self, need: Need) -> bool:
+    def can_hold(self, need: Need, avoid: frozenset[int] = frozenset()) -> bool:
         """Return whether enough devices are left for such a gang, once others have ended."""
-        return len(self._free) >= need.width
+        return len(self._free.keys() - avoid) >= need.width

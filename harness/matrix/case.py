@@ -114,7 +114,7 @@ class MoETestConfig(FeatureAxes):
     @property
     def layout(self) -> Layout:
         """How ranks share the work: `replace(**vars(layout))` of a case sets another."""
-        return Layout(**{name: getattr(self, name) for name in _LAYOUT_AXES})
+        return Layout(**{name: getattr(self, name) for name in LAYOUT_AXES})
 
     @property
     def router_experts(self) -> int:
@@ -176,6 +176,8 @@ class MoETestConfig(FeatureAxes):
             latent=self.latent,
             pads=QUANT.row(self.quant).pads and self.layer == COMPOSED,
             roundup=self.roundup,
+            chunk=self.chunk,
+            capacity=self.capacity,
         )
 
     @property
@@ -210,6 +212,6 @@ AXES = axes_of(MoETestConfig)
 FILE_KEYS = file_keys(AXES)
 TOKEN_COUNTS = AXES["tokens"].choices
 ONE_RANK_TOKENS = ("even", NO_TOKENS)  # those that differ where there is one DP rank
-_LAYOUT_AXES = tuple(field.name for field in dataclasses.fields(Layout))
+LAYOUT_AXES = tuple(field.name for field in dataclasses.fields(Layout))
 _QUANT_AXES = tuple(axis.name for axis in AXES.values() if axis.family == "quant")
 _BY_TOKEN = {axis.token: axis for axis in AXES.values()}

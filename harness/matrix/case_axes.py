@@ -267,3 +267,21 @@ class FeatureAxes(MainAxes):
         outputs_agree=True,
         simplest=(),
     )
+    chunk: int = axis(
+        "chunk",
+        "tokens of a rank that pass through the routed experts at a time; 0: all",
+        default=0,
+        minimum=0,
+        outputs_agree=True,
+        simplest=(0, 1, 2, 4, 16),
+        random_values=(0, 0, 0, 3),
+    )
+    capacity: int = axis(
+        "capacity",
+        "rows that each expert has room for, in an all2all with blocks; 0: for all tokens",
+        default=0,
+        minimum=0,
+        outputs_agree=True,
+        simplest=(0,),
+        random_values=(0,),
+    )

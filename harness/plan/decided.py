@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from harness.errors import UsageError
-from harness.matrix.case import AXES
+from harness.matrix.case import AXES, LAYOUT_AXES
 from harness.matrix.features import missing_reason
 from harness.matrix.logit_rules import hidden_choice, logits_reason, unjudged_choice
 from harness.plan import call_needs, row_needs
@@ -16,6 +16,7 @@ from harness.plan.memo import axes_read
 from harness.plan.refusals import Judge
 from moe.errors import MoEError
 from moe.experts import EXPERTS
+from moe.layer_needs import layout_refusal
 from moe.layers import OWN
 from moe.oracle import AUTO
 
@@ -61,8 +62,15 @@ def _unnamed(case: MoETestConfig) -> Reason | None:
     return call_needs.unnamed_by(case, EXPERTS.row(case.experts)) if is_named else None
 
 
+def _layout(case: MoETestConfig) -> Reason | None:
+    return layout_refusal(case.layout)
+
+
+# Properties of a case that rules read -> the axes that they are made from.
+_MADE_FROM = {"layout": frozenset(LAYOUT_AXES)}
 # Rules that the judge applies to every case itself, not to its layer: what they read decides.
 RULES: tuple[Callable[[MoETestConfig], Reason | None], ...] = (
+    _layout,
     _missing,
     logits_reason,
     unjudged_choice,
@@ -80,7 +88,7 @@ class _Reader:
         self.axes: frozenset[str] = frozenset()
 
     def __getattr__(self, name: str) -> object:
-        self.axes |= {name} if name in AXES else ALL
+        self.axes |= {name} if name in AXES else _MADE_FROM.get(name, ALL)
         return getattr(self._case, name)
 
 

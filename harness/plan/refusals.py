@@ -118,6 +118,10 @@ class Judge:
             name = LAYERS.row(case.layer).name
             text = f"{name}: a whole layer pads its weights by itself; leave `roundup` out"
             return Reason(code="roundup_unsupported", text=text)
+        if case.chunk or case.capacity:
+            name, word = LAYERS.row(case.layer).name, "chunk" if case.chunk else "capacity"
+            text = f"{name}: a whole layer has its own dispatch; leave `{word}` out"
+            return Reason(code=f"{word}_unsupported", text=text)
         return self._refusal(row_needs.layer, case.layer, case) or self._refusal(
             row_needs.quant, case.quant, case
         )

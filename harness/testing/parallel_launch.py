@@ -15,7 +15,8 @@ import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.engine.forkserver_pool import GangSpec, Pool
-from harness.engine.gang import Gang, GangReady, watch
+from harness.engine.gang import Gang, watch
+from harness.engine.gang_notices import GangReady
 from harness.engine.messages import Failed
 from harness.engine.rank_bootstrap import CALL, result_file
 from harness.engine.task_outcome import Outcome, rank_words

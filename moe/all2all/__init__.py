@@ -67,7 +67,7 @@ ALL2ALL: Registry[MemberSpec] = Registry(
             name="all_to_all_batched",
             target="moe.all2all.all_to_all_batched:AllToAllBatched",
             dispatch_format=BATCHED,
-            needs=_CARRIES,
+            needs=replace(_CARRIES, capacity=True),
             # Each expert's output is sent in the layer's dtype; the token's rank weighs and adds.
             numerics=Numerics(
                 expert="model",

@@ -21,9 +21,12 @@ def make_prepare_finalize(
     """Return the all2all backend of this name for one rank, which knows who holds which expert.
 
     group: this rank's group `gather` of the layout. capacity: rows that each expert has room for,
-    for a backend in the dispatch format `batched`; None: for all tokens of a call. Raises MoEError
-    for a capacity below 1 and for a group of another size than the layout's.
+    for a backend in the dispatch format `batched`; None: as the layer says, and if it says nothing,
+    for all tokens of a call. Raises MoEError for a capacity below 1 and for a group of another size
+    than the layout's.
     """
+    if capacity is None and layer_spec.capacity:
+        capacity = layer_spec.capacity
     if capacity is not None and capacity < 1:
         raise MoEError(
             f"capacity is {capacity}: no expert has room for a row; pass at least 1, or None for "

@@ -89,6 +89,7 @@ EXPERTS: Registry[MemberSpec] = Registry(
                 layer_features=_LAYER_FEATURES,
                 call_modes=frozenset({"graph", "two_batches"}),
                 padding=True,
+                adapters=True,
                 moe_tp=True,
                 packages=("triton",),
             ),

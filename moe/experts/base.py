@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 from moe.activations import ACTIVATIONS
-from moe.batches import from_batches, in_blocks, to_batches
+from moe.batches import from_batches, in_blocks, to_batches, with_adapters
 from moe.errors import MoEError
 from moe.types import TORCH_DTYPE
 
@@ -112,11 +112,11 @@ class BatchedExperts(ExpertsBase):
         if dispatched.block_counts is not None:
             rows = len(routing.topk_ids)
             batches = in_blocks(x, routing.topk_ids, dispatched.block_counts, self.capacity)
-            y = self.apply(batches)
+            y = self.apply(with_adapters(batches, routing))
             room = rows // max(self.num_local, 1)
             return y[:, :room].reshape(rows, y.shape[2])
         batches = to_batches(x, routing.topk_ids, self.num_local, self.capacity(len(x.codes)))
-        return from_batches(self.apply(batches), batches, routing)
+        return from_batches(self.apply(with_adapters(batches, routing)), batches, routing)
 
     def capacity(self, tokens: int) -> int:
         """Return C, the rows that each expert has room for; by default, for all tokens."""

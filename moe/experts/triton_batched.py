@@ -9,14 +9,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from moe import guarded_buffers, intermediates
+import torch
+
+from moe import adapters, guarded_buffers, intermediates
 from moe.experts.base import BatchedExperts
 from moe.experts.triton_steps import TritonSteps
-from moe.kernels.batched_gemm import batched_gemm
+from moe.formats.quant_tensor import dequantize
+from moe.kernels.batched_gemm import batched_gemm, by_row
+from moe.kernels.lora import add_lora
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
+    from moe.adapters import Adapters
+    from moe.formats.quant_tensor import QuantTensor
+    from moe.kernels.arranged import Arranged
     from moe.types import Activations, Batches
 
 
@@ -29,11 +38,10 @@ class TritonBatchedExperts(TritonSteps, BatchedExperts):
             shape = (experts, capacity, self.layer_spec.hidden)
             device = batches.x.codes.device
             return guarded_buffers.empty(shape, dtype=self.dtype, device=device)
-        slots, counts = batches.slots, batches.counts
-        w, dtype = self.weights, self.dtype
-        gate_up = batched_gemm(batches.x, self.gate_up, counts, dtype=dtype, bias=w.b13)
+        slots, counts, w = batches.slots, batches.counts, self.weights
+        gate_up = self._product(batches.x, self.gate_up, batches, (w.b13, adapters.first))
         activation, h = self.activated(gate_up, slots, counts)
-        y = batched_gemm(_unflattened(h, experts), self.down, counts, dtype=dtype, bias=w.b2)
+        y = self._product(_unflattened(h, experts), self.down, batches, (w.b2, adapters.second))
         stages = {"gemm1": gate_up.flatten(0, 1), "activation": activation, "second": h.codes}
         stages |= {"gemm2": y.flatten(0, 1)}
         for name, value in stages.items():
@@ -42,6 +50,30 @@ class TritonBatchedExperts(TritonSteps, BatchedExperts):
         keep = intermediates.keep_batched if has_rows else _keep_one
         keep("second_scale", h.block_scale, slots)
         return y
+
+    def _product(
+        self,
+        x: QuantTensor,
+        w: QuantTensor | Arranged,
+        batches: Batches,
+        more: tuple[Tensor | None, Callable[[Adapters], tuple[Tensor, Tensor]]],
+    ) -> Tensor:
+        """Return a product of the experts, [e, C, O] in the layer's dtype, with adapters' parts.
+
+        more: the bias, and what gives the product's matrices of adapters.
+        """
+        bias, matrices_of = more
+        held, counts = self.adapters, batches.counts
+        if held is None:
+            return batched_gemm(x, w, counts, dtype=self.dtype, bias=bias)
+        assert batches.adapters is not None, "a layer with adapters is given them"
+        y = batched_gemm(x, w, counts, dtype=torch.float32, bias=bias)
+        rows = by_row(x)
+        values = rows.codes if x.format.block is None else dequantize(rows)
+        experts = torch.arange(len(counts), dtype=torch.int32, device=counts.device)[:, None]
+        ids = torch.where(batches.slots >= 0, experts, -1).view(-1, 1)
+        add_lora(y.flatten(0, 1), values, (ids, batches.adapters.view(-1)), matrices_of(held))
+        return y.to(self.dtype)
 
 
 def _unflattened(h: Activations, experts: int) -> Activations:

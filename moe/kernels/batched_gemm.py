@@ -54,7 +54,7 @@ def batched_gemm(
         return y
     block_m = block_rows(capacity, 1, interpreted=INTERPRETED)
     blocks = experts * triton.cdiv(capacity, block_m)
-    product = product_of(_by_row(x), w, bias, Rows(block_m=block_m, blocks=blocks), tile)
+    product = product_of(by_row(x), w, bias, Rows(block_m=block_m, blocks=blocks), tile)
     tile = product.tile
     grid = (triton.cdiv(out, tile.block_n), triton.cdiv(capacity, tile.block_m), experts)
     launch(
@@ -77,10 +77,10 @@ def check_batched(x: QuantTensor, w: QuantTensor | Arranged, counts: Tensor) -> 
             f"counts are {list(counts.shape)} of {counts.dtype}; there must be one int32 for each "
             f"of {w.shape[0]} experts"
         )
-    check_operands(_by_row(x), w)
+    check_operands(by_row(x), w)
 
 
-def _by_row(x: QuantTensor) -> QuantTensor:
+def by_row(x: QuantTensor) -> QuantTensor:
     """Return batched rows [e, C, in] as a matrix [e * C, in] with its scales."""
     scale = x.scale
     if scale is not None and x.format.has_row_scales:
@@ -129,7 +129,7 @@ def batched_gemm_torch(
     experts, capacity, _ = x.codes.shape
     out = (experts, capacity, w.codes.shape[1])
     y = guarded_buffers.empty(out, dtype=dtype, device=x.codes.device)
-    values = values_of(_by_row(x)).view(experts, capacity, -1)
+    values = values_of(by_row(x)).view(experts, capacity, -1)
     matrices = values_of(w)
     for e, count in enumerate(counts.tolist()):
         total = values[e, :count] @ matrices[e].T

@@ -8,6 +8,7 @@ from moe import guarded_buffers
 from moe.all2all.all_to_all import AllToAll
 from moe.all2all.all_to_all_batched import AllToAllBatched
 from moe.all2all.naive import Naive
+from moe.moe_kernel import MoEKernel
 from tests.harness.checks import stage_faults
 from tests.mistakes.mistake import around, edited, mistake
 
@@ -81,3 +82,21 @@ def each_rank_takes_the_sums_of_the_other(patch):
         return real(self, partial.roll(len(partial) // 2, 0), dispatched)
 
     around(patch, Naive, "finalize", finalize)
+
+
+@mistake("last chunk left out", "vLLM #20392", "zeros", chunk=3, dp_size=2, use_ep=True)
+def the_last_tokens_that_fill_no_chunk_are_left_out(patch):
+    edited(
+        *(patch, MoEKernel, "apply"),
+        "outputs.append(self._apply(x[rows], _rows(routing, rows)))",
+        "outputs.append(self._apply(x[rows], _rows(routing, rows)) * (start + size <= len(x)))",
+    )
+
+
+@mistake("stale chunk", "vLLM #20392", chunk=3, **BLOCKS)
+def a_chunk_has_the_routing_of_the_first(patch):
+    edited(
+        *(patch, MoEKernel, "apply"),
+        "_rows(routing, rows)",
+        "_rows(routing, slice(0, len(x[rows])))",
+    )

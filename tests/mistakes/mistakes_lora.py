@@ -9,8 +9,8 @@ import torch
 from harness.fixtures import layer_build
 from moe import moe_kernel
 from moe.all2all.allgather_reducescatter import AllGatherReduceScatter
-from moe.experts import torch_loop, triton
-from tests.mistakes.mistake import SAYS, around, mistake
+from moe.experts import base, torch_loop, triton
+from tests.mistakes.mistake import NO_CAUSE, SAYS, around, mistake
 
 NO_REPORT = "none known"
 KIND = "low-rank adapters"
@@ -128,3 +128,14 @@ def adapters_lost_with_the_local_ids(patch):
         return dataclasses.replace(local, adapters=torch.full_like(local.adapters, -1))
 
     around(patch, moe_kernel.MoEKernel, "_local", forgotten)
+
+
+@mistake(KIND, NO_REPORT, NO_CAUSE, adapters=2, experts="triton_batched")
+def adapters_of_batches_read_by_slot(patch):
+    def by_slot(real, batches, routing):
+        right = real(batches, routing)
+        token = batches.slots.long() % len(routing.adapters)
+        wrong = torch.where(batches.slots < 0, -1, routing.adapters[token])
+        return dataclasses.replace(right, adapters=wrong)
+
+    around(patch, base, "with_adapters", by_slot)

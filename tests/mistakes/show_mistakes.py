@@ -21,6 +21,7 @@ if __name__ == "__main__":
 
 from harness.engine import scheduler
 from harness.engine.forkserver_pool import Pool
+from harness.engine.run_options import RunOptions
 from harness.plan import machine
 from harness.plan.plan import make_plan
 from harness.record.events import CaseEnded
@@ -85,7 +86,7 @@ def run(mistakes: list[Mistake], *, undeclared: bool = False) -> list[MemberSpec
     name = "run_undeclared" if undeclared else "run_case"
     found = {}
     with tempfile.TemporaryDirectory() as folder, Pool() as pool:
-        options = scheduler.RunOptions(
+        options = RunOptions(
             log_dir=Path(folder), executor=f"tests.mistakes.mistake_executor:{name}"
         )
         for seconds in sorted({m.seconds for m in mistakes}):

@@ -1,10 +1,12 @@
 """Rows sorted into a block for each expert, and back."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from moe import guarded_buffers
-from moe.batches import from_batches, to_batches
+from moe.batches import from_batches, to_batches, with_adapters
 from moe.errors import MoEError
 from moe.quant import QUANT
 from moe.quant.base import dequantize_activations
@@ -28,6 +30,17 @@ def test_rows_lie_in_the_block_of_their_expert_in_flat_order():
     assert made.x.codes.shape == (4, 3, 4)
     for e, row, token in ((0, 0, 0), (0, 1, 1), (0, 2, 2), (1, 0, 0), (2, 0, 2)):
         assert torch.equal(made.x.codes[e, row], x.codes[token])
+
+
+def test_each_row_has_its_tokens_adapter_and_a_row_that_is_not_in_use_none():
+    ids = torch.tensor([[0, 1], [-1, 0], [2, 0]], dtype=torch.int32)
+    made = to_batches(plain(3), ids, 4, 3)
+    routing = Routing(topk_ids=ids, topk_weights=torch.ones(3, 2))
+    assert with_adapters(made, routing) is made
+    numbered = replace(routing, adapters=torch.tensor([5, 7, -1], dtype=torch.int32))
+    of_rows = with_adapters(made, numbered).adapters
+    assert of_rows.dtype == torch.int32
+    assert of_rows.tolist() == [[5, 7, -1], [5, -1, -1], [-1, -1, -1], [-1, -1, -1]]
 
 
 def test_rows_that_are_not_in_use_are_never_written():

@@ -28,6 +28,31 @@ def test_what_is_kept_is_a_copy_unless_its_maker_says_that_it_is_fresh():
     assert kept["gemm2"].value is value
 
 
+def test_stages_of_several_calls_are_recorded_as_those_of_one():
+    """Two ranks have three and two tokens, of which two pass at a time, with k = 2."""
+    parts = []
+    for tokens, flat in (([0, 3, -1], [0, 3]), ([0], [1])):
+        with intermediates.recording() as part:
+            intermediates.keep("tokens", torch.tensor(tokens, dtype=torch.int32))
+            intermediates.keep("ids", torch.zeros(len(tokens), 2, dtype=torch.int32))
+            intermediates.keep("input_scale", torch.tensor(0.5))
+            intermediates.keep("gemm1", torch.tensor(flat)[:, None], rows=torch.tensor(flat))
+        parts.append(part)
+    counts = [[2, 2], [1, 0]]
+    with intermediates.recording() as kept:
+        intermediates.keep_joined(parts, counts)
+    # The last token of the first call is the second rank's second one; of all it is the fifth.
+    assert kept["tokens"].value.tolist() == [0, 4, -1, 2]
+    assert kept["ids"].value.shape == (4, 2)
+    assert kept["input_scale"].value.item() == 0.5
+    assert kept["gemm1"].rows.tolist() == [0, 3, 7]
+    del parts[1]["gemm1"]  # as of a backend that records nothing where it has no row
+    with intermediates.recording() as kept:
+        intermediates.keep_joined(parts, counts)
+    assert kept["gemm1"].rows.tolist() == [0, 3]
+    intermediates.keep_joined(parts, counts)  # while nobody records
+
+
 def test_nothing_is_kept_while_nobody_records():
     intermediates.keep("gemm1", torch.ones(2))
     with intermediates.recording() as kept:

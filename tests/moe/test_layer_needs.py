@@ -89,6 +89,11 @@ def refusal(**fields):
             "block_straddles_shard",
             "columns end at 100, inside",
         ),
+        (
+            {"chunk": 3, "scheme": Scheme(weights="fp8_tensor", activations="fp8_dynamic")},
+            "scale_spans_chunks",
+            "fp8_dynamic activations have a scale over all tokens of a call",
+        ),
     ],
 )
 def test_each_misfit_has_a_code_and_a_remedy(fields, code, text):
@@ -102,6 +107,7 @@ def test_each_misfit_has_a_code_and_a_remedy(fields, code, text):
     [
         {},
         {"top_k": 9, "zero_experts": 1},
+        {"chunk": 3},
         {"shared_experts": 1, "shared_fused": True, "shared_gate": True},
         {"shared_experts": 2, "shared_scheme": BLOCKS, "layout": Layout(tp_size=2)},
         {

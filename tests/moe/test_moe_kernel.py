@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 
+from moe import intermediates
 from moe.experts import EXPERTS
 from moe.moe_kernel import KERNELS, MoEKernel, MonolithicKernel
 from moe.spec import KINDS
@@ -75,3 +76,25 @@ def test_experts_take_the_bundle_that_was_prepared_with_local_ids(monkeypatch):
     (bundle,) = bundles
     assert bundle.routing.topk_ids.tolist() == [[3, 0]]
     assert bundle.counts == (1,)
+
+
+def test_tokens_in_chunks_give_the_same_bits_with_the_stages_of_all():
+    routing = Routing(
+        topk_ids=torch.tensor([[0, 1], [2, 3], [1, -1], [3, 0], [2, 1]], dtype=torch.int32),
+        topk_weights=torch.rand(5, 2, generator=torch.Generator().manual_seed(0)),
+    )
+    x = torch.randn(5, 64, generator=torch.Generator().manual_seed(1)).bfloat16()
+    outs, stages = [], []
+    for chunk in (0, 2, 5, 9):
+        spec = dataclasses.replace(layer_spec(), chunk=chunk)
+        with intermediates.recording() as kept:
+            outs.append(build(spec, members()).kernel.apply(x, routing))
+        stages.append(kept)
+    assert all(torch.equal(out, outs[0]) for out in outs)
+    for name in ("ids", "weights", "input", "combine"):
+        assert all(torch.equal(kept[name].value, stages[0][name].value) for kept in stages), name
+    assert build(spec, members()).kernel.apply(x[:0], _none(routing)).shape == (0, 64)
+
+
+def _none(routing):
+    return Routing(topk_ids=routing.topk_ids[:0], topk_weights=routing.topk_weights[:0])

@@ -126,6 +126,13 @@ def test_needs_ask_only_for_what_they_name():
     assert next(need.reads for need in plain.asked(CHIP, leave_out=())) == {"activation"}
 
 
+def test_a_fixed_capacity_needs_an_all2all_with_blocks():
+    layer = layer_spec(capacity=8)
+    assert all2all_refusal(Needs(), layer, CHIP).code == "capacity_unsupported"
+    assert all2all_refusal(Needs(capacity=True), layer, CHIP) is None
+    assert experts_refusal(Needs(), layer, CHIP) is None
+
+
 def test_a_scale_over_all_rows_needs_an_all2all_that_brings_them():
     scheme = Scheme(weights="fp8_tensor", activations="fp8_dynamic")
     layer = layer_spec(scheme=scheme)

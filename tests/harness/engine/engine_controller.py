@@ -9,7 +9,8 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[3])]
 
-from harness.engine.scheduler import RunOptions, run  # noqa: E402
+from harness.engine.run_options import RunOptions  # noqa: E402
+from harness.engine.scheduler import run  # noqa: E402
 from tests.harness.engine.engine_faults import case  # noqa: E402 - the search path comes first
 from tests.harness.engine.engine_tools import EXECUTOR, plan  # noqa: E402
 

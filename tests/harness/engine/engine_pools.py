@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from harness.engine.forkserver_pool import GangSpec
-from harness.engine.gang import GangReady, State, watch
+from harness.engine.gang import State, watch
+from harness.engine.gang_notices import GangReady
 from harness.testing.parallel_launch import _Warm
 from tests.harness.engine.engine_tools import wait_for
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from harness.engine.forkserver_pool import Pool
-from harness.engine.scheduler import RunOptions, run
+from harness.engine.run_options import RunOptions
+from harness.engine.scheduler import run
 from harness.record.events import CaseEnded
 
 HERE = Path(__file__).parent

@@ -11,7 +11,8 @@ import pytest
 
 from harness.engine import process_tree, scheduler
 from harness.engine.job_run import BATCH
-from harness.engine.scheduler import RunOptions, run
+from harness.engine.run_options import RunOptions
+from harness.engine.scheduler import run
 from harness.record.events import CaseEnded, CaseStarted, GangEnded, GangStarted
 from harness.record.result import Verdict
 from tests.harness.engine.engine_faults import case
@@ -281,13 +282,15 @@ def test_on_four_devices_two_gangs_of_two_ranks_run_at_once(tmp_path):
     assert sorted(started) == [[0, 1], [2, 3]]
 
 
-def breaks_on(devices, monkeypatch, tmp_path):
+def breaks_on(devices, monkeypatch, tmp_path, *, together=False):
     """Let the ranks of gangs on these devices fail at their start."""
     (tmp_path / "broken_device.py").write_text("raise RuntimeError('no such device')\n")
     monkeypatch.syspath_prepend(tmp_path)
 
     def gang(pool, spec):
-        if devices & set(spec.devices):
+        used = set(spec.devices)
+        is_hit = devices == used if together else bool(devices & used)
+        if is_hit:
             spec = dataclasses.replace(spec, executor="broken_device:run_case")
         return real(pool, spec)
 
@@ -306,6 +309,27 @@ def test_a_device_on_which_no_gang_starts_is_used_no_more(tmp_path, monkeypatch)
     assert sum(reason.endswith("; no further gang uses device 0") for reason in why) == 1
 
 
+def test_a_pair_of_devices_on_which_no_gang_starts_loses_no_case(tmp_path, monkeypatch):
+    """Both devices may work, and only the link between them does not."""
+    breaks_on({0, 1}, monkeypatch, tmp_path, together=True)
+    cases = [case("none", world=2, m=m) for m in range(1, 13)]
+    events = events_of(plan(*cases), tmp_path, devices=4)
+    assert [result.verdict for result in results(events).values()] == [Verdict.PASSED] * 12
+    assert (0, 1) not in {tuple(e.devices) for e in events if isinstance(e, GangStarted)}
+    why = [e.reason for e in events if isinstance(e, GangEnded)]
+    moved = ("; its cases wait for devices other than 0, 1", "; no further gang uses device")
+    assert sum(any(words in reason for words in moved) for reason in why) == 1
+
+
+def test_a_job_that_starts_on_no_devices_is_infra_after_all_were_tried(tmp_path, monkeypatch):
+    breaks_on({0, 1, 2, 3}, monkeypatch, tmp_path)
+    cases = [case("none", world=2, m=m) for m in (1, 2)]
+    events = events_of(plan(*cases), tmp_path, devices=4)
+    found = results(events)
+    assert [result.verdict for result in found.values()] == [Verdict.INFRA] * 2
+    assert all("no such device" in result.messages[0] for result in found.values())
+
+
 def test_without_a_device_left_cases_are_infra(tmp_path, monkeypatch):
     breaks_on({0, 1}, monkeypatch, tmp_path)
     cases = [case("none", world=1, m=m) for m in (1, 2)]
@@ -317,12 +341,13 @@ def test_without_a_device_left_cases_are_infra(tmp_path, monkeypatch):
 
 
 def test_fail_fast_ends_all_gangs_of_a_job(tmp_path):
-    healthy = [case("none", world=1, m=m) for m in range(4 * BATCH, 0, -1)]
-    cases = [case("fail", world=1, m=4096), *healthy]  # the longest ones first
+    """The other gang's cases never end by themselves: none is faster than the failure."""
+    others = [case("ignore_sigterm", world=1, m=m) for m in (3, 2, 1)]
+    cases = [case("fail", world=1, m=4096), *others]  # the longest ones first
     found = results(events_of(plan(*cases), tmp_path, slots=2, fail_fast=True))
     assert sorted(found) == sorted(c.id for c in cases)
     assert found[cases[0].id].verdict is Verdict.FAILED
-    assert found[cases[-1].id].reason == "fail_fast"
+    assert {found[other.id].reason for other in others} == {"fail_fast"}
 
 
 def test_ranks_that_run_at_once_share_the_cores(tmp_path):

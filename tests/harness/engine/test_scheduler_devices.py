@@ -12,7 +12,8 @@ from types import SimpleNamespace
 import pytest
 
 from harness.engine import device_memory
-from harness.engine.scheduler import RunOptions, run
+from harness.engine.run_options import RunOptions
+from harness.engine.scheduler import run
 from harness.record.events import CaseEnded, CaseStarted, GangEnded, GangStarted
 from harness.testing.parallel_launch import parallel_launch, shutdown
 from tests.harness.engine.engine_device_faults import case, used_device

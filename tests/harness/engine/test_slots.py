@@ -81,3 +81,13 @@ def test_a_device_on_which_gangs_cannot_start_is_retired_unless_too_few_are_left
     assert table.retire(Share(devices=(2,), slots=1), (0,), one) == [2]
     assert not table.can_hold(two)
     assert table.can_hold(one)
+
+
+def test_devices_that_a_job_avoids_are_left_to_others():
+    table = Slots(1, 4)
+    two, avoid = Need(width=2, slots=1), frozenset({0, 1})
+    assert table.can_hold(two, avoid)
+    assert table.take(two, avoid).devices == (2, 3)
+    assert table.take(two, avoid) is None
+    assert table.take(two).devices == (0, 1)
+    assert not table.can_hold(two, frozenset({0, 1, 2}))

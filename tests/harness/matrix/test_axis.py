@@ -63,7 +63,7 @@ def test_layouts_members_tokens_and_call_modes_are_those_that_agree() -> None:
     assert {axis.name for axis in AXES.values() if axis.outputs_agree} == {
         *("m", "tokens", "experts", "all2all"),
         *("dp_size", "tp_size", "use_ep", "sequence_parallel", "call", "roundup"),
-        "shared_fused",
+        *("shared_fused", "chunk", "capacity", "pcp_size", "moe_tp_size", "skew"),
     }
 
 
@@ -74,6 +74,9 @@ def test_no_field_is_drawn_twice_or_never() -> None:
         "renormalize",
         "expert_bias",
         "roundup",
+        "chunk",
+        "capacity",
+        "skew",
         "call",
     ]
 

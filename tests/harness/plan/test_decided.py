@@ -28,6 +28,8 @@ VALUES = {
     "tp_size": (1, 2, 3),
     "use_ep": (False, True),
     "sequence_parallel": (False, True),
+    "pcp_size": (1, 2),
+    "moe_tp_size": (1, 2, 3),
     "shared_experts": (0, 1),
     "renormalize": (False, True),
     "router": tuple(families.table("router").rows),
@@ -89,6 +91,15 @@ def test_a_rule_on_the_case_itself_is_decided_by_what_it_reads():
     code, axes = judge.refused(PLAIN.replace(router_bias=True, logits="large"))
     assert code == "logits_unsupported"
     assert {"logits", "router_bias"} <= axes <= ALL - {"experts", "m", "dp_size"}
+
+
+def test_a_rule_that_asks_for_the_layout_is_decided_by_its_axes_and_not_by_all():
+    judge = DecidingJudge(planned_for("cpu"))
+    layout = {"dp_size", "pcp_size", "tp_size", "use_ep", "sequence_parallel", "moe_tp_size"}
+    assert judge.refused(PLAIN.replace(moe_tp_size=2)) == ("moe_tp_impossible", layout)
+    code, axes = judge.refused(PLAIN.replace(exact=True, quant="fp8_tensor", tp_size=3, n=100))
+    assert code == "exact_unsupported"
+    assert axes <= layout | {"exact", "gate", "quant", "n", "activation"}
 
 
 def test_a_reason_that_no_known_rule_gives_is_decided_by_all_axes(monkeypatch):

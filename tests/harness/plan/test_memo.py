@@ -135,6 +135,8 @@ def sample(count, seed=0):
         "gate": (False, False, False, True),
         "padding": ("none", "none", "none", "end"),
         "roundup": (1, 1, 64),
+        "chunk": (0, 0, 3),
+        "capacity": (0, 0, 0, 600),
         "exact": (False, False, True),
         **{name: names[name] for name in ("all2all", "quant", "router", "activation")},
         "experts": (*names["experts"], "auto"),

@@ -1,5 +1,7 @@
 """The factory: what it tells a member, and what it refuses."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -41,7 +43,10 @@ def test_a_rank_without_experts_holds_none():
 def test_a_capacity_of_no_row_and_another_group_are_errors():
     spec = layer_spec(Layout(dp_size=2, use_ep=True))
     for capacity in (0, -3):
-        with pytest.raises(MoEError, match=f"capacity is {capacity}: .* pass at least 1, or None"):
+        with pytest.raises(MoEError, match=rf"capacity is {capacity}: .* pass at least 1, or None"):
             make_prepare_finalize("naive", spec, 0, ALONE, capacity=capacity)
+    alone = dataclasses.replace(layer_spec(Layout()), capacity=7)
+    assert make_prepare_finalize("local", alone, 0, ALONE).capacity == 7
+    assert make_prepare_finalize("local", alone, 0, ALONE, capacity=2).capacity == 2
     with pytest.raises(MoEError, match=r"1 rank\(s\), and the layout gathers over 2, ranks 0, 1"):
         make_prepare_finalize("naive", spec, 0, ALONE)
