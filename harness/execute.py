@@ -32,6 +32,7 @@ from moe.numerics import declaration
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from harness.fixtures.layer_call import Call
     from harness.fixtures.layer_under_test import Subject
     from harness.fixtures.rank_context import RankContext
     from harness.matrix.case import MoETestConfig
@@ -154,11 +155,19 @@ def _metrics(observation: Observation) -> dict[str, float]:
 
 def _self_check(observation: Observation) -> tuple[Proof, ...]:
     """Return whether the checks reject known wrong outputs; nothing unless the case passed."""
-    subject, call = observation.subject, observation.calls[0]
+    subject, call = observation.subject, _proved(observation.calls)
     if observation.verdict(call) is not Verdict.PASSED:
         return ()
     scene = scene_of(subject.case, observation.context.rank, call, subject.reference)
     return prove(dataclasses.replace(scene, candidates=subject.candidates))
+
+
+def _proved(calls: Sequence[Call]) -> Call:
+    """Return the call whose data prove the checks: the first; the last, where experts have moved.
+
+    Only then is there an earlier place that a token could wrongly be sent to.
+    """
+    return calls[-1] if calls[-1].earlier else calls[0]
 
 
 def _assumed(subject: Subject) -> str | None:

@@ -94,6 +94,19 @@ class Group:
         local_count = torch.tensor([count], dtype=torch.int64, device=device)
         return tuple(self.all_gather(local_count).tolist())
 
+    def send(self, x: Tensor, to: int) -> dist.Work:
+        """Start to send x to the rank at position `to`; x must stay unchanged until the end."""
+        return _posted(dist.isend(x, group=self.handle, group_dst=to))
+
+    def receive(self, x: Tensor, source: int) -> dist.Work:
+        """Start to receive x from the rank at position `source`, in the order of its sends."""
+        return _posted(dist.irecv(x, group=self.handle, group_src=source))
+
+
+def _posted(work: dist.Work | None) -> dist.Work:
+    assert work is not None, "this rank is in the group"
+    return work
+
 
 ALONE = Group(handle=None, size=1, rank=0)
 
@@ -113,8 +126,13 @@ class Groups:
 
 def make_groups(layout: Layout, rank: int, *, staged: bool) -> Groups:
     """Create this rank's groups. Collective over the default group, with equal layouts."""
-    gather, tp = (_group(layout.partition(name), rank, staged) for name in ("gather", "tp"))
+    gather, tp = (make_group(layout, name, rank, staged=staged) for name in ("gather", "tp"))
     return Groups(gather=gather, tp=tp)
+
+
+def make_group(layout: Layout, name: str, rank: int, *, staged: bool) -> Group:
+    """Create this rank's group of a name of `moe.layout.GROUPS`. Collective, as `make_groups`."""
+    return _group(layout.partition(name), rank, staged)
 
 
 def _group(parts: Partition, rank: int, staged: bool) -> Group:

@@ -5,6 +5,7 @@ their buffers; outside it does nothing. Stages, in order:
 
     router          [T, k]   router weights of this rank's tokens
     latent          [T, L]   this rank's tokens, projected to the latent width, if there is one
+    replicas        [T, k]   physical ids of the chosen replicas, of a layer with load balancing
     tokens          [G]      token of each gathered row, numbered over the ranks of the gather group
                              in rank order, -1 = padding; slots [G]: its slot, if a row has only one
     ids             [G, k]   local expert ids, -1 = not on this rank, or padding
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 
 # Recorded by the layer before it calls the experts.
 EXPERT_INPUTS = (
-    *("router", "latent", "tokens", "slots", "ids", "weights", "adapters"),
+    *("router", "latent", "replicas", "tokens", "slots", "ids", "weights", "adapters"),
     *("input", "input_scale"),
 )
 STAGES = (

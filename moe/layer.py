@@ -16,6 +16,7 @@ from moe import families, intermediates, side_stream
 from moe.adapters import check_adapters, check_choice
 from moe.all2all import ALL2ALL
 from moe.all2all.make import make_prepare_finalize
+from moe.eplb.slots import Slots
 from moe.errors import MoEError, RefusedError
 from moe.experts import EXPERTS
 from moe.experts.base import check_set_up
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
     from moe.adapters import Adapters
     from moe.collectives import Groups
+    from moe.experts.base import ExpertsBase
     from moe.quant.base import QuantMethod
     from moe.routers.base import Router
     from moe.spec import LayerSpec, MemberSpec, Platform
@@ -202,6 +204,7 @@ def build(
         quant=quant,
         expert_map=_expert_map(layer_spec, rank, weights.w13.device),
         a1_scale=weights.a1_scale,
+        slots=_slots(layer_spec, rank, experts, weights.w13.device),
     )
     router = ROUTERS.load(layer_spec.router)()
     routes = router if kernel.tells_routing else experts
@@ -220,9 +223,24 @@ def _features(row: MemberSpec, w: Tensor) -> frozenset[str]:
 
 
 def _expert_map(layer_spec: LayerSpec, rank: int, device: torch.device) -> Tensor:
-    """Return the local id of each global expert, [E] int32; -1 = not on this rank."""
-    local = layer_spec.placement.expert_map(layer_spec.layout.ep_rank(rank))
+    """Return the local id of each global expert, [E] int32; -1 = not on this rank.
+
+    With load balancing it is that of each physical expert, [P], which never changes.
+    """
+    placement, ep_rank = layer_spec.placement, layer_spec.layout.ep_rank(rank)
+    local = (placement.local_ids if layer_spec.is_balanced else placement.expert_map)(ep_rank)
     return torch.tensor(local, dtype=torch.int32, device=device)
+
+
+def _slots(
+    layer_spec: LayerSpec, rank: int, experts: ExpertsBase, device: torch.device
+) -> Slots | None:
+    """Return what load balancing changes in a rank's experts, or None for a layer without it."""
+    if not layer_spec.is_balanced:
+        return None
+    ep_rank = layer_spec.layout.ep_rank(rank)
+    placement, window = layer_spec.placement, layer_spec.eplb_window
+    return Slots.of(placement, ep_rank, experts.expert_tensors, window=window, device=device)
 
 
 def shard_weights(

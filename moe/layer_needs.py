@@ -202,6 +202,59 @@ def _shared_blocks(layer_spec: LayerSpec) -> Reason | None:
     return None
 
 
+@reads("eplb", "redundant", "layout", "num_experts", "shared_fused", "adapters", "chunk")
+def _not_balanced(layer_spec: LayerSpec) -> Reason | None:
+    """Refuse load balancing that has nothing to do, or slots and groups that do not divide."""
+    if layer_spec.eplb == "none":
+        if layer_spec.redundant == 0:
+            return None
+        text = f"redundant {layer_spec.redundant} without eplb; name a policy, or leave it out"
+        return Reason(code="redundant_needs_eplb", text=text)
+    layout, slots = layer_spec.layout, layer_spec.num_experts + layer_spec.redundant
+    ranks = len(layout.group("ep", 0))
+    if ranks == 1:
+        text = "eplb spreads experts over EP ranks, and there is one; set use_ep, or leave it out"
+        return Reason(code="eplb_needs_ep", text=text)
+    if slots % ranks:
+        text = (
+            f"eplb: {layer_spec.num_experts} experts and {layer_spec.redundant} redundant ones are "
+            f"{slots} slots, which {ranks} ranks do not divide; choose another redundant"
+        )
+        return Reason(code="eplb_slots_uneven", text=text)
+    if slots // ranks >= layer_spec.num_experts:
+        text = (
+            f"eplb: each of {ranks} ranks has {slots // ranks} slots for {layer_spec.num_experts} "
+            "experts, so that all ranks can hold all of them; choose a smaller redundant"
+        )
+        return Reason(code="eplb_nothing_to_move", text=text)
+    moved = {
+        "shared_fused": layer_spec.shared_fused,
+        "adapters": layer_spec.adapters > 0,
+        "chunk": layer_spec.chunk > 0,  # its parts would count as calls
+    }
+    names = ", ".join(name for name, is_there in moved.items() if is_there)
+    if names:
+        text = f"eplb moves the weights of routed experts and counts calls, without {names}"
+        return Reason(code="eplb_unsupported", text=text)
+    return None
+
+
+@reads("eplb", "layout", "num_experts", "router_groups")
+def _groups_on_nodes(layer_spec: LayerSpec) -> Reason | None:
+    """Refuse groups of experts that nodes, one for each DP rank, do not divide."""
+    layout, groups, experts = layer_spec.layout, layer_spec.router_groups, layer_spec.num_experts
+    nodes, ranks = layout.dp_size, len(layout.group("ep", 0))
+    uneven = (groups % nodes, experts % groups, ranks % nodes)
+    if layer_spec.eplb != "hierarchical" or not any(uneven):
+        return None
+    text = (
+        f"eplb hierarchical keeps each group of experts on a node: {experts} experts in {groups} "
+        f"router groups on {nodes} nodes (one for each DP rank) of {ranks} ranks do not divide; "
+        "choose eplb global"
+    )
+    return Reason(code="eplb_groups_uneven", text=text)
+
+
 def _formats() -> Registry[Format]:
     formats: Registry[Format] = resolve("moe.formats:FORMATS")  # on use: its rows have Needs
     return formats
@@ -229,6 +282,7 @@ LAYER_NEEDS = tuple(
         *(_no_shared_experts, _fused_differently, _empty_shared_shard),
         *(_shared_scale, _shared_groups, _shared_blocks, _weighted_zero_experts),
         _chunked_scale,
+        *(_not_balanced, _groups_on_nodes),
     )
 )
 

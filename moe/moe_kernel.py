@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from moe.all2all.base import PrepareFinalize
+    from moe.eplb.slots import Slots
     from moe.experts.base import ExpertsBase
     from moe.quant.base import QuantMethod
     from moe.routers.base import Router
@@ -39,6 +40,8 @@ class MoEKernel:
     quant: QuantMethod
     expert_map: Tensor  # [E] int32, global expert id -> local id; -1 = not on this rank
     a1_scale: Tensor | None = None  # [] float32, static scale of the input, if the scheme has one
+    # What load balancing changes, of a layer that has it; `expert_map` is then of physical ids.
+    slots: Slots | None = None
 
     def route(
         self, router: Router, method: RoutingMethod, logits: Tensor, bias: Tensor | None
@@ -52,6 +55,9 @@ class MoEKernel:
         x: [T, K] this rank's tokens in the model dtype. routing: of `route`. If the layer has
         chunks, every rank of the group makes as many calls as the one with the most tokens.
         """
+        if self.slots is not None:
+            routing = self.slots.replicas.route(routing)
+            intermediates.keep("replicas", routing.topk_ids, copy=True)
         size = self.experts.layer_spec.chunk
         if not size:
             return self._apply(x, routing)
@@ -94,6 +100,8 @@ class MoEKernel:
     def _local(self, routing: Routing) -> Routing:
         """Return the gathered routing with local ids, and record it."""
         ids = to_local_ids(routing.topk_ids, self.expert_map)
+        if self.slots is not None:
+            self.slots.load.record(ids)
         # Copies, since experts may overwrite their inputs.
         intermediates.keep("ids", ids, copy=True)
         intermediates.keep("weights", routing.topk_weights, copy=True)

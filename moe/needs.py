@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 _SIZES = frozenset({"hidden", "intermediate", "latent"})  # fields of a layer that padding changes
 # Fields that decide on padded sizes.
 _PADDING = _SIZES | {"layout", "scheme", "pads", "roundup"}
-# Fields of Needs that are not checked for other families; `padding` and `adapters` are, for all2all
-# backends.
+# Fields of Needs that are not checked for other families; `padding`, `adapters` and `eplb` are, for
+# all2all backends.
 EXPERTS_ONLY = ("activation_functions", "dequantizes", "routers", "layer_features")
 ALL2ALL_ONLY = ("spanning_scales", "capacity")
-_PLAIN = (*EXPERTS_ONLY, *ALL2ALL_ONLY, "padding", "adapters", "moe_tp")
+_PLAIN = (*EXPERTS_ONLY, *ALL2ALL_ONLY, "padding", "adapters", "moe_tp", "eplb")
 UNQUANTIZED = frozenset({("model", "model")})
 
 
@@ -75,6 +75,10 @@ class Needs:
     # it), `graph` (a CUDA graph captures it), `two_batches` (two calls take turns at its stages).
     # Checked by who plans calls, for experts and all2all backends, routers and whole layers.
     call_modes: frozenset[str] = frozenset()
+    # Whether experts may have replicas that move while the layer lives. An experts backend lists
+    # its `expert_tensors`; an all2all backend goes by physical ids, if it reads ids at all. Checked
+    # for these two and for whole layers.
+    eplb: bool = False
     # Whether a dynamic scale over all rows of a call may be taken of the rows that reach a rank: an
     # all2all backend that brings every row to every rank. Checked for these only.
     spanning_scales: bool = False
@@ -211,6 +215,15 @@ def _adapters(_: Needs, __: Platform, layer_spec: LayerSpec) -> Reason | None:
     return Reason(code="lora_unsupported", text=text)
 
 
+@reads("eplb")
+def _eplb(_: Needs, __: Platform, layer_spec: LayerSpec) -> Reason | None:
+    """Refuse experts that are moved by load balancing."""
+    if layer_spec.eplb == "none":
+        return None
+    text = "does not say that experts may be moved by load balancing (`eplb` in its needs)"
+    return Reason(code="eplb_unsupported", text=text)
+
+
 @reads("scheme")
 def _spanning_scales(_: Needs, __: Platform, layer_spec: LayerSpec) -> Reason | None:
     """Refuse activations with a dynamic scale over all rows of a call."""
@@ -311,6 +324,7 @@ _CHECKS: dict[str, tuple[object, Callable[[Needs, Platform, LayerSpec], Reason |
     "dequantizes": (True, _code_features),
     "padding": (True, _padding),
     "adapters": (True, _adapters),
+    "eplb": (True, _eplb),
     "spanning_scales": (True, _spanning_scales),
     "capacity": (True, _capacity),
     "moe_tp": (True, _moe_tp),

@@ -2,12 +2,12 @@
 
 A physical expert is a slot on a rank that holds the weights of one logical expert. Physical ids are
 numbered across the EP ranks, one rank after another; a local id is the position on the rank.
-Currently each logical expert has one physical expert (`linear`).
+An expert with several physical ones has replicas; a token that chose it goes to one of them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from itertools import accumulate
 from typing import TYPE_CHECKING
@@ -59,6 +59,28 @@ class Placement:
         local = {e: index for index, e in enumerate(self.experts_of(ep_rank))}
         return tuple(local.get(e, -1) for e in range(self.num_experts))
 
+    def local_ids(self, ep_rank: int) -> tuple[int, ...]:
+        """Return the local id of each physical expert on an EP rank; -1 = on another."""
+        held = self.physical_of(ep_rank)
+        return tuple(p - held.start if p in held else -1 for p in range(sum(self.counts)))
+
+    def replicas_of(self, expert: int) -> tuple[int, ...]:
+        """Return the physical ids that hold a logical expert, ascending."""
+        return self.logical_to_physical[expert]
+
+    @cached_property
+    def logical_to_physical(self) -> tuple[tuple[int, ...], ...]:
+        """Return `replicas_of` every logical expert."""
+        replicas: list[list[int]] = [[] for _ in range(self.num_experts)]
+        for physical, expert in enumerate(self.physical_to_logical):
+            replicas[expert].append(physical)
+        return tuple(map(tuple, replicas))
+
+    @cached_property
+    def ranks(self) -> tuple[int, ...]:
+        """Return the EP rank of each physical expert."""
+        return tuple(rank for rank, count in enumerate(self.counts) for _ in range(count))
+
     def owners(self, expert: int) -> tuple[int, ...]:
         """Return the EP ranks that hold a logical expert, one entry per replica."""
         return self._owners[expert]
@@ -86,3 +108,23 @@ def linear(layout: Layout, num_experts: int) -> Placement:
         physical_to_logical=tuple(range(num_experts)),
         counts=tuple(len(share) for share in shares),
     )
+
+
+@cache
+def initial(layout: Layout, num_experts: int, redundant: int) -> Placement:
+    """Return the placement before the first rebalance: each expert in order, then replicas.
+
+    Redundant slot i holds expert `i % num_experts`. Numbers of slots differ by at most one.
+    """
+    if redundant == 0:
+        return linear(layout, num_experts)
+    slots = linear(layout, num_experts + redundant)
+    held = tuple(slot % num_experts for slot in slots.physical_to_logical)
+    return replace(slots, num_experts=num_experts, physical_to_logical=held)
+
+
+@cache
+def placed(layout: Layout, num_experts: int, physical_to_logical: tuple[int, ...]) -> Placement:
+    """Return the placement that this map describes, on slots that are spread as by `linear`."""
+    slots = linear(layout, len(physical_to_logical))
+    return replace(slots, num_experts=num_experts, physical_to_logical=physical_to_logical)

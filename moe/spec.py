@@ -35,7 +35,7 @@ from moe.needs import experts_refusal as experts_refusal
 from moe.numerics import FLOAT32_LOSS as FLOAT32_LOSS
 from moe.numerics import Numerics as Numerics
 from moe.packages import Package as Package
-from moe.placement import linear
+from moe.placement import initial, placed
 from moe.reason import Reason as Reason
 from moe.routing_method import RoutingMethod as RoutingMethod
 
@@ -102,6 +102,12 @@ class LayerSpec:
     latent: int = 0  # L, width on which the routed experts work, see `moe.latent`; 0: that of K
     chunk: int = 0  # tokens of a rank that pass through the routed experts at a time; 0: all
     capacity: int = 0  # rows of each expert's block, of a batched all2all; 0: for all tokens
+    # Expert-parallel load balancing, see `moe.eplb`.
+    eplb: str = "none"  # its policy
+    redundant: int = 0  # further physical experts
+    eplb_window: int = 1  # calls whose loads a rebalance goes by
+    # [P] logical expert of each physical one after a rebalance; None: before the first.
+    placed: tuple[int, ...] | None = None
 
     @property
     def routing_method(self) -> RoutingMethod:
@@ -171,9 +177,16 @@ class LayerSpec:
         return frozenset(name for name, is_asked in FEATURES.items() if is_asked(self))
 
     @property
+    def is_balanced(self) -> bool:
+        """Return whether experts may have replicas, and are moved between calls."""
+        return self.eplb != "none"
+
+    @property
     def placement(self) -> Placement:
         """Return which experts each EP rank holds; the ids of fused shared ones come last."""
-        return linear(self.layout, self.held_experts)
+        if self.placed is not None:
+            return placed(self.layout, self.held_experts, self.placed)
+        return initial(self.layout, self.held_experts, self.redundant)
 
     def experts_of(self, rank: int) -> tuple[int, ...]:
         """Return the logical experts that `rank` holds, in the order of local ids."""

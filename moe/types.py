@@ -99,6 +99,13 @@ class ExpertWeights:
             codes=codes, scale=scale, global_scale=total, zero_point=zero, format=self.format
         )
 
+    @property
+    def by_expert(self) -> dict[str, Tensor]:
+        """Return all tensors that have a part for each expert, by name."""
+        shared = ("a1_scale", "a2_scale")
+        named = vars(self).items()
+        return {n: t for n, t in named if isinstance(t, torch.Tensor) and n not in shared}
+
     def replace(self, **changes: Any) -> ExpertWeights:
         """Return a copy with these fields changed."""
         return replace(self, **changes)

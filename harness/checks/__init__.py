@@ -21,6 +21,7 @@ TARGETS = (
     "harness.checks.collectives:CHECK",
     "harness.checks.router_output:CHECK",
     "harness.checks.routing:CHECK",
+    "harness.checks.replicas:CHECK",
     "harness.checks.output_dtype:CHECK",
     "harness.checks.memory:CHECK",
     "harness.checks.output_rows:CHECK",

@@ -59,7 +59,7 @@ def fits_of(observation: Observation, *, of_first: bool = False) -> list[float]:
     balls = (subject.reference.with_numerics(numerics) for numerics in tried.balls)
     if all(_used(reference, worst) > BEYOND for reference in balls):
         return excluded
-    kept: list[dict[tuple[int, int], Noisy]] = [{} for _ in worst]
+    kept: list[dict[tuple[int, int, int], Noisy]] = [{} for _ in worst]
     references = (subject.reference.with_numerics(numerics) for numerics in tried.alternatives)
     return [_used(reference, worst, kept) for reference in references]
 
@@ -77,7 +77,7 @@ def _worst_rows(calls: Sequence[Call]) -> list[tuple[Call, Tensor]]:
 def _used(
     reference: BaselineSiluAndMul,
     worst: Sequence[tuple[Call, Tensor]],
-    kept: Sequence[dict[tuple[int, int], Noisy]] | None = None,
+    kept: Sequence[dict[tuple[int, int, int], Noisy]] | None = None,
 ) -> float:
     """Return the largest part of a row's tolerance that the outputs use under a reference."""
     used = [0.0]
@@ -93,7 +93,7 @@ def answer_of_rows(
     reference: BaselineSiluAndMul,
     call: Call,
     rows: Tensor,
-    products: dict[tuple[int, int], Noisy] | None = None,
+    products: dict[tuple[int, int, int], Noisy] | None = None,
 ) -> Answer:
     """Return the answer of a reference for some rows [r] of a call, with the call's scales."""
     routing = call.output.routing

@@ -48,6 +48,7 @@ def messages(subject: Subject, calls: Sequence[Call]) -> Iterator[str]:
     """
     first = calls[0]
     given = copied(first.inputs)
+    subject.go_back_to(first.placement)
     with guarded_buffers.poisoned():
         returned = subject.call(given.x, given.logits, given).out
         repeated = judged_output(first.tokens, returned)

@@ -37,6 +37,7 @@ def _texts(observation: Observation) -> Iterator[str]:
     """Yield a message if bits differ that must not, or if only this output is wrong."""
     first = observation.calls[0]
     given = copied(first.inputs)
+    observation.subject.go_back_to(first.placement)
     returned = observation.subject.call(given.x, given.logits, given).out
     out = judged_output(first.tokens, returned)
     if observation.has_failed(first) or not bool(first.answer.out.isfinite().all()):

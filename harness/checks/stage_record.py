@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -10,10 +11,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness.fixtures import tensors
-from harness.fixtures.expert_ids import global_ids
+from harness.fixtures.expert_ids import global_ids, local_ids
 from harness.fixtures.layer_call import chosen_rows
 from harness.fixtures.undefined_rows import judged_tokens, padding_of
 from moe.reference.formats import spread_groups
+from moe.reference.replicas import physical_ids
 from moe.spec import resolve
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from harness.fixtures.layer_under_test import Subject
     from moe.collectives import Group
     from moe.intermediates import Kept
+    from moe.spec import LayerSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +68,25 @@ class Handed:
 
     def global_ids(self, local: Tensor) -> Tensor:
         """Ids beyond this rank's experts count on into the next rank's."""
-        return global_ids(local, self.subject.case.layer_spec, self.rank)
+        return global_ids(local, self.layer_spec, self.rank)
+
+    @cached_property
+    def layer_spec(self) -> LayerSpec:
+        """Return the layer with its experts where they were in this call."""
+        return self.call.layer_spec_of(self.subject.case.layer_spec)
+
+    def sent_ids(self, ids: Tensor) -> Tensor:
+        """Return what this rank sends for the logical ids [T, k] of its rows: physical ids."""
+        placement = self.call.placement
+        return ids if placement is None else physical_ids(ids, placement).to(ids.dtype)
+
+    def local_ids(self, ids: Tensor) -> Tensor:
+        """Return this rank's local ids of sent ids [S, k], -1 = on other ranks, or none."""
+        spec, ids = self.layer_spec, ids.long()
+        if self.call.placement is None:
+            return local_ids(ids, spec.experts_of(self.rank), spec.held_experts)
+        held = self.call.placement.physical_of(spec.layout.ep_rank(self.rank))
+        return torch.where((ids >= held.start) & (ids < held.stop), ids - held.start, -1)
 
     @cached_property
     def sent(self) -> Tensor:
@@ -139,7 +160,8 @@ class Handed:
             stored_scale = self.stages[name].value
             if fmt.has_one_scale and stored_scale.numel() == 1:
                 return stored_scale.float()
-            row_scales = self.rows(name, rows).reshape(len(rows), -1)
+            row_scales = self.rows(name, rows)  # [r, ...]; r is 0 where a rank receives nothing
+            row_scales = row_scales.reshape(len(rows), math.prod(row_scales.shape[1:]))
             return spread(row_scales, width, (fmt.block or (None, None))[1])
         if fmt.grid == "model":
             return torch.ones((), device=rows.device)

@@ -52,11 +52,12 @@ def check(handed: Handed, on_all_ranks: frozenset[str]) -> list[StageFinding]:
 
 
 def _chosen_routing(handed: Handed) -> tuple[Tensor, Tensor]:
-    """Return global ids and weights [S, k] that each rank chose for its tokens. Collective."""
+    """Return sent ids and weights [S, k] that each rank chose for its tokens. Collective."""
     routing = handed.call.output.routing
     k = routing.topk_ids.shape[1]
     weights = routing.topk_weights.float().contiguous().view(torch.int32)
-    gathered = _gathered(handed, torch.cat([routing.topk_ids.int(), weights], dim=1))
+    ids = handed.sent_ids(routing.topk_ids).int()
+    gathered = _gathered(handed, torch.cat([ids, weights], dim=1))
     return gathered[:, :k], gathered[:, k:].contiguous().view(torch.float32)
 
 

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness.checks.bits import row_sums
-from harness.fixtures.expert_ids import local_ids
 from moe.reference import formats
 
 if TYPE_CHECKING:
@@ -118,12 +117,11 @@ def deliveries(arrival: Arrival, expected: Sent) -> tuple[Tensor, Tensor]:
 def sent(handed: Handed, ids: Tensor, weights: Tensor, projected: Tensor | None = None) -> Sent:
     """Return what this rank should receive, given the choice of each token's rank.
 
-    ids: [S, k] global expert ids. weights: [S, k] float32. projected: [S, L] tokens as each rank
-    recorded them in the stage `latent`, of a latent layer; None: they are made from the seed.
+    ids: [S, k] ids as they are sent, see `Handed.sent_ids`. weights: [S, k] float32. projected:
+    [S, L] tokens as each rank recorded them in the stage `latent`, of a latent layer; None: they
+    are made from the seed.
     """
-    case = handed.subject.case
-    layer_spec = case.layer_spec
-    local = local_ids(ids.long(), layer_spec.experts_of(handed.rank), layer_spec.held_experts)
+    case, local = handed.subject.case, handed.local_ids(ids)
     x = handed.sent if projected is None else projected
     rows = _expected_rows(handed, x, weights if case.weights_input else None)
     if case.weights_input:  # the experts get weights of 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harness.matrix.axis import axis
+from moe.eplb import AT_ONCE, MOVES, NO_BALANCING, POLICIES
 from moe.layers import OWN
 from moe.oracle import AUTO
 from moe.spec import DTYPE_BYTES
@@ -250,6 +251,39 @@ class FeatureAxes(MainAxes):
         minimum=0,
         simplest=(0, *_SIZES),
         random_values=(0,),
+    )
+    eplb: str = axis(
+        "eplb",
+        "policy that places replicas of loaded experts on EP ranks; the case rebalances in between",
+        default=NO_BALANCING,
+        choices=(NO_BALANCING, *POLICIES),
+        outputs_agree=True,
+        random_values=(NO_BALANCING,),
+    )
+    redundant: int = axis(
+        "redundant",
+        "physical experts beyond one for each routed expert; needs eplb",
+        default=0,
+        minimum=0,
+        outputs_agree=True,
+        simplest=(0, 1, 2),
+        random_values=(0,),
+    )
+    eplb_window: int = axis(
+        "window",
+        "calls of the layer whose loads a rebalance goes by",
+        default=1,
+        outputs_agree=True,
+        simplest=(1,),
+        random_values=(1,),
+    )
+    eplb_move: str = axis(
+        "move",
+        "how a rebalance moves weights; `overlapped`: while a call runs on the placement before",
+        default=AT_ONCE,
+        choices=MOVES,
+        outputs_agree=True,
+        random_values=(AT_ONCE,),
     )
     pcp_size: int = axis(
         "pcp",

@@ -222,4 +222,6 @@ def _experts_by_rank(scene: Scene) -> tuple[tuple[int, ...], ...]:
     ep_ranks = layer_spec.layout.partition("ep")[0]
     if len(ep_ranks) == 1:
         raise NotApplicable("every rank has all experts")
+    if layer_spec.is_balanced:
+        raise NotApplicable("tokens go by the ids of physical experts, which never change")
     return tuple(layer_spec.experts_of(rank) for rank in ep_ranks)

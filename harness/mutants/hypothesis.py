@@ -69,7 +69,11 @@ class Hypothesis:
 
 def features_of(layer_spec: LayerSpec) -> frozenset[str]:
     """Return the features of a layer that mistakes may need."""
-    more = {"shared_gate": layer_spec.shared_gate, "lora": layer_spec.adapters > 0}
+    more = {
+        "shared_gate": layer_spec.shared_gate,
+        "lora": layer_spec.adapters > 0,
+        "eplb": layer_spec.is_balanced,
+    }
     return layer_spec.layer_features | {name for name, has in more.items() if has}
 
 

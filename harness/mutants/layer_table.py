@@ -186,6 +186,23 @@ AROUND_EXPERTS: tuple[Hypothesis, ...] = (
         shared_once_per_rank="the shared experts were added once per TP rank",
         shared_unreduced="only this TP rank's share of the shared experts was added",
     ),
+    # load balancing
+    proof(
+        "balancing",
+        "more tokens, so that some have an expert that was moved",
+        "eplb",
+        stale_replica_map="tokens were sent to where their experts were before a rebalance",
+    ),
+    *rows_of(
+        "balancing",
+        weights_not_moved="a rebalance changed the map of replicas, and moved no weights",
+        replicas_disagree="ranks with the same tokens chose different replicas of an expert",
+    ),
+    *costly(
+        "balancing",
+        scales_left_behind="moved experts have the scales of those that were in their slots before",
+        biases_left_behind="moved experts have the biases of those that were in their slots before",
+    ),
     # other tokens
     *costly(
         "tokens",

@@ -15,6 +15,7 @@ from harness.mutants.contributions import parts_of
 from harness.mutants.pairs import pairs_of, ranks_together
 from harness.mutants.steps import RIGHT, Shard, Steps, cached, matrices, right_activation, rounded
 from moe.reference.error_propagation import by_rank
+from moe.reference.ownership import first_holders
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -47,8 +48,9 @@ def redo_parts(scene: Scene, steps: Steps = RIGHT, *, ids: Tensor | None = None)
             raise NotApplicable("these rows have zero experts only")
         return parts
     first_product = _first_product(scene, steps, pairs)
+    held = first_holders(scene.reference.layer_spec)
     for ranks in ranks_together(scene):
-        own, at = pairs.among(scene.reference.layer_spec.experts_by_rank[ranks[0]])
+        own, at = pairs.among(held[ranks[0]])
         if at:
             product = first_product if len(at) == len(first_product) else first_product[at]
             rows, slots = own.rows_and_slots

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from harness.fixtures.layer_call import judged_rows, rows_of
+from harness.fixtures.run_calls import placed_reference
 from harness.mutants import FEW
 from moe.reference.total import passed_through
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from harness.fixtures.layer_call import Call
     from harness.matrix.case import MoETestConfig
     from moe.assumed_numerics import Candidates
+    from moe.placement import Placement
     from moe.reference.layer import BaselineSiluAndMul
     from moe.reference.result import Answer
 
@@ -46,6 +48,9 @@ class Scene:
     all_rows: Tensor  # [T, K] the reference's output for all of this rank's tokens
     few: int = FEW  # rows for which a mistake inside the experts is computed
     adapters: Tensor | None = None  # [r] int32, each token's low-rank adapter, -1 = none
+    # Where experts were, of a layer with load balancing, and where they had been, the latest last.
+    placement: Placement | None = None
+    earlier: tuple[Placement, ...] = ()
     candidates: Candidates | None = None  # if the row states no numerics: those it may have
     # Values that several mistakes share, such as an expert's dequantized weights.
     memo: dict[Any, Any] = field(default_factory=dict, repr=False)
@@ -122,6 +127,8 @@ def scene_of(case: MoETestConfig, rank: int, call: Call, reference: BaselineSilu
         adapters=call.tokens.adapters_of(rows),
         actual=call.output.out[rows],
         answer=rows_of(call.answer, rows, slice(None)),
-        reference=reference,
+        reference=placed_reference(reference, call.placement),
+        placement=call.placement,
+        earlier=call.earlier,
         all_rows=call.answer.out,
     )

@@ -99,14 +99,14 @@ def _is_far(outputs: Tensor, scene: Scene) -> Tensor:
 def _other_answers(scene: Scene) -> Iterator[Answer]:
     """Yield the answer of each alternative but the one that the scene has."""
     assert scene.candidates is not None
-    kept: dict[tuple[int, int], Noisy] = {}
+    kept: dict[tuple[int, int, int], Noisy] = {}
     for numerics in scene.candidates.alternatives:
         if numerics != scene.reference.numerics:
             yield answer_under(scene, numerics, kept)
 
 
 def answer_under(
-    scene: Scene, numerics: Numerics, kept: dict[tuple[int, int], Noisy] | None = None
+    scene: Scene, numerics: Numerics, kept: dict[tuple[int, int, int], Noisy] | None = None
 ) -> Answer:
     """Return the answer for the scene's rows under other numerics.
 

@@ -103,6 +103,12 @@ def unnamed_mode(case: MoETestConfig) -> Reason | None:
         return _of_layer(case, mode)
     if mode.word is None:
         return None
+    if case.layer_spec.is_balanced:
+        text = (
+            f"call:{mode.name} splits a call's rows or records it, and load balancing goes by rows "
+            "and counts calls; leave eplb or the mode out"
+        )
+        return Reason(code="call_mode_unsupported", text=text)
     exchanges = case.dp_size > 1 or case.pcp_size > 1 or case.sequence_parallel
     of_all2all = unnamed_by(case, ALL2ALL.row(case.all2all)) if exchanges else None
     return of_all2all or unnamed_by(case, ROUTERS.row(case.router))

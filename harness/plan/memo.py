@@ -28,6 +28,7 @@ _AXES = {
     "padding": ("padding", "call"),
     "pads": ("quant", "layer"),
     "padded": (),  # computed when the layer is built
+    "placed": (),  # computed when experts are moved
     "shared_scheme": ("shared_quant",),
     "layout": (
         *("dp_size", "tp_size", "use_ep", "sequence_parallel"),

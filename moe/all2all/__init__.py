@@ -18,6 +18,7 @@ _CARRIES = Needs(
     padding=True,
     adapters=True,
     moe_tp=True,
+    eplb=True,
     call_modes=frozenset({"two_batches"}),
 )
 _GATHERS = replace(_CARRIES, spanning_scales=True)

@@ -36,7 +36,8 @@ class PrepareFinalize(ABC):
     def prepare(self, x: Activations, routing: Routing) -> Dispatched:
         """Return the gathered tokens for this rank's experts. Collective.
 
-        x: [T, K] this rank's tokens; T may be 0 and may differ between ranks. routing: global ids.
+        x: [T, K] this rank's tokens; T may be 0 and may differ between ranks. routing: global ids,
+        with load balancing physical ids.
         """
 
     @abstractmethod

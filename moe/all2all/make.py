@@ -39,10 +39,25 @@ def make_prepare_finalize(
             f"{', '.join(map(str, ranks))}: pass the group `gather` of make_groups"
         )
     member: PrepareFinalize = ALL2ALL.load(name)(group)
-    member.experts_of = tuple(layer_spec.experts_of(r) for r in ranks)
-    member.holders = holders_of(member.experts_of, layer_spec.held_experts)
+    member.experts_of = tuple(_ids_of(layer_spec, r) for r in ranks)
+    member.holders = holders_of(member.experts_of, _ids(layer_spec))
     member.capacity = capacity
     return member
+
+
+def _ids_of(layer_spec: LayerSpec, rank: int) -> tuple[int, ...]:
+    """Return the ids by which tokens reach a rank: of its experts, or, with load balancing, of its
+    physical experts, which are always the same.
+    """
+    if not layer_spec.is_balanced:
+        return layer_spec.experts_of(rank)
+    return tuple(layer_spec.placement.physical_of(layer_spec.layout.ep_rank(rank)))
+
+
+def _ids(layer_spec: LayerSpec) -> int:
+    """Return how many such ids there are."""
+    placement, held = layer_spec.placement, layer_spec.held_experts
+    return len(placement.physical_to_logical) if layer_spec.is_balanced else held
 
 
 def holders_of(experts_of: tuple[tuple[int, ...], ...], num_experts: int) -> torch.Tensor:

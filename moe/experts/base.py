@@ -59,6 +59,18 @@ class ExpertsBase(ABC):
         weights: w13 in [gate; up] order; e experts of this rank, n of its intermediate columns.
         """
 
+    @property
+    def expert_tensors(self) -> dict[str, Tensor]:
+        """Return all that `apply` reads of each expert, by name, for load balancing to move.
+
+        The first dimension is the local expert. Each piece of memory is listed once, and written in
+        place. A backend that has no such tensors leaves `eplb` out of its needs. Raises MoEError.
+        """
+        raise MoEError(
+            f"{type(self).__name__} does not list its tensors by expert: define expert_tensors, or "
+            "leave `eplb` out of its needs"
+        )
+
     def use_adapters(self, adapters: Adapters | None) -> None:
         """Keep this rank's low-rank adapters, of unpadded sizes; None: the layer has none."""
         self.adapters = adapters

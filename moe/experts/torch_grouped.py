@@ -37,6 +37,11 @@ class TorchGroupedExperts(Experts):
         self.w13 = _with_bias(weights.w13, weights.b13).transpose(1, 2)
         self.w2 = _with_bias(weights.w2, weights.b2).transpose(1, 2)
 
+    @property
+    def expert_tensors(self) -> dict[str, Tensor]:
+        """Return both matrices, whose last rows are biases if there are any."""
+        return {"w13": self.w13, "w2": self.w2}
+
     def apply(self, x: Activations, routing: Routing) -> Tensor:
         tokens, top_k = routing.topk_ids.shape
         if tokens == 0 or self.num_local == 0:
@@ -72,6 +77,12 @@ class TorchScaledGroupedExperts(TorchGroupedExperts):
         super().prepare_weights(weights)
         self.w13_scale = _row_scales("w13_scale", weights.w13_scale, weights.w13)
         self.w2_scale = _row_scales("w2_scale", weights.w2_scale, weights.w2)
+
+    @property
+    def expert_tensors(self) -> dict[str, Tensor]:
+        """Return both matrices and their scales."""
+        scales = {"w13_scale": self.w13_scale, "w2_scale": self.w2_scale}
+        return super().expert_tensors | scales
 
     def _first_product(self, x: Activations, token: Tensor, ends: Tensor) -> Tensor:
         assert x.scale is not None, "the row takes fp8_token activations only"

@@ -24,6 +24,10 @@ class TorchLoopExperts(Experts):
         """Keep the weights unchanged, in their format."""
         self.weights = weights
 
+    @property
+    def expert_tensors(self) -> dict[str, Tensor]:
+        return self.weights.by_expert
+
     def apply(self, x: Activations, routing: Routing) -> Tensor:
         values = dequantize_activations(x)
         total = torch.zeros(values.shape, dtype=torch.float32, device=values.device)

@@ -43,6 +43,15 @@ class TritonSteps(ExpertsBase):
         self.weights = contiguous_weights(weights, self.format)
         self.gate_up, self.down = prepared(self.weights.gate_up), prepared(self.weights.down)
 
+    @property
+    def expert_tensors(self) -> dict[str, Tensor]:
+        """Return the tensors as the kernels read them, and the biases."""
+        parts = ("codes", "scale", "zero_point", "global_scale")
+        pairs = {"w13": self.gate_up, "w2": self.down}
+        listed = {f"{n}.{part}": getattr(w, part) for n, w in pairs.items() for part in parts}
+        listed |= {"b13": self.weights.b13, "b2": self.weights.b2}
+        return {name: tensor for name, tensor in listed.items() if tensor is not None}
+
     def activated(
         self, gate_up: Tensor, ids: Tensor, counts: Tensor | None = None
     ) -> tuple[Tensor | None, Activations]:

@@ -39,12 +39,12 @@ class First:
     """Hold what the first products have in common.
 
     scale: of the input, or the global scale, if all tokens share one, else None. kept: first
-    products by expert and adapter, kept for other numerics, or None. error: [T, L] of the input of
-    a latent layer, or None.
+    products by expert, adapter and owner, kept for other numerics, or None. error: [T, L] of the
+    input of a latent layer, or None.
     """
 
     scale: Tensor | None
-    kept: dict[tuple[int, int], Noisy] | None
+    kept: dict[tuple[int, int, int], Noisy] | None
     error: Noisy | None = None
 
 
@@ -61,8 +61,9 @@ class BaselineSiluAndMul(LayerTruth):
         a2_scale: Tensor | None = None,
         keep: Tensor | None = None,
         like: Answer | None = None,
-        products: dict[tuple[int, int], Noisy] | None = None,
+        products: dict[tuple[int, int, int], Noisy] | None = None,
         adapters: Tensor | None = None,
+        owners: Tensor | None = None,
     ) -> Answer:
         """Return the output and its allowed error.
 
@@ -71,11 +72,12 @@ class BaselineSiluAndMul(LayerTruth):
         keep: [r] int64 rows whose `Answer.parts` are requested. like: an answer for more tokens,
         whose per-tensor scales are used. products: keeps each expert's first product, for other
         numerics with the same inputs. adapters: [T] int32 number of each token's low-rank adapter,
-        -1 = none, or None.
+        -1 = none, or None. owners: [T, k] EP rank whose replica computes each slot; None: experts
+        have no replicas, or the first one computes all.
         """
         x = x.to(self.dtype)
         kept = products if self.numerics.weight_on != "input" else None
-        pairs = self._pairs(topk_ids, topk_weights, adapters)
+        pairs = self._pairs(topk_ids, topk_weights, adapters, owners)
         z, error = self._entered(x)
         scale = self._first_scale(z, pairs, a1_scale) if like is None else like.tensor_scales[0]
         inputs = self.quantize_input(z, scale) if self.numerics.weight_on != "input" else z
@@ -102,13 +104,17 @@ class BaselineSiluAndMul(LayerTruth):
         return dataclasses.replace(answer, tensor_scales=(scale, second))
 
     def _pairs(
-        self, topk_ids: Tensor, topk_weights: Tensor, adapters: Tensor | None
+        self,
+        topk_ids: Tensor,
+        topk_weights: Tensor,
+        adapters: Tensor | None,
+        owners: Tensor | None,
     ) -> list[Pairs]:
         """Return the pairs of each expert, with router weights in their declared dtype."""
         weights = topk_weights.to(self.dtype)
         if self.numerics.weight_dtype == "model":
             weights = formats.on_grid(weights, self._model)
-        return list(pairs_of(topk_ids, weights, self.layer_spec.held_experts, adapters))
+        return list(pairs_of(topk_ids, weights, self.layer_spec.held_experts, adapters, owners))
 
     def _first_scale(
         self, x: Tensor, pairs: Sequence[Pairs], a1_scale: Tensor | None
@@ -161,12 +167,12 @@ class BaselineSiluAndMul(LayerTruth):
         product = self._first_product(pairs, inputs, first)
         weight = pairs.weight if self.numerics.weight_on == "intermediate" else None
         h = intermediate(product, self.numerics, self._model, self.activation, weight)
-        ranks, columns = holders(self.layer_spec, pairs.e)
+        ranks, columns = holders(self.layer_spec, pairs.e, pairs.owner)
         return ranks, h.by_rank(columns)
 
     def _first_product(self, pairs: Pairs, inputs: Tensor, first: First) -> Noisy:
         """Return the first product [R, 2N] of an expert, kept or computed; see `_shards`."""
-        key = (pairs.e, pairs.adapter)
+        key = (pairs.e, pairs.adapter, pairs.owner)
         if first.kept is not None and key in first.kept:
             return first.kept[key]
         rows = inputs[pairs.rows]
@@ -198,7 +204,7 @@ class BaselineSiluAndMul(LayerTruth):
 
     def _add_shards(self, sums: Sums, pairs: Pairs, h: Noisy) -> None:
         """Add an expert's second product on the columns [w, R, c] of each rank that holds some."""
-        ranks, columns = holders(self.layer_spec, pairs.e)
+        ranks, columns = holders(self.layer_spec, pairs.e, pairs.owner)
         w2 = by_rank(self._second_matrix(pairs), columns)  # [w, K, c]
         y = h.value @ w2.transpose(1, 2)
         if (biases := self.biases(pairs.e)) is not None:

@@ -99,6 +99,12 @@ class LayerTruth:
         """Return this reference with other numerics."""
         return self.remade(type(self), numerics)
 
+    def with_layer_spec(self: B, layer_spec: LayerSpec) -> B:
+        """Return this reference for the same layer in another description, such as a placement."""
+        other = self.remade(type(self))
+        other.layer_spec = layer_spec
+        return other
+
     def with_latent(self: B, latent: LatentTruth) -> B:
         """Return this reference with other projections."""
         other = self.remade(type(self))

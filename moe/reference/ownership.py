@@ -17,19 +17,37 @@ if TYPE_CHECKING:
     from moe.spec import LayerSpec
 
 
-def holders(layer_spec: LayerSpec, e: int) -> tuple[slice, list[range]]:
+def holders(layer_spec: LayerSpec, e: int, owner: int = -1) -> tuple[slice, list[range]]:
     """Return the ranks that hold a part of expert e, as a slice, and the columns of each.
 
-    Raises ValueError if a column has no rank, or two.
+    owner: the EP rank whose replica of the expert is meant; -1: the first, of an expert that has
+    replicas. Raises ValueError if a column has no rank, or two, and for another owner.
     """
     layout, size = layer_spec.layout, layer_spec.intermediate
     owners = layer_spec.placement.owners(e)
+    if layer_spec.is_balanced and owners:
+        if owner not in (-1, *owners):
+            raise ValueError(f"EP rank {owner} has no replica of expert {e}; {owners} have")
+        owners = (owners[0] if owner < 0 else owner,)
     ranks = [r for r in range(layout.world_size) for owner in owners if layout.ep_rank(r) == owner]
     columns = [layout.intermediate_of(r, size) for r in ranks]
     if not _tile(columns, size):
         text = f"{size} columns of expert {e} {_assignment(ranks, columns)}"
         raise ValueError(f"the layout assigns {text}")
     return slice(ranks[0], ranks[-1] + 1), columns
+
+
+def first_holders(layer_spec: LayerSpec) -> tuple[tuple[int, ...], ...]:
+    """Return the experts of each rank, each expert on the first EP rank with a replica of it only.
+
+    Values do not depend on which replica computes them; sums must not have them twice.
+    """
+    if not layer_spec.is_balanced:
+        return layer_spec.experts_by_rank
+    placement, layout = layer_spec.placement, layer_spec.layout
+    first = [placement.owners(e)[0] for e in range(placement.num_experts)]
+    ranks = (layout.ep_rank(rank) for rank in range(layout.world_size))
+    return tuple(tuple(e for e, owner in enumerate(first) if owner == rank) for rank in ranks)
 
 
 def check_rank(layout: Layout, rank: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING
 
 import torch
@@ -26,6 +27,7 @@ class Pairs:
     slots: Tensor  # [R] int64
     weight: Tensor  # [R] router weights, in the dtype that the numerics declare
     adapter: int = -1  # number of the tokens' low-rank adapter, -1 = none
+    owner: int = -1  # EP rank of the replica that computes them, -1 = the only one, or the first
 
     @property
     def divisor(self) -> Tensor:
@@ -34,22 +36,31 @@ class Pairs:
 
 
 def pairs_of(
-    topk_ids: Tensor, weights: Tensor, num_experts: int, adapters: Tensor | None = None
+    topk_ids: Tensor,
+    weights: Tensor,
+    num_experts: int,
+    adapters: Tensor | None = None,
+    owners: Tensor | None = None,
 ) -> Iterator[Pairs]:
-    """Yield the pairs of each expert that some token chose, by adapter. Both [T, k].
+    """Yield the pairs of each expert that some token chose, by adapter and owner. Both [T, k].
 
     adapters: [T] int32 number of each token's adapter, -1 = none; None: no token has one.
+    owners: [T, k] EP rank of the replica of each slot; None: no expert has replicas.
     """
     numbers = [-1] if adapters is None else torch.unique(adapters).tolist()
+    ranks = [-1] if owners is None else torch.unique(owners).tolist()
     for e in range(num_experts):
-        for number in numbers:
+        for number, owner in product(numbers, ranks):
             is_pair = topk_ids == e
             if adapters is not None:
                 is_pair = is_pair & (adapters == number)[:, None]
+            if owners is not None:
+                is_pair = is_pair & (owners == owner)
             rows, slots = is_pair.nonzero(as_tuple=True)
             if len(rows):
                 weight = weights[rows, slots]
-                yield Pairs(e=e, rows=rows, slots=slots, weight=weight, adapter=number)
+                where = {"adapter": number, "owner": owner}
+                yield Pairs(e=e, rows=rows, slots=slots, weight=weight, **where)
 
 
 def weighted_input(x: Tensor, pairs: Pairs, numerics: Numerics, model: str) -> Tensor:

@@ -36,6 +36,7 @@ from tests.mistakes import (
     mistakes_weights,
     mistakes_widths,
     mistakes_wiring,
+    mistakes_with_replicas,
     mistakes_world,
 )
 from tests.mistakes.mistake import MISTAKES, around
@@ -65,6 +66,7 @@ FAMILIES = (
     mistakes_latent,
     mistakes_lora,
     mistakes_wiring,
+    mistakes_with_replicas,
     mistakes_all2all,
     mistakes_world,
     mistakes_step,

@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 
 from harness.matrix.call_modes import CALL_MODES
+from harness.matrix.case import MoETestConfig
 from harness.plan import call_needs
 from harness.plan.machine import planned_for
 from harness.plan.plan import make_plan
@@ -83,3 +84,14 @@ def test_rows_name_only_words_that_a_mode_asks_for():
     for family, table in families.tables(("experts", "all2all", "router", "layer")):
         for row in table:
             assert row.needs.call_modes <= words, f"{family}/{row.name}"
+
+
+def test_a_mode_that_splits_or_records_a_call_refuses_load_balancing():
+    fields = {"eplb": "global", "redundant": 2, "dp_size": 2, "use_ep": True}
+    sizes = {"m": 16, "n": 64, "k": 64, "num_experts": 4, "top_k": 2, "experts": "torch_loop"}
+    balanced = MoETestConfig(**sizes, **fields, call="two_batches")
+    reason = call_needs.unnamed_mode(balanced)
+    assert reason is not None
+    assert reason.code == "call_mode_unsupported"
+    assert "leave eplb or the mode out" in reason.text
+    assert call_needs.unnamed_mode(balanced.replace(call="strided")) is None
