@@ -6,9 +6,9 @@
 
 Uniform models have no constraints: `10^20` is 20 axes of 10 values. PICT's counts are those of the
 table of tools on pairwise.org. covertable makes the same models where it is installed
-(`pip install covertable`), of our own suites from the text that `coverage --pict` writes. Largest:
-the most feasible combinations of any two or three axes. Bound: what `coverage` proves, see
-harness/matrix/covering/bound.py.
+(`pip install covertable`), of our own suites in pairs from the text that `coverage --pict` writes;
+both have `--limit` seconds together. Largest: the most feasible combinations of any two or three
+axes. Bound: what `coverage` proves, see harness/matrix/covering/bound.py.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import argparse
 import importlib
 import importlib.metadata
 import itertools
+import multiprocessing
 import time
 from functools import partial
 from pathlib import Path
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from harness.matrix.covering.model import Literals
 
     Timed = tuple[int, float]  # rows, seconds
+    Make = Callable[[], Timed]
 
 CONFIG = Path(__file__).parents[1] / "configs/matrix.yaml"
 PICT = {
@@ -55,35 +57,41 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--suite", default="cpu")
     parser.add_argument("--platform", default="cpu")
-    parser.add_argument("--uniform-only", action="store_true")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--uniform-only", action="store_true")
+    only.add_argument("--suite-only", action="store_true")
+    parser.add_argument("--limit", type=float, default=120, help="seconds of covertable, each")
+    parser.add_argument("--strength", type=int, choices=(2, 3), help="of our suites; default: both")
     args = parser.parse_args()
     print(f"covertable: {_version()}")
     head = f"{'':<30} {'largest':>7} {'bound':>6} {'rows':>6} {'/bound':>6} {'s':>6}"
     print(f"{head} | PICT | covertable, s")
-    for spec, published in PICT.items():
-        _line(spec, 2, uniform(spec, 2), str(published), partial(_covertable, factors(spec), 2))
+    for spec, published in () if args.suite_only else PICT.items():
+        other = _limited(partial(_covertable, factors(spec), 2), args.limit)
+        _line(spec, 2, uniform(spec, 2), str(published), other)
     if not args.uniform_only:
-        _suite(args.suite, args.platform)
+        strengths = (args.strength,) if args.strength else (2, 3)
+        _suite(args.suite, args.platform, strengths, args.limit)
 
 
-def _suite(name: str, platform: str) -> None:
-    """Print a line for each covering block of a suite, in pairs and in triples."""
+def _suite(name: str, platform: str, strengths: tuple[int, ...], limit: float) -> None:
+    """Print a line for each covering block of a suite, in each strength."""
     config = load(CONFIG)
     on = machine.planned_for(platform)
     for number, block in enumerate(expand.suite_of(config, name).blocks, 1):
         if parse(block.select).strength is None:
             continue
-        text = suites.pict_of(block, config.defaults, on)
         space = Space.of(block, config.defaults)
-        for strength in (2, 3):
+        for strength in strengths:
             model = space.model(space.targets(strength), DecidingJudge(on).refused)
             title = f"{name} block {number}, {platform}"
-            other = partial(_from_pict, text, 2) if strength == 2 else None
+            text = partial(suites.pict_of, block, config.defaults, on)
+            other = _limited(partial(_from_pict, text, 2), limit) if strength == 2 else None
             _line(title, strength, model, "", other)
 
 
 def _line(
-    title: str, strength: int, model: Model, published: str, other: Callable[[], Timed] | None
+    title: str, strength: int, model: Model, published: str, other: Callable[[], str] | None
 ) -> None:
     began = time.perf_counter()
     rows = cover(model, Oracle(model))
@@ -96,8 +104,7 @@ def _line(
     if other is None or _version() == "not installed":
         print("-")
     else:
-        count, seconds = other()
-        print(f"{count}, {seconds:.1f}", flush=True)
+        print(other(), flush=True)
 
 
 def _bounds(model: Model, rows: tuple[Literals, ...], strength: int) -> tuple[int, int]:
@@ -134,9 +141,34 @@ def _covertable(named: dict[str, list[str]], strength: int) -> Timed:
     return _timed(lambda: package.make(named, strength=strength))
 
 
-def _from_pict(text: str, strength: int) -> Timed:
+def _from_pict(text: Callable[[], str], strength: int) -> Timed:
     package: Any = importlib.import_module("covertable.pict")
-    return _timed(lambda: package.PictModel(text).make(strength=strength))
+    model = package.PictModel(text())
+    assert not model.errors, f"covertable cannot read the model: {model.errors[0]}"
+    return _timed(lambda: model.make(strength=strength))
+
+
+def _limited(make: Make, seconds: float) -> Callable[[], str]:
+    """Return a function that calls `make` in a process of its own, and tells what came of it."""
+
+    def tell() -> str:
+        context = multiprocessing.get_context("fork")
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=lambda: sender.send(make()))
+        process.start()
+        sender.close()  # so that the receiver sees the end of a process that failed
+        try:
+            if not receiver.poll(seconds):
+                return f"not done in {seconds:g} s"
+            count, took = receiver.recv()
+        except EOFError:
+            return "failed, see above"
+        finally:
+            process.kill()
+            process.join()
+        return f"{count}, {took:.1f}"
+
+    return tell
 
 
 def _timed(make: Callable[[], Any]) -> Timed:

@@ -2,25 +2,28 @@
 
 Row by row: a row starts from a combination that is still missing where the most are missing, and
 each further factor gets the value that completes the most missing combinations. Of several such
-rows the best is taken. Equal arguments give equal rows, on any machine.
+rows the best is taken. Then the rows that are needed least are taken out, and what only they had is
+put into fewer new ones. Equal arguments give equal rows, on any machine.
 """
 
 from __future__ import annotations
 
 import itertools
 import random
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from harness.matrix.covering.missing import Missing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from harness.matrix.covering.model import Literals, Model
+    from harness.matrix.covering.model import Factors, Literals, Model
     from harness.matrix.covering.oracle import Oracle
 
 _EFFORT = 100_000  # combinations times tries: more tries find fewer rows, and take longer
 _SMALL, _REPEATS = 5_000, 20  # combinations times repeats of the whole, and most repeats
+_ROUNDS, _SHARE = 2, 0.15  # how often rows are taken out, and which part of them
 
 
 def cover(
@@ -57,18 +60,58 @@ class Generator:
         self.fewest = 0  # rows that are necessary at least, known once those before are
         self._tries = tries or max(2, min(40, _EFFORT // max(1, self.missing.size)))
 
-    def after(self, before: Iterable[Mapping[int, int]]) -> tuple[Literals, ...]:
+    def after(self, before: Sequence[Mapping[int, int]]) -> tuple[Literals, ...]:
         """Return the rows that are necessary besides rows that are there."""
         for row in before:
             self.missing.remove_row(dict(row))
         self.fewest = max(map(len, self.missing.by_target.values()), default=0)
-        return tuple(self.rows())
+        made = tuple(self.rows())
+        self._tries *= 2  # what is taken out is little, and hard to put into few rows
+        for _ in range(_ROUNDS):
+            made = min(made, self._repacked(made, before), key=len)
+        return made
 
     def rows(self) -> Iterator[Literals]:
         """Yield rows that together have every combination that an accepted row can have."""
         while (best := self._best()) is not None:
             self.missing.remove_row(dict(enumerate(best)))
             yield best
+
+    def _repacked(
+        self, made: tuple[Literals, ...], before: Sequence[Mapping[int, int]]
+    ) -> tuple[Literals, ...]:
+        """Return rows in which new ones take the place of those that are needed least."""
+        needed = self._needed(made, before)
+        ranked = sorted(range(len(made)), key=lambda i: needed[i])
+        out = set(ranked[: int(len(made) * _SHARE)])
+        kept = tuple(row for i, row in enumerate(made) if i not in out)
+        taken = self._columns([made[i] for i in sorted(out)])
+        rest, known = self._columns(kept), self._known(before)
+        for target in self.missing.by_target:
+            still = set(_of(rest, target)) | set(_of(known, target))
+            for combination in dict.fromkeys(_of(taken, target)):
+                if combination not in still:
+                    self.missing.restore(combination)
+        return (*kept, *self.rows())
+
+    def _needed(self, made: tuple[Literals, ...], before: Sequence[Mapping[int, int]]) -> list[int]:
+        """Return for each row how many combinations it alone has."""
+        needed = [0] * len(made)
+        columns, known = self._columns(made), self._known(before)
+        for target in self.missing.by_target:
+            own = list(_of(columns, target))
+            counts = Counter(own)
+            counts.update(_of(known, target))
+            for i, combination in enumerate(own):
+                needed[i] += counts[combination] == 1
+        return needed
+
+    def _columns(self, rows: Sequence[Literals]) -> list[tuple[int, ...]]:
+        return list(zip(*rows, strict=True)) or [()] * len(self._model.sizes)
+
+    def _known(self, before: Sequence[Mapping[int, int]]) -> list[tuple[int, ...]]:
+        """Return the columns of rows that are there; -1 stands for a value of no row."""
+        return [tuple(row.get(f, -1) for row in before) for f in range(len(self._model.sizes))]
 
     def _best(self) -> Literals | None:
         """Return the row with the most missing combinations out of some tries."""
@@ -144,3 +187,8 @@ class Ballot:
             before = self._votes[-1] if self._votes else 0
             self._votes.append(self._missing.votes_after(before, chosen[:count]))
         self._chosen = chosen
+
+
+def _of(columns: Sequence[tuple[int, ...]], target: Factors) -> Iterator[Literals]:
+    """Yield what each row has of these factors."""
+    return zip(*(columns[factor] for factor in target), strict=True)

@@ -104,6 +104,15 @@ class Missing:
         for literal, others, last in _splits(combination):
             self._votes[literal][others] &= ~(1 << self.field * last)
 
+    def restore(self, combination: Literals) -> None:
+        """Let a combination be missing again that a row had."""
+        self.by_target[tuple(self._model.factor_of[n] for n in combination)][combination] = None
+        if len(combination) == 1:
+            self._first |= 1 << self.field * combination[0]
+        for literal, others, last in _splits(combination):
+            votes = self._votes[literal]
+            votes[others] = votes.get(others, 0) | 1 << self.field * last
+
     def remove_row(self, row: dict[int, int]) -> None:
         """Take out what a row has, or a part of one. row: factor -> literal."""
         for target, combinations in self.by_target.items():

@@ -49,6 +49,17 @@ def test_exact_inputs_have_no_gate():
     assert logits_reason(PLAIN.replace(exact=True)) is None
 
 
+def test_exact_inputs_need_whole_periods_of_columns_or_a_scale_for_each_row():
+    for quant, is_refused in (
+        *(("none", False), ("fp8_channel", False), ("int8_channel", False)),
+        *(("fp8_tensor", True), ("fp8_tensor_token", True), ("fp8_channel_static", True)),
+    ):
+        reason = logits_reason(PLAIN.replace(exact=True, quant=quant, n=131))
+        assert (reason is not None) == is_refused, quant
+        assert reason is None or "n:131 is not a multiple of them on every rank" in reason.text
+        assert logits_reason(PLAIN.replace(exact=True, quant=quant, n=128)) is None, quant
+
+
 @pytest.mark.parametrize("quant", ["none", "fp8_tensor", "fp8_tensor_dynamic", "fp8_block"])
 def test_nan_is_refused_where_a_scale_spans_all_tokens(quant):
     for logits in ("nan", "ties"):

@@ -88,3 +88,15 @@ def test_more_tries_make_fewer_rows():
         return len(list(Generator(model, Oracle(model), tries=tries).rows()))
 
     assert count(20) < count(1)
+
+
+def test_rows_that_are_needed_least_are_packed_again():
+    model = named((5,) * 8, all_targets(8, 2))
+    before = [dict(enumerate(next(model.tuples(tuple(range(8))))))]
+    plain, packed = (Generator(model, Oracle(model), tries=2) for _ in range(2))
+    for row in before:
+        plain.missing.remove_row(row)
+    made = list(plain.rows())
+    rows = packed.after(before)
+    assert uncovered(model, [tuple(before[0].values()), *rows]) == {}
+    assert len(rows) < len(made)

@@ -66,3 +66,16 @@ def test_excluded_combinations_are_not_missing():
     oracle = Oracle(model)
     oracle.learn(0b0101, frozenset({"no"}))
     assert set(Missing(model, oracle).by_target[0, 1]) == {(0, 3), (1, 2), (1, 3)}
+
+
+def test_restored_combinations_have_votes_again():
+    model = named(SIZES, (*all_targets(5, 1), *all_targets(5, 2), (0, 2, 4)))
+    missing = Missing(model, Oracle(model))
+    before = set(itertools.chain.from_iterable(missing.by_target.values()))
+    missing.remove_row({f: literals[1] for f, literals in enumerate(model.literals)})
+    gone = before - set(itertools.chain.from_iterable(missing.by_target.values()))
+    assert gone
+    for combination in gone:
+        missing.restore(combination)
+    assert set(itertools.chain.from_iterable(missing.by_target.values())) == before
+    _check(model, missing, random.Random(2))
