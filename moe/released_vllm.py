@@ -73,7 +73,7 @@ ROUTER = _vllm(
 
 @reads(
     *("num_experts", "shared_experts", "shared_fused"),
-    *("hidden", "intermediate", "layout", "scheme"),
+    *("hidden", "intermediate", "layout", "scheme", "redundant", "placed"),
 )
 def sizes_fit(layer_spec: LayerSpec, _: Platform) -> Reason | None:
     """Refuse more experts than vLLM aligns, and sizes that cut a group of its quantization."""
@@ -82,7 +82,7 @@ def sizes_fit(layer_spec: LayerSpec, _: Platform) -> Reason | None:
 
 @reads(
     *("num_experts", "shared_experts", "shared_fused", "dtype"),
-    *("hidden", "intermediate", "layout", "scheme"),
+    *("hidden", "intermediate", "layout", "scheme", "redundant", "placed"),
 )
 def marlin_fits(layer_spec: LayerSpec, _: Platform) -> Reason | None:
     """Refuse more experts than vLLM aligns, rows of a single group, and mxfp4 in fp16."""

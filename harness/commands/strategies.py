@@ -20,6 +20,7 @@ from harness.matrix.case import AXES, ONE_RANK_TOKENS, TOKEN_COUNTS, MoETestConf
 from harness.matrix.exactness import is_bitwise
 from harness.plan.plan import make_plan
 from moe import families
+from moe.eplb import MOVES
 from moe.experts import EXPERTS
 from moe.layers import COMPOSED, LAYERS, OWN, OwnLayerSpec
 from moe.quant import QUANT
@@ -169,7 +170,19 @@ def _with_features(machine: Machine, case: MoETestConfig) -> MoETestConfig:
         changed = case.replace(**change)
         if changed.exact == is_bitwise(changed) and runs(changed, machine):
             case = changed
-    return case
+    return _balanced(machine, case)
+
+
+def _balanced(machine: Machine, case: MoETestConfig) -> MoETestConfig:
+    """Return the case with load balancing, for every third seed, if there is enough to balance."""
+    pick = random.Random(f"eplb {case.seed}")  # noqa: S311  # no secret
+    if not case.use_ep or case.m * case.top_k < 4 * case.num_experts or pick.random() > 1 / 3:
+        return case
+    ranks = case.layout.size("ep")
+    fields = {"redundant": -case.num_experts % ranks + ranks * pick.choice((0, 1))}
+    fields |= {"eplb_window": pick.choice((1, 2))}
+    changed = case.replace(eplb="global", eplb_move=pick.choice(MOVES), **fields)
+    return changed if runs(changed, machine) else case
 
 
 def _with_families(machine: Machine, row: MemberSpec, case: MoETestConfig) -> MoETestConfig:
@@ -210,6 +223,7 @@ TOGETHER = (
     *("logits", "logits_dtype", "gate", "padding"),
     *("shared_width", "shared_quant", "shared_gate", "shared_fused"),  # by the seed
     *("zero_experts", "latent", "adapters", "lora_rank"),
+    *("eplb", "redundant", "eplb_window", "eplb_move"),
 )
 _ALONE = tuple(name for name in AXES if name not in TOGETHER)
 _WORDS = {"shared_experts": "shared", "renormalize": "no_renorm"}  # a layer must take these

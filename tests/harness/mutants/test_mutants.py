@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from harness.mutants import FEW, HYPOTHESES, NotApplicable, named
+from harness.mutants.contributions import by_slot
+from moe.placement import Placement
 from tests.harness.mutants.samples import MANY_EXPERTS, UNEVEN, apart, case, scene, seen
 
 # --- the table
@@ -36,7 +38,8 @@ def test_the_battery_holds_what_was_promised():
             "weights_ignored",
             "weights_twice",
         ),
-        *("rank_missing", "rank_twice", "scale_shifted", "gate_up_swapped", "limit_missing"),
+        *("rank_missing", "rank_twice", "stale_replica_map"),
+        *("scale_shifted", "gate_up_swapped", "limit_missing"),
         *("first_bias_missing", "second_bias_missing", "second_bias_on_each_rank"),
     ]
 
@@ -134,7 +137,29 @@ PLACES |= {
 }
 
 
+EPLB = {"m": 8, "dp_size": 2, "use_ep": True, "eplb": "global", "redundant": 2}
+PLACES |= {
+    "replicas_disagree": case(**{**EPLB, "dp_size": 1, "tp_size": 2}),
+    "scales_left_behind": case(**EPLB, quant="fp8_channel"),
+    "biases_left_behind": case(**EPLB, expert_bias=True),
+}
+
+
+def moved(one):
+    """The scene after a rebalance, in which ranks that disagree added an expert twice."""
+    was, now = (
+        Placement(num_experts=4, physical_to_logical=held, counts=(3, 3))
+        for held in ((0, 1, 2, 3, 0, 1), (2, 1, 3, 0, 2, 1))
+    )
+    right = scene(one)
+    twice = by_slot(right) * (1.0 + (right.topk_ids == 1))[:, :, None]
+    actual = twice.sum(dim=1) if one.tp_size > 1 else right.actual
+    return dataclasses.replace(right, placement=now, earlier=(was,), actual=actual, memo={})
+
+
 def place(name: str):
+    if named(name).family == "balancing":
+        return moved(PLACES.get(name, case(**EPLB)))
     if name in ("stale_output", "stale_sum"):
         return scene(case(), number=1)
     if name.startswith(("first_rank", "reversed_rank")):
