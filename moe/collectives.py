@@ -91,8 +91,12 @@ class Group:
         """Return the `count` of every rank, in rank order."""
         if self.handle is None:
             return (count,)
-        local_count = torch.tensor([count], dtype=torch.int64, device=device)
-        return tuple(self.all_gather(local_count).tolist())
+        return tuple(first for (first,) in self.gather_rows((count,), device))
+
+    def gather_rows(self, row: Sequence[int], device: torch.device) -> tuple[tuple[int, ...], ...]:
+        """Return the integers of every rank, in rank order. row: this rank's, a count first."""
+        numbers = torch.tensor([row], dtype=torch.int64, device=device)
+        return tuple(tuple(of_rank) for of_rank in self.all_gather(numbers).tolist())
 
     def send(self, x: Tensor, to: int) -> dist.Work:
         """Start to send x to the rank at position `to`; x must stay unchanged until the end."""

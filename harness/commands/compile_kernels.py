@@ -35,6 +35,10 @@ DEFAULT_CHIPS = ("cuda_sm90", "cuda_sm100", "rocm_gfx942", "rocm_gfx950")
 LARGEST = 20_000  # points of a suite that is compiled without being named: 10 ms each to record
 _PROGRESS_SECONDS = 15.0
 _OWN = ("triton",)  # packages of kernels that are ours
+_NO_LAUNCH_AXES = (
+    *("seed", "exact", "call", "logits", "padding", "skew"),
+    *("all2all", "chunk", "capacity", "eplb", "redundant", "eplb_window", "eplb_move"),
+)
 _ROUTER_AXES = (
     *("router", "renormalize", "router_bias", "router_groups", "chosen_groups", "router_scale"),
     *("logits_dtype", "gate"),
@@ -156,10 +160,11 @@ def _launches_ours(case: MoETestConfig) -> bool:
 def _shape_of(case: MoETestConfig) -> MoETestConfig:
     """Return the case with the values that change no launch of ours at their defaults.
 
-    How a router chooses is one of them, unless it is a kernel of ours.
+    How a router chooses is one of them, unless it is a kernel of ours. So are the number of rows
+    that an all2all sends and where replicas lie: both follow from the values of a call.
     """
     router = () if _is_ours(ROUTERS.row(case.router).needs) else _ROUTER_AXES
-    names = ("seed", "exact", "call", "logits", "padding", *router)
+    names = (*_NO_LAUNCH_AXES, *router)
     return case.replace(**{name: getattr(type(case), name) for name in names})
 
 

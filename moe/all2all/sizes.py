@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
-
 from moe.errors import MoEError
 
 if TYPE_CHECKING:
@@ -58,9 +56,7 @@ def exchange(
         routing.adapters is not None,
         0 if capacity is None else capacity,
     )
-    device = x.codes.device
-    numbers = torch.tensor([[len(x.codes), *equal, *rows]], dtype=torch.int64, device=device)
-    table = group.all_gather(numbers).tolist()
+    table = group.gather_rows((len(x.codes), *equal, *rows), x.codes.device)
     for i, name in enumerate(_EQUAL, start=1):
         values = [row[i] for row in table]
         if len(set(values)) > 1:

@@ -16,7 +16,7 @@ from harness.matrix.case import MoETestConfig
 from moe import layer, spec
 from moe.collectives import Group
 from moe.experts.torch_loop import TorchLoopExperts
-from moe.placement import linear
+from moe.placement import initial
 from moe.spec import MemberSpec
 
 if TYPE_CHECKING:
@@ -65,13 +65,13 @@ def run_shuffled(text: str, *, stale: bool = False) -> RankResult:
     stale: the layer has the next rank's map.
     """
 
-    def shuffled(layout, num_experts):
-        made = linear(layout, num_experts)
+    def shuffled(layout, num_experts, redundant):
+        made = initial(layout, num_experts, redundant)
         order = tuple(sorted(range(num_experts), key=lambda e: (e * 5 + 2) % num_experts))
         return dataclasses.replace(made, physical_to_logical=order[::-1])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(spec, "linear", shuffled)
+        patch.setattr(spec, "initial", shuffled)
         if stale:
             real = layer._expert_map
             patch.setattr(layer, "_expert_map", lambda p, rank, device: real(p, 1 - rank, device))

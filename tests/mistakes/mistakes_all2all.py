@@ -21,7 +21,13 @@ def a_token_is_sent_once_for_each_of_its_experts(patch):
     stage_faults.a_token_for_each_slot(patch)
 
 
-@mistake("scales without their rows' order", "no public report", quant="int8_channel", **SENT)
+@mistake(
+    "scales without their rows' order",
+    "no public report",
+    "says:stage dispatch",
+    quant="int8_channel",
+    **SENT,
+)
 def scales_are_sent_in_another_order(patch):
     stage_faults.scales_in_another_order(patch)
 
@@ -37,7 +43,9 @@ def what_the_last_rank_sends_back_is_not_added(patch):
     edited(patch, AllToAll, "finalize", "for count in way.sent:", "for count in way.sent[:-1]:")
 
 
-@mistake("counts of another rank", "vLLM #19515", experts="triton_batched", **BLOCKS)
+@mistake(
+    "counts of another rank", "vLLM #19515", "says:stage gemm1", experts="triton_batched", **BLOCKS
+)
 def a_block_has_the_number_of_rows_of_another(patch):
     """The kernel leaves rows out, or computes rows that are not in use."""
 
@@ -58,7 +66,7 @@ def outputs_get_the_weights_of_other_slots(patch):
     stage_faults.weights_of_other_slots(patch)
 
 
-@mistake("stale workspace", "vLLM #54083", **BLOCKS)
+@mistake("stale workspace", "vLLM #54083", "says:stage dispatch", **BLOCKS)
 def the_last_row_of_the_blocks_is_an_earlier_call_s(patch):
     """Not even poison tells: the buffer keeps what it had."""
 
@@ -93,7 +101,7 @@ def the_last_tokens_that_fill_no_chunk_are_left_out(patch):
     )
 
 
-@mistake("stale chunk", "vLLM #20392", chunk=3, **BLOCKS)
+@mistake("stale chunk", "vLLM #20392", "says:stage dispatch", chunk=3, **BLOCKS)
 def a_chunk_has_the_routing_of_the_first(patch):
     edited(
         *(patch, MoEKernel, "apply"),

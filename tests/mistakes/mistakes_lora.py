@@ -10,7 +10,7 @@ from harness.fixtures import layer_build
 from moe import moe_kernel
 from moe.all2all.allgather_reducescatter import AllGatherReduceScatter
 from moe.experts import base, torch_loop, triton
-from tests.mistakes.mistake import NO_CAUSE, SAYS, around, mistake
+from tests.mistakes.mistake import SAYS, around, mistake
 
 NO_REPORT = "none known"
 KIND = "low-rank adapters"
@@ -130,7 +130,7 @@ def adapters_lost_with_the_local_ids(patch):
     around(patch, moe_kernel.MoEKernel, "_local", forgotten)
 
 
-@mistake(KIND, NO_REPORT, NO_CAUSE, adapters=2, experts="triton_batched")
+@mistake(KIND, NO_REPORT, "says:stage gemm1", adapters=2, experts="triton_batched")
 def adapters_of_batches_read_by_slot(patch):
     def by_slot(real, batches, routing):
         right = real(batches, routing)

@@ -67,6 +67,7 @@ def all_equal_logits_taken_out_at_once(patch):
     "router in a narrow dtype",
     "SGLang #33764",
     "says:routing: .* leave out a better expert",
+    m=64,  # so many that some choice always changes
     **FLOAT32,
 )
 def experts_chosen_by_logits_in_bf16(patch):

@@ -207,8 +207,8 @@ def scales_of_batches_by_group_first(patch):
 
 @mistake("bias of an expert", "FI #1876", "second_bias_missing", expert_bias=True, **BATCHED)
 def second_bias_of_batches_left_out(patch):
-    old = "counts, dtype=dtype, bias=w.b2)"
-    edited(patch, triton_batched.TritonBatchedExperts, "apply", old, "counts, dtype=dtype)")
+    old, new = "(w.b2, adapters.second)", "(None, adapters.second)"
+    edited(patch, triton_batched.TritonBatchedExperts, "apply", old, new)
 
 
 TRITON = {"experts": "triton"}

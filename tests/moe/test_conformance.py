@@ -111,6 +111,9 @@ def test_each_family_has_a_member_that_takes_anything():
         layer_features=frozenset({"fused_shared", "expert_bias", "zero_experts", "latent"}),
         padding=True,
         adapters=True,
+        moe_tp=True,
+        eplb=True,
+        call_modes=frozenset({"two_batches"}),
     )
     any_rows = dataclasses.replace(
         TAKES_ANYTHING, padding=True, adapters=True, moe_tp=True, spanning_scales=True

@@ -45,7 +45,7 @@ def test_the_rest_varies_as_far_as_it_was_asked_for(drawn):
     assert {"torch_loop", "torch_grouped"} <= {c.experts for c in drawn}
     assert len({c.seed for c in drawn}) > 10
     assert len({c.m for c in drawn}) > 5
-    assert {c.tokens for c in drawn} == {"even", "ragged", "idle"}
+    assert {c.tokens for c in drawn} == {"even", "ragged", "idle", "alone", "none"}
     assert all(c.m * c.dp_size <= 40 for c in drawn)
 
 

@@ -89,7 +89,10 @@ def test_an_order_of_tokens_does_not_matter():
         (PLAIN.id + "-scale:.5", "'.5' is not a number such as 2.5"),
         (PLAIN.id + "-scale:0", "router_scale must be a number from 0.001 to 1000, not 0.0"),
         (PLAIN.id + "-dtype:f8", "dtype must be one of bf16, fp16, f32, not 'f8'"),
-        (PLAIN.id + "-tokens:many", "tokens must be one of even, ragged, idle, not 'many'"),
+        (
+            PLAIN.id + "-tokens:many",
+            "tokens must be one of even, ragged, idle, alone, none, not 'many'",
+        ),
     ],
 )
 def test_a_bad_id_says_what_is_wrong(text, message):
@@ -118,9 +121,15 @@ def test_token_counts_are_those_of_the_axis(case):
     dp = min(case.dp_size, 50)
     case = case.replace(dp_size=dp)
     assert len(case.counts) == dp
+    full = [case.m] * (dp - 1)
+    if case.tokens == "alone":
+        assert case.counts == (*([0] * (dp - 1)), case.m)
+        return
     assert case.counts[0] == case.m
     idle = case.tokens == "idle" and dp > 1
     assert (case.counts[-1] == 0) == idle
+    if case.tokens != "ragged":
+        assert case.counts == (*full, 0 if idle else case.m)
     if case.tokens == "ragged":
         assert sorted(case.counts, reverse=True) == list(case.counts)
         assert case.counts[-1] < case.m or dp == 1 or case.m == 1

@@ -66,6 +66,9 @@ PLACES = {
     "w2_shard_of_rank_before": case(tp_size=4),
     "second_scale_of_all_rows": case(quant="int8_channel"),
     "overflow_to_nan": case(quant="fp8_tensor", m=64, seed=3),
+    "context_ranks_not_summed": case(dp_size=2, pcp_size=2, m=8),
+    "moe_tp_ranks_not_summed": case(dp_size=4, use_ep=True, moe_tp_size=2),
+    "split_experts_repeated": case(dp_size=4, use_ep=True, moe_tp_size=2),
 }
 
 

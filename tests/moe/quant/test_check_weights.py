@@ -87,6 +87,8 @@ def test_a_wrong_shape_or_dtype_is_an_error_that_names_the_matrix(row, field, ch
         return
     if row.scheme.weights == "model" and change in DTYPES:
         return
+    if field.endswith("_global") and change == "half of it":
+        return  # one of the two: a number that all experts share
     name = field.split("_")[0] if field[0] == "w" else "one scale for all tokens"
     with pytest.raises(MoEError, match=name):
         check_weights(weights, row.scheme)
