@@ -116,7 +116,13 @@ def test_each_family_has_a_member_that_takes_anything():
         call_modes=frozenset({"two_batches"}),
     )
     any_rows = dataclasses.replace(
-        TAKES_ANYTHING, padding=True, adapters=True, moe_tp=True, spanning_scales=True
+        TAKES_ANYTHING,
+        padding=True,
+        adapters=True,
+        moe_tp=True,
+        spanning_scales=True,
+        eplb=True,
+        call_modes=frozenset({"two_batches"}),
     )
     assert ALL2ALL.row("allgather_reducescatter").needs == any_rows
     assert all(row.needs == TAKES_ANYTHING for row in QUANT.built_in)

@@ -20,5 +20,11 @@ def test_right_layers_pass_with_any_rank_late():
 
 @pytest.mark.parametrize("text", SKEWED)
 def test_what_is_read_too_early_is_wrong_with_a_late_rank(text):
-    found = parallel_launch(2, run_with, "unread", text, timeout=60)
-    assert Verdict.FAILED in {result.verdict for result in found}
+    """On a busy machine the reader may be later still: then in one of several runs."""
+    verdicts = set()
+    for _ in range(5):
+        found = parallel_launch(2, run_with, "unread", text, timeout=60)
+        verdicts |= {result.verdict for result in found}
+        if Verdict.FAILED in verdicts:
+            break
+    assert Verdict.FAILED in verdicts

@@ -162,8 +162,8 @@ def test_options_that_cannot_be_are_usage_errors(wrong, tmp_path):
 
 def test_a_wrong_layer_is_found(tmp_path, capsys):
     wrong = "tests.harness.outside_layers:NotRenormalized"
-    folder = ["--out", str(tmp_path / "f"), "--cases", "4", "-x"]
-    assert main(["fuzz", "--layer", wrong, "--budget", "20s", *folder]) == 1
+    folder = ["--out", str(tmp_path / "f"), "--cases", "30", "-x"]
+    assert main(["fuzz", "--layer", wrong, "--budget", "40s", *folder]) == 1
     assert f"fuzzing {wrong} with seed 0" in capsys.readouterr().out
 
 
