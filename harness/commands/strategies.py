@@ -193,7 +193,8 @@ def _with_families(machine: Machine, row: MemberSpec, case: MoETestConfig) -> Mo
     changed = case.replace(activation=pick.choice(row_choices.activations(row)), router=router)
     optional = changed.replace(**_routing_options(pick, changed))
     for drawn in dict.fromkeys((optional, changed)):
-        is_sure = drawn == changed and row.kind != MONOLITHIC  # plans take time
+        asks_router = row.kind == MONOLITHIC or drawn.call != MoETestConfig.call
+        is_sure = drawn == changed and not asks_router  # plans take time
         if drawn.exact == is_bitwise(drawn) and (is_sure or runs(drawn, machine)):
             return drawn
     return case
