@@ -145,7 +145,7 @@ def _activated(handed: Handed, product: Tensor) -> tuple[Tensor, Tensor]:
         return function.value, 4 * function.noise
     factor = reference.activation.of_up(up).value
     if reference.numerics.activated_gate != "model" or dtype == "f32":
-        return function.value * factor, 4 * function.noise * factor.abs()
+        return function.value * factor, (4 * function.noise + _TINY) * factor.abs()
     f = formats.on_grid(function.value, dtype)
     tie, noise = formats.tie_of(function.value, f, dtype), 4 * function.noise
     jump = torch.where(tie <= noise, formats.step_of(f, dtype) + noise, 0.0)

@@ -31,27 +31,31 @@ def finalize(handed: Handed, arrival: Arrival) -> StageFinding | None:
     starts = [sum(handed.sizes[:i]) for i in range(len(handed.sizes))]
     tokens = torch.cat([start + rows for start, rows in zip(starts, sampled, strict=True)])
     partial = _sums(handed, arrival, tokens)
-    if len(partial) == 0:  # on every rank
+    if partial.shape[1] == 0:  # on every rank
         return None
-    gathered = handed.group.all_gather(partial).view(len(sampled), -1, partial.shape[1])
+    gathered = handed.group.all_gather(partial).view(len(sampled), *partial.shape)
     group_rank = handed.ranks.index(handed.rank)
     start = sum(len(rows) for rows in sampled[:group_rank])
     local_rows = sampled[group_rank]
-    local_parts = gathered[:, start : start + len(local_rows)]
+    local = gathered[:, :, start : start + len(local_rows)]
     finalized = _values(handed, "finalize", len(handed.call.tokens.x))[local_rows]
-    return _sum(handed, "finalize", finalized, local_parts, local_rows)
+    size = local[:, 1].sum(dim=0)
+    return _sum(handed, "finalize", finalized, local[:, 0], local_rows, size=size)
 
 
 def _sums(handed: Handed, arrival: Arrival, tokens: Tensor) -> Tensor:
-    """Return [t, K] float32, what this rank's experts add to these tokens of the group."""
+    """Return [2, t, K] float32, what this rank's experts add to these tokens of the group.
+
+    First the sums, then those of the absolute values: a row of one slot each may cancel others.
+    """
     values = _values(handed, "combine", len(handed.ids))
     place = torch.full((sum(handed.sizes),), -1, dtype=torch.int64, device=tokens.device)
     place[tokens] = torch.arange(len(tokens), device=tokens.device)
     at = place[arrival.tokens]
     is_asked = at >= 0
     rows = values[arrival.rows[is_asked]].float() * arrival.factors[is_asked, None]
-    sums = torch.zeros((len(tokens), values.shape[1]), device=tokens.device)
-    return sums.index_add_(0, at[is_asked], rows)
+    sums = torch.zeros((2, len(tokens), values.shape[1]), device=tokens.device)
+    return sums.index_add_(1, at[is_asked], torch.stack([rows, rows.abs()]))
 
 
 def _values(handed: Handed, stage: str, rows: int) -> Tensor:
@@ -75,15 +79,17 @@ def _sum(
     parts: Tensor,
     rows: Tensor,
     passed: Tensor | None = None,
+    size: Tensor | None = None,
 ) -> StageFinding | None:
     """Compare `actual` [r, K] with the sum of parts [ranks, r, K], added in any order.
 
-    passed: [r, K] what zero experts add to that sum, or None.
+    passed: [r, K] what zero experts add to that sum, or None. size: [r, K] the sum of the absolute
+    values of all that is added; None: of the parts.
     """
     if len(rows) == 0:
         return None
     adds = len(parts) - 1
-    size, value = parts.abs().sum(dim=0), parts.sum(dim=0)
+    size, value = parts.abs().sum(dim=0) if size is None else size, parts.sum(dim=0)
     tolerance = size * (adds * 2.0**-23)
     if stage == "finalize" and handed.subject.reference.numerics.reduction != "model":
         tolerance = tolerance + size * (handed.top_k_of_tokens * 2.0**-23)

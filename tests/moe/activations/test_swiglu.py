@@ -26,3 +26,10 @@ def test_it_clamps_the_gate_from_above_and_up_on_both_sides():
 
 def test_the_row_has_the_parameters_of_the_model():
     assert (ROW.alpha, ROW.beta, ROW.limit) == (1.702, 1.0, 7.0)
+
+
+def test_a_sigmoid_below_the_normal_numbers_may_be_flushed_to_zero():
+    gate = torch.tensor([-52.0])
+    value = float(ACTIVATIONS.load("swiglu_clamped")()(gate, torch.tensor([1.0])))
+    assert value < -(2.0**-126)  # small, and no float32 that hardware flushes
+    assert 4 * float(activation_of("swiglu_clamped").of_gate(gate).noise) >= abs(value) / 2
