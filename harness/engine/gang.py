@@ -211,9 +211,9 @@ class Gang:
         )
 
     def _is_blocked(self, ended: Ended) -> bool:
-        """Return whether ranks wait for each other, or one raised for what another one entered."""
+        """Return whether ranks wait for each other, or one ended for what another one entered."""
         raised = ended is Ended.ANSWERED and self.link.replies.failed_at is not None
-        return raised or ended in (Ended.HUNG, Ended.STUCK)
+        return raised or ended in (Ended.HUNG, Ended.STUCK, Ended.CRASHED)
 
     def _probe(self, message: Probe | CheckSums, occasion: str) -> None:
         self.link.probed, self._probe_occasion = {}, occasion

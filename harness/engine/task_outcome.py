@@ -80,7 +80,10 @@ def _with_rank_words(outcome: Outcome, results: list[RankResult]) -> CaseResult:
     # World size 0: `rank_words` describes ranks without a result, so `merge` need not.
     base = CaseResult(case_id=outcome.task, verdict=Verdict.INFRA, seconds=outcome.seconds)
     merged = merge(outcome.task, 0, results, outcome.seconds) if results else base
-    words = (*_collectives(outcome), *rank_words(outcome).values(), *_answered(results))
+    words = (*rank_words(outcome).values(), *_answered(results))
+    if outcome.ended is Ended.CRASHED:
+        return merged.with_messages(before=(*words, *_collectives(outcome)))
+    words = (*_collectives(outcome), *words)
     if outcome.ended is Ended.STUCK:
         return merged.with_messages(after=words)
     return merged.with_messages(before=words)

@@ -195,6 +195,7 @@ AROUND_EXPERTS: tuple[Hypothesis, ...] = (
     ),
     *rows_of(
         "balancing",
+        logical_ids_as_physical="ids of experts were taken for those of the slots that hold them",
         weights_not_moved="a rebalance changed the map of replicas, and moved no weights",
         replicas_disagree="ranks with the same tokens chose different replicas of an expert",
     ),

@@ -126,7 +126,7 @@ def test_ranks_that_block_each_other_are_told_with_the_collective(tmp_path):
         (blocked_ranks.other_operation, "rank 1 entered all_gather of 1536 bfloat16"),
         (blocked_ranks.other_size, "reduce_scatter: rank 0 sends 512 elements to rank 1, which "),
     ]:
-        assert of[fault].verdict in (Verdict.HUNG, Verdict.ERROR)
+        assert of[fault].verdict in (Verdict.HUNG, Verdict.ERROR, Verdict.CRASHED)  # as gloo ends
         (text,) = [m for m in of[fault].messages if m.startswith("collectives differ: ")]
         assert f"{where}: " in text
         assert words in text
