@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from pathlib import Path
 
 import pytest
 
@@ -32,6 +34,19 @@ def test_the_same_cases_pass_without_a_mistake():
     right = (Verdict.PASSED, Verdict.VACUOUS)
     found = [row.result for row in run(controls)]
     assert [(r.case_id, r.messages) for r in found if r.verdict not in right] == []
+
+
+def test_the_faults_between_ranks_are_planted_with_the_causes_of_the_docs():
+    by_name = {m.name: m for m in MISTAKES}
+    text = (Path(__file__).parents[2] / "docs" / "ranks.md").read_text()
+    lines = text.partition("## Planted faults")[2].splitlines()
+    cells = [line.split("|")[1:5] for line in lines if line.startswith("| ") and "`" in line]
+    assert len(cells) >= 14
+    for fault, planted, _, named in cells:
+        rows = [by_name[name] for name in re.findall(r"`(\w+)`", planted)]
+        causes = " ".join(cause for row in rows for cause in row.causes)
+        assert rows, fault
+        assert [n for n in re.findall(r"`([\w ]+)`", named) if n not in causes] == [], fault
 
 
 @pytest.mark.parametrize("name", [m.name for m in MISTAKES])

@@ -21,6 +21,26 @@ def refusal(**fields):
     ("fields", "code", "text"),
     [
         (
+            {"layout": Layout(dp_size=4, expert_dp_size=2)},
+            "expert_dp_impossible",
+            "without expert parallelism every rank has a part of all experts; set use_ep",
+        ),
+        (
+            {"layout": Layout(dp_size=2, tp_size=4, use_ep=True, expert_dp_size=4)},
+            "expert_dp_impossible",
+            "a part has whole DP ranks, and 4 does not divide 2; choose a divisor",
+        ),
+        (
+            {"layout": Layout(dp_size=4, use_ep=True, expert_dp_size=4)},
+            "expert_dp_impossible",
+            "this leaves one EP rank in each part; leave use_ep and expert_dp_size out",
+        ),
+        (
+            {"layout": Layout(dp_size=4, use_ep=True, expert_dp_size=2, moe_tp_size=2)},
+            "moe_tp_impossible",
+            "of 2 ranks this leaves one EP rank; leave use_ep and moe_tp_size out",
+        ),
+        (
             {"layout": Layout(dp_size=4, moe_tp_size=2)},
             "moe_tp_impossible",
             "without expert parallelism every expert is split over all ranks; set use_ep",
