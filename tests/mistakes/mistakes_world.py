@@ -41,7 +41,7 @@ def split_experts_added_whole_by_each_rank(patch):
     around(patch, AllGatherReduceScatter, "finalize", finalize)
 
 
-@mistake("sum over all parts", NEVER, "parts_summed", "doubled", "routed_twice", **PARTS)
+@mistake("sum over all parts", NEVER, "parts_summed", shared_experts=1, **PARTS)
 def sums_of_each_part_with_all_experts_added(patch):
     """As if the sum went over the world: the parts of ranks have the same experts."""
 
