@@ -41,14 +41,20 @@ class Mistake:
 
 
 MISTAKES: list[Mistake] = []
+ON_GPU: list[Mistake] = []  # which other machines refuse
 
 
 def mistake(
-    kind: str, source: str, *causes: str, seconds: float = 120.0, **fields: Any
+    kind: str,
+    source: str,
+    *causes: str,
+    seconds: float = 120.0,
+    table: list[Mistake] = MISTAKES,
+    **fields: Any,
 ) -> Callable[[Plant], Plant]:
     """Register a function as a mistake in a small case; `fields` change that case.
 
-    seconds: its time limit; a mistake that hangs costs as much.
+    seconds: its time limit; a mistake that hangs costs as much. table: where to.
     """
 
     def register(plant: Plant) -> Plant:
@@ -62,7 +68,7 @@ def mistake(
             seconds=seconds,
             causes=causes or (NO_CAUSE,),
         )
-        MISTAKES.append(row)
+        table.append(row)
         return plant
 
     return register
@@ -75,7 +81,7 @@ def seed_of(name: str) -> int:
 
 def planted_by(seed: int) -> Plant:
     """What plants the mistake whose case has this seed."""
-    (plant,) = [m.plant for m in MISTAKES if m.case.seed == seed]
+    (plant,) = [m.plant for m in (*MISTAKES, *ON_GPU) if m.case.seed == seed]
     return plant
 
 

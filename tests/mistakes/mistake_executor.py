@@ -27,6 +27,7 @@ from tests.mistakes import (
     mistakes_latent,
     mistakes_layer,
     mistakes_lora,
+    mistakes_on_gpu,
     mistakes_ranks,
     mistakes_routing,
     mistakes_scales,
@@ -71,6 +72,7 @@ FAMILIES = (
     mistakes_world,
     mistakes_step,
     mistakes_calls,
+    mistakes_on_gpu,
 )
 
 

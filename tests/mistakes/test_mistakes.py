@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from harness.plan.machine import planned_for
+from harness.plan.plan import make_plan
 from harness.record.result import Verdict
-from tests.mistakes.mistake import MISTAKES, NO_CAUSE
+from tests.mistakes.mistake import MISTAKES, NO_CAUSE, ON_GPU
 from tests.mistakes.show_mistakes import MemberSpec, run, table
 
 
@@ -47,6 +49,13 @@ def test_the_faults_between_ranks_are_planted_with_the_causes_of_the_docs():
         causes = " ".join(cause for row in rows for cause in row.causes)
         assert rows, fault
         assert [n for n in re.findall(r"`([\w ]+)`", named) if n not in causes] == [], fault
+
+
+def test_what_needs_a_gpu_is_refused_elsewhere_with_its_reason():
+    plan = make_plan([m.case for m in ON_GPU], planned_for("cpu"), time_limit=60.0)
+    codes = [refusal.reason.code for refusal in plan.refused]
+    assert codes == ["call_mode_needs_device"] * len(ON_GPU)
+    assert not {m.name for m in ON_GPU} & {m.name for m in MISTAKES}
 
 
 @pytest.mark.parametrize("name", [m.name for m in MISTAKES])
