@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.errors import ExitCode, UsageError
-from harness.matrix.case_axes import LEAST_WITH_SHARES, MOST_WITH_SHARES, SMALLEST_SHARE
+from harness.matrix.main_axes import LEAST_WITH_SHARES, MOST_WITH_SHARES, SMALLEST_SHARE
 from harness.plan import machine, requirements, selection
 from harness.plan.manifest import refused_cases
 from harness.plan.parts import part_of
