@@ -19,7 +19,7 @@ from harness.commands import last_lines, listing
 from harness.commands.options import parse
 from harness.commands.streams import code_with_output, standard_streams
 from harness.errors import ExitCode, HarnessError, NothingSelected
-from harness.plan import machine, requirements, selection
+from harness.plan import machine, narrowing, requirements, selection
 from harness.plan.manifest import describe, folder_for
 from harness.plan.plan import Plan, make_plan
 from harness.record.events import CaseEnded, RunEnded, RunStarted
@@ -78,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
     requirements.check(args.require, detected)
     selected = selection.asked_for(args, detected)
     plan = make_plan(selected.points, detected, time_limit=selected.time_limit)
+    plan = narrowing.narrowed(plan, args, selected.refused)
     if not plan.jobs:
         raise NothingSelected(_nothing(plan))
     if selected.note is not None:

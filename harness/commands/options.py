@@ -105,6 +105,18 @@ def _cases(command: argparse.ArgumentParser) -> None:
     add("--experts", metavar="NAME", help="one experts backend for all: a name or pkg.mod:Class")
     _layer(command)
     _model(command)
+    _narrowing(command)
+
+
+def _narrowing(command: argparse.ArgumentParser) -> None:
+    """Add what narrows a selection; `harness.plan.narrowing` reads it."""
+    add = command.add_argument
+    text = "only cases whose ids match: words with and, or, not and parentheses"
+    add("-k", dest="keep", metavar="EXPRESSION", help=text)
+    text = "skip cases whose ids match, as with -k; each needs a --reason; may be repeated"
+    add("--exclude", action="append", default=[], metavar="EXPRESSION", help=text)
+    text = "why they are skipped, for the record"
+    add("--reason", action="append", default=[], metavar="TEXT", help=text)
 
 
 def _model(command: argparse.ArgumentParser) -> None:
