@@ -189,10 +189,11 @@ class _Launcher:
         """Let a job wait for none of its devices, if there are enough others; as `_move`.
 
         Gangs failed on all of them, so the cause may be the job: others may use them all the same.
+        A CPU has no others: its cases would wait for the place that they had, again and again.
         """
         assert active.share is not None
         avoid = active.avoid.union(active.share.devices)
-        if not self._slots.can_hold(active.need, avoid):
+        if not active.share.devices or not self._slots.can_hold(active.need, avoid):
             return ""
         active.avoid = avoid
         self._wait_again(active)

@@ -1,0 +1,108 @@
+"""Run the cases of a plan; record and show every event; an interrupt ends all ranks. No torch."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from contextlib import closing, contextmanager, suppress
+from typing import TYPE_CHECKING, cast
+
+from harness.errors import HarnessError
+from harness.record.events import CaseEnded, RunStarted
+from harness.record.result import Verdict
+from harness.report import png, progress
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Generator, Iterator
+    from types import FrameType
+
+    from harness.plan.plan import Plan
+    from harness.plan.selection import Selection
+    from harness.record.events import Event
+    from harness.record.run_folder import RunFolder
+
+
+class Terminated(KeyboardInterrupt):
+    """Signal SIGTERM, handled as Ctrl-C is: the folder stays resumable."""
+
+
+def launch(
+    args: argparse.Namespace, selected: Selection, plan: Plan, folder: RunFolder
+) -> int | None:
+    """Run and record the remaining cases; return the exit code of an early end, or None."""
+    from harness.engine import scheduler
+    from harness.engine.run_options import RunOptions
+    from harness.record.cross_case import compared
+
+    options = RunOptions(
+        log_dir=folder.log_dir,
+        fail_fast=args.fail_fast,
+        retries=selected.retries,
+        slots=args.slots or plan.machine.slots,
+        devices=plan.machine.devices,
+        rank_options={
+            "save_tensors": _tensors(folder),
+            "plain_call": selected.plain_call,
+            "pictures": str(folder.log_dir.absolute()),
+        },
+    )
+    ids, earlier = [case.id for case in plan.cases], folder.events()
+    folder.append(RunStarted(time=time.time(), cases=ids))
+    show = progress.make(len(ids), folder.path, verbose=args.verbose)
+    try:
+        with terminable(), closing(show), _ending(scheduler.run(plan, options)) as events:
+            for event in compared(events, before=earlier):
+                folder.append(event)
+                _draw(event, folder)
+                show.show(event)
+                if args.fail_fast and _is_failure(event):
+                    break  # the engine does not compare outputs across cases
+    except KeyboardInterrupt as stop:
+        return code_of(stop)
+    except HarnessError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return None
+
+
+def _draw(event: Event, folder: RunFolder) -> None:
+    """Save a picture of a failed case; a full disk loses no more than that."""
+    if isinstance(event, CaseEnded) and event.result.diagnoses:
+        with suppress(OSError):
+            png.save_experts(event.result, folder.log_dir)
+
+
+def _is_failure(event: Event) -> bool:
+    return isinstance(event, CaseEnded) and event.result.verdict is Verdict.FAILED
+
+
+def _tensors(folder: RunFolder) -> str | None:
+    """Return where ranks save tensors, or None; a resumed run keeps its first setting."""
+    is_requested = folder.info.options.save_tensors
+    return str(folder.path.absolute() / "tensors") if is_requested else None
+
+
+def _ending(events: Iterator[Event]) -> closing[Generator[Event]]:
+    """Return a context that closes the events, so that an interrupt between two ends the ranks."""
+    return closing(cast("Generator[Event]", events))
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Let SIGTERM end the run inside this context, as Ctrl-C does."""
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def code_of(stop: KeyboardInterrupt) -> int:
+    """Return the exit code of a run that a signal ended."""
+    return 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
