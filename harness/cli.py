@@ -73,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
     plan = narrowing.narrowed(plan, args, selected.refused)
     if not plan.jobs:
         raise NothingSelected(_nothing(plan))
+    narrowing.check_repeat(plan, args)
     if selected.note is not None:
         print(selected.note, flush=True)
     with _folder(args, selected, plan) as folder:

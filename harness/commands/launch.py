@@ -35,11 +35,12 @@ def launch(
     from harness.engine import scheduler
     from harness.engine.run_options import RunOptions
     from harness.record.cross_case import compared
+    from harness.record.repeats import Repeats
 
     options = RunOptions(
         log_dir=folder.log_dir,
         fail_fast=args.fail_fast,
-        retries=selected.retries,
+        retries=0 if args.repeat else selected.retries,
         slots=args.slots or plan.machine.slots,
         devices=plan.machine.devices,
         rank_options={
@@ -51,9 +52,12 @@ def launch(
     ids, earlier = [case.id for case in plan.cases], folder.events()
     folder.append(RunStarted(time=time.time(), cases=ids))
     show = progress.make(len(ids), folder.path, verbose=args.verbose)
+    repeats = Repeats(args.repeat or 1)
+    running = scheduler.run(plan.repeated(repeats.times), options)
     try:
-        with terminable(), closing(show), _ending(scheduler.run(plan, options)) as events:
-            for event in compared(events, before=earlier):
+        with terminable(), closing(show), _ending(running) as events:
+            single = repeats.folded(events) if args.repeat else events
+            for event in compared(single, before=earlier):
                 folder.append(event)
                 _draw(event, folder)
                 show.show(event)
@@ -64,6 +68,9 @@ def launch(
     except HarnessError as error:
         print(error, file=sys.stderr)
         return error.exit_code
+    finally:
+        if args.repeat:
+            print(repeats.line(), flush=True)
     return None
 
 

@@ -167,6 +167,8 @@ def _run(command: argparse.ArgumentParser) -> None:
     add("--resume", type=Path, metavar="DIR", help="continue with the cases that have no verdict")
     add("--out", type=Path, metavar="DIR", help="the run's folder (runs/TIME-SUITE)")
     add("--seeds", type=int, default=1, metavar="N", help="each case with N seeds (1)")
+    text = "run one case N times, in warm ranks, and count its failures"
+    add("--repeat", type=_positive, metavar="N", help=text)
     add("--retries", type=int, metavar="N", help="tries of a failed case, each in a fresh gang")
     add("--slots", type=_positive, metavar="N", help=_SLOTS)
     add("--time-limit", type=float, metavar="S", help="seconds that one case may take")

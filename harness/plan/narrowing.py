@@ -17,7 +17,7 @@ from moe.reason import Reason
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from harness.plan.plan import Plan
     from harness.record.run_info import RefusedCase
@@ -42,6 +42,17 @@ def narrowed(plan: Plan, args: argparse.Namespace, earlier: Iterable[RefusedCase
     plan = excluded_before(plan, earlier)
     plan = without_excluded(plan, exclusions(args.exclude, args.reason))
     return plan if args.keep is None else kept(plan, args.keep)
+
+
+def check_repeat(plan: Plan, args: argparse.Namespace) -> None:
+    """Raise UsageError if `--repeat` is given and does not go with the cases or other options."""
+    if args.repeat is None:
+        return
+    if len(plan.cases) != 1:
+        count = len(plan.cases)
+        raise UsageError(f"--repeat runs one case, not {count}; name it with --case ID or -k")
+    if args.resume or args.retries:
+        raise UsageError("--repeat counts every failure: leave out --resume and --retries")
 
 
 def kept(plan: Plan, expression: str) -> Plan:
