@@ -20,7 +20,9 @@ from harness.commands.streams import code_with_output, standard_streams
 from harness.errors import ExitCode, HarnessError, NothingSelected
 from harness.plan import machine, narrowing, requirements, selection
 from harness.plan.manifest import describe, folder_for
+from harness.plan.parts import part_of
 from harness.plan.plan import Plan, make_plan
+from harness.record import ledger
 from harness.record.events import RunEnded
 from harness.record.run_folder import ROOT, RunFolder, decided
 from harness.record.summary import Summary, summarize
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Sequence
 
+    from harness.plan.parts import Part
     from harness.plan.selection import Selection
 
 
@@ -70,21 +73,19 @@ def run(args: argparse.Namespace) -> int:
     requirements.check(args.require, detected)
     selected = selection.asked_for(args, detected)
     plan = make_plan(selected.points, detected, time_limit=selected.time_limit)
-    plan = narrowing.narrowed(plan, args, selected.refused)
+    part = _part(args, narrowing.narrowed(plan, args, selected.refused))
+    plan = part.plan
     if not plan.jobs:
         raise NothingSelected(_nothing(plan))
     narrowing.check_repeat(plan, args)
     if selected.note is not None:
         print(selected.note, flush=True)
-    with _folder(args, selected, plan) as folder:
+    with _folder(args, selected, part) as folder:
         remaining = plan.without(decided(folder.results))
         _announce(plan, remaining, folder)
-        stopped = launch(args, selected, remaining, folder)
+        stopped = launch(args, selected, remaining, folder, part.ledger)
         summary = _finish(folder, plan, began)
-        hints = bound_slack.hints(folder.results.values())
-        assumed = last_lines.assumed_numerics(folder.results.values())
-    lines = [f"hint: {hint}" for hint in hints]
-    lines += assumed
+    lines = _remarks(folder)
     lines += last_lines.not_run(summary, fail_fast=args.fail_fast)
     lines += last_lines.mostly_refused(plan)
     if summary.exit_code() is ExitCode.INCOMPLETE or stopped is not None:
@@ -108,14 +109,30 @@ def _finish(folder: RunFolder, plan: Plan, began: float) -> Summary:
     return summary
 
 
-def _folder(args: argparse.Namespace, selected: Selection, plan: Plan) -> RunFolder:
+def _remarks(folder: RunFolder) -> list[str]:
+    """Return lines on results that their counts do not tell."""
+    results = folder.results.values()
+    hints = [f"hint: {hint}" for hint in bound_slack.hints(results)]
+    known = ledger.notes(results, folder.info.refused)
+    return [*hints, *last_lines.assumed_numerics(results), *known]
+
+
+def _part(args: argparse.Namespace, plan: Plan) -> Part:
+    """Return what a run launches of a plan."""
+    resumed = RunFolder.open(args.resume).info if args.resume else None
+    return part_of(args, plan, resumed)
+
+
+def _folder(args: argparse.Namespace, selected: Selection, part: Part) -> RunFolder:
     """Open the folder to resume, or create a new one."""
+    plan = part.plan
     if args.resume:
         folder = RunFolder.open(args.resume, write=True)
         selection.check_same_plan(folder, [case.id for case in plan.cases])
         return folder
     path = args.out or folder_for(ROOT, selected.suite or "cases")
-    info = describe(args.argv, selected, plan, save_tensors=args.save_tensors)
+    tensors = args.save_tensors
+    info = describe(args.argv, selected, plan, save_tensors=tensors, shard=part.shard)
     return RunFolder.create(path, info)
 
 
@@ -170,6 +187,7 @@ COMMANDS = {
     "coverage": _on_use("coverage", "show_coverage"),
     "explain": _on_use("explain", "show_choice"),
     "compile": _on_use("compile_kernels", "compile_matrix"),
+    "merge": _on_use("merge", "merge_runs"),
     "report": _on_use("report", "show_report"),
     "schema": _on_use("schema", "show_schema"),
     "doctor": _on_use("doctor", "examine"),

@@ -9,8 +9,12 @@ from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, cast
 
 from harness.errors import HarnessError
+from harness.record.cross_case import compared
 from harness.record.events import CaseEnded, RunStarted
+from harness.record.ledger import judged
+from harness.record.repeats import Repeats
 from harness.record.result import Verdict
+from harness.record.summary import BAD
 from harness.report import png, progress
 
 if TYPE_CHECKING:
@@ -18,9 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
     from types import FrameType
 
+    from harness.engine.run_options import RunOptions
     from harness.plan.plan import Plan
     from harness.plan.selection import Selection
     from harness.record.events import Event
+    from harness.record.ledger import Ledger
     from harness.record.run_folder import RunFolder
 
 
@@ -29,40 +35,28 @@ class Terminated(KeyboardInterrupt):
 
 
 def launch(
-    args: argparse.Namespace, selected: Selection, plan: Plan, folder: RunFolder
+    args: argparse.Namespace, selected: Selection, plan: Plan, folder: RunFolder, ledger: Ledger
 ) -> int | None:
-    """Run and record the remaining cases; return the exit code of an early end, or None."""
-    from harness.engine import scheduler
-    from harness.engine.run_options import RunOptions
-    from harness.record.cross_case import compared
-    from harness.record.repeats import Repeats
+    """Run and record the remaining cases; return the exit code of an early end, or None.
 
-    options = RunOptions(
-        log_dir=folder.log_dir,
-        fail_fast=args.fail_fast,
-        retries=0 if args.repeat else selected.retries,
-        slots=args.slots or plan.machine.slots,
-        devices=plan.machine.devices,
-        rank_options={
-            "save_tensors": _tensors(folder),
-            "plain_call": selected.plain_call,
-            "pictures": str(folder.log_dir.absolute()),
-        },
-    )
-    ids, earlier = [case.id for case in plan.cases], folder.events()
+    ledger: known failures, by which results are recorded.
+    """
+    options = _options(args, selected, plan, folder, ledger)
+    earlier = folder.events()
+    ids = [case.id for case in plan.cases]
     folder.append(RunStarted(time=time.time(), cases=ids))
     show = progress.make(len(ids), folder.path, verbose=args.verbose)
     repeats = Repeats(args.repeat or 1)
-    running = scheduler.run(plan.repeated(repeats.times), options)
+    running = _events(plan.repeated(repeats.times), options, ledger)
     try:
         with terminable(), closing(show), _ending(running) as events:
             single = repeats.folded(events) if args.repeat else events
-            for event in compared(single, before=earlier):
+            for event in judged(compared(single, before=earlier), ledger):
                 folder.append(event)
                 _draw(event, folder)
                 show.show(event)
-                if args.fail_fast and _is_failure(event):
-                    break  # the engine does not compare outputs across cases
+                if args.fail_fast and _ends_run(event, options.forgiven):
+                    break
     except KeyboardInterrupt as stop:
         return code_of(stop)
     except HarnessError as error:
@@ -74,6 +68,37 @@ def launch(
     return None
 
 
+def _options(
+    args: argparse.Namespace, selected: Selection, plan: Plan, folder: RunFolder, ledger: Ledger
+) -> RunOptions:
+    from harness.engine.run_options import RunOptions
+
+    return RunOptions(
+        log_dir=folder.log_dir,
+        fail_fast=args.fail_fast,
+        retries=0 if args.repeat else selected.retries,
+        slots=args.slots or plan.machine.slots,
+        devices=plan.machine.devices,
+        forgiven=ledger.forgiven(case.id for case in plan.cases),
+        rank_options={
+            "save_tensors": _tensors(folder),
+            "plain_call": selected.plain_call,
+            "pictures": str(folder.log_dir.absolute()),
+        },
+    )
+
+
+def _events(plan: Plan, options: RunOptions, ledger: Ledger) -> Iterator[Event]:
+    """Yield the events of a plan: first of what is not launched, since its quarantine is over."""
+    from harness.engine import scheduler
+
+    lapsed = [result for case in plan.cases if (result := ledger.lapsed(case.id))]
+    for result in lapsed:
+        yield CaseEnded(time=time.time(), gang=0, result=result)
+    with _ending(scheduler.run(plan.without([r.case_id for r in lapsed]), options)) as events:
+        yield from events
+
+
 def _draw(event: Event, folder: RunFolder) -> None:
     """Save a picture of a failed case; a full disk loses no more than that."""
     if isinstance(event, CaseEnded) and event.result.diagnoses:
@@ -81,8 +106,16 @@ def _draw(event: Event, folder: RunFolder) -> None:
             png.save_experts(event.result, folder.log_dir)
 
 
-def _is_failure(event: Event) -> bool:
-    return isinstance(event, CaseEnded) and event.result.verdict is Verdict.FAILED
+def _ends_run(event: Event, forgiven: frozenset[str]) -> bool:
+    """Return whether a run with -x ends here, for a reason that the engine does not know.
+
+    It neither compares outputs across cases nor knows which failures are unexpected.
+    """
+    if not isinstance(event, CaseEnded):
+        return False
+    result = event.result
+    is_unexpected = result.case_id in forgiven and result.verdict in BAD
+    return result.verdict is Verdict.FAILED or is_unexpected
 
 
 def _tensors(folder: RunFolder) -> str | None:

@@ -229,7 +229,8 @@ class _Launcher:
             active.attempts = []
 
     def _case_ended(self, active: JobRun, result: CaseResult) -> CaseEnded:
-        if self._options.fail_fast and result.verdict not in _GOOD:
+        forgiven = result.case_id in self._options.forgiven
+        if self._options.fail_fast and result.verdict not in _GOOD and not forgiven:
             self._stopping = True
         return CaseEnded(time=time.time(), gang=active.number, result=result)
 
