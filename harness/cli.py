@@ -185,6 +185,8 @@ COMMANDS = {
     "coverage": _on_use("coverage", "show_coverage"),
     "explain": _on_use("explain", "show_choice"),
     "compile": _on_use("compile_kernels", "compile_matrix"),
+    "ci": _on_use("ci", "make_pipeline"),
+    "collect": _on_use("collect", "collect"),
     "merge": _on_use("merge", "merge_runs"),
     "report": _on_use("report", "show_report"),
     "schema": _on_use("schema", "show_schema"),
