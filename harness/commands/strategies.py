@@ -79,9 +79,9 @@ def space_for(machine: Machine, experts: str | None = None, layer: str | None = 
     """
     if layer is not None and layer != COMPOSED:
         LAYERS.row(layer)
-        space = space_for(machine, next(reversed(EXPERTS.rows)))
+        space = space_for(machine, next(reversed(list(EXPERTS.rows))))
         return replace(space, experts=(OWN,), layer=layer)
-    names = (experts,) if experts else tuple(reversed(EXPERTS.rows))
+    names = (experts,) if experts else tuple(reversed(list(EXPERTS.rows)))
     served = tuple(n for n in names if EXPERTS.row(n).needs.are_met_by(machine.platform))
     if machine.devices:
         return Space(
@@ -218,6 +218,7 @@ def _routing_options(pick: random.Random, case: MoETestConfig) -> dict[str, Any]
 TOGETHER = (
     *("m", "n", "k", "num_experts", "top_k", "experts", "all2all", "quant", "dtype", "layer"),
     *("dp_size", "tp_size", "use_ep", "sequence_parallel", "pcp_size", "moe_tp_size"),
+    "expert_dp_size",
     *("tokens", "seed", "exact"),
     *("router", "activation", "total_experts", "missing"),  # by the seed; only of real models
     *("router_bias", "router_groups", "chosen_groups", "router_scale", "weights_input"),
