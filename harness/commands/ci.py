@@ -76,10 +76,10 @@ def _queue(text: str) -> tuple[str, str]:
 
 def _buildkite(request: Request, *, upload: bool) -> None:
     """Check the pipeline, then print it or hand it to the agent, in parts if it is too large."""
-    whole = buildkite.pipeline(request)
-    parts = buildkite.uploads(whole, checks.MAX_JOBS)
+    pipeline = buildkite.pipeline(request)
+    parts = buildkite.uploads(pipeline, checks.MAX_JOBS)
     lines = [line for part in parts for line in checks.problems(part)]
-    count = sum(map(buildkite.jobs, whole["steps"]))
+    count = sum(map(buildkite.jobs, pipeline["steps"]))
     if count > checks.MAX_BUILD_JOBS:
         lines.append(f"{count} jobs are more than a build may have ({checks.MAX_BUILD_JOBS})")
     if len(parts) > 1 and not upload:

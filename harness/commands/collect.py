@@ -31,12 +31,12 @@ def collect(args: argparse.Namespace) -> int:
     """Return the exit code of the whole; the annotation says why if there is none."""
     _agent(["artifact", "download", f"{args.folder}/**/*", "."], DOWNLOAD_SECONDS)
     try:
-        code, whole = _whole(args.folder, args.argv)
+        code, run_folder = _whole(args.folder, args.argv)
     except HarnessError as error:
         text = annotation.of_error(args.context, str(error))
         _annotate(args, text, "error")
         raise
-    stored = view(RunFolder.open(whole))
+    stored = view(RunFolder.open(run_folder))
     for path in junit.write(stored, args.folder / "junit.xml"):
         print(path)
     style = annotation.style(stored.summary)
