@@ -187,6 +187,7 @@ COMMANDS = {
     "compile": _on_use("compile_kernels", "compile_matrix"),
     "ci": _on_use("ci", "make_pipeline"),
     "collect": _on_use("collect", "collect"),
+    "diff": _on_use("diff", "show_difference"),
     "merge": _on_use("merge", "merge_runs"),
     "report": _on_use("report", "show_report"),
     "schema": _on_use("schema", "show_schema"),

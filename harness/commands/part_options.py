@@ -40,6 +40,13 @@ def add_ci(command: argparse.ArgumentParser) -> None:
         add(option, action="append", default=[], metavar="DEVICE", help=f"{text}; may be repeated")
 
 
+def add_diff(command: argparse.ArgumentParser) -> None:
+    """Add the options of `diff`."""
+    command.add_argument("before", type=Path, metavar="DIR_A", help="the earlier run's folder")
+    command.add_argument("after", type=Path, metavar="DIR_B", help="the later run's folder")
+    command.add_argument("--markdown", type=Path, metavar="FILE", help="write markdown instead")
+
+
 def add_collect(command: argparse.ArgumentParser) -> None:
     """Add the options of `collect`."""
     add = command.add_argument
