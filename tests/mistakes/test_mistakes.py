@@ -17,6 +17,8 @@ from harness.record.result import Verdict
 from tests.mistakes.mistake import MISTAKES, NO_CAUSE, ON_GPU
 from tests.mistakes.show_mistakes import MemberSpec, run, table
 
+pytestmark = pytest.mark.timeout(1800)  # the first test of a module's rows waits for all of them
+
 
 @pytest.fixture(scope="module")
 def rows() -> dict[str, MemberSpec]:
