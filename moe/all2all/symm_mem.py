@@ -10,51 +10,28 @@ other one, those not in use have -1 as ids, and only the first call waits for th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
 
 from moe.all2all.base import PrepareFinalize
 from moe.all2all.peer_memory import PeerPool
+from moe.all2all.row_places import one_after_the_other, reserved
 from moe.all2all.sizes import exchange
 from moe.errors import MoEError
 from moe.guarded_buffers import is_guarding
-from moe.kernels.put import Rows, Targets, number_blocks, place, put_rows, words_of
+from moe.kernels.place import place
+from moe.kernels.put import Rows, Targets, number_blocks, put_rows, words_of
 from moe.kernels.put_back import WayBack, add_parts, put_back
 from moe.types import Dispatched, Routing
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from torch import Tensor
 
     from moe.all2all.peer_memory import PeerLease
+    from moe.all2all.row_places import Places
     from moe.collectives import Group
     from moe.types import Activations
-
-
-@dataclass(frozen=True, kw_only=True)
-class Places:
-    """Say which rows of which buffers are whose. S ranks; each list has one number a rank.
-
-    counts: tokens of each rank. room: rows of the buffers. used: those handed to the experts here.
-    starts: first row of this rank's tokens on each rank. fill: rows reserved there. came, limits:
-    first row here of each rank's tokens, and their largest number. returns: first row of what goes
-    back from here in each rank's buffer. back: the same of what comes back to this rank. back_room:
-    rows of the buffers for the way back.
-    """
-
-    counts: tuple[int, ...]
-    room: int
-    used: int
-    starts: Sequence[int]
-    fill: int
-    came: Sequence[int]
-    limits: Sequence[int]
-    returns: Sequence[int]
-    back: Sequence[int]
-    back_room: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,18 +66,15 @@ class SymmMem(PrepareFinalize):
         places = self._places(x, routing, counts)
         numbers = self._numbers(places, x.codes.device)
         rows = _rows(x, routing, sum(places.counts[: self.group.rank]))
-        leases = self._leases(rows, places)
+        leases = self._leases(x, routing, places)
         if is_guarding():  # no rank may write before all have poisoned their buffers
             self._pool.meet(leases["numbers"])
         put_rows(rows, _targets(leases, places, numbers), position, counts, holders)
         self._pool.meet(leases["numbers"])
         arrived = _arrived(leases["numbers"].tensor, places, routing)
-        scale = x.scale
-        if rows.scale is not None and scale is not None:
-            scale = _as(leases["scale"].tensor[: places.used], scale)
-        codes = _as(leases["codes"].tensor[: places.used], x.codes)
+        scale = leases["scale"].tensor[: places.used] if "scale" in leases else x.scale
         return Dispatched(
-            x=x.replace(codes=codes, scale=scale),
+            x=x.replace(codes=leases["codes"].tensor[: places.used], scale=scale),
             routing=arrived.routing,
             counts=places.counts,
             tokens=arrived.tokens,
@@ -118,16 +92,16 @@ class SymmMem(PrepareFinalize):
         if self.capacity is None:
             sent = [len(x.codes)] * self.group.size if counts.is_meta else counts.tolist()
             sizes = exchange(self.group, x, routing, sent)
-            return _one_after_the_other(sizes.counts, sizes.rows, self.group.rank)
+            return one_after_the_other(sizes.counts, sizes.rows, self.group.rank)
         key = len(x.codes), self.capacity
         if not _is_captured(x.codes):
             self._fixed[key] = exchange(self.group, x, routing, (), self.capacity).counts
         elif key not in self._fixed:
             raise MoEError(
-                f"a CUDA graph is captured of a call of {key[0]} tokens, whose sizes the ranks have "
-                "not agreed on: call the layer once with as many tokens before"
+                f"a CUDA graph is captured of a call of {key[0]} tokens, whose sizes the ranks "
+                "have not agreed on: call the layer once with as many tokens before"
             )
-        return _reserved(self._fixed[key], self.capacity, self.group.rank)
+        return reserved(self._fixed[key], self.capacity, self.group.rank)
 
     def _numbers(self, places: Places, device: torch.device) -> dict[str, Tensor]:
         """Return the lists of places as [S] int64 tensors; those of a capacity are kept."""
@@ -139,12 +113,12 @@ class SymmMem(PrepareFinalize):
             self._tables[places, device] = made
         return self._tables[places, device]
 
-    def _leases(self, rows: Rows, places: Places) -> dict[str, PeerLease]:
-        """Take the buffers of a call, by name."""
-        has_adapters = rows.adapters is not None
-        size = number_blocks(places.room, rows.ids.shape[1], has_adapters)["end"]
-        device, leases = rows.codes.device, {}
-        for name, tensor in (("codes", rows.codes), ("scale", rows.scale)):
+    def _leases(self, x: Activations, routing: Routing, places: Places) -> dict[str, PeerLease]:
+        """Take the buffers of a call, by name; in the dtypes that poison goes by."""
+        has_adapters = routing.adapters is not None
+        size = number_blocks(places.room, routing.topk_ids.shape[1], has_adapters)["end"]
+        device, leases = x.codes.device, {}
+        for name, tensor in (("codes", x.codes), ("scale", _row_scales(x))):
             if tensor is not None:
                 shape = (places.room, tensor.shape[1])
                 leases[name] = self._pool.take(shape, tensor.dtype, device)
@@ -180,61 +154,12 @@ class _Arrived:
     tokens: Tensor
 
 
-def _one_after_the_other(
-    counts: tuple[int, ...], sent: tuple[tuple[int, ...], ...], rank: int
-) -> Places:
-    """Return exact places. sent: [S][S], rows from each rank to each."""
-    received = [sum(row[d] for row in sent) for d in range(len(sent))]
-    came = _begins([row[rank] for row in sent])
-    return Places(
-        counts=counts,
-        room=max(received),
-        used=received[rank],
-        starts=tuple(sum(row[d] for row in sent[:rank]) for d in range(len(sent))),
-        fill=0,
-        came=came,
-        limits=tuple(row[rank] for row in sent),
-        returns=tuple(sum(row[:rank]) for row in sent),
-        back=_begins(sent[rank]),
-        back_room=max(sum(row) for row in sent),
-    )
-
-
-def _begins(sizes: Sequence[int]) -> tuple[int, ...]:
-    """Return where each part begins, of parts of these sizes."""
-    return tuple(accumulate(sizes, initial=0))[:-1]
-
-
-def _reserved(counts: tuple[int, ...], capacity: int, rank: int) -> Places:
-    """Return places of `capacity` rows for each rank on each rank."""
-    if max(counts) > capacity:
-        raise MoEError(
-            f"the ranks of a group have {', '.join(map(str, counts))} tokens in rank order, and "
-            f"the capacity is {capacity}: give more capacity, or send fewer tokens at a time"
-        )
-    ranks = len(counts)
-    begins = tuple(capacity * r for r in range(ranks))
-    return Places(
-        counts=counts,
-        room=capacity * ranks,
-        used=capacity * ranks,
-        starts=(capacity * rank,) * ranks,
-        fill=capacity,
-        came=begins,
-        limits=(capacity,) * ranks,
-        returns=(capacity * rank,) * ranks,
-        back=begins,
-        back_room=capacity * ranks,
-    )
-
-
 def _rows(x: Activations, routing: Routing, first: int) -> Rows:
     """Return what a rank puts. first: number of its first token."""
-    has_scales = x.scale is not None and x.format.has_row_scales
-    adapters = routing.adapters
+    scale, adapters = _row_scales(x), routing.adapters
     return Rows(
         codes=words_of(x.codes),
-        scale=words_of(x.scale) if has_scales and x.scale is not None else None,
+        scale=None if scale is None else words_of(scale),
         ids=routing.topk_ids.int(),
         weights=routing.topk_weights.float(),
         adapters=None if adapters is None else adapters.int().contiguous(),
@@ -270,9 +195,9 @@ def _arrived(numbers: Tensor, places: Places, sent: Routing) -> _Arrived:
     return _Arrived(routing=routing, tokens=block("tokens", 1))
 
 
-def _as(words: Tensor, like: Tensor) -> Tensor:
-    """Return [G, B] words as rows of the dtype and width of `like` [T, C]."""
-    return words.view(torch.uint8).view(like.dtype).view(-1, like.shape[1])
+def _row_scales(x: Activations) -> Tensor | None:
+    """Return the scales that travel with their rows, [T, C], or None."""
+    return x.scale if x.format.has_row_scales else None
 
 
 def _is_captured(x: Tensor) -> bool:

@@ -31,8 +31,8 @@ class WayBack:
     """Say which rows go back to which rank.
 
     addresses: [S] int64, of each rank's buffer. here, there: [S] int64, the first row that came
-    from a rank, and its first row in that rank's buffer. limits: [S] int64, rows from each. longest:
-    the largest of them. Rows whose token is -1 stay here.
+    from a rank, and its first row in that rank's buffer. limits: [S] int64, rows from each.
+    longest: the largest of them. Rows whose token is -1 stay here.
     """
 
     addresses: Tensor
@@ -56,9 +56,10 @@ def put_back(words: Tensor, tokens: Tensor, way: WayBack) -> None:
     ranks, width = len(way.here), words.shape[1]
     columns = program_columns(width)
     tile = max(1, min(power_of_2(way.longest), _tile() // columns))
+    grid = (triton.cdiv(way.longest, tile), triton.cdiv(width, columns), ranks)
     launch(
-        *(_put_back, (triton.cdiv(way.longest, tile), triton.cdiv(width, columns), ranks)),
-        *(words.device, words, tokens, way.addresses, way.here, way.there, way.limits, width),
+        *(_put_back, grid, words.device),
+        *(words, tokens, way.addresses, way.here, way.there, way.limits, width),
         ROWS=tile,
         WIDE=columns,
     )
@@ -67,8 +68,8 @@ def put_back(words: Tensor, tokens: Tensor, way: WayBack) -> None:
 def _check_way(words: Tensor, tokens: Tensor, way: WayBack) -> None:
     if words.ndim != 2 or len(tokens) != len(words):
         raise MoEError(
-            f"words is {list(words.shape)} and tokens {list(tokens.shape)}; they must be [G, B] and "
-            "[G]: one token, or -1, for each row"
+            f"words is {list(words.shape)} and tokens {list(tokens.shape)}; they must be [G, B] "
+            "and [G]: one token, or -1, for each row"
         )
     lengths = {len(t) for t in (way.addresses, way.here, way.there, way.limits)}
     if len(lengths) > 1:
@@ -94,9 +95,7 @@ def _put_back(
     tl.store(there + row[:, None] * width + column[None, :], value, mask=both)
 
 
-def put_back_torch(
-    words: Tensor, tokens: Tensor, way: WayBack, buffers: Sequence[Tensor]
-) -> None:
+def put_back_torch(words: Tensor, tokens: Tensor, way: WayBack, buffers: Sequence[Tensor]) -> None:
     """Do in torch what `put_back` does. buffers: [rows, B] of each rank, for its address."""
     _check_way(words, tokens, way)
     for rank, buffer in enumerate(buffers):

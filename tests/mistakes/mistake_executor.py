@@ -38,6 +38,7 @@ from tests.mistakes import (
     mistakes_wiring,
     mistakes_with_replicas,
     mistakes_world,
+    mistakes_writes,
 )
 from tests.mistakes.mistake import MISTAKES, around
 
@@ -71,6 +72,7 @@ FAMILIES = (
     mistakes_world,
     mistakes_step,
     mistakes_calls,
+    mistakes_writes,
 )
 
 

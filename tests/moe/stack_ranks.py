@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -342,6 +343,19 @@ def shared_segment(size: int):
     ctypes.memset(int(memory.addresses[(rank + 1) % world]), 9, 1)  # the next rank's first byte
     memory.barrier()
     return [sorted(set(part)) for part in read], int(memory.own[0]), len(memory.own)
+
+
+def mappings(size: int) -> tuple[list[str], list[str]]:
+    """Names of mapped files of peer memory while it is held, and afterwards."""
+
+    def seen() -> list[str]:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+        return [" ".join(line.split()[5:]) for line in lines if "moe-peer" in line]
+
+    memory = open_peer_memory(everyone(), size, torch.device("cpu"))
+    held = seen()
+    del memory
+    return held, seen()
 
 
 def unmappable() -> str:

@@ -4,54 +4,17 @@ import pytest
 import torch
 
 from moe.errors import MoEError
+from moe.kernels.place import place
 from moe.kernels.put import (
     Buffers,
     Rows,
     Targets,
     number_blocks,
-    place,
-    place_torch,
     put_rows,
     put_rows_torch,
     words_of,
 )
-from moe.kernels.tiles import small_tiles
-
-RANKS, EXPERTS = 3, 5
-
-
-def holders_on(device):
-    held = torch.zeros(RANKS, EXPERTS, dtype=torch.uint8)
-    for e in range(EXPERTS):
-        held[e % RANKS, e] = 1
-    return held.to(device)
-
-
-def ids_of(tokens, device, top_k=2):
-    torch.manual_seed(tokens)
-    return torch.randint(-1, EXPERTS + 1, (tokens, top_k), dtype=torch.int32).to(device)
-
-
-@pytest.mark.parametrize("tokens", [0, 1, 300])
-def test_place_and_its_twin_agree(tokens, kernel_device):
-    ids, holders = ids_of(tokens, kernel_device), holders_on(kernel_device)
-    for context in (None, small_tiles):
-        if context is None:
-            position, counts = place(ids, holders)
-        else:
-            with context():
-                position, counts = place(ids, holders)
-        wanted, number = place_torch(ids, holders)
-        assert torch.equal(position, wanted)
-        assert torch.equal(counts, number)
-        assert position.dtype == counts.dtype == torch.int32
-
-
-def test_a_token_with_two_experts_on_a_rank_goes_there_once(kernel_device):
-    ids = torch.tensor([[0, 3], [-1, -1], [1, 0], [9, 4]], dtype=torch.int32, device=kernel_device)
-    position, counts = place(ids, holders_on(kernel_device))
-    assert position.tolist() == [[0, -1, 1, -1], [-1, -1, 0, 1], [-1, -1, -1, -1]]
-    assert counts.tolist() == [2, 2, 0]
+from tests.moe.kernels.test_place import RANKS, holders_on, ids_of
 
 
 def made_buffers(room, rows, top_k, device):
@@ -144,20 +107,14 @@ def test_words_are_the_largest_that_fit(kernel_device):
 
 
 def test_numbers_lie_in_blocks():
-    assert number_blocks(10, 3, True) == {
-        **{"tokens": 0, "ids": 10, "weights": 40, "adapters": 70},
-        "end": 80,
-    }
+    blocks = {"tokens": 0, "ids": 10, "weights": 40, "adapters": 70, "end": 80}
+    assert number_blocks(10, 3, True) == blocks
     assert number_blocks(10, 3, False)["end"] == 70
 
 
 def test_what_does_not_fit_is_an_error(kernel_device):
     device = kernel_device
     ids, holders = ids_of(4, device), holders_on(device)
-    with pytest.raises(MoEError, match=r"holders is \[3, 5\] of torch.float32; it must be \[S, E\]"):
-        place(ids, holders.float())
-    with pytest.raises(MoEError, match=r"topk_ids is \[8\]; it must be \[T, k\]"):
-        place(ids.flatten(), holders)
     rows = rows_of(ids, 16, torch.uint8, 1, False, device)
     position, counts = place(ids, holders)
     buffers = made_buffers(8, rows, 2, device)
