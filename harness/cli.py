@@ -6,40 +6,35 @@ rich and the engine are imported by the commands that need them, so that `list` 
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
 import traceback
 from collections import Counter
-from contextlib import closing, contextmanager, suppress
 from importlib import import_module
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from harness.commands import last_lines, listing
+from harness.commands.launch import code_of, launch, terminable
 from harness.commands.options import parse
 from harness.commands.streams import code_with_output, standard_streams
 from harness.errors import ExitCode, HarnessError, NothingSelected
 from harness.plan import machine, requirements, selection
 from harness.plan.manifest import describe, folder_for
+from harness.plan.parts import part_of
 from harness.plan.plan import Plan, make_plan
-from harness.record.events import CaseEnded, RunEnded, RunStarted
-from harness.record.result import Verdict
+from harness.record import ledger
+from harness.record.events import RunEnded
 from harness.record.run_folder import ROOT, RunFolder, decided
 from harness.record.summary import Summary, summarize
-from harness.report import bound_slack, png, progress
+from harness.report import bound_slack
 from moe.errors import MoEError
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Generator, Iterator, Sequence
-    from types import FrameType
+    from collections.abc import Callable, Sequence
 
+    from harness.plan.parts import Part
     from harness.plan.selection import Selection
-    from harness.record.events import Event
-
-
-class Terminated(KeyboardInterrupt):
-    """Signal SIGTERM, handled as Ctrl-C is: the folder stays resumable."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,7 +58,7 @@ def _command(argv: Sequence[str]) -> int:
         print(error, file=sys.stderr)
         return ExitCode.USAGE
     except KeyboardInterrupt as stop:
-        return _code_of(stop)
+        return code_of(stop)
     except Exception:
         # Python's own exit code for this would be 1: "a case failed".
         traceback.print_exc()
@@ -77,20 +72,18 @@ def run(args: argparse.Namespace) -> int:
     detected = machine.detect()
     requirements.check(args.require, detected)
     selected = selection.asked_for(args, detected)
-    plan = make_plan(selected.points, detected, time_limit=selected.time_limit)
+    part = _part(args, make_plan(selected.points, detected, time_limit=selected.time_limit))
+    plan = part.plan
     if not plan.jobs:
         raise NothingSelected(_nothing(plan))
     if selected.note is not None:
         print(selected.note, flush=True)
-    with _folder(args, selected, plan) as folder:
+    with _folder(args, selected, part) as folder:
         remaining = plan.without(decided(folder.results))
         _announce(plan, remaining, folder)
-        stopped = _launch(args, selected, remaining, folder)
+        stopped = launch(args, selected, remaining, folder, part.ledger)
         summary = _finish(folder, plan, began)
-        hints = bound_slack.hints(folder.results.values())
-        assumed = last_lines.assumed_numerics(folder.results.values())
-    lines = [f"hint: {hint}" for hint in hints]
-    lines += assumed
+    lines = _remarks(folder)
     lines += last_lines.not_run(summary, fail_fast=args.fail_fast)
     lines += last_lines.mostly_refused(plan)
     if summary.exit_code() is ExitCode.INCOMPLETE or stopped is not None:
@@ -99,56 +92,6 @@ def run(args: argparse.Namespace) -> int:
     code = last_lines.code_with_record(summary.exit_code() if stopped is None else stopped, folder)
     print(summary.line(), flush=True)
     return code
-
-
-def _launch(
-    args: argparse.Namespace, selected: Selection, plan: Plan, folder: RunFolder
-) -> int | None:
-    """Run and record the remaining cases; return the exit code of an early end, or None."""
-    from harness.engine import scheduler
-    from harness.engine.run_options import RunOptions
-    from harness.record.cross_case import compared
-
-    options = RunOptions(
-        log_dir=folder.log_dir,
-        fail_fast=args.fail_fast,
-        retries=selected.retries,
-        slots=args.slots or plan.machine.slots,
-        devices=plan.machine.devices,
-        rank_options={
-            "save_tensors": _tensors(folder),
-            "plain_call": selected.plain_call,
-            "pictures": str(folder.log_dir.absolute()),
-        },
-    )
-    ids, earlier = [case.id for case in plan.cases], folder.events()
-    folder.append(RunStarted(time=time.time(), cases=ids))
-    show = progress.make(len(ids), folder.path, verbose=args.verbose)
-    try:
-        with _terminable(), closing(show), _ending(scheduler.run(plan, options)) as events:
-            for event in compared(events, before=earlier):
-                folder.append(event)
-                _draw(event, folder)
-                show.show(event)
-                if args.fail_fast and _is_failure(event):
-                    break  # the engine does not compare outputs across cases
-    except KeyboardInterrupt as stop:
-        return _code_of(stop)
-    except HarnessError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    return None
-
-
-def _draw(event: Event, folder: RunFolder) -> None:
-    """Save a picture of a failed case; a full disk loses no more than that."""
-    if isinstance(event, CaseEnded) and event.result.diagnoses:
-        with suppress(OSError):
-            png.save_experts(event.result, folder.log_dir)
-
-
-def _is_failure(event: Event) -> bool:
-    return isinstance(event, CaseEnded) and event.result.verdict is Verdict.FAILED
 
 
 def _finish(folder: RunFolder, plan: Plan, began: float) -> Summary:
@@ -164,44 +107,31 @@ def _finish(folder: RunFolder, plan: Plan, began: float) -> Summary:
     return summary
 
 
-def _folder(args: argparse.Namespace, selected: Selection, plan: Plan) -> RunFolder:
+def _remarks(folder: RunFolder) -> list[str]:
+    """Return lines on results that their counts do not tell."""
+    results = folder.results.values()
+    hints = [f"hint: {hint}" for hint in bound_slack.hints(results)]
+    known = ledger.notes(results, folder.info.refused)
+    return [*hints, *last_lines.assumed_numerics(results), *known]
+
+
+def _part(args: argparse.Namespace, plan: Plan) -> Part:
+    """Return what a run launches of a plan."""
+    resumed = RunFolder.open(args.resume).info if args.resume else None
+    return part_of(args, plan, resumed)
+
+
+def _folder(args: argparse.Namespace, selected: Selection, part: Part) -> RunFolder:
     """Open the folder to resume, or create a new one."""
+    plan = part.plan
     if args.resume:
         folder = RunFolder.open(args.resume, write=True)
         selection.check_same_plan(folder, [case.id for case in plan.cases])
         return folder
     path = args.out or folder_for(ROOT, selected.suite or "cases")
-    info = describe(args.argv, selected, plan, save_tensors=args.save_tensors)
+    tensors = args.save_tensors
+    info = describe(args.argv, selected, plan, save_tensors=tensors, shard=part.shard)
     return RunFolder.create(path, info)
-
-
-def _tensors(folder: RunFolder) -> str | None:
-    """Return where ranks save tensors, or None; a resumed run keeps its first setting."""
-    is_requested = folder.info.options.save_tensors
-    return str(folder.path.absolute() / "tensors") if is_requested else None
-
-
-def _ending(events: Iterator[Event]) -> closing[Generator[Event]]:
-    """Return a context that closes the events, so that an interrupt between two ends the ranks."""
-    return closing(cast("Generator[Event]", events))
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM end the run inside this context, as Ctrl-C does."""
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        raise Terminated
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _code_of(stop: KeyboardInterrupt) -> int:
-    return 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
 
 
 def _nothing(plan: Plan) -> str:
@@ -226,7 +156,7 @@ def _announce(plan: Plan, remaining: Plan, folder: RunFolder) -> None:
 def _fuzz(args: argparse.Namespace) -> int:
     from harness.commands.fuzz import main as fuzz_main
 
-    with _terminable():
+    with terminable():
         return fuzz_main(args)
 
 
@@ -255,6 +185,7 @@ COMMANDS = {
     "coverage": _on_use("coverage", "show_coverage"),
     "explain": _on_use("explain", "show_choice"),
     "compile": _on_use("compile_kernels", "compile_matrix"),
+    "merge": _on_use("merge", "merge_runs"),
     "report": _on_use("report", "show_report"),
     "schema": _on_use("schema", "show_schema"),
     "doctor": _on_use("doctor", "examine"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from importlib.metadata import entry_points
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from moe.errors import MoEError, UnknownMemberError
@@ -34,7 +35,7 @@ class Registry(Generic[R]):
         self.family = family
         self._own = rows
         self._aliases = dict(aliases or {})
-        self._rows: dict[str, R] | None = None
+        self._rows: Mapping[str, R] | None = None
 
     @property
     def built_in(self) -> tuple[R, ...]:
@@ -42,7 +43,7 @@ class Registry(Generic[R]):
         return self._own
 
     @property
-    def rows(self) -> dict[str, R]:
+    def rows(self) -> Mapping[str, R]:
         """Return the rows by name, rows of other packages last. Entry points are read once.
 
         Raises MoEError if two rows have the same name.
@@ -56,8 +57,8 @@ class Registry(Generic[R]):
             duplicates = sorted({name for name in names if names.count(name) > 1})
             if duplicates:
                 raise MoEError(f"two {self.family} rows are called {duplicates[0]!r}; rename one")
-            self._rows = dict(zip(names, rows, strict=True))
-        return dict(self._rows)
+            self._rows = MappingProxyType(dict(zip(names, rows, strict=True)))
+        return self._rows
 
     def __iter__(self) -> Iterator[R]:
         return iter(self.rows.values())

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     import torch
 
+pytest_plugins = ["tests.time_limit"]
+
 _GPU_FILES = ("/proc/driver/nvidia/version", "/dev/kfd")
 
 # Workers side by side share the cores: threads that wait for each other cost more than they save.

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from harness.commands.part_options import add_merge, add_part
 from harness.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         _matrix(command, default=" (smoke)")
         _cases(command)
         _require(command)
+        add_part(command)
         _platform(command)
     _coverage(_command(commands, "coverage", "show that a suite has every combination it promises"))
     command = _command(commands, "explain", "show which backend a case gets, and why not others")
@@ -68,8 +70,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     command.add_argument("--platform", metavar="NAME", help="on another chip")
     _compile(_command(commands, "compile", "compile the suites' Triton kernels; needs no GPU"))
     _report(_command(commands, "report", "report on a run's folder"))
+    add_merge(_command(commands, "merge", "join the shards of a suite, if they are all of it"))
     command = _command(commands, "schema", "print the JSON Schema of the matrix file")
     command.add_argument("--models", action="store_true", help="of configs/models.yaml instead")
+    text = "of configs/known_failures.yaml instead"
+    command.add_argument("--known-failures", action="store_true", help=text)
     _command(commands, "doctor", "show devices, versions, and what each member needs")
     args = parser.parse_args(argv)
     args.argv = list(argv)
@@ -151,6 +156,7 @@ def _run(command: argparse.ArgumentParser) -> None:
     _matrix(command)
     _cases(command)
     _require(command)
+    add_part(command)
     add = command.add_argument
     add("--resume", type=Path, metavar="DIR", help="continue with the cases that have no verdict")
     add("--out", type=Path, metavar="DIR", help="the run's folder (runs/TIME-SUITE)")

@@ -1,4 +1,4 @@
-"""Run `schema`: print the JSON Schema of the matrix file, or of the file of models, for editors."""
+"""Run `schema`: print the JSON Schema of a file of configs/, for editors."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from harness.errors import ExitCode
 from harness.matrix.models import ModelFile
 from harness.matrix.schema import MatrixConfig, schema
+from harness.record.known_failures import KnownFailuresFile
 
 if TYPE_CHECKING:
     import argparse
@@ -15,5 +16,6 @@ if TYPE_CHECKING:
 
 def show_schema(args: argparse.Namespace) -> int:
     """Print the schema."""
-    sys.stdout.write(schema(ModelFile if args.models else MatrixConfig))
+    model = ModelFile if args.models else MatrixConfig
+    sys.stdout.write(schema(KnownFailuresFile if args.known_failures else model))
     return ExitCode.PASSED

@@ -79,9 +79,9 @@ def space_for(machine: Machine, experts: str | None = None, layer: str | None = 
     """
     if layer is not None and layer != COMPOSED:
         LAYERS.row(layer)
-        space = space_for(machine, next(reversed(EXPERTS.rows)))
+        space = space_for(machine, next(reversed(list(EXPERTS.rows))))
         return replace(space, experts=(OWN,), layer=layer)
-    names = (experts,) if experts else tuple(reversed(EXPERTS.rows))
+    names = (experts,) if experts else tuple(reversed(list(EXPERTS.rows)))
     served = tuple(n for n in names if EXPERTS.row(n).needs.are_met_by(machine.platform))
     if machine.devices:
         return Space(

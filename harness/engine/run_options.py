@@ -20,7 +20,8 @@ class RunOptions:
     gang at a time over all GPUs.
     rank_options: passed to every rank as `RankContext.options`. executor: "module:function",
     called in each rank with (case, context), returns a RankResult. until: when to stop, as in
-    `time.monotonic()`; cases still running then have no result.
+    `time.monotonic()`; cases still running then have no result. forgiven: ids of cases whose
+    failure does not end a run with `fail_fast`; the caller decides.
     """
 
     log_dir: Path
@@ -31,3 +32,4 @@ class RunOptions:
     rank_options: dict[str, Any] = field(default_factory=dict)
     executor: str = "harness.execute:run_case"
     until: float | None = None
+    forgiven: frozenset[str] = frozenset()

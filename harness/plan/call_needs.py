@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from harness.matrix.call_modes import CALL_MODES
 from moe.all2all import ALL2ALL
+from moe.eplb import NO_BALANCING
 from moe.formats import FORMATS
 from moe.layers import COMPOSED, LAYERS
 from moe.routers import ROUTERS
@@ -103,7 +104,7 @@ def unnamed_mode(case: MoETestConfig) -> Reason | None:
         return _of_layer(case, mode)
     if mode.word is None:
         return None
-    if case.layer_spec.is_balanced:
+    if case.eplb != NO_BALANCING:
         text = (
             f"call:{mode.name} splits a call's rows or records it, and load balancing goes by rows "
             "and counts calls; leave eplb or the mode out"

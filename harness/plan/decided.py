@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, cast
 
 from harness.errors import UsageError
 from harness.matrix.case import AXES, LAYOUT_AXES
-from harness.matrix.features import missing_reason
-from harness.matrix.logit_rules import hidden_choice, logits_reason, unjudged_choice
+from harness.matrix.logit_rules import hidden_choice
 from harness.plan import call_needs, row_needs
 from harness.plan.memo import axes_read
-from harness.plan.refusals import Judge
+from harness.plan.refusals import CASE_RULES, Judge, of_composed_layer
 from moe.errors import MoEError
 from moe.experts import EXPERTS
-from moe.layer_needs import layout_refusal
 from moe.layers import OWN
 from moe.oracle import AUTO
 
@@ -48,10 +46,6 @@ ASKED_BY: dict[Callable[..., object], frozenset[str]] = {
 }
 
 
-def _missing(case: MoETestConfig) -> Reason | None:
-    return missing_reason(case.missing)
-
-
 def _hidden(case: MoETestConfig) -> Reason | None:
     is_named = case.experts not in (AUTO, OWN)
     return hidden_choice(case, EXPERTS.row(case.experts)) if is_named else None
@@ -62,22 +56,11 @@ def _unnamed(case: MoETestConfig) -> Reason | None:
     return call_needs.unnamed_by(case, EXPERTS.row(case.experts)) if is_named else None
 
 
-def _layout(case: MoETestConfig) -> Reason | None:
-    return layout_refusal(case.layout)
-
-
-# Properties of a case that rules read -> the axes that they are made from.
-_MADE_FROM = {"layout": frozenset(LAYOUT_AXES)}
-# Rules that the judge applies to every case itself, not to its layer: what they read decides.
-RULES: tuple[Callable[[MoETestConfig], Reason | None], ...] = (
-    _layout,
-    _missing,
-    logits_reason,
-    unjudged_choice,
-    call_needs.unnamed_mode,
-    _hidden,
-    _unnamed,
-)
+# Properties of a case that rules read -> the axes that they are made from. A rule that reads any
+# other, such as `layer_spec`, would be decided by all axes, and searches would not end.
+_MADE_FROM = dict.fromkeys(("layout", "world_size"), frozenset(LAYOUT_AXES))
+# Rules that the judge applies to a case itself, not to its layer: what they read decides.
+RULES = (*CASE_RULES, of_composed_layer, _hidden, _unnamed)
 
 
 class _Reader:

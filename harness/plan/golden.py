@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 
 from harness.matrix.case import MoETestConfig
 from harness.matrix.covering.space import Space
+from harness.matrix.expand import expand
 from harness.matrix.load import find, load
 from harness.matrix.select import parse
 from harness.plan import machine, suites
+from harness.plan.decided import DecidingJudge
 from harness.plan.plan import make_plan
 from harness.plan.refusals import Judge
 from moe import families
@@ -26,6 +28,7 @@ from moe.quant import QUANT
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from harness.matrix.expand import Choose
     from harness.matrix.schema import Axes, Block
     from harness.plan.machine import Machine
 
@@ -102,7 +105,7 @@ def _layout_name(case: MoETestConfig) -> str:
 
 def refusals() -> str:
     """Return a line for each suite, chip and reason code: cases that run, and refused ones."""
-    config = load(find(None))
+    config, choices = load(find(None)), _Choices()
     lines = ["suite chip code: cases"]
     for name, suite in config.suites.items():
         if any(_is_large(block, config.defaults) for block in suite.blocks):
@@ -110,10 +113,35 @@ def refusals() -> str:
             continue
         for chip in CHIPS:
             planned = machine_for(chip)
-            plan = make_plan(suites.cases(config, name, planned), planned)
+            cases = expand(config, name, choices.by(DecidingJudge(planned)))
+            plan = make_plan(cases, planned)
             lines.append(f"{name} {chip} runs: {len(plan.cases)}")
             lines += _of_suite(name, chip, Counter(r.reason.code for r in plan.refused))
     return "\n".join(lines) + "\n"
+
+
+class _Choices:
+    """Choose the cases of blocks, each once for all chips that refuse the same of its points."""
+
+    def __init__(self) -> None:
+        self._chosen: dict[object, tuple[MoETestConfig, ...]] = {}
+
+    def by(self, judge: DecidingJudge) -> Choose:
+        """Return what chooses for a chip. judge: that of the chip."""
+
+        def choose(
+            block: Block, defaults: Axes, before: tuple[MoETestConfig, ...]
+        ) -> tuple[MoETestConfig, ...]:
+            space = Space.of(block, defaults)
+            refused = tuple(map(judge.refused, space.cases()))
+            running = [case for case in before if judge.refused(case) is None]
+            known = frozenset(map(space.values_of, running))
+            key = block.model_dump_json(), refused, known
+            if key not in self._chosen:
+                self._chosen[key] = tuple(suites.chosen(block, space, judge, before))
+            return self._chosen[key]
+
+        return choose
 
 
 def _is_large(block: Block, defaults: Axes) -> bool:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from harness.plan.machine import Machine
     from harness.plan.plan import Plan
     from harness.plan.selection import Selection
+    from harness.record.run_info import ShardOf
     from moe.packages import Package
 
 PACKAGES = ("moe-harness", "torch", "triton", "numpy", "pydantic", "flashinfer-python")
@@ -32,6 +33,7 @@ def describe(
     *,
     save_tensors: bool = False,
     seed: int | None = None,
+    shard: ShardOf | None = None,
 ) -> RunInfo:
     """Return what is needed to report, repeat and resume the run."""
     return RunInfo(
@@ -50,6 +52,7 @@ def describe(
         git=git_revision(Path.cwd()),
         cases=tuple(case.id for case in plan.cases),
         refused=refused_cases(plan),
+        shard=shard,
     )
 
 

@@ -102,7 +102,7 @@ def _jobs(cases: Iterable[MoETestConfig], machine: Machine, time_limit: float) -
             world_size=world,
             device=machine.platform.device,
             transport=_transport(world, machine),
-            cases=tuple(sorted(worlds[world], key=_compile_key)),
+            cases=tuple(sorted(worlds[world], key=compile_key)),
             time_limit=time_limit,
             memory_share=max(cost.memory_share(case.layer_spec, machine) for case in worlds[world]),
         )
@@ -116,6 +116,6 @@ def _transport(world_size: int, machine: Machine) -> str:
     return "nccl" if world_size <= machine.devices else "staged"
 
 
-def _compile_key(case: MoETestConfig) -> tuple[object, ...]:
+def compile_key(case: MoETestConfig) -> tuple[object, ...]:
     """Return a sort key that makes cases with equal kernels, weights and references neighbours."""
     return (case.experts, case.quant, case.dtype, case.n, case.k, case.num_experts, case.seed)

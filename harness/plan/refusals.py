@@ -22,11 +22,57 @@ from moe.quant import QUANT
 from moe.spec import Need, Reason, dispatch_refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from harness.plan.machine import Machine
     from moe.oracle import Explanation
     from moe.spec import MemberSpec
+
+    Rule = Callable[[MoETestConfig], Reason | None]
+
+
+def possible_layout(case: MoETestConfig) -> Reason | None:
+    """Return why the groups of the case's layout cannot be, or None."""
+    return layout_refusal(case.layout)
+
+
+def real_features(case: MoETestConfig) -> Reason | None:
+    """Return why the real layer that the case stands for cannot be tested yet, or None."""
+    return missing_reason(case.missing)
+
+
+def of_composed_layer(case: MoETestConfig) -> Reason | None:
+    """Return why a whole layer is not asked for what only the composed one does, or None."""
+    if case.layer == COMPOSED:
+        return None
+    name = LAYERS.row(case.layer).name
+    if case.exact:
+        text = f"{name}: exact inputs do not carry router logits; leave `exact` out"
+        return Reason(code="exact_unsupported", text=text)
+    if case.roundup != 1:
+        text = f"{name}: a whole layer pads its weights by itself; leave `roundup` out"
+        return Reason(code="roundup_unsupported", text=text)
+    if case.chunk or case.capacity:
+        word = "chunk" if case.chunk else "capacity"
+        text = f"{name}: a whole layer has its own dispatch; leave `{word}` out"
+        return Reason(code=f"{word}_unsupported", text=text)
+    return None
+
+
+# Rules on every case itself, in the order of checking; they come before the needs of rows.
+CASE_RULES: tuple[Rule, ...] = (
+    possible_layout,
+    real_features,
+    logits_reason,
+    unjudged_choice,
+    skew_refusal,
+    call_needs.unnamed_mode,
+)
+
+
+def first_of(rules: Iterable[Rule], case: MoETestConfig) -> Reason | None:
+    """Return the reason of the first rule that refuses a case, or None."""
+    return next(filter(None, (rule(case) for rule in rules)), None)
 
 
 class Judge:
@@ -43,12 +89,7 @@ class Judge:
         """
         check_share(case)
         reason = (
-            layout_refusal(case.layout)
-            or missing_reason(case.missing)
-            or logits_reason(case)
-            or unjudged_choice(case)
-            or skew_refusal(case)
-            or call_needs.unnamed_mode(case)
+            first_of(CASE_RULES, case)
             or self._refusal(row_needs.possible, "", case)
             or self._refusal(call_needs.call_mode, case.call, case)
             or self._refusal(row_needs.unbroken_blocks, case.quant, case)
@@ -110,20 +151,10 @@ class Judge:
             raise MoEError(
                 f"layer {case.layer} has its own members; write experts:{OWN}, and no a2a"
             )
-        if case.exact:
-            name = LAYERS.row(case.layer).name
-            text = f"{name}: exact inputs do not carry router logits; leave `exact` out"
-            return Reason(code="exact_unsupported", text=text)
-        if case.roundup != 1:
-            name = LAYERS.row(case.layer).name
-            text = f"{name}: a whole layer pads its weights by itself; leave `roundup` out"
-            return Reason(code="roundup_unsupported", text=text)
-        if case.chunk or case.capacity:
-            name, word = LAYERS.row(case.layer).name, "chunk" if case.chunk else "capacity"
-            text = f"{name}: a whole layer has its own dispatch; leave `{word}` out"
-            return Reason(code=f"{word}_unsupported", text=text)
-        return self._refusal(row_needs.layer, case.layer, case) or self._refusal(
-            row_needs.quant, case.quant, case
+        return (
+            of_composed_layer(case)
+            or self._refusal(row_needs.layer, case.layer, case)
+            or self._refusal(row_needs.quant, case.quant, case)
         )
 
     def _best(self, case: MoETestConfig) -> str:

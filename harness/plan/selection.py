@@ -127,7 +127,10 @@ def _resumed(args: argparse.Namespace, ways: list[str], machine: Machine) -> Sel
             "--resume continues the folder's own cases: "
             "leave out --case, --last-failed, --model, --out, --experts, --layer and --seeds"
         )
-    selected = of_folder(RunFolder.open(args.resume))
+    folder = RunFolder.open(args.resume)
+    selected = of_folder(folder)
+    if args.suite and folder.info.shard is not None:
+        raise UsageError(f"{str(args.resume)!r} is one shard of a suite: leave out --suite")
     if args.suite:
         now = of_suite(args.suite, args.config, machine)
         check_same_suite(selected, now, args.resume)

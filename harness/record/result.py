@@ -28,6 +28,7 @@ class Verdict(StrEnum):
     SKIPPED = "skipped"  # refused, with a reason
     VACUOUS = "vacuous"  # the check could not have failed
     FLAKY = "flaky"  # failed, then passed in a fresh gang
+    KNOWN = "known"  # failed as configs/known_failures.yaml expects
     INFRA = "infra"  # the machine failed, not the code under test
     NOT_RUN = "not_run"  # the run ended before the case started
 

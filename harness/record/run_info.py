@@ -54,11 +54,21 @@ class RunMachine:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ShardOf:
+    """Say which shard of a suite a run is, from 1. Hashes: of all points, and of the split."""
+
+    index: int
+    count: int
+    suite_hash: str
+    split_hash: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunInfo:
     """Hold what is needed to report, repeat and resume a run.
 
     cases: ids of the cases to run; for a run that draws cases as it runs, of those that it ran.
-    git: the commit, None outside of a repository.
+    git: the commit, None outside of a repository. shard: None if the run is of the whole suite.
     """
 
     suite: str | None  # None if cases were selected by id
@@ -70,12 +80,15 @@ class RunInfo:
     argv: tuple[str, ...] = ()
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
     git: str | None = None
+    shard: ShardOf | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the contents of `run.json`."""
         data = {"format": FORMAT, **dataclasses.asdict(self)}
         if self.options.seed is None:
             del data["options"]["seed"]
+        if self.shard is None:
+            del data["shard"]
         return data
 
     @classmethod
@@ -92,6 +105,7 @@ class RunInfo:
             "options": _made(RunOptions, info["options"]),
             "platform": _made(RunMachine, info["platform"]),
             "argv": tuple(info.get("argv", ())),
+            "shard": _made(ShardOf, info["shard"]) if info.get("shard") else None,
         }
         return _made(cls, known)
 
@@ -141,7 +155,7 @@ def _is_refusals(value: object) -> bool:
 
 
 _SIZES = ("devices", "device_bytes", "cores", "memory_bytes")
-_OPTIONAL = ("time", "argv", "versions", "git")
+_OPTIONAL = ("time", "argv", "versions", "git", "shard")
 # Key, the rule in words, and whether a value obeys it.
 RULES: tuple[tuple[str, str, Callable[[object], bool]], ...] = (
     ("cases", "a list of case ids", _is_texts),
@@ -175,6 +189,13 @@ RULES: tuple[tuple[str, str, Callable[[object], bool]], ...] = (
         lambda value: isinstance(value, dict) and all(map(_is_text, value.values())),
     ),
     ("git", "a commit or null", _is_null_or(_is_text)),
+    (
+        "shard",
+        "an object with the numbers index and count and the texts suite_hash and split_hash",
+        lambda value: _has(
+            value, index=_is_number, count=_is_number, suite_hash=_is_text, split_hash=_is_text
+        ),
+    ),
 )
 
 

@@ -52,9 +52,11 @@ class Summary:
     cases: int
 
     def line(self) -> str:
-        """Return the summary line, in which `infra` counts as `not_run`."""
+        """Return the summary line: `infra` counts as `not_run`, `known` is left out if 0."""
         shown = {v: self.counts.get(v, 0) for v in _LINE}
         shown[Verdict.NOT_RUN] += self.counts.get(Verdict.INFRA, 0)
+        if self.counts.get(Verdict.KNOWN, 0):
+            shown[Verdict.KNOWN] = self.counts[Verdict.KNOWN]
         pairs = " ".join(f"{verdict}={count}" for verdict, count in shown.items())
         return f"cases={self.cases} {pairs} seconds={self.seconds:.1f}"
 
@@ -71,7 +73,8 @@ class Summary:
             return ExitCode.INFRASTRUCTURE
         if self.counts.get(Verdict.NOT_RUN, 0):
             return ExitCode.INCOMPLETE
-        return ExitCode.PASSED if self.counts.get(Verdict.PASSED, 0) else ExitCode.NOTHING_SELECTED
+        ran = self.counts.get(Verdict.PASSED, 0) + self.counts.get(Verdict.KNOWN, 0)
+        return ExitCode.PASSED if ran else ExitCode.NOTHING_SELECTED
 
 
 def summarize(

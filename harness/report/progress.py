@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from harness.record.result import CaseResult
 
 
+KNOWN_LINES = 5  # of a failure that was expected
+
+
 class Progress(Protocol):
     """Receive every event of a run, in order."""
 
@@ -42,7 +45,8 @@ def case_lines(result: CaseResult, folder: Path, *, verbose: bool = False) -> li
     head = f"{result.verdict:<8} {result.seconds:7.2f}s  {result.case_id}"
     if result.attempt > 1:
         head += f"  (attempt {result.attempt})"
-    texts = failure_text.lines(result, None if verbose else failure_text.MAX_LINES, folder)
+    limit = KNOWN_LINES if result.verdict is Verdict.KNOWN else failure_text.MAX_LINES
+    texts = failure_text.lines(result, None if verbose else limit, folder)
     return [head, *(f"    {line}" for line in texts)]
 
 

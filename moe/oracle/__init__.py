@@ -8,6 +8,8 @@ environment.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from moe import packages
@@ -20,6 +22,7 @@ from moe.spec import Needs, Reason, experts_refusal
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from moe.packages import Package
     from moe.registry import Registry
     from moe.spec import LayerSpec, MemberSpec, Platform
 
@@ -105,8 +108,14 @@ def explain(
         order=_TABLE_ORDER if entry is None else entry.reason,
         platform=platform,
         packages=packages_are,
-        versions=packages.versions(("torch", "triton", *dict.fromkeys(needed))),
+        versions=_versions(("torch", "triton", *dict.fromkeys(needed))),
     )
+
+
+@cache
+def _versions(needed: tuple[Package | str, ...]) -> Mapping[str, str]:
+    """Return what is installed: reading it takes longer than judging a layer."""
+    return MappingProxyType(packages.versions(needed))
 
 
 def _in_order(
@@ -127,10 +136,16 @@ def _refusal(
     needs = row.needs
     others = [package for package in needs.packages if package not in _OWN]
     if packages_are != INSTALLED:  # what only an installation can answer
-        needs = replace(needs, packages=(), probe=None)
+        needs = _without_packages(needs)
     refusal = experts_refusal if family is EXPERTS else Needs.refusal
     reason = refusal(needs, layer_spec, platform)
     if reason is None and packages_are == ABSENT and others:
         names = ", ".join(p if isinstance(p, str) else p.distribution for p in others)
         return Reason(code="package_missing", text=f"needs {names}")
     return reason
+
+
+@cache
+def _without_packages(needs: Needs) -> Needs:
+    """Return the needs that hold or do not whatever is installed."""
+    return replace(needs, packages=(), probe=None)

@@ -18,22 +18,35 @@ if TYPE_CHECKING:
     Values = tuple[tuple[int, int], ...]  # a combination: (factor, index of its value), by factor
 
 
-def lower_bound(sizes: Sequence[int], combinations: Iterable[Values], strength: int) -> int:
+def lower_bound(
+    sizes: Sequence[int],
+    combinations: Iterable[Values],
+    strength: int,
+    *,
+    are_all: bool = True,
+) -> int:
     """Return a number of cases that no suite with all these combinations is below.
 
-    combinations: the feasible ones of any `strength` factors out of some, or a part of them.
+    combinations: the feasible ones of any `strength` factors out of some. are_all: False if some of
+    these factors' feasible combinations are left out, so that none here does not mean impossible.
     """
-    return (
-        _Bound(sizes, combinations, strength).of(0, strength)
-        if strength
-        else len(set(combinations))
-    )
+    if not strength:
+        return len(set(combinations))
+    return _Bound(sizes, combinations, strength, are_all=are_all).of(0, strength)
 
 
 class _Bound:
     """Count the cases that have some values; values are bits, of all factors side by side."""
 
-    def __init__(self, sizes: Sequence[int], combinations: Iterable[Values], strength: int) -> None:
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        combinations: Iterable[Values],
+        strength: int,
+        *,
+        are_all: bool,
+    ) -> None:
+        self._are_all = are_all
         self._starts = [sum(sizes[:f]) for f in range(len(sizes))]
         self._factors = [
             ((1 << size) - 1) << start for size, start in zip(sizes, self._starts, strict=True)
@@ -68,7 +81,7 @@ class _Bound:
             return own.bit_count()
         bound = {value: self.of(values | value, more - 1) for value in _bits(own)}
         for other in self._factors:
-            if other != factor and bound:
+            if self._are_all and other != factor and bound:
                 for value, cases in self._only(other, factor, values, more).items():
                     bound[value] = max(bound[value], cases)
         return sum(bound.values())

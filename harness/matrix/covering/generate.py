@@ -63,11 +63,13 @@ class Generator:
     def after(self, before: Sequence[Mapping[int, int]]) -> tuple[Literals, ...]:
         """Return the rows that are necessary besides rows that are there."""
         for row in before:
-            self.missing.remove_row(dict(row))
-        self.fewest = max(map(len, self.missing.by_target.values()), default=0)
+            self.missing.remove_row(row)
+        self.fewest = self.missing.bound()
         made = tuple(self.rows())
         self._tries *= 2  # what is taken out is little, and hard to put into few rows
         for _ in range(_ROUNDS):
+            if len(made) <= self.fewest:
+                break
             made = min(made, self._repacked(made, before), key=len)
         return made
 

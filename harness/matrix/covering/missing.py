@@ -11,10 +11,11 @@ import math
 import struct
 from typing import TYPE_CHECKING
 
+from harness.matrix.covering.bound import lower_bound
 from harness.matrix.covering.model import maximal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from harness.matrix.covering.model import Factors, Literals, Model
     from harness.matrix.covering.oracle import Oracle
@@ -59,6 +60,21 @@ class Missing:
     def size(self) -> int:
         """Return how many combinations are missing."""
         return sum(map(len, self.by_target.values()))
+
+    def bound(self) -> int:
+        """Return a number of rows that are necessary, at least, for what is missing."""
+        by_width: dict[int, list[Literals]] = {width: [] for width in self._widths}
+        for target, combinations in self.by_target.items():
+            by_width[len(target)] += combinations
+        return max(itertools.starmap(self._bound, by_width.items()), default=0)
+
+    def _bound(self, width: int, combinations: list[Literals]) -> int:
+        factor_of, literals = self._model.factor_of, self._model.literals
+        pairs = [
+            tuple((factor_of[n], n - literals[factor_of[n]].start) for n in combination)
+            for combination in combinations
+        ]
+        return lower_bound(self._model.sizes, pairs, width, are_all=False)
 
     def literals(self, factor: int) -> range:
         """Return the literals of a factor."""
@@ -113,11 +129,10 @@ class Missing:
             votes = self._votes[literal]
             votes[others] = votes.get(others, 0) | 1 << self.field * last
 
-    def remove_row(self, row: dict[int, int]) -> None:
+    def remove_row(self, row: Mapping[int, int]) -> None:
         """Take out what a row has, or a part of one. row: factor -> literal."""
         for target, combinations in self.by_target.items():
-            if all(factor in row for factor in target):
-                combinations.pop(tuple(row[f] for f in target), None)
+            combinations.pop(tuple(row.get(f, -1) for f in target), None)
         literals = sorted(row.values())
         rest = ~self.spread(sum(1 << n for n in literals))
         self._first &= rest

@@ -29,6 +29,7 @@ class Oracle:
     def __init__(self, model: Model) -> None:
         self.model = model
         self.judged = 0  # rows of which the model was asked
+        self._accepted: set[int] = set()  # rows, as bits
         self._order = sorted(range(len(model.sizes)), key=lambda f: -model.sizes[f])
         self._bits = tuple(sum(1 << n for n in numbers) for numbers in model.literals)
         # Exclusions are sets of literals, as bits; `_codes` has all of them with their reasons.
@@ -148,9 +149,12 @@ class Oracle:
 
     def judge(self, row: Literals, mask: int) -> int | None:
         """Ask the model for a complete row; return None, or what was learnt from its refusal."""
+        if mask in self._accepted:
+            return None
         self.judged += 1
         refused = self.model.refuse(self.model.row(tuple(sorted(row))))
         if refused is None:
+            self._accepted.add(mask)
             return None
         read = sum(self._bits[f] for f in refused.factors)
         return self.learn(mask & read, frozenset((refused.code,)), is_judged=True)

@@ -1,7 +1,8 @@
 """Count from the cases alone which combinations a suite covers.
 
-This module shares no code with the generator: it reads the values of cases, and asks only why a
-combination that no case has is impossible.
+This module shares no code with the generator but the lower bound, which says nothing of what is
+covered: it reads the values of cases, and asks only why a combination that no case has is
+impossible.
 """
 
 from __future__ import annotations

@@ -39,6 +39,9 @@ VALUES = {
     "router_bias": (False, True),
     "gate": (False, True),
     "exact": (False, True),
+    "call": ("eager", "small_tiles", "two_batches"),
+    "skew": ("none", "calls"),
+    "eplb": ("none", "global"),
 }
 
 

@@ -40,7 +40,7 @@ def test_counts_add_up_to_the_cases():
     pairs = dict(pair.split("=") for pair in summary.line().split())
     assert pairs.pop("seconds") == "1.2"
     assert int(pairs.pop("cases")) == sum(int(count) for count in pairs.values())
-    names = "passed failed error crashed hung skipped vacuous flaky not_run"
+    names = "passed failed error crashed hung skipped vacuous flaky not_run known"
     assert " ".join(pairs) == names
     stored = summary.to_json()
     assert stored["infra"] == counts[Verdict.INFRA]

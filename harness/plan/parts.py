@@ -1,0 +1,84 @@
+"""Choose the part of a plan that a run launches: without quarantined cases, and one shard of it.
+
+No torch.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from harness.errors import NothingSelected, UsageError
+from harness.plan import shards
+from harness.plan.durations import Durations, of_run
+from harness.plan.plan import Refusal
+from harness.record.ledger import QUARANTINED, Ledger
+from moe.reason import Reason
+
+if TYPE_CHECKING:
+    import argparse
+
+    from harness.plan.plan import Plan
+    from harness.record.run_info import RunInfo, ShardOf
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """What a run launches. shard: None if that is the whole plan."""
+
+    plan: Plan
+    ledger: Ledger
+    durations: Durations
+    shard: ShardOf | None = None
+
+
+def part_of(args: argparse.Namespace, plan: Plan, resumed: RunInfo | None = None) -> Part:
+    """Return what the options leave of a plan. Raises UsageError and ConfigError.
+
+    resumed: of the folder that a run continues; it keeps its own quarantine and shard.
+    """
+    ledger = ledger_of(args, plan)
+    durations = Durations() if args.durations_from is None else of_run(args.durations_from)
+    if resumed is not None:
+        if args.shard is not None:
+            raise UsageError("--resume continues the folder's own cases: leave out --shard")
+        held = {p.case: p.text for p in resumed.refused if p.code == QUARANTINED}
+        plan = without(plan, held)
+        return Part(plan=plan, ledger=ledger, durations=durations, shard=resumed.shard)
+    plan = without(plan, _held_back(plan, ledger))
+    if args.shard is None:
+        return Part(plan=plan, ledger=ledger, durations=durations)
+    if not plan.cases:
+        raise NothingSelected(f"nothing would run here: {len(plan.refused)} refused, 0 to shard")
+    index, count = shards.parse(args.shard, os.environ)
+    plan, shard = shards.shard(plan, index, count, durations)
+    return Part(plan=plan, ledger=ledger, durations=durations, shard=shard)
+
+
+def ledger_of(args: argparse.Namespace, plan: Plan) -> Ledger:
+    """Return the known failures that count for a plan's machine today."""
+    from harness.record.known_failures import known_failures
+
+    today = datetime.datetime.now(datetime.UTC).date()
+    entries = known_failures(args.known_failures)
+    return Ledger(entries=entries, platform=plan.machine.platform.name, today=today)
+
+
+def _held_back(plan: Plan, ledger: Ledger) -> dict[str, str]:
+    """Return the cases in quarantine with the reason. Expired ones are left: they fail the run."""
+    reasons = {
+        case.id: ledger.quarantine(case.id) for case in plan.cases if ledger.lapsed(case.id) is None
+    }
+    return {case_id: text for case_id, text in reasons.items() if text is not None}
+
+
+def without(plan: Plan, reasons: dict[str, str]) -> Plan:
+    """Return a plan in which these cases are refused as quarantined, for these reasons."""
+    refused = tuple(
+        Refusal(case=case, reason=Reason(code=QUARANTINED, text=reasons[case.id]))
+        for case in plan.cases
+        if case.id in reasons
+    )
+    return replace(plan.without(reasons), refused=(*plan.refused, *refused))
