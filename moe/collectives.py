@@ -141,16 +141,16 @@ def make_groups(layout: Layout, rank: int, *, staged: bool) -> Groups:
 
 def make_group(layout: Layout, name: str, rank: int, *, staged: bool) -> Group:
     """Create this rank's group of a name of `moe.layout.GROUPS`. Collective, as `make_groups`."""
-    return _group(layout.partition(name), rank, staged)
+    return _group(name, layout.partition(name), rank, staged)
 
 
-def _group(parts: Partition, rank: int, staged: bool) -> Group:
+def _group(name: str, parts: Partition, rank: int, staged: bool) -> Group:
     """Return this rank's group; every rank creates every group, as torch requires."""
     group = ALONE
     for ranks in parts:
         if len(ranks) == 1:
             continue
-        handle = dist.new_group(list(ranks))
+        handle = dist.new_group(list(ranks), group_desc=name)
         if rank in ranks:
             group = Group(handle=handle, size=len(ranks), rank=ranks.index(rank), staged=staged)
     return group

@@ -31,8 +31,30 @@ def _impossible_moe_tp(layer_spec: LayerSpec) -> Reason | None:
 
 
 def layout_refusal(layout: Layout) -> Reason | None:
-    """Return why experts cannot be split over `moe_tp_size` ranks; its groups do not exist then."""
-    size, world = layout.moe_tp_size, layout.world_size
+    """Return why experts cannot be placed as `expert_dp_size` and `moe_tp_size` say, or None.
+
+    The groups of a refused layout do not exist.
+    """
+    return _expert_dp_refusal(layout) or _moe_tp_refusal(layout)
+
+
+def _expert_dp_refusal(layout: Layout) -> Reason | None:
+    parts, dp = layout.expert_dp_size, layout.dp_size
+    if parts == 1:
+        return None
+    if not layout.use_ep:
+        rule = "without expert parallelism every rank has a part of all experts; set use_ep"
+    elif dp % parts:
+        rule = f"a part has whole DP ranks, and {parts} does not divide {dp}; choose a divisor"
+    elif layout.world_size == parts:
+        rule = "this leaves one EP rank in each part; leave use_ep and expert_dp_size out"
+    else:
+        return None
+    return Reason(code="expert_dp_impossible", text=f"expert_dp_size {parts}: {rule}")
+
+
+def _moe_tp_refusal(layout: Layout) -> Reason | None:
+    size, world = layout.moe_tp_size, layout.world_size // layout.expert_dp_size
     if size == 1 or (layout.use_ep and size < world and world % size == 0):
         return None
     if not layout.use_ep:
@@ -230,6 +252,7 @@ def _not_balanced(layer_spec: LayerSpec) -> Reason | None:
     moved = {
         "shared_fused": layer_spec.shared_fused,
         "adapters": layer_spec.adapters > 0,
+        "expert_dp": layout.expert_dp_size > 1,
         "chunk": layer_spec.chunk > 0,  # its parts would count as calls
     }
     names = ", ".join(name for name, is_there in moved.items() if is_there)

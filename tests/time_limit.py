@@ -40,7 +40,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    seconds = float(item.config.getini("timeout") or 0)
+    seconds = _limit(item)
     if seconds <= 0 or item.config.getoption("usepdb"):
         return (yield)
     faulthandler.dump_traceback_later(seconds * _SLACK, exit=True, file=item.config.stash[_stderr])
@@ -48,3 +48,9 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
         return (yield)
     finally:
         faulthandler.cancel_dump_traceback_later()
+
+
+def _limit(item: pytest.Item) -> float:
+    """Return a test's seconds: those of its mark, or else of pyproject.toml."""
+    mark = item.get_closest_marker("timeout")
+    return float(mark.args[0] if mark else item.config.getini("timeout") or 0)

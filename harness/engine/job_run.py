@@ -11,14 +11,15 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from harness.engine.forkserver_pool import PRELOAD, GangSpec
 from harness.engine.suspects import Suspects
 from harness.plan.cost import interpreted_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from harness.engine.forkserver_pool import GangSpec
     from harness.engine.gang import Gang
+    from harness.engine.run_options import RunOptions
     from harness.engine.slots import Need, Share, Slots
     from harness.matrix.case import MoETestConfig
     from harness.plan.plan import Job
@@ -47,9 +48,9 @@ class JobRun:
     suspects: Suspects = field(default_factory=Suspects)
 
 
-def job_runs(job: Job, spec: GangSpec, slots: Slots) -> list[JobRun]:
+def job_runs(job: Job, options: RunOptions, slots: Slots) -> list[JobRun]:
     """Return a job's gangs to be, each with a first batch."""
-    need = slots.need(job)
+    need, spec = slots.need(job), _spec(job, options, slots)
     batches = _batches(job, slots.gangs(need))
     count = min(slots.gangs(need), len(batches))
     first = [batches.popleft() for _ in range(count)]
@@ -57,6 +58,21 @@ def job_runs(job: Job, spec: GangSpec, slots: Slots) -> list[JobRun]:
         JobRun(job=job, spec=spec, need=need, queue=deque(batch), backlog=batches)
         for batch in first
     ]
+
+
+def _spec(job: Job, options: RunOptions, slots: Slots) -> GangSpec:
+    module = options.executor.partition(":")[0]
+    stack = ("moe.*", "harness.checks.*") if module.startswith("harness.") else ()
+    return GangSpec(
+        world_size=job.world_size,
+        device=job.device,
+        transport=job.transport,
+        executor=options.executor,
+        options=options.rank_options,
+        ranks_at_once=slots.gangs(slots.need(job)) * job.world_size,
+        device_ranks=slots.per_device,
+        preload=(*PRELOAD, *stack, module),
+    )
 
 
 def _batches(job: Job, gangs: int) -> deque[tuple[MoETestConfig, ...]]:

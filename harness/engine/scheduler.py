@@ -12,7 +12,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from harness.engine.forkserver_pool import PRELOAD, GangSpec, Pool
+from harness.engine.forkserver_pool import Pool
 from harness.engine.gang import Gang, State, watch
 from harness.engine.gang_notices import GangDead, GangReady, Notice
 from harness.engine.job_run import JobRun, job_runs
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from harness.engine.run_options import RunOptions
-    from harness.plan.plan import Job, Plan
+    from harness.plan.plan import Plan
 
 START_ATTEMPTS = 2  # a job is given up after this many consecutive gangs failed to start
 _GOOD = (Verdict.PASSED, Verdict.FLAKY)
@@ -59,9 +59,10 @@ class _Launcher:
         self._options = options
         self._pool = pool
         self._slots = Slots(options.slots, options.devices)
-        runs = (job_runs(job, self._spec(job), self._slots) for job in plan.jobs)
+        runs = (job_runs(job, options, self._slots) for job in plan.jobs)
         self._waiting = deque(itertools.chain(*runs))
         self._active: list[JobRun] = []
+        self._lost: dict[int, str] = {}  # device that is no longer used -> why its last gang ended
         self._gangs = 0
         self._stopping = False
 
@@ -85,20 +86,6 @@ class _Launcher:
         for active in self._active:
             if active.gang is not None:
                 active.gang.abandon()
-
-    def _spec(self, job: Job) -> GangSpec:
-        module = self._options.executor.partition(":")[0]
-        stack = ("moe.*", "harness.checks.*") if module.startswith("harness.") else ()
-        return GangSpec(
-            world_size=job.world_size,
-            device=job.device,
-            transport=job.transport,
-            executor=self._options.executor,
-            options=self._options.rank_options,
-            ranks_at_once=self._slots.gangs(self._slots.need(job)) * job.world_size,
-            device_ranks=self._slots.per_device,
-            preload=(*PRELOAD, *stack, module),
-        )
 
     def _fill(self) -> None:
         """Start gangs for waiting jobs, in order, while slots are free."""
@@ -136,7 +123,7 @@ class _Launcher:
             active.gang = None
             failed = not notice.ready and not self._stopping
             active.failed_starts += failed
-            moved = self._move(active, notice.unready) if failed else ""
+            moved = self._move(active, notice) if failed else ""
             reason = f"{notice.reason}{moved}"
             yield GangEnded(time=now, gang=active.number, reason=reason, cases=active.ran)
             if failed and not moved:
@@ -171,15 +158,16 @@ class _Launcher:
         for result in active.suspects.put_back(active.queue):
             yield CaseEnded(time=time.time(), gang=active.number, result=result)
 
-    def _move(self, active: JobRun, ranks: tuple[int, ...]) -> str:
+    def _move(self, active: JobRun, dead: GangDead) -> str:
         """Let a job wait for other devices after repeated failures to start on one of its own.
 
-        ranks: those that were not ready. Return what to add to the gang's end; empty if it stays.
+        Return what to add to the gang's end; empty if the job stays.
         """
         assert active.share is not None
         retired = self._slots.retired(active.share)
         if not retired and active.failed_starts >= START_ATTEMPTS:
-            retired = self._slots.retire(active.share, ranks, active.need)
+            retired = self._slots.retire(active.share, dead.unready, active.need)
+            self._lost |= dict.fromkeys(retired, f"{dead.reason}\n{dead.log}")
         if retired:
             self._wait_again(active)
             return f"; no further gang uses device {', '.join(map(str, retired))}"
@@ -239,8 +227,7 @@ class _Launcher:
         if self._stopping:
             yield from self._drop(active, Verdict.NOT_RUN, "fail_fast")
         elif active.share is None:
-            text = f"of {self._slots.devices} devices too few are left on which gangs can start"
-            yield from self._drop(active, Verdict.INFRA, "gang_start", (text,))
+            yield from self._drop(active, Verdict.INFRA, "gang_start", (self._too_few(),))
         if not active.queue and active.backlog:
             active.queue.extend(active.backlog.popleft())
         gang = active.gang
@@ -257,6 +244,11 @@ class _Launcher:
             yield self._case_started(active)
             case = active.queue[0].id
             gang.run(case, active.job.time_limit, sum_all=case in active.suspects.rerun)
+
+    def _too_few(self) -> str:
+        """Return why cases find no devices: how the last gang on each that was lost ended."""
+        text = f"of {self._slots.devices} devices too few are left on which gangs can start"
+        return "\n".join([text, *(f"device {lost}: {why}" for lost, why in self._lost.items())])
 
     def _end(self, gang: Gang) -> None:
         """End a gang that has no case left, once its cached tensors are known to be unchanged.

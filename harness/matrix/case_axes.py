@@ -319,3 +319,11 @@ class FeatureAxes(MainAxes):
         simplest=(0,),
         random_values=(0,),
     )
+    expert_dp_size: int = axis(
+        "expert_dp",
+        "parts of the ranks that each hold all experts, for their own DP ranks' tokens; needs ep",
+        default=1,
+        group="layouts",
+        outputs_agree=True,
+        simplest=(),
+    )

@@ -95,7 +95,7 @@ def markdown(run: View) -> str:
 def layout_name(case: MoETestConfig) -> str:
     """Return the layout in words: `dp2 tp2 ep`, or `one rank`."""
     sizes = {"dp": case.dp_size, "pcp": case.pcp_size, "tp": case.tp_size}
-    sizes["moe_tp"] = case.moe_tp_size
+    sizes |= {"moe_tp": case.moe_tp_size, "expert_dp": case.expert_dp_size}
     words = [f"{name}{size}" for name, size in sizes.items() if size > 1]
     words += ["ep"] if case.use_ep else []
     words += ["sp"] if case.sequence_parallel else []

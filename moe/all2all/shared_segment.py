@@ -28,10 +28,10 @@ class SharedSegment:
     def __init__(self, group: Group, size: int, device: torch.device) -> None:
         self._group = group
         part = -(-size // _PAGE) * _PAGE
-        whole = torch.frombuffer(_mapped(group, part * group.size, device), dtype=torch.uint8)
+        all_parts = torch.frombuffer(_mapped(group, part * group.size, device), dtype=torch.uint8)
         begin = group.rank * part
-        self.own = whole[begin : begin + size]
-        self.addresses = whole.data_ptr() + part * torch.arange(group.size)
+        self.own = all_parts[begin : begin + size]
+        self.addresses = all_parts.data_ptr() + part * torch.arange(group.size)
 
     def barrier(self) -> None:
         """Wait for all ranks. A barrier's messages order the memory of processes of one host."""

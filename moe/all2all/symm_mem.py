@@ -134,8 +134,8 @@ class SymmMem(PrepareFinalize):
             self._pool.meet(lease)
         way = WayBack(
             addresses=lease.addresses,
-            here=numbers["came"],
-            there=numbers["returns"],
+            came=numbers["came"],
+            returns=numbers["returns"],
             limits=numbers["limits"],
             longest=max(places.limits),
         )

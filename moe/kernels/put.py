@@ -154,37 +154,40 @@ def _put(
     there = tl.multiple_of(there, 16)
     value = tl.load(codes_ptr + line[:, None] * words + column[None, :], mask=both)
     tl.store(there + row[:, None] * words + column[None, :], value, mask=both)
+    # Compiled, a name keeps its type inside a branch: each has names of its own.
     if tl.program_id(1) == 0:
         if scale_ptr is not None:
-            column = tl.arange(0, WIDE_SCALE)
-            both = goes[:, None] & (column < scale_words)[None, :]
-            there = tl.load(scale_at + rank).to(scale_ptr.dtype)
-            value = tl.load(scale_ptr + line[:, None] * scale_words + column[None, :], mask=both)
-            tl.store(there + row[:, None] * scale_words + column[None, :], value, mask=both)
+            group = tl.arange(0, WIDE_SCALE)
+            scaled = goes[:, None] & (group < scale_words)[None, :]
+            scales = tl.load(scale_at + rank).to(scale_ptr.dtype)
+            from_here = line[:, None] * scale_words + group[None, :]
+            scale = tl.load(scale_ptr + from_here, mask=scaled)
+            tl.store(scales + row[:, None] * scale_words + group[None, :], scale, mask=scaled)
         numbers = tl.load(numbers_at + rank).to(tl.pointer_type(tl.int32))
-        unused = (line >= tl.load(count_ptr + rank)) & (line < fill)
         # A line stands for a token that goes, and for a reserved row that no token gets.
+        unused = (line >= tl.load(count_ptr + rank)) & (line < fill)
+        reserved = start + line
         tl.store(numbers + row, (first + line).to(tl.int32), mask=goes)
-        tl.store(numbers + start + line, tl.full([ROWS], -1, tl.int32), mask=unused)
+        tl.store(numbers + reserved, tl.full([ROWS], -1, tl.int32), mask=unused)
         slot = tl.arange(0, WIDE_SLOTS)
-        both = goes[:, None] & (slot < SLOTS)[None, :]
-        expert = tl.load(ids_ptr + line[:, None] * SLOTS + slot[None, :], mask=both, other=-1)
+        is_slot = (slot < SLOTS)[None, :]
+        sent, empty = goes[:, None] & is_slot, unused[:, None] & is_slot
+        expert = tl.load(ids_ptr + line[:, None] * SLOTS + slot[None, :], mask=sent, other=-1)
         known = (expert >= 0) & (expert < experts)
         held = tl.load(holders_ptr + rank * experts + expert, mask=known, other=0)
-        block = numbers + room
-        at = row[:, None] * SLOTS + slot[None, :]
-        tl.store(block + at, tl.where(held > 0, expert, -1), mask=both)
-        weight = tl.load(weight_ptr + line[:, None] * SLOTS + slot[None, :], mask=both, other=0)
-        weights = block + room.to(tl.int64) * SLOTS
-        tl.store(weights + at, weight, mask=both)
-        at = (start + line)[:, None] * SLOTS + slot[None, :]
-        both = unused[:, None] & (slot < SLOTS)[None, :]
-        tl.store(block + at, tl.full([ROWS, WIDE_SLOTS], -1, tl.int32), mask=both)
-        tl.store(weights + at, tl.full([ROWS, WIDE_SLOTS], 0, tl.int32), mask=both)
+        ids = numbers + room
+        in_row = row[:, None] * SLOTS + slot[None, :]
+        in_reserved = reserved[:, None] * SLOTS + slot[None, :]
+        tl.store(ids + in_row, tl.where(held > 0, expert, -1), mask=sent)
+        tl.store(ids + in_reserved, tl.full([ROWS, WIDE_SLOTS], -1, tl.int32), mask=empty)
+        weight = tl.load(weight_ptr + line[:, None] * SLOTS + slot[None, :], mask=sent, other=0)
+        weights = ids + room.to(tl.int64) * SLOTS
+        tl.store(weights + in_row, weight, mask=sent)
+        tl.store(weights + in_reserved, tl.full([ROWS, WIDE_SLOTS], 0, tl.int32), mask=empty)
         if adapter_ptr is not None:
             adapters = weights + room.to(tl.int64) * SLOTS
             tl.store(adapters + row, tl.load(adapter_ptr + line, mask=goes), mask=goes)
-            tl.store(adapters + start + line, tl.full([ROWS], -1, tl.int32), mask=unused)
+            tl.store(adapters + reserved, tl.full([ROWS], -1, tl.int32), mask=unused)
 
 
 def put_rows_torch(

@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 class WayBack:
     """Say which rows go back to which rank.
 
-    addresses: [S] int64, of each rank's buffer. here, there: [S] int64, the first row that came
+    addresses: [S] int64, of each rank's buffer. came, returns: [S] int64, the first row that came
     from a rank, and its first row in that rank's buffer. limits: [S] int64, rows from each.
     longest: the largest of them. Rows whose token is -1 stay here.
     """
 
     addresses: Tensor
-    here: Tensor
-    there: Tensor
+    came: Tensor
+    returns: Tensor
     limits: Tensor
     longest: int
 
@@ -53,13 +53,13 @@ def put_back(words: Tensor, tokens: Tensor, way: WayBack) -> None:
     tokens: [G] int32, -1 for rows that nobody sent. Raises MoEError for shapes that do not fit.
     """
     _check_way(words, tokens, way)
-    ranks, width = len(way.here), words.shape[1]
+    ranks, width = len(way.came), words.shape[1]
     columns = program_columns(width)
     tile = max(1, min(power_of_2(way.longest), _tile() // columns))
     grid = (triton.cdiv(way.longest, tile), triton.cdiv(width, columns), ranks)
     launch(
         *(_put_back, grid, words.device),
-        *(words, tokens, way.addresses, way.here, way.there, way.limits, width),
+        *(words, tokens, way.addresses, way.came, way.returns, way.limits, width),
         ROWS=tile,
         WIDE=columns,
     )
@@ -71,7 +71,7 @@ def _check_way(words: Tensor, tokens: Tensor, way: WayBack) -> None:
             f"words is {list(words.shape)} and tokens {list(tokens.shape)}; they must be [G, B] "
             "and [G]: one token, or -1, for each row"
         )
-    lengths = {len(t) for t in (way.addresses, way.here, way.there, way.limits)}
+    lengths = {len(t) for t in (way.addresses, way.came, way.returns, way.limits)}
     if len(lengths) > 1:
         raise MoEError(f"addresses and rows of a way back have lengths {sorted(lengths)}, not [S]")
 
@@ -99,10 +99,10 @@ def put_back_torch(words: Tensor, tokens: Tensor, way: WayBack, buffers: Sequenc
     """Do in torch what `put_back` does. buffers: [rows, B] of each rank, for its address."""
     _check_way(words, tokens, way)
     for rank, buffer in enumerate(buffers):
-        here, there = int(way.here[rank]), int(way.there[rank])
+        begin, target = int(way.came[rank]), int(way.returns[rank])
         for i in range(int(way.limits[rank])):
-            if tokens[here + i] >= 0:
-                buffer[there + i] = words[here + i]
+            if tokens[begin + i] >= 0:
+                buffer[target + i] = words[begin + i]
 
 
 def add_parts(parts: Tensor, position: Tensor, starts: Tensor) -> Tensor:

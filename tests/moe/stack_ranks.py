@@ -207,6 +207,7 @@ def disagreeing(name: str, what: str) -> str:
     """The error of ranks of which the last passes something else: each rank's own text."""
     rank, world = here()
     x, routing = sent_by(rank, 2, "fp8_group")
+    member = made(name)
     if rank == world - 1:
         if what == "width":
             x = x.replace(codes=x.codes[:, :128], scale=x.scale[:, :1])
@@ -214,10 +215,12 @@ def disagreeing(name: str, what: str) -> str:
             routing = Routing(
                 topk_ids=routing.topk_ids[:, :1], topk_weights=routing.topk_weights[:, :1]
             )
+        elif what == "map":
+            member.experts_of = member.experts_of[::-1]
         else:
             x, routing = sent_by(rank, 2, "model")
     try:
-        made(name).prepare(x, routing)
+        member.prepare(x, routing)
     except MoEError as error:
         return str(error)
     return "no error"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 from harness.engine.job_run import BATCH, job_runs
+from harness.engine.run_options import RunOptions
 from harness.engine.slots import Slots
 from tests.harness.engine.engine_faults import case
 
@@ -13,7 +15,7 @@ def split(cases, slots=4):
     job = SimpleNamespace(
         world_size=1, device="cpu", transport="gloo", cases=tuple(cases), memory_share=0.0
     )
-    runs = job_runs(job, SimpleNamespace(), Slots(slots, 0))
+    runs = job_runs(job, RunOptions(log_dir=Path("logs")), Slots(slots, 0))
     return [list(run.queue) for run in runs], list(runs[0].backlog) if runs else []
 
 

@@ -9,11 +9,11 @@ from moe.kernels.put_back import WayBack, add_parts, add_parts_torch, put_back, 
 from tests.moe.kernels.kernel_cases import same
 
 
-def way_to(buffers, here, there, limits, device):
-    numbers = (torch.tensor(values, device=device) for values in (here, there, limits))
+def way_to(buffers, came, returns, limits, device):
+    numbers = (torch.tensor(values, device=device) for values in (came, returns, limits))
     return WayBack(
         addresses=torch.tensor([b.data_ptr() for b in buffers], device=device),
-        **dict(zip(("here", "there", "limits"), numbers, strict=True)),
+        **dict(zip(("came", "returns", "limits"), numbers, strict=True)),
         longest=max(limits),
     )
 
