@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from harness.commands.part_options import add_merge, add_part
+from harness.commands.part_options import add_ci, add_collect, add_diff, add_merge, add_part
 from harness.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -70,6 +70,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     command.add_argument("--platform", metavar="NAME", help="on another chip")
     _compile(_command(commands, "compile", "compile the suites' Triton kernels; needs no GPU"))
     _report(_command(commands, "report", "report on a run's folder"))
+    add_ci(_command(commands, "ci", "print a pipeline that runs a suite on several machines"))
+    add_collect(_command(commands, "collect", "join and report what a pipeline's jobs ran"))
+    add_diff(_command(commands, "diff", "show what changed from one run to another"))
     add_merge(_command(commands, "merge", "join the shards of a suite, if they are all of it"))
     command = _command(commands, "schema", "print the JSON Schema of the matrix file")
     command.add_argument("--models", action="store_true", help="of configs/models.yaml instead")
