@@ -87,6 +87,11 @@ class Group:
         dist.all_to_all_single(out, raw, list(received), list(sent), group=self.handle)
         return out.to(x.device).view(x.dtype)
 
+    def barrier(self) -> None:
+        """Wait until every rank of the group is here."""
+        if self.handle is not None:
+            dist.barrier(group=self.handle)
+
     def gather_counts(self, count: int, device: torch.device) -> tuple[int, ...]:
         """Return the `count` of every rank, in rank order."""
         if self.handle is None:

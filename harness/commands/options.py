@@ -113,6 +113,18 @@ def _cases(command: argparse.ArgumentParser) -> None:
     add("--experts", metavar="NAME", help="one experts backend for all: a name or pkg.mod:Class")
     _layer(command)
     _model(command)
+    _narrowing(command)
+
+
+def _narrowing(command: argparse.ArgumentParser) -> None:
+    """Add what narrows a selection; `harness.plan.narrowing` reads it."""
+    add = command.add_argument
+    text = "only cases whose ids match: words with and, or, not and parentheses"
+    add("-k", dest="keep", metavar="EXPRESSION", help=text)
+    text = "skip cases whose ids match, as with -k; each needs a --reason; may be repeated"
+    add("--exclude", action="append", default=[], metavar="EXPRESSION", help=text)
+    text = "why they are skipped, for the record"
+    add("--reason", action="append", default=[], metavar="TEXT", help=text)
 
 
 def _model(command: argparse.ArgumentParser) -> None:
@@ -164,6 +176,8 @@ def _run(command: argparse.ArgumentParser) -> None:
     add("--resume", type=Path, metavar="DIR", help="continue with the cases that have no verdict")
     add("--out", type=Path, metavar="DIR", help="the run's folder (runs/TIME-SUITE)")
     add("--seeds", type=int, default=1, metavar="N", help="each case with N seeds (1)")
+    text = "run one case N times, in warm ranks, and count its failures"
+    add("--repeat", type=_positive, metavar="N", help=text)
     add("--retries", type=int, metavar="N", help="tries of a failed case, each in a fresh gang")
     add("--slots", type=_positive, metavar="N", help=_SLOTS)
     add("--time-limit", type=float, metavar="S", help="seconds that one case may take")

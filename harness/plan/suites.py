@@ -11,11 +11,11 @@ import itertools
 import random
 from typing import TYPE_CHECKING
 
+from harness.matrix import expand
 from harness.matrix.covering.generate import cover
 from harness.matrix.covering.oracle import Oracle
 from harness.matrix.covering.pict import pict
 from harness.matrix.covering.space import Space
-from harness.matrix.expand import expand
 from harness.matrix.select import parse
 from harness.plan.decided import DecidingJudge
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from harness.matrix.case import MoETestConfig
     from harness.matrix.covering.model import Literals, Model, Row
     from harness.matrix.schema import Axes, Block, MatrixConfig
+    from harness.matrix.yaml_positions import Path
     from harness.plan.machine import Machine
 
 _DRAWS = 100  # points drawn in vain before one is completed value by value
@@ -37,6 +38,11 @@ def cases(config: MatrixConfig, name: str, machine: Machine) -> tuple[MoETestCon
 
     Raises UsageError for an unknown suite or member.
     """
+    return tuple(origins(config, name, machine))
+
+
+def origins(config: MatrixConfig, name: str, machine: Machine) -> dict[MoETestConfig, Path]:
+    """Return the cases of `cases`, each with the place that it has in the matrix file."""
     judge = DecidingJudge(machine)
 
     def choose(
@@ -44,7 +50,7 @@ def cases(config: MatrixConfig, name: str, machine: Machine) -> tuple[MoETestCon
     ) -> Iterator[MoETestConfig]:
         return chosen(block, Space.of(block, defaults), judge, before)
 
-    return expand(config, name, choose)
+    return expand.origins(config, name, choose)
 
 
 def chosen(

@@ -39,6 +39,7 @@ from tests.mistakes import (
     mistakes_wiring,
     mistakes_with_replicas,
     mistakes_world,
+    mistakes_writes,
 )
 from tests.mistakes.mistake import around, planted_by
 
@@ -72,6 +73,7 @@ FAMILIES = (
     mistakes_world,
     mistakes_step,
     mistakes_calls,
+    mistakes_writes,
     mistakes_on_gpu,
 )
 
