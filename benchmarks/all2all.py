@@ -2,8 +2,10 @@
 
 `make bench-all2all`, or `python benchmarks/all2all.py [--world N] [--tokens T,T] [--hidden K]
 [--experts E] [--top-k k] [--repeats R]`. With a GPU for each rank, NCCL sends; otherwise gloo
-does on the CPU, and the times tell nothing of a GPU's link: they compare backends on one machine.
-The bytes are those of the rows that reach a rank's experts, there and back, in bf16.
+does on the CPU, and the times tell nothing of a GPU's link: they compare backends on one machine,
+where Triton kernels are interpreted. The bytes are those of the rows that reach a rank's experts,
+there and back, in bf16. On GPUs what needs no host is replayed from a CUDA graph: the plain
+all-to-all, and symm_mem with a capacity of T rows for each rank. The others wait for the host.
 """
 
 from __future__ import annotations
@@ -36,8 +38,13 @@ if TYPE_CHECKING:
 
     from moe.all2all.base import PrepareFinalize
 
-NAMES = tuple(row.name for row in ALL2ALL.built_in if row.needs.max_world is None)
+NAMES = tuple(
+    row.name for row in ALL2ALL.built_in if row.needs.max_world is None and not row.needs.packages
+)
 PLAIN = "plain all-to-all"
+REPLAYS = 20  # of a graph for one measurement
+# Name in the table -> backend with a capacity of T rows, so that no call needs the host.
+FIXED = {"symm_mem, capacity T": "symm_mem"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +70,32 @@ def timed(step: Callable[[], object], asked: Asked) -> float:
     return statistics.median(seconds[2:])
 
 
+def captured(step: Callable[[], object]) -> Callable[[], object]:
+    """Return a function that replays a CUDA graph of the step REPLAYS times."""
+    side: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+
+    def replay() -> None:
+        for _ in range(REPLAYS):
+            graph.replay()
+
+    return replay
+
+
+def without_host(step: Callable[[], object], asked: Asked) -> float:
+    """Return the median seconds of a step that needs no host: on a GPU, replayed from a graph."""
+    if asked.device != "cuda":
+        return timed(step, asked)
+    return timed(captured(step), asked) / REPLAYS
+
+
 def measured(asked: Asked) -> dict[str, tuple[float, int]]:
     """Return name -> seconds and bytes of this rank. Runs in each rank."""
     rank, world = dist.get_rank(), dist.get_world_size()
@@ -77,12 +110,15 @@ def measured(asked: Asked) -> dict[str, tuple[float, int]]:
         layout=Layout(dp_size=world, use_ep=True),
     )
     found = {}
-    for name in NAMES:
-        member = make_prepare_finalize(name, spec, rank, group)
-        arrived = member.prepare(x, routing).routing.topk_ids
-        rows = int((arrived >= 0).any(dim=1).sum())
-        seconds = timed(functools.partial(both_ways, member, x, routing), asked)
-        found[name] = seconds, 2 * rows * asked.hidden * x.codes.element_size()
+    for title, name in ({name: name for name in NAMES} | FIXED).items():
+        capacity = asked.tokens if title in FIXED else None
+        member = make_prepare_finalize(name, spec, rank, group, capacity=capacity)
+        sent = member.prepare(x, routing)
+        rows = int((sent.routing.topk_ids >= 0).any(dim=1).sum())
+        member.finalize(sent.x.codes, sent)
+        step = functools.partial(both_ways, member, x, routing)
+        seconds = (without_host if title in FIXED else timed)(step, asked)
+        found[title] = seconds, 2 * rows * asked.hidden * x.codes.element_size()
     found[PLAIN] = plain(group, x.codes, asked)
     return found
 
@@ -101,7 +137,7 @@ def plain(group: Group, rows: torch.Tensor, asked: Asked) -> tuple[float, int]:
     def both() -> None:
         group.all_to_all(group.all_to_all(rows, parts, parts), parts, parts)
 
-    return timed(both, asked), 2 * rows.numel() * rows.element_size()
+    return without_host(both, asked), 2 * rows.numel() * rows.element_size()
 
 
 def made(asked: Asked, rank: int) -> tuple[Activations, Routing]:

@@ -18,7 +18,7 @@ from harness.commands.launch import code_of, launch, terminable
 from harness.commands.options import parse
 from harness.commands.streams import code_with_output, standard_streams
 from harness.errors import ExitCode, HarnessError, NothingSelected
-from harness.plan import machine, requirements, selection
+from harness.plan import machine, narrowing, requirements, selection
 from harness.plan.manifest import describe, folder_for
 from harness.plan.parts import part_of
 from harness.plan.plan import Plan, make_plan
@@ -72,10 +72,12 @@ def run(args: argparse.Namespace) -> int:
     detected = machine.detect()
     requirements.check(args.require, detected)
     selected = selection.asked_for(args, detected)
-    part = _part(args, make_plan(selected.points, detected, time_limit=selected.time_limit))
+    plan = make_plan(selected.points, detected, time_limit=selected.time_limit)
+    part = _part(args, narrowing.narrowed(plan, args, selected.refused))
     plan = part.plan
     if not plan.jobs:
         raise NothingSelected(_nothing(plan))
+    narrowing.check_repeat(plan, args)
     if selected.note is not None:
         print(selected.note, flush=True)
     with _folder(args, selected, part) as folder:
@@ -185,6 +187,9 @@ COMMANDS = {
     "coverage": _on_use("coverage", "show_coverage"),
     "explain": _on_use("explain", "show_choice"),
     "compile": _on_use("compile_kernels", "compile_matrix"),
+    "ci": _on_use("ci", "make_pipeline"),
+    "collect": _on_use("collect", "collect"),
+    "diff": _on_use("diff", "show_difference"),
     "merge": _on_use("merge", "merge_runs"),
     "report": _on_use("report", "show_report"),
     "schema": _on_use("schema", "show_schema"),

@@ -23,6 +23,7 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import FileStore
 
+from harness.engine.collective_records import CollectiveTrace, trace_file
 from harness.engine.crash_evidence import flight_file, flight_pipe
 from harness.engine.messages import (
     Channel,
@@ -51,7 +52,8 @@ MEMORY_GROWTH = 1 << 30  # bytes that a failed case may leave allocated on the d
 
 def main(channel: Channel, rank: int, world_size: int, folder: str, init: RankInit) -> None:
     """Serve until the controller closes the channel."""
-    context = _context(channel, rank, world_size, init)
+    trace = CollectiveTrace(trace_file(folder, rank))
+    context = dataclasses.replace(_context(channel, rank, world_size, init), trace=trace)
     _join(context, folder, init.group_timeout)
     run = _case_runner(init.executor, context) if init.executor else _call_runner(folder, rank)
     if init.transport == "nccl":
@@ -61,6 +63,7 @@ def main(channel: Channel, rank: int, world_size: int, folder: str, init: RankIn
     while (order := channel.wait()) is not None:
         if isinstance(order, RunTask):
             baseline = _allocated(context.device)
+            trace.clear()
             channel.send(Status(text="started"))
             channel.send(_attempt(run, order))
         elif isinstance(order, Probe):

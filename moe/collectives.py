@@ -87,6 +87,11 @@ class Group:
         dist.all_to_all_single(out, raw, list(received), list(sent), group=self.handle)
         return out.to(x.device).view(x.dtype)
 
+    def barrier(self) -> None:
+        """Wait until every rank of the group is here."""
+        if self.handle is not None:
+            dist.barrier(group=self.handle)
+
     def gather_counts(self, count: int, device: torch.device) -> tuple[int, ...]:
         """Return the `count` of every rank, in rank order."""
         if self.handle is None:
@@ -136,16 +141,16 @@ def make_groups(layout: Layout, rank: int, *, staged: bool) -> Groups:
 
 def make_group(layout: Layout, name: str, rank: int, *, staged: bool) -> Group:
     """Create this rank's group of a name of `moe.layout.GROUPS`. Collective, as `make_groups`."""
-    return _group(layout.partition(name), rank, staged)
+    return _group(name, layout.partition(name), rank, staged)
 
 
-def _group(parts: Partition, rank: int, staged: bool) -> Group:
+def _group(name: str, parts: Partition, rank: int, staged: bool) -> Group:
     """Return this rank's group; every rank creates every group, as torch requires."""
     group = ALONE
     for ranks in parts:
         if len(ranks) == 1:
             continue
-        handle = dist.new_group(list(ranks))
+        handle = dist.new_group(list(ranks), group_desc=name)
         if rank in ranks:
             group = Group(handle=handle, size=len(ranks), rank=ranks.index(rank), staged=staged)
     return group

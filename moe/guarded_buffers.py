@@ -38,6 +38,11 @@ def empty(shape: Sequence[int], *, dtype: torch.dtype, device: torch.device | st
     return view_of(torch.empty(size, dtype=torch.uint8, device=device), shape, dtype)
 
 
+def is_guarding() -> bool:
+    """Return whether buffers are poisoned and guarded now."""
+    return _live is not None
+
+
 def guarded_size(size: int) -> int:
     """Return the bytes that `view_of` needs for a tensor of `size` bytes: with guards, if any."""
     return size if _live is None else size + 2 * GUARD_BYTES

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from moe.layout import chunk
 from moe.need import Need, first_refusal, reads, resolve
 from moe.reason import Reason
+from moe.shared_experts_needs import SHARED_EXPERTS_NEEDS
 
 if TYPE_CHECKING:
-    from moe.formats.format import Format
     from moe.layout import Layout
-    from moe.registry import Registry
     from moe.spec import LayerSpec
 
 
@@ -31,8 +29,30 @@ def _impossible_moe_tp(layer_spec: LayerSpec) -> Reason | None:
 
 
 def layout_refusal(layout: Layout) -> Reason | None:
-    """Return why experts cannot be split over `moe_tp_size` ranks; its groups do not exist then."""
-    size, world = layout.moe_tp_size, layout.world_size
+    """Return why experts cannot be placed as `expert_dp_size` and `moe_tp_size` say, or None.
+
+    The groups of a refused layout do not exist.
+    """
+    return _expert_dp_refusal(layout) or _moe_tp_refusal(layout)
+
+
+def _expert_dp_refusal(layout: Layout) -> Reason | None:
+    parts, dp = layout.expert_dp_size, layout.dp_size
+    if parts == 1:
+        return None
+    if not layout.use_ep:
+        rule = "without expert parallelism every rank has a part of all experts; set use_ep"
+    elif dp % parts:
+        rule = f"a part has whole DP ranks, and {parts} does not divide {dp}; choose a divisor"
+    elif layout.world_size == parts:
+        rule = "this leaves one EP rank in each part; leave use_ep and expert_dp_size out"
+    else:
+        return None
+    return Reason(code="expert_dp_impossible", text=f"expert_dp_size {parts}: {rule}")
+
+
+def _moe_tp_refusal(layout: Layout) -> Reason | None:
+    size, world = layout.moe_tp_size, layout.world_size // layout.expert_dp_size
     if size == 1 or (layout.use_ep and size < world and world % size == 0):
         return None
     if not layout.use_ep:
@@ -110,98 +130,6 @@ def _weighted_zero_experts(layer_spec: LayerSpec) -> Reason | None:
     return Reason(code="zero_experts_unsupported", text=text)
 
 
-@reads("shared_experts", "shared_width", "shared_scheme", "shared_gate", "shared_fused")
-def _no_shared_experts(layer_spec: LayerSpec) -> Reason | None:
-    """Refuse a description of shared experts that a layer does not have."""
-    described = {
-        "shared_width": layer_spec.shared_width > 0,
-        "shared_scheme": layer_spec.shared_scheme.weights != "model",
-        "shared_gate": layer_spec.shared_gate,
-        "shared_fused": layer_spec.shared_fused,
-    }
-    names = ", ".join(name for name, is_described in described.items() if is_described)
-    if layer_spec.shared_experts or not names:
-        return None
-    text = f"the layer has no shared experts, but {names}; leave it out, or set shared_experts"
-    return Reason(code="no_shared_experts", text=text)
-
-
-@reads(
-    *("shared_fused", "shared_width", "shared_scheme", "zero_experts"),
-    *("weights_input", "latent", "adapters"),
-)
-def _fused_differently(layer_spec: LayerSpec) -> Reason | None:
-    """Refuse fused shared experts that are not like the routed ones, or join another feature."""
-    if not layer_spec.shared_fused:
-        return None
-    differs = {
-        "shared_width": layer_spec.shared_width > 0,
-        "shared_scheme": layer_spec.shared_scheme.weights != "model",
-        "zero_experts": layer_spec.zero_experts > 0,
-        "weights_input": layer_spec.weights_input,
-        "latent": layer_spec.latent > 0,
-        "adapters": layer_spec.adapters > 0,
-    }
-    names = ", ".join(name for name, is_different in differs.items() if is_different)
-    if not names:
-        return None
-    text = f"fused shared experts are as the routed ones, without {names}; leave shared_fused out"
-    return Reason(code="fused_shared_unsupported", text=text)
-
-
-@reads("layout", "shared_experts", "shared_width", "shared_fused", "intermediate")
-def _empty_shared_shard(layer_spec: LayerSpec) -> Reason | None:
-    """Refuse shared experts with fewer columns than TP ranks that split them."""
-    layout, columns = layer_spec.layout, layer_spec.shared_columns
-    if layer_spec.shared_fused or columns == 0 or layout.sequence_parallel:
-        return None
-    if columns >= layout.tp_size:
-        return None
-    text = f"{columns} columns of shared experts over {layout.tp_size} ranks leave a rank empty"
-    return Reason(code="empty_shard", text=text)
-
-
-@reads("shared_scheme")
-def _shared_scale(layer_spec: LayerSpec) -> Reason | None:
-    """Refuse calibrated scales, and one that all tokens of the shared experts would share."""
-    fmt = _formats().row(layer_spec.shared_scheme.activations)
-    if not (fmt.has_one_scale or fmt.static):
-        return None
-    text = (
-        f"shared experts take dynamic scales of tokens or groups, not {fmt.name}; "
-        "choose another shared_quant"
-    )
-    return Reason(code="shared_experts_unsupported", text=text)
-
-
-@reads("shared_scheme", "hidden")
-def _shared_groups(layer_spec: LayerSpec) -> Reason | None:
-    """Refuse a hidden size that ends inside a group: codes are packed in whole groups."""
-    group = _formats().row(layer_spec.shared_scheme.weights).group
-    if group is None or layer_spec.hidden % group == 0:
-        return None
-    text = (
-        f"shared experts: the hidden size {layer_spec.hidden} is not a multiple of a group, {group}"
-        "; choose another size or shared_quant"
-    )
-    return Reason(code="group_does_not_divide", text=text)
-
-
-@reads("layout", "shared_experts", "shared_width", "shared_scheme", "intermediate")
-def _shared_blocks(layer_spec: LayerSpec) -> Reason | None:
-    """Refuse shards of the shared experts, and a gate/up seam, that cut a block of scales."""
-    layout, width = layer_spec.layout, layer_spec.shared_columns
-    fmt = _formats().row(layer_spec.shared_scheme.weights)
-    shards = 1 if layout.sequence_parallel else layout.tp_size
-    edges = [chunk(width, shards, tp_rank).stop for tp_rank in range(shards)]
-    for block in (fmt.packing, *(side for side in fmt.block or () if side)):
-        cut = next((edge for edge in edges if edge % block), None)
-        if cut is not None:
-            text = f"shared experts: a rank's columns end at {cut}, inside a block of {block}"
-            return Reason(code="block_straddles_shard", text=text)
-    return None
-
-
 @reads("eplb", "redundant", "layout", "num_experts", "shared_fused", "adapters", "chunk")
 def _not_balanced(layer_spec: LayerSpec) -> Reason | None:
     """Refuse load balancing that has nothing to do, or slots and groups that do not divide."""
@@ -230,6 +158,7 @@ def _not_balanced(layer_spec: LayerSpec) -> Reason | None:
     moved = {
         "shared_fused": layer_spec.shared_fused,
         "adapters": layer_spec.adapters > 0,
+        "expert_dp": layout.expert_dp_size > 1,
         "chunk": layer_spec.chunk > 0,  # its parts would count as calls
     }
     names = ", ".join(name for name, is_there in moved.items() if is_there)
@@ -255,16 +184,12 @@ def _groups_on_nodes(layer_spec: LayerSpec) -> Reason | None:
     return Reason(code="eplb_groups_uneven", text=text)
 
 
-def _formats() -> Registry[Format]:
-    formats: Registry[Format] = resolve("moe.formats:FORMATS")  # on use: its rows have Needs
-    return formats
-
-
 @reads("chunk", "scheme")
 def _chunked_scale(layer_spec: LayerSpec) -> Reason | None:
     """Refuse chunks of tokens if a dynamic scale is taken over all of them."""
     activations = layer_spec.scheme.activations
-    if not layer_spec.chunk or not _formats().row(activations).spans_rows:
+    formats = resolve("moe.formats:FORMATS")  # on use: its rows have Needs
+    if not layer_spec.chunk or not formats.row(activations).spans_rows:
         return None
     text = (
         f"{activations} activations have a scale over all tokens of a call, and tokens in chunks "
@@ -279,8 +204,8 @@ LAYER_NEEDS = tuple(
     for need in (
         *(_impossible_moe_tp, _too_few_experts, _sequence_parallel_alone, _empty_shard),
         *(_impossible_groups, _several_weights, _no_columns_for_gate),
-        *(_no_shared_experts, _fused_differently, _empty_shared_shard),
-        *(_shared_scale, _shared_groups, _shared_blocks, _weighted_zero_experts),
+        *SHARED_EXPERTS_NEEDS,
+        _weighted_zero_experts,
         _chunked_scale,
         *(_not_balanced, _groups_on_nodes),
     )

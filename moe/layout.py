@@ -21,6 +21,8 @@ GROUPS = {
     "pcp": "the context ranks of one DP rank: those with the same position in their TP group",
     "tp": "the ranks of one context rank",
     "replica": "all ranks of one DP rank",
+    "experts": "ranks that hold every expert once, together: all, or each part of expert_dp",
+    "expert_dp": "ranks that hold the same part of the same experts, for different tokens",
     "ep": "ranks over which experts are spread",
     "moe_tp": "ranks over which each expert's intermediate size is split",
     "tokens": "ranks over which one DP rank's tokens are split (context and sequence parallelism)",
@@ -54,6 +56,9 @@ class Layout:
     # With `use_ep`, the ranks over which each expert is split; must divide the world. Without, an
     # expert is split over all ranks, and this must be 1.
     moe_tp_size: int = 1
+    # With `use_ep`, the parts of the world that each hold all experts, for the tokens of their own
+    # DP ranks; must divide these.
+    expert_dp_size: int = 1
 
     @property
     def world_size(self) -> int:
@@ -119,25 +124,37 @@ def _world(layout: Layout) -> Ranks:
 def _partitions(layout: Layout) -> Mapping[str, Partition]:
     """Return the groups of a layout by their names in GROUPS.
 
-    Raises ValueError if `moe_tp_size` does not divide the world (`moe.layer_needs` refuses it).
+    Raises ValueError if `expert_dp_size` does not divide the world, or `moe_tp_size` a part of it
+    (`moe.layer_needs` refuses these).
     """
     pcp, tp = layout.pcp_size, layout.tp_size
     world = _world(layout)
     replicas = _neighbours(world, pcp * tp)
     by_tp = _neighbours(world, tp)
     by_pcp = tuple(ranks[t::tp] for ranks in replicas for t in range(tp))
-    by_moe_tp = _neighbours(world, layout.moe_tp_size if layout.use_ep else len(world))
+    parts = _parts(world, layout.expert_dp_size)
+    size = layout.moe_tp_size if layout.use_ep else len(world)
+    by_moe_tp = [_neighbours(part, size) for part in parts]
     is_split = layout.sequence_parallel
     return {
         "dp": tuple(world[i :: pcp * tp] for i in range(pcp * tp)),
         "pcp": by_pcp,
         "tp": by_tp,
         "replica": replicas,
-        "ep": tuple(zip(*by_moe_tp, strict=True)),
-        "moe_tp": by_moe_tp,
+        "experts": parts,
+        "expert_dp": tuple(zip(*parts, strict=True)),
+        "ep": tuple(ranks for of_part in by_moe_tp for ranks in zip(*of_part, strict=True)),
+        "moe_tp": tuple(ranks for of_part in by_moe_tp for ranks in of_part),
         "tokens": replicas if is_split else by_pcp,
-        "gather": (world,) if is_split else tuple(world[t::tp] for t in range(tp)),
+        "gather": parts if is_split else tuple(part[t::tp] for part in parts for t in range(tp)),
     }
+
+
+def _parts(world: Ranks, count: int) -> Partition:
+    """Return the ranks in `count` groups. Raises ValueError if they do not divide the ranks."""
+    if len(world) % count:
+        raise ValueError(f"{count} groups do not divide a world of {len(world)}")
+    return _neighbours(world, len(world) // count)
 
 
 def _neighbours(world: Ranks, size: int) -> Partition:

@@ -14,9 +14,12 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
+from harness.commands.ci import request_of
 from harness.commands.options import parse
 from harness.errors import ExitCode, InfrastructureError
 from harness.plan import machine, requirements
+from harness.plan.pipelines import buildkite, vllm
+from harness.plan.pipelines.checks import problems
 from moe.platforms.detect import devices
 from scripts import setup_env
 from scripts.setup_env import SetupError
@@ -342,10 +345,26 @@ CPU_STEP_WORDS = STEP_WORDS - {"num_devices", "optional", "mirror"}
 
 
 @pytest.fixture(scope="module")
-def steps():
-    pipeline = yaml.safe_load((ROOT / ".buildkite" / "pipeline.yml").read_text())
-    assert set(pipeline) == {"group", "steps"}
-    return pipeline["steps"]
+def calls():
+    """The calls of `ci` in the pipeline, which has nothing else."""
+    (step,) = yaml.safe_load((ROOT / ".buildkite" / "pipeline.yml").read_text())["steps"]
+    setup, *commands = step["commands"]
+    assert setup == "make setup"
+    words = [shlex.split(command) for command in commands]
+    return [parse(line[line.index("harness") + 1 :]) for line in words]
+
+
+@pytest.fixture(scope="module")
+def steps(calls):
+    """The steps that they make, in the words of vLLM's generator."""
+    areas = [vllm.test_area(request_of(call)) for call in calls]
+    return [step for area in areas for step in area["steps"]]
+
+
+def test_the_pipeline_uploads_what_buildkite_takes(calls):
+    for call in calls:
+        assert (call.command, call.upload, call.dialect) == ("ci", True, "buildkite")
+        assert problems(buildkite.pipeline(request_of(call))) == []
 
 
 @pytest.fixture
@@ -358,7 +377,7 @@ def test_the_cpu_step_runs_released_layers_and_needs_no_gpu(steps):
     cpu = steps[1]
     assert len(steps) == 2
     assert set(cpu) == CPU_STEP_WORDS
-    assert (cpu["device"], cpu["key"]) == ("cpu", "released-moe-layers-on-a-cpu")
+    assert (cpu["device"], cpu["key"]) == ("cpu", "moe-subjects-cpu")
     assert cpu["commands"][0] == "make setup EXTRAS=subjects"
     words = shlex.split(cpu["commands"][1])
     asked = parse(words[words.index("harness") + 1 :])
@@ -372,7 +391,7 @@ def test_the_gpu_step_and_its_twin_use_the_dialects_words(step):
     assert set(step) == STEP_WORDS
     assert set(step["mirror"]) == {"amd"}
     assert set(step["mirror"]["amd"]) == MIRROR_WORDS
-    assert step["label"] == "Fused MoE layer matrix (2 H100s)"
+    assert step["label"] == "Fused MoE layers, suite ci (2 H100s)"
     assert step["optional"] is True
     assert (step["device"], step["num_devices"]) == ("h100", 2)
     assert re.fullmatch(r"[a-zA-Z0-9_\-:]{1,100}", step["key"])
@@ -380,7 +399,7 @@ def test_the_gpu_step_and_its_twin_use_the_dialects_words(step):
 
 def test_the_twin_asks_for_as_many_devices_as_its_queue_has(step):
     twin = step["mirror"]["amd"]
-    assert twin["label"] == "Fused MoE layer matrix (2 MI355s)"
+    assert twin["label"] == "Fused MoE layers, suite ci (2 MI355s)"
     assert twin["device"] == f"mi355_{twin['num_devices']}"
 
 

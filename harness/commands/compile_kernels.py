@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import ExitCode, InfrastructureError, NothingSelected, UsageError
 from harness.plan import machine, selection
 from harness.plan.plan import make_plan
+from moe.all2all import ALL2ALL
 from moe.experts import EXPERTS
 from moe.kernels.aot_warnings import unlisted
 from moe.layers import COMPOSED
@@ -37,7 +38,7 @@ _PROGRESS_SECONDS = 15.0
 _OWN = ("triton",)  # packages of kernels that are ours
 _NO_LAUNCH_AXES = (
     *("seed", "exact", "call", "logits", "padding", "skew"),
-    *("all2all", "chunk", "capacity", "eplb", "redundant", "eplb_window", "eplb_move"),
+    *("chunk", "capacity", "eplb", "redundant", "eplb_window", "eplb_move"),
 )
 _ROUTER_AXES = (
     *("router", "renormalize", "router_bias", "router_groups", "chosen_groups", "router_scale"),
@@ -160,11 +161,12 @@ def _launches_ours(case: MoETestConfig) -> bool:
 def _shape_of(case: MoETestConfig) -> MoETestConfig:
     """Return the case with the values that change no launch of ours at their defaults.
 
-    How a router chooses is one of them, unless it is a kernel of ours. So are the number of rows
-    that an all2all sends and where replicas lie: both follow from the values of a call.
+    How a router chooses is one of them, unless it is a kernel of ours, and so is the all2all. The
+    number of rows that it sends and where replicas lie follow from the values of a call.
     """
     router = () if _is_ours(ROUTERS.row(case.router).needs) else _ROUTER_AXES
-    names = (*_NO_LAUNCH_AXES, *router)
+    all2all = () if _is_ours(ALL2ALL.row(case.all2all).needs) else ("all2all",)
+    names = (*_NO_LAUNCH_AXES, *router, *all2all)
     return case.replace(**{name: getattr(type(case), name) for name in names})
 
 

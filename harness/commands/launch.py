@@ -12,6 +12,7 @@ from harness.errors import HarnessError
 from harness.record.cross_case import compared
 from harness.record.events import CaseEnded, RunStarted
 from harness.record.ledger import judged
+from harness.record.repeats import Repeats
 from harness.record.result import Verdict
 from harness.record.summary import BAD
 from harness.report import png, progress
@@ -45,9 +46,12 @@ def launch(
     ids = [case.id for case in plan.cases]
     folder.append(RunStarted(time=time.time(), cases=ids))
     show = progress.make(len(ids), folder.path, verbose=args.verbose)
+    repeats = Repeats(args.repeat or 1)
+    running = _events(plan.repeated(repeats.times), options, ledger)
     try:
-        with terminable(), closing(show), _ending(_events(plan, options, ledger)) as events:
-            for event in judged(compared(events, before=earlier), ledger):
+        with terminable(), closing(show), _ending(running) as events:
+            single = repeats.folded(events) if args.repeat else events
+            for event in judged(compared(single, before=earlier), ledger):
                 folder.append(event)
                 _draw(event, folder)
                 show.show(event)
@@ -58,6 +62,9 @@ def launch(
     except HarnessError as error:
         print(error, file=sys.stderr)
         return error.exit_code
+    finally:
+        if args.repeat:
+            print(repeats.line(), flush=True)
     return None
 
 
@@ -69,7 +76,7 @@ def _options(
     return RunOptions(
         log_dir=folder.log_dir,
         fail_fast=args.fail_fast,
-        retries=selected.retries,
+        retries=0 if args.repeat else selected.retries,
         slots=args.slots or plan.machine.slots,
         devices=plan.machine.devices,
         forgiven=ledger.forgiven(case.id for case in plan.cases),

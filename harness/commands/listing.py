@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.errors import ExitCode, UsageError
-from harness.matrix.case_axes import LEAST_WITH_SHARES, MOST_WITH_SHARES, SMALLEST_SHARE
-from harness.plan import machine, requirements, selection
+from harness.matrix.main_axes import LEAST_WITH_SHARES, MOST_WITH_SHARES, SMALLEST_SHARE
+from harness.plan import machine, narrowing, requirements, selection
 from harness.plan.manifest import refused_cases
 from harness.plan.parts import part_of
 from harness.plan.plan import Plan, make_plan
@@ -69,7 +69,7 @@ def _planned(args: argparse.Namespace) -> tuple[Plan, str | None]:
     requirements.check(args.require, planned_for)
     selected = selection.to_list(args, planned_for)
     plan = make_plan(selected.points, planned_for, time_limit=selected.time_limit)
-    return part_of(args, plan).plan, selected.note
+    return part_of(args, narrowing.narrowed(plan, args)).plan, selected.note
 
 
 def machine_of(args: argparse.Namespace) -> Machine:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from harness.commands.part_options import add_merge, add_part
+from harness.commands.part_options import add_ci, add_collect, add_diff, add_merge, add_part
 from harness.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -70,6 +70,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     command.add_argument("--platform", metavar="NAME", help="on another chip")
     _compile(_command(commands, "compile", "compile the suites' Triton kernels; needs no GPU"))
     _report(_command(commands, "report", "report on a run's folder"))
+    add_ci(_command(commands, "ci", "print a pipeline that runs a suite on several machines"))
+    add_collect(_command(commands, "collect", "join and report what a pipeline's jobs ran"))
+    add_diff(_command(commands, "diff", "show what changed from one run to another"))
     add_merge(_command(commands, "merge", "join the shards of a suite, if they are all of it"))
     command = _command(commands, "schema", "print the JSON Schema of the matrix file")
     command.add_argument("--models", action="store_true", help="of configs/models.yaml instead")
@@ -110,6 +113,18 @@ def _cases(command: argparse.ArgumentParser) -> None:
     add("--experts", metavar="NAME", help="one experts backend for all: a name or pkg.mod:Class")
     _layer(command)
     _model(command)
+    _narrowing(command)
+
+
+def _narrowing(command: argparse.ArgumentParser) -> None:
+    """Add what narrows a selection; `harness.plan.narrowing` reads it."""
+    add = command.add_argument
+    text = "only cases whose ids match: words with and, or, not and parentheses"
+    add("-k", dest="keep", metavar="EXPRESSION", help=text)
+    text = "skip cases whose ids match, as with -k; each needs a --reason; may be repeated"
+    add("--exclude", action="append", default=[], metavar="EXPRESSION", help=text)
+    text = "why they are skipped, for the record"
+    add("--reason", action="append", default=[], metavar="TEXT", help=text)
 
 
 def _model(command: argparse.ArgumentParser) -> None:
@@ -161,6 +176,8 @@ def _run(command: argparse.ArgumentParser) -> None:
     add("--resume", type=Path, metavar="DIR", help="continue with the cases that have no verdict")
     add("--out", type=Path, metavar="DIR", help="the run's folder (runs/TIME-SUITE)")
     add("--seeds", type=int, default=1, metavar="N", help="each case with N seeds (1)")
+    text = "run one case N times, in warm ranks, and count its failures"
+    add("--repeat", type=_positive, metavar="N", help=text)
     add("--retries", type=int, metavar="N", help="tries of a failed case, each in a fresh gang")
     add("--slots", type=_positive, metavar="N", help=_SLOTS)
     add("--time-limit", type=float, metavar="S", help="seconds that one case may take")

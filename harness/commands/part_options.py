@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentTypeError
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,50 @@ def add_merge(command: argparse.ArgumentParser) -> None:
     command.add_argument("folders", type=Path, nargs="+", metavar="DIR", help="a shard's folder")
     text = "the folder to write (runs/TIME-SUITE-merged)"
     command.add_argument("--out", type=Path, metavar="DIR", help=text)
+
+
+def add_ci(command: argparse.ArgumentParser) -> None:
+    """Add the options of `ci`."""
+    add = command.add_argument
+    add("--suite", required=True, metavar="NAME", help="the suite that the pipeline runs")
+    add("--config", type=Path, metavar="FILE", help="the matrix file (configs/matrix.yaml)")
+    add("--devices", required=True, metavar="LIST", help="machines: h100:2,mi355:2,cpu")
+    text = "buildkite: steps; vllm: a test area for its generator; github: a job's matrix, as JSON"
+    add("--dialect", choices=("buildkite", "vllm", "github"), default="buildkite", help=text)
+    add("--upload", action="store_true", help="hand it to buildkite-agent, at most 450 jobs a time")
+    add("--shards", type=_positive, default=1, metavar="N", help="jobs on each kind of machine (1)")
+    add("--durations-from", metavar="DIR", help="what every shard gets as its --durations-from")
+    add("--minutes", type=_positive, default=30, metavar="N", help="limit of a job (30)")
+    text = "what its machines must have, as of run; h100/WHAT for one device; may be repeated"
+    add("--require", action="append", default=[], metavar="WHAT", help=text)
+    add("--extras", metavar="NAME", help="extras that are set up (cuda with NVIDIA GPUs)")
+    for option, text in (
+        ("--optional", "a device whose steps wait until somebody unblocks them"),
+        ("--soft-fail", "a device whose failed cases do not fail the build"),
+        ("--queue", "DEVICE=NAME: the agents' queue (the device's name)"),
+    ):
+        add(option, action="append", default=[], metavar="DEVICE", help=f"{text}; may be repeated")
+
+
+def add_diff(command: argparse.ArgumentParser) -> None:
+    """Add the options of `diff`."""
+    command.add_argument("before", type=Path, metavar="DIR_A", help="the earlier run's folder")
+    command.add_argument("after", type=Path, metavar="DIR_B", help="the later run's folder")
+    command.add_argument("--markdown", type=Path, metavar="FILE", help="write markdown instead")
+
+
+def add_collect(command: argparse.ArgumentParser) -> None:
+    """Add the options of `collect`."""
+    add = command.add_argument
+    add("folder", type=Path, metavar="DIR", help="where the jobs' run folders are, or will be")
+    add("--context", required=True, metavar="NAME", help="of the annotation")
+
+
+def _positive(text: str) -> int:
+    """Read a whole number of at least 1. Raises ArgumentTypeError, which argparse prints."""
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"give a whole number of at least 1, not {text!r}")
+    return int(text)
 
 
 def add_part(command: argparse.ArgumentParser) -> None:

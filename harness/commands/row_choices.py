@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from harness.matrix.case import AXES, MoETestConfig
 from moe.activations import ACTIVATIONS
 from moe.all2all import ALL2ALL
+from moe.layer_needs import layout_refusal
 from moe.layers import OwnLayerSpec, layout_words
 from moe.layout import Layout
 from moe.quant import QUANT
@@ -47,7 +48,9 @@ def layouts_of(max_world: int, row: MemberSpec) -> list[Layout]:
 
 
 def _layouts_in(world: int) -> list[Layout]:
-    """Return layouts without context ranks and split experts, then one more of each with these."""
+    """Return layouts without context ranks, split experts and parts that each have all experts,
+    then one more of each with these.
+    """
     layouts = []
     for tp in _divisors(world):
         plain = Layout(dp_size=world // tp, tp_size=tp)
@@ -64,7 +67,14 @@ def _layouts_in(world: int) -> list[Layout]:
         for x in (*layouts, *split)
         for size in _divisors(x.dp_size)[1:2]
     ]
-    return [*layouts, *split, *in_context]
+    in_parts = [
+        replace(x, expert_dp_size=size)
+        for x in (*layouts, *split, *in_context)
+        for size in _divisors(x.dp_size)[1:2]
+        if x.use_ep
+    ]
+    possible = [x for x in in_parts if layout_refusal(x) is None]
+    return [*layouts, *split, *in_context, *possible]
 
 
 def _divisors(number: int) -> list[int]:

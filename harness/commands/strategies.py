@@ -218,6 +218,7 @@ def _routing_options(pick: random.Random, case: MoETestConfig) -> dict[str, Any]
 TOGETHER = (
     *("m", "n", "k", "num_experts", "top_k", "experts", "all2all", "quant", "dtype", "layer"),
     *("dp_size", "tp_size", "use_ep", "sequence_parallel", "pcp_size", "moe_tp_size"),
+    "expert_dp_size",
     *("tokens", "seed", "exact"),
     *("router", "activation", "total_experts", "missing"),  # by the seed; only of real models
     *("router_bias", "router_groups", "chosen_groups", "router_scale", "weights_input"),

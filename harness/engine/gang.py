@@ -206,8 +206,14 @@ class Gang:
             exits=dict(self.link.exits),
             last_status={rank: (text, now - at) for rank, (text, at) in status},
             stacks=self._evidence.stacks() if self._evidence and is_late else {},
+            collectives=self.link.collectives_text() if self._is_blocked(ended) else "",
             logs=self.link.logs,
         )
+
+    def _is_blocked(self, ended: Ended) -> bool:
+        """Return whether ranks wait for each other, or one ended for what another one entered."""
+        raised = ended is Ended.ANSWERED and self.link.replies.failed_at is not None
+        return raised or ended in (Ended.HUNG, Ended.STUCK, Ended.CRASHED)
 
     def _probe(self, message: Probe | CheckSums, occasion: str) -> None:
         self.link.probed, self._probe_occasion = {}, occasion

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from harness.engine import crash_evidence
+from harness.engine.collective_difference import hang_text
+from harness.engine.collective_records import read_traces
 from harness.engine.messages import (
     Channel,
     Done,
@@ -124,6 +126,10 @@ class Link:
         """Describe how each rank ended that has ended."""
         ends = sorted(self.exits.items())
         return ", ".join(f"rank {rank} {crash_evidence.how_ended(code)}" for rank, code in ends)
+
+    def collectives_text(self) -> str:
+        """Return in which collective of the latest call ranks wait for others, or ""."""
+        return hang_text(read_traces(self.folder, self.world_size))
 
     def log_ends(self) -> str:
         """Return the last lines of each rank's log."""

@@ -40,6 +40,7 @@ class Outcome:
     last_status: dict[int, tuple[str, float]]  # each rank's last status, and its age in seconds
     stacks: dict[int, str]  # of ranks that were stuck
     logs: dict[int, Path]  # valid until the gang is dead
+    collectives: str = ""  # which ranks wait in which collective for which others
 
     @property
     def is_unclear(self) -> bool:
@@ -64,7 +65,8 @@ def case_result(outcome: Outcome) -> CaseResult:
     ]
     world_size = len(outcome.logs)
     if outcome.ended is Ended.ANSWERED:
-        return merge(outcome.task, world_size, results, outcome.seconds)
+        merged = merge(outcome.task, world_size, results, outcome.seconds)
+        return merged.with_messages(before=_collectives(outcome))
     return dataclasses.replace(
         _with_rank_words(outcome, results),
         verdict=_VERDICTS[outcome.ended],
@@ -79,9 +81,17 @@ def _with_rank_words(outcome: Outcome, results: list[RankResult]) -> CaseResult:
     base = CaseResult(case_id=outcome.task, verdict=Verdict.INFRA, seconds=outcome.seconds)
     merged = merge(outcome.task, 0, results, outcome.seconds) if results else base
     words = (*rank_words(outcome).values(), *_answered(results))
+    if outcome.ended is Ended.CRASHED:
+        return merged.with_messages(before=(*words, *_collectives(outcome)))
+    words = (*_collectives(outcome), *words)
     if outcome.ended is Ended.STUCK:
         return merged.with_messages(after=words)
     return merged.with_messages(before=words)
+
+
+def _collectives(outcome: Outcome) -> tuple[str, ...]:
+    """Return the message on collectives, if there is one."""
+    return (f"collectives differ: {outcome.collectives}",) if outcome.collectives else ()
 
 
 def _answered(results: list[RankResult]) -> tuple[str, ...]:

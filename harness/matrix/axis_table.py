@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _START = """\
 # Axes
-Every field of a case, as declared in
+Every field of a case, as declared in `harness/matrix/main_axes.py`,
 [harness/matrix/case_axes.py](../harness/matrix/case_axes.py) and `harness/matrix/case.py`; this
 page is made from there by `python -m harness.matrix.axis_table > docs/axes.md`. An id leaves out
 what has its default. Outputs of cases that differ only in axes that "agree" are compared.

@@ -17,15 +17,10 @@ from typing import Any
 from harness.errors import CaseError
 from harness.matrix.axis import axes_of, axis, file_keys, value_error
 from harness.matrix.call_modes import CALL_MODES, EAGER, RANDOM_MODES
-from harness.matrix.case_axes import (
-    LEAST_WITH_SHARES,
-    MOST_WITH_SHARES,
-    NO_PADDING,
-    NO_TOKENS,
-    FeatureAxes,
-)
+from harness.matrix.case_axes import NO_PADDING, NO_TOKENS, FeatureAxes
 from harness.matrix.case_id import parse_all
 from harness.matrix.features import NOTHING
+from harness.matrix.main_axes import LEAST_WITH_SHARES, MOST_WITH_SHARES
 from harness.matrix.skews import BEFORE_CALLS, BEFORE_COLLECTIVES, NO_SKEW, SKEWS
 from moe.layers import COMPOSED, OWN
 from moe.layout import Layout

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from harness.matrix.schema import Axes, Block, MatrixConfig, Suite
+    from harness.matrix.yaml_positions import Path
 
     Choose = Callable[[Block, Axes, tuple[MoETestConfig, ...]], Iterable[MoETestConfig]]
 
@@ -47,19 +48,31 @@ def expand(
     selects some of its product, given the cases before it; `harness.plan.suites` has it. Raises
     UsageError for an unknown suite, and ValueError for such a block without `choose`.
     """
-    points: dict[MoETestConfig, None] = {}
+    return tuple(origins(config, name, choose))
+
+
+def origins(
+    config: MatrixConfig, name: str, choose: Choose | None = None
+) -> dict[MoETestConfig, Path]:
+    """Return the cases of `expand`, each with the place of its block, or of its id, in the file."""
+    points: dict[MoETestConfig, Path] = {}
     suite = suite_of(config, name)
     for included in suite.include:
-        points.update(dict.fromkeys(expand(config, included, choose)))
-    for block in suite.blocks:
-        points.update(dict.fromkeys(map(MoETestConfig.from_id, block.cases)))
+        for case, path in origins(config, included, choose).items():
+            points.setdefault(case, path)
+    for number, block in enumerate(suite.blocks):
+        path = ("suites", name, "blocks", number)
+        for i, case_id in enumerate(block.cases):
+            points.setdefault(MoETestConfig.from_id(case_id), (*path, "cases", i))
         if parse(block.select).is_full:
-            points.update(dict.fromkeys(_product(block, config.defaults)))
+            chosen = _product(block, config.defaults)
         elif choose is None:
             raise ValueError(f"{name} selects some points of a block: use harness.plan.suites")
         else:
-            points.update(dict.fromkeys(choose(block, config.defaults, tuple(points))))
-    return tuple(points)
+            chosen = choose(block, config.defaults, tuple(points))
+        for case in chosen:
+            points.setdefault(case, path)
+    return points
 
 
 def block_values(block: Axes, defaults: Axes) -> dict[str, list[dict[str, Any]]]:

@@ -2,8 +2,9 @@
 
 A layout is words joined by `+`. `tp:N`, `dp:N` and `pcp:N` (context ranks) are sizes; `ep:N`
 spreads the experts over N ranks. These are all ranks of the world, or with `moe_tp:M`, which splits
-each expert over M ranks, one of M: what the sizes leave open of the world are DP ranks. `ep` alone
-spreads the experts over all ranks that the sizes make. `sp` splits tokens over the TP ranks.
+each expert over M ranks, one of M, and with `expert_dp:D` those of one of D parts that each have
+all experts: what the sizes leave open of the world are DP ranks. `ep` alone spreads the experts
+over all ranks that the sizes make. `sp` splits tokens over the TP ranks.
 `ep:W/R` are the first R of W ranks with their share of the experts, as a world of R ranks: a model
 that fits no machine here is tested with the shapes that one rank of a real deployment has.
 """
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from harness.matrix.case import MoETestConfig
 
 EXAMPLES = "tp:1, tp:8, dp:2, ep:8, tp:2+ep:8, tp:2+ep+sp or ep:8/1"
-_SIZE = re.compile(r"(tp|dp|pcp|ep|moe_tp):([1-9][0-9]{0,3})(?:/([1-9][0-9]{0,3}))?\Z")
+_SIZE = re.compile(r"(tp|dp|pcp|ep|moe_tp|expert_dp):([1-9][0-9]{0,3})(?:/([1-9][0-9]{0,3}))?\Z")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,19 +76,21 @@ def _layout(text: str) -> LayoutChoice:
 def _of_sizes(text: str, sizes: dict[str, int], share: int | None) -> Layout:
     """Return the layout of these sizes, DP ranks being what the others leave open."""
     tp, pcp, moe_tp = (sizes.get(name, 1) for name in ("tp", "pcp", "moe_tp"))
-    if share and moe_tp > 1:
-        raise _error(text, "a share of the ranks has whole experts; leave moe_tp out")
+    parts = sizes.get("expert_dp", 1)
+    if share and moe_tp * parts > 1:
+        raise _error(text, "a share of the ranks has whole experts; leave moe_tp and expert_dp out")
     given = sizes.get("dp", 1) * pcp * tp
-    world = share or (sizes["ep"] * moe_tp if "ep" in sizes else given)
+    world = share or (sizes["ep"] * moe_tp * parts if "ep" in sizes else given)
     dp = sizes.get("dp", max(world // (pcp * tp), 1))
     if dp * pcp * tp != world:
-        of_ep = f"ep spreads the experts over {world // moe_tp}"
-        raise _error(text, f"dp * pcp * tp is {dp * pcp * tp}, and {of_ep}{_times(moe_tp)}")
-    return Layout(dp_size=dp, pcp_size=pcp, tp_size=tp, moe_tp_size=moe_tp)
+        of_ep = f"ep spreads the experts over {world // (moe_tp * parts)}{_times(moe_tp, parts)}"
+        raise _error(text, f"dp * pcp * tp is {dp * pcp * tp}, and {of_ep}")
+    return Layout(dp_size=dp, pcp_size=pcp, tp_size=tp, moe_tp_size=moe_tp, expert_dp_size=parts)
 
 
-def _times(moe_tp: int) -> str:
-    return "" if moe_tp == 1 else f" times {moe_tp}, which share an expert"
+def _times(moe_tp: int, parts: int) -> str:
+    split = "" if moe_tp == 1 else f" times {moe_tp}, which share an expert"
+    return split if parts == 1 else f"{split} in each of {parts} parts"
 
 
 def _sizes(text: str, words: list[str]) -> tuple[dict[str, int], int | None]:

@@ -32,6 +32,17 @@ def weights_not_moved(scene: Scene) -> Tensor:
     return _nearest_of(scene, lambda was, now: _held(physical_ids(*_chosen(scene, now)), was))
 
 
+def logical_ids_as_physical(scene: Scene) -> Tensor:
+    """Send tokens by the ids of their experts, as if those were slots: others may be there."""
+    placement = scene.placement
+    if placement is None:
+        raise NotApplicable("the layer does not balance its load")
+    ids = _held(scene.expert_ids.long(), placement).to(scene.expert_ids.dtype)
+    if torch.equal(ids, scene.expert_ids):
+        raise NotApplicable("every expert of these rows is in the slot of its own number")
+    return redo(dataclasses.replace(scene, few=len(scene.rows)), ids=ids)
+
+
 def scales_left_behind(scene: Scene) -> Tensor:
     """Use, in each slot, the scales of the expert that was there before."""
     if scene.reference.weight_format.grid == "model":

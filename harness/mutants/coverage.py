@@ -129,7 +129,7 @@ def _line(quant: str, layout: str, results: list[tuple[MoETestConfig, tuple[Proo
 def layout_word(layout: Layout) -> str:
     """Name a layout as case ids do, such as `dp:2-tp:2-ep-sp`; `1-rank` for a single rank."""
     sizes = {"dp": layout.dp_size, "pcp": layout.pcp_size, "tp": layout.tp_size}
-    sizes["moe_tp"] = layout.moe_tp_size
+    sizes |= {"moe_tp": layout.moe_tp_size, "expert_dp": layout.expert_dp_size}
     words = [f"{name}:{size}" for name, size in sizes.items() if size > 1]
     words += ["ep"] * layout.use_ep + ["sp"] * layout.sequence_parallel
     return "-".join(words) or "1-rank"

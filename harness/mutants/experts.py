@@ -207,7 +207,7 @@ def _by_rank(scene: Scene, to_local: Callable[[Tensor, int], Tensor]) -> Tensor:
 def _computed(scene: Scene, local: Tensor, ep_rank: int) -> Tensor:
     """Return global ids for an EP rank's local ids; -1 for those that it does not have."""
     inside = (local >= 0) & (local < len(_experts_by_rank(scene)[ep_rank]))
-    rank = scene.case.layout.partition("ep")[0][ep_rank]
+    rank = scene.case.layout.group("ep", scene.rank)[ep_rank]
     return torch.where(inside, global_ids(local, scene.reference.layer_spec, rank), -1)
 
 
@@ -219,7 +219,7 @@ def _first(experts: tuple[int, ...]) -> int:
 def _experts_by_rank(scene: Scene) -> tuple[tuple[int, ...], ...]:
     """Return the global ids of each EP rank's experts."""
     layer_spec = scene.reference.layer_spec
-    ep_ranks = layer_spec.layout.partition("ep")[0]
+    ep_ranks = layer_spec.layout.group("ep", scene.rank)
     if len(ep_ranks) == 1:
         raise NotApplicable("every rank has all experts")
     if layer_spec.is_balanced:

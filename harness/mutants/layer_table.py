@@ -183,6 +183,7 @@ AROUND_EXPERTS: tuple[Hypothesis, ...] = (
         context_ranks_not_summed="partial sums were not added over the context ranks",
         moe_tp_ranks_not_summed="partial sums of split experts were not added over moe_tp ranks",
         split_experts_repeated="each rank that shares an expert added all of it",
+        parts_summed="sums went over all parts of the ranks that have all experts, not over one",
         shared_once_per_rank="the shared experts were added once per TP rank",
         shared_unreduced="only this TP rank's share of the shared experts was added",
     ),
@@ -195,6 +196,7 @@ AROUND_EXPERTS: tuple[Hypothesis, ...] = (
     ),
     *rows_of(
         "balancing",
+        logical_ids_as_physical="ids of experts were taken for those of the slots that hold them",
         weights_not_moved="a rebalance changed the map of replicas, and moved no weights",
         replicas_disagree="ranks with the same tokens chose different replicas of an expert",
     ),

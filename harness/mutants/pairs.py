@@ -61,8 +61,10 @@ def ranks_together(scene: Scene) -> list[tuple[int, ...]]:
 
     Ranks with scales of their own are not computed together.
     """
+    layout = scene.case.layout
+    among = layout.group("experts", scene.rank)  # other ranks do not compute these tokens
     have_one_scale = scene.answer.tensor_scales[1] is None or scene.reference.act_format.static
     has_equal_shards = len(set(scene.case.layer_spec.shard_sizes)) == 1
     if has_equal_shards and have_one_scale:
-        return list(scene.case.layout.partition("moe_tp"))
-    return [(rank,) for rank in range(scene.case.world_size)]
+        return [g for g in layout.partition("moe_tp") if g[0] in among]
+    return [(rank,) for rank in among]

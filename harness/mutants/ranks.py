@@ -126,6 +126,13 @@ def split_experts_repeated(scene: Scene) -> Tensor:
     return scene.answer.out + (scene.case.moe_tp_size - 1) * routed
 
 
+def parts_summed(scene: Scene) -> Tensor:
+    """Add the experts' outputs of each part of the ranks that has all of them, not of one only."""
+    if scene.case.expert_dp_size == 1:
+        raise NotApplicable("the ranks hold every expert once")
+    return scene.answer.out + (scene.case.expert_dp_size - 1) * by_rank(scene).sum(dim=0)
+
+
 def _needs_split_experts(scene: Scene) -> None:
     if scene.case.moe_tp_size == 1:
         raise NotApplicable("no expert is both spread and split")
@@ -140,7 +147,7 @@ def _summed_in_place(scene: Scene, place: Callable[[int], int]) -> Tensor:
         for other in layout.group("gather", rank)
         if place(other) == place(rank)
     }
-    if len(kept) == scene.case.world_size:
+    if len(kept) == layout.size("experts"):
         raise NotApplicable("the all-reduce over the TP ranks adds them up")
     routed = by_rank(scene)[sorted(kept)].sum(dim=0) + scene.passed()
     return routed if scene.answer.shared is None else routed + scene.answer.shared

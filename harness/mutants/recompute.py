@@ -48,7 +48,7 @@ def redo_parts(scene: Scene, steps: Steps = RIGHT, *, ids: Tensor | None = None)
             raise NotApplicable("these rows have zero experts only")
         return parts
     first_product = _first_product(scene, steps, pairs)
-    held = first_holders(scene.reference.layer_spec)
+    held = first_holders(scene.reference.layer_spec, scene.rank)
     for ranks in ranks_together(scene):
         own, at = pairs.among(held[ranks[0]])
         if at:

@@ -25,7 +25,8 @@ def neighbour_tokens(scene: Scene) -> Tensor:
     """Return the rows of the next rank that holds other tokens, in the same places."""
     layout = scene.case.layout
     step = len(layout.same_tokens(scene.rank))
-    other = (scene.rank + step) % layout.world_size
+    together = layout.group("experts", scene.rank)
+    other = together[(together.index(scene.rank) + step) % len(together)]
     if other == scene.rank:
         raise NotApplicable("no other rank holds other tokens")
     return _output_of(scene, other, scene.counts, scene.start)
@@ -59,17 +60,17 @@ def tp_tokens_summed(scene: Scene) -> Tensor:
 
 def first_rank_inputs(scene: Scene) -> Tensor:
     """Give every rank's experts the first rank's tokens; ids and weights are correct."""
-    if scene.rank in _sharing(scene, 0):
+    if scene.rank in _sharing(scene, _first(scene)):
         raise NotApplicable("these are the first rank's tokens")
-    return _with_inputs(scene, 0)
+    return _with_inputs(scene, _first(scene))
 
 
 def reversed_rank_inputs(scene: Scene) -> Tensor:
     """Gather the ranks' tokens in reverse order, ids and weights in the correct one."""
     layout = scene.case.layout
-    holders = [layout.same_tokens(rank)[0] for rank in range(layout.world_size)]
-    senders = sorted(set(holders))
-    other = senders[-1 - senders.index(holders[scene.rank])]
+    together = layout.group("experts", scene.rank)
+    senders = sorted({layout.same_tokens(rank)[0] for rank in together})
+    other = senders[-1 - senders.index(layout.same_tokens(scene.rank)[0])]
     if scene.rank in _sharing(scene, other):
         raise NotApplicable("in reverse order this rank has its own place")
     return _with_inputs(scene, other)
@@ -84,10 +85,18 @@ def _with_inputs(scene: Scene, rank: int) -> Tensor:
 
 def first_rank_weights(scene: Scene) -> Tensor:
     """Weight this rank's experts with the router weights of the first rank's tokens."""
-    if scene.rank in _sharing(scene, 0):
+    first = _first(scene)
+    if scene.rank in _sharing(scene, first):
         raise NotApplicable("these are the first rank's tokens")
-    weights = _same_places(scene, 0, scene.counts, scene.start, count=len(scene.rows)).topk_weights
+    weights = _same_places(
+        scene, first, scene.counts, scene.start, count=len(scene.rows)
+    ).topk_weights
     return scene.first(len(weights)).total(weights=weights)
+
+
+def _first(scene: Scene) -> int:
+    """Return the first of the ranks that exchange tokens with this one."""
+    return scene.case.layout.group("experts", scene.rank)[0]
 
 
 def _sharing(scene: Scene, rank: int) -> tuple[int, ...]:
@@ -98,7 +107,8 @@ def _sharing(scene: Scene, rank: int) -> tuple[int, ...]:
 def unpadded_offsets(scene: Scene) -> Tensor:
     """Read rows at offsets that ignore the padding of the ranks before."""
     layout, counts = scene.case.layout, scene.counts
-    ranks = [r for r in range(layout.world_size) if layout.same_tokens(r)[0] == r]
+    together = layout.group("experts", scene.rank)
+    ranks = [r for r in together if layout.same_tokens(r)[0] == r]
     sizes = [len(layout.tokens_of(r, counts)) for r in ranks]
     place = next(i for i, r in enumerate(ranks) if scene.rank in _sharing(scene, r))
     if sum(sizes[:place]) == place * max(sizes):

@@ -98,6 +98,7 @@ def _choice(judge: Judge, case: MoETestConfig) -> str:
 def _layout_name(case: MoETestConfig) -> str:
     """Return the layout's part of the case's id; `one` for one rank."""
     one_rank = {"dp_size": 1, "pcp_size": 1, "tp_size": 1, "moe_tp_size": 1}
+    one_rank["expert_dp_size"] = 1
     plain = case.replace(**one_rank, use_ep=False, sequence_parallel=False, quant="none")
     tokens = case.replace(quant="none").id.removeprefix(plain.id)
     return tokens.lstrip("-") or "one"

@@ -32,7 +32,7 @@ _AXES = {
     "shared_scheme": ("shared_quant",),
     "layout": (
         *("dp_size", "tp_size", "use_ep", "sequence_parallel"),
-        *("pcp_size", "moe_tp_size"),
+        *("pcp_size", "moe_tp_size", "expert_dp_size"),
     ),
 }
 

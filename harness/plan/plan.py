@@ -65,6 +65,10 @@ class Plan:
                 jobs.append(replace(job, cases=cases))
         return replace(self, jobs=tuple(jobs))
 
+    def repeated(self, times: int) -> Plan:
+        """Return the plan with all cases of each job `times` times, one round after another."""
+        return replace(self, jobs=tuple(replace(j, cases=j.cases * times) for j in self.jobs))
+
 
 def make_plan(
     points: Iterable[MoETestConfig], machine: Machine, *, time_limit: float = TIME_LIMIT

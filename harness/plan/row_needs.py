@@ -23,6 +23,8 @@ from moe.quant import QUANT
 from moe.routers import ROUTERS
 from moe.spec import LAYER_NEEDS, Need, Reason, reads
 
+PEER_MEMORY = "peer_memory"  # a feature of platforms that all2all backends ask for
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -84,8 +86,23 @@ def quant(machine: Machine, name: str) -> tuple[Need, ...]:
 def all2all(machine: Machine, name: str) -> tuple[Need, ...]:
     """Return the needs of an all2all backend."""
     row = ALL2ALL.row(name)
-    needs = _judged_of(machine, row.needs)
-    return _named(row, needs.asked(machine.platform, leave_out=EXPERTS_ONLY))
+    needs = _judged_of(machine, row.needs).asked(machine.platform, leave_out=EXPERTS_ONLY)
+    writes_to_peers = PEER_MEMORY in row.needs.features and machine.platform.device != "cpu"
+    own_device = (Need.of(_shared_device, machine),) if writes_to_peers else ()
+    return _named(row, (*needs, *own_device))
+
+
+@reads("layout")
+def _shared_device(machine: Machine, layer_spec: LayerSpec) -> Reason | None:
+    """Refuse more ranks than devices: those of one device cannot address each other's memory."""
+    world = layer_spec.layout.world_size
+    if world <= machine.devices:
+        return None
+    text = (
+        f"{world} ranks share {machine.devices} device(s), and ranks write into each other's "
+        f"memory only if each has a device of its own ({PEER_MEMORY})"
+    )
+    return Reason(code="ranks_share_device", text=text)
 
 
 def _of_row(machine: Machine, family: str, name: str) -> tuple[Need, ...]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from harness.plan.machine import Machine
+    from harness.record.run_info import RefusedCase
 
 DEFAULT_SUITE = "smoke"  # of list and plan
 _WAYS = "--suite, --case, --last-failed, --model"
@@ -36,6 +37,7 @@ class Selection:
     time_limit: float = TIME_LIMIT  # seconds a case
     retries: int = 0
     plain_call: bool = False  # whether each case has one, see harness.checks.plain_call
+    refused: tuple[RefusedCase, ...] = ()  # by the run that is resumed
 
     def narrowed(self, experts: str | None, seeds: int, layer: str | None = None) -> Selection:
         """Return the points with one experts backend or one layer for all, and with more seeds."""
@@ -122,10 +124,12 @@ def _selected(args: argparse.Namespace, machine: Machine) -> Selection:
 
 def _resumed(args: argparse.Namespace, ways: list[str], machine: Machine) -> Selection:
     """Return the folder's points. A suite that is also named must still have exactly these."""
-    if args.out or args.experts or args.layer or args.seeds != 1 or set(ways) - {"--suite"}:
+    narrowing = args.keep is not None or args.exclude or args.reason
+    replaced = args.out or args.experts or args.layer or args.seeds != 1 or narrowing
+    if replaced or set(ways) - {"--suite"}:
         raise UsageError(
-            "--resume continues the folder's own cases: "
-            "leave out --case, --last-failed, --model, --out, --experts, --layer and --seeds"
+            "--resume continues the folder's own cases: leave out --case, --last-failed, --model, "
+            "--out, --experts, --layer, --seeds, -k and --exclude"
         )
     folder = RunFolder.open(args.resume)
     selected = of_folder(folder)
@@ -179,6 +183,7 @@ def of_folder(folder: RunFolder) -> Selection:
         time_limit=info.options.time_limit,
         retries=info.options.retries,
         plain_call=info.options.plain_call,
+        refused=info.refused,
     )
 
 

@@ -11,11 +11,11 @@ import itertools
 import random
 from typing import TYPE_CHECKING
 
+from harness.matrix import expand
 from harness.matrix.covering.generate import cover
 from harness.matrix.covering.oracle import Oracle
 from harness.matrix.covering.pict import pict
 from harness.matrix.covering.space import Space
-from harness.matrix.expand import expand
 from harness.matrix.select import parse
 from harness.plan.decided import DecidingJudge
 
@@ -25,10 +25,12 @@ if TYPE_CHECKING:
     from harness.matrix.case import MoETestConfig
     from harness.matrix.covering.model import Literals, Model, Row
     from harness.matrix.schema import Axes, Block, MatrixConfig
+    from harness.matrix.yaml_positions import Path
     from harness.plan.machine import Machine
 
 _DRAWS = 100  # points drawn in vain before one is completed value by value
 _STEADY = 300  # rows in sequence that teach no exclusion before constraints are written
+_ROWS = 2_000  # rows after which they are written anyway
 
 
 def cases(config: MatrixConfig, name: str, machine: Machine) -> tuple[MoETestConfig, ...]:
@@ -36,6 +38,11 @@ def cases(config: MatrixConfig, name: str, machine: Machine) -> tuple[MoETestCon
 
     Raises UsageError for an unknown suite or member.
     """
+    return tuple(origins(config, name, machine))
+
+
+def origins(config: MatrixConfig, name: str, machine: Machine) -> dict[MoETestConfig, Path]:
+    """Return the cases of `cases`, each with the place that it has in the matrix file."""
     judge = DecidingJudge(machine)
 
     def choose(
@@ -43,7 +50,7 @@ def cases(config: MatrixConfig, name: str, machine: Machine) -> tuple[MoETestCon
     ) -> Iterator[MoETestConfig]:
         return chosen(block, Space.of(block, defaults), judge, before)
 
-    return expand(config, name, choose)
+    return expand.origins(config, name, choose)
 
 
 def chosen(
@@ -113,8 +120,7 @@ def pict_of(block: Block, defaults: Axes, machine: Machine) -> str:
     for target in model.targets:
         for combination in model.tuples(target):
             oracle.complete(combination)
-    steady = _until_steady(model, oracle)
-    note = f"each of {steady} rows drawn at random that these constraints allow can run"
+    note = _precision(_until_steady(model, oracle))
     submodels = [
         ([key for key in space.factors if key in submodel.axes], submodel.strength)
         for submodel in block.submodels
@@ -123,11 +129,26 @@ def pict_of(block: Block, defaults: Axes, machine: Machine) -> str:
 
 
 def _until_steady(model: Model, oracle: Oracle) -> int:
-    """Complete random rows until _STEADY in sequence were accepted at once; return _STEADY."""
+    """Complete random rows; return how many of the last ones in sequence were accepted at once.
+
+    It ends after _STEADY such rows, or after _ROWS rows of a model with many rare refusals.
+    """
     rng = random.Random(0)  # noqa: S311  # equal models must get equal files
     accepted = 0
-    while accepted < _STEADY and oracle.complete(()) is not None:
+    for _ in range(_ROWS):
+        if accepted == _STEADY or oracle.complete(()) is None:
+            break
         known = oracle.learnt
         oracle.complete((), prefer=lambda f, _: _shuffled(model.literals[f], rng))
         accepted = accepted + 1 if oracle.learnt == known else 0
-    return _STEADY
+    return accepted
+
+
+def _precision(accepted: int) -> str:
+    """Return how far a file's constraints can be relied on, as a comment."""
+    if accepted == _STEADY:
+        return f"each of {_STEADY} rows drawn at random that these constraints allow can run"
+    return (
+        f"of {_ROWS} rows drawn at random, only the last {accepted} in sequence needed no further "
+        "constraint: a row that these constraints allow may still be refused"
+    )

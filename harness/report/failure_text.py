@@ -166,7 +166,7 @@ def _ranks_pattern(failed_ranks: list[int], result: CaseResult) -> str:
         ("tokens of DP rank", layout.dp_size, layout.dp_rank),
         ("context rank", layout.pcp_size, layout.pcp_rank),
         ("TP rank", layout.tp_size, layout.tp_rank),
-        ("EP rank", layout.size("ep") if layout.moe_tp_size > 1 else 1, layout.ep_rank),
+        ("EP rank", layout.size("ep") if layout.size("ep") < len(all_ranks) else 1, layout.ep_rank),
     ):
         for index in range(size) if size > 1 else ():
             if failed_ranks == [rank for rank in all_ranks if of(rank) == index]:

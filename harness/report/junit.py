@@ -79,6 +79,9 @@ def _case(result: CaseResult) -> ET.Element:
     if result.verdict is Verdict.NOT_RUN:
         skipped = {"type": "not_run", "message": "the run ended before this case"}
         ET.SubElement(case, "skipped", skipped)
+    elif result.verdict is Verdict.KNOWN:
+        message = _clean(failure_text.headline(result))
+        ET.SubElement(case, "skipped", {"type": "known_failure", "message": message})
     elif result.verdict in BAD or result.verdict is Verdict.INFRA:
         _fail(case, result)
     return case

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Protocol
@@ -30,8 +31,10 @@ class Progress(Protocol):
 
 
 def make(total: int, folder: Path, *, verbose: bool, stream: TextIO | None = None) -> Progress:
-    """Return a live display on a terminal, else plain lines, as for CI logs."""
+    """Return a live display on a terminal, else plain lines; groups of lines in Buildkite's log."""
     out = stream or sys.stdout
+    if os.environ.get("BUILDKITE") == "true":
+        return Grouped(total, folder, verbose=verbose, stream=out)
     if out.isatty():
         return Live(total, folder, verbose=verbose, stream=out)
     return Plain(total, folder, verbose=verbose, stream=out)
@@ -86,6 +89,30 @@ class Plain:
 
     def _print(self, line: str) -> None:
         print(line, file=self._stream, flush=True)
+
+
+class Grouped(Plain):
+    """Print lines in groups of Buildkite's log: passed cases folded, each failure open."""
+
+    def __init__(self, total: int, folder: Path, *, verbose: bool, stream: TextIO) -> None:
+        super().__init__(total, folder, verbose=verbose, stream=stream)
+        self._is_folded = False
+
+    def show(self, event: Event) -> None:
+        if isinstance(event, CaseEnded):
+            self._group(event.result)
+        super().show(event)
+
+    def _group(self, result: CaseResult) -> None:
+        """Begin a group, unless the case goes into the folded one that is open."""
+        if result.verdict is Verdict.NOT_RUN:
+            return
+        is_good = result.verdict in (Verdict.PASSED, Verdict.KNOWN)
+        if not is_good:
+            self._print(f"+++ {result.verdict} {result.case_id}")
+        elif not self._is_folded:
+            self._print(f"--- cases from {len(self._ended) + 1} of {self._total}")
+        self._is_folded = is_good
 
 
 class Live:

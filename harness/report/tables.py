@@ -70,20 +70,18 @@ def _seconds(events: Sequence[Event]) -> float:
 
 def console(run: View) -> str:
     """Return the report for a terminal; its last line is the summary line."""
-    parts = [_heading(run)]
+    parts = [heading(run)]
     for title, table in _tables(run):
         parts.append(_aligned(title, table))
-    parts += [f"{title}\n{_indented(lines)}" for title, lines in _lists(run) if lines]
+    parts += [f"{title}\n{_indented(lines)}" for title, lines in lists(run) if lines]
     return "\n\n".join([*parts, run.summary.line()])
 
 
 def markdown(run: View) -> str:
     """Return the report as markdown, for a CI annotation or a pull request."""
-    parts = [f"### {_heading(run)}", f"`{run.summary.line()}`"]
-    for _, (head, *rows) in _tables(run):
-        cells = [head, ["---"] * len(head), *rows]
-        parts.append("\n".join(f"| {' | '.join(row)} |" for row in cells))
-    for title, lines in _lists(run):
+    parts = [f"### {heading(run)}", f"`{run.summary.line()}`"]
+    parts += markdown_tables(run)
+    for title, lines in lists(run):
         if lines:
             body = "\n".join(lines).replace("```", "'''")
             parts.append(
@@ -92,17 +90,27 @@ def markdown(run: View) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def markdown_tables(run: View) -> list[str]:
+    """Return the tables of counts in markdown."""
+    tables = []
+    for _, (head, *rows) in _tables(run):
+        cells = [head, ["---"] * len(head), *rows]
+        tables.append("\n".join(f"| {' | '.join(row)} |" for row in cells))
+    return tables
+
+
 def layout_name(case: MoETestConfig) -> str:
     """Return the layout in words: `dp2 tp2 ep`, or `one rank`."""
     sizes = {"dp": case.dp_size, "pcp": case.pcp_size, "tp": case.tp_size}
-    sizes["moe_tp"] = case.moe_tp_size
+    sizes |= {"moe_tp": case.moe_tp_size, "expert_dp": case.expert_dp_size}
     words = [f"{name}{size}" for name, size in sizes.items() if size > 1]
     words += ["ep"] if case.use_ep else []
     words += ["sp"] if case.sequence_parallel else []
     return " ".join(words) or "one rank"
 
 
-def _heading(run: View) -> str:
+def heading(run: View) -> str:
+    """Return what ran where, in one line."""
     return f"{run.info.suite or 'chosen cases'} on {run.info.platform.name}, {run.name}"
 
 
@@ -141,7 +149,8 @@ def _cell(counts: Counter[Verdict]) -> str:
     return ", ".join([passed, *other]) if counts[Verdict.PASSED] else ", ".join(other)
 
 
-def _lists(run: View) -> list[tuple[str, list[str]]]:
+def lists(run: View) -> list[tuple[str, list[str]]]:
+    """Return the lists of a report, each with its title; some may be empty."""
     slow = sorted(run.results, key=lambda r: -r.seconds)[:SLOWEST]
     return [
         ("did not pass", [line for result in run.bad for line in _failure(result)]),

@@ -80,5 +80,13 @@ ALL2ALL: Registry[MemberSpec] = Registry(
             ),
             deterministic=True,
         ),
+        MemberSpec(
+            name="symm_mem",
+            target="moe.all2all.symm_mem:SymmMem",
+            dispatch_format=STANDARD,
+            needs=replace(_CARRIES, features=frozenset({"triton", "peer_memory"})),
+            numerics=Numerics(reduction="wire"),  # as `all_to_all`
+            deterministic=True,
+        ),
     ),
 )

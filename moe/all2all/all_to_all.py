@@ -43,7 +43,7 @@ class AllToAll(PrepareFinalize):
         held = self.held_by(routing.topk_ids)
         ranks, tokens = held.any(dim=2).nonzero(as_tuple=True)
         sent = tuple(torch.bincount(ranks, minlength=self.group.size).tolist())
-        sizes = exchange(self.group, x, routing, sent)
+        sizes = exchange(self.group, x, routing, sent, experts_of=self.experts_of)
         received = tuple(row[self.group.rank] for row in sizes.rows)
         way = Exchange(tokens=tokens, sent=sent, received=received)
         numbers = self._numbers(routing, held[ranks, tokens], tokens, sizes.counts)

@@ -62,7 +62,7 @@ class AllToAllBatched(PrepareFinalize):
         held = self.held_by(routing.topk_ids)
         known = _known(routing.topk_ids, self._num_experts)
         own = torch.bincount(known, minlength=self._num_experts)
-        sizes = exchange(self.group, x, routing, own.tolist(), self.capacity)
+        sizes = exchange(self.group, x, routing, own.tolist(), self.capacity, self.experts_of)
         room = sum(sizes.counts) if self.capacity is None else self.capacity
         _check_room(sizes, room)
         way = self._way(routing, held, sizes, room)

@@ -53,11 +53,15 @@ class PrepareFinalize(ABC):
         topk_ids: [T, k] global ids; -1 and ids that are no routed expert's are held by none. Raises
         MoEError if nobody said which ranks hold what.
         """
+        holders = self.known_holders(topk_ids.device)
+        known = (topk_ids >= 0) & (topk_ids < holders.shape[1])
+        return torch.where(known, holders[:, topk_ids.where(known, 0).long()], False)
+
+    def known_holders(self, device: torch.device) -> Tensor:
+        """Return `holders` on a device. Raises MoEError if nobody said which ranks hold what."""
         if self.holders is None:
             raise MoEError(
                 f"{type(self).__name__} does not know which rank holds which expert: make it with "
                 "moe.all2all.make.make_prepare_finalize"
             )
-        holders = self.holders.to(topk_ids.device)
-        known = (topk_ids >= 0) & (topk_ids < holders.shape[1])
-        return torch.where(known, holders[:, topk_ids.where(known, 0).long()], False)
+        return self.holders.to(device)

@@ -6,6 +6,7 @@ never sent.
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ _EQUAL = (
     "slots of a token",
     "adapters of a token",
     "capacity of an expert",
+    "experts of each rank (a checksum)",
 )
 
 
@@ -42,11 +44,14 @@ def exchange(
     routing: Routing,
     rows: Sequence[int] = (),
     capacity: int | None = None,
+    experts_of: tuple[tuple[int, ...], ...] = (),
 ) -> Sizes:
     """Return the sizes of all ranks of the group. Collective.
 
     x: [T, K] and routing: [T, k], as passed to `prepare`. rows: further numbers of this rank, as
-    many on every rank. Raises MoEError on every rank if two ranks' rows cannot be exchanged.
+    many on every rank. experts_of: of each rank of the group, as this one believes: another map
+    would send tokens where nobody expects them. Raises MoEError on every rank if two ranks' rows
+    cannot be exchanged, or their maps differ.
     """
     if group.size == 1:  # nothing to wait for: a compiled or captured call has no host in it
         return Sizes(counts=(len(x.codes),), rows=(tuple(rows),))
@@ -55,6 +60,7 @@ def exchange(
         routing.topk_ids.shape[1],
         routing.adapters is not None,
         0 if capacity is None else capacity,
+        zlib.crc32(repr(experts_of).encode()),
     )
     table = group.gather_rows((len(x.codes), *equal, *rows), x.codes.device)
     for i, name in enumerate(_EQUAL, start=1):
@@ -62,7 +68,7 @@ def exchange(
         if len(set(values)) > 1:
             raise MoEError(
                 f"the ranks of a group disagree on the {name}: {', '.join(map(str, values))} in "
-                "rank order; call the same layer, with tensors of one width and dtype, on all"
+                "rank order; call the same layer on all, with tensors of one width and dtype"
             )
     start = 1 + len(_EQUAL)
     return Sizes(

@@ -7,6 +7,7 @@ after the other (`rebalance_next`), so that no call waits for the weights of all
 
 from __future__ import annotations
 
+import zlib
 from typing import TYPE_CHECKING
 
 from moe.eplb.balance import Cluster, balanced
@@ -82,14 +83,26 @@ class Balancer:
     def start(self, layer: int, placement: Placement) -> None:
         """Begin to move a layer; it stays where it is until `finish`. Collective.
 
-        Raises MoEError if it is being moved already, and for a placement that is not of this layer.
+        Raises MoEError if it is being moved already, and for a placement that is not of this layer;
+        on every rank if ranks were given different ones, which would wait for each other.
         """
         if layer in self._running:
             raise MoEError(f"layer {layer} is being moved already; finish that first")
         slots = self._layers[layer]
+        self._check_same(placement, slots)
         transfer = Transfer(slots.tensors, moves(slots.placement, placement), self._group)
         transfer.start()
         self._running[layer] = placement, transfer
+
+    def _check_same(self, placement: Placement, slots: Slots) -> None:
+        number = zlib.crc32(repr((placement.physical_to_logical, placement.counts)).encode())
+        rows = self._group.gather_rows((number,), slots.replicas.physical.device)
+        if len(set(rows)) > 1:
+            given = ", ".join(str(row[0]) for row in rows)
+            raise MoEError(
+                f"the EP ranks were given different placements (checksums {given} in rank order); "
+                "compute it from the loads of all ranks, as `wanted` does, or send it to all"
+            )
 
     def finish(self, layer: int) -> None:
         """Wait for a layer's weights, write them, and go by the new placement. Collective.

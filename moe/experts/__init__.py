@@ -170,6 +170,7 @@ EXPERTS: Registry[MemberSpec] = Registry(
                 routers=frozenset({"softmax", "sigmoid"}),
                 call_modes=frozenset({"two_batches"}),
                 routing_options=frozenset({"bias", "groups", "scale", "logits_dtype"}),
+                moe_tp=True,
             ),
             numerics=Numerics.stated(),
             deterministic=True,

@@ -24,6 +24,7 @@ CUTLASS = MemberSpec(
             FormatsOn(features=frozenset({"sm90"}), formats=frozenset({("mxfp4", "model")})),
             FormatsOn(features=frozenset({"sm100"}), formats=_BLACKWELL),
         ),
+        moe_tp=True,
         hidden_multiple=8,
         shard_multiple=8,
         alignments=alignments.FLASHINFER_CUTLASS,
@@ -49,6 +50,7 @@ _TRTLLM = Needs(
             *(("mxfp4", "mxfp8"), ("nvfp4", "nvfp4_static")),
         }
     ),
+    moe_tp=True,
     hidden_multiple=128,
     shard_multiple=128,
     alignments=alignments.FLASHINFER_TRTLLM,

@@ -11,6 +11,7 @@ from moe.stated_numerics import EVERY_STEP
 _TRANSFORMERS = Needs(
     dtypes=ANY,
     activation_functions=frozenset(released.ACTIVATION_NAMES),
+    moe_tp=True,
     packages=(released.TRANSFORMERS_EXPERTS,),
 )
 ROWS = (
@@ -40,7 +41,12 @@ ROWS = (
     MemberSpec(
         name="torchtitan",
         target="moe.experts.torchtitan_experts:TorchtitanExperts",
-        needs=Needs(packages=(released.TORCHTITAN_EXPERTS,), hidden_multiple=8, shard_multiple=8),
+        needs=Needs(
+            packages=(released.TORCHTITAN_EXPERTS,),
+            moe_tp=True,
+            hidden_multiple=8,
+            shard_multiple=8,
+        ),
         numerics=replace(EVERY_STEP, weighted="model"),
         deterministic=True,
     ),

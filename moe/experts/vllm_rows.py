@@ -53,6 +53,7 @@ ROWS = (
                 }
             ),
             activation_functions=_VLLM_ACTIVATIONS,
+            moe_tp=True,
             packages=(released_vllm.TRITON,),
             probe="moe.released_vllm:sizes_fit",
         ),
@@ -75,6 +76,7 @@ ROWS = (
         needs=Needs(
             features=frozenset({"cuda"}),
             activation_functions=_VLLM_ACTIVATIONS,
+            moe_tp=True,
             hidden_multiple=8,  # moe_permute and grouped_mm move 16 bytes at a time
             shard_multiple=8,
             packages=(released_vllm.PERMUTE,),
@@ -91,6 +93,7 @@ ROWS = (
             formats=frozenset((weights, "model") for weights in _MARLIN_WEIGHTS),
             dequantizes=True,
             activation_functions=_VLLM_ACTIVATIONS,
+            moe_tp=True,
             hidden_multiple=128,
             shard_multiple=64,
             alignments=alignments.MARLIN,

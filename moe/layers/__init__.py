@@ -44,6 +44,7 @@ TAKES = {
     "sp": "layout_unsupported",
     "pcp": "layout_unsupported",
     "moe_tp": "layout_unsupported",
+    "expert_dp": "layout_unsupported",
     "shared": "shared_experts_unsupported",
     "sharedn": "shared_experts_unsupported",
     "sharedquant": "shared_experts_unsupported",
@@ -170,6 +171,7 @@ def layout_words(layout: Layout) -> list[str]:
         "sp": layout.sequence_parallel,
         "pcp": layout.pcp_size > 1,
         "moe_tp": layout.moe_tp_size > 1,
+        "expert_dp": layout.expert_dp_size > 1,
     }
     return [word for word, is_required in required.items() if is_required]
 

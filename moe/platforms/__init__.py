@@ -10,6 +10,7 @@ Features:
     triton: Triton's kernels run, compiled or interpreted.
     fp8_mma, int8_mma, fp4_mma, mx_mma: matrix units for fp8, int8, fp4 and block-scaled formats.
     fp8_e4m3, fp8_e4m3fnuz: how products read fp8 codes; an e4m3fnuz value is half as large.
+    peer_memory: kernels of a rank write into memory of the other ranks of its host.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 
 from moe.spec import Platform
 
@@ -17,6 +18,8 @@ def platform() -> Platform:
     features = {"cpu", "fp8_e4m3", *(("triton",) if usable else ())}
     if not usable or _installed("triton") >= (3, 9):
         features.add("fp8_e4m3fnuz")
+    if hasattr(os, "memfd_create"):  # of Linux: memory that processes of one host share
+        features.add("peer_memory")
     return Platform(name="cpu", device="cpu", features=frozenset(features), interpreted=True)
 
 

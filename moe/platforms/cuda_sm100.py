@@ -5,7 +5,17 @@ from __future__ import annotations
 from moe.spec import Platform, TritonTarget
 
 FEATURES = frozenset(
-    {"cuda", "sm100", "triton", "fp8_mma", "fp8_e4m3", "int8_mma", "mx_mma", "fp4_mma"}
+    {
+        "cuda",
+        "sm100",
+        "triton",
+        "fp8_mma",
+        "fp8_e4m3",
+        "int8_mma",
+        "mx_mma",
+        "fp4_mma",
+        "peer_memory",
+    }
 )
 
 

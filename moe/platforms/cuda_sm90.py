@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from moe.spec import Platform, TritonTarget
 
-FEATURES = frozenset({"cuda", "sm90", "triton", "fp8_mma", "fp8_e4m3", "int8_mma"})
+FEATURES = frozenset({"cuda", "sm90", "triton", "fp8_mma", "fp8_e4m3", "int8_mma", "peer_memory"})
 
 
 def platform() -> Platform:

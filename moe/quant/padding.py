@@ -91,7 +91,7 @@ def _code_of_zero(fmt: Format) -> int:
     return int(codes.view(torch.uint8))
 
 
-def _padded(w: Tensor, halves: int, rows: int, columns: int, filler: int = 0) -> Tensor:
+def _padded(w: Tensor, halves: int, rows: int, columns: int, filler: float = 0) -> Tensor:
     """Return w [e, halves * n, C], each half with `rows` rows, of `columns` elements.
 
     filler: the byte of what is added, or the number where w is wider.
@@ -109,18 +109,11 @@ def _padded_blocks(
 ) -> Tensor:
     """Return one number per block for a padded matrix. sizes: rows of a half, and columns."""
     down, across = fmt.block or (None, None)
-    counts = [None if down is None else -(-sizes[0] // down)]
-    counts.append(None if across is None else -(-sizes[1] // across))
-    if counts[0] is None:
-        halves = 1
+    high = 1 if down is None else -(-sizes[0] // down)
+    wide = 1 if across is None else -(-sizes[1] // across)
+    matrices = values.unsqueeze(1) if down is None else values
+    matrices = matrices.unsqueeze(2) if across is None else matrices
     filler = _ONE[fmt.scale_dtype] if one else 0
-    raw = as_bytes(values)
-    shape = (len(values), halves, counts[0] or 1, counts[1] or 1)
-    out = torch.full(shape, filler, dtype=raw.dtype, device=raw.device)
-    if raw.numel():
-        width = raw.shape[-1] if counts[1] is not None else 1
-        parts = raw.reshape(len(values), halves, -1, width)
-        out[:, :, : parts.shape[2], : parts.shape[3]] = parts
-    kept = [len(values), *(n * k for n, k in ((counts[0], halves),) if n is not None)]
-    kept += [n for n in (counts[1],) if n is not None]
-    return out.view(kept).view(values.dtype)
+    padded = _padded(matrices, 1 if down is None else halves, high, wide, filler)
+    padded = padded.squeeze(2) if across is None else padded
+    return padded.squeeze(1) if down is None else padded

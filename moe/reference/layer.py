@@ -167,7 +167,7 @@ class BaselineSiluAndMul(LayerTruth):
         product = self._first_product(pairs, inputs, first)
         weight = pairs.weight if self.numerics.weight_on == "intermediate" else None
         h = intermediate(product, self.numerics, self._model, self.activation, weight)
-        ranks, columns = holders(self.layer_spec, pairs.e, pairs.owner)
+        ranks, columns = holders(self.layer_spec, pairs.e, pairs.owner, self.rank)
         return ranks, h.by_rank(columns)
 
     def _first_product(self, pairs: Pairs, inputs: Tensor, first: First) -> Noisy:
@@ -204,7 +204,7 @@ class BaselineSiluAndMul(LayerTruth):
 
     def _add_shards(self, sums: Sums, pairs: Pairs, h: Noisy) -> None:
         """Add an expert's second product on the columns [w, R, c] of each rank that holds some."""
-        ranks, columns = holders(self.layer_spec, pairs.e, pairs.owner)
+        ranks, columns = holders(self.layer_spec, pairs.e, pairs.owner, self.rank)
         w2 = by_rank(self._second_matrix(pairs), columns)  # [w, K, c]
         y = h.value @ w2.transpose(1, 2)
         if (biases := self.biases(pairs.e)) is not None:

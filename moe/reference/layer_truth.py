@@ -50,12 +50,14 @@ class LayerTruth:
         biases: Callable[[int], tuple[Tensor, Tensor]] | None = None,
         latent: LatentTruth | None = None,
         adapters: AdapterTruth | None = None,
+        rank: int = 0,
     ) -> None:
         """Store the layer.
 
         numerics: with every place stated. values: returns cached results of `weights`; None:
-        compute them. biases: None if the layer has none. Raises ValueError for numerics that leave
-        a place unstated.
+        compute them. biases: None if the layer has none. rank: one that has the tokens, which tells
+        where ranks hold all experts more than once. Raises ValueError for numerics that leave a
+        place unstated.
         """
         if numerics.unstated:
             raise ValueError(
@@ -73,6 +75,7 @@ class LayerTruth:
         self._biases = biases
         self.latent = latent
         self.adapters = adapters
+        self.rank = rank
         self.weight_format = FORMATS[layer_spec.scheme.weights]
         self.act_format = FORMATS[layer_spec.scheme.activations]
         self.activation = activation_of(layer_spec.activation)
@@ -93,6 +96,7 @@ class LayerTruth:
             biases=self._biases,
             latent=self.latent,
             adapters=self.adapters,
+            rank=self.rank,
         )
 
     def with_numerics(self: B, numerics: Numerics) -> B:

@@ -110,7 +110,7 @@ def _sums_in_model(reduction: str | None, layout: Layout) -> int:
         return 0
     if reduction == "wire":
         return 2 * (len(layout.same_tokens(0)) - 1)
-    return layout.world_size - 1
+    return layout.world_size // layout.expert_dp_size - 1
 
 
 def weight_error(unsure: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,11 +17,14 @@ if TYPE_CHECKING:
     from moe.spec import LayerSpec
 
 
-def holders(layer_spec: LayerSpec, e: int, owner: int = -1) -> tuple[slice, list[range]]:
+def holders(
+    layer_spec: LayerSpec, e: int, owner: int = -1, rank: int = 0
+) -> tuple[slice, list[range]]:
     """Return the ranks that hold a part of expert e, as a slice, and the columns of each.
 
     owner: the EP rank whose replica of the expert is meant; -1: the first, of an expert that has
-    replicas. Raises ValueError if a column has no rank, or two, and for another owner.
+    replicas. rank: one that has the tokens; others than those with which it shares all experts do
+    not compute them. Raises ValueError if a column has no rank, or two, and for another owner.
     """
     layout, size = layer_spec.layout, layer_spec.intermediate
     owners = layer_spec.placement.owners(e)
@@ -29,7 +32,8 @@ def holders(layer_spec: LayerSpec, e: int, owner: int = -1) -> tuple[slice, list
         if owner not in (-1, *owners):
             raise ValueError(f"EP rank {owner} has no replica of expert {e}; {owners} have")
         owners = (owners[0] if owner < 0 else owner,)
-    ranks = [r for r in range(layout.world_size) for owner in owners if layout.ep_rank(r) == owner]
+    among = tokens_ranks(layout, rank)
+    ranks = [r for r in among for owner in owners if layout.ep_rank(r) == owner]
     columns = [layout.intermediate_of(r, size) for r in ranks]
     if not _tile(columns, size):
         text = f"{size} columns of expert {e} {_assignment(ranks, columns)}"
@@ -37,13 +41,26 @@ def holders(layer_spec: LayerSpec, e: int, owner: int = -1) -> tuple[slice, list
     return slice(ranks[0], ranks[-1] + 1), columns
 
 
-def first_holders(layer_spec: LayerSpec) -> tuple[tuple[int, ...], ...]:
+def tokens_ranks(layout: Layout, rank: int) -> range:
+    """Return the ranks that compute the tokens of a rank: the world, or its part of `expert_dp`.
+
+    Parts are neighbours of equal size. Computed here, since the layout's own groups are judged.
+    """
+    size = layout.world_size // layout.expert_dp_size
+    start = rank // size * size
+    return range(start, start + size)
+
+
+def first_holders(layer_spec: LayerSpec, rank: int = 0) -> tuple[tuple[int, ...], ...]:
     """Return the experts of each rank, each expert on the first EP rank with a replica of it only.
 
-    Values do not depend on which replica computes them; sums must not have them twice.
+    rank: one that has the tokens; ranks that do not compute these have no expert here. Values do
+    not depend on which replica computes them; sums must not have them twice.
     """
     if not layer_spec.is_balanced:
-        return layer_spec.experts_by_rank
+        among = tokens_ranks(layer_spec.layout, rank)
+        held = enumerate(layer_spec.experts_by_rank)
+        return tuple(experts if r in among else () for r, experts in held)
     placement, layout = layer_spec.placement, layer_spec.layout
     first = [placement.owners(e)[0] for e in range(placement.num_experts)]
     ranks = (layout.ep_rank(rank) for rank in range(layout.world_size))

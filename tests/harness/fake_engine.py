@@ -54,8 +54,11 @@ class FakeEngine:
 
     ran = 0
 
+    def verdict_of(self, case):
+        return self.verdicts.get(case.id, Verdict.PASSED)
+
     def _result(self, case):
         self.ran += 1
-        verdict = self.verdicts.get(case.id, Verdict.PASSED)
+        verdict = self.verdict_of(case)
         messages = () if verdict is Verdict.PASSED else ("rank 0: wrong",)
         return CaseResult(case_id=case.id, verdict=verdict, seconds=0.5, messages=messages)

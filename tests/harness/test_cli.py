@@ -120,7 +120,7 @@ def test_a_folder_is_never_overwritten(engine, capsys):
         (["run", "--case", BASE, "--layer", "a b"], "layer must be a name"),
         (["run", "--case", BASE, "--layer", "nowhere_x:Y"], "cannot load layers 'nowhere_x:Y'"),
         (["run", "--case", BASE, "--layer", "a:B", "--experts", "triton"], "leave --experts out"),
-        (["run", "--resume", "x", "--layer", "a:B"], "--out, --experts, --layer and --seeds"),
+        (["run", "--resume", "x", "--layer", "a:B"], "--out, --experts, --layer, --seeds"),
         (["run", "--case", BASE, "--layer", OF_LOOP], "is not a whole layer: derive it from"),
         (["run", "--case", BASE, "--experts", RIGHT], "not an experts backend; use `--layer "),
         (["list", "--layer", "nowhere_x:Y"], "cannot load layers 'nowhere_x:Y'"),

@@ -247,6 +247,8 @@ WORLD_4 = (
     {"tp_size": 4, "n": 130},
     {"dp_size": 2, "pcp_size": 2, "use_ep": True, "moe_tp_size": 2, "n": 130, "expert_bias": True},
     {"tp_size": 4, "use_ep": True, "moe_tp_size": 2, "quant": "fp8_tensor_dynamic", "top_k": 3},
+    {"dp_size": 4, "use_ep": True, "expert_dp_size": 2, "quant": "fp8_tensor_dynamic"}
+    | {"tokens": "ragged", "m": 6, "shared_experts": 1},
     {"pcp_size": 2, "tp_size": 2, "use_ep": True, "sequence_parallel": True, "m": 3},
     {"dp_size": 4, "tokens": "ragged", "m": 6},
     {"dp_size": 4, "use_ep": True, "num_experts": 6, "tokens": "idle"},

@@ -1,7 +1,8 @@
 """What a planted mistake is: a row with its class, where it was seen, and how to plant it.
 
-Rows are numbered over the whole table, and a row's number is the seed of its case: so every
-mistake has a case id of its own, and a rank knows from the id which mistake to plant.
+The seed of its case follows from a mistake's name: so every mistake has a case id of its own, a
+rank knows from the id which mistake to plant, and a new row leaves the data of all others as they
+are.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import inspect
 import linecache
 import sys
 import textwrap
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -39,31 +41,48 @@ class Mistake:
 
 
 MISTAKES: list[Mistake] = []
+ON_GPU: list[Mistake] = []  # which other machines refuse
 
 
 def mistake(
-    kind: str, source: str, *causes: str, seconds: float = 120.0, **fields: Any
+    kind: str,
+    source: str,
+    *causes: str,
+    seconds: float = 120.0,
+    table: list[Mistake] = MISTAKES,
+    **fields: Any,
 ) -> Callable[[Plant], Plant]:
     """Register a function as a mistake in a small case; `fields` change that case.
 
-    seconds: its time limit; a mistake that hangs costs as much.
+    seconds: its time limit; a mistake that hangs costs as much. table: where to.
     """
 
     def register(plant: Plant) -> Plant:
-        number = len(MISTAKES) + 1
+        name = plant.__name__
         row = Mistake(
-            name=plant.__name__,
+            name=name,
             kind=kind,
             source=source,
-            case=small(seed=number, **fields),
+            case=small(seed=seed_of(name), **fields),
             plant=plant,
             seconds=seconds,
             causes=causes or (NO_CAUSE,),
         )
-        MISTAKES.append(row)
+        table.append(row)
         return plant
 
     return register
+
+
+def seed_of(name: str) -> int:
+    """The seed of a mistake's case: above 0, which plants none."""
+    return 1 + zlib.crc32(name.encode()) % 999_999_937
+
+
+def planted_by(seed: int) -> Plant:
+    """What plants the mistake whose case has this seed."""
+    (plant,) = [m.plant for m in (*MISTAKES, *ON_GPU) if m.case.seed == seed]
+    return plant
 
 
 def small(**fields: Any) -> MoETestConfig:

@@ -27,6 +27,7 @@ from tests.mistakes import (
     mistakes_latent,
     mistakes_layer,
     mistakes_lora,
+    mistakes_on_gpu,
     mistakes_ranks,
     mistakes_routing,
     mistakes_scales,
@@ -38,8 +39,9 @@ from tests.mistakes import (
     mistakes_wiring,
     mistakes_with_replicas,
     mistakes_world,
+    mistakes_writes,
 )
-from tests.mistakes.mistake import MISTAKES, around
+from tests.mistakes.mistake import around, planted_by
 
 if TYPE_CHECKING:
     from harness.fixtures.layer_call import Call
@@ -71,11 +73,13 @@ FAMILIES = (
     mistakes_world,
     mistakes_step,
     mistakes_calls,
+    mistakes_writes,
+    mistakes_on_gpu,
 )
 
 
 def run_case(case: MoETestConfig, context: RankContext) -> RankResult:
-    """Collective. The case's seed is the number of its mistake, from 1 on; 0 plants none."""
+    """Collective. The case's seed follows from its mistake's name; 0 plants none."""
     calls: list[Call] = []
 
     def recorded(real, *args, **kw):
@@ -85,7 +89,7 @@ def run_case(case: MoETestConfig, context: RankContext) -> RankResult:
     with pytest.MonkeyPatch.context() as patch:
         around(patch, run_calls, "run_call", recorded)
         if case.seed:
-            MISTAKES[case.seed - 1].plant(patch)
+            planted_by(case.seed)(patch)
         result = execute.run_case(case, context)
     return dataclasses.replace(result, metrics={**result.metrics, **beyond(calls)})
 

@@ -67,8 +67,7 @@ def only_the_first_tile_of_columns(patch):
     "largest value of later columns ignored",
     "TRT-LLM #11817",
     "says:stage second",
-    quant="fp8_tensor_dynamic",
-    **TINY,
+    **{**TINY, "quant": "fp8_tensor_dynamic", "n": 192},
 )
 def scale_of_the_first_columns(patch):
     edited(patch, quantize, "_amax_rows", "range(0, columns, WIDE)", "range(0, WIDE, WIDE)")

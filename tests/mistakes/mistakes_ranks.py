@@ -226,7 +226,14 @@ def shared_experts_see_the_routed_output(patch):
     around(patch, SharedExperts, "forward", lambda real, self, x: real(self, seen.pop()))
 
 
-@mistake("idle rank skips collectives", "vLLM #43547", seconds=15, tokens="idle", **EP)
+@mistake(
+    *(
+        "idle rank skips collectives",
+        "vLLM #43547",
+        "says:ended its call without",
+    ),
+    **{"seconds": 15, "tokens": "idle", **EP},
+)
 def a_rank_without_tokens_returns_early(patch):
     def forward(real, self, x, logits):
         if len(x):

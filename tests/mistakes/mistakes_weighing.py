@@ -165,7 +165,7 @@ def a_scale_depends_on_padding(patch):
     around(patch, moe_kernel, "zeroed_padding", lambda real, x, ids: x)
 
 
-@mistake("padding shifts rows", "aiter #3677", padding="middle", m=9)
+@mistake("padding shifts rows", "aiter #3677", "rows_moved", padding="middle", m=9)
 def rows_after_padding_move_up(patch):
     def packed(real, self, x, chosen):
         out = real(self, x, chosen)

@@ -128,8 +128,6 @@ def slots_written_while_others_read_them(patch):
     around(patch, Transfer, "start", start)
 
 
-@mistake(
-    "logical ids as physical", NO_REPORT, "stale_replica_map", SAYS + "another expert", **EPLB, **EP
-)
+@mistake("logical ids as physical", NO_REPORT, "logical_ids_as_physical", **EPLB, **EP)
 def logical_ids_sent_as_physical_ones(patch):
     patch.setattr(ReplicaMap, "route", lambda self, routing: routing)

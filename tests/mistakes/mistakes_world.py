@@ -7,10 +7,11 @@ import torch
 from moe import layer, moe_kernel
 from moe.all2all.allgather_reducescatter import AllGatherReduceScatter
 from moe.quant.base import QuantMethod
-from tests.mistakes.mistake import around, mistake
+from tests.mistakes.mistake import SAYS, around, mistake
 
 NEVER = "none known"
 EP = {"dp_size": 2, "use_ep": True}
+PARTS = {"dp_size": 4, "use_ep": True, "expert_dp_size": 2}
 SPLIT = {"dp_size": 4, "use_ep": True, "moe_tp_size": 2}
 
 
@@ -36,6 +37,24 @@ def columns_of_split_experts_not_summed(patch):
 def split_experts_added_whole_by_each_rank(patch):
     def finalize(real, self, partial, dispatched):
         return real(self, 2 * partial, dispatched)
+
+    around(patch, AllGatherReduceScatter, "finalize", finalize)
+
+
+@mistake("sum over all parts", NEVER, "parts_summed", shared_experts=1, **PARTS)
+def sums_of_each_part_with_all_experts_added(patch):
+    """As if the sum went over the world: the parts of ranks have the same experts."""
+
+    def finalize(real, self, partial, dispatched):
+        return real(self, 2 * partial, dispatched)
+
+    around(patch, AllGatherReduceScatter, "finalize", finalize)
+
+
+@mistake("tokens of another part", NEVER, "neighbour_tokens", SAYS + "rows wrong", **PARTS)
+def rows_of_the_next_rank_of_the_part(patch):
+    def finalize(real, self, partial, dispatched):
+        return real(self, partial.roll(len(partial) // 2, 0), dispatched)
 
     around(patch, AllGatherReduceScatter, "finalize", finalize)
 

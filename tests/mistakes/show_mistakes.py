@@ -1,8 +1,9 @@
 """Runs every planted mistake through the real runner and prints what came of it, one a line.
 
-python tests/mistakes/show_mistakes.py [--undeclared] [NAME ...]
+python tests/mistakes/show_mistakes.py [--undeclared] [--gpu] [NAME ...]
 
---undeclared: the members' rows state no numerics, so customary ones are assumed.
+--undeclared: the members' rows state no numerics, so customary ones are assumed. --gpu: the
+mistakes that need one, instead of all others.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from harness.plan import machine
 from harness.plan.plan import make_plan
 from harness.record.events import CaseEnded
 from harness.record.result import CaseResult, Verdict
-from tests.mistakes.mistake import MISTAKES, NO_CAUSE, SAYS, Mistake
+from tests.mistakes.mistake import MISTAKES, NO_CAUSE, ON_GPU, SAYS, Mistake
 from tests.mistakes.mistake_executor import TOLERANCE
 
 
@@ -127,11 +128,12 @@ def table(rows: list[MemberSpec]) -> str:
 
 
 if __name__ == "__main__":
-    asked = [name for name in sys.argv[1:] if name != "--undeclared"]
-    unknown = set(asked) - {m.name for m in MISTAKES}
+    asked = [name for name in sys.argv[1:] if name not in ("--undeclared", "--gpu")]
+    planted = ON_GPU if "--gpu" in sys.argv else MISTAKES
+    unknown = set(asked) - {m.name for m in planted}
     if unknown:
         sys.exit(f"no such mistake: {', '.join(sorted(unknown))}")
-    chosen = [m for m in MISTAKES if m.name in asked or not asked]
+    chosen = [m for m in planted if m.name in asked or not asked]
     rows = run(chosen, undeclared="--undeclared" in sys.argv)
     print(table(rows))
     if asked:

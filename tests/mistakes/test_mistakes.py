@@ -6,11 +6,15 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from pathlib import Path
 
 import pytest
 
+from harness.plan.machine import planned_for
+from harness.plan.plan import make_plan
 from harness.record.result import Verdict
-from tests.mistakes.mistake import MISTAKES, NO_CAUSE
+from tests.mistakes.mistake import MISTAKES, NO_CAUSE, ON_GPU
 from tests.mistakes.show_mistakes import MemberSpec, run, table
 
 pytestmark = pytest.mark.timeout(1800)  # the first test of a module's rows waits for all of them
@@ -34,6 +38,26 @@ def test_the_same_cases_pass_without_a_mistake():
     right = (Verdict.PASSED, Verdict.VACUOUS)
     found = [row.result for row in run(controls)]
     assert [(r.case_id, r.messages) for r in found if r.verdict not in right] == []
+
+
+def test_the_faults_between_ranks_are_planted_with_the_causes_of_the_docs():
+    by_name = {m.name: m for m in MISTAKES}
+    text = (Path(__file__).parents[2] / "docs" / "ranks.md").read_text()
+    lines = text.partition("## Planted faults")[2].splitlines()
+    cells = [line.split("|")[1:5] for line in lines if line.startswith("| ") and "`" in line]
+    assert len(cells) >= 14
+    for fault, planted, _, named in cells:
+        rows = [by_name[name] for name in re.findall(r"`(\w+)`", planted)]
+        causes = " ".join(cause for row in rows for cause in row.causes)
+        assert rows, fault
+        assert [n for n in re.findall(r"`([\w ]+)`", named) if n not in causes] == [], fault
+
+
+def test_what_needs_a_gpu_is_refused_elsewhere_with_its_reason():
+    plan = make_plan([m.case for m in ON_GPU], planned_for("cpu"), time_limit=60.0)
+    codes = [refusal.reason.code for refusal in plan.refused]
+    assert codes == ["call_mode_needs_device"] * len(ON_GPU)
+    assert not {m.name for m in ON_GPU} & {m.name for m in MISTAKES}
 
 
 @pytest.mark.parametrize("name", [m.name for m in MISTAKES])

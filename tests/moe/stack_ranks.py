@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import ctypes
+import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
 import torch
 import torch.distributed as dist
 
-from moe.all2all import ALL2ALL
+from moe import guarded_buffers
+from moe.all2all import ALL2ALL, peer_memory
+from moe.all2all import shared_segment as shared_segment_of
 from moe.all2all.make import holders_of
+from moe.all2all.peer_memory import open_peer_memory
+from moe.byte_views import as_bytes
 from moe.collectives import Group, make_groups
 from moe.errors import MoEError
 from moe.formats import FORMATS
-from moe.types import Activations, Routing
+from moe.types import Activations, Dispatched, Routing
 
 if TYPE_CHECKING:
     from moe.layout import Layout
@@ -199,6 +207,7 @@ def disagreeing(name: str, what: str) -> str:
     """The error of ranks of which the last passes something else: each rank's own text."""
     rank, world = here()
     x, routing = sent_by(rank, 2, "fp8_group")
+    member = made(name)
     if rank == world - 1:
         if what == "width":
             x = x.replace(codes=x.codes[:, :128], scale=x.scale[:, :1])
@@ -206,10 +215,12 @@ def disagreeing(name: str, what: str) -> str:
             routing = Routing(
                 topk_ids=routing.topk_ids[:, :1], topk_weights=routing.topk_weights[:, :1]
             )
+        elif what == "map":
+            member.experts_of = member.experts_of[::-1]
         else:
             x, routing = sent_by(rank, 2, "model")
     try:
-        made(name).prepare(x, routing)
+        member.prepare(x, routing)
     except MoEError as error:
         return str(error)
     return "no error"
@@ -242,3 +253,134 @@ def finalized(name: str, counts: tuple[int, ...], dtype: str):
     partial[~real] = float("nan")
     out = member.finalize(partial.expand(-1, 8).to(getattr(torch, dtype)), got)
     return out.dtype == getattr(torch, dtype), out.float()
+
+
+# --- memory that ranks share
+
+
+def beside_all_to_all(calls: tuple[tuple[int, ...], ...], kind: str, capacity: int | None = None):
+    """What symm_mem gives in each call beside all_to_all: names of what differs, guards, shapes.
+
+    All calls are made by one member, and their buffers are poisoned and guarded.
+    """
+    rank, _ = here()
+    put, plain = made("symm_mem"), made("all_to_all")
+    put.capacity = capacity
+    differs, shapes = [], []
+    with guarded_buffers.poisoned():
+        for counts in calls:
+            x, routing = sent_by(rank, counts[rank], kind)
+            numbers = torch.arange(counts[rank], dtype=torch.int32) - 1
+            routing = dataclasses.replace(routing, adapters=numbers)
+            got, wanted = put.prepare(x, routing), plain.prepare(x, routing)
+            shapes.append(tuple(got.x.codes.shape))
+            differs += [name for name in compared(got, wanted) if name]
+            partial = got.tokens[:, None].float() / 3 + rank
+            partial = torch.where(got.tokens[:, None] >= 0, partial, torch.nan).bfloat16()
+            out = put.finalize(partial.expand(-1, 8).contiguous(), got)
+            of_used = partial[got.tokens >= 0].expand(-1, 8).contiguous()
+            if not torch.equal(out, plain.finalize(of_used, wanted)):
+                differs.append("sums")
+        return differs, guarded_buffers.broken_guards(), shapes
+
+
+def compared(got: Dispatched, wanted: Dispatched) -> list[str]:
+    """Names of what differs between two members' rows, without the rows that are not in use."""
+    used = got.tokens >= 0
+    if not torch.equal(used, (got.routing.topk_ids >= 0).any(dim=1)):
+        return ["unused rows"]
+    pairs = {
+        "tokens": (got.tokens, wanted.tokens),
+        "ids": (got.routing.topk_ids, wanted.routing.topk_ids),
+        "weights": (got.routing.topk_weights, wanted.routing.topk_weights),
+        "adapters": (got.routing.adapters, wanted.routing.adapters),
+        "codes": (as_bytes(got.x.codes), as_bytes(wanted.x.codes)),
+    }
+    if wanted.x.scale is not None and wanted.x.scale.ndim == 2:
+        pairs["scale"] = got.x.scale, wanted.x.scale
+    same = {
+        n: a.dtype == b.dtype and torch.equal(a[used].float(), b.float())
+        for n, (a, b) in pairs.items()
+    }
+    return [name for name, is_same in same.items() if not is_same] + (
+        [] if got.counts == wanted.counts else ["counts"]
+    )
+
+
+def two_calls_under_way() -> bool:
+    """Whether two calls that take turns, three times, give what they give one after the other."""
+    rank, _ = here()
+    member, inputs = made("symm_mem"), [sent_by(rank, count, "model") for count in (3, 2)]
+
+    def summed(got: Dispatched) -> torch.Tensor:
+        return member.finalize(got.x.codes * (rank + 1), got)
+
+    wanted = [summed(member.prepare(*given)) for given in inputs]
+    for _ in range(3):
+        first, second = (member.prepare(*given) for given in inputs)
+        if not all(map(torch.equal, [summed(first), summed(second)], wanted)):
+            return False
+    return True
+
+
+def too_many_for(capacity: int) -> str:
+    """The error, or none, of ranks with one and two tokens."""
+    rank, _ = here()
+    member = made("symm_mem")
+    member.capacity = capacity
+    try:
+        member.prepare(*sent_by(rank, 1 + rank, "model"))
+    except MoEError as error:
+        return str(error)
+    return "no error"
+
+
+def shared_segment(size: int):
+    """(what each rank reads of all ranks' parts, files left by name) after a barrier."""
+    rank, world = here()
+    memory = open_peer_memory(everyone(), size, torch.device("cpu"))
+    memory.own.fill_(rank + 1)
+    memory.barrier()
+    read = [ctypes.string_at(int(a), size) for a in memory.addresses]
+    memory.barrier()
+    ctypes.memset(int(memory.addresses[(rank + 1) % world]), 9, 1)  # the next rank's first byte
+    memory.barrier()
+    return [sorted(set(part)) for part in read], int(memory.own[0]), len(memory.own)
+
+
+def mappings(size: int) -> tuple[list[str], list[str]]:
+    """Names of mapped files of peer memory while it is held, and afterwards."""
+
+    def seen() -> list[str]:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+        return [" ".join(line.split()[5:]) for line in lines if "moe-peer" in line]
+
+    memory = open_peer_memory(everyone(), size, torch.device("cpu"))
+    held = seen()
+    del memory
+    return held, seen()
+
+
+def unmappable() -> str:
+    """The error of all ranks when the last one cannot open the first one's memory."""
+    rank, world = here()
+    with pytest.MonkeyPatch.context() as patch:
+        if rank == world - 1:
+            patch.setattr(shared_segment_of, "_opened", lambda *_: (None, " (no such file)"))
+        try:
+            open_peer_memory(everyone(), 64, torch.device("cpu"))
+        except MoEError as error:
+            return str(error)
+    return "no error"
+
+
+def on_hosts(numbers: tuple[int, ...]) -> str:
+    """The error of ranks that say they are on these hosts."""
+    rank, _ = here()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(peer_memory, "host_number", lambda: numbers[rank])
+        try:
+            open_peer_memory(everyone(), 64, torch.device("cpu"))
+        except MoEError as error:
+            return str(error)
+    return "no error"

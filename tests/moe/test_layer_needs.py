@@ -10,6 +10,7 @@ BLOCKS = Scheme(weights="fp8_block", activations="fp8_group")
 ONE_SCALE = Scheme(weights="fp8_tensor", activations="fp8_static")
 CALIBRATED_GROUPS = Scheme(weights="nvfp4", activations="nvfp4_static")
 WORDS = Scheme(weights="int4_zp_g32", activations="model")
+EP_OF_2 = Layout(dp_size=2, use_ep=True)
 
 
 def refusal(**fields):
@@ -20,6 +21,26 @@ def refusal(**fields):
 @pytest.mark.parametrize(
     ("fields", "code", "text"),
     [
+        (
+            {"layout": Layout(dp_size=4, expert_dp_size=2)},
+            "expert_dp_impossible",
+            "without expert parallelism every rank has a part of all experts; set use_ep",
+        ),
+        (
+            {"layout": Layout(dp_size=2, tp_size=4, use_ep=True, expert_dp_size=4)},
+            "expert_dp_impossible",
+            "a part has whole DP ranks, and 4 does not divide 2; choose a divisor",
+        ),
+        (
+            {"layout": Layout(dp_size=4, use_ep=True, expert_dp_size=4)},
+            "expert_dp_impossible",
+            "this leaves one EP rank in each part; leave use_ep and expert_dp_size out",
+        ),
+        (
+            {"layout": Layout(dp_size=4, use_ep=True, expert_dp_size=2, moe_tp_size=2)},
+            "moe_tp_impossible",
+            "of 2 ranks this leaves one EP rank; leave use_ep and moe_tp_size out",
+        ),
         (
             {"layout": Layout(dp_size=4, moe_tp_size=2)},
             "moe_tp_impossible",
@@ -93,6 +114,33 @@ def refusal(**fields):
             {"chunk": 3, "scheme": Scheme(weights="fp8_tensor", activations="fp8_dynamic")},
             "scale_spans_chunks",
             "fp8_dynamic activations have a scale over all tokens of a call",
+        ),
+        ({"redundant": 2}, "redundant_needs_eplb", "name a policy, or leave it out"),
+        ({"eplb": "global"}, "eplb_needs_ep", "over EP ranks, and there is one"),
+        (
+            {"eplb": "global", "redundant": 1, "layout": EP_OF_2},
+            "eplb_slots_uneven",
+            "9 slots, which 2 ranks do not divide; choose another redundant",
+        ),
+        (
+            {"eplb": "global", "redundant": 8, "layout": EP_OF_2},
+            "eplb_nothing_to_move",
+            "each of 2 ranks has 8 slots for 8 experts",
+        ),
+        (
+            {"eplb": "hierarchical", "layout": EP_OF_2},
+            "eplb_groups_uneven",
+            "8 experts in 1 router groups on 2 nodes",
+        ),
+        (
+            {
+                "eplb": "global",
+                "redundant": 2,
+                "layout": Layout(dp_size=4, use_ep=True, expert_dp_size=2),
+                "adapters": 1,
+            },
+            "eplb_unsupported",
+            "without adapters, expert_dp",
         ),
     ],
 )

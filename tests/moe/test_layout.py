@@ -32,6 +32,8 @@ def test_the_groups_of_two_dp_ranks_with_two_tp_ranks_each():
         "pcp": ((0,), (1,), (2,), (3,)),
         "tp": ((0, 1), (2, 3)),
         "replica": ((0, 1), (2, 3)),
+        "experts": ((0, 1, 2, 3),),
+        "expert_dp": ((0,), (1,), (2,), (3,)),
         "ep": ((0,), (1,), (2,), (3,)),
         "moe_tp": ((0, 1, 2, 3),),
         "tokens": ((0,), (1,), (2,), (3,)),
@@ -73,6 +75,24 @@ def test_neighbours_split_the_experts_that_are_spread_over_the_others():
         for r in (0, 1, 6)
     ]
     assert held == [((0, 1, 2), range(3)), ((0, 1, 2), range(3, 6)), ((3, 4), range(6, 8))]
+
+
+def test_parts_of_the_ranks_each_have_all_experts_for_their_own_tokens():
+    layout = Layout(dp_size=4, tp_size=2, use_ep=True, expert_dp_size=2)
+    names = ("experts", "expert_dp", "ep", "moe_tp", "gather", "tp")
+    assert {name: layout.partition(name) for name in names} == {
+        "experts": ((0, 1, 2, 3), (4, 5, 6, 7)),
+        "expert_dp": ((0, 4), (1, 5), (2, 6), (3, 7)),
+        "ep": ((0, 1, 2, 3), (4, 5, 6, 7)),
+        "moe_tp": tuple((rank,) for rank in range(8)),
+        "gather": ((0, 2), (1, 3), (4, 6), (5, 7)),
+        "tp": ((0, 1), (2, 3), (4, 5), (6, 7)),
+    }
+    both = dataclasses.replace(layout, moe_tp_size=2, sequence_parallel=True)
+    assert both.partition("ep") == ((0, 2), (1, 3), (4, 6), (5, 7))
+    assert both.partition("moe_tp") == ((0, 1), (2, 3), (4, 5), (6, 7))
+    assert both.partition("gather") == both.partition("experts")
+    assert [both.ep_rank(rank) for rank in range(8)] == [0, 0, 1, 1] * 2
 
 
 def test_groups_that_do_not_divide_the_world_do_not_exist():

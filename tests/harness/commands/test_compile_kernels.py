@@ -56,6 +56,13 @@ def test_how_a_router_chooses_matters_if_it_is_a_kernel_of_ours():
     assert ids_for(points, "cuda_sm90") == expected
 
 
+def test_how_tokens_are_sent_matters_if_kernels_of_ours_send_them():
+    layout = {"dp_size": 2, "use_ep": True}
+    points = [CASE.replace(all2all=name, **layout) for name in ("naive", "all_to_all", "symm_mem")]
+    plain = CASE.replace(**layout)
+    assert ids_for(points, "cuda_sm90") == [plain.id, points[-1].id]
+
+
 def test_what_a_chip_refuses_is_not_compiled_for_it():
     fp8 = CASE.replace(quant="fp8_block")
     assert ids_for([fp8], "cuda_sm90") == [fp8.id]

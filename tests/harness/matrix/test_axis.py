@@ -64,6 +64,7 @@ def test_layouts_members_tokens_and_call_modes_are_those_that_agree() -> None:
         *("m", "tokens", "experts", "all2all"),
         *("dp_size", "tp_size", "use_ep", "sequence_parallel", "call", "roundup"),
         *("shared_fused", "chunk", "capacity", "pcp_size", "moe_tp_size", "skew"),
+        "expert_dp_size",
         *("eplb", "redundant", "eplb_window", "eplb_move"),
     }
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import UsageError
-from harness.matrix.expand import expand, with_experts, with_seeds
+from harness.matrix.expand import expand, origins, with_experts, with_seeds
 from harness.matrix.load import load
 from harness.plan import suites
 from harness.plan.machine import planned_for
@@ -38,6 +38,16 @@ def config(tmp_path):
     path = tmp_path / "matrix.yaml"
     path.write_text(TEXT)
     return load(path)
+
+
+def test_each_case_has_the_place_of_its_first_block(config):
+    places = origins(config, "one")
+    assert tuple(places) == expand(config, "one")
+    of_block = [("suites", "one", "blocks", number) for number in (0, 1)]
+    assert [(case.top_k, places[case]) for case in places if case == case.replace(seed=0)] == [
+        *[(top_k, of_block[0]) for top_k in (1, 1, 2, 2)],
+        (3, of_block[1]),
+    ]
 
 
 def test_a_block_is_a_product_and_shared_points_come_once(config):

@@ -27,6 +27,7 @@ from moe.layout import Layout
         ("pcp:2+ep:8", Layout(dp_size=4, pcp_size=2, use_ep=True)),
         ("tp:2+ep:4+moe_tp:2", Layout(dp_size=4, tp_size=2, use_ep=True, moe_tp_size=2)),
         ("dp:4+ep+moe_tp:2", Layout(dp_size=4, use_ep=True, moe_tp_size=2)),
+        ("ep:4+expert_dp:2", Layout(dp_size=8, use_ep=True, expert_dp_size=2)),
         ("sp+ep:4+tp:2", Layout(dp_size=2, tp_size=2, use_ep=True, sequence_parallel=True)),
     ],
 )
@@ -84,7 +85,10 @@ def test_a_list_keeps_its_order_and_no_layout_twice():
         ),
         ("tp:4+moe_tp:2", "every expert is split over all ranks; set use_ep"),
         ("dp:3+ep+moe_tp:2", "groups of 2 do not divide 3 ranks; choose a divisor"),
-        ("ep:8/4+moe_tp:2", "a share of the ranks has whole experts; leave moe_tp out"),
+        (
+            "ep:8/4+moe_tp:2",
+            "a share of the ranks has whole experts; leave moe_tp and expert_dp out",
+        ),
         ("tp:8/1", "only ep can be a share, as ep:8/1, not tp"),
         ("ep:8/8", "a share has fewer than all 8 ranks; write ep:8"),
         ("ep:8/0", "'ep:8/0' is no word of a layout"),

@@ -42,6 +42,15 @@ def test_tokens_go_where_their_experts_were():
     torch.testing.assert_close(named("stale_replica_map").compute(here), wrong)
 
 
+def test_ids_of_experts_are_taken_for_slots():
+    here = moved()
+    wrong = output_of(here, lambda row, e: NOW.physical_to_logical[e])
+    torch.testing.assert_close(named("logical_ids_as_physical").compute(here), wrong)
+    in_order = dataclasses.replace(here, placement=WAS)
+    with pytest.raises(NotApplicable, match="in the slot of its own number"):
+        named("logical_ids_as_physical").compute(in_order)
+
+
 def test_experts_are_still_where_they_were():
     here = moved()
     wrong = output_of(here, lambda row, e: WAS.physical_to_logical[slot_of(row, e, NOW)])

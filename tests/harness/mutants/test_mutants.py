@@ -126,6 +126,7 @@ PLACES |= dict.fromkeys(
 )
 
 
+PLACES["parts_summed"] = case(dp_size=4, use_ep=True, expert_dp_size=2)
 PLACES["weights_softmax"] = case(router="sigmoid")
 PLACES |= {
     "nibbles_swapped": case(quant="mxfp4"),

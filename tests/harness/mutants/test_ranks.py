@@ -94,7 +94,16 @@ def test_split_experts_are_repeated_as_often_as_they_are_split():
     assert apart(out - right.answer.shared, 4 * (right.answer.out - right.answer.shared)) < SAME
 
 
+def test_parts_that_have_all_experts_add_the_routed_ones_again():
+    right = scene(case(dp_size=6, use_ep=True, expert_dp_size=3, shared_experts=1))
+    out = named("parts_summed").compute(right)
+    assert apart(out - right.answer.shared, 3 * (right.answer.out - right.answer.shared)) < SAME
+    parts = right.answer.parts.flatten(1).abs().sum(dim=1)
+    assert (parts > 0).tolist() == [True, True, False, False, False, False]
+
+
 NO_MISTAKE = [
+    ("parts_summed", case(dp_size=4, use_ep=True), "hold every expert once"),
     ("context_ranks_not_summed", case(dp_size=2), "one context rank only"),
     ("moe_tp_ranks_not_summed", case(tp_size=2), "both spread and split"),
     (

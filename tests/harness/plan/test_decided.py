@@ -30,6 +30,7 @@ VALUES = {
     "sequence_parallel": (False, True),
     "pcp_size": (1, 2),
     "moe_tp_size": (1, 2, 3),
+    "expert_dp_size": (1, 2),
     "shared_experts": (0, 1),
     "renormalize": (False, True),
     "router": tuple(families.table("router").rows),
@@ -99,6 +100,7 @@ def test_a_rule_on_the_case_itself_is_decided_by_what_it_reads():
 def test_a_rule_that_asks_for_the_layout_is_decided_by_its_axes_and_not_by_all():
     judge = DecidingJudge(planned_for("cpu"))
     layout = {"dp_size", "pcp_size", "tp_size", "use_ep", "sequence_parallel", "moe_tp_size"}
+    layout |= {"expert_dp_size"}
     assert judge.refused(PLAIN.replace(moe_tp_size=2)) == ("moe_tp_impossible", layout)
     code, axes = judge.refused(PLAIN.replace(exact=True, quant="fp8_tensor", tp_size=3, n=100))
     assert code == "exact_unsupported"

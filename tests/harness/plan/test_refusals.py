@@ -124,7 +124,7 @@ def test_a_layer_brings_all_members_itself(fields):
 
 def test_a_layer_that_takes_an_unknown_word_is_refused_with_those_there_are():
     with pytest.raises(
-        ValueError, match=r"'X' takes 'cp'; choose from dp, tp, ep, sp, pcp, moe_tp, sh"
+        ValueError, match=r"'X' takes 'cp'; choose from dp, tp, ep, sp, pcp, moe_tp, expert_dp, sh"
     ):
         type("X", (OutsideLayer,), {"takes": frozenset({"cp"})})
 

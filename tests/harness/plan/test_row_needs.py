@@ -87,6 +87,18 @@ def test_a_group_that_does_not_divide_the_hidden_size_is_refused():
     assert len(fits.cases) == 1, "a group of 16 divides it"
 
 
+def test_ranks_that_share_a_gpu_cannot_write_into_each_other_s_memory():
+    puts = case(all2all="symm_mem", dp_size=4, use_ep=True)
+    reason = refusal(puts, HOPPERS)
+    assert reason.code == "ranks_share_device"
+    assert reason.text.startswith("symm_mem: 4 ranks share 2 device(s), and ranks write into")
+    assert make_plan([puts.replace(dp_size=2)], HOPPERS).refused == ()
+    assert make_plan([puts], CPU).refused == (), "processes on a CPU can"
+    assert make_plan([puts.replace(all2all="all_to_all")], HOPPERS).refused == ()
+    reason = refusal(puts, planned_for("rocm_gfx942", 8))
+    assert reason.code == "platform_lacks_feature"
+
+
 def test_small_tiles_of_interpreted_kernels_are_for_small_layers():
     large = {"m": 16, "n": 256, "k": 384, "num_experts": 16, "top_k": 6, "experts": "triton"}
     reason = refusal(case(**large, call="small_tiles"))

@@ -151,3 +151,11 @@ def test_a_block_in_picts_language_allows_only_cases_that_can_run(tmp_path, plat
     assert "quant: none, fp8_block, int8_channel" in lines
     assert 'IF [experts] = "torch_grouped" THEN [dtype] <> "f32";' in lines
     assert ('[experts] <> "vllm_triton";' in lines) == (platform == "cpu")
+
+
+def test_picts_constraints_end_and_say_that_a_row_they_allow_may_be_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(suites, "_ROWS", 3)
+    block = config_of(tmp_path, suite(PAIRWISE)).suites["one"].blocks[0]
+    text = suites.pict_of(block, config_of(tmp_path, suite(PAIRWISE)).defaults, CPU)
+    assert "# of 3 rows drawn at random, only the last" in text
+    assert "may still be refused" in text

@@ -1,7 +1,9 @@
 """JUnit XML of a stored run, as Jenkins' xunit2 schema allows it."""
 
+import dataclasses
 from xml.etree import ElementTree as ET
 
+from harness.record.result import CaseResult, Verdict
 from harness.report import junit
 from harness.report.tables import view
 from tests.harness.report.stored_run import CASES, REFUSED
@@ -55,3 +57,17 @@ def test_junit_files_stay_short(folder, tmp_path, monkeypatch):
     assert [path.name for path in paths] == ["junit-1.xml", "junit-2.xml", "junit-3.xml"]
     counts = [ET.parse(path).getroot()[0].get("tests") for path in paths]
     assert counts == ["3", "3", "1"]
+
+
+def test_a_known_failure_is_skipped_with_its_issue_and_no_pass(folder, tmp_path):
+    known = CaseResult(
+        case_id=CASES[0],
+        verdict=Verdict.KNOWN,
+        messages=("known failure until 2027-01-31: https://host/1; was failed", "off by 3"),
+        leading=(0,),
+    )
+    run = dataclasses.replace(view(folder), results=(known,), refused=())
+    (path,) = junit.write(run, tmp_path / "junit.xml")
+    (skipped,) = ET.parse(path).getroot().iter("skipped")
+    assert skipped.get("type") == "known_failure"
+    assert "https://host/1" in skipped.get("message")

@@ -69,3 +69,15 @@ def test_long_messages_are_cut_on_the_console(tmp_path):
     assert lines[-1].strip() == "repeat: python -m harness run --case a"
     whole = progress.case_lines(result, tmp_path, verbose=True)
     assert [line.strip() for line in whole[2:-2]] == [str(i) for i in range(80)]
+
+
+def test_buildkites_log_has_passed_cases_folded_and_each_failure_open(tmp_path, monkeypatch):
+    monkeypatch.setenv("BUILDKITE", "true")
+    out = io.StringIO()
+    show = progress.make(5, tmp_path, verbose=False, stream=out)
+    verdicts = (Verdict.PASSED, Verdict.PASSED, Verdict.FAILED, Verdict.KNOWN, Verdict.NOT_RUN)
+    for number, verdict in enumerate(verdicts):
+        result = CaseResult(case_id=f"m:{number}", verdict=verdict)
+        show.show(CaseEnded(time=0.0, gang=1, result=result))
+    heads = [line for line in out.getvalue().splitlines() if line.startswith(("---", "+++"))]
+    assert heads == ["--- cases from 1 of 5", "+++ failed m:2", "--- cases from 4 of 5"]

@@ -33,6 +33,7 @@ def test_ranks_that_disagree_all_raise_an_error():
         "width": "on the bytes of a row of x: 256, 128 in rank order; call the same layer",
         "slots": "on the slots of a token: 2, 1 in rank order",
         "dtype": "on the bytes of a row of x: 256, 8 in rank order",
+        "map": "on the experts of each rank (a checksum): ",
     }
     for name in ACROSS:
         for what, text in says.items():

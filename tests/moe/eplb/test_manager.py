@@ -218,6 +218,21 @@ def test_a_hierarchical_layer_has_a_node_for_each_dp_rank():
     assert cluster_of(LayerSpec(**values)) == Cluster(slots=6, ranks=2, nodes=2, groups=2)
 
 
+def test_ranks_that_were_given_different_placements_all_raise_an_error():
+    """None waits for weights that no other rank sends."""
+    stack = Stack("none", 2)
+    present = stack.slots(0)[0].placement
+    held = present.physical_to_logical[::-1]
+    other = Placement(num_experts=E, physical_to_logical=held, counts=present.counts)
+
+    def start(rank):
+        with pytest.raises(MoEError, match=r"different placements .* in rank order"):
+            stack.balancers[rank].start(0, other if rank else present)
+
+    stack.world.run(start)
+    stack.each(lambda b: b.start(0, present))  # nothing was begun
+
+
 def test_a_layer_moves_once_at_a_time():
     stack = Stack("none", 2)
     present = stack.slots(0)[0].placement

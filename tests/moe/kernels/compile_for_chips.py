@@ -10,6 +10,7 @@ import sys
 
 import torch
 
+from harness.fixtures.dry_run import ShapeGroup
 from moe.experts import EXPERTS
 from moe.formats import FORMATS
 from moe.kernels.aot_compile import CHIPS, compile_launches
@@ -17,6 +18,7 @@ from moe.kernels.launch import recording
 from moe.kernels.quantize import quantize_rows
 from moe.quant import QUANT
 from moe.types import Activations, ExpertWeights, Routing
+from tests.moe import stack_ranks
 from tests.moe.kernels.kernel_cases import layer_spec_of
 
 # Tokens and top-k: a prefill with the largest blocks, and a decode step with the smallest.
@@ -84,9 +86,24 @@ def _launches(quant, tokens, top_k, chip):
     return launches
 
 
+def _exchange_launches(form, chip):
+    """Launches of puts to a rank of two, and back."""
+    group = ShapeGroup(handle="without processes", size=2, rank=0, counts=[64, 64])
+    member = stack_ranks.made("symm_mem", group)
+    layer_spec = layer_spec_of("fp8_block" if form == "fp8_group" else "none", m=64, hidden=7168)
+    ids = _meta(64, 8, dtype=torch.int32)
+    adapters = _meta(64, dtype=torch.int32) if form == "fp8_group" else None
+    with recording(CHIPS[chip].shared_bytes) as launches:
+        routing = Routing(topk_ids=ids, topk_weights=_meta(64, 8), adapters=adapters)
+        got = member.prepare(_input(layer_spec), routing)
+        member.finalize(_meta(len(got.x.codes), 7168, dtype=torch.bfloat16), got)
+    return launches
+
+
 def main(chips):
     for chip in chips:
         launches = [item for case in CASES for item in _launches(*case, chip)]
+        launches += [x for form in ("model", "fp8_group") for x in _exchange_launches(form, chip)]
         for compiled in compile_launches(launches, chip):
             print(json.dumps(dataclasses.asdict(compiled)), flush=True)
 

@@ -14,6 +14,7 @@ _CHIPS = ("sm90", "gfx942", "sm100", "gfx950")
 _KERNELS = {
     *("_count", "_place", "_grouped_gemm", "_activate", "_combine"),
     *("_encode_tensor", "_encode_rows", "_activate_encode", "_amax_rows", "_scale_of_parts"),
+    *("_place_tokens", "_put", "_put_back", "_add"),
 }
 
 

@@ -24,7 +24,13 @@ def test_the_interpreter_needs_versions_that_fit(monkeypatch, triton, numpy, fit
 
 def test_a_machine_without_triton_has_no_such_feature(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert cpu.platform().features == {"cpu", "fp8_e4m3", "fp8_e4m3fnuz"}
+    assert cpu.platform().features - {"peer_memory"} == {"cpu", "fp8_e4m3", "fp8_e4m3fnuz"}
+
+
+def test_processes_share_memory_where_a_file_needs_no_name(monkeypatch):
+    assert "peer_memory" in cpu.platform().features, "this is Linux"
+    monkeypatch.delattr("os.memfd_create")
+    assert "peer_memory" not in cpu.platform().features
 
 
 @pytest.mark.parametrize(("triton", "reads"), [("3.6.0", False), ("3.9.0+cpu", True)])

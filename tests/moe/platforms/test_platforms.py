@@ -54,6 +54,10 @@ def test_only_the_newest_chips_have_units_for_block_scales():
     )
 
 
+def test_ranks_write_into_each_other_s_memory_where_that_is_known_to_work():
+    assert chips_with("peer_memory") == {"cpu", "cuda_sm90", "cuda_sm100"}
+
+
 def test_each_platform_says_how_much_shared_memory_a_block_has_and_who_says_so():
     limits = {row.arch: platform(row.name).shared_bytes for row in PLATFORMS.built_in}
     kib = {"sm80": 163, "sm90": 227, "sm100": 227, "sm120": 99, "gfx942": 64, "gfx950": 160}

@@ -9,7 +9,7 @@ import pytest
 
 from moe.layout import Layout
 from moe.placement import Placement
-from moe.reference.ownership import check_rank, check_tokens, holders
+from moe.reference.ownership import check_rank, check_tokens, first_holders, holders
 from moe.spec import LayerSpec
 
 
@@ -44,6 +44,17 @@ def test_each_column_of_each_expert_is_held_once():
             ranks, columns = holders(layer_spec(layout), e)
             assert sorted(c for part in columns for c in part) == list(range(10))
             assert len(columns) == ranks.stop - ranks.start
+
+
+def test_the_ranks_that_compute_a_token_are_those_of_its_part():
+    layout = Layout(dp_size=8, use_ep=True, expert_dp_size=2, moe_tp_size=2)
+    spec = layer_spec(layout)
+    for rank in range(8):
+        held = [range(*holders(spec, e, rank=rank)[0].indices(8)) for e in range(5)]
+        start = rank // 4 * 4
+        assert {r for part in held for r in part} == set(range(start, start + 4))
+        of_rank = first_holders(spec, rank)
+        assert [bool(experts) for experts in of_rank] == [start <= r < start + 4 for r in range(8)]
 
 
 @pytest.mark.parametrize(
