@@ -91,11 +91,12 @@ class SymmMem(PrepareFinalize):
         """Agree with all ranks on the rows. counts: [S] int32, tokens that go to each."""
         if self.capacity is None:
             sent = [len(x.codes)] * self.group.size if counts.is_meta else counts.tolist()
-            sizes = exchange(self.group, x, routing, sent)
+            sizes = exchange(self.group, x, routing, sent, experts_of=self.experts_of)
             return one_after_the_other(sizes.counts, sizes.rows, self.group.rank)
         key = len(x.codes), self.capacity
         if not _is_captured(x.codes):
-            self._fixed[key] = exchange(self.group, x, routing, (), self.capacity).counts
+            sizes = exchange(self.group, x, routing, (), self.capacity, self.experts_of)
+            self._fixed[key] = sizes.counts
         elif key not in self._fixed:
             raise MoEError(
                 f"a CUDA graph is captured of a call of {key[0]} tokens, whose sizes the ranks "
