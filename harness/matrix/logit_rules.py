@@ -92,9 +92,15 @@ def _has_growing_weights(case: MoETestConfig) -> bool:
 
 
 def _has_weights_of_one(case: MoETestConfig) -> bool:
-    """Return whether scores of large logits are 1, and stay so: nothing divides or scales them."""
-    is_plain = not case.renormalize and case.router_scale == 1.0
-    return is_plain and ROUTERS.row(case.router).saturated_at is not None
+    """Return whether scores of large logits are 1, and stay so: nothing divides or scales them.
+
+    A router whose scores sum to one gives one of them all, and so to the only one that is chosen.
+    """
+    if case.renormalize or case.router_scale != 1.0:
+        return False
+    row = ROUTERS.row(case.router)
+    is_all_of_one = row.sums_to_one and not row.always_renormalizes and case.top_k == 1
+    return row.saturated_at is not None or is_all_of_one
 
 
 def _has_shared_scale(case: MoETestConfig) -> bool:

@@ -75,6 +75,10 @@ def test_nan_is_refused_where_a_scale_spans_all_tokens(quant):
         ("sigmoid", {"renormalize": True}, False),
         ("sigmoid", {"renormalize": False, "router_scale": 2.5}, False),
         ("softmax", {"renormalize": False}, False),
+        ("softmax", {"renormalize": False, "top_k": 1}, True),
+        ("softmax", {"renormalize": True, "top_k": 1}, False),
+        ("topk_softmax", {"renormalize": False, "top_k": 1}, False),
+        ("softmax", {"renormalize": False, "top_k": 1, "router_scale": 2.5}, False),
     ],
 )
 def test_large_logits_are_refused_where_every_weight_is_one(router, fields, is_refused):

@@ -35,7 +35,8 @@ def test_pairs_of_formats_are_named_in_the_needs():
 
 def test_a_word_that_no_layer_takes_is_refused_with_those_there_are():
     with pytest.raises(
-        ValueError, match=r"'X' takes 'cp'; choose from dp, tp, ep, sp, pcp, moe_tp, expert_dp, shared"
+        ValueError,
+        match=r"'X' takes 'cp'; choose from dp, tp, ep, sp, pcp, moe_tp, expert_dp, shared",
     ):
         type("X", (Mine,), {"takes": frozenset({"cp"})})
 
