@@ -20,6 +20,7 @@ from harness.checks.stage_bound import (
 from harness.checks.stages_combine import combine, router_weights
 from harness.checks.stages_products import products
 from harness.fixtures.layer_call import chosen_rows
+from moe.activations.base import SMALLEST_NORMAL
 from moe.reference import formats
 from moe.reference.error_propagation import FLOAT32_NOISE
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from harness.record.diagnosis import StageFinding
 
 CHEAP = 2.0**25  # multiplications of both products up to which all rows are judged
-_TINY = 2.0**-126  # the smallest normal float32: below, hardware may flush to zero
 
 
 def check(handed: Handed, *, all_rows: bool = False) -> list[StageFinding]:
@@ -121,7 +121,7 @@ def _activation(handed: Handed, flat: Tensor, labels: dict[str, Tensor]) -> Stag
         return None
     numerics, dtype = handed.subject.reference.numerics, handed.subject.case.dtype
     value, tolerance = _activated(handed, handed.rows("gemm1", flat))
-    tolerance = tolerance + _TINY + value.abs() * (numerics.activation_error or 0.0)
+    tolerance = tolerance + SMALLEST_NORMAL + value.abs() * (numerics.activation_error or 0.0)
     if numerics.activation == "model":
         tolerance = tolerance + rounding(value.abs() + tolerance, dtype)
     if numerics.weight_on == "intermediate":
@@ -145,7 +145,7 @@ def _activated(handed: Handed, product: Tensor) -> tuple[Tensor, Tensor]:
         return function.value, 4 * function.noise
     factor = reference.activation.of_up(up).value
     if reference.numerics.activated_gate != "model" or dtype == "f32":
-        return function.value * factor, (4 * function.noise + _TINY) * factor.abs()
+        return function.value * factor, (4 * function.noise + SMALLEST_NORMAL) * factor.abs()
     f = formats.on_grid(function.value, dtype)
     tie, noise = formats.tie_of(function.value, f, dtype), 4 * function.noise
     jump = torch.where(tie <= noise, formats.step_of(f, dtype) + noise, 0.0)

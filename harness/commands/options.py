@@ -7,7 +7,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from harness.commands.part_options import add_ci, add_collect, add_diff, add_merge, add_part
+from harness.commands.part_options import (
+    add_ci,
+    add_collect,
+    add_diff,
+    add_merge,
+    add_part,
+    positive,
+)
 from harness.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -24,13 +31,6 @@ _COVERAGE_EXITS = """exit codes: 0 every combination that can run is covered, 1 
 or configuration, 4 no case can run"""
 
 _MODEL = "a real model's shapes: a name of configs/models.yaml, or the path of a config.json"
-
-
-def _positive(text: str) -> int:
-    """Read a whole number of at least 1. Raises ArgumentTypeError, which argparse prints."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"give a whole number of at least 1, not {text!r}")
-    return int(text)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -177,9 +177,9 @@ def _run(command: argparse.ArgumentParser) -> None:
     add("--out", type=Path, metavar="DIR", help="the run's folder (runs/TIME-SUITE)")
     add("--seeds", type=int, default=1, metavar="N", help="each case with N seeds (1)")
     text = "run one case N times, in warm ranks, and count its failures"
-    add("--repeat", type=_positive, metavar="N", help=text)
+    add("--repeat", type=positive, metavar="N", help=text)
     add("--retries", type=int, metavar="N", help="tries of a failed case, each in a fresh gang")
-    add("--slots", type=_positive, metavar="N", help=_SLOTS)
+    add("--slots", type=positive, metavar="N", help=_SLOTS)
     add("--time-limit", type=float, metavar="S", help="seconds that one case may take")
     add("-x", dest="fail_fast", action="store_true", help="stop at the first failure")
     add(
@@ -202,7 +202,7 @@ def _fuzz(command: argparse.ArgumentParser) -> None:
     _model(command)
     add("--devices", type=int, metavar="N", help="use N of this machine's GPUs")
     add("--out", type=Path, metavar="DIR", help="the run's folder (runs/TIME-fuzz)")
-    add("--slots", type=_positive, metavar="N", help=_SLOTS)
+    add("--slots", type=positive, metavar="N", help=_SLOTS)
     add("--time-limit", type=float, metavar="S", help="seconds that one case may take")
     add("-x", dest="fail_fast", action="store_true", help="stop after the first failing batch")
     add("-v", dest="verbose", action="store_true", help="passed cases too")
@@ -240,7 +240,7 @@ def _compile(command: argparse.ArgumentParser) -> None:
     add("--platform", action="append", metavar="NAME", help=text)
     text = "results of earlier runs (build/compile-matrix)"
     add("--cache", type=Path, default=Path("build/compile-matrix"), metavar="DIR", help=text)
-    add("--jobs", type=_positive, metavar="N", help="kernels compiled at a time (one on each core)")
+    add("--jobs", type=positive, metavar="N", help="kernels compiled at a time (one on each core)")
 
 
 def _report(command: argparse.ArgumentParser) -> None:

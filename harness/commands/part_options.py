@@ -26,9 +26,9 @@ def add_ci(command: argparse.ArgumentParser) -> None:
     text = "buildkite: steps; vllm: a test area for its generator; github: a job's matrix, as JSON"
     add("--dialect", choices=("buildkite", "vllm", "github"), default="buildkite", help=text)
     add("--upload", action="store_true", help="hand it to buildkite-agent, at most 450 jobs a time")
-    add("--shards", type=_positive, default=1, metavar="N", help="jobs on each kind of machine (1)")
+    add("--shards", type=positive, default=1, metavar="N", help="jobs on each kind of machine (1)")
     add("--durations-from", metavar="DIR", help="what every shard gets as its --durations-from")
-    add("--minutes", type=_positive, default=30, metavar="N", help="limit of a job (30)")
+    add("--minutes", type=positive, default=30, metavar="N", help="limit of a job (30)")
     text = "what its machines must have, as of run; h100/WHAT for one device; may be repeated"
     add("--require", action="append", default=[], metavar="WHAT", help=text)
     add("--extras", metavar="NAME", help="extras that are set up (cuda with NVIDIA GPUs)")
@@ -54,7 +54,7 @@ def add_collect(command: argparse.ArgumentParser) -> None:
     add("--context", required=True, metavar="NAME", help="of the annotation")
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
     """Read a whole number of at least 1. Raises ArgumentTypeError, which argparse prints."""
     if not text.isdecimal() or int(text) < 1:
         raise ArgumentTypeError(f"give a whole number of at least 1, not {text!r}")

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from harness.record.result import CaseResult, Verdict
+from harness.record.result import PUT_BACK, CaseResult, Verdict
 
 if TYPE_CHECKING:
     from collections import deque
@@ -44,8 +44,6 @@ class Suspects:
         self.rerun |= {case.id for case in (*cases, *list(queue)[:1])}
         queue.extendleft(reversed(cases))
         return [
-            CaseResult(
-                case_id=case.id, verdict=Verdict.NOT_RUN, reason="suspect", messages=(_TEXT,)
-            )
+            CaseResult(case_id=case.id, verdict=Verdict.NOT_RUN, reason=PUT_BACK, messages=(_TEXT,))
             for case in cases
         ]

@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING
 
 from harness.formatting import numbers_text
 from harness.record.events import CaseEnded, Event
-from harness.record.result import Verdict
+from harness.record.result import PUT_BACK, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from harness.record.result import CaseResult
-
-PUT_BACK = "suspect"  # the reason of a result that the engine takes back
 
 
 class Repeats:

@@ -16,6 +16,8 @@ from harness.record.proof import Outcome, Proof, best
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+PUT_BACK = "suspect"  # the reason of a result that the engine takes back: the case runs again
+
 
 class Verdict(StrEnum):
     """How a case ended; each point of a matrix ends in exactly one."""

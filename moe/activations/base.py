@@ -15,6 +15,8 @@ from moe.spec import ANY, MemberSpec, Needs
 if TYPE_CHECKING:
     from torch import Tensor
 
+SMALLEST_NORMAL = 2.0**-126  # float32 below it may be flushed to zero by hardware
+
 
 class Activation(Protocol):
     """Compute the activation; created by `ActivationSpec.target`."""

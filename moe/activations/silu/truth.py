@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from moe.activations.base import Propagated
+from moe.activations.base import SMALLEST_NORMAL, Propagated
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_FLUSHED = 2.0**-126  # the smallest normal float32: hardware may flush a smaller sigmoid to zero
 _NOISE = 2.0**-21  # relative error of a few float32 operations and an exponential
 
 
@@ -20,4 +19,6 @@ def silu(x: Tensor) -> Propagated:
     sigmoid = torch.sigmoid(x)
     value = x * sigmoid
     slope = (sigmoid * (1 + x * (1 - sigmoid))).abs()
-    return Propagated(value=value, slope=slope, noise=value.abs() * _NOISE + x.abs() * _FLUSHED)
+    return Propagated(
+        value=value, slope=slope, noise=value.abs() * _NOISE + x.abs() * SMALLEST_NORMAL
+    )

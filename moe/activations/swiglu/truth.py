@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from moe.activations.base import Propagated
+from moe.activations.base import SMALLEST_NORMAL, Propagated
 from moe.activations.swiglu.spec import SWIGLU_CLAMPED
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_FLUSHED = 2.0**-126  # the smallest normal float32: hardware may flush a smaller sigmoid to zero
 _NOISE = 2.0**-22  # relative, of a few float32 operations; the sigmoid's grows with its argument
 
 
@@ -24,5 +23,5 @@ def swish(x: Tensor) -> Propagated:
     return Propagated(
         value=value,
         slope=(sigmoid + scaled * sigmoid * (1 - sigmoid)).abs(),
-        noise=value.abs() * (2 + scaled.abs()) * _NOISE + x.abs() * _FLUSHED,
+        noise=value.abs() * (2 + scaled.abs()) * _NOISE + x.abs() * SMALLEST_NORMAL,
     )
