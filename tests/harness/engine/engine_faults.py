@@ -163,6 +163,16 @@ def _flaky(context):
         raise ValueError("the first time")
 
 
+def _exit_once_released(context):
+    """Waits for the file `released`; ends the first rank that sees it, and passes after that."""
+    folder = Path(context.options["folder"])
+    while not (folder / "released").exists():
+        time.sleep(0.01)
+    if not (folder / "exited").exists():
+        (folder / "exited").touch()
+        os._exit(3)
+
+
 def _noisy(context):
     print(f"line of rank {context.rank}", flush=True)
     ctypes.CDLL(None).puts(b"line from C")
@@ -202,6 +212,7 @@ FAULTS = SimpleNamespace(
     flaky=_flaky,
     noisy=_noisy,
     threads=_threads,
+    exit_once_released=_exit_once_released,
 )
 _NAMES = list(vars(FAULTS))
 

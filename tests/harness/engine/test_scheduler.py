@@ -309,6 +309,42 @@ def test_a_device_on_which_no_gang_starts_is_used_no_more(tmp_path, monkeypatch)
     assert sum(reason.endswith("; no further gang uses device 0") for reason in why) == 1
 
 
+def test_no_gang_is_started_on_a_retired_device(tmp_path, monkeypatch):
+    """Not even by a job whose gang still runs there when the device is retired, and then dies."""
+    log = []  # the devices of each gang that is started, and all events, in order
+
+    def gang(pool, spec):
+        log.append(spec.devices)
+        is_broken = spec.devices == (0,) and log.count((0,)) > 1
+        return real(pool, dataclasses.replace(spec, executor=broken) if is_broken else spec)
+
+    real, broken = scheduler.Gang, "broken_device:run_case"
+    (tmp_path / "broken_device.py").write_text("raise RuntimeError('no such device')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(scheduler, "Gang", gang)
+    lasting = case("exit_once_released", world=1)
+    jobs = [[lasting], *([case("slow", world=1, m=m)] for m in range(1, 7))]
+    options = RunOptions(
+        **{"executor": EXECUTOR, "log_dir": tmp_path / "logs", "slots": 2, "devices": 2},
+        retries=1,
+        rank_options={"folder": str(tmp_path)},
+    )
+    retired = None
+    for event in run(plan(jobs=jobs), options, shared_pool()):
+        log.append(event)
+        is_end = isinstance(event, GangEnded) and "no further gang uses device 0" in event.reason
+        if is_end and retired is None:
+            retired = len(log)
+            (tmp_path / "released").touch()
+    assert retired is not None
+    later = [entry for entry in log[retired:] if isinstance(entry, tuple)]
+    assert later, "gangs are started after that"
+    assert set(later) == {(1,)}
+    found = results([entry for entry in log if not isinstance(entry, tuple)])
+    assert found.pop(lasting.id).verdict is Verdict.FLAKY
+    assert {result.verdict for result in found.values()} == {Verdict.PASSED}
+
+
 def test_a_pair_of_devices_on_which_no_gang_starts_loses_no_case(tmp_path, monkeypatch):
     """Both devices may work, and only the link between them does not."""
     breaks_on({0, 1}, monkeypatch, tmp_path, together=True)
