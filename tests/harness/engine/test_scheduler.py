@@ -325,7 +325,10 @@ def test_no_gang_is_started_on_a_retired_device(tmp_path, monkeypatch):
     lasting = case("exit_once_released", world=1)
     jobs = [[lasting], *([case("slow", world=1, m=m)] for m in range(1, 7))]
     options = RunOptions(
-        **{"executor": EXECUTOR, "log_dir": tmp_path / "logs", "slots": 2, "devices": 2},
+        executor=EXECUTOR,
+        log_dir=tmp_path / "logs",
+        slots=2,
+        devices=2,
         retries=1,
         rank_options={"folder": str(tmp_path)},
     )
