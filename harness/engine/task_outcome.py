@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from harness.engine import crash_evidence
 from harness.engine.messages import Done, Failed
 from harness.formatting import ranks_text
-from harness.record.result import CaseResult, Finding, RankResult, Verdict, merge
+from harness.record.result import Attempt, CaseResult, Finding, RankResult, Verdict, merge
 from harness.record.run_folder import log_name
+from harness.report import failure_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -168,7 +169,7 @@ def write_case_log(
 
 
 def with_history(result: CaseResult, attempts: list[CaseResult]) -> CaseResult:
-    """Add the messages of earlier attempts to a result; a pass after a failure is flaky."""
+    """Add earlier attempts to a result, with their messages; a pass after a failure is flaky."""
     if not attempts:
         return result
     earlier = [
@@ -180,4 +181,10 @@ def with_history(result: CaseResult, attempts: list[CaseResult]) -> CaseResult:
         result.with_messages(after=tuple(earlier)),
         verdict=Verdict.FLAKY if result.verdict is Verdict.PASSED else result.verdict,
         log=result.log or attempts[-1].log,
+        earlier=tuple(_attempt(past) for past in attempts),
     )
+
+
+def _attempt(past: CaseResult) -> Attempt:
+    reason = failure_text.headline(past)
+    return Attempt(verdict=past.verdict, seconds=past.seconds, reason=reason)

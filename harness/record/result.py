@@ -140,6 +140,19 @@ class RankResult:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """An earlier try of a case that ran again in a fresh gang. reason: its failure in one line."""
+
+    verdict: Verdict
+    seconds: float
+    reason: str
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Attempt:
+        return cls(**{**data, "verdict": Verdict(data["verdict"])})
+
+
+@dataclass(frozen=True, kw_only=True)
 class CaseResult:
     """The result of a case over all of its ranks."""
 
@@ -161,6 +174,7 @@ class CaseResult:
     diagnoses: tuple[Diagnosis, ...] = ()  # of each failed rank
     assumed: str | None = None  # the numerics that were assumed; None if the row states all
     attempt: int = 1  # 2 and more: run again in a fresh gang
+    earlier: tuple[Attempt, ...] = ()  # attempts before this one, the first first
 
     def with_messages(
         self, *, before: tuple[str, ...] = (), after: tuple[str, ...] = ()
@@ -182,6 +196,7 @@ class CaseResult:
         lists = ("messages", "leading", "diagnosed", "sketches")
         changed: dict[str, Any] = {name: tuple(data[name]) for name in lists if name in data}
         changed["battery"] = tuple(Proof.from_json(item) for item in data.get("battery", ()))
+        changed["earlier"] = tuple(Attempt.from_json(item) for item in data.get("earlier", ()))
         diagnoses = data.get("diagnoses", ())
         changed["diagnoses"] = tuple(Diagnosis.from_json(item) for item in diagnoses)
         return cls(**{**data, **changed, "verdict": Verdict(data["verdict"])})

@@ -19,7 +19,7 @@ from harness.errors import UsageError
 from harness.formatting import numbers_text
 from harness.matrix.case import short_name
 from harness.record.events import CaseEnded, RunEnded, from_line, to_line
-from harness.record.run_info import RunInfo
+from harness.record.run_info import FORMAT, RunInfo
 from harness.record.summary import OPEN
 
 if TYPE_CHECKING:
@@ -74,7 +74,10 @@ class RunFolder:
             data = json.loads((path / "run.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UsageError(f"{str(path)!r} is not a run folder: {error}") from error
-        return cls(path, RunInfo.from_json(path / "run.json", data), write=write)
+        folder = cls(path, RunInfo.from_json(path / "run.json", data), write=write)
+        if write and data["format"] != FORMAT:
+            folder.write_info()
+        return folder
 
     @property
     def log_dir(self) -> Path:
@@ -115,6 +118,10 @@ class RunFolder:
     def name_cases(self, ids: list[str]) -> None:
         """Replace the cases in `run.json`, for a run that draws its cases while it runs."""
         self.info = dataclasses.replace(self.info, cases=tuple(ids))
+        self.write_info()
+
+    def write_info(self) -> None:
+        """Write `run.json` anew, in the present format: what is appended has that format, too."""
         try:
             _write(self.path / "run.json", self.info.to_json())
         except OSError as error:

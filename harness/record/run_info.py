@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 T = TypeVar("T")
-FORMAT = 3  # of run.json and of the events; 2 had other names of reasons and row numbers
+# Of run.json and of the events. 3 lacks a result's earlier attempts; 2 had other names of reasons
+# and row numbers.
+FORMAT = 4
+READABLE = (3, FORMAT)
 _RESTORE = "restore the file as the harness wrote it, or start a new run"
 
 
@@ -204,10 +207,11 @@ def _checked(path: Path, info: object) -> dict[str, Any]:
     if not isinstance(info, dict):
         kind = type(info).__name__
         raise UsageError(f"{str(path)!r} must hold a JSON object, not a {kind}; {_RESTORE}")
-    if info.get("format") != FORMAT:
+    if info.get("format") not in READABLE:
+        formats = " or ".join(map(str, READABLE))
         raise UsageError(
             f"the run folder {str(path.parent)!r} has format {info.get('format')!r}, "
-            f"not {FORMAT}; read it with the version of the harness that wrote it"
+            f"not {formats}; read it with the version of the harness that wrote it"
         )
     for key, rule, obeys in RULES:
         if key in info and obeys(info[key]):

@@ -1,7 +1,9 @@
 """Write a stored run as JUnit XML, in the dialect that Jenkins calls xunit2.
 
 There is one `testcase` for each case, including refused ones. Every verdict in `BAD`, flaky
-included, is a `failure` whose type is the verdict, so that viewers and the exit code agree.
+included, is a `failure` whose type is the verdict, so that viewers and the exit code agree. The
+attempts before the last one follow it as Surefire writes them: `flakyFailure` if the last one
+passed, else `rerunFailure`.
 Properties belong to the suite, the only element for which the dialect allows them.
 """
 
@@ -91,6 +93,11 @@ def _fail(case: ET.Element, result: CaseResult) -> None:
     attributes = {"type": str(result.verdict), "message": _clean(failure_text.headline(result))}
     text = "\n".join(failure_text.lines(result))
     ET.SubElement(case, "failure", attributes).text = _clean(text)
+    name = "flakyFailure" if result.verdict is Verdict.FLAKY else "rerunFailure"
+    for number, attempt in enumerate(result.earlier, 1):
+        message = f"attempt {number}, {attempt.seconds:.3f} s: {attempt.reason}"
+        attributes = {"type": str(attempt.verdict), "message": _clean(message)}
+        ET.SubElement(case, name, attributes)
 
 
 def _skip(refused: RefusedCase) -> ET.Element:

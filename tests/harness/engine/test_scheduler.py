@@ -221,6 +221,12 @@ def test_a_passing_retry_in_a_fresh_gang_is_flaky(tmp_path):
     assert flaky.attempt == hopeless.attempt == 2
     assert "attempt 1 was error: rank 0,1" in flaky.messages[0]
     assert (tmp_path / "logs" / flaky.log).is_file()
+    (first,) = flaky.earlier
+    assert first.verdict is Verdict.ERROR
+    assert first.seconds > 0
+    assert first.reason.startswith("rank 0,1: ")
+    assert "\n" not in first.reason
+    assert [str(attempt.verdict) for attempt in hopeless.earlier] == ["error"]
     starts = [e for e in events if isinstance(e, CaseStarted) and e.case_id == cases[1].id]
     assert [e.attempt for e in starts] == [1, 2]
     assert starts[0].gang != starts[1].gang

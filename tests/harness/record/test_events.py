@@ -16,11 +16,12 @@ from harness.record.events import (
     from_line,
     to_line,
 )
-from harness.record.result import CaseResult, Verdict
+from harness.record.result import Attempt, CaseResult, Verdict
 
 times = st.floats(0, 1e10)
 numbers = st.integers(0, 100)
 metrics = st.dictionaries(st.text(), st.floats(allow_nan=False))
+attempts = st.builds(Attempt, verdict=st.sampled_from(Verdict), seconds=times, reason=st.text())
 results = st.builds(
     CaseResult,
     case_id=st.text(),
@@ -35,6 +36,7 @@ results = st.builds(
     phases=metrics,
     log=st.none() | st.text(),
     attempt=numbers,
+    earlier=st.lists(attempts).map(tuple),
 )
 events = st.one_of(
     st.builds(RunStarted, time=times, cases=st.lists(st.text())),

@@ -61,8 +61,8 @@ def test_a_folder_that_cannot_be_made_says_so(tmp_path):
     [
         (None, "is not a run folder"),
         ("{", "is not a run folder"),
-        ('{"format": 9}', "has format 9, not 3"),
-        ('{"format": 2}', "has format 2, not 3; read it with the version of the harness that"),
+        ('{"format": 9}', "has format 9, not 3 or 4"),
+        ('{"format": 2}', "has format 2, not 3 or 4; read it with the version of the harness that"),
     ],
 )
 def test_what_is_no_run_folder_says_so(tmp_path, text, complaint):
@@ -70,6 +70,22 @@ def test_what_is_no_run_folder_says_so(tmp_path, text, complaint):
         (tmp_path / "run.json").write_text(text)
     with pytest.raises(UsageError, match=complaint):
         RunFolder.open(tmp_path)
+
+
+def test_a_folder_of_the_format_before_is_read_and_resumed_in_the_present_one(folder):
+    folder.append(ended("a"))
+    folder.close()
+    info, events = (folder.path / name for name in ("run.json", "events.jsonl"))
+    info.write_text(info.read_text().replace('"format": 4', '"format": 3'))
+    events.write_text(events.read_text().replace(', "earlier": []', ""))
+    assert "earlier" not in events.read_text()
+    RunFolder.open(folder.path)
+    assert '"format": 3' in info.read_text()  # a reader changes nothing
+    with RunFolder.open(folder.path, write=True) as again:
+        again.append(ended("b"))
+    assert '"format": 4' in info.read_text()
+    results = last_results(RunFolder.open(folder.path).events())
+    assert [result.earlier for result in results.values()] == [(), ()]
 
 
 @pytest.mark.parametrize("cut", [1, 2, 20])

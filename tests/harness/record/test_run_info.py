@@ -123,7 +123,7 @@ def test_what_is_written_is_what_is_read(tmp_path):
         time=12.5,
     )
     data = json.loads(json.dumps(info.to_json()))
-    assert (data["format"], data["cases"], data["options"]["seed"]) == (3, ["a", "b"], 3)
+    assert (data["format"], data["cases"], data["options"]["seed"]) == (4, ["a", "b"], 3)
     assert RunInfo.from_json(tmp_path, data) == info
     assert "seed" not in run_info().to_json()["options"]
 

@@ -3,7 +3,7 @@
 import dataclasses
 from xml.etree import ElementTree as ET
 
-from harness.record.result import CaseResult, Verdict
+from harness.record.result import Attempt, CaseResult, Verdict
 from harness.report import junit
 from harness.report.tables import view
 from tests.harness.report.stored_run import CASES, REFUSED
@@ -17,7 +17,12 @@ XUNIT2 = {
     ),
     "properties": (set(), {"property"}),
     "property": ({"name", "value"}, set()),
-    "testcase": ({"name", "classname", "time"}, {"skipped", "failure", "system-out"}),
+    "testcase": (
+        {"name", "classname", "time"},
+        {"skipped", "failure", "rerunFailure", "flakyFailure", "system-out"},
+    ),
+    "rerunFailure": ({"type", "message"}, {"stackTrace", "system-out"}),
+    "flakyFailure": ({"type", "message"}, {"stackTrace", "system-out"}),
     "failure": ({"type", "message"}, set()),
     "skipped": ({"type", "message"}, set()),
 }
@@ -49,6 +54,26 @@ def test_junit_conforms_and_says_why(folder, tmp_path):
         "platform": "cpu",
         "torch": "2.13.0",
     }
+
+
+def test_earlier_attempts_are_reruns_and_of_a_flaky_case_flaky_failures(folder, tmp_path):
+    crashed = Attempt(verdict=Verdict.CRASHED, seconds=1.5, reason="rank 1: \x1bkilled by SIGSEGV")
+    failed = Attempt(verdict=Verdict.FAILED, seconds=0.25, reason="rank 0: 3 of 4 rows are wrong")
+    results = [
+        CaseResult(case_id=CASES[0], verdict=Verdict.FLAKY, attempt=3, earlier=(crashed, failed)),
+        CaseResult(case_id=CASES[1], verdict=Verdict.FAILED, attempt=2, earlier=(crashed,)),
+        CaseResult(case_id=CASES[2], verdict=Verdict.FAILED),
+    ]
+    run = dataclasses.replace(view(folder), results=tuple(results), refused=())
+    (path,) = junit.write(run, tmp_path / "junit.xml")
+    flaky, hopeless, once = ET.parse(path).getroot().iter("testcase")
+    assert [child.tag for child in flaky] == ["failure", "flakyFailure", "flakyFailure"]
+    assert [(child.get("type"), child.get("message")) for child in flaky][1:] == [
+        ("crashed", "attempt 1, 1.500 s: rank 1: killed by SIGSEGV"),
+        ("failed", "attempt 2, 0.250 s: rank 0: 3 of 4 rows are wrong"),
+    ]
+    assert [child.tag for child in hopeless] == ["failure", "rerunFailure"]
+    assert [child.tag for child in once] == ["failure"]
 
 
 def test_junit_files_stay_short(folder, tmp_path, monkeypatch):
