@@ -6,6 +6,7 @@ rich and the engine are imported by the commands that need them, so that `list` 
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 import traceback
@@ -42,6 +43,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     with standard_streams() as out:
         code = _command(sys.argv[1:] if argv is None else argv)
     return code_with_output(code, out)
+
+
+def program() -> int:
+    """Run `main` as a program whose exit code a further Ctrl-C does not replace."""
+    code = main()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return code
 
 
 def _command(argv: Sequence[str]) -> int:

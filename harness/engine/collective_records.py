@@ -122,7 +122,8 @@ class CollectiveTrace:
         self._write(["end", stage])
 
     def _write(self, line: list[Any]) -> None:
-        os.write(self._file, json.dumps(line).encode() + b"\n")
+        with contextlib.suppress(OSError):  # a full disk costs the evidence and not the case
+            os.write(self._file, json.dumps(line).encode() + b"\n")
 
 
 def read_traces(folder: Path, world_size: int) -> dict[int, Traced]:

@@ -65,6 +65,18 @@ def how_ended(code: int) -> str:
         return f"ended by signal {-code}"
 
 
+_STATES = {"T": "its process is stopped, as by SIGSTOP", "D": "it is in an uninterruptible call"}
+
+
+def blocked_state(pid: int) -> str:
+    """Return why a process answers no signal, or "" if it is not known to be unable to."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
+    return _STATES.get(state, "")
+
+
 def read(path: Path, start: int = 0) -> str:
     """Return a log from byte `start` on, without the middle of a very long one.
 

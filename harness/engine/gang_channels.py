@@ -131,6 +131,11 @@ class Link:
         """Return in which collective of the latest call ranks wait for others, or ""."""
         return hang_text(read_traces(self.folder, self.world_size))
 
+    def blocked_ranks(self) -> dict[int, str]:
+        """Return why a rank answers no signal, for ranks whose state tells."""
+        states = {r: crash_evidence.blocked_state(pid) for r, pid in enumerate(self.rank_pids)}
+        return {rank: words for rank, words in states.items() if words}
+
     def log_ends(self) -> str:
         """Return the last lines of each rank's log."""
         logs = {

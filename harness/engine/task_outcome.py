@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
@@ -42,6 +42,7 @@ class Outcome:
     stacks: dict[int, str]  # of ranks that were stuck
     logs: dict[int, Path]  # valid until the gang is dead
     collectives: str = ""  # which ranks wait in which collective for which others
+    blocked: dict[int, str] = field(default_factory=dict)  # why a rank answers no signal
 
     @property
     def is_unclear(self) -> bool:
@@ -136,7 +137,7 @@ def _stuck_words(outcome: Outcome, rank: int) -> str:
     if rank in outcome.stacks:
         return f"{text}; innermost frames:\n{crash_evidence.main_stack(outcome.stacks[rank])}"
     if outcome.ended in (Ended.HUNG, Ended.STUCK):
-        return f"{text}; no stack could be read"
+        return f"{text}; {outcome.blocked.get(rank) or 'no stack could be read'}"
     return f"{text} when it was killed with the gang"
 
 

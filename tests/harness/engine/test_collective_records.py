@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from harness.engine import collective_records
 from harness.engine.collective_records import (
     CollectiveTrace,
@@ -51,6 +53,10 @@ def test_an_endless_loop_of_collectives_fills_no_disk(tmp_path, monkeypatch):
     trace = begun(tmp_path, 1, REDUCED, REDUCED, REDUCED)
     trace.end(Stage.RAISED)
     assert read_traces(tmp_path, 1) == {0: expected(1, Stage.RAISED, REDUCED, REDUCED)}
+
+
+def test_a_full_disk_costs_the_record_and_not_the_case():
+    CollectiveTrace(Path("/dev/full")).enter(REDUCED)
 
 
 def test_records_survive_json():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 
 import pytest
 
@@ -20,6 +22,20 @@ from harness.engine import crash_evidence
 )
 def test_ends_of_processes_in_words(code, words):
     assert crash_evidence.how_ended(code) == words
+
+
+def test_a_stopped_process_is_known_and_a_sleeping_or_absent_one_is_not():
+    process = subprocess.Popen(["/bin/sleep", "60"])
+    try:
+        assert crash_evidence.blocked_state(process.pid) == ""
+        os.kill(process.pid, signal.SIGSTOP)
+        os.waitpid(process.pid, os.WUNTRACED)
+        words = "its process is stopped, as by SIGSTOP"
+        assert crash_evidence.blocked_state(process.pid) == words
+    finally:
+        process.kill()
+        process.wait()
+    assert crash_evidence.blocked_state(process.pid) == ""
 
 
 DUMP = """noise

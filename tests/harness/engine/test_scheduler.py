@@ -244,6 +244,14 @@ def test_fail_fast_names_the_cases_that_did_not_run(tmp_path):
     assert {r.reason for r in found[2:]} == {"fail_fast"}
 
 
+def test_a_forgiven_failure_does_not_end_a_run_with_fail_fast(tmp_path):
+    cases = [case("fail", m=1), case("none", m=2), case("fail", m=3), case("none", m=4)]
+    forgiven = frozenset({cases[0].id})
+    events = events_of(plan(*cases), tmp_path, fail_fast=True, forgiven=forgiven)
+    verdicts = [str(result.verdict) for result in results(events).values()]
+    assert verdicts == ["failed", "passed", "failed", "not_run"]
+
+
 def test_slots_let_narrow_gangs_run_side_by_side_and_wide_ones_alone(tmp_path):
     narrow = [[case("slow", world=1, m=m)] for m in (1, 2)]
     events = events_of(plan(jobs=[*narrow, [case("none", world=2)]]), tmp_path, slots=2)
