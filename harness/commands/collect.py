@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from harness.commands.merge import merge_runs
 from harness.errors import HarnessError, NothingSelected
 from harness.record.run_folder import RunFolder
-from harness.report import annotation, junit
+from harness.report import annotation, html_page, junit
 from harness.report.tables import view
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ def collect(args: argparse.Namespace) -> int:
     stored = view(RunFolder.open(run_folder))
     for path in junit.write(stored, args.folder / "junit.xml"):
         print(path)
+    html_page.write(stored, run_folder, args.folder / html_page.NAME)
+    print(args.folder / html_page.NAME)
     style = annotation.style(stored.summary)
     _annotate(args, annotation.of_run(stored), style)
     return code

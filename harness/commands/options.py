@@ -247,3 +247,5 @@ def _report(command: argparse.ArgumentParser) -> None:
     command.add_argument("folder", type=Path, metavar="DIR")
     command.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit XML instead")
     command.add_argument("--markdown", type=Path, metavar="FILE", help="write markdown instead")
+    text = "write one HTML page instead (DIR/report.html)"
+    command.add_argument("--html", type=Path, nargs="?", const=Path(), metavar="FILE", help=text)

@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import ExitCode, UsageError
 from harness.record.run_folder import RunFolder
-from harness.report import junit
+from harness.report import html_page, junit
 from harness.report.tables import console, markdown, view
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator
 
 
 def show_report(args: argparse.Namespace) -> int:
-    """Print a stored run, or write it as JUnit XML and markdown and print the files' names."""
-    stored = view(RunFolder.open(args.folder))
+    """Print a stored run, or write it as files and print their names."""
+    if not (args.junit or args.markdown or args.html):
+        print(console(view(RunFolder.open(args.folder))))
+        return ExitCode.PASSED
     try:
-        if args.junit:
-            for path in junit.write(stored, args.junit):
-                print(path)
-        if args.markdown:
-            args.markdown.write_text(markdown(stored), encoding="utf-8")
-            print(args.markdown)
+        for path in _written(args):
+            print(path)
     except OSError as error:
         raise UsageError(f"cannot write the report: {error}") from error
-    if not (args.junit or args.markdown):
-        print(console(stored))
     return ExitCode.PASSED
+
+
+def _written(args: argparse.Namespace) -> Iterator[Path]:
+    """Write the files that are asked for, and yield the name of each."""
+    stored = view(RunFolder.open(args.folder))
+    if args.junit:
+        yield from junit.write(stored, args.junit)
+    if args.markdown:
+        args.markdown.write_text(markdown(stored), encoding="utf-8")
+        yield args.markdown
+    if args.html is not None:
+        path = args.folder / html_page.NAME if args.html == Path() else args.html
+        html_page.write(stored, args.folder, path)
+        yield path

@@ -35,6 +35,7 @@ def test_shards_are_fetched_merged_reported_and_shown(agent):
     assert text == Path("runs/moe/report.md").read_text()
     assert f"failed {BASE}-tp:2" in text
     assert ET.parse("runs/moe/junit.xml").getroot()[0].get("tests") == "9"
+    assert f'"id":"{BASE}-tp:2"' in Path("runs/moe/report.html").read_text()
     assert cli.main(COLLECT) == 1  # again, as a retried job does
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from harness import cli
 from tests.harness.console import last_line, summary
+from tests.harness.fake_engine import BASE
 
 
 def test_report_writes_files_or_prints(engine, capsys):
@@ -14,5 +15,10 @@ def test_report_writes_files_or_prints(engine, capsys):
     assert cli.main(["report", "here", "--junit", "j.xml", "--markdown", "m.md"]) == 0
     assert capsys.readouterr().out.split() == ["j.xml", "m.md"]
     assert "<testsuites" in Path("j.xml").read_text()
+    assert cli.main(["report", "here", "--html"]) == 0
+    assert capsys.readouterr().out == "here/report.html\n"
+    assert cli.main(["report", "here", "--html", "pages/other.html"]) == 0
+    assert Path("pages/other.html").read_text() == Path("here/report.html").read_text()
+    assert f'"id":"{BASE}-tp:2"' in Path("pages/other.html").read_text()
     assert cli.main(["report", "here", "--markdown", "no/such/m.md"]) == 3
     assert "cannot write the report" in capsys.readouterr().err
