@@ -249,3 +249,5 @@ def _report(command: argparse.ArgumentParser) -> None:
     command.add_argument("--markdown", type=Path, metavar="FILE", help="write markdown instead")
     text = "write one HTML page instead (DIR/report.html)"
     command.add_argument("--html", type=Path, nargs="?", const=Path(), metavar="FILE", help=text)
+    text = "write what ranks did over time, for Perfetto or chrome://tracing (DIR/trace.json)"
+    command.add_argument("--trace", type=Path, nargs="?", const=Path(), metavar="FILE", help=text)

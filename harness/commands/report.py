@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from harness.errors import ExitCode, UsageError
 from harness.record.run_folder import RunFolder
-from harness.report import html_page, junit
+from harness.report import html_page, junit, trace
 from harness.report.tables import console, markdown, view
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def show_report(args: argparse.Namespace) -> int:
     """Print a stored run, or write it as files and print their names."""
-    if not (args.junit or args.markdown or args.html):
+    if not (args.junit or args.markdown or args.html or args.trace):
         print(console(view(RunFolder.open(args.folder))))
         return ExitCode.PASSED
     try:
@@ -30,7 +30,8 @@ def show_report(args: argparse.Namespace) -> int:
 
 def _written(args: argparse.Namespace) -> Iterator[Path]:
     """Write the files that are asked for, and yield the name of each."""
-    stored = view(RunFolder.open(args.folder))
+    folder = RunFolder.open(args.folder)
+    stored = view(folder)
     if args.junit:
         yield from junit.write(stored, args.junit)
     if args.markdown:
@@ -39,4 +40,8 @@ def _written(args: argparse.Namespace) -> Iterator[Path]:
     if args.html is not None:
         path = args.folder / html_page.NAME if args.html == Path() else args.html
         html_page.write(stored, args.folder, path)
+        yield path
+    if args.trace is not None:
+        path = args.folder / trace.NAME if args.trace == Path() else args.trace
+        trace.write(folder.events(), path)
         yield path

@@ -1,5 +1,6 @@
 """`report`: a stored run as files or on the console."""
 
+import json
 from pathlib import Path
 
 from harness import cli
@@ -17,6 +18,12 @@ def test_report_writes_files_or_prints(engine, capsys):
     assert "<testsuites" in Path("j.xml").read_text()
     assert cli.main(["report", "here", "--html"]) == 0
     assert capsys.readouterr().out == "here/report.html\n"
+    assert cli.main(["report", "here", "--trace"]) == 0
+    assert capsys.readouterr().out == "here/trace.json\n"
+    names = {
+        entry["name"] for entry in json.loads(Path("here/trace.json").read_text())["traceEvents"]
+    }
+    assert f"{BASE}-tp:2" in names
     assert cli.main(["report", "here", "--html", "pages/other.html"]) == 0
     assert Path("pages/other.html").read_text() == Path("here/report.html").read_text()
     assert f'"id":"{BASE}-tp:2"' in Path("pages/other.html").read_text()
