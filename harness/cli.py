@@ -198,6 +198,7 @@ COMMANDS = {
     "ci": _on_use("ci", "make_pipeline"),
     "collect": _on_use("collect", "collect"),
     "diff": _on_use("diff", "show_difference"),
+    "flakes": _on_use("flakes", "show_flakes"),
     "merge": _on_use("merge", "merge_runs"),
     "report": _on_use("report", "show_report"),
     "schema": _on_use("schema", "show_schema"),

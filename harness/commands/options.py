@@ -11,6 +11,7 @@ from harness.commands.part_options import (
     add_ci,
     add_collect,
     add_diff,
+    add_flakes,
     add_merge,
     add_part,
     positive,
@@ -73,6 +74,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add_ci(_command(commands, "ci", "print a pipeline that runs a suite on several machines"))
     add_collect(_command(commands, "collect", "join and report what a pipeline's jobs ran"))
     add_diff(_command(commands, "diff", "show what changed from one run to another"))
+    add_flakes(_command(commands, "flakes", "show how often cases fail and pass over many runs"))
     add_merge(_command(commands, "merge", "join the shards of a suite, if they are all of it"))
     command = _command(commands, "schema", "print the JSON Schema of the matrix file")
     command.add_argument("--models", action="store_true", help="of configs/models.yaml instead")

@@ -47,6 +47,13 @@ def add_diff(command: argparse.ArgumentParser) -> None:
     command.add_argument("--markdown", type=Path, metavar="FILE", help="write markdown instead")
 
 
+def add_flakes(command: argparse.ArgumentParser) -> None:
+    """Add the options of `flakes`."""
+    command.add_argument("folders", type=Path, nargs="*", metavar="DIR", help="runs to add")
+    text = "an SQLite file that keeps the results of earlier runs, too"
+    command.add_argument("--db", type=Path, metavar="FILE", help=text)
+
+
 def add_collect(command: argparse.ArgumentParser) -> None:
     """Add the options of `collect`."""
     add = command.add_argument
