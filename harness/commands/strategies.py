@@ -66,7 +66,7 @@ class Space:
         return ", ".join(self.experts) if self.layer == COMPOSED else self.layer
 
     def allowed_weights(self, row: MemberSpec) -> int:
-        """Return the limit for a backend: a quarter for interpreted kernels (about 1 s)."""
+        """Return the limit for a backend: a quarter for interpreted kernels (a few seconds)."""
         slow = self.machine.platform.interpreted and "triton" in row.needs.features
         return self.weights // 4 if slow else self.weights
 

@@ -151,7 +151,7 @@ def _small_tiles_time(machine: Machine, layer_spec: LayerSpec) -> Reason | None:
     return _too_slow("in small tiles ", cost.small_tile_seconds(layer_spec, machine.cores))
 
 
-@reads(*cost.SIZES)
+@reads(*cost.SIZES, "scheme")
 def _interpreter_time(machine: Machine, layer_spec: LayerSpec) -> Reason | None:
     return _too_slow("", cost.interpreted_seconds(layer_spec, machine.cores))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from statistics import median
 
 import pytest
 
@@ -101,7 +102,9 @@ def test_an_exact_case_is_made_simpler_by_what_keeps_it_so():
 def test_interpreted_kernels_are_kept_small(drawn):
     slow = [case for case in drawn if "triton" in EXPERTS.row(case.experts).needs.features]
     assert slow
-    assert max(cost.interpreted_seconds(case.layer_spec, CPU.cores) for case in slow) < 2
+    estimates = [cost.interpreted_seconds(case.layer_spec, CPU.cores) for case in slow]
+    assert max(estimates) < cost.INTERPRETER_SECONDS / 2
+    assert median(estimates) < 2.5
 
 
 def test_a_machine_with_devices_is_given_larger_cases():

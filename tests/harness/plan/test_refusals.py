@@ -176,7 +176,7 @@ def test_a_layer_that_takes_an_unknown_word_is_refused_with_those_there_are():
             {"experts": "triton", "m": 222, "n": 1024, "k": 2048},
             CPU,
             "interpreter_too_slow",
-            "triton: interpreted kernels would take about 17 s, more than 5 s; "
+            "triton: interpreted kernels would take about 37 s, more than 20 s; "
             "use a smaller shape or a GPU",
         ),
         (
