@@ -262,6 +262,7 @@ class Gang:
             log=self._log,
             changed=self.link.changed,
             unready=self._unready,
+            unkillable=self.link.unkillable_ranks(),
         )
         return [dead]
 

@@ -102,6 +102,12 @@ class Link:
         with contextlib.suppress(OSError):
             self._holder.send(SignalRanks(number=number))
 
+    def unkillable_ranks(self) -> tuple[int, ...]:
+        """Return the ranks whose processes cannot be killed: all, if one is a child of a rank."""
+        pids = set(self.swept.survivors if self.swept else ())
+        ranks = tuple(rank for rank, pid in enumerate(self.rank_pids) if pid in pids)
+        return tuple(range(self.world_size)) if len(pids) > len(ranks) else ranks
+
     def ask_to_end(self) -> None:
         with contextlib.suppress(OSError):
             self._holder.send(EndGang())

@@ -19,6 +19,7 @@ class GangDead:
     log: str  # the ranks' output, for a gang that was never ready
     changed: bool = False  # whether its cached tensors changed, by an unknown task
     unready: tuple[int, ...] = ()  # of a gang that was never ready: ranks that kept it from that
+    unkillable: tuple[int, ...] = ()  # ranks with a process that cannot be killed
 
 
 Notice = GangReady | Outcome | GangDead

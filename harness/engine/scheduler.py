@@ -24,6 +24,7 @@ from harness.engine.task_outcome import (
     with_history,
     write_case_log,
 )
+from harness.formatting import numbers_text
 from harness.record.events import CaseEnded, CaseStarted, Event, GangEnded, GangStarted
 from harness.record.result import CaseResult, Verdict
 from harness.report import failure_text
@@ -123,8 +124,9 @@ class _Launcher:
             active.gang = None
             failed = not notice.ready and not self._stopping
             active.failed_starts += failed
+            lost = self._quarantine(active, notice)
             moved = self._move(active, notice) if failed else ""
-            reason = f"{notice.reason}{moved}"
+            reason = f"{notice.reason}{moved or lost}"
             yield GangEnded(time=now, gang=active.number, reason=reason, cases=active.ran)
             if failed and not moved:
                 yield from self._on_failed_start(active, notice)
@@ -157,6 +159,13 @@ class _Launcher:
         """Run the cases of its gang again, since one of them changed cached weights."""
         for result in active.suspects.put_back(active.queue):
             yield CaseEnded(time=time.time(), gang=active.number, result=result)
+
+    def _quarantine(self, active: JobRun, dead: GangDead) -> str:
+        """Start no further gang beside ranks that cannot be killed; return as `_move`."""
+        assert active.share is not None
+        devices = self._slots.quarantine(active.share, dead.unkillable)
+        self._lost |= dict.fromkeys(devices, dead.reason)
+        return f"; no further gang uses device {numbers_text(devices)}" if devices else ""
 
     def _move(self, active: JobRun, dead: GangDead) -> str:
         """Let a job wait for other devices after repeated failures to start on one of its own.

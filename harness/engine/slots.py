@@ -83,13 +83,29 @@ class Slots:
         Nothing is retired if that would leave too few devices for such a gang, or if ranks failed
         on all of its several devices: the cause is then not one of them.
         """
-        devices = {share.devices[rank % len(share.devices)] for rank in ranks if share.devices}
+        devices = _devices_of(share, ranks)
         left = self._free.keys() - devices
         if len(left) < need.width or (len(devices) > 1 and devices == set(share.devices)):
             return []
-        self._free = {device: free for device, free in self._free.items() if device in left}
+        return self._remove(devices)
+
+    def quarantine(self, share: Share, ranks: Iterable[int]) -> list[int]:
+        """Give no more shares on the devices of ranks that cannot be killed; return them.
+
+        They hold memory and may still compute, so this is done even if no device is left. A CPU
+        goes on.
+        """
+        return self._remove(_devices_of(share, ranks) & self._free.keys())
+
+    def _remove(self, devices: set[int]) -> list[int]:
+        self._free = {device: n for device, n in self._free.items() if device not in devices}
         return sorted(devices)
 
     def can_hold(self, need: Need, avoid: frozenset[int] = frozenset()) -> bool:
         """Return whether enough devices are left for such a gang, once others have ended."""
         return len(self._free.keys() - avoid) >= need.width
+
+
+def _devices_of(share: Share, ranks: Iterable[int]) -> set[int]:
+    """Return the devices of a gang's ranks; none on a CPU."""
+    return {share.devices[rank % len(share.devices)] for rank in ranks if share.devices}

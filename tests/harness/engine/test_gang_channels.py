@@ -78,6 +78,17 @@ def test_what_the_processes_sent_is_kept(pool, link):
     assert (link.holder_gone, link.server_gone) == (False, False)
 
 
+@pytest.mark.parametrize(("pids", "ranks"), [([], ()), ([9], (1,)), ([9, 10], (0, 1))])
+def test_ranks_that_cannot_be_killed_are_all_if_one_of_their_children_cannot(
+    pool, link, pids, ranks
+):
+    assert link.unkillable_ranks() == ()
+    pool.holder.send(Forked(holder=7, ranks=[8, 9]))
+    pool.holder.send(Swept(orphans=0, survivors=pids, memory_wait=0.0))
+    link.read()
+    assert link.unkillable_ranks() == ranks
+
+
 @pytest.mark.parametrize(
     ("answer", "waiting"),
     [

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import time
 from collections import Counter
 
 import pytest
 
 from harness.engine import process_tree, scheduler
+from harness.engine.gang_channels import Link
 from harness.engine.job_run import BATCH
+from harness.engine.messages import Swept
 from harness.engine.run_options import RunOptions
 from harness.engine.scheduler import run
 from harness.record.events import CaseEnded, CaseStarted, GangEnded, GangStarted
@@ -360,6 +363,42 @@ def test_no_gang_is_started_on_a_retired_device(tmp_path, monkeypatch):
     found = results([entry for entry in log if not isinstance(entry, tuple)])
     assert found.pop(lasting.id).verdict is Verdict.FLAKY
     assert {result.verdict for result in found.values()} == {Verdict.PASSED}
+
+
+@pytest.fixture
+def unkillable(monkeypatch):
+    """Let sweeps of gangs whose ranks hang report the process of rank 0 as still alive.
+
+    It is simulated: a process that SIGKILL does not end needs a call that never returns from the
+    kernel, as of a driver that hangs.
+    """
+    real = Link._from_holder
+
+    def from_holder(link, message):
+        if isinstance(message, Swept) and link.replies.last_status[0][0] == "asleep in the fault":
+            message = dataclasses.replace(message, survivors=link.rank_pids[:1])
+        real(link, message)
+
+    monkeypatch.setattr(Link, "_from_holder", from_holder)
+
+
+def test_the_device_of_a_rank_that_cannot_be_killed_is_used_no_more(tmp_path, unkillable):
+    """The case is hung, the gang is given up, and the other device runs what is left."""
+    cases = [case("ignore_sigterm", world=1, m=64), *(case("none", world=1, m=m) for m in (2, 3))]
+    jobs = [cases, [case("none", world=2, m=4)]]
+    events = events_of(plan(jobs=jobs, limit=2.0), tmp_path, devices=2)
+    ended = results(events)
+    assert [str(ended[c.id].verdict) for c in cases] == ["hung", "passed", "passed"]
+    (hung,) = [e.gang for e in events if isinstance(e, CaseEnded) and e.result.verdict == "hung"]
+    (why,) = [e for e in events if isinstance(e, GangEnded) and e.gang == hung]
+    assert re.search(
+        r"; cannot be killed: processes \[\d+\]; no further gang uses device 0$", why.reason
+    )
+    later = events[events.index(why) :]
+    assert not [e for e in later if isinstance(e, GangStarted) and 0 in e.devices]
+    wide = ended[jobs[1][0].id]
+    assert (wide.verdict, wide.reason) == (Verdict.INFRA, "gang_start")
+    assert "too few are left on which gangs can start\ndevice 0: hung: " in wide.messages[0]
 
 
 def test_a_pair_of_devices_on_which_no_gang_starts_loses_no_case(tmp_path, monkeypatch):

@@ -91,3 +91,14 @@ def test_devices_that_a_job_avoids_are_left_to_others():
     assert table.take(two, avoid) is None
     assert table.take(two).devices == (0, 1)
     assert not table.can_hold(two, frozenset({0, 1, 2}))
+
+
+def test_devices_of_ranks_that_cannot_be_killed_are_given_to_nobody():
+    table = Slots(1, 2)
+    share = table.take(Need(width=2, slots=1))
+    assert table.quarantine(share, ()) == []
+    assert table.quarantine(share, (1, 3)) == [1], "ranks 1 and 3 share a device"
+    assert table.quarantine(share, (0, 1)) == [0], "even the last one"
+    table.give_back(share)
+    assert not table.can_hold(Need(width=1, slots=1))
+    assert table.quarantine(Share(devices=(), slots=1), (0,)) == []
