@@ -57,3 +57,8 @@ class InfrastructureError(HarnessError):
     """Report a failure of the machine, not of the code under test."""
 
     exit_code = ExitCode.INFRASTRUCTURE
+
+
+def reason_of(error: Exception) -> str:
+    """Return why a file could not be read or written: an OSError without its number and path."""
+    return (isinstance(error, OSError) and error.strerror) or str(error)

@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from moe.spec import Reason
 
 
+_KINDS = {
+    "experts": "experts backend",
+    "all2all": "all2all backend",
+    "quant": "quantization method",
+}
+
+
 class MoEError(ValueError):
     """Base class: the request is invalid, and the stack has no defect."""
 
@@ -27,7 +34,7 @@ class UnknownMemberError(MoEError):
         names = sorted(known)
         close = difflib.get_close_matches(name, names, n=1)
         hint = f", did you mean {close[0]!r}?" if close else _path_hint(name)
-        kind = family if family == "experts" else family.removesuffix("s")  # "no router is called"
+        kind = _KINDS.get(family, family.removesuffix("s"))  # "no router is called"
         super().__init__(f"no {kind} is called {name!r}{hint} (known: {', '.join(names)})")
 
 

@@ -451,6 +451,35 @@ def test_the_docs_backend_is_right_and_with_gate_and_up_swapped_wrong(
     assert found.members["experts"] == "MyExperts"
 
 
+FAILURES = ROOT / "docs" / "failures.md"
+
+
+def without_measures(line: str) -> str:
+    """A line of a report without what differs between machines and between versions."""
+    line = re.sub(
+        r"-?\d+(\.\d+)?e?[-+]?\d*(?=x)|-?\d+\.\d+|\d+(?= (%|known))|seconds=.*", "#", line
+    )
+    return re.sub(r"values .*?;|\d+ core", "#", line)
+
+
+@pytest.mark.parametrize("ranks", [2, 1])
+def test_the_failure_that_is_followed_is_reported_as_shown(
+    package: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], ranks: int
+) -> None:
+    mistake, *blocks = fenced(FAILURES, "")
+    (source,) = fenced(BACKEND, "python")
+    right = "        for e in range(self.num_local):\n"
+    assert source.count(right) == 1
+    (package / "experts.py").write_text(source.replace(right, mistake))
+    monkeypatch.setenv("PYTHONPATH", str(package.parent), prepend=os.pathsep)
+    monkeypatch.chdir(package.parent)
+    command, *shown = blocks[2 - ranks].splitlines()
+    assert main(shlex.split(command.removeprefix("$ python -m harness "))) == ExitCode.FAILED
+    printed = iter([without_measures(line) for line in capsys.readouterr().out.splitlines()])
+    lost = [line for line in shown if line != "..." and without_measures(line) not in printed]
+    assert lost == []  # each line is printed, in this order
+
+
 def test_the_docs_backend_says_what_it_does_not_take(package: Path) -> None:
     (package / "experts.py").write_text(fenced(BACKEND, "python")[0])
     points = expand.with_experts(expand.expand(load(find(None)), "smoke"), MINE)

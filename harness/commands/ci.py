@@ -12,6 +12,7 @@ import yaml
 
 from harness.errors import ExitCode, InfrastructureError, UsageError
 from harness.matrix import expand, load
+from harness.plan import requirements
 from harness.plan.pipelines import buildkite, checks, github, vllm
 from harness.plan.pipelines.targets import CHIPS, Request, check_chip, targets
 
@@ -44,9 +45,10 @@ def request_of(args: argparse.Namespace) -> Request:
         for chip in chips:
             _check_asked(chip, option, {target.chip for target in asked})
     for word in args.require:
-        chip, slash, _ = word.rpartition("/")
+        chip, slash, required = word.rpartition("/")
         if slash:
             _check_asked(chip, "--require", {target.chip for target in asked})
+        requirements.check_words([required])
     return Request(
         suite=args.suite,
         targets=asked,

@@ -14,7 +14,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import ExitCode, InfrastructureError, NothingSelected, UsageError
+from harness.errors import ExitCode, InfrastructureError, NothingSelected, UsageError, reason_of
 from harness.plan import machine, selection
 from harness.plan.plan import make_plan
 from moe.all2all import ALL2ALL
@@ -116,7 +116,7 @@ def _idle(ids: dict[str, list[str]], totals: dict[str, ChipTotals]) -> Iterator[
 
 
 def _check(names: Iterable[str], cache: Path) -> None:
-    """Raise UsageError for a platform without compiled kernels, or a cache that is no folder."""
+    """Raise UsageError for a platform without compiled kernels, or a cache that is not a folder."""
     for name in names:
         if platform(name).triton_target is None:
             chips = ", ".join(row.name for row in PLATFORMS if platform(row.name).triton_target)
@@ -124,7 +124,7 @@ def _check(names: Iterable[str], cache: Path) -> None:
     try:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"--cache {cache}: cannot make this folder: {error}") from error
+        raise UsageError(f"--cache {cache}: cannot make this folder: {reason_of(error)}") from error
 
 
 def _points(args: argparse.Namespace, platform_name: str) -> tuple[MoETestConfig, ...]:

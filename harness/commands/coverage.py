@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.commands.listing import machine_of
-from harness.errors import ExitCode, UsageError
+from harness.errors import ExitCode, UsageError, reason_of
 from harness.matrix import expand
 from harness.matrix.load import find, load
 from harness.matrix.select import parse
@@ -54,7 +54,7 @@ def _write(path: Path, text: str) -> None:
     try:
         path.write_text(text)
     except OSError as error:
-        raise UsageError(f"cannot write {str(path)!r}: {error}") from error
+        raise UsageError(f"cannot write {str(path)!r}: {reason_of(error)}") from error
 
 
 def _end(certificates: Collection[Certificate], *, has_cases: bool) -> ExitCode:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harness.errors import ExitCode, UsageError
+from harness.errors import ExitCode, UsageError, reason_of
 from harness.record.run_folder import RunFolder
 from harness.report.run_difference import console, difference, markdown
 from harness.report.tables import view
@@ -23,6 +23,6 @@ def show_difference(args: argparse.Namespace) -> int:
         try:
             args.markdown.write_text(markdown(changes), encoding="utf-8")
         except OSError as error:
-            raise UsageError(f"cannot write the difference: {error}") from error
+            raise UsageError(f"cannot write {error.filename!r}: {reason_of(error)}") from error
         print(args.markdown)
     return ExitCode.FAILED if changes.is_worse else ExitCode.PASSED

@@ -74,8 +74,6 @@ def _planned(args: argparse.Namespace) -> tuple[Plan, str | None]:
 
 def machine_of(args: argparse.Namespace) -> Machine:
     """Return the machine that --platform and --devices name, or this one. Raises UsageError."""
-    if args.devices is not None and args.devices < 1:
-        raise UsageError(f"--devices must be at least 1, not {args.devices}")
     if args.platform is not None:
         return machine.planned_for(args.platform, args.devices or 2)
     if args.devices is not None:

@@ -92,8 +92,6 @@ def planned(args: argparse.Namespace, local: Machine) -> Plan:
         raise UsageError("give --experts NAME, --layer NAME or --case ID, one of them")
     if args.case is not None and (args.model is not None or args.quant is not None):
         raise UsageError("--case has sizes and a method of its own; leave --model and --quant out")
-    if not args.time_limit > 0:
-        raise UsageError(f"--time-limit must be more than 0 seconds, not {args.time_limit:g}")
     plans = []
     for points in _points(args):
         plan = make_plan(points, local)

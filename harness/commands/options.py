@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -14,7 +13,9 @@ from harness.commands.part_options import (
     add_flakes,
     add_merge,
     add_part,
+    not_negative,
     positive,
+    seconds,
 )
 from harness.errors import ExitCode
 
@@ -35,14 +36,13 @@ _MODEL = "a real model's shapes: a name of configs/models.yaml, or the path of a
 
 
 class _Parser(argparse.ArgumentParser):
-    """Exit with 3 for a usage error: argparse exits with 2, which means an unfinished run."""
+    """Print a usage error as one line and exit with 3: argparse's 2 means an unfinished run."""
 
     def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        way_out = ""
-        if message.startswith("unrecognized arguments"):  # argparse shows no command's usage then
-            way_out = "; `python -m harness COMMAND --help` lists what a command takes"
-        self.exit(ExitCode.USAGE, f"{self.prog}: {message}{way_out}\n")
+        # argparse reports unrecognized arguments by the parser of all commands.
+        every = message.startswith("unrecognized arguments")
+        help_line = f"{self.prog}{' COMMAND' * every} --help"
+        self.exit(ExitCode.USAGE, f"{self.prog}: {message}; see `{help_line}`\n")
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -77,9 +77,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add_flakes(_command(commands, "flakes", "show how often cases fail and pass over many runs"))
     add_merge(_command(commands, "merge", "join the shards of a suite, if they are all of it"))
     command = _command(commands, "schema", "print the JSON Schema of the matrix file")
-    command.add_argument("--models", action="store_true", help="of configs/models.yaml instead")
+    which = command.add_mutually_exclusive_group()
+    which.add_argument("--models", action="store_true", help="of configs/models.yaml instead")
     text = "of configs/known_failures.yaml instead"
-    command.add_argument("--known-failures", action="store_true", help=text)
+    which.add_argument("--known-failures", action="store_true", help=text)
     _command(commands, "doctor", "show devices, versions, and what each member needs")
     args = parser.parse_args(argv)
     args.argv = list(argv)
@@ -142,7 +143,7 @@ def _model(command: argparse.ArgumentParser) -> None:
 
 def _platform(command: argparse.ArgumentParser) -> None:
     command.add_argument("--platform", metavar="NAME", help="plan for another chip")
-    command.add_argument("--devices", type=int, metavar="N", help="GPUs of that chip (2)")
+    command.add_argument("--devices", type=positive, metavar="N", help="GPUs of that chip (2)")
 
 
 def _coverage(command: argparse.ArgumentParser) -> None:
@@ -150,7 +151,7 @@ def _coverage(command: argparse.ArgumentParser) -> None:
     _matrix(command, default=" (smoke)")
     _platform(command)
     add = command.add_argument
-    add("--block", type=int, metavar="N", help="only the suite's Nth block, counted from 1")
+    add("--block", type=positive, metavar="N", help="only the suite's Nth block, counted from 1")
     text = "write the block's parameters and constraints in PICT's language"
     add("--pict", type=Path, metavar="FILE", help=text)
 
@@ -177,12 +178,17 @@ def _run(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("--resume", type=Path, metavar="DIR", help="continue with the cases that have no verdict")
     add("--out", type=Path, metavar="DIR", help="the run's folder (runs/TIME-SUITE)")
-    add("--seeds", type=int, default=1, metavar="N", help="each case with N seeds (1)")
+    add("--seeds", type=positive, default=1, metavar="N", help="each case with N seeds (1)")
     text = "run one case N times, in warm ranks, and count its failures"
     add("--repeat", type=positive, metavar="N", help=text)
-    add("--retries", type=int, metavar="N", help="tries of a failed case, each in a fresh gang")
+    add(
+        "--retries",
+        type=not_negative,
+        metavar="N",
+        help="tries of a failed case, each in a fresh gang",
+    )
     add("--slots", type=positive, metavar="N", help=_SLOTS)
-    add("--time-limit", type=float, metavar="S", help="seconds that one case may take")
+    add("--time-limit", type=seconds, metavar="S", help="seconds that one case may take")
     add("-x", dest="fail_fast", action="store_true", help="stop at the first failure")
     add(
         "--plain-call",
@@ -197,15 +203,21 @@ def _fuzz(command: argparse.ArgumentParser) -> None:
     _require(command)
     add = command.add_argument
     add("--budget", default="5m", metavar="TIME", help="how long: 90s, 5m, 2h (5m)")
-    add("--cases", type=int, metavar="N", help="run at most N cases")
-    add("--seed", type=int, default=0, metavar="S", help="the same seed draws the same cases (0)")
+    add("--cases", type=positive, metavar="N", help="run at most N cases")
+    add(
+        "--seed",
+        type=not_negative,
+        default=0,
+        metavar="S",
+        help="the same seed draws the same cases (0)",
+    )
     add("--experts", metavar="NAME", help="one experts backend: a name or pkg.mod:Class")
     _layer(command)
     _model(command)
-    add("--devices", type=int, metavar="N", help="use N of this machine's GPUs")
+    add("--devices", type=positive, metavar="N", help="use N of this machine's GPUs")
     add("--out", type=Path, metavar="DIR", help="the run's folder (runs/TIME-fuzz)")
     add("--slots", type=positive, metavar="N", help=_SLOTS)
-    add("--time-limit", type=float, metavar="S", help="seconds that one case may take")
+    add("--time-limit", type=seconds, metavar="S", help="seconds that one case may take")
     add("-x", dest="fail_fast", action="store_true", help="stop after the first failing batch")
     add("-v", dest="verbose", action="store_true", help="passed cases too")
 
@@ -226,7 +238,7 @@ def _numerics(command: argparse.ArgumentParser) -> None:
     )
     add("--model", metavar="NAME", help=_MODEL)
     add("--quant", metavar="NAME", help="a quantization method (the first that the row takes)")
-    add("--time-limit", type=float, default=300.0, metavar="S", help="seconds in all (300)")
+    add("--time-limit", type=seconds, default=300.0, metavar="S", help="seconds in all (300)")
 
 
 def _compile(command: argparse.ArgumentParser) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from argparse import ArgumentTypeError
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,9 +64,29 @@ def add_collect(command: argparse.ArgumentParser) -> None:
 
 def positive(text: str) -> int:
     """Read a whole number of at least 1. Raises ArgumentTypeError, which argparse prints."""
-    if not text.isdecimal() or int(text) < 1:
-        raise ArgumentTypeError(f"give a whole number of at least 1, not {text!r}")
+    return _whole(text, least=1)
+
+
+def not_negative(text: str) -> int:
+    """Read a whole number of at least 0. Raises ArgumentTypeError, which argparse prints."""
+    return _whole(text, least=0)
+
+
+def _whole(text: str, least: int) -> int:
+    if not (text.isascii() and text.isdecimal() and int(text) >= least):
+        raise ArgumentTypeError(f"give a whole number of at least {least}, not {text!r}")
     return int(text)
+
+
+def seconds(text: str) -> float:
+    """Read a finite number above 0. Raises ArgumentTypeError, which argparse prints."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise ArgumentTypeError(f"give a number of seconds above 0, not {text!r}")
+    return value
 
 
 def add_part(command: argparse.ArgumentParser) -> None:

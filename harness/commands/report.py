@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import ExitCode, UsageError
+from harness.errors import ExitCode, UsageError, reason_of
 from harness.record.run_folder import RunFolder
 from harness.report import html_page, junit, trace
 from harness.report.tables import console, markdown, view
@@ -24,7 +24,7 @@ def show_report(args: argparse.Namespace) -> int:
         for path in _written(args):
             print(path)
     except OSError as error:
-        raise UsageError(f"cannot write the report: {error}") from error
+        raise UsageError(f"cannot write {error.filename!r}: {reason_of(error)}") from error
     return ExitCode.PASSED
 
 

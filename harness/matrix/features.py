@@ -49,6 +49,6 @@ def _reason(word: str) -> Reason:
     for prefix, (code, text, family) in NAMED.items():
         name = word.removeprefix(prefix)
         if name and name != word:
-            return Reason(code=code, text=f"{text} {name}, which is no row of {family}")
+            return Reason(code=code, text=f"{text} {name}, which is not a row of {family}")
     known = ", ".join([*FEATURES, *(f"{prefix}NAME" for prefix in NAMED)])
     raise MoEError(f"missing:{word}: no feature is called {word!r} (known: {known})")

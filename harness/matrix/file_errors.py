@@ -6,7 +6,7 @@ import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import UsageError
+from harness.errors import UsageError, reason_of
 from harness.matrix.yaml_positions import Located, YamlError, show
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ def read(path: Path, kind: str) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read the {kind} {str(path)!r}: {error}") from error
+        text = f"cannot read the {kind} {str(path)!r}: {reason_of(error)}"
+        raise UsageError(text) from error
 
 
 def hint(word: str, known: Sequence[str]) -> str:

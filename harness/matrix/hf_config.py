@@ -64,7 +64,7 @@ def _load(file: Path) -> dict[str, Any]:
         with file.open("rb") as stream:
             data = stream.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
-            rule = f"larger than {MAX_BYTES:,} bytes, and so no config.json"
+            rule = f"larger than {MAX_BYTES:,} bytes, too many for a config.json"
             raise UsageError(f"--model {file}: the file is {rule}")
         value = json.loads(data.decode("utf-8"))
     except OSError as error:
@@ -83,7 +83,7 @@ def _section_with_experts(file: Fields) -> Fields:
         if any(values.get(name) not in (None, 0) for name in EXPERTS):
             return Fields(path=file.path, values=values)
     raise file.error(
-        f"has no experts (none of {', '.join(EXPERTS)}): this is no mixture-of-experts model"
+        f"has no experts (none of {', '.join(EXPERTS)}): this is not a mixture-of-experts model"
     )
 
 

@@ -100,7 +100,7 @@ def _sizes(text: str, words: list[str]) -> tuple[dict[str, int], int | None]:
     for word in words:
         match = _SIZE.match(word)
         if match is None and word not in ("ep", "sp"):
-            raise _error(text, f"{word!r} is no word of a layout")
+            raise _error(text, f"{word!r} is not a word of a layout")
         if match is None:
             continue
         name, size, part = match[1], int(match[2]), match[3]

@@ -118,7 +118,7 @@ def _transposed(scene: Scene, scale: Tensor) -> Tensor:
     """Return the factor of each value if the block scales are read by columns."""
     fmt = scene.reference.weight_format
     if fmt.block is None or None in fmt.block:
-        raise NotApplicable("the scales are no matrix of blocks")
+        raise NotApplicable("the scales are not a matrix of blocks")
     blocks = _blocks(scale, fmt)
     if min(blocks.shape) == 1:
         raise NotApplicable("the scales are a single row or column")

@@ -112,7 +112,7 @@ def parse_tokens(text: str) -> tuple[int, ...]:
     for item in items:
         if not (item.isascii() and item.isdecimal() and 1 <= int(item) <= MAX_TOKENS):
             rule = f"give whole numbers from 1 to {MAX_TOKENS}, such as {TOKENS}"
-            raise UsageError(f"--tokens {text!r}: {item!r} is no number of tokens; {rule}")
+            raise UsageError(f"--tokens {text!r}: {item!r} is not a number of tokens; {rule}")
     return tuple(dict.fromkeys(int(item) for item in items))
 
 

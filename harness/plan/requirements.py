@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from harness.plan.machine import Machine
     from moe.registry import Registry
-    from moe.spec import Reason
+    from moe.spec import Platform, Reason
 
 _FAMILIES: dict[str, Registry[Any]] = {"experts": EXPERTS, "all2all": ALL2ALL, "quant": QUANT}
 _KEYS = ("devices", *_FAMILIES)
@@ -39,8 +39,9 @@ def check(words: Sequence[str], machine: Machine) -> None:
 
     Raises UsageError for an unknown word, on any machine.
     """
+    check_words(words, machine.platform)
     for word in words:
-        _check_word(word, machine)
+        _check_member(word)
     reasons = {word: _unmet(word, machine) for word in words}
     unmet = [f"  {word}: {reason}" for word, reason in reasons.items() if reason]
     if unmet:
@@ -48,28 +49,37 @@ def check(words: Sequence[str], machine: Machine) -> None:
         raise InfrastructureError("\n".join(lines))
 
 
-def _check_word(word: str, machine: Machine) -> None:
-    key, equals, value = word.partition("=")
-    if not equals:
-        known = _platform_words(machine)
-        if word not in known:
-            raise UsageError(_unknown(word, word, [*known, *(f"{name}=" for name in _KEYS)]))
-    elif key not in _KEYS:
-        raise UsageError(_unknown(word, key, _KEYS))
-    elif key == "devices":
-        if not (value.isascii() and value.isdecimal() and int(value) >= 1):
+def check_words(words: Sequence[str], *chips: Platform) -> None:
+    """Raise UsageError for a word that is not a platform, a feature or a key with its value.
+
+    chips: further platforms whose names and features are known. Names of members are not checked:
+    they may be of a package that only the machine in question has.
+    """
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals:
+            known = _platform_words(*chips)
+            if word not in known:
+                raise UsageError(_unknown(word, word, [*known, *(f"{name}=" for name in _KEYS)]))
+        elif key not in _KEYS:
+            raise UsageError(_unknown(word, key, _KEYS))
+        elif key == "devices" and not (value.isascii() and value.isdecimal() and int(value) >= 1):
             raise UsageError(f"--require {word}: give a number of at least 1, as devices=2")
-    else:
+
+
+def _check_member(word: str) -> None:
+    key, _, value = word.partition("=")
+    if key in _FAMILIES:
         try:
             _FAMILIES[key].row(value)
         except MoEError as error:
             raise UsageError(f"--require {word}: {error}") from error
 
 
-def _platform_words(machine: Machine) -> set[str]:
-    """Return the names of all platforms and of their features."""
-    chips = [machine.platform, *(platform(name) for name in PLATFORMS.rows)]
-    return {word for chip in chips for word in (chip.name, *chip.features)}
+def _platform_words(*chips: Platform) -> set[str]:
+    """Return the names of all platforms, and of these chips, with their features."""
+    every = [*chips, *(platform(name) for name in PLATFORMS.rows)]
+    return {word for chip in every for word in (chip.name, *chip.features)}
 
 
 def _unknown(word: str, part: str, known: Sequence[str]) -> str:

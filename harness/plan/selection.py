@@ -51,8 +51,6 @@ class Selection:
             points = expand.with_experts(points, experts)
         if layer is not None:
             points = self.with_layer(layer, experts).points
-        if seeds < 1:
-            raise UsageError(f"--seeds must be at least 1, not {seeds}")
         return replace(self, points=expand.with_seeds(points, seeds))
 
     def with_layer(self, layer: str | None, experts: str | None = None) -> Selection:
@@ -189,10 +187,6 @@ def of_folder(folder: RunFolder) -> Selection:
 
 def with_limits(selected: Selection, *, time_limit: float | None, retries: int | None) -> Selection:
     """Return the selection with the limits of the command line, if it sets any."""
-    if time_limit is not None and not time_limit > 0:
-        raise UsageError(f"--time-limit must be more than 0 seconds, not {time_limit:g}")
-    if retries is not None and retries < 0:
-        raise UsageError(f"--retries must be at least 0, not {retries}")
     return replace(
         selected,
         time_limit=selected.time_limit if time_limit is None else time_limit,
@@ -200,13 +194,17 @@ def with_limits(selected: Selection, *, time_limit: float | None, retries: int |
     )
 
 
+def _named(suite: str | None) -> str:
+    return "cases without a suite" if suite is None else f"suite {suite!r}"
+
+
 def check_same_suite(earlier: Selection, now: Selection, folder: Path) -> None:
     """Raise UsageError unless the suite still has the points of the folder."""
     before, after = set(earlier.points), set(now.points)
     if earlier.suite != now.suite:
         raise UsageError(
-            f"the folder {str(folder)!r} is of suite {earlier.suite!r}, not {now.suite!r}; "
-            f"start a new run of {now.suite!r}"
+            f"the folder {str(folder)!r} is of {_named(earlier.suite)}, not {_named(now.suite)}; "
+            f"start a new run of {_named(now.suite)}"
         )
     if before != after:
         odd = sorted(case.id for case in before ^ after)

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import UsageError
+from harness.errors import UsageError, reason_of
 from harness.formatting import numbers_text
 from harness.matrix.case import short_name
 from harness.record.events import CaseEnded, RunEnded, from_line, to_line
@@ -61,7 +61,9 @@ class RunFolder:
             (path / "logs").mkdir()
             _write(path / "run.json", info.to_json())
         except OSError as error:
-            raise UsageError(f"cannot make the run folder {str(path)!r}: {error}") from error
+            raise UsageError(
+                f"cannot make the run folder {str(path)!r}: {reason_of(error)}"
+            ) from error
         return cls(path, info, write=True)
 
     @classmethod
@@ -73,7 +75,8 @@ class RunFolder:
         try:
             data = json.loads((path / "run.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise UsageError(f"{str(path)!r} is not a run folder: {error}") from error
+            text = f"{str(path)!r} is not a run folder: run.json: {reason_of(error)}"
+            raise UsageError(text) from error
         folder = cls(path, RunInfo.from_json(path / "run.json", data), write=write)
         if write and data["format"] != FORMAT:
             folder.write_info()
@@ -155,7 +158,7 @@ class RunFolder:
             file = os.open(self.path / "events.jsonl", flags, 0o644)
         except OSError as error:
             raise UsageError(
-                f"cannot write to the run folder {str(self.path)!r}: {error}"
+                f"cannot write to the run folder {str(self.path)!r}: {reason_of(error)}"
             ) from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

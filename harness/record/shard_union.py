@@ -72,7 +72,7 @@ def _indices(shards: Iterable[ShardOf]) -> list[int]:
 
 def _shard(folder: RunFolder) -> ShardOf:
     if folder.info.shard is None:
-        raise UsageError(f"{str(folder.path)!r} is no shard: it was run without --shard")
+        raise UsageError(f"{str(folder.path)!r} is not a shard: it was run without --shard")
     return folder.info.shard
 
 

@@ -229,7 +229,7 @@ def _details(calls: list[tuple[int, CallDiagnosis]], folder: Path | None) -> Ite
 
 def _detail(call: CallDiagnosis, facts: Facts) -> Iterator[str]:
     used = call.metrics.get("bound_used")
-    excess = "" if used is None else f", {float(used):.3g}x its bound"
+    excess = "" if used is None else f", {float(used):.3g}x its tolerance"
     yield f"{amount_text(facts)}{excess}"
     yield from fact_lines(facts)
     worst = experts_text(call.experts)

@@ -86,7 +86,7 @@ def _groups(x: Tensor, fmt: Format, total: Tensor | None) -> int:
         raise MoEError(f"x is {list(x.shape)}; it must be [rows, columns], or [e, rows, columns]")
     if x.shape[-1] % fmt.packing:
         raise MoEError(
-            f"rows of {x.shape[-1]} columns are no whole bytes of {fmt.packing} {fmt.name} codes: "
+            f"rows of {x.shape[-1]} columns do not fill bytes of {fmt.packing} {fmt.name} codes: "
             "pad the columns with zeros to an even number"
         )
     if (total is not None) != fmt.global_scale:

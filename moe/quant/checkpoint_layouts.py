@@ -56,7 +56,10 @@ class CheckpointLayout:
         """Return the checkpoint of w, [e, O, I]. Raises MoEError for sizes that are no words."""
         for axis, size in zip(("outputs", "inputs"), w.shape[-2:], strict=True):
             if size % 8:
-                raise MoEError(f"{size} {axis} of a matrix are no whole words of 8 codes; pad them")
+                raise MoEError(
+                    f"{size} {axis} of a matrix do not fill words of 8 codes; pad them to "
+                    "a multiple of 8"
+                )
         assert w.scale is not None
         nibbles = unpack(w.codes).mT
         if self.packs_inputs:

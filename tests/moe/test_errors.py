@@ -9,13 +9,16 @@ from moe.spec import Reason
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("trito", "no experts is called 'trito', did you mean 'triton'? (known: loop, triton)"),
+        (
+            "trito",
+            "no experts backend is called 'trito', did you mean 'triton'? (known: loop, triton)",
+        ),
         (
             "my_pkg.mod.Mine",
-            "no experts is called 'my_pkg.mod.Mine'; a class is named with a colon, as "
+            "no experts backend is called 'my_pkg.mod.Mine'; a class is named with a colon, as "
             "'my_pkg.mod:Mine' (known: loop, triton)",
         ),
-        ("xyz", "no experts is called 'xyz' (known: loop, triton)"),
+        ("xyz", "no experts backend is called 'xyz' (known: loop, triton)"),
     ],
 )
 def test_an_unknown_name_gets_the_nearest_way_out(name, text):

@@ -98,7 +98,9 @@ def test_a_layer_is_not_built_from_members_that_refuse_its_platform():
 
 
 def test_an_unknown_member_is_named():
-    with pytest.raises(MoEError, match="no quant is called 'fp8_blok', did you mean 'fp8_block'"):
+    with pytest.raises(
+        MoEError, match="no quantization method is called 'fp8_blok', did you mean 'fp8_block'"
+    ):
         layer.check(layer_spec(), CPU, members(quant="fp8_blok"))
 
 
@@ -214,7 +216,7 @@ def test_a_row_that_takes_another_s_name_is_refused(installed):
 
 def test_without_the_package_its_row_is_unknown():
     assert "token_by_token" not in EXPERTS.rows
-    with pytest.raises(MoEError, match="no experts is called 'token_by_token'"):
+    with pytest.raises(MoEError, match="no experts backend is called 'token_by_token'"):
         EXPERTS.row("token_by_token")
     assert "tests.moe.outside_members" in sys.modules
 

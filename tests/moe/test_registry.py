@@ -54,7 +54,7 @@ def test_an_unknown_name_gets_the_closest_and_all(table):
     with pytest.raises(UnknownMemberError) as error:
         table.row("secnd")
     assert str(error.value) == (
-        "no experts is called 'secnd', did you mean 'second'? (known: first, second)"
+        "no experts backend is called 'secnd', did you mean 'second'? (known: first, second)"
     )
 
 
@@ -137,7 +137,7 @@ def test_an_alias_stands_for_a_row_and_a_row_of_that_name_comes_first():
         "plain",
         "odd",
     ]
-    with pytest.raises(UnknownMemberError, match="no quant is called 'nowhere'"):
+    with pytest.raises(UnknownMemberError, match="no quantization method is called 'nowhere'"):
         table.row("gone")
     named = MemberSpec(name="other", target="json:loads")
     assert Registry("quant", (row, named), aliases={"other": "plain"}).row("other") is named

@@ -54,6 +54,8 @@ def test_every_wrong_option_is_one_line_and_prints_no_pipeline(engine, capsys):
         (["--optional", "mi300"], "--optional names mi300, and --devices does not"),
         (["--soft-fail", "x"], "--soft-fail: no device is called 'x'"),
         (["--require", "mi300/experts=triton"], "--require names mi300"),
+        (["--require", "cuda_sm9"], "no platform, feature or key is called 'cuda_sm9', did you"),
+        (["--require", "h100/devices=x"], "--require devices=x: give a number of at least 1"),
         (["--queue", "h100"], "--queue takes DEVICE=NAME"),
         (["--dialect", "vllm", "--upload"], "--upload goes with --dialect buildkite"),
         (["--shards", "300"], "602 jobs need 2 uploads: --upload makes them"),

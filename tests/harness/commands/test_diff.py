@@ -27,4 +27,4 @@ def test_what_is_no_run_and_what_cannot_be_written(engine, capsys):
     cli.main(["run", "--suite", "smoke", "--out", "a"])
     assert cli.main(["diff", "a", "absent"]) == 3
     assert cli.main(["diff", "a", "a", "--markdown", "no/such/folder.md"]) == 3
-    assert "cannot write the difference" in capsys.readouterr().err
+    assert "cannot write 'no/such/folder.md': No such file" in capsys.readouterr().err

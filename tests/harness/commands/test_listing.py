@@ -65,7 +65,7 @@ def test_two_ways_to_choose_are_one_too_many(engine, capsys, command):
 def test_a_path_with_a_dot_for_its_colon_gets_a_hint(engine, capsys, command):
     assert cli.main([*command, "--experts", "my_pkg.mod.Mine"]) == 3
     error = capsys.readouterr().err
-    assert "no experts is called 'my_pkg.mod.Mine'" in error
+    assert "no experts backend is called 'my_pkg.mod.Mine'" in error
     assert "a class is named with a colon, as 'my_pkg.mod:Mine'" in error
 
 
@@ -122,7 +122,7 @@ def test_a_models_cases_are_listed_with_its_facts(engine, capsys):
         (["list", "--tokens", "3"], "give --model NAME with --tokens"),
         (["run", "--suite", "smoke", "--quant", "none"], "give --model NAME with --quant"),
         (["fuzz", "--layouts", "tp:2"], "give --model NAME with --layouts"),
-        (["plan", "--model", "glm-4.5", "--layouts", "tp"], "--layouts 'tp': 'tp' is no word"),
+        (["plan", "--model", "glm-4.5", "--layouts", "tp"], "--layouts 'tp': 'tp' is not a word"),
         (["list", "--model", "glm-4.5", "--suite", "smoke"], "(--suite and --model given)"),
         (
             ["run", "--model", "glm-4.5", "--resume", "x"],

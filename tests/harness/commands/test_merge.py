@@ -71,7 +71,7 @@ def test_what_is_not_one_suite_is_refused(shards, engine, capsys):
     point = {"case": f"{BASE}-seed:9", "code": "x", "text": "y"}
     for made, message in (
         (["s1", "s2", "s2", "s3"], "shard 2/3 is given twice"),
-        (["s1", "plain"], "'plain' is no shard"),
+        (["s1", "plain"], "'plain' is not a shard"),
         (lambda: changed(lambda d: d.update(git="abc")), "the revision is"),
         (lambda: changed(lambda d: d.update(suite="ci")), "the suite is smoke and ci"),
         (lambda: changed(lambda d: d["shard"].update(suite_hash="0")), "the hash of the suite is"),

@@ -47,13 +47,28 @@ def test_what_is_not_set_has_its_default(command, defaults):
         (["rnu"], "invalid choice: 'rnu'"),
         (
             ["run", "--suit", "smoke"],
-            "unrecognized arguments: --suit smoke; `python -m harness COMMAND --help` lists",
+            "unrecognized arguments: --suit smoke; see `python -m harness COMMAND --help`",
         ),
         (["run", "--slots", "two"], "give a whole number of at least 1, not 'two'"),
         (["fuzz", "--slots", "0"], "--slots: give a whole number of at least 1, not '0'"),
         (["compile", "--jobs", "-2"], "--jobs: give a whole number of at least 1, not '-2'"),
         (["fuzz", "--suite", "smoke"], "unrecognized arguments: --suite"),
-        (["report"], "required: DIR"),
+        (["report"], "required: DIR; see `python -m harness report --help`"),
+        (["fuzz", "--seed", "x"], "--seed: give a whole number of at least 0, not 'x'"),
+        (["fuzz", "--seed", "-1"], "--seed: give a whole number of at least 0, not '-1'"),
+        (["fuzz", "--cases", "0"], "--cases: give a whole number of at least 1, not '0'"),
+        (["fuzz", "--devices", "0"], "--devices: give a whole number of at least 1, not '0'"),
+        (["run", "--retries", "-1"], "--retries: give a whole number of at least 0, not '-1'"),
+        (["run", "--seeds", "0"], "--seeds: give a whole number of at least 1, not '0'"),
+        (["coverage", "--block", "0"], "--block: give a whole number of at least 1, not '0'"),
+        (
+            ["fuzz", "--time-limit", "-3"],
+            "give a number of seconds above 0, not '-3'",
+        ),
+        (["run", "--time-limit", "nan"], "give a number of seconds above 0, not 'nan'"),
+        (["numerics", "--time-limit", "inf"], "give a number of seconds above 0, not 'inf'"),
+        (["numerics", "--time-limit", "1m"], "give a number of seconds above 0, not '1m'"),
+        (["schema", "--models", "--known-failures"], "not allowed with argument --models"),
     ],
 )
 def test_a_usage_error_exits_3_and_not_2(argv, text, capsys):
@@ -61,7 +76,8 @@ def test_a_usage_error_exits_3_and_not_2(argv, text, capsys):
         parse(argv)
     assert stop.value.code == 3
     captured = capsys.readouterr()
-    assert captured.err.startswith("usage: python -m harness")
+    assert captured.err.startswith("python -m harness")
+    assert len(captured.err.splitlines()) == 1
     assert text in captured.err
     assert captured.out == ""  # which may be a file of ids
 

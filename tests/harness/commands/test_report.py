@@ -28,4 +28,4 @@ def test_report_writes_files_or_prints(engine, capsys):
     assert Path("pages/other.html").read_text() == Path("here/report.html").read_text()
     assert f'"id":"{BASE}-tp:2"' in Path("pages/other.html").read_text()
     assert cli.main(["report", "here", "--markdown", "no/such/m.md"]) == 3
-    assert "cannot write the report" in capsys.readouterr().err
+    assert "cannot write 'no/such/m.md': No such file" in capsys.readouterr().err

@@ -33,7 +33,7 @@ def test_the_first_word_gives_the_code_and_all_words_the_text():
     reason = missing_reason(joined(["act_relu2", "router_groups"]))
     assert reason.code == "activation_unsupported"
     assert reason.text == (
-        "no case can say yet: the activation function is relu2, which is no row of "
+        "no case can say yet: the activation function is relu2, which is not a row of "
         "moe.activations; the router ranks groups of experts by their best expert, not by the sum "
         "of their two best"
     )

@@ -66,12 +66,12 @@ def test_a_list_keeps_its_order_and_no_layout_twice():
 @pytest.mark.parametrize(
     ("text", "rule"),
     [
-        ("", "'' is no word of a layout"),
-        ("tp:2,", "'' is no word of a layout"),
-        ("tp", "'tp' is no word of a layout"),
-        ("tp:0", "'tp:0' is no word of a layout"),
-        ("tp=8", "'tp=8' is no word of a layout"),
-        ("pp:2", "'pp:2' is no word of a layout"),
+        ("", "'' is not a word of a layout"),
+        ("tp:2,", "'' is not a word of a layout"),
+        ("tp", "'tp' is not a word of a layout"),
+        ("tp:0", "'tp:0' is not a word of a layout"),
+        ("tp=8", "'tp=8' is not a word of a layout"),
+        ("pp:2", "'pp:2' is not a word of a layout"),
         ("tp:2+tp:2", "tp is given twice"),
         ("ep+ep", "a word is given twice"),
         ("ep+ep:2", "a word is given twice"),
@@ -91,7 +91,7 @@ def test_a_list_keeps_its_order_and_no_layout_twice():
         ),
         ("tp:8/1", "only ep can be a share, as ep:8/1, not tp"),
         ("ep:8/8", "a share has fewer than all 8 ranks; write ep:8"),
-        ("ep:8/0", "'ep:8/0' is no word of a layout"),
+        ("ep:8/0", "'ep:8/0' is not a word of a layout"),
         ("tp:2+ep:8/1", "dp * pcp * tp is 2, and ep spreads the experts over 1"),
     ],
 )

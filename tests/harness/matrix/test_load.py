@@ -55,8 +55,8 @@ def test_every_complaint_at_once_with_its_place(write):
         "matrix.yaml:9:40: suites.smoke.blocks[0].shapes[2][0]: must be at least 1, not 0",
         "matrix.yaml:10:22: suites.smoke.blocks[0].num_experts: must not be empty",
         "matrix.yaml:11:16: suites.smoke.blocks[0].top_k: must be a list such as [3], not 3",
-        "matrix.yaml:12:19: suites.smoke.blocks[0].experts[0]: no experts is called 'tritn', "
-        f"did you mean 'triton'? (known: {', '.join(sorted(EXPERTS.rows))})",
+        "matrix.yaml:12:19: suites.smoke.blocks[0].experts[0]: no experts backend is called "
+        f"'tritn', did you mean 'triton'? (known: {', '.join(sorted(EXPERTS.rows))})",
         "matrix.yaml:14:19: suites.smoke.blocks[0].layouts[0]: sp needs ep: true and tp of 2 or "
         "more",
         "matrix.yaml:14:39: suites.smoke.blocks[0].layouts[1].dpp: unknown key, did you mean 'dp'?",
@@ -87,8 +87,12 @@ def test_every_complaint_at_once_with_its_place(write):
         ),
         ("[torch_loop]", "[auto, 'a b']", "experts[1]: experts must be a name of [A-Za-z0-9_.:]"),
         ("[torch_loop]", "[1]", "experts[0]: must be a word, not 1"),
-        ("[2]", "[2]\n        all2all: [auto]", "no all2all is called 'auto'"),
-        ("[2]", "[2]\n        quant: [fp8_blok]", "no quant is called 'fp8_blok', did you mean"),
+        ("[2]", "[2]\n        all2all: [auto]", "no all2all backend is called 'auto'"),
+        (
+            "[2]",
+            "[2]\n        quant: [fp8_blok]",
+            "no quantization method is called 'fp8_blok', did",
+        ),
         (
             "[2]",
             "[2]\n        layouts: [2]",

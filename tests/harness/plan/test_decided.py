@@ -114,7 +114,7 @@ def test_a_reason_that_no_known_rule_gives_is_decided_by_all_axes(monkeypatch):
 
 
 def test_a_member_that_no_table_has_is_a_usage_error_with_the_case():
-    with pytest.raises(UsageError, match=r"case m:4-.*no experts is called 'triton2'"):
+    with pytest.raises(UsageError, match=r"case m:4-.*no experts backend is called 'triton2'"):
         DecidingJudge(planned_for("cpu")).refused(PLAIN.replace(experts="triton2"))
 
 

@@ -179,7 +179,7 @@ def test_names_are_found_in_any_case_and_unknown_ones_get_a_hint():
 
 @pytest.mark.parametrize("text", ["", "0", "1,,2", "x", "-1", "1.5", "1048577", "²"])
 def test_tokens_are_whole_numbers(text):
-    with pytest.raises(UsageError, match="is no number of tokens; give whole numbers from 1 to"):
+    with pytest.raises(UsageError, match="is not a number of tokens; give whole numbers from 1 to"):
         parse_tokens(text)
 
 

@@ -61,7 +61,7 @@ def test_what_is_done_is_left_out():
 def test_a_path_that_names_nothing_is_a_usage_error():
     with pytest.raises(UsageError, match=r"experts:nowhere.x:Y: cannot load experts 'nowhere.x:Y'"):
         make_plan([case(experts="nowhere.x:Y")], CPU)
-    with pytest.raises(UsageError, match="no quant is called 'fp9'"):
+    with pytest.raises(UsageError, match="no quantization method is called 'fp9'"):
         make_plan([case(quant="fp9")], CPU)
 
 

@@ -32,7 +32,9 @@ def test_experts_of_ones_own(engine, monkeypatch):
     assert {r.code for r in the_folder().info.refused} == {"too_many_ranks"}
 
 
-@pytest.mark.parametrize(("option", "family"), [("--experts", "experts"), ("--layer", "layer")])
+@pytest.mark.parametrize(
+    ("option", "family"), [("--experts", "experts backend"), ("--layer", "layer")]
+)
 def test_a_name_that_no_table_has_is_told_without_a_case(engine, capsys, option, family):
     assert cli.main(["run", "--suite", "smoke", option, "nobody"]) == 3
     assert capsys.readouterr().err.startswith(f"no {family} is called 'nobody' (known: ")
@@ -83,7 +85,7 @@ def test_a_suite_that_changed_is_not_resumed(engine, capsys):
         in capsys.readouterr().err
     )
     assert cli.main(["run", "--resume", "here", "--suite", "nothing"]) == 3
-    assert "is of suite 'smoke', not 'nothing'" in capsys.readouterr().err
+    assert "is of suite 'smoke', not suite 'nothing'" in capsys.readouterr().err
     assert cli.main(["run", "--resume", "here"]) == 0
 
 

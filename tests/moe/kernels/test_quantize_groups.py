@@ -110,7 +110,7 @@ def test_nothing_is_quantized_to_nothing(name, shape):
     ("name", "columns", "total", "text"),
     [
         ("fp8_block", 64, None, "format 'fp8_block' has blocks of .* not groups of a row's"),
-        ("mxfp4", 33, None, "rows of 33 columns are no whole bytes of 2 mxfp4 codes: pad the"),
+        ("mxfp4", 33, None, "rows of 33 columns do not fill bytes of 2 mxfp4 codes: pad the"),
         ("nvfp4", 32, None, "format 'nvfp4' needs a global scale: pass `total`, 448 . 6 / amax"),
         ("mxfp4", 32, torch.ones(()), "format 'mxfp4' has no global scale"),
         (

@@ -48,5 +48,5 @@ def test_gptq_stores_symmetric_weights_with_the_zero_point_eight_as_seven():
 
 def test_sizes_that_are_no_whole_words_are_refused():
     w = quantize_experts(torch.ones(1, 6, 32), FORMATS["int4_g32"])
-    with pytest.raises(MoEError, match="6 outputs of a matrix are no whole words of 8 codes; pad"):
+    with pytest.raises(MoEError, match="6 outputs of a matrix do not fill words of 8 codes; pad"):
         GPTQ.store(w)
