@@ -131,7 +131,7 @@ def _ranks_and_memory(layer_spec: LayerSpec, machine: Machine) -> tuple[int, int
 
 
 def interpreted_seconds(layer_spec: LayerSpec, cores: int) -> float:
-    """Return the expected seconds of one case whose Triton kernels are interpreted, checks included.
+    """Return the expected seconds of a case whose Triton kernels are interpreted, checks included.
 
     However it is sharded, each block of an expert's tokens meets all of that expert's weights.
     """

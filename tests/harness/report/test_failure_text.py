@@ -20,7 +20,8 @@ def test_one_rank_s_message_in_full():
         "wrong: rank 1 only, of 4, first call only, of 2",
         "pattern: all wrong rows: experts 4-7",
         "likely cause: the output is doubled (leaves 0.4 % of the error)",
-        "rank 1, first call: 8 of 32 rows (3, 7-13), 128 of 256 columns (128-255), 12.3x its tolerance",
+        "rank 1, first call: 8 of 32 rows (3, 7-13), 128 of 256 columns (128-255), "
+        "12.3x its tolerance",
         "  first wrong element [3, 128] is nan, expected 0.25",
         "  worst wrong element [9, 200] is 3.5, expected -0.5, off by 7.12x its row's rms",
         "  values -3..3.5, expected -2..2.5; NaN 2, Inf 1",
