@@ -1,0 +1,20 @@
+"""What an error says of a file that cannot be read or written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.errors import reason_of
+
+
+def test_the_reason_is_the_system_s_words_without_number_and_path(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="absent") as caught:
+        (tmp_path / "absent").read_text()
+    assert reason_of(caught.value) == "No such file or directory"
+
+
+@pytest.mark.parametrize("error", [ValueError("not JSON"), OSError("not JSON")])
+def test_other_errors_are_told_as_they_are(error: Exception) -> None:
+    assert reason_of(error) == "not JSON"
