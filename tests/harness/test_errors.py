@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from harness.errors import reason_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def test_the_reason_is_the_system_s_words_without_number_and_path(tmp_path: Path) -> None:
