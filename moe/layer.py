@@ -17,7 +17,7 @@ from moe.adapters import check_adapters, check_choice
 from moe.all2all import ALL2ALL
 from moe.all2all.make import make_prepare_finalize
 from moe.eplb.slots import Slots
-from moe.errors import MoEError, RefusedError
+from moe.errors import RefusedError
 from moe.experts import EXPERTS
 from moe.experts.base import check_set_up
 from moe.latent import LatentProjections, check_projections
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from moe.adapters import Adapters
     from moe.collectives import Groups
     from moe.experts.base import ExpertsBase
-    from moe.quant.base import QuantMethod
     from moe.routers.base import Router
     from moe.spec import LayerSpec, MemberSpec, Platform
     from moe.types import ExpertWeights, Routing
@@ -174,7 +173,7 @@ def build(
     latent: LatentProjections | None = None,
     adapters: Adapters | None = None,
 ) -> FusedMoE:
-    """Return the layer of `rank`. weights: the rank's own shard, see `shard_weights`.
+    """Return the layer of `rank`. weights: the rank's own shard, see `expert_shards`.
 
     platform: where the layer will run; raises RefusedError if a member refuses the layer there.
     None skips this check, for layers that a plan has checked. latent: if the layer has a latent
@@ -241,46 +240,3 @@ def _slots(
     ep_rank = layer_spec.layout.ep_rank(rank)
     placement, window = layer_spec.placement, layer_spec.eplb_window
     return Slots.of(placement, ep_rank, experts.expert_tensors, window=window, device=device)
-
-
-def shard_weights(
-    layer_spec: LayerSpec,
-    rank: int,
-    quant: QuantMethod,
-    w13: Tensor,
-    w2: Tensor,
-    biases: tuple[Tensor, Tensor] | None = None,
-) -> ExpertWeights:
-    """Return this rank's weights: full experts, quantized, and then sharded.
-
-    w13: [e, 2N, K], w2: [e, K, N] model dtype: the full experts of `layer_spec.experts_of(rank)`;
-    of a latent layer with L in place of K.
-    biases: b13 [e, 2N] and b2 [e, K], never quantized, or None. Raises MoEError if they are there
-    and the layer has none, or the reverse, and for other shapes.
-    """
-    _check_biases(layer_spec, w13, w2, biases)
-    quantized = quant.quantize_weights(w13, w2)
-    if biases is not None:
-        quantized = quantized.replace(b13=biases[0], b2=biases[1])
-    columns = layer_spec.layout.intermediate_of(rank, layer_spec.intermediate)
-    if len(columns) == layer_spec.intermediate:
-        return quantized
-    return quant.shard(quantized, columns, layer_spec.intermediate)
-
-
-def _check_biases(
-    layer_spec: LayerSpec, w13: Tensor, w2: Tensor, biases: tuple[Tensor, Tensor] | None
-) -> None:
-    if (biases is not None) != layer_spec.expert_bias:
-        raise MoEError(
-            f"expert_bias is {layer_spec.expert_bias}, but biases are "
-            f"{'None' if biases is None else 'given'}; pass b13 and b2 exactly if it is True"
-        )
-    if biases is None:
-        return
-    for name, bias, w in (("b13", biases[0], w13), ("b2", biases[1], w2)):
-        if bias.shape != w.shape[:2]:
-            raise MoEError(
-                f"{name} is {list(bias.shape)}; it must have one value for each row of the "
-                f"weights {list(w.shape)}: {list(w.shape[:2])}"
-            )

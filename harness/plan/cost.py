@@ -22,9 +22,12 @@ SIZES = (
     *("shared_experts", "shared_width", "shared_fused"),
     "activation",  # whether there is a gate
     *("latent", "adapters", "lora_rank", "roundup", "pads"),
+    *("redundant", "placed"),  # how many experts a rank has
 )
 _MB = 10**6
 RANK_BYTES = {"cpu": 150 * _MB, "cuda": 1500 * _MB}  # a process by itself; with a GPU its context
+CACHE_BYTES = {"cpu": 1 << 30, "cuda": 12 << 30}  # harness.fixtures.cache.BUDGET_BYTES
+_EXPERT_BYTES = 80  # measured, for each weight of an expert while fixtures make it
 SHARE = 0.8  # fraction of a memory that a plan may fill
 
 # Interpreted Triton: seconds of a core, fitted to 376 recorded durations of whole cases (90 of
@@ -54,27 +57,43 @@ INTERPRETER_SECONDS = 20.0
 def rank_bytes(layer_spec: LayerSpec, device: str) -> int:
     """Return the bytes that one rank holds at its peak.
 
-    Every rank judges its own tokens against the whole layer, so it has all weights in the
-    layer's dtype and once more as its members hold them, padded and with any adapters, one expert
-    in float32 with the room to quantize it, and the global tokens with both intermediates in
-    float32, in two calls.
+    Every rank judges its own tokens against the whole layer: it has all weights in the layer's
+    dtype, and in float32, as far as its cache takes them; its own share; and the global tokens with
+    both intermediates in float32, three times. While one expert is made, its weights take many
+    times their size.
     """
     element = DTYPE_BYTES[layer_spec.dtype]
     expert = _matrices(layer_spec) * layer_spec.intermediate * layer_spec.expert_hidden
-    hidden, intermediate = padded_sizes(layer_spec, _MULTIPLES[device])
-    held = (
-        _matrices(layer_spec) * intermediate * hidden * (layer_spec.scheme.weight_bytes or element)
-    )
-    if FORMATS[layer_spec.scheme.weights].group is not None:
-        held *= 2  # as they are stored, and as our kernels read them
+    total = layer_spec.held_experts * expert
+    weights = min(total * element, CACHE_BYTES[device]) + min(total * 4, CACHE_BYTES[device] // 4)
+    weights += expert * _EXPERT_BYTES + _share_bytes(layer_spec, device)
     shared = _matrices(layer_spec) * layer_spec.shared_columns * layer_spec.hidden
-    weights = layer_spec.num_experts * (expert * element + held) + 4 * expert * 4
     weights += 2 * element * (shared + _added_weights(layer_spec))
+    hidden, intermediate = padded_sizes(layer_spec, _MULTIPLES[device])
     tokens = layer_spec.m * layer_spec.layout.dp_size
     columns = (
         layer_spec.slots * (_matrices(layer_spec) * intermediate + hidden) + 6 * layer_spec.hidden
     )
-    return RANK_BYTES[device] + weights + 2 * 4 * tokens * columns
+    return RANK_BYTES[device] + weights + 3 * 4 * tokens * columns
+
+
+def _share_bytes(layer_spec: LayerSpec, device: str) -> int:
+    """Return the bytes that the largest share of the experts takes on its rank.
+
+    As its members hold it, padded, it is there three times: in the cache, in the layer, and in the
+    layer that repeats a call. Before that its experts are there twice in the layer's dtype, with
+    all columns.
+    """
+    element, matrices = DTYPE_BYTES[layer_spec.dtype], _matrices(layer_spec)
+    hidden, _ = padded_sizes(layer_spec, _MULTIPLES[device])
+    multiple = _multiple(layer_spec, _MULTIPLES[device])
+    columns = -(-max(layer_spec.shard_sizes) // multiple) * multiple
+    held = matrices * columns * hidden * (layer_spec.scheme.weight_bytes or element)
+    if FORMATS[layer_spec.scheme.weights].group is not None:
+        held *= 2  # as they are stored, and as our kernels read them
+    full = matrices * layer_spec.intermediate * layer_spec.expert_hidden * element
+    experts = max(len(experts) for experts in layer_spec.experts_by_rank)
+    return experts * max(3 * held, 2 * full + held)
 
 
 def padded_sizes(layer_spec: LayerSpec, largest: int = 1) -> tuple[int, int]:
@@ -82,9 +101,13 @@ def padded_sizes(layer_spec: LayerSpec, largest: int = 1) -> tuple[int, int]:
 
     largest: the largest multiple that a backend may need, if the method pads.
     """
-    multiple = math.lcm(layer_spec.roundup, largest if layer_spec.pads else 1)
+    multiple = _multiple(layer_spec, largest)
     hidden = -(-layer_spec.expert_hidden // multiple) * multiple
     return hidden, sum(-(-size // multiple) * multiple for size in _shards(layer_spec))
+
+
+def _multiple(layer_spec: LayerSpec, largest: int) -> int:
+    return math.lcm(layer_spec.roundup, largest if layer_spec.pads else 1)
 
 
 def _shards(layer_spec: LayerSpec) -> tuple[int, ...]:

@@ -41,7 +41,8 @@ class QuantMethod(ABC):
     def quantize_weights(self, w13: Tensor, w2: Tensor) -> ExpertWeights:
         """Return quantized weights. w13: [e, 2N, K], w2: [e, K, N] model dtype, not sharded.
 
-        w13 is [e, N, K] if the activation is not gated.
+        w13 is [e, N, K] if the activation is not gated. Every tensor has a part for each expert,
+        which depends on that expert only: a large layer is quantized a few experts at a time.
         """
 
     @abstractmethod

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from moe import layer
+from moe import expert_shards, layer
 from moe.adapters import (
     Adapters,
     add_adapted,
@@ -73,7 +73,7 @@ def test_the_ranks_together_add_what_the_formula_says(layout):
     quant, total = QUANT.load("none")(), torch.zeros(5, K)
     for rank in range(layout.world_size):
         experts = list(spec.experts_of(rank))
-        weights = layer.shard_weights(spec, rank, quant, w13[experts], w2[experts])
+        weights = expert_shards.shard_weights(spec, rank, quant, w13[experts], w2[experts])
         built = layer.build(
             *(spec, rank, Groups(gather=ALONE, tp=ALONE), members(), weights),
             adapters=shard_adapters(spec, rank, of_all),

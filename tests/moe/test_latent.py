@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from moe import layer
+from moe import expert_shards, layer
 from moe.collectives import ALONE, Groups
 from moe.errors import MoEError
 from moe.latent import LatentProjections, check_projections
@@ -26,7 +26,7 @@ def build(latent):
     torch.manual_seed(1)
     w13, w2 = torch.randn(4, 32, LATENT), torch.randn(4, LATENT, 16)
     quant = QUANT.load("none")()
-    weights = layer.shard_weights(SPEC, 0, quant, w13, w2)
+    weights = expert_shards.shard_weights(SPEC, 0, quant, w13, w2)
     groups = Groups(gather=ALONE, tp=ALONE)
     return layer.build(SPEC, 0, groups, members(), weights, latent=latent), w13, w2
 

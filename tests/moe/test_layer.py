@@ -10,7 +10,7 @@ import torch
 from harness.execute import run_case
 from harness.fixtures.rank_context import RankContext
 from harness.matrix.case import MoETestConfig
-from moe import layer
+from moe import expert_shards, layer
 from moe.all2all import ALL2ALL
 from moe.collectives import ALONE, Groups
 from moe.errors import MoEError, RefusedError
@@ -110,7 +110,7 @@ def test_an_unknown_member_is_named():
 def build(asked, names=None, **options):
     quant = QUANT.load((names or members()).quant)()
     w13, w2 = torch.ones(4, 96, 64).bfloat16(), torch.ones(4, 64, 48).bfloat16()
-    weights = layer.shard_weights(asked, 0, quant, w13, w2)
+    weights = expert_shards.shard_weights(asked, 0, quant, w13, w2)
     groups = Groups(gather=ALONE, tp=ALONE)
     return layer.build(asked, 0, groups, names or members(), weights, **options)
 
@@ -141,7 +141,7 @@ def test_weights_are_quantized_whole_and_then_cut():
     w13[:, 95] = 448.0  # the last column of up: on rank 1
     quant = QUANT.load("fp8_tensor")()
     for rank in range(2):
-        mine = layer.shard_weights(asked, rank, quant, w13, w2)
+        mine = expert_shards.shard_weights(asked, rank, quant, w13, w2)
         assert mine.w13_scale.tolist() == [1.0] * 4
         assert (mine.w13.shape, mine.w2.shape) == ((4, 48, 64), (4, 64, 24))
 
@@ -256,7 +256,7 @@ def test_biases_are_sharded_as_rows_and_the_second_one_is_kept_once(activation, 
     w13, w2 = torch.randn(2, rows, 16).bfloat16(), torch.randn(2, 16, 8).bfloat16()
     b13, b2 = torch.randn(2, rows).bfloat16(), torch.randn(2, 16).bfloat16()
     quant = QUANT.load("none")()
-    parts = [layer.shard_weights(spec, rank, quant, w13, w2, (b13, b2)) for rank in (0, 1)]
+    parts = [expert_shards.shard_weights(spec, rank, quant, w13, w2, (b13, b2)) for rank in (0, 1)]
     halves = [torch.cat([h[:, 4 * r : 4 * r + 4] for h in b13.split(8, dim=1)], 1) for r in (0, 1)]
     for part, half in zip(parts, halves, strict=True):
         assert torch.equal(part.b13, half)
@@ -278,4 +278,4 @@ def test_biases_that_do_not_fit_the_layer_are_named(expert_bias, shapes, text):
     w13, w2 = torch.randn(2, 16, 16), torch.randn(2, 16, 8)
     spec = biased_spec(expert_bias=expert_bias)
     with pytest.raises(MoEError, match=text):
-        layer.shard_weights(spec, 0, QUANT.load("none")(), w13, w2, biases)
+        expert_shards.shard_weights(spec, 0, QUANT.load("none")(), w13, w2, biases)

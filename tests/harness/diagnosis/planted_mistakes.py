@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from moe import guarded_buffers, layer, moe_kernel
+from moe import expert_shards, guarded_buffers, layer, moe_kernel
 from moe.all2all.allgather_reducescatter import AllGatherReduceScatter
 from moe.all2all.local import Local
 from moe.collectives import Group
@@ -198,12 +198,12 @@ def dynamic_scale_of_each_rank_alone(patch):
 
 @mistake(quant="int8_channel", tp_size=2, n=256)
 def weights_quantized_after_sharding_int8(patch):
-    patch.setattr(layer, "shard_weights", quantized_shard)
+    patch.setattr(expert_shards, "shard_weights", quantized_shard)
 
 
 @mistake(quant="fp8_tensor", tp_size=2, n=256)
 def weights_quantized_after_sharding_fp8(patch):
-    patch.setattr(layer, "shard_weights", quantized_shard)
+    patch.setattr(expert_shards, "shard_weights", quantized_shard)
 
 
 def quantized_shard(layer_spec, rank, quant, w13, w2, biases):

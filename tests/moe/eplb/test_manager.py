@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from moe import layer
+from moe import expert_shards, layer
 from moe.collectives import ALONE, Groups
 from moe.eplb.balance import Cluster
 from moe.eplb.difference import without_rank
@@ -60,7 +60,7 @@ def matrices(number):
 def built(quant, number, spec, rank, groups):
     w13, w2, biases = matrices(number)
     held = list(spec.experts_of(rank))
-    weights = layer.shard_weights(
+    weights = expert_shards.shard_weights(
         *(spec, rank, QUANT.load(quant)(), w13[held], w2[held]), tuple(b[held] for b in biases)
     )
     if quant == "nvfp4":

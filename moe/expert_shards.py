@@ -1,0 +1,88 @@
+"""Quantize the full experts of a rank and take its shard of them, a few experts at a time.
+
+Quantizing takes many times the memory of its result, so a large layer is never quantized at once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from moe.byte_views import joined
+from moe.errors import MoEError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from moe.quant.base import QuantMethod
+    from moe.spec import LayerSpec
+    from moe.types import ExpertWeights
+
+# Weights that are quantized at once, unless a single expert has more. On a device fewer and larger
+# kernels are faster.
+AT_ONCE = {"cpu": 1 << 20, "cuda": 1 << 27}
+
+
+def shard_weights(
+    layer_spec: LayerSpec,
+    rank: int,
+    quant: QuantMethod,
+    w13: Tensor,
+    w2: Tensor,
+    biases: tuple[Tensor, Tensor] | None = None,
+) -> ExpertWeights:
+    """Return this rank's weights: full experts, quantized, and then sharded.
+
+    w13: [e, 2N, K], w2: [e, K, N] model dtype: the full experts of `layer_spec.experts_of(rank)`;
+    of a latent layer with L in place of K.
+    biases: b13 [e, 2N] and b2 [e, K], never quantized, or None. Raises MoEError if they are there
+    and the layer has none, or the reverse, and for other shapes.
+    """
+    _check_biases(layer_spec, w13, w2, biases)
+    step = experts_at_once(w13, w2)
+    parts = []
+    for start in range(0, max(len(w13), 1), step):
+        some = slice(start, start + step)
+        quantized = quant.quantize_weights(w13[some], w2[some])
+        if biases is not None:
+            quantized = quantized.replace(b13=biases[0][some], b2=biases[1][some])
+        parts.append(_shard(layer_spec, rank, quant, quantized))
+    return parts[0] if len(parts) == 1 else _joined(parts)
+
+
+def experts_at_once(w13: Tensor, w2: Tensor) -> int:
+    """Return how many of the experts [e, ...] are quantized at once, at least one."""
+    of_expert = w13[:1].numel() + w2[:1].numel()
+    return max(1, AT_ONCE.get(w13.device.type, AT_ONCE["cuda"]) // max(1, of_expert))
+
+
+def _shard(
+    layer_spec: LayerSpec, rank: int, quant: QuantMethod, weights: ExpertWeights
+) -> ExpertWeights:
+    columns = layer_spec.layout.intermediate_of(rank, layer_spec.intermediate)
+    if len(columns) == layer_spec.intermediate:
+        return weights
+    return quant.shard(weights, columns, layer_spec.intermediate)
+
+
+def _joined(parts: list[ExpertWeights]) -> ExpertWeights:
+    """Return the weights of all experts. parts: of some each, in order."""
+    names = parts[0].by_expert
+    return parts[0].replace(**{n: joined([getattr(part, n) for part in parts]) for n in names})
+
+
+def _check_biases(
+    layer_spec: LayerSpec, w13: Tensor, w2: Tensor, biases: tuple[Tensor, Tensor] | None
+) -> None:
+    if (biases is not None) != layer_spec.expert_bias:
+        raise MoEError(
+            f"expert_bias is {layer_spec.expert_bias}, but biases are "
+            f"{'None' if biases is None else 'given'}; pass b13 and b2 exactly if it is True"
+        )
+    if biases is None:
+        return
+    for name, bias, w in (("b13", biases[0], w13), ("b2", biases[1], w2)):
+        if bias.shape != w.shape[:2]:
+            raise MoEError(
+                f"{name} is {list(bias.shape)}; it must have one value for each row of the "
+                f"weights {list(w.shape)}: {list(w.shape[:2])}"
+            )

@@ -1,0 +1,61 @@
+"""Weights are quantized a few experts at a time, and nobody can tell."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from moe import expert_shards
+from moe.layout import Layout
+from moe.quant import QUANT
+from moe.spec import LayerSpec
+
+
+def shards(quant, biases=None, *, experts=5, n=256):
+    """The shard of rank 1 of two, of weights that differ in size from expert to expert."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = torch.arange(1, experts + 1)[:, None, None]
+    w13 = torch.randn(experts, 2 * n, 128, generator=generator) * sizes
+    w2 = torch.randn(experts, 128, n, generator=generator) * sizes
+    spec = LayerSpec(
+        m=8,
+        hidden=128,
+        intermediate=n,
+        num_experts=experts,
+        top_k=2,
+        layout=Layout(tp_size=2),
+        scheme=QUANT.row(quant).scheme,
+        expert_bias=biases is not None,
+    )
+    method = QUANT.load(quant)()
+    return expert_shards.shard_weights(spec, 1, method, w13.bfloat16(), w2.bfloat16(), biases)
+
+
+@pytest.mark.parametrize("quant", QUANT.rows)
+def test_a_few_experts_at_a_time_give_the_same_bits_as_all_at_once(quant, monkeypatch):
+    whole = shards(quant)
+    monkeypatch.setitem(expert_shards.AT_ONCE, "cpu", 2 * 3 * 256 * 128)  # two experts, and a rest
+    parts = shards(quant)
+    assert whole.by_expert.keys() == parts.by_expert.keys()
+    for name, tensor in whole.by_expert.items():
+        other = parts.by_expert[name]
+        assert tensor.dtype == other.dtype
+        assert tensor.shape == other.shape
+        assert tensor.view(torch.uint8).equal(other.view(torch.uint8)), name
+
+
+def test_each_part_has_the_biases_of_its_experts(monkeypatch):
+    b13, b2 = torch.arange(5 * 512.0).view(5, 512), torch.arange(5 * 128.0).view(5, 128)
+    monkeypatch.setitem(expert_shards.AT_ONCE, "cpu", 1)
+    mine = shards("fp8_block", (b13, b2))
+    assert mine.b13.equal(torch.cat([b13[:, 128:256], b13[:, 384:]], dim=1))
+    assert mine.b2.equal(torch.zeros_like(b2)), "the rank with the first column adds them"
+
+
+def test_experts_at_once_follow_their_size_and_are_never_none():
+    def at_once(n):
+        return expert_shards.experts_at_once(torch.empty(8, 2 * n, 512), torch.empty(8, 512, n))
+
+    assert at_once(128) == expert_shards.AT_ONCE["cpu"] // (3 * 128 * 512)
+    assert at_once(4096) == 1
+    assert expert_shards.experts_at_once(torch.empty(0, 8, 8), torch.empty(0, 8, 4)) >= 1
