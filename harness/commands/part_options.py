@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import argparse
 
+MOST = 2**31 - 1  # of any option that is a whole number
+
 
 def add_merge(command: argparse.ArgumentParser) -> None:
     """Add the options of `merge`."""
@@ -75,6 +77,8 @@ def not_negative(text: str) -> int:
 def _whole(text: str, least: int) -> int:
     if not (text.isascii() and text.isdecimal() and int(text) >= least):
         raise ArgumentTypeError(f"give a whole number of at least {least}, not {text!r}")
+    if int(text) > MOST:
+        raise ArgumentTypeError(f"give a whole number of at most {MOST:,}, not {text!r}")
     return int(text)
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from harness.record.run_info import RefusedCase
 
 DEFAULT_SUITE = "smoke"  # of list and plan
+MOST_CASES = 1_000_000  # the most that --seeds may make
 _WAYS = "--suite, --case, --last-failed, --model"
 
 
@@ -51,6 +52,11 @@ class Selection:
             points = expand.with_experts(points, experts)
         if layer is not None:
             points = self.with_layer(layer, experts).points
+        if seeds > 1 and len(points) * seeds > MOST_CASES:
+            raise UsageError(
+                f"--seeds {seeds}: {len(points):,} point(s) with {seeds:,} seeds are more than "
+                f"{MOST_CASES:,} cases; give fewer seeds"
+            )
         return replace(self, points=expand.with_seeds(points, seeds))
 
     def with_layer(self, layer: str | None, experts: str | None = None) -> Selection:

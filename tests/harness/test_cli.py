@@ -128,6 +128,7 @@ def test_a_folder_is_never_overwritten(engine, capsys):
             ["run", "--case", BASE, "--seeds", "0"],
             "--seeds: give a whole number of at least 1",
         ),
+        (["run", "--case", BASE, "--seeds", "2000000"], "more than 1,000,000 cases; give fewer"),
         (
             ["run", "--case", BASE, "--time-limit", "0"],
             "--time-limit: give a number of seconds",

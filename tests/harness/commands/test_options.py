@@ -59,6 +59,7 @@ def test_what_is_not_set_has_its_default(command, defaults):
         (["fuzz", "--cases", "0"], "--cases: give a whole number of at least 1, not '0'"),
         (["fuzz", "--devices", "0"], "--devices: give a whole number of at least 1, not '0'"),
         (["run", "--retries", "-1"], "--retries: give a whole number of at least 0, not '-1'"),
+        (["fuzz", "--seed", "9" * 20], "--seed: give a whole number of at most 2,147,483,647"),
         (["run", "--seeds", "0"], "--seeds: give a whole number of at least 1, not '0'"),
         (["coverage", "--block", "0"], "--block: give a whole number of at least 1, not '0'"),
         (
