@@ -76,7 +76,7 @@ def _command(argv: Sequence[str]) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Load, expand, plan, launch, store, report."""
-    began = time.time()
+    began, start = time.time(), time.monotonic()
     detected = machine.detect()
     requirements.check(args.require, detected)
     selected = selection.asked_for(args, detected)
@@ -86,15 +86,18 @@ def run(args: argparse.Namespace) -> int:
     if not plan.jobs:
         raise NothingSelected(_nothing(plan))
     narrowing.check_repeat(plan, args)
-    if selected.note is not None:
-        print(selected.note, flush=True)
+    for line in (selected.note, *(part.chosen.lines() if part.chosen else [])):
+        if line is not None:
+            print(line, flush=True)
+    until = start + part.chosen.budget if part.chosen else None
     with _folder(args, selected, part) as folder:
         remaining = plan.without(decided(folder.results))
         _announce(plan, remaining, folder)
-        stopped = launch(args, selected, remaining, folder, part.ledger)
+        stopped = launch(args, selected, remaining, folder, part.ledger, until)
         summary = _finish(folder, plan, began)
     lines = _remarks(folder)
-    lines += last_lines.not_run(summary, fail_fast=args.fail_fast)
+    is_late = until is not None and time.monotonic() >= until
+    lines += last_lines.not_run(summary, fail_fast=args.fail_fast, out_of_time=is_late)
     lines += last_lines.mostly_refused(plan)
     if summary.exit_code() is ExitCode.INCOMPLETE or stopped is not None:
         lines.append(f"to resume: python -m harness run --resume {folder.path}")
@@ -108,7 +111,8 @@ def _finish(folder: RunFolder, plan: Plan, began: float) -> Summary:
     """Count verdicts and close the record; a run with cases left gets no `RunEnded`."""
     ids = [case.id for case in plan.cases]
     seconds = time.time() - began
-    summary = summarize(ids, len(plan.refused), folder.results, seconds)
+    left_out = len(folder.info.left_out)
+    summary = summarize(ids, len(plan.refused), folder.results, seconds, left_out)
     counts = summary.to_json()
     if not counts["not_run"]:
         verdict_counts = {name: count for name, count in counts.items() if name != "seconds"}
@@ -139,8 +143,16 @@ def _folder(args: argparse.Namespace, selected: Selection, part: Part) -> RunFol
         selection.check_same_plan(folder, [case.id for case in plan.cases])
         return folder
     path = args.out or folder_for(ROOT, selected.suite or "cases")
-    tensors = args.save_tensors
-    info = describe(args.argv, selected, plan, save_tensors=tensors, shard=part.shard)
+    chosen = part.chosen
+    info = describe(
+        args.argv,
+        selected,
+        plan,
+        save_tensors=args.save_tensors,
+        shard=part.shard,
+        time_budget=chosen.budget if chosen else None,
+        left_out=chosen.left_out if chosen else (),
+    )
     return RunFolder.create(path, info)
 
 

@@ -7,7 +7,6 @@ under test. No torch.
 
 from __future__ import annotations
 
-import re
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -22,6 +21,7 @@ from harness.plan import machine, model_selection, requirements
 from harness.plan.manifest import describe, folder_for
 from harness.plan.plan import TIME_LIMIT, make_plan
 from harness.plan.selection import Selection
+from harness.plan.time_budget import seconds
 from harness.record.events import RunEnded
 from harness.record.result import Verdict
 from harness.record.run_folder import ROOT, RunFolder
@@ -34,13 +34,10 @@ if TYPE_CHECKING:
     from harness.matrix.case import MoETestConfig
     from harness.plan.machine import Machine
 
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
-_BUDGET = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smh])\Z")
-
 
 def main(args: argparse.Namespace) -> int:
     """Draw, run and shrink cases. Return an exit code as `run` does."""
-    budget = seconds(args.budget)
+    budget = seconds(args.budget, "--budget")
     _check(args)
     local = _machine(args)
     requirements.check(args.require, local)
@@ -71,14 +68,6 @@ def _nothing(space: strategies.Space, local: Machine) -> str:
     reasons = [reason for reason in known if reason is not None] if space.layer == COMPOSED else []
     why = f": {reasons[0]}" if reasons else "; `python -m harness doctor` names the reasons"
     return f"no case of {space.under_test} would run here{why}"
-
-
-def seconds(text: str) -> float:
-    """Return `90s`, `5m` or `2h` in seconds. Raises UsageError for anything else."""
-    match = _BUDGET.match(text)
-    if match is None or float(match[1]) == 0:
-        raise UsageError(f"--budget {text!r}: give a time such as 90s, 5m or 2h")
-    return float(match[1]) * _UNITS[match[2]]
 
 
 def _time_limit(args: argparse.Namespace) -> float:

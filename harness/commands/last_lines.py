@@ -47,12 +47,15 @@ def assumed_numerics(results: Iterable[CaseResult]) -> list[str]:
     ]
 
 
-def not_run(summary: Summary, *, fail_fast: bool) -> list[str]:
-    """Return how many cases `-x` left out, in one line, or nothing."""
+def not_run(summary: Summary, *, fail_fast: bool, out_of_time: bool = False) -> list[str]:
+    """Return why cases did not run, `-x` or a time budget, in one line, or nothing."""
     count = summary.counts.get(Verdict.NOT_RUN, 0)
-    if not fail_fast or not count:
-        return []
-    return [f"{count} case(s) did not run: -x stops at the first failure"]
+    if count and fail_fast:
+        return [f"{count} case(s) did not run: -x stops at the first failure"]
+    if count and out_of_time:
+        text = "the time budget is over; --durations-from gives better estimates"
+        return [f"{count} case(s) that were chosen did not run: {text}"]
+    return []
 
 
 def code_with_record(code: int, folder: RunFolder) -> int:

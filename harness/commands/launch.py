@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from harness.errors import HarnessError
@@ -35,13 +36,19 @@ class Terminated(KeyboardInterrupt):
 
 
 def launch(
-    args: argparse.Namespace, selected: Selection, plan: Plan, folder: RunFolder, ledger: Ledger
+    args: argparse.Namespace,
+    selected: Selection,
+    plan: Plan,
+    folder: RunFolder,
+    ledger: Ledger,
+    until: float | None = None,
 ) -> int | None:
     """Run and record the remaining cases; return the exit code of an early end, or None.
 
-    ledger: known failures, by which results are recorded.
+    ledger: known failures, by which results are recorded. until: when to stop, as in
+    `time.monotonic()`; cases without a verdict are then left.
     """
-    options = _options(args, selected, plan, folder, ledger)
+    options = replace(_options(args, selected, plan, folder, ledger), until=until)
     earlier = folder.events()
     ids = [case.id for case in plan.cases]
     folder.append(RunStarted(time=time.time(), cases=ids))

@@ -69,7 +69,12 @@ def _planned(args: argparse.Namespace) -> tuple[Plan, str | None]:
     requirements.check(args.require, planned_for)
     selected = selection.to_list(args, planned_for)
     plan = make_plan(selected.points, planned_for, time_limit=selected.time_limit)
-    return part_of(args, narrowing.narrowed(plan, args)).plan, selected.note
+    part = part_of(args, narrowing.narrowed(plan, args))
+    notes = [
+        *([selected.note] if selected.note else []),
+        *(part.chosen.lines() if part.chosen else []),
+    ]
+    return part.plan, "\n".join(notes) or None
 
 
 def machine_of(args: argparse.Namespace) -> Machine:

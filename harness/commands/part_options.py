@@ -100,5 +100,7 @@ def add_part(command: argparse.ArgumentParser) -> None:
     add("--shard", metavar="I/N", help=text)
     text = "an earlier run: how long cases take"
     add("--durations-from", type=Path, metavar="DIR", help=text)
+    text = "only the most valuable cases that fit into it by estimate: 90s, 8m, 2h"
+    add("--time-budget", metavar="TIME", help=text)
     text = "the file of known failures (configs/known_failures.yaml)"
     add("--known-failures", type=Path, metavar="FILE", help=text)

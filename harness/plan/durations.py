@@ -32,6 +32,7 @@ class Durations:
     cases: Mapping[str, float] = field(default_factory=dict)
     starts: Mapping[int, float] = field(default_factory=dict)
     failed: frozenset[str] = frozenset()
+    revision: str | None = None  # of the code that ran
     scale: float = 1.0  # recorded seconds for one estimated second
 
     def of(self, case: MoETestConfig) -> float:
@@ -56,7 +57,8 @@ def of_run(path: Path) -> Durations:
     cases: dict[str, float] = {}
     failed: set[str] = set()
     starts: dict[int, list[float]] = defaultdict(list)
-    for event in RunFolder.open(path).events():
+    folder = RunFolder.open(path)
+    for event in folder.events():
         if isinstance(event, GangStarted):
             starts[event.world_size].append(event.seconds)
         elif isinstance(event, CaseEnded) and event.result.seconds > 0:
@@ -68,5 +70,6 @@ def of_run(path: Path) -> Durations:
         cases=cases,
         starts={world: median(seconds) for world, seconds in starts.items()},
         failed=frozenset(failed),
+        revision=folder.info.git,
         scale=median(ratios) if ratios else 1.0,
     )

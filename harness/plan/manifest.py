@@ -34,6 +34,8 @@ def describe(
     save_tensors: bool = False,
     seed: int | None = None,
     shard: ShardOf | None = None,
+    time_budget: float | None = None,
+    left_out: tuple[str, ...] = (),
 ) -> RunInfo:
     """Return what is needed to report, repeat and resume the run."""
     return RunInfo(
@@ -46,6 +48,7 @@ def describe(
             plain_call=selection.plain_call,
             save_tensors=save_tensors,
             seed=seed,
+            time_budget=time_budget,
         ),
         platform=_machine(plan.machine),
         versions=versions(packages_of(plan.cases)),
@@ -53,6 +56,7 @@ def describe(
         cases=tuple(case.id for case in plan.cases),
         refused=refused_cases(plan),
         shard=shard,
+        left_out=left_out,
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from harness.errors import NothingSelected, UsageError
-from harness.plan import shards
+from harness.plan import shards, time_budget
 from harness.plan.durations import Durations, of_run
 from harness.plan.plan import Refusal
 from harness.record.ledger import QUARANTINED, Ledger
@@ -21,17 +21,19 @@ if TYPE_CHECKING:
     import argparse
 
     from harness.plan.plan import Plan
+    from harness.plan.time_budget import Chosen
     from harness.record.run_info import RunInfo, ShardOf
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """What a run launches. shard: None if that is the whole plan."""
+    """What a run launches. shard: None if that is the whole plan. chosen: by a time budget."""
 
     plan: Plan
     ledger: Ledger
     durations: Durations
     shard: ShardOf | None = None
+    chosen: Chosen | None = None
 
 
 def part_of(args: argparse.Namespace, plan: Plan, resumed: RunInfo | None = None) -> Part:
@@ -44,10 +46,15 @@ def part_of(args: argparse.Namespace, plan: Plan, resumed: RunInfo | None = None
     if resumed is not None:
         if args.shard is not None:
             raise UsageError("--resume continues the folder's own cases: leave out --shard")
+        if args.time_budget is not None:
+            raise UsageError("--resume continues the folder's own cases: leave out --time-budget")
         held = {p.case: p.text for p in resumed.refused if p.code == QUARANTINED}
         plan = without(plan, held)
         return Part(plan=plan, ledger=ledger, durations=durations, shard=resumed.shard)
     plan = without(plan, _held_back(plan, ledger))
+    if args.time_budget is not None:
+        chosen = _chosen(args, plan, durations)
+        return Part(plan=chosen.plan, ledger=ledger, durations=durations, chosen=chosen)
     if args.shard is None:
         return Part(plan=plan, ledger=ledger, durations=durations)
     if not plan.cases:
@@ -55,6 +62,16 @@ def part_of(args: argparse.Namespace, plan: Plan, resumed: RunInfo | None = None
     index, count = shards.parse(args.shard, os.environ)
     plan, shard = shards.shard(plan, index, count, durations)
     return Part(plan=plan, ledger=ledger, durations=durations, shard=shard)
+
+
+def _chosen(args: argparse.Namespace, plan: Plan, durations: Durations) -> Chosen:
+    """Return the cases that fit into the time budget. Raises UsageError and NothingSelected."""
+    if args.shard is not None:
+        raise UsageError(
+            "--time-budget and --shard exclude each other: shards must be all of the suite together"
+        )
+    budget = time_budget.seconds(args.time_budget, "--time-budget")
+    return time_budget.within(plan, budget, durations, plan.machine.slots)
 
 
 def ledger_of(args: argparse.Namespace, plan: Plan) -> Ledger:

@@ -137,6 +137,8 @@ def _resumed(args: argparse.Namespace, ways: list[str], machine: Machine) -> Sel
         )
     folder = RunFolder.open(args.resume)
     selected = of_folder(folder)
+    if args.suite and folder.info.left_out:
+        raise UsageError(f"{str(args.resume)!r} is a part of its suite: leave out --suite")
     if args.suite and folder.info.shard is not None:
         raise UsageError(f"{str(args.resume)!r} is one shard of a suite: leave out --suite")
     if args.suite:

@@ -41,6 +41,7 @@ class RunOptions:
     save_tensors: bool = False
     plain_call: bool = False  # whether each case has one, see harness.checks.plain_call
     seed: int | None = None
+    time_budget: float | None = None  # seconds, if cases were chosen by it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,12 +85,15 @@ class RunInfo:
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
     git: str | None = None
     shard: ShardOf | None = None
+    left_out: tuple[str, ...] = ()  # ids of cases that a time budget left out: not asked for
 
     def to_json(self) -> dict[str, Any]:
         """Return the contents of `run.json`."""
         data = {"format": FORMAT, **dataclasses.asdict(self)}
         if self.options.seed is None:
             del data["options"]["seed"]
+        if self.options.time_budget is None:
+            del data["options"]["time_budget"], data["left_out"]
         if self.shard is None:
             del data["shard"]
         return data
@@ -104,6 +108,7 @@ class RunInfo:
         known: dict[str, Any] = {
             **info,
             "cases": tuple(info["cases"]),
+            "left_out": tuple(info.get("left_out", ())),
             "refused": tuple(_made(RefusedCase, entry) for entry in info["refused"]),
             "options": _made(RunOptions, info["options"]),
             "platform": _made(RunMachine, info["platform"]),
@@ -158,10 +163,11 @@ def _is_refusals(value: object) -> bool:
 
 
 _SIZES = ("devices", "device_bytes", "cores", "memory_bytes")
-_OPTIONAL = ("time", "argv", "versions", "git", "shard")
+_OPTIONAL = ("time", "argv", "versions", "git", "shard", "left_out")
 # Key, the rule in words, and whether a value obeys it.
 RULES: tuple[tuple[str, str, Callable[[object], bool]], ...] = (
     ("cases", "a list of case ids", _is_texts),
+    ("left_out", "a list of case ids", _is_texts),
     ("refused", "a list of objects, each with the texts case, code and text", _is_refusals),
     ("suite", "a suite's name or null", _is_null_or(_is_text)),
     (
@@ -171,9 +177,14 @@ RULES: tuple[tuple[str, str, Callable[[object], bool]], ...] = (
     ),
     (
         "options",
-        "an object with true or false as save_tensors and plain_call, and a number or null as seed",
+        "an object with true or false as save_tensors and plain_call, and a number or null as seed "
+        "and time_budget",
         lambda value: _has_if_any(
-            value, save_tensors=_is_bool, plain_call=_is_bool, seed=_is_null_or(_is_number)
+            value,
+            save_tensors=_is_bool,
+            plain_call=_is_bool,
+            seed=_is_null_or(_is_number),
+            time_budget=_is_null_or(_is_number),
         ),
     ),
     ("platform", "an object with the text name", lambda value: _has(value, name=_is_text)),

@@ -50,20 +50,23 @@ class Summary:
     counts: Mapping[Verdict, int]
     seconds: float  # wall time of the run
     cases: int
+    left_out: int = 0  # cases that a time budget left out, which are not among `cases`
 
     def line(self) -> str:
-        """Return the summary line: `infra` counts as `not_run`, `known` is left out if 0."""
+        """Return the summary line: `infra` is in `not_run`; `known`, `left_out` only if not 0."""
         shown = {v: self.counts.get(v, 0) for v in _LINE}
         shown[Verdict.NOT_RUN] += self.counts.get(Verdict.INFRA, 0)
         if self.counts.get(Verdict.KNOWN, 0):
             shown[Verdict.KNOWN] = self.counts[Verdict.KNOWN]
         pairs = " ".join(f"{verdict}={count}" for verdict, count in shown.items())
-        return f"cases={self.cases} {pairs} seconds={self.seconds:.1f}"
+        left_out = f" left_out={self.left_out}" if self.left_out else ""
+        return f"cases={self.cases} {pairs}{left_out} seconds={self.seconds:.1f}"
 
     def to_json(self) -> dict[str, Any]:
         """Return the counts of every verdict, with `infra` separate from `not_run`."""
         counts = {str(verdict): self.counts.get(verdict, 0) for verdict in Verdict}
-        return {"cases": self.cases, **counts, "seconds": round(self.seconds, 3)}
+        left_out = {"left_out": self.left_out} if self.left_out else {}
+        return {"cases": self.cases, **counts, **left_out, "seconds": round(self.seconds, 3)}
 
     def exit_code(self) -> ExitCode:
         """Return the code of the most severe state: failure, infrastructure, incomplete, empty."""
@@ -78,14 +81,20 @@ class Summary:
 
 
 def summarize(
-    cases: Iterable[str], refused: int, results: Mapping[str, CaseResult], seconds: float
+    cases: Iterable[str],
+    refused: int,
+    results: Mapping[str, CaseResult],
+    seconds: float,
+    left_out: int = 0,
 ) -> Summary:
     """Count verdicts.
 
     cases: ids of the cases to run. refused: number of refused cases. results: the last result of
-    each case; a case without one is `not_run`. seconds: wall time of the run.
+    each case; a case without one is `not_run`. seconds: wall time of the run. left_out: number of
+    cases that were not asked for, for a time budget.
     """
     verdicts = [results[c].verdict if c in results else Verdict.NOT_RUN for c in cases]
     counts = Counter(verdicts)
     counts[Verdict.SKIPPED] += refused
-    return Summary(counts=dict(counts), seconds=seconds, cases=len(verdicts) + refused)
+    cases_in_all = len(verdicts) + refused
+    return Summary(counts=dict(counts), seconds=seconds, cases=cases_in_all, left_out=left_out)

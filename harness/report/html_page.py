@@ -69,7 +69,10 @@ def page_data(run: View, folder: Path) -> dict[str, Any]:
     return {
         "heading": heading(run),
         "summary": run.summary.line(),
-        "counts": {str(verdict): run.summary.counts.get(verdict, 0) for verdict in Verdict},
+        "counts": {
+            **{str(verdict): run.summary.counts.get(verdict, 0) for verdict in Verdict},
+            "left_out": run.summary.left_out,
+        },
         "bad": [str(verdict) for verdict in (*BAD, Verdict.INFRA)],
         "axes": axes,
         "cases": [

@@ -100,11 +100,14 @@ def _no_longer_run(
 ) -> Iterator[str]:
     """Yield the cases that the first run decided and the second one did not, with the reason."""
     refused = {point.case: point.code for point in after.refused}
+    left_out = frozenset(after.info.left_out)
     for case_id, result in first.items():
         if result.verdict in OPEN:
             continue
         now = second.get(case_id)
         if now is None:
+            if case_id in left_out:
+                continue  # nobody asked for it
             reason = f"skipped: {refused[case_id]}" if case_id in refused else "not in the run"
             yield f"{case_id}  {result.verdict} -> {reason}"
         elif now.verdict in OPEN:

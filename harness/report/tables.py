@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from harness.record.run_info import RefusedCase, RunInfo
 
 SLOWEST = 5
+LEFT_OUT = 20  # lines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,9 @@ def view(folder: RunFolder) -> View:
         info=folder.info,
         results=tuple(last.get(c) or CaseResult(case_id=c, verdict=Verdict.NOT_RUN) for c in cases),
         refused=refused,
-        summary=summarize(cases, len(refused), last, _seconds(events)),
+        summary=summarize(
+            cases, len(refused), last, _seconds(events), left_out=len(folder.info.left_out)
+        ),
     )
 
 
@@ -156,6 +159,7 @@ def lists(run: View) -> list[tuple[str, list[str]]]:
         ("did not pass", [line for result in run.bad for line in _failure(result)]),
         ("slowest", [f"{r.seconds:8.2f}s  {r.case_id}" for r in slow if r.seconds > 0]),
         ("skipped, by reason", skip_lines(run.refused)),
+        ("left out by the time budget", _left_out(run.info.left_out)),
         ("tolerances wider than necessary", bound_slack.hints(run.results)),
     ]
 
@@ -163,6 +167,12 @@ def lists(run: View) -> list[tuple[str, list[str]]]:
 def _failure(result: CaseResult) -> list[str]:
     head = f"{result.verdict}  {result.case_id}"
     return [head, *(f"  {line}" for line in failure_text.lines(result))]
+
+
+def _left_out(case_ids: Sequence[str]) -> list[str]:
+    """Return a line for each of the first cases, and one that counts the others."""
+    more = len(case_ids) - LEFT_OUT
+    return [*case_ids[:LEFT_OUT], *([f"... {more} more, in run.json"] if more > 0 else [])]
 
 
 def skip_lines(refused: Iterable[RefusedCase]) -> list[str]:

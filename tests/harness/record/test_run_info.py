@@ -98,6 +98,7 @@ def test_what_a_report_shows_is_checked(edited, capsys, key, value):
             ("options", "save_tensors", 1),
             ("options", "plain_call", 0),
             ("options", "seed", "x"),
+            ("options", "time_budget", "8m"),
             ("platform", "cores", "two"),
         ],
         *[("platform", "features", "cpu"), ("platform", "host", None)],
@@ -115,17 +116,22 @@ def test_what_is_written_is_what_is_read(tmp_path):
     info = run_info(
         cases=["a", "b"],
         refused=[("c", "code", "text")],
-        options=RunOptions(time_limit=5.5, retries=2, save_tensors=True, plain_call=True, seed=3),
+        options=RunOptions(
+            time_limit=5.5, retries=2, save_tensors=True, plain_call=True, seed=3, time_budget=60.0
+        ),
         platform=RunMachine(name="cpu", features=("cpu", "triton"), cores=2, host="here"),
         argv=("run", "--suite", "smoke"),
         versions={"torch": "2"},
         git="abc",
         time=12.5,
+        left_out=("d",),
     )
     data = json.loads(json.dumps(info.to_json()))
     assert (data["format"], data["cases"], data["options"]["seed"]) == (4, ["a", "b"], 3)
     assert RunInfo.from_json(tmp_path, data) == info
-    assert "seed" not in run_info().to_json()["options"]
+    plain = run_info().to_json()
+    assert not {"seed", "time_budget"} & plain["options"].keys()
+    assert "left_out" not in plain
 
 
 def test_keys_of_others_are_left_out_and_what_a_report_shows_may_lack(tmp_path):

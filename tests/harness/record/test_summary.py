@@ -45,3 +45,12 @@ def test_counts_add_up_to_the_cases():
     stored = summary.to_json()
     assert stored["infra"] == counts[Verdict.INFRA]
     assert stored["not_run"] == counts[Verdict.NOT_RUN]
+
+
+def test_cases_that_a_time_budget_left_out_are_counted_apart_and_change_no_code():
+    results = {"a": CaseResult(case_id="a", verdict=Verdict.PASSED)}
+    summary = summarize(["a"], 1, results, 1.0, left_out=7)
+    assert (summary.cases, summary.exit_code()) == (2, 0)
+    assert summary.line().endswith(" not_run=0 left_out=7 seconds=1.0")
+    assert summary.to_json()["left_out"] == 7
+    assert "left_out" not in summarize(["a"], 1, results, 1.0).to_json()
