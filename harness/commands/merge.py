@@ -12,13 +12,14 @@ from harness.record import ledger
 from harness.record.cross_case import compared
 from harness.record.events import RunEnded, RunStarted
 from harness.record.run_folder import ROOT, RunFolder
-from harness.record.shard_union import ended_at, joined, joined_events, unfinished
+from harness.record.shard_union import ended_at, is_unfinished, joined, joined_events
 from harness.record.summary import summarize
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
+    from harness.record.events import Event
     from harness.record.run_info import RunInfo
     from harness.record.summary import Summary
 
@@ -31,24 +32,34 @@ def merge_runs(args: argparse.Namespace) -> int:
     folders = [RunFolder.open(path) for path in args.folders]
     info = dataclasses.replace(joined(folders), argv=tuple(args.argv))
     path = args.out or folder_for(ROOT, f"{info.suite or 'cases'}-merged")
+    shards = [folder.events() for folder in folders]
     with RunFolder.create(path, info) as merged:
-        summary = _fill(merged, folders, info)
+        summary = _fill(merged, folders, shards, info)
         notes = ledger.notes(merged.results.values(), info.refused)
-    notes += [f"shard {str(f.path)!r} is unfinished: resume it" for f in unfinished(folders)]
+    notes += [
+        f"shard {str(folder.path)!r} is unfinished: resume it"
+        for folder, events in zip(folders, shards, strict=True)
+        if is_unfinished(folder, events)
+    ]
     print("".join(f"{line}\n" for line in notes), end="")
     print(f"merged {len(folders)} shard(s) into {path}")
     print(summary.line())
     return summary.exit_code()
 
 
-def _fill(merged: RunFolder, folders: Sequence[RunFolder], info: RunInfo) -> Summary:
-    """Write events, logs and counts of the whole."""
+def _fill(
+    merged: RunFolder,
+    folders: Sequence[RunFolder],
+    shards: Sequence[Sequence[Event]],
+    info: RunInfo,
+) -> Summary:
+    """Write events, logs and counts of the whole. shards: the events of each folder."""
     merged.append(RunStarted(time=info.time, cases=list(info.cases)))
-    for event in compared(joined_events(folders)):  # shards could not compare each other's outputs
+    for event in compared(joined_events(shards)):  # shards could not compare each other's outputs
         merged.append(event)
     for folder in folders:
         _copy_logs(folder, merged)
-    end = ended_at(folders)
+    end = ended_at(shards)
     seconds = max(0.0, end - info.time)
     summary = summarize(info.cases, len(info.refused), merged.results, seconds)
     counts = summary.to_json()

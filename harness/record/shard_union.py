@@ -125,33 +125,29 @@ def _check_once(folders: Sequence[RunFolder], shards: Sequence[ShardOf]) -> None
         )
 
 
-def joined_events(folders: Iterable[RunFolder]) -> Iterator[Event]:
+def joined_events(shards: Iterable[Sequence[Event]]) -> Iterator[Event]:
     """Yield the events of all shards, one shard after another, with their gangs renumbered.
 
-    What begins and ends each shard is left out: the caller writes what does so for the whole.
+    shards: the events of each. What begins and ends each shard is left out: the caller writes what
+    does so for the whole.
     """
     gangs = 0
-    for folder in folders:
+    for events in shards:
         highest = 0
-        for event in folder.events():
+        for event in events:
             if isinstance(event, GangStarted | GangEnded | CaseStarted | CaseEnded):
                 highest = max(highest, event.gang)
                 yield dataclasses.replace(event, gang=event.gang + gangs)
         gangs += highest
 
 
-def ended_at(folders: Iterable[RunFolder]) -> float:
-    """Return when the last event of all shards was recorded."""
-    return max((event.time for folder in folders for event in folder.events()[-1:]), default=0.0)
+def ended_at(shards: Iterable[Sequence[Event]]) -> float:
+    """Return when the last event of all shards was recorded. shards: the events of each."""
+    return max((event.time for events in shards for event in events[-1:]), default=0.0)
 
 
-def unfinished(folders: Iterable[RunFolder]) -> list[RunFolder]:
-    """Return the shards that have cases without a verdict, or that did not end."""
-    return [folder for folder in folders if _is_unfinished(folder)]
-
-
-def _is_unfinished(folder: RunFolder) -> bool:
-    events = folder.events()
+def is_unfinished(folder: RunFolder, events: Sequence[Event]) -> bool:
+    """Return whether a shard has cases without a verdict, or did not end. events: its own."""
     results = last_results(events)
     is_open = any(c not in results or results[c].verdict in OPEN for c in folder.info.cases)
     return is_open or not (events and isinstance(events[-1], RunEnded))

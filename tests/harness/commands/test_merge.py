@@ -89,3 +89,16 @@ def test_what_is_not_one_suite_is_refused(shards, engine, capsys):
         assert cli.main(["merge", *folders, "--out", "all"]) == 3, message
         assert message in capsys.readouterr().err
         assert not Path("all").exists()
+
+
+def test_the_events_of_each_shard_are_read_once(shards, monkeypatch):
+    paths = []
+    real = RunFolder.events
+
+    def events(folder):
+        paths.append(str(folder.path))
+        return real(folder)
+
+    monkeypatch.setattr(RunFolder, "events", events)
+    cli.main(["merge", *shards, "--out", "all"])
+    assert [path for path in paths if path in shards] == shards
