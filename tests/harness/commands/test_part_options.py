@@ -12,10 +12,11 @@ def test_what_the_options_are_read_as():
     assert vars(command.parse_args([])) == {
         "shard": None,
         "durations_from": None,
+        "time_budget": None,
         "known_failures": None,
     }
-    args = command.parse_args(["--shard", "1/2", "--durations-from", "a"])
-    assert (args.shard, args.durations_from) == ("1/2", Path("a"))
+    args = command.parse_args(["--shard", "1/2", "--durations-from", "a", "--time-budget", "8m"])
+    assert (args.shard, args.durations_from, args.time_budget) == ("1/2", Path("a"), "8m")
 
 
 def test_merge_takes_folders():
