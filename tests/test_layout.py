@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -108,3 +109,17 @@ def test_a_module_without_a_file_is_found_in_any_depth(tmp_path):
     assert list(untested(tmp_path, ("room",))) == ["room/inner/slow.py"]
     (tmp_path / "tests/room/test_room.py").unlink()
     assert list(untested(tmp_path, ("room",))) == ["room/__init__.py", "room/inner/slow.py"]
+
+
+def modules_named(source: str) -> list[str]:
+    """Return the modules that a package's docstring lists: "    name  what it has"."""
+    text = ast.get_docstring(ast.parse(source)) or ""
+    return re.findall(r"^    (\w+)  +\S", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("room", ["diagnosis", "engine", "fixtures", "matrix", "plan", "record"])
+def test_the_modules_where_to_start_exist(room):
+    folder = ROOT / "harness" / room
+    names = modules_named((folder / "__init__.py").read_text())
+    assert len(names) >= 4
+    assert [name for name in names if not (folder / f"{name}.py").exists()] == []
