@@ -23,11 +23,11 @@ def versions_of(case: MoETestConfig) -> dict[str, str]:
 
 def packages_of(cases: Iterable[MoETestConfig]) -> tuple[Package | str, ...]:
     """Return the packages that the rows of the cases name, each once."""
-    named = dict.fromkeys(pair for case in cases for pair in _members(case))
+    named = dict.fromkeys(pair for case in cases for pair in members_of(case))
     return _distinct(families.table(family).row(name) for family, name in named)
 
 
-def _members(case: MoETestConfig) -> Iterator[tuple[str, str]]:
+def members_of(case: MoETestConfig) -> Iterator[tuple[str, str]]:
     """Yield (family, name of the row); a layer from outside has its own experts."""
     other = "layer" if case.layer == COMPOSED else "experts"
     for family in families.CASE_FAMILIES:

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.matrix.case_packages import members_of
 from moe import families
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ Member = tuple[str, str]  # family and name
 
 def members(case: MoETestConfig) -> frozenset[Member]:
     """Return the members that a case names."""
-    return frozenset((family, getattr(case, family)) for family in families.CASE_FAMILIES)
+    return frozenset(members_of(case))
 
 
 def changed_files(revision: str | None, root: Path = ROOT) -> frozenset[Path]:

@@ -71,7 +71,8 @@ def _chosen(args: argparse.Namespace, plan: Plan, durations: Durations) -> Chose
             "--time-budget and --shard exclude each other: shards must be all of the suite together"
         )
     budget = time_budget.seconds(args.time_budget, "--time-budget")
-    return time_budget.within(plan, budget, durations, plan.machine.slots)
+    slots = getattr(args, "slots", None) or plan.machine.slots  # `list` has no --slots
+    return time_budget.within(plan, budget, durations, slots)
 
 
 def ledger_of(args: argparse.Namespace, plan: Plan) -> Ledger:

@@ -178,7 +178,9 @@ function start() {
     }));
     at(name).onchange = drawMap;
   }
-  at("columns").value = "1";
+  const quant = data.axes.findIndex((axis) => axis.name === "quant");
+  const isSingle = data.axes[0].values.length < 2;  // one member: show another axis beside it
+  [at("rows").value, at("columns").value] = [isSingle && quant >= 0 ? quant : 0, 1];
   at("order").onchange = drawCases;
   at("filter").oninput = () => { limit = PAGE; drawCases(); };
   at("more").onclick = () => { limit += 10 * PAGE; drawCases(); };

@@ -4,7 +4,6 @@ import subprocess
 
 import pytest
 
-from harness.plan import changed_members
 from harness.plan.changed_members import ROOT, changed, changed_files, members, sources
 from tests.harness.plan.points import case
 
@@ -70,6 +69,11 @@ def test_a_kernel_counts_for_the_members_that_import_it():
     assert changed(named, frozenset()) == frozenset()
 
 
-def test_a_case_names_one_member_of_each_family():
+def test_a_case_names_one_member_of_each_family_and_a_whole_layer_no_experts():
     assert {("experts", "torch_loop"), ("quant", "none"), ("router", "softmax")} <= members(case())
-    assert len(members(case())) == len(changed_members.families.CASE_FAMILIES)
+    own = members(case(experts="own", layer="tests.harness.outside_layers:Right"))
+    assert ("layer", "tests.harness.outside_layers:Right") in own
+    assert "experts" not in dict(own)
+    assert changed(own, frozenset({ROOT / "tests/harness/outside_layers.py"})) == {
+        ("layer", "tests.harness.outside_layers:Right")
+    }

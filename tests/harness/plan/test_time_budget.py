@@ -208,6 +208,12 @@ def test_bad_budgets_are_one_line_and_make_no_folder(
     assert not Path("new").exists()
 
 
+def test_more_ranks_at_a_time_fit_more_cases(recorded, capsys):
+    for slots, out in (("1", "one"), ("8", "eight")):
+        cli.main([*RUN, "--time-budget", "2s", "--slots", slots, "--out", out])
+    assert len(the_left_out("eight")) < len(the_left_out("one"))
+
+
 def test_list_shows_what_a_budget_would_choose(recorded, capsys):
     assert cli.main(["list", "--suite", "smoke", "--durations-from", "before"]) == 0
     everything = capsys.readouterr().out

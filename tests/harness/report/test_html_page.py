@@ -119,6 +119,7 @@ def test_the_page_opens_without_errors_and_its_heat_map_is_right(page):
         page,
         """
         show.title = document.title;
+        show.first = at("map").rows[0].cells[0].textContent;
         at("rows").value = data.axes.findIndex((axis) => axis.name === "layout");
         at("columns").value = data.axes.findIndex((axis) => axis.name === "quant");
         drawMap();
@@ -129,6 +130,7 @@ def test_the_page_opens_without_errors_and_its_heat_map_is_right(page):
     )
     assert shown["console"] == []
     assert shown["title"] == "smoke on cpu, run"
+    assert shown["first"] == "quant \\ layout"  # there is one member
     assert shown["map"] == [
         ["layout \\ quant", "fp8_block", "none"],
         ["dp2 tp2 ep sp", "", "1 of 1"],
