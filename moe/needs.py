@@ -88,6 +88,9 @@ class Needs:
     # Whether experts may be spread over some ranks and split over others (`moe_tp_size` of the
     # layout). Checked for experts and all2all backends only.
     moe_tp: bool = False
+    # Whether each rank must have a device of its own. Checked by who plans ranks, for all2all
+    # backends; those that need the feature `peer_memory` need that, too.
+    own_device: bool = False
     hidden_multiple: int = 1  # the hidden size must be a multiple of this
     shard_multiple: int = 1  # the same for the intermediate size on each rank
     # More multiples, of some weight formats on some chips.

@@ -87,8 +87,9 @@ def all2all(machine: Machine, name: str) -> tuple[Need, ...]:
     """Return the needs of an all2all backend."""
     row = ALL2ALL.row(name)
     needs = _judged_of(machine, row.needs).asked(machine.platform, leave_out=EXPERTS_ONLY)
-    writes_to_peers = PEER_MEMORY in row.needs.features and machine.platform.device != "cpu"
-    own_device = (Need.of(_shared_device, machine),) if writes_to_peers else ()
+    alone = row.needs.own_device or PEER_MEMORY in row.needs.features
+    on_cpu = machine.platform.device == "cpu"
+    own_device = (Need.of(_shared_device, machine),) if alone and not on_cpu else ()
     return _named(row, (*needs, *own_device))
 
 
@@ -100,7 +101,7 @@ def _shared_device(machine: Machine, layer_spec: LayerSpec) -> Reason | None:
         return None
     text = (
         f"{world} ranks share {machine.devices} device(s), and ranks write into each other's "
-        f"memory only if each has a device of its own ({PEER_MEMORY})"
+        f"memory only if each has a device of its own ({PEER_MEMORY} or own_device in its needs)"
     )
     return Reason(code="ranks_share_device", text=text)
 

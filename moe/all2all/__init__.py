@@ -1,12 +1,14 @@
 """List the all2all backends, which move tokens to their experts and sum the outputs.
 
-One row and one file per backend, in order of preference. `moe.all2all.make` makes them.
+One row and one file per backend, in order of preference. `moe.all2all.make` makes them. Rows of
+released packages are in `moe.all2all.released_rows`.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from moe.all2all import released_rows
 from moe.registry import Registry
 from moe.spec import ANY, BATCHED, STANDARD, MemberSpec, Needs, Numerics
 
@@ -88,5 +90,6 @@ ALL2ALL: Registry[MemberSpec] = Registry(
             numerics=Numerics(reduction="wire"),  # as `all_to_all`
             deterministic=True,
         ),
+        *released_rows.ROWS,
     ),
 )

@@ -10,10 +10,12 @@ from moe.spec import STANDARD
 from moe.types import Dispatched, Routing
 from tests.moe import stack_ranks
 
-ACROSS = [row.name for row in ALL2ALL.built_in if row.needs.max_world is None]
+# Released packages have tests of their own: no machine here runs one.
+OURS = [row for row in ALL2ALL if not row.needs.packages]
+ACROSS = [row.name for row in OURS if row in ALL2ALL.built_in and row.needs.max_world is None]
 
 
-@pytest.mark.parametrize("name", [row.name for row in ALL2ALL if row.dispatch_format == STANDARD])
+@pytest.mark.parametrize("name", [row.name for row in OURS if row.dispatch_format == STANDARD])
 def test_one_rank_alone_gets_its_own_rows_back(name):
     member = stack_ranks.made(name, ALONE)
     x, routing = stack_ranks.sent_by(0, 3, "fp8_group")
