@@ -133,7 +133,7 @@ def test_the_case_that_is_followed_is_in_smoke() -> None:
 
 def test_the_way_of_a_case_is_ten_files_of_which_the_document_names_no_other() -> None:
     text = HOW.read_text()
-    walk = text.partition("## The way of the case\n")[2].partition("\n## ")[0]
+    walk = text.partition("## Step by step\n")[2].partition("\n## ")[0]
     steps = re.findall(
         r"^\d+\. \*\*[\w ]+: \[([\w/.]+)\]\(\.\./([\w/.]+)\)\.\*\*", walk, re.MULTILINE
     )
