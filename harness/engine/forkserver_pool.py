@@ -85,8 +85,12 @@ class Forkserver:
 class Pool:
     """Owns every process that a run starts. Close it, or use it in a `with` statement."""
 
-    def __init__(self) -> None:
+    def __init__(self, held: tuple[int, ...] = ()) -> None:
+        """held: file descriptors, such as of locks, that stay open until all processes are gone,
+        even if this process is killed: the guardian inherits them, and no rank does.
+        """
         self.folder = Path(tempfile.mkdtemp(prefix="harness-"))  # 0700
+        self._held = held
         self._servers: dict[object, Forkserver] = {}
         self._retired: list[Forkserver] = []
         self._gang_channels: list[Channel] = []  # channels of gangs
@@ -175,7 +179,7 @@ class Pool:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                pass_fds=(remote.fileno(),),
+                pass_fds=(remote.fileno(), *self._held),
                 start_new_session=True,
             )
         remote.close()

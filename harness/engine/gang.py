@@ -84,6 +84,10 @@ class Gang:
         """Sum the cached tensors that no later case has summed; the gang is then idle, or dies."""
         self._probe(CheckSums(), "at its end")
 
+    def probe(self, occasion: str) -> None:
+        """Ask every rank whether it can be used again; the gang is then idle, or dies."""
+        self._probe(Probe(nonce=next(_NONCES)), occasion)
+
     def end(self, reason: str) -> None:
         """Kill the gang; `GangDead` follows once no process is left."""
         if self.state in (State.DYING, State.DEAD):
@@ -191,7 +195,7 @@ class Gang:
         elif all(isinstance(answer, Done) and answer.passed for answer in answers):
             self._enter(State.IDLE, None)
         else:
-            self._probe(Probe(nonce=next(_NONCES)), "after a failed case")
+            self.probe("after a failed case")
         return [outcome]
 
     def _outcome(self, ended: Ended) -> Outcome:

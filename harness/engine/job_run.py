@@ -50,7 +50,7 @@ class JobRun:
 
 def job_runs(job: Job, options: RunOptions, slots: Slots) -> list[JobRun]:
     """Return a job's gangs to be, each with a first batch."""
-    need, spec = slots.need(job), _spec(job, options, slots)
+    need, spec = slots.need(job), gang_spec(job, options, slots)
     batches = _batches(job, slots.gangs(need))
     count = min(slots.gangs(need), len(batches))
     first = [batches.popleft() for _ in range(count)]
@@ -60,7 +60,8 @@ def job_runs(job: Job, options: RunOptions, slots: Slots) -> list[JobRun]:
     ]
 
 
-def _spec(job: Job, options: RunOptions, slots: Slots) -> GangSpec:
+def gang_spec(job: Job, options: RunOptions, slots: Slots) -> GangSpec:
+    """Return the kind of gang that a job's cases need; its devices are not chosen yet."""
     module = options.executor.partition(":")[0]
     stack = ("moe.*", "harness.checks.*") if module.startswith("harness.") else ()
     return GangSpec(

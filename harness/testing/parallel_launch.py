@@ -7,20 +7,19 @@ only the first call pays for importing torch. This process never joins a group o
 
 from __future__ import annotations
 
-import atexit
 import functools
-import os
 import pickle
-import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from harness.engine.forkserver_pool import GangSpec, Pool
+from harness.engine.forkserver_pool import GangSpec
 from harness.engine.gang import Gang, watch
 from harness.engine.gang_notices import GangReady
 from harness.engine.messages import Failed
 from harness.engine.rank_bootstrap import CALL, result_file
 from harness.engine.task_outcome import Outcome, rank_words
-from harness.errors import HarnessError, InfrastructureError
+from harness.engine.warm_gangs import GangStartError
+from harness.errors import HarnessError
+from harness.testing.warm_pool import WarmPool, shutdown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,33 +39,6 @@ class RankFailure(HarnessError):
         names = ", ".join(map(str, sorted(ranks)))
         text = "\n".join(ranks[rank] for rank in sorted(ranks))
         super().__init__(f"{len(ranks)} of {world_size} ranks failed ({names}):\n{text}")
-
-
-class GangStartError(InfrastructureError):
-    """Raised if the ranks could not start; the text has their logs."""
-
-
-class _Warm:
-    """Hold this process's pool; a forked child creates its own."""
-
-    pool: Pool | None = None
-    lock = threading.Lock()
-
-    @classmethod
-    def get(cls) -> Pool:
-        old = cls.pool
-        if old is None or old.controller != os.getpid() or old.guardian.poll() is not None:
-            cls.pool = Pool()
-        assert cls.pool is not None
-        return cls.pool
-
-
-@atexit.register
-def shutdown() -> None:
-    """End the warm processes now, instead of at the end of this process."""
-    pool, _Warm.pool = _Warm.pool, None
-    if pool is not None and pool.controller == os.getpid():
-        pool.close()
 
 
 def parallel_launch(
@@ -89,12 +61,12 @@ def parallel_launch(
     GangStartError if the ranks cannot start; TypeError or ValueError for invalid arguments. All
     processes of the call have ended when it returns.
     """
-    _check(world_size, timeout, device, transport)
-    call = _pickled(fn, args)
+    check_arguments(world_size, timeout, device, transport)
+    call = pickled_call(fn, args)
     transport = transport or TRANSPORTS[device][0]
     spec = GangSpec(world_size=world_size, device=device, transport=transport, options={})
-    with _Warm.lock:
-        gang = Gang(_Warm.get(), spec, call=(CALL, call))
+    with WarmPool.lock:
+        gang = Gang(WarmPool.get(), spec, call=(CALL, call))
         try:
             failed, values = _run(gang, timeout)
         except BaseException as error:
@@ -107,7 +79,8 @@ def parallel_launch(
     return [pickle.loads(value) for value in values]  # noqa: S301 - written by our own ranks
 
 
-def _check(world_size: int, timeout: float, device: str, transport: str | None) -> None:
+def check_arguments(world_size: int, timeout: float, device: str, transport: str | None) -> None:
+    """Raise ValueError, which names the wrong argument of a call and what it may be."""
     if world_size < 1:
         raise ValueError(f"world_size must be at least 1, not {world_size}")
     if timeout <= 0:
@@ -119,7 +92,7 @@ def _check(world_size: int, timeout: float, device: str, transport: str | None) 
         raise ValueError(f"transport on {device} must be one of {allowed}, not {transport!r}")
 
 
-def _pickled(fn: Callable[..., Any], args: tuple[Any, ...]) -> bytes:
+def pickled_call(fn: Callable[..., Any], args: tuple[Any, ...]) -> bytes:
     """Return the pickled call. Raises TypeError if the ranks could not import it."""
     name = getattr(fn, "__qualname__", repr(fn))
     way_out = "define it at the top level of a module that can be imported"
@@ -145,7 +118,7 @@ def _run(gang: Gang, timeout: float) -> tuple[dict[int, str], list[bytes]]:
             if isinstance(notice, GangReady):
                 gang.run("call", timeout)
             elif isinstance(notice, Outcome):
-                failed = _failures(notice)
+                failed = failures_of(notice)
                 ranks = () if failed else range(gang.world_size)
                 values = [result_file(gang.link.folder, rank).read_bytes() for rank in ranks]
                 gang.end("done")
@@ -155,7 +128,8 @@ def _run(gang: Gang, timeout: float) -> tuple[dict[int, str], list[bytes]]:
                 return failed, values
 
 
-def _failures(outcome: Outcome) -> dict[int, str]:
+def failures_of(outcome: Outcome) -> dict[int, str]:
+    """Return what happened on each rank that failed, with its traceback or stack."""
     raised = {
         rank: f"rank {rank}: {answer.traceback}"
         for rank, answer in outcome.answers.items()

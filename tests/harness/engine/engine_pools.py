@@ -5,14 +5,14 @@ from __future__ import annotations
 from harness.engine.forkserver_pool import GangSpec
 from harness.engine.gang import State, watch
 from harness.engine.gang_notices import GangReady
-from harness.testing.parallel_launch import _Warm
+from harness.testing.warm_pool import WarmPool
 from tests.harness.engine.engine_tools import wait_for
 
 CPU = GangSpec(world_size=1, device="cpu", transport="gloo", options={})
 
 
 def warm_server():
-    (server,) = _Warm.get()._servers.values()
+    (server,) = WarmPool.get()._servers.values()
     return server
 
 

@@ -15,7 +15,8 @@ from harness.engine import device_memory
 from harness.engine.run_options import RunOptions
 from harness.engine.scheduler import run
 from harness.record.events import CaseEnded, CaseStarted, GangEnded, GangStarted
-from harness.testing.parallel_launch import parallel_launch, shutdown
+from harness.testing.parallel_launch import parallel_launch
+from harness.testing.warm_pool import shutdown
 from tests.harness.engine.engine_device_faults import case, used_device
 
 DEVICES = len(list(Path("/dev").glob("nvidia[0-9]*")))

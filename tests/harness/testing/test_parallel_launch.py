@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 
 from harness import RankFailure, parallel_launch
-from harness.testing.parallel_launch import GangStartError, _Warm, shutdown
+from harness.engine.warm_gangs import GangStartError
 from tests.harness.engine import engine_calls
 from tests.harness.engine.engine_tools import marked, wait_for
 
@@ -112,35 +112,6 @@ def test_a_caller_with_a_process_group_keeps_it(tmp_path):
         assert (dist.get_rank(), dist.get_world_size()) == (0, 1)
     finally:
         dist.destroy_process_group()
-
-
-def test_it_works_from_a_thread_that_ends():
-    """A parent-death signal tied to this thread would kill the warm processes with it."""
-    shutdown()
-    found = []
-    thread = threading.Thread(target=lambda: found.append(parallel_launch(2, in_this_module)))
-    thread.start()
-    thread.join()
-    time.sleep(0.2)
-    assert found == [[0, 2]]
-    assert parallel_launch(2, in_this_module) == [0, 2]
-
-
-def test_a_forked_child_starts_its_own_processes_and_leaves_ours():
-    parallel_launch(1, in_this_module)
-    ours = _Warm.get().guardian.pid
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            right = parallel_launch(2, in_this_module) == [0, 2]
-            status = 0 if right and _Warm.get().guardian.pid != ours else 2
-            shutdown()
-        finally:
-            os._exit(status)
-    assert os.waitpid(pid, 0)[1] == 0
-    assert _Warm.get().guardian.pid == ours
-    assert parallel_launch(2, in_this_module) == [0, 2]
 
 
 @pytest.mark.parametrize(
