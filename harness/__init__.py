@@ -11,14 +11,16 @@ if TYPE_CHECKING:
     from harness.matrix.case import MoETestConfig
     from harness.testing.assert_close import assert_close
     from harness.testing.parallel_launch import RankFailure, parallel_launch
+    from harness.testing.spawn import spawn
 
-__all__ = ["MoETestConfig", "RankFailure", "assert_close", "parallel_launch"]
+__all__ = ["MoETestConfig", "RankFailure", "assert_close", "parallel_launch", "spawn"]
 
 _HOME = {
     "MoETestConfig": "harness.matrix.case",
     "RankFailure": "harness.testing.parallel_launch",
     "assert_close": "harness.testing.assert_close",
     "parallel_launch": "harness.testing.parallel_launch",
+    "spawn": "harness.testing.spawn",
 }
 
 
