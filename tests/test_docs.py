@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib
 import io
 import os
 import re
@@ -42,6 +41,7 @@ from moe.platforms import platform
 from moe.reference import routing
 from moe.spec import Numerics, Scheme
 from tests.harness.execute_ranks import run_all
+from tests.harness.testing import pytest_runs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -236,8 +236,15 @@ def test_harness_commands_parse(doc: Path) -> None:
         assert all(map(platform, [chips] if isinstance(chips, str) else chips))
 
 
-def test_options_that_are_named_exist(doc: Path) -> None:
-    known = frozenset().union(*(options_of(command) for command in COMMANDS))
+@pytest.fixture(scope="session")
+def options_of_pytest(tmp_path_factory: pytest.TempPathFactory) -> frozenset[str]:
+    """Options of pytest with its plugins, ours among them."""
+    shown = pytest_runs.run(tmp_path_factory.mktemp("help"), "--help", suite=None).text
+    return frozenset(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", shown))
+
+
+def test_options_that_are_named_exist(doc: Path, options_of_pytest: frozenset[str]) -> None:
+    known = options_of_pytest.union(*(options_of(command) for command in COMMANDS))
     named = [text.split()[0] for text in inline(doc) if re.match(r"--?[a-z]", text)]
     assert [option for option in named if option not in known] == []
 
@@ -572,15 +579,15 @@ def test_the_members_of_the_docs_are_right_and_with_one_line_changed_wrong(
     assert [verdict for of_rank in verdicts for verdict in of_rank] == [expected] * 2 * len(ids)
 
 
-def test_the_tests_that_the_docs_show_pass(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(package.parent), prepend=os.pathsep)
-    for number, source in enumerate(fenced(ROOT / "docs" / "your-own-tests.md", "python")):
-        (package / f"shown_{number}.py").write_text(source)
-        module = importlib.import_module(f"my_kernels.shown_{number}")
-        tests = [value for name, value in vars(module).items() if name.startswith("test_")]
-        assert tests
-        for test in tests:
-            test()
+def test_the_tests_that_the_docs_show_pass(tmp_path: Path) -> None:
+    pages = (ROOT / "docs" / "your-own-tests.md", ROOT / "docs" / "pytest.md")
+    sources = [source for page in pages for source in fenced(page, "python")]
+    tests = sum(source.count("def test_") for source in sources)
+    assert tests >= 6
+    files = {f"test_shown_{number}.py": source for number, source in enumerate(sources)}
+    done = pytest_runs.run(tmp_path, suite=None, files=files)
+    assert f" {tests} passed" in done.text, done.text
+    assert (done.code, done.left) == (0, [])
 
 
 def test_what_a_layer_is_given_and_names_is_described() -> None:

@@ -71,15 +71,16 @@ def compared(events: Iterable[Event], before: Iterable[Event] = ()) -> Iterator[
     agreement = Agreement()
     for event in before:
         if isinstance(event, CaseEnded):
-            _checked(agreement, event.result)
+            agreed(agreement, event.result)
     for event in events:
         if isinstance(event, CaseEnded):
-            yield dataclasses.replace(event, result=_checked(agreement, event.result))
+            yield dataclasses.replace(event, result=agreed(agreement, event.result))
         else:
             yield event
 
 
-def _checked(agreement: Agreement, result: CaseResult) -> CaseResult:
+def agreed(agreement: Agreement, result: CaseResult) -> CaseResult:
+    """Return a result, failed instead of passed if it disagrees with an earlier case."""
     if result.verdict is not Verdict.PASSED or not result.sketches:
         return result
     sketches = [Sketch.from_json(data) for data in result.sketches]
