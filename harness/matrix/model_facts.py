@@ -73,9 +73,10 @@ class ModelFacts(_Facts):
         if self.top_k > self.experts:
             raise ValueError(f"top_k {self.top_k} exceeds the number of experts, {self.experts}")
         if self.router.chosen_groups > self.router.groups:
-            raise ValueError("router.chosen_groups exceeds router.groups")
+            counts = f"{self.router.chosen_groups} exceeds router.groups, {self.router.groups}"
+            raise ValueError(f"router.chosen_groups {counts}")
         if self.shared_experts == 0 and (self.shared_intermediate or self.shared_gate):
-            raise ValueError("shared_experts is 0, but their width or gate is given")
+            raise ValueError("shared_experts is 0, but their width or gate is given; leave it out")
         return self
 
     @property

@@ -63,7 +63,9 @@ class Entry(BaseModel):
         try:
             datetime.date.fromisoformat(self.expires)
         except ValueError:
-            raise ValueError(f"expires: there is no day {self.expires!r}") from None
+            raise ValueError(
+                f"expires: there is no day {self.expires!r}; write one as 2027-12-31"
+            ) from None
         if not self.quarantine and not self.verdicts:
             raise ValueError("lacks verdicts: [failed] or others, or quarantine: true")
         if self.quarantine and (self.verdicts or self.cause):

@@ -25,8 +25,11 @@ def test_shared_experts_have_a_routed_experts_size_unless_told():
     ("fields", "text"),
     [
         ({"top_k": 9}, "top_k 9 exceeds the number of experts, 8"),
-        ({"router": RouterFacts(groups=2, chosen_groups=4)}, "chosen_groups exceeds"),
-        ({"shared_gate": True}, "shared_experts is 0, but"),
+        (
+            {"router": RouterFacts(groups=2, chosen_groups=4)},
+            "chosen_groups 4 exceeds router.groups, 2",
+        ),
+        ({"shared_gate": True}, "shared_experts is 0, but their width or gate is given; leave"),
         ({"shared_intermediate": 3}, "shared_experts is 0, but"),
         ({"hidden": "64"}, "valid integer"),
         ({"quant": "FP8"}, "match pattern"),

@@ -74,7 +74,7 @@ def test_what_one_key_asks_of_another(tmp_path):
     head = 'version: 1\nentries:\n  - {case: "*", issue: "https://a/1", '
     for rest, text in {
         "verdicts: [failed]": "lacks the key 'expires'",
-        "expires: 2027-02-30, verdicts: [failed]": "there is no day '2027-02-30'",
+        "expires: 2027-02-30, verdicts: [failed]": "no day '2027-02-30'; write one as",
         "expires: 2027-01-31": "lacks verdicts: [failed] or others, or quarantine: true",
         "expires: 2027-01-31, quarantine: true, cause: x": "has no verdicts and no cause",
     }.items():
