@@ -26,6 +26,7 @@ from harness.fixtures.run_calls import call_again, run_calls
 from harness.matrix.case_packages import versions_of
 from harness.mutants.sample import scene_of
 from harness.mutants.self_check import prove
+from harness.record.proof import Outcome, best
 from harness.record.result import Finding, RankResult, Verdict
 from moe.numerics import declaration
 
@@ -154,16 +155,29 @@ def _metrics(observation: Observation) -> dict[str, float]:
 
 
 def _self_check(observation: Observation) -> tuple[Proof, ...]:
-    """Return whether the checks reject known wrong outputs; nothing unless the case passed."""
-    subject, call = observation.subject, _proved(observation.calls)
-    if observation.verdict(call) is not Verdict.PASSED:
-        return ()
+    """Return whether the checks reject known wrong outputs; nothing unless the case passed.
+
+    What the data of one call cannot show, that of another may: each call is judged alike.
+    """
+    first = _proved(observation.calls)
+    proofs: tuple[Proof, ...] = ()
+    for call in (first, *(call for call in observation.calls if call is not first)):
+        if observation.verdict(call) is not Verdict.PASSED:
+            return proofs
+        proofs = best([proofs, _proofs(observation, call)])
+        if all(proof.outcome is not Outcome.MISSED for proof in proofs):
+            return proofs
+    return proofs
+
+
+def _proofs(observation: Observation, call: Call) -> tuple[Proof, ...]:
+    subject = observation.subject
     scene = scene_of(subject.case, observation.context.rank, call, subject.reference)
     return prove(dataclasses.replace(scene, candidates=subject.candidates))
 
 
 def _proved(calls: Sequence[Call]) -> Call:
-    """Return the call whose data prove the checks: the first; the last, where experts have moved.
+    """Return the call whose data are asked first: the first; the last, where experts have moved.
 
     Only then is there an earlier place that a token could wrongly be sent to.
     """

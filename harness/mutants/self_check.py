@@ -6,6 +6,7 @@ is not applicable, with the reason. The criterion is that of `harness.checks.out
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import torch
@@ -32,17 +33,23 @@ MEMBERS = tuple(h for h in HYPOTHESES if h.battery)
 
 
 def prove(scene: Scene) -> tuple[Proof, ...]:
-    """Return each wrong answer's proof, in table order; () if the rank has no tokens."""
+    """Return each wrong answer's proof, in table order; () if the rank has no tokens.
+
+    A mistake inside the experts is computed for one row, then for `FEW`, then for all sampled ones,
+    until it is rejected: with zero experts, few of the first rows may show it.
+    """
     if len(scene.rows) == 0:
         return ()
     proofs = _proofs(scene, [h for h in MEMBERS if not h.costly])
-    costly = [h for h in MEMBERS if h.costly]
-    proofs |= _proofs(scene.first(1), costly)
+    left = [h for h in MEMBERS if h.costly]
     may_apply = bool(scene.case.zero_experts or scene.case.adapters)  # to some of the rows
     again = {Outcome.MISSED, *([Outcome.NOT_APPLICABLE] if may_apply else [])}
-    missed = [h for h in costly if proofs[h.name].outcome in again]
-    if missed and len(scene.rows) > 1:
-        proofs |= _proofs(scene.first(FEW), missed)
+    tried = 0
+    for few in (1, FEW, len(scene.rows)):
+        if left and tried < len(scene.rows):
+            proofs |= _proofs(dataclasses.replace(scene.first(few), few=few), left)
+            left = [h for h in left if proofs[h.name].outcome in again]
+            tried = few
     return tuple(proofs[h.name] for h in MEMBERS)
 
 

@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 import torch
 
+from harness import execute
 from harness.checks.output import judge
 from harness.execute import run_case
 from harness.mutants import HYPOTHESES, Hypothesis, NotApplicable, named
@@ -153,7 +154,35 @@ def test_dear_members_ask_more_rows_only_when_one_is_not_enough(monkeypatch):
     prove(scene(case(m=8)))
     assert [rows for name, rows in asked if name == "gate_up_swapped"] == [1]
     prove(loosened(scene(case(m=8)), 1e4))
-    assert [rows for name, rows in asked if name == "gate_up_swapped"] == [1, 1, 4]
+    assert [rows for name, rows in asked if name == "gate_up_swapped"] == [1, 1, 4, 8]
+
+
+@pytest.mark.parametrize(("seed", "is_in_first_call"), [(11, True), (52, False)])
+def test_what_the_first_rows_cannot_show_other_rows_or_another_call_can(seed, is_in_first_call):
+    """Half of the tokens choose zero experts, and few others have a gate beyond the limit.
+
+    With seed 11 the limit shows in a later row of the first call, with 52 in the second call only.
+    """
+    few = {"m": 9, "n": 64, "k": 64, "top_k": 1, "zero_experts": 4, "activation": "swiglu_clamped"}
+    hard = case(**few, seed=seed)
+    found = run_case(hard, dataclasses.replace(ALONE, caches={}))
+    assert found.verdict is Verdict.PASSED
+    assert outcomes(found.battery)["limit_missing"] is CAUGHT
+    assert outcomes(prove(scene(hard).first(4)))["limit_missing"] is not CAUGHT
+    assert (outcomes(prove(scene(hard)))["limit_missing"] is CAUGHT) == is_in_first_call
+
+
+def test_a_mistake_that_no_call_can_show_leaves_the_case_vacuous(monkeypatch):
+    asked = []
+
+    def counted(here):
+        asked.append(here.start)
+        return (Proof(name="zeros", outcome=MISSED, explanation="more tokens"),)
+
+    monkeypatch.setattr(execute, "prove", counted)
+    found = run_case(case(m=8), dataclasses.replace(ALONE, caches={}))
+    assert asked == [0, 8], "both calls"
+    assert merge("an-id", 1, [found], 1.0).verdict is Verdict.VACUOUS
 
 
 def test_a_rank_without_tokens_proves_nothing():
