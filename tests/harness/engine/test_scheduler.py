@@ -240,6 +240,19 @@ def test_without_retries_the_same_case_has_simply_failed(tmp_path):
     assert (result.verdict, result.attempt) == (Verdict.ERROR, 1)
 
 
+def test_a_run_stops_when_its_time_is_over_and_leaves_no_process(tmp_path):
+    cases = [case("none", m=1), case("spin"), case("none", m=2)]
+    events_of(plan(case("none")), tmp_path)  # the start of the forkserver takes none of the time
+    pool, began = shared_pool(), time.monotonic()
+    events = events_of(plan(*cases), tmp_path, until=began + 2.0)
+    assert 2.0 <= time.monotonic() - began < 10.0
+    assert list(results(events)) == [cases[0].id]
+    started = [event.case_id for event in events if isinstance(event, CaseStarted)]
+    assert started == [cases[0].id, cases[1].id]
+    guardian = pool.guardian.pid
+    assert wait_for(lambda: set(process_tree.descendants(guardian)) <= servers_of(pool), 5.0)
+
+
 def test_fail_fast_names_the_cases_that_did_not_run(tmp_path):
     jobs = [[case("none", m=1), case("fail"), case("none", m=2)], [case("none", m=3)]]
     found = list(results(events_of(plan(jobs=jobs), tmp_path, fail_fast=True)).values())
