@@ -43,7 +43,9 @@ class AllToAll(PrepareFinalize):
         held = self.held_by(routing.topk_ids)
         ranks, tokens = held.any(dim=2).nonzero(as_tuple=True)
         sent = tuple(torch.bincount(ranks, minlength=self.group.size).tolist())
-        sizes = exchange(self.group, x, routing, sent, experts_of=self.experts_of)
+        sizes = exchange(
+            self.group, x, routing, sent, capacity=self.capacity, experts_of=self.experts_of
+        )
         received = tuple(row[self.group.rank] for row in sizes.rows)
         way = Exchange(tokens=tokens, sent=sent, received=received)
         numbers = self._numbers(routing, held[ranks, tokens], tokens, sizes.counts)

@@ -26,7 +26,9 @@ class AllGatherReduceScatter(PrepareFinalize):
 
     def prepare(self, x: Activations, routing: Routing) -> Dispatched:
         group = self.group
-        counts = exchange(group, x, routing, experts_of=self.experts_of).counts
+        counts = exchange(
+            group, x, routing, capacity=self.capacity, experts_of=self.experts_of
+        ).counts
         rows = max(counts)
         codes = group.all_gather(_padded(x.codes, rows))
         scale = x.scale

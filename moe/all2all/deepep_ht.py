@@ -41,7 +41,9 @@ class DeepEpHighThroughput(PackageMember):
 
         Raises MoEError if ranks are on several hosts, where DeepEP does not tell whose rows are.
         """
-        counts = exchange(self.group, x, routing, experts_of=self.experts_of).counts
+        counts = exchange(
+            self.group, x, routing, capacity=self.capacity, experts_of=self.experts_of
+        ).counts
         ids = self.group_ids(x.codes.device)
         width = x.codes.shape[1] * max(x.codes.element_size(), 2)  # rows come back as bf16
         buffer = self.opened(width, lambda: self._open(width))

@@ -39,7 +39,9 @@ class FlashInferNvlink(PackageMember):
     """Send each token once to every rank that holds one of its experts."""
 
     def prepare(self, x: Activations, routing: Routing) -> Dispatched:
-        counts = exchange(self.group, x, routing, experts_of=self.experts_of).counts
+        counts = exchange(
+            self.group, x, routing, capacity=self.capacity, experts_of=self.experts_of
+        ).counts
         ids = self.group_ids(x.codes.device)
         payloads = payloads_of(x, routing, starts_of(counts)[self.group.rank])
         room, top_k = room_for(counts), routing.topk_ids.shape[1]

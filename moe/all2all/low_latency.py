@@ -47,7 +47,9 @@ class LowLatency(PackageMember):
         """Make the buffer of calls of at most `room` tokens of a rank. Collective."""
 
     def prepare(self, x: Activations, routing: Routing) -> Dispatched:
-        counts = exchange(self.group, x, routing, experts_of=self.experts_of).counts
+        counts = exchange(
+            self.group, x, routing, capacity=self.capacity, experts_of=self.experts_of
+        ).counts
         ids, room, hidden = self.group_ids(x.codes.device), room_for(counts), x.codes.shape[1]
         buffer = self.opened((room, hidden), lambda: self.open(room, hidden, ids))
         numbers = ids.numbers(routing.topk_ids)

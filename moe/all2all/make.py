@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from moe.all2all import ALL2ALL
+from moe.all2all.sizes import check_capacity
 from moe.errors import MoEError
 
 if TYPE_CHECKING:
@@ -22,16 +23,14 @@ def make_prepare_finalize(
 
     group: this rank's group `gather` of the layout. capacity: rows that each expert has room for,
     for a backend in the dispatch format `batched`; None: as the layer says, and if it says nothing,
-    for all tokens of a call. Raises MoEError for a capacity below 1 and for a group of another size
-    than the layout's.
+    for all tokens of a call. Raises MoEError for a group of another size than the layout's, and for
+    a capacity below 1 if the rank is alone. Otherwise `prepare` raises it, on every rank: one that
+    ended here would leave the others waiting.
     """
     if capacity is None and layer_spec.capacity:
         capacity = layer_spec.capacity
-    if capacity is not None and capacity < 1:
-        raise MoEError(
-            f"capacity is {capacity}: no expert has room for a row; pass at least 1, or None for "
-            "room for all tokens"
-        )
+    if group.size == 1:
+        check_capacity(capacity)  # with other ranks `prepare` does, after all have told theirs
     ranks = layer_spec.layout.group("gather", rank)
     if len(ranks) != group.size:
         raise MoEError(

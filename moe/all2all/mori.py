@@ -41,7 +41,9 @@ class Mori(PackageMember):
     """Send each token once to every rank that holds one of its experts."""
 
     def prepare(self, x: Activations, routing: Routing) -> Dispatched:
-        counts = exchange(self.group, x, routing, experts_of=self.experts_of).counts
+        counts = exchange(
+            self.group, x, routing, capacity=self.capacity, experts_of=self.experts_of
+        ).counts
         ids, rank = self.group_ids(x.codes.device), self.group.rank
         room, top_k = room_for(counts), routing.topk_ids.shape[1]
         scale = x.scale if x.format.has_row_scales else None

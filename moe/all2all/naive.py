@@ -24,7 +24,9 @@ class Naive(PrepareFinalize):
     """Send every token to every rank by one broadcast a rank; all-reduce the outputs."""
 
     def prepare(self, x: Activations, routing: Routing) -> Dispatched:
-        counts = exchange(self.group, x, routing, experts_of=self.experts_of).counts
+        counts = exchange(
+            self.group, x, routing, capacity=self.capacity, experts_of=self.experts_of
+        ).counts
         scale, adapters = x.scale, routing.adapters
         if scale is not None and x.format.has_row_scales:
             scale = self._from_all(scale, counts)

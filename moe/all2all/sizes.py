@@ -25,9 +25,10 @@ _EQUAL = (
     "bytes of a row's scales",
     "slots of a token",
     "adapters of a token",
-    "capacity of an expert",
+    "capacity of an expert, -1 = for all tokens",
     "experts of each rank (a checksum)",
 )
+_ANY_CAPACITY = -1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +50,10 @@ def exchange(
     """Return the sizes of all ranks of the group. Collective.
 
     x: [T, K] and routing: [T, k], as passed to `prepare`. rows: further numbers of this rank, as
-    many on every rank. experts_of: of each rank of the group, as this one believes: another map
-    would send tokens where nobody expects them. Raises MoEError on every rank if two ranks' rows
-    cannot be exchanged, or their maps differ.
+    many on every rank. capacity: rows that an expert has room for. experts_of: of each rank of the
+    group, as this one believes: another map would send tokens where nobody expects them. Raises
+    MoEError on every rank if two ranks' rows cannot be exchanged, their maps or capacities differ,
+    or the capacity is below 1.
     """
     if group.size == 1:  # nothing to wait for: a compiled or captured call has no host in it
         return Sizes(counts=(len(x.codes),), rows=(tuple(rows),))
@@ -59,7 +61,7 @@ def exchange(
         *_of_rows(x),
         routing.topk_ids.shape[1],
         routing.adapters is not None,
-        0 if capacity is None else capacity,
+        _ANY_CAPACITY if capacity is None else max(capacity, 0),
         zlib.crc32(repr(experts_of).encode()),
     )
     table = group.gather_rows((len(x.codes), *equal, *rows), x.codes.device)
@@ -70,11 +72,21 @@ def exchange(
                 f"the ranks of a group disagree on the {name}: {', '.join(map(str, values))} in "
                 "rank order; call the same layer on all, with tensors of one width and dtype"
             )
+    check_capacity(capacity)
     start = 1 + len(_EQUAL)
     return Sizes(
         counts=tuple(row[0] for row in table),
         rows=tuple(tuple(row[start:]) for row in table),
     )
+
+
+def check_capacity(capacity: int | None) -> None:
+    """Raise MoEError for a capacity below 1. None: for all tokens of a call."""
+    if capacity is not None and capacity < 1:
+        raise MoEError(
+            f"capacity is {capacity}: no expert has room for a row; pass at least 1, or None for "
+            "room for all tokens"
+        )
 
 
 def _of_rows(x: Activations) -> tuple[int, int, int]:

@@ -89,13 +89,16 @@ class SymmMem(PrepareFinalize):
 
     def _places(self, x: Activations, routing: Routing, counts: Tensor) -> Places:
         """Agree with all ranks on the rows. counts: [S] int32, tokens that go to each."""
+        sent = [len(x.codes)] * self.group.size
         if self.capacity is None:
-            sent = [len(x.codes)] * self.group.size if counts.is_meta else counts.tolist()
-            sizes = exchange(self.group, x, routing, sent, experts_of=self.experts_of)
+            sent = sent if counts.is_meta else counts.tolist()
+            sizes = exchange(
+                self.group, x, routing, sent, capacity=self.capacity, experts_of=self.experts_of
+            )
             return one_after_the_other(sizes.counts, sizes.rows, self.group.rank)
         key = len(x.codes), self.capacity
         if not _is_captured(x.codes):
-            sizes = exchange(self.group, x, routing, (), self.capacity, self.experts_of)
+            sizes = exchange(self.group, x, routing, sent, self.capacity, self.experts_of)
             self._fixed[key] = sizes.counts
         elif key not in self._fixed:
             raise MoEError(

@@ -208,7 +208,9 @@ def disagreeing(name: str, what: str) -> str:
     rank, world = here()
     x, routing = sent_by(rank, 2, "fp8_group")
     member = made(name)
-    if rank == world - 1:
+    if what == "no room":
+        member.capacity = -3
+    elif rank == world - 1:
         if what == "width":
             x = x.replace(codes=x.codes[:, :128], scale=x.scale[:, :1])
         elif what == "slots":
@@ -217,6 +219,8 @@ def disagreeing(name: str, what: str) -> str:
             )
         elif what == "map":
             member.experts_of = member.experts_of[::-1]
+        elif what == "capacity":
+            member.capacity = 0
         else:
             x, routing = sent_by(rank, 2, "model")
     try:

@@ -36,6 +36,8 @@ def test_ranks_that_disagree_all_raise_an_error():
         "slots": "on the slots of a token: 2, 1 in rank order",
         "dtype": "on the bytes of a row of x: 256, 8 in rank order",
         "map": "on the experts of each rank (a checksum): ",
+        "capacity": "on the capacity of an expert, -1 = for all tokens: -1, 0 in rank order",
+        "no room": "capacity is -3: no expert has room for a row; pass at least 1, or None for",
     }
     for name in ACROSS:
         for what, text in says.items():

@@ -42,7 +42,10 @@ def test_an_overflow_is_an_error_on_every_rank_that_names_expert_count_and_capac
         )
     assert parallel_launch(2, stack_ranks.overflowing, 4) == ["no error"] * 2
     for error in parallel_launch(2, stack_ranks.overflowing, 5, 1):
-        assert "disagree on the capacity of an expert: 5, 6 in rank order" in error
+        assert (
+            "disagree on the capacity of an expert, -1 = for all tokens: 5, 6 in rank order"
+            in error
+        )
 
 
 def test_an_overflow_of_another_group_s_expert_is_an_error_here_too():
