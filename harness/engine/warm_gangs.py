@@ -63,15 +63,17 @@ class WarmGangs:
         self._pool = pool
         self._keep = keep
         self._gangs: list[WarmGang] = []  # the most recently used last
+        self._lost = ""  # why no further gang may start: ranks on a device cannot be killed
 
     def ready(self, spec: GangSpec) -> Gang:
         """Return an idle gang of this kind, warm if there is one.
 
-        Raises GangStartError if START_ATTEMPTS gangs could not start.
+        Raises GangStartError if START_ATTEMPTS gangs could not start, or if ranks on this caller's
+        devices cannot be killed: they hold memory and may still compute.
         """
         around = Surroundings.now()
         for warm in list(self._gangs):
-            alive = settled(warm.gang)
+            alive = self._settled(warm)
             if alive and (warm.spec, warm.surroundings) == (spec, around):
                 self._gangs.remove(warm)
                 self._gangs.append(warm)
@@ -79,6 +81,8 @@ class WarmGangs:
             if not alive:
                 self._gangs.remove(warm)
         self._make_room()
+        if self._lost:
+            raise GangStartError(f"the ranks could not start: {self._lost}")
         gang = self._started(spec)
         self._gangs.append(WarmGang(gang=gang, spec=spec, surroundings=around))
         return gang
@@ -98,7 +102,8 @@ class WarmGangs:
     def close(self) -> None:
         """End all gangs; return once their processes are gone."""
         for warm in self._gangs:
-            _end(warm.gang, "done")
+            warm.gang.end("done")
+            self._settled(warm)
         self._gangs.clear()
 
     def abandon(self) -> None:
@@ -109,11 +114,23 @@ class WarmGangs:
 
     def retire(self, gang: Gang, reason: str) -> None:
         """End a gang, so that the next task gets a fresh one."""
-        _end(gang, reason)
+        gang.end(reason)
+        for warm in self._gangs:
+            if warm.gang is gang:
+                self._settled(warm)
 
     def _make_room(self) -> None:
         while len(self._gangs) >= self._keep:
-            _end(self._gangs.pop(0).gang, "another gang takes its place")
+            oldest = self._gangs.pop(0)
+            oldest.gang.end("another gang takes its place")
+            self._settled(oldest)
+
+    def _settled(self, warm: WarmGang) -> bool:
+        """Wait until a gang is idle after its last task; return False if it has ended instead."""
+        for notice in settle(warm.gang):
+            if isinstance(notice, GangDead) and notice.unkillable and warm.spec.devices:
+                self._lost = notice.reason
+        return warm.gang.state is State.IDLE
 
     def _started(self, spec: GangSpec) -> Gang:
         for attempt in range(1, START_ATTEMPTS + 1):
@@ -130,15 +147,12 @@ class WarmGangs:
         raise AssertionError("unreachable")
 
 
-def settled(gang: Gang) -> bool:
-    """Wait until a gang is idle after its last task; return False if it has ended instead."""
+def settle(gang: Gang) -> list[Notice]:
+    """Wait until a gang is idle after its last task, or has ended; return what happened."""
+    notices = [] if gang.state in _BUSY else gang.poll()  # a rank may have ended meanwhile
     while gang.state in _BUSY:
-        _next_notices(gang)
-    for _ in gang.poll():  # a rank may have ended while nothing ran
-        pass
-    while gang.state in _BUSY:
-        _next_notices(gang)
-    return gang.state is State.IDLE
+        notices += _next_notices(gang)
+    return notices
 
 
 def _until_ready(gang: Gang) -> GangDead | None:
@@ -149,13 +163,6 @@ def _until_ready(gang: Gang) -> GangDead | None:
                 return None
             if isinstance(notice, GangDead):
                 return notice
-
-
-def _end(gang: Gang, reason: str) -> None:
-    """End a gang and wait until its processes are gone."""
-    gang.end(reason)
-    while gang.state is not State.DEAD:
-        _next_notices(gang)
 
 
 def _next_notices(gang: Gang) -> list[Notice]:

@@ -11,8 +11,9 @@ import pickle
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.engine.forkserver_pool import GangSpec
+from harness.engine.gang import State
 from harness.engine.rank_bootstrap import CALL, result_file
-from harness.engine.warm_gangs import settled
+from harness.engine.warm_gangs import settle
 from harness.testing.parallel_launch import (
     TRANSPORTS,
     RankFailure,
@@ -82,5 +83,7 @@ class FunctionGang:
     def release(self) -> None:
         """Have the ranks examined after the test; they end if they are not as they were."""
         gang, self._used = self._used, None
-        if gang is not None and settled(gang):
-            gang.probe("after a test")
+        if gang is not None:
+            settle(gang)
+            if gang.state is State.IDLE:
+                gang.probe("after a test")

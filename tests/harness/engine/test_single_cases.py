@@ -100,6 +100,19 @@ def test_a_rank_that_ends_between_cases_does_not_cost_the_next_one(run):
     assert run("slow").verdict is Verdict.PASSED
 
 
+def test_after_each_case_all_cached_tensors_are_summed(run, gangs, monkeypatch):
+    sums = []
+    task = gangs.run
+
+    def watched(*arguments, sum_all):
+        sums.append(sum_all)
+        return task(*arguments, sum_all=sum_all)
+
+    monkeypatch.setattr(gangs, "run", watched)
+    assert [run(fault).verdict for fault in ("none", "matmul")] == [Verdict.PASSED] * 2
+    assert sums == [True, True]
+
+
 def test_gangs_get_the_callers_devices_and_share_its_cores(gangs, tmp_path):
     options = RunOptions(log_dir=tmp_path, slots=2)
     (job,) = plan(case("none")).jobs

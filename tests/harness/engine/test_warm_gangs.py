@@ -10,7 +10,7 @@ import pytest
 from harness.engine.forkserver_pool import GangSpec
 from harness.engine.gang import State
 from harness.engine.task_outcome import Ended
-from harness.engine.warm_gangs import GangStartError, WarmGangs, settled
+from harness.engine.warm_gangs import GangStartError, WarmGangs, settle
 from tests.harness.engine.engine_faults import case
 from tests.harness.engine.engine_tools import EXECUTOR, shared_pool
 
@@ -77,7 +77,8 @@ def test_ranks_that_end_while_nothing_runs_are_replaced(gangs):
     os.kill(first.link.rank_pids[1], 9)
     while not first.link.exits:
         first.link.read()
-    assert not settled(first)
+    settle(first)
+    assert first.state is State.DEAD
     assert run(gangs, gangs.ready(spec())) is Ended.ANSWERED
 
 
@@ -96,6 +97,18 @@ def test_ranks_that_know_another_environment_are_not_used(gangs, monkeypatch, ch
 def test_ranks_that_cannot_start_are_an_error_with_their_log(gangs):
     with pytest.raises(GangStartError, match=r"could not start.*\n(.*\n)*.*no_such_module"):
         gangs.ready(spec(executor="no_such_module:run"))
+
+
+def test_beside_ranks_that_cannot_be_killed_no_gang_starts_on_a_device(gangs, monkeypatch):
+    """Stands in for a process in an uninterruptible call of a driver, which a test cannot make."""
+    for devices in ((), (0,)):
+        first = gangs.ready(spec(devices=devices))
+        monkeypatch.setattr(first.link, "unkillable_ranks", lambda: (1,))
+        run(gangs, first, "sigkill")
+        if not devices:
+            assert run(gangs, gangs.ready(spec())) is Ended.ANSWERED  # a CPU goes on
+    with pytest.raises(GangStartError, match=r"could not start: crashed \(rank 1 .*SIGKILL"):
+        gangs.ready(spec(devices=(0,)))
 
 
 def test_none_is_left_at_the_end():
