@@ -139,7 +139,7 @@ def planned(options: SuiteOptions, lines: Mapping[str, int]) -> SuiteCases:
     selection = _selection(options, lines)
     plan = make_plan(selection.points, machine, time_limit=selection.time_limit)
     asked = argparse.Namespace(
-        known_failures=options.known_failures, durations_from=None, shard=None
+        known_failures=options.known_failures, durations_from=None, shard=None, time_budget=None
     )
     part = part_of(asked, plan)
     return SuiteCases(
