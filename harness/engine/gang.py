@@ -210,6 +210,7 @@ class Gang:
             exits=dict(self.link.exits),
             last_status={rank: (text, now - at) for rank, (text, at) in status},
             stacks=self._evidence.stacks() if self._evidence and is_late else {},
+            native=self._evidence.native if self._evidence and is_late else {},
             blocked=self.link.blocked_ranks() if is_late else {},
             collectives=self.link.collectives_text() if self._is_blocked(ended) else "",
             logs=self.link.logs,

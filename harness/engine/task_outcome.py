@@ -42,6 +42,7 @@ class Outcome:
     stacks: dict[int, str]  # of ranks that were stuck
     logs: dict[int, Path]  # valid until the gang is dead
     collectives: str = ""  # which ranks wait in which collective for which others
+    native: dict[int, str] = field(default_factory=dict)  # stacks by py-spy, or its errors
     blocked: dict[int, str] = field(default_factory=dict)  # why a rank answers no signal
 
     @property
@@ -159,6 +160,7 @@ def write_case_log(
     sections = {"result": "\n".join([str(result.verdict), *message])}
     for rank, path in outcome.logs.items():
         sections[f"rank {rank}"] = crash_evidence.read(path)
+    sections |= {f"rank {r}, stack by py-spy": text for r, text in outcome.native.items()}
     name = log_name(result.case_id, result.attempt)
     gang_folder = next(iter(outcome.logs.values())).parent
     try:

@@ -20,7 +20,12 @@ def link(tmp_path):
         log.write_text(f"before: {STACK}")
     signals = []
     return SimpleNamespace(
-        logs=logs, exits={}, folder=tmp_path, signal=signals.append, signals=signals
+        logs=logs,
+        exits={},
+        folder=tmp_path,
+        rank_pids=[],
+        signal=signals.append,
+        signals=signals,
     )
 
 
