@@ -6,6 +6,8 @@
 #   make compile-matrix    compiles all Triton kernels of the suites for other chips, without a GPU
 #   make bench-kernels     times every format of the Triton kernels beside other backends, on a GPU
 #   make bench-all2all     times dispatch and combine of each all2all backend
+#   make bench-reliability   the same faults under this runner, torch's spawn, its test case and xdist
+#   make soak   thousands of small cases in one run, with a fault every 200
 #   make golden            writes anew what the oracle decides and what plans refuse (tests/golden)
 #   make test-subjects     the tests of released packages, which it installs (extra `subjects`)
 #
@@ -17,7 +19,7 @@
 # `make setup`, then `python -m harness ...` with .venv/bin/python.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test-matrix compile-matrix golden test test-extra-rows test-subjects check bench-engine bench-judge bench-diagnosis bench-covering bench-kernels bench-all2all mistakes evidence clean
+.PHONY: help setup test-matrix compile-matrix golden test test-extra-rows test-subjects check bench-engine bench-judge bench-diagnosis bench-covering bench-kernels bench-all2all bench-reliability soak mistakes evidence clean
 
 SUITE ?= $(shell $(PY) scripts/setup_env.py --suite)
 ARGS ?=
@@ -95,6 +97,12 @@ bench-kernels: setup
 
 bench-all2all: setup
 	$(PY) benchmarks/all2all.py $(ARGS)
+
+bench-reliability: setup
+	$(PY) benchmarks/reliability.py $(ARGS)
+
+soak: setup
+	$(PY) benchmarks/soak.py $(ARGS)
 
 mistakes: setup
 	$(PY) tests/mistakes/show_mistakes.py $(ARGS)

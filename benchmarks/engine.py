@@ -1,4 +1,4 @@
-"""What a case costs without its content: fresh processes for each, against a warm gang.
+"""What a case costs without its content, in fresh processes and in a warm gang; what faults cost.
 
 `make bench-engine`, or `python benchmarks/engine.py [--world N] [--cases N] [--spawns N]`. Both
 sides run in this one call, on the CPU with gloo, so that their ratio holds on any machine.
@@ -7,12 +7,15 @@ sides run in this one call, on the CPU with gloo, so that their ratio holds on a
 from __future__ import annotations
 
 import argparse
+import itertools
+import os
+import statistics
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -23,14 +26,22 @@ from torch.multiprocessing.spawn import spawn as start_processes
 from harness.engine.forkserver_pool import PRELOAD, GangSpec, Pool
 from harness.engine.gang import Gang, State, watch
 from harness.engine.gang_notices import GangDead, GangReady
+from harness.engine.run_options import RunOptions
+from harness.engine.scheduler import run
 from harness.engine.task_outcome import Ended, Outcome
 from harness.matrix.case import MoETestConfig
+from harness.plan.machine import planned_for
+from harness.plan.plan import Job, Plan
+from harness.record.events import CaseStarted
 from harness.record.result import RankResult, Verdict
 
 if TYPE_CHECKING:
     from harness.fixtures.rank_context import RankContext
 
 EXECUTOR = f"{Path(__file__).stem}:empty_case"
+CRASH, HANG = 1, 2  # seeds of cases
+HANG_LIMIT = 1.0  # seconds
+PRELOADED = (*PRELOAD, "moe.*", "harness.execute")  # as a real run has it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +51,12 @@ class Line:
     goal: float | None = None  # seconds
 
 
-def empty_case(_case: MoETestConfig, context: RankContext) -> RankResult:
-    """The executor of the benchmark: nothing but a barrier."""
+def empty_case(case: MoETestConfig, context: RankContext) -> RankResult:
+    """The executor of the benchmark: a fault of rank 0 if the seed names one, and a barrier."""
+    if case.seed == CRASH and context.rank == 0:
+        os._exit(7)
+    if case.seed == HANG and context.rank == 0:
+        time.sleep(600)
     dist.barrier()
     return RankResult(rank=context.rank, verdict=Verdict.PASSED)
 
@@ -82,16 +97,48 @@ def _gone(gang: Gang) -> None:
         gang.poll()
 
 
+def a_case(world: int, **fields: int) -> MoETestConfig:
+    sizes: dict[str, Any] = {"m": 1, "n": 1, "k": 1, "num_experts": 1, "top_k": 1, **fields}
+    return MoETestConfig(**sizes, experts="torch_loop", tp_size=world)
+
+
+def after_faults(world: int, faults: int = 5) -> list[Line]:
+    """Seconds from the start of a case with a fault to the start of the next case."""
+    lines = []
+    for what, seed, limit in (("crash", CRASH, 60.0), ("hang", HANG, HANG_LIMIT)):
+        cases = [a_case(world, m=m, seed=s) for m in range(1, faults + 1) for s in (seed, 0)]
+        job = Job(
+            world_size=world, device="cpu", transport="gloo", cases=tuple(cases), time_limit=limit
+        )
+        started = _starts(Plan(jobs=(job,), refused=(), machine=planned_for("cpu")))
+        gaps = [started[b.id] - started[a.id] for a, b in itertools.pairwise(cases) if a.seed]
+        of_limit = limit if seed == HANG else 0.0
+        words = f"from a {what} to the next case" + f", less {limit:g} s" * (seed == HANG)
+        lines.append(Line(what=words, seconds=statistics.mean(gaps) - of_limit, goal=1.0))
+    return lines
+
+
+def _starts(plan: Plan) -> dict[str, float]:
+    """Run a plan; return when each case started, in seconds."""
+    started = {}
+    with tempfile.TemporaryDirectory() as folder:
+        options = RunOptions(log_dir=Path(folder), executor=EXECUTOR)
+        for event in run(plan, options):
+            if isinstance(event, CaseStarted):
+                started[event.case_id] = time.perf_counter()
+    return started
+
+
 def warm_gangs(world: int, cases: int, gangs: int = 5) -> list[Line]:
     """The first gang of a run, further ones, and a case in a warm one."""
-    case = MoETestConfig(m=1, n=1, k=1, num_experts=1, top_k=1, experts="torch_loop", tp_size=world)
+    case = a_case(world)
     spec = GangSpec(
         world_size=world,
         device="cpu",
         transport="gloo",
         executor=EXECUTOR,
         options={},
-        preload=(*PRELOAD, "moe.*", "harness.execute"),  # as a real run has it
+        preload=PRELOADED,
     )
     start = time.perf_counter()
     with Pool() as pool:
@@ -135,7 +182,7 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=500, help="cases in the warm gang")
     parser.add_argument("--spawns", type=int, default=3, help="cases in spawned processes")
     chosen = parser.parse_args()
-    lines = warm_gangs(chosen.world, chosen.cases)
+    lines = [*warm_gangs(chosen.world, chosen.cases), *after_faults(chosen.world)]
     print(table(spawn_per_case(chosen.world, chosen.spawns), lines, chosen.world))
 
 

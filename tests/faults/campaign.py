@@ -162,6 +162,16 @@ CAMPAIGN = (
         test=f"{_LEFT}[Descriptors]",
     ),
     Fault(
+        words="segments of /dev/shm that are not unlinked",
+        outcome="`failed`, finding `leak` with their names",
+        test=f"{_LEFT}[Segments]",
+    ),
+    Fault(
+        words="a rank that SIGKILL does not end (simulated)",
+        outcome="given up; its device is used no more",
+        test=f"{SCHEDULER}::test_the_device_of_a_rank_that_cannot_be_killed_is_used_no_more",
+    ),
+    Fault(
         words="the port of `MASTER_PORT` is taken",
         outcome="not used: passes",
         test=f"{CONTROLLER}::test_a_port_that_is_taken_hinders_no_run",
