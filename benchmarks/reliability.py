@@ -26,6 +26,7 @@ sys.path.insert(0, str(ROOT))
 ENGINE, RANKS = "tests.harness.engine.engine_faults", "tests.faults.rank_faults"
 # Name in tables -> function. Of each the first case must not pass, except where it says so.
 FAULTS = {
+    "none": f"{RANKS}:healthy",
     "exit code 0": f"{ENGINE}:_exit_zero",
     "os._exit(7)": f"{ENGINE}:_os_exit",
     "SIGSEGV": f"{ENGINE}:_segfault",
@@ -39,7 +40,7 @@ FAULTS = {
     "setsid child": f"{ENGINE}:_setsid_grandchild",
     "50 children": f"{RANKS}:fifty_children",
 }
-MAY_PASS = {"setsid child", "50 children"}  # what counts is that no process is left
+MAY_PASS = {"none", "setsid child", "50 children"}  # what counts is that no process is left
 NEEDS_RANKS = {"missed collective"}
 RUNNERS = {
     "harness": [],
