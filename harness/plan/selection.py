@@ -194,7 +194,14 @@ def of_folder(folder: RunFolder) -> Selection:
 
 
 def with_limits(selected: Selection, *, time_limit: float | None, retries: int | None) -> Selection:
-    """Return the selection with the limits of the command line, if it sets any."""
+    """Return the selection with the limits that options of a command or of pytest set, if any.
+
+    Raises UsageError for a limit that none can be.
+    """
+    if time_limit is not None and not time_limit > 0:
+        raise UsageError(f"--time-limit must be more than 0 seconds, not {time_limit:g}")
+    if retries is not None and retries < 0:
+        raise UsageError(f"--retries must be at least 0, not {retries}")
     return replace(
         selected,
         time_limit=selected.time_limit if time_limit is None else time_limit,
