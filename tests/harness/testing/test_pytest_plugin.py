@@ -79,7 +79,7 @@ def test_tests_beside_the_suite_run_only_if_they_are_named(tmp_path):
         (["test_plain.py", "-k", "plain"], 5, "ERROR: no case of suite 'small' ran: none selected"),
         (["--moe-suite", "smal"], 4, "ERROR: no suite is called 'smal', did you mean 'small'?"),
         (["--moe-matrix", "gone.yaml"], 4, "cannot read the matrix file"),
-        (["--moe-experts", "nobody"], 4, "ERROR: no experts is called 'nobody'"),
+        (["--moe-experts", "nobody"], 4, "ERROR: no experts backend is called 'nobody'"),
         (["--moe-platform", "cuda_sm90"], 4, "nothing can run: add --collect-only"),
         (["--moe-retries", "-1"], 2, "--retries must be at least 0, not -1"),
     ],
