@@ -19,6 +19,7 @@ from moe.reason import Reason
 
 if TYPE_CHECKING:
     import argparse
+    from pathlib import Path
 
     from harness.plan.plan import Plan
     from harness.plan.time_budget import Chosen
@@ -41,7 +42,7 @@ def part_of(args: argparse.Namespace, plan: Plan, resumed: RunInfo | None = None
 
     resumed: of the folder that a run continues; it keeps its own quarantine and shard.
     """
-    ledger = ledger_of(args, plan)
+    ledger = ledger_of(args.known_failures, plan)
     durations = Durations() if args.durations_from is None else of_run(args.durations_from)
     if resumed is not None:
         if args.shard is not None:
@@ -51,7 +52,7 @@ def part_of(args: argparse.Namespace, plan: Plan, resumed: RunInfo | None = None
         held = {p.case: p.text for p in resumed.refused if p.code == QUARANTINED}
         plan = without(plan, held)
         return Part(plan=plan, ledger=ledger, durations=durations, shard=resumed.shard)
-    plan = without(plan, _held_back(plan, ledger))
+    plan = without(plan, held_back(plan, ledger))
     if args.time_budget is not None:
         chosen = _chosen(args, plan, durations)
         return Part(plan=chosen.plan, ledger=ledger, durations=durations, chosen=chosen)
@@ -75,16 +76,16 @@ def _chosen(args: argparse.Namespace, plan: Plan, durations: Durations) -> Chose
     return time_budget.within(plan, budget, durations, slots)
 
 
-def ledger_of(args: argparse.Namespace, plan: Plan) -> Ledger:
-    """Return the known failures that count for a plan's machine today."""
+def ledger_of(path: Path | None, plan: Plan) -> Ledger:
+    """Return the known failures of a file that count for a plan's machine today."""
     from harness.record.known_failures import known_failures
 
     today = datetime.datetime.now(datetime.UTC).date()
-    entries = known_failures(args.known_failures)
+    entries = known_failures(path)
     return Ledger(entries=entries, platform=plan.machine.platform.name, today=today)
 
 
-def _held_back(plan: Plan, ledger: Ledger) -> dict[str, str]:
+def held_back(plan: Plan, ledger: Ledger) -> dict[str, str]:
     """Return the cases in quarantine with the reason. Expired ones are left: they fail the run."""
     reasons = {
         case.id: ledger.quarantine(case.id) for case in plan.cases if ledger.lapsed(case.id) is None

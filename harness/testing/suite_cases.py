@@ -7,7 +7,6 @@ machine. No torch.
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ from harness.matrix.case import MoETestConfig
 from harness.matrix.load import find, load
 from harness.plan import machine as machines
 from harness.plan import suites
-from harness.plan.parts import part_of
+from harness.plan.parts import held_back, ledger_of, without
 from harness.plan.plan import make_plan
 from harness.plan.refusals import Judge
 from harness.plan.selection import Selection, with_limits
@@ -138,14 +137,12 @@ def planned(options: SuiteOptions, lines: Mapping[str, int]) -> SuiteCases:
     machine = machine_of(options)
     selection = _selection(options, lines)
     plan = make_plan(selection.points, machine, time_limit=selection.time_limit)
-    asked = argparse.Namespace(
-        known_failures=options.known_failures, durations_from=None, shard=None, time_budget=None
-    )
-    part = part_of(asked, plan)
+    ledger = ledger_of(options.known_failures, plan)
+    plan = without(plan, held_back(plan, ledger))
     return SuiteCases(
-        cases=tuple(_cases(part.plan, _resolved(selection.points, lines, machine))),
+        cases=tuple(_cases(plan, _resolved(selection.points, lines, machine))),
         machine=machine,
-        ledger=part.ledger,
+        ledger=ledger,
         selection=selection,
     )
 
