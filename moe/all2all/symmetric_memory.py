@@ -11,8 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-
-from moe.need import resolve
+import torch.distributed._symmetric_memory as symm_mem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,10 +25,10 @@ class SymmetricMemory:
     """Allocate on each rank's own GPU, and map the others'; see `PeerMemory`. Collective."""
 
     def __init__(self, group: Group, size: int, device: torch.device) -> None:
-        symm_mem: Any = resolve("torch.distributed:_symmetric_memory")
+        handle: Any = group.handle  # a group of one rank has none, and torch says so
         with _without_multicast():
-            self.own = symm_mem.empty(size, dtype=torch.uint8, device=device)
-            self._handle = symm_mem.rendezvous(self.own, group.handle)
+            self.own: torch.Tensor = symm_mem.empty(size, dtype=torch.uint8, device=device)
+            self._handle: Any = symm_mem.rendezvous(self.own, handle)
         self.addresses = torch.tensor(self._handle.buffer_ptrs, dtype=torch.int64, device=device)
         self._handle.barrier()  # no rank writes before all have mapped
 

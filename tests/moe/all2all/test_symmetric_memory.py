@@ -26,18 +26,11 @@ def test_multicast_is_off_while_memory_is_set_up_and_the_environment_stays(befor
         seen.append((len(tensor), group, os.environ[NAME]))
         return handle
 
-    fake = SimpleNamespace(empty=torch.empty, rendezvous=rendezvous)
-    monkeypatch.setattr(symmetric_memory, "resolve", lambda _: fake)
+    monkeypatch.setattr(symmetric_memory.symm_mem, "empty", torch.empty)
+    monkeypatch.setattr(symmetric_memory.symm_mem, "rendezvous", rendezvous)
     memory = SymmetricMemory(Group(handle="group", size=2, rank=0), 100, torch.device("cpu"))
     assert seen == [(100, "group", "1")]
     assert memory.addresses.tolist() == [64, 128]
     memory.barrier()
     assert len(met) == 2
     assert os.environ.get(NAME) == before
-
-
-def test_torch_has_what_is_asked_of_it():
-    from torch.distributed import _symmetric_memory as symm_mem
-
-    assert callable(symm_mem.empty)
-    assert callable(symm_mem.rendezvous)
