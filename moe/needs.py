@@ -76,6 +76,8 @@ class Needs:
     # it), `graph` (a CUDA graph captures it), `two_batches` (two calls take turns at its stages).
     # Checked by who plans calls, for experts and all2all backends, routers and whole layers.
     call_modes: frozenset[str] = frozenset()
+    # Further ones that an all2all backend stands in a group of one rank, where nothing is sent.
+    alone_call_modes: frozenset[str] = frozenset()
     # Whether experts may have replicas that move while the layer lives. An experts backend lists
     # its `expert_tensors`; an all2all backend goes by physical ids, if it reads ids at all. Checked
     # for these two and for whole layers.

@@ -95,10 +95,7 @@ def no_compiler(machine: Machine) -> Reason | None:
 
 
 def unnamed_mode(case: MoETestConfig) -> Reason | None:
-    """Return why the all2all backend, the router or the whole layer refuses the mode, or None.
-
-    An all2all backend is asked only if there is somebody to exchange tokens with.
-    """
+    """Return why the all2all backend, the router or the whole layer refuses the mode, or None."""
     mode = CALL_MODES[case.call]
     if case.layer != COMPOSED:
         return _of_layer(case, mode)
@@ -110,9 +107,19 @@ def unnamed_mode(case: MoETestConfig) -> Reason | None:
             "and counts calls; leave eplb or the mode out"
         )
         return Reason(code="call_mode_unsupported", text=text)
+    return _of_all2all(case, mode.word) or unnamed_by(case, ROUTERS.row(case.router))
+
+
+def _of_all2all(case: MoETestConfig, word: str) -> Reason | None:
+    """Return why the all2all backend refuses the mode, or None.
+
+    With nobody to exchange tokens with it may stand more (`alone_call_modes`).
+    """
+    row = ALL2ALL.row(case.all2all)
     exchanges = case.dp_size > 1 or case.pcp_size > 1 or case.sequence_parallel
-    of_all2all = unnamed_by(case, ALL2ALL.row(case.all2all)) if exchanges else None
-    return of_all2all or unnamed_by(case, ROUTERS.row(case.router))
+    if not exchanges and word in row.needs.alone_call_modes:
+        return None
+    return unnamed_by(case, row)
 
 
 def unnamed_by(case: MoETestConfig, row: MemberSpec) -> Reason | None:

@@ -44,7 +44,7 @@ ALL2ALL: Registry[MemberSpec] = Registry(
             target="moe.all2all.allgather_reducescatter:AllGatherReduceScatter",
             dispatch_format=STANDARD,
             carries_logits=True,
-            needs=_GATHERS,
+            needs=replace(_GATHERS, alone_call_modes=frozenset({"compile", "graph"})),
             numerics=_SENT,
             deterministic=True,
         ),

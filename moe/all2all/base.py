@@ -58,10 +58,16 @@ class PrepareFinalize(ABC):
         return torch.where(known, holders[:, topk_ids.where(known, 0).long()], False)
 
     def known_holders(self, device: torch.device) -> Tensor:
-        """Return `holders` on a device. Raises MoEError if nobody said which ranks hold what."""
+        """Return `holders` on a device, where it stays: a CUDA graph can have no copy from the host.
+
+        Raises MoEError if nobody said which ranks hold what.
+        """
         if self.holders is None:
             raise MoEError(
                 f"{type(self).__name__} does not know which rank holds which expert: make it with "
                 "moe.all2all.make.make_prepare_finalize"
             )
-        return self.holders.to(device)
+        if device.type == "meta":
+            return self.holders.to(device)
+        self.holders = self.holders.to(device)
+        return self.holders
