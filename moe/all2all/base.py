@@ -58,7 +58,7 @@ class PrepareFinalize(ABC):
         return torch.where(known, holders[:, topk_ids.where(known, 0).long()], False)
 
     def known_holders(self, device: torch.device) -> Tensor:
-        """Return `holders` on a device, where it stays: a CUDA graph can have no copy from the host.
+        """Return `holders` on a device, where it stays: no CUDA graph can copy it from the host.
 
         Raises MoEError if nobody said which ranks hold what.
         """

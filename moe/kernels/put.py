@@ -104,11 +104,11 @@ def put_rows(
     lines = max(tokens, targets.fill)
     tile = max(1, min(power_of_2(lines), _tile() // columns))
     launch(
-        *(_put, (triton.cdiv(lines, tile), triton.cdiv(words, columns), ranks), device),
+        *(_put, (ranks * triton.cdiv(lines, tile), triton.cdiv(words, columns)), device),
         *(rows.codes, targets.codes, rows.scale, targets.scale, targets.numbers),
         *(rows.ids.contiguous(), rows.weights.contiguous().view(torch.int32), rows.adapters),
         *(position, counts, holders, targets.starts, tokens, targets.fill, targets.room),
-        *(rows.first, holders.shape[1], words, scale_words),
+        *(rows.first, holders.shape[1], words, scale_words, ranks),
         SLOTS=top_k,
         ROWS=tile,
         WIDE=columns,
@@ -138,12 +138,13 @@ def _check_rows(rows: Rows, targets: Targets, position: Tensor) -> None:
 def _put(
     codes_ptr, codes_at, scale_ptr, scale_at, numbers_at, ids_ptr, weight_ptr, adapter_ptr,
     position_ptr, count_ptr, holders_ptr, start_ptr, tokens, fill, room, first, experts,
-    words, scale_words,
+    words, scale_words, ranks,
     SLOTS: tl.constexpr, ROWS: tl.constexpr, WIDE: tl.constexpr,
     WIDE_SCALE: tl.constexpr, WIDE_SLOTS: tl.constexpr,
 ):  # fmt: skip
-    rank = tl.program_id(2).to(tl.int64)
-    line = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    # Neighbours write to different ranks, so that all links are in use at any time.
+    rank = (tl.program_id(0) % ranks).to(tl.int64)
+    line = (tl.program_id(0) // ranks).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     position = tl.load(position_ptr + rank * tokens + line, mask=line < tokens, other=-1)
     goes = position >= 0
     start = tl.load(start_ptr + rank)

@@ -56,10 +56,10 @@ def put_back(words: Tensor, tokens: Tensor, way: WayBack) -> None:
     ranks, width = len(way.came), words.shape[1]
     columns = program_columns(width)
     tile = max(1, min(power_of_2(way.longest), _tile() // columns))
-    grid = (triton.cdiv(way.longest, tile), triton.cdiv(width, columns), ranks)
+    grid = (ranks * triton.cdiv(way.longest, tile), triton.cdiv(width, columns))
     launch(
         *(_put_back, grid, words.device),
-        *(words, tokens, way.addresses, way.came, way.returns, way.limits, width),
+        *(words, tokens, way.addresses, way.came, way.returns, way.limits, width, ranks),
         ROWS=tile,
         WIDE=columns,
     )
@@ -78,11 +78,11 @@ def _check_way(words: Tensor, tokens: Tensor, way: WayBack) -> None:
 
 @triton.jit
 def _put_back(
-    words_ptr, token_ptr, addresses, here_ptr, there_ptr, limit_ptr, width,
+    words_ptr, token_ptr, addresses, here_ptr, there_ptr, limit_ptr, width, ranks,
     ROWS: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    rank = tl.program_id(2)
-    line = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    rank = tl.program_id(0) % ranks  # neighbours write to different ranks, as in `put_rows`
+    line = (tl.program_id(0) // ranks).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * WIDE + tl.arange(0, WIDE)
     real = line < tl.load(limit_ptr + rank)
     row = tl.load(here_ptr + rank) + line

@@ -123,6 +123,6 @@ def test_a_launch_on_devices_leaves_the_callers_as_they_were():
     assert [value.tolist() for value, _ in values] == [[float(sum(range(world)))] * 4] * world
     assert [index for _, index in values] == list(range(world))
     assert not torch.cuda.is_initialized()
-    assert len(before) >= DEVICES
+    assert len(before) >= world  # CUDA_VISIBLE_DEVICES may leave some of them out
     assert all(b <= a + (256 << 20) for a, b in zip(before, device_memory.used(), strict=True))
     shutdown()
