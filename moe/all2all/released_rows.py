@@ -1,6 +1,6 @@
 """Define the rows of released packages that move tokens. Torch-free. Nobody has run them here.
 
-Where they round was read in their sources (docs/released-backends.md); what is left out is assumed.
+docs/released-backends.md says where their roundings are from; what is left out is assumed.
 """
 
 from __future__ import annotations
