@@ -195,7 +195,8 @@ class LayerSpec:
     @property
     def experts_by_rank(self) -> tuple[tuple[int, ...], ...]:
         """Return `experts_of` each rank of the world."""
-        return tuple(self.experts_of(rank) for rank in range(self.layout.world_size))
+        placement, layout = self.placement, self.layout
+        return tuple(placement.experts_of(layout.ep_rank(r)) for r in range(layout.world_size))
 
 
 # Features of a layer that a member's row must name in `Needs.layer_features` -> whether a layer has

@@ -46,6 +46,11 @@ def _plain_input(scene: Scene, rows: Tensor, slots: Tensor) -> Tensor:
     return expert_input(scene)[rows]
 
 
+# A quotient that float32's noise leaves just below a code counts as that code: the largest value of
+# a block is its scale times the largest code.
+_JUST_BELOW = 1 + 2**-20
+
+
 def codes_truncated(scene: Scene) -> Tensor:
     _needs_codes(scene)
     fmt = scene.reference.act_format
@@ -53,7 +58,7 @@ def codes_truncated(scene: Scene) -> Tensor:
     def cut(x: Tensor, scale: Tensor) -> Tensor:
         ratio = (x / scale).clamp(-fmt.top, fmt.top)
         step = formats.step_of(ratio, fmt)
-        return (ratio / step).trunc() * step * scale
+        return (ratio / step * _JUST_BELOW).trunc() * step * scale
 
     def inputs(scene: Scene, rows: Tensor, _: Tensor) -> Tensor:
         return cut(expert_input(scene), input_scale(scene))[rows]

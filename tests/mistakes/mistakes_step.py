@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import torch
 import torch.distributed as dist
 
@@ -55,7 +53,6 @@ def sums_read_before_the_exchange_has_ended(patch):
     def finalize(real, self, partial, dispatched):
         received = [torch.zeros_like(partial) for _ in range(self.group.size)]
         dist.all_gather(received, partial, group=self.group.handle, async_op=True)
-        time.sleep(0.001)
         rows = len(partial) // self.group.size
         mine = slice(rows * self.group.rank, rows * (self.group.rank + 1))
         return sum(r[mine] for r in received)[: dispatched.counts[self.group.rank]]

@@ -8,6 +8,7 @@ mistakes that need one, instead of all others.
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import sys
@@ -32,7 +33,7 @@ from tests.mistakes.mistake_executor import TOLERANCE
 
 
 @dataclass(frozen=True, kw_only=True)
-class MemberSpec:
+class MistakeResult:
     """A mistake and what the runner said of it."""
 
     mistake: Mistake
@@ -82,7 +83,7 @@ class MemberSpec:
         return "passes" if share == 0 else f"caught, {max(share, 0.01):.0%} off"
 
 
-def run(mistakes: list[Mistake], *, undeclared: bool = False) -> list[MemberSpec]:
+def run(mistakes: list[Mistake], *, undeclared: bool = False) -> list[MistakeResult]:
     """Through plan and engine, one warm gang a world size; the rows in the table's order."""
     name = "run_undeclared" if undeclared else "run_case"
     found = {}
@@ -98,10 +99,10 @@ def run(mistakes: list[Mistake], *, undeclared: bool = False) -> list[MemberSpec
                 if isinstance(event, CaseEnded):
                     found[event.result.case_id] = event.result
                     print(f"{len(found)}/{len(mistakes)}", end="\r", file=sys.stderr, flush=True)
-    return [MemberSpec(mistake=m, result=found[m.case.id]) for m in mistakes]
+    return [MistakeResult(mistake=m, result=found[m.case.id]) for m in mistakes]
 
 
-def table(rows: list[MemberSpec]) -> str:
+def table(rows: list[MistakeResult]) -> str:
     """Markdown: one line a mistake, then the totals."""
     head = ("mistake", "class", "seen in", "ours", "cause named")
     rule = f"{TOLERANCE:g}"
@@ -127,15 +128,24 @@ def table(rows: list[MemberSpec]) -> str:
     return "\n".join(lines)
 
 
-if __name__ == "__main__":
-    asked = [name for name in sys.argv[1:] if name not in ("--undeclared", "--gpu")]
-    planted = ON_GPU if "--gpu" in sys.argv else MISTAKES
-    unknown = set(asked) - {m.name for m in planted}
+def main() -> int:
+    """Run the mistakes that the command line names, and return 1 if one is not caught."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="one mistake (all)")
+    parser.add_argument("--undeclared", action="store_true", help="rows state no numerics")
+    parser.add_argument("--gpu", action="store_true", help="those that need a GPU, not the others")
+    args = parser.parse_args()
+    planted = ON_GPU if args.gpu else MISTAKES
+    unknown = set(args.names) - {m.name for m in planted}
     if unknown:
-        sys.exit(f"no such mistake: {', '.join(sorted(unknown))}")
-    chosen = [m for m in planted if m.name in asked or not asked]
-    rows = run(chosen, undeclared="--undeclared" in sys.argv)
+        parser.error(f"no such mistake: {', '.join(sorted(unknown))}; docs/evidence.md lists them")
+    chosen = [m for m in planted if m.name in args.names or not args.names]
+    rows = run(chosen, undeclared=args.undeclared)
     print(table(rows))
-    if asked:
+    if args.names:
         print("\n".join(text for row in rows for text in row.result.messages))
-    sys.exit(not all(row.caught for row in rows))
+    return int(not all(row.caught for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

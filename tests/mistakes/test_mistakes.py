@@ -15,13 +15,13 @@ from harness.plan.machine import planned_for
 from harness.plan.plan import make_plan
 from harness.record.result import Verdict
 from tests.mistakes.mistake import MISTAKES, NO_CAUSE, ON_GPU
-from tests.mistakes.show_mistakes import MemberSpec, run, table
+from tests.mistakes.show_mistakes import MistakeResult, run, table
 
 pytestmark = pytest.mark.timeout(1800)  # the first test of a module's rows waits for all of them
 
 
 @pytest.fixture(scope="module")
-def rows() -> dict[str, MemberSpec]:
+def rows() -> dict[str, MistakeResult]:
     return {row.mistake.name: row for row in run(MISTAKES)}
 
 

@@ -123,6 +123,7 @@ def test_each_family_has_a_member_that_takes_anything():
         spanning_scales=True,
         eplb=True,
         call_modes=frozenset({"two_batches"}),
+        alone_call_modes=frozenset({"compile", "graph"}),
     )
     assert ALL2ALL.row("allgather_reducescatter").needs == any_rows
     assert all(row.needs == TAKES_ANYTHING for row in QUANT.built_in)

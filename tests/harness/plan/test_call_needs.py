@@ -83,7 +83,15 @@ def test_rows_name_only_words_that_a_mode_asks_for():
     words = {mode.word for mode in CALL_MODES.values()}
     for family, table in families.tables(("experts", "all2all", "router", "layer")):
         for row in table:
-            assert row.needs.call_modes <= words, f"{family}/{row.name}"
+            named = row.needs.call_modes | row.needs.alone_call_modes
+            assert named <= words, f"{family}/{row.name}"
+
+
+@pytest.mark.parametrize("all2all", ["all_to_all", "symm_mem"])
+def test_an_all2all_backend_that_asks_the_host_for_counts_refuses_a_graph_even_alone(all2all):
+    point = case(**GROUPED, call="graph", tp_size=2)
+    assert call_needs.unnamed_mode(point) is None  # of allgather_reducescatter, which sends nothing
+    assert call_needs.unnamed_mode(point.replace(all2all=all2all)).code == "call_mode_unsupported"
 
 
 def test_a_mode_that_splits_or_records_a_call_refuses_load_balancing():

@@ -50,3 +50,11 @@ def test_a_capacity_of_no_row_and_another_group_are_errors():
     assert make_prepare_finalize("local", alone, 0, ALONE, capacity=2).capacity == 2
     with pytest.raises(MoEError, match=r"1 rank\(s\), and the layout gathers over 2, ranks 0, 1"):
         make_prepare_finalize("naive", spec, 0, ALONE)
+
+
+def test_who_holds_what_stays_on_the_device_and_is_not_lost_on_one_without_data():
+    member = make_prepare_finalize("local", layer_spec(Layout()), 0, ALONE)
+    assert member.known_holders(torch.device("meta")).is_meta
+    held = member.known_holders(torch.device("cpu"))
+    assert held.all()
+    assert member.known_holders(torch.device("cpu")) is held  # no copy, which no graph could have
