@@ -38,21 +38,22 @@ def shard_weights(
     and the layer has none, or the reverse, and for other shapes.
     """
     _check_biases(layer_spec, w13, w2, biases)
-    step = experts_at_once(w13, w2)
     parts = []
-    for start in range(0, max(len(w13), 1), step):
-        some = slice(start, start + step)
+    for some in groups(len(w13), w13[:1].numel() + w2[:1].numel(), w13.device.type):
         quantized = quant.quantize_weights(w13[some], w2[some])
         if biases is not None:
             quantized = quantized.replace(b13=biases[0][some], b2=biases[1][some])
         parts.append(_shard(layer_spec, rank, quant, quantized))
-    return parts[0] if len(parts) == 1 else _joined(parts)
+    return joined_experts(parts)
 
 
-def experts_at_once(w13: Tensor, w2: Tensor) -> int:
-    """Return how many of the experts [e, ...] are quantized at once, at least one."""
-    of_expert = w13[:1].numel() + w2[:1].numel()
-    return max(1, AT_ONCE.get(w13.device.type, AT_ONCE["cuda"]) // max(1, of_expert))
+def groups(experts: int, of_expert: int, device: str) -> list[slice]:
+    """Return the places of experts that are quantized at once; one empty slice if there are none.
+
+    of_expert: weights of one expert. device: a torch device's type.
+    """
+    step = max(1, AT_ONCE.get(device, AT_ONCE["cuda"]) // max(1, of_expert))
+    return [slice(start, start + step) for start in range(0, max(experts, 1), step)]
 
 
 def _shard(
@@ -64,8 +65,10 @@ def _shard(
     return quant.shard(weights, columns, layer_spec.intermediate)
 
 
-def _joined(parts: list[ExpertWeights]) -> ExpertWeights:
+def joined_experts(parts: list[ExpertWeights]) -> ExpertWeights:
     """Return the weights of all experts. parts: of some each, in order."""
+    if len(parts) == 1:
+        return parts[0]
     names = parts[0].by_expert
     return parts[0].replace(**{n: joined([getattr(part, n) for part in parts]) for n in names})
 

@@ -65,8 +65,9 @@ def rank_bytes(layer_spec: LayerSpec, device: str) -> int:
     element = DTYPE_BYTES[layer_spec.dtype]
     expert = _matrices(layer_spec) * layer_spec.intermediate * layer_spec.expert_hidden
     total = layer_spec.held_experts * expert
-    weights = min(total * element, CACHE_BYTES[device]) + min(total * 4, CACHE_BYTES[device] // 4)
-    weights += expert * _EXPERT_BYTES + _share_bytes(layer_spec, device)
+    share, cache = _share_bytes(layer_spec, device), CACHE_BYTES[device]
+    kept = max(share, min(total * element + share, cache))  # one value may be larger than a cache
+    weights = kept + min(total * 4, cache // 4) + expert * _EXPERT_BYTES + 2 * share
     shared = _matrices(layer_spec) * layer_spec.shared_columns * layer_spec.hidden
     weights += 2 * element * (shared + _added_weights(layer_spec))
     hidden, intermediate = padded_sizes(layer_spec, _MULTIPLES[device])
@@ -78,11 +79,10 @@ def rank_bytes(layer_spec: LayerSpec, device: str) -> int:
 
 
 def _share_bytes(layer_spec: LayerSpec, device: str) -> int:
-    """Return the bytes that the largest share of the experts takes on its rank.
+    """Return the bytes that the largest share of the experts takes, padded, as its members hold it.
 
-    As its members hold it, padded, it is there three times: in the cache, in the layer, and in the
-    layer that repeats a call. Before that its experts are there twice in the layer's dtype, with
-    all columns.
+    It is there three times: in the cache, in the layer, and in the layer that repeats a call; or,
+    while it is made, in parts and joined.
     """
     element, matrices = DTYPE_BYTES[layer_spec.dtype], _matrices(layer_spec)
     hidden, _ = padded_sizes(layer_spec, _MULTIPLES[device])
@@ -91,9 +91,7 @@ def _share_bytes(layer_spec: LayerSpec, device: str) -> int:
     held = matrices * columns * hidden * (layer_spec.scheme.weight_bytes or element)
     if FORMATS[layer_spec.scheme.weights].group is not None:
         held *= 2  # as they are stored, and as our kernels read them
-    full = matrices * layer_spec.intermediate * layer_spec.expert_hidden * element
-    experts = max(len(experts) for experts in layer_spec.experts_by_rank)
-    return experts * max(3 * held, 2 * full + held)
+    return max(len(experts) for experts in layer_spec.experts_by_rank) * held
 
 
 def padded_sizes(layer_spec: LayerSpec, largest: int = 1) -> tuple[int, int]:

@@ -52,10 +52,11 @@ def test_each_part_has_the_biases_of_its_experts(monkeypatch):
     assert mine.b2.equal(torch.zeros_like(b2)), "the rank with the first column adds them"
 
 
-def test_experts_at_once_follow_their_size_and_are_never_none():
-    def at_once(n):
-        return expert_shards.experts_at_once(torch.empty(8, 2 * n, 512), torch.empty(8, 512, n))
-
-    assert at_once(128) == expert_shards.AT_ONCE["cpu"] // (3 * 128 * 512)
-    assert at_once(4096) == 1
-    assert expert_shards.experts_at_once(torch.empty(0, 8, 8), torch.empty(0, 8, 4)) >= 1
+def test_groups_follow_the_size_of_an_expert_and_hold_all_of_them_once():
+    at_once = expert_shards.AT_ONCE["cpu"] // (3 * 128 * 512)
+    some = expert_shards.groups(8, 3 * 128 * 512, "cpu")
+    assert some[0] == slice(0, at_once)
+    assert [e for part in some for e in range(8)[part]] == list(range(8))
+    assert len(expert_shards.groups(8, 3 * 4096 * 512, "cpu")) == 8
+    (none,) = expert_shards.groups(0, 3 * 8 * 8, "cpu")
+    assert list(range(8)[:0][none]) == []

@@ -70,7 +70,7 @@ NO_MISTAKE = [
     ("scale_shifted_back", case(quant="fp8_block"), "either way"),
     ("scale_shifted_back", case(quant="fp8_tensor", num_experts=2), "either way"),
     ("w13_scale_transposed", case(quant="fp8_block", k=128), "a single row or column"),
-    ("w13_scale_transposed", case(quant="fp8_tensor"), "no matrix of blocks"),
+    ("w13_scale_transposed", case(quant="fp8_tensor"), "not a matrix of blocks"),
     ("up_scale_from_gate", case(quant="fp8_tensor"), "gate and up share one scale"),
     ("second_scale_from_input", case(quant="fp8_block"), "no scale is static"),
     ("input_groups_shifted", case(quant="int8_channel"), "not by groups"),
