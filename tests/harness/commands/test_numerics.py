@@ -81,7 +81,7 @@ def test_a_member_that_returns_nothing_ends_with_1_and_the_evidence(member, text
         (["--case", SMALL, "--quant", "none"], 3, "leave --model and --quant out"),
         (["--case", SMALL, "--experts", "triton"], 3, "one of them"),
         (["--experts", "triton", "--layer", "x:Y"], 3, "one of them"),
-        (["--experts", "triton", "--time-limit", "0"], 3, "give a number of seconds above 0, not '0'"),
+        (["--experts", "triton", "--time-limit", "0"], 3, "seconds above 0, not '0'"),
         (["--experts", "nope"], 3, "no experts backend is called 'nope'"),
         (["--experts", "triton", "--quant", "nope"], 3, "nope"),
         (["--experts", "torch_grouped", "--quant", "fp8_block"], 4, "weight_format_unsupported"),
