@@ -68,10 +68,16 @@ def test_one_block_alone(matrix, capsys):
     assert "block 2" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("number", ["0", "3"])
-def test_a_block_that_is_not_there(matrix, capsys, number):
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        ("0", "argument --block: give a whole number of at least 1, not '0'"),
+        ("3", "--block must be 1 to 2 in one, not 3"),
+    ],
+)
+def test_a_block_that_is_not_there(matrix, capsys, number, text):
     assert coverage(matrix, "--block", number) == ExitCode.USAGE
-    assert f"--block must be 1 to 2 in one, not {number}" in capsys.readouterr().err
+    assert text in capsys.readouterr().err
 
 
 def test_a_suite_of_which_nothing_can_run(tmp_path, capsys):
