@@ -183,13 +183,13 @@ def test_a_layer_that_takes_an_unknown_word_is_refused_with_those_there_are():
             {"n": 4096, "k": 8192, "num_experts": 256},
             CPU,
             "needs_memory",
-            "1 rank(s) with 164.2 GB each do not fit into 80% of main memory's 16.0 GB",
+            "1 rank(s) with 163.1 GB each do not fit into 80% of main memory's 16.0 GB",
         ),
         (
             {"n": 4096, "k": 8192, "num_experts": 256, "tp_size": 4},
             HOPPERS,
             "needs_memory",
-            "2 rank(s) with 141.7 GB each do not fit into 80% of a device's 80.0 GB",
+            "2 rank(s) with 51.5 GB each do not fit into 80% of a device's 80.0 GB",
         ),
     ],
 )
