@@ -115,7 +115,12 @@ def test_ci_runs_its_commands():
     assert "set -euo pipefail" in lines
     steps = ["make test", "make test-extra-rows", "make test-matrix SUITE=smoke"]
     released = ["make test-subjects", "make test-matrix SUITE=subjects EXTRAS=subjects"]
-    assert lines[-5:] == [*steps, *released]
+    assert [line.strip() for line in lines if line.strip().startswith("make ")] == [
+        *steps,
+        *released,
+    ]
+    # A slow machine leaves the second run of the tests out, and says so.
+    assert any(line.strip().startswith('echo "test-extra-rows: left out') for line in lines)
 
 
 def test_the_tests_of_released_packages_install_them():
