@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from moe.all2all import released_rows
+from moe.all2all.released_rows import WEIGHED_BY_SENDER
 from moe.registry import Registry
 from moe.spec import ANY, BATCHED, STANDARD, MemberSpec, Needs, Numerics
 
@@ -71,15 +72,7 @@ ALL2ALL: Registry[MemberSpec] = Registry(
             target="moe.all2all.all_to_all_batched:AllToAllBatched",
             dispatch_format=BATCHED,
             needs=replace(_CARRIES, capacity=True),
-            # Each expert's output is sent in the layer's dtype; the token's rank weighs and adds.
-            numerics=Numerics(
-                expert="model",
-                weight_on="output",
-                weight_dtype="f32",
-                weighted="f32",
-                combine="f32",
-                reduction="wire",
-            ),
+            numerics=WEIGHED_BY_SENDER,
             deterministic=True,
         ),
         MemberSpec(

@@ -23,8 +23,9 @@ _PLAIN_ROWS = frozenset(
     if q.scheme.activations == "model"
 )
 _FP8_GROUPS = ("fp8_block", "fp8_group")  # codes with a float32 scale of each 128 columns
-# Outputs are sent in bf16; the token's rank weighs and adds them in float32 and rounds once.
-_WEIGHED_THERE = Numerics(
+# Each expert's output is sent in the layer's dtype; the rank that sent the token weighs and adds
+# them in float32, and rounds once. Of this project's `all_to_all_batched`, too.
+WEIGHED_BY_SENDER = Numerics(
     expert="model",
     weight_on="output",
     weight_dtype="f32",
@@ -46,7 +47,7 @@ def _low_latency(name: str, target: str, package: Package) -> MemberSpec:
             packages=(package,),
             probe=f"{_PROBES}:fits_low_latency",
         ),
-        numerics=_WEIGHED_THERE,
+        numerics=WEIGHED_BY_SENDER,
     )
 
 
