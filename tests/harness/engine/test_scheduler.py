@@ -396,7 +396,10 @@ def unkillable(monkeypatch):
 
 
 def test_the_device_of_a_rank_that_cannot_be_killed_is_used_no_more(tmp_path, unkillable):
-    """The case is hung, the gang is given up, and the other device runs what is left."""
+    """The case is hung, the gang is given up, and the other device runs what is left.
+
+    A gang runs on each of the two devices, and the first that is free takes the case that hangs.
+    """
     cases = [case("ignore_sigterm", world=1, m=64), *(case("none", world=1, m=m) for m in (2, 3))]
     jobs = [cases, [case("none", world=2, m=4)]]
     events = events_of(plan(jobs=jobs, limit=2.0), tmp_path, devices=2)
@@ -404,14 +407,17 @@ def test_the_device_of_a_rank_that_cannot_be_killed_is_used_no_more(tmp_path, un
     assert [str(ended[c.id].verdict) for c in cases] == ["hung", "passed", "passed"]
     (hung,) = [e.gang for e in events if isinstance(e, CaseEnded) and e.result.verdict == "hung"]
     (why,) = [e for e in events if isinstance(e, GangEnded) and e.gang == hung]
+    (retired,) = next(e.devices for e in events if isinstance(e, GangStarted) and e.gang == hung)
     assert re.search(
-        r"; cannot be killed: processes \[\d+\]; no further gang uses device 0$", why.reason
+        rf"; cannot be killed: processes \[\d+\]; no further gang uses device {retired}$",
+        why.reason,
     )
     later = events[events.index(why) :]
-    assert not [e for e in later if isinstance(e, GangStarted) and 0 in e.devices]
+    assert not [e for e in later if isinstance(e, GangStarted) and retired in e.devices]
     wide = ended[jobs[1][0].id]
     assert (wide.verdict, wide.reason) == (Verdict.INFRA, "gang_start")
-    assert "too few are left on which gangs can start\ndevice 0: hung: " in wide.messages[0]
+    told = f"too few are left on which gangs can start\ndevice {retired}: hung: "
+    assert told in wide.messages[0]
 
 
 def test_a_pair_of_devices_on_which_no_gang_starts_loses_no_case(tmp_path, monkeypatch):
