@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
     if not plan.jobs:
         raise NothingSelected(_nothing(plan))
     narrowing.check_repeat(plan, args)
-    for line in (selected.note, *(part.chosen.lines() if part.chosen else [])):
+    for line in (selected.note, *part.lines()):
         if line is not None:
             print(line, flush=True)
     until = start + part.chosen.budget if part.chosen else None

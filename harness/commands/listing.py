@@ -70,10 +70,7 @@ def _planned(args: argparse.Namespace) -> tuple[Plan, str | None]:
     selected = selection.to_list(args, planned_for)
     plan = make_plan(selected.points, planned_for, time_limit=selected.time_limit)
     part = part_of(args, narrowing.narrowed(plan, args))
-    notes = [
-        *([selected.note] if selected.note else []),
-        *(part.chosen.lines() if part.chosen else []),
-    ]
+    notes = [*([selected.note] if selected.note else []), *part.lines()]
     return part.plan, "\n".join(notes) or None
 
 

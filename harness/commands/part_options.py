@@ -102,5 +102,7 @@ def add_part(command: argparse.ArgumentParser) -> None:
     add("--durations-from", type=Path, metavar="DIR", help=text)
     text = "only the most valuable cases that fit into it by estimate: 90s, 8m, 2h"
     add("--time-budget", metavar="TIME", help=text)
+    text = "only cases with members whose files differ from a commit, or use such files"
+    add("--only-changed", metavar="REV", help=text)
     text = "the file of known failures (configs/known_failures.yaml)"
     add("--known-failures", type=Path, metavar="FILE", help=text)

@@ -1,18 +1,19 @@
-"""Tell which members' code has changed since a revision: their modules, and what those import.
-
-Imports are read from the source, so that nothing is loaded. No torch.
-"""
+"""Tell which members' code is among files: their modules, and what those import. No torch."""
 
 from __future__ import annotations
 
-import ast
-import subprocess
+import dataclasses
+import re
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.errors import UsageError
 from harness.matrix.case_packages import members_of
+from harness.plan.git_diff import difference
+from harness.plan.import_sources import sources
 from moe import families
+from moe.formats import FORMATS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -21,11 +22,13 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]  # of the repository, where this project is one
 Member = tuple[str, str]  # family and name
+_PATH = re.compile(r"([A-Za-z_][\w.]*):[A-Za-z_]\w*")  # "package.module:Class"
 
 
 def members(case: MoETestConfig) -> frozenset[Member]:
     """Return the members that a case names."""
-    return frozenset(members_of(case))
+    shared = [("quant", case.shared_quant)] if case.shared_experts else []
+    return frozenset([*members_of(case), *shared])
 
 
 def changed_files(revision: str | None, root: Path = ROOT) -> frozenset[Path]:
@@ -35,71 +38,38 @@ def changed_files(revision: str | None, root: Path = ROOT) -> frozenset[Path]:
     """
     if revision is None:
         return frozenset()
-    commit = revision.removesuffix("-dirty")
-    command = ["git", "-C", str(root), "diff", "--name-only", "-z", "--end-of-options", commit]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    except (OSError, subprocess.TimeoutExpired):
+        return difference(revision.removesuffix("-dirty"), root).paths
+    except UsageError:
         return frozenset()
-    names = done.stdout.split("\0") if done.returncode == 0 else []
-    return frozenset(root / name for name in names if name)
 
 
 def changed(
     named: Iterable[Member], files: frozenset[Path], root: Path = ROOT
 ) -> frozenset[Member]:
     """Return those of the members of which some module is among these files."""
-    return frozenset(member for member in named if files & _sources(member, root))
+    return frozenset(member for member in named if files & sources_of(member, root))
 
 
 @cache
-def _sources(member: Member, root: Path) -> frozenset[Path]:
-    """Return the files of a member's module and of all that it imports, directly or not."""
-    family, name = member
-    target = str(families.table(family).row(name).target)
-    return sources(target.partition(":")[0], root)
+def sources_of(member: Member, root: Path) -> frozenset[Path]:
+    """Return the files under `root` of all modules that a member's row names, and their imports.
 
-
-def sources(module: str, root: Path) -> frozenset[Path]:
-    """Return the files under `root` of a module and of all that it imports, directly or not."""
-    files: dict[str, Path] = {}
-    waiting = [module]
-    while waiting:
-        name = waiting.pop()
-        path = _file(name, root)
-        if path is not None and name not in files:
-            files[name] = path
-            waiting += _imports(path)
-    return frozenset(files.values())
-
-
-def _file(module: str, root: Path) -> Path | None:
-    """Return the file of a module, or None if it is not under `root`."""
-    path = root.joinpath(*module.split("."))
-    candidates = (path.with_suffix(".py"), path / "__init__.py")
-    return next((file for file in candidates if file.is_file()), None)
-
-
-@cache
-def _imports(path: Path) -> tuple[str, ...]:
-    """Return the absolute names that a file imports where it runs, not only for a type checker.
-
-    `from a import b` gives `a` and `a.b`, as b may be a module.
+    The row of a quantization method also names its formats, and with them their modules.
     """
-    names: dict[str, None] = {}
-    for node in _statements(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names |= dict.fromkeys(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names[node.module] = None
-            names |= dict.fromkeys(f"{node.module}.{alias.name}" for alias in node.names)
-    return tuple(names)
+    family, name = member
+    modules = _modules(families.table(family).row(name))
+    return frozenset().union(*(sources(module, root) for module in modules))
 
 
-def _statements(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield a tree's nodes, without the bodies of `if TYPE_CHECKING`."""
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING"):
-            continue
-        yield child
-        yield from _statements(child)
+def _modules(row: object) -> Iterator[str]:
+    """Yield the modules of the classes and functions that a row names."""
+    for field in dataclasses.fields(row):  # type: ignore[arg-type]  # every row is a dataclass
+        value = getattr(row, field.name)
+        match = _PATH.fullmatch(value) if isinstance(value, str) else None
+        if match is not None:
+            yield match[1]
+    scheme = getattr(row, "scheme", None)
+    if scheme is not None:
+        for name in (scheme.weights, scheme.activations):
+            yield from _modules(FORMATS[name])

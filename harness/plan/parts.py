@@ -1,4 +1,4 @@
-"""Choose the part of a plan that a run launches: without quarantined cases, and one shard of it.
+"""Choose the part of a plan that a run launches: changed and not quarantined cases, or one shard.
 
 No torch.
 """
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from harness.errors import NothingSelected, UsageError
 from harness.plan import shards, time_budget
 from harness.plan.durations import Durations, of_run
+from harness.plan.only_changed import only_changed
 from harness.plan.plan import Refusal
 from harness.record.ledger import QUARANTINED, Ledger
 from moe.reason import Reason
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import argparse
     from pathlib import Path
 
+    from harness.plan.only_changed import Narrowed
     from harness.plan.plan import Plan
     from harness.plan.time_budget import Chosen
     from harness.record.run_info import RunInfo, ShardOf
@@ -28,13 +30,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """What a run launches. shard: None if that is the whole plan. chosen: by a time budget."""
+    """What a run launches. shard: None if that is the whole plan. chosen: by a time budget.
+
+    narrowed: by changed files.
+    """
 
     plan: Plan
     ledger: Ledger
     durations: Durations
     shard: ShardOf | None = None
     chosen: Chosen | None = None
+    narrowed: Narrowed | None = None
+
+    def lines(self) -> list[str]:
+        """Return what was selected by changed files and by a time budget, for people."""
+        return [line for part in (self.narrowed, self.chosen) if part for line in part.lines()]
 
 
 def part_of(args: argparse.Namespace, plan: Plan, resumed: RunInfo | None = None) -> Part:
@@ -42,13 +52,26 @@ def part_of(args: argparse.Namespace, plan: Plan, resumed: RunInfo | None = None
 
     resumed: of the folder that a run continues; it keeps its own quarantine and shard.
     """
+    _check_resumed(args, resumed)
+    narrowed = only_changed(plan, args.only_changed) if args.only_changed is not None else None
+    if narrowed is not None:
+        return replace(_part(args, narrowed.plan, resumed), narrowed=narrowed)
+    return _part(args, plan, resumed)
+
+
+def _check_resumed(args: argparse.Namespace, resumed: RunInfo | None) -> None:
+    """Raise UsageError for an option that would change the cases of a run that goes on."""
+    for option in ("shard", "time_budget", "only_changed"):
+        if resumed is not None and getattr(args, option) is not None:
+            name = f"--{option.replace('_', '-')}"
+            raise UsageError(f"--resume continues the folder's own cases: leave out {name}")
+
+
+def _part(args: argparse.Namespace, plan: Plan, resumed: RunInfo | None) -> Part:
+    """Return what the other options leave of a plan."""
     ledger = ledger_of(args.known_failures, plan)
     durations = Durations() if args.durations_from is None else of_run(args.durations_from)
     if resumed is not None:
-        if args.shard is not None:
-            raise UsageError("--resume continues the folder's own cases: leave out --shard")
-        if args.time_budget is not None:
-            raise UsageError("--resume continues the folder's own cases: leave out --time-budget")
         held = {p.case: p.text for p in resumed.refused if p.code == QUARANTINED}
         plan = without(plan, held)
         return Part(plan=plan, ledger=ledger, durations=durations, shard=resumed.shard)

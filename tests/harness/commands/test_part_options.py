@@ -13,6 +13,7 @@ def test_what_the_options_are_read_as():
         "shard": None,
         "durations_from": None,
         "time_budget": None,
+        "only_changed": None,
         "known_failures": None,
     }
     args = command.parse_args(["--shard", "1/2", "--durations-from", "a", "--time-budget", "8m"])

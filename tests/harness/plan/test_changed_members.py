@@ -1,51 +1,18 @@
 """Which members' code has changed: by imports that are read, and by a real repository."""
 
-import subprocess
-
 import pytest
 
-from harness.plan.changed_members import ROOT, changed, changed_files, members, sources
+from harness.plan.changed_members import ROOT, changed, changed_files, members
 from tests.harness.plan.points import case
-
-
-def git(root, *arguments):
-    identity = ["-c", "user.name=x", "-c", "user.email=x@host", "-c", "commit.gpgsign=false"]
-    done = subprocess.run(
-        ["git", "-C", str(root), *identity, *arguments], check=True, capture_output=True, text=True
-    )
-    return done.stdout.strip()
+from tests.harness.plan.repositories import git, repository
 
 
 @pytest.fixture
 def tree(tmp_path):
-    texts = {
-        "a/__init__.py": "",
-        "a/first.py": "from typing import TYPE_CHECKING\nfrom a import second\nimport torch\n"
-        "if TYPE_CHECKING:\n    import a.typed\ndef f():\n    from a.late import x\n",
-        "a/second.py": "import a.third\nfrom a.first import f\n",  # a circle ends
-        "a/third/__init__.py": "",
-        "a/late.py": "",
-        "a/typed.py": "",
-        "a/other.py": "",
-    }
-    for name, text in texts.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
-    return tmp_path
-
-
-def test_sources_are_all_that_a_module_imports_where_it_runs(tree):
-    files = {str(path.relative_to(tree)) for path in sources("a.first", tree)}
-    assert files == {
-        *("a/__init__.py", "a/first.py", "a/second.py", "a/third/__init__.py", "a/late.py"),
-    }
-    assert sources("torch", tree) == frozenset()
+    return repository(tmp_path, {"a/late.py": "", "a/other.py": ""})
 
 
 def test_files_differ_from_a_commit_whether_committed_or_not(tree):
-    git(tree, "init", "-q")
-    git(tree, "add", ".")
-    git(tree, "commit", "-qm", "one")
     first = git(tree, "rev-parse", "HEAD")
     (tree / "a/late.py").write_text("x = 1\n")
     git(tree, "commit", "-qam", "two")
@@ -57,7 +24,6 @@ def test_files_differ_from_a_commit_whether_committed_or_not(tree):
 
 @pytest.mark.parametrize("revision", [None, "0" * 40, "--output=mine", "a/late.py"])
 def test_a_commit_that_is_unknown_tells_nothing(tree, revision):
-    git(tree, "init", "-q")
     assert changed_files(revision, tree) == frozenset()
     assert not (tree / "mine").exists()
 
@@ -67,6 +33,25 @@ def test_a_kernel_counts_for_the_members_that_import_it():
     kernel = frozenset({ROOT / "moe/kernels/grouped_gemm.py"})
     assert changed(named, kernel) == {("experts", "triton")}
     assert changed(named, frozenset()) == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("file", "member"),
+    [
+        ("moe/routers/softmax/truth.py", ("router", "softmax")),
+        ("moe/formats/e4m3/codec.py", ("quant", "fp8_block")),
+        ("moe/kernels/group_weights.py", ("quant", "mxfp8")),
+    ],
+)
+def test_what_a_row_names_besides_its_class_counts_too(file, member):
+    named = {("router", "softmax"), ("quant", "fp8_block"), ("quant", "none"), ("quant", "mxfp8")}
+    assert member in changed(named, frozenset({ROOT / file}))
+    assert ("quant", "none") not in changed(named, frozenset({ROOT / file}))
+
+
+def test_shared_experts_have_a_quantization_method_of_their_own():
+    assert ("quant", "fp8_block") in members(case(shared_experts=1, shared_quant="fp8_block"))
+    assert ("quant", "none") not in members(case(quant="fp8_block"))
 
 
 def test_a_case_names_one_member_of_each_family_and_a_whole_layer_no_experts():
