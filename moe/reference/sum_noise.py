@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from moe.numerics import Numerics
 
+SAMPLE = 32  # columns
+
 
 def gathered(numerics: Numerics, terms: int) -> float:
     """Return the relative variance of a sum of `terms` products."""
@@ -30,17 +32,27 @@ def rounds_nothing(x: Tensor, w: Tensor, numerics: Numerics) -> Tensor:
     kept = numerics.accumulation
     if numerics.aligned is not None:
         kept = max(kept, 2.0 ** -numerics.aligned[1])
-    of_x, length = _unit(x), x.double().norm(dim=1)
-    if not (length * kept <= of_x).any():  # no size of w can help: spares a pass over it
-        return torch.zeros((1, 1), dtype=torch.bool, device=x.device)
-    largest = length[:, None] * w.double().norm(dim=1)  # of the sum of the terms' sizes
-    is_exact: Tensor = largest * kept <= of_x[:, None] * _unit(w)
-    return is_exact
+    # With more columns a unit can only shrink and a size grow: mostly a few show that none is exact.
+    of_some = _has_few_units(x[:, :SAMPLE], w[:, :SAMPLE], kept)
+    return _has_few_units(x, w, kept) if of_some.any() else of_some
+
+
+def _has_few_units(x: Tensor, w: Tensor, kept: float) -> Tensor:
+    """Return bool [R, O]: whether a sum's size, times `kept`, is at most the unit of its terms."""
+    both = torch.cat([x.double(), w.double()])
+    (x_unit, w_unit), (x_size, w_size) = (
+        values.split([len(x), len(w)]) for values in (_unit(both), both.norm(dim=1))
+    )
+    has_few: Tensor = torch.outer(x_size * kept, w_size) <= torch.outer(x_unit, w_unit)
+    return has_few
 
 
 def _unit(x: Tensor) -> Tensor:
-    """Return float64 [R], the largest power of two whose multiples all elements of a row are."""
-    bits = x.double().view(torch.int64)
+    """Return float64 [R], the largest power of two whose multiples all of x [R, I] float64 are.
+
+    It is infinite for a row of zeros.
+    """
+    bits = x.view(torch.int64)
     mantissa = (bits & (2**52 - 1)) | 2**52
     exponent = ((bits >> 52) & 0x7FF) - 1075
     unit = torch.ldexp((mantissa & -mantissa).double(), exponent)

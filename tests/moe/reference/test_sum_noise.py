@@ -107,6 +107,15 @@ def test_sums_of_few_bits_round_nothing_in_any_order():
     assert known.sum() == 25
 
 
+@pytest.mark.parametrize("odd", [5, 127])
+def test_one_term_of_many_bits_is_found_wherever_it_stands(odd):
+    """Among the columns that are looked at first, or beyond them."""
+    x, w = torch.ones(3, 128), torch.ones(4, 128)
+    x[1, odd] += 2.0**-23
+    known = rounds_nothing(x, w, Numerics.stated(accumulation=2.0**-22))
+    assert known.tolist() == [[True] * 4, [False] * 4, [True] * 4]
+
+
 def test_sums_of_any_numbers_may_round():
     x, w = data(128, heavy=True)
     assert not rounds_nothing(torch.randn(4, 128), torch.randn(5, 128), Numerics.stated()).any()
