@@ -89,20 +89,27 @@ def _drawn(model: Model, oracle: Oracle, count: int, seed: int) -> list[Row]:
     """Return accepted rows drawn at random: `count`, or fewer if there are no more."""
     rng = random.Random(seed)  # noqa: S311  # equal seeds must draw equal cases
     rows: dict[Row, None] = {}
-    repeated = 0
+    repeated, tries = 0, _DRAWS
     while len(rows) < count and repeated < _DRAWS:
-        row = _draw(model, oracle, rng)
+        row = _draw(model, rng, tries)
+        if row is None:  # few points can run: drawing as long again would likely be in vain, too
+            row, tries = _completed(model, oracle, rng), tries // 2
         repeated = repeated + 1 if row in rows else 0
         rows[row] = None
     return list(rows)
 
 
-def _draw(model: Model, oracle: Oracle, rng: random.Random) -> Row:
-    """Return one accepted row of a model that has some."""
-    for _ in range(_DRAWS):
+def _draw(model: Model, rng: random.Random, tries: int) -> Row | None:
+    """Return one accepted row, drawn from all rows; None if each of some tries was refused."""
+    for _ in range(tries):
         row = tuple(int(rng.random() * size) for size in model.sizes)
         if model.refuse(row) is None:
             return row
+    return None
+
+
+def _completed(model: Model, oracle: Oracle, rng: random.Random) -> Row:
+    """Return one accepted row of a model that has some, its values taken in random order."""
     completed = oracle.complete((), prefer=lambda f, _: _shuffled(model.literals[f], rng))
     assert completed is not None, "the caller knows an accepted row"
     return model.row(completed)

@@ -15,16 +15,17 @@ from typing import TYPE_CHECKING
 from moe import packages
 from moe.errors import MoEError
 from moe.experts import EXPERTS
+from moe.needs import ALL2ALL_ONLY
 from moe.oracle.preference import ordered as ordered
 from moe.oracle.preference import preference as preference
-from moe.spec import Needs, Reason, experts_refusal
+from moe.spec import Needs, Reason, experts_refusal, first_refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from moe.packages import Package
     from moe.registry import Registry
-    from moe.spec import LayerSpec, MemberSpec, Platform
+    from moe.spec import LayerSpec, MemberSpec, Need, Platform
 
     Veto = Callable[[MemberSpec], Reason | None]  # a caller's own condition for a row
 
@@ -133,12 +134,11 @@ def _refusal(
     packages_are: str,
 ) -> Reason | None:
     """Return why a row refuses the layer, or None."""
-    needs = row.needs
-    others = [package for package in needs.packages if package not in _OWN]
-    if packages_are != INSTALLED:  # what only an installation can answer
-        needs = _without_packages(needs)
-    refusal = experts_refusal if family is EXPERTS else Needs.refusal
-    reason = refusal(needs, layer_spec, platform)
+    if packages_are == INSTALLED:
+        refusal = experts_refusal if family is EXPERTS else Needs.refusal
+        return refusal(row.needs, layer_spec, platform)
+    reason = first_refusal(declared_needs(row.needs, platform, family is EXPERTS), layer_spec)
+    others = [package for package in row.needs.packages if package not in _OWN]
     if reason is None and packages_are == ABSENT and others:
         names = ", ".join(p if isinstance(p, str) else p.distribution for p in others)
         return Reason(code="package_missing", text=f"needs {names}")
@@ -146,6 +146,9 @@ def _refusal(
 
 
 @cache
-def _without_packages(needs: Needs) -> Needs:
-    """Return the needs that hold or do not whatever is installed."""
-    return replace(needs, packages=(), probe=None)
+def declared_needs(needs: Needs, platform: Platform, of_experts: bool) -> tuple[Need, ...]:
+    """Return what a row asks of a platform, whatever is installed: each row is asked often."""
+    judged = replace(needs, packages=(), probe=None)
+    if of_experts:
+        return judged.asked(platform, leave_out=ALL2ALL_ONLY)
+    return judged.asked(platform)

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from harness.matrix.covering.oracle import Oracle
 
 _EFFORT = 100_000  # combinations times tries: more tries find fewer rows, and take longer
-_SMALL, _REPEATS = 5_000, 20  # combinations times repeats of the whole, and most repeats
+_SMALL, _REPEATS = 4_000, 20  # combinations times repeats of the whole, and most repeats
+_IN_VAIN = 4  # repeats in sequence that find no fewer rows, after which no more are made
 _ROUNDS, _SHARE = 2, 0.15  # how often rows are taken out, and which part of them
 
 
@@ -33,15 +34,17 @@ def cover(
 
     before: rows or parts of rows, as factor -> literal. Small models are tried several times.
     """
-    known = list(before)
+    known = list({tuple(sorted(row.items())): row for row in before}.values())
     generator = Generator(model, oracle)
     repeats = max(1, min(_REPEATS, _SMALL // max(1, generator.missing.size)))
-    best = generator.after(known)
+    best, found = generator.after(known), 0  # found: the repeat that made the best rows
     for seed in range(1, repeats):
-        if len(best) <= generator.fewest:
+        if len(best) <= generator.fewest or seed - found > _IN_VAIN:
             break
         generator = Generator(model, oracle, seed=seed)
-        best = min(best, generator.after(known), key=len)
+        made = generator.after(known)
+        if len(made) < len(best):
+            best, found = made, seed
     return best
 
 
@@ -58,7 +61,7 @@ class Generator:
         self._learn_pairs()
         self.missing = Missing(model, oracle)
         self.fewest = 0  # rows that are necessary at least, known once those before are
-        self._tries = tries or max(2, min(40, _EFFORT // max(1, self.missing.size)))
+        self._tries = tries or max(2, min(20, _EFFORT // max(1, self.missing.size)))
 
     def after(self, before: Sequence[Mapping[int, int]]) -> tuple[Literals, ...]:
         """Return the rows that are necessary besides rows that are there."""
@@ -168,9 +171,9 @@ class Ballot:
         """Return the literals of a factor, those first that complete the most combinations."""
         self._follow(chosen)
         votes = self._missing.of_factor(self._votes[-1], factor)
-        first = self._missing.literals(factor).start
-        ranked = sorted((-count, self._random.random(), i) for i, count in enumerate(votes))
-        return [first + i for _, _, i in ranked]
+        first, draw = self._missing.literals(factor).start, self._random.random
+        ranked = sorted([(-count, draw(), n) for n, count in enumerate(votes, first)])
+        return [n for _, _, n in ranked]
 
     def gain(self, row: Literals) -> int:
         """Return how many missing combinations a row has that was completed by these votes."""

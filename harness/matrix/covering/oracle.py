@@ -131,17 +131,9 @@ class Oracle:
             involved |= self._involving[factor]
         return involved
 
-    def completed(self, alive: int, later: int, literal: int) -> int:
-        """Return an exclusion that a literal completes; 0 if there is none.
-
-        alive: what the row so far may still have. later: what involves the factors after it.
-        """
-        return self.first(alive & self._keeping[literal] & ~later)
-
     def first(self, exclusions: int) -> int:
         """Return the literals of the first exclusion of some, as bits; 0 if there is none."""
-        place = (exclusions & -exclusions).bit_length() - 1
-        return self._searched[place] if exclusions else 0
+        return self._searched[(exclusions & -exclusions).bit_length() - 1] if exclusions else 0
 
     def codes(self, exclusion: int) -> frozenset[str]:
         """Return the reason codes of an exclusion that was learnt."""
@@ -191,15 +183,15 @@ class _Search:
         self, chosen: Literals, mask: int, alive: int, at: int = 0
     ) -> tuple[Literals | None, int]:
         """Return an accepted row with `chosen`; or None and which of them exclude each other."""
-        oracle = self._oracle
-        if at == len(self._rest):
+        oracle, rest = self._oracle, self._rest
+        if at == len(rest):
             refusal = oracle.judge(chosen, mask) if self._is_judged else None
             return (chosen, 0) if refusal is None else (None, refusal)
         conflict, codes = 0, frozenset[str]()
-        for literal in self._prefer(self._rest[at], chosen):
-            exclusion = oracle.completed(alive, self._later[at], literal)
+        for literal in self._prefer(rest[at], chosen):
+            kept = oracle.narrowed(alive, literal)
+            exclusion = oracle.first(kept & ~self._later[at])  # which this literal completes
             if not exclusion:
-                kept = oracle.narrowed(alive, literal)
                 part = (*chosen, literal)
                 row, exclusion = self.extend(part, mask | 1 << literal, kept, at + 1)
                 if row is not None or not exclusion >> literal & 1:

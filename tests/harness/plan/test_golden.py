@@ -8,6 +8,7 @@ import pytest
 from harness.plan import golden
 from harness.plan.golden import CHIPS, FILES, FOLDER
 from moe.experts import EXPERTS
+from moe.oracle import declared_needs
 from moe.quant import QUANT
 
 OWN_ONLY = pytest.mark.skipif(
@@ -43,6 +44,7 @@ def test_decisions_do_not_depend_on_this_machine(monkeypatch, kept):
     """With every package missing, and with an interpreter that does not work."""
     monkeypatch.setattr("moe.packages.metadata.version", lambda name: "0")
     monkeypatch.setattr("moe.platforms.cpu.interpreter_fault", lambda: "it does not work")
+    declared_needs.cache_clear()
     assert golden.decisions() == kept
 
 
