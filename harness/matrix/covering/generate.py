@@ -37,14 +37,14 @@ def cover(
     known = list({tuple(sorted(row.items())): row for row in before}.values())
     generator = Generator(model, oracle)
     repeats = max(1, min(_REPEATS, _SMALL // max(1, generator.missing.size)))
-    best, found = generator.after(known), 0  # found: the repeat that made the best rows
+    best, best_seed = generator.after(known), 0
     for seed in range(1, repeats):
-        if len(best) <= generator.fewest or seed - found > _IN_VAIN:
+        if len(best) <= generator.fewest or seed - best_seed > _IN_VAIN:
             break
         generator = Generator(model, oracle, seed=seed)
         made = generator.after(known)
         if len(made) < len(best):
-            best, found = made, seed
+            best, best_seed = made, seed
     return best
 
 
