@@ -32,7 +32,7 @@ def rounds_nothing(x: Tensor, w: Tensor, numerics: Numerics) -> Tensor:
     kept = numerics.accumulation
     if numerics.aligned is not None:
         kept = max(kept, 2.0 ** -numerics.aligned[1])
-    # With more columns a unit can only shrink and a size grow: mostly a few show that none is exact.
+    # With more columns a unit only shrinks and a size grows: mostly a few show that none is exact.
     of_some = _has_few_units(x[:, :SAMPLE], w[:, :SAMPLE], kept)
     return _has_few_units(x, w, kept) if of_some.any() else of_some
 
