@@ -74,8 +74,7 @@ def main(channel: Channel, rank: int, world_size: int, folder: str, init: RankIn
 
 
 def _context(channel: Channel, rank: int, world_size: int, init: RankInit) -> RankContext:
-    cores = len(os.sched_getaffinity(0))
-    torch.set_num_threads(max(1, cores // max(world_size, init.ranks_at_once)))
+    torch.set_num_threads(_threads(max(world_size, init.ranks_at_once)))
     device = torch.device("cpu")
     if init.device == "cuda":
         devices = init.devices or range(torch.cuda.device_count())
@@ -90,6 +89,15 @@ def _context(channel: Channel, rank: int, world_size: int, init: RankInit) -> Ra
         device_ranks=init.device_ranks,
         report_status=lambda text: channel.send(Status(text=text)),
     )
+
+
+def _threads(ranks: int) -> int:
+    """Return torch's threads of each of `ranks` ranks at once, within what the environment allows.
+
+    More threads than cores wait for each other: a small case then takes several times as long.
+    """
+    cores = len(os.sched_getaffinity(0))
+    return max(1, min(torch.get_num_threads(), cores // ranks))
 
 
 def _join(context: RankContext, folder: str, timeout: float) -> None:

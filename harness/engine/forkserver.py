@@ -36,6 +36,8 @@ def preload(modules: list[str]) -> None:
     """
     # OpenBLAS starts its threads at import; a process that forks must have none.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    # A thread of OpenMP that spins takes the core that another rank, or job, computes on.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for name in modules:
         if name.endswith(".*"):
             _import_all(name.removesuffix(".*"))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
+import pytest
 import torch
 import torch.distributed as dist
 
@@ -65,6 +67,18 @@ def test_ranks_take_the_devices_of_their_gang_in_turn(monkeypatch):
         contexts = [worker._context(None, rank, 3, init) for rank in range(3)]
         assert [context.device.index for context in contexts] == expected
     assert [device.index for device in current] == [1, 3, 1, 2, 2, 2, 0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("allowed", "ranks", "threads"), [(8, 1, 8), (8, 2, 4), (1, 1, 1), (2, 2, 2), (8, 16, 1)]
+)
+def test_a_rank_takes_its_part_of_the_cores_but_no_more_than_the_environment_allows(
+    monkeypatch, allowed, ranks, threads
+):
+    """`OMP_NUM_THREADS` is the caller's word on them, which torch has read."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: allowed)
+    assert worker._threads(ranks) == threads
 
 
 def test_values_for_the_caller_hold_plain_cpu_tensors():

@@ -31,10 +31,16 @@ def test_the_environment_is_the_inherited_one_with_additions(monkeypatch):
     monkeypatch.setenv("SET_LATE", "by the caller, after the forkserver was started")
     seen = parallel_launch(1, engine_calls.environment)[0]
     added = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "TRITON_INTERPRET"}
-    added |= {"OPENBLAS_NUM_THREADS", "GLOO_SOCKET_IFNAME"}
+    added |= {"OPENBLAS_NUM_THREADS", "OMP_WAIT_POLICY", "GLOO_SOCKET_IFNAME"}
     added |= {"LINES", "COLUMNS"}  # a terminal library's, at import
     assert seen == {**seen, **os.environ}
     assert seen.keys() - os.environ.keys() <= added
+
+
+def test_threads_of_ranks_wait_without_spinning_unless_told_to(monkeypatch):
+    assert parallel_launch(1, engine_calls.environment)[0]["OMP_WAIT_POLICY"] == "PASSIVE"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    assert parallel_launch(1, engine_calls.environment)[0]["OMP_WAIT_POLICY"] == "ACTIVE"
 
 
 def test_a_variable_that_the_caller_removed_is_gone(monkeypatch):

@@ -466,9 +466,10 @@ def test_fail_fast_ends_all_gangs_of_a_job(tmp_path):
     assert {found[other.id].reason for other in others} == {"fail_fast"}
 
 
-def test_ranks_that_run_at_once_share_the_cores(tmp_path):
+def test_ranks_that_run_at_once_share_the_cores(tmp_path, monkeypatch):
     cases = [case("threads", world=1, m=m) for m in range(1, BATCH + 2)]
     cores = len(os.sched_getaffinity(0))
+    monkeypatch.setenv("OMP_NUM_THREADS", str(cores))
     for slots, threads in ((1, cores), (2, max(1, cores // 2))):
         folder = tmp_path / str(slots)
         folder.mkdir()
