@@ -6,6 +6,8 @@ import json
 import shutil
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -40,6 +42,7 @@ def request_of(args: argparse.Namespace) -> Request:
     expand.suite_of(load.load(load.find(args.config)), args.suite)
     if args.upload and args.dialect != "buildkite":
         raise UsageError("--upload goes with --dialect buildkite")
+    _check_extras(args.extras)
     asked = targets(args.devices)
     for option, chips in (("--soft-fail", args.soft_fail), ("--optional", args.optional)):
         for chip in chips:
@@ -61,6 +64,23 @@ def request_of(args: argparse.Namespace) -> Request:
         minutes=args.minutes,
         durations_from=args.durations_from,
     )
+
+
+def _check_extras(text: str | None) -> None:
+    """Raise UsageError for a name that is not an extra of the project that jobs set up.
+
+    It is that of the current folder. Elsewhere `make setup` could not run, and names are not
+    checked.
+    """
+    path = Path("pyproject.toml")
+    if text is None or not path.is_file():
+        return
+    project = tomllib.loads(path.read_text(encoding="utf-8")).get("project", {})
+    known = project.get("optional-dependencies", {})
+    unknown = [name for name in text.split(",") if name not in known]
+    if unknown:
+        names = ", ".join(sorted(known)) or "none"
+        raise UsageError(f"--extras: no extra is called {unknown[0]!r} (known: {names})")
 
 
 def _check_asked(chip: str, option: str, asked: set[str]) -> None:

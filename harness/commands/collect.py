@@ -13,7 +13,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from harness.commands.merge import merge_runs
-from harness.errors import HarnessError, NothingSelected
+from harness.errors import HarnessError, NothingSelected, UsageError
 from harness.record.run_folder import RunFolder
 from harness.report import annotation, html_page, junit
 from harness.report.tables import view
@@ -25,10 +25,16 @@ AGENT = "buildkite-agent"
 DOWNLOAD_SECONDS = 300.0
 ANNOTATE_SECONDS = 60.0
 MERGED = "merged"
+RUN = "run.json"  # in every run's folder
 
 
 def collect(args: argparse.Namespace) -> int:
-    """Return the exit code of the whole; the annotation says why if there is none."""
+    """Return the exit code of the whole; the annotation says why if there is none.
+
+    Raises UsageError, and writes nothing, for a run's own folder, and for one that is not there
+    where no agent can bring it.
+    """
+    _check_folder(args.folder)
     _agent(["artifact", "download", f"{args.folder}/**/*", "."], DOWNLOAD_SECONDS)
     try:
         code, run_folder = _whole(args.folder, args.argv)
@@ -46,9 +52,23 @@ def collect(args: argparse.Namespace) -> int:
     return code
 
 
+def _check_folder(folder: Path) -> None:
+    """Raise UsageError for a folder that cannot hold the folders of runs."""
+    name = repr(str(folder))
+    if (folder / RUN).is_file():
+        raise UsageError(
+            f"{name} is a run's own folder: give the folder that the runs' folders are in, or use "
+            "`report` for one run"
+        )
+    if not folder.exists() and shutil.which(AGENT) is None:
+        raise UsageError(f"there is no folder {name}, and no {AGENT} on PATH that could bring it")
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{name} is not a folder: give the one that the runs' folders are in")
+
+
 def _whole(folder: Path, argv: list[str]) -> tuple[int, Path]:
     """Return exit code and folder of the whole run: of the only one, or of the merged shards."""
-    runs = sorted(path.parent for path in folder.glob("*/run.json") if path.parent.name != MERGED)
+    runs = sorted(path.parent for path in folder.glob(f"*/{RUN}") if path.parent.name != MERGED)
     if not runs:
         raise NothingSelected(f"no run lies in {str(folder)!r}: no job has ended with a record")
     if len(runs) == 1 and RunFolder.open(runs[0]).info.shard is None:

@@ -26,8 +26,10 @@ from harness.engine.messages import (
     SpawnForkserver,
     StartGang,
 )
+from harness.errors import InfrastructureError, reason_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import TracebackType
 
 PRELOAD = ("torch", "torch.distributed", "numpy", "triton", "triton.language", "harness.worker")
@@ -89,14 +91,20 @@ class Pool:
         """held: file descriptors, such as of locks, that stay open until all processes are gone,
         even if this process is killed: the guardian inherits them, and no rank does.
         """
-        self.folder = Path(tempfile.mkdtemp(prefix="harness-"))  # 0700
+        with _disk_errors():
+            self.folder = Path(tempfile.mkdtemp(prefix="harness-"))  # 0700
         self._held = held
         self._servers: dict[object, Forkserver] = {}
         self._retired: list[Forkserver] = []
         self._gang_channels: list[Channel] = []  # channels of gangs
         self._count = 0
         self.controller = os.getpid()
-        self._start_guardian()
+        try:
+            with _disk_errors():
+                self._start_guardian()
+        except BaseException:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise
 
     def __enter__(self) -> Pool:
         return self
@@ -154,10 +162,11 @@ class Pool:
         return server, holder, ranks
 
     def new_folder(self) -> Path:
-        """Create and return a folder for one gang."""
+        """Create and return a folder for one gang. Raises InfrastructureError if it cannot."""
         self._count += 1
         folder = self.folder / f"gang{self._count}"
-        folder.mkdir()
+        with _disk_errors():
+            folder.mkdir()
         return folder
 
     def kill(self, pid: int) -> None:
@@ -207,6 +216,19 @@ class Pool:
         for server in [server for server in self._retired if server.gangs == 0]:
             server.channel.close()
             self._retired.remove(server)
+
+
+@contextlib.contextmanager
+def _disk_errors() -> Iterator[None]:
+    """Raise InfrastructureError where the folder for temporary files cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        where = tempfile.tempdir or "TMPDIR"
+        raise InfrastructureError(
+            f"cannot make a folder for ranks in {where}: {reason_of(error)}; "
+            "free some space there, or set TMPDIR to another folder"
+        ) from error
 
 
 def _superseded(old: Any, new: Any) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import yaml
@@ -47,7 +48,17 @@ def test_without_an_agent_nothing_can_be_uploaded(engine, capsys, monkeypatch):
     assert "buildkite-agent is not on PATH" in capsys.readouterr().err
 
 
+def test_extras_of_the_project_here_are_taken_and_elsewhere_any(engine, capsys):
+    assert cli.main([*CI, "--extras", "mine"]) == 0  # no project lies in this folder
+    assert "make setup EXTRAS=mine" in capsys.readouterr().out
+    shutil.copy(Path(__file__).parents[3] / "pyproject.toml", "pyproject.toml")
+    assert cli.main([*CI, "--extras", "cuda,subjects"]) == 0
+    assert cli.main([*CI, "--extras", "mine"]) == 3
+
+
 def test_every_wrong_option_is_one_line_and_prints_no_pipeline(engine, capsys):
+    extras = "[project]\nname = 'x'\n[project.optional-dependencies]\ncuda = []\nray = []\n"
+    Path("pyproject.toml").write_text(extras)
     for options, message in (
         (["--suite", "smok"], "no suite is called 'smok', did you mean 'smoke'?"),
         (["--devices", "h100:0"], "a machine has 1 to 8 GPUs"),
@@ -58,6 +69,7 @@ def test_every_wrong_option_is_one_line_and_prints_no_pipeline(engine, capsys):
         (["--require", "h100/devices=x"], "--require devices=x: give a number of at least 1"),
         (["--queue", "h100"], "--queue takes DEVICE=NAME"),
         (["--dialect", "vllm", "--upload"], "--upload goes with --dialect buildkite"),
+        (["--extras", "cuda,foo"], "--extras: no extra is called 'foo' (known: cuda, ray)"),
         (["--shards", "300"], "602 jobs need 2 uploads: --upload makes them"),
         (["--shards", "500"], "501 jobs are more than an upload may have"),
         (["--dialect", "github", "--shards", "129"], "258 jobs are more than a matrix may have"),

@@ -61,3 +61,22 @@ def test_a_single_job_needs_no_merge_and_the_agents_faults_fail_nothing(agent, e
     assert cli.main(COLLECT) == 0
     assert "warning: " in capsys.readouterr().err
     assert agent.calls()[-1][0][-1] == "success"
+
+
+def test_a_runs_own_folder_or_none_is_one_line_and_nothing_is_written(engine, capsys, monkeypatch):
+    cli.main(["run", "--suite", "smoke", "--out", "runs/moe"])
+    monkeypatch.setenv("PATH", "")
+    before = sorted(Path("runs/moe").rglob("*"))
+    Path("file").touch()
+    for folder, message in (
+        ("runs/moe", "'runs/moe' is a run's own folder: give the folder that the runs' folders"),
+        ("nowhere", "there is no folder 'nowhere', and no buildkite-agent on PATH that could"),
+        ("file", "'file' is not a folder: give the one"),
+    ):
+        capsys.readouterr()
+        assert cli.main(["collect", folder, "--context", "moe"]) == 3
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+    assert sorted(Path("runs/moe").rglob("*")) == before
+    assert not Path("nowhere").exists()

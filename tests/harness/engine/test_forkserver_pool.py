@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -12,10 +15,21 @@ import pytest
 from harness.engine import forkserver_pool
 from harness.engine.forkserver_pool import MULTICAST_OFF, GangSpec, Pool
 from harness.engine.gang import Gang, State, watch
+from harness.errors import InfrastructureError
 from harness.testing.parallel_launch import parallel_launch
+from tests.faults.test_full_disk import NAMESPACE, can_mount
 from tests.harness.engine import engine_calls
 from tests.harness.engine.engine_pools import CPU, gang_is_ready, preloaded
 from tests.harness.engine.engine_tools import wait_for
+
+START = """
+from harness.engine.forkserver_pool import Pool
+from harness.errors import InfrastructureError
+try:
+    Pool()
+except InfrastructureError as error:
+    print(error)
+"""
 
 
 def test_device_ranks_never_interpret_whatever_the_caller_does(monkeypatch):
@@ -114,3 +128,26 @@ def test_a_pool_closes_even_when_its_guardian_was_killed():
     pool.close()
     assert not pool.folder.exists()
     assert str(pool.folder).startswith(tempfile.gettempdir())
+
+
+def test_a_missing_folder_for_temporary_files_is_the_machines_fault(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(InfrastructureError, match=r"a folder for ranks in .*/gone: No such"):
+        Pool()
+
+
+@pytest.mark.skipif(not can_mount(), reason="no mount namespace: unshare --mount failed")
+def test_a_full_disk_is_named_and_nothing_is_left_on_it(tmp_path):
+    mount = f"mount -t tmpfs -o nr_inodes=2 none {shlex.quote(str(tmp_path))}"  # itself, a folder
+    start = shlex.join([sys.executable, "-c", START])
+    done = subprocess.run(
+        [*NAMESPACE, "sh", "-c", f"{mount} && {start}; ls -A {shlex.quote(str(tmp_path))}"],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == (
+        f"cannot make a folder for ranks in {tmp_path}: No space left on device; free some space "
+        "there, or set TMPDIR to another folder\n"
+    ), done.stderr
