@@ -76,6 +76,7 @@ class CaseItem(pytest.Item):
     def __init__(self, *, case: SuiteCase, **known: Any) -> None:
         super().__init__(**known)
         self.case = case
+        self.result: CaseResult | None = None  # once it has run
         self.add_marker(getattr(pytest.mark, MARK)(**_values(case)))
         for name in _names(case, _run_of(self).options.suite):
             _register(self.config, name)
@@ -87,7 +88,7 @@ class CaseItem(pytest.Item):
 
     def runtest(self) -> None:
         """Run the case on this process's gangs; fail unless it passes."""
-        result = _run_of(self).run(self.case)
+        result = self.result = _run_of(self).run(self.case)
         members = [(f"moe_{family}", name) for family, name in result.members.items()]
         self.user_properties += [(VERDICT, str(result.verdict)), *members]
         if result.verdict is Verdict.PASSED:

@@ -30,6 +30,7 @@ _OPTIONS = (
     ("--moe-experts", "NAME", "one experts backend for all cases: a name or pkg.mod:Class"),
     ("--moe-layer", "NAME", "one whole layer with its own experts for all: pkg.mod:Class"),
     ("--moe-known-failures", "FILE", "known failures (configs/known_failures.yaml)"),
+    ("--moe-out", "DIR", "write the run's folder, for `python -m harness report` and the like"),
 )
 _NUMBERS = (
     ("--moe-devices", int, "use N of this machine's GPUs; with --moe-platform, of that chip"),
@@ -88,6 +89,10 @@ def pytest_configure(config: pytest.Config) -> None:
     _collect_also(config, matrix_file(options))
     if not state.is_worker:
         config.pluginmanager.register(SuiteOutcome(options.suite), "moe_suite_outcome")
+    if options.out is not None:
+        from harness.testing.suite_record import ResultSender
+
+        config.pluginmanager.register(ResultSender(), "moe_result_sender")
 
 
 def _collect_also(config: pytest.Config, path: Path) -> None:
@@ -114,8 +119,23 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     except (HarnessError, MoEError) as error:
         raise pytest.UsageError(str(error)) from error
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    folder = session.config.invocation_params.dir / "runs"
-    state.folder = str(folder / f"{stamp}-pytest-{state.options.suite}")
+    folder = session.config.invocation_params.dir
+    logs = folder / "runs" / f"{stamp}-pytest-{state.options.suite}"
+    state.folder = str(logs if state.options.out is None else folder / state.options.out)
+    if state.options.out is not None:
+        _record(session.config, state.options, state.lines, folder / state.options.out)
+
+
+def _record(
+    config: pytest.Config, options: SuiteOptions, lines: dict[str, int], path: Path
+) -> None:
+    """Write a run folder. Raises UsageError for one that is there already."""
+    from harness.testing.suite_record import SuiteRecord
+
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise pytest.UsageError(f"--moe-out: {str(path)!r} is there already; choose a new folder")
+    argv = ["pytest", *map(str, config.invocation_params.args)]
+    config.pluginmanager.register(SuiteRecord(options, lines, path, argv), "moe_suite_record")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -213,7 +233,7 @@ def _options(config: pytest.Config) -> SuiteOptions | None:
     from harness.testing.suite_cases import SuiteOptions
 
     fields = {name.removeprefix("--moe-").replace("-", "_"): values[name] for name in names}
-    for name in ("matrix", "known_failures"):
+    for name in ("matrix", "known_failures", "out"):
         fields[name] = None if fields[name] is None else Path(fields[name])
     return SuiteOptions(suite=suite, share_devices=share, workers=_workers(config), **fields)
 

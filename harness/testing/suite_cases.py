@@ -39,6 +39,7 @@ class SuiteOptions:
 
     platform: plan for another chip; nothing can run then. devices: how many GPUs to use, None for
     all. workers: processes that run cases at once. share_devices: whether they may share GPUs.
+    out: the run folder to write, if any.
     """
 
     suite: str
@@ -52,6 +53,7 @@ class SuiteOptions:
     retries: int | None = None
     time_limit: float | None = None
     workers: int = 1
+    out: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +74,7 @@ class SuiteCases:
     """All cases of a suite in the order in which gangs run them best, refused ones last."""
 
     cases: tuple[SuiteCase, ...]
+    plan: Plan
     machine: Machine
     ledger: Ledger
     selection: Selection
@@ -141,6 +144,7 @@ def planned(options: SuiteOptions, lines: Mapping[str, int]) -> SuiteCases:
     plan = without(plan, held_back(plan, ledger))
     return SuiteCases(
         cases=tuple(_cases(plan, _resolved(selection.points, lines, machine))),
+        plan=plan,
         machine=machine,
         ledger=ledger,
         selection=selection,
