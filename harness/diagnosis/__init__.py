@@ -5,4 +5,5 @@ Where to start:
     error_stats       how much is wrong and where
     patterns          what the wrong elements have in common; routing_patterns: their experts
     causes            the known mistake (harness.mutants) that gives the same output
+    explanations      what the errors have in common, if no known mistake does: a table of kinds
 """

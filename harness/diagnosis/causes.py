@@ -15,9 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness.diagnosis.fit import fits_of
-from harness.diagnosis.moved_rows import moved_rows
-from harness.diagnosis.patterns import of_columns
-from harness.diagnosis.wrong_rows import clear_first, sample_rows
+from harness.diagnosis.wrong_rows import clear_first
 from harness.mutants import NotApplicable
 from harness.mutants.contributions import blamed
 from harness.record.diagnosis import NamedCause
@@ -27,9 +25,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from harness.diagnosis.evidence import Evidence
     from harness.diagnosis.fit import Fit
-    from harness.diagnosis.patterns import Mismatch
-    from harness.fixtures.layer_call import Call
     from harness.mutants import Hypothesis
     from harness.mutants.sample import Scene
 
@@ -84,32 +81,17 @@ class _Progress:
         return Search(causes=tuple(ranked), faults=tuple(self.faults), **counts)
 
 
-def search(
-    scene: Scene,
-    call: Call,
-    mismatch: Mismatch,
-    hypotheses: Iterable[Hypothesis],
-    seconds: float,
-) -> Search:
-    """Try hypotheses, cheap and frequent ones first, until `seconds` have passed.
-
-    If no single row is wrong, all rows are treated as wrong.
-    """
+def search(evidence: Evidence, hypotheses: Iterable[Hypothesis], seconds: float) -> Search:
+    """Try hypotheses, cheap and frequent ones first, until `seconds` have passed."""
     progress = _Progress(end=time.monotonic() + seconds)
-    rows = mismatch.rows if bool(mismatch.rows.any()) else torch.ones_like(mismatch.rows)
-    columns = mismatch.columns if of_columns(mismatch) else None
-    sampled = sample_rows(scene, call, rows)
+    columns, sampled = evidence.columns, evidence.sampled
     ordered = sorted(hypotheses, key=lambda h: not h.battery)
     cheap = [h for h in ordered if not h.costly]
     costly = [h for h in ordered if h.costly]
-    sampled, is_wrong = clear_first(sampled, rows[sampled.rows])
+    sampled, is_wrong = clear_first(sampled, evidence.is_wrong[sampled.rows])
     _try(cheap, sampled, is_wrong, columns, progress)
     fitting = _fitting_one_row(costly, sampled, is_wrong, columns, progress)
     _try(fitting, sampled, is_wrong, columns, progress)
-    if all(cause.where for cause in progress.causes):
-        moved = moved_rows(call, rows)
-        if moved is not None:
-            progress.add(moved, moved.residual)
     return progress.result()
 
 

@@ -14,6 +14,8 @@ import torch
 from harness.checks.check import FAILED_CALLS
 from harness.diagnosis import causes, error_image, patterns, routing_patterns
 from harness.diagnosis.error_stats import facts, number
+from harness.diagnosis.evidence import Evidence
+from harness.diagnosis.explanations import explanations
 from harness.diagnosis.undeclared_rounding import rounding_cause
 from harness.mutants import HYPOTHESES
 from harness.mutants.sample import scene_of
@@ -159,7 +161,25 @@ def explain(
         experts=routing_patterns.shares(mismatch.rows, ids, scene.case.layer_spec.held_experts),
         patterns=tuple(_patterns(scene, mismatch, ids)),
     )
-    return _with_causes(explained, _search(scene, call, mismatch, likely, end))
+    evidence = Evidence(scene, call, mismatch)
+    searched = _with_causes(explained, _search(evidence, likely, end))
+    if all(cause.where for cause in searched.causes) and searched.tried:
+        return _with_statements(searched, evidence)
+    return searched
+
+
+def _with_statements(searched: CallDiagnosis, evidence: Evidence) -> CallDiagnosis:
+    """Return the diagnosis with what the structure of the errors says, if that says anything.
+
+    What explains all rows and columns comes first.
+    """
+    statements, faults = explanations(evidence)
+    ranked = sorted((*searched.causes, *statements), key=lambda cause: bool(cause.where))
+    return dataclasses.replace(
+        searched,
+        causes=tuple(ranked)[:MOST_CAUSES],
+        faults=(*searched.faults, *faults),
+    )
 
 
 def _patterns(scene: Scene, mismatch: Mismatch, topk_ids: Tensor) -> list[Pattern]:
@@ -171,13 +191,11 @@ def _patterns(scene: Scene, mismatch: Mismatch, topk_ids: Tensor) -> list[Patter
     return [*by_routing, *patterns.of_rows(mismatch.rows), *patterns.of_columns(mismatch)]
 
 
-def _search(
-    scene: Scene, call: Call, mismatch: Mismatch, likely: Sequence[str], end: float | None
-) -> causes.Search:
+def _search(evidence: Evidence, likely: Sequence[str], end: float | None) -> causes.Search:
     end = time.monotonic() + causes.SECONDS if end is None else end
 
     def search(hypotheses: Sequence[Hypothesis]) -> causes.Search:
-        return causes.search(scene, call, mismatch, hypotheses, end - time.monotonic())
+        return causes.search(evidence, hypotheses, end - time.monotonic())
 
     likely_hypotheses = [h for h in HYPOTHESES if h.name in likely]
     result = search(likely_hypotheses) if likely_hypotheses else None

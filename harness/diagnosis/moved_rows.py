@@ -13,11 +13,21 @@ from harness.formatting import numbers_text
 from harness.record.diagnosis import NamedCause
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
 
+    from harness.diagnosis.evidence import Evidence
     from harness.fixtures.layer_call import Call
 
 MOVED_ROWS = 64  # wrong rows that are compared with all rows of the call
+
+
+def explain(evidence: Evidence) -> Iterator[NamedCause]:
+    """Yield the cause if the wrong rows hold other rows' outputs."""
+    cause = moved_rows(evidence.call, evidence.is_wrong)
+    if cause is not None:
+        yield cause
 
 
 def moved_rows(call: Call, is_wrong: Tensor) -> NamedCause | None:

@@ -31,9 +31,18 @@ def sample_rows(scene: Scene, call: Call, is_wrong: Tensor) -> Scene:
     the call's answer are preferred: the reference computes others again. is_wrong: [T] bool.
     """
     rows, answer = _known(scene, call, is_wrong) or _computed(scene, call, is_wrong)
-    routing = call.output.routing
     if scene.candidates is not None and scene.candidates.several:
         answer = _with_ball(scene, call, rows, answer)
+    return _with_rows(scene, call, rows, answer)
+
+
+def scene_of_rows(scene: Scene, call: Call, rows: Tensor) -> Scene:
+    """Return a scene of these rows [r] of the call; the reference computes their parts again."""
+    return _with_rows(scene, call, rows, _answer_of(scene, call, rows))
+
+
+def _with_rows(scene: Scene, call: Call, rows: Tensor, answer: Answer) -> Scene:
+    routing = call.output.routing
     return dataclasses.replace(
         scene,
         rows=rows,
@@ -87,7 +96,13 @@ def _known(scene: Scene, call: Call, is_wrong: Tensor) -> tuple[Tensor, Answer] 
 
 def _computed(scene: Scene, call: Call, is_wrong: Tensor) -> tuple[Tensor, Answer]:
     """Return any rows, and their answer, which the reference computes again."""
-    rows, routing = _wrong_first(is_wrong), call.output.routing
+    rows = _wrong_first(is_wrong)
+    return rows, _answer_of(scene, call, rows)
+
+
+def _answer_of(scene: Scene, call: Call, rows: Tensor) -> Answer:
+    """Return the answer for some rows [r] of the call, with their parts and the call's scales."""
+    routing = call.output.routing
     answer = scene.reference(
         call.tokens.x[rows],
         routing.topk_ids[rows],
@@ -96,7 +111,7 @@ def _computed(scene: Scene, call: Call, is_wrong: Tensor) -> tuple[Tensor, Answe
         like=call.answer,
         adapters=call.tokens.adapters_of(rows),
     )
-    return rows, dataclasses.replace(answer, amax1=call.answer.amax1, amax2=call.answer.amax2)
+    return dataclasses.replace(answer, amax1=call.answer.amax1, amax2=call.answer.amax2)
 
 
 def _wrong_first(is_wrong: Tensor) -> Tensor:

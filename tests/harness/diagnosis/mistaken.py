@@ -30,7 +30,8 @@ def call_of(case: MoETestConfig = CASE, rank: int = 0) -> tuple[Call, BaselineSi
     ids = routing.choose(tokens.logits, case.top_k)
     weights = routing.weights(tokens.logits, ids, renormalize=True)
     experts = [tensors.expert_weights(case, e, CPU) for e in range(case.num_experts)]
-    reference = BaselineSiluAndMul(case.layer_spec, Numerics.stated(), lambda e: experts[e])
+    shared = tensors.expert_weights(case, "shared", CPU) if case.shared_experts else None
+    reference = BaselineSiluAndMul(case.layer_spec, Numerics.stated(), lambda e: experts[e], shared)
     answer = reference(tokens.x, ids, weights, keep=chosen_rows(len(tokens.x), CPU))
     output = Output(out=answer.out.bfloat16(), routing=Routing(topk_ids=ids, topk_weights=weights))
     call = Call(

@@ -7,6 +7,7 @@ import torch
 
 from harness import mutants
 from harness.diagnosis import causes
+from harness.diagnosis.evidence import Evidence
 from harness.diagnosis.fit import MAX_RESIDUAL
 from harness.diagnosis.patterns import find_mismatch
 from harness.mutants import FEW, Hypothesis, NotApplicable
@@ -20,8 +21,9 @@ def test_one_mistake_in_some_rows_only():
     out[1::2] *= 2
     found = explained(out)
     assert texts(found) == ["odd rows only"]
-    assert names(found)[0] == "doubled"
-    assert found.causes[0].where == "in the wrong rows only"
+    assert names(found) == ["which_shares", "doubled"]
+    assert found.causes[0].cause == "the shares of odd rows count twice"
+    assert [cause.where for cause in found.causes] == ["", "in the wrong rows only"]
 
 
 def test_one_mistake_in_some_columns_only():
@@ -51,7 +53,7 @@ def test_noise_has_no_known_cause(size):
 def search(out, rows=()):
     call = with_output(CALL, out)
     wrong = find_mismatch(call.output.out, call.answer)
-    return causes.search(scene(call), call, wrong, rows, seconds=600.0)
+    return causes.search(Evidence(scene(call), call, wrong), rows, seconds=600.0)
 
 
 def made(compute, name="made", **kw):
@@ -83,7 +85,8 @@ def test_what_a_hypothesis_says_of_itself_is_counted():
 def test_time_runs_out_without_a_fault():
     call = with_output(CALL, RIGHT * 2)
     wrong = find_mismatch(call.output.out, call.answer)
-    result = causes.search(scene(call), call, wrong, mutants.HYPOTHESES, seconds=-1.0)
+    evidence = Evidence(scene(call), call, wrong)
+    result = causes.search(evidence, mutants.HYPOTHESES, seconds=-1.0)
     assert result.untried == len(mutants.HYPOTHESES)
     assert result.causes == ()
 

@@ -1,0 +1,55 @@
+"""Hold what explanations are made from: one failed call on one rank, and its first wrong stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+
+from harness.diagnosis.patterns import of_columns
+from harness.diagnosis.wrong_rows import sample_rows, scene_of_rows, spread
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.diagnosis.patterns import Mismatch
+    from harness.fixtures.layer_call import Call
+    from harness.mutants.sample import Scene
+
+MANY_ROWS = 96  # rows on which a statement made from a sample is tested
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of one failed call on one rank. scene: of the call, with any rows."""
+
+    scene: Scene
+    call: Call
+    mismatch: Mismatch
+
+    @cached_property
+    def is_wrong(self) -> Tensor:
+        """Return [T] bool, the wrong rows; all rows if no single one is beyond its tolerance."""
+        rows = self.mismatch.rows
+        return rows if bool(rows.any()) else torch.ones_like(rows)
+
+    @cached_property
+    def columns(self) -> Tensor | None:
+        """Return [K] bool, the wrong columns, or None if these have no pattern."""
+        return self.mismatch.columns if of_columns(self.mismatch) else None
+
+    @cached_property
+    def sampled(self) -> Scene:
+        """Return a scene of a few wrong rows and some right ones."""
+        return sample_rows(self.scene, self.call, self.is_wrong)
+
+    @cached_property
+    def larger(self) -> Scene:
+        """Return a scene of up to MANY_ROWS rows; the reference computes their parts again."""
+        if len(self.sampled.rows) == len(self.is_wrong):
+            return self.sampled
+        wrong = spread(self.is_wrong.nonzero().flatten(), 2 * MANY_ROWS // 3)
+        right = spread((~self.is_wrong).nonzero().flatten(), MANY_ROWS - len(wrong))
+        return scene_of_rows(self.scene, self.call, torch.cat([wrong, right]))

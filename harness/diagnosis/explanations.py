@@ -1,0 +1,50 @@
+"""Explain a wrong call by its structure, where no known mistake gives its output.
+
+The table has one row for each kind of statement. A statement is made only if it predicts every row
+of the call, wrong and right ones, but for what noise leaves.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from harness.diagnosis.evidence import Evidence
+    from harness.record.diagnosis import NamedCause
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """One kind of statement. name: of the causes it returns. module: has `explain(Evidence)`."""
+
+    name: str
+    module: str
+
+    def of(self, evidence: Evidence) -> list[NamedCause]:
+        """Return the statements of this kind that hold for the evidence."""
+        module = importlib.import_module(f"harness.diagnosis.{self.module}")
+        return list(module.explain(evidence))
+
+
+EXPLANATIONS: tuple[Explanation, ...] = (
+    Explanation(name="rows_moved", module="moved_rows"),
+    Explanation(name="which_shares", module="which_shares"),
+)
+
+
+def explanations(
+    evidence: Evidence, table: Iterable[Explanation] = EXPLANATIONS
+) -> tuple[list[NamedCause], list[str]]:
+    """Return all statements, the one that leaves least first, and the exceptions of the others."""
+    causes: list[NamedCause] = []
+    faults: list[str] = []
+    for explanation in table:
+        try:
+            causes += explanation.of(evidence)
+        except Exception as error:
+            faults.append(f"{explanation.name}: {type(error).__name__}: {error}")
+    return sorted(causes, key=lambda cause: cause.residual), faults

@@ -1,0 +1,40 @@
+"""Each kind of statement is asked; an exception of one is told and hides no other."""
+
+from __future__ import annotations
+
+from harness.diagnosis import moved_rows
+from harness.diagnosis.explanations import EXPLANATIONS, Explanation, explanations
+from tests.harness.diagnosis.explained import RIGHT, explained
+from tests.harness.diagnosis.mistaken import CASE
+from tests.harness.diagnosis.wrong_sums import evidence_of
+
+
+def test_each_row_of_the_table_names_what_its_module_returns():
+    assert len({row.name for row in EXPLANATIONS}) == len(EXPLANATIONS)
+    (cause,) = EXPLANATIONS[0].of(evidence_of(RIGHT.roll(2, 0), CASE))
+    assert cause.name == EXPLANATIONS[0].name
+    for row in EXPLANATIONS:
+        assert row.of(evidence_of(RIGHT.flip(1), CASE)) == []
+
+
+def test_statements_are_in_the_order_of_what_they_leave():
+    twice = (EXPLANATIONS[1], EXPLANATIONS[1])
+    causes, faults = explanations(evidence_of(RIGHT * 2.3, CASE), twice)
+    assert [cause.cause for cause in causes] == ["all shares count 2.3 times"] * 2
+    assert faults == []
+
+
+def test_an_exception_is_told_and_hides_neither_the_others_nor_the_numbers(monkeypatch):
+    def broken(evidence):
+        raise IndexError("out of range")
+
+    monkeypatch.setattr(moved_rows, "explain", broken)
+    found = explained(RIGHT * 2.3)
+    assert [cause.name for cause in found.causes] == ["which_shares"]
+    assert found.faults == ("rows_moved: IndexError: out of range",)
+    assert found.facts.rows.wrong == 40
+
+
+def test_a_module_that_is_not_there_is_a_fault():
+    _, faults = explanations(evidence_of(RIGHT * 2, CASE), [Explanation(name="a", module="none")])
+    assert faults == ["a: ModuleNotFoundError: No module named 'harness.diagnosis.none'"]
