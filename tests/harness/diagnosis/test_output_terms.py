@@ -15,7 +15,9 @@ def of(case, rank=0):
 
 
 def facts(terms):
-    return {fact.many or fact.names: fact.values.view(terms.values.shape[:2]) for fact in terms.facts}
+    return {
+        fact.many or fact.names: fact.values.view(terms.values.shape[:2]) for fact in terms.facts
+    }
 
 
 def test_slots_shared_and_zero_experts_add_up_to_the_output():
