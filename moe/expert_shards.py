@@ -5,17 +5,24 @@ Quantizing takes many times the memory of its result, so a large layer is never 
 
 from __future__ import annotations
 
+import itertools
+from functools import partial
 from typing import TYPE_CHECKING
 
 from moe.byte_views import joined
 from moe.errors import MoEError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from torch import Tensor
 
     from moe.quant.base import QuantMethod
     from moe.spec import LayerSpec
     from moe.types import ExpertWeights
+
+    # w13, w2 and biases of some experts, see `shard_weights`.
+    Experts = tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]
 
 # Weights that are quantized at once, unless a single expert has more. On a device fewer and larger
 # kernels are faster.
@@ -30,21 +37,35 @@ def shard_weights(
     w2: Tensor,
     biases: tuple[Tensor, Tensor] | None = None,
 ) -> ExpertWeights:
-    """Return this rank's weights: full experts, quantized, and then sharded.
+    """Return this rank's weights of some experts: quantized whole, and then sharded.
 
-    w13: [e, 2N, K], w2: [e, K, N] model dtype: the full experts of `layer_spec.experts_of(rank)`;
-    of a latent layer with L in place of K.
-    biases: b13 [e, 2N] and b2 [e, K], never quantized, or None. Raises MoEError if they are there
-    and the layer has none, or the reverse, and for other shapes.
+    w13: [e, 2N, K], w2: [e, K, N] model dtype, of experts that the rank has; of a latent layer with
+    L in place of K. biases: b13 [e, 2N] and b2 [e, K], never quantized, or None. Raises MoEError if
+    they are there and the layer has none, or the reverse, and for other shapes.
     """
     _check_biases(layer_spec, w13, w2, biases)
-    parts = []
-    for some in groups(len(w13), w13[:1].numel() + w2[:1].numel(), w13.device.type):
-        quantized = quant.quantize_weights(w13[some], w2[some])
-        if biases is not None:
-            quantized = quantized.replace(b13=biases[0][some], b2=biases[1][some])
-        parts.append(_shard(layer_spec, rank, quant, quantized))
-    return joined_experts(parts)
+    quantized = quant.quantize_weights(w13, w2)
+    if biases is not None:
+        quantized = quantized.replace(b13=biases[0], b2=biases[1])
+    columns = layer_spec.layout.intermediate_of(rank, layer_spec.intermediate)
+    if len(columns) == layer_spec.intermediate:
+        return quantized
+    return quant.shard(quantized, columns, layer_spec.intermediate)
+
+
+def shard_in_groups(
+    layer_spec: LayerSpec, rank: int, quant: QuantMethod, some: Iterable[Experts]
+) -> ExpertWeights:
+    """Return `shard_weights` of all experts of a rank. some: the arguments of each group, in order.
+
+    Only one group's full weights exist at a time if `some` makes them when it is asked for them.
+    """
+    # starmap keeps no group while the next one is made, as a loop's variable would.
+    parts = list(itertools.starmap(partial(shard_weights, layer_spec, rank, quant), some))
+    if len(parts) == 1:
+        return parts[0]
+    names = parts[0].by_expert
+    return parts[0].replace(**{n: joined([getattr(part, n) for part in parts]) for n in names})
 
 
 def groups(experts: int, of_expert: int, device: str) -> list[slice]:
@@ -54,23 +75,6 @@ def groups(experts: int, of_expert: int, device: str) -> list[slice]:
     """
     step = max(1, AT_ONCE.get(device, AT_ONCE["cuda"]) // max(1, of_expert))
     return [slice(start, start + step) for start in range(0, max(experts, 1), step)]
-
-
-def _shard(
-    layer_spec: LayerSpec, rank: int, quant: QuantMethod, weights: ExpertWeights
-) -> ExpertWeights:
-    columns = layer_spec.layout.intermediate_of(rank, layer_spec.intermediate)
-    if len(columns) == layer_spec.intermediate:
-        return weights
-    return quant.shard(weights, columns, layer_spec.intermediate)
-
-
-def joined_experts(parts: list[ExpertWeights]) -> ExpertWeights:
-    """Return the weights of all experts. parts: of some each, in order."""
-    if len(parts) == 1:
-        return parts[0]
-    names = parts[0].by_expert
-    return parts[0].replace(**{n: joined([getattr(part, n) for part in parts]) for n in names})
 
 
 def _check_biases(

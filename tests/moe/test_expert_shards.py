@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 
@@ -27,8 +29,29 @@ def shards(quant, biases=None, *, experts=5, n=256):
         scheme=QUANT.row(quant).scheme,
         expert_bias=biases is not None,
     )
-    method = QUANT.load(quant)()
-    return expert_shards.shard_weights(spec, 1, method, w13.bfloat16(), w2.bfloat16(), biases)
+    w13, w2 = w13.bfloat16(), w2.bfloat16()
+    some = (
+        (w13[part], w2[part], biases and (biases[0][part], biases[1][part]))
+        for part in expert_shards.groups(experts, 3 * n * 128, "cpu")
+    )
+    return expert_shards.shard_in_groups(spec, 1, QUANT.load(quant)(), some)
+
+
+def test_only_one_group_of_full_experts_exists_at_a_time():
+    """What a group was made of is free before the next one is made."""
+    alive = []
+
+    def groups():
+        for _ in range(3):
+            assert [made for made in alive if made() is not None] == []
+            w13, w2 = torch.ones(1, 256, 64), torch.ones(1, 64, 128)
+            alive.extend(map(weakref.ref, (w13, w2)))
+            yield w13, w2, None
+            del w13, w2
+
+    spec = LayerSpec(m=8, hidden=64, intermediate=128, num_experts=3, top_k=2)
+    method = QUANT.load("int8_channel")()
+    assert len(expert_shards.shard_in_groups(spec, 0, method, groups()).w13) == 3
 
 
 @pytest.mark.parametrize("quant", QUANT.rows)
