@@ -82,7 +82,21 @@ class MoEKernel:
         sent = self.quant.quantize_input(x, self.a1_scale) if early else _plain(x)
         dispatched = self.prepare_finalize.prepare(sent, routing)
         micro_batches.switch()
-        gathered = dispatched.x if early else self._quantize_gathered(dispatched)
+        try:
+            partial = self._sums(dispatched, is_quantized=early)
+        except Exception as error:
+            micro_batches.switch()  # the same turns as of a call that succeeds
+            self._abandon(dispatched, x.dtype, error)
+            raise
+        micro_batches.switch()
+        out = self.prepare_finalize.finalize(partial, dispatched)
+        micro_batches.switch()
+        spec = self.experts.layer_spec
+        return out[:, : spec.unpadded_hidden].contiguous() if isinstance(spec, PaddedSpec) else out
+
+    def _sums(self, dispatched: Dispatched, *, is_quantized: bool) -> Tensor:
+        """Return the sums over this rank's experts, [G, K], of the rows that arrived."""
+        gathered = dispatched.x if is_quantized else self._quantize_gathered(dispatched)
         intermediates.keep("tokens", dispatched.tokens, copy=True)
         intermediates.keep("slots", dispatched.slots, copy=True)
         local = self._local(dispatched.routing)
@@ -91,11 +105,15 @@ class MoEKernel:
         partial = self.experts.run(replace(dispatched, x=gathered, routing=local))
         _check_output(self.experts, partial, gathered.shape)
         intermediates.keep("combine", partial, copy=True)  # the sum over ranks may overwrite it
-        micro_batches.switch()
-        out = self.prepare_finalize.finalize(partial, dispatched)
-        micro_batches.switch()
-        spec = self.experts.layer_spec
-        return out[:, : spec.unpadded_hidden].contiguous() if isinstance(spec, PaddedSpec) else out
+        return partial
+
+    def _abandon(self, dispatched: Dispatched, dtype: torch.dtype, error: Exception) -> None:
+        """Let the other ranks, which wait for this one's sums, end the call."""
+        try:
+            columns = self.experts.layer_spec.hidden
+            self.prepare_finalize.abandon(dispatched, columns, dtype)
+        except Exception as later:  # such as of a device that takes no more work
+            error.add_note(f"the other ranks were not told, since that failed, too: {later}")
 
     def _local(self, routing: Routing) -> Routing:
         """Return the gathered routing with local ids, and record it."""

@@ -47,6 +47,19 @@ class PrepareFinalize(ABC):
         partial: [G, K] sums over this rank's experts, of the rows of `dispatched`.
         """
 
+    def abandon(self, dispatched: Dispatched, columns: int, dtype: torch.dtype) -> None:
+        """End a call for which this rank's experts have no sums, because they failed. Collective.
+
+        The other ranks are in `finalize` or will be. They get NaN in the rows that needed an expert
+        of this rank; without this call they would wait, or sum up what an earlier call had left. It
+        gives back what `prepare` took, so that the next call finds all ranks alike.
+
+        columns, dtype: K of the sums and the model dtype.
+        """
+        rows = dispatched.x.codes
+        nothing = rows.new_full((len(rows), columns), torch.nan, dtype=dtype)
+        self.finalize(nothing, dispatched)
+
     def held_by(self, topk_ids: Tensor) -> Tensor:
         """Return [S, T, k] bool: whether a rank of the group holds some of each slot's expert.
 

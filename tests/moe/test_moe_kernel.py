@@ -5,11 +5,14 @@ import dataclasses
 import pytest
 import torch
 
+from harness import parallel_launch
 from moe import intermediates
+from moe.errors import MoEError
 from moe.experts import EXPERTS
 from moe.moe_kernel import KERNELS, MoEKernel, MonolithicKernel
 from moe.spec import KINDS
 from moe.types import Activations, Dispatched, Routing
+from tests.moe import failing_ranks
 from tests.moe.test_layer import build, layer_spec, members
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -98,3 +101,38 @@ def test_tokens_in_chunks_give_the_same_bits_with_the_stages_of_all():
 
 def _none(routing):
     return Routing(topk_ids=routing.topk_ids[:0], topk_weights=routing.topk_weights[:0])
+
+
+ALL_ROWS, ROWS_OF_RANK_1 = [0, 1, 2, 3], [2, 3]
+# (all2all, experts, capacity) -> rows that the other rank has lost if experts of rank 1 fail.
+LOST = {
+    ("allgather_reducescatter", "torch_loop", None): ALL_ROWS,  # ranks sum whole rows
+    ("naive", "torch_loop", None): ALL_ROWS,
+    ("all_to_all", "torch_loop", None): ROWS_OF_RANK_1,
+    ("all_to_all_batched", "triton_batched", None): ROWS_OF_RANK_1,
+    ("symm_mem", "torch_loop", None): ROWS_OF_RANK_1,
+    ("symm_mem", "torch_loop", 4): ROWS_OF_RANK_1,
+}
+
+
+def test_experts_that_fail_on_one_rank_leave_the_next_call_right():
+    """The other rank neither waits nor gets what an earlier call left: it gets NaN."""
+    of_0, of_1 = parallel_launch(2, failing_ranks.one_fails_with, tuple(LOST))
+    assert of_0 == [(rows, [True, True]) for rows in LOST.values()]
+    assert of_1 == [("a row is out of range []", [True, True])] * len(LOST)
+
+
+def test_a_failure_to_tell_the_other_ranks_is_told_with_the_first_error(monkeypatch):
+    def refused(*_):
+        raise MoEError("the device takes no more work")
+
+    kernel = build(layer_spec(), members(all2all="local")).kernel
+    monkeypatch.setattr(kernel.prepare_finalize, "finalize", refused)
+    monkeypatch.setattr(kernel.experts, "apply", failing_ranks.failing)
+    routing = Routing(
+        topk_ids=torch.tensor([[0, 1]], dtype=torch.int32), topk_weights=torch.ones(1, 2)
+    )
+    with pytest.raises(RuntimeError, match="a row is out of range") as caught:
+        kernel.apply(torch.ones(1, 64).bfloat16(), routing)
+    (note,) = caught.value.__notes__
+    assert note.endswith("since that failed, too: the device takes no more work")
