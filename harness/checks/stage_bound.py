@@ -26,10 +26,33 @@ MOST_NAMED = 16  # rows that a finding names
 
 @dataclass(frozen=True, kw_only=True)
 class Expected:
-    """Hold expected values [R, C] float32 and the absolute tolerance of each, broadcastable."""
+    """Hold expected values [R, C] float32 and the absolute tolerance of each, broadcastable.
+
+    terms: [R, P, C] float32, what was summed to give the value, of a stage that is a sum; or None.
+    """
 
     value: Tensor
     tolerance: Tensor
+    terms: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class WrongStage(StageFinding):
+    """A stage finding with what was compared, for the diagnosis on the same rank.
+
+    actual: [R, C] float32. labels: name -> [R], as `compare` takes them. noun: what the elements
+    are called.
+    """
+
+    actual: Tensor
+    expected: Expected
+    labels: dict[str, Tensor]
+    noun: str
+
+    def recorded(self) -> StageFinding:
+        """Return the finding without its tensors."""
+        names = (field.name for field in dataclasses.fields(StageFinding))
+        return StageFinding(**{name: getattr(self, name) for name in names})
 
 
 def rounding(size: Tensor, dtype: str, times: float = 1.0) -> Tensor:
@@ -45,7 +68,7 @@ def compare(
     expected: Expected,
     labels: dict[str, Tensor] | None = None,
     noun: str = "elements",
-) -> StageFinding | None:
+) -> WrongStage | None:
     """Return a finding if an element exceeds its tolerance; else None.
 
     Elements whose expected value is NaN or Inf are skipped: a previous stage made them so.
@@ -68,7 +91,17 @@ def compare(
     count = int(departing.sum())
     amounts = f"{count} of {value.numel()} {noun} differ in {len(rows)} of {len(value)} rows"
     text = _text(detail, amounts)
-    return StageFinding(stage=stage, text=text, bad=count, of=value.numel(), where=detail)
+    return WrongStage(
+        stage=stage,
+        text=text,
+        bad=count,
+        of=value.numel(),
+        where=detail,
+        actual=value,
+        expected=expected,
+        labels={} if labels is None else labels,
+        noun=noun,
+    )
 
 
 def _detail(

@@ -48,7 +48,8 @@ def combine(handed: Handed, tokens: Tensor) -> StageFinding | None:
     if handed.exact:
         tolerance = torch.zeros_like(tolerance)
     actual = handed.stages["combine"].value[tokens]
-    return compare("combine", actual, Expected(value=value, tolerance=tolerance), {"rows": tokens})
+    expected = Expected(value=value, tolerance=tolerance, terms=terms)
+    return compare("combine", actual, expected, {"rows": tokens})
 
 
 def _weighted(handed: Handed, tokens: Tensor) -> tuple[Tensor, Tensor]:

@@ -44,6 +44,33 @@ def products(handed: Handed, flat: Tensor) -> dict[str, Expected]:
     }
 
 
+def block_terms(handed: Handed, name: str, flat: Tensor, block: int) -> Tensor | None:
+    """Return [r, P, C], what each block of the inner dimension adds to a product in these rows.
+
+    name: `gemm1`, `gemm2` or `weighted`. flat: [r]. None if the product's input is not recorded.
+    """
+    x = _inputs(handed, flat).get(name)
+    if x is None:
+        return None
+    number = 0 if name == "gemm1" else 1
+    experts, pieces = handed.ids.flatten()[flat], []
+    x = _in_blocks(x, block)
+    order: list[Tensor] = []
+    for e in torch.unique(experts).tolist():
+        rows = (experts == e).nonzero().flatten()
+        w = _in_blocks(_shard(handed, e)[number], block)
+        pieces.append(torch.einsum("rpi,cpi->rpc", x[rows], w))
+        order.append(rows)
+    terms = torch.cat(pieces)[torch.cat(order).argsort()]
+    return terms * router_weights(handed, flat)[:, None, None] if name == "weighted" else terms
+
+
+def _in_blocks(matrix: Tensor, block: int) -> Tensor:
+    """Return [R, C] as [R, blocks, block], with zeros after the last column."""
+    missing = -matrix.shape[1] % block
+    return torch.nn.functional.pad(matrix, (0, missing)).view(len(matrix), -1, block)
+
+
 def _inputs(handed: Handed, flat: Tensor) -> dict[str, Tensor]:
     """Return [r, C] float32, the input of each product recorded together with its output."""
     inputs: dict[str, Tensor | None] = {}

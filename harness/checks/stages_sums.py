@@ -102,7 +102,7 @@ def _sum(
         tolerance = tolerance + rounding(value.abs() + tolerance, handed.subject.case.dtype)
     if handed.exact:
         tolerance = torch.zeros_like(tolerance)
-    expected = Expected(value=value, tolerance=tolerance)
+    expected = Expected(value=value, tolerance=tolerance, terms=parts.transpose(0, 1))
     return compare(stage, actual, expected, {"rows": rows})
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from harness.checks.check import Observation
     from harness.diagnosis.patterns import Mismatch, Pattern
     from harness.fixtures.layer_call import Call
+    from harness.fixtures.layer_under_test import Subject
     from harness.mutants import Hypothesis
     from harness.mutants.sample import Scene
     from harness.record.result import Finding
@@ -107,7 +108,8 @@ def _diagnose_call(
     scene = scene_of(subject.case, context.rank, call, subject.reference)
     likely = tuple(cause.name for earlier in before for cause in earlier.causes)
     scene = dataclasses.replace(scene, candidates=subject.candidates)
-    explained = explain(scene, call, observation.of(call), likely=likely, end=end)
+    findings = observation.of(call)
+    explained = explain(scene, call, findings, likely=likely, end=end, subject=subject)
     folder = context.options.get("pictures")
     if folder and explained.wrong_rows:
         name = png.stem(subject.case.id, f"rank{context.rank}-call{call.number + 1}")
@@ -131,29 +133,32 @@ def explain(
     *,
     likely: Sequence[str] = (),
     end: float | None = None,
+    subject: Subject | None = None,
 ) -> CallDiagnosis:
     """Return one call's diagnosis, without its picture.
 
     findings: of this call. likely: names of causes to try first; if one fits, no other is tried.
     end: time.monotonic() at which to stop searching causes; None: causes.SECONDS from now.
+    subject: what is tested; None: a wrong stage is not explained from its inputs.
     """
     output, answer = call.output.out, call.answer
     mismatch = patterns.find_mismatch(output, answer)
     # Without a wrong row, the finding's text is the only description.
     topics = (Topic.VALUES, Topic.STAGES, *((Topic.ROWS,) if bool(mismatch.rows.any()) else ()))
     metrics = {name: value for finding in findings for name, value in finding.metrics.items()}
-    stages = (finding.detail for finding in findings if finding.topic is Topic.STAGES)
+    stages = [finding.detail for finding in findings if finding.topic is Topic.STAGES]
     explained = CallDiagnosis(
         call=call.number,
         tokens=len(output),
         covers=topics,
         output=any(finding.topic in (Topic.ROWS, Topic.VALUES) for finding in findings),
         metrics={name: number(value) for name, value in metrics.items()},
-        stages=tuple(stages),
+        stages=tuple(stage.recorded() for stage in stages),
         facts=facts(output, answer.out, mismatch),
     )
+    evidence = Evidence(scene, call, mismatch, next(iter(stages), None), subject)
     if not explained.output:
-        return explained
+        return _with_statements(explained, evidence) if stages else explained
     ids = call.output.routing.topk_ids
     ids = torch.where(ids < scene.case.layer_spec.held_experts, ids, -1)  # no zero experts
     explained = dataclasses.replace(
@@ -161,7 +166,6 @@ def explain(
         experts=routing_patterns.shares(mismatch.rows, ids, scene.case.layer_spec.held_experts),
         patterns=tuple(_patterns(scene, mismatch, ids)),
     )
-    evidence = Evidence(scene, call, mismatch)
     searched = _with_causes(explained, _search(evidence, likely, end))
     if all(cause.where for cause in searched.causes) and searched.tried:
         return _with_statements(searched, evidence)

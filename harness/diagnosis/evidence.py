@@ -14,8 +14,10 @@ from harness.diagnosis.wrong_rows import sample_rows, scene_of_rows, spread
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from harness.checks.stage_bound import WrongStage
     from harness.diagnosis.patterns import Mismatch
     from harness.fixtures.layer_call import Call
+    from harness.fixtures.layer_under_test import Subject
     from harness.mutants.sample import Scene
 
 MANY_ROWS = 96  # rows on which a statement made from a sample is tested
@@ -23,11 +25,17 @@ MANY_ROWS = 96  # rows on which a statement made from a sample is tested
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of one failed call on one rank. scene: of the call, with any rows."""
+    """What is known of one failed call on one rank.
+
+    scene: of the call, with any rows. stage: the first wrong one, or None. subject: what is tested,
+    None if the stages' inputs are not asked for.
+    """
 
     scene: Scene
     call: Call
     mismatch: Mismatch
+    stage: WrongStage | None = None
+    subject: Subject | None = None
 
     @cached_property
     def is_wrong(self) -> Tensor:

@@ -27,6 +27,7 @@ class Terms:
     noun: what a term is called, in the plural. actual, expected: [R, C]. tolerance: [R], the norm
     of a right row's error. is_wrong: [R] bool. values: [R, P, C]; terms that a row lacks are zero.
     facts: of each term, [R * P]. where: as of a NamedCause, if the columns are not all.
+    stage: whose result it is; empty for the layer's output.
     """
 
     noun: str
@@ -37,6 +38,7 @@ class Terms:
     values: Tensor
     facts: tuple[Fact, ...]
     where: str = ""
+    stage: str = ""
 
     @property
     def has_term(self) -> Tensor:
@@ -50,8 +52,13 @@ class Terms:
     def in_columns(self, columns: Tensor) -> Terms:
         """Return these columns only. columns: [C] bool."""
         part = {name: getattr(self, name)[:, columns] for name in ("actual", "expected")}
+        share = float(columns.double().mean()) ** 0.5
         return dataclasses.replace(
-            self, **part, values=self.values[:, :, columns], where="in the wrong columns only"
+            self,
+            **part,
+            values=self.values[:, :, columns],
+            tolerance=self.tolerance * share,
+            where="in the wrong columns only",
         )
 
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from harness.diagnosis import output_terms, stage_terms
 from harness.diagnosis.conditions import splitting
 from harness.diagnosis.fit import MAX_RESIDUAL
-from harness.diagnosis.output_terms import terms_of
 from harness.diagnosis.terms import counted, left_by
 from harness.record.diagnosis import NamedCause
 
@@ -34,15 +34,36 @@ MOST_VALUES = 2  # different factors in one statement
 
 
 def explain(evidence: Evidence) -> Iterator[NamedCause]:
-    """Yield the cause if terms that a condition names, or all, count by another factor.
+    """Yield the cause if terms of the first wrong stage count otherwise; else, of the output."""
+    causes = list(_of_stage(evidence))
+    yield from causes or _of_output(evidence)
+
+
+def _of_stage(evidence: Evidence) -> Iterator[NamedCause]:
+    """Yield the cause with the largest blocks that a condition names, or one without a condition.
+
+    Smaller blocks than those that are wrong explain the stage, too.
+    """
+    others: list[NamedCause] = []
+    for terms in stage_terms.terms_of(evidence):
+        cause = which_shares(terms)
+        if cause is not None and cause.where == terms.where:
+            yield cause
+            return
+        others += [] if cause is None else [cause]
+    yield from others[:1]
+
+
+def _of_output(evidence: Evidence) -> Iterator[NamedCause]:
+    """Yield the cause if shares of the output count otherwise.
 
     A few rows tell whether the errors are sums of terms; more of them, which terms these are.
     """
-    for number, few in enumerate(terms_of(evidence, evidence.sampled)):
+    for number, few in enumerate(output_terms.terms_of(evidence, evidence.sampled)):
         if not _factors(few, counted(few)):
             continue
-        terms = next(itertools.islice(terms_of(evidence, evidence.larger), number, None))
-        cause = which_shares(terms)
+        of_more = output_terms.terms_of(evidence, evidence.larger)
+        cause = which_shares(next(itertools.islice(of_more, number, None)))
         if cause is not None:
             yield cause
 
@@ -62,6 +83,7 @@ def which_shares(terms: Terms) -> NamedCause | None:
         return None
     pairs = zip(factors, named, strict=True)
     text = ", and ".join(f"{text} {_words(value)}" for (value, _), (text, _, _) in pairs)
+    text = f"in stage {terms.stage} {text}" if terms.stage else text
     where = ", ".join(filter(None, [terms.where, *(where for _, _, where in named)]))
     return NamedCause(name=NAME, cause=text, residual=residual, where=where)
 

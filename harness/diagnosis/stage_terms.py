@@ -1,0 +1,164 @@
+"""Split rows of the first wrong stage into the terms that they sum.
+
+A product sums over its inner dimension, in blocks; `combine` over the slots of a token, `finalize`
+and `out` over ranks.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from harness.checks.stage_record import handed_out
+from harness.checks.stages_products import block_terms
+from harness.diagnosis.conditions import Fact
+from harness.diagnosis.output_terms import LEAST_COLUMNS, place_among_equal
+from harness.diagnosis.patterns import Mismatch, of_columns
+from harness.diagnosis.terms import Terms
+from harness.diagnosis.wrong_rows import spread
+from harness.matrix.exactness import is_bitwise
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from torch import Tensor
+
+    from harness.checks.stage_bound import WrongStage
+    from harness.checks.stage_record import Handed
+    from harness.diagnosis.evidence import Evidence
+
+PRODUCTS = ("gemm1", "gemm2", "weighted")
+BLOCKS = (256, 128, 64, 32, 16, 8)  # of the inner dimension, the largest first
+WRONG_ROWS, RIGHT_ROWS = 64, 32  # at most
+LEAST = 2.0**-20  # tolerance, as a part of a row: of sums of float32
+
+
+def terms_of(evidence: Evidence) -> Iterator[Terms]:
+    """Yield the rows of the first wrong stage as sums; nothing if it is no sum."""
+    wrong, subject = evidence.stage, evidence.subject
+    if wrong is None or subject is None or wrong.noun != "elements":
+        return
+    elements = _departing(wrong)
+    rows = _rows(wrong, elements)
+    columns = Mismatch(rows=elements.any(dim=1), elements=elements)
+    part = columns.columns if of_columns(columns) else None
+    width = wrong.actual.shape[1] if part is None else int(part.sum())
+    exact = is_bitwise(subject.case)
+    handed = handed_out(subject, evidence.call, evidence.scene.rank, exact=exact)
+    for noun, values, facts in _splits(handed, wrong, rows):
+        if LEAST_COLUMNS * values.shape[1] <= width and values.shape[1] > 1:
+            terms = _terms(wrong, elements, rows, noun, values, facts)
+            yield terms if part is None else terms.in_columns(part)
+
+
+def _departing(wrong: WrongStage) -> Tensor:
+    """Return [R, C] bool, the elements that are beyond their tolerance."""
+    expected = wrong.expected
+    error = (wrong.actual - expected.value).abs()
+    return ~(error <= expected.tolerance) & expected.value.isfinite()
+
+
+def _rows(wrong: WrongStage, elements: Tensor) -> Tensor:
+    """Return [r], some wrong rows and some right ones, of which all that is expected is known."""
+    is_known = wrong.expected.value.isfinite().all(dim=1)
+    is_wrong = elements.any(dim=1)
+    chosen = [
+        spread((is_known & which).nonzero().flatten(), most)
+        for which, most in ((is_wrong, WRONG_ROWS), (~is_wrong, RIGHT_ROWS))
+    ]
+    return torch.cat(chosen)
+
+
+def _splits(
+    handed: Handed, wrong: WrongStage, rows: Tensor
+) -> Iterator[tuple[str, Tensor, list[Fact]]]:
+    """Yield what the terms are called, their values [r, P, C], and facts of each, [r * P]."""
+    numbers = wrong.labels["rows"][rows]
+    if wrong.stage in PRODUCTS:
+        for block in BLOCKS:
+            values = block_terms(handed, wrong.stage, numbers, block)
+            if values is not None:
+                name = "k" if wrong.stage == "gemm1" else "n"
+                inner = Fact(one=name, many=name, values=numbers, unit=block)
+                facts = _repeated(_flat_facts(handed, numbers), values.shape[1])
+                yield "products", values, [_counting(inner, values), *facts]
+    elif wrong.expected.terms is not None and wrong.stage == "combine":
+        values = wrong.expected.terms[rows]
+        yield "shares", values, _slot_facts(handed, numbers)
+    elif wrong.expected.terms is not None:
+        values = wrong.expected.terms[rows]
+        group = "gather" if wrong.stage == "finalize" else "tp"
+        ranks = handed.subject.case.layout.group(group, handed.rank)
+        row = Fact(one="row", many="rows", values=numbers.double())
+        yield "sums", values, [_of_ranks(ranks, values), *_repeated([row], values.shape[1])]
+
+
+def _counting(fact: Fact, values: Tensor) -> Fact:
+    """Return the fact with the number of each term."""
+    rows, count = values.shape[:2]
+    return fact.with_values(torch.arange(count, device=values.device).double().repeat(rows))
+
+
+def _of_ranks(ranks: Sequence[int], values: Tensor) -> Fact:
+    numbers = torch.tensor(ranks, device=values.device).double()
+    return Fact(one="rank", many="ranks", values=numbers.repeat(len(values)))
+
+
+def _repeated(facts: Sequence[Fact], count: int) -> list[Fact]:
+    """Return the facts of rows as facts of each of a row's `count` terms."""
+    return [fact.with_values(fact.values.repeat_interleave(count)) for fact in facts]
+
+
+def _flat_facts(handed: Handed, flat: Tensor) -> list[Fact]:
+    """Return what is known of these flat rows, [r] each."""
+    ids = handed.ids.flatten()
+    places = place_among_equal(ids)[flat].double()
+    facts = [Fact(one="expert", many="experts", values=handed.global_ids(ids[flat]).double())]
+    if handed.top_k > 1:
+        slots = (flat % handed.top_k).double()
+        facts.append(Fact(one="slot", many="slots", values=slots))
+    facts.append(Fact(one="gathered row", many="gathered rows", values=flat // handed.top_k))
+    facts.append(
+        Fact(
+            one="its expert's row",
+            many="its expert's rows",
+            values=places,
+            from_on="rows beyond the first {} of an expert",
+            below="the first {} rows of each expert",
+        )
+    )
+    return [fact.with_values(fact.values.double()) for fact in facts]
+
+
+def _slot_facts(handed: Handed, tokens: Tensor) -> list[Fact]:
+    """Return what is known of the slots of these gathered rows, [r * k] each."""
+    slots = torch.arange(handed.top_k, device=tokens.device)
+    flat = (tokens[:, None] * handed.top_k + slots).flatten()
+    is_here = handed.ids.flatten()[flat] >= 0
+    return [
+        fact.with_values(torch.where(is_here, fact.values, torch.nan))
+        for fact in _flat_facts(handed, flat)
+    ]
+
+
+def _terms(
+    wrong: WrongStage,
+    elements: Tensor,
+    rows: Tensor,
+    noun: str,
+    values: Tensor,
+    facts: list[Fact],
+) -> Terms:
+    expected = wrong.expected.value[rows]
+    tolerance = wrong.expected.tolerance.expand_as(wrong.expected.value)[rows].norm(dim=1)
+    return Terms(
+        noun=noun,
+        actual=wrong.actual[rows],
+        expected=expected,
+        tolerance=torch.maximum(tolerance, LEAST * expected.norm(dim=1)),
+        is_wrong=elements.any(dim=1)[rows],
+        values=values,
+        facts=tuple(facts),
+        stage=wrong.stage,
+    )
