@@ -64,8 +64,8 @@ def _rows(wrong: WrongStage, elements: Tensor) -> Tensor:
     is_known = wrong.expected.value.isfinite().all(dim=1)
     is_wrong = elements.any(dim=1)
     chosen = [
-        spread((is_known & which).nonzero().flatten(), most)
-        for which, most in ((is_wrong, WRONG_ROWS), (~is_wrong, RIGHT_ROWS))
+        spread((is_known & which).nonzero().flatten(), count)
+        for which, count in ((is_wrong, WRONG_ROWS), (~is_wrong, RIGHT_ROWS))
     ]
     return torch.cat(chosen)
 

@@ -40,18 +40,9 @@ def explain(evidence: Evidence) -> Iterator[NamedCause]:
 
 
 def _of_stage(evidence: Evidence) -> Iterator[NamedCause]:
-    """Yield the cause with the largest blocks that a condition names, or one without a condition.
-
-    Smaller blocks than those that are wrong explain the stage, too.
-    """
-    others: list[NamedCause] = []
-    for terms in stage_terms.terms_of(evidence):
-        cause = which_shares(terms)
-        if cause is not None and cause.where == terms.where:
-            yield cause
-            return
-        others += [] if cause is None else [cause]
-    yield from others[:1]
+    """Yield the cause with the largest blocks: smaller ones than those that are wrong fit, too."""
+    each = (which_shares(terms) for terms in stage_terms.terms_of(evidence))
+    yield from itertools.islice((cause for cause in each if cause is not None), 1)
 
 
 def _of_output(evidence: Evidence) -> Iterator[NamedCause]:

@@ -73,3 +73,5 @@ def test_slots_that_cancel_are_summed_as_exactly_as_their_sizes_allow(error, is_
     )
     finding = stages_sums.finalize(handed, arrival)
     assert (finding is not None) is is_wrong, finding
+    if finding is not None:  # the diagnosis gets what each rank adds to each row
+        assert torch.equal(finding.expected.terms, slots.sum(dim=0)[None, None])
