@@ -17,7 +17,7 @@ from harness.checks.check import Observation
 from harness.checks.judge import judge, verdict
 from harness.checks.sketches import sketches
 from harness.diagnosis.diagnose import diagnose
-from harness.fixtures import saved_tensors
+from harness.fixtures import recorded_files, saved_tensors
 from harness.fixtures.case_watch import CaseWatch, Watched
 from harness.fixtures.collective_agreement import CollectivesDiffer
 from harness.fixtures.layer_under_test import make_subject
@@ -46,6 +46,7 @@ def run_case(case: MoETestConfig, context: RankContext) -> RankResult:
     Exceptions of the layer under test pass through: the worker reports them.
     """
     clock = Clock(context=context)
+    recorded_files.use_folder(context.options.get("trace"))
     with torch.inference_mode():
         watch = CaseWatch(context)
         observation, watched = observe(case, context, watch, clock)

@@ -202,15 +202,15 @@ def test_flashinfer_comes_by_its_extra_only():
     assert [line for line in extra if line.startswith("flashinfer-python")]
 
 
-def test_torchtitan_comes_without_what_only_its_training_needs():
+def test_released_code_comes_without_what_its_tested_parts_do_not_import():
     config = setup_env.project()
     wanted = setup_env.requirements(config, frozenset({"subjects"}))
     alone = setup_env.without_requirements(config)
     with_theirs, bare = setup_env.split(wanted, alone)
-    assert bare == ["torchtitan==0.3.0"]
+    assert bare == ["flashinfer-bench==0.1.2", "torchtitan==0.3.0"]
     assert sorted([*with_theirs, *bare]) == sorted(wanted)
     names = {Requirement(line).name for line in with_theirs}
-    assert {"transformers", "spmd_types", "tyro"} <= names
+    assert {"docstring_parser", "transformers", "spmd_types", "tyro"} <= names
 
 
 def test_packages_that_come_alone_are_of_some_extra():

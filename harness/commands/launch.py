@@ -90,6 +90,7 @@ def _options(
         rank_options={
             "save_tensors": _tensors(folder),
             "plain_call": selected.plain_call,
+            "trace": folder.info.options.trace,
             "pictures": str(folder.log_dir.absolute()),
         },
     )

@@ -116,6 +116,8 @@ def _cases(command: argparse.ArgumentParser) -> None:
     add("--experts", metavar="NAME", help="one experts backend for all: a name or pkg.mod:Class")
     _layer(command)
     _model(command)
+    text = "recorded workloads: the folder of a data set of FlashInfer Trace"
+    add("--trace", metavar="PATH", help=text)
     _narrowing(command)
 
 
@@ -135,7 +137,7 @@ def _model(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("--model", metavar="NAME", help=_MODEL)
     text = "with --model: tp:2, dp:2, ep:8, tp:2+ep:8, or ep:8/1 for one rank's share"
-    add("--layouts", metavar="LIST", help=f"{text} (tp:1,ep:8/1)")
+    add("--layouts", metavar="LIST", help=f"{text} (tp:1,ep:8/1; with --trace tp:1)")
     add("--tokens", metavar="LIST", help="with --model: tokens per DP rank (1,16,512)")
     text = "with --model: methods instead of the checkpoint's own, as none,fp8_block"
     add("--quant", metavar="LIST", help=text)
@@ -265,3 +267,5 @@ def _report(command: argparse.ArgumentParser) -> None:
     command.add_argument("--html", type=Path, nargs="?", const=Path(), metavar="FILE", help=text)
     text = "write what ranks did over time, for Perfetto or chrome://tracing (DIR/trace.json)"
     command.add_argument("--trace", type=Path, nargs="?", const=Path(), metavar="FILE", help=text)
+    text = "write results of recorded workloads as JSON lines of FlashInfer Trace"
+    command.add_argument("--evaluations", type=Path, metavar="FILE", help=text)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from harness.errors import ExitCode, UsageError, reason_of
 from harness.record.run_folder import RunFolder
-from harness.report import html_page, junit, trace
+from harness.report import html_page, junit, trace, trace_results
 from harness.report.tables import console, markdown, view
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def show_report(args: argparse.Namespace) -> int:
     """Print a stored run, or write it as files and print their names."""
-    if not (args.junit or args.markdown or args.html or args.trace):
+    if not (args.junit or args.markdown or args.html or args.trace or args.evaluations):
         print(console(view(RunFolder.open(args.folder))))
         return ExitCode.PASSED
     try:
@@ -28,7 +28,7 @@ def show_report(args: argparse.Namespace) -> int:
     return ExitCode.PASSED
 
 
-def _written(args: argparse.Namespace) -> Iterator[Path]:
+def _written(args: argparse.Namespace) -> Iterator[Path | str]:
     """Write the files that are asked for, and yield the name of each."""
     folder = RunFolder.open(args.folder)
     stored = view(folder)
@@ -45,3 +45,5 @@ def _written(args: argparse.Namespace) -> Iterator[Path]:
         path = args.folder / trace.NAME if args.trace == Path() else args.trace
         trace.write(folder.events(), path)
         yield path
+    if args.evaluations is not None:
+        yield trace_results.write(stored, args.evaluations)

@@ -221,6 +221,7 @@ TOGETHER = (
     "expert_dp_size",
     *("tokens", "seed", "exact"),
     *("router", "activation", "total_experts", "missing"),  # by the seed; only of real models
+    "trace",  # only of recorded workloads
     *("router_bias", "router_groups", "chosen_groups", "router_scale", "weights_input"),
     *("logits", "logits_dtype", "gate", "padding"),
     *("shared_width", "shared_quant", "shared_gate", "shared_fused"),  # by the seed

@@ -27,6 +27,8 @@ from moe.layout import Layout
 from moe.quant import QUANT
 from moe.spec import LayerSpec
 
+MADE = "made"  # the value of `trace` in a case whose inputs are made, not recorded
+
 
 @dataclass(frozen=True, kw_only=True)
 class MoETestConfig(FeatureAxes):
@@ -63,6 +65,13 @@ class MoETestConfig(FeatureAxes):
         "missing",
         "what the real layer does and no case can say yet: such a case is refused",
         default=NOTHING,
+    )
+    trace: str = axis(
+        "trace",
+        "recorded workload whose tokens, logits and bias the case has, by a digest; see --trace",
+        default=MADE,
+        simplest=(),
+        random_values=(MADE,),
     )
 
     def __post_init__(self) -> None:

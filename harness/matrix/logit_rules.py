@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from harness.matrix.case import MADE
 from harness.matrix.exactness import PERIOD, has_whole_periods
 from moe.formats import FORMATS
 from moe.layers import COMPOSED
@@ -52,6 +53,18 @@ def hidden_choice(case: MoETestConfig, row: MemberSpec) -> Reason | None:
         return None
     text = f"{row.name} hides its choice, and logits:{case.logits} leave it in doubt"
     return Reason(code="logits_unsupported", text=text)
+
+
+def recorded_inputs(case: MoETestConfig) -> Reason | None:
+    """Return why a recorded workload does not go with the other inputs of the case, or None."""
+    if case.trace == MADE:
+        return None
+    made = {"exact": case.exact, "logits": case.logits != "spread", "zero": case.zero_experts > 0}
+    for word, is_made in made.items():
+        if is_made:
+            text = f"trace:{case.trace} has recorded inputs and no others; leave `{word}` out"
+            return Reason(code="trace_unsupported", text=text)
+    return None
 
 
 def unjudged_choice(case: MoETestConfig) -> Reason | None:

@@ -49,6 +49,7 @@ def describe(
             save_tensors=save_tensors,
             seed=seed,
             time_budget=time_budget,
+            trace=selection.trace,
         ),
         platform=_machine(plan.machine),
         versions=versions(packages_of(plan.cases)),

@@ -77,10 +77,13 @@ def small_share(model: str, quant: str | None) -> MoETestConfig:
 
 
 def check_options(args: argparse.Namespace) -> None:
-    """Raise UsageError for options of --model without it."""
-    lone = [f"--{name}" for name in _OPTIONS if getattr(args, name) is not None]
-    if args.model is None and lone:
-        raise UsageError(f"give --model NAME with {' and '.join(lone)}")
+    """Raise UsageError for options of --model, or of --trace, that stand without it."""
+    given = [name for name in _OPTIONS if getattr(args, name) is not None]
+    if getattr(args, "trace", None) is not None and args.model is None:
+        given = [name for name in given if name == "tokens"]
+    if args.model is None and given:
+        options = " and ".join(f"--{name}" for name in given)
+        raise UsageError(f"give --model NAME with {options}")
 
 
 def facts_of(text: str) -> tuple[str, ModelFacts]:

@@ -8,7 +8,12 @@ from harness.matrix.call_modes import SMALL_TILES
 from harness.matrix.case import MoETestConfig
 from harness.matrix.features import missing_reason
 from harness.matrix.layout_words import check_share
-from harness.matrix.logit_rules import hidden_choice, logits_reason, unjudged_choice
+from harness.matrix.logit_rules import (
+    hidden_choice,
+    logits_reason,
+    recorded_inputs,
+    unjudged_choice,
+)
 from harness.matrix.skews import skew_refusal
 from harness.plan import call_needs, row_needs
 from harness.plan.memo import Remembered
@@ -65,6 +70,7 @@ CASE_RULES: tuple[Rule, ...] = (
     real_features,
     logits_reason,
     unjudged_choice,
+    recorded_inputs,
     skew_refusal,
     call_needs.unnamed_mode,
 )

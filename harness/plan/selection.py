@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from harness.errors import NothingSelected, UsageError
 from harness.matrix.case import MoETestConfig
-from harness.plan import model_selection
+from harness.plan import model_selection, trace_selection
 from harness.plan.plan import TIME_LIMIT
 from harness.record.run_folder import ROOT, RunFolder, last_results, newest
 from harness.record.summary import BAD
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 DEFAULT_SUITE = "smoke"  # of list and plan
 MOST_CASES = 1_000_000  # the most that --seeds may make
-_WAYS = "--suite, --case, --last-failed, --model"
+_WAYS = "--suite, --case, --last-failed, --model, --trace"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,7 @@ class Selection:
     retries: int = 0
     plain_call: bool = False  # whether each case has one, see harness.checks.plain_call
     refused: tuple[RefusedCase, ...] = ()  # by the run that is resumed
+    trace: str | None = None  # the folder of recorded workloads
 
     def narrowed(self, experts: str | None, seeds: int, layer: str | None = None) -> Selection:
         """Return the points with one experts backend or one layer for all, and with more seeds."""
@@ -89,6 +90,7 @@ def asked_for(args: argparse.Namespace, machine: Machine) -> Selection:
     else:
         selected = _selected(args, machine)
     selected = selected.narrowed(args.experts, args.seeds, args.layer)
+    trace_selection.check_folder(selected.points, selected.trace)
     if args.plain_call:
         selected = replace(selected, plain_call=True)
     return with_limits(selected, time_limit=args.time_limit, retries=args.retries)
@@ -105,12 +107,13 @@ def to_list(args: argparse.Namespace, machine: Machine) -> Selection:
 
 
 def _ways(args: argparse.Namespace) -> list[str]:
-    """Return the options that select cases."""
+    """Return the options that select cases; with --case, --trace only says where inputs are."""
     ways = {
         "--suite": args.suite,
         "--case": args.case,
         "--last-failed": args.last_failed,
         "--model": args.model,
+        "--trace": None if args.case else args.trace,
     }
     return [way for way, value in ways.items() if value]
 
@@ -123,7 +126,18 @@ def _selected(args: argparse.Namespace, machine: Machine) -> Selection:
         return Selection(points=model.points, suite=model.name, time_limit=limit, note=model.note)
     if args.suite:
         return of_suite(args.suite, args.config, machine)
-    return of_ids(args.case) if args.case else of_last_failed(newest(ROOT))
+    if args.case:
+        return replace(of_ids(args.case), trace=trace_selection.folder_of(args))
+    return of_last_failed(newest(ROOT)) if args.trace is None else _of_trace(args)
+
+
+def _of_trace(args: argparse.Namespace) -> Selection:
+    """Return the cases of a data set of recorded workloads."""
+    made = trace_selection.of_trace(args)
+    folder, limit = trace_selection.folder_of(args), model_selection.TIME_LIMIT
+    return Selection(
+        points=made.points, suite=made.name, time_limit=limit, note=made.note, trace=folder
+    )
 
 
 def _resumed(args: argparse.Namespace, ways: list[str], machine: Machine) -> Selection:
@@ -133,7 +147,7 @@ def _resumed(args: argparse.Namespace, ways: list[str], machine: Machine) -> Sel
     if replaced or set(ways) - {"--suite"}:
         raise UsageError(
             "--resume continues the folder's own cases: leave out --case, --last-failed, --model, "
-            "--out, --experts, --layer, --seeds, -k and --exclude"
+            "--trace, --out, --experts, --layer, --seeds, -k and --exclude"
         )
     folder = RunFolder.open(args.resume)
     selected = of_folder(folder)
@@ -190,6 +204,7 @@ def of_folder(folder: RunFolder) -> Selection:
         retries=info.options.retries,
         plain_call=info.options.plain_call,
         refused=info.refused,
+        trace=info.options.trace,
     )
 
 

@@ -42,6 +42,7 @@ class RunOptions:
     plain_call: bool = False  # whether each case has one, see harness.checks.plain_call
     seed: int | None = None
     time_budget: float | None = None  # seconds, if cases were chosen by it
+    trace: str | None = None  # the folder of recorded workloads, if cases are of any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +93,8 @@ class RunInfo:
         data = {"format": FORMAT, **dataclasses.asdict(self)}
         if self.options.seed is None:
             del data["options"]["seed"]
+        if self.options.trace is None:
+            del data["options"]["trace"]
         if self.options.time_budget is None:
             del data["options"]["time_budget"], data["left_out"]
         if self.shard is None:
@@ -178,13 +181,14 @@ RULES: tuple[tuple[str, str, Callable[[object], bool]], ...] = (
     (
         "options",
         "an object with true or false as save_tensors and plain_call, and a number or null as seed "
-        "and time_budget",
+        "and time_budget, and a text or null as trace",
         lambda value: _has_if_any(
             value,
             save_tensors=_is_bool,
             plain_call=_is_bool,
             seed=_is_null_or(_is_number),
             time_budget=_is_null_or(_is_number),
+            trace=_is_null_or(_is_text),
         ),
     ),
     ("platform", "an object with the text name", lambda value: _has(value, name=_is_text)),

@@ -40,7 +40,8 @@ _LINE = (
 
 def repeat_command(case_id: str) -> str:
     """Return the command that repeats one case; an id needs no quotes."""
-    return f"python -m harness run --case {case_id}"
+    trace = " --trace PATH" if "-trace:" in case_id else ""  # of its recorded workload
+    return f"python -m harness run --case {case_id}{trace}"
 
 
 @dataclass(frozen=True, kw_only=True)

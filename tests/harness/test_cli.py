@@ -68,6 +68,7 @@ def test_what_the_engine_is_given(engine):
     assert options.rank_options == {
         "save_tensors": str(Path("here/tensors").absolute()),
         "plain_call": False,
+        "trace": None,
         "pictures": str(Path("here/logs").absolute()),
     }
     cli.main(["run", "--suite", "smoke", "--retries", "4"])
@@ -111,7 +112,7 @@ def test_a_folder_is_never_overwritten(engine, capsys):
 @pytest.mark.parametrize(
     ("argv", "complaint"),
     [
-        (["run"], "choose one of --suite, --case, --last-failed, --model, --resume (none given)"),
+        (["run"], "choose one of --suite, --case, --last-failed, --model, --trace, --resume "),
         (["run", "--suite", "smoke", "--case", BASE], "(--suite and --case given)"),
         (["run", "--suite", "smok"], "no suite is called 'smok', did you mean 'smoke'?"),
         (["run", "--case", "m:1"], "lacks n, k"),

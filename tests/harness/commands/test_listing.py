@@ -57,7 +57,9 @@ def test_cases_in_which_an_expert_may_be_small_are_counted(engine, capsys):
 @pytest.mark.parametrize("command", ["list", "plan"])
 def test_two_ways_to_choose_are_one_too_many(engine, capsys, command):
     assert cli.main([command, "--suite", "smoke", "--case", BASE]) == 3
-    text = "choose one of --suite, --case, --last-failed, --model (--suite and --case given)"
+    text = (
+        "choose one of --suite, --case, --last-failed, --model, --trace (--suite and --case given)"
+    )
     assert text in capsys.readouterr().err
 
 

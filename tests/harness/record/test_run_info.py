@@ -99,6 +99,7 @@ def test_what_a_report_shows_is_checked(edited, capsys, key, value):
             ("options", "plain_call", 0),
             ("options", "seed", "x"),
             ("options", "time_budget", "8m"),
+            ("options", "trace", 1),
             ("platform", "cores", "two"),
         ],
         *[("platform", "features", "cpu"), ("platform", "host", None)],
@@ -117,7 +118,13 @@ def test_what_is_written_is_what_is_read(tmp_path):
         cases=["a", "b"],
         refused=[("c", "code", "text")],
         options=RunOptions(
-            time_limit=5.5, retries=2, save_tensors=True, plain_call=True, seed=3, time_budget=60.0
+            time_limit=5.5,
+            retries=2,
+            save_tensors=True,
+            plain_call=True,
+            seed=3,
+            time_budget=60.0,
+            trace="/a/set",
         ),
         platform=RunMachine(name="cpu", features=("cpu", "triton"), cores=2, host="here"),
         argv=("run", "--suite", "smoke"),
@@ -130,7 +137,7 @@ def test_what_is_written_is_what_is_read(tmp_path):
     assert (data["format"], data["cases"], data["options"]["seed"]) == (4, ["a", "b"], 3)
     assert RunInfo.from_json(tmp_path, data) == info
     plain = run_info().to_json()
-    assert not {"seed", "time_budget"} & plain["options"].keys()
+    assert not {"seed", "time_budget", "trace"} & plain["options"].keys()
     assert "left_out" not in plain
 
 

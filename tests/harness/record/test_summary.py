@@ -3,7 +3,7 @@
 import pytest
 
 from harness.record.result import CaseResult, Verdict
-from harness.record.summary import Summary, summarize
+from harness.record.summary import Summary, repeat_command, summarize
 
 
 @pytest.mark.parametrize(
@@ -54,3 +54,8 @@ def test_cases_that_a_time_budget_left_out_are_counted_apart_and_change_no_code(
     assert summary.line().endswith(" not_run=0 left_out=7 seconds=1.0")
     assert summary.to_json()["left_out"] == 7
     assert "left_out" not in summarize(["a"], 1, results, 1.0).to_json()
+
+
+def test_a_case_is_repeated_by_its_id_and_a_recorded_one_with_its_data_set():
+    assert repeat_command("m:1-n:2") == "python -m harness run --case m:1-n:2"
+    assert repeat_command("m:1-trace:ab").endswith(" --case m:1-trace:ab --trace PATH")
