@@ -6,6 +6,8 @@ it. docs/released-backends.md says where each of them rounds.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from moe.packages import Package, release, version
 from moe.reason import Reason
 from moe.spec import LayerSpec, Platform, reads
@@ -28,6 +30,9 @@ _EXPERTS = (
 )
 # Imported together, so that a plan starts one process for all of them.
 _IMPORTED = tuple(f"{_MODELS}.{m}.modeling_{m}" for m in ("mixtral", "qwen3_moe", "olmoe"))
+_MORE_IMPORTED = tuple(
+    f"{_MODELS}.{m}.modeling_{m}" for m in ("deepseek_v3", "glm4_moe", "llama4", "gpt_oss")
+)
 _SENTINEL_KNOWN = "5.18"  # the first version whose eager experts know the id of an absent expert
 
 
@@ -60,12 +65,54 @@ def _block(model: str, prefix: str, *fields: str) -> Package:
     )
 
 
+def _shared_block(
+    model: str, prefix: str, parts: tuple[str, ...], *fields: str, since: str = "5.24"
+) -> Package:
+    """Return what the adapter of a block with shared experts or biases calls.
+
+    parts: of its modeling file; fields: of its configuration, both without the classes' prefix.
+    """
+    modeling = f"{_MODELS}.{model}.modeling_{model}:{prefix}"
+    config = f"{_MODELS}.{model}.configuration_{model}:{prefix}Config"
+    parts = (*parts, "Experts(config)", "Experts.gate_up_proj", "Experts.down_proj")
+    fields = (*fields, "hidden_size", "num_experts_per_tok")
+    calls = (*(modeling + part for part in parts), *(f"{config}.{name}" for name in fields))
+    return replace(_transformers(*calls), imports=_MORE_IMPORTED, at_least=since)
+
+
 TRANSFORMERS_EXPERTS = _transformers(*_EXPERTS)
 MIXTRAL = _block("mixtral", "Mixtral", "intermediate_size", "num_local_experts")
 QWEN3_MOE = _block(
     "qwen3_moe", "Qwen3Moe", "moe_intermediate_size", "num_experts", "norm_topk_prob"
 )
 OLMOE = _block("olmoe", "Olmoe", "intermediate_size", "num_experts", "norm_topk_prob")
+_GROUPED_PARTS = (
+    *("MoE(config)", "MoE.gate", "MoE.experts", "MoE.shared_experts", "MoE.forward(hidden_states)"),
+    *("TopkRouter.weight", "TopkRouter.e_score_correction_bias"),
+    "MLP(config, intermediate_size)",
+    "Experts.forward(hidden_states, top_k_index, top_k_weights)",
+)
+_GROUPED_FIELDS = (
+    *("moe_intermediate_size", "n_routed_experts", "n_shared_experts", "n_group", "topk_group"),
+    *("norm_topk_prob", "routed_scaling_factor"),
+)
+DEEPSEEK_V3 = _shared_block("deepseek_v3", "DeepseekV3", _GROUPED_PARTS, *_GROUPED_FIELDS)
+GLM4_MOE = _shared_block("glm4_moe", "Glm4Moe", _GROUPED_PARTS, *_GROUPED_FIELDS)
+LLAMA4 = _shared_block(
+    *("llama4", "Llama4Text"),
+    ("Moe(config)", "Moe.router", "Moe.shared_expert", "Moe.forward(hidden_states)"),
+    *("intermediate_size", "num_local_experts"),
+)
+GPT_OSS = _shared_block(
+    *("gpt_oss", "GptOss"),
+    (
+        *("MLP(config)", "MLP.router", "MLP.experts", "MLP.forward(hidden_states)"),
+        *("TopKRouter.weight", "TopKRouter.bias"),
+        *("Experts.gate_up_proj_bias", "Experts.down_proj_bias"),
+        "Experts.forward(hidden_states, router_indices, routing_weights)",
+    ),
+    *("intermediate_size", "num_local_experts"),
+)
 
 _TITAN = "torchtitan.models.common"
 _TITAN_EXPERTS = (
@@ -130,3 +177,12 @@ def experts_divide_evenly(layer_spec: LayerSpec, _: Platform) -> Reason | None:
         return None
     text = f"splits experts evenly, and {ranks} ranks do not divide {layer_spec.num_experts}"
     return Reason(code="experts_uneven", text=text)
+
+
+@reads("num_experts", "layout")
+def whole_experts_divide_evenly(layer_spec: LayerSpec, platform: Platform) -> Reason | None:
+    """Refuse tensor parallelism inside experts, and what `experts_divide_evenly` refuses."""
+    if layer_spec.layout.tp_size > 1 and not layer_spec.layout.use_ep:
+        text = "transformers has no plan that splits its experts; spread them with `ep`"
+        return Reason(code="layout_unsupported", text=text)
+    return experts_divide_evenly(layer_spec, platform)

@@ -215,6 +215,57 @@ def _transformers_block(name: str, class_name: str, package: Package, *takes: st
     )
 
 
+def _shared_block(
+    name: str, class_name: str, package: Package, numerics: Numerics, *takes: str
+) -> OwnLayerSpec:
+    """Return the row of a block of `moe.layers.transformers_shared_blocks`."""
+    return replace(
+        _transformers_block(name, class_name, package),
+        target=f"moe.layers.transformers_shared_blocks:{class_name}",
+        numerics=numerics,
+        takes=frozenset(takes),
+        routers=frozenset({"sigmoid"}),
+    )
+
+
+_GROUPED = ("tp", "ep", "shared", "no_renorm", "bias", "groups", "scale")
+_GROUPED_ROUNDS = replace(
+    _RELEASED_ROUNDS,
+    activated_gate="model",
+    weighted="f32",
+    combine="f32",
+    weight_on="output",
+    weight_dtype="f32",
+)
+_LLAMA4_ROUNDS = replace(
+    _RELEASED_ROUNDS,
+    activated_gate="model",
+    weighted="model",
+    weight_on="input",
+    weight_dtype="model",
+)
+_GPT_OSS = _shared_block("gpt_oss", "GptOssBlock", released.GPT_OSS, Numerics(), "tp", "ep")
+_SHARED_BLOCKS = (
+    _shared_block(
+        "deepseek_v3", "DeepseekV3Block", released.DEEPSEEK_V3, _GROUPED_ROUNDS, *_GROUPED
+    ),
+    _shared_block("glm4_moe", "Glm4MoeBlock", released.GLM4_MOE, _GROUPED_ROUNDS, *_GROUPED),
+    _shared_block(
+        *("llama4", "Llama4Block", released.LLAMA4, _LLAMA4_ROUNDS),
+        *("tp", "shared", "no_renorm", "weights_input"),
+    ),
+    # Its activation rounds after each of five steps, which no `Numerics` states.
+    replace(
+        _GPT_OSS,
+        routers=frozenset({"topk_softmax"}),
+        needs=replace(
+            _GPT_OSS.needs,
+            activation_functions=frozenset({"swiglu_clamped"}),
+            layer_features=frozenset({"expert_bias"}),
+            probe="moe.released:whole_experts_divide_evenly",
+        ),
+    ),
+)
 LAYERS = LayerRegistry(
     "layers",
     (
@@ -222,6 +273,7 @@ LAYERS = LayerRegistry(
         _transformers_block("mixtral", "MixtralBlock", released.MIXTRAL),
         _transformers_block("qwen3_moe", "Qwen3MoeBlock", released.QWEN3_MOE, "no_renorm"),
         _transformers_block("olmoe", "OlmoeBlock", released.OLMOE, "no_renorm"),
+        *_SHARED_BLOCKS,
         OwnLayerSpec(
             name="torchtitan_moe",
             target="moe.layers.torchtitan_moe:TorchtitanMoE",

@@ -28,6 +28,8 @@ class TransformersBlock(LayerSubject):
 
     model: ClassVar[str]  # module of `transformers.models`
     prefix: ClassVar[str]  # of its classes
+    block_class: ClassVar[str] = "SparseMoeBlock"
+    gate_field: ClassVar[str] = "gate"
     experts_field: ClassVar[str] = "num_experts"  # of its configuration
     intermediate_field: ClassVar[str] = "intermediate_size"
     renormalizes_always: ClassVar[bool] = False
@@ -39,17 +41,15 @@ class TransformersBlock(LayerSubject):
             spec.experts_of(self.rank),
             layout.intermediate_of(self.rank, spec.intermediate),
         )
-        block_class = self._released("modeling", "SparseMoeBlock")
+        block_class = self._released("modeling", self.block_class)
         with torch.device("meta"):
             block: Any = block_class(self._config(spec.num_experts, spec.intermediate)).eval()
             block.experts = type(block.experts)(self._config(len(experts), len(columns)))
         part = slice(columns.start, columns.stop)
-        mlps = [checkpoint.expert(e) for e in experts]
-        gate_up = torch.stack([_joined(mlp, part) for mlp in mlps])
         assert checkpoint.gate_weight is not None, "only a layer that takes logits has no gate"
-        block.gate.weight = _frozen(checkpoint.gate_weight)
-        block.experts.gate_up_proj = _frozen(gate_up)
-        block.experts.down_proj = _frozen(torch.stack([mlp.down[:, part] for mlp in mlps]))
+        getattr(block, self.gate_field).weight = frozen(checkpoint.gate_weight)
+        self.fill_experts(block.experts, [checkpoint.expert(e) for e in experts], part)
+        self.finish(block, checkpoint)
         if layout.use_ep:
             block.experts._is_expert_parallel = True  # read since 5.18
             block.experts.register_forward_pre_hook(self._to_local)
@@ -57,11 +57,30 @@ class TransformersBlock(LayerSubject):
             self._local_ids = torch.tensor(local_ids, device=self.device)
         self._block = block
 
+    def fill_experts(self, experts: Any, mlps: list[CheckpointMLP], part: slice) -> None:
+        """Set the weights of the experts to these columns of the MLPs."""
+        experts.gate_up_proj = frozen(torch.stack([_joined(mlp, part) for mlp in mlps]))
+        experts.down_proj = frozen(torch.stack([mlp.down[:, part] for mlp in mlps]))
+
+    def finish(self, block: Any, checkpoint: CheckpointWeights) -> None:
+        """Set what a model's block has besides a gate and experts, and add over ranks.
+
+        The experts' partial sums are added where transformers adds them: behind the experts.
+        """
+        del checkpoint
+        block.experts.register_forward_hook(self.add_over_ranks)
+
+    def add_over_ranks(self, module: Any, inputs: Any, out: Tensor) -> Tensor:
+        """Return a module's output, added over the ranks in the layer's dtype."""
+        del module, inputs
+        return self.groups.tp.all_reduce(out)
+
     def forward(self, *inputs: Tensor) -> Tensor:
         (x,) = inputs
         if len(x) == 0:
             return torch.empty_like(x)
-        return self.groups.tp.all_reduce(self._block(x[None])[0])
+        out = self._block(x[None])
+        return (out[0] if isinstance(out, tuple) else out).view(x.shape)
 
     def _to_local(self, module: Any, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Give slots of other ranks' experts the id after the last one, and weight 0."""
@@ -75,15 +94,20 @@ class TransformersBlock(LayerSubject):
         fields: dict[str, Any] = {
             "hidden_size": spec.hidden,
             "num_experts_per_tok": spec.top_k,
-            "hidden_act": released.ACTIVATION_NAMES[spec.activation],
+            "hidden_act": released.ACTIVATION_NAMES.get(spec.activation, "silu"),
             self.experts_field: num_experts,
             self.intermediate_field: intermediate,
         }
         if not self.renormalizes_always:
             fields["norm_topk_prob"] = spec.renormalize
+        fields |= self.more_fields()
         config = self._released("configuration", "Config")(**fields)
         config._experts_implementation = "grouped_mm"
         return config
+
+    def more_fields(self) -> dict[str, Any]:
+        """Return further fields of the configuration."""
+        return {}
 
     def _released(self, kind: str, name: str) -> Any:
         return resolve(f"transformers.models.{self.model}.{kind}_{self.model}:{self.prefix}{name}")
@@ -95,7 +119,8 @@ def _joined(mlp: CheckpointMLP, part: slice) -> Tensor:
     return torch.cat((mlp.gate[part], mlp.up[part]))
 
 
-def _frozen(tensor: Tensor) -> torch.nn.Parameter:
+def frozen(tensor: Tensor) -> torch.nn.Parameter:
+    """Return a parameter without a gradient."""
     return torch.nn.Parameter(tensor.contiguous(), requires_grad=False)
 
 

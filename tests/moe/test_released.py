@@ -13,6 +13,10 @@ ALL = (
     released.MIXTRAL,
     released.QWEN3_MOE,
     released.OLMOE,
+    released.DEEPSEEK_V3,
+    released.GLM4_MOE,
+    released.LLAMA4,
+    released.GPT_OSS,
     released.TORCHTITAN_EXPERTS,
     released.TORCHTITAN,
 )
@@ -31,8 +35,8 @@ def test_a_package_that_is_installed_fits(package):
 
 
 def test_packages_of_one_distribution_are_imported_together():
-    """One process for transformers, one for torchtitan: a plan waits for each."""
-    assert len({package.modules for package in ALL}) == 2
+    """A plan waits for each: transformers' older blocks, its newer ones, and torchtitan."""
+    assert len({package.modules for package in ALL}) == 3
 
 
 @pytest.mark.parametrize(
@@ -63,3 +67,12 @@ def test_experts_that_ranks_do_not_divide_are_refused():
     )
     assert released.experts_divide_evenly(layer_spec(8, **ranks, use_ep=True), CPU) is None
     assert released.experts_divide_evenly(layer_spec(10, **ranks), CPU) is None
+
+
+def test_whole_experts_are_spread_and_not_split():
+    reason = released.whole_experts_divide_evenly(layer_spec(8, tp_size=2), CPU)
+    assert reason.code == "layout_unsupported"
+    assert reason.text.endswith("no plan that splits its experts; spread them with `ep`")
+    assert released.whole_experts_divide_evenly(layer_spec(8, tp_size=2, use_ep=True), CPU) is None
+    uneven = released.whole_experts_divide_evenly(layer_spec(9, tp_size=2, use_ep=True), CPU)
+    assert uneven.code == "experts_uneven"
