@@ -22,10 +22,10 @@ def certify(args: argparse.Namespace, run: Callable[[argparse.Namespace], int]) 
     if args.folder is None:
         args.out = None if args.resume else folder
         code = run(args)
-    elif any((args.suite, args.case, args.last_failed, args.model, *_of_runs(args))):
+    elif any((args.suite, args.case, args.last_failed, args.model, args.trace, *_of_runs(args))):
         raise UsageError(
             "--from reads an earlier run and runs nothing: leave out "
-            "--suite, --case, --last-failed, --model, --resume, --out and --require"
+            "--suite, --case, --last-failed, --model, --trace, --resume, --out and --require"
         )
     shown = certificate(view(RunFolder.open(folder)).results)
     print("\n".join(shown.lines()))

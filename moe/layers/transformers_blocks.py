@@ -79,8 +79,9 @@ class TransformersBlock(LayerSubject):
         (x,) = inputs
         if len(x) == 0:
             return torch.empty_like(x)
-        out = self._block(x[None])
-        return (out[0] if isinstance(out, tuple) else out).view(x.shape)
+        returned = self._block(x[None])
+        out: Tensor = returned[0] if isinstance(returned, tuple) else returned
+        return out.view(x.shape)
 
     def _to_local(self, module: Any, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Give slots of other ranks' experts the id after the last one, and weight 0."""
