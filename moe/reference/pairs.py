@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import product
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,6 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from moe.numerics import Numerics
+
+BITS = 20  # of an adapter's number, and of an owner's: they and the expert are sorted as one key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,20 +48,20 @@ def pairs_of(
     adapters: [T] int32 number of each token's adapter, -1 = none; None: no token has one.
     owners: [T, k] EP rank of the replica of each slot; None: no expert has replicas.
     """
-    numbers = [-1] if adapters is None else torch.unique(adapters).tolist()
-    ranks = [-1] if owners is None else torch.unique(owners).tolist()
-    for e in range(num_experts):
-        for number, owner in product(numbers, ranks):
-            is_pair = topk_ids == e
-            if adapters is not None:
-                is_pair = is_pair & (adapters == number)[:, None]
-            if owners is not None:
-                is_pair = is_pair & (owners == owner)
-            rows, slots = is_pair.nonzero(as_tuple=True)
-            if len(rows):
-                weight = weights[rows, slots]
-                where = {"adapter": number, "owner": owner}
-                yield Pairs(e=e, rows=rows, slots=slots, weight=weight, **where)
+    rows, slots = ((topk_ids >= 0) & (topk_ids < num_experts)).nonzero(as_tuple=True)
+    keys = topk_ids[rows, slots].long() << 2 * BITS
+    if adapters is not None:
+        keys |= (adapters[rows].long() + 1) << BITS
+    if owners is not None:
+        keys |= owners[rows, slots].long() + 1
+    groups, which, counts = keys.unique(return_inverse=True, return_counts=True)
+    order = which.argsort(stable=True)  # within a group by tokens, then slots
+    rows, slots = rows[order], slots[order]
+    split = [t.split(counts.tolist()) for t in (rows, slots, weights[rows, slots])]
+    for key, of_rows, of_slots, weight in zip(groups.tolist(), *split, strict=True):
+        e, adapter, owner = key >> 2 * BITS, (key >> BITS) % 2**BITS - 1, key % 2**BITS - 1
+        where = {"adapter": adapter, "owner": owner}
+        yield Pairs(e=e, rows=of_rows, slots=of_slots, weight=weight, **where)
 
 
 def weighted_input(x: Tensor, pairs: Pairs, numerics: Numerics, model: str) -> Tensor:
