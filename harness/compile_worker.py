@@ -72,9 +72,9 @@ def _results(
     workers: int,
 ) -> Iterator[dict[str, Any]]:
     """Yield a result for each key: those of earlier runs, then each new one as it comes."""
-    every = dict.fromkeys(key for of_chip in keys.values() for key in of_chip)
-    missing = [requests[key] for key in every if key not in results.by_key]
-    yield from ({**results.by_key[k], "cached": True} for k in every if k in results.by_key)
+    all_keys = dict.fromkeys(key for of_chip in keys.values() for key in of_chip)
+    missing = [requests[key] for key in all_keys if key not in results.by_key]
+    yield from ({**results.by_key[k], "cached": True} for k in all_keys if k in results.by_key)
     if not missing:
         return
     from moe.kernels.aot_pool import compile_all

@@ -70,13 +70,13 @@ def check_adapters(layer_spec: LayerSpec, rank: int, adapters: Adapters | None) 
         return
     local, n = len(layer_spec.experts_of(rank)), layer_spec.shard_sizes[rank]
     k, halves = layer_spec.expert_hidden, 2 if layer_spec.gated else 1
-    wanted = {
+    expected = {
         "a13": [count, local, halves, r, k],
         "b13": [count, local, halves, n, r],
         "a2": [count, local, r, n],
         "b2": [count, local, k, r],
     }
-    for name, shape in wanted.items():
+    for name, shape in expected.items():
         actual = list(getattr(adapters, name).shape)
         if actual != shape:
             raise MoEError(

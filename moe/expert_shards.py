@@ -54,14 +54,18 @@ def shard_weights(
 
 
 def shard_in_groups(
-    layer_spec: LayerSpec, rank: int, quant: QuantMethod, some: Iterable[Experts]
+    layer_spec: LayerSpec, rank: int, quant: QuantMethod, groups_of_experts: Iterable[Experts]
 ) -> ExpertWeights:
-    """Return `shard_weights` of all experts of a rank. some: the arguments of each group, in order.
+    """Return `shard_weights` of all experts of a rank.
 
-    Only one group's full weights exist at a time if `some` makes them when it is asked for them.
+    groups_of_experts: the arguments of each group, in order.
+
+    Only one group's full weights exist at a time if they are made when asked for.
     """
     # starmap keeps no group while the next one is made, as a loop's variable would.
-    parts = list(itertools.starmap(partial(shard_weights, layer_spec, rank, quant), some))
+    parts = list(
+        itertools.starmap(partial(shard_weights, layer_spec, rank, quant), groups_of_experts)
+    )
     if len(parts) == 1:
         return parts[0]
     names = parts[0].by_expert

@@ -49,12 +49,12 @@ def check_tokens(
 
 def _check_logits(layer_spec: LayerSpec, x: Tensor, logits: Tensor) -> None:
     """Raise MoEError for logits of another shape, of no float dtype, or on another device."""
-    wanted = [len(x), layer_spec.router_experts]
-    if list(logits.shape) != wanted:
+    expected = [len(x), layer_spec.router_experts]
+    if list(logits.shape) != expected:
         raise MoEError(
             f"router logits have shape {list(logits.shape)}; for {len(x)} rows of x and "
-            f"{layer_spec.router_experts} experts they must have {wanted}: pass one logit for each "
-            "token and expert"
+            f"{layer_spec.router_experts} experts they must have {expected}: pass one logit for "
+            "each token and expert"
         )
     if not logits.is_floating_point():
         raise MoEError(

@@ -71,13 +71,13 @@ class RoutingMethod:
     @property
     def options(self) -> tuple[str, ...]:
         """Return the words of OPTIONS that a router must take."""
-        asked = {
+        options = {
             BIAS: self.bias,
             GROUPS: self.is_limited,
             SCALE: self.scale != 1.0,
             LOGITS_DTYPE: self.logits_dtype != "model",
         }
-        return tuple(word for word, is_asked in asked.items() if is_asked)
+        return tuple(word for word, is_asked in options.items() if is_asked)
 
     def arguments(self, bias: Any = None) -> dict[str, Any]:
         """Return the keyword arguments of a router's call beside `renormalize`.

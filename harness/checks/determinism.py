@@ -47,12 +47,12 @@ def messages(subject: Subject, calls: Sequence[Call]) -> Iterator[str]:
     Check that the layer changes no inputs and reuses no earlier output.
     """
     first = calls[0]
-    given = copied(first.inputs)
+    inputs = copied(first.inputs)
     subject.go_back_to(first.placement)
     with guarded_buffers.poisoned():
-        returned = subject.call(given.x, given.logits, given).out
+        returned = subject.call(inputs.x, inputs.logits, inputs).out
         repeated = judged_output(first.tokens, returned)
-        violations = guarded_buffers.broken_guards() + changed_inputs(given, first.inputs)
+        violations = guarded_buffers.broken_guards() + changed_inputs(inputs, first.inputs)
     if not any(call.broken for call in calls):
         yield from (f"memory: {line}, when the first call is repeated" for line in violations)
     aliased = aliasing.aliased_output(calls, returned)

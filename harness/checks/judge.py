@@ -63,8 +63,8 @@ def _best(judged: Observation, table: Sequence[Check], clock: Clock) -> Observat
         if _has_error(other) or _is_right_everywhere(other, table):
             return other
         tried.append(other)
-    wrong = [float(len(_wrong(observation, table))) for observation in tried]
-    counts = agreement.largest_on_all_ranks(wrong, world_size)
+    wrong_counts = [float(len(_wrong(observation, table))) for observation in tried]
+    counts = agreement.largest_on_all_ranks(wrong_counts, world_size)
     return tried[counts.index(min(counts))]
 
 
@@ -73,10 +73,10 @@ def _judged_under(
 ) -> Observation:
     """Return the observation judged again by the checks that depend on the reference."""
     names = {check.name for check in table}
-    kept = tuple(finding for finding in judged.findings if finding.check not in names)
+    findings = tuple(finding for finding in judged.findings if finding.check not in names)
     with clock.phase("alternatives"):
         other = under(judged, number)
-    return run_table(dataclasses.replace(other, findings=kept), table, clock)
+    return run_table(dataclasses.replace(other, findings=findings), table, clock)
 
 
 def _is_right_everywhere(observation: Observation, table: Sequence[Check]) -> bool:

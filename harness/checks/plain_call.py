@@ -36,9 +36,9 @@ def findings(observation: Observation) -> tuple[Finding, ...]:
 def _texts(observation: Observation) -> Iterator[str]:
     """Yield a message if bits differ that must not, or if only this output is wrong."""
     first = observation.calls[0]
-    given = copied(first.inputs)
+    inputs = copied(first.inputs)
     observation.subject.go_back_to(first.placement)
-    returned = observation.subject.call(given.x, given.logits, given).out
+    returned = observation.subject.call(inputs.x, inputs.logits, inputs).out
     out = judged_output(first.tokens, returned)
     if observation.has_failed(first) or not bool(first.answer.out.isfinite().all()):
         return

@@ -72,17 +72,19 @@ def _held(sent: Tensor, placement: Placement) -> Tensor:
 def _of_other_experts(sent: Tensor, ids: Tensor, call: Call) -> str | None:
     """Return a message if tokens are sent to slots that hold another expert."""
     assert call.placement is not None
-    chosen = torch.where(ids < call.placement.num_experts, ids, -1)
-    is_wrong = _held(sent, call.placement) != chosen
+    logical_ids = torch.where(ids < call.placement.num_experts, ids, -1)
+    is_wrong = _held(sent, call.placement) != logical_ids
     if not bool(is_wrong.any()):
         return None
     row, slot = (int(i) for i in is_wrong.nonzero()[0])
-    stale = any(torch.equal(_held(sent, before), chosen) for before in call.earlier)
-    why = "the map of replicas is that of an earlier placement" if stale else "no placement had it"
+    stale = any(torch.equal(_held(sent, before), logical_ids) for before in call.earlier)
+    cause = (
+        "the map of replicas is that of an earlier placement" if stale else "no placement had it"
+    )
     return (
         f"replicas: {int(is_wrong.sum())} of {is_wrong.numel()} choices go to a slot with another "
         f"expert, first token {row}: expert {int(ids[row, slot])} as physical expert "
-        f"{int(sent[row, slot])}; {why}: change the map together with the weights"
+        f"{int(sent[row, slot])}; {cause}: change the map together with the weights"
     )
 
 

@@ -74,9 +74,9 @@ def _fused_messages(call: Call, subject: Subject) -> list[str]:
     rows = defined_rows(call.tokens)
     routing = call.output.routing
     ids, weights = routing.topk_ids[rows], routing.topk_weights[rows]
-    right = fused_slots.with_ids(case, ids[:, :k])
+    expected_ids = fused_slots.with_ids(case, ids[:, :k])
     factor = fused_slots.with_weights(case, call.tokens.x[rows], weights[:, :k], subject.reference)
-    return fused_errors((ids, weights), (right, factor))
+    return fused_errors((ids, weights), (expected_ids, factor))
 
 
 CHECK = Check(name="routing", run=findings, by_reference=False)

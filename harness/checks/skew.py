@@ -36,8 +36,10 @@ def findings(observation: Observation) -> tuple[Finding, ...]:
 def _repeated(observation: Observation) -> Tensor:
     """Return the output of the first call's tokens. Collective."""
     first = observation.calls[0]
-    given = copied(first.inputs)
-    return judged_output(first.tokens, observation.subject.call(given.x, given.logits, given).out)
+    inputs = copied(first.inputs)
+    return judged_output(
+        first.tokens, observation.subject.call(inputs.x, inputs.logits, inputs).out
+    )
 
 
 def _message(observation: Observation, out: Tensor, when: str) -> str | None:

@@ -75,10 +75,10 @@ def _sent_correctly(
     assert arrival is not None
     assert mismatched is not None
     total = sum(handed.sizes)
-    seen = torch.zeros((2, total), dtype=torch.int32, device=known.device)  # right, wrong
+    arrivals = torch.zeros((2, total), dtype=torch.int32, device=known.device)  # right, wrong
     for i, is_it in enumerate((~mismatched, mismatched)):
-        seen[i, arrival.tokens[is_it]] = 1
-    by_rank = handed.group.all_gather(seen).view(-1, 2, total)
+        arrivals[i, arrival.tokens[is_it]] = 1
+    by_rank = handed.group.all_gather(arrivals).view(-1, 2, total)
     sizes = torch.tensor(handed.sizes, device=known.device)
     own = torch.arange(len(sizes), device=known.device).repeat_interleave(sizes)
     right_at_own, wrong_at_own = by_rank[own, :, torch.arange(total, device=known.device)].T
@@ -129,12 +129,12 @@ def _routing(handed: Handed, arrival: Arrival) -> StageFinding | None:
 
 def _adapters(handed: Handed, arrival: Arrival) -> StageFinding | None:
     """Compare the adapter that came with each token. Collective."""
-    chosen = handed.call.tokens.adapters
-    if chosen is None:
+    adapters = handed.call.tokens.adapters
+    if adapters is None:
         return None
-    wanted = _gathered(handed, chosen[:, None]).float()[arrival.tokens]
+    expected = _gathered(handed, adapters[:, None]).float()[arrival.tokens]
     received = handed.stages["adapters"].value[arrival.rows][:, None]
-    exactly = Expected(value=wanted, tolerance=torch.zeros(1, device=received.device))
+    exactly = Expected(value=expected, tolerance=torch.zeros(1, device=received.device))
     return compare("dispatch", received, exactly, _labels(handed, arrival), noun="adapters")
 
 

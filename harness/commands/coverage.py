@@ -90,17 +90,17 @@ def _lines(number: int, certificate: Certificate) -> Iterator[str]:
     yield f"block {number}: {certificate.select}: {axes or 'one point'}"
     refused = f"; refused: {_codes(certificate.refused)}" if certificate.refused else ""
     yield f"  {certificate.in_suite:,} of {space.size:,} point(s) are cases{refused}"
-    for what, count in certificate.counts:
-        yield from _count_lines(what, count, list(space.factors))
+    for title, count in certificate.counts:
+        yield from _count_lines(title, count, list(space.factors))
     uncovered = certificate.uncovered
     yield from (f"  uncovered: {text}" for text in uncovered[:_NAMED])
     if len(uncovered) > _NAMED:
         yield f"  ... and {len(uncovered) - _NAMED:,} more"
 
 
-def _count_lines(what: str, count: Count, names: list[str]) -> Iterator[str]:
+def _count_lines(title: str, count: Count, names: list[str]) -> Iterator[str]:
     """Yield the lines on the combinations of one strength."""
-    yield f"  {what}: {count.covered:,} of {count.feasible:,} feasible combinations are covered"
+    yield f"  {title}: {count.covered:,} of {count.feasible:,} feasible combinations are covered"
     axes = " x ".join(names[factor] for factor in count.largest_of)
     yield f"    at least {count.bound:,} cases are necessary; {axes} alone needs {count.largest:,}"
     if count.infeasible:

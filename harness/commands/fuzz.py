@@ -66,8 +66,8 @@ def _nothing(space: strategies.Space, local: Machine) -> str:
     """Return that no case runs on this machine, and why not, as far as a small case tells."""
     known = (requirements.unavailable("experts", name, local) for name in space.experts)
     reasons = [reason for reason in known if reason is not None] if space.layer == COMPOSED else []
-    why = f": {reasons[0]}" if reasons else "; `python -m harness doctor` names the reasons"
-    return f"no case of {space.under_test} would run here{why}"
+    detail = f": {reasons[0]}" if reasons else "; `python -m harness doctor` names the reasons"
+    return f"no case of {space.under_test} would run here{detail}"
 
 
 def _time_limit(args: argparse.Namespace) -> float:

@@ -52,8 +52,8 @@ def _small_shares(plan: Plan) -> list[str]:
     count = sum(case.has_small_shares for case in plan.cases)
     if not count:
         return []
-    where = f"topk above {MOST_WITH_SHARES}, or n or k below {LEAST_WITH_SHARES}"
-    return [f"{count} with {where}: one expert may be less than {SMALLEST_SHARE:g} of a row"]
+    condition = f"topk above {MOST_WITH_SHARES}, or n or k below {LEAST_WITH_SHARES}"
+    return [f"{count} with {condition}: one expert may be less than {SMALLEST_SHARE:g} of a row"]
 
 
 def refusals(plan: Plan) -> list[str]:

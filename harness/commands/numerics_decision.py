@@ -117,9 +117,9 @@ def _with_one_weight_on(fits: Sequence[Fit], stated: str | None) -> tuple[list[F
     nearest = _least(fits)
     preferred = sorted(by_value, key=lambda on: on != stated)
     value = next(on for on in preferred if not is_worse(by_value[on], nearest))
-    others = tuple((on, fit.residual) for on, fit in by_value.items() if on != value)
+    rivals = tuple((on, fit.residual) for on, fit in by_value.items() if on != value)
     is_determined = all(is_worse(fit, nearest) for on, fit in by_value.items() if on != value)
-    place = Place(name="weight_on", value=value, others=others, is_determined=is_determined)
+    place = Place(name="weight_on", value=value, others=rivals, is_determined=is_determined)
     return _having(fits, "weight_on", value), place
 
 
@@ -183,9 +183,9 @@ def _ambiguous_at(
     for number, case in enumerate(measured.cases):
         if MoETestConfig.from_id(case).top_k > 1:
             continue
-        rest = [_without(fit, number) for fit in measured.fits]
-        stated_rest = _least(fit for fit in rest if _is_stated(fit, stated))
-        if len(measured.cases) > 1 and not is_worse(stated_rest, _least(rest)):
+        without_case = [_without(fit, number) for fit in measured.fits]
+        stated_rest = _least(fit for fit in without_case if _is_stated(fit, stated))
+        if len(measured.cases) > 1 and not is_worse(stated_rest, _least(without_case)):
             return case
     return None
 

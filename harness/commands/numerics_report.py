@@ -37,39 +37,41 @@ def _table(decision: Decision) -> Iterator[str]:
     least = decision.best.residual
     for place in decision.places:
         if place.is_determined:
-            others = ", ".join(_rival(value, left, least) for value, left in place.others)
-            yield _ROW.format(place.name, place.value, others).rstrip()
+            rivals = ", ".join(_rival(value, residual, least) for value, residual in place.others)
+            yield _ROW.format(place.name, place.value, rivals).rstrip()
         else:
             yield _ROW.format(place.name, "not determined", _tie(place, least))
 
 
 def _tie(place: Place, least: float) -> str:
     """Return the value of a place that is not determined beside its nearest rival."""
-    rival, left = min(place.others, key=lambda other: other[1])
-    taken = f"; {place.value} is taken" if place.name == "weight_on" else ""
-    return f"{place.value} leaves {_steps(least)} and {rival} {_steps(left)}{taken}"
+    rival, residual = min(place.others, key=lambda other: other[1])
+    choice = f"; {place.value} is taken" if place.name == "weight_on" else ""
+    return f"{place.value} leaves {_steps(least)} and {rival} {_steps(residual)}{choice}"
 
 
-def _rival(value: str, left: float, least: float) -> str:
+def _rival(value: str, residual: float, least: float) -> str:
     """Return a value with the residual that it leaves, in itself and relative to the least."""
     if least == 0:
-        return f"{value} {_steps(left)}"
-    times = left / least
+        return f"{value} {_steps(residual)}"
+    times = residual / least
     ratio = f"{times:.0f}x" if times <= _CERTAIN else f"over {_CERTAIN}x"
-    return f"{value} {_steps(left)} ({ratio if times >= 10 else f'{times:.1f}x'})"
+    return f"{value} {_steps(residual)} ({ratio if times >= 10 else f'{times:.1f}x'})"
 
 
-def _steps(left: float) -> str:
+def _steps(residual: float) -> str:
     """Return a residual in output steps, as text."""
-    if 0 < left < 0.0001:
+    if 0 < residual < 0.0001:
         return "under 0.0001"
-    return f"{left:.4f}".rstrip("0").rstrip(".") if left < 0.1 else f"{left:.2f}"
+    return f"{residual:.4f}".rstrip("0").rstrip(".") if residual < 0.1 else f"{residual:.2f}"
 
 
 def _fitting(measured: Measured, decision: Decision) -> Iterator[str]:
-    total, left = sum(measured.values), _steps(decision.best.residual)
+    total, residual = sum(measured.values), _steps(decision.best.residual)
     equal = total - decision.best.total_unequal
-    share = f"{equal} of {total} output values bit for bit and leave {left} rounding steps (rms)"
+    share = (
+        f"{equal} of {total} output values bit for bit and leave {residual} rounding steps (rms)"
+    )
     if decision.fitting is Fitting.REPRODUCED:
         yield f"These roundings reproduce {share}."
     elif decision.fitting is Fitting.WITHIN:
@@ -80,11 +82,11 @@ def _fitting(measured: Measured, decision: Decision) -> Iterator[str]:
 
 
 def _unexplained(decision: Decision) -> Iterator[str]:
-    left = decision.best.residual
+    residual = decision.best.residual
     distance = (
         "has no finite distance"
-        if math.isinf(left)
-        else f"leaves {_steps(left)} rounding steps (rms)"
+        if math.isinf(residual)
+        else f"leaves {_steps(residual)} rounding steps (rms)"
     )
     yield f"No customary rounding explains this: the nearest {distance}."
     yield "The smallest case that none explains; its diagnosis names known mistakes:"

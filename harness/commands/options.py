@@ -40,8 +40,8 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         # argparse reports unrecognized arguments by the parser of all commands.
-        every = message.startswith("unrecognized arguments")
-        help_line = f"{self.prog}{' COMMAND' * every} --help"
+        is_unknown = message.startswith("unrecognized arguments")
+        help_line = f"{self.prog}{' COMMAND' * is_unknown} --help"
         self.exit(ExitCode.USAGE, f"{self.prog}: {message}; see `{help_line}`\n")
 
 
@@ -77,10 +77,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add_flakes(_command(commands, "flakes", "show how often cases fail and pass over many runs"))
     add_merge(_command(commands, "merge", "join the shards of a suite, if they are all of it"))
     command = _command(commands, "schema", "print the JSON Schema of the matrix file")
-    which = command.add_mutually_exclusive_group()
-    which.add_argument("--models", action="store_true", help="of configs/models.yaml instead")
+    exclusive = command.add_mutually_exclusive_group()
+    exclusive.add_argument("--models", action="store_true", help="of configs/models.yaml instead")
     text = "of configs/known_failures.yaml instead"
-    which.add_argument("--known-failures", action="store_true", help=text)
+    exclusive.add_argument("--known-failures", action="store_true", help=text)
     _command(commands, "doctor", "show devices, versions, and what each member needs")
     args = parser.parse_args(argv)
     args.argv = list(argv)

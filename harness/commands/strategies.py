@@ -192,11 +192,11 @@ def _with_families(machine: Machine, row: MemberSpec, case: MoETestConfig) -> Mo
     router = pick.choice([MoETestConfig.router, *served])
     changed = case.replace(activation=pick.choice(row_choices.activations(row)), router=router)
     optional = changed.replace(**_routing_options(pick, changed))
-    for drawn in dict.fromkeys((optional, changed)):
-        asks_router = row.kind == MONOLITHIC or drawn.call != MoETestConfig.call
-        is_sure = drawn == changed and not asks_router  # plans take time
-        if drawn.exact == is_bitwise(drawn) and (is_sure or runs(drawn, machine)):
-            return drawn
+    for fields in dict.fromkeys((optional, changed)):
+        asks_router = row.kind == MONOLITHIC or fields.call != MoETestConfig.call
+        is_sure = fields == changed and not asks_router  # plans take time
+        if fields.exact == is_bitwise(fields) and (is_sure or runs(fields, machine)):
+            return fields
     return case
 
 

@@ -88,8 +88,8 @@ def counted(terms: Terms) -> Counts:
     error = (
         tolerance[:, None] * factor[:, None] * inverse.diagonal(dim1=1, dim2=2).clamp(min=0).sqrt()
     )
-    left = lengths(terms.actual, predicted, _unit(terms.expected))
-    return Counts(value=solved, error=error, explained=left <= tolerance * factor)
+    residual = lengths(terms.actual, predicted, _unit(terms.expected))
+    return Counts(value=solved, error=error, explained=residual <= tolerance * factor)
 
 
 def relative_size(predicted: Tensor, expected: Tensor) -> Tensor:
@@ -106,8 +106,8 @@ def _unit(expected: Tensor) -> Tensor:
 def left_by(terms: Terms, predicted: Tensor) -> tuple[Tensor, float]:
     """Return whether each row fits a prediction [R, C], and how much of the error it leaves."""
     unit = _unit(terms.expected)
-    left = lengths(terms.actual, predicted, unit)
-    fits = left <= terms.tolerance.double() * relative_size(predicted, terms.expected)
+    residual = lengths(terms.actual, predicted, unit)
+    fits = residual <= terms.tolerance.double() * relative_size(predicted, terms.expected)
     wrong = terms.is_wrong
     error = lengths(terms.actual, terms.expected, unit)[wrong].norm()
-    return fits, float(left[wrong].norm() / error.clamp(min=1e-38))
+    return fits, float(residual[wrong].norm() / error.clamp(min=1e-38))

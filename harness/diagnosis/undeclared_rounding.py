@@ -57,11 +57,11 @@ def _explained(
     subject = observation.subject
     case = subject.case
     device = observation.context.device.type
-    wide = candidates(free, case.layer_spec.scheme, case.dtype, device)
-    new = [n for n in wide.alternatives if n not in subject.candidates.alternatives]
+    alternatives = candidates(free, case.layer_spec.scheme, case.dtype, device)
+    new = [n for n in alternatives.alternatives if n not in subject.candidates.alternatives]
     if not new:
         return None
-    tried = dataclasses.replace(wide, alternatives=tuple(new))
+    tried = dataclasses.replace(alternatives, alternatives=tuple(new))
     other = dataclasses.replace(subject, candidates=tried)
     fits = fits_of(dataclasses.replace(observation, subject=other, calls=calls), of_first=True)
     nearest = sorted((fit, number) for number, fit in enumerate(fits) if fit <= 1)
@@ -69,15 +69,15 @@ def _explained(
     for _, number in nearest[:MOST_TRIED]:
         reference = subject.reference.with_numerics(new[number])
         tested = dataclasses.replace(subject, reference=reference)
-        again = [answered(call, tested, observation.context) for call in observation.calls]
-        judged = (judge_call(call).verdict for call in again)
+        answers = [answered(call, tested, observation.context) for call in observation.calls]
+        judged = (judge_call(call).verdict for call in answers)
         if Verdict.FAILED not in judged:
-            residual = _error(again) / max(_error(observation.calls), math.ulp(0.0))
+            residual = _error(answers) / max(_error(observation.calls), math.ulp(0.0))
             explaining.append((residual, new[number]))
     stated = subject.candidates.stated
     best = min((residual for residual, _ in explaining), default=0.0)
-    near = [pair for pair in explaining if pair[0] <= AS_GOOD * best]
-    return min(near, key=lambda pair: (len(_changed(stated, pair[1])), pair[0]), default=None)
+    as_good = [pair for pair in explaining if pair[0] <= AS_GOOD * best]
+    return min(as_good, key=lambda pair: (len(_changed(stated, pair[1])), pair[0]), default=None)
 
 
 def _changed(stated: Numerics, fitting: Numerics) -> dict[str, str]:

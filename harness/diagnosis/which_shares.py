@@ -87,15 +87,15 @@ def _factors(terms: Terms, counts: Counts) -> list[tuple[float, Tensor]]:
     if not bool(counts.explained[terms.is_wrong].all()):
         return []
     factors: list[tuple[float, Tensor]] = []
-    rest = _changed(terms, counts)
-    while bool(rest.any()) and len(factors) < MOST_VALUES:
-        value = _value(counts.value[rest], counts.error[rest])
-        is_its = rest & ((counts.value - value).abs() <= 2 * counts.error)
+    unexplained = _changed(terms, counts)
+    while bool(unexplained.any()) and len(factors) < MOST_VALUES:
+        value = _value(counts.value[unexplained], counts.error[unexplained])
+        is_its = unexplained & ((counts.value - value).abs() <= 2 * counts.error)
         if not bool(is_its.any()):
             return []
         factors.append((value, is_its))
-        rest = rest & ~is_its
-    return [] if bool(rest.any()) else factors
+        unexplained = unexplained & ~is_its
+    return [] if bool(unexplained.any()) else factors
 
 
 def _changed(terms: Terms, counts: Counts) -> Tensor:

@@ -56,8 +56,8 @@ def first_difference(logs: Sequence[Entered]) -> str | None:
 
     logs: of all ranks. A rank that entered none of a group's collectives is missed by the others.
     """
-    every = differences(logs)
-    return every[0].text if every else None
+    all_differences = differences(logs)
+    return all_differences[0].text if all_differences else None
 
 
 def differences(logs: Sequence[Entered]) -> list[Difference]:
@@ -77,8 +77,8 @@ def _first_of(
         column = dict(zip(ranks, parts, strict=True))
         if _odd_ones(column) or _unfit_sizes({r: p for r, p in column.items() if p is not None}):
             group = f"the group {words} of" if words else "the group of"
-            where = f"collective {number + 1} of {group} ranks {numbers_text(list(ranks))}"
-            return Difference(where=where, column=column)
+            place = f"collective {number + 1} of {group} ranks {numbers_text(list(ranks))}"
+            return Difference(where=place, column=column)
     return None
 
 
@@ -92,10 +92,14 @@ def hang_text(traces: Mapping[int, Traced]) -> str:
     begun = {r: trace.entered if trace.call == newest else Entered() for r, trace in traces.items()}
     if begun.keys() != set(range(len(begun))):
         return ""  # of a rank that never began nothing can be told
-    every = differences([begun[rank] for rank in sorted(begun)])
-    waiting = {rank for one in every for rank in one.entered}
-    roots = [one for one in every if set(one.missing) - waiting or not one.missing]
-    texts = [_hang_words(one, traces, newest) for one in roots or every]
+    all_differences = differences([begun[rank] for rank in sorted(begun)])
+    waiting = {rank for difference in all_differences for rank in difference.entered}
+    roots = [
+        difference
+        for difference in all_differences
+        if set(difference.missing) - waiting or not difference.missing
+    ]
+    texts = [_hang_words(difference, traces, newest) for difference in roots or all_differences]
     return f"call {newest}: {'; '.join(texts)}" if texts else ""
 
 
@@ -109,11 +113,11 @@ def _hang_words(difference: Difference, traces: Mapping[int, Traced], newest: in
         has_begun = traces[rank].call == newest
         words = _MISSING[traces[rank].stage] if has_begun else "had not begun the call with"
         absent.setdefault(words, []).append(rank)
-    who = ", ".join(f"{ranks_text(ranks)} {words}" for words, ranks in absent.items())
+    absent_text = ", ".join(f"{ranks_text(ranks)} {words}" for words, ranks in absent.items())
     waiting = sorted(difference.entered)
     collective = _words(difference.entered[waiting[0]])
     wait = "waits" if len(waiting) == 1 else "wait"
-    return f"{who} {collective}, {difference.where}, where {ranks_text(waiting)} {wait}"
+    return f"{absent_text} {collective}, {difference.where}, where {ranks_text(waiting)} {wait}"
 
 
 def _odd_ones(column: Mapping[int, Parts | None]) -> str:

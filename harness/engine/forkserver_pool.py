@@ -224,9 +224,9 @@ def _disk_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        where = tempfile.tempdir or "TMPDIR"
+        folder = tempfile.tempdir or "TMPDIR"
         raise InfrastructureError(
-            f"cannot make a folder for ranks in {where}: {reason_of(error)}; "
+            f"cannot make a folder for ranks in {folder}: {reason_of(error)}; "
             "free some space there, or set TMPDIR to another folder"
         ) from error
 

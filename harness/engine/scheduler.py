@@ -257,7 +257,9 @@ class _Launcher:
     def _too_few(self) -> str:
         """Return why cases find no devices: how the last gang on each that was lost ended."""
         text = f"of {self._slots.devices} devices too few are left on which gangs can start"
-        return "\n".join([text, *(f"device {lost}: {why}" for lost, why in self._lost.items())])
+        return "\n".join(
+            [text, *(f"device {lost}: {reason}" for lost, reason in self._lost.items())]
+        )
 
     def _end(self, gang: Gang) -> None:
         """End a gang that has no case left, once its cached tensors are known to be unchanged.

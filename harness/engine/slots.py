@@ -63,10 +63,10 @@ class Slots:
         fit = [d for d, free in self._free.items() if free >= need.slots and d not in avoid]
         if len(fit) < need.width:
             return None
-        chosen = sorted(sorted(fit, key=lambda device: -self._free[device])[: need.width])
-        for device in chosen:
+        devices = sorted(sorted(fit, key=lambda device: -self._free[device])[: need.width])
+        for device in devices:
             self._free[device] -= need.slots
-        return Share(devices=tuple(chosen) if self.devices else (), slots=need.slots)
+        return Share(devices=tuple(devices) if self.devices else (), slots=need.slots)
 
     def give_back(self, share: Share) -> None:
         for device in share.devices or (0,):
@@ -84,8 +84,8 @@ class Slots:
         on all of its several devices: the cause is then not one of them.
         """
         devices = _devices_of(share, ranks)
-        left = self._free.keys() - devices
-        if len(left) < need.width or (len(devices) > 1 and devices == set(share.devices)):
+        remaining = self._free.keys() - devices
+        if len(remaining) < need.width or (len(devices) > 1 and devices == set(share.devices)):
             return []
         return self._remove(devices)
 

@@ -65,12 +65,12 @@ def origins(
         for i, case_id in enumerate(block.cases):
             points.setdefault(MoETestConfig.from_id(case_id), (*path, "cases", i))
         if parse(block.select).is_full:
-            chosen = _product(block, config.defaults)
+            cases = _product(block, config.defaults)
         elif choose is None:
             raise ValueError(f"{name} selects some points of a block: use harness.plan.suites")
         else:
-            chosen = choose(block, config.defaults, tuple(points))
-        for case in chosen:
+            cases = choose(block, config.defaults, tuple(points))
+        for case in cases:
             points.setdefault(case, path)
     return points
 

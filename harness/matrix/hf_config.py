@@ -52,8 +52,8 @@ def _with_modelopt(file: Path, values: dict[str, Any]) -> dict[str, Any]:
     if values.get("quantization_config") or file.name != "config.json" or not beside.is_file():
         return values
     stated = Fields(path=str(beside), values=_load(beside))
-    own = stated.needed(stated.section("quantization"), "has no quantization")
-    return {**values, "quantization_config": {"quant_method": "modelopt", **own}}
+    section = stated.needed(stated.section("quantization"), "has no quantization")
+    return {**values, "quantization_config": {"quant_method": "modelopt", **section}}
 
 
 def _load(file: Path) -> dict[str, Any]:
@@ -118,9 +118,9 @@ def _facts(fields: Fields, file: Fields) -> ModelFacts:
 def _intermediate(fields: Fields) -> int:
     names = ("moe_intermediate_size", "moe_ffn_hidden_size", "expert_ffn_hidden_size")
     dense = fields.whole("intermediate_size")  # Mixtral, OLMoE, ...: the experts'
-    given = fields.whole(*names)
+    size = fields.whole(*names)
     text = f"has no intermediate size (none of {', '.join(names)}, intermediate_size)"
-    return fields.needed(dense if given is None else given, text)
+    return fields.needed(dense if size is None else size, text)
 
 
 def _router(fields: Fields, kind: ModelType) -> RouterFacts:
@@ -159,11 +159,11 @@ def _has_bias(fields: Fields, kind: ModelType, scoring: str) -> bool:
 
 def _activation(fields: Fields, kind: ModelType) -> str:
     names = ("mlp_hidden_act", "hidden_act", "hidden_activation")
-    given = fields.word(*names)
+    word = fields.word(*names)
     alpha, limit = fields.number("swiglu_alpha"), fields.number("swiglu_limit")
     if kind.activation is not None:
         return _with_parameters(kind.activation, alpha, limit)
-    name = fields.needed(given, f"has no activation function (none of {', '.join(names)})")
+    name = fields.needed(word, f"has no activation function (none of {', '.join(names)})")
     clamped = "_clamped" if alpha is not None or limit is not None else ""
     return ACTIVATIONS.get(name, _as_word(name)) + clamped
 
@@ -173,8 +173,8 @@ def _with_parameters(name: str, alpha: float | None, limit: float | None) -> str
     row = moe_activations.ACTIVATIONS.rows.get(name)
     if row is None or (alpha in (None, row.alpha) and limit in (None, row.limit)):
         return name
-    given = {"alpha": alpha, "limit": limit}
-    return _as_word("_".join([name, *(f"{key}_{v:g}" for key, v in given.items() if v)]))
+    parameters = {"alpha": alpha, "limit": limit}
+    return _as_word("_".join([name, *(f"{key}_{v:g}" for key, v in parameters.items() if v)]))
 
 
 def _shared(fields: Fields, kind: ModelType, intermediate: int) -> dict[str, Any]:
@@ -196,10 +196,10 @@ def _shared(fields: Fields, kind: ModelType, intermediate: int) -> dict[str, Any
 
 def _dtype(fields: Fields, file: Fields) -> Dtype:
     names = ("torch_dtype", "dtype")
-    given = fields.word(*names) or file.word(*names) or "bfloat16"
-    if given not in DTYPES:
-        raise fields.error(f"dtype must be one of {', '.join(DTYPES)}, not {given!r}")
-    return DTYPES[given]
+    word = fields.word(*names) or file.word(*names) or "bfloat16"
+    if word not in DTYPES:
+        raise fields.error(f"dtype must be one of {', '.join(DTYPES)}, not {word!r}")
+    return DTYPES[word]
 
 
 def _check_unknown(fields: Fields) -> None:

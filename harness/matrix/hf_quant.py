@@ -122,9 +122,9 @@ def _compressed(quant: Fields) -> str:
 
 def _group_of_experts(groups: dict[str, Any]) -> dict[str, Any]:
     """Return the group whose targets name experts, otherwise the first one."""
-    given = [group for group in groups.values() if isinstance(group, dict)]
-    named = [g for g in given if any("expert" in target for target in _list(g.get("targets")))]
-    return next(iter(named or given), {})
+    sections = [group for group in groups.values() if isinstance(group, dict)]
+    named = [g for g in sections if any("expert" in target for target in _list(g.get("targets")))]
+    return next(iter(named or sections), {})
 
 
 def _compressed_side(args: object, *, is_weight: bool) -> Side | None:

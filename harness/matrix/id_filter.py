@@ -91,11 +91,11 @@ class _Parser:
         self._next += is_next
         return is_next
 
-    def _error(self, wanted: str) -> UsageError:
+    def _error(self, expected: str) -> UsageError:
         if self._next == len(self._tokens):
-            return self._unreadable(f"at its end: {wanted} is missing")
+            return self._unreadable(f"at its end: {expected} is missing")
         column, token = self._tokens[self._next]
-        return self._unreadable(f"column {column}: expected {wanted}, not {token!r}")
+        return self._unreadable(f"column {column}: expected {expected}, not {token!r}")
 
     def _unreadable(self, text: str) -> UsageError:
         example = "write words of case ids with and, or, not: 'triton and not dp:2'"

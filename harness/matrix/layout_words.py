@@ -79,8 +79,8 @@ def _of_sizes(text: str, sizes: dict[str, int], share: int | None) -> Layout:
     parts = sizes.get("expert_dp", 1)
     if share and moe_tp * parts > 1:
         raise _error(text, "a share of the ranks has whole experts; leave moe_tp and expert_dp out")
-    given = sizes.get("dp", 1) * pcp * tp
-    world = share or (sizes["ep"] * moe_tp * parts if "ep" in sizes else given)
+    product = sizes.get("dp", 1) * pcp * tp
+    world = share or (sizes["ep"] * moe_tp * parts if "ep" in sizes else product)
     dp = sizes.get("dp", max(world // (pcp * tp), 1))
     if dp * pcp * tp != world:
         of_ep = f"ep spreads the experts over {world // (moe_tp * parts)}{_times(moe_tp, parts)}"

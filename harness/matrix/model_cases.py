@@ -76,12 +76,12 @@ def _shared(facts: ModelFacts, own: str | None) -> dict[str, Any]:
 
     They are one MLP of that many columns, whatever the number of experts it is published as.
     """
-    number, rest = divmod(facts.shared_width, facts.intermediate)
+    number, remainder = divmod(facts.shared_width, facts.intermediate)
     if facts.shared_width == 0:
         return {}
     return {
-        "shared_experts": facts.shared_experts if rest else number,
-        "shared_width": facts.shared_width if rest else 0,
+        "shared_experts": facts.shared_experts if remainder else number,
+        "shared_width": facts.shared_width if remainder else 0,
         "shared_gate": facts.shared_gate,
         "shared_quant": own if own in QUANT.rows else MoETestConfig.shared_quant,
     }

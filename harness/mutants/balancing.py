@@ -124,9 +124,9 @@ def _steps(scene: Scene) -> list[tuple[Placement, Placement]]:
 def _nearest(scene: Scene, outputs: list[Tensor]) -> Tensor:
     if not outputs:
         raise NotApplicable("no expert of these rows has moved")
-    wrong = residual(scene)[: len(outputs[0])]
-    right = scene.answer.out[: len(outputs[0])]
-    costs = [float(added_distance(wrong, output - right).sum()) for output in outputs]
+    residuals = residual(scene)[: len(outputs[0])]
+    expected = scene.answer.out[: len(outputs[0])]
+    costs = [float(added_distance(residuals, output - expected).sum()) for output in outputs]
     return outputs[costs.index(min(costs))]
 
 

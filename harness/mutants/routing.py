@@ -90,9 +90,9 @@ def renormalised_over_all(scene: Scene) -> Tensor:
         raise NotApplicable("the layer does not renormalise the router's scores")
     _needs_a_sum(scene)
     plain = _weights(scene, renormalize=False)
-    everyone = torch.arange(scene.case.num_experts, device=plain.device).expand(len(plain), -1)
+    all_ids = torch.arange(scene.case.num_experts, device=plain.device).expand(len(plain), -1)
     truth = routing_truth(scene.case, scene.logits.device)
-    total = truth.router.weights(scene.logits, everyone, renormalize=False).sum(1, keepdim=True)
+    total = truth.router.weights(scene.logits, all_ids, renormalize=False).sum(1, keepdim=True)
     return _weighted_by(scene, plain / total)
 
 

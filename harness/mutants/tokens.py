@@ -25,8 +25,8 @@ def neighbour_tokens(scene: Scene) -> Tensor:
     """Return the rows of the next rank that holds other tokens, in the same places."""
     layout = scene.case.layout
     step = len(layout.same_tokens(scene.rank))
-    together = layout.group("experts", scene.rank)
-    other = together[(together.index(scene.rank) + step) % len(together)]
+    group = layout.group("experts", scene.rank)
+    other = group[(group.index(scene.rank) + step) % len(group)]
     if other == scene.rank:
         raise NotApplicable("no other rank holds other tokens")
     return _output_of(scene, other, scene.counts, scene.start)
@@ -68,8 +68,8 @@ def first_rank_inputs(scene: Scene) -> Tensor:
 def reversed_rank_inputs(scene: Scene) -> Tensor:
     """Gather the ranks' tokens in reverse order, ids and weights in the correct one."""
     layout = scene.case.layout
-    together = layout.group("experts", scene.rank)
-    senders = sorted({layout.same_tokens(rank)[0] for rank in together})
+    group = layout.group("experts", scene.rank)
+    senders = sorted({layout.same_tokens(rank)[0] for rank in group})
     other = senders[-1 - senders.index(layout.same_tokens(scene.rank)[0])]
     if scene.rank in _sharing(scene, other):
         raise NotApplicable("in reverse order this rank has its own place")
@@ -107,8 +107,8 @@ def _sharing(scene: Scene, rank: int) -> tuple[int, ...]:
 def unpadded_offsets(scene: Scene) -> Tensor:
     """Read rows at offsets that ignore the padding of the ranks before."""
     layout, counts = scene.case.layout, scene.counts
-    together = layout.group("experts", scene.rank)
-    ranks = [r for r in together if layout.same_tokens(r)[0] == r]
+    group = layout.group("experts", scene.rank)
+    ranks = [r for r in group if layout.same_tokens(r)[0] == r]
     sizes = [len(layout.tokens_of(r, counts)) for r in ranks]
     place = next(i for i, r in enumerate(ranks) if scene.rank in _sharing(scene, r))
     if sum(sizes[:place]) == place * max(sizes):

@@ -54,7 +54,7 @@ def certify(
     model = model_of(block, space, DecidingJudge(machine))
     counts = tuple(_counts(block, model, _Excuses(model, space, machine), space, cases))
     is_promised = parse(block.select).strength is not None
-    uncovered = [_text(model, one) for _, count in counts for one in count.uncovered]
+    uncovered = [_text(model, literals) for _, count in counts for literals in count.uncovered]
     return Certificate(
         select=block.select,
         space=space,

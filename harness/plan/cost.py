@@ -66,8 +66,8 @@ def rank_bytes(layer_spec: LayerSpec, device: str) -> int:
     expert = _matrices(layer_spec) * layer_spec.intermediate * layer_spec.expert_hidden
     total = layer_spec.held_experts * expert
     share, cache = _share_bytes(layer_spec, device), CACHE_BYTES[device]
-    kept = max(share, min(total * element + share, cache))  # one value may be larger than a cache
-    weights = kept + min(total * 4, cache // 4) + expert * _EXPERT_BYTES + 2 * share
+    cached = max(share, min(total * element + share, cache))  # one value may be larger than a cache
+    weights = cached + min(total * 4, cache // 4) + expert * _EXPERT_BYTES + 2 * share
     shared = _matrices(layer_spec) * layer_spec.shared_columns * layer_spec.hidden
     weights += 2 * element * (shared + _added_weights(layer_spec))
     hidden, intermediate = padded_sizes(layer_spec, _MULTIPLES[device])
@@ -88,10 +88,10 @@ def _share_bytes(layer_spec: LayerSpec, device: str) -> int:
     hidden, _ = padded_sizes(layer_spec, _MULTIPLES[device])
     multiple = _multiple(layer_spec, _MULTIPLES[device])
     columns = -(-max(layer_spec.shard_sizes) // multiple) * multiple
-    held = matrices * columns * hidden * (layer_spec.scheme.weight_bytes or element)
+    expert_bytes = matrices * columns * hidden * (layer_spec.scheme.weight_bytes or element)
     if FORMATS[layer_spec.scheme.weights].group is not None:
-        held *= 2  # as they are stored, and as our kernels read them
-    return max(len(experts) for experts in layer_spec.experts_by_rank) * held
+        expert_bytes *= 2  # as they are stored, and as our kernels read them
+    return max(len(experts) for experts in layer_spec.experts_by_rank) * expert_bytes
 
 
 def padded_sizes(layer_spec: LayerSpec, largest: int = 1) -> tuple[int, int]:
@@ -180,9 +180,9 @@ def _blocks(rows: int, owners: int) -> int:
 def _rank_seconds(layer_spec: LayerSpec) -> float:
     """Return the seconds of all ranks that do not depend on sizes."""
     world = layer_spec.layout.world_size
-    each = _ALONE_SECONDS if world == 1 else _RANK_SECONDS
-    each += _GROUP_SECONDS * (FORMATS[layer_spec.scheme.weights].group is not None)
-    return world * (each + _ADAPTER_SECONDS * (layer_spec.adapters > 0))
+    seconds = _ALONE_SECONDS if world == 1 else _RANK_SECONDS
+    seconds += _GROUP_SECONDS * (FORMATS[layer_spec.scheme.weights].group is not None)
+    return world * (seconds + _ADAPTER_SECONDS * (layer_spec.adapters > 0))
 
 
 def small_tile_seconds(layer_spec: LayerSpec, cores: int) -> float:

@@ -31,20 +31,22 @@ def difference(revision: str, folder: Path, option: str = "--only-changed") -> D
     Files that git ignores are left out; a renamed file counts by its old and its new name.
     Raises UsageError for what is not a commit, a folder outside a repository, and without git.
     """
-    what = f"{option} {revision!r}"
+    option_text = f"{option} {revision!r}"
     if revision.startswith("-"):
-        raise UsageError(f"{what}: give a commit, a branch or a tag, not an option")
-    root = Path(_git(what, folder, "rev-parse", "--show-toplevel").rstrip("\n"))
+        raise UsageError(f"{option_text}: give a commit, a branch or a tag, not an option")
+    root = Path(_git(option_text, folder, "rev-parse", "--show-toplevel").rstrip("\n"))
     verify = ("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
-    commit = _git(what, root, *verify, failure=f"{root} has no such commit, branch or tag").strip()
+    commit = _git(
+        option_text, root, *verify, failure=f"{root} has no such commit, branch or tag"
+    ).strip()
     names = ("--name-only", "--no-renames", "--no-ext-diff", "-z")
-    changed = _git(what, root, "diff", *names, commit, "--")
-    added = _git(what, root, "ls-files", "--others", "--exclude-standard", "-z")
+    changed = _git(option_text, root, "diff", *names, commit, "--")
+    added = _git(option_text, root, "ls-files", "--others", "--exclude-standard", "-z")
     files = {name for name in f"{changed}\0{added}".split("\0") if name}
     return Difference(revision=revision, root=root.resolve(), files=tuple(sorted(files)))
 
 
-def _git(what: str, folder: Path, *arguments: str, failure: str | None = None) -> str:
+def _git(option_text: str, folder: Path, *arguments: str, failure: str | None = None) -> str:
     """Return the output of git. failure: what it means if it ends with an error; None: its text."""
     command = ["git", "-C", str(folder), *arguments]
     try:
@@ -57,10 +59,10 @@ def _git(what: str, folder: Path, *arguments: str, failure: str | None = None) -
             check=False,
         )
     except FileNotFoundError as error:
-        raise UsageError(f"{what} needs git, which is not on PATH") from error
+        raise UsageError(f"{option_text} needs git, which is not on PATH") from error
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise UsageError(f"{what}: git cannot be run: {error}") from error
+        raise UsageError(f"{option_text}: git cannot be run: {error}") from error
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"git ended with {done.returncode}"]
-        raise UsageError(f"{what}: {failure or lines[0].removeprefix('fatal: ')}")
+        raise UsageError(f"{option_text}: {failure or lines[0].removeprefix('fatal: ')}")
     return done.stdout

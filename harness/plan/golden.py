@@ -78,8 +78,8 @@ def decisions() -> str:
                 case = _PLAIN.replace(quant=row.name, **layout)
                 by_choice.setdefault(_choice(judge, case), []).append(_layout_name(case))
             for choice, names in by_choice.items():
-                where = "all" if len(names) == len(_LAYOUTS) else ",".join(names)
-                lines.append(f"{chip:<{_LETTERS}} {row.name} {where}: {choice}")
+                layouts = "all" if len(names) == len(_LAYOUTS) else ",".join(names)
+                lines.append(f"{chip:<{_LETTERS}} {row.name} {layouts}: {choice}")
     return "\n".join(lines) + "\n"
 
 

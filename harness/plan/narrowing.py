@@ -74,9 +74,9 @@ def kept(plan: Plan, expression: str) -> Plan:
 def exclusions(expressions: Sequence[str], reasons: Sequence[str]) -> tuple[Exclusion, ...]:
     """Return what `--exclude` and `--reason` ask for. Raises UsageError unless they are pairs."""
     if len(expressions) != len(reasons) or not all(reason.strip() for reason in reasons):
-        given = f"{len(expressions)} --exclude, {len(reasons)} --reason"
+        counts = f"{len(expressions)} --exclude, {len(reasons)} --reason"
         text = "each --exclude EXPRESSION needs a --reason TEXT of its own, which is recorded"
-        raise UsageError(f"{text} ({given})")
+        raise UsageError(f"{text} ({counts})")
     pairs = zip(expressions, reasons, strict=True)
     return tuple(Exclusion(expression=e, reason=" ".join(r.split())) for e, r in pairs)
 

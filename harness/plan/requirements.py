@@ -78,8 +78,8 @@ def _check_member(word: str) -> None:
 
 def _platform_words(*chips: Platform) -> set[str]:
     """Return the names of all platforms, and of these chips, with their features."""
-    every = [*chips, *(platform(name) for name in PLATFORMS.rows)]
-    return {word for chip in every for word in (chip.name, *chip.features)}
+    platforms = [*chips, *(platform(name) for name in PLATFORMS.rows)]
+    return {word for chip in platforms for word in (chip.name, *chip.features)}
 
 
 def _unknown(word: str, part: str, known: Sequence[str]) -> str:

@@ -80,7 +80,7 @@ def shard(plan: Plan, index: int, count: int, durations: Durations) -> tuple[Pla
             f"give at most {len(plan.cases)} shard(s)"
         )
     parts = split(plan, count, durations)
-    others = {case_id for i, part in enumerate(parts) for case_id in part if i != index - 1}
+    elsewhere = {case_id for i, part in enumerate(parts) for case_id in part if i != index - 1}
     refused = tuple(r for i, r in enumerate(plan.refused) if i % count == index - 1)
     of = ShardOf(
         index=index,
@@ -88,7 +88,7 @@ def shard(plan: Plan, index: int, count: int, durations: Durations) -> tuple[Pla
         suite_hash=points_hash((case.id for case in plan.cases), refused_cases(plan)),
         split_hash=hashlib.sha256(str(parts).encode()).hexdigest(),
     )
-    return replace(plan.without(others), refused=refused), of
+    return replace(plan.without(elsewhere), refused=refused), of
 
 
 def split(plan: Plan, count: int, durations: Durations) -> list[list[str]]:
@@ -108,8 +108,8 @@ def _balanced(pieces: list[Piece], count: int, durations: Durations) -> list[lis
     parts: list[list[Piece]] = [[] for _ in range(count)]
     for piece in sorted(pieces, key=lambda piece: (-piece[0], piece[2])):
         ends = [_seconds([*part, piece], durations) for part in parts]
-        chosen = min(range(count), key=lambda i: (ends[i], len(parts[i]), i))
-        parts[chosen].append(piece)
+        shortest = min(range(count), key=lambda i: (ends[i], len(parts[i]), i))
+        parts[shortest].append(piece)
     return parts
 
 

@@ -98,16 +98,16 @@ def within(plan: Plan, budget: float, durations: Durations, slots: int) -> Chose
 def _groups(plan: Plan, durations: Durations) -> list[list[MoETestConfig]]:
     """Return the cases by value, the most valuable group first; without a record, one group."""
     failed = [case for case in plan.cases if case.id in durations.failed]
-    others = [case for case in plan.cases if case.id not in durations.failed]
+    unfailed = [case for case in plan.cases if case.id not in durations.failed]
     if not durations.cases:
-        return [failed, [], others]
+        return [failed, [], unfailed]
     recorded = frozenset().union(*(members(MoETestConfig.from_id(c)) for c in durations.cases))
     named = frozenset().union(*map(members, plan.cases))
     fresh = (named - recorded) | changed(named, changed_files(durations.revision))
     return [
         failed,
-        [case for case in others if members(case) & fresh],
-        [case for case in others if not members(case) & fresh],
+        [case for case in unfailed if members(case) & fresh],
+        [case for case in unfailed if not members(case) & fresh],
     ]
 
 

@@ -58,8 +58,8 @@ class Repeats:
         """Return the count, such as "failed 3 of 50 (3 failed), repetition 4, 17, 33"."""
         ran = [result for result in self._results if result.verdict is not Verdict.NOT_RUN]
         numbers = [n for n, r in enumerate(self._results, 1) if r in ran and _is_bad(r)]
-        left = self.times - len(ran)
-        tail = f"; {left} did not run" if left else ""
+        remaining = self.times - len(ran)
+        tail = f"; {remaining} did not run" if remaining else ""
         if not numbers:
             return f"passed {len(ran)} of {self.times}{tail}"
         counts = Counter(r.verdict for r in ran if _is_bad(r))

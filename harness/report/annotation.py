@@ -45,11 +45,11 @@ def of_run(run: View, max_bytes: int = MAX_BYTES) -> str:
         if lines and title != "did not pass"
     )
     tables = "\n\n".join(markdown_tables(run))
-    for rest in (f"{tail}{tables}\n", tail, ""):
-        room = max_bytes - len((head + rest).encode())
-        if room > max_bytes // 2 or not rest:
+    for ending in (f"{tail}{tables}\n", tail, ""):
+        room = max_bytes - len((head + ending).encode())
+        if room > max_bytes // 2 or not ending:
             break
-    return f"{head}{_failures(run, room)}{rest}"
+    return f"{head}{_failures(run, room)}{ending}"
 
 
 def _failures(run: View, room: int) -> str:
@@ -63,8 +63,8 @@ def _failures(run: View, room: int) -> str:
         if room < 0:
             break
         texts.append(text)
-    left = len(run.bad) - len(texts)
-    return "".join(texts) + (more.format(left) if left else "")
+    remaining = len(run.bad) - len(texts)
+    return "".join(texts) + (more.format(remaining) if remaining else "")
 
 
 def _failure(result: CaseResult) -> str:

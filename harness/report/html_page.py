@@ -162,8 +162,8 @@ def _names(result: CaseResult) -> Iterator[tuple[str, str]]:
     for diagnosis in result.diagnoses:
         for call in diagnosis.calls:
             if call.picture is not None:
-                where = f"rank {diagnosis.rank}, {call_name(call.call)}"
-                yield call.picture, f"{where}: errors, rows of the output down, columns across"
+                place = f"rank {diagnosis.rank}, {call_name(call.call)}"
+                yield call.picture, f"{place}: errors, rows of the output down, columns across"
     if result.diagnoses:
         text = "share of wrong rows, experts down, ranks across (black none, yellow all)"
         yield f"{png.stem(result.case_id, 'experts')}.png", text

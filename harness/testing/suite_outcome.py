@@ -43,5 +43,5 @@ class SuiteOutcome:
         """Say why the run fails."""
         if self.is_empty:
             count = len(self.skipped)
-            why = f"all {count} case(s) were skipped; -rs shows why" if count else "none selected"
-            terminalreporter.line(f"ERROR: no case of suite {self.suite!r} ran: {why}", red=True)
+            text = f"all {count} case(s) were skipped; -rs shows why" if count else "none selected"
+            terminalreporter.line(f"ERROR: no case of suite {self.suite!r} ran: {text}", red=True)

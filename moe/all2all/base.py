@@ -57,8 +57,8 @@ class PrepareFinalize(ABC):
         columns, dtype: K of the sums and the model dtype.
         """
         rows = dispatched.x.codes
-        nothing = rows.new_full((len(rows), columns), torch.nan, dtype=dtype)
-        self.finalize(nothing, dispatched)
+        sums = rows.new_full((len(rows), columns), torch.nan, dtype=dtype)
+        self.finalize(sums, dispatched)
 
     def held_by(self, topk_ids: Tensor) -> Tensor:
         """Return [S, T, k] bool: whether a rank of the group holds some of each slot's expert.

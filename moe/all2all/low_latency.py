@@ -56,13 +56,13 @@ class LowLatency(PackageMember):
         arrived, block_counts, handle, _, _ = buffer.low_latency_dispatch(
             x.codes.contiguous(), numbers, room, ids.total, use_fp8=False
         )
-        own = ids.expert_of[self.group.rank]
-        own = own[own >= 0]
-        local = len(own)
+        local_experts = ids.expert_of[self.group.rank]
+        local_experts = local_experts[local_experts >= 0]
+        local = len(local_experts)
         tokens = tokens_of_blocks(handle[0][:local], handle[1][:local], counts)
         everyone = ids_of_all(self.group, routing.topk_ids, counts)
         used = tokens.flatten() >= 0
-        blocks = own.int().repeat_interleave(tokens.shape[1])
+        blocks = local_experts.int().repeat_interleave(tokens.shape[1])
         return Dispatched(
             x=x.replace(codes=arrived[:local].reshape(-1, hidden)),
             routing=Routing(
@@ -71,7 +71,7 @@ class LowLatency(PackageMember):
             ),
             counts=counts,
             tokens=tokens.flatten(),
-            slots=slots_of(tokens, own, everyone).flatten(),
+            slots=slots_of(tokens, local_experts, everyone).flatten(),
             block_counts=block_counts[:local].int(),
             state=Exchange(
                 buffer=buffer,

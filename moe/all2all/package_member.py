@@ -37,9 +37,9 @@ class PackageMember(PrepareFinalize):
         Raises MoEError on every rank if the group has no ranks with devices of their own.
         """
         if self.group.handle is None or self.group.staged:
-            what = "share a device" if self.group.staged else "are alone"
+            they = "share a device" if self.group.staged else "are alone"
             raise MoEError(
-                f"{type(self).__name__} needs a group of ranks with a device each, and these {what}"
+                f"{type(self).__name__} needs a group of ranks with a device each, and these {they}"
                 ": use an all2all backend with collectives"
             )
         if key not in self._opened:

@@ -98,9 +98,9 @@ class Balancer:
         number = zlib.crc32(repr((placement.physical_to_logical, placement.counts)).encode())
         rows = self._group.gather_rows((number,), slots.replicas.physical.device)
         if len(set(rows)) > 1:
-            given = ", ".join(str(row[0]) for row in rows)
+            texts = ", ".join(str(row[0]) for row in rows)
             raise MoEError(
-                f"the EP ranks were given different placements (checksums {given} in rank order); "
+                f"the EP ranks were given different placements (checksums {texts} in rank order); "
                 "compute it from the loads of all ranks, as `wanted` does, or send it to all"
             )
 

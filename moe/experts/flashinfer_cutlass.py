@@ -36,11 +36,11 @@ class FlashInferCutlassExperts(Experts):
         from flashinfer import fused_moe
 
         self._flashinfer: Any = fused_moe
-        given = cutlass_arguments(weights, FORMATS[self.layer_spec.scheme.activations])
-        if given.interleaves:  # in an order for Hopper's mixed products that only a GPU makes
+        arguments = cutlass_arguments(weights, FORMATS[self.layer_spec.scheme.activations])
+        if arguments.interleaves:  # in an order for Hopper's mixed products that only a GPU makes
             order = fused_moe.interleave_moe_weights_for_sm90_mixed_gemm
-            given = replace(given, w13=order(given.w13), w2=order(given.w2))
-        self._weights = given
+            arguments = replace(arguments, w13=order(arguments.w13), w2=order(arguments.w2))
+        self._weights = arguments
 
     def apply(self, x: Activations, routing: Routing) -> Tensor:
         shape = (x.codes.shape[0], self.layer_spec.hidden)

@@ -138,9 +138,9 @@ def _refusal(
         refusal = experts_refusal if family is EXPERTS else Needs.refusal
         return refusal(row.needs, layer_spec, platform)
     reason = first_refusal(declared_needs(row.needs, platform, family is EXPERTS), layer_spec)
-    others = [package for package in row.needs.packages if package not in _OWN]
-    if reason is None and packages_are == ABSENT and others:
-        names = ", ".join(p if isinstance(p, str) else p.distribution for p in others)
+    needed = [package for package in row.needs.packages if package not in _OWN]
+    if reason is None and packages_are == ABSENT and needed:
+        names = ", ".join(p if isinstance(p, str) else p.distribution for p in needed)
         return Reason(code="package_missing", text=f"needs {names}")
     return reason
 

@@ -51,10 +51,10 @@ def pad_weights(weights: ExpertWeights, hidden: int, shard: int) -> ExpertWeight
 def _biases(weights: ExpertWeights, halves: int, high: int, hidden: int) -> dict[str, Tensor]:
     """Return padded biases by name: b13 with `high` elements of each half, b2 with `hidden`."""
     sizes = {"b13": (halves, high), "b2": (1, hidden)}
-    given = {name: getattr(weights, name) for name in sizes}
+    biases = {name: getattr(weights, name) for name in sizes}
     return {
         name: _padded(bias.unsqueeze(2), *sizes[name], 1).flatten(1)
-        for name, bias in given.items()
+        for name, bias in biases.items()
         if bias is not None
     }
 

@@ -85,9 +85,9 @@ def check_rank(layout: Layout, rank: int) -> None:
         number = number * size + place
     if number == rank and all(0 <= place < size for _, place, size in places):
         return
-    given = ", ".join(f"{name} rank {place} of {size}" for name, place, size in places)
+    texts = ", ".join(f"{name} rank {place} of {size}" for name, place, size in places)
     raise ValueError(
-        f"the layout assigns rank {rank} the {given}; rank = (DP rank * {layout.pcp_size} + context"
+        f"the layout assigns rank {rank} the {texts}; rank = (DP rank * {layout.pcp_size} + context"
         f" rank) * {layout.tp_size} + TP rank must hold for ranks 0 to {known[-1]}"
     )
 

@@ -53,7 +53,9 @@ class _Bound:
         ]
         # Some values -> all values that a case with these can have.
         self._with: dict[int, int] = defaultdict(int)
-        masks = {sum(1 << self._starts[f] + v for f, v in one) for one in combinations}
+        masks = {
+            sum(1 << self._starts[f] + v for f, v in combination) for combination in combinations
+        }
         for _ in range(strength):
             masks = self._take_one_out(masks)
         self._known: dict[tuple[int, int], int] = {}
@@ -89,10 +91,10 @@ class _Bound:
     def _only(self, other: int, factor: int, values: int, more: int) -> dict[int, int]:
         """Return value of a factor -> the cases for values of another that go with it alone."""
         cases: dict[int, int] = defaultdict(int)
-        for one in _bits(self._with.get(values, 0) & other):
-            partners = self._with.get(values | one, 0) & factor
+        for value in _bits(self._with.get(values, 0) & other):
+            partners = self._with.get(values | value, 0) & factor
             if partners.bit_count() == 1:
-                cases[partners] += self.of(values | one, more - 1)
+                cases[partners] += self.of(values | value, more - 1)
         return cases
 
 

@@ -42,9 +42,9 @@ def cover(
         if len(best) <= generator.fewest or seed - best_seed > _IN_VAIN:
             break
         generator = Generator(model, oracle, seed=seed)
-        made = generator.after(known)
-        if len(made) < len(best):
-            best, best_seed = made, seed
+        rows = generator.after(known)
+        if len(rows) < len(best):
+            best, best_seed = rows, seed
     return best
 
 
@@ -68,13 +68,13 @@ class Generator:
         for row in before:
             self.missing.remove_row(row)
         self.fewest = self.missing.bound()
-        made = tuple(self.rows())
+        rows = tuple(self.rows())
         self._tries *= 2  # what is taken out is little, and hard to put into few rows
         for _ in range(_ROUNDS):
-            if len(made) <= self.fewest:
+            if len(rows) <= self.fewest:
                 break
-            made = min(made, self._repacked(made, before), key=len)
-        return made
+            rows = min(rows, self._repacked(rows, before), key=len)
+        return rows
 
     def rows(self) -> Iterator[Literals]:
         """Yield rows that together have every combination that an accepted row can have."""
@@ -83,31 +83,31 @@ class Generator:
             yield best
 
     def _repacked(
-        self, made: tuple[Literals, ...], before: Sequence[Mapping[int, int]]
+        self, rows: tuple[Literals, ...], before: Sequence[Mapping[int, int]]
     ) -> tuple[Literals, ...]:
         """Return rows in which new ones take the place of those that are needed least."""
-        needed = self._needed(made, before)
-        ranked = sorted(range(len(made)), key=lambda i: needed[i])
-        out = set(ranked[: int(len(made) * _SHARE)])
-        kept = tuple(row for i, row in enumerate(made) if i not in out)
-        taken = self._columns([made[i] for i in sorted(out)])
-        rest, known = self._columns(kept), self._known(before)
+        needed = self._needed(rows, before)
+        ranked = sorted(range(len(rows)), key=lambda i: needed[i])
+        out = set(ranked[: int(len(rows) * _SHARE)])
+        remaining = tuple(row for i, row in enumerate(rows) if i not in out)
+        removed = self._columns([rows[i] for i in sorted(out)])
+        columns, known = self._columns(remaining), self._known(before)
         for target in self.missing.by_target:
-            still = set(_of(rest, target)) | set(_of(known, target))
-            for combination in dict.fromkeys(_of(taken, target)):
+            still = set(_of(columns, target)) | set(_of(known, target))
+            for combination in dict.fromkeys(_of(removed, target)):
                 if combination not in still:
                     self.missing.restore(combination)
-        return (*kept, *self.rows())
+        return (*remaining, *self.rows())
 
-    def _needed(self, made: tuple[Literals, ...], before: Sequence[Mapping[int, int]]) -> list[int]:
+    def _needed(self, rows: tuple[Literals, ...], before: Sequence[Mapping[int, int]]) -> list[int]:
         """Return for each row how many combinations it alone has."""
-        needed = [0] * len(made)
-        columns, known = self._columns(made), self._known(before)
+        needed = [0] * len(rows)
+        columns, known = self._columns(rows), self._known(before)
         for target in self.missing.by_target:
-            own = list(_of(columns, target))
-            counts = Counter(own)
+            combinations = list(_of(columns, target))
+            counts = Counter(combinations)
             counts.update(_of(known, target))
-            for i, combination in enumerate(own):
+            for i, combination in enumerate(combinations):
                 needed[i] += counts[combination] == 1
         return needed
 
@@ -146,12 +146,12 @@ class Generator:
 
     def _learn_pairs(self) -> None:
         """Let the oracle learn which pairs of values exclude each other."""
-        seen: set[Literals] = set()
+        possible: set[Literals] = set()
         for target in itertools.combinations(range(len(self._model.sizes)), 2):
             for pair in self._model.tuples(target):
-                if pair not in seen:
+                if pair not in possible:
                     row = self._oracle.complete(pair, prefer=self._shuffled)
-                    seen.update(itertools.combinations(row or (), 2))
+                    possible.update(itertools.combinations(row or (), 2))
 
     def _shuffled(self, factor: int, _: Literals) -> list[int]:
         literals = list(self._model.literals[factor])

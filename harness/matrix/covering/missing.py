@@ -134,23 +134,23 @@ class Missing:
         for target, combinations in self.by_target.items():
             combinations.pop(tuple(row.get(f, -1) for f in target), None)
         literals = sorted(row.values())
-        rest = ~self.spread(sum(1 << n for n in literals))
-        self._first &= rest
+        mask = ~self.spread(sum(1 << n for n in literals))
+        self._first &= mask
         for literal in literals:
             votes = self._votes[literal]
             others = [n for n in literals if n != literal]
             for width in self._widths:
                 for part in itertools.combinations(others, max(0, width - 2)):
                     if part in votes:
-                        votes[part] &= rest
+                        votes[part] &= mask
 
 
 def _splits(combination: Literals) -> Iterator[tuple[int, Literals, int]]:
     """Yield each way to take one literal and a last one out: (literal, the others, last)."""
     for i, last in enumerate(combination):
-        rest = combination[:i] + combination[i + 1 :]
-        for j, literal in enumerate(rest):
-            yield literal, rest[:j] + rest[j + 1 :], last
+        shorter = combination[:i] + combination[i + 1 :]
+        for j, literal in enumerate(shorter):
+            yield literal, shorter[:j] + shorter[j + 1 :], last
 
 
 def _field(factors: int, widths: Sequence[int]) -> tuple[int, str]:

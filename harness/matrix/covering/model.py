@@ -88,8 +88,8 @@ def all_targets(count: int, strength: int) -> tuple[Factors, ...]:
 
 def maximal(targets: tuple[Factors, ...]) -> tuple[Factors, ...]:
     """Return the targets that are part of no other one, each once: these imply the others."""
-    kept: list[Factors] = []
+    largest: list[Factors] = []
     for target in sorted(dict.fromkeys(targets), key=lambda factors: (-len(factors), factors)):
-        if not any(set(target) <= set(other) for other in kept if len(other) > len(target)):
-            kept.append(target)
-    return tuple(kept)
+        if not any(set(target) <= set(other) for other in largest if len(other) > len(target)):
+            largest.append(target)
+    return tuple(largest)

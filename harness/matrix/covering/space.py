@@ -94,14 +94,14 @@ class Space:
 
     def targets(self, strength: int, submodels: Iterable[Submodel] = ()) -> tuple[Factors, ...]:
         """Return the sets of factors to combine; a submodel combines more of its own axes."""
-        own = itertools.chain.from_iterable(map(self.of_submodel, submodels))
-        return tuple(dict.fromkeys((*all_targets(len(self.factors), strength), *own)))
+        of_submodels = itertools.chain.from_iterable(map(self.of_submodel, submodels))
+        return tuple(dict.fromkeys((*all_targets(len(self.factors), strength), *of_submodels)))
 
     def of_submodel(self, submodel: Submodel) -> tuple[Factors, ...]:
         """Return the sets of factors that a submodel combines."""
         names = list(self.factors)
-        own = sorted(names.index(axis) for axis in set(submodel.axes) if axis in names)
-        return tuple(itertools.combinations(own, min(submodel.strength, len(own))))
+        places = sorted(names.index(axis) for axis in set(submodel.axes) if axis in names)
+        return tuple(itertools.combinations(places, min(submodel.strength, len(places))))
 
 
 def _has(case: MoETestConfig, fields: dict[str, Any]) -> bool:

@@ -21,5 +21,5 @@ class TopKSoftmax:
         self, logits: Tensor, top_k: int, *, renormalize: bool, scale: float = 1.0
     ) -> Routing:
         del renormalize  # the weights sum to one anyway
-        chosen, ids = logits.float().topk(top_k, dim=-1)
-        return weighed(torch.softmax(chosen, dim=-1), ids, renormalize=False, scale=scale)
+        logits_of_chosen, ids = logits.float().topk(top_k, dim=-1)
+        return weighed(torch.softmax(logits_of_chosen, dim=-1), ids, renormalize=False, scale=scale)
