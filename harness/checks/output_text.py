@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harness.formatting import numbers_text
+from harness.record.formatting import numbers_text
 
 if TYPE_CHECKING:
     from torch import Tensor

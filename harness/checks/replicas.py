@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from harness.checks.check import Check, Observation, call_prefix
-from harness.formatting import numbers_text
+from harness.record.formatting import numbers_text
 from harness.record.result import Finding, Verdict
 from moe.reference.replicas import physical_ids
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from harness.checks.bits import row_sums
 from harness.checks.check import Check, Observation
-from harness.formatting import numbers_text
+from harness.record.formatting import numbers_text
 from harness.record.result import Finding
 
 if TYPE_CHECKING:

@@ -1,6 +1,7 @@
 """Run `compile`: every Triton kernel that suites can launch, for chips that are not here. No torch.
 
-The plan is made here; `harness.compile_worker` records what the cases launch, and compiles it.
+The plan is made here; `harness.fixtures.compile_worker` records what the cases launch, and
+compiles it.
 """
 
 from __future__ import annotations
@@ -175,9 +176,9 @@ def _is_ours(needs: Needs) -> bool:
 
 
 def _worker(ids: dict[str, list[str]], cache: Path, jobs: int) -> Iterator[dict[str, Any]]:
-    """Yield the events of `harness.compile_worker`. Raises InfrastructureError if it dies."""
+    """Yield the events of the compile worker. Raises InfrastructureError if it dies."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "harness.compile_worker", str(cache), str(jobs)]
+    command = [sys.executable, "-m", "harness.fixtures.compile_worker", str(cache), str(jobs)]
     with subprocess.Popen(
         command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from harness.formatting import numbers_text
+from harness.record.formatting import numbers_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

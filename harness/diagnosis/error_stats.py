@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from harness.formatting import numbers_text
 from harness.record.diagnosis import Element, Facts, Share, Values
+from harness.record.formatting import numbers_text
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,8 +9,8 @@ import torch
 from harness.checks.output import row_tolerance
 from harness.diagnosis.fit import MAX_RESIDUAL, MIN_FIT, TOLERANCE_FACTOR
 from harness.diagnosis.wrong_rows import spread
-from harness.formatting import numbers_text
 from harness.record.diagnosis import NamedCause
+from harness.record.formatting import numbers_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

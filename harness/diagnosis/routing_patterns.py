@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness.diagnosis.patterns import CHANCE, COVERS, ROWS_WRONG, Pattern, chance, same
-from harness.formatting import numbers_text
+from harness.record.formatting import numbers_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

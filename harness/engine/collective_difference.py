@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.engine.collective_records import Entered, Parts, Stage
-from harness.formatting import numbers_text, ranks_text
+from harness.record.formatting import numbers_text, ranks_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

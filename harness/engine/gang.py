@@ -13,12 +13,11 @@ from __future__ import annotations
 import itertools
 import selectors
 import time
-from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from harness.engine import hang_evidence
 from harness.engine.gang_channels import Link, Replies
-from harness.engine.gang_notices import GangDead, GangReady
+from harness.engine.gang_notices import GangDead, GangReady, State
 from harness.engine.hang_evidence import HangEvidence
 from harness.engine.messages import CheckSums, Done, Probe, RunTask
 from harness.engine.rank_bootstrap import KILL_LIMIT, MEMORY_LIMIT
@@ -35,16 +34,6 @@ GRACE = 2.0  # seconds for the other ranks to answer after one raised
 SETTLE = 0.2  # seconds for other ranks to end as well, after one ended
 PROBE_LIMIT = 5.0  # seconds
 _NONCES = itertools.count(1_000_003, 7919)
-
-
-class State(Enum):
-    STARTING = auto()
-    IDLE = auto()
-    RUNNING = auto()
-    EVIDENCE = auto()
-    PROBING = auto()
-    DYING = auto()
-    DEAD = auto()
 
 
 class Gang:

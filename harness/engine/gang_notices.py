@@ -1,10 +1,21 @@
-"""Say what a gang tells its owner: that it is ready, what became of a task, its end."""
+"""Define a gang's states, and what it tells its owner: it is ready, a task ended, it ended."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum, auto
 
 from harness.engine.task_outcome import Outcome
+
+
+class State(Enum):
+    STARTING = auto()
+    IDLE = auto()
+    RUNNING = auto()
+    EVIDENCE = auto()
+    PROBING = auto()
+    DYING = auto()
+    DEAD = auto()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,8 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from harness.engine.forkserver_pool import Pool
-from harness.engine.gang import Gang, State, watch
-from harness.engine.gang_notices import GangDead, GangReady, Notice
+from harness.engine.gang import Gang, watch
+from harness.engine.gang_notices import GangDead, GangReady, Notice, State
 from harness.engine.job_run import JobRun, job_runs
 from harness.engine.slots import Slots
 from harness.engine.task_outcome import (
@@ -24,8 +24,8 @@ from harness.engine.task_outcome import (
     with_history,
     write_case_log,
 )
-from harness.formatting import numbers_text
 from harness.record.events import CaseEnded, CaseStarted, Event, GangEnded, GangStarted
+from harness.record.formatting import numbers_text
 from harness.record.result import CaseResult, Verdict
 from harness.report import failure_text
 
@@ -257,9 +257,7 @@ class _Launcher:
     def _too_few(self) -> str:
         """Return why cases find no devices: how the last gang on each that was lost ended."""
         text = f"of {self._slots.devices} devices too few are left on which gangs can start"
-        return "\n".join(
-            [text, *(f"device {lost}: {reason}" for lost, reason in self._lost.items())]
-        )
+        return "\n".join([text, *(f"device {d}: {reason}" for d, reason in self._lost.items())])
 
     def _end(self, gang: Gang) -> None:
         """End a gang that has no case left, once its cached tensors are known to be unchanged.

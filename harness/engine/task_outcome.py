@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from harness.engine import crash_evidence
 from harness.engine.messages import Done, Failed
-from harness.formatting import ranks_text
+from harness.record.formatting import ranks_text
 from harness.record.result import Attempt, CaseResult, Finding, RankResult, Verdict, merge
 from harness.record.run_folder import log_name
 from harness.report import failure_text

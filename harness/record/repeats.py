@@ -10,8 +10,8 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from harness.formatting import numbers_text
 from harness.record.events import CaseEnded, Event
+from harness.record.formatting import numbers_text
 from harness.record.result import PUT_BACK, Verdict
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import UsageError, reason_of
-from harness.formatting import numbers_text
 from harness.matrix.case import short_name
 from harness.record.events import CaseEnded, RunEnded, from_line, to_line
+from harness.record.formatting import numbers_text
 from harness.record.run_info import FORMAT, RunInfo
 from harness.record.summary import OPEN
 

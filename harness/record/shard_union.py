@@ -8,8 +8,8 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from harness.errors import ExitCode, HarnessError, UsageError
-from harness.formatting import numbers_text
 from harness.record.events import CaseEnded, CaseStarted, GangEnded, GangStarted, RunEnded
+from harness.record.formatting import numbers_text
 from harness.record.run_folder import last_results
 from harness.record.summary import OPEN
 

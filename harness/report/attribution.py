@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harness.formatting import ranks_text
+from harness.record.formatting import ranks_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harness.formatting import percent
+from harness.record.formatting import percent
 from harness.report.attribution import Sources, source_suffix, sources_by_text
 
 if TYPE_CHECKING:

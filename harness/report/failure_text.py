@@ -11,8 +11,8 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from harness.errors import CaseError
-from harness.formatting import amount_text, experts_text, fact_lines, ranks_text
 from harness.matrix.case import MoETestConfig
+from harness.record.formatting import amount_text, experts_text, fact_lines, ranks_text
 from harness.record.result import Verdict
 from harness.record.summary import repeat_command
 from harness.report import png

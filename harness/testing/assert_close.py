@@ -14,7 +14,7 @@ import torch
 from harness.checks.output import ROW_FACTOR, judge, row_tolerance
 from harness.diagnosis.error_stats import facts
 from harness.diagnosis.patterns import find_mismatch, of_columns, of_rows
-from harness.formatting import amount_text, fact_lines, numbers_text
+from harness.record.formatting import amount_text, fact_lines, numbers_text
 from harness.record.result import Verdict
 from harness.testing.declared_noise import declared
 from harness.testing.tolerance import (

@@ -99,7 +99,7 @@ def test_an_accepted_warning_is_counted(monkeypatch):
 
 @pytest.fixture
 def worker(monkeypatch):
-    """A worker that reports what the test says. Real ones: tests/harness/test_compile_worker.py."""
+    """A worker that reports what the test says; test_compile_worker.py has real ones."""
     events = []
     monkeypatch.setattr(compile_kernels, "_worker", lambda ids, cache, jobs: iter(events))
     return events

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from harness.engine.forkserver_pool import GangSpec
-from harness.engine.gang import State, watch
-from harness.engine.gang_notices import GangReady
+from harness.engine.gang import watch
+from harness.engine.gang_notices import GangReady, State
 from harness.testing.warm_pool import WarmPool
 from tests.harness.engine.engine_tools import wait_for
 

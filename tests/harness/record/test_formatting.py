@@ -6,7 +6,8 @@ import dataclasses
 
 import pytest
 
-from harness.formatting import (
+from harness.record.diagnosis import CallDiagnosis, Element, Share
+from harness.record.formatting import (
     amount_text,
     experts_text,
     fact_lines,
@@ -14,7 +15,6 @@ from harness.formatting import (
     percent,
     ranks_text,
 )
-from harness.record.diagnosis import CallDiagnosis, Element, Share
 from tests.harness.report.failed_results import call
 
 FACTS = CallDiagnosis.from_json(call()).facts
