@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch._dynamo
-from torch._dynamo.testing import CompileCounter
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+
 from harness.errors import UsageError
+from moe.spec import resolve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ARGUMENTS = tuple[Any, ...]
+# Loaded by name: torch annotates neither.
+FakeTensorMode: Any = resolve("torch._subclasses.fake_tensor:FakeTensorMode")
+CompileCounter: Any = resolve("torch._dynamo.testing:CompileCounter")
 
 
 def check_op(op: Callable[..., Any], calls: Sequence[ARGUMENTS]) -> None:
@@ -84,7 +87,7 @@ def fake_errors(op: Callable[..., Any], calls: Sequence[ARGUMENTS]) -> Iterator[
             yield f"call {number}: returns {real}, and under fake tensors {fake}"
 
 
-def _faked(mode: FakeTensorMode) -> Callable[[Any], Any]:
+def _faked(mode: Any) -> Callable[[Any], Any]:
     return lambda value: mode.from_tensor(value) if isinstance(value, torch.Tensor) else value
 
 
@@ -113,8 +116,8 @@ def compile_errors(op: Callable[..., Any], calls: Sequence[ARGUMENTS]) -> Iterat
         yield f"does not compile into one graph: {_first_line(error)}"
     else:
         if counter.frame_count > 1:
-            sizes = [[list(t.shape) for t in _tensors(call)] for call in calls]
-            yield f"is compiled {counter.frame_count} times for the sizes {sizes}, not once"
+            shapes = [[list(t.shape) for t in _tensors(call)] for call in calls]
+            yield f"is compiled {counter.frame_count} times for the sizes {shapes}, not once"
     finally:
         torch._dynamo.reset()
 
