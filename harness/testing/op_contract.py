@@ -12,7 +12,6 @@ import torch
 import torch._dynamo
 from torch.utils._pytree import tree_leaves, tree_map
 
-
 from harness.errors import UsageError
 from moe.spec import resolve
 
