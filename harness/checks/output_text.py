@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
     from harness.checks.row_errors import RowErrors
 
+LARGEST_EXCESS = 1e9  # times a tolerance; an error beyond it is not finite, or next to no tolerance
+
 
 def not_finite(values: Tensor) -> str | None:
     """Describe where NaN and Inf are, or return None. values: [T, K].
@@ -60,7 +62,8 @@ def _error_text(rows: RowErrors, row: int) -> str:
     error = f"relative rms error {float(rows.relative_error[row]):.3g}"
     if float(rows.tolerance[row]) == 0:
         return f"{error}, expected to be exact"
-    return f"{error}, {float(rows.used[row]):.3g}x its tolerance"
+    used = float(rows.used[row])
+    return f"{error}, {used:.3g}x its tolerance" if used < LARGEST_EXCESS else error
 
 
 def value_ranges(actual: Tensor, expected: Tensor, metrics: dict[str, float]) -> str:

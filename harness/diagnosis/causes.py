@@ -8,6 +8,7 @@ rows nearly all must fit, and most mistakes end there. Predictions are compared 
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -70,7 +71,8 @@ class _Progress:
 
     def add(self, cause: NamedCause | None, residual: float) -> None:
         self.tried += 1
-        self.closest = residual if self.closest is None else min(self.closest, residual)
+        if math.isfinite(residual):
+            self.closest = residual if self.closest is None else min(self.closest, residual)
         if cause is not None:
             self.causes.append(cause)
 

@@ -88,9 +88,9 @@ def _changed(stated: Numerics, fitting: Numerics) -> dict[str, str]:
 
 
 def _error(calls: Sequence[Call]) -> float:
-    """Return the norm of the error of all calls."""
+    """Return the norm of all calls' errors; NaN, which a right output may hold, counts as 0."""
     errors = (call.output.out.to(call.answer.out.dtype) - call.answer.out for call in calls)
-    return math.hypot(*(float(error.norm()) for error in errors))
+    return math.hypot(*(float(error.nan_to_num(posinf=0, neginf=0).norm()) for error in errors))
 
 
 def _cause(stated: Numerics, fitting: Numerics, option: str, residual: float) -> NamedCause:

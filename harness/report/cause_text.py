@@ -5,6 +5,7 @@ Torch-free.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from harness.record.formatting import percent
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from harness.record.diagnosis import CallDiagnosis
 
 MOST_CAUSES = 3
+LITTLE = 0.25  # part of the error; a mistake that leaves less is named, unless a row does not fit
 NO_CAUSE = "no known cause"
 
 
@@ -71,6 +73,15 @@ def _no_cause(
     tried = max((call.tried or 0 for _, call in without), default=0)
     if tried:
         suffix = source_suffix([(rank, call.call) for rank, call in without], failed_calls)
-        nearest = [float(c.closest) for _, c in without if c.closest is not None]
-        closest = f"; the closest leaves {percent(min(nearest))} of the error" if nearest else ""
+        residuals = [float(call.closest) for _, call in without if call.closest is not None]
+        closest = _closest([residual for residual in residuals if math.isfinite(residual)])
         yield f"{NO_CAUSE}{suffix}: none of {tried} known mistakes gives this output{closest}"
+
+
+def _closest(residuals: list[float]) -> str:
+    """Return what the closest mistake leaves; one that leaves little does not fit every row."""
+    if not residuals:
+        return ""
+    if min(residuals) <= LITTLE:
+        return "; the closest does not fit every wrong row"
+    return f"; the closest leaves {percent(min(residuals))} of the error"

@@ -6,6 +6,7 @@ the most useful lines come first, so that a text cut to fit a terminal loses lit
 
 from __future__ import annotations
 
+import math
 import re
 import textwrap
 from typing import TYPE_CHECKING
@@ -31,6 +32,7 @@ WIDTH = 114  # columns of a line, except lines to copy; callers indent by up to 
 TRACEBACK = "Traceback (most recent call last)"
 PICTURE = "picture: "
 EARLY = ("gemm1", "activated_gate", "activation", "weight_on")  # places of the numerics
+LARGEST_EXCESS = 1e9  # times a tolerance; beyond it, the tolerance was 0 or the error not finite
 LOGS = "logs"  # subfolder of a run's folder with logs and pictures
 
 
@@ -229,12 +231,18 @@ def _details(calls: list[tuple[int, CallDiagnosis]], folder: Path | None) -> Ite
 
 def _detail(call: CallDiagnosis, facts: Facts) -> Iterator[str]:
     used = call.metrics.get("bound_used")
-    excess = "" if used is None else f", {float(used):.3g}x its tolerance"
-    yield f"{amount_text(facts)}{excess}"
+    yield f"{amount_text(facts)}{_excess(used)}"
     yield from fact_lines(facts)
     worst = experts_text(call.experts)
     if worst:
         yield f"  {worst}"
+
+
+def _excess(used: float | str | None) -> str:
+    """Return by how much a tolerance is exceeded; no number where none is allowed, or for NaN."""
+    if used is None or not math.isfinite(float(used)) or float(used) > LARGEST_EXCESS:
+        return ""
+    return f", {float(used):.3g}x its tolerance"
 
 
 def _files(result: CaseResult, folder: Path | None) -> list[str]:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from harness.checks.stage_bound import MOST_NAMED, Expected, compare, not_finite, rounding
+from harness.record.diagnosis import StageFinding
 
 VALUES = torch.arange(24.0).view(6, 4)
 
@@ -75,3 +76,23 @@ def test_a_rounding_is_half_a_step_of_the_dtype():
     assert rounding(size, "bf16", times=2).tolist() == [2.0**-7, 0.5]
     assert rounding(size, "f32").tolist() == [0, 0]
     assert float(rounding(torch.tensor(255.5), "bf16")) == 1.0  # its rounding may reach 256
+
+
+def test_nan_that_is_expected_is_neither_counted_nor_shown():
+    actual, value = VALUES.clone(), VALUES.clone()
+    actual[0, 0] = value[0, 0] = torch.nan
+    actual[3, 1] += 9
+    finding = compare("gemm1", actual, Expected(value=value, tolerance=0.5 + 0 * value))
+    assert (
+        finding.text
+        == "1 of 24 elements differ in 1 of 6 rows; first at [3, 1]: 22, expected 13 +- 0.5"
+    )
+
+
+def test_what_was_compared_is_for_the_same_rank_and_not_recorded():
+    finding = compare("gemm1", VALUES + 1, expected(), {"rows": torch.arange(6)}, noun="scales")
+    assert torch.equal(finding.actual, VALUES + 1)
+    assert (finding.noun, list(finding.labels)) == ("scales", ["rows"])
+    recorded = finding.recorded()
+    assert type(recorded) is StageFinding
+    assert (recorded.text, recorded.where) == (finding.text, finding.where)

@@ -148,3 +148,10 @@ def test_frequent_mistakes_are_tried_first_and_cheap_ones_before_costly_ones():
 def test_a_search_may_take_twice_the_case_and_always_a_second(case_seconds, seconds, monkeypatch):
     monkeypatch.setattr(causes, "SECONDS", 1.0)
     assert causes.budget(case_seconds) == seconds
+
+
+def test_a_mistake_whose_residual_is_no_number_is_not_the_closest():
+    progress = causes._Progress(end=0.0)
+    for residual in (float("nan"), 0.5, float("inf")):
+        progress.add(None, residual)
+    assert (progress.result().closest, progress.result().tried) == (0.5, 3)

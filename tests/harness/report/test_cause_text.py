@@ -47,3 +47,18 @@ def test_what_explains_the_fewer_wrong_rows_is_no_headline():
 def test_causes_that_were_not_tried_are_counted():
     said = lines(result({0: [call(causes=[], untried=3)], 1: [call(untried=9)]}))
     assert "time ran out before 9 of the known mistakes were tried" in said
+
+
+def test_a_mistake_that_leaves_little_but_fits_no_row_is_not_called_close():
+    """It was "the closest leaves less than 0.1 % of the error", below "no known cause"."""
+    (text,) = [t for t in lines(result({0: [call(causes=[], closest=0.0002)]})) if "cause" in t]
+    assert text.endswith("the closest does not fit every wrong row")
+
+
+def test_nothing_leaves_nan_percent():
+    for closest in ("nan", "inf", None):
+        said = lines(result({0: [call(causes=[], closest=closest)]}))
+        (text,) = [t for t in said if "cause" in t]
+        assert text == "no known cause: none of 40 known mistakes gives this output"
+    said = lines(result({0: [call(causes=[], closest="nan")], 1: [call(causes=[], closest=0.8)]}))
+    assert "the closest leaves 80 % of the error" in "\n".join(said)

@@ -273,3 +273,11 @@ def test_a_diagnosis_goes_through_an_event_unchanged():
 def test_an_id_that_is_none_is_no_fault():
     odd = CaseResult.from_json({**result({1: [call()]}).to_json(), "case_id": "no such id"})
     assert lines(odd)[0].startswith("wrong: rank 1 only, of 4")
+
+
+@pytest.mark.parametrize("used", [1.7976931348623157e308, "inf", "nan"])
+def test_an_excess_that_is_no_number_is_left_out(used):
+    """It was "1.8e+308x its tolerance" where nothing is allowed."""
+    said = "\n".join(lines(result({0: [call(metrics={"bound_used": used})]})))
+    assert "8 of 32 rows" in said
+    assert "x its tolerance" not in said
