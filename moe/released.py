@@ -186,3 +186,12 @@ def whole_experts_divide_evenly(layer_spec: LayerSpec, platform: Platform) -> Re
         text = "transformers has no plan that splits its experts; spread them with `ep`"
         return Reason(code="layout_unsupported", text=text)
     return experts_divide_evenly(layer_spec, platform)
+
+
+@reads("weights_input", "renormalize")
+def weighs_inputs_only(layer_spec: LayerSpec, _: Platform) -> Reason | None:
+    """Refuse a layer that weighs outputs or renormalises: Llama-4's block does neither."""
+    if layer_spec.weights_input and not layer_spec.renormalize:
+        return None
+    text = "multiplies the experts' input by the score; set `weights_input` and `no_renorm`"
+    return Reason(code="router_unsupported", text=text)

@@ -20,6 +20,7 @@ from harness.testing.parallel_launch import RankFailure, parallel_launch
 from moe.activations import ACTIVATIONS
 from moe.experts import EXPERTS
 from moe.layers import COMPOSED, LAYERS, OWN
+from moe.need import Anything
 from moe.quant import QUANT
 from moe.spec import resolve
 
@@ -112,7 +113,7 @@ def _points(args: argparse.Namespace) -> Iterator[Sequence[MoETestConfig]]:
     if args.case is not None:
         yield _by_top_k(_measurable(MoETestConfig.from_id(args.case)))
         return
-    member = {"experts": args.experts} if args.experts else {"experts": OWN, "layer": args.layer}
+    member = {"experts": args.experts} if args.experts else of_layer(args.layer)
     if args.model is not None:
         share = model_selection.small_share(args.model, args.quant)
         yield _by_top_k(share.replace(**member, **_default(_SHARED)))
@@ -128,6 +129,15 @@ def _points(args: argparse.Namespace) -> Iterator[Sequence[MoETestConfig]]:
             activation=activation,
         )
         yield _by_top_k(first)
+
+
+def of_layer(name: str) -> dict[str, str]:
+    """Return the axes of a whole layer, with a router that it has: the default if it can be."""
+    member = {"experts": OWN, "layer": name}
+    row = LAYERS.row(name)
+    if isinstance(row.routers, Anything) or MoETestConfig.router in row.routers:
+        return member
+    return {**member, "router": min(row.routers)}
 
 
 def _by_top_k(first: MoETestConfig) -> list[MoETestConfig]:

@@ -244,16 +244,17 @@ _LLAMA4_ROUNDS = replace(
     weight_on="input",
     weight_dtype="model",
 )
+_LLAMA4 = _shared_block(
+    *("llama4", "Llama4Block", released.LLAMA4, _LLAMA4_ROUNDS),
+    *("tp", "shared", "no_renorm", "weights_input"),
+)
 _GPT_OSS = _shared_block("gpt_oss", "GptOssBlock", released.GPT_OSS, Numerics(), "tp", "ep")
 _SHARED_BLOCKS = (
     _shared_block(
         "deepseek_v3", "DeepseekV3Block", released.DEEPSEEK_V3, _GROUPED_ROUNDS, *_GROUPED
     ),
     _shared_block("glm4_moe", "Glm4MoeBlock", released.GLM4_MOE, _GROUPED_ROUNDS, *_GROUPED),
-    _shared_block(
-        *("llama4", "Llama4Block", released.LLAMA4, _LLAMA4_ROUNDS),
-        *("tp", "shared", "no_renorm", "weights_input"),
-    ),
+    replace(_LLAMA4, needs=replace(_LLAMA4.needs, probe="moe.released:weighs_inputs_only")),
     # Its activation rounds after each of five steps, which no `Numerics` states.
     replace(
         _GPT_OSS,

@@ -1,5 +1,7 @@
 """What the released packages must have, and what of a layer they refuse."""
 
+from dataclasses import replace
+
 import pytest
 
 from moe import packages, released
@@ -76,3 +78,15 @@ def test_whole_experts_are_spread_and_not_split():
     assert released.whole_experts_divide_evenly(layer_spec(8, tp_size=2, use_ep=True), CPU) is None
     uneven = released.whole_experts_divide_evenly(layer_spec(9, tp_size=2, use_ep=True), CPU)
     assert uneven.code == "experts_uneven"
+
+
+def test_llama_4_s_block_weighs_inputs_and_does_not_renormalise():
+    plain = layer_spec()
+    reason = released.weighs_inputs_only(plain, CPU)
+    assert (reason.code, "set `weights_input` and `no_renorm`" in reason.text) == (
+        "router_unsupported",
+        True,
+    )
+    right = replace(plain, weights_input=True, renormalize=False)
+    assert released.weighs_inputs_only(right, CPU) is None
+    assert released.weighs_inputs_only(replace(right, renormalize=True), CPU) is not None

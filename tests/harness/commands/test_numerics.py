@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from harness import cli
-from harness.commands.numerics import planned
+from harness.commands.numerics import of_layer, planned
 from harness.commands.options import parse
 from harness.plan import machine
 from tests.harness.checks import places_members
@@ -113,3 +113,9 @@ def test_the_first_cases_that_the_member_takes_are_chosen():
 def test_a_layer_runs_with_its_own_experts_and_the_named_quantization():
     layer = plan_of("--layer", f"{LAYERS}:Fp8Block", "--quant", "fp8_block").cases
     assert {(case.quant, case.experts) for case in layer} == {("fp8_block", "own")}
+
+
+def test_a_layer_is_asked_with_a_router_that_it_has():
+    sigmoid = {"experts": "own", "layer": "transformers_deepseek_v3", "router": "sigmoid"}
+    assert of_layer("transformers_deepseek_v3") == sigmoid
+    assert of_layer("torchtitan_moe") == {"experts": "own", "layer": "torchtitan_moe"}
