@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 
-from moe import expert_shards, layer
+from moe import expert_shards, layer, micro_batches
 from moe.collectives import make_groups
 from moe.layout import Layout
 from moe.quant import QUANT
@@ -66,6 +66,30 @@ def one_fails(all2all: str, experts: str, capacity: int | None = None):
     kernel.experts.apply = real
     third = kernel.apply(*sent(2))
     return told, [torch.equal(a, b) for a, b in zip((first, third), wanted, strict=True)]
+
+
+def one_of_two_batches_fails(all2all: str):
+    """Two batches that take turns, of which the experts of rank 1 fail in the second; then one call.
+
+    Return this rank's error, or which rows of each batch are NaN, and whether the last call gives
+    what it gives in a layer in which nothing failed.
+    """
+    kernel = kernel_of(all2all, "torch_loop", None)
+    wanted = kernel_of(all2all, "torch_loop", None).apply(*sent(2))
+    kernel.apply(*sent(0))
+    told: str | list[list[int]]
+    real = kernel.experts.apply
+    if dist.get_rank() == 1:
+        parts = iter([real, failing])
+        kernel.experts.apply = lambda *given: next(parts)(*given)
+    batches = [lambda call=call: kernel.apply(*sent(call)) for call in (1, 3)]
+    try:
+        outputs = micro_batches.overlapped(batches, torch.device("cpu"))
+        told = [out.isnan().all(dim=1).nonzero().flatten().tolist() for out in outputs]
+    except RuntimeError as error:
+        told = f"{error} {getattr(error, '__notes__', [])}"
+    kernel.experts.apply = real
+    return told, torch.equal(kernel.apply(*sent(2)), wanted)
 
 
 def failing(*_: object) -> torch.Tensor:

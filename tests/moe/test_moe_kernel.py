@@ -122,6 +122,12 @@ def test_experts_that_fail_on_one_rank_leave_the_next_call_right():
     assert of_1 == [("a row is out of range []", [True, True])] * len(LOST)
 
 
+def test_a_batch_that_fails_keeps_the_turns_of_the_other():
+    of_0, of_1 = parallel_launch(2, failing_ranks.one_of_two_batches_fails, "symm_mem")
+    assert of_0 == ([[], ROWS_OF_RANK_1], True)
+    assert of_1 == ("a row is out of range []", True)
+
+
 def test_a_failure_to_tell_the_other_ranks_is_told_with_the_first_error(monkeypatch):
     def refused(*_):
         raise MoEError("the device takes no more work")
