@@ -69,7 +69,7 @@ def one_fails(all2all: str, experts: str, capacity: int | None = None):
 
 
 def one_of_two_batches_fails(all2all: str):
-    """Two batches that take turns, of which the experts of rank 1 fail in the second; then one call.
+    """Two batches by turns, of which the experts of rank 1 fail in the second; then one call.
 
     Return this rank's error, or which rows of each batch are NaN, and whether the last call gives
     what it gives in a layer in which nothing failed.
