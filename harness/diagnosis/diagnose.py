@@ -16,6 +16,7 @@ from harness.diagnosis import causes, error_image, patterns, routing_patterns
 from harness.diagnosis.error_stats import facts, number
 from harness.diagnosis.evidence import Evidence
 from harness.diagnosis.explanations import explanations
+from harness.diagnosis.stage_rows import of_stage
 from harness.diagnosis.undeclared_rounding import rounding_cause
 from harness.mutants import HYPOTHESES
 from harness.mutants.sample import scene_of
@@ -167,9 +168,20 @@ def explain(
         patterns=tuple(_patterns(scene, mismatch, ids)),
     )
     searched = _with_causes(explained, _search(evidence, likely, end))
+    searched = _with_stage_pattern(searched, evidence)
     if all(cause.where for cause in searched.causes) and searched.tried:
         return _with_statements(searched, evidence)
     return searched
+
+
+def _with_stage_pattern(searched: CallDiagnosis, evidence: Evidence) -> CallDiagnosis:
+    """Return the diagnosis with what the wrong rows of the first wrong stage have in common."""
+    try:
+        patterns = (*searched.patterns, *of_stage(evidence))
+    except Exception as error:
+        text = f"stage_rows: {type(error).__name__}: {error}"
+        return dataclasses.replace(searched, faults=(*searched.faults, text))
+    return dataclasses.replace(searched, patterns=patterns)
 
 
 def _with_statements(searched: CallDiagnosis, evidence: Evidence) -> CallDiagnosis:

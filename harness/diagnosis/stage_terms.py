@@ -39,20 +39,27 @@ def terms_of(evidence: Evidence) -> Iterator[Terms]:
     wrong, subject = evidence.stage, evidence.subject
     if wrong is None or subject is None or wrong.noun != "elements":
         return
-    elements = _departing(wrong)
+    elements = departing(wrong)
     rows = _rows(wrong, elements)
     columns = Mismatch(rows=elements.any(dim=1), elements=elements)
     part = columns.columns if of_columns(columns) else None
     width = wrong.actual.shape[1] if part is None else int(part.sum())
-    exact = is_bitwise(subject.case)
-    handed = handed_out(subject, evidence.call, evidence.scene.rank, exact=exact)
+    handed = handed_of(evidence)
     for noun, values, facts in _splits(handed, wrong, rows):
         if LEAST_COLUMNS * values.shape[1] <= width and values.shape[1] > 1:
             terms = _terms(wrong, elements, rows, noun, values, facts)
             yield terms if part is None else terms.in_columns(part)
 
 
-def _departing(wrong: WrongStage) -> Tensor:
+def handed_of(evidence: Evidence) -> Handed:
+    """Return what the members of the call recorded. The evidence has a subject."""
+    subject = evidence.subject
+    assert subject is not None, "stages are read of a subject"
+    exact = is_bitwise(subject.case)
+    return handed_out(subject, evidence.call, evidence.scene.rank, exact=exact)
+
+
+def departing(wrong: WrongStage) -> Tensor:
     """Return [R, C] bool, the elements that are beyond their tolerance."""
     expected = wrong.expected
     error = (wrong.actual - expected.value).abs()
@@ -81,7 +88,7 @@ def _splits(
             if values is not None:
                 name = "k" if wrong.stage == "gemm1" else "n"
                 inner = Fact(one=name, many=name, values=numbers, unit=block)
-                facts = _repeated(_flat_facts(handed, numbers), values.shape[1])
+                facts = _repeated(facts_of(handed, numbers), values.shape[1])
                 yield "products", values, [_counting(inner, values), *facts]
     elif wrong.expected.terms is not None and wrong.stage == "combine":
         values = wrong.expected.terms[rows]
@@ -110,7 +117,7 @@ def _repeated(facts: Sequence[Fact], count: int) -> list[Fact]:
     return [fact.with_values(fact.values.repeat_interleave(count)) for fact in facts]
 
 
-def _flat_facts(handed: Handed, flat: Tensor) -> list[Fact]:
+def facts_of(handed: Handed, flat: Tensor) -> list[Fact]:
     """Return what is known of these flat rows, [r] each."""
     ids = handed.ids.flatten()
     places = place_among_equal(ids)[flat].double()
@@ -138,7 +145,7 @@ def _slot_facts(handed: Handed, tokens: Tensor) -> list[Fact]:
     is_here = handed.ids.flatten()[flat] >= 0
     return [
         fact.with_values(torch.where(is_here, fact.values, torch.nan))
-        for fact in _flat_facts(handed, flat)
+        for fact in facts_of(handed, flat)
     ]
 
 

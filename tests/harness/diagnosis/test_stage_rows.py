@@ -1,0 +1,78 @@
+"""The wrong rows of a stage are told by their expert, slot or place; others are not told."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from harness.diagnosis import diagnose
+from harness.record.result import Verdict
+from moe.experts import torch_loop
+from tests.harness.diagnosis.explained import RIGHT, explained, names, texts
+from tests.harness.execute_ranks import case, run_all
+
+CASE = case(m=24, n=96, k=256, num_experts=4, top_k=2, all2all="local")
+
+
+def patterns_of(change):
+    """The patterns of the first call if each product of an expert [r, 2n] is changed so."""
+    real = torch_loop.added
+
+    def changed(product, bias, e):
+        out = real(product, bias, e)
+        return change(out, e) if out.shape[1] == 2 * CASE.n else out
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch_loop, "added", changed)
+        (result,) = run_all([CASE.id])
+    assert result.verdict is Verdict.FAILED
+    assert all(call.faults == () for call in result.diagnosis.calls)
+    patterns = result.diagnosis.calls[0].patterns
+    return [pattern.text for pattern in patterns if pattern.name == "stage_rows"]
+
+
+def from_row(number, value):
+    def change(out, e):
+        out[number:] = value
+        return out
+
+    return change
+
+
+def test_rows_beyond_a_capacity_that_nobody_wrote():
+    (text,) = patterns_of(from_row(8, torch.nan))
+    assert text == (
+        "stage gemm1 is wrong for rows beyond the first 8 of an expert only; these rows are all "
+        "NaN, so perhaps never written"
+    )
+
+
+def test_rows_beyond_a_capacity_that_are_zeros():
+    (text,) = patterns_of(from_row(4, 0.0))
+    assert "rows beyond the first 4 of an expert only; these rows are all zero" in text
+
+
+def test_an_expert():
+    assert patterns_of(lambda out, e: out.roll(1, 1) if e == 2 else out) == [
+        "stage gemm1 is wrong for expert 2 only"
+    ]
+
+
+def test_rows_that_have_nothing_in_common_have_no_pattern():
+    generator = torch.Generator().manual_seed(1)
+
+    def change(out, e):
+        out[torch.rand(len(out), generator=generator) < 0.5] *= 3
+        return out
+
+    assert patterns_of(change) == []
+
+
+def test_an_exception_hides_neither_the_numbers_nor_other_patterns(monkeypatch):
+    def broken(evidence):
+        raise IndexError("out of range")
+
+    monkeypatch.setattr(diagnose, "of_stage", broken)
+    found = explained(RIGHT * 2)
+    assert found.faults == ("stage_rows: IndexError: out of range",)
+    assert (found.facts.rows.wrong, texts(found), names(found)) == (40, ["all rows"], ["doubled"])
