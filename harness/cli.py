@@ -14,7 +14,7 @@ from collections import Counter
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from harness.commands import last_lines, listing
+from harness.commands import hosts, last_lines, listing
 from harness.commands.launch import code_of, launch, terminable
 from harness.commands.options import parse
 from harness.commands.streams import code_with_output, standard_streams
@@ -77,7 +77,7 @@ def _command(argv: Sequence[str]) -> int:
 def run(args: argparse.Namespace) -> int:
     """Load, expand, plan, launch, store, report."""
     began, start = time.time(), time.monotonic()
-    detected = machine.detect()
+    detected = hosts.machine_on(args, machine.detect())
     requirements.check(args.require, detected)
     selected = selection.asked_for(args, detected)
     plan = make_plan(selected.points, detected, time_limit=selected.time_limit)
@@ -211,6 +211,7 @@ COMMANDS = {
     "collect": _on_use("collect", "collect"),
     "diff": _on_use("diff", "show_difference"),
     "flakes": _on_use("flakes", "show_flakes"),
+    "host": _on_use("host", "serve"),
     "merge": _on_use("merge", "merge_runs"),
     "report": _on_use("report", "show_report"),
     "schema": _on_use("schema", "show_schema"),

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import FileStore
+from torch._C._distributed_c10d import FileStore, Store, TCPStore
 
 from harness.engine.collective_records import CollectiveTrace, trace_file
 from harness.engine.crash_evidence import flight_file, flight_pipe
@@ -47,6 +47,7 @@ from harness.record.result import RankResult, Verdict
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+JOIN_LIMIT = 120  # seconds for ranks of other hosts to find the store
 MEMORY_GROWTH = 1 << 30  # bytes that a failed case may leave allocated on the device
 
 
@@ -54,7 +55,7 @@ def main(channel: Channel, rank: int, world_size: int, folder: str, init: RankIn
     """Serve until the controller closes the channel."""
     trace = CollectiveTrace(trace_file(folder, rank))
     context = dataclasses.replace(_context(channel, rank, world_size, init), trace=trace)
-    _join(context, folder, init.group_timeout)
+    _join(context, folder, init)
     run = _case_runner(init.executor, context) if init.executor else _call_runner(folder, rank)
     if init.transport == "nccl":
         threading.Thread(target=_record_flight, args=(folder, rank), daemon=True).start()
@@ -100,17 +101,37 @@ def _threads(ranks: int) -> int:
     return max(1, min(torch.get_num_threads(), cores // ranks))
 
 
-def _join(context: RankContext, folder: str, timeout: float) -> None:
-    """Set up the default process group through a file in a folder that no gang used before."""
+def _join(context: RankContext, folder: str, init: RankInit) -> None:
+    """Set up the default process group through the gang's store."""
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all ranks are on this machine
     nccl = context.transport == "nccl"
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if nccl else "gloo",
-        store=FileStore(str(Path(folder) / "rendezvous"), context.world_size),
+        store=_store(context, folder, init),
         rank=context.rank,
         world_size=context.world_size,
-        timeout=datetime.timedelta(seconds=timeout),
+        timeout=datetime.timedelta(seconds=init.group_timeout),
         device_id=context.device if nccl else None,
+    )
+
+
+def _store(context: RankContext, folder: str, init: RankInit) -> Store:
+    """Return a file in a folder that no gang used before, or rank 0's store for several hosts.
+
+    Rank 0 listens on a socket that its host has bound: to one address, at a port that was free.
+    """
+    if not init.rendezvous:
+        return FileStore(str(Path(folder) / "rendezvous"), context.world_size)
+    host, _, port = init.rendezvous.rpartition(":")
+    is_master = context.rank == 0
+    return TCPStore(
+        host,
+        int(port),
+        context.world_size,
+        is_master=is_master,
+        timeout=datetime.timedelta(seconds=JOIN_LIMIT),
+        wait_for_workers=False,
+        master_listen_fd=init.store_fd if is_master else None,
     )
 
 

@@ -9,6 +9,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
+from harness.commands import hosts
 from harness.errors import HarnessError
 from harness.record.cross_case import compared
 from harness.record.events import CaseEnded, RunStarted
@@ -54,7 +55,7 @@ def launch(
     folder.append(RunStarted(time=time.time(), cases=ids))
     show = progress.make(len(ids), folder.path, verbose=args.verbose)
     repeats = Repeats(args.repeat or 1)
-    running = _events(plan.repeated(repeats.times), options, ledger)
+    running = _events(plan.repeated(repeats.times), options, ledger, args)
     try:
         with terminable(), closing(show), _ending(running) as events:
             single = repeats.folded(events) if args.repeat else events
@@ -96,14 +97,17 @@ def _options(
     )
 
 
-def _events(plan: Plan, options: RunOptions, ledger: Ledger) -> Iterator[Event]:
+def _events(
+    plan: Plan, options: RunOptions, ledger: Ledger, args: argparse.Namespace
+) -> Iterator[Event]:
     """Yield the events of a plan: first of what is not launched, since its quarantine is over."""
     from harness.engine import scheduler
 
     lapsed = [result for case in plan.cases if (result := ledger.lapsed(case.id))]
     for result in lapsed:
         yield CaseEnded(time=time.time(), gang=0, result=result)
-    with _ending(scheduler.run(plan.without([r.case_id for r in lapsed]), options)) as events:
+    rest = plan.without([result.case_id for result in lapsed])
+    with hosts.pool_of(args) as pool, _ending(scheduler.run(rest, options, pool)) as events:
         yield from events
 
 

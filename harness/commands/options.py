@@ -11,6 +11,7 @@ from harness.commands.part_options import (
     add_collect,
     add_diff,
     add_flakes,
+    add_host,
     add_merge,
     add_part,
     not_negative,
@@ -81,6 +82,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     exclusive.add_argument("--models", action="store_true", help="of configs/models.yaml instead")
     text = "of configs/known_failures.yaml instead"
     exclusive.add_argument("--known-failures", action="store_true", help=text)
+    add_host(_command(commands, "host", "let runs on other machines start ranks on this one"))
     _command(commands, "doctor", "show devices, versions, and what each member needs")
     args = parser.parse_args(argv)
     args.argv = list(argv)
@@ -190,6 +192,9 @@ def _run(command: argparse.ArgumentParser) -> None:
         help="tries of a failed case, each in a fresh gang",
     )
     add("--slots", type=positive, metavar="N", help=_SLOTS)
+    text = "spread each gang over these hosts, as 10.0.0.1:4000,10.0.0.2:4000; see `host`"
+    add("--hosts", metavar="LIST", help=text)
+    add("--token-file", type=Path, metavar="FILE", help="with --hosts: the token that they have")
     add("--time-limit", type=seconds, metavar="S", help="seconds that one case may take")
     add("-x", dest="fail_fast", action="store_true", help="stop at the first failure")
     add(

@@ -57,6 +57,15 @@ def add_flakes(command: argparse.ArgumentParser) -> None:
     command.add_argument("--db", type=Path, metavar="FILE", help=text)
 
 
+def add_host(command: argparse.ArgumentParser) -> None:
+    """Add the options of `host`."""
+    add = command.add_argument
+    text = "address and port of one interface, as 10.0.0.1:4000; port 0 takes one that is free"
+    add("--listen", required=True, metavar="ADDRESS", help=text)
+    text = "a file with the token, which the run's machine has, too, and nobody else can read"
+    add("--token-file", type=Path, required=True, metavar="FILE", help=text)
+
+
 def add_collect(command: argparse.ArgumentParser) -> None:
     """Add the options of `collect`."""
     add = command.add_argument

@@ -54,7 +54,8 @@ def preload(modules: list[str]) -> None:
 
 def _fork_gang(channel: Channel, order: StartGang) -> None:
     """Fork the holder of a new gang, which gets the descriptors received with the order."""
-    count = order.world_size + 1
+    store = bool(order.init.get("rendezvous")) and order.first_rank == 0
+    count = 1 + len(rank_bootstrap.ranks_of(order)) + store
     fds, channel.fds = channel.fds[:count], channel.fds[count:]
     parent = os.getpid()
     sys.stdout.flush()

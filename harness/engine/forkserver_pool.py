@@ -68,6 +68,16 @@ class GangSpec:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class HostPart:
+    """The ranks of a gang on several hosts that are on this one. env: additions for them."""
+
+    first_rank: int
+    local_size: int
+    rendezvous: str  # see RankInit
+    env: dict[str, str]
+
+
 @dataclass(kw_only=True)
 class Forkserver:
     """One preloaded process. environment: the controller's when the process was started."""
@@ -91,7 +101,7 @@ class Pool:
         """held: file descriptors, such as of locks, that stay open until all processes are gone,
         even if this process is killed: the guardian inherits them, and no rank does.
         """
-        with _disk_errors():
+        with disk_errors():
             self.folder = Path(tempfile.mkdtemp(prefix="harness-"))  # 0700
         self._held = held
         self._servers: dict[object, Forkserver] = {}
@@ -100,7 +110,7 @@ class Pool:
         self._count = 0
         self.controller = os.getpid()
         try:
-            with _disk_errors():
+            with disk_errors():
                 self._start_guardian()
         except BaseException:
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -140,32 +150,54 @@ class Pool:
 
     def start(self, spec: GangSpec, folder: Path) -> tuple[Forkserver, Channel, list[Channel]]:
         """Order a gang; return its forkserver, the holder's channel, and each rank's channel."""
-        server = self.forkserver(spec)
         pairs = [Channel.pair() for _ in range(spec.world_size + 1)]
+        server = self.order(spec, folder, [remote.fileno() for _, remote in pairs])
+        for _, remote in pairs:
+            remote.close()
+        holder, *ranks = [local for local, _ in pairs]
+        self._gang_channels = [channel for channel in self._gang_channels if not channel.closed]
+        self._gang_channels += [holder, *ranks]
+        return server, holder, ranks
+
+    def order(
+        self, spec: GangSpec, folder: Path, fds: list[int], part: HostPart | None = None
+    ) -> Forkserver:
+        """Order a gang, or the part of one that is on this host; return its forkserver.
+
+        fds: of the other ends of channels, as `rank_bootstrap.hold` has them; the caller closes
+        them.
+        """
+        server = self.forkserver(spec)
         env, unset = _changes(server.environment)
+        init = asdict(spec.init)
+        if part is not None:
+            env, init = {**env, **part.env}, {**init, "rendezvous": part.rendezvous}
         order = StartGang(
             world_size=spec.world_size,
             folder=str(folder),
             env=env,
             unset=unset,
             sys_path=_sys_path(),
-            init=asdict(spec.init),
+            init=init,
+            first_rank=part.first_rank if part else 0,
+            local_size=part.local_size if part else 0,
         )
         with contextlib.suppress(OSError):  # it has died: readers of the channels will notice
-            server.channel.send(order, [remote.fileno() for _, remote in pairs])
-        for _, remote in pairs:
-            remote.close()
+            server.channel.send(order, fds)
         server.gangs += 1
-        holder, *ranks = [local for local, _ in pairs]
-        self._gang_channels = [channel for channel in self._gang_channels if not channel.closed]
-        self._gang_channels += [holder, *ranks]
-        return server, holder, ranks
+        return server
+
+    def fetch(self, folder: Path) -> None:
+        """Bring the files of a gang's ranks into its folder: on this machine they are there."""
+
+    def cleared(self, folder: Path) -> None:
+        """Have the gang's logs begin anew elsewhere, too: on this machine they are the same."""
 
     def new_folder(self) -> Path:
         """Create and return a folder for one gang. Raises InfrastructureError if it cannot."""
         self._count += 1
         folder = self.folder / f"gang{self._count}"
-        with _disk_errors():
+        with disk_errors():
             folder.mkdir()
         return folder
 
@@ -219,7 +251,7 @@ class Pool:
 
 
 @contextlib.contextmanager
-def _disk_errors() -> Iterator[None]:
+def disk_errors() -> Iterator[None]:
     """Raise InfrastructureError where the folder for temporary files cannot be written."""
     try:
         yield

@@ -26,8 +26,9 @@ from harness.engine.task_outcome import Ended, Outcome
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from harness.engine.forkserver_pool import GangSpec, Pool
+    from harness.engine.forkserver_pool import GangSpec
     from harness.engine.gang_notices import Notice
+    from harness.engine.gang_starter import GangStarter
 
 START_LIMIT = 180.0  # seconds until all ranks are ready, including the forkserver's start
 GRACE = 2.0  # seconds for the other ranks to answer after one raised
@@ -39,7 +40,9 @@ _NONCES = itertools.count(1_000_003, 7919)
 class Gang:
     """The ranks of one world; `Gang(pool, spec)` also starts them."""
 
-    def __init__(self, pool: Pool, spec: GangSpec, call: tuple[str, bytes] | None = None) -> None:
+    def __init__(
+        self, pool: GangStarter, spec: GangSpec, call: tuple[str, bytes] | None = None
+    ) -> None:
         """Start the ranks. call: name and content of a file for the gang's folder, or None."""
         self.world_size = spec.world_size
         self.tasks = 0  # number of tasks sent so far
@@ -176,7 +179,8 @@ class Gang:
         outcome = self._outcome(ended)
         answers = list(outcome.answers.values())
         if ended is not Ended.ANSWERED:
-            words = f" ({self.link.exit_words()})" if self.link.exits else ""
+            words = outcome.loss or self.link.exit_words()
+            words = f" ({words})" if words else ""
             self.end(f"{ended.name.lower()}{words}: {self._task}")
         elif any(isinstance(answer, Done) and answer.poisoned for answer in answers):
             culprit = "the case or an earlier one" if outcome.is_unclear else "the case"
@@ -189,6 +193,9 @@ class Gang:
 
     def _outcome(self, ended: Ended) -> Outcome:
         replies, now = self.link.replies, time.monotonic()
+        has_passed = all(isinstance(a, Done) and a.passed for a in replies.answers.values())
+        if ended is not Ended.ANSWERED or not has_passed:
+            self.link.fetch()
         status = replies.last_status.items()
         is_late = ended in (Ended.HUNG, Ended.STUCK)
         return Outcome(
@@ -203,6 +210,7 @@ class Gang:
             blocked=self.link.blocked_ranks() if is_late else {},
             collectives=self.link.collectives_text() if self._is_blocked(ended) else "",
             logs=self.link.logs,
+            loss=self.link.loss if ended is Ended.LOST else "",
         )
 
     def _is_blocked(self, ended: Ended) -> bool:
@@ -233,7 +241,7 @@ class Gang:
         running = self.state in (State.RUNNING, State.EVIDENCE) and self._was_ready
         notices = self._finish(Ended.LOST) if running else []
         self._log = f"{self.link.server_log}\n{self.link.log_ends()}"
-        self.end("the gang's holder or forkserver ended")
+        self.end(self.link.loss)
         self.deadline = time.monotonic()
         return notices
 

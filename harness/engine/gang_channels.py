@@ -15,13 +15,13 @@ from harness.engine import crash_evidence
 from harness.engine.collective_difference import hang_text
 from harness.engine.collective_records import read_traces
 from harness.engine.messages import (
-    Channel,
     Done,
     EndGang,
     Exited,
     Failed,
     Forked,
     Message,
+    Pollable,
     Probed,
     Ready,
     SignalRanks,
@@ -32,7 +32,8 @@ from harness.engine.rank_bootstrap import rank_log
 from harness.record.result import Verdict
 
 if TYPE_CHECKING:
-    from harness.engine.forkserver_pool import GangSpec, Pool
+    from harness.engine.forkserver_pool import GangSpec
+    from harness.engine.gang_starter import GangStarter
 
 
 @dataclass(kw_only=True)
@@ -47,7 +48,7 @@ class Replies:
 class Link:
     """Channels, process ids and logs of one gang."""
 
-    def __init__(self, pool: Pool, spec: GangSpec, call: tuple[str, bytes] | None) -> None:
+    def __init__(self, pool: GangStarter, spec: GangSpec, call: tuple[str, bytes] | None) -> None:
         """Start the ranks. call: name and content of a file for the gang's folder, or None."""
         self.world_size = spec.world_size
         self.folder = pool.new_folder()
@@ -66,9 +67,9 @@ class Link:
         self._server, self._holder, self._ranks = pool.start(spec, self.folder)
 
     @property
-    def channels(self) -> list[Channel]:
+    def channels(self) -> list[Pollable]:
         """Return the channels to watch; some may be closed, and gangs share the first."""
-        return [self._server.channel, self._holder, *self._ranks]
+        return [*self._server.channel.parts, *self._holder.parts, *self._ranks]
 
     @property
     def holder_gone(self) -> bool:
@@ -77,6 +78,15 @@ class Link:
     @property
     def server_gone(self) -> bool:
         return self._server.channel.closed
+
+    @property
+    def loss(self) -> str:
+        """Return which process or host the gang has lost."""
+        return self._holder.loss
+
+    def fetch(self) -> None:
+        """Bring the ranks' files into the gang's folder, from other hosts where they are."""
+        self._pool.fetch(self.folder)
 
     @property
     def server_log(self) -> str:
@@ -121,6 +131,7 @@ class Link:
         for log in self.logs.values():
             with contextlib.suppress(OSError):
                 log.write_bytes(b"")  # ranks append, so new output starts at 0
+        self._pool.cleared(self.folder)
 
     def close(self) -> None:
         self._server.gangs -= 1
@@ -144,6 +155,7 @@ class Link:
 
     def log_ends(self) -> str:
         """Return the last lines of each rank's log."""
+        self.fetch()
         logs = {
             rank: crash_evidence.last_lines(crash_evidence.read(log), 30)
             for rank, log in self.logs.items()

@@ -29,6 +29,7 @@ class HangEvidence:
 
     def __init__(self, link: Link) -> None:
         self._link = link
+        link.fetch()
         self._log_sizes = {rank: crash_evidence.size(log) for rank, log in link.logs.items()}
         link.signal(signal.SIGUSR1)
         self._flights = crash_evidence.ask_for_flights(link.folder)
@@ -56,6 +57,7 @@ class HangEvidence:
 
     def stacks(self) -> dict[int, str]:
         """Return what each rank's log holds since the request, of ranks that wrote a stack."""
+        self._link.fetch()
         logs = self._link.logs.items()
         texts = {rank: crash_evidence.read(log, self._log_sizes[rank]) for rank, log in logs}
         return {rank: text for rank, text in texts.items() if crash_evidence.has_stack(text)}

@@ -62,8 +62,6 @@ def job_runs(job: Job, options: RunOptions, slots: Slots) -> list[JobRun]:
 
 def gang_spec(job: Job, options: RunOptions, slots: Slots) -> GangSpec:
     """Return the kind of gang that a job's cases need; its devices are not chosen yet."""
-    module = options.executor.partition(":")[0]
-    stack = ("moe.*", "harness.checks.*") if module.startswith("harness.") else ()
     return GangSpec(
         world_size=job.world_size,
         device=job.device,
@@ -72,8 +70,15 @@ def gang_spec(job: Job, options: RunOptions, slots: Slots) -> GangSpec:
         options=options.rank_options,
         ranks_at_once=slots.gangs(slots.need(job)) * job.world_size,
         device_ranks=slots.per_device,
-        preload=(*PRELOAD, *stack, module),
+        preload=preload_of(options.executor),
     )
+
+
+def preload_of(executor: str) -> tuple[str, ...]:
+    """Return the modules that a forkserver imports before its gangs. executor: as of RunOptions."""
+    module = executor.partition(":")[0]
+    stack = ("moe.*", "harness.checks.*") if module.startswith("harness.") else ()
+    return (*PRELOAD, *stack, module)
 
 
 def _batches(job: Job, gangs: int) -> deque[tuple[MoETestConfig, ...]]:

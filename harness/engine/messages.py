@@ -1,7 +1,8 @@
 """Messages between the processes of the engine: one frozen dataclass each.
 
-They are sent as JSON Lines over socket pairs that the controller creates and passes on. No socket
-has a name to which another process could connect, and nothing is unpickled from a channel.
+They are sent as JSON Lines over socket pairs that the controller creates and passes on: no such
+socket has a name to which another process could connect. Only the holder and the ranks of another
+host have connections, see `harness.engine.host_connection`. Nothing is unpickled from a channel.
 
     controller -> guardian     SpawnForkserver (with its channel), KillProcess
     controller -> forkserver   StartGang (with the channels of holder and ranks) ; back: Preloaded
@@ -15,10 +16,12 @@ import json
 import socket
 import struct
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+M = TypeVar("M")
 
 _MAX_FDS = 200  # the kernel's own limit is 253 a message
 _INT = struct.Struct("i")
@@ -58,6 +61,9 @@ class RankInit:
     ranks_at_once: int = 1  # on this machine, of all gangs: they share its cores
     devices: list[int] = field(default_factory=list)  # for ranks in turn; empty: all of them
     device_ranks: int = 1  # ranks of all gangs that may use one of these devices at once
+    # Address and port of the store of a gang on several hosts; "": a file in the gang's folder.
+    rendezvous: str = ""
+    store_fd: int = -1  # of the socket on which the store's rank listens; -1: of another rank
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +74,8 @@ class StartGang:
     unset: list[str]
     sys_path: list[str]
     init: dict[str, Any]  # a RankInit
+    first_rank: int = 0  # of those on this host
+    local_size: int = 0  # ranks on this host; 0: all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +176,15 @@ Message = (
 _KINDS: dict[str, Any] = {kind.__name__: kind for kind in Message.__args__}
 
 
-def encode(message: Message) -> bytes:
+class Pollable(Protocol):
+    """What a selector can wait for, until it is closed."""
+
+    closed: bool
+
+    def fileno(self) -> int: ...
+
+
+def encode(message: object) -> bytes:
     """Return a message as one line of JSON."""
     return json.dumps({"kind": type(message).__name__, **vars(message)}).encode() + b"\n"
 
@@ -183,8 +199,10 @@ def decode(line: bytes) -> Message:
     return message
 
 
-class Channel:
-    """One end of a socket pair. `closed` is true once the other end is closed."""
+class LineChannel(Generic[M]):
+    """One end of a connection that carries messages. `closed`: the other end is closed, or lost."""
+
+    loss = "the gang's holder or forkserver ended"  # what it means if the other end is closed
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -192,14 +210,18 @@ class Channel:
         self.closed = False
         self.fds: list[int] = []  # file descriptors that came with messages
 
-    @classmethod
-    def from_fd(cls, fd: int) -> Channel:
-        return cls(socket.socket(fileno=fd))
+    @property
+    def parts(self) -> tuple[Pollable, ...]:
+        """Return what a selector waits for."""
+        return (self,)
+
+    def decode(self, line: bytes) -> M:
+        """Return the message of one line. Raises ValueError if the line is not a message."""
+        raise NotImplementedError
 
     @classmethod
-    def pair(cls) -> tuple[Channel, Channel]:
-        local, remote = socket.socketpair()
-        return cls(local), cls(remote)
+    def from_fd(cls, fd: int) -> Self:
+        return cls(socket.socket(fileno=fd))
 
     def fileno(self) -> int:
         return self._sock.fileno()
@@ -208,7 +230,12 @@ class Channel:
         self.closed = True
         self._sock.close()
 
-    def send(self, message: Message, fds: Sequence[int] = ()) -> None:
+    def detach(self) -> int:
+        """Return the file descriptor, which is the caller's from now on."""
+        self.closed = True
+        return self._sock.detach()
+
+    def send(self, message: M, fds: Sequence[int] = ()) -> None:
         """Send a message with file descriptors. Raises OSError if the other end is closed."""
         data = encode(message)
         if fds:
@@ -216,20 +243,20 @@ class Channel:
             data = data[sent:]
         self._sock.sendall(data)
 
-    def receive(self) -> list[Message]:
+    def receive(self) -> list[M]:
         """Return the messages that have arrived, without waiting."""
         while not self.closed and self._read(socket.MSG_DONTWAIT):
             pass
         *lines, self._buffer = self._buffer.split(b"\n")
-        return [decode(line) for line in lines]
+        return [self.decode(line) for line in lines]
 
-    def wait(self) -> Message | None:
+    def wait(self) -> M | None:
         """Wait for the next message; return None once the other end is closed."""
         while b"\n" not in self._buffer:
             if not self._read(0):
                 return None
         line, _, self._buffer = self._buffer.partition(b"\n")
-        return decode(line)
+        return self.decode(line)
 
     def _read(self, flags: int) -> bool:
         # socket.recv_fds ignores its flags and would block.
@@ -238,7 +265,7 @@ class Channel:
             data, control, _, _ = self._sock.recvmsg(1 << 16, room, flags)
         except BlockingIOError:
             return False
-        except ConnectionResetError:
+        except OSError:  # reset, or its host has not answered for too long
             data, control = b"", []
         for level, kind, payload in control:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
@@ -247,3 +274,16 @@ class Channel:
         self._buffer += data
         self.closed = not data
         return bool(data)
+
+
+class Channel(LineChannel[Message]):
+    """One end of a socket pair, or of a connection between hosts."""
+
+    def decode(self, line: bytes) -> Message:
+        """Return the message of one line. Raises ValueError if the line is not a message."""
+        return decode(line)
+
+    @classmethod
+    def pair(cls) -> tuple[Channel, Channel]:
+        local, remote = socket.socketpair()
+        return cls(local), cls(remote)

@@ -55,10 +55,16 @@ def apply_environment(order: StartGang) -> None:
     sys.path[:] = order.sys_path
 
 
+def ranks_of(order: StartGang) -> range:
+    """Return the ranks that are on this host."""
+    return range(order.first_rank, order.first_rank + (order.local_size or order.world_size))
+
+
 def hold(order: StartGang, fds: list[int], parent: int) -> None:
     """Run as the holder: fork the ranks, report how they end, and end the gang on request.
 
-    fds: the holder's channel, then one for each rank.
+    fds: the holder's channel, one for each rank of this host, then the store's socket if it is
+    here.
     """
     process_tree.die_with_parent(parent)
     os.setsid()
@@ -66,7 +72,7 @@ def hold(order: StartGang, fds: list[int], parent: int) -> None:
     apply_environment(order)
     init = RankInit(**order.init)
     before = device_memory.used() if init.device != "cpu" else []
-    ranks = {_fork_rank(order, rank, fds): rank for rank in range(order.world_size)}
+    ranks = {_fork_rank(order, rank, fds): rank for rank in ranks_of(order)}
     for fd in fds[1:]:
         os.close(fd)
     channel = Channel.from_fd(fds[0])
@@ -124,7 +130,7 @@ def _become_rank(order: StartGang, rank: int, fds: list[int], parent: int) -> No
     try:
         channel = _set_up_rank(order, rank, fds, parent)
         worker = importlib.import_module(WORKER)
-        worker.main(channel, rank, order.world_size, order.folder, RankInit(**order.init))
+        worker.main(channel, rank, order.world_size, order.folder, _init_of(order, rank, fds))
         status = 0
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else int(error.code is not None)
@@ -143,20 +149,26 @@ def _set_up_rank(order: StartGang, rank: int, fds: list[int], parent: int) -> Ch
     process_tree.die_with_parent(parent)
     os.setsid()
     _redirect(rank_log(order.folder, rank))
-    channel_fd = fds[rank + 1]
+    channel_fd = fds[1 + rank - order.first_rank]
     for fd in fds:
-        if fd != channel_fd:
+        if fd not in (channel_fd, _init_of(order, rank, fds).store_fd):
             os.close(fd)
-    os.environ.update(_rank_environment(rank, order.world_size))
+    os.environ.update(_rank_environment(order, rank))
     return Channel.from_fd(channel_fd)
 
 
-def _rank_environment(rank: int, world_size: int) -> dict[str, str]:
+def _init_of(order: StartGang, rank: int, fds: list[int]) -> RankInit:
+    """Return what a rank begins with; rank 0 of a gang on several hosts has the store's socket."""
+    store = fds[-1] if rank == 0 and order.init.get("rendezvous") else -1
+    return RankInit(**{**order.init, "store_fd": store})
+
+
+def _rank_environment(order: StartGang, rank: int) -> dict[str, str]:
     names = {
         "RANK": rank,
-        "LOCAL_RANK": rank,
-        "WORLD_SIZE": world_size,
-        "LOCAL_WORLD_SIZE": world_size,
+        "LOCAL_RANK": rank - order.first_rank,
+        "WORLD_SIZE": order.world_size,
+        "LOCAL_WORLD_SIZE": len(ranks_of(order)),
     }
     return {name: str(value) for name, value in names.items()}
 

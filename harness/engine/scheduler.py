@@ -32,6 +32,7 @@ from harness.report import failure_text
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from harness.engine.gang_starter import GangStarter
     from harness.engine.run_options import RunOptions
     from harness.plan.plan import Plan
 
@@ -39,7 +40,7 @@ START_ATTEMPTS = 2  # a job is given up after this many consecutive gangs failed
 _GOOD = (Verdict.PASSED, Verdict.FLAKY)
 
 
-def run(plan: Plan, options: RunOptions, pool: Pool | None = None) -> Iterator[Event]:
+def run(plan: Plan, options: RunOptions, pool: GangStarter | None = None) -> Iterator[Event]:
     """Run every case of the plan and yield a `CaseEnded` for each.
 
     If a case runs again, its last `CaseEnded` counts. Only `options.until` can end the run earlier.
@@ -56,7 +57,7 @@ def run(plan: Plan, options: RunOptions, pool: Pool | None = None) -> Iterator[E
 
 
 class _Launcher:
-    def __init__(self, plan: Plan, options: RunOptions, pool: Pool) -> None:
+    def __init__(self, plan: Plan, options: RunOptions, pool: GangStarter) -> None:
         self._options = options
         self._pool = pool
         self._slots = Slots(options.slots, options.devices)

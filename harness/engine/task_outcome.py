@@ -44,6 +44,7 @@ class Outcome:
     collectives: str = ""  # which ranks wait in which collective for which others
     native: dict[int, str] = field(default_factory=dict)  # stacks by py-spy, or its errors
     blocked: dict[int, str] = field(default_factory=dict)  # why a rank answers no signal
+    loss: str = ""  # which process or host was lost, if one was
 
     @property
     def is_unclear(self) -> bool:
@@ -86,7 +87,7 @@ def _with_rank_words(outcome: Outcome, results: list[RankResult]) -> CaseResult:
     words = (*rank_words(outcome).values(), *_answered(results))
     if outcome.ended is Ended.CRASHED:
         return merged.with_messages(before=(*words, *_collectives(outcome)))
-    words = (*_collectives(outcome), *words)
+    words = (*filter(None, [outcome.loss]), *_collectives(outcome), *words)
     if outcome.ended is Ended.STUCK:
         return merged.with_messages(after=words)
     return merged.with_messages(before=words)

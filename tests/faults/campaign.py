@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 CONTROLLER = "tests/faults/test_controller_faults.py"
 DISK = "tests/faults/test_full_disk.py"
+HOSTS = "tests/faults/test_hosts.py"
 GUARDIAN = "tests/harness/engine/test_guardian.py"
 LEAKS = "tests/harness/fixtures/test_case_watch.py"
 RANKS = "tests/faults/test_rank_faults.py"
@@ -180,6 +181,22 @@ CAMPAIGN = (
         words="the clock jumps by a day",
         outcome="no effect on limits and seconds",
         test=f"{RANKS}::test_the_clock_of_the_controller_may_jump",
+    ),
+    Fault(
+        words="a slow link between two hosts",
+        outcome="passes, or `hung` with the stacks of both",
+        test=f"{HOSTS}"
+        "::test_a_slow_link_costs_time_and_one_that_is_too_slow_hangs_with_every_stack",
+    ),
+    Fault(
+        words="a link between two hosts that is cut",
+        outcome="`infra`; both sides end their ranks; exit code 75",
+        test=f"{HOSTS}::test_a_cut_link_is_the_machines_fault_and_both_sides_end_their_ranks",
+    ),
+    Fault(
+        words="a host that disappears",
+        outcome="`infra`, and names the host; exit code 75",
+        test=f"{HOSTS}::test_a_host_that_disappears_is_named_and_the_others_end_their_ranks",
     ),
 )
 

@@ -33,7 +33,7 @@ class FakeEngine:
         self.stop_after = None  # (cases, exception)
         self.closed = 0
 
-    def run(self, plan, options):
+    def run(self, plan, options, pool=None):
         self.calls.append((plan, options))
         try:
             yield from self._events(plan)

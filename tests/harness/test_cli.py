@@ -238,7 +238,7 @@ def test_ctrl_c_leaves_a_folder_that_resume_finishes(engine, capsys):
 def test_an_interrupt_between_events_ends_the_ranks_too(engine, monkeypatch):
     held = []  # somebody else's reference, so that only closing can end the engine
 
-    def run(plan, options):
+    def run(plan, options, pool=None):
         held.append(FakeEngine.run(engine, plan, options))
         return held[0]
 
@@ -335,7 +335,7 @@ def test_signals_end_a_run_that_can_go_on(engine, number, code):
         "import sys, time\n"
         "import harness.engine.scheduler, harness.plan.machine as m\n"
         "from harness.cli import main\n"
-        "def run(plan, options):\n"
+        "def run(plan, options, pool=None):\n"
         "    try:\n"
         "        print('running', flush=True)\n"
         "        time.sleep(30)\n"

@@ -13,7 +13,7 @@ from harness.record.result import Verdict
 from tests.harness.fake_engine import TEXT, FakeEngine
 
 
-def waiting(plan, options):
+def waiting(plan, options, pool=None):
     engine = FakeEngine()
     engine.verdicts[plan.cases[-1].id] = Verdict(sys.argv[2])
     for number, event in enumerate(engine.run(plan, options)):

@@ -28,6 +28,7 @@ class PairedPool:
     def __init__(self, folder):
         self.folder = folder
         self.killed = []
+        self.asked = []
         local, self.far_server = Channel.pair()
         self.server = Forkserver(channel=local, log=folder / "server.log", environment={})
 
@@ -44,6 +45,12 @@ class PairedPool:
 
     def kill(self, pid):
         self.killed.append(pid)
+
+    def fetch(self, folder):
+        self.asked.append(("fetch", folder))
+
+    def cleared(self, folder):
+        self.asked.append(("cleared", folder))
 
 
 @pytest.fixture
@@ -147,6 +154,9 @@ def test_logs_are_emptied_and_the_folder_goes_with_the_link(pool, link):
     assert (link.folder / "call").read_bytes() == b"content"
     link.logs[0].write_text("of the case before")
     link.clear_logs()
+    assert pool.asked == [("cleared", link.folder)]
+    link.log_ends()
+    assert pool.asked[1:] == [("fetch", link.folder)]  # from where the ranks are
     assert link.logs[0].read_text() == ""
     assert pool.server.gangs == 1
     link.close()

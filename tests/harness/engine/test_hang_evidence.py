@@ -24,6 +24,7 @@ def link(tmp_path):
         exits={},
         folder=tmp_path,
         rank_pids=[],
+        fetch=lambda: None,
         signal=signals.append,
         signals=signals,
     )

@@ -1,0 +1,32 @@
+"""Run `host`: let runs on other machines start ranks on this one. No torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from harness.commands.launch import code_of, terminable
+from harness.engine.host_agent import Agent
+from harness.engine.host_connection import Address, listen, parse_address, read_token
+from harness.errors import ExitCode
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def serve(args: argparse.Namespace) -> int:
+    """Serve controllers on this host until Ctrl-C or SIGTERM; return the exit code."""
+    asked, token = parse_address(args.listen, "--listen"), read_token(args.token_file)
+    server = listen(asked)
+    address = Address(ip=asked.ip, port=server.getsockname()[1])
+    say(f"listening on {address}; on the machine that starts runs: --hosts {address},...")
+    try:
+        with server, terminable():
+            Agent(server, address, token).serve(say)
+    except KeyboardInterrupt as stop:
+        return code_of(stop)
+    return ExitCode.PASSED
+
+
+def say(text: str) -> None:
+    """Print a line at once."""
+    print(text, flush=True)

@@ -1,0 +1,153 @@
+"""The agent of a host, in this process: what it answers, and whom it refuses."""
+
+from __future__ import annotations
+
+import base64
+import threading
+from types import SimpleNamespace
+
+import pytest
+
+from harness.engine import host_agent
+from harness.engine.forkserver_pool import PRELOAD
+from harness.engine.host_agent import Agent, contents, spec_of
+from harness.engine.host_connection import Address, connect, listen
+from harness.engine.host_messages import (
+    CONTROL,
+    Attach,
+    Cleared,
+    ClearLogs,
+    FetchFiles,
+    Files,
+    HostChannel,
+    HostInfo,
+    Listen,
+    Listening,
+)
+from harness.engine.host_pool import HostPool
+from harness.engine.source_hash import source_hash
+from harness.errors import InfrastructureError
+
+TOKEN = b"t" * 32
+
+
+class FakePool:
+    """Folders, and no processes."""
+
+    def __init__(self, folder):
+        self.folder, self.is_closed = folder, False
+
+    def new_folder(self):
+        self.folder.mkdir(exist_ok=True)
+        return self.folder
+
+    def close(self):
+        self.is_closed = True
+
+
+@pytest.fixture
+def agent(tmp_path, monkeypatch):
+    """A serving agent without processes: its address, its lines, and the pools of its runs."""
+    pools, lines = [], []
+
+    def pool():
+        pools.append(FakePool(tmp_path / "gang"))
+        return pools[-1]
+
+    monkeypatch.setattr(host_agent, "Pool", pool)
+    server = listen(Address(ip="127.0.0.1", port=0))
+    address = Address(ip="127.0.0.1", port=server.getsockname()[1])
+    agent = Agent(server, address, TOKEN)
+
+    def serve():
+        while not any("stop" in line for line in lines):
+            agent.step(lines.append)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    yield SimpleNamespace(address=address, lines=lines, pools=pools)
+    lines.append("stop")
+    control(address).close()
+    thread.join(10)
+    if agent.session is not None:
+        agent.session.close()
+    server.close()
+
+
+def control(address):
+    channel = HostChannel(connect(address, TOKEN))
+    channel.send(Attach(gang=0, place=CONTROL))
+    return channel
+
+
+def until(condition):
+    from tests.harness.engine.engine_tools import wait_for
+
+    assert wait_for(condition)
+
+
+def test_one_run_at_a_time_and_its_end_ends_its_processes(agent):
+    first = control(agent.address)
+    assert first.wait() == HostInfo(code=source_hash())
+    with pytest.raises(InfrastructureError, match="it is busy with another run"):
+        HostPool((agent.address,), TOKEN)
+    first.close()
+    until(lambda: agent.lines[-1] == "the run has ended")
+    assert agent.pools[0].is_closed
+    with HostPool((agent.address,), TOKEN):
+        until(lambda: agent.lines[-1] == "a run has begun")
+
+
+def test_other_sources_are_refused(agent, monkeypatch):
+    monkeypatch.setattr("harness.engine.host_pool.source_hash", lambda: "other")
+    with pytest.raises(InfrastructureError, match="other sources of harness or moe than this"):
+        HostPool((agent.address,), TOKEN)
+
+
+def test_a_store_listens_on_the_hosts_address_and_logs_begin_anew(agent, tmp_path):
+    channel = control(agent.address)
+    channel.wait()
+    channel.send(Listen(gang=1))
+    answer = channel.wait()
+    assert isinstance(answer, Listening)
+    assert answer.port > 0
+    (tmp_path / "gang/rank0.log").write_text("text")
+    channel.send(FetchFiles(gang=1, sizes={"rank0.log": 2}))
+    assert channel.wait() == Files(contents={"rank0.log": [2, base64.b64encode(b"xt").decode()]})
+    channel.send(ClearLogs(gang=1))
+    assert channel.wait() == Cleared()
+    assert (tmp_path / "gang/rank0.log").read_text() == ""
+    channel.close()
+    until(lambda: agent.lines[-1] == "the run has ended")
+
+
+def test_what_is_no_message_ends_the_run_and_not_the_agent(agent):
+    channel = control(agent.address)
+    channel.wait()
+    channel._sock.sendall(b'{"kind": "SpawnForkserver"}\n')
+    assert channel.wait() is None
+    until(lambda: agent.lines[-1] == "the run has ended")
+    assert any("no message: unknown message" in line for line in agent.lines)
+    channel.close()
+
+
+def test_only_logs_and_traces_are_sent_and_of_a_log_what_is_new(tmp_path):
+    (tmp_path / "rank0.log").write_text("0123456789")
+    (tmp_path / "collectives0.jsonl").write_text("{}")
+    (tmp_path / "result0.pickle").write_text("x")
+    sent = contents(tmp_path, {"rank0.log": 8, "collectives0.jsonl": 2})
+    assert sent == {"rank0.log": (8, "ODk="), "collectives0.jsonl": (0, "e30=")}
+    assert contents(tmp_path, {"rank0.log": 99})["rank0.log"][0] == 0  # it began anew
+
+
+def test_ranks_run_cases_whatever_a_controller_asks_for():
+    init = {"options": {"pictures": "/x", "plain_call": True}, "ranks_at_once": 4}
+    order = SimpleNamespace(world_size=4, init={**init, "executor": "os:system", "device": "cuda"})
+    spec = spec_of(order)
+    assert (spec.executor, spec.device, spec.transport) == (
+        "harness.execute:run_case",
+        "cpu",
+        "gloo",
+    )
+    assert spec.options == {"pictures": None, "plain_call": True, "save_tensors": None}
+    assert set(PRELOAD) < set(spec.preload)
