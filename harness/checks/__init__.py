@@ -22,6 +22,7 @@ TARGETS = (
     "harness.checks.router_output:CHECK",
     "harness.checks.routing:CHECK",
     "harness.checks.replicas:CHECK",
+    "harness.checks.expert_loads:CHECK",
     "harness.checks.output_dtype:CHECK",
     "harness.checks.memory:CHECK",
     "harness.checks.output_rows:CHECK",

@@ -1,0 +1,63 @@
+"""Check the loads by which experts are rebalanced: the rows of each expert in the last calls.
+
+Outputs do not depend on them, so that a count of calls that left the window long ago, or of other
+experts, shows nowhere else: experts would only be placed for old traffic.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from harness.checks.check import Check, Observation
+from harness.record.result import Finding
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.fixtures.layer_call import Call
+
+STAGE = "ids"
+# Ways to call a layer in which it runs once for each call: the window has a row for each run.
+_ONCE = frozenset({"eager", "small_tiles", "strided", "overwritten"})
+
+
+def counts_loads(observation: Observation) -> bool:
+    """Tell whether the layer counts loads, once for each call, and hands out its local ids."""
+    return (
+        observation.subject.balancing is not None
+        and observation.subject.case.call in _ONCE
+        and all(STAGE in call.stages for call in observation.calls)
+    )
+
+
+def findings(observation: Observation) -> tuple[Finding, ...]:
+    """Compare this rank's window, after all calls of the case, with their local ids."""
+    slots = observation.subject.balancing.slots
+    window = slots.load.calls
+    last = observation.calls[-len(window) :]
+    expected = sum((_rows(call, slots.ep_rank) for call in last), torch.zeros_like(window[0].cpu()))
+    counted = window.sum(dim=0).cpu()
+    if torch.equal(counted, expected):
+        return ()
+    expert = int((counted != expected).nonzero()[0])
+    text = (
+        f"loads: expert {expert} counts {int(counted[expert])} rows on this rank, and the last "
+        f"{len(last)} of {len(observation.calls)} call(s) had {int(expected[expert])}: replace a "
+        "call's counts when the window comes round, and count by the placement of the call"
+    )
+    return (Finding(check=CHECK.name, call=observation.calls[-1].number, text=text),)
+
+
+def _rows(call: Call, ep_rank: int) -> Tensor:
+    """Return [E] int64, the rows of each logical expert on this rank in a call."""
+    assert call.placement is not None
+    held = torch.tensor(call.placement.experts_of(ep_rank), dtype=torch.int64)
+    ids = call.stages[STAGE].value.flatten().long().cpu()
+    return torch.bincount(held[ids[ids >= 0]], minlength=call.placement.num_experts)
+
+
+CHECK = Check(
+    name="expert_loads", run=findings, applies=counts_loads, by_reference=False, collective=False
+)
