@@ -163,7 +163,8 @@ def run(args: argparse.Namespace) -> None:
     chosen = [m for m in mistakes(args.mistakes) if m.name in args.names or not args.names]
     for mistake in chosen:
         reached = reaching(mistake, record)
-        ids = drawn(reached, args.most)
+        wanted = set(reached if args.cases is None else args.cases.read_text().split())
+        ids = drawn([case_id for case_id in reached if case_id in wanted], args.most)
         results = planted_run(mistake, ids) if ids else []
         data = {"name": mistake.name, "reached": len(reached), "ran": len(ids)}
         data["results"] = [result.to_json() for result in results]
@@ -224,10 +225,10 @@ def parsed(argv: list[str]) -> argparse.Namespace:
         part.add_argument("--mistakes", type=Path, default=HERE / "mistakes.yaml")
     for name in ("reach", "run"):
         parts[name].add_argument("--record", type=Path, required=True, help="lines of each case")
+        parts[name].add_argument("--cases", type=Path, help="a file of ids: these cases only")
     for name in ("run", "show"):
         parts[name].add_argument("--out", type=Path, required=True, help="results, a line each")
     parts["reach"].add_argument("--suite", default="smoke")
-    parts["reach"].add_argument("--cases", type=Path, help="a file of ids, in place of a suite")
     parts["run"].add_argument("--most", type=int, default=40, help="cases of a mistake (40)")
     parts["run"].add_argument("names", nargs="*", help="mistakes (all)")
     parts["show"].add_argument("--lines", type=int, default=4, help="stages and causes shown (4)")
