@@ -34,7 +34,9 @@ def counts_loads(observation: Observation) -> bool:
 
 def findings(observation: Observation) -> tuple[Finding, ...]:
     """Compare this rank's window, after all calls of the case, with their local ids."""
-    slots = observation.subject.balancing.slots
+    balancing = observation.subject.balancing
+    assert balancing is not None, "the check applies to layers with load balancing only"
+    slots = balancing.slots
     window = slots.load.calls
     last = observation.calls[-len(window) :]
     expected = sum((_rows(call, slots.ep_rank) for call in last), torch.zeros_like(window[0].cpu()))
