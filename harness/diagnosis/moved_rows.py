@@ -44,7 +44,8 @@ def moved_rows(call: Call, is_wrong: Tensor) -> NamedCause | None:
     source = distances.argmin(dim=1)
     remaining = (actual - expected[source]).norm(dim=1)
     tolerance = TOLERANCE_FACTOR * row_tolerance(call.answer)[source]
-    fits = (source != numbers) & (remaining <= tolerance)
+    is_zero = (expected[source] == 0).all(dim=1)  # zeros may come from anywhere
+    fits = (source != numbers) & (remaining <= tolerance) & ~is_zero
     zero_rows = _beyond_the_ends(numbers, source, fits, len(expected)) & (actual == 0).all(dim=1)
     if float((fits | zero_rows).float().mean()) < MIN_FIT:
         return None

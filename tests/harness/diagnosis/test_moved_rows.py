@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -48,3 +50,14 @@ def test_zeros_that_have_a_row_to_come_from_are_not_explained_by_rows_that_moved
     out = RIGHT.roll(-2, 0)
     out[10:20] = 0
     assert names(explained(out)) == []
+
+
+def test_rows_of_zeros_are_not_those_of_a_row_of_which_zeros_are_expected():
+    answer = dataclasses.replace(CALL.answer, out=RIGHT.clone())
+    answer.out[6] = 0
+    out = answer.out.clone()
+    out[2:4] = 0
+    call = with_output(dataclasses.replace(CALL, answer=answer), out)
+    is_wrong = torch.zeros(40, dtype=torch.bool)
+    is_wrong[2:4] = True
+    assert moved_rows(call, is_wrong) is None
