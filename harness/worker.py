@@ -26,7 +26,6 @@ from torch._C._distributed_c10d import FileStore, Store, TCPStore
 from harness.engine.collective_records import CollectiveTrace, trace_file
 from harness.engine.crash_evidence import flight_file, flight_pipe
 from harness.engine.messages import (
-    Channel,
     CheckSums,
     Done,
     Failed,
@@ -46,6 +45,8 @@ from harness.record.result import RankResult, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from harness.engine.channel import Channel
 
 JOIN_LIMIT = 120  # seconds for ranks of other hosts to find the store
 MEMORY_GROWTH = 1 << 30  # bytes that a failed case may leave allocated on the device

@@ -8,7 +8,7 @@ Where to start:
     scheduler         the cases of a plan -> gangs that run them; yields events
     gang              one gang, as a state machine
     forkserver_pool   the guardian and the forkservers, seen from the controller
-    messages          what the processes send to each other
+    channel, messages what the processes send to each other
     task_outcome      how a case ended in its gang -> its result
     crash_evidence    logs and stacks of a failed case; hang_evidence those of a gang that hangs
 """

@@ -16,7 +16,8 @@ import time
 import traceback
 
 from harness.engine import process_tree, rank_bootstrap
-from harness.engine.messages import Channel, Preloaded, StartGang
+from harness.engine.channel import Channel
+from harness.engine.messages import Preloaded, StartGang
 
 
 def _import_all(package: str) -> None:

@@ -17,65 +17,23 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.engine.channel import Channel
 from harness.engine.guardian import command
-from harness.engine.messages import (
-    Channel,
-    KillProcess,
-    Preloaded,
-    RankInit,
-    SpawnForkserver,
-    StartGang,
-)
+from harness.engine.messages import KillProcess, Preloaded, SpawnForkserver, StartGang
 from harness.errors import InfrastructureError, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
 
-PRELOAD = ("torch", "torch.distributed", "numpy", "triton", "triton.language", "harness.worker")
+    from harness.engine.gang_spec import GangSpec, HostPart
+
 CLOSE_LIMIT = 90.0  # seconds for the guardian to kill its tree
 # Switches that keep NVLink multicast off. Once set they reach every rank, even if unset later.
 MULTICAST_OFF = ("NCCL_NVLS_ENABLE", "TORCH_SYMM_MEM_DISABLE_MULTICAST", "NVSHMEM_DISABLE_NVLS")
 _READ_AT_IMPORT = ("TORCH", "PYTORCH", "TRITON", "OMP", "MKL", "OPENBLAS", "KMP", "LD_", "PYTHON")
 _ROOT = Path(__file__).resolve().parents[2]
 _WATCHED = ("harness", "moe")  # packages whose edited sources need a new forkserver
-
-
-@dataclass(frozen=True, kw_only=True)
-class GangSpec:
-    """The description of a gang. Gangs with equal specs are interchangeable."""
-
-    world_size: int
-    device: str  # cpu, cuda
-    transport: str  # gloo, nccl, staged
-    executor: str = ""  # see RankInit.executor
-    options: dict[str, Any]
-    ranks_at_once: int = 1  # see RankInit
-    devices: tuple[int, ...] = ()  # see RankInit
-    device_ranks: int = 1  # see RankInit
-    preload: tuple[str, ...] = PRELOAD
-
-    @property
-    def init(self) -> RankInit:
-        return RankInit(
-            device=self.device,
-            transport=self.transport,
-            executor=self.executor,
-            options=self.options,
-            ranks_at_once=self.ranks_at_once,
-            devices=list(self.devices),
-            device_ranks=self.device_ranks,
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class HostPart:
-    """The ranks of a gang on several hosts that are on this one. env: additions for them."""
-
-    first_rank: int
-    local_size: int
-    rendezvous: str  # see RankInit
-    env: dict[str, str]
 
 
 @dataclass(kw_only=True)

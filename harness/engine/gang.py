@@ -26,8 +26,8 @@ from harness.engine.task_outcome import Ended, Outcome
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from harness.engine.forkserver_pool import GangSpec
     from harness.engine.gang_notices import Notice
+    from harness.engine.gang_spec import GangSpec
     from harness.engine.gang_starter import GangStarter
 
 START_LIMIT = 180.0  # seconds until all ranks are ready, including the forkserver's start

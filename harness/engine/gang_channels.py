@@ -21,7 +21,6 @@ from harness.engine.messages import (
     Failed,
     Forked,
     Message,
-    Pollable,
     Probed,
     Ready,
     SignalRanks,
@@ -32,7 +31,8 @@ from harness.engine.rank_bootstrap import rank_log
 from harness.record.result import Verdict
 
 if TYPE_CHECKING:
-    from harness.engine.forkserver_pool import GangSpec
+    from harness.engine.channel import Pollable
+    from harness.engine.gang_spec import GangSpec
     from harness.engine.gang_starter import GangStarter
 
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from harness.engine.forkserver_pool import GangSpec
-    from harness.engine.messages import Channel, Message, Pollable
+    from harness.engine.channel import Channel, Pollable
+    from harness.engine.gang_spec import GangSpec
+    from harness.engine.messages import Message
 
 
 class Server(Protocol):

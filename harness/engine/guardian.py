@@ -19,7 +19,8 @@ import sys
 from pathlib import Path
 
 from harness.engine import process_tree
-from harness.engine.messages import Channel, KillProcess, SpawnForkserver
+from harness.engine.channel import Channel
+from harness.engine.messages import KillProcess, SpawnForkserver
 
 KILL_LIMIT = 60.0  # seconds; only a process in an uninterruptible call takes this long
 

@@ -13,7 +13,8 @@ import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from harness.engine.forkserver_pool import GangSpec, HostPart, Pool
+from harness.engine.forkserver_pool import Pool
+from harness.engine.gang_spec import GangSpec, HostPart
 from harness.engine.host_connection import accept, interface_of
 from harness.engine.host_messages import (
     CONTROL,

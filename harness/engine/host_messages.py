@@ -13,7 +13,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from harness.engine.messages import LineChannel
+from harness.engine.channel import LineChannel
 
 CONTROL = -1  # place of the connection on which all else is said
 

@@ -11,7 +11,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from harness.engine.forkserver_pool import PRELOAD, GangSpec
+from harness.engine.gang_spec import PRELOAD, GangSpec
 from harness.engine.suspects import Suspects
 from harness.plan.cost import interpreted_seconds
 

@@ -19,17 +19,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from harness.engine import device_memory, process_tree
+from harness.engine.channel import Channel
 from harness.engine.guardian import drain, watch_children
-from harness.engine.messages import (
-    Channel,
-    EndGang,
-    Exited,
-    Forked,
-    RankInit,
-    SignalRanks,
-    StartGang,
-    Swept,
-)
+from harness.engine.messages import EndGang, Exited, Forked, RankInit, SignalRanks, StartGang, Swept
 
 KILL_LIMIT = 10.0  # seconds
 MEMORY_LIMIT = 20.0  # seconds to wait for the memory of dead ranks

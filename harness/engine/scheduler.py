@@ -17,13 +17,7 @@ from harness.engine.gang import Gang, watch
 from harness.engine.gang_notices import GangDead, GangReady, Notice, State
 from harness.engine.job_run import JobRun, job_runs
 from harness.engine.slots import Slots
-from harness.engine.task_outcome import (
-    Ended,
-    Outcome,
-    case_result,
-    with_history,
-    write_case_log,
-)
+from harness.engine.task_outcome import Ended, Outcome, case_result, with_history, write_case_log
 from harness.record.events import CaseEnded, CaseStarted, Event, GangEnded, GangStarted
 from harness.record.formatting import numbers_text
 from harness.record.result import CaseResult, Verdict

@@ -17,7 +17,7 @@ from harness.record.result import CaseResult, Verdict
 from harness.report import failure_text
 
 if TYPE_CHECKING:
-    from harness.engine.forkserver_pool import GangSpec
+    from harness.engine.gang_spec import GangSpec
     from harness.engine.run_options import RunOptions
     from harness.engine.task_outcome import Outcome
     from harness.engine.warm_gangs import WarmGangs

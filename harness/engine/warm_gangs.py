@@ -20,8 +20,9 @@ from harness.errors import InfrastructureError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from harness.engine.forkserver_pool import GangSpec, Pool
+    from harness.engine.forkserver_pool import Pool
     from harness.engine.gang_notices import Notice
+    from harness.engine.gang_spec import GangSpec
 
 START_ATTEMPTS = 2  # gangs that fail to start before the caller learns of it
 _CHANGES_WITH_EACH_TEST = "PYTEST_CURRENT_TEST"

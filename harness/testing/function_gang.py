@@ -10,8 +10,8 @@ from __future__ import annotations
 import pickle
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from harness.engine.forkserver_pool import GangSpec
 from harness.engine.gang_notices import State
+from harness.engine.gang_spec import GangSpec
 from harness.engine.rank_bootstrap import CALL, result_file
 from harness.engine.warm_gangs import settle
 from harness.testing.parallel_launch import (

@@ -11,9 +11,9 @@ import functools
 import pickle
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from harness.engine.forkserver_pool import GangSpec
 from harness.engine.gang import Gang, watch
 from harness.engine.gang_notices import GangReady
+from harness.engine.gang_spec import GangSpec
 from harness.engine.messages import Failed
 from harness.engine.rank_bootstrap import CALL, result_file
 from harness.engine.task_outcome import Outcome, rank_words

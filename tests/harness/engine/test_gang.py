@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from harness.engine import gang, process_tree, rank_bootstrap
-from harness.engine.forkserver_pool import PRELOAD, GangSpec
 from harness.engine.gang import Gang, watch
 from harness.engine.gang_notices import GangDead, GangReady
+from harness.engine.gang_spec import PRELOAD, GangSpec
 from harness.engine.messages import Probe
 from harness.engine.task_outcome import Ended, Outcome
 from tests.harness.engine.engine_faults import case

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from harness.engine.forkserver_pool import Forkserver, GangSpec
+from harness.engine.channel import Channel
+from harness.engine.forkserver_pool import Forkserver
 from harness.engine.gang_channels import Link
+from harness.engine.gang_spec import GangSpec
 from harness.engine.messages import (
-    Channel,
     Done,
     Exited,
     Failed,

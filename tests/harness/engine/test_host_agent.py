@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from harness.engine import host_agent
-from harness.engine.forkserver_pool import PRELOAD
+from harness.engine.gang_spec import PRELOAD
 from harness.engine.host_agent import Agent, contents, spec_of
 from harness.engine.host_connection import Address, connect, listen
 from harness.engine.host_messages import (
@@ -99,7 +99,7 @@ def test_one_run_at_a_time_and_its_end_ends_its_processes(agent):
 
 
 def test_other_sources_are_refused(agent, monkeypatch):
-    monkeypatch.setattr("harness.engine.host_pool.source_hash", lambda: "other")
+    monkeypatch.setattr("harness.engine.remote_hosts.source_hash", lambda: "other")
     with pytest.raises(InfrastructureError, match="other sources of harness or moe than this"):
         HostPool((agent.address,), TOKEN)
 

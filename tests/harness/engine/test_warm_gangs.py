@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from harness.engine.forkserver_pool import GangSpec
 from harness.engine.gang_notices import State
+from harness.engine.gang_spec import GangSpec
 from harness.engine.task_outcome import Ended
 from harness.engine.warm_gangs import GangStartError, WarmGangs, settle
 from tests.harness.engine.engine_faults import case

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from harness.engine.forkserver_pool import GangSpec
+from harness.engine.gang_spec import GangSpec
 from harness.plan import machine
 from harness.testing.ranks_of_session import RanksOfSession, devices_for
 from harness.testing.warm_pool import WarmPool

@@ -1,0 +1,56 @@
+"""The holders of a gang on several hosts are one to its controller, which is told who is lost."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from harness.engine.channel import Channel
+from harness.engine.messages import Exited, Forked, Swept
+from harness.engine.remote_hosts import JoinedHolders, Part
+
+
+@pytest.fixture
+def pair():
+    """Two holders as one, and the hosts' ends of their channels."""
+    channels = [Channel.pair() for _ in range(2)]
+    parts = [
+        Part(host=SimpleNamespace(address=f"10.0.0.{i}:4000"), ranks=range(2 * i, 2 * i + 2),
+             channel=ours)
+        for i, (ours, _) in enumerate(channels)
+    ]  # fmt: skip
+    yield JoinedHolders(parts), [theirs for _, theirs in channels]
+    for ours, theirs in channels:
+        ours.close()
+        theirs.close()
+
+
+def swept(orphans):
+    return Swept(orphans=orphans, survivors=[orphans], memory_wait=0.5)
+
+
+def test_ends_of_ranks_are_passed_on_and_the_gang_is_swept_once_every_host_is(pair):
+    holders, (first, second) = pair
+    first.send(Forked(holder=7, ranks=[8, 9]))  # of another host: no process id of this one
+    first.send(swept(1))
+    second.send(Exited(rank=3, status=-9))
+    assert holders.receive() == [Exited(rank=3, status=-9)]
+    second.send(swept(2))
+    assert holders.receive() == [Swept(orphans=3, survivors=[1, 2], memory_wait=0.5)]
+    first.close()
+    second.close()
+    assert holders.receive() == []
+    assert holders.closed
+
+
+def test_a_host_that_is_lost_is_named_with_its_ranks(pair):
+    holders, (first, second) = pair
+    assert not holders.closed
+    second.close()
+    first.send(swept(0))
+    assert holders.receive() == []
+    assert holders.closed
+    assert holders.loss == "host 10.0.0.1:4000 with ranks 2-3 is gone"
+    holders.send(Exited(rank=0, status=0))  # to those that are there
+    assert first.wait() == Exited(rank=0, status=0)
