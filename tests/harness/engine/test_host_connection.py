@@ -136,3 +136,26 @@ def test_a_token_is_its_owners_alone(tmp_path):
     path.chmod(0o640)
     with pytest.raises(UsageError, match="others may read it; chmod 600"):
         read_token(path)
+
+
+def test_a_controller_s_own_proof_does_not_make_a_stranger_a_host(server):
+    """A stranger asks a second connection of the controller for what the first wants to see."""
+    refused = []
+
+    def controller():
+        with pytest.raises(InfrastructureError, match="another token") as caught:
+            connect(address_of(server), TOKEN).close()
+        refused.append(caught)
+
+    threads = [threading.Thread(target=controller) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    (first, _), (second, _) = server.accept(), server.accept()
+    with first, second:
+        first.sendall(b"n" * 32)
+        asked = first.recv(64, socket.MSG_WAITALL)[32:]  # what a host would have to sign
+        second.sendall(asked)
+        first.sendall(second.recv(64, socket.MSG_WAITALL)[:32])
+        for thread in threads:
+            thread.join(5)
+    assert len(refused) == 2
