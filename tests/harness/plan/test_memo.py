@@ -272,6 +272,7 @@ CHANGED = {
     "weights_input": True,
     "gate": True,
     "call": "graph",
+    "trace": "0123456789ab",
 }
 
 
