@@ -332,7 +332,8 @@ def test_a_recorders_fault_fails_no_test(engine, capsys):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_end_a_run_that_can_go_on(engine, number, code):
     script = (
-        "import sys, time\n"
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's `&` ignores it
         "import harness.engine.scheduler, harness.plan.machine as m\n"
         "from harness.cli import main\n"
         "def run(plan, options, pool=None):\n"
