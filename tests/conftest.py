@@ -7,6 +7,7 @@ with a GPU the kernels are compiled, unless TRITON_INTERPRET says otherwise.
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,10 @@ _WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 if _WORKERS > 1:
     _THREADS = max(1, len(os.sched_getaffinity(0)) // _WORKERS)
     os.environ.setdefault("OMP_NUM_THREADS", str(_THREADS))
+
+# A shell's `&` has its command ignore Ctrl-C, and so would the processes that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if not any(Path(name).exists() for name in _GPU_FILES):
     os.environ.setdefault("TRITON_INTERPRET", "1")

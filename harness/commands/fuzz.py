@@ -20,6 +20,7 @@ from harness.errors import NothingSelected, UsageError
 from harness.plan import machine, model_selection, requirements
 from harness.plan.manifest import describe, folder_for
 from harness.plan.plan import TIME_LIMIT, make_plan
+from harness.plan.refusals import Judge
 from harness.plan.selection import Selection
 from harness.plan.time_budget import seconds
 from harness.record.events import RunEnded
@@ -64,7 +65,8 @@ def main(args: argparse.Namespace) -> int:
 
 def _nothing(space: strategies.Space, local: Machine) -> str:
     """Return that no case runs on this machine, and why not, as far as a small case tells."""
-    known = (requirements.unavailable("experts", name, local) for name in space.experts)
+    judge = Judge(local)
+    known = (requirements.unavailable("experts", name, judge) for name in space.experts)
     reasons = [reason for reason in known if reason is not None] if space.layer == COMPOSED else []
     detail = f": {reasons[0]}" if reasons else "; `python -m harness doctor` names the reasons"
     return f"no case of {space.under_test} would run here{detail}"

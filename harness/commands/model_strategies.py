@@ -61,4 +61,4 @@ def _cases(draw: Callable[[Any], Any], space: Space) -> MoETestConfig:
         tokens=draw(st.sampled_from(TOKEN_COUNTS if base.dp_size > 1 else ONE_RANK_TOKENS)),
         seed=draw(st.integers(0, strategies.SEEDS - 1)),
     )
-    return case if strategies.runs(case, space.machine) else reject()
+    return case if strategies.runs(case, space) else reject()

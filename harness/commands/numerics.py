@@ -10,7 +10,7 @@ import itertools
 import sys
 from typing import TYPE_CHECKING, Any
 
-from harness.commands import numerics_report
+from harness.commands import numerics_report, row_choices
 from harness.commands.numerics_decision import decide
 from harness.errors import ExitCode, InfrastructureError, NothingSelected, UsageError
 from harness.matrix.case import AXES, MoETestConfig
@@ -20,7 +20,6 @@ from harness.testing.parallel_launch import RankFailure, parallel_launch
 from moe.activations import ACTIVATIONS
 from moe.experts import EXPERTS
 from moe.layers import COMPOSED, LAYERS, OWN
-from moe.need import Anything
 from moe.quant import QUANT
 from moe.spec import resolve
 
@@ -134,10 +133,8 @@ def _points(args: argparse.Namespace) -> Iterator[Sequence[MoETestConfig]]:
 def of_layer(name: str) -> dict[str, str]:
     """Return the axes of a whole layer, with a router that it has: the default if it can be."""
     member = {"experts": OWN, "layer": name}
-    row = LAYERS.row(name)
-    if isinstance(row.routers, Anything) or MoETestConfig.router in row.routers:
-        return member
-    return {**member, "router": min(row.routers)}
+    router = row_choices.router_of(LAYERS.row(name))
+    return member if router == MoETestConfig.router else {**member, "router": router}
 
 
 def _by_top_k(first: MoETestConfig) -> list[MoETestConfig]:

@@ -11,6 +11,7 @@ from moe.all2all import ALL2ALL
 from moe.layer_needs import layout_refusal
 from moe.layers import OwnLayerSpec, layout_words
 from moe.layout import Layout
+from moe.need import Anything
 from moe.quant import QUANT
 from moe.spec import DTYPE_BYTES
 
@@ -29,6 +30,13 @@ def _splits(row: MemberSpec, layout: Layout) -> bool:
 def takes(row: MemberSpec, *words: str) -> bool:
     """Return whether a layer lists all of these words of `moe.layers.TAKES`; members take all."""
     return not isinstance(row, OwnLayerSpec) or set(words) <= row.takes
+
+
+def router_of(row: MemberSpec) -> str:
+    """Return a router that a whole layer has: the default if it can be. Experts take any."""
+    if not isinstance(row, OwnLayerSpec) or isinstance(row.routers, Anything):
+        return MoETestConfig.router
+    return MoETestConfig.router if MoETestConfig.router in row.routers else min(row.routers)
 
 
 def layouts_of(max_world: int, row: MemberSpec) -> list[Layout]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from hypothesis.control import reject
 from harness.commands import row_choices
 from harness.matrix.case import AXES, ONE_RANK_TOKENS, TOKEN_COUNTS, MoETestConfig
 from harness.matrix.exactness import is_bitwise
-from harness.plan.plan import make_plan
+from harness.plan.refusals import Judge
 from moe import families
 from moe.eplb import MOVES
 from moe.experts import EXPERTS
@@ -59,6 +60,11 @@ class Space:
     tokens: int = 160
     batch: int = 64
     bases: tuple[MoETestConfig, ...] = ()
+
+    @cached_property
+    def judge(self) -> Judge:
+        """Return what judges cases for the machine, and remembers the answers of needs."""
+        return Judge(self.machine)
 
     @property
     def under_test(self) -> str:
@@ -102,7 +108,7 @@ def simpler(space: Space, case: MoETestConfig) -> Iterator[MoETestConfig]:
     Layouts of smaller worlds come last.
     """
     for changed in chain(_simpler_fields(case), _smaller_worlds(space, case)):
-        if changed.exact == is_bitwise(changed) and runs(changed, space.machine):
+        if changed.exact == is_bitwise(changed) and runs(changed, space):
             yield changed
 
 
@@ -138,6 +144,7 @@ def configs(draw: Callable[[Any], Any], space: Space) -> MoETestConfig:
         experts=experts,
         all2all=draw(st.sampled_from(row_choices.all2alls(layout, row))),
         quant=quant,
+        router=row_choices.router_of(row),
         layer=space.layer,
         dtype=draw(st.sampled_from(row_choices.dtypes(row))),
         **vars(layout),
@@ -150,11 +157,11 @@ def configs(draw: Callable[[Any], Any], space: Space) -> MoETestConfig:
     if isinstance(row, OwnLayerSpec):  # whose hidden states carry logits
         return sized
     is_exact = draw(st.sampled_from(_EXACT)) and is_bitwise(exact)
-    case = _with_families(space.machine, row, exact if is_exact else sized)
-    return _with_features(space.machine, case)
+    case = _with_families(space, row, exact if is_exact else sized)
+    return _with_features(space, case)
 
 
-def _with_features(machine: Machine, case: MoETestConfig) -> MoETestConfig:
+def _with_features(space: Space, case: MoETestConfig) -> MoETestConfig:
     """Return the case with some further features of a layer, picked by its seed, if that runs."""
     pick = random.Random(f"features {case.seed}")  # noqa: S311  # no secret
     changes: list[dict[str, Any]] = [
@@ -168,12 +175,12 @@ def _with_features(machine: Machine, case: MoETestConfig) -> MoETestConfig:
     ]
     for change in pick.sample(changes, pick.choice((0, 0, 1, 2))):
         changed = case.replace(**change)
-        if changed.exact == is_bitwise(changed) and runs(changed, machine):
+        if changed.exact == is_bitwise(changed) and runs(changed, space):
             case = changed
-    return _balanced(machine, case)
+    return _balanced(space, case)
 
 
-def _balanced(machine: Machine, case: MoETestConfig) -> MoETestConfig:
+def _balanced(space: Space, case: MoETestConfig) -> MoETestConfig:
     """Return the case with load balancing, for every third seed, if there is enough to balance."""
     pick = random.Random(f"eplb {case.seed}")  # noqa: S311  # no secret
     if not case.use_ep or case.m * case.top_k < 4 * case.num_experts or pick.random() > 1 / 3:
@@ -182,20 +189,20 @@ def _balanced(machine: Machine, case: MoETestConfig) -> MoETestConfig:
     fields = {"redundant": -case.num_experts % ranks + ranks * pick.choice((0, 1))}
     fields |= {"eplb_window": pick.choice((1, 2))}
     changed = case.replace(eplb="global", eplb_move=pick.choice(MOVES), **fields)
-    return changed if runs(changed, machine) else case
+    return changed if runs(changed, space) else case
 
 
-def _with_families(machine: Machine, row: MemberSpec, case: MoETestConfig) -> MoETestConfig:
+def _with_families(space: Space, row: MemberSpec, case: MoETestConfig) -> MoETestConfig:
     """Return the case with a router and an activation picked by its seed: no draw shifts others."""
     pick = random.Random(case.seed)  # noqa: S311  # no secret
-    served = [router.name for router in ROUTERS if router.needs.are_met_by(machine.platform)]
+    served = [router.name for router in ROUTERS if router.needs.are_met_by(space.machine.platform)]
     router = pick.choice([MoETestConfig.router, *served])
     changed = case.replace(activation=pick.choice(row_choices.activations(row)), router=router)
     optional = changed.replace(**_routing_options(pick, changed))
     for fields in dict.fromkeys((optional, changed)):
         asks_router = row.kind == MONOLITHIC or fields.call != MoETestConfig.call
         is_sure = fields == changed and not asks_router  # plans take time
-        if fields.exact == is_bitwise(fields) and (is_sure or runs(fields, machine)):
+        if fields.exact == is_bitwise(fields) and (is_sure or runs(fields, space)):
             return fields
     return case
 
@@ -249,10 +256,10 @@ def _sized(
     """Return the case with an n and a number of experts that fit all its fields."""
     least = case.replace(num_experts=case.top_k)
     fitting = [n for n in SIZES if n * case.k * case.top_k <= weights]
-    n = _one_of(draw, [n for n in fitting if runs(least.replace(n=n), space.machine)])
+    n = _one_of(draw, [n for n in fitting if runs(least.replace(n=n), space)])
     counts = [e for e in EXPERT_COUNTS if case.top_k <= e and e * n * case.k <= weights]
     sized = case.replace(n=n, num_experts=_one_of(draw, counts))
-    return sized if runs(sized, space.machine) else reject()
+    return sized if runs(sized, space) else reject()
 
 
 def _one_of(draw: Callable[[Any], Any], values: Sequence[int]) -> int:
@@ -260,9 +267,9 @@ def _one_of(draw: Callable[[Any], Any], values: Sequence[int]) -> int:
     return int(draw(st.sampled_from(values))) if values else reject()
 
 
-def runs(case: MoETestConfig, machine: Machine) -> bool:
-    """Return whether the plan does not refuse a case."""
-    return bool(make_plan([case], machine).jobs)
+def runs(case: MoETestConfig, space: Space) -> bool:
+    """Return whether a plan on the space's machine does not refuse a case."""
+    return space.judge(case)[1] is None
 
 
 def token_counts(space: Space, dp_size: int) -> st.SearchStrategy[int]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import InfrastructureError, UsageError
 from harness.matrix.case import MoETestConfig
-from harness.plan.plan import make_plan
+from harness.plan.refusals import Judge
 from moe.all2all import ALL2ALL
 from moe.errors import MoEError
 from moe.experts import EXPERTS
@@ -42,10 +42,11 @@ def check(words: Sequence[str], machine: Machine) -> None:
     check_words(words, machine.platform)
     for word in words:
         _check_member(word)
-    reasons = {word: _unmet(word, machine) for word in words}
+    judge = Judge(machine)
+    reasons = {word: _unmet(word, machine, judge) for word in words}
     unmet = [f"  {word}: {reason}" for word, reason in reasons.items() if reason]
     if unmet:
-        lines = ["this machine does not meet --require:", *unmet, _summary(machine)]
+        lines = ["this machine does not meet --require:", *unmet, _summary(machine, judge)]
         raise InfrastructureError("\n".join(lines))
 
 
@@ -91,7 +92,7 @@ def _unknown(word: str, part: str, known: Sequence[str]) -> str:
     )
 
 
-def _unmet(word: str, machine: Machine) -> str | None:
+def _unmet(word: str, machine: Machine, judge: Judge) -> str | None:
     """Return why a known word does not hold, or None."""
     key, equals, value = word.partition("=")
     if not equals:
@@ -100,17 +101,17 @@ def _unmet(word: str, machine: Machine) -> str | None:
         return None if met else f"the platform is {chip.name}"
     if key == "devices":
         return None if machine.devices >= int(value) else f"there are {machine.devices}"
-    return unavailable(key, value, machine)
+    return unavailable(key, value, judge)
 
 
-def unavailable(family: str, name: str, machine: Machine) -> str | None:
-    """Return why no small case with this member would run; None if one would."""
+def unavailable(family: str, name: str, judge: Judge) -> str | None:
+    """Return why no small case with this member would run on the judge's machine, or None."""
     first: Reason | None = None
     for case in _cases_with(family, name):
-        plan = make_plan([case], machine)
-        if plan.jobs:
+        _, reason = judge(case)
+        if reason is None:
             return None
-        first = first or plan.refused[0].reason
+        first = first or reason
     return f"{first.code}: {first.text}" if first else "no case can have it"
 
 
@@ -125,10 +126,10 @@ def _cases_with(family: str, name: str) -> Iterator[MoETestConfig]:
         yield layout.replace(experts=row, quant=quant, dtype=dtype, all2all=all2all)
 
 
-def _summary(machine: Machine) -> str:
+def _summary(machine: Machine, judge: Judge) -> str:
     chip = machine.platform
     members = (
-        f"{family} {', '.join(n for n in table.rows if not unavailable(family, n, machine))}"
+        f"{family} {', '.join(n for n in table.rows if not unavailable(family, n, judge))}"
         for family, table in _FAMILIES.items()
     )
     return (

@@ -5,6 +5,9 @@ from pathlib import Path
 
 from harness.record.run_folder import RunFolder
 
+# Of `harness list`: more lines than a pipe holds, from the root of the repository.
+LONG = "--config tests/harness/commands/long_list.yaml --suite long --platform cuda_sm90"
+
 
 def last_line(capsys):
     return capsys.readouterr().out.splitlines()[-1]

@@ -21,7 +21,7 @@ from harness.record.events import RunEnded, RunStarted
 from harness.record.result import CaseResult, Verdict
 from harness.record.run_folder import RunFolder
 from harness.report import progress
-from tests.harness.console import last_line, summary, the_folder
+from tests.harness.console import LONG, last_line, summary, the_folder
 from tests.harness.fake_engine import BASE, TEXT, FakeEngine
 
 RIGHT = "tests.harness.outside_layers:Right"
@@ -332,8 +332,7 @@ def test_a_recorders_fault_fails_no_test(engine, capsys):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_end_a_run_that_can_go_on(engine, number, code):
     script = (
-        "import signal, sys, time\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's `&` ignores it
+        "import sys, time\n"
         "import harness.engine.scheduler, harness.plan.machine as m\n"
         "from harness.cli import main\n"
         "def run(plan, options, pool=None):\n"
@@ -381,7 +380,7 @@ def test_a_long_list_imports_no_torch():
         "import io, sys, contextlib\n"
         "from harness.cli import main\n"
         "with contextlib.redirect_stdout(io.StringIO()) as out:\n"
-        "    code = main(['list', '--suite', 'nightly', '--platform', 'cuda_sm90'])\n"
+        f"    code = main({['list', *LONG.split()]})\n"
         "heavy = {'torch', 'triton', 'numpy', 'rich', 'moe.types', 'harness.engine.scheduler'}\n"
         "print(code, out.getvalue().count('\\n') > 5_000, sorted(heavy & set(sys.modules)))\n"
     )

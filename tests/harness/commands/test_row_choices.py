@@ -6,7 +6,7 @@ from harness.commands import row_choices
 from moe.experts import EXPERTS
 from moe.layers import LAYERS
 from moe.layout import Layout
-from moe.spec import Needs
+from moe.spec import ANY, Needs
 
 ROW = dataclasses.replace(
     EXPERTS.row("torch_loop"),
@@ -50,3 +50,13 @@ def test_a_whole_layer_gets_layouts_that_it_takes_and_no_all2all():
     assert all(x.dp_size == 1 for x in row_choices.layouts_of(4, row))
     assert row_choices.all2alls(Layout(), row) == ["allgather_reducescatter"]
     assert "local" not in row_choices.all2alls(Layout(dp_size=2), ROW)
+
+
+def test_a_whole_layer_gets_a_router_that_it_has():
+    has = dataclasses.replace
+    plain = LAYERS.row("torchtitan_moe")
+    assert row_choices.router_of(has(plain, routers=frozenset({"sigmoid", "softmax"}))) == "softmax"
+    other = has(plain, routers=frozenset({"sigmoid", "topk_softmax"}))
+    assert row_choices.router_of(other) == "sigmoid"
+    assert row_choices.router_of(has(plain, routers=ANY)) == "softmax"
+    assert row_choices.router_of(EXPERTS.row("torch_loop")) == "softmax"

@@ -10,10 +10,11 @@ import pytest
 from harness.commands.streams import Stream
 from harness.record.events import CaseEnded
 from harness.record.run_folder import RunFolder
+from tests.harness.console import LONG
 
 ROOT = Path(__file__).parents[3]
 RUN = [sys.executable, "-m", "tests.harness.commands.pipe_run"]
-LIST = f"{sys.executable} -m harness list --suite nightly --platform cuda_sm90"
+LIST = f"{sys.executable} -m harness list {LONG}"
 
 
 def environment():
