@@ -29,16 +29,21 @@ UNSHARE = [
 ]
 MOUNTS = (
     f"mount --bind {ROOT} /mnt && mount -t tmpfs tmp /tmp && mount -t tmpfs shm /dev/shm"
-    " && cd /mnt && ip link set lo up"
+    # The interpreter's scripts name the repository by its path: it may lie in the /tmp that is gone.
+    f" && mkdir -p {ROOT} && mount --bind /mnt {ROOT} && cd /mnt && ip link set lo up"
 )
 PORT = 4000
 
 
 def refusal() -> str | None:
     """Return why such hosts cannot be made here, or None."""
-    missing = [name for name in ("unshare", "nsenter", "ip", "tc") if shutil.which(name) is None]
+    needed = ("unshare", "nsenter", "ip", "tc", "ss", "ps")
+    missing = [name for name in needed if shutil.which(name) is None]
     if missing:
         return f"no program {missing[0]}"
+    prefix = Path(sys.prefix).resolve()
+    if prefix.is_relative_to("/tmp") and not prefix.is_relative_to(ROOT):
+        return f"the interpreter lies in {prefix}, and each host has a /tmp of its own"
     links = "ip link add bridge0 type bridge && ip link add link0 type veth peer name link1"
     test = f"{MOUNTS} && {links}"
     done = subprocess.run([*UNSHARE, "sh", "-c", test], capture_output=True, text=True, check=False)

@@ -75,7 +75,7 @@ def test_some_cases_of_every_method_are_exact(method, monkeypatch):
     row = MemberSpec(name="of_one", target="no:Class", needs=needs)
     monkeypatch.setattr(EXPERTS, "_rows", {**EXPERTS.rows, "of_one": row})
     space = strategies.space_for(CPU, "of_one")
-    drawn = [case for number in range(BATCHES) for case in batch(space, 0, number)]
+    drawn = [case for number in range(BATCHES // 2) for case in batch(space, 0, number)]
     exact = [case for case in drawn if case.exact]
     assert method in {case.quant for case in exact}
     assert 0.01 < len(exact) / len(drawn) < 0.15
