@@ -29,7 +29,7 @@ UNSHARE = [
 ]
 MOUNTS = (
     f"mount --bind {ROOT} /mnt && mount -t tmpfs tmp /tmp && mount -t tmpfs shm /dev/shm"
-    # The interpreter's scripts name the repository by its path: it may lie in the /tmp that is gone.
+    # Scripts of the interpreter name the repository's path, which may lie in the /tmp that is gone.
     f" && mkdir -p {ROOT} && mount --bind /mnt {ROOT} && cd /mnt && ip link set lo up"
 )
 PORT = 4000
