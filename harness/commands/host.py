@@ -16,11 +16,10 @@ if TYPE_CHECKING:
 def serve(args: argparse.Namespace) -> int:
     """Serve controllers on this host until Ctrl-C or SIGTERM; return the exit code."""
     asked, token = parse_address(args.listen, "--listen"), read_token(args.token_file)
-    server = listen(asked)
-    address = Address(ip=asked.ip, port=server.getsockname()[1])
-    say(f"listening on {address}; on the machine that starts runs: --hosts {address},...")
     try:
-        with server, terminable():
+        with terminable(), listen(asked) as server:
+            address = Address(ip=asked.ip, port=server.getsockname()[1])
+            say(f"listening on {address}; on the machine that starts runs: --hosts {address},...")
             Agent(server, address, token).serve(say)
     except KeyboardInterrupt as stop:
         return code_of(stop)
