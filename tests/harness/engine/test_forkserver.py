@@ -9,7 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from harness.engine import forkserver, forkserver_pool
+from harness.engine import forkserver
+from harness.engine.gang_spec import PRELOAD
 from tests.harness.engine.engine_pools import warm_server
 
 
@@ -17,7 +18,7 @@ def test_torch_was_loaded_before_the_fork(rank):
     maps = Path(f"/proc/{warm_server().preloaded.pid}/maps").read_text()
     assert "libtorch" in maps
     assert rank["forkserver"] == warm_server().preloaded.pid
-    assert set(forkserver_pool.PRELOAD) == set(warm_server().preloaded.modules)
+    assert set(PRELOAD) == set(warm_server().preloaded.modules)
 
 
 def test_the_forkserver_has_one_thread_and_ranks_can_compute(rank):
