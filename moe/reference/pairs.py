@@ -57,7 +57,8 @@ def pairs_of(
     groups, which, counts = torch.unique(keys, return_inverse=True, return_counts=True)
     order = which.argsort(stable=True)  # within a group by tokens, then slots
     rows, slots = rows[order], slots[order]
-    split = [torch.split(t, counts.tolist()) for t in (rows, slots, weights[rows, slots])]
+    sizes = counts.tolist()
+    split = [torch.split(t, sizes) for t in (rows, slots, weights[rows, slots])]
     for key, of_rows, of_slots, weight in zip(groups.tolist(), *split, strict=True):
         e, adapter, owner = key >> 2 * BITS, (key >> BITS) % 2**BITS - 1, key % 2**BITS - 1
         where = {"adapter": adapter, "owner": owner}

@@ -34,7 +34,8 @@ def rounds_nothing(x: Tensor, w: Tensor, numerics: Numerics) -> Tensor:
         kept = max(kept, 2.0 ** -numerics.aligned[1])
     # With more columns a unit only shrinks and a size grows: mostly a few show that none is exact.
     of_some = _has_few_units(x[:, :SAMPLE], w[:, :SAMPLE], kept)
-    return _has_few_units(x, w, kept) if of_some.any() else of_some
+    has_more = x.shape[1] > SAMPLE
+    return _has_few_units(x, w, kept) if has_more and of_some.any() else of_some
 
 
 def _has_few_units(x: Tensor, w: Tensor, kept: float) -> Tensor:
