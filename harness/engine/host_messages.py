@@ -9,11 +9,11 @@ of a host then use connections of their own, with the messages of `harness.engin
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
 from harness.engine.channel import LineChannel
+from harness.engine.messages import message_of
 
 CONTROL = -1  # place of the connection on which all else is said
 
@@ -92,14 +92,7 @@ _KINDS: dict[str, Any] = {kind.__name__: kind for kind in HostMessage.__args__}
 
 def decode(line: bytes) -> HostMessage:
     """Return the message of one line. Raises ValueError if the line is not a message."""
-    data = json.loads(line)
-    kind = _KINDS.get(data.pop("kind", "")) if isinstance(data, dict) else None
-    if kind is None:
-        raise ValueError(f"unknown message: {line[:80]!r}")
-    try:
-        message: HostMessage = kind(**data)
-    except TypeError as error:
-        raise ValueError(str(error)) from error
+    message: HostMessage = message_of(line, _KINDS)
     return message
 
 

@@ -12,7 +12,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,11 +172,19 @@ def encode(message: object) -> bytes:
     return json.dumps({"kind": type(message).__name__, **vars(message)}).encode() + b"\n"
 
 
-def decode(line: bytes) -> Message:
-    """Return the message of one line. Raises ValueError if the line is not a message."""
+def message_of(line: bytes, kinds: Mapping[str, Any]) -> Any:
+    """Return the message of one line. Raises ValueError if the line is none of these kinds."""
     data = json.loads(line)
-    kind = _KINDS.get(data.pop("kind", ""))
+    kind = kinds.get(data.pop("kind", "")) if isinstance(data, dict) else None
     if kind is None:
         raise ValueError(f"unknown message: {line[:80]!r}")
-    message: Message = kind(**data)
+    try:
+        return kind(**data)
+    except TypeError as error:
+        raise ValueError(str(error)) from error
+
+
+def decode(line: bytes) -> Message:
+    """Return the message of one line. Raises ValueError if the line is not a message."""
+    message: Message = message_of(line, _KINDS)
     return message
