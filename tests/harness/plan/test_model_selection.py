@@ -154,7 +154,7 @@ def test_what_does_not_fit_is_refused_with_what_it_needs_and_what_there_is():
     plan, codes = planned("qwen3-235b-a22b", planned_for("cpu"), layouts="tp:1,ep:8")
     assert codes == {"needs_memory"}
     texts = {refusal.case.world_size: refusal.reason.text for refusal in plan.refused}
-    assert texts[8].endswith("16.0 GB: 70.7 GB needed, 12.8 GB available")
+    assert texts[8].endswith("16.0 GB: 76.8 GB needed, 12.8 GB available")
 
 
 def test_a_path_is_a_config_and_its_folder_the_name(tmp_path, monkeypatch):

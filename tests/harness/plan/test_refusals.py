@@ -183,7 +183,7 @@ def test_a_layer_that_takes_an_unknown_word_is_refused_with_those_there_are():
             {"n": 4096, "k": 8192, "num_experts": 256},
             CPU,
             "needs_memory",
-            "1 rank(s) with 163.1 GB each do not fit into 80% of main memory's 16.0 GB",
+            "1 rank(s) with 167.2 GB each do not fit into 80% of main memory's 16.0 GB",
         ),
         (
             {"n": 4096, "k": 8192, "num_experts": 256, "tp_size": 4},
