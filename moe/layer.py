@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from moe import families, intermediates, side_stream
+from moe import failed_call, families, intermediates, side_stream
 from moe.adapters import check_adapters, check_choice
 from moe.all2all import ALL2ALL
 from moe.all2all.make import make_prepare_finalize
@@ -39,6 +39,7 @@ from moe.spec import (
     experts_refusal,
     first_refusal,
 )
+from moe.types import TORCH_DTYPE, Entered
 from moe.zero_experts import with_zero_experts
 
 if TYPE_CHECKING:
@@ -91,8 +92,25 @@ class FusedMoE:
         is_padding: [T] bool, rows that no expert computes and whose output is undefined; or None.
         adapters: [T] int32, the number of each token's low-rank adapter, -1 = none; None if the
         layer has none.
-        Raises MoEError for other shapes or dtypes.
+        Raises MoEError for other shapes or dtypes. What fails on one rank is raised there when its
+        part in the collectives is done: no other rank waits (see `moe.failed_call`).
         """
+        try:
+            entered = self._enter(x, logits, is_padding, adapters)
+        except Exception as error:
+            self._take_part(x, logits, error)
+            raise
+        out = self._summed(x, entered)
+        if self.layer_spec.zero_experts:
+            out = with_zero_experts(out, x, entered.routing, self.layer_spec.num_experts)
+        intermediates.keep("out", out, copy=True)  # a member may reuse the buffer
+        published = entered.routing if self.kernel.tells_routing else None
+        return Output(out=out, routing=published)
+
+    def _enter(
+        self, x: Tensor, logits: Tensor | None, is_padding: Tensor | None, adapters: Tensor | None
+    ) -> Entered:
+        """Return what the experts get of `forward`'s tokens. No collective."""
         check_tokens(self.layer_spec, x, logits, is_padding)
         check_choice(self.layer_spec, len(x), adapters)
         method = self.layer_spec.routing_method
@@ -101,29 +119,47 @@ class FusedMoE:
         if isinstance(self.shared, FusedShared):
             routing = self.shared.add_to(x, routing)
         routing = replace(without_padding(routing, is_padding), adapters=adapters)
-        published = routing if self.kernel.tells_routing else None
-        weights = None if published is None else published.topk_weights
+        weights = routing.topk_weights if self.kernel.tells_routing else None
         intermediates.keep("router", weights, copy=True)
         dense = self.shared if isinstance(self.shared, SharedExperts) else None
         pending = None if dense is None else side_stream.start(dense.forward, x)
-        out = self._routed(x, routing)
-        if pending is not None:
-            shared = pending()
-            intermediates.keep("shared", shared)
-            out = out + shared
-        if not self.layer_spec.layout.sequence_parallel:
-            out = self.groups.tp.all_reduce(out)
-        if self.layer_spec.zero_experts:
-            out = with_zero_experts(out, x, routing, self.layer_spec.num_experts)
-        intermediates.keep("out", out, copy=True)  # a member may reuse the buffer
-        return Output(out=out, routing=published)
-
-    def _routed(self, x: Tensor, routing: Routing) -> Tensor:
-        """Return what the routed experts add, [T, K]; of one TP rank, unless tokens are split."""
         entered = x if self.latent is None else self.latent.enter(x)
         if self.latent is not None:
             intermediates.keep("latent", entered, copy=True)
-        out = self.kernel.apply(entered, routing)
+        return Entered(x=entered, routing=routing, shared=pending)
+
+    def _take_part(self, x: Tensor, logits: Tensor | None, error: Exception) -> None:
+        """Take part in the collectives of a call that failed before the first one."""
+        dtype = TORCH_DTYPE.get(self.layer_spec.routing_method.logits_dtype, x.dtype)
+        dtype = dtype if logits is None else logits.dtype
+        failed_call.take_part(lambda: self.kernel.apply_to_nothing(x, dtype), error)
+        self._end_sum(x, error)
+
+    def _end_sum(self, x: Tensor, error: Exception) -> None:
+        """Take part in the sum over the TP ranks with NaN, in place of a call that failed."""
+        unknown = failed_call.unknown_sums(self.layer_spec, x)
+        failed_call.take_part(lambda: self._over_tp(unknown), error)
+
+    def _summed(self, x: Tensor, entered: Entered) -> Tensor:
+        """Return the layer's sums over all ranks, [T, K]."""
+        try:
+            out = self._routed(entered)
+            if entered.shared is not None:
+                shared = entered.shared()
+                intermediates.keep("shared", shared)
+                out = out + shared
+        except Exception as error:
+            self._end_sum(x, error)
+            raise
+        return self._over_tp(out)
+
+    def _over_tp(self, out: Tensor) -> Tensor:
+        """Return the sum over the TP ranks, [T, K], unless these have different tokens."""
+        return out if self.layer_spec.layout.sequence_parallel else self.groups.tp.all_reduce(out)
+
+    def _routed(self, entered: Entered) -> Tensor:
+        """Return what the routed experts add, [T, K]; of one TP rank, unless tokens are split."""
+        out = self.kernel.apply(entered.x, entered.routing)
         intermediates.keep("finalize", out, copy=True)
         if self.latent is None:
             return out

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch.nn.functional import pad
 
-from moe import intermediates, micro_batches
+from moe import failed_call, intermediates, micro_batches
 from moe.errors import MoEError
 from moe.routing import route, to_local_ids, weights_on_input, zeroed_padding
 from moe.spec import MODULAR, MONOLITHIC, PaddedSpec
-from moe.types import Activations, Routing
+from moe.types import TORCH_DTYPE, Activations, Routing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,7 +53,9 @@ class MoEKernel:
         """Return [T, K], summed over the gather group. Collective.
 
         x: [T, K] this rank's tokens in the model dtype. routing: of `route`. If the layer has
-        chunks, every rank of the group makes as many calls as the one with the most tokens.
+        chunks, every rank of the group makes as many calls as the one with the most tokens. What
+        fails on this rank is raised when its part in the collectives is done, so that no other rank
+        waits: see `moe.failed_call`.
         """
         if self.slots is not None:
             routing = self.slots.replicas.route(routing)
@@ -64,29 +66,67 @@ class MoEKernel:
         totals = self.prepare_finalize.group.gather_counts(len(x), x.device)
         starts = range(0, max(1, *totals), size)
         counts = [[min(max(total - start, 0), size) for total in totals] for start in starts]
-        outputs, parts = [], []
+        outputs, parts, errors = [], [], []
         for start in starts:
             rows = slice(start, start + size)
             with intermediates.recording_part() as stages:
-                outputs.append(self._apply(x[rows], _rows(routing, rows)))
+                try:
+                    outputs.append(self._apply(x[rows], _rows(routing, rows)))
+                except Exception as error:  # the other ranks still come with the later chunks
+                    errors.append(error)
             parts.append(stages)
+        if errors:
+            raise errors[0]
         intermediates.keep_joined(parts, counts)
         return torch.cat(outputs)
 
+    def apply_to_nothing(self, x: Tensor, logits_dtype: torch.dtype) -> None:
+        """Take part in `apply` with tokens that need no expert, in place of x [..., C]. Collective.
+
+        logits_dtype: of the layer's router logits, which travel if the backend routes by itself.
+        """
+        spec = self.experts.layer_spec
+        columns = spec.unpadded_hidden if isinstance(spec, PaddedSpec) else spec.hidden
+        empty = failed_call.empty_tokens(spec, x, columns=columns)
+        self.apply(empty, self._nowhere(empty, logits_dtype))
+
+    def _nowhere(self, x: Tensor, logits_dtype: torch.dtype) -> Routing:
+        """Return what `route` returns for tokens x, [T, K], none of which needs an expert."""
+        del logits_dtype
+        return failed_call.routed_nowhere(self.experts.layer_spec, x)
+
     def _apply(self, x: Tensor, routing: Routing) -> Tensor:
         """Return `apply` of tokens that pass at once."""
+        try:
+            sent, travels = self._to_send(x, routing)
+        except Exception as error:
+            failed_call.take_part(lambda: self._exchange(*self._nothing_to_send(x, routing)), error)
+            raise
+        return self._exchange(sent, travels)
+
+    def _to_send(self, x: Tensor, routing: Routing) -> tuple[Activations, Routing]:
+        """Return the tokens x, [T, K], and their routing as they are sent."""
         x = _with_zeros(x, self.experts.layer_spec.hidden)
         if self.tells_routing and self.experts.layer_spec.weights_input:
             x, routing = weights_on_input(x, routing)
         early = self.quant.input_scale_is_local
-        sent = self.quant.quantize_input(x, self.a1_scale) if early else _plain(x)
+        return (self.quant.quantize_input(x, self.a1_scale) if early else _plain(x)), routing
+
+    def _nothing_to_send(self, x: Tensor, routing: Routing) -> tuple[Activations, Routing]:
+        """Return `_to_send` of as many tokens that need no expert."""
+        empty = torch.zeros_like(x)
+        return self._to_send(empty, self._nowhere(empty, routing.topk_weights.dtype))
+
+    def _exchange(self, sent: Activations, routing: Routing) -> Tensor:
+        """Return the sums [T, K] of this rank's tokens, and compute those of the other ranks."""
         dispatched = self.prepare_finalize.prepare(sent, routing)
         micro_batches.switch()
         try:
-            partial = self._sums(dispatched, is_quantized=early)
+            partial = self._sums(dispatched, is_quantized=self.quant.input_scale_is_local)
         except Exception as error:
             micro_batches.switch()  # the same turns as of a call that succeeds
-            self._abandon(dispatched, x.dtype, error)
+            self._abandon(dispatched, error)
+            micro_batches.switch()
             raise
         micro_batches.switch()
         out = self.prepare_finalize.finalize(partial, dispatched)
@@ -107,13 +147,13 @@ class MoEKernel:
         intermediates.keep("combine", partial, copy=True)  # the sum over ranks may overwrite it
         return partial
 
-    def _abandon(self, dispatched: Dispatched, dtype: torch.dtype, error: Exception) -> None:
+    def _abandon(self, dispatched: Dispatched, error: Exception) -> None:
         """Let the other ranks, which wait for this one's sums, end the call."""
-        try:
-            columns = self.experts.layer_spec.hidden
-            self.prepare_finalize.abandon(dispatched, columns, dtype)
-        except Exception as later:  # such as of a device that takes no more work
-            error.add_note(f"the other ranks were not told, since that failed, too: {later}")
+        spec = self.experts.layer_spec
+        failed_call.take_part(
+            lambda: self.prepare_finalize.abandon(dispatched, spec.hidden, TORCH_DTYPE[spec.dtype]),
+            error,
+        )
 
     def _local(self, routing: Routing) -> Routing:
         """Return the gathered routing with local ids, and record it."""
@@ -143,6 +183,9 @@ class MonolithicKernel(MoEKernel):
         """Return the logits, for the backend to route by: it has the method and the bias."""
         del router, method, bias
         return Routing.of_logits(logits)
+
+    def _nowhere(self, x: Tensor, logits_dtype: torch.dtype) -> Routing:
+        return failed_call.logits_of_nobody(self.experts.layer_spec, x, logits_dtype)
 
     def _local(self, routing: Routing) -> Routing:
         return routing

@@ -25,6 +25,8 @@ from moe.formats.model.spec import MODEL
 from moe.formats.quant_tensor import QuantTensor
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from moe.formats.format import Format
@@ -142,6 +144,18 @@ class Routing:
         """
         ids = torch.zeros((len(logits), 1), dtype=torch.int32, device=logits.device)
         return cls(topk_ids=ids, topk_weights=logits)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entered:
+    """Hold what the routed experts get. x: [T, K], or [T, L] in a latent layer. routing: [T, k].
+
+    shared: returns what the shared experts add, [T, K]; None if the layer has none, or fused ones.
+    """
+
+    x: Tensor
+    routing: Routing
+    shared: Callable[[], Tensor] | None
 
 
 @dataclass(frozen=True, kw_only=True)
