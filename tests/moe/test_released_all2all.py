@@ -1,5 +1,6 @@
 """What is called of packages that move tokens is there; layouts that they cannot serve."""
 
+import dataclasses
 import importlib.util
 
 import pytest
@@ -72,6 +73,17 @@ def test_ranks_must_hold_different_experts_and_tokens(name):
     ):
         reason = probed(name, layout=layout, **fits)
         assert (reason.code, text in reason.text) == ("layout_unsupported", True)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_experts_that_are_spread_and_split_are_on_no_single_rank(name):
+    needs = dataclasses.replace(ALL2ALL.row(name).needs, packages=(), probe=None)
+    chip = platform("rocm_gfx942" if name == "mori" else "cuda_sm90")
+    layouts = (Layout(dp_size=4, use_ep=True), Layout(dp_size=4, use_ep=True, moe_tp_size=2))
+    specs = [layer_spec_of("none", hidden=2048, layout=layout) for layout in layouts]
+    spread, split = (all2all_refusal(needs, spec, chip) for spec in specs)
+    assert spread is None
+    assert (split.code, "spread experts may be split" in split.text) == ("layout_unsupported", True)
 
 
 def test_sizes_without_a_compiled_kernel_are_refused():
