@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 
 def show_difference(args: argparse.Namespace) -> int:
-    """Print the difference, or write it as markdown; return 1 if a case fails or no longer runs."""
+    """Print the difference, or write it as markdown.
+
+    Return 1 if a case newly fails, no longer runs, or has another output.
+    """
     before, after = (view(RunFolder.open(path)) for path in (args.before, args.after))
     changes = difference(before, after)
     if args.markdown is None:

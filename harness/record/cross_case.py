@@ -90,6 +90,17 @@ def agreed(agreement: Agreement, result: CaseResult) -> CaseResult:
     return dataclasses.replace(result, verdict=Verdict.FAILED, messages=tuple(differences))
 
 
+def first_difference(before: CaseResult, after: CaseResult) -> str | None:
+    """Return how the outputs of one case differ in two runs, at its first token; None: nowhere.
+
+    A token that only one of the runs has is not compared.
+    """
+    known = {data["token"]: Sketch.from_json(data) for data in before.sketches}
+    sketches = (Sketch.from_json(data) for data in after.sketches)
+    pairs = ((s, known[s.token]) for s in sketches if s.token in known)
+    return next((text for a, b in pairs if (text := _difference(a, b)) is not None), None)
+
+
 def _difference(a: Sketch, b: Sketch) -> str | None:
     """Return how the rows of one token differ, or None if they are within tolerance."""
     distance = sum((x - y) ** 2 for x, y in zip(a.values, b.values, strict=True)) ** 0.5

@@ -1,4 +1,6 @@
-"""Compare two runs: what newly fails, what is fixed, what no longer runs, and what is slower.
+"""Compare two runs: what newly fails, is fixed, no longer runs, gives another output, is slower.
+
+The stored rows of cases that passed in both are compared within what rounding explains.
 
 Seconds of cases vary, and machines differ. A case counts as slower only if its ratio lies outside
 of what the cases that passed in both runs have in common: their median ratio, and several times
@@ -12,6 +14,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
 
+from harness.record.cross_case import first_difference
 from harness.record.result import Verdict
 from harness.record.summary import BAD, OPEN
 
@@ -26,6 +29,7 @@ LEAST_SECONDS = 0.2  # by which a case must be slower
 LEAST_RATIO = 1.3  # after the common ratio
 DEVIATIONS = 4.0  # median deviations, each scaled to a standard deviation of a normal distribution
 _NORMAL = 1.4826
+TITLES = ("newly_failing", "no_longer_run", "outputs_differ", "fixed", "still_failing", "slower")
 SHOWN = 50  # lines of a list
 
 
@@ -42,18 +46,23 @@ class RunDifference:
     no_longer_run: tuple[str, ...] = ()
     fixed: tuple[str, ...] = ()
     still_failing: tuple[str, ...] = ()
+    outputs_differ: tuple[str, ...] = ()  # of cases that passed in both runs
     slower: tuple[str, ...] = ()
     new: int = 0
+    compared: int = 0  # cases that passed in both runs, with stored rows of output
     ratio: float | None = None
 
     @property
     def is_worse(self) -> bool:
-        """Return whether a case newly fails or no longer runs; times alone are no fault."""
-        return bool(self.newly_failing or self.no_longer_run)
+        """Return whether a case newly fails, no longer runs or gives another output.
+
+        Times alone are no fault.
+        """
+        return bool(self.newly_failing or self.no_longer_run or self.outputs_differ)
 
     def sections(self) -> Iterator[tuple[str, tuple[str, ...]]]:
         """Yield title and lines of each list that is not empty."""
-        for title in ("newly_failing", "no_longer_run", "fixed", "still_failing", "slower"):
+        for title in TITLES:
             lines = getattr(self, title)
             if lines:
                 yield title.replace("_", " "), lines
@@ -66,6 +75,7 @@ def difference(before: View, after: View) -> RunDifference:
     failing = {c: r for c, r in second.items() if r.verdict in BAD}
     was_failing = {c: r for c, r in first.items() if r.verdict in BAD}
     ratio, slower = _slower(first, second)
+    outputs = _compared_outputs(first, second)
     return RunDifference(
         before=before.name,
         after=after.name,
@@ -85,6 +95,8 @@ def difference(before: View, after: View) -> RunDifference:
             if c in was_failing
         ),
         no_longer_run=tuple(_no_longer_run(first, second, after)),
+        outputs_differ=tuple(f"{c}  {text}" for c, text in outputs.items() if text is not None),
+        compared=len(outputs),
         slower=slower,
         new=len(second.keys() - first.keys()),
         ratio=ratio,
@@ -112,6 +124,20 @@ def _no_longer_run(
             yield f"{case_id}  {result.verdict} -> {reason}"
         elif now.verdict in OPEN:
             yield f"{case_id}  {result.verdict} -> {now.verdict}"
+
+
+def _compared_outputs(
+    first: dict[str, CaseResult], second: dict[str, CaseResult]
+) -> dict[str, str | None]:
+    """Return the difference of outputs, or None, of each case that passed in both runs."""
+    return {
+        c: first_difference(first[c], r)
+        for c, r in second.items()
+        if c in first
+        and first[c].verdict is r.verdict is Verdict.PASSED
+        and first[c].sketches
+        and r.sketches
+    }
 
 
 def _slower(
@@ -168,13 +194,7 @@ def cut(lines: tuple[str, ...]) -> list[str]:
 
 def closing_line(changes: RunDifference) -> str:
     """Return the counts in one line."""
-    counts = {
-        "newly_failing": len(changes.newly_failing),
-        "no_longer_run": len(changes.no_longer_run),
-        "fixed": len(changes.fixed),
-        "still_failing": len(changes.still_failing),
-        "slower": len(changes.slower),
-        "new": changes.new,
-    }
+    counts = {title: len(getattr(changes, title)) for title in TITLES}
+    counts |= {"new": changes.new, "outputs_compared": changes.compared}
     ratio = "unknown" if changes.ratio is None else f"{changes.ratio:.2f}"
     return " ".join(f"{name}={count}" for name, count in counts.items()) + f" seconds_ratio={ratio}"

@@ -16,7 +16,9 @@ def test_what_is_worse_ends_with_1_and_what_is_better_with_0(engine, capsys):
     assert cli.main(["diff", "a", "b"]) == 1
     out = capsys.readouterr().out
     assert f"newly failing\n  {BASE}-tp:2  passed -> failed" in out
-    assert out.splitlines()[-1].startswith("newly_failing=1 no_longer_run=0 fixed=0 ")
+    assert out.splitlines()[-1].startswith(
+        "newly_failing=1 no_longer_run=0 outputs_differ=0 fixed=0 "
+    )
     assert cli.main(["diff", "b", "a"]) == 0
     assert " fixed=1 " in last_line(capsys)
     assert cli.main(["diff", "a", "b", "--markdown", "diff.md"]) == 1

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from harness.record.cross_case import Sketch, first_difference
 from harness.record.result import CaseResult, Verdict
 from harness.record.run_info import RefusedCase
 from harness.report.run_difference import SHOWN, closing_line, console, difference
@@ -40,7 +41,7 @@ def test_equal_runs_are_not_worse(folder):
     changes = difference(same, same)
     assert not changes.is_worse
     assert closing_line(changes).startswith(
-        "newly_failing=0 no_longer_run=0 fixed=0 still_failing=1"
+        "newly_failing=0 no_longer_run=0 outputs_differ=0 fixed=0 still_failing=1"
     )
 
 
@@ -66,6 +67,42 @@ def test_a_case_is_slower_only_beyond_the_machines_ratio_and_noise(folder):
         run(folder, verdicts, seconds=before.items()), run(folder, verdicts, seconds=noisy.items())
     )
     assert changes.slower == ()
+
+
+def test_outputs_of_cases_that_passed_in_both_runs_are_compared(folder):
+    verdicts = {"a": "passed", "b": "passed", "c": "failed", "d": "passed"}
+    rows = {"a": (1.0, 1.05), "b": (1.0, 2.0), "c": (1.0, 2.0)}
+    before, after = (with_rows(run(folder, verdicts), rows, number) for number in (0, 1))
+    changes = difference(before, after)
+    assert changes.outputs_differ == ("b  token 3: outputs differ by 1, rounding explains 0.283",)
+    assert changes.is_worse
+    assert changes.compared == 2, "neither what failed nor what stored no row"
+    assert " outputs_differ=1 " in closing_line(changes)
+    assert "outputs differ\n  b  token 3" in console(changes)
+    assert not difference(before, before).is_worse
+
+
+def test_tokens_that_only_one_run_has_are_not_compared():
+    results = [
+        CaseResult(case_id="a", verdict=Verdict.PASSED, sketches=(sketch(t, first).to_json(),))
+        for t, first in ((0, 1.0), (1, 9.0))
+    ]
+    assert first_difference(*results) is None
+
+
+def with_rows(viewed, rows, number):
+    """The run with a stored row of these cases; `number` chooses its first value."""
+    results = tuple(
+        dataclasses.replace(r, sketches=(sketch(3, rows[r.case_id][number]).to_json(),))
+        if r.case_id in rows
+        else r
+        for r in viewed.results
+    )
+    return dataclasses.replace(viewed, results=results)
+
+
+def sketch(token, first):
+    return Sketch(token=token, values=(first, 2.0, 0.0), slack=0.1)
 
 
 def test_long_lists_are_cut_and_counted(folder):
