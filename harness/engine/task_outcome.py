@@ -119,11 +119,12 @@ def _rank_verdicts(outcome: Outcome, results: list[RankResult]) -> dict[str, str
 
 
 def rank_words(outcome: Outcome) -> dict[int, str]:
-    """Describe, with evidence, each rank that ended or did not answer."""
+    """Describe, with evidence, each rank that ended, and then each that did not answer."""
     words = {rank: _exit_words(outcome, rank) for rank in outcome.exits}
     for rank in outcome.logs.keys() - outcome.answers.keys() - outcome.exits.keys():
         words[rank] = _stuck_words(outcome, rank)
-    return {rank: f"rank {rank}: {words[rank]}" for rank in sorted(words)}
+    order = sorted(words, key=lambda rank: (rank not in outcome.exits, rank))
+    return {rank: f"rank {rank}: {words[rank]}" for rank in order}
 
 
 def _exit_words(outcome: Outcome, rank: int) -> str:

@@ -51,6 +51,11 @@ CAMPAIGN = (
         test=f"{_FITS}[sigkill-crashed]",
     ),
     Fault(
+        words="SIGKILL of one of four ranks inside a collective",
+        outcome="`crashed`, and names the rank",
+        test=f"{_HERE}[killed_in_a_collective]",
+    ),
+    Fault(
         words="SIGSTOP of a rank",
         outcome="`hung`, named as stopped",
         test=f"{_HERE}[stopped]",

@@ -10,6 +10,7 @@ import ctypes
 import os
 import resource
 import signal
+import threading
 import time
 
 import torch
@@ -82,6 +83,15 @@ def output_without_newline(context):
     dist.barrier()
 
 
+def killed_in_a_collective(context):
+    """Rank 2 of four ends while it waits in a collective, before rank 3 has entered it."""
+    if context.rank == 2:
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGKILL)).start()
+    if context.rank == 3:
+        time.sleep(0.6)
+    dist.all_reduce(torch.ones(1000))
+
+
 FAULTS = (
     healthy,
     stopped,
@@ -90,11 +100,12 @@ FAULTS = (
     fifty_children,
     flood,
     output_without_newline,
+    killed_in_a_collective,
 )
 
 
-def case(fault, m: int = 8) -> MoETestConfig:
-    """A case of two ranks with this fault. Different `m` make different cases."""
+def case(fault, m: int = 8, ranks: int = 2) -> MoETestConfig:
+    """A case with this fault. Different `m` make different cases."""
     return MoETestConfig(
         m=m,
         n=8,
@@ -102,7 +113,7 @@ def case(fault, m: int = 8) -> MoETestConfig:
         num_experts=2,
         top_k=1,
         experts="torch_loop",
-        tp_size=2,
+        tp_size=ranks,
         seed=FAULTS.index(fault),
     )
 

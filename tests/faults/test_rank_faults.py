@@ -21,21 +21,32 @@ VERDICTS = {
     rank_faults.fifty_children: Verdict.PASSED,
     rank_faults.flood: Verdict.FAILED,
     rank_faults.output_without_newline: Verdict.CRASHED,
+    rank_faults.killed_in_a_collective: Verdict.CRASHED,
 }
+OF_FOUR = (rank_faults.killed_in_a_collective,)  # ranks; the others are faults of two
 
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory):
     """Run each fault and a healthy case after it; return results, ends of gangs, and the folder."""
     folder = tmp_path_factory.mktemp("faults")
-    cases = [c for i, f in enumerate(FAULTS) for c in (case(f, m=1), case(healthy, m=100 + i))]
-    events = events_of(plan(*cases, limit=4.0), folder, executor=EXECUTOR)
+    cases = [c for f in FAULTS for c in (fault_case(f), next_case(f))]
+    jobs = [[c for c in cases if c.world_size == ranks] for ranks in (2, 4)]
+    events = events_of(plan(jobs=jobs, limit=4.0), folder, executor=EXECUTOR)
     ends = [event.reason for event in events if isinstance(event, GangEnded)]
     return results(events), ends, folder
 
 
+def fault_case(fault):
+    return case(fault, m=1, ranks=4 if fault in OF_FOUR else 2)
+
+
+def next_case(fault):
+    return case(healthy, m=100 + FAULTS.index(fault), ranks=fault_case(fault).world_size)
+
+
 def result_of(ran, fault):
-    return ran[0][case(fault, m=1).id]
+    return ran[0][fault_case(fault).id]
 
 
 def messages(ran, fault):
@@ -44,7 +55,7 @@ def messages(ran, fault):
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 def test_a_fault_has_its_verdict_and_the_next_case_passes(ran, fault):
-    after = ran[0][case(healthy, m=100 + FAULTS.index(fault)).id]
+    after = ran[0][next_case(fault).id]
     assert result_of(ran, fault).verdict is VERDICTS[fault], messages(ran, fault)
     assert (after.verdict, after.messages) == (Verdict.PASSED, ())
 
@@ -98,6 +109,12 @@ def test_output_without_a_newline_is_shown_and_kept(ran):
     assert "    words without an end of line" in words.splitlines()
     log = (ran[2] / "logs" / result.log).read_text()
     assert log.endswith("==== rank 1 ====\nwords without an end of line\n")
+
+
+def test_a_rank_killed_inside_a_collective_is_named_and_no_other_is_accused(ran):
+    result = result_of(ran, rank_faults.killed_in_a_collective)
+    assert result.messages[0].startswith("rank 2: ended by SIGKILL")
+    assert result.seconds < 4.0, "the others do not wait for the limit"
 
 
 def test_the_clock_of_the_controller_may_jump(tmp_path, monkeypatch):
