@@ -42,22 +42,23 @@ def _has_few_units(x: Tensor, w: Tensor, kept: float) -> Tensor:
     """Return bool [R, O]: whether a sum's size, times `kept`, is at most the unit of its terms."""
     both = torch.cat([x.double(), w.double()])
     (x_unit, w_unit), (x_size, w_size) = (
-        values.split([len(x), len(w)]) for values in (_unit(both), both.norm(dim=1))
+        values.split([len(x), len(w)]) for values in (unit(both), both.norm(dim=1))
     )
     has_few: Tensor = torch.outer(x_size * kept, w_size) <= torch.outer(x_unit, w_unit)
     return has_few
 
 
-def _unit(x: Tensor) -> Tensor:
+def unit(x: Tensor) -> Tensor:
     """Return float64 [R], the largest power of two whose multiples all of x [R, I] float64 are.
 
-    It is infinite for a row of zeros.
+    Elements are float32 numbers or of such sizes. The unit of a row of zeros is infinite.
     """
     bits = x.view(torch.int64)
     mantissa = (bits & (2**52 - 1)) | 2**52
-    exponent = ((bits >> 52) & 0x7FF) - 1075
-    unit = torch.ldexp((mantissa & -mantissa).double(), exponent)
-    return torch.where(x == 0, torch.inf, unit).amin(dim=1)
+    lowest_bit = (mantissa & -mantissa).double()
+    exponent = (bits & (0x7FF << 52)) - (1075 << 52)
+    units = (lowest_bit.view(torch.int64) + exponent).view(torch.float64)  # as ldexp, but exact
+    return torch.where(x == 0, torch.inf, units).amin(dim=1)
 
 
 def of_each_sum(x: Tensor, w: Tensor, numerics: Numerics) -> Tensor:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from moe.reference.sum_noise import gathered, of_each_sum, rounds_nothing
+from moe.reference.sum_noise import gathered, of_each_sum, rounds_nothing, unit
 from moe.spec import Numerics
 
 TERMS, BITS = 32, 13
@@ -121,3 +121,10 @@ def test_sums_of_any_numbers_may_round():
     assert not rounds_nothing(torch.randn(4, 128), torch.randn(5, 128), Numerics.stated()).any()
     assert not rounds_nothing(x * 0.3, w * 0.7, Numerics.stated()).any()
     assert rounds_nothing(x * 0, w, Numerics.stated()).all()
+
+
+def test_the_unit_of_a_row_divides_all_its_numbers():
+    """Of numbers of all sizes that float32 has; a row of zeros has an infinite one."""
+    tiny = 2.0**-149
+    x = torch.tensor([[1.0, 0, -0.375], [2.0**127, 3 * tiny, 0], [2.0**100, 0, 0], [0, 0, 0]])
+    assert unit(x.double()).tolist() == [0.125, tiny, 2.0**100, math.inf]
