@@ -57,7 +57,9 @@ def unit(x: Tensor) -> Tensor:
     mantissa = (bits & (2**52 - 1)) | 2**52
     lowest_bit = (mantissa & -mantissa).double()
     exponent = (bits & (0x7FF << 52)) - (1075 << 52)
-    units = (lowest_bit.view(torch.int64) + exponent).view(torch.float64)  # as ldexp, but exact
+    units = (lowest_bit.view(torch.int64) + exponent).view(
+        torch.float64
+    )  # as ldexp, whose powers of rows with zeros are slow
     return torch.where(x == 0, torch.inf, units).amin(dim=1)
 
 

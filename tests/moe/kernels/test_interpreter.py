@@ -11,6 +11,7 @@ from triton.runtime import interpreter as of_triton
 from moe.kernels import interpreter, launch
 from moe.kernels.align import align_tokens
 from moe.kernels.combine import combine
+from moe.kernels.interpreter_memory import replacements
 
 pytestmark = pytest.mark.skipif(not launch.INTERPRETED, reason="kernels are compiled here")
 
@@ -40,14 +41,33 @@ def _outputs() -> list[torch.Tensor]:
 
 def test_the_language_is_replaced_once_for_each_view_of_it(patched, monkeypatch):
     spared = _outputs()
-    assert "_combine" in patched
     # `triton.language` for ours, then `triton.language.core` for the language's own functions.
-    assert len(patched) <= 2 * 3, f"more than two for each of three launches: {patched}"
+    assert 1 <= len(patched) <= 2, f"more than these for three launches: {patched}"
     count = len(patched)
     monkeypatch.setattr(interpreter, "spared", nullcontext)
     repeated = _outputs()
-    assert len(patched) - count > 3 * count, "Triton no longer repeats it: delete this module"
+    assert len(patched) - count > 3 * 3, "Triton no longer repeats it: delete this module"
     assert all(torch.equal(a, b) for a, b in zip(spared, repeated, strict=True))
+
+
+def test_a_replacement_of_somebody_else_is_found(monkeypatch):
+    """What is known of an earlier launch is not put over it, nor lost when the launch ends."""
+    _outputs()
+    calls, load = [], tl.load
+
+    @tl.core.builtin
+    def counted(*args, **options):
+        calls.append(1)
+        return tl.core.load(*args, **{k: v for k, v in options.items() if k != "_semantic"})
+
+    monkeypatch.setattr(tl, "load", counted)
+    _outputs()
+    assert calls
+    assert tl.load is counted
+    monkeypatch.setattr(tl, "load", load)
+    calls.clear()
+    _outputs()
+    assert not calls
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -55,14 +75,17 @@ def test_all_is_restored(fails):
     names = "_patch_lang", "interpreter_builder"
     before = [getattr(of_triton, name) for name in names]
     options, load = of_triton.interpreter_builder.options, tl.load
+    remembering = [(owner, name, getattr(owner, name)) for owner, name, _ in replacements()]
     with pytest.raises(KeyError) if fails else nullcontext(), interpreter.spared():
         assert of_triton._patch_lang is not before[0]
+        assert all(getattr(owner, name) is not value for owner, name, value in remembering)
         assert not of_triton.interpreter_builder.options.sanitize_overflow
         if fails:
             raise KeyError
     assert [getattr(of_triton, name) for name in names] == before
     assert of_triton.interpreter_builder.options is options
     assert options.sanitize_overflow
+    assert all(getattr(owner, name) is value for owner, name, value in remembering)
     _outputs()
     assert tl.load is load
 

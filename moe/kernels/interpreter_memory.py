@@ -1,0 +1,115 @@
+"""Remember what Triton's interpreter computes again and again: shapes, dtypes, decoded numbers.
+
+Each operation of an interpreted kernel makes tensors and their types anew, for which it checks a
+shape, wraps its sizes and builds a table of dtypes; numbers of 8 and 16 bits are converted in
+thirty steps of numpy. Here Triton's own functions compute each of these once for each argument.
+"""
+
+from __future__ import annotations
+
+import inspect
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import triton.language as tl
+from triton.runtime import interpreter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Function = Any  # of Triton, or in place of one
+TABLE_BITS = 16  # widest numbers whose conversion is looked up
+
+
+@cache
+def replacements() -> tuple[tuple[Any, str, Function], ...]:
+    """Return owner, name and replacement of functions that this version of Triton has.
+
+    A function with other parameters than those known here is left as it is.
+    """
+    known: tuple[tuple[Any, str, tuple[str, ...], Callable[[Function], Function]], ...] = (
+        (tl.block_type, "__init__", ("self", "element_ty", "shape"), block_types),
+        (tl.dtype, "__eq__", ("self", "other"), equalities),
+        (tl.tensor, "__init__", ("self", "handle", "type"), tensors),
+        (interpreter, "_get_np_dtype", ("tt_dtype",), numpy_dtypes),
+        (
+            interpreter,
+            "_convert_float",
+            ("input", "input_dtype", "output_dtype", "rounding_mode"),
+            conversions,
+        ),
+    )
+    return tuple(
+        (owner, name, remembering(getattr(owner, name)))
+        for owner, name, parameters, remembering in known
+        if hasattr(owner, name)
+        and tuple(inspect.signature(getattr(owner, name)).parameters) == parameters
+    )
+
+
+def block_types(make: Function) -> Function:
+    """Return `block_type.__init__` with what it sets remembered by element and shape."""
+    made: dict[Any, dict[str, Any]] = {}
+
+    def init(self: Any, element_ty: Any, shape: Any) -> None:
+        sizes = tuple(s.value if isinstance(s, tl.constexpr) else s for s in shape)
+        key = (str(element_ty), sizes)
+        if key not in made:
+            make(self, element_ty, shape)
+            made[key] = dict(vars(self))
+        self.__dict__.update(made[key], element_ty=element_ty)
+
+    return init
+
+
+def equalities(compare: Function) -> Function:
+    """Return `dtype.__eq__` without a comparison of a dtype with itself."""
+
+    def equal(self: Any, other: Any) -> Any:
+        return True if self is other else compare(self, other)
+
+    return equal
+
+
+def tensors(make: Function) -> Function:
+    """Return `tensor.__init__` with what it sets remembered by the tensor's type."""
+    made: dict[str, dict[str, Any]] = {}
+
+    def init(self: Any, handle: Any, type: Any) -> None:  # noqa: A002
+        if type.name not in made:
+            make(self, handle, type)
+            made[type.name] = {k: v for k, v in vars(self).items() if k != "handle"}
+        self.__dict__.update(made[type.name], handle=handle, type=type, dtype=type.scalar)
+
+    return init
+
+
+def numpy_dtypes(find: Function) -> Function:
+    """Return `_get_np_dtype` with its results remembered by the name of a type."""
+    found: dict[str, Any] = {}
+
+    def dtype_of(tt_dtype: Any) -> Any:
+        if tt_dtype.name not in found:
+            found[tt_dtype.name] = find(tt_dtype)
+        return found[tt_dtype.name]
+
+    return dtype_of
+
+
+def conversions(convert: Function) -> Function:
+    """Return `_convert_float` with every number of at most TABLE_BITS converted once."""
+    tables: dict[Any, Any] = {}
+
+    def converted(input: Any, input_dtype: Any, output_dtype: Any, rounding_mode: Any) -> Any:  # noqa: A002
+        bits = input_dtype.primitive_bitwidth
+        if bits > TABLE_BITS:
+            return convert(input, input_dtype, output_dtype, rounding_mode)
+        key = (input_dtype.name, output_dtype.name, rounding_mode)
+        if key not in tables:
+            numbers = np.arange(1 << bits, dtype=f"uint{bits}")
+            tables[key] = convert(numbers, input_dtype, output_dtype, rounding_mode)
+        codes = np.ascontiguousarray(input).view(f"uint{bits}")
+        return tables[key][codes].reshape(input.shape)
+
+    return converted
