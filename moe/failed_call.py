@@ -22,6 +22,18 @@ if TYPE_CHECKING:
     from moe.spec import LayerSpec
 
 
+class EndedError(Exception):
+    """Carry the error of a call whose part in the collectives is done, unlike one inside of them.
+
+    Only then does the rank come with the later chunks of the call: after an error inside a
+    collective it might take part in another one than the other ranks.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 def take_part(action: Callable[[], object], error: Exception) -> None:
     """Call `action`, which other ranks wait for. If it fails, too, add a note to the error."""
     try:

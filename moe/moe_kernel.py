@@ -60,6 +60,14 @@ class MoEKernel:
         if self.slots is not None:
             routing = self.slots.replicas.route(routing)
             intermediates.keep("replicas", routing.topk_ids, copy=True)
+        try:
+            return self._chunks(x, routing)
+        except failed_call.EndedError as ended:
+            error = ended.error
+        raise error  # outside of the handler, which would take the place of its context
+
+    def _chunks(self, x: Tensor, routing: Routing) -> Tensor:
+        """Return `apply` of tokens that pass in chunks, if the layer has some."""
         size = self.experts.layer_spec.chunk
         if not size:
             return self._apply(x, routing)
@@ -72,8 +80,8 @@ class MoEKernel:
             with intermediates.recording_part() as stages:
                 try:
                     outputs.append(self._apply(x[rows], _rows(routing, rows)))
-                except Exception as error:  # the other ranks still come with the later chunks
-                    errors.append(error)
+                except failed_call.EndedError as ended:  # other ranks come with the later chunks
+                    errors.append(ended)
             parts.append(stages)
         if errors:
             raise errors[0]
@@ -96,12 +104,12 @@ class MoEKernel:
         return failed_call.routed_nowhere(self.experts.layer_spec, x)
 
     def _apply(self, x: Tensor, routing: Routing) -> Tensor:
-        """Return `apply` of tokens that pass at once."""
+        """Return `apply` of tokens that pass at once. Raises EndedError for errors of this rank."""
         try:
             sent, travels = self._to_send(x, routing)
         except Exception as error:
             failed_call.take_part(lambda: self._exchange(*self._nothing_to_send(x, routing)), error)
-            raise
+            raise failed_call.EndedError(error) from error
         return self._exchange(sent, travels)
 
     def _to_send(self, x: Tensor, routing: Routing) -> tuple[Activations, Routing]:
@@ -127,7 +135,7 @@ class MoEKernel:
             micro_batches.switch()  # the same turns as of a call that succeeds
             self._abandon(dispatched, error)
             micro_batches.switch()
-            raise
+            raise failed_call.EndedError(error) from error
         micro_batches.switch()
         out = self.prepare_finalize.finalize(partial, dispatched)
         micro_batches.switch()

@@ -99,6 +99,32 @@ def test_tokens_in_chunks_give_the_same_bits_with_the_stages_of_all():
     assert build(spec, members()).kernel.apply(x[:0], _none(routing)).shape == (0, 64)
 
 
+def test_after_an_error_inside_a_collective_no_later_chunk_is_sent(monkeypatch):
+    """Another rank may wait in the same collective: a later one would take its place."""
+    kernel = build(dataclasses.replace(layer_spec(), chunk=2), members()).kernel
+    entered = []
+
+    def broken(*_):
+        entered.append("prepare")
+        raise RuntimeError("connection closed by peer")
+
+    def failing(*_):
+        entered.append("experts")
+        raise RuntimeError("a row is out of range") from KeyError("its cause")
+
+    x = torch.randn(5, 64, generator=torch.Generator().manual_seed(1)).bfloat16()
+    routing = Routing(topk_ids=torch.zeros(5, 2, dtype=torch.int32), topk_weights=torch.ones(5, 2))
+    monkeypatch.setattr(kernel.experts, "run", failing)
+    with pytest.raises(RuntimeError, match="out of range") as caught:
+        kernel.apply(x, routing)
+    assert entered == ["experts"] * 3
+    assert isinstance(caught.value.__cause__, KeyError)
+    monkeypatch.setattr(kernel.prepare_finalize, "prepare", broken)
+    with pytest.raises(RuntimeError, match="closed by peer"):
+        kernel.apply(x, routing)
+    assert entered[3:] == ["prepare"]
+
+
 def _none(routing):
     return Routing(topk_ids=routing.topk_ids[:0], topk_weights=routing.topk_weights[:0])
 
