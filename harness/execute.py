@@ -28,6 +28,7 @@ from harness.mutants.sample import scene_of
 from harness.mutants.self_check import prove
 from harness.record.proof import Outcome, best
 from harness.record.result import Finding, RankResult, Verdict
+from moe.kernels.launch import observed
 from moe.numerics import declaration
 
 if TYPE_CHECKING:
@@ -45,6 +46,13 @@ def run_case(case: MoETestConfig, context: RankContext) -> RankResult:
 
     Exceptions of the layer under test pass through: the worker reports them.
     """
+    with observed() as launched:
+        result = judged_case(case, context)
+    return dataclasses.replace(result, kernels=tuple(launched))
+
+
+def judged_case(case: MoETestConfig, context: RankContext) -> RankResult:
+    """Return the result of `run_case` without the kernels that were launched. Collective."""
     clock = Clock(context=context)
     recorded_files.use_folder(context.options.get("trace"))
     with torch.inference_mode():

@@ -27,6 +27,7 @@ TARGETS = (
     "harness.checks.memory:CHECK",
     "harness.checks.output_rows:CHECK",
     "harness.checks.members:CHECK",
+    "harness.checks.launched:CHECK",
     "harness.checks.tp_replicas:CHECK",
     "harness.checks.determinism:CHECK",
     "harness.checks.plain_call:CHECK",

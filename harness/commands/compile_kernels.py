@@ -92,14 +92,14 @@ def compile_matrix(args: argparse.Namespace) -> int:
     began = time.monotonic()
     names = args.platform or DEFAULT_CHIPS
     _check(names, args.cache)
-    ids = {PLATFORMS.row(name).arch: ids_for(_points(args, name), name) for name in names}
+    ids = {PLATFORMS.row(name).arch: ids_for(points_of(args, name), name) for name in names}
     if not any(ids.values()):
         raise NothingSelected("no case of these suites launches a Triton kernel of this project")
     limits = {PLATFORMS.row(name).arch: platform(name).shared_bytes or 0 for name in names}
     totals = {chip: ChipTotals(limit=limit) for chip, limit in limits.items()}
     cases = ", ".join(f"{chip} {len(of_chip)}" for chip, of_chip in ids.items())
     print(f"cases that differ in what they launch: {cases}", flush=True)
-    failed_cases = _follow(_worker(ids, args.cache, args.jobs or machine.usable_cores()), totals)
+    failed_cases = _follow(worker(ids, args.cache, args.jobs or machine.usable_cores()), totals)
     print("\n".join(table(totals)))
     failures = [*failed_cases, *(f"{c}: {t}" for c, of in totals.items() for t in of.failures)]
     failures += _idle(ids, totals)
@@ -128,7 +128,7 @@ def _check(names: Iterable[str], cache: Path) -> None:
         raise UsageError(f"--cache {cache}: cannot make this folder: {reason_of(error)}") from error
 
 
-def _points(args: argparse.Namespace, platform_name: str) -> tuple[MoETestConfig, ...]:
+def points_of(args: argparse.Namespace, platform_name: str) -> tuple[MoETestConfig, ...]:
     """Return a platform's points of the named suites, or of all with at most LARGEST points."""
     from harness.matrix.load import find, load
 
@@ -175,10 +175,13 @@ def _is_ours(needs: Needs) -> bool:
     return "triton" in needs.features and set(needs.packages) <= set(_OWN)
 
 
-def _worker(ids: dict[str, list[str]], cache: Path, jobs: int) -> Iterator[dict[str, Any]]:
+def worker(
+    ids: dict[str, list[str]], cache: Path, jobs: int, *options: str
+) -> Iterator[dict[str, Any]]:
     """Yield the events of the compile worker. Raises InfrastructureError if it dies."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     command = [sys.executable, "-m", "harness.fixtures.compile_worker", str(cache), str(jobs)]
+    command += options
     with subprocess.Popen(
         command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from harness.commands.kernel_coverage import show_kernels
 from harness.commands.listing import machine_of
 from harness.errors import ExitCode, UsageError, reason_of
 from harness.matrix import expand
@@ -29,6 +30,8 @@ _NAMED = 20  # uncovered combinations that are printed for each block
 
 def show_coverage(args: argparse.Namespace) -> int:
     """Print the certificate, and write a PICT file if asked; return the exit code."""
+    if args.kernels is not None:
+        return show_kernels(args)
     config, machine = load(find(args.config)), machine_of(args)
     name = args.suite or DEFAULT_SUITE
     suite = expand.suite_of(config, name)

@@ -158,6 +158,8 @@ def _coverage(command: argparse.ArgumentParser) -> None:
     add("--block", type=positive, metavar="N", help="only the suite's Nth block, counted from 1")
     text = "write the block's parameters and constraints in PICT's language"
     add("--pict", type=Path, metavar="FILE", help=text)
+    text = "which Triton kernels --platform can launch, with which compile-time arguments, that "
+    add("--kernels", type=Path, metavar="DIR", help=f"{text}the run in this folder did not launch")
 
 
 _SLOTS = "ranks that may run at a time on the CPU (its cores), or on each GPU (up to 4)"

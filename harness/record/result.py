@@ -105,6 +105,8 @@ class RankResult:
     battery: tuple[Proof, ...] = ()  # the self-check's proofs, if passed
     diagnosis: Diagnosis | None = None  # what is wrong, if failed
     assumed: str | None = None  # the numerics that were assumed; None if the row states all
+    # Launched kernels of ours with their compile-time arguments, see moe.kernels.specialisation
+    kernels: tuple[str, ...] = ()
     poisoned: bool = False  # whether later cases must not run in this process
     unclear: bool = False  # whether an earlier case may have altered it; nothing was judged
 
@@ -136,7 +138,8 @@ class RankResult:
         }
         diagnosis = data["diagnosis"]
         changed["diagnosis"] = None if diagnosis is None else Diagnosis.from_json(diagnosis)
-        return cls(**{**data, **changed, "sketches": tuple(data["sketches"])})
+        lists = {name: tuple(data[name]) for name in ("sketches", "kernels")}
+        return cls(**{**data, **changed, **lists})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +176,7 @@ class CaseResult:
     battery: tuple[Proof, ...] = ()  # the self-check over all ranks, see `proof.best`
     diagnoses: tuple[Diagnosis, ...] = ()  # of each failed rank
     assumed: str | None = None  # the numerics that were assumed; None if the row states all
+    kernels: tuple[str, ...] = ()  # launched by any rank, see moe.kernels.specialisation
     attempt: int = 1  # 2 and more: run again in a fresh gang
     earlier: tuple[Attempt, ...] = ()  # attempts before this one, the first first
 
@@ -193,7 +197,7 @@ class CaseResult:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> CaseResult:
-        lists = ("messages", "leading", "diagnosed", "sketches")
+        lists = ("messages", "leading", "diagnosed", "sketches", "kernels")
         changed: dict[str, Any] = {name: tuple(data[name]) for name in lists if name in data}
         changed["battery"] = tuple(Proof.from_json(item) for item in data.get("battery", ()))
         changed["earlier"] = tuple(Attempt.from_json(item) for item in data.get("earlier", ()))
@@ -256,6 +260,7 @@ def _data(ranks: list[RankResult]) -> dict[str, Any]:
         "ranks": {str(r.rank): str(r.verdict) for r in sorted(ranks, key=lambda r: r.rank)},
         "phases": _worst([r.seconds for r in ranks]),
         "sketches": tuple(sketch for r in ranks for sketch in r.sketches),
+        "kernels": tuple(sorted({line for r in ranks for line in r.kernels})),
     }
 
 

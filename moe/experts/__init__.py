@@ -77,6 +77,7 @@ EXPERTS: Registry[MemberSpec] = Registry(
             deterministic=True,
             numerics=ROUNDED,
             numerics_of=dict.fromkeys({activations for _, activations in _FP8_PAIRS}, FP8_PROMOTED),
+            launches=frozenset({"_count", "_place", "_grouped_gemm", "_combine"}),
         ),
         MemberSpec(
             name="triton_batched",
@@ -98,6 +99,7 @@ EXPERTS: Registry[MemberSpec] = Registry(
             deterministic=True,
             numerics=ROUNDED,
             numerics_of=dict.fromkeys({activations for _, activations in _FP8_PAIRS}, FP8_PROMOTED),
+            launches=frozenset({"_batched_gemm"}),
         ),
         flashinfer_rows.CUTLASS,
         MemberSpec(

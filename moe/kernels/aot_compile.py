@@ -19,6 +19,7 @@ from triton.compiler import ASTSource
 
 from moe.errors import MoEError
 from moe.kernels.launch import FP_FUSION, INTERPRETED
+from moe.kernels.specialisation import specialisation_of
 from moe.need import resolve
 from moe.platforms import PLATFORMS, platform
 
@@ -76,7 +77,7 @@ class Request:
 
     chip: a key of CHIPS. kernel: "package.module:name". signature, constants, attributes: of
     Triton's ASTSource. label: the kernel with its types and constants, for people. key: a hash of
-    all that the binary depends on.
+    all that the binary depends on. specialisation: the line of `moe.kernels.specialisation`.
     """
 
     chip: str
@@ -87,6 +88,7 @@ class Request:
     options: dict[str, int]
     label: str
     key: str
+    specialisation: str = ""
 
     @property
     def name(self) -> str:
@@ -157,6 +159,7 @@ def request_of(item: Launch, chip: str) -> Request:
         options=options,
         label=_label(source, options),
         key=hashlib.sha256(repr(parts).encode()).hexdigest(),
+        specialisation=specialisation_of(item.kernel, item.args, item.options),
     )
 
 

@@ -101,7 +101,7 @@ def test_an_accepted_warning_is_counted(monkeypatch):
 def worker(monkeypatch):
     """A worker that reports what the test says; test_compile_worker.py has real ones."""
     events = []
-    monkeypatch.setattr(compile_kernels, "_worker", lambda ids, cache, jobs: iter(events))
+    monkeypatch.setattr(compile_kernels, "worker", lambda ids, cache, jobs: iter(events))
     return events
 
 
@@ -168,7 +168,7 @@ def test_what_cannot_be_compiled_is_told_before_anything_is_planned(
 
 def test_a_worker_that_dies_is_the_machines_fault(tmp_path):
     with pytest.raises(InfrastructureError, match="ended with code 1"):
-        list(compile_kernels._worker({"no_such_chip": [CASE.id]}, tmp_path, 1))
+        list(compile_kernels.worker({"no_such_chip": [CASE.id]}, tmp_path, 1))
 
 
 def test_by_default_four_chips_are_compiled_for():
