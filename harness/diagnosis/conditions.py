@@ -56,7 +56,7 @@ class Fact:
         if self.names:
             return " and ".join(self.names[v] for v in numbers)
         covered = [v * self.unit + i for v in numbers for i in range(self.unit)]
-        name = self.one if len(numbers) == 1 else self.many
+        name = self.one if len(covered) == 1 else self.many
         return f"{name} {numbers_text(covered, max_runs=len(covered))}"
 
     def of_item(self, number: int) -> str:

@@ -18,6 +18,7 @@ from harness.diagnosis.evidence import Evidence
 from harness.diagnosis.explanations import explanations
 from harness.diagnosis.stage_rows import of_stage
 from harness.diagnosis.undeclared_rounding import rounding_cause
+from harness.diagnosis.which_elements import elements_of
 from harness.mutants import HYPOTHESES
 from harness.mutants.sample import scene_of
 from harness.record.diagnosis import CallDiagnosis, Diagnosis
@@ -159,7 +160,9 @@ def explain(
     )
     evidence = Evidence(scene, call, mismatch, next(iter(stages), None), subject)
     if not explained.output:
-        return _with_statements(explained, evidence) if stages else explained
+        if not stages:
+            return explained
+        return _with_stage_pattern(_with_statements(explained, evidence), evidence)
     ids = call.output.routing.topk_ids
     ids = torch.where(ids < scene.case.layer_spec.held_experts, ids, -1)  # no zero experts
     explained = dataclasses.replace(
@@ -175,13 +178,14 @@ def explain(
 
 
 def _with_stage_pattern(searched: CallDiagnosis, evidence: Evidence) -> CallDiagnosis:
-    """Return the diagnosis with what the wrong rows of the first wrong stage have in common."""
-    try:
-        patterns = (*searched.patterns, *of_stage(evidence))
-    except Exception as error:
-        text = f"stage_rows: {type(error).__name__}: {error}"
-        return dataclasses.replace(searched, faults=(*searched.faults, text))
-    return dataclasses.replace(searched, patterns=patterns)
+    """Return the diagnosis with what wrong rows and elements of the first wrong stage share."""
+    patterns, faults = list(searched.patterns), list(searched.faults)
+    for name, patterns_of in (("stage_rows", of_stage), ("which_elements", elements_of)):
+        try:
+            patterns += patterns_of(evidence)
+        except Exception as error:
+            faults.append(f"{name}: {type(error).__name__}: {error}")
+    return dataclasses.replace(searched, patterns=tuple(patterns), faults=tuple(faults))
 
 
 def _with_statements(searched: CallDiagnosis, evidence: Evidence) -> CallDiagnosis:

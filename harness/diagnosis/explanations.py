@@ -33,6 +33,9 @@ class Explanation:
 EXPLANATIONS: tuple[Explanation, ...] = (
     Explanation(name="rows_moved", module="moved_rows"),
     Explanation(name="which_shares", module="which_shares"),
+    Explanation(name="which_factor", module="which_factor"),
+    Explanation(name="which_addend", module="which_addend"),
+    Explanation(name="stage_moved", module="stage_moved"),
 )
 
 

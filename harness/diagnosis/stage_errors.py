@@ -1,0 +1,116 @@
+"""Hold the first wrong stage as a table of elements: what it holds, what it should, and facts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+
+from harness.diagnosis.conditions import Fact
+from harness.diagnosis.stage_terms import departing, facts_of, handed_of
+from harness.diagnosis.wrong_rows import spread
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.checks.stage_bound import WrongStage
+    from harness.diagnosis.evidence import Evidence
+
+BY_SLOT = ("gemm1", "activation", "second", "gemm2", "weighted")  # a row for each token and slot
+MOST_ELEMENTS = 2**21  # more rows than these are not looked at
+MARGIN = 1.5  # times a tolerance: what a statement predicts is noisy, too
+LEAST = 2.0**-20  # tolerance, as a part of a value: of sums of float32
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageErrors:
+    """The elements of a stage of R rows and C columns; rows hold no expected NaN.
+
+    stage: its name. noun: what the elements are called, such as "scales". actual, expected,
+    tolerance: [R, C] float32, the tolerance above 0. numbers: [R], the rows' numbers. facts: of
+    each row, [R]. halves: whether the first half of the columns is gate and the other up.
+    """
+
+    stage: str
+    noun: str
+    actual: Tensor
+    expected: Tensor
+    tolerance: Tensor
+    numbers: Tensor
+    facts: tuple[Fact, ...]
+    halves: bool = False
+
+    @cached_property
+    def is_wrong(self) -> Tensor:
+        """Return [R, C] bool: the elements beyond their tolerance."""
+        return ~((self.actual - self.expected).abs() <= self.tolerance)
+
+    @cached_property
+    def step(self) -> float:
+        """Return the tolerance of a value, as a part of its size: twice the usual one.
+
+        Values that a mistake made are rounded in another place of their power of two.
+        """
+        size = self.expected.abs()
+        ratio = (self.tolerance / size)[size > 0]
+        return 2 * float(ratio.median()) if len(ratio) else 0.0
+
+    @cached_property
+    def noise(self) -> Tensor:
+        """Return [R, C], the tolerance of values as large as those that are held."""
+        return torch.maximum(self.tolerance, self.step * self.actual.abs())
+
+    def left_by(self, predicted: Tensor, factor: Tensor | float = 1.0) -> float | None:
+        """Return which part of the error a prediction [R, C] leaves; None unless all elements fit.
+
+        factor: [R, C], by how much the expected values and their noise were multiplied.
+        """
+        larger = self.tolerance * torch.as_tensor(factor).abs().clamp(min=1.0)
+        allowed = torch.maximum(larger, self.step * predicted.abs())
+        remaining = (self.actual - predicted).abs()
+        if not bool((remaining <= MARGIN * allowed).all()):
+            return None
+        error = (self.actual - self.expected)[self.is_wrong].norm()
+        return float(remaining[self.is_wrong].norm() / error.clamp(min=1e-38))
+
+
+def stage_errors(evidence: Evidence) -> StageErrors | None:
+    """Return the elements of the first wrong stage, or None without one."""
+    wrong = evidence.stage
+    if wrong is None or evidence.subject is None or not wrong.actual.numel():
+        return None
+    rows = _rows(wrong)
+    if len(rows) == 0:
+        return None
+    expected = wrong.expected.value[rows]
+    tolerance = wrong.expected.tolerance.expand_as(wrong.expected.value)[rows]
+    numbers = wrong.labels.get("rows", torch.arange(len(wrong.actual), device=rows.device))[rows]
+    activation = evidence.subject.reference.activation
+    return StageErrors(
+        stage=wrong.stage,
+        noun=wrong.noun,
+        actual=wrong.actual[rows],
+        expected=expected,
+        tolerance=torch.maximum(tolerance, LEAST * expected.abs()).clamp(min=1e-30),
+        numbers=numbers,
+        facts=tuple(_facts(evidence, wrong.stage, numbers)),
+        halves=wrong.stage == "gemm1" and activation.gated,
+    )
+
+
+def _rows(wrong: WrongStage) -> Tensor:
+    """Return [r], rows of which all that is expected is known, wrong ones and right ones alike."""
+    is_known = wrong.expected.value.isfinite().all(dim=1)
+    is_wrong = departing(wrong).any(dim=1)
+    limit = max(MOST_ELEMENTS // wrong.actual.shape[1], 2)
+    wrong_rows = spread((is_known & is_wrong).nonzero().flatten(), limit)
+    right_rows = spread((is_known & ~is_wrong).nonzero().flatten(), limit)
+    return torch.cat([wrong_rows, right_rows]).sort().values
+
+
+def _facts(evidence: Evidence, stage: str, numbers: Tensor) -> list[Fact]:
+    if stage in BY_SLOT:
+        return facts_of(handed_of(evidence), numbers)
+    return [Fact(one="row", many="rows", values=numbers.double())]

@@ -1,0 +1,90 @@
+"""Find an amount that is wrongly added, or not, to all rows of an expert, as a bias is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from harness.diagnosis.fit import MAX_RESIDUAL
+from harness.diagnosis.stage_errors import MARGIN, stage_errors
+from harness.record.diagnosis import NamedCause
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+    from harness.diagnosis.evidence import Evidence
+    from harness.diagnosis.stage_errors import StageErrors
+
+NAME = "which_addend"
+STAGES = ("gemm1", "gemm2")
+ENOUGH = 2.5  # rows of an expert, on average: one row's error is always the same as itself
+
+
+def explain(evidence: Evidence) -> Iterator[NamedCause]:
+    """Yield the cause if each column of an expert is off by one amount in all rows."""
+    errors = stage_errors(evidence)
+    if errors is None or errors.stage not in STAGES:
+        return
+    cause = which_addend(errors, _biases(evidence, errors))
+    if cause is not None:
+        yield cause
+
+
+def which_addend(errors: StageErrors, biases: dict[int, Tensor] | None = None) -> NamedCause | None:
+    """Return the cause, or None. biases: [C] of each expert; None: the layer has none."""
+    (of_row,) = (fact.values for fact in errors.facts if fact.one == "expert")
+    experts, at = torch.unique(of_row, return_inverse=True)
+    if len(at) < ENOUGH * len(experts) or not bool(errors.actual.isfinite().all()):
+        return None
+    weight = errors.noise.double().square().reciprocal()
+    error = (errors.actual - errors.expected).double()
+    zeros = torch.zeros((len(experts), error.shape[1]), dtype=torch.float64, device=at.device)
+    size = zeros.index_add(0, at, weight)
+    amount = zeros.index_add(0, at, weight * error) / size
+    residual = errors.left_by(errors.expected + amount[at].float())
+    if residual is None or residual > MAX_RESIDUAL:
+        return None
+    allowed = MARGIN * size.rsqrt() * torch.bincount(at).double()[:, None].sqrt()
+    which = _which(amount, allowed, [int(e) for e in experts.tolist()], biases)
+    what = f"each column is off by one amount in all rows of an expert: {which}"
+    text = f"in stage {errors.stage} {what}"
+    return NamedCause(name=NAME, cause=text, residual=residual)
+
+
+def _which(
+    amount: Tensor, allowed: Tensor, experts: list[int], biases: dict[int, Tensor] | None
+) -> str:
+    """Return which bias explains the amounts [E, C] within `allowed`, [E, C]."""
+    largest = f"up to {float(amount.abs().max()):.3g}, as a wrong bias gives"
+    if biases is None:
+        return largest
+    own = torch.stack([biases[e] for e in experts]).double()
+
+    def fits(change: Tensor) -> bool:
+        return bool(((amount - change).abs() <= allowed).all())
+
+    if fits(-own):
+        return "the bias is left out"
+    if fits(own):
+        return "the bias is added twice"
+    for number, bias in biases.items():
+        if fits(bias.double() - own):
+            return f"the bias of expert {number} is added for all experts"
+    return largest
+
+
+def _biases(evidence: Evidence, errors: StageErrors) -> dict[int, Tensor] | None:
+    """Return the bias [C] of each expert; None without biases, or where a rank has a part."""
+    assert evidence.subject is not None
+    reference = evidence.subject.reference
+    biases: dict[int, Tensor] = {}
+    for expert in range(reference.layer_spec.num_experts):
+        pair = reference.biases(expert)
+        bias = None if pair is None else pair[0 if errors.stage == "gemm1" else 1]
+        if bias is None or len(bias) != errors.actual.shape[1]:
+            return None
+        biases[expert] = bias.float()
+    return biases

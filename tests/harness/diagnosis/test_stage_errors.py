@@ -1,0 +1,37 @@
+"""A prediction fits only if it does for each element; without a wrong stage there are no errors."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from harness.diagnosis.stage_errors import stage_errors
+from tests.harness.diagnosis.drawn_errors import holding, right
+from tests.harness.diagnosis.explained import RIGHT
+from tests.harness.diagnosis.mistaken import CASE
+from tests.harness.diagnosis.wrong_sums import evidence_of
+
+
+def test_what_a_prediction_leaves():
+    errors = right()
+    wrong = holding(errors, errors.expected * 2)
+    assert bool(wrong.is_wrong.all())
+    assert wrong.left_by(wrong.expected * 2, 2.0) == pytest.approx(0.003, abs=0.002)
+    assert wrong.left_by(wrong.expected) is None
+
+
+def test_one_element_that_does_not_fit_is_enough():
+    errors = right()
+    actual = errors.expected * 2
+    actual[3, 5] = 99.0
+    assert holding(errors, actual).left_by(errors.expected * 2, 2.0) is None
+
+
+def test_larger_values_may_have_larger_roundings():
+    errors = right()
+    assert torch.equal(errors.noise, holding(errors, errors.expected).noise)
+    assert bool((holding(errors, errors.expected + 9).noise > 9 * errors.step / 2).any())
+
+
+def test_an_output_without_a_wrong_stage_has_none():
+    assert stage_errors(evidence_of(RIGHT * 2, CASE)) is None

@@ -1,0 +1,49 @@
+"""Columns and rows of a stage that hold other ones' values are named; noise is not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from harness.diagnosis.stage_moved import moved_columns, moved_rows
+from tests.harness.diagnosis.drawn_errors import COLUMNS, ROWS, holding, right
+
+
+def said(find, order, axis):
+    errors = right()
+    cause = find(holding(errors, errors.expected.index_select(axis, order)))
+    return None if cause is None else cause.cause
+
+
+@pytest.mark.parametrize(
+    ("order", "text"),
+    [
+        (torch.arange(COLUMNS).roll(COLUMNS // 2), "columns that are 96 apart are swapped"),
+        (torch.zeros(COLUMNS, dtype=torch.int64), "all wrong columns hold the values of column 0"),
+        (
+            torch.arange(COLUMNS).view(2, -1).T.flatten(),
+            "the wrong columns hold the values of other columns: column 1 those of 96, "
+            "column 2 those of 1, column 3 those of 97",
+        ),
+        (
+            (torch.arange(COLUMNS) - 1).clamp(min=0),
+            "each wrong column holds the values of the column before it",
+        ),
+    ],
+)
+def test_columns(order, text):
+    assert said(moved_columns, order, 1) == f"in stage gemm1 {text}"
+
+
+def test_rows():
+    order = (torch.arange(ROWS) + 4).clamp(max=ROWS - 1)
+    order[-4:] = torch.arange(ROWS)[-4:]
+    text = "in stage gemm1 each wrong row holds the values of the row 4 after it"
+    assert said(moved_rows, order, 0) == text
+
+
+@pytest.mark.parametrize("find", [moved_columns, moved_rows])
+def test_of_noise_nothing_is_said(find):
+    errors = right()
+    noise = torch.randn(ROWS, COLUMNS, generator=torch.Generator().manual_seed(1))
+    assert find(holding(errors, noise)) is None

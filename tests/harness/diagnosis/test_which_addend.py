@@ -1,0 +1,47 @@
+"""An amount that all rows of an expert share is said, and whose bias it is."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.diagnosis.which_addend import which_addend
+from tests.harness.diagnosis.drawn_errors import COLUMNS, EXPERTS, ROWS, holding, right
+
+HEAD = "in stage gemm1 each column is off by one amount in all rows of an expert: "
+
+
+def said(amount, seed, biases=None):
+    """The statement if this is added to the rows of each expert, [E, C]."""
+    errors = right(seed)
+    cause = which_addend(holding(errors, errors.expected + amount.repeat_interleave(8, 0)), biases)
+    return None if cause is None else cause.cause
+
+
+def drawn(seed):
+    """A bias for each expert, [E, C]."""
+    return torch.randn(EXPERTS, COLUMNS, generator=torch.Generator().manual_seed(seed + 77))
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 99))
+def test_whose_bias_it_is(seed):
+    bias = drawn(seed)
+    biases = dict(enumerate(bias))
+    assert said(-bias, seed, biases) == f"{HEAD}the bias is left out"
+    assert said(bias, seed, biases) == f"{HEAD}the bias is added twice"
+    assert (
+        said(bias[:1] - bias, seed, biases)
+        == f"{HEAD}the bias of expert 0 is added for all experts"
+    )
+    assert said(drawn(seed + 1), seed).startswith(f"{HEAD}up to ")
+    assert said(drawn(seed + 1), seed, biases).startswith(f"{HEAD}up to ")
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 99))
+def test_of_noise_nothing_is_said(seed):
+    errors = right(seed)
+    noise = torch.randn(ROWS, COLUMNS, generator=torch.Generator().manual_seed(seed + 55))
+    assert which_addend(holding(errors, errors.expected + noise)) is None

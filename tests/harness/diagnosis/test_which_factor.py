@@ -1,0 +1,77 @@
+"""A drawn factor of all elements, or of rows, columns or blocks, is said; of noise nothing is."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.diagnosis.which_factor import which_factor
+from tests.harness.diagnosis.drawn_errors import COLUMNS, ROWS, holding, right
+
+
+def said(factor, seed=0):
+    """The statement if the elements are multiplied by this."""
+    errors = right(seed)
+    cause = which_factor(holding(errors, errors.expected * factor))
+    return None if cause is None else cause.cause
+
+
+@pytest.mark.parametrize(
+    ("factor", "text"),
+    [
+        (2.0, "all values are 2 times what they should be"),
+        (-1.0, "all values have the wrong sign"),
+        (0.0, "all values are zero"),
+        (448.0, "all values are 448 times what they should be"),
+        (2.0**-6, "all values are 0.0156 times what they should be (2^-6)"),
+    ],
+)
+def test_one_factor_of_all(factor, text):
+    assert said(factor) == f"in stage gemm1 {text}"
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 99), st.floats(1.1, 30.0), st.sampled_from([64, 32, 16]), st.data())
+def test_a_factor_of_one_block_of_columns(seed, value, block, data):
+    number = data.draw(st.integers(1, COLUMNS // block - 2))
+    factor = torch.ones(COLUMNS)
+    factor[number * block : (number + 1) * block] = value
+    columns = f"columns {number * block}-{(number + 1) * block - 1}"
+    assert said(factor, seed).startswith(f"in stage gemm1 the values of {columns} are ")
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 99), st.sampled_from(["row", "column", "expert"]))
+def test_a_factor_for_each(seed, each):
+    generator = torch.Generator().manual_seed(seed)
+    if each == "row":
+        factor = torch.rand(ROWS, 1, generator=generator) + 1.1
+    elif each == "column":
+        factor = torch.rand(COLUMNS, generator=generator) + 1.1
+    else:
+        factor = torch.tensor([1.5, 2.2, 1.2]).repeat_interleave(8)[:, None]
+    expected = f"all values are off by another factor for each {each}, as by a wrong scale: "
+    assert said(factor, seed).startswith(f"in stage gemm1 {expected}")
+
+
+def test_powers_of_two_are_said_to_be_some():
+    factor = 2.0 ** torch.randint(-3, 0, (COLUMNS,), generator=torch.Generator().manual_seed(0))
+    text = said(factor)
+    assert text == (
+        "in stage gemm1 all values are off by powers of two, another for each column: 0.125 to 0.5"
+    )
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 999), st.floats(0.05, 1.0))
+def test_of_noise_nothing_is_said(seed, size):
+    noise = torch.randn(ROWS, COLUMNS, generator=torch.Generator().manual_seed(seed + 5000))
+    assert said(1 + size * noise, seed) is None
+
+
+def test_of_a_mixture_nothing_is_said():
+    """Each second element twice, by chance: no group of rows or columns has one factor."""
+    chosen = torch.rand(ROWS, COLUMNS, generator=torch.Generator().manual_seed(3)) < 0.5
+    assert said(torch.where(chosen, 2.0, 1.0)) is None
