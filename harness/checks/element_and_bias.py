@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from harness.checks.output_text import interpreter_hint
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -60,7 +62,7 @@ class ElementAndBias:
             messages.append(
                 f"outputs are {100 * abs(self.bias):.2f} % too {direction} on average (rounding "
                 f"explains {100 * self.bias_limit:.2f} %): a wrong scale, or truncation instead of "
-                "rounding"
+                f"rounding{interpreter_hint(actual.dtype) if self.bias < 0 else ''}"
             )
         return messages
 

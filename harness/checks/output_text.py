@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
+
+import torch
 
 from harness.record.formatting import numbers_text
 
@@ -12,6 +15,19 @@ if TYPE_CHECKING:
     from harness.checks.row_errors import RowErrors
 
 LARGEST_EXCESS = 1e9  # times a tolerance; an error beyond it is not finite, or next to no tolerance
+
+
+def interpreter_hint(dtype: torch.dtype) -> str:
+    """Return that a right Triton kernel may be cut off here; empty where none is interpreted.
+
+    dtype: of the outputs. Triton's interpreter truncates float32 where a kernel casts it to bf16.
+    """
+    if dtype is not torch.bfloat16 or os.environ.get("TRITON_INTERPRET") != "1":
+        return ""
+    return (
+        "; if it is a Triton kernel that casts to bf16: the interpreter, which runs kernels without "
+        "a GPU, truncates there. Round by moe.kernels.rounding.to_model_dtype, or run it on a GPU"
+    )
 
 
 def not_finite(values: Tensor) -> str | None:

@@ -54,6 +54,23 @@ def test_an_error_that_no_row_s_bound_sees_is_found(name: str, text: str) -> Non
     assert unknown.verdict is Verdict.PASSED  # so it was this check and no other
 
 
+def test_small_outputs_of_an_interpreted_kernel_have_the_interpreter_named(monkeypatch) -> None:
+    def named(name: str, change=lambda x: x) -> bool:
+        message = judge(change(FINE[name](ROUNDED.out)), ROUNDED).messages[0]
+        return message.endswith(
+            "rounding; if it is a Triton kernel that casts to bf16: the interpreter, which runs "
+            "kernels without a GPU, truncates there. Round by moe.kernels.rounding.to_model_dtype, "
+            "or run it on a GPU"
+        )
+
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert named("cut off")
+    assert not named("longer")  # cutting off makes nothing larger
+    assert not named("cut off", torch.Tensor.float)  # nothing was cast to bf16
+    monkeypatch.delenv("TRITON_INTERPRET")
+    assert not named("cut off")
+
+
 def test_an_element_is_named_with_both_values() -> None:
     text = judge(FINE["one column"](ROUNDED.out), ROUNDED).messages[0]
     assert re.search(
