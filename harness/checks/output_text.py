@@ -25,8 +25,9 @@ def interpreter_hint(dtype: torch.dtype) -> str:
     if dtype is not torch.bfloat16 or os.environ.get("TRITON_INTERPRET") != "1":
         return ""
     return (
-        "; if it is a Triton kernel that casts to bf16: the interpreter, which runs kernels without "
-        "a GPU, truncates there. Round by moe.kernels.rounding.to_model_dtype, or run it on a GPU"
+        "; if it is a Triton kernel that casts to bf16: the interpreter, which runs kernels "
+        "without a GPU, truncates there. Round by moe.kernels.rounding.to_model_dtype, or run it "
+        "on a GPU"
     )
 
 
