@@ -5,9 +5,9 @@
     python tests/blind/run_mistakes.py show --out results.jsonl
 
 `reach` runs a suite once without a mistake and records the lines of moe/ that each case executes.
-`run` plants one mistake of `mistakes.yaml` at a time in a copy of the repository, and runs those
-cases that execute a line that it changes: at most `--most`, drawn so that members and features,
-rare ones first, are among them. `show` prints what came of it.
+`run` plants one mistake at a time in a copy of the repository, and runs those cases that execute a
+line that it changes: at most `--most`, drawn so that members and features, rare ones first, are
+among them. `show` prints what came of it. `--mistakes` names the file, one of ROUNDS.
 """
 
 from __future__ import annotations
@@ -36,12 +36,13 @@ from harness.record.run_folder import RunFolder
 
 ROOT, HERE = Path(__file__).parents[2], Path(__file__).parent
 CAUGHT = frozenset({Verdict.FAILED, Verdict.ERROR, Verdict.CRASHED, Verdict.HUNG})
+ROUNDS = ("mistakes.yaml", "round_2.yaml")  # each written before it ran
 _COPIED = ("moe", "harness", "configs")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mistake:
-    """A mistake of `mistakes.yaml`, which says what each field means."""
+    """A mistake of a file of ROUNDS, which says what each field means."""
 
     name: str
     file: str

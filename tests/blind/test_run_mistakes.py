@@ -26,7 +26,10 @@ from tests.blind.run_mistakes import (
 FIELDS = {"stage": "out", "seen": "", "cause": ""}
 
 
-@pytest.mark.parametrize("mistake", mistakes(), ids=lambda mistake: mistake.name)
+PLANTED = [m for name in run_mistakes.ROUNDS for m in mistakes(run_mistakes.HERE / name)]
+
+
+@pytest.mark.parametrize("mistake", PLANTED, ids=lambda mistake: mistake.name)
 def test_each_mistake_fits_the_file_that_it_edits(mistake):
     text = (run_mistakes.ROOT / mistake.file).read_text(encoding="utf-8")
     planted = mistake.planted_in(text)
