@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -85,4 +86,5 @@ def first_refusal(needs: Iterable[Need], layer_spec: LayerSpec) -> Reason | None
 def resolve(target: str):  # type: ignore[no-untyped-def]  # an object of any type
     """Import `"package.module:Name"` and return the object."""
     module, _, name = target.partition(":")
-    return getattr(importlib.import_module(module), name)
+    loaded = sys.modules.get(module) or importlib.import_module(module)
+    return getattr(loaded, name)

@@ -73,12 +73,16 @@ class Registry(Generic[R]):
         Raises UnknownMemberError for an unknown name, and MoEError for a class that cannot be
         imported or has no `row`.
         """
+        rows = self.rows
+        row = rows.get(name)
+        if row is not None:
+            return row
         if ":" in name:
             return self._carried(name)
         name = self.canonical(name)
-        if name not in self.rows:
-            raise UnknownMemberError(self.family, name, self.rows)
-        return self.rows[name]
+        if name not in rows:
+            raise UnknownMemberError(self.family, name, rows)
+        return rows[name]
 
     def _carried(self, name: str) -> R:
         """Return the row of a class, with the class as target even if the row was inherited."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from harness.errors import CaseError
@@ -75,8 +75,8 @@ class MoETestConfig(FeatureAxes):
     )
 
     def __post_init__(self) -> None:
-        texts = [value_error(axis, getattr(self, axis.name)) for axis in AXES.values()]
-        errors = [text for text in texts if text is not None]
+        values = vars(self)
+        errors = [text for name in AXES if (text := _value_error(name, values[name])) is not None]
         if errors:
             raise CaseError("; ".join(errors))
         for name in _QUANT_AXES:  # an alias is read, and its row's name is written
@@ -115,7 +115,7 @@ class MoETestConfig(FeatureAxes):
         """The case as its routed experts see it: with the latent width, if any, as hidden size."""
         return self.replace(k=self.latent, latent=0) if self.latent else self
 
-    @property
+    @cached_property
     def layout(self) -> Layout:
         """How ranks share the work: `replace(**vars(layout))` of a case sets another."""
         return Layout(**{name: getattr(self, name) for name in LAYOUT_AXES})
@@ -145,7 +145,7 @@ class MoETestConfig(FeatureAxes):
         is_tiny = min(self.n, self.k) < LEAST_WITH_SHARES
         return self.top_k > MOST_WITH_SHARES or (self.top_k > 1 and is_tiny)
 
-    @property
+    @cached_property
     def layer_spec(self) -> LayerSpec:
         """The case as the stack under test sees it."""
         return LayerSpec(
@@ -206,6 +206,19 @@ class MoETestConfig(FeatureAxes):
 
     def replace(self, **changes: Any) -> MoETestConfig:
         return dataclasses.replace(self, **changes)
+
+
+def _value_error(name: str, value: object) -> str | None:
+    """Return what is wrong with the value of an axis, or None; the same for equal values."""
+    try:
+        return _known_error(name, value)
+    except TypeError:  # a value without a hash, such as a list, is of no axis
+        return value_error(AXES[name], value)
+
+
+@lru_cache(maxsize=1 << 14, typed=True)  # 1, 1.0 and true are equal
+def _known_error(name: str, value: object) -> str | None:
+    return value_error(AXES[name], value)
 
 
 def short_name(case_id: str) -> str:

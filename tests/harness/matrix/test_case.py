@@ -143,3 +143,11 @@ def test_the_layer_spec_says_the_same(quant):
     assert layer_spec.scheme == QUANT.row(quant).scheme
     assert layer_spec.layout.world_size == case.world_size == 2
     assert layer_spec.layout.sequence_parallel
+
+
+def test_an_equal_value_of_another_type_is_refused_after_a_right_one():
+    """What is known of a value is not taken for that of 1.0 or true; a list is refused, too."""
+    point = MoETestConfig(m=1, n=32, k=32, num_experts=2, top_k=1, experts="torch_loop")
+    for value in (True, 1.0, [1]):
+        with pytest.raises(CaseError, match=re.escape(f"m must be int, not {value!r}")):
+            point.replace(m=value)
