@@ -35,8 +35,9 @@ from harness.record.rounding_fit import PLACES
 from harness.record.summary import summarize
 from moe.assumed_numerics import alternatives
 from moe.experts import EXPERTS
-from moe.layers import LAYERS, TAKES
+from moe.layers import LAYERS
 from moe.layers.base import CheckpointWeights, LayerSubject
+from moe.layers.layer_row import TAKES
 from moe.platforms import platform
 from moe.reference import routing
 from moe.spec import Numerics, Scheme

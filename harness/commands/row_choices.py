@@ -9,7 +9,7 @@ from harness.matrix.case import AXES, MoETestConfig
 from moe.activations import ACTIVATIONS
 from moe.all2all import ALL2ALL
 from moe.layer_needs import layout_refusal
-from moe.layers import OwnLayerSpec, layout_words
+from moe.layers.layer_row import OwnLayerSpec, layout_words
 from moe.layout import Layout
 from moe.need import Anything
 from moe.quant import QUANT
@@ -28,7 +28,7 @@ def _splits(row: MemberSpec, layout: Layout) -> bool:
 
 
 def takes(row: MemberSpec, *words: str) -> bool:
-    """Return whether a layer lists all of these words of `moe.layers.TAKES`; members take all."""
+    """Return whether a layer lists all of these words of TAKES; members take all."""
     return not isinstance(row, OwnLayerSpec) or set(words) <= row.takes
 
 

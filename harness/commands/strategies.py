@@ -23,7 +23,8 @@ from harness.plan.refusals import Judge
 from moe import families
 from moe.eplb import MOVES
 from moe.experts import EXPERTS
-from moe.layers import COMPOSED, LAYERS, OWN, OwnLayerSpec
+from moe.layers import COMPOSED, LAYERS, OWN
+from moe.layers.layer_row import OwnLayerSpec
 from moe.quant import QUANT
 from moe.routers import ROUTERS
 from moe.spec import MONOLITHIC

@@ -24,7 +24,7 @@ from harness.engine.rank_bootstrap import KILL_LIMIT, MEMORY_LIMIT
 from harness.engine.task_outcome import Ended, Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from harness.engine.gang_notices import Notice
     from harness.engine.gang_spec import GangSpec
@@ -269,9 +269,8 @@ class Gang:
         return [dead]
 
 
-def watch(gangs: Iterable[Gang], until: float | None = None) -> None:
+def watch(gangs: Sequence[Gang], until: float | None = None) -> None:
     """Wait until a channel of the gangs is readable, or for their first deadline or `until`."""
-    gangs = list(gangs)
     deadlines = [d for d in (until, *(gang.deadline for gang in gangs)) if d is not None]
     timeout = max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
     channels = {c.fileno(): c for gang in gangs for c in gang.link.channels if not c.closed}

@@ -17,7 +17,8 @@ from moe.activations import ACTIVATIONS
 from moe.all2all import ALL2ALL
 from moe.errors import MoEError
 from moe.experts import EXPERTS
-from moe.layers import LAYERS, OwnLayerSpec
+from moe.layers import LAYERS
+from moe.layers.layer_row import OwnLayerSpec
 from moe.needs import ALL2ALL_ONLY, EXPERTS_ONLY
 from moe.quant import QUANT
 from moe.routers import ROUTERS

@@ -87,12 +87,12 @@ def tensors(make: Function) -> Function:
 
 def numpy_dtypes(find: Function) -> Function:
     """Return `_get_np_dtype` with its results remembered by the name of a type."""
-    found: dict[str, Any] = {}
+    by_name: dict[str, Any] = {}
 
     def dtype_of(tt_dtype: Any) -> Any:
-        if tt_dtype.name not in found:
-            found[tt_dtype.name] = find(tt_dtype)
-        return found[tt_dtype.name]
+        if tt_dtype.name not in by_name:
+            by_name[tt_dtype.name] = find(tt_dtype)
+        return by_name[tt_dtype.name]
 
     return dtype_of
 

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from moe.layers import OwnLayerSpec
+from moe.layers.layer_row import OwnLayerSpec
 from moe.spec import Needs, Numerics
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class CheckpointWeights:
 class LayerSubject(ABC):
     """Run a whole layer on one rank. The class attributes declare what it supports.
 
-    Cases that need more are refused: see `moe.layers.OwnLayerSpec`, made from the attributes.
+    Cases that need more are refused: see `moe.layers.layer_row`, whose row the attributes make.
     The default group of `torch.distributed` has all ranks of the layout; `groups` has the
     subgroups, with collectives that work on every transport.
     """

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from moe.layers import OwnLayerSpec
+from moe.layers.layer_row import OwnLayerSpec
 from moe.need import ANY, FormatsOn
 from moe.needs import Needs
 from moe.needs_form import check_names, unknown_format

@@ -1,6 +1,6 @@
 """The row of a whole layer that computes every expert for every token. No torch."""
 
-from moe.layers import OwnLayerSpec
+from moe.layers.layer_row import OwnLayerSpec
 
 DENSE_LAYER = OwnLayerSpec(
     name="dense_layer",
