@@ -36,6 +36,7 @@ TARGETS = (
     "harness.checks.stages:CHECK",
     "harness.checks.stages:INSIDE",
     "harness.checks.pooled_calls:CHECK",
+    "harness.checks.second_layer:CHECK",
 )
 
 
