@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from moe.spec import MemberSpec
 
 # With a bias or groups the logits lie in a narrow band, see harness.fixtures.logit_rows.
-WITH_OPTIONS = ("spread", "uniform", "skewed", "nan")
+WITH_OPTIONS = ("spread", "uniform", "skewed", "ties", "nan")
 # Hidden columns carry these without harm, and hidden choices are certain.
 WITH_GATE = ("spread", "uniform", "skewed", "hot", "empty", "negative", "first", "last")
 

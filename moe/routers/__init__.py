@@ -7,6 +7,7 @@ test; `truth.py` is its independent twin, which only the reference imports.
 from __future__ import annotations
 
 from moe.routers.function import RouterRegistry
+from moe.routers.sglang_gate.spec import SGLANG_ROUTERS
 from moe.routers.sigmoid.spec import SIGMOID
 from moe.routers.softmax.spec import SOFTMAX
 from moe.routers.softplus_sqrt.spec import SOFTPLUS_SQRT
@@ -22,5 +23,6 @@ ROUTERS = RouterRegistry(
         *TRITON_ROUTERS,
         VLLM_SOFTMAX,
         TRITON_KERNELS,
+        *SGLANG_ROUTERS,
     ),
 )

@@ -1,0 +1,1 @@
+"""Route by SGLang's Triton kernel `moe_fused_gate`."""
