@@ -16,7 +16,7 @@ SENT = {"dp_size": 2, "use_ep": True, "all2all": "all_to_all"}
 BLOCKS = {"dp_size": 2, "use_ep": True, "all2all": "all_to_all_batched"}
 
 
-@mistake("duplicate tokens added twice", "no public report", "doubled", **SENT)
+@mistake("duplicate tokens added twice", "no public report", "doubled", "which_shares", **SENT)
 def a_token_is_sent_once_for_each_of_its_experts(patch):
     stage_faults.a_token_for_each_slot(patch)
 
