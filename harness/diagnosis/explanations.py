@@ -19,10 +19,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Explanation:
-    """One kind of statement. name: of the causes it returns. module: has `explain(Evidence)`."""
+    """One kind of statement. name: of the causes it returns. module: has `explain(Evidence)`.
+
+    unless: a kind further up in the table; where that one says something, it says the same.
+    """
 
     name: str
     module: str
+    unless: str = ""
 
     def of(self, evidence: Evidence) -> list[NamedCause]:
         """Return the statements of this kind that hold for the evidence."""
@@ -33,9 +37,10 @@ class Explanation:
 EXPLANATIONS: tuple[Explanation, ...] = (
     Explanation(name="rows_moved", module="moved_rows"),
     Explanation(name="which_shares", module="which_shares"),
-    Explanation(name="which_factor", module="which_factor"),
+    Explanation(name="which_factor", module="which_factor", unless="which_shares"),
     Explanation(name="which_addend", module="which_addend"),
     Explanation(name="stage_moved", module="stage_moved"),
+    Explanation(name="which_rounding", module="which_rounding"),
 )
 
 
@@ -46,6 +51,8 @@ def explanations(
     causes: list[NamedCause] = []
     faults: list[str] = []
     for explanation in table:
+        if explanation.unless in {cause.name for cause in causes}:
+            continue
         try:
             causes += explanation.of(evidence)
         except Exception as error:

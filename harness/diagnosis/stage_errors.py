@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from harness.checks.output import row_tolerance
 from harness.diagnosis.conditions import Fact
 from harness.diagnosis.stage_terms import departing, facts_of, handed_of
 from harness.diagnosis.wrong_rows import spread
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 BY_SLOT = ("gemm1", "activation", "second", "gemm2", "weighted")  # a row for each token and slot
 MOST_ELEMENTS = 2**21  # more rows than these are not looked at
 MARGIN = 1.5  # times a tolerance: what a statement predicts is noisy, too
+ROW_MARGIN = 3.0  # times a row's tolerance per element, as `patterns.find_mismatch` has it
 LEAST = 2.0**-20  # tolerance, as a part of a value: of sums of float32
 
 
@@ -28,9 +30,10 @@ LEAST = 2.0**-20  # tolerance, as a part of a value: of sums of float32
 class StageErrors:
     """The elements of a stage of R rows and C columns; rows hold no expected NaN.
 
-    stage: its name. noun: what the elements are called, such as "scales". actual, expected,
-    tolerance: [R, C] float32, the tolerance above 0. numbers: [R], the rows' numbers. facts: of
-    each row, [R]. halves: whether the first half of the columns is gate and the other up.
+    stage: its name; empty for the layer's output, if no stage is known to be wrong. noun: what the
+    elements are called, such as "scales". actual, expected, tolerance: [R, C] float32, the
+    tolerance above 0. numbers: [R], the rows' numbers. facts: of each row, [R]. halves: whether the
+    first half of the columns is gate and the other up.
     """
 
     stage: str
@@ -41,6 +44,11 @@ class StageErrors:
     numbers: Tensor
     facts: tuple[Fact, ...]
     halves: bool = False
+
+    @property
+    def place(self) -> str:
+        """Return where the elements are, in words."""
+        return f"in stage {self.stage}" if self.stage else "in the output"
 
     @cached_property
     def is_wrong(self) -> Tensor:
@@ -77,9 +85,14 @@ class StageErrors:
 
 
 def stage_errors(evidence: Evidence) -> StageErrors | None:
-    """Return the elements of the first wrong stage, or None without one."""
+    """Return the elements of the first wrong stage, or of the output where none is wrong.
+
+    None for an output without a wrong row, and if no row is known.
+    """
     wrong = evidence.stage
-    if wrong is None or evidence.subject is None or not wrong.actual.numel():
+    if wrong is None:
+        return _output_errors(evidence)
+    if evidence.subject is None or not wrong.actual.numel():
         return None
     rows = _rows(wrong)
     if len(rows) == 0:
@@ -97,6 +110,27 @@ def stage_errors(evidence: Evidence) -> StageErrors | None:
         numbers=numbers,
         facts=tuple(_facts(evidence, wrong.stage, numbers)),
         halves=wrong.stage == "gemm1" and activation.gated,
+    )
+
+
+def _output_errors(evidence: Evidence) -> StageErrors | None:
+    """Return the elements of the output, if single rows of it are wrong."""
+    out, answer = evidence.call.output.out, evidence.call.answer
+    if not bool(evidence.mismatch.rows.any()):
+        return None
+    expected = answer.out.float()
+    of_element = ROW_MARGIN * row_tolerance(answer).float() / max(out.shape[1], 1) ** 0.5
+    rounding = torch.finfo(out.dtype).eps * expected.abs()
+    numbers = torch.arange(len(out), device=out.device)
+    is_known = expected.isfinite().all(dim=1)
+    return StageErrors(
+        stage="",
+        noun="elements",
+        actual=out.float()[is_known],
+        expected=expected[is_known],
+        tolerance=(of_element[:, None] + rounding)[is_known].clamp(min=1e-30),
+        numbers=numbers[is_known],
+        facts=(Fact(one="row", many="rows", values=numbers[is_known].double()),),
     )
 
 

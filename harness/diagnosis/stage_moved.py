@@ -28,9 +28,8 @@ def explain(evidence: Evidence) -> Iterator[NamedCause]:
     errors = stage_errors(evidence)
     if errors is None or errors.noun != "elements":
         return
-    for cause in (moved_columns(errors), moved_rows(errors)):
-        if cause is not None:
-            yield cause
+    of_rows = moved_rows(errors) if errors.stage else None  # an output's: `rows_moved`
+    yield from (cause for cause in (moved_columns(errors), of_rows) if cause is not None)
 
 
 def moved_columns(errors: StageErrors) -> NamedCause | None:
@@ -38,13 +37,13 @@ def moved_columns(errors: StageErrors) -> NamedCause | None:
     numbers = torch.arange(errors.actual.shape[1], device=errors.actual.device)
     by_column = (errors.actual.T, errors.expected.T, errors.tolerance.T)
     sources = _sources(*by_column, errors.is_wrong.T)
-    return None if sources is None else _cause(errors.stage, "column", numbers, *sources)
+    return None if sources is None else _cause(errors.place, "column", numbers, *sources)
 
 
 def moved_rows(errors: StageErrors) -> NamedCause | None:
     """Return the cause if all wrong rows hold the values of others."""
     sources = _sources(errors.actual, errors.expected, errors.tolerance, errors.is_wrong)
-    return None if sources is None else _cause(errors.stage, "row", errors.numbers, *sources)
+    return None if sources is None else _cause(errors.place, "row", errors.numbers, *sources)
 
 
 def _sources(
@@ -71,10 +70,10 @@ def _sources(
 
 
 def _cause(
-    stage: str, axis: str, numbers: Tensor, wrong: Tensor, source: Tensor, residual: float
+    place: str, axis: str, numbers: Tensor, wrong: Tensor, source: Tensor, residual: float
 ) -> NamedCause:
     text = moved_text(axis, numbers[wrong].tolist(), numbers[source].tolist())
-    return NamedCause(name=NAME, cause=f"in stage {stage} {text}", residual=residual)
+    return NamedCause(name=NAME, cause=f"{place} {text}", residual=residual)
 
 
 def moved_text(axis: str, places: list[int], sources: list[int]) -> str:
@@ -87,6 +86,8 @@ def moved_text(axis: str, places: list[int], sources: list[int]) -> str:
         return f"each wrong {axis} holds the values of the {axis} {gap}{side} it"
     if len(steps) == 2 and sum(steps) == 0:
         return f"{axis}s that are {max(steps)} apart are swapped"
+    if len({place + source for place, source in zip(places, sources, strict=True)}) == 1:
+        return f"the wrong {axis}s are in reverse order"
     if len(set(sources)) == 1:
         return f"all wrong {axis}s hold the values of {axis} {sources[0]}"
     pairs = list(zip(places, sources, strict=True))[:3]

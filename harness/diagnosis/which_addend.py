@@ -50,7 +50,7 @@ def which_addend(errors: StageErrors, biases: dict[int, Tensor] | None = None) -
     allowed = MARGIN * size.rsqrt() * torch.bincount(at).double()[:, None].sqrt()
     which = _which(amount, allowed, [int(e) for e in experts.tolist()], biases)
     what = f"each column is off by one amount in all rows of an expert: {which}"
-    text = f"in stage {errors.stage} {what}"
+    text = f"{errors.place} {what}"
     return NamedCause(name=NAME, cause=text, residual=residual)
 
 

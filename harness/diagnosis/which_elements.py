@@ -45,7 +45,7 @@ class Valued:
 def elements_of(evidence: Evidence) -> list[Pattern]:
     """Return the pattern of the wrong elements of the first wrong stage, if there is one."""
     errors = stage_errors(evidence)
-    if errors is None:
+    if errors is None or not errors.stage:  # of an output, `patterns` says it
         return []
     text = which_elements(errors, _inputs(evidence, errors))
     return [] if text is None else [Pattern(name="stage_elements", text=text)]
@@ -67,8 +67,8 @@ def which_elements(errors: StageErrors, inputs: tuple[Valued, ...] = ()) -> str 
     same = _contents(errors)
     if not (where or same):
         return None
-    head = f"in stage {errors.stage} only {errors.noun} {' '.join(where)} are wrong"
-    return (head if where else f"in stage {errors.stage}") + same
+    head = f"{errors.place} only {errors.noun} {' '.join(where)} are wrong"
+    return (head if where else f"{errors.place}") + same
 
 
 def wrong_columns(errors: StageErrors) -> tuple[str, Tensor] | None:

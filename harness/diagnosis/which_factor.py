@@ -52,7 +52,7 @@ def which_factor(errors: StageErrors) -> NamedCause | None:
         if residual is not None and residual <= MAX_RESIDUAL:
             is_changed = (factor - 1).abs() > SURE * error.clamp(min=1e-6)
             if bool(is_changed.any()):
-                text = f"in stage {errors.stage} {_text(errors, groups, factor, is_changed)}"
+                text = f"{errors.place} {_text(errors, groups, factor, is_changed)}"
                 return NamedCause(name=NAME, cause=text, residual=residual)
     return None
 
@@ -78,7 +78,7 @@ def _text(errors: StageErrors, groups: Groups, factor: Tensor, is_changed: Tenso
     ends = f"{float(values.min()):.3g} to {float(values.max()):.3g}"
     if bool((values > 0).all()) and _are_powers(values):
         return f"{what} are off by powers of two, another for each {groups.name}: {ends}"
-    scale = "wrong scale" if bool((values > 0).all()) else "wrong factor"
+    scale = "wrong scale" if bool((values >= 0).all()) else "wrong factor"
     return f"{what} are off by another factor for each {groups.name}, as by a {scale}: {ends}"
 
 
@@ -108,4 +108,4 @@ def _what(errors: StageErrors, groups: Groups, is_changed: Tensor) -> str:
     count, fact = int(is_changed.sum()), groups.facts[0]
     if 1 in groups.shape and count <= FEW and not fact.is_measured:
         return f"the {noun} of {fact.text([int(v) for v in fact.values[is_changed].tolist()])}"
-    return f"the {noun} of {count} of {len(is_changed)} groups (each a {groups.name})"
+    return f"most {noun}" if 2 * count > len(is_changed) else f"some {noun}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from harness.diagnosis import moved_rows
 from harness.diagnosis.explanations import EXPLANATIONS, Explanation, explanations
 from tests.harness.diagnosis.explained import RIGHT, explained
@@ -13,8 +15,18 @@ def test_each_row_of_the_table_names_what_its_module_returns():
     assert len({row.name for row in EXPLANATIONS}) == len(EXPLANATIONS)
     (cause,) = EXPLANATIONS[0].of(evidence_of(RIGHT.roll(2, 0), CASE))
     assert cause.name == EXPLANATIONS[0].name
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(RIGHT.shape, generator=generator).to(RIGHT.dtype)
     for row in EXPLANATIONS:
-        assert row.of(evidence_of(RIGHT.flip(1), CASE)) == []
+        assert row.of(evidence_of(RIGHT + noise, CASE)) == []
+
+
+def test_what_another_kind_says_already_is_not_said_again():
+    evidence = evidence_of(RIGHT * 2.3, CASE)
+    row = next(row for row in EXPLANATIONS if row.name == "which_factor")
+    assert [cause.name for cause in row.of(evidence)] == ["which_factor"]
+    causes, _ = explanations(evidence)
+    assert [cause.name for cause in causes] == ["which_shares"]
 
 
 def test_statements_are_in_the_order_of_what_they_leave():

@@ -33,5 +33,12 @@ def test_larger_values_may_have_larger_roundings():
     assert bool((holding(errors, errors.expected + 9).noise > 9 * errors.step / 2).any())
 
 
-def test_an_output_without_a_wrong_stage_has_none():
-    assert stage_errors(evidence_of(RIGHT * 2, CASE)) is None
+def test_without_a_wrong_stage_they_are_those_of_the_output():
+    errors = stage_errors(evidence_of(RIGHT * 2, CASE))
+    assert errors.place == "in the output"
+    assert errors.actual.shape == RIGHT.shape
+    assert bool(errors.is_wrong.any(dim=1).all())
+
+
+def test_a_right_output_has_none():
+    assert stage_errors(evidence_of(RIGHT, CASE)) is None

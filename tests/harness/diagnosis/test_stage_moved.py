@@ -19,6 +19,7 @@ def said(find, order, axis):
     ("order", "text"),
     [
         (torch.arange(COLUMNS).roll(COLUMNS // 2), "columns that are 96 apart are swapped"),
+        (torch.arange(COLUMNS).flip(0), "the wrong columns are in reverse order"),
         (torch.zeros(COLUMNS, dtype=torch.int64), "all wrong columns hold the values of column 0"),
         (
             torch.arange(COLUMNS).view(2, -1).T.flatten(),

@@ -1,0 +1,84 @@
+"""Find a rounding that the first wrong stage should not have: of its values, or of its sums."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+import torch
+
+from harness.diagnosis import stage_terms
+from harness.diagnosis.fit import MAX_RESIDUAL
+from harness.diagnosis.stage_errors import stage_errors
+from harness.diagnosis.terms import left_by
+from harness.record.diagnosis import NamedCause
+from moe.reference.formats import on_grid
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from torch import Tensor
+
+    from harness.diagnosis.evidence import Evidence
+    from harness.diagnosis.stage_errors import StageErrors
+    from harness.diagnosis.terms import Terms
+
+NAME = "which_rounding"
+NARROW = ("bf16", "fp16")
+MANTISSA = 16  # bits of a float32 that bf16 lacks
+
+
+def explain(evidence: Evidence) -> Iterator[NamedCause]:
+    """Yield the cause if a narrower dtype, or truncation, gives the values of the stage."""
+    errors = stage_errors(evidence)
+    if errors is None or errors.noun != "elements" or not bool(errors.actual.isfinite().all()):
+        return
+    of_sums = (rounded_sums(terms) for terms in stage_terms.terms_of(evidence))
+    causes = itertools.chain([rounded_values(errors)], of_sums)
+    yield from itertools.islice((cause for cause in causes if cause is not None), 1)
+
+
+def rounded_values(errors: StageErrors) -> NamedCause | None:
+    """Return the cause if each value is what it should be, rounded once more or cut off."""
+    for text, rounded in ROUNDINGS.items():
+        residual = errors.left_by(rounded(errors.expected))
+        if residual is not None and residual <= MAX_RESIDUAL:
+            cause = f"{errors.place} all values are {text}"
+            return NamedCause(name=NAME, cause=cause, residual=residual)
+    return None
+
+
+def rounded_sums(terms: Terms) -> NamedCause | None:
+    """Return the cause if the sum is rounded after each term."""
+    for dtype, is_reversed in itertools.product(NARROW, (False, True)):
+        order = terms.values.flip(1) if is_reversed else terms.values
+        fits, residual = left_by(terms, _running(order, dtype))
+        if bool(fits.all()) and residual <= MAX_RESIDUAL:
+            which = ", from the last one on" if is_reversed else ""
+            text = (
+                f"the sum of {order.shape[1]} {terms.noun} is rounded to {dtype} after each{which}"
+            )
+            return NamedCause(name=NAME, cause=f"in stage {terms.stage} {text}", residual=residual)
+    return None
+
+
+def _running(values: Tensor, dtype: str) -> Tensor:
+    """Return the sum over P of values [R, P, C], rounded to the dtype after each term."""
+    total = torch.zeros_like(values[:, 0])
+    for number in range(values.shape[1]):
+        total = on_grid(total + values[:, number], dtype)
+    return total
+
+
+def truncated(values: Tensor) -> Tensor:
+    """Return float32 values without the bits that bf16 lacks: rounded toward zero."""
+    bits = values.float().contiguous().view(torch.int32)
+    return (bits >> MANTISSA << MANTISSA).view(torch.float32)
+
+
+ROUNDINGS: dict[str, Callable[[Tensor], Tensor]] = {
+    "truncated to bf16, not rounded to the nearest": truncated,
+    "rounded to bf16 more than they should be": lambda values: on_grid(values, "bf16"),
+    "rounded to fp16 more than they should be": lambda values: on_grid(values, "fp16"),
+    "rounded to integers": torch.round,
+}

@@ -1,0 +1,67 @@
+"""Values that are cut off and sums that are rounded after each term are named; noise is not."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.diagnosis.terms import Terms
+from harness.diagnosis.which_rounding import rounded_sums, rounded_values, truncated
+from tests.harness.diagnosis.drawn_errors import COLUMNS, ROWS, holding, right
+
+
+def sums(seed, terms=8):
+    """Terms [R, P, C], and what right sums may be off."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(ROWS, terms, COLUMNS, generator=generator)
+
+
+def said(values, actual):
+    expected = values.sum(dim=1)
+    terms = Terms(
+        noun="shares",
+        actual=actual,
+        expected=expected,
+        tolerance=2.0**-9 * expected.norm(dim=1),
+        is_wrong=torch.ones(ROWS, dtype=torch.bool),
+        values=values,
+        facts=(),
+        stage="combine",
+    )
+    cause = rounded_sums(terms)
+    return None if cause is None else cause.cause
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 99), st.booleans())
+def test_a_sum_that_is_rounded_after_each_term(seed, from_the_last):
+    values = sums(seed)
+    total = torch.zeros(ROWS, COLUMNS)
+    for number in reversed(range(8)) if from_the_last else range(8):
+        total = (total + values[:, number]).bfloat16().float()
+    end = ", from the last one on" if from_the_last else ""
+    text = f"in stage combine the sum of 8 shares is rounded to bf16 after each{end}"
+    assert said(values, total) == text
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 99))
+def test_of_noise_as_large_nothing_is_said(seed):
+    values = sums(seed)
+    noise = torch.randn(ROWS, COLUMNS, generator=torch.Generator().manual_seed(seed + 7))
+    assert said(values, values.sum(dim=1) + 0.01 * noise) is None
+
+
+def test_values_that_are_cut_off():
+    errors = right()
+    cause = rounded_values(holding(errors, truncated(errors.expected)))
+    assert cause.cause == (
+        "in stage gemm1 all values are truncated to bf16, not rounded to the nearest"
+    )
+    assert cause.residual < 0.01
+
+
+def test_values_that_are_doubled_are_not_cut_off():
+    errors = right()
+    assert rounded_values(holding(errors, errors.expected * 2)) is None
