@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 NAME = "which_rounding"
 NARROW = ("bf16", "fp16")
+LARGEST = 0.1  # error, as a part of the values, that is looked at: roundings are small
 MANTISSA = 16  # bits of a float32 that bf16 lacks
 
 
@@ -32,6 +33,9 @@ def explain(evidence: Evidence) -> Iterator[NamedCause]:
     """Yield the cause if a narrower dtype, or truncation, gives the values of the stage."""
     errors = stage_errors(evidence)
     if errors is None or errors.noun != "elements" or not bool(errors.actual.isfinite().all()):
+        return
+    error = (errors.actual - errors.expected).norm() / errors.expected.norm().clamp(min=1e-38)
+    if float(error) > LARGEST:
         return
     of_sums = (rounded_sums(terms) for terms in stage_terms.terms_of(evidence))
     causes = itertools.chain([rounded_values(errors)], of_sums)
@@ -80,5 +84,4 @@ ROUNDINGS: dict[str, Callable[[Tensor], Tensor]] = {
     "truncated to bf16, not rounded to the nearest": truncated,
     "rounded to bf16 more than they should be": lambda values: on_grid(values, "bf16"),
     "rounded to fp16 more than they should be": lambda values: on_grid(values, "fp16"),
-    "rounded to integers": torch.round,
 }
