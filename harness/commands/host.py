@@ -20,7 +20,7 @@ def serve(args: argparse.Namespace) -> int:
         with terminable(), listen(asked) as server:
             address = Address(ip=asked.ip, port=server.getsockname()[1])
             say(f"listening on {address}; on the machine that starts runs: --hosts {address},...")
-            Agent(server, address, token).serve(say)
+            Agent(server, address, token, say).serve()
     except KeyboardInterrupt as stop:
         return code_of(stop)
     return ExitCode.PASSED

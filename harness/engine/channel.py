@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import socket
 import struct
-from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar
 
-from harness.engine.messages import Message, decode, encode
+from harness.engine.messages import KINDS, Message, encode, message_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 M = TypeVar("M")
 
@@ -31,8 +31,12 @@ class Pollable(Protocol):
 
 
 class LineChannel(Generic[M]):
-    """One end of a connection that carries messages. `closed`: the other end is closed, or lost."""
+    """One end of a connection that carries messages of some kinds.
 
+    `closed`: the other end is closed, or lost.
+    """
+
+    kinds: ClassVar[Mapping[str, Any]]  # name -> dataclass of the messages M
     loss = "the gang's holder or forkserver ended"  # what it means if the other end is closed
 
     def __init__(self, sock: socket.socket) -> None:
@@ -45,10 +49,6 @@ class LineChannel(Generic[M]):
     def parts(self) -> tuple[Pollable, ...]:
         """Return what a selector waits for."""
         return (self,)
-
-    def decode(self, line: bytes) -> M:
-        """Return the message of one line. Raises ValueError if the line is not a message."""
-        raise NotImplementedError
 
     @classmethod
     def from_fd(cls, fd: int) -> Self:
@@ -75,19 +75,26 @@ class LineChannel(Generic[M]):
         self._sock.sendall(data)
 
     def receive(self) -> list[M]:
-        """Return the messages that have arrived, without waiting."""
+        """Return the messages that have arrived, without waiting.
+
+        Raises ValueError for a line that is not one of the kinds.
+        """
         while not self.closed and self._read(socket.MSG_DONTWAIT):
             pass
         *lines, self._buffer = self._buffer.split(b"\n")
-        return [self.decode(line) for line in lines]
+        return [message_of(line, self.kinds) for line in lines]
 
     def wait(self) -> M | None:
-        """Wait for the next message; return None once the other end is closed."""
+        """Wait for the next message; return None once the other end is closed.
+
+        Raises ValueError for a line that is not one of the kinds.
+        """
         while b"\n" not in self._buffer:
             if not self._read(0):
                 return None
         line, _, self._buffer = self._buffer.partition(b"\n")
-        return self.decode(line)
+        message: M = message_of(line, self.kinds)
+        return message
 
     def _read(self, flags: int) -> bool:
         # socket.recv_fds ignores its flags and would block.
@@ -110,9 +117,7 @@ class LineChannel(Generic[M]):
 class Channel(LineChannel[Message]):
     """One end of a socket pair, or of a connection between hosts."""
 
-    def decode(self, line: bytes) -> Message:
-        """Return the message of one line. Raises ValueError if the line is not a message."""
-        return decode(line)
+    kinds = KINDS
 
     @classmethod
     def pair(cls) -> tuple[Channel, Channel]:

@@ -21,10 +21,10 @@ from harness.engine.channel import Channel
 from harness.engine.guardian import command
 from harness.engine.messages import KillProcess, Preloaded, SpawnForkserver, StartGang
 from harness.errors import InfrastructureError, reason_of
+from harness.record.closing import ClosedByWith
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import TracebackType
 
     from harness.engine.gang_spec import GangSpec, HostPart
 
@@ -52,7 +52,7 @@ class Forkserver:
                 self.preloaded = message
 
 
-class Pool:
+class Pool(ClosedByWith):
     """Owns every process that a run starts. Close it, or use it in a `with` statement."""
 
     def __init__(self, held: tuple[int, ...] = ()) -> None:
@@ -73,17 +73,6 @@ class Pool:
         except BaseException:
             shutil.rmtree(self.folder, ignore_errors=True)
             raise
-
-    def __enter__(self) -> Pool:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """End every process that the pool has started; return once they are gone."""

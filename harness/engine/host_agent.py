@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from harness.engine.forkserver_pool import Pool
 from harness.engine.gang_spec import GangSpec, HostPart
-from harness.engine.host_connection import accept, interface_of
+from harness.engine.host_connection import interface_of
 from harness.engine.host_messages import (
     CONTROL,
     Attach,
@@ -31,6 +31,7 @@ from harness.engine.host_messages import (
     StartPart,
 )
 from harness.engine.job_run import preload_of
+from harness.engine.newcomers import Newcomers
 from harness.engine.run_options import RunOptions
 from harness.engine.source_hash import source_hash
 
@@ -46,11 +47,15 @@ EXECUTOR = RunOptions.executor  # the only function that ranks run for a control
 
 @dataclass(kw_only=True)
 class LocalPart:
-    """The ranks of a gang that are on this host. places: connections by Attach.place."""
+    """The ranks of a gang that are on this host.
+
+    places: connections by Attach.place. order: to start the ranks, until all connections are here.
+    """
 
     folder: Path
     places: dict[int, socket.socket] = field(default_factory=dict)
     store: socket.socket | None = None
+    order: StartPart | None = None
 
 
 class Session:
@@ -63,7 +68,9 @@ class Session:
 
     def attach(self, order: Attach, sock: socket.socket) -> None:
         """Keep a connection until its holder or rank is started."""
-        self._gang(order.gang).places[order.place] = sock
+        gang = self._gang(order.gang)
+        gang.places[order.place] = sock
+        self._start(gang)
 
     def obey(self) -> None:
         """Do what the controller has asked for."""
@@ -90,7 +97,8 @@ class Session:
         if isinstance(message, Listen):
             return self._listen(self._gang(message.gang))
         if isinstance(message, StartPart):
-            self._start(message)
+            self._gang(message.gang).order = message
+            self._start(self._gang(message.gang))
         elif isinstance(message, ClearLogs):
             for path in self._gang(message.gang).folder.glob("*.log"):
                 path.write_bytes(b"")  # ranks append, so new output starts at 0
@@ -104,9 +112,15 @@ class Session:
         gang.store = socket.create_server((self._address.ip, 0))
         return Listening(port=gang.store.getsockname()[1])
 
-    def _start(self, order: StartPart) -> None:
-        """Start the ranks; each gets its connection to the controller."""
-        gang = self._gang(order.gang)
+    def _start(self, gang: LocalPart) -> None:
+        """Start the ranks that are asked for once each has its connection to the controller.
+
+        What was sent first over one connection may arrive last over another.
+        """
+        order = gang.order
+        if order is None or not {*range(order.local_size + 1)} <= gang.places.keys():
+            return
+        gang.order = None
         interface = interface_of(self._address.ip)
         part = HostPart(
             first_rank=order.first_rank,
@@ -155,64 +169,74 @@ def contents(folder: Path, sizes: dict[str, int]) -> dict[str, tuple[int, str]]:
 
 
 class Agent:
-    """Accept controllers, one at a time."""
+    """Accept controllers, one at a time. say: is told of each run, and of strangers."""
 
-    def __init__(self, server: socket.socket, address: Address, token: bytes) -> None:
-        self._server, self._address, self._token = server, address, token
+    def __init__(
+        self, server: socket.socket, address: Address, token: bytes, say: Callable[[str], None]
+    ) -> None:
+        self._server, self._address, self._say = server, address, say
+        server.setblocking(False)
+        self._newcomers = Newcomers(token, say)
         self.session: Session | None = None
 
-    def serve(self, say: Callable[[str], None]) -> None:
-        """Serve until an exception, such as of a signal, ends it. say: is told of each run."""
+    def serve(self) -> None:
+        """Serve until an exception, such as of a signal, ends it."""
         try:
             while True:
-                self.step(say)
+                self.step()
         finally:
-            if self.session is not None:
-                self.session.close()
+            self.close()
 
-    def step(self, say: Callable[[str], None]) -> None:
-        """Wait for one thing and deal with it."""
-        session = self.session
+    def close(self) -> None:
+        """End the run, if there is one, and close connections that are not part of one yet."""
+        self._newcomers.close()
+        if self.session is not None:
+            self.session.close()
+            self.session = None
+
+    def step(self) -> None:
+        """Wait for one thing or more, and deal with them. Nothing else is waited for."""
         with selectors.DefaultSelector() as selector:
             selector.register(self._server, selectors.EVENT_READ)
-            if session is not None:
-                selector.register(session.control, selectors.EVENT_READ)
-            ready = [key.fileobj for key, _ in selector.select()]
-        if session is not None and session.control in ready:
-            try:
-                session.obey()
-            except (ValueError, KeyError, TypeError) as error:  # not a message of this version
-                say(f"the controller sent what is no message: {error}")
-                session.control.close()
-            if session.control.closed:
-                session.close()
-                self.session = None
-                say("the run has ended")
-        elif self._server in ready:
-            self._accept(say)
+            if self.session is not None:
+                selector.register(self.session.control, selectors.EVENT_READ)
+            for newcomer in self._newcomers.waiting:
+                selector.register(newcomer, selectors.EVENT_READ)
+            events = selector.select(self._newcomers.seconds_left)
+        ready = [key.fileobj for key, _ in events]
+        for order, channel in self._newcomers.arrived(ready):
+            self._attach(order, channel)
+        if self.session is not None and self.session.control in ready:
+            self._obey(self.session)
+        if self._server in ready:
+            self._newcomers.take(self._server)
 
-    def _accept(self, say: Callable[[str], None]) -> None:
-        """Take a connection of a controller that has the token; drop all others."""
-        sock = accept(self._server, self._token)
-        if sock is None:
-            say("a connection without the token was closed")
-            return
-        channel = HostChannel(sock)
-        message = channel.wait()
-        if not isinstance(message, Attach):
-            channel.close()
-        elif message.place == CONTROL:
-            self._begin(channel, say)
+    def _obey(self, session: Session) -> None:
+        try:
+            session.obey()
+        except (ValueError, KeyError, TypeError) as error:  # not a message of this version
+            self._say(f"the controller sent what is no message: {error}")
+            session.control.close()
+        if session.control.closed:
+            session.close()
+            self.session = None
+            self._say("the run has ended")
+
+    def _attach(self, order: Attach, channel: HostChannel) -> None:
+        """Give a connection that has the token to what it is for."""
+        if order.place == CONTROL:
+            self._begin(channel)
         elif self.session is None:
             channel.close()
         else:
-            self.session.attach(message, socket.socket(fileno=channel.detach()))
+            self.session.attach(order, socket.socket(fileno=channel.detach()))
 
-    def _begin(self, control: HostChannel, say: Callable[[str], None]) -> None:
-        if self.session is not None:
-            control.send(HostInfo(code=source_hash(), error="it is busy with another run"))
-            control.close()
-            return
-        self.session = Session(control, self._address)
-        control.send(HostInfo(code=source_hash()))
-        say("a run has begun")
+    def _begin(self, control: HostChannel) -> None:
+        with contextlib.suppress(OSError):  # it is gone, which the next receive tells
+            if self.session is not None:
+                control.send(HostInfo(code=source_hash(), error="it is busy with another run"))
+                control.close()
+                return
+            self.session = Session(control, self._address)
+            self._say("a run has begun")
+            control.send(HostInfo(code=source_hash()))

@@ -7,6 +7,7 @@ disappears without a word is noticed by the kernel: both ends then see a closed 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import secrets
@@ -98,21 +99,35 @@ def connect(address: Address, token: bytes) -> socket.socket:
     return _watched(sock)
 
 
-def accept(server: socket.socket, token: bytes) -> socket.socket | None:
-    """Return the next connection, or None if the other end does not have the token."""
-    sock, _ = server.accept()
-    sock.settimeout(HANDSHAKE_LIMIT)
-    try:
-        mine = secrets.token_bytes(_NONCE)
-        sock.sendall(mine)
-        proof, theirs = _read(sock, _NONCE), _read(sock, _NONCE)
-        if hmac.compare_digest(proof, _proof(token, b"controller", mine)):
-            sock.sendall(_proof(token, b"host", theirs))
-            return _watched(sock)
-    except OSError:
-        pass
-    sock.close()
-    return None
+class Handshake:
+    """A host's end of a connection whose other end has not shown the token yet. Never waits."""
+
+    def __init__(self, server: socket.socket, token: bytes) -> None:
+        """Accept a connection of the server's. Raises OSError if it is gone again."""
+        self.sock, _ = server.accept()
+        self._token, self._mine, self._data = token, secrets.token_bytes(_NONCE), b""
+        self.sock.setblocking(False)
+        try:
+            self.sock.send(self._mine)  # the first bytes of a connection fit into its buffer
+        except OSError:
+            self.sock.close()
+            raise
+
+    def advance(self) -> bool:
+        """Read what has arrived; return whether the other end has shown the token.
+
+        Raises ConnectionError if it closed the connection or has another token.
+        """
+        with contextlib.suppress(BlockingIOError):
+            self._data += _received(self.sock, 2 * _NONCE - len(self._data))
+        if len(self._data) < 2 * _NONCE:
+            return False
+        proof, theirs = self._data[:_NONCE], self._data[_NONCE:]
+        if not hmac.compare_digest(proof, _proof(self._token, b"controller", self._mine)):
+            raise ConnectionRefusedError("the other end has another token")
+        self.sock.send(_proof(self._token, b"host", theirs))
+        _watched(self.sock)
+        return True
 
 
 def interface_of(ip: str) -> str:
@@ -134,10 +149,15 @@ def _read(sock: socket.socket, count: int) -> bytes:
     """Return exactly this many bytes. Raises OSError if the other end closes before."""
     data = b""
     while len(data) < count:
-        part = sock.recv(count - len(data))
-        if not part:
-            raise ConnectionResetError("the other end has closed the connection")
-        data += part
+        data += _received(sock, count - len(data))
+    return data
+
+
+def _received(sock: socket.socket, limit: int) -> bytes:
+    """Return what the socket gives, at most so many bytes. Raises OSError if it is closed."""
+    data = sock.recv(limit)
+    if not data:
+        raise ConnectionResetError("the other end has closed the connection")
     return data
 
 

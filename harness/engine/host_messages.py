@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.engine.channel import LineChannel
-from harness.engine.messages import message_of
 
 CONTROL = -1  # place of the connection on which all else is said
 
@@ -87,18 +86,10 @@ class Files:
 HostMessage = (
     Attach | HostInfo | Listen | Listening | StartPart | ClearLogs | Cleared | FetchFiles | Files
 )
-_KINDS: dict[str, Any] = {kind.__name__: kind for kind in HostMessage.__args__}
-
-
-def decode(line: bytes) -> HostMessage:
-    """Return the message of one line. Raises ValueError if the line is not a message."""
-    message: HostMessage = message_of(line, _KINDS)
-    return message
+KINDS: dict[str, Any] = {kind.__name__: kind for kind in HostMessage.__args__}
 
 
 class HostChannel(LineChannel[HostMessage]):
     """One end of a connection of control."""
 
-    def decode(self, line: bytes) -> HostMessage:
-        """Return the message of one line. Raises ValueError if the line is not a message."""
-        return decode(line)
+    kinds = KINDS

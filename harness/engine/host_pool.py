@@ -29,10 +29,10 @@ from harness.engine.host_messages import (
 )
 from harness.engine.remote_hosts import JoinedHolders, Part, RemoteHost
 from harness.errors import InfrastructureError
+from harness.record.closing import ClosedByWith
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from types import TracebackType
 
     from harness.engine.channel import Channel, Pollable
     from harness.engine.gang_spec import GangSpec
@@ -60,7 +60,7 @@ class _Nothing:
 
 
 @dataclass
-class HostPool:
+class HostPool(ClosedByWith):
     """Owns the connections to all hosts of a run. Close it, or use it in a `with` statement."""
 
     addresses: tuple[Address, ...]
@@ -79,17 +79,6 @@ class HostPool:
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> HostPool:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close all connections: each host then ends every process of this run."""

@@ -164,7 +164,7 @@ Message = (
     | Failed
     | Probed
 )
-_KINDS: dict[str, Any] = {kind.__name__: kind for kind in Message.__args__}
+KINDS: dict[str, Any] = {kind.__name__: kind for kind in Message.__args__}
 
 
 def encode(message: object) -> bytes:
@@ -182,9 +182,3 @@ def message_of(line: bytes, kinds: Mapping[str, Any]) -> Any:
         return kind(**data)
     except TypeError as error:
         raise ValueError(str(error)) from error
-
-
-def decode(line: bytes) -> Message:
-    """Return the message of one line. Raises ValueError if the line is not a message."""
-    message: Message = message_of(line, _KINDS)
-    return message

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import UsageError, reason_of
 from harness.matrix.case import short_name
+from harness.record.closing import ClosedByWith
 from harness.record.events import CaseEnded, RunEnded, from_line, to_line
 from harness.record.formatting import numbers_text
 from harness.record.run_info import FORMAT, RunInfo
@@ -24,7 +25,6 @@ from harness.record.summary import OPEN
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from types import TracebackType
 
     from harness.record.events import Event
     from harness.record.result import CaseResult
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 ROOT = Path("runs")  # parent of run folders by default
 
 
-class RunFolder:
+class RunFolder(ClosedByWith):
     """One run's folder, opened by one writer at a time.
 
     results: the last result of each case, for a writer; complete even if recording failed.
@@ -140,17 +140,6 @@ class RunFolder:
         if self._file is not None:
             os.close(self._file)
             self._file = None
-
-    def __enter__(self) -> RunFolder:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _lock(self) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND

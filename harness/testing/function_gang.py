@@ -11,12 +11,11 @@ import pickle
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.engine.gang_notices import State
-from harness.engine.gang_spec import GangSpec
 from harness.engine.rank_bootstrap import CALL, result_file
 from harness.engine.warm_gangs import settle
 from harness.testing.parallel_launch import (
-    TRANSPORTS,
     RankFailure,
+    call_spec,
     check_arguments,
     failures_of,
     pickled_call,
@@ -50,17 +49,10 @@ class FunctionGang:
         """Describe the ranks; the first call starts them. devices: GPUs for ranks in turn; none:
         all of them. The other arguments are those of `parallel_launch`. Raises ValueError.
         """
-        check_arguments(world_size, timeout, device, transport)
+        self._spec = call_spec(world_size, timeout, device, transport, devices)
         self.world_size, self.timeout = world_size, timeout
         self._gangs = gangs
         self._used: Gang | None = None
-        self._spec = GangSpec(
-            world_size=world_size,
-            device=device,
-            transport=transport or TRANSPORTS[device][0],
-            options={},
-            devices=devices if device != "cpu" else (),
-        )
 
     def __call__(self, fn: Callable[..., T], *args: Any, timeout: float | None = None) -> list[T]:
         """Run `fn(*args)` in every rank at once and return their values in rank order.

@@ -61,10 +61,8 @@ def parallel_launch(
     GangStartError if the ranks cannot start; TypeError or ValueError for invalid arguments. All
     processes of the call have ended when it returns.
     """
-    check_arguments(world_size, timeout, device, transport)
+    spec = call_spec(world_size, timeout, device, transport)
     call = pickled_call(fn, args)
-    transport = transport or TRANSPORTS[device][0]
-    spec = GangSpec(world_size=world_size, device=device, transport=transport, options={})
     with WarmPool.lock:
         gang = Gang(WarmPool.get(), spec, call=(CALL, call))
         try:
@@ -77,6 +75,27 @@ def parallel_launch(
     if failed:
         raise RankFailure(failed, world_size)
     return [pickle.loads(value) for value in values]  # noqa: S301 - written by our own ranks
+
+
+def call_spec(
+    world_size: int,
+    timeout: float,
+    device: str,
+    transport: str | None,
+    devices: tuple[int, ...] = (),
+) -> GangSpec:
+    """Return the kind of gang that runs functions. Raises ValueError as `check_arguments`.
+
+    transport: None for the first that the device has. devices: GPUs for ranks in turn; none: all.
+    """
+    check_arguments(world_size, timeout, device, transport)
+    return GangSpec(
+        world_size=world_size,
+        device=device,
+        transport=transport or TRANSPORTS[device][0],
+        options={},
+        devices=devices if device != "cpu" else (),
+    )
 
 
 def check_arguments(world_size: int, timeout: float, device: str, transport: str | None) -> None:

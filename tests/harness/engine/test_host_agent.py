@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import socket
 import threading
+import time
 from types import SimpleNamespace
 
 import pytest
 
-from harness.engine import host_agent
+from harness.engine import host_agent, host_connection
 from harness.engine.gang_spec import PRELOAD
 from harness.engine.host_agent import Agent, contents, spec_of
 from harness.engine.host_connection import Address, connect, listen
@@ -23,8 +25,10 @@ from harness.engine.host_messages import (
     HostInfo,
     Listen,
     Listening,
+    StartPart,
 )
 from harness.engine.host_pool import HostPool
+from harness.engine.newcomers import NO_PURPOSE, STRANGER
 from harness.engine.source_hash import source_hash
 from harness.errors import InfrastructureError
 
@@ -57,20 +61,19 @@ def agent(tmp_path, monkeypatch):
     monkeypatch.setattr(host_agent, "Pool", pool)
     server = listen(Address(ip="127.0.0.1", port=0))
     address = Address(ip="127.0.0.1", port=server.getsockname()[1])
-    agent = Agent(server, address, TOKEN)
+    agent = Agent(server, address, TOKEN, lines.append)
 
     def serve():
         while not any("stop" in line for line in lines):
-            agent.step(lines.append)
+            agent.step()
 
     thread = threading.Thread(target=serve)
     thread.start()
-    yield SimpleNamespace(address=address, lines=lines, pools=pools)
+    yield SimpleNamespace(address=address, lines=lines, pools=pools, agent=agent)
     lines.append("stop")
-    control(address).close()
+    socket.create_connection((address.ip, address.port)).close()
     thread.join(10)
-    if agent.session is not None:
-        agent.session.close()
+    agent.close()
     server.close()
 
 
@@ -129,6 +132,44 @@ def test_what_is_no_message_ends_the_run_and_not_the_agent(agent):
     until(lambda: agent.lines[-1] == "the run has ended")
     assert any("no message: unknown message" in line for line in agent.lines)
     channel.close()
+
+
+def test_silent_strangers_hold_up_nobody(agent, monkeypatch):
+    """One says nothing at all; one has the token, and does not say what it wants."""
+    monkeypatch.setattr(host_connection, "HANDSHAKE_LIMIT", 1.0)
+    with socket.create_connection((agent.address.ip, agent.address.port)):
+        silent = connect(agent.address, TOKEN)
+        start = time.monotonic()
+        with HostPool((agent.address,), TOKEN) as pool:
+            assert pool.hosts[0].ask(Listen(gang=1), Listening).port > 0
+        assert time.monotonic() - start < host_connection.HANDSHAKE_LIMIT / 2
+        until(lambda: NO_PURPOSE in agent.lines)
+        silent.close()
+    until(lambda: STRANGER in agent.lines)
+
+
+def test_ranks_start_when_the_last_of_their_connections_is_there(agent, monkeypatch):
+    """What was sent first over one connection may arrive last over another."""
+    started = []
+    monkeypatch.setattr(
+        FakePool, "order", lambda _, spec, *more: started.append(spec), raising=False
+    )
+    monkeypatch.setattr(host_agent, "interface_of", lambda _: "lo")
+    channel = control(agent.address)
+    channel.wait()
+    places = [connect(agent.address, TOKEN) for _ in range(2)]
+    HostChannel(places[0]).send(Attach(gang=1, place=0))
+    init = {"options": {}, "ranks_at_once": 1}
+    where = {"world_size": 1, "first_rank": 0, "local_size": 1, "rendezvous": "", "env": {}}
+    channel.send(StartPart(gang=1, init=init, **where))
+    channel.send(Listen(gang=2))
+    assert isinstance(channel.wait(), Listening)  # it has read the order
+    assert started == []
+    HostChannel(places[1]).send(Attach(gang=1, place=1))
+    until(lambda: [spec.world_size for spec in started] == [1])
+    for sock in (channel, *places):
+        sock.close()
+    until(lambda: agent.lines[-1] == "the run has ended")
 
 
 def test_only_logs_and_traces_are_sent_and_of_a_log_what_is_new(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import threading
 
@@ -10,7 +11,7 @@ import pytest
 from harness.engine import host_connection
 from harness.engine.host_connection import (
     Address,
-    accept,
+    Handshake,
     connect,
     interface_of,
     listen,
@@ -30,9 +31,19 @@ def server(monkeypatch):
 
 
 def accepted(server, token=TOKEN):
-    """A thread that accepts one connection, and the list that gets it."""
+    """A thread that accepts one connection, and the list that gets it; None for a stranger."""
     taken = []
-    thread = threading.Thread(target=lambda: taken.append(accept(server, token)))
+
+    def accept():
+        handshake = Handshake(server, token)
+        try:
+            while not handshake.advance():
+                select.select([handshake.sock], [], [])
+        except OSError:
+            handshake.sock.close()
+        taken.append(None if handshake.sock.fileno() < 0 else handshake.sock)
+
+    thread = threading.Thread(target=accept)
     thread.start()
     return thread, taken
 
@@ -68,6 +79,7 @@ def test_a_stranger_is_dropped(server, sent):
     thread, taken = accepted(server)
     with socket.create_connection(server.getsockname()) as stranger:
         stranger.sendall(sent)
+        stranger.shutdown(socket.SHUT_WR)
         thread.join(5)
     assert taken == [None]
 

@@ -2,13 +2,13 @@
 
 import pytest
 
-from harness.engine.host_messages import FetchFiles, HostInfo, decode
-from harness.engine.messages import encode
+from harness.engine.host_messages import KINDS, FetchFiles, HostInfo
+from harness.engine.messages import encode, message_of
 
 
 @pytest.mark.parametrize("message", [FetchFiles(gang=3, sizes={"a": 1}), HostInfo(code="x")])
 def test_a_message_comes_back(message):
-    assert decode(encode(message)) == message
+    assert message_of(encode(message), KINDS) == message
 
 
 @pytest.mark.parametrize(
@@ -24,4 +24,4 @@ def test_a_message_comes_back(message):
 )
 def test_anything_else_is_a_value_error(line):
     with pytest.raises(ValueError, match=r"."):
-        decode(line)
+        message_of(line, KINDS)
