@@ -97,7 +97,12 @@ def run(args: argparse.Namespace) -> int:
         summary = _finish(folder, plan, began)
     lines = _remarks(folder)
     is_late = until is not None and time.monotonic() >= until
-    lines += last_lines.not_run(summary, fail_fast=args.fail_fast, out_of_time=is_late)
+    lines += last_lines.not_run(
+        summary,
+        fail_fast=args.fail_fast,
+        out_of_time=is_late,
+        recorded=args.durations_from is not None,
+    )
     lines += last_lines.mostly_refused(plan)
     if summary.exit_code() is ExitCode.INCOMPLETE or stopped is not None:
         lines.append(f"to resume: python -m harness run --resume {folder.path}")

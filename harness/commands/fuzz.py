@@ -99,8 +99,9 @@ def _folder(args: argparse.Namespace, space: strategies.Space) -> RunFolder:
     selected = Selection(points=(), suite="fuzz", time_limit=_time_limit(args))
     info = describe(args.argv, selected, make_plan([], space.machine), seed=args.seed)
     path = args.out or folder_for(ROOT, "fuzz")
+    folder = RunFolder.create(path, info)
     print(f"fuzzing {space.under_test} with seed {args.seed}; folder {path}", flush=True)
-    return RunFolder.create(path, info)
+    return folder
 
 
 def _run(

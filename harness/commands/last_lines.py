@@ -47,13 +47,19 @@ def assumed_numerics(results: Iterable[CaseResult]) -> list[str]:
     ]
 
 
-def not_run(summary: Summary, *, fail_fast: bool, out_of_time: bool = False) -> list[str]:
-    """Return why cases did not run, `-x` or a time budget, in one line, or nothing."""
+def not_run(
+    summary: Summary, *, fail_fast: bool, out_of_time: bool = False, recorded: bool = False
+) -> list[str]:
+    """Return why cases did not run, `-x` or a time budget, in one line, or nothing.
+
+    recorded: whether estimates are those of an earlier run, by --durations-from.
+    """
     count = summary.counts.get(Verdict.NOT_RUN, 0)
     if count and fail_fast:
         return [f"{count} case(s) did not run: -x stops at the first failure"]
     if count and out_of_time:
-        text = "the time budget is over; --durations-from gives better estimates"
+        way_out = "give it more time" if recorded else "--durations-from gives better estimates"
+        text = f"the time budget is over; {way_out}"
         return [f"{count} case(s) that were chosen did not run: {text}"]
     return []
 

@@ -18,7 +18,7 @@ from harness.commands.part_options import (
     positive,
     seconds,
 )
-from harness.errors import ExitCode
+from harness.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,8 +85,20 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add_host(_command(commands, "host", "let runs on other machines start ranks on this one"))
     _command(commands, "doctor", "show devices, versions, and what each member needs")
     args = parser.parse_args(argv)
+    _check_empty(argv)
     args.argv = list(argv)
     return args
+
+
+def _check_empty(argv: Sequence[str]) -> None:
+    """Raise UsageError for an empty argument: most often the value of a variable that is not set.
+
+    Where a default would take its place, another suite would run than was meant.
+    """
+    for before, argument in zip(("", *argv), argv, strict=False):
+        name = before if argument == "" else argument.removesuffix("=")
+        if argument == "" or (argument.startswith("--") and argument.endswith("=")):
+            raise UsageError(f"{name} is given an empty value; leave it out, or set the variable")
 
 
 def _command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:

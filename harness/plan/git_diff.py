@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ class Difference:
     revision: str  # as it was given
     root: Path  # of the repository
     files: tuple[str, ...]  # sorted, relative to root
+    commit: str  # its hash
 
     @property
     def paths(self) -> frozenset[Path]:
@@ -39,11 +41,32 @@ def difference(revision: str, folder: Path, option: str = "--only-changed") -> D
     commit = _git(
         option_text, root, *verify, failure=f"{root} has no such commit, branch or tag"
     ).strip()
-    names = ("--name-only", "--no-renames", "--no-ext-diff", "-z")
-    changed = _git(option_text, root, "diff", *names, commit, "--")
+    only_names = ("--name-only", "--no-renames", "--no-ext-diff", "-z")
+    changed = _git(option_text, root, "diff", *only_names, commit, "--")
     added = _git(option_text, root, "ls-files", "--others", "--exclude-standard", "-z")
     files = {name for name in f"{changed}\0{added}".split("\0") if name}
-    return Difference(revision=revision, root=root.resolve(), files=tuple(sorted(files)))
+    names = tuple(sorted(files))
+    return Difference(revision=revision, root=root.resolve(), files=names, commit=commit)
+
+
+def extract(changes: Difference, under: str, folder: Path) -> None:
+    """Write the files that the commit has in a folder of the repository. Raises UsageError.
+
+    under: the folder, relative to the repository's root; missing there: nothing is written.
+    """
+    text = f"{changes.revision!r}"
+    if not _git(text, changes.root, "ls-tree", "--name-only", changes.commit, "--", under).strip():
+        return
+    archive = folder / "archive.tar"
+    _git(text, changes.root, "archive", f"--output={archive}", changes.commit, "--", under)
+    with tarfile.open(archive) as files:
+        for member in files:
+            content = files.extractfile(member) if member.isfile() else None
+            if content is not None:  # no links, and no paths out of the folder: git has none
+                path = folder / member.name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content.read())
+    archive.unlink()
 
 
 def _git(option_text: str, folder: Path, *arguments: str, failure: str | None = None) -> str:

@@ -1,6 +1,7 @@
 """Keep the cases with a member whose files differ from a commit: `--only-changed REV`. No torch.
 
-A file feeds a member if one of the member's modules imports it, directly or not. It feeds every
+A file feeds a member if one of the member's modules imports it, directly or not. A table of rows
+feeds the members whose rows differ, as long as nothing else in it does. A file feeds every
 case if ranks or the controller import it whatever the member, if it is in `harness/`, or if nothing
 tells what it feeds: a file of `moe/` that no import reaches, or one that is not Python, such as a
 matrix or a build file. Documentation, and Python files that no member imports, feed none.
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from harness.errors import NothingSelected
 from harness.plan.changed_members import ROOT, members, sources_of
+from harness.plan.changed_rows import changed_rows
 from harness.plan.git_diff import difference
 from harness.plan.import_sources import sources
 from moe import families
@@ -109,7 +111,11 @@ def fed_by(changes: Difference, named: Iterable[Member]) -> tuple[Fed, ...]:
         for path in sources_of(member, root):
             users[path] |= {member} & named
     common = _common(root)
-    fed = [Fed(file=name, members=_fed(name, root, common, users)) for name in changes.files]
+    by_row = {name: rows & named for name, rows in changed_rows(changes).items()}
+    fed = [
+        Fed(file=name, members=by_row.get(name, _fed(name, root, common, users)))
+        for name in changes.files
+    ]
     return tuple(sorted((f for f in fed if f.members != frozenset()), key=_order))
 
 

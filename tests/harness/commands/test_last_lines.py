@@ -15,6 +15,7 @@ from harness.commands import last_lines
 from harness.errors import InfrastructureError
 from harness.record.result import CaseResult, Verdict
 from harness.record.run_folder import RunFolder
+from harness.record.summary import Summary
 from tests.harness.fake_engine import BASE
 
 ROOT = Path(__file__).parents[3]
@@ -37,6 +38,16 @@ def fill_once(engine, no_room, size=0):
         return real(case)
 
     engine._result = result
+
+
+@pytest.mark.parametrize(
+    ("recorded", "advice"),
+    [(False, "--durations-from gives better estimates"), (True, "give it more time")],
+)
+def test_a_time_budget_that_was_too_short_is_not_told_what_it_was_given(recorded, advice):
+    summary = Summary(counts={Verdict.NOT_RUN: 2}, seconds=1.0, cases=2)
+    late = last_lines.not_run(summary, fail_fast=False, out_of_time=True, recorded=recorded)
+    assert late == [f"2 case(s) that were chosen did not run: the time budget is over; {advice}"]
 
 
 @pytest.mark.parametrize(

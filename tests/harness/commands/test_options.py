@@ -2,6 +2,7 @@
 
 import pytest
 
+from harness import cli
 from harness.commands.options import parse
 
 
@@ -81,6 +82,18 @@ def test_a_usage_error_exits_3_and_not_2(argv, text, capsys):
     assert len(captured.err.splitlines()) == 1
     assert text in captured.err
     assert captured.out == ""  # which may be a file of ids
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [["list", "--suite", ""], ["list", "--suite="], ["merge", "a", "--out", ""], ["report", ""]],
+)
+def test_an_empty_argument_is_a_variable_that_is_not_set(argv, capsys):
+    assert cli.main(argv) == 3
+    shown = capsys.readouterr()
+    name = "report" if argv[0] == "report" else argv[-1].rstrip("=") or argv[-2]
+    text = "is given an empty value; leave it out, or set the variable"
+    assert (shown.out, shown.err) == ("", f"{name} {text}\n")
 
 
 def test_help_explains_the_exit_codes(capsys):

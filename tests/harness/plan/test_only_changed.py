@@ -21,8 +21,16 @@ TRITON, LOOP = ("experts", "triton"), ("experts", "torch_loop")
 NAMED = frozenset({TRITON, LOOP, ("quant", "fp8_block"), ("router", "softmax")})
 
 
+@pytest.fixture(autouse=True)
+def rows(monkeypatch):
+    """What changed files with rows alone feed; tests of that are in test_changed_rows.py."""
+    rows = {}
+    monkeypatch.setattr(only_changed, "changed_rows", lambda _: rows)
+    return rows
+
+
 def fed(*files, named=NAMED):
-    changes = Difference(revision="main", root=ROOT, files=files)
+    changes = Difference(revision="main", root=ROOT, files=files, commit="")
     return {f.file: f.members for f in fed_by(changes, named)}
 
 
@@ -44,7 +52,7 @@ def test_a_members_file_and_what_it_imports_feed_that_member(file, members):
     [
         *("harness/report/junit.py", "configs/matrix.yaml", "pyproject.toml", "kernels/mine.cu"),
         "moe/layer.py",  # ranks import it for every case
-        "moe/experts/__init__.py",  # the table of rows
+        "moe/experts/__init__.py",  # the table of rows, of which more than rows differs
         "moe/platforms/cpu.py",
         "moe/reference/layer.py",
         "moe/no_longer_there.py",
@@ -52,6 +60,12 @@ def test_a_members_file_and_what_it_imports_feed_that_member(file, members):
 )
 def test_what_all_cases_use_or_nothing_tells_feeds_every_case(file):
     assert fed(file) == {file: None}
+
+
+def test_a_table_feeds_the_members_whose_rows_differ_and_no_others(rows):
+    rows["moe/experts/__init__.py"] = frozenset([TRITON, ("experts", "of_no_case")])
+    rows["moe/quant/__init__.py"] = frozenset()
+    assert fed(*rows) == {"moe/experts/__init__.py": {TRITON}}
 
 
 def test_documentation_tests_and_members_of_no_case_feed_nothing():
@@ -63,7 +77,7 @@ def test_documentation_tests_and_members_of_no_case_feed_nothing():
 def test_a_plan_keeps_the_cases_and_refusals_of_changed_members(monkeypatch):
     cases = [case(), case(experts="triton", m=3), case(experts="flashinfer_cutlass")]
     files = ("docs/ci.md", "moe/experts/flashinfer_cutlass.py", "moe/experts/triton.py")
-    changes = Difference(revision="main", root=ROOT, files=files)
+    changes = Difference(revision="main", root=ROOT, files=files, commit="")
     monkeypatch.setattr(only_changed, "difference", lambda *_: changes)
     narrowed = only_changed.only_changed(make_plan(cases, CPU), "main")
     assert list(narrowed.plan.cases) == [cases[1]]

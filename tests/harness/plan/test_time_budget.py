@@ -176,7 +176,7 @@ def test_chosen_cases_that_do_not_run_in_time_are_incomplete_and_can_be_resumed(
     recorded._events = slow
     assert cli.main([*RUN, "--time-budget", "1.5s", "--out", "late"]) == 2
     out = capsys.readouterr().out
-    assert "did not run: the time budget is over" in out
+    assert "did not run: the time budget is over; give it more time" in out
     assert "to resume: python -m harness run --resume late" in out
     recorded._events = real
     left = the_left_out("late")
