@@ -2,8 +2,6 @@
 
 The calls that are judged in detail run with poisoned buffers and recorded stages, which changes
 allocations and adds copies. A fault that this hides, such as a missing synchronisation, shows here.
-Programs of interpreted kernels run one after another, so that their cases have the repeated call
-only, which records no stage either.
 """
 
 from __future__ import annotations
@@ -13,7 +11,6 @@ from typing import TYPE_CHECKING
 from harness.checks.check import Check, Observation
 from harness.checks.determinism import difference, is_claimed
 from harness.checks.output_rows import judge_call
-from harness.fixtures.layer_under_test import row_under_test
 from harness.fixtures.run_calls import copied
 from harness.fixtures.undefined_rows import judged_output
 from harness.record.result import Finding, Verdict
@@ -27,10 +24,8 @@ _AGAIN = "; to repeat it: --plain-call"
 
 
 def is_wanted(observation: Observation) -> bool:
-    """Tell whether the run asks for this call, and the kernels are not interpreted."""
-    row, device = row_under_test(observation.subject.case), observation.context.device
-    is_interpreted = device.type == "cpu" and "triton" in row.needs.features
-    return bool(observation.context.options.get(OPTION)) and not is_interpreted
+    """Tell whether the run asks for this call."""
+    return bool(observation.context.options.get(OPTION))
 
 
 def findings(observation: Observation) -> tuple[Finding, ...]:

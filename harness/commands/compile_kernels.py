@@ -7,12 +7,15 @@ compiles it.
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import ExitCode, InfrastructureError, NothingSelected, UsageError, reason_of
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
 DEFAULT_CHIPS = ("cuda_sm90", "cuda_sm100", "rocm_gfx942", "rocm_gfx950")
 LARGEST = 20_000  # points of a suite that is compiled without being named: 10 ms each to record
 _PROGRESS_SECONDS = 15.0
+_FORK = multiprocessing.get_context("fork")  # no thread runs and no torch is loaded here
 _OWN = ("triton",)  # packages of kernels that are ours
 _NO_LAUNCH_AXES = (
     *("seed", "exact", "call", "logits", "padding", "skew"),
@@ -92,14 +96,17 @@ def compile_matrix(args: argparse.Namespace) -> int:
     began = time.monotonic()
     names = args.platform or DEFAULT_CHIPS
     _check(names, args.cache)
-    ids = {PLATFORMS.row(name).arch: ids_for(points_of(args, name), name) for name in names}
+    jobs = args.jobs or machine.usable_cores()
+    with ProcessPoolExecutor(min(jobs, len(names)), mp_context=_FORK) as pool:
+        planned = pool.map(partial(_planned, args), names)
+        ids = {PLATFORMS.row(name).arch: ids for name, ids in zip(names, planned, strict=True)}
     if not any(ids.values()):
         raise NothingSelected("no case of these suites launches a Triton kernel of this project")
     limits = {PLATFORMS.row(name).arch: platform(name).shared_bytes or 0 for name in names}
     totals = {chip: ChipTotals(limit=limit) for chip, limit in limits.items()}
     cases = ", ".join(f"{chip} {len(of_chip)}" for chip, of_chip in ids.items())
     print(f"cases that differ in what they launch: {cases}", flush=True)
-    failed_cases = _follow(worker(ids, args.cache, args.jobs or machine.usable_cores()), totals)
+    failed_cases = _follow(worker(ids, args.cache, jobs), totals)
     print("\n".join(table(totals)))
     failures = [*failed_cases, *(f"{c}: {t}" for c, of in totals.items() for t in of.failures)]
     failures += _idle(ids, totals)
@@ -126,6 +133,11 @@ def _check(names: Iterable[str], cache: Path) -> None:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--cache {cache}: cannot make this folder: {reason_of(error)}") from error
+
+
+def _planned(args: argparse.Namespace, platform_name: str) -> list[str]:
+    """Return the ids of a platform's cases."""
+    return ids_for(points_of(args, platform_name), platform_name)
 
 
 def points_of(args: argparse.Namespace, platform_name: str) -> tuple[MoETestConfig, ...]:

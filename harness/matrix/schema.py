@@ -209,9 +209,7 @@ class Suite(_Model):
     time_limit_s: float = Field(120.0, gt=0, description="seconds that one case may take")
     retries: Count = Field(0, description="further tries of a failed case, in a fresh gang")
     plain_call: bool = Field(
-        False,
-        description="call each case once more, neither poisoned nor recorded, unless its kernels "
-        "are interpreted",
+        False, description="call each case once more, neither poisoned nor recorded"
     )
     include: list[str] = Field([], description="earlier suites whose cases this one has, too")
     blocks: list[Block] = Field(min_length=1)

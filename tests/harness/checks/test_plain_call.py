@@ -8,7 +8,6 @@ import pytest
 
 from harness.checks.plain_call import OPTION
 from harness.execute import run_case
-from harness.fixtures.layer_under_test import Subject
 from harness.record.result import Verdict
 from moe import guarded_buffers
 from moe.experts import EXPERTS
@@ -59,14 +58,3 @@ def test_without_the_claim_of_the_same_bits_a_plain_call_is_judged_as_any(monkey
     result = verdict_of(asked=True)
     assert result.verdict is Verdict.FAILED
     assert any("wrong only in a plain call, " in text for text in result.messages)
-
-
-@pytest.mark.parametrize(("experts", "calls"), [("torch_loop", 4), ("triton", 3)])
-def test_interpreted_kernels_have_the_repeated_call_only(monkeypatch, experts, calls):
-    """Two calls of different sizes and a repeated one; of a backend without kernels one more."""
-    made, call = [], Subject.call
-    monkeypatch.setattr(Subject, "call", lambda self, *a: made.append(1) or call(self, *a))
-    here = dataclasses.replace(context(), options={OPTION: True})
-    point = dataclasses.replace(POINT, experts=experts, n=32, k=32, num_experts=2)
-    assert run_case(point, here).verdict is Verdict.PASSED
-    assert len(made) == calls

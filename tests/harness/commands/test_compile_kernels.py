@@ -140,10 +140,10 @@ def test_a_case_that_cannot_be_recorded_fails(worker, tmp_path, capsys):
     )
 
 
-def test_a_huge_suite_is_left_out_unless_it_is_named(worker, tmp_path, capsys, monkeypatch):
+def test_a_huge_suite_is_left_out_unless_it_is_named(worker, tmp_path, capfd, monkeypatch):
     monkeypatch.setattr(compile_kernels, "LARGEST", 0)
     assert compile_with(tmp_path) == 4
-    assert "suite one has 1 points, more than 0, and is left out" in capsys.readouterr().out
+    assert "suite one has 1 points, more than 0, and is left out" in capfd.readouterr().out
     worker += [{"recorded": {"sm90": 1}, "seconds": 0.5}, GOOD]
     path = str(tmp_path / "matrix.yaml")
     argv = ["compile", "--config", path, "--platform", "cuda_sm90", "--suite", "one"]
