@@ -16,7 +16,7 @@ CHANGES = {
     EXPERTS: ("hidden_multiple=8,", "hidden_multiple=16,"),
     QUANT: ('"int8_block:Int8Block"', '"int8_block:MyBlock"'),
     TRITON: ('"""', '"""Also: '),
-    "moe/layers/__init__.py": ("def __post_init__", "def __post_init_2__"),  # of a class
+    "moe/layers/layer_row.py": ("def __post_init__", "def __post_init_2__"),  # of a class
 }
 
 

@@ -11,6 +11,8 @@ def test_equal_values_have_equal_texts_whatever_their_order():
 
 def test_tables_rows_and_tuples_of_rows_are_rows_and_nothing_else_is():
     rows = ["moe.experts:EXPERTS", "moe.experts.kernel_rows:ROWS"]
-    listing = row_listing.listing([*rows, "moe.layers:TAKES", "moe.spec:ANY", "moe.experts:gone"])
+    listing = row_listing.listing(
+        [*rows, "moe.layers.layer_row:TAKES", "moe.spec:ANY", "moe.experts:gone"]
+    )
     assert listing["are_rows"] == [True, True, False, False, None]
     assert listing["rows"]["experts"].keys() >= {"triton", "torch_loop"}
