@@ -103,6 +103,7 @@ def run(args: argparse.Namespace) -> int:
         out_of_time=is_late,
         recorded=args.durations_from is not None,
     )
+    lines += last_lines.refused_by_id(summary)
     lines += last_lines.mostly_refused(plan)
     if summary.exit_code() is ExitCode.INCOMPLETE or stopped is not None:
         lines.append(f"to resume: python -m harness run --resume {folder.path}")
@@ -117,7 +118,8 @@ def _finish(folder: RunFolder, plan: Plan, began: float) -> Summary:
     ids = [case.id for case in plan.cases]
     seconds = time.time() - began
     left_out = len(folder.info.left_out)
-    summary = summarize(ids, len(plan.refused), folder.results, seconds, left_out)
+    by_id = folder.info.suite is None
+    summary = summarize(ids, len(plan.refused), folder.results, seconds, left_out, by_id=by_id)
     counts = summary.to_json()
     if not counts["not_run"]:
         verdict_counts = {name: count for name, count in counts.items() if name != "seconds"}

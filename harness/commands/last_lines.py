@@ -36,6 +36,16 @@ def mostly_refused(plan: Plan) -> list[str]:
     ]
 
 
+def refused_by_id(summary: Summary) -> list[str]:
+    """Return a line if cases were asked for by id and cannot run here: then nothing passed."""
+    if not summary.refused_by_id:
+        return []
+    return [
+        f"{summary.refused_by_id} case(s) were named and cannot run here (reasons above), so the "
+        "exit code is not 0: leave them out, or `explain --case ID`"
+    ]
+
+
 def assumed_numerics(results: Iterable[CaseResult]) -> list[str]:
     """Return a line for each subject whose row states no numerics, and how to find them."""
     assumed = [result.case_id for result in results if result.assumed is not None]

@@ -61,7 +61,8 @@ def _fill(
         _copy_logs(folder, merged)
     end = ended_at(shards)
     seconds = max(0.0, end - info.time)
-    summary = summarize(info.cases, len(info.refused), merged.results, seconds)
+    by_id = info.suite is None
+    summary = summarize(info.cases, len(info.refused), merged.results, seconds, by_id=by_id)
     counts = summary.to_json()
     if not counts["not_run"]:
         verdicts = {name: count for name, count in counts.items() if name != "seconds"}

@@ -52,6 +52,7 @@ class Summary:
     seconds: float  # wall time of the run
     cases: int
     left_out: int = 0  # cases that a time budget left out, which are not among `cases`
+    refused_by_id: int = 0  # refused cases that were asked for by their ids, not with a suite
 
     def line(self) -> str:
         """Return the summary line: `infra` is in `not_run`; `known`, `left_out` only if not 0."""
@@ -78,7 +79,7 @@ class Summary:
         if self.counts.get(Verdict.NOT_RUN, 0):
             return ExitCode.INCOMPLETE
         ran = self.counts.get(Verdict.PASSED, 0) + self.counts.get(Verdict.KNOWN, 0)
-        return ExitCode.PASSED if ran else ExitCode.NOTHING_SELECTED
+        return ExitCode.PASSED if ran and not self.refused_by_id else ExitCode.NOTHING_SELECTED
 
 
 def summarize(
@@ -87,15 +88,23 @@ def summarize(
     results: Mapping[str, CaseResult],
     seconds: float,
     left_out: int = 0,
+    *,
+    by_id: bool = False,
 ) -> Summary:
     """Count verdicts.
 
     cases: ids of the cases to run. refused: number of refused cases. results: the last result of
     each case; a case without one is `not_run`. seconds: wall time of the run. left_out: number of
-    cases that were not asked for, for a time budget.
+    cases that were not asked for, for a time budget. by_id: whether cases were asked for by id.
     """
     verdicts = [results[c].verdict if c in results else Verdict.NOT_RUN for c in cases]
     counts = Counter(verdicts)
     counts[Verdict.SKIPPED] += refused
     cases_in_all = len(verdicts) + refused
-    return Summary(counts=dict(counts), seconds=seconds, cases=cases_in_all, left_out=left_out)
+    return Summary(
+        counts=dict(counts),
+        seconds=seconds,
+        cases=cases_in_all,
+        left_out=left_out,
+        refused_by_id=refused if by_id else 0,
+    )

@@ -274,6 +274,16 @@ def test_fail_fast_is_incomplete_in_its_counts_and_failed_in_its_code(engine, ca
     assert cli.main(["run", "--suite", "smoke", "-x"]) == 1
 
 
+def test_a_named_case_that_cannot_run_here_is_no_pass(engine, capsys):
+    refused = BASE.replace("experts:torch_loop", "experts:marlin")
+    assert cli.main(["run", "--case", BASE, refused]) == 4
+    out = capsys.readouterr().out
+    assert (
+        "1 case(s) were named and cannot run here (reasons above), so the exit code is not 0" in out
+    )
+    assert summary(2, passed=1, skipped=1).match(out.splitlines()[-1])
+
+
 def test_outputs_that_disagree_fail_the_run_and_end_it(engine, capsys):
     def sketched(case):
         far = 100.0 if case.tp_size == 2 else 0.0

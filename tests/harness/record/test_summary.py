@@ -33,6 +33,16 @@ def test_the_worst_verdict_decides_the_exit_code(verdicts, code):
     assert summarize(ids, 3, results, 1.0).exit_code() == code
 
 
+def test_a_case_that_is_named_and_refused_is_no_pass():
+    """A suite's refusals are expected; a case that somebody named was asked for."""
+    results = {"a": CaseResult(case_id="a", verdict=Verdict.PASSED)}
+    assert summarize(["a"], 1, results, 1.0).exit_code() == 0
+    assert summarize(["a"], 0, results, 1.0, by_id=True).exit_code() == 0
+    assert summarize(["a"], 1, results, 1.0, by_id=True).exit_code() == 4
+    results["a"] = CaseResult(case_id="a", verdict=Verdict.FAILED)
+    assert summarize(["a"], 1, results, 1.0, by_id=True).exit_code() == 1
+
+
 def test_counts_add_up_to_the_cases():
     counts = {verdict: i + 1 for i, verdict in enumerate(Verdict)}
     total = sum(counts.values())
