@@ -57,14 +57,24 @@ class MoEKernel:
         fails on this rank is raised when its part in the collectives is done, so that no other rank
         waits: see `moe.failed_call`.
         """
-        if self.slots is not None:
-            routing = self.slots.replicas.route(routing)
-            intermediates.keep("replicas", routing.topk_ids, copy=True)
         try:
-            return self._chunks(x, routing)
+            return self._chunks(x, self._to_replicas(x, routing))
         except failed_call.EndedError as ended:
             error = ended.error
         raise error  # outside of the handler, which would take the place of its context
+
+    def _to_replicas(self, x: Tensor, routing: Routing) -> Routing:
+        """Return the routing with physical experts' ids, if the layer has replicas."""
+        if self.slots is None:
+            return routing
+        try:
+            routing = self.slots.replicas.route(routing)
+        except Exception as error:
+            nowhere = self._nowhere(x, routing.topk_weights.dtype)
+            failed_call.take_part(lambda: self._chunks(torch.zeros_like(x), nowhere), error)
+            raise
+        intermediates.keep("replicas", routing.topk_ids, copy=True)
+        return routing
 
     def _chunks(self, x: Tensor, routing: Routing) -> Tensor:
         """Return `apply` of tokens that pass in chunks, if the layer has some."""

@@ -104,6 +104,7 @@ PLACES: dict[str, Callable[[Layer, Tokens], Callable[[], torch.Tensor]]] = {
     "experts": broken(lambda layer: layer.kernel.experts, "run"),
     "second chunk": broken(lambda layer: layer.kernel.experts, "run", passes=1),
     "router": broken(lambda layer: layer.kernel, "route"),
+    "replicas": broken(lambda layer: layer.kernel.slots.replicas, "route"),
     "shared": broken(lambda layer: layer.shared, "forward"),
     "quantization": broken(lambda layer: layer.kernel.quant, "quantize_input"),
     "dtype": with_other_x(lambda x: x.double()),

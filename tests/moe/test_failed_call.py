@@ -32,6 +32,7 @@ LOST = {
     (f"{EP}-quant:fp8_channel", "quantization"): (NONE, FAILED["quantize_input"]),
     (f"{EP}-latent:32-lora:2", "dtype"): (NONE, DTYPE),
     (f"{EP}-a2a:symm_mem", "width"): (NONE, WIDTH),
+    (f"{EP}-eplb:global-redundant:2", "replicas"): (NONE, FAILED["route"]),
     (f"{EP}-shared:1-fused", "router"): (NONE, FAILED["route"]),
     (f"{SIZES}:torch_monolithic-dp:2-ep", "dtype"): (NONE, DTYPE),
 }
