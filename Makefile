@@ -73,7 +73,7 @@ test-subjects: setup
 	$(PY) -m pytest $(WORKERS) $(ARGS) tests/moe/test_released.py \
 	    tests/moe/experts/test_transformers_experts.py tests/moe/experts/test_torchtitan_experts.py \
 	    tests/moe/layers/test_transformers_blocks.py tests/moe/layers/test_torchtitan_moe.py \
-	    tests/moe/layers/test_transformers_shared_blocks.py \
+	    tests/moe/layers/test_transformers_shared_blocks.py tests/moe/routers/test_sglang_gate.py \
 	    tests/harness/matrix/traces tests/harness/report/test_trace_results.py \
 	    tests/harness/testing/test_record.py
 

@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness.checks.check import FAILED_CALLS
-from harness.diagnosis import causes, error_image, patterns, routing_patterns
+from harness.diagnosis import (
+    causes,
+    error_image,
+    patterns,
+    routing_patterns,
+    which_rounding,
+)
 from harness.diagnosis.error_stats import facts, number
 from harness.diagnosis.evidence import Evidence
 from harness.diagnosis.explanations import explanations
@@ -84,10 +90,11 @@ def _with_rounding(
 ) -> list[CallDiagnosis]:
     """Return the diagnoses with the cause if an undeclared rounding explains all wrong outputs.
 
-    It is sought last, where no known mistake explains a call: it takes many references.
+    It is sought last, where no known mistake explains a call: it takes many references. It says
+    more than that one stage is rounded, namely what to declare.
     """
     wrong = [call for call in failed if _has_wrong_output(observation, call)]
-    if all(call.causes or call.fault or not call.output for call in calls):
+    if all(_is_explained(call) or call.fault or not call.output for call in calls):
         return calls
     try:
         rounding = rounding_cause(observation, wrong)
@@ -100,6 +107,10 @@ def _with_rounding(
     return [
         dataclasses.replace(call, causes=(rounding,)) if call.output else call for call in calls
     ]
+
+
+def _is_explained(call_diagnosis: CallDiagnosis) -> bool:
+    return any(cause.name != which_rounding.NAME for cause in call_diagnosis.causes)
 
 
 def _diagnose_call(

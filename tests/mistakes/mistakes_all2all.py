@@ -95,7 +95,7 @@ def each_rank_takes_the_sums_of_the_other(patch):
 @mistake("last chunk left out", "vLLM #20392", "zeros", chunk=3, dp_size=2, use_ep=True)
 def the_last_tokens_that_fill_no_chunk_are_left_out(patch):
     edited(
-        *(patch, MoEKernel, "apply"),
+        *(patch, MoEKernel, "_chunks"),
         "outputs.append(self._apply(x[rows], _rows(routing, rows)))",
         "outputs.append(self._apply(x[rows], _rows(routing, rows)) * (start + size <= len(x)))",
     )
@@ -104,7 +104,7 @@ def the_last_tokens_that_fill_no_chunk_are_left_out(patch):
 @mistake("stale chunk", "vLLM #20392", "says:stage dispatch", chunk=3, **BLOCKS)
 def a_chunk_has_the_routing_of_the_first(patch):
     edited(
-        *(patch, MoEKernel, "apply"),
+        *(patch, MoEKernel, "_chunks"),
         "_rows(routing, rows)",
         "_rows(routing, slice(0, len(x[rows])))",
     )

@@ -318,7 +318,7 @@ def test_a_need_is_asked_once_for_equal_values(monkeypatch):
 
 def test_no_layer_spec_is_built_where_all_values_were_met(monkeypatch):
     built = []
-    make = MoETestConfig.layer_spec.fget
+    make = MoETestConfig.layer_spec.func
     monkeypatch.setattr(
         MoETestConfig, "layer_spec", property(lambda case: built.append(case) or make(case))
     )
