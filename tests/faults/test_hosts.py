@@ -66,7 +66,7 @@ def test_a_gang_of_four_passes_and_listens_on_the_asked_address_only(network):
         for host, addresses in zip(network.hosts, seen, strict=True):
             addresses |= listening(host)
         time.sleep(0.05)
-    assert run.returncode == 4  # one of the named cases is refused, network.text("passes")
+    assert run.returncode == 4, network.text("passes")  # one of the named cases is refused
     assert result(network, "passes").verdict is Verdict.PASSED
     assert set(result(network, "passes").ranks) == {"0", "1", "2", "3"}
     (refused,) = folder(network, "passes").info.refused
