@@ -137,17 +137,22 @@ def _check(names: Iterable[str], cache: Path) -> None:
 
 def _planned(args: argparse.Namespace, platform_name: str) -> list[str]:
     """Return the ids of a platform's cases."""
-    return ids_for(points_of(args, platform_name), platform_name)
+    return ids_for(points_of(args.suite, args.config, platform_name), platform_name)
 
 
-def points_of(args: argparse.Namespace, platform_name: str) -> tuple[MoETestConfig, ...]:
-    """Return a platform's points of the named suites, or of all with at most LARGEST points."""
+def points_of(
+    suites: Sequence[str], config: Path | None, platform_name: str
+) -> tuple[MoETestConfig, ...]:
+    """Return a platform's points of these suites, or if there are none of all but huge ones.
+
+    config: the matrix file, None for the project's. Huge: more than LARGEST points.
+    """
     from harness.matrix.load import find, load
 
     planned, points = machine.planned_for(platform_name), dict[Any, None]()
-    for name in args.suite or load(find(args.config)).suites:
-        of_suite = selection.of_suite(name, args.config, planned).points
-        if not args.suite and len(of_suite) > LARGEST:
+    for name in suites or load(find(config)).suites:
+        of_suite = selection.of_suite(name, config, planned).points
+        if not suites and len(of_suite) > LARGEST:
             text = f"suite {name} has {len(of_suite)} points, more than {LARGEST}, and is left out"
             print(f"{text}; `--suite {name}` compiles it", flush=True)
             continue

@@ -7,7 +7,6 @@ not a chip's: a run on a CPU is compared by the choices alone, see `moe.kernels.
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from harness.report.tables import view
 from moe.platforms import PLATFORMS, platform
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Iterable, Sequence
 
 CACHE = Path("build/compile-matrix")
@@ -52,8 +52,8 @@ def show_kernels(args: argparse.Namespace) -> int:
         raise UsageError(
             f"--kernels compares a run with a chip; name one by --platform, not {name}"
         )
-    suites = argparse.Namespace(suite=[args.suite] if args.suite else [], config=args.config)
-    ids = compile_kernels.ids_for(compile_kernels.points_of(suites, name), name)
+    suites = [args.suite] if args.suite else []
+    ids = compile_kernels.ids_for(compile_kernels.points_of(suites, args.config, name), name)
     if not ids:
         raise NothingSelected(f"no case launches a Triton kernel of this project on {name}")
     launched, cases = launched_by(folder)

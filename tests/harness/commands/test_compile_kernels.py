@@ -9,6 +9,7 @@ from harness.errors import InfrastructureError
 from harness.matrix.case import MoETestConfig
 from moe.kernels.aot_warnings import Accepted
 from moe.platforms import PLATFORMS, platform
+from tests.harness.commands.one_suite import MATRIX
 
 CASE = MoETestConfig(m=8, n=128, k=128, num_experts=4, top_k=2, experts="triton")
 GOOD = {
@@ -21,17 +22,6 @@ GOOD = {
     "refusal": None,
     "cached": False,
 }
-MATRIX = """\
-version: 1
-suites:
-  one:
-    description: x
-    blocks:
-      - shapes: [[8, 128, 128]]
-        num_experts: [4]
-        top_k: [2]
-        experts: [{experts}]
-"""
 
 
 def test_cases_of_our_kernels_once_for_all_that_no_kernel_sees():

@@ -12,21 +12,11 @@ from harness.commands.kernel_coverage import compared, lines_of
 from harness.record.events import CaseEnded
 from harness.record.result import CaseResult, Verdict
 from harness.record.run_folder import RunFolder
+from tests.harness.commands.one_suite import MATRIX
 from tests.harness.mutants.certified_cases import case
 from tests.harness.record.infos import run_info
 
 ONE, WIDE, INT8 = "_a(bf16) [ROWS=1]", "_a(bf16) [ROWS=8]", "_a(bf16; KIND=int8) [ROWS=1]"
-MATRIX = """\
-version: 1
-suites:
-  one:
-    description: x
-    blocks:
-      - shapes: [[8, 128, 128]]
-        num_experts: [4]
-        top_k: [2]
-        experts: [triton]
-"""
 
 
 def test_tiles_count_on_the_same_platform_only():
@@ -62,7 +52,7 @@ def run_of(path, *results):
 
 
 def coverage(tmp_path, *results, platform="cuda_sm90"):
-    (tmp_path / "matrix.yaml").write_text(MATRIX)
+    (tmp_path / "matrix.yaml").write_text(MATRIX.format(experts="triton"))
     path = run_of(tmp_path / "run", *results)
     options = ["--kernels", str(path), "--config", str(tmp_path / "matrix.yaml")]
     return cli.main(["coverage", *options, "--suite", "one", "--platform", platform])
