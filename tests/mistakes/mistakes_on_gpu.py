@@ -36,7 +36,7 @@ def shared_experts_added_before_they_are_there(patch):
     def started(function, x, side):
         side.wait_stream(torch.cuda.current_stream(x.device))
         with torch.cuda.stream(side):
-            torch.cuda._sleep(20_000_000)  # cycles: some 10 ms
+            torch.cuda._sleep(200_000_000)  # cycles: some 100 ms
             result = function(x)
         return lambda: result
 
