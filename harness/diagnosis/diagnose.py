@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from harness.checks import routing
 from harness.checks.check import FAILED_CALLS
 from harness.diagnosis import (
     causes,
@@ -21,7 +22,7 @@ from harness.diagnosis import (
 )
 from harness.diagnosis.error_stats import facts, number
 from harness.diagnosis.evidence import Evidence
-from harness.diagnosis.explanations import explanations
+from harness.diagnosis.explanations import EXPLANATIONS, OF_ROUTER, explanations
 from harness.diagnosis.stage_rows import of_stage
 from harness.diagnosis.undeclared_rounding import rounding_cause
 from harness.diagnosis.which_elements import elements_of
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.checks.check import Observation
+    from harness.diagnosis.explanations import Explanation
     from harness.diagnosis.patterns import Mismatch, Pattern
     from harness.fixtures.layer_call import Call
     from harness.fixtures.layer_under_test import Subject
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
     from harness.record.result import Finding
 
 MOST_CAUSES = 3
+# Stages whose roundings a row declares
+ROUNDED_STAGES = ("gemm1", "activation", "second", "gemm2", "weighted", "combine", "finalize")
 
 
 def diagnose(observation: Observation, case_seconds: float = 0.0) -> Diagnosis | None:
@@ -96,6 +100,8 @@ def _with_rounding(
     wrong = [call for call in failed if _has_wrong_output(observation, call)]
     if all(_is_explained(call) or call.fault or not call.output for call in calls):
         return calls
+    if any(stage.stage not in ROUNDED_STAGES for call in calls for stage in call.stages[:1]):
+        return calls  # what a row declares has no part in a stage that is wrong before or after
     try:
         rounding = rounding_cause(observation, wrong)
     except Exception as error:
@@ -172,7 +178,8 @@ def explain(
     evidence = Evidence(scene, call, mismatch, next(iter(stages), None), subject)
     if not explained.output:
         if not stages:
-            return explained
+            has_routing = any(finding.check == routing.CHECK.name for finding in findings)
+            return _with_statements(explained, evidence, OF_ROUTER) if has_routing else explained
         return _with_stage_pattern(_with_statements(explained, evidence), evidence)
     ids = call.output.routing.topk_ids
     ids = torch.where(ids < scene.case.layer_spec.held_experts, ids, -1)  # no zero experts
@@ -199,12 +206,14 @@ def _with_stage_pattern(searched: CallDiagnosis, evidence: Evidence) -> CallDiag
     return dataclasses.replace(searched, patterns=tuple(patterns), faults=tuple(faults))
 
 
-def _with_statements(searched: CallDiagnosis, evidence: Evidence) -> CallDiagnosis:
+def _with_statements(
+    searched: CallDiagnosis, evidence: Evidence, table: Sequence[Explanation] = EXPLANATIONS
+) -> CallDiagnosis:
     """Return the diagnosis with what the structure of the errors says, if that says anything.
 
-    What explains all rows and columns comes first.
+    What explains all rows and columns comes first. table: the kinds of statements.
     """
-    statements, faults = explanations(evidence)
+    statements, faults = explanations(evidence, table)
     ranked = sorted((*searched.causes, *statements), key=lambda cause: bool(cause.where))
     return dataclasses.replace(
         searched,

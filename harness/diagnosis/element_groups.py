@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from harness.diagnosis.stage_errors import StageErrors
 
 BLOCKS = (128, 64, 32, 16)  # of columns, the largest first
+KINDS = ("expert", "slot", "token")  # facts of rows by which these are divided, too
 ENOUGH = 6  # elements for each group, on average: with fewer, anything could be explained
 
 
@@ -65,10 +66,10 @@ def _of_rows(errors: StageErrors) -> Iterator[_Keys]:
     count, device = len(errors.actual), errors.actual.device
     yield _Keys(name="", of_item=torch.zeros(count, dtype=torch.int64, device=device), facts=())
     for fact in errors.facts:
-        if fact.one == "expert" and not bool(fact.values.isnan().any()):
+        if fact.one in KINDS and not bool(fact.values.isnan().any()):
             values, at = torch.unique(fact.values, return_inverse=True)
             if 1 < len(values) < count:
-                yield _Keys(name="expert", of_item=at, facts=(fact.with_values(values),))
+                yield _Keys(name=fact.one, of_item=at, facts=(fact.with_values(values),))
     if count > 1:
         yield _Keys(name="row", of_item=torch.arange(count, device=device), facts=errors.facts)
 

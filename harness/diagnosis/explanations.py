@@ -34,6 +34,10 @@ class Explanation:
         return list(module.explain(evidence))
 
 
+OF_ROUTER: tuple[Explanation, ...] = (
+    Explanation(name="router_choice", module="router_choice"),
+    Explanation(name="router_weights", module="router_weights"),
+)
 EXPLANATIONS: tuple[Explanation, ...] = (
     Explanation(name="rows_moved", module="moved_rows"),
     Explanation(name="which_shares", module="which_shares"),
@@ -41,6 +45,7 @@ EXPLANATIONS: tuple[Explanation, ...] = (
     Explanation(name="which_addend", module="which_addend"),
     Explanation(name="stage_moved", module="stage_moved"),
     Explanation(name="which_rounding", module="which_rounding"),
+    *OF_ROUTER,
 )
 
 

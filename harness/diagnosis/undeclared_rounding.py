@@ -29,6 +29,7 @@ NAME, MORE_EXACT = "undeclared_rounding", "more_exact"
 _BEFORE = ("gemm1", "activated_gate", "activation", "weight_on")
 _SUMS = ("accumulation", "promoted", "aligned", "reduction")  # stay as stated
 MOST_TRIED = 8
+LEAVES = 0.9  # part of the error, at most: what leaves all of it explains nothing
 AS_GOOD = 1.2  # times the smallest error: the fewest changes among these are named
 
 
@@ -71,8 +72,8 @@ def _explained(
         tested = dataclasses.replace(subject, reference=reference)
         answers = [answered(call, tested, observation.context) for call in observation.calls]
         judged = (judge_call(call).verdict for call in answers)
-        if Verdict.FAILED not in judged:
-            residual = _error(answers) / max(_error(observation.calls), math.ulp(0.0))
+        residual = _error(answers) / max(_error(observation.calls), math.ulp(0.0))
+        if residual <= LEAVES and Verdict.FAILED not in judged:
             explaining.append((residual, new[number]))
     stated = subject.candidates.stated
     best = min((residual for residual, _ in explaining), default=0.0)
