@@ -45,6 +45,8 @@ EXPLANATIONS: tuple[Explanation, ...] = (
     Explanation(name="which_addend", module="which_addend"),
     Explanation(name="stage_moved", module="stage_moved"),
     Explanation(name="which_rounding", module="which_rounding"),
+    Explanation(name="slot_weights", module="slot_weights"),
+    Explanation(name="which_function", module="which_function"),
     *OF_ROUTER,
 )
 

@@ -12,6 +12,7 @@ from harness.checks.output import row_tolerance
 from harness.diagnosis.conditions import Fact
 from harness.diagnosis.stage_terms import departing, facts_of, handed_of
 from harness.diagnosis.wrong_rows import spread
+from moe.reference.formats import on_grid
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,8 +81,26 @@ class StageErrors:
         remaining = (self.actual - predicted).abs()
         if not bool((remaining <= MARGIN * allowed).all()):
             return None
+        remaining = torch.minimum(remaining, (self.actual - self.rounded(predicted)).abs())
         error = (self.actual - self.expected)[self.is_wrong].norm()
         return float(remaining[self.is_wrong].norm() / error.clamp(min=1e-38))
+
+    @cached_property
+    def grid(self) -> str | None:
+        """Return the 16-bit dtype that holds all values of the stage, if there is one."""
+        return grid_of(self.actual)
+
+    def rounded(self, predicted: Tensor) -> Tensor:
+        """Return a prediction as the stage would hold it: an error may be as small as a step."""
+        return predicted if self.grid is None else on_grid(predicted, self.grid)
+
+
+def grid_of(values: Tensor) -> str | None:
+    """Return the 16-bit dtype that holds all the values, or None."""
+    for dtype in ("bf16", "fp16"):
+        if torch.equal(on_grid(values, dtype), values):
+            return dtype
+    return None
 
 
 def stage_errors(evidence: Evidence) -> StageErrors | None:

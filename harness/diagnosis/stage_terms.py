@@ -168,4 +168,5 @@ def _terms(
         values=values,
         facts=tuple(facts),
         stage=wrong.stage,
+        numbers=wrong.labels["rows"][rows] if wrong.stage == "combine" else None,
     )

@@ -27,7 +27,8 @@ class Terms:
     noun: what a term is called, in the plural. actual, expected: [R, C]. tolerance: [R], the norm
     of a right row's error. is_wrong: [R] bool. values: [R, P, C]; terms that a row lacks are zero.
     facts: of each term, [R * P]. where: as of a NamedCause, if the columns are not all.
-    stage: whose result it is; empty for the layer's output.
+    stage: whose result it is; empty for the layer's output. numbers: [R], the rows' numbers in it,
+    if the terms are the slots of these rows.
     """
 
     noun: str
@@ -39,6 +40,7 @@ class Terms:
     facts: tuple[Fact, ...]
     where: str = ""
     stage: str = ""
+    numbers: Tensor | None = None
 
     @property
     def has_term(self) -> Tensor:

@@ -1,0 +1,111 @@
+"""Find by which other router weights the outputs of a token's experts were multiplied."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from harness.diagnosis import output_terms, stage_terms
+from harness.diagnosis.fit import MAX_RESIDUAL
+from harness.diagnosis.stage_errors import grid_of
+from harness.diagnosis.terms import left_by
+from harness.record.diagnosis import NamedCause
+from moe.reference.formats import on_grid
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from torch import Tensor
+
+    from harness.diagnosis.evidence import Evidence
+    from harness.diagnosis.terms import Terms
+
+NAME = "slot_weights"
+MOST_NAMED = 2
+
+
+def explain(evidence: Evidence) -> Iterator[NamedCause]:
+    """Yield the other weights that give the sums over slots; of the output without a stage."""
+    wrong = evidence.stage
+    if wrong is not None:
+        if wrong.stage == "combine" and evidence.subject is not None:
+            handed = stage_terms.handed_of(evidence)
+            weights, ids = handed.stages["weights"].value.float(), handed.ids
+            for terms in stage_terms.terms_of(evidence):
+                numbers = terms.numbers
+                if numbers is not None:
+                    yield from slot_weights(terms, weights, ids >= 0, numbers)
+        return
+    routing, scene = evidence.call.output.routing, evidence.sampled
+    terms = next(output_terms.terms_of(evidence, scene), None)
+    if terms is not None and bool(evidence.mismatch.rows.any()):
+        is_used = routing.topk_ids >= 0
+        yield from slot_weights(terms, routing.topk_weights.float(), is_used, scene.rows)
+
+
+def slot_weights(
+    terms: Terms, weights: Tensor, is_used: Tensor, rows: Tensor
+) -> Iterator[NamedCause]:
+    """Yield the other weights that explain all rows.
+
+    weights, is_used: [T, k] of all rows of the call. rows: [R], which ones the terms are of; the
+    first k terms of each are its slots.
+    """
+    own, named = weights[rows], 0
+    for text, change in OTHERS.items():
+        other = change(weights, is_used)[rows]
+        if bool((other == own)[is_used[rows]].all()):
+            continue
+        counts = torch.ones_like(terms.values[:, :, 0])
+        counts[:, : own.shape[1]] = torch.where(own != 0, other / own, 1.0)
+        residual = fitted(terms, terms.changed_by(counts))
+        if residual is not None and residual <= MAX_RESIDUAL and named < MOST_NAMED:
+            named += 1
+            where = f"in stage {terms.stage} " if terms.stage else ""
+            cause = f"{where}the experts' outputs are weighted {text}"
+            yield NamedCause(name=NAME, cause=cause, residual=residual, where=terms.where)
+
+
+def fitted(terms: Terms, predicted: Tensor) -> float | None:
+    """Return which part of the error a prediction [R, C] leaves; None unless all rows fit.
+
+    It is rounded as the values are, since an error may be as small as a rounding.
+    """
+    fits, residual = left_by(terms, predicted)
+    if not bool(fits.all() and terms.is_wrong.any()):
+        return None
+    grid = grid_of(terms.actual)
+    rounded = residual if grid is None else left_by(terms, on_grid(predicted, grid))[1]
+    return min(residual, rounded)
+
+
+def _over_used(weights: Tensor, is_used: Tensor) -> Tensor:
+    """Return the weights, normalised over the slots that this rank computes."""
+    total = torch.where(is_used, weights, 0.0).sum(dim=1, keepdim=True)
+    return weights / total.clamp(min=1e-38)
+
+
+def _mean(weights: Tensor, is_used: Tensor) -> Tensor:
+    """Return the same weight for each slot that this rank computes."""
+    return (1 / is_used.sum(dim=1, keepdim=True).clamp(min=1)).expand_as(weights)
+
+
+OTHERS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "by router weights that are rounded to bf16": lambda w, _: on_grid(w, "bf16"),
+    "by router weights that are rounded to fp16": lambda w, _: on_grid(w, "fp16"),
+    "by 1 each, not by the router weights": lambda w, _: torch.ones_like(w),
+    "by 1 / k each, not by the router weights": lambda w, _: torch.full_like(w, 1 / w.shape[1]),
+    "by 1 / the number of experts that this rank computes": _mean,
+    "by the squares of the router weights": lambda w, _: w.square(),
+    "by the square roots of the router weights": lambda w, _: w.clamp(min=0).sqrt(),
+    "by router weights that are normalised over this rank's experts": _over_used,
+    "by the router weight of the slot before it": lambda w, _: w.roll(1, 1),
+    "by the router weight of the slot after it": lambda w, _: w.roll(-1, 1),
+    "by the token's router weights in reverse order": lambda w, _: w.flip(1),
+    "by the router weight of the first slot": lambda w, _: w[:, :1].expand_as(w),
+    "by the router weight of the last slot": lambda w, _: w[:, -1:].expand_as(w),
+    "by the router weights of the token before it": lambda w, _: w.roll(1, 0),
+    "by the router weights of the token after it": lambda w, _: w.roll(-1, 0),
+    "by the router weights of the first token": lambda w, _: w[:1].expand_as(w),
+}
