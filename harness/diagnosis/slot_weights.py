@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import torch
@@ -38,10 +39,10 @@ def explain(evidence: Evidence) -> Iterator[NamedCause]:
                     yield from slot_weights(terms, weights, ids >= 0, numbers)
         return
     routing, scene = evidence.call.output.routing, evidence.sampled
-    terms = next(output_terms.terms_of(evidence, scene), None)
-    if terms is not None and bool(evidence.mismatch.rows.any()):
+    if bool(evidence.mismatch.rows.any()):
         is_used = routing.topk_ids >= 0
-        yield from slot_weights(terms, routing.topk_weights.float(), is_used, scene.rows)
+        for of_slots in itertools.islice(output_terms.terms_of(evidence, scene), 1):
+            yield from slot_weights(of_slots, routing.topk_weights.float(), is_used, scene.rows)
 
 
 def slot_weights(

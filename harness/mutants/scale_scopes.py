@@ -85,6 +85,8 @@ def second_scale_of_all_rows(scene: Scene) -> Tensor:
         raise NotApplicable("nothing is quantized")
     if fmt.has_one_scale:
         raise NotApplicable("one scale for all rows is right")
+    if fmt.global_scale:
+        raise NotApplicable("a scale of all rows is the global one, beside those of the groups")
     scale = formats.scale_for(scene.answer.amax2, fmt)
 
     def together(_: Scene, h: Tensor, __: int) -> Tensor:
