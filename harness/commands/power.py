@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from harness.errors import ExitCode, UsageError
 from harness.mutants.coverage import certificate
+from harness.mutants.triple_certificate import triple_certificate
 from harness.plan.manifest import folder_for
 from harness.record.run_folder import ROOT, RunFolder
 from harness.report.tables import view
@@ -27,9 +28,11 @@ def certify(args: argparse.Namespace, run: Callable[[argparse.Namespace], int]) 
             "--from reads an earlier run and runs nothing: leave out "
             "--suite, --case, --last-failed, --model, --trace, --resume, --out and --require"
         )
-    shown = certificate(view(RunFolder.open(folder)).results)
-    print("\n".join(shown.lines()))
-    return code or (ExitCode.PASSED if shown.complete else ExitCode.FAILED)
+    results = view(RunFolder.open(folder)).results
+    by_layout, by_triples = certificate(results), triple_certificate(results)
+    print("\n".join([*by_layout.lines(), *by_triples.lines()]))
+    is_complete = by_layout.complete and not by_triples.gaps
+    return code or (ExitCode.PASSED if is_complete else ExitCode.FAILED)
 
 
 def _of_runs(args: argparse.Namespace) -> tuple[object, ...]:

@@ -1,4 +1,4 @@
-"""Read `--layouts tp:8,ep:8,tp:2+ep:8,ep:8/1`: layouts of a real model, and shares of them.
+"""Read `--layouts tp:8,ep:8,tp:2+ep:8,ep:8/1`, layouts of a model and shares; name a case's layout.
 
 A layout is words joined by `+`. `tp:N`, `dp:N` and `pcp:N` (context ranks) are sizes; `ep:N`
 spreads the experts over N ranks. These are all ranks of the world, or with `moe_tp:M`, which splits
@@ -122,3 +122,12 @@ def _share(text: str, name: str, ranks: int, part: int) -> int:
 
 def _error(text: str, rule: str) -> UsageError:
     return UsageError(f"--layouts {text!r}: {rule}; give layouts such as {EXAMPLES}")
+
+
+def layout_word(layout: Layout) -> str:
+    """Name a layout as case ids do, such as `dp:2-tp:2-ep-sp`; `1-rank` for a single rank."""
+    sizes = {"dp": layout.dp_size, "pcp": layout.pcp_size, "tp": layout.tp_size}
+    sizes |= {"moe_tp": layout.moe_tp_size, "expert_dp": layout.expert_dp_size}
+    words = [f"{name}:{size}" for name, size in sizes.items() if size > 1]
+    words += ["ep"] * layout.use_ep + ["sp"] * layout.sequence_parallel
+    return "-".join(words) or "1-rank"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.matrix.case import MoETestConfig
+from harness.matrix.layout_words import layout_word
 from harness.mutants import HYPOTHESES
 from harness.record.proof import Outcome, best
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from harness.record.proof import Proof
     from harness.record.result import CaseResult
-    from moe.layout import Layout
 
 IMPOSSIBLE = "impossible"  # no case of this quantization method and layout can have the mistake
 _SIGNS = {
@@ -124,12 +124,3 @@ def _line(quant: str, layout: str, results: list[tuple[MoETestConfig, tuple[Proo
     cures = {proof.name: proof.explanation for proof in reversed(missed)}  # the first one's
     proved = sum(bool(battery) for _, battery in results)
     return Line(quant=quant, layout=layout, cases=proved, words=words, missed=cures)
-
-
-def layout_word(layout: Layout) -> str:
-    """Name a layout as case ids do, such as `dp:2-tp:2-ep-sp`; `1-rank` for a single rank."""
-    sizes = {"dp": layout.dp_size, "pcp": layout.pcp_size, "tp": layout.tp_size}
-    sizes |= {"moe_tp": layout.moe_tp_size, "expert_dp": layout.expert_dp_size}
-    words = [f"{name}:{size}" for name, size in sizes.items() if size > 1]
-    words += ["ep"] * layout.use_ep + ["sp"] * layout.sequence_parallel
-    return "-".join(words) or "1-rank"

@@ -51,6 +51,7 @@ INSIDE_EXPERTS: tuple[Hypothesis, ...] = (
     proof(
         "activation",
         "gate and up of different sizes",
+        "gated",
         costly=True,
         gate_up_swapped="gate and up have changed places",
     ),

@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING
 from moe.activations import ACTIVATIONS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
+    from harness.matrix.case import MoETestConfig
     from harness.mutants.sample import Scene
     from moe.spec import LayerSpec
 
@@ -22,6 +25,15 @@ MORE_ROWS = "more tokens"
 SPREAD = "top-k > 1 and router weights that are spread more"
 LARGER = "a larger n, so that the tolerance is a smaller part of a row"
 SHARED = "shared experts of a larger size"
+
+
+# What cases of one quantization method on one layout can differ in: need -> whether a case has it.
+NEEDS_OF_A_CASE: dict[str, Callable[[MoETestConfig], bool]] = {
+    "shared": lambda case: case.shared_experts > 0,
+    "slots": lambda case: case.top_k > 1 or not case.renormalize,
+    "rows": lambda case: max(case.counts) > 1,
+    "gated": lambda case: ACTIVATIONS.row(case.activation).gated,
+}
 
 
 class NotApplicable(Exception):  # not an error: the mistake changes nothing in this case
@@ -34,8 +46,8 @@ class Hypothesis:
 
     family: the module of this package that computes it. battery: part of every self-check.
     costly: experts run again, on at most `FEW` rows. needs: what a case must have for the mistake
-    to exist: `quantized` (weights), `ranks` (more than one), `limit` (of the activation), or one of
-    `features_of` its layer; `shards`: of an expert over ranks.
+    to exist: `quantized` (weights), `ranks` (more than one), `limit` (of the activation), `shards`
+    (of an expert over ranks), one of `features_of` its layer, or one of `NEEDS_OF_A_CASE`.
     """
 
     name: str
@@ -56,7 +68,10 @@ class Hypothesis:
         return output
 
     def possible(self, layer_spec: LayerSpec) -> bool:
-        """Tell whether any case of this layer can have the mistake, whatever its sizes."""
+        """Tell whether some case of this quantization method and layout can have the mistake.
+
+        Shared experts, the activation, the top-k and the number of tokens may be other ones.
+        """
         features = features_of(layer_spec)
         has = {
             "quantized": layer_spec.scheme.weights != "model",
@@ -64,7 +79,13 @@ class Hypothesis:
             "limit": ACTIVATIONS.row(layer_spec.activation).limit is not None,
             "shards": layer_spec.layout.size("moe_tp") > 1,
         }
-        return all(has.get(need, need in features) for need in self.needs)
+        needs = self.needs - NEEDS_OF_A_CASE.keys()
+        return all(has.get(need, need in features) for need in needs)
+
+    def exists_in(self, case: MoETestConfig) -> bool:
+        """Tell whether this case has all that the mistake needs."""
+        asked = (has for need, has in NEEDS_OF_A_CASE.items() if need in self.needs)
+        return self.possible(case.layer_spec) and all(has(case) for has in asked)
 
 
 def features_of(layer_spec: LayerSpec) -> frozenset[str]:

@@ -19,8 +19,8 @@ AROUND_EXPERTS: tuple[Hypothesis, ...] = (
     proof("rows", LARGER, halved="the output is half of what it should be"),
     proof("rows", LARGER, doubled="the output is twice what it should be"),
     proof("rows", LARGER, negated="the output has the wrong sign"),
-    proof("rows", MORE_ROWS, rolled="each row holds the token before it (rows off by one)"),
-    proof("rows", MORE_ROWS, swapped="two tokens have each other's rows"),
+    proof("rows", MORE_ROWS, "rows", rolled="each row holds the token before it (rows off by one)"),
+    proof("rows", MORE_ROWS, "rows", swapped="two tokens have each other's rows"),
     proof("rows", LARGER, row_zeroed="a row was never added to: it is zeros"),
     proof("rows", LARGER, last_block_zeroed="the last 128 hidden columns were never written"),
     *rows_of(
@@ -38,8 +38,8 @@ AROUND_EXPERTS: tuple[Hypothesis, ...] = (
         costly=True,
         expert_from_neighbour="an expert's tokens were computed with its neighbour's weights",
     ),
-    proof("shared", SHARED, shared_missing="the shared experts were not added"),
-    proof("shared", SHARED, shared_twice="the shared experts were added twice"),
+    proof("shared", SHARED, "shared", shared_missing="the shared experts were not added"),
+    proof("shared", SHARED, "shared", shared_twice="the shared experts were added twice"),
     proof(
         "shared",
         SHARED,
@@ -148,8 +148,8 @@ AROUND_EXPERTS: tuple[Hypothesis, ...] = (
         lora_of_next_expert="the adapter's matrices are the next expert's",
     ),
     # the router's weights
-    proof("routing", SPREAD, weights_ignored="the router's weights were ignored"),
-    proof("routing", SPREAD, weights_twice="the router's weights were applied twice"),
+    proof("routing", SPREAD, "slots", weights_ignored="the router's weights were ignored"),
+    proof("routing", SPREAD, "slots", weights_twice="the router's weights were applied twice"),
     *rows_of(
         "routing",
         weights_uniform="the k experts were averaged instead of weighted",

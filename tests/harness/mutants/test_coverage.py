@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from harness.matrix.layout_words import layout_word
 from harness.matrix.load import find, load
-from harness.mutants.coverage import MEMBERS, certificate, layout_word
+from harness.mutants.coverage import MEMBERS, certificate
 from harness.plan import suites
 from harness.plan.machine import planned_for
 from harness.record.proof import Outcome
