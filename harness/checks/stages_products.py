@@ -49,20 +49,52 @@ def block_terms(handed: Handed, name: str, flat: Tensor, block: int) -> Tensor |
 
     name: `gemm1`, `gemm2` or `weighted`. flat: [r]. None if the product's input is not recorded.
     """
-    x = _inputs(handed, flat).get(name)
-    if x is None:
+    parts = operands(handed, name, flat)
+    if not parts:
         return None
-    number = 0 if name == "gemm1" else 1
-    experts, pieces = handed.ids.flatten()[flat], []
-    x = _in_blocks(x, block)
-    order: list[Tensor] = []
+    pieces = [
+        torch.einsum("rpi,cpi->rpc", _in_blocks(x, block), _in_blocks(w, block))
+        for _, x, w in parts
+    ]
+    order = torch.cat([rows for rows, _, _ in parts])
+    return torch.cat(pieces)[order.argsort()]
+
+
+def operands(handed: Handed, name: str, flat: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Return what a product multiplies, for each expert: rows [n] of `flat`, x [n, I] and w [C, I].
+
+    name, flat: as of `block_terms`; x of `weighted` is multiplied by the router weight. Empty if
+    the product's input is not recorded.
+    """
+    inputs = _inputs(handed, flat).get(name)
+    if inputs is None:
+        return []
+    if name == "weighted":
+        inputs = inputs * router_weights(handed, flat)[:, None]
+    experts, number = handed.ids.flatten()[flat], 0 if name == "gemm1" else 1
+    parts = []
     for e in torch.unique(experts).tolist():
         rows = (experts == e).nonzero().flatten()
-        w = _in_blocks(_shard(handed, e)[number], block)
-        pieces.append(torch.einsum("rpi,cpi->rpc", x[rows], w))
-        order.append(rows)
-    terms = torch.cat(pieces)[torch.cat(order).argsort()]
-    return terms * router_weights(handed, flat)[:, None, None] if name == "weighted" else terms
+        parts.append((rows, inputs[rows], _shard(handed, e)[number]))
+    return parts
+
+
+def adapter_terms(handed: Handed, name: str, flat: Tensor) -> Tensor | None:
+    """Return [r, C], what adapters add to a product; None without any.
+
+    name, flat: as of `block_terms`.
+    """
+    if handed.subject.reference.adapters is None or not handed.has("adapters"):
+        return None
+    product = "gemm2" if name == "weighted" else name
+    parts = operands(handed, name, flat)
+    if not parts:
+        return None
+    added = torch.zeros((len(flat), parts[0][2].shape[0]), device=flat.device)
+    for rows, x, _ in parts:
+        e = int(handed.ids.flatten()[flat[rows[0]]])
+        added[rows] = _with_adapters(handed, e, product, added[rows], (x, flat[rows]))
+    return added
 
 
 def _in_blocks(matrix: Tensor, block: int) -> Tensor:

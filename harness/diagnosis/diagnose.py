@@ -176,11 +176,21 @@ def explain(
         facts=facts(output, answer.out, mismatch),
     )
     evidence = Evidence(scene, call, mismatch, next(iter(stages), None), subject)
+    searched = _explained(explained, evidence, likely, end)
+    if any(finding.check == routing.CHECK.name for finding in findings):
+        return _with_statements(searched, evidence, OF_ROUTER)
+    return searched
+
+
+def _explained(
+    explained: CallDiagnosis, evidence: Evidence, likely: Sequence[str], end: float | None
+) -> CallDiagnosis:
+    """Return the diagnosis with what explains the output, or its first wrong stage."""
     if not explained.output:
-        if not stages:
-            has_routing = any(finding.check == routing.CHECK.name for finding in findings)
-            return _with_statements(explained, evidence, OF_ROUTER) if has_routing else explained
+        if not explained.stages:
+            return explained
         return _with_stage_pattern(_with_statements(explained, evidence), evidence)
+    scene, mismatch, call = evidence.scene, evidence.mismatch, evidence.call
     ids = call.output.routing.topk_ids
     ids = torch.where(ids < scene.case.layer_spec.held_experts, ids, -1)  # no zero experts
     explained = dataclasses.replace(

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from harness.diagnosis.output_terms import terms_of
 from harness.diagnosis.patterns import of_columns
+from harness.diagnosis.stage_errors import stage_errors
 from harness.diagnosis.wrong_rows import sample_rows, scene_of_rows, spread
 
 if TYPE_CHECKING:
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
     from harness.checks.stage_bound import WrongStage
     from harness.diagnosis.patterns import Mismatch
+    from harness.diagnosis.stage_errors import StageErrors
+    from harness.diagnosis.terms import Terms
     from harness.fixtures.layer_call import Call
     from harness.fixtures.layer_under_test import Subject
     from harness.mutants.sample import Scene
@@ -52,6 +56,16 @@ class Evidence:
     def sampled(self) -> Scene:
         """Return a scene of a few wrong rows and some right ones."""
         return sample_rows(self.scene, self.call, self.is_wrong)
+
+    @cached_property
+    def errors(self) -> StageErrors | None:
+        """Return the elements of the first wrong stage, or of the output if none is wrong."""
+        return stage_errors(self)
+
+    @cached_property
+    def shares(self) -> list[Terms]:
+        """Return the sampled rows of the output as sums."""
+        return list(terms_of(self, self.sampled))
 
     @cached_property
     def larger(self) -> Scene:

@@ -34,6 +34,7 @@ class Explanation:
         return list(module.explain(evidence))
 
 
+# Of a router whose choice or weights are wrong
 OF_ROUTER: tuple[Explanation, ...] = (
     Explanation(name="router_choice", module="router_choice"),
     Explanation(name="router_weights", module="router_weights"),
@@ -42,12 +43,12 @@ EXPLANATIONS: tuple[Explanation, ...] = (
     Explanation(name="rows_moved", module="moved_rows"),
     Explanation(name="which_shares", module="which_shares"),
     Explanation(name="which_factor", module="which_factor", unless="which_shares"),
+    Explanation(name="which_parts", module="which_parts", unless="which_shares"),
     Explanation(name="which_addend", module="which_addend"),
     Explanation(name="stage_moved", module="stage_moved"),
     Explanation(name="which_rounding", module="which_rounding"),
     Explanation(name="slot_weights", module="slot_weights"),
     Explanation(name="which_function", module="which_function"),
-    *OF_ROUTER,
 )
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import TYPE_CHECKING
 
 import torch
 
-from harness.diagnosis import output_terms, stage_terms
+from harness.diagnosis import stage_terms
 from harness.diagnosis.fit import MAX_RESIDUAL
 from harness.diagnosis.stage_errors import grid_of
 from harness.diagnosis.terms import left_by
@@ -41,7 +40,7 @@ def explain(evidence: Evidence) -> Iterator[NamedCause]:
     routing, scene = evidence.call.output.routing, evidence.sampled
     if bool(evidence.mismatch.rows.any()):
         is_used = routing.topk_ids >= 0
-        for of_slots in itertools.islice(output_terms.terms_of(evidence, scene), 1):
+        for of_slots in evidence.shares[:1]:
             yield from slot_weights(of_slots, routing.topk_weights.float(), is_used, scene.rows)
 
 
@@ -53,19 +52,33 @@ def slot_weights(
     weights, is_used: [T, k] of all rows of the call. rows: [R], which ones the terms are of; the
     first k terms of each are its slots.
     """
-    own, named = weights[rows], 0
-    for text, change in OTHERS.items():
-        other = change(weights, is_used)[rows]
-        if bool((other == own)[is_used[rows]].all()):
-            continue
-        counts = torch.ones_like(terms.values[:, :, 0])
-        counts[:, : own.shape[1]] = torch.where(own != 0, other / own, 1.0)
-        residual = fitted(terms, terms.changed_by(counts))
+    texts, others = list(OTHERS), torch.stack([f(weights, is_used)[rows] for f in OTHERS.values()])
+    own = weights[rows]
+    counts = torch.ones_like(terms.values[:, :, 0]).repeat(len(texts), 1, 1)
+    counts[:, :, : own.shape[1]] = torch.where(own != 0, others / own, 1.0)
+    is_other = ((others != own) & is_used[rows]).any(dim=(1, 2))
+    named = 0
+    for number in (is_other & may_fit(terms, counts)).nonzero().flatten().tolist():
+        residual = fitted(terms, terms.changed_by(counts[number]))
         if residual is not None and residual <= MAX_RESIDUAL and named < MOST_NAMED:
             named += 1
             where = f"in stage {terms.stage} " if terms.stage else ""
-            cause = f"{where}the experts' outputs are weighted {text}"
+            cause = f"{where}the experts' outputs are weighted {texts[number]}"
             yield NamedCause(name=NAME, cause=cause, residual=residual, where=terms.where)
+
+
+def may_fit(terms: Terms, counts: Tensor) -> Tensor:
+    """Return [H] bool: whether each row is near enough to a prediction. counts: [H, R, P].
+
+    All predictions are compared at once: on a device the number of operations is what counts.
+    """
+    change = torch.einsum("hrp,rpc->hrc", counts - 1, terms.values)
+    predicted = terms.expected + change
+    size = predicted.nan_to_num().norm(dim=2) / terms.expected.norm(dim=1).clamp(min=1e-38)
+    allowed = terms.tolerance * size.clamp(min=1, max=1e3)
+    remaining = (predicted - terms.actual).norm(dim=2)
+    is_near: Tensor = (remaining <= 1.01 * allowed).all(dim=1)
+    return is_near
 
 
 def fitted(terms: Terms, predicted: Tensor) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -70,6 +71,15 @@ class StageErrors:
     def noise(self) -> Tensor:
         """Return [R, C], the tolerance of values as large as those that are held."""
         return torch.maximum(self.tolerance, self.step * self.actual.abs())
+
+    def of_rows(self, rows: Tensor) -> StageErrors:
+        """Return some rows only. rows: [r] int64."""
+        parts = {
+            name: getattr(self, name)[rows]
+            for name in ("actual", "expected", "tolerance", "numbers")
+        }
+        facts = tuple(fact.with_values(fact.values[rows]) for fact in self.facts)
+        return dataclasses.replace(self, **parts, facts=facts)
 
     def left_by(self, predicted: Tensor, factor: Tensor | float = 1.0) -> float | None:
         """Return which part of the error a prediction [R, C] leaves; None unless all elements fit.

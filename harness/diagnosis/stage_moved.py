@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness.diagnosis.fit import MAX_RESIDUAL
-from harness.diagnosis.stage_errors import MARGIN, stage_errors
+from harness.diagnosis.stage_errors import MARGIN
 from harness.record.diagnosis import NamedCause
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ MOST = 2048  # rows or columns that are compared with each other
 
 def explain(evidence: Evidence) -> Iterator[NamedCause]:
     """Yield the cause if wrong columns hold other columns' values, or wrong rows other rows'."""
-    errors = stage_errors(evidence)
+    errors = evidence.errors
     if errors is None or errors.noun != "elements":
         return
     of_rows = moved_rows(errors) if errors.stage else None  # an output's: `rows_moved`

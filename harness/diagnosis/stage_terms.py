@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness.checks.stage_record import handed_out
-from harness.checks.stages_products import block_terms
+from harness.checks.stages_products import adapter_terms, block_terms
 from harness.diagnosis.conditions import Fact
 from harness.diagnosis.output_terms import LEAST_COLUMNS, place_among_equal
 from harness.diagnosis.patterns import Mismatch, of_columns
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from harness.checks.stage_record import Handed
     from harness.diagnosis.evidence import Evidence
 
+ADAPTED = ("the experts' own matrices", "the adapters")
 PRODUCTS = ("gemm1", "gemm2", "weighted")
 BLOCKS = (256, 128, 64, 32, 16, 8)  # of the inner dimension, the largest first
 WRONG_ROWS, RIGHT_ROWS = 64, 32  # at most
@@ -83,13 +84,20 @@ def _splits(
     """Yield what the terms are called, their values [r, P, C], and facts of each, [r * P]."""
     numbers = wrong.labels["rows"][rows]
     if wrong.stage in PRODUCTS:
+        adapted = adapter_terms(handed, wrong.stage, numbers)
+        if adapted is not None:
+            own = wrong.expected.value[rows] - adapted
+            values = torch.stack([own, adapted], dim=1)
+            part = Fact(one="", many="", values=numbers, names=ADAPTED)
+            facts = [_counting(part, values), *_repeated(facts_of(handed, numbers), 2)]
+            yield "parts", values, facts
         for block in BLOCKS:
-            values = block_terms(handed, wrong.stage, numbers, block)
-            if values is not None:
+            terms = block_terms(handed, wrong.stage, numbers, block)
+            if terms is not None:
                 name = "k" if wrong.stage == "gemm1" else "n"
                 inner = Fact(one=name, many=name, values=numbers, unit=block)
-                facts = _repeated(facts_of(handed, numbers), values.shape[1])
-                yield "products", values, [_counting(inner, values), *facts]
+                facts = _repeated(facts_of(handed, numbers), terms.shape[1])
+                yield "products", terms, [_counting(inner, terms), *facts]
     elif wrong.expected.terms is not None and wrong.stage == "combine":
         values = wrong.expected.terms[rows]
         yield "shares", values, _slot_facts(handed, numbers)

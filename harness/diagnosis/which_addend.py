@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness.diagnosis.fit import MAX_RESIDUAL
-from harness.diagnosis.stage_errors import MARGIN, stage_errors
+from harness.diagnosis.stage_errors import MARGIN
 from harness.record.diagnosis import NamedCause
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ ENOUGH = 2.5  # rows of an expert, on average: one row's error is always the sam
 
 def explain(evidence: Evidence) -> Iterator[NamedCause]:
     """Yield the cause if each column of an expert is off by one amount in all rows."""
-    errors = stage_errors(evidence)
+    errors = evidence.errors
     if errors is None or errors.stage not in STAGES:
         return
     cause = which_addend(errors, _biases(evidence, errors))

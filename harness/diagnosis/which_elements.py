@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness.diagnosis.conditions import Fact, splitting
-from harness.diagnosis.stage_errors import stage_errors
 from harness.diagnosis.stage_terms import handed_of
 from harness.record.diagnosis import Pattern
 
@@ -44,7 +43,7 @@ class Valued:
 
 def elements_of(evidence: Evidence) -> list[Pattern]:
     """Return the pattern of the wrong elements of the first wrong stage, if there is one."""
-    errors = stage_errors(evidence)
+    errors = evidence.errors
     if errors is None or not errors.stage:  # of an output, `patterns` says it
         return []
     text = which_elements(errors, _inputs(evidence, errors))

@@ -10,7 +10,6 @@ import torch
 from harness.diagnosis.conditions import splitting
 from harness.diagnosis.element_groups import groups_of
 from harness.diagnosis.fit import MAX_RESIDUAL
-from harness.diagnosis.stage_errors import stage_errors
 from harness.record.diagnosis import NamedCause
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ def explain(evidence: Evidence) -> Iterator[NamedCause]:
 
     The fewest groups that explain all values are named.
     """
-    errors = stage_errors(evidence)
+    errors = evidence.errors
     cause = None if errors is None else which_factor(errors)
     if cause is not None:
         yield cause

@@ -9,7 +9,6 @@ import torch
 from harness.checks.stages_combine import router_weights
 from harness.diagnosis.activation_formulas import formulas
 from harness.diagnosis.fit import MAX_RESIDUAL
-from harness.diagnosis.stage_errors import stage_errors
 from harness.diagnosis.stage_terms import handed_of
 from harness.record.diagnosis import NamedCause
 
@@ -33,7 +32,7 @@ NEAR = 0.25  # distance of a gate from such a one, at most
 
 def explain(evidence: Evidence) -> Iterator[NamedCause]:
     """Yield the formula that gives the values of a wrong activation."""
-    errors = stage_errors(evidence)
+    errors = evidence.errors
     if errors is None or errors.stage != "activation" or evidence.subject is None:
         return
     handed, reference = handed_of(evidence), evidence.subject.reference
@@ -102,13 +101,20 @@ def _clamps(
     if not bool(is_wrong.any()):
         return
     for side, sign in (("above", 1.0), ("below", -1.0)):
-        limit = float((gate[is_wrong] * sign).min() * sign)
-        for bound in sorted({round(limit, 1), round(limit), limit}):
+        first = float((gate[is_wrong] * sign).min() * sign)
+        limit = _reached(activation, float(held[is_wrong].median()), first)
+        for bound in dict.fromkeys((round(limit, 1), round(limit, 2), limit)):
             clamped = gate.clamp(max=bound) if sign > 0 else gate.clamp(min=bound)
             yield (
                 f"the gate is clamped from {side} at {bound:.3g}",
                 activation.of_gate(clamped).value,
             )
+
+
+def _reached(activation: TrueActivation, value: float, near: float) -> float:
+    """Return the gate, at most 0.5 from `near`, at which the right function has this value."""
+    gates = near + torch.linspace(-0.5, 0.5, 1001)
+    return float(gates[(activation.of_gate(gates).value - value).abs().argmin()])
 
 
 def _alphas(gate: Tensor, held: Tensor, is_clear: Tensor) -> Iterator[tuple[str, Tensor]]:

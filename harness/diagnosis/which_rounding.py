@@ -9,7 +9,6 @@ import torch
 
 from harness.diagnosis import stage_terms
 from harness.diagnosis.fit import MAX_RESIDUAL
-from harness.diagnosis.stage_errors import stage_errors
 from harness.diagnosis.terms import left_by
 from harness.record.diagnosis import NamedCause
 from moe.reference.formats import on_grid
@@ -31,7 +30,7 @@ MANTISSA = 16  # bits of a float32 that bf16 lacks
 
 def explain(evidence: Evidence) -> Iterator[NamedCause]:
     """Yield the cause if a narrower dtype, or truncation, gives the values of the stage."""
-    errors = stage_errors(evidence)
+    errors = evidence.errors
     if errors is None or errors.noun != "elements" or not bool(errors.actual.isfinite().all()):
         return
     error = (errors.actual - errors.expected).norm() / errors.expected.norm().clamp(min=1e-38)

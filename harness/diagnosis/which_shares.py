@@ -50,7 +50,7 @@ def _of_output(evidence: Evidence) -> Iterator[NamedCause]:
 
     A few rows tell whether the errors are sums of terms; more of them, which terms these are.
     """
-    for number, few in enumerate(output_terms.terms_of(evidence, evidence.sampled)):
+    for number, few in enumerate(evidence.shares):
         if not _factors(few, counted(few)):
             continue
         of_more = output_terms.terms_of(evidence, evidence.larger)

@@ -5,19 +5,19 @@ from __future__ import annotations
 import torch
 
 from harness.diagnosis import moved_rows
-from harness.diagnosis.explanations import EXPLANATIONS, Explanation, explanations
+from harness.diagnosis.explanations import EXPLANATIONS, OF_ROUTER, Explanation, explanations
 from tests.harness.diagnosis.explained import RIGHT, explained
 from tests.harness.diagnosis.mistaken import CASE
 from tests.harness.diagnosis.wrong_sums import evidence_of
 
 
 def test_each_row_of_the_table_names_what_its_module_returns():
-    assert len({row.name for row in EXPLANATIONS}) == len(EXPLANATIONS)
+    assert len({row.name for row in (*EXPLANATIONS, *OF_ROUTER)}) == len(EXPLANATIONS) + 2
     (cause,) = EXPLANATIONS[0].of(evidence_of(RIGHT.roll(2, 0), CASE))
     assert cause.name == EXPLANATIONS[0].name
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(RIGHT.shape, generator=generator).to(RIGHT.dtype)
-    for row in EXPLANATIONS:
+    for row in (*EXPLANATIONS, *OF_ROUTER):
         assert row.of(evidence_of(RIGHT + noise, CASE)) == []
 
 
