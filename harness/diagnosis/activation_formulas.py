@@ -54,20 +54,20 @@ def functions(activation: TrueActivation) -> list[Function]:
     """Return what may be computed of the gate, the right function first."""
     own: Callable[[Tensor], Tensor] = lambda gate: activation.of_gate(gate).value  # noqa: E731
     unlimited: Callable[[Tensor], Tensor] = lambda g: activation.function(g).value  # noqa: E731
-    found: list[Function] = [("", own)]
+    options: list[Function] = [("", own)]
     limit = activation.limit
-    found += [
+    options += [
         (f"the function of the gate is that of activation {name}", _limited(_of(truth), limit))
         for name, truth in _other_truths(activation).items()
     ]
     if limit is not None:
-        found.append((f"the gate is not clamped at {limit:g}", unlimited))
+        options.append((f"the gate is not clamped at {limit:g}", unlimited))
         low = _limited(lambda gate: unlimited(gate.clamp(min=-limit)), limit)
-        found.append((f"the gate is clamped at -{limit:g}, too", low))
+        options.append((f"the gate is clamped at -{limit:g}, too", low))
     for dtype in NARROW:
-        found.append((f"the function of the gate is rounded to {dtype}", _then(own, dtype)))
-        found.append((f"the gate is rounded to {dtype}", _before(own, dtype)))
-    found += [
+        options.append((f"the function of the gate is rounded to {dtype}", _then(own, dtype)))
+        options.append((f"the gate is rounded to {dtype}", _before(own, dtype)))
+    options += [
         ("the gate is not passed through a function", lambda gate: gate),
         ("the function of the gate is relu", lambda gate: gate.clamp(min=0)),
         ("the function of the gate is sigmoid alone", torch.sigmoid),
@@ -76,7 +76,7 @@ def functions(activation: TrueActivation) -> list[Function]:
         ("the gate is negated", lambda gate: own(-gate)),
         ("the function of the gate is applied twice", lambda gate: own(own(gate))),
     ]
-    return found
+    return options
 
 
 def _other_truths(activation: TrueActivation) -> dict[str, ActivationTruth]:
@@ -111,22 +111,22 @@ def factors(activation: TrueActivation) -> list[Function]:
     """Return what up may be turned into, the right factor first."""
     beta, limit = activation.beta, activation.limit
     own: Callable[[Tensor], Tensor] = lambda up: activation.of_up(up).value  # noqa: E731
-    found: list[Function] = [("", own)]
+    options: list[Function] = [("", own)]
     if limit is not None:
-        found.append((f"up is not clamped at +-{limit:g}", lambda up: up + beta))
-        found.append((f"up is clamped from above only, at {limit:g}", _clamped(limit, beta)))
+        options.append((f"up is not clamped at +-{limit:g}", lambda up: up + beta))
+        options.append((f"up is clamped from above only, at {limit:g}", _clamped(limit, beta)))
     if beta:
-        found.append((f"{beta:g} is not added to up", lambda up: own(up) - beta))
-        found.append(
+        options.append((f"{beta:g} is not added to up", lambda up: own(up) - beta))
+        options.append(
             (f"{beta:g} is added to up before the clamp", lambda up: own(up + beta) - beta)
         )
     else:
-        found.append(("1 is added to up", lambda up: up + 1))
-    found += [(f"up is rounded to {dtype}", _before(own, dtype)) for dtype in NARROW]
-    found.append(("up is left out", torch.ones_like))
-    found.append(("up is squared", lambda up: own(up).square()))
-    found.append(("up is passed through the function of the gate, too", _gated(activation)))
-    return found
+        options.append(("1 is added to up", lambda up: up + 1))
+    options += [(f"up is rounded to {dtype}", _before(own, dtype)) for dtype in NARROW]
+    options.append(("up is left out", torch.ones_like))
+    options.append(("up is squared", lambda up: own(up).square()))
+    options.append(("up is passed through the function of the gate, too", _gated(activation)))
+    return options
 
 
 def _clamped(limit: float, beta: float) -> Callable[[Tensor], Tensor]:

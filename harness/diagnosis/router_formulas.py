@@ -80,28 +80,28 @@ def scores(routed: Routed) -> dict[str, Callable[[], Tensor]]:
     """Return what may have been the scores [T, E] of all experts, the right ones first."""
     truth, logits = routed.truth, routed.logits
     right = truth.router.scores(logits).double()
-    found: dict[str, Callable[[], Tensor]] = {"": lambda: right}
+    options: dict[str, Callable[[], Tensor]] = {"": lambda: right}
     bias = truth.bias
     if bias is not None:
-        found["the scores with the correction bias are weighed"] = lambda: right + bias.double()
-        found["the correction bias is added to the logits"] = lambda: truth.router.scores(
+        options["the scores with the correction bias are weighed"] = lambda: right + bias.double()
+        options["the correction bias is added to the logits"] = lambda: truth.router.scores(
             logits + bias.double()
         ).double()
     for name in OTHER_ROUTERS:
         if name != truth.method.router:
-            found[f"the scores are those of router {name}"] = _of_router(name, logits)
-    found["the logits themselves are weighed"] = lambda: logits
+            options[f"the scores are those of router {name}"] = _of_router(name, logits)
+    options["the logits themselves are weighed"] = lambda: logits
     for dtype in NARROW:
-        found[f"the scores are rounded to {dtype}"] = _on_grid(right, dtype)
+        options[f"the scores are rounded to {dtype}"] = _on_grid(right, dtype)
         rounded = on_grid(logits.float(), dtype)
         if not torch.equal(rounded.double(), logits):
-            found[f"the logits are rounded to {dtype}"] = _scored(truth, rounded)
-    found["the squares of the scores are weighed"] = right.square
-    found["the square roots of the scores are weighed"] = right.clamp(min=0).sqrt
+            options[f"the logits are rounded to {dtype}"] = _scored(truth, rounded)
+    options["the squares of the scores are weighed"] = right.square
+    options["the square roots of the scores are weighed"] = right.clamp(min=0).sqrt
     for step, name in ((1, "before"), (-1, "after")):
-        found[f"each token has the scores of the token {name} it"] = _rolled(right, step, 0)
-        found[f"each expert has the score of the expert {name} it"] = _rolled(right, step, 1)
-    return found
+        options[f"each token has the scores of the token {name} it"] = _rolled(right, step, 0)
+        options[f"each expert has the score of the expert {name} it"] = _rolled(right, step, 1)
+    return options
 
 
 def _of_router(name: str, logits: Tensor) -> Callable[[], Tensor]:
@@ -153,24 +153,24 @@ def sums(routed: Routed) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
 def scales(routed: Routed) -> dict[str, Callable[[Tensor], Tensor]]:
     """Return by what the weights may be multiplied, the layer's scale first."""
     scale = routed.truth.method.scale
-    found: dict[str, Callable[[Tensor], Tensor]] = {"": lambda weights: weights * scale}
+    options: dict[str, Callable[[Tensor], Tensor]] = {"": lambda weights: weights * scale}
     if scale != 1.0:
-        found[f"the scale {scale:g} of the router is left out"] = lambda weights: weights
-        found[f"the scale {scale:g} of the router is applied twice"] = lambda weights: (
+        options[f"the scale {scale:g} of the router is left out"] = lambda weights: weights
+        options[f"the scale {scale:g} of the router is applied twice"] = lambda weights: (
             weights * scale**2
         )
-        found[f"the weights are divided by the router's scale {scale:g}"] = lambda weights: (
+        options[f"the weights are divided by the router's scale {scale:g}"] = lambda weights: (
             weights / scale
         )
-    return found
+    return options
 
 
 def roundings(_: Routed) -> dict[str, Callable[[Tensor], Tensor]]:
     """Return to what the weights may be rounded; right is not at all."""
-    found: dict[str, Callable[[Tensor], Tensor]] = {"": lambda weights: weights}
+    options: dict[str, Callable[[Tensor], Tensor]] = {"": lambda weights: weights}
     for dtype in NARROW:
-        found[f"the weights are rounded to {dtype}"] = _rounder(dtype)
-    return found
+        options[f"the weights are rounded to {dtype}"] = _rounder(dtype)
+    return options
 
 
 def _rounder(dtype: str) -> Callable[[Tensor], Tensor]:

@@ -54,17 +54,17 @@ def which_function(
     gate, up, weight = given
     if not bool(errors.actual.isfinite().all()) or int(errors.is_wrong.sum()) < FEWEST:
         return
-    found: list[NamedCause] = []
+    causes: list[NamedCause] = []
     for text, value in formulas(activation, gate, up):
-        if found and " and " in text:
+        if causes and " and " in text:
             break
         residual = errors.left_by(value * weight)
         if residual is not None and residual <= MAX_RESIDUAL:
-            found.append(_cause(errors, text, residual))
+            causes.append(_cause(errors, text, residual))
     factor = weight if up is None else weight * activation.of_up(up).value
-    if not found:
-        found = [*_solved(errors, activation, gate, factor)]
-    yield from sorted(found, key=lambda cause: cause.residual)[:MOST_NAMED]
+    if not causes:
+        causes = [*_solved(errors, activation, gate, factor)]
+    yield from sorted(causes, key=lambda cause: cause.residual)[:MOST_NAMED]
 
 
 def _cause(errors: StageErrors, text: str, residual: float) -> NamedCause:
