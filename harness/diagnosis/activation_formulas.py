@@ -27,11 +27,11 @@ Function = tuple[str, "Callable[[Tensor], Tensor]"]
 
 
 def formulas(
-    activation: TrueActivation, gate: Tensor, up: Tensor | None, most: int = 2
+    activation: TrueActivation, gate: Tensor, up: Tensor | None, max_parts: int = 2
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield other formulas in words and their values [R, n], those that differ least first.
 
-    gate, up: [R, n]; up is None if the activation is not gated. most: parts that differ at once.
+    gate, up: [R, n]; up is None if the activation is not gated. max_parts: that differ at once.
     """
     parts = [functions(activation), *([] if up is None else [factors(activation)]), roundings()]
     if up is not None:
@@ -42,7 +42,7 @@ def formulas(
         yield "gate and up are taken from alternate columns", in_pairs
     choices = itertools.product(*(range(len(part)) for part in parts))
     for chosen in sorted(choices, key=lambda c: sum(number > 0 for number in c)):
-        if not 0 < sum(number > 0 for number in chosen) <= most:
+        if not 0 < sum(number > 0 for number in chosen) <= max_parts:
             continue
         named = [part[number] for part, number in zip(parts, chosen, strict=True)]
         value = named[0][1](gate)

@@ -49,12 +49,12 @@ class Formula:
     weights: Tensor
 
 
-def formulas(routed: Routed, most: int) -> Iterator[list[Formula]]:
-    """Yield the formulas that differ from the right one in 1, ..., `most` parts."""
+def formulas(routed: Routed, max_parts: int) -> Iterator[list[Formula]]:
+    """Yield the formulas that differ from the right one in 1, ..., max_parts parts."""
     parts: list[list[_Named]] = [
         list(part(routed).items()) for part in (scores, sums, scales, roundings, places)
     ]
-    for count in range(1, most + 1):
+    for count in range(1, max_parts + 1):
         yield [
             formula
             for which in itertools.combinations(range(len(parts)), count)
