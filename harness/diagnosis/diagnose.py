@@ -47,6 +47,11 @@ if TYPE_CHECKING:
     from harness.record.result import Finding
 
 MOST_CAUSES = 3
+# Known mistakes whose output a wrong stage further up may give as well
+OF_ANY_STAGE = (
+    *("zeros", "halved", "doubled", "negated"),
+    *("exponents_one_too_high", "exponents_one_too_low"),
+)
 # Stages whose roundings a row declares
 ROUNDED_STAGES = ("gemm1", "activation", "second", "gemm2", "weighted", "combine", "finalize")
 
@@ -200,9 +205,23 @@ def _explained(
     )
     searched = _with_causes(explained, _search(evidence, likely, end))
     searched = _with_stage_pattern(searched, evidence)
+    if may_contradict(searched, evidence):
+        told = _with_statements(dataclasses.replace(searched, causes=()), evidence)
+        return told if told.causes else searched
     if all(cause.where for cause in searched.causes) and searched.tried:
         return _with_statements(searched, evidence)
     return searched
+
+
+def may_contradict(searched: CallDiagnosis, evidence: Evidence) -> bool:
+    """Tell whether causes speak of the output or of weights, and other numbers are wrong first.
+
+    Scales of activations, ids or router weights that are wrong may give the same output.
+    """
+    wrong = evidence.stage
+    if wrong is None or wrong.noun == "elements" or not searched.causes:
+        return False
+    return all(cause.name in OF_ANY_STAGE for cause in searched.causes)
 
 
 def _with_stage_pattern(searched: CallDiagnosis, evidence: Evidence) -> CallDiagnosis:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness.checks.output import row_tolerance
+from moe.reference.formats import on_grid
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -91,3 +92,11 @@ def lengths(a: Tensor, b: Tensor, unit: Tensor) -> Tensor:
     finite = torch.where(difference.isfinite(), difference, 1e3 * unit)
     norms: Tensor = finite.double().norm(dim=-1)
     return norms
+
+
+def grid_of(values: Tensor) -> str | None:
+    """Return the 16-bit dtype that holds all the values, or None."""
+    for dtype in ("bf16", "fp16"):
+        if torch.equal(on_grid(values, dtype), values):
+            return dtype
+    return None

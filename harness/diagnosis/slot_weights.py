@@ -8,8 +8,7 @@ import torch
 
 from harness.diagnosis import stage_terms
 from harness.diagnosis.fit import MAX_RESIDUAL
-from harness.diagnosis.stage_errors import grid_of
-from harness.diagnosis.terms import left_by
+from harness.diagnosis.terms import fitted
 from harness.record.diagnosis import NamedCause
 from moe.reference.formats import on_grid
 
@@ -79,19 +78,6 @@ def may_fit(terms: Terms, counts: Tensor) -> Tensor:
     remaining = (predicted - terms.actual).norm(dim=2)
     is_near: Tensor = (remaining <= 1.01 * allowed).all(dim=1)
     return is_near
-
-
-def fitted(terms: Terms, predicted: Tensor) -> float | None:
-    """Return which part of the error a prediction [R, C] leaves; None unless all rows fit.
-
-    It is rounded as the values are, since an error may be as small as a rounding.
-    """
-    fits, residual = left_by(terms, predicted)
-    if not bool(fits.all() and terms.is_wrong.any()):
-        return None
-    grid = grid_of(terms.actual)
-    rounded = residual if grid is None else left_by(terms, on_grid(predicted, grid))[1]
-    return min(residual, rounded)
 
 
 def _over_used(weights: Tensor, is_used: Tensor) -> Tensor:

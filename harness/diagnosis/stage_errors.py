@@ -11,6 +11,7 @@ import torch
 
 from harness.checks.output import row_tolerance
 from harness.diagnosis.conditions import Fact
+from harness.diagnosis.fit import grid_of
 from harness.diagnosis.stage_terms import departing, facts_of, handed_of
 from harness.diagnosis.wrong_rows import spread
 from moe.reference.formats import on_grid
@@ -103,14 +104,6 @@ class StageErrors:
     def rounded(self, predicted: Tensor) -> Tensor:
         """Return a prediction as the stage would hold it: an error may be as small as a step."""
         return predicted if self.grid is None else on_grid(predicted, self.grid)
-
-
-def grid_of(values: Tensor) -> str | None:
-    """Return the 16-bit dtype that holds all the values, or None."""
-    for dtype in ("bf16", "fp16"):
-        if torch.equal(on_grid(values, dtype), values):
-            return dtype
-    return None
 
 
 def stage_errors(evidence: Evidence) -> StageErrors | None:

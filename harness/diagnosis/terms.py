@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from harness.diagnosis.fit import lengths
+from harness.diagnosis.fit import grid_of, lengths
+from moe.reference.formats import on_grid
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -113,3 +114,16 @@ def left_by(terms: Terms, predicted: Tensor) -> tuple[Tensor, float]:
     wrong = terms.is_wrong
     error = lengths(terms.actual, terms.expected, unit)[wrong].norm()
     return fits, float(residual[wrong].norm() / error.clamp(min=1e-38))
+
+
+def fitted(terms: Terms, predicted: Tensor) -> float | None:
+    """Return which part of the error a prediction [R, C] leaves; None unless all rows fit.
+
+    It is rounded as the values are, since an error may be as small as a rounding.
+    """
+    fits, residual = left_by(terms, predicted)
+    if not bool(fits.all() and terms.is_wrong.any()):
+        return None
+    grid = grid_of(terms.actual)
+    rounded = residual if grid is None else left_by(terms, on_grid(predicted, grid))[1]
+    return min(residual, rounded)

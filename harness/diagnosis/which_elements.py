@@ -124,9 +124,10 @@ def _conditions(valued: Valued, is_wrong: Tensor) -> Iterator[tuple[str, Tensor,
     """Yield conditions that hold for all wrong elements, and which part of theirs must be wrong."""
     values, name = valued.values, valued.name
     wrong = values[is_wrong]
-    if bool((wrong < 0).all()):
+    has_both = bool((values < 0).any() & (values > 0).any())
+    if has_both and bool((wrong < 0).all()):
         yield f"where {name} is negative", values < 0, WRONG_OF_SIGN
-    if bool((wrong > 0).all()):
+    if has_both and bool((wrong > 0).all()):
         yield f"where {name} is positive", values > 0, WRONG_OF_SIGN
     low, high = float(wrong.min()), float(wrong.max())
     size = float(wrong.abs().min())

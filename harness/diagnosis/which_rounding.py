@@ -9,8 +9,9 @@ import torch
 
 from harness.diagnosis import stage_terms
 from harness.diagnosis.fit import MAX_RESIDUAL
-from harness.diagnosis.terms import left_by
+from harness.diagnosis.terms import fitted, left_by
 from harness.record.diagnosis import NamedCause
+from moe.formats import FORMATS
 from moe.reference.formats import on_grid
 
 if TYPE_CHECKING:
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     from harness.diagnosis.terms import Terms
 
 NAME = "which_rounding"
+NOUNS = ("elements", "router weights")
 NARROW = ("bf16", "fp16")
+OF_TERMS = ("e4m3", "bf16", "fp16")  # to which each term of a sum may be rounded
 LARGEST = 0.1  # error, as a part of the values, that is looked at: roundings are small
 MANTISSA = 16  # bits of a float32 that bf16 lacks
 
@@ -31,12 +34,16 @@ MANTISSA = 16  # bits of a float32 that bf16 lacks
 def explain(evidence: Evidence) -> Iterator[NamedCause]:
     """Yield the cause if a narrower dtype, or truncation, gives the values of the stage."""
     errors = evidence.errors
-    if errors is None or errors.noun != "elements" or not bool(errors.actual.isfinite().all()):
+    if errors is None or errors.noun not in NOUNS or not bool(errors.actual.isfinite().all()):
         return
     error = (errors.actual - errors.expected).norm() / errors.expected.norm().clamp(min=1e-38)
     if float(error) > LARGEST:
         return
-    of_sums = (rounded_sums(terms) for terms in stage_terms.terms_of(evidence))
+    of_sums = (
+        rounded(terms)
+        for terms in stage_terms.terms_of(evidence)
+        for rounded in (rounded_terms, rounded_sums)
+    )
     causes = itertools.chain([rounded_values(errors)], of_sums)
     yield from itertools.islice((cause for cause in causes if cause is not None), 1)
 
@@ -46,7 +53,23 @@ def rounded_values(errors: StageErrors) -> NamedCause | None:
     for text, rounded in ROUNDINGS.items():
         residual = errors.left_by(rounded(errors.expected))
         if residual is not None and residual <= MAX_RESIDUAL:
-            cause = f"{errors.place} all values are {text}"
+            noun = "values" if errors.noun == "elements" else errors.noun
+            cause = f"{errors.place} all {noun} are {text}"
+            return NamedCause(name=NAME, cause=cause, residual=residual)
+    return None
+
+
+def rounded_terms(terms: Terms) -> NamedCause | None:
+    """Return the cause if each term is rounded before it is added."""
+    if terms.noun == "products":
+        return None
+    for dtype in OF_TERMS:
+        grid = FORMATS["fp8_tensor"] if dtype == "e4m3" else dtype
+        change = (on_grid(terms.values, grid) - terms.values).sum(dim=1)
+        residual = fitted(terms, terms.expected + change)
+        if residual is not None and residual <= MAX_RESIDUAL:
+            text = f"each of the {terms.values.shape[1]} {terms.noun} is rounded to {dtype}"
+            cause = f"in stage {terms.stage} {text} before they are added"
             return NamedCause(name=NAME, cause=cause, residual=residual)
     return None
 

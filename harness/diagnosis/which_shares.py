@@ -34,9 +34,14 @@ MOST_VALUES = 2  # different factors in one statement
 
 
 def explain(evidence: Evidence) -> Iterator[NamedCause]:
-    """Yield the cause if terms of the first wrong stage count otherwise; else, of the output."""
+    """Yield the cause if terms of the first wrong stage count otherwise; else, of the output.
+
+    Of the output nothing is said if scales, ids or router weights are wrong first.
+    """
     causes = list(_of_stage(evidence))
-    yield from causes or _of_output(evidence)
+    if evidence.stage is None or evidence.stage.noun == "elements":
+        causes = causes or list(_of_output(evidence))
+    yield from causes
 
 
 def _of_stage(evidence: Evidence) -> Iterator[NamedCause]:

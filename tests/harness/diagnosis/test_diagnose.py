@@ -10,10 +10,14 @@ from harness import mutants
 from harness.checks import output_rows
 from harness.checks.check import FAILED_CALLS, Observation
 from harness.checks.output import judge
+from harness.checks.stage_bound import Expected, compare
 from harness.diagnosis import causes, diagnose
 from harness.diagnosis.diagnose import explain
+from harness.diagnosis.evidence import Evidence
+from harness.diagnosis.patterns import find_mismatch
 from harness.fixtures.layer_under_test import numerics_of
 from harness.fixtures.rank_context import RankContext
+from harness.record.diagnosis import CallDiagnosis, NamedCause
 from harness.record.result import Finding, Topic
 from moe.layout import Layout
 from moe.reference.layer import BaselineSiluAndMul
@@ -195,3 +199,19 @@ def test_a_picture_that_cannot_be_written_is_told(tmp_path):
     (call,) = found.calls
     assert names(call)[0] == "doubled"
     assert "FileExistsError" in call.picture_fault or "NotADirectory" in call.picture_fault
+
+
+def of_first_stage(noun, name):
+    """Whether a known mistake of this name may contradict a first wrong stage of such numbers."""
+    value = torch.ones(4, 4)
+    expected = Expected(value=value, tolerance=torch.zeros(1))
+    stage = compare("second", 2 * value, expected, {"rows": torch.arange(4)}, noun=noun)
+    evidence = Evidence(scene(CALL), CALL, find_mismatch(RIGHT, CALL.answer), stage)
+    cause = NamedCause(name=name, cause=name, residual=0.0)
+    return diagnose.may_contradict(CallDiagnosis(call=0, causes=(cause,)), evidence)
+
+
+def test_a_mistake_of_the_output_is_not_named_where_scales_are_wrong_first():
+    assert of_first_stage("scales", "halved")
+    assert not of_first_stage("elements", "halved")
+    assert not of_first_stage("scales", "second_scale_of_all_rows")

@@ -7,7 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.diagnosis.terms import Terms
-from harness.diagnosis.which_rounding import rounded_sums, rounded_values, truncated
+from harness.diagnosis.which_rounding import (
+    OF_TERMS,
+    rounded_sums,
+    rounded_terms,
+    rounded_values,
+    truncated,
+)
 from tests.harness.diagnosis.drawn_errors import COLUMNS, ROWS, holding, right
 
 
@@ -17,7 +23,7 @@ def sums(seed, terms=8):
     return torch.randn(ROWS, terms, COLUMNS, generator=generator)
 
 
-def said(values, actual):
+def said(values, actual, by=rounded_sums):
     expected = values.sum(dim=1)
     terms = Terms(
         noun="shares",
@@ -29,7 +35,7 @@ def said(values, actual):
         facts=(),
         stage="combine",
     )
-    cause = rounded_sums(terms)
+    cause = by(terms)
     return None if cause is None else cause.cause
 
 
@@ -43,6 +49,26 @@ def test_a_sum_that_is_rounded_after_each_term(seed, from_the_last):
     end = ", from the last one on" if from_the_last else ""
     text = f"in stage combine the sum of 8 shares is rounded to bf16 after each{end}"
     assert said(values, total) == text
+
+
+ROUNDED = {"e4m3": torch.float8_e4m3fn, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 99), st.sampled_from(OF_TERMS))
+def test_terms_that_are_rounded_before_they_are_added(seed, dtype):
+    values = sums(seed)
+    total = values.to(ROUNDED[dtype]).float().sum(dim=1)
+    text = f"in stage combine each of the 8 shares is rounded to {dtype} before they are added"
+    assert said(values, total, rounded_terms) == text
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 99), st.sampled_from([1e-4, 1e-3, 1e-2]))
+def test_terms_that_are_noisy_are_not_rounded(seed, size):
+    values = sums(seed)
+    noise = torch.randn(values.shape, generator=torch.Generator().manual_seed(seed + 7))
+    assert said(values, (values * (1 + size * noise)).sum(dim=1), rounded_terms) is None
 
 
 @settings(max_examples=10, deadline=None)
