@@ -206,8 +206,8 @@ def _explained(
     searched = _with_causes(explained, _search(evidence, likely, end))
     searched = _with_stage_pattern(searched, evidence)
     if may_contradict(searched, evidence):
-        told = _with_statements(dataclasses.replace(searched, causes=()), evidence)
-        return told if told.causes else searched
+        of_stage_alone = _with_statements(dataclasses.replace(searched, causes=()), evidence)
+        return of_stage_alone if of_stage_alone.causes else searched
     if all(cause.where for cause in searched.causes) and searched.tried:
         return _with_statements(searched, evidence)
     return searched
