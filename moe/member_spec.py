@@ -45,6 +45,8 @@ class MemberSpec:
     # Activation format -> numerics, for formats with which the member rounds differently.
     numerics_of: Mapping[str, Numerics] = field(default_factory=dict)
     deterministic: bool = False  # equal calls on the same ranks give equal bits
+    # The bits of a token's output depend on no other token of the call, nor on their number.
+    batch_invariant: bool = False
     kind: str = MODULAR  # of an experts backend: one of KINDS
     dispatch_format: str = STANDARD  # of an experts or all2all backend
     # Whether an all2all backend brings each token to every rank whatever its ids, and so can carry

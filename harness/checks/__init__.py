@@ -30,6 +30,7 @@ TARGETS = (
     "harness.checks.launched:CHECK",
     "harness.checks.tp_replicas:CHECK",
     "harness.checks.determinism:CHECK",
+    "harness.checks.batch_invariance:CHECK",
     "harness.checks.plain_call:CHECK",
     "harness.checks.skew:CHECK",
     "harness.checks.quantization_applied:CHECK",

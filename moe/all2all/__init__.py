@@ -39,6 +39,7 @@ ALL2ALL: Registry[MemberSpec] = Registry(
             ),
             numerics=_SENT,
             deterministic=True,
+            batch_invariant=True,
         ),
         MemberSpec(
             name="allgather_reducescatter",
@@ -66,6 +67,7 @@ ALL2ALL: Registry[MemberSpec] = Registry(
             # Partial sums are sent in the layer's dtype, added in float32 in rank order.
             numerics=Numerics(reduction="wire"),
             deterministic=True,
+            batch_invariant=True,
         ),
         MemberSpec(
             name="all_to_all_batched",
@@ -74,6 +76,7 @@ ALL2ALL: Registry[MemberSpec] = Registry(
             needs=replace(_CARRIES, capacity=True),
             numerics=WEIGHED_BY_SENDER,
             deterministic=True,
+            batch_invariant=True,
         ),
         MemberSpec(
             name="symm_mem",
@@ -82,6 +85,7 @@ ALL2ALL: Registry[MemberSpec] = Registry(
             needs=replace(_CARRIES, features=frozenset({"triton", "peer_memory"})),
             numerics=Numerics(reduction="wire"),  # as `all_to_all`
             deterministic=True,
+            batch_invariant=True,
         ),
         *released_rows.ROWS,
     ),

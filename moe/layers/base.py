@@ -91,6 +91,8 @@ class LayerSubject(ABC):
     )  # rows of `moe.routers` that its gate computes
     takes_logits: ClassVar[bool] = False  # forward(x, logits) instead of forward(x)
     deterministic: ClassVar[bool] = False  # the same call gives the same bits
+    # The bits of a token's output depend on no other token of the call, nor on their number.
+    batch_invariant: ClassVar[bool] = False
     row: ClassVar[OwnLayerSpec]
 
     def __init_subclass__(cls, row: OwnLayerSpec | None = None, **options: Any) -> None:
@@ -111,6 +113,7 @@ class LayerSubject(ABC):
             needs=cls.needs,
             numerics=cls.numerics,
             deterministic=cls.deterministic,
+            batch_invariant=cls.batch_invariant,
             takes=cls.takes,
             takes_logits=cls.takes_logits,
             routers=cls.routers,
