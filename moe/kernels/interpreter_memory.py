@@ -15,6 +15,8 @@ import numpy as np
 import triton.language as tl
 from triton.runtime import interpreter
 
+from moe.kernels.interpreter_replay import replayed
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -39,6 +41,7 @@ def replacements() -> tuple[tuple[Any, str, Function], ...]:
             ("input", "input_dtype", "output_dtype", "rounding_mode"),
             conversions,
         ),
+        (interpreter, "_patch_attr", ("obj", "name", "member", "builder", "scope"), replayed),
     )
     return tuple(
         (owner, name, remembering(getattr(owner, name)))

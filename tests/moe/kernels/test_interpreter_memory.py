@@ -23,6 +23,7 @@ def test_this_version_has_all_functions_that_are_replaced():
     assert list(by_name()) == [
         *("block_type.__init__", "dtype.__eq__", "tensor.__init__"),
         *("triton.runtime.interpreter._get_np_dtype", "triton.runtime.interpreter._convert_float"),
+        "triton.runtime.interpreter._patch_attr",
     ]
 
 
@@ -86,4 +87,4 @@ def test_a_function_with_other_parameters_is_left_alone(monkeypatch):
     monkeypatch.setattr(interpreter, "_convert_float", lambda number, dtype: number)
     monkeypatch.delattr(interpreter, "_get_np_dtype")
     names = [name for _, name, _ in interpreter_memory.replacements.__wrapped__()]
-    assert names == ["__init__", "__eq__", "__init__"]
+    assert names == ["__init__", "__eq__", "__init__", "_patch_attr"]
