@@ -33,7 +33,7 @@ _SIZES = frozenset({"hidden", "intermediate", "latent"})  # fields of a layer th
 _PADDING = _SIZES | {"layout", "scheme", "pads", "roundup"}
 # Fields of Needs that are not checked for other families; `padding`, `adapters` and `eplb` are, for
 # all2all backends.
-EXPERTS_ONLY = ("activation_functions", "dequantizes", "routers", "layer_features")
+EXPERTS_ONLY = ("activation_functions", "dequantizes", "routers", "layer_features", "tactics")
 ALL2ALL_ONLY = ("spanning_scales", "capacity")
 _PLAIN = (*EXPERTS_ONLY, *ALL2ALL_ONLY, "padding", "adapters", "moe_tp", "eplb")
 UNQUANTIZED = frozenset({("model", "model")})
@@ -64,6 +64,10 @@ class Needs:
     # Supported rows of `moe.routers`, of a monolithic experts backend; None: routing is not its
     # job, so that each router will do. Checked for experts backends only.
     routers: frozenset[str] | Anything | None = None
+    # "module:function", called with (layer_spec) -> names of the tactics among which it can be told
+    # to choose, `LayerSpec.tactic`; None: there is no choice. Checked for experts backends and
+    # whole layers only.
+    tactics: str | None = None
     # What else it takes of a `RoutingMethod`: words of its OPTIONS, and `weights_input`.
     routing_options: frozenset[str] = frozenset()
     # Whether padding rows may stand anywhere: their `topk_ids` are all -1, their values garbage,
@@ -122,6 +126,8 @@ class Needs:
             needs += [
                 experts_needs.unnamed_option(w) for w in DECIDED_BY if w not in self.routing_options
             ]
+        if "tactics" not in leave_out:
+            needs.append(experts_needs.tactic(self.tactics))
         if self.probe is not None and self.are_met_by(platform):
             needs.append(_probe(self, platform))
         return tuple(needs)

@@ -11,6 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING
 
+from moe.experts_needs import ALL_TACTICS as ALL_TACTICS
+from moe.experts_needs import DEFAULT_TACTIC as DEFAULT_TACTIC
+from moe.experts_needs import tactics_of as tactics_of
 from moe.layer_needs import LAYER_NEEDS as LAYER_NEEDS
 from moe.layer_needs import layer_refusal as layer_refusal
 from moe.layout import Layout
@@ -102,6 +105,7 @@ class LayerSpec:
     latent: int = 0  # L, width on which the routed experts work, see `moe.latent`; 0: that of K
     chunk: int = 0  # tokens of a rank that pass through the routed experts at a time; 0: all
     capacity: int = 0  # rows of each expert's block, of a batched all2all; 0: for all tokens
+    tactic: str = DEFAULT_TACTIC  # how the experts compute, of the member's `Needs.tactics`
     # Expert-parallel load balancing, see `moe.eplb`.
     eplb: str = "none"  # its policy
     redundant: int = 0  # further physical experts

@@ -185,6 +185,7 @@ class MoETestConfig(FeatureAxes):
             roundup=self.roundup,
             chunk=self.chunk,
             capacity=self.capacity,
+            tactic=self.tactic,
         )
 
     @property

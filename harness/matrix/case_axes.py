@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from harness.matrix.axis import axis
 from harness.matrix.main_axes import SIZES, MainAxes
 from moe.eplb import AT_ONCE, MOVES, NO_BALANCING, POLICIES
+from moe.spec import DEFAULT_TACTIC
 
 NO_PADDING = "none"
 NO_TOKENS = "none"
@@ -231,6 +232,13 @@ class FeatureAxes(MainAxes):
         outputs_agree=True,
         simplest=(0,),
         random_values=(0,),
+    )
+    tactic: str = axis(
+        "tactic",
+        "how the experts backend computes: a name from its tactics; `all` in a block: each of them",
+        default=DEFAULT_TACTIC,
+        outputs_agree=True,
+        random_values=(DEFAULT_TACTIC,),
     )
     expert_dp_size: int = axis(
         "expert_dp",

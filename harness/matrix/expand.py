@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import UsageError
 from harness.matrix.case import FILE_KEYS, MoETestConfig
 from harness.matrix.select import parse
+from harness.matrix.tactics import each_tactic
 from moe.layers import OWN
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def _product(block: Axes, defaults: Axes) -> Iterable[MoETestConfig]:
         fields: dict[str, Any] = {}
         for part in choice:
             fields.update(part)
-        yield MoETestConfig(**fields)
+        yield from each_tactic(MoETestConfig(**fields))
 
 
 def with_experts(points: Iterable[MoETestConfig], name: str) -> tuple[MoETestConfig, ...]:

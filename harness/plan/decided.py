@@ -39,7 +39,7 @@ ASKED_BY: dict[Callable[..., object], frozenset[str]] = {
     row_needs.layer: frozenset({"layer"}),
     row_needs.experts: frozenset({"experts"}),
     row_needs.interpreter_time: frozenset({"experts"}),
-    row_needs.small_tiles_time: frozenset({"experts", "call"}),
+    row_needs.small_tiles_time: frozenset({"experts", "call", "tactic"}),
     row_needs.router: frozenset({"router", "layer"}),
     row_needs.activation: frozenset({"activation", "layer"}),
     row_needs.all2all: frozenset({"all2all", "layer"}),

@@ -24,7 +24,7 @@ from moe.layer_needs import layout_refusal
 from moe.layers import COMPOSED, LAYERS, OWN
 from moe.oracle import AUTO, explain, ordered, select
 from moe.quant import QUANT
-from moe.spec import Need, Reason, dispatch_refusal
+from moe.spec import DEFAULT_TACTIC, Need, Reason, dispatch_refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -140,8 +140,11 @@ class Judge:
         )
 
     def _small(self, case: MoETestConfig, experts_name: str) -> Reason | None:
-        """Return why small tiles would take a backend too long on this machine."""
-        is_small = case.call == SMALL_TILES
+        """Return why small tiles would take a backend too long on this machine.
+
+        A tactic's tiles are at least as large, so that this is the most that they take.
+        """
+        is_small = case.call == SMALL_TILES or case.tactic != DEFAULT_TACTIC
         return self._refusal(row_needs.small_tiles_time, experts_name, case) if is_small else None
 
     def _dispatch(self, experts_name: str, case: MoETestConfig) -> Reason | None:

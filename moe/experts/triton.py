@@ -7,6 +7,7 @@ nor read, so its row in a workspace stays uninitialised.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -44,7 +45,9 @@ class TritonExperts(TritonSteps, Experts):
             shape = (tokens, self.layer_spec.hidden)
             return guarded_buffers.empty(shape, dtype=self.dtype, device=x.codes.device).zero_()
         w, ids = self.weights, routing.topk_ids
-        block_m = block_rows(rows, self.layer_spec.num_experts, interpreted=INTERPRETED)
+        experts = self.layer_spec.num_experts
+        planned = block_rows(rows, experts, interpreted=INTERPRETED)
+        block_m = planned if self.tile is None else self.tile.block_m
         aligned = align_tokens(ids, self.num_local, block_m)
         gate_up = self._product(x, self.gate_up, aligned, routing, (w.b13, adapters.first))
         activation, h = self.activated(gate_up, ids)
@@ -70,10 +73,11 @@ class TritonExperts(TritonSteps, Experts):
         """
         bias, matrices_of = more
         rows, held = routing.topk_ids.numel(), self.adapters
+        product = partial(grouped_gemm, x, w, aligned, rows=rows, tile=self.tile, bias=bias)
         if held is None:
-            return grouped_gemm(x, w, aligned, rows=rows, dtype=self.dtype, bias=bias)
+            return product(dtype=self.dtype)
         assert routing.adapters is not None, "a layer with adapters is given them"
-        y = grouped_gemm(x, w, aligned, rows=rows, dtype=torch.float32, bias=bias)
+        y = product(dtype=torch.float32)
         is_plain = x.format.block is None
         values = x.codes if is_plain else dequantize_activations(x)
         add_lora(y, values, (routing.topk_ids, routing.adapters), matrices_of(held))

@@ -7,6 +7,7 @@ sizes do not depend on the routing, so that a call can be captured in a graph.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -64,10 +65,11 @@ class TritonBatchedExperts(TritonSteps, BatchedExperts):
         """
         bias, matrices_of = more
         held, counts = self.adapters, batches.counts
+        product = partial(batched_gemm, x, w, counts, tile=self.tile, bias=bias)
         if held is None:
-            return batched_gemm(x, w, counts, dtype=self.dtype, bias=bias)
+            return product(dtype=self.dtype)
         assert batches.adapters is not None, "a layer with adapters is given them"
-        y = batched_gemm(x, w, counts, dtype=torch.float32, bias=bias)
+        y = product(dtype=torch.float32)
         rows = by_row(x)
         values = rows.codes if x.format.block is None else dequantize(rows)
         experts = torch.arange(len(counts), dtype=torch.int32, device=counts.device)[:, None]

@@ -14,10 +14,12 @@ from moe.experts.base import ExpertsBase, contiguous_weights
 from moe.formats import FORMATS
 from moe.kernels.activation import activate, activate_batched
 from moe.kernels.activation_quant import activate_quantize
+from moe.kernels.launch import shared_bytes
 from moe.kernels.products import prepared
 from moe.kernels.quantize import quantize_rows, quantize_tensor, tensor_amax, tensor_scale
 from moe.kernels.quantize_groups import global_scale, quantize_groups
 from moe.kernels.scales import code_kind_of
+from moe.kernels.tactics import forced_tile
 from moe.types import Activations
 
 if TYPE_CHECKING:
@@ -36,12 +38,13 @@ class TritonSteps(ExpertsBase):
         return FORMATS[self.layer_spec.scheme.activations]
 
     def prepare_weights(self, weights: ExpertWeights) -> None:
-        """Keep contiguous weights, arranged for the kernels if these decode them.
+        """Keep contiguous weights, arranged for the kernels if these decode them, and the tile.
 
         Raises MoEError if a static scheme has no `a2_scale`, and for codes that cannot be decoded.
         """
         self.weights = contiguous_weights(weights, self.format)
         self.gate_up, self.down = prepared(self.weights.gate_up), prepared(self.weights.down)
+        self.tile = forced_tile(self.layer_spec, shared_bytes(weights.w13.device))
 
     @property
     def expert_tensors(self) -> dict[str, Tensor]:

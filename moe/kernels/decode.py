@@ -20,7 +20,7 @@ from moe.errors import MoEError
 from moe.kernels import rounding
 from moe.kernels.exponents import power_of_two
 from moe.kernels.launch import INTERPRETED, launch
-from moe.kernels.tiles import program_size
+from moe.kernels.tiles import is_decoded, program_size
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,11 +42,6 @@ _KINDS = {
     "int4": "int4",
     "uint4": "unsigned4",
 }
-
-
-def is_decoded(fmt: Format) -> bool:
-    """Return whether an operand of this format is decoded here: its scales belong to groups."""
-    return fmt.group is not None and (fmt.packing > 1 or fmt.group < 128 or fmt.bottom is not None)
 
 
 def code_kind(fmt: Format) -> str:

@@ -23,14 +23,13 @@ from moe.kernels.decode import (
     check_rows,
     code_kind,
     decoded_rows,
-    is_decoded,
     scale_kind,
 )
 from moe.kernels.decoded_dot import decoded_dot
 from moe.kernels.launch import INTERPRETED, shared_bytes
 from moe.kernels.scaled_dot import scaled_dot
 from moe.kernels.scales import w_kind_of, x_kind_of
-from moe.kernels.tiles import Tile, decoding_tile, gemm_tile, interpreted_tile
+from moe.kernels.tiles import Tile, decoding_tile, gemm_tile, interpreted_tile, is_decoded
 from moe.spec import BLOCK
 
 if TYPE_CHECKING:

@@ -15,6 +15,8 @@ from moe.spec import BLOCK
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from moe.formats.format import Format
+
 _SMALL_ELEMENTS = 256
 # Row blocks after which programs go to the next column: those of one expert then share its weights
 # in the L2 cache.
@@ -65,6 +67,13 @@ class Tile:
 def program_columns(columns: int, limit: int = 1024) -> int:
     """Return how many columns one program handles, a power of two: all of them, up to `limit`."""
     return min(power_of_2(columns), 64 if _are_small else limit)
+
+
+def is_decoded(fmt: Format) -> bool:
+    """Return whether a product decodes an operand of this format: its scales belong to groups."""
+    return fmt.group is not None and (
+        fmt.packing > 1 or fmt.group < BLOCK or fmt.bottom is not None
+    )
 
 
 def power_of_2(size: int) -> int:

@@ -64,7 +64,7 @@ def test_layouts_members_tokens_and_call_modes_are_those_that_agree() -> None:
         *("m", "tokens", "experts", "all2all"),
         *("dp_size", "tp_size", "use_ep", "sequence_parallel", "call", "roundup"),
         *("shared_fused", "chunk", "capacity", "pcp_size", "moe_tp_size", "skew"),
-        "expert_dp_size",
+        *("expert_dp_size", "tactic"),
         *("eplb", "redundant", "eplb_window", "eplb_move"),
     }
 
@@ -78,6 +78,7 @@ def test_no_field_is_drawn_twice_or_never() -> None:
         "roundup",
         "chunk",
         "capacity",
+        "tactic",
         "skew",
         "call",
     ]

@@ -272,6 +272,7 @@ CHANGED = {
     "weights_input": True,
     "gate": True,
     "call": "graph",
+    "tactic": "m16n32k64",
     "trace": "0123456789ab",
 }
 

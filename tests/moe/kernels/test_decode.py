@@ -7,8 +7,9 @@ import triton.language as tl
 
 from moe.errors import MoEError
 from moe.formats import FORMATS
-from moe.kernels.decode import code_kind, decoded, is_decoded, scale_kind, scale_values
+from moe.kernels.decode import code_kind, decoded, scale_kind, scale_values
 from moe.kernels.launch import launch
+from moe.kernels.tiles import is_decoded
 
 
 @triton.jit
