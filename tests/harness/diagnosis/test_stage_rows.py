@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from harness.diagnosis import diagnose
+from harness.diagnosis.conditions import Fact
+from harness.diagnosis.stage_rows import rows_text, token_facts
 from harness.record.result import Verdict
 from moe.experts import torch_loop
 from tests.harness.diagnosis.explained import RIGHT, explained, names, texts
@@ -76,3 +80,37 @@ def test_an_exception_hides_neither_the_numbers_nor_other_patterns(monkeypatch):
     found = explained(RIGHT * 2)
     assert found.faults == ("stage_rows: IndexError: out of range",)
     assert (found.facts.rows.wrong, texts(found), names(found)) == (40, ["all rows"], ["doubled"])
+
+
+def slots(count=24):
+    return [Fact(one="slot", many="slots", values=(torch.arange(count) % 2).double())]
+
+
+def test_rows_that_are_nan_are_told_from_others_that_are_wrong():
+    actual = torch.ones(24, 4)
+    actual[1::2] = torch.nan
+    is_wrong = torch.arange(24) % 2 == 1
+    is_wrong[4] = True
+    known = torch.ones(24, dtype=torch.bool)
+    text = rows_text(slots(), actual, is_wrong, known)
+    assert text == "is NaN for slot 1 only, and wrong for others, too"
+    actual[4] = torch.nan
+    assert rows_text(slots(), actual, is_wrong, known) is None
+
+
+def test_rows_of_a_sum_with_slots_that_nobody_computed():
+    """The facts of a sum's rows: whether all slots are computed here, and whether one is."""
+    ids = torch.tensor([[0, 1], [0, -1], [-1, -1], [1, 0]]).repeat(6, 1)
+    handed = SimpleNamespace(ids=ids, top_k=2)
+    facts = token_facts(handed, torch.arange(24))
+    actual, known = torch.ones(24, 4), torch.ones(24, dtype=torch.bool)
+    unused = (ids < 0).any(dim=1)
+    actual[unused] = torch.nan
+    assert rows_text(facts, actual, unused, known) == (
+        "is wrong for rows with a slot that this rank does not compute (-1) only; these rows are "
+        "all NaN, as if such slots were added"
+    )
+    nowhere = (ids < 0).all(dim=1)
+    assert rows_text(facts, torch.ones(24, 4), nowhere, known) == (
+        "is wrong for rows without any expert of this rank only"
+    )
