@@ -28,7 +28,7 @@ from harness.mutants.sample import scene_of
 from harness.mutants.self_check import prove
 from harness.record.proof import Outcome, best
 from harness.record.result import Finding, RankResult, Verdict
-from moe.kernels.launch import observed
+from moe.kernels.launch_observer import observed
 from moe.numerics import declaration
 
 if TYPE_CHECKING:

@@ -52,7 +52,7 @@ class MemberSpec:
     # Whether an all2all backend brings each token to every rank whatever its ids, and so can carry
     # router logits in their place to a monolithic backend.
     carries_logits: bool = False
-    # Names of kernels of ours, each of which a call with rows for this member must launch: a member
+    # Names of Triton kernels, each of which a call with rows for this member must launch: a member
     # that falls back to something else gives the right numbers and tests nothing. Empty: any.
     launches: frozenset[str] = frozenset()
 

@@ -54,7 +54,7 @@ def _text(name: str, wanted: Collection[str], calls: Sequence[Call]) -> str:
     missing = sorted(set(wanted) - launched)
     if not missing:
         return ""
-    others = f"only {', '.join(sorted(launched))}" if launched else "no kernel of this project"
+    others = f"only {', '.join(sorted(launched))}" if launched else "no Triton kernel"
     return (
         f"{call_prefix(calls[0])}experts: {name} must launch {', '.join(missing)}, and the call "
         f"launched {others}: something else computed the output, so that the kernels were not "

@@ -58,6 +58,7 @@ ROWS = (
             probe="moe.released_vllm:sizes_fit",
         ),
         numerics=_VLLM,
+        launches=frozenset({"fused_moe_kernel"}),
         numerics_of={
             "fp8_static": _VLLM_FP8,
             "fp8_dynamic": _VLLM_FP8,

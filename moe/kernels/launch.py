@@ -7,7 +7,7 @@ Whether kernels are interpreted is decided for the process when triton is first 
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ import torch
 import triton
 
 from moe.errors import MoEError
-from moe.kernels import interpreter
+from moe.kernels import interpreter, launch_observer
 from moe.kernels.specialisation import specialisation_of
 
 if TYPE_CHECKING:
@@ -65,23 +65,6 @@ def recording(shared_bytes: int) -> Iterator[list[Launch]]:
         _recording = before
 
 
-_observers: list[dict[str, None]] = []
-
-
-@contextmanager
-def observed() -> Iterator[dict[str, None]]:
-    """Yield the lines of `specialisation_of` of all launches inside, each once, as keys.
-
-    May be nested. Launches of other threads count, too; those that `torch.compile` traces do not.
-    """
-    lines: dict[str, None] = {}
-    _observers.append(lines)
-    try:
-        yield lines
-    finally:
-        _observers[:] = [other for other in _observers if other is not lines]
-
-
 def launch(
     kernel: Any, grid: Sequence[int], device: torch.device, /, *args: Any, **options: Any
 ) -> None:
@@ -100,16 +83,17 @@ def launch(
             "this process; set TRITON_INTERPRET=1 before triton is imported, or move them to a GPU"
         )
     if 0 not in grid:
-        if _observers and not torch.compiler.is_compiling():
-            _observe(kernel, args, options)
-        with _on(device):
+        with _on(device), _noted(kernel, args, options):
             kernel[tuple(grid)](*args, enable_fp_fusion=FP_FUSION, **options)
 
 
-def _observe(kernel: Any, args: tuple[Any, ...], options: dict[str, Any]) -> None:
-    line = specialisation_of(kernel, args, options)
-    for lines in _observers:
-        lines[line] = None
+def _noted(
+    kernel: Any, args: tuple[Any, ...], options: dict[str, Any]
+) -> AbstractContextManager[None]:
+    """Note the launch that happens inside, if anybody observes launches."""
+    if not launch_observer.is_observed():
+        return nullcontext()
+    return launch_observer.noted(specialisation_of(kernel, args, options))
 
 
 def runs_kernels(device: torch.device) -> bool:
