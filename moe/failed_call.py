@@ -1,17 +1,19 @@
 """Take part in the collectives of a call that failed on this rank, so that other ranks do not wait.
 
 Before the dispatch, the rank sends tokens that need no expert, and computes those of the others.
-After it, NaN takes the place of what the rank did not compute. Either way its own error is raised
-when its part in the collectives is done. What fails inside a collective is not covered: there, the
-transport tells the other ranks.
+After it, NaN takes the place of what the rank did not compute. Between the collectives of an
+all2all backend, rows of the announced number take the place of those that could not be made
+(`Postponed`). Either way its own error is raised when its part in the collectives is done. What
+fails inside a collective is not covered: nobody knows whether the other ranks have taken part.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
+from moe.byte_views import as_bytes
 from moe.types import TORCH_DTYPE, Routing
 
 if TYPE_CHECKING:
@@ -20,6 +22,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from moe.spec import LayerSpec
+
+T = TypeVar("T")
+
+
+_UNTOLD = "the other ranks were not told, since that failed, too: {}"
 
 
 class EndedError(Exception):
@@ -34,12 +41,48 @@ class EndedError(Exception):
         self.error = error
 
 
+class Postponed:
+    """Keep the first error of this rank's own work until it has taken part in all collectives.
+
+    error: it, or None.
+    """
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+
+    def made(self, make: Callable[[], T], otherwise: Callable[[], T]) -> T:
+        """Return what `make` returns; if it fails, or an earlier one did, what `otherwise` returns.
+
+        Raises the first error if `otherwise` fails, too: the other ranks then wait.
+        """
+        if self.error is None:
+            try:
+                return make()
+            except Exception as error:  # raised by `end`, or by whom `error` is handed to
+                self.error = error
+        try:
+            return otherwise()
+        except Exception as later:
+            self.error.add_note(_UNTOLD.format(later))
+            raise self.error from later
+
+    def end(self) -> None:
+        """Raise EndedError if there was an error: the collectives are done."""
+        if self.error is not None:
+            raise EndedError(self.error) from self.error
+
+
+def filled(x: Tensor, rows: int, value: float = 0) -> Tensor:
+    """Return `rows` rows of this value as wide as those of x, [T, ...], and in its dtype."""
+    return as_bytes(x).new_full((rows, *x.shape[1:]), value).view(x.dtype)
+
+
 def take_part(action: Callable[[], object], error: Exception) -> None:
     """Call `action`, which other ranks wait for. If it fails, too, add a note to the error."""
     try:
         action()
     except Exception as later:  # such as of a device that takes no more work
-        error.add_note(f"the other ranks were not told, since that failed, too: {later}")
+        error.add_note(_UNTOLD.format(later))
 
 
 def empty_tokens(layer_spec: LayerSpec, x: Tensor, *, columns: int) -> Tensor:

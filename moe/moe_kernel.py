@@ -140,6 +140,8 @@ class MoEKernel:
         dispatched = self.prepare_finalize.prepare(sent, routing)
         micro_batches.switch()
         try:
+            if dispatched.error is not None:
+                raise dispatched.error
             partial = self._sums(dispatched, is_quantized=self.quant.input_scale_is_local)
         except Exception as error:
             micro_batches.switch()  # the same turns as of a call that succeeds
@@ -147,8 +149,10 @@ class MoEKernel:
             micro_batches.switch()
             raise failed_call.EndedError(error) from error
         micro_batches.switch()
-        out = self.prepare_finalize.finalize(partial, dispatched)
-        micro_batches.switch()
+        try:
+            out = self.prepare_finalize.finalize(partial, dispatched)
+        finally:
+            micro_batches.switch()
         spec = self.experts.layer_spec
         return out[:, : spec.unpadded_hidden].contiguous() if isinstance(spec, PaddedSpec) else out
 

@@ -175,6 +175,8 @@ class Dispatched:
     slots: [G] int32 slot of the token, if each row has one slot only; else None.
     block_counts: [e] int32 rows in use of each block, the first ones; None if there are no blocks.
     state: what the member's `finalize` needs of this call beside all this.
+    error: what failed on this rank after the ranks agreed on the call, or None. The rest then has
+        the right shapes and only serves to take part in `finalize`, see `abandon`.
     """
 
     x: Activations
@@ -184,6 +186,7 @@ class Dispatched:
     slots: Tensor | None = None
     block_counts: Tensor | None = None
     state: Any = None
+    error: Exception | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

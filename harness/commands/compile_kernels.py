@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import ExitCode, InfrastructureError, NothingSelected, UsageError, reason_of
+from harness.errors import ExitCode, InfrastructureError, NothingSelected, UsageError
 from harness.plan import machine, selection
 from harness.plan.plan import make_plan
 from moe.all2all import ALL2ALL
@@ -105,6 +105,8 @@ def compile_matrix(args: argparse.Namespace) -> int:
     limits = {PLATFORMS.row(name).arch: platform(name).shared_bytes or 0 for name in names}
     totals = {chip: ChipTotals(limit=limit) for chip, limit in limits.items()}
     cases = ", ".join(f"{chip} {len(of_chip)}" for chip, of_chip in ids.items())
+    if args.suite:
+        print(left_out(args.suite, args.config), end="")
     print(f"cases that differ in what they launch: {cases}", flush=True)
     failed_cases = _follow(worker(ids, args.cache, jobs), totals)
     print("\n".join(table(totals)))
@@ -124,15 +126,18 @@ def _idle(ids: dict[str, list[str]], totals: dict[str, ChipTotals]) -> Iterator[
 
 
 def _check(names: Iterable[str], cache: Path) -> None:
-    """Raise UsageError for a platform without compiled kernels, or a cache that is not a folder."""
+    """Raise UsageError for a platform without compiled kernels, or a cache that cannot be a folder.
+
+    Nothing is made: another error may still end the command.
+    """
     for name in names:
         if platform(name).triton_target is None:
             chips = ", ".join(row.name for row in PLATFORMS if platform(row.name).triton_target)
             raise UsageError(f"--platform {name}: Triton compiles nothing for it (chips: {chips})")
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--cache {cache}: cannot make this folder: {reason_of(error)}") from error
+    there = next(path for path in (cache, *cache.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        why = "cannot be written" if there.is_dir() else "is not a folder"
+        raise UsageError(f"--cache {cache}: cannot make this folder: {there} {why}")
 
 
 def _planned(args: argparse.Namespace, platform_name: str) -> list[str]:
@@ -158,6 +163,18 @@ def points_of(
             continue
         points |= dict.fromkeys(of_suite)
     return tuple(points)
+
+
+def left_out(suites: Iterable[str], config: Path | None) -> str:
+    """Return a line on the suites of the file that are neither named nor part of a named one."""
+    from harness.matrix.load import find, load
+
+    known = load(find(config)).suites
+    taken = list(suites)
+    for name in taken:  # grows by what each includes
+        taken += known[name].include if name in known else []
+    others = [name for name in known if name not in taken]
+    return f"not compiled: {', '.join(others)}; `--suite NAME` compiles it\n" if others else ""
 
 
 def ids_for(points: Iterable[MoETestConfig], platform_name: str) -> list[str]:

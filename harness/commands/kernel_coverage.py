@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.commands import compile_kernels
+from harness.commands.options import COMPILED
 from harness.errors import ExitCode, NothingSelected, UsageError
 from harness.plan import machine
 from harness.record.result import Verdict
@@ -23,8 +23,6 @@ from moe.platforms import PLATFORMS, platform
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable, Sequence
-
-CACHE = Path("build/compile-matrix")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +73,7 @@ def _possible(name: str, ids: list[str]) -> tuple[list[str], list[str]]:
     lines: list[str] = []
     failures: list[str] = []
     arch, jobs = PLATFORMS.row(name).arch, machine.usable_cores()
-    for event in compile_kernels.worker({arch: ids}, CACHE, jobs, "list"):
+    for event in compile_kernels.worker({arch: ids}, COMPILED, jobs, "list"):
         failures += [event["failed"]] if "failed" in event else []
         lines += event.get("specialisations", [])
     return lines, failures

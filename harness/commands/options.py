@@ -33,6 +33,8 @@ case, 75 a package or device is missing"""
 _COVERAGE_EXITS = """exit codes: 0 every combination that can run is covered, 1 one is not, 3 usage
 or configuration, 4 no case can run"""
 
+COMPILED = Path("build/compile-matrix")  # what `compile` and `coverage --kernels` keep
+
 _MODEL = "a real model's shapes: a name of configs/models.yaml, or the path of a config.json"
 
 
@@ -273,8 +275,8 @@ def _compile(command: argparse.ArgumentParser) -> None:
     add("--config", type=Path, metavar="FILE", help="the matrix file (configs/matrix.yaml)")
     text = "a chip; may be repeated (cuda_sm90, cuda_sm100, rocm_gfx942, rocm_gfx950)"
     add("--platform", action="append", metavar="NAME", help=text)
-    text = "results of earlier runs (build/compile-matrix)"
-    add("--cache", type=Path, default=Path("build/compile-matrix"), metavar="DIR", help=text)
+    text = f"results of earlier runs ({COMPILED})"
+    add("--cache", type=Path, default=COMPILED, metavar="DIR", help=text)
     add("--jobs", type=positive, metavar="N", help="kernels compiled at a time (one on each core)")
 
 

@@ -105,7 +105,11 @@ def _wrapped(texts: list[str]) -> list[str]:
 
 
 def _reason(result: CaseResult) -> list[str]:
-    return [f"reason: {result.reason}"] if result.reason else []
+    """Return the reason, and what each rank raised: the stacks of those that wait follow it."""
+    if not result.reason:
+        return []
+    raised = [_first(text) for text in result.messages if TRACEBACK in text.partition("\n")[0]]
+    return [f"reason: {result.reason}", *raised]
 
 
 def _summary(result: CaseResult, calls: list[tuple[int, CallDiagnosis]]) -> Iterator[str]:

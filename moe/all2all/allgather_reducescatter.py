@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from moe.all2all.base import PrepareFinalize
+from moe.all2all.base import PrepareFinalize, zeroed_padding
 from moe.all2all.sizes import exchange
 from moe.byte_views import as_bytes
+from moe.failed_call import Postponed, filled
 from moe.types import Dispatched, Routing
 
 if TYPE_CHECKING:
@@ -29,27 +30,33 @@ class AllGatherReduceScatter(PrepareFinalize):
         counts = exchange(
             group, x, routing, capacity=self.capacity, experts_of=self.experts_of
         ).counts
-        rows = max(counts)
-        codes = group.all_gather(_padded(x.codes, rows))
-        scale = x.scale
+        rows, own = max(counts), Postponed()
+
+        def gathered(t: Tensor, padding: float = 0) -> Tensor:
+            sent = own.made(lambda: _padded(t, rows, padding), lambda: filled(t, rows, padding))
+            return group.all_gather(sent)
+
+        codes, scale, adapters = gathered(x.codes), x.scale, routing.adapters
         if (
             scale is not None and x.format.has_row_scales
         ):  # a scale of all rows is equal on every rank
-            scale = group.all_gather(_padded(scale, rows))
-        gathered = Routing(
-            topk_ids=group.all_gather(_padded(routing.topk_ids, rows, -1)),
-            topk_weights=group.all_gather(_padded(routing.topk_weights, rows)),
-            adapters=None
-            if routing.adapters is None
-            else group.all_gather(_padded(routing.adapters, rows, -1)),
+            scale = gathered(scale)
+        of_all = Routing(
+            topk_ids=gathered(routing.topk_ids, -1),
+            topk_weights=gathered(routing.topk_weights),
+            adapters=None if adapters is None else gathered(adapters, -1),
         )
         sent = x.replace(codes=codes, scale=scale)
-        return Dispatched(x=sent, routing=gathered, counts=counts)
+        return Dispatched(x=sent, routing=of_all, counts=counts, error=own.error)
 
     def finalize(self, partial: Tensor, dispatched: Dispatched) -> Tensor:
-        real = dispatched.routing.topk_ids.amax(dim=1, keepdim=True) >= 0
-        safe = torch.where(real, partial, 0.0)  # padding rows are undefined
-        local_sum = self.group.reduce_scatter(safe.to(partial.dtype))
+        own = Postponed()
+        safe = own.made(
+            lambda: zeroed_padding(partial, dispatched.routing),
+            lambda: torch.full_like(partial, torch.nan),
+        )
+        local_sum = self.group.reduce_scatter(safe)
+        own.end()
         return local_sum[: dispatched.counts[self.group.rank]]
 
 

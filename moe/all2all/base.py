@@ -84,3 +84,9 @@ class PrepareFinalize(ABC):
             return self.holders.to(device)
         self.holders = self.holders.to(device)
         return self.holders
+
+
+def zeroed_padding(partial: Tensor, routing: Routing) -> Tensor:
+    """Return the sums [G, K] with zeros in padding rows, where they are undefined."""
+    real = routing.topk_ids.amax(dim=1, keepdim=True) >= 0
+    return torch.where(real, partial, 0.0).to(partial.dtype)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from moe.all2all.base import PrepareFinalize
+from moe.all2all.base import PrepareFinalize, zeroed_padding
 from moe.all2all.sizes import exchange
 from moe.byte_views import joined
+from moe.failed_call import Postponed, filled
 from moe.types import Dispatched, Routing
 
 if TYPE_CHECKING:
@@ -27,28 +28,38 @@ class Naive(PrepareFinalize):
         counts = exchange(
             self.group, x, routing, capacity=self.capacity, experts_of=self.experts_of
         ).counts
-        scale, adapters = x.scale, routing.adapters
-        if scale is not None and x.format.has_row_scales:
-            scale = self._from_all(scale, counts)
-        gathered = Routing(
-            topk_ids=self._from_all(routing.topk_ids, counts),
-            topk_weights=self._from_all(routing.topk_weights, counts),
-            adapters=None if adapters is None else self._from_all(adapters, counts),
-        )
-        sent = x.replace(codes=self._from_all(x.codes, counts), scale=scale)
-        return Dispatched(x=sent, routing=gathered, counts=counts)
+        scale, adapters, own = x.scale, routing.adapters, Postponed()
 
-    def _from_all(self, x: Tensor, counts: tuple[int, ...]) -> Tensor:
-        """Return the rows of all ranks in rank order. x: this rank's."""
+        def gathered(t: Tensor) -> Tensor:
+            parts = self._from_all(t, counts)
+            return own.made(lambda: joined(parts), lambda: filled(t, sum(counts)))
+
+        if scale is not None and x.format.has_row_scales:
+            scale = gathered(scale)
+        of_all = Routing(
+            topk_ids=gathered(routing.topk_ids),
+            topk_weights=gathered(routing.topk_weights),
+            adapters=None if adapters is None else gathered(adapters),
+        )
+        sent = x.replace(codes=gathered(x.codes), scale=scale)
+        return Dispatched(x=sent, routing=of_all, counts=counts, error=own.error)
+
+    def _from_all(self, x: Tensor, counts: tuple[int, ...]) -> list[Tensor]:
+        """Return the rows of each rank, in rank order. x: this rank's."""
         parts = []
         for root, count in enumerate(counts):
             is_own = root == self.group.rank
             part = x if is_own else x.new_empty((count, *x.shape[1:]))
             parts.append(self.group.broadcast(part, root) if count else part)
-        return joined(parts)
+        return parts
 
     def finalize(self, partial: Tensor, dispatched: Dispatched) -> Tensor:
-        real = dispatched.routing.topk_ids.amax(dim=1, keepdim=True) >= 0
-        total = self.group.all_reduce(torch.where(real, partial, 0.0).to(partial.dtype))
+        own = Postponed()
+        safe = own.made(
+            lambda: zeroed_padding(partial, dispatched.routing),
+            lambda: torch.full_like(partial, torch.nan),
+        )
+        total = self.group.all_reduce(safe)
+        own.end()
         start = sum(dispatched.counts[: self.group.rank])
         return total[start : start + dispatched.counts[self.group.rank]]

@@ -9,7 +9,7 @@ other one, those not in use have -1 as ids, and only the first call waits for th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,6 +19,7 @@ from moe.all2all.peer_memory import PeerPool
 from moe.all2all.row_places import one_after_the_other, reserved
 from moe.all2all.sizes import exchange
 from moe.errors import MoEError
+from moe.failed_call import Postponed, filled
 from moe.guarded_buffers import is_guarding
 from moe.kernels.place import place
 from moe.kernels.put import Rows, Targets, number_blocks, put_rows, words_of
@@ -62,14 +63,19 @@ class SymmMem(PrepareFinalize):
         Raises MoEError on every rank if one has more tokens than the capacity.
         """
         holders = self.known_holders(x.codes.device).to(torch.uint8)
-        position, counts = place(routing.topk_ids, holders)
+        own, ids = Postponed(), routing.topk_ids
+        position, counts = own.made(lambda: place(ids, holders), lambda: _nowhere(ids, holders))
         places = self._places(x, routing, counts)
         numbers = self._numbers(places, x.codes.device)
-        rows = _rows(x, routing, sum(places.counts[: self.group.rank]))
+        first = sum(places.counts[: self.group.rank])
         leases = self._leases(x, routing, places)
         if is_guarding():  # no rank may write before all have poisoned their buffers
             self._pool.meet(leases["numbers"])
-        put_rows(rows, _targets(leases, places, numbers), position, counts, holders)
+        targets = _targets(leases, places, numbers)
+        own.made(
+            lambda: put_rows(_rows(x, routing, first), targets, position, counts, holders),
+            lambda: put_rows(_no_rows(x, routing, first), targets, position, counts, holders),
+        )
         self._pool.meet(leases["numbers"])
         arrived = _arrived(leases["numbers"].tensor, places, routing)
         scale = leases["scale"].tensor[: places.used] if "scale" in leases else x.scale
@@ -85,6 +91,7 @@ class SymmMem(PrepareFinalize):
                 tokens=arrived.tokens,
                 leases=list(leases.values()),
             ),
+            error=own.error,
         )
 
     def _places(self, x: Activations, routing: Routing, counts: Tensor) -> Places:
@@ -129,9 +136,8 @@ class SymmMem(PrepareFinalize):
         return {**leases, "numbers": self._pool.take((size,), torch.int32, device)}
 
     def finalize(self, partial: Tensor, dispatched: Dispatched) -> Tensor:
-        sent: Exchange = dispatched.state
+        own, sent = Postponed(), dispatched.state
         places, numbers = sent.places, sent.numbers
-        words = words_of(partial)
         shape = (places.back_room, partial.shape[1])
         lease = self._pool.take(shape, partial.dtype, partial.device)
         if is_guarding():
@@ -143,12 +149,17 @@ class SymmMem(PrepareFinalize):
             limits=numbers["limits"],
             longest=max(places.limits),
         )
-        put_back(words, sent.tokens, way)
+        own.made(
+            lambda: put_back(words_of(partial), sent.tokens, way),
+            lambda: put_back(words_of(torch.full_like(partial, torch.nan)), sent.tokens, way),
+        )
         for used in sent.leases:
             self._pool.give_back(used)
         self._pool.meet(lease)
-        out = add_parts(lease.tensor, sent.position, numbers["back"])
+        back = lease.tensor
+        out = own.made(lambda: add_parts(back, sent.position, numbers["back"]), lambda: back)
         self._pool.give_back(lease)
+        own.end()
         return out
 
 
@@ -169,6 +180,23 @@ def _rows(x: Activations, routing: Routing, first: int) -> Rows:
         adapters=None if adapters is None else adapters.int().contiguous(),
         first=first,
     )
+
+
+def _no_rows(x: Activations, routing: Routing, first: int) -> Rows:
+    """Return as many rows that need no expert, in place of those that could not be put."""
+    scale, count = _row_scales(x), len(x.codes)
+    empty = x.replace(
+        codes=filled(x.codes, count), scale=None if scale is None else filled(scale, count)
+    )
+    nobody = replace(routing, topk_ids=torch.full_like(routing.topk_ids, -1))
+    return _rows(empty, nobody, first)
+
+
+def _nowhere(topk_ids: Tensor, holders: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what `place` returns of tokens that go to no rank."""
+    shape = len(holders), len(topk_ids)
+    position = topk_ids.new_full(shape, -1, dtype=torch.int32)
+    return position, topk_ids.new_zeros(len(holders), dtype=torch.int32)
 
 
 def _targets(leases: dict[str, PeerLease], places: Places, numbers: dict[str, Tensor]) -> Targets:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from moe import guarded_buffers
-from moe.all2all.all_to_all import AllToAll
+from moe.all2all import all_to_all
 from moe.all2all.all_to_all_batched import AllToAllBatched
 from moe.all2all.naive import Naive
 from moe.moe_kernel import MoEKernel
@@ -40,7 +40,7 @@ def sums_come_back_to_other_tokens(patch):
 # Of two ranks nothing else comes of it than of an offset that is taken twice on the second one.
 @mistake(*("last rank's sums lost", "Megatron !2824", "rank_missing", "offset_taken_twice"), **SENT)
 def what_the_last_rank_sends_back_is_not_added(patch):
-    edited(patch, AllToAll, "finalize", "for count in way.sent:", "for count in way.sent[:-1]:")
+    edited(patch, all_to_all, "_added", "for count in way.sent:", "for count in way.sent[:-1]:")
 
 
 @mistake(
@@ -79,8 +79,8 @@ def the_last_row_of_the_blocks_is_an_earlier_call_s(patch):
     patch.setattr(guarded_buffers, "view_of", view_of)
     edited(
         *(patch, AllToAllBatched, "_in_blocks"),
-        "as_bytes(lease.tensor)[way.at] = as_bytes(arrived)",
-        "as_bytes(lease.tensor)[way.at[:-1]] = as_bytes(arrived)[:-1]",
+        "as_bytes(lease.tensor)[way.at] = as_bytes(x)",
+        "as_bytes(lease.tensor)[way.at[:-1]] = as_bytes(x)[:-1]",
     )
 
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import torch
 
 from harness.fixtures.layer_under_test import local_tokens, make_subject
 from harness.fixtures.rank_context import RankContext
 from harness.matrix.case import MoETestConfig
+from moe import failed_call
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from harness.fixtures.tensors import Tokens
     from moe.layer import FusedMoE
@@ -22,9 +25,11 @@ if TYPE_CHECKING:
 Layer = Any  # a FusedMoE whose parts are replaced
 
 
-def each_fails_at(cases: Sequence[tuple[str, str]]) -> list[tuple[object, bool]]:
-    """Return `fails_at` of each (case id, place)."""
-    return [fails_at(*case) for case in cases]
+def all_fail(
+    cases: Sequence[tuple[str, str]], case_ids: Sequence[str]
+) -> tuple[list[tuple[object, bool]], list[list[tuple[object, bool]]]]:
+    """Return `fails_at` of each (case id, place), and `points_fail` of each case id."""
+    return [fails_at(*case) for case in cases], [points_fail(case_id) for case_id in case_ids]
 
 
 def fails_at(case_id: str, place: str) -> tuple[object, bool]:
@@ -45,17 +50,60 @@ def fails_at(case_id: str, place: str) -> tuple[object, bool]:
         layer = make_subject(case, context).layer
         first = called(layer, calls[0])
         failing = PLACES[place](layer, calls[1]) if rank == 1 else lambda: called(layer, calls[1])
-        told: object
-        try:
-            out = failing()
-        except (RuntimeError, ValueError) as error:
-            told = f"{error} {getattr(error, '__notes__', [])}"
-        else:
-            lost = out.isnan().any(dim=1)
-            torch.testing.assert_close(out[~lost], expected[1][~lost])
-            told = lost.nonzero().flatten().tolist()
+        told = outcome(failing, expected[1])
         third = called(layer, calls[2])
     return told, torch.equal(first, expected[0]) and torch.equal(third, expected[2])
+
+
+def points_fail(case_id: str) -> list[tuple[object, bool]]:
+    """Let the work of rank 1 fail at each point between the exchanges of a call, one call each.
+
+    Return of each call this rank's error, or which of its rows are NaN, the others being right; and
+    whether the call after it is right.
+    """
+    case, rank = MoETestConfig.from_id(case_id), int(os.environ["RANK"])
+    context = RankContext(
+        rank=rank, world_size=case.world_size, device=torch.device("cpu"), transport="gloo"
+    )
+    tokens = local_tokens(case, context, (case.m,) * case.dp_size, 0)
+    with torch.inference_mode():
+        layer = make_subject(case, context).layer
+        with failing_point(None) as points:
+            expected = called(layer, tokens)
+        told = []
+        for point in range(next(points)):
+            with failing_point(point if rank == 1 else None):
+                of_point = outcome(lambda: called(layer, tokens), expected)
+            told.append((of_point, torch.equal(called(layer, tokens), expected)))
+    return told
+
+
+@contextmanager
+def failing_point(point: int | None) -> Iterator[Iterator[int]]:
+    """Let this rank's work fail at a point; None: only count. Yield the counter of points."""
+    real, numbers = failed_call.Postponed.made, itertools.count()
+
+    def counted(self: object, make: Callable[[], object], otherwise: Callable[[], object]):
+        number = next(numbers)
+
+        def failing() -> object:
+            raise RuntimeError(f"point {number} failed")
+
+        return real(self, failing if number == point else make, otherwise)
+
+    with mock.patch.object(failed_call.Postponed, "made", counted):
+        yield numbers
+
+
+def outcome(call: Callable[[], torch.Tensor], expected: torch.Tensor) -> object:
+    """Return a call's error with its notes, or its rows that are NaN; others must be right."""
+    try:
+        out = call()
+    except (RuntimeError, ValueError) as error:
+        return f"{error} {getattr(error, '__notes__', [])}"
+    lost = out.isnan().any(dim=1)
+    torch.testing.assert_close(out[~lost], expected[~lost])
+    return lost.nonzero().flatten().tolist()
 
 
 def called(layer: FusedMoE, tokens: Tokens) -> torch.Tensor:

@@ -13,6 +13,7 @@ from harness.execute import run_case
 from harness.fixtures.rank_context import RankContext
 from harness.matrix.case import MoETestConfig
 from moe import intermediates
+from moe.all2all import all_to_all, all_to_all_batched
 from moe.all2all.all_to_all import AllToAll
 from moe.all2all.all_to_all_batched import AllToAllBatched
 from moe.all2all.allgather_reducescatter import AllGatherReduceScatter
@@ -105,7 +106,7 @@ def shared_output(patch) -> None:
 def a_token_for_each_slot(patch) -> None:
     """A token with two experts on a rank is sent there twice, each time with both ids."""
     edited(
-        patch, AllToAll, "prepare", "held.any(dim=2).nonzero(as_tuple=True)", "held.nonzero().T[:2]"
+        patch, AllToAll, "_goes", "held.any(dim=2).nonzero(as_tuple=True)", "held.nonzero().T[:2]"
     )
 
 
@@ -122,21 +123,21 @@ def a_token_left_out(patch) -> None:
 
 
 def scales_in_another_order(patch) -> None:
-    def change(found, _, x, *__):
+    def change(found, x, *_):
         return found.roll(1, dims=0) if x.dtype == torch.float32 else found
 
-    _around(patch, AllToAll, "_sent", change)
+    _around(patch, all_to_all, "_picked", change)
 
 
 def sums_of_other_tokens(patch) -> None:
-    edited(patch, AllToAll, "finalize", "way.tokens[part], back", "way.tokens[part].flip(0), back")
+    edited(patch, all_to_all, "_added", "way.tokens[part], back", "way.tokens[part].flip(0), back")
 
 
 def weights_of_other_slots(patch) -> None:
     edited(
         patch,
-        AllToAllBatched,
-        "finalize",
+        all_to_all_batched,
+        "_weighed",
         "way.weights[:, :, None]",
         "way.weights.flip(1)[..., None]",
     )

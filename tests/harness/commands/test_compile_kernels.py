@@ -140,6 +140,26 @@ def test_a_huge_suite_is_left_out_unless_it_is_named(worker, tmp_path, capfd, mo
     assert cli.main(argv) == 0
 
 
+def test_suites_that_are_neither_named_nor_included_are_told(tmp_path):
+    path = tmp_path / "matrix.yaml"
+    two = MATRIX.format(experts="triton").partition("suites:\n")[2].replace("  one:", "  two:", 1)
+    three = two.replace("  two:", "  three:").replace("blocks:", "include: [one]\n    blocks:")
+    path.write_text(MATRIX.format(experts="triton") + two + three)
+    text = "not compiled: {}; `--suite NAME` compiles it\n"
+    assert compile_kernels.left_out(["one"], path) == text.format("two, three")
+    assert compile_kernels.left_out(["three"], path) == text.format("two")
+    assert compile_kernels.left_out(["two", "three"], path) == ""
+
+
+def test_an_unknown_suite_leaves_no_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "matrix.yaml").write_text(MATRIX.format(experts="triton"))
+    argv = ["--config", "matrix.yaml", "--platform", "cuda_sm90", "--suite", "nosuch"]
+    assert cli.main(["compile", *argv]) == 3
+    assert "nosuch" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["matrix.yaml"]
+
+
 @pytest.mark.parametrize(
     ("argv", "text"),
     [

@@ -216,6 +216,16 @@ def test_an_error_keeps_the_end_of_its_traceback():
     assert headline(error) == "rank 0,1: Traceback"
 
 
+def test_what_a_rank_raised_stands_above_the_stacks_of_those_that_wait():
+    frames = (f"  File {i}" for i in range(100))
+    trace = "\n".join([failure_text.TRACEBACK, *frames, "RuntimeError: boom"])
+    waits = "\n".join(["rank 0: still running after 2.2 s", *(f"  File {i}" for i in range(30))])
+    stuck = CaseResult(
+        case_id=CASE, verdict=Verdict.ERROR, reason="stuck", messages=(f"rank 1: {trace}", waits)
+    )
+    assert lines(stuck)[:2] == ["reason: stuck", "rank 1: RuntimeError: boom"]
+
+
 ENDS = [
     (Verdict.CRASHED, "crashed", ("rank 1: ended by SIGSEGV",), "rank 1: ended by SIGSEGV"),
     (Verdict.HUNG, "hung", ("rank 0: still running after 3 s",), "rank 0: still running after 3 s"),
