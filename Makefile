@@ -3,8 +3,8 @@
 #   make test          the project's own checks and tests
 #   make test-extra-rows   with one more row in every table (tests/extra_rows), the tests that can
 #                          tell: see tests/row_selection.py
-#   make compile-matrix    compiles the Triton kernels that the suites of CI launch for other chips,
-#                          without a GPU; ARGS="--suite nightly" compiles those of another suite, too
+#   make compile-matrix    compiles the Triton kernels that the suites ci and ci8 launch for other chips,
+#                          without a GPU; ARGS="--suite nightly" adds those of another suite
 #   make bench-kernels     times every format of the Triton kernels beside other backends, on a GPU
 #   make bench-all2all     times dispatch and combine of each all2all backend
 #   make bench-reliability   the same faults under this runner, torch's spawn, its test case and xdist
@@ -58,7 +58,7 @@ test-matrix: setup
 	$(PY) -m harness run --suite $(SUITE) $(ARGS)
 
 compile-matrix: setup
-	$(PY) -m harness compile --suite smoke --suite ci --suite ci8 $(ARGS)
+	$(PY) -m harness compile --suite ci --suite ci8 $(ARGS)
 
 golden: setup
 	$(PY) -m harness.plan.golden
