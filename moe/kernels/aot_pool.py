@@ -92,13 +92,13 @@ def _given(
 
 
 def _started(request: Request, compiler: Callable[[Request], Compiled]) -> _Worker:
-    here, there = _FORK.Pipe()
+    pipe, child_end = _FORK.Pipe()
     printed = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - see _result, _end
     # The child closes its copy of this end, so that it ends when this process is gone.
-    process = _FORK.Process(target=_serve, args=(compiler, there, here, printed.fileno()))
+    process = _FORK.Process(target=_serve, args=(compiler, child_end, pipe, printed.fileno()))
     process.start()
-    there.close()
-    return _Worker(process=process, pipe=here, printed=printed, request=request, started=0.0)
+    child_end.close()
+    return _Worker(process=process, pipe=pipe, printed=printed, request=request, started=0.0)
 
 
 def _serve(
