@@ -11,12 +11,13 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from harness.commands import last_lines, strategies
+from harness.commands import fuzz_coverage, fuzz_space, last_lines
 from harness.commands.fuzz_loop import Fuzzer
 from harness.commands.fuzz_shrink import batch
 from harness.commands.model_strategies import with_model
 from harness.engine.forkserver_pool import Pool
 from harness.errors import NothingSelected, UsageError
+from harness.matrix.case import MoETestConfig
 from harness.plan import machine, model_selection, requirements
 from harness.plan.manifest import describe, folder_for
 from harness.plan.plan import TIME_LIMIT, make_plan
@@ -29,10 +30,12 @@ from harness.record.run_folder import ROOT, RunFolder
 from harness.record.summary import repeat_command, summarize
 from moe.layers import COMPOSED
 
+FIRST = 8  # cases drawn to see whether any can run
+
 if TYPE_CHECKING:
     import argparse
 
-    from harness.matrix.case import MoETestConfig
+    from harness.commands.fuzz_space import Space
     from harness.plan.machine import Machine
 
 
@@ -42,12 +45,13 @@ def main(args: argparse.Namespace) -> int:
     _check(args)
     local = _machine(args)
     requirements.check(args.require, local)
-    space = strategies.space_for(local, args.experts, args.layer)
+    fixed = fuzz_space.fixed_values(args.fixed)
+    space = fuzz_space.space_for(local, args.experts, args.layer, fixed)
     model = model_selection.of_model(args)
     if model is not None:
         space = with_model(space, model)
         print(model.note)
-    first = batch(replace(space, batch=1), args.seed, 0)
+    first = batch(replace(space, batch=FIRST), args.seed, 0)[:1]
     if not first:
         raise NothingSelected(_nothing(space, local))
     with _folder(args, space) as folder, Pool() as pool:
@@ -63,13 +67,22 @@ def main(args: argparse.Namespace) -> int:
         return _run(fuzzer, first, budget, args)
 
 
-def _nothing(space: strategies.Space, local: Machine) -> str:
+def _nothing(space: Space, local: Machine) -> str:
     """Return that no case runs on this machine, and why not, as far as a small case tells."""
     judge = Judge(local)
     known = (requirements.unavailable("experts", name, judge) for name in space.experts)
     reasons = [reason for reason in known if reason is not None] if space.layer == COMPOSED else []
+    reasons += [text for text in [_small_refusal(space)] if space.fixed and text is not None]
     detail = f": {reasons[0]}" if reasons else "; `python -m harness doctor` names the reasons"
-    return f"no case of {space.under_test} would run here{detail}"
+    named = f"{space.under_test}{' with --set' if space.fixed else ''}"
+    return f"no case of {named} would run here{detail}"
+
+
+def _small_refusal(space: Space) -> str | None:
+    """Return why a small case with the fixed values is refused, or None."""
+    sizes = {"m": 4, "n": 128, "k": 128, "num_experts": 8, "top_k": 2, **space.fixed}
+    reason = space.judge(MoETestConfig(experts=space.experts[0], layer=space.layer, **sizes))[1]
+    return f"{reason.code}: {reason.text}" if reason else None
 
 
 def _time_limit(args: argparse.Namespace) -> float:
@@ -94,7 +107,7 @@ def _machine(args: argparse.Namespace) -> Machine:
     return replace(local, devices=args.devices)
 
 
-def _folder(args: argparse.Namespace, space: strategies.Space) -> RunFolder:
+def _folder(args: argparse.Namespace, space: Space) -> RunFolder:
     """Create the run's folder and print its path."""
     selected = Selection(points=(), suite="fuzz", time_limit=_time_limit(args))
     info = describe(args.argv, selected, make_plan([], space.machine), seed=args.seed)
@@ -128,6 +141,9 @@ def _finish(fuzzer: Fuzzer, began: float) -> int:
     fuzzer.folder.write_summary(counts)
     for result in fuzzer.smallest:
         print(f"smallest {result.verdict}: {repeat_command(result.case_id)}")
+    if fuzzer.results:
+        ran = map(MoETestConfig.from_id, fuzzer.results)
+        print(fuzz_coverage.pairs_line(fuzzer.space, ran))
     for line in last_lines.assumed_numerics(fuzzer.results.values()):
         print(line)
     counted = replace(summary, counts={**summary.counts, Verdict.VACUOUS: 0})

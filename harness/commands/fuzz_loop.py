@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, cast
 
 from harness.commands import fuzz_report
 from harness.commands.fuzz_report import ALARMS
-from harness.commands.fuzz_shrink import TimeIsUp, batch, shrink
+from harness.commands.fuzz_shrink import TimeIsUp, shrink, shrink_by_field
+from harness.commands.fuzz_steering import Steering
 from harness.engine import scheduler
 from harness.engine.gang import START_LIMIT
 from harness.engine.run_options import RunOptions
@@ -24,7 +25,7 @@ from harness.record.events import CaseEnded, CaseStarted, GangStarted, RunStarte
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
-    from harness.commands import strategies
+    from harness.commands.fuzz_space import Space
     from harness.engine.forkserver_pool import Pool
     from harness.matrix.case import MoETestConfig
     from harness.record.events import Event
@@ -47,7 +48,7 @@ class Fuzzer:
     gang.
     """
 
-    space: strategies.Space
+    space: Space
     seed: int
     folder: RunFolder
     pool: Pool
@@ -57,7 +58,11 @@ class Fuzzer:
     results: dict[str, CaseResult] = field(default_factory=dict)
     smallest: list[CaseResult] = field(default_factory=list)
     earlier: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    steering: Steering = field(init=False)
     failures: int = 0
+
+    def __post_init__(self) -> None:
+        self.steering = Steering(self.space, self.seed)
 
     def warm(self, cases: list[MoETestConfig]) -> None:
         """Start a gang and end it, so that the budget does not pay for the first start."""
@@ -82,7 +87,7 @@ class Fuzzer:
 
     def _new_cases(self, number: int, max_cases: int | None) -> list[MoETestConfig]:
         """Return the cases of a batch that have not run yet, at most as many as may still run."""
-        in_batch = batch(self.space, self.seed, number)
+        in_batch = self.steering.batch(number)
         cases = [case for case in in_batch if case.id not in self.results]
         return cases if max_cases is None else cases[: max_cases - len(self.results)]
 
@@ -153,15 +158,21 @@ class Fuzzer:
                 alone[tried.id] = self._run_alone(tried, until)
             return alone[tried.id].verdict is result.verdict
 
+        drawn = self.steering.drawn[case]
         try:
             is_repeatable = fails(case)
+            drawn_fails = is_repeatable and (drawn == case or fails(drawn))
         except TimeIsUp:
             _show(f"no time left to run it alone: {case.id}")
             return
         if not is_repeatable:
             _show(fuzz_report.dependent_line(alone[case.id], self.earlier.get(case.id, ())))
             return
-        smallest = alone[shrink(self.space, self.seed, number, case, fails, until).id]
+        if drawn_fails:
+            least = shrink(self.space, self.seed, number, drawn, fails, until)
+        else:
+            least = shrink_by_field(self.space, case, fails, until)
+        smallest = alone[least.id]
         self.smallest.append(smallest)
         _show(*fuzz_report.smallest_lines(smallest, len(alone), self.folder.path))
 

@@ -16,11 +16,13 @@ import hypothesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
 
-from harness.commands import model_strategies, strategies
+from harness.commands import model_strategies
+from harness.commands.fuzz_simpler import simpler
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from harness.commands.fuzz_space import Space
     from harness.matrix.case import MoETestConfig
 
     Fails = Callable[[MoETestConfig], bool]
@@ -34,7 +36,7 @@ class _StillFails(Exception):
     """Tell hypothesis that a simpler case fails as well."""
 
 
-def batch(space: strategies.Space, seed: int, number: int) -> list[MoETestConfig]:
+def batch(space: Space, seed: int, number: int) -> list[MoETestConfig]:
     """Return the cases of one batch, all different; the same for the same arguments.
 
     Empty if the plan refuses whatever is drawn.
@@ -53,7 +55,7 @@ def batch(space: strategies.Space, seed: int, number: int) -> list[MoETestConfig
 
 
 def shrink(
-    space: strategies.Space,
+    space: Space,
     seed: int,
     number: int,
     failing: MoETestConfig,
@@ -71,11 +73,11 @@ def shrink(
     simplest = _shrink_by_hypothesis(space, _seed_of(seed, number), failing, fails, until)
     if simplest is None:
         raise AssertionError(f"batch {number} of seed {seed} was drawn again without {failing.id}")
-    return _shrink_by_field(space, simplest, fails, until)
+    return shrink_by_field(space, simplest, fails, until)
 
 
 def _shrink_by_hypothesis(
-    space: strategies.Space, seed: int, failing: MoETestConfig, fails: Fails, until: float
+    space: Space, seed: int, failing: MoETestConfig, fails: Fails, until: float
 ) -> MoETestConfig | None:
     """Return hypothesis' simplest case, or None if the seed does not draw `failing`.
 
@@ -103,16 +105,14 @@ def _shrink_by_hypothesis(
     return None
 
 
-def _shrink_by_field(
-    space: strategies.Space, case: MoETestConfig, fails: Fails, until: float
-) -> MoETestConfig:
+def shrink_by_field(space: Space, case: MoETestConfig, fails: Fails, until: float) -> MoETestConfig:
     """Return a failing case of which no single field can be made simpler, if time allows."""
     try:
-        for simpler in strategies.simpler(space, case):
+        for tried in simpler(space, case):
             if time.monotonic() >= until:
                 break
-            if fails(simpler):
-                return _shrink_by_field(space, simpler, fails, until)
+            if fails(tried):
+                return shrink_by_field(space, tried, fails, until)
     except TimeIsUp:
         pass
     return case

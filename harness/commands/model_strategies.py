@@ -20,13 +20,12 @@ from harness.matrix.case import ONE_RANK_TOKENS, TOKEN_COUNTS
 from harness.plan.manifest import refused_cases
 from harness.plan.plan import make_plan
 from harness.report.tables import skip_lines
-from moe.experts import EXPERTS
-from moe.layers import COMPOSED, LAYERS
+from moe.layers import COMPOSED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from harness.commands.strategies import Space
+    from harness.commands.fuzz_space import Space
     from harness.matrix.case import MoETestConfig
     from harness.plan.model_selection import ModelPoints
 
@@ -38,7 +37,7 @@ def cases_of(space: Space) -> st.SearchStrategy[MoETestConfig]:
 
 def with_model(space: Space, model: ModelPoints) -> Space:
     """Return the space of one model's cases. Raises NothingSelected if none would run here."""
-    alike = dict.fromkeys(point.replace(m=1) for point in model.points)
+    alike = dict.fromkeys(point.replace(**{"m": 1, **space.fixed}) for point in model.points)
     if space.layer == COMPOSED:
         points = [point.replace(experts=name) for point in alike for name in space.experts]
     else:
@@ -54,11 +53,11 @@ def with_model(space: Space, model: ModelPoints) -> Space:
 def _cases(draw: Callable[[Any], Any], space: Space) -> MoETestConfig:
     """Draw one case of a model that the plan does not refuse."""
     base = draw(st.sampled_from(space.bases))
-    row = EXPERTS.row(base.experts) if base.layer == COMPOSED else LAYERS.row(base.layer)
+    row = space.row_of(base.experts)
     case: MoETestConfig = base.replace(
         m=draw(strategies.token_counts(space, base.dp_size)),
         all2all=draw(st.sampled_from(row_choices.all2alls(base.layout, row))),
         tokens=draw(st.sampled_from(TOKEN_COUNTS if base.dp_size > 1 else ONE_RANK_TOKENS)),
         seed=draw(st.integers(0, strategies.SEEDS - 1)),
-    )
-    return case if strategies.runs(case, space) else reject()
+    ).replace(**space.fixed)
+    return case if space.runs(case) else reject()

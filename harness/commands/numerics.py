@@ -133,7 +133,7 @@ def _points(args: argparse.Namespace) -> Iterator[Sequence[MoETestConfig]]:
 def of_layer(name: str) -> dict[str, str]:
     """Return the axes of a whole layer, with a router that it has: the default if it can be."""
     member = {"experts": OWN, "layer": name}
-    router = row_choices.router_of(LAYERS.row(name))
+    router = row_choices.routers(LAYERS.row(name))[0]
     return member if router == MoETestConfig.router else {**member, "router": router}
 
 

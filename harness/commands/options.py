@@ -236,6 +236,8 @@ def _fuzz(command: argparse.ArgumentParser) -> None:
     )
     add("--experts", metavar="NAME", help="one experts backend: a name or pkg.mod:Class")
     _layer(command)
+    text = "what every case has, as in case ids: router:sigmoid no_renorm tp:2; may be repeated"
+    add("--set", dest="fixed", nargs="+", action="extend", default=[], metavar="TOKEN", help=text)
     _model(command)
     add("--devices", type=positive, metavar="N", help="use N of this machine's GPUs")
     add("--out", type=Path, metavar="DIR", help="the run's folder (runs/TIME-fuzz)")

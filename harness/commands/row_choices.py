@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from harness.matrix.case import AXES, MoETestConfig
+from harness.matrix.case import AXES, LAYOUT_AXES, MoETestConfig
 from moe.activations import ACTIVATIONS
 from moe.all2all import ALL2ALL
 from moe.layer_needs import layout_refusal
@@ -13,9 +13,12 @@ from moe.layers.layer_row import OwnLayerSpec, layout_words
 from moe.layout import Layout
 from moe.need import Anything
 from moe.quant import QUANT
+from moe.routers import ROUTERS
 from moe.spec import DTYPE_BYTES
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from moe.spec import MemberSpec
 
 WORLDS = (1, 2, 3, 4, 8)
@@ -32,15 +35,34 @@ def takes(row: MemberSpec, *words: str) -> bool:
     return not isinstance(row, OwnLayerSpec) or set(words) <= row.takes
 
 
-def router_of(row: MemberSpec) -> str:
-    """Return a router that a whole layer has: the default if it can be. Experts take any."""
-    if not isinstance(row, OwnLayerSpec) or isinstance(row.routers, Anything):
-        return MoETestConfig.router
-    return MoETestConfig.router if MoETestConfig.router in row.routers else min(row.routers)
+def routers(row: MemberSpec) -> list[str]:
+    """Return the routers that a whole layer has, the default first; all for experts."""
+    if isinstance(row, OwnLayerSpec) and not isinstance(row.routers, Anything):
+        names = sorted(row.routers)
+    else:
+        names = list(ROUTERS.rows)
+    return sorted(names, key=lambda name: name != MoETestConfig.router)
 
 
-def layouts_of(max_world: int, row: MemberSpec) -> list[Layout]:
-    """Return every layout of every world, small worlds first and about as often as large ones."""
+def weighings(row: OwnLayerSpec) -> tuple[bool, ...]:
+    """Return whether router weights multiply the input of a whole layer's experts: what to draw."""
+    return (False, True) if "weights_input" in row.takes else (False,)
+
+
+def layouts_of(
+    max_world: int, row: MemberSpec, fixed: Mapping[str, Any] | None = None
+) -> list[Layout]:
+    """Return every layout of every world, small worlds first and about as often as large ones.
+
+    fixed: values that a layout must have, by field name; names of other axes do not matter. If no
+    such layout is among the usual ones, return the simplest one.
+    """
+    wanted = {name: value for name, value in (fixed or {}).items() if name in LAYOUT_AXES}
+    usual = [x for x in _usual_layouts(max_world, row) if wanted.items() <= vars(x).items()]
+    return usual or [Layout(**{"dp_size": 1, "tp_size": 1, **wanted})]
+
+
+def _usual_layouts(max_world: int, row: MemberSpec) -> list[Layout]:
     worlds = [_layouts_in(world) for world in WORLDS if world <= max_world]
     layouts = [
         [x for x in of_world if takes(row, *layout_words(x)) and _splits(row, x)]
@@ -51,7 +73,7 @@ def layouts_of(max_world: int, row: MemberSpec) -> list[Layout]:
         layout
         for of_world in layouts
         for layout in of_world
-        for _ in range(largest // len(of_world))
+        for _ in range(largest // max(1, len(of_world)))
     ]
 
 

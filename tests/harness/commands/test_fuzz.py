@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from harness.cli import main
-from harness.commands import fuzz, fuzz_loop, strategies
-from harness.commands.fuzz_shrink import batch
+from harness.commands import fuzz, fuzz_loop, fuzz_space, strategies
+from harness.commands.fuzz_space import space_for
+from harness.commands.fuzz_steering import Steering
 from harness.errors import ExitCode
 from harness.plan import machine
 from harness.record.events import CaseEnded
@@ -42,7 +43,8 @@ def test_a_run_leaves_a_folder_like_any_other(tmp_path, capsys):
     assert "cases=5 passed=5" in said
     events = RunFolder.open(folder).events()
     ended = [event.result.case_id for event in events if isinstance(event, CaseEnded)]
-    first = {case.id for case in batch(strategies.space_for(machine.detect(), "torch_loop"), 3, 0)}
+    space = space_for(machine.detect(), "torch_loop")
+    first = {case.id for case in Steering(space, 3).batch(0)}
     assert len(set(ended)) == len(ended) == 5
     assert set(ended) <= first
     assert sorted(json.loads((folder / "run.json").read_text())["cases"]) == sorted(ended)
@@ -79,13 +81,13 @@ def small_space(one_core, monkeypatch):
     for name, value in small.items():
         monkeypatch.setattr(strategies, name, value)
     space = dataclasses.replace(
-        strategies.space_for(machine.detect(), LOSES_THE_THIRD),
+        space_for(machine.detect(), LOSES_THE_THIRD),
         max_world=1,
         tokens=2,
         weights=2**16,
         batch=8,
     )
-    monkeypatch.setattr(strategies, "space_for", lambda *_: space)
+    monkeypatch.setattr(fuzz_space, "space_for", lambda *_: space)
     return space
 
 
@@ -102,7 +104,9 @@ def has_one_large_mistake(cases):
 def test_a_backend_s_mistake_is_found_and_shrunk(small_space, tmp_path, capsys):
     """With a seed that draws the mistake once among the first four cases, among right ones."""
     seed = next(
-        seed for seed in itertools.count() if has_one_large_mistake(batch(small_space, seed, 0)[:4])
+        seed
+        for seed in itertools.count()
+        if has_one_large_mistake(Steering(small_space, seed).batch(0)[:4])
     )
     asked = ["fuzz", "--cases", "4", "--experts", LOSES_THE_THIRD, "-x", "--seed", str(seed)]
     code = main([*asked, "--budget", "5m", "--out", str(tmp_path / "run")])
@@ -204,3 +208,40 @@ def test_what_was_assumed_is_told_at_the_end(tmp_path, capsys):
     argv = ["fuzz", "--experts", silent, "--cases", "2", "--budget", "60s"]
     assert main([*argv, "--out", str(tmp_path / "f")]) == ExitCode.PASSED
     assert f"python -m harness numerics --experts {silent}" in capsys.readouterr().out
+
+
+def test_what_is_set_is_in_every_case(tmp_path, capsys):
+    """Also a router and a layer's options, which no other option names."""
+    asked = ["--set", "router:triton_sigmoid-no_renorm", "tp:2", "--cases", "3", "--budget", "60s"]
+    folder = tmp_path / "run"
+    argv = ["fuzz", "--experts", "torch_loop", *asked, "--out", str(folder)]
+    assert main(argv) == ExitCode.PASSED
+    assert re.search(r"pairs of values of two axes, at most \d+% of", capsys.readouterr().out)
+    cases = json.loads((folder / "run.json").read_text())["cases"]
+    assert len(cases) == 3
+    for token in ("-tp:2-", "-no_renorm-", "-router:triton_sigmoid"):
+        assert all(token in case for case in cases)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        (["rooter:sigmoid"], "--set: token 'rooter:sigmoid': no field is called 'rooter', did"),
+        (["router:sigmod"], "sigmod"),
+        (["topk:0"], "--set: top_k must be at least 1, not 0"),
+        (["tp:2", "tp:4"], "--set: token 'tp:4': tp_size is given twice"),
+        (["layer:a.b:C"], "--set: write --layer a.b:C"),
+    ],
+)
+def test_what_cannot_be_set_is_a_usage_error(tokens, message, tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert main(["fuzz", "--set", *tokens, "--out", str(folder)]) == ExitCode.USAGE
+    assert message in capsys.readouterr().err
+    assert not folder.exists()
+
+
+def test_values_that_no_case_can_have_together_are_told_with_a_reason(tmp_path, capsys):
+    argv = ["fuzz", "--experts", "torch_loop", "--set", "dp:2", "pcp:3", "--budget", "5s"]
+    assert main([*argv, "--out", str(tmp_path / "run")]) == ExitCode.NOTHING_SELECTED
+    text = "no case of torch_loop with --set would run here: "
+    assert capsys.readouterr().err.startswith(text)

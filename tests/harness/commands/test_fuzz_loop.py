@@ -8,8 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from harness.commands import fuzz_loop, fuzz_shrink, strategies
+from harness.commands import fuzz_loop, fuzz_shrink
 from harness.commands.fuzz_loop import MAX_SHRINKS, SHRINK_RUNS, Fuzzer
+from harness.commands.fuzz_space import space_for
 from harness.engine import scheduler
 from harness.plan import machine
 from harness.record.events import CaseEnded, CaseStarted
@@ -18,7 +19,7 @@ from harness.record.run_folder import RunFolder
 from tests.harness.record.infos import run_info
 
 CPU = dataclasses.replace(machine.planned_for("cpu"), planned=False)
-SPACE = strategies.space_for(CPU, "torch_loop")
+SPACE = space_for(CPU, "torch_loop")
 BUDGET, CASE = 30.0, 1.0  # seconds
 
 

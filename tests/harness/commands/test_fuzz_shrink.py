@@ -7,10 +7,11 @@ import time
 
 from harness.commands import strategies
 from harness.commands.fuzz_shrink import batch, shrink
+from harness.commands.fuzz_space import space_for
 from harness.plan import machine
 
 CPU = dataclasses.replace(machine.planned_for("cpu"), planned=False)
-SPACE = strategies.space_for(CPU)
+SPACE = space_for(CPU)
 
 
 def _wrong(case):

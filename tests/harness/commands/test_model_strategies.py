@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from harness.commands.fuzz_shrink import batch, shrink
+from harness.commands.fuzz_space import space_for
 from harness.commands.model_strategies import with_model
-from harness.commands.strategies import space_for
 from harness.errors import NothingSelected
 from harness.plan.machine import planned_for
 from harness.plan.model_selection import of_model

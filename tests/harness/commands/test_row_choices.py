@@ -55,8 +55,11 @@ def test_a_whole_layer_gets_layouts_that_it_takes_and_no_all2all():
 def test_a_whole_layer_gets_a_router_that_it_has():
     has = dataclasses.replace
     plain = LAYERS.row("torchtitan_moe")
-    assert row_choices.router_of(has(plain, routers=frozenset({"sigmoid", "softmax"}))) == "softmax"
+    assert row_choices.routers(has(plain, routers=frozenset({"sigmoid", "softmax"}))) == [
+        "softmax",
+        "sigmoid",
+    ]
     other = has(plain, routers=frozenset({"sigmoid", "topk_softmax"}))
-    assert row_choices.router_of(other) == "sigmoid"
-    assert row_choices.router_of(has(plain, routers=ANY)) == "softmax"
-    assert row_choices.router_of(EXPERTS.row("torch_loop")) == "softmax"
+    assert row_choices.routers(other) == ["sigmoid", "topk_softmax"]
+    assert row_choices.routers(has(plain, routers=ANY))[0] == "softmax"
+    assert row_choices.routers(EXPERTS.row("torch_loop"))[0] == "softmax"

@@ -103,8 +103,9 @@ ASKED = """
 import dataclasses, json, sys
 from pathlib import Path
 
-from harness.commands import strategies
 from harness.commands.fuzz_shrink import batch
+from harness.commands.fuzz_simpler import simpler
+from harness.commands.fuzz_space import space_for
 from harness.errors import CaseError, ConfigError
 from harness.matrix import axis_table
 from harness.matrix.case import MoETestConfig
@@ -123,7 +124,7 @@ def error(function, *args):
 plain = MoETestConfig.from_id(sys.argv[1])
 fast = MoETestConfig.from_id(sys.argv[1] + "-clock:fast")
 here = dataclasses.replace(machine.planned_for("cpu"), planned=False)
-space = strategies.space_for(here, "torch_loop")
+space = space_for(here, "torch_loop")
 print(json.dumps({
     "id": fast.id,
     "value": error(MoETestConfig.from_id, sys.argv[1] + "-clock:fst"),
@@ -131,7 +132,7 @@ print(json.dumps({
     "file": error(load, Path("bad.yaml")),
     "schema": json.loads(schema())["definitions"]["Axes"]["properties"]["clock"],
     "drawn": sorted({case.clock for case in batch(space, 0, 0)}),
-    "simpler": [c.clock for c in strategies.simpler(space, fast) if c.clock != "fast"],
+    "simpler": [c.clock for c in simpler(space, fast) if c.clock != "fast"],
     "compared": content_key(fast) == content_key(plain),
     "page": [line for line in axis_table.page().splitlines() if "clock" in line],
 }))

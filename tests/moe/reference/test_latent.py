@@ -90,3 +90,17 @@ def test_what_each_tp_rank_projects_back_is_rounded():
     whole = variance(dp_size=4, use_ep=True)  # one sum of 4, whose step is four times that of 1
     alone = variance(tp_size=4)  # four sums of 1
     assert whole > 3 * alone
+
+
+def test_a_rank_without_tokens_has_no_rounding():
+    """As with `m:1` and `sp`, where the second of two ranks has none."""
+    layer = LayerSpec(
+        m=1,
+        hidden=16,
+        intermediate=8,
+        num_experts=1,
+        top_k=1,
+        layout=Layout(dp_size=1, tp_size=2, use_ep=True, sequence_parallel=True),
+        latent=4,
+    )
+    assert truth().rounding(torch.zeros(2, 0, 4), layer).shape == (0,)
