@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+import os
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from harness.errors import UsageError
+from harness.record.run_folder import RunFolder
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator
 
     from harness.engine.host_connection import Address
     from harness.engine.host_pool import HostPool
@@ -27,15 +30,34 @@ def machine_on(args: argparse.Namespace, detected: Machine) -> Machine:
         if args.token_file is not None:
             raise UsageError("--token-file goes with --hosts LIST")
         return detected
-    addresses(args.hosts)
-    if args.token_file is None:
-        raise UsageError("--hosts needs --token-file FILE, with the token that the hosts have")
-    if args.save_tensors:
+    _check_agents(args)
+    if _saves_tensors(args):
         raise UsageError("--hosts: tensors would stay on the hosts; leave out --save-tensors")
     if detected.devices:
         raise UsageError("--hosts is for CPUs so far, and this machine has GPUs; leave it out")
     features = detected.platform.features - ONE_HOST
     return replace(detected, platform=replace(detected.platform, features=features))
+
+
+def _check_agents(args: argparse.Namespace) -> None:
+    """Raise UsageError unless the options say how to reach the agents."""
+    from harness.engine import slurm_agents
+
+    if args.hosts == slurm_agents.SLURM:
+        slurm_agents.node_count(os.environ)
+        if args.token_file is not None:
+            raise UsageError("--hosts slurm makes a token of its own; leave out --token-file")
+        return
+    addresses(args.hosts)
+    if args.token_file is None:
+        raise UsageError("--hosts needs --token-file FILE, with the token that the hosts have")
+
+
+def _saves_tensors(args: argparse.Namespace) -> bool:
+    """Return whether the run would save tensors; a resumed one keeps its first setting."""
+    if args.resume is None:
+        return bool(args.save_tensors)
+    return RunFolder.open(args.resume).info.options.save_tensors
 
 
 def addresses(text: str) -> tuple[Address, ...]:
@@ -54,5 +76,18 @@ def pool_of(args: argparse.Namespace) -> AbstractContextManager[HostPool | None]
         return nullcontext()
     from harness.engine.host_connection import read_token
     from harness.engine.host_pool import HostPool
+    from harness.engine.slurm_agents import SLURM
 
+    if args.hosts == SLURM:
+        return _pool_in_slurm()
     return HostPool(addresses(args.hosts), read_token(args.token_file))
+
+
+@contextmanager
+def _pool_in_slurm() -> Iterator[HostPool]:
+    """Yield what starts gangs on the nodes of this Slurm allocation."""
+    from harness.engine import slurm_agents
+    from harness.engine.host_pool import HostPool
+
+    with slurm_agents.started() as (nodes, token), HostPool(nodes, token) as pool:
+        yield pool

@@ -208,7 +208,8 @@ def _run(command: argparse.ArgumentParser) -> None:
         help="tries of a failed case, each in a fresh gang",
     )
     add("--slots", type=positive, metavar="N", help=_SLOTS)
-    text = "spread each gang over these hosts, as 10.0.0.1:4000,10.0.0.2:4000; see `host`"
+    text = "spread each gang over these hosts, as 10.0.0.1:4000,10.0.0.2:4000; see `host`; slurm: "
+    text += "over the nodes of this Slurm allocation"
     add("--hosts", metavar="LIST", help=text)
     add("--token-file", type=Path, metavar="FILE", help="with --hosts: the token that they have")
     add("--time-limit", type=seconds, metavar="S", help="seconds that one case may take")

@@ -60,9 +60,11 @@ def add_flakes(command: argparse.ArgumentParser) -> None:
 def add_host(command: argparse.ArgumentParser) -> None:
     """Add the options of `host`."""
     add = command.add_argument
-    text = "address and port of one interface, as 10.0.0.1:4000; port 0 takes one that is free"
+    text = "address and port of one interface, as 10.0.0.1:4000; port 0 takes one that is free; "
+    text += "slurm: of this node, for one run"
     add("--listen", required=True, metavar="ADDRESS", help=text)
-    text = "a file with the token, which the run's machine has, too, and nobody else can read"
+    text = "a file with the token, which the run's machine has, too, and nobody else can read; "
+    text += "-: the first line of the input"
     add("--token-file", type=Path, required=True, metavar="FILE", help=text)
 
 

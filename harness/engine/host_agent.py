@@ -178,11 +178,12 @@ class Agent:
         server.setblocking(False)
         self._newcomers = Newcomers(token, say)
         self.session: Session | None = None
+        self.ended = 0  # runs
 
-    def serve(self) -> None:
-        """Serve until an exception, such as of a signal, ends it."""
+    def serve(self, runs: int | None = None) -> None:
+        """Serve so many runs, or until an exception, such as of a signal, ends it."""
         try:
-            while True:
+            while runs is None or self.ended < runs:
                 self.step()
         finally:
             self.close()
@@ -220,6 +221,7 @@ class Agent:
         if session.control.closed:
             session.close()
             self.session = None
+            self.ended += 1
             self._say("the run has ended")
 
     def _attach(self, order: Attach, channel: HostChannel) -> None:

@@ -20,6 +20,7 @@ from harness.errors import InfrastructureError, UsageError, reason_of
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import TextIO
 
 GONE_AFTER = 7  # seconds without an answer of the other host's kernel
 HANDSHAKE_LIMIT = 3.0  # seconds
@@ -64,6 +65,14 @@ def read_token(path: Path) -> bytes:
         raise UsageError(f"--token-file {str(path)!r}: others may read it; chmod 600 {path}")
     if len(token) < _LEAST_TOKEN:
         raise UsageError(f"--token-file {str(path)!r} has {len(token)} bytes, too few; {make}")
+    return token
+
+
+def input_token(file: TextIO) -> bytes:
+    """Return the token in the first line of an agent's input. Raises UsageError."""
+    token = file.readline().strip().encode()
+    if len(token) < _LEAST_TOKEN:
+        raise UsageError(f"--token-file -: the input's first line has {len(token)} bytes, too few")
     return token
 
 

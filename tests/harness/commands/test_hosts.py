@@ -53,3 +53,9 @@ def test_a_host_that_is_not_there_is_the_machines_fault_and_the_run_can_go_on(en
     assert "host 127.0.0.1:1 does not answer" in shown.err
     assert "to resume: python -m harness run --resume here" in shown.out
     assert engine.calls == []
+
+
+def test_a_run_that_saves_tensors_is_not_resumed_on_hosts(engine, capsys):
+    assert cli.main([*RUN, "--save-tensors", "--out", "here"]) == 0
+    assert cli.main(["run", "--resume", "here", *HOSTS]) == 3
+    assert "--hosts: tensors would stay on the hosts" in capsys.readouterr().err
