@@ -96,10 +96,11 @@ def gate_of(x: Tensor, gate: Tensor) -> Tensor:
 def plain_product(x: Tensor, w: Tensor) -> Tensor:
     """Return x @ w.T, [T, O], in their dtype, rounded once. x: [T, I], w: [O, I].
 
-    Without `out_dtype` cuBLAS can split a sum and round the partial sums to 16 bits.
+    Without `out_dtype` cuBLAS can split a sum and round the partial sums to 16 bits. On a CPU the
+    product of bf16 rows of odd length reads one value past each: a NaN there would be the result.
     """
     if torch.version.cuda is None or not x.is_cuda or x.dtype == torch.float32 or len(x) == 0:
-        return linear(x, w)
+        return linear(x.contiguous(), w)
     return torch.mm(x, w.T, out_dtype=torch.float32).to(x.dtype)
 
 

@@ -91,14 +91,14 @@ def _addresses(process: subprocess.Popen[bytes], count: int) -> tuple[Address, .
     until, text = time.monotonic() + START_LIMIT, ""
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)
-        while len(found := _LISTENING.findall(text)) < count or not text.endswith("\n"):
+        while len(listening := _LISTENING.findall(text)) < count or not text.endswith("\n"):
             ready = selector.select(until - time.monotonic())
             data = os.read(process.stdout.fileno(), 1 << 16) if ready else b""
             if not data:
                 why = "srun ended" if ready else f"{START_LIMIT:g} s are over"
-                raise InfrastructureError(f"{len(found)} of {count} agents listen, and {why}")
+                raise InfrastructureError(f"{len(listening)} of {count} agents listen, and {why}")
             text += data.decode(errors="replace")
-    return tuple(parse_address(address, "srun") for address in sorted(found))
+    return tuple(parse_address(address, "srun") for address in sorted(listening))
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -190,7 +190,13 @@ def of_last_failed(path: Path) -> Selection:
     ids = [case for case, result in last.items() if result.verdict in BAD]
     if not ids:
         raise NothingSelected(f"no case failed in {str(path)!r}; nothing to run again")
-    return replace(of_folder(folder), points=of_ids(ids).points, suite=None)
+    earlier = of_folder(folder)
+    retries = "1 retry" if earlier.retries == 1 else f"{earlier.retries} retries"
+    note = (
+        f"what did not pass in {path}, with its limits unless options set others: "
+        f"{earlier.time_limit:g} s a case, {retries}"
+    )
+    return replace(earlier, points=of_ids(ids).points, suite=None, note=note)
 
 
 def of_folder(folder: RunFolder) -> Selection:

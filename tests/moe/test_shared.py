@@ -5,7 +5,7 @@ import torch
 
 from moe.layout import Layout
 from moe.quant import QUANT
-from moe.shared import FusedShared, SharedExperts, shard_shared
+from moe.shared import FusedShared, SharedExperts, plain_product, shard_shared
 from moe.spec import LayerSpec, Scheme
 from moe.types import ExpertWeights, Routing
 
@@ -129,3 +129,12 @@ def test_fused_ones_are_in_every_row_s_slots(gated):
     factor = torch.sigmoid(x @ gate.T) if gated else torch.ones(3, 1)
     assert torch.allclose(made.topk_weights[:, 2:], factor.expand(3, 2))
     assert torch.equal(made.topk_weights[:, :2], routing.topk_weights)
+
+
+def test_what_follows_a_row_of_a_wider_tensor_is_not_read():
+    """oneDNN's bf16 product of 19 rows of odd length does; see docs/found.md."""
+    wide = torch.full((19, 66), float("nan"), dtype=torch.bfloat16)
+    x = wide[:, :65]
+    x.fill_(1)
+    product = plain_product(x, torch.ones(64, 65, dtype=torch.bfloat16))
+    assert torch.equal(product, torch.full((19, 64), 65.0, dtype=torch.bfloat16))

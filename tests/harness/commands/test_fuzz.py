@@ -223,23 +223,6 @@ def test_what_is_set_is_in_every_case(tmp_path, capsys):
         assert all(token in case for case in cases)
 
 
-@pytest.mark.parametrize(
-    ("tokens", "message"),
-    [
-        (["rooter:sigmoid"], "--set: token 'rooter:sigmoid': no field is called 'rooter', did"),
-        (["router:sigmod"], "sigmod"),
-        (["topk:0"], "--set: top_k must be at least 1, not 0"),
-        (["tp:2", "tp:4"], "--set: token 'tp:4': tp_size is given twice"),
-        (["layer:a.b:C"], "--set: write --layer a.b:C"),
-    ],
-)
-def test_what_cannot_be_set_is_a_usage_error(tokens, message, tmp_path, capsys):
-    folder = tmp_path / "run"
-    assert main(["fuzz", "--set", *tokens, "--out", str(folder)]) == ExitCode.USAGE
-    assert message in capsys.readouterr().err
-    assert not folder.exists()
-
-
 def test_values_that_no_case_can_have_together_are_told_with_a_reason(tmp_path, capsys):
     argv = ["fuzz", "--experts", "torch_loop", "--set", "dp:2", "pcp:3", "--budget", "5s"]
     assert main([*argv, "--out", str(tmp_path / "run")]) == ExitCode.NOTHING_SELECTED

@@ -8,15 +8,11 @@ from statistics import median
 import pytest
 
 from harness.commands.fuzz_shrink import batch
-from harness.commands.fuzz_simpler import simpler
 from harness.commands.fuzz_space import space_for
-from harness.matrix.case import MoETestConfig
 from harness.matrix.exactness import exact_refusal, is_bitwise
 from harness.plan import cost, machine
 from harness.plan.plan import make_plan
-from moe.errors import UnknownMemberError
 from moe.experts import EXPERTS
-from moe.layers import LAYERS
 from moe.quant import QUANT
 from moe.spec import ANY, MemberSpec, Needs
 
@@ -84,23 +80,6 @@ def test_some_cases_of_every_method_are_exact(method, monkeypatch):
     assert all(is_bitwise(case) for case in exact)
 
 
-def test_an_exact_case_is_made_simpler_by_what_keeps_it_so():
-    exact = MoETestConfig(
-        experts="torch_loop",
-        m=4,
-        n=256,
-        k=256,
-        num_experts=8,
-        top_k=4,
-        shared_experts=1,
-        exact=True,
-    )
-    found = list(simpler(SPACE, exact))
-    assert found[0] == exact.replace(exact=False)
-    assert {case.top_k for case in found} == {1, 2, 4}
-    assert all(is_bitwise(case) for case in found[1:])
-
-
 def test_interpreted_kernels_are_kept_small(drawn):
     slow = [case for case in drawn if "triton" in EXPERTS.row(case.experts).needs.features]
     assert slow
@@ -114,11 +93,6 @@ def test_a_machine_with_devices_is_given_larger_cases():
     cases = [case for number in range(3) for case in batch(space, 0, number)]
     assert max(case.world_size for case in cases) == 8
     assert max(case.num_experts * case.n * case.k for case in cases) > SPACE.weights
-
-
-def test_an_unknown_backend_is_refused():
-    with pytest.raises(UnknownMemberError, match="nobody"):
-        space_for(CPU, "nobody")
 
 
 RIGHT = "tests.harness.outside_layers:Right"
@@ -135,28 +109,3 @@ def test_only_what_a_layer_takes_is_drawn():
     assert {1, 2} <= {c.tp_size for c in drawn}
     assert not any(c.sequence_parallel for c in drawn)
     assert {True, False} == {c.renormalize for c in drawn}
-
-
-def test_a_layout_is_made_simpler_by_smaller_worlds():
-    case = MoETestConfig(
-        experts="torch_loop", m=1, n=72, k=64, num_experts=3, top_k=3, dp_size=3, use_ep=True
-    )
-    layouts = [other.layout for other in simpler(SPACE, case) if other.n == case.n]
-    smaller = {layout.world_size for layout in layouts if layout != case.layout}
-    assert smaller == {1, 2}
-    assert not [other for other in simpler(SPACE, case) if other.world_size > 3]
-
-
-def test_a_layer_is_drawn_with_its_own_activation_router_and_options(monkeypatch):
-    """Rows as of Llama-4's and gpt-oss's blocks, whose packages need not be here."""
-    needs = dataclasses.replace(LAYERS.row("transformers_gpt_oss").needs, packages=(), probe=None)
-    oss = dataclasses.replace(LAYERS.row("transformers_gpt_oss"), name="oss", needs=needs)
-    needs = dataclasses.replace(LAYERS.row("transformers_llama4").needs, packages=())
-    llama = dataclasses.replace(LAYERS.row("transformers_llama4"), name="llama", needs=needs)
-    monkeypatch.setattr(LAYERS, "_rows", {**LAYERS.rows, "oss": oss, "llama": llama})
-    drawn = batch(dataclasses.replace(space_for(CPU, layer="oss"), batch=20), 0, 0)
-    assert {(c.activation, c.router) for c in drawn} == {("swiglu_clamped", "topk_softmax")}
-    assert {c.expert_bias for c in drawn} == {True, False}
-    drawn = batch(dataclasses.replace(space_for(CPU, layer="llama"), batch=20), 0, 0)
-    assert {(c.weights_input, c.renormalize, c.top_k) for c in drawn} == {(True, False, 1)}
-    assert {c.router for c in drawn} == {"sigmoid"}

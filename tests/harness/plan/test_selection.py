@@ -1,5 +1,6 @@
 """What the options select: a suite, ids, what failed last, or the cases of a folder."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,15 @@ def test_last_failed_takes_the_newest_folder(engine):
     engine.verdicts = {}
     assert cli.main(["run", "--last-failed"]) == 0
     assert cli.main(["run", "--last-failed"]) == 4
+
+
+def test_last_failed_says_which_limits_it_keeps(engine, capsys):
+    engine.verdicts = {f"{BASE}-tp:2": Verdict.FAILED}
+    cli.main(["run", "--suite", "smoke", "--time-limit", "7", "--retries", "1"])
+    capsys.readouterr()
+    cli.main(["run", "--last-failed"])
+    note = r"what did not pass in runs/\S+-smoke, with its limits unless options set others: "
+    assert re.match(note + r"7 s a case, 1 retry\n", capsys.readouterr().out)
 
 
 def test_a_suite_that_changed_is_not_resumed(engine, capsys):
