@@ -224,7 +224,7 @@ def test_what_is_set_is_in_every_case(tmp_path, capsys):
 
 
 def test_values_that_no_case_can_have_together_are_told_with_a_reason(tmp_path, capsys):
-    argv = ["fuzz", "--experts", "torch_loop", "--set", "dp:2", "pcp:3", "--budget", "5s"]
+    argv = ["fuzz", "--experts", "torch_loop", "--set", "no_ep", "expert_dp:2", "--budget", "5s"]
     assert main([*argv, "--out", str(tmp_path / "run")]) == ExitCode.NOTHING_SELECTED
-    text = "no case of torch_loop with --set would run here: "
+    text = "no case of torch_loop with --set would run here: expert_dp_impossible: "
     assert capsys.readouterr().err.startswith(text)
