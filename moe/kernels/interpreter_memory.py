@@ -101,18 +101,39 @@ def numpy_dtypes(find: Function) -> Function:
 
 
 def conversions(convert: Function) -> Function:
-    """Return `_convert_float` with every number of at most TABLE_BITS converted once."""
+    """Return `_convert_float` with every number of at most TABLE_BITS converted once.
+
+    float32 numbers are converted without zeros, among which Triton looks for the first bit that is
+    set, in as many steps as a number has bits.
+    """
     tables: dict[Any, Any] = {}
 
     def converted(input: Any, input_dtype: Any, output_dtype: Any, rounding_mode: Any) -> Any:  # noqa: A002
         bits = input_dtype.primitive_bitwidth
+        rest = input_dtype, output_dtype, rounding_mode
+        if bits > 32:
+            return convert(input, *rest)
+        codes = np.ascontiguousarray(input).view(f"uint{bits}")
         if bits > TABLE_BITS:
-            return convert(input, input_dtype, output_dtype, rounding_mode)
+            return of_float32(convert, codes, rest).reshape(input.shape)
         key = (input_dtype.name, output_dtype.name, rounding_mode)
         if key not in tables:
-            numbers = np.arange(1 << bits, dtype=f"uint{bits}")
-            tables[key] = convert(numbers, input_dtype, output_dtype, rounding_mode)
-        codes = np.ascontiguousarray(input).view(f"uint{bits}")
+            tables[key] = convert(np.arange(1 << bits, dtype=f"uint{bits}"), *rest)
         return tables[key][codes].reshape(input.shape)
 
+    return converted
+
+
+def of_float32(convert: Function, codes: Any, rest: tuple[Any, Any, Any]) -> Any:
+    """Return what `convert` makes of uint32 codes of float32 numbers. rest: its other arguments."""
+    is_number = codes << 1 != 0  # neither 0 nor -0
+    if rest[1] is tl.bfloat16 and rest[2] is None:
+        is_subnormal = (codes & 0x7F800000 == 0) & is_number
+        if not is_subnormal.any():  # exponents stay, and Triton drops the bits that do not fit
+            return (codes >> 16).astype(np.uint16)
+    if is_number.all():
+        return convert(codes, *rest)
+    converted = convert(np.array([0, 1 << 31], dtype=np.uint32), *rest)[codes >> 31]
+    if is_number.any():
+        converted[is_number] = convert(codes[is_number], *rest)
     return converted

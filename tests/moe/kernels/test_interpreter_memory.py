@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import triton.language as tl
+from triton._C.libtriton import ir
 from triton.runtime import interpreter
 
 from moe.kernels import interpreter_memory, launch
@@ -40,12 +41,35 @@ def test_every_short_number_is_converted_as_triton_does():
             assert got.shape == wanted.shape
 
 
-def test_long_numbers_are_converted_by_triton():
+MODES = None, ir.ROUNDING_MODE.RTNE, ir.ROUNDING_MODE.RTZ
+
+
+@pytest.mark.parametrize("mode", MODES, ids=str)
+def test_float32_numbers_are_converted_as_triton_does(mode):
+    """Zeros, subnormals, infinities and NaNs, with others and without."""
+    convert = interpreter._convert_float
+    converted = interpreter_memory.conversions(convert)
+    parts = np.array([0, 1, 1 << 22, (1 << 23) - 1, 3 << 15], dtype="uint32")
+    positive = ((np.arange(256, dtype="uint32") << 23)[:, None] | parts).ravel()
+    numbers = np.concatenate([positive, positive | np.uint32(1 << 31)])
+    is_zero, is_small = numbers << 1 == 0, numbers << 1 >> 24 == 0
+    assert (is_zero.sum(), is_small.sum()) == (2, 10)
+    parts_of_them = (numbers.reshape(2, -1), numbers[~is_small | is_zero], numbers[~is_zero])
+    for target in (tl.bfloat16, tl.float16, tl.float8e4nv, tl.float8e4b8, tl.float8e5):
+        for some in (*parts_of_them, numbers[is_zero], numbers[:1].reshape(1, 1), numbers[7:7]):
+            rest = some.view("float32"), tl.float32, target, mode
+            wanted, got = convert(*rest), converted(*rest)
+            assert got.dtype == wanted.dtype
+            assert np.array_equal(got, wanted)
+            assert got.shape == wanted.shape
+
+
+def test_float64_numbers_are_converted_by_triton():
     called = []
     converted = interpreter_memory.conversions(lambda *args: called.append(args))
-    numbers = np.ones(3, dtype="float32")
-    assert converted(numbers, tl.float32, tl.bfloat16, None) is None
-    assert called == [(numbers, tl.float32, tl.bfloat16, None)]
+    numbers = np.ones(3, dtype="float64")
+    assert converted(numbers, tl.float64, tl.bfloat16, None) is None
+    assert called == [(numbers, tl.float64, tl.bfloat16, None)]
 
 
 @pytest.mark.parametrize("element", [tl.int8, tl.bfloat16, tl.pointer_type(tl.float32)], ids=str)
