@@ -32,7 +32,7 @@ def scales_are_sent_in_another_order(patch):
     stage_faults.scales_in_another_order(patch)
 
 
-@mistake("sums of other tokens", "vLLM #52639", "rows_moved", **SENT)
+@mistake("sums of other tokens", "vLLM #52639", "rows_moved", "stage_moved", **SENT)
 def sums_come_back_to_other_tokens(patch):
     stage_faults.sums_of_other_tokens(patch)
 

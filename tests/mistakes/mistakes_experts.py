@@ -53,7 +53,7 @@ def gelu_instead_of_silu(patch):
     activated(patch, torch.nn.functional.gelu)
 
 
-@mistake("wrong activation", "aiter #4482", "swiglu_oai")
+@mistake("wrong activation", "aiter #4482", "swiglu_oai", "which_function")
 def silu_with_the_factor_of_another_model(patch):
     class PlusOne:
         def __init__(self, value):
@@ -124,7 +124,7 @@ def hidden_beyond_the_last_128_not_sent(patch):
     around(patch, AllGatherReduceScatter, "prepare", prepare)
 
 
-@mistake("layout of a warp", "aiter #4993", "rows_moved", "swapped", m=16)
+@mistake("layout of a warp", "aiter #4993", "rows_moved", "stage_moved", "swapped", m=16)
 def rows_swapped_in_pairs(patch):
     def apply(real, self, x, routing):
         out = real(self, x, routing)
@@ -204,7 +204,7 @@ def sums_of_the_call_before_left_in_place(patch):
     around(patch, TorchGroupedExperts, "apply", apply)
 
 
-@mistake("workspace of one chunk", "vLLM #20392", "rows_moved", m=48)
+@mistake("workspace of one chunk", "vLLM #20392", "rows_moved", "stage_moved", m=48)
 def second_chunk_overwrites_the_first(patch):
     def apply(real, self, x, routing):
         out = real(self, x, routing)
