@@ -46,6 +46,7 @@ EXPLANATIONS: tuple[Explanation, ...] = (
     Explanation(name="which_parts", module="which_parts", unless="which_shares"),
     Explanation(name="which_addend", module="which_addend"),
     Explanation(name="stage_moved", module="stage_moved"),
+    Explanation(name="which_ids", module="which_ids"),
     Explanation(name="which_rounding", module="which_rounding"),
     Explanation(name="slot_weights", module="slot_weights"),
     Explanation(name="which_function", module="which_function"),

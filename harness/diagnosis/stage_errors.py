@@ -85,16 +85,18 @@ class StageErrors:
     def left_by(self, predicted: Tensor, factor: Tensor | float = 1.0) -> float | None:
         """Return which part of the error a prediction [R, C] leaves; None unless all elements fit.
 
+        None, too, if no element is wrong by itself: then right values would fit as well.
+
         factor: [R, C], by how much the expected values and their noise were multiplied.
         """
         larger = self.tolerance * torch.as_tensor(factor).abs().clamp(min=1.0)
         allowed = torch.maximum(larger, self.step * predicted.abs())
         remaining = (self.actual - predicted).abs()
-        if not bool((remaining <= MARGIN * allowed).all()):
+        if not bool((remaining <= MARGIN * allowed).all() & self.is_wrong.any()):
             return None
-        remaining = torch.minimum(remaining, (self.actual - self.rounded(predicted)).abs())
-        error = (self.actual - self.expected)[self.is_wrong].norm()
-        return float(remaining[self.is_wrong].norm() / error.clamp(min=1e-38))
+        as_held = (self.actual - self.rounded(predicted))[self.is_wrong].norm()
+        error = (self.actual - self.expected)[self.is_wrong].norm().clamp(min=1e-38)
+        return float(torch.minimum(remaining[self.is_wrong].norm(), as_held) / error)
 
     @cached_property
     def grid(self) -> str | None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from harness.diagnosis.stage_errors import StageErrors
 
 NAME = "stage_moved"
+NOUNS = ("elements", "scales", "router weights")
 FEWEST = 4  # elements of a row or column: with fewer, another one may be alike by chance
 MOST = 2048  # rows or columns that are compared with each other
 
@@ -26,7 +27,7 @@ MOST = 2048  # rows or columns that are compared with each other
 def explain(evidence: Evidence) -> Iterator[NamedCause]:
     """Yield the cause if wrong columns hold other columns' values, or wrong rows other rows'."""
     errors = evidence.errors
-    if errors is None or errors.noun != "elements":
+    if errors is None or errors.noun not in NOUNS:
         return
     of_rows = moved_rows(errors) if errors.stage else None  # an output's: `rows_moved`
     yield from (cause for cause in (moved_columns(errors), of_rows) if cause is not None)
@@ -37,23 +38,25 @@ def moved_columns(errors: StageErrors) -> NamedCause | None:
     numbers = torch.arange(errors.actual.shape[1], device=errors.actual.device)
     by_column = (errors.actual.T, errors.expected.T, errors.tolerance.T)
     sources = _sources(*by_column, errors.is_wrong.T)
-    return None if sources is None else _cause(errors.place, "column", numbers, *sources)
+    return None if sources is None else _cause(errors, "column", numbers, *sources)
 
 
 def moved_rows(errors: StageErrors) -> NamedCause | None:
     """Return the cause if all wrong rows hold the values of others."""
-    sources = _sources(errors.actual, errors.expected, errors.tolerance, errors.is_wrong)
-    return None if sources is None else _cause(errors.place, "row", errors.numbers, *sources)
+    fewest = FEWEST if errors.noun == "elements" else 1  # others are exact
+    table = (errors.actual, errors.expected, errors.tolerance, errors.is_wrong)
+    sources = _sources(*table, fewest=fewest)
+    return None if sources is None else _cause(errors, "row", errors.numbers, *sources)
 
 
 def _sources(
-    actual: Tensor, expected: Tensor, tolerance: Tensor, is_wrong: Tensor
+    actual: Tensor, expected: Tensor, tolerance: Tensor, is_wrong: Tensor, fewest: int = FEWEST
 ) -> tuple[Tensor, Tensor, float] | None:
     """Return wrong rows, the row that each holds, and what is left; None unless all hold one."""
     wrong = is_wrong.any(dim=1).nonzero().flatten()
     count, length = expected.shape
     if (
-        length < FEWEST
+        length < fewest
         or count > MOST
         or len(wrong) < 2
         or not bool(actual[wrong].isfinite().all())
@@ -70,10 +73,11 @@ def _sources(
 
 
 def _cause(
-    place: str, axis: str, numbers: Tensor, wrong: Tensor, source: Tensor, residual: float
+    errors: StageErrors, axis: str, numbers: Tensor, wrong: Tensor, source: Tensor, residual: float
 ) -> NamedCause:
     text = moved_text(axis, numbers[wrong].tolist(), numbers[source].tolist())
-    return NamedCause(name=NAME, cause=f"{place} {text}", residual=residual)
+    text = text if errors.noun == "elements" else text.replace("the values", f"the {errors.noun}")
+    return NamedCause(name=NAME, cause=f"{errors.place} {text}", residual=residual)
 
 
 def moved_text(axis: str, places: list[int], sources: list[int]) -> str:
@@ -84,6 +88,11 @@ def moved_text(axis: str, places: list[int], sources: list[int]) -> str:
         side = "before" if step > 0 else "after"
         gap = "" if abs(step) == 1 else f"{abs(step)} "
         return f"each wrong {axis} holds the values of the {axis} {gap}{side} it"
+    if len(steps) == 2 and max(steps) - min(steps) == len(places) and sum(steps):
+        step = min(steps, key=abs)
+        side = "before" if step > 0 else "after"
+        gap = "" if abs(step) == 1 else f"{abs(step)} "
+        return f"each wrong {axis} holds the values of the {axis} {gap}{side} it, in a circle"
     if len(steps) == 2 and sum(steps) == 0:
         return f"{axis}s that are {max(steps)} apart are swapped"
     if len({place + source for place, source in zip(places, sources, strict=True)}) == 1:

@@ -93,7 +93,8 @@ def _times(value: float) -> str:
     shown = value if near is None else near
     power = math.log2(abs(shown)) if shown else 0.0
     exactly = f" (2^{round(power)})" if abs(power - round(power)) < 1e-3 and abs(power) > 1 else ""
-    return f"are {shown:.3g} times what they should be{exactly}"
+    digits = 3 if abs(shown - 1) > SAME else 5
+    return f"are {shown:.{digits}g} times what they should be{exactly}"
 
 
 def _what(errors: StageErrors, groups: Groups, is_changed: Tensor) -> str:

@@ -46,3 +46,10 @@ def test_without_a_wrong_stage_they_are_those_of_the_output():
 
 def test_a_right_output_has_none():
     assert stage_errors(evidence_of(RIGHT, CASE)) is None
+
+
+def test_without_an_element_that_is_wrong_nothing_fits():
+    """As in a row of many small errors: the right values would fit as well."""
+    errors = right()
+    assert not bool(errors.is_wrong.any())
+    assert errors.left_by(errors.expected) is None

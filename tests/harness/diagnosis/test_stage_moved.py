@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
+from harness.diagnosis.stage_errors import StageErrors
 from harness.diagnosis.stage_moved import moved_columns, moved_rows
 from tests.harness.diagnosis.drawn_errors import COLUMNS, ROWS, holding, right
 
@@ -19,6 +22,10 @@ def said(find, order, axis):
     ("order", "text"),
     [
         (torch.arange(COLUMNS).roll(COLUMNS // 2), "columns that are 96 apart are swapped"),
+        (
+            torch.arange(COLUMNS).roll(1),
+            "each wrong column holds the values of the column before it, in a circle",
+        ),
         (torch.arange(COLUMNS).flip(0), "the wrong columns are in reverse order"),
         (torch.zeros(COLUMNS, dtype=torch.int64), "all wrong columns hold the values of column 0"),
         (
@@ -48,3 +55,21 @@ def test_of_noise_nothing_is_said(find):
     errors = right()
     noise = torch.randn(ROWS, COLUMNS, generator=torch.Generator().manual_seed(1))
     assert find(holding(errors, noise)) is None
+
+
+def test_scales_of_other_rows():
+    """One scale for each row is enough, since scales are exact."""
+    expected = torch.rand(ROWS, 1, generator=torch.Generator().manual_seed(0)) + 0.1
+    errors = StageErrors(
+        stage="dispatch",
+        noun="scales",
+        actual=expected.roll(1, 0),
+        expected=expected,
+        tolerance=torch.full_like(expected, 1e-7),
+        numbers=torch.arange(ROWS),
+        facts=(),
+    )
+    text = "each wrong row holds the scales of the row before it, in a circle"
+    assert moved_rows(errors).cause == f"in stage dispatch {text}"
+    noise = torch.rand(ROWS, 1, generator=torch.Generator().manual_seed(1))
+    assert moved_rows(dataclasses.replace(errors, actual=noise)) is None

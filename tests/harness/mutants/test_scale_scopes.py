@@ -56,6 +56,7 @@ NO_MISTAKE = [
     ("w2_scale_of_next_expert", case(quant="fp8_tensor"), "scales off by one expert"),
     ("second_scale_of_all_rows", case(), "nothing is quantized"),
     ("second_scale_of_all_rows", case(quant="fp8_tensor"), "one scale for all rows is right"),
+    ("second_scale_of_all_rows", case(quant="nvfp4_dynamic"), "a scale of all rows is the global"),
 ]
 
 

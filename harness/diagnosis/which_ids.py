@@ -1,0 +1,60 @@
+"""Find by which rule wrong ids of a stage differ from the right ones."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from harness.record.diagnosis import NamedCause
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+    from harness.diagnosis.evidence import Evidence
+
+NAME = "which_ids"
+FEWEST = 2  # wrong ids: a single one follows any rule
+MOST_IDS = 6  # that are listed
+MOST_PAIRS = 3  # of a right id and the one that is in its place
+
+
+def explain(evidence: Evidence) -> Iterator[NamedCause]:
+    """Yield the rule that gives all ids of the stage, wrong ones and right ones."""
+    errors = evidence.errors
+    if errors is None or errors.noun != "ids":
+        return
+    text = which_ids(errors.actual, errors.expected)
+    if text is not None:
+        yield NamedCause(name=NAME, cause=f"{errors.place} {text}", residual=0.0)
+
+
+def which_ids(actual: Tensor, expected: Tensor) -> str | None:
+    """Return the rule in words, or None. Both [R, C], of whole numbers; -1 is no id."""
+    wrong = actual != expected
+    pairs = list(zip(expected.flatten().tolist(), actual.flatten().tolist(), strict=True))
+    of_wrong = {(int(a), int(b)) for a, b in pairs if a != b}
+    if int(wrong.sum()) < FEWEST:
+        return None
+    right, held = {a for a, _ in of_wrong}, {b for _, b in of_wrong}
+    is_function = len(of_wrong) == len(right) and not any(a == b and a in right for a, b in pairs)
+    steps = {b - a for a, b in of_wrong}
+    if held == {-1}:
+        ids = _listed(sorted(right)) if is_function else "some ids"
+        return f"{ids} are lost: -1 is in their place"
+    if right == {-1}:
+        return f"slots without an id (-1) have {_listed(sorted(held))}"
+    if len(steps) == 1 and len(of_wrong) > 1:
+        (step,) = steps
+        which = "all ids" if is_function else "the wrong ids"
+        return f"{which} are {abs(step)} too {'high' if step > 0 else 'low'}"
+    if is_function and len(of_wrong) <= MOST_PAIRS:
+        named = ", ".join(f"{b} is in the place of {a}" for a, b in sorted(of_wrong))
+        return f"always {named}"
+    return None
+
+
+def _listed(ids: list[int]) -> str:
+    shown = ", ".join(map(str, ids[:MOST_IDS]))
+    more = ", ..." if len(ids) > MOST_IDS else ""
+    return f"{'id' if len(ids) == 1 else 'ids'} {shown}{more}"

@@ -1,0 +1,47 @@
+"""The rule that gives wrong ids is named if it holds for all ids; of random ones nothing is."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.diagnosis.which_ids import which_ids
+
+IDS = torch.randint(-1, 8, (24, 2), generator=torch.Generator().manual_seed(0)).float()
+
+
+@pytest.mark.parametrize(
+    ("actual", "text"),
+    [
+        (torch.where(IDS == 5, 2, IDS), "always 2 is in the place of 5"),
+        (IDS.clamp(max=5), "always 5 is in the place of 6, 5 is in the place of 7"),
+        (torch.where(IDS >= 0, IDS + 1, IDS), "all ids are 1 too high"),
+        (torch.where(IDS >= 4, IDS - 4, IDS), "all ids are 4 too low"),
+        (torch.where(IDS >= 6, -1, IDS), "ids 6, 7 are lost: -1 is in their place"),
+        (torch.where(IDS < 0, 0, IDS), "slots without an id (-1) have id 0"),
+    ],
+)
+def test_rules(actual, text):
+    assert which_ids(actual, IDS) == text
+
+
+def test_some_rows_only():
+    lost = IDS.clone()
+    lost[:4] = -1
+    assert which_ids(lost, IDS) == "some ids are lost: -1 is in their place"
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 999))
+def test_of_random_ids_nothing_is_said(seed):
+    generator = torch.Generator().manual_seed(seed)
+    assert which_ids(torch.randint(-1, 8, IDS.shape, generator=generator).float(), IDS) is None
+
+
+def test_of_right_ids_and_of_one_wrong_one_nothing_is_said():
+    one = IDS.clone()
+    one[3, 1] = 99
+    assert which_ids(IDS, IDS) is None
+    assert which_ids(one, IDS) is None
