@@ -88,7 +88,7 @@ def moved_text(axis: str, places: list[int], sources: list[int]) -> str:
         side = "before" if step > 0 else "after"
         gap = "" if abs(step) == 1 else f"{abs(step)} "
         return f"each wrong {axis} holds the values of the {axis} {gap}{side} it"
-    if len(steps) == 2 and max(steps) - min(steps) == len(places) and sum(steps):
+    if len(steps) == 2 and max(steps) - min(steps) == len(places) and sum(steps) != 0:
         step = min(steps, key=abs)
         side = "before" if step > 0 else "after"
         gap = "" if abs(step) == 1 else f"{abs(step)} "
