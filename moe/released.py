@@ -153,6 +153,29 @@ TORCHTITAN = _torchtitan(
     "torchtitan.distributed.utils:set_spmd_backend(spmd_backend)",
 )
 
+_NATIVE = "sglang.srt.layers.moe.fused_moe_native"
+SGLANG_EXPERTS = Package(
+    distribution="sglang",
+    module="sglang",
+    at_least="0.5.23",
+    why="the version whose arguments this adapter was written for",
+    calls=(
+        f"{_NATIVE}:moe_forward_native(layer, x, topk_output, moe_runner_config)",
+        f"{_NATIVE}:fused_moe_forward_native(layer, dispatch_output)",
+        "sglang.srt.layers.activation:SiluAndMul.forward_native(x)",
+    ),
+    imports=("moe.sglang_functions",),
+)
+
+
+@reads("layout")
+def holds_all_experts(layer_spec: LayerSpec, _: Platform) -> Reason | None:
+    """Refuse expert parallelism where a package's experts know no id of absent experts."""
+    if not layer_spec.layout.use_ep:
+        return None
+    text = "knows no id of other ranks' experts, so that each rank must hold all of them"
+    return Reason(code="layout_unsupported", text=text)
+
 
 @reads("layout")
 def eager_experts_know_the_sentinel(layer_spec: LayerSpec, _: Platform) -> Reason | None:

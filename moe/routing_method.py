@@ -14,8 +14,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from moe.need import reads
+from moe.reason import Reason
+
 if TYPE_CHECKING:
-    from moe.spec import LayerSpec
+    from moe.spec import LayerSpec, Platform
 
 # What a router row must name in its `takes` to be asked for it.
 BIAS, GROUPS, SCALE, LOGITS_DTYPE = "bias", "groups", "scale", "logits_dtype"
@@ -41,6 +44,15 @@ def asks_for(layer_spec: LayerSpec, word: str) -> bool:
         case "logits_dtype":
             return layer_spec.logits_dtype != "model"
     return bool(getattr(layer_spec, *DECIDED_BY[word]))
+
+
+@reads("router_groups", "chosen_groups", "router_bias")
+def groups_have_a_bias(layer_spec: LayerSpec, _: Platform) -> Reason | None:
+    """Refuse groups without a bias, which a router compares by their best expert alone."""
+    if layer_spec.router_bias or not asks_for(layer_spec, GROUPS):
+        return None
+    text = "without a bias it compares groups by their best expert, not by the two best"
+    return Reason(code="router_unsupported", text=text)
 
 
 @dataclass(frozen=True, kw_only=True)

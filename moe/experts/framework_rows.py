@@ -14,6 +14,11 @@ _TRANSFORMERS = Needs(
     moe_tp=True,
     packages=(released.TRANSFORMERS_EXPERTS,),
 )
+_SGLANG = Needs(
+    dtypes=ANY,
+    probe="moe.released:holds_all_experts",
+    packages=(released.SGLANG_EXPERTS,),
+)
 ROWS = (
     MemberSpec(
         name="transformers_eager",
@@ -48,6 +53,20 @@ ROWS = (
             shard_multiple=8,
         ),
         numerics=replace(EVERY_STEP, weighted="model"),
+        deterministic=True,
+    ),
+    MemberSpec(
+        name="sglang_loop",
+        target="moe.experts.sglang_experts:SglangLoop",
+        needs=_SGLANG,
+        numerics=EVERY_STEP,
+        deterministic=True,
+    ),
+    MemberSpec(
+        name="sglang_gathered",
+        target="moe.experts.sglang_experts:SglangGathered",
+        needs=_SGLANG,
+        numerics=replace(EVERY_STEP, weight_dtype="model"),
         deterministic=True,
     ),
 )

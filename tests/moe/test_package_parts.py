@@ -1,11 +1,11 @@
-"""A module of a package is imported without the package's `__init__`."""
+"""A module of a package, or a function of it, is reached without what the package imports."""
 
 import importlib
 import sys
 
 import pytest
 
-from moe.package_parts import enter
+from moe.package_parts import definitions, enter
 
 
 @pytest.fixture
@@ -36,3 +36,23 @@ def test_a_package_that_was_imported_stays():
 def test_a_package_that_is_not_there():
     with pytest.raises(ModuleNotFoundError, match="No module named 'no_such_package'"):
         enter("no_such_package")
+
+
+def test_functions_of_a_module_run_without_its_imports(broken_package, tmp_path):
+    (tmp_path / broken_package / "topk.py").write_text(
+        "import no_such_package\n"
+        "LEAST = 2\n"
+        "@no_such_package.compiled\n"
+        "def largest(x: no_such_package.Tensor):\n"
+        "    return max(x, LEAST, envs.LEAST)\n"
+    )
+    module = f"{broken_package}.topk"
+    found = definitions(module, "LEAST", "largest", given={"envs": pytest})
+    assert (sorted(found), found["LEAST"]) == (["LEAST", "largest"], 2)
+    with pytest.raises(AttributeError, match="LEAST"):  # of what was given
+        found["largest"](3)
+    assert broken_package not in sys.modules
+    with pytest.raises(ImportError, match=r"topk' defines no 'smallest'"):
+        definitions(module, "smallest", given={})
+    with pytest.raises(ModuleNotFoundError, match=r"No module named '.*\.other'"):
+        definitions(f"{broken_package}.other", "largest", given={})

@@ -1,0 +1,1 @@
+"""Route by SGLang's functions in torch."""

@@ -1,0 +1,1 @@
+"""Route by vLLM's functions in torch."""
