@@ -75,6 +75,8 @@ test-subjects: setup
 	    tests/moe/experts/test_transformers_experts.py tests/moe/experts/test_torchtitan_experts.py \
 	    tests/moe/layers/test_transformers_blocks.py tests/moe/layers/test_torchtitan_moe.py \
 	    tests/moe/layers/test_transformers_shared_blocks.py tests/moe/routers/test_sglang_gate.py \
+	    tests/moe/experts/test_sglang_experts.py tests/moe/routers/test_sglang_torch.py \
+	    tests/moe/routers/test_vllm_torch.py tests/moe/test_sglang_functions.py \
 	    tests/harness/matrix/traces tests/harness/report/test_trace_results.py \
 	    tests/harness/testing/test_record.py
 
