@@ -43,16 +43,16 @@ def definitions(module: str, *names: str, given: Mapping[str, Any]) -> dict[str,
     path = source_file(module)
     if path is None:
         raise ModuleNotFoundError(f"No module named {module!r}", name=module)
-    found = {
+    statements = {
         name: node
         for node in ast.parse(path.read_text(encoding="utf-8")).body
         for name in _bound(node)
         if name in names
     }
-    missing = sorted(set(names) - set(found))
+    missing = sorted(set(names) - set(statements))
     if missing:
         raise ImportError(f"module {module!r} defines no {missing[0]!r}", name=module)
-    body = [_undecorated(node) for node in found.values()]
+    body = [_undecorated(node) for node in statements.values()]
     flags = __future__.annotations.compiler_flag
     namespace = dict(given)
     code = compile(ast.Module(body, type_ignores=[]), str(path), "exec", flags, dont_inherit=True)
