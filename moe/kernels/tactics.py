@@ -25,9 +25,8 @@ if TYPE_CHECKING:
     from moe.spec import LayerSpec
 
 _ROWS = (16, 32, 64, 128)  # all that `block_rows` returns for a chip
-_COLUMNS = (32, 64, 128)  # one for each block_n; wider products have the last one, in more tiles
+_COLUMNS = (32, 64, 128)  # one for each block_n, which other widths share
 _INNER = (BLOCK // 2, BLOCK)  # rows of weights that are, or are not, whole long steps
-_BLOCKS = (1, None)  # few blocks of rows, and many
 
 
 @reads("scheme", "dtype")
@@ -68,15 +67,15 @@ def _multiplied(w: Format, x: Format, element_bytes: int) -> Iterator[Tile]:
     is_blocked = w.block == (BLOCK, BLOCK) or x.block == (1, BLOCK)
     chips = [platform(name) for name in PLATFORMS.rows]
     limits = sorted({chip.shared_bytes for chip in chips if chip.shared_bytes is not None})
-    for m, out, inner, limit, blocks in itertools.product(_ROWS, _COLUMNS, _INNER, limits, _BLOCKS):
+    for m, out, inner, limit in itertools.product(_ROWS, _COLUMNS, _INNER, limits):
         size = m, out, inner, element_bytes
-        yield gemm_tile(*size, blocked=is_blocked, shared_bytes=limit, blocks=blocks)
+        yield gemm_tile(*size, blocked=is_blocked, shared_bytes=limit)
 
 
 def _decoded() -> Iterator[Tile]:
     """Yield the tiles of weights that are decoded, with one sum in a step or several."""
-    for m, out, blocks, has_sums in itertools.product(_ROWS, _COLUMNS, _BLOCKS, (False, True)):
-        yield decoding_tile(m, out, interpreted=False, blocks=blocks, has_sums=has_sums)
+    for m, out, has_sums in itertools.product(_ROWS, _COLUMNS, (False, True)):
+        yield decoding_tile(m, out, interpreted=False, has_sums=has_sums)
 
 
 def _element_bytes(w: Format, x: Format, dtype: str) -> int:
