@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from harness.diagnosis import undeclared_rounding
 from harness.execute import run_case
 from harness.record.result import Verdict
 from tests.harness.checks.rounding_members import HERE
@@ -42,3 +43,8 @@ def test_a_member_that_is_more_exact_than_its_row_is_told_so():
 
 def test_a_wrong_output_is_not_taken_for_a_rounding():
     assert "rounding" not in "".join(cause.name for cause in cause_of("LateSlot"))
+
+
+def test_numerics_that_leave_all_of_the_error_explain_nothing(monkeypatch):
+    monkeypatch.setattr(undeclared_rounding, "_error", lambda calls: 1.0)
+    assert "undeclared_rounding" not in {cause.name for cause in cause_of("HiddenStep")}
