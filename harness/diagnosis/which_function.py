@@ -10,6 +10,7 @@ from harness.checks.stages_combine import router_weights
 from harness.diagnosis.activation_formulas import formulas
 from harness.diagnosis.fit import MAX_RESIDUAL
 from harness.diagnosis.stage_terms import handed_of
+from harness.diagnosis.wrong_rows import spread
 from harness.record.diagnosis import NamedCause
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 NAME = "which_function"
 MOST_NAMED = 2
+MOST_ELEMENTS = 2**15  # of wrong rows, and as many of right ones
 FEWEST = 8  # wrong elements
 SMALL = 0.05  # values of gate and up below it say little of a factor
 SAME = 0.02  # distance at which two solutions for a parameter are the same
@@ -40,7 +42,18 @@ def explain(evidence: Evidence) -> Iterator[NamedCause]:
     weight = torch.ones_like(gate[:, :1])
     if reference.numerics.weight_on == "intermediate":
         weight = router_weights(handed, errors.numbers)[:, None]
-    yield from which_function(errors, reference.activation, (gate, up, weight))
+    rows = _sampled(errors)
+    few = (gate[rows], None if up is None else up[rows], weight[rows])
+    if any(which_function(errors.of_rows(rows), reference.activation, few)):
+        yield from which_function(errors, reference.activation, (gate, up, weight))
+
+
+def _sampled(errors: StageErrors) -> Tensor:
+    """Return [r], wrong and right rows on which all formulas are tried: many rows take long."""
+    is_wrong = errors.is_wrong.any(dim=1)
+    limit = max(MOST_ELEMENTS // errors.actual.shape[1], FEWEST)
+    wrong = spread(is_wrong.nonzero().flatten(), limit)
+    return torch.cat([wrong, spread((~is_wrong).nonzero().flatten(), limit)]).sort().values
 
 
 def which_function(
