@@ -1,8 +1,8 @@
 """Send tokens by FlashInfer's MoeAlltoAll, which writes into other ranks' memory over NVLink.
 
-Any tensors with a row for each token travel together: here ids, weights, the token's number, scales
-and codes. A rank receives room for the tokens of each rank, of which it uses the first ones. The
-rows that come back are added in their own dtype, by pairs.
+Up to four tensors with a row for each token travel together: here ids, weights with the token's
+number, scales and codes. A rank receives room for the tokens of each rank, of which it uses the
+first ones. The rows that come back are added in their own dtype, by pairs.
 """
 
 from __future__ import annotations
@@ -58,15 +58,17 @@ class FlashInferNvlink(PackageMember):
         flat = [t.reshape(self.group.size * room, t.shape[-1]) for t in arrived]
         # Ids are -1 in rows that are not in use, and a row for no expert is dropped.
         rows = self.held_here(flat[0]).any(dim=1).nonzero()[:, 0]
-        ids_there, weights, numbers, *values = (t[rows] for t in flat)
+        ids_there, weighted, *values = (t[rows] for t in flat)
         return Dispatched(
             x=x.replace(
                 codes=values[-1].view(x.codes.dtype),
                 scale=x.scale if len(values) == 1 else _as_scale(values[0], x.scale),
             ),
-            routing=Routing(topk_ids=ids_there, topk_weights=weights),
+            routing=Routing(
+                topk_ids=ids_there, topk_weights=weighted[:, :-1].contiguous().view(torch.float32)
+            ),
             counts=counts,
-            tokens=numbers[:, 0].contiguous(),
+            tokens=weighted[:, -1].contiguous(),
             state=Exchange(alltoall=alltoall, rows=rows, room=room),
         )
 
@@ -75,6 +77,12 @@ class FlashInferNvlink(PackageMember):
         # Imported on use: planning works without FlashInfer.
         from flashinfer.comm import Mapping, MoeAlltoAll, moe_a2a_get_workspace_size_per_rank
         from flashinfer.comm.mnnvl import MnnvlConfig, TorchDistBackend
+
+        class WholeGroup(TorchDistBackend):  # type: ignore[misc]
+            """Use the group itself for its ranks: a new one each time would leave its threads."""
+
+            def Split(self, *_: int) -> WholeGroup:  # noqa: N802 (FlashInfer's name)
+                return self
 
         ranks = self.group.size
         mapping = Mapping(
@@ -95,7 +103,7 @@ class FlashInferNvlink(PackageMember):
                 total_dispatch_payload_size_per_token=size,
                 combine_payload_size_per_token=2 * width * _WIDEST,  # packed codes hold two values
             ),
-            mnnvl_config=MnnvlConfig(comm_backend=TorchDistBackend(self.group.handle)),
+            mnnvl_config=MnnvlConfig(comm_backend=WholeGroup(self.group.handle)),
         )
 
     def finalize(self, partial: Tensor, dispatched: Dispatched) -> Tensor:
@@ -110,14 +118,16 @@ class FlashInferNvlink(PackageMember):
 
 
 def payloads_of(x: Activations, routing: Routing, first: int) -> list[Tensor]:
-    """Return what travels of each token: ids, weights, number, row scales if there are, and codes.
+    """Return what travels of each token: ids, weights, row scales if there are, and codes.
 
-    first: number of this rank's first token. The widest elements come first, as the kernel wants
-    it; those of one byte are uint8.
+    The token's number stands behind its weights, [T, k + 1] int32 words, since the kernel takes
+    four tensors at most. first: number of this rank's first token. The widest elements come first,
+    as the kernel wants it; those of one byte are uint8.
     """
     device = x.codes.device
     numbers = torch.arange(first, first + len(x.codes), dtype=torch.int32, device=device)
-    sent = [routing.topk_ids.int().contiguous(), sent_weights(routing), numbers[:, None]]
+    weights = sent_weights(routing).contiguous().view(torch.int32)
+    sent = [routing.topk_ids.int().contiguous(), torch.cat([weights, numbers[:, None]], dim=1)]
     if x.scale is not None and x.format.has_row_scales:
         sent.append(as_bytes(x.scale.contiguous()))
     return [*sent, as_bytes(x.codes.contiguous())]

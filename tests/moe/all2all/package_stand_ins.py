@@ -186,6 +186,16 @@ class NixlBuffer(DeepEpBuffer):
         assert remote_ranks == list(range(dist.get_world_size()))
 
 
+class TorchDistBackend:
+    """FlashInfer's; what it splits off is a new group."""
+
+    def __init__(self, group):
+        self.group = group
+
+    def Split(self, color, key):
+        return TorchDistBackend(self.group)
+
+
 class MoeAlltoAll:
     """FlashInfer's MoeAlltoAll."""
 
@@ -199,6 +209,8 @@ class MoeAlltoAll:
         mnnvl_config,
     ):
         assert mapping.moe_ep_size == dist.get_world_size()
+        backend = mnnvl_config.comm_backend
+        assert backend.Split(0, dist.get_rank()) is backend, "it makes a group, with threads"
         assert num_experts % mapping.moe_ep_size == 0
         self.per_rank = num_experts // mapping.moe_ep_size
         self.room, self.size = max_num_tokens, workspace_size_per_rank
@@ -217,6 +229,7 @@ class MoeAlltoAll:
         assert room <= self.room
         assert token_selected_experts.dtype == torch.int32
         assert bool((token_selected_experts >= 0).all()), "-1 would go to rank 0"
+        assert len(input_payloads) <= 4, "as its check kMaxPayloads"
         widths = [t.element_size() for t in input_payloads]
         assert widths == sorted(widths, reverse=True)
         assert sum(t.shape[1] * t.element_size() for t in input_payloads) * room <= self.size
@@ -314,7 +327,7 @@ def _flashinfer():
         "MoeAlltoAll": MoeAlltoAll,
         "moe_a2a_get_workspace_size_per_rank": size,
     }
-    config = {"MnnvlConfig": SimpleNamespace, "TorchDistBackend": lambda group: group}
+    config = {"MnnvlConfig": SimpleNamespace, "TorchDistBackend": TorchDistBackend}
     return {"flashinfer": {}, "flashinfer.comm": comm, "flashinfer.comm.mnnvl": config}
 
 
