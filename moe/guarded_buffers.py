@@ -1,8 +1,8 @@
 """Allocate outputs and workspaces, poisoned and guarded on request. All members use it.
 
-Inside `poisoned()` every buffer is filled with NaN (integers: a large number) and has a guard band
-of known bytes on either side. A kernel that reads uninitialised memory then produces NaN, and one
-that writes out of bounds is reported by `broken_guards`. torch's deterministic-fill flag is not
+Inside `poisoned()` every buffer is filled with NaN (integers: a large number, or 1) and has a guard
+band of known bytes on either side. A kernel that reads uninitialised memory then produces NaN, and
+one that writes out of bounds is reported by `broken_guards`. torch's deterministic-fill flag is not
 used for this, because it also changes the algorithms under test.
 """
 
@@ -24,8 +24,11 @@ _GUARD = 0xA5
 _FLOAT_POISON = 0xFF  # in every byte: NaN in bf16, fp16, f32 and OCP fp8
 _FNUZ_POISON = 0x80  # the only NaN of fnuz fp8
 _INT_POISON = 0x7F  # a large number of any width; not -1, which means padding
+_INDEX_POISON = 1  # of a row or an expert that there is: a kernel masks numbers that are too large
+_INDICES = frozenset({torch.int32, torch.int64})
 _FNUZ = frozenset({torch.float8_e4m3fnuz, torch.float8_e5m2fnuz})
 
+_small_indices = False  # whether int32 and int64 are filled with _INDEX_POISON
 _live: list[Tensor] | None = None  # raw buffers of the current `poisoned()`; None outside
 _earlier: list[str] = []  # messages on buffers of it that were used again
 
@@ -63,9 +66,10 @@ def view_of(raw: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     _live[:] = [live for live in _live if live.data_ptr() != raw.data_ptr()]
     used = raw[: size + 2 * GUARD_BYTES].fill_(_GUARD)
     body = used[GUARD_BYTES : GUARD_BYTES + size]
-    body.fill_(_poison(dtype))
     _live.append(used)
-    return body.view(dtype).view(tuple(shape))
+    if _small_indices and dtype in _INDICES:
+        return body.view(dtype).fill_(_INDEX_POISON).view(tuple(shape))
+    return body.fill_(_poison(dtype)).view(dtype).view(tuple(shape))
 
 
 def _poison(dtype: torch.dtype) -> int:
@@ -76,14 +80,19 @@ def _poison(dtype: torch.dtype) -> int:
 
 
 @contextmanager
-def poisoned() -> Iterator[None]:
-    """Poison and guard every buffer that `empty` returns inside. Not thread-safe."""
-    global _live, _earlier
-    before, _live, _earlier = (_live, _earlier), [], []
+def poisoned(*, small_indices: bool = False) -> Iterator[None]:
+    """Poison and guard every buffer that `empty` returns inside. Not thread-safe.
+
+    small_indices: fill integers of 32 and 64 bits with 1 instead of a large number. What is read
+    as the number of a row or an expert is then a wrong one, where a large one may be left out.
+    """
+    global _live, _earlier, _small_indices
+    before = _live, _earlier, _small_indices
+    _live, _earlier, _small_indices = [], [], small_indices
     try:
         yield
     finally:
-        _live, _earlier = before
+        _live, _earlier, _small_indices = before
 
 
 @contextmanager

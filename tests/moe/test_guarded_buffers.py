@@ -38,6 +38,17 @@ def test_an_integer_nobody_wrote_is_large_and_never_padding(dtype):
     assert not bool((buffer == -1).any())
 
 
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64], ids=str)
+def test_an_index_nobody_wrote_can_be_one_of_another_row(dtype):
+    with guarded_buffers.poisoned(small_indices=True):
+        assert bool((fresh(dtype=dtype) == 1).all())
+        assert bool(fresh().isnan().all())
+        assert bool((fresh(dtype=torch.uint8) == 0x7F).all()), "codes, not indices"
+        with guarded_buffers.poisoned():
+            assert bool((fresh(dtype=dtype) > 1).all())
+        assert bool((fresh(dtype=dtype) == 1).all())
+
+
 @pytest.mark.parametrize("shape", [(), (0, 7), (1,), (2, 3, 4)])
 def test_any_shape_comes_contiguous_and_guarded(shape):
     with guarded_buffers.poisoned():
