@@ -202,6 +202,22 @@ def experts_divide_evenly(layer_spec: LayerSpec, _: Platform) -> Reason | None:
     return Reason(code="experts_uneven", text=text)
 
 
+@reads("num_experts", "layout", "router_groups")
+def groups_have_two_experts(layer_spec: LayerSpec, platform: Platform) -> Reason | None:
+    """Refuse groups of one expert, and what `experts_divide_evenly` refuses.
+
+    transformers scores a group by the sum of its two best experts, and `topk` has no second one.
+    """
+    experts = layer_spec.num_experts // layer_spec.router_groups
+    if experts < 2:
+        text = (
+            f"scores a group of experts by its two best, and {layer_spec.num_experts} experts in "
+            f"{layer_spec.router_groups} groups are {experts} each; have at least two"
+        )
+        return Reason(code="router_unsupported", text=text)
+    return experts_divide_evenly(layer_spec, platform)
+
+
 @reads("num_experts", "layout")
 def whole_experts_divide_evenly(layer_spec: LayerSpec, platform: Platform) -> Reason | None:
     """Refuse tensor parallelism inside experts, and what `experts_divide_evenly` refuses."""

@@ -96,11 +96,17 @@ _LLAMA4 = _shared_block(
     *("tp", "shared", "no_renorm", "weights_input"),
 )
 _GPT_OSS = _shared_block("gpt_oss", "GptOssBlock", released.GPT_OSS, Numerics(), "tp", "ep")
-_SHARED_BLOCKS = (
+_BY_GROUPS = (
     _shared_block(
         "deepseek_v3", "DeepseekV3Block", released.DEEPSEEK_V3, _GROUPED_ROUNDS, *_GROUPED
     ),
     _shared_block("glm4_moe", "Glm4MoeBlock", released.GLM4_MOE, _GROUPED_ROUNDS, *_GROUPED),
+)
+_SHARED_BLOCKS = (
+    *(
+        replace(row, needs=replace(row.needs, probe="moe.released:groups_have_two_experts"))
+        for row in _BY_GROUPS
+    ),
     replace(_LLAMA4, needs=replace(_LLAMA4.needs, probe="moe.released:weighs_inputs_only")),
     # Its activation rounds after each of five steps, which no `Numerics` states.
     replace(

@@ -90,3 +90,12 @@ def test_llama_4_s_block_weighs_inputs_and_does_not_renormalise():
     right = replace(plain, weights_input=True, renormalize=False)
     assert released.weighs_inputs_only(right, CPU) is None
     assert released.weighs_inputs_only(replace(right, renormalize=True), CPU) is not None
+
+
+@pytest.mark.parametrize(("experts", "groups"), [(1, 1), (4, 4), (6, 4)])
+def test_groups_of_one_expert_are_refused(experts, groups):
+    few = replace(layer_spec(experts), router_groups=groups)
+    reason = released.groups_have_two_experts(few, CPU)
+    assert reason.code == "router_unsupported"
+    assert f"{experts} experts in {groups} groups are 1 each; have at least two" in reason.text
+    assert released.groups_have_two_experts(replace(few, num_experts=2 * groups), CPU) is None
