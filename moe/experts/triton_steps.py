@@ -20,12 +20,15 @@ from moe.kernels.quantize import quantize_rows, quantize_tensor, tensor_amax, te
 from moe.kernels.quantize_groups import global_scale, quantize_groups
 from moe.kernels.scales import code_kind_of
 from moe.kernels.tactics import forced_tile
+from moe.spec import DEFAULT_TACTIC
 from moe.types import Activations
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from moe.formats.format import Format
+    from moe.kernels.tiles import Tile
     from moe.types import ExpertWeights
 
 
@@ -44,7 +47,13 @@ class TritonSteps(ExpertsBase):
         """
         self.weights = contiguous_weights(weights, self.format)
         self.gate_up, self.down = prepared(self.weights.gate_up), prepared(self.weights.down)
-        self.tile = forced_tile(self.layer_spec, shared_bytes(weights.w13.device))
+        self.tile = self._tile(weights.w13.device)
+
+    def _tile(self, device: torch.device) -> Tile | None:
+        """Return the tile of the layer's tactic; None: picked for each product."""
+        if self.layer_spec.tactic == DEFAULT_TACTIC:
+            return None
+        return forced_tile(self.layer_spec, shared_bytes(device))
 
     @property
     def expert_tensors(self) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from moe.formats import FORMATS
 from moe.kernels.tiles import Tile, decoding_tile, gemm_tile, is_decoded
 from moe.platforms import PLATFORMS, platform
-from moe.spec import BLOCK, DEFAULT_TACTIC, DTYPE_BYTES, reads
+from moe.spec import BLOCK, DTYPE_BYTES, reads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,13 +38,11 @@ def names(layer_spec: LayerSpec) -> tuple[str, ...]:
     return tuple(_tiles(layer_spec.scheme.weights, layer_spec.scheme.activations, layer_spec.dtype))
 
 
-def forced_tile(layer_spec: LayerSpec, shared_bytes: int) -> Tile | None:
+def forced_tile(layer_spec: LayerSpec, shared_bytes: int) -> Tile:
     """Return the tile of a layer's tactic, with the stages for which there is shared memory.
 
-    None: the default, which is picked for each product.
+    Raises KeyError for the default, which picks a tile for each product.
     """
-    if layer_spec.tactic == DEFAULT_TACTIC:
-        return None
     scheme, dtype = layer_spec.scheme, layer_spec.dtype
     tile = _tiles(scheme.weights, scheme.activations, dtype)[layer_spec.tactic]
     size = _element_bytes(FORMATS[scheme.weights], FORMATS[scheme.activations], dtype)
