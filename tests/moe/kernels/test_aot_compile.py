@@ -32,11 +32,9 @@ def compiled(environment_to_compile):
         )
         for pair in pairs
     ]
-    lines = []
-    for process in running:
-        out, err = process.communicate(timeout=300)
-        assert process.returncode == 0, err
-        lines += [json.loads(line) for line in out.splitlines()]
+    outputs = [process.communicate(timeout=300) for process in running]
+    assert [process.returncode for process in running] == [0, 0], outputs[0][1] + outputs[1][1]
+    lines = [json.loads(line) for out, _ in outputs for line in out.splitlines()]
     return {chip: [line for line in lines if line["chip"] == chip] for chip in _CHIPS}
 
 
