@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from harness.matrix.case import MoETestConfig
 from harness.matrix.layout_words import layout_word
-from harness.mutants import HYPOTHESES
+from harness.mutants.coverage import MEMBERS
 from harness.record.proof import Outcome
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ SHOWN = 8  # gaps of one mistake that are written out
 
 FEW_OR_MANY = (1, 4, 16, 64)  # the upper ends of the ranges into which numbers are put
 _TILE = re.compile(r"BLOCK(?:_SIZE)?_M=(\d+)")
-MEMBERS = tuple(h for h in HYPOTHESES if h.battery)
 
 
 def range_word(number: int, ends: tuple[int, ...]) -> str:

@@ -2,6 +2,7 @@
 
 from moe.packages import Package
 from moe.routers.base import RouterSpec
+from moe.routers.package_row import package_row
 from moe.routing_method import LOGITS_DTYPE, OPTIONS, SCALE
 from moe.spec import ANY, Needs
 
@@ -19,28 +20,18 @@ PACKAGE = Package(
 )
 
 
-def scored_by(name: str, class_name: str, truth: str, takes: frozenset[str]) -> RouterSpec:
-    """Return the row of one function of scores. name: the router whose truth judges it."""
-    return RouterSpec(
-        name=f"sglang_{name}",
-        target=f"moe.routers.sglang_gate.member:{class_name}",
-        truth=f"moe.routers.{name}.truth:{truth}",
-        needs=Needs(
-            features=frozenset({"triton"}), dtypes=ANY, formats=ANY, packages=("triton", PACKAGE)
-        ),
-        sums_to_one=name == "softmax",
-        saturated_at=32.0 if name == "sigmoid" else None,
-        takes=takes,
-    )
+_NEEDS = Needs(
+    features=frozenset({"triton"}), dtypes=ANY, formats=ANY, packages=("triton", PACKAGE)
+)
+
+
+def _row(score: str, class_name: str, takes: frozenset[str]) -> RouterSpec:
+    target = f"moe.routers.sglang_gate.member:{class_name}"
+    return package_row(f"sglang_{score}", target, score, takes=takes, needs=_NEEDS)
 
 
 SGLANG_ROUTERS = (
-    scored_by(
-        "softmax",
-        "SglangSoftmax",
-        "SoftmaxTruth",
-        frozenset({SCALE, LOGITS_DTYPE}),
-    ),
-    scored_by("sigmoid", "SglangSigmoid", "SigmoidTruth", frozenset(OPTIONS)),
-    scored_by("softplus_sqrt", "SglangSoftplusSqrt", "SoftplusSqrtTruth", frozenset(OPTIONS)),
+    _row("softmax", "SglangSoftmax", frozenset({SCALE, LOGITS_DTYPE})),
+    _row("sigmoid", "SglangSigmoid", frozenset(OPTIONS)),
+    _row("softplus_sqrt", "SglangSoftplusSqrt", frozenset(OPTIONS)),
 )

@@ -2,6 +2,7 @@
 
 from moe.packages import Package
 from moe.routers.base import RouterSpec
+from moe.routers.package_row import package_row
 from moe.routing_method import BIAS, LOGITS_DTYPE, OPTIONS, SCALE
 from moe.spec import ANY, Needs
 
@@ -24,39 +25,25 @@ PACKAGE = Package(
     ),
     imports=("moe.sglang_functions",),
 )
+_NEEDS = Needs(
+    dtypes=ANY, formats=ANY, packages=(PACKAGE,), probe="moe.routing_method:groups_have_a_bias"
+)
 
 
-def scored_by(
-    name: str, class_name: str, truth: str, takes: frozenset[str], *, title: str = ""
-) -> RouterSpec:
-    """Return the row of one function of scores. name: the router whose truth judges it."""
-    return RouterSpec(
-        name=title or f"sglang_torch_{name}",
-        target=f"moe.routers.sglang_torch.member:{class_name}",
-        truth=f"moe.routers.{name}.truth:{truth}",
-        needs=Needs(
-            dtypes=ANY,
-            formats=ANY,
-            packages=(PACKAGE,),
-            probe="moe.routing_method:groups_have_a_bias",
-        ),
-        sums_to_one=name == "softmax",
-        saturated_at=32.0 if name == "sigmoid" else None,
-        takes=takes,
-    )
+def _row(name: str, class_name: str, score: str, takes: frozenset[str]) -> RouterSpec:
+    target = f"moe.routers.sglang_torch.member:{class_name}"
+    return package_row(name, target, score, takes=takes, needs=_NEEDS)
 
 
 SGLANG_TORCH_ROUTERS = (
-    scored_by("softmax", "SglangTorchSoftmax", "SoftmaxTruth", frozenset({SCALE, LOGITS_DTYPE})),
-    scored_by("sigmoid", "SglangTorchSigmoid", "SigmoidTruth", frozenset(OPTIONS)),
-    scored_by(
-        "softplus_sqrt",
-        "SglangTorchSoftplusSqrt",
-        "SoftplusSqrtTruth",
+    _row(
+        *("sglang_torch_softmax", "SglangTorchSoftmax", "softmax"),
+        frozenset({SCALE, LOGITS_DTYPE}),
+    ),
+    _row("sglang_torch_sigmoid", "SglangTorchSigmoid", "sigmoid", frozenset(OPTIONS)),
+    _row(
+        *("sglang_torch_softplus_sqrt", "SglangTorchSoftplusSqrt", "softplus_sqrt"),
         frozenset({BIAS, SCALE, LOGITS_DTYPE}),
     ),
-    scored_by(
-        *("softmax", "SglangRawLogits", "SoftmaxTruth", frozenset({LOGITS_DTYPE})),
-        title="sglang_raw_logits",
-    ),
+    _row("sglang_raw_logits", "SglangRawLogits", "softmax", frozenset({LOGITS_DTYPE})),
 )

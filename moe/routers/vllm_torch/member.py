@@ -27,10 +27,8 @@ class VllmGrouped:
         chosen_groups: int = 1,
         scale: float = 1.0,
     ) -> Routing:
-        arguments = (
-            *(logits, top_k, renormalize, groups, chosen_groups, self.scoring, scale, bias),
-        )
-        weights, ids = self._function(*arguments)
+        asked = top_k, renormalize, groups, chosen_groups, self.scoring, scale, bias
+        weights, ids = self._function(logits, *asked)
         return Routing(topk_ids=ids, topk_weights=weights.float())
 
     def _function(self, logits: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:

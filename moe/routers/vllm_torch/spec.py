@@ -2,6 +2,7 @@
 
 from moe.packages import Package
 from moe.routers.base import RouterSpec
+from moe.routers.package_row import package_row
 from moe.routing_method import LOGITS_DTYPE, OPTIONS
 from moe.spec import ANY, Needs
 
@@ -22,29 +23,19 @@ PACKAGE = Package(
     ),
     imports=("moe.vllm_functions",),
 )
+_NEEDS = Needs(
+    dtypes=ANY, formats=ANY, packages=(PACKAGE,), probe="moe.routing_method:groups_have_a_bias"
+)
 
 
-def row(name: str, class_name: str, score: str, takes: frozenset[str]) -> RouterSpec:
-    """Return one function's row. score: the router whose truth judges it."""
-    return RouterSpec(
-        name=name,
-        target=f"moe.routers.vllm_torch.member:{class_name}",
-        truth=f"moe.routers.{score}.truth:{score.capitalize()}Truth",
-        needs=Needs(
-            dtypes=ANY,
-            formats=ANY,
-            packages=(PACKAGE,),
-            probe="moe.routing_method:groups_have_a_bias",
-        ),
-        sums_to_one=score == "softmax",
-        saturated_at=32.0 if score == "sigmoid" else None,
-        takes=takes,
-    )
+def _row(name: str, class_name: str, score: str, takes: frozenset[str]) -> RouterSpec:
+    target = f"moe.routers.vllm_torch.member:{class_name}"
+    return package_row(name, target, score, takes=takes, needs=_NEEDS)
 
 
 VLLM_TORCH_ROUTERS = (
-    row("vllm_grouped_softmax", "VllmGroupedSoftmax", "softmax", frozenset(OPTIONS)),
-    row("vllm_grouped_sigmoid", "VllmGroupedSigmoid", "sigmoid", frozenset(OPTIONS)),
-    row("vllm_cpu_grouped_sigmoid", "VllmCpuGroupedSigmoid", "sigmoid", frozenset(OPTIONS)),
-    row("vllm_cpu_softmax", "VllmCpuSoftmax", "softmax", frozenset({LOGITS_DTYPE})),
+    _row("vllm_grouped_softmax", "VllmGroupedSoftmax", "softmax", frozenset(OPTIONS)),
+    _row("vllm_grouped_sigmoid", "VllmGroupedSigmoid", "sigmoid", frozenset(OPTIONS)),
+    _row("vllm_cpu_grouped_sigmoid", "VllmCpuGroupedSigmoid", "sigmoid", frozenset(OPTIONS)),
+    _row("vllm_cpu_softmax", "VllmCpuSoftmax", "softmax", frozenset({LOGITS_DTYPE})),
 )
