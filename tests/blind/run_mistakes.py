@@ -36,7 +36,8 @@ from harness.record.run_folder import RunFolder
 
 ROOT, HERE = Path(__file__).parents[2], Path(__file__).parent
 CAUGHT = frozenset({Verdict.FAILED, Verdict.ERROR, Verdict.CRASHED, Verdict.HUNG})
-ROUNDS = ("mistakes.yaml", "round_2.yaml", "round_3.yaml")  # each written before it ran
+# Each was written before any of its mistakes ran.
+ROUNDS = ("mistakes.yaml", "round_2.yaml", "round_3.yaml", "round_4.yaml")
 _COPIED = ("moe", "harness", "configs")
 
 
