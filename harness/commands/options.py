@@ -18,6 +18,15 @@ from harness.commands.part_options import (
     positive,
     seconds,
 )
+from harness.commands.selection_options import (
+    MODEL,
+    add_cases,
+    add_layer,
+    add_matrix,
+    add_model,
+    add_platform,
+    add_require,
+)
 from harness.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -34,8 +43,6 @@ _COVERAGE_EXITS = """exit codes: 0 every combination that can run is covered, 1 
 or configuration, 4 no case can run"""
 
 COMPILED = Path("build/compile-matrix")  # what `compile` and `coverage --kernels` keep
-
-_MODEL = "a real model's shapes: a name of configs/models.yaml, or the path of a config.json"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -63,11 +70,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     _numerics(_command(commands, "numerics", "find where a member rounds, to declare it"))
     for name, text in (("list", "list a suite's cases"), ("plan", "show a suite's jobs")):
         command = _command(commands, name, f"{text}, and what is refused, by reason")
-        _matrix(command, default=" (smoke)")
-        _cases(command)
-        _require(command)
+        add_matrix(command, default=" (smoke)")
+        add_cases(command)
+        add_require(command)
         add_part(command)
-        _platform(command)
+        add_platform(command)
     _coverage(_command(commands, "coverage", "show that a suite has every combination it promises"))
     command = _command(commands, "explain", "show which backend a case gets, and why not others")
     command.add_argument("--case", required=True, metavar="ID", help="a case by its id")
@@ -110,64 +117,10 @@ def _command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
     return command
 
 
-def _matrix(command: argparse.ArgumentParser, default: str = "") -> None:
-    command.add_argument("--suite", metavar="NAME", help=f"a suite{default}")
-    command.add_argument(
-        "--config", type=Path, metavar="FILE", help="the matrix file (configs/matrix.yaml)"
-    )
-
-
-def _layer(command: argparse.ArgumentParser) -> None:
-    text = "one whole layer with its own gate and experts for all: pkg.mod:Class"
-    command.add_argument("--layer", metavar="NAME", help=text)
-
-
-def _cases(command: argparse.ArgumentParser) -> None:
-    """Add the other ways to select cases, and the options that replace members in all of them."""
-    add = command.add_argument
-    add("--case", nargs="+", action="extend", metavar="ID", help="cases by their ids")
-    add(
-        "--last-failed", action="store_true", help="what did not pass in the newest folder of runs/"
-    )
-    add("--experts", metavar="NAME", help="one experts backend for all: a name or pkg.mod:Class")
-    _layer(command)
-    _model(command)
-    text = "recorded workloads: the folder of a data set of FlashInfer Trace"
-    add("--trace", metavar="PATH", help=text)
-    _narrowing(command)
-
-
-def _narrowing(command: argparse.ArgumentParser) -> None:
-    """Add what narrows a selection; `harness.plan.narrowing` reads it."""
-    add = command.add_argument
-    text = "only cases whose ids match: words with and, or, not and parentheses"
-    add("-k", dest="keep", metavar="EXPRESSION", help=text)
-    text = "skip cases whose ids match, as with -k; each needs a --reason; may be repeated"
-    add("--exclude", action="append", default=[], metavar="EXPRESSION", help=text)
-    text = "why they are skipped, for the record"
-    add("--reason", action="append", default=[], metavar="TEXT", help=text)
-
-
-def _model(command: argparse.ArgumentParser) -> None:
-    """Add --model and what goes with it; `harness.plan.model_selection` reads them."""
-    add = command.add_argument
-    add("--model", metavar="NAME", help=_MODEL)
-    text = "with --model: tp:2, dp:2, ep:8, tp:2+ep:8, or ep:8/1 for one rank's share"
-    add("--layouts", metavar="LIST", help=f"{text} (tp:1,ep:8/1; with --trace tp:1)")
-    add("--tokens", metavar="LIST", help="with --model: tokens per DP rank (1,16,512)")
-    text = "with --model: methods instead of the checkpoint's own, as none,fp8_block"
-    add("--quant", metavar="LIST", help=text)
-
-
-def _platform(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--platform", metavar="NAME", help="plan for another chip")
-    command.add_argument("--devices", type=positive, metavar="N", help="GPUs of that chip (2)")
-
-
 def _coverage(command: argparse.ArgumentParser) -> None:
     command.epilog = _COVERAGE_EXITS
-    _matrix(command, default=" (smoke)")
-    _platform(command)
+    add_matrix(command, default=" (smoke)")
+    add_platform(command)
     add = command.add_argument
     add("--block", type=positive, metavar="N", help="only the suite's Nth block, counted from 1")
     text = "write the block's parameters and constraints in PICT's language"
@@ -179,21 +132,10 @@ def _coverage(command: argparse.ArgumentParser) -> None:
 _SLOTS = "ranks that may run at a time on the CPU (its cores), or on each GPU (up to 4)"
 
 
-def _require(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--require",
-        action="append",
-        default=[],
-        metavar="WHAT",
-        help="end with 75 unless the machine has it: a platform, a feature, devices=N, "
-        "experts=NAME, all2all=NAME or quant=NAME; may be repeated",
-    )
-
-
 def _run(command: argparse.ArgumentParser) -> None:
-    _matrix(command)
-    _cases(command)
-    _require(command)
+    add_matrix(command)
+    add_cases(command)
+    add_require(command)
     add_part(command)
     add = command.add_argument
     add("--resume", type=Path, metavar="DIR", help="continue with the cases that have no verdict")
@@ -224,7 +166,7 @@ def _run(command: argparse.ArgumentParser) -> None:
 
 
 def _fuzz(command: argparse.ArgumentParser) -> None:
-    _require(command)
+    add_require(command)
     add = command.add_argument
     add("--budget", default="5m", metavar="TIME", help="how long: 90s, 5m, 2h (5m)")
     add("--cases", type=positive, metavar="N", help="run at most N cases")
@@ -236,10 +178,10 @@ def _fuzz(command: argparse.ArgumentParser) -> None:
         help="the same seed draws the same cases (0)",
     )
     add("--experts", metavar="NAME", help="one experts backend: a name or pkg.mod:Class")
-    _layer(command)
+    add_layer(command)
     text = "what every case has, as in case ids: router:sigmoid no_renorm tp:2; may be repeated"
     add("--set", dest="fixed", nargs="+", action="extend", default=[], metavar="TOKEN", help=text)
-    _model(command)
+    add_model(command)
     add("--devices", type=positive, metavar="N", help="use N of this machine's GPUs")
     add("--out", type=Path, metavar="DIR", help="the run's folder (runs/TIME-fuzz)")
     add("--slots", type=positive, metavar="N", help=_SLOTS)
@@ -258,11 +200,11 @@ def _numerics(command: argparse.ArgumentParser) -> None:
     command.epilog = _NUMERICS_EXITS
     add = command.add_argument
     add("--experts", metavar="NAME", help="the experts backend: a name or pkg.mod:Class")
-    _layer(command)
+    add_layer(command)
     add(
         "--case", metavar="ID", help="one case's layer and backend, with 1, 2 and 4 experts a token"
     )
-    add("--model", metavar="NAME", help=_MODEL)
+    add("--model", metavar="NAME", help=MODEL)
     add("--quant", metavar="NAME", help="a quantization method (the first that the row takes)")
     add("--time-limit", type=seconds, default=300.0, metavar="S", help="seconds in all (300)")
 
