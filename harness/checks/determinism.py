@@ -18,15 +18,18 @@ from harness.fixtures.undefined_rows import judged_output
 from harness.record.result import Finding, Verdict
 from moe import guarded_buffers
 from moe.all2all import ALL2ALL
+from moe.kernels.launch_observer import observed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from torch import Tensor
 
     from harness.fixtures.layer_call import Call
     from harness.fixtures.layer_under_test import Subject
     from harness.matrix.case import MoETestConfig
+
+NOT_THE_SAME = "not deterministic"
 
 
 def is_claimed(case: MoETestConfig) -> bool:
@@ -49,7 +52,7 @@ def messages(subject: Subject, calls: Sequence[Call]) -> Iterator[str]:
     first = calls[0]
     inputs = copied(first.inputs)
     subject.go_back_to(first.placement)
-    with guarded_buffers.poisoned():
+    with guarded_buffers.poisoned(), observed() as launched:
         returned = subject.call(inputs.x, inputs.logits, inputs).out
         repeated = judged_output(first.tokens, returned)
         violations = guarded_buffers.broken_guards() + changed_inputs(inputs, first.inputs)
@@ -63,7 +66,32 @@ def messages(subject: Subject, calls: Sequence[Call]) -> Iterator[str]:
     else:
         text = _newly_wrong(first, repeated)
     if text is not None:
-        yield text
+        yield (
+            text
+            if not text.startswith(NOT_THE_SAME)
+            else other_path(text, names_of(first.launched), names_of(launched))
+        )
+
+
+def names_of(launched: Iterable[str]) -> set[str]:
+    """Return the names of launched kernels, without their specialisations."""
+    return {line.partition("(")[0] for line in launched}
+
+
+def other_path(text: str, recorded: set[str], repeated: set[str]) -> str:
+    """Return the message if the repeated call, which records no stage, launches other kernels.
+
+    Then it is no wonder that bits differ, and the kernels of one of both paths are wrong.
+    """
+    only, missing = sorted(repeated - recorded), sorted(recorded - repeated)
+    if not only:
+        return text
+    instead = f" in place of {', '.join(missing)}" if missing else ""
+    what = text.removeprefix(f"{NOT_THE_SAME}: ").partition("; ")[0]
+    return (
+        f"another path: {what}; it records no stages, and only then "
+        f"{', '.join(only)} is launched{instead}: both must give the same, so look there first"
+    )
 
 
 def _newly_wrong(first: Call, repeated: Tensor) -> str | None:
@@ -80,14 +108,14 @@ def difference(first: Tensor, repeated: Tensor) -> str | None:
     """Return a message if two outputs [T, K] differ in any bit, shape or dtype; else None."""
     if first.shape != repeated.shape or first.dtype != repeated.dtype:
         before, after = (f"{list(t.shape)} {t.dtype}" for t in (first, repeated))
-        return f"not deterministic: the output was {before} and is {after} when repeated"
+        return f"{NOT_THE_SAME}: the output was {before} and is {after} when repeated"
     differing = (bits_of(first) != bits_of(repeated)).nonzero()
     if len(differing) == 0:
         return None
     row, column = (int(i) for i in differing[0])
     values = float(first[row, column]), float(repeated[row, column])
     return (
-        f"not deterministic: {len(differing)} of {first.numel()} elements differ when the same "
+        f"{NOT_THE_SAME}: {len(differing)} of {first.numel()} elements differ when the same "
         f"call is repeated, first [{row}, {column}]: {values[0]:.9g}, then {values[1]:.9g}; its "
         "members' rows claim the same bits (`deterministic`)"
     )

@@ -94,11 +94,12 @@ class Projection:
         """Tell whether the quantization is missing: the variant fits and noise does not explain it.
 
         Flips of codes may be large enough to explain it, but random flips would not reproduce the
-        variant's values. So an exact fit counts even within the limit of the flips.
+        variant's values. So an exact fit counts even within the limit of the flips. With t far
+        from 0 and 1 something else is wrong, a scale for example: not quantizing gives 0.
         """
         if self.residual < EXACT_FIT:
             return 1 - self.t > SIGMAS * self.sigma
-        return self.residual < 0.5 and self.t < 0.5 and 1 - self.t > self.noise_limit
+        return self.residual < 0.5 and abs(self.t) < 0.5 and 1 - self.t > self.noise_limit
 
 
 def findings(observation: Observation) -> tuple[Finding, ...]:

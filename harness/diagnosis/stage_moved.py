@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 NAME = "stage_moved"
 NOUNS = ("elements", "scales", "router weights")
 FEWEST = 4  # elements of a row or column: with fewer, another one may be alike by chance
+ALONE = 16  # elements of a row or column that is enough by itself
 MOST = 2048  # rows or columns that are compared with each other
 
 
@@ -58,7 +59,7 @@ def _sources(
     if (
         length < fewest
         or count > MOST
-        or len(wrong) < 2
+        or len(wrong) < (1 if length >= ALONE else 2)
         or not bool(actual[wrong].isfinite().all())
     ):
         return None
@@ -82,6 +83,8 @@ def _cause(
 
 def moved_text(axis: str, places: list[int], sources: list[int]) -> str:
     """Return which places hold the values of which others, in words."""
+    if len(places) == 1:
+        return f"{axis} {places[0]} holds the values of {axis} {sources[0]}"
     steps = {place - source for place, source in zip(places, sources, strict=True)}
     if len(steps) == 1:
         (step,) = steps

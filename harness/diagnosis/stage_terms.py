@@ -134,6 +134,7 @@ def facts_of(handed: Handed, flat: Tensor) -> list[Fact]:
         slots = (flat % handed.top_k).double()
         facts.append(Fact(one="slot", many="slots", values=slots))
     facts.append(Fact(one="gathered row", many="gathered rows", values=flat // handed.top_k))
+    facts.append(Fact(one="row * k + slot", many="numbers row * k + slot", values=flat.double()))
     facts.append(
         Fact(
             one="its expert's row",

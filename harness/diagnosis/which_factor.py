@@ -105,7 +105,9 @@ def _what(errors: StageErrors, groups: Groups, is_changed: Tensor) -> str:
     conditions = splitting(groups.facts, is_changed, ~is_changed)
     if conditions:
         return f"the {noun} of {conditions[0].text}"
-    count, fact = int(is_changed.sum()), groups.facts[0]
-    if 1 in groups.shape and count <= FEW and not fact.is_measured:
-        return f"the {noun} of {fact.text([int(v) for v in fact.values[is_changed].tolist()])}"
+    count = int(is_changed.sum())
+    numbering = next((f for f in groups.facts if len(f.values.unique()) == len(is_changed)), None)
+    if numbering is not None and count <= FEW and not numbering.is_measured:
+        numbers = [int(v) for v in numbering.values[is_changed].tolist()]
+        return f"the {noun} of {numbering.text(numbers)}"
     return f"most {noun}" if 2 * count > len(is_changed) else f"some {noun}"

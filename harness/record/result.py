@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from harness.record.agreed_causes import agreed
 from harness.record.diagnosis import Diagnosis
 from harness.record.proof import Outcome, Proof, best
 
@@ -224,7 +225,7 @@ def merge(case_id: str, world_size: int, ranks: list[RankResult], seconds: float
         verdict=verdict,
         seconds=seconds,
         battery=battery,
-        diagnoses=tuple(r.diagnosis for r in ranks if r.diagnosis is not None),
+        diagnoses=agreed([r.diagnosis for r in ranks if r.diagnosis is not None]),
         assumed=next((r.assumed for r in ranks if r.assumed is not None), None),
         **_messages(ranks),
         **_data(ranks),

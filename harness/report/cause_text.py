@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from harness.record.diagnosis import CallDiagnosis
 
 MOST_CAUSES = 3
+MOST_CONTRADICTED = 2
 LITTLE = 0.25  # part of the error; a mistake that leaves less is named, unless a row does not fit
 NO_CAUSE = "no known cause"
 
@@ -34,6 +35,7 @@ def cause_lines(
     unexplained_rows = sum(call.wrong_rows for _, call in without)
     unnamed_first = bool(named) and unexplained_rows > explained_rows
     yield from (*unnamed, *named) if unnamed_first else (*named, *unnamed)
+    yield from _contradicted(calls)
     untried = max((call.untried for _, call in calls), default=0)
     if untried:
         yield f"time ran out before {untried} of the known mistakes were tried"
@@ -76,6 +78,15 @@ def _no_cause(
         residuals = [float(call.closest) for _, call in without if call.closest is not None]
         closest = _closest([residual for residual in residuals if math.isfinite(residual)])
         yield f"{NO_CAUSE}{suffix}: none of {tried} known mistakes gives this output{closest}"
+
+
+def _contradicted(calls: list[tuple[int, CallDiagnosis]]) -> Iterator[str]:
+    """Yield one line about what explains some calls or ranks only, so is no cause."""
+    texts = sources_by_text(calls, lambda call: [c.cause for c in call.contradicted])
+    shown = list(texts)[:MOST_CONTRADICTED]
+    if shown:
+        more = "" if len(texts) == len(shown) else f"; and {len(texts) - len(shown)} more"
+        yield f"not the cause, since it fits some calls or ranks only: {'; '.join(shown)}{more}"
 
 
 def _closest(residuals: list[float]) -> str:

@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from harness.checks.determinism import difference, is_claimed
+from harness.checks.determinism import difference, is_claimed, names_of, other_path
 from harness.record.result import Verdict
 from moe import guarded_buffers
 from moe.all2all import ALL2ALL
@@ -152,3 +152,17 @@ def test_bits_are_compared_and_nothing_less():
     assert "[0, 0]: 0, then -0" in difference(x, negative)
     assert "the output was [2, 2] torch.bfloat16 and is [1, 2]" in difference(x, x[:1])
     assert "is [2, 2] torch.float32 when repeated" in difference(x, x.float())
+
+
+def test_a_kernel_that_only_runs_unrecorded_is_named_and_not_called_random():
+    text = difference(torch.zeros(2, 3), torch.ones(2, 3))
+    said = other_path(
+        text, names_of({"_activate(a)", "_gemm(b)"}), names_of({"_fused()", "_gemm()"})
+    )
+    assert said == (
+        "another path: 6 of 6 elements differ when the same call is repeated, first [0, 0]: 0, "
+        "then 1; it records no stages, and only then _fused is launched in place of _activate: "
+        "both must give the same, so look there first"
+    )
+    assert other_path(text, {"_gemm"}, {"_gemm"}) == text
+    assert other_path(text, {"_gemm", "_activate"}, {"_gemm"}) == text

@@ -121,6 +121,15 @@ def test_an_error_of_another_kind_is_not_taken_for_it():
         assert message_of(subject, with_output(call, wrong)) is None
 
 
+def test_a_projection_far_from_zero_and_one_is_another_mistake():
+    """An inverted global scale gave t = -0.55, and it was said that nothing was quantized."""
+    subject, call = first_call("int8_channel", 8)
+    wrong = of_variant(subject, call, "activations").output.out
+    assert message_of(subject, with_output(call, wrong)) is not None
+    beyond = call.output.out.float().lerp(wrong.float(), 1.6).bfloat16()
+    assert message_of(subject, with_output(call, beyond)) is None
+
+
 def test_no_share_without_a_scheme_or_without_tokens():
     assert projections(*_listed(first_call("none", 8))) == ()
     subject, call = first_call("fp8_block", 8)

@@ -32,6 +32,8 @@ def texts(changed, *facts, right=None):
         (NUMBERS % 8 != 4, EXPERT, "experts other than 4"),
         (NUMBERS % 4 == 1, K, "k 32-63"),
         (NUMBERS % 2 == 1, K, "every second block of 32 of k, from 32 on"),
+        (NUMBERS % 4 == 3, ROW, "each 4th of the rows, from 3"),
+        (NUMBERS % 16 == 5, ROW, "each 16th of the rows, from 5"),
         (NUMBERS < 20, WEIGHT, "weights below 0.195"),
         (NUMBERS > 50, WEIGHT, "weights above 0.505"),
         (NUMBERS % 2 == 1, PART, "the shared"),

@@ -50,6 +50,16 @@ def test_rows():
     assert said(moved_rows, order, 0) == text
 
 
+def test_a_single_row_of_many_columns_is_enough():
+    order = torch.arange(ROWS)
+    order[5] = 9
+    assert said(moved_rows, order, 0) == "in stage gemm1 row 5 holds the values of row 9"
+    errors = right()
+    near = errors.expected.clone()
+    near[5] = near[9] * 1.05
+    assert moved_rows(holding(errors, near)) is None
+
+
 @pytest.mark.parametrize("find", [moved_columns, moved_rows])
 def test_of_noise_nothing_is_said(find):
     errors = right()

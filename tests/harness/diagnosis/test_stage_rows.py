@@ -100,7 +100,9 @@ def test_rows_that_are_nan_are_told_from_others_that_are_wrong():
 
 def test_rows_of_a_sum_with_slots_that_nobody_computed():
     """The facts of a sum's rows: whether all slots are computed here, and whether one is."""
-    ids = torch.tensor([[0, 1], [0, -1], [-1, -1], [1, 0]]).repeat(6, 1)
+    ids = torch.tensor([[0, 1], [0, -1], [-1, -1], [1, 0]]).repeat(6, 1)[
+        [*range(9), 0, *range(9, 23)]
+    ]
     handed = SimpleNamespace(ids=ids, top_k=2)
     facts = token_facts(handed, torch.arange(24))
     actual, known = torch.ones(24, 4), torch.ones(24, dtype=torch.bool)

@@ -75,3 +75,10 @@ def test_of_a_mixture_nothing_is_said():
     """Each second element twice, by chance: no group of rows or columns has one factor."""
     chosen = torch.rand(ROWS, COLUMNS, generator=torch.Generator().manual_seed(3)) < 0.5
     assert said(torch.where(chosen, 2.0, 1.0)) is None
+
+
+def test_single_rows_are_called_by_their_numbers_and_not_by_their_experts():
+    """It was "the values of experts 0, 0": of an expert of which other rows were right."""
+    factor = torch.ones(ROWS, 1)
+    factor[[2, 3, 9]] = 0
+    assert said(factor) == "in stage gemm1 the values of gathered rows 2-3, 9 are zero"

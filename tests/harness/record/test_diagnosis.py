@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from harness.record.diagnosis import CallDiagnosis, Diagnosis
+from harness.record.diagnosis import CallDiagnosis, Diagnosis, NamedCause
 from harness.record.events import CaseEnded, from_line, to_line
 from harness.record.result import CaseResult, RankResult, Verdict
 
@@ -135,3 +135,8 @@ def test_a_line_of_a_run_with_a_bad_diagnosis_cannot_be_read():
     assert from_line(line).result == case
     with pytest.raises(ValueError, match=r"rows\.wrong must be int"):
         from_line(line.replace('"wrong": 8', '"wrong": "8"').replace('"wrong":8', '"wrong":"8"'))
+
+
+def test_what_other_calls_contradict_is_in_the_json_of_a_call():
+    call = CallDiagnosis(call=0, contradicted=(NamedCause(name="a", cause="b", residual=0.1),))
+    assert CallDiagnosis.from_json(json.loads(json.dumps(call.to_json()))) == call

@@ -5,11 +5,14 @@ from __future__ import annotations
 from harness.report.failure_text import headline, lines
 from tests.harness.report.failed_results import CAUSE, FACTS, call, result
 
+STAGE = {"stage": "gemm1", "text": "1 differs", "bad": 1, "of": 8, "where": {}}
+
 
 def test_causes_are_ranked_by_how_much_they_explain():
     second = {**CAUSE, "name": "b", "cause": "another", "residual": 0.02}
     partly = {**CAUSE, "name": "c", "cause": "a third", "where": "in the wrong rows only"}
-    ranks = {0: [call(causes=[dict(CAUSE), second])], 1: [call(causes=[second, partly])]}
+    of_stage = call(causes=[second, partly], stages=[STAGE])
+    ranks = {0: [call(causes=[dict(CAUSE), second])], 1: [of_stage]}
     said = lines(result(ranks))
     assert "likely cause: another (leaves 2 % of the error)" in said
     assert "or (rank 0): the output is doubled (leaves 0.4 % of the error)" in said
@@ -24,7 +27,7 @@ def test_what_explains_all_rows_comes_before_what_fits_in_the_wrong_ones_only():
 
 
 def test_no_cause_says_how_far_the_closest_was():
-    ranks = {0: [call(causes=[], closest=0.8)], 1: [call()]}
+    ranks = {0: [call(causes=[], closest=0.8)], 1: [call(stages=[STAGE])]}
     said = lines(result(ranks))
     text = "none of 40 known mistakes gives this output; the closest leaves 80 % of the error"
     assert f"no known cause (rank 0): {text}" in said
@@ -34,14 +37,30 @@ def test_no_cause_says_how_far_the_closest_was():
 
 
 def test_what_explains_the_fewer_wrong_rows_is_no_headline():
+    """Here with another first wrong stage; with the same one it is no cause at all."""
     few, many = {**FACTS["rows"], "wrong": 1}, {**FACTS["rows"], "wrong": 6}
-    explained, not_explained = call(1, rows=few), call(0, rows=many, causes=[])
+    explained = call(1, rows=few, stages=[STAGE])
+    not_explained = call(0, rows=many, causes=[])
     said = [t for t in lines(result({1: [not_explained, explained]})) if "cause" in t]
     assert said[0].startswith("no known cause (first call): ")
     assert said[1].startswith("likely cause (second call): the output is doubled")
     assert headline(result({1: [not_explained, explained]})).startswith("pattern")
     explained["rows"] = {**FACTS["rows"], "wrong": 7}
     assert headline(result({1: [not_explained, explained]})).startswith("likely cause")
+
+
+def test_what_other_calls_and_ranks_contradict_is_no_cause():
+    few, many = {**FACTS["rows"], "wrong": 1}, {**FACTS["rows"], "wrong": 6}
+    ranks = {0: [call(0, rows=many, causes=[])], 1: [call(0, rows=few)]}
+    said = lines(result(ranks))
+    assert not [t for t in said if t.startswith("likely cause")]
+    text = "not the cause, since it fits some calls or ranks only: the output is doubled"
+    assert text in said
+    causes = [{**CAUSE, "cause": text} for text in ("a", "b", "c")]
+    ranks = {0: [call(0, rows=many, causes=[])], 1: [call(0, rows=few, causes=causes)]}
+    assert "not the cause, since it fits some calls or ranks only: a; b; and 1 more" in lines(
+        result(ranks)
+    )
 
 
 def test_causes_that_were_not_tried_are_counted():

@@ -1,0 +1,104 @@
+"""Keep a cause only if the calls of all ranks that show the same first wrong stage agree with it.
+
+A rank explains each of its failed calls alone, so that what fits a few wrong rows of one call by
+chance is seen only here, beside the other calls and ranks. Torch-free.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from harness.record.diagnosis import CallDiagnosis, Diagnosis, NamedCause
+
+VERBS = r"(count\b|are\b|have\b|hold\b)"
+LEFT_OUT = re.compile(r"left out|dropped|missing|not added")
+FEW = 0.2  # wrong values without the cause, as a part of those with it: too few to contradict it
+
+
+def agreed(diagnoses: Sequence[Diagnosis]) -> tuple[Diagnosis, ...]:
+    """Return the diagnoses with contradicted causes moved to `CallDiagnosis.contradicted`.
+
+    Compared are calls with the same first wrong stage; a call without one is compared with all,
+    since calls with a stage know more. A call supports a cause if it names the same one, whatever
+    the numbers in it.
+    """
+    calls = [call for diagnosis in diagnoses for call in diagnosis.calls]
+    return tuple(
+        dataclasses.replace(
+            diagnosis, calls=tuple(with_agreed_causes(call, calls) for call in diagnosis.calls)
+        )
+        for diagnosis in diagnoses
+    )
+
+
+def with_agreed_causes(call: CallDiagnosis, calls: Sequence[CallDiagnosis]) -> CallDiagnosis:
+    """Return the call without the causes that the others contradict. calls: of all ranks."""
+    examined = [peer for peer in calls if is_examined(peer)]
+    stage = stage_of(call)
+    peers = [peer for peer in examined if not stage or stage_of(peer) == stage]
+    kept = [cause for cause in call.causes if is_supported(cause, peers, kind_of)]
+    others = tuple(cause for cause in call.causes if cause not in kept)
+    if not kept:
+        kept = [weak for cause in others if (weak := weakened(cause, peers)) is not None][:1]
+    return dataclasses.replace(call, causes=tuple(kept), contradicted=others)
+
+
+def is_supported(
+    cause: NamedCause, peers: Sequence[CallDiagnosis], kind: Callable[[NamedCause], str]
+) -> bool:
+    """Tell whether the calls that name no cause of this kind have only few wrong values."""
+    supporting = against = 0
+    for peer in peers:
+        if any(kind(other) == kind(cause) or are_alike(other, cause) for other in peer.causes):
+            supporting += wrong_values(peer)
+        else:
+            against += wrong_values(peer)
+    return against <= FEW * supporting
+
+
+def are_alike(one: NamedCause, other: NamedCause) -> bool:
+    """Tell whether both leave something out, and at most one of them says what by a condition."""
+    is_condition = [what_of(cause) != kind_of(cause) for cause in (one, other)]
+    return not all(is_condition) and all(LEFT_OUT.search(c.cause) for c in (one, other))
+
+
+def kind_of(cause: NamedCause) -> str:
+    """Return the cause without its numbers, which may differ from call to call."""
+    return re.sub(r"[-+]?\d[\d.,e+-]*", "#", f"{cause.name}: {cause.cause}")
+
+
+def what_of(cause: NamedCause) -> str:
+    """Return what the cause says happens, without which rows or terms it happens to."""
+    return re.sub(
+        rf"(: |\b)(the|all|some) (\w+)\b.*? {VERBS}", r"\1some \3 \4", kind_of(cause), count=1
+    )
+
+
+def weakened(cause: NamedCause, peers: Sequence[CallDiagnosis]) -> NamedCause | None:
+    """Return the cause without which values it is about, if all agree on the rest; else None."""
+    if what_of(cause) == kind_of(cause) or not is_supported(cause, peers, what_of):
+        return None
+    some = re.sub(rf"\b(the|all|some) (\w+)\b.*? {VERBS}", r"some \2 \3", cause.cause, count=1)
+    return dataclasses.replace(
+        cause, cause=f"{some}; which ones, calls or ranks differ about", where=""
+    )
+
+
+def stage_of(call: CallDiagnosis) -> str:
+    """Return the first wrong stage; empty if none is known."""
+    return call.stages[0].stage if call.stages else ""
+
+
+def is_examined(call: CallDiagnosis) -> bool:
+    """Tell whether causes were sought."""
+    return call.fault is None and (call.tried is not None or bool(call.stages))
+
+
+def wrong_values(call: CallDiagnosis) -> int:
+    """Return how many values of the first wrong stage, or else rows of the output, are wrong."""
+    return call.stages[0].bad if call.stages else max(call.wrong_rows, 1)

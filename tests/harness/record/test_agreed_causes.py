@@ -1,0 +1,91 @@
+"""A cause is said only if the calls of all ranks with the same first wrong stage agree with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harness.record.agreed_causes import agreed, kind_of
+from harness.record.diagnosis import CallDiagnosis, Diagnosis, NamedCause, StageFinding
+
+FACTOR = "in stage gemm1 the values of expert 2 are 1.5 times what they should be"
+
+
+def cause(text: str = FACTOR, name: str = "which_factor") -> NamedCause:
+    return NamedCause(name=name, cause=text, residual=0.01)
+
+
+def call(number: int, bad: int, *causes: NamedCause, stage: str = "gemm1", **more: Any) -> Any:
+    finding = StageFinding(stage=stage, text="differs", bad=bad, of=100, where={})
+    return CallDiagnosis(call=number, stages=(finding,), causes=causes, tried=9, **more)
+
+
+def said(*ranks: list[CallDiagnosis]) -> list[list[list[str]]]:
+    """The causes of each call of each rank."""
+    diagnoses = [
+        Diagnosis(rank=rank, failed=tuple(c.call for c in calls), of=2, calls=tuple(calls))
+        for rank, calls in enumerate(ranks)
+    ]
+    return [[[c.cause for c in call.causes] for call in d.calls] for d in agreed(diagnoses)]
+
+
+def test_a_cause_stays_if_few_wrong_values_are_without_it():
+    assert said([call(0, 10, cause()), call(1, 2)]) == [[[FACTOR], []]]
+    assert said([call(0, 10, cause())], [call(0, 2)]) == [[[FACTOR]], [[]]]
+
+
+def test_a_cause_that_others_contradict_is_none():
+    assert said([call(0, 10, cause()), call(1, 3)]) == [[[], []]]
+    assert said([call(0, 10, cause())], [call(0, 3)]) == [[[]], [[]]]
+    calls = (call(0, 1, cause()), call(1, 2))
+    (diagnosis,) = agreed([Diagnosis(rank=0, failed=(0, 1), of=2, calls=calls)])
+    assert [call.contradicted for call in diagnosis.calls] == [(cause(),), ()]
+
+
+def test_two_causes_that_contradict_each_other_are_not_both_said():
+    other = cause("each wrong row holds the values of the row before it", "stage_moved")
+    assert said([call(0, 9, cause()), call(1, 5, other)]) == [[[], []]]
+    assert said([call(0, 9, cause()), call(1, 1, other)]) == [[[FACTOR], []]]
+
+
+def test_numbers_may_differ_from_call_to_call():
+    again = FACTOR.replace("1.5", "1.25e-05").replace("expert 2", "expert 0")
+    assert kind_of(cause()) == kind_of(cause(again))
+    assert said([call(0, 3, cause())], [call(0, 9, cause(again))]) == [[[FACTOR]], [[again]]]
+
+
+def test_calls_with_another_first_wrong_stage_say_nothing_about_a_cause():
+    later = call(0, 99, stage="combine")
+    output_only = CallDiagnosis(call=1, tried=9)
+    not_examined = CallDiagnosis(call=1, fault="ValueError: x")
+    for other in (later, output_only, not_examined):
+        assert said([call(0, 1, cause())], [other])[0] == [[FACTOR]]
+
+
+def test_what_fits_an_output_must_agree_with_calls_whose_wrong_stage_is_known():
+    output_only = CallDiagnosis(call=1, tried=9, causes=(cause("a share was dropped", "dropped"),))
+    assert said([call(0, 9, cause()), output_only]) == [[[FACTOR], []]]
+    both = call(0, 9, cause("a share was dropped", "dropped"))
+    assert said([both, output_only]) == [[["a share was dropped"], ["a share was dropped"]]]
+
+
+def test_calls_that_agree_on_what_happens_but_not_to_which_values_say_that_alone():
+    head = "in stage gemm1 the products of"
+    one = cause(f"{head} odd gathered rows count with the wrong sign", "which_shares")
+    other = cause(f"{head} slot 1 count with the wrong sign", "which_shares")
+    some = "in stage gemm1 some products count with the wrong sign"
+    weak = f"{some}; which ones, calls or ranks differ about"
+    assert said([call(0, 9, one), call(1, 5, other)]) == [[[weak], [weak]]]
+    assert said([call(0, 9, one), call(1, 5)]) == [[[], []]]
+
+
+def test_a_known_mistake_that_leaves_the_same_out_agrees_with_a_statement():
+    statement = cause("the shares of local expert 0 are left out", "which_shares")
+    mistake = cause("an expert's share was dropped (expert 4)", "dropped")
+    assert said([call(0, 9, statement), call(1, 9, mistake)]) == [
+        [
+            ["the shares of local expert 0 are left out"],
+            ["an expert's share was dropped (expert 4)"],
+        ]
+    ]
+    other = cause("the shares of slot 1 count twice", "which_shares")
+    assert said([call(0, 9, other), call(1, 9, mistake)]) == [[[], []]]
