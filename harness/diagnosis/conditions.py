@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 CHANCE = 0.02  # largest probability that a condition splits the items by chance
 MOST_VALUES = 4  # that a condition lists
-PERIODS = (4, 8, 16, 32, 64)  # of numbers, beside the even and the odd ones
+PERIODS = (4, 8, 16, 32, 64)  # of rows' numbers, beside the even and the odd ones
 MOST_CONDITIONS = 2  # that split equally well and are named
 
 
@@ -173,7 +173,7 @@ def _of_numbers(
     if len(parity) == 1 and count > 2:
         odd = parity.pop()
         yield condition(_parity_text(fact, odd), values % 2 == odd, 2)
-    for period in PERIODS if fact.unit == 1 and fact.one else ():
+    for period in PERIODS if fact.unit == 1 and "row" in fact.one else ():
         if len({v % period for v in wanted}) == 1 and 2 * period <= count:
             text = f"each {period}th of the {fact.many}, from {low % period}"
             yield condition(text, values % period == low % period, 2 * period)

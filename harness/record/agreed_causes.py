@@ -68,8 +68,9 @@ def are_alike(one: NamedCause, other: NamedCause) -> bool:
 
 
 def kind_of(cause: NamedCause) -> str:
-    """Return the cause without its numbers, which may differ from call to call."""
-    return re.sub(r"[-+]?\d[\d.,e+-]*", "#", f"{cause.name}: {cause.cause}")
+    """Return the cause without its numbers, and without what is the same in one call only."""
+    text = re.sub(r" \(the same: [^)]*\)", "", f"{cause.name}: {cause.cause}")
+    return re.sub(r"[-+]?\d[\d.,e+-]*", "#", text)
 
 
 def what_of(cause: NamedCause) -> str:

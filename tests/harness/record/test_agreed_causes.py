@@ -50,6 +50,8 @@ def test_two_causes_that_contradict_each_other_are_not_both_said():
 def test_numbers_may_differ_from_call_to_call():
     again = FACTOR.replace("1.5", "1.25e-05").replace("expert 2", "expert 0")
     assert kind_of(cause()) == kind_of(cause(again))
+    same = cause(again.replace(" are", " (the same: odd rows) are"))
+    assert kind_of(same) == kind_of(cause())
     assert said([call(0, 3, cause())], [call(0, 9, cause(again))]) == [[[FACTOR]], [[again]]]
 
 
