@@ -106,7 +106,9 @@ def _what(errors: StageErrors, groups: Groups, is_changed: Tensor) -> str:
     if conditions:
         return f"the {noun} of {conditions[0].text}"
     count = int(is_changed.sum())
-    numbering = next((f for f in groups.facts if len(f.values.unique()) == len(is_changed)), None)
+    numbering = next(
+        (f for f in groups.facts if len(torch.unique(f.values)) == len(is_changed)), None
+    )
     if numbering is not None and count <= FEW and not numbering.is_measured:
         numbers = [int(v) for v in numbering.values[is_changed].tolist()]
         return f"the {noun} of {numbering.text(numbers)}"
