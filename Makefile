@@ -11,6 +11,7 @@
 #   make soak   thousands of small cases in one run, with a fault every 200
 #   make golden            writes anew what the oracle decides and what plans refuse (tests/golden)
 #   make test-subjects     the tests of released packages, which it installs (extra `subjects`)
+#   make test-ray          the tests of `run --engine ray`, with Ray, which it installs (extra `ray`)
 #
 # SUITE=name      another suite of configs/matrix.yaml      ARGS="..."  more options for the command
 # EXTRAS=cuda     extras of pyproject.toml to install too
@@ -20,7 +21,7 @@
 # `make setup`, then `python -m harness ...` with .venv/bin/python.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test-matrix compile-matrix golden test test-extra-rows test-subjects check bench-engine bench-judge bench-diagnosis bench-covering bench-kernels bench-all2all bench-reliability soak mistakes evidence clean
+.PHONY: help setup test-matrix compile-matrix golden test test-extra-rows test-subjects test-ray check bench-engine bench-judge bench-diagnosis bench-covering bench-kernels bench-all2all bench-reliability soak mistakes evidence clean
 
 SUITE ?= $(shell $(PY) scripts/setup_env.py --suite)
 ARGS ?=
@@ -79,6 +80,11 @@ test-subjects: setup
 	    tests/moe/routers/test_vllm_torch.py tests/moe/test_sglang_functions.py \
 	    tests/harness/matrix/traces tests/harness/report/test_trace_results.py \
 	    tests/harness/testing/test_record.py
+
+test-ray: EXTRAS = ray
+test-ray: setup
+	$(PY) -m pytest $(ARGS) tests/harness/engine/test_ray_cluster.py \
+	    tests/harness/engine/test_ray_pool.py tests/harness/engine/test_ray_agent.py
 
 check: setup
 	$(PY) -m ruff check .

@@ -134,6 +134,15 @@ def test_the_tests_of_released_packages_install_them():
     assert asking <= set(named), "a file that is skipped without the packages runs with them"
 
 
+def test_the_tests_on_ray_install_it():
+    steps = make("test-ray").stdout
+    assert "scripts/setup_env.py --extras 'ray'" in steps
+    named = re.findall(r"tests/\S+\.py", steps)
+    assert {Path(path) for path in named} == {
+        path.relative_to(ROOT) for path in ROOT.glob("tests/harness/engine/test_ray_*.py")
+    }
+
+
 # The set-up.
 
 

@@ -1,4 +1,4 @@
-"""Run on several hosts: the options of `run --hosts`. No torch."""
+"""Run on other hosts: the options `--hosts` and `--engine ray` of `run`. No torch."""
 
 from __future__ import annotations
 
@@ -18,14 +18,19 @@ if TYPE_CHECKING:
     from harness.engine.host_pool import HostPool
     from harness.plan.machine import Machine
 
+RAY = "ray"  # the value of --engine
 ONE_HOST = frozenset({"peer_memory"})  # features that only ranks of the same host have
 
 
 def machine_on(args: argparse.Namespace, detected: Machine) -> Machine:
     """Return the machine to plan for: this one, or one of hosts that are like it.
 
-    Raises UsageError for options that do not go together, and for GPUs.
+    Raises UsageError for options that do not go together, and for GPUs; InfrastructureError if no
+    Ray cluster answers.
     """
+    if args.engine == RAY:
+        _check_ray(args, detected)
+        return detected
     if args.hosts is None:
         if args.token_file is not None:
             raise UsageError("--token-file goes with --hosts LIST")
@@ -37,6 +42,31 @@ def machine_on(args: argparse.Namespace, detected: Machine) -> Machine:
         raise UsageError("--hosts is for CPUs so far, and this machine has GPUs; leave it out")
     features = detected.platform.features - ONE_HOST
     return replace(detected, platform=replace(detected.platform, features=features))
+
+
+def _check_ray(args: argparse.Namespace, detected: Machine) -> None:
+    """Raise UsageError or InfrastructureError unless the run can use Ray."""
+    from harness.engine import ray_cluster
+
+    for option, value in (("--hosts", args.hosts), ("--token-file", args.token_file)):
+        if value is not None:
+            raise UsageError(f"--engine ray finds hosts by itself; leave out {option}")
+    if _saves_tensors(args):
+        raise UsageError("--engine ray: tensors would stay on the hosts; leave out --save-tensors")
+    if detected.devices:
+        raise UsageError("--engine ray is for CPUs so far, and this machine has GPUs; leave it out")
+    ray_cluster.connect()
+
+
+def slot_count(args: argparse.Namespace, local: Machine) -> int:
+    """Return how many ranks may run at once: as --slots says, or as there is room for them."""
+    if args.slots:
+        return int(args.slots)
+    if args.engine != RAY:
+        return local.slots
+    from harness.engine import ray_cluster
+
+    return ray_cluster.connect().cpus
 
 
 def _check_agents(args: argparse.Namespace) -> None:
@@ -72,7 +102,12 @@ def addresses(text: str) -> tuple[Address, ...]:
 
 def pool_of(args: argparse.Namespace) -> AbstractContextManager[HostPool | None]:
     """Return what starts gangs on the hosts; None without any. Raises InfrastructureError."""
-    if getattr(args, "hosts", None) is None:
+    if args.engine == RAY:
+        from harness.engine import ray_cluster
+        from harness.engine.ray_pool import RayPool
+
+        return RayPool(ray_cluster.connect())
+    if args.hosts is None:
         return nullcontext()
     from harness.engine.host_connection import read_token
     from harness.engine.host_pool import HostPool

@@ -85,7 +85,7 @@ def _options(
         log_dir=folder.log_dir,
         fail_fast=args.fail_fast,
         retries=0 if args.repeat else selected.retries,
-        slots=args.slots or plan.machine.slots,
+        slots=hosts.slot_count(args, plan.machine),
         devices=plan.machine.devices,
         forgiven=ledger.forgiven(case.id for case in plan.cases),
         rank_options={

@@ -154,6 +154,8 @@ def _run(command: argparse.ArgumentParser) -> None:
     text += "over the nodes of this Slurm allocation"
     add("--hosts", metavar="LIST", help=text)
     add("--token-file", type=Path, metavar="FILE", help="with --hosts: the token that they have")
+    text = "where gangs run: on this machine, or on a Ray cluster, which places them (local)"
+    add("--engine", choices=("local", "ray"), default="local", help=text)
     add("--time-limit", type=seconds, metavar="S", help="seconds that one case may take")
     add("-x", dest="fail_fast", action="store_true", help="stop at the first failure")
     add(

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from harness.engine.channel import Channel
 from harness.engine.guardian import command
 from harness.engine.messages import KillProcess, Preloaded, SpawnForkserver, StartGang
+from harness.engine.slots import Slots
 from harness.errors import InfrastructureError, reason_of
 from harness.record.closing import ClosedByWith
 
@@ -133,6 +134,10 @@ class Pool(ClosedByWith):
             server.channel.send(order, fds)
         server.gangs += 1
         return server
+
+    def slots(self, per_device: int, devices: int) -> Slots:
+        """Return the slots of this machine."""
+        return Slots(per_device, devices)
 
     def fetch(self, folder: Path) -> None:
         """Bring the files of a gang's ranks into its folder: on this machine they are there."""

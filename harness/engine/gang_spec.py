@@ -22,6 +22,7 @@ class GangSpec:
     ranks_at_once: int = 1  # see RankInit
     devices: tuple[int, ...] = ()  # see RankInit
     device_ranks: int = 1  # see RankInit
+    place: int = 0  # as of Share
     preload: tuple[str, ...] = PRELOAD
 
     @property

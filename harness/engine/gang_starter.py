@@ -1,6 +1,5 @@
-"""What starts gangs: `forkserver_pool.Pool` here, `host_pool.HostPool` on several hosts.
-
-Torch-free.
+"""What starts gangs: `forkserver_pool.Pool` here, `host_pool.HostPool` on several hosts, and
+`ray_pool.RayPool` on a Ray cluster. Torch-free.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ if TYPE_CHECKING:
     from harness.engine.channel import Channel, Pollable
     from harness.engine.gang_spec import GangSpec
     from harness.engine.messages import Message
+    from harness.engine.slots import Slots
 
 
 class Server(Protocol):
@@ -60,6 +60,9 @@ class Holder(Connection, Protocol):
 
 class GangStarter(Protocol):
     """What starts gangs."""
+
+    def slots(self, per_device: int, devices: int) -> Slots:
+        """Return the slots that its gangs take."""
 
     def new_folder(self) -> Path:
         """Create and return a folder for one gang."""

@@ -28,6 +28,7 @@ from harness.engine.host_messages import (
     StartPart,
 )
 from harness.engine.remote_hosts import JoinedHolders, Part, RemoteHost
+from harness.engine.slots import Slots
 from harness.errors import InfrastructureError
 from harness.record.closing import ClosedByWith
 
@@ -101,8 +102,8 @@ class HostPool(ClosedByWith):
 
         Raises InfrastructureError if a host is gone.
         """
-        number = self._numbers[folder]
-        shares = zip(self.hosts, split(spec.world_size, len(self.hosts)), strict=True)
+        number, hosts = self._numbers[folder], self.hosts_of(spec)
+        shares = zip(hosts, split(spec.world_size, len(hosts)), strict=True)
         parts = [Part(host=h, ranks=r, channel=h.attach(number, 0)) for h, r in shares if r]
         self._parts[folder] = parts
         ranks = [p.host.attach(number, 1 + i) for p in parts for i in range(len(p.ranks))]
@@ -112,6 +113,14 @@ class HostPool(ClosedByWith):
             part.host.control.send(self._order(spec, number, part, f"{first.address.ip}:{port}"))
         self._server.gangs += 1
         return self._server, JoinedHolders(parts), ranks
+
+    def hosts_of(self, _spec: GangSpec) -> list[RemoteHost]:
+        """Return the hosts over which a gang is spread."""
+        return self.hosts
+
+    def slots(self, per_device: int, devices: int) -> Slots:
+        """Return the slots of a run, as of one host."""
+        return Slots(per_device, devices)
 
     def _order(self, spec: GangSpec, number: int, part: Part, rendezvous: str) -> StartPart:
         return StartPart(

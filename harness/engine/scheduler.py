@@ -16,7 +16,6 @@ from harness.engine.forkserver_pool import Pool
 from harness.engine.gang import Gang, watch
 from harness.engine.gang_notices import GangDead, GangReady, Notice, State
 from harness.engine.job_run import JobRun, job_runs
-from harness.engine.slots import Slots
 from harness.engine.task_outcome import Ended, Outcome, case_result, with_history, write_case_log
 from harness.record.events import CaseEnded, CaseStarted, Event, GangEnded, GangStarted
 from harness.record.formatting import numbers_text
@@ -54,7 +53,7 @@ class _Launcher:
     def __init__(self, plan: Plan, options: RunOptions, pool: GangStarter) -> None:
         self._options = options
         self._pool = pool
-        self._slots = Slots(options.slots, options.devices)
+        self._slots = pool.slots(options.slots, options.devices)
         runs = (job_runs(job, options, self._slots) for job in plan.jobs)
         self._waiting = deque(itertools.chain(*runs))
         self._active: list[JobRun] = []
@@ -70,7 +69,7 @@ class _Launcher:
             self._fill()
             gangs = [active.gang for active in self._active if active.gang is not None]
             if len(gangs) == len(self._active):  # otherwise a job can proceed at once
-                watch(gangs, until)
+                watch(gangs, self._slots.next_look(until) if self._waiting else until)
             for active in list(self._active):
                 for notice in active.gang.poll() if active.gang else []:
                     yield from self._on(active, notice)
@@ -99,7 +98,8 @@ class _Launcher:
         assert active.share is not None
         self._gangs += 1
         active.number, active.ran, active.suspects.ended = self._gangs, 0, []
-        spec = dataclasses.replace(active.spec, devices=active.share.devices)
+        share = active.share
+        spec = dataclasses.replace(active.spec, devices=share.devices, place=share.place)
         active.gang = Gang(self._pool, spec)
 
     def _on(self, active: JobRun, notice: Notice) -> Iterator[Event]:

@@ -31,6 +31,7 @@ class Share:
 
     devices: tuple[int, ...]
     slots: int  # on each of them
+    place: int = 0  # which of its pool's; 0 where a pool has one
 
 
 class Slots:
@@ -67,6 +68,13 @@ class Slots:
         for device in devices:
             self._free[device] -= need.slots
         return Share(devices=tuple(devices) if self.devices else (), slots=need.slots)
+
+    def next_look(self, until: float | None) -> float | None:
+        """Return when to try again to take slots, as in `time.monotonic()`; None: not by time.
+
+        until: when the run ends. Slots of this machine are free only once a gang gives them back.
+        """
+        return until
 
     def give_back(self, share: Share) -> None:
         for device in share.devices or (0,):
