@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 2  # each costs five more evaluations of the reference
 EXACT_FIT = 0.1  # of the squared error: a variant that leaves less than this is the actual layer
+NEAR = 0.1  # by how much t may be below 0 where something was not quantized
 SIGMAS = 6.0  # standard deviations of a projection that a correct layer may have
 
 
@@ -99,7 +100,8 @@ class Projection:
         """
         if self.residual < EXACT_FIT:
             return 1 - self.t > SIGMAS * self.sigma
-        return self.residual < 0.5 and abs(self.t) < 0.5 and 1 - self.t > self.noise_limit
+        is_near_zero = -NEAR - self.noise_limit < self.t < 0.5
+        return self.residual < 0.5 and is_near_zero and 1 - self.t > self.noise_limit
 
 
 def findings(observation: Observation) -> tuple[Finding, ...]:

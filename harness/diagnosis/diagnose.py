@@ -18,13 +18,13 @@ from harness.diagnosis import (
     error_image,
     patterns,
     routing_patterns,
-    which_rounding,
 )
 from harness.diagnosis.error_stats import facts, number
 from harness.diagnosis.evidence import Evidence
 from harness.diagnosis.explanations import EXPLANATIONS, OF_ROUTER, explanations
+from harness.diagnosis.stage_interval import interval_of
 from harness.diagnosis.stage_rows import of_stage
-from harness.diagnosis.undeclared_rounding import rounding_cause
+from harness.diagnosis.undeclared_rounding import with_rounding
 from harness.diagnosis.which_elements import elements_of
 from harness.mutants import HYPOTHESES
 from harness.mutants.sample import scene_of
@@ -52,8 +52,6 @@ OF_ANY_STAGE = (
     *("zeros", "halved", "doubled", "negated"),
     *("exponents_one_too_high", "exponents_one_too_low"),
 )
-# Stages whose roundings a row declares
-ROUNDED_STAGES = ("gemm1", "activation", "second", "gemm2", "weighted", "combine", "finalize")
 
 
 def diagnose(observation: Observation, case_seconds: float = 0.0) -> Diagnosis | None:
@@ -73,7 +71,7 @@ def diagnose(observation: Observation, case_seconds: float = 0.0) -> Diagnosis |
             calls.append(CallDiagnosis(call=call.number, fault=text))
     if not failed:
         return None
-    calls = _with_rounding(observation, failed, calls)
+    calls = with_rounding(observation, failed, calls)
     return Diagnosis(
         rank=observation.context.rank,
         failed=tuple(call.number for call in failed),
@@ -92,36 +90,6 @@ def _judged_in_every_call(call_diagnosis: CallDiagnosis, calls: int) -> bool:
     if call_diagnosis.output:
         return True
     return call_diagnosis.call == 0 and calls == 2 and bool(call_diagnosis.stages)
-
-
-def _with_rounding(
-    observation: Observation, failed: Sequence[Call], calls: list[CallDiagnosis]
-) -> list[CallDiagnosis]:
-    """Return the diagnoses with the cause if an undeclared rounding explains all wrong outputs.
-
-    It is sought last, where no known mistake explains a call: it takes many references. It says
-    more than that one stage is rounded, namely what to declare.
-    """
-    wrong = [call for call in failed if _has_wrong_output(observation, call)]
-    if all(_is_explained(call) or call.fault or not call.output for call in calls):
-        return calls
-    if any(stage.stage not in ROUNDED_STAGES for call in calls for stage in call.stages[:1]):
-        return calls  # what a row declares has no part in a stage that is wrong before or after
-    try:
-        rounding = rounding_cause(observation, wrong)
-    except Exception as error:
-        text = f"undeclared rounding: {type(error).__name__}: {error}"
-        first = dataclasses.replace(calls[0], faults=(*calls[0].faults, text))
-        return [first, *calls[1:]]
-    if rounding is None:
-        return calls
-    return [
-        dataclasses.replace(call, causes=(rounding,)) if call.output else call for call in calls
-    ]
-
-
-def _is_explained(call_diagnosis: CallDiagnosis) -> bool:
-    return any(cause.name != which_rounding.NAME for cause in call_diagnosis.causes)
 
 
 def _diagnose_call(
@@ -144,10 +112,6 @@ def _diagnose_call(
             text = f"{type(error).__name__}: {error}"
             return dataclasses.replace(explained, picture_fault=text)
     return explained
-
-
-def _has_wrong_output(observation: Observation, call: Call) -> bool:
-    return any(f.topic in (Topic.ROWS, Topic.VALUES) for f in observation.of(call))
 
 
 def explain(
@@ -182,8 +146,13 @@ def explain(
     )
     evidence = Evidence(scene, call, mismatch, next(iter(stages), None), subject)
     searched = _explained(explained, evidence, likely, end)
-    if any(finding.check == routing.CHECK.name for finding in findings):
-        return _with_statements(searched, evidence, OF_ROUTER)
+    is_routing_right = all(finding.check != routing.CHECK.name for finding in findings)
+    if not is_routing_right:
+        searched = _with_statements(searched, evidence, OF_ROUTER)
+    if explained.output and not stages:
+        interval = interval_of(call, is_routing_right=is_routing_right)
+        place = () if interval is None else (interval,)
+        searched = dataclasses.replace(searched, patterns=(*searched.patterns, *place))
     return searched
 
 

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 from harness.checks.alternatives import fits_of
 from harness.checks.output_rows import judge_call
+from harness.diagnosis import which_rounding
 from harness.fixtures.run_calls import answered
 from harness.record.diagnosis import NamedCause
-from harness.record.result import Verdict
+from harness.record.result import Topic, Verdict
 from moe.assumed_numerics import candidates
 from moe.numerics import ROUNDED, Numerics, declaration
 
@@ -23,14 +24,52 @@ if TYPE_CHECKING:
 
     from harness.checks.check import Observation
     from harness.fixtures.layer_call import Call
+    from harness.record.diagnosis import CallDiagnosis
 
 NAME, MORE_EXACT = "undeclared_rounding", "more_exact"
 # Places before the second product, which are tried one by one; later ones are noise.
 _BEFORE = ("gemm1", "activated_gate", "activation", "weight_on")
 _SUMS = ("accumulation", "promoted", "aligned", "reduction")  # stay as stated
 MOST_TRIED = 8
+# Stages whose roundings a row declares
+ROUNDED_STAGES = ("gemm1", "activation", "second", "gemm2", "weighted", "combine", "finalize")
+
 LEAVES = 0.9  # part of the error, at most: what leaves all of it explains nothing
 AS_GOOD = 1.2  # times the smallest error: the fewest changes among these are named
+
+
+def with_rounding(
+    observation: Observation, failed: Sequence[Call], calls: list[CallDiagnosis]
+) -> list[CallDiagnosis]:
+    """Return the diagnoses with the cause if an undeclared rounding explains all wrong outputs.
+
+    It is sought last, where no known mistake explains a call: it takes many references. It says
+    more than that one stage is rounded, namely what to declare.
+    """
+    wrong = [call for call in failed if has_wrong_output(observation, call)]
+    if all(is_explained(call) or call.fault or not call.output for call in calls):
+        return calls
+    if any(stage.stage not in ROUNDED_STAGES for call in calls for stage in call.stages[:1]):
+        return calls  # what a row declares has no part in a stage that is wrong before or after
+    try:
+        rounding = rounding_cause(observation, wrong)
+    except Exception as error:
+        text = f"undeclared rounding: {type(error).__name__}: {error}"
+        first = dataclasses.replace(calls[0], faults=(*calls[0].faults, text))
+        return [first, *calls[1:]]
+    if rounding is None:
+        return calls
+    return [
+        dataclasses.replace(call, causes=(rounding,)) if call.output else call for call in calls
+    ]
+
+
+def is_explained(call_diagnosis: CallDiagnosis) -> bool:
+    return any(cause.name != which_rounding.NAME for cause in call_diagnosis.causes)
+
+
+def has_wrong_output(observation: Observation, call: Call) -> bool:
+    return any(f.topic in (Topic.ROWS, Topic.VALUES) for f in observation.of(call))
 
 
 def rounding_cause(observation: Observation, calls: Sequence[Call]) -> NamedCause | None:

@@ -30,6 +30,7 @@ WORDS = {0.0: "are left out", 2.0: "count twice", 3.0: "count three times", 0.5:
 SIMPLE = (0.0, 2.0, 0.5, -1.0, 3.0, 4.0, 0.25, 1.5, 8.0, 0.125)
 SAME = 0.03  # distance at which a factor is taken for a simple one
 MOST_LISTED = 3  # terms that are named one by one
+FEWEST = 2  # wrong rows that are sums by factors of their own
 MOST_VALUES = 2  # different factors in one statement
 
 
@@ -57,6 +58,8 @@ def _of_output(evidence: Evidence) -> Iterator[NamedCause]:
     """
     for number, few in enumerate(evidence.shares):
         if not _factors(few, counted(few)):
+            if number == 0 and (own := factors_of_each_row(few)) is not None:
+                yield own
             continue
         of_more = output_terms.terms_of(evidence, evidence.larger)
         cause = which_shares(next(itertools.islice(of_more, number, None)))
@@ -82,6 +85,24 @@ def which_shares(terms: Terms) -> NamedCause | None:
     text = f"in stage {terms.stage} {text}" if terms.stage else text
     where = ", ".join(filter(None, [terms.where, *(where for _, _, where in named)]))
     return NamedCause(name=NAME, cause=text, residual=residual, where=where)
+
+
+def factors_of_each_row(terms: Terms) -> NamedCause | None:
+    """Return the cause if each wrong row sums its right shares by factors of its own."""
+    counts = counted(terms)
+    if int(terms.is_wrong.sum()) < FEWEST or not bool(counts.explained[terms.is_wrong].all()):
+        return None
+    fits, residual = left_by(terms, terms.changed_by(counts.value.float()))
+    changed = _changed(terms, counts) & terms.is_wrong[:, None]
+    if not bool(fits.all()) or residual > MAX_RESIDUAL or not bool(changed.any()):
+        return None
+    values = counts.value[changed]
+    text = (
+        "each wrong row is the sum of its experts' right outputs by factors of its own, "
+        f"{float(values.min()):.3g} to {float(values.max()):.3g} times the right ones: wrong are "
+        "router weights, ids, slots or a scale for each row, not the products"
+    )
+    return NamedCause(name=NAME, cause=text, residual=residual, where=terms.where)
 
 
 def _factors(terms: Terms, counts: Counts) -> list[tuple[float, Tensor]]:
