@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.record.diagnosis import Pattern
-from moe.intermediates import EXPERT_INPUTS, STAGES
+from moe.intermediates import STAGES
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from harness.fixtures.layer_call import Call
 
 NAME = "stage_interval"
-INSIDE = tuple(stage for stage in STAGES if stage not in EXPERT_INPUTS)
+INSIDE = ("gemm1", "activation", "second", "gemm2", "weighted")  # the experts; they end in combine
+LATER = STAGES[STAGES.index("finalize") :]
 
 
 def interval_of(call: Call, *, is_routing_right: bool) -> Pattern | None:
@@ -23,18 +24,23 @@ def interval_of(call: Call, *, is_routing_right: bool) -> Pattern | None:
     """
     if not is_routing_right:
         return None
-    text = interval_text(call.stages, tells_routing=call.routed is not None)
+    later = [stage for stage in LATER if stage in call.stages] if call.number == 1 else []
+    text = interval_text(call.stages, later, tells_routing=call.routed is not None)
     return Pattern(name=NAME, text=text)
 
 
-def interval_text(recorded: Collection[str], *, tells_routing: bool) -> str:
-    """Return the stages that may be wrong. recorded: names. tells_routing: the router is judged."""
-    known = [stage for stage in INSIDE if stage in recorded]
-    if known:
-        return (
-            f"no recorded stage is wrong by itself ({', '.join(known)}): the first wrong stage is "
-            "one that is not recorded, or between ranks in the first call, where it is not judged"
-        )
-    if tells_routing:
-        return "the first wrong stage is after the routing, which is right: no other is recorded"
-    return "the first wrong stage is the routing or anything after it: none is recorded"
+def interval_text(recorded: Collection[str], later: Collection[str], *, tells_routing: bool) -> str:
+    """Return the stages that may be wrong, in words.
+
+    recorded: names of stages. later: those after the experts that were judged, which are right;
+    stages between ranks are judged in the second call only. tells_routing: the router is judged.
+    """
+    inside = [stage for stage in INSIDE if stage in recorded]
+    right = [*inside, *later]
+    known = f"; {', '.join(right)} {'are' if len(right) > 1 else 'is'} right" if right else ""
+    first = "after the routing, which is right" if tells_routing else "the routing or after it"
+    if inside:
+        return f"the first wrong stage is none that was judged{known}"
+    if "finalize" in later:
+        first += ", and before finalize"
+    return f"the first wrong stage is {first}: the experts record none of theirs{known}"

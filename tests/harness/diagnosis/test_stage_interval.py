@@ -8,10 +8,13 @@ from harness.diagnosis.stage_interval import NAME, interval_of, interval_text
 from tests.harness.diagnosis.explained import CALL, RIGHT, explained
 from tests.harness.diagnosis.mistaken import call_of
 
+HEAD = "the first wrong stage is"
+NONE = "the experts record none of theirs"
+
 
 def test_a_member_that_records_nothing_and_hides_its_routing_may_be_wrong_anywhere():
-    hidden = "the first wrong stage is the routing or anything after it: none is recorded"
-    assert interval_text((), tells_routing=False) == hidden
+    hidden = f"{HEAD} the routing or after it: {NONE}"
+    assert interval_text((), (), tells_routing=False) == hidden
     assert hidden in [pattern.text for pattern in explained(RIGHT * 2.3).patterns]
     call, _ = call_of()
     assert call.routed is None
@@ -20,14 +23,24 @@ def test_a_member_that_records_nothing_and_hides_its_routing_may_be_wrong_anywhe
 
 
 def test_a_routing_that_is_right_leaves_what_comes_after_it():
-    text = "the first wrong stage is after the routing, which is right: no other is recorded"
-    assert interval_text(("ids", "weights"), tells_routing=True) == text
     told = dataclasses.replace(CALL, routed=object())
+    text = f"{HEAD} after the routing, which is right: {NONE}"
     assert interval_of(told, is_routing_right=True).text == text
 
 
+def test_what_is_right_after_the_experts_ends_the_interval_in_the_second_call():
+    stages = dict.fromkeys(("combine", "finalize", "out"))
+    second = dataclasses.replace(CALL, number=1, stages=stages)
+    assert interval_of(second, is_routing_right=True).text == (
+        f"{HEAD} the routing or after it, and before finalize: {NONE}; finalize, out are right"
+    )
+    first = dataclasses.replace(second, number=0)
+    assert (
+        interval_of(first, is_routing_right=True).text == f"{HEAD} the routing or after it: {NONE}"
+    )
+
+
 def test_recorded_stages_that_are_right_are_named():
-    assert interval_text(("ids", "gemm2", "gemm1"), tells_routing=True) == (
-        "no recorded stage is wrong by itself (gemm1, gemm2): the first wrong stage is one that is "
-        "not recorded, or between ranks in the first call, where it is not judged"
+    assert interval_text(("ids", "gemm2", "gemm1"), (), tells_routing=True) == (
+        f"{HEAD} none that was judged; gemm1, gemm2 are right"
     )
