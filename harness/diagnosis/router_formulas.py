@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from torch.nn.functional import softplus
 
 from moe.reference.formats import on_grid
 from moe.reference.routing import truth_of
@@ -96,12 +97,38 @@ def scores(routed: Routed) -> dict[str, Callable[[], Tensor]]:
         rounded = on_grid(logits.float(), dtype)
         if not torch.equal(rounded.double(), logits):
             options[f"the logits are rounded to {dtype}"] = _scored(truth, rounded)
+        scored = truth.method.router.removeprefix("triton_")
+        if scored in INNER:
+            text, steps = INNER[scored]
+            options[f"{text} is rounded to {dtype}"] = _rounded_inside(logits, steps, dtype)
     options["the squares of the scores are weighed"] = right.square
     options["the square roots of the scores are weighed"] = right.clamp(min=0).sqrt
     for step, name in ((1, "before"), (-1, "after")):
         options[f"each token has the scores of the token {name} it"] = _rolled(right, step, 0)
         options[f"each expert has the score of the expert {name} it"] = _rolled(right, step, 1)
     return options
+
+
+def _rounded_inside(
+    logits: Tensor, steps: tuple[Callable[..., Tensor], Callable[..., Tensor]], dtype: str
+) -> Callable[[], Tensor]:
+    inner, outer = steps
+    return lambda: outer(on_grid(inner(logits).float(), dtype).double())
+
+
+def _exponentials(logits: Tensor) -> Tensor:
+    return (logits - logits.amax(dim=1, keepdim=True)).exp()
+
+
+# Router -> what its scores are computed from, in words, and both steps
+INNER: dict[str, tuple[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]]] = {
+    "softplus_sqrt": ("the softplus, before its root,", (softplus, torch.sqrt)),
+    "sigmoid": ("the exponential in the sigmoid", (lambda x: (-x).exp(), lambda e: 1 / (1 + e))),
+    "softmax": (
+        "the exponential in the softmax",
+        (_exponentials, lambda e: e / e.sum(dim=1, keepdim=True)),
+    ),
+}
 
 
 def _of_router(name: str, logits: Tensor) -> Callable[[], Tensor]:

@@ -122,3 +122,12 @@ def test_right_weights_and_nan_have_no_statement():
     routed = routed_by()
     assert said(routed, right_weights(routed)) == []
     assert said(routed, right_weights(routed) * torch.nan) == []
+
+
+@pytest.mark.parametrize("router", ["softplus_sqrt", "triton_softplus_sqrt"])
+def test_what_is_rounded_before_the_root_is_named(router):
+    routed = routed_by(router=router, scale=2.5)
+    scores = torch.nn.functional.softplus(routed.logits).half().double().sqrt()
+    own = routed.chosen(scores)
+    texts = said(routed, 2.5 * own / own.sum(dim=1, keepdim=True))
+    assert texts == ["the softplus, before its root, is rounded to fp16"]
