@@ -46,14 +46,22 @@ def router_choice(routed: Routed) -> list[NamedCause]:
         return []
     ways = math.comb(routed.logits.shape[1], routed.ids.shape[1])
     rules = list(choices(routed))
-    if len(rules) * float(ways) ** -int(wrong.sum()) > CHANCE:
-        return []
+    by_chance = len(rules) * float(ways) ** -int(wrong.sum())
+    if by_chance > CHANCE:  # then a rule must give the experts of all tokens
+        if by_chance / math.comb(len(wrong), int(wrong.sum())) > CHANCE:
+            return []
+        rules = [(text, ids) for text, ids in rules if _gives_all(routed, ids)]
     right = keys_of(routed).choose(routed.ids.shape[1]).long()
-    fitting = [text for text, ids in rules if _fits(routed, ids, right, wrong)]
-    fitting = fitting or [text for text, keys in roundings(routed) if _follows(routed, keys)]
     where = _where(wrong)
+    fitting = [
+        text if _gives_all(routed, ids) else f"{text}{where}"
+        for text, ids in rules
+        if _fits(routed, ids, right, wrong)
+    ]
+    if by_chance <= CHANCE:
+        fitting = fitting or [text for text, keys in roundings(routed) if _follows(routed, keys)]
     return [
-        NamedCause(name=NAME, cause=f"in the router {text}{where}", residual=0.0)
+        NamedCause(name=NAME, cause=f"in the router {text}", residual=0.0)
         for text in fitting[:MOST_NAMED]
     ]
 
@@ -181,6 +189,11 @@ def _follows(routed: Routed, keys: Tensor) -> bool:
     is_chosen = torch.zeros_like(keys, dtype=torch.bool).scatter_(1, routed.ids, True)
     is_distinct = is_chosen.sum(dim=1) == routed.ids.shape[1]
     return bool((_keys(routed, keys).is_valid(is_chosen) & is_distinct).all())
+
+
+def _gives_all(routed: Routed, ids: Tensor) -> bool:
+    """Tell whether a rule's ids [T, k] are those of every token."""
+    return torch.equal(ids.sort(dim=1).values, routed.ids.sort(dim=1).values)
 
 
 def _fits(routed: Routed, ids: Tensor, right: Tensor, wrong: Tensor) -> bool:

@@ -14,7 +14,7 @@ from harness.diagnosis.conditions import Fact
 from harness.diagnosis.fit import grid_of
 from harness.diagnosis.stage_terms import departing, facts_of, handed_of
 from harness.diagnosis.wrong_rows import spread
-from moe.reference.formats import on_grid
+from moe.reference.formats import on_grid, step_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -91,6 +91,8 @@ class StageErrors:
         """
         larger = self.tolerance * torch.as_tensor(factor).abs().clamp(min=1.0)
         allowed = torch.maximum(larger, self.step * predicted.abs())
+        if self.grid is not None:  # values that are held exactly were rounded all the same
+            allowed = torch.maximum(allowed, step_of(predicted.abs(), self.grid) / 2)
         remaining = (self.actual - predicted).abs()
         if not bool((remaining <= MARGIN * allowed).all() & self.is_wrong.any()):
             return None

@@ -79,3 +79,21 @@ def test_of_the_right_choice_and_of_one_wrong_token_nothing_is_said():
     ids[3] = ids[4]
     assert not bool(are_valid(dataclasses.replace(routed, ids=ids))[3])
     assert said(dataclasses.replace(routed, ids=ids)) == []
+
+
+def test_of_few_wrong_tokens_a_rule_is_named_that_gives_the_experts_of_all():
+    """Two wrong tokens were too few, though the six others fit the same rule; or two rules do."""
+    for seed in range(40):
+        routed = routed_by(seed, **LAYERS["groups"], top_k=2)
+        routed = dataclasses.replace(routed, logits=routed.logits[:8], ids=routed.ids[:8])
+        rules = dict(choices(routed))
+        other = dataclasses.replace(
+            routed, ids=rules["groups are ranked by their best expert alone"]
+        )
+        if int((~are_valid(other)).sum()) == 2:
+            break
+    assert "groups are ranked by their best expert alone" in said(other)
+    right = are_valid(other).nonzero().flatten()[0]
+    ids = other.ids.clone()
+    ids[right] = (ids[right] + 1) % EXPERTS
+    assert said(dataclasses.replace(other, ids=ids)) == []

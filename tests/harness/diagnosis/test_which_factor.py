@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -82,3 +84,18 @@ def test_single_rows_are_called_by_their_numbers_and_not_by_their_experts():
     factor = torch.ones(ROWS, 1)
     factor[[2, 3, 9]] = 0
     assert said(factor) == "in stage gemm1 the values of gathered rows 2-3, 9 are zero"
+
+
+def test_a_factor_of_rows_whose_values_are_exact_but_for_their_dtype():
+    """An input that is weighted wrongly: no error is allowed, but products are rounded."""
+    errors = right()
+    exact = dataclasses.replace(
+        errors, expected=errors.actual, tolerance=torch.full_like(errors.tolerance, 1e-30)
+    )
+    factor = torch.linspace(1.2, 1.9, ROWS)[:, None]
+    cause = which_factor(holding(exact, exact.expected * factor))
+    assert cause.cause.startswith(
+        "in stage gemm1 all values are off by another factor for each row"
+    )
+    noise = torch.randn(ROWS, COLUMNS, generator=torch.Generator().manual_seed(0)) / 64
+    assert which_factor(holding(exact, exact.expected * (factor + noise))) is None
