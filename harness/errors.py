@@ -61,4 +61,6 @@ class InfrastructureError(HarnessError):
 
 def reason_of(error: Exception) -> str:
     """Return why a file could not be read or written: an OSError without its number and path."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"not text in UTF-8: byte {error.start} is {error.object[error.start]:#04x}"
     return (isinstance(error, OSError) and error.strerror) or str(error)

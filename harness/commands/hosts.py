@@ -35,13 +35,22 @@ def machine_on(args: argparse.Namespace, detected: Machine) -> Machine:
         if args.token_file is not None:
             raise UsageError("--token-file goes with --hosts LIST")
         return detected
+    _check_hosts(args, detected)
+    features = detected.platform.features - ONE_HOST
+    return replace(detected, platform=replace(detected.platform, features=features))
+
+
+def _check_hosts(args: argparse.Namespace, detected: Machine) -> None:
+    """Raise UsageError unless the run can use the hosts."""
+    from harness.engine.host_connection import read_token
+
     _check_agents(args)
     if _saves_tensors(args):
         raise UsageError("--hosts: tensors would stay on the hosts; leave out --save-tensors")
     if detected.devices:
         raise UsageError("--hosts is for CPUs so far, and this machine has GPUs; leave it out")
-    features = detected.platform.features - ONE_HOST
-    return replace(detected, platform=replace(detected.platform, features=features))
+    if args.token_file is not None:
+        read_token(args.token_file)  # before anything is written
 
 
 def _check_ray(args: argparse.Namespace, detected: Machine) -> None:

@@ -78,13 +78,18 @@ def load(text: str) -> Located:
         node = yaml.compose(text, Loader=_Loader)
         located.value = None if node is None else _Builder(located).build(node, ())
     except yaml.YAMLError as error:
-        located.errors.append(_syntax_error(error))
+        located.errors.append(_syntax_error(error, text))
     except _TooManyError as error:
         located.errors = [error.args[0]]  # further errors inside aliases would repeat too often
     return located
 
 
-def _syntax_error(error: yaml.YAMLError) -> YamlError:
+def _syntax_error(error: yaml.YAMLError, text: str) -> YamlError:
+    if isinstance(error, yaml.reader.ReaderError):  # its own text has several lines
+        before = text[: error.position]
+        line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+        reason = f"not valid YAML: character {text[error.position]!r}: {error.reason}"
+        return YamlError(line=line, column=column, path=(), text=reason)
     if not isinstance(error, yaml.MarkedYAMLError):
         return YamlError(line=1, column=1, path=(), text=f"not valid YAML: {error}")
     mark = error.problem_mark or error.context_mark

@@ -53,11 +53,7 @@ class RunFolder(ClosedByWith):
         """Create a folder, ready for events. Raises UsageError if it exists and is not empty."""
         try:
             path.mkdir(parents=True, exist_ok=True)
-            if any(path.iterdir()):
-                raise UsageError(
-                    f"the folder {str(path)!r} is not empty; choose another with --out, "
-                    "or resume that run with --resume"
-                )
+            check_is_empty(path)
             (path / "logs").mkdir()
             _write(path / "run.json", info.to_json())
         except OSError as error:
@@ -108,12 +104,16 @@ class RunFolder(ClosedByWith):
     def events(self) -> list[Event]:
         """Return every event recorded so far, and warn about lines that cannot be read.
 
-        A last line that a crash cut off is skipped without a warning.
+        A last line that a crash cut off is skipped without a warning. Raises UsageError if the
+        file cannot be read; a run that has recorded nothing yet may have none.
         """
         try:
             text = (self.path / "events.jsonl").read_text(encoding="utf-8", errors="replace")
-        except OSError:
+        except FileNotFoundError:
             return []
+        except OSError as error:
+            text = f"cannot read the events of {str(self.path)!r}: {reason_of(error)}"
+            raise UsageError(text) from error
         events, unreadable = _parse(text)
         self._name_unreadable(unreadable)
         return events
@@ -178,6 +178,15 @@ class RunFolder(ClosedByWith):
             text = f"warning: cannot record in {str(self.path)!r}: {error}; the run continues"
             print(text, file=sys.stderr)
         self.lost = self.lost or error
+
+
+def check_is_empty(path: Path) -> None:
+    """Raise UsageError for the path of a new run that is a folder with something in it."""
+    if path.is_dir() and any(path.iterdir()):
+        raise UsageError(
+            f"the folder {str(path)!r} is not empty; choose another with --out, "
+            "or resume that run with --resume"
+        )
 
 
 def _write(path: Path, data: dict[str, Any]) -> None:

@@ -27,6 +27,7 @@ HOSTS = ["--hosts", "127.0.0.1:1,127.0.0.2:1", "--token-file", "token"]
         ([*HOSTS, "--save-tensors"], "leave out --save-tensors"),
         (["--hosts", "node1", *HOSTS[2:]], "--hosts: give an IPv4 address and a port"),
         (["--hosts", "1.2.3.4:5,1.2.3.4:5", *HOSTS[2:]], "--hosts names one host twice"),
+        (HOSTS, "--token-file 'token': No such file or directory; make one with: (umask 077;"),
         (["--engine", "rya"], "invalid choice: 'rya' (choose from 'local', 'ray')"),
         ([*RAY, *HOSTS], "--engine ray finds hosts by itself; leave out --hosts"),
         ([*RAY, "--token-file", "x"], "--engine ray finds hosts by itself; leave out --token-file"),
@@ -41,7 +42,10 @@ def test_wrong_use_is_one_clear_line_and_nothing_is_written(engine, capsys, opti
     assert not Path("runs").exists()
 
 
-def test_hosts_share_no_memory_and_have_no_gpus_so_far():
+def test_hosts_share_no_memory_and_have_no_gpus_so_far(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("token").touch(mode=0o600)
+    Path("token").write_text("t" * 32)
     args = parse([*RUN, *HOSTS])
     cpu = planned_for("cpu")
     features = machine_on(args, cpu).platform.features
