@@ -122,7 +122,9 @@ class FusedMoE:
         weights = routing.topk_weights if self.kernel.tells_routing else None
         intermediates.keep("router", weights, copy=True)
         dense = self.shared if isinstance(self.shared, SharedExperts) else None
-        pending = None if dense is None else side_stream.start(dense.forward, x)
+        pending = None
+        if dense is not None:
+            pending = side_stream.start(dense.forward, dense.seen(x, is_padding))
         entered = x if self.latent is None else self.latent.enter(x)
         if self.latent is not None:
             intermediates.keep("latent", entered, copy=True)

@@ -46,6 +46,12 @@ class SharedExperts:
         object.__setattr__(self, "_activate", ACTIVATIONS.load(self.activation)())
         object.__setattr__(self, "_gated", ACTIVATIONS.row(self.activation).gated)
 
+    def seen(self, x: Tensor, is_padding: Tensor | None) -> Tensor:
+        """Return tokens [T, K] with zeros in padding rows [T], if one scale would span all rows."""
+        if is_padding is None or self.quant.input_scale_is_local:
+            return x
+        return x.masked_fill(is_padding[:, None], 0.0)
+
     def forward(self, x: Tensor) -> Tensor:
         """Return this rank's partial sum, [T, K] in the model dtype. x: [T, K]."""
         product = self._product(x, self.weights.gate_up).float()

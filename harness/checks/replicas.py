@@ -63,21 +63,21 @@ def _ids(call: Call) -> Tensor:
 
 
 def _held(sent: Tensor, placement: Placement) -> Tensor:
-    """Return the logical experts that physical ids stand for, [T, k]; -1 for -1, -2 for others."""
-    held = torch.tensor([*placement.physical_to_logical, -2, -1], device=sent.device)
+    """Return the logical ids that physical ones stand for, [T, k]; of zero experts, too, and -1."""
     slots = len(placement.physical_to_logical)
-    return held[torch.where((sent >= -1) & (sent < slots), sent, slots)]
+    held = torch.tensor(placement.physical_to_logical, device=sent.device)
+    beyond = torch.where(sent < slots, sent, sent - slots + placement.num_experts)
+    return torch.where((sent >= 0) & (sent < slots), held[sent.clamp(0, slots - 1)], beyond)
 
 
 def _of_other_experts(sent: Tensor, ids: Tensor, call: Call) -> str | None:
     """Return a message if tokens are sent to slots that hold another expert."""
     assert call.placement is not None
-    logical_ids = torch.where(ids < call.placement.num_experts, ids, -1)
-    is_wrong = _held(sent, call.placement) != logical_ids
+    is_wrong = _held(sent, call.placement) != ids
     if not bool(is_wrong.any()):
         return None
     row, slot = (int(i) for i in is_wrong.nonzero()[0])
-    stale = any(torch.equal(_held(sent, before), logical_ids) for before in call.earlier)
+    stale = any(torch.equal(_held(sent, before), ids) for before in call.earlier)
     cause = (
         "the map of replicas is that of an earlier placement" if stale else "no placement had it"
     )

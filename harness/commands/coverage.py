@@ -14,6 +14,7 @@ from harness.plan import suites
 from harness.plan.certificate import certify
 from harness.plan.decided import DecidingJudge
 from harness.plan.selection import DEFAULT_SUITE
+from harness.plan.unreached import unreached
 
 if TYPE_CHECKING:
     import argparse
@@ -49,6 +50,8 @@ def show_coverage(args: argparse.Namespace) -> int:
     }
     for number, certificate in certificates.items():
         print("\n".join(_lines(number, certificate)))
+    for axis, names in unreached(cases).items():
+        print(f"no case has {axis}: {', '.join(names)}")
     return _end(certificates.values(), has_cases=bool(cases))
 
 

@@ -72,7 +72,7 @@ def unjudged_choice(case: MoETestConfig) -> Reason | None:
     if ":" not in case.router or ROUTERS.row(case.router).is_judged:
         return None
     hidden = case.layer != COMPOSED
-    if not (hidden or case.exact or _has_shared_scale(case)):
+    if not (hidden or case.exact or _spans_rows(case.quant)):
         return None
     text = (
         f"{case.router} is a function whose choice nobody else knows: no exact mode, no scale over "
@@ -89,8 +89,10 @@ def _text(case: MoETestConfig) -> str | None:
         return (
             f"a layer that computes or hides its routing is judged with {', '.join(WITH_GATE)} only"
         )
-    if case.logits in ("nan", "ties") and _has_shared_scale(case):
+    if case.logits in ("nan", "ties") and _spans_rows(case.quant):
         return "a scale that all tokens share would depend on what a NaN row or a tie chooses"
+    if case.logits == "nan" and case.shared_experts and _spans_rows(case.shared_quant):
+        return f"the shared experts' scale ({case.shared_quant}) would depend on the NaN rows"
     if case.logits == "large" and _has_weights_of_one(case):
         return f"every weight of {case.router} is 1, so that one left out would not show"
     if case.logits == "large" and case.shared_experts and _has_growing_weights(case):
@@ -116,5 +118,6 @@ def _has_weights_of_one(case: MoETestConfig) -> bool:
     return row.saturated_at is not None or is_all_of_one
 
 
-def _has_shared_scale(case: MoETestConfig) -> bool:
-    return FORMATS[QUANT.row(case.quant).scheme.activations].spans_rows
+def _spans_rows(quant: str) -> bool:
+    """Return whether the method has one dynamic scale of activations for all tokens of a call."""
+    return FORMATS[QUANT.row(quant).scheme.activations].spans_rows

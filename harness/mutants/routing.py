@@ -154,8 +154,9 @@ def _weighted_by(scene: Scene, weights: Tensor) -> Tensor:
 
 
 def _of_scores(scene: Scene, scores: Tensor) -> Tensor:
-    """Return [r, k], the weights made from these scores [r, E] of the chosen experts."""
-    weights = scores.gather(1, _chosen(scene).long())
+    """Return [r, k], the weights made from these scores [r, E] of the chosen experts; -1: 0."""
+    ids = _chosen(scene).long()
+    weights = scores.gather(1, ids.clamp(min=0)).where(ids >= 0, 0.0)
     if scene.case.renormalize:
         weights = weights / weights.sum(dim=1, keepdim=True)
     return (weights * scene.case.router_scale).float()

@@ -61,15 +61,17 @@ def _probed(mode: CallModeSpec, machine: Machine, _: LayerSpec) -> Reason | None
     return reason
 
 
-@reads("scheme")
+@reads("scheme", "shared_experts", "shared_scheme")
 def _one_scale(mode: CallModeSpec, layer_spec: LayerSpec) -> Reason | None:
     """Refuse a scale over all tokens of a call: parts of the call would have other scales."""
-    fmt = FORMATS[layer_spec.scheme.activations]
-    if not fmt.spans_rows:
+    shared = [layer_spec.shared_scheme] if layer_spec.shared_experts else []
+    used = [FORMATS[scheme.activations] for scheme in (layer_spec.scheme, *shared)]
+    spanning = next((fmt.name for fmt in used if fmt.spans_rows), None)
+    if spanning is None:
         return None
     text = (
-        f"call:{mode.name} splits the tokens, and {fmt.name} has one scale for all of them; choose "
-        "a quant with static scales, or with scales for each token or group"
+        f"call:{mode.name} splits the tokens, and {spanning} has one scale for all of them; choose "
+        "a quant, of shared experts too, with static scales, or with scales for each token or group"
     )
     return Reason(code="call_mode_changes_scale", text=text)
 

@@ -39,6 +39,11 @@ class ReplicaMap:
     physical: Tensor
     counts: Tensor
 
+    @property
+    def slots(self) -> int:
+        """Return the number of physical experts: each expert has one replica, one can have all."""
+        return len(self.physical) + self.physical.shape[1] - 1
+
     @classmethod
     def of(cls, placement: Placement, device: torch.device) -> ReplicaMap:
         """Return the map of a placement."""
@@ -61,13 +66,16 @@ class ReplicaMap:
     def route(self, routing: Routing) -> Routing:
         """Return the routing with the physical id of the chosen replica in place of each id.
 
-        routing.topk_ids: [T, k] int32 logical ids; those beyond the experts, such as zero experts,
-        become -1, as padding has.
+        routing.topk_ids: [T, k] int32 logical ids. Those beyond the experts, of zero experts, stay
+        beyond the physical ones: as without replicas, their tokens are no padding, whose values no
+        scale over all tokens sees. -1 stays -1.
         """
         ids = routing.topk_ids
-        is_held = (ids >= 0) & (ids < len(self.counts))
+        experts = len(self.counts)
+        is_held = (ids >= 0) & (ids < experts)
+        others = torch.where(ids < experts, ids, ids + (self.slots - experts))
         safe = ids.where(is_held, 0).long()
         rows = torch.arange(len(ids), device=ids.device)[:, None]
         place = (rows * STEP + safe * SHIFT) & CIRCLE
         replica = (place * self.counts[safe]) >> 32
-        return replace(routing, topk_ids=self.physical[safe, replica].where(is_held, -1))
+        return replace(routing, topk_ids=self.physical[safe, replica].where(is_held, others))

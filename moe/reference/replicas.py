@@ -28,9 +28,10 @@ def replica(row: int, expert: int, count: int) -> int:
 
 
 def physical_ids(topk_ids: Tensor, placement: Placement, rows: Tensor | None = None) -> Tensor:
-    """Return the physical expert of each slot, [T, k]; -1 where no expert of the ranks is chosen.
+    """Return the physical expert of each slot, [T, k].
 
-    topk_ids: [T, k] logical ids. rows: [T] the row of each token on its rank; None: 0, 1, 2, ...
+    topk_ids: [T, k] logical ids; -1 stays -1, and a zero expert, which no rank holds, is as far
+    beyond the physical experts as it is beyond the logical ones. rows: [T] the row of each token on its rank; None: 0, 1, 2, ...
     """
     numbers = range(len(topk_ids)) if rows is None else rows.tolist()
     chosen = [
@@ -42,13 +43,15 @@ def physical_ids(topk_ids: Tensor, placement: Placement, rows: Tensor | None = N
 
 
 def _physical(row: int, expert: int, placement: Placement) -> int:
-    if not 0 <= expert < placement.num_experts:
+    if expert < 0:
         return -1
+    if expert >= placement.num_experts:
+        return expert - placement.num_experts + len(placement.physical_to_logical)
     replicas = placement.replicas_of(expert)
     return replicas[replica(row, expert, len(replicas))]
 
 
 def owners(physical: Tensor, placement: Placement) -> Tensor:
-    """Return the EP rank of each physical id, of the same shape; -1 for -1."""
+    """Return the EP rank of each physical id, of the same shape; -1 for ids that no rank holds."""
     ranks = torch.tensor([*placement.ranks, -1], dtype=torch.int64, device=physical.device)
-    return ranks[physical]
+    return ranks[physical.clamp(max=len(placement.ranks))]

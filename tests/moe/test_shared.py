@@ -113,6 +113,24 @@ def test_a_quantized_one_multiplies_codes():
     assert 0.03 < error < 0.1  # four roundings to fp8, of about .03 each
 
 
+@pytest.mark.parametrize("name", ["nvfp4_dynamic", "fp8_block"])
+def test_padding_rows_change_no_other_row(name):
+    """Not even where one scale spans all rows."""
+    torch.manual_seed(0)
+    w13, w2 = torch.randn(2 * 128, 128).bfloat16() / 11, torch.randn(128, 128).bfloat16()
+    quant = QUANT.load(name)()
+    asked = layer_spec()
+    part = shard_shared(asked, 0, w13, w2, quant=quant)
+    x = torch.randn(6, 128).bfloat16()
+    is_padding = torch.arange(6) >= 4
+    garbage = x.masked_fill(is_padding[:, None], 3e4)
+    right, got = (part.forward(part.seen(of, is_padding))[:4] for of in (x, garbage))
+    assert torch.equal(right, got)
+    assert torch.equal(part.seen(garbage, None), garbage)
+    changed = not torch.equal(part.forward(garbage)[:4], got)
+    assert changed == (name == "nvfp4_dynamic"), "else this test proves nothing"
+
+
 @pytest.mark.parametrize("gated", [False, True])
 def test_fused_ones_are_in_every_row_s_slots(gated):
     torch.manual_seed(0)

@@ -75,6 +75,16 @@ def test_a_slot_with_another_expert_is_told_and_an_earlier_map_recognised():
     assert "expert 1 as physical expert 9; no placement had it" in text
 
 
+def test_zero_experts_stay_beyond_the_experts():
+    ids = IDS.clone()
+    ids[4, 0], ids[5, 1] = 3, 7
+    assert judged(call(0, HOME, ids=ids), call(1, AWAY, ids=ids)) == ()
+    dropped = physical_ids(ids, HOME)
+    dropped[4, 0] = -1
+    (text,) = texts(call(0, HOME, sent=dropped, ids=ids), call(1, AWAY, ids=ids))
+    assert "1 of 24 choices go to a slot with another expert" in text
+
+
 def test_ranks_with_the_same_tokens_that_differ_are_told():
     sent = physical_ids(IDS, HOME)
     other = sent.clone()

@@ -40,12 +40,14 @@ def test_a_complete_certificate(matrix, capsys):
         "  3 of 4 point(s) are cases; refused: 1 dtype_unsupported",
     ]
     assert lines[3] == "block 2: pairwise: shapes 2, top_k 3, experts 3, dtype 2, layouts 2"
-    assert lines[5:] == [
+    assert lines[5:8] == [
         "  any 2 of 5 axes: 47 of 47 feasible combinations are covered",
         "    at least 6 cases are necessary; shapes x top_k alone needs 6",
         "    10 are impossible: 9 platform_lacks_feature, 1 dtype_unsupported",
-        "complete",
     ]
+    assert "no case has dtype: fp16" in lines[8:-1], "what no block lists is in no combination"
+    assert "no case has gate: true" in lines[8:-1]
+    assert lines[-1] == "complete"
 
 
 def test_an_uncovered_combination_is_named_and_the_code_is_1(matrix, capsys, monkeypatch):

@@ -67,6 +67,12 @@ def test_nan_is_refused_where_a_scale_spans_all_tokens(quant):
         assert (reason is not None) == (quant == "fp8_tensor_dynamic")
 
 
+def test_nan_is_refused_where_a_scale_of_shared_experts_spans_all_tokens():
+    for quant, logits in (("nvfp4_dynamic", "nan"), ("nvfp4_dynamic", "ties"), ("fp8_block", "nan")):
+        reason = logits_reason(PLAIN.replace(shared_experts=1, shared_quant=quant, logits=logits))
+        assert (reason is not None) == (quant == "nvfp4_dynamic" and logits == "nan")
+
+
 @pytest.mark.parametrize(
     ("router", "fields", "is_refused"),
     [

@@ -35,6 +35,11 @@ SHARED = {**GROUPED, "shared_experts": 1}
             CPU,
             "call_mode_changes_scale",
         ),
+        (
+            {**SHARED, "shared_quant": "nvfp4_dynamic", "call": "two_batches"},
+            CPU,
+            "call_mode_changes_scale",
+        ),
         ({"experts": "torch_loop", "call": "compile"}, CPU, "call_mode_unsupported"),
         ({**GROUPED, "call": "compile", "router": "triton_softmax"}, CPU, "call_mode_unsupported"),
         (
@@ -54,6 +59,7 @@ def test_what_does_not_fit_is_refused(fields, machine, code):
         ({**GROUPED, "call": "compile"}, CPU),
         ({**GROUPED, "call": "aot_eager", "tp_size": 2}, CPU),  # nobody to exchange tokens with
         ({**GROUPED, "call": "two_batches", "dp_size": 2, "use_ep": True}, CPU),
+        ({**SHARED, "shared_quant": "fp8_block", "call": "two_batches"}, CPU),
         ({**GROUPED, "call": "graph", "tp_size": 2}, HOPPERS),
         ({**SHARED, "call": "side_stream", "dp_size": 2, "use_ep": True}, HOPPERS),
     ],

@@ -39,8 +39,10 @@ def test_the_layer_and_the_reference_choose_the_same_replicas(placement, rows, k
     assert sent.dtype == torch.int32
     assert torch.equal(sent.long(), physical_ids(ids, placement))
     is_held = (ids >= 0) & (ids < placement.num_experts)
-    assert (sent[~is_held] == -1).all(), "padding and zero experts go nowhere"
+    assert (sent[ids < 0] == -1).all(), "padding goes nowhere"
     held = torch.tensor(placement.physical_to_logical)
+    beyond = sent[ids >= placement.num_experts] - len(held)
+    assert torch.equal(beyond.long(), ids[ids >= placement.num_experts] - placement.num_experts)
     assert torch.equal(held[sent[is_held].long()], ids[is_held])
 
 

@@ -22,10 +22,12 @@ def test_physical_ids_stand_for_the_chosen_experts():
     ids = torch.tensor([[0, 1], [2, -1], [0, 7]])
     physical = physical_ids(ids, PLACEMENT)
     held = torch.tensor([*PLACEMENT.physical_to_logical, -1])
-    assert held[physical].tolist() == [[0, 1], [2, -1], [0, -1]]
+    assert held[physical[:2]].tolist() == [[0, 1], [2, -1]]
+    assert (held[physical[2, 0]], physical[2, 1]) == (0, 6 + 7 - 3), "beyond, as a zero expert is"
     assert physical_ids(ids[2:], PLACEMENT, torch.tensor([2])).tolist() == physical[2:].tolist()
     assert physical_ids(ids[:0], PLACEMENT).shape == (0, 2)
 
 
 def test_owners_are_the_ep_ranks_of_the_slots():
-    assert owners(torch.tensor([[0, 3], [5, -1]]), PLACEMENT).tolist() == [[0, 1], [2, -1]]
+    physical = torch.tensor([[0, 3], [5, -1], [6, 10]])
+    assert owners(physical, PLACEMENT).tolist() == [[0, 1], [2, -1], [-1, -1]]
