@@ -31,7 +31,8 @@ def physical_ids(topk_ids: Tensor, placement: Placement, rows: Tensor | None = N
     """Return the physical expert of each slot, [T, k].
 
     topk_ids: [T, k] logical ids; -1 stays -1, and a zero expert, which no rank holds, is as far
-    beyond the physical experts as it is beyond the logical ones. rows: [T] the row of each token on its rank; None: 0, 1, 2, ...
+    beyond the physical experts as it is beyond the logical ones. rows: [T] the row of each token on
+    its rank; None: 0, 1, 2, ...
     """
     numbers = range(len(topk_ids)) if rows is None else rows.tolist()
     chosen = [
