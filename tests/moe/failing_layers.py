@@ -15,6 +15,8 @@ from harness.fixtures.layer_under_test import local_tokens, make_subject
 from harness.fixtures.rank_context import RankContext
 from harness.matrix.case import MoETestConfig
 from moe import failed_call
+from moe.spec import ANY, MemberSpec, Needs
+from tests.extra_rows.gather_and_sum.member import GatherAndSum
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +25,12 @@ if TYPE_CHECKING:
     from moe.layer import FusedMoE
 
 Layer = Any  # a FusedMoE whose parts are replaced
+
+
+class GathersAndSums(GatherAndSum):
+    """The example of an all2all backend, named by its path."""
+
+    row = MemberSpec(name="copied", target=f"{__name__}:GathersAndSums", needs=Needs(dtypes=ANY))
 
 
 def all_fail(

@@ -51,6 +51,7 @@ LOST_BETWEEN = {
     f"{SIZES}:torch_loop-a2a:all_to_all-{FP8}": [SOME] * 4 + [NONE],
     f"{SIZES}:triton_batched-a2a:all_to_all_batched-{FP8}": [SOME] * 7 + [NONE],
     f"{SIZES}:torch_loop-a2a:symm_mem-{FP8}": [SOME] * 3 + [NONE],
+    f"{EP}-a2a:tests.moe.failing_layers:GathersAndSums": [ALL] * 4,
     f"{EP}-a2a:all_to_all-chunk:3": [[0, 2]] * 3 + [NONE] + [[3]] * 3 + [NONE],
 }
 
