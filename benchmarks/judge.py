@@ -24,8 +24,8 @@ from harness.execute import run_case
 from harness.fixtures.cache_sums import CacheSums
 from harness.fixtures.kernel_canary import KernelCanary
 from harness.fixtures.process_growth import Growth
-from harness.fixtures.process_state import StateWatch
 from harness.fixtures.rank_context import RankContext
+from harness.fixtures.state_changes import StateWatch
 from harness.matrix.case import MoETestConfig
 from harness.record.result import Verdict
 from harness.record.run_folder import RunFolder, last_results

@@ -37,7 +37,7 @@ from harness.engine.messages import (
     Status,
 )
 from harness.engine.rank_bootstrap import CALL, result_file
-from harness.fixtures import process_state
+from harness.fixtures import process_state, state_changes
 from harness.fixtures.cache_sums import sums_of
 from harness.fixtures.rank_context import RankContext
 from harness.matrix.case import MoETestConfig
@@ -248,7 +248,7 @@ def _probe(context: RankContext, nonce: int, baseline: int) -> str:
 def _altered(context: RankContext, start: process_state.ProcessState) -> Probed:
     """Report what differs from the start of the rank, or from the cached tensors."""
     try:
-        changes = process_state.changes(start, process_state.capture())
+        changes = state_changes.changes(start, process_state.capture())
     except Exception as error:
         return Probed(unfit=f"{type(error).__name__}: {error}")
     return Probed(unfit="; ".join(changes)) if changes else _changed(context)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from harness.engine import crash_evidence
 from harness.engine.messages import Done, Failed
 from harness.record.formatting import ranks_text
-from harness.record.result import Attempt, CaseResult, Finding, RankResult, Verdict, merge
+from harness.record.rank_merge import merge
+from harness.record.result import Attempt, CaseResult, Finding, RankResult, Verdict
 from harness.record.run_folder import log_name
 from harness.report import failure_text
 

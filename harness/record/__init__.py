@@ -1,7 +1,8 @@
 """Results, events and the run folder: the record of a run, from which reports are made. No torch.
 
 Where to start:
-    result            the result of a case on one rank, and the verdict of all ranks
+    result            the result of a case on one rank, and on all ranks
+    rank_merge        the verdict of all ranks
     events            what happens in a run, as JSON Lines
     run_folder        the folder of a run, read and written
     summary           the count of each verdict, and the exit code

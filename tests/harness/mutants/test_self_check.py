@@ -13,7 +13,8 @@ from harness.execute import run_case
 from harness.mutants import HYPOTHESES, Hypothesis, NotApplicable, named
 from harness.mutants.self_check import MEMBERS, prove, rejected
 from harness.record.proof import Outcome, Proof
-from harness.record.result import RankResult, Verdict, merge
+from harness.record.rank_merge import merge
+from harness.record.result import RankResult, Verdict
 from moe.quant import QUANT
 from tests.harness.mutants.samples import ALONE, case, scene
 

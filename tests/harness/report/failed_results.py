@@ -6,7 +6,8 @@ import copy
 from typing import Any
 
 from harness.record.diagnosis import CallDiagnosis, Diagnosis
-from harness.record.result import CaseResult, RankResult, Verdict, merge
+from harness.record.rank_merge import merge
+from harness.record.result import CaseResult, RankResult, Verdict
 
 CASE = "m:32-n:256-k:256-e:8-topk:2-experts:torch_loop-dp:2-tp:2-ep"
 REPEAT = f"repeat: python -m harness run --case {CASE}"
