@@ -59,9 +59,9 @@ def fits_of(observation: Observation, *, of_first: bool = False) -> list[float]:
     balls = (subject.reference.with_numerics(numerics) for numerics in tried.balls)
     if all(_used(reference, worst) > BEYOND for reference in balls):
         return excluded
-    kept: list[dict[tuple[int, int, int], Noisy]] = [{} for _ in worst]
+    first_products: list[dict[tuple[int, int, int], Noisy]] = [{} for _ in worst]
     references = (subject.reference.with_numerics(numerics) for numerics in tried.alternatives)
-    return [_used(reference, worst, kept) for reference in references]
+    return [_used(reference, worst, first_products) for reference in references]
 
 
 def _worst_rows(calls: Sequence[Call]) -> list[tuple[Call, Tensor]]:
@@ -77,12 +77,12 @@ def _worst_rows(calls: Sequence[Call]) -> list[tuple[Call, Tensor]]:
 def _used(
     reference: BaselineSiluAndMul,
     worst: Sequence[tuple[Call, Tensor]],
-    kept: Sequence[dict[tuple[int, int, int], Noisy]] | None = None,
+    first_products: Sequence[dict[tuple[int, int, int], Noisy]] | None = None,
 ) -> float:
     """Return the largest part of a row's tolerance that the outputs use under a reference."""
     used = [0.0]
     for i, (call, rows) in enumerate(worst):
-        products = None if kept is None else kept[i]
+        products = None if first_products is None else first_products[i]
         answer = answer_of_rows(reference, call, rows, products)
         factor, _ = tolerance_factors(call.answer.variance, call.answer.out.shape[1])
         used.append(float(_used_by_row(call.output.out[rows], answer, factor).amax()))

@@ -63,17 +63,17 @@ def difference(together: Tensor, alone: Tensor) -> str | None:
 
     together: from the call with all tokens. A rank without tokens has [0, K].
     """
-    what = "not batch invariant: "
+    title = "not batch invariant: "
     rule = "; its members' rows claim that a token's bits depend on no other (`batch_invariant`)"
     if together.shape != alone.shape:
-        return f"{what}one token alone has an output of {list(alone.shape)}{rule}"
+        return f"{title}one token alone has an output of {list(alone.shape)}{rule}"
     columns = (bits_of(together) != bits_of(alone)).nonzero()[:, 1]
     if len(columns) == 0:
         return None
     column = int(columns[0])
     values = float(together[0, column]), float(alone[0, column])
     return (
-        f"{what}{len(columns)} of {together.numel()} elements of the last token differ when it is "
+        f"{title}{len(columns)} of {together.numel()} elements of the last token differ when it is "
         f"passed alone, first column {column}: {values[0]:.9g}, then {values[1]:.9g}{rule}"
     )
 

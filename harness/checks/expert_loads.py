@@ -55,9 +55,9 @@ def findings(observation: Observation) -> tuple[Finding, ...]:
 def _rows(call: Call, ep_rank: int) -> Tensor:
     """Return [E] int64, the rows of each logical expert on this rank in a call."""
     assert call.placement is not None
-    held = torch.tensor(call.placement.experts_of(ep_rank), dtype=torch.int64)
+    local_experts = torch.tensor(call.placement.experts_of(ep_rank), dtype=torch.int64)
     ids = call.stages[STAGE].value.flatten().long().cpu()
-    return torch.bincount(held[ids[ids >= 0]], minlength=call.placement.num_experts)
+    return torch.bincount(local_experts[ids[ids >= 0]], minlength=call.placement.num_experts)
 
 
 CHECK = Check(

@@ -34,10 +34,10 @@ def findings(observation: Observation) -> tuple[Finding, ...]:
     case = observation.subject.case
     row = EXPERTS.row(case.experts)
     calls = [call for call in observation.calls if _has_rows(call)]
-    together = [calls] if case.call in _ONCE and calls else [[call] for call in calls]
+    groups = [calls] if case.call in _ONCE and calls else [[call] for call in calls]
     return tuple(
         Finding(check=CHECK.name, call=group[0].number, text=text, leads=True)
-        for group in together
+        for group in groups
         if (text := _text(row.name, row.launches, group))
     )
 
@@ -54,10 +54,10 @@ def _text(name: str, wanted: Collection[str], calls: Sequence[Call]) -> str:
     missing = sorted(set(wanted) - launched)
     if not missing:
         return ""
-    others = f"only {', '.join(sorted(launched))}" if launched else "no Triton kernel"
+    launches = f"only {', '.join(sorted(launched))}" if launched else "no Triton kernel"
     return (
         f"{call_prefix(calls[0])}experts: {name} must launch {', '.join(missing)}, and the call "
-        f"launched {others}: something else computed the output, so that the kernels were not "
+        f"launched {launches}: something else computed the output, so that the kernels were not "
         "tested; call the kernels, or leave them out of `launches` of the row"
     )
 

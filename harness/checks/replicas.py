@@ -37,9 +37,9 @@ def moves_experts(observation: Observation) -> bool:
 
 def findings(observation: Observation) -> tuple[Finding, ...]:
     """Judge the choices of all calls, and what they leave untried. Collective."""
-    wrong = [f for call in observation.calls for f in _wrong_choices(observation, call)]
+    choice_findings = [f for call in observation.calls for f in _wrong_choices(observation, call)]
     untried = [*_unused(observation), *_unmoved(observation)]
-    return (*wrong, *untried)
+    return (*choice_findings, *untried)
 
 
 def _wrong_choices(observation: Observation, call: Call) -> Iterator[Finding]:
@@ -134,11 +134,11 @@ def _unused(observation: Observation) -> Iterator[Finding]:
         if observation.context.world_size > 1:
             dist.all_reduce(tokens)
         untried.append(_of_unused(tokens.tolist(), placement, calls))
-    given = [finding for finding in untried if finding is not None]
-    unfair = [finding for finding in given if finding.verdict is Verdict.FAILED]
+    tried = [finding for finding in untried if finding is not None]
+    unfair = [finding for finding in tried if finding.verdict is Verdict.FAILED]
     after = untried[1:]
     if unfair or (after and None not in after):
-        yield unfair[0] if unfair else given[-1]
+        yield unfair[0] if unfair else tried[-1]
 
 
 def _by_placement(observation: Observation) -> dict[tuple[int, ...], list[Call]]:

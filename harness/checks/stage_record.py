@@ -85,8 +85,10 @@ class Handed:
         spec, ids = self.layer_spec, ids.long()
         if self.call.placement is None:
             return local_ids(ids, spec.experts_of(self.rank), spec.held_experts)
-        held = self.call.placement.physical_of(spec.layout.ep_rank(self.rank))
-        return torch.where((ids >= held.start) & (ids < held.stop), ids - held.start, -1)
+        physical_ids = self.call.placement.physical_of(spec.layout.ep_rank(self.rank))
+        return torch.where(
+            (ids >= physical_ids.start) & (ids < physical_ids.stop), ids - physical_ids.start, -1
+        )
 
     @cached_property
     def sent(self) -> Tensor:

@@ -80,8 +80,8 @@ def _sent_correctly(
         arrivals[i, arrival.tokens[is_it]] = 1
     by_rank = handed.group.all_gather(arrivals).view(-1, 2, total)
     sizes = torch.tensor(handed.sizes, device=known.device)
-    own = torch.arange(len(sizes), device=known.device).repeat_interleave(sizes)
-    right_at_own, wrong_at_own = by_rank[own, :, torch.arange(total, device=known.device)].T
+    source_rank = torch.arange(len(sizes), device=known.device).repeat_interleave(sizes)
+    right_at_own, wrong_at_own = by_rank[source_rank, :, torch.arange(total, device=known.device)].T
     anywhere = by_rank[:, 0].any(dim=0)
     return torch.where((right_at_own + wrong_at_own) > 0, wrong_at_own == 0, anywhere)
 

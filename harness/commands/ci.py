@@ -43,18 +43,18 @@ def request_of(args: argparse.Namespace) -> Request:
     if args.upload and args.dialect != "buildkite":
         raise UsageError("--upload goes with --dialect buildkite")
     _check_extras(args.extras)
-    asked = targets(args.devices)
+    requested = targets(args.devices)
     for option, chips in (("--soft-fail", args.soft_fail), ("--optional", args.optional)):
         for chip in chips:
-            _check_asked(chip, option, {target.chip for target in asked})
+            _check_asked(chip, option, {target.chip for target in requested})
     for word in args.require:
         chip, slash, required = word.rpartition("/")
         if slash:
-            _check_asked(chip, "--require", {target.chip for target in asked})
+            _check_asked(chip, "--require", {target.chip for target in requested})
         requirements.check_words([required])
     return Request(
         suite=args.suite,
-        targets=asked,
+        targets=requested,
         shards=args.shards,
         require=tuple(args.require),
         extras=args.extras,
@@ -83,9 +83,9 @@ def _check_extras(text: str | None) -> None:
         raise UsageError(f"--extras: no extra is called {unknown[0]!r} (known: {names})")
 
 
-def _check_asked(chip: str, option: str, asked: set[str]) -> None:
+def _check_asked(chip: str, option: str, requested: set[str]) -> None:
     check_chip(chip, option)
-    if chip not in asked:
+    if chip not in requested:
         raise UsageError(f"{option} names {chip}, and --devices does not")
 
 

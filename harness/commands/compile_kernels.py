@@ -134,10 +134,10 @@ def _check(names: Iterable[str], cache: Path) -> None:
         if platform(name).triton_target is None:
             chips = ", ".join(row.name for row in PLATFORMS if platform(row.name).triton_target)
             raise UsageError(f"--platform {name}: Triton compiles nothing for it (chips: {chips})")
-    there = next(path for path in (cache, *cache.absolute().parents) if path.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        why = "cannot be written" if there.is_dir() else "is not a folder"
-        raise UsageError(f"--cache {cache}: cannot make this folder: {there} {why}")
+    folder = next(path for path in (cache, *cache.absolute().parents) if path.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        reason = "cannot be written" if folder.is_dir() else "is not a folder"
+        raise UsageError(f"--cache {cache}: cannot make this folder: {folder} {reason}")
 
 
 def _planned(args: argparse.Namespace, platform_name: str) -> list[str]:
@@ -170,11 +170,15 @@ def left_out(suites: Iterable[str], config: Path | None) -> str:
     from harness.matrix.load import find, load
 
     known = load(find(config)).suites
-    taken = list(suites)
-    for name in taken:  # grows by what each includes
-        taken += known[name].include if name in known else []
-    others = [name for name in known if name not in taken]
-    return f"not compiled: {', '.join(others)}; `--suite NAME` compiles it\n" if others else ""
+    included = list(suites)
+    for name in included:  # grows by what each includes
+        included += known[name].include if name in known else []
+    other_suites = [name for name in known if name not in included]
+    return (
+        f"not compiled: {', '.join(other_suites)}; `--suite NAME` compiles it\n"
+        if other_suites
+        else ""
+    )
 
 
 def ids_for(points: Iterable[MoETestConfig], platform_name: str) -> list[str]:

@@ -60,8 +60,8 @@ class PairCoverage:
 
     def news(self, case: MoETestConfig, name: str) -> int:
         """Return how many pairs and edges with the value of one axis no case has had."""
-        own = (name, _counted(name, getattr(case, name)))
-        pairs = (frozenset((own, other)) for other in values_of(case) if other[0] != name)
+        pair_of_case = (name, _counted(name, getattr(case, name)))
+        pairs = (frozenset((pair_of_case, other)) for other in values_of(case) if other[0] != name)
         return sum(pair not in self.pairs for pair in pairs) + sum(
             edge not in self.edges for edge in self.edges_of(case, name)
         )
@@ -101,8 +101,8 @@ class PairCoverage:
         """Return whether a case with one of the values can have the other, too, and run."""
         return any(
             self._runs(case, dict([other]))
-            for own, other in (pair, pair[::-1])
-            for case in self._with(own)
+            for value, other in (pair, pair[::-1])
+            for case in self._with(value)
         )
 
     def _with(self, value: Value) -> list[MoETestConfig]:

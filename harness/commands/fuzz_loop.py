@@ -158,10 +158,10 @@ class Fuzzer:
                 alone[tried.id] = self._run_alone(tried, until)
             return alone[tried.id].verdict is result.verdict
 
-        drawn = self.steering.drawn[case]
+        origin = self.steering.drawn[case]
         try:
             is_repeatable = fails(case)
-            drawn_fails = is_repeatable and (drawn == case or fails(drawn))
+            drawn_fails = is_repeatable and (origin == case or fails(origin))
         except TimeIsUp:
             _show(f"no time left to run it alone: {case.id}")
             return
@@ -169,7 +169,7 @@ class Fuzzer:
             _show(fuzz_report.dependent_line(alone[case.id], self.earlier.get(case.id, ())))
             return
         if drawn_fails:
-            least = shrink(self.space, self.seed, number, drawn, fails, until)
+            least = shrink(self.space, self.seed, number, origin, fails, until)
         else:
             least = shrink_by_field(self.space, case, fails, until)
         smallest = alone[least.id]

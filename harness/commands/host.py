@@ -28,11 +28,11 @@ STDIN = Path("-")
 def serve(args: argparse.Namespace) -> int:
     """Serve controllers on this host until Ctrl-C or SIGTERM; return the exit code."""
     by_slurm = args.listen == SLURM
-    asked = own_address(os.environ) if by_slurm else parse_address(args.listen, "--listen")
+    address = own_address(os.environ) if by_slurm else parse_address(args.listen, "--listen")
     token = input_token(sys.stdin) if args.token_file == STDIN else read_token(args.token_file)
     try:
-        with terminable(), listen(asked) as server:
-            address = Address(ip=asked.ip, port=server.getsockname()[1])
+        with terminable(), listen(address) as server:
+            address = Address(ip=address.ip, port=server.getsockname()[1])
             say(f"listening on {address}; on the machine that starts runs: --hosts {address},...")
             Agent(server, address, token, say).serve(runs=1 if by_slurm else None)
     except KeyboardInterrupt as stop:

@@ -106,8 +106,8 @@ def _events(
     lapsed = [result for case in plan.cases if (result := ledger.lapsed(case.id))]
     for result in lapsed:
         yield CaseEnded(time=time.time(), gang=0, result=result)
-    rest = plan.without([result.case_id for result in lapsed])
-    with hosts.pool_of(args) as pool, _ending(scheduler.run(rest, options, pool)) as events:
+    remaining = plan.without([result.case_id for result in lapsed])
+    with hosts.pool_of(args) as pool, _ending(scheduler.run(remaining, options, pool)) as events:
         yield from events
 
 

@@ -57,9 +57,9 @@ def layouts_of(
     fixed: values that a layout must have, by field name; names of other axes do not matter. If no
     such layout is among the usual ones, return the simplest one.
     """
-    wanted = {name: value for name, value in (fixed or {}).items() if name in LAYOUT_AXES}
-    usual = [x for x in _usual_layouts(max_world, row) if wanted.items() <= vars(x).items()]
-    return usual or [Layout(**{"dp_size": 1, "tp_size": 1, **wanted})]
+    layout = {name: value for name, value in (fixed or {}).items() if name in LAYOUT_AXES}
+    usual = [x for x in _usual_layouts(max_world, row) if layout.items() <= vars(x).items()]
+    return usual or [Layout(**{"dp_size": 1, "tp_size": 1, **layout})]
 
 
 def _usual_layouts(max_world: int, row: MemberSpec) -> list[Layout]:

@@ -96,15 +96,15 @@ def connect(address: Address, token: bytes) -> socket.socket:
     except OSError as error:
         raise InfrastructureError(f"host {address} does not answer: {reason_of(error)}") from error
     try:
-        theirs, mine = _read(sock, _NONCE), secrets.token_bytes(_NONCE)
-        sock.sendall(_proof(token, b"controller", theirs) + mine)
-        is_known = hmac.compare_digest(_read(sock, _NONCE), _proof(token, b"host", mine))
+        their_nonce, nonce = _read(sock, _NONCE), secrets.token_bytes(_NONCE)
+        sock.sendall(_proof(token, b"controller", their_nonce) + nonce)
+        is_known = hmac.compare_digest(_read(sock, _NONCE), _proof(token, b"host", nonce))
     except OSError:
         is_known = False
     if not is_known:
         sock.close()
-        why = "it has another token, or is not a host of this harness"
-        raise InfrastructureError(f"host {address}: {why}")
+        reason = "it has another token, or is not a host of this harness"
+        raise InfrastructureError(f"host {address}: {reason}")
     return _watched(sock)
 
 
@@ -131,10 +131,10 @@ class Handshake:
             self._data += _received(self.sock, 2 * _NONCE - len(self._data))
         if len(self._data) < 2 * _NONCE:
             return False
-        proof, theirs = self._data[:_NONCE], self._data[_NONCE:]
+        proof, their_nonce = self._data[:_NONCE], self._data[_NONCE:]
         if not hmac.compare_digest(proof, _proof(self._token, b"controller", self._mine)):
             raise ConnectionRefusedError("the other end has another token")
-        self.sock.send(_proof(self._token, b"host", theirs))
+        self.sock.send(_proof(self._token, b"host", their_nonce))
         _watched(self.sock)
         return True
 

@@ -37,8 +37,8 @@ class RemoteHost:
         info = self.answer(HostInfo)
         if info.error or info.code != source_hash():
             self.control.close()
-            why = info.error or "it has other sources of harness or moe than this machine"
-            raise InfrastructureError(f"host {address}: {why}")
+            reason = info.error or "it has other sources of harness or moe than this machine"
+            raise InfrastructureError(f"host {address}: {reason}")
 
     def attach(self, gang: int, place: int) -> Channel:
         """Return a connection that a holder or rank of this host will get."""

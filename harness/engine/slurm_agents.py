@@ -95,8 +95,10 @@ def _addresses(process: subprocess.Popen[bytes], count: int) -> tuple[Address, .
             ready = selector.select(until - time.monotonic())
             data = os.read(process.stdout.fileno(), 1 << 16) if ready else b""
             if not data:
-                why = "srun ended" if ready else f"{START_LIMIT:g} s are over"
-                raise InfrastructureError(f"{len(listening)} of {count} agents listen, and {why}")
+                reason = "srun ended" if ready else f"{START_LIMIT:g} s are over"
+                raise InfrastructureError(
+                    f"{len(listening)} of {count} agents listen, and {reason}"
+                )
             text += data.decode(errors="replace")
     return tuple(parse_address(address, "srun") for address in sorted(listening))
 

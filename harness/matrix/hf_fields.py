@@ -71,18 +71,18 @@ class Fields:
 
     def _one(self, names: Sequence[str], read: Callable[[object], T | None], rule: str) -> T | None:
         self.asked.update(names)
-        given: list[tuple[str, T]] = []
+        named: list[tuple[str, T]] = []
         for name in names:
             raw = self.values.get(name)
             value = None if raw is None else read(raw)
             if raw is not None and value is None:
                 raise self.error(f"{name} must be {rule}, not {shown(raw)}")
             if value is not None:
-                given.append((name, value))
-        for name, value in given[1:]:
-            if value != given[0][1]:
-                raise self.error(f"{given[0][0]} is {given[0][1]}, but {name} is {value}")
-        return given[0][1] if given else None
+                named.append((name, value))
+        for name, value in named[1:]:
+            if value != named[0][1]:
+                raise self.error(f"{named[0][0]} is {named[0][1]}, but {name} is {value}")
+        return named[0][1] if named else None
 
 
 def shown(value: object) -> str:

@@ -161,8 +161,12 @@ def _compressed_side(args: object, *, is_weight: bool) -> Side | None:
 def _quark(quant: Fields) -> str:
     """Return the row for Quark's global configuration, or that of experts where they have one."""
     layers = quant.section("layer_quant_config") or {}
-    own = next((c for name, c in layers.items() if "expert" in name and "shared" not in name), None)
-    config = own if isinstance(own, dict) else quant.section("global_quant_config") or {}
+    of_experts = next(
+        (c for name, c in layers.items() if "expert" in name and "shared" not in name), None
+    )
+    config = (
+        of_experts if isinstance(of_experts, dict) else quant.section("global_quant_config") or {}
+    )
     weights, inputs = config.get("weight"), config.get("input_tensors")
     side = _quark_side(weights, is_weight=True)
     act = _quark_side(inputs, is_weight=False)

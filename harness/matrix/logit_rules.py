@@ -59,8 +59,8 @@ def recorded_inputs(case: MoETestConfig) -> Reason | None:
     """Return why a recorded workload does not go with the other inputs of the case, or None."""
     if case.trace == MADE:
         return None
-    made = {"exact": case.exact, "logits": case.logits != "spread", "zero": case.zero_experts > 0}
-    for word, is_made in made.items():
+    makers = {"exact": case.exact, "logits": case.logits != "spread", "zero": case.zero_experts > 0}
+    for word, is_made in makers.items():
         if is_made:
             text = f"trace:{case.trace} has recorded inputs and no others; leave `{word}` out"
             return Reason(code="trace_unsupported", text=text)

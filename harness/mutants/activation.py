@@ -203,9 +203,9 @@ def last_k_block_missing(scene: Scene) -> Tensor:
 
 def _is_another(scene: Scene, *names: str) -> None:
     """Raise NotApplicable if the activation of the layer has one of these names."""
-    own = scene.case.activation
-    if own in names:
-        raise NotApplicable(f"{own} is the layer's own activation")
+    activation = scene.case.activation
+    if activation in names:
+        raise NotApplicable(f"{activation} is the layer's own activation")
 
 
 def _without(scene: Scene, is_missing: Callable[[Tensor], Tensor]) -> Tensor:

@@ -32,30 +32,30 @@ def up_limit_missing(scene: Scene) -> Tensor:
 
 def _without_limit(scene: Scene, *, gate: bool, up: bool) -> Tensor:
     """Compute the activation without the limit of the gate, or of up, or of both."""
-    right = _limited(scene)
-    unlimited = dataclasses.replace(right, limit=None)
-    return _factors(scene, unlimited if gate else right, unlimited if up else right)
+    truth = _limited(scene)
+    unlimited = dataclasses.replace(truth, limit=None)
+    return _factors(scene, unlimited if gate else truth, unlimited if up else truth)
 
 
 def beta_missing(scene: Scene) -> Tensor:
-    right = scene.reference.activation
-    if not right.beta:
+    truth = scene.reference.activation
+    if not truth.beta:
         raise NotApplicable("nothing is added to up")
-    return _factors(scene, right, dataclasses.replace(right, beta=0.0))
+    return _factors(scene, truth, dataclasses.replace(truth, beta=0.0))
 
 
 def alpha_missing(scene: Scene) -> Tensor:
     if ACTIVATIONS.row(scene.case.activation).alpha == 1.0:
         raise NotApplicable("the sigmoid has no factor")
-    right = scene.reference.activation
-    return _factors(scene, dataclasses.replace(right, function=silu), right)
+    truth = scene.reference.activation
+    return _factors(scene, dataclasses.replace(truth, function=silu), truth)
 
 
 def _limited(scene: Scene) -> TrueActivation:
-    right = scene.reference.activation
-    if right.limit is None:
+    truth = scene.reference.activation
+    if truth.limit is None:
         raise NotApplicable("the layer's activation has no limit")
-    return right
+    return truth
 
 
 def _factors(scene: Scene, of_gate: TrueActivation, of_up: TrueActivation) -> Tensor:

@@ -80,13 +80,13 @@ def replicas_disagree(scene: Scene) -> Tensor:
     is_several = several[torch.where(scene.expert_ids < 0, len(counts), scene.expert_ids).long()]
     if not bool(is_several.any()):
         raise NotApplicable("no expert of these rows has replicas")
-    out, slots, wrong = scene.answer.out.clone(), by_slot(scene), residual(scene)
+    out, slots, residuals = scene.answer.out.clone(), by_slot(scene), residual(scene)
     times = torch.arange(-1, layout.tp_size, device=out.device)
     for slot in range(slots.shape[1]):
         changes = slots[:, slot] * times[:, None, None]
-        best = added_distance(wrong, changes).argmin(dim=0)  # [r]
+        best = added_distance(residuals, changes).argmin(dim=0)  # [r]
         change = slots[:, slot] * (times[best] * is_several[:, slot])[:, None]
-        out, wrong = out + change, wrong - change
+        out, residuals = out + change, residuals - change
     return out
 
 
@@ -96,8 +96,8 @@ def _chosen(scene: Scene, placement: Placement) -> tuple[Tensor, Placement, Tens
 
 def _held(physical: Tensor, placement: Placement) -> Tensor:
     """Return the logical experts of physical ids [r, k], -1 for -1."""
-    held = torch.tensor([*placement.physical_to_logical, -1], device=physical.device)
-    return held[physical]
+    logical_ids = torch.tensor([*placement.physical_to_logical, -1], device=physical.device)
+    return logical_ids[physical]
 
 
 def _nearest_of(scene: Scene, ids_of: Callable[[Placement, Placement], Tensor]) -> Tensor:

@@ -84,8 +84,8 @@ class Hypothesis:
 
     def exists_in(self, case: MoETestConfig) -> bool:
         """Tell whether this case has all that the mistake needs."""
-        asked = (has for need, has in NEEDS_OF_A_CASE.items() if need in self.needs)
-        return self.possible(case.layer_spec) and all(has(case) for has in asked)
+        answers = (has for need, has in NEEDS_OF_A_CASE.items() if need in self.needs)
+        return self.possible(case.layer_spec) and all(has(case) for has in answers)
 
 
 def features_of(layer_spec: LayerSpec) -> frozenset[str]:

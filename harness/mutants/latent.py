@@ -91,12 +91,12 @@ def shared_left_as_latent(scene: Scene) -> Tensor:
 def _with(scene: Scene, **projections: Tensor) -> Tensor:
     """Compute the output with other projections."""
     truth = _truth(scene)
-    wrong = LatentTruth(
+    mistaken = LatentTruth(
         down=projections.get("down", truth.down), up=projections.get("up", truth.up)
     )
-    reference = scene.reference.with_latent(wrong)
+    reference = scene.reference.with_latent(mistaken)
     changed = elsewhere(scene, reference=reference)
-    return redo(changed, Steps(leave=lambda _, y: wrong.leave(y)))
+    return redo(changed, Steps(leave=lambda _, y: mistaken.leave(y)))
 
 
 def _truth(scene: Scene) -> LatentTruth:

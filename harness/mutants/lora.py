@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 def lora_missing(scene: Scene) -> Tensor:
     """Leave out all adapters."""
-    return _with(scene, lambda _, own: torch.full_like(own, -1))
+    return _with(scene, lambda _, numbers: torch.full_like(numbers, -1))
 
 
 def lora_of_next_adapter(scene: Scene) -> Tensor:
@@ -35,18 +35,18 @@ def lora_of_next_adapter(scene: Scene) -> Tensor:
     count = scene.case.adapters
     if count == 1:
         raise NotApplicable("the layer has a single adapter")
-    return _with(scene, lambda _, own: torch.where(own < 0, own, (own + 1) % count))
+    return _with(scene, lambda _, numbers: torch.where(numbers < 0, numbers, (numbers + 1) % count))
 
 
 def lora_of_neighbour(scene: Scene) -> Tensor:
     """Give each token the adapter of the token before it."""
 
-    def before(few: Scene, own: Tensor) -> Tensor:
-        case, layout = few.case, few.case.layout
-        place, d = layout.tokens_of(few.rank, few.counts), layout.dp_rank(few.rank)
-        tokens = tensors.tokens(case, d, few.counts[d], own.device, few.start)
+    def before(sample: Scene, numbers: Tensor) -> Tensor:
+        case, layout = sample.case, sample.case.layout
+        place, d = layout.tokens_of(sample.rank, sample.counts), layout.dp_rank(sample.rank)
+        tokens = tensors.tokens(case, d, sample.counts[d], numbers.device, sample.start)
         assert tokens.adapters is not None, "the layer has adapters"
-        return tokens.adapters[place.start : place.stop].roll(1)[few.rows]
+        return tokens.adapters[place.start : place.stop].roll(1)[sample.rows]
 
     return _with(scene, before)
 
@@ -54,7 +54,7 @@ def lora_of_neighbour(scene: Scene) -> Tensor:
 def lora_none_as_last(scene: Scene) -> Tensor:
     """Take -1, which is no adapter, for an index from the end."""
     last = scene.case.adapters - 1
-    return _with(scene, lambda _, own: torch.where(own < 0, last, own))
+    return _with(scene, lambda _, numbers: torch.where(numbers < 0, last, numbers))
 
 
 def lora_scale_missing(scene: Scene) -> Tensor:
@@ -109,11 +109,11 @@ def _with(scene: Scene, choose: Callable[[Scene, Tensor], Tensor]) -> Tensor:
     """
     _chosen(scene)
     sample = scene.few_rows()
-    right = _chosen(sample)
-    wrong = choose(sample, right)
-    if torch.equal(wrong, right):
+    adapters = _chosen(sample)
+    mistaken = choose(sample, adapters)
+    if torch.equal(mistaken, adapters):
         raise NotApplicable("these tokens have the same adapters as well")
-    return redo(scene, Steps(adapters=lambda _: wrong))
+    return redo(scene, Steps(adapters=lambda _: mistaken))
 
 
 def _changed(scene: Scene, changes: Callable[[Scene, int, int], Changes]) -> Tensor:

@@ -39,8 +39,8 @@ class Pairs:
         known = [i for i, e in enumerate(self.experts) if e in experts]
         ends = list(itertools.accumulate(self.counts))
         at = [n for i in known for n in range(ends[i] - len(self.places[i]), ends[i])]
-        chosen = tuple(self.experts[i] for i in known), tuple(self.places[i] for i in known)
-        return Pairs(experts=chosen[0], places=chosen[1], device=self.device), at
+        pair = tuple(self.experts[i] for i in known), tuple(self.places[i] for i in known)
+        return Pairs(experts=pair[0], places=pair[1], device=self.device), at
 
 
 def pairs_of(ids: Tensor) -> Pairs:

@@ -141,15 +141,15 @@ def _needs_split_experts(scene: Scene) -> None:
 def _summed_in_place(scene: Scene, place: Callable[[int], int]) -> Tensor:
     """Return the output if each rank gathers only from ranks with its own `place`."""
     layout = scene.case.layout
-    kept = {
+    gathered = {
         other
         for rank in layout.same_tokens(scene.rank)
         for other in layout.group("gather", rank)
         if place(other) == place(rank)
     }
-    if len(kept) == layout.size("experts"):
+    if len(gathered) == layout.size("experts"):
         raise NotApplicable("the all-reduce over the TP ranks adds them up")
-    routed = by_rank(scene)[sorted(kept)].sum(dim=0) + scene.passed()
+    routed = by_rank(scene)[sorted(gathered)].sum(dim=0) + scene.passed()
     return routed if scene.answer.shared is None else routed + scene.answer.shared
 
 

@@ -48,13 +48,13 @@ def redo_parts(scene: Scene, steps: Steps = RIGHT, *, ids: Tensor | None = None)
             raise NotApplicable("these rows have zero experts only")
         return parts
     first_product = _first_product(scene, steps, pairs)
-    held = first_holders(scene.reference.layer_spec, scene.rank)
+    holders = first_holders(scene.reference.layer_spec, scene.rank)
     for ranks in ranks_together(scene):
-        own, at = pairs.among(held[ranks[0]])
+        local, at = pairs.among(holders[ranks[0]])
         if at:
             product = first_product if len(at) == len(first_product) else first_product[at]
-            rows, slots = own.rows_and_slots
-            values = _second_product(scene, steps, own, product, ranks)
+            rows, slots = local.rows_and_slots
+            values = _second_product(scene, steps, local, product, ranks)
             parts[ranks[0] : ranks[-1] + 1, rows, slots] = values
     return parts
 
@@ -118,10 +118,10 @@ def _change(
 
     x: [P, K], or [w, P, n] with each rank's columns.
     """
-    chosen = steps.adapters(scene)
-    if chosen is None:
+    adapters = steps.adapters(scene)
+    if adapters is None:
         return None
-    numbers = chosen[pairs.rows_and_slots[0]].tolist()
+    numbers = adapters[pairs.rows_and_slots[0]].tolist()
     changes, start = [], 0
     for e, count in zip(pairs.experts, pairs.counts, strict=True):
         for at in range(start, start + count):
@@ -149,11 +149,11 @@ def _with_second_bias(
     )
 
 
-def _bias_of_rows(scene: Scene, steps: Steps, pairs: Pairs, which: int) -> Tensor | None:
+def _bias_of_rows(scene: Scene, steps: Steps, pairs: Pairs, matrix: int) -> Tensor | None:
     """Return the bias of each pair's expert, [P, 2N] (0: b13) or [P, K] (1: b2); None: no bias."""
     biases = [steps.biases(scene, e) for e in pairs.experts]
     rows = [
-        pair[which].expand(count, -1)
+        pair[matrix].expand(count, -1)
         for pair, count in zip(biases, pairs.counts, strict=True)
         if pair
     ]

@@ -87,8 +87,8 @@ class Scene:
     @property
     def expert_ids(self) -> Tensor:
         """Return [r, k] int32 ids of experts that ranks hold; -1 for zero experts."""
-        held = self.topk_ids < self.case.layer_spec.held_experts
-        return torch.where(held, self.topk_ids, -1)
+        is_held = self.topk_ids < self.case.layer_spec.held_experts
+        return torch.where(is_held, self.topk_ids, -1)
 
     def few_rows(self) -> Scene:
         """Return the scene with the rows for which a mistake inside the experts is computed."""

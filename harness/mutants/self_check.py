@@ -41,15 +41,15 @@ def prove(scene: Scene) -> tuple[Proof, ...]:
     if len(scene.rows) == 0:
         return ()
     proofs = _proofs(scene, [h for h in MEMBERS if not h.costly])
-    left = [h for h in MEMBERS if h.costly]
+    untried = [h for h in MEMBERS if h.costly]
     may_apply = bool(scene.case.zero_experts or scene.case.adapters)  # to some of the rows
-    again = {Outcome.MISSED, *([Outcome.NOT_APPLICABLE] if may_apply else [])}
+    undecided = {Outcome.MISSED, *([Outcome.NOT_APPLICABLE] if may_apply else [])}
     tried = 0
-    for few in (1, FEW, len(scene.rows)):
-        if left and tried < len(scene.rows):
-            proofs |= _proofs(dataclasses.replace(scene.first(few), few=few), left)
-            left = [h for h in left if proofs[h.name].outcome in again]
-            tried = few
+    for count in (1, FEW, len(scene.rows)):
+        if untried and tried < len(scene.rows):
+            proofs |= _proofs(dataclasses.replace(scene.first(count), few=count), untried)
+            untried = [h for h in untried if proofs[h.name].outcome in undecided]
+            tried = count
     return tuple(proofs[h.name] for h in MEMBERS)
 
 
@@ -95,25 +95,27 @@ def rejected(outputs: Tensor, scene: Scene) -> Tensor:
 def _is_far(outputs: Tensor, scene: Scene) -> Tensor:
     """Return [M] bool: outputs in which a row is beyond every alternative's tolerance."""
     assert scene.candidates is not None
-    far = torch.ones(len(outputs), dtype=torch.bool, device=outputs.device)
+    is_rejected = torch.ones(len(outputs), dtype=torch.bool, device=outputs.device)
     for numerics in scene.candidates.balls:
         answer = answer_under(scene, numerics)
         distance = (outputs - answer.out).square().sum(dim=2)
-        far &= ~(distance <= (BEYOND * row_tolerance(answer)).square()).all(dim=1)
-    return far
+        is_rejected &= ~(distance <= (BEYOND * row_tolerance(answer)).square()).all(dim=1)
+    return is_rejected
 
 
 def _other_answers(scene: Scene) -> Iterator[Answer]:
     """Yield the answer of each alternative but the one that the scene has."""
     assert scene.candidates is not None
-    kept: dict[tuple[int, int, int], Noisy] = {}
+    first_products: dict[tuple[int, int, int], Noisy] = {}
     for numerics in scene.candidates.alternatives:
         if numerics != scene.reference.numerics:
-            yield answer_under(scene, numerics, kept)
+            yield answer_under(scene, numerics, first_products)
 
 
 def answer_under(
-    scene: Scene, numerics: Numerics, kept: dict[tuple[int, int, int], Noisy] | None = None
+    scene: Scene,
+    numerics: Numerics,
+    first_products: dict[tuple[int, int, int], Noisy] | None = None,
 ) -> Answer:
     """Return the answer for the scene's rows under other numerics.
 
@@ -121,7 +123,9 @@ def answer_under(
     """
     reference = scene.reference.with_numerics(numerics)
     routing = scene.topk_ids, scene.topk_weights
-    answer = reference(scene.x, *routing, like=scene.answer, products=kept, adapters=scene.adapters)
+    answer = reference(
+        scene.x, *routing, like=scene.answer, products=first_products, adapters=scene.adapters
+    )
     return settled(scene.case, answer)
 
 

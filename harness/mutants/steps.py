@@ -129,8 +129,8 @@ def right_halves(product: Tensor, shard: Shard) -> tuple[Tensor, Tensor | None]:
 
     up is None if the activation is not gated and the product is [R, N].
     """
-    gate, *others = (t[:, shard.columns] for t in torch.split(product, shard.intermediate, dim=1))
-    return gate, others[0] if others else None
+    gate, *ups = (t[:, shard.columns] for t in torch.split(product, shard.intermediate, dim=1))
+    return gate, ups[0] if ups else None
 
 
 def right_second(scene: Scene, h: Tensor, rank: int) -> Tensor:
@@ -168,9 +168,9 @@ class Steps:
     def starts_right(self) -> bool:
         """Tell whether the first product is the reference's, so that it can be reused."""
         first = (self.inputs, self.w13, self.product, self.total, self.biases)
-        right = (right_inputs, right_w13, right_product, right_total, right_biases)
+        functions = (right_inputs, right_w13, right_product, right_total, right_biases)
         adapted = (self.adapters, self.changes) == (right_adapters, right_changes)
-        return first == right and adapted
+        return first == functions and adapted
 
 
 RIGHT = Steps()

@@ -88,10 +88,10 @@ class TripleCertificate:
         return [*lines, self._verdict()]
 
     def _verdict(self) -> str:
-        what = f"{self.count} combination(s) of a wrong answer and three values that a case has"
+        subject = f"{self.count} combination(s) of a wrong answer and three values that a case has"
         if self.gaps:
-            return f"incomplete: of {what}, {len(self.gaps)} were never caught"
-        return f"complete: of {what}, each was caught"
+            return f"incomplete: of {subject}, {len(self.gaps)} were never caught"
+        return f"complete: of {subject}, each was caught"
 
 
 def _some(gaps: list[str]) -> str:
@@ -118,12 +118,12 @@ def triple_certificate(results: Iterable[CaseResult]) -> TripleCertificate:
         if not result.battery:
             continue
         case = MoETestConfig.from_id(result.case_id)
-        together = tuple(combinations(values_of(case, result.kernels).items(), TOGETHER))
+        triples = tuple(combinations(values_of(case, result.kernels).items(), TOGETHER))
         for name, reason in _reasons(case, result).items():
-            for values in together:
+            for values in triples:
                 key = name, values
                 reasons[key] = reasons.get(key, reason) and reason
-    gaps = [Gap(mistake=n, values=v, reason=why) for (n, v), why in reasons.items() if why]
+    gaps = [Gap(mistake=n, values=v, reason=reason) for (n, v), reason in reasons.items() if reason]
     return TripleCertificate(count=len(reasons), gaps=tuple(gaps))
 
 

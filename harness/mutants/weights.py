@@ -36,8 +36,8 @@ def w2_of_next_expert(scene: Scene) -> Tensor:
 
 def neighbour(scene: Scene, expert: int, step: int) -> int:
     """Return the expert `step` places further on the same rank, cyclically."""
-    held = scene.reference.layer_spec.experts_by_rank
-    experts_by_rank = [tuple(dict.fromkeys(experts)) for experts in held]  # replicas once
+    by_rank = scene.reference.layer_spec.experts_by_rank
+    experts_by_rank = [tuple(dict.fromkeys(experts)) for experts in by_rank]  # replicas once
     largest = max(len(experts) for experts in experts_by_rank)
     if largest == 1:
         raise NotApplicable("no rank has more than one expert")

@@ -69,8 +69,8 @@ def _full(
     block: Block, space: Space, machine: Machine, cases: Sequence[MoETestConfig]
 ) -> Certificate:
     """Certify a full product: each point is a case or refused."""
-    judge, own = Judge(machine), set(cases)
-    reasons = [(case, judge(case)[1]) for case in space.cases() if case not in own]
+    judge, present = Judge(machine), set(cases)
+    reasons = [(case, judge(case)[1]) for case in space.cases() if case not in present]
     return Certificate(
         select=block.select,
         space=space,

@@ -52,23 +52,23 @@ def compared(files: Mapping[str, str], before: Path, after: Path) -> dict[str, f
     files: their names as they are returned -> relative to the trees. Empty if tables differ in
     more than rows, or cannot be imported.
     """
-    made = {name: _made(before / path, after / path) for name, path in files.items()}
+    names_of = {name: _made(before / path, after / path) for name, path in files.items()}
     paths = {
-        name: [f"{_module(files[name])}:{each}" for each in sorted(names)]
-        for name, names in made.items()
+        name: [f"{_module(files[name])}:{member}" for member in sorted(names)]
+        for name, names in names_of.items()
         if names is not None
     }
-    asked = [path for each in paths.values() for path in each]
-    old, new = (_listing(tree, asked) if paths else None for tree in (before, after))
+    requested = [path for entries in paths.values() for path in entries]
+    old, new = (_listing(tree, requested) if paths else None for tree in (before, after))
     members = _differing(old, new) if old and new else None
     if old is None or new is None or members is None:
         return {}
-    answered = zip(asked, old["are_rows"], new["are_rows"], strict=True)
-    others = {path for path, *answers in answered if False in answers}
+    answered = zip(requested, old["are_rows"], new["are_rows"], strict=True)
+    unread = {path for path, *answers in answered if False in answers}
     return {
-        name: members if each else frozenset()
-        for name, each in paths.items()
-        if others.isdisjoint(each)
+        name: members if entries else frozenset()
+        for name, entries in paths.items()
+        if unread.isdisjoint(entries)
     }
 
 

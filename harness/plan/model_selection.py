@@ -78,11 +78,11 @@ def small_share(model: str, quant: str | None) -> MoETestConfig:
 
 def check_options(args: argparse.Namespace) -> None:
     """Raise UsageError for options of --model, or of --trace, that stand without it."""
-    given = [name for name in _OPTIONS if getattr(args, name) is not None]
+    option_names = [name for name in _OPTIONS if getattr(args, name) is not None]
     if getattr(args, "trace", None) is not None and args.model is None:
-        given = [name for name in given if name == "tokens"]
-    if args.model is None and given:
-        options = " and ".join(f"--{name}" for name in given)
+        option_names = [name for name in option_names if name == "tokens"]
+    if args.model is None and option_names:
+        options = " and ".join(f"--{name}" for name in option_names)
         raise UsageError(f"give --model NAME with {options}")
 
 

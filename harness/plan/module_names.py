@@ -26,10 +26,10 @@ def names_made_from_changes(before: bytes, after: bytes) -> frozenset[str] | Non
     imports = (ast.Import, ast.ImportFrom)
     if not all(_defined(nodes[text]) and _has_values(nodes[text]) for text in changed):
         return None
-    made = {
+    modules = {
         n for text in changed if not isinstance(nodes[text], imports) for n in _defined(nodes[text])
     }
-    return frozenset(name for name in made if not name.startswith("_"))
+    return frozenset(name for name in modules if not name.startswith("_"))
 
 
 def _statements(text: bytes) -> dict[str, ast.stmt]:

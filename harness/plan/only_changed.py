@@ -67,9 +67,9 @@ class Narrowed:
         count = f"{len(self.plan.cases)} of {self.total} case(s)"
         files = [fed.line() for fed in self.fed[:_MOST_LINES]]
         more = len(self.fed) - len(files)
-        rest = [f"    and {more} more file(s)"] if more else []
+        more_line = [f"    and {more} more file(s)"] if more else []
         head = f"--only-changed {self.revision}: {count}, which {len(self.fed)} file(s) feed"
-        return [head, *files, *rest]
+        return [head, *files, *more_line]
 
 
 def only_changed(plan: Plan, revision: str, folder: Path | None = None) -> Narrowed:
@@ -95,11 +95,13 @@ def only_changed(plan: Plan, revision: str, folder: Path | None = None) -> Narro
 
 def _nothing(changes: Difference) -> str:
     """Return why nothing is selected."""
-    what = f"--only-changed {changes.revision!r}: "
+    prefix = f"--only-changed {changes.revision!r}: "
     if not changes.files:
-        return f"{what}no file in {changes.root} differs from it"
+        return f"{prefix}no file in {changes.root} differs from it"
     count, first = len(changes.files), changes.files[0]
-    return f"{what}none of {count} changed file(s), such as {first}, feeds a case that is selected"
+    return (
+        f"{prefix}none of {count} changed file(s), such as {first}, feeds a case that is selected"
+    )
 
 
 def fed_by(changes: Difference, named: Iterable[Member]) -> tuple[Fed, ...]:
@@ -141,8 +143,8 @@ def _fed(
 ) -> frozenset[Member] | None:
     """Return the members that a file feeds; None for every case."""
     path = root / name
-    own = path.is_relative_to(ROOT)
-    room = path.relative_to(ROOT).parts[0] if own else ""
+    is_inside = path.is_relative_to(ROOT)
+    room = path.relative_to(ROOT).parts[0] if is_inside else ""
     if path in common or room == "harness":
         return None
     if path in users:

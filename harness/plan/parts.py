@@ -72,8 +72,8 @@ def _part(args: argparse.Namespace, plan: Plan, resumed: RunInfo | None) -> Part
     ledger = ledger_of(args.known_failures, plan)
     durations = Durations() if args.durations_from is None else of_run(args.durations_from)
     if resumed is not None:
-        held = {p.case: p.text for p in resumed.refused if p.code == QUARANTINED}
-        plan = without(plan, held)
+        quarantined = {p.case: p.text for p in resumed.refused if p.code == QUARANTINED}
+        plan = without(plan, quarantined)
         return Part(plan=plan, ledger=ledger, durations=durations, shard=resumed.shard)
     plan = without(plan, held_back(plan, ledger))
     if args.time_budget is not None:

@@ -20,11 +20,11 @@ def plain(value: Any) -> Any:
         fields = dataclasses.fields(value)
         return [type(value).__name__, *([f.name, plain(getattr(value, f.name))] for f in fields)]
     if isinstance(value, Mapping):
-        return sorted(([plain(key), plain(held)] for key, held in value.items()), key=repr)
+        return sorted(([plain(key), plain(item)] for key, item in value.items()), key=repr)
     if isinstance(value, (frozenset, set)):
-        return ["set", *sorted((plain(held) for held in value), key=repr)]
+        return ["set", *sorted((plain(item) for item in value), key=repr)]
     if isinstance(value, (tuple, list)):
-        return [plain(held) for held in value]
+        return [plain(item) for item in value]
     return repr(value)
 
 
@@ -45,14 +45,16 @@ def listing(names: list[str]) -> dict[str, Any]:
     from moe.formats import FORMATS
 
     rows: dict[str, dict[str, Any]] = {}
-    others = {}
+    settings = {}
     for family, table in families.tables():
         rows[family] = {row.name: plain(row) for row in table.built_in}
-        others[family] = plain({k: v for k, v in vars(table).items() if k not in ("_own", "_rows")})
+        settings[family] = plain(
+            {k: v for k, v in vars(table).items() if k not in ("_own", "_rows")}
+        )
     for row in families.table("quant").built_in:  # what a format says is part of its methods
         formats = (FORMATS[row.scheme.weights], FORMATS[row.scheme.activations])
         rows["quant"][row.name] = [rows["quant"][row.name], plain(formats)]
-    return {"rows": rows, "others": others, "are_rows": [_are_rows(name) for name in names]}
+    return {"rows": rows, "others": settings, "are_rows": [_are_rows(name) for name in names]}
 
 
 def _are_rows(name: str) -> bool | None:

@@ -133,10 +133,10 @@ def _selected(args: argparse.Namespace, machine: Machine) -> Selection:
 
 def _of_trace(args: argparse.Namespace) -> Selection:
     """Return the cases of a data set of recorded workloads."""
-    made = trace_selection.of_trace(args)
+    traced = trace_selection.of_trace(args)
     folder, limit = trace_selection.folder_of(args), model_selection.TIME_LIMIT
     return Selection(
-        points=made.points, suite=made.name, time_limit=limit, note=made.note, trace=folder
+        points=traced.points, suite=traced.name, time_limit=limit, note=traced.note, trace=folder
     )
 
 

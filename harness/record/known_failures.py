@@ -112,8 +112,8 @@ def known_failures(path: Path | None = None) -> tuple[KnownFailure, ...]:
 
     Raises UsageError if it cannot be read, and ConfigError with one line for each error in it.
     """
-    where = file_errors.find(path, DEFAULT)
-    return load(where) if path is not None or where.exists() else ()
+    path_of_file = file_errors.find(path, DEFAULT)
+    return load(path_of_file) if path is not None or path_of_file.exists() else ()
 
 
 def load(path: Path) -> tuple[KnownFailure, ...]:

@@ -91,11 +91,11 @@ def _check_alike(folders: Sequence[RunFolder], shards: Sequence[ShardOf]) -> Non
                 folder.info.options.time_limit,
             ),
         }
-        for name, (one, other) in pairs.items():
-            if one != other:
+        for name, (value, other) in pairs.items():
+            if value != other:
                 raise UsageError(
                     f"{str(folders[0].path)!r} and {str(folder.path)!r} are not shards of one "
-                    f"run: the {name} is {one} and {other}{_WHY.get(name, '')}"
+                    f"run: the {name} is {value} and {other}{_WHY.get(name, '')}"
                 )
 
 

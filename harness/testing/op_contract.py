@@ -49,7 +49,7 @@ def _check_calls(calls: Sequence[ARGUMENTS]) -> None:
     if len(shapes) < 2:
         text = "give calls of at least two sizes, such as T = 2, 5 and 16"
         raise UsageError(f"{len(calls)} call(s) with {len(shapes)} size(s) show nothing; {text}")
-    if len({len(one) for one in shapes}) > 1:
+    if len({len(shape) for shape in shapes}) > 1:
         raise UsageError("all calls must have the same number of tensors")
 
 
@@ -77,8 +77,8 @@ def fake_errors(op: Callable[..., Any], calls: Sequence[ARGUMENTS]) -> Iterator[
         real = [_described(t) for t in _tensors((op(*_copied(call)),))]
         try:
             with FakeTensorMode() as mode:
-                given = tree_map(_faked(mode), call)
-                fake = [_described(t) for t in _tensors((op(*given),))]
+                fakes = tree_map(_faked(mode), call)
+                fake = [_described(t) for t in _tensors((op(*fakes),))]
         except Exception as error:  # whatever its fake kernel raises
             yield f"call {number}: raises under fake tensors: {_first_line(error)}"
             continue
@@ -106,11 +106,11 @@ def compile_errors(op: Callable[..., Any], calls: Sequence[ARGUMENTS]) -> Iterat
     dynamic = _dynamic_sizes(calls)
     try:
         for call in calls:
-            given = _copied(call)
-            for tensor, sizes in zip(_tensors(given), dynamic, strict=True):
+            copies = _copied(call)
+            for tensor, sizes in zip(_tensors(copies), dynamic, strict=True):
                 for size in sizes:
                     torch._dynamo.mark_dynamic(tensor, size)
-            compiled(*given)
+            compiled(*copies)
     except Exception as error:  # of dynamo, or of the operator
         yield f"does not compile into one graph: {_first_line(error)}"
     else:

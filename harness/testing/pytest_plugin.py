@@ -221,10 +221,10 @@ def _options(config: pytest.Config) -> SuiteOptions | None:
     names = [name for name, *_ in (*_OPTIONS, *_NUMBERS)]
     values = {name: config.getoption(name.removeprefix("--").replace("-", "_")) for name in names}
     suite, share = config.getoption("moe_suite"), config.getoption("moe_share_devices")
-    given = [name for name, value in values.items() if value is not None]
+    options = [name for name, value in values.items() if value is not None]
     if suite is None:
-        if given or share:
-            text = f"{(given or ['--moe-share-devices'])[0]} goes with --moe-suite NAME"
+        if options or share:
+            text = f"{(options or ['--moe-share-devices'])[0]} goes with --moe-suite NAME"
             raise pytest.UsageError(text)
         return None
     if values["--moe-platform"] is not None and not config.getoption("collectonly"):

@@ -81,9 +81,9 @@ class _Recorder:
     ) -> None:
         """Write the arguments of a call."""
         del module
-        given = [t for t in (*arguments, *named.values()) if isinstance(t, torch.Tensor)]
+        of_call = [t for t in (*arguments, *named.values()) if isinstance(t, torch.Tensor)]
         logits, self._logits = self._logits, None
-        tensors = _by_role(given) | ({} if logits is None else {"gating_output": logits})
+        tensors = _by_role(of_call) | ({} if logits is None else {"gating_output": logits})
         if len(tensors["hidden_states"]) and len(self.uuids) < self._max_calls:
             self.uuids.append(self._write(tensors))
 
@@ -140,13 +140,13 @@ class _Recorder:
         file.write_text(text, encoding="utf-8")
 
 
-def _by_role(given: list[Tensor]) -> dict[str, Tensor]:
+def _by_role(tensors: list[Tensor]) -> dict[str, Tensor]:
     """Return hidden states, ids (int32) and weights among the arguments of experts."""
-    ids = [t for t in given if t.ndim == 2 and not t.dtype.is_floating_point]
-    floats = [t for t in given if t.ndim == 2 and t.dtype.is_floating_point]
+    ids = [t for t in tensors if t.ndim == 2 and not t.dtype.is_floating_point]
+    floats = [t for t in tensors if t.ndim == 2 and t.dtype.is_floating_point]
     weights = [t for t in floats[1:] if ids and t.shape == ids[0].shape]
     if len(ids) != 1 or len(weights) != 1:
-        shapes = ", ".join(f"{t.dtype} {list(t.shape)}" for t in given) or "no tensors"
+        shapes = ", ".join(f"{t.dtype} {list(t.shape)}" for t in tensors) or "no tensors"
         rule = "experts are recorded that get hidden states [T, K], ids and weights [T, k]"
         raise UsageError(f"{rule}; these get {shapes}")
     return {

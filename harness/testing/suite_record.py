@@ -101,11 +101,11 @@ class SuiteRecord:
     def _create(self, node_ids: Iterable[str]) -> None:
         """Create the folder for the cases among these tests; none if there are no cases."""
         matches = map(_NODE.search, node_ids)
-        wanted = {match["case"] for match in matches if match is not None}
-        if self._folder is not None or not wanted:
+        case_ids = {match["case"] for match in matches if match is not None}
+        if self._folder is not None or not case_ids:
             return
         suite = planned(self._options, self._lines)
-        info = describe(self._argv, suite.selection, _kept(suite.plan, wanted))
+        info = describe(self._argv, suite.selection, _kept(suite.plan, case_ids))
         try:
             self._folder = RunFolder.create(self._path, info)
         except HarnessError as error:
@@ -113,8 +113,8 @@ class SuiteRecord:
         self._folder.append(RunStarted(time=self._began, cases=list(info.cases)))
 
 
-def _kept(plan: Plan, wanted: set[str]) -> Plan:
+def _kept(plan: Plan, case_ids: set[str]) -> Plan:
     """Return the plan with the cases and refusals that pytest selected."""
-    refused = tuple(refusal for refusal in plan.refused if refusal.case.id in wanted)
-    dropped = {case.id for case in plan.cases} - wanted
+    refused = tuple(refusal for refusal in plan.refused if refusal.case.id in case_ids)
+    dropped = {case.id for case in plan.cases} - case_ids
     return dataclasses.replace(plan.without(dropped), refused=refused)

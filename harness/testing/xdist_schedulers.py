@@ -22,18 +22,18 @@ class SurvivesDeaths(LoadScopeScheduling):  # type: ignore[misc]
     def remove_node(self, node: WorkerController) -> str | None:
         """Return the test that a worker was running, or None, and hand out what it had left."""
         groups = self.assigned_work.pop(node)
-        left = [
+        unfinished = [
             (str(group), str(test))
             for group, tests in groups.items()
             for test, is_done in tests.items()
             if not is_done
         ]
-        if not left:
+        if not unfinished:
             return None
-        group, crashed = left[0]
+        group, crashed = unfinished[0]
         groups[group][crashed] = True  # its outcome: the worker died
-        again = {name: tests for name, tests in groups.items() if not all(tests.values())}
-        self.workqueue.update(again)
+        repeated = {name: tests for name, tests in groups.items() if not all(tests.values())}
+        self.workqueue.update(repeated)
         for other in self.nodes:
             self._reschedule(other)
         return crashed

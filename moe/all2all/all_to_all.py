@@ -92,9 +92,9 @@ class AllToAll(PrepareFinalize):
         return _Goes(tokens=tokens, held=held[ranks, tokens], sent=sent)
 
     def _goes_nowhere(self, routing: Routing) -> _Goes:
-        none = routing.topk_ids.new_zeros(0, dtype=torch.int64)
+        empty = routing.topk_ids.new_zeros(0, dtype=torch.int64)
         held = routing.topk_ids.new_zeros((0, routing.topk_ids.shape[1]), dtype=torch.bool)
-        return _Goes(tokens=none, held=held, sent=(0,) * self.group.size)
+        return _Goes(tokens=empty, held=held, sent=(0,) * self.group.size)
 
     def _numbers(self, routing: Routing, goes: _Goes, counts: tuple[int, ...]) -> Tensor:
         """Return [rows, 1 + 2k (+ 1)] int32: token, ids, bits of the weights, adapter of each."""

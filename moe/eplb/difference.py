@@ -81,12 +81,12 @@ def without_rank(placement: Placement, lost: int) -> tuple[Placement, tuple[int,
 
 def _kept(before: Sequence[int], wanted: Sequence[int]) -> list[int]:
     """Return the experts of a rank's slots: those that stay where they were, others around them."""
-    left = Counter(wanted)
+    missing = Counter(wanted)
     stays = []
     for expert in before:
-        stays.append(left[expert] > 0)
-        left[expert] -= stays[-1]
-    new = iter(sorted((+left).elements()))
+        stays.append(missing[expert] > 0)
+        missing[expert] -= stays[-1]
+    new = iter(sorted((+missing).elements()))
     return [e if stay else next(new) for e, stay in zip(before, stays, strict=True)]
 
 

@@ -57,8 +57,8 @@ class Balancer:
         """
         slots = self._layers[layer]
         loads = slots.load.total(self._group)
-        held = balanced(loads, self._cluster)
-        after = kept_in_place(slots.placement, held)
+        balanced_experts = balanced(loads, self._cluster)
+        after = kept_in_place(slots.placement, balanced_experts)
         return (
             after
             if largest_load(after, loads) < largest_load(slots.placement, loads)

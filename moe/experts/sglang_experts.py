@@ -66,6 +66,6 @@ class SglangGathered(SglangExperts):
     def computed(self, x: Tensor, chosen: tuple[Tensor, Tensor, None]) -> Tensor:
         from moe import sglang_functions
 
-        given: Any = SimpleNamespace(hidden_states=x, topk_output=chosen)
-        out: Tensor = sglang_functions.fused_moe_forward(self.layer, given)["hidden_states"]
+        dispatched: Any = SimpleNamespace(hidden_states=x, topk_output=chosen)
+        out: Tensor = sglang_functions.fused_moe_forward(self.layer, dispatched)["hidden_states"]
         return out

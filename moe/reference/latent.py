@@ -58,8 +58,8 @@ class LatentTruth:
         partial: [world, T, K] of all ranks, whose tokens are summed over the gather group first.
         """
         layout = layer_spec.layout
-        rest = (layout.tp_size, *partial.shape[1:])
-        by_rank = partial.view(len(partial) // layout.tp_size, *rest).sum(dim=0)
+        shape = (layout.tp_size, *partial.shape[1:])
+        by_rank = partial.view(len(partial) // layout.tp_size, *shape).sum(dim=0)
         if layout.sequence_parallel:
             by_rank = by_rank.sum(dim=0, keepdim=True)
         noise = gathered(LATENT, self.up.shape[1]) * by_rank.square()

@@ -78,10 +78,10 @@ class _Bound:
 
     def _by(self, factor: int, values: int, more: int) -> int:
         """Add up the cases with each value of one factor."""
-        own = self._with.get(values, 0) & factor
+        mask = self._with.get(values, 0) & factor
         if more == 1:
-            return own.bit_count()
-        bound = {value: self.of(values | value, more - 1) for value in _bits(own)}
+            return mask.bit_count()
+        bound = {value: self.of(values | value, more - 1) for value in _bits(mask)}
         for other in self._factors:
             if self._are_all and other != factor and bound:
                 for value, cases in self._only(other, factor, values, more).items():

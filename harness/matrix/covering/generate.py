@@ -167,9 +167,9 @@ class Ballot:
         self._votes: list[int] = []  # after each number of literals
         self._chosen: Literals = ()
 
-    def prefer(self, factor: int, chosen: Literals) -> list[int]:
+    def prefer(self, factor: int, literals: Literals) -> list[int]:
         """Return the literals of a factor, those first that complete the most combinations."""
-        self._follow(chosen)
+        self._follow(literals)
         votes = self._missing.of_factor(self._votes[-1], factor)
         first, draw = self._missing.literals(factor).start, self._random.random
         ranked = sorted([(-count, draw(), n) for n, count in enumerate(votes, first)])
@@ -177,21 +177,21 @@ class Ballot:
 
     def gain(self, row: Literals) -> int:
         """Return how many missing combinations a row has that was completed by these votes."""
-        chosen = (*self._chosen, *(n for n in row if n not in self._chosen))
-        self._follow(chosen)
+        literals = (*self._chosen, *(n for n in row if n not in self._chosen))
+        self._follow(literals)
         field = self._missing.field
         mask = (1 << field) - 1
-        return sum(v >> field * n & mask for v, n in zip(self._votes, chosen, strict=False))
+        return sum(v >> field * n & mask for v, n in zip(self._votes, literals, strict=False))
 
-    def _follow(self, chosen: Literals) -> None:
+    def _follow(self, literals: Literals) -> None:
         """Count the votes after these literals; all but the last few are those of before."""
-        while self._chosen != chosen[: len(self._chosen)]:
+        while self._chosen != literals[: len(self._chosen)]:
             self._chosen = self._chosen[:-1]
         del self._votes[len(self._chosen) + 1 :]
-        for count in range(len(self._votes), len(chosen) + 1):
+        for count in range(len(self._votes), len(literals) + 1):
             before = self._votes[-1] if self._votes else 0
-            self._votes.append(self._missing.votes_after(before, chosen[:count]))
-        self._chosen = chosen
+            self._votes.append(self._missing.votes_after(before, literals[:count]))
+        self._chosen = literals
 
 
 def _of(columns: Sequence[tuple[int, ...]], target: Factors) -> Iterator[Literals]:

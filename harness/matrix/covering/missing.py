@@ -44,11 +44,11 @@ class Missing:
         first = 0
         for combination in itertools.chain.from_iterable(self.by_target.values()):
             first |= 1 << combination[0] if len(combination) == 1 else 0
-            for literal, others, last in _splits(combination):
-                bits[literal][others] = bits[literal].get(others, 0) | 1 << last
+            for literal, remaining, last in _splits(combination):
+                bits[literal][remaining] = bits[literal].get(remaining, 0) | 1 << last
         self._first = self.spread(first)
         for votes, masks in zip(self._votes, bits, strict=True):
-            votes.update((others, self.spread(mask)) for others, mask in masks.items())
+            votes.update((remaining, self.spread(mask)) for remaining, mask in masks.items())
 
     def spread(self, mask: int) -> int:
         """Return a number that has 1 in the field of each literal of a mask."""
@@ -90,8 +90,8 @@ class Missing:
             if width == 2:
                 votes += table.get((), 0)
             elif width > 2:
-                others = itertools.combinations(sorted(before), width - 2)
-                votes += sum(filter(None, map(table.get, others)))
+                remaining = itertools.combinations(sorted(before), width - 2)
+                votes += sum(filter(None, map(table.get, remaining)))
         return votes
 
     def of_factor(self, votes: int, factor: int) -> Sequence[int]:
@@ -117,17 +117,17 @@ class Missing:
         self.by_target[tuple(self._model.factor_of[n] for n in combination)].pop(combination, None)
         if len(combination) == 1:
             self._first &= ~(1 << self.field * combination[0])
-        for literal, others, last in _splits(combination):
-            self._votes[literal][others] &= ~(1 << self.field * last)
+        for literal, remaining, last in _splits(combination):
+            self._votes[literal][remaining] &= ~(1 << self.field * last)
 
     def restore(self, combination: Literals) -> None:
         """Let a combination be missing again that a row had."""
         self.by_target[tuple(self._model.factor_of[n] for n in combination)][combination] = None
         if len(combination) == 1:
             self._first |= 1 << self.field * combination[0]
-        for literal, others, last in _splits(combination):
+        for literal, remaining, last in _splits(combination):
             votes = self._votes[literal]
-            votes[others] = votes.get(others, 0) | 1 << self.field * last
+            votes[remaining] = votes.get(remaining, 0) | 1 << self.field * last
 
     def remove_row(self, row: Mapping[int, int]) -> None:
         """Take out what a row has, or a part of one. row: factor -> literal."""
@@ -138,9 +138,9 @@ class Missing:
         self._first &= mask
         for literal in literals:
             votes = self._votes[literal]
-            others = [n for n in literals if n != literal]
+            remaining = [n for n in literals if n != literal]
             for width in self._widths:
-                for part in itertools.combinations(others, max(0, width - 2)):
+                for part in itertools.combinations(remaining, max(0, width - 2)):
                     if part in votes:
                         votes[part] &= mask
 

@@ -53,13 +53,13 @@ class Oracle:
         order: the factors in the order in which they get values, those left out last.
         judge: False returns a row that no exclusion known by now refuses; see `accepts`.
         """
-        chosen = tuple(sorted(literals))
-        if self._excluded(chosen) is not None:
+        ordered = tuple(sorted(literals))
+        if self._excluded(ordered) is not None:
             return None
-        has = {self.model.factor_of[n] for n in chosen}
+        has = {self.model.factor_of[n] for n in ordered}
         rest = [f for f in dict.fromkeys((*order, *self._order)) if f not in has]
         search = _Search(self, rest, prefer or self._in_order, judge=judge)
-        row, _ = search.extend(chosen, _mask(chosen), self.alive(chosen))
+        row, _ = search.extend(ordered, _mask(ordered), self.alive(ordered))
         return None if row is None else tuple(sorted(row))
 
     def accepts(self, row: Literals) -> bool:
@@ -80,8 +80,8 @@ class Oracle:
         """Yield the combinations of these factors' values that no known exclusion refuses."""
         if 0 in self._codes:
             return
-        others = self.involving(f for f in range(len(self.model.sizes)) if f not in target)
-        inside = self.alive(()) & ~others
+        other_factors = self.involving(f for f in range(len(self.model.sizes)) if f not in target)
+        inside = self.alive(()) & ~other_factors
         for combination in self.model.tuples(target):
             alive = inside
             for literal in combination:
@@ -96,11 +96,11 @@ class Oracle:
 
     def exclusions(self) -> list[Literals]:
         """Return the sets of literals that are known to exclude each other, smallest first."""
-        kept: list[int] = []
+        minimal: list[int] = []
         for mask in sorted(self._codes, key=lambda mask: (mask.bit_count(), mask)):
-            if not any(mask & part == part for part in kept):
-                kept.append(mask)
-        return [_literals(mask) for mask in kept]
+            if not any(mask & part == part for part in minimal):
+                minimal.append(mask)
+        return [_literals(mask) for mask in minimal]
 
     def _in_order(self, factor: int, _: Literals) -> range:
         return self.model.literals[factor]
@@ -110,8 +110,8 @@ class Oracle:
         if 0 in self._codes:
             return 0
         has = {self.model.factor_of[n] for n in literals}
-        others = self.involving(f for f in range(len(self.model.sizes)) if f not in has)
-        return self.first(self.alive(literals) & ~others) or None
+        other_factors = self.involving(f for f in range(len(self.model.sizes)) if f not in has)
+        return self.first(self.alive(literals) & ~other_factors) or None
 
     def alive(self, literals: Iterable[int]) -> int:
         """Return the exclusions, one a bit, that rows with these literals may still have."""
@@ -180,24 +180,24 @@ class _Search:
         self._look_ahead()
 
     def extend(
-        self, chosen: Literals, mask: int, alive: int, at: int = 0
+        self, literals: Literals, mask: int, alive: int, at: int = 0
     ) -> tuple[Literals | None, int]:
         """Return an accepted row with `chosen`; or None and which of them exclude each other."""
         oracle, rest = self._oracle, self._rest
         if at == len(rest):
-            refusal = oracle.judge(chosen, mask) if self._is_judged else None
-            return (chosen, 0) if refusal is None else (None, refusal)
+            refusal = oracle.judge(literals, mask) if self._is_judged else None
+            return (literals, 0) if refusal is None else (None, refusal)
         conflict, codes = 0, frozenset[str]()
-        for literal in self._prefer(rest[at], chosen):
-            kept = oracle.narrowed(alive, literal)
-            exclusion = oracle.first(kept & ~self._later[at])  # which this literal completes
+        for literal in self._prefer(rest[at], literals):
+            narrowed = oracle.narrowed(alive, literal)
+            exclusion = oracle.first(narrowed & ~self._later[at])  # which this literal completes
             if not exclusion:
-                part = (*chosen, literal)
-                row, exclusion = self.extend(part, mask | 1 << literal, kept, at + 1)
+                part = (*literals, literal)
+                row, exclusion = self.extend(part, mask | 1 << literal, narrowed, at + 1)
                 if row is not None or not exclusion >> literal & 1:
                     return row, exclusion  # accepted, or refused whatever value this factor has
                 self._look_ahead()
-                alive = oracle.alive(chosen)
+                alive = oracle.alive(literals)
             conflict |= exclusion & ~(1 << literal)
             codes |= oracle.codes(exclusion)
         return None, oracle.learn(conflict, codes)

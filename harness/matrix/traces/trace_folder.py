@@ -139,9 +139,9 @@ def _parsed(kind: type[M], text: str, place: str, errors: list[str]) -> M | None
 
 def _plain(detail: Any) -> str:
     """Return one of pydantic's errors in plain words, behind the path of the value."""
-    where = tuple(str(part) for part in detail["loc"])
-    text = file_errors.plain(detail["type"], where, detail.get("ctx", {}), detail["input"], ())
-    return f"{'.'.join(where) or 'the line'}: {text or detail['msg']}"
+    place = tuple(str(part) for part in detail["loc"])
+    text = file_errors.plain(detail["type"], place, detail.get("ctx", {}), detail["input"], ())
+    return f"{'.'.join(place) or 'the line'}: {text or detail['msg']}"
 
 
 def workload_errors(workload: RecordedWorkload) -> Iterator[str]:
