@@ -19,7 +19,7 @@ from moe.errors import MoEError
 from moe.kernels import rounding
 from moe.kernels.arguments import check_floats, check_ids, check_matrix
 from moe.kernels.launch import INTERPRETED, launch
-from moe.kernels.tiles import program_columns, program_size
+from moe.kernels.tiles import program_columns, program_rows, program_size
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -127,7 +127,7 @@ def _launch(h: Tensor, out: Tensor, activation: str, used: dict[str, Any]) -> No
     rows = h.numel() // max(h.shape[-1], 1)
     tile_columns = program_columns(columns)
     size = program_size(4096, 1 << 17, is_interpreted=INTERPRETED)  # elements of the output
-    tile_rows = max(1, min(triton.next_power_of_2(max(rows, 1)), size // tile_columns))
+    tile_rows = program_rows(rows, tile_columns, size, is_interpreted=INTERPRETED)
     grid = (triton.cdiv(rows, tile_rows), triton.cdiv(columns, tile_columns))
     launch(
         *(_activate, grid, h.device, h.contiguous(), used.get("ids_ptr")),

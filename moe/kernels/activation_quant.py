@@ -31,7 +31,7 @@ from moe.kernels.activation import (
 from moe.kernels.arguments import check_ids, check_matrix, check_power_of_two, check_scale
 from moe.kernels.launch import INTERPRETED, launch
 from moe.kernels.quantize import check_kind, codes_like, quantize_rows_torch, quantize_tensor_torch
-from moe.kernels.tiles import program_columns, program_size
+from moe.kernels.tiles import program_columns, program_rows, program_size
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -87,7 +87,7 @@ def _launch(
         scale = guarded_buffers.empty((*lead, groups), dtype=torch.float32, device=h.device)
     wide = triton.next_power_of_2(max(width, 1))
     size = program_size(4096, 1 << 17, is_interpreted=INTERPRETED)
-    tile_rows = max(1, min(triton.next_power_of_2(max(rows, 1)), size // wide))
+    tile_rows = program_rows(rows, wide, size, is_interpreted=INTERPRETED)
     launch(
         *(_activate_encode, (triton.cdiv(rows, tile_rows), groups), h.device, h.contiguous()),
         *(used.get("ids_ptr"), used.get("counts_ptr"), raw, scale),
@@ -127,7 +127,7 @@ def _check_scaling(group: int | None, scale: Tensor | None) -> None:
         check_power_of_two("group", group)
 
 
-@triton.jit(do_not_specialize=("rows", "groups"))
+@triton.jit(do_not_specialize=("rows", "groups", "capacity"))
 def _activate_encode(
     h_ptr, ids_ptr, counts_ptr, code_ptr, scale_ptr, rows, columns, capacity, width, groups,
     KIND: tl.constexpr, STATIC: tl.constexpr, ROUNDED: tl.constexpr, ROWS: tl.constexpr,

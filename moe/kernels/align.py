@@ -24,7 +24,7 @@ import triton.language as tl
 from moe import guarded_buffers
 from moe.kernels.arguments import check_ids, check_power_of_two
 from moe.kernels.launch import INTERPRETED, launch
-from moe.kernels.tiles import program_size
+from moe.kernels.tiles import FEW, program_size, tile_length
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -103,14 +103,16 @@ def _fill(out: Aligned, ids: Tensor, experts: int) -> None:
     """Run the kernels. ids: [R] int32."""
     rows, blocks, device = ids.numel(), out.block_expert.numel(), ids.device
     lanes = triton.next_power_of_2(experts)
-    chunk = min(_chunk(), triton.next_power_of_2(rows))
+    if not INTERPRETED:
+        lanes = max(lanes, FEW)
+    chunk = tile_length(rows, _chunk(), few=FEW, is_interpreted=INTERPRETED)
     chunks = triton.cdiv(rows, chunk)
     sizes = {"CHUNK": chunk, "TILE": max(1, min(chunk, _tile() // lanes)), "EXPERTS": lanes}
     counts = guarded_buffers.empty((chunks, experts), dtype=torch.int32, device=device)
     launch(_count, (chunks,), device, ids, counts, rows, experts, **sizes)
     blocks_per_program = triton.cdiv(blocks, chunks)
     max_blocks = max(1, _tile() // max(lanes, out.block_m))
-    at_once = min(triton.next_power_of_2(blocks_per_program), max_blocks)
+    at_once = tile_length(blocks_per_program, max_blocks, few=FEW, is_interpreted=INTERPRETED)
     launch(
         *(_place, (chunks,), device, ids, counts, out.row_ids, out.block_expert, out.num_rows),
         *(rows, experts, chunks, blocks, blocks_per_program),
@@ -137,7 +139,7 @@ def _count(
     """Write counts[chunk, expert]: the number of the chunk's rows that go to the expert."""
     chunk = tl.program_id(0)
     total = tl.zeros([EXPERTS], tl.int32)
-    for done in range(0, CHUNK, TILE):
+    for done in range(0, tl.minimum(rows, CHUNK), TILE):
         total += tl.sum(
             _one_hot(ids_ptr, chunk * CHUNK + done, rows, experts, TILE, EXPERTS), axis=0
         )
@@ -166,7 +168,7 @@ def _place(
     start = end - padded
 
     slot = start + before  # of the next row of each expert
-    for done in range(0, CHUNK, TILE):
+    for done in range(0, tl.minimum(rows, CHUNK), TILE):
         first = chunk * CHUNK + done
         one_hot = _one_hot(ids_ptr, first, rows, experts, TILE, EXPERTS)
         earlier = tl.cumsum(one_hot, axis=0) - one_hot

@@ -88,7 +88,7 @@ def by_row(x: QuantTensor) -> QuantTensor:
     return x.replace(codes=x.codes.flatten(0, 1), scale=scale)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("capacity",))
 def _batched_gemm(
     x_ptr, w_ptr, y_ptr, x_scale_ptr, w_scale_ptr, zero_ptr, x_total_ptr, w_total_ptr, bias_ptr,
     counts_ptr, capacity, out, inner,

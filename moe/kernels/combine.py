@@ -13,7 +13,7 @@ from moe.errors import MoEError
 from moe.kernels import rounding
 from moe.kernels.arguments import check_floats, check_ids, check_matrix
 from moe.kernels.launch import INTERPRETED, launch
-from moe.kernels.tiles import program_columns, program_size
+from moe.kernels.tiles import program_columns, program_rows, program_size
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,7 +40,7 @@ def combine(
     hidden = y.shape[1]
     out = guarded_buffers.empty((tokens, hidden), dtype=dtype or y.dtype, device=y.device)
     tile_columns = program_columns(hidden)
-    tile_rows = max(1, min(triton.next_power_of_2(max(tokens, 1)), _tile() // tile_columns))
+    tile_rows = program_rows(tokens, tile_columns, _tile(), is_interpreted=INTERPRETED)
     launch(
         *(_combine, (triton.cdiv(tokens, tile_rows), triton.cdiv(hidden, tile_columns)), y.device),
         *(y.contiguous(), topk_weights.contiguous(), topk_ids.contiguous(), out, tokens, hidden),

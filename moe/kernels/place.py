@@ -11,7 +11,7 @@ import triton.language as tl
 from moe.errors import MoEError
 from moe.kernels.arguments import check_ids
 from moe.kernels.launch import INTERPRETED, launch
-from moe.kernels.tiles import power_of_2, program_size
+from moe.kernels.tiles import FEW, program_size, tile_length
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,11 +29,12 @@ def place(topk_ids: Tensor, holders: Tensor) -> tuple[Tensor, Tensor]:
     device = topk_ids.device
     position = torch.empty((ranks, tokens), dtype=torch.int32, device=device)
     counts = torch.empty(ranks, dtype=torch.int32, device=device)
+    step = program_size(1024, 1 << 14, is_interpreted=INTERPRETED)
     launch(
         *(_place_tokens, (ranks,), device, topk_ids.contiguous(), holders.contiguous()),
         *(position, counts, tokens, holders.shape[1]),
         SLOTS=top_k,
-        STEP=min(power_of_2(tokens), program_size(1024, 1 << 14, is_interpreted=INTERPRETED)),
+        STEP=tile_length(tokens, step, few=FEW, is_interpreted=INTERPRETED),
     )
     return position, counts
 
@@ -55,7 +56,7 @@ def _place_tokens(
     SLOTS: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
     rank = tl.program_id(0).to(tl.int64)
-    seen = tl.program_id(0) * 0
+    count = tl.program_id(0) * 0
     for start in range(0, tokens, STEP):
         token = start + tl.arange(0, STEP).to(tl.int64)
         real = token < tokens
@@ -63,19 +64,19 @@ def _place_tokens(
         for slot in range(SLOTS):
             expert = tl.load(ids_ptr + token * SLOTS + slot, mask=real, other=-1)
             known = (expert >= 0) & (expert < experts)
-            held = tl.load(holders_ptr + rank * experts + expert, mask=known, other=0)
-            goes = goes | held.to(tl.int32)
-        number = tl.where(goes > 0, seen + tl.cumsum(goes, 0) - goes, -1)
+            is_held = tl.load(holders_ptr + rank * experts + expert, mask=known, other=0)
+            goes = goes | is_held.to(tl.int32)
+        number = tl.where(goes > 0, count + tl.cumsum(goes, 0) - goes, -1)
         tl.store(position_ptr + rank * tokens + token, number, mask=real)
-        seen += tl.sum(goes, 0)
-    tl.store(count_ptr + rank, seen)
+        count += tl.sum(goes, 0)
+    tl.store(count_ptr + rank, count)
 
 
 def place_torch(topk_ids: Tensor, holders: Tensor) -> tuple[Tensor, Tensor]:
     """Compute the result of `place` in torch."""
     _check_holders(topk_ids, holders)
     known = (topk_ids >= 0) & (topk_ids < holders.shape[1])
-    held = holders.bool()[:, topk_ids.where(known, 0).long()] & known
-    goes = held.any(dim=2).int()
+    is_held = holders.bool()[:, topk_ids.where(known, 0).long()] & known
+    goes = is_held.any(dim=2).int()
     number = goes.cumsum(dim=1).int() - goes
     return torch.where(goes > 0, number, -1).int(), goes.sum(dim=1).int()

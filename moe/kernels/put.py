@@ -18,7 +18,7 @@ import triton.language as tl
 from moe.byte_views import as_bytes
 from moe.errors import MoEError
 from moe.kernels.launch import INTERPRETED, launch
-from moe.kernels.tiles import power_of_2, program_columns, program_size
+from moe.kernels.tiles import power_of_2, program_columns, program_rows, program_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,7 +102,7 @@ def put_rows(
     scale_words = 0 if rows.scale is None else rows.scale.shape[1]
     columns = program_columns(words)
     lines = max(tokens, targets.fill)
-    tile = max(1, min(power_of_2(lines), _tile() // columns))
+    tile = program_rows(lines, columns, _tile(), is_interpreted=INTERPRETED)
     launch(
         *(_put, (ranks * triton.cdiv(lines, tile), triton.cdiv(words, columns)), device),
         *(rows.codes, targets.codes, rows.scale, targets.scale, targets.numbers),

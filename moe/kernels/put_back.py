@@ -18,7 +18,7 @@ from moe.errors import MoEError
 from moe.kernels import rounding
 from moe.kernels.arguments import check_matrix
 from moe.kernels.launch import INTERPRETED, launch
-from moe.kernels.tiles import power_of_2, program_columns, program_size
+from moe.kernels.tiles import program_columns, program_rows, program_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,7 +55,7 @@ def put_back(words: Tensor, tokens: Tensor, way: WayBack) -> None:
     _check_way(words, tokens, way)
     ranks, width = len(way.came), words.shape[1]
     columns = program_columns(width)
-    tile = max(1, min(power_of_2(way.longest), _tile() // columns))
+    tile = program_rows(way.longest, columns, _tile(), is_interpreted=INTERPRETED)
     grid = (ranks * triton.cdiv(way.longest, tile), triton.cdiv(width, columns))
     launch(
         *(_put_back, grid, words.device),
@@ -87,12 +87,12 @@ def _put_back(
     real = line < tl.load(limit_ptr + rank)
     row = tl.load(here_ptr + rank) + line
     used = tl.load(token_ptr + row, mask=real, other=-1) >= 0
-    both = used[:, None] & (column < width)[None, :]
-    value = tl.load(words_ptr + row[:, None] * width + column[None, :], mask=both)
-    there = tl.load(addresses + rank).to(words_ptr.dtype)
-    there = tl.multiple_of(there, 16)
+    live = used[:, None] & (column < width)[None, :]
+    value = tl.load(words_ptr + row[:, None] * width + column[None, :], mask=live)
+    target = tl.load(addresses + rank).to(words_ptr.dtype)
+    target = tl.multiple_of(target, 16)
     row = tl.load(there_ptr + rank) + line
-    tl.store(there + row[:, None] * width + column[None, :], value, mask=both)
+    tl.store(target + row[:, None] * width + column[None, :], value, mask=live)
 
 
 def put_back_torch(words: Tensor, tokens: Tensor, way: WayBack, buffers: Sequence[Tensor]) -> None:
@@ -117,7 +117,7 @@ def add_parts(parts: Tensor, position: Tensor, starts: Tensor) -> Tensor:
     hidden = parts.shape[1]
     out = guarded_buffers.empty((tokens, hidden), dtype=parts.dtype, device=parts.device)
     columns = program_columns(hidden)
-    tile = max(1, min(power_of_2(tokens), _tile() // columns))
+    tile = program_rows(tokens, columns, _tile(), is_interpreted=INTERPRETED)
     launch(
         *(_add, (triton.cdiv(tokens, tile), triton.cdiv(hidden, columns)), parts.device),
         *(parts, position, starts, out, tokens, hidden),

@@ -25,7 +25,7 @@ from moe.kernels.arguments import (
     check_scale,
 )
 from moe.kernels.launch import INTERPRETED, launch
-from moe.kernels.tiles import program_columns, program_size
+from moe.kernels.tiles import FEW, program_columns, program_rows, program_size, tile_length
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,7 +69,7 @@ def quantize_rows(x: Tensor, kind: str, group: int | None) -> tuple[Tensor, Tens
     groups = triton.cdiv(columns, width) if columns else 0
     scale = guarded_buffers.empty((rows, groups), dtype=torch.float32, device=x.device)
     tile_columns = triton.next_power_of_2(max(width, 1))
-    tile_rows = max(1, min(triton.next_power_of_2(max(rows, 1)), _tile() // tile_columns))
+    tile_rows = program_rows(rows, tile_columns, _tile(), is_interpreted=INTERPRETED)
     grid = (triton.cdiv(rows, tile_rows), groups)
     launch(
         *(_encode_rows, grid, x.device, x.contiguous(), raw, scale),
@@ -91,7 +91,7 @@ def tensor_scale(x: Tensor, ids: Tensor, kind: str) -> Tensor:
     check_kind(kind)
     amax = _amax_of_parts(x, ids)
     scale = guarded_buffers.empty((), dtype=torch.float32, device=x.device)
-    block = program_columns(len(amax))
+    block = tile_length(len(amax), program_columns(1024), few=FEW, is_interpreted=INTERPRETED)
     launch(_scale_of_parts, (1,), x.device, amax, scale, len(amax), KIND=kind, BLOCK=block)
     return scale
 
@@ -112,7 +112,7 @@ def _amax_of_parts(x: Tensor, ids: Tensor) -> Tensor:
     check_ids("ids", ids, len(x))
     rows, columns = x.shape
     tile_columns = program_columns(columns, 2048)
-    tile_rows = max(1, min(triton.next_power_of_2(max(rows, 1)), _tile() // tile_columns))
+    tile_rows = program_rows(rows, tile_columns, _tile(), is_interpreted=INTERPRETED)
     parts = triton.cdiv(rows, tile_rows)
     amax = guarded_buffers.empty((parts,), dtype=torch.int32, device=x.device)
     launch(

@@ -21,7 +21,7 @@ from moe.kernels import exponents, rounding
 from moe.kernels.arguments import check_floats
 from moe.kernels.exponents import divided_torch, exponent_code_torch
 from moe.kernels.launch import INTERPRETED, launch
-from moe.kernels.tiles import program_size
+from moe.kernels.tiles import program_rows, program_size
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,7 +45,7 @@ def quantize_groups(x: Tensor, fmt: Format, total: Tensor | None = None) -> Quan
     has_many = total is not None and total.numel() > 1
     width = _group(fmt) // fmt.packing
     size = program_size(4096, 1 << 17, is_interpreted=INTERPRETED)
-    tile = max(1, min(triton.next_power_of_2(max(units, 1)), size // _group(fmt)))
+    tile = program_rows(units, _group(fmt), size, is_interpreted=INTERPRETED)
     launch(
         *(_encode_groups, (triton.cdiv(units, tile),), x.device, x.contiguous()),
         *(_raw(codes), _raw(scale), zero, None if total is None else total.contiguous()),
@@ -147,7 +147,7 @@ def _codes(v, zero, GRID: tl.constexpr, LOW: tl.constexpr, TOP: tl.constexpr, BI
         return rounding.integer_codes(v + zero, LOW, TOP) + BIAS
 
 
-@triton.jit(do_not_specialize=("units",))
+@triton.jit(do_not_specialize=("units", "groups"))
 def _encode_groups(
     x_ptr, code_ptr, scale_ptr, zero_ptr, total_ptr, units, groups, columns, rows_of_total,
     GRID: tl.constexpr, SCALE: tl.constexpr, LOW: tl.constexpr, TOP: tl.constexpr,
@@ -185,8 +185,8 @@ def _encode_groups(
     elif SCALE == "e4m3":
         matrix = row // rows_of_total if rows_of_total > 0 else row * 0
         total = tl.load(total_ptr + matrix, mask=used, other=1.0)
-        wanted = tl.div_rn(amax, zero + TOP) * total
-        kept = tl.where(wanted < 0.001953125, 0.001953125, wanted)  # 2^-9
+        exact = tl.div_rn(amax, zero + TOP) * total
+        kept = tl.where(exact < 0.001953125, 0.001953125, exact)  # 2^-9
         block = rounding.round_to_e4m3(kept)
         tl.store(scale_ptr + unit, rounding.e4m3_codes(kept), mask=used)
         scale = tl.div_rn(block, total)
@@ -258,10 +258,10 @@ def _scale_torch(
         return scale, zero.to(torch.uint8)
     if fmt.scale_dtype == "e4m3":
         assert total is not None
-        wanted = divided_torch(amax, fmt.top) * total.reshape(
+        exact = divided_torch(amax, fmt.top) * total.reshape(
             *total.shape, *[1] * (amax.dim() - total.dim())
         )
-        codes = rounding.e4m3_codes_torch(wanted.clamp(min=SCALE_MIN))
+        codes = rounding.e4m3_codes_torch(exact.clamp(min=SCALE_MIN))
         return codes.view(torch.float8_e4m3fn), None
     if fmt.scale_dtype == "e8m0":
         return exponent_code_torch(amax, fmt), None

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from moe.formats.format import Format
 
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+# Arguments that are no strides: a binary for each multiple of 16 and for 1 would gain nothing.
+_COUNTS = ("block_rows", "block_columns", "strips", "steps")
 
 
 def moe_quantize_weights_2d(w: Tensor, fmt: Format) -> QuantTensor:
@@ -215,7 +217,7 @@ def _place(
     return expert.to(tl.int64), row.to(tl.int64), column.to(tl.int64), live, block_row, block_column
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_COUNTS)
 def _block_amax(
     w_ptr, amax_ptr, stride_e, stride_o, stride_i, rows, columns, down, across,
     block_rows, block_columns, strips, steps,
@@ -235,14 +237,14 @@ def _block_amax(
         tl.atomic_max(first + tl.max(block_row, axis=0) * block_columns, tl.max(of_rows, axis=0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("size",))
 def _scales(amax_ptr, scale_ptr, size, KIND: tl.constexpr, BLOCK: tl.constexpr):
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     bits = tl.load(amax_ptr + at, mask=at < size, other=0)
     tl.store(scale_ptr + at, rounding.scale_of(bits, KIND), mask=at < size)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_COUNTS)
 def _encode_blocks(
     w_ptr, scale_ptr, code_ptr, stride_e, stride_o, stride_i, rows, columns, down, across,
     block_rows, block_columns, strips, steps,

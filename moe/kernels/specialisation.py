@@ -37,9 +37,9 @@ def _is_tensor(value: Any) -> bool:
 
 def _line(name: str, types: tuple[torch.dtype | None, ...], options: dict[str, Any]) -> str:
     words = ["-" if t is None else str(t).removeprefix("torch.") for t in types]
-    chosen = [f"{key}={value}" for key, value in options.items() if _is_choice(key, value)]
+    choices = [f"{key}={value}" for key, value in options.items() if _is_choice(key, value)]
     sizes = [f"{key}={value}" for key, value in options.items() if not _is_choice(key, value)]
-    parts = "; ".join(filter(None, (" ".join(words), " ".join(chosen))))
+    parts = "; ".join(filter(None, (" ".join(words), " ".join(choices))))
     return f"{name}({parts})" + (f" [{' '.join(sizes)}]" if sizes else "")
 
 

@@ -22,6 +22,7 @@ _SMALL_ELEMENTS = 256
 # in the L2 cache.
 _GROUP_M = 8
 _PROGRAMS = 264  # two for each multiprocessor of an H100
+FEW = 16  # sizes up to this share a chip's binaries, and so do all larger ones
 _are_small = False
 
 
@@ -67,6 +68,27 @@ class Tile:
 def program_columns(columns: int, limit: int = 1024) -> int:
     """Return how many columns one program handles, a power of two: all of them, up to `limit`."""
     return min(power_of_2(columns), 64 if _are_small else limit)
+
+
+def tile_length(length: int, limit: int, *, few: int, is_interpreted: bool) -> int:
+    """Return how many of `length` rows one program handles, a power of two; all: up to `limit`.
+
+    few: on a chip, for a length of at most FEW. A greater one gets `limit` there, and what is too
+    many is masked: each other value would be a binary of its own, and compiling takes a second.
+    The interpreter, whose programs cost by their elements, gets no more rows than there are.
+    """
+    if is_interpreted:
+        return min(power_of_2(max(length, 1)), limit)
+    return min(few, limit) if length <= FEW else limit
+
+
+def program_rows(rows: int, columns: int, size: int, *, is_interpreted: bool) -> int:
+    """Return how many rows of `columns` elements one program handles, of at most about `size`.
+
+    A chip gets a program for each of few rows: they run side by side.
+    """
+    limit = max(1, size // columns)
+    return tile_length(rows, limit, few=1, is_interpreted=is_interpreted)
 
 
 def is_decoded(fmt: Format) -> bool:

@@ -18,7 +18,7 @@ from moe import guarded_buffers
 from moe.errors import MoEError
 from moe.kernels.arguments import check_matrix
 from moe.kernels.launch import INTERPRETED, launch
-from moe.kernels.tiles import program_size
+from moe.kernels.tiles import program_rows, program_size
 from moe.types import Routing
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def top_k_routing(
         return Routing(topk_ids=ids, topk_weights=weights)
     wide = triton.next_power_of_2(experts)
     size = program_size(_ELEMENTS, _ELEMENTS, is_interpreted=INTERPRETED)
-    rows = max(1, min(triton.next_power_of_2(tokens), size // wide))
+    rows = program_rows(tokens, wide, size, is_interpreted=INTERPRETED)
     launch(
         *(_top_k, (triton.cdiv(tokens, rows),), logits.device),
         *(logits.contiguous(), bias if bias is None else bias.float().contiguous()),

@@ -1,10 +1,35 @@
 """Block sizes: right for every layer, and sensible for the ones that matter."""
 
+import dataclasses
 import itertools
 
 import pytest
+import torch
 
-from moe.kernels.tiles import block_rows, decoding_tile, gemm_tile, interpreted_tile, power_of_2
+from moe.formats import FORMATS
+from moe.kernels import (
+    activation,
+    activation_quant,
+    align,
+    combine,
+    place,
+    put_back,
+    quantize,
+    quantize_groups,
+    top_k,
+)
+from moe.kernels.launch import INTERPRETED
+from moe.kernels.tiles import (
+    FEW,
+    block_rows,
+    decoding_tile,
+    gemm_tile,
+    interpreted_tile,
+    power_of_2,
+    program_rows,
+    tile_length,
+)
+from tests.moe.kernels.kernel_cases import same
 
 _KIB = 1024
 
@@ -72,3 +97,74 @@ def test_at_few_rows_steps_are_long_unless_only_shorter_ones_divide_the_rows():
     assert gemm_tile(16, 2048, 2048, **sizes).block_k == 128
     assert gemm_tile(16, 2048, 2880, **sizes).block_k == 64
     assert gemm_tile(128, 2048, 2048, **sizes).block_k == 64
+
+
+def test_a_chip_has_two_binaries_for_all_numbers_of_rows():
+    """Each number of rows in a tile is a compile-time argument."""
+    sizes = {program_rows(rows, 64, 4096, is_interpreted=False) for rows in range(5000)}
+    assert sizes == {1, 64}
+    assert program_rows(FEW, 64, 4096, is_interpreted=False) == 1
+    assert program_rows(FEW + 1, 64, 4096, is_interpreted=False) == 64
+    assert program_rows(100, 8192, 4096, is_interpreted=False) == 1
+    lengths = {tile_length(n, 1024, few=FEW, is_interpreted=False) for n in range(5000)}
+    assert lengths == {FEW, 1024}
+
+
+def test_the_interpreter_computes_no_more_rows_than_there_are():
+    for rows, wanted in ((0, 1), (1, 1), (5, 8), (64, 64), (5000, 64)):
+        assert program_rows(rows, 64, 4096, is_interpreted=True) == wanted
+
+
+def calls(tokens):
+    """Return name -> (kernel, twin, arguments, options): kernels whose tiles follow the rows."""
+    torch.manual_seed(tokens)
+    x = torch.randn(tokens, 160).bfloat16()
+    ids = torch.randint(-1, 5, (tokens, 2), dtype=torch.int32)
+    weights, of_slots = torch.rand(tokens, 2), x.repeat_interleave(2, dim=0)
+    position = torch.arange(2 * tokens, dtype=torch.int32).view(2, tokens) % tokens
+    way = (of_slots, position, torch.tensor([0, tokens]))
+    relu2 = {"activation": "relu2"}  # exact in kernel and twin
+    fp8 = {"kind": "fp8", "group": 128}
+    return {
+        "align": (align.align_tokens, align.align_tokens_torch, (ids, 5, 16), {}),
+        "combine": (combine.combine, combine.combine_torch, (of_slots, weights, ids), {}),
+        "place": (place.place, place.place_torch, (ids, torch.ones(2, 5, dtype=torch.uint8)), {}),
+        "amax": (quantize.tensor_scale, quantize.tensor_scale_torch, (of_slots, ids, "fp8"), {}),
+        "rows": (quantize.quantize_rows, quantize.quantize_rows_torch, (x,), fp8),
+        "groups": (
+            *(quantize_groups.quantize_groups, quantize_groups.quantize_groups_torch),
+            *((x, FORMATS["mxfp8"]), {}),
+        ),
+        "top_k": (*map(ids_of, (top_k.top_k_routing, top_k.top_k_routing_torch)), (x[:, :8],), {}),
+        "add": (put_back.add_parts, put_back.add_parts_torch, way, {}),
+        "activate": (activation.activate, activation.activate_torch, (of_slots,), relu2),
+        "activate_quantize": (
+            *(activation_quant.activate_quantize, activation_quant.activate_quantize_torch),
+            *((of_slots,), relu2 | fp8),
+        ),
+    }
+
+
+def ids_of(do):
+    """Return a function of logits: weights have exponentials, which differ in the last bit."""
+    return lambda logits: do(logits, 2, "sigmoid", renormalize=False).topk_ids
+
+
+def tensors_of(result):
+    values = result if isinstance(result, tuple) else [result]
+    if dataclasses.is_dataclass(result):
+        values = vars(result).values()
+    return [value for value in values if isinstance(value, torch.Tensor)]
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="on a GPU each kernel's own test has a chip's tiles")
+@pytest.mark.parametrize("tokens", [3, 45])
+def test_a_chips_tiles_give_what_the_twins_give(tokens, monkeypatch):
+    """Interpreted: one program for a row, and tiles most of which is masked."""
+    modules = (activation, activation_quant, align, combine, place, put_back)
+    for module in (*modules, quantize, quantize_groups, top_k):
+        monkeypatch.setattr(module, "INTERPRETED", False)
+    for name, (kernel, twin, arguments, options) in calls(tokens).items():
+        got, wanted = (tensors_of(do(*arguments, **options)) for do in (kernel, twin))
+        assert len(got) == len(wanted) > 0, name
+        assert all(map(same, got, wanted)), name
