@@ -10,6 +10,7 @@ import __future__
 import ast
 import sys
 from importlib.util import find_spec, module_from_spec
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from moe.package_source import source_file
@@ -32,13 +33,15 @@ def enter(package: str) -> None:
     sys.modules[package] = module_from_spec(spec)
 
 
-def definitions(module: str, *names: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def definitions(
+    module: str, *names: str, given: Mapping[str, Any], decorators: tuple[str, ...] = ()
+) -> dict[str, Any]:
     """Return functions, classes and constants of a package's module without importing it.
 
-    Their statements run as they stand in the package's file, in its order, but for decorators,
-    which are left out: torch.compile would compute the same. given: the names that they read from
-    the rest of their module. Annotations are not evaluated. Raises ImportError for a module or a
-    name that is not there.
+    Their statements run as they stand in the package's file, in its order. given: the names that
+    they read from the rest of their module. decorators: those that stay, as they are written, such
+    as `triton.jit`; others are left out: torch.compile would compute the same. Annotations are not
+    evaluated. Raises ImportError for a module or a name that is not there.
     """
     path = source_file(module)
     if path is None:
@@ -52,9 +55,12 @@ def definitions(module: str, *names: str, given: Mapping[str, Any]) -> dict[str,
     missing = sorted(set(names) - set(statements))
     if missing:
         raise ImportError(f"module {module!r} defines no {missing[0]!r}", name=module)
-    body = [_undecorated(node) for node in statements.values()]
+    body = [_undecorated(node, decorators) for node in statements.values()]
     flags = __future__.annotations.compiler_flag
-    namespace = dict(given)
+    part = ModuleType(f"{module}:{names[0]}")
+    sys.modules[part.__name__] = part  # torch.compile imports the module of a function
+    namespace = vars(part)
+    namespace.update(given)
     code = compile(ast.Module(body, type_ignores=[]), str(path), "exec", flags, dont_inherit=True)
     exec(code, namespace)  # noqa: S102  # the package's own code, as an import would run it
     return {name: namespace[name] for name in names}
@@ -68,7 +74,7 @@ def _bound(node: ast.stmt) -> tuple[str, ...]:
     return tuple(target.id for target in targets if isinstance(target, ast.Name))
 
 
-def _undecorated(node: ast.stmt) -> ast.stmt:
+def _undecorated(node: ast.stmt, kept: tuple[str, ...]) -> ast.stmt:
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
-        node.decorator_list = []
+        node.decorator_list = [d for d in node.decorator_list if ast.unparse(d) in kept]
     return node

@@ -168,6 +168,22 @@ SGLANG_EXPERTS = Package(
 )
 
 
+_AO = "torchao.prototype"
+_ARGUMENTS = "(A_data, A_scale, B_data, B_scale, offs, out_dtype, block_size)"
+TORCHAO = Package(
+    distribution="torchao",
+    module="torchao",
+    at_least="0.18",
+    why="the version whose arguments this adapter was written for",
+    calls=(
+        f"{_AO}.moe_training.mxfp8_grouped_mm:_emulated_mxfp8_scaled_grouped_mm_2d_3d{_ARGUMENTS}",
+        f"{_AO}.moe_training.nvfp4_grouped_mm:_emulated_nvfp4_scaled_grouped_mm_2d_3d{_ARGUMENTS}",
+        f"{_AO}.mx_formats.mx_tensor:to_mx(data_hp, elem_dtype, block_size, scaling_mode)",
+    ),
+    imports=(f"{_AO}.moe_training.mxfp8_grouped_mm",),
+)
+
+
 @reads("layout")
 def holds_all_experts(layer_spec: LayerSpec, _: Platform) -> Reason | None:
     """Refuse expert parallelism where a package's experts know no id of absent experts."""

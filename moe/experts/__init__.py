@@ -6,7 +6,7 @@ declares what the backend supports (`needs`) and where it rounds (`numerics`).
 
 from __future__ import annotations
 
-from moe.experts import flashinfer_rows, framework_rows, kernel_rows, vllm_rows
+from moe.experts import flashinfer_rows, framework_rows, fused_moe_rows, kernel_rows, vllm_rows
 from moe.formats.int4.spec import ROWS as INT4
 from moe.formats.int8.spec import WEIGHT_ONLY as INT8
 from moe.registry import Registry
@@ -184,5 +184,6 @@ EXPERTS: Registry[MemberSpec] = Registry(
         *flashinfer_rows.TRTLLM,
         *kernel_rows.ROWS,
         *vllm_rows.ROWS,
+        *fused_moe_rows.ROWS,
     ),
 )

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from moe import released
 from moe.spec import ANY, MemberSpec, Needs
-from moe.stated_numerics import EVERY_STEP
+from moe.stated_numerics import EVERY_STEP, ROUNDED
 
 _TRANSFORMERS = Needs(
     dtypes=ANY,
@@ -18,6 +18,16 @@ _SGLANG = Needs(
     dtypes=ANY,
     probe="moe.released:holds_all_experts",
     packages=(released.SGLANG_EXPERTS,),
+)
+_TORCHAO = Needs(
+    formats=frozenset({("mxfp8", "mxfp8"), ("mxfp4", "mxfp4")}),
+    activation_functions=ANY,  # calls the layer's own activation function
+    layer_features=frozenset({"latent"}),
+    padding=True,
+    moe_tp=True,
+    hidden_multiple=32,
+    shard_multiple=32,
+    packages=(released.TORCHAO,),
 )
 ROWS = (
     MemberSpec(
@@ -67,6 +77,13 @@ ROWS = (
         target="moe.experts.sglang_experts:SglangGathered",
         needs=_SGLANG,
         numerics=replace(EVERY_STEP, weight_dtype="model"),
+        deterministic=True,
+    ),
+    MemberSpec(
+        name="torchao_mx",
+        target="moe.experts.torchao_experts:TorchaoMX",
+        needs=_TORCHAO,
+        numerics=ROUNDED,  # a code times a power of two is exact in bf16
         deterministic=True,
     ),
 )

@@ -54,6 +54,7 @@ ROWS = (
             ),
             activation_functions=_VLLM_ACTIVATIONS,
             moe_tp=True,
+            tactics="moe.tuned_tiles:vllm_configurations",
             packages=(released_vllm.TRITON,),
             probe="moe.released_vllm:sizes_fit",
         ),

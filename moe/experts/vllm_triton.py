@@ -17,6 +17,8 @@ import torch
 from moe import guarded_buffers, intermediates
 from moe.experts.base import Experts
 from moe.formats import FORMATS
+from moe.spec import DEFAULT_TACTIC
+from moe.tuned_tiles import config_of
 from moe.types import Activations
 
 if TYPE_CHECKING:
@@ -80,15 +82,11 @@ class VllmTritonExperts(Experts):
         return guarded_buffers.empty(shape, dtype=self.dtype, device=self.weights.w13.device)
 
     def _product(self, ids: Tensor, weights: Tensor) -> Callable[..., None]:
-        """Return vLLM's product of these slots, with the tiles that it chooses for their number.
+        """Return vLLM's product of these slots.
 
         ids, weights: [T, k]. The product takes A, B, C and the scales of A and B.
         """
-        config = self._fused_moe.try_get_optimal_moe_config(
-            *(self.weights.w13.shape, self.weights.w2.shape, ids.shape[1]),
-            *("fp8_w8a8" if self._is_fp8 else None, ids.shape[0]),
-            block_shape=self._block,
-        )
+        config = self._config(*ids.shape)
         rows, experts, count = self._align(
             *(ids, config["BLOCK_SIZE_M"], self.num_local + 1, self._map),
             ignore_invalid_experts=not self._has_shared_scale,
@@ -107,6 +105,17 @@ class VllmTritonExperts(Experts):
             block_shape=self._block,
             **dict.fromkeys(("use_int8_w8a16", "use_int4_w4a16"), False),
         )
+
+    def _config(self, tokens: int, top_k: int) -> dict[str, int]:
+        """Return the tile of the layer's tactic, or the one that vLLM chooses."""
+        if self.layer_spec.tactic != DEFAULT_TACTIC:
+            return config_of(self.layer_spec.tactic)
+        config: dict[str, int] = self._fused_moe.try_get_optimal_moe_config(
+            *(self.weights.w13.shape, self.weights.w2.shape, top_k),
+            *("fp8_w8a8" if self._is_fp8 else None, tokens),
+            block_shape=self._block,
+        )
+        return config
 
     def _second(self, h: Tensor) -> Activations:
         """Return the second product's input, quantized by vLLM. h: [T * k, n]."""

@@ -18,6 +18,7 @@ import triton
 
 from moe.errors import MoEError
 from moe.kernels import interpreter, launch_observer
+from moe.kernels.interpreter_bf16 import chip_arithmetic
 from moe.kernels.specialisation import specialisation_of
 
 if TYPE_CHECKING:
@@ -77,14 +78,19 @@ def launch(
         if 0 not in grid:
             _recording.launches.append(Launch(kernel=kernel, args=args, options=options))
         return
+    check_interpreted(device)
+    if 0 not in grid:
+        with _on(device), _noted(kernel, args, options):
+            kernel[tuple(grid)](*args, enable_fp_fusion=FP_FUSION, **options)
+
+
+def check_interpreted(device: torch.device) -> None:
+    """Raise MoEError for a CPU if kernels are compiled in this process."""
     if device.type == "cpu" and not INTERPRETED:
         raise MoEError(
             f"a Triton kernel got tensors on device {str(device)!r}, but kernels are compiled in "
             "this process; set TRITON_INTERPRET=1 before triton is imported, or move them to a GPU"
         )
-    if 0 not in grid:
-        with _on(device), _noted(kernel, args, options):
-            kernel[tuple(grid)](*args, enable_fp_fusion=FP_FUSION, **options)
 
 
 def _noted(
@@ -107,6 +113,17 @@ def runs_kernels(device: torch.device) -> bool:
 def _on(device: torch.device) -> AbstractContextManager[Any]:
     """Make `device` current."""
     return _interpreting() if INTERPRETED else torch.cuda.device(device)
+
+
+@contextmanager
+def launching_released(device: torch.device) -> Iterator[None]:
+    """Let code of a package launch one kernel on `device`; interpreted, with a chip's arithmetic.
+
+    Raises MoEError for a CPU if kernels are compiled.
+    """
+    check_interpreted(device)
+    with _on(device), chip_arithmetic() if INTERPRETED else nullcontext():
+        yield
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -56,3 +57,16 @@ def test_functions_of_a_module_run_without_its_imports(broken_package, tmp_path)
         definitions(module, "smallest", given={})
     with pytest.raises(ModuleNotFoundError, match=r"No module named '.*\.other'"):
         definitions(f"{broken_package}.other", "largest", given={})
+
+
+def test_a_decorator_stays_if_it_is_asked_for(broken_package, tmp_path):
+    (tmp_path / broken_package / "kernels.py").write_text(
+        "@triton.jit\n@no_such_package.compiled\ndef kernel():\n    pass\n"
+    )
+    module = f"{broken_package}.kernels"
+    given = {"triton": SimpleNamespace(jit=lambda function: (function.__module__, function))}
+    name, function = definitions(module, "kernel", given=given, decorators=("triton.jit",))[
+        "kernel"
+    ]
+    assert (name, function.__name__) == (f"{module}:kernel", "kernel")
+    assert definitions(module, "kernel", given=given)["kernel"].__name__ == "kernel"
