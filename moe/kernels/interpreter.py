@@ -4,8 +4,8 @@ Triton 3.6 to 3.9 replace the functions of `triton.language` by interpreted ones
 and then again for each call of a function inside the kernel, which finds all of them replaced. For
 the next launch they look for all these functions anew. They also compute whether sums and products
 of integers overflow, for an assertion that is left out unless `debug` is set. A version that works
-in another way is left as it is. `moe.kernels.interpreter_memory` and `interpreter_replay` spare
-work of single operations.
+in another way is left as it is. `moe.kernels.interpreter_memory`, `interpreter_tiles` and
+`interpreter_replay` spare work of single operations.
 """
 
 from __future__ import annotations

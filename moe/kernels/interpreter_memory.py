@@ -16,12 +16,26 @@ import triton.language as tl
 from triton.runtime import interpreter
 
 from moe.kernels.interpreter_replay import replayed
+from moe.kernels.interpreter_tiles import expansions, loads, masked_loads, pointer_sums, splats
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 Function = Any  # of Triton, or in place of one
 TABLE_BITS = 16  # widest numbers whose conversion is looked up
+
+# Methods of Triton's builder that make tiles, their parameters, and what replaces them.
+TILES = (
+    ("create_load", ("ptr", "cache_policy", "is_volatile"), loads),
+    (
+        "create_masked_load",
+        ("ptrs", "mask", "other", "cache_policy", "is_volatile"),
+        masked_loads,
+    ),
+    ("create_addptr", ("ptr", "offset"), pointer_sums),
+    ("create_splat", ("ret_ty", "arg"), splats),
+    ("create_expand_dims", ("arg", "axis"), expansions),
+)
 
 
 @cache
@@ -42,6 +56,10 @@ def replacements() -> tuple[tuple[Any, str, Function], ...]:
             conversions,
         ),
         (interpreter, "_patch_attr", ("obj", "name", "member", "builder", "scope"), replayed),
+        *(
+            (interpreter.InterpreterBuilder, name, ("self", *parameters), replacing)
+            for name, parameters, replacing in TILES
+        ),
     )
     return tuple(
         (owner, name, remembering(getattr(owner, name)))

@@ -33,34 +33,36 @@ def rounds_nothing(x: Tensor, w: Tensor, numerics: Numerics) -> Tensor:
     if numerics.aligned is not None:
         kept = max(kept, 2.0 ** -numerics.aligned[1])
     # With more columns a unit only shrinks and a size grows: mostly a few show that none is exact.
-    of_some = _has_few_units(x[:, :SAMPLE], w[:, :SAMPLE], kept)
-    has_more = x.shape[1] > SAMPLE
-    return _has_few_units(x, w, kept) if has_more and of_some.any() else of_some
+    has_few = _has_few_units(x[:, :SAMPLE], w[:, :SAMPLE], kept)
+    if x.shape[1] > SAMPLE and has_few.any():
+        rows, columns = (has_few.any(dim=dim).nonzero().flatten() for dim in (1, 0))
+        has_few[rows[:, None], columns] = _has_few_units(x[rows], w[columns], kept)
+    return has_few
 
 
 def _has_few_units(x: Tensor, w: Tensor, kept: float) -> Tensor:
     """Return bool [R, O]: whether a sum's size, times `kept`, is at most the unit of its terms."""
-    both = torch.cat([x.double(), w.double()])
+    both = torch.cat([x, w])
+    sizes = torch.linalg.vector_norm(both, dim=1, dtype=torch.float64)
     (x_unit, w_unit), (x_size, w_size) = (
-        values.split([len(x), len(w)]) for values in (unit(both), both.norm(dim=1))
+        values.split([len(x), len(w)]) for values in (unit(both).double(), sizes)
     )
     has_few: Tensor = torch.outer(x_size * kept, w_size) <= torch.outer(x_unit, w_unit)
     return has_few
 
 
 def unit(x: Tensor) -> Tensor:
-    """Return float64 [R], the largest power of two whose multiples all of x [R, I] float64 are.
+    """Return [R], the largest power of two whose multiples all of x [R, I] are, in x's dtype.
 
-    Elements are float32 numbers or of such sizes. The unit of a row of zeros is infinite.
+    x: float32 or float64, contiguous. The unit of a row of zeros is infinite.
     """
-    bits = x.view(torch.int64)
-    mantissa = (bits & (2**52 - 1)) | 2**52
-    lowest_bit = (mantissa & -mantissa).double()
-    exponent = (bits & (0x7FF << 52)) - (1075 << 52)
-    units = (lowest_bit.view(torch.int64) + exponent).view(
-        torch.float64
-    )  # as ldexp, whose powers of rows with zeros are slow
-    return torch.where(x == 0, torch.inf, units).amin(dim=1)
+    words = x.view(torch.int32 if x.dtype == torch.float32 else torch.int64)
+    size = x.abs()
+    # Without the lowest bit that is set a number is its unit less. A power of two has no such bit.
+    units = size - (words & (words - 1)).view(x.dtype).abs_()
+    is_power = words << (9 if x.dtype == torch.float32 else 12) == 0
+    units = torch.where(is_power, size, units)
+    return units.masked_fill_(x == 0, torch.inf).amin(dim=1)
 
 
 def of_each_sum(x: Tensor, w: Tensor, numerics: Numerics) -> Tensor:

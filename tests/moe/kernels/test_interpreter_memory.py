@@ -25,6 +25,9 @@ def test_this_version_has_all_functions_that_are_replaced():
         *("block_type.__init__", "dtype.__eq__", "tensor.__init__"),
         *("triton.runtime.interpreter._get_np_dtype", "triton.runtime.interpreter._convert_float"),
         "triton.runtime.interpreter._patch_attr",
+        *("InterpreterBuilder.create_load", "InterpreterBuilder.create_masked_load"),
+        *("InterpreterBuilder.create_addptr", "InterpreterBuilder.create_splat"),
+        "InterpreterBuilder.create_expand_dims",
     ]
 
 
@@ -110,5 +113,9 @@ def test_equality_and_dtypes_are_those_of_triton():
 def test_a_function_with_other_parameters_is_left_alone(monkeypatch):
     monkeypatch.setattr(interpreter, "_convert_float", lambda number, dtype: number)
     monkeypatch.delattr(interpreter, "_get_np_dtype")
+    monkeypatch.setattr(interpreter.InterpreterBuilder, "create_splat", lambda self, arg: arg)
     names = [name for _, name, _ in interpreter_memory.replacements.__wrapped__()]
-    assert names == ["__init__", "__eq__", "__init__", "_patch_attr"]
+    assert names == [
+        *("__init__", "__eq__", "__init__", "_patch_attr"),
+        *("create_load", "create_masked_load", "create_addptr", "create_expand_dims"),
+    ]

@@ -107,6 +107,16 @@ def test_sums_of_few_bits_round_nothing_in_any_order():
     assert known.sum() == 25
 
 
+def test_exact_sums_among_others_are_those_of_all_columns():
+    """Rows and columns without one are left out after the first columns."""
+    generator = torch.Generator().manual_seed(3)
+    x, w = (torch.randint(-4, 5, (8, 96), generator=generator).float() for _ in range(2))
+    x[::2, 7] += 2.0**-20
+    w[1::3, 90] += 2.0**-20
+    known = rounds_nothing(x, w, Numerics.stated(accumulation=2.0**-22))
+    assert known.tolist() == [[i % 2 == 1 and j % 3 != 1 for j in range(8)] for i in range(8)]
+
+
 @pytest.mark.parametrize("odd", [5, 127])
 def test_one_term_of_many_bits_is_found_wherever_it_stands(odd):
     """Among the columns that are looked at first, or beyond them."""
@@ -127,4 +137,5 @@ def test_the_unit_of_a_row_divides_all_its_numbers():
     """Of numbers of all sizes that float32 has; a row of zeros has an infinite one."""
     tiny = 2.0**-149
     x = torch.tensor([[1.0, 0, -0.375], [2.0**127, 3 * tiny, 0], [2.0**100, 0, 0], [0, 0, 0]])
-    assert unit(x.double()).tolist() == [0.125, tiny, 2.0**100, math.inf]
+    assert unit(x).tolist() == unit(x.double()).tolist() == [0.125, tiny, 2.0**100, math.inf]
+    assert unit(torch.tensor([[2.0**-130, 5 * 2.0**-140], [-6.0, 64.0]])).tolist() == [2.0**-140, 2]
