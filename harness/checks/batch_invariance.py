@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harness.checks.bits import bits_of
+from harness.checks.bits import differing_elements
 from harness.checks.check import Check, Observation
 from harness.fixtures.layer_under_test import row_under_test
 from harness.fixtures.run_calls import copied
@@ -67,15 +67,8 @@ def difference(together: Tensor, alone: Tensor) -> str | None:
     rule = "; its members' rows claim that a token's bits depend on no other (`batch_invariant`)"
     if together.shape != alone.shape:
         return f"{title}one token alone has an output of {list(alone.shape)}{rule}"
-    columns = (bits_of(together) != bits_of(alone)).nonzero()[:, 1]
-    if len(columns) == 0:
-        return None
-    column = int(columns[0])
-    values = float(together[0, column]), float(alone[0, column])
-    return (
-        f"{title}{len(columns)} of {together.numel()} elements of the last token differ when it is "
-        f"passed alone, first column {column}: {values[0]:.9g}, then {values[1]:.9g}{rule}"
-    )
+    text = differing_elements(together, alone, "when the last token is passed alone")
+    return None if text is None else f"{title}{text}{rule}"
 
 
 CHECK = Check(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.checks import aliasing
-from harness.checks.bits import bits_of
+from harness.checks.bits import differing_elements
 from harness.checks.check import Check, Observation
 from harness.checks.output_rows import judge_call
 from harness.fixtures.layer_under_test import row_under_test
@@ -109,16 +109,10 @@ def difference(first: Tensor, repeated: Tensor) -> str | None:
     if first.shape != repeated.shape or first.dtype != repeated.dtype:
         before, after = (f"{list(t.shape)} {t.dtype}" for t in (first, repeated))
         return f"{NOT_THE_SAME}: the output was {before} and is {after} when repeated"
-    differing = (bits_of(first) != bits_of(repeated)).nonzero()
-    if len(differing) == 0:
+    text = differing_elements(first, repeated, "when the same call is repeated")
+    if text is None:
         return None
-    row, column = (int(i) for i in differing[0])
-    values = float(first[row, column]), float(repeated[row, column])
-    return (
-        f"{NOT_THE_SAME}: {len(differing)} of {first.numel()} elements differ when the same "
-        f"call is repeated, first [{row}, {column}]: {values[0]:.9g}, then {values[1]:.9g}; its "
-        "members' rows claim the same bits (`deterministic`)"
-    )
+    return f"{NOT_THE_SAME}: {text}; its members' rows claim the same bits (`deterministic`)"
 
 
 CHECK = Check(name="determinism", run=findings, collective=True, by_reference=False, phase="repeat")

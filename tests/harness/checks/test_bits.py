@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from harness.checks.bits import bits_of, row_sums
+from harness.checks.bits import bits_of, differing_elements, row_sums
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float8_e5m2])
@@ -29,3 +29,13 @@ def test_a_row_s_checksum_sees_one_bit_and_two_columns_that_change_places():
     changed[1, 5] = changed.view(torch.int16)[1, 5].bitwise_xor(1).view(torch.bfloat16)
     changed[2, [2, 3]] = changed[2, [3, 2]]
     assert (row_sums(changed) != row_sums(x)).tolist() == [False, True, True]
+
+
+def test_elements_that_differ_are_counted_and_the_first_one_is_given():
+    x = torch.tensor([[float("nan"), 1.0], [2.0, 3.0]])
+    assert differing_elements(x, x.clone(), "now") is None
+    changed = x.clone()
+    changed[1] = torch.tensor([2.5, 4.0])
+    text = "2 of 4 elements differ now, first [1, 0]: 2, then 2.5"
+    assert differing_elements(x, changed, "now") == text
+    assert differing_elements(x[:0], x[:0], "now") is None
