@@ -198,7 +198,9 @@ def second_scale_from_input(scene: Scene) -> Tensor:
     fmt = scene.reference.act_format
 
     def quantize(scene: Scene, h: Tensor, _: int) -> Tensor:
-        scale = input_scale(scene)
+        calibrated = scene.answer.tensor_scales[0]  # beside scales of groups it is a global one
+        one = fmt.has_one_scale
+        scale = input_scale(scene) if one else formats.activation_scale(h, fmt, calibrated)
         return codes(h, scale, fmt) * scale
 
     return redo(scene, Steps(second=quantize))

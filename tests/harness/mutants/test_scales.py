@@ -55,6 +55,7 @@ IN_WEIGHTS = [
     ("up_scale_from_gate", "int8_channel", scaled("w13_scale", up_like_gate)),
     ("gate_scale_from_up", "int8_channel", scaled("w13_scale", gate_like_up)),
     ("second_scale_from_input", "fp8_tensor", lambda w: w.replace(a2_scale=w.a1_scale)),
+    ("second_scale_from_input", "nvfp4", lambda w: w.replace(a2_scale=w.a1_scale)),
 ]
 
 
