@@ -18,6 +18,7 @@ from harness.diagnosis import (
     error_image,
     patterns,
     routing_patterns,
+    which_shares,
 )
 from harness.diagnosis.error_stats import facts, number
 from harness.diagnosis.evidence import Evidence
@@ -153,6 +154,7 @@ def explain(
         interval = interval_of(call, is_routing_right=is_routing_right)
         place = () if interval is None else (interval,)
         searched = dataclasses.replace(searched, patterns=(*searched.patterns, *place))
+        searched = _with_weaker(searched, evidence)
     return searched
 
 
@@ -202,6 +204,16 @@ def _with_stage_pattern(searched: CallDiagnosis, evidence: Evidence) -> CallDiag
         except Exception as error:
             faults.append(f"{name}: {type(error).__name__}: {error}")
     return dataclasses.replace(searched, patterns=tuple(patterns), faults=tuple(faults))
+
+
+def _with_weaker(searched: CallDiagnosis, evidence: Evidence) -> CallDiagnosis:
+    """Return the diagnosis with what holds of the output even if its causes turn out not to."""
+    try:
+        own = which_shares.factors_of_each_row(evidence.shares[0]) if evidence.shares else None
+    except Exception as error:
+        fault = f"weaker statement: {type(error).__name__}: {error}"
+        return dataclasses.replace(searched, faults=(*searched.faults, fault))
+    return searched if own is None else dataclasses.replace(searched, weaker=(own,))
 
 
 def _with_statements(

@@ -30,6 +30,10 @@ WORDS = {0.0: "are left out", 2.0: "count twice", 3.0: "count three times", 0.5:
 SIMPLE = (0.0, 2.0, 0.5, -1.0, 3.0, 4.0, 0.25, 1.5, 8.0, 0.125)
 SAME = 0.03  # distance at which a factor is taken for a simple one
 MOST_LISTED = 3  # terms that are named one by one
+OF_ITS_OWN = (
+    "each wrong row is the sum of its experts' right outputs, each by another factor than the "
+    "right one: router weights, ids, slots or a scale for each row are wrong, not the products"
+)
 FEWEST = 2  # wrong rows that are sums by factors of their own
 MOST_VALUES = 2  # different factors in one statement
 
@@ -58,8 +62,6 @@ def _of_output(evidence: Evidence) -> Iterator[NamedCause]:
     """
     for number, few in enumerate(evidence.shares):
         if not _factors(few, counted(few)):
-            if number == 0 and (own := factors_of_each_row(few)) is not None:
-                yield own
             continue
         of_more = output_terms.terms_of(evidence, evidence.larger)
         cause = which_shares(next(itertools.islice(of_more, number, None)))
@@ -96,13 +98,7 @@ def factors_of_each_row(terms: Terms) -> NamedCause | None:
     changed = _changed(terms, counts) & terms.is_wrong[:, None]
     if not bool(fits.all()) or residual > MAX_RESIDUAL or not bool(changed.any()):
         return None
-    values = counts.value[changed]
-    text = (
-        "each wrong row is the sum of its experts' right outputs by factors of its own, "
-        f"{float(values.min()):.3g} to {float(values.max()):.3g} times the right ones: wrong are "
-        "router weights, ids, slots or a scale for each row, not the products"
-    )
-    return NamedCause(name=NAME, cause=text, residual=residual, where=terms.where)
+    return NamedCause(name=NAME, cause=OF_ITS_OWN, residual=residual, where=terms.where)
 
 
 def _factors(terms: Terms, counts: Counts) -> list[tuple[float, Tensor]]:

@@ -44,8 +44,10 @@ def with_agreed_causes(call: CallDiagnosis, calls: Sequence[CallDiagnosis]) -> C
     kept = [cause for cause in call.causes if is_supported(cause, peers, kind_of)]
     others = tuple(cause for cause in call.causes if cause not in kept)
     if not kept:
-        kept = [weak for cause in others if (weak := weakened(cause, peers)) is not None][:1]
-    return dataclasses.replace(call, causes=tuple(kept), contradicted=others)
+        less = [weak for cause in others if (weak := weakened(cause, peers)) is not None]
+        less += [weak for weak in call.weaker if is_supported(weak, peers, kind_of)]
+        kept = less[:1]
+    return dataclasses.replace(call, causes=tuple(kept), weaker=(), contradicted=others)
 
 
 def is_supported(
@@ -54,7 +56,10 @@ def is_supported(
     """Tell whether the calls that name no cause of this kind have only few wrong values."""
     supporting = against = 0
     for peer in peers:
-        if any(kind(other) == kind(cause) or are_alike(other, cause) for other in peer.causes):
+        if any(
+            kind(other) == kind(cause) or are_alike(other, cause)
+            for other in (*peer.causes, *peer.weaker)
+        ):
             supporting += wrong_values(peer)
         else:
             against += wrong_values(peer)

@@ -118,10 +118,10 @@ class CallDiagnosis:
     call: its number, from 0. fault: why there is no diagnosis; all other fields are then unset.
     covers: topics of findings that this diagnosis reports in more detail. output: whether the
     output by itself is wrong. metrics: of the findings. stages: those that depart, in order.
-    experts: expert -> (wrong rows, rows). causes: those that fit, best first. tried: number of
-    known mistakes tried; None if there was no search. closest: the smallest residual. contradicted:
-    what fits here, but not the other calls or ranks of the case. faults: mistakes that failed to
-    compute. picture: name of its file.
+    experts: expert -> (wrong rows, rows). causes: those that fit, best first. weaker: what holds,
+    too, and says less. contradicted: what fits here, but not the other calls or ranks of the case.
+    tried: number of known mistakes tried; None if there was no search. closest: the smallest
+    residual. faults: mistakes that failed to compute. picture: name of its file.
     """
 
     call: int
@@ -135,6 +135,7 @@ class CallDiagnosis:
     experts: dict[str, tuple[int, int]] = field(default_factory=dict)
     patterns: tuple[Pattern, ...] = ()
     causes: tuple[NamedCause, ...] = ()
+    weaker: tuple[NamedCause, ...] = ()
     contradicted: tuple[NamedCause, ...] = ()
     tried: int | None = None
     not_applicable: int = 0
@@ -152,8 +153,9 @@ class CallDiagnosis:
         if self.fault is not None:
             return {"call": self.call, "fault": self.fault}
         data = dataclasses.asdict(dataclasses.replace(self, facts=None))
-        if not self.contradicted:
-            del data["contradicted"]
+        for name in ("weaker", "contradicted"):
+            if not data[name]:
+                del data[name]
         if self.tried is None:
             for name in ("not_applicable", "untried", "faults"):
                 del data[name]

@@ -91,3 +91,12 @@ def test_a_known_mistake_that_leaves_the_same_out_agrees_with_a_statement():
     ]
     other = cause("the shares of slot 1 count twice", "which_shares")
     assert said([call(0, 9, other), call(1, 9, mistake)]) == [[[], []]]
+
+
+def test_where_the_causes_contradict_each_other_a_weaker_one_that_all_have_is_said():
+    weak = cause("each wrong row is the sum of its right shares by factors, 0 to 2", "which_shares")
+    one = cause("the rank's first expert was subtracted twice", "subtracted")
+    calls = [call(0, 9, one, weaker=(weak,)), call(1, 9, weaker=(weak,))]
+    assert said(calls)[0][0] == [weak.cause]
+    assert said([calls[0], call(1, 9)])[0][0] == []
+    assert said([call(0, 9, one, weaker=(weak,)), call(1, 9, one)]) == [[[one.cause], [one.cause]]]
