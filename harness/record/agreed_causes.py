@@ -23,9 +23,9 @@ FEW = 0.2  # wrong values without the cause, as a part of those with it: too few
 def agreed(diagnoses: Sequence[Diagnosis]) -> tuple[Diagnosis, ...]:
     """Return the diagnoses with contradicted causes moved to `CallDiagnosis.contradicted`.
 
-    Compared are calls with the same first wrong stage; a call without one is compared with all,
-    since calls with a stage know more. A call supports a cause if it names the same one, whatever
-    the numbers in it.
+    A cause about a stage is compared with the calls that show this one as the first wrong stage; a
+    cause about the output, with the calls whose output is wrong, in the same stage if one is known.
+    A call supports a cause if it names the same one, whatever the numbers in it.
     """
     calls = [call for diagnosis in diagnoses for call in diagnosis.calls]
     return tuple(
@@ -38,32 +38,49 @@ def agreed(diagnoses: Sequence[Diagnosis]) -> tuple[Diagnosis, ...]:
 
 def with_agreed_causes(call: CallDiagnosis, calls: Sequence[CallDiagnosis]) -> CallDiagnosis:
     """Return the call without the causes that the others contradict. calls: of all ranks."""
-    examined = [peer for peer in calls if is_examined(peer)]
-    stage = stage_of(call)
-    peers = [peer for peer in examined if not stage or stage_of(peer) == stage]
-    kept = [cause for cause in call.causes if is_supported(cause, peers, kind_of)]
+    kept = [cause for cause in call.causes if is_supported(cause, call, calls, kind_of)]
     others = tuple(cause for cause in call.causes if cause not in kept)
     if not kept:
-        less = [weak for cause in others if (weak := weakened(cause, peers)) is not None]
-        less += [weak for weak in call.weaker if is_supported(weak, peers, kind_of)]
+        less = [weak for cause in others if (weak := weakened(cause, call, calls)) is not None]
+        less += [weak for weak in call.weaker if is_supported(weak, call, calls, kind_of)]
         kept = less[:1]
     return dataclasses.replace(call, causes=tuple(kept), weaker=(), contradicted=others)
 
 
 def is_supported(
-    cause: NamedCause, peers: Sequence[CallDiagnosis], kind: Callable[[NamedCause], str]
+    cause: NamedCause,
+    call: CallDiagnosis,
+    calls: Sequence[CallDiagnosis],
+    kind: Callable[[NamedCause], str],
 ) -> bool:
-    """Tell whether the calls that name no cause of this kind have only few wrong values."""
+    """Tell whether the calls that could, but do not, name a cause of this kind are of no weight."""
     supporting = against = 0
-    for peer in peers:
-        if any(
-            kind(other) == kind(cause) or are_alike(other, cause)
-            for other in (*peer.causes, *peer.weaker)
-        ):
-            supporting += wrong_values(peer)
+    for peer in calls:
+        weight = weight_of(peer, cause, call)
+        others = (*peer.causes, *peer.weaker)
+        if any(kind(other) == kind(cause) or are_alike(other, cause) for other in others):
+            supporting += weight
         else:
-            against += wrong_values(peer)
+            against += weight
     return against <= FEW * supporting
+
+
+def weight_of(peer: CallDiagnosis, cause: NamedCause, call: CallDiagnosis) -> int:
+    """Return how many wrong values of a peer the cause of `call` should explain; 0 if none."""
+    if peer.fault is not None:
+        return 0
+    stage = stage_of(call)
+    if is_of_stage(cause):
+        has_mistake = any(not (is_of_stage(c) or c.where) for c in peer.causes)
+        is_asked = stage_of(peer) == stage and not has_mistake  # else no statement was sought
+        return peer.stages[0].bad if is_asked and stage else 0
+    is_wrong = peer.output or peer.wrong_rows > 0
+    return max(peer.wrong_rows, 1) if is_wrong and stage in ("", stage_of(peer)) else 0
+
+
+def is_of_stage(cause: NamedCause) -> bool:
+    """Tell whether a cause is a statement about a stage."""
+    return cause.cause.startswith("in stage ")
 
 
 def are_alike(one: NamedCause, other: NamedCause) -> bool:
@@ -85,9 +102,11 @@ def what_of(cause: NamedCause) -> str:
     )
 
 
-def weakened(cause: NamedCause, peers: Sequence[CallDiagnosis]) -> NamedCause | None:
+def weakened(
+    cause: NamedCause, call: CallDiagnosis, calls: Sequence[CallDiagnosis]
+) -> NamedCause | None:
     """Return the cause without which values it is about, if all agree on the rest; else None."""
-    if what_of(cause) == kind_of(cause) or not is_supported(cause, peers, what_of):
+    if what_of(cause) == kind_of(cause) or not is_supported(cause, call, calls, what_of):
         return None
     some = re.sub(rf"\b(the|all|some) (\w+)\b.*? {VERBS}", r"some \2 \3", cause.cause, count=1)
     return dataclasses.replace(
@@ -98,13 +117,3 @@ def weakened(cause: NamedCause, peers: Sequence[CallDiagnosis]) -> NamedCause | 
 def stage_of(call: CallDiagnosis) -> str:
     """Return the first wrong stage; empty if none is known."""
     return call.stages[0].stage if call.stages else ""
-
-
-def is_examined(call: CallDiagnosis) -> bool:
-    """Tell whether causes were sought."""
-    return call.fault is None and (call.tried is not None or bool(call.stages))
-
-
-def wrong_values(call: CallDiagnosis) -> int:
-    """Return how many values of the first wrong stage, or else rows of the output, are wrong."""
-    return call.stages[0].bad if call.stages else max(call.wrong_rows, 1)

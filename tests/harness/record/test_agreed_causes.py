@@ -16,7 +16,8 @@ def cause(text: str = FACTOR, name: str = "which_factor") -> NamedCause:
 
 def call(number: int, bad: int, *causes: NamedCause, stage: str = "gemm1", **more: Any) -> Any:
     finding = StageFinding(stage=stage, text="differs", bad=bad, of=100, where={})
-    return CallDiagnosis(call=number, stages=(finding,), causes=causes, tried=9, **more)
+    fields = {"output": True, **more}
+    return CallDiagnosis(call=number, stages=(finding,), causes=causes, tried=9, **fields)
 
 
 def said(*ranks: list[CallDiagnosis]) -> list[list[list[str]]]:
@@ -42,7 +43,9 @@ def test_a_cause_that_others_contradict_is_none():
 
 
 def test_two_causes_that_contradict_each_other_are_not_both_said():
-    other = cause("each wrong row holds the values of the row before it", "stage_moved")
+    other = cause(
+        "in stage gemm1 each wrong row holds the values of the row 1 before it", "stage_moved"
+    )
     assert said([call(0, 9, cause()), call(1, 5, other)]) == [[[], []]]
     assert said([call(0, 9, cause()), call(1, 1, other)]) == [[[FACTOR], []]]
 
@@ -64,8 +67,10 @@ def test_calls_with_another_first_wrong_stage_say_nothing_about_a_cause():
 
 
 def test_what_fits_an_output_must_agree_with_calls_whose_wrong_stage_is_known():
-    output_only = CallDiagnosis(call=1, tried=9, causes=(cause("a share was dropped", "dropped"),))
+    dropped = (cause("a share was dropped", "dropped"),)
+    output_only = CallDiagnosis(call=1, tried=9, output=True, causes=dropped)
     assert said([call(0, 9, cause()), output_only]) == [[[FACTOR], []]]
+    assert said([call(0, 9, cause(), output=False), output_only])[0][1] == ["a share was dropped"]
     both = call(0, 9, cause("a share was dropped", "dropped"))
     assert said([both, output_only]) == [[["a share was dropped"], ["a share was dropped"]]]
 
@@ -100,3 +105,19 @@ def test_where_the_causes_contradict_each_other_a_weaker_one_that_all_have_is_sa
     assert said(calls)[0][0] == [weak.cause]
     assert said([calls[0], call(1, 9)])[0][0] == []
     assert said([call(0, 9, one, weaker=(weak,)), call(1, 9, one)]) == [[[one.cause], [one.cause]]]
+
+
+def test_a_statement_is_not_contradicted_by_a_call_in_which_none_was_sought():
+    """Where a known mistake gives the output, no statement about a stage is sought."""
+    mistake = cause("the scales of w13 are missing", "w13_scale_missing")
+    calls = [call(0, 9, cause()), call(1, 9, mistake)]
+    assert said(calls)[0][0] == [FACTOR]
+    assert said([call(0, 9, cause()), call(1, 9)])[0][0] == []
+
+
+def test_ranks_whose_output_is_right_do_not_contradict_what_explains_an_output():
+    """Rank 0 sees the wrong weights that all ranks gathered, and its own are right."""
+    first_rank = cause("each rank has the weights of the first one", "first_rank_weights")
+    wrong = call(1, 9, first_rank)
+    assert said([call(1, 9, output=False)], [wrong]) == [[[]], [[first_rank.cause]]]
+    assert said([call(1, 9)], [wrong]) == [[[]], [[]]]

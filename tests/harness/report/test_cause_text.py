@@ -12,7 +12,8 @@ def test_causes_are_ranked_by_how_much_they_explain():
     second = {**CAUSE, "name": "b", "cause": "another", "residual": 0.02}
     partly = {**CAUSE, "name": "c", "cause": "a third", "where": "in the wrong rows only"}
     of_stage = call(causes=[second, partly], stages=[STAGE])
-    ranks = {0: [call(causes=[dict(CAUSE), second])], 1: [of_stage]}
+    later = {**STAGE, "stage": "combine"}
+    ranks = {0: [call(causes=[dict(CAUSE), second], stages=[later])], 1: [of_stage]}
     said = lines(result(ranks))
     assert "likely cause: another (leaves 2 % of the error)" in said
     assert "or (rank 0): the output is doubled (leaves 0.4 % of the error)" in said
