@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -47,6 +48,11 @@ class Terms:
     def has_term(self) -> Tensor:
         """Return [R, P] bool: the terms that are not zero."""
         return (self.values != 0).any(dim=2)
+
+    @cached_property
+    def counts(self) -> Counts:
+        """Return how often each term is in each row."""
+        return counted(self)
 
     def changed_by(self, counts: Tensor) -> Tensor:
         """Return [R, C], the result with each term [R, P] counted so often."""

@@ -14,7 +14,7 @@ import torch
 from harness.diagnosis import output_terms, stage_terms
 from harness.diagnosis.conditions import splitting
 from harness.diagnosis.fit import MAX_RESIDUAL
-from harness.diagnosis.terms import counted, left_by
+from harness.diagnosis.terms import left_by
 from harness.record.diagnosis import NamedCause
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def _of_output(evidence: Evidence) -> Iterator[NamedCause]:
     A few rows tell whether the errors are sums of terms; more of them, which terms these are.
     """
     for number, few in enumerate(evidence.shares):
-        if not _factors(few, counted(few)):
+        if not _factors(few, few.counts):
             continue
         of_more = output_terms.terms_of(evidence, evidence.larger)
         cause = which_shares(next(itertools.islice(of_more, number, None)))
@@ -71,7 +71,7 @@ def _of_output(evidence: Evidence) -> Iterator[NamedCause]:
 
 def which_shares(terms: Terms) -> NamedCause | None:
     """Return the cause if terms that a condition names, or all, count by another factor."""
-    counts = counted(terms)
+    counts = terms.counts
     factors = _factors(terms, counts)
     named = [_named(terms, is_its, _known(terms, counts)) for _, is_its in factors]
     if not named:
@@ -91,7 +91,7 @@ def which_shares(terms: Terms) -> NamedCause | None:
 
 def factors_of_each_row(terms: Terms) -> NamedCause | None:
     """Return the cause if each wrong row sums its right shares by factors of its own."""
-    counts = counted(terms)
+    counts = terms.counts
     if int(terms.is_wrong.sum()) < FEWEST or not bool(counts.explained[terms.is_wrong].all()):
         return None
     fits, residual = left_by(terms, terms.changed_by(counts.value.float()))

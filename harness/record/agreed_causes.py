@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from harness.record.diagnosis import CallDiagnosis, Diagnosis, NamedCause
 
 VERBS = r"(count\b|are\b|have\b|hold\b)"
+MOVED = ("rows_moved", "stage_moved")
 LEFT_OUT = re.compile(r"left out|dropped|missing|not added")
-FEW = 0.2  # wrong values without the cause, as a part of those with it: too few to contradict it
+FEW = 0.5  # wrong values without the cause, as a part of those with it: too few to contradict it
 
 
 def agreed(diagnoses: Sequence[Diagnosis]) -> tuple[Diagnosis, ...]:
@@ -25,20 +26,30 @@ def agreed(diagnoses: Sequence[Diagnosis]) -> tuple[Diagnosis, ...]:
 
     A cause about a stage is compared with the calls that show this one as the first wrong stage; a
     cause about the output, with the calls whose output is wrong, in the same stage if one is known.
-    A call supports a cause if it names the same one, whatever the numbers in it.
+    A call supports a cause if it names the same one, whatever the numbers in it. What all calls of
+    one rank name, and at least two, stands: ranks have different parts.
     """
     calls = [call for diagnosis in diagnoses for call in diagnosis.calls]
     return tuple(
         dataclasses.replace(
-            diagnosis, calls=tuple(with_agreed_causes(call, calls) for call in diagnosis.calls)
+            one, calls=tuple(with_agreed_causes(call, calls, one.calls) for call in one.calls)
         )
-        for diagnosis in diagnoses
+        for one in diagnoses
     )
 
 
-def with_agreed_causes(call: CallDiagnosis, calls: Sequence[CallDiagnosis]) -> CallDiagnosis:
-    """Return the call without the causes that the others contradict. calls: of all ranks."""
-    kept = [cause for cause in call.causes if is_supported(cause, call, calls, kind_of)]
+def with_agreed_causes(
+    call: CallDiagnosis, calls: Sequence[CallDiagnosis], of_rank: Sequence[CallDiagnosis]
+) -> CallDiagnosis:
+    """Return the call without the causes that the others contradict.
+
+    calls: of all ranks. of_rank: those of the call's own rank.
+    """
+    kept = [
+        cause
+        for cause in call.causes
+        if is_supported(cause, call, calls, kind_of) or are_unanimous(cause, call, of_rank)
+    ]
     others = tuple(cause for cause in call.causes if cause not in kept)
     if not kept:
         less = [weak for cause in others if (weak := weakened(cause, call, calls)) is not None]
@@ -57,12 +68,23 @@ def is_supported(
     supporting = against = 0
     for peer in calls:
         weight = weight_of(peer, cause, call)
-        others = (*peer.causes, *peer.weaker)
-        if any(kind(other) == kind(cause) or are_alike(other, cause) for other in others):
+        if names(peer, cause, kind):
             supporting += weight
         else:
             against += weight
     return against <= FEW * supporting
+
+
+def are_unanimous(cause: NamedCause, call: CallDiagnosis, of_rank: Sequence[CallDiagnosis]) -> bool:
+    """Tell whether the calls of a rank that a cause should explain, at least two, all name it."""
+    asked = [peer for peer in of_rank if weight_of(peer, cause, call)]
+    return len(asked) > 1 and all(names(peer, cause, kind_of) for peer in asked)
+
+
+def names(peer: CallDiagnosis, cause: NamedCause, kind: Callable[[NamedCause], str]) -> bool:
+    """Tell whether a call names a cause of the same kind."""
+    others = (*peer.causes, *peer.weaker)
+    return any(kind(other) == kind(cause) or are_alike(other, cause) for other in others)
 
 
 def weight_of(peer: CallDiagnosis, cause: NamedCause, call: CallDiagnosis) -> int:
@@ -91,6 +113,8 @@ def are_alike(one: NamedCause, other: NamedCause) -> bool:
 
 def kind_of(cause: NamedCause) -> str:
     """Return the cause without its numbers, and without what is the same in one call only."""
+    if cause.name in MOVED:  # which rows differs from call to call
+        return cause.name
     text = re.sub(r" \(the same: [^)]*\)", "", f"{cause.name}: {cause.cause}")
     return re.sub(r"[-+]?\d[\d.,e+-]*", "#", text)
 

@@ -81,12 +81,12 @@ def _no_cause(
 
 
 def _contradicted(calls: list[tuple[int, CallDiagnosis]]) -> Iterator[str]:
-    """Yield one line about what explains some calls or ranks only, so is no cause."""
+    """Yield one line about what explains some calls or ranks only, so may be by chance."""
     texts = sources_by_text(calls, lambda call: [c.cause for c in call.contradicted])
     shown = list(texts)[:MOST_CONTRADICTED]
     if shown:
         more = "" if len(texts) == len(shown) else f"; and {len(texts) - len(shown)} more"
-        yield f"not the cause, since it fits some calls or ranks only: {'; '.join(shown)}{more}"
+        yield f"not sure, since it fits some calls or ranks only: {'; '.join(shown)}{more}"
 
 
 def _closest(residuals: list[float]) -> str:

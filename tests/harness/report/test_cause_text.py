@@ -55,11 +55,11 @@ def test_what_other_calls_and_ranks_contradict_is_no_cause():
     ranks = {0: [call(0, rows=many, causes=[])], 1: [call(0, rows=few)]}
     said = lines(result(ranks))
     assert not [t for t in said if t.startswith("likely cause")]
-    text = "not the cause, since it fits some calls or ranks only: the output is doubled"
+    text = "not sure, since it fits some calls or ranks only: the output is doubled"
     assert text in said
     causes = [{**CAUSE, "cause": text} for text in ("a", "b", "c")]
     ranks = {0: [call(0, rows=many, causes=[])], 1: [call(0, rows=few, causes=causes)]}
-    assert "not the cause, since it fits some calls or ranks only: a; b; and 1 more" in lines(
+    assert "not sure, since it fits some calls or ranks only: a; b; and 1 more" in lines(
         result(ranks)
     )
 
