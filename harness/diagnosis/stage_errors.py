@@ -59,6 +59,11 @@ class StageErrors:
         return ~((self.actual - self.expected).abs() <= self.tolerance)
 
     @cached_property
+    def is_exact(self) -> bool:
+        """Tell whether right values have no error but float32's."""
+        return bool((self.tolerance <= 2 * LEAST * self.expected.abs() + 1e-30).all())
+
+    @cached_property
     def step(self) -> float:
         """Return the tolerance of a value, as a part of its size: twice the usual one.
 
@@ -91,7 +96,7 @@ class StageErrors:
         """
         larger = self.tolerance * torch.as_tensor(factor).abs().clamp(min=1.0)
         allowed = torch.maximum(larger, self.step * predicted.abs())
-        if self.grid is not None:  # values that are held exactly were rounded all the same
+        if self.is_exact and self.grid is not None:  # what was predicted was rounded all the same
             allowed = torch.maximum(allowed, step_of(predicted.abs(), self.grid) / 2)
         remaining = (self.actual - predicted).abs()
         if not bool((remaining <= MARGIN * allowed).all() & self.is_wrong.any()):
