@@ -163,12 +163,31 @@ def request_of(item: Launch, chip: str) -> Request:
     )
 
 
+@triton.jit
+def _empty():
+    pass
+
+
+def warm_up(chips: Iterable[str]) -> None:
+    """Compile an empty kernel for each of these chips, so that children of this process start warm.
+
+    Each process that compiles hashes Triton's own files and loads its backends first, which takes
+    as long as compiling a kernel. chips: keys of CHIPS.
+    """
+    for chip in dict.fromkeys(chips):
+        source = ASTSource(_empty, {}, {}, {})
+        triton.compile(source, target=_target(chip), options={"enable_fp_fusion": FP_FUSION})
+
+
+def _target(chip: str) -> GPUTarget:
+    named = CHIPS[chip].target
+    return GPUTarget(named.backend, named.arch, named.warp)
+
+
 def compile_request(request: Request) -> Compiled:
     """Compile one kernel in this process."""
-    named = CHIPS[request.chip].target
-    target = GPUTarget(named.backend, named.arch, named.warp)
     start = time.monotonic()
-    binary = triton.compile(request.source(), target=target, options=request.options)
+    binary = triton.compile(request.source(), target=_target(request.chip), options=request.options)
     return Compiled(
         chip=request.chip,
         kernel=request.name,
