@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
-from torch.nn.functional import linear
+from torch.nn.functional import linear, pad
 
 from moe.activations import ACTIVATIONS
 from moe.layout import chunk
@@ -103,10 +103,12 @@ def plain_product(x: Tensor, w: Tensor) -> Tensor:
     """Return x @ w.T, [T, O], in their dtype, rounded once. x: [T, I], w: [O, I].
 
     Without `out_dtype` cuBLAS can split a sum and round the partial sums to 16 bits. On a CPU the
-    product of bf16 rows of odd length reads one value past each: a NaN there would be the result.
+    product of bf16 rows whose length is no multiple of 32 reads past each: a NaN there, in the next
+    row or beside it, would be the result.
     """
     if torch.version.cuda is None or not x.is_cuda or x.dtype == torch.float32 or len(x) == 0:
-        return linear(x.contiguous(), w)
+        rest = -x.shape[1] % 32 if x.dtype == torch.bfloat16 and not x.is_cuda else 0
+        return linear(pad(x, (0, rest)), pad(w, (0, rest))) if rest else linear(x, w)
     return torch.mm(x, w.T, out_dtype=torch.float32).to(x.dtype)
 
 

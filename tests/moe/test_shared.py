@@ -149,10 +149,20 @@ def test_fused_ones_are_in_every_row_s_slots(gated):
     assert torch.equal(made.topk_weights[:, :2], routing.topk_weights)
 
 
-def test_what_follows_a_row_of_a_wider_tensor_is_not_read():
+@pytest.mark.parametrize("columns", [65, 100])
+def test_what_follows_a_row_of_a_wider_tensor_is_not_read(columns):
     """oneDNN's bf16 product of 19 rows of odd length does; see docs/found.md."""
-    wide = torch.full((19, 66), float("nan"), dtype=torch.bfloat16)
-    x = wide[:, :65]
+    wide = torch.full((19, columns + 1), float("nan"), dtype=torch.bfloat16)
+    x = wide[:, :columns]
     x.fill_(1)
-    product = plain_product(x, torch.ones(64, 65, dtype=torch.bfloat16))
-    assert torch.equal(product, torch.full((19, 64), 65.0, dtype=torch.bfloat16))
+    product = plain_product(x, torch.ones(64, columns, dtype=torch.bfloat16))
+    assert torch.equal(product, torch.full((19, 64), columns, dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize("columns", [65, 100, 128, 200])
+def test_a_row_of_nan_is_in_no_other_row(columns):
+    """oneDNN's bf16 product of rows that are no multiple of 32 long reads the start of the next."""
+    x = torch.ones(64, columns, dtype=torch.bfloat16)
+    x[1::4] = float("nan")
+    is_nan = plain_product(x, torch.ones(32, columns, dtype=torch.bfloat16)).isnan().any(dim=1)
+    assert is_nan.nonzero().flatten().tolist() == list(range(1, 64, 4))
