@@ -78,14 +78,17 @@ def _of_other_experts(sent: Tensor, ids: Tensor, call: Call) -> str | None:
         return None
     row, slot = (int(i) for i in is_wrong.nonzero()[0])
     stale = any(torch.equal(_held(sent, before), ids) for before in call.earlier)
+    first = (
+        f"replicas: {int(is_wrong.sum())} of {is_wrong.numel()} choices go to a slot with another "
+        f"expert, first token {row}: expert {int(ids[row, slot])} as physical expert "
+        f"{int(sent[row, slot])}; "
+    )
+    if bool((sent[is_wrong] < 0).all()):
+        return first + "-1 is padding, so that no rank computes them"
     cause = (
         "the map of replicas is that of an earlier placement" if stale else "no placement had it"
     )
-    return (
-        f"replicas: {int(is_wrong.sum())} of {is_wrong.numel()} choices go to a slot with another "
-        f"expert, first token {row}: expert {int(ids[row, slot])} as physical expert "
-        f"{int(sent[row, slot])}; {cause}: change the map together with the weights"
-    )
+    return f"{first}{cause}: change the map together with the weights"
 
 
 def _differing(observation: Observation, sent: Tensor) -> str | None:

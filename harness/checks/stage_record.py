@@ -37,7 +37,7 @@ class Handed:
     rank: int
     ranks: tuple[int, ...]  # of the gather group, in its order
     sizes: tuple[int, ...]  # tokens of each of them
-    ids: Tensor  # [G, k] int64 local expert ids, -1 = none
+    ids: Tensor  # [G, k] int64 local expert ids, -1 = none; [0, k] of a member that hides them
     exact: bool  # every stage of this case is exact: all tolerances are 0
 
     @property
@@ -202,12 +202,13 @@ def spread(scale: Tensor, width: int, group: int | None) -> Tensor:
 def handed_out(subject: Subject, call: Call, rank: int, *, exact: bool) -> Handed:
     layout = subject.case.layout
     ranks = layout.group("gather", rank)
+    hidden = call.tokens.x.new_empty((0, subject.case.top_k), dtype=torch.int64)
     return Handed(
         subject=subject,
         call=call,
         rank=rank,
         ranks=ranks,
         sizes=tuple(len(layout.tokens_of(r, call.counts)) for r in ranks),
-        ids=call.stages["ids"].value.long(),
+        ids=hidden if "ids" not in call.stages else call.stages["ids"].value.long(),
         exact=exact,
     )

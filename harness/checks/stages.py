@@ -31,11 +31,10 @@ def check(subject: Subject, call: Call, context: RankContext) -> tuple[StageFind
     Collective. Between ranks a stage is judged only where all of them hand it out.
     """
     shared = names_on_all_ranks(call.stages, STAGES, context.world_size)
-    if "ids" not in call.stages:
-        return ()
     handed = handed_out(subject, call, context.rank, exact=is_bitwise(subject.case))
-    between = stages_collectives.check(handed, shared) if "ids" in shared else []
-    return _ordered([*between, *stages_experts.check(handed)])
+    between = stages_collectives.check(handed, shared)
+    within = stages_experts.check(handed) if "ids" in call.stages else []
+    return _ordered([*between, *within])
 
 
 def inside(

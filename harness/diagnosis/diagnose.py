@@ -151,7 +151,8 @@ def explain(
     if not is_routing_right:
         searched = _with_statements(searched, evidence, OF_ROUTER)
     if explained.output and not stages:
-        interval = interval_of(call, is_routing_right=is_routing_right)
+        finite = scene.case.logits != "nan"
+        interval = interval_of(call, is_routing_right=is_routing_right, has_finite=finite)
         place = () if interval is None else (interval,)
         searched = dataclasses.replace(searched, patterns=(*searched.patterns, *place))
         searched = _with_weaker(searched, evidence)

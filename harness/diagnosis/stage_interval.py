@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harness.record.diagnosis import Pattern
+from harness.record.diagnosis import STAGE_INTERVAL, Pattern
 from moe.intermediates import STAGES
 
 if TYPE_CHECKING:
@@ -12,21 +12,31 @@ if TYPE_CHECKING:
 
     from harness.fixtures.layer_call import Call
 
-NAME = "stage_interval"
 INSIDE = ("gemm1", "activation", "second", "gemm2", "weighted")  # the experts; they end in combine
-LATER = STAGES[STAGES.index("finalize") :]
+AFTER = STAGES[STAGES.index("finalize") :]
+NEEDED = {  # stages from which one after the experts is judged, beside itself
+    "finalize": {"ids", "weights", "input", "combine"},
+    "restored": {"finalize"},
+    "out": {"finalize"},
+}
 
 
-def interval_of(call: Call, *, is_routing_right: bool) -> Pattern | None:
+def interval_of(call: Call, *, is_routing_right: bool, has_finite: bool = True) -> Pattern | None:
     """Return where a wrong output may come from; None if the routing is wrong. No stage is.
 
-    is_routing_right: whether no check had a finding about the router's ids and weights.
+    is_routing_right: whether no check had a finding about the router's ids and weights. has_finite:
+    whether the stages between ranks were judged, which those of logits with NaN are not.
     """
     if not is_routing_right:
         return None
-    later = [stage for stage in LATER if stage in call.stages] if call.number == 1 else []
+    later = judged_after(call.stages) if call.number == 1 and has_finite else []
     text = interval_text(call.stages, later, tells_routing=call.routed is not None)
-    return Pattern(name=NAME, text=text)
+    return Pattern(name=STAGE_INTERVAL, text=text)
+
+
+def judged_after(recorded: Collection[str]) -> list[str]:
+    """Return the stages after the experts that were judged, of the recorded ones."""
+    return [name for name in AFTER if name in recorded and NEEDED.get(name, set()) <= set(recorded)]
 
 
 def interval_text(recorded: Collection[str], later: Collection[str], *, tells_routing: bool) -> str:
@@ -43,4 +53,6 @@ def interval_text(recorded: Collection[str], later: Collection[str], *, tells_ro
         return f"the first wrong stage is none that was judged{known}"
     if "finalize" in later:
         first += ", and before finalize"
+    elif "out" in later:
+        first += ", up to finalize"
     return f"the first wrong stage is {first}: the experts record none of theirs{known}"

@@ -10,6 +10,8 @@ import dataclasses
 import re
 from typing import TYPE_CHECKING
 
+from harness.record.diagnosis import STAGE_INTERVAL
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -27,15 +29,29 @@ def agreed(diagnoses: Sequence[Diagnosis]) -> tuple[Diagnosis, ...]:
     A cause about a stage is compared with the calls that show this one as the first wrong stage; a
     cause about the output, with the calls whose output is wrong, in the same stage if one is known.
     A call supports a cause if it names the same one, whatever the numbers in it. What all calls of
-    one rank name, and at least two, stands: ranks have different parts.
+    one rank name, and at least two, stands: ranks have different parts. Where one call knows its
+    first wrong stage, the others do not say where theirs may be: some are judged in one call only.
     """
     calls = [call for diagnosis in diagnoses for call in diagnosis.calls]
+    if any(call.stages for call in calls):
+        diagnoses = [without_intervals(diagnosis) for diagnosis in diagnoses]
     return tuple(
         dataclasses.replace(
             one, calls=tuple(with_agreed_causes(call, calls, one.calls) for call in one.calls)
         )
         for one in diagnoses
     )
+
+
+def without_intervals(diagnosis: Diagnosis) -> Diagnosis:
+    """Return the diagnosis without the stages of which one may be the first wrong one."""
+    calls = [
+        dataclasses.replace(
+            call, patterns=tuple(p for p in call.patterns if p.name != STAGE_INTERVAL)
+        )
+        for call in diagnosis.calls
+    ]
+    return dataclasses.replace(diagnosis, calls=tuple(calls))
 
 
 def with_agreed_causes(

@@ -83,6 +83,9 @@ def test_zero_experts_stay_beyond_the_experts():
     dropped[4, 0] = -1
     (text,) = texts(call(0, HOME, sent=dropped, ids=ids), call(1, AWAY, ids=ids))
     assert "1 of 24 choices go to a slot with another expert" in text
+    assert text.endswith(
+        "expert 3 as physical expert -1; -1 is padding, so that no rank computes them"
+    )
 
 
 def test_ranks_with_the_same_tokens_that_differ_are_told():

@@ -7,8 +7,7 @@ import json
 from harness.checks import output_rows
 from harness.checks.output import judge
 from harness.diagnosis.diagnose import explain
-from harness.diagnosis.stage_interval import NAME
-from harness.record.diagnosis import CallDiagnosis
+from harness.record.diagnosis import STAGE_INTERVAL, CallDiagnosis
 from harness.record.result import Verdict
 from tests.harness.diagnosis.mistaken import CASE, call_of, scene, with_output
 
@@ -36,4 +35,4 @@ def names(found):
 
 def texts(found):
     """The patterns of the errors; where the first wrong stage may be has its own test."""
-    return [pattern.text for pattern in found.patterns if pattern.name != NAME]
+    return [pattern.text for pattern in found.patterns if pattern.name != STAGE_INTERVAL]

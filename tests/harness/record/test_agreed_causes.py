@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from harness.record.agreed_causes import agreed, kind_of
-from harness.record.diagnosis import CallDiagnosis, Diagnosis, NamedCause, StageFinding
+from harness.record.diagnosis import (
+    STAGE_INTERVAL,
+    CallDiagnosis,
+    Diagnosis,
+    NamedCause,
+    Pattern,
+    StageFinding,
+)
 
 FACTOR = "in stage gemm1 the values of expert 2 are 1.5 times what they should be"
 
@@ -134,3 +141,15 @@ def test_what_all_calls_of_a_rank_name_stands_whatever_other_ranks_say():
 def test_rows_that_moved_may_be_others_in_each_call():
     one, other = (cause(text, "rows_moved") for text in ("row 0 that of row 4", "each the next"))
     assert said([call(0, 5, one), call(1, 9, other)]) == [[[one.cause], [other.cause]]]
+
+
+def test_where_the_first_wrong_stage_may_be_is_not_said_beside_the_one_that_is_known():
+    may_be, rows = (Pattern(name=name, text="x") for name in (STAGE_INTERVAL, "all_rows"))
+    unknown = CallDiagnosis(call=0, output=True, patterns=(may_be, rows))
+
+    def patterns(*calls: CallDiagnosis) -> list[str]:
+        one = Diagnosis(rank=0, failed=(0, 1), of=2, calls=calls)
+        return [pattern.name for pattern in agreed([one])[0].calls[0].patterns]
+
+    assert patterns(unknown, call(1, 5, stage="shared")) == ["all_rows"]
+    assert patterns(unknown, CallDiagnosis(call=1, output=True)) == [STAGE_INTERVAL, "all_rows"]
