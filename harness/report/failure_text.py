@@ -122,7 +122,7 @@ def _summary(result: CaseResult, calls: list[tuple[int, CallDiagnosis]]) -> Iter
         yield f"pattern{source_suffix(sources, failed_calls)}: {text}"
     yield from cause_lines(calls, failed_calls)
     if result.assumed is not None and any(call.output or call.stages for _, call in calls):
-        text = "assumed where the row states none; nearest"
+        text = "the row states none, and no customary ones make this right; nearest"
         yield f"numerics: {text}: {_early(result.assumed)}"
     yield from _stage_lines(calls, failed_calls)
     for text, sources in sources_by_text(calls, _fault_texts).items():

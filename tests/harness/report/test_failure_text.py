@@ -38,12 +38,10 @@ def test_numerics_that_were_assumed_are_told_once_with_the_nearest():
     first, second = call(0, output=True), call(1, output=True)
     wrong = dataclasses.replace(result({0: [first, second], 1: [first]}), assumed=row)
     said = [line for line in lines(wrong) if line.startswith("numerics:")]
-    assert said == [
-        'numerics: assumed where the row states none; nearest: gemm1="model", '
-        'activated_gate="f32", activation="f32",'
-    ]
+    head = "numerics: the row states none, and no customary ones make this right; nearest:"
+    assert said == [f'{head} gemm1="model",']
     (following,) = (line for line in lines(wrong) if 'weight_on="output"' in line)
-    assert following.strip() == 'weight_on="output"'
+    assert following.strip() == 'activated_gate="f32", activation="f32", weight_on="output"'
     assert not any(line.startswith("numerics:") for line in lines(result({1: [call()]})))
     overrun = dataclasses.replace(result({0: [call(0, stages=())]}), assumed=row)
     assert not any(line.startswith("numerics:") for line in lines(overrun))
