@@ -19,4 +19,5 @@ def test_ranks_get_what_their_gang_is_described_by():
     sent = asdict(spec.init)
     described = {name: value for name, value in asdict(spec).items() if name in sent}
     assert {name: sent[name] for name in described} == {**described, "devices": [4, 6]}
-    assert described.keys() == asdict(spec).keys() - {"world_size", "preload"}
+    of_the_controller = {"world_size", "preload", "place"}  # where it starts which processes
+    assert described.keys() == asdict(spec).keys() - of_the_controller
