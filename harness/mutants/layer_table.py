@@ -51,6 +51,9 @@ AROUND_EXPERTS: tuple[Hypothesis, ...] = (
         shared_from_output="the shared experts were given the routed output as their input",
         shared_gate_twice="the shared experts' gate was applied twice",
         shared_gate_not_squashed="the shared experts' gate was applied without its sigmoid",
+        shared_silu="the shared experts have SiLU, and not the layer's activation",
+        shared_halves_swapped="gate and up of the shared experts have changed places",
+        shared_not_quantized="the shared experts were not quantized",
     ),
     *rows_of(
         "experts",

@@ -1,22 +1,23 @@
-"""Compute outputs with shared experts left out, added twice, or with a wrong input or gate."""
+"""Compute outputs with shared experts left out, added twice, or computed or gated wrongly."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import dataclasses
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from harness.mutants import NotApplicable
 from harness.mutants.contributions import by_slot
-from harness.mutants.recompute import (
-    elsewhere,
-    shared_mlp,
-)
+from harness.mutants.recompute import elsewhere, shared_mlp
+from moe.reference.activation import activation_of
+from moe.spec import LayerSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.mutants.sample import Scene
+    from moe.reference.shared_experts import SharedTruth
 
 
 def shared_missing(scene: Scene) -> Tensor:
@@ -63,6 +64,46 @@ def shared_gate_not_squashed(scene: Scene) -> Tensor:
     """Multiply the shared experts' output by the gate's product, not by its sigmoid."""
     part, factor = shared_part(scene), _gate(scene)
     return scene.answer.out + part * (torch.logit(factor) / factor - 1)
+
+
+def shared_silu(scene: Scene) -> Tensor:
+    """Compute the shared experts with SiLU in place of the layer's activation."""
+    shared = _separate(scene)
+    plain = "silu" if shared.activation.gated else "silu_no_mul"
+    if scene.case.activation == plain:
+        raise NotApplicable("the layer's activation is SiLU")
+    return _recomputed(scene, activation=activation_of(plain))
+
+
+def shared_halves_swapped(scene: Scene) -> Tensor:
+    """Exchange gate and up of the shared experts."""
+    shared = _separate(scene)
+    if not shared.activation.gated:
+        raise NotApplicable("the activation is not gated")
+    return _recomputed(scene, w13=torch.cat(shared.w13.chunk(2)[::-1]))
+
+
+def shared_not_quantized(scene: Scene) -> Tensor:
+    """Compute the shared experts in the layer's dtype."""
+    _separate(scene)
+    if scene.case.shared_quant == "none":
+        raise NotApplicable("the shared experts are not quantized")
+    plain = dataclasses.replace(scene.case.layer_spec, shared_scheme=LayerSpec.shared_scheme)
+    return _recomputed(scene, layer_spec=plain)
+
+
+def _separate(scene: Scene) -> SharedTruth:
+    """Return the reference's shared experts. Raises NotApplicable if there are none, or fused."""
+    if scene.reference.shared is None:
+        raise NotApplicable("the layer has no shared experts of their own")
+    return scene.reference.shared
+
+
+def _recomputed(scene: Scene, **changes: Any) -> Tensor:
+    """Return the output if the reference's shared experts had other fields."""
+    changed = dataclasses.replace(_separate(scene), **changes)
+    added = changed(scene.x.to(scene.reference.dtype)).out
+    return scene.answer.out - shared_part(scene) + added
 
 
 def _gate(scene: Scene) -> Tensor:

@@ -68,6 +68,8 @@ PLACES = {
     "overflow_to_nan": case(quant="fp8_tensor", m=64, seed=3),
     "context_ranks_not_summed": case(dp_size=2, pcp_size=2, m=8),
     "moe_tp_ranks_not_summed": case(dp_size=4, use_ep=True, moe_tp_size=2),
+    "shared_silu": case(shared_experts=1, activation="gelu_tanh"),
+    "shared_not_quantized": case(shared_experts=1, shared_quant="int8_channel"),
     "split_experts_repeated": case(dp_size=4, use_ep=True, moe_tp_size=2),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn.functional import silu
 
 from harness.mutants import named
 from harness.mutants.shared import shared_part
@@ -32,6 +33,30 @@ def test_fused_ones_add_what_separate_ones_add(fields):
         assert apart(*outs) < 0.01
 
 
+@pytest.mark.parametrize(
+    ("name", "fields", "formula"),
+    [
+        ("shared_silu", {"activation": "gelu_tanh"}, lambda gate, up: silu(gate) * up),
+        ("shared_silu", {"activation": "relu2_no_mul"}, lambda product, _: silu(product)),
+        ("shared_halves_swapped", {}, lambda gate, up: silu(up) * gate),
+        (
+            "shared_not_quantized",
+            {"shared_quant": "int8_channel"},
+            lambda gate, up: silu(gate) * up,
+        ),
+    ],
+)
+def test_another_formula_of_separate_ones(name, fields, formula):
+    here = scene(case(shared_experts=1, **fields))
+    truth = here.reference.shared
+    product = here.x.float() @ truth.w13.float().T
+    parts = product.chunk(2, dim=1) if truth.activation.gated else (product, None)
+    h = formula(*(None if part is None else part.bfloat16().float() for part in parts))
+    wrong = here.answer.out - here.answer.shared + h.bfloat16().float() @ truth.w2.float().T
+    assert apart(named(name).compute(here), wrong) < 0.01
+    assert apart(here.answer.out, wrong) > 0.02 or name == "shared_not_quantized"
+
+
 def test_a_gate_is_the_sigmoid_of_a_product():
     here = scene(GATED)
     product = here.x.float() @ here.reference._shared_gate.float().T
@@ -53,6 +78,15 @@ def test_a_gate_is_the_sigmoid_of_a_product():
     [
         ("shared_missing", case(), "no shared experts"),
         ("shared_twice", case(), "no shared experts"),
+        ("shared_silu", case(), "no shared experts of their own"),
+        ("shared_silu", case(shared_experts=1), "activation is SiLU"),
+        ("shared_halves_swapped", case(shared_experts=1, shared_fused=True), "of their own"),
+        (
+            "shared_halves_swapped",
+            case(shared_experts=1, activation="relu2_no_mul"),
+            "is not gated",
+        ),
+        ("shared_not_quantized", case(shared_experts=1), "are not quantized"),
         ("shared_from_output", case(), "no shared experts"),
         ("shared_from_output", case(shared_experts=1, shared_fused=True), "from their own input"),
         ("shared_gate_ignored", case(shared_experts=1), "have no gate"),
