@@ -45,6 +45,7 @@ _LAYOUTS: tuple[dict[str, int | bool], ...] = (
     {"dp_size": 2, "tp_size": 2, "use_ep": True, "sequence_parallel": True},
     {"pcp_size": 2, "tp_size": 2, "use_ep": True, "moe_tp_size": 2},
 )
+OF_PACKAGES = ("tuned_tiles",)  # suites that depend on what is installed
 _SEARCHED = 1000  # points of a block out of which cases are chosen here, too
 _LETTERS = len("rocm_gfx942")
 
@@ -109,6 +110,9 @@ def refusals() -> str:
     config, choices = load(find(None)), _Choices()
     lines = ["suite chip code: cases"]
     for name, suite in config.suites.items():
+        if name in OF_PACKAGES:
+            lines.append(f"{name}: its tactics are files of installed packages")
+            continue
         if any(_is_large(block, config.defaults) for block in suite.blocks):
             lines.append(f"{name}: its cases are searched for, see `python -m harness coverage`")
             continue
