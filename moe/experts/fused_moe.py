@@ -107,9 +107,23 @@ class FusedMoE(Experts):
     def default_config(self, *sizes: Any) -> dict[str, int]:
         """Return the package's default. sizes: tokens, experts, n, K, top_k, and its dtype."""
 
-    @abstractmethod
     def prepared(self, routing: Routing) -> Callable[..., None]:
         """Return the package's launch of a product, told which experts are chosen."""
+        config, ids = self.config(*routing.topk_ids.shape), routing.topk_ids.contiguous()
+        launch, (rows, experts, count) = self.assigned(ids, config)
+        return partial(
+            launch,
+            topk_weights=routing.topk_weights.contiguous(),
+            sorted_token_ids=rows,
+            expert_ids=experts,
+            num_tokens_post_padded=count,
+            config=config,
+            **self.flags,
+        )
+
+    @abstractmethod
+    def assigned(self, ids: Tensor, config: dict[str, int]) -> tuple[Callable[..., None], Any]:
+        """Return the package's launch, and its rows, experts and number of rows for ids [T, k]."""
 
     @abstractmethod
     def call(
@@ -133,20 +147,10 @@ class VllmFusedMoE(FusedMoE):
         config: dict[str, int] = vllm_kernels.default_config(*sizes, self.block)
         return config
 
-    def prepared(self, routing: Routing) -> Callable[..., None]:
+    def assigned(self, ids: Tensor, config: dict[str, int]) -> tuple[Callable[..., None], Any]:
         from moe import vllm_kernels
 
-        config = self.config(*routing.topk_ids.shape)
-        rows, experts, count = vllm_kernels.assignment(routing.topk_ids, config, self.num_local)
-        return partial(
-            vllm_kernels.product,
-            topk_weights=routing.topk_weights.contiguous(),
-            sorted_token_ids=rows,
-            expert_ids=experts,
-            num_tokens_post_padded=count,
-            config=config,
-            **self.flags,
-        )
+        return vllm_kernels.product, vllm_kernels.assignment(ids, config, self.num_local)
 
     def call(
         self, kernel: Callable[..., None], x: Activations, w: QuantTensor, **more: Any
@@ -169,24 +173,11 @@ class SglangFusedMoE(FusedMoE):
         config: dict[str, int] = sglang_kernels.default_config(*sizes, False, self.block)
         return config
 
-    def prepared(self, routing: Routing) -> Callable[..., None]:
+    def assigned(self, ids: Tensor, config: dict[str, int]) -> tuple[Callable[..., None], Any]:
         from moe import sglang_kernels
 
-        config, ids = self.config(*routing.topk_ids.shape), routing.topk_ids.contiguous()
-        rows, experts, count = sglang_kernels.assignment(
-            ids, config["BLOCK_SIZE_M"], self.num_local
-        )
-        return partial(
-            sglang_kernels.product,
-            B_zp=None,
-            topk_weights=routing.topk_weights.contiguous(),
-            topk_ids=ids,
-            sorted_token_ids=rows,
-            expert_ids=experts,
-            num_tokens_post_padded=count,
-            config=config,
-            **self.flags,
-        )
+        launch = partial(sglang_kernels.product, B_zp=None, topk_ids=ids)
+        return launch, sglang_kernels.assignment(ids, config["BLOCK_SIZE_M"], self.num_local)
 
     def call(
         self, kernel: Callable[..., None], x: Activations, w: QuantTensor, **more: Any
