@@ -21,13 +21,16 @@ if TYPE_CHECKING:
     from harness.record.diagnosis import StageFinding
 
 
+ARRIVED = frozenset({"ids", "weights", "input"})  # stages that tell which tokens arrived where
+
+
 def check(handed: Handed, on_all_ranks: frozenset[str]) -> list[StageFinding]:
     """Return findings on latent, dispatch, input, finalize, restored, shared and out.
 
     on_all_ranks: stages that every rank hands out; all ranks call with the same ones.
     """
     is_latent = handed.subject.case.latent > 0
-    needed = {"ids", "weights", "input", *(("latent",) if is_latent else ())}
+    needed = {*ARRIVED, *(("latent",) if is_latent else ())}
     if max(handed.sizes) == 0 or not on_all_ranks >= needed:
         return _after_experts(handed, on_all_ranks)
     projected = _gathered(handed, stages_latent.sent(handed)) if is_latent else None

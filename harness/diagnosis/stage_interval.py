@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from harness.checks.stages_collectives import ARRIVED
 from harness.record.diagnosis import STAGE_INTERVAL, Pattern
 from moe.intermediates import STAGES
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 INSIDE = ("gemm1", "activation", "second", "gemm2", "weighted")  # the experts; they end in combine
 AFTER = STAGES[STAGES.index("finalize") :]
 NEEDED = {  # stages from which one after the experts is judged, beside itself
-    "finalize": {"ids", "weights", "input", "combine"},
+    "finalize": {*ARRIVED, "combine"},
     "restored": {"finalize"},
     "out": {"finalize"},
 }
