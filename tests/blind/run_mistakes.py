@@ -37,7 +37,7 @@ from harness.record.run_folder import RunFolder
 ROOT, HERE = Path(__file__).parents[2], Path(__file__).parent
 CAUGHT = frozenset({Verdict.FAILED, Verdict.ERROR, Verdict.CRASHED, Verdict.HUNG})
 # Each was written before any of its mistakes ran.
-ROUNDS = ("mistakes.yaml", "round_2.yaml", "round_3.yaml", "round_4.yaml")
+ROUNDS = ("mistakes.yaml", *(f"round_{n}.yaml" for n in range(2, 6)))
 _COPIED = ("moe", "harness", "configs")
 
 
