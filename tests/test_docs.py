@@ -91,6 +91,19 @@ def test_links_and_pictures_lead_somewhere(doc: Path) -> None:
     assert [t for t in inside if t and not (doc.parent / t).exists()] == []
 
 
+def headings(path: Path) -> set[str]:
+    """The anchors of a page, as its headings make them: words in lower case, joined by hyphens."""
+    lines = re.findall(r"^#+ (.+)$", _FENCE.sub("", path.read_text()), re.MULTILINE)
+    plain = [re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", line).lower() for line in lines]
+    return {re.sub(r"[^\w\- ]", "", line).strip().replace(" ", "-") for line in plain}
+
+
+def test_links_to_a_part_of_a_page_lead_to_a_heading(doc: Path) -> None:
+    links = re.findall(r"\]\((?!https://)([^)\s#]*)#([^)\s]+)\)", doc.read_text())
+    pages = [(doc.parent / name if name else doc, part) for name, part in links]
+    assert [part for page, part in pages if part not in headings(page)] == []
+
+
 def test_files_that_are_named_exist(doc: Path) -> None:
     """As a path from the root, or (in the file map) beside the file named before it."""
     pattern = re.compile(r"(?:[\w.-]+/)*(?:[\w-]+\.(?:py|yaml|yml|md|toml|txt|svg)|[\w.-]+/)\Z")
