@@ -29,11 +29,13 @@ class Expected:
     """Hold expected values [R, C] float32 and the absolute tolerance of each, broadcastable.
 
     terms: [R, P, C] float32, what was summed to give the value, of a stage that is a sum; or None.
+    over: what each of the P terms belongs to, "ranks" or "slots".
     """
 
     value: Tensor
     tolerance: Tensor
     terms: Tensor | None = None
+    over: str = "ranks"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from moe.intermediates import Kept
     from moe.spec import LayerSpec
 
+FEW_ELEMENTS = 2**15  # of a stage between ranks, up to which all rows are judged
+
 
 @dataclass(frozen=True, kw_only=True)
 class Handed:
@@ -112,7 +114,7 @@ class Handed:
         )
 
     def sampled(self, rank: int) -> Tensor:
-        """Return [r], at most MAX_ROWS of a rank's rows whose output is defined."""
+        """Return [r], rows of a rank whose output is defined: all if few, else MAX_ROWS of them."""
         case, counts, layout = self.subject.case, self.call.counts, self.subject.case.layout
         span, dp_rank = layout.tokens_of(rank, counts), layout.dp_rank(rank)
         device = self.ids.device
@@ -120,6 +122,8 @@ class Handed:
         rows = torch.arange(len(span), device=device)
         if is_padding is not None:
             rows = rows[~is_padding[span.start : span.stop]]
+        if len(rows) * case.k <= FEW_ELEMENTS:
+            return rows
         return rows[chosen_rows(len(rows), device)]
 
     def rows(self, stage: str, flat: Tensor) -> Tensor:

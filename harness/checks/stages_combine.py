@@ -48,7 +48,7 @@ def combine(handed: Handed, tokens: Tensor) -> StageFinding | None:
     if handed.exact:
         tolerance = torch.zeros_like(tolerance)
     actual = handed.stages["combine"].value[tokens]
-    expected = Expected(value=value, tolerance=tolerance, terms=terms)
+    expected = Expected(value=value, tolerance=tolerance, terms=terms, over="slots")
     return compare("combine", actual, expected, {"rows": tokens})
 
 

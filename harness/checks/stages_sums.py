@@ -31,22 +31,26 @@ def finalize(handed: Handed, arrival: Arrival) -> StageFinding | None:
     starts = [sum(handed.sizes[:i]) for i in range(len(handed.sizes))]
     tokens = torch.cat([start + rows for start, rows in zip(starts, sampled, strict=True)])
     partial = _sums(handed, arrival, tokens)
-    if partial.shape[1] == 0:  # on every rank
+    if partial.shape[2] == 0:  # on every rank
         return None
     gathered = handed.group.all_gather(partial).view(len(sampled), *partial.shape)
     group_rank = handed.ranks.index(handed.rank)
     start = sum(len(rows) for rows in sampled[:group_rank])
     local_rows = sampled[group_rank]
-    local = gathered[:, :, start : start + len(local_rows)]
+    local = gathered[:, :, :, start : start + len(local_rows)]
     finalized = _values(handed, "finalize", len(handed.call.tokens.x))[local_rows]
-    size = local[:, 1].sum(dim=0)
-    return _sum(handed, "finalize", finalized, local[:, 0], local_rows, size=size)
+    sums, size = local[:, 0], local[:, 1].sum(dim=(0, 1))
+    by_slot = sums.sum(dim=0) if sums.shape[1] > 1 else None
+    return _sum(
+        *(handed, "finalize", finalized, sums.sum(dim=1), local_rows), size=size, by_slot=by_slot
+    )
 
 
 def _sums(handed: Handed, arrival: Arrival, tokens: Tensor) -> Tensor:
-    """Return [2, t, K] float32, what this rank's experts add to these tokens of the group.
+    """Return [2, P, t, K] float32, what this rank's experts add to these tokens of the group.
 
-    First the sums, then those of the absolute values: a row of one slot each may cancel others.
+    First the sums, then those of the absolute values: a row of one slot each may cancel others. P
+    is the number of a token's slots where each row has one of them, else 1.
     """
     values = _values(handed, "combine", len(handed.ids))
     place = torch.full((sum(handed.sizes),), -1, dtype=torch.int64, device=tokens.device)
@@ -54,8 +58,12 @@ def _sums(handed: Handed, arrival: Arrival, tokens: Tensor) -> Tensor:
     at = place[arrival.tokens]
     is_asked = at >= 0
     rows = values[arrival.rows[is_asked]].float() * arrival.factors[is_asked, None]
-    sums = torch.zeros((2, len(tokens), values.shape[1]), device=tokens.device)
-    return sums.index_add_(1, at[is_asked], torch.stack([rows, rows.abs()]))
+    count = 1 if arrival.slots is None else handed.top_k_of_tokens
+    if arrival.slots is not None:
+        at = arrival.slots.clamp(min=0) * len(tokens) + at
+    sums = torch.zeros((2, count * len(tokens), values.shape[1]), device=tokens.device)
+    sums = sums.index_add_(1, at[is_asked], torch.stack([rows, rows.abs()]))
+    return sums.view(2, count, len(tokens), values.shape[1])
 
 
 def _values(handed: Handed, stage: str, rows: int) -> Tensor:
@@ -80,11 +88,13 @@ def _sum(
     rows: Tensor,
     passed: Tensor | None = None,
     size: Tensor | None = None,
+    by_slot: Tensor | None = None,
 ) -> StageFinding | None:
     """Compare `actual` [r, K] with the sum of parts [ranks, r, K], added in any order.
 
     passed: [r, K] what zero experts add to that sum, or None. size: [r, K] the sum of the absolute
-    values of all that is added; None: of the parts.
+    values of all that is added; None: of the parts. by_slot: [k, r, K], the same sum over slots, if
+    these are known.
     """
     if len(rows) == 0:
         return None
@@ -102,7 +112,13 @@ def _sum(
         tolerance = tolerance + rounding(value.abs() + tolerance, handed.subject.case.dtype)
     if handed.exact:
         tolerance = torch.zeros_like(tolerance)
-    expected = Expected(value=value, tolerance=tolerance, terms=parts.transpose(0, 1))
+    of_slots, terms = by_slot is not None, parts if by_slot is None else by_slot
+    expected = Expected(
+        value=value,
+        tolerance=tolerance,
+        terms=terms.transpose(0, 1),
+        over="slots" if of_slots else "ranks",
+    )
     return compare(stage, actual, expected, {"rows": rows})
 
 

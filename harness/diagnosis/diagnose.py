@@ -180,7 +180,7 @@ def _explained(
     if may_contradict(searched, evidence):
         of_stage_alone = _with_statements(dataclasses.replace(searched, causes=()), evidence)
         return of_stage_alone if of_stage_alone.causes else searched
-    if all(cause.where for cause in searched.causes) and searched.tried:
+    if all(cause.where for cause in searched.causes):  # also if no time was left for a search
         return _with_statements(searched, evidence)
     return searched
 

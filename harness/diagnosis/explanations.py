@@ -42,8 +42,10 @@ OF_ROUTER: tuple[Explanation, ...] = (
 EXPLANATIONS: tuple[Explanation, ...] = (
     Explanation(name="rows_moved", module="moved_rows"),
     Explanation(name="which_shares", module="which_shares"),
+    Explanation(name="moved_shares", module="moved_shares", unless="which_shares"),
     Explanation(name="which_factor", module="which_factor", unless="which_shares"),
     Explanation(name="which_parts", module="which_parts", unless="which_shares"),
+    Explanation(name="which_adapters", module="which_adapters", unless="which_shares"),
     Explanation(name="which_addend", module="which_addend"),
     Explanation(name="stage_moved", module="stage_moved"),
     Explanation(name="which_ids", module="which_ids"),

@@ -98,9 +98,11 @@ def _splits(
                 inner = Fact(one=name, many=name, values=numbers, unit=block)
                 facts = _repeated(facts_of(handed, numbers), terms.shape[1])
                 yield "products", terms, [_counting(inner, terms), *facts]
-    elif wrong.expected.terms is not None and wrong.stage == "combine":
+    elif wrong.expected.terms is not None and wrong.expected.over == "slots":
         values = wrong.expected.terms[rows]
-        yield "shares", values, _slot_facts(handed, numbers)
+        is_combine = wrong.stage == "combine"
+        facts_of_slots = _slot_facts if is_combine else _facts_of_own
+        yield "shares", values, facts_of_slots(handed, numbers)
     elif wrong.expected.terms is not None:
         values = wrong.expected.terms[rows]
         group = "gather" if wrong.stage == "finalize" else "tp"
@@ -133,6 +135,10 @@ def facts_of(handed: Handed, flat: Tensor) -> list[Fact]:
     if handed.top_k > 1:
         slots = (flat % handed.top_k).double()
         facts.append(Fact(one="slot", many="slots", values=slots))
+    if handed.has("adapters"):
+        adapters = handed.stages["adapters"].value[flat // handed.top_k].double()
+        values = torch.where(adapters < 0, torch.nan, adapters)
+        facts.append(Fact(one="adapter", many="adapters", values=values))
     facts.append(Fact(one="gathered row", many="gathered rows", values=flat // handed.top_k))
     facts.append(Fact(one="row * k + slot", many="numbers row * k + slot", values=flat.double()))
     facts.append(
@@ -155,6 +161,19 @@ def _slot_facts(handed: Handed, tokens: Tensor) -> list[Fact]:
     return [
         fact.with_values(torch.where(is_here, fact.values, torch.nan))
         for fact in facts_of(handed, flat)
+    ]
+
+
+def _facts_of_own(handed: Handed, tokens: Tensor) -> list[Fact]:
+    """Return what is known of the slots of this rank's tokens, [r * k] each."""
+    ids = handed.call.output.routing.topk_ids[tokens].double()
+    slots = torch.arange(ids.shape[1], device=ids.device).double().repeat(len(tokens))
+    experts = torch.where(ids < 0, torch.nan, ids).flatten()
+    row = tokens.double().repeat_interleave(ids.shape[1])
+    return [
+        Fact(one="slot", many="slots", values=slots),
+        Fact(one="expert", many="experts", values=experts),
+        Fact(one="row", many="rows", values=row),
     ]
 
 

@@ -82,7 +82,7 @@ def which_shares(terms: Terms) -> NamedCause | None:
     fits, residual = left_by(terms, terms.changed_by(times.float()))
     if not bool(fits.all()) or residual > MAX_RESIDUAL:
         return None
-    pairs = zip(factors, named, strict=True)
+    pairs = sorted(zip(factors, named, strict=True), key=lambda pair: pair[0][0])
     text = ", and ".join(f"{text} {_words(value)}" for (value, _), (text, _, _) in pairs)
     text = f"in stage {terms.stage} {text}" if terms.stage else text
     where = ", ".join(filter(None, [terms.where, *(where for _, _, where in named)]))

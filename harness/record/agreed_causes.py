@@ -18,9 +18,12 @@ if TYPE_CHECKING:
     from harness.record.diagnosis import CallDiagnosis, Diagnosis, NamedCause
 
 VERBS = r"(count\b|are\b|have\b|hold\b)"
-MOVED = ("rows_moved", "stage_moved")
+MOVED = ("rows_moved", "stage_moved", "moved_shares")
 LEFT_OUT = re.compile(r"left out|dropped|missing|not added")
 FEW = 0.5  # wrong values without the cause, as a part of those with it: too few to contradict it
+SURE_ROWS = 4  # wrong rows of a stage, all explained: no statement fits as many by chance
+SURE_RESIDUAL = 0.1  # part of the error that such a statement leaves, at most
+SIDE = re.compile(r"the row (\d+ )?(before|after) it")
 
 
 def agreed(diagnoses: Sequence[Diagnosis]) -> tuple[Diagnosis, ...]:
@@ -29,8 +32,10 @@ def agreed(diagnoses: Sequence[Diagnosis]) -> tuple[Diagnosis, ...]:
     A cause about a stage is compared with the calls that show this one as the first wrong stage; a
     cause about the output, with the calls whose output is wrong, in the same stage if one is known.
     A call supports a cause if it names the same one, whatever the numbers in it. What all calls of
-    one rank name, and at least two, stands: ranks have different parts. Where one call knows its
-    first wrong stage, the others do not say where theirs may be: some are judged in one call only.
+    one rank name, and at least two, stands: ranks have different parts. What explains SURE_ROWS
+    wrong rows of a stage stands, too, unless another call names something else: a call without any
+    cause may lack the rows or the precision to find it. Where one call knows its first wrong stage,
+    the others do not say where theirs may be: some are judged in one call only.
     """
     calls = [call for diagnosis in diagnoses for call in diagnosis.calls]
     if any(call.stages for call in calls):
@@ -86,9 +91,16 @@ def is_supported(
         weight = weight_of(peer, cause, call)
         if names(peer, cause, kind):
             supporting += weight
-        else:
+        elif peer.causes or not is_sure(cause, call):
             against += weight
     return against <= FEW * supporting
+
+
+def is_sure(cause: NamedCause, call: CallDiagnosis) -> bool:
+    """Tell whether a statement explains so many rows of a stage that it is none by chance."""
+    rows = call.stages[0].where.get("rows", ()) if call.stages else ()
+    is_exact = not cause.where and cause.residual <= SURE_RESIDUAL
+    return is_of_stage(cause) and is_exact and len(rows) >= SURE_ROWS
 
 
 def are_unanimous(cause: NamedCause, call: CallDiagnosis, of_rank: Sequence[CallDiagnosis]) -> bool:
@@ -100,7 +112,13 @@ def are_unanimous(cause: NamedCause, call: CallDiagnosis, of_rank: Sequence[Call
 def names(peer: CallDiagnosis, cause: NamedCause, kind: Callable[[NamedCause], str]) -> bool:
     """Tell whether a call names a cause of the same kind."""
     others = (*peer.causes, *peer.weaker)
-    return any(kind(other) == kind(cause) or are_alike(other, cause) for other in others)
+    own = of_any_stage(kind(cause))
+    return any(of_any_stage(kind(o)) == own or are_alike(o, cause) for o in others)
+
+
+def of_any_stage(kind: str) -> str:
+    """Return a kind without its stage: what is known of an output need not say where it begins."""
+    return re.sub(r"\bin stage \w+ ", "", kind)
 
 
 def weight_of(peer: CallDiagnosis, cause: NamedCause, call: CallDiagnosis) -> int:
@@ -113,7 +131,8 @@ def weight_of(peer: CallDiagnosis, cause: NamedCause, call: CallDiagnosis) -> in
         is_asked = stage_of(peer) == stage and not has_mistake  # else no statement was sought
         return peer.stages[0].bad if is_asked and stage else 0
     is_wrong = peer.output or peer.wrong_rows > 0
-    return max(peer.wrong_rows, 1) if is_wrong and stage in ("", stage_of(peer)) else 0
+    may_be_same = stage_of(peer) in ("", stage) or not stage
+    return max(peer.wrong_rows, 1) if is_wrong and may_be_same else 0
 
 
 def is_of_stage(cause: NamedCause) -> bool:
@@ -122,14 +141,21 @@ def is_of_stage(cause: NamedCause) -> bool:
 
 
 def are_alike(one: NamedCause, other: NamedCause) -> bool:
-    """Tell whether both leave something out, and at most one of them says what by a condition."""
+    """Tell whether both say the same of an output and of a stage, in other words.
+
+    Both leave something out, and at most one of them says what by a condition; or both take rows,
+    or terms of them, from the same distance.
+    """
+    sides = [SIDE.search(cause.cause) for cause in (one, other) if cause.name in MOVED]
+    if len(sides) == 2 and None not in sides:
+        return len({side.group() for side in sides if side is not None}) == 1
     is_condition = [what_of(cause) != kind_of(cause) for cause in (one, other)]
     return not all(is_condition) and all(LEFT_OUT.search(c.cause) for c in (one, other))
 
 
 def kind_of(cause: NamedCause) -> str:
     """Return the cause without its numbers, and without what is the same in one call only."""
-    if cause.name in MOVED:  # which rows differs from call to call
+    if cause.name in MOVED[:2]:  # which rows differs from call to call
         return cause.name
     text = re.sub(r" \(the same: [^)]*\)", "", f"{cause.name}: {cause.cause}")
     return re.sub(r"[-+]?\d[\d.,e+-]*", "#", text)
@@ -138,7 +164,7 @@ def kind_of(cause: NamedCause) -> str:
 def what_of(cause: NamedCause) -> str:
     """Return what the cause says happens, without which rows or terms it happens to."""
     return re.sub(
-        rf"(: |\b)(the|all|some) (\w+)\b.*? {VERBS}", r"\1some \3 \4", kind_of(cause), count=1
+        rf"(: |\b)(the|all|some|most) (\w+)\b.*? {VERBS}", r"\1some \3 \4", kind_of(cause)
     )
 
 
@@ -148,7 +174,7 @@ def weakened(
     """Return the cause without which values it is about, if all agree on the rest; else None."""
     if what_of(cause) == kind_of(cause) or not is_supported(cause, call, calls, what_of):
         return None
-    some = re.sub(rf"\b(the|all|some) (\w+)\b.*? {VERBS}", r"some \2 \3", cause.cause, count=1)
+    some = re.sub(rf"\b(the|all|some|most) (\w+)\b.*? {VERBS}", r"some \2 \3", cause.cause)
     return dataclasses.replace(
         cause, cause=f"{some}; which ones, calls or ranks differ about", where=""
     )

@@ -69,9 +69,14 @@ def test_slots_that_cancel_are_summed_as_exactly_as_their_sizes_allow(error, is_
     )
     twice = torch.tensor([0, 0])
     arrival = Arrival(
-        rows=torch.arange(2), tokens=twice, slots=twice, expected=None, factors=torch.ones(2)
+        rows=torch.arange(2),
+        tokens=twice,
+        slots=torch.arange(2),
+        expected=None,
+        factors=torch.ones(2),
     )
     finding = stages_sums.finalize(handed, arrival)
     assert (finding is not None) is is_wrong, finding
-    if finding is not None:  # the diagnosis gets what each rank adds to each row
-        assert torch.equal(finding.expected.terms, slots.sum(dim=0)[None, None])
+    if finding is not None:  # the diagnosis gets what each slot adds to each row
+        assert torch.equal(finding.expected.terms, slots[None])
+        assert finding.expected.over == "slots"

@@ -153,3 +153,53 @@ def test_where_the_first_wrong_stage_may_be_is_not_said_beside_the_one_that_is_k
 
     assert patterns(unknown, call(1, 5, stage="shared")) == ["all_rows"]
     assert patterns(unknown, CallDiagnosis(call=1, output=True)) == [STAGE_INTERVAL, "all_rows"]
+
+
+def sure_call(number: int, bad: int, *causes: NamedCause, rows: int = 4) -> Any:
+    finding = StageFinding(
+        stage="gemm1", text="differs", bad=bad, of=100, where={"rows": list(range(rows))}
+    )
+    return CallDiagnosis(call=number, stages=(finding,), causes=causes, tried=9, output=True)
+
+
+def test_a_statement_about_enough_rows_stands_beside_calls_without_any():
+    assert said([sure_call(0, 10, cause()), call(1, 99)]) == [[[FACTOR], []]]
+    assert said([sure_call(0, 10, cause(), rows=3), call(1, 99)]) == [[[], []]]
+    another = cause("in stage gemm1 some elements are zero", "which_elements")
+    assert said([sure_call(0, 10, cause()), call(1, 99, another)])[0][0] == []
+    loose = NamedCause(name="which_factor", cause=FACTOR, residual=0.2)
+    assert said([sure_call(0, 10, loose), call(1, 99)]) == [[[], []]]
+
+
+def test_one_wrong_row_of_an_unknown_stage_is_no_reason_to_name_a_mistake():
+    """The call whose first wrong stage is known has one wrong row, which fits by chance."""
+    chance = cause("the first zero expert's tokens were not added", "zero_first")
+    known, unknown = call(1, 9, chance, stage="out"), CallDiagnosis(call=0, tried=9, output=True)
+    assert said([unknown, known]) == [[[], []]]
+
+
+def test_all_that_the_conditions_differ_about_is_left_out():
+    head = "in stage gemm1"
+    one = cause(
+        f"{head} most values are off by another factor for each row, as by a wrong scale: 1 to 2"
+    )
+    other = cause(
+        f"{head} the values of rows 1, 3, 4 are off by another factor for each row, as by a wrong "
+        "scale: 0.5 to 3"
+    )
+    texts = said([call(0, 9, one), call(1, 9, other)])[0]
+    assert [text[0].partition(":")[0] for text in texts] == [
+        f"{head} some values are off by another factor for each row, as by a wrong scale"
+    ] * 2
+
+
+def test_rows_that_come_from_the_same_distance_are_one_statement():
+    of_stage = cause(
+        "in stage finalize each wrong row holds the values of the row before it", "stage_moved"
+    )
+    of_output = cause("the shares of slots 0-1 are those of the row before it", "moved_shares")
+    second = call(1, 17, of_stage, stage="finalize")
+    first = CallDiagnosis(call=0, tried=9, output=True, causes=(of_output,))
+    assert said([first, second]) == [[[of_output.cause], [of_stage.cause]]]
+    other = cause("the shares of slots 0-1 are those of the row 2 before it", "moved_shares")
+    assert said([CallDiagnosis(call=0, tried=9, output=True, causes=(other,)), second])[0][0] == []
