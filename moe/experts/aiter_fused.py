@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from moe import guarded_buffers
 from moe.conversions import tiled
 from moe.experts.base import Experts
 
@@ -39,10 +38,8 @@ class AiterFusedExperts(Experts):
         self._expert_mask = mask
 
     def apply(self, x: Activations, routing: Routing) -> Tensor:
-        shape = (x.codes.shape[0], self.layer_spec.hidden)
-        if shape[0] == 0 or self.num_local == 0:
-            device = x.codes.device
-            return guarded_buffers.empty(shape, dtype=self.dtype, device=device).zero_()
+        if (zeros := self.zeros_if_idle(x)) is not None:
+            return zeros
         result: Tensor = self._fused_moe.fused_moe(x.codes, **self._arguments(routing))
         return result
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
+from moe import guarded_buffers
 from moe.activations import ACTIVATIONS
 from moe.batches import from_batches, in_blocks, to_batches, with_adapters
 from moe.errors import MoEError
@@ -84,6 +85,16 @@ class ExpertsBase(ABC):
             return self.activation(product.float(), None)
         gate, up = product.float().chunk(2, dim=1)
         return self.activation(gate, up)
+
+    def zeros_if_idle(self, x: Activations) -> Tensor | None:
+        """Return zeros [T, K] if there are no tokens or no local experts, and None otherwise.
+
+        For `apply` of a backend whose kernels take no empty call.
+        """
+        shape = (x.codes.shape[0], self.layer_spec.hidden)
+        if shape[0] > 0 and self.num_local > 0:
+            return None
+        return guarded_buffers.empty(shape, dtype=self.dtype, device=x.codes.device).zero_()
 
     @abstractmethod
     def run(self, dispatched: Dispatched) -> Tensor:

@@ -43,10 +43,10 @@ class FlashInferCutlassExperts(Experts):
         self._weights = arguments
 
     def apply(self, x: Activations, routing: Routing) -> Tensor:
+        if (zeros := self.zeros_if_idle(x)) is not None:
+            return zeros  # the kernel aborts on an empty input
         shape = (x.codes.shape[0], self.layer_spec.hidden)
         out = guarded_buffers.empty(shape, dtype=self.dtype, device=x.codes.device)
-        if shape[0] == 0 or self.num_local == 0:
-            return out.zero_()  # the kernel aborts on an empty input
         topk_ids, topk_weights = kernel_routing(routing)
         self._flashinfer.cutlass_fused_moe(
             x.codes.contiguous(),

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from moe import guarded_buffers
 from moe.conversions import (
     block_major,
     halves_swapped,
@@ -113,10 +112,8 @@ class _Trtllm(ExpertsBase):
 
     def _called(self, function: str, x: Activations, routing: dict[str, Any]) -> Tensor:
         """Return [T, K] of a kernel; zeros where there is nothing to compute."""
-        shape = (x.codes.shape[0], self.layer_spec.hidden)
-        if shape[0] == 0 or self.num_local == 0:
-            device = x.codes.device
-            return guarded_buffers.empty(shape, dtype=self.dtype, device=device).zero_()
+        if (zeros := self.zeros_if_idle(x)) is not None:
+            return zeros
         out = getattr(self._core, function)(**self._arguments(x) | routing)
         result: Tensor = out[0] if isinstance(out, list | tuple) else out
         return result

@@ -61,10 +61,10 @@ class FusedMoE(Experts):
         self.function = _FUNCTIONS[self.layer_spec.activation.removesuffix("_no_mul")]
 
     def apply(self, x: Activations, routing: Routing) -> Tensor:
+        if (zeros := self.zeros_if_idle(x)) is not None:
+            return zeros
         tokens, top_k = routing.topk_ids.shape
         out = self.empty(tokens, self.layer_spec.hidden)
-        if tokens == 0 or self.num_local == 0:
-            return out.zero_()
         w, kernel = self.weights, self.prepared(routing)
         gate_up = self.empty(tokens, top_k, w.w13.shape[1])
         first = {"bias": w.b13, "C": gate_up, "top_k": top_k, "mul_routed_weight": False}

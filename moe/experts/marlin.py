@@ -62,11 +62,11 @@ class MarlinExperts(Experts):
         self._map[-1] = -1
 
     def apply(self, x: Activations, routing: Routing) -> Tensor:
+        if (zeros := self.zeros_if_idle(x)) is not None:
+            return zeros
         tokens, top_k = routing.topk_ids.shape
         hidden = self.layer_spec.hidden
         out = self._empty(tokens, hidden)
-        if tokens == 0 or self.num_local == 0:
-            return out.zero_()
         ids = routing.topk_ids.masked_fill(routing.topk_ids < 0, self.num_local)
         products = self._empty(tokens * top_k * max(self._rows, hidden))
         h = self._empty(tokens * top_k, self._rows // 2)

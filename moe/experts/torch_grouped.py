@@ -10,7 +10,8 @@ a scale for each token and each output channel on Hopper.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -28,7 +29,44 @@ if TYPE_CHECKING:
 _COLUMNS = 8  # a bias and zeros: grouped_mm needs rows of a multiple of 16 bytes
 
 
-class TorchGroupedExperts(Experts):
+class SortedExperts(Experts):
+    """Sort rows by expert for two grouped products, which a subclass makes, and sum by token."""
+
+    def apply(self, x: Activations, routing: Routing) -> Tensor:
+        if (zeros := self.zeros_if_idle(x)) is not None:
+            return zeros
+        tokens, top_k = routing.topk_ids.shape
+        order, ends = by_expert(routing.topk_ids, self.num_local)
+        groups = self.groups(ends, len(order))
+        gate_up = self.first_product(x, order // top_k, groups)
+        h = self.activate(gate_up).to(self.dtype)
+        y = guarded_buffers.empty(
+            (tokens * top_k, self.layer_spec.hidden), dtype=self.dtype, device=h.device
+        )
+        y[order] = self.second_product(h, order, groups)
+        intermediates.keep("gemm1", gate_up, rows=order, copy=False)
+        intermediates.keep("activation", h, rows=order, copy=False)
+        intermediates.keep("gemm2", y, copy=False)
+        return weighted_sum(y.view(tokens, top_k, -1), routing)
+
+    def groups(self, ends: Tensor, rows: int) -> Any:
+        """Return what tells the products whose rows are whose: ends [e] int32, or made of them.
+
+        rows: all of them, R; those at or beyond the last end belong to no local expert.
+        """
+        del rows
+        return ends
+
+    @abstractmethod
+    def first_product(self, x: Activations, token: Tensor, groups: Any) -> Tensor:
+        """Return [R, 2n] for rows of x: [T, K] in expert order. token: [R]."""
+
+    @abstractmethod
+    def second_product(self, h: Tensor, order: Tensor, groups: Any) -> Tensor:
+        """Return [R, K] for h: [R, n] in expert order. order: [R], the flat row of each."""
+
+
+class TorchGroupedExperts(SortedExperts):
     """Compute all local experts with two grouped products, in bf16, without a device sync."""
 
     def prepare_weights(self, weights: ExpertWeights) -> None:
@@ -42,31 +80,12 @@ class TorchGroupedExperts(Experts):
         """Return both matrices, whose last rows are biases if there are any."""
         return {"w13": self.w13, "w2": self.w2}
 
-    def apply(self, x: Activations, routing: Routing) -> Tensor:
-        tokens, top_k = routing.topk_ids.shape
-        if tokens == 0 or self.num_local == 0:
-            shape = (tokens, self.layer_spec.hidden)
-            return guarded_buffers.empty(shape, dtype=self.dtype, device=x.codes.device).zero_()
-        order, ends = by_expert(routing.topk_ids, self.num_local)
-        gate_up = self._first_product(x, order // top_k, ends)
-        h = self.activate(gate_up).to(self.dtype)
-        y = guarded_buffers.empty(
-            (tokens * top_k, self.layer_spec.hidden), dtype=self.dtype, device=h.device
-        )
-        y[order] = self._second_product(h, order, ends)
-        intermediates.keep("gemm1", gate_up, rows=order, copy=False)
-        intermediates.keep("activation", h, rows=order, copy=False)
-        intermediates.keep("gemm2", y, copy=False)
-        return weighted_sum(y.view(tokens, top_k, -1), routing)
+    def first_product(self, x: Activations, token: Tensor, groups: Tensor) -> Tensor:
+        return _grouped_mm(x.codes[token], self.w13, groups)
 
-    def _first_product(self, x: Activations, token: Tensor, ends: Tensor) -> Tensor:
-        """Return [R, 2n] for rows of x: [T, K] in expert order. token: [R]. ends: [e]."""
-        return _grouped_mm(x.codes[token], self.w13, ends)
-
-    def _second_product(self, h: Tensor, order: Tensor, ends: Tensor) -> Tensor:
-        """Return [R, K] for h: [R, n] in expert order. order: [R], the flat row of each."""
+    def second_product(self, h: Tensor, order: Tensor, groups: Tensor) -> Tensor:
         del order
-        return _grouped_mm(h, self.w2, ends)
+        return _grouped_mm(h, self.w2, groups)
 
 
 class TorchScaledGroupedExperts(TorchGroupedExperts):
@@ -84,16 +103,15 @@ class TorchScaledGroupedExperts(TorchGroupedExperts):
         scales = {"w13_scale": self.w13_scale, "w2_scale": self.w2_scale}
         return super().expert_tensors | scales
 
-    def _first_product(self, x: Activations, token: Tensor, ends: Tensor) -> Tensor:
-        assert x.scale is not None, "the row takes fp8_token activations only"
-        rows = x.replace(codes=_taken(x.codes, token), scale=x.scale[token])
-        return scaled_grouped_mm(rows, self.w13, self.w13_scale, ends, self.dtype)
+    def first_product(self, x: Activations, token: Tensor, groups: Tensor) -> Tensor:
+        rows = taken(x, token)
+        return scaled_grouped_mm(rows, self.w13, self.w13_scale, groups, self.dtype)
 
-    def _second_product(self, h: Tensor, order: Tensor, ends: Tensor) -> Tensor:
+    def second_product(self, h: Tensor, order: Tensor, groups: Tensor) -> Tensor:
         rows = self.quant.quantize_intermediate(h, None)
         intermediates.keep("second", rows.codes, rows=order)
         intermediates.keep("second_scale", rows.scale, rows=order)
-        return scaled_grouped_mm(rows, self.w2, self.w2_scale, ends, self.dtype)
+        return scaled_grouped_mm(rows, self.w2, self.w2_scale, groups, self.dtype)
 
 
 def _grouped_mm(x: Tensor, w: Tensor, ends: Tensor) -> Tensor:
@@ -150,6 +168,8 @@ def _row_scales(name: str, scale: Tensor | None, w: Tensor) -> Tensor:
     return scale.float().reshape(w.shape[:2]).contiguous()
 
 
-def _taken(codes: Tensor, rows: Tensor) -> Tensor:
-    """Return codes[rows]; as bytes, since not every device indexes fp8."""
-    return codes.view(torch.uint8)[rows].view(codes.dtype)
+def taken(x: Activations, rows: Tensor) -> Activations:
+    """Return these rows of codes that have scales; as bytes, since not every device indexes fp8."""
+    assert x.scale is not None, "codes have scales"
+    codes = x.codes.view(torch.uint8)[rows].view(x.codes.dtype)
+    return x.replace(codes=codes, scale=x.scale[rows])

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from moe import guarded_buffers, intermediates
-from moe.expert_order import by_expert, weighted_sum
-from moe.experts.base import Experts
+from moe import intermediates
+from moe.experts.torch_grouped import SortedExperts, taken
 from moe.formats import FORMATS
 from moe.types import Activations
 
@@ -21,12 +20,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from moe.formats.quant_tensor import QuantTensor
-    from moe.types import ExpertWeights, Routing
+    from moe.types import ExpertWeights
 
 _GROUP = 32  # columns that share a power of two
 
 
-class TorchaoMX(Experts):
+class TorchaoMX(SortedExperts):
     """Call the emulated products of mxfp8, or, on groups of 32, of fp4 codes."""
 
     def prepare_weights(self, weights: ExpertWeights) -> None:
@@ -34,25 +33,14 @@ class TorchaoMX(Experts):
         self.weights = weights
         self.format = FORMATS[self.layer_spec.scheme.activations]
 
-    def apply(self, x: Activations, routing: Routing) -> Tensor:
-        tokens, top_k = routing.topk_ids.shape
-        if tokens == 0 or self.num_local == 0:
-            shape = (tokens, self.layer_spec.hidden)
-            return guarded_buffers.empty(shape, dtype=self.dtype, device=x.codes.device).zero_()
-        order, ends = by_expert(routing.topk_ids, self.num_local)
-        gate_up = self.product(_taken(x, order // top_k), self.weights.gate_up, ends)
-        h = self.activate(gate_up).to(self.dtype)
+    def first_product(self, x: Activations, token: Tensor, groups: Tensor) -> Tensor:
+        return self.product(taken(x, token), self.weights.gate_up, groups)
+
+    def second_product(self, h: Tensor, order: Tensor, groups: Tensor) -> Tensor:
         second = self.quantized(h)
-        y = guarded_buffers.empty(
-            (tokens * top_k, self.layer_spec.hidden), dtype=self.dtype, device=h.device
-        )
-        y[order] = self.product(second, self.weights.down, ends)
-        intermediates.keep("gemm1", gate_up, rows=order, copy=False)
-        intermediates.keep("activation", h, rows=order, copy=False)
         intermediates.keep("second", second.codes, rows=order)
         intermediates.keep("second_scale", second.block_scale, rows=order)
-        intermediates.keep("gemm2", y, copy=False)
-        return weighted_sum(y.view(tokens, top_k, -1), routing)
+        return self.product(second, self.weights.down, groups)
 
     def quantized(self, h: Tensor) -> Activations:
         """Return h [R, n] as the second product takes it."""
@@ -81,10 +69,3 @@ class TorchaoMX(Experts):
             operands = w.codes, w_scale
         out: Tensor = multiply(x.codes, x_scale, *operands, ends, self.dtype, block_size=_GROUP)
         return out
-
-
-def _taken(x: Activations, rows: Tensor) -> Activations:
-    """Return these rows; as bytes, since not every device indexes fp8."""
-    assert x.scale is not None, "codes have scales"
-    codes = x.codes.view(torch.uint8)[rows].view(x.codes.dtype)
-    return x.replace(codes=codes, scale=x.scale[rows])

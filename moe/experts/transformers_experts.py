@@ -46,8 +46,8 @@ class TransformersExperts(Experts):
         self._absent = self.num_local if self.layer_spec.layout.use_ep else 0
 
     def apply(self, x: Activations, routing: Routing) -> Tensor:
-        if x.codes.shape[0] == 0 or self.num_local == 0:
-            return torch.zeros_like(x.codes)
+        if (zeros := self.zeros_if_idle(x)) is not None:
+            return zeros
         absent = routing.topk_ids < 0
         ids = routing.topk_ids.masked_fill(absent, self._absent).long()
         out: Tensor = self._module(x.codes, ids, routing.topk_weights.masked_fill(absent, 0.0))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from moe import adapters, guarded_buffers, intermediates
+from moe import adapters, intermediates
 from moe.experts.base import Experts
 from moe.experts.triton_steps import TritonSteps
 from moe.kernels.align import align_tokens
@@ -39,12 +39,10 @@ class TritonExperts(TritonSteps, Experts):
     """Run the kernels without a device sync: all sizes follow from shapes."""
 
     def apply(self, x: Activations, routing: Routing) -> Tensor:
-        tokens, top_k = routing.topk_ids.shape
-        rows = tokens * top_k
-        if rows == 0 or self.num_local == 0:
-            shape = (tokens, self.layer_spec.hidden)
-            return guarded_buffers.empty(shape, dtype=self.dtype, device=x.codes.device).zero_()
+        if (zeros := self.zeros_if_idle(x)) is not None:
+            return zeros
         w, ids = self.weights, routing.topk_ids
+        rows = ids.numel()
         experts = self.layer_spec.num_experts
         planned = block_rows(rows, experts, interpreted=INTERPRETED)
         block_m = planned if self.tile is None else self.tile.block_m

@@ -13,20 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from moe import guarded_buffers, intermediates
 from moe.errors import MoEError
-from moe.expert_order import by_expert, weighted_sum
-from moe.experts.base import Experts
+from moe.experts.torch_grouped import SortedExperts
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from moe.types import Activations, ExpertWeights, Routing
+    from moe.types import Activations, ExpertWeights
 
 _SCALES_APART = 4  # groups of a row: Hopper's layout of scales needs a multiple of this
 
 
-class TritonKernelsExperts(Experts):
+class TritonKernelsExperts(SortedExperts):
     """Call `matmul_ogs` for each product; activation and weighted sum are the layer's own."""
 
     def prepare_weights(self, weights: ExpertWeights) -> None:
@@ -44,21 +42,15 @@ class TritonKernelsExperts(Experts):
             flags = _module("matmul_ogs_details.opt_flags")
             flags.update_opt_flags_constraints({"split_k": 1})
 
-    def apply(self, x: Activations, routing: Routing) -> Tensor:
-        tokens, top_k = routing.topk_ids.shape
-        shape = (tokens * top_k, self.layer_spec.hidden)
-        y = guarded_buffers.empty(shape, dtype=self.dtype, device=x.codes.device)
-        if tokens == 0 or self.num_local == 0:
-            return y.new_zeros(tokens, self.layer_spec.hidden)
-        order, ends = by_expert(routing.topk_ids, self.num_local)
-        data = routing_data(ends, len(order))
-        gate_up = self._product(x.codes[order // top_k], self._w13, data, 0)
-        h = self.activate(gate_up).to(self.dtype)
-        y[order] = self._product(h, self._w2, data, 1)
-        intermediates.keep("gemm1", gate_up, rows=order, copy=False)
-        intermediates.keep("activation", h, rows=order, copy=False)
-        intermediates.keep("gemm2", y, copy=False)
-        return weighted_sum(y.view(tokens, top_k, -1), routing)
+    def groups(self, ends: Tensor, rows: int) -> Any:
+        return routing_data(ends, rows)
+
+    def first_product(self, x: Activations, token: Tensor, groups: Any) -> Tensor:
+        return self._product(x.codes[token], self._w13, groups, 0)
+
+    def second_product(self, h: Tensor, order: Tensor, groups: Any) -> Tensor:
+        del order
+        return self._product(h, self._w2, groups, 1)
 
     def _product(self, rows: Tensor, w: Any, data: Any, matrix: int) -> Tensor:
         """Return [R, O] for rows [R, I] in the order of experts. matrix: 0 first, 1 second."""

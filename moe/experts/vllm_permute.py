@@ -37,9 +37,9 @@ class VllmPermuteExperts(Experts):
         self._map[-1] = -1
 
     def apply(self, x: Activations, routing: Routing) -> Tensor:
+        if (zeros := self.zeros_if_idle(x)) is not None:
+            return zeros
         out = guarded_buffers.empty(x.codes.shape, dtype=self.dtype, device=x.codes.device)
-        if x.codes.shape[0] == 0 or self.num_local == 0:
-            return out.zero_()
         ids = routing.topk_ids.masked_fill(routing.topk_ids < 0, self.num_local)
         rows, _, offsets, places, _ = self._permute(
             *(x.codes.contiguous(), None, ids, self.num_local + 1, self.num_local, self._map)

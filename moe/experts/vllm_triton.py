@@ -57,10 +57,10 @@ class VllmTritonExperts(Experts):
         self._map[-1] = -1
 
     def apply(self, x: Activations, routing: Routing) -> Tensor:
+        if (zeros := self.zeros_if_idle(x)) is not None:
+            return zeros
         tokens, top_k = routing.topk_ids.shape
         out = self._empty(tokens, self.layer_spec.hidden)
-        if tokens == 0 or self.num_local == 0:
-            return out.zero_()
         ids, w = routing.topk_ids.masked_fill(routing.topk_ids < 0, self.num_local), self.weights
         multiply = self._product(ids, routing.topk_weights.contiguous())
         gate_up = self._empty(tokens, top_k, w.w13.shape[1])

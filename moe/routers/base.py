@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -29,6 +30,29 @@ class Router(Protocol):
         bias [E] float32, added to the scores for the choice alone; groups and chosen_groups; scale,
         a factor of the weights. `moe.routing_method` says what they mean.
         """
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoutingOptions:
+    """Hold what a call of a router asks for, as `Router` describes it; by default nothing."""
+
+    renormalize: bool
+    bias: Tensor | None = None
+    groups: int = 1
+    chosen_groups: int = 1
+    scale: float = 1.0
+
+
+class OptionsRouter(ABC):
+    """Take the options of a call as one value, for a member that passes them on to a package."""
+
+    def __call__(self, logits: Tensor, top_k: int, **options: Any) -> Routing:
+        """Return what `Router` asks for. Raises TypeError for an option that no router has."""
+        return self.routed(logits, top_k, RoutingOptions(**options))
+
+    @abstractmethod
+    def routed(self, logits: Tensor, top_k: int, options: RoutingOptions) -> Routing:
+        """Return the routing, [T, k], of logits [T, E]."""
 
 
 class RouterTruth(Protocol):

@@ -4,31 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from moe.routers.base import OptionsRouter
 from moe.types import Routing
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from moe.routers.base import RoutingOptions
 
-class SglangGate:
+
+class SglangGate(OptionsRouter):
     """Call `moe_fused_gate`, which computes in float32 whatever the dtype of the logits."""
 
     scoring: ClassVar[str]  # as SGLang names it
     needs_bias: ClassVar[bool] = True
 
-    def __call__(
-        self,
-        logits: Tensor,
-        top_k: int,
-        *,
-        renormalize: bool,
-        bias: Tensor | None = None,
-        groups: int = 1,
-        chosen_groups: int = 1,
-        scale: float = 1.0,
-    ) -> Routing:
+    def routed(self, logits: Tensor, top_k: int, options: RoutingOptions) -> Routing:
         from moe.sglang_parts import fused_gate
 
+        bias = options.bias
         if bias is None and self.needs_bias:
             bias = logits.new_zeros(logits.shape[1])
         weights, ids = fused_gate(
@@ -36,11 +30,11 @@ class SglangGate:
             bias,
             topk=top_k,
             scoring_func=self.scoring,
-            renormalize=renormalize,
-            routed_scaling_factor=scale,
+            renormalize=options.renormalize,
+            routed_scaling_factor=options.scale,
             apply_routed_scaling_factor_on_output=True,
-            num_expert_group=groups,
-            topk_group=chosen_groups,
+            num_expert_group=options.groups,
+            topk_group=options.chosen_groups,
         )
         return Routing(topk_ids=ids, topk_weights=weights)
 

@@ -6,13 +6,16 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
+from moe.routers.base import OptionsRouter
 from moe.types import Routing
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from moe.routers.base import RoutingOptions
 
-class SglangTorch:
+
+class SglangTorch(OptionsRouter):
     """Call the function that SGLang calls for what the layer asks for.
 
     `fused_topk_torch_native` without a bias; SGLang multiplies the layer's output by a scale there,
@@ -22,28 +25,19 @@ class SglangTorch:
 
     scoring: ClassVar[str]  # as SGLang names it
 
-    def __call__(
-        self,
-        logits: Tensor,
-        top_k: int,
-        *,
-        renormalize: bool,
-        bias: Tensor | None = None,
-        groups: int = 1,
-        chosen_groups: int = 1,
-        scale: float = 1.0,
-    ) -> Routing:
+    def routed(self, logits: Tensor, top_k: int, options: RoutingOptions) -> Routing:
         from moe import sglang_functions
 
-        if bias is None:
+        scale, renormalize = options.scale, options.renormalize
+        if options.bias is None:
             call = sglang_functions.fused_topk
             weights, ids = call(logits, logits, top_k, renormalize, None, self.scoring)
             return Routing(topk_ids=ids.to(torch.int32), topk_weights=weights.float() * scale)
         scaled = {"routed_scaling_factor": scale, "apply_routed_scaling_factor_on_output": True}
-        arguments = logits, logits, bias, top_k, renormalize
-        if groups > chosen_groups:
+        arguments = logits, logits, options.bias, top_k, renormalize
+        if options.groups > options.chosen_groups:
             call = sglang_functions.biased_grouped_topk
-            weights, ids = call(*arguments, groups, chosen_groups, **scaled)
+            weights, ids = call(*arguments, options.groups, options.chosen_groups, **scaled)
         else:
             weights, ids = sglang_functions.biased_topk(*arguments, self.scoring, **scaled)
         return Routing(topk_ids=ids, topk_weights=weights)

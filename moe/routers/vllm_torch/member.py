@@ -4,31 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from moe.routers.base import OptionsRouter
 from moe.types import Routing
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from moe.routers.base import RoutingOptions
 
-class VllmGrouped:
+
+class VllmGrouped(OptionsRouter):
     """Call `grouped_topk`, which computes scores in the dtype of the logits."""
 
     scoring: ClassVar[str]
     is_of_cpu: ClassVar[bool] = False
 
-    def __call__(
-        self,
-        logits: Tensor,
-        top_k: int,
-        *,
-        renormalize: bool,
-        bias: Tensor | None = None,
-        groups: int = 1,
-        chosen_groups: int = 1,
-        scale: float = 1.0,
-    ) -> Routing:
-        asked = top_k, renormalize, groups, chosen_groups, self.scoring, scale, bias
-        weights, ids = self._function(logits, *asked)
+    def routed(self, logits: Tensor, top_k: int, options: RoutingOptions) -> Routing:
+        groups = options.groups, options.chosen_groups
+        more = self.scoring, options.scale, options.bias
+        weights, ids = self._function(logits, top_k, options.renormalize, *groups, *more)
         return Routing(topk_ids=ids, topk_weights=weights.float())
 
     def _function(self, logits: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:

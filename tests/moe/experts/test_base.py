@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from moe import guarded_buffers
 from moe.activations.gelu_tanh.member import GeluTanhMul
 from moe.errors import MoEError
 from moe.experts.base import BatchedExperts, Experts, MonolithicExperts, check_set_up
@@ -46,6 +47,24 @@ def test_it_is_run_on_the_rows_and_routing_that_were_dispatched():
     taken = made().run(Dispatched(x=x, routing=routing, counts=(2,)))
     assert taken[0] is x
     assert taken[1] is routing
+
+
+@pytest.mark.parametrize(("tokens", "rank"), [(0, 0), (2, 1)], ids=["no tokens", "no experts"])
+def test_zeros_stand_for_the_output_where_there_is_nothing_to_compute(tokens, rank):
+    experts = made(rank, num_experts=1, layout=Layout(dp_size=2, use_ep=True))
+    # Codes of fp4 have half as many columns as the output.
+    zeros = experts.zeros_if_idle(Activations(codes=torch.ones(tokens, 4, dtype=torch.uint8)))
+    assert torch.equal(zeros, torch.zeros(tokens, 8, dtype=torch.bfloat16))
+    assert made().zeros_if_idle(Activations(codes=torch.ones(2, 8))) is None
+
+
+def test_zeros_are_a_guarded_buffer_of_their_own():
+    with guarded_buffers.poisoned():
+        zeros = made().zeros_if_idle(Activations(codes=torch.ones(0, 8)))
+        assert zeros.shape == (0, 8)
+        assert made(1, num_experts=1, layout=Layout(dp_size=2, use_ep=True)).zeros_if_idle(
+            Activations(codes=torch.ones(2, 8))
+        ).untyped_storage().nbytes() == guarded_buffers.guarded_size(2 * 8 * 2)
 
 
 class Hasty(Plain):

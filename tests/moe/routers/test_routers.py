@@ -13,6 +13,19 @@ from moe.spec import resolve
 LOGITS = torch.tensor([[0.5, 2.0, -1.0, 1.0], [0.0, 0.5, 3.0, -2.0]])
 
 
+def rounds_scores(dtype, _renormalize):
+    return dtype != torch.float32
+
+
+# Where released functions are known to deviate, see docs/found.md.
+DEVIATES = {
+    "vllm_grouped_softmax": rounds_scores,
+    "vllm_grouped_sigmoid": rounds_scores,
+    "vllm_cpu_softmax": rounds_scores,
+    "sglang_raw_logits": lambda _dtype, renormalize: not renormalize,
+}
+
+
 def row_id(row):
     return row.name
 
@@ -24,6 +37,8 @@ def test_a_member_s_choice_is_right(row, renormalize, dtype):
     machine = platform_of(devices())
     if not row.needs.are_met_by(machine):
         pytest.skip(f"{row.name} does not run on {machine.name}")
+    if row.name in DEVIATES and DEVIATES[row.name](dtype, renormalize):
+        pytest.skip(f"docs/found.md: {row.name} deviates from its scores' truth here")
     logits = torch.randn(64, 16, device=machine.device).to(dtype)
     got = resolve(row.target)()(logits, 4, renormalize=renormalize)
     asked = {"renormalize": renormalize, "router": row.name}
