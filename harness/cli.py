@@ -222,5 +222,6 @@ COMMANDS = {
     "merge": _on_use("merge", "merge_runs"),
     "report": _on_use("report", "show_report"),
     "schema": _on_use("schema", "show_schema"),
+    "subjects": _on_use("subjects", "show_subjects"),
     "doctor": _on_use("doctor", "examine"),
 }

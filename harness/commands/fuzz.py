@@ -63,6 +63,7 @@ def main(args: argparse.Namespace) -> int:
             slots=args.slots or local.slots,
             time_limit=_time_limit(args),
             verbose=args.verbose,
+            undeclared=args.undeclared,
         )
         return _run(fuzzer, first, budget, args)
 
@@ -111,7 +112,8 @@ def _machine(args: argparse.Namespace) -> Machine:
 
 def _folder(args: argparse.Namespace, space: Space) -> RunFolder:
     """Create the run's folder and print its path."""
-    selected = Selection(points=(), suite="fuzz", time_limit=_time_limit(args))
+    limits = {"time_limit": _time_limit(args), "undeclared": args.undeclared}
+    selected = Selection(points=(), suite="fuzz", **limits)
     info = describe(args.argv, selected, make_plan([], space.machine), seed=args.seed)
     path = args.out or folder_for(ROOT, "fuzz")
     folder = RunFolder.create(path, info)

@@ -55,6 +55,7 @@ class Fuzzer:
     slots: int = 1
     time_limit: float = TIME_LIMIT
     verbose: bool = False
+    undeclared: bool = False
     results: dict[str, CaseResult] = field(default_factory=dict)
     smallest: list[CaseResult] = field(default_factory=list)
     earlier: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -129,7 +130,7 @@ class Fuzzer:
             log_dir=self.folder.log_dir,
             slots=self.slots,
             devices=self.space.machine.devices,
-            rank_options={"save_tensors": None},
+            rank_options={"save_tensors": None, "undeclared": self.undeclared},
             until=until,
         )
         events: Iterator[Event] = compared(scheduler.run(plan, options, self.pool))

@@ -91,6 +91,7 @@ def _options(
         rank_options={
             "save_tensors": _tensors(folder),
             "plain_call": selected.plain_call,
+            "undeclared": selected.undeclared,
             "trace": folder.info.options.trace,
             "pictures": str(folder.log_dir.absolute()),
         },

@@ -14,6 +14,7 @@ from harness.commands.part_options import (
     add_host,
     add_merge,
     add_part,
+    add_subjects,
     not_negative,
     positive,
     seconds,
@@ -85,6 +86,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add_collect(_command(commands, "collect", "join and report what a pipeline's jobs ran"))
     add_diff(_command(commands, "diff", "show what changed from one run to another"))
     add_flakes(_command(commands, "flakes", "show how often cases fail and pass over many runs"))
+    add_subjects(_command(commands, "subjects", "show what runs found in other people's code"))
     add_merge(_command(commands, "merge", "join the shards of a suite, if they are all of it"))
     command = _command(commands, "schema", "print the JSON Schema of the matrix file")
     exclusive = command.add_mutually_exclusive_group()
@@ -129,6 +131,7 @@ def _coverage(command: argparse.ArgumentParser) -> None:
     add("--kernels", type=Path, metavar="DIR", help=f"{text}the run in this folder did not launch")
 
 
+_UNDECLARED = "judge as if the row under test stated no numerics"
 _SLOTS = "ranks that may run at a time on the CPU (its cores), or on each GPU (up to 4)"
 
 
@@ -163,6 +166,7 @@ def _run(command: argparse.ArgumentParser) -> None:
         action="store_true",
         help="one more call a case, neither poisoned nor recorded",
     )
+    add("--undeclared", action="store_true", help=_UNDECLARED)
     add("--save-tensors", action="store_true", help="keep every case's tensors in the run's folder")
     add("-v", dest="verbose", action="store_true", help="gangs too, and passed cases when live")
 
@@ -188,6 +192,7 @@ def _fuzz(command: argparse.ArgumentParser) -> None:
     add("--out", type=Path, metavar="DIR", help="the run's folder (runs/TIME-fuzz)")
     add("--slots", type=positive, metavar="N", help=_SLOTS)
     add("--time-limit", type=seconds, metavar="S", help="seconds that one case may take")
+    add("--undeclared", action="store_true", help=_UNDECLARED)
     add("-x", dest="fail_fast", action="store_true", help="stop after the first failing batch")
     add("-v", dest="verbose", action="store_true", help="passed cases too")
 

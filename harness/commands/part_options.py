@@ -57,6 +57,11 @@ def add_flakes(command: argparse.ArgumentParser) -> None:
     command.add_argument("--db", type=Path, metavar="FILE", help=text)
 
 
+def add_subjects(command: argparse.ArgumentParser) -> None:
+    """Add the options of `subjects`."""
+    command.add_argument("folders", type=Path, nargs="+", metavar="DIR", help="runs' folders")
+
+
 def add_host(command: argparse.ArgumentParser) -> None:
     """Add the options of `host`."""
     add = command.add_argument

@@ -46,6 +46,7 @@ def describe(
             time_limit=selection.time_limit,
             retries=selection.retries,
             plain_call=selection.plain_call,
+            undeclared=selection.undeclared,
             save_tensors=save_tensors,
             seed=seed,
             time_budget=time_budget,

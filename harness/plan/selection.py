@@ -38,6 +38,7 @@ class Selection:
     time_limit: float = TIME_LIMIT  # seconds a case
     retries: int = 0
     plain_call: bool = False  # whether each case has one, see harness.checks.plain_call
+    undeclared: bool = False  # whether rows under test are taken to state no numerics
     refused: tuple[RefusedCase, ...] = ()  # by the run that is resumed
     trace: str | None = None  # the folder of recorded workloads
 
@@ -93,6 +94,8 @@ def asked_for(args: argparse.Namespace, machine: Machine) -> Selection:
     trace_selection.check_folder(selected.points, selected.trace)
     if args.plain_call:
         selected = replace(selected, plain_call=True)
+    if args.undeclared:
+        selected = replace(selected, undeclared=True)
     return with_limits(selected, time_limit=args.time_limit, retries=args.retries)
 
 
@@ -209,6 +212,7 @@ def of_folder(folder: RunFolder) -> Selection:
         time_limit=info.options.time_limit,
         retries=info.options.retries,
         plain_call=info.options.plain_call,
+        undeclared=info.options.undeclared,
         refused=info.refused,
         trace=info.options.trace,
     )

@@ -40,6 +40,7 @@ class RunOptions:
     retries: int
     save_tensors: bool = False
     plain_call: bool = False  # whether each case has one, see harness.checks.plain_call
+    undeclared: bool = False  # whether rows are taken to state no numerics
     seed: int | None = None
     time_budget: float | None = None  # seconds, if cases were chosen by it
     trace: str | None = None  # the folder of recorded workloads, if cases are of any
@@ -180,12 +181,13 @@ RULES: tuple[tuple[str, str, Callable[[object], bool]], ...] = (
     ),
     (
         "options",
-        "an object with true or false as save_tensors and plain_call, and a number or null as seed "
-        "and time_budget, and a text or null as trace",
+        "an object with true or false as save_tensors, plain_call and undeclared, and a number or "
+        "null as seed and time_budget, and a text or null as trace",
         lambda value: _has_if_any(
             value,
             save_tensors=_is_bool,
             plain_call=_is_bool,
+            undeclared=_is_bool,
             seed=_is_null_or(_is_number),
             time_budget=_is_null_or(_is_number),
             trace=_is_null_or(_is_text),

@@ -95,11 +95,13 @@ def markdown(run: View) -> str:
 
 def markdown_tables(run: View) -> list[str]:
     """Return the tables of counts in markdown."""
-    tables = []
-    for _, (head, *rows) in _tables(run):
-        cells = [head, ["---"] * len(head), *rows]
-        tables.append("\n".join(f"| {' | '.join(row)} |" for row in cells))
-    return tables
+    return [markdown_table(head, rows) for _, (head, *rows) in _tables(run)]
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table in markdown."""
+    cells = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
 
 
 def layout_name(case: MoETestConfig) -> str:

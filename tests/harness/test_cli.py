@@ -17,6 +17,7 @@ import harness.engine.scheduler
 from harness import cli
 from harness.errors import InfrastructureError
 from harness.matrix.case import MoETestConfig
+from harness.plan.selection import of_folder
 from harness.record.events import RunEnded, RunStarted
 from harness.record.result import CaseResult, Verdict
 from harness.record.run_folder import RunFolder
@@ -59,6 +60,12 @@ def test_a_plain_call_is_given_by_an_option_and_kept_for_a_resumed_run(engine):
     assert RunFolder.open(Path("here")).info.options.plain_call
 
 
+def test_undeclared_is_given_by_an_option_and_kept_for_a_resumed_run(engine):
+    cli.main(["run", "--suite", "smoke", "--undeclared", "--out", "here"])
+    assert engine.calls[0][1].rank_options["undeclared"] is True
+    assert of_folder(RunFolder.open(Path("here"))).undeclared
+
+
 def test_what_the_engine_is_given(engine):
     cli.main(["run", "--suite", "smoke", "-x", "--slots", "3", "--save-tensors", "--out", "here"])
     ((plan, options),) = engine.calls
@@ -68,6 +75,7 @@ def test_what_the_engine_is_given(engine):
     assert options.rank_options == {
         "save_tensors": str(Path("here/tensors").absolute()),
         "plain_call": False,
+        "undeclared": False,
         "trace": None,
         "pictures": str(Path("here/logs").absolute()),
     }

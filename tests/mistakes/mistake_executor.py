@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from harness import execute
-from harness.fixtures import layer_under_test, run_calls
-from moe.spec import Numerics
+from harness.fixtures import run_calls
 from tests.mistakes import (
     mistakes_activations,
     mistakes_all2all,
@@ -96,13 +95,8 @@ def run_case(case: MoETestConfig, context: RankContext) -> RankResult:
 
 def run_undeclared(case: MoETestConfig, context: RankContext) -> RankResult:
     """As `run_case`, of members whose rows state no numerics. Collective."""
-
-    def silent(real, *args):
-        return dataclasses.replace(real(*args), numerics=Numerics(), numerics_of={})
-
-    with pytest.MonkeyPatch.context() as patch:
-        around(patch, layer_under_test, "row_under_test", silent)
-        return run_case(case, context)
+    options = {**context.options, "undeclared": True}
+    return run_case(case, dataclasses.replace(context, options=options))
 
 
 def beyond(calls: list[Call]) -> dict[str, float]:

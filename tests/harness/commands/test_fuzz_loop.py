@@ -31,6 +31,7 @@ class TimedEngine:
         self.ended = []  # ids
 
     def run(self, plan, options, pool):
+        self.options = options
         for case in plan.cases:
             yield CaseStarted(time=self.now, case_id=case.id, gang=1)
             if self.now + CASE > options.until:  # as the engine does: no result
@@ -91,3 +92,10 @@ def test_few_failures_are_shrunk_and_each_by_few_runs(engine, fuzzer):
 def test_a_number_of_cases_is_never_exceeded(engine, fuzzer):
     fuzzer.go(engine.now + 3600, 70, stop_at_first=False)
     assert len(fuzzer.results) == 70
+
+
+@pytest.mark.parametrize("undeclared", [True, False])
+def test_ranks_are_told_whether_rows_are_taken_to_state_nothing(engine, fuzzer, undeclared):
+    fuzzer.undeclared = undeclared
+    fuzzer.go(engine.now + 3600, 3, stop_at_first=False)
+    assert engine.options.rank_options["undeclared"] is undeclared

@@ -25,6 +25,7 @@ def test_run_json_says_what_was_asked(engine):
         "retries": 1,
         "save_tensors": False,
         "plain_call": False,
+        "undeclared": False,
     }
     assert info["versions"]["python"].startswith("3.")
     assert "torch" in info["versions"]

@@ -97,6 +97,7 @@ def test_what_a_report_shows_is_checked(edited, capsys, key, value):
         *[
             ("options", "save_tensors", 1),
             ("options", "plain_call", 0),
+            ("options", "undeclared", "no"),
             ("options", "seed", "x"),
             ("options", "time_budget", "8m"),
             ("options", "trace", 1),
@@ -122,6 +123,7 @@ def test_what_is_written_is_what_is_read(tmp_path):
             retries=2,
             save_tensors=True,
             plain_call=True,
+            undeclared=True,
             seed=3,
             time_budget=60.0,
             trace="/a/set",
