@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from moe import intermediates
-from moe.experts.torch_grouped import SortedExperts, taken
+from moe.experts.sorted_rows import SortedExperts, taken
 from moe.formats import FORMATS
 from moe.types import Activations
 

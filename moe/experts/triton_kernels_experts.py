@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from moe.errors import MoEError
-from moe.experts.torch_grouped import SortedExperts
+from moe.experts.sorted_rows import SortedExperts
 
 if TYPE_CHECKING:
     from torch import Tensor

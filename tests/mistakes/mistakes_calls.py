@@ -7,7 +7,7 @@ import dataclasses
 import torch
 
 from moe.all2all.allgather_reducescatter import AllGatherReduceScatter
-from moe.experts import torch_grouped
+from moe.experts import sorted_rows
 from moe.experts.torch_grouped import TorchGroupedExperts
 from moe.layer import FusedMoE
 from tests.mistakes.mistake import NO_CAUSE, around, mistake
@@ -69,4 +69,4 @@ def rows_in_the_order_of_tokens_where_compiled(patch):
         even = torch.arange(1, experts + 1, device=ends.device) * topk_ids.numel() // experts
         return order, even.int()
 
-    around(patch, torch_grouped, "by_expert", by_expert)
+    around(patch, sorted_rows, "by_expert", by_expert)

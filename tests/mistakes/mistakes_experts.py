@@ -6,7 +6,7 @@ import torch
 
 from moe import batches, guarded_buffers, intermediates
 from moe.activations.silu.member import SiluMul
-from moe.experts import EXPERTS, torch_grouped, triton_batched, triton_steps
+from moe.experts import EXPERTS, sorted_rows, torch_grouped, triton_batched, triton_steps
 from moe.experts import triton as triton_experts
 from moe.experts.torch_grouped import TorchGroupedExperts
 from moe.experts.torch_loop import TorchLoopExperts
@@ -170,7 +170,7 @@ def slots_without_an_expert_not_left_out(patch):
         out[int(ends[-1]) :] = float("nan")
         return out
 
-    around(patch, torch_grouped, "weighted_sum", plain)
+    around(patch, sorted_rows, "weighted_sum", plain)
     around(patch, torch_grouped, "_grouped_mm", unwritten)
 
 

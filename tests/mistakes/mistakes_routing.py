@@ -127,12 +127,12 @@ def router_weights_of_the_neighbouring_slot(patch):
 @mistake("router weight on the input", "vLLM #16744", "weights_on_input")
 def router_weight_before_the_activation(patch):
     """Weights scale the rows that go into the first product; SiLU is not linear."""
-    from moe.experts import torch_grouped
+    from moe.experts import sorted_rows, torch_grouped
 
     told = []
 
     def apply(real, self, x, routing):
-        order, _ = torch_grouped.by_expert(routing.topk_ids, self.num_local)
+        order, _ = sorted_rows.by_expert(routing.topk_ids, self.num_local)
         told.append(routing.topk_weights.flatten()[order])
         ones = torch.ones_like(routing.topk_weights)
         return real(self, x, Routing(topk_ids=routing.topk_ids, topk_weights=ones))
