@@ -105,7 +105,11 @@ def _decoded(
     _, out, inner = w.shape
     has_sums = scale_kind(w.format) == "sums" and w.span < PARTS
     tile = tile or decoding_tile(
-        rows.block_m, out, interpreted=INTERPRETED, blocks=rows.blocks, has_sums=has_sums
+        *(rows.block_m, out),
+        interpreted=INTERPRETED,
+        shared_bytes=shared_bytes(w.codes.device),
+        blocks=rows.blocks,
+        has_sums=has_sums,
     )
     x_scale = None if is_decoded(x.format) else x.scale
     kind = "none" if x_scale is None else scale_kind(x.format)

@@ -63,17 +63,21 @@ def _tiles(weights: str, activations: str, dtype: str) -> dict[str, Tile]:
 def _multiplied(w: Format, x: Format, element_bytes: int) -> Iterator[Tile]:
     """Yield the tiles of values, and of codes whose scales belong to 128 columns or more."""
     is_blocked = w.block == (BLOCK, BLOCK) or x.block == (1, BLOCK)
-    chips = [platform(name) for name in PLATFORMS.rows]
-    limits = sorted({chip.shared_bytes for chip in chips if chip.shared_bytes is not None})
-    for m, out, inner, limit in itertools.product(_ROWS, _COLUMNS, _INNER, limits):
+    for m, out, inner, limit in itertools.product(_ROWS, _COLUMNS, _INNER, _limits()):
         size = m, out, inner, element_bytes
         yield gemm_tile(*size, blocked=is_blocked, shared_bytes=limit)
 
 
 def _decoded() -> Iterator[Tile]:
     """Yield the tiles of weights that are decoded, with one sum in a step or several."""
-    for m, out, has_sums in itertools.product(_ROWS, _COLUMNS, (False, True)):
-        yield decoding_tile(m, out, interpreted=False, has_sums=has_sums)
+    for m, out, limit, has_sums in itertools.product(_ROWS, _COLUMNS, _limits(), (False, True)):
+        yield decoding_tile(m, out, interpreted=False, shared_bytes=limit, has_sums=has_sums)
+
+
+def _limits() -> list[int]:
+    """Return the bytes of shared memory that a program may use, of each kind of chip, rising."""
+    chips = [platform(name) for name in PLATFORMS.rows]
+    return sorted({chip.shared_bytes for chip in chips if chip.shared_bytes is not None})
 
 
 def _element_bytes(w: Format, x: Format, dtype: str) -> int:

@@ -166,18 +166,24 @@ def interpreted_tile(block_m: int, out: int, inner: int, *, blocked: bool) -> Ti
 
 
 def decoding_tile(
-    block_m: int, out: int, *, interpreted: bool, blocks: int | None = None, has_sums: bool = False
+    block_m: int,
+    out: int,
+    *,
+    interpreted: bool,
+    shared_bytes: int,
+    blocks: int | None = None,
+    has_sums: bool = False,
 ) -> Tile:
     """Return the tile of a product whose weights are decoded as they are loaded.
 
-    Its steps are those of the arranged weights, whatever block_k is. blocks: as in `gemm_tile`.
-    has_sums: whether a step has several sums with a scale each, which take registers.
+    Its steps are those of the arranged weights, whatever block_k is. shared_bytes, blocks: as in
+    `gemm_tile`. has_sums: whether a step has several sums with a scale each, which take registers.
     """
     if _are_small:
         return _small_tile(block_m, blocked=False)
     if interpreted:
         return interpreted_tile(block_m, out, BLOCK, blocked=True)
-    return Tile(
+    tile = Tile(
         block_m=block_m,
         block_n=min(_columns(out, blocks), 64 if has_sums and block_m > 32 else 128),
         block_k=BLOCK,
@@ -185,6 +191,10 @@ def decoding_tile(
         num_warps=4 if block_m <= 64 else 8,
         num_stages=3,
     )
+    # A stage has rows of 16 bits and codes of at most 8. Two stages fit everywhere: Triton keeps
+    # one of them in registers on gfx942, the only chip where two would be too many.
+    stage = (2 * tile.block_m + tile.block_n) * tile.block_k
+    return tile if 3 * stage <= shared_bytes else replace(tile, num_stages=2)
 
 
 def _columns(out: int, blocks: int | None) -> int:

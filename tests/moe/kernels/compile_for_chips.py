@@ -28,9 +28,11 @@ CASES = [
     ("fp8_tensor_dynamic", 4096, 1),
     ("fp8_block", 4096, 1),
     ("int8_channel", 4096, 1),
+    ("int8_g32", 4096, 1),
     ("none", 4, 2),
 ]
-_CODES = {"model": torch.bfloat16, "int8_channel": torch.int8, "int8_token": torch.int8}
+_INT8 = ("int8_channel", "int8_token", "int8_g32")
+_CODES = {"model": torch.bfloat16, **dict.fromkeys(_INT8, torch.int8)}
 
 
 def _meta(*shape, dtype=torch.float32):
@@ -49,6 +51,7 @@ def _weights(layer_spec):
         "fp8_tensor": ((e,), (e,)),
         "fp8_block": ((e, _blocks(2 * n), _blocks(k)), (e, _blocks(k), _blocks(n))),
         "int8_channel": ((e, 2 * n), (e, k)),
+        "int8_g32": ((e, 2 * n, k // 32), (e, k, n // 32)),
     }[form]
     scales = [None if shape is None else _meta(*shape) for shape in shapes]
     w13, w2 = _meta(e, 2 * n, k, dtype=dtype), _meta(e, k, n, dtype=dtype)

@@ -42,9 +42,18 @@ def test_each_tile_that_is_picked_for_a_product_has_a_name(scheme, element, bloc
 
 def test_each_tile_of_decoded_weights_has_a_name():
     picked = {
-        name_of(decoding_tile(m, out, interpreted=False, blocks=blocks, has_sums=has_sums))
-        for m, out, blocks, has_sums in itertools.product(
-            *((16, 32, 64, 128), (16, 33, 200, 4096), (1, 7, None), (False, True))
+        name_of(
+            decoding_tile(
+                *(m, out),
+                interpreted=False,
+                shared_bytes=limit,
+                blocks=blocks,
+                has_sums=has_sums,
+            )
+        )
+        for m, out, limit, blocks, has_sums in itertools.product(
+            *((16, 32, 64, 128), (16, 33, 200, 4096), (227 * _KIB, 64 * _KIB)),
+            *((1, 7, None), (False, True)),
         )
     }
     assert picked == set(names(spec(DECODED)))

@@ -75,6 +75,20 @@ def test_less_shared_memory_means_fewer_stages():
     assert (large.num_stages, small.num_stages) == (3, 2)
 
 
+def test_decoded_weights_have_two_stages_where_three_do_not_fit():
+    stages = {
+        kib: [
+            decoding_tile(m, 4096, interpreted=False, shared_bytes=kib * _KIB).num_stages
+            for m in (16, 32, 64, 128)
+        ]
+        for kib in (227, 163, 160, 99, 64)
+    }
+    assert stages == {kib: [3, 3, 3, 3] for kib in (227, 163, 160)} | {
+        99: [3, 3, 3, 2],
+        64: [3, 2, 2, 2],
+    }
+
+
 def test_an_interpreted_tile_covers_the_problem():
     tile = interpreted_tile(32, 512, 200, blocked=False)
     assert (tile.block_n, tile.block_k) == (512, 256)
@@ -87,9 +101,10 @@ def test_few_blocks_of_rows_have_narrower_tiles_and_more_programs():
     assert gemm_tile(16, 1536, 2048, 2, **sizes).block_n == 128
     assert gemm_tile(16, 1536, 2048, 2, blocks=8, **sizes).block_n == 64
     assert gemm_tile(16, 28672, 4096, 2, blocks=8, **sizes).block_n == 128
-    assert decoding_tile(16, 1536, interpreted=False, blocks=8).block_n == 64
-    assert decoding_tile(64, 4096, interpreted=False).block_n == 128
-    assert decoding_tile(64, 4096, interpreted=False, has_sums=True).block_n == 64
+    decoded = {"interpreted": False, "shared_bytes": 227 * _KIB}
+    assert decoding_tile(16, 1536, **decoded, blocks=8).block_n == 64
+    assert decoding_tile(64, 4096, **decoded).block_n == 128
+    assert decoding_tile(64, 4096, **decoded, has_sums=True).block_n == 64
 
 
 def test_at_few_rows_steps_are_long_unless_only_shorter_ones_divide_the_rows():
