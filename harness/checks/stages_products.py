@@ -120,10 +120,10 @@ def _inputs(handed: Handed, flat: Tensor) -> dict[str, Tensor]:
 def _shard(handed: Handed, local: int) -> tuple[Tensor, Tensor]:
     """Return this rank's columns of an expert's reference w13 [2n, K] (or [n, K]) and w2 [K, n]."""
     expert = int(handed.global_ids(torch.tensor(local)))
-    return _columns_of(handed, *handed.subject.reference.weights(expert))
+    return sharded(handed, *handed.subject.reference.weights(expert))
 
 
-def _columns_of(handed: Handed, w13: Tensor, w2: Tensor) -> tuple[Tensor, Tensor]:
+def sharded(handed: Handed, w13: Tensor, w2: Tensor) -> tuple[Tensor, Tensor]:
     """Return this rank's columns of w13 [2N, K] (or [N, K]) and w2 [K, N]."""
     case = handed.subject.case
     columns = case.layout.intermediate_of(handed.rank, case.n)
@@ -147,7 +147,7 @@ def _with_adapters(
     numbers = handed.stages["adapters"].value[flat // handed.top_k]
     expert = int(handed.global_ids(torch.tensor(local)))
     for number in torch.unique(numbers[numbers >= 0]).tolist():
-        changes = _columns_of(handed, *truth.changes(number, expert, x.dtype))
+        changes = sharded(handed, *truth.changes(number, expert, x.dtype))
         change = changes[0 if product == "gemm1" else 1]
         is_its = numbers == number
         total[is_its] += x[is_its] @ change.T

@@ -46,6 +46,8 @@ EXPLANATIONS: tuple[Explanation, ...] = (
     Explanation(name="which_factor", module="which_factor", unless="which_shares"),
     Explanation(name="which_parts", module="which_parts", unless="which_shares"),
     Explanation(name="which_adapters", module="which_adapters", unless="which_shares"),
+    Explanation(name="which_weights", module="which_weights", unless="which_shares"),
+    Explanation(name="which_codes", module="which_codes"),
     Explanation(name="which_addend", module="which_addend"),
     Explanation(name="stage_moved", module="stage_moved"),
     Explanation(name="which_ids", module="which_ids"),

@@ -1,0 +1,166 @@
+"""List other ways to round, store and read a matrix: its codes, scales and zero points."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from moe.reference.formats import step_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from torch import Tensor
+
+    from moe.formats.format import Format
+
+AWQ = (0, 2, 4, 6, 1, 3, 5, 7)
+ORDERS = {  # within as many neighbours
+    "the two of each pair exchanged": (1, 0),
+    "each eight in AWQ's order": AWQ,
+    "each eight read in AWQ's order": tuple(AWQ.index(i) for i in range(8)),
+    "each eight in reverse order": tuple(range(7, -1, -1)),
+    "each four in reverse order": (3, 2, 1, 0),
+    "the pairs of each four exchanged": (2, 3, 0, 1),
+    "the halves of each eight exchanged": (4, 5, 6, 7, 0, 1, 2, 3),
+    "the halves of each sixteen interleaved": tuple(i // 2 + 8 * (i % 2) for i in range(16)),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Codes:
+    """A matrix [C, I] as codes. ratio: before rounding, of the codes' scale. scale, zero: of each
+    element, [C, I]; 1 and 0 of a format without. fmt: None for weights in the layer's dtype.
+    """
+
+    ratio: Tensor
+    codes: Tensor
+    scale: Tensor
+    zero: Tensor
+    fmt: Format | None = None
+
+    @property
+    def values(self) -> Tensor:
+        """Return [C, I], what the codes stand for."""
+        return (self.codes - self.zero) * self.scale
+
+    @property
+    def is_quantized(self) -> bool:
+        """Tell whether there are codes."""
+        return self.fmt is not None
+
+
+Reading = tuple[str, "Callable[[Codes], Codes | None]"]
+
+
+def readings(group: int | None) -> Iterator[Reading]:
+    """Yield what is done otherwise, as the end of "the weights ...", and the codes it gives.
+
+    A function returns None for a matrix to which it does not apply. group: columns that share a
+    scale, if they are fewer than all.
+    """
+    yield from _roundings()
+    for axis, name in ((1, "inputs"), (0, "outputs")):
+        for text, order in ORDERS.items():
+            moved = _permuted("codes", axis, order)
+            yield f"have the codes of the {name} permuted, {text}, but not their scales", moved
+    for step in (1, -1):
+        side = "before" if step > 0 else "after"
+        yield f"have the code of the input {side} each", _rolled("codes", 1, step)
+        yield f"have the code of the output {side} each", _rolled("codes", 0, step)
+        for what in ("scale", "zero"):
+            noun = "scale" if what == "scale" else "zero point"
+            yield f"have the {noun} of the output {side} each", _rolled(what, 0, step)
+            if group is not None:
+                text = f"have the {noun} of the group of inputs {side} each"
+                yield text, _rolled(what, 1, step * group)
+    for what, noun in (("scale", "scales"), ("zero", "zero points")):
+        yield f"have the {noun} of the outputs in reverse order", _flipped(what, 0)
+        yield f"have the {noun} of the other half of the outputs", _half_exchanged(what)
+        if group is not None:
+            yield f"have the {noun} of the groups of inputs in reverse order", _flipped(what, 1)
+            yield f"have the {noun} of the first group of inputs only", _of_first(what, group)
+        yield f"have the {noun} of the first output only", _of_first_output(what)
+
+
+def _roundings() -> Iterator[Reading]:
+    rules: dict[str, Callable[[Tensor], Tensor]] = {
+        "rounded toward zero": torch.trunc,
+        "rounded down": torch.floor,
+        "rounded up": torch.ceil,
+        "rounded half away from zero": lambda x: (x.abs() + 0.5).floor() * x.sign(),
+    }
+
+    def reading(rule: Callable[[Tensor], Tensor]) -> Callable[[Codes], Codes | None]:
+        def read(codes: Codes) -> Codes | None:
+            if codes.fmt is None:
+                return None
+            clamped = codes.ratio.clamp(codes.fmt.lowest, codes.fmt.top)
+            step = torch.ones_like(clamped)
+            if not (codes.fmt.zero_point or codes.fmt.is_integer):
+                step = step_of(clamped, codes.fmt)
+            return _changed(codes, "codes", rule(clamped / step) * step)
+
+        return read
+
+    for text, rule in rules.items():
+        yield f"have codes that are {text}", reading(rule)
+
+
+def _applies(codes: Codes, what: str) -> bool:
+    return what == "codes" or codes.is_quantized
+
+
+def _changed(codes: Codes, what: str, value: Tensor) -> Codes | None:
+    """Return the codes with one part changed; None if that is no change."""
+    if not _applies(codes, what) or torch.equal(value, getattr(codes, what)):
+        return None
+    parts = {name: getattr(codes, name) for name in ("ratio", "codes", "scale", "zero")}
+    return Codes(**{**parts, what: value}, fmt=codes.fmt)
+
+
+def _permuted(what: str, axis: int, order: tuple[int, ...]) -> Callable[[Codes], Codes | None]:
+    def read(codes: Codes) -> Codes | None:
+        part: Tensor = getattr(codes, what)
+        count = part.shape[axis]
+        if count % len(order):
+            return None
+        places = torch.arange(count, device=part.device).view(-1, len(order))
+        at = places[:, torch.tensor(order, device=part.device)].flatten()
+        return _changed(codes, what, part.index_select(axis, at))
+
+    return read
+
+
+def _rolled(what: str, axis: int, step: int) -> Callable[[Codes], Codes | None]:
+    return lambda codes: _changed(codes, what, getattr(codes, what).roll(step, axis))
+
+
+def _flipped(what: str, axis: int) -> Callable[[Codes], Codes | None]:
+    return lambda codes: _changed(codes, what, getattr(codes, what).flip(axis))
+
+
+def _half_exchanged(what: str) -> Callable[[Codes], Codes | None]:
+    def read(codes: Codes) -> Codes | None:
+        part: Tensor = getattr(codes, what)
+        return _changed(codes, what, part.roll(len(part) // 2, 0))
+
+    return read
+
+
+def _of_first(what: str, group: int) -> Callable[[Codes], Codes | None]:
+    def read(codes: Codes) -> Codes | None:
+        part: Tensor = getattr(codes, what)
+        return _changed(codes, what, part[:, :1].expand_as(part) if group else part)
+
+    return read
+
+
+def _of_first_output(what: str) -> Callable[[Codes], Codes | None]:
+    def read(codes: Codes) -> Codes | None:
+        part: Tensor = getattr(codes, what)
+        return _changed(codes, what, part[:1].expand_as(part))
+
+    return read

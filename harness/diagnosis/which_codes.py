@@ -1,0 +1,79 @@
+"""Find by which rule wrong codes of activations were rounded: toward zero, down, at ties only."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from harness.record.diagnosis import NamedCause
+from moe.reference.formats import step_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+    from harness.diagnosis.evidence import Evidence
+    from harness.diagnosis.stage_errors import StageErrors
+    from moe.formats.format import Format
+
+NAME = "which_codes"
+STAGES = ("input", "second")
+FEWEST = 8  # wrong codes
+MANY, FEW = 0.3, 0.1  # of the codes other than 0: of another rounding, and of ties only
+
+
+def explain(evidence: Evidence) -> Iterator[NamedCause]:
+    """Yield the rule if all wrong codes are one step off, to the same side."""
+    errors = evidence.errors
+    if errors is None or errors.stage not in STAGES or errors.noun != "elements":
+        return
+    assert evidence.subject is not None, "a stage is read of a subject"
+    fmt = evidence.subject.reference.act_format
+    if fmt.grid == "model":
+        return
+    text = which_codes(errors, fmt)
+    if text is not None:
+        yield NamedCause(name=NAME, cause=f"{errors.place} {text}", residual=0.0)
+
+
+def which_codes(errors: StageErrors, fmt: Format) -> str | None:
+    """Return what all wrong codes have in common, as a clause, or None."""
+    actual, expected, wrong = errors.actual, errors.expected, errors.is_wrong
+    if int(wrong.sum()) < FEWEST or not bool(actual.isfinite().all()):
+        return None
+    step = step_of(torch.maximum(actual.abs(), expected.abs()), fmt)
+    change = actual - expected
+    if not bool((change.abs() <= 1.01 * step)[wrong].all()):
+        return None
+    side = _side(actual[wrong], expected[wrong])
+    if side is None:
+        return None
+    share = float(wrong.sum()) / max(int((expected != 0).sum()), 1)
+    head = f"{share:.0%} of the codes are one step {side}, and none is off otherwise"
+    if share <= FEW:
+        return f"{head}: as by another rule for ties" if errors.stage == "second" else None
+    if share < MANY:
+        return None
+    also = "" if errors.stage == "second" else ", or by other scales"
+    return f"{head}: as rounded {ROUNDED[side]}, not to the nearest{also}"
+
+
+ROUNDED = {
+    "too close to zero": "toward zero",
+    "too far from zero": "away from zero",
+    "too low": "down",
+    "too high": "up",
+}
+
+
+def _side(actual: Tensor, expected: Tensor) -> str | None:
+    """Return on which side of the expected codes all wrong ones are, or None. Both [n]."""
+    sides = {
+        "too close to zero": (actual.abs() < expected.abs()) & (actual * expected >= 0),
+        "too far from zero": (actual.abs() > expected.abs()) & (actual * expected >= 0),
+        "too low": actual < expected,
+        "too high": actual > expected,
+    }
+    return next((side for side, holds in sides.items() if bool(holds.all())), None)

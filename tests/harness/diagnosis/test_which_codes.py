@@ -1,0 +1,53 @@
+"""The rule by which wrong codes are rounded is told from their side and share."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from harness.diagnosis.stage_errors import StageErrors
+from harness.diagnosis.which_codes import which_codes
+from moe.formats import FORMATS
+from moe.reference.formats import on_grid, step_of
+
+RULES = {"toward zero": torch.trunc, "down": torch.floor, "up": torch.ceil}
+
+
+def said(actual, expected, fmt, stage="second"):
+    errors = StageErrors(
+        stage=stage,
+        noun="elements",
+        actual=actual,
+        expected=expected,
+        tolerance=torch.full_like(expected, 1e-30),
+        numbers=torch.arange(len(expected)),
+        facts=(),
+    )
+    return which_codes(errors, fmt)
+
+
+@pytest.mark.parametrize("name", ["int8_token", "fp8_token"])
+@pytest.mark.parametrize("rule", RULES)
+def test_a_rule_for_all_codes(name, rule):
+    fmt = FORMATS[name]
+    ratio = torch.randn(32, 64, generator=torch.Generator().manual_seed(2)) * 40
+    step = step_of(ratio, fmt)
+    actual = RULES[rule](ratio / step) * step
+    text = said(actual, on_grid(ratio, fmt), fmt)
+    assert text.endswith(f"and none is off otherwise: as rounded {rule}, not to the nearest")
+    assert said(actual, on_grid(ratio, fmt), fmt, "input").endswith(", or by other scales")
+    assert said(actual * 2, on_grid(ratio, fmt), fmt) is None
+    actual[0, :2] = on_grid(ratio, fmt)[0, :2] + 3 * step[0, :2] * torch.tensor([1.0, -1.0])
+    assert said(actual, on_grid(ratio, fmt), fmt) is None
+
+
+def test_ties_only():
+    fmt = FORMATS["int8_token"]
+    expected = torch.arange(-60.0, 60.0).repeat(10, 1)
+    actual = expected.clone()
+    actual[:, 100:104] += 1
+    assert said(actual, expected, fmt) == (
+        "3% of the codes are one step too far from zero, and none is off otherwise: as by another "
+        "rule for ties"
+    )
+    assert said(actual, expected, fmt, "input") is None

@@ -1,0 +1,83 @@
+"""How weights were read is named as it was drawn; nothing is said of noise and of mixtures."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from harness.diagnosis.conditions import Fact
+from harness.diagnosis.stage_errors import StageErrors
+from harness.diagnosis.weight_readings import readings
+from harness.diagnosis.which_weights import Multiplied, codes_of, which_weights
+from moe.formats import FORMATS
+from moe.reference import formats
+
+ROWS, INNER, COLUMNS, EXPERTS = 6, 128, 48, 2  # rows of each expert
+GROUP = {"int4_zp_g32": 32, "fp8_channel": None, "model": None, "fp8_block": 128}
+
+
+def given_of(name):
+    draw = torch.Generator().manual_seed(3)
+    return [
+        Multiplied(
+            rows=torch.arange(e * ROWS, (e + 1) * ROWS),
+            x=torch.randn(ROWS, INNER, generator=draw),
+            codes=codes_of(
+                torch.randn(COLUMNS, INNER, generator=draw).bfloat16().float(), FORMATS[name]
+            ),
+        )
+        for e in range(EXPERTS)
+    ]
+
+
+def said(name, changed, noise=0.0):
+    """The statement if the experts had these codes."""
+    given = given_of(name)
+    expected = torch.cat([one.x @ one.codes.values.T for one in given])
+    actual = torch.cat([one.x @ codes.values.T for one, codes in zip(given, changed, strict=True)])
+    actual = (actual + noise * torch.randn(actual.shape)).bfloat16().float()
+    numbers = torch.arange(len(expected))
+    errors = StageErrors(
+        stage="gemm1",
+        noun="elements",
+        actual=actual,
+        expected=expected,
+        tolerance=formats.step_of(expected.abs(), "bf16") * 0.6 + 1e-3,
+        numbers=numbers,
+        facts=(Fact(one="row", many="rows", values=numbers.double()),),
+    )
+    cause = which_weights(errors, given, GROUP[name])
+    return None if cause is None else cause.cause.removeprefix("in stage gemm1 the weights ")
+
+
+@pytest.mark.parametrize("name", GROUP)
+def test_each_reading_is_named_or_one_that_gives_the_same(name):
+    table = dict(readings(GROUP[name]))
+    for text, read in list(table.items())[::3]:
+        changed = [read(one.codes) for one in given_of(name)]
+        if any(codes is None for codes in changed):
+            continue
+        cause = said(name, changed)
+        if cause != text:  # such as `rounded down` and `toward zero` of codes from 0 on
+            same = [table[cause](one.codes) for one in given_of(name)]
+            pairs = zip(same, changed, strict=True)
+            assert all(torch.allclose(a.values, b.values, atol=1e-3) for a, b in pairs), (
+                text,
+                cause,
+            )
+
+
+def test_nothing_is_said_of_noise_and_of_experts_that_differ():
+    given = given_of("int4_zp_g32")
+    right = [one.codes for one in given]
+    assert said("int4_zp_g32", right, noise=1.0) is None
+    first, second = list(readings(32))[4:6]
+    assert said("int4_zp_g32", [first[1](right[0]), second[1](right[1])]) is None
+
+
+def test_codes_are_those_of_the_reference():
+    w = torch.randn(COLUMNS, INNER).bfloat16().float()
+    for name in GROUP:
+        assert torch.equal(
+            codes_of(w, FORMATS[name]).values, formats.weight_values(w, FORMATS[name])
+        )
