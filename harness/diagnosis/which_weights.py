@@ -99,10 +99,10 @@ def which_weights(
     if not given or not bool(errors.actual.isfinite().all()):
         return None
     wrong = errors.is_wrong.any(dim=1)
-    most = max(given, key=lambda one: int(wrong[one.rows].sum()))
-    few = errors.of_rows(most.rows)
+    first = max(given, key=lambda one: int(wrong[one.rows].sum()))
+    few = errors.of_rows(first.rows)
     for text, read in readings(group):
-        change = _change(most, read(most.codes))
+        change = _change(first, read(first.codes))
         if change is None or few.left_by(few.expected + change) is None:
             continue
         predicted = errors.expected.clone()
