@@ -73,10 +73,10 @@ def _codes_of(handed: Handed, errors: StageErrors, row: int) -> Codes:
     """Return this rank's part of the first or second matrix of a row's expert."""
     reference, number = handed.subject.reference, 0 if errors.stage == "gemm1" else 1
     expert = int(handed.global_ids(handed.ids.flatten()[errors.numbers[row]]))
-    whole = [codes_of(w.float(), reference.weight_format) for w in reference.expert(expert)]
+    both = [codes_of(w.float(), reference.weight_format) for w in reference.expert(expert)]
     names = ("ratio", "codes", "scale", "zero")
-    parts = {n: sharded(handed, *(getattr(w, n) for w in whole))[number] for n in names}
-    return Codes(**parts, fmt=whole[number].fmt)
+    parts = {n: sharded(handed, *(getattr(w, n) for w in both))[number] for n in names}
+    return Codes(**parts, fmt=both[number].fmt)
 
 
 def codes_of(w: Tensor, fmt: Format) -> Codes:
