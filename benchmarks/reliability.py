@@ -2,7 +2,8 @@
 
 `make bench-reliability`, or `python benchmarks/reliability.py [--runner NAME] [--fault NAME]`.
 Each fault is made by the same function of tests/, before a healthy case in the same run. A run
-that does not end is killed after LIMITS, or LIMIT, seconds, as a CI job would be.
+that does not end is killed, as a CI job would be. When depends on the machine and its load: each
+runner first has two healthy cases, and the limits are multiples of what they took.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 ENGINE, RANKS = "tests.harness.engine.engine_faults", "tests.faults.rank_faults"
+NO_FAULT = f"{RANKS}:healthy"
 # Name in tables -> function. Of each the first case must not pass, except where it says so.
 FAULTS = {
-    "none": f"{RANKS}:healthy",
     "exit code 0": f"{ENGINE}:_exit_zero",
     "os._exit(7)": f"{ENGINE}:_os_exit",
     "SIGSEGV": f"{ENGINE}:_segfault",
@@ -40,7 +41,7 @@ FAULTS = {
     "setsid child": f"{ENGINE}:_setsid_grandchild",
     "50 children": f"{RANKS}:fifty_children",
 }
-MAY_PASS = {"none", "setsid child", "50 children"}  # what counts is that no process is left
+MAY_PASS = {"setsid child", "50 children"}  # what counts is that no process is left
 NEEDS_RANKS = {"missed collective"}
 RUNNERS = {
     "harness": [],
@@ -50,9 +51,8 @@ RUNNERS = {
 }
 REQUIRED = {"MultiProcessTestCase": "expecttest", "pytest-xdist": "xdist"}
 CASE_LIMIT = 4  # seconds of a case in the harness, from the ranks' start of it
-START_AND_CASE_LIMIT = 45  # seconds of a MultiProcessTestCase, which imports torch in each rank
-LIMIT = 30.0  # seconds, start included; a run that is over it is killed
-LIMITS = {"MultiProcessTestCase": 150.0}  # it has two such tests to end by its own limit
+CONTROL_LIMIT = 300  # seconds of the run of two healthy cases, by which limits are set
+LEAST_LIMIT = 30  # seconds, start included, that any other run has
 SETTLE = 1.0  # seconds after a run until its processes are counted
 MARK = "RELIABILITY"
 
@@ -66,14 +66,33 @@ class Line:
     left: int  # processes
     seconds: float  # of the whole run
     ended: bool  # by itself
-    limit: float = LIMIT  # seconds
+    limit: float = CONTROL_LIMIT  # seconds
 
     def text(self, *, may_pass: bool) -> str:
         named = bool(self.case) and (may_pass or self.case != "passed")
         case = (self.case or "not named") + ("" if named or not self.case else " (wrong)")
         after = "next passed" if self.healthy == "passed" else "next lost"
-        end = f"{self.seconds:.0f} s" if self.ended else f"killed after {self.limit:g} s"
+        end = f"{self.seconds:.0f} s" if self.ended else f"killed after {self.limit:.0f} s"
         return f"{case}, {after}, {self.left} left, {end}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Seconds of a run until it is killed, and of one test where the runner has such a limit.
+
+    A test counts its limit from its start, which a MultiProcessTestCase spends on importing torch
+    in each rank. A control is two such tests. A run must have the time for one test that reaches
+    the limit, and another one.
+    """
+
+    run: float = CONTROL_LIMIT
+    test: int = CONTROL_LIMIT
+
+    @classmethod
+    def after(cls, control: float) -> Limits:
+        """Return limits that a run without a fault is far from. control: seconds that one took."""
+        test = max(LEAST_LIMIT // 2, int(1.2 * control))
+        return cls(run=max(LEAST_LIMIT, test + 1.3 * control), test=test)
 
 
 def run_harness(fault: str, report: Path) -> None:
@@ -129,15 +148,15 @@ def _marked(mark: str) -> list[int]:
     return pids
 
 
-def measure(runner: str, fault: str) -> Line:
+def measure(runner: str, fault: str, limits: Limits) -> Line:
     """Run a fault and a healthy case under a runner, and end what is left afterwards."""
-    mark, limit = str(uuid.uuid4()), LIMITS.get(runner, LIMIT)
+    mark = str(uuid.uuid4())
     environment = {
         **os.environ,
         MARK: mark,
         "FAULT": fault,
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(":"),
-        "DISTRIBUTED_TESTS_DEFAULT_TIMEOUT": str(START_AND_CASE_LIMIT),
+        "DISTRIBUTED_TESTS_DEFAULT_TIMEOUT": str(limits.test),
     }
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         report, start = Path(folder) / "report", time.monotonic()
@@ -148,7 +167,7 @@ def measure(runner: str, fault: str) -> Line:
             stderr=subprocess.DEVNULL,
         )
         try:
-            process.wait(limit)
+            process.wait(limits.run)
             ended = True
         except subprocess.TimeoutExpired:
             process.kill()
@@ -161,8 +180,19 @@ def measure(runner: str, fault: str) -> Line:
             os.kill(pid, signal.SIGKILL)
         case, healthy = _cases(runner, report)
     return Line(
-        case=case, healthy=healthy, left=len(left), seconds=seconds, ended=ended, limit=limit
+        case=case, healthy=healthy, left=len(left), seconds=seconds, ended=ended, limit=limits.run
     )
+
+
+def control(runner: str) -> Line:
+    """Run two healthy cases under a runner, and return what became of them.
+
+    Raises SystemExit if they do not pass: what faults do would then tell nothing.
+    """
+    line = measure(runner, NO_FAULT, Limits())
+    if (line.case, line.healthy, line.ended) != ("passed", "passed", True):
+        raise SystemExit(f"{runner}: healthy cases did not pass: {line.text(may_pass=True)}")
+    return line
 
 
 def _is_installed(runner: str) -> bool:
@@ -173,6 +203,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--runner", choices=RUNNERS, action="append", help="default: all")
     parser.add_argument("--fault", choices=FAULTS, action="append", help="default: all")
+    parser.add_argument(
+        "--control", type=float, metavar="S", help="seconds of two healthy cases; default: measured"
+    )
     parser.add_argument("--one", nargs=2, metavar=("FAULT", "REPORT"), help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.one:
@@ -185,13 +218,19 @@ def main() -> None:
         print(f"left out: {runner}, since {REQUIRED[runner]} is not installed\n")
         runners.remove(runner)
     print(f"| fault | {' | '.join(runners)} |\n|{'---|' * (len(runners) + 1)}")
+    limits = dict.fromkeys(runners, Limits.after(chosen.control or 0))
+    if chosen.control is None:
+        lines = {runner: control(runner) for runner in runners}
+        texts = (line.text(may_pass=True) for line in lines.values())
+        print(f"| none | {' | '.join(texts)} |", flush=True)
+        limits = {runner: Limits.after(line.seconds) for runner, line in lines.items()}
     for name in chosen.fault or FAULTS:
         cells = []
         for runner in runners:
             if runner == "pytest-xdist" and name in NEEDS_RANKS:
                 cells.append("has no ranks")
             else:
-                line = measure(runner, FAULTS[name])
+                line = measure(runner, FAULTS[name], limits[runner])
                 cells.append(line.text(may_pass=name in MAY_PASS))
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
 

@@ -20,8 +20,12 @@ from harness.plan.pipelines.targets import CHIPS, Request, check_chip, targets
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
+
+    from harness.plan.pipelines.targets import Target
 
 AGENT = "buildkite-agent"
+PROJECTS = (Path("pyproject.toml"), Path(__file__).parents[2] / "pyproject.toml")
 UPLOAD_SECONDS = 120.0
 
 
@@ -60,7 +64,7 @@ def request_of(args: argparse.Namespace) -> Request:
         extras=args.extras,
         soft=frozenset(args.soft_fail),
         optional=frozenset(args.optional),
-        queues=tuple(map(_queue, args.queue)),
+        queues=tuple(_queue(word, requested) for word in args.queue),
         minutes=args.minutes,
         durations_from=args.durations_from,
     )
@@ -69,11 +73,11 @@ def request_of(args: argparse.Namespace) -> Request:
 def _check_extras(text: str | None) -> None:
     """Raise UsageError for a name that is not an extra of the project that jobs set up.
 
-    It is that of the current folder. Elsewhere `make setup` could not run, and names are not
-    checked.
+    It is that of the current folder; where that has none, the one that this module is from. An
+    installed harness without its pyproject.toml checks no names.
     """
-    path = Path("pyproject.toml")
-    if text is None or not path.is_file():
+    path = next((path for path in PROJECTS if path.is_file()), None)
+    if text is None or path is None:
         return
     project = tomllib.loads(path.read_text(encoding="utf-8")).get("project", {})
     known = project.get("optional-dependencies", {})
@@ -89,10 +93,12 @@ def _check_asked(chip: str, option: str, requested: set[str]) -> None:
         raise UsageError(f"{option} names {chip}, and --devices does not")
 
 
-def _queue(text: str) -> tuple[str, str]:
+def _queue(text: str, requested: Sequence[Target]) -> tuple[str, str]:
+    """Return a device and its queue. `cpu` has one in any case: reports are made there."""
     chip, equals, queue = text.partition("=")
-    if not equals or not queue or chip not in CHIPS:
+    if not equals or not queue or len(text.split()) > 1 or chip not in CHIPS:
         raise UsageError(f"--queue takes DEVICE=NAME, such as h100=gpu-pool, not {text!r}")
+    _check_asked(chip, "--queue", {"cpu", *(target.chip for target in requested)})
     return chip, queue
 
 

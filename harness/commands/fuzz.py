@@ -26,7 +26,7 @@ from harness.plan.selection import Selection
 from harness.plan.time_budget import seconds
 from harness.record.events import RunEnded
 from harness.record.result import Verdict
-from harness.record.run_folder import ROOT, RunFolder, check_is_empty
+from harness.record.run_folder import ROOT, RunFolder, check_new_folder
 from harness.record.summary import repeat_command, summarize
 from moe.layers import COMPOSED
 
@@ -97,7 +97,7 @@ def _check(args: argparse.Namespace) -> None:
     if args.layer and args.experts:
         raise UsageError("--layer has its own experts; leave --experts out")
     if args.out:
-        check_is_empty(args.out)  # before cases are drawn, which takes seconds
+        check_new_folder(args.out)  # before cases are drawn, which takes seconds
 
 
 def _machine(args: argparse.Namespace) -> Machine:

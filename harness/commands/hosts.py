@@ -86,6 +86,7 @@ def _check_agents(args: argparse.Namespace) -> None:
         slurm_agents.node_count(os.environ)
         if args.token_file is not None:
             raise UsageError("--hosts slurm makes a token of its own; leave out --token-file")
+        slurm_agents.check_srun()
         return
     addresses(args.hosts)
     if args.token_file is None:

@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import selectors
+import shutil
 import socket
 import subprocess
 import sys
@@ -49,6 +50,12 @@ def own_address(environment: Mapping[str, str]) -> Address:
         return Address(ip=socket.gethostbyname(name), port=0)
     except OSError as error:
         raise InfrastructureError(f"node {name!r} has no address: {reason_of(error)}") from error
+
+
+def check_srun() -> None:
+    """Raise InfrastructureError where there is no `srun`, before anything is written."""
+    if shutil.which("srun") is None:
+        raise InfrastructureError("srun cannot be started: it is not on PATH")
 
 
 @contextmanager

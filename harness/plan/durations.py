@@ -52,8 +52,6 @@ def _estimate(case: MoETestConfig) -> float:
 
 def of_run(path: Path) -> Durations:
     """Read an earlier run's folder. Raises UsageError if it is none."""
-    from harness.matrix.case import MoETestConfig
-
     cases: dict[str, float] = {}
     failed: set[str] = set()
     starts: dict[int, list[float]] = defaultdict(list)
@@ -65,7 +63,8 @@ def of_run(path: Path) -> Durations:
             cases[event.result.case_id] = event.result.seconds
         if isinstance(event, CaseEnded):
             (failed.add if event.result.verdict in BAD else failed.discard)(event.result.case_id)
-    ratios = [s / _estimate(MoETestConfig.from_id(case_id)) for case_id, s in cases.items()]
+    recorded = zip(folder.cases_of(cases), cases.values(), strict=True)
+    ratios = [s / _estimate(case) for case, s in recorded]
     return Durations(
         cases=cases,
         starts={world: median(seconds) for world, seconds in starts.items()},

@@ -199,7 +199,7 @@ def of_last_failed(path: Path) -> Selection:
         f"what did not pass in {path}, with its limits unless options set others: "
         f"{earlier.time_limit:g} s a case, {retries}"
     )
-    return replace(earlier, points=of_ids(ids).points, suite=None, note=note)
+    return replace(earlier, points=folder.cases_of(ids), suite=None, note=note)
 
 
 def of_folder(folder: RunFolder) -> Selection:
@@ -207,7 +207,7 @@ def of_folder(folder: RunFolder) -> Selection:
     info = folder.info
     ids = [*info.cases, *(point.case for point in info.refused)]
     return Selection(
-        points=of_ids(ids).points,
+        points=tuple(dict.fromkeys(folder.cases_of(ids))),
         suite=info.suite,
         time_limit=info.options.time_limit,
         retries=info.options.retries,

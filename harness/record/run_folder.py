@@ -15,8 +15,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import UsageError, reason_of
-from harness.matrix.case import short_name
+from harness.errors import CaseError, UsageError, reason_of
+from harness.matrix.case import MoETestConfig, short_name
 from harness.record.closing import ClosedByWith
 from harness.record.events import CaseEnded, RunEnded, from_line, to_line
 from harness.record.formatting import numbers_text
@@ -52,8 +52,8 @@ class RunFolder(ClosedByWith):
     def create(cls, path: Path, info: RunInfo) -> RunFolder:
         """Create a folder, ready for events. Raises UsageError if it exists and is not empty."""
         try:
+            check_new_folder(path)
             path.mkdir(parents=True, exist_ok=True)
-            check_is_empty(path)
             (path / "logs").mkdir()
             _write(path / "run.json", info.to_json())
         except OSError as error:
@@ -118,6 +118,16 @@ class RunFolder(ClosedByWith):
         self._name_unreadable(unreadable)
         return events
 
+    def cases_of(self, ids: Iterable[str]) -> tuple[MoETestConfig, ...]:
+        """Return recorded cases by their ids. Raises UsageError for an id that cannot be read."""
+        try:
+            return tuple(map(MoETestConfig.from_id, ids))
+        except CaseError as error:
+            raise UsageError(
+                f"the run folder {str(self.path)!r}: {error}; read it with the version of the "
+                "harness that wrote it, or start a new run"
+            ) from error
+
     def name_cases(self, ids: list[str]) -> None:
         """Replace the cases in `run.json`, for a run that draws its cases while it runs."""
         self.info = dataclasses.replace(self.info, cases=tuple(ids))
@@ -180,8 +190,11 @@ class RunFolder(ClosedByWith):
         self.lost = self.lost or error
 
 
-def check_is_empty(path: Path) -> None:
-    """Raise UsageError for the path of a new run that is a folder with something in it."""
+def check_new_folder(path: Path) -> None:
+    """Raise UsageError for the path of a new run that is in use, or lies below a file."""
+    existing = next(part for part in (path, *path.parents) if part.exists())
+    if not existing.is_dir():
+        raise UsageError(f"cannot make the run folder {str(path)!r}: {existing} is not a folder")
     if path.is_dir() and any(path.iterdir()):
         raise UsageError(
             f"the folder {str(path)!r} is not empty; choose another with --out, "

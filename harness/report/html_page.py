@@ -44,7 +44,6 @@ _DERIVED: dict[str, Callable[[MoETestConfig], str]] = {
 
 def write(run: View, folder: Path, path: Path) -> None:
     """Write the page of the run in `folder`, with its pictures. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page(run, folder), encoding="utf-8")
 
 

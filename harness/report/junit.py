@@ -36,7 +36,6 @@ def write(run: View, path: Path) -> list[Path]:
     paths = [path]
     if len(chunks) > 1:
         paths = [path.with_name(f"{path.stem}-{i + 1}{path.suffix}") for i in range(len(chunks))]
-    path.parent.mkdir(parents=True, exist_ok=True)
     for target, chunk in zip(paths, chunks, strict=True):
         tree = ET.ElementTree(_suites(run, chunk))
         ET.indent(tree)

@@ -40,8 +40,9 @@ class View:
 
 
 def view(folder: RunFolder) -> View:
-    """Read the folder of a run, complete or not."""
+    """Read the folder of a run, complete or not. Raises UsageError if a case's id is unknown."""
     events = folder.events()
+    folder.cases_of(folder.info.cases)  # as every report reads them
     last, cases = last_results(events), folder.info.cases
     refused = folder.info.refused
     return View(

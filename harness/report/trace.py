@@ -133,7 +133,6 @@ def trace(events: Sequence[Event]) -> dict[str, Any]:
 
 def write(events: Sequence[Event], path: Path) -> None:
     """Write the trace. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(trace(events)) + "\n", encoding="utf-8")
 
 

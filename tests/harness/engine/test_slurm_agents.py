@@ -63,7 +63,7 @@ def test_agents_that_do_not_come_up_are_not_waited_for_forever(allocation, monke
         pass
 
 
-def test_a_machine_without_srun_is_told_so(monkeypatch, tmp_path):
+def test_a_machine_without_srun_is_told_so(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
     with (
@@ -71,6 +71,9 @@ def test_a_machine_without_srun_is_told_so(monkeypatch, tmp_path):
         slurm_agents.started(),
     ):
         pass
+    assert cli.main([*RUN, "--out", str(tmp_path / "run")]) == 75
+    assert capsys.readouterr().err == "srun cannot be started: it is not on PATH\n"
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("nodes", ["", "0", "two"])
