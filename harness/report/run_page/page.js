@@ -108,7 +108,8 @@ function drawCases() {
   at("shown").textContent = `${matching.length} of ${data.cases.length} cases`;
   const left = matching.length - rows.length;
   at("more").hidden = left <= 0;
-  at("more").textContent = `show ${Math.min(left, 10 * PAGE)} of ${left} more`;
+  const next = Math.min(left, 10 * PAGE);
+  at("more").textContent = next < left ? `show ${next} of the other ${left}` : `show the other ${left}`;
 }
 
 // One case by itself, named by the address after `#`.

@@ -24,8 +24,8 @@ def test_report_writes_files_or_prints(engine, capsys):
         entry["name"] for entry in json.loads(Path("here/trace.json").read_text())["traceEvents"]
     }
     assert f"{BASE}-tp:2" in names
-    assert cli.main(["report", "here", "--html", "pages/other.html"]) == 0
-    assert Path("pages/other.html").read_text() == Path("here/report.html").read_text()
-    assert f'"id":"{BASE}-tp:2"' in Path("pages/other.html").read_text()
+    assert cli.main(["report", "here", "--html", "other.html"]) == 0
+    assert Path("other.html").read_text() == Path("here/report.html").read_text()
+    assert f'"id":"{BASE}-tp:2"' in Path("other.html").read_text()
     assert cli.main(["report", "here", "--markdown", "no/such/m.md"]) == 3
     assert "cannot write 'no/such/m.md': No such file" in capsys.readouterr().err

@@ -29,7 +29,7 @@ XUNIT2 = {
 
 
 def test_junit_conforms_and_says_why(folder, tmp_path):
-    (path,) = junit.write(view(folder), tmp_path / "out/junit.xml")
+    (path,) = junit.write(view(folder), tmp_path / "junit.xml")
     root = ET.parse(path).getroot()
     for element in root.iter():
         attributes, children = XUNIT2[element.tag]

@@ -97,7 +97,7 @@ def test_a_result_of_another_case_does_not_end_the_one_that_runs():
 
 def test_a_clock_that_was_set_back_gives_no_negative_length(tmp_path):
     events = [START, gang(1, 101.0), began("a", 101.0), CaseEnded(time=50.0, gang=1, result=PASSED)]
-    path = tmp_path / "new/trace.json"
+    path = tmp_path / "trace.json"
     trace.write(events, path)
     entries = json.loads(path.read_text())["traceEvents"]
     assert min(entry.get("dur", 0) for entry in entries) == 0
