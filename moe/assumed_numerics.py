@@ -8,6 +8,7 @@ adds a small error to the value itself and is counted as noise.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -85,6 +86,7 @@ class Candidates:
         return len(self.alternatives) > 1
 
 
+@functools.cache
 def candidates(stated: Numerics, scheme: Scheme, dtype: str, device: str) -> Candidates:
     """Return the candidates for a row that states these numerics."""
     return Candidates(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from harness.checks.check import Check, Observation
 from harness.fixtures.layer_call import judged_rows, rows_of
 from harness.record.result import Finding
+from moe.numerics import noiseless
 from moe.reference.layer import BaselineSiluAndMul
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def projections(subject: Subject, calls: Sequence[Call]) -> tuple[Projection, ..
 def _projection(
     subject: Subject, calls: Sequence[Call], rows: Sequence[Tensor], kind: str
 ) -> Projection | None:
-    variant = subject.reference.remade(VARIANTS[kind])
+    variant = subject.reference.remade(VARIANTS[kind], noiseless(subject.reference.numerics))
     inner = size = error = noise = flips_limit = 0.0
     for call, selected in zip(calls, rows, strict=True):
         if len(selected) == 0:

@@ -16,6 +16,7 @@ from torch.nn.functional import pad
 
 from moe.numerics import EITHER
 from moe.reference import formats
+from moe.reference.kept_sums import row_squares
 from moe.reference.sum_noise import gathered, rounds_nothing
 
 if TYPE_CHECKING:
@@ -148,14 +149,22 @@ def first_product(x: Tensor, w13: Tensor, numerics: Numerics, bias: Tensor | Non
     bias: [2N], one more term.
     """
     gate_up = x @ w13.T
-    lengths = x.square().sum(dim=1, keepdim=True) * w13.square().sum(dim=1)
     if bias is not None:
-        gate_up, lengths = gate_up + bias, lengths + bias.square()
+        gate_up = gate_up + bias
+    zeros = torch.zeros_like(gate_up)
+    variance = zeros if numerics.accumulation == 0 else _sum_variance(x, w13, numerics, bias)
+    return Noisy(value=gate_up, variance=variance, jumps=zeros, doubt=zeros)
+
+
+def _sum_variance(x: Tensor, w13: Tensor, numerics: Numerics, bias: Tensor | None) -> Tensor:
+    """Return the variance [R, 2N] of the sums of `first_product`."""
+    lengths = x.square().sum(dim=1, keepdim=True) * row_squares(w13)
+    if bias is not None:
+        lengths = lengths + bias.square()
     variance = gathered(numerics, x.shape[1]) * lengths / x.shape[1]
     if bias is None:
         variance = torch.where(rounds_nothing(x, w13, numerics), 0.0, variance)
-    zeros = torch.zeros_like(gate_up)
-    return Noisy(value=gate_up, variance=variance, jumps=zeros, doubt=zeros)
+    return variance
 
 
 def intermediate(

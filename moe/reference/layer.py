@@ -17,6 +17,7 @@ import torch
 
 from moe.reference import formats
 from moe.reference.error_propagation import Noisy, by_rank, first_product, intermediate
+from moe.reference.kept_sums import kept
 from moe.reference.latent import carried, quantized_error
 from moe.reference.layer_truth import LayerTruth
 from moe.reference.output_noise import Term, add_noise
@@ -205,7 +206,8 @@ class BaselineSiluAndMul(LayerTruth):
     def _add_shards(self, sums: Sums, pairs: Pairs, h: Noisy) -> None:
         """Add an expert's second product on the columns [w, R, c] of each rank that holds some."""
         ranks, columns = holders(self.layer_spec, pairs.e, pairs.owner, self.rank)
-        w2 = by_rank(self._second_matrix(pairs), columns)  # [w, K, c]
+        matrix = self._second_matrix(pairs)
+        w2 = by_rank(matrix, columns)  # [w, K, c]
         y = h.value @ w2.transpose(1, 2)
         if (biases := self.biases(pairs.e)) is not None:
             y[0] += self._second_bias(biases[1], pairs)  # of the ranks that share an expert, one
@@ -213,7 +215,8 @@ class BaselineSiluAndMul(LayerTruth):
         record_parts(sums, pairs, ranks, y / pairs.divisor if is_weighted else y)
         weight = torch.ones_like(pairs.weight) if is_weighted else pairs.weight
         sums.partial[ranks].index_add_(1, pairs.rows, weight[:, None] * y)
-        term = Term(rows=pairs.rows, weight=weight, h=h, w2=w2, y=y)
+        power = kept(matrix, ("power", *columns), lambda: w2.square().sum(dim=1)[:, :, None])
+        term = Term(rows=pairs.rows, weight=weight, h=h, w2=w2, y=y, power=power)
         add_noise(sums, term, self.numerics, self.layer_spec)
 
     def _second_matrix(self, pairs: Pairs) -> Tensor:

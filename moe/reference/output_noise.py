@@ -36,13 +36,13 @@ class Term:
     h: Noisy  # [w, R, c]
     w2: Tensor  # [w, K, c]
     y: Tensor  # [w, R, K], the product
+    power: Tensor  # [w, c, 1] squared length of y's change per unit of h
 
 
 def add_noise(sums: Sums, term: Term, numerics: Numerics, layer_spec: LayerSpec) -> None:
     """Add the allowed error of a term to the sums of its rows."""
     h, y, weight, model = term.h, term.y, term.weight, layer_spec.dtype
-    power = term.w2.square().sum(dim=1)[:, :, None]  # squared length of y's change per unit of h
-    terms, length = h.value.shape[2], y.square().sum(dim=2)
+    terms, length, power = h.value.shape[2], y.square().sum(dim=2), term.power
     noise = ((h.variance + h.jumps) @ power)[:, :, 0] + gathered(numerics, terms) * length
     if numerics.expert == "model":
         noise = noise + _expert_rounding(term, numerics, model).sum(dim=2)

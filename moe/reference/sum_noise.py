@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.functional import pad
 
+from moe.reference.kept_sums import kept, row_squares
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -29,26 +31,38 @@ def rounds_nothing(x: Tensor, w: Tensor, numerics: Numerics) -> Tensor:
     they often lie exactly on a tie of the layer's dtype.
     """
     assert numerics.accumulation is not None, f"numerics leave {numerics.unstated} unstated"
-    kept = numerics.accumulation
+    told_apart = numerics.accumulation
     if numerics.aligned is not None:
-        kept = max(kept, 2.0 ** -numerics.aligned[1])
+        told_apart = max(told_apart, 2.0 ** -numerics.aligned[1])
     # With more columns a unit only shrinks and a size grows: mostly a few show that none is exact.
-    has_few = _has_few_units(x[:, :SAMPLE], w[:, :SAMPLE], kept)
+    has_few = _has_few_units(_extent(x[:, :SAMPLE]), _extent_of_weight(w, SAMPLE), told_apart)
     if x.shape[1] > SAMPLE and has_few.any():
         rows, columns = (has_few.any(dim=dim).nonzero().flatten() for dim in (1, 0))
-        has_few[rows[:, None], columns] = _has_few_units(x[rows], w[columns], kept)
+        whole = _extent(x[rows]), _extent_of_weight(w, x.shape[1])[:, columns]
+        has_few[rows[:, None], columns] = _has_few_units(*whole, told_apart)
     return has_few
 
 
-def _has_few_units(x: Tensor, w: Tensor, kept: float) -> Tensor:
-    """Return bool [R, O]: whether a sum's size, times `kept`, is at most the unit of its terms."""
-    both = torch.cat([x, w])
-    sizes = torch.linalg.vector_norm(both, dim=1, dtype=torch.float64)
-    (x_unit, w_unit), (x_size, w_size) = (
-        values.split([len(x), len(w)]) for values in (unit(both).double(), sizes)
-    )
-    has_few: Tensor = torch.outer(x_size * kept, w_size) <= torch.outer(x_unit, w_unit)
+def _has_few_units(x: Tensor, w: Tensor, told_apart: float) -> Tensor:
+    """Return bool [R, O]: whether a sum's size is few enough units of its terms.
+
+    x: [2, R], w: [2, O], see `_extent`. told_apart: the unit that an accumulator tells apart, over
+    the size of its sum.
+    """
+    has_few: Tensor = torch.outer(x[1] * told_apart, w[1]) <= torch.outer(x[0], w[0])
     return has_few
+
+
+def _extent(x: Tensor) -> Tensor:
+    """Return float64 [2, R], the unit and the length of each row of x [R, I]."""
+    x = x.contiguous()
+    size = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64)
+    return torch.stack([unit(x).double(), size])
+
+
+def _extent_of_weight(w: Tensor, columns: int) -> Tensor:
+    """Return the `_extent` of the first columns of a weight matrix [O, I], kept with it."""
+    return kept(w, ("extent", columns), lambda: _extent(w[:, :columns]))
 
 
 def unit(x: Tensor) -> Tensor:
@@ -73,7 +87,7 @@ def of_each_sum(x: Tensor, w: Tensor, numerics: Numerics) -> Tensor:
     """
     terms = x.shape[1]
     if numerics.aligned is None:
-        lengths = x.square().sum(dim=1, keepdim=True) * w.square().sum(dim=1)
+        lengths = x.square().sum(dim=1, keepdim=True) * row_squares(w)
         return (gathered(numerics, terms) / terms * lengths).sqrt()
     group_size, bits = numerics.aligned
     largest, sums = _largest(x, w, group_size), _in_groups(x, w, group_size)

@@ -39,11 +39,16 @@ def layer_spec(world=1):
     )
 
 
+def power_of(w2):
+    return w2.square().sum(dim=1)[:, :, None]
+
+
 def noise_of(numerics, variance=0.0, weight=WEIGHT):
     zeros = torch.zeros_like(H)
     h = Noisy(value=H, variance=zeros + variance, jumps=zeros, doubt=zeros)
     sums = empty_sums(torch.zeros(ROWS, HIDDEN), 2, 1, None)
-    add_noise(sums, Term(rows=ALL, weight=weight, h=h, w2=W2, y=Y), numerics, layer_spec())
+    term = Term(rows=ALL, weight=weight, h=h, w2=W2, y=Y, power=power_of(W2))
+    add_noise(sums, term, numerics, layer_spec())
     return sums
 
 
@@ -73,7 +78,8 @@ def test_outputs_of_experts_that_have_few_bits_are_rounded_less():
         numerics = Numerics.stated(expert="model", accumulation=accumulation)
         sums = empty_sums(torch.zeros(ROWS, HIDDEN), 2, 1, None)
         noisy = Noisy(value=h, variance=zeros, jumps=zeros, doubt=zeros)
-        term = Term(rows=ALL, weight=torch.ones(ROWS), h=noisy, w2=w2, y=y)
+        ones, power = torch.ones(ROWS), power_of(w2)
+        term = Term(rows=ALL, weight=ones, h=noisy, w2=w2, y=y, power=power)
         add_noise(sums, term, numerics, layer_spec())
         noise[accumulation] = sums.variance - INNER * (accumulation * y[0]).square().sum(dim=1)
     actual = (bf16(y[0]) - y[0]).square().sum()
