@@ -20,7 +20,7 @@ def float_step(x: Tensor, bits: int, smallest: int) -> Tensor:
     """
     integer, mask = _EXPONENT[x.dtype]
     power = (x.view(integer) & mask).view(x.dtype)  # the power of two at or below |x|
-    return (power * 2.0 ** (1 - bits)).clamp(2.0**smallest, 2.0 ** (128 - bits))
+    return (power * 2.0 ** (1 - bits)).clamp_(2.0**smallest, 2.0 ** (128 - bits))
 
 
 def divided(x: Tensor, divisor: float) -> Tensor:

@@ -149,7 +149,7 @@ class Emulation:
         if fmt.grid == "model":
             return h
         scale = formats.activation_scale(h, fmt, self._inputs.a2_scale, numerics)
-        return formats.quantize(h, scale, fmt).values
+        return formats.quantized_values(h, scale, fmt)
 
     def _intermediate(self, numerics: Numerics) -> Tensor:
         """Return f(gate) * up [R, N], times the router weight where it is multiplied there."""
@@ -179,7 +179,7 @@ class Emulation:
             rows = self._rounded(rows * weights.reshape(-1, 1), numerics.weighted)
         if fmt.grid != "model":
             scale = formats.activation_scale(rows, fmt, self._inputs.a1_scale, numerics)
-            rows = formats.quantize(rows, scale, fmt).values
+            rows = formats.quantized_values(rows, scale, fmt)
         return self._products(rows, 0, numerics)
 
     def _products(self, rows: Tensor, matrix: int, numerics: Numerics) -> Tensor:

@@ -46,7 +46,7 @@ def on_grid(x: Tensor, grid: Format | str) -> Tensor:
     if grid == "f32":
         return x
     step = step_of(x, grid)
-    return (x / step).round() * step
+    return (x / step).round_().mul_(step)
 
 
 def tie_of(x: Tensor, value: Tensor, grid: Format | str) -> Tensor:
@@ -109,6 +109,12 @@ def quantize(x: Tensor, scale: Tensor, fmt: Format) -> Quantized:
     tie = tie_of(clamped, codes, fmt)
     tie = torch.where(ratio.abs() > fmt.top + step, torch.inf, tie)
     return Quantized(values=codes * scale, scale=scale, step=step * scale, tie=tie * scale)
+
+
+def quantized_values(x: Tensor, scale: Tensor, fmt: Format) -> Tensor:
+    """Return `quantize(x, scale, fmt).values`, without what only tolerances need."""
+    clamped = (x / scale).clamp_(fmt.lowest, fmt.top)
+    return on_grid(clamped, fmt).mul_(scale)
 
 
 def spread_groups(per_group: Tensor, width: int, group: int) -> Tensor:
@@ -182,7 +188,7 @@ def weight_values(w: Tensor, fmt: Format) -> Tensor:
         return w
     scale = weight_scale(w, fmt)
     if not fmt.zero_point:
-        return quantize(w, scale, fmt).values
+        return quantized_values(w, scale, fmt)
     zero = zero_points(w, scale, fmt)
     codes = (w / scale + zero).round().clamp(fmt.lowest, fmt.top)
     return (codes - zero) * scale

@@ -136,7 +136,7 @@ class BaselineSiluAndMul(LayerTruth):
             return x
         if scale is None or not self.act_format.has_one_scale:
             scale = formats.activation_scale(x, self.act_format, scale, self.numerics)
-        return formats.quantize(x, scale, self.act_format).values
+        return formats.quantized_values(x, scale, self.act_format)
 
     def _second_scales(
         self,

@@ -110,7 +110,7 @@ class SharedTruth:
         fmt = FORMATS[self.layer_spec.shared_scheme.activations]
         if fmt.grid != "model":
             scale = formats.activation_scale(x, fmt, None, self.numerics)
-            x = formats.quantize(x, scale, fmt).values
+            x = formats.quantized_values(x, scale, fmt)
         product = first_product(x, w13, self.numerics)
         return intermediate(product, self.numerics, self.layer_spec.dtype, self.activation)
 

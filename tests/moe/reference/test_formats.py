@@ -87,6 +87,7 @@ def test_activations_are_what_the_quant_method_sends(name: str, width: int) -> N
     sent = QUANT.load(name)().quantize_input(x, static)
     scale = formats.activation_scale(x.float(), fmt, static)
     expected = formats.quantize(x.float(), scale, fmt).values
+    assert torch.equal(formats.quantized_values(x.float(), scale, fmt), expected)
     assert torch.equal(dequantize_activations(sent), expected)
 
 
