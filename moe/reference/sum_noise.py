@@ -38,8 +38,8 @@ def rounds_nothing(x: Tensor, w: Tensor, numerics: Numerics) -> Tensor:
     has_few = _has_few_units(_extent(x[:, :SAMPLE]), _extent_of_weight(w, SAMPLE), told_apart)
     if x.shape[1] > SAMPLE and has_few.any():
         rows, columns = (has_few.any(dim=dim).nonzero().flatten() for dim in (1, 0))
-        whole = _extent(x[rows]), _extent_of_weight(w, x.shape[1])[:, columns]
-        has_few[rows[:, None], columns] = _has_few_units(*whole, told_apart)
+        all_columns = _extent(x[rows]), _extent_of_weight(w, x.shape[1])[:, columns]
+        has_few[rows[:, None], columns] = _has_few_units(*all_columns, told_apart)
     return has_few
 
 
