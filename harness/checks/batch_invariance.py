@@ -44,7 +44,7 @@ def is_claimed(case: MoETestConfig) -> bool:
     )
 
 
-def applies(observation: Observation) -> bool:
+def has_claim(observation: Observation) -> bool:
     """Return whether the case's members claim it."""
     return is_claimed(observation.subject.case)
 
@@ -74,7 +74,7 @@ def difference(together: Tensor, alone: Tensor) -> str | None:
 CHECK = Check(
     name="batch_invariance",
     run=findings,
-    applies=applies,
+    of_case=has_claim,
     collective=True,
     by_reference=False,
     phase="repeat",

@@ -63,14 +63,18 @@ def always(_observation: Observation) -> bool:
 class Check:
     """One row of the table.
 
-    run: returns findings, or none if all is well. collective: all ranks run it together, where it
-    `applies` on every rank. by_reference: its findings depend on the reference, so that it runs
-    again for each alternative if a row states no numerics. of_calls: it looks at calls, of which
-    some are missing if ranks were out of step. phase: the timer that its run time is added to.
+    run: returns findings, or none if all is well. of_case: whether the case and the run's options
+    have what it checks, which every rank answers alike. applies: whether it can judge what this
+    rank has. collective: all ranks run it together, where it `applies` on every rank; unless it
+    always applies, they exchange their answers first. by_reference: its findings depend on the
+    reference, so that it runs again for each alternative if a row states no numerics. of_calls: it
+    looks at calls, of which some are missing if ranks were out of step. phase: the timer that its
+    run time is added to.
     """
 
     name: str
     run: Callable[[Observation], tuple[Finding, ...]]
+    of_case: Callable[[Observation], bool] = always
     applies: Callable[[Observation], bool] = always
     collective: bool = False
     by_reference: bool = True

@@ -55,7 +55,7 @@ def _texts(observation: Observation) -> Iterator[str]:
 CHECK = Check(
     name="plain_call",
     run=findings,
-    applies=is_wanted,
+    of_case=is_wanted,
     collective=True,
     by_reference=False,
     phase="repeat",

@@ -29,10 +29,13 @@ MANY = 16  # tokens of an expert for each of its replicas, none of which may the
 
 
 def moves_experts(observation: Observation) -> bool:
-    """Tell whether the layer balances its load, and hands out where it sends tokens."""
-    return observation.subject.balancing is not None and all(
-        STAGE in call.stages for call in observation.calls
-    )
+    """Tell whether the layer balances its load."""
+    return observation.subject.balancing is not None
+
+
+def hands_out_replicas(observation: Observation) -> bool:
+    """Tell whether the layer hands out where it sends tokens."""
+    return all(STAGE in call.stages for call in observation.calls)
 
 
 def findings(observation: Observation) -> tuple[Finding, ...]:
@@ -179,4 +182,10 @@ def _unmoved(observation: Observation) -> Iterator[Finding]:
         yield Finding(check=CHECK.name, text=text, verdict=Verdict.VACUOUS)
 
 
-CHECK = Check(name="replicas", run=findings, applies=moves_experts, collective=True)
+CHECK = Check(
+    name="replicas",
+    run=findings,
+    of_case=moves_experts,
+    applies=hands_out_replicas,
+    collective=True,
+)

@@ -20,10 +20,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+def is_skewed(observation: Observation) -> bool:
+    """Tell whether ranks are late in this case."""
+    return observation.subject.case.skew != NO_SKEW
+
+
 def findings(observation: Observation) -> tuple[Finding, ...]:
     """Repeat the first call with each rank late in turn and report the first change. Collective."""
-    if observation.subject.case.skew == NO_SKEW:  # not `applies`, on which ranks have to agree
-        return ()
     with observation.subject.watch.in_time():
         in_time = _message(observation, _repeated(observation), "no rank is late")
     texts = [in_time]
@@ -55,4 +58,11 @@ def _message(observation: Observation, out: Tensor, when: str) -> str | None:
     return f"wrong only when {when}: {judgement.messages[0]}" if failed else None
 
 
-CHECK = Check(name="skew", run=findings, collective=True, by_reference=False, phase="repeat")
+CHECK = Check(
+    name="skew",
+    run=findings,
+    of_case=is_skewed,
+    collective=True,
+    by_reference=False,
+    phase="repeat",
+)

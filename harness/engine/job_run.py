@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from harness.engine.gang_spec import PRELOAD, GangSpec
 from harness.engine.suspects import Suspects
-from harness.plan.cost import interpreted_seconds
+from harness.plan.cost import case_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,5 +91,4 @@ def _batches(job: Job, gangs: int) -> deque[tuple[MoETestConfig, ...]]:
 
 
 def _work(batch: Sequence[MoETestConfig]) -> float:
-    """Return a measure of how long cases take, to compare with that of others."""
-    return sum(interpreted_seconds(case.layer_spec, 1) for case in batch)
+    return sum(map(case_seconds, batch))

@@ -27,6 +27,7 @@ class CallModeSpec:
     word: which the rows of experts, all2all and router, or of a whole layer, must have in
     `call_modes` of their needs; None: the mode asks nothing of them.
     probe: "package.module:function", called with the machine -> Reason | None.
+    seconds: what the mode adds to a case of small sizes, as measured on one core, for estimates.
     """
 
     name: str
@@ -39,6 +40,7 @@ class CallModeSpec:
     adds_padding: bool = False  # more rows than the caller's, which are padding
     splits_tokens: bool = False  # parts of a call's tokens go through the layer by themselves
     is_of_shared: bool = False  # is about shared experts of the composed layer
+    seconds: float = 0.0
 
 
 _ROWS = (
@@ -74,6 +76,7 @@ _ROWS = (
         description="one graph of torch.compile for all numbers of tokens, run by single operators",
         target="harness.fixtures.compiled_call:AotEager",
         word="compile",
+        seconds=5.0,
     ),
     CallModeSpec(
         name=COMPILE,
@@ -81,6 +84,7 @@ _ROWS = (
         target="harness.fixtures.compiled_call:Inductor",
         word="compile",
         probe="harness.plan.call_needs:no_compiler",
+        seconds=15.0,
     ),
     CallModeSpec(
         name=GRAPH,

@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from harness.matrix.call_modes import CALL_MODES
 from moe.formats import FORMATS
 from moe.spec import BLOCK, DTYPE_BYTES
 
 if TYPE_CHECKING:
+    from harness.matrix.case import MoETestConfig
     from harness.plan.machine import Machine
     from moe.spec import LayerSpec
 
@@ -171,6 +173,14 @@ def interpreted_seconds(layer_spec: LayerSpec, cores: int) -> float:
     kernels = calls * (launched * _BLOCK_SECONDS + met * _WEIGHT_SECONDS)
     of_row = (hidden + intermediate) * _ROW_SECONDS + expert * _PRODUCT_SECONDS
     return (_rank_seconds(layer_spec) + kernels + rows * of_row) / min(cores, world)
+
+
+def case_seconds(case: MoETestConfig) -> float:
+    """Return a measure of how long a case takes on one core, to compare with that of others.
+
+    As if every kernel were interpreted, plus what its call mode adds.
+    """
+    return interpreted_seconds(case.layer_spec, 1) + CALL_MODES[case.call].seconds
 
 
 def _blocks(rows: int, owners: int) -> int:

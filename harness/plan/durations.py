@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING
 
-from harness.plan.cost import interpreted_seconds
+from harness.plan.cost import case_seconds
 from harness.record.events import CaseEnded, GangStarted
 from harness.record.run_folder import RunFolder
 from harness.record.summary import BAD
@@ -38,16 +38,12 @@ class Durations:
     def of(self, case: MoETestConfig) -> float:
         """Return the seconds of a case: recorded, or else estimated from its sizes."""
         recorded = self.cases.get(case.id)
-        return self.scale * _estimate(case) if recorded is None else recorded
+        return self.scale * case_seconds(case) if recorded is None else recorded
 
     def start(self, world_size: int) -> float:
         """Return the seconds until a gang is ready."""
         known = self.starts.get(world_size)
         return max(self.starts.values(), default=START_SECONDS) if known is None else known
-
-
-def _estimate(case: MoETestConfig) -> float:
-    return interpreted_seconds(case.layer_spec, 1)
 
 
 def of_run(path: Path) -> Durations:
@@ -64,7 +60,7 @@ def of_run(path: Path) -> Durations:
         if isinstance(event, CaseEnded):
             (failed.add if event.result.verdict in BAD else failed.discard)(event.result.case_id)
     recorded = zip(folder.cases_of(cases), cases.values(), strict=True)
-    ratios = [s / _estimate(case) for case, s in recorded]
+    ratios = [s / case_seconds(case) for case, s in recorded]
     return Durations(
         cases=cases,
         starts={world: median(seconds) for world, seconds in starts.items()},

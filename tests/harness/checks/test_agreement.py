@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 
 import pytest
 
 from harness import parallel_launch
+from harness.checks import agreement, all_checks
 from harness.checks.agreement import on_all_ranks
+from harness.checks.check import Check, always
 from harness.execute import run_case
 from harness.record.result import Verdict
 from tests.harness.checks.agreement_ranks import judged_by_check_for, names_agreed
@@ -57,6 +60,19 @@ def test_names_are_agreed_on_by_all_ranks():
 
 def test_a_single_rank_agrees_with_itself():
     assert on_all_ranks([True, False], 1) == [True, False]
+
+
+@pytest.mark.parametrize("answer", [True, False])
+def test_what_the_case_decides_is_not_exchanged(monkeypatch, answer):
+    monkeypatch.setattr(agreement, "on_all_ranks", None)  # an exchange would raise
+    seen = SimpleNamespace(context=SimpleNamespace(world_size=2))
+    check = Check(name="own", run=lambda _: (), of_case=lambda _: answer, collective=True)
+    assert agreement.applies(check, seen) is answer
+
+
+def test_checks_ask_other_ranks_only_of_what_layers_hand_out():
+    asked = {c.name for c in all_checks() if c.collective and c.applies is not always}
+    assert asked == {"replicas", "stages"}
 
 
 def test_a_collective_check_runs_where_it_applies_on_every_rank():

@@ -47,7 +47,8 @@ def judged(*calls, other=None, balancing=True):
     )
     context = SimpleNamespace(world_size=1)
     observation = SimpleNamespace(subject=subject, calls=calls, context=context)
-    return CHECK.run(observation) if CHECK.applies(observation) else None
+    applies = CHECK.of_case(observation) and CHECK.applies(observation)
+    return CHECK.run(observation) if applies else None
 
 
 def texts(*calls, **given):

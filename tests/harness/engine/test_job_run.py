@@ -44,6 +44,13 @@ def test_the_longest_batch_comes_first():
     assert queues[0] == [cases[2]]
 
 
+def test_a_batch_that_compiles_comes_before_one_of_larger_cases():
+    plain = [case("none", world=1, m=m) for m in (1, 64, 3, 4)]
+    compiled = case("none", world=1, m=2).replace(call="compile")
+    queues, _ = split([*plain, compiled])
+    assert queues[0] == [compiled]
+
+
 def test_one_gang_runs_all_cases_in_the_plans_order():
     cases = [case("none", world=1, m=m) for m in (1, 4096, 2)]
     assert split(cases, slots=1) == ([cases], [])
