@@ -77,7 +77,7 @@ test-subjects: setup
 	    tests/moe/layers/test_transformers_blocks.py tests/moe/layers/test_torchtitan_moe.py \
 	    tests/moe/layers/test_transformers_shared_blocks.py tests/moe/routers/test_sglang_gate.py \
 	    tests/moe/experts/test_sglang_experts.py tests/moe/routers/test_sglang_torch.py \
-	    tests/moe/routers/test_vllm_torch.py tests/moe/test_sglang_functions.py \
+	    tests/moe/routers/test_vllm_torch.py tests/moe/routers/test_megablocks.py tests/moe/test_sglang_functions.py \
 	    tests/moe/test_tuned_tiles.py tests/moe/test_vllm_kernels.py tests/moe/test_sglang_kernels.py \
 	    tests/moe/test_custom_ops.py \
 	    tests/moe/experts/test_fused_moe.py tests/moe/experts/test_torchao_experts.py \

@@ -49,8 +49,24 @@ def folder_of(args: argparse.Namespace) -> str | None:
 
 def check_folder(cases: Iterable[MoETestConfig], folder: str | None) -> None:
     """Raise UsageError for a case of a recorded workload without the folder that has it."""
-    recorded = next((case for case in cases if case.trace != MADE), None)
-    if recorded is not None and folder is None:
+    recorded = [case for case in cases if case.trace != MADE]
+    if not recorded:
+        return
+    if folder is None:
         raise UsageError(
-            f"case {recorded.id} is of a recorded workload: name its data set by --trace PATH"
+            f"case {recorded[0].id} is of a recorded workload: name its data set by --trace PATH"
         )
+    digests = _digests(folder)
+    absent = next((case for case in recorded if case.trace not in digests), None)
+    if absent is not None:
+        raise UsageError(
+            f"case {absent.id} is of a recorded workload that {folder!r} does not have: name the "
+            "data set with it by --trace PATH"
+        )
+
+
+def _digests(folder: str) -> frozenset[str]:
+    """Return what ids say of the workloads of a data set."""
+    from harness.matrix.traces.trace_folder import read_folder
+
+    return frozenset(workload.line.digest for workload in read_folder(Path(folder)).workloads)

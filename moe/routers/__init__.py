@@ -7,6 +7,7 @@ test; `truth.py` is its independent twin, which only the reference imports.
 from __future__ import annotations
 
 from moe.routers.function import RouterRegistry
+from moe.routers.megablocks.spec import MEGABLOCKS
 from moe.routers.sglang_gate.spec import SGLANG_ROUTERS
 from moe.routers.sglang_torch.spec import SGLANG_TORCH_ROUTERS
 from moe.routers.sigmoid.spec import SIGMOID
@@ -28,5 +29,6 @@ ROUTERS = RouterRegistry(
         *SGLANG_ROUTERS,
         *SGLANG_TORCH_ROUTERS,
         *VLLM_TORCH_ROUTERS,
+        MEGABLOCKS,
     ),
 )

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from harness import cli
+from harness.matrix.traces.trace_folder import read_folder
 from harness.record.run_folder import RunFolder
 from tests.harness.trace_sets import DEEPSEEK, RENORM, ROUTED, line, write
 
@@ -76,6 +77,10 @@ BASE = "m:1-n:64-k:64-e:4-topk:2-experts:torch_loop"
     ("argv", "text"),
     [
         (["--case", f"{BASE}-trace:0123456789ab"], "is of a recorded workload: name its data set"),
+        (
+            ["--case", f"{BASE}-trace:0123456789ab", "--trace", "set"],
+            "set' does not have: name the",
+        ),
         (["--trace", "set", "--suite", "smoke"], "(--suite and --trace given)"),
         (["--trace", "set", "--model", "olmoe-1b-7b"], "(--model and --trace given)"),
         (["--trace", "set", "--tokens", "4"], "give --model NAME with --tokens"),
@@ -102,7 +107,8 @@ def test_a_data_set_without_tokens_selects_nothing(engine, capsys):
 
 def test_recorded_inputs_go_with_no_others(engine, capsys):
     write(Path("set"), RENORM)
-    case = f"{BASE}-exact-trace:0123456789ab"
+    (workload,) = read_folder(Path("set")).workloads
+    case = f"{BASE}-exact-trace:{workload.line.digest}"
     assert cli.main(["run", "--trace", "set", "--case", case]) == 4
     output = capsys.readouterr()
     assert "trace_unsupported" in output.out + output.err

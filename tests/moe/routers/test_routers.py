@@ -22,6 +22,7 @@ DEVIATES = {
     "vllm_grouped_softmax": rounds_scores,
     "vllm_grouped_sigmoid": rounds_scores,
     "vllm_cpu_softmax": rounds_scores,
+    "megablocks_softmax": rounds_scores,
     "sglang_raw_logits": lambda _dtype, renormalize: not renormalize,
 }
 

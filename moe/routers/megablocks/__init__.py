@@ -1,0 +1,1 @@
+"""Route by the softmax of MegaBlocks' `LearnedRouter`."""
