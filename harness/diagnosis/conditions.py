@@ -91,6 +91,15 @@ def splitting(facts: Sequence[Fact], changed: Tensor, right: Tensor) -> list[Con
     return (conditions or _joined(by_fact, right, most_tried))[:MOST_CONDITIONS]
 
 
+def only_where(facts: Sequence[Fact], changed: Tensor) -> str:
+    """Return the end of a sentence about the changed items only: by a condition, if one tells them.
+
+    changed: [N] bool, not all of them.
+    """
+    conditions = splitting(facts, changed, ~changed)
+    return f"for {conditions[0].text} only" if conditions else "in the wrong rows only"
+
+
 def _simplest(
     conditions: Sequence[Condition], right: Tensor, most_tried: float
 ) -> Condition | None:

@@ -16,9 +16,8 @@ import torch
 
 from harness.diagnosis import output_terms, stage_terms
 from harness.diagnosis.evidence import MANY_ROWS
-from harness.diagnosis.fit import MAX_RESIDUAL
 from harness.diagnosis.share_sources import Source, sources
-from harness.diagnosis.terms import fitted
+from harness.diagnosis.terms import fitted_where
 from harness.diagnosis.wrong_rows import spread
 from harness.record.diagnosis import NamedCause
 from harness.record.formatting import numbers_text
@@ -110,20 +109,25 @@ def moved_shares(summed: Summed) -> NamedCause | None:
     wrong = spread((terms.is_wrong & is_finite).nonzero().flatten(), FEW_ROWS)
     if terms.values.shape[1] < 2 or len(wrong) == 0:
         return None
-    rules = list(sources(summed.rows, terms.has_term, summed.experts))
+    rules, partial = list(sources(summed.rows, terms.has_term, summed.experts)), None
     for weighting in (THEIRS,) if summed.weights is None else (THEIRS, OWN):
         for source, follows in _fitting(summed, rules, weighting, wrong):
-            residual, has_nan = _residual(summed, source, weighting, follows)
-            if residual is not None and residual <= MAX_RESIDUAL:
-                text = _text(summed, source, follows) + weighting + (UNKNOWN if has_nan else "")
-                return NamedCause(name=NAME, cause=text, residual=residual)
-    return None
+            fit, has_nan = _fit(summed, source, weighting, follows)
+            if fit is None:
+                continue
+            residual, where = fit
+            text = _text(summed, source, follows) + weighting + (UNKNOWN if has_nan else "")
+            cause = NamedCause(name=NAME, cause=text, residual=residual, where=where)
+            if not where:
+                return cause
+            partial = partial or cause  # another rule may explain the right rows, too
+    return partial
 
 
-def _residual(
+def _fit(
     summed: Summed, source: Source, weighting: str, follows: Tensor
-) -> tuple[float | None, bool]:
-    """Return which part of the error a rule leaves, None unless it explains all rows.
+) -> tuple[tuple[float, str] | None, bool]:
+    """Return which part of the error a rule leaves, and where it holds; None if it does not.
 
     Rows for which it takes a term that was never computed may hold NaN; the other value tells
     whether some do.
@@ -136,7 +140,7 @@ def _residual(
     takes_none = (~has_term & follows & terms.has_term).any(dim=1)
     is_nan = terms.actual.isnan().any(dim=1) & takes_none
     known = torch.where(is_nan[:, None], predicted, terms.actual)
-    return fitted(dataclasses.replace(terms, actual=known), predicted), bool(is_nan.any())
+    return fitted_where(dataclasses.replace(terms, actual=known), predicted), bool(is_nan.any())
 
 
 def _fitting(
@@ -170,6 +174,7 @@ def _are_rows(summed: Summed, source: Source, follows: Tensor) -> bool:
     row, slot = source.at // slots, source.at % slots
     keeps_slots = slot == torch.arange(slots, device=slot.device)
     is_one = (row == row.amax(dim=1, keepdim=True)) & keeps_slots
+    is_one |= (source.at < 0).all(dim=1, keepdim=True)  # no row: zeros
     every = bool((is_one | ~summed.terms.has_term).all())
     return every and bool(follows[summed.terms.has_term.any(dim=0)].all())
 

@@ -135,6 +135,14 @@ def _of_same_expert(rows: Tensor, flat: Tensor, experts: Tensor) -> Iterator[Sou
     number = (rows[:, None] * slots + torch.arange(slots, device=rows.device)).flatten()
     ids = experts.flatten()
     order = (ids * (int(number.max()) + 1) + number).argsort()
+    place = torch.arange(len(order), device=rows.device)
+    _, at_expert = torch.unique(ids[order], return_inverse=True)
+    counts = torch.bincount(at_expert)
+    start = (counts.cumsum(0) - counts)[at_expert]
+    mirrored = start + counts[at_expert] - 1 - (place - start)
+    at = torch.empty_like(order)
+    at[order] = torch.where(ids[order] >= 0, order[mirrored], order)
+    yield Source(text="the expert's rows in reverse order", at=at.view(flat.shape))
     for step in (1, -1):
         neighbour = order.roll(step)
         is_same = ids[neighbour] == ids[order]

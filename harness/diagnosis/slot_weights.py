@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness.diagnosis import stage_terms
-from harness.diagnosis.fit import MAX_RESIDUAL
-from harness.diagnosis.terms import fitted
+from harness.diagnosis.terms import fitted_where
 from harness.record.diagnosis import NamedCause
 from moe.reference.formats import on_grid
 
@@ -51,23 +50,43 @@ def slot_weights(
     weights, is_used: [T, k] of all rows of the call. rows: [R], which ones the terms are of; the
     first k terms of each are its slots.
     """
-    texts, others = list(OTHERS), torch.stack([f(weights, is_used)[rows] for f in OTHERS.values()])
-    own = weights[rows]
-    counts = torch.ones_like(terms.values[:, :, 0]).repeat(len(texts), 1, 1)
-    counts[:, :, : own.shape[1]] = torch.where(own != 0, others / own, 1.0)
-    is_other = ((others != own) & is_used[rows]).any(dim=(1, 2))
-    named = 0
-    for number in (is_other & may_fit(terms, counts)).nonzero().flatten().tolist():
-        residual = fitted(terms, terms.changed_by(counts[number]))
-        if residual is not None and residual <= MAX_RESIDUAL and named < MOST_NAMED:
+    others = torch.stack([f(weights, is_used)[rows] for f in OTHERS.values()])
+    own, named = weights[rows], 0
+    for slot in (None, *range(own.shape[1] if own.shape[1] > 1 else 0)):
+        which = "the experts' outputs" if slot is None else f"the outputs of slot {slot}"
+        changed = others
+        if slot is not None:
+            is_its = torch.arange(own.shape[1], device=own.device) == slot
+            changed = torch.where(is_its, others, own)
+        for text, residual, where in _fitting(terms, own, changed, is_used[rows]):
             named += 1
-            where = f"in stage {terms.stage} " if terms.stage else ""
-            cause = f"{where}the experts' outputs are weighted {texts[number]}"
-            yield NamedCause(name=NAME, cause=cause, residual=residual, where=terms.where)
+            place = f"in stage {terms.stage} " if terms.stage else ""
+            cause = f"{place}{which} are weighted {text}"
+            yield NamedCause(name=NAME, cause=cause, residual=residual, where=where)
+            if named >= MOST_NAMED:
+                return
+        if named:
+            return
+
+
+def _fitting(
+    terms: Terms, own: Tensor, others: Tensor, is_used: Tensor
+) -> Iterator[tuple[str, float, str]]:
+    """Yield the texts of other weights [H, R, k] that explain the sums, what they leave, and where.
+
+    own, is_used: [R, k].
+    """
+    counts = torch.ones_like(terms.values[:, :, 0]).repeat(len(others), 1, 1)
+    counts[:, :, : own.shape[1]] = torch.where(own != 0, others / own, 1.0)
+    is_other = ((others != own) & is_used).any(dim=(1, 2))
+    for number in (is_other & may_fit(terms, counts)).nonzero().flatten().tolist():
+        fit = fitted_where(terms, terms.changed_by(counts[number]))
+        if fit is not None:
+            yield list(OTHERS)[number], *fit
 
 
 def may_fit(terms: Terms, counts: Tensor) -> Tensor:
-    """Return [H] bool: whether each row is near enough to a prediction. counts: [H, R, P].
+    """Return [H] bool: whether each wrong row is near enough to a prediction. counts: [H, R, P].
 
     All predictions are compared at once: on a device the number of operations is what counts.
     """
@@ -76,7 +95,7 @@ def may_fit(terms: Terms, counts: Tensor) -> Tensor:
     size = predicted.nan_to_num().norm(dim=2) / terms.expected.norm(dim=1).clamp(min=1e-38)
     allowed = terms.tolerance * size.clamp(min=1, max=1e3)
     remaining = (predicted - terms.actual).norm(dim=2)
-    is_near: Tensor = (remaining <= 1.01 * allowed).all(dim=1)
+    is_near: Tensor = ((remaining <= 1.01 * allowed) | ~terms.is_wrong).all(dim=1)
     return is_near
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness.checks.output import row_tolerance
-from harness.diagnosis.conditions import Fact
-from harness.diagnosis.fit import grid_of
+from harness.diagnosis.conditions import Fact, only_where
+from harness.diagnosis.fit import MAX_RESIDUAL, grid_of
 from harness.diagnosis.stage_terms import departing, facts_of, handed_of
 from harness.diagnosis.wrong_rows import spread
 from moe.reference.formats import on_grid, step_of
@@ -104,6 +104,23 @@ class StageErrors:
         as_held = (self.actual - self.rounded(predicted))[self.is_wrong].norm()
         error = (self.actual - self.expected)[self.is_wrong].norm().clamp(min=1e-38)
         return float(torch.minimum(remaining[self.is_wrong].norm(), as_held) / error)
+
+    def fitting(self, predicted: Tensor) -> tuple[float, str] | None:
+        """Return which part of the error a prediction [R, C] leaves, and where it holds; or None.
+
+        It holds in all rows, or in the wrong ones only; these are told by a condition on their
+        facts, as the end of a sentence. MAX_RESIDUAL is the most that it may leave.
+        """
+        residual = self.left_by(predicted)
+        if residual is not None and residual <= MAX_RESIDUAL:
+            return residual, ""
+        rows = self.is_wrong.any(dim=1)
+        if bool(rows.all()) or not bool(rows.any()):
+            return None
+        residual = self.left_by(torch.where(rows[:, None], predicted, self.expected))
+        if residual is None or residual > MAX_RESIDUAL:
+            return None
+        return residual, only_where(self.facts, rows)
 
     @cached_property
     def grid(self) -> str | None:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from harness.diagnosis.fit import grid_of, lengths
+from harness.diagnosis.conditions import only_where
+from harness.diagnosis.fit import MAX_RESIDUAL, grid_of, lengths
 from moe.reference.formats import on_grid
 
 if TYPE_CHECKING:
@@ -48,6 +49,19 @@ class Terms:
     def has_term(self) -> Tensor:
         """Return [R, P] bool: the terms that are not zero."""
         return (self.values != 0).any(dim=2)
+
+    @property
+    def facts_of_rows(self) -> list[Fact]:
+        """Return what is known of rows: the facts whose values are the same for all their terms."""
+        rows, count = self.values.shape[:2]
+        facts = []
+        for fact in self.facts:
+            values = fact.values.view(rows, count)
+            is_known = ~values.isnan()
+            first = values.nan_to_num(-torch.inf).amax(dim=1)
+            if bool(((values == first[:, None]) | ~is_known).all() & first.isfinite().all()):
+                facts.append(fact.with_values(first))
+        return facts
 
     @cached_property
     def counts(self) -> Counts:
@@ -120,6 +134,23 @@ def left_by(terms: Terms, predicted: Tensor) -> tuple[Tensor, float]:
     wrong = terms.is_wrong
     error = lengths(terms.actual, terms.expected, unit)[wrong].norm()
     return fits, float(residual[wrong].norm() / error.clamp(min=1e-38))
+
+
+def fitted_where(terms: Terms, predicted: Tensor) -> tuple[float, str] | None:
+    """Return which part of the error a prediction [R, C] leaves, and where it holds; or None.
+
+    It holds in all rows, or in the wrong ones only; these are told by a condition on their numbers.
+    """
+    residual = fitted(terms, predicted)
+    if residual is not None and residual <= MAX_RESIDUAL:
+        return residual, terms.where
+    wrong = terms.is_wrong
+    if bool(wrong.all()) or terms.where:
+        return None
+    residual = fitted(terms, torch.where(wrong[:, None], predicted, terms.expected))
+    if residual is None or residual > MAX_RESIDUAL:
+        return None
+    return residual, only_where(terms.facts_of_rows, wrong)
 
 
 def fitted(terms: Terms, predicted: Tensor) -> float | None:

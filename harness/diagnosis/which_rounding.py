@@ -51,11 +51,12 @@ def explain(evidence: Evidence) -> Iterator[NamedCause]:
 def rounded_values(errors: StageErrors) -> NamedCause | None:
     """Return the cause if each value is what it should be, rounded once more or cut off."""
     for text, rounded in ROUNDINGS.items():
-        residual = errors.left_by(rounded(errors.expected))
-        if residual is not None and residual <= MAX_RESIDUAL:
+        fit = errors.fitting(rounded(errors.expected))
+        if fit is not None:
             noun = "values" if errors.noun == "elements" else errors.noun
-            cause = f"{errors.place} all {noun} are {text}"
-            return NamedCause(name=NAME, cause=cause, residual=residual)
+            residual, where = fit
+            cause = f"{errors.place} {'the' if where else 'all'} {noun} are {text}"
+            return NamedCause(name=NAME, cause=cause, residual=residual, where=where)
     return None
 
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness.checks.stages_products import operands, sharded
-from harness.diagnosis.fit import MAX_RESIDUAL
 from harness.diagnosis.stage_terms import PRODUCTS, handed_of
 from harness.diagnosis.weight_readings import Codes, readings
 from harness.diagnosis.wrong_rows import spread
@@ -100,21 +99,25 @@ def which_weights(
         return None
     wrong = errors.is_wrong.any(dim=1)
     first = max(given, key=lambda one: int(wrong[one.rows].sum()))
-    few = errors.of_rows(first.rows)
+    few, partial = errors.of_rows(first.rows), None
     for text, read in readings(group):
         change = _change(first, read(first.codes))
-        if change is None or few.left_by(few.expected + change) is None:
+        if change is None or few.fitting(few.expected + change) is None:
             continue
         predicted = errors.expected.clone()
         for one in given:
             of_expert = _change(one, read(one.codes))
             if of_expert is not None:
                 predicted[one.rows] += of_expert
-        residual = errors.left_by(predicted)
-        if residual is not None and residual <= MAX_RESIDUAL:
+        fit = errors.fitting(predicted)
+        if fit is not None:
+            residual, where = fit
             cause = f"{errors.place} the weights {text}"
-            return NamedCause(name=NAME, cause=cause, residual=residual)
-    return None
+            named = NamedCause(name=NAME, cause=cause, residual=residual, where=where)
+            if not where:
+                return named
+            partial = partial or named  # another reading may explain the right rows, too
+    return partial
 
 
 def _change(one: Multiplied, other: Codes | None) -> Tensor | None:

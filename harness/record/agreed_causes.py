@@ -131,7 +131,9 @@ def weight_of(peer: CallDiagnosis, cause: NamedCause, call: CallDiagnosis) -> in
         is_asked = stage_of(peer) == stage and not has_mistake  # else no statement was sought
         return peer.stages[0].bad if is_asked and stage else 0
     is_wrong = peer.output or peer.wrong_rows > 0
-    may_be_same = stage_of(peer) in ("", stage) or not stage
+    # A single row fits many mistakes: then calls of an unknown stage must agree, too.
+    is_single = call.wrong_rows < 2 and not stage_of(peer)
+    may_be_same = is_single or stage in ("", stage_of(peer))
     return max(peer.wrong_rows, 1) if is_wrong and may_be_same else 0
 
 

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.diagnosis.conditions import Fact
 from harness.diagnosis.slot_weights import OTHERS, slot_weights
 from harness.diagnosis.terms import Terms
 from moe.reference import formats
@@ -70,3 +71,26 @@ def test_of_two_rules_by_turns_nothing_is_said():
     is_even = torch.arange(ROWS)[:, None] % 2 == 0
     turns = torch.where(is_even, weights.square(), weights.flip(1))
     assert said((turns[:, :, None] * y).sum(dim=1)) == []
+
+
+def test_other_weights_of_one_slot_in_some_rows():
+    y, weights, is_used = sums()
+    changed = weights.clone()
+    changed[1::2, 2] = 1.0
+    actual = (changed[:, :, None] * y).sum(dim=1)
+    values = weights[:, :, None] * y
+    expected = values.sum(dim=1)
+    tolerance = torch.full((ROWS,), 1e-3)
+    rows = torch.arange(ROWS)
+    terms = Terms(
+        noun="shares",
+        actual=actual,
+        expected=expected,
+        tolerance=tolerance,
+        is_wrong=(actual - expected).norm(dim=1) > tolerance,
+        values=values,
+        facts=(Fact(one="row", many="rows", values=rows.repeat_interleave(SLOTS).double()),),
+    )
+    (cause,) = slot_weights(terms, weights, is_used, rows)
+    assert cause.cause == "the outputs of slot 2 are weighted by 1 each, not by the router weights"
+    assert cause.where  # the slot is not computed in each odd row, so no condition tells these rows

@@ -53,3 +53,15 @@ def test_without_an_element_that_is_wrong_nothing_fits():
     errors = right()
     assert not bool(errors.is_wrong.any())
     assert errors.left_by(errors.expected) is None
+
+
+def test_what_holds_in_the_wrong_rows_only_says_for_which():
+    errors = right()
+    actual = errors.actual.clone()
+    actual[8:16] *= 2  # of expert 1
+    wrong = holding(errors, actual)
+    residual, where = wrong.fitting(2 * errors.expected)
+    assert residual < 0.01
+    assert where == "for expert 1 only"
+    assert wrong.fitting(3 * errors.expected) is None
+    assert holding(errors, 2 * errors.actual).fitting(2 * errors.expected)[1] == ""
