@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import hmac
+import ipaddress
 import secrets
 import socket
 import stat
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 GONE_AFTER = 7  # seconds without an answer of the other host's kernel
 HANDSHAKE_LIMIT = 3.0  # seconds
+LOOPBACK = "127.0.0.1"
 _NONCE = 32  # bytes
 _LEAST_TOKEN = 16  # bytes
 
@@ -146,6 +148,8 @@ def interface_of(ip: str) -> str:
     for name, addresses in psutil.net_if_addrs().items():
         if any(address.address == ip for address in addresses):
             return str(name)
+    if ip != LOOPBACK and ipaddress.ip_address(ip).is_loopback:
+        return interface_of(LOOPBACK)  # which has all of 127.0.0.0/8
     raise InfrastructureError(f"no interface of this host has the address {ip}")
 
 

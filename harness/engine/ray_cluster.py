@@ -21,7 +21,6 @@ from harness.engine.remote_hosts import RemoteHost
 from harness.errors import InfrastructureError, UsageError
 
 CONNECT_LIMIT = 5.0  # seconds until the head of a cluster answers
-START_LIMIT = 60.0  # seconds for a further agent in a place that Ray has given
 END_LIMIT = 20.0  # seconds for an agent to end its processes
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -98,17 +97,13 @@ class RayPlace:
 
     def __init__(self, cpus: int) -> None:
         """Ask Ray for so many CPUs of one node, and for an agent there."""
+        import ray
         from ray.util import placement_group
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
         self.cpus = cpus
         self.host: RemoteHost | None = None
         self._group = placement_group([{"CPU": cpus}], strategy="STRICT_PACK")
-        self._begin()
-
-    def _begin(self) -> None:
-        import ray
-        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
-
         self._token = secrets.token_hex(32)
         where = PlacementGroupSchedulingStrategy(placement_group=self._group)
         agent = ray.remote(RayAgent).options(num_cpus=0, scheduling_strategy=where)
@@ -116,11 +111,11 @@ class RayPlace:
         self._listening = self._agent.listen.remote(self._token)
         self._serving = self._agent.serve.remote()
 
-    def is_ready(self, seconds: float = 0) -> bool:
-        """Return whether the agent listens, or has failed; wait so long for it."""
+    def is_ready(self) -> bool:
+        """Return whether the agent listens, or has failed."""
         import ray
 
-        return bool(ray.wait([self._listening], timeout=seconds)[0])
+        return bool(ray.wait([self._listening], timeout=0)[0])
 
     def connect(self) -> None:
         """Connect to the agent once it is ready. Raises InfrastructureError."""
@@ -133,31 +128,27 @@ class RayPlace:
             raise InfrastructureError(f"Ray could not start an agent: {why}") from error
         self.host = RemoteHost(Address(ip=ip, port=port), self._token.encode())
 
-    def renew(self) -> None:
-        """Replace an agent that is gone by another one. Raises InfrastructureError."""
-        self._end_agent()
-        self._begin()
-        if not self.is_ready(START_LIMIT):
-            why = f"none has started within {START_LIMIT:g} s"
-            raise InfrastructureError(f"an agent on Ray is gone, and another one: {why}")
-        self.connect()
+    def is_gone(self) -> bool:
+        """Return whether the agent, or its node, has disappeared since it was connected to."""
+        if self.host is None:
+            return True
+        self.host.control.receive()  # an agent says nothing unasked: it reads the end, if any
+        return self.host.control.closed
+
+    def lose(self) -> None:
+        """Close the connection to an agent that does not do what it is asked to."""
+        if self.host is not None:
+            self.host.control.close()
 
     def close(self) -> None:
-        """Give the room back, once the agent has ended its processes."""
+        """Give the room back, once the agent, if it is there, has ended its processes."""
         import ray
         from ray.util import remove_placement_group
 
-        if self.host is not None:
-            self.host.control.close()
+        is_there = not self.is_gone()
+        self.lose()
+        if is_there:
             with contextlib.suppress(ray.exceptions.RayError):
                 ray.wait([self._serving], timeout=END_LIMIT)
-        self._end_agent()
-        remove_placement_group(self._group)
-
-    def _end_agent(self) -> None:
-        import ray
-
-        if self.host is not None:
-            self.host.control.close()
-            self.host = None
         ray.kill(self._agent)
+        remove_placement_group(self._group)

@@ -1,7 +1,8 @@
 """Start gangs on a Ray cluster, each within a place that Ray gives. Torch-free.
 
 A gang's job keeps its place from its first gang to its last, as it keeps slots of one machine; the
-agent there forks each further gang at once. An agent that is gone is replaced in the same place.
+agent there forks each further gang at once. A place whose agent is gone is given back, and its
+cases wait until Ray gives another one: on the same node, or elsewhere if the node is gone.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 
 PAUSE = 0.1  # seconds between two questions to Ray
+ATTEMPTS = 3  # the run ends after so many places in a row in which no gang started
 
 
 class RayPool(HostPool):
@@ -39,6 +41,7 @@ class RayPool(HostPool):
         self.places: dict[int, RayPlace] = {}
         self._asked: RayPlace | None = None  # what Ray has not given yet
         self._count = 0
+        self._errors: list[InfrastructureError] = []  # of places since a gang started
         super().__init__((), b"")
 
     def slots(self, per_device: int, devices: int) -> Slots:
@@ -50,8 +53,10 @@ class RayPool(HostPool):
         """Return a number for a place of so many CPUs; None if Ray has none so far.
 
         What Ray was asked for stays asked until it is given or another size is. Raises
-        InfrastructureError if no agent can start.
+        InfrastructureError if no agent can start, here and there.
         """
+        if len(self._errors) == ATTEMPTS:
+            raise self._errors[-1]
         if self._asked is not None and self._asked.cpus != cpus:
             self._asked.close()
             self._asked = None
@@ -59,9 +64,15 @@ class RayPool(HostPool):
             self._asked = RayPlace(cpus)
         if not self._asked.is_ready():
             return None
-        self._asked.connect()
+        place, self._asked = self._asked, None
+        try:
+            place.connect()
+        except InfrastructureError as error:
+            place.close()
+            self._errors.append(error)
+            return None
         self._count += 1
-        self.places[self._count], self._asked = self._asked, None
+        self.places[self._count] = place
         return self._count
 
     def leave(self, number: int) -> None:
@@ -71,12 +82,15 @@ class RayPool(HostPool):
     def start(
         self, spec: GangSpec, folder: Path
     ) -> tuple[HostServer, JoinedHolders, list[Channel]]:
-        """Start a gang in its place, with another agent if the place's is gone."""
+        """Start a gang in its place. Raises InfrastructureError; its place then is gone."""
         try:
-            return super().start(spec, folder)
-        except InfrastructureError:
-            self.places[spec.place].renew()
-            return super().start(spec, folder)
+            started = super().start(spec, folder)
+        except InfrastructureError as error:
+            self.places[spec.place].lose()
+            self._errors.append(error)
+            raise
+        self._errors.clear()
+        return started
 
     def hosts_of(self, spec: GangSpec) -> list[RemoteHost]:
         """Return the agent of the gang's place."""
@@ -115,6 +129,10 @@ class RaySlots(Slots):
             super().give_back(share)
             return None
         return replace(share, place=place)
+
+    def has_lost(self, share: Share) -> bool:
+        """Return whether the agent of a share's place is gone."""
+        return self._pool.places[share.place].is_gone()
 
     def next_look(self, until: float | None) -> float | None:
         """Return when to ask Ray again: it tells nobody that there is room."""

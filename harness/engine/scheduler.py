@@ -17,6 +17,7 @@ from harness.engine.gang import Gang, watch
 from harness.engine.gang_notices import GangDead, GangReady, Notice, State
 from harness.engine.job_run import JobRun, job_runs
 from harness.engine.task_outcome import Ended, Outcome, case_result, with_history, write_case_log
+from harness.errors import InfrastructureError
 from harness.record.events import CaseEnded, CaseStarted, Event, GangEnded, GangStarted
 from harness.record.formatting import numbers_text
 from harness.record.result import CaseResult, Verdict
@@ -100,7 +101,12 @@ class _Launcher:
         active.number, active.ran, active.suspects.ended = self._gangs, 0, []
         share = active.share
         spec = dataclasses.replace(active.spec, devices=share.devices, place=share.place)
-        active.gang = Gang(self._pool, spec)
+        try:
+            active.gang = Gang(self._pool, spec)
+        except InfrastructureError:
+            if not self._slots.has_lost(share):
+                raise
+            self._wait_again(active)
 
     def _on(self, active: JobRun, notice: Notice) -> Iterator[Event]:
         now = time.time()
@@ -192,9 +198,10 @@ class _Launcher:
         return f"; its cases wait for devices other than {', '.join(map(str, sorted(avoid)))}"
 
     def _wait_again(self, active: JobRun) -> None:
-        """Give a run's devices back, and let it be the first to get others."""
+        """Let a run be the first to get another share. Failed starts on devices count no more."""
         self._release(active)
-        active.share, active.failed_starts = None, 0
+        failed = 0 if active.share and active.share.devices else active.failed_starts
+        active.share, active.failed_starts = None, failed
         self._waiting.appendleft(active)
 
     def _release(self, active: JobRun) -> None:
@@ -221,9 +228,8 @@ class _Launcher:
             active.attempts = []
 
     def _case_ended(self, active: JobRun, result: CaseResult) -> CaseEnded:
-        forgiven = result.case_id in self._options.forgiven
-        if self._options.fail_fast and result.verdict not in _GOOD and not forgiven:
-            self._stopping = True
+        is_bad = result.verdict not in _GOOD and result.case_id not in self._options.forgiven
+        self._stopping |= self._options.fail_fast and is_bad
         return CaseEnded(time=time.time(), gang=active.number, result=result)
 
     def _advance(self, active: JobRun) -> Iterator[Event]:
@@ -235,8 +241,7 @@ class _Launcher:
         if not active.queue and active.backlog:
             active.queue.extend(active.backlog.popleft())
         gang = active.gang
-        has_lost = active.share is not None and bool(self._slots.retired(active.share))
-        if gang is None and active.queue and has_lost:
+        if gang is None and active.queue and active.share and self._slots.has_lost(active.share):
             self._wait_again(active)
         elif gang is None and active.queue:
             self._start(active)

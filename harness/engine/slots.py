@@ -85,6 +85,10 @@ class Slots:
         """Return the devices of a share that are no longer used."""
         return [device for device in share.devices if device not in self._free]
 
+    def has_lost(self, share: Share) -> bool:
+        """Return whether no gang can start on a share any more, so that another must be taken."""
+        return bool(self.retired(share))
+
     def retire(self, share: Share, ranks: Iterable[int], need: Need) -> list[int]:
         """Give no more shares on the devices of a gang's ranks that could not start; return them.
 

@@ -1,10 +1,13 @@
-"""A real cluster of one node: runs, a worker that is killed, what is left. Without Ray, refusals.
+"""A real cluster: runs, a worker and a node that are killed, what is left. Without Ray, refusals.
+
+Its two nodes with CPUs are two sets of processes of Ray on this machine, each with an address.
 
 `make test-ray` installs Ray; where it is missing, only the tests of its absence run.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -30,12 +33,19 @@ ROOT = Path(__file__).parents[3]
 CASE = "m:4-n:64-k:64-e:4-topk:2-experts:torch_loop-dp:2-ep"
 HANGING = CASE.replace("torch_loop", "tests.faults.hanging_members:Hangs")
 ONE = "m:4-n:64-k:64-e:4-topk:2-experts:torch_loop"
+# Until both nodes with CPUs have joined.
+WAIT = """
+import ray, time
+ray.init(log_to_driver=False)
+while ray.cluster_resources().get("CPU", 0) < 4:
+    time.sleep(0.1)
+"""
 RUN = ["run", "--engine", "ray", "--case"]
 
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A head with two CPUs, and the environment of a controller."""
+    """A head, two nodes with two CPUs each, and the environment of a controller."""
     mark, folder = str(uuid.uuid4()), Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -46,23 +56,39 @@ def cluster():
         "RAY_TEST_MARK": mark,
         "RAY_ADDRESS": f"127.0.0.1:{port}",
     }
-    head = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
-    limits = ["--num-cpus=2", "--include-dashboard=false", f"--temp-dir={folder}"]
-    process = subprocess.Popen(
-        [*head, "--node-ip-address=127.0.0.1", f"--port={port}", *limits],
+    head = ["--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={folder}"]
+    processes = [ray_start(environment, "--num-cpus=0", "--node-ip-address=127.0.0.1", *head)]
+    try:
+        assert wait_for(lambda: is_listening(port), 120)
+        for ip in ("127.0.0.2", "127.0.0.3"):
+            node = ["--num-cpus=2", f"--node-ip-address={ip}", f"--address=127.0.0.1:{port}"]
+            processes.append(ray_start(environment, *node))
+        subprocess.run([sys.executable, "-c", WAIT], env=environment, check=True, timeout=300)
+        yield environment
+    finally:
+        for process in reversed(processes):
+            process.terminate()
+        for process in processes:
+            process.wait(60)
+        for pid in (wait_for(lambda: not marked(mark)) and []) or marked(mark):
+            os.kill(pid, signal.SIGKILL)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def ray_start(environment, *options):
+    """Start Ray's processes of one node."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *options],
         env={**environment, "RAY_ADDRESS": ""},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    try:
-        yield environment
-    finally:
-        process.terminate()
-        process.wait(60)
-        for pid in (wait_for(lambda: not marked(mark)) and []) or marked(mark):
-            os.kill(pid, signal.SIGKILL)
-        shutil.rmtree(folder, ignore_errors=True)
+
+
+def is_listening(port):
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 def start(environment, log, *arguments):
@@ -79,14 +105,27 @@ def start(environment, log, *arguments):
 
 def of_ranks(environment):
     """Processes of the harness that Ray's workers have started: forkservers, holders, ranks."""
-    pids = marked(f"RAY_TEST_MARK={environment['RAY_TEST_MARK']}")
-    return [pid for pid in pids if b"harness.engine" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return with_words(environment, b"harness.engine")
 
 
 def agents(environment):
     """Ray's workers that hold an agent."""
-    pids = marked(f"RAY_TEST_MARK={environment['RAY_TEST_MARK']}")
-    return [p for p in pids if b"RayAgent" in Path(f"/proc/{p}/cmdline").read_bytes()]
+    return with_words(environment, b"RayAgent")
+
+
+def with_words(environment, words):
+    """Processes of the cluster that have these words in their command lines."""
+    pids = []
+    for pid in marked(f"RAY_TEST_MARK={environment['RAY_TEST_MARK']}"):
+        with contextlib.suppress(OSError):  # it has just ended
+            if words in Path(f"/proc/{pid}/cmdline").read_bytes():
+                pids.append(pid)
+    return pids
+
+
+def node_of(agent):
+    """The raylet of an agent's node: Ray's workers are its children."""
+    return int(Path(f"/proc/{agent}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def results(folder):
@@ -108,19 +147,19 @@ def test_a_run_on_ray_has_the_results_of_any_other_and_leaves_nothing(cluster, t
     assert wait_for(lambda: not agents(cluster) and not of_ranks(cluster)), of_ranks(cluster)
 
 
+def has_begun(path):
+    """Whether the case that hangs has begun."""
+    return (path / "run.json").exists() and any(
+        isinstance(event, CaseStarted) and event.case_id == HANGING
+        for event in RunFolder.open(path).events()
+    )
+
+
 @needs_ray
 def test_a_worker_that_is_killed_costs_its_case_and_the_run_goes_on(cluster, tmp_path):
-    log, limit = tmp_path / "log", ["--time-limit", "100"]
-    run = start(cluster, log, *RUN, HANGING, CASE, *limit, "--out", str(tmp_path / "run"))
-
-    def has_begun():
-        path = tmp_path / "run"
-        return (path / "run.json").exists() and any(
-            isinstance(event, CaseStarted) and event.case_id == HANGING
-            for event in RunFolder.open(path).events()
-        )
-
-    assert wait_for(has_begun, 120), log.read_text()
+    log, limits = tmp_path / "log", ["--time-limit", "100", "--slots", "2"]
+    run = start(cluster, log, *RUN, HANGING, CASE, *limits, "--out", str(tmp_path / "run"))
+    assert wait_for(lambda: has_begun(tmp_path / "run"), 200), log.read_text()
     (agent,) = agents(cluster)
     os.kill(agent, signal.SIGKILL)
     assert run.wait(200) == 75, log.read_text()
@@ -138,6 +177,31 @@ def test_a_cluster_that_does_not_answer_is_the_machines_fault(tmp_path):
     said = (tmp_path / "log").read_text()
     assert "no Ray cluster answers at '127.0.0.1:1'; start one with `ray start --head`" in said
     assert not (tmp_path / "run").exists()
+
+
+@needs_ray
+def test_gangs_lie_on_both_nodes_and_one_that_dies_costs_the_case_that_ran_there(cluster, tmp_path):
+    """The last test with the cluster, which has one node less afterwards."""
+    log, out = tmp_path / "log", tmp_path / "run"
+    healthy = [f"{CASE}-seed:{seed}" for seed in range(1, 9)]
+    cases = [healthy[0], HANGING, *healthy[1:]]
+    run = start(cluster, log, *RUN, *cases, "--time-limit", "200", "--out", str(out))
+    nodes = set()
+
+    def is_alone():  # the gang of the case that hangs: the other one has run all that it can
+        now = agents(cluster)
+        nodes.update(map(node_of, now))
+        return has_begun(out) and len(nodes) == 2 and len(now) == 1
+
+    assert wait_for(is_alone, 200), log.read_text()
+    (agent,) = agents(cluster)
+    os.kill(node_of(agent), signal.SIGKILL)
+    assert run.wait(200) == 75, log.read_text()
+    ended = results(out)
+    assert "with ranks 0-1 is gone" in "\n".join(ended.pop(HANGING).messages)
+    assert {str(result.verdict) for result in ended.values()} == {"passed"}
+    assert sorted(ended) == sorted(healthy)
+    assert wait_for(lambda: not agents(cluster) and not of_ranks(cluster)), of_ranks(cluster)
 
 
 def test_without_ray_one_line_says_what_to_install(monkeypatch, capsys, tmp_path):

@@ -23,18 +23,24 @@ class FakePlace:
     made: list = []  # noqa: RUF012
 
     def __init__(self, cpus):
-        self.cpus, self.ready, self.host, self.renewed = cpus, False, None, 0
-        self.closed = False
+        self.cpus, self.ready, self.host = cpus, False, None
+        self.gone = self.closed = False
+        self.error = None
         self.made.append(self)
 
     def is_ready(self):
         return self.ready
 
     def connect(self):
+        if self.error:
+            raise self.error
         self.host = SimpleNamespace(name=f"host{len(self.made)}")
 
-    def renew(self):
-        self.renewed += 1
+    def is_gone(self):
+        return self.gone
+
+    def lose(self):
+        self.gone = True
 
     def close(self):
         self.closed = True
@@ -94,26 +100,53 @@ def test_ray_is_asked_again_before_the_run_ends(pool, monkeypatch):
     assert slots.next_look(10.01) == 10.01
 
 
-@pytest.mark.parametrize("failures", [0, 1, 2])
-def test_an_agent_that_is_gone_is_replaced_once(pool, monkeypatch, tmp_path, failures):
+def taken(slots):
+    """Ask for a place that Ray gives at once."""
+    slots.take(TWO)
+    FakePlace.made[-1].ready = True
+    return slots.take(TWO)
+
+
+def test_a_place_in_which_no_gang_starts_is_lost_and_three_in_a_row_end_the_run(
+    pool, monkeypatch, tmp_path
+):
+    slots = pool.slots(6, 0)
+
+    def fail(*_):
+        raise InfrastructureError("host is gone")
+
+    starts = iter([fail, lambda *_: "gang", fail, fail, fail])
+    monkeypatch.setattr(HostPool, "start", lambda *arguments: next(starts)(*arguments))
+    for is_lost in (True, False, True, True, True):
+        share = taken(slots)
+        if is_lost:
+            with pytest.raises(InfrastructureError, match="host is gone"):
+                pool.start(spec(share.place), tmp_path)
+        else:
+            assert pool.start(spec(share.place), tmp_path) == "gang"
+        assert slots.has_lost(share) is is_lost
+        slots.give_back(share)
+    with pytest.raises(InfrastructureError, match="host is gone"):
+        slots.take(TWO)
+
+
+def test_an_agent_that_cannot_start_is_tried_elsewhere(pool):
     slots = pool.slots(6, 0)
     slots.take(TWO)
-    FakePlace.made[0].ready = True
-    share, calls = slots.take(TWO), []
+    (first,) = FakePlace.made
+    first.ready, first.error = True, InfrastructureError("Ray could not start an agent: node died")
+    assert slots.take(TWO) is None
+    assert first.closed
+    assert taken(slots) is not None
+    assert len(FakePlace.made) == 2
 
-    def start(self, spec, folder):
-        calls.append(spec.place)
-        if len(calls) <= failures:
-            raise InfrastructureError("host is gone")
-        return "gang"
 
-    monkeypatch.setattr(HostPool, "start", start)
-    if failures == 2:
-        with pytest.raises(InfrastructureError, match="host is gone"):
-            pool.start(spec(share.place), tmp_path)
-    else:
-        assert pool.start(spec(share.place), tmp_path) == "gang"
-    assert FakePlace.made[0].renewed == min(failures, 1)
+def test_a_place_whose_agent_disappears_is_lost(pool):
+    slots = pool.slots(6, 0)
+    share = taken(slots)
+    assert not slots.has_lost(share)
+    FakePlace.made[0].gone = True
+    assert slots.has_lost(share)
 
 
 def test_the_end_of_a_run_gives_everything_back(pool):
