@@ -118,9 +118,9 @@ def test_five_thousand_cases_are_chosen_in_seconds():
     sizes = itertools.product(range(1, 26), (64, 128), (64, 128), (1, 2), range(25))
     points = [case(m=m, n=n, k=k, tp_size=tp, seed=s) for m, n, k, tp, s in sizes]
     plan = make_plan(points, CPU)
-    began = time.monotonic()
+    began = time.process_time()  # not the clock: other processes may be busy
     result = within(plan, 1000.0, durations_of(points), 2)
-    assert time.monotonic() - began < 10
+    assert time.process_time() - began < 10
     assert len(points) == 5000
     assert result.pairs[0] == result.pairs[1]
     assert len(result.plan.cases) + len(result.left_out) == len(plan.cases)
