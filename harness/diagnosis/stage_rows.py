@@ -74,6 +74,6 @@ def token_facts(handed: Handed, tokens: Tensor) -> list[Fact]:
 def _contents(rows: Tensor, text: str) -> str:
     """Return what the wrong rows [r, C], which a condition tells, hold if they hold no values."""
     if bool(rows.isnan().all()):
-        reason = "as if such slots were added" if UNUSED in text else "so perhaps never written"
-        return f"; these rows are all NaN, {reason}"
+        added, unknown = ", as if such slots were added", ": never written, or computed from NaN"
+        return f"; these rows are all NaN{added if UNUSED in text else unknown}"
     return "; these rows are all zero" if bool((rows == 0).all()) else ""

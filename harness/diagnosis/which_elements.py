@@ -144,7 +144,7 @@ def _contents(errors: StageErrors) -> str:
     if len(held) < FEWEST:
         return ""
     if bool(held.isnan().all()):
-        return ": all that are wrong are NaN, so perhaps never written"
+        return ": all that are wrong are NaN: never written, or computed from NaN"
     first = float(held[0])
     if not bool((held == held[0]).all()):
         return ""

@@ -37,7 +37,7 @@ def fact_lines(facts: Facts) -> Iterator[str]:
     if actual.zero_rows:
         error += f"; all zero: rows {actual.zero_rows}"
     if actual.unwritten_rows:
-        error += f"; all NaN, so perhaps never written: rows {actual.unwritten_rows}"
+        error += f"; all NaN (never written, or computed from NaN): rows {actual.unwritten_rows}"
     yield error
 
 

@@ -47,7 +47,7 @@ def test_rows_beyond_a_capacity_that_nobody_wrote():
     (text,) = patterns_of(from_row(8, torch.nan))
     assert text == (
         "stage gemm1 is wrong for rows beyond the first 8 of an expert only; these rows are all "
-        "NaN, so perhaps never written"
+        "NaN: never written, or computed from NaN"
     )
 
 

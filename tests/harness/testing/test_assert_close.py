@@ -88,7 +88,7 @@ def test_nan_inf_zero_and_unwritten_rows_are_told():
     text = refused(wrong)
     assert "NaN 512, Inf 1" in text
     assert "all zero: rows 11" in text
-    assert "never written: rows 9" in text
+    assert "all NaN (never written, or computed from NaN): rows 9" in text
     assert "first wrong element [2, 7] is inf, expected" in text
 
 
