@@ -26,7 +26,8 @@ def test_one_rank_s_message_in_full():
         "  worst wrong element [9, 200] is 3.5, expected -0.5, off by 7.12x its row's rms",
         "  values -3..3.5, expected -2..2.5; NaN 2, Inf 1",
         "  relative rms error 0.5, 1-cosine 0.125; all zero: rows 7; all NaN (never written, "
-        "or computed from NaN): rows 3, 8",
+        "or computed from NaN): rows 3,",
+        "      8",
         "  wrong rows by expert: 4: 5 of 5, 5: 3 of 3, 1: 1 of 6",
         "log: a.log",
         REPEAT,
