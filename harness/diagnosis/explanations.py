@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 class Explanation:
     """One kind of statement. name: of the causes it returns. module: has `explain(Evidence)`.
 
-    unless: a kind further up in the table; where that one says something, it says the same.
+    unless: kinds further up in the table; where one of them says something, it says the same.
     """
 
     name: str
     module: str
-    unless: str = ""
+    unless: tuple[str, ...] = ()
 
     def of(self, evidence: Evidence) -> list[NamedCause]:
         """Return the statements of this kind that hold for the evidence."""
@@ -42,16 +42,18 @@ OF_ROUTER: tuple[Explanation, ...] = (
 EXPLANATIONS: tuple[Explanation, ...] = (
     Explanation(name="rows_moved", module="moved_rows"),
     Explanation(name="which_shares", module="which_shares"),
-    Explanation(name="moved_shares", module="moved_shares", unless="which_shares"),
-    Explanation(name="which_factor", module="which_factor", unless="which_shares"),
-    Explanation(name="which_parts", module="which_parts", unless="which_shares"),
-    Explanation(name="which_adapters", module="which_adapters", unless="which_shares"),
-    Explanation(name="which_weights", module="which_weights", unless="which_shares"),
+    Explanation(name="moved_shares", module="moved_shares", unless=("which_shares",)),
+    Explanation(name="which_rounding", module="which_rounding"),
+    Explanation(
+        name="which_factor", module="which_factor", unless=("which_shares", "which_rounding")
+    ),
+    Explanation(name="which_parts", module="which_parts", unless=("which_shares",)),
+    Explanation(name="which_adapters", module="which_adapters", unless=("which_shares",)),
+    Explanation(name="which_weights", module="which_weights", unless=("which_shares",)),
     Explanation(name="which_codes", module="which_codes"),
     Explanation(name="which_addend", module="which_addend"),
     Explanation(name="stage_moved", module="stage_moved"),
     Explanation(name="which_ids", module="which_ids"),
-    Explanation(name="which_rounding", module="which_rounding"),
     Explanation(name="slot_weights", module="slot_weights"),
     Explanation(name="which_function", module="which_function"),
 )
@@ -64,7 +66,7 @@ def explanations(
     causes: list[NamedCause] = []
     faults: list[str] = []
     for explanation in table:
-        if explanation.unless in {cause.name for cause in causes}:
+        if not {cause.name for cause in causes}.isdisjoint(explanation.unless):
             continue
         try:
             causes += explanation.of(evidence)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 NAME = "which_factor"
 SAME = 0.01  # relative distance at which two factors are the same
 SURE = 4.0  # times the error of a factor of roundings, beyond which it is surely not 1
+ONE_SIZE = 0.1  # of how far they are from 1: how much factors that are one differ
 FEW = 8  # groups that are listed
 WORDS = {-1.0: "have the wrong sign", 0.0: "are zero"}
 SIMPLE = (0.0, -1.0, 2.0, 0.5, 3.0, 4.0, 0.25, 8.0, 0.125, 16.0, 0.0625, 1.5)
@@ -51,7 +52,7 @@ def which_factor(errors: StageErrors) -> NamedCause | None:
         if residual is not None and residual <= MAX_RESIDUAL:
             is_changed = (factor - 1).abs() > SURE * error.clamp(min=1e-6)
             if bool(is_changed.any()):
-                text = f"{errors.place} {_text(errors, groups, factor, is_changed)}"
+                text = f"{errors.place} {_text(errors, groups, factor, error, is_changed)}"
                 return NamedCause(name=NAME, cause=text, residual=residual)
     return None
 
@@ -68,11 +69,13 @@ def _factors(errors: StageErrors, groups: Groups) -> tuple[Tensor, Tensor]:
     return factor, torch.where(is_known, size.clamp(min=1e-300).rsqrt(), torch.inf)
 
 
-def _text(errors: StageErrors, groups: Groups, factor: Tensor, is_changed: Tensor) -> str:
+def _text(
+    errors: StageErrors, groups: Groups, factor: Tensor, error: Tensor, is_changed: Tensor
+) -> str:
     """Return which values are off by which factor, as a clause."""
     values, what = factor[is_changed], _what(errors, groups, is_changed)
     middle = float(values.median())
-    if bool(((values - middle).abs() <= SAME * max(abs(middle), SAME)).all()):
+    if _are_one(values, error[is_changed], middle):
         return f"{what} {_times(middle)}"
     ends = f"{float(values.min()):.3g} to {float(values.max()):.3g}"
     if bool((values > 0).all()) and _are_powers(values):
@@ -81,9 +84,16 @@ def _text(errors: StageErrors, groups: Groups, factor: Tensor, is_changed: Tenso
     return f"{what} are off by another factor for each {groups.name}, as by a {scale}: {ends}"
 
 
+def _are_one(values: Tensor, error: Tensor, middle: float) -> bool:
+    """Tell whether factors are one, but for their errors: 0.998 and 1.002 are not."""
+    same = min(SAME * max(abs(middle), SAME), ONE_SIZE * abs(middle - 1))
+    return bool(((values - middle).abs() <= (SURE * error).clamp(min=same)).all())
+
+
 def _are_powers(values: Tensor) -> bool:
     logs = values.log2()
-    return bool(((logs - logs.round()).abs() <= SAME).all())
+    powers = logs.round()
+    return bool(((logs - powers).abs() <= SAME).all()) and bool((powers != 0).all())
 
 
 def _times(value: float) -> str:

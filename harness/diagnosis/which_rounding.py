@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from harness.diagnosis.terms import Terms
 
 NAME = "which_rounding"
-NOUNS = ("elements", "router weights")
+NOUNS = ("elements", "router weights", "scales")
 NARROW = ("bf16", "fp16")
 OF_TERMS = ("e4m3", "bf16", "fp16")  # to which each term of a sum may be rounded
 LARGEST = 0.1  # error, as a part of the values, that is looked at: roundings are small
@@ -32,32 +32,37 @@ MANTISSA = 16  # bits of a float32 that bf16 lacks
 
 
 def explain(evidence: Evidence) -> Iterator[NamedCause]:
-    """Yield the cause if a narrower dtype, or truncation, gives the values of the stage."""
+    """Yield the causes if a narrower dtype, or truncation, gives the values of the stage."""
     errors = evidence.errors
     if errors is None or errors.noun not in NOUNS or not bool(errors.actual.isfinite().all()):
         return
     error = (errors.actual - errors.expected).norm() / errors.expected.norm().clamp(min=1e-38)
     if float(error) > LARGEST:
         return
+    of_values = list(rounded_values(errors))
+    yield from of_values
+    if of_values or errors.noun == "scales":
+        return
     of_sums = (
         rounded(terms)
         for terms in stage_terms.terms_of(evidence)
         for rounded in (rounded_terms, rounded_sums)
     )
-    causes = itertools.chain([rounded_values(errors)], of_sums)
-    yield from itertools.islice((cause for cause in causes if cause is not None), 1)
+    yield from itertools.islice((cause for cause in of_sums if cause is not None), 1)
 
 
-def rounded_values(errors: StageErrors) -> NamedCause | None:
-    """Return the cause if each value is what it should be, rounded once more or cut off."""
+def rounded_values(errors: StageErrors) -> Iterator[NamedCause]:
+    """Yield each rounding, or cutting off, after which all values are what they should be.
+
+    Of few values several may hold.
+    """
     for text, rounded in ROUNDINGS.items():
         fit = errors.fitting(rounded(errors.expected))
         if fit is not None:
             noun = "values" if errors.noun == "elements" else errors.noun
             residual, where = fit
             cause = f"{errors.place} {'the' if where else 'all'} {noun} are {text}"
-            return NamedCause(name=NAME, cause=cause, residual=residual, where=where)
-    return None
+            yield NamedCause(name=NAME, cause=cause, residual=residual, where=where)
 
 
 def rounded_terms(terms: Terms) -> NamedCause | None:

@@ -99,3 +99,15 @@ def test_a_factor_of_rows_whose_values_are_exact_but_for_their_dtype():
     )
     noise = torch.randn(ROWS, COLUMNS, generator=torch.Generator().manual_seed(0)) / 64
     assert which_factor(holding(exact, exact.expected * (factor + noise))) is None
+
+
+def test_factors_near_one_that_differ_are_not_called_one():
+    """Rows off by up to a hundredth, such as scales in fewer bits, have no factor in common."""
+    errors = right()
+    exact = dataclasses.replace(errors, tolerance=errors.tolerance * 1e-4)
+    factor = torch.linspace(0.992, 1.01, ROWS)[:, None]
+    cause = which_factor(dataclasses.replace(exact, actual=errors.expected * factor))
+    expected = "all values are off by another factor for each row, as by a wrong scale: 0.992 to 1."
+    assert cause.cause.startswith(f"in stage gemm1 {expected}")
+    same = which_factor(dataclasses.replace(exact, actual=errors.expected * 1.009))
+    assert same.cause == "in stage gemm1 all values are 1.009 times what they should be"

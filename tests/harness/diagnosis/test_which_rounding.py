@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+from types import SimpleNamespace
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.diagnosis.explanations import EXPLANATIONS, explanations
 from harness.diagnosis.terms import Terms
 from harness.diagnosis.which_rounding import (
     OF_TERMS,
@@ -15,6 +19,8 @@ from harness.diagnosis.which_rounding import (
     truncated,
 )
 from tests.harness.diagnosis.drawn_errors import COLUMNS, ROWS, holding, right
+
+RULES = [e for e in EXPLANATIONS if e.name in ("which_rounding", "which_factor")]
 
 
 def sums(seed, terms=8):
@@ -81,7 +87,7 @@ def test_of_noise_as_large_nothing_is_said(seed):
 
 def test_values_that_are_cut_off():
     errors = right()
-    cause = rounded_values(holding(errors, truncated(errors.expected)))
+    (cause,) = rounded_values(holding(errors, truncated(errors.expected)))
     assert cause.cause == (
         "in stage gemm1 all values are truncated to bf16, not rounded to the nearest"
     )
@@ -90,4 +96,30 @@ def test_values_that_are_cut_off():
 
 def test_values_that_are_doubled_are_not_cut_off():
     errors = right()
-    assert rounded_values(holding(errors, errors.expected * 2)) is None
+    assert list(rounded_values(holding(errors, errors.expected * 2))) == []
+
+
+def test_of_values_that_both_roundings_give_both_are_said():
+    errors = right()
+    is_same = truncated(errors.expected) == errors.expected.bfloat16().float()
+    few = dataclasses.replace(
+        errors,
+        expected=torch.where(is_same, errors.expected, 1.0),
+        tolerance=errors.tolerance * 1e-3,
+    )
+    causes = [cause.cause for cause in rounded_values(holding(few, few.expected))]
+    assert causes == [
+        "in stage gemm1 all values are truncated to bf16, not rounded to the nearest",
+        "in stage gemm1 all values are rounded to bf16 more than they should be",
+    ]
+
+
+def test_scales_in_the_dtype_of_the_tokens_are_rounded_and_nothing_else():
+    errors = dataclasses.replace(right(), noun="scales", stage="dispatch")
+    errors = dataclasses.replace(errors, tolerance=errors.tolerance * 1e-3)
+    evidence = SimpleNamespace(errors=errors, subject=None)
+    (cause,), faults = explanations(evidence, RULES)
+    assert (
+        cause.cause == "in stage dispatch all scales are rounded to bf16 more than they should be"
+    )
+    assert faults == []
