@@ -65,12 +65,11 @@ def messages(subject: Subject, calls: Sequence[Call]) -> Iterator[str]:
         text = difference(first.output.out, repeated)
     else:
         text = _newly_wrong(first, repeated)
-    if text is not None:
-        yield (
-            text
-            if not text.startswith(NOT_THE_SAME)
-            else other_path(text, names_of(first.launched), names_of(launched))
-        )
+    if text is not None and text.startswith(NOT_THE_SAME):
+        is_wrong = judge_call(first).verdict is Verdict.FAILED
+        yield other_path(text, names_of(first.launched), names_of(launched), is_wrong=is_wrong)
+    elif text is not None:
+        yield text
 
 
 def names_of(launched: Iterable[str]) -> set[str]:
@@ -78,19 +77,25 @@ def names_of(launched: Iterable[str]) -> set[str]:
     return {line.partition("(")[0] for line in launched}
 
 
-def other_path(text: str, recorded: set[str], repeated: set[str]) -> str:
+def other_path(text: str, recorded: set[str], repeated: set[str], *, is_wrong: bool) -> str:
     """Return the message if the repeated call, which records no stage, launches other kernels.
 
-    Then it is no wonder that bits differ, and the kernels of one of both paths are wrong.
+    Then it is no wonder that bits differ, and the kernels of one of both paths are wrong. is_wrong:
+    whether the recorded call is, whose first wrong stage may be common to both paths.
     """
     only, missing = sorted(repeated - recorded), sorted(recorded - repeated)
     if not only:
         return text
     instead = f" in place of {', '.join(missing)}" if missing else ""
     what = text.removeprefix(f"{NOT_THE_SAME}: ").partition("; ")[0]
+    advice = (
+        "the recorded call is wrong, too, so look at that first"
+        if is_wrong
+        else ("both must give the same, so look there first")
+    )
     return (
         f"another path: {what}; it records no stages, and only then "
-        f"{', '.join(only)} is launched{instead}: both must give the same, so look there first"
+        f"{', '.join(only)} is launched{instead}: {advice}"
     )
 
 

@@ -156,13 +156,15 @@ def test_bits_are_compared_and_nothing_less():
 
 def test_a_kernel_that_only_runs_unrecorded_is_named_and_not_called_random():
     text = difference(torch.zeros(2, 3), torch.ones(2, 3))
-    said = other_path(
-        text, names_of({"_activate(a)", "_gemm(b)"}), names_of({"_fused()", "_gemm()"})
-    )
+    paths = names_of({"_activate(a)", "_gemm(b)"}), names_of({"_fused()", "_gemm()"})
+    said = other_path(text, *paths, is_wrong=False)
     assert said == (
         "another path: 6 of 6 elements differ when the same call is repeated, first [0, 0]: 0, "
         "then 1; it records no stages, and only then _fused is launched in place of _activate: "
         "both must give the same, so look there first"
     )
-    assert other_path(text, {"_gemm"}, {"_gemm"}) == text
-    assert other_path(text, {"_gemm", "_activate"}, {"_gemm"}) == text
+    assert other_path(text, *paths, is_wrong=True).endswith(
+        "in place of _activate: the recorded call is wrong, too, so look at that first"
+    )
+    assert other_path(text, {"_gemm"}, {"_gemm"}, is_wrong=False) == text
+    assert other_path(text, {"_gemm", "_activate"}, {"_gemm"}, is_wrong=False) == text
