@@ -51,6 +51,7 @@ EXPLANATIONS: tuple[Explanation, ...] = (
     Explanation(name="which_adapters", module="which_adapters", unless=("which_shares",)),
     Explanation(name="which_weights", module="which_weights", unless=("which_shares",)),
     Explanation(name="which_codes", module="which_codes"),
+    Explanation(name="which_block_scales", module="which_block_scales", unless=("which_factor",)),
     Explanation(name="which_addend", module="which_addend"),
     Explanation(name="stage_moved", module="stage_moved"),
     Explanation(name="which_ids", module="which_ids"),
