@@ -48,24 +48,27 @@ def which_block_scales(errors: StageErrors, fmt: Format) -> str | None:
         x.reshape(len(x), -1, group) for x in (errors.actual, errors.expected, errors.is_wrong)
     )
     is_wrong = wrong.any(dim=2)
-    fits = {factor: _are(actual, expected, factor, fmt) & is_wrong for factor in FACTORS}
+    fits = {factor: _holds_times(actual, expected, factor, fmt) & is_wrong for factor in FACTORS}
     explained = torch.stack(list(fits.values())).any(dim=0)
     if int(is_wrong.sum()) < FEWEST or not torch.equal(explained, is_wrong):
         return None
-    said = [f"{FACTORS[f]} what they should be in {int(fit.sum())}" for f, fit in fits.items()]
-    said = [text for text, fit in zip(said, fits.values(), strict=True) if bool(fit.any())]
+    counts = {factor: int(fit.sum()) for factor, fit in fits.items() if bool(fit.any())}
+    clauses = [f"{FACTORS[f]} what they should be in {count}" for f, count in counts.items()]
     rule = ", as a power of two is by another rule of rounding" if fmt.scale_dtype == "e8m0" else ""
     return (
-        f"codes are {' and '.join(said)} of {is_wrong.numel()} blocks of {group} columns, and "
+        f"codes are {' and '.join(clauses)} of {is_wrong.numel()} blocks of {group} columns, and "
         f"right in the others: the scale is off by 2{rule}"
     )
 
 
-def _are(actual: Tensor, expected: Tensor, factor: float, fmt: Format) -> Tensor:
+def _holds_times(actual: Tensor, expected: Tensor, factor: float, fmt: Format) -> Tensor:
     """Tell which blocks hold `factor` times the codes [R, B, group], rounded and clamped: [R, B].
 
-    A code that was rounded already may be a step off.
+    A code that was rounded already may be a step off, and one that saturated may be larger.
     """
-    other = (factor * expected).clamp(fmt.lowest, fmt.top)
-    near = (actual - other).abs() <= 1.01 * step_of(torch.maximum(actual.abs(), other.abs()), fmt)
-    return near.all(dim=2) & (actual != expected).any(dim=2)
+    predicted = (factor * expected).clamp(fmt.lowest, fmt.top)
+    step = step_of(torch.maximum(actual.abs(), predicted.abs()), fmt)
+    is_near = (actual - predicted).abs() <= 1.01 * step
+    is_saturated = (expected >= fmt.top) | (expected <= fmt.lowest)
+    is_near |= is_saturated & (actual * expected > 0) & (actual.abs() >= predicted.abs() - step)
+    return is_near.all(dim=2) & (actual != expected).any(dim=2)
