@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
-from moe.reference.formats import step_of
+from moe.reference.formats import on_grid, step_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -53,6 +54,15 @@ class Codes:
 
 
 Reading = tuple[str, "Callable[[Codes], Codes | None]"]
+# Other rules for e8m0 scales: the exponent, from the largest value of each group and the top code.
+POWERS: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "the next power of two above": lambda amax, top: (amax / top).log2().ceil(),
+    "the next power of two below": lambda amax, top: (amax / top).log2().floor(),
+    "the nearest power of two": lambda amax, top: (amax / top).log2().round(),
+    "the largest value's power of two over that of the top code": (
+        lambda amax, top: amax.log2().floor() - math.floor(math.log2(top))
+    ),
+}
 
 
 def readings(group: int | None) -> Iterator[Reading]:
@@ -83,6 +93,9 @@ def readings(group: int | None) -> Iterator[Reading]:
             yield f"have the {noun} of the groups of inputs in reverse order", _flipped(what, 1)
             yield f"have the {noun} of the first group of inputs only", _of_first(what, group)
         yield f"have the {noun} of the first output only", _of_first_output(what)
+    for text, exponent in POWERS.items():
+        if group is not None:
+            yield f"have scales that are {text}", _by_powers(exponent, group)
 
 
 def _roundings() -> Iterator[Reading]:
@@ -107,6 +120,27 @@ def _roundings() -> Iterator[Reading]:
 
     for text, rule in rules.items():
         yield f"have codes that are {text}", reading(rule)
+
+
+def _by_powers(
+    exponent: Callable[[Tensor, float], Tensor], group: int
+) -> Callable[[Codes], Codes | None]:
+    """Quantize again with a power of two for each group, if that is what scales are."""
+
+    def read(codes: Codes) -> Codes | None:
+        fmt = codes.fmt
+        if fmt is None or fmt.scale_dtype != "e8m0":
+            return None
+        w = (codes.ratio * codes.scale).reshape(len(codes.scale), -1, group)
+        amax = w.abs().amax(dim=2, keepdim=True)
+        scale = torch.where(amax > 0, 2.0 ** exponent(amax, fmt.top), 1.0).expand_as(w)
+        ratio, scale = (w / scale).flatten(1), scale.flatten(1)
+        if torch.equal(scale, codes.scale):
+            return None
+        rounded = on_grid(ratio.clamp(fmt.lowest, fmt.top), fmt)
+        return Codes(ratio=ratio, codes=rounded, scale=scale, zero=codes.zero, fmt=fmt)
+
+    return read
 
 
 def _applies(codes: Codes, what: str) -> bool:

@@ -41,3 +41,16 @@ def test_weights_without_codes_have_no_scales_to_move():
     assert read("have the scale of the output before each", "model") is None
     assert read("have codes that are rounded down", "model") is None
     assert read("have the code of the output before each", "model") is not None
+
+
+def test_powers_of_two_are_rounded_by_another_rule_and_codes_follow():
+    codes = codes_of(W, FORMATS["mxfp4"])
+    rules = ("the next power of two above", "the nearest power of two")
+    for other in (read(f"have scales that are {rule}", "mxfp4") for rule in rules):
+        ratio = other.scale / codes.scale
+        assert set(ratio.unique().tolist()) in ({1.0, 2.0}, {0.5, 1.0})
+        assert torch.equal(other.scale.log2(), other.scale.log2().round())
+        assert bool((other.values - W).abs().max() <= other.scale.max() * 2)
+    assert read("have scales that are the nearest power of two", "int4_zp_g32") is None
+    own = "the largest value's power of two over that of the top code"  # mxfp4's rule
+    assert read(f"have scales that are {own}", "mxfp4") is None
