@@ -152,7 +152,7 @@ def _fitting(
     """
     terms = summed.terms
     columns = spread(torch.arange(terms.values.shape[2], device=wrong.device), FEW_COLUMNS)
-    at = torch.stack([source.at[wrong] for source in rules])
+    at = torch.stack([source.at for source in rules])[:, wrong]
     change = _changes(summed, at, weighting, wrong, columns).double()  # [S, r, P, c]
     error = (terms.actual - terms.expected)[wrong][:, columns].double()
     weight = terms.tolerance[wrong].double().clamp(min=1e-30).square().reciprocal()

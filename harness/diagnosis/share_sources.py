@@ -36,8 +36,9 @@ def sources(rows: Tensor, has_term: Tensor, experts: Tensor | None) -> Iterator[
     flat = torch.arange(count * slots, device=rows.device).view(count, slots)
     yield from _other_slots(flat)
     yield from _shifted(rows, table, flat)
-    for number, place in zip(rows.tolist(), range(count), strict=True):
-        yield Source(text=f"row {number}", at=flat[place].expand_as(flat))
+    each = flat[:, None].expand(count, count, slots).unbind()
+    for number, at in zip(rows.tolist(), each, strict=True):
+        yield Source(text=f"row {number}", at=at)
     if bool((rows.sort().values == torch.arange(count, device=rows.device)).all()):
         yield from _in_flat_order(rows, flat)
     yield from _of_present(rows, flat, has_term)
@@ -66,29 +67,34 @@ def _other_slots(flat: Tensor) -> Iterator[Source]:
 
 
 def _shifted(rows: Tensor, table: Tensor, flat: Tensor) -> Iterator[Source]:
+    """Yield the rows some rows before and after each; all are found at once, which costs little."""
     span = min(int(rows.max() - rows.min()), FARTHEST)
     steps = [step for distance in range(1, span + 1) for step in (distance, -distance)]
-    for step in steps:
-        wanted = rows - step
-        is_inside = (wanted >= 0) & (wanted < len(table))
-        place = torch.where(is_inside, table[wanted.clamp(0, len(table) - 1)], -1)
+    by = torch.tensor(steps, dtype=torch.int64, device=rows.device)[:, None]
+    wanted = rows - by  # [S, R]
+    is_inside = (wanted >= 0) & (wanted < len(table))
+    place = torch.where(is_inside, table[wanted.clamp(0, len(table) - 1)], -1)
+    ends = torch.where(by > 0, rows.argmin(), rows.argmax())
+    own = torch.arange(len(rows), device=rows.device)
+    endings = ((table[wanted % len(table)], ", in a circle"), (own, ""), (ends, ""))
+    taken = [
+        (_rows_at(flat, torch.where(is_inside, place, end)).unbind(), text) for end, text in endings
+    ]
+    others, leaves = _rows_at(flat, place).unbind(), (~is_inside).any(dim=1).tolist()
+    for number, step in enumerate(steps):
         gap = "the row" if abs(step) == 1 else f"the row {abs(step)}"
         text = f"{gap} {'before' if step > 0 else 'after'} it"
-        circle = table[wanted % len(table)]
-        ends = rows.argmin() if step > 0 else rows.argmax()
-        own = torch.arange(len(rows), device=rows.device)
-        for end, ending in ((circle, ", in a circle"), (own, ""), (ends.expand_as(own), "")):
-            at = torch.where(is_inside, place, end)
-            yield Source(text=f"{text}{ending}", at=_rows_at(flat, at))
-        if not bool(is_inside.all()):
-            yield Source(text=text, at=_rows_at(flat, place))
+        for at, ending in taken:
+            yield Source(text=f"{text}{ending}", at=at[number])
+        if leaves[number]:
+            yield Source(text=text, at=others[number])
     at = table[(rows.max() + rows.min() - rows)]
     yield Source(text="the rows in reverse order", at=_rows_at(flat, at))
 
 
 def _rows_at(flat: Tensor, at: Tensor) -> Tensor:
-    """Return [R, P], the terms of the rows at these places; -1 for -1."""
-    return torch.where((at >= 0)[:, None], flat[at.clamp(min=0)], -1)
+    """Return [..., R, P], the terms of the rows at these places [..., R]; -1 for -1."""
+    return torch.where((at >= 0)[..., None], flat[at.clamp(min=0)], -1)
 
 
 def _in_flat_order(rows: Tensor, flat: Tensor) -> Iterator[Source]:

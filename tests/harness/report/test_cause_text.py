@@ -39,7 +39,7 @@ def test_no_cause_says_how_far_the_closest_was():
 
 def test_what_explains_the_fewer_wrong_rows_is_no_headline():
     """Here with another first wrong stage; with the same one it is no cause at all."""
-    few, many = {**FACTS["rows"], "wrong": 1}, {**FACTS["rows"], "wrong": 6}
+    few, many = {**FACTS["rows"], "wrong": 2}, {**FACTS["rows"], "wrong": 6}
     explained = call(1, rows=few, stages=[STAGE])
     not_explained = call(0, rows=many, causes=[])
     said = [t for t in lines(result({1: [not_explained, explained]})) if "cause" in t]
