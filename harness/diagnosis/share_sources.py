@@ -84,12 +84,12 @@ def _shifted(rows: Tensor, table: Tensor, flat: Tensor) -> Iterator[Source]:
     for number, step in enumerate(steps):
         gap = "the row" if abs(step) == 1 else f"the row {abs(step)}"
         text = f"{gap} {'before' if step > 0 else 'after'} it"
-        for at, ending in taken:
-            yield Source(text=f"{text}{ending}", at=at[number])
+        for places, ending in taken:
+            yield Source(text=f"{text}{ending}", at=places[number])
         if leaves[number]:
             yield Source(text=text, at=others[number])
-    at = table[(rows.max() + rows.min() - rows)]
-    yield Source(text="the rows in reverse order", at=_rows_at(flat, at))
+    mirrored = _rows_at(flat, table[rows.max() + rows.min() - rows])
+    yield Source(text="the rows in reverse order", at=mirrored)
 
 
 def _rows_at(flat: Tensor, at: Tensor) -> Tensor:
