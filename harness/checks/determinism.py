@@ -15,7 +15,7 @@ from harness.checks.output_rows import judge_call
 from harness.fixtures.layer_under_test import row_under_test
 from harness.fixtures.run_calls import changed_inputs, copied
 from harness.fixtures.undefined_rows import judged_output
-from harness.record.result import Finding, Verdict
+from harness.record.result import NOT_THE_SAME, Finding, Verdict
 from moe import guarded_buffers
 from moe.all2all import ALL2ALL
 from moe.kernels.launch_observer import observed
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from harness.fixtures.layer_call import Call
     from harness.fixtures.layer_under_test import Subject
     from harness.matrix.case import MoETestConfig
-
-NOT_THE_SAME = "not deterministic"
 
 
 def is_claimed(case: MoETestConfig) -> bool:

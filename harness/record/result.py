@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 PUT_BACK = "suspect"  # the reason of a result that the engine takes back: the case runs again
+NOT_THE_SAME = "not deterministic"  # how the message of a repeated call that differs begins
 
 
 class Verdict(StrEnum):

@@ -36,12 +36,18 @@ _LINE = (
     Verdict.FLAKY,
     Verdict.NOT_RUN,
 )
+REPETITIONS = 50  # enough to see one failure in 20
 
 
 def repeat_command(case_id: str) -> str:
     """Return the command that repeats one case; an id needs no quotes."""
     trace = " --trace PATH" if "-trace:" in case_id else ""  # of its recorded workload
     return f"python -m harness run --case {case_id}{trace}"
+
+
+def count_command(case_id: str) -> str:
+    """Return the command that counts how often one case fails."""
+    return f"{repeat_command(case_id)} --repeat {REPETITIONS}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from harness.errors import CaseError
 from harness.matrix.case import MoETestConfig
 from harness.record.formatting import amount_text, experts_text, fact_lines, ranks_text
-from harness.record.result import Verdict
-from harness.record.summary import repeat_command
+from harness.record.result import NOT_THE_SAME, Verdict
+from harness.record.summary import count_command, repeat_command
 from harness.report import png
 from harness.report.attribution import Sources, call_name, source_suffix, sources_by_text
 from harness.report.cause_text import NO_CAUSE, cause_lines
@@ -49,7 +49,7 @@ def lines(
     calls = _calls(result)
     body = _wrapped([*_reason(result), *_leading(result), *_summary(result, calls)])
     details = _wrapped([*_messages(result), *_details(calls, folder)])
-    tail = [*_files(result, folder), f"repeat: {repeat_command(result.case_id)}"]
+    tail = [*_files(result, folder), *_count(result), f"repeat: {repeat_command(result.case_id)}"]
     return _cut([*body, *details], tail, max_lines)
 
 
@@ -61,6 +61,13 @@ def headline(result: CaseResult) -> str:
     patterns = [t for t in _summary(result, calls) if t.startswith("pattern")]
     messages = [_first(text) for text in result.messages if text]
     return next(iter([*_leading(result), *causes, *patterns, *messages, result.reason or ""]))
+
+
+def _count(result: CaseResult) -> list[str]:
+    """Return the command that counts failures, where one call or run differed from another."""
+    comes_and_goes = any(NOT_THE_SAME in text for text in result.messages)
+    is_sporadic = comes_and_goes or result.verdict is Verdict.FLAKY
+    return [f"how often: {count_command(result.case_id)}"] if is_sporadic else []
 
 
 def _first(text: str) -> str:

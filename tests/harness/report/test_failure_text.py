@@ -13,6 +13,8 @@ from harness.report.failure_text import headline, lines
 from moe.numerics import Numerics, declaration
 from tests.harness.report.failed_results import CASE, CAUSE, REPEAT, call, result
 
+COUNT = f"python -m harness run --case {CASE} --repeat 50"
+
 
 def test_one_rank_s_message_in_full():
     said = lines(result({1: [call()]}, log="a.log"))
@@ -238,9 +240,22 @@ ENDS = [
 def test_every_other_end_has_its_message_and_log(verdict, reason, messages, head):
     ended = CaseResult(case_id=CASE, verdict=verdict, reason=reason, messages=messages, log="a.log")
     first = [f"reason: {reason}"] if reason else []
-    assert lines(ended) == [*first, *messages, "log: a.log", REPEAT]
-    assert lines(ended, folder=Path("f"))[-2] == "log: f/logs/a.log"
+    count = [f"how often: {COUNT}"] if verdict is Verdict.FLAKY else []
+    assert lines(ended) == [*first, *messages, "log: a.log", *count, REPEAT]
+    assert "log: f/logs/a.log" in lines(ended, folder=Path("f"))
     assert headline(ended) == head
+
+
+def test_what_comes_and_goes_has_the_command_that_counts_it():
+    text = "rank 0: not deterministic: 1 of 4 elements differ when the same call is repeated"
+    failed = CaseResult(case_id=CASE, verdict=Verdict.FAILED, messages=(text,))
+    flaky = CaseResult(case_id=CASE, verdict=Verdict.FLAKY, messages=("rank 0: wrong",))
+    for sporadic in (failed, flaky):
+        assert lines(sporadic)[-2:] == [
+            f"how often: {COUNT}",
+            REPEAT,
+        ]
+    assert not [t for t in lines(result({0: [call()]})) if t.startswith("how often")]
 
 
 def test_a_passed_case_needs_no_words():
