@@ -27,7 +27,7 @@ from harness.record import ledger
 from harness.record.events import RunEnded
 from harness.record.run_folder import ROOT, RunFolder, decided
 from harness.record.summary import Summary, summarize
-from harness.report import bound_slack
+from harness.report import bound_slack, common_failures
 from moe.errors import MoEError
 
 if TYPE_CHECKING:
@@ -133,7 +133,8 @@ def _remarks(folder: RunFolder) -> list[str]:
     results = folder.results.values()
     hints = [f"hint: {hint}" for hint in bound_slack.hints(results)]
     known = ledger.notes(results, folder.info.refused)
-    return [*hints, *last_lines.assumed_numerics(results), *known]
+    in_common = common_failures.lines(results)
+    return [*in_common, *hints, *last_lines.assumed_numerics(results), *known]
 
 
 def _part(args: argparse.Namespace, plan: Plan) -> Part:

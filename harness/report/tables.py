@@ -11,7 +11,7 @@ from harness.record.events import RunEnded, RunStarted
 from harness.record.result import CaseResult, Verdict
 from harness.record.run_folder import last_results
 from harness.record.summary import BAD, Summary, summarize
-from harness.report import bound_slack, failure_text
+from harness.report import bound_slack, common_failures, failure_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -159,6 +159,7 @@ def lists(run: View) -> list[tuple[str, list[str]]]:
     """Return the lists of a report, each with its title; some may be empty."""
     slow = sorted(run.results, key=lambda r: -r.seconds)[:SLOWEST]
     return [
+        ("in common", common_failures.lines(run.results)),
         ("did not pass", [line for result in run.bad for line in _failure(result)]),
         ("slowest", [f"{r.seconds:8.2f}s  {r.case_id}" for r in slow if r.seconds > 0]),
         ("skipped, by reason", skip_lines(run.refused)),
