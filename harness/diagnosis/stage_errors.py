@@ -87,6 +87,15 @@ class StageErrors:
         facts = tuple(fact.with_values(fact.values[rows]) for fact in self.facts)
         return dataclasses.replace(self, **parts, facts=facts)
 
+    def sampled(self, wrong: int, right: int) -> StageErrors:
+        """Return at most so many wrong and right rows, spread over all, in their order."""
+        is_wrong = self.is_wrong.any(dim=1)
+        chosen = (
+            spread(is_wrong.nonzero().flatten(), wrong),
+            spread((~is_wrong).nonzero().flatten(), right),
+        )
+        return self.of_rows(torch.cat(chosen).sort().values)
+
     def left_by(self, predicted: Tensor, factor: Tensor | float = 1.0) -> float | None:
         """Return which part of the error a prediction [R, C] leaves; None unless all elements fit.
 

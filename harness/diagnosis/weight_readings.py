@@ -91,7 +91,7 @@ def readings(group: int | None) -> Iterator[Reading]:
         yield f"have the {noun} of the other half of the outputs", _half_exchanged(what)
         if group is not None:
             yield f"have the {noun} of the groups of inputs in reverse order", _flipped(what, 1)
-            yield f"have the {noun} of the first group of inputs only", _of_first(what, group)
+            yield f"have the {noun} of the first group of inputs only", _of_first(what)
         yield f"have the {noun} of the first output only", _of_first_output(what)
     for text, exponent in POWERS.items():
         if group is not None:
@@ -184,10 +184,10 @@ def _half_exchanged(what: str) -> Callable[[Codes], Codes | None]:
     return read
 
 
-def _of_first(what: str, group: int) -> Callable[[Codes], Codes | None]:
+def _of_first(what: str) -> Callable[[Codes], Codes | None]:
     def read(codes: Codes) -> Codes | None:
         part: Tensor = getattr(codes, what)
-        return _changed(codes, what, part[:, :1].expand_as(part) if group else part)
+        return _changed(codes, what, part[:, :1].expand_as(part))
 
     return read
 

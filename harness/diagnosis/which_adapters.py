@@ -11,7 +11,6 @@ import torch
 from harness.checks.stages_products import operands
 from harness.diagnosis.fit import MAX_RESIDUAL
 from harness.diagnosis.stage_terms import PRODUCTS, handed_of
-from harness.diagnosis.wrong_rows import spread
 from harness.record.diagnosis import NamedCause
 
 if TYPE_CHECKING:
@@ -109,12 +108,7 @@ def explain(evidence: Evidence) -> Iterator[NamedCause]:
     handed = handed_of(evidence)
     if handed.subject.reference.adapters is None or not handed.has("adapters"):
         return
-    is_wrong = errors.is_wrong.any(dim=1)
-    chosen = (
-        spread(is_wrong.nonzero().flatten(), WRONG_ROWS),
-        spread((~is_wrong).nonzero().flatten(), RIGHT_ROWS),
-    )
-    errors = errors.of_rows(torch.cat(chosen).sort().values)
+    errors = errors.sampled(WRONG_ROWS, RIGHT_ROWS)
     parts = operands(handed, errors.stage, errors.numbers)
     if not parts:
         return

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from harness.diagnosis.which_codes import STAGES
-from harness.record.diagnosis import NamedCause
+from harness.diagnosis.which_codes import said_of_codes
 from moe.reference.formats import step_of
 
 if TYPE_CHECKING:
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 
     from harness.diagnosis.evidence import Evidence
     from harness.diagnosis.stage_errors import StageErrors
+    from harness.record.diagnosis import NamedCause
     from moe.formats.format import Format
 
 NAME = "which_block_scales"
@@ -30,13 +30,7 @@ FACTORS = {2.0: "twice", 0.5: "half"}  # of codes
 
 def explain(evidence: Evidence) -> Iterator[NamedCause]:
     """Yield the cause if each wrong block has codes that are twice, or half, the right ones."""
-    errors = evidence.errors
-    if errors is None or errors.stage not in STAGES or errors.noun != "elements":
-        return
-    assert evidence.subject is not None, "a stage is read of a subject"
-    text = which_block_scales(errors, evidence.subject.reference.act_format)
-    if text is not None:
-        yield NamedCause(name=NAME, cause=f"{errors.place} {text}", residual=0.0)
+    yield from said_of_codes(evidence, NAME, which_block_scales)
 
 
 def which_block_scales(errors: StageErrors, fmt: Format) -> str | None:

@@ -10,7 +10,7 @@ from harness.record.diagnosis import NamedCause
 from moe.reference.formats import step_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from torch import Tensor
 
@@ -26,16 +26,21 @@ MANY, FEW = 0.3, 0.1  # of the codes other than 0: of another rounding, and of t
 
 def explain(evidence: Evidence) -> Iterator[NamedCause]:
     """Yield the rule if all wrong codes are one step off, to the same side."""
+    yield from said_of_codes(evidence, NAME, which_codes)
+
+
+def said_of_codes(
+    evidence: Evidence, name: str, clause: Callable[[StageErrors, Format], str | None]
+) -> Iterator[NamedCause]:
+    """Yield a cause of this name if the first wrong stage is of codes of which a clause holds."""
     errors = evidence.errors
     if errors is None or errors.stage not in STAGES or errors.noun != "elements":
         return
     assert evidence.subject is not None, "a stage is read of a subject"
     fmt = evidence.subject.reference.act_format
-    if fmt.grid == "model":
-        return
-    text = which_codes(errors, fmt)
+    text = None if fmt.grid == "model" else clause(errors, fmt)
     if text is not None:
-        yield NamedCause(name=NAME, cause=f"{errors.place} {text}", residual=0.0)
+        yield NamedCause(name=name, cause=f"{errors.place} {text}", residual=0.0)
 
 
 def which_codes(errors: StageErrors, fmt: Format) -> str | None:

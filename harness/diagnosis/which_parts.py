@@ -13,7 +13,6 @@ from harness.checks.stages_products import operands
 from harness.diagnosis.conditions import Fact, splitting
 from harness.diagnosis.fit import MAX_RESIDUAL
 from harness.diagnosis.stage_terms import PRODUCTS, handed_of
-from harness.diagnosis.wrong_rows import spread
 from harness.record.diagnosis import NamedCause
 
 if TYPE_CHECKING:
@@ -63,12 +62,7 @@ def explain(evidence: Evidence) -> Iterator[NamedCause]:
     errors = evidence.errors
     if errors is None or errors.stage not in PRODUCTS or errors.noun != "elements":
         return
-    is_wrong = errors.is_wrong.any(dim=1)
-    chosen = (
-        spread(is_wrong.nonzero().flatten(), WRONG_ROWS),
-        spread((~is_wrong).nonzero().flatten(), RIGHT_ROWS),
-    )
-    errors = errors.of_rows(torch.cat(chosen).sort().values)
+    errors = errors.sampled(WRONG_ROWS, RIGHT_ROWS)
     handed = handed_of(evidence)
     given = [
         Operands(

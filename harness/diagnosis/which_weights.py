@@ -14,7 +14,6 @@ import torch
 from harness.checks.stages_products import operands, sharded
 from harness.diagnosis.stage_terms import PRODUCTS, handed_of
 from harness.diagnosis.weight_readings import Codes, readings
-from harness.diagnosis.wrong_rows import spread
 from harness.record.diagnosis import NamedCause
 from moe.reference import formats
 
@@ -47,12 +46,7 @@ def explain(evidence: Evidence) -> Iterator[NamedCause]:
     errors = evidence.errors
     if errors is None or errors.stage not in PRODUCTS or errors.noun != "elements":
         return
-    is_wrong = errors.is_wrong.any(dim=1)
-    chosen = (
-        spread(is_wrong.nonzero().flatten(), WRONG_ROWS),
-        spread((~is_wrong).nonzero().flatten(), RIGHT_ROWS),
-    )
-    errors = errors.of_rows(torch.cat(chosen).sort().values)
+    errors = errors.sampled(WRONG_ROWS, RIGHT_ROWS)
     handed = handed_of(evidence)
     parts = operands(handed, errors.stage, errors.numbers)
     if not parts or sum(w.numel() for _, _, w in parts) > MOST_ELEMENTS:

@@ -34,3 +34,16 @@ def holding(errors, actual):
     """The stage if it held this, rounded to bf16."""
     fields = {name: getattr(errors, name) for name in errors.__dataclass_fields__}
     return StageErrors(**{**fields, "actual": actual.bfloat16().float()})
+
+
+def of_codes(actual, expected, stage):
+    """A stage of codes, which allows no error."""
+    return StageErrors(
+        stage=stage,
+        noun="elements",
+        actual=actual,
+        expected=expected,
+        tolerance=torch.full_like(expected, 1e-30),
+        numbers=torch.arange(len(expected)),
+        facts=(),
+    )

@@ -7,25 +7,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.diagnosis.stage_errors import StageErrors
 from harness.diagnosis.which_block_scales import which_block_scales
 from moe.formats import FORMATS
 from moe.reference.formats import on_grid
+from tests.harness.diagnosis.drawn_errors import of_codes
 
 GROUP = 32
 
 
 def said(actual, expected, fmt):
-    errors = StageErrors(
-        stage="input",
-        noun="elements",
-        actual=actual,
-        expected=expected,
-        tolerance=torch.full_like(expected, 1e-30),
-        numbers=torch.arange(len(expected)),
-        facts=(),
-    )
-    return which_block_scales(errors, fmt)
+    return which_block_scales(of_codes(actual, expected, "input"), fmt)
 
 
 def codes(ratio, fmt):

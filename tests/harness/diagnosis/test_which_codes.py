@@ -5,25 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from harness.diagnosis.stage_errors import StageErrors
 from harness.diagnosis.which_codes import which_codes
 from moe.formats import FORMATS
 from moe.reference.formats import on_grid, step_of
+from tests.harness.diagnosis.drawn_errors import of_codes
 
 RULES = {"toward zero": torch.trunc, "down": torch.floor, "up": torch.ceil}
 
 
 def said(actual, expected, fmt, stage="second"):
-    errors = StageErrors(
-        stage=stage,
-        noun="elements",
-        actual=actual,
-        expected=expected,
-        tolerance=torch.full_like(expected, 1e-30),
-        numbers=torch.arange(len(expected)),
-        facts=(),
-    )
-    return which_codes(errors, fmt)
+    return which_codes(of_codes(actual, expected, stage), fmt)
 
 
 @pytest.mark.parametrize("name", ["int8_token", "fp8_token"])
