@@ -128,7 +128,7 @@ class Gang:
     def _when_starting(self, late: bool) -> list[Notice]:
         if self.link.exits:
             self._end_start(f"{self.link.exit_words()} before the gang was ready")
-        elif len(self.link.ready) == self.world_size:
+        elif self.link.all_ready:
             self._was_ready = True
             self._enter(State.IDLE, None)
             return [GangReady(seconds=time.monotonic() - self._born)]

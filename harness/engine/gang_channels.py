@@ -57,6 +57,7 @@ class Link:
             (self.folder / call[0]).write_bytes(call[1])
         self.holder_pid = 0
         self.rank_pids: list[int] = []
+        self.is_forked = False  # whether the holder has told which processes it forked
         self.ready: set[int] = set()
         self.exits: dict[int, int] = {}  # rank -> as os.waitstatus_to_exitcode gives it
         self.probed: dict[int, str] = {}  # rank -> why it is unfit, or ""
@@ -78,6 +79,14 @@ class Link:
     @property
     def server_gone(self) -> bool:
         return self._server.channel.closed
+
+    @property
+    def all_ready(self) -> bool:
+        """Return whether every rank is ready and, on this host, its process id is known.
+
+        A gang of one rank waits for nobody: it may be ready before its holder has reported.
+        """
+        return self.is_forked and len(self.ready) == self.world_size
 
     @property
     def loss(self) -> str:
@@ -164,6 +173,7 @@ class Link:
 
     def _from_holder(self, message: Message) -> None:
         if isinstance(message, Forked):
+            self.is_forked = True
             self.holder_pid, self.rank_pids = message.holder, message.ranks
         elif isinstance(message, Exited):
             self.exits[message.rank] = message.status

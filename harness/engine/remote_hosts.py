@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 from harness.engine.channel import Channel
 from harness.engine.host_connection import connect
 from harness.engine.host_messages import CONTROL, Attach, HostChannel, HostInfo
-from harness.engine.messages import Exited, Swept
+from harness.engine.messages import Exited, Forked, Swept
 from harness.engine.source_hash import source_hash
 from harness.errors import InfrastructureError
 from harness.record.formatting import ranks_text
@@ -82,6 +82,7 @@ class JoinedHolders:
 
     def __init__(self, parts: list[Part]) -> None:
         self._parts = parts
+        self._forked = 0  # holders that have forked their ranks
         self._was_swept = False
 
     @property
@@ -109,11 +110,18 @@ class JoinedHolders:
                 part.channel.send(message)
 
     def receive(self) -> list[Message]:
-        """Return what has arrived: one Swept for all. Process ids of other hosts are left out."""
+        """Return what has arrived: one Forked and one Swept for all.
+
+        Process ids of other hosts are left out: the Forked has none.
+        """
         messages: list[Message] = []
         for part in self._parts:
             for message in part.channel.receive():
-                if isinstance(message, Swept):
+                if isinstance(message, Forked):
+                    self._forked += 1
+                    if self._forked == len(self._parts):
+                        messages.append(Forked(holder=0, ranks=[]))
+                elif isinstance(message, Swept):
                     part.swept = message
                 elif isinstance(message, Exited):
                     messages.append(message)

@@ -86,6 +86,16 @@ def test_what_the_processes_sent_is_kept(pool, link):
     assert (link.holder_gone, link.server_gone) == (False, False)
 
 
+def test_a_gang_is_ready_once_its_holder_has_told_its_processes_too(pool, link):
+    for rank, channel in enumerate(pool.ranks):
+        channel.send(Ready(rank=rank))
+    link.read()
+    assert (link.ready, link.all_ready) == ({0, 1}, False)
+    pool.holder.send(Forked(holder=7, ranks=[8, 9]))
+    link.read()
+    assert (link.rank_pids, link.all_ready) == ([8, 9], True)
+
+
 @pytest.mark.parametrize(("pids", "ranks"), [([], ()), ([9], (1,)), ([9, 10], (0, 1))])
 def test_ranks_that_cannot_be_killed_are_all_if_one_of_their_children_cannot(
     pool, link, pids, ranks

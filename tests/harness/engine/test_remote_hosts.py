@@ -33,6 +33,9 @@ def swept(orphans):
 def test_ends_of_ranks_are_passed_on_and_the_gang_is_swept_once_every_host_is(pair):
     holders, (first, second) = pair
     first.send(Forked(holder=7, ranks=[8, 9]))  # of another host: no process id of this one
+    assert holders.receive() == []
+    second.send(Forked(holder=4, ranks=[5, 6]))
+    assert holders.receive() == [Forked(holder=0, ranks=[])]
     first.send(swept(1))
     second.send(Exited(rank=3, status=-9))
     assert holders.receive() == [Exited(rank=3, status=-9)]
