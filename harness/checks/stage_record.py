@@ -113,18 +113,21 @@ class Handed:
             ]
         )
 
-    def sampled(self, rank: int) -> Tensor:
-        """Return [r], rows of a rank whose output is defined: all if few, else MAX_ROWS of them."""
+    def defined(self, rank: int) -> Tensor:
+        """Return [r], the rows of a rank whose output is defined, in order."""
         case, counts, layout = self.subject.case, self.call.counts, self.subject.case.layout
         span, dp_rank = layout.tokens_of(rank, counts), layout.dp_rank(rank)
         device = self.ids.device
         is_padding = padding_of(case, dp_rank, counts[dp_rank], device)
         rows = torch.arange(len(span), device=device)
-        if is_padding is not None:
-            rows = rows[~is_padding[span.start : span.stop]]
-        if len(rows) * case.k <= FEW_ELEMENTS:
+        return rows if is_padding is None else rows[~is_padding[span.start : span.stop]]
+
+    def sampled(self, rank: int) -> Tensor:
+        """Return [r], of the rows whose output is defined all if few, else MAX_ROWS, in order."""
+        rows = self.defined(rank)
+        if len(rows) * self.subject.case.k <= FEW_ELEMENTS:
             return rows
-        return rows[chosen_rows(len(rows), device)]
+        return rows[chosen_rows(len(rows), rows.device)]
 
     def rows(self, stage: str, flat: Tensor) -> Tensor:
         """Return [r, C] float32, a stage's values in these flat rows; NaN where it has none."""

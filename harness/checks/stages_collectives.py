@@ -183,10 +183,12 @@ def _after_experts(handed: Handed, on_all_ranks: frozenset[str]) -> list[StageFi
 
 
 def _shared(handed: Handed) -> StageFinding | None:
-    """Compare this rank's part of the shared experts' output, on at most 16 rows."""
+    """Compare this rank's part of the shared experts' output, on at most 16 rows.
+
+    Where one scale spans all rows, all are computed: a sample has another scale.
+    """
     if not handed.has("shared"):
         return None
-    x = handed.call.tokens.x
     rows = handed.sampled(handed.rank)
     if len(rows) == 0:
         return None
@@ -194,7 +196,9 @@ def _shared(handed: Handed) -> StageFinding | None:
     assert truth is not None, "stage `shared` was recorded, but the layer has no shared experts"
     layout, dtype = handed.subject.case.layout, handed.subject.case.dtype
     tp_rank = 0 if truth.shards == 1 else layout.tp_rank(handed.rank)
-    value, sigma, doubt = truth.stage(x[rows].float(), tp_rank)
+    computed = handed.defined(handed.rank) if truth.spans_rows else rows
+    parts = truth.stage(handed.call.tokens.x[computed].float(), tp_rank)
+    value, sigma, doubt = (part[torch.isin(computed, rows)] for part in parts)
     tolerance = REACH * sigma + doubt
     tolerance = tolerance + rounding(value.abs() + tolerance, dtype)
     if handed.exact:

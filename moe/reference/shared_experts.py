@@ -64,6 +64,11 @@ class SharedTruth:
         layout = self.layer_spec.layout
         return 1 if layout.sequence_parallel else layout.tp_size
 
+    @property
+    def spans_rows(self) -> bool:
+        """Return whether one scale of activations depends on all rows."""
+        return FORMATS[self.layer_spec.shared_scheme.activations].spans_rows
+
     def __call__(self, x: Tensor, shards: int | None = None) -> SharedPart:
         """Return their output for x [T, K], in its dtype. shards: of the columns, if others."""
         h, w2, y = self._products(x, self.shards if shards is None else shards)
