@@ -25,17 +25,33 @@ MOST_NAMED = 16  # rows that a finding names
 
 
 @dataclass(frozen=True, kw_only=True)
+class OfAllRanks:
+    """Hold what S rows of a stage should hold, [S, C] float32, in rank order.
+
+    ranks, rows: [S] int64, whose row each is, and its number there. tokens: [S] int64, its number
+    where the rows of all ranks are joined.
+    """
+
+    value: Tensor
+    ranks: Tensor
+    rows: Tensor
+    tokens: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
 class Expected:
     """Hold expected values [R, C] float32 and the absolute tolerance of each, broadcastable.
 
     terms: [R, P, C] float32, what was summed to give the value, of a stage that is a sum; or None.
-    over: what each of the P terms belongs to, "ranks" or "slots".
+    over: what each of the P terms belongs to, "ranks" or "slots". of_all: what the rows of all
+    ranks should hold, if that is known.
     """
 
     value: Tensor
     tolerance: Tensor
     terms: Tensor | None = None
     over: str = "ranks"
+    of_all: OfAllRanks | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -117,6 +117,28 @@ def _inputs(handed: Handed, flat: Tensor) -> dict[str, Tensor]:
     return {name: x for name, x in inputs.items() if x is not None}
 
 
+def input_rows(handed: Handed, name: str) -> tuple[Tensor, Tensor] | None:
+    """Return codes and scales [S, I] float32 of all rows that a product may read; None if unknown.
+
+    name: `gemm1`, whose S rows are the gathered ones; `gemm2` or `weighted`: the flat ones, NaN
+    where none was computed. Values without a format have scales of 1.
+    """
+    reference = handed.subject.reference
+    stage, count = ("input", len(handed.ids)) if name == "gemm1" else ("second", handed.ids.numel())
+    if name == "gemm1" and reference.numerics.weight_on == "input":
+        return None
+    if name != "gemm1" and not handed.has("second") and reference.act_format.grid == "model":
+        stage = "activation"
+    if not handed.has(stage):
+        return None
+    every = torch.arange(count, device=handed.ids.device)
+    codes = handed.rows(stage, every)
+    if stage == "activation":
+        return codes, torch.ones_like(codes)
+    scale = handed.scales(stage, every, codes.shape[1])
+    return None if scale is None else (codes, scale.broadcast_to(codes.shape))
+
+
 def _shard(handed: Handed, local: int) -> tuple[Tensor, Tensor]:
     """Return this rank's columns of an expert's reference w13 [2n, K] (or [n, K]) and w2 [K, n]."""
     expert = int(handed.global_ids(torch.tensor(local)))

@@ -5,18 +5,20 @@ Collective: every rank calls each function for the same call.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from harness.checks import stages_latent
-from harness.checks.stage_bound import Expected, compare, rounding
+from harness.checks.stage_bound import Expected, OfAllRanks, compare, rounding
 from moe.reference import formats
 from moe.reference.total import passed_through
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from harness.checks.stage_bound import WrongStage
     from harness.checks.stage_record import Handed
     from harness.checks.token_order import Arrival
     from harness.record.diagnosis import StageFinding
@@ -41,9 +43,20 @@ def finalize(handed: Handed, arrival: Arrival) -> StageFinding | None:
     finalized = _values(handed, "finalize", len(handed.call.tokens.x))[local_rows]
     sums, size = local[:, 0], local[:, 1].sum(dim=(0, 1))
     by_slot = sums.sum(dim=0) if sums.shape[1] > 1 else None
-    return _sum(
+    ranks = torch.tensor(handed.ranks, device=tokens.device)
+    counts = torch.tensor([len(rows) for rows in sampled], device=tokens.device)
+    of_all = OfAllRanks(
+        value=gathered[:, 0].sum(dim=(0, 1)),
+        ranks=ranks.repeat_interleave(counts),
+        rows=torch.cat(sampled),
+        tokens=tokens,
+    )
+    finding = _sum(
         *(handed, "finalize", finalized, sums.sum(dim=1), local_rows), size=size, by_slot=by_slot
     )
+    if finding is None:
+        return None
+    return replace(finding, expected=replace(finding.expected, of_all=of_all))
 
 
 def _sums(handed: Handed, arrival: Arrival, tokens: Tensor) -> Tensor:
@@ -89,7 +102,7 @@ def _sum(
     passed: Tensor | None = None,
     size: Tensor | None = None,
     by_slot: Tensor | None = None,
-) -> StageFinding | None:
+) -> WrongStage | None:
     """Compare `actual` [r, K] with the sum of parts [ranks, r, K], added in any order.
 
     passed: [r, K] what zero experts add to that sum, or None. size: [r, K] the sum of the absolute

@@ -36,8 +36,9 @@ class Explanation:
 
 # Of a router whose choice or weights are wrong
 OF_ROUTER: tuple[Explanation, ...] = (
-    Explanation(name="router_choice", module="router_choice"),
-    Explanation(name="router_weights", module="router_weights"),
+    Explanation(name="router_logits", module="router_logits"),
+    Explanation(name="router_choice", module="router_choice", unless=("router_logits",)),
+    Explanation(name="router_weights", module="router_weights", unless=("router_logits",)),
 )
 EXPLANATIONS: tuple[Explanation, ...] = (
     Explanation(name="rows_moved", module="moved_rows"),
@@ -50,10 +51,17 @@ EXPLANATIONS: tuple[Explanation, ...] = (
     Explanation(name="which_parts", module="which_parts", unless=("which_shares",)),
     Explanation(name="which_adapters", module="which_adapters", unless=("which_shares",)),
     Explanation(name="which_weights", module="which_weights", unless=("which_shares",)),
+    Explanation(name="which_inputs", module="which_inputs", unless=("which_shares",)),
+    Explanation(
+        name="which_block_products",
+        module="which_block_products",
+        unless=("which_weights", "which_inputs"),
+    ),
     Explanation(name="which_codes", module="which_codes"),
     Explanation(name="which_block_scales", module="which_block_scales", unless=("which_factor",)),
     Explanation(name="which_addend", module="which_addend"),
     Explanation(name="stage_moved", module="stage_moved"),
+    Explanation(name="rows_of_ranks", module="rows_of_ranks", unless=("stage_moved",)),
     Explanation(name="which_ids", module="which_ids"),
     Explanation(name="slot_weights", module="slot_weights"),
     Explanation(name="which_function", module="which_function"),

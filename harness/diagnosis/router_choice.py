@@ -6,6 +6,7 @@ rule does there.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import TYPE_CHECKING
 
@@ -172,23 +173,26 @@ def _of_some(routed: Routed, values: Tensor) -> Iterator[tuple[str, Tensor]]:
     yield f"{never} are never chosen", limited.choose(k).long()
 
 
-def roundings(routed: Routed) -> Iterator[tuple[str, Tensor]]:
-    """Yield keys [T, E] that are rounded before the choice, in words."""
-    values = keys_of(routed).values
+def roundings(routed: Routed) -> Iterator[tuple[str, Keys]]:
+    """Yield keys that follow from rounded scores or logits, in words."""
+    keys = keys_of(routed)
     for dtype in NARROW:
-        yield (
-            f"experts are chosen by scores that are rounded to {dtype}",
-            on_grid(values.float(), dtype).double(),
-        )
+        rounded = on_grid(keys.values.float(), dtype).double()
+        text = f"experts are chosen by scores that are rounded to {dtype}"
+        yield text, _keys(routed, rounded)
+        logits = on_grid(routed.logits.float(), dtype).double()
+        other = keys_of(dataclasses.replace(routed, logits=logits))
+        yield f"experts are chosen by logits that are rounded to {dtype}", other
 
 
-def _follows(routed: Routed, keys: Tensor) -> bool:
+def _follows(routed: Routed, keys: Keys) -> bool:
     """Tell whether every token's experts are the best ones by other keys, but for ties."""
-    if bool((routed.ids < 0).any()) or bool((routed.ids >= keys.shape[1]).any()):
+    experts = keys.values.shape[1]
+    if bool((routed.ids < 0).any()) or bool((routed.ids >= experts).any()):
         return False
-    is_chosen = torch.zeros_like(keys, dtype=torch.bool).scatter_(1, routed.ids, True)
+    is_chosen = torch.zeros_like(keys.values, dtype=torch.bool).scatter_(1, routed.ids, True)
     is_distinct = is_chosen.sum(dim=1) == routed.ids.shape[1]
-    return bool((_keys(routed, keys).is_valid(is_chosen) & is_distinct).all())
+    return bool((keys.is_valid(is_chosen) & is_distinct).all())
 
 
 def _gives_all(routed: Routed, ids: Tensor) -> bool:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+
 from harness.diagnosis.conditions import Fact, splitting
+from harness.diagnosis.output_terms import place_among_equal
 from harness.diagnosis.stage_terms import departing, facts_of, handed_of
 from harness.record.diagnosis import Pattern
 
@@ -19,21 +22,75 @@ if TYPE_CHECKING:
 BY_SLOT = ("gemm1", "activation", "second", "gemm2", "weighted")  # a row for each token and slot
 UNUSED = "rows with a slot that this rank does not compute (-1)"
 NOTHING = "rows without any expert of this rank"
+LAST = "the last row of each expert"
+OWN = ("finalize", "restored", "shared", "out")  # a row for each of this rank's tokens
 
 
 def of_stage(evidence: Evidence) -> list[Pattern]:
     """Return the pattern if a condition holds for every wrong row of the stage and no right one."""
     wrong = evidence.stage
-    if wrong is None or evidence.subject is None or wrong.stage not in (*BY_SLOT, "combine"):
+    if wrong is None or evidence.subject is None or "rows" not in wrong.labels:
         return []
     is_wrong = departing(wrong).any(dim=1)
     is_known = wrong.expected.value.isfinite().all(dim=1)
     handed, numbers = handed_of(evidence), wrong.labels["rows"]
-    facts_here = token_facts if wrong.stage == "combine" else facts_of
-    text = rows_text(facts_here(handed, numbers), wrong.actual, is_wrong, is_known)
+    text = rows_text(_facts(handed, wrong.stage, numbers), wrong.actual, is_wrong, is_known)
+    if text is None and wrong.stage in BY_SLOT:
+        further = slot_facts(handed, numbers)
+        text = rows_text(further, wrong.actual, is_wrong, is_known)
+    if text is None and "ranks" in wrong.labels:
+        sender = Fact(one="rank", many="ranks", values=wrong.labels["ranks"].double())
+        text = rows_text([sender], wrong.actual, is_wrong, is_known)
+        text = None if text is None else text.replace(" for ", " for what came from ")
     if text is None:
         return []
     return [Pattern(name="stage_rows", text=f"stage {wrong.stage} {text}")]
+
+
+def _facts(handed: Handed, stage: str, numbers: Tensor) -> list[Fact]:
+    """Return what is known of a stage's rows: flat, gathered, or this rank's own."""
+    if stage in BY_SLOT:
+        return facts_of(handed, numbers)
+    if stage == "combine":
+        return token_facts(handed, numbers)
+    return own_facts(handed, numbers) if stage in OWN else []
+
+
+def slot_facts(handed: Handed, flat: Tensor) -> list[Fact]:
+    """Return further facts of these flat rows, [r] each: of their expert's load, their token."""
+    ids = handed.ids.flatten()
+    counts = torch.bincount(ids[ids >= 0], minlength=int(ids.max()) + 1)[ids[flat]]
+    is_last = place_among_equal(ids)[flat] == counts - 1
+    counts_here = (handed.ids[flat // handed.top_k] >= 0).sum(dim=1)
+    facts = [
+        Fact(
+            one="experts whose number of rows is",
+            many="experts whose numbers of rows are",
+            values=counts.double(),
+            from_on="experts with {} rows and more",
+        ),
+        Fact(one="", many="", values=is_last.double(), names=("other rows", LAST)),
+    ]
+    if handed.top_k > 1:
+        name = "tokens whose number of experts here is"
+        facts.append(Fact(one=name, many=name, values=counts_here.double()))
+    return facts
+
+
+def own_facts(handed: Handed, rows: Tensor) -> list[Fact]:
+    """Return what is known of this rank's own rows, [r] each: their number and their experts."""
+    routing, spec = handed.call.output.routing, handed.layer_spec
+    ids = routing.topk_ids[rows].long()
+    zero = (ids >= spec.num_experts) if handed.subject.case.zero_experts else ids < 0
+    sent = handed.local_ids(handed.sent_ids(routing.topk_ids[rows]))
+    counts_here = (sent >= 0).sum(dim=1)
+    name = "tokens whose number of experts on this rank is"
+    kinds = ("rows without a zero expert", "rows with a zero expert")
+    return [
+        Fact(one="row", many="rows", values=rows.double()),
+        Fact(one=name, many=name, values=counts_here.double()),
+        Fact(one="", many="", values=zero.any(dim=1).double(), names=kinds),
+    ]
 
 
 def rows_text(

@@ -93,9 +93,20 @@ def readings(group: int | None) -> Iterator[Reading]:
             yield f"have the {noun} of the groups of inputs in reverse order", _flipped(what, 1)
             yield f"have the {noun} of the first group of inputs only", _of_first(what)
         yield f"have the {noun} of the first output only", _of_first_output(what)
+    if group is not None:
+        yield from _of_groups(group)
+
+
+def _of_groups(group: int) -> Iterator[Reading]:
+    """Yield other scales of groups: by another rule, and of other groups."""
     for text, exponent in POWERS.items():
-        if group is not None:
-            yield f"have scales that are {text}", _by_powers(exponent, group)
+        yield f"have scales that are {text}", _by_powers(exponent, group)
+    for made, end in ((False, ""), (True, ", also where their codes were made")):
+        tiled = "have, in column c, the scale of the group c % groups"
+        yield f"{tiled}{end}", _of_other_columns(_tiled, group, made=made)
+    for step, side in ((1, "before"), (-1, "after")):
+        text = f"have the scale of the group of inputs {side} each, also where codes were made"
+        yield text, _of_other_columns(_shifted_groups(step), group, made=True)
 
 
 def _roundings() -> Iterator[Reading]:
@@ -104,6 +115,9 @@ def _roundings() -> Iterator[Reading]:
         "rounded down": torch.floor,
         "rounded up": torch.ceil,
         "rounded half away from zero": lambda x: (x.abs() + 0.5).floor() * x.sign(),
+        "rounded half toward zero": lambda x: (x.abs() - 0.5).ceil() * x.sign(),
+        "rounded half up": lambda x: (x + 0.5).floor(),
+        "rounded half down": lambda x: (x - 0.5).ceil(),
     }
 
     def reading(rule: Callable[[Tensor], Tensor]) -> Callable[[Codes], Codes | None]:
@@ -138,6 +152,34 @@ def _by_powers(
         if torch.equal(scale, codes.scale):
             return None
         rounded = on_grid(ratio.clamp(fmt.lowest, fmt.top), fmt)
+        return Codes(ratio=ratio, codes=rounded, scale=scale, zero=codes.zero, fmt=fmt)
+
+    return read
+
+
+def _tiled(count: int, group: int) -> Tensor:
+    """Return [I], for each column one that has the scale of the group c % groups."""
+    return torch.arange(count) % -(-count // group) * group
+
+
+def _shifted_groups(step: int) -> Callable[[int, int], Tensor]:
+    return lambda count, group: (torch.arange(count) - step * group) % count
+
+
+def _of_other_columns(
+    places: Callable[[int, int], Tensor], group: int, *, made: bool
+) -> Callable[[Codes], Codes | None]:
+    """Read codes with the scales of other columns; made: the codes are made with these, too."""
+
+    def read(codes: Codes) -> Codes | None:
+        fmt, count = codes.fmt, codes.scale.shape[1]
+        if fmt is None or fmt.zero_point or count <= group or count % group:
+            return None
+        scale = codes.scale[:, places(count, group).to(codes.scale.device)]
+        if torch.equal(scale, codes.scale):
+            return None
+        ratio = codes.ratio * codes.scale / scale if made else codes.ratio
+        rounded = on_grid(ratio.clamp(fmt.lowest, fmt.top), fmt) if made else codes.codes
         return Codes(ratio=ratio, codes=rounded, scale=scale, zero=codes.zero, fmt=fmt)
 
     return read

@@ -44,22 +44,33 @@ class Multiplied:
 def explain(evidence: Evidence) -> Iterator[NamedCause]:
     """Yield how else the weights of a wrong product were read; at most one statement."""
     errors = evidence.errors
-    if errors is None or errors.stage not in PRODUCTS or errors.noun != "elements":
+    given = None if errors is None else given_of(evidence, errors, (WRONG_ROWS, RIGHT_ROWS))
+    if given is None:
         return
-    errors = errors.sampled(WRONG_ROWS, RIGHT_ROWS)
-    handed = handed_of(evidence)
+    errors, experts = given
+    fmt = handed_of(evidence).subject.reference.weight_format
+    cause = which_weights(errors, experts, None if fmt.block is None else fmt.block[1])
+    if cause is not None:
+        yield cause
+
+
+def given_of(
+    evidence: Evidence, errors: StageErrors, rows: tuple[int, int]
+) -> tuple[StageErrors, list[Multiplied]] | None:
+    """Return some rows of a wrong product, and what each expert's multiply; None of anything else.
+
+    rows: how many wrong and right ones, at most.
+    """
+    if errors.stage not in PRODUCTS or errors.noun != "elements":
+        return None
+    errors, handed = errors.sampled(*rows), handed_of(evidence)
     parts = operands(handed, errors.stage, errors.numbers)
     if not parts or sum(w.numel() for _, _, w in parts) > MOST_ELEMENTS:
-        return
-    given = [
+        return None
+    return errors, [
         Multiplied(rows=rows, x=x, codes=_codes_of(handed, errors, int(rows[0])))
         for rows, x, _ in parts
     ]
-    fmt = handed.subject.reference.weight_format
-    group = None if fmt.block is None else fmt.block[1]
-    cause = which_weights(errors, given, group)
-    if cause is not None:
-        yield cause
 
 
 def _codes_of(handed: Handed, errors: StageErrors, row: int) -> Codes:
