@@ -96,8 +96,8 @@ def which_inputs(errors: StageErrors, product: Product) -> list[NamedCause]:
     if named:  # those that explain the most rows
         best = min(one[:2] for one in named)
         return [cause for *quality, cause in named if tuple(quality) == best][:MOST_NAMED]
-    cause = nearest_rows(errors, product, right)
-    return [] if cause is None else [cause]
+    nearest = nearest_rows(errors, product, right)
+    return [] if nearest is None else [nearest]
 
 
 def _others(product: Product) -> Iterator[tuple[str, Tensor]]:
