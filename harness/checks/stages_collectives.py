@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness.checks import stages_latent, stages_sums, token_order
-from harness.checks.stage_bound import REACH, Expected, compare, rounding
+from harness.checks.stage_bound import REACH, Expected, OfAllRanks, compare, rounding
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +34,8 @@ def check(handed: Handed, on_all_ranks: frozenset[str]) -> list[StageFinding]:
     if max(handed.sizes) == 0 or not on_all_ranks >= needed:
         return _after_experts(handed, on_all_ranks)
     projected = _gathered(handed, stages_latent.sent(handed)) if is_latent else None
-    expected = token_order.sent(handed, *_chosen_routing(handed), projected)
+    routing = _chosen_routing(handed)
+    expected = token_order.sent(handed, *routing, projected)
     arrival = token_order.arrived(handed, expected)
     mismatched = None
     if arrival is not None:
@@ -44,7 +45,7 @@ def check(handed: Handed, on_all_ranks: frozenset[str]) -> list[StageFinding]:
     if arrival is None or mismatched is None or sent_correctly is None:
         return _after_experts(handed, on_all_ranks)
     departing = [
-        _deliveries(arrival, expected) or _routing(handed, arrival),
+        _deliveries(arrival, expected) or _routing(handed, arrival, _of_all(handed, routing[1])),
         _adapters(handed, arrival) if "adapters" in on_all_ranks else None,
         _input(handed, arrival, mismatched, sent_correctly),
     ]
@@ -114,7 +115,20 @@ def _deliveries(arrival: Arrival, expected: Sent) -> StageFinding | None:
     return compare("dispatch", times[:, None], once, {"rows": tokens}, noun="counts of tokens")
 
 
-def _routing(handed: Handed, arrival: Arrival) -> StageFinding | None:
+def _of_all(handed: Handed, values: Tensor) -> OfAllRanks:
+    """Return values [S, C] of all tokens of the group with whose they are."""
+    sizes = torch.tensor(handed.sizes, device=values.device)
+    ranks = torch.tensor(handed.ranks, device=values.device)
+    rows = [torch.arange(size, device=values.device) for size in handed.sizes]
+    return OfAllRanks(
+        value=values,
+        ranks=ranks.repeat_interleave(sizes),
+        rows=torch.cat(rows),
+        tokens=torch.arange(len(values), device=values.device),
+    )
+
+
+def _routing(handed: Handed, arrival: Arrival, weights_sent: OfAllRanks) -> StageFinding | None:
     """Compare ids in all rows (-1 on padding), and weights of this rank's experts."""
     at, expected = arrival.rows, arrival.expected
     expected_ids = torch.full_like(handed.ids, -1)
@@ -126,8 +140,10 @@ def _routing(handed: Handed, arrival: Arrival) -> StageFinding | None:
     if finding is not None:
         return finding
     received = torch.where(expected.ids >= 0, handed.stages["weights"].value[at].float(), 0.0)
-    weights = Expected(value=expected.weights, tolerance=exactly)
-    return compare("dispatch", received, weights, _labels(handed, arrival), noun="router weights")
+    by_token = None if handed.subject.case.weights_input else weights_sent
+    weights = Expected(value=expected.weights, tolerance=exactly, of_all=by_token)
+    labels = {**_labels(handed, arrival), "tokens": arrival.tokens}
+    return compare("dispatch", received, weights, labels, noun="router weights")
 
 
 def _adapters(handed: Handed, arrival: Arrival) -> StageFinding | None:

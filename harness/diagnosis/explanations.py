@@ -62,6 +62,7 @@ EXPLANATIONS: tuple[Explanation, ...] = (
     Explanation(name="which_addend", module="which_addend"),
     Explanation(name="stage_moved", module="stage_moved"),
     Explanation(name="rows_of_ranks", module="rows_of_ranks", unless=("stage_moved",)),
+    Explanation(name="moved_weights", module="moved_weights", unless=("stage_moved",)),
     Explanation(name="which_ids", module="which_ids"),
     Explanation(name="slot_weights", module="slot_weights"),
     Explanation(name="which_function", module="which_function"),

@@ -31,6 +31,8 @@ def explain(evidence: Evidence) -> Iterator[NamedCause]:
     errors, wrong = evidence.errors, evidence.stage
     if errors is None or wrong is None or wrong.expected.of_all is None:
         return
+    if errors.noun != "elements":
+        return
     cause = rows_of_ranks(errors, wrong.expected.of_all, evidence.scene.rank)
     if cause is not None:
         yield cause

@@ -12,6 +12,8 @@ from harness.checks.stages_products import operands
 from harness.diagnosis.fit import MAX_RESIDUAL
 from harness.diagnosis.stage_terms import PRODUCTS, handed_of
 from harness.record.diagnosis import NamedCause
+from moe.formats import FORMATS
+from moe.reference.formats import on_grid
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 NAME = "which_adapters"
 WRONG_ROWS, RIGHT_ROWS = 64, 16  # at most
+NARROW = ("bf16", "fp16")
 SAME = 0.01  # relative distance at which a factor is taken for 1
 PLAIN = ((0, 0), (1, 1))
 # Of gate and up each: whose A (0: gate's) and whose B are multiplied.
@@ -45,13 +48,15 @@ PAIRINGS = {
 class Applied:
     """What adapters add to R rows. numbers, experts: [R] int64, adapter (-1: none) and expert.
 
-    x: [R, I], the product's input. pairing: see PAIRINGS.
+    x: [R, I], the product's input. pairing: see PAIRINGS. rounded: the dtype to which x @ A is
+    rounded, or None.
     """
 
     numbers: Tensor
     experts: Tensor
     x: Tensor
     pairing: tuple[tuple[int, int], ...] = PLAIN
+    rounded: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,21 +88,26 @@ class Setting:
         pairs = torch.stack([applied.numbers, applied.experts], dim=1)
         for number, expert in torch.unique(pairs, dim=0).tolist():
             rows = (pairs == pairs.new_tensor([number, expert])).all(dim=1).nonzero().flatten()
-            product = self._product(max(number, 0), expert, applied.x[rows], applied.pairing)
+            product = self._product(max(number, 0), expert, applied, applied.x[rows])
             parts.append(product * (number >= 0))
             places.append(rows)
         return torch.cat(parts)[torch.cat(places).argsort()]
 
-    def _product(
-        self, number: int, expert: int, x: Tensor, pairing: tuple[tuple[int, int], ...]
-    ) -> Tensor:
+    def _product(self, number: int, expert: int, applied: Applied, x: Tensor) -> Tensor:
         """Return [r, C], what an adapter adds for rows x [r, I] of an expert."""
         a13, b13, a2, b2 = (t.float() for t in self.truth.of(number, expert))
         scale = self.truth.scale[number].float()
+
+        def shrunk(a: Tensor) -> Tensor:
+            inner = x @ a.T
+            return inner if applied.rounded is None else on_grid(inner, applied.rounded)
+
         if self.stage != "gemm1":
-            return scale * (x @ a2[:, self.columns].T @ b2.T)
-        halves = pairing if len(a13) > 1 else PLAIN[:1]
-        return scale * torch.cat([x @ a13[a].T @ b13[b][self.columns].T for a, b in halves], dim=1)
+            return scale * (shrunk(a2[:, self.columns]) @ b2.T)
+        halves = applied.pairing if len(a13) > 1 else PLAIN[:1]
+        return scale * torch.cat(
+            [shrunk(a13[a]) @ b13[b][self.columns].T for a, b in halves], dim=1
+        )
 
 
 def explain(evidence: Evidence) -> Iterator[NamedCause]:
@@ -155,9 +165,12 @@ def which_adapters(
     numbers = setting.gathered[errors.numbers // setting.top_k]
     right = Applied(numbers=numbers, experts=experts, x=x)
     base = errors.expected - setting.added(right)
-    for text, applied in others(setting, right, errors.numbers):
+    moved = [(*other, True) for other in others(setting, right, errors.numbers)]
+    for text, applied, may_scale in (*moved, *((*other, False) for other in roundings(right))):
         change = setting.added(applied)
         factor = _factor(errors, base, change)
+        if factor != 1 and not may_scale:
+            continue
         residual = None if factor is None else errors.left_by(base + factor * change)
         if factor is not None and residual is not None and residual <= MAX_RESIDUAL:
             times = "" if factor == 1 else f", times {factor:.3g}"
@@ -187,6 +200,16 @@ def others(setting: Setting, right: Applied, flat: Tensor) -> Iterator[tuple[str
     yield from _other_numbers(right, setting.gathered, tokens, flat, setting.count)
     yield from _other_experts(right, setting.local)
     yield from _other_pairs(right, setting.local, setting.count)
+
+
+def roundings(right: Applied) -> Iterator[tuple[str, Applied]]:
+    """Yield roundings of the input and of what is between both matrices, in words."""
+    for dtype in NARROW:
+        yield f"with x @ A rounded to {dtype}", dataclasses.replace(right, rounded=dtype)
+        x = on_grid(right.x, dtype)
+        yield f"to the input, rounded to {dtype}", dataclasses.replace(right, x=x)
+    x = on_grid(right.x.clamp(-448, 448), FORMATS["fp8_tensor"])
+    yield "to the input, rounded to e4m3", dataclasses.replace(right, x=x)
 
 
 def _other_numbers(

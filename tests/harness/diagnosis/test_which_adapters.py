@@ -105,3 +105,14 @@ def test_codes_of_the_input():
 def test_what_is_only_scaled_is_no_other_adapter():
     given = setting()
     assert said(given, right(given), times=3.0) is None
+
+
+@pytest.mark.parametrize("stage", ["gemm1", "gemm2"])
+def test_roundings_inside_what_adapters_add(stage):
+    given = setting(stage)
+    own = right(given)
+    rounded = dataclasses.replace(own, x=own.x.to(torch.float8_e4m3fn).float())
+    assert said(given, rounded) == "to the input, rounded to e4m3"
+    inner = dataclasses.replace(own, rounded="bf16")
+    assert said(given, inner) == "with x @ A rounded to bf16"
+    assert said(given, inner, noise=1.0) is None
