@@ -101,6 +101,10 @@ def _of_groups(group: int) -> Iterator[Reading]:
     """Yield other scales of groups: by another rule, and of other groups."""
     for text, exponent in POWERS.items():
         yield f"have scales that are {text}", _by_powers(exponent, group)
+    for what, noun in (("scale", "scales"), ("zero", "zero points")):
+        for text, order in ORDERS.items():
+            read = _permuted_groups(what, group, order)
+            yield f"have the {noun} of the groups of inputs permuted, {text}", read
     for made, end in ((False, ""), (True, ", also where their codes were made")):
         tiled = "have, in column c, the scale of the group c % groups"
         yield f"{tiled}{end}", _of_other_columns(_tiled, group, made=made)
@@ -153,6 +157,23 @@ def _by_powers(
             return None
         rounded = on_grid(ratio.clamp(fmt.lowest, fmt.top), fmt)
         return Codes(ratio=ratio, codes=rounded, scale=scale, zero=codes.zero, fmt=fmt)
+
+    return read
+
+
+def _permuted_groups(
+    what: str, group: int, order: tuple[int, ...]
+) -> Callable[[Codes], Codes | None]:
+    """Exchange the scales or zero points of whole groups of inputs."""
+
+    def read(codes: Codes) -> Codes | None:
+        part: Tensor = getattr(codes, what)
+        count = part.shape[1]
+        if count % (group * len(order)):
+            return None
+        places = torch.arange(count, device=part.device).view(-1, len(order), group)
+        at = places[:, torch.tensor(order, device=part.device)].flatten()
+        return _changed(codes, what, part[:, at])
 
     return read
 
