@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -61,6 +62,25 @@ class Evidence:
     def errors(self) -> StageErrors | None:
         """Return the elements of the first wrong stage, or of the output if none is wrong."""
         return stage_errors(self)
+
+    def of_finite(self) -> Evidence | None:
+        """Return the evidence with what is finite of the first wrong stage alone.
+
+        Rows of NaN are left out, and single elements taken for right ones. None without a stage, if
+        all elements are finite, or if fewer than two rows are wrong where they are finite.
+        """
+        errors = self.errors
+        if self.stage is None or errors is None:
+            return None
+        is_finite = errors.actual.isfinite()
+        rows = is_finite.any(dim=1)
+        if bool(is_finite.all()) or int((errors.is_wrong & is_finite).any(dim=1).sum()) < 2:
+            return None
+        known = torch.where(is_finite, errors.actual, errors.expected)
+        finite = dataclasses.replace(self)
+        of_known = dataclasses.replace(errors, actual=known).of_rows(rows.nonzero().flatten())
+        finite.__dict__["errors"] = of_known
+        return finite
 
     @cached_property
     def shares(self) -> list[Terms]:

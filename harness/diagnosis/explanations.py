@@ -6,6 +6,7 @@ of the call, wrong and right ones, but for what noise leaves.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -72,7 +73,29 @@ EXPLANATIONS: tuple[Explanation, ...] = (
 def explanations(
     evidence: Evidence, table: Iterable[Explanation] = EXPLANATIONS
 ) -> tuple[list[NamedCause], list[str]]:
-    """Return all statements, the one that leaves least first, and the exceptions of the others."""
+    """Return all statements, the one that leaves least first, and the exceptions of the others.
+
+    Where nothing explains all values and some are NaN or Inf, the others are explained alone.
+    """
+    rows = tuple(table)
+    causes, faults = _statements(evidence, rows)
+    finite = None if causes else evidence.of_finite()
+    if finite is not None:
+        of_finite, _ = _statements(finite, rows)
+        causes = [_without_nan(cause) for cause in of_finite if cause.cause.startswith("in stage ")]
+    return sorted(causes, key=lambda cause: cause.residual), faults
+
+
+def _without_nan(cause: NamedCause) -> NamedCause:
+    """Return the cause of what is finite as one that says so."""
+    where = " and ".join(filter(None, (cause.where, "where values are neither NaN nor Inf")))
+    return dataclasses.replace(cause, where=where)
+
+
+def _statements(
+    evidence: Evidence, table: Iterable[Explanation]
+) -> tuple[list[NamedCause], list[str]]:
+    """Return the statements of all kinds, and the exceptions."""
     causes: list[NamedCause] = []
     faults: list[str] = []
     for explanation in table:
@@ -82,4 +105,4 @@ def explanations(
             causes += explanation.of(evidence)
         except Exception as error:
             faults.append(f"{explanation.name}: {type(error).__name__}: {error}")
-    return sorted(causes, key=lambda cause: cause.residual), faults
+    return causes, faults

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 
 from harness.diagnosis import moved_rows
 from harness.diagnosis.explanations import EXPLANATIONS, OF_ROUTER, Explanation, explanations
+from tests.harness.diagnosis import drawn_errors
 from tests.harness.diagnosis.explained import RIGHT, explained
 from tests.harness.diagnosis.mistaken import CASE
 from tests.harness.diagnosis.wrong_sums import evidence_of
@@ -50,3 +53,21 @@ def test_an_exception_is_told_and_hides_neither_the_others_nor_the_numbers(monke
 def test_a_module_that_is_not_there_is_a_fault():
     _, faults = explanations(evidence_of(RIGHT * 2, CASE), [Explanation(name="a", module="none")])
     assert faults == ["a: ModuleNotFoundError: No module named 'harness.diagnosis.none'"]
+
+
+def test_what_is_finite_is_explained_where_nan_hides_it(monkeypatch):
+    """The stage is off by a factor in each column, but for rows and columns that are NaN."""
+    errors = drawn_errors.right()
+    actual = errors.expected * (2 + torch.arange(errors.expected.shape[1]) % 3)
+    actual[5] = torch.nan
+    actual[:, 7] = torch.nan
+    evidence = dataclasses.replace(evidence_of(RIGHT, CASE), stage=object())
+    evidence.__dict__["errors"] = drawn_errors.holding(errors, actual)
+    factor = [row for row in EXPLANATIONS if row.name == "which_factor"]
+    (cause,), faults = explanations(evidence, factor)
+    assert cause.cause.startswith(
+        "in stage gemm1 most values are off by another factor for each row"
+    )
+    assert (cause.where, faults) == ("where values are neither NaN nor Inf", [])
+    evidence.__dict__["errors"] = drawn_errors.holding(errors, torch.full_like(actual, torch.nan))
+    assert explanations(evidence, factor) == ([], [])
