@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from harness.diagnosis.router_formulas import formulas
-from harness.diagnosis.router_weights import is_close, router_weights
+from harness.diagnosis.router_weights import FEWEST, is_close, router_weights
 from tests.harness.diagnosis.routed import TOKENS, right_weights, routed_by
 
 LAYERS = {
@@ -90,6 +90,7 @@ def test_a_factor_of_one_slot_or_expert(seed, factor, which):
     routed = routed_by(seed)
     numbers = torch.arange(3).expand_as(routed.ids) if which == "slot" else routed.ids
     weights = torch.where(numbers == 1, factor, 1.0) * right_weights(routed)
+    assume(int((numbers == 1).any(dim=1).sum()) >= FEWEST)  # seed 68 sends three tokens there
     (cause,) = router_weights(routed, weights)
     assert cause.cause.startswith(f"in stage router the router weights of {which} 1 are ")
 
