@@ -128,7 +128,15 @@ def rows_found_by_unpadded_offsets(patch):
     finalized(patch, change)
 
 
-@mistake("padding rows combined", "FI #3650", "rows_moved", "rolled", tokens="ragged", **EP)
+@mistake(
+    "padding rows combined",
+    "FI #3650",
+    "rows_moved",
+    "rows_of_ranks",
+    "rolled",
+    tokens="ragged",
+    **EP,
+)
 def rows_of_padding_come_first(patch):
     def finalize(real, self, partial, sent):
         mine = self.group.reduce_scatter(partial)
