@@ -16,6 +16,8 @@ from harness.record.diagnosis import StageFinding
 from moe.reference.formats import step_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
 # Tolerance of an element, in standard deviations of its noise. Six cover a billion normal values;
@@ -36,6 +38,15 @@ class OfAllRanks:
     ranks: Tensor
     rows: Tensor
     tokens: Tensor
+
+    @classmethod
+    def joined(
+        cls, value: Tensor, ranks: Sequence[int], rows: Sequence[Tensor], tokens: Tensor
+    ) -> OfAllRanks:
+        """Return them from the row numbers of each of these ranks."""
+        counts = torch.tensor([len(of_rank) for of_rank in rows], device=value.device)
+        of_ranks = torch.tensor(ranks, device=value.device).repeat_interleave(counts)
+        return cls(value=value, ranks=of_ranks, rows=torch.cat(list(rows)), tokens=tokens)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +77,11 @@ class WrongStage(StageFinding):
     expected: Expected
     labels: dict[str, Tensor]
     noun: str
+
+    def among(self, of_all: OfAllRanks) -> WrongStage:
+        """Return the finding with what the rows of all ranks should hold."""
+        expected = dataclasses.replace(self.expected, of_all=of_all)
+        return dataclasses.replace(self, expected=expected)
 
     def recorded(self) -> StageFinding:
         """Return the finding without its tensors."""

@@ -45,7 +45,7 @@ def check(handed: Handed, on_all_ranks: frozenset[str]) -> list[StageFinding]:
     if arrival is None or mismatched is None or sent_correctly is None:
         return _after_experts(handed, on_all_ranks)
     departing = [
-        _deliveries(arrival, expected) or _routing(handed, arrival, _of_all(handed, routing[1])),
+        _deliveries(arrival, expected) or _routing(handed, arrival, routing[1]),
         _adapters(handed, arrival) if "adapters" in on_all_ranks else None,
         _input(handed, arrival, mismatched, sent_correctly),
     ]
@@ -115,20 +115,7 @@ def _deliveries(arrival: Arrival, expected: Sent) -> StageFinding | None:
     return compare("dispatch", times[:, None], once, {"rows": tokens}, noun="counts of tokens")
 
 
-def _of_all(handed: Handed, values: Tensor) -> OfAllRanks:
-    """Return values [S, C] of all tokens of the group with whose they are."""
-    sizes = torch.tensor(handed.sizes, device=values.device)
-    ranks = torch.tensor(handed.ranks, device=values.device)
-    rows = [torch.arange(size, device=values.device) for size in handed.sizes]
-    return OfAllRanks(
-        value=values,
-        ranks=ranks.repeat_interleave(sizes),
-        rows=torch.cat(rows),
-        tokens=torch.arange(len(values), device=values.device),
-    )
-
-
-def _routing(handed: Handed, arrival: Arrival, weights_sent: OfAllRanks) -> StageFinding | None:
+def _routing(handed: Handed, arrival: Arrival, weights_sent: Tensor) -> StageFinding | None:
     """Compare ids in all rows (-1 on padding), and weights of this rank's experts."""
     at, expected = arrival.rows, arrival.expected
     expected_ids = torch.full_like(handed.ids, -1)
@@ -140,10 +127,14 @@ def _routing(handed: Handed, arrival: Arrival, weights_sent: OfAllRanks) -> Stag
     if finding is not None:
         return finding
     received = torch.where(expected.ids >= 0, handed.stages["weights"].value[at].float(), 0.0)
-    by_token = None if handed.subject.case.weights_input else weights_sent
-    weights = Expected(value=expected.weights, tolerance=exactly, of_all=by_token)
+    weights = Expected(value=expected.weights, tolerance=exactly)
     labels = {**_labels(handed, arrival), "tokens": arrival.tokens}
-    return compare("dispatch", received, weights, labels, noun="router weights")
+    wrong = compare("dispatch", received, weights, labels, noun="router weights")
+    if wrong is None or handed.subject.case.weights_input:
+        return wrong
+    rows = [torch.arange(size, device=at.device) for size in handed.sizes]
+    every = torch.arange(len(weights_sent), device=at.device)
+    return wrong.among(OfAllRanks.joined(weights_sent, handed.ranks, rows, every))
 
 
 def _adapters(handed: Handed, arrival: Arrival) -> StageFinding | None:
@@ -214,7 +205,8 @@ def _shared(handed: Handed) -> StageFinding | None:
     tp_rank = 0 if truth.shards == 1 else layout.tp_rank(handed.rank)
     computed = handed.defined(handed.rank) if truth.spans_rows else rows
     parts = truth.stage(handed.call.tokens.x[computed].float(), tp_rank)
-    value, sigma, doubt = (part[torch.isin(computed, rows)] for part in parts)
+    is_compared = torch.isin(computed, rows)
+    value, sigma, doubt = (part[is_compared] for part in parts)
     tolerance = REACH * sigma + doubt
     tolerance = tolerance + rounding(value.abs() + tolerance, dtype)
     if handed.exact:

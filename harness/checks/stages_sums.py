@@ -5,7 +5,6 @@ Collective: every rank calls each function for the same call.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -43,20 +42,13 @@ def finalize(handed: Handed, arrival: Arrival) -> StageFinding | None:
     finalized = _values(handed, "finalize", len(handed.call.tokens.x))[local_rows]
     sums, size = local[:, 0], local[:, 1].sum(dim=(0, 1))
     by_slot = sums.sum(dim=0) if sums.shape[1] > 1 else None
-    ranks = torch.tensor(handed.ranks, device=tokens.device)
-    counts = torch.tensor([len(rows) for rows in sampled], device=tokens.device)
-    of_all = OfAllRanks(
-        value=gathered[:, 0].sum(dim=(0, 1)),
-        ranks=ranks.repeat_interleave(counts),
-        rows=torch.cat(sampled),
-        tokens=tokens,
-    )
-    finding = _sum(
+    wrong = _sum(
         *(handed, "finalize", finalized, sums.sum(dim=1), local_rows), size=size, by_slot=by_slot
     )
-    if finding is None:
+    if wrong is None:
         return None
-    return replace(finding, expected=replace(finding.expected, of_all=of_all))
+    sums_of_all = gathered[:, 0].sum(dim=(0, 1))
+    return wrong.among(OfAllRanks.joined(sums_of_all, handed.ranks, sampled, tokens))
 
 
 def _sums(handed: Handed, arrival: Arrival, tokens: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from harness.diagnosis.conditions import only_where
 from harness.record.diagnosis import NamedCause
 
 if TYPE_CHECKING:
@@ -57,11 +56,8 @@ def moved_weights(errors: StageErrors, of_all: OfAllRanks, own: Tensor) -> Named
     width = of_all.value.shape[1]
     tokens, from_slots = source // width, source % width
     text = _text((own[rows], slots), (tokens, from_slots), of_all)
-    every = wrong.any(dim=1)
-    where = "" if bool(every.all()) else only_where(errors.facts, every)
-    return NamedCause(
-        name=NAME, cause=f"{errors.place} router weights are {text}", residual=0.0, where=where
-    )
+    cause = f"{errors.place} router weights are {text}"
+    return NamedCause(name=NAME, cause=cause, residual=0.0, where=errors.where_wrong)
 
 
 def _text(places: tuple[Tensor, Tensor], sources: tuple[Tensor, Tensor], of_all: OfAllRanks) -> str:

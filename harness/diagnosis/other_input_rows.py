@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from harness.checks.stage_record import Handed
+    from harness.diagnosis.stage_errors import StageErrors
+
 
 @dataclass(frozen=True, kw_only=True)
 class Numbering:
@@ -26,6 +29,11 @@ class Numbering:
     flat: Tensor
     ids: Tensor
     of_tokens: bool
+
+    @classmethod
+    def of(cls, handed: Handed, errors: StageErrors) -> Numbering:
+        """Return that of the rows of a wrong product."""
+        return cls(flat=errors.numbers, ids=handed.ids, of_tokens=errors.stage == "gemm1")
 
     @property
     def slots(self) -> int:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from harness.diagnosis.conditions import only_where
 from harness.diagnosis.fit import MAX_RESIDUAL
 from harness.diagnosis.stage_errors import MARGIN
 from harness.record.diagnosis import NamedCause
@@ -66,12 +65,7 @@ def rows_of_ranks(errors: StageErrors, of_all: OfAllRanks, rank: int) -> NamedCa
         listed = numbers_text(numbers[is_empty].tolist())
         text += f"; rows {listed} hold only zeros or NaN"
     cause = f"{errors.place} {text}"
-    return NamedCause(name=NAME, cause=cause, residual=residual, where=_where(errors))
-
-
-def _where(errors: StageErrors) -> str:
-    rows = errors.is_wrong.any(dim=1)
-    return "" if bool(rows.all()) else only_where(errors.facts, rows)
+    return NamedCause(name=NAME, cause=cause, residual=residual, where=errors.where_wrong)
 
 
 def _text(rows: Tensor, at: Tensor, source: Tensor, of_all: OfAllRanks) -> str:

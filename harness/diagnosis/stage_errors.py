@@ -129,7 +129,13 @@ class StageErrors:
         residual = self.left_by(torch.where(rows[:, None], predicted, self.expected))
         if residual is None or residual > MAX_RESIDUAL:
             return None
-        return residual, only_where(self.facts, rows)
+        return residual, self.where_wrong
+
+    @property
+    def where_wrong(self) -> str:
+        """Return the condition for the wrong rows, as the end of a sentence; "" if all are."""
+        rows = self.is_wrong.any(dim=1)
+        return "" if bool(rows.all()) else only_where(self.facts, rows)
 
     @cached_property
     def grid(self) -> str | None:

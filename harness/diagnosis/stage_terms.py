@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness.checks.stage_record import handed_out
+from harness.checks.stages_combine import router_weights
 from harness.checks.stages_products import adapter_terms, block_terms
 from harness.diagnosis.conditions import Fact
 from harness.diagnosis.output_terms import LEAST_COLUMNS, place_among_equal
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from harness.checks.stage_bound import WrongStage
     from harness.checks.stage_record import Handed
     from harness.diagnosis.evidence import Evidence
+    from harness.diagnosis.stage_errors import StageErrors
 
 ADAPTED = ("the experts' own matrices", "the adapters")
 PRODUCTS = ("gemm1", "gemm2", "weighted")
@@ -58,6 +60,21 @@ def handed_of(evidence: Evidence) -> Handed:
     assert subject is not None, "stages are read of a subject"
     exact = is_bitwise(subject.case)
     return handed_out(subject, evidence.call, evidence.scene.rank, exact=exact)
+
+
+def of_product(evidence: Evidence, wrong: int, right: int) -> tuple[StageErrors, Handed] | None:
+    """Return at most so many wrong and right rows of a wrong product; None of anything else."""
+    errors = evidence.errors
+    if errors is None or errors.stage not in PRODUCTS or errors.noun != "elements":
+        return None
+    return errors.sampled(wrong, right), handed_of(evidence)
+
+
+def row_factors(handed: Handed, errors: StageErrors) -> Tensor:
+    """Return [R, 1], by what rows of a product are multiplied: router weights, if `weighted`."""
+    if errors.stage != "weighted":
+        return torch.ones_like(errors.actual[:, :1])
+    return router_weights(handed, errors.numbers)[:, None]
 
 
 def departing(wrong: WrongStage) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 
 from harness.checks.stages_products import operands
 from harness.diagnosis.fit import MAX_RESIDUAL
-from harness.diagnosis.stage_terms import PRODUCTS, handed_of
+from harness.diagnosis.stage_terms import of_product
 from harness.record.diagnosis import NamedCause
 from moe.formats import FORMATS
 from moe.reference.formats import on_grid
@@ -112,13 +112,12 @@ class Setting:
 
 def explain(evidence: Evidence) -> Iterator[NamedCause]:
     """Yield what gives the adapters' part of a wrong product; at most one statement."""
-    errors = evidence.errors
-    if errors is None or errors.stage not in PRODUCTS or errors.noun != "elements":
+    product = of_product(evidence, WRONG_ROWS, RIGHT_ROWS)
+    if product is None:
         return
-    handed = handed_of(evidence)
+    errors, handed = product
     if handed.subject.reference.adapters is None or not handed.has("adapters"):
         return
-    errors = errors.sampled(WRONG_ROWS, RIGHT_ROWS)
     parts = operands(handed, errors.stage, errors.numbers)
     if not parts:
         return

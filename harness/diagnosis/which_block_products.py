@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from harness.checks.stages_combine import router_weights
 from harness.checks.stages_products import input_rows
 from harness.diagnosis.input_readings import other_groups
-from harness.diagnosis.stage_terms import handed_of
-from harness.diagnosis.which_weights import given_of
+from harness.diagnosis.other_input_rows import Numbering
+from harness.diagnosis.stage_terms import of_product, row_factors
+from harness.diagnosis.which_weights import multiplied
 from harness.record.diagnosis import NamedCause
 
 if TYPE_CHECKING:
@@ -59,20 +59,16 @@ class Blocks:
 
 def explain(evidence: Evidence) -> Iterator[NamedCause]:
     """Yield by which other scales the blocks' products were multiplied."""
-    errors = evidence.errors
-    given = None if errors is None else given_of(evidence, errors, (WRONG_ROWS, RIGHT_ROWS))
-    if given is None:
+    product = of_product(evidence, WRONG_ROWS, RIGHT_ROWS)
+    if product is None:
         return
-    errors, experts = given
-    handed = handed_of(evidence)
-    both = input_rows(handed, errors.stage)
-    if both is None:
+    errors, handed = product
+    both, experts = input_rows(handed, errors.stage), multiplied(handed, errors)
+    if both is None or not experts:
         return
-    rows = errors.numbers // handed.top_k if errors.stage == "gemm1" else errors.numbers
-    codes, scale = (part[rows] for part in both)
-    is_weighted = errors.stage == "weighted"
-    weight = router_weights(handed, errors.numbers)[:, None] if is_weighted else codes.new_ones(1)
-    blocks = list(blocks_of(experts, codes, scale, weight.expand(len(codes), 1)))
+    own = Numbering.of(handed, errors).own
+    codes, scale = (part[own] for part in both)
+    blocks = list(blocks_of(experts, codes, scale, row_factors(handed, errors)))
     yield from which_block_products(errors, blocks)
 
 
@@ -122,12 +118,14 @@ def which_block_products(errors: StageErrors, experts: Sequence[Blocks]) -> list
     """Return at most MOST_NAMED statements."""
     if not experts or not bool(errors.actual.isfinite().all()):
         return []
+    products: dict[str, Tensor] = {}  # by text, with what is otherwise
+    for one in experts:
+        right = one.total(one.scales)
+        for text, scales in others(one):
+            predicted = products.setdefault(text, errors.expected.clone())
+            predicted[one.rows] += one.total(scales) - right
     causes: list[NamedCause] = []
-    for number, text in enumerate(text for text, _ in others(experts[0])):
-        predicted = errors.expected.clone()
-        for one in experts:
-            _, scales = list(others(one))[number]
-            predicted[one.rows] += one.total(scales) - one.total(one.scales)
+    for text, predicted in products.items():
         fit = errors.fitting(predicted)
         if fit is not None:
             residual, where = fit

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from harness.checks.stages_combine import router_weights
 from harness.checks.stages_products import input_rows, operands
 from harness.diagnosis.input_readings import Values, readings
 from harness.diagnosis.other_input_rows import Numbering, other_rows
 from harness.diagnosis.stage_errors import MARGIN
 from harness.diagnosis.stage_moved import moved_text
-from harness.diagnosis.stage_terms import PRODUCTS, handed_of
+from harness.diagnosis.stage_terms import of_product, row_factors
 from harness.record.diagnosis import NamedCause
 
 if TYPE_CHECKING:
@@ -59,23 +58,20 @@ class Product:
 
 def explain(evidence: Evidence) -> Iterator[NamedCause]:
     """Yield of which other inputs the products are."""
-    errors = evidence.errors
-    if errors is None or errors.stage not in PRODUCTS or errors.noun != "elements":
+    wrong = of_product(evidence, WRONG_ROWS, RIGHT_ROWS)
+    if wrong is None:
         return
-    errors = errors.sampled(WRONG_ROWS, RIGHT_ROWS)
-    handed = handed_of(evidence)
+    errors, handed = wrong
     both = input_rows(handed, errors.stage)
     parts = [] if both is None else operands(handed, errors.stage, errors.numbers)
     if both is None or not parts or sum(w.numel() for _, _, w in parts) > MOST_ELEMENTS:
         return
-    is_weighted = errors.stage == "weighted"
-    weights = router_weights(handed, errors.numbers)[:, None] if is_weighted else None
     fmt = handed.subject.reference.act_format
     product = Product(
         parts=[(rows, w) for rows, _, w in parts],
         inputs=Values(codes=both[0], scale=both[1], group=fmt.group),
-        rows=Numbering(flat=errors.numbers, ids=handed.ids, of_tokens=errors.stage == "gemm1"),
-        factor=torch.ones_like(both[0][:1, :1]) if weights is None else weights,
+        rows=Numbering.of(handed, errors),
+        factor=row_factors(handed, errors),
     )
     yield from which_inputs(errors, product)
 

@@ -12,7 +12,7 @@ import torch
 from harness.checks.stages_products import operands
 from harness.diagnosis.conditions import Fact, splitting
 from harness.diagnosis.fit import MAX_RESIDUAL
-from harness.diagnosis.stage_terms import PRODUCTS, handed_of
+from harness.diagnosis.stage_terms import of_product
 from harness.record.diagnosis import NamedCause
 
 if TYPE_CHECKING:
@@ -59,11 +59,10 @@ class Operands:
 
 def explain(evidence: Evidence) -> Iterator[NamedCause]:
     """Yield which parts of a wrong product are otherwise; at most one statement."""
-    errors = evidence.errors
-    if errors is None or errors.stage not in PRODUCTS or errors.noun != "elements":
+    product = of_product(evidence, WRONG_ROWS, RIGHT_ROWS)
+    if product is None:
         return
-    errors = errors.sampled(WRONG_ROWS, RIGHT_ROWS)
-    handed = handed_of(evidence)
+    errors, handed = product
     given = [
         Operands(
             expert=int(handed.global_ids(handed.ids.flatten()[errors.numbers[rows[0]]])),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness.checks.stages_products import operands, sharded
-from harness.diagnosis.stage_terms import PRODUCTS, handed_of
+from harness.diagnosis.stage_terms import of_product
 from harness.diagnosis.weight_readings import Codes, readings
 from harness.record.diagnosis import NamedCause
 from moe.reference import formats
@@ -43,31 +43,24 @@ class Multiplied:
 
 def explain(evidence: Evidence) -> Iterator[NamedCause]:
     """Yield how else the weights of a wrong product were read; at most one statement."""
-    errors = evidence.errors
-    given = None if errors is None else given_of(evidence, errors, (WRONG_ROWS, RIGHT_ROWS))
-    if given is None:
+    product = of_product(evidence, WRONG_ROWS, RIGHT_ROWS)
+    if product is None:
         return
-    errors, experts = given
-    fmt = handed_of(evidence).subject.reference.weight_format
+    errors, handed = product
+    experts, fmt = multiplied(handed, errors), handed.subject.reference.weight_format
+    if not experts:
+        return
     cause = which_weights(errors, experts, None if fmt.block is None else fmt.block[1])
     if cause is not None:
         yield cause
 
 
-def given_of(
-    evidence: Evidence, errors: StageErrors, rows: tuple[int, int]
-) -> tuple[StageErrors, list[Multiplied]] | None:
-    """Return some rows of a wrong product, and what each expert's multiply; None of anything else.
-
-    rows: how many wrong and right ones, at most.
-    """
-    if errors.stage not in PRODUCTS or errors.noun != "elements":
-        return None
-    errors, handed = errors.sampled(*rows), handed_of(evidence)
+def multiplied(handed: Handed, errors: StageErrors) -> list[Multiplied]:
+    """Return what each expert's rows of a product multiply; empty if unknown, or too much."""
     parts = operands(handed, errors.stage, errors.numbers)
-    if not parts or sum(w.numel() for _, _, w in parts) > MOST_ELEMENTS:
-        return None
-    return errors, [
+    if sum(w.numel() for _, _, w in parts) > MOST_ELEMENTS:
+        return []
+    return [
         Multiplied(rows=rows, x=x, codes=_codes_of(handed, errors, int(rows[0])))
         for rows, x, _ in parts
     ]

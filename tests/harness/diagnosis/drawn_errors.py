@@ -36,6 +36,24 @@ def holding(errors, actual):
     return StageErrors(**{**fields, "actual": actual.bfloat16().float()})
 
 
+def of_product(expected, actual, least, stage="gemm1", facts=()):
+    """A product that holds this, rounded to bf16. least: tolerance of an element of 0."""
+    return StageErrors(
+        stage=stage,
+        noun="elements",
+        actual=actual.bfloat16().float(),
+        expected=expected,
+        tolerance=formats.step_of(expected.abs(), "bf16") * 0.6 + least,
+        numbers=torch.arange(len(expected)),
+        facts=facts,
+    )
+
+
+def by_row(expected):
+    """The number of each row, as a fact."""
+    return (Fact(one="row", many="rows", values=torch.arange(len(expected)).double()),)
+
+
 def of_codes(actual, expected, stage):
     """A stage of codes, which allows no error."""
     return StageErrors(

@@ -7,9 +7,8 @@ import torch
 from harness.diagnosis.conditions import Fact
 from harness.diagnosis.input_readings import Values
 from harness.diagnosis.other_input_rows import Numbering
-from harness.diagnosis.stage_errors import StageErrors
 from harness.diagnosis.which_inputs import Product
-from moe.reference import formats
+from tests.harness.diagnosis.drawn_errors import of_product
 
 TOKENS, SLOTS, EXPERTS, INNER, COLUMNS, GROUP = 9, 2, 3, 64, 48, 16
 
@@ -38,13 +37,7 @@ def errors_of(product, x, noise=0.0, seed=0):
     actual = product.of(x)
     draw = torch.Generator().manual_seed(seed)
     actual = actual + noise * torch.randn(actual.shape, generator=draw)
-    flat = product.rows.flat
-    return StageErrors(
-        stage="gemm1" if product.rows.of_tokens else "gemm2",
-        noun="elements",
-        actual=actual.bfloat16().float(),
-        expected=expected,
-        tolerance=formats.step_of(expected.abs(), "bf16") * 0.6 + 1e-4,
-        numbers=flat,
-        facts=(Fact(one="row * k + slot", many="numbers row * k + slot", values=flat.double()),),
-    )
+    one, many = "row * k + slot", "numbers row * k + slot"
+    facts = (Fact(one=one, many=many, values=product.rows.flat.double()),)
+    stage = "gemm1" if product.rows.of_tokens else "gemm2"
+    return of_product(expected, actual, least=1e-4, stage=stage, facts=facts)

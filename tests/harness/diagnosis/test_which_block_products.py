@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from harness.diagnosis.stage_errors import StageErrors
 from harness.diagnosis.weight_readings import Codes
 from harness.diagnosis.which_block_products import blocks_of, others, which_block_products
 from harness.diagnosis.which_weights import Multiplied
-from moe.reference import formats
+from tests.harness.diagnosis.drawn_errors import of_product
 
 ROWS, INNER, COLUMNS, EXPERTS, BLOCK = 5, 128, 24, 2, 32
 
@@ -36,15 +35,7 @@ def said(blocks, scales, noise=0.0):
     expected = torch.cat([one.total(one.scales) for one in blocks])
     actual = torch.cat([one.total(s) for one, s in zip(blocks, scales, strict=True)])
     actual = actual + noise * torch.randn(actual.shape, generator=torch.Generator().manual_seed(1))
-    errors = StageErrors(
-        stage="gemm1",
-        noun="elements",
-        actual=actual.bfloat16().float(),
-        expected=expected,
-        tolerance=formats.step_of(expected.abs(), "bf16") * 0.6 + 1e-4,
-        numbers=torch.arange(len(expected)),
-        facts=(),
-    )
+    errors = of_product(expected, actual, least=1e-4)
     return [c.cause.removeprefix("in stage gemm1 ") for c in which_block_products(errors, blocks)]
 
 

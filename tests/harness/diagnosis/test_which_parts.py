@@ -9,10 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.diagnosis.conditions import Fact
-from harness.diagnosis.stage_errors import StageErrors
 from harness.diagnosis.which_parts import Operands, which_parts
-from moe.reference import formats
+from tests.harness.diagnosis.drawn_errors import by_row, of_product
 
 ROWS, INNER, COLUMNS, EXPERTS = 8, 256, 128, 2  # rows of each expert
 
@@ -42,16 +40,7 @@ def with_weights(given_operands, change):
 def said(given_operands, actual):
     """The statements about this product, rounded to bf16."""
     expected = product(given_operands)
-    numbers = torch.arange(len(expected))
-    errors = StageErrors(
-        stage="gemm1",
-        noun="elements",
-        actual=actual.bfloat16().float(),
-        expected=expected,
-        tolerance=formats.step_of(expected.abs(), "bf16") * 0.6 + 1e-3,
-        numbers=numbers,
-        facts=(Fact(one="row", many="rows", values=numbers.double()),),
-    )
+    errors = of_product(expected, actual, least=1e-3, facts=by_row(expected))
     causes = which_parts(errors, given_operands)
     return [cause.cause.removeprefix("in stage gemm1 ") for cause in causes]
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from harness.diagnosis.conditions import Fact
-from harness.diagnosis.stage_errors import StageErrors
 from harness.diagnosis.weight_readings import readings
 from harness.diagnosis.which_weights import Multiplied, codes_of, which_weights
 from moe.formats import FORMATS
 from moe.reference import formats
+from tests.harness.diagnosis.drawn_errors import by_row, of_product
 
 ROWS, INNER, COLUMNS, EXPERTS = 6, 128, 48, 2  # rows of each expert
 GROUP = {"int4_zp_g32": 32, "fp8_channel": None, "model": None, "fp8_block": 128}
@@ -36,16 +35,7 @@ def said(name, changed, noise=0.0):
     expected = torch.cat([one.x @ one.codes.values.T for one in given])
     actual = torch.cat([one.x @ codes.values.T for one, codes in zip(given, changed, strict=True)])
     actual = (actual + noise * torch.randn(actual.shape)).bfloat16().float()
-    numbers = torch.arange(len(expected))
-    errors = StageErrors(
-        stage="gemm1",
-        noun="elements",
-        actual=actual,
-        expected=expected,
-        tolerance=formats.step_of(expected.abs(), "bf16") * 0.6 + 1e-3,
-        numbers=numbers,
-        facts=(Fact(one="row", many="rows", values=numbers.double()),),
-    )
+    errors = of_product(expected, actual, least=1e-3, facts=by_row(expected))
     cause = which_weights(errors, given, GROUP[name])
     return None if cause is None else cause.cause.removeprefix("in stage gemm1 the weights ")
 
