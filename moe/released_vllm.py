@@ -89,6 +89,18 @@ def marlin_fits(layer_spec: LayerSpec, _: Platform) -> Reason | None:
     return _too_many_experts(layer_spec) or _single_group(layer_spec) or _fp16_powers(layer_spec)
 
 
+@reads("dtype")
+def multiplies_exactly(layer_spec: LayerSpec, platform: Platform) -> Reason | None:
+    """Refuse float32 on an NVIDIA GPU: the kernel leaves the precision of its products to Triton.
+
+    Triton's default there is TF32, which keeps 11 bits of an operand.
+    """
+    if layer_spec.dtype != "f32" or "cuda" not in platform.features:
+        return None
+    text = f"vLLM's kernel multiplies f32 as TF32 on {platform.name}; take bf16 or fp16"
+    return Reason(code="dtype_unsupported", text=text)
+
+
 def _single_group(layer_spec: LayerSpec) -> Reason | None:
     """Refuse sizes of one group, whose scale Marlin reads in another order and applies later."""
     group = resolve("moe.formats:FORMATS")[layer_spec.scheme.weights].group

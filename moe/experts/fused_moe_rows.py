@@ -85,6 +85,7 @@ ROWS = (
             dtypes=frozenset({"bf16", "fp16", "f32"}),
             tactics="moe.tuned_tiles:vllm_tiles",
             packages=(VLLM_KERNEL, "triton"),
+            probe="moe.released_vllm:multiplies_exactly",
         ),
         numerics=_PRODUCTS,
         numerics_of=_NUMERICS_OF,

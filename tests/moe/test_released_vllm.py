@@ -64,3 +64,17 @@ def test_only_groups_must_be_whole(quant, sizes, text):
     if reason is not None:
         assert reason.code == "size_not_multiple"
         assert reason.text.startswith(text)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "chip", "is_refused"),
+    [("f32", "cuda_sm90", True), ("f32", "cpu", False), ("bf16", "cuda_sm90", False)],
+)
+def test_products_of_float32_are_refused_where_they_are_tf32(dtype, chip, is_refused):
+    reason = released_vllm.multiplies_exactly(layer_spec(dtype=dtype), platform(chip))
+    assert (reason is not None) == is_refused
+    if reason is not None:
+        assert (reason.code, reason.text) == (
+            "dtype_unsupported",
+            "vLLM's kernel multiplies f32 as TF32 on cuda_sm90; take bf16 or fp16",
+        )
