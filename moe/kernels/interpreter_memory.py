@@ -16,6 +16,7 @@ import triton.language as tl
 from triton.runtime import interpreter
 
 from moe.kernels.interpreter_replay import replayed
+from moe.kernels.interpreter_scalars import indices
 from moe.kernels.interpreter_tiles import expansions, loads, masked_loads, pointer_sums, splats
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def replacements() -> tuple[tuple[Any, str, Function], ...]:
             ("input", "input_dtype", "output_dtype", "rounding_mode"),
             conversions,
         ),
+        (interpreter, "_patch_lang_tensor", ("tensor", "scope"), indices),
         (interpreter, "_patch_attr", ("obj", "name", "member", "builder", "scope"), replayed),
         *(
             (interpreter.InterpreterBuilder, name, ("self", *parameters), replacing)

@@ -12,6 +12,7 @@ from moe.kernels import interpreter, launch
 from moe.kernels.align import align_tokens
 from moe.kernels.combine import combine
 from moe.kernels.interpreter_memory import replacements
+from tests.moe.kernels.pinned_triton import pinned_triton
 
 pytestmark = pytest.mark.skipif(not launch.INTERPRETED, reason="kernels are compiled here")
 
@@ -39,6 +40,7 @@ def _outputs() -> list[torch.Tensor]:
     return [aligned.row_ids, aligned.block_expert, aligned.num_rows, out]
 
 
+@pinned_triton
 def test_the_language_is_replaced_once_for_each_view_of_it(patched, monkeypatch):
     spared = _outputs()
     # `triton.language` for ours, then `triton.language.core` for the language's own functions.

@@ -7,6 +7,7 @@ from triton._C.libtriton import ir
 from triton.runtime import interpreter
 
 from moe.kernels import interpreter_memory, launch
+from tests.moe.kernels.pinned_triton import pinned_triton
 
 pytestmark = pytest.mark.skipif(not launch.INTERPRETED, reason="kernels are compiled here")
 PAIRS = [
@@ -20,10 +21,12 @@ def by_name() -> dict[str, object]:
     return {f"{o.__name__}.{n}": value for o, n, value in interpreter_memory.replacements()}
 
 
+@pinned_triton
 def test_this_version_has_all_functions_that_are_replaced():
     assert list(by_name()) == [
         *("block_type.__init__", "dtype.__eq__", "tensor.__init__"),
         *("triton.runtime.interpreter._get_np_dtype", "triton.runtime.interpreter._convert_float"),
+        "triton.runtime.interpreter._patch_lang_tensor",
         "triton.runtime.interpreter._patch_attr",
         *("InterpreterBuilder.create_load", "InterpreterBuilder.create_masked_load"),
         *("InterpreterBuilder.create_addptr", "InterpreterBuilder.create_splat"),
@@ -110,12 +113,13 @@ def test_equality_and_dtypes_are_those_of_triton():
             assert [found(t), found(t)] == [find(t)] * 2
 
 
+@pinned_triton
 def test_a_function_with_other_parameters_is_left_alone(monkeypatch):
     monkeypatch.setattr(interpreter, "_convert_float", lambda number, dtype: number)
     monkeypatch.delattr(interpreter, "_get_np_dtype")
     monkeypatch.setattr(interpreter.InterpreterBuilder, "create_splat", lambda self, arg: arg)
     names = [name for _, name, _ in interpreter_memory.replacements.__wrapped__()]
     assert names == [
-        *("__init__", "__eq__", "__init__", "_patch_attr"),
+        *("__init__", "__eq__", "__init__", "_patch_lang_tensor", "_patch_attr"),
         *("create_load", "create_masked_load", "create_addptr", "create_expand_dims"),
     ]

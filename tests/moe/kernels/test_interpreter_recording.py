@@ -7,6 +7,7 @@ from triton.runtime.interpreter import TensorHandle, interpreter_builder
 
 from moe.kernels import launch
 from moe.kernels.interpreter_recording import RecordedHandle, Recording, RecordingBuilder
+from tests.moe.kernels.pinned_triton import pinned_triton
 
 pytestmark = pytest.mark.skipif(not launch.INTERPRETED, reason="kernels are compiled here")
 
@@ -54,7 +55,7 @@ def test_who_reads_a_single_number_may_decide_by_it(recording):
     assert not recording.is_repeatable
 
 
-@pytest.mark.parametrize("kind", ["unknown", "in a list"])
+@pytest.mark.parametrize("kind", ["unknown", pytest.param("in a list", marks=pinned_triton)])
 def test_handles_that_no_step_can_put_in_again_are_not_repeated(builder, recording, kind):
     known = RecordedHandle(_handle(1.0, 2.0), 0, recording)
     if kind == "unknown":

@@ -9,6 +9,7 @@ import triton.language as tl
 from triton.runtime import interpreter as of_triton
 
 from moe.kernels import interpreter, interpreter_replay, launch
+from tests.moe.kernels.pinned_triton import pinned_triton
 
 pytestmark = pytest.mark.skipif(not launch.INTERPRETED, reason="kernels are compiled here")
 
@@ -76,6 +77,7 @@ def test_a_tensor_with_itself_is_recorded_as_two(operation):
     assert products == [[4, 9], [10, 21], [10, 21]]
 
 
+@pinned_triton
 def test_constants_that_are_equal_are_told_apart(operation):
     """An int becomes an int32, a bool an int1, and 1 / -0.0 is not 1 / 0.0."""
     full = operation(FULL)

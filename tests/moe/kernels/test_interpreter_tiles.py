@@ -9,8 +9,12 @@ from triton.runtime.interpreter import TensorHandle
 
 from moe.kernels import interpreter_tiles, launch
 from moe.kernels.interpreter_memory import TILES
+from tests.moe.kernels.pinned_triton import pinned_triton
 
-pytestmark = pytest.mark.skipif(not launch.INTERPRETED, reason="kernels are compiled here")
+pytestmark = [
+    pinned_triton,
+    pytest.mark.skipif(not launch.INTERPRETED, reason="kernels are compiled here"),
+]
 BUILDER = interpreter.interpreter_builder
 TYPES = (tl.int8, tl.uint16, tl.bfloat16, tl.float32, tl.int64, tl.int1)
 SHAPE = 48, 64
