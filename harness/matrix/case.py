@@ -75,8 +75,8 @@ class MoETestConfig(FeatureAxes):
     )
 
     def __post_init__(self) -> None:
-        values = vars(self)
-        errors = [text for name in AXES if (text := _value_error(name, values[name])) is not None]
+        given = [(n, value) for n, value in vars(self).items() if value is not _DEFAULTS[n]]
+        errors = [text for item in given if (text := _value_error(*item)) is not None]
         if errors:
             raise CaseError("; ".join(errors))
         for name in _QUANT_AXES:  # an alias is read, and its row's name is written
@@ -85,16 +85,8 @@ class MoETestConfig(FeatureAxes):
     @cached_property
     def id(self) -> str:
         """The case id, from which `from_id` restores the case."""
-        tokens = []
-        for field_axis in AXES.values():
-            value = getattr(self, field_axis.name)
-            if value == field_axis.default:
-                continue
-            if isinstance(value, bool):
-                tokens.append(field_axis.token if value else f"no_{field_axis.token}")
-            else:
-                tokens.append(f"{field_axis.token}:{value}")
-        return "-".join(tokens)
+        values = [(name, getattr(self, name)) for name in AXES]
+        return "-".join(_token(*item) for item in values if item[1] != _DEFAULTS[item[0]])
 
     @classmethod
     def from_id(cls, text: str) -> MoETestConfig:
@@ -209,6 +201,14 @@ class MoETestConfig(FeatureAxes):
         return dataclasses.replace(self, **changes)
 
 
+def _token(name: str, value: object) -> str:
+    """Return what an id says of one axis."""
+    token = AXES[name].token
+    if isinstance(value, bool):
+        return token if value else f"no_{token}"
+    return f"{token}:{value}"
+
+
 def _value_error(name: str, value: object) -> str | None:
     """Return what is wrong with the value of an axis, or None; the same for equal values."""
     try:
@@ -230,6 +230,7 @@ def short_name(case_id: str) -> str:
 
 
 AXES = axes_of(MoETestConfig)
+_DEFAULTS = {axis.name: axis.default for axis in AXES.values()}
 FILE_KEYS = file_keys(AXES)
 TOKEN_COUNTS = AXES["tokens"].choices
 ONE_RANK_TOKENS = ("even", NO_TOKENS)  # those that differ where there is one DP rank

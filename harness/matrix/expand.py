@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import UsageError
 from harness.matrix.case import FILE_KEYS, MoETestConfig
 from harness.matrix.select import parse
+from harness.matrix.suite_size import check_points
 from harness.matrix.tactics import each_tactic
 from moe.layers import OWN
 
@@ -47,7 +48,7 @@ def expand(
 
     The cases of the suites that it includes come first. choose: returns the cases of a block that
     selects some of its product, given the cases before it; `harness.plan.suites` has it. Raises
-    UsageError for an unknown suite, and ValueError for such a block without `choose`.
+    UsageError for an unknown or too large suite, and ValueError for such a block without `choose`.
     """
     return tuple(origins(config, name, choose))
 
@@ -58,6 +59,7 @@ def origins(
     """Return the cases of `expand`, each with the place of its block, or of its id, in the file."""
     points: dict[MoETestConfig, Path] = {}
     suite = suite_of(config, name)
+    check_points(config, name)
     for included in suite.include:
         for case, path in origins(config, included, choose).items():
             points.setdefault(case, path)

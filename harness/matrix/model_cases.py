@@ -8,8 +8,10 @@ from __future__ import annotations
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
+from harness.errors import UsageError
 from harness.matrix.case import MoETestConfig
 from harness.matrix.features import joined
+from harness.matrix.suite_size import MOST_CASES
 from moe.activations import ACTIVATIONS
 from moe.oracle import AUTO
 from moe.quant import QUANT
@@ -31,8 +33,15 @@ def points_of(
 ) -> tuple[MoETestConfig, ...]:
     """Return the cases of a model, those of a layout together, each once.
 
-    tokens: per DP rank. quants: methods for the routed experts; none: the checkpoint's own.
+    tokens: per DP rank. quants: methods for the routed experts; none: the checkpoint's own. Raises
+    UsageError for more cases than a run may have.
     """
+    count = len(layouts) * len(tokens) * max(len(quants), 1)
+    if count > MOST_CASES:
+        raise UsageError(
+            f"--layouts, --tokens and --quant make {count:,} cases, more than {MOST_CASES:,}; "
+            "give fewer of them"
+        )
     points = (
         _point(facts, choice, m, quant)
         for choice, quant, m in product(layouts, quants or (None,), tokens)

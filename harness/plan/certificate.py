@@ -18,7 +18,7 @@ from harness.matrix.covering.space import Space
 from harness.matrix.select import parse
 from harness.plan.decided import DecidingJudge
 from harness.plan.refusals import Judge
-from harness.plan.suites import model_of
+from harness.plan.suites import check_block, model_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,6 +51,7 @@ def certify(
     space = Space.of(block, defaults)
     if parse(block.select).is_full:
         return _full(block, space, machine, cases)
+    check_block(block, space)
     model = model_of(block, space, DecidingJudge(machine))
     counts = tuple(_counts(block, model, _Excuses(model, space, machine), space, cases))
     is_promised = parse(block.select).strength is not None

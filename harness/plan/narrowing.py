@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from harness.errors import NothingSelected, UsageError
 from harness.matrix.id_filter import matcher
+from harness.matrix.suite_size import MOST_CASES
 from harness.plan.plan import Refusal
 from moe.reason import Reason
 
@@ -48,6 +49,8 @@ def check_repeat(plan: Plan, args: argparse.Namespace) -> None:
     """Raise UsageError if `--repeat` is given and does not go with the cases or other options."""
     if args.repeat is None:
         return
+    if args.repeat > MOST_CASES:
+        raise UsageError(f"--repeat must be at most {MOST_CASES:,}, not {args.repeat:,}")
     if len(plan.cases) != 1:
         count = len(plan.cases)
         raise UsageError(f"--repeat runs one case, not {count}; name it with --case ID or -k")

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from harness.errors import UsageError
-from harness.plan import cost
+from harness.plan import cost, row_needs
+from harness.plan.memo import axes_read
 from harness.plan.refusals import Judge
 from moe.errors import MoEError
 
@@ -108,10 +110,17 @@ def _jobs(cases: Iterable[MoETestConfig], machine: Machine, time_limit: float) -
             transport=_transport(world, machine),
             cases=tuple(sorted(worlds[world], key=compile_key)),
             time_limit=time_limit,
-            memory_share=max(cost.memory_share(case.layer_spec, machine) for case in worlds[world]),
+            memory_share=_largest_share(worlds[world], machine),
         )
         for world in sorted(worlds)
     )
+
+
+def _largest_share(cases: Iterable[MoETestConfig], machine: Machine) -> float:
+    """Return the largest share of the memory that a case takes; equal cases are estimated once."""
+    values = attrgetter(*axes_read(row_needs.memory(machine, "")))
+    different = {values(case): case for case in cases}.values()
+    return max(cost.memory_share(case.layer_spec, machine) for case in different)
 
 
 def _transport(world_size: int, machine: Machine) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from harness.errors import NothingSelected, UsageError
 from harness.matrix.case import MoETestConfig
+from harness.matrix.suite_size import MOST_CASES
 from harness.plan import model_selection, trace_selection
 from harness.plan.plan import TIME_LIMIT
 from harness.record.run_folder import ROOT, RunFolder, last_results, newest
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from harness.record.run_info import RefusedCase
 
 DEFAULT_SUITE = "smoke"  # of list and plan
-MOST_CASES = 1_000_000  # the most that --seeds may make
 _WAYS = "--suite, --case, --last-failed, --model, --trace"
 
 

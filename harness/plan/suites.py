@@ -17,13 +17,14 @@ from harness.matrix.covering.oracle import Oracle
 from harness.matrix.covering.pict import pict
 from harness.matrix.covering.space import Space
 from harness.matrix.select import parse
+from harness.matrix.suite_size import check_combinations
 from harness.plan.decided import DecidingJudge
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from harness.matrix.case import MoETestConfig
-    from harness.matrix.covering.model import Literals, Model, Row
+    from harness.matrix.covering.model import Factors, Literals, Model, Row
     from harness.matrix.schema import Axes, Block, MatrixConfig
     from harness.matrix.yaml_positions import Path
     from harness.plan.machine import Machine
@@ -58,6 +59,8 @@ def chosen(
 ) -> Iterator[MoETestConfig]:
     """Yield the cases that a block, which does not select all, adds to those before it."""
     select = parse(block.select)
+    if select.strength is not None:
+        check_block(block, space)
     model = model_of(block, space, judge)
     oracle = Oracle(model)
     base = oracle.complete(())
@@ -74,8 +77,17 @@ def chosen(
 
 def model_of(block: Block, space: Space, judge: DecidingJudge) -> Model:
     """Return the model of a block. Without a strength of its own, pairs are its targets."""
-    strength = parse(block.select).strength or 2
-    return space.model(space.targets(strength, block.submodels), judge.refused)
+    return space.model(_targets(block, space), judge.refused)
+
+
+def check_block(block: Block, space: Space) -> None:
+    """Raise UsageError if a block has too many combinations to be searched."""
+    sizes = tuple(map(len, space.factors.values()))
+    check_combinations(sizes, _targets(block, space), block.select)
+
+
+def _targets(block: Block, space: Space) -> tuple[Factors, ...]:
+    return space.targets(parse(block.select).strength or 2, block.submodels)
 
 
 def _impossible(model: Model, oracle: Oracle, base: Literals) -> Iterator[Literals]:
@@ -122,6 +134,7 @@ def _shuffled(literals: range, rng: random.Random) -> list[int]:
 def pict_of(block: Block, defaults: Axes, machine: Machine) -> str:
     """Return a block in PICT's language, with the refusals on a machine as constraints."""
     space = Space.of(block, defaults)
+    check_block(block, space)
     model = model_of(block, space, DecidingJudge(machine))
     oracle = Oracle(model)
     for target in model.targets:

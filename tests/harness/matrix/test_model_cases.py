@@ -2,6 +2,7 @@
 
 import pytest
 
+from harness.errors import UsageError
 from harness.matrix.case import MoETestConfig
 from harness.matrix.layout_words import parse_layouts
 from harness.matrix.model_cases import missing_words, points_of
@@ -126,3 +127,13 @@ def test_a_method_that_is_asked_for_replaces_the_checkpoints():
     assert ids(facts(quant="mxfp4"), quants=("fp8_block",)) == [
         "m:1-n:32-k:64-e:8-topk:2-experts:auto-quant:fp8_block"
     ]
+
+
+def test_more_cases_than_a_run_may_have_are_refused_before_they_are_made():
+    layouts, tokens = parse_layouts("tp:1,tp:2"), range(1, 500_002)
+    with pytest.raises(UsageError) as caught:
+        points_of(facts(), layouts=layouts, tokens=tokens)
+    assert str(caught.value) == (
+        "--layouts, --tokens and --quant make 1,000,002 cases, more than 1,000,000; give fewer "
+        "of them"
+    )

@@ -72,6 +72,7 @@ def test_run_says_how_often_a_case_failed(engine, capsys):
     [
         (["--suite", "smoke", "--repeat", "2"], "--repeat runs one case, not 8; name it"),
         (["--case", BASE, "--repeat", "2", "--retries", "1"], "leave out --resume and --retries"),
+        (["--case", BASE, "--repeat", "1000001"], "at most 1,000,000, not 1,000,001"),
         (["--case", BASE, "--repeat", "0"], "give a whole number of at least 1, not '0'"),
     ],
 )
