@@ -7,6 +7,8 @@ from argparse import ArgumentTypeError
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.matrix.suite_size import MOST_SECONDS
+
 if TYPE_CHECKING:
     import argparse
 
@@ -99,13 +101,15 @@ def _whole(text: str, least: int) -> int:
 
 
 def seconds(text: str) -> float:
-    """Read a finite number above 0. Raises ArgumentTypeError, which argparse prints."""
+    """Read seconds that a case may take. Raises ArgumentTypeError, which argparse prints."""
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not (math.isfinite(value) and value > 0):
         raise ArgumentTypeError(f"give a number of seconds above 0, not {text!r}")
+    if value > MOST_SECONDS:
+        raise ArgumentTypeError(f"give at most {MOST_SECONDS:,} seconds, not {text!r}")
     return value
 
 

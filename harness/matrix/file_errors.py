@@ -96,6 +96,8 @@ def plain(
     if kind in ("greater_than_equal", "greater_than"):
         least = f"at least {ctx['ge']}" if "ge" in ctx else f"more than {ctx['gt']:g}"
         return f"must be {least}, not {short(value)}"
+    if kind == "less_than_equal":
+        return f"must be at most {ctx['le']:,.0f}, not {short(value)}"
     if kind == "literal_error":
         return f"must be {ctx['expected']}, not {short(value)}"
     return str(ctx["error"]) if kind == "value_error" else None

@@ -28,6 +28,7 @@ from harness.matrix.axis import LARGEST, SMALLEST, value_error
 from harness.matrix.case import FILE_KEYS, MoETestConfig
 from harness.matrix.file_errors import hint
 from harness.matrix.select import PATTERN, parse
+from harness.matrix.suite_size import MOST_SECONDS
 from moe import families
 from moe.errors import UnknownMemberError
 
@@ -206,7 +207,9 @@ class Suite(_Model):
     """A named selection: the union of its blocks."""
 
     description: str = Field(description="one line: for what, where, how long")
-    time_limit_s: float = Field(120.0, gt=0, description="seconds that one case may take")
+    time_limit_s: float = Field(
+        120.0, gt=0, le=MOST_SECONDS, description="seconds that one case may take"
+    )
     retries: Count = Field(0, description="further tries of a failed case, in a fresh gang")
     plain_call: bool = Field(
         False, description="call each case once more, neither poisoned nor recorded"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from harness.matrix.covering.model import Factors
     from harness.matrix.schema import Axes, Block, MatrixConfig
 
+MOST_SECONDS = 1_000_000  # that a case may take: timers of the operating system end soon after
 MOST_CASES = 1_000_000  # points of a suite, cases of --seeds, turns of --repeat
 # Combinations times values of a block: what the search for few cases keeps in memory grows with it.
 MOST_WORK = 100_000_000

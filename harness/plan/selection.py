@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from harness.errors import NothingSelected, UsageError
 from harness.matrix.case import MoETestConfig
-from harness.matrix.suite_size import MOST_CASES
+from harness.matrix.suite_size import MOST_CASES, MOST_SECONDS
 from harness.plan import model_selection, trace_selection
 from harness.plan.plan import TIME_LIMIT
 from harness.record.run_folder import ROOT, RunFolder, last_results, newest
@@ -223,8 +223,9 @@ def with_limits(selected: Selection, *, time_limit: float | None, retries: int |
 
     Raises UsageError for a limit that none can be.
     """
-    if time_limit is not None and not time_limit > 0:
-        raise UsageError(f"--time-limit must be more than 0 seconds, not {time_limit:g}")
+    if time_limit is not None and not 0 < time_limit <= MOST_SECONDS:
+        rule = f"more than 0 and at most {MOST_SECONDS:,} seconds"
+        raise UsageError(f"--time-limit must be {rule}, not {time_limit:g}")
     if retries is not None and retries < 0:
         raise UsageError(f"--retries must be at least 0, not {retries}")
     return replace(

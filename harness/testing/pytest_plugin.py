@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from harness.testing.function_gang import FunctionGang
     from harness.testing.ranks_of_session import RanksOfSession
-    from harness.testing.suite_cases import SuiteOptions
+    from harness.testing.suite_cases import SuiteCases, SuiteOptions
     from harness.testing.suite_run import SuiteRun
 
 _OPTIONS = (
@@ -56,6 +56,7 @@ class State:
         self.lines: dict[str, int] | None = sent.get("moe_lines")
         self.slots: str | None = sent.get("moe_slots")  # folder with the slots of all workers
         self.folder: str = sent.get("moe_folder", "")  # for logs
+        self.suite: SuiteCases | None = None  # in the main process
         self.ranks: RanksOfSession | None = None
         self.run: SuiteRun | None = None
 
@@ -106,18 +107,19 @@ def _collect_also(config: pytest.Config, path: Path) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before xdist starts its workers
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Find the cases, in the main process only."""
+    """Find and plan the cases, in the main process only, so that wrong options end the run here."""
     state = session.config.stash[_state]
     if state.options is None or state.is_worker:
         return
     from harness.errors import HarnessError
-    from harness.testing.suite_cases import points_of
+    from harness.testing.suite_cases import as_own_options, planned, points_of
     from moe.errors import MoEError
 
     try:
         state.lines = points_of(state.options)
+        state.suite = planned(state.options, state.lines)
     except (HarnessError, MoEError) as error:
-        raise pytest.UsageError(str(error)) from error
+        raise pytest.UsageError(as_own_options(str(error))) from error
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     folder = session.config.invocation_params.dir
     logs = folder / "runs" / f"{stamp}-pytest-{state.options.suite}"
@@ -267,5 +269,6 @@ def _suite_run(config: pytest.Config, state: State) -> SuiteRun:
         assert state.options is not None
         assert state.lines is not None
         ranks = _ranks(config, state)
-        state.run = SuiteRun(state.options, state.lines, ranks, Path(state.folder))
+        folder = Path(state.folder)
+        state.run = SuiteRun(state.options, state.lines, ranks, folder, state.suite)
     return state.run

@@ -7,7 +7,8 @@ machine. No torch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import re
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 from harness.errors import UsageError
@@ -86,10 +87,12 @@ def machine_of(options: SuiteOptions) -> Machine:
     Workers share main memory, and have GPUs of their own, the same number each. Raises UsageError
     for more workers than GPUs, unless they may share them, and for devices that are not there.
     """
+    if options.devices is not None and options.devices < 1:
+        raise UsageError(f"--moe-devices must be at least 1, not {options.devices}")
     if options.platform is not None:
         return machines.planned_for(options.platform, options.devices or 2)
     local = machines.detect()
-    if options.devices is not None and not 1 <= options.devices <= local.devices:
+    if options.devices is not None and options.devices > local.devices:
         text = f"--moe-devices {options.devices}: this machine has {local.devices} GPU(s)"
         raise UsageError(f"{text}; leave the option out to use what there is")
     total = local.devices if options.devices is None else options.devices
@@ -103,6 +106,12 @@ def machine_of(options: SuiteOptions) -> Machine:
     sharers = -(-options.workers // total)
     share = max(1, total // options.workers)
     return replace(local, devices=share, device_bytes=local.device_bytes // sharers)
+
+
+def as_own_options(text: str) -> str:
+    """Return an error's text with the names that options of `run` have here, as `--moe-layer`."""
+    names = "|".join(field.name.replace("_", "-") for field in fields(SuiteOptions))
+    return re.sub(rf"(?<![\w-])--(?=({names})\b)", "--moe-", text)
 
 
 def matrix_file(options: SuiteOptions) -> Path:

@@ -60,9 +60,16 @@ class SuiteRecord:
         self._began = time.time()
         self._folder: RunFolder | None = None
 
-    def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Create the folder once the cases are known, if this process runs them itself."""
-        if not session.config.getoption("collectonly"):
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> None:
+        """Create the folder before the first case, if this process runs them itself.
+
+        It is not made when the cases are known: `-m` with an error ends the session after that.
+        """
+        config = session.config
+        only_listed = config.getoption("collectonly") or config.pluginmanager.has_plugin("dsession")
+        stops = session.testsfailed and not config.getoption("continue_on_collection_errors")
+        if not (only_listed or stops):
             self._create(item.nodeid for item in session.items)
 
     @pytest.hookimpl(optionalhook=True)

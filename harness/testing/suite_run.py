@@ -28,17 +28,23 @@ class SuiteRun:
     """The cases of a suite, and what runs them. folder: for logs of cases that do not pass."""
 
     def __init__(
-        self, options: SuiteOptions, lines: Mapping[str, int], ranks: RanksOfSession, folder: Path
+        self,
+        options: SuiteOptions,
+        lines: Mapping[str, int],
+        ranks: RanksOfSession,
+        folder: Path,
+        suite: SuiteCases | None = None,
     ) -> None:
-        """lines: as of `suite_cases.points_of`."""
+        """lines: as of `suite_cases.points_of`. suite: the cases, if they are planned already."""
         self.options, self.folder = options, folder
+        self._suite = suite
         self._lines, self._ranks = lines, ranks
         self._agreement = Agreement()
 
     @cached_property
     def suite(self) -> SuiteCases:
         """The cases. Raises ConfigError and UsageError."""
-        return planned(self.options, self._lines)
+        return self._suite or planned(self.options, self._lines)
 
     def run(self, case: SuiteCase) -> CaseResult:
         """Return the result of a case that is not refused, as the known failures see it.

@@ -68,6 +68,7 @@ def test_what_is_not_set_has_its_default(command, defaults):
             "give a number of seconds above 0, not '-3'",
         ),
         (["run", "--time-limit", "nan"], "give a number of seconds above 0, not 'nan'"),
+        (["run", "--time-limit", "1e7"], "give at most 1,000,000 seconds, not '1e7'"),
         (["numerics", "--time-limit", "inf"], "give a number of seconds above 0, not 'inf'"),
         (["numerics", "--time-limit", "1m"], "give a number of seconds above 0, not '1m'"),
         (["schema", "--models", "--known-failures"], "not allowed with argument --models"),

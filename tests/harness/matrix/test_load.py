@@ -123,6 +123,7 @@ def test_every_complaint_at_once_with_its_place(write):
         ("[2]", "[2]\n        tokens: even", "tokens: must be a list such as [even], not 'even'"),
         ("small", "small\n    time_limit_s: 0", "time_limit_s: must be more than 0, not 0"),
         ("small", "small\n    time_limit_s: .inf", "time_limit_s: must be a finite number"),
+        ("small", "small\n    time_limit_s: 1e9", "time_limit_s: must be at most 1,000,000, not 1"),
         ("small", "small\n    retries: 1.5", "retries: must be a whole number, not 1.5"),
         (
             "[2]",

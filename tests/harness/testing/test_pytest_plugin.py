@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -77,11 +78,6 @@ def test_tests_beside_the_suite_run_only_if_they_are_named(tmp_path):
         (["-k", "nowhere"], 5, "ERROR: no case of suite 'small' ran: none selected"),
         (["-m", "experts_flashinfer_cutlass"], 5, "ran: all 1 case(s) were skipped; -rs shows why"),
         (["test_plain.py", "-k", "plain"], 5, "ERROR: no case of suite 'small' ran: none selected"),
-        (["--moe-suite", "smal"], 4, "ERROR: no suite is called 'smal', did you mean 'small'?"),
-        (["--moe-matrix", "gone.yaml"], 4, "cannot read the matrix file"),
-        (["--moe-experts", "nobody"], 4, "ERROR: no experts backend is called 'nobody'"),
-        (["--moe-platform", "cuda_sm90"], 4, "nothing can run: add --collect-only"),
-        (["--moe-retries", "-1"], 2, "--retries must be at least 0, not -1"),
     ],
 )
 def test_a_run_that_would_test_nothing_fails_with_one_line(tmp_path, arguments, code, words):
@@ -89,6 +85,60 @@ def test_a_run_that_would_test_nothing_fails_with_one_line(tmp_path, arguments, 
     assert words in done.text, done.text
     assert done.code == code
     assert "Traceback" not in done.text
+
+
+WRONG = {  # options with the line that pytest ends with, after "ERROR: "
+    "--moe-suite smal": "no suite is called 'smal', did you mean 'small'?",
+    "--moe-matrix gone.yaml": "cannot read the matrix file '*gone.yaml': No such file",
+    "--moe-matrix open.yaml": "*open.yaml:3:1: not valid YAML: while parsing a flow node",
+    "--moe-matrix key.yaml": "*key.yaml:6:5: suites.small.time_limit: unknown key, did you mean 't",
+    "--moe-matrix type.yaml": "*type.yaml:8:41: suites.small.blocks[0].seed[0]: must be a whole nu",
+    "--moe-matrix path.yaml": "case *: cannot load experts 'no.such:Class'",
+    "--moe-experts nobody": "no experts backend is called 'nobody'",
+    "--moe-layer no.such:Class": "cannot load layers 'no.such:Class'",
+    "--moe-layer composed --moe-experts x:Y": "cannot load experts 'x:Y'",
+    "--moe-layer a:B --moe-experts triton": "--moe-layer has its own experts; leave --moe-experts ",
+    "--moe-platform cuda_sm90": "--moe-platform plans for another chip, and nothing can run: add -",
+    "--moe-platform nope --collect-only": "no platform is called 'nope'",
+    "--moe-platform cuda_sm90 --moe-devices 0 --co": "--moe-devices must be at least 1, not 0",
+    "--moe-devices 99": "--moe-devices 99: this machine has ",
+    "--moe-retries -1": "--moe-retries must be at least 0, not -1",
+    "--moe-retries -1 -n 2": "--moe-retries must be at least 0, not -1",
+    "--moe-time-limit inf": "--moe-time-limit must be more than 0 and at most 1,000,000 seconds",
+    "--moe-time-limit nan": "--moe-time-limit must be more than 0 and at most 1,000,000 seconds",
+    "--moe-known-failures gone": "cannot read the file of known failures 'gone': No such file",
+    "--moe-known-failures known.yaml -n 2": "known.yaml:1:1: must be a mapping, not 3",
+    "--moe-out m.yaml": "--moe-out: '*m.yaml' is there already; choose a new folder",
+    "--moe-out m.yaml/x": "--moe-out: cannot make the run folder '*': *m.yaml is not a folder",
+    "-k ((": "Wrong expression passed to '-k': ((",
+    "-k seed --moe-out out -m ((": "Wrong expression passed to '-m': ((",
+    "m.yaml::small::world9": "not found: *m.yaml::small::world9",
+    "nofile.py": "file or directory not found: nofile.py",
+    "--moe-suit small": "unrecognized arguments: --moe-suit",
+    "--moe-retries x": "argument --moe-retries: invalid int value: 'x'",
+}
+ERROR = re.compile("(?:ERROR|python -m pytest: error): (?!usage:)")
+FILES = {
+    "open.yaml": "version: 1\nsuites: {small: [\n",
+    "key.yaml": pytest_runs.MATRIX.replace("time_limit_s", "time_limit"),
+    "type.yaml": pytest_runs.MATRIX.replace("[0, 1]", "[a]"),
+    "path.yaml": pytest_runs.MATRIX.replace("torch_loop]", '"no.such:Class"]'),
+    "known.yaml": "3\n",
+}
+
+
+@pytest.mark.parametrize("options", WRONG)
+def test_a_wrong_option_ends_pytest_with_its_usage_code_and_one_line(tmp_path, options):
+    done = pytest_runs.run(tmp_path, *options.split(), files=FILES)
+    words = ".*".join(map(re.escape, WRONG[options].split("*")))
+    lines = [line for line in done.text.splitlines() if ERROR.match(line)]
+    assert len(lines) == 1, done.text
+    assert re.match(ERROR.pattern + words, lines[0])
+    assert (done.code, done.left) == (4, [])
+    assert "Traceback" not in done.text
+    assert "INTERNALERROR" not in done.text
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names - {".pytest_cache", "junit.xml", "site"} == {"m.yaml", *FILES}
 
 
 def test_other_options_need_a_suite(tmp_path):

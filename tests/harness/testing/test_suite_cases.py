@@ -8,7 +8,14 @@ import pytest
 
 from harness.errors import ConfigError, UsageError
 from harness.plan import machine
-from harness.testing.suite_cases import SuiteOptions, machine_of, matrix_file, planned, points_of
+from harness.testing.suite_cases import (
+    SuiteOptions,
+    as_own_options,
+    machine_of,
+    matrix_file,
+    planned,
+    points_of,
+)
 from tests.harness.testing.pytest_runs import BASE, MATRIX
 
 AUTO = """\
@@ -112,12 +119,25 @@ def test_more_workers_than_gpus_share_them_only_on_request(options, monkeypatch)
 
 def test_devices_that_are_not_there_are_refused(options, monkeypatch):
     monkeypatch.setattr(machine, "detect", lambda: gpus(2))
-    for wrong in (0, 3):
-        with pytest.raises(UsageError, match=rf"--moe-devices {wrong}: this machine has 2 GPU"):
-            machine_of(options(devices=wrong))
+    with pytest.raises(UsageError, match=r"--moe-devices 3: this machine has 2 GPU"):
+        machine_of(options(devices=3))
 
 
 def test_another_chip_is_planned_for(options):
     asked = options(platform="cuda_sm90")
     assert machine_of(asked).platform.name == "cuda_sm90"
     assert all(case.refusal is None for case in planned(asked, points_of(asked)).cases)
+
+
+def test_errors_of_commands_get_the_names_that_options_have_here():
+    text = "--layer has its own experts; leave --experts out: --layers, a--out, --moe-out, --out"
+    assert as_own_options(text) == (
+        "--moe-layer has its own experts; leave --moe-experts out: --layers, a--out, --moe-out, "
+        "--moe-out"
+    )
+
+
+@pytest.mark.parametrize("platform", [None, "cuda_sm90"])
+def test_a_machine_has_at_least_one_device(options, platform):
+    with pytest.raises(UsageError, match="--moe-devices must be at least 1, not 0"):
+        machine_of(options(devices=0, platform=platform))

@@ -46,9 +46,14 @@ def record(tmp_path):
     return SuiteRecord(options, points_of(options), tmp_path / "out", ["pytest"])
 
 
-def session(*nodes, only_listed=False):
-    config = SimpleNamespace(getoption=lambda _: only_listed)
-    return SimpleNamespace(config=config, items=[SimpleNamespace(nodeid=node) for node in nodes])
+def session(*nodes, failed=0, plugins=(), **options):
+    """What the record reads of a session. failed: errors of the collection."""
+    config = SimpleNamespace(
+        getoption=lambda name: options.get(name, False),
+        pluginmanager=SimpleNamespace(has_plugin=lambda name: name in plugins),
+    )
+    items = [SimpleNamespace(nodeid=node) for node in nodes]
+    return SimpleNamespace(config=config, items=items, testsfailed=failed)
 
 
 def report(case, verdict=Verdict.PASSED):
@@ -59,7 +64,7 @@ def report(case, verdict=Verdict.PASSED):
 
 
 def test_a_session_that_ends_early_leaves_cases_that_are_not_run(record, tmp_path, capsys):
-    record.pytest_collection_finish(session(ONE, TWO, "test_x.py::test_y[world1::z]"))
+    record.pytest_runtestloop(session(ONE, TWO, "test_x.py::test_y[world1::z]"))
     record.pytest_runtest_logreport(SimpleNamespace())  # of a test that is not a case
     record.pytest_runtest_logreport(report(BASE, Verdict.FAILED))
     record.pytest_runtest_logreport(report(BASE))  # run again by another plugin: the last counts
@@ -72,13 +77,17 @@ def test_a_session_that_ends_early_leaves_cases_that_are_not_run(record, tmp_pat
 
 
 def test_nothing_is_written_without_cases_or_for_a_list(record, tmp_path):
-    record.pytest_collection_finish(session("test_x.py::test_y"))
-    record.pytest_collection_finish(session(ONE, only_listed=True))
+    record.pytest_runtestloop(session("test_x.py::test_y"))
+    record.pytest_runtestloop(session(ONE, collectonly=True))
+    record.pytest_runtestloop(session(ONE, failed=1))  # pytest itself stops there
+    record.pytest_runtestloop(session(plugins=["dsession"]))  # workers have the cases
     record.pytest_sessionfinish()
     assert not (tmp_path / "out").exists()
+    record.pytest_runtestloop(session(ONE, failed=1, continue_on_collection_errors=True))
+    assert (tmp_path / "out").is_dir()
 
 
 def test_a_folder_that_cannot_be_made_is_named(record, tmp_path):
     (tmp_path / "out").touch()
     with pytest.raises(pytest.UsageError, match="--moe-out: cannot make the run folder"):
-        record.pytest_collection_finish(session(ONE))
+        record.pytest_runtestloop(session(ONE))
