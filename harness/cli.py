@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from harness.commands import hosts, last_lines, listing
+from harness.commands.argument_errors import of_path, readable
 from harness.commands.launch import code_of, launch, terminable
 from harness.commands.options import parse
 from harness.commands.streams import code_with_output, standard_streams
@@ -57,17 +58,18 @@ def _command(argv: Sequence[str]) -> int:
     try:
         args = parse(argv)
         return int(COMMANDS[args.command](args))
-    except SystemExit as stop:  # argparse: help, or a usage error that it has printed
+    except SystemExit as stop:  # argparse's help
         return int(stop.code or 0)
-    except HarnessError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    except MoEError as error:
-        print(error, file=sys.stderr)
-        return ExitCode.USAGE
+    except (HarnessError, MoEError) as error:
+        print(readable(str(error), argv), file=sys.stderr)
+        return error.exit_code if isinstance(error, HarnessError) else ExitCode.USAGE
     except KeyboardInterrupt as stop:
         return code_of(stop)
-    except Exception:
+    except Exception as error:
+        text = of_path(error, argv) if isinstance(error, OSError) else None
+        if text is not None:
+            print(readable(text, argv), file=sys.stderr)
+            return ExitCode.USAGE
         # Python's own exit code for this would be 1: "a case failed".
         traceback.print_exc()
         print("this is a bug in the harness, not in the code under test", file=sys.stderr)

@@ -28,7 +28,7 @@ from harness.commands.selection_options import (
     add_platform,
     add_require,
 )
-from harness.errors import ExitCode, UsageError
+from harness.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,17 +47,26 @@ COMPILED = Path("build/compile-matrix")  # what `compile` and `coverage --kernel
 
 
 class _Parser(argparse.ArgumentParser):
-    """Print a usage error as one line and exit with 3: argparse's 2 means an unfinished run."""
+    """Raise a usage error with one line: argparse's exit code, 2, means an unfinished run."""
 
     def error(self, message: str) -> NoReturn:
         # argparse reports unrecognized arguments by the parser of all commands.
         is_unknown = message.startswith("unrecognized arguments")
         help_line = f"{self.prog}{' COMMAND' * is_unknown} --help"
-        self.exit(ExitCode.USAGE, f"{self.prog}: {message}; see `{help_line}`\n")
+        raise UsageError(f"{self.prog}: {message}; see `{help_line}`")
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Read a command line; `command` holds the command's name, `argv` the line itself."""
+    args = parser_of_commands().parse_args(argv)
+    _check_empty(argv)
+    _check_text(argv)
+    args.argv = list(argv)
+    return args
+
+
+def parser_of_commands() -> argparse.ArgumentParser:
+    """Return the parser, with one of its own for each command."""
     parser = _Parser(
         prog="python -m harness",
         description="Tests fused mixture-of-experts layers on every layout of a matrix.",
@@ -95,10 +104,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     exclusive.add_argument("--known-failures", action="store_true", help=text)
     add_host(_command(commands, "host", "let runs on other machines start ranks on this one"))
     _command(commands, "doctor", "show devices, versions, and what each member needs")
-    args = parser.parse_args(argv)
-    _check_empty(argv)
-    args.argv = list(argv)
-    return args
+    return parser
 
 
 def _check_empty(argv: Sequence[str]) -> None:
@@ -110,6 +116,14 @@ def _check_empty(argv: Sequence[str]) -> None:
         name = before if argument == "" else argument.removesuffix("=")
         if argument == "" or (argument.startswith("--") and argument.endswith("=")):
             raise UsageError(f"{name} is given an empty value; leave it out, or set the variable")
+
+
+def _check_text(argv: Sequence[str]) -> None:
+    """Raise UsageError for bytes that are no text: a record of the run could not name them."""
+    for argument in argv:
+        if argument.encode("utf-8", "replace").decode() != argument:
+            text = "is not text in UTF-8; rename what it names"
+            raise UsageError(f"the argument {argument!r} {text}")
 
 
 def _command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:

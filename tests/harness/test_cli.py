@@ -164,11 +164,7 @@ def test_a_folder_is_never_overwritten(engine, capsys):
     ],
 )
 def test_a_usage_error_says_why_and_exits_3(engine, capsys, argv, complaint):
-    try:
-        code = cli.main(argv)
-    except SystemExit as error:  # argparse's own way out
-        code = error.code
-    assert code == 3
+    assert cli.main(argv) == 3
     assert complaint in capsys.readouterr().err
     assert not engine.calls
     assert not Path("runs").exists()

@@ -75,9 +75,7 @@ def test_what_is_not_set_has_its_default(command, defaults):
     ],
 )
 def test_a_usage_error_exits_3_and_not_2(argv, text, capsys):
-    with pytest.raises(SystemExit) as stop:
-        parse(argv)
-    assert stop.value.code == 3
+    assert cli.main(argv) == 3
     captured = capsys.readouterr()
     assert captured.err.startswith("python -m harness")
     assert len(captured.err.splitlines()) == 1
@@ -102,3 +100,9 @@ def test_help_explains_the_exit_codes(capsys):
         parse(["--help"])
     assert stop.value.code == 0
     assert "4 nothing to run, 75 the machine failed" in capsys.readouterr().out
+
+
+def test_an_argument_that_is_no_text_is_named(capsys):
+    assert cli.main(["run", "--out", "\udcff"]) == 3
+    shown = capsys.readouterr().err
+    assert shown == "the argument '\\udcff' is not text in UTF-8; rename what it names\n"
