@@ -12,6 +12,7 @@ import torch
 from harness.checks.check import Check, Observation, call_prefix
 from harness.fixtures.undefined_rows import defined_rows
 from harness.record.result import Finding
+from moe.reference.formats import on_grid
 from moe.routers import ROUTERS
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from harness.fixtures.layer_call import Call
     from harness.matrix.case import MoETestConfig
+    from moe.routers.base import RouterSpec
 
 NOISE = 2.0**-18  # of a sum of weights, relative: each has 2**-20, see moe.reference.routing
 
@@ -75,13 +77,29 @@ def _broken(
     yield "choose an expert twice", _rows((ordered[:, 1:] == ordered[:, :-1]).any(dim=1)), ids
     odd = ~weights.isfinite() | (weights < 0)
     yield "have a weight that is negative, NaN or Inf", _rows(odd.any(dim=1)), weights
-    total = weights.sum(dim=1)
+    total, noise = weights.sum(dim=1), scale * _sum_noise(weights, case, row)
     if case.renormalize or row.always_renormalizes:
-        off = (total - scale).abs() > NOISE * scale
+        off = (total - scale).abs() > noise
         yield f"have weights that do not sum to {scale:g}", _rows(off), weights
     elif row.sums_to_one:
-        off = total > scale * (1 + NOISE)
+        off = total > scale + noise
         yield f"have weights that sum to more than {scale:g}", _rows(off), weights
+
+
+def _sum_noise(weights: Tensor, case: MoETestConfig, row: RouterSpec) -> float:
+    """Return the relative noise of a sum of weights [T, k], by stated or customary roundings.
+
+    Those that round the weights at last, and are not stated, count only if all are on that grid.
+    """
+    renormalizes = case.renormalize or row.always_renormalizes
+    tried = row.roundings(case.layer_spec.routing_method, case.dtype)
+    fitting = (
+        numerics
+        for numerics in tried
+        if len(tried) == 1 or torch.equal(on_grid(weights, numerics.scaled), weights)
+    )
+    errors = (numerics.sum_error(renormalize=renormalizes) for numerics in fitting)
+    return NOISE + max(errors, default=0.0)
 
 
 def _rows(is_bad: Tensor) -> list[int]:

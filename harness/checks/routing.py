@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from harness.checks.check import Check, Observation, call_prefix
 from harness.fixtures import fused_slots
-from harness.fixtures.routing_truth import routing_truth
+from harness.fixtures.routing_truth import judging_truths
 from harness.fixtures.undefined_rows import defined_rows
 from harness.record.result import Finding
 from moe.reference.routing import fused_errors
@@ -17,18 +17,39 @@ if TYPE_CHECKING:
     from harness.fixtures.layer_under_test import Subject
     from moe.reference.routing import RoutingTruth
 
+UNSTATED = "its row states no `rounding`, and no customary one explains every token"
+
 
 def findings(observation: Observation) -> tuple[Finding, ...]:
-    """Check each call's ids and weights against its logits."""
+    """Check each call's ids and weights against its logits.
+
+    If the router's row states no roundings, customary ones are tried: one must explain all calls.
+    """
     subject = observation.subject
     if not ROUTERS.row(subject.case.router).is_judged:
         return ()
-    truth = routing_truth(subject.case, observation.context.device)
+    texts, assumed = _judged(observation)
+    hint = f"; {UNSTATED}" if assumed else ""
     return tuple(
-        Finding(check=CHECK.name, call=call.number, text=call_prefix(call) + text)
-        for call in observation.calls
-        for text in (*_messages(call, truth), *_fused_messages(call, subject))
+        Finding(check=CHECK.name, call=call.number, text=f"{call_prefix(call)}{text}{suffix}")
+        for call, routed in zip(observation.calls, texts, strict=True)
+        for text, suffix in (
+            *((text, hint) for text in routed),
+            *((text, "") for text in _fused_messages(call, subject)),
+        )
     )
+
+
+def _judged(observation: Observation) -> tuple[list[list[str]], bool]:
+    """Return each call's messages, and whether they follow from roundings that are assumed."""
+    truths = judging_truths(observation.subject.case, observation.context.device)
+    first: list[list[str]] = []
+    for truth in truths:
+        texts = [_messages(call, truth) for call in observation.calls]
+        if not any(texts):
+            return texts, False
+        first = first or texts
+    return first, len(truths) > 1
 
 
 def _messages(call: Call, truth: RoutingTruth) -> list[str]:

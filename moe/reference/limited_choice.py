@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from moe.reference.formats import on_grid
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -19,20 +21,24 @@ if TYPE_CHECKING:
 class Keys:
     """Hold the keys by which experts are chosen, [T, E] float64, higher is better.
 
-    noise: [T, 1] absolute error of a key that is tolerated. groups, chosen_groups: as in
-    `moe.routing_method.RoutingMethod`.
+    noise: [T, 1] or [T, E], width of the interval around a key in which it may be. groups,
+    chosen_groups: as in `moe.routing_method.RoutingMethod`. group_dtype: of a group's sum.
     """
 
     values: Tensor
     noise: Tensor
     groups: int
     chosen_groups: int
+    group_dtype: str = "f32"
 
     @property
     def of_groups(self) -> Tensor:
         """Return [T, groups], the sum of each group's two highest keys."""
-        best = self._by_group(self.values).sort(dim=2, descending=True).values[:, :, :2]
-        return best.sum(dim=2)
+        return self._sums(self.values)
+
+    def _sums(self, keys: Tensor) -> Tensor:
+        best = self._by_group(keys).sort(dim=2, descending=True).values[:, :, :2]
+        return on_grid(best.sum(dim=2), self.group_dtype)
 
     def _by_group(self, of_experts: Tensor) -> Tensor:
         """Return values [T, E] as [T, groups, experts of a group]."""
@@ -66,24 +72,34 @@ class Keys:
     def is_valid(self, is_selected: Tensor) -> Tensor:
         """Return [T] bool: whether some choice of the best groups allows exactly these experts.
 
-        Groups within noise of the last one that is kept may be kept or not. Those with a selected
-        expert are; the others that are kept must have no better expert.
+        Groups that may be equal to the last one that is kept may be kept or not. Those with a
+        selected expert are; the others that are kept must have no better expert.
         """
-        lowest = self.values.masked_fill(~is_selected, torch.inf).amin(dim=1, keepdim=True)
-        rest = self.values.masked_fill(is_selected, -torch.inf)
-        is_better = rest > lowest + self.noise  # [T, E] experts that would have to be selected
+        low, high = self.values - self.noise / 2, self.values + self.noise / 2
+        lowest = high.masked_fill(~is_selected, torch.inf).amin(dim=1, keepdim=True)
+        is_better = low.masked_fill(is_selected, -torch.inf) > lowest  # [T, E] would be selected
         better = self._by_group(is_better).any(dim=2)
         used = self._by_group(is_selected).any(dim=2)
-        score = self.of_groups
-        last = score.sort(dim=1, descending=True).values[:, self.chosen_groups - 1, None]
-        surely = score > last + 2 * self.noise
-        possible = score >= last - 2 * self.noise
+        surely, possible = self._kept(self._sums(low), self._sums(high))
         kept = surely | used
         spare = self.chosen_groups - kept.sum(dim=1)
         fillers = (possible & ~kept & ~better).sum(dim=1)
         is_possible = (possible | ~used).all(dim=1)
         is_best = is_possible & ~(kept & better).any(dim=1)
         return is_best & (spare >= 0) & (fillers >= spare)
+
+    def _kept(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """Return [T, groups] bool, which groups are kept surely, and which possibly.
+
+        low, high: [T, groups], between which a group's score is. A group is surely kept if fewer
+        others may be as good, and possibly if fewer are surely better.
+        """
+        if self.chosen_groups == self.groups:
+            every = torch.ones_like(low, dtype=torch.bool)
+            return every, every
+        rival = high.sort(dim=1, descending=True).values[:, self.chosen_groups, None]
+        last = low.sort(dim=1, descending=True).values[:, self.chosen_groups - 1, None]
+        return low > rival, high >= last
 
 
 def _gap(values: Tensor, count: int) -> Tensor:

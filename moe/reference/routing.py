@@ -12,16 +12,24 @@ from typing import TYPE_CHECKING
 import torch
 
 from moe.reference.limited_choice import Keys
+from moe.reference.router_rounding import (
+    STEP_NOISE,
+    Interval,
+    rounded_scores,
+    rounded_weights,
+)
+from moe.router_numerics import PLAIN, declaration
 from moe.routers import ROUTERS
 from moe.spec import RoutingMethod, resolve
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from moe.router_numerics import RouterNumerics
     from moe.routers.base import RouterTruth
 
 # of a score and its renormalisation in float32: a few roundings of 2**-24 and the error of exp
-WEIGHT_NOISE = 2.0**-20
+WEIGHT_NOISE = STEP_NOISE
 # of the sigmoid of a float32 sum over the hidden columns, whose terms are much larger than it
 FUSED_NOISE = 2.0**-16
 
@@ -30,11 +38,13 @@ FUSED_NOISE = 2.0**-16
 class RoutingTruth:
     """Compute the routing of a method. bias: [E] float32, if the method has one, else None.
 
-    All logits are [T, E], any float dtype; ids are [T, k] without -1.
+    All logits are [T, E], any float dtype; ids are [T, k] without -1. numerics: resolved, by which
+    a router's output is judged; what is computed here is not rounded.
     """
 
     method: RoutingMethod
     bias: Tensor | None = None
+    numerics: RouterNumerics = PLAIN
 
     @property
     def router(self) -> RouterTruth:
@@ -49,13 +59,32 @@ class RoutingTruth:
     def keys(self, logits: Tensor) -> Keys:
         """Return the keys of the choice by score + bias."""
         scores = self.router.scores(logits)
+        values, noise = self._with_bias(scores)
+        return self._keys(values, noise)
+
+    def rounded_keys(self, logits: Tensor) -> Keys:
+        """Return the keys of the choice as the numerics round them."""
+        scores = rounded_scores(self.router, logits, self.numerics)
+        low, noise = self._with_bias(scores.low)
+        high, _ = self._with_bias(scores.high)
+        if self.bias is None:  # then the keys are the scores themselves
+            noise = torch.zeros_like(noise)
+        keys = Interval(low=low - noise / 2, high=high + noise / 2).kept_in(self.numerics.keys)
+        return self._keys((keys.low + keys.high) / 2, keys.high - keys.low)
+
+    def _with_bias(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """Return scores [T, E] with the bias, and the noise [T, 1] of adding it."""
         bias = scores.new_zeros(1) if self.bias is None else self.bias.double()
         largest = scores.abs().amax(dim=1, keepdim=True) + bias.abs().amax()
+        return scores + bias, WEIGHT_NOISE * largest
+
+    def _keys(self, values: Tensor, noise: Tensor) -> Keys:
         return Keys(
-            values=scores + bias,
-            noise=WEIGHT_NOISE * largest,
+            values=values,
+            noise=noise,
             groups=self.method.groups,
             chosen_groups=self.method.chosen_groups,
+            group_dtype=self.numerics.groups,
         )
 
     def choose(self, logits: Tensor) -> Tensor:
@@ -79,9 +108,26 @@ class RoutingTruth:
 
     def is_valid(self, logits: Tensor, is_selected: Tensor) -> Tensor:
         """Return [T] bool: whether no unselected expert would have to be selected."""
+        if self.numerics.rounds_choice:
+            return self.rounded_keys(logits).is_valid(is_selected)
         if self.by_logits:
             return self.router.is_valid(logits.double(), is_selected, WEIGHT_NOISE)
         return self.keys(logits).is_valid(is_selected)
+
+    def limits(self, logits: Tensor, topk_ids: Tensor) -> Interval:
+        """Return between which values the weights [T, k] of these experts must be."""
+        if self.numerics.is_plain:
+            weights = self.weights(logits, topk_ids).double()
+            return _near(weights, WEIGHT_NOISE)
+        renormalize, ids = self.method.renormalize, topk_ids.long()
+        if ROUTERS.row(self.method.router).always_renormalizes:
+            plain = self.router.weights(logits, ids, renormalize=renormalize).double()
+            chosen, renormalize = Interval.around(plain), False
+        else:
+            scores = rounded_scores(self.router, logits, self.numerics)
+            chosen = scores.map(lambda values: values.gather(1, ids))
+        scale = self.method.scale
+        return rounded_weights(chosen, self.numerics, renormalize=renormalize, scale=scale)
 
     def errors(self, logits: Tensor, topk_ids: Tensor, topk_weights: Tensor) -> list[str]:
         """Return what is wrong with a router's output; empty if it is correct.
@@ -96,10 +142,16 @@ class RoutingTruth:
         is_chosen = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, ids, True)
         if errors := _twice(ids, is_chosen) + self._not_best(logits, is_chosen):
             return errors
-        return _wrong_weights(self.weights(logits, ids), topk_weights)
+        texts = _wrong_weights(self.limits(logits, ids), topk_weights)
+        if self.numerics.is_plain:
+            return texts
+        return [f"{text}, rounded as in {declaration(self.numerics)}" for text in texts]
 
     def _not_best(self, logits: Tensor, is_chosen: Tensor) -> list[str]:
-        values = logits.double() if self.by_logits else self.keys(logits).values
+        rounds = self.numerics.rounds_choice
+        by_logits = self.by_logits and not rounds
+        keys = self.rounded_keys if rounds else self.keys
+        values = logits.double() if by_logits else keys(logits).values
         lowest = values.masked_fill(~is_chosen, torch.inf).amin(dim=1)
         highest = values.masked_fill(is_chosen, -torch.inf).amax(dim=1)
         bad = (~self.is_valid(logits, is_chosen)).nonzero()
@@ -109,7 +161,7 @@ class RoutingTruth:
         tokens = f"{len(bad)} of {len(logits)} tokens leave out a better expert"
         if self.method.is_limited:
             tokens = f"{tokens} or group of experts"
-        noun = "logit" if self.by_logits else "score with bias" if self.method.bias else "score"
+        noun = "logit" if by_logits else "score with bias" if self.method.bias else "score"
         text = f"chose {noun} {lowest[row]:.6g} over {highest[row]:.6g}"
         return [f"routing: {tokens}, first token {row}: {text}"]
 
@@ -165,7 +217,7 @@ def fused_errors(actual: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor])
         row = int(bad[0])
         pair = f"{ids[row].tolist()}, expected {right_ids[row].tolist()}"
         return [f"routing: token {row} is not sent to each fused shared expert: {pair}"]
-    return _wrong_weights(right_weights, weights, FUSED_NOISE)
+    return _wrong_weights(_near(right_weights.double(), FUSED_NOISE), weights)
 
 
 def _out_of_range(ids: Tensor, experts: int) -> list[str]:
@@ -186,12 +238,18 @@ def _twice(ids: Tensor, is_chosen: Tensor) -> list[str]:
     ]
 
 
-def _wrong_weights(expected: Tensor, weights: Tensor, noise: float = WEIGHT_NOISE) -> list[str]:
-    off = (weights.float() - expected).abs() > noise * expected.amax(dim=1, keepdim=True)
-    off |= ~weights.isfinite()
+def _near(weights: Tensor, noise: float) -> Interval:
+    """Return what differs from weights [T, k] by at most the noise of a token's largest one."""
+    distance = noise * weights.amax(dim=1, keepdim=True)
+    return Interval(low=weights - distance, high=weights + distance)
+
+
+def _wrong_weights(limits: Interval, weights: Tensor) -> list[str]:
+    off = limits.exclude(weights.double())
     if not off.any():
         return []
     row, slot = (int(i) for i in off.nonzero()[0])
-    tokens = f"{int(off.any(dim=1).sum())} of {len(expected)} tokens have wrong weights"
-    values = f"{float(weights[row, slot]):.6g}, expected {float(expected[row, slot]):.6g}"
+    tokens = f"{int(off.any(dim=1).sum())} of {len(weights)} tokens have wrong weights"
+    expected = float(limits.middle[row, slot])
+    values = f"{float(weights[row, slot]):.6g}, expected {expected:.6g}"
     return [f"routing: {tokens}, first token {row} slot {slot}: {values}"]

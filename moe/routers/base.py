@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from moe.needs_form import check_names
+from moe.router_numerics import RouterNumerics, alternatives, only_of_weights
 from moe.routing_method import DECIDED_BY, OPTIONS, asks_for
 from moe.spec import ANY, MemberSpec, Need, Needs, Reason
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from moe.routing_method import RoutingMethod
     from moe.spec import LayerSpec, Platform
     from moe.types import Routing
 
@@ -59,7 +61,9 @@ class RouterTruth(Protocol):
     """Compute a router for the reference; created by `RouterSpec.truth`, independent of the member.
 
     gap: the smallest difference of logits at which float32 and 16-bit implementations all make the
-    same choice. `scores` is only called if the row takes a bias or groups.
+    same choice. `scores` is only called if the row takes a bias or groups. A truth whose scores are
+    computed in two steps, which a router may round between, also has `inner(logits)` [T, E] float64
+    and `outer(inner)`.
     """
 
     gap: float
@@ -102,6 +106,8 @@ class RouterSpec(MemberSpec):
     logit whose score is 1 in float32, so that sums of equal scores are exact; None if there is none
     (exact mode then compares such a router's outputs with the ordinary tolerances, unless its
     weights sum to 1).
+    rounding: where it rounds; None: not stated, so that customary roundings are
+    tried. rounding_with_bias: the same for a layer with a bias, if that is otherwise.
     """
 
     needs: Needs = field(default_factory=lambda: Needs(dtypes=ANY, formats=ANY))
@@ -111,6 +117,8 @@ class RouterSpec(MemberSpec):
     saturated_at: float | None = None
     takes: frozenset[str] = frozenset()
     is_judged: bool = True
+    rounding: RouterNumerics | None = None
+    rounding_with_bias: RouterNumerics | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -119,6 +127,22 @@ class RouterSpec(MemberSpec):
         if unknown:
             known = ", ".join(OPTIONS)
             raise ValueError(f"router {self.name!r} takes {unknown[0]!r}; choose from {known}")
+
+    def roundings(self, method: RoutingMethod, dtype: str) -> tuple[RouterNumerics, ...]:
+        """Return the resolved numerics by which it may be right: one, unless its row is silent.
+
+        dtype: the layer's.
+        """
+        stated = self.rounding
+        if method.bias and self.rounding_with_bias is not None:
+            stated = self.rounding_with_bias
+        renormalizes = method.renormalize or self.always_renormalizes
+        logits = dtype if method.logits_dtype == "model" else method.logits_dtype
+        layer = {"bias": method.bias, "renormalize": renormalizes}
+        tried = alternatives(stated, logits=logits, model=dtype, **layer)
+        if self.always_renormalizes:  # it chooses by logits and has no other scores than weights
+            tried = tuple(dict.fromkeys(map(only_of_weights, tried)))
+        return tried
 
     def asked(self, platform: Platform) -> tuple[Need, ...]:
         """Return the needs that can refuse a layer on this platform, in the order of checking."""

@@ -7,13 +7,21 @@ from typing import TYPE_CHECKING
 from moe.routers.base import RouterSpec
 
 if TYPE_CHECKING:
+    from moe.router_numerics import RouterNumerics
     from moe.spec import Needs
 
 _SATURATED_AT = {"sigmoid": 32.0}
 
 
 def package_row(
-    name: str, target: str, score: str, *, takes: frozenset[str], needs: Needs
+    name: str,
+    target: str,
+    score: str,
+    *,
+    takes: frozenset[str],
+    needs: Needs,
+    rounding: RouterNumerics | None = None,
+    rounding_with_bias: RouterNumerics | None = None,
 ) -> RouterSpec:
     """Return the row. score: the router of `moe.routers` whose scores it has, and whose truth."""
     truth = "".join(word.capitalize() for word in score.split("_"))
@@ -25,4 +33,6 @@ def package_row(
         sums_to_one=score == "softmax",
         saturated_at=_SATURATED_AT.get(score),
         takes=takes,
+        rounding=rounding,
+        rounding_with_bias=rounding_with_bias,
     )

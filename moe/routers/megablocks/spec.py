@@ -1,6 +1,7 @@
 """Define the row of MegaBlocks' router, judged by the truth of the softmax. Torch-free."""
 
 from moe.packages import Package
+from moe.router_numerics import RouterNumerics
 from moe.routers.package_row import package_row
 from moe.routing_method import LOGITS_DTYPE
 from moe.spec import ANY, Needs
@@ -19,4 +20,5 @@ MEGABLOCKS = package_row(
     "softmax",
     takes=frozenset({LOGITS_DTYPE}),
     needs=Needs(dtypes=ANY, formats=ANY, packages=(PACKAGE,)),
+    rounding=RouterNumerics.as_torch(),
 )

@@ -1,6 +1,7 @@
 """Define the rows of SGLang's router, each judged by the truth of its scores. Torch-free."""
 
 from moe.packages import Package
+from moe.router_numerics import PLAIN
 from moe.routers.base import RouterSpec
 from moe.routers.package_row import package_row
 from moe.routing_method import LOGITS_DTYPE, OPTIONS, SCALE
@@ -27,7 +28,7 @@ _NEEDS = Needs(
 
 def _row(score: str, class_name: str, takes: frozenset[str]) -> RouterSpec:
     target = f"moe.routers.sglang_gate.member:{class_name}"
-    return package_row(f"sglang_{score}", target, score, takes=takes, needs=_NEEDS)
+    return package_row(f"sglang_{score}", target, score, takes=takes, needs=_NEEDS, rounding=PLAIN)
 
 
 SGLANG_ROUTERS = (

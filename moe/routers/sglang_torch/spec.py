@@ -1,6 +1,7 @@
 """Define the rows of SGLang's choice of experts in torch, each judged by its scores' truth."""
 
 from moe.packages import Package
+from moe.router_numerics import PLAIN, RouterNumerics
 from moe.routers.base import RouterSpec
 from moe.routers.package_row import package_row
 from moe.routing_method import BIAS, LOGITS_DTYPE, OPTIONS, SCALE
@@ -28,11 +29,19 @@ PACKAGE = Package(
 _NEEDS = Needs(
     dtypes=ANY, formats=ANY, packages=(PACKAGE,), probe="moe.routing_method:groups_have_a_bias"
 )
+# Scores have the dtype of the logits, their sum is in float32, and with it the quotients.
+_WITH_BIAS = RouterNumerics.as_torch(total="f32")
 
 
 def _row(name: str, class_name: str, score: str, takes: frozenset[str]) -> RouterSpec:
     target = f"moe.routers.sglang_torch.member:{class_name}"
-    return package_row(name, target, score, takes=takes, needs=_NEEDS)
+    return package_row(
+        *(name, target, score),
+        takes=takes,
+        needs=_NEEDS,
+        rounding=PLAIN,
+        rounding_with_bias=_WITH_BIAS if BIAS in takes else None,
+    )
 
 
 SGLANG_TORCH_ROUTERS = (

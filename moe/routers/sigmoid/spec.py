@@ -1,5 +1,6 @@
 """Define the row of the sigmoid router. Torch-free."""
 
+from moe.router_numerics import PLAIN
 from moe.routers.base import TORCH_NEEDS, RouterSpec
 from moe.routing_method import OPTIONS
 
@@ -10,5 +11,6 @@ SIGMOID = RouterSpec(
     needs=TORCH_NEEDS,
     sums_to_one=False,
     saturated_at=32.0,
+    rounding=PLAIN,
     takes=frozenset(OPTIONS),
 )

@@ -1,5 +1,6 @@
 """Define the row of the softmax router. Torch-free."""
 
+from moe.router_numerics import PLAIN
 from moe.routers.base import TORCH_NEEDS, RouterSpec
 from moe.routing_method import OPTIONS
 
@@ -9,5 +10,6 @@ SOFTMAX = RouterSpec(
     truth="moe.routers.softmax.truth:SoftmaxTruth",
     needs=TORCH_NEEDS,
     sums_to_one=True,
+    rounding=PLAIN,
     takes=frozenset(OPTIONS),
 )

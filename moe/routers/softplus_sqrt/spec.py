@@ -1,5 +1,6 @@
 """Define the row of the router of square roots of softplus. Torch-free."""
 
+from moe.router_numerics import PLAIN
 from moe.routers.base import TORCH_NEEDS, RouterSpec
 from moe.routing_method import OPTIONS
 
@@ -9,5 +10,6 @@ SOFTPLUS_SQRT = RouterSpec(
     truth="moe.routers.softplus_sqrt.truth:SoftplusSqrtTruth",
     needs=TORCH_NEEDS,
     sums_to_one=False,
+    rounding=PLAIN,
     takes=frozenset(OPTIONS),
 )

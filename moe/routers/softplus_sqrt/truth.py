@@ -16,8 +16,14 @@ class SoftplusSqrtTruth:
     gap = 1 / 16
 
     def scores(self, logits: Tensor) -> Tensor:
+        return self.outer(self.inner(logits))
+
+    def inner(self, logits: Tensor) -> Tensor:
         wide = logits.double()
-        return torch.logaddexp(wide, torch.zeros_like(wide)).sqrt()
+        return torch.logaddexp(wide, torch.zeros_like(wide))
+
+    def outer(self, inner: Tensor) -> Tensor:
+        return inner.sqrt()
 
     def choose(self, logits: Tensor, top_k: int) -> Tensor:
         order = torch.argsort(logits.double(), dim=-1, descending=True, stable=True)

@@ -1,5 +1,6 @@
 """Define the row of the router that takes the softmax over the chosen logits. Torch-free."""
 
+from moe.router_numerics import PLAIN
 from moe.routers.base import TORCH_NEEDS, RouterSpec
 from moe.routing_method import LOGITS_DTYPE, SCALE
 
@@ -10,5 +11,6 @@ TOPK_SOFTMAX = RouterSpec(
     needs=TORCH_NEEDS,
     sums_to_one=True,
     always_renormalizes=True,
+    rounding=PLAIN,
     takes=frozenset({SCALE, LOGITS_DTYPE}),
 )

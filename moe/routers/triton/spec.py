@@ -1,5 +1,6 @@
 """Define the rows of the Triton routers, each judged by the truth of its scores. Torch-free."""
 
+from moe.router_numerics import PLAIN
 from moe.routers.base import RouterSpec
 from moe.routing_method import LOGITS_DTYPE, OPTIONS, SCALE
 from moe.spec import ANY, Needs
@@ -22,6 +23,7 @@ def _scored_by(name: str, class_name: str, *, sums_to_one: bool, truth: str) -> 
         sums_to_one=sums_to_one,
         saturated_at=32.0 if name == "sigmoid" else None,
         always_renormalizes=name == "topk_softmax",
+        rounding=PLAIN,
         takes=frozenset((SCALE, LOGITS_DTYPE) if name == "topk_softmax" else OPTIONS),
     )
 

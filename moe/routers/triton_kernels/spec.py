@@ -1,6 +1,7 @@
 """Define the row of triton_kernels' router, which takes the softmax over the chosen logits."""
 
 from moe.packages import Package
+from moe.router_numerics import RouterNumerics
 from moe.routers.base import RouterSpec
 from moe.routing_method import LOGITS_DTYPE
 from moe.spec import ANY, Needs
@@ -23,5 +24,6 @@ TRITON_KERNELS = RouterSpec(
     ),
     sums_to_one=True,
     always_renormalizes=True,
+    rounding=RouterNumerics(weights="logits", scaled="same"),
     takes=frozenset({LOGITS_DTYPE}),
 )

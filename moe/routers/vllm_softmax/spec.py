@@ -1,6 +1,7 @@
 """Define the row of vLLM's softmax router, judged by the same truth as this project's own."""
 
 from moe.released_vllm import ROUTER
+from moe.router_numerics import PLAIN
 from moe.routers.base import RouterSpec
 from moe.routing_method import LOGITS_DTYPE
 from moe.spec import ANY, Needs
@@ -16,5 +17,6 @@ VLLM_SOFTMAX = RouterSpec(
         packages=(ROUTER,),
     ),
     sums_to_one=True,
+    rounding=PLAIN,
     takes=frozenset({LOGITS_DTYPE}),
 )

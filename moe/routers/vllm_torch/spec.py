@@ -1,6 +1,7 @@
 """Define the rows of vLLM's choice of experts in torch, each judged by its scores' truth."""
 
 from moe.packages import Package
+from moe.router_numerics import PLAIN, RouterNumerics
 from moe.routers.base import RouterSpec
 from moe.routers.package_row import package_row
 from moe.routing_method import LOGITS_DTYPE, OPTIONS
@@ -28,14 +29,25 @@ _NEEDS = Needs(
 )
 
 
-def _row(name: str, class_name: str, score: str, takes: frozenset[str]) -> RouterSpec:
+_IN_LOGITS = RouterNumerics.as_torch()
+# The choice is by logits, and a softmax over the chosen ones is rounded once.
+_CPU_SOFTMAX = RouterNumerics(weights="logits", scaled="same")
+
+
+def _row(
+    name: str, class_name: str, score: str, takes: frozenset[str], rounding: RouterNumerics
+) -> RouterSpec:
     target = f"moe.routers.vllm_torch.member:{class_name}"
-    return package_row(name, target, score, takes=takes, needs=_NEEDS)
+    return package_row(name, target, score, takes=takes, needs=_NEEDS, rounding=rounding)
 
 
+_ALL = frozenset(OPTIONS)
 VLLM_TORCH_ROUTERS = (
-    _row("vllm_grouped_softmax", "VllmGroupedSoftmax", "softmax", frozenset(OPTIONS)),
-    _row("vllm_grouped_sigmoid", "VllmGroupedSigmoid", "sigmoid", frozenset(OPTIONS)),
-    _row("vllm_cpu_grouped_sigmoid", "VllmCpuGroupedSigmoid", "sigmoid", frozenset(OPTIONS)),
-    _row("vllm_cpu_softmax", "VllmCpuSoftmax", "softmax", frozenset({LOGITS_DTYPE})),
+    _row("vllm_grouped_softmax", "VllmGroupedSoftmax", "softmax", _ALL, _IN_LOGITS),
+    _row("vllm_grouped_sigmoid", "VllmGroupedSigmoid", "sigmoid", _ALL, _IN_LOGITS),
+    _row("vllm_cpu_grouped_sigmoid", "VllmCpuGroupedSigmoid", "sigmoid", _ALL, PLAIN),
+    _row(
+        *("vllm_cpu_softmax", "VllmCpuSoftmax", "softmax", frozenset({LOGITS_DTYPE})),
+        _CPU_SOFTMAX,
+    ),
 )

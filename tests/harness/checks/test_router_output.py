@@ -1,11 +1,15 @@
 """What every router's output must be is checked without any reference."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from harness.checks import router_output
+from moe.reference.formats import on_grid
+from moe.router_numerics import RouterNumerics
+from moe.routers import ROUTERS
 from tests.harness.checks.observed import observation
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -78,6 +82,36 @@ def test_a_rule_that_is_broken_is_named_with_the_first_token(fields, change, tex
     texts = [finding.text for finding in router_output.findings(with_routed(seen, **change(seen)))]
     assert any(text in one for one in texts), texts
     assert all(one.startswith("router output: ") for one in texts)
+
+
+@pytest.fixture
+def rounded_row(monkeypatch):
+    """A function that makes the row of the softmax state other roundings."""
+
+    def state(rounding):
+        row = dataclasses.replace(ROUTERS.row("softmax"), rounding=rounding)
+        monkeypatch.setattr(router_output, "ROUTERS", SimpleNamespace(row=lambda _: row))
+
+    return state
+
+
+def test_a_sum_may_be_off_by_the_roundings_that_the_row_states(rounded_row):
+    seen = observation()
+    narrow = on_grid(weights(seen), "bf16")
+    assert bool(((narrow.double().sum(1) - 1).abs() > router_output.NOISE).any())
+    made = with_routed(seen, topk_weights=narrow)
+    assert router_output.findings(made)
+    rounded_row(RouterNumerics(weights="logits", scaled="same"))
+    assert router_output.findings(made) == ()
+    assert router_output.findings(with_routed(seen, topk_weights=narrow * 1.02))
+
+
+def test_a_silent_row_s_sum_may_be_off_only_if_its_weights_are_rounded(rounded_row):
+    rounded_row(None)
+    seen = observation()
+    narrow = on_grid(weights(seen), "bf16")
+    assert router_output.findings(with_routed(seen, topk_weights=narrow)) == ()
+    assert router_output.findings(with_routed(seen, topk_weights=weights(seen) * 1.003))
 
 
 def test_a_layer_that_does_not_tell_its_routing_is_not_asked():

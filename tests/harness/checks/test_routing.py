@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from harness.checks import routing
+from harness.fixtures import routing_truth
+from moe.router_numerics import RouterNumerics
+from moe.routers import ROUTERS
 from tests.harness.checks.observed import observation, with_output
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -84,3 +88,45 @@ def test_weights_of_another_router_are_wrong(change):
     point = seen.subject.case.replace(**change)
     subject = dataclasses.replace(seen.subject, case=point)
     assert routing.findings(dataclasses.replace(seen, subject=subject))
+
+
+def judged_by(monkeypatch, rounding):
+    """Make the row of the softmax state other roundings."""
+    row = dataclasses.replace(ROUTERS.row("softmax"), rounding=rounding)
+    table = SimpleNamespace(row=lambda _: row)
+    for module in (routing, routing_truth):
+        monkeypatch.setattr(module, "ROUTERS", table)
+
+
+def with_weights(seen, change):
+    """The same, had each call's router weights been `change` of its own."""
+    for number, call in enumerate(seen.calls):
+        weights = change(call.output.routing.topk_weights)
+        seen = with_routing(seen, number, topk_weights=weights)
+    return seen
+
+
+def rounded(weights):
+    return weights.bfloat16().float()
+
+
+def test_weights_are_judged_by_the_roundings_that_the_row_states(monkeypatch):
+    seen = observation()
+    assert routing.findings(with_weights(seen, rounded))
+    judged_by(monkeypatch, RouterNumerics(weights="logits", scaled="same"))
+    assert routing.findings(with_weights(seen, rounded)) == ()
+    findings = routing.findings(seen)
+    assert findings[0].text.endswith('rounded as in RouterNumerics(weights="bf16", scaled="bf16")')
+
+
+def test_of_a_silent_row_one_customary_rounding_must_explain_all_calls(monkeypatch):
+    judged_by(monkeypatch, None)
+    seen = observation()
+    assert routing.findings(seen) == ()
+    assert routing.findings(with_weights(seen, rounded)) == ()
+    first, *_ = routing.findings(
+        with_routing(seen, 0, topk_weights=rounded(seen.calls[0].output.routing.topk_weights))
+    )
+    assert first.text.endswith(f"; {routing.UNSTATED}")
+    truncated = with_weights(seen, lambda weights: rounded(weights * (1 - 2.0**-8)))
+    assert routing.findings(truncated)

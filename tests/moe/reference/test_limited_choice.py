@@ -1,5 +1,6 @@
 """Choices by groups: the best one, and all those that ties allow."""
 
+import dataclasses
 import itertools
 
 import pytest
@@ -80,3 +81,21 @@ def test_noise_allows_what_it_may_have_changed():
     assert list(valid(keys([1.0, 0, 0, 1.01], 1, 1, noise=0.02), 1)) == [{0}, {3}]
     assert list(valid(keys([1.0, 0, 0, 1.01], 2, 1, noise=0.02), 1)) == [{0}, {3}]
     assert list(valid(keys([1.0, 0, 0, 1.01], 2, 1), 1)) == [{3}]
+
+
+def test_each_key_may_have_its_own_noise():
+    """Expert 3 is surely better than 0; of 1 nobody knows."""
+    values = torch.tensor([[1.0, 1.2, 0.0, 1.5]], dtype=torch.float64)
+    noise = torch.tensor([[0.0, 1.0, 0.0, 0.0]], dtype=torch.float64)
+    made = Keys(values=values, noise=noise, groups=1, chosen_groups=1)
+    assert list(valid(made, 1)) == [{1}, {3}]
+    assert list(valid(made, 2)) == [{0, 3}, {1, 3}]
+
+
+def test_groups_whose_rounded_sums_are_equal_may_each_be_kept():
+    values = [1.0, 0.0, 1.001, 0.0]
+    assert list(valid(keys(values, 2, 1), 1)) == [{2}]
+    rounded = dataclasses.replace(keys(values, 2, 1), group_dtype="bf16")
+    assert list(valid(rounded, 1)) == [{0}, {2}]
+    apart = dataclasses.replace(keys([1.0, 0.0, 1.01, 0.0], 2, 1), group_dtype="bf16")
+    assert list(valid(apart, 1)) == [{2}]

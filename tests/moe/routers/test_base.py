@@ -3,8 +3,9 @@
 import pytest
 
 from moe.platforms import platform
+from moe.router_numerics import PLAIN, RouterNumerics
 from moe.routers.base import OptionsRouter, RouterSpec, RoutingOptions
-from moe.spec import LayerSpec, first_refusal
+from moe.spec import LayerSpec, RoutingMethod, first_refusal
 
 SIZES = {"m": 1, "hidden": 8, "intermediate": 8, "num_experts": 8, "top_k": 2}
 ASKED = {
@@ -15,9 +16,9 @@ ASKED = {
 }
 
 
-def row(*takes):
+def row(*takes, **fields):
     names = {"name": "mine", "target": "a:B", "truth": "a:C"}
-    return RouterSpec(**names, sums_to_one=False, takes=frozenset(takes))
+    return RouterSpec(**names, sums_to_one=False, takes=frozenset(takes), **fields)
 
 
 def refusal(spec, **fields):
@@ -38,6 +39,29 @@ def test_an_option_is_refused_unless_the_row_takes_it(word):
 def test_an_unknown_option_is_named():
     with pytest.raises(ValueError, match="router 'mine' takes 'bais'; choose from bias, groups, "):
         row("bais")
+
+
+def test_the_roundings_are_those_that_the_row_states_for_the_layer():
+    narrow = RouterNumerics(weights="logits")
+    spec = row(rounding=PLAIN, rounding_with_bias=narrow)
+    plain = RoutingMethod(top_k=2)
+    biased = RoutingMethod(top_k=2, bias=True)
+    assert spec.roundings(plain, "bf16") == (PLAIN,)
+    assert spec.roundings(biased, "bf16") == (RouterNumerics(weights="bf16"),)
+    in_float32 = RoutingMethod(top_k=2, bias=True, logits_dtype="f32")
+    assert spec.roundings(in_float32, "bf16") == (PLAIN,)
+    assert row(rounding=narrow).roundings(plain, "fp16") == (RouterNumerics(weights="fp16"),)
+
+
+def test_a_row_that_states_none_may_have_customary_roundings():
+    assert len(row().roundings(RoutingMethod(top_k=2), "bf16")) > 3
+    assert row().roundings(RoutingMethod(top_k=2), "f32") == (PLAIN,)
+
+
+def test_a_router_that_always_renormalizes_chooses_by_its_logits():
+    tried = row(always_renormalizes=True).roundings(RoutingMethod(top_k=2), "bf16")
+    assert len(tried) > 1
+    assert not any(numerics.rounds_choice for numerics in tried)
 
 
 class Echo(OptionsRouter):

@@ -8,21 +8,15 @@ from harness.matrix.case import MoETestConfig
 from moe.platforms.detect import devices, platform_of
 from moe.reference import routing
 from moe.routers import ROUTERS
-from moe.spec import resolve
+from moe.spec import RoutingMethod, resolve
+from moe.types import TORCH_DTYPE
 
 LOGITS = torch.tensor([[0.5, 2.0, -1.0, 1.0], [0.0, 0.5, 3.0, -2.0]])
 
 
-def rounds_scores(dtype, _renormalize):
-    return dtype != torch.float32
-
-
 # Where released functions are known to deviate, see docs/found.md.
 DEVIATES = {
-    "vllm_grouped_softmax": rounds_scores,
-    "vllm_grouped_sigmoid": rounds_scores,
-    "vllm_cpu_softmax": rounds_scores,
-    "megablocks_softmax": rounds_scores,
+    "vllm_cpu_softmax": lambda dtype, renormalize: dtype != "f32" and not renormalize,
     "sglang_raw_logits": lambda _dtype, renormalize: not renormalize,
 }
 
@@ -33,24 +27,30 @@ def row_id(row):
 
 @pytest.mark.parametrize("row", list(ROUTERS), ids=row_id)
 @pytest.mark.parametrize("renormalize", [True, False])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("dtype", ["bf16", "fp16", "f32"])
 def test_a_member_s_choice_is_right(row, renormalize, dtype):
     machine = platform_of(devices())
     if not row.needs.are_met_by(machine):
         pytest.skip(f"{row.name} does not run on {machine.name}")
     if row.name in DEVIATES and DEVIATES[row.name](dtype, renormalize):
         pytest.skip(f"docs/found.md: {row.name} deviates from its scores' truth here")
-    logits = torch.randn(64, 16, device=machine.device).to(dtype)
+    logits = torch.randn(64, 16, device=machine.device).to(TORCH_DTYPE[dtype])
     got = resolve(row.target)()(logits, 4, renormalize=renormalize)
-    asked = {"renormalize": renormalize, "router": row.name}
     assert got.topk_ids.dtype == torch.int32
-    assert routing.routing_errors(logits, got.topk_ids, got.topk_weights, **asked) == []
-    asked["renormalize"] = not renormalize
-    errors = routing.routing_errors(logits, got.topk_ids, got.topk_weights, **asked)
+    assert errors_of(row, renormalize, dtype, logits, got) == []
+    errors = errors_of(row, not renormalize, dtype, logits, got)
     if row.always_renormalizes:
         assert errors == []
     else:
         assert "64 of 64 tokens have wrong weights" in errors[0]
+
+
+def errors_of(row, renormalize, dtype, logits, got):
+    """What is wrong by the roundings that the row states."""
+    method = RoutingMethod(router=row.name, top_k=4, renormalize=renormalize)
+    (numerics,) = row.roundings(method, dtype)
+    truth = routing.RoutingTruth(method=method, numerics=numerics)
+    return truth.errors(logits, got.topk_ids, got.topk_weights)
 
 
 @pytest.mark.parametrize("row", list(ROUTERS), ids=row_id)

@@ -11,8 +11,11 @@ import pytest
 import torch
 
 from moe.errors import MoEError
-from moe.reference.routing import routing_errors
+from moe.reference.routing import RoutingTruth, routing_errors
 from moe.routers.triton_kernels.member import TritonKernelsTopK
+from moe.routers.triton_kernels.spec import TRITON_KERNELS
+from moe.spec import RoutingMethod
+from moe.types import TORCH_DTYPE
 
 LOGITS = torch.randn(8, 6, generator=torch.Generator().manual_seed(0)).bfloat16()
 
@@ -56,6 +59,19 @@ def test_both_forms_give_the_same_routing(package, form):
     assert (got.topk_ids.dtype, got.topk_weights.dtype) == (torch.int32, torch.float32)
     asked = {"renormalize": True, "router": "topk_softmax"}
     assert routing_errors(LOGITS, got.topk_ids, got.topk_weights, **asked) == []
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_its_weights_have_the_dtype_of_the_logits(package, dtype):
+    package("tuple")
+    logits = torch.randn(32, 8).to(TORCH_DTYPE[dtype])
+    got = TritonKernelsTopK()(logits, 3, renormalize=True)
+    method = RoutingMethod(router="triton_kernels", top_k=3)
+    (numerics,) = TRITON_KERNELS.roundings(method, dtype)
+    right = RoutingTruth(method=method, numerics=numerics)
+    assert right.errors(logits, got.topk_ids, got.topk_weights) == []
+    (text,) = RoutingTruth(method=method).errors(logits, got.topk_ids, got.topk_weights)
+    assert "tokens have wrong weights" in text
 
 
 def test_another_form_is_an_error_that_names_it(package):
