@@ -55,6 +55,13 @@ def kernel_device() -> torch.device:
 
 
 @pytest.fixture
+def on_kernel_device(kernel_device: torch.device) -> Iterator[None]:
+    """Make a test's tensors there, unless it names a device."""
+    with kernel_device:
+        yield
+
+
+@pytest.fixture
 def one_thread() -> Iterator[None]:
     """Torch on one thread: small products gain nothing from two, and lose where cores are taken."""
     import torch

@@ -47,9 +47,9 @@ def judged(**fields):
     [
         (
             layer_spec(dtype="f32"),
-            {"experts": "triton"},
+            {"experts": "torch_grouped"},
             "dtype_unsupported",
-            "triton refuses this layer: dtype_unsupported: takes dtype bf16, fp16, not f32",
+            "torch_grouped refuses this layer: dtype_unsupported: takes dtype bf16, not f32",
         ),
         (
             layer_spec("fp8_block"),

@@ -31,9 +31,9 @@ def layer_spec(num_experts=8, **layout):
 
 @pytest.mark.parametrize("package", ALL)
 def test_a_package_that_is_installed_fits(package):
-    """Where it is not, the only reason is that it is missing."""
+    """Where it is not, the only reason is that it is missing, or an older version."""
     reason = packages.refusal(package)
-    assert reason is None or reason.code == "package_missing"
+    assert reason is None or reason.code in ("package_missing", "package_too_old")
 
 
 def test_packages_of_one_distribution_are_imported_together():

@@ -15,6 +15,7 @@ OURS = [row for row in ALL2ALL if not row.needs.packages]
 ACROSS = [row.name for row in OURS if row in ALL2ALL.built_in and row.needs.max_world is None]
 
 
+@pytest.mark.usefixtures("on_kernel_device")
 @pytest.mark.parametrize("name", [row.name for row in OURS if row.dispatch_format == STANDARD])
 def test_one_rank_alone_gets_its_own_rows_back(name):
     member = stack_ranks.made(name, ALONE)

@@ -50,6 +50,7 @@ def test_more_tokens_than_the_capacity_are_an_error_on_every_rank():
     assert parallel_launch(2, stack_ranks.too_many_for, 2) == ["no error"] * 2
 
 
+@pytest.mark.usefixtures("on_kernel_device")
 def test_a_captured_call_needs_sizes_that_were_agreed_on(monkeypatch):
     member = stack_ranks.made("symm_mem", ALONE)
     member.capacity = 4
@@ -67,6 +68,7 @@ def test_a_member_that_was_not_told_who_holds_what_says_so():
         SymmMem(ALONE).prepare(*stack_ranks.sent_by(0, 3, "model"))
 
 
+@pytest.mark.usefixtures("on_kernel_device")
 def test_one_rank_alone_gets_its_own_rows_back_in_one_buffer():
     member = stack_ranks.made("symm_mem", ALONE)
     x, routing = stack_ranks.sent_by(0, 3, "model")

@@ -38,6 +38,7 @@ def product(monkeypatch):
     return stand_in
 
 
+@pytest.mark.usefixtures("on_kernel_device")
 def test_the_layer_around_the_product_is_right(product):
     backend, x, routing, weights = made("deep_gemm_masked", "fp8_block", hidden=256, unused=0.3)
     got = backend.run(dispatched(x, routing))

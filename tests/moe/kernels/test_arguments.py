@@ -128,6 +128,8 @@ def tensors_of(result):
 
 def outcome(function, arguments):
     """Return the shapes of a result, or the text of our error. Another error is raised."""
+    here = torch.get_default_device()
+    arguments = {k: v.to(here) if isinstance(v, torch.Tensor) else v for k, v in arguments.items()}
     try:
         return [(list(t.shape), t.dtype) for t in tensors_of(function(**arguments))]
     except MoEError as error:
@@ -152,15 +154,20 @@ def test_wrong_arguments_are_named_and_never_misread(name):
 
 def product(**changes):
     w = QuantTensor(codes=torch.ones(2, 4, 8))
-    arguments = {"x": QuantTensor(codes=X[:3]), "w": w, "rows": 6, "dtype": torch.float32}
-    aligned = align.align_tokens(IDS, 2, 16)
+    arguments = {
+        "x": QuantTensor(codes=X[:3].to(w.codes.device)),
+        "w": w,
+        "rows": 6,
+        "dtype": torch.float32,
+    }
+    aligned = align.align_tokens(IDS.to(w.codes.device), 2, 16)
     return grouped_gemm.grouped_gemm(**{**arguments, "aligned": aligned, **changes})
 
 
 def test_rows_aligned_for_other_experts_are_an_error():
     assert product().shape == (6, 4)
     with pytest.raises(MoEError, match="6 rows for 8 experts, and the product is of 6 rows with 2"):
-        product(aligned=align.align_tokens(IDS, 8, 16))
+        product(aligned=align.align_tokens(torch.tensor(IDS.tolist()).int(), 8, 16))
     with pytest.raises(MoEError, match="6 rows for 2 experts, and the product is of 3 rows with 2"):
         product(rows=3)
 

@@ -47,8 +47,10 @@ def test_the_tensor_has_the_bits_of_the_twin(kind, kernel_device):
 
 
 @pytest.mark.parametrize("kind", ["fp8", "fp8_fnuz", "int8"])
-def test_the_scale_is_one_float32_product_and_the_largest_value_gets_the_largest_code(kind):
-    x = _rows(2, 256, torch.float32, "cpu")
+def test_the_scale_is_one_float32_product_and_the_largest_value_gets_the_largest_code(
+    kind, kernel_device
+):
+    x = _rows(2, 256, torch.float32, kernel_device)
     codes, scale = quantize_rows_torch(x, kind, 128)
     reciprocal = torch.tensor(1.0 / MAX[kind])
     assert same(scale[1], x[1].view(2, 128).abs().amax(1) * reciprocal)

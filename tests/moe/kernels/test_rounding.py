@@ -107,7 +107,10 @@ def test_kernels_and_twins_give_the_same_bits(rounded):
     ],
     ids=["e4m3", "e4m3fnuz"],
 )
-def test_codes_stand_for_the_nearest_value_and_ties_go_to_the_even_code(grid, codes_of):
+def test_codes_stand_for_the_nearest_value_and_ties_go_to_the_even_code(
+    grid, codes_of, kernel_device
+):
+    grid = grid.to(kernel_device)
     x = _around_ties(grid)
     code = codes_of(x).int()
     distance = (x.double().abs()[:, None] - grid.double()[None, :]).abs()
