@@ -6,6 +6,8 @@ a layer that forgot to quantize them. With e = y - q and d = q_w - q, the projec
 output is closer to the layer that did not quantize; if the declared noise cannot explain that
 either, the output is wrong even if it is within tolerance. The same is done with unquantized
 inputs, intermediates, activations (inputs and intermediates), and with everything unquantized.
+
+Of an output that is wrong already, only a close fit says so: any large error has some projection.
 """
 
 from __future__ import annotations
@@ -92,6 +94,11 @@ class Projection:
         return SIGMAS * self.sigma + self.flips
 
     @property
+    def fits(self) -> bool:
+        """Tell whether the variant leaves next to nothing of the error."""
+        return self.residual < EXACT_FIT
+
+    @property
     def is_missing(self) -> bool:
         """Tell whether the quantization is missing: the variant fits and noise does not explain it.
 
@@ -99,7 +106,7 @@ class Projection:
         variant's values. So an exact fit counts even within the limit of the flips. With t far
         from 0 and 1 something else is wrong, a scale for example: not quantizing gives 0.
         """
-        if self.residual < EXACT_FIT:
+        if self.fits:
             return 1 - self.t > SIGMAS * self.sigma
         is_near_zero = -NEAR - self.noise_limit < self.t < 0.5
         return self.residual < 0.5 and is_near_zero and 1 - self.t > self.noise_limit
@@ -107,8 +114,11 @@ class Projection:
 
 def findings(observation: Observation) -> tuple[Finding, ...]:
     """Check the first call."""
-    subject = observation.subject
-    text = message(projections(subject, observation.calls[:1]), subject.case.quant)
+    subject, first = observation.subject, observation.calls[:1]
+    measured = projections(subject, first)
+    if any(observation.has_failed(call) for call in first):
+        measured = tuple(projection for projection in measured if projection.fits)
+    text = message(measured, subject.case.quant)
     return () if text is None else (Finding(check=CHECK.name, text=text),)
 
 
@@ -178,7 +188,7 @@ def message(projections: Sequence[Projection], quant: str) -> str | None:
         return None
     best = min(missing, key=lambda projection: projection.residual)
     evidence = f"noise explains at most {best.noise_limit:.2g}"
-    if best.residual < EXACT_FIT:
+    if best.fits:
         evidence = f"leaving them unquantized explains all but {best.residual:.2g} of its error"
     return (
         f"not_quantized: {best.unquantized} were not quantized, although quant `{quant}` requires "

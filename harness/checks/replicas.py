@@ -88,6 +88,12 @@ def _of_other_experts(sent: Tensor, ids: Tensor, call: Call) -> str | None:
     )
     if bool((sent[is_wrong] < 0).all()):
         return first + "-1 is padding, so that no rank computes them"
+    experts = call.placement.num_experts
+    if bool((ids[is_wrong] >= experts).all()):
+        return (
+            f"{first}ids of zero experts ({experts} and above) must stay above all "
+            f"{len(call.placement.physical_to_logical)} physical experts, which no rank has"
+        )
     cause = (
         "the map of replicas is that of an earlier placement" if stale else "no placement had it"
     )

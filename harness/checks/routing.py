@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+
 from harness.checks.check import Check, Observation, call_prefix
 from harness.fixtures import fused_slots
 from harness.fixtures.routing_truth import judging_truths
@@ -13,6 +15,8 @@ from moe.reference.routing import fused_errors
 from moe.routers import ROUTERS
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from harness.fixtures.layer_call import Call, Routed
     from harness.fixtures.layer_under_test import Subject
     from moe.reference.routing import RoutingTruth
@@ -97,7 +101,35 @@ def _fused_messages(call: Call, subject: Subject) -> list[str]:
     ids, weights = routing.topk_ids[rows], routing.topk_weights[rows]
     expected_ids = fused_slots.with_ids(case, ids[:, :k])
     factor = fused_slots.with_weights(case, call.tokens.x[rows], weights[:, :k], subject.reference)
-    return fused_errors((ids, weights), (expected_ids, factor))
+    misplaced = None
+    if ids.shape == expected_ids.shape:
+        misplaced = _misplaced((ids, weights), (expected_ids[:, k:], factor[:, k:]))
+    return [misplaced] if misplaced else fused_errors((ids, weights), (expected_ids, factor))
+
+
+def _misplaced(routing: tuple[Tensor, Tensor], shared: tuple[Tensor, Tensor]) -> str | None:
+    """Return a message if ids or weights of fused shared experts are all in other slots.
+
+    routing: ids and weights [T, k + s]. shared: those of the s fused shared experts, [T, s].
+    """
+    (ids, weights), (shared_ids, shared_weights) = routing, shared
+    count, last = shared_ids.shape[1], ids.shape[1] - shared_ids.shape[1]
+    starts = range(last + 1)
+    of_ids = [p for p in starts if torch.equal(ids[:, p : p + count].long(), shared_ids.long())]
+    of_weights = [
+        p for p in starts if torch.allclose(weights[:, p : p + count], shared_weights, rtol=1e-5)
+    ]
+    if len(ids) == 0 or not of_ids or not of_weights or (last in of_ids and last in of_weights):
+        return None
+    places = [_slots(start, count) for start in (of_ids[0], of_weights[-1], last)]
+    return (
+        f"routing: the ids of the fused shared experts are in {places[0]} and their weights in "
+        f"{places[1]}; both must be in {places[2]}, after the router's"
+    )
+
+
+def _slots(start: int, count: int) -> str:
+    return f"slot {start}" if count == 1 else f"slots {start}-{start + count - 1}"
 
 
 CHECK = Check(name="routing", run=findings, by_reference=False)

@@ -54,7 +54,8 @@ class Expected:
     """Hold expected values [R, C] float32 and the absolute tolerance of each, broadcastable.
 
     terms: [R, P, C] float32, what was summed to give the value, of a stage that is a sum; or None.
-    over: what each of the P terms belongs to, "ranks" or "slots". of_all: what the rows of all
+    over: what each of the P terms belongs to, "ranks", "slots" or "zero experts": the sum of all
+    else, and that of the token's zero experts. of_all: what the rows of all
     ranks should hold, if that is known.
     """
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from harness.record.diagnosis import StageFinding
 
 
+COUNTS = "counts of tokens"
+SENT = "sent"  # label of a row: the number of its token in rank order
 ARRIVED = frozenset({"ids", "weights", "input"})  # stages that tell which tokens arrived where
 
 
@@ -112,7 +114,10 @@ def _deliveries(arrival: Arrival, expected: Sent) -> StageFinding | None:
         value=torch.ones((len(tokens), 1), device=times.device),
         tolerance=torch.zeros(1, device=times.device),
     )
-    return compare("dispatch", times[:, None], once, {"rows": tokens}, noun="counts of tokens")
+    of_slots = 1 if arrival.slots is None else expected.ids.shape[1]
+    experts_here = (expected.ids >= 0).sum(dim=1)[tokens // of_slots]
+    labels = {"rows": tokens, "experts here": experts_here}
+    return compare("dispatch", times[:, None], once, labels, noun=COUNTS)
 
 
 def _routing(handed: Handed, arrival: Arrival, weights_sent: Tensor) -> StageFinding | None:
@@ -161,7 +166,8 @@ def _input(
     is_moved = _is_another_row(received.codes[mismatched], rows.codes)
     was_right = bool((mismatched & sent_correctly[arrival.tokens]).any())
     stage = "dispatch" if is_moved or was_right else "input"
-    labels, exactly = _labels(handed, arrival), received.codes.new_zeros(1)
+    labels = {**_labels(handed, arrival), SENT: arrival.tokens}
+    exactly = received.codes.new_zeros(1)
     finding = compare(stage, received.codes, Expected(value=rows.codes, tolerance=exactly), labels)
     if finding is not None or received.scale is None or rows.scale is None:
         return finding

@@ -117,13 +117,10 @@ def _sum(
         tolerance = tolerance + rounding(value.abs() + tolerance, handed.subject.case.dtype)
     if handed.exact:
         tolerance = torch.zeros_like(tolerance)
-    of_slots, terms = by_slot is not None, parts if by_slot is None else by_slot
-    expected = Expected(
-        value=value,
-        tolerance=tolerance,
-        terms=terms.transpose(0, 1),
-        over="slots" if of_slots else "ranks",
-    )
+    over, terms = ("ranks", parts) if by_slot is None else ("slots", by_slot)
+    if passed is not None:
+        over, terms = "zero experts", torch.stack([parts.sum(dim=0), passed])
+    expected = Expected(value=value, tolerance=tolerance, terms=terms.transpose(0, 1), over=over)
     return compare(stage, actual, expected, {"rows": rows})
 
 

@@ -40,6 +40,10 @@ def formulas(
         pairs = torch.cat([gate, up], dim=1).view(len(gate), -1, 2)
         in_pairs = right[0](pairs[:, :, 0]) * right[1](pairs[:, :, 1])
         yield "gate and up are taken from alternate columns", in_pairs
+    for dtype in NARROW:
+        value = in_steps(activation, gate, up, dtype)
+        if value is not None:
+            yield f"the result of each step is rounded to {dtype}", value
     choices = itertools.product(*(range(len(part)) for part in parts))
     for chosen in sorted(choices, key=lambda c: sum(number > 0 for number in c)):
         if not 0 < sum(number > 0 for number in chosen) <= max_parts:
@@ -48,6 +52,24 @@ def formulas(
         value = named[0][1](gate)
         value = value if up is None else value * named[1][1](up)
         yield " and ".join(text for text, _ in named if text), named[-1][1](value)
+
+
+def in_steps(
+    activation: TrueActivation, gate: Tensor, up: Tensor | None, dtype: str
+) -> Tensor | None:
+    """Return an activation by a sigmoid with each step rounded to a dtype; None for others.
+
+    The steps: alpha times the gate, its sigmoid, that times the gate, up and beta, the product.
+    """
+    row = next((r for r in ACTIVATIONS if resolve(r.truth) is activation.function), None)
+    if row is None or row.function != "swish":
+        return None
+    limited = gate if activation.limit is None else gate.clamp(max=activation.limit)
+    inner = limited if row.alpha == 1 else on_grid(row.alpha * limited, dtype)
+    value = on_grid(limited * on_grid(torch.sigmoid(inner), dtype), dtype)
+    if up is None:
+        return value
+    return on_grid(value * on_grid(activation.of_up(up).value, dtype), dtype)
 
 
 def functions(activation: TrueActivation) -> list[Function]:

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from harness.record.result import Finding
 
 MOST_CAUSES = 3
+SURE_ROWS = 4  # wrong rows that no known mistake explains by chance
 # Known mistakes whose output a wrong stage further up may give as well
 OF_ANY_STAGE = (
     *("zeros", "halved", "doubled", "negated"),
@@ -182,7 +183,10 @@ def _explained(
         return of_stage_alone if of_stage_alone.causes else searched
     if all(cause.where for cause in searched.causes):  # also if no time was left for a search
         return _with_statements(searched, evidence)
-    return searched
+    if evidence.stage is None or int(evidence.is_wrong.sum()) >= SURE_ROWS:
+        return searched
+    of_stage = _with_statements(dataclasses.replace(searched, causes=()), evidence)
+    return dataclasses.replace(searched, weaker=of_stage.causes, faults=of_stage.faults)
 
 
 def may_contradict(searched: CallDiagnosis, evidence: Evidence) -> bool:
@@ -214,7 +218,9 @@ def _with_weaker(searched: CallDiagnosis, evidence: Evidence) -> CallDiagnosis:
     except Exception as error:
         fault = f"weaker statement: {type(error).__name__}: {error}"
         return dataclasses.replace(searched, faults=(*searched.faults, fault))
-    return searched if own is None else dataclasses.replace(searched, weaker=(own,))
+    if own is None:
+        return searched
+    return dataclasses.replace(searched, weaker=(*searched.weaker, own))
 
 
 def _with_statements(
@@ -248,9 +254,11 @@ def _search(evidence: Evidence, likely: Sequence[str], end: float | None) -> cau
     def search(hypotheses: Sequence[Hypothesis]) -> causes.Search:
         return causes.search(evidence, hypotheses, end - time.monotonic())
 
-    likely_hypotheses = [h for h in HYPOTHESES if h.name in likely]
+    stage = None if evidence.stage is None else evidence.stage.stage
+    possible = [h for h in HYPOTHESES if h.may_show_in(stage)]
+    likely_hypotheses = [h for h in possible if h.name in likely]
     result = search(likely_hypotheses) if likely_hypotheses else None
-    return result if result is not None and result.causes else search(HYPOTHESES)
+    return result if result is not None and result.causes else search(possible)
 
 
 def _with_causes(explained: CallDiagnosis, search: causes.Search) -> CallDiagnosis:

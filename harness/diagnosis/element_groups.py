@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 BLOCKS = (128, 64, 32, 16)  # of columns, the largest first
 KINDS = ("expert", "slot", "token")  # facts of rows by which these are divided, too
-ENOUGH = 6  # elements for each group, on average: with fewer, anything could be explained
+# Elements for each group, on average: a factor for each n elements leaves about (1 - 1 / n) of the
+# square of any other error, far more than a statement may.
+ENOUGH = 2.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +51,17 @@ def groups_of(errors: StageErrors) -> Iterator[Groups]:
     """Yield divisions, those with the fewest groups first."""
     divisions = [_both(row, column) for row in _of_rows(errors) for column in _of_columns(errors)]
     for groups in sorted(divisions, key=lambda g: g.shape[0] * g.shape[1]):
-        if groups.shape[0] * groups.shape[1] * ENOUGH <= errors.actual.numel():
+        if _are_enough(groups, errors.is_wrong):
             yield groups
+
+
+def _are_enough(groups: Groups, is_wrong: Tensor) -> bool:
+    """Tell whether all groups have enough elements, and so those that have wrong ones."""
+    of_element = groups.of_element
+    counts = torch.bincount(of_element.flatten(), minlength=groups.shape[0] * groups.shape[1])
+    with_wrong = torch.bincount(of_element[is_wrong], minlength=len(counts)) > 0
+    parts = (counts, counts[with_wrong]) if bool(with_wrong.any()) else (counts,)
+    return all(float(part.double().mean()) >= ENOUGH for part in parts)
 
 
 @dataclass(frozen=True, kw_only=True)

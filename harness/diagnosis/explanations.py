@@ -58,14 +58,21 @@ EXPLANATIONS: tuple[Explanation, ...] = (
         module="which_block_products",
         unless=("which_weights", "which_inputs"),
     ),
-    Explanation(name="which_codes", module="which_codes"),
-    Explanation(name="which_block_scales", module="which_block_scales", unless=("which_factor",)),
+    Explanation(name="code_scales", module="code_scales"),
+    Explanation(name="which_codes", module="which_codes", unless=("code_scales",)),
+    Explanation(
+        name="which_block_scales",
+        module="which_block_scales",
+        unless=("which_factor", "code_scales"),
+    ),
     Explanation(name="which_addend", module="which_addend"),
     Explanation(name="stage_moved", module="stage_moved"),
     Explanation(name="rows_of_ranks", module="rows_of_ranks", unless=("stage_moved",)),
     Explanation(name="moved_weights", module="moved_weights", unless=("stage_moved",)),
     Explanation(name="which_ids", module="which_ids"),
+    Explanation(name="which_counts", module="which_counts"),
     Explanation(name="slot_weights", module="slot_weights"),
+    Explanation(name="zero_expert_weights", module="zero_expert_weights"),
     Explanation(name="which_function", module="which_function"),
 )
 

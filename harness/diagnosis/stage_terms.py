@@ -1,7 +1,7 @@
 """Split rows of the first wrong stage into the terms that they sum.
 
-A product sums over its inner dimension, in blocks; `combine` over the slots of a token, `finalize`
-and `out` over ranks.
+A product sums over its inner dimension, in blocks, and so do the shared experts; `combine` over the
+slots of a token, `finalize` and `out` over ranks, and `out` over zero experts, too.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from harness.diagnosis.evidence import Evidence
     from harness.diagnosis.stage_errors import StageErrors
 
+PASSED = ("the sum over ranks", "zero experts")
 ADAPTED = ("the experts' own matrices", "the adapters")
 PRODUCTS = ("gemm1", "gemm2", "weighted")
 BLOCKS = (256, 128, 64, 32, 16, 8)  # of the inner dimension, the largest first
@@ -115,12 +116,19 @@ def _splits(
                 inner = Fact(one=name, many=name, values=numbers, unit=block)
                 facts = _repeated(facts_of(handed, numbers), terms.shape[1])
                 yield "products", terms, [_counting(inner, terms), *facts]
-    elif wrong.expected.terms is not None and wrong.expected.over == "slots":
+    elif wrong.stage == "shared":
+        yield from _of_shared(handed, numbers)
+    elif wrong.expected.terms is None:
+        return
+    elif wrong.expected.over == "zero experts":
+        values = wrong.expected.terms[rows]
+        yield "shares", values, _facts_of_zero(numbers)
+    elif wrong.expected.over == "slots":
         values = wrong.expected.terms[rows]
         is_combine = wrong.stage == "combine"
         facts_of_slots = _slot_facts if is_combine else _facts_of_own
         yield "shares", values, facts_of_slots(handed, numbers)
-    elif wrong.expected.terms is not None:
+    else:
         values = wrong.expected.terms[rows]
         group = "gather" if wrong.stage == "finalize" else "tp"
         ranks = handed.subject.case.layout.group(group, handed.rank)
@@ -128,10 +136,28 @@ def _splits(
         yield "sums", values, [_of_ranks(ranks, values), *_repeated([row], values.shape[1])]
 
 
+def _of_shared(handed: Handed, rows: Tensor) -> Iterator[tuple[str, Tensor, list[Fact]]]:
+    """Yield the shared experts' part of these rows, split into blocks of intermediate columns."""
+    truth, layout = handed.subject.reference.shared, handed.subject.case.layout
+    if truth is None or truth.spans_rows:
+        return
+    x = handed.call.tokens.x[rows].float()
+    tp_rank = 0 if truth.shards == 1 else layout.tp_rank(handed.rank)
+    for block in BLOCKS:
+        terms = truth.column_terms(x, tp_rank, block)
+        inner = Fact(one="n", many="n", values=rows, unit=block)
+        row = Fact(one="row", many="rows", values=rows.double())
+        yield "products", terms, [_counting(inner, terms), *_repeated([row], terms.shape[1])]
+
+
 def _counting(fact: Fact, values: Tensor) -> Fact:
     """Return the fact with the number of each term."""
-    rows, count = values.shape[:2]
-    return fact.with_values(torch.arange(count, device=values.device).double().repeat(rows))
+    return fact.with_values(_numbered(values[:, 0, 0], values.shape[1]))
+
+
+def _numbered(rows: Tensor, count: int) -> Tensor:
+    """Return 0, 1, ..., count - 1 for each of these rows, [r * count]."""
+    return torch.arange(count, device=rows.device).double().repeat(len(rows))
 
 
 def _of_ranks(ranks: Sequence[int], values: Tensor) -> Fact:
@@ -192,6 +218,13 @@ def _facts_of_own(handed: Handed, tokens: Tensor) -> list[Fact]:
         Fact(one="expert", many="experts", values=experts),
         Fact(one="row", many="rows", values=row),
     ]
+
+
+def _facts_of_zero(rows: Tensor) -> list[Fact]:
+    """Return what is known of the sum over ranks and of the zero experts' shares, [r * 2]."""
+    kind = Fact(one="", many="", values=rows, names=PASSED)
+    row = Fact(one="row", many="rows", values=rows.double())
+    return [kind.with_values(_numbered(rows, 2)), *_repeated([row], 2)]
 
 
 def _terms(

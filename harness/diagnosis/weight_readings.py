@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
+from harness.diagnosis import scale_readings
+from harness.diagnosis.weight_codes import Codes, changed
 from moe.reference.formats import on_grid, step_of
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from moe.formats.format import Format
+    from harness.diagnosis.weight_codes import Reading
 
 AWQ = (0, 2, 4, 6, 1, 3, 5, 7)
 ORDERS = {  # within as many neighbours
@@ -30,30 +31,6 @@ ORDERS = {  # within as many neighbours
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Codes:
-    """A matrix [C, I] as codes. ratio: before rounding, of the codes' scale. scale, zero: of each
-    element, [C, I]; 1 and 0 of a format without. fmt: None for weights in the layer's dtype.
-    """
-
-    ratio: Tensor
-    codes: Tensor
-    scale: Tensor
-    zero: Tensor
-    fmt: Format | None = None
-
-    @property
-    def values(self) -> Tensor:
-        """Return [C, I], what the codes stand for."""
-        return (self.codes - self.zero) * self.scale
-
-    @property
-    def is_quantized(self) -> bool:
-        """Tell whether there are codes."""
-        return self.fmt is not None
-
-
-Reading = tuple[str, "Callable[[Codes], Codes | None]"]
 # Other rules for e8m0 scales: the exponent, from the largest value of each group and the top code.
 POWERS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "the next power of two above": lambda amax, top: (amax / top).log2().ceil(),
@@ -95,6 +72,7 @@ def readings(group: int | None) -> Iterator[Reading]:
         yield f"have the {noun} of the first output only", _of_first_output(what)
     if group is not None:
         yield from _of_groups(group)
+    yield from scale_readings.readings(group)
 
 
 def _of_groups(group: int) -> Iterator[Reading]:
@@ -132,7 +110,7 @@ def _roundings() -> Iterator[Reading]:
             step = torch.ones_like(clamped)
             if not (codes.fmt.zero_point or codes.fmt.is_integer):
                 step = step_of(clamped, codes.fmt)
-            return _changed(codes, "codes", rule(clamped / step) * step)
+            return changed(codes, "codes", rule(clamped / step) * step)
 
         return read
 
@@ -173,7 +151,7 @@ def _permuted_groups(
             return None
         places = torch.arange(count, device=part.device).view(-1, len(order), group)
         at = places[:, torch.tensor(order, device=part.device)].flatten()
-        return _changed(codes, what, part[:, at])
+        return changed(codes, what, part[:, at])
 
     return read
 
@@ -206,18 +184,6 @@ def _of_other_columns(
     return read
 
 
-def _applies(codes: Codes, what: str) -> bool:
-    return what == "codes" or codes.is_quantized
-
-
-def _changed(codes: Codes, what: str, value: Tensor) -> Codes | None:
-    """Return the codes with one part changed; None if that is no change."""
-    if not _applies(codes, what) or torch.equal(value, getattr(codes, what)):
-        return None
-    parts = {name: getattr(codes, name) for name in ("ratio", "codes", "scale", "zero")}
-    return Codes(**{**parts, what: value}, fmt=codes.fmt)
-
-
 def _permuted(what: str, axis: int, order: tuple[int, ...]) -> Callable[[Codes], Codes | None]:
     def read(codes: Codes) -> Codes | None:
         part: Tensor = getattr(codes, what)
@@ -226,23 +192,23 @@ def _permuted(what: str, axis: int, order: tuple[int, ...]) -> Callable[[Codes],
             return None
         places = torch.arange(count, device=part.device).view(-1, len(order))
         at = places[:, torch.tensor(order, device=part.device)].flatten()
-        return _changed(codes, what, part.index_select(axis, at))
+        return changed(codes, what, part.index_select(axis, at))
 
     return read
 
 
 def _rolled(what: str, axis: int, step: int) -> Callable[[Codes], Codes | None]:
-    return lambda codes: _changed(codes, what, getattr(codes, what).roll(step, axis))
+    return lambda codes: changed(codes, what, getattr(codes, what).roll(step, axis))
 
 
 def _flipped(what: str, axis: int) -> Callable[[Codes], Codes | None]:
-    return lambda codes: _changed(codes, what, getattr(codes, what).flip(axis))
+    return lambda codes: changed(codes, what, getattr(codes, what).flip(axis))
 
 
 def _half_exchanged(what: str) -> Callable[[Codes], Codes | None]:
     def read(codes: Codes) -> Codes | None:
         part: Tensor = getattr(codes, what)
-        return _changed(codes, what, part.roll(len(part) // 2, 0))
+        return changed(codes, what, part.roll(len(part) // 2, 0))
 
     return read
 
@@ -250,7 +216,7 @@ def _half_exchanged(what: str) -> Callable[[Codes], Codes | None]:
 def _of_first(what: str) -> Callable[[Codes], Codes | None]:
     def read(codes: Codes) -> Codes | None:
         part: Tensor = getattr(codes, what)
-        return _changed(codes, what, part[:, :1].expand_as(part))
+        return changed(codes, what, part[:, :1].expand_as(part))
 
     return read
 
@@ -258,6 +224,6 @@ def _of_first(what: str) -> Callable[[Codes], Codes | None]:
 def _of_first_output(what: str) -> Callable[[Codes], Codes | None]:
     def read(codes: Codes) -> Codes | None:
         part: Tensor = getattr(codes, what)
-        return _changed(codes, what, part[:1].expand_as(part))
+        return changed(codes, what, part[:1].expand_as(part))
 
     return read

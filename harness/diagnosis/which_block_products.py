@@ -6,6 +6,7 @@ one of its column. Those of other blocks, or of blocks that are summed already, 
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 NAME = "which_block_products"
 WRONG_ROWS, RIGHT_ROWS = 32, 16  # at most
+STEPS = (2, 4, 8)  # blocks that a kernel may sum in one turn of its loop
 SIZES = (256, 128, 64, 32, 16)  # of blocks, the largest first
 MOST_TERMS = 2**22  # elements of all blocks' products
 MOST_NAMED = 2
@@ -141,16 +143,11 @@ def which_block_products(errors: StageErrors, experts: Sequence[Blocks]) -> list
 def others(blocks: Blocks) -> list[tuple[str, Tensor]]:
     """Return other scales [n, C, B] of the blocks in words; always the same ones in order."""
     scales, x, w = blocks.scales, blocks.x, blocks.w
-    later = scales.flip(2)
     options = [
-        (
-            "each block's sum is added again with each later one: it is not set to zero between "
-            "blocks that have scales",
-            later.cumsum(dim=2).flip(2),
-        ),
+        *_not_reset(scales),
         (
             "the sum so far is multiplied by the scales of each later block, too",
-            later.cumprod(dim=2).flip(2),
+            scales.flip(2).cumprod(dim=2).flip(2),
         ),
         ("only the last block's product is multiplied by scales", _of_last(scales)),
         ("blocks' products are multiplied by the weights' scales alone", w.expand_as(scales)),
@@ -173,6 +170,29 @@ def others(blocks: Blocks) -> list[tuple[str, Tensor]]:
         both = f"both scales of each block are those of the block {side} it, in a circle"
         options.append((both, scales.roll(step, 2)))
     return options
+
+
+def _not_reset(scales: Tensor) -> list[tuple[str, Tensor]]:
+    """Return the scales if sums go on from block to block, in all of a row or within a step.
+
+    A step that is not full goes on with blocks of zeros, whose scales are 1, or 0.
+    """
+    blocks, text = scales.shape[2], "each block's sum is added again with each later one"
+    why = "it is not set to zero between blocks that have scales"
+    options = [(f"{text}: {why}", _sums_from(scales))]
+    for step, filler in itertools.product(STEPS, (0.0, 1.0)):
+        missing = -blocks % step
+        if (step >= blocks and not filler) or (filler and not missing):
+            continue  # as in all of a row, or as with zeros
+        padded = torch.nn.functional.pad(scales, (0, missing), value=filler)
+        sums = _sums_from(torch.unflatten(padded, 2, (-1, step))).flatten(2)[:, :, :blocks]
+        options.append((f"{text} of its step of {step}: {why}", sums))
+    return options
+
+
+def _sums_from(scales: Tensor) -> Tensor:
+    """Return the sums of each of these [..., B] and all after it."""
+    return scales.flip(-1).cumsum(dim=-1).flip(-1)
 
 
 def _of_last(scales: Tensor) -> Tensor:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+
 from harness.record.diagnosis import NamedCause
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 NAME = "which_ids"
 FEWEST = 2  # wrong ids: a single one follows any rule
 MOST_IDS = 6  # that are listed
+CHANCE = 0.01  # largest probability that some rule by row numbers gives all ids by chance
 MOST_PAIRS = 3  # of a right id and the one that is in its place
 
 
@@ -24,9 +27,30 @@ def explain(evidence: Evidence) -> Iterator[NamedCause]:
     errors = evidence.errors
     if errors is None or errors.noun != "ids":
         return
-    text = which_ids(errors.actual, errors.expected)
+    text = by_row(errors.actual, errors.expected, errors.numbers)
+    text = which_ids(errors.actual, errors.expected) if text is None else text
     if text is not None:
         yield NamedCause(name=NAME, cause=f"{errors.place} {text}", residual=0.0)
+
+
+def by_row(actual: Tensor, expected: Tensor, rows: Tensor) -> str | None:
+    """Return the rule by which ids follow from the numbers of rows alone, or None.
+
+    actual, expected: [R, C]; only one id in a row can follow such a rule. rows: [R], the numbers.
+    """
+    if actual.shape[1] != 1:
+        return None
+    is_used = (expected[:, 0] >= 0) & (actual[:, 0] >= 0)
+    ids, right, rows = actual[is_used, 0].long(), expected[is_used, 0].long(), rows[is_used]
+    if int((ids != right).sum()) < FEWEST:
+        return None
+    count = int(ids.max()) + 1
+    rules = {f"r % {count}": rows % count}
+    rules |= {f"r // {room}": rows // room for room in range(2, int(rows.max()) + 1)}
+    if count < 2 or len(rules) * float(count) ** -len(ids) > CHANCE:
+        return None
+    text = next((text for text, given in rules.items() if torch.equal(given, ids)), None)
+    return None if text is None else f"row r has the id {text}, whatever its expert is"
 
 
 def which_ids(actual: Tensor, expected: Tensor) -> str | None:

@@ -50,9 +50,14 @@ def explain(evidence: Evidence) -> Iterator[NamedCause]:
 
 
 def _of_stage(evidence: Evidence) -> Iterator[NamedCause]:
-    """Yield the cause with the largest blocks: smaller ones than those that are wrong fit, too."""
+    """Yield the cause with the largest blocks: smaller ones than those that are wrong fit, too.
+
+    One that lists terms gives way to a condition, which more and smaller terms may show.
+    """
     each = (which_shares(terms) for terms in stage_terms.terms_of(evidence))
-    yield from itertools.islice((cause for cause in each if cause is not None), 1)
+    causes = [c for c in each if c is not None]
+    named = [cause for cause in causes if not cause.where]
+    yield from (named or causes)[:1]
 
 
 def _of_output(evidence: Evidence) -> Iterator[NamedCause]:
@@ -71,6 +76,8 @@ def _of_output(evidence: Evidence) -> Iterator[NamedCause]:
 
 def which_shares(terms: Terms) -> NamedCause | None:
     """Return the cause if terms that a condition names, or all, count by another factor."""
+    if not bool(terms.values.isfinite().all()):
+        return None
     counts = terms.counts
     factors = _factors(terms, counts)
     named = [_named(terms, is_its, _known(terms, counts)) for _, is_its in factors]

@@ -13,7 +13,8 @@ import torch
 
 from harness.checks.stages_products import operands, sharded
 from harness.diagnosis.stage_terms import of_product
-from harness.diagnosis.weight_readings import Codes, readings
+from harness.diagnosis.weight_codes import Codes
+from harness.diagnosis.weight_readings import readings
 from harness.record.diagnosis import NamedCause
 from moe.reference import formats
 

@@ -36,6 +36,13 @@ NEEDS_OF_A_CASE: dict[str, Callable[[MoETestConfig], bool]] = {
 }
 
 
+# Stages after the experts: if one is the first wrong stage, what came before is right.
+AFTER_EXPERTS = ("restored", "shared", "out")
+SHOWN_AFTER_EXPERTS = frozenset(
+    {"rows", "shared", "zero_experts", "latent", "ranks", "balancing", "tokens"}
+)
+
+
 class NotApplicable(Exception):  # not an error: the mistake changes nothing in this case
     """Raised if a case's configuration rules the mistake out; the text says why."""
 
@@ -81,6 +88,14 @@ class Hypothesis:
         }
         needs = self.needs - NEEDS_OF_A_CASE.keys()
         return all(has.get(need, need in features) for need in needs)
+
+    def may_show_in(self, stage: str | None) -> bool:
+        """Tell whether this may be the first wrong stage of the mistake; None: no stage is known.
+
+        After the experts their products, routing and weights are known to be right.
+        """
+        is_after = self.family in SHOWN_AFTER_EXPERTS or self.name == "router_scale_on_shared"
+        return stage not in AFTER_EXPERTS or is_after
 
     def exists_in(self, case: MoETestConfig) -> bool:
         """Tell whether this case has all that the mistake needs."""

@@ -93,6 +93,20 @@ class SharedTruth:
         factor = gate_factor(x, self.gate)
         return y * factor, (sigma + y.abs() * FLOAT32_NOISE) * factor, doubt * factor
 
+    def column_terms(self, x: Tensor, tp_rank: int, block: int) -> Tensor:
+        """Return [T, P, K], what each block of a TP rank's intermediate columns adds to its part.
+
+        x: [T, K]. A scale that spans all rows is that of these rows.
+        """
+        h, w2, _ = self._products(x, self.shards)
+        value, w2_of_rank = h.value[tp_rank], w2[tp_rank]
+        terms = [
+            value[:, start : start + block] @ w2_of_rank[:, start : start + block].T
+            for start in range(0, value.shape[1], block)
+        ]
+        factor = 1.0 if self.gate is None else gate_factor(x, self.gate)[:, None]
+        return torch.stack(terms, dim=1) * factor
+
     def _products(self, x: Tensor, shards: int) -> tuple[Noisy, Tensor, Tensor]:
         """Return h [s, T, c], w2 [s, K, c] and their products y [s, T, K] of `shards` ranks."""
         w13, w2 = self._weights(x.dtype)

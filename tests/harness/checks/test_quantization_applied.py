@@ -8,12 +8,14 @@ import functools
 import pytest
 import torch
 
+from harness.checks import quantization_applied
+from harness.checks.check import Observation
 from harness.checks.quantization_applied import VARIANTS, message, projections, variants_of
 from harness.fixtures.layer_under_test import make_subject
 from harness.fixtures.phase_timer import Clock
 from harness.fixtures.rank_context import RankContext
 from harness.fixtures.run_calls import run_call
-from harness.record.result import Verdict
+from harness.record.result import Finding, Verdict
 from moe.quant import QUANT
 from moe.quant.int8_channel import Int8Channel
 from moe.spec import Scheme
@@ -113,6 +115,25 @@ def test_flips_explain_what_is_like_it_but_not_the_very_same():
     assert message_of(subject, with_output(wrong, between)) is None
     calm = with_output(call, between)  # and where flips cannot, it is named as well
     assert message_of(subject, calm).startswith("not_quantized: intermediates were")
+
+
+def test_of_a_wrong_output_only_a_close_fit_is_said():
+    """A scale of the intermediate that was too small had a projection of -.14."""
+    subject, call = first_call("fp8_block", 8)
+    wrong = of_variant(subject, call, "intermediates")
+    between = call.output.out.float().lerp(wrong.output.out.float(), 0.7).bfloat16()
+    part = with_output(call, between)
+    rows = Finding(check="output_rows", text="8 of 8 rows wrong", call=0)
+
+    def said(one, *before):
+        seen = Observation(subject=subject, context=None, calls=[one], findings=before)
+        return [finding.text for finding in quantization_applied.findings(seen)]
+
+    (text,) = said(part)
+    assert text.startswith("not_quantized: intermediates")
+    assert said(part, rows) == []
+    (text,) = said(wrong, rows)
+    assert text.startswith("not_quantized: intermediates")
 
 
 def test_an_error_of_another_kind_is_not_taken_for_it():

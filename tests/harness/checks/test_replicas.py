@@ -89,6 +89,18 @@ def test_zero_experts_stay_beyond_the_experts():
     )
 
 
+def test_ids_of_zero_experts_among_physical_ones_are_told():
+    ids = IDS.clone()
+    ids[4, 0] = 3
+    sent = physical_ids(ids, HOME)
+    sent[4, 0] = 3
+    (text,) = texts(call(0, HOME, sent=sent, ids=ids), call(1, AWAY, ids=ids))
+    assert text.endswith(
+        "expert 3 as physical expert 3; ids of zero experts (3 and above) must stay above all "
+        f"{len(HOME.physical_to_logical)} physical experts, which no rank has"
+    )
+
+
 def test_ranks_with_the_same_tokens_that_differ_are_told():
     sent = physical_ids(IDS, HOME)
     other = sent.clone()

@@ -43,6 +43,33 @@ def test_wrong_weights_of_the_second_call_are_named_with_it():
     assert finding.text.startswith("second call with 3 tokens: routing: ")
 
 
+FUSED = {"shared_experts": 2, "shared_fused": True, "m": 5}
+
+
+def fused_with(**orders):
+    """The findings if slots of the ids and the weights of both calls were in other orders."""
+    seen = observation(**FUSED)
+    for number, call in enumerate(seen.calls):
+        changes = {
+            name: getattr(call.output.routing, name)[:, order] for name, order in orders.items()
+        }
+        seen = with_routing(seen, number, **changes)
+    return [finding.text for finding in routing.findings(seen) if finding.call == 0]
+
+
+def test_slots_of_fused_shared_experts_that_are_elsewhere_are_told():
+    assert fused_with() == []
+    text = (
+        "routing: the ids of the fused shared experts are in slots {} and their weights in slots "
+        "{}; both must be in slots 2-3, after the router's"
+    )
+    assert text.format("0-1", "2-3") in fused_with(topk_ids=[2, 3, 0, 1])
+    assert text.format("2-3", "0-1") in fused_with(topk_weights=[2, 3, 0, 1])
+    assert text.format("1-2", "1-2") in fused_with(topk_ids=[0, 2, 3, 1], topk_weights=[0, 2, 3, 1])
+    mixed = fused_with(topk_ids=[0, 1, 3, 2])
+    assert "is not sent to each fused shared expert" in mixed[0]
+
+
 def nan_rows(**changes):
     """An observation whose row 1 holds a NaN, with its routing changed there."""
     seen = observation(logits="nan")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from harness.diagnosis.activation_formulas import factors, formulas, functions
+from harness.diagnosis.activation_formulas import factors, formulas, functions, in_steps
+from moe.activations import ACTIVATIONS
 from moe.reference.activation import activation_of
 
 NAMES = ["silu", "gelu", "relu2", "swiglu_clamped"]
@@ -34,3 +35,17 @@ def test_a_function_without_up_has_no_factor():
     texts = [text for text, _ in formulas(activation_of("silu_no_mul"), GATE, None)]
     assert not [text for text in texts if " up " in f" {text} "]
     assert "the function of the gate is relu" in texts
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_steps_of_a_sigmoid_are_rounded_one_by_one(dtype):
+    torch_dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[dtype]
+    row, gate, up = ACTIVATIONS.row("swiglu_clamped"), GATE.to(torch_dtype), UP.to(torch_dtype)
+    limited = gate.clamp(max=row.limit)
+    value = limited * torch.sigmoid(row.alpha * limited)
+    value = value * (up.clamp(-row.limit, row.limit) + row.beta)
+    steps = in_steps(activation_of("swiglu_clamped"), gate.float(), up.float(), dtype)
+    assert torch.equal(steps, value.float())
+    silu = in_steps(activation_of("silu_no_mul"), gate.float(), None, dtype)
+    assert torch.equal(silu, (gate * torch.sigmoid(gate)).float())
+    assert in_steps(activation_of("gelu"), gate.float(), up.float(), dtype) is None

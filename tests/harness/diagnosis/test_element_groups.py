@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from harness.diagnosis.element_groups import ENOUGH, groups_of
-from tests.harness.diagnosis.drawn_errors import COLUMNS, EXPERTS, ROWS, right
+from tests.harness.diagnosis.drawn_errors import COLUMNS, EXPERTS, ROWS, holding, right
 
 
 def test_the_fewest_groups_come_first_and_none_has_too_few_elements():
@@ -31,3 +31,15 @@ def test_each_element_has_its_group_and_each_group_its_facts():
         "columns 64-127",
         "columns 128-191",
     ]
+
+
+def test_wrong_elements_need_groups_with_enough_elements():
+    """A factor for each expert and column explains whatever an expert's only row holds."""
+    errors = right().of_rows(torch.cat([torch.arange(8), torch.tensor([8, 9])]))
+    whole = {groups.name for groups in groups_of(errors)}
+    assert "expert and column" in whole
+    wrong = errors.expected.clone()
+    wrong[8:] = wrong[8:].flip(1)
+    of_two = {groups.name for groups in groups_of(holding(errors, wrong))}
+    assert "expert and column" not in of_two
+    assert "expert" in of_two

@@ -11,7 +11,7 @@ from harness.checks.stage_bound import Expected, compare
 from harness.diagnosis import which_shares
 from harness.diagnosis.evidence import Evidence
 from harness.record.result import Verdict
-from moe import intermediates
+from moe import intermediates, shared
 from moe.experts import torch_loop
 from moe.experts.torch_loop import TorchLoopExperts
 from moe.intermediates import Kept
@@ -79,10 +79,10 @@ def test_a_slot_of_the_weighted_sum(monkeypatch):
         assert texts[0].endswith(" count half")
 
 
-def stage_evidence(stage, actual, terms):
+def stage_evidence(stage, actual, terms, over="ranks"):
     call, _ = shares_of(SPREAD)
     value = terms.sum(dim=1)
-    expected = Expected(value=value, tolerance=0.01 * value.abs() + 0.01, terms=terms)
+    expected = Expected(value=value, tolerance=0.01 * value.abs() + 0.01, terms=terms, over=over)
     rows = torch.arange(len(value))
     wrong = compare(stage, actual, expected, {"rows": rows})
     call.stages["ids"] = Kept(value=call.output.routing.topk_ids)
@@ -96,6 +96,26 @@ def test_a_rank_of_the_sum_over_ranks():
     twice = terms.sum(dim=1) + terms[:, 1]
     (cause,) = which_shares.explain(stage_evidence("finalize", twice, terms))
     assert cause.cause == "in stage finalize the sums of rank 1 count twice"
+
+
+def test_all_that_zero_experts_add():
+    terms = torch.randn(32, 2, 256, generator=torch.Generator().manual_seed(0))
+    said = which_shares.explain(stage_evidence("out", terms[:, 0], terms, "zero experts"))
+    assert [c.cause for c in said] == ["in stage out the shares of zero experts are left out"]
+
+
+def test_columns_of_the_shared_experts():
+    real, width = shared.SharedExperts._product, 128
+
+    def cut(self, x, w):
+        if x.shape[1] == width:  # the second product
+            x = x.clone()
+            x[:, 32:64] = 0
+        return real(self, x, w)
+
+    two = CASE.replace(m=8, shared_experts=2, n=width // 2, k=96)
+    said = causes_of(lambda patch: patch.setattr(shared.SharedExperts, "_product", cut), two)
+    assert said[-1] == ["in stage shared the products of n 32-63 are left out"]
 
 
 def test_a_stage_that_is_no_sum_and_one_with_noise_say_nothing():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from harness.diagnosis.weight_readings import Codes
+from harness.diagnosis.weight_codes import Codes
 from harness.diagnosis.which_block_products import blocks_of, others, which_block_products
 from harness.diagnosis.which_weights import Multiplied
 from tests.harness.diagnosis.drawn_errors import of_product

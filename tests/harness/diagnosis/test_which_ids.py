@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.diagnosis.which_ids import which_ids
+from harness.diagnosis.which_ids import by_row, which_ids
 
 IDS = torch.randint(-1, 8, (24, 2), generator=torch.Generator().manual_seed(0)).float()
 
@@ -53,3 +53,28 @@ def test_an_id_that_is_wrong_only_sometimes_follows_no_rule():
     sometimes[:12] = torch.where(IDS[:12] == 7, 1, sometimes[:12])
     assert bool((IDS[12:] == 5).any())
     assert which_ids(sometimes, IDS) is None
+
+
+def of_blocks(rule, experts=2, room=8):
+    """Ids by row of blocks for each expert, of which six rows are used; and what a rule gives."""
+    rows = torch.arange(experts * room)
+    right = torch.where(rows % room < 6, rows // room, -1)
+    actual = torch.where(right >= 0, rule(rows), -1)
+    return by_row(actual[:, None].float(), right[:, None].float(), rows)
+
+
+def test_ids_that_follow_from_the_number_of_the_row_alone():
+    said = "row r has the id {}, whatever its expert is"
+    assert of_blocks(lambda r: r % 2) == said.format("r % 2")
+    assert of_blocks(lambda r: r % 3, experts=3) == said.format("r % 3")
+    assert of_blocks(lambda r: r // 6) == said.format("r // 6")
+    assert of_blocks(lambda r: r // 8) is None  # right
+    assert of_blocks(lambda r: torch.zeros_like(r)) is None
+    assert by_row(IDS, IDS.flip(0), torch.arange(len(IDS))) is None  # several ids in a row
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 999))
+def test_random_ids_follow_from_no_number(seed):
+    generator = torch.Generator().manual_seed(seed)
+    assert of_blocks(lambda r: torch.randint(0, 2, r.shape, generator=generator)) is None

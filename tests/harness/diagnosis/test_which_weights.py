@@ -49,7 +49,8 @@ def test_each_reading_is_named_or_one_that_gives_the_same(name):
             continue
         cause = said(name, changed)
         if cause != text:  # such as `rounded down` and `toward zero` of codes from 0 on
-            same = [table[cause](one.codes) for one in given_of(name)]
+            right = [one.codes for one in given_of(name)]  # as by scales of twice the size in fp8
+            same = right if cause is None else [table[cause](codes) for codes in right]
             pairs = zip(same, changed, strict=True)
             assert all(torch.allclose(a.values, b.values, atol=1e-3) for a, b in pairs), (
                 text,

@@ -33,6 +33,17 @@ def test_features_name_a_gate_of_shared_experts():
     assert "shared_gate" not in features_of(case(shared_experts=1).layer_spec)
 
 
+def test_a_mistake_in_the_experts_does_not_show_first_after_them():
+    inside, around = rows_of("experts", last_slot_dropped="?") + rows_of("ranks", rank_twice="?")
+    for stage in (None, "dispatch", "gemm1", "combine", "finalize"):
+        assert inside.may_show_in(stage)
+    for stage in ("restored", "shared", "out"):
+        assert not inside.may_show_in(stage)
+        assert around.may_show_in(stage)
+    (of_shared,) = rows_of("routing", router_scale_on_shared="?")
+    assert of_shared.may_show_in("out")
+
+
 def test_a_row_computes_the_function_of_its_name_in_its_family():
     (row,) = rows_of("rows", halved="half")
     here = scene(case())

@@ -112,6 +112,17 @@ def test_parts_of_the_tp_ranks_add_up():
         assert sigma.shape == doubt.shape == (TOKENS, HIDDEN)
 
 
+def test_blocks_of_columns_add_up_to_a_ranks_part():
+    gate = normal(1, HIDDEN) / HIDDEN**0.5
+    for layout, rank in ((Layout(), 0), (Layout(tp_size=2), 1)):
+        one = truth(SHARED, gate, layout=layout)
+        terms = one.column_terms(X, rank, 16)
+        assert terms.shape == (TOKENS, INNER // layout.tp_size // 16, HIDDEN)
+        assert torch.allclose(terms.sum(dim=1), one.stage(X, rank)[0], rtol=1e-4, atol=1e-5)
+    half = dataclasses.replace(one, w2=torch.cat([W2[:, :32], W2[:, 32:] * 0], dim=1))
+    assert not half.column_terms(X, 1, 16).any()
+
+
 def test_a_quantized_one_may_flip_codes():
     """Each rank quantizes its own columns."""
     scheme = Scheme(weights="int8_channel", activations="int8_token")

@@ -1,0 +1,124 @@
+"""Find by which other scales the tokens were quantized, if their codes are wrong.
+
+Tokens are known, so that their codes by other scales can be computed: by scales that are rounded,
+of another size, of other rows or columns, or in another dtype.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from harness.checks.stages_collectives import SENT
+from harness.diagnosis.stage_terms import handed_of
+from harness.record.diagnosis import NamedCause
+from moe.reference.formats import activation_scale, group_amax, on_grid, step_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+    from harness.diagnosis.evidence import Evidence
+    from harness.diagnosis.stage_errors import StageErrors
+    from moe.formats.format import Format
+
+NAME = "code_scales"
+FEWEST = 4  # wrong codes
+AT_TIES = 0.1  # part of the wrong codes that another rounding of the ratio may explain
+MOST_NAMED = 2
+
+
+def explain(evidence: Evidence) -> Iterator[NamedCause]:
+    """Yield the scales that give all codes of the experts' input, of tokens that are known."""
+    wrong, errors, case = evidence.stage, evidence.errors, evidence.scene.case
+    if errors is None or errors.stage != "input" or errors.noun != "elements" or case.latent:
+        return
+    assert evidence.subject is not None, "a stage is read of a subject"
+    fmt = evidence.subject.reference.act_format
+    if wrong is None or SENT not in wrong.labels or case.weights_input or fmt.block is None:
+        return
+    if fmt.static or fmt.global_scale or fmt.has_one_scale:
+        return
+    at = torch.searchsorted(wrong.labels["rows"].sort().values, errors.numbers)
+    order = wrong.labels["rows"].argsort()
+    x = handed_of(evidence).sent.float()
+    yield from code_scales(errors, x, wrong.labels[SENT][order[at]], fmt)
+
+
+def code_scales(
+    errors: StageErrors, x: Tensor, tokens: Tensor, fmt: Format
+) -> Iterator[NamedCause]:
+    """Yield at most MOST_NAMED statements. x: [S, K], all tokens. tokens: [R], the rows' own."""
+    if int(errors.is_wrong.sum()) < FEWEST or not bool(errors.actual.isfinite().all()):
+        return
+    own, named = activation_scale(x, fmt, None).expand_as(x), 0
+    for text, codes in others(x, own, fmt):
+        if named < MOST_NAMED and _fits(errors, codes[tokens], fmt):
+            named += 1
+            cause = f"{errors.place} the codes are those of {text}"
+            yield NamedCause(name=NAME, cause=cause, residual=0.0)
+
+
+def _fits(errors: StageErrors, codes: Tensor, fmt: Format) -> bool:
+    """Tell whether the stage holds these codes [R, K], but for some at a tie."""
+    off = errors.actual != codes
+    step = step_of(torch.maximum(errors.actual.abs(), codes.abs()), fmt)
+    is_near = ((errors.actual - codes).abs() <= 1.01 * step).all()
+    few = int(off.sum()) <= AT_TIES * int(errors.is_wrong.sum())
+    return few and bool(is_near)
+
+
+def others(x: Tensor, own: Tensor, fmt: Format) -> Iterator[tuple[str, Tensor]]:
+    """Yield other scales in words, and the codes [S, K] that they give. own: [S, K], the scales."""
+    for text, scale in _scales(x, own, fmt):
+        if scale is not None and bool((scale > 0).all()) and not torch.equal(scale, own):
+            yield text, _codes(x / scale, fmt)
+    for dtype in ("bf16", "fp16"):
+        ratio = on_grid(x / own, dtype)
+        yield f"a quotient by the scale that is rounded to {dtype}", _codes(ratio, fmt)
+        both = on_grid(x / on_grid(own, dtype), dtype)
+        text = f"a quotient that is rounded to {dtype}, by scales that are"
+        yield text, _codes(both, fmt)
+
+
+def _codes(ratio: Tensor, fmt: Format) -> Tensor:
+    return on_grid(ratio.clamp(fmt.lowest, fmt.top), fmt)
+
+
+def _scales(x: Tensor, own: Tensor, fmt: Format) -> Iterator[tuple[str, Tensor | None]]:
+    if fmt.scale_dtype == "f32":
+        for dtype in ("bf16", "fp16"):
+            yield f"scales that are rounded to {dtype}", on_grid(own, dtype)
+        yield "scales that are rounded up to powers of two", 2.0 ** own.log2().ceil()
+        yield "scales that are rounded down to powers of two", 2.0 ** own.log2().floor()
+        for other in sorted({fmt.top + 1, fmt.top - 1, fmt.top + 0.5, 448.0, 240.0, 224.0}):
+            text = f"scales by which the largest value is {other:g}, not {fmt.top:g}"
+            yield text, own * (fmt.top / other)
+    for power in (2.0, 0.5, 4.0, 0.25):
+        yield f"scales that are {power:g} times as large", own * power
+    yield "the scales of the row before each", own.roll(1, 0)
+    yield "the scales of the row after each", own.roll(-1, 0)
+    yield "the scales of the first row", own[:1].expand_as(own)
+    yield "one scale for all rows", own.amax(dim=0, keepdim=True).expand_as(own)
+    yield from _of_columns(x, own, fmt)
+
+
+def _of_columns(x: Tensor, own: Tensor, fmt: Format) -> Iterator[tuple[str, Tensor | None]]:
+    """Yield the scales of other columns, or of a part of the columns."""
+    group, width = fmt.group, x.shape[1]
+    if group is not None and group < width:
+        yield "the scales of the group of columns before each", own.roll(group, 1)
+        yield "the scales of the group of columns after each", own.roll(-group, 1)
+        yield "one scale for each row", own.amax(dim=1, keepdim=True).expand_as(own)
+    size = width if group is None else group
+    full = group_amax(x, size).clamp(min=1e-30)
+    for text, part in (
+        ("the even columns", x * (torch.arange(width, device=x.device) % 2 == 0)),
+        ("the odd columns", x * (torch.arange(width, device=x.device) % 2 == 1)),
+        ("values that are positive", x.clamp(min=0)),
+    ):
+        ratio = (group_amax(part, size) / full).repeat_interleave(size, dim=1)[:, :width]
+        is_exact = fmt.scale_dtype == "f32"
+        yield f"scales that only {text} decide", own * ratio if is_exact else None
