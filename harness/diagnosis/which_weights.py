@@ -6,6 +6,7 @@ rows tell which may fit, and all rows must then follow it.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from harness.record.diagnosis import NamedCause
 from moe.reference import formats
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor
 
@@ -34,12 +35,36 @@ MOST_ELEMENTS = 2**21  # of a rank's weights, beyond which the readings would ta
 
 
 @dataclass(frozen=True, kw_only=True)
+class Whole:
+    """A matrix that is split over ranks. codes: of all of it. part: takes this rank's of such one."""
+
+    codes: Codes
+    part: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Multiplied:
-    """What one expert's product multiplies. rows: [n] of the stage's, x: [n, I], codes: [C, I]."""
+    """What one expert's product multiplies. rows: [n] of the stage's, x: [n, I], codes: [C, I].
+
+    whole: the matrix of which the codes are this rank's part, if it is split.
+    """
 
     rows: Tensor
     x: Tensor
     codes: Codes
+    whole: Whole | None = None
+
+    def read(self, reading: Callable[[Codes], Codes | None], *, before: bool) -> Codes | None:
+        """Return this rank's codes by a reading of its part, or of the matrix before it is split.
+
+        None if the reading does not apply, or if there is nothing before.
+        """
+        if not before:
+            return reading(self.codes)
+        other = None if self.whole is None else reading(self.whole.codes)
+        if self.whole is None or other is None:
+            return None
+        return of_parts(other, self.whole.part)
 
 
 def explain(evidence: Evidence) -> Iterator[NamedCause]:
@@ -62,19 +87,34 @@ def multiplied(handed: Handed, errors: StageErrors) -> list[Multiplied]:
     if sum(w.numel() for _, _, w in parts) > MOST_ELEMENTS:
         return []
     return [
-        Multiplied(rows=rows, x=x, codes=_codes_of(handed, errors, int(rows[0])))
-        for rows, x, _ in parts
+        _multiplied(rows, x, _whole_of(handed, errors, int(rows[0])), w.shape)
+        for rows, x, w in parts
     ]
 
 
-def _codes_of(handed: Handed, errors: StageErrors, row: int) -> Codes:
-    """Return this rank's part of the first or second matrix of a row's expert."""
+def _multiplied(rows: Tensor, x: Tensor, whole: Whole, shape: torch.Size) -> Multiplied:
+    is_split = whole.codes.codes.shape != shape
+    codes = of_parts(whole.codes, whole.part)
+    return Multiplied(rows=rows, x=x, codes=codes, whole=whole if is_split else None)
+
+
+def of_parts(codes: Codes, part: Callable[[Tensor], Tensor]) -> Codes:
+    """Return the codes of this rank's part of a matrix."""
+    parts = {name: part(getattr(codes, name)) for name in ("ratio", "codes", "scale", "zero")}
+    return Codes(**parts, fmt=codes.fmt)
+
+
+def _whole_of(handed: Handed, errors: StageErrors, row: int) -> Whole:
+    """Return the first or second matrix of a row's expert, before it is split over ranks."""
     reference, number = handed.subject.reference, 0 if errors.stage == "gemm1" else 1
     expert = int(handed.global_ids(handed.ids.flatten()[errors.numbers[row]]))
-    both = [codes_of(w.float(), reference.weight_format) for w in reference.expert(expert)]
-    names = ("ratio", "codes", "scale", "zero")
-    parts = {n: sharded(handed, *(getattr(w, n) for w in both))[number] for n in names}
-    return Codes(**parts, fmt=both[number].fmt)
+    both = [w.float() for w in reference.expert(expert)]
+
+    def part(matrix: Tensor) -> Tensor:
+        pair = (matrix, both[1]) if number == 0 else (both[0], matrix)
+        return sharded(handed, *pair)[number]
+
+    return Whole(codes=codes_of(both[number], reference.weight_format), part=part)
 
 
 def codes_of(w: Tensor, fmt: Format) -> Codes:
@@ -99,19 +139,20 @@ def which_weights(
     wrong = errors.is_wrong.any(dim=1)
     first = max(given, key=lambda one: int(wrong[one.rows].sum()))
     few, partial = errors.of_rows(first.rows), None
-    for text, read in readings(group):
-        change = _change(first, read(first.codes))
+    for (text, read), before in itertools.product(readings(group), (False, True)):
+        change = _change(first, first.read(read, before=before))
         if change is None or few.fitting(few.expected + change) is None:
             continue
         predicted = errors.expected.clone()
         for one in given:
-            of_expert = _change(one, read(one.codes))
+            of_expert = _change(one, one.read(read, before=before))
             if of_expert is not None:
                 predicted[one.rows] += of_expert
         fit = errors.fitting(predicted)
         if fit is not None:
             residual, where = fit
-            cause = f"{errors.place} the weights {text}"
+            split = ", before they are split over ranks" if before else ""
+            cause = f"{errors.place} the weights {text}{split}"
             named = NamedCause(name=NAME, cause=cause, residual=residual, where=where)
             if not where:
                 return named

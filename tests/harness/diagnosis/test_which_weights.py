@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from harness.diagnosis.weight_readings import readings
-from harness.diagnosis.which_weights import Multiplied, codes_of, which_weights
+from harness.diagnosis.which_weights import Multiplied, Whole, codes_of, of_parts, which_weights
 from moe.formats import FORMATS
 from moe.reference import formats
 from tests.harness.diagnosis.drawn_errors import by_row, of_product
@@ -72,3 +72,21 @@ def test_codes_are_those_of_the_reference():
         assert torch.equal(
             codes_of(w, FORMATS[name]).values, formats.weight_values(w, FORMATS[name])
         )
+
+
+def test_a_reading_of_the_matrix_before_it_is_split_over_ranks():
+    """The second rank's columns, of scales whose groups are read in another order."""
+    draw, group = torch.Generator().manual_seed(4), 32
+    whole = codes_of(torch.randn(COLUMNS, 2 * INNER, generator=draw), FORMATS["int4_zp_g32"])
+    one = Whole(codes=whole, part=lambda matrix: matrix[:, INNER:])
+    x = torch.randn(4 * ROWS, INNER, generator=draw)
+    rank = Multiplied(rows=torch.arange(len(x)), x=x, codes=of_parts(whole, one.part), whole=one)
+    text = "have the scales of the groups of inputs in reverse order"
+    wrong = rank.read(dict(readings(group))[text], before=True)
+    expected = x @ rank.codes.values.T
+    errors = of_product(expected, x @ wrong.values.T, least=1e-3, facts=by_row(expected))
+    cause = which_weights(errors, [rank], group)
+    assert cause.cause == f"in stage gemm1 the weights {text}, before they are split over ranks"
+    alone = Multiplied(rows=rank.rows, x=x, codes=rank.codes)
+    assert which_weights(errors, [alone], group) is None
+    assert alone.read(dict(readings(group))[text], before=True) is None
