@@ -36,7 +36,7 @@ MOST_ELEMENTS = 2**21  # of a rank's weights, beyond which the readings would ta
 
 @dataclass(frozen=True, kw_only=True)
 class Whole:
-    """A matrix that is split over ranks. codes: of all of it. part: takes this rank's of such one."""
+    """A matrix that is split over ranks. codes: of all of it. part: gives this rank's of it."""
 
     codes: Codes
     part: Callable[[Tensor], Tensor]
