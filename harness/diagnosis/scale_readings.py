@@ -174,16 +174,19 @@ def _ordered(
     """Read the scales or zero points of groups in another order."""
 
     def read(codes: Codes) -> Codes | None:
-        width = codes.scale.shape[1] if group is None else group
-        if codes.scale.shape[1] % width:
+        outputs, inputs = codes.scale.shape
+        rows = 1 if codes.fmt is None or codes.fmt.block is None else codes.fmt.block[0] or outputs
+        width = inputs if group is None else group
+        if inputs % width or outputs % rows:
             return None
         other: Codes | None = codes
         for part in parts:
             values: Tensor = getattr(codes, part)
-            moved = order(values[:, ::width].contiguous())
+            moved = order(values[::rows, ::width].contiguous())
             if moved is None or other is None:
                 return None
-            other = changed(other, part, moved.repeat_interleave(width, dim=1))
+            spread = moved.repeat_interleave(rows, dim=0).repeat_interleave(width, dim=1)
+            other = changed(other, part, spread)
         return other
 
     return read

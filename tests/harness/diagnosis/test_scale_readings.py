@@ -108,3 +108,18 @@ def test_noise_and_mixtures_are_no_reading():
     half = torch.where(torch.rand(codes.scale.shape, generator=draw) < 0.5, 2.0, 1.0)
     mixed = x @ (codes.values * half).T
     assert which_weights(of_product(expected, mixed, least=1e-3), [one], GROUP) is None
+
+
+def test_blocks_of_outputs_move_as_one():
+    fmt = FORMATS["fp8_block"]
+    draw = torch.Generator().manual_seed(7)
+    w = (
+        torch.randn(512, 256, generator=draw)
+        * 2.0 ** torch.arange(8).repeat_interleave(64)[:, None]
+    )
+    codes = codes_of(w, fmt)
+    text = "have scales that are interleaved, one of gate and one of up"
+    other = dict(readings(128))[text](codes)
+    of_blocks = codes.scale[::128, ::128]
+    assert torch.equal(other.scale[::128, ::128], of_blocks[[0, 2, 1, 3]])
+    assert torch.equal(other.scale, other.scale[::128].repeat_interleave(128, dim=0))
