@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from harness.checks.large_columns import NORMAL, shares
 from harness.checks.output_text import interpreter_hint
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 # of a sum: the largest element error of 4,650 correct outputs was 7.
 ELEMENT_FACTOR = 12.0
 SIGMAS = 6.0  # standard deviations of the bias that chance may cause
-# Columns of a row differ in size: E[q^4] = 3 E[q^2]^2 for normal ones, and steps grow with q.
-_KURTOSIS = 3.0
 _FLOAT32_LOSS = 2.0**-18  # relative error of three norms computed in float32
 
 
@@ -115,7 +114,10 @@ def _bias(
 ) -> tuple[float, float]:
     """Return <y - q, q> and its limit, relative to <q, q>. lengths: norms [T] of y - q, y, q."""
     distance_sq, actual_sq, reference_sq = (t.double().square() for t in lengths)
-    per_column = _KURTOSIS / answer.out.shape[1] * reference_sq
+    # What a row's variance adds to that of <y - q, q>: q^2 of its columns, each by its part of the
+    # variance, which grows as q^2
+    share = shares(answer.out).clamp(min=NORMAL / answer.out.shape[1])
+    per_column = share * reference_sq
     variance, flips, common, weights = along.double()
     variance_sum = (variance + per_column * answer.variance).sum()
     flips_sum = (flips + per_column * answer.flips).sum()

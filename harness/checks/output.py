@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness.checks import element_and_bias
+from harness.checks.large_columns import total_factor
 from harness.checks.output_text import not_finite, row_numbers, rows_text, value_ranges
 from harness.checks.row_errors import RowErrors, norm_of_all, ratio
 from harness.record.result import Verdict
@@ -60,6 +61,12 @@ def tolerance_factors(variance: Tensor, columns: int) -> tuple[float, float]:
     return max(ROW_FACTOR, _factor(max(columns, 1))), max(TOTAL_FACTOR, total_factor)
 
 
+def factors_of(answer: Answer) -> tuple[float, float]:
+    """Return the factors of a row and of all rows together, larger where few columns are most."""
+    each, every = tolerance_factors(answer.variance, answer.out.shape[1])
+    return each, max(every, total_factor(answer.variance, answer.out))
+
+
 def _factor(values: float) -> float:
     """Return the factor for a root mean square of so many values.
 
@@ -81,14 +88,14 @@ def row_tolerance(answer: Answer, factor: float | None = None) -> Tensor:
 def judge(actual: Tensor, answer: Answer, factors: tuple[float, float] | None = None) -> Judgement:
     """Judge an output. actual: [T, K], any float dtype; answer: the reference of the same tokens.
 
-    factors: of a row and of all rows together; None: `tolerance_factors` of these rows.
+    factors: of a row and of all rows together; None: `factors_of` these rows.
     Raises ValueError if shapes or devices differ, or if the reference itself is not finite.
     """
     _check(actual, answer)
     if actual.shape[0] == 0:
         return Judgement(verdict=Verdict.PASSED, metrics={"rows": 0.0})
     if factors is None:
-        factors = tolerance_factors(answer.variance, answer.out.shape[1])
+        factors = factors_of(answer)
     rows = _rows(actual, answer, factors)
     if not rows.reference.isfinite().all() and not answer.out.isfinite().all():
         raise ValueError(

@@ -62,11 +62,14 @@ def _fits(scene: Scene, predicted: Tensor, is_wrong: Tensor, columns: Tensor | N
     hypothetical = predicted[:, :, part].to(scene.actual.dtype).float()
     unit = expected.square().mean(dim=1, keepdim=True).sqrt()
     remaining = lengths(actual, hypothetical, unit)  # [H, r']
-    distance = lengths(actual, expected, unit)
+    held = expected.to(scene.actual.dtype).float()  # a mistake that changes nothing rounds, too
+    distance = torch.minimum(*(lengths(actual, right, unit) for right in (expected, held)))
     ratio = hypothetical.nan_to_num().norm(dim=2) / expected.norm(dim=1).clamp(min=1e-38)
     tolerance = TOLERANCE_FACTOR * row_tolerance(scene.answer)[rows] * ratio.clamp(min=1, max=1e3)
     within = (remaining <= tolerance).double()
-    residual = remaining[:, wrong].norm(dim=1) / distance[wrong].norm().clamp(min=1e-38)
+    error = distance[wrong].norm()
+    left = remaining[:, wrong].norm(dim=1) / error.clamp(min=1e-38)
+    residual = torch.where(error > 0, left, torch.ones_like(left))  # no error is left unexplained
     measured = torch.stack([residual, within[:, wrong].mean(dim=1), within.mean(dim=1)], dim=1)
     return [_fit(*numbers, in_columns=columns is not None) for numbers in measured.tolist()]
 

@@ -13,7 +13,7 @@ import torch
 
 from harness.checks.alternatives import BEYOND
 from harness.checks.element_and_bias import measure, tolerance_used
-from harness.checks.output import row_tolerance, tolerance_factors
+from harness.checks.output import factors_of, row_tolerance
 from harness.fixtures.exact_tensors import settled
 from harness.mutants import FEW, HYPOTHESES, Hypothesis, NotApplicable
 from harness.record.proof import Outcome, Proof
@@ -137,7 +137,7 @@ def _rejected_by(answer: Answer, outputs: Tensor, scene: Scene) -> Tensor:
     """
     rounded = outputs.to(TORCH_DTYPE[scene.case.dtype]).to(answer.out.dtype)
     distance = (rounded - answer.out).square().sum(dim=2)
-    row_factor, total_factor = tolerance_factors(answer.variance, answer.out.shape[1])
+    row_factor, total_factor = factors_of(answer)
     row_exceeds = (distance > row_tolerance(answer, row_factor).square()).any(dim=1)
     total_exceeds = distance.sum(dim=1) > row_tolerance(answer, total_factor).square().sum()
     affects_all = torch.ones_like(total_exceeds)

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
 from harness.checks.output import judge
 from harness.record.result import Verdict
+from moe.reference.error_propagation import rounding_variance
 from moe.spec import Numerics
 from tests.harness.checks.answers import CASE, answer_of
+
+if TYPE_CHECKING:
+    from moe.reference.result import Answer
 
 
 def truncated(x: torch.Tensor) -> torch.Tensor:
@@ -69,6 +74,32 @@ def test_small_outputs_of_an_interpreted_kernel_have_the_interpreter_named(monke
     assert not named("cut off", torch.Tensor.float)  # nothing was cast to bf16
     monkeypatch.delenv("TRITON_INTERPRET")
     assert not named("cut off")
+
+
+def one_large_column(seed: int, share: float) -> Answer:
+    """One row, which is one column but for `share` of it, with the error of a rounding to bf16."""
+    draw = torch.Generator().manual_seed(seed)
+    out = share * torch.randn(1, 100, generator=draw)
+    out[:, 7] = 16 + 16 * torch.rand(1, generator=draw)
+    zeros = torch.zeros(1)
+    return dataclasses.replace(
+        ROUNDED,
+        out=out,
+        variance=rounding_variance(out, "bf16").sum(dim=1),
+        flips=zeros,
+        along=torch.zeros(4, 1),
+        parts=None,
+    )
+
+
+@pytest.mark.parametrize("share", [0.01, 0.1, 1.0])
+def test_the_rounding_of_a_column_that_is_most_of_a_row_is_no_bias(share: float) -> None:
+    """Zero experts return tokens, in which one column may be most of the row."""
+    answers = [one_large_column(seed, share) for seed in range(40)]
+    found = [judge(answer.out.bfloat16(), answer) for answer in answers]
+    assert [result.messages for result in found if result.verdict is not Verdict.PASSED] == []
+    wrong = [judge((answer.out * 1.02).bfloat16(), answer) for answer in answers]
+    assert {result.verdict for result in wrong} == {Verdict.FAILED}
 
 
 def test_an_element_is_named_with_both_values() -> None:
