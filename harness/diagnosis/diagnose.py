@@ -254,8 +254,9 @@ def _search(evidence: Evidence, likely: Sequence[str], end: float | None) -> cau
     def search(hypotheses: Sequence[Hypothesis]) -> causes.Search:
         return causes.search(evidence, hypotheses, end - time.monotonic())
 
-    stage = None if evidence.stage is None else evidence.stage.stage
-    possible = [h for h in HYPOTHESES if h.may_show_in(stage)]
+    wrong = evidence.stage
+    stage, noun = (None, "elements") if wrong is None else (wrong.stage, wrong.noun)
+    possible = [h for h in HYPOTHESES if h.may_show_in(stage, noun)]
     likely_hypotheses = [h for h in possible if h.name in likely]
     result = search(likely_hypotheses) if likely_hypotheses else None
     return result if result is not None and result.causes else search(possible)

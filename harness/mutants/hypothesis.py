@@ -41,6 +41,11 @@ AFTER_EXPERTS = ("restored", "shared", "out")
 SHOWN_AFTER_EXPERTS = frozenset(
     {"rows", "shared", "zero_experts", "latent", "ranks", "balancing", "tokens"}
 )
+# What is wrong of a stage if tokens came to other ranks or experts than they should
+OF_DELIVERY = ("counts of tokens", "ids", "adapters")
+SHOWN_IN_DELIVERY = frozenset(
+    {"rows", "experts", "ranks", "tokens", "balancing", "zero_experts", "lora"}
+)
 
 
 class NotApplicable(Exception):  # not an error: the mistake changes nothing in this case
@@ -89,11 +94,15 @@ class Hypothesis:
         needs = self.needs - NEEDS_OF_A_CASE.keys()
         return all(has.get(need, need in features) for need in needs)
 
-    def may_show_in(self, stage: str | None) -> bool:
+    def may_show_in(self, stage: str | None, noun: str = "elements") -> bool:
         """Tell whether this may be the first wrong stage of the mistake; None: no stage is known.
 
-        After the experts their products, routing and weights are known to be right.
+        After the experts their products, routing and weights are known to be right. Where tokens
+        came to other ranks or experts, nothing inside the experts is the first mistake. noun: what
+        of the stage is wrong.
         """
+        if noun in OF_DELIVERY:
+            return self.family in SHOWN_IN_DELIVERY
         is_after = self.family in SHOWN_AFTER_EXPERTS or self.name == "router_scale_on_shared"
         return stage not in AFTER_EXPERTS or is_after
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from harness.mutants.hypothesis import Hypothesis, features_of, proof, rows_of
+from harness.checks.stages_collectives import COUNTS
+from harness.mutants.hypothesis import OF_DELIVERY, Hypothesis, features_of, proof, rows_of
 from tests.harness.mutants.samples import apart, case, scene
 
 TWO = {"dp_size": 2, "use_ep": True}
@@ -42,6 +43,15 @@ def test_a_mistake_in_the_experts_does_not_show_first_after_them():
         assert around.may_show_in(stage)
     (of_shared,) = rows_of("routing", router_scale_on_shared="?")
     assert of_shared.may_show_in("out")
+
+
+def test_a_mistake_inside_the_experts_is_none_of_where_tokens_go():
+    (inside,), (around,) = rows_of("routing", weights_ignored="?"), rows_of("ranks", rank_twice="?")
+    for noun in OF_DELIVERY:
+        assert not inside.may_show_in("dispatch", noun)
+        assert around.may_show_in("dispatch", noun)
+    assert inside.may_show_in("dispatch", "router weights")
+    assert COUNTS in OF_DELIVERY
 
 
 def test_a_row_computes_the_function_of_its_name_in_its_family():
