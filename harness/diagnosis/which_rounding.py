@@ -22,12 +22,14 @@ if TYPE_CHECKING:
     from harness.diagnosis.evidence import Evidence
     from harness.diagnosis.stage_errors import StageErrors
     from harness.diagnosis.terms import Terms
+    from moe.formats.format import Format
 
 NAME = "which_rounding"
 NOUNS = ("elements", "router weights", "scales")
 NARROW = ("bf16", "fp16")
 OF_TERMS = ("e4m3", "bf16", "fp16")  # to which each term of a sum may be rounded
 LARGEST = 0.1  # error, as a part of the values, that is looked at: roundings are small
+EXACT = 2.0**-20  # of the size of a sum: what it may differ from that of its terms by rounding
 MANTISSA = 16  # bits of a float32 that bf16 lacks
 
 
@@ -71,13 +73,24 @@ def rounded_terms(terms: Terms) -> NamedCause | None:
         return None
     for dtype in OF_TERMS:
         grid = FORMATS["fp8_tensor"] if dtype == "e4m3" else dtype
-        change = (on_grid(terms.values, grid) - terms.values).sum(dim=1)
-        residual = fitted(terms, terms.expected + change)
+        residual = fitted(terms, _of_rounded(terms, grid))
         if residual is not None and residual <= MAX_RESIDUAL:
             text = f"each of the {terms.values.shape[1]} {terms.noun} is rounded to {dtype}"
             cause = f"in stage {terms.stage} {text} before they are added"
             return NamedCause(name=NAME, cause=cause, residual=residual)
     return None
+
+
+def _of_rounded(terms: Terms, grid: str | Format) -> Tensor:
+    """Return [R, C], the sum if each term is on a grid.
+
+    Exact where the sum is of these terms alone: of terms with few bits it often lies half a step
+    from two values of a grid, and goes to one or the other by its last bit.
+    """
+    values = terms.values.double()
+    rest = terms.expected.double() - values.sum(dim=1)
+    rest = torch.where(rest.abs() <= EXACT * values.abs().sum(dim=1), 0.0, rest)
+    return (rest + on_grid(terms.values, grid).double().sum(dim=1)).float()
 
 
 def rounded_sums(terms: Terms) -> NamedCause | None:

@@ -123,3 +123,23 @@ def test_scales_in_the_dtype_of_the_tokens_are_rounded_and_nothing_else():
         cause.cause == "in stage dispatch all scales are rounded to bf16 more than they should be"
     )
     assert faults == []
+
+
+def test_sums_of_few_bits_that_lie_half_a_step_from_two_values():
+    """Three rounded terms: one sum of twenty went to the other value by its last bit."""
+    values = sums(3, terms=3)
+    actual = values.bfloat16().float().sum(dim=1).bfloat16().float()
+    expected = values.sum(dim=1)
+    terms = Terms(
+        noun="shares",
+        actual=actual,
+        expected=expected,
+        tolerance=2.0**-9 * expected.norm(dim=1),
+        is_wrong=torch.ones(ROWS, dtype=torch.bool),
+        values=values,
+        facts=(),
+        stage="combine",
+    )
+    cause = rounded_terms(terms)
+    assert cause is not None
+    assert cause.residual < 1e-3
