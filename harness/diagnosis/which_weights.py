@@ -35,7 +35,7 @@ MOST_ELEMENTS = 2**21  # of a rank's weights, beyond which the readings would ta
 
 
 @dataclass(frozen=True, kw_only=True)
-class Whole:
+class Unsplit:
     """A matrix that is split over ranks. codes: of all of it. part: gives this rank's of it."""
 
     codes: Codes
@@ -46,13 +46,13 @@ class Whole:
 class Multiplied:
     """What one expert's product multiplies. rows: [n] of the stage's, x: [n, I], codes: [C, I].
 
-    whole: the matrix of which the codes are this rank's part, if it is split.
+    unsplit: the matrix of which the codes are this rank's part, if it is split.
     """
 
     rows: Tensor
     x: Tensor
     codes: Codes
-    whole: Whole | None = None
+    unsplit: Unsplit | None = None
 
     def read(self, reading: Callable[[Codes], Codes | None], *, before: bool) -> Codes | None:
         """Return this rank's codes by a reading of its part, or of the matrix before it is split.
@@ -61,10 +61,10 @@ class Multiplied:
         """
         if not before:
             return reading(self.codes)
-        other = None if self.whole is None else reading(self.whole.codes)
-        if self.whole is None or other is None:
+        other = None if self.unsplit is None else reading(self.unsplit.codes)
+        if self.unsplit is None or other is None:
             return None
-        return of_parts(other, self.whole.part)
+        return of_parts(other, self.unsplit.part)
 
 
 def explain(evidence: Evidence) -> Iterator[NamedCause]:
@@ -87,15 +87,15 @@ def multiplied(handed: Handed, errors: StageErrors) -> list[Multiplied]:
     if sum(w.numel() for _, _, w in parts) > MOST_ELEMENTS:
         return []
     return [
-        _multiplied(rows, x, _whole_of(handed, errors, int(rows[0])), w.shape)
+        _multiplied(rows, x, _unsplit_of(handed, errors, int(rows[0])), w.shape)
         for rows, x, w in parts
     ]
 
 
-def _multiplied(rows: Tensor, x: Tensor, whole: Whole, shape: torch.Size) -> Multiplied:
-    is_split = whole.codes.codes.shape != shape
-    codes = of_parts(whole.codes, whole.part)
-    return Multiplied(rows=rows, x=x, codes=codes, whole=whole if is_split else None)
+def _multiplied(rows: Tensor, x: Tensor, unsplit: Unsplit, shape: torch.Size) -> Multiplied:
+    is_split = unsplit.codes.codes.shape != shape
+    codes = of_parts(unsplit.codes, unsplit.part)
+    return Multiplied(rows=rows, x=x, codes=codes, unsplit=unsplit if is_split else None)
 
 
 def of_parts(codes: Codes, part: Callable[[Tensor], Tensor]) -> Codes:
@@ -104,7 +104,7 @@ def of_parts(codes: Codes, part: Callable[[Tensor], Tensor]) -> Codes:
     return Codes(**parts, fmt=codes.fmt)
 
 
-def _whole_of(handed: Handed, errors: StageErrors, row: int) -> Whole:
+def _unsplit_of(handed: Handed, errors: StageErrors, row: int) -> Unsplit:
     """Return the first or second matrix of a row's expert, before it is split over ranks."""
     reference, number = handed.subject.reference, 0 if errors.stage == "gemm1" else 1
     expert = int(handed.global_ids(handed.ids.flatten()[errors.numbers[row]]))
@@ -114,7 +114,7 @@ def _whole_of(handed: Handed, errors: StageErrors, row: int) -> Whole:
         pair = (matrix, both[1]) if number == 0 else (both[0], matrix)
         return sharded(handed, *pair)[number]
 
-    return Whole(codes=codes_of(both[number], reference.weight_format), part=part)
+    return Unsplit(codes=codes_of(both[number], reference.weight_format), part=part)
 
 
 def codes_of(w: Tensor, fmt: Format) -> Codes:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from harness.diagnosis.weight_readings import readings
-from harness.diagnosis.which_weights import Multiplied, Whole, codes_of, of_parts, which_weights
+from harness.diagnosis.which_weights import Multiplied, Unsplit, codes_of, of_parts, which_weights
 from moe.formats import FORMATS
 from moe.reference import formats
 from tests.harness.diagnosis.drawn_errors import by_row, of_product
@@ -77,10 +77,10 @@ def test_codes_are_those_of_the_reference():
 def test_a_reading_of_the_matrix_before_it_is_split_over_ranks():
     """The second rank's columns, of scales whose groups are read in another order."""
     draw, group = torch.Generator().manual_seed(4), 32
-    whole = codes_of(torch.randn(COLUMNS, 2 * INNER, generator=draw), FORMATS["int4_zp_g32"])
-    one = Whole(codes=whole, part=lambda matrix: matrix[:, INNER:])
+    matrix = codes_of(torch.randn(COLUMNS, 2 * INNER, generator=draw), FORMATS["int4_zp_g32"])
+    one = Unsplit(codes=matrix, part=lambda m: m[:, INNER:])
     x = torch.randn(4 * ROWS, INNER, generator=draw)
-    rank = Multiplied(rows=torch.arange(len(x)), x=x, codes=of_parts(whole, one.part), whole=one)
+    rank = Multiplied(rows=torch.arange(len(x)), x=x, codes=of_parts(matrix, one.part), unsplit=one)
     text = "have the scales of the groups of inputs in reverse order"
     wrong = rank.read(dict(readings(group))[text], before=True)
     expected = x @ rank.codes.values.T
