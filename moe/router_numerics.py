@@ -101,7 +101,7 @@ _SOURCES: dict[str, tuple[str, ...]] = {
     "total": ("chosen",),
     "scaled": ("weights",),
 }
-_CUSTOMARY = (
+CUSTOMARY = (
     PLAIN,
     RouterNumerics.as_torch(),
     RouterNumerics.as_torch(total="f32"),
@@ -115,7 +115,7 @@ def alternatives(stated: RouterNumerics | None, **layer: Any) -> tuple[RouterNum
 
     layer: the arguments of `RouterNumerics.resolved`.
     """
-    tried = _CUSTOMARY if stated is None else (stated,)
+    tried = CUSTOMARY if stated is None else (stated,)
     return tuple(dict.fromkeys(numerics.resolved(**layer) for numerics in tried))
 
 
@@ -125,7 +125,14 @@ def only_of_weights(numerics: RouterNumerics) -> RouterNumerics:
 
 
 def declaration(numerics: RouterNumerics) -> str:
-    """Return the Python expression that states these numerics, to paste into a row."""
+    """Return the shortest expression that states these numerics, to paste into a row."""
+    ways = ((PLAIN, "RouterNumerics"), (RouterNumerics.as_torch(), "RouterNumerics.as_torch"))
+    texts = (f"{name}({_differences(numerics, base)})" for base, name in ways)
+    return min(texts, key=len)
+
+
+def _differences(numerics: RouterNumerics, base: RouterNumerics) -> str:
+    """Return the arguments by which these numerics differ from the base."""
     stated = {name: getattr(numerics, name) for name in PLACES}
-    named = (f'{name}="{value}"' for name, value in stated.items() if value != "f32")
-    return f"RouterNumerics({', '.join(named)})"
+    named = (f'{name}="{value}"' for name, value in stated.items() if value != getattr(base, name))
+    return ", ".join(named)

@@ -40,6 +40,11 @@ OF_ROUTER: tuple[Explanation, ...] = (
     Explanation(name="router_logits", module="router_logits"),
     Explanation(name="router_choice", module="router_choice", unless=("router_logits",)),
     Explanation(name="router_weights", module="router_weights", unless=("router_logits",)),
+    Explanation(
+        name="router_roundings",
+        module="router_roundings",
+        unless=("router_logits", "router_choice", "router_weights"),
+    ),
 )
 EXPLANATIONS: tuple[Explanation, ...] = (
     Explanation(name="rows_moved", module="moved_rows"),

@@ -18,6 +18,7 @@ from harness.record.diagnosis import NamedCause
 from harness.record.formatting import numbers_text
 from moe.reference.formats import on_grid
 from moe.reference.limited_choice import Keys
+from moe.reference.router_rounding import all_scores
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,6 +80,8 @@ def are_valid(routed: Routed) -> Tensor:
 
 def keys_of(routed: Routed) -> Keys:
     """Return the keys by which experts are to be chosen."""
+    if routed.truth.numerics.rounds_choice:
+        return routed.truth.rounded_keys(routed.logits)
     if routed.truth.by_logits:
         return _keys(routed, routed.logits)
     return routed.truth.keys(routed.logits)
@@ -127,13 +130,13 @@ def _other_keys(routed: Routed, keys: Keys) -> Iterator[tuple[str, Keys]]:
     """Yield other keys than the right ones, in words."""
     bias, method = routed.truth.bias, routed.truth.method
     if bias is not None:
-        scores, own = routed.truth.router.scores(routed.logits).double(), bias.double()
+        scores, own = all_scores(routed.truth.router, routed.logits), bias.double()
         yield "experts are chosen without the correction bias", _keys(routed, scores)
         yield "the correction bias is subtracted", _keys(routed, scores - own)
         yield "the correction bias is added twice", _keys(routed, scores + 2 * own)
         yield (
             "the correction bias is added to the logits",
-            _keys(routed, routed.truth.router.scores(routed.logits + own).double()),
+            _keys(routed, all_scores(routed.truth.router, routed.logits + own)),
         )
     if method.is_limited:
         yield "no group of experts is left out", _keys(routed, keys.values, limited=False)

@@ -14,6 +14,7 @@ import torch
 from torch.nn.functional import softplus
 
 from moe.reference.formats import on_grid
+from moe.reference.router_rounding import all_scores, rounded_scores
 from moe.reference.routing import truth_of
 from moe.routers import ROUTERS
 
@@ -36,6 +37,10 @@ class Routed:
     truth: RoutingTruth
     logits: Tensor
     ids: Tensor
+
+    def kept(self, place: str, values: Tensor) -> Tensor:
+        """Return values as the router's row says that they are rounded in this place."""
+        return on_grid(values, getattr(self.truth.numerics, place))
 
     def chosen(self, values: Tensor) -> Tensor:
         """Return the chosen experts' values [T, k] of [T, E]."""
@@ -70,9 +75,10 @@ def _computed(
     """Yield the formula with these parts replaced, unless it has no finite weights."""
     chosen = [other.get(number, part[0]) for number, part in enumerate(parts)]
     score, total, scale, rounded, placed = (function for _, function in chosen)
-    of_all = score()
-    own = routed.chosen(of_all)
-    weights = placed(rounded(scale(own / total(of_all, own))))
+    of_all = routed.kept("scores", score())
+    own = routed.kept("chosen", routed.chosen(of_all))
+    quotients = routed.kept("weights", own / routed.kept("total", total(of_all, own)))
+    weights = placed(rounded(routed.kept("scaled", scale(quotients))))
     if bool(weights.isfinite().all()):
         yield Formula(texts=tuple(text for text, _ in chosen if text), weights=weights)
 
@@ -80,14 +86,14 @@ def _computed(
 def scores(routed: Routed) -> dict[str, Callable[[], Tensor]]:
     """Return what may have been the scores [T, E] of all experts, the right ones first."""
     truth, logits = routed.truth, routed.logits
-    right = truth.router.scores(logits).double()
+    right = rounded_scores(truth.router, logits, truth.numerics).middle
     options: dict[str, Callable[[], Tensor]] = {"": lambda: right}
     bias = truth.bias
     if bias is not None:
         options["the scores with the correction bias are weighed"] = lambda: right + bias.double()
-        options["the correction bias is added to the logits"] = lambda: truth.router.scores(
-            logits + bias.double()
-        ).double()
+        options["the correction bias is added to the logits"] = _scored(
+            truth, logits + bias.double()
+        )
     for name in OTHER_ROUTERS:
         if name != truth.method.router:
             options[f"the scores are those of router {name}"] = _of_router(name, logits)
@@ -132,7 +138,7 @@ INNER: dict[str, tuple[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]]
 
 
 def _of_router(name: str, logits: Tensor) -> Callable[[], Tensor]:
-    return lambda: truth_of(name).scores(logits).double()
+    return lambda: all_scores(truth_of(name), logits)
 
 
 def _on_grid(values: Tensor, dtype: str) -> Callable[[], Tensor]:
@@ -140,7 +146,7 @@ def _on_grid(values: Tensor, dtype: str) -> Callable[[], Tensor]:
 
 
 def _scored(truth: RoutingTruth, logits: Tensor) -> Callable[[], Tensor]:
-    return lambda: truth.router.scores(logits).double()
+    return lambda: all_scores(truth.router, logits)
 
 
 def _rolled(values: Tensor, step: int, dim: int) -> Callable[[], Tensor]:

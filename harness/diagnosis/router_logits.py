@@ -72,8 +72,9 @@ def follows(routed: Routed, logits: Tensor, weights: Tensor) -> Tensor:
     """Return [T] bool, the tokens whose ids and weights [T, k] are right ones of logits [T, E]."""
     is_chosen = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, routed.ids, True)
     is_distinct = is_chosen.sum(dim=1) == routed.ids.shape[1]
-    right = routed.truth.weights(logits, routed.ids).double()
-    return is_distinct & routed.truth.is_valid(logits, is_chosen) & is_close(weights, right, REACH)
+    limits = routed.truth.limits(logits, routed.ids)
+    is_right = ~limits.exclude(weights).any(dim=1) | is_close(weights, limits.middle, REACH)
+    return is_distinct & routed.truth.is_valid(logits, is_chosen) & is_right
 
 
 def other_logits(logits: Tensor, rows: Tensor) -> Iterator[tuple[str, Tensor]]:

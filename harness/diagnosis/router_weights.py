@@ -15,9 +15,10 @@ from harness.diagnosis.conditions import Fact, splitting
 from harness.diagnosis.router_formulas import Routed, formulas
 from harness.diagnosis.stage_errors import StageErrors
 from harness.diagnosis.which_factor import which_factor
-from harness.fixtures.routing_truth import routing_truth
+from harness.fixtures.routing_truth import judging_truths
 from harness.fixtures.undefined_rows import defined_rows
 from harness.record.diagnosis import NamedCause
+from moe.reference.router_rounding import all_scores
 from moe.reference.routing import WEIGHT_NOISE
 from moe.routers import ROUTERS
 
@@ -53,7 +54,7 @@ def routed_of(evidence: Evidence) -> tuple[Routed | None, Tensor | None]:
     rows = defined_rows(call.tokens)[:MOST_ROWS]
     if len(rows) == 0:
         return None, None
-    truth = routing_truth(case, rows.device)
+    truth = judging_truths(case, rows.device)[0]
     ids = call.output.routing.topk_ids[rows, : case.top_k].long()
     weights = call.output.routing.topk_weights[rows, : case.top_k]
     logits = call.tokens.logits[rows].double()
@@ -65,8 +66,8 @@ def router_weights(routed: Routed, weights: Tensor) -> list[NamedCause]:
     errors = routed.truth.errors(routed.logits, routed.ids.int(), weights.float())
     if not errors or "wrong weights" not in errors[0] or not bool(weights.isfinite().all()):
         return []
-    expected = routed.truth.weights(routed.logits, routed.ids).double()
-    wrong = ~is_close(weights, expected, 1.0)
+    limits = routed.truth.limits(routed.logits, routed.ids)
+    expected, wrong = limits.middle, limits.exclude(weights).any(dim=1)
     if int(wrong.sum()) < FEWEST and not bool(wrong.all()):
         return []
     where = _where(wrong)
@@ -118,7 +119,7 @@ def _cause(text: str, where: str) -> NamedCause:
 
 def solved(routed: Routed, weights: Tensor, wrong: Tensor) -> str | None:
     """Return a formula with a number that all wrong rows [w, k] agree on, in words, or None."""
-    scores = routed.chosen(routed.truth.router.scores(routed.logits).double())[wrong]
+    scores = routed.chosen(all_scores(routed.truth.router, routed.logits))[wrong]
     scale = routed.truth.method.scale
     total = scores.sum(dim=1, keepdim=True)
     added = _agreed(scores * scale / weights - total, total)

@@ -76,10 +76,10 @@ def rounded_scores(router: RouterTruth, logits: Tensor, numerics: RouterNumerics
     if inner is not None and outer is not None:
         first = Interval.around(inner(logits)).kept_in(numerics.inner)
         return first.map(outer).widened().kept_in(numerics.scores)
-    return Interval.around(_scores(router, logits)).kept_in(numerics.scores)
+    return Interval.around(all_scores(router, logits)).kept_in(numerics.scores)
 
 
-def _scores(router: RouterTruth, logits: Tensor) -> Tensor:
+def all_scores(router: RouterTruth, logits: Tensor) -> Tensor:
     """Return [T, E] float64. A truth without `scores` weighs every expert instead."""
     if hasattr(router, "scores"):
         return router.scores(logits)

@@ -3,6 +3,7 @@
 import pytest
 
 from moe.router_numerics import (
+    CUSTOMARY,
     PLACES,
     PLAIN,
     RouterNumerics,
@@ -92,4 +93,7 @@ def test_a_declaration_is_the_expression_to_paste():
     assert declaration(PLAIN) == "RouterNumerics()"
     numerics = RouterNumerics(scores="logits", total="same")
     assert declaration(numerics) == 'RouterNumerics(scores="logits", total="same")'
-    assert eval(declaration(numerics)) == numerics
+    assert declaration(RouterNumerics.as_torch()) == "RouterNumerics.as_torch()"
+    but_one = RouterNumerics.as_torch(total="f32")
+    assert declaration(but_one) == 'RouterNumerics.as_torch(total="f32")'
+    assert all(eval(declaration(one)) == one for one in (numerics, but_one, *CUSTOMARY))
