@@ -136,7 +136,8 @@ def _remarks(folder: RunFolder) -> list[str]:
     hints = [f"hint: {hint}" for hint in bound_slack.hints(results)]
     known = ledger.notes(results, folder.info.refused)
     in_common = common_failures.lines(results)
-    return [*in_common, *hints, *last_lines.assumed_numerics(results), *known]
+    assumed = (*last_lines.assumed_numerics(results), *last_lines.assumed_roundings(results))
+    return [*in_common, *hints, *assumed, *known]
 
 
 def _part(args: argparse.Namespace, plan: Plan) -> Part:

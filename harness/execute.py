@@ -15,6 +15,7 @@ import torch
 from harness import checks
 from harness.checks.check import Observation
 from harness.checks.judge import judge, verdict
+from harness.checks.routing import assumed as assumed_roundings
 from harness.checks.sketches import sketches
 from harness.diagnosis.diagnose import diagnose
 from harness.fixtures import recorded_files, saved_tensors
@@ -110,6 +111,7 @@ def _judged_result(observation: Observation, leaks: Sequence[str], clock: Clock)
         battery=battery,
         diagnosis=diagnosis,
         assumed=_assumed(observation.subject),
+        router_assumed=assumed_roundings(observation),
         poisoned=bool(leaks),
     )
 

@@ -110,13 +110,18 @@ CUSTOMARY = (
 )
 
 
-def alternatives(stated: RouterNumerics | None, **layer: Any) -> tuple[RouterNumerics, ...]:
-    """Return the resolved numerics by which a router may be right: those stated, or customary ones.
+def alternatives(
+    stated: RouterNumerics | None, **layer: Any
+) -> dict[RouterNumerics, RouterNumerics]:
+    """Return the resolved numerics by which a router may be right, each with how a row states it.
 
-    layer: the arguments of `RouterNumerics.resolved`.
+    They are those that its row states, or customary ones. layer: the arguments of
+    `RouterNumerics.resolved`.
     """
-    tried = CUSTOMARY if stated is None else (stated,)
-    return tuple(dict.fromkeys(numerics.resolved(**layer) for numerics in tried))
+    tried: dict[RouterNumerics, RouterNumerics] = {}
+    for numerics in CUSTOMARY if stated is None else (stated,):
+        tried.setdefault(numerics.resolved(**layer), numerics)
+    return tried
 
 
 def only_of_weights(numerics: RouterNumerics) -> RouterNumerics:

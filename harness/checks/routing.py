@@ -10,8 +10,9 @@ from harness.checks.check import Check, Observation, call_prefix
 from harness.fixtures import fused_slots
 from harness.fixtures.routing_truth import judging_truths
 from harness.fixtures.undefined_rows import defined_rows
-from harness.record.result import Finding
+from harness.record.result import Finding, Verdict
 from moe.reference.routing import fused_errors
+from moe.router_numerics import declaration
 from moe.routers import ROUTERS
 
 if TYPE_CHECKING:
@@ -32,9 +33,11 @@ def findings(observation: Observation) -> tuple[Finding, ...]:
     subject = observation.subject
     if not ROUTERS.row(subject.case.router).is_judged:
         return ()
-    texts, assumed = _judged(observation)
-    hint = f"; {UNSTATED}" if assumed else ""
-    return tuple(
+    texts, truth = _judged(observation)
+    row = ROUTERS.row(subject.case.router)
+    is_silent = len(row.roundings(truth.method, subject.case.dtype)) > 1
+    hint = f"; {UNSTATED}" if is_silent else ""
+    wrong = tuple(
         Finding(check=CHECK.name, call=call.number, text=f"{call_prefix(call)}{text}{suffix}")
         for call, routed in zip(observation.calls, texts, strict=True)
         for text, suffix in (
@@ -42,18 +45,33 @@ def findings(observation: Observation) -> tuple[Finding, ...]:
             *((text, "") for text in _fused_messages(call, subject)),
         )
     )
+    if any(texts) or not is_silent or truth.numerics.is_plain:
+        return wrong
+    return (*wrong, Finding(check=CHECK.name, verdict=Verdict.PASSED, detail=truth))
 
 
-def _judged(observation: Observation) -> tuple[list[list[str]], bool]:
-    """Return each call's messages, and whether they follow from roundings that are assumed."""
+def _judged(observation: Observation) -> tuple[list[list[str]], RoutingTruth]:
+    """Return each call's messages and the truth they are of: the first that finds nothing wrong.
+
+    If each does, the first one.
+    """
     truths = judging_truths(observation.subject.case, observation.context.device)
-    first: list[list[str]] = []
-    for truth in truths:
-        texts = [_messages(call, truth) for call in observation.calls]
-        if not any(texts):
-            return texts, False
-        first = first or texts
-    return first, len(truths) > 1
+    judged = (([_messages(call, t) for call in observation.calls], t) for t in truths)
+    first = next(judged)
+    if not any(first[0]):
+        return first
+    return next((pair for pair in judged if not any(pair[0])), first)
+
+
+def assumed(observation: Observation) -> str | None:
+    """Return the roundings that were assumed of a router that is not right without them."""
+    of_check = (finding for finding in observation.findings if finding.check == CHECK.name)
+    truth = next((f.detail for f in of_check if f.verdict is Verdict.PASSED), None)
+    if truth is None:
+        return None
+    case = observation.subject.case
+    tried = ROUTERS.row(case.router).stated_roundings(truth.method, case.dtype)
+    return declaration(tried[truth.numerics])
 
 
 def _messages(call: Call, truth: RoutingTruth) -> list[str]:

@@ -148,7 +148,8 @@ def _finish(fuzzer: Fuzzer, began: float) -> int:
     if fuzzer.results:
         ran = map(MoETestConfig.from_id, fuzzer.results)
         print(fuzz_coverage.pairs_line(fuzzer.space, ran))
-    for line in last_lines.assumed_numerics(fuzzer.results.values()):
+    results = fuzzer.results.values()
+    for line in (*last_lines.assumed_numerics(results), *last_lines.assumed_roundings(results)):
         print(line)
     counted = replace(summary, counts={**summary.counts, Verdict.VACUOUS: 0})
     code = last_lines.code_with_record(counted.exit_code(), fuzzer.folder)

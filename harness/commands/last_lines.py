@@ -57,6 +57,20 @@ def assumed_numerics(results: Iterable[CaseResult]) -> list[str]:
     ]
 
 
+def assumed_roundings(results: Iterable[CaseResult]) -> list[str]:
+    """Return a line for each router whose row states no roundings, and which made it right."""
+    pairs = Counter(
+        (MoETestConfig.from_id(result.case_id).router, result.router_assumed)
+        for result in results
+        if result.router_assumed is not None
+    )
+    return [
+        f"routing: {router} is right in {count} case(s) if it may round; its row can say so: "
+        f"rounding={roundings}"
+        for (router, roundings), count in pairs.items()
+    ]
+
+
 def not_run(
     summary: Summary, *, fail_fast: bool, out_of_time: bool = False, recorded: bool = False
 ) -> list[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from harness.diagnosis.router_weights import routed_of
 from harness.record.diagnosis import NamedCause
-from moe.router_numerics import CUSTOMARY, declaration
+from moe.router_numerics import declaration
 from moe.routers import ROUTERS
 
 if TYPE_CHECKING:
@@ -40,9 +40,8 @@ def router_roundings(routed: Routed, weights: Tensor, dtype: str) -> Iterator[Na
     if not bool(weights.isfinite().all()) or not _errors(routed, routed.truth.numerics, weights):
         return
     row = ROUTERS.row(routed.truth.method.router)
-    for numerics in CUSTOMARY:
-        stated = dataclasses.replace(row, rounding=numerics, rounding_with_bias=None)
-        (resolved,) = stated.roundings(routed.truth.method, dtype)
+    silent = dataclasses.replace(row, rounding=None, rounding_with_bias=None)
+    for resolved, numerics in silent.stated_roundings(routed.truth.method, dtype).items():
         if not _errors(routed, resolved, weights):
             shown = f"state rounding={declaration(numerics)}"
             cause = f"in the router all is right but for roundings: if they are meant, {shown}"

@@ -30,6 +30,7 @@ def merge(case_id: str, world_size: int, ranks: list[RankResult], seconds: float
         battery=battery,
         diagnoses=agreed([r.diagnosis for r in ranks if r.diagnosis is not None]),
         assumed=next((r.assumed for r in ranks if r.assumed is not None), None),
+        router_assumed=next((r.router_assumed for r in ranks if r.router_assumed), None),
         **_messages(ranks),
         **_data(ranks),
     )

@@ -106,6 +106,7 @@ class RankResult:
     battery: tuple[Proof, ...] = ()  # the self-check's proofs, if passed
     diagnosis: Diagnosis | None = None  # what is wrong, if failed
     assumed: str | None = None  # the numerics that were assumed; None if the row states all
+    router_assumed: str | None = None  # roundings of a silent router, unless it is right without
     # Launched kernels of ours with their compile-time arguments, see moe.kernels.specialisation
     kernels: tuple[str, ...] = ()
     poisoned: bool = False  # whether later cases must not run in this process
@@ -177,6 +178,7 @@ class CaseResult:
     battery: tuple[Proof, ...] = ()  # the self-check over all ranks, see `proof.best`
     diagnoses: tuple[Diagnosis, ...] = ()  # of each failed rank
     assumed: str | None = None  # the numerics that were assumed; None if the row states all
+    router_assumed: str | None = None  # roundings of a silent router, unless it is right without
     kernels: tuple[str, ...] = ()  # launched by any rank, see moe.kernels.specialisation
     attempt: int = 1  # 2 and more: run again in a fresh gang
     earlier: tuple[Attempt, ...] = ()  # attempts before this one, the first first

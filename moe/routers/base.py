@@ -133,6 +133,12 @@ class RouterSpec(MemberSpec):
 
         dtype: the layer's.
         """
+        return tuple(self.stated_roundings(method, dtype))
+
+    def stated_roundings(
+        self, method: RoutingMethod, dtype: str
+    ) -> dict[RouterNumerics, RouterNumerics]:
+        """Return the resolved numerics of `roundings`, each with how a row would state it."""
         stated = self.rounding
         if method.bias and self.rounding_with_bias is not None:
             stated = self.rounding_with_bias
@@ -140,9 +146,13 @@ class RouterSpec(MemberSpec):
         logits = dtype if method.logits_dtype == "model" else method.logits_dtype
         layer = {"bias": method.bias, "renormalize": renormalizes}
         tried = alternatives(stated, logits=logits, model=dtype, **layer)
-        if self.always_renormalizes:  # it chooses by logits and has no other scores than weights
-            tried = tuple(dict.fromkeys(map(only_of_weights, tried)))
-        return tried
+        if not self.always_renormalizes:
+            return tried
+        # It chooses by logits and has no other scores than weights.
+        of_weights: dict[RouterNumerics, RouterNumerics] = {}
+        for resolved, numerics in tried.items():
+            of_weights.setdefault(only_of_weights(resolved), numerics)
+        return of_weights
 
     def asked(self, platform: Platform) -> tuple[Need, ...]:
         """Return the needs that can refuse a layer on this platform, in the order of checking."""

@@ -71,12 +71,12 @@ def test_the_choice_is_by_rounded_values_only_if_something_before_it_is_rounded(
 
 def test_a_silent_row_may_round_as_is_customary():
     tried = alternatives(None, **LAYER)
-    assert tried[0] == PLAIN
-    assert RouterNumerics.as_torch().resolved(**LAYER) in tried
-    assert len(set(tried)) == len(tried) == 5
-    assert alternatives(None, **{**LAYER, "logits": "f32", "model": "f32"}) == (PLAIN,)
+    assert next(iter(tried)) == PLAIN
+    assert tuple(tried.values()) == CUSTOMARY
+    assert tried[RouterNumerics.as_torch().resolved(**LAYER)] == RouterNumerics.as_torch()
+    assert alternatives(None, **{**LAYER, "logits": "f32", "model": "f32"}) == {PLAIN: PLAIN}
     stated = RouterNumerics(scaled="model")
-    assert alternatives(stated, **LAYER) == (stated.resolved(**LAYER),)
+    assert alternatives(stated, **LAYER) == {stated.resolved(**LAYER): stated}
 
 
 def test_how_far_roundings_move_a_sum():

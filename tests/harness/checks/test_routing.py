@@ -10,6 +10,7 @@ import torch
 
 from harness.checks import routing
 from harness.fixtures import routing_truth
+from harness.record.result import Verdict
 from moe.router_numerics import RouterNumerics
 from moe.routers import ROUTERS
 from tests.harness.checks.observed import observation, with_output
@@ -146,14 +147,32 @@ def test_weights_are_judged_by_the_roundings_that_the_row_states(monkeypatch):
     assert findings[0].text.endswith('rounded as in RouterNumerics(weights="bf16", scaled="bf16")')
 
 
+def failed(findings):
+    return [finding for finding in findings if finding.verdict is Verdict.FAILED]
+
+
 def test_of_a_silent_row_one_customary_rounding_must_explain_all_calls(monkeypatch):
     judged_by(monkeypatch, None)
     seen = observation()
     assert routing.findings(seen) == ()
-    assert routing.findings(with_weights(seen, rounded)) == ()
-    first, *_ = routing.findings(
-        with_routing(seen, 0, topk_weights=rounded(seen.calls[0].output.routing.topk_weights))
-    )
+    assert failed(routing.findings(with_weights(seen, rounded))) == []
+    of_first = rounded(seen.calls[0].output.routing.topk_weights)
+    first, *_ = routing.findings(with_routing(seen, 0, topk_weights=of_first))
     assert first.text.endswith(f"; {routing.UNSTATED}")
     truncated = with_weights(seen, lambda weights: rounded(weights * (1 - 2.0**-8)))
-    assert routing.findings(truncated)
+    assert failed(routing.findings(truncated))
+
+
+def test_what_was_assumed_of_a_silent_row_is_told_unless_it_is_right_without(monkeypatch):
+    judged_by(monkeypatch, None)
+    for change, text in (
+        (rounded, 'RouterNumerics(weights="logits", scaled="same")'),
+        (torch.Tensor.clone, None),
+        (lambda weights: weights * 2, None),
+    ):
+        seen = with_weights(observation(), change)
+        judged = dataclasses.replace(seen, findings=routing.findings(seen))
+        assert routing.assumed(judged) == text
+    judged_by(monkeypatch, RouterNumerics(weights="logits", scaled="same"))
+    seen = with_weights(observation(), rounded)
+    assert routing.findings(seen) == ()

@@ -216,3 +216,16 @@ def test_assumed_numerics_are_told_once_for_each_subject():
         "numerics: assumed in 2 case(s) of mine.x:A; to pin them down: "
         "python -m harness numerics --experts mine.x:A"
     ]
+
+
+def test_roundings_of_a_router_whose_row_states_none_are_told_with_the_line_to_state():
+    case = "m:8-n:64-k:64-e:4-topk:2-experts:torch_loop{}"
+    pairs = [("-router:mine.x:A", "RouterNumerics.as_torch()")] * 2 + [("", None)]
+    results = [
+        CaseResult(case_id=case.format(name), verdict=Verdict.PASSED, router_assumed=assumed)
+        for name, assumed in pairs
+    ]
+    assert last_lines.assumed_roundings(results) == [
+        "routing: mine.x:A is right in 2 case(s) if it may round; its row can say so: "
+        "rounding=RouterNumerics.as_torch()"
+    ]

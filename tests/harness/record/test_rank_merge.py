@@ -86,5 +86,11 @@ def test_assumed_numerics_are_kept_and_older_records_have_none():
     ranks = [said(0), said(1, assumed='Numerics(gemm1="f32")')]
     data = merge("a", 2, ranks, 0.0).to_json()
     assert CaseResult.from_json(data).assumed == 'Numerics(gemm1="f32")'
-    del data["assumed"]
+    del data["assumed"], data["router_assumed"]
     assert CaseResult.from_json(data).assumed is None
+
+
+def test_the_roundings_that_were_assumed_of_a_router_are_kept():
+    ranks = [said(0), said(1, router_assumed="RouterNumerics.as_torch()")]
+    data = merge("a", 2, ranks, 0.0).to_json()
+    assert CaseResult.from_json(data).router_assumed == "RouterNumerics.as_torch()"
