@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from moe.reference.formats import on_grid
+from moe.reference.formats import on_grid, step_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 # of a step in float32, relative: a few roundings of 2**-24 and the error of exp
 STEP_NOISE = 2.0**-20
+_BITS = 24  # of float32's significand
 _SUBNORMAL = 2.0**-126  # float32 loses digits below, or everything
 
 
@@ -61,6 +62,29 @@ class Interval:
         """Return what float32 implementations of the last step may have in place of these."""
         return Interval(low=self.low * (1 - STEP_NOISE), high=self.high * (1 + STEP_NOISE))
 
+    def summed(self, dtype: str) -> Interval:
+        """Return the sums [T, 1] of values [T, k] of this dtype, with float32's noise if any.
+
+        Sums of a few narrow numbers are exact, and often lie on a tie.
+        """
+        sums = self.map(lambda values: values.sum(dim=1, keepdim=True))
+        finest = step_of(self.low, dtype).amin(dim=1, keepdim=True)  # all are multiples of it
+        return sums.noisy_unless(sums.high <= 2.0**_BITS * finest)
+
+    def times(self, factor: float) -> Interval:
+        """Return the products, with float32's noise unless they are numbers of float32."""
+        products = self.map(lambda values: values * factor)
+        ends = (products.low, products.high)
+        is_low, is_high = (values == values.float().double() for values in ends)
+        return products.noisy_unless(is_low & is_high)
+
+    def noisy_unless(self, is_exact: Tensor) -> Interval:
+        """Return these values where they are exact, and elsewhere with float32's noise."""
+        wide = self.widened()
+        pairs = ((self.low, wide.low), (self.high, wide.high))
+        low, high = (torch.where(is_exact, exact, noisy) for exact, noisy in pairs)
+        return Interval(low=low, high=high)
+
     def kept_in(self, dtype: str) -> Interval:
         """Return these values rounded to a dtype."""
         return self.map(lambda values: on_grid(values, dtype))
@@ -93,7 +117,11 @@ def rounded_weights(
     """Return the weights [T, k] of the experts with these scores, renormalised and scaled."""
     own = chosen.kept_in(numerics.chosen)
     if renormalize:
-        summed = own.map(lambda scores: scores.sum(dim=1, keepdim=True)).widened()
-        own = own.divided_by(summed.kept_in(numerics.total))
+        own = own.divided_by(own.summed(_narrower(numerics)).kept_in(numerics.total))
     own = own.kept_in(numerics.weights)
-    return own.map(lambda weights: weights * scale).widened().kept_in(numerics.scaled)
+    return own.times(scale).kept_in(numerics.scaled)
+
+
+def _narrower(numerics: RouterNumerics) -> str:
+    """Return on which grid the chosen scores are: they may be rounded as scores alone."""
+    return numerics.scores if numerics.chosen == "f32" else numerics.chosen

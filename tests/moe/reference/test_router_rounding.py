@@ -150,6 +150,31 @@ def test_an_interval_near_a_tie_has_both_neighbours():
     assert kept.exclude(torch.tensor([1.0, 1.0, torch.nan])).tolist() == [False, False, True]
 
 
+def test_sums_and_products_that_float32_holds_have_no_noise():
+    half = 1 + 2.0**-8  # the sum of two numbers of bf16 that is a tie
+    values = torch.tensor([[1.0, 2.0**-8]], dtype=torch.float64)
+    exact = Interval(low=values, high=values)
+    assert float(exact.summed("bf16").high) == half
+    assert float(exact.summed("bf16").kept_in("bf16").high) == 1
+    assert half < float(exact.summed("f32").high) < half * (1 + 2.0**-19)
+    assert float(exact.summed("f32").kept_in("bf16").high) == 1 + 2.0**-7
+    far = torch.tensor([[1.0, 2.0**-30]], dtype=torch.float64)
+    assert float(Interval(low=far, high=far).summed("bf16").high) > 1 + 2.0**-21
+    assert torch.equal(exact.times(2.5).high, values * 2.5)
+    assert bool((exact.times(0.1).high > values * 0.1).all())
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.5])
+@pytest.mark.parametrize("router", ["softmax", "sigmoid", "softplus_sqrt"])
+def test_few_weights_may_be_rounded_either_way(router, scale):
+    """Of 512 x 8 weights all of whose steps are in bf16; else a wrong rounding could pass."""
+    logits = torch.randn(512, 64, generator=torch.Generator().manual_seed(1)).bfloat16()
+    method = RoutingMethod(router=router, top_k=8, scale=scale, logits_dtype="f32")
+    truth = truth_of((method, None, logits), RouterNumerics.as_torch(), "bf16")
+    limits = truth.limits(logits, logits.float().topk(8, dim=1).indices)
+    assert float((limits.low < limits.high).double().mean()) < 0.05
+
+
 @pytest.mark.parametrize("router", ["softmax", "sigmoid"])
 def test_a_truth_without_scores_of_all_experts_weighs_them(router):
     """A row that takes neither a bias nor groups needs no `scores`."""
