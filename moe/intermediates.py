@@ -3,6 +3,7 @@
 Inside `recording()` each call of `keep` stores a copy of a stage's value, so that members may reuse
 their buffers; outside it does nothing. Stages, in order:
 
+    chosen          [T, k]   their experts, to see whether somebody changes them later: not judged
     router          [T, k]   router weights of this rank's tokens
     latent          [T, L]   this rank's tokens, projected to the latent width, if there is one
     replicas        [T, k]   physical ids of the chosen replicas, of a layer with load balancing
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
 
 # Recorded by the layer before it calls the experts.
 EXPERT_INPUTS = (
-    *("router", "latent", "replicas", "tokens", "slots", "ids", "weights", "adapters"),
+    *("chosen", "router", "latent", "replicas", "tokens", "slots", "ids", "weights", "adapters"),
     *("input", "input_scale"),
 )
 STAGES = (

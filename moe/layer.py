@@ -119,8 +119,9 @@ class FusedMoE:
         if isinstance(self.shared, FusedShared):
             routing = self.shared.add_to(x, routing)
         routing = replace(without_padding(routing, is_padding), adapters=adapters)
-        weights = routing.topk_weights if self.kernel.tells_routing else None
-        intermediates.keep("router", weights, copy=True)
+        if self.kernel.tells_routing:
+            intermediates.keep("chosen", routing.topk_ids, copy=True)
+            intermediates.keep("router", routing.topk_weights, copy=True)
         dense = self.shared if isinstance(self.shared, SharedExperts) else None
         pending = None
         if dense is not None:
