@@ -10,6 +10,7 @@ import torch
 from harness.diagnosis.conditions import splitting
 from harness.diagnosis.element_groups import groups_of
 from harness.diagnosis.fit import MAX_RESIDUAL
+from harness.mutants.hypothesis import OF_DELIVERY
 from harness.record.diagnosis import NamedCause
 
 if TYPE_CHECKING:
@@ -42,8 +43,11 @@ def explain(evidence: Evidence) -> Iterator[NamedCause]:
 
 
 def which_factor(errors: StageErrors) -> NamedCause | None:
-    """Return the cause, or None if no division into groups explains all values."""
-    if not bool(errors.actual.isfinite().all()):
+    """Return the cause, or None if no division into groups explains all values.
+
+    None, too, of ids and counts: -1 is no 1 with the wrong sign.
+    """
+    if errors.noun in OF_DELIVERY or not bool(errors.actual.isfinite().all()):
         return None
     for groups in groups_of(errors):
         factor, error = _factors(errors, groups)

@@ -111,3 +111,12 @@ def test_factors_near_one_that_differ_are_not_called_one():
     assert cause.cause.startswith(f"in stage gemm1 {expected}")
     same = which_factor(dataclasses.replace(exact, actual=errors.expected * 1.009))
     assert same.cause == "in stage gemm1 all values are 1.009 times what they should be"
+
+
+@pytest.mark.parametrize("noun", ["ids", "counts of tokens", "adapters"])
+def test_whole_numbers_have_no_factor(noun):
+    """Ids of 1 that were lost, so that -1 is in their place, had "the wrong sign"."""
+    errors = right()
+    wrong = holding(errors, -errors.expected)
+    assert which_factor(wrong) is not None
+    assert which_factor(dataclasses.replace(wrong, noun=noun)) is None
