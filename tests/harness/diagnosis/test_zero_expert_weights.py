@@ -7,7 +7,10 @@ import torch
 
 from harness.diagnosis.stage_errors import StageErrors
 from harness.diagnosis.zero_expert_weights import MOST_NAMED, OTHERS, zero_expert_weights
+from harness.record.result import Verdict
+from moe import layer
 from moe.reference import formats
+from tests.harness.execute_ranks import case, run_all
 
 ROWS, WIDTH, SLOTS = 10, 48, 4
 
@@ -54,3 +57,21 @@ def test_nothing_is_said_of_other_numbers_and_of_right_ones():
     assert said(lambda w, z: torch.where(z, w, 0.0).sum(dim=1)) == []
     draw = torch.Generator().manual_seed(3)
     assert said(lambda w, _: torch.rand(len(w), generator=draw) + 2) == []
+
+
+def largest_alone(out, x, routing, first):
+    weights = torch.where(routing.topk_ids >= first, routing.topk_weights, 0.0)
+    return (out.float() + weights.amax(dim=1, keepdim=True) * x.float()).to(out.dtype)
+
+
+def test_of_one_wrong_row_it_is_said_beside_the_mistakes_that_fit_one_row(monkeypatch):
+    """A missing zero expert fits a single row as well; other calls then contradict it."""
+    monkeypatch.setattr(layer, "with_zero_experts", largest_alone)
+    few = case(m=8, top_k=3, router_scale=2.5, zero_experts=3)
+    (result,) = run_all([few.id])
+    assert result.verdict is Verdict.FAILED
+    (second,) = [call for call in result.diagnosis.calls if call.stages]
+    said = [cause.cause for cause in (*second.causes, *second.weaker)]
+    assert second.wrong_rows == 1
+    assert any(text.endswith("by the largest of their weights, not by the sum") for text in said)
+    assert [text for text in said if "top-k was cut short" in text] == []
