@@ -46,11 +46,13 @@ def test_a_member_s_choice_is_right(row, renormalize, dtype):
 
 
 def errors_of(row, renormalize, dtype, logits, got):
-    """What is wrong by the roundings that the row states."""
+    """What is wrong by the roundings that the row states, or by each that is customary."""
     method = RoutingMethod(router=row.name, top_k=4, renormalize=renormalize)
-    (numerics,) = row.roundings(method, dtype)
-    truth = routing.RoutingTruth(method=method, numerics=numerics)
-    return truth.errors(logits, got.topk_ids, got.topk_weights)
+    tried = [
+        routing.RoutingTruth(method=method, numerics=numerics)
+        for numerics in row.roundings(method, dtype)
+    ]
+    return min((truth.errors(logits, got.topk_ids, got.topk_weights) for truth in tried), key=len)
 
 
 @pytest.mark.parametrize("row", list(ROUTERS), ids=row_id)
