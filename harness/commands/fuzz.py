@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from harness.commands import fuzz_coverage, fuzz_space, last_lines
 from harness.commands.fuzz_loop import Fuzzer
+from harness.commands.fuzz_regressions import Keeper
 from harness.commands.fuzz_shrink import batch
 from harness.commands.model_strategies import with_model
 from harness.engine.forkserver_pool import Pool
@@ -43,6 +44,7 @@ def main(args: argparse.Namespace) -> int:
     """Draw, run and shrink cases. Return an exit code as `run` does."""
     budget = seconds(args.budget, "--budget")
     _check(args)
+    keeper = Keeper.of(args.regressions)
     local = _machine(args)
     requirements.check(args.require, local)
     fixed = fuzz_space.fixed_values(args.fixed)
@@ -64,6 +66,7 @@ def main(args: argparse.Namespace) -> int:
             time_limit=_time_limit(args),
             verbose=args.verbose,
             undeclared=args.undeclared,
+            keeper=keeper,
         )
         return _run(fuzzer, first, budget, args)
 
@@ -145,6 +148,7 @@ def _finish(fuzzer: Fuzzer, began: float) -> int:
     fuzzer.folder.write_summary(counts)
     for result in fuzzer.smallest:
         print(f"smallest {result.verdict}: {repeat_command(result.case_id)}")
+        print(fuzzer.keeper.line(result))
     if fuzzer.results:
         ran = map(MoETestConfig.from_id, fuzzer.results)
         print(fuzz_coverage.pairs_line(fuzzer.space, ran))

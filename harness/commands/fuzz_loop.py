@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 from harness.commands import fuzz_report
+from harness.commands.fuzz_regressions import Keeper
 from harness.commands.fuzz_report import ALARMS
 from harness.commands.fuzz_shrink import TimeIsUp, shrink, shrink_by_field
 from harness.commands.fuzz_steering import Steering
@@ -56,6 +57,7 @@ class Fuzzer:
     time_limit: float = TIME_LIMIT
     verbose: bool = False
     undeclared: bool = False
+    keeper: Keeper = field(default_factory=lambda: Keeper(path=None, is_named=False))
     results: dict[str, CaseResult] = field(default_factory=dict)
     smallest: list[CaseResult] = field(default_factory=list)
     earlier: dict[str, tuple[str, ...]] = field(default_factory=dict)

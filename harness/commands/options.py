@@ -102,6 +102,8 @@ def parser_of_commands() -> argparse.ArgumentParser:
     exclusive.add_argument("--models", action="store_true", help="of configs/models.yaml instead")
     text = "of configs/known_failures.yaml instead"
     exclusive.add_argument("--known-failures", action="store_true", help=text)
+    text = "of configs/regressions.yaml instead"
+    exclusive.add_argument("--regressions", action="store_true", help=text)
     add_host(_command(commands, "host", "let runs on other machines start ranks on this one"))
     _command(commands, "doctor", "show devices, versions, and what each member needs")
     return parser
@@ -204,6 +206,10 @@ def _fuzz(command: argparse.ArgumentParser) -> None:
     add_model(command)
     add("--devices", type=positive, metavar="N", help="use N of this machine's GPUs")
     add("--out", type=Path, metavar="DIR", help="the run's folder (runs/TIME-fuzz)")
+    text = (
+        "append the smallest failing cases, which every suite then runs (configs/regressions.yaml)"
+    )
+    add("--regressions", type=Path, metavar="FILE", help=text)
     add("--slots", type=positive, metavar="N", help=_SLOTS)
     add("--time-limit", type=seconds, metavar="S", help="seconds that one case may take")
     add("--undeclared", action="store_true", help=_UNDECLARED)

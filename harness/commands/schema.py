@@ -9,13 +9,21 @@ from harness.errors import ExitCode
 from harness.matrix.models import ModelFile
 from harness.matrix.schema import MatrixConfig, schema
 from harness.record.known_failures import KnownFailuresFile
+from harness.record.regressions import RegressionsFile
 
 if TYPE_CHECKING:
     import argparse
 
+    from pydantic import BaseModel
+
 
 def show_schema(args: argparse.Namespace) -> int:
     """Print the schema."""
-    model = ModelFile if args.models else MatrixConfig
-    sys.stdout.write(schema(KnownFailuresFile if args.known_failures else model))
+    asked: dict[type[BaseModel], bool] = {
+        ModelFile: args.models,
+        KnownFailuresFile: args.known_failures,
+        RegressionsFile: args.regressions,
+    }
+    model = next((model for model, is_asked in asked.items() if is_asked), MatrixConfig)
+    sys.stdout.write(schema(model))
     return ExitCode.PASSED

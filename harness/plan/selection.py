@@ -169,16 +169,25 @@ def of_suite(name: str, config: Path | None, machine: Machine) -> Selection:
     from harness.matrix import expand
     from harness.matrix.load import find, load
     from harness.plan import suites
+    from harness.record import regressions
 
-    loaded = load(find(config))
+    path = find(config)
+    loaded = load(path)
     suite = expand.suite_of(loaded, name)
+    failed_once = regressions.beside(path)
     return Selection(
-        points=suites.cases(loaded, name, machine),
+        points=tuple(dict.fromkeys((*suites.cases(loaded, name, machine), *failed_once))),
         suite=name,
+        note=_failed_once(len(failed_once)),
         time_limit=suite.time_limit_s,
         retries=suite.retries,
         plain_call=suite.plain_call,
     )
+
+
+def _failed_once(count: int) -> str | None:
+    """Return a line on the cases that every suite runs, if there are some."""
+    return f"with {count} case(s) of regressions.yaml, which failed once" if count else None
 
 
 def of_ids(ids: Sequence[str]) -> Selection:

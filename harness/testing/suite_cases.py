@@ -21,6 +21,7 @@ from harness.plan.parts import held_back, ledger_of, without
 from harness.plan.plan import make_plan
 from harness.plan.refusals import Judge
 from harness.plan.selection import Selection, with_limits
+from harness.record import regressions
 from moe.oracle import AUTO
 
 if TYPE_CHECKING:
@@ -128,6 +129,8 @@ def points_of(options: SuiteOptions) -> dict[str, int]:
     located = yaml_positions.load(file_errors.read(path, "matrix file"))
     origins = suites.origins(load(path), options.suite, machine_of(options))
     lines: dict[str, int] = {}
+    suite = ("suites", options.suite)
+    origins = dict.fromkeys(regressions.beside(path), suite) | origins
     for point, place in origins.items():
         for changed in _replaced(point, options):
             lines.setdefault(changed.id, located.where(place)[0])
