@@ -31,6 +31,7 @@ from harness.engine.host_messages import (
     StartPart,
 )
 from harness.engine.job_run import preload_of
+from harness.engine.messages import NotStarted, encode
 from harness.engine.newcomers import Newcomers
 from harness.engine.run_options import RunOptions
 from harness.engine.source_hash import source_hash
@@ -121,20 +122,28 @@ class Session:
         if order is None or not {*range(order.local_size + 1)} <= gang.places.keys():
             return
         gang.order = None
+        socks = [gang.places.pop(place) for place in range(order.local_size + 1)]
+        socks += [gang.store] if gang.store is not None else []
+        gang.store = None
+        try:
+            fds = [sock.fileno() for sock in socks]
+            self.pool.order(spec_of(order), gang.folder, fds, self._part(order))
+        except Exception as error:  # whatever it is, the controller waits for ranks
+            with contextlib.suppress(OSError):
+                reason = f"{type(error).__name__}: {error}"
+                socks[0].sendall(encode(NotStarted(reason=reason)))
+        finally:
+            for sock in socks:
+                sock.close()
+
+    def _part(self, order: StartPart) -> HostPart:
         interface = interface_of(self._address.ip)
-        part = HostPart(
+        return HostPart(
             first_rank=order.first_rank,
             local_size=order.local_size,
             rendezvous=order.rendezvous,
             env={**order.env, "GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface},
         )
-        socks = [gang.places.pop(place) for place in range(order.local_size + 1)]
-        socks += [gang.store] if gang.store is not None else []
-        gang.store = None
-        spec = spec_of(order)
-        self.pool.order(spec, gang.folder, [sock.fileno() for sock in socks], part)
-        for sock in socks:
-            sock.close()
 
 
 def spec_of(order: StartPart) -> GangSpec:

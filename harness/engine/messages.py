@@ -4,7 +4,7 @@ They are sent as JSON Lines (`harness.engine.channel`), and nothing is unpickled
 
     controller -> guardian     SpawnForkserver (with its channel), KillProcess
     controller -> forkserver   StartGang (with the channels of holder and ranks) ; back: Preloaded
-    controller -> holder       SignalRanks, EndGang ; back: Forked, Exited, Swept
+    controller -> holder       SignalRanks, EndGang ; back: Forked, Exited, Swept, or NotStarted
     controller -> rank         RunTask, Probe, CheckSums ; back: Ready, Status, Done, Failed, Probed
 """
 
@@ -73,6 +73,13 @@ class StartGang:
 class Forked:
     holder: int
     ranks: list[int]  # process ids
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotStarted:
+    """The agent of a host says in its holder's place that it started none."""
+
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +158,7 @@ Message = (
     | Preloaded
     | StartGang
     | Forked
+    | NotStarted
     | Exited
     | SignalRanks
     | EndGang

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 from harness.engine.channel import Channel
 from harness.engine.host_connection import connect
 from harness.engine.host_messages import CONTROL, Attach, HostChannel, HostInfo
-from harness.engine.messages import Exited, Forked, Swept
+from harness.engine.messages import Exited, Forked, NotStarted, Swept
 from harness.engine.source_hash import source_hash
 from harness.errors import InfrastructureError
 from harness.record.formatting import ranks_text
@@ -70,6 +70,7 @@ class Part:
     ranks: range
     channel: Channel
     swept: Swept | None = None
+    refusal: str = ""  # why the host started no ranks
 
     @property
     def is_lost(self) -> bool:
@@ -100,7 +101,7 @@ class JoinedHolders:
     def loss(self) -> str:
         """Return which hosts are lost."""
         lost = [p for p in self._parts if p.is_lost]
-        words = [f"host {p.host.address} with {ranks_text(list(p.ranks))} is gone" for p in lost]
+        words = [_loss_of(part) for part in lost]
         return "; ".join(words) or "the gang's holders ended"
 
     def send(self, message: Message) -> None:
@@ -123,6 +124,8 @@ class JoinedHolders:
                         messages.append(Forked(holder=0, ranks=[]))
                 elif isinstance(message, Swept):
                     part.swept = message
+                elif isinstance(message, NotStarted):
+                    part.refusal = message.reason
                 elif isinstance(message, Exited):
                     messages.append(message)
         swept = [part.swept for part in self._parts if part.swept is not None]
@@ -135,6 +138,13 @@ class JoinedHolders:
         """Close all; a holder whose channel closes ends its ranks."""
         for part in self._parts:
             part.channel.close()
+
+
+def _loss_of(part: Part) -> str:
+    name = f"host {part.host.address}"
+    if part.refusal:
+        return f"{name} could not start {ranks_text(list(part.ranks))}: {part.refusal}"
+    return f"{name} with {ranks_text(list(part.ranks))} is gone"
 
 
 def _joined(swept: list[Swept]) -> Swept:

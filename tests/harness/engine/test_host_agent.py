@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from harness.engine import host_agent, host_connection
+from harness.engine.channel import Channel
 from harness.engine.gang_spec import PRELOAD
 from harness.engine.host_agent import Agent, contents, spec_of
 from harness.engine.host_connection import Address, connect, listen
@@ -27,6 +28,7 @@ from harness.engine.host_messages import (
     StartPart,
 )
 from harness.engine.host_pool import HostPool
+from harness.engine.messages import NotStarted
 from harness.engine.newcomers import NO_PURPOSE, STRANGER
 from harness.engine.source_hash import source_hash
 from harness.errors import InfrastructureError
@@ -173,6 +175,44 @@ def test_ranks_start_when_the_last_of_their_connections_is_there(agent, monkeypa
     HostChannel(places[1]).send(Attach(gang=1, place=1))
     until(lambda: [spec.world_size for spec in started] == [1])
     for sock in (channel, *places):
+        sock.close()
+    until(lambda: agent.lines[-1] == "the run has ended")
+
+
+def no_processes(*_):
+    raise OSError("no more processes")
+
+
+@pytest.mark.parametrize(
+    ("init", "order", "reason"),
+    [
+        ({"options": {}, "ranks_at_once": 1}, no_processes, "OSError: no more processes"),
+        ({"ranks_at_once": 1}, lambda *_: None, "KeyError: 'options'"),
+    ],
+)
+def test_ranks_that_cannot_start_are_told_at_once_and_the_agent_serves_on(
+    agent, monkeypatch, init, order, reason
+):
+    monkeypatch.setattr(FakePool, "order", order, raising=False)
+    monkeypatch.setattr(host_agent, "interface_of", lambda _: "lo")
+    channel = control(agent.address)
+    channel.wait()
+    channel.send(Listen(gang=1))
+    store = channel.wait().port
+    places = [connect(agent.address, TOKEN) for _ in range(2)]
+    for place, sock in enumerate(places):
+        HostChannel(sock).send(Attach(gang=1, place=place))
+    where = {"world_size": 1, "first_rank": 0, "local_size": 1, "rendezvous": "", "env": {}}
+    channel.send(StartPart(gang=1, init=init, **where))
+    holder, rank = map(Channel, places)
+    assert holder.wait() == NotStarted(reason=reason)
+    assert holder.wait() is None  # closed
+    assert rank.wait() is None
+    channel.send(Listen(gang=2))
+    assert isinstance(channel.wait(), Listening)  # it has closed all of the first gang
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((agent.address.ip, store))
+    for sock in (channel, holder, rank):
         sock.close()
     until(lambda: agent.lines[-1] == "the run has ended")
 

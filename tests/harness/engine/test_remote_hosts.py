@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from harness.engine.channel import Channel
-from harness.engine.messages import Exited, Forked, Swept
+from harness.engine.messages import Exited, Forked, NotStarted, Swept
 from harness.engine.remote_hosts import JoinedHolders, Part
 
 
@@ -57,3 +57,13 @@ def test_a_host_that_is_lost_is_named_with_its_ranks(pair):
     assert holders.loss == "host 10.0.0.1:4000 with ranks 2-3 is gone"
     holders.send(Exited(rank=0, status=0))  # to those that are there
     assert first.wait() == Exited(rank=0, status=0)
+
+
+def test_a_host_that_could_not_start_its_ranks_is_named_with_the_reason(pair):
+    holders, (_, second) = pair
+    second.send(NotStarted(reason="OSError: no more processes"))
+    second.close()
+    assert holders.receive() == []
+    assert holders.closed
+    text = "host 10.0.0.1:4000 could not start ranks 2-3: OSError: no more processes"
+    assert holders.loss == text
