@@ -24,8 +24,8 @@ import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn as start_processes
 
 from harness.engine.forkserver_pool import Pool
-from harness.engine.gang import Gang, watch
-from harness.engine.gang_notices import GangDead, GangReady, State
+from harness.engine.gang import Gang
+from harness.engine.gang_notices import GangDead, GangReady, State, watch
 from harness.engine.gang_spec import PRELOAD, GangSpec
 from harness.engine.run_options import RunOptions
 from harness.engine.scheduler import run

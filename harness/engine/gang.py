@@ -11,7 +11,6 @@ Torch-free; it never blocks. The owner waits with `watch`, calls `poll` and hand
 from __future__ import annotations
 
 import itertools
-import selectors
 import time
 from typing import TYPE_CHECKING
 
@@ -20,12 +19,11 @@ from harness.engine.gang_channels import Link, Replies
 from harness.engine.gang_notices import GangDead, GangReady, State
 from harness.engine.hang_evidence import HangEvidence
 from harness.engine.messages import CheckSums, Done, Probe, RunTask
+from harness.engine.rank_activity import RankActivity
 from harness.engine.rank_bootstrap import KILL_LIMIT, MEMORY_LIMIT
 from harness.engine.task_outcome import Ended, Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from harness.engine.gang_notices import Notice
     from harness.engine.gang_spec import GangSpec
     from harness.engine.gang_starter import GangStarter
@@ -54,6 +52,7 @@ class Gang:
         self._start = self._limit = 0.0  # of the current task, in time.monotonic()
         self._crashed_at: float | None = None
         self._evidence: HangEvidence | None = None  # of the current task, once it is requested
+        self._has_cpu_work = spec.device == "cpu"
         self._end_reason = self._probe_occasion = self._log = ""
         self._unready: tuple[int, ...] = ()
         self._enter(State.STARTING, START_LIMIT)
@@ -68,9 +67,11 @@ class Gang:
         self.link.replies = Replies()
         self._task, self._start = task, time.monotonic()
         self._crashed_at = self._evidence = None
+        self._computing: dict[int, str] = {}  # ranks that compute at the limit
         self._limit = self._start + limit
+        self._activity = RankActivity(limit, is_known=self._has_cpu_work)
         self.link.send_to_ranks(RunTask(task=task, sum_all=sum_all))
-        self._enter(State.RUNNING, limit)
+        self._enter(State.RUNNING, (self._activity.begins or self._limit) - self._start)
 
     def check_sums(self) -> None:
         """Sum the cached tensors that no later case has summed; the gang is then idle, or dies."""
@@ -156,11 +157,17 @@ class Gang:
             return self._finish(Ended.ANSWERED)
         if replies.failed_at is not None:
             self.deadline = min(self._limit, replies.failed_at + GRACE)
+        elif self._activity.begins is not None and now >= self._activity.begins:
+            self._activity.begin(self.link.rank_pids)
+            self.deadline = self._limit
         if self.deadline is not None and now >= self.deadline:
             self._request_evidence()
         return []
 
     def _request_evidence(self) -> None:
+        if self._was_ready:
+            silent = self.link.logs.keys() - self.link.replies.answers.keys()
+            self._computing = self._activity.computing(self.link.rank_pids, silent)
         self._evidence = HangEvidence(self.link)
         self._enter(State.EVIDENCE, hang_evidence.PAUSE)
 
@@ -210,6 +217,7 @@ class Gang:
             blocked=self.link.blocked_ranks() if is_late else {},
             collectives=self.link.collectives_text() if self._is_blocked(ended) else "",
             logs=self.link.logs,
+            computing=self._computing if ended is Ended.HUNG else {},
             loss=self.link.loss if ended is Ended.LOST else "",
         )
 
@@ -267,14 +275,3 @@ class Gang:
             unkillable=self.link.unkillable_ranks(),
         )
         return [dead]
-
-
-def watch(gangs: Sequence[Gang], until: float | None = None) -> None:
-    """Wait until a channel of the gangs is readable, or for their first deadline or `until`."""
-    deadlines = [d for d in (until, *(gang.deadline for gang in gangs)) if d is not None]
-    timeout = max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
-    channels = {c.fileno(): c for gang in gangs for c in gang.link.channels if not c.closed}
-    with selectors.PollSelector() as selector:
-        for channel in channels.values():
-            selector.register(channel, selectors.EVENT_READ)
-        selector.select(timeout)

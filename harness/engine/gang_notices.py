@@ -1,11 +1,19 @@
-"""Define a gang's states, and what it tells its owner: it is ready, a task ended, it ended."""
+"""Define a gang's states, what it tells its owner, and how an owner waits for it."""
 
 from __future__ import annotations
 
+import selectors
+import time
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import TYPE_CHECKING
 
 from harness.engine.task_outcome import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from harness.engine.gang import Gang
 
 
 class State(Enum):
@@ -34,3 +42,14 @@ class GangDead:
 
 
 Notice = GangReady | Outcome | GangDead
+
+
+def watch(gangs: Sequence[Gang], until: float | None = None) -> None:
+    """Wait until a channel of the gangs is readable, or for their first deadline or `until`."""
+    deadlines = [d for d in (until, *(gang.deadline for gang in gangs)) if d is not None]
+    timeout = max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
+    channels = {c.fileno(): c for gang in gangs for c in gang.link.channels if not c.closed}
+    with selectors.PollSelector() as selector:
+        for channel in channels.values():
+            selector.register(channel, selectors.EVENT_READ)
+        selector.select(timeout)

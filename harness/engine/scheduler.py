@@ -13,8 +13,8 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from harness.engine.forkserver_pool import Pool
-from harness.engine.gang import Gang, watch
-from harness.engine.gang_notices import GangDead, GangReady, Notice, State
+from harness.engine.gang import Gang
+from harness.engine.gang_notices import GangDead, GangReady, Notice, State, watch
 from harness.engine.job_run import JobRun, job_runs
 from harness.engine.task_outcome import Ended, Outcome, case_result, with_history, write_case_log
 from harness.errors import InfrastructureError

@@ -45,6 +45,7 @@ class Outcome:
     collectives: str = ""  # which ranks wait in which collective for which others
     native: dict[int, str] = field(default_factory=dict)  # stacks by py-spy, or its errors
     blocked: dict[int, str] = field(default_factory=dict)  # why a rank answers no signal
+    computing: dict[int, str] = field(default_factory=dict)  # at the limit: how much, in words
     loss: str = ""  # which process or host was lost, if one was
 
     @property
@@ -75,7 +76,7 @@ def case_result(outcome: Outcome) -> CaseResult:
     return dataclasses.replace(
         _with_rank_words(outcome, results),
         verdict=_VERDICTS[outcome.ended],
-        reason=outcome.ended.name.lower(),
+        reason="too_slow" if outcome.computing else outcome.ended.name.lower(),
         ranks=_rank_verdicts(outcome, results),
     )
 
@@ -88,10 +89,21 @@ def _with_rank_words(outcome: Outcome, results: list[RankResult]) -> CaseResult:
     words = (*rank_words(outcome).values(), *_answered(results))
     if outcome.ended is Ended.CRASHED:
         return merged.with_messages(before=(*words, *_collectives(outcome)))
-    words = (*filter(None, [outcome.loss]), *_collectives(outcome), *words)
+    words = (*filter(None, [outcome.loss, _too_slow(outcome)]), *_collectives(outcome), *words)
     if outcome.ended is Ended.STUCK:
         return merged.with_messages(after=words)
     return merged.with_messages(before=words)
+
+
+def _too_slow(outcome: Outcome) -> str:
+    """Return that ranks were computing until the limit, and the ways out; "" if none was."""
+    if not outcome.computing:
+        return ""
+    words = ", ".join(f"rank {rank} {text}" for rank, text in sorted(outcome.computing.items()))
+    return (
+        f"too slow for its limit, or in an endless loop, as its frames tell: {words}; give it more "
+        "time by --time-limit, or run a smaller case"
+    )
 
 
 def _collectives(outcome: Outcome) -> tuple[str, ...]:

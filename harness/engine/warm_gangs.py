@@ -12,8 +12,8 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.engine.gang import Gang, watch
-from harness.engine.gang_notices import GangDead, GangReady, State
+from harness.engine.gang import Gang
+from harness.engine.gang_notices import GangDead, GangReady, State, watch
 from harness.engine.task_outcome import Outcome
 from harness.errors import InfrastructureError
 

@@ -11,8 +11,8 @@ import functools
 import pickle
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from harness.engine.gang import Gang, watch
-from harness.engine.gang_notices import GangReady
+from harness.engine.gang import Gang
+from harness.engine.gang_notices import GangReady, watch
 from harness.engine.gang_spec import GangSpec
 from harness.engine.messages import Failed
 from harness.engine.rank_bootstrap import CALL, result_file

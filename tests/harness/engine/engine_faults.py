@@ -89,6 +89,23 @@ def _spin(context):
             pass
 
 
+def _computes(context):
+    """One rank multiplies and the other waits for it in a collective."""
+    if context.rank == 1:
+        x = torch.ones(256, 256)
+        while True:
+            x = (x @ x).clamp(max=1)
+    dist.barrier()
+
+
+def _stuck_in_c(context):
+    """A lock of C that is taken twice, while Python's lock is held."""
+    lock = ctypes.create_string_buffer(256)
+    libc = ctypes.PyDLL(None)
+    libc.pthread_mutex_lock(lock)
+    libc.pthread_mutex_lock(lock)
+
+
 def _miss_collective(context):
     if context.rank != 1:
         dist.barrier()
@@ -213,6 +230,8 @@ FAULTS = SimpleNamespace(
     noisy=_noisy,
     threads=_threads,
     exit_once_released=_exit_once_released,
+    computes=_computes,
+    stuck_in_c=_stuck_in_c,
 )
 _NAMES = list(vars(FAULTS))
 

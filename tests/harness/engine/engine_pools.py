@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from harness.engine.gang import watch
-from harness.engine.gang_notices import GangReady, State
+from harness.engine.gang_notices import GangReady, State, watch
 from harness.engine.gang_spec import GangSpec
 from harness.testing.warm_pool import WarmPool
 from tests.harness.engine.engine_tools import wait_for

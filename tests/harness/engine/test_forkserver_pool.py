@@ -14,8 +14,8 @@ import pytest
 
 from harness.engine import forkserver_pool
 from harness.engine.forkserver_pool import MULTICAST_OFF, Pool
-from harness.engine.gang import Gang, watch
-from harness.engine.gang_notices import State
+from harness.engine.gang import Gang
+from harness.engine.gang_notices import State, watch
 from harness.engine.gang_spec import GangSpec
 from harness.errors import InfrastructureError
 from harness.testing.parallel_launch import parallel_launch

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from harness.engine import gang, process_tree, rank_bootstrap
-from harness.engine.gang import Gang, watch
-from harness.engine.gang_notices import GangDead, GangReady
+from harness.engine.gang import Gang
+from harness.engine.gang_notices import GangDead, GangReady, watch
 from harness.engine.gang_spec import PRELOAD, GangSpec
 from harness.engine.messages import Probe
 from harness.engine.task_outcome import Ended, Outcome

@@ -9,8 +9,8 @@ import time
 import pytest
 
 from harness.engine.forkserver_pool import Pool
-from harness.engine.gang import Gang, watch
-from harness.engine.gang_notices import State
+from harness.engine.gang import Gang
+from harness.engine.gang_notices import State, watch
 from harness.engine.gang_spec import GangSpec
 from harness.errors import InfrastructureError
 from harness.testing.worker_slot import WorkerSlot, devices_of
