@@ -11,6 +11,7 @@ from collections import Counter
 import pytest
 
 from harness.engine import process_tree, scheduler
+from harness.engine.gang import GRACE
 from harness.engine.gang_channels import Link
 from harness.engine.job_run import BATCH
 from harness.engine.messages import Swept
@@ -46,7 +47,7 @@ QUICK = (
     "kill_holder",
     "setsid_grandchild",
 )
-HANGING = ("ignore_sigterm", "spin", "miss_collective", "raise_while_others_wait")
+HANGING = ("ignore_sigterm", "spin", "miss_collective")
 
 
 def sandwich(faults):
@@ -114,9 +115,9 @@ def test_the_verdict_fits_the_fault(quick, fault, verdict):
 def test_a_case_over_its_limit_is_hung_and_shows_where(hanging, fault):
     result = hanging[fault]
     assert result.verdict is Verdict.HUNG
-    assert 3.0 <= result.seconds < 4.5
+    assert result.seconds >= 3.0
     assert f"in _{fault}" in hanging.text(fault)
-    assert "rank 1: still running after 3." in hanging.text(fault)
+    assert "rank 1: still running after " in hanging.text(fault)
 
 
 def test_a_hang_says_what_the_rank_said_last(hanging):
@@ -129,10 +130,11 @@ def test_a_rank_that_answered_before_the_others_hung_is_not_accused(hanging):
     assert "rank 0: passed" in hanging.text("spin")
 
 
-def test_an_error_while_others_wait_costs_the_grace_and_not_the_limit(hanging):
-    result = hanging["raise_while_others_wait"]
+def test_an_error_while_others_wait_costs_the_grace_and_not_the_limit(tmp_path):
+    events = events_of(plan(case("raise_while_others_wait"), limit=60.0), tmp_path)
+    (result,) = results(events).values()
     assert result.verdict is Verdict.ERROR
-    assert 2.0 <= result.seconds < 2.9, "the grace is 2 s, the limit 3 s"
+    assert GRACE <= result.seconds < 60.0
     assert result.messages[0].startswith("rank 1: Traceback")
     assert "before the collective" in result.messages[0]
     assert "rank 0: still running" in result.messages[1]
@@ -245,7 +247,7 @@ def test_a_run_stops_when_its_time_is_over_and_leaves_no_process(tmp_path):
     events_of(plan(case("none")), tmp_path)  # the start of the forkserver takes none of the time
     pool, began = shared_pool(), time.monotonic()
     events = events_of(plan(*cases), tmp_path, until=began + 2.0)
-    assert 2.0 <= time.monotonic() - began < 10.0
+    assert 2.0 <= time.monotonic() - began < 30.0  # the limit of the case that spins
     assert list(results(events)) == [cases[0].id]
     started = [event.case_id for event in events if isinstance(event, CaseStarted)]
     assert started == [cases[0].id, cases[1].id]

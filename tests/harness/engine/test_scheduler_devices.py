@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from harness.engine import device_memory
+from harness.engine.hang_evidence import FLIGHT_LIMIT
 from harness.engine.run_options import RunOptions
 from harness.engine.scheduler import run
 from harness.record.events import CaseEnded, CaseStarted, GangEnded, GangStarted
@@ -80,7 +81,7 @@ def test_a_hang_in_nccl_is_shown_with_stacks_and_flight_records(tmp_path):
     records = sorted(tmp_path.glob("*.flight[01].json"))
     assert len(records) == 2
     assert "nccl:all_reduce" in records[0].read_text()
-    assert hung.seconds < 7.0, "records must not be what takes the time"
+    assert hung.seconds < 5.0 + FLIGHT_LIMIT, "the records came before they were given up"
 
 
 def test_ranks_can_share_devices(tmp_path):

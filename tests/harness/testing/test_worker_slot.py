@@ -38,7 +38,7 @@ def test_a_slot_is_waited_for(tmp_path):
     threading.Timer(0.2, taken.release).start()
     start = time.monotonic()
     WorkerSlot.take(tmp_path, 1, limit=20).release()
-    assert 0.1 < time.monotonic() - start < 10
+    assert 0.1 < time.monotonic() - start < 20
 
 
 def test_ranks_of_a_killed_worker_hold_its_slot(tmp_path):
