@@ -67,7 +67,7 @@ CAMPAIGN = (
     ),
     Fault(
         words="an endless loop in Python",
-        outcome="`hung`, with its stack",
+        outcome="`hung`, reason `too_slow`, with its stack",
         test=f"{_LIMIT}[spin]",
     ),
     Fault(
