@@ -38,6 +38,10 @@ class ConfigError(HarnessError):
         super().__init__("\n".join(errors))
         self.errors = errors
 
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[list[str]]]:
+        """Return how another process makes it again: from its lines, not from its text."""
+        return type(self), (self.errors,)
+
 
 class CaseError(HarnessError, ValueError):
     """Report a case id that cannot be read, or a field with an invalid value."""
