@@ -144,7 +144,7 @@ def _selects(text: str) -> str:
     return text
 
 
-def _case_id(text: str) -> str:
+def checked_case_id(text: str) -> str:
     """Check the id of a case. Raises ValueError."""
     try:
         MoETestConfig.from_id(text)
@@ -184,9 +184,9 @@ class Block(Axes):
     submodels: list[Submodel] = Field(
         [], description="with pairwise or triples: axes that are combined more strongly"
     )
-    cases: list[Annotated[str, AfterValidator(_case_id), WithJsonSchema({"type": "string"})]] = (
-        Field([], description="ids of cases that the block has whatever `select` says")
-    )
+    cases: list[
+        Annotated[str, AfterValidator(checked_case_id), WithJsonSchema({"type": "string"})]
+    ] = Field([], description="ids of cases that the block has whatever `select` says")
 
     @model_validator(mode="after")
     def _submodels_fit(self) -> Block:

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from harness.errors import CaseError, ConfigError, UsageError, reason_of
+from harness.errors import ConfigError, UsageError, reason_of
 from harness.matrix import file_errors, yaml_positions
 from harness.matrix.case import MoETestConfig
+from harness.matrix.schema import checked_case_id
 from harness.matrix.suite_size import MOST_CASES
 from harness.record.known_failures import VerdictName  # noqa: TC001  # pydantic reads it
 
@@ -34,20 +35,11 @@ _EMPTY = re.compile(r"^entries: *\[ *\] *$", re.MULTILINE)
 _NUMBER = re.compile(r"\d[\d.,e+-]*")
 
 
-def _is_case(text: str) -> str:
-    """Check a case id. Raises ValueError."""
-    try:
-        MoETestConfig.from_id(text)
-    except CaseError as error:
-        raise ValueError(str(error)) from None
-    return text
-
-
 class Regression(BaseModel):
     """A case that failed once."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-    case: Annotated[str, AfterValidator(_is_case)] = Field(description="a case id")
+    case: Annotated[str, AfterValidator(checked_case_id)] = Field(description="a case id")
     verdict: VerdictName = Field(description="how it ended")
     cause: str = Field("", description="what its report named first")
     origin: str = Field("", description="the day on which it was found, and by what")

@@ -29,7 +29,7 @@ def sums(seed, terms=8):
     return torch.randn(ROWS, terms, COLUMNS, generator=generator)
 
 
-def said(values, actual, by=rounded_sums):
+def cause_of(values, actual, by):
     expected = values.sum(dim=1)
     terms = Terms(
         noun="shares",
@@ -41,7 +41,11 @@ def said(values, actual, by=rounded_sums):
         facts=(),
         stage="combine",
     )
-    cause = by(terms)
+    return by(terms)
+
+
+def said(values, actual, by=rounded_sums):
+    cause = cause_of(values, actual, by)
     return None if cause is None else cause.cause
 
 
@@ -129,17 +133,6 @@ def test_sums_of_few_bits_that_lie_half_a_step_from_two_values():
     """Three rounded terms: one sum of twenty went to the other value by its last bit."""
     values = sums(3, terms=3)
     actual = values.bfloat16().float().sum(dim=1).bfloat16().float()
-    expected = values.sum(dim=1)
-    terms = Terms(
-        noun="shares",
-        actual=actual,
-        expected=expected,
-        tolerance=2.0**-9 * expected.norm(dim=1),
-        is_wrong=torch.ones(ROWS, dtype=torch.bool),
-        values=values,
-        facts=(),
-        stage="combine",
-    )
-    cause = rounded_terms(terms)
+    cause = cause_of(values, actual, rounded_terms)
     assert cause is not None
     assert cause.residual < 1e-3
