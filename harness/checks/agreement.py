@@ -26,6 +26,14 @@ def on_all_ranks(flags: Sequence[bool], world_size: int) -> list[bool]:
     return [bool(flag) for flag in _gathered(sent, world_size).amin(dim=0).tolist()]
 
 
+def of_all_ranks(flags: Sequence[bool], world_size: int) -> list[list[bool]]:
+    """Return the flags of every rank, by rank. Collective over all ranks."""
+    if world_size == 1:
+        return [list(flags)]
+    sent = torch.tensor(flags, dtype=torch.int32, device="cpu")
+    return [[bool(flag) for flag in row] for row in _gathered(sent, world_size).tolist()]
+
+
 def largest_on_all_ranks(values: Sequence[float], world_size: int) -> list[float]:
     """Return the largest of each value over the ranks. Collective over all ranks."""
     if world_size == 1:

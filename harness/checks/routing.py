@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from harness.checks.assumed_roundings import explained
 from harness.checks.check import Check, Observation, call_prefix
 from harness.fixtures import fused_slots
-from harness.fixtures.routing_truth import judging_truths
+from harness.fixtures.routing_truth import judging_truths, router_row
 from harness.fixtures.undefined_rows import defined_rows
 from harness.record.result import Finding, Verdict
 from moe.reference.routing import fused_errors
 from moe.router_numerics import declaration
-from moe.routers import ROUTERS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,39 +28,31 @@ UNSTATED = "its row states no `rounding`, and no customary one explains every to
 def findings(observation: Observation) -> tuple[Finding, ...]:
     """Check each call's ids and weights against its logits.
 
-    If the router's row states no roundings, customary ones are tried: one must explain all calls.
+    If the router's row states no roundings, customary ones are tried: one must explain all calls on
+    all ranks. Collective then.
     """
     subject = observation.subject
-    if not ROUTERS.row(subject.case.router).is_judged:
+    row = router_row(subject.case)
+    if not row.is_judged:
         return ()
-    texts, truth = _judged(observation)
-    row = ROUTERS.row(subject.case.router)
-    is_silent = len(row.roundings(truth.method, subject.case.dtype)) > 1
-    hint = f"; {UNSTATED}" if is_silent else ""
-    wrong = tuple(
+    tried = row.stated_roundings(subject.case.layer_spec.routing_method, subject.case.dtype)
+    names = [declaration(stated) for stated in tried.values()]
+    truths = judging_truths(subject.case, observation.context.device)
+    judged = explained(observation, truths, names, _messages)
+    hint = f"; {UNSTATED}" if len(truths) > 1 else ""
+    wrong = [
         Finding(check=CHECK.name, call=call.number, text=f"{call_prefix(call)}{text}{suffix}")
-        for call, routed in zip(observation.calls, texts, strict=True)
+        for call, routed in zip(observation.calls, judged.texts, strict=True)
         for text, suffix in (
             *((text, hint) for text in routed),
             *((text, "") for text in _fused_messages(call, subject)),
         )
-    )
-    if any(texts) or not is_silent or truth.numerics.is_plain:
-        return wrong
-    return (*wrong, Finding(check=CHECK.name, verdict=Verdict.PASSED, detail=truth))
-
-
-def _judged(observation: Observation) -> tuple[list[list[str]], RoutingTruth]:
-    """Return each call's messages and the truth they are of: the first that finds nothing wrong.
-
-    If each does, the first one.
-    """
-    truths = judging_truths(observation.subject.case, observation.context.device)
-    judged = (([_messages(call, t) for call in observation.calls], t) for t in truths)
-    first = next(judged)
-    if not any(first[0]):
-        return first
-    return next((pair for pair in judged if not any(pair[0])), first)
+    ]
+    if judged.differing is not None:
+        wrong.append(Finding(check=CHECK.name, text=f"routing: {judged.differing}"))
+    if any(judged.texts) or judged.differing or len(truths) == 1 or judged.truth.numerics.is_plain:
+        return tuple(wrong)
+    return (*wrong, Finding(check=CHECK.name, verdict=Verdict.PASSED, detail=judged.truth))
 
 
 def assumed(observation: Observation) -> str | None:
@@ -70,7 +62,7 @@ def assumed(observation: Observation) -> str | None:
     if truth is None:
         return None
     case = observation.subject.case
-    tried = ROUTERS.row(case.router).stated_roundings(truth.method, case.dtype)
+    tried = router_row(case).stated_roundings(truth.method, case.dtype)
     return declaration(tried[truth.numerics])
 
 
@@ -150,4 +142,4 @@ def _slots(start: int, count: int) -> str:
     return f"slot {start}" if count == 1 else f"slots {start}-{start + count - 1}"
 
 
-CHECK = Check(name="routing", run=findings, by_reference=False)
+CHECK = Check(name="routing", run=findings, by_reference=False, collective=True)
