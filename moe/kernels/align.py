@@ -7,9 +7,9 @@ with block_m = 2, two experts, topk_ids [[0], [1], [0], [-1], [-1]] (R = 5):
     block_expert   0     1    -1       -1: an unused block
     num_rows      4
 
-The kernels count rows by expert in chunks, then every program places its own chunk at positions
-computed from the counts of earlier chunks. There are no atomics, so the order is the same in every
-run.
+One kernel counts the rows of each expert in chunks; another places each chunk, by a program of its
+own, at positions computed from the counts of earlier chunks. There are no atomics, so the order is
+the same in every run.
 """
 
 from __future__ import annotations
@@ -24,15 +24,22 @@ import triton.language as tl
 from moe import guarded_buffers
 from moe.kernels.arguments import check_ids, check_power_of_two
 from moe.kernels.launch import INTERPRETED, launch
-from moe.kernels.tiles import FEW, program_size, tile_length
+from moe.kernels.tiles import FEW, power_of_2, program_size, tile_length
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+# Chunks on a chip, at most about: a program for each, which reads the counts of all.
+_CHUNKS = 128
 
-def _chunk() -> int:
-    """Return the number of rows that one program counts and places."""
-    return program_size(1024, 1 << 15, is_interpreted=INTERPRETED, small=16)
+
+def _chunk(rows: int, tile: int) -> int:
+    """Return the number of rows that one program counts and places: a multiple of its tile.
+
+    On a chip a tile is enough for a program, since tiles of one program wait for each other.
+    """
+    of_chip = power_of_2(triton.cdiv(rows, _CHUNKS))
+    return max(tile, program_size(of_chip, 1 << 15, is_interpreted=INTERPRETED, small=16))
 
 
 def _tile() -> int:
@@ -41,7 +48,7 @@ def _tile() -> int:
 
 
 # Sizes that are no strides: a binary for each multiple of 16 and for 1 would gain nothing.
-_SIZES = ("rows", "experts", "chunks", "blocks", "blocks_per_program")
+_SIZES = ("rows", "experts", "chunk_rows", "chunks", "blocks", "blocks_per_program")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,18 +112,21 @@ def _fill(out: Aligned, ids: Tensor, experts: int) -> None:
     lanes = triton.next_power_of_2(experts)
     if not INTERPRETED:
         lanes = max(lanes, FEW)
-    chunk = tile_length(rows, _chunk(), few=FEW, is_interpreted=INTERPRETED)
-    chunks = triton.cdiv(rows, chunk)
-    sizes = {"CHUNK": chunk, "TILE": max(1, min(chunk, _tile() // lanes)), "EXPERTS": lanes}
+    most = max(1, _tile() // lanes)
+    tile = tile_length(rows, most, few=FEW, is_interpreted=INTERPRETED)
+    chunk_rows = _chunk(rows, tile)
+    chunks = triton.cdiv(rows, chunk_rows)
     counts = guarded_buffers.empty((chunks, experts), dtype=torch.int32, device=device)
-    launch(_count, (chunks,), device, ids, counts, rows, experts, **sizes)
+    sizes = {"TILE": tile, "EXPERTS": lanes}
+    launch(_count, (chunks,), device, ids, counts, rows, experts, chunk_rows, **sizes)
     blocks_per_program = triton.cdiv(blocks, chunks)
     max_blocks = max(1, _tile() // max(lanes, out.block_m))
     at_once = tile_length(blocks_per_program, max_blocks, few=FEW, is_interpreted=INTERPRETED)
     launch(
         *(_place, (chunks,), device, ids, counts, out.row_ids, out.block_expert, out.num_rows),
-        *(rows, experts, chunks, blocks, blocks_per_program),
+        *(rows, experts, chunk_rows, chunks, blocks, blocks_per_program),
         **sizes,
+        CHUNKS=min(power_of_2(chunks), most) if INTERPRETED else tile,
         BLOCK_M=out.block_m,
         BLOCKS=at_once,
     )
@@ -131,18 +141,16 @@ def _one_hot(ids_ptr, start, rows, experts, TILE: tl.constexpr, EXPERTS: tl.cons
     return ((ids[:, None] == expert[None, :]) & (expert < experts)[None, :]).to(tl.int32)
 
 
-@triton.jit(do_not_specialize=_SIZES[:2])
+@triton.jit(do_not_specialize=_SIZES[:3])
 def _count(
-    ids_ptr, counts_ptr, rows, experts,
-    CHUNK: tl.constexpr, TILE: tl.constexpr, EXPERTS: tl.constexpr,
-):  # fmt: skip
+    ids_ptr, counts_ptr, rows, experts, chunk_rows, TILE: tl.constexpr, EXPERTS: tl.constexpr
+):
     """Write counts[chunk, expert]: the number of the chunk's rows that go to the expert."""
     chunk = tl.program_id(0)
     total = tl.zeros([EXPERTS], tl.int32)
-    for done in range(0, tl.minimum(rows, CHUNK), TILE):
-        total += tl.sum(
-            _one_hot(ids_ptr, chunk * CHUNK + done, rows, experts, TILE, EXPERTS), axis=0
-        )
+    for done in range(0, tl.minimum(rows, chunk_rows), TILE):
+        first = chunk * chunk_rows + done
+        total += tl.sum(_one_hot(ids_ptr, first, rows, experts, TILE, EXPERTS), axis=0)
     expert = tl.arange(0, EXPERTS)
     tl.store(counts_ptr + chunk * experts + expert, total, mask=expert < experts)
 
@@ -150,8 +158,8 @@ def _count(
 @triton.jit(do_not_specialize=_SIZES)
 def _place(
     ids_ptr, counts_ptr, row_ids_ptr, block_expert_ptr, num_rows_ptr,
-    rows, experts, chunks, blocks, blocks_per_program,
-    CHUNK: tl.constexpr, TILE: tl.constexpr, EXPERTS: tl.constexpr,
+    rows, experts, chunk_rows, chunks, blocks, blocks_per_program,
+    TILE: tl.constexpr, EXPERTS: tl.constexpr, CHUNKS: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
     """Write the slots of the chunk's rows, then this program's share of blocks and padding."""
@@ -159,17 +167,20 @@ def _place(
     expert = tl.arange(0, EXPERTS)
     total = tl.zeros([EXPERTS], tl.int32)
     before = tl.zeros([EXPERTS], tl.int32)
-    for other in range(chunks):
-        count = tl.load(counts_ptr + other * experts + expert, mask=expert < experts, other=0)
-        total += count
-        before += tl.where(other < chunk, count, 0)
+    for read in range(0, chunks, CHUNKS):
+        other = read + tl.arange(0, CHUNKS)
+        held = (other < chunks)[:, None] & (expert < experts)[None, :]
+        numbers = other[:, None] * experts + expert[None, :]
+        count = tl.load(counts_ptr + numbers, mask=held, other=0)
+        total += tl.sum(count, axis=0)
+        before += tl.sum(tl.where((other < chunk)[:, None], count, 0), axis=0)
     padded = (total + BLOCK_M - 1) // BLOCK_M * BLOCK_M
     end = tl.cumsum(padded, axis=0)
     start = end - padded
 
     slot = start + before  # of the next row of each expert
-    for done in range(0, tl.minimum(rows, CHUNK), TILE):
-        first = chunk * CHUNK + done
+    for done in range(0, tl.minimum(rows, chunk_rows), TILE):
+        first = chunk * chunk_rows + done
         one_hot = _one_hot(ids_ptr, first, rows, experts, TILE, EXPERTS)
         earlier = tl.cumsum(one_hot, axis=0) - one_hot
         place = tl.sum(one_hot * (slot[None, :] + earlier), axis=1)

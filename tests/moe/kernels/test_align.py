@@ -13,6 +13,7 @@ _CASES = [  # tokens, top-k, experts, block_m
     (300, 6, 64, 32),
     (64, 1, 3, 128),
     (1100, 2, 6, 64),  # more rows than one program places when compiled
+    (4500, 8, 70, 16),  # more chunks than one program counts at once when compiled
 ]
 
 
@@ -47,7 +48,7 @@ def test_kernel_and_twin_agree(tokens, top_k, experts, block_m, kernel_device):
 
 
 def test_several_programs_place_their_own_chunks(kernel_device, monkeypatch):
-    monkeypatch.setattr("moe.kernels.align._chunk", lambda: 64)
+    monkeypatch.setattr("moe.kernels.align._chunk", lambda rows, tile: 64)
     monkeypatch.setattr("moe.kernels.align._tile", lambda: 256)  # and each one in several tiles
     _assert_same(_ids(101, 3, 10).to(kernel_device), 10, 16)
 
