@@ -112,8 +112,8 @@ def _fill(out: Aligned, ids: Tensor, experts: int) -> None:
     lanes = triton.next_power_of_2(experts)
     if not INTERPRETED:
         lanes = max(lanes, FEW)
-    most = max(1, _tile() // lanes)
-    tile = tile_length(rows, most, few=FEW, is_interpreted=INTERPRETED)
+    most_rows = max(1, _tile() // lanes)
+    tile = tile_length(rows, most_rows, few=FEW, is_interpreted=INTERPRETED)
     chunk_rows = _chunk(rows, tile)
     chunks = triton.cdiv(rows, chunk_rows)
     counts = guarded_buffers.empty((chunks, experts), dtype=torch.int32, device=device)
@@ -126,7 +126,7 @@ def _fill(out: Aligned, ids: Tensor, experts: int) -> None:
         *(_place, (chunks,), device, ids, counts, out.row_ids, out.block_expert, out.num_rows),
         *(rows, experts, chunk_rows, chunks, blocks, blocks_per_program),
         **sizes,
-        CHUNKS=min(power_of_2(chunks), most) if INTERPRETED else tile,
+        CHUNKS=min(power_of_2(chunks), most_rows) if INTERPRETED else tile,
         BLOCK_M=out.block_m,
         BLOCKS=at_once,
     )

@@ -51,10 +51,10 @@ def shifted(name, *members):
 
 
 def made(experts, quant_name="none", *, rank=0, unused=0.0, **fields):
-    """(backend with weights, input, routing, weights) for a small layer on the CPU."""
+    """(backend with weights, input, routing, weights) for a small layer on the default device."""
     torch.manual_seed(0)
     spec, quant = layer_spec_of(quant_name, **fields), QUANT.load(quant_name)()
-    device = torch.device("cpu")
+    device = torch.get_default_device()
     full = weights_of(spec, quant, device)
     local = list(spec.experts_of(rank))
     names = ("w13", "w2", "w13_scale", "w2_scale")
