@@ -2,7 +2,8 @@
 
 A cause is named only if it fits (see `harness.diagnosis.fit`). On a device the number of operations
 is what a search costs. So a mistake inside the experts is computed for one wrong row first: of few
-rows nearly all must fit, and most mistakes end there. Predictions are compared all together.
+rows nearly all must fit, and most mistakes end there. Predictions are compared all together. What
+fits a few rows is tested on more of the call: few rows are alike under several mistakes.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 
 from harness.diagnosis.fit import fits_of
 from harness.diagnosis.wrong_rows import clear_first
-from harness.mutants import NotApplicable
+from harness.mutants import FEW, NotApplicable
 from harness.mutants.contributions import blamed
 from harness.record.diagnosis import NamedCause
 
@@ -62,22 +63,22 @@ class _Predicted:
 @dataclass
 class _Progress:
     end: float  # time.monotonic() at which to stop
-    causes: list[NamedCause] = field(default_factory=list)
+    named: dict[Hypothesis, NamedCause] = field(default_factory=dict)
     tried: int = 0
     not_applicable: int = 0
     untried: int = 0
     closest: float | None = None
     faults: list[str] = field(default_factory=list)
 
-    def add(self, cause: NamedCause | None, residual: float) -> None:
+    def add(self, hypothesis: Hypothesis, cause: NamedCause | None, residual: float) -> None:
         self.tried += 1
         if math.isfinite(residual):
             self.closest = residual if self.closest is None else min(self.closest, residual)
         if cause is not None:
-            self.causes.append(cause)
+            self.named[hypothesis] = cause
 
     def result(self) -> Search:
-        ranked = sorted(self.causes, key=lambda c: (len(c.where), c.residual))
+        ranked = sorted(self.named.values(), key=lambda c: (len(c.where), c.residual))
         names = ("tried", "not_applicable", "untried", "closest")
         counts = {name: getattr(self, name) for name in names}
         return Search(causes=tuple(ranked), faults=tuple(self.faults), **counts)
@@ -94,7 +95,34 @@ def search(evidence: Evidence, hypotheses: Iterable[Hypothesis], seconds: float)
     _try(cheap, sampled, is_wrong, columns, progress)
     fitting = _fitting_one_row(costly, sampled, is_wrong, columns, progress)
     _try(fitting, sampled, is_wrong, columns, progress)
+    confirm([h for h in ordered if h in progress.named], evidence, progress)
     return progress.result()
+
+
+def confirm(hypotheses: Sequence[Hypothesis], evidence: Evidence, progress: _Progress) -> None:
+    """Test the mistakes that were named on more rows of the call, wrong and right ones.
+
+    Rows that one does not fit take it away, or limit it to the wrong rows. What needs more time
+    than there is left, and what cannot be computed for more rows, stands. Where all rows are wrong,
+    the sampled ones are enough: they are spread over the call.
+    """
+    if not hypotheses or len(evidence.is_wrong) <= FEW:
+        return
+    scene = evidence.sampled if bool(evidence.is_wrong.all()) else evidence.larger
+    larger = dataclasses.replace(scene, few=len(scene.rows))
+    is_wrong = evidence.is_wrong[larger.rows]
+    uncounted = _Progress(end=progress.end)
+    for p, fit in _compared(hypotheses, larger, is_wrong, evidence.columns, uncounted):
+        before = progress.named.pop(p.hypothesis)
+        if fit.named:
+            where = max(before.where, fit.where, key=len)
+            progress.named[p.hypothesis] = dataclasses.replace(_cause(p, fit), where=where)
+
+
+def _cause(predicted: _Predicted, fit: Fit) -> NamedCause:
+    row, culprit = predicted.hypothesis, predicted.culprit
+    text = f"{row.cause} ({culprit})" if culprit else row.cause
+    return NamedCause(name=row.name, cause=text, residual=fit.residual, where=fit.where)
 
 
 def _try(
@@ -106,11 +134,7 @@ def _try(
 ) -> None:
     """Add hypotheses to the progress. is_wrong: [r] bool; columns: the wrong ones [K], or None."""
     for p, fit in _compared(hypotheses, scene, is_wrong, columns, progress):
-        text = f"{p.hypothesis.cause} ({p.culprit})" if p.culprit else p.hypothesis.cause
-        cause = NamedCause(
-            name=p.hypothesis.name, cause=text, residual=fit.residual, where=fit.where
-        )
-        progress.add(cause if fit.named else None, fit.residual)
+        progress.add(p.hypothesis, _cause(p, fit) if fit.named else None, fit.residual)
 
 
 def _fitting_one_row(
@@ -130,7 +154,7 @@ def _fitting_one_row(
         if fit.named:
             fitting.append(p.hypothesis)
         else:
-            progress.add(None, fit.residual)
+            progress.add(p.hypothesis, None, fit.residual)
     return fitting
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from harness.record.diagnosis import WRONG_ROWS
 from harness.record.formatting import numbers_text
 
 if TYPE_CHECKING:
@@ -36,7 +37,9 @@ class Fact:
     value stands for, if for a range of numbers: value v for v * unit to (v + 1) * unit - 1.
     is_measured: values are measured and not counted, so that only a threshold makes sense. names:
     of the values 0, 1, ..., if these are no numbers; `one` and `many` are not used then. from_on,
-    below: how values from {} on, and below {}, are put into words.
+    below: how values from {} on, and below {}, are put into words. within: [N] int64, of which
+    larger thing each item is a part, if it has several, such as a row: those parts of one that have
+    the same value count once, since a mistake may change the whole.
     """
 
     one: str
@@ -47,6 +50,7 @@ class Fact:
     names: tuple[str, ...] = ()
     from_on: str = ""
     below: str = ""
+    within: Tensor | None = None
 
     def with_values(self, values: Tensor) -> Fact:
         """Return the fact of other items."""
@@ -80,15 +84,34 @@ def splitting(facts: Sequence[Fact], changed: Tensor, right: Tensor) -> list[Con
 
     changed, right: [N] bool; every condition returned holds for all changed items and no right one.
     """
-    known, number = int((changed | right).sum()), int(changed.sum())
-    if number == 0 or number == known:
+    number = int(changed.sum())
+    if number == 0 or number == int((changed | right).sum()):
         return []
-    ways = math.lgamma(known + 1) - math.lgamma(number + 1) - math.lgamma(known - number + 1)
-    most_tried = CHANCE * math.exp(min(ways, 600.0)) / max(len(facts), 1)
+    share = CHANCE / max(len(facts), 1)
     by_fact = [list(_conditions(fact, changed, right)) for fact in facts]
-    exact = [_simplest(of_fact, right, most_tried) for of_fact in by_fact]
+    exact = [
+        _simplest(of_fact, right, share * _ways(changed, right, fact))
+        for fact, of_fact in zip(facts, by_fact, strict=True)
+    ]
     conditions = sorted((c for c in exact if c is not None), key=lambda c: c.tried)
-    return (conditions or _joined(by_fact, right, most_tried))[:MOST_CONDITIONS]
+    joined = _joined(facts, by_fact, (changed, right), share) if not conditions else []
+    return (conditions or joined)[:MOST_CONDITIONS]
+
+
+def _ways(changed: Tensor, right: Tensor, *facts: Fact) -> float:
+    """Return in how many ways as many items as are changed can be chosen among the known ones."""
+    known, number = (_count(which, facts) for which in (changed | right, changed))
+    ways = math.lgamma(known + 1) - math.lgamma(number + 1) - math.lgamma(known - number + 1)
+    return math.exp(min(ways, 600.0))
+
+
+def _count(which: Tensor, facts: Sequence[Fact]) -> int:
+    """Return how many of these items [N] bool there are; see `Fact.within`."""
+    if any(fact.within is None for fact in facts):
+        return int(which.sum())
+    keys = [key for fact in facts for key in (fact.within, fact.values) if key is not None]
+    chosen = torch.stack([key[which].double().nan_to_num(nan=-1.0) for key in keys])
+    return int(torch.unique(chosen, dim=1).shape[1])
 
 
 def only_where(facts: Sequence[Fact], changed: Tensor) -> str:
@@ -97,7 +120,7 @@ def only_where(facts: Sequence[Fact], changed: Tensor) -> str:
     changed: [N] bool, not all of them.
     """
     conditions = splitting(facts, changed, ~changed)
-    return f"for {conditions[0].text} only" if conditions else "in the wrong rows only"
+    return f"for {conditions[0].text} only" if conditions else f"{WRONG_ROWS} only"
 
 
 def _simplest(
@@ -109,14 +132,21 @@ def _simplest(
 
 
 def _joined(
-    by_fact: Sequence[Sequence[Condition]], right: Tensor, most_tried: float
+    facts: Sequence[Fact],
+    by_fact: Sequence[Sequence[Condition]],
+    items: tuple[Tensor, Tensor],
+    share: float,
 ) -> list[Condition]:
-    """Return conditions on two facts each, the simplest first; of each pair of facts only one."""
-    most_tried /= max(len(by_fact), 1)
+    """Return conditions on two facts each, the simplest first; of each pair of facts only one.
+
+    items: those that are changed, and the right ones.
+    """
+    share /= max(len(by_fact), 1)
     conditions = []
-    for some, others in itertools.combinations(by_fact, 2):
-        pairs = (_both(a, b) for a, b in itertools.product(some, others))
-        simplest = _simplest(list(pairs), right, most_tried)
+    for one, other in itertools.combinations(range(len(facts)), 2):
+        pairs = (_both(a, b) for a, b in itertools.product(by_fact[one], by_fact[other]))
+        most_tried = share * _ways(*items, facts[one], facts[other])
+        simplest = _simplest(list(pairs), items[1], most_tried)
         conditions += [] if simplest is None else [simplest]
     return sorted(conditions, key=lambda c: c.tried)
 

@@ -1,6 +1,6 @@
 """Measure how well predicted outputs explain the wrong rows of an output.
 
-A prediction is named as a cause only if it fits: the wrong rows are within the checks' tolerance of
+A prediction is named as a cause only if it fits: all wrong rows are within the checks' tolerance of
 it, and the unexplained part of the error is small. So two outputs that are both close to the
 reference are never taken for one another.
 """
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 MAX_RESIDUAL = 0.25  # largest unexplained fraction of the error for a cause to be named
 TOLERANCE_FACTOR = 1.5  # times the row tolerance: the prediction is noisy, too
-MIN_FIT = 0.9  # smallest fraction of wrong rows that fit: some rows are ambiguous
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,10 +75,10 @@ def _fits(scene: Scene, predicted: Tensor, is_wrong: Tensor, columns: Tensor | N
 
 def _fit(residual: float, fits: float, fits_all: float, *, in_columns: bool) -> Fit:
     """Return the fit. fits, fits_all: the fractions of the wrong rows and of all that fit."""
-    places = [] if fits_all >= MIN_FIT else ["rows"]
+    places = [] if fits_all == 1 else ["rows"]
     places += ["columns"] if in_columns else []
     where = f"in the wrong {' and '.join(places)} only" if places else ""
-    named = fits >= MIN_FIT and residual <= MAX_RESIDUAL
+    named = fits == 1 and residual <= MAX_RESIDUAL
     return Fit(residual=residual, named=named, where=where)
 
 

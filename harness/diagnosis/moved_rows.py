@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness.checks.output import row_tolerance
-from harness.diagnosis.fit import MAX_RESIDUAL, MIN_FIT, TOLERANCE_FACTOR
+from harness.diagnosis.fit import MAX_RESIDUAL, TOLERANCE_FACTOR
 from harness.diagnosis.wrong_rows import spread
 from harness.record.diagnosis import NamedCause
 from harness.record.formatting import numbers_text
@@ -47,13 +47,13 @@ def moved_rows(call: Call, is_wrong: Tensor) -> NamedCause | None:
     is_zero = (expected[source] == 0).all(dim=1)  # zeros may come from anywhere
     fits = (source != numbers) & (remaining <= tolerance) & ~is_zero
     zero_rows = _beyond_the_ends(numbers, source, fits, len(expected)) & (actual == 0).all(dim=1)
-    if float((fits | zero_rows).float().mean()) < MIN_FIT:
+    if not bool((fits | zero_rows).all()):
         return None
     distance = (actual - expected[numbers]).norm(dim=1)
     residual = float(remaining[fits].norm() / distance[fits].norm().clamp(min=1e-38))
     if residual > MAX_RESIDUAL:
         return None
-    text = _moved_text(numbers[fits].tolist(), source[fits].tolist())
+    text = _moved_text(numbers[fits].tolist(), source[fits].tolist(), len(expected))
     if bool(zero_rows.any()):
         text += (
             f"; rows {numbers_text(numbers[zero_rows].tolist())}, which have no such row, are zeros"
@@ -73,16 +73,18 @@ def _beyond_the_ends(numbers: Tensor, source: Tensor, fits: Tensor, count: int) 
     return torch.logical_or(expected_source < 0, expected_source >= count)
 
 
-def _moved_text(rows: list[int], sources: list[int]) -> str:
+def _moved_text(rows: list[int], sources: list[int], count: int) -> str:
+    """Return which rows hold those of which others, of `count` rows of the call."""
     pairs = list(zip(rows, sources, strict=True))
     if len(rows) == 2 and rows == sources[::-1]:
         return f"rows {rows[0]} and {rows[1]} are swapped"
     steps = [row - source for row, source in pairs]
-    step = max(set(steps), key=steps.count)
-    if steps.count(step) >= MIN_FIT * len(steps) and len(steps) > 1:
+    if len({step % count for step in steps}) == 1 and len(steps) > 1:
+        step = min(steps, key=abs)
         side = "before" if step > 0 else "after"
         gap = "" if abs(step) == 1 else f"{abs(step)} "
-        return f"each wrong row holds the output of the row {gap}{side} it"
+        ending = "" if len(set(steps)) == 1 else ", in a circle"
+        return f"each wrong row holds the output of the row {gap}{side} it{ending}"
     if len(set(sources)) == 1 and len(rows) > 1:
         return f"rows {numbers_text(rows)} all hold the output of row {sources[0]}"
     examples = ", ".join(f"row {row} that of row {source}" for row, source in pairs[:3])

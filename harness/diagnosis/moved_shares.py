@@ -8,7 +8,6 @@ that a rule is named only if each slot follows it in all rows, or in none.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -31,6 +30,8 @@ if TYPE_CHECKING:
     from harness.diagnosis.terms import Terms
 
 NAME = "moved_shares"
+MOST_NAMED = 2
+ENDING = ", in a circle"
 NOUNS = ("shares", "sums")
 LATE = ("shared", "finalize", "restored", "out")  # what is wrong in them is wrong in the output
 FEW_ROWS, FEW_COLUMNS = 12, 128  # wrong rows and columns on which each rule is tried first
@@ -54,7 +55,7 @@ class Summed:
 def explain(evidence: Evidence) -> Iterator[NamedCause]:
     """Yield from where the wrong terms of a sum over slots, or over ranks, come."""
     each = (moved_shares(summed) for summed in sums_of(evidence))
-    yield from itertools.islice((cause for cause in each if cause is not None), 1)
+    yield from next((causes for causes in each if causes), ())
 
 
 def sums_of(evidence: Evidence) -> Iterator[Summed]:
@@ -102,26 +103,35 @@ def _of_stage(evidence: Evidence, terms: Terms) -> Summed:
     )
 
 
-def moved_shares(summed: Summed) -> NamedCause | None:
-    """Return the cause if all wrong rows hold terms of other rows or slots by one rule."""
+def moved_shares(summed: Summed) -> list[NamedCause]:
+    """Return the rules by which all wrong rows hold terms of other rows or slots; at most two.
+
+    Where none explains the right rows, too, one that explains the wrong ones.
+    """
     terms = summed.terms
     is_finite = terms.actual.isfinite().all(dim=1)
     wrong = spread((terms.is_wrong & is_finite).nonzero().flatten(), FEW_ROWS)
     if terms.values.shape[1] < 2 or len(wrong) == 0:
-        return None
-    rules, partial = list(sources(summed.rows, terms.has_term, summed.experts)), None
+        return []
+    rules = list(sources(summed.rows, terms.has_term, summed.experts))
+    named: dict[str, NamedCause] = {}  # by rule, whatever becomes of rows at the ends
+    places: list[Tensor] = []
     for weighting in (THEIRS,) if summed.weights is None else (THEIRS, OWN):
         for source, follows in _fitting(summed, rules, weighting, wrong):
             fit, has_nan = _fit(summed, source, weighting, follows)
-            if fit is None:
+            if fit is None or any(torch.equal(source.at, at) for at in places):
                 continue
+            places.append(source.at)
             residual, where = fit
             text = _text(summed, source, follows) + weighting + (UNKNOWN if has_nan else "")
+            rule = text.replace(ENDING, "")
             cause = NamedCause(name=NAME, cause=text, residual=residual, where=where)
-            if not where:
-                return cause
-            partial = partial or cause  # another rule may explain the right rows, too
-    return partial
+            if rule not in named or named[rule].where:
+                named[rule] = cause
+        if any(not cause.where for cause in named.values()):
+            break
+    full = [cause for cause in named.values() if not cause.where]
+    return full[:MOST_NAMED] or list(named.values())[:1]
 
 
 def _fit(

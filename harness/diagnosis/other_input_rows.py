@@ -80,5 +80,6 @@ def other_rows(rows: Numbering) -> Iterator[tuple[str, Tensor]]:
     for step, side in ((1, "before"), (-1, "after")):
         yield f"{side} its own", own - step
         yield f"{side} its own, in a circle", (own - step) % rows.count
+    yield "that is the other one of its pair", own ^ 1
     yield "0", torch.zeros_like(own)
     yield "in its place from the last one on", rows.count - 1 - own

@@ -226,4 +226,7 @@ def places(_: Routed) -> dict[str, Callable[[Tensor], Tensor]]:
             weights
         ),
         "the weights are sorted, ascending": lambda weights: weights.sort(dim=1).values,
+        "the weights are sorted, descending, and the ids are not": lambda weights: (
+            weights.sort(dim=1, descending=True).values
+        ),
     }

@@ -34,7 +34,9 @@ NAME = "router_weights"
 REACH = 4.0  # times the tolerance of a right weight: formulas are computed otherwise, too
 MOST_PARTS = 2  # of a formula that are replaced at once
 MOST_ROWS = 512
-FEWEST = 4  # wrong rows, unless all are wrong: fewer may fit some formula by chance
+# Wrong rows, unless all are wrong: fewer may fit some formula by chance, but for those that differ
+# in one part and give the right rows, too
+FEWEST = 4
 SAME = 1e-3  # relative distance at which two solutions for a parameter are the same
 
 
@@ -68,17 +70,18 @@ def router_weights(routed: Routed, weights: Tensor) -> list[NamedCause]:
         return []
     limits = routed.truth.limits(routed.logits, routed.ids)
     expected, wrong = limits.middle, limits.exclude(weights).any(dim=1)
-    if int(wrong.sum()) < FEWEST and not bool(wrong.all()):
-        return []
+    is_few = int(wrong.sum()) < FEWEST and not bool(wrong.all())
     where = _where(wrong)
-    if where is None:
-        return []
-    for same_size in formulas(routed, MOST_PARTS):
+    for same_size in formulas(routed, 1 if is_few else MOST_PARTS):
         fitting = [f for f in same_size if _fits(f, weights, expected, wrong)]
-        if fitting:
-            best = min(len(f.texts) for f in fitting)
-            shown = [f for f in fitting if len(f.texts) == best][:2]
-            return [_cause(" and ".join(formula.texts), where) for formula in shown]
+        full = [f for f in fitting if bool(is_close(weights, f.weights, REACH).all())]
+        if full or (fitting and not is_few):
+            place = "" if full else where
+            best = min(len(f.texts) for f in full or fitting)
+            shown = [f for f in full or fitting if len(f.texts) == best][:2]
+            return [_cause(" and ".join(formula.texts), place) for formula in shown]
+    if is_few:
+        return []
     text = solved(routed, weights[wrong], wrong)
     if text is not None:
         return [_cause(text, where)]
@@ -98,8 +101,8 @@ def _fits(formula: Formula, weights: Tensor, expected: Tensor, wrong: Tensor) ->
     return bool(is_its.all()) and not bool(is_close(formula.weights, expected, REACH)[wrong].any())
 
 
-def _where(wrong: Tensor) -> str | None:
-    """Return a clause about the wrong rows; empty if all are; None if nothing tells them apart."""
+def _where(wrong: Tensor) -> str:
+    """Return a clause about the wrong rows; empty if all are."""
     if bool(wrong.all()):
         return ""
     numbers = torch.arange(len(wrong), device=wrong.device).double()

@@ -110,11 +110,15 @@ def _mean(weights: Tensor, is_used: Tensor) -> Tensor:
     return (1 / is_used.sum(dim=1, keepdim=True).clamp(min=1)).expand_as(weights)
 
 
+def _one_of_k(weights: Tensor, _: Tensor) -> Tensor:
+    return torch.full_like(weights, 1 / weights.shape[1])
+
+
 OTHERS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "by router weights that are rounded to bf16": lambda w, _: on_grid(w, "bf16"),
     "by router weights that are rounded to fp16": lambda w, _: on_grid(w, "fp16"),
     "by 1 each, not by the router weights": lambda w, _: torch.ones_like(w),
-    "by 1 / k each, not by the router weights": lambda w, _: torch.full_like(w, 1 / w.shape[1]),
+    "by one number each, which is 1 / k, not by the router weights": _one_of_k,
     "by 1 / the number of experts that this rank computes": _mean,
     "by the squares of the router weights": lambda w, _: w.square(),
     "by the square roots of the router weights": lambda w, _: w.clamp(min=0).sqrt(),

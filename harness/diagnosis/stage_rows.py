@@ -68,6 +68,7 @@ def slot_facts(handed: Handed, flat: Tensor) -> list[Fact]:
             many="experts whose numbers of rows are",
             values=counts.double(),
             from_on="experts with {} rows and more",
+            within=ids[flat],
         ),
         Fact(one="", many="", values=is_last.double(), names=("other rows", LAST)),
     ]

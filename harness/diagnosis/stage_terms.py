@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from harness.diagnosis.evidence import Evidence
     from harness.diagnosis.stage_errors import StageErrors
 
+ENDS = ("other rows", "the first row of each rank's", "the last row of each rank's")
 PASSED = ("the sum over ranks", "zero experts")
 ADAPTED = ("the experts' own matrices", "the adapters")
 PRODUCTS = ("gemm1", "gemm2", "weighted")
@@ -133,7 +134,8 @@ def _splits(
         group = "gather" if wrong.stage == "finalize" else "tp"
         ranks = handed.subject.case.layout.group(group, handed.rank)
         row = Fact(one="row", many="rows", values=numbers.double())
-        yield "sums", values, [_of_ranks(ranks, values), *_repeated([row], values.shape[1])]
+        facts = [_of_ranks(ranks, values), _ends(numbers, values)]
+        yield "sums", values, [*facts, *_repeated([row], values.shape[1])]
 
 
 def _of_shared(handed: Handed, rows: Tensor) -> Iterator[tuple[str, Tensor, list[Fact]]]:
@@ -163,6 +165,17 @@ def _numbered(rows: Tensor, count: int) -> Tensor:
 def _of_ranks(ranks: Sequence[int], values: Tensor) -> Fact:
     numbers = torch.tensor(ranks, device=values.device).double()
     return Fact(one="rank", many="ranks", values=numbers.repeat(len(values)))
+
+
+def _ends(rows: Tensor, values: Tensor) -> Fact:
+    """Return which sums are of the first or last row of those that a rank adds to, [r * P]."""
+    has_term = (values != 0).any(dim=2)
+    at = torch.where(has_term, rows[:, None].double(), torch.nan)
+    first = at.nan_to_num(nan=torch.inf).amin(dim=0)
+    last = at.nan_to_num(nan=-torch.inf).amax(dim=0)
+    end = torch.where(at == last, 2.0, torch.where(at == first, 1.0, 0.0))
+    end = torch.where(has_term, end, torch.nan)
+    return Fact(one="", many="", values=end.flatten(), names=ENDS)
 
 
 def _repeated(facts: Sequence[Fact], count: int) -> list[Fact]:

@@ -63,6 +63,9 @@ def readings(group: int | None) -> Iterator[Reading]:
             if group is not None:
                 text = f"have the {noun} of the group of inputs {side} each"
                 yield text, _rolled(what, 1, step * group)
+    for amount, place in ((1.0, "high"), (-1.0, "low")):
+        yield f"have codes that are one too {place}", _with_integers("codes", amount)
+        yield f"have zero points that are one too {place}", _with_integers("zero", amount)
     for what, noun in (("scale", "scales"), ("zero", "zero points")):
         yield f"have the {noun} of the outputs in reverse order", _flipped(what, 0)
         yield f"have the {noun} of the other half of the outputs", _half_exchanged(what)
@@ -193,6 +196,18 @@ def _permuted(what: str, axis: int, order: tuple[int, ...]) -> Callable[[Codes],
         places = torch.arange(count, device=part.device).view(-1, len(order))
         at = places[:, torch.tensor(order, device=part.device)].flatten()
         return changed(codes, what, part.index_select(axis, at))
+
+    return read
+
+
+def _with_integers(what: str, amount: float) -> Callable[[Codes], Codes | None]:
+    """Add an amount to codes of integers, or to zero points of formats that have them."""
+
+    def read(codes: Codes) -> Codes | None:
+        fmt = codes.fmt
+        if fmt is None or not (fmt.zero_point or (what == "codes" and fmt.is_integer)):
+            return None
+        return changed(codes, what, getattr(codes, what) + amount)
 
     return read
 

@@ -66,14 +66,32 @@ def _which(
     def fits(change: Tensor) -> bool:
         return bool(((amount - change).abs() <= allowed).all())
 
-    if fits(-own):
-        return "the bias is left out"
-    if fits(own):
-        return "the bias is added twice"
+    named = [text for text, change in _others(own, experts, biases) if fits(change)]
+    return " (the same: ".join(named[:2]) + ")" * (len(named) > 1) if named else largest
+
+
+def _others(
+    own: Tensor, experts: list[int], biases: dict[int, Tensor]
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield in words by how much [E, C] a product is off with other biases than its own [E, C]."""
+    yield "the bias is left out", -own
+    yield "the bias is added twice", own
+    for side, step in (("before", -1), ("after", 1)):
+        for ending in ("", ", in a circle"):
+            for which, table in (("expert", sorted(biases)), ("rank's expert", experts)):
+                taken = [biases[_neighbour(table, e, step, ending)] for e in experts]
+                text = f"the bias is that of the {which} {side}{ending}"
+                yield text, torch.stack(taken).double() - own
     for number, bias in biases.items():
-        if fits(bias.double() - own):
-            return f"the bias of expert {number} is added for all experts"
-    return largest
+        yield f"the bias of expert {number} is added for all experts", bias.double() - own
+
+
+def _neighbour(table: list[int], expert: int, step: int, ending: str) -> int:
+    """Return the expert before or after in the table; beyond its end, the one there or at the other
+    end, as the ending of the sentence says.
+    """
+    place, last = table.index(expert) + step, len(table) - 1
+    return table[place % (last + 1) if ending else min(max(place, 0), last)]
 
 
 def _biases(evidence: Evidence, errors: StageErrors) -> dict[int, Tensor] | None:

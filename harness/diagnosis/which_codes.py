@@ -58,11 +58,11 @@ def which_codes(errors: StageErrors, fmt: Format) -> str | None:
     share = float(wrong.sum()) / max(int((expected != 0).sum()), 1)
     head = f"{share:.0%} of the codes are one step {side}, and none is off otherwise"
     if share <= FEW:
-        return f"{head}: as by another rule for ties" if errors.stage == "second" else None
+        ties = "as by another rule for ties, or by scales that are little off"
+        return f"{head}: {ties}" if errors.stage == "second" else None
     if share < MANY:
         return None
-    also = "" if errors.stage == "second" else ", or by other scales"
-    return f"{head}: as rounded {ROUNDED[side]}, not to the nearest{also}"
+    return f"{head}: as rounded {ROUNDED[side]}, not to the nearest, or by other scales"
 
 
 ROUNDED = {

@@ -111,13 +111,15 @@ def _of_values(errors: StageErrors, part: Tensor, known: tuple[Valued, ...]) -> 
     is_wrong = errors.is_wrong
     if int(is_wrong.sum()) < FEWEST:
         return None
+    fitting: list[tuple[str, float]] = []  # with the fraction that is wrong of those it holds for
     for valued in known:
         for text, holds, least in _conditions(valued, is_wrong):
-            inside = holds & part
-            count = int(inside.sum())
-            if count <= MOST * int(part.sum()) and int(is_wrong.sum()) >= least * count:
-                return text
-    return None
+            count = int((holds & part).sum())
+            fraction = int(is_wrong.sum()) / count
+            if count <= MOST * int(part.sum()) and fraction >= least:
+                fitting.append((text, fraction))
+    sharp = [text for text, fraction in fitting if fraction >= WRONG_OF_SIZE]
+    return next(iter((*sharp, *(text for text, _ in fitting))), None)
 
 
 def _conditions(valued: Valued, is_wrong: Tensor) -> Iterator[tuple[str, Tensor, float]]:
@@ -146,9 +148,11 @@ def _contents(errors: StageErrors) -> str:
     if bool(held.isnan().all()):
         return ": all that are wrong are NaN: never written, or computed from NaN"
     first = float(held[0])
-    if not bool((held == held[0]).all()):
+    if not bool((held.abs() == held[0].abs()).all()):
         return ""
-    return f": all that are wrong are {first:.6g}" + (", as if clamped there" if first else "")
+    sign = "" if bool((held == held[0]).all()) else "+-"
+    value = f"{sign}{abs(first) if sign else first:.6g}"
+    return f": all that are wrong are {value}" + (", as if clamped there" if first else "")
 
 
 def _inputs(evidence: Evidence, errors: StageErrors) -> tuple[Valued, ...]:

@@ -74,6 +74,8 @@ def which_function(
         residual = errors.left_by(value * weight)
         if residual is not None and residual <= MAX_RESIDUAL:
             causes.append(_cause(errors, text, residual))
+    if not causes and up is not None:
+        causes = [*_up_clamped(errors, activation, weight * activation.of_gate(gate).value, up)]
     factor = weight if up is None else weight * activation.of_up(up).value
     if not causes:
         causes = [*_solved(errors, activation, gate, factor)]
@@ -122,6 +124,27 @@ def _clamps(
                 f"the gate is clamped from {side} at {bound:.3g}",
                 activation.of_gate(clamped).value,
             )
+
+
+def _up_clamped(
+    errors: StageErrors, activation: TrueActivation, factor: Tensor, up: Tensor
+) -> Iterator[NamedCause]:
+    """Yield that up is clamped from above or below, where all wrong elements hold one value of it.
+
+    factor: [R, n], what up is multiplied by.
+    """
+    held = errors.actual / factor - activation.beta
+    is_clear = errors.is_wrong & (factor.abs() > SMALL)
+    if int(is_clear.sum()) < FEWEST:
+        return
+    for side, sign in (("above", 1.0), ("below", -1.0)):
+        limit = float(held[is_clear & (up * sign > 0)].median())
+        for bound in dict.fromkeys((round(limit, 1), round(limit, 2), limit)):
+            clamped = up.clamp(max=bound) if sign > 0 else up.clamp(min=bound)
+            residual = errors.left_by(activation.of_up(clamped).value * factor)
+            if residual is not None and residual <= MAX_RESIDUAL:
+                yield _cause(errors, f"up is clamped from {side} at {bound:.3g}", residual)
+                return
 
 
 def _reached(activation: TrueActivation, value: float, near: float) -> float:

@@ -34,6 +34,9 @@ MOST_BLOCKS = 32
 MOST_TERMS = 2**22  # elements of all blocks' products
 ENOUGH = 4  # elements for each unknown
 SPARE = 64  # elements beyond the unknowns
+# Rows for each amount of a column: n rows for each leave sqrt(1 - 1 / n) of any other error, which
+# must be far more than a statement may.
+FEWEST = 2
 MOST_CHANGED = 0.5  # fraction of the columns
 SURE = 1.0  # times the error of a factor, beyond which it is surely not 1
 SAME = 0.01  # relative distance at which two factors are the same
@@ -217,7 +220,7 @@ def zero_points(errors: StageErrors, given: Sequence[Operands]) -> NamedCause | 
     for block in (inner, *(b for b in BLOCKS if b < inner)):
         count = -(-inner // block)
         spare = min((len(one.rows) - count) * len(one.w) for one in given)
-        if spare < SPARE:
+        if spare < SPARE or min(len(one.rows) for one in given) < FEWEST * count:
             continue
         predicted = errors.expected.clone()
         is_changed = torch.zeros(count, dtype=torch.bool, device=predicted.device)

@@ -28,6 +28,7 @@ NAME = "which_rounding"
 NOUNS = ("elements", "router weights", "scales")
 NARROW = ("bf16", "fp16")
 OF_TERMS = ("e4m3", "bf16", "fp16")  # to which each term of a sum may be rounded
+MOST_NAMED = 2  # roundings of sums that fit as well
 LARGEST = 0.1  # error, as a part of the values, that is looked at: roundings are small
 EXACT = 2.0**-20  # of the size of a sum: what it may differ from that of its terms by rounding
 MANTISSA = 16  # bits of a float32 that bf16 lacks
@@ -45,12 +46,11 @@ def explain(evidence: Evidence) -> Iterator[NamedCause]:
     yield from of_values
     if of_values or errors.noun == "scales":
         return
-    of_sums = (
-        rounded(terms)
-        for terms in stage_terms.terms_of(evidence)
-        for rounded in (rounded_terms, rounded_sums)
-    )
-    yield from itertools.islice((cause for cause in of_sums if cause is not None), 1)
+    for terms in stage_terms.terms_of(evidence):
+        of_sums = [*rounded_terms(terms), *rounded_sums(terms)]
+        if of_sums:  # of other terms of the same sum these are the same
+            yield from sorted(of_sums, key=lambda cause: cause.residual)[:MOST_NAMED]
+            return
 
 
 def rounded_values(errors: StageErrors) -> Iterator[NamedCause]:
@@ -67,18 +67,17 @@ def rounded_values(errors: StageErrors) -> Iterator[NamedCause]:
             yield NamedCause(name=NAME, cause=cause, residual=residual, where=where)
 
 
-def rounded_terms(terms: Terms) -> NamedCause | None:
-    """Return the cause if each term is rounded before it is added."""
+def rounded_terms(terms: Terms) -> Iterator[NamedCause]:
+    """Yield each dtype to which all terms may be rounded before they are added."""
     if terms.noun == "products":
-        return None
+        return
     for dtype in OF_TERMS:
         grid = FORMATS["fp8_tensor"] if dtype == "e4m3" else dtype
         residual = fitted(terms, _of_rounded(terms, grid))
         if residual is not None and residual <= MAX_RESIDUAL:
             text = f"each of the {terms.values.shape[1]} {terms.noun} is rounded to {dtype}"
             cause = f"in stage {terms.stage} {text} before they are added"
-            return NamedCause(name=NAME, cause=cause, residual=residual)
-    return None
+            yield NamedCause(name=NAME, cause=cause, residual=residual)
 
 
 def _of_rounded(terms: Terms, grid: str | Format) -> Tensor:
@@ -93,8 +92,8 @@ def _of_rounded(terms: Terms, grid: str | Format) -> Tensor:
     return (rest + on_grid(terms.values, grid).double().sum(dim=1)).float()
 
 
-def rounded_sums(terms: Terms) -> NamedCause | None:
-    """Return the cause if the sum is rounded after each term."""
+def rounded_sums(terms: Terms) -> Iterator[NamedCause]:
+    """Yield each dtype to which the sum may be rounded after each term, and in which order."""
     for dtype, is_reversed in itertools.product(NARROW, (False, True)):
         order = terms.values.flip(1) if is_reversed else terms.values
         fits, residual = left_by(terms, _running(order, dtype))
@@ -103,8 +102,7 @@ def rounded_sums(terms: Terms) -> NamedCause | None:
             text = (
                 f"the sum of {order.shape[1]} {terms.noun} is rounded to {dtype} after each{which}"
             )
-            return NamedCause(name=NAME, cause=f"in stage {terms.stage} {text}", residual=residual)
-    return None
+            yield NamedCause(name=NAME, cause=f"in stage {terms.stage} {text}", residual=residual)
 
 
 def _running(values: Tensor, dtype: str) -> Tensor:
@@ -125,4 +123,8 @@ ROUNDINGS: dict[str, Callable[[Tensor], Tensor]] = {
     "truncated to bf16, not rounded to the nearest": truncated,
     "rounded to bf16 more than they should be": lambda values: on_grid(values, "bf16"),
     "rounded to fp16 more than they should be": lambda values: on_grid(values, "fp16"),
+    "rounded to e4m3 and should not be": lambda values: on_grid(
+        values.clamp(-448, 448), FORMATS["fp8_tensor"]
+    ),
+    "rounded to e5m2 and should not be": lambda values: values.to(torch.float8_e5m2).float(),
 }

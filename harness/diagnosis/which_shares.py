@@ -6,6 +6,7 @@ their slot or expert, makes the statement. It must then predict every row, wrong
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from typing import TYPE_CHECKING
 
@@ -169,7 +170,9 @@ def _named(terms: Terms, is_its: Tensor, is_known: Tensor) -> tuple[str, Tensor,
     right = is_known & ~is_its
     if not bool(right.any()):
         return f"all {terms.noun}", torch.ones_like(is_its), ""
-    conditions = splitting(terms.facts, is_its.flatten(), right.flatten())
+    rows = torch.arange(len(is_its), device=is_its.device).repeat_interleave(is_its.shape[1])
+    facts = [dataclasses.replace(fact, within=rows) for fact in terms.facts]
+    conditions = splitting(facts, is_its.flatten(), right.flatten())
     if not conditions:
         return f"some {terms.noun}", is_its, _listed(terms, is_its, int(is_known.sum()))
     text = f"the {terms.noun} of {conditions[0].text}"

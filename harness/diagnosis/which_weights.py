@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from moe.formats.format import Format
 
 NAME = "which_weights"
+MOST_NAMED = 2
 WRONG_ROWS, RIGHT_ROWS = 64, 16  # at most
 MOST_ELEMENTS = 2**21  # of a rank's weights, beyond which the readings would take seconds
 
@@ -68,7 +69,7 @@ class Multiplied:
 
 
 def explain(evidence: Evidence) -> Iterator[NamedCause]:
-    """Yield how else the weights of a wrong product were read; at most one statement."""
+    """Yield how else the weights of a wrong product were read; at most MOST_NAMED statements."""
     product = of_product(evidence, WRONG_ROWS, RIGHT_ROWS)
     if product is None:
         return
@@ -76,9 +77,7 @@ def explain(evidence: Evidence) -> Iterator[NamedCause]:
     experts, fmt = multiplied(handed, errors), handed.subject.reference.weight_format
     if not experts:
         return
-    cause = which_weights(errors, experts, None if fmt.block is None else fmt.block[1])
-    if cause is not None:
-        yield cause
+    yield from which_weights(errors, experts, None if fmt.block is None else fmt.block[1])
 
 
 def multiplied(handed: Handed, errors: StageErrors) -> list[Multiplied]:
@@ -132,13 +131,16 @@ def codes_of(w: Tensor, fmt: Format) -> Codes:
 
 def which_weights(
     errors: StageErrors, given: Sequence[Multiplied], group: int | None
-) -> NamedCause | None:
-    """Return the cause, or None if no reading of all experts' weights explains all rows."""
+) -> list[NamedCause]:
+    """Return at most MOST_NAMED readings of all experts' weights that explain all rows.
+
+    If there is none, one that explains the wrong ones.
+    """
     if not given or not bool(errors.actual.isfinite().all()):
-        return None
+        return []
     wrong = errors.is_wrong.any(dim=1)
     first = max(given, key=lambda one: int(wrong[one.rows].sum()))
-    few, partial = errors.of_rows(first.rows), None
+    few, named = errors.of_rows(first.rows), list[NamedCause]()
     for (text, read), before in itertools.product(readings(group), (False, True)):
         change = _change(first, first.read(read, before=before))
         if change is None or few.fitting(few.expected + change) is None:
@@ -153,11 +155,9 @@ def which_weights(
             residual, where = fit
             split = ", before they are split over ranks" if before else ""
             cause = f"{errors.place} the weights {text}{split}"
-            named = NamedCause(name=NAME, cause=cause, residual=residual, where=where)
-            if not where:
-                return named
-            partial = partial or named  # another reading may explain the right rows, too
-    return partial
+            named.append(NamedCause(name=NAME, cause=cause, residual=residual, where=where))
+    full = [cause for cause in named if not cause.where]
+    return full[:MOST_NAMED] or named[:1]
 
 
 def _change(one: Multiplied, other: Codes | None) -> Tensor | None:

@@ -31,8 +31,6 @@ def sample_rows(scene: Scene, call: Call, is_wrong: Tensor) -> Scene:
     the call's answer are preferred: the reference computes others again. is_wrong: [T] bool.
     """
     rows, answer = _known(scene, call, is_wrong) or _computed(scene, call, is_wrong)
-    if scene.candidates is not None and scene.candidates.several:
-        answer = _with_ball(scene, call, rows, answer)
     return _with_rows(scene, call, rows, answer)
 
 
@@ -43,6 +41,8 @@ def scene_of_rows(scene: Scene, call: Call, rows: Tensor) -> Scene:
 
 def _with_rows(scene: Scene, call: Call, rows: Tensor, answer: Answer) -> Scene:
     routing = call.output.routing
+    if scene.candidates is not None and scene.candidates.several:
+        answer = _with_ball(scene, call, rows, answer)
     return dataclasses.replace(
         scene,
         rows=rows,

@@ -41,6 +41,27 @@ AFTER_EXPERTS = ("restored", "shared", "out")
 SHOWN_AFTER_EXPERTS = frozenset(
     {"rows", "shared", "zero_experts", "latent", "ranks", "balancing", "tokens"}
 )
+# What is judged from its own recorded input: if one of these is the first wrong stage, what was
+# computed before it is right, and so are mistakes of these families excluded.
+_PRODUCTS = frozenset({"biases", "lora", "packed_codes", "scale_scopes", "scales", "weights"})
+_ELSEWHERE = frozenset({"balancing", "latent", "ranks", "shared", "tokens", "zero_experts"})
+_ACTIVATIONS = frozenset({"activation", "activation_parameters"})
+_INSIDE = (_PRODUCTS - {"biases"}) | _ACTIVATIONS | {"rounding"}
+NOT_FIRST_IN = {
+    "activation": _PRODUCTS | _ELSEWHERE,
+    "second": _PRODUCTS - {"scale_scopes", "scales"} | _ELSEWHERE | _ACTIVATIONS,
+    "combine": _INSIDE,
+    "finalize": _INSIDE | {"biases"},
+}
+# How mistakes begin that show in one of the two products only: not first in the others' stages
+_OF_FIRST = ("first_bias", "input_", "lora_first", "lora_gate_only", "lora_up_only", "w13_")
+_OF_SECOND = ("lora_second", "second_", "w2_")
+NOT_OF_PRODUCT = {
+    "gemm1": _OF_SECOND,
+    "activation": (*_OF_FIRST, *_OF_SECOND),
+    "second": (*_OF_FIRST, "lora_second", "second_bias", "w2_"),
+    "gemm2": _OF_FIRST,
+}
 # What is wrong of a stage if tokens came to other ranks or experts than they should
 OF_DELIVERY = ("counts of tokens", "ids", "adapters")
 SHOWN_IN_DELIVERY = frozenset(
@@ -97,12 +118,17 @@ class Hypothesis:
     def may_show_in(self, stage: str | None, noun: str = "elements") -> bool:
         """Tell whether this may be the first wrong stage of the mistake; None: no stage is known.
 
-        After the experts their products, routing and weights are known to be right. Where tokens
-        came to other ranks or experts, nothing inside the experts is the first mistake. noun: what
-        of the stage is wrong.
+        After the experts their products, routing and weights are known to be right, and inside them
+        what comes before the stage. Where tokens came to other ranks or experts, nothing inside the
+        experts is the first mistake. noun: what of the stage is wrong.
         """
         if noun in OF_DELIVERY:
             return self.family in SHOWN_IN_DELIVERY
+        place = stage or ""
+        if self.family in NOT_FIRST_IN.get(place, ()):
+            return False
+        if self.name.startswith(NOT_OF_PRODUCT.get(place, ())):
+            return False
         is_after = self.family in SHOWN_AFTER_EXPERTS or self.name == "router_scale_on_shared"
         return stage not in AFTER_EXPERTS or is_after
 

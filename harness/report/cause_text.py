@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from harness.record.diagnosis import WRONG_ROWS
 from harness.record.formatting import percent
 from harness.report.attribution import Sources, source_suffix, sources_by_text
 
@@ -20,6 +21,9 @@ MOST_CAUSES = 3
 MOST_CONTRADICTED = 2
 LITTLE = 0.25  # part of the error; a mistake that leaves less is named, unless a row does not fit
 NO_CAUSE = "no known cause"
+# What gives the wrong rows, but others in the right ones, may be something that is alike in them;
+# what leaves more than LITTLE makes an output tolerable, and explains it in part.
+LIKELY, CONSISTENT = "likely cause", "consistent with"
 
 
 def cause_lines(
@@ -64,7 +68,9 @@ def _named_causes(
     )
     lines = []
     for i, text in enumerate(ranked[:MOST_CAUSES]):
-        label = f"{'likely cause' if i == 0 else 'or'}{source_suffix(sources[text], failed_calls)}"
+        is_sure = WRONG_ROWS not in text and residuals[text] <= LITTLE
+        first = LIKELY if is_sure else CONSISTENT
+        label = f"{first if i == 0 else 'or'}{source_suffix(sources[text], failed_calls)}"
         lines.append(f"{label}: {text} (leaves {percent(residuals[text])} of the error)")
     return lines, rows[ranked[0]] if ranked else 0
 

@@ -18,7 +18,7 @@ from harness.record.result import NOT_THE_SAME, Verdict
 from harness.record.summary import count_command, repeat_command
 from harness.report import png
 from harness.report.attribution import Sources, call_name, source_suffix, sources_by_text
-from harness.report.cause_text import NO_CAUSE, cause_lines
+from harness.report.cause_text import CONSISTENT, LIKELY, NO_CAUSE, cause_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,7 +56,7 @@ def lines(
 def headline(result: CaseResult) -> str:
     """Return one line: the leading finding, likely cause, pattern, or message, in this order."""
     calls = _calls(result)
-    causes = [t for t in _summary(result, calls) if t.startswith(("likely cause", NO_CAUSE))]
+    causes = [t for t in _summary(result, calls) if t.startswith((LIKELY, CONSISTENT, NO_CAUSE))]
     causes = [t for t in causes[:1] if not t.startswith(NO_CAUSE)]
     patterns = [t for t in _summary(result, calls) if t.startswith("pattern")]
     messages = [_first(text) for text in result.messages if text]

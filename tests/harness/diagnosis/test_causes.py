@@ -10,6 +10,7 @@ from harness.diagnosis import causes
 from harness.diagnosis.evidence import Evidence
 from harness.diagnosis.fit import MAX_RESIDUAL
 from harness.diagnosis.patterns import find_mismatch
+from harness.fixtures.layer_call import MAX_ROWS
 from harness.mutants import FEW, Hypothesis, NotApplicable
 from harness.record.diagnosis import Share
 from tests.harness.diagnosis.explained import CALL, RIGHT, explained, names, texts
@@ -120,7 +121,7 @@ def test_a_costly_mistake_is_computed_for_one_row_and_for_more_only_if_that_fits
     other = counted(lambda s: s.answer.out * 3, others, name="other")
     result = search(RIGHT * 2, [other, right])
     assert [cause.name for cause in result.causes] == ["right"]
-    assert (result.tried, calls, others) == (2, [1, FEW], [1])
+    assert (result.tried, calls, others) == (2, [1, FEW, MAX_ROWS], [1])
 
 
 def test_a_costly_mistake_that_fits_one_wrong_row_of_some_is_not_named():
@@ -153,5 +154,19 @@ def test_a_search_may_take_twice_the_case_and_always_a_second(case_seconds, seco
 def test_a_mistake_whose_residual_is_no_number_is_not_the_closest():
     progress = causes._Progress(end=0.0)
     for residual in (float("nan"), 0.5, float("inf")):
-        progress.add(None, residual)
+        progress.add(made(None), None, residual)
     assert (progress.result().closest, progress.result().tried) == (0.5, 3)
+
+
+def test_a_mistake_that_fits_few_rows_is_tested_on_right_ones_and_on_more_wrong_ones():
+    """Of four wrong rows nothing tells that a mistake should show in others, too."""
+    out = RIGHT.clone()
+    out[:6] *= 2
+    doubled = counted(lambda s: s.answer.out * 2, [], name="doubled")
+    assert [c.where for c in search(out, [doubled]).causes] == ["in the wrong rows only"]
+
+    out[6:20] *= 3
+    in_the_first = counted(
+        lambda s: s.answer.out * torch.where(s.rows < 6, 2, 1)[:, None], [], name="first"
+    )
+    assert search(out, [in_the_first]).causes == ()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -72,3 +74,16 @@ def test_an_item_without_the_value_is_outside_every_condition_on_it():
     (condition,) = splitting([fact], NUMBERS % 8 == 3, NUMBERS % 8 != 3)
     assert not bool(condition.holds[5])
     assert splitting([fact], NUMBERS % 8 == 5, NUMBERS % 8 != 5) == []
+
+
+def test_items_of_a_row_that_are_alike_count_once():
+    """Two rows of eight that are wrong as a whole have an expert in common by chance."""
+    rows = NUMBERS.long() // 8
+    expert, changed = EXPERT.with_values((rows // 2).double()), rows // 2 == 1
+    assert texts(changed, expert) == ["expert 1"]
+    assert texts(changed, dataclasses.replace(expert, within=rows)) == []
+    slot = Fact(one="slot", many="slots", values=NUMBERS % 8, within=rows)
+    assert texts(NUMBERS % 8 == 5, slot) == ["slot 5"]
+    both = (NUMBERS % 8 == 5) & (rows > 2)
+    of_row = dataclasses.replace(ROW, values=rows.double(), within=rows)
+    assert texts(both, slot, of_row) == ["slot 5 with rows >= 3"]

@@ -33,7 +33,8 @@ def test_an_unknown_cause_takes_fewer_operations_than_the_case_three_times(exper
     assert result.verdict is Verdict.FAILED
     for call in result.diagnosis.calls:
         assert (call.causes, call.untried, call.faults) == ((), 0, ())
-        assert call.tried > 40
+        assert call.stages[0].stage == "combine"
+        assert call.tried > 25  # those that may show there first
     rest, explained = operations(case, shared)
     assert 1000 < explained < most * rest
 

@@ -30,7 +30,7 @@ def test_rows_in_other_rows_places():
     assert names(found) == ["rows_moved"]
     assert found.causes[0].cause.startswith("wrong rows hold other rows' outputs: row 0 that")
     found = explained(torch.cat([RIGHT[-3:], RIGHT[:-3]]))
-    text = "each wrong row holds the output of the row 3 before it"
+    text = "each wrong row holds the output of the row 3 before it, in a circle"
     assert found.causes[0].cause == text
     found = explained(RIGHT[torch.tensor([*range(20), *[4] * 20])])
     assert found.causes[0].cause.endswith("all hold the output of row 4")

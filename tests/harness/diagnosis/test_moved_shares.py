@@ -42,8 +42,8 @@ def said(terms, actual, weights=None, noun="shares", facts=()):
         rows=torch.arange(ROWS),
         weights=weights,
     )
-    cause = moved_shares(summed)
-    return None if cause is None else cause.cause.removeprefix("in stage combine ")
+    causes = [cause.cause.removeprefix("in stage combine ") for cause in moved_shares(summed)]
+    return " OR ".join(causes) or None
 
 
 @SOME

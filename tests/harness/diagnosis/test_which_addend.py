@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from harness.diagnosis.which_addend import which_addend
 from tests.harness.diagnosis.drawn_errors import COLUMNS, EXPERTS, ROWS, holding, right
 
+RANKS = "rank's expert"
 HEAD = "in stage gemm1 each column is off by one amount in all rows of an expert: "
 
 
@@ -35,6 +36,9 @@ def test_whose_bias_it_is(seed):
         said(bias[:1] - bias, seed, biases)
         == f"{HEAD}the bias of expert 0 is added for all experts"
     )
+    text = "the bias is that of the {} after, in a circle"
+    same = f"{text.format('expert')} (the same: {text.format(RANKS)})"
+    assert said(bias.roll(-1, 0) - bias, seed, biases) == f"{HEAD}{same}"
     assert said(drawn(seed + 1), seed).startswith(f"{HEAD}up to ")
     assert said(drawn(seed + 1), seed, biases).startswith(f"{HEAD}up to ")
 
@@ -45,3 +49,14 @@ def test_of_noise_nothing_is_said(seed):
     errors = right(seed)
     noise = torch.randn(ROWS, COLUMNS, generator=torch.Generator().manual_seed(seed + 55))
     assert which_addend(holding(errors, errors.expected + noise)) is None
+
+
+def test_two_biases_that_give_the_same_are_both_named():
+    """Of two experts, the first one's for both is that of the one before each."""
+    errors = right(3)
+    few = errors.of_rows(torch.arange(16))
+    biases = dict(enumerate(drawn(3)[:2]))
+    change = (biases[0] - torch.stack([biases[0], biases[1]])).repeat_interleave(8, 0)
+    cause = which_addend(holding(few, few.expected + change), biases)
+    text = "the bias is that of the expert before (the same: the bias is that of the rank's expert"
+    assert cause.cause.removeprefix(HEAD).startswith(text)

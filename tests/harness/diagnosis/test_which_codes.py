@@ -25,8 +25,8 @@ def test_a_rule_for_all_codes(name, rule):
     step = step_of(ratio, fmt)
     actual = RULES[rule](ratio / step) * step
     text = said(actual, on_grid(ratio, fmt), fmt)
-    assert text.endswith(f"and none is off otherwise: as rounded {rule}, not to the nearest")
-    assert said(actual, on_grid(ratio, fmt), fmt, "input").endswith(", or by other scales")
+    rule_text = f"as rounded {rule}, not to the nearest, or by other scales"
+    assert text.endswith(f"and none is off otherwise: {rule_text}")
     assert said(actual * 2, on_grid(ratio, fmt), fmt) is None
     actual[0, :2] = on_grid(ratio, fmt)[0, :2] + 3 * step[0, :2] * torch.tensor([1.0, -1.0])
     assert said(actual, on_grid(ratio, fmt), fmt) is None
@@ -39,6 +39,6 @@ def test_ties_only():
     actual[:, 100:104] += 1
     assert said(actual, expected, fmt) == (
         "3% of the codes are one step too far from zero, and none is off otherwise: as by another "
-        "rule for ties"
+        "rule for ties, or by scales that are little off"
     )
     assert said(actual, expected, fmt, "input") is None

@@ -84,6 +84,16 @@ def test_a_clamp_of_the_gate(seed, name, limit):
 
 
 @settings(max_examples=10, deadline=None)
+@given(st.integers(0, 99), st.sampled_from(["silu", "gelu"]), st.floats(0.5, 2.5), st.booleans())
+def test_a_clamp_of_up(seed, name, limit, is_above):
+    activation, gate, up, _ = inputs(name, seed)
+    limit = round(limit, 1)
+    clamped = up.clamp(max=limit) if is_above else up.clamp(min=-limit)
+    side = f"above at {limit:.3g}" if is_above else f"below at {-limit:.3g}"
+    assert said(name, activation(gate, clamped), seed) == [f"up is clamped from {side}"]
+
+
+@settings(max_examples=10, deadline=None)
 @given(st.integers(0, 99), st.floats(1.2, 1.6))
 def test_a_factor_in_the_sigmoid(seed, alpha):
     _, gate, up, _ = inputs("silu", seed)

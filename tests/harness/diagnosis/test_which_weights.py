@@ -30,14 +30,14 @@ def given_of(name):
 
 
 def said(name, changed, noise=0.0):
-    """The statement if the experts had these codes."""
+    """The first statement if the experts had these codes."""
     given = given_of(name)
     expected = torch.cat([one.x @ one.codes.values.T for one in given])
     actual = torch.cat([one.x @ codes.values.T for one, codes in zip(given, changed, strict=True)])
     actual = (actual + noise * torch.randn(actual.shape)).bfloat16().float()
     errors = of_product(expected, actual, least=1e-3, facts=by_row(expected))
-    cause = which_weights(errors, given, GROUP[name])
-    return None if cause is None else cause.cause.removeprefix("in stage gemm1 the weights ")
+    causes = which_weights(errors, given, GROUP[name])
+    return causes[0].cause.removeprefix("in stage gemm1 the weights ") if causes else None
 
 
 @pytest.mark.parametrize("name", GROUP)
@@ -85,8 +85,25 @@ def test_a_reading_of_the_matrix_before_it_is_split_over_ranks():
     wrong = rank.read(dict(readings(group))[text], before=True)
     expected = x @ rank.codes.values.T
     errors = of_product(expected, x @ wrong.values.T, least=1e-3, facts=by_row(expected))
-    cause = which_weights(errors, [rank], group)
+    cause = which_weights(errors, [rank], group)[0]
     assert cause.cause == f"in stage gemm1 the weights {text}, before they are split over ranks"
     alone = Multiplied(rows=rank.rows, x=x, codes=rank.codes)
-    assert which_weights(errors, [alone], group) is None
+    assert which_weights(errors, [alone], group) == []
     assert alone.read(dict(readings(group))[text], before=True) is None
+
+
+def test_two_readings_that_give_the_same_are_both_named():
+    """Of two groups of inputs, the one before each is the one after it."""
+    draw, group = torch.Generator().manual_seed(6), 32
+    codes = codes_of(torch.randn(COLUMNS, 2 * group, generator=draw), FORMATS["int4_g32"])
+    x = torch.randn(ROWS, 2 * group, generator=draw)
+    one = Multiplied(rows=torch.arange(ROWS), x=x, codes=codes)
+    side = "have the scale of the group of inputs {} each"
+    wrong = dict(readings(group))[side.format("before")](codes)
+    expected = x @ codes.values.T
+    errors = of_product(expected, x @ wrong.values.T, least=1e-3, facts=by_row(expected))
+    causes = which_weights(errors, [one], group)
+    assert [cause.cause.removeprefix("in stage gemm1 the weights ") for cause in causes] == [
+        side.format("before"),
+        side.format("after"),
+    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from harness.checks.stages_collectives import COUNTS
+from harness.mutants import named
 from harness.mutants.hypothesis import OF_DELIVERY, Hypothesis, features_of, proof, rows_of
 from tests.harness.mutants.samples import apart, case, scene
 
@@ -43,6 +44,38 @@ def test_a_mistake_in_the_experts_does_not_show_first_after_them():
         assert around.may_show_in(stage)
     (of_shared,) = rows_of("routing", router_scale_on_shared="?")
     assert of_shared.may_show_in("out")
+
+
+@pytest.mark.parametrize(
+    ("family", "shows_in"),
+    [
+        ("weights", ("gemm1", "gemm2")),
+        ("scales", ("gemm1", "second", "gemm2")),
+        ("activation", ("gemm1", "activation", "gemm2")),
+        ("biases", ("gemm1", "gemm2", "combine")),
+        ("ranks", ("gemm1", "gemm2", "combine", "finalize")),
+        ("routing", ("gemm1", "activation", "second", "gemm2", "combine", "finalize")),
+    ],
+)
+def test_a_mistake_does_not_show_first_in_a_stage_after_its_own(family, shows_in):
+    (row,) = rows_of(family, made_up="?")
+    stages = ("gemm1", "activation", "second", "gemm2", "combine", "finalize")
+    assert tuple(stage for stage in stages if row.may_show_in(stage)) == shows_in
+
+
+@pytest.mark.parametrize(
+    ("name", "stage", "other"),
+    [
+        ("w2_of_next_expert", "gemm2", "gemm1"),
+        ("w13_of_next_expert", "gemm1", "gemm2"),
+        ("lora_second_missing", "gemm2", "gemm1"),
+        ("second_scale_twice", "gemm2", "gemm1"),
+        ("input_scale_twice", "gemm1", "gemm2"),
+    ],
+)
+def test_a_mistake_of_one_product_does_not_show_first_in_the_other(name, stage, other):
+    assert named(name).may_show_in(stage)
+    assert not named(name).may_show_in(other)
 
 
 def test_a_mistake_inside_the_experts_is_none_of_where_tokens_go():

@@ -27,6 +27,17 @@ def test_what_explains_all_rows_comes_before_what_fits_in_the_wrong_ones_only():
     assert "or: a third, in the wrong rows only (leaves 0.1 % of the error)" in said
 
 
+def test_what_fits_in_the_wrong_rows_only_is_no_likely_cause():
+    """It gives others in the right rows, too: what is alike in the wrong ones may be right."""
+    partly = {**CAUSE, "where": "in the wrong rows and columns only"}
+    text = "the output is doubled, in the wrong rows and columns only"
+    failed = result({0: [call(causes=[partly])]})
+    assert f"consistent with: {text} (leaves 0.4 % of the error)" in lines(failed)
+    assert headline(failed).startswith("consistent with: the output is doubled")
+    condition = {**CAUSE, "where": "for rows >= 8 only"}
+    assert headline(result({0: [call(causes=[condition])]})).startswith("likely cause")
+
+
 def test_no_cause_says_how_far_the_closest_was():
     ranks = {0: [call(causes=[], closest=0.8)], 1: [call(stages=[STAGE])]}
     said = lines(result(ranks))
