@@ -75,6 +75,6 @@ def expected_output(
     a2 = None if weights.a2_scale is None else weights.a2_scale.cpu()
     h = dequantize_activations(quant.quantize_intermediate(h, a2)).double()
     y = torch.einsum("ri,roi->ro", h, w2[expert]).to(dtype).double()
-    out = torch.zeros(layer_spec.m, layer_spec.hidden, dtype=torch.float64)
+    out = torch.zeros(layer_spec.m, layer_spec.hidden, dtype=torch.float64, device="cpu")
     out.index_add_(0, token, y * router[token, slot, None])
     return out.to(dtype)
