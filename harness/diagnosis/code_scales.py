@@ -1,7 +1,7 @@
-"""Find by which other scales the tokens were quantized, if their codes are wrong.
+"""Find by which other scales, or by which rule, values were quantized, if their codes are wrong.
 
-Tokens are known, so that their codes by other scales can be computed: by scales that are rounded,
-of another size, of other rows or columns, or in another dtype.
+Tokens are known, and so are activations that were recorded: their codes by other scales can be
+computed, which are rounded, of another size, of other rows or columns, or in another dtype.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import torch
 
 from harness.checks.stages_collectives import SENT
 from harness.diagnosis.stage_terms import handed_of
+from harness.diagnosis.weight_readings import rules
 from harness.record.diagnosis import NamedCause
 from moe.reference.formats import activation_scale, group_amax, on_grid, step_of
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from harness.checks.stage_bound import WrongStage
     from harness.diagnosis.evidence import Evidence
     from harness.diagnosis.stage_errors import StageErrors
     from moe.formats.format import Format
@@ -31,15 +33,30 @@ MOST_NAMED = 2
 
 
 def explain(evidence: Evidence) -> Iterator[NamedCause]:
-    """Yield the scales that give all codes of the experts' input, of tokens that are known."""
-    wrong, errors, case = evidence.stage, evidence.errors, evidence.scene.case
-    if errors is None or errors.stage != "input" or errors.noun != "elements" or case.latent:
+    """Yield the scales that give all codes of the experts' input, or of the second product's."""
+    wrong, errors = evidence.stage, evidence.errors
+    if wrong is None or errors is None or errors.noun != "elements":
+        return
+    if errors.stage not in ("input", "second"):
         return
     assert evidence.subject is not None, "a stage is read of a subject"
     fmt = evidence.subject.reference.act_format
-    if wrong is None or SENT not in wrong.labels or case.weights_input or fmt.block is None:
+    if fmt.block is None or fmt.static or fmt.global_scale or fmt.has_one_scale:
         return
-    if fmt.static or fmt.global_scale or fmt.has_one_scale:
+    if errors.stage == "input":
+        yield from _of_tokens(evidence, wrong, errors, fmt)
+    elif handed_of(evidence).has("activation"):
+        h = handed_of(evidence).rows("activation", errors.numbers).float()
+        if h.shape == errors.actual.shape:
+            yield from code_scales(errors, h, torch.arange(len(h), device=h.device), fmt)
+
+
+def _of_tokens(
+    evidence: Evidence, wrong: WrongStage, errors: StageErrors, fmt: Format
+) -> Iterator[NamedCause]:
+    """Yield the scales that give the codes of tokens, if these are quantized as they are."""
+    case = evidence.scene.case
+    if SENT not in wrong.labels or case.weights_input or case.latent:
         return
     at = torch.searchsorted(wrong.labels["rows"].sort().values, errors.numbers)
     order = wrong.labels["rows"].argsort()
@@ -75,6 +92,10 @@ def others(x: Tensor, own: Tensor, fmt: Format) -> Iterator[tuple[str, Tensor]]:
     for text, scale in _scales(x, own, fmt):
         if scale is not None and bool((scale > 0).all()) and not torch.equal(scale, own):
             yield text, _codes(x / scale, fmt)
+    for text, rule in rules().items():
+        clamped = (x / own).clamp(fmt.lowest, fmt.top)
+        step = torch.ones_like(clamped) if fmt.is_integer else step_of(clamped, fmt)
+        yield f"a quotient by the scale that is {text}", rule(clamped / step) * step
     for dtype in ("bf16", "fp16"):
         ratio = on_grid(x / own, dtype)
         yield f"a quotient by the scale that is rounded to {dtype}", _codes(ratio, fmt)

@@ -94,8 +94,9 @@ def _of_groups(group: int) -> Iterator[Reading]:
         yield text, _of_other_columns(_shifted_groups(step), group, made=True)
 
 
-def _roundings() -> Iterator[Reading]:
-    rules: dict[str, Callable[[Tensor], Tensor]] = {
+def rules() -> dict[str, Callable[[Tensor], Tensor]]:
+    """Return other rules by which numbers of steps may be rounded than to the nearest even one."""
+    return {
         "rounded toward zero": torch.trunc,
         "rounded down": torch.floor,
         "rounded up": torch.ceil,
@@ -105,6 +106,8 @@ def _roundings() -> Iterator[Reading]:
         "rounded half down": lambda x: (x - 0.5).ceil(),
     }
 
+
+def _roundings() -> Iterator[Reading]:
     def reading(rule: Callable[[Tensor], Tensor]) -> Callable[[Codes], Codes | None]:
         def read(codes: Codes) -> Codes | None:
             if codes.fmt is None:
@@ -117,7 +120,7 @@ def _roundings() -> Iterator[Reading]:
 
         return read
 
-    for text, rule in rules.items():
+    for text, rule in rules().items():
         yield f"have codes that are {text}", reading(rule)
 
 

@@ -27,8 +27,12 @@ def explain(evidence: Evidence) -> Iterator[NamedCause]:
     errors = evidence.errors
     if errors is None or errors.noun != "ids":
         return
-    text = by_row(errors.actual, errors.expected, errors.numbers)
-    text = which_ids(errors.actual, errors.expected) if text is None else text
+    held, right = errors.actual, errors.expected
+    text = by_row(held, right, errors.numbers)
+    every = torch.arange(len(right), device=right.device)
+    if text is None and torch.equal(errors.numbers, every):
+        text = shifted(held, right)
+    text = which_ids(held, right) if text is None else text
     if text is not None:
         yield NamedCause(name=NAME, cause=f"{errors.place} {text}", residual=0.0)
 
@@ -51,6 +55,29 @@ def by_row(actual: Tensor, expected: Tensor, rows: Tensor) -> str | None:
         return None
     text = next((text for text, given in rules.items() if torch.equal(given, ids)), None)
     return None if text is None else f"row r has the id {text}, whatever its expert is"
+
+
+def shifted(actual: Tensor, expected: Tensor) -> str | None:
+    """Return by how many places ids lie too late or too early in memory, in words, or None.
+
+    Both [R, C], of all rows in order. What comes from before the first or after the last is
+    unknown; all else must be what belongs some places further on, and not so by chance.
+    """
+    flat, right = actual.flatten(), expected.flatten()
+    kinds, count = len(torch.unique(right)), len(flat)
+    for by in (step for size in range(1, count // 2 + 1) for step in (size, -size)):
+        to, source = (
+            (slice(by, None), slice(None, -by)) if by > 0 else (slice(None, by), slice(-by, None))
+        )
+        off = int((right[source] != right[to]).sum())
+        is_sure = kinds > 1 and count * float(kinds) ** -off <= CHANCE
+        if is_sure and torch.equal(flat[to], right[source]):
+            side, columns = "before" if by > 0 else "after", actual.shape[1]
+            if by % columns:
+                return f"each id is that of the slot {abs(by)} {side} it, over all rows"
+            rows = abs(by) // columns
+            return f"each row has the ids of the row {'' if rows == 1 else f'{rows} '}{side} it"
+    return None
 
 
 def which_ids(actual: Tensor, expected: Tensor) -> str | None:

@@ -6,6 +6,7 @@ rows tell which may fit, and all rows must then follow it.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ import torch
 
 from harness.checks.stages_products import operands, sharded
 from harness.diagnosis.stage_terms import of_product
-from harness.diagnosis.weight_codes import Codes
+from harness.diagnosis.weight_codes import Codes, changed
 from harness.diagnosis.weight_readings import readings
 from harness.record.diagnosis import NamedCause
 from moe.reference import formats
@@ -54,6 +55,22 @@ class Multiplied:
     x: Tensor
     codes: Codes
     unsplit: Unsplit | None = None
+
+    @property
+    def cut_as_one(self) -> Codes | None:
+        """Return the codes with scales that are cut from all rows, not from gate's and up's each.
+
+        None unless rows of both halves are split.
+        """
+        if self.unsplit is None:
+            return None
+        scale = self.unsplit.codes.scale
+        rows = torch.arange(len(scale), device=scale.device, dtype=scale.dtype)
+        own = self.unsplit.part(rows[:, None].expand_as(scale))[:, 0]
+        start, count = 2 * int(own[0]), len(own)
+        if count == len(scale) or bool((own.diff() == 1).all()):
+            return None
+        return changed(self.codes, "scale", scale[start : start + count])
 
     def read(self, reading: Callable[[Codes], Codes | None], *, before: bool) -> Codes | None:
         """Return this rank's codes by a reading of its part, or of the matrix before it is split.
@@ -141,23 +158,34 @@ def which_weights(
     wrong = errors.is_wrong.any(dim=1)
     first = max(given, key=lambda one: int(wrong[one.rows].sum()))
     few, named = errors.of_rows(first.rows), list[NamedCause]()
-    for (text, read), before in itertools.product(readings(group), (False, True)):
-        change = _change(first, first.read(read, before=before))
+    for text, read in _others(group):
+        change = _change(first, read(first))
         if change is None or few.fitting(few.expected + change) is None:
             continue
         predicted = errors.expected.clone()
         for one in given:
-            of_expert = _change(one, one.read(read, before=before))
+            of_expert = _change(one, read(one))
             if of_expert is not None:
                 predicted[one.rows] += of_expert
         fit = errors.fitting(predicted)
         if fit is not None:
             residual, where = fit
-            split = ", before they are split over ranks" if before else ""
-            cause = f"{errors.place} the weights {text}{split}"
+            cause = f"{errors.place} the weights {text}"
             named.append(NamedCause(name=NAME, cause=cause, residual=residual, where=where))
     full = [cause for cause in named if not cause.where]
     return full[:MOST_NAMED] or named[:1]
+
+
+def _others(group: int | None) -> Iterator[tuple[str, Callable[[Multiplied], Codes | None]]]:
+    """Yield in words what is done otherwise, and the codes that it gives of what is multiplied."""
+    yield (
+        "have scales that are cut over ranks as one run of rows, their codes as gate and up",
+        lambda one: one.cut_as_one,
+    )
+    for (text, reading), before in itertools.product(readings(group), (False, True)):
+        split = ", before they are split over ranks" if before else ""
+        read = functools.partial(Multiplied.read, reading=reading, before=before)
+        yield f"{text}{split}", read
 
 
 def _change(one: Multiplied, other: Codes | None) -> Tensor | None:

@@ -131,6 +131,7 @@ INSIDE_EXPERTS: tuple[Hypothesis, ...] = (
         stale_sum="the experts added to what the call before left in the output's memory",
         tp_tokens_summed="an all-reduce added up the TP ranks' rows, which are of other tokens",
         first_rank_inputs="the experts were given rank 0's tokens with this rank's routing",
+        other_half_inputs="the experts of half the tokens were given those of the other half",
         reversed_rank_inputs="the ranks' tokens were gathered in reverse order, their routing not",
         unpadded_offsets="rows were looked for as if the ranks before had sent no padding",
     ),

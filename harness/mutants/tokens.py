@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness.fixtures import fused_slots, tensors
+from harness.matrix.call_modes import CALL_MODES
 from harness.mutants import NotApplicable
 from harness.mutants.recompute import (
     elsewhere,
@@ -74,6 +75,23 @@ def reversed_rank_inputs(scene: Scene) -> Tensor:
     if scene.rank in _sharing(scene, other):
         raise NotApplicable("in reverse order this rank has its own place")
     return _with_inputs(scene, other)
+
+
+def other_half_inputs(scene: Scene) -> Tensor:
+    """Give the experts of a call's first half the tokens of its second; the routing is correct."""
+    case, layout = scene.case, scene.case.layout
+    middle = (scene.tokens + 1) // 2
+    if not CALL_MODES[case.call].splits_tokens:
+        raise NotApplicable("the tokens go through the layer at once")
+    sample = scene.few_rows()
+    is_first = (sample.rows < middle) & (sample.rows + middle < scene.tokens)
+    if not bool(is_first.any()):
+        raise NotApplicable("none of these rows is in the first half")
+    rows = torch.where(is_first, sample.rows + middle, sample.rows)
+    place, d = layout.tokens_of(scene.rank, scene.counts), layout.dp_rank(scene.rank)
+    tokens = tensors.tokens(case, d, scene.counts[d], sample.x.device, scene.start)
+    other = elsewhere(sample, x=tokens.x[rows + place.start])
+    return sample.total(parts=redo_parts(other))
 
 
 def _with_inputs(scene: Scene, rank: int) -> Tensor:

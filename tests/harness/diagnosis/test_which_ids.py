@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.diagnosis.which_ids import by_row, which_ids
+from harness.diagnosis.which_ids import by_row, shifted, which_ids
 
 IDS = torch.randint(-1, 8, (24, 2), generator=torch.Generator().manual_seed(0)).float()
 
@@ -25,6 +25,29 @@ IDS = torch.randint(-1, 8, (24, 2), generator=torch.Generator().manual_seed(0)).
 )
 def test_rules(actual, text):
     assert which_ids(actual, IDS) == text
+
+
+@pytest.mark.parametrize(
+    ("by", "text"),
+    [
+        (2, "each row has the ids of the row before it"),
+        (-4, "each row has the ids of the row 2 after it"),
+        (3, "each id is that of the slot 3 before it, over all rows"),
+    ],
+)
+def test_ids_that_are_read_from_another_place(by, text):
+    moved = IDS.flatten().roll(by)
+    moved[slice(0, by) if by > 0 else slice(by, None)] = 77  # whatever lies there
+    assert shifted(moved.view(IDS.shape), IDS) == text
+
+
+def test_ids_that_are_not_read_from_another_place():
+    assert shifted(IDS, IDS) is None
+    draw = torch.Generator().manual_seed(2)
+    assert shifted(torch.randint(-1, 8, IDS.shape, generator=draw).float(), IDS) is None
+    alike = torch.ones_like(IDS)
+    alike[3, 1] = 2
+    assert shifted(alike.flatten().roll(1).view(IDS.shape), alike) is None  # one id tells nothing
 
 
 def test_some_rows_only():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -90,6 +92,25 @@ def test_a_reading_of_the_matrix_before_it_is_split_over_ranks():
     alone = Multiplied(rows=rank.rows, x=x, codes=rank.codes)
     assert which_weights(errors, [alone], group) == []
     assert alone.read(dict(readings(group))[text], before=True) is None
+
+
+def test_scales_of_gate_and_up_that_are_cut_as_one_run_of_rows():
+    draw, half = torch.Generator().manual_seed(5), COLUMNS // 2
+    matrix = codes_of(torch.randn(2 * COLUMNS, INNER, generator=draw), FORMATS["fp8_channel"])
+    # the second rank's rows: the upper half of gate's, and of up's
+    own = torch.cat([torch.arange(half, COLUMNS), torch.arange(COLUMNS + half, 2 * COLUMNS)])
+    one = Unsplit(codes=matrix, part=lambda m: m[own])
+    x = torch.randn(ROWS, INNER, generator=draw)
+    codes = of_parts(matrix, one.part)
+    rank = Multiplied(rows=torch.arange(ROWS), x=x, codes=codes, unsplit=one)
+    wrong = dataclasses.replace(codes, scale=matrix.scale[COLUMNS:])
+    expected = x @ codes.values.T
+    errors = of_product(expected, x @ wrong.values.T, least=1e-3, facts=by_row(expected))
+    (cause,) = which_weights(errors, [rank], None)
+    text = "have scales that are cut over ranks as one run of rows, their codes as gate and up"
+    assert cause.cause == f"in stage gemm1 the weights {text}"
+    inner = Unsplit(codes=matrix, part=lambda m: m[:, ::2])  # as the second matrix is split
+    assert dataclasses.replace(rank, unsplit=inner).cut_as_one is None
 
 
 def test_two_readings_that_give_the_same_are_both_named():

@@ -52,6 +52,7 @@ PLACES = {
     "renormalisation_extra": case(renormalize=False),
     "reduce_scatter_missing": case(dp_size=2, use_ep=True),
     "neighbour_tokens": case(dp_size=2, use_ep=True),
+    "other_half_inputs": case(m=8, call="two_batches"),
     "shard_of_joined_rows": case(tp_size=2),
     "second_scale_from_input": case(quant="fp8_tensor"),
     "input_scale_from_second": case(quant="fp8_tensor"),

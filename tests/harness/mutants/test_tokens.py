@@ -55,6 +55,13 @@ def test_in_reverse_order_the_first_rank_gets_the_last_one_s_tokens(layout):
     assert apart(named("reversed_rank_inputs").compute(here), wanted) < SAME
 
 
+def test_the_first_half_of_a_call_is_given_the_tokens_of_the_second():
+    here = scene(case(m=8, call="two_batches"))
+    x = torch.cat([here.x[4:], here.x[4:]])
+    wanted = here.reference(x, here.topk_ids, here.topk_weights).out
+    assert apart(named("other_half_inputs").compute(here), wanted[:FEW]) < SAME
+
+
 def test_weights_of_the_first_rank_meet_the_experts_of_another():
     one = case(dp_size=2, use_ep=True)
     first, here = scene(one, 0), scene(one, 1)
@@ -99,6 +106,7 @@ NO_MISTAKE = [
     ("stale_sum", case(), "the first call"),
     ("tp_tokens_summed", case(tp_size=2), "TP ranks hold the same tokens"),
     ("first_rank_inputs", case(dp_size=2), "the first rank's tokens"),
+    ("other_half_inputs", case(m=8), "the tokens go through the layer at once"),
     ("first_rank_weights", case(dp_size=2), "the first rank's tokens"),
     ("reversed_rank_inputs", case(tp_size=2), "this rank has its own place"),
     ("unpadded_offsets", case(dp_size=2), "no rank before this one sends padding"),
