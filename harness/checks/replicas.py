@@ -94,10 +94,10 @@ def _of_other_experts(sent: Tensor, ids: Tensor, call: Call) -> str | None:
             f"{first}ids of zero experts ({experts} and above) must stay above all "
             f"{len(call.placement.physical_to_logical)} physical experts, which no rank has"
         )
-    cause = (
-        "the map of replicas is that of an earlier placement" if stale else "no placement had it"
-    )
-    return f"{first}{cause}: change the map together with the weights"
+    if stale:
+        cause = "the map of replicas is that of an earlier placement"
+        return f"{first}{cause}: change the map together with the weights"
+    return f"{first}no placement had it there: choose among the replicas of the token's expert"
 
 
 def _differing(observation: Observation, sent: Tensor) -> str | None:

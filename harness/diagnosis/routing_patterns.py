@@ -30,6 +30,8 @@ def of_routing(
     all_tokens: the experts got no other tokens, so a row's position within its expert is known.
     """
     bad, topk_ids = bad.cpu(), topk_ids.cpu()  # the search takes many small steps
+    is_computed = bad | (topk_ids >= 0).any(dim=1)  # others have no expert, and are never wrong
+    bad, topk_ids = bad[is_computed], topk_ids[is_computed]
     if not bool(bad.any()) or bool(bad.all()):
         return []
     patterns = _by_rank(bad, topk_ids, layer_spec, rank)

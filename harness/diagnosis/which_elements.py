@@ -147,8 +147,9 @@ def _contents(errors: StageErrors) -> str:
         return ""
     if bool(held.isnan().all()):
         return ": all that are wrong are NaN: never written, or computed from NaN"
-    first = float(held[0])
-    if not bool((held.abs() == held[0].abs()).all()):
+    first, right = float(held[0]), errors.expected[errors.is_wrong]
+    is_one = bool((held.abs() == held[0].abs()).all())
+    if not is_one or bool((right == right[0]).all()):  # of one right value that says nothing
         return ""
     sign = "" if bool((held == held[0]).all()) else "+-"
     value = f"{sign}{abs(first) if sign else first:.6g}"

@@ -56,6 +56,13 @@ def test_rows_with_an_expert_elsewhere():
     assert routing(~away, EP4, ids=ids) == ["only rows all of whose experts are local"]
 
 
+def test_rows_without_any_expert_make_no_pattern_of_the_others():
+    ids = IDS.clone()
+    ids[:, 0] = 4  # as a fused shared expert, which all rows have
+    ids[::2] = -1
+    assert routing((ids >= 0).any(dim=1), ids=ids) == []
+
+
 def test_rows_with_an_empty_slot():
     ids = IDS.clone()
     ids[5:12, 1] = -1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -69,3 +71,23 @@ def test_elements_that_nobody_wrote():
 def test_nothing_is_said_of_elements_that_chance_chose(seed, share):
     chosen = torch.rand(ROWS, COLUMNS, generator=torch.Generator().manual_seed(seed + 9)) < share
     assert said(chosen, seed) is None
+
+
+def test_one_wrong_value_for_one_right_one_is_not_clamped():
+    """As of a scale that all rows share."""
+    errors = right()
+    one = dataclasses.replace(errors, expected=torch.ones_like(errors.expected), noun="scales")
+    assert which_elements(holding(one, one.expected / 2)) is None
+
+
+def test_values_of_both_signs_that_are_clamped():
+    errors = right()
+    text = which_elements(holding(errors, errors.expected.clamp(-1.0, 1.0)))
+    assert text.endswith(": all that are wrong are +-1, as if clamped there")
+
+
+def test_a_sharp_condition_goes_before_the_sign():
+    errors = right()
+    up = (Valued(name="up", values=errors.expected),)
+    text = which_elements(holding(errors, errors.expected.clamp(max=0.8)), up)
+    assert "where the expected value is above 0.8" in text
