@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from harness.record.diagnosis import WRONG_ROWS
+from harness.record.diagnosis import IN_THE_WRONG
 from harness.record.formatting import numbers_text
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def only_where(facts: Sequence[Fact], changed: Tensor) -> str:
     changed: [N] bool, not all of them.
     """
     conditions = splitting(facts, changed, ~changed)
-    return f"for {conditions[0].text} only" if conditions else f"{WRONG_ROWS} only"
+    return f"for {conditions[0].text} only" if conditions else f"{IN_THE_WRONG} rows only"
 
 
 def _simplest(

@@ -14,6 +14,7 @@ import torch
 
 from harness.diagnosis.conditions import Fact, splitting
 from harness.diagnosis.stage_terms import handed_of
+from harness.mutants.hypothesis import OF_DELIVERY
 from harness.record.diagnosis import Pattern
 
 if TYPE_CHECKING:
@@ -59,11 +60,12 @@ def which_elements(errors: StageErrors, inputs: tuple[Valued, ...] = ()) -> str 
     where = [] if columns is None else [f"of {columns[0]}"]
     in_columns = torch.ones_like(is_wrong[0]) if columns is None else columns[1]
     part = is_wrong.any(dim=1)[:, None] & in_columns
-    of_value = _of_values(
-        errors, part, (Valued(name="the expected value", values=errors.expected), *inputs)
-    )
+    if errors.noun in OF_DELIVERY:  # of ids and counts no value is large or small
+        of_value, same = None, ""
+    else:
+        known = (Valued(name="the expected value", values=errors.expected), *inputs)
+        of_value, same = _of_values(errors, part, known), _contents(errors)
     where += [] if of_value is None else [of_value]
-    same = _contents(errors)
     if not (where or same):
         return None
     head = f"{errors.place} only {errors.noun} {' '.join(where)} are wrong"
@@ -153,7 +155,8 @@ def _contents(errors: StageErrors) -> str:
         return ""
     sign = "" if bool((held == held[0]).all()) else "+-"
     value = f"{sign}{abs(first) if sign else first:.6g}"
-    return f": all that are wrong are {value}" + (", as if clamped there" if first else "")
+    clamped = ", as if clamped there" if first and math.isfinite(first) else ""
+    return f": all that are wrong are {value}{clamped}"
 
 
 def _inputs(evidence: Evidence, errors: StageErrors) -> tuple[Valued, ...]:

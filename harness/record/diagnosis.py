@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.record.plain_data import read
 
-WRONG_ROWS = "in the wrong rows"  # where a cause holds that the other rows contradict
+IN_THE_WRONG = "in the wrong"  # rows or columns, where a cause holds that the others contradict
 STAGE_INTERVAL = "stage_interval"  # of a pattern: the stages of which one is wrong first
 Number = float | str  # JSON has no NaN and no infinity: `nan`, `inf`, `-inf`
 

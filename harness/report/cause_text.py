@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from harness.record.diagnosis import WRONG_ROWS
+from harness.record.diagnosis import IN_THE_WRONG
 from harness.record.formatting import percent
 from harness.report.attribution import Sources, source_suffix, sources_by_text
 
@@ -63,13 +63,17 @@ def _named_causes(
             rows[text] = rows.get(text, 0) + call.wrong_rows
             if cause.where:
                 partial.add(text)
-    ranked = sorted(
-        sources, key=lambda text: (-len(sources[text]), text in partial, residuals[text])
-    )
+
+    def is_unsure(text: str) -> bool:
+        return IN_THE_WRONG in text or residuals[text] > LITTLE
+
+    def rank_of(text: str) -> tuple[bool, int, bool, float]:
+        return is_unsure(text), -len(sources[text]), text in partial, residuals[text]
+
+    ranked = sorted(sources, key=rank_of)
     lines = []
     for i, text in enumerate(ranked[:MOST_CAUSES]):
-        is_sure = WRONG_ROWS not in text and residuals[text] <= LITTLE
-        first = LIKELY if is_sure else CONSISTENT
+        first = CONSISTENT if is_unsure(text) else LIKELY
         label = f"{first if i == 0 else 'or'}{source_suffix(sources[text], failed_calls)}"
         lines.append(f"{label}: {text} (leaves {percent(residuals[text])} of the error)")
     return lines, rows[ranked[0]] if ranked else 0

@@ -91,3 +91,11 @@ def test_a_sharp_condition_goes_before_the_sign():
     up = (Valued(name="up", values=errors.expected),)
     text = which_elements(holding(errors, errors.expected.clamp(max=0.8)), up)
     assert "where the expected value is above 0.8" in text
+
+
+def test_nothing_is_said_of_the_values_of_ids_and_of_infinite_ones_no_clamp():
+    errors = right()
+    lost = holding(errors, torch.where(errors.expected > 0.5, -1.0, errors.expected))
+    assert which_elements(dataclasses.replace(lost, noun="ids")) is None
+    beyond = torch.where(errors.expected > 0.5, torch.inf, errors.expected)
+    assert which_elements(holding(errors, beyond)).endswith(": all that are wrong are inf")

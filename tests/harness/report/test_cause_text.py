@@ -34,6 +34,9 @@ def test_what_fits_in_the_wrong_rows_only_is_no_likely_cause():
     failed = result({0: [call(causes=[partly])]})
     assert f"consistent with: {text} (leaves 0.4 % of the error)" in lines(failed)
     assert headline(failed).startswith("consistent with: the output is doubled")
+    sure = {**CAUSE, "cause": "in stage gemm1 all values are halved"}
+    both = {0: [call(causes=[partly])], 1: [call(causes=[partly, sure], stages=[STAGE])]}
+    assert headline(result(both)).startswith("likely cause (rank 1): in stage gemm1 all values")
     condition = {**CAUSE, "where": "for rows >= 8 only"}
     assert headline(result({0: [call(causes=[condition])]})).startswith("likely cause")
 
