@@ -96,6 +96,7 @@ def functions(activation: TrueActivation) -> list[Function]:
         ("the gate is multiplied by 1.702 in the sigmoid", lambda g: g * torch.sigmoid(1.702 * g)),
         ("the function of the gate is tanh", torch.tanh),
         ("the gate is negated", lambda gate: own(-gate)),
+        ("the absolute value of the gate is taken", lambda gate: own(gate.abs())),
         ("the function of the gate is applied twice", lambda gate: own(own(gate))),
     ]
     return options
@@ -146,6 +147,8 @@ def factors(activation: TrueActivation) -> list[Function]:
         options.append(("1 is added to up", lambda up: up + 1))
     options += [(f"up is rounded to {dtype}", _before(own, dtype)) for dtype in NARROW]
     options.append(("up is left out", torch.ones_like))
+    options.append(("the absolute value of up is taken", lambda up: own(up).abs()))
+    options.append(("up is negated", lambda up: own(-up)))
     options.append(("up is squared", lambda up: own(up).square()))
     options.append(("up is passed through the function of the gate, too", _gated(activation)))
     return options

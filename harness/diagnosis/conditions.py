@@ -142,13 +142,21 @@ def _joined(
     items: those that are changed, and the right ones.
     """
     share /= max(len(by_fact), 1)
+    changed, right = items
     conditions = []
     for one, other in itertools.combinations(range(len(facts)), 2):
-        pairs = (_both(a, b) for a, b in itertools.product(by_fact[one], by_fact[other]))
-        most_tried = share * _ways(*items, facts[one], facts[other])
-        simplest = _simplest(list(pairs), items[1], most_tried)
+        both = itertools.product(by_fact[one], by_fact[other])
+        pairs = [
+            _both(a, b) for a, b in both if _is_needed(a, b, right) and _is_needed(b, a, right)
+        ]
+        simplest = _simplest(pairs, right, share * _ways(changed, right, facts[one], facts[other]))
         conditions += [] if simplest is None else [simplest]
     return sorted(conditions, key=lambda c: c.tried)
+
+
+def _is_needed(a: Condition, b: Condition, right: Tensor) -> bool:
+    """Tell whether a condition excludes right items that another one does not."""
+    return bool((right & b.holds & ~a.holds).any())
 
 
 def _both(a: Condition, b: Condition) -> Condition:

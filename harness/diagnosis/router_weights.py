@@ -137,7 +137,7 @@ def solved(routed: Routed, weights: Tensor, wrong: Tensor) -> str | None:
 def _agreed(values: Tensor, unit: Tensor) -> float | None:
     """Return the number that all values [w, k] are, within float32's noise of `unit`, or None."""
     middle = values.median()
-    noise = 64 * WEIGHT_NOISE * unit.abs()
+    noise = 8 * WEIGHT_NOISE * unit.abs()
     if not bool(((values - middle).abs() <= noise).all()) or float(middle.abs()) < SAME / 100:
         return None
     return float(middle)

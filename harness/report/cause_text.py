@@ -55,6 +55,7 @@ def _named_causes(
     residuals: dict[str, float] = {}
     rows: dict[str, int] = {}
     partial = set()  # what explains some rows or columns only comes after what explains all
+    unsure = set()
     for rank, call in calls:
         for cause in call.causes:
             text = ", ".join(filter(None, (cause.cause, cause.where)))
@@ -63,17 +64,16 @@ def _named_causes(
             rows[text] = rows.get(text, 0) + call.wrong_rows
             if cause.where:
                 partial.add(text)
-
-    def is_unsure(text: str) -> bool:
-        return IN_THE_WRONG in text or residuals[text] > LITTLE
+            if IN_THE_WRONG in cause.where or float(cause.residual) > LITTLE:
+                unsure.add(text)
 
     def rank_of(text: str) -> tuple[bool, int, bool, float]:
-        return is_unsure(text), -len(sources[text]), text in partial, residuals[text]
+        return text in unsure, -len(sources[text]), text in partial, residuals[text]
 
     ranked = sorted(sources, key=rank_of)
     lines = []
     for i, text in enumerate(ranked[:MOST_CAUSES]):
-        first = CONSISTENT if is_unsure(text) else LIKELY
+        first = CONSISTENT if text in unsure else LIKELY
         label = f"{first if i == 0 else 'or'}{source_suffix(sources[text], failed_calls)}"
         lines.append(f"{label}: {text} (leaves {percent(residuals[text])} of the error)")
     return lines, rows[ranked[0]] if ranked else 0

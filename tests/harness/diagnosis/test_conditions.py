@@ -87,3 +87,11 @@ def test_items_of_a_row_that_are_alike_count_once():
     both = (NUMBERS % 8 == 5) & (rows > 2)
     of_row = dataclasses.replace(ROW, values=rows.double(), within=rows)
     assert texts(both, slot, of_row) == ["slot 5 with rows >= 3"]
+
+
+def test_a_condition_that_excludes_nothing_joins_no_other():
+    """Of two rows that are wrong as a whole, which parts are wrong says nothing."""
+    rows = NUMBERS.long() // 8
+    expert = dataclasses.replace(EXPERT.with_values((rows // 2).double()), within=rows)
+    part = Fact(one="k", many="k", values=NUMBERS % 8, unit=16, within=rows)
+    assert texts(rows // 2 == 1, expert, part) == []

@@ -37,6 +37,8 @@ def test_what_fits_in_the_wrong_rows_only_is_no_likely_cause():
     sure = {**CAUSE, "cause": "in stage gemm1 all values are halved"}
     both = {0: [call(causes=[partly])], 1: [call(causes=[partly, sure], stages=[STAGE])]}
     assert headline(result(both)).startswith("likely cause (rank 1): in stage gemm1 all values")
+    order = {**CAUSE, "cause": "the weights are in the wrong order"}
+    assert headline(result({0: [call(causes=[order])]})).startswith("likely cause")
     condition = {**CAUSE, "where": "for rows >= 8 only"}
     assert headline(result({0: [call(causes=[condition])]})).startswith("likely cause")
 
