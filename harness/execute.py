@@ -21,6 +21,7 @@ from harness.diagnosis.diagnose import diagnose
 from harness.fixtures import recorded_files, saved_tensors
 from harness.fixtures.case_watch import CaseWatch, Watched
 from harness.fixtures.collective_agreement import CollectivesDiffer
+from harness.fixtures.hidden_routing import hidden_routing
 from harness.fixtures.layer_under_test import make_subject
 from harness.fixtures.phase_timer import Clock
 from harness.fixtures.run_calls import call_again, run_calls
@@ -184,7 +185,10 @@ def _self_check(observation: Observation) -> tuple[Proof, ...]:
 def _proofs(observation: Observation, call: Call) -> tuple[Proof, ...]:
     subject = observation.subject
     scene = scene_of(subject.case, observation.context.rank, call, subject.reference)
-    return prove(dataclasses.replace(scene, candidates=subject.candidates))
+    others = observation.subject.roundings[1:] if call.routed is None else ()
+    routings = (hidden_routing(subject.case, scene.logits, rounding) for rounding in others)
+    weights = tuple(routing.topk_weights for routing in routings)
+    return prove(dataclasses.replace(scene, candidates=subject.candidates, other_weights=weights))
 
 
 def _proved(calls: Sequence[Call]) -> Call:

@@ -2,13 +2,17 @@
 
 A router may compute its scores or its weights in a narrower dtype than float32. Of equal rounded
 scores either expert is then right, and weights are off by roundings. A row that states nothing is
-judged by each of `alternatives`, one of which must explain all tokens.
+judged by each of `alternatives`, one of which must explain all tokens. Whole layers, which route by
+themselves, state the same.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _STORED = ("f32", "bf16", "fp16")
 _OF_SCORES = (*_STORED, "logits", "model")
@@ -108,6 +112,27 @@ CUSTOMARY = (
     RouterNumerics(weights="logits", scaled="same"),
     RouterNumerics(scaled="model"),
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatesRounding:
+    """Declare where a row's router rounds; a router's row has it, and that of a whole layer.
+
+    rounding: None: not stated, so that customary roundings are tried. rounding_with_bias: the same
+    for a layer with a bias, if that is otherwise. rounding_on: torch device type -> the same there,
+    with and without a bias, if that is otherwise.
+    """
+
+    rounding: RouterNumerics | None = None
+    rounding_with_bias: RouterNumerics | None = None
+    rounding_on: Mapping[str, RouterNumerics] = field(default_factory=dict)
+
+    def stated_rounding(self, device: str, *, bias: bool) -> RouterNumerics | None:
+        """Return what is stated for a device of this torch type; None if nothing is."""
+        if device in self.rounding_on:
+            return self.rounding_on[device]
+        is_otherwise = bias and self.rounding_with_bias is not None
+        return self.rounding_with_bias if is_otherwise else self.rounding
 
 
 def alternatives(

@@ -11,7 +11,7 @@ import math
 from typing import TYPE_CHECKING
 
 from harness.checks.output import row_tolerance, tolerance_factors
-from harness.fixtures.run_calls import answered
+from harness.fixtures.expected_answers import answered, routed_otherwise
 from harness.matrix.exactness import is_bitwise
 from moe.formats import FORMATS
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from moe.reference.error_propagation import Noisy
     from moe.reference.layer import BaselineSiluAndMul
     from moe.reference.result import Answer
+    from moe.router_numerics import RouterNumerics
 
 MOST_CALLS, MOST_ROWS = 4, 8  # with the largest errors, that are compared first
 # Times the tolerance of each ball that covers all alternatives: beyond, none of them can fit.
@@ -38,6 +39,16 @@ def under(observation: Observation, number: int) -> Observation:
     other = dataclasses.replace(subject, reference=subject.reference.with_numerics(numerics))
     calls = tuple(answered(call, other, observation.context) for call in observation.calls)
     return dataclasses.replace(observation, subject=other, calls=calls)
+
+
+def under_rounding(observation: Observation, rounding: RouterNumerics) -> Observation:
+    """Return the observation with the routing that the layer hides rounded otherwise."""
+    subject = dataclasses.replace(
+        observation.subject,
+        roundings=(rounding, *(r for r in observation.subject.roundings if r != rounding)),
+    )
+    calls = tuple(routed_otherwise(c, subject, observation.context) for c in observation.calls)
+    return dataclasses.replace(observation, subject=subject, calls=calls)
 
 
 def fits_of(observation: Observation, *, of_first: bool = False) -> list[float]:

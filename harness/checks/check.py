@@ -49,6 +49,11 @@ class Observation:
         return any(finding.verdict is Verdict.FAILED for finding in self.of(call))
 
     @property
+    def hides_routing(self) -> bool:
+        """Tell whether the layer returned its routing in no call, so that it is the reference's."""
+        return all(call.routed is None for call in self.calls)
+
+    @property
     def failed_calls(self) -> list[Call]:
         """Return the calls that gave wrong numbers; FAILED_CALLS of them are examined in detail."""
         return [call for call in self.calls if self.has_failed(call)]

@@ -2,7 +2,8 @@
 
 A row that states its numerics has one reference. Where it leaves a rounding before the second
 product open, the checks that depend on the reference run again for the alternatives that can
-explain the outputs; one of them must explain all calls on all ranks.
+explain the outputs; one of them must explain all calls on all ranks. So it is with the roundings of
+the router inside a whole layer, if the layer hides its routing and states none.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import traceback
 from typing import TYPE_CHECKING
 
 from harness.checks import agreement
-from harness.checks.alternatives import fits_of, under
+from harness.checks.alternatives import fits_of, under, under_rounding
 from harness.fixtures.collective_agreement import CollectivesDiffer
 from harness.record.result import Finding, Verdict, worst
 
@@ -41,11 +42,39 @@ def _judged(observation: Observation, table: Sequence[Check], clock: Clock) -> O
     by_reference = [check for check in table if check.by_reference]
     if observation.out_of_step is not None or _has_error(judged):
         return judged
-    if not observation.subject.candidates.several:
+    others = observation.subject.roundings[1:]
+    several = observation.subject.candidates.several
+    if not (several or others) or _is_right_everywhere(judged, by_reference):
         return judged
-    if _is_right_everywhere(judged, by_reference):
-        return judged
-    return _best(judged, by_reference, clock)
+    best = _best(judged, by_reference, clock) if several else judged
+    if not others or _has_error(best) or _is_right_everywhere(best, by_reference):
+        return best
+    return _rounded_otherwise(judged, by_reference, clock) or best
+
+
+def _rounded_otherwise(
+    judged: Observation, table: Sequence[Check], clock: Clock
+) -> Observation | None:
+    """Return the observation under other roundings of a hidden routing that explain all, or None.
+
+    Collective.
+    """
+    world_size = judged.context.world_size
+    if not agreement.on_all_ranks([judged.hides_routing], world_size)[0]:
+        return None
+    for numerics in judged.subject.roundings[1:]:
+        with clock.phase("alternatives"):
+            other = under_rounding(judged, numerics)
+            fits = agreement.largest_on_all_ranks(fits_of(other, of_first=True), world_size)
+        if min(fits) > 1:
+            continue
+        tried = run_table(_without(other, table), table, clock)
+        several = tried.subject.candidates.several
+        if several and not _has_error(tried) and not _is_right_everywhere(tried, table):
+            tried = _best(tried, table, clock)
+        if _has_error(tried) or _is_right_everywhere(tried, table):
+            return tried
+    return None
 
 
 def _best(judged: Observation, table: Sequence[Check], clock: Clock) -> Observation:
@@ -72,11 +101,16 @@ def _judged_under(
     judged: Observation, number: int, table: Sequence[Check], clock: Clock
 ) -> Observation:
     """Return the observation judged again by the checks that depend on the reference."""
-    names = {check.name for check in table}
-    findings = tuple(finding for finding in judged.findings if finding.check not in names)
     with clock.phase("alternatives"):
         other = under(judged, number)
-    return run_table(dataclasses.replace(other, findings=findings), table, clock)
+    return run_table(_without(other, table), table, clock)
+
+
+def _without(observation: Observation, table: Sequence[Check]) -> Observation:
+    """Return the observation without the findings of these checks."""
+    names = {check.name for check in table}
+    findings = tuple(finding for finding in observation.findings if finding.check not in names)
+    return dataclasses.replace(observation, findings=findings)
 
 
 def _is_right_everywhere(observation: Observation, table: Sequence[Check]) -> bool:

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from harness.checks.output import row_tolerance
+from harness.fixtures.expected_answers import answered
 from harness.fixtures.layer_under_test import make_subject
 from harness.fixtures.phase_timer import Clock
 from harness.fixtures.rank_context import RankContext
-from harness.fixtures.run_calls import answered, run_calls
+from harness.fixtures.run_calls import run_calls
 from harness.matrix.case import MoETestConfig
 from harness.record.rounding_fit import PLACES, Fit, Measured
 from moe.numerics import Numerics

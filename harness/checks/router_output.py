@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness.checks.check import Check, Observation, call_prefix
+from harness.fixtures.routing_truth import stated_roundings
 from harness.fixtures.undefined_rows import defined_rows
 from harness.record.result import Finding
 from moe.reference.formats import on_grid
@@ -92,7 +93,7 @@ def _sum_noise(weights: Tensor, case: MoETestConfig, row: RouterSpec) -> float:
     Those that round the weights at last, and are not stated, count only if all are on that grid.
     """
     renormalizes = case.renormalize or row.always_renormalizes
-    tried = row.roundings(case.layer_spec.routing_method, case.dtype)
+    tried = stated_roundings(case, weights.device)
     fitting = (
         numerics
         for numerics in tried

@@ -9,11 +9,12 @@ import torch
 from harness.checks.assumed_roundings import explained
 from harness.checks.check import Check, Observation, call_prefix
 from harness.fixtures import fused_slots
-from harness.fixtures.routing_truth import judging_truths, router_row
+from harness.fixtures.routing_truth import judging_truths, stated_roundings
 from harness.fixtures.undefined_rows import defined_rows
 from harness.record.result import Finding, Verdict
 from moe.reference.routing import fused_errors
 from moe.router_numerics import declaration
+from moe.routers import ROUTERS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,12 +33,11 @@ def findings(observation: Observation) -> tuple[Finding, ...]:
     all ranks. Collective then.
     """
     subject = observation.subject
-    row = router_row(subject.case)
-    if not row.is_judged:
+    if not ROUTERS.row(subject.case.router).is_judged:
         return ()
-    tried = row.stated_roundings(subject.case.layer_spec.routing_method, subject.case.dtype)
-    names = [declaration(stated) for stated in tried.values()]
-    truths = judging_truths(subject.case, observation.context.device)
+    device = observation.context.device
+    names = [declaration(stated) for stated in stated_roundings(subject.case, device).values()]
+    truths = judging_truths(subject.case, device)
     judged = explained(observation, truths, names, _messages)
     hint = f"; {UNSTATED}" if len(truths) > 1 else ""
     wrong = [
@@ -57,23 +57,41 @@ def findings(observation: Observation) -> tuple[Finding, ...]:
 
 def assumed(observation: Observation) -> str | None:
     """Return the roundings that were assumed of a router that is not right without them."""
+    if observation.hides_routing:
+        return _assumed_of_hidden(observation)
     of_check = (finding for finding in observation.findings if finding.check == CHECK.name)
     truth = next((f.detail for f in of_check if f.verdict is Verdict.PASSED), None)
     if truth is None:
         return None
-    case = observation.subject.case
-    tried = router_row(case).stated_roundings(truth.method, case.dtype)
+    tried = stated_roundings(observation.subject.case, observation.context.device)
     return declaration(tried[truth.numerics])
 
 
+def _assumed_of_hidden(observation: Observation) -> str | None:
+    """Return the roundings under which a silent layer that hides its routing was judged, or None.
+
+    They are other than none only if these explain what float32 does not.
+    """
+    subject = observation.subject
+    if len(subject.roundings) == 1 or subject.rounding.is_plain:
+        return None
+    customary = stated_roundings(subject.case, observation.context.device, silent=True)
+    return declaration(customary[subject.rounding])
+
+
 def _messages(call: Call, truth: RoutingTruth) -> list[str]:
-    """Judge the rows whose output is defined, or else those whose logits hold a NaN."""
+    """Judge the rows whose output is defined, or else those whose logits hold a NaN.
+
+    A hidden routing is the reference's own.
+    """
+    if call.routed is None:
+        return []
     selection, rows, k = call.output.routing, defined_rows(call.tokens), truth.method.top_k
     errors = truth.errors(
         *(call.tokens.logits[rows], selection.topk_ids[rows, :k]),
         selection.topk_weights[rows, :k],
     )
-    return errors or ([] if call.routed is None else _hidden_nans(call.routed, k))
+    return errors or _hidden_nans(call.routed, k)
 
 
 def _hidden_nans(routed: Routed, k: int) -> list[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from harness.errors import ExitCode
 from harness.matrix.case import MoETestConfig
 from harness.record.result import Verdict
+from moe.layers import COMPOSED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -58,9 +59,12 @@ def assumed_numerics(results: Iterable[CaseResult]) -> list[str]:
 
 
 def assumed_roundings(results: Iterable[CaseResult]) -> list[str]:
-    """Return a line for each router whose row states no roundings, and which made it right."""
+    """Return a line for each router whose row states no roundings, and which made it right.
+
+    A whole layer states those of the router inside it.
+    """
     pairs = Counter(
-        (MoETestConfig.from_id(result.case_id).router, result.router_assumed)
+        (_routing_row(MoETestConfig.from_id(result.case_id)), result.router_assumed)
         for result in results
         if result.router_assumed is not None
     )
@@ -69,6 +73,10 @@ def assumed_roundings(results: Iterable[CaseResult]) -> list[str]:
         f"rounding={roundings}"
         for (router, roundings), count in pairs.items()
     ]
+
+
+def _routing_row(case: MoETestConfig) -> str:
+    return case.router if case.layer == COMPOSED else case.layer
 
 
 def not_run(

@@ -39,8 +39,7 @@ def router_roundings(routed: Routed, weights: Tensor, dtype: str) -> Iterator[Na
     """
     if not bool(weights.isfinite().all()) or not _errors(routed, routed.truth.numerics, weights):
         return
-    row = ROUTERS.row(routed.truth.method.router)
-    silent = dataclasses.replace(row, rounding=None, rounding_with_bias=None)
+    silent = ROUTERS.row(routed.truth.method.router).silenced()
     for resolved, numerics in silent.stated_roundings(routed.truth.method, dtype).items():
         if not _errors(routed, resolved, weights):
             shown = f"state rounding={declaration(numerics)}"

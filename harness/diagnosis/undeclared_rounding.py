@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from harness.checks.alternatives import fits_of
 from harness.checks.output_rows import judge_call
 from harness.diagnosis import which_rounding
-from harness.fixtures.run_calls import answered
+from harness.fixtures.expected_answers import answered
 from harness.record.diagnosis import NamedCause
 from harness.record.result import Topic, Verdict
 from moe.assumed_numerics import candidates

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from harness.fixtures.expected_answers import placed_reference
 from harness.fixtures.layer_call import judged_rows, rows_of
-from harness.fixtures.run_calls import placed_reference
 from harness.mutants import FEW
 from moe.reference.total import passed_through
 
@@ -52,6 +52,8 @@ class Scene:
     placement: Placement | None = None
     earlier: tuple[Placement, ...] = ()
     candidates: Candidates | None = None  # if the row states no numerics: those it may have
+    # [r, k] each: the router weights under other roundings, if a layer hides and states none.
+    other_weights: tuple[Tensor, ...] = ()
     # Values that several mistakes share, such as an expert's dequantized weights.
     memo: dict[Any, Any] = field(default_factory=dict, repr=False)
 
@@ -106,6 +108,7 @@ class Scene:
         names = ("rows", "x", "logits", "topk_ids", "topk_weights", "actual", "adapters")
         known = [name for name in names if getattr(self, name) is not None]
         values = {name: getattr(self, name)[part] for name in known}
+        values["other_weights"] = tuple(weights[part] for weights in self.other_weights)
         return dataclasses.replace(self, **values, answer=rows_of(self.answer, part, part))
 
 

@@ -7,6 +7,7 @@ is not applicable, with the reason. The criterion is that of `harness.checks.out
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,7 +21,7 @@ from harness.record.proof import Outcome, Proof
 from moe.types import TORCH_DTYPE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from torch import Tensor
 
@@ -81,10 +82,11 @@ def _proof(h: Hypothesis, *, rejects: bool) -> Proof:
 def rejected(outputs: Tensor, scene: Scene) -> Tensor:
     """Return [M] bool: whether the checks would reject each of the outputs [M, r, K].
 
-    If the row states no numerics, a wrong answer is rejected if every alternative rejects it.
+    If the row states no numerics, or no roundings of a routing that it hides, a wrong answer is
+    rejected if every alternative rejects it.
     """
     caught = _rejected_by(scene.answer, outputs, scene)
-    if scene.candidates is None or not scene.candidates.several:
+    if scene.candidates is None or not (scene.candidates.several or scene.other_weights):
         return caught
     unsure = (caught & ~_is_far(outputs, scene)).nonzero().flatten()
     for answer in _other_answers(scene) if len(unsure) else ():
@@ -96,8 +98,8 @@ def _is_far(outputs: Tensor, scene: Scene) -> Tensor:
     """Return [M] bool: outputs in which a row is beyond every alternative's tolerance."""
     assert scene.candidates is not None
     is_rejected = torch.ones(len(outputs), dtype=torch.bool, device=outputs.device)
-    for numerics in scene.candidates.balls:
-        answer = answer_under(scene, numerics)
+    for numerics, weights in _under(scene, scene.candidates.balls):
+        answer = answer_under(scene, numerics, weights=weights)
         distance = (outputs - answer.out).square().sum(dim=2)
         is_rejected &= ~(distance <= (BEYOND * row_tolerance(answer)).square()).all(dim=1)
     return is_rejected
@@ -107,22 +109,29 @@ def _other_answers(scene: Scene) -> Iterator[Answer]:
     """Yield the answer of each alternative but the one that the scene has."""
     assert scene.candidates is not None
     first_products: dict[tuple[int, int, int], Noisy] = {}
-    for numerics in scene.candidates.alternatives:
-        if numerics != scene.reference.numerics:
-            yield answer_under(scene, numerics, first_products)
+    for numerics, weights in _under(scene, scene.candidates.alternatives):
+        if numerics != scene.reference.numerics or weights is not scene.topk_weights:
+            yield answer_under(scene, numerics, first_products, weights=weights)
+
+
+def _under(scene: Scene, tried: Sequence[Numerics]) -> Iterator[tuple[Numerics, Tensor]]:
+    """Yield each of the numerics with each of the router weights [r, k] that may be right."""
+    return itertools.product(tried, (scene.topk_weights, *scene.other_weights))
 
 
 def answer_under(
     scene: Scene,
     numerics: Numerics,
     first_products: dict[tuple[int, int, int], Noisy] | None = None,
+    *,
+    weights: Tensor | None = None,
 ) -> Answer:
     """Return the answer for the scene's rows under other numerics.
 
-    kept: first products of these rows, shared by all numerics.
+    first_products: of these rows, shared by all numerics. weights: [r, k] other router weights.
     """
     reference = scene.reference.with_numerics(numerics)
-    routing = scene.topk_ids, scene.topk_weights
+    routing = scene.topk_ids, scene.topk_weights if weights is None else weights
     answer = reference(
         scene.x, *routing, like=scene.answer, products=first_products, adapters=scene.adapters
     )

@@ -14,6 +14,7 @@ from moe import released
 from moe.errors import MoEError
 from moe.layers.layer_row import OwnLayerSpec
 from moe.registry import Registry
+from moe.router_numerics import PLAIN, RouterNumerics
 from moe.spec import Needs, Numerics
 
 if TYPE_CHECKING:
@@ -42,9 +43,13 @@ class LayerRegistry(Registry[OwnLayerSpec]):
 _RELEASED_ROUNDS = Numerics(
     gemm1="model", activation="model", expert="model", accumulation=2.0**-22
 )
+# Weights that are computed in float32, and returned in the dtype of the logits.
+_ROUNDED_LAST = RouterNumerics(weights="logits", scaled="same")
 
 
-def _transformers_block(name: str, class_name: str, package: Package, *takes: str) -> OwnLayerSpec:
+def _transformers_block(
+    name: str, class_name: str, package: Package, rounding: RouterNumerics, *takes: str
+) -> OwnLayerSpec:
     """Return the row of a model's MoE block."""
     return OwnLayerSpec(
         name=f"transformers_{name}",
@@ -57,17 +62,23 @@ def _transformers_block(name: str, class_name: str, package: Package, *takes: st
             probe="moe.released:experts_divide_evenly",
         ),
         numerics=_RELEASED_ROUNDS,
+        rounding=rounding,
         deterministic=True,
         takes=frozenset({"tp", "ep", *takes}),
     )
 
 
 def _shared_block(
-    name: str, class_name: str, package: Package, numerics: Numerics, *takes: str
+    name: str,
+    class_name: str,
+    package: Package,
+    rounds: tuple[Numerics, RouterNumerics],
+    *takes: str,
 ) -> OwnLayerSpec:
     """Return the row of a block of `moe.layers.transformers_shared_blocks`."""
+    numerics, rounding = rounds
     return replace(
-        _transformers_block(name, class_name, package),
+        _transformers_block(name, class_name, package, rounding),
         target=f"moe.layers.transformers_shared_blocks:{class_name}",
         numerics=numerics,
         takes=frozenset(takes),
@@ -92,15 +103,16 @@ _LLAMA4_ROUNDS = replace(
     weight_dtype="model",
 )
 _LLAMA4 = _shared_block(
-    *("llama4", "Llama4Block", released.LLAMA4, _LLAMA4_ROUNDS),
+    *("llama4", "Llama4Block", released.LLAMA4, (_LLAMA4_ROUNDS, _ROUNDED_LAST)),
     *("tp", "shared", "no_renorm", "weights_input"),
 )
-_GPT_OSS = _shared_block("gpt_oss", "GptOssBlock", released.GPT_OSS, Numerics(), "tp", "ep")
+_GPT_OSS = _shared_block(
+    *("gpt_oss", "GptOssBlock", released.GPT_OSS, (Numerics(), _ROUNDED_LAST)), "tp", "ep"
+)
+_OF_GROUPED = (_GROUPED_ROUNDS, PLAIN)
 _BY_GROUPS = (
-    _shared_block(
-        "deepseek_v3", "DeepseekV3Block", released.DEEPSEEK_V3, _GROUPED_ROUNDS, *_GROUPED
-    ),
-    _shared_block("glm4_moe", "Glm4MoeBlock", released.GLM4_MOE, _GROUPED_ROUNDS, *_GROUPED),
+    _shared_block("deepseek_v3", "DeepseekV3Block", released.DEEPSEEK_V3, _OF_GROUPED, *_GROUPED),
+    _shared_block("glm4_moe", "Glm4MoeBlock", released.GLM4_MOE, _OF_GROUPED, *_GROUPED),
 )
 _SHARED_BLOCKS = (
     *(
@@ -124,9 +136,11 @@ LAYERS = LayerRegistry(
     "layers",
     (
         OwnLayerSpec(name=COMPOSED, target="moe.layer:FusedMoE"),
-        _transformers_block("mixtral", "MixtralBlock", released.MIXTRAL),
-        _transformers_block("qwen3_moe", "Qwen3MoeBlock", released.QWEN3_MOE, "no_renorm"),
-        _transformers_block("olmoe", "OlmoeBlock", released.OLMOE, "no_renorm"),
+        _transformers_block("mixtral", "MixtralBlock", released.MIXTRAL, PLAIN),
+        _transformers_block(
+            *("qwen3_moe", "Qwen3MoeBlock", released.QWEN3_MOE, _ROUNDED_LAST), "no_renorm"
+        ),
+        _transformers_block("olmoe", "OlmoeBlock", released.OLMOE, _ROUNDED_LAST, "no_renorm"),
         *_SHARED_BLOCKS,
         OwnLayerSpec(
             name="torchtitan_moe",
@@ -138,6 +152,9 @@ LAYERS = LayerRegistry(
                 probe="moe.released:experts_divide_evenly",
             ),
             numerics=replace(_RELEASED_ROUNDS, combine="model"),
+            rounding=PLAIN,
+            # torch has no autocast to float32 there, so that logits stay in the layer's dtype.
+            rounding_on={"cpu": RouterNumerics.as_torch()},
             deterministic=True,
             takes=frozenset({"dp", "tp", "ep", "sp", "shared", "no_renorm"}),
             routers=frozenset({"softmax", "sigmoid"}),

@@ -14,7 +14,7 @@ from moe.layers.layer_row import OwnLayerSpec
 from moe.spec import Needs, Numerics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     import torch
     from torch import Tensor
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from moe.collectives import Groups
     from moe.layer import Output
     from moe.need import Anything
+    from moe.router_numerics import RouterNumerics
     from moe.spec import LayerSpec
 
 
@@ -89,6 +90,10 @@ class LayerSubject(ABC):
     routers: ClassVar[frozenset[str] | Anything] = frozenset(
         {"softmax"}
     )  # rows of `moe.routers` that its gate computes
+    # Where its router rounds, see `moe.router_numerics.StatesRounding`.
+    rounding: ClassVar[RouterNumerics | None] = None
+    rounding_with_bias: ClassVar[RouterNumerics | None] = None
+    rounding_on: ClassVar[Mapping[str, RouterNumerics]] = {}
     takes_logits: ClassVar[bool] = False  # forward(x, logits) instead of forward(x)
     deterministic: ClassVar[bool] = False  # the same call gives the same bits
     # The bits of a token's output depend on no other token of the call, nor on their number.
@@ -117,6 +122,9 @@ class LayerSubject(ABC):
             takes=cls.takes,
             takes_logits=cls.takes_logits,
             routers=cls.routers,
+            rounding=cls.rounding,
+            rounding_with_bias=cls.rounding_with_bias,
+            rounding_on=cls.rounding_on,
         )
 
     def __init__(

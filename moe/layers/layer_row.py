@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from moe.need import Anything
 from moe.needs import ALL2ALL_ONLY
 from moe.needs_form import check_names
+from moe.router_numerics import StatesRounding
 from moe.spec import ROUTING_FIELDS, MemberSpec, Need, Reason, first_refusal, reads
 
 if TYPE_CHECKING:
@@ -42,10 +43,11 @@ TAKES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class OwnLayerSpec(MemberSpec):
+class OwnLayerSpec(MemberSpec, StatesRounding):
     """Declare a whole layer and what it supports. Raises ValueError for an unknown `takes`.
 
-    takes: words of TAKES, spelled as in case ids.
+    takes: words of TAKES, spelled as in case ids. rounding: of its own router, as a router's row
+    states it.
     takes_logits: the layer is called with router logits and needs no gate of its own.
     """
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from moe.needs_form import check_names
-from moe.router_numerics import RouterNumerics, alternatives, only_of_weights
+from moe.router_numerics import RouterNumerics, StatesRounding, alternatives, only_of_weights
 from moe.routing_method import DECIDED_BY, OPTIONS, asks_for
 from moe.spec import ANY, MemberSpec, Need, Needs, Reason
 
@@ -94,7 +94,7 @@ TORCH_NEEDS = Needs(
 
 
 @dataclass(frozen=True, kw_only=True)
-class RouterSpec(MemberSpec):
+class RouterSpec(MemberSpec, StatesRounding):
     """Declare one router. Raises ValueError for an unknown word in `takes`.
 
     is_judged: whether `truth` is that of this router; otherwise its choice and weights are taken as
@@ -106,8 +106,6 @@ class RouterSpec(MemberSpec):
     logit whose score is 1 in float32, so that sums of equal scores are exact; None if there is none
     (exact mode then compares such a router's outputs with the ordinary tolerances, unless its
     weights sum to 1).
-    rounding: where it rounds; None: not stated, so that customary roundings are
-    tried. rounding_with_bias: the same for a layer with a bias, if that is otherwise.
     """
 
     needs: Needs = field(default_factory=lambda: Needs(dtypes=ANY, formats=ANY))
@@ -117,8 +115,6 @@ class RouterSpec(MemberSpec):
     saturated_at: float | None = None
     takes: frozenset[str] = frozenset()
     is_judged: bool = True
-    rounding: RouterNumerics | None = None
-    rounding_with_bias: RouterNumerics | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -128,20 +124,24 @@ class RouterSpec(MemberSpec):
             known = ", ".join(OPTIONS)
             raise ValueError(f"router {self.name!r} takes {unknown[0]!r}; choose from {known}")
 
-    def roundings(self, method: RoutingMethod, dtype: str) -> tuple[RouterNumerics, ...]:
+    def silenced(self) -> RouterSpec:
+        """Return the row without the roundings that it states."""
+        return replace(self, rounding=None, rounding_with_bias=None, rounding_on={})
+
+    def roundings(
+        self, method: RoutingMethod, dtype: str, device: str = "cpu"
+    ) -> tuple[RouterNumerics, ...]:
         """Return the resolved numerics by which it may be right: one, unless its row is silent.
 
-        dtype: the layer's.
+        dtype: the layer's. device: a torch device type.
         """
-        return tuple(self.stated_roundings(method, dtype))
+        return tuple(self.stated_roundings(method, dtype, device))
 
     def stated_roundings(
-        self, method: RoutingMethod, dtype: str
+        self, method: RoutingMethod, dtype: str, device: str = "cpu"
     ) -> dict[RouterNumerics, RouterNumerics]:
         """Return the resolved numerics of `roundings`, each with how a row would state it."""
-        stated = self.rounding
-        if method.bias and self.rounding_with_bias is not None:
-            stated = self.rounding_with_bias
+        stated = self.stated_rounding(device, bias=method.bias)
         renormalizes = method.renormalize or self.always_renormalizes
         logits = dtype if method.logits_dtype == "model" else method.logits_dtype
         layer = {"bias": method.bias, "renormalize": renormalizes}

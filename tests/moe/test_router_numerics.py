@@ -7,6 +7,7 @@ from moe.router_numerics import (
     PLACES,
     PLAIN,
     RouterNumerics,
+    StatesRounding,
     alternatives,
     declaration,
     only_of_weights,
@@ -97,3 +98,12 @@ def test_a_declaration_is_the_expression_to_paste():
     but_one = RouterNumerics.as_torch(total="f32")
     assert declaration(but_one) == 'RouterNumerics.as_torch(total="f32")'
     assert all(eval(declaration(one)) == one for one in (numerics, but_one, *CUSTOMARY))
+
+
+def test_a_device_s_own_rounding_goes_before_that_with_a_bias():
+    narrow, biased = RouterNumerics(weights="logits"), RouterNumerics(scores="logits")
+    row = StatesRounding(rounding=PLAIN, rounding_with_bias=biased, rounding_on={"cpu": narrow})
+    assert row.stated_rounding("cuda", bias=False) == PLAIN
+    assert row.stated_rounding("cuda", bias=True) == biased
+    assert row.stated_rounding("cpu", bias=False) == row.stated_rounding("cpu", bias=True) == narrow
+    assert StatesRounding().stated_rounding("cpu", bias=True) is None

@@ -11,7 +11,7 @@ import torch
 
 from harness.checks import pooled_calls, stages
 from harness.checks.output import judge
-from harness.fixtures import run_calls
+from harness.fixtures import expected_answers
 from harness.record.result import Verdict
 from moe.experts.torch_loop import TorchLoopExperts
 from moe.reference.result import Answer
@@ -84,14 +84,14 @@ def test_noise_as_declared_stays_inside_and_nan_does_not():
 def test_a_small_steady_error_fails_a_case_of_one_token(monkeypatch):
     """Each row is allowed its flips; the same shift in all rows is none."""
     wide = {"m": 1, "quant": "fp8_block", "n": 256, "k": 256}
-    real = run_calls._answer
+    real = expected_answers._answer
 
     def doubtful(*args):
         answer = real(*args)
         size = answer.out.square().sum(dim=1)
         return dataclasses.replace(answer, flips=size * 0.04**2)
 
-    monkeypatch.setattr(run_calls, "_answer", doubtful)
+    monkeypatch.setattr(expected_answers, "_answer", doubtful)
     assert run(nothing, case(**wide).id).verdict is Verdict.PASSED
     apply = TorchLoopExperts.apply
     uneven = 1 + 0.03 * (1 - 2 * (torch.arange(wide["k"]) % 2)).bfloat16()  # along no row

@@ -58,3 +58,16 @@ def test_a_rank_without_tokens_has_none():
     tokens = seen.calls[0].tokens
     none = type(tokens)(x=tokens.x[:0], logits=tokens.logits[:0], index=tokens.index[:0])
     assert of_first_call(with_call(seen, 0, tokens=none)) == []
+
+
+def test_the_slack_covers_the_roundings_of_a_hidden_routing():
+    fields = {"experts": "own", "m": 5, "n": 128, "k": 128, "all2all": "allgather_reducescatter"}
+    layer = "tests.harness.rounding_layers:{}"
+    narrow, plain = (
+        observation(**fields, layer=layer.format(name)) for name in ("RoutesInBf16", "SaysFloat32")
+    )
+    moved = narrow.calls[0].answer.out - plain.calls[0].answer.out
+    for sketch, distance in zip(of_first_call(narrow), moved.norm(dim=1), strict=False):
+        tolerance = row_tolerance(narrow.calls[0].answer)[sketch.token]
+        assert sketch.slack > float(tolerance + distance)
+        assert float(distance) > float(tolerance) / 8

@@ -229,3 +229,10 @@ def test_roundings_of_a_router_whose_row_states_none_are_told_with_the_line_to_s
         "routing: mine.x:A is right in 2 case(s) if it may round; its row can say so: "
         "rounding=RouterNumerics.as_torch()"
     ]
+
+
+def test_roundings_of_a_router_inside_a_whole_layer_are_the_layer_s_to_state():
+    case_id = "m:8-n:64-k:64-e:4-topk:2-experts:own-layer:mine.x:A"
+    result = CaseResult(case_id=case_id, verdict=Verdict.PASSED, router_assumed="RouterNumerics()")
+    (line,) = last_lines.assumed_roundings([result])
+    assert line.startswith("routing: mine.x:A is right in 1 case(s) if it may round; ")

@@ -10,6 +10,7 @@ import torch
 from harness import execute
 from harness.checks.output import judge
 from harness.execute import run_case
+from harness.fixtures.layer_under_test import numerics_of
 from harness.mutants import HYPOTHESES, Hypothesis, NotApplicable, named
 from harness.mutants.self_check import MEMBERS, prove, rejected
 from harness.record.proof import Outcome, Proof
@@ -216,3 +217,14 @@ def test_the_weakest_of_many_is_put_to_the_check():
     lost = [float(share[here.topk_ids == e].sum()) for e in range(4)]
     off = (named("expert_dropped").compute(here) - here.answer.out).square().sum()
     assert float(off) == pytest.approx(min(lost), rel=1e-3)
+
+
+def test_what_other_router_weights_explain_is_not_rejected():
+    right = scene(case(m=8))
+    right = dataclasses.replace(right, candidates=numerics_of(right.case, "cpu"))
+    swapped = right.topk_weights.flip(1)
+    outputs = torch.stack([right.total(weights=swapped), right.total(weights=swapped * 2)])
+    assert rejected(outputs, right).tolist() == [True, True]
+    may_be = dataclasses.replace(right, other_weights=(swapped,), memo={})
+    assert rejected(outputs, may_be).tolist() == [False, True]
+    assert rejected(outputs[:, :3], may_be.first(3)).tolist() == [False, True]

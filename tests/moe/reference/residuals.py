@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from harness.fixtures.hidden_routing import hidden_routing
 from harness.fixtures.layer_under_test import local_tokens, make_subject
-from harness.fixtures.outside_layer import hidden_routing
 from harness.matrix.case import MoETestConfig
 from moe.reference.layer import BaselineSiluAndMul
 from tests.harness.execute_ranks import context
