@@ -154,6 +154,11 @@ def only_of_weights(numerics: RouterNumerics) -> RouterNumerics:
     return replace(numerics, inner="f32", scores="f32", keys="f32", groups="f32")
 
 
+def only_of_choice(numerics: RouterNumerics) -> RouterNumerics:
+    """Return the numerics by which experts are chosen, and no others."""
+    return replace(numerics, chosen="f32", total="f32", weights="f32", scaled="f32")
+
+
 def declaration(numerics: RouterNumerics) -> str:
     """Return the shortest expression that states these numerics, to paste into a row."""
     ways = ((PLAIN, "RouterNumerics"), (RouterNumerics.as_torch(), "RouterNumerics.as_torch"))

@@ -10,7 +10,7 @@ import itertools
 import sys
 from typing import TYPE_CHECKING, Any
 
-from harness.commands import numerics_report, row_choices
+from harness.commands import numerics_report, router_numerics, row_choices
 from harness.commands.numerics_decision import decide
 from harness.errors import ExitCode, InfrastructureError, NothingSelected, UsageError
 from harness.matrix.case import AXES, MoETestConfig
@@ -25,7 +25,7 @@ from moe.spec import resolve
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from harness.plan.machine import Machine
     from harness.plan.plan import Plan
@@ -45,12 +45,16 @@ _OF_MACHINE = frozenset({"platform_lacks_feature", "package_missing", "module_no
 
 def infer(args: argparse.Namespace) -> int:
     """Print where the member rounds; return 0 if its row says nothing else, otherwise 1."""
+    if args.router is not None:
+        if [args.experts, args.layer, args.case, args.model, args.quant] != [None] * 5:
+            raise UsageError("--router NAME measures a router alone; leave the other options out")
+        return router_numerics.infer(args.router, machine.detect(), _refused, _in_rank(args))
     plan = planned(args, machine.detect())
     cases = plan.cases
     print(f"{cases[0].under_test} on {plan.machine.platform.name}, {len(cases)} cases of one rank:")
     print("".join(f"  {case.id}\n" for case in cases), flush=True)
     try:
-        measured = _measured(plan, args.time_limit)
+        measured: Measured = _in_rank(args)(plan, _MEASURE)
     except RankFailure as error:
         print(f"{cases[0].under_test} returned no outputs to compare: {error}", file=sys.stderr)
         return ExitCode.FAILED
@@ -59,12 +63,17 @@ def infer(args: argparse.Namespace) -> int:
     return ExitCode.PASSED if decision.is_right else ExitCode.FAILED
 
 
-def _measured(plan: Plan, time_limit: float) -> Measured:
-    """Return the fits to the outputs of the plan's cases. Raises RankFailure, GangStartError."""
-    device, ids = plan.machine.platform.device, tuple(case.id for case in plan.cases)
-    measured: Measured = parallel_launch(
-        1, in_rank, _MEASURE, ids, device, timeout=time_limit, device=device
-    )[0]
+def _in_rank(args: argparse.Namespace) -> Callable[[Plan, str], Any]:
+    """Return what measures the outputs of a plan's cases, by the name of a function of the rank.
+
+    It raises RankFailure and GangStartError.
+    """
+
+    def measured(plan: Plan, target: str) -> Any:
+        device, ids = plan.machine.platform.device, tuple(case.id for case in plan.cases)
+        limit = args.time_limit
+        return parallel_launch(1, in_rank, target, ids, device, timeout=limit, device=device)[0]
+
     return measured
 
 
@@ -89,7 +98,7 @@ def planned(args: argparse.Namespace, local: Machine) -> Plan:
     none, and InfrastructureError if that is for lack of a device or package.
     """
     if [args.experts, args.layer, args.case].count(None) != 2:
-        raise UsageError("give --experts NAME, --layer NAME or --case ID, one of them")
+        raise UsageError("give one of them: --experts NAME, --layer NAME, --router NAME, --case ID")
     if args.case is not None and (args.model is not None or args.quant is not None):
         raise UsageError("--case has sizes and a method of its own; leave --model and --quant out")
     plans = []

@@ -228,6 +228,7 @@ def _numerics(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("--experts", metavar="NAME", help="the experts backend: a name or pkg.mod:Class")
     add_layer(command)
+    add("--router", metavar="NAME", help="the router: a name or pkg.mod:Class")
     add(
         "--case", metavar="ID", help="one case's layer and backend, with 1, 2 and 4 experts a token"
     )

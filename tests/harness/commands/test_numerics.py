@@ -74,7 +74,7 @@ def test_a_member_that_returns_nothing_ends_with_1_and_the_evidence(member, text
 @pytest.mark.parametrize(
     ("argv", "code", "text"),
     [
-        ([], 3, "give --experts NAME, --layer NAME or --case ID, one of them"),
+        ([], 3, "give one of them: --experts NAME, --layer NAME, --router NAME"),
         (["--case", f"{SMALL}-shared:1-dp:2"], 3, "of routed experts alone"),
         (["--case", f"{SMALL}-shared:1-dp:2"], 3, "leave out dp, shared"),
         (["--case", f"{SMALL}-exact"], 3, "leave out exact"),
