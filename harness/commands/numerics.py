@@ -10,7 +10,12 @@ import itertools
 import sys
 from typing import TYPE_CHECKING, Any
 
-from harness.commands import numerics_report, router_numerics, row_choices
+from harness.commands import (
+    hidden_rounding_report,
+    numerics_report,
+    router_numerics,
+    row_choices,
+)
 from harness.commands.numerics_decision import decide
 from harness.errors import ExitCode, InfrastructureError, NothingSelected, UsageError
 from harness.matrix.case import AXES, MoETestConfig
@@ -60,7 +65,11 @@ def infer(args: argparse.Namespace) -> int:
         return ExitCode.FAILED
     decision = decide(measured, stated_numerics(cases[0], plan.machine.platform.device))
     print("\n".join(numerics_report.lines(cases[0], measured, decision)))
-    return ExitCode.PASSED if decision.is_right else ExitCode.FAILED
+    is_right = decision.is_right
+    if measured.hidden is not None:
+        print("\n".join(hidden_rounding_report.lines(measured.hidden)))
+        is_right &= not hidden_rounding_report.decide_hidden(measured.hidden).is_wrong
+    return ExitCode.PASSED if is_right else ExitCode.FAILED
 
 
 def _in_rank(args: argparse.Namespace) -> Callable[[Plan, str], Any]:

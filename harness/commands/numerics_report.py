@@ -47,19 +47,19 @@ def _tie(place: Place, least: float) -> str:
     """Return the value of a place that is not determined beside its nearest rival."""
     rival, residual = min(place.others, key=lambda other: other[1])
     choice = f"; {place.value} is taken" if place.name == "weight_on" else ""
-    return f"{place.value} leaves {_steps(least)} and {rival} {_steps(residual)}{choice}"
+    return f"{place.value} leaves {steps_text(least)} and {rival} {steps_text(residual)}{choice}"
 
 
 def _rival(value: str, residual: float, least: float) -> str:
     """Return a value with the residual that it leaves, in itself and relative to the least."""
     if least == 0:
-        return f"{value} {_steps(residual)}"
+        return f"{value} {steps_text(residual)}"
     times = residual / least
     ratio = f"{times:.0f}x" if times <= _CERTAIN else f"over {_CERTAIN}x"
-    return f"{value} {_steps(residual)} ({ratio if times >= 10 else f'{times:.1f}x'})"
+    return f"{value} {steps_text(residual)} ({ratio if times >= 10 else f'{times:.1f}x'})"
 
 
-def _steps(residual: float) -> str:
+def steps_text(residual: float) -> str:
     """Return a residual in output steps, as text."""
     if 0 < residual < 0.0001:
         return "under 0.0001"
@@ -67,7 +67,7 @@ def _steps(residual: float) -> str:
 
 
 def _fitting(measured: Measured, decision: Decision) -> Iterator[str]:
-    total, residual = sum(measured.values), _steps(decision.best.residual)
+    total, residual = sum(measured.values), steps_text(decision.best.residual)
     equal = total - decision.best.total_unequal
     share = (
         f"{equal} of {total} output values bit for bit and leave {residual} rounding steps (rms)"
@@ -86,7 +86,7 @@ def _unexplained(decision: Decision) -> Iterator[str]:
     distance = (
         "has no finite distance"
         if math.isinf(residual)
-        else f"leaves {_steps(residual)} rounding steps (rms)"
+        else f"leaves {steps_text(residual)} rounding steps (rms)"
     )
     yield f"No customary rounding explains this: the nearest {distance}."
     yield "The smallest case that none explains; its diagnosis names known mistakes:"

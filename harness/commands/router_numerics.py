@@ -140,6 +140,10 @@ def lines(name: str, plan: Plan, measured: RouterMeasured, inferred: Inferred) -
     if not inferred.explains_all:
         yield f"No declaration explains all of its {total} rows in {calls} calls: the nearest,"
         yield f"{text}, explains {inferred.best.total}."
+        pairs = zip(measured.cases, inferred.best.rows, measured.rows, strict=True)
+        left = [case for case, explained, rows in pairs if explained < rows]
+        yield f"It leaves rows of {len(left)} of {len(measured.cases)} cases, the first of them:"
+        yield f"  python -m harness run --case {left[0]}"
         return
     yield f"{text} explains {total} of {total} rows in {calls} calls."
     if inferred.rivals:

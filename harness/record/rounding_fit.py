@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from moe.numerics import Numerics
+    from moe.router_numerics import RouterNumerics
 
 # Places whose values are tried, in the order of computation.
 PLACES = (
@@ -49,6 +50,32 @@ class Fit:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RoundingFit:
+    """Hold how far the outputs are from routing as declared, under the experts that fit best."""
+
+    rounding: RouterNumerics
+    fit: Fit
+
+
+@dataclass(frozen=True, kw_only=True)
+class HiddenRounding:
+    """Hold what outputs say of the routing that a whole layer hides.
+
+    tried: the nearest first, one for each set of router weights. is_assumed: whether the first one
+    gives the weights by which the row's layer is judged first. is_stated: whether these are stated.
+    """
+
+    tried: tuple[RoundingFit, ...]
+    is_assumed: bool
+    is_stated: bool
+
+    @property
+    def rounding(self) -> RouterNumerics:
+        """Return the nearest declaration."""
+        return self.tried[0].rounding
+
+
+@dataclass(frozen=True, kw_only=True)
 class Measured:
     """Hold the fits of all combinations to the outputs of the same cases.
 
@@ -60,6 +87,7 @@ class Measured:
     values: tuple[int, ...]
     fits: tuple[Fit, ...]
     used: tuple[float, ...]
+    hidden: HiddenRounding | None = None  # of a whole layer that hides its routing
 
     @property
     def nearest(self) -> Fit:

@@ -40,6 +40,15 @@ def test_a_whole_layer_is_measured_by_its_outputs(capsys):
     assert "It rounds as its row declares." in capsys.readouterr().out
 
 
+def test_the_router_inside_a_whole_layer_gets_its_line(capsys):
+    layer = "tests.harness.rounding_layers:SaysFloat32"
+    case = f"m:16-n:32-k:64-e:4-topk:2-experts:own-layer:{layer}"
+    assert cli.main(["numerics", "--case", case]) == 1
+    out = capsys.readouterr().out
+    assert "Its row states another one. Paste into the class:" in out
+    assert out.endswith("  rounding = RouterNumerics.as_torch()\n")
+
+
 def test_a_case_with_adapters_on_a_latent_width_is_measured(capsys):
     case = SMALL.replace("topk:1", "topk:2")
     assert cli.main(["numerics", "--case", f"{case}-lora:2-latent:96"]) == 0

@@ -71,7 +71,9 @@ def test_what_explains_nothing_proposes_nothing():
     text = report(measured(fit(PLAIN, rows=(50, 9)), fit(TORCH, rows=(1, 1))))
     assert text.endswith(
         "No declaration explains all of its 100 rows in 4 calls: the nearest,\n"
-        "RouterNumerics(), explains 59."
+        "RouterNumerics(), explains 59.\n"
+        "It leaves rows of 1 of 2 cases, the first of them:\n"
+        "  python -m harness run --case y"
     )
 
 
