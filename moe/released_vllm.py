@@ -14,6 +14,9 @@ from moe.spec import BLOCK, LayerSpec, Platform, reads, resolve
 _MOE = "vllm.model_executor.layers.fused_moe"
 _ALIGNED = 32  # moe_align_block_size rounds the number of experts up to this, ...
 _MOST_ALIGNED = 1024  # ... and has a thread for each of fewer than these
+# Chip -> columns of the least block whose mxfp4 scales triton_kernels reads in the chip's layout.
+# Its blocks have 256 columns where a product has more than 128, and else the next power of two.
+_LEAST_BLOCK = {"sm90": 256, "sm100": 128}
 _ACTIVATION = f"{_MOE}.activation:apply_moe_activation(activation, output, input)"
 
 
@@ -39,8 +42,9 @@ TRITON = _vllm(
     "num_tokens_post_padded, mul_routed_weight, top_k, config, compute_type, use_fp8_w8a8, "
     "use_int8_w8a8, use_int8_w8a16, use_int4_w4a16, per_channel_quant, block_shape)",
     _ACTIVATION,
-    f"{_MOE}.utils:moe_kernel_quantize_input"
-    "(A, A_scale, quant_dtype, per_act_token_quant, block_shape)",
+    f"{_MOE}.utils:moe_kernel_quantize_input(A, A_scale, quant_dtype, per_act_token_quant)",
+    "vllm.model_executor.layers.quantization.utils.fp8_utils:per_token_group_quant_fp8"
+    "(x, group_size, use_ue8m0)",
     "vllm._custom_ops:moe_sum(input, output, topk_ids, expert_map)",
 )
 PERMUTE = _vllm(
@@ -87,6 +91,26 @@ def sizes_fit(layer_spec: LayerSpec, _: Platform) -> Reason | None:
 def marlin_fits(layer_spec: LayerSpec, _: Platform) -> Reason | None:
     """Refuse more experts than vLLM aligns, rows of a single group, and mxfp4 in fp16."""
     return _too_many_experts(layer_spec) or _single_group(layer_spec) or _fp16_powers(layer_spec)
+
+
+@reads("hidden", "intermediate", "layout", "scheme", "activation")
+def blocks_hold_scales(layer_spec: LayerSpec, platform: Platform) -> Reason | None:
+    """Refuse products of mxfp4 too narrow for the block that triton_kernels' layout asks for."""
+    blocks = (block for chip, block in _LEAST_BLOCK.items() if chip in platform.features)
+    block = next(blocks, None)
+    if block is None or layer_spec.scheme.weights != "mxfp4":
+        return None
+    gates = 2 if layer_spec.gated else 1
+    widths = [("first", gates * min(layer_spec.shard_sizes)), ("second", layer_spec.hidden)]
+    for which, columns in widths:
+        if columns <= block // 2:
+            text = (
+                f"the {which} product has {columns} columns; with mxfp4 on {platform.name} "
+                f"triton_kernels reads scales for blocks of {block}, which need more than "
+                f"{block // 2}"
+            )
+            return Reason(code="size_too_small", text=text)
+    return None
 
 
 @reads("dtype")

@@ -145,6 +145,13 @@ class Routing:
         ids = torch.zeros((len(logits), 1), dtype=torch.int32, device=logits.device)
         return cls(topk_ids=ids, topk_weights=logits)
 
+    @classmethod
+    def of_no_tokens(cls, logits: Tensor, top_k: int) -> Routing:
+        """Return the routing [0, k] of logits [0, E], for routers that take no empty call."""
+        shape, device = (0, top_k), logits.device
+        ids = torch.empty(shape, dtype=torch.int32, device=device)
+        return cls(topk_ids=ids, topk_weights=torch.empty(shape, device=device))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Entered:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from moe.reference.routing import RoutingTruth
 
 UNSTATED = "its row states no `rounding`, and no customary one explains every token"
+_SHOWS = "of which one has a weight of NaN"
 
 
 def findings(observation: Observation) -> tuple[Finding, ...]:
@@ -91,13 +92,15 @@ def _messages(call: Call, truth: RoutingTruth) -> list[str]:
         *(call.tokens.logits[rows], selection.topk_ids[rows, :k]),
         selection.topk_weights[rows, :k],
     )
-    return errors or _hidden_nans(call.routed, k)
+    as_zero = ROUTERS.row(truth.method.router).nan_as_zero
+    return errors or _hidden_nans(call.routed, k, as_zero=as_zero)
 
 
-def _hidden_nans(routed: Routed, k: int) -> list[str]:
+def _hidden_nans(routed: Routed, k: int, *, as_zero: bool) -> list[str]:
     """Return a message if a row of NaN logits has invalid ids, or weights like any other row.
 
     Its ids must be distinct experts of which one at least has a weight of NaN; or all are -1.
+    as_zero: its router's row states that these weights are 0 instead.
     """
     tokens, ids = routed.tokens, routed.routing.topk_ids[:, :k]
     weights = routed.routing.topk_weights[:, :k]
@@ -107,15 +110,16 @@ def _hidden_nans(routed: Routed, k: int) -> list[str]:
     ordered = ids.sort(dim=1).values
     is_routed = (ordered[:, 0] >= 0) & (ordered[:, -1] < tokens.logits.shape[1])
     is_routed &= (ordered[:, 1:] > ordered[:, :-1]).all(dim=1)
-    shows = is_routed & weights.isnan().any(dim=1)
+    shows = is_routed & ((weights == 0).all(dim=1) if as_zero else weights.isnan().any(dim=1))
     bad = (is_nan & ~shows & ~(ids == -1).all(dim=1)).nonzero().flatten().tolist()
     if not bad:
         return []
     row = bad[0]
     pair = f"{ids[row].tolist()} with weights {weights[row].tolist()}"
+    what = "with weights of 0, as the router's row states (`nan_as_zero`)" if as_zero else _SHOWS
     return [
         f"routing: {len(bad)} tokens whose logits hold a NaN hide it, first token {row}: {pair}; "
-        "choose distinct experts of which one has a weight of NaN, or -1 only"
+        f"choose distinct experts {what}, or -1 only"
     ]
 
 

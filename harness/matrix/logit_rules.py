@@ -107,13 +107,16 @@ def _has_growing_weights(case: MoETestConfig) -> bool:
 
 
 def _has_weights_of_one(case: MoETestConfig) -> bool:
-    """Return whether scores of large logits are 1, and stay so: nothing divides or scales them.
+    """Return whether weights of large logits are 1: scores are, and nothing divides or scales them.
 
-    A router whose scores sum to one gives one of them all, and so to the only one that is chosen.
+    Or they are divided by their sum, top-k, and multiplied by as much. A router whose scores sum to
+    one gives one of them all, and so to the only one that is chosen.
     """
-    if case.renormalize or case.router_scale != 1.0:
-        return False
     row = ROUTERS.row(case.router)
+    if case.renormalize:
+        return row.saturated_at is not None and case.router_scale == case.top_k > 1
+    if case.router_scale != 1.0:
+        return False
     is_all_of_one = row.sums_to_one and not row.always_renormalizes and case.top_k == 1
     return row.saturated_at is not None or is_all_of_one
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from harness.fixtures.routing_truth import routing_truth
+from harness.matrix.exactness import has_plain_choice
 from harness.mutants import NotApplicable
 from harness.mutants.recompute import (
     elsewhere,
@@ -188,14 +189,23 @@ def _chosen_weights(scene: Scene) -> Tensor:
 
 
 def _needs_weights(scene: Scene) -> None:
-    if scene.case.router_scale != 1.0:
+    case = scene.case
+    if case.exact and has_plain_choice(case) and _is_one_if_exact(scene):
+        raise NotApplicable("an exact case's weights are one: equal shares, times the factor")
+    if case.router_scale != 1.0:
         return
-    if scene.case.top_k == 1 and (scene.case.renormalize or _always_renormalizes(scene)):
+    if case.top_k == 1 and (case.renormalize or _always_renormalizes(scene)):
         raise NotApplicable("at top-k 1 a renormalised weight is one")
-    if scene.case.top_k == 1 and scene.case.exact and _sums_to_one(scene):
-        raise NotApplicable("at top-k 1 an exact case's weight is one")
-    if scene.case.num_experts == 1 and _sums_to_one(scene):
+    if case.num_experts == 1 and _sums_to_one(scene):
         raise NotApplicable("the only expert's weight is one")
+
+
+def _is_one_if_exact(scene: Scene) -> bool:
+    """Tell whether each weight of an exact case is one: it has equal logits where chosen."""
+    case, row = scene.case, ROUTERS.row(scene.case.router)
+    if case.renormalize or row.sums_to_one:
+        return case.router_scale == case.top_k
+    return row.saturated_at is not None and case.router_scale == 1.0
 
 
 def _needs_a_choice(scene: Scene) -> None:

@@ -48,6 +48,7 @@ ROWS = (
             hidden_multiple=32,
             alignments=alignments.TRITON_KERNELS,
             packages=(released_vllm.TRITON_KERNELS, "triton"),
+            probe="moe.released_vllm:blocks_hold_scales",
         ),
         numerics=ROUNDED,
         deterministic=True,

@@ -4,7 +4,8 @@ align -> first product -> f(gate) * up -> quantize -> second product, weighted -
 weight multiplies the second product in float32, before its only rounding: no unweighted output
 exists. Slots of other ranks' experts get the id of one more expert, which the expert map sends to
 -1, as in vLLM's expert parallelism. Their rows stay uninitialised, or zero where all rows share a
-dynamic scale.
+dynamic scale. Scales of groups stay in float32, as the format has them: left to itself, vLLM rounds
+them up to powers of two on a GPU for which its wheel has DeepGEMM.
 """
 
 from __future__ import annotations
@@ -38,12 +39,14 @@ class VllmTritonExperts(Experts):
         from vllm import _custom_ops
         from vllm.model_executor.layers.fused_moe import activation, fused_moe, utils
         from vllm.model_executor.layers.fused_moe.moe_align_block_size import moe_align_block_size
+        from vllm.model_executor.layers.quantization.utils import fp8_utils
 
         self._align: Any = moe_align_block_size
         self._fused_moe: Any = fused_moe
         self._activate: Any = activation.apply_moe_activation
         self._function = activation.MoEActivation.from_str(self.layer_spec.activation)
         self._quantize: Any = utils.moe_kernel_quantize_input
+        self._quantize_groups: Any = fp8_utils.per_token_group_quant_fp8
         self._sum: Any = _custom_ops.moe_sum
         self._compute_type = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}[self.dtype]
         self.weights = weights
@@ -121,7 +124,9 @@ class VllmTritonExperts(Experts):
         """Return the second product's input, quantized by vLLM. h: [T * k, n]."""
         if self.format.block is None:
             return Activations(codes=h)
-        given = self.weights.a2_scale if self.format.static else None
-        settings = self.format.codec.dtype, self._is_per_token, self._block
-        codes, scale = self._quantize(h, given, *settings)
+        if self._block is not None:
+            codes, scale = self._quantize_groups(h, self._block[1], use_ue8m0=False)
+        else:
+            given = self.weights.a2_scale if self.format.static else None
+            codes, scale = self._quantize(h, given, self.format.codec.dtype, self._is_per_token)
         return Activations(codes=codes, scale=scale, format=self.format)

@@ -99,6 +99,8 @@ class RouterSpec(MemberSpec, StatesRounding):
 
     is_judged: whether `truth` is that of this router; otherwise its choice and weights are taken as
     they are, and `truth` only stands in where any choice will do.
+    nan_as_zero: whether a token whose logits hold a NaN gets weights of 0, where other routers show
+    it by a weight of NaN or by no expert.
     takes: words of `moe.routing_method.OPTIONS`; a layer that asks for others is refused.
     truth: "package.module:Class", a `RouterTruth`. sums_to_one: whether the weights of all experts
     sum to 1 before renormalisation. always_renormalizes: whether the chosen weights sum to 1
@@ -115,6 +117,7 @@ class RouterSpec(MemberSpec, StatesRounding):
     saturated_at: float | None = None
     takes: frozenset[str] = frozenset()
     is_judged: bool = True
+    nan_as_zero: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -78,3 +78,36 @@ def test_products_of_float32_are_refused_where_they_are_tf32(dtype, chip, is_ref
             "dtype_unsupported",
             "vLLM's kernel multiplies f32 as TF32 on cuda_sm90; take bf16 or fp16",
         )
+
+
+FIRST = "the first product has {} columns; with mxfp4 on {} triton_kernels reads scales for blocks "
+SECOND = FIRST.replace("first", "second")
+NARROW = {"intermediate": 128, "activation": "relu2_no_mul"}
+
+
+@pytest.mark.parametrize(
+    ("chip", "sizes", "text"),
+    [
+        ("cuda_sm90", {"hidden": 256, "intermediate": 96}, None),  # with its gate 192 columns
+        ("cuda_sm90", {"hidden": 160, "intermediate": 65}, None),
+        ("cuda_sm90", {"hidden": 256, "intermediate": 64}, FIRST.format(128, "cuda_sm90")),
+        ("cuda_sm90", NARROW, FIRST.format(128, "cuda_sm90")),
+        ("cuda_sm90", NARROW | {"intermediate": 129}, None),
+        ("cuda_sm90", {"hidden": 128}, SECOND.format(128, "cuda_sm90")),
+        ("cuda_sm90", {"layout": Layout(tp_size=4)}, FIRST.format(128, "cuda_sm90")),
+        ("cuda_sm100", {"hidden": 96}, None),
+        ("cuda_sm100", {"hidden": 64}, SECOND.format(64, "cuda_sm100")),
+        ("rocm_gfx950", {"hidden": 32}, None),
+    ],
+)
+def test_a_product_of_mxfp4_is_wider_than_half_a_block_of_scales(chip, sizes, text):
+    reason = released_vllm.blocks_hold_scales(layer_spec("mxfp4", **sizes), platform(chip))
+    assert (reason is None) == (text is None)
+    if reason is not None:
+        block = 256 if chip == "cuda_sm90" else 128
+        assert reason.code == "size_too_small"
+        assert reason.text == f"{text}of {block}, which need more than {block // 2}"
+
+
+def test_products_without_scales_may_be_narrow():
+    assert released_vllm.blocks_hold_scales(layer_spec(hidden=32), SM90) is None

@@ -20,7 +20,8 @@ class SglangTorch(OptionsRouter):
 
     `fused_topk_torch_native` without a bias; SGLang multiplies the layer's output by a scale there,
     and this class the weights. `biased_topk_impl` with a bias, and with groups
-    `biased_grouped_topk_impl`: they compute scores in the dtype of the logits.
+    `biased_grouped_topk_impl`: they compute scores in the dtype of the logits, and take no empty
+    call, for which SGLang's models ask `empty_topk_output`.
     """
 
     scoring: ClassVar[str]  # as SGLang names it
@@ -33,6 +34,8 @@ class SglangTorch(OptionsRouter):
             call = sglang_functions.fused_topk
             weights, ids = call(logits, logits, top_k, renormalize, None, self.scoring)
             return Routing(topk_ids=ids.to(torch.int32), topk_weights=weights.float() * scale)
+        if len(logits) == 0:
+            return Routing.of_no_tokens(logits, top_k)
         scaled = {"routed_scaling_factor": scale, "apply_routed_scaling_factor_on_output": True}
         arguments = logits, logits, options.bias, top_k, renormalize
         if options.groups > options.chosen_groups:

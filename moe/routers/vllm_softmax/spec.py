@@ -18,5 +18,6 @@ VLLM_SOFTMAX = RouterSpec(
     ),
     sums_to_one=True,
     rounding=PLAIN,
+    nan_as_zero=True,  # the kernel sets scores that are NaN or Inf to 0, so that ids stay distinct
     takes=frozenset({LOGITS_DTYPE}),
 )

@@ -14,12 +14,18 @@ if TYPE_CHECKING:
 
 
 class VllmGrouped(OptionsRouter):
-    """Call `grouped_topk`, which computes scores in the dtype of the logits."""
+    """Call `grouped_topk`, which computes scores in the dtype of the logits.
+
+    vLLM gives an idle rank a token of its own, and pads what sequence parallelism splits: its
+    functions get no empty call, and take none.
+    """
 
     scoring: ClassVar[str]
     is_of_cpu: ClassVar[bool] = False
 
     def routed(self, logits: Tensor, top_k: int, options: RoutingOptions) -> Routing:
+        if len(logits) == 0:
+            return Routing.of_no_tokens(logits, top_k)
         groups = options.groups, options.chosen_groups
         more = self.scoring, options.scale, options.bias
         weights, ids = self._function(logits, top_k, options.renormalize, *groups, *more)

@@ -110,6 +110,31 @@ def test_a_nan_that_is_hidden_is_named_with_its_token(changes):
     assert finding.text.startswith("routing: 1 tokens whose logits hold a NaN hide it, first token")
 
 
+@pytest.mark.parametrize(
+    ("weights", "is_right"), [([0.0, 0.0], True), ([0.0, 0.5], False), ([float("nan"), 0.5], False)]
+)
+def test_a_router_whose_row_says_so_gives_weights_of_zero(monkeypatch, weights, is_right):
+    row = dataclasses.replace(ROUTERS.row("softmax"), nan_as_zero=True)
+    monkeypatch.setattr(ROUTERS, "_rows", ROUTERS.rows | {"softmax": row})
+    seen = observation(logits="nan")
+    hides = dataclasses.replace(seen, calls=[with_nan_rows(call, weights) for call in seen.calls])
+    texts = [finding.text for finding in routing.findings(hides)]
+    if is_right:
+        assert texts == []
+    else:
+        rule = "choose distinct experts with weights of 0, as the router's row states"
+        assert rule in texts[0]
+
+
+def with_nan_rows(call, weights):
+    """A call whose tokens with NaN logits have these weights."""
+    is_nan = call.routed.tokens.logits.isnan().any(dim=1)
+    changed = call.routed.routing.topk_weights.clone()
+    changed[is_nan] = torch.tensor(weights)
+    routing_ = dataclasses.replace(call.routed.routing, topk_weights=changed)
+    return dataclasses.replace(call, routed=dataclasses.replace(call.routed, routing=routing_))
+
+
 @pytest.mark.parametrize("change", [{"router": "sigmoid"}, {"renormalize": False}])
 def test_weights_of_another_router_are_wrong(change):
     seen = observation()

@@ -47,6 +47,10 @@ def test_a_factor_makes_the_only_weight_matter():
     named("weights_ignored").compute(scene(case(top_k=1, router_scale=2.5)))
 
 
+def test_a_factor_that_is_not_top_k_makes_equal_weights_matter():
+    named("weights_ignored").compute(scene(case(router_scale=4.0, exact=True)))
+
+
 NO_MISTAKE = [
     ("weights_ignored", case(top_k=1), "a renormalised weight is one"),
     ("weights_twice", case(top_k=1), "a renormalised weight is one"),
@@ -54,6 +58,13 @@ NO_MISTAKE = [
     ("weights_sigmoid", case(top_k=1), "a renormalised weight is one"),
     ("weights_on_input", case(top_k=1), "a renormalised weight is one"),
     ("weights_ignored", case(top_k=1, renormalize=False, exact=True), "an exact case's weight"),
+    ("weights_ignored", case(router_scale=2.0, exact=True), "an exact case's weights are one"),
+    ("weights_twice", case(router_scale=2.0, exact=True), "an exact case's weights are one"),
+    (
+        "weights_ignored",
+        case(router="sigmoid", renormalize=False, exact=True),
+        "an exact case's weights are one",
+    ),
     ("weights_sigmoid", case(router="sigmoid"), "sigmoid is the layer's scoring function"),
     ("weights_softmax", case(), "softmax is the layer's scoring function"),
     ("weights_reversed", case(top_k=1), "top-k is 1"),

@@ -94,6 +94,7 @@ def test_a_package_that_has_neither_is_named(monkeypatch):
         ("cuda_sm80", {}, "platform_lacks_feature"),
         ("cuda_sm90", {"quant": "int4_g32"}, "weight_format_unsupported"),
         ("cuda_sm90", {"quant": "mxfp4", "intermediate": 96}, "size_not_multiple"),
+        ("cuda_sm90", {"quant": "mxfp4", "hidden": 128, "intermediate": 320}, "size_too_small"),
         ("cuda_sm90", {"quant": "mxfp4", "hidden": 2880, "intermediate": 320}, None),
     ],
 )
@@ -108,6 +109,6 @@ def test_what_it_refuses(monkeypatch, chip, fields, code):
 @pytest.mark.parametrize("quant_name", ["none", "mxfp4"])
 def test_the_kernels_are_right(quant_name):
     for unused, sizes in ((0.0, {"m": 1, "top_k": 1}), (0.5, {"hidden": 512}), (0.2, {"m": 300})):
-        made = problem(quant_name, unused, **sizes)
+        made = problem(quant_name, unused, **({"hidden": 256} | sizes))
         got = run(TritonKernelsExperts, *made)
         assert relative_rms(got, expected_output(*made)) < 6e-3
