@@ -12,6 +12,7 @@ import torch
 
 from harness.checks.check import Check, Observation
 from harness.record.result import Finding
+from moe.collectives import Group
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from harness.fixtures.layer_call import Call
 
 STAGE = "ids"
+ADVICE = (
+    "replace a call's counts when the window comes round, and count by the placement of the call"
+)
 # Ways to call a layer in which it runs once for each call: the window has a row for each run.
 _ONCE = frozenset({"eager", "small_tiles", "strided", "overwritten"})
 
@@ -41,15 +45,20 @@ def findings(observation: Observation) -> tuple[Finding, ...]:
     last = observation.calls[-len(window) :]
     expected = sum((_rows(call, slots.ep_rank) for call in last), torch.zeros_like(window[0].cpu()))
     counted = window.sum(dim=0).cpu()
-    if torch.equal(counted, expected):
-        return ()
-    expert = int((counted != expected).nonzero()[0])
-    text = (
-        f"loads: expert {expert} counts {int(counted[expert])} rows on this rank, and the last "
-        f"{len(last)} of {len(observation.calls)} call(s) had {int(expected[expert])}: replace a "
-        "call's counts when the window comes round, and count by the placement of the call"
-    )
-    return (Finding(check=CHECK.name, call=observation.calls[-1].number, text=text),)
+    reported = torch.tensor(slots.load.total(Group(handle=None, size=1, rank=0)))  # its own alone
+    for loads, verb, advice in (
+        (counted, "counts", ADVICE),
+        (reported, "is reported with", "add up all calls of the window for the balancer"),
+    ):
+        if torch.equal(loads, expected):
+            continue
+        expert = int((loads != expected).nonzero()[0])
+        text = (
+            f"loads: expert {expert} {verb} {int(loads[expert])} rows on this rank, and the last "
+            f"{len(last)} of {len(observation.calls)} call(s) had {int(expected[expert])}: {advice}"
+        )
+        return (Finding(check=CHECK.name, call=observation.calls[-1].number, text=text),)
+    return ()
 
 
 def _rows(call: Call, ep_rank: int) -> Tensor:

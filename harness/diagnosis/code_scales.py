@@ -14,7 +14,7 @@ from harness.checks.stages_collectives import SENT
 from harness.diagnosis.stage_terms import handed_of
 from harness.diagnosis.weight_readings import rules
 from harness.record.diagnosis import NamedCause
-from moe.reference.formats import activation_scale, group_amax, on_grid, step_of
+from moe.reference.formats import activation_scale, group_amax, on_grid, scope_amax, step_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.checks.stage_bound import WrongStage
+    from harness.checks.stage_record import Handed
     from harness.diagnosis.evidence import Evidence
     from harness.diagnosis.stage_errors import StageErrors
     from moe.formats.format import Format
@@ -41,14 +42,24 @@ def explain(evidence: Evidence) -> Iterator[NamedCause]:
         return
     assert evidence.subject is not None, "a stage is read of a subject"
     fmt = evidence.subject.reference.act_format
-    if fmt.block is None or fmt.static or fmt.global_scale or fmt.has_one_scale:
+    if fmt.block is None:
         return
     if errors.stage == "input":
         yield from _of_tokens(evidence, wrong, errors, fmt)
     elif handed_of(evidence).has("activation"):
-        h = handed_of(evidence).rows("activation", errors.numbers).float()
-        if h.shape == errors.actual.shape:
-            yield from code_scales(errors, h, torch.arange(len(h), device=h.device), fmt)
+        yield from _of_activations(handed_of(evidence), errors, fmt)
+
+
+def _of_activations(handed: Handed, errors: StageErrors, fmt: Format) -> Iterator[NamedCause]:
+    """Yield the scales that give the codes of the activations that were recorded.
+
+    The recorded scales are right: those that are wrong are told before codes are.
+    """
+    h = handed.rows("activation", errors.numbers).float()
+    own = handed.scales("second", errors.numbers, h.shape[1])
+    if own is not None and h.shape == errors.actual.shape:
+        rows = torch.arange(len(h), device=h.device)
+        yield from code_scales(errors, h, rows, fmt, own.broadcast_to(h.shape))
 
 
 def _of_tokens(
@@ -58,6 +69,8 @@ def _of_tokens(
     case = evidence.scene.case
     if SENT not in wrong.labels or case.weights_input or case.latent:
         return
+    if fmt.static or fmt.global_scale or fmt.has_one_scale:  # which more than these rows decide
+        return
     at = torch.searchsorted(wrong.labels["rows"].sort().values, errors.numbers)
     order = wrong.labels["rows"].argsort()
     x = handed_of(evidence).sent.float()
@@ -65,12 +78,17 @@ def _of_tokens(
 
 
 def code_scales(
-    errors: StageErrors, x: Tensor, tokens: Tensor, fmt: Format
+    errors: StageErrors, x: Tensor, tokens: Tensor, fmt: Format, own: Tensor | None = None
 ) -> Iterator[NamedCause]:
-    """Yield at most MOST_NAMED statements. x: [S, K], all tokens. tokens: [R], the rows' own."""
+    """Yield at most MOST_NAMED statements.
+
+    x: [S, K], all tokens. tokens: [R], the rows' own. own: [S, K], the right scales; None: those
+    that follow from each row of x.
+    """
     if int(errors.is_wrong.sum()) < FEWEST or not bool(errors.actual.isfinite().all()):
         return
-    own, named = activation_scale(x, fmt, None).expand_as(x), 0
+    own = activation_scale(x, fmt, None).expand_as(x) if own is None else own
+    named = 0
     for text, codes in others(x, own, fmt):
         if named < MOST_NAMED and _fits(errors, codes[tokens], fmt):
             named += 1
@@ -117,6 +135,10 @@ def _scales(x: Tensor, own: Tensor, fmt: Format) -> Iterator[tuple[str, Tensor |
         for other in sorted({fmt.top + 1, fmt.top - 1, fmt.top + 0.5, 448.0, 240.0, 224.0}):
             text = f"scales by which the largest value is {other:g}, not {fmt.top:g}"
             yield text, own * (fmt.top / other)
+    else:
+        exact = scope_amax(x, fmt) / (fmt.scale_top or fmt.top)
+        text = f"scales that are not rounded to {fmt.scale_dtype} before codes are made"
+        yield text, torch.where(exact > 0, exact, own).broadcast_to(own.shape)
     for power in (2.0, 0.5, 4.0, 0.25):
         yield f"scales that are {power:g} times as large", own * power
     yield "the scales of the row before each", own.roll(1, 0)

@@ -37,13 +37,16 @@ class Explanation:
 
 # Of a router whose choice or weights are wrong
 OF_ROUTER: tuple[Explanation, ...] = (
-    Explanation(name="router_logits", module="router_logits"),
+    Explanation(name="router_alike", module="router_alike"),
+    Explanation(name="router_logits", module="router_logits", unless=("router_alike",)),
     Explanation(name="router_choice", module="router_choice", unless=("router_logits",)),
-    Explanation(name="router_weights", module="router_weights", unless=("router_logits",)),
+    Explanation(
+        name="router_weights", module="router_weights", unless=("router_alike", "router_logits")
+    ),
     Explanation(
         name="router_roundings",
         module="router_roundings",
-        unless=("router_logits", "router_choice", "router_weights"),
+        unless=("router_alike", "router_logits", "router_choice", "router_weights"),
     ),
 )
 EXPLANATIONS: tuple[Explanation, ...] = (

@@ -140,6 +140,11 @@ def _other_keys(routed: Routed, keys: Keys) -> Iterator[tuple[str, Keys]]:
         )
     if method.is_limited:
         yield "no group of experts is left out", _keys(routed, keys.values, limited=False)
+        if bias is not None:
+            best = scores.view(len(scores), method.groups, -1)
+            score = best.topk(min(2, best.shape[2]), dim=2).values.sum(dim=2)
+            text = "groups are ranked without the correction bias"
+            yield text, _in_groups(routed, keys.values, score)
         by_group = keys.values.view(len(keys.values), method.groups, -1)
         for text, score in (
             ("groups are ranked by their best expert alone", by_group.amax(dim=2)),

@@ -82,6 +82,9 @@ def _of_groups(group: int) -> Iterator[Reading]:
     """Yield other scales of groups: by another rule, and of other groups."""
     for text, exponent in POWERS.items():
         yield f"have scales that are {text}", _by_powers(exponent, group)
+    for text, rule in rules().items():
+        end = "also where their codes were made"
+        yield f"have zero points that are {text}, {end}", _of_other_zeros(rule, group)
     for what, noun in (("scale", "scales"), ("zero", "zero points")):
         for text, order in ORDERS.items():
             read = _permuted_groups(what, group, order)
@@ -104,6 +107,7 @@ def rules() -> dict[str, Callable[[Tensor], Tensor]]:
         "rounded half toward zero": lambda x: (x.abs() - 0.5).ceil() * x.sign(),
         "rounded half up": lambda x: (x + 0.5).floor(),
         "rounded half down": lambda x: (x - 0.5).ceil(),
+        "cut off after a half was added": lambda x: (x + 0.5).trunc(),
     }
 
 
@@ -141,6 +145,24 @@ def _by_powers(
             return None
         rounded = on_grid(ratio.clamp(fmt.lowest, fmt.top), fmt)
         return Codes(ratio=ratio, codes=rounded, scale=scale, zero=codes.zero, fmt=fmt)
+
+    return read
+
+
+def _of_other_zeros(
+    rule: Callable[[Tensor], Tensor], group: int
+) -> Callable[[Codes], Codes | None]:
+    """Quantize again with zero points that are rounded by another rule from the lowest values."""
+
+    def read(codes: Codes) -> Codes | None:
+        fmt, count = codes.fmt, codes.scale.shape[1]
+        if fmt is None or not fmt.zero_point or count % group:
+            return None
+        lowest = (codes.ratio - codes.zero).view(len(codes.zero), -1, group).amin(dim=2)
+        zero = rule((-lowest).clamp(0, fmt.top)).repeat_interleave(group, dim=1)
+        ratio = codes.ratio - codes.zero + zero
+        other = ratio.clamp(fmt.lowest, fmt.top).round()
+        return Codes(ratio=ratio, codes=other, scale=codes.scale, zero=zero, fmt=fmt)
 
     return read
 

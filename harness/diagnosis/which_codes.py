@@ -62,23 +62,21 @@ def which_codes(errors: StageErrors, fmt: Format) -> str | None:
         return f"{head}: {ties}" if errors.stage == "second" else None
     if share < MANY:
         return None
-    return f"{head}: as rounded {ROUNDED[side]}, not to the nearest, or by other scales"
-
-
-ROUNDED = {
-    "too close to zero": "toward zero",
-    "too far from zero": "away from zero",
-    "too low": "down",
-    "too high": "up",
-}
+    return f"{head}: as by another rule of rounding, or by other scales"
 
 
 def _side(actual: Tensor, expected: Tensor) -> str | None:
-    """Return on which side of the expected codes all wrong ones are, or None. Both [n]."""
-    sides = {
-        "too close to zero": (actual.abs() < expected.abs()) & (actual * expected >= 0),
-        "too far from zero": (actual.abs() > expected.abs()) & (actual * expected >= 0),
-        "too low": actual < expected,
-        "too high": actual > expected,
-    }
-    return next((side for side, holds in sides.items() if bool(holds.all())), None)
+    """Return on which side of the expected codes all wrong ones are, or None. Both [n].
+
+    Of codes of one sign it is said which sign: zero is then no better name for the side.
+    """
+    is_low, is_high = bool((actual < expected).all()), bool((actual > expected).all())
+    if is_low or is_high:
+        side = "low" if is_low else "high"
+        signs = {"negative": bool((expected < 0).all()), "positive": bool((expected > 0).all())}
+        which = next((f", all of them {sign}" for sign, holds in signs.items() if holds), "")
+        return f"too {side}{which}"
+    is_one_sign = actual * expected >= 0
+    if bool(((actual.abs() < expected.abs()) & is_one_sign).all()):
+        return "too close to zero"
+    return "too far from zero" if bool((actual.abs() > expected.abs()).all()) else None

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 NAME = "which_factor"
 SAME = 0.01  # relative distance at which two factors are the same
 SURE = 4.0  # times the error of a factor of roundings, beyond which it is surely not 1
-ONE_SIZE = 0.1  # of how far they are from 1: how much factors that are one differ
 FEW = 8  # groups that are listed
 WORDS = {-1.0: "have the wrong sign", 0.0: "are zero"}
 SIMPLE = (0.0, -1.0, 2.0, 0.5, 3.0, 4.0, 0.25, 8.0, 0.125, 16.0, 0.0625, 1.5)
@@ -78,9 +77,11 @@ def _text(
 ) -> str:
     """Return which values are off by which factor, as a clause."""
     values, what = factor[is_changed], _what(errors, groups, is_changed)
-    middle = float(values.median())
-    if _are_one(values, error[is_changed], middle):
-        return f"{what} {_times(middle)}"
+    middle, surest = float(values.median()), float(values[error[is_changed].argmin()])
+    near = (s for s in SIMPLE if abs(middle - s) <= SAME * max(abs(s), SAME))
+    for one in dict.fromkeys((*near, middle, surest)):
+        if _is_one(errors, groups, is_changed, one):
+            return f"{what} {_times(one)}"
     ends = f"{float(values.min()):.3g} to {float(values.max()):.3g}"
     if bool((values > 0).all()) and _are_powers(values):
         return f"{what} are off by powers of two, another for each {groups.name}: {ends}"
@@ -88,10 +89,11 @@ def _text(
     return f"{what} are off by another factor for each {groups.name}, as by a {scale}: {ends}"
 
 
-def _are_one(values: Tensor, error: Tensor, middle: float) -> bool:
-    """Tell whether factors are one, but for their errors: 0.998 and 1.002 are not."""
-    same = min(SAME * max(abs(middle), SAME), ONE_SIZE * abs(middle - 1))
-    return bool(((values - middle).abs() <= (SURE * error).clamp(min=same)).all())
+def _is_one(errors: StageErrors, groups: Groups, is_changed: Tensor, value: float) -> bool:
+    """Tell whether one factor of all changed groups explains all values, too."""
+    factor = torch.where(is_changed, value, 1.0)[groups.of_element].float()
+    residual = errors.left_by(factor * errors.expected, factor)
+    return residual is not None and residual <= MAX_RESIDUAL
 
 
 def _are_powers(values: Tensor) -> bool:
@@ -101,14 +103,12 @@ def _are_powers(values: Tensor) -> bool:
 
 
 def _times(value: float) -> str:
-    near = next((s for s in SIMPLE if abs(value - s) <= SAME * max(abs(s), SAME)), None)
-    if near in WORDS:
-        return WORDS[near]
-    shown = value if near is None else near
-    power = math.log2(abs(shown)) if shown else 0.0
+    if value in WORDS:
+        return WORDS[value]
+    power = math.log2(abs(value)) if value else 0.0
     exactly = f" (2^{round(power)})" if abs(power - round(power)) < 1e-3 and abs(power) > 1 else ""
-    digits = 3 if abs(shown - 1) > SAME else 5
-    return f"are {shown:.{digits}g} times what they should be{exactly}"
+    digits = 3 if abs(value - 1) > SAME else 5
+    return f"are {value:.{digits}g} times what they should be{exactly}"
 
 
 def _what(errors: StageErrors, groups: Groups, is_changed: Tensor) -> str:

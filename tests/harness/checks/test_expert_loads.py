@@ -60,6 +60,15 @@ def test_counts_by_another_placement_are_told():
     assert "expert 0 counts 0 rows" in CHECK.run(observation(load))[0].text
 
 
+def test_what_the_balancer_is_told_is_the_sum_of_the_window():
+    load = window(2)
+    load.total = lambda group: load.calls[load._next - 1].tolist()  # of the last call alone
+    (finding,) = CHECK.run(observation(load))
+    text = "loads: expert 0 is reported with 1 rows on this rank, and the last 2 of 3 call(s) had 3"
+    assert finding.text.startswith(text), finding.text
+    assert finding.text.endswith(": add up all calls of the window for the balancer")
+
+
 def test_only_layers_that_run_once_for_each_call_are_judged():
     load = window(1)
     assert CHECK.applies(observation(load))

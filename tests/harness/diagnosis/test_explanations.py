@@ -15,7 +15,7 @@ from tests.harness.diagnosis.wrong_sums import evidence_of
 
 
 def test_each_row_of_the_table_names_what_its_module_returns():
-    assert len({row.name for row in (*EXPLANATIONS, *OF_ROUTER)}) == len(EXPLANATIONS) + 4
+    assert len({row.name for row in (*EXPLANATIONS, *OF_ROUTER)}) == len(EXPLANATIONS) + 5
     (cause,) = EXPLANATIONS[0].of(evidence_of(RIGHT.roll(2, 0), CASE))
     assert cause.name == EXPLANATIONS[0].name
     generator = torch.Generator().manual_seed(0)

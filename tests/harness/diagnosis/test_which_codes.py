@@ -25,8 +25,9 @@ def test_a_rule_for_all_codes(name, rule):
     step = step_of(ratio, fmt)
     actual = RULES[rule](ratio / step) * step
     text = said(actual, on_grid(ratio, fmt), fmt)
-    rule_text = f"as rounded {rule}, not to the nearest, or by other scales"
-    assert text.endswith(f"and none is off otherwise: {rule_text}")
+    side = {"toward zero": "too close to zero", "down": "too low", "up": "too high"}[rule]
+    end = f"one step {side}, and none is off otherwise: as by another rule of rounding, or by other"
+    assert text.endswith(f"{end} scales")
     assert said(actual * 2, on_grid(ratio, fmt), fmt) is None
     actual[0, :2] = on_grid(ratio, fmt)[0, :2] + 3 * step[0, :2] * torch.tensor([1.0, -1.0])
     assert said(actual, on_grid(ratio, fmt), fmt) is None
@@ -38,7 +39,15 @@ def test_ties_only():
     actual = expected.clone()
     actual[:, 100:104] += 1
     assert said(actual, expected, fmt) == (
-        "3% of the codes are one step too far from zero, and none is off otherwise: as by another "
-        "rule for ties, or by scales that are little off"
+        "3% of the codes are one step too high, all of them positive, and none is off otherwise: "
+        "as by another rule for ties, or by scales that are little off"
     )
     assert said(actual, expected, fmt, "input") is None
+
+
+def test_codes_of_one_sign_are_told_by_it():
+    """As where a half is added and the rest cut off: positive codes are right."""
+    fmt = FORMATS["int8_token"]
+    ratio = torch.randn(32, 64, generator=torch.Generator().manual_seed(2)) * 40
+    text = said((ratio + 0.5).trunc(), ratio.round(), fmt)
+    assert "one step too high, all of them negative, and none is off otherwise" in text

@@ -34,6 +34,18 @@ def test_one_factor_of_all(factor, text):
     assert said(factor) == f"in stage gemm1 {text}"
 
 
+def test_factors_that_differ_by_little_are_not_one():
+    """As of weights that each token divides by another sum: .938 to .948 times."""
+    errors = right()
+    exact = dataclasses.replace(errors, tolerance=1e-6 * errors.expected.abs() + 1e-30)
+    factor = torch.linspace(0.938, 0.948, ROWS)[:, None]
+    cause = which_factor(holding(exact, exact.expected * factor)).cause
+    assert cause.endswith("off by another factor for each row, as by a wrong scale: 0.938 to 0.948")
+    assert which_factor(holding(exact, exact.expected * 1.99)).cause.endswith(
+        "1.99 times what they should be"
+    )
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 99), st.floats(1.1, 30.0), st.sampled_from([64, 32, 16]), st.data())
 def test_a_factor_of_one_block_of_columns(seed, value, block, data):
