@@ -188,12 +188,19 @@ class Block(Axes):
         Annotated[str, AfterValidator(checked_case_id), WithJsonSchema({"type": "string"})]
     ] = Field([], description="ids of cases that the block has whatever `select` says")
 
+    least_work: bool = Field(
+        False,
+        description="with pairwise or triples: where another value leaves as much covered, the one "
+        "with fewer ranks and interpreted kernels",
+    )
+
     @model_validator(mode="after")
-    def _submodels_fit(self) -> Block:
-        """Check that submodels go with a strength and exceed it. Raises ValueError."""
+    def _strengths_fit(self) -> Block:
+        """Check what goes with a strength, and that submodels exceed it. Raises ValueError."""
         strength = parse(self.select).strength
-        if self.submodels and strength is None:
-            raise ValueError("submodels go with select: pairwise or triples")
+        for words in ("submodels go", "least_work goes"):
+            if getattr(self, words.split()[0]) and strength is None:
+                raise ValueError(f"{words} with select: pairwise or triples")
         for submodel in self.submodels:
             if not (strength or 0) < submodel.strength <= len(set(submodel.axes)):
                 raise ValueError(

@@ -141,7 +141,8 @@ class _Choices:
             refused = tuple(map(judge.refused, space.cases()))
             running = [case for case in before if judge.refused(case) is None]
             known = frozenset(map(space.values_of, running))
-            key = block.model_dump_json(), refused, known
+            has_interpreter = block.least_work and judge.machine.platform.interpreted
+            key = block.model_dump_json(), refused, known, has_interpreter
             if key not in self._chosen:
                 self._chosen[key] = tuple(suites.chosen(block, space, judge, before))
             return self._chosen[key]

@@ -85,7 +85,7 @@ class Judge:
     """Judge cases for one machine. Needs of a row are evaluated once per values of their axes."""
 
     def __init__(self, machine: Machine) -> None:
-        self._machine = machine
+        self.machine = machine
         self._remembered: dict[tuple[Callable[..., object], str], Remembered] = {}
 
     def __call__(self, case: MoETestConfig) -> tuple[MoETestConfig, Reason | None]:
@@ -120,9 +120,7 @@ class Judge:
         """Return the first refusal among the needs that a function gives for a row's name."""
         remembered = self._remembered.get((needs_of, name))
         if remembered is None:
-            remembered = self._remembered[needs_of, name] = Remembered(
-                needs_of(self._machine, name)
-            )
+            remembered = self._remembered[needs_of, name] = Remembered(needs_of(self.machine, name))
         return remembered(case)
 
     def _of_members(self, case: MoETestConfig) -> Reason | None:
@@ -173,14 +171,14 @@ class Judge:
         """
         veto = self._veto(case)
         scheme = QUANT.row(case.quant).scheme
-        for row in ordered(EXPERTS, scheme, self._machine.platform):
+        for row in ordered(EXPERTS, scheme, self.machine.platform):
             if not (self._refusal(row_needs.installed_experts, row.name, case) or veto(row)):
                 return row.name
-        return select(case.layer_spec, self._machine.platform, veto=veto).winner.name
+        return select(case.layer_spec, self.machine.platform, veto=veto).winner.name
 
     def explain(self, case: MoETestConfig, packages_are: str) -> Explanation:
         """Return the answer of every experts backend; see `moe.oracle.explain`."""
-        chip, veto = self._machine.platform, self._veto(case)
+        chip, veto = self.machine.platform, self._veto(case)
         return explain(case.layer_spec, chip, veto=veto, packages_are=packages_are)
 
     def _veto(self, case: MoETestConfig) -> Callable[[MemberSpec], Reason | None]:

@@ -132,20 +132,23 @@ def _with_name(
     return refuse_by_name
 
 
+def is_interpreted(machine: Machine, name: str) -> bool:
+    """Return whether a backend's kernels are interpreted on this machine."""
+    return machine.platform.interpreted and "triton" in EXPERTS.row(name).needs.features
+
+
 def interpreter_time(machine: Machine, name: str) -> tuple[Need, ...]:
     """Return the time limit of a backend whose kernels are interpreted on this machine."""
-    row = EXPERTS.row(name)
-    if not machine.platform.interpreted or "triton" not in row.needs.features:
+    if not is_interpreted(machine, name):
         return ()
-    return _named(row, (Need.of(_interpreter_time, machine),))
+    return _named(EXPERTS.row(name), (Need.of(_interpreter_time, machine),))
 
 
 def small_tiles_time(machine: Machine, name: str) -> tuple[Need, ...]:
     """Return the time limit of the same backends for cases whose kernels have small tiles."""
-    row = EXPERTS.row(name)
-    if not machine.platform.interpreted or "triton" not in row.needs.features:
+    if not is_interpreted(machine, name):
         return ()
-    return _named(row, (Need.of(_small_tiles_time, machine),))
+    return _named(EXPERTS.row(name), (Need.of(_small_tiles_time, machine),))
 
 
 @reads(*cost.SIZES, "scheme")

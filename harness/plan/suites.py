@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING
 
 from harness.matrix import expand
 from harness.matrix.covering.generate import cover
+from harness.matrix.covering.least_work import with_least_work
 from harness.matrix.covering.oracle import Oracle
 from harness.matrix.covering.pict import pict
 from harness.matrix.covering.space import Space
 from harness.matrix.select import parse
 from harness.matrix.suite_size import check_combinations
 from harness.plan.decided import DecidingJudge
+from harness.plan.work import work
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from harness.matrix.case import MoETestConfig
     from harness.matrix.covering.model import Factors, Literals, Model, Row
@@ -71,8 +73,16 @@ def chosen(
     else:
         running = (case for case in before if judge.refused(case) is None)
         parts = [model.partial(space.values_of(case)) for case in running]
-        yield from (space.case(model.row(row)) for row in cover(model, oracle, parts))
+        rows = cover(model, oracle, parts)
+        if block.least_work:
+            rows = with_least_work(rows, parts, oracle, _work_of(space, oracle, judge.machine))
+        yield from (space.case(model.row(row)) for row in rows)
         yield from (space.case(model.row(row)) for row in _impossible(model, oracle, base))
+
+
+def _work_of(space: Space, oracle: Oracle, machine: Machine) -> Callable[[Literals], float]:
+    """Return what estimates the work of the case that a complete row stands for."""
+    return lambda row: work(space.case(oracle.model.row(row)), machine)
 
 
 def model_of(block: Block, space: Space, judge: DecidingJudge) -> Model:

@@ -144,6 +144,11 @@ def test_every_complaint_at_once_with_its_place(write):
         ),
         (
             "[2]",
+            "[2]\n        select: random(3, 1)\n        least_work: true",
+            "least_work goes with select: pairwise or triples",
+        ),
+        (
+            "[2]",
             "[2]\n        select: triples\n"
             "        submodels: [{axes: [quant, dtype], strength: 3}]",
             "a submodel's strength must be more than the block's, 3, and at most its number of "
