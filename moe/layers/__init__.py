@@ -43,14 +43,28 @@ class LayerRegistry(Registry[OwnLayerSpec]):
 _RELEASED_ROUNDS = Numerics(
     gemm1="model", activation="model", expert="model", accumulation=2.0**-22
 )
+# The same of an MLP that rounds at every step, and of terms that are added in float32.
+_ALL_ROUND = replace(
+    _RELEASED_ROUNDS,
+    activated_gate="model",
+    weighted="model",
+    combine="f32",
+    weight_on="output",
+    weight_dtype="f32",
+)
 # Weights that are computed in float32, and returned in the dtype of the logits.
 _ROUNDED_LAST = RouterNumerics(weights="logits", scaled="same")
 
 
 def _transformers_block(
-    name: str, class_name: str, package: Package, rounding: RouterNumerics, *takes: str
+    name: str,
+    class_name: str,
+    package: Package,
+    rounds: tuple[Numerics, RouterNumerics],
+    *takes: str,
 ) -> OwnLayerSpec:
-    """Return the row of a model's MoE block."""
+    """Return the row of a model's MoE block. rounds: its experts, and its router."""
+    numerics, rounding = rounds
     return OwnLayerSpec(
         name=f"transformers_{name}",
         target=f"moe.layers.transformers_blocks:{class_name}",
@@ -61,7 +75,7 @@ def _transformers_block(
             packages=(package,),
             probe="moe.released:experts_divide_evenly",
         ),
-        numerics=_RELEASED_ROUNDS,
+        numerics=numerics,
         rounding=rounding,
         deterministic=True,
         takes=frozenset({"tp", "ep", *takes}),
@@ -76,11 +90,9 @@ def _shared_block(
     *takes: str,
 ) -> OwnLayerSpec:
     """Return the row of a block of `moe.layers.transformers_shared_blocks`."""
-    numerics, rounding = rounds
     return replace(
-        _transformers_block(name, class_name, package, rounding),
+        _transformers_block(name, class_name, package, rounds),
         target=f"moe.layers.transformers_shared_blocks:{class_name}",
-        numerics=numerics,
         takes=frozenset(takes),
         routers=frozenset({"sigmoid"}),
     )
@@ -109,6 +121,7 @@ _LLAMA4 = _shared_block(
 _GPT_OSS = _shared_block(
     *("gpt_oss", "GptOssBlock", released.GPT_OSS, (Numerics(), _ROUNDED_LAST)), "tp", "ep"
 )
+_OF_QWEN = (_ALL_ROUND, _ROUNDED_LAST)
 _OF_GROUPED = (_GROUPED_ROUNDS, PLAIN)
 _BY_GROUPS = (
     _shared_block("deepseek_v3", "DeepseekV3Block", released.DEEPSEEK_V3, _OF_GROUPED, *_GROUPED),
@@ -136,11 +149,16 @@ LAYERS = LayerRegistry(
     "layers",
     (
         OwnLayerSpec(name=COMPOSED, target="moe.layer:FusedMoE"),
-        _transformers_block("mixtral", "MixtralBlock", released.MIXTRAL, PLAIN),
         _transformers_block(
-            *("qwen3_moe", "Qwen3MoeBlock", released.QWEN3_MOE, _ROUNDED_LAST), "no_renorm"
+            "mixtral",
+            "MixtralBlock",
+            released.MIXTRAL,
+            (replace(_ALL_ROUND, weighted="f32"), PLAIN),
         ),
-        _transformers_block("olmoe", "OlmoeBlock", released.OLMOE, _ROUNDED_LAST, "no_renorm"),
+        _transformers_block(
+            *("qwen3_moe", "Qwen3MoeBlock", released.QWEN3_MOE, _OF_QWEN), "no_renorm"
+        ),
+        _transformers_block("olmoe", "OlmoeBlock", released.OLMOE, _OF_QWEN, "no_renorm"),
         *_SHARED_BLOCKS,
         OwnLayerSpec(
             name="torchtitan_moe",
@@ -151,7 +169,7 @@ LAYERS = LayerRegistry(
                 packages=(released.TORCHTITAN,),
                 probe="moe.released:experts_divide_evenly",
             ),
-            numerics=replace(_RELEASED_ROUNDS, combine="model"),
+            numerics=replace(_ALL_ROUND, combine="model"),
             rounding=PLAIN,
             # torch has no autocast to float32 there, so that logits stay in the layer's dtype.
             rounding_on={"cpu": RouterNumerics.as_torch()},
