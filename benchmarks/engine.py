@@ -111,7 +111,7 @@ def after_faults(world: int, faults: int = 5) -> list[Line]:
         job = Job(
             world_size=world, device="cpu", transport="gloo", cases=tuple(cases), time_limit=limit
         )
-        started = _starts(Plan(jobs=(job,), refused=(), machine=planned_for("cpu")))
+        started = _starts(Plan(jobs=(job,), machine=planned_for("cpu")))
         gaps = [started[b.id] - started[a.id] for a, b in itertools.pairwise(cases) if a.seed]
         of_limit = limit if seed == HANG else 0.0
         words = f"from a {what} to the next case" + f", less {limit:g} s" * (seed == HANG)

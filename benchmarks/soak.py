@@ -108,7 +108,7 @@ def plan_of(cases: int, world: int) -> Plan:
         for number in range(cases)
     )
     job = Job(world_size=world, device="cpu", transport="gloo", cases=made, time_limit=LIMIT)
-    return Plan(jobs=(job,), refused=(), machine=planned_for("cpu"))
+    return Plan(jobs=(job,), machine=planned_for("cpu"))
 
 
 def soak(cases: int, world: int, every: int) -> Soak:

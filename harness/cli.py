@@ -10,7 +10,6 @@ import signal
 import sys
 import time
 import traceback
-from collections import Counter
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -117,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _finish(folder: RunFolder, plan: Plan, began: float) -> Summary:
     """Count verdicts and close the record; a run with cases left gets no `RunEnded`."""
-    ids = [case.id for case in plan.cases]
+    ids = list(plan.cases.ids())
     seconds = time.time() - began
     left_out = len(folder.info.left_out)
     by_id = folder.info.suite is None
@@ -151,7 +150,7 @@ def _folder(args: argparse.Namespace, selected: Selection, part: Part) -> RunFol
     plan = part.plan
     if args.resume:
         folder = RunFolder.open(args.resume, write=True)
-        selection.check_same_plan(folder, [case.id for case in plan.cases])
+        selection.check_same_plan(folder, list(plan.cases.ids()))
         return folder
     path = args.out or folder_for(ROOT, selected.suite or "cases")
     chosen = part.chosen
@@ -176,7 +175,7 @@ def _announce(plan: Plan, remaining: Plan, folder: RunFolder) -> None:
     devices, cores = plan.machine.devices, plan.machine.cores
     units = f"{devices} device(s)" if devices else f"{cores} core(s)"
     more = "" if remaining == plan else f", {len(remaining.cases)} of them left"
-    codes = Counter(refusal.reason.code for refusal in plan.refused)
+    codes = plan.refused.counts()
     reasons = ", ".join(f"{count} {code}" for code, count in codes.most_common())
     print(
         f"{len(plan.cases)} case(s) in {len(plan.jobs)} job(s){more}, {len(plan.refused)} refused"

@@ -7,7 +7,7 @@ name in `GROUPS`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Layout:
     @property
     def world_size(self) -> int:
         """Return the number of ranks."""
-        return len(_world(self))
+        return self.dp_size * self.pcp_size * self.tp_size
 
     def size(self, name: str) -> int:
         """Return the number of ranks in each group called `name`."""
@@ -100,6 +100,10 @@ class Layout:
     def intermediate_of(self, rank: int, intermediate: int) -> range:
         """Return the columns of the intermediate size that `rank` holds."""
         return self._share("moe_tp", rank, intermediate)
+
+    def shard_sizes(self, intermediate: int) -> tuple[int, ...]:
+        """Return how many columns of the intermediate size each rank holds."""
+        return _shard_sizes(self, intermediate)
 
     def tokens_of(self, rank: int, counts: tuple[int, ...]) -> range:
         """Return the rows of its DP rank's tokens that `rank` holds. counts: tokens per DP rank."""
@@ -171,3 +175,10 @@ def _places(layout: Layout) -> Mapping[str, Mapping[int, tuple[Ranks, int]]]:
         name: {rank: (group, index) for group in groups for index, rank in enumerate(group)}
         for name, groups in _partitions(layout).items()
     }
+
+
+@lru_cache(maxsize=1 << 12)
+def _shard_sizes(layout: Layout, intermediate: int) -> tuple[int, ...]:
+    """Return `Layout.shard_sizes`; plans of many layers ask for it often."""
+    world = range(layout.world_size)
+    return tuple(len(layout.intermediate_of(rank, intermediate)) for rank in world)

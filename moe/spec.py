@@ -137,8 +137,7 @@ class LayerSpec:
     @property
     def shard_sizes(self) -> tuple[int, ...]:
         """Return the intermediate size on each rank."""
-        world = range(self.layout.world_size)
-        return tuple(len(self.layout.intermediate_of(r, self.intermediate)) for r in world)
+        return self.layout.shard_sizes(self.intermediate)
 
     @property
     def expert_hidden(self) -> int:

@@ -27,7 +27,7 @@ def mostly_refused(plan: Plan) -> list[str]:
     if len(plan.refused) <= len(plan.cases):
         return []
     total = len(plan.refused) + len(plan.cases)
-    codes = Counter(refusal.reason.code for refusal in plan.refused).most_common(_REASONS)
+    codes = plan.refused.counts().most_common(_REASONS)
     reasons = ", ".join(f"{code} ({count})" for code, count in codes)
     return [
         f"warning: {len(plan.refused)} of {total} points were refused on "

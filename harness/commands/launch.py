@@ -51,7 +51,7 @@ def launch(
     """
     options = replace(_options(args, selected, plan, folder, ledger), until=until)
     earlier = folder.events()
-    ids = [case.id for case in plan.cases]
+    ids = list(plan.cases.ids())
     folder.append(RunStarted(time=time.time(), cases=ids))
     show = progress.make(len(ids), folder.path, verbose=args.verbose)
     repeats = Repeats(args.repeat or 1)
@@ -87,7 +87,7 @@ def _options(
         retries=0 if args.repeat else selected.retries,
         slots=hosts.slot_count(args, plan.machine),
         devices=plan.machine.devices,
-        forgiven=ledger.forgiven(case.id for case in plan.cases),
+        forgiven=ledger.forgiven(plan.cases.ids()),
         rank_options={
             "save_tensors": _tensors(folder),
             "plain_call": selected.plain_call,
@@ -104,7 +104,7 @@ def _events(
     """Yield the events of a plan: first of what is not launched, since its quarantine is over."""
     from harness.engine import scheduler
 
-    lapsed = [result for case in plan.cases if (result := ledger.lapsed(case.id))]
+    lapsed = [result for case_id in plan.cases.ids() if (result := ledger.lapsed(case_id))]
     for result in lapsed:
         yield CaseEnded(time=time.time(), gang=0, result=result)
     remaining = plan.without([result.case_id for result in lapsed])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from harness.errors import ExitCode, UsageError
 from harness.matrix.main_axes import LEAST_WITH_SHARES, MOST_WITH_SHARES, SMALLEST_SHARE
 from harness.plan import machine, narrowing, requirements, selection
-from harness.plan.manifest import refused_cases
+from harness.plan.manifest import recorded
 from harness.plan.parts import part_of
 from harness.plan.plan import Plan, make_plan
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 def show_list(args: argparse.Namespace) -> int:
     """Print the ids of the cases that would run, then all refusals by reason."""
     plan, note = _planned(args)
-    print("\n".join(case.id for case in plan.cases))
+    sys.stdout.writelines(f"{case_id}\n" for case_id in plan.cases.ids())
     return _end(plan, note)
 
 
@@ -49,7 +50,7 @@ def _end(plan: Plan, note: str | None) -> ExitCode:
 
 def _small_shares(plan: Plan) -> list[str]:
     """Return a line that counts the cases in which one expert may be hard to see, if any."""
-    count = sum(case.has_small_shares for case in plan.cases)
+    count = plan.cases.count_if(lambda case: case.has_small_shares, axes=("n", "k", "top_k"))
     if not count:
         return []
     condition = f"topk above {MOST_WITH_SHARES}, or n or k below {LEAST_WITH_SHARES}"
@@ -58,9 +59,9 @@ def _small_shares(plan: Plan) -> list[str]:
 
 def refusals(plan: Plan) -> list[str]:
     """Return the lines that name every refusal of the plan, by reason."""
-    from harness.report.tables import skip_lines
+    from harness.report.tables import reason_lines
 
-    return skip_lines(refused_cases(plan))
+    return reason_lines(plan.refused.counts(), recorded(plan.refused.examples()))
 
 
 def _planned(args: argparse.Namespace) -> tuple[Plan, str | None]:

@@ -46,7 +46,7 @@ def with_model(space: Space, model: ModelPoints) -> Space:
     if not plan.jobs:
         reasons = skip_lines(refused_cases(plan))
         raise NothingSelected("\n".join([model.note, "nothing of it would run here:", *reasons]))
-    return replace(space, bases=plan.cases, tokens=model.max_tokens)
+    return replace(space, bases=tuple(plan.cases), tokens=model.max_tokens)
 
 
 @st.composite

@@ -79,7 +79,7 @@ def _in_rank(args: argparse.Namespace) -> Callable[[Plan, str], Any]:
     """
 
     def measured(plan: Plan, target: str) -> Any:
-        device, ids = plan.machine.platform.device, tuple(case.id for case in plan.cases)
+        device, ids = plan.machine.platform.device, tuple(plan.cases.ids())
         limit = args.time_limit
         return parallel_launch(1, in_rank, target, ids, device, timeout=limit, device=device)[0]
 

@@ -84,9 +84,10 @@ def preload_of(executor: str) -> tuple[str, ...]:
 def _batches(job: Job, gangs: int) -> deque[tuple[MoETestConfig, ...]]:
     """Return a job's cases in batches, in the plan's order if one gang runs them all."""
     if gangs == 1 or not job.cases:
-        return deque([job.cases] if job.cases else [])
+        return deque([tuple(job.cases)] if job.cases else [])
     size = max(1, min(BATCH, len(job.cases) // (BATCHES * gangs)))
-    batches = [job.cases[start : start + size] for start in range(0, len(job.cases), size)]
+    cases = tuple(job.cases)
+    batches = [cases[start : start + size] for start in range(0, len(cases), size)]
     return deque(sorted(batches, key=_work, reverse=True))
 
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
+from operator import attrgetter
 from typing import Any
 
 from harness.errors import CaseError
@@ -85,8 +86,14 @@ class MoETestConfig(FeatureAxes):
     @cached_property
     def id(self) -> str:
         """The case id, from which `from_id` restores the case."""
-        values = [(name, getattr(self, name)) for name in AXES]
-        return "-".join(_token(*item) for item in values if item[1] != _DEFAULTS[item[0]])
+        return "".join(token_text(name, getattr(self, name)) for name in AXES)[1:]
+
+    @classmethod
+    def of_checked(cls, fields: dict[str, Any]) -> MoETestConfig:
+        """Return the case with these values of all axes, which other cases had: all are valid."""
+        case = cls.__new__(cls)
+        case.__dict__.update(fields)
+        return case
 
     @classmethod
     def from_id(cls, text: str) -> MoETestConfig:
@@ -110,7 +117,7 @@ class MoETestConfig(FeatureAxes):
     @cached_property
     def layout(self) -> Layout:
         """How ranks share the work: `replace(**vars(layout))` of a case sets another."""
-        return Layout(**{name: getattr(self, name) for name in LAYOUT_AXES})
+        return _layout_of(*_layout_values(self))
 
     @property
     def router_experts(self) -> int:
@@ -201,12 +208,19 @@ class MoETestConfig(FeatureAxes):
         return dataclasses.replace(self, **changes)
 
 
-def _token(name: str, value: object) -> str:
-    """Return what an id says of one axis."""
+@cache
+def _layout_of(*values: Any) -> Layout:
+    return Layout(**dict(zip(LAYOUT_AXES, values, strict=True)))
+
+
+def token_text(name: str, value: object) -> str:
+    """Return what an id says of one axis, with `-` before it; nothing of a default."""
+    if value == _DEFAULTS[name]:
+        return ""
     token = AXES[name].token
     if isinstance(value, bool):
-        return token if value else f"no_{token}"
-    return f"{token}:{value}"
+        return f"-{token}" if value else f"-no_{token}"
+    return f"-{token}:{value}"
 
 
 def _value_error(name: str, value: object) -> str | None:
@@ -235,5 +249,6 @@ FILE_KEYS = file_keys(AXES)
 TOKEN_COUNTS = AXES["tokens"].choices
 ONE_RANK_TOKENS = ("even", NO_TOKENS)  # those that differ where there is one DP rank
 LAYOUT_AXES = tuple(field.name for field in dataclasses.fields(Layout))
+_layout_values = attrgetter(*LAYOUT_AXES)
 _QUANT_AXES = tuple(axis.name for axis in AXES.values() if axis.family == "quant")
 _BY_TOKEN = {axis.token: axis for axis in AXES.values()}

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import difflib
-import itertools
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import UsageError
 from harness.matrix.case import FILE_KEYS, MoETestConfig
+from harness.matrix.case_list import CaseList, Product, case_list
 from harness.matrix.select import parse
 from harness.matrix.suite_size import check_points
 from harness.matrix.tactics import each_tactic
 from moe.layers import OWN
+from moe.spec import ALL_TACTICS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
+    from harness.matrix.case_list import Part
     from harness.matrix.schema import Axes, Block, MatrixConfig, Suite
     from harness.matrix.yaml_positions import Path
 
-    Choose = Callable[[Block, Axes, tuple[MoETestConfig, ...]], Iterable[MoETestConfig]]
+    Choose = Callable[[Block, Axes, Sequence[MoETestConfig]], Iterable[MoETestConfig]]
 
 
 def _fields(key: str, value: Any) -> dict[str, Any]:
@@ -42,15 +44,19 @@ def suite_of(config: MatrixConfig, name: str) -> Suite:
 
 
 def expand(
-    config: MatrixConfig, name: str, choose: Choose | None = None
-) -> tuple[MoETestConfig, ...]:
+    config: MatrixConfig,
+    name: str,
+    choose: Choose | None = None,
+    after: Sequence[MoETestConfig] = (),
+) -> CaseList:
     """Return the cases of a suite; a case of several blocks is at its first position only.
 
     The cases of the suites that it includes come first. choose: returns the cases of a block that
-    selects some of its product, given the cases before it; `harness.plan.suites` has it. Raises
-    UsageError for an unknown or too large suite, and ValueError for such a block without `choose`.
+    selects some of its product, given the cases before it; `harness.plan.suites` has it. after:
+    further cases. Raises UsageError for an unknown or too large suite, and ValueError for such a
+    block without `choose`.
     """
-    return tuple(origins(config, name, choose))
+    return CaseList.of([*(part for _, part in _parts(config, name, choose)), after])
 
 
 def origins(
@@ -58,24 +64,29 @@ def origins(
 ) -> dict[MoETestConfig, Path]:
     """Return the cases of `expand`, each with the place of its block, or of its id, in the file."""
     points: dict[MoETestConfig, Path] = {}
+    for path, part in _parts(config, name, choose):
+        for case in CaseList.of([part]):
+            points.setdefault(case, path)
+    return points
+
+
+def _parts(config: MatrixConfig, name: str, choose: Choose | None) -> list[tuple[Path, Part]]:
+    """Return the places of a suite's blocks and ids in the file, each with its cases."""
     suite = suite_of(config, name)
     check_points(config, name)
-    for included in suite.include:
-        for case, path in origins(config, included, choose).items():
-            points.setdefault(case, path)
+    parts = [part for included in suite.include for part in _parts(config, included, choose)]
     for number, block in enumerate(suite.blocks):
         path = ("suites", name, "blocks", number)
         for i, case_id in enumerate(block.cases):
-            points.setdefault(MoETestConfig.from_id(case_id), (*path, "cases", i))
+            parts.append(((*path, "cases", i), [MoETestConfig.from_id(case_id)]))
         if parse(block.select).is_full:
-            cases = _product(block, config.defaults)
+            parts.append((path, _product(block, config.defaults)))
         elif choose is None:
             raise ValueError(f"{name} selects some points of a block: use harness.plan.suites")
         else:
-            cases = choose(block, config.defaults, tuple(points))
-        for case in cases:
-            points.setdefault(case, path)
-    return points
+            before = CaseList.of([part for _, part in parts])
+            parts.append((path, tuple(choose(block, config.defaults, before))))
+    return parts
 
 
 def block_values(block: Axes, defaults: Axes) -> dict[str, list[dict[str, Any]]]:
@@ -88,28 +99,26 @@ def block_values(block: Axes, defaults: Axes) -> dict[str, list[dict[str, Any]]]
     return {key: [_fields(key, item) for item in items] for key, items in values.items()}
 
 
-def _product(block: Axes, defaults: Axes) -> Iterable[MoETestConfig]:
-    for choice in itertools.product(*block_values(block, defaults).values()):
-        fields: dict[str, Any] = {}
-        for part in choice:
-            fields.update(part)
-        yield from each_tactic(MoETestConfig(**fields))
+def _product(block: Axes, defaults: Axes) -> Part:
+    """Return the points of a block, with each tactic of a backend in place of `all`."""
+    product = Product(block_values(block, defaults).values())
+    if all(fields.get("tactic") != ALL_TACTICS for fields in product.fields()):
+        return product
+    return [case for point in CaseList.of([product]) for case in each_tactic(point)]
 
 
-def with_experts(points: Iterable[MoETestConfig], name: str) -> tuple[MoETestConfig, ...]:
+def with_experts(points: Iterable[MoETestConfig], name: str) -> CaseList:
     """Return the cases with one experts backend; cases that become equal are merged."""
-    return tuple(dict.fromkeys(point.replace(experts=name) for point in points))
+    return case_list(points).with_value("experts", name)
 
 
-def with_layer(points: Iterable[MoETestConfig], name: str) -> tuple[MoETestConfig, ...]:
+def with_layer(points: Iterable[MoETestConfig], name: str) -> CaseList:
     """Return the cases with a layer that has its own members; equal cases are merged."""
-    members = {"experts": OWN, "all2all": MoETestConfig.all2all}
-    return tuple(dict.fromkeys(point.replace(layer=name, **members) for point in points))
+    cases = case_list(points).with_value("layer", name).with_value("experts", OWN)
+    return cases.with_value("all2all", MoETestConfig.all2all)
 
 
-def with_seeds(points: Iterable[MoETestConfig], count: int) -> tuple[MoETestConfig, ...]:
+def with_seeds(points: Iterable[MoETestConfig], count: int) -> CaseList:
     """Return each case with `count` seeds, starting at its own."""
-    if count == 1:
-        return tuple(dict.fromkeys(points))
-    seeded = (point.replace(seed=point.seed + i) for point in points for i in range(count))
-    return tuple(dict.fromkeys(seeded))
+    cases = case_list(points)
+    return cases.distinct() if count == 1 else cases.with_seeds(count)

@@ -8,10 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from harness.errors import UsageError
-from harness.matrix.case import AXES, LAYOUT_AXES
 from harness.matrix.logit_rules import hidden_choice
 from harness.plan import call_needs, row_needs
-from harness.plan.memo import axes_read
+from harness.plan.memo import ALL, AxesReader, axes_read
 from harness.plan.refusals import CASE_RULES, Judge, of_composed_layer
 from moe.errors import MoEError
 from moe.experts import EXPERTS
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from harness.plan.machine import Machine
     from moe.spec import Need, Reason
 
-ALL = frozenset(AXES)
 # Function that gives needs -> axes that decide whether the judge asks for them. Needs of functions
 # that are not listed are taken to be decided by all axes.
 ASKED_BY: dict[Callable[..., object], frozenset[str]] = {
@@ -56,29 +54,14 @@ def _unnamed(case: MoETestConfig) -> Reason | None:
     return call_needs.unnamed_by(case, EXPERTS.row(case.experts)) if is_named else None
 
 
-# Properties of a case that rules read -> the axes that they are made from. A rule that reads any
-# other, such as `layer_spec`, would be decided by all axes, and searches would not end.
-_MADE_FROM = dict.fromkeys(("layout", "world_size"), frozenset(LAYOUT_AXES))
 # Rules that the judge applies to a case itself, not to its layer: what they read decides.
 RULES = (*CASE_RULES, of_composed_layer, _hidden, _unnamed)
-
-
-class _Reader:
-    """Stand in for a case, and keep which of its axes are read."""
-
-    def __init__(self, case: MoETestConfig) -> None:
-        self._case = case
-        self.axes: frozenset[str] = frozenset()
-
-    def __getattr__(self, name: str) -> object:
-        self.axes |= {name} if name in AXES else _MADE_FROM.get(name, ALL)
-        return getattr(self._case, name)
 
 
 def _read_by_rules(case: MoETestConfig) -> frozenset[str]:
     """Return the axes that the refusing rule read; all, if no rule refuses the case."""
     for rule in RULES:
-        reader = _Reader(case)
+        reader = AxesReader(case)
         if rule(cast("MoETestConfig", reader)) is not None:
             return reader.axes
     return ALL
@@ -106,18 +89,18 @@ class DecidingJudge(Judge):
             return reason.code, _read_by_rules(case)
         return reason.code, ALL if case.experts == AUTO else self._last[1]
 
-    def _refusal(
+    def refusal(
         self, needs_of: Callable[[Machine, str], tuple[Need, ...]], name: str, case: MoETestConfig
     ) -> Reason | None:
-        reason = super()._refusal(needs_of, name, case)
+        reason = super().refusal(needs_of, name, case)
         if reason is not None:
-            need = self._remembered[needs_of, name].refusing(case)
+            need = self.remembered(needs_of, name).refusing(case)
             axes = ASKED_BY.get(needs_of, ALL) | set(axes_read((need,)))
             self._last = reason, frozenset(axes)
         return reason
 
-    def _dispatch(self, experts_name: str, case: MoETestConfig) -> Reason | None:
-        reason = super()._dispatch(experts_name, case)
+    def dispatch(self, case: MoETestConfig) -> Reason | None:
+        reason = super().dispatch(case)
         if reason is not None:
             self._last = reason, frozenset({"experts", "all2all"})
         return reason

@@ -6,7 +6,6 @@ files depend on this repository only: chips are planned for, and packages count 
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +25,8 @@ from moe.oracle import ABSENT, AUTO, DECLARED
 from moe.quant import QUANT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections import Counter
+    from collections.abc import Iterator, Sequence
 
     from harness.matrix.expand import Choose
     from harness.matrix.schema import Axes, Block
@@ -121,7 +121,7 @@ def refusals() -> str:
             cases = expand(config, name, choices.by(DecidingJudge(planned)))
             plan = make_plan(cases, planned)
             lines.append(f"{name} {chip} runs: {len(plan.cases)}")
-            lines += _of_suite(name, chip, Counter(r.reason.code for r in plan.refused))
+            lines += _of_suite(name, chip, plan.refused.counts())
     return "\n".join(lines) + "\n"
 
 
@@ -135,7 +135,7 @@ class _Choices:
         """Return what chooses for a chip. judge: that of the chip."""
 
         def choose(
-            block: Block, defaults: Axes, before: tuple[MoETestConfig, ...]
+            block: Block, defaults: Axes, before: Sequence[MoETestConfig]
         ) -> tuple[MoETestConfig, ...]:
             space = Space.of(block, defaults)
             refused = tuple(map(judge.refused, space.cases()))

@@ -15,10 +15,11 @@ from harness.record.run_info import RefusedCase, RunInfo, RunMachine, RunOptions
 from moe import packages
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from harness.plan.machine import Machine
     from harness.plan.plan import Plan
+    from harness.plan.refused import Refused
     from harness.plan.selection import Selection
     from harness.record.run_info import ShardOf
     from moe.packages import Package
@@ -55,7 +56,7 @@ def describe(
         platform=_machine(plan.machine),
         versions=versions(packages_of(plan.cases)),
         git=git_revision(Path.cwd()),
-        cases=tuple(case.id for case in plan.cases),
+        cases=tuple(plan.cases.ids()),
         refused=refused_cases(plan),
         shard=shard,
         left_out=left_out,
@@ -64,9 +65,13 @@ def describe(
 
 def refused_cases(plan: Plan) -> tuple[RefusedCase, ...]:
     """Return what the plan refused, as it is recorded."""
-    return tuple(
-        RefusedCase(case=r.case.id, code=r.reason.code, text=r.reason.text) for r in plan.refused
-    )
+    return tuple(recorded(plan.refused))
+
+
+def recorded(refused: Refused) -> Iterator[RefusedCase]:
+    """Yield refusals as they are recorded."""
+    pairs = zip(refused.cases.ids(), refused.reasons, strict=True)
+    return (RefusedCase(case=i, code=r.code, text=r.text) for i, r in pairs)
 
 
 def _machine(machine: Machine) -> RunMachine:

@@ -1,7 +1,8 @@
 """Remember the results of needs by the values of the axes that they read.
 
 If the axes of a case have values that occurred before, the need is not evaluated again and the
-case's layer spec is not built. No torch.
+case's layer spec is not built. What a rule reads that declares nothing, an `AxesReader` tells. No
+torch.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import dataclasses
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
+from harness.matrix.case import AXES, LAYOUT_AXES
 from moe.errors import MoEError
 from moe.spec import LayerSpec, first_refusal
 
@@ -36,6 +38,11 @@ _AXES = {
     ),
 }
 
+ALL = frozenset(AXES)
+# Properties of a case that rules read -> the axes that they are made from. A rule that reads any
+# other, such as `layer_spec`, would be decided by all axes, and searches would not end.
+_MADE_FROM = dict.fromkeys(("layout", "world_size"), frozenset(LAYOUT_AXES))
+
 
 def axes_read(needs: Iterable[Need]) -> tuple[str, ...]:
     """Return the axes that these needs read.
@@ -52,6 +59,18 @@ def axes_read(needs: Iterable[Need]) -> tuple[str, ...]:
             f"a need reads {unknown[0]!r}, which no layer spec has; choose from {fields}"
         )
     return tuple(axis for name in FIELDS if name in read for axis in _AXES.get(name, (name,)))
+
+
+class AxesReader:
+    """Stand in for a case, and keep which of its axes are read."""
+
+    def __init__(self, case: MoETestConfig) -> None:
+        self._case = case
+        self.axes: frozenset[str] = frozenset()
+
+    def __getattr__(self, name: str) -> object:
+        self.axes |= {name} if name in AXES else _MADE_FROM.get(name, ALL)
+        return getattr(self._case, name)
 
 
 class Remembered:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from harness.errors import NothingSelected, UsageError
 from harness.matrix.id_filter import matcher
 from harness.matrix.suite_size import MOST_CASES
-from harness.plan.plan import Refusal
 from moe.reason import Reason
 
 if TYPE_CHECKING:
@@ -64,9 +63,8 @@ def kept(plan: Plan, expression: str) -> Plan:
     Raises UsageError for an expression that cannot be read, NothingSelected if none matches.
     """
     matches = matcher(expression)
-    dropped = {case.id for case in plan.cases if not matches(case.id)}
-    refused = tuple(refusal for refusal in plan.refused if matches(refusal.case.id))
-    narrowed = replace(plan.without(dropped), refused=refused)
+    refused = plan.refused.where(map(matches, plan.refused.cases.ids()))
+    narrowed = replace(plan.where(matches), refused=refused)
     if not (narrowed.cases or narrowed.refused):
         count = len(plan.cases) + len(plan.refused)
         text = f"-k {expression!r} matches none of {count} case id(s)"
@@ -90,30 +88,19 @@ def without_excluded(plan: Plan, exclusions: Iterable[Exclusion]) -> Plan:
     Raises UsageError for an expression that cannot be read, or that matches no case: it would
     outlive what it was written for.
     """
-    ids = [case.id for case in plan.cases]
-    all_ids = [*ids, *(refusal.case.id for refusal in plan.refused)]
-    reasons: dict[str, str] = {}
+    reasons: dict[str, Reason] = {}
     for exclusion in exclusions:
         matches = matcher(exclusion.expression, "--exclude")
-        if not any(map(matches, all_ids)):
+        excluded = list(filter(matches, plan.cases.ids()))
+        if not (excluded or any(map(matches, plan.refused.cases.ids()))):
             text = f"--exclude {exclusion.expression!r} matches no case"
             raise UsageError(f"{text}; correct it, or leave it out")
-        reasons = dict.fromkeys(filter(matches, ids), exclusion.reason) | reasons
-    return _refused(plan, reasons)
+        reason = Reason(code=EXCLUDED, text=exclusion.reason)
+        reasons = dict.fromkeys(excluded, reason) | reasons
+    return plan.refusing(reasons)
 
 
 def excluded_before(plan: Plan, refused: Iterable[RefusedCase]) -> Plan:
     """Return the plan of a run that goes on, with the cases refused that it excluded at first."""
-    return _refused(plan, {point.case: point.text for point in refused if point.code == EXCLUDED})
-
-
-def _refused(plan: Plan, reasons: dict[str, str]) -> Plan:
-    """Return the plan with some of its cases refused. reasons: id -> text."""
-    if not reasons:
-        return plan
-    excluded = tuple(
-        Refusal(case=case, reason=Reason(code=EXCLUDED, text=reasons[case.id]))
-        for case in plan.cases
-        if case.id in reasons
-    )
-    return replace(plan.without(reasons), refused=(*plan.refused, *excluded))
+    excluded = (point for point in refused if point.code == EXCLUDED)
+    return plan.refusing({p.case: Reason(code=EXCLUDED, text=p.text) for p in excluded})

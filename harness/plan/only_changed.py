@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -79,16 +80,15 @@ def only_changed(plan: Plan, revision: str, folder: Path | None = None) -> Narro
     cannot be asked, and NothingSelected if no case is fed.
     """
     changes = difference(revision, folder or Path.cwd())
-    points = [*plan.cases, *(refusal.case for refusal in plan.refused)]
-    named = frozenset().union(*map(members, points))
+    named = frozenset().union(*map(members, chain(plan.cases, plan.refused.cases)))
     fed = fed_by(changes, named)
     if not fed:
         raise NothingSelected(_nothing(changes))
     if fed[0].members is None:
         return Narrowed(plan=plan, revision=revision, total=len(plan.cases), fed=fed)
     changed = frozenset().union(*(file.members or frozenset() for file in fed))
-    dropped = {point.id for point in points if not members(point) & changed}
-    refused = tuple(refusal for refusal in plan.refused if refusal.case.id not in dropped)
+    dropped = {case.id for case in plan.cases if not members(case) & changed}
+    refused = plan.refused.where(bool(members(case) & changed) for case in plan.refused.cases)
     part = replace(plan.without(dropped), refused=refused)
     return Narrowed(plan=part, revision=revision, total=len(plan.cases), fed=fed)
 

@@ -14,7 +14,6 @@ from harness.errors import NothingSelected, UsageError
 from harness.plan import shards, time_budget
 from harness.plan.durations import Durations, of_run
 from harness.plan.only_changed import only_changed
-from harness.plan.plan import Refusal
 from harness.record.ledger import QUARANTINED, Ledger
 from moe.reason import Reason
 
@@ -110,17 +109,12 @@ def ledger_of(path: Path | None, plan: Plan) -> Ledger:
 
 def held_back(plan: Plan, ledger: Ledger) -> dict[str, str]:
     """Return the cases in quarantine with the reason. Expired ones are left: they fail the run."""
-    reasons = {
-        case.id: ledger.quarantine(case.id) for case in plan.cases if ledger.lapsed(case.id) is None
-    }
-    return {case_id: text for case_id, text in reasons.items() if text is not None}
+    if not ledger.entries:
+        return {}
+    reasons = ((i, ledger.quarantine(i)) for i in plan.cases.ids() if ledger.lapsed(i) is None)
+    return {case_id: text for case_id, text in reasons if text is not None}
 
 
 def without(plan: Plan, reasons: dict[str, str]) -> Plan:
     """Return a plan in which these cases are refused as quarantined, for these reasons."""
-    refused = tuple(
-        Refusal(case=case, reason=Reason(code=QUARANTINED, text=reasons[case.id]))
-        for case in plan.cases
-        if case.id in reasons
-    )
-    return replace(plan.without(reasons), refused=(*plan.refused, *refused))
+    return plan.refusing({i: Reason(code=QUARANTINED, text=text) for i, text in reasons.items()})

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from moe.oracle import Explanation
     from moe.spec import MemberSpec
 
+    NeedsOf = Callable[[Machine, str], tuple[Need, ...]]
     Rule = Callable[[MoETestConfig], Reason | None]
 
 
@@ -81,6 +82,46 @@ def first_of(rules: Iterable[Rule], case: MoETestConfig) -> Reason | None:
     return next(filter(None, (rule(case) for rule in rules)), None)
 
 
+def own_members(case: MoETestConfig) -> None:
+    """Raise MoEError for a whole layer whose case names members, as only the composed one does."""
+    if case.experts != OWN or case.all2all != MoETestConfig.all2all:
+        raise MoEError(f"layer {case.layer} has its own members; write experts:{OWN}, and no a2a")
+
+
+def hidden_by_experts(case: MoETestConfig) -> Reason | None:
+    """Return why the case's backend, which hides its choice, is not given its logits, or None."""
+    return hidden_choice(case, row_needs.backend(case.experts))
+
+
+def unnamed_by_experts(case: MoETestConfig) -> Reason | None:
+    """Return why the case's backend does not support its call mode, or None."""
+    return call_needs.unnamed_by(case, row_needs.backend(case.experts))
+
+
+def asks_for_auto(case: MoETestConfig) -> bool:
+    """Return whether a plan chooses the case's experts backend."""
+    return case.layer == COMPOSED and case.experts == AUTO
+
+
+class RowRule:
+    """Ask the needs that a function gives for a row's name, as a judge remembers them."""
+
+    __slots__ = ("judge", "name", "needs_of")  # a judge makes a dozen for each case
+
+    def __init__(self, judge: Judge, needs_of: NeedsOf, name: str) -> None:
+        self.judge = judge
+        self.needs_of = needs_of
+        self.name = name
+
+    def __call__(self, case: MoETestConfig) -> Reason | None:
+        return self.judge.refusal(self.needs_of, self.name, case)
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """Return the needs. Raises MoEError for a name that no table has."""
+        return self.judge.remembered(self.needs_of, self.name).needs
+
+
 class Judge:
     """Judge cases for one machine. Needs of a row are evaluated once per values of their axes."""
 
@@ -93,88 +134,104 @@ class Judge:
 
         Raises MoEError for names that no table has, or that exclude each other.
         """
-        check_share(case)
-        reason = (
-            first_of(CASE_RULES, case)
-            or self._refusal(row_needs.possible, "", case)
-            or self._refusal(call_needs.call_mode, case.call, case)
-            or self._refusal(row_needs.unbroken_blocks, case.quant, case)
-            or (self._refusal(row_needs.exact_formats, case.quant, case) if case.exact else None)
-            or (
-                self._refusal(row_needs.exact_activation, case.activation, case)
-                if case.exact
-                else None
-            )
-        )
+        reason = first_of(self.layer_rules(case), case)
         if reason is not None:
             return case, reason
-        if case.layer != COMPOSED:
-            return case, self._of_layer(case) or self._refusal(row_needs.memory, "", case)
-        if case.experts == AUTO:
-            case = case.replace(experts=self._best(case))
-        return case, self._of_members(case) or self._refusal(row_needs.memory, "", case)
+        if asks_for_auto(case):
+            case = case.replace(experts=self.best(case))
+        return case, first_of(self.member_rules(case), case)
 
-    def _refusal(
-        self, needs_of: Callable[[Machine, str], tuple[Need, ...]], name: str, case: MoETestConfig
-    ) -> Reason | None:
+    def layer_rules(self, case: MoETestConfig) -> tuple[Rule, ...]:
+        """Return what is asked first of a case with these names, whatever its members are."""
+        exact: tuple[Rule, ...] = ()
+        if case.exact:
+            exact = (
+                RowRule(self, row_needs.exact_formats, case.quant),
+                RowRule(self, row_needs.exact_activation, case.activation),
+            )
+        return (
+            check_share,
+            *CASE_RULES,
+            RowRule(self, row_needs.possible, ""),
+            RowRule(self, call_needs.call_mode, case.call),
+            RowRule(self, row_needs.unbroken_blocks, case.quant),
+            *exact,
+        )
+
+    def member_rules(self, case: MoETestConfig) -> tuple[Rule, ...]:
+        """Return what is asked next: of the whole layer, or of the members; then of memory."""
+        rules = self._of_members(case) if case.layer == COMPOSED else self._of_layer(case)
+        return (*rules, RowRule(self, row_needs.memory, ""))
+
+    def refusal(self, needs_of: NeedsOf, name: str, case: MoETestConfig) -> Reason | None:
         """Return the first refusal among the needs that a function gives for a row's name."""
+        return self.remembered(needs_of, name)(case)
+
+    def remembered(self, needs_of: NeedsOf, name: str) -> Remembered:
+        """Return these needs, made once. Raises MoEError for a name that no table has."""
         remembered = self._remembered.get((needs_of, name))
         if remembered is None:
             remembered = self._remembered[needs_of, name] = Remembered(needs_of(self.machine, name))
-        return remembered(case)
+        return remembered
 
-    def _of_members(self, case: MoETestConfig) -> Reason | None:
+    def _of_members(self, case: MoETestConfig) -> tuple[Rule, ...]:
         return (
-            self._refusal(row_needs.experts, case.experts, case)
-            or hidden_choice(case, row_needs.backend(case.experts))
-            or call_needs.unnamed_by(case, row_needs.backend(case.experts))
-            or self._refusal(row_needs.interpreter_time, case.experts, case)
-            or self._small(case, case.experts)
-            or self._refusal(row_needs.router, case.router, case)
-            or self._refusal(row_needs.activation, case.activation, case)
-            or self._refusal(row_needs.quant, case.quant, case)
-            or self._refusal(row_needs.all2all, case.all2all, case)
-            or self._dispatch(case.experts, case)
+            RowRule(self, row_needs.experts, case.experts),
+            hidden_by_experts,
+            unnamed_by_experts,
+            RowRule(self, row_needs.interpreter_time, case.experts),
+            *self._small(case, case.experts),
+            RowRule(self, row_needs.router, case.router),
+            RowRule(self, row_needs.activation, case.activation),
+            RowRule(self, row_needs.quant, case.quant),
+            RowRule(self, row_needs.all2all, case.all2all),
+            self.dispatch,
         )
 
-    def _small(self, case: MoETestConfig, experts_name: str) -> Reason | None:
-        """Return why small tiles would take a backend too long on this machine.
+    def _small(self, case: MoETestConfig, experts_name: str) -> tuple[Rule, ...]:
+        """Return what finds that small tiles would take a backend too long on this machine.
 
         A tactic's tiles are at least as large, so that this is the most that they take.
         """
         is_small = case.call == SMALL_TILES or case.tactic != DEFAULT_TACTIC
-        return self._refusal(row_needs.small_tiles_time, experts_name, case) if is_small else None
+        return (RowRule(self, row_needs.small_tiles_time, experts_name),) if is_small else ()
 
-    def _dispatch(self, experts_name: str, case: MoETestConfig) -> Reason | None:
-        """Return why an experts backend cannot take what the case's all2all backend hands out."""
-        return dispatch_refusal(row_needs.backend(experts_name), ALL2ALL.row(case.all2all))
+    def dispatch(self, case: MoETestConfig) -> Reason | None:
+        """Return why the experts backend cannot take what the all2all backend hands out."""
+        return dispatch_refusal(row_needs.backend(case.experts), ALL2ALL.row(case.all2all))
 
-    def _of_layer(self, case: MoETestConfig) -> Reason | None:
-        """Return why a whole layer, or its quantization, does not support this case.
-
-        Raises MoEError if the case also names members, which only the composed layer has.
-        """
-        if case.experts != OWN or case.all2all != MoETestConfig.all2all:
-            raise MoEError(
-                f"layer {case.layer} has its own members; write experts:{OWN}, and no a2a"
-            )
+    def _of_layer(self, case: MoETestConfig) -> tuple[Rule, ...]:
+        """Return what is asked of a whole layer, and of its quantization."""
         return (
-            of_composed_layer(case)
-            or self._refusal(row_needs.layer, case.layer, case)
-            or self._refusal(row_needs.quant, case.quant, case)
+            own_members,
+            of_composed_layer,
+            RowRule(self, row_needs.layer, case.layer),
+            RowRule(self, row_needs.quant, case.quant),
         )
 
-    def _best(self, case: MoETestConfig) -> str:
+    def best(self, case: MoETestConfig) -> str:
         """Return the first row that supports the case here and on the planned machine.
 
         Rows are tried in the oracle's order. Raises MoEError with every reason if no row does.
         """
-        veto = self._veto(case)
-        scheme = QUANT.row(case.quant).scheme
-        for row in ordered(EXPERTS, scheme, self.machine.platform):
-            if not (self._refusal(row_needs.installed_experts, row.name, case) or veto(row)):
-                return row.name
-        return select(case.layer_spec, self.machine.platform, veto=veto).winner.name
+        for name, rules in self.candidates(case):
+            if first_of(rules, case) is None:
+                return name
+        return select(case.layer_spec, self.machine.platform, veto=self._veto(case)).winner.name
+
+    def candidates(self, case: MoETestConfig) -> tuple[tuple[str, tuple[Rule, ...]], ...]:
+        """Return the rows that can stand for `auto`, in the oracle's order, with their rules."""
+        rows = ordered(EXPERTS, QUANT.row(case.quant).scheme, self.machine.platform)
+        return tuple(
+            (
+                row.name,
+                (
+                    RowRule(self, row_needs.installed_experts, row.name),
+                    *self._veto_rules(case, row),
+                ),
+            )
+            for row in rows
+        )
 
     def explain(self, case: MoETestConfig, packages_are: str) -> Explanation:
         """Return the answer of every experts backend; see `moe.oracle.explain`."""
@@ -182,11 +239,15 @@ class Judge:
         return explain(case.layer_spec, chip, veto=veto, packages_are=packages_are)
 
     def _veto(self, case: MoETestConfig) -> Callable[[MemberSpec], Reason | None]:
-        return lambda row: (
-            self._refusal(row_needs.experts, row.name, case)
-            or hidden_choice(case, row)
-            or call_needs.unnamed_by(case, row)
-            or self._refusal(row_needs.interpreter_time, row.name, case)
-            or self._small(case, row.name)
-            or self._dispatch(row.name, case)
+        return lambda row: first_of(self._veto_rules(case, row), case)
+
+    def _veto_rules(self, case: MoETestConfig, row: MemberSpec) -> tuple[Rule, ...]:
+        """Return what a plan asks of a backend besides what its row says of packages."""
+        return (
+            RowRule(self, row_needs.experts, row.name),
+            lambda case: hidden_choice(case, row),
+            lambda case: call_needs.unnamed_by(case, row),
+            RowRule(self, row_needs.interpreter_time, row.name),
+            *self._small(case, row.name),
+            lambda case: dispatch_refusal(row, ALL2ALL.row(case.all2all)),
         )

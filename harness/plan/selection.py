@@ -32,7 +32,7 @@ _WAYS = "--suite, --case, --last-failed, --model, --trace"
 class Selection:
     """The points to plan, and the limits that their suite sets for the run."""
 
-    points: tuple[MoETestConfig, ...]
+    points: Sequence[MoETestConfig]
     suite: str | None = None  # None if cases were selected by id
     note: str | None = None  # a line on what they are, for people
     time_limit: float = TIME_LIMIT  # seconds a case
@@ -176,7 +176,7 @@ def of_suite(name: str, config: Path | None, machine: Machine) -> Selection:
     suite = expand.suite_of(loaded, name)
     failed_once = regressions.beside(path)
     return Selection(
-        points=tuple(dict.fromkeys((*suites.cases(loaded, name, machine), *failed_once))),
+        points=suites.cases(loaded, name, machine, failed_once),
         suite=name,
         note=_failed_once(len(failed_once)),
         time_limit=suite.time_limit_s,

@@ -81,11 +81,11 @@ def shard(plan: Plan, index: int, count: int, durations: Durations) -> tuple[Pla
         )
     parts = split(plan, count, durations)
     elsewhere = {case_id for i, part in enumerate(parts) for case_id in part if i != index - 1}
-    refused = tuple(r for i, r in enumerate(plan.refused) if i % count == index - 1)
+    refused = plan.refused.where(i % count == index - 1 for i in range(len(plan.refused)))
     of = ShardOf(
         index=index,
         count=count,
-        suite_hash=points_hash((case.id for case in plan.cases), refused_cases(plan)),
+        suite_hash=points_hash(plan.cases.ids(), refused_cases(plan)),
         split_hash=hashlib.sha256(str(parts).encode()).hexdigest(),
     )
     return replace(plan.without(elsewhere), refused=refused), of

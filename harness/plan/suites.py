@@ -23,10 +23,12 @@ from harness.plan.decided import DecidingJudge
 from harness.plan.work import work
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from harness.matrix.case import MoETestConfig
+    from harness.matrix.case_list import CaseList
     from harness.matrix.covering.model import Factors, Literals, Model, Row
+    from harness.matrix.expand import Choose
     from harness.matrix.schema import Axes, Block, MatrixConfig
     from harness.matrix.yaml_positions import Path
     from harness.plan.machine import Machine
@@ -36,28 +38,35 @@ _STEADY = 300  # rows in sequence that teach no exclusion before constraints are
 _ROWS = 2_000  # rows after which they are written anyway
 
 
-def cases(config: MatrixConfig, name: str, machine: Machine) -> tuple[MoETestConfig, ...]:
+def cases(
+    config: MatrixConfig, name: str, machine: Machine, after: Sequence[MoETestConfig] = ()
+) -> CaseList:
     """Return the cases of a suite on a machine, including those that are refused.
 
-    Raises UsageError for an unknown suite or member.
+    after: further cases. Raises UsageError for an unknown suite or member.
     """
-    return tuple(origins(config, name, machine))
+    return expand.expand(config, name, _choose(machine), after)
 
 
 def origins(config: MatrixConfig, name: str, machine: Machine) -> dict[MoETestConfig, Path]:
     """Return the cases of `cases`, each with the place that it has in the matrix file."""
+    return expand.origins(config, name, _choose(machine))
+
+
+def _choose(machine: Machine) -> Choose:
+    """Return what chooses the cases of blocks for a machine."""
     judge = DecidingJudge(machine)
 
     def choose(
-        block: Block, defaults: Axes, before: tuple[MoETestConfig, ...]
+        block: Block, defaults: Axes, before: Sequence[MoETestConfig]
     ) -> Iterator[MoETestConfig]:
         return chosen(block, Space.of(block, defaults), judge, before)
 
-    return expand.origins(config, name, choose)
+    return choose
 
 
 def chosen(
-    block: Block, space: Space, judge: DecidingJudge, before: tuple[MoETestConfig, ...]
+    block: Block, space: Space, judge: DecidingJudge, before: Sequence[MoETestConfig]
 ) -> Iterator[MoETestConfig]:
     """Yield the cases that a block, which does not select all, adds to those before it."""
     select = parse(block.select)

@@ -179,16 +179,17 @@ def _left_out(case_ids: Sequence[str]) -> list[str]:
     return [*case_ids[:LEFT_OUT], *([f"... {more} more, in run.json"] if more > 0 else [])]
 
 
-def skip_lines(refused: Iterable[RefusedCase]) -> list[str]:
+def skip_lines(refused: Sequence[RefusedCase]) -> list[str]:
     """Return a line for each reason code: the number of cases, an example, and its reason."""
-    groups: dict[str, list[RefusedCase]] = defaultdict(list)
-    for refusal in refused:
-        groups[refusal.code].append(refusal)
-    ordered = sorted(groups.items(), key=lambda item: -len(item[1]))
-    return [
-        f"{len(refusals):6d}  {code}: e.g. {refusals[0].case}: {refusals[0].text}"
-        for code, refusals in ordered
-    ]
+    examples = {refusal.code: refusal for refusal in reversed(refused)}
+    counts = Counter(refusal.code for refusal in refused)
+    return reason_lines(counts, (examples[code] for code in counts))
+
+
+def reason_lines(counts: Counter[str], examples: Iterable[RefusedCase]) -> list[str]:
+    """Return the lines of `skip_lines` from counts by code, and the first case of each code."""
+    ordered = sorted(examples, key=lambda refusal: -counts[refusal.code])
+    return [f"{counts[r.code]:6d}  {r.code}: e.g. {r.case}: {r.text}" for r in ordered]
 
 
 def _aligned(title: str, table: list[list[str]]) -> str:

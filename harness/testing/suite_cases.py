@@ -25,7 +25,7 @@ from harness.record import regressions
 from moe.oracle import AUTO
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from harness.matrix.schema import Suite
@@ -137,7 +137,7 @@ def points_of(options: SuiteOptions) -> dict[str, int]:
     return lines
 
 
-def _replaced(point: MoETestConfig, options: SuiteOptions) -> tuple[MoETestConfig, ...]:
+def _replaced(point: MoETestConfig, options: SuiteOptions) -> Sequence[MoETestConfig]:
     """Return the point with the backend or layer that the options name, if any."""
     if options.experts is None and options.layer is None:
         return (point,)

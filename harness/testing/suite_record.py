@@ -122,6 +122,5 @@ class SuiteRecord:
 
 def _kept(plan: Plan, case_ids: set[str]) -> Plan:
     """Return the plan with the cases and refusals that pytest selected."""
-    refused = tuple(refusal for refusal in plan.refused if refusal.case.id in case_ids)
-    dropped = {case.id for case in plan.cases} - case_ids
-    return dataclasses.replace(plan.without(dropped), refused=refused)
+    refused = plan.refused.where(case_id in case_ids for case_id in plan.refused.cases.ids())
+    return dataclasses.replace(plan.where(case_ids.__contains__), refused=refused)
