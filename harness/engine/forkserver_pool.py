@@ -8,6 +8,7 @@ with its last gang.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -97,7 +98,11 @@ class Pool(ClosedByWith):
         return server
 
     def start(self, spec: GangSpec, folder: Path) -> tuple[Forkserver, Channel, list[Channel]]:
-        """Order a gang; return its forkserver, the holder's channel, and each rank's channel."""
+        """Order a gang; return its forkserver, the holder's channel, and each rank's channel.
+
+        Raises InfrastructureError without torch, where each gang would end with the same traceback.
+        """
+        _check_torch()
         pairs = [Channel.pair() for _ in range(spec.world_size + 1)]
         server = self.order(spec, folder, [remote.fileno() for _, remote in pairs])
         for _, remote in pairs:
@@ -256,3 +261,12 @@ def _fingerprint() -> tuple[tuple[str, int, int], ...]:
 def _sys_path() -> list[str]:
     """Return this process's module search path, with relative entries made absolute."""
     return [str(Path(entry).resolve()) if entry in ("", ".") else entry for entry in sys.path]
+
+
+def _check_torch() -> None:
+    """Raise InfrastructureError unless the interpreter of the ranks has torch."""
+    if importlib.util.find_spec("torch") is None:
+        raise InfrastructureError(
+            f"no case can run: every rank imports torch, and {sys.executable} does not have it; "
+            "install it (pip install torch), or use an interpreter that has it"
+        )

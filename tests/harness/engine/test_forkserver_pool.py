@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from harness import cli
 from harness.engine import forkserver_pool
 from harness.engine.forkserver_pool import MULTICAST_OFF, Pool
 from harness.engine.gang import Gang
 from harness.engine.gang_notices import State, watch
 from harness.engine.gang_spec import GangSpec
-from harness.errors import InfrastructureError
+from harness.errors import ExitCode, InfrastructureError
 from harness.testing.parallel_launch import parallel_launch
 from tests.faults.test_full_disk import NAMESPACE, can_mount
 from tests.harness.engine import engine_calls
@@ -41,6 +42,20 @@ def test_device_ranks_never_interpret_whatever_the_caller_does(monkeypatch):
         pid = preloaded(server).pid
         assert b"TRITON_INTERPRET" not in Path(f"/proc/{pid}/environ").read_bytes()
         assert b"\0PATH=" in b"\0" + Path(f"/proc/{pid}/environ").read_bytes()
+
+
+def test_without_torch_a_run_says_so_in_one_line_and_can_be_resumed(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(sys.modules, "torch", None)  # as `importlib` sees a missing package
+    one, out = "m:1-n:64-k:64-e:2-topk:1-experts:torch_loop", tmp_path / "run"
+    argv = ["run", "--out", str(out), "--case", one, "--case", f"{one}-tp:2"]  # two gangs
+    assert cli.main(argv) == ExitCode.INFRASTRUCTURE
+    output = capsys.readouterr()
+    assert output.err == (
+        f"no case can run: every rank imports torch, and {sys.executable} does not have it; "
+        "install it (pip install torch), or use an interpreter that has it\n"
+    )
+    assert f"to resume: python -m harness run --resume {out}\n" in output.out
+    assert " not_run=2 " in output.out
 
 
 def test_the_environment_is_the_inherited_one_with_additions(monkeypatch):
