@@ -122,7 +122,7 @@ def test_each_function_that_gives_needs_is_listed():
     functions = {
         value
         for name, value in vars(row_needs).items()
-        if callable(value) and getattr(value, "__annotations__", {}).get("machine") == "Machine"
+        if getattr(value, "__annotations__", {}).get("return") == "tuple[Need, ...]"
     }
     asked = {f for f in functions if not f.__name__.startswith("_")}
     assert asked - {row_needs.installed_experts} <= set(ASKED_BY)
