@@ -1,7 +1,8 @@
 """Explain a failure by a customary rounding that the row does not state, or states wrongly.
 
 The output is compared with the references of all customary numerics, not only of those that the row
-leaves open. If one of them explains the call, the layer is not wrong: its row is.
+leaves open. If one of them explains the call, the layer is not wrong: its row is. So it is with the
+roundings of the router inside a whole layer that hides its routing.
 """
 
 from __future__ import annotations
@@ -10,14 +11,17 @@ import dataclasses
 import math
 from typing import TYPE_CHECKING
 
-from harness.checks.alternatives import fits_of
+from harness.checks.alternatives import fits_of, under_rounding
 from harness.checks.output_rows import judge_call
 from harness.diagnosis import which_rounding
 from harness.fixtures.expected_answers import answered
+from harness.fixtures.routing_truth import stated_roundings
 from harness.record.diagnosis import NamedCause
 from harness.record.result import Topic, Verdict
 from moe.assumed_numerics import candidates
+from moe.layers import COMPOSED
 from moe.numerics import ROUNDED, Numerics, declaration
+from moe.router_numerics import declaration as declaration_of_router
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,7 +56,7 @@ def with_rounding(
     if any(stage.stage not in ROUNDED_STAGES for call in calls for stage in call.stages[:1]):
         return calls  # what a row declares has no part in a stage that is wrong before or after
     try:
-        rounding = rounding_cause(observation, wrong)
+        rounding = router_cause(observation) or rounding_cause(observation, wrong)
     except Exception as error:
         text = f"undeclared rounding: {type(error).__name__}: {error}"
         first = dataclasses.replace(calls[0], faults=(*calls[0].faults, text))
@@ -70,6 +74,27 @@ def is_explained(call_diagnosis: CallDiagnosis) -> bool:
 
 def has_wrong_output(observation: Observation, call: Call) -> bool:
     return any(f.topic in (Topic.ROWS, Topic.VALUES) for f in observation.of(call))
+
+
+def router_cause(observation: Observation) -> NamedCause | None:
+    """Return the cause if a hidden routing, rounded as the row excludes, explains all calls."""
+    subject, device = observation.subject, observation.context.device
+    if subject.case.layer == COMPOSED or not observation.hides_routing:
+        return None
+    explaining: list[tuple[float, str]] = []
+    for resolved, rounding in stated_roundings(subject.case, device, silent=True).items():
+        if resolved in subject.roundings:
+            continue
+        calls = under_rounding(observation, resolved).calls
+        residual = _error(calls) / max(_error(observation.calls), math.ulp(0.0))
+        if residual <= LEAVES and all(judge_call(c).verdict is not Verdict.FAILED for c in calls):
+            explaining.append((residual, declaration_of_router(rounding)))
+    if not explaining:
+        return None
+    residual, line = min(explaining)
+    way = f"python -m harness numerics {subject.case.subject_option} measures it"
+    text = f"its router rounds as the row does not declare: declare rounding={line} ({way})"
+    return NamedCause(name=NAME, cause=text, residual=residual)
 
 
 def rounding_cause(observation: Observation, calls: Sequence[Call]) -> NamedCause | None:

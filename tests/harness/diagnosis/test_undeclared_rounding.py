@@ -48,3 +48,15 @@ def test_a_wrong_output_is_not_taken_for_a_rounding():
 def test_numerics_that_leave_all_of_the_error_explain_nothing(monkeypatch):
     monkeypatch.setattr(undeclared_rounding, "_error", lambda calls: 1.0)
     assert "undeclared_rounding" not in {cause.name for cause in cause_of("HiddenStep")}
+
+
+def test_a_hidden_router_that_rounds_otherwise_than_its_row_states_is_told_with_the_line():
+    layer = "tests.harness.rounding_layers:SaysFloat32"
+    fields = {"m": 24, "n": 64, "k": 64, "num_experts": 8, "top_k": 4}
+    got = run_case(case(**fields, experts="own", layer=layer), context())
+    assert got.verdict is Verdict.FAILED
+    causes = {cause.cause for call in got.diagnosis.calls for cause in call.causes}
+    assert causes == {
+        "its router rounds as the row does not declare: declare rounding=RouterNumerics.as_torch() "
+        f"(python -m harness numerics --layer {layer} measures it)"
+    }
