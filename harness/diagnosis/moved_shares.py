@@ -215,7 +215,7 @@ def _text(summed: Summed, source: Source, follows: Tensor) -> str:
     terms = summed.terms
     place = f"in stage {terms.stage} " if terms.stage else ""
     numbers = follows.nonzero().flatten().tolist()
-    kinds = [fact for fact in terms.facts if fact.names]
+    kinds = [fact for fact in terms.facts if fact.names and terms.noun == "shares"]
     parts = [int(kinds[0].values[number]) for number in numbers] if kinds else []
     if any(parts):
         named = " and ".join(dict.fromkeys(kinds[0].names[part] for part in parts))

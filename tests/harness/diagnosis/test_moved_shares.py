@@ -84,6 +84,8 @@ def test_the_sums_of_a_rank_among_those_it_sent():
     ranks = Fact(one="rank", many="ranks", values=torch.arange(SLOTS).double().repeat(ROWS))
     text = "the sums of rank 1 are those of the row before it that has one there, in a circle"
     assert said(y, moved.sum(dim=1), noun="sums", facts=(ranks,)) == text
+    ends = Fact(one="", many="", values=torch.ones(ROWS * SLOTS), names=("others", "first rows"))
+    assert said(y, moved.sum(dim=1), noun="sums", facts=(ranks, ends)) == text
 
 
 def test_rows_are_nan_where_the_term_was_never_computed():
