@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from harness.checks import router_output
+from harness.fixtures import routing_truth
 from moe.reference.formats import on_grid
 from moe.router_numerics import RouterNumerics
 from moe.routers import ROUTERS
@@ -90,7 +91,8 @@ def rounded_row(monkeypatch):
 
     def state(rounding):
         row = dataclasses.replace(ROUTERS.row("softmax"), rounding=rounding)
-        monkeypatch.setattr(router_output, "ROUTERS", SimpleNamespace(row=lambda _: row))
+        for module in (router_output, routing_truth):
+            monkeypatch.setattr(module, "ROUTERS", SimpleNamespace(row=lambda _: row))
 
     return state
 
