@@ -17,7 +17,7 @@ from harness.record.diagnosis import NamedCause
 from moe.reference.formats import activation_scale, group_amax, on_grid, scope_amax, step_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from torch import Tensor
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from moe.formats.format import Format
 
 NAME = "code_scales"
+OF_TOKENS = ("input", "dispatch")  # stages of which the codes are those of tokens
 FEWEST = 4  # wrong codes
 AT_TIES = 0.1  # part of the wrong codes that another rounding of the ratio may explain
 MOST_NAMED = 2
@@ -38,13 +39,13 @@ def explain(evidence: Evidence) -> Iterator[NamedCause]:
     wrong, errors = evidence.stage, evidence.errors
     if wrong is None or errors is None or errors.noun != "elements":
         return
-    if errors.stage not in ("input", "second"):
+    if errors.stage not in (*OF_TOKENS, "second"):
         return
     assert evidence.subject is not None, "a stage is read of a subject"
     fmt = evidence.subject.reference.act_format
     if fmt.block is None:
         return
-    if errors.stage == "input":
+    if errors.stage in OF_TOKENS:
         yield from _of_tokens(evidence, wrong, errors, fmt)
     elif handed_of(evidence).has("activation"):
         yield from _of_activations(handed_of(evidence), errors, fmt)
@@ -69,12 +70,26 @@ def _of_tokens(
     case = evidence.scene.case
     if SENT not in wrong.labels or case.weights_input or case.latent:
         return
-    if fmt.static or fmt.global_scale or fmt.has_one_scale:  # which more than these rows decide
+    if fmt.static:
         return
     at = torch.searchsorted(wrong.labels["rows"].sort().values, errors.numbers)
     order = wrong.labels["rows"].argsort()
-    x = handed_of(evidence).sent.float()
-    yield from code_scales(errors, x, wrong.labels[SENT][order[at]], fmt)
+    handed, tokens = handed_of(evidence), wrong.labels[SENT][order[at]]
+    x = handed.sent.float()
+    if fmt.spans_rows and len(handed.sizes) > 1:
+        codes = of_each_rank(x, fmt, handed.sizes)
+        if _fits(errors, codes[tokens], fmt) and int(errors.is_wrong.sum()) >= FEWEST:
+            cause = f"{errors.place} the codes are those of a scale of each rank's tokens alone"
+            yield NamedCause(name=NAME, cause=cause, residual=0.0)
+            return
+    yield from code_scales(errors, x, tokens, fmt)
+
+
+def of_each_rank(x: Tensor, fmt: Format, sizes: Sequence[int]) -> Tensor:
+    """Return the codes [S, K] by what the tokens of one rank share, as many as `sizes` says."""
+    parts = [part for part in torch.split(x, list(sizes)) if len(part)]
+    scales = [activation_scale(part, fmt, None).expand_as(part) for part in parts]
+    return _codes(x / torch.cat(scales), fmt)
 
 
 def code_scales(

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.diagnosis.code_scales import code_scales, others
+from harness.diagnosis.code_scales import code_scales, of_each_rank, others
 from moe.formats import FORMATS
 from moe.reference.formats import activation_scale, on_grid
 from tests.harness.diagnosis.drawn_errors import of_codes
@@ -61,3 +61,18 @@ def test_of_codes_that_are_off_by_chance_nothing_is_said(seed, name):
     off = torch.rand(expected.shape, generator=draw) < 0.1
     actual = torch.where(off, expected.flip(1), expected)
     assert said(x, actual, expected, fmt) == []
+
+
+def test_a_scale_of_each_rank_is_that_of_its_tokens():
+    """The scale of a rank with smaller tokens is smaller; a rank may have none."""
+    fmt = FORMATS["nvfp4_dynamic"]
+    x = torch.randn(TOKENS, WIDTH, generator=torch.Generator().manual_seed(3))
+    x[:5] /= 7
+    codes = of_each_rank(x, fmt, (5, 0, TOKENS - 5))
+    every = activation_scale(x, fmt, None).expand_as(x)
+    for part in (slice(0, 5), slice(5, None)):
+        own = activation_scale(x[part], fmt, None).expand_as(x[part])
+        assert torch.equal(codes[part], on_grid((x[part] / own).clamp(fmt.lowest, fmt.top), fmt))
+    joined = on_grid((x / every).clamp(fmt.lowest, fmt.top), fmt)
+    assert not torch.equal(codes[:5], joined[:5])
+    assert torch.equal(codes[5:], joined[5:])
