@@ -8,6 +8,7 @@ themselves, state the same.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 _STORED = ("f32", "bf16", "fp16")
 _OF_SCORES = (*_STORED, "logits", "model")
 _OF_OTHERS = (*_OF_SCORES, "same")
+_LOG_SUM = "log_sum"
 _ROUNDOFF = {"f32": 0.0, "bf16": 2.0**-8, "fp16": 2.0**-11}  # largest relative error of a rounding
 
 
@@ -38,11 +40,14 @@ class RouterNumerics:
     total: str = "f32"  # their sum, which is rounded once
     weights: str = "f32"  # their quotients, or without renormalisation the chosen scores
     scaled: str = "f32"  # their products with the routing scale
+    # Each step of a softmax that is computed as exp(logit - logsumexp(logits)), up to this
+    # difference: only where no chosen scores are divided by their sum.
+    log_sum: str = "f32"
 
     def __post_init__(self) -> None:
-        for name in PLACES:
+        for name in (*PLACES, _LOG_SUM):
             value = getattr(self, name)
-            choices = _OF_SCORES if name in ("inner", "scores") else _OF_OTHERS
+            choices = _OF_SCORES if name in ("inner", "scores", _LOG_SUM) else _OF_OTHERS
             if value not in choices:
                 listed = " or ".join((", ".join(choices[:-1]), choices[-1]))
                 raise ValueError(f"{name} of a router is kept in {value!r}; it must be {listed}")
@@ -70,7 +75,8 @@ class RouterNumerics:
             made_of = {"f32" if source == "bias" else dtype[source] for source in sources[name]}
             same = made_of.pop() if len(made_of) == 1 else "f32"
             dtype[name] = same if stated == "same" else known.get(stated, stated)
-        return RouterNumerics(**dtype)
+        log_sum = "f32" if renormalize else known.get(self.log_sum, self.log_sum)
+        return RouterNumerics(**dtype, log_sum=log_sum)
 
     @property
     def is_plain(self) -> bool:
@@ -83,7 +89,12 @@ class RouterNumerics:
         return {self.inner, self.scores, self.keys, self.groups} != {"f32"}
 
     def sum_error(self, *, renormalize: bool) -> float:
-        """Return how far, relatively, roundings move a sum of weights. Only if resolved."""
+        """Return how far, relatively, roundings move a sum of weights. Only if resolved.
+
+        Infinite with `log_sum`, whose errors grow with the logits.
+        """
+        if self.log_sum != "f32":
+            return math.inf
         roundoff = {name: _ROUNDOFF[getattr(self, name)] for name in PLACES}
         moved = (1 + roundoff["weights"]) * (1 + roundoff["scaled"])
         if renormalize:
@@ -94,7 +105,7 @@ class RouterNumerics:
         return moved - 1
 
 
-PLACES = tuple(field.name for field in fields(RouterNumerics))
+PLACES = tuple(f.name for f in fields(RouterNumerics) if f.name != _LOG_SUM)
 PLAIN = RouterNumerics()
 # Place -> what it is computed from; of `keys` and `weights` the layer decides.
 _SOURCES: dict[str, tuple[str, ...]] = {
@@ -156,7 +167,8 @@ def only_of_weights(numerics: RouterNumerics) -> RouterNumerics:
 
 def only_of_choice(numerics: RouterNumerics) -> RouterNumerics:
     """Return the numerics by which experts are chosen, and no others."""
-    return replace(numerics, chosen="f32", total="f32", weights="f32", scaled="f32")
+    plain = dict.fromkeys(("chosen", "total", "weights", "scaled", _LOG_SUM), "f32")
+    return replace(numerics, **plain)
 
 
 def declaration(numerics: RouterNumerics) -> str:
@@ -168,6 +180,6 @@ def declaration(numerics: RouterNumerics) -> str:
 
 def _differences(numerics: RouterNumerics, base: RouterNumerics) -> str:
     """Return the arguments by which these numerics differ from the base."""
-    stated = {name: getattr(numerics, name) for name in PLACES}
+    stated = {name: getattr(numerics, name) for name in (*PLACES, _LOG_SUM)}
     named = (f'{name}="{value}"' for name, value in stated.items() if value != getattr(base, name))
     return ", ".join(named)

@@ -96,11 +96,34 @@ class Interval:
 
 def rounded_scores(router: RouterTruth, logits: Tensor, numerics: RouterNumerics) -> Interval:
     """Return the scores [T, E] of all experts. numerics: resolved, as in what follows."""
+    if numerics.log_sum != "f32":
+        return by_log_sum(logits, numerics.log_sum).kept_in(numerics.scores)
     inner, outer = (getattr(router, name, None) for name in ("inner", "outer"))
     if inner is not None and outer is not None:
         first = Interval.around(inner(logits)).kept_in(numerics.inner)
         return first.map(outer).widened().kept_in(numerics.scores)
     return Interval.around(all_scores(router, logits)).kept_in(numerics.scores)
+
+
+def by_log_sum(logits: Tensor, dtype: str) -> Interval:
+    """Return the softmax [T, E] as exp(logit - logsumexp), each step before the last in a dtype.
+
+    The steps are those of torch.logsumexp: exp(logit - largest), their sum, its logarithm, and that
+    plus the largest. Sums and differences of two numbers are rounded to float32 first.
+    """
+    plain = logits.double()
+    largest = plain.amax(dim=1, keepdim=True)
+    powers = Interval.around((_float32(plain - largest, dtype)).exp()).kept_in(dtype)
+    sums = powers.summed(dtype).kept_in(dtype)
+    logs = sums.map(torch.log).widened().kept_in(dtype)
+    total = logs.map(lambda values: _float32(values + largest, dtype))
+    low, high = (_float32(plain - end, dtype).exp() for end in (total.high, total.low))
+    return Interval(low=Interval.around(low).low, high=Interval.around(high).high)
+
+
+def _float32(values: Tensor, dtype: str) -> Tensor:
+    """Return float64 values as float32 arithmetic gives them, then rounded to a dtype."""
+    return on_grid(values.float().double(), dtype)
 
 
 def all_scores(router: RouterTruth, logits: Tensor) -> Tensor:

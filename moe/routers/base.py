@@ -126,6 +126,17 @@ class RouterSpec(MemberSpec, StatesRounding):
         if unknown:
             known = ", ".join(OPTIONS)
             raise ValueError(f"router {self.name!r} takes {unknown[0]!r}; choose from {known}")
+        self._check_log_sum()
+
+    def _check_log_sum(self) -> None:
+        """Raise ValueError if steps of a softmax are stated of other scores."""
+        stated = (self.rounding, self.rounding_with_bias, *self.rounding_on.values())
+        is_stated = any(numerics and numerics.log_sum != "f32" for numerics in stated)
+        if is_stated and not self.sums_to_one:
+            text = f"router {self.name!r} states `log_sum`, a step of a softmax, but its "
+            raise ValueError(
+                f"{text}row does not say `sums_to_one`; add it, or leave `log_sum` out"
+            )
 
     def silenced(self) -> RouterSpec:
         """Return the row without the roundings that it states."""

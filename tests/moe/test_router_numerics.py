@@ -107,3 +107,15 @@ def test_a_device_s_own_rounding_goes_before_that_with_a_bias():
     assert row.stated_rounding("cuda", bias=True) == biased
     assert row.stated_rounding("cpu", bias=False) == row.stated_rounding("cpu", bias=True) == narrow
     assert StatesRounding().stated_rounding("cpu", bias=True) is None
+
+
+def test_the_steps_of_a_log_sum_are_rounded_only_where_nothing_is_divided():
+    stated = RouterNumerics(log_sum="logits")
+    plain = LAYER | {"renormalize": False}
+    assert stated.resolved(**plain).log_sum == "bf16"
+    assert stated.resolved(**LAYER).is_plain
+    assert RouterNumerics.as_torch().log_sum == "f32"
+    assert stated.resolved(**plain).sum_error(renormalize=False) == float("inf")
+    assert declaration(stated) == 'RouterNumerics(log_sum="logits")'
+    with pytest.raises(ValueError, match="log_sum of a router is kept in 'same'; it must be f32"):
+        RouterNumerics(log_sum="same")

@@ -30,8 +30,9 @@ _NEEDS = Needs(
 
 
 _IN_LOGITS = RouterNumerics.as_torch()
-# The choice is by logits, and a softmax over the chosen ones is rounded once.
-_CPU_SOFTMAX = RouterNumerics(weights="logits", scaled="same")
+# The choice is by logits, and a softmax over the chosen ones is rounded once. Without
+# renormalisation each step of exp(logits - logsumexp(logits)) is, see docs/found.md.
+_CPU_SOFTMAX = RouterNumerics(weights="logits", scaled="same", log_sum="logits")
 
 
 def _row(

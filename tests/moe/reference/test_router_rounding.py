@@ -188,3 +188,44 @@ def test_a_truth_without_scores_of_all_experts_weighs_them(router):
     truth = RoutingTruth(method=RoutingMethod(router=router, top_k=2), numerics=numerics_)
     plain = rounded_scores(truth.router, logits, numerics_)
     assert torch.equal(rounded_scores(Weighs(), logits, numerics_).middle, plain.middle)
+
+
+LOG_SUM = RouterNumerics(weights="logits", scaled="same", log_sum="logits")
+
+
+def log_sum_errors(weights_of, dtype, *, size=2.0, shift=0.0, stated=LOG_SUM):
+    """What is wrong with weights by a function of logits [T, E], judged by these numerics."""
+    generator = torch.Generator().manual_seed(0)
+    logits = (torch.randn(256, 24, generator=generator) * size + shift).to(DTYPES[dtype])
+    method = RoutingMethod(top_k=4, renormalize=False)
+    layer = {"logits": dtype, "model": dtype, "bias": False, "renormalize": False}
+    truth = RoutingTruth(method=method, numerics=stated.resolved(**layer))
+    ids = logits.topk(4, dim=1).indices
+    return truth.errors(logits, ids.int(), weights_of(logits).gather(1, ids).float())
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16", "f32"])
+@pytest.mark.parametrize(("size", "shift"), [(2.0, 0.0), (0.5, 1.0), (1.0, -9.0), (0.3, 40.0)])
+def test_a_softmax_by_torch_s_log_sum_is_right_and_no_other_is(dtype, size, shift):
+    """In float32 logsumexp is rounded too coarsely only where the logits are large."""
+    inputs = {"dtype": dtype, "size": size, "shift": shift}
+
+    def by_log_sum(logits):
+        return (logits - torch.logsumexp(logits, 1, keepdim=True)).exp()
+
+    def rounded_once(logits):
+        return torch.softmax(logits, 1)
+
+    def with_a_sum_in_float32(logits):
+        total = torch.logsumexp(logits.float(), 1, keepdim=True).to(logits.dtype)
+        return (logits - total).exp()
+
+    if dtype == "f32":
+        assert log_sum_errors(rounded_once, **inputs) == []
+        return
+    assert log_sum_errors(by_log_sum, **inputs) == []
+    for other in (rounded_once, with_a_sum_in_float32):
+        assert "have wrong weights" in log_sum_errors(other, **inputs)[0]
+    once = RouterNumerics(weights="logits", scaled="same")
+    assert log_sum_errors(rounded_once, **inputs, stated=once) == []
+    assert "have wrong weights" in log_sum_errors(by_log_sum, **inputs, stated=once)[0]

@@ -41,6 +41,11 @@ def test_an_unknown_option_is_named():
         row("bais")
 
 
+def test_steps_of_a_logarithm_are_stated_of_a_softmax_only():
+    with pytest.raises(ValueError, match=r"states `log_sum`.* does not say `sums_to_one`; add it"):
+        row(rounding=RouterNumerics(log_sum="logits"))
+
+
 def test_the_roundings_are_those_that_the_row_states_for_the_layer():
     narrow = RouterNumerics(weights="logits")
     spec = row(rounding=PLAIN, rounding_with_bias=narrow)

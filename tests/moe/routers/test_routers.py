@@ -16,7 +16,6 @@ LOGITS = torch.tensor([[0.5, 2.0, -1.0, 1.0], [0.0, 0.5, 3.0, -2.0]])
 
 # Where released functions are known to deviate, see docs/found.md.
 DEVIATES = {
-    "vllm_cpu_softmax": lambda dtype, renormalize: dtype != "f32" and not renormalize,
     "sglang_raw_logits": lambda _dtype, renormalize: not renormalize,
 }
 
