@@ -32,3 +32,20 @@ def test_it_chooses_and_weighs_as_this_project_s_own(experts, tokens):
         wanted = SoftmaxTopK()(logits, min(experts, 6), renormalize=renormalize)
         assert torch.equal(got.topk_ids, wanted.topk_ids)
         assert torch.allclose(got.topk_weights, wanted.topk_weights, rtol=1e-5)
+
+
+def test_its_row_states_what_becomes_of_nan():
+    """The kernel sets such scores to 0, by its source; docs/found.md has it."""
+    assert ROW.nan_as_zero
+
+
+@pytest.mark.skipif(not ROW.needs.are_met_by(platform_of(devices())), reason="needs a GPU and vLLM")
+@pytest.mark.parametrize("experts", [7, 8, 64, 192])
+def test_a_token_with_nan_logits_gets_distinct_experts_with_weights_of_zero(experts):
+    logits = torch.randn(5, experts, device="cuda")
+    logits[2, 3] = float("nan")
+    for renormalize in (True, False):
+        got = VllmSoftmaxTopK()(logits, 4, renormalize=renormalize)
+        assert len(set(got.topk_ids[2].tolist())) == 4
+        assert got.topk_weights[2].tolist() == [0.0] * 4
+        assert bool((got.topk_weights[[0, 1, 3, 4]] > 0).all())

@@ -7,6 +7,7 @@ from moe.reference.routing import RoutingTruth
 from moe.routers import ROUTERS
 from moe.routers.vllm_torch.spec import PACKAGE, VLLM_TORCH_ROUTERS
 from moe.routing_method import RoutingMethod
+from moe.types import TORCH_DTYPE
 from tests.moe.released_subjects import needs
 
 LOGITS = (torch.rand(9, 12, generator=torch.Generator().manual_seed(0)) + 1).float()
@@ -36,6 +37,20 @@ def test_it_routes_as_the_truth_of_its_scores(row, options):
     assert (got.topk_ids.dtype, got.topk_weights.dtype) == (torch.int32, torch.float32)
     truth = RoutingTruth(method=method, bias=bias if has_bias else None)
     assert truth.errors(LOGITS, got.topk_ids, got.topk_weights) == []
+
+
+@needs(PACKAGE)
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+@pytest.mark.parametrize("shift", [-20.0, 0.0, 40.0])
+def test_what_it_loses_is_what_its_row_states(dtype, shift):
+    logits = (LOGITS * 4 + shift).to(TORCH_DTYPE[dtype])
+    method = RoutingMethod(router="vllm_cpu_softmax", top_k=3, renormalize=False)
+    got = ROUTERS.load("vllm_cpu_softmax")()(logits, 3, renormalize=False)
+    (numerics,) = ROUTERS.row("vllm_cpu_softmax").roundings(method, dtype)
+    truth = RoutingTruth(method=method, numerics=numerics)
+    assert truth.errors(logits, got.topk_ids, got.topk_weights) == []
+    doubled = got.topk_weights * (1 + 2.0**-7)
+    assert "have wrong weights" in truth.errors(logits, got.topk_ids, doubled)[0]
 
 
 @needs(PACKAGE)
