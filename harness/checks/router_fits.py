@@ -106,6 +106,8 @@ def trials(row: RouterSpec, *, bias: bool) -> Iterator[RouterNumerics]:
         rounding = RouterNumerics(**dict(zip(places, values, strict=True)))
         if "f32" in (rounding.scores, rounding.chosen):
             yield rounding
+    if row.sums_to_one:  # a softmax may be computed as exp(logit - logsumexp(logits))
+        yield from (RouterNumerics(weights=dtype, log_sum=dtype) for dtype in narrow)
     for size in range(len(places)):
         for names in itertools.combinations(places, size):
             yield RouterNumerics.as_torch(**dict.fromkeys(names, "f32"))

@@ -58,6 +58,8 @@ def test_places_that_a_row_does_not_use_are_not_tried():
     tried = list(trials(takes_nothing, bias=False))
     assert {fit.keys for fit in tried} == {"f32", "same"}  # same: as torch has it
     assert {fit.inner for fit in tried} == {"f32", "logits"}
+    assert "logits" in {fit.log_sum for fit in tried}
+    assert {fit.log_sum for fit in trials(ROUTERS.row("sigmoid"), bias=False)} == {"f32"}
     of_chosen = list(trials(ROUTERS.row("topk_softmax"), bias=False))
     assert {fit.total for fit in of_chosen} == {"f32", "same"}
     assert {fit.weights for fit in of_chosen} == {"f32", "logits", "model", "same"}
