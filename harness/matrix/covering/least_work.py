@@ -81,9 +81,9 @@ class Exchange:
 
     def _better(self, row: Literals) -> Literals | None:
         """Return the accepted row with the least work that differs in one free value, or None."""
-        most = self._work_of(row) * (1 - _LEAST)
+        limit = self._work_of(row) * (1 - _LEAST)
         ranked = sorted((self._work_of(other), other) for other in self._others(row))
-        cheaper = (other for work, other in ranked if work < most)
+        cheaper = (other for work, other in ranked if work < limit)
         return next(filter(self._oracle.accepts, cheaper), None)
 
     def _others(self, row: Literals) -> Iterator[Literals]:
