@@ -52,9 +52,8 @@ def second_group_of_blocks_starts_at_the_first(patch):
 
 @mistake("rows of a later chunk placed wrong", "aiter #252", "says:stage gemm1", m=24, **TINY)
 def chunks_do_not_know_of_earlier_ones(patch):
-    edited(
-        patch, align, "_place", "tl.where(other < chunk, count, 0)", "tl.where(other < 0, count, 0)"
-    )
+    old, new = "(other < chunk)[:, None], count", "(other < 0)[:, None], count"
+    edited(patch, align, "_place", old, new)
 
 
 @mistake("columns of a later tile not written", "vLLM #49087", "says:stage combine", **TINY)
