@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from harness.checks.check import Observation
     from harness.fixtures.layer_call import Call
-    from moe.reference.error_propagation import Noisy
+    from moe.reference.joined_pairs import Products
     from moe.reference.layer import BaselineSiluAndMul
     from moe.reference.result import Answer
     from moe.router_numerics import RouterNumerics
@@ -70,7 +70,7 @@ def fits_of(observation: Observation, *, of_first: bool = False) -> list[float]:
     balls = (subject.reference.with_numerics(numerics) for numerics in tried.balls)
     if all(_used(reference, worst) > BEYOND for reference in balls):
         return excluded
-    first_products: list[dict[tuple[int, int, int], Noisy]] = [{} for _ in worst]
+    first_products: list[Products] = [{} for _ in worst]
     references = (subject.reference.with_numerics(numerics) for numerics in tried.alternatives)
     return [_used(reference, worst, first_products) for reference in references]
 
@@ -88,7 +88,7 @@ def _worst_rows(calls: Sequence[Call]) -> list[tuple[Call, Tensor]]:
 def _used(
     reference: BaselineSiluAndMul,
     worst: Sequence[tuple[Call, Tensor]],
-    first_products: Sequence[dict[tuple[int, int, int], Noisy]] | None = None,
+    first_products: Sequence[Products] | None = None,
 ) -> float:
     """Return the largest part of a row's tolerance that the outputs use under a reference."""
     used = [0.0]
@@ -104,7 +104,7 @@ def answer_of_rows(
     reference: BaselineSiluAndMul,
     call: Call,
     rows: Tensor,
-    products: dict[tuple[int, int, int], Noisy] | None = None,
+    products: Products | None = None,
 ) -> Answer:
     """Return the answer of a reference for some rows [r] of a call, with the call's scales."""
     routing = call.output.routing

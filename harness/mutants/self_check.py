@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from harness.mutants.sample import Scene
     from moe.numerics import Numerics
-    from moe.reference.error_propagation import Noisy
+    from moe.reference.joined_pairs import Products
     from moe.reference.result import Answer
 
 MEMBERS = tuple(h for h in HYPOTHESES if h.battery)
@@ -108,7 +108,7 @@ def _is_far(outputs: Tensor, scene: Scene) -> Tensor:
 def _other_answers(scene: Scene) -> Iterator[Answer]:
     """Yield the answer of each alternative but the one that the scene has."""
     assert scene.candidates is not None
-    first_products: dict[tuple[int, int, int], Noisy] = {}
+    first_products: Products = {}
     for numerics, weights in _under(scene, scene.candidates.alternatives):
         if numerics != scene.reference.numerics or weights is not scene.topk_weights:
             yield answer_under(scene, numerics, first_products, weights=weights)
@@ -122,7 +122,7 @@ def _under(scene: Scene, tried: Sequence[Numerics]) -> Iterator[tuple[Numerics, 
 def answer_under(
     scene: Scene,
     numerics: Numerics,
-    first_products: dict[tuple[int, int, int], Noisy] | None = None,
+    first_products: Products | None = None,
     *,
     weights: Tensor | None = None,
 ) -> Answer:

@@ -16,7 +16,6 @@ from torch.nn.functional import pad
 
 from moe.numerics import EITHER
 from moe.reference import formats
-from moe.reference.kept_sums import row_squares
 from moe.reference.sum_noise import gathered, rounds_nothing
 
 if TYPE_CHECKING:
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from moe.activations.base import Propagated
     from moe.numerics import Numerics
     from moe.reference.activation import TrueActivation
+    from moe.reference.row_matrices import RowMatrices
 
 REACH = 5.0  # noise reaches ties at a distance of this many standard deviations
 FLOAT32_NOISE = 2.0**-21  # relative noise of a few float32 operations and an exponential
@@ -142,13 +142,15 @@ def rounded(x: Noisy, place: str | None, model: str) -> Noisy:
     return x.settled(value, step, formats.tie_of(x.value, value, model))
 
 
-def first_product(x: Tensor, w13: Tensor, numerics: Numerics, bias: Tensor | None = None) -> Noisy:
-    """Return x [R, K] @ w13 [2N, K].T, unrounded, with the noise of its sums.
+def first_product(
+    x: Tensor, w13: RowMatrices, numerics: Numerics, bias: Tensor | None = None
+) -> Noisy:
+    """Return rows of x [R, K] times their matrix of w13, each [2N, K], with the noise of the sums.
 
-    It is relative to the root of the sum of squares of the terms; see also `rounds_nothing`.
-    bias: [2N], one more term.
+    It is unrounded; the noise is relative to the root of the sum of squares of the terms; see also
+    `rounds_nothing`. bias: [R, 2N] or [1, 2N], one more term.
     """
-    gate_up = x @ w13.T
+    gate_up = w13.product(x)
     if bias is not None:
         gate_up = gate_up + bias
     zeros = torch.zeros_like(gate_up)
@@ -156,9 +158,9 @@ def first_product(x: Tensor, w13: Tensor, numerics: Numerics, bias: Tensor | Non
     return Noisy(value=gate_up, variance=variance, jumps=zeros, doubt=zeros)
 
 
-def _sum_variance(x: Tensor, w13: Tensor, numerics: Numerics, bias: Tensor | None) -> Tensor:
+def _sum_variance(x: Tensor, w13: RowMatrices, numerics: Numerics, bias: Tensor | None) -> Tensor:
     """Return the variance [R, 2N] of the sums of `first_product`."""
-    lengths = x.square().sum(dim=1, keepdim=True) * row_squares(w13)
+    lengths = x.square().sum(dim=1, keepdim=True) * w13.squares()
     if bias is not None:
         lengths = lengths + bias.square()
     variance = gathered(numerics, x.shape[1]) * lengths / x.shape[1]

@@ -10,6 +10,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+
 from moe.numerics import FLOAT32_LOSS, Numerics
 from moe.reference.error_propagation import (
     Noisy,
@@ -17,6 +19,7 @@ from moe.reference.error_propagation import (
     rounded,
     rounding_variance,
 )
+from moe.reference.row_matrices import RowMatrices
 from moe.reference.scale_error import Scale, dynamic_scale, largest_of, quantize_noisy
 from moe.reference.sum_noise import gathered
 
@@ -39,7 +42,8 @@ class LatentTruth:
 
     def enter(self, x: Tensor, model: str) -> Noisy:
         """Return the routed experts' input [T, L] of x [T, K], in its dtype, with its error."""
-        return rounded(first_product(x, self.down.to(x.dtype), LATENT), LATENT.gemm1, model)
+        product = first_product(x, RowMatrices.one(self.down.to(x.dtype)), LATENT)
+        return rounded(product, LATENT.gemm1, model)
 
     def leave(self, y: Tensor) -> Tensor:
         """Return y [..., L] projected back, [..., K], unrounded."""
@@ -86,12 +90,11 @@ def quantized_error(x: Noisy, scale: Tensor | None, fmt: Format, numerics: Numer
     return quantize_noisy(x, shared, fmt)
 
 
-def carried(product: Noisy, error: Noisy, w13: Tensor) -> Noisy:
-    """Return the first product [R, 2N] with the error of its input [R, L]. w13: [2N, L]."""
-    power = w13.square().T
+def carried(product: Noisy, error: Noisy, w13: RowMatrices) -> Noisy:
+    """Return the first product [R, 2N] with the error of its input [R, L]. w13: each [2N, L]."""
     return dataclasses.replace(
         product,
-        variance=product.variance + error.variance @ power,
-        jumps=product.jumps + error.jumps @ power,
-        doubt=product.doubt + error.doubt @ w13.abs().T,
+        variance=product.variance + w13.product(error.variance, of=torch.square),
+        jumps=product.jumps + w13.product(error.jumps, of=torch.square),
+        doubt=product.doubt + w13.product(error.doubt, of=torch.abs),
     )

@@ -1,4 +1,4 @@
-"""`BaselineSiluAndMul`: the complete MoE layer, one expert at a time, in float32 or float64.
+"""`BaselineSiluAndMul`: the complete MoE layer, in float32 or float64.
 
 It takes the member's declared `Numerics` and the layout, because both change the correct output: a
 rounding before the second quantization moves codes, and each rank quantizes its own columns of the
@@ -17,13 +17,13 @@ import torch
 
 from moe.reference import formats
 from moe.reference.error_propagation import Noisy, by_rank, first_product, intermediate
-from moe.reference.kept_sums import kept
+from moe.reference.joined_pairs import joined
 from moe.reference.latent import carried, quantized_error
 from moe.reference.layer_truth import LayerTruth
 from moe.reference.output_noise import Term, add_noise
-from moe.reference.ownership import holders
 from moe.reference.pairs import largest_input, pairs_of, weighted_input
 from moe.reference.result import Answer, Sums, empty_sums, record_parts
+from moe.reference.row_matrices import RowMatrices
 from moe.reference.scale_error import Scale, dynamic_scale, largest_of, quantize_noisy
 from moe.reference.total import answer_of, passed_through
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from moe.reference.joined_pairs import JoinedPairs, Products
     from moe.reference.pairs import Pairs
 
 
@@ -40,12 +41,12 @@ class First:
     """Hold what the first products have in common.
 
     scale: of the input, or the global scale, if all tokens share one, else None. kept: first
-    products by expert, adapter and owner, kept for other numerics, or None. error: [T, L] of the
-    input of a latent layer, or None.
+    products by `JoinedPairs.key`, kept for other numerics, or None. error: [T, L] of the input of a
+    latent layer, or None.
     """
 
     scale: Tensor | None
-    kept: dict[tuple[int, int, int], Noisy] | None
+    kept: Products | None
     error: Noisy | None = None
 
 
@@ -62,7 +63,7 @@ class BaselineSiluAndMul(LayerTruth):
         a2_scale: Tensor | None = None,
         keep: Tensor | None = None,
         like: Answer | None = None,
-        products: dict[tuple[int, int, int], Noisy] | None = None,
+        products: Products | None = None,
         adapters: Tensor | None = None,
         owners: Tensor | None = None,
     ) -> Answer:
@@ -71,7 +72,7 @@ class BaselineSiluAndMul(LayerTruth):
         x: [T, K]; with dynamic per-tensor scales, all tokens that share the member's scale.
         topk_ids: [T, k] int32, -1 = none; rows of only -1 give zeros. topk_weights: [T, k] float32.
         keep: [r] int64 rows whose `Answer.parts` are requested. like: an answer for more tokens,
-        whose per-tensor scales are used. products: keeps each expert's first product, for other
+        whose per-tensor scales are used. products: keeps the experts' first products, for other
         numerics with the same inputs. adapters: [T] int32 number of each token's low-rank adapter,
         -1 = none, or None. owners: [T, k] EP rank whose replica computes each slot; None: experts
         have no replicas, or the first one computes all.
@@ -89,11 +90,12 @@ class BaselineSiluAndMul(LayerTruth):
         if like is None:
             second = self._second_scales(inputs, pairs, a2_scale, first)
         sums = empty_sums(x, topk_ids.shape[1], self.layer_spec.layout.world_size, keep)
-        for of_expert in pairs:
-            ranks, h = self._shards(of_expert, inputs, first)
+        for some in joined(pairs, self.layer_spec, self.rank):
+            w13, w2 = self._matrices(some)
+            h = self._shards(some, w13, inputs, first)
             sums.amax2 = torch.maximum(sums.amax2, h.value.abs().amax())
-            h = self.quantize_intermediate(h, None if second is None else second.of(ranks))
-            self._add_shards(sums, of_expert, h)
+            h = self.quantize_intermediate(h, None if second is None else second.of(some.ranks))
+            self._add_shards(sums, some, w2, h)
         shared = None if self.shared is None else self.shared(x)
         passed = None
         if self.layer_spec.zero_experts:
@@ -154,45 +156,67 @@ class BaselineSiluAndMul(LayerTruth):
             assert a2_scale is not None, "a static format needs its calibrated scale"
             return Scale(scale=a2_scale.to(self.dtype).expand(world), doubt=zeros, chance=zeros)
         largest = Scale(scale=zeros, doubt=zeros, chance=zeros)
-        for of_expert in pairs:
-            ranks, h = self._shards(of_expert, inputs, first)
-            largest = largest.or_larger(largest_of(h), ranks)
+        for some in joined(pairs, self.layer_spec, self.rank):
+            h = self._shards(some, self._matrices(some)[0], inputs, first)
+            largest = largest.or_larger(largest_of(h), some.ranks)
         scale = formats.tensor_scale(largest.scale, fmt, self.numerics)
         return dataclasses.replace(largest, scale=scale)
 
-    def _shards(self, pairs: Pairs, inputs: Tensor, first: First) -> tuple[slice, Noisy]:
-        """Return the ranks that compute an expert, and its intermediate [w, R, c] by rank.
+    def _matrices(self, pairs: JoinedPairs) -> tuple[RowMatrices, RowMatrices]:
+        """Return the matrices [2N, K] and [K, N] of each pair's expert.
 
-        inputs: [T, K].
+        Of a latent layer the second ones have the way back in them.
         """
-        product = self._first_product(pairs, inputs, first)
+        both = [self.adapted(of_expert.e, of_expert.adapter) for of_expert in pairs.each]
+        first, second = zip(*both, strict=True)
+        if self.latent is not None:
+            second = tuple(self.latent.folded(w2) for w2 in second)
+        sizes, which = pairs.sizes, pairs.which
+        return (
+            RowMatrices(matrices=first, sizes=sizes, which=which),
+            RowMatrices(matrices=second, sizes=sizes, which=which),
+        )
+
+    def _shards(self, pairs: JoinedPairs, w13: RowMatrices, inputs: Tensor, first: First) -> Noisy:
+        """Return the experts' intermediate [w, R, c] by rank. inputs: [T, K]."""
+        product = self._first_product(pairs, w13, inputs, first)
         weight = pairs.weight if self.numerics.weight_on == "intermediate" else None
         h = intermediate(product, self.numerics, self._model, self.activation, weight)
-        ranks, columns = holders(self.layer_spec, pairs.e, pairs.owner, self.rank)
-        return ranks, h.by_rank(columns)
+        return h.by_rank(pairs.columns)
 
-    def _first_product(self, pairs: Pairs, inputs: Tensor, first: First) -> Noisy:
-        """Return the first product [R, 2N] of an expert, kept or computed; see `_shards`."""
-        key = (pairs.e, pairs.adapter, pairs.owner)
-        if first.kept is not None and key in first.kept:
-            return first.kept[key]
+    def _first_product(
+        self, pairs: JoinedPairs, w13: RowMatrices, inputs: Tensor, first: First
+    ) -> Noisy:
+        """Return the first product [R, 2N] of some experts, kept or computed; see `_shards`."""
+        if first.kept is not None and pairs.key in first.kept:
+            return first.kept[pairs.key]
         rows = inputs[pairs.rows]
         if self.numerics.weight_on == "input":
             weighted = weighted_input(inputs, pairs, self.numerics, self._model)
             rows = self.quantize_input(weighted, first.scale)
-        biases, w13 = self.biases(pairs.e), self.adapted(pairs.e, pairs.adapter)[0]
-        bias = None if biases is None else biases[0]
-        product = first_product(rows, w13, self.numerics, bias)
+        product = first_product(rows, w13, self.numerics, self._biases_of(pairs, 0))
         if first.error is not None:
             product = carried(product, self._error_of(pairs, first.error), w13)
         if first.kept is not None:
-            first.kept[key] = product
+            first.kept[pairs.key] = product
         return product
 
-    def _error_of(self, pairs: Pairs, error: Noisy) -> Noisy:
+    def _error_of(self, pairs: JoinedPairs, error: Noisy) -> Noisy:
         """Return the error of these rows' input [R, L]."""
         rows = error.rows(pairs.rows)
         return rows.times(pairs.weight) if self.numerics.weight_on == "input" else rows
+
+    def _biases_of(self, pairs: JoinedPairs, product: int) -> Tensor | None:
+        """Return the bias of the first or second product of each pair's expert, or None.
+
+        [R, O], or [1, O] of one expert.
+        """
+        biases = [self.biases(of_expert.e) for of_expert in pairs.each]
+        of_each = [both[product] for both in biases if both is not None]
+        if not of_each:
+            return None
+        stacked = torch.stack(of_each)
+        return stacked if pairs.which is None else stacked[pairs.which]
 
     def quantize_intermediate(self, h: Noisy, shared: Scale | None) -> Noisy:
         """Quantize each rank's columns [w, R, c]. shared: [w, 1, 1] of all rows, or None."""
@@ -203,28 +227,19 @@ class BaselineSiluAndMul(LayerTruth):
             shared = dynamic_scale(h, fmt, self.numerics, shared)
         return quantize_noisy(h, shared, fmt)
 
-    def _add_shards(self, sums: Sums, pairs: Pairs, h: Noisy) -> None:
-        """Add an expert's second product on the columns [w, R, c] of each rank that holds some."""
-        ranks, columns = holders(self.layer_spec, pairs.e, pairs.owner, self.rank)
-        matrix = self._second_matrix(pairs)
-        w2 = by_rank(matrix, columns)  # [w, K, c]
-        y = h.value @ w2.transpose(1, 2)
-        if (biases := self.biases(pairs.e)) is not None:
-            y[0] += self._second_bias(biases[1], pairs)  # of the ranks that share an expert, one
+    def _add_shards(self, sums: Sums, pairs: JoinedPairs, w2: RowMatrices, h: Noisy) -> None:
+        """Add the second products on the columns [w, R, c] of each rank that holds some."""
+        y = w2.product(h.value, of=lambda matrix: by_rank(matrix, pairs.columns))
+        if (bias := self._biases_of(pairs, 1)) is not None:
+            y[0] += self._second_bias(bias, pairs)  # of the ranks that share an expert, one
         is_weighted = self.numerics.weight_on != "output"
-        record_parts(sums, pairs, ranks, y / pairs.divisor if is_weighted else y)
+        record_parts(sums, pairs, y / pairs.divisor if is_weighted else y)
         weight = torch.ones_like(pairs.weight) if is_weighted else pairs.weight
-        sums.partial[ranks].index_add_(1, pairs.rows, weight[:, None] * y)
-        power = kept(matrix, ("power", *columns), lambda: w2.square().sum(dim=1)[:, :, None])
-        term = Term(rows=pairs.rows, weight=weight, h=h, w2=w2, y=y, power=power)
+        pairs.add_rows(sums.partial[pairs.ranks], weight[:, None] * y)
+        term = Term(pairs=pairs, weight=weight, h=h, w2=w2, y=y)
         add_noise(sums, term, self.numerics, self.layer_spec)
 
-    def _second_matrix(self, pairs: Pairs) -> Tensor:
-        """Return an expert's second matrix [K, N], of a latent layer with the way back in it."""
-        w2 = self.adapted(pairs.e, pairs.adapter)[1]
-        return w2 if self.latent is None else self.latent.folded(w2)
-
-    def _second_bias(self, b2: Tensor, pairs: Pairs) -> Tensor:
-        """Return b2 [K] as it is added to the output, times the router weight if that has it."""
+    def _second_bias(self, b2: Tensor, pairs: JoinedPairs) -> Tensor:
+        """Return b2 [R, K] as it is added to the output, with the router weight if that has it."""
         b2 = b2 if self.latent is None else self.latent.leave(b2)
         return b2 * pairs.weight[:, None] if self.numerics.weight_on == "intermediate" else b2

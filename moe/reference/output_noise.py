@@ -13,7 +13,7 @@ import torch
 
 from moe.numerics import EITHER
 from moe.reference import formats
-from moe.reference.error_propagation import rounding_variance
+from moe.reference.error_propagation import by_rank, rounding_variance
 from moe.reference.parallel_error import along_itself
 from moe.reference.sum_noise import gathered, rounds_nothing
 
@@ -23,42 +23,54 @@ if TYPE_CHECKING:
     from moe.layout import Layout
     from moe.numerics import Numerics
     from moe.reference.error_propagation import Noisy
+    from moe.reference.joined_pairs import JoinedPairs
     from moe.reference.result import Sums
+    from moe.reference.row_matrices import RowMatrices
     from moe.spec import LayerSpec
 
 
 @dataclass(frozen=True, kw_only=True)
 class Term:
-    """Hold what one expert adds on the w ranks that hold columns of it: weight * h @ w2."""
+    """Hold what experts add on the w ranks that hold columns of them: weight * h @ w2."""
 
-    rows: Tensor  # [R] int64 tokens
+    pairs: JoinedPairs  # R pairs of tokens and slots
     weight: Tensor  # [R] factor of the output: the router weight, or 1 if it came in earlier
     h: Noisy  # [w, R, c]
-    w2: Tensor  # [w, K, c]
+    w2: RowMatrices  # each [K, N], of which each rank has its columns
     y: Tensor  # [w, R, K], the product
-    power: Tensor  # [w, c, 1] squared length of y's change per unit of h
+
+    @property
+    def power(self) -> Tensor:
+        """Return [w, R, c] or [w, 1, c], the squared length of y's change per unit of h."""
+        columns = self.pairs.columns
+        power = self.w2.of_rows(
+            ("power", columns), lambda w2: by_rank(w2, columns).square().sum(dim=1)
+        )
+        return power.transpose(0, 1)
 
 
 def add_noise(sums: Sums, term: Term, numerics: Numerics, layer_spec: LayerSpec) -> None:
-    """Add the allowed error of a term to the sums of its rows."""
+    """Add the allowed error of a term to the sums of its tokens."""
     h, y, weight, model = term.h, term.y, term.weight, layer_spec.dtype
     terms, length, power = h.value.shape[2], y.square().sum(dim=2), term.power
-    noise = ((h.variance + h.jumps) @ power)[:, :, 0] + gathered(numerics, terms) * length
+    noise = ((h.variance + h.jumps) * power).sum(dim=2) + gathered(numerics, terms) * length
     if numerics.expert == "model":
         noise = noise + _expert_rounding(term, numerics, model).sum(dim=2)
     variance = weight.square() * noise.sum(dim=0)
     if numerics.weighted == "model" and numerics.weight_on == "output":
         weighted = y * weight[:, None]
         variance = variance + rounding_variance(weighted, model).sum(dim=(0, 2))
-    flips = (h.doubt.square() @ power)[:, :, 0]
-    sums.variance.index_add_(0, term.rows, variance)
-    sums.flips.index_add_(0, term.rows, weight.square() * flips.sum(dim=0))
+    flips = weight.square() * (h.doubt.square() * power).sum(dim=(0, 2))
     along = along_itself(h, power, length, _lost(numerics, layer_spec, terms)) * weight.square()
     along[:2] *= weight.square()
-    sums.along.index_add_(1, term.rows, along)
+    of_pairs = torch.cat([variance[None], flips[None], along])
+    of_tokens = term.pairs.by_slot(of_pairs, len(sums.variance), sums.parts.shape[2])
+    sums.variance += of_tokens[0]
+    sums.flips += of_tokens[1]
+    sums.along += of_tokens[2:]
     if numerics.weight_dtype == EITHER:
         error = formats.on_grid(weight, model) - weight
-        sums.unsure.index_add_(0, term.rows, error[:, None] * y.sum(dim=0))
+        term.pairs.add_rows(sums.unsure[None], error[:, None] * y.sum(dim=0, keepdim=True))
 
 
 def _expert_rounding(term: Term, numerics: Numerics, model: str) -> Tensor:
@@ -69,8 +81,10 @@ def _expert_rounding(term: Term, numerics: Numerics, model: str) -> Tensor:
     """
     squares = rounding_variance(term.y, model)
     own = (formats.on_grid(term.y, model) - term.y).square()
-    for rank, h in enumerate(term.h.value):
-        is_exact = rounds_nothing(h, term.w2[rank], numerics)
+    for rank, part in enumerate(term.pairs.columns):
+        if not part:
+            continue  # a rank without columns adds zeros
+        is_exact = rounds_nothing(term.h.value[rank], term.w2, numerics, part)
         squares[rank] = torch.where(is_exact, own[rank], squares[rank])
     return squares
 

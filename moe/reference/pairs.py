@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from moe.numerics import Numerics
+    from moe.reference.joined_pairs import JoinedPairs
 
 BITS = 20  # of an adapter's number, and of an owner's: they and the expert are sorted as one key
 
@@ -29,11 +30,6 @@ class Pairs:
     weight: Tensor  # [R] router weights, in the dtype that the numerics declare
     adapter: int = -1  # number of the tokens' low-rank adapter, -1 = none
     owner: int = -1  # EP rank of the replica that computes them, -1 = the only one, or the first
-
-    @property
-    def divisor(self) -> Tensor:
-        """Return [R, 1], the weights with 1 in place of zeros."""
-        return torch.where(self.weight == 0, torch.ones_like(self.weight), self.weight)[:, None]
 
 
 def pairs_of(
@@ -65,7 +61,7 @@ def pairs_of(
         yield Pairs(e=e, rows=of_rows, slots=of_slots, weight=weight, **where)
 
 
-def weighted_input(x: Tensor, pairs: Pairs, numerics: Numerics, model: str) -> Tensor:
+def weighted_input(x: Tensor, pairs: Pairs | JoinedPairs, numerics: Numerics, model: str) -> Tensor:
     """Return [R, K], the rows of x [T, K] times their router weights, as `numerics` round it.
 
     model: the layer's dtype.

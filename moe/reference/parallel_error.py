@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 def along_itself(h: Noisy, power: Tensor, length: Tensor, lost: float) -> Tensor:
     """Return the parts [3, R] of <error of y, y>, see `Answer.along`, summed over ranks.
 
-    h: [w, R, c] each rank's columns. power: [w, c, 1] squared lengths of their columns of the
-    second matrix. length: [w, R] squared lengths of y. lost: the relative loss of truncated sums,
-    all in one direction.
+    h: [w, R, c] each rank's columns. power: [w, R, c] or [w, 1, c], squared lengths of their
+    columns of the second matrix. length: [w, R] squared lengths of y. lost: the relative loss of
+    truncated sums, all in one direction.
     """
     size = h.value.abs()
-    variance = ((h.variance + h.jumps) * size.square()) @ power.square()
-    flips = (h.doubt * size).square() @ power.square()
+    variance = ((h.variance + h.jumps) * (size * power).square()).sum(dim=2)
+    flips = (h.doubt * size * power).square().sum(dim=2)
     common = lost * length
     if h.shift is not None:
-        common = common + ((h.shift * size) @ power)[:, :, 0]
-    return torch.stack([variance[:, :, 0], flips[:, :, 0], common]).sum(dim=1)
+        common = common + (h.shift * size * power).sum(dim=2)
+    return torch.stack([variance, flips, common]).sum(dim=1)

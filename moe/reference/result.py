@@ -15,7 +15,7 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from moe.reference.pairs import Pairs
+    from moe.reference.joined_pairs import JoinedPairs
     from moe.reference.scale_error import Scale
 
 
@@ -80,10 +80,10 @@ def empty_sums(x: Tensor, top_k: int, world_size: int, keep: Tensor | None) -> S
     )
 
 
-def record_parts(sums: Sums, pairs: Pairs, ranks: slice, parts: Tensor) -> None:
-    """Keep what an expert adds on its ranks, [w, R, K] before the weight, for requested rows."""
+def record_parts(sums: Sums, pairs: JoinedPairs, parts: Tensor) -> None:
+    """Keep what experts add on their ranks, [w, R, K] before the weight, for requested rows."""
     if sums.parts.shape[1] == 0:
         return
     place = sums.place[pairs.rows]
     requested = place >= 0
-    sums.parts[ranks, place[requested], pairs.slots[requested]] = parts[:, requested]
+    sums.parts[pairs.ranks, place[requested], pairs.slots[requested]] = parts[:, requested]

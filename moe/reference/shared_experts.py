@@ -20,6 +20,7 @@ from moe.reference.error_propagation import (
     rounding_variance,
 )
 from moe.reference.parallel_error import along_itself
+from moe.reference.row_matrices import RowMatrices
 from moe.reference.scale_error import dynamic_scale, quantize_noisy
 from moe.reference.sum_noise import gathered
 
@@ -130,19 +131,19 @@ class SharedTruth:
         if fmt.grid != "model":
             scale = formats.activation_scale(x, fmt, None, self.numerics)
             x = formats.quantized_values(x, scale, fmt)
-        product = first_product(x, w13, self.numerics)
+        product = first_product(x, RowMatrices.one(w13), self.numerics)
         return intermediate(product, self.numerics, self.layer_spec.dtype, self.activation)
 
     def _sum(self, h: Noisy, w2: Tensor, y: Tensor) -> SharedPart:
         """Return the sum over the ranks of h [s, T, c] @ w2 [s, K, c], each y [s, T, K] rounded."""
-        out, power = y.sum(dim=0), w2.square().sum(dim=1)[:, :, None]
+        out, power = y.sum(dim=0), w2.square().sum(dim=1)[:, None]
         length = y.square().sum(dim=2)
-        noise = ((h.variance + h.jumps) @ power)[:, :, 0]
+        noise = ((h.variance + h.jumps) * power).sum(dim=2)
         noise = (noise + gathered(self.numerics, h.value.shape[2]) * length).sum(dim=0)
         roundings = (1 + len(y)) * rounding_variance(out, self.layer_spec.dtype).sum(dim=1)
         flips = torch.zeros_like(noise)
         if FORMATS[self.layer_spec.shared_scheme.activations].grid != "model":
-            flips = (h.doubt.square() @ power)[:, :, 0].sum(dim=0)
+            flips = (h.doubt.square() * power).sum(dim=(0, 2))
         return SharedPart(
             out=out,
             variance=noise + roundings,

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.functional import pad
 
-from moe.reference.kept_sums import kept, row_squares
+from moe.reference.kept_sums import row_squares
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from moe.numerics import Numerics
+    from moe.reference.row_matrices import RowMatrices
 
 SAMPLE = 32  # columns
 
@@ -23,8 +24,12 @@ def gathered(numerics: Numerics, terms: int) -> float:
     return numerics.accumulation**2 * min(terms, numerics.promoted or terms)
 
 
-def rounds_nothing(x: Tensor, w: Tensor, numerics: Numerics) -> Tensor:
-    """Return bool, broadcastable to [R, O]: whether x [R, I] @ w [O, I].T is exact in any order.
+def rounds_nothing(
+    x: Tensor, w: RowMatrices, numerics: Numerics, part: range | None = None
+) -> Tensor:
+    """Return bool [R, O]: whether rows of x [R, I] times their matrix [O, I] are exact.
+
+    They are in any order. part: the columns of the matrices that are multiplied; None: all.
 
     It is if all terms are multiples of a unit, and no sum of their sizes has more units than the
     accumulator tells apart. Codes of few bits whose scales are powers of two have such sums, and
@@ -35,21 +40,25 @@ def rounds_nothing(x: Tensor, w: Tensor, numerics: Numerics) -> Tensor:
     if numerics.aligned is not None:
         told_apart = max(told_apart, 2.0 ** -numerics.aligned[1])
     # With more columns a unit only shrinks and a size grows: mostly a few show that none is exact.
-    has_few = _has_few_units(_extent(x[:, :SAMPLE]), _extent_of_weight(w, SAMPLE), told_apart)
-    if x.shape[1] > SAMPLE and has_few.any():
-        rows, columns = (has_few.any(dim=dim).nonzero().flatten() for dim in (1, 0))
-        all_columns = _extent(x[rows]), _extent_of_weight(w, x.shape[1])[:, columns]
-        has_few[rows[:, None], columns] = _has_few_units(*all_columns, told_apart)
-    return has_few
+    part = range(x.shape[1]) if part is None else part
+    sample = part[:SAMPLE]
+    few = _has_few_units(_extent(x[:, : len(sample)]), _extents(w, sample), told_apart)
+    if len(part) > len(sample) and few.any():
+        rows = few.any(dim=1).nonzero()[:, 0]
+        of_weight = _extents(w, part)
+        of_weight = of_weight if len(of_weight) == 1 else of_weight[rows]
+        few[rows] = _has_few_units(_extent(x[rows, : len(part)]), of_weight, told_apart)
+    return few
 
 
 def _has_few_units(x: Tensor, w: Tensor, told_apart: float) -> Tensor:
     """Return bool [R, O]: whether a sum's size is few enough units of its terms.
 
-    x: [2, R], w: [2, O], see `_extent`. told_apart: the unit that an accumulator tells apart, over
-    the size of its sum.
+    x: [2, R], w: [R, 2, O] or [1, 2, O], see `_extent`. told_apart: the unit that an accumulator
+    tells apart, over the size of its sum.
     """
-    has_few: Tensor = torch.outer(x[1] * told_apart, w[1]) <= torch.outer(x[0], w[0])
+    units, size = x[:, :, None]
+    has_few: Tensor = size * told_apart * w[:, 1] <= units * w[:, 0]
     return has_few
 
 
@@ -60,9 +69,9 @@ def _extent(x: Tensor) -> Tensor:
     return torch.stack([unit(x).double(), size])
 
 
-def _extent_of_weight(w: Tensor, columns: int) -> Tensor:
-    """Return the `_extent` of the first columns of a weight matrix [O, I], kept with it."""
-    return kept(w, ("extent", columns), lambda: _extent(w[:, :columns]))
+def _extents(w: RowMatrices, part: range) -> Tensor:
+    """Return [R, 2, O] or [1, 2, O], the `_extent` of some columns of each row's matrix."""
+    return w.of_rows(("extent", part), lambda matrix: _extent(matrix[:, part.start : part.stop]))
 
 
 def unit(x: Tensor) -> Tensor:

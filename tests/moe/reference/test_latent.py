@@ -9,6 +9,7 @@ from moe.layout import Layout
 from moe.numerics import Numerics
 from moe.reference.latent import LatentTruth, carried, quantized_error
 from moe.reference.layer import BaselineSiluAndMul
+from moe.reference.row_matrices import RowMatrices
 from moe.spec import LayerSpec
 
 HIDDEN, LATENT, N = 96, 64, 32
@@ -44,7 +45,9 @@ def test_the_error_goes_through_quantization_and_the_first_product():
     assert bool((codes.doubt[z.doubt > 0] >= 0).all())
     assert float(codes.doubt.max()) > float(z.doubt.max())  # a step of e4m3 is larger than of bf16
     w13 = torch.randn(2 * N, LATENT)
-    product = carried(z.__class__(value=z.value @ w13.T, **_zeros(200, 2 * N)), z, w13)
+    product = carried(
+        z.__class__(value=z.value @ w13.T, **_zeros(200, 2 * N)), z, RowMatrices.one(w13)
+    )
     assert torch.allclose(product.doubt, z.doubt @ w13.abs().T)
     assert torch.allclose(product.jumps, z.jumps @ w13.square().T)
 

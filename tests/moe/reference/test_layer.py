@@ -16,6 +16,7 @@ from moe.reference import formats
 from moe.reference.activation import activation_of
 from moe.reference.error_propagation import first_product, intermediate
 from moe.reference.layer import BaselineSiluAndMul
+from moe.reference.row_matrices import RowMatrices
 from moe.spec import LayerSpec, Numerics, Scheme
 from tests.moe.reference.plain_member import plain_member
 
@@ -54,7 +55,7 @@ def reference(
 def h_of(x: torch.Tensor, w13: torch.Tensor, numerics: Numerics) -> torch.Tensor:
     """The reference's intermediate of rows, without quantization."""
     return intermediate(
-        first_product(x, w13, numerics), numerics, "bf16", activation_of("silu")
+        first_product(x, RowMatrices.one(w13), numerics), numerics, "bf16", activation_of("silu")
     ).value
 
 

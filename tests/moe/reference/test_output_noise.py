@@ -10,8 +10,11 @@ import torch
 from moe.layout import Layout
 from moe.numerics import Numerics
 from moe.reference.error_propagation import Noisy
+from moe.reference.joined_pairs import joined
 from moe.reference.output_noise import Term, add_noise, sum_roundings, weight_error
+from moe.reference.pairs import Pairs
 from moe.reference.result import empty_sums
+from moe.reference.row_matrices import RowMatrices
 from moe.spec import LayerSpec, Scheme
 
 ROWS, INNER, HIDDEN = 40, 48, 160
@@ -39,16 +42,19 @@ def layer_spec(world=1):
     )
 
 
-def power_of(w2):
-    return w2.square().sum(dim=1)[:, :, None]
+def term_of(h, w2, weight):
+    """The only term of all tokens, of an expert whose columns one rank holds."""
+    pairs = Pairs(e=0, rows=ALL, slots=torch.zeros_like(ALL), weight=weight)
+    (joined_pairs,) = joined([pairs], layer_spec(), 0)
+    matrix = RowMatrices.one(w2[0])
+    return Term(pairs=joined_pairs, weight=weight, h=h, w2=matrix, y=h.value @ w2.mT)
 
 
 def noise_of(numerics, variance=0.0, weight=WEIGHT):
     zeros = torch.zeros_like(H)
     h = Noisy(value=H, variance=zeros + variance, jumps=zeros, doubt=zeros)
     sums = empty_sums(torch.zeros(ROWS, HIDDEN), 2, 1, None)
-    term = Term(rows=ALL, weight=weight, h=h, w2=W2, y=Y, power=power_of(W2))
-    add_noise(sums, term, numerics, layer_spec())
+    add_noise(sums, term_of(h, W2, weight), numerics, layer_spec())
     return sums
 
 
@@ -78,9 +84,7 @@ def test_outputs_of_experts_that_have_few_bits_are_rounded_less():
         numerics = Numerics.stated(expert="model", accumulation=accumulation)
         sums = empty_sums(torch.zeros(ROWS, HIDDEN), 2, 1, None)
         noisy = Noisy(value=h, variance=zeros, jumps=zeros, doubt=zeros)
-        ones, power = torch.ones(ROWS), power_of(w2)
-        term = Term(rows=ALL, weight=ones, h=noisy, w2=w2, y=y, power=power)
-        add_noise(sums, term, numerics, layer_spec())
+        add_noise(sums, term_of(noisy, w2, torch.ones(ROWS)), numerics, layer_spec())
         noise[accumulation] = sums.variance - INNER * (accumulation * y[0]).square().sum(dim=1)
     actual = (bf16(y[0]) - y[0]).square().sum()
     assert float(actual / noise[2.0**-22].sum()) == pytest.approx(1, abs=0.01)

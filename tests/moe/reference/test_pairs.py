@@ -21,7 +21,6 @@ def test_each_chosen_expert_has_its_pairs():
     assert list(pairs) == [0, 2]
     assert (pairs[2].rows.tolist(), pairs[2].slots.tolist()) == ([0, 1], [0, 1])
     assert torch.equal(pairs[2].weight, torch.tensor([0.3, 0.0]))
-    assert torch.equal(pairs[2].divisor, torch.tensor([[0.3], [1.0]]))
 
 
 def one_by_one(ids, num_experts, adapters, owners):

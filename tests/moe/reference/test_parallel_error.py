@@ -18,7 +18,7 @@ def test_a_shift_that_all_values_share_is_allowed_once_and_whole() -> None:
         doubt=torch.tensor([[[0.5, 0.0]]]),
         shift=torch.tensor([[[0.1, 0.2]]]),
     )
-    power = torch.tensor([[[3.0], [5.0]]])
+    power = torch.tensor([[[3.0, 5.0]]])
     y = torch.tensor([[[2.0, 4.0]]])
     found = along_itself(h, power, y.square().sum(dim=2), lost=0.01)
     assert found[0, 0] == 0
@@ -38,7 +38,7 @@ def noisy(value: list[list[float]], variance: float = 0.0, jumps: float = 0.0) -
 
 
 def test_noise_counts_by_the_square_of_what_its_intermediate_contributes() -> None:
-    power = torch.tensor([[[3.0], [5.0]]])
+    power = torch.tensor([[[3.0, 5.0]]])
     length = torch.tensor([[1.0]])
     parts = along_itself(noisy([[1.0, 2.0]], variance=0.1, jumps=0.3), power, length, lost=0.0)
     assert float(parts[0, 0]) == pytest.approx(0.4 * (1.0 * 3.0**2 + 4.0 * 5.0**2))
@@ -46,7 +46,7 @@ def test_noise_counts_by_the_square_of_what_its_intermediate_contributes() -> No
 
 
 def test_ranks_add_up() -> None:
-    h, power = noisy([[1.0, 2.0], [-3.0, 0.0]], variance=0.1), torch.ones(2, 2, 1)
+    h, power = noisy([[1.0, 2.0], [-3.0, 0.0]], variance=0.1), torch.ones(2, 1, 2)
     length = torch.tensor([[2.0], [4.0]])
     both = along_itself(h, power, length, lost=0.5)
     assert both[:, 0].tolist() == pytest.approx([0.1 * (1 + 4 + 9), 0.0, 0.5 * 6])

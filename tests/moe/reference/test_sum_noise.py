@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from moe.reference.row_matrices import RowMatrices
 from moe.reference.sum_noise import gathered, of_each_sum, rounds_nothing, unit
 from moe.spec import Numerics
 
@@ -95,13 +96,13 @@ def test_sums_of_few_bits_round_nothing_in_any_order():
     x[:, ::3] *= -1
     x, w = x * torch.exp2(torch.arange(128) // 32 - 2.0), w * 2.0**-7
     plain = Numerics.stated(accumulation=2.0**-22)
-    assert rounds_nothing(x, w, plain).all()
+    assert rounds_nothing(x, RowMatrices.one(w), plain).all()
     orders = [torch.randperm(128, generator=generator) for _ in range(4)]
     sums = [(x[:, None, order] * w[None, :, order]).cumsum(dim=2)[:, :, -1] for order in orders]
     assert all(torch.equal(total, (x.double() @ w.double().T).float()) for total in sums)
-    assert not rounds_nothing(x, w, SHORT).any()  # 13 bits are too few for them
+    assert not rounds_nothing(x, RowMatrices.one(w), SHORT).any()  # 13 bits are too few for them
     x[0, 5], w[2, 7] = 2.0**-20, 0.5 + 2.0**-20
-    known = rounds_nothing(x, w, plain)
+    known = rounds_nothing(x, RowMatrices.one(w), plain)
     assert not known[0].any()
     assert not known[:, 2].any()
     assert known.sum() == 25
@@ -113,7 +114,7 @@ def test_exact_sums_among_others_are_those_of_all_columns():
     x, w = (torch.randint(-4, 5, (8, 96), generator=generator).float() for _ in range(2))
     x[::2, 7] += 2.0**-20
     w[1::3, 90] += 2.0**-20
-    known = rounds_nothing(x, w, Numerics.stated(accumulation=2.0**-22))
+    known = rounds_nothing(x, RowMatrices.one(w), Numerics.stated(accumulation=2.0**-22))
     assert known.tolist() == [[i % 2 == 1 and j % 3 != 1 for j in range(8)] for i in range(8)]
 
 
@@ -122,15 +123,17 @@ def test_one_term_of_many_bits_is_found_wherever_it_stands(odd):
     """Among the columns that are looked at first, or beyond them."""
     x, w = torch.ones(3, 128), torch.ones(4, 128)
     x[1, odd] += 2.0**-23
-    known = rounds_nothing(x, w, Numerics.stated(accumulation=2.0**-22))
+    known = rounds_nothing(x, RowMatrices.one(w), Numerics.stated(accumulation=2.0**-22))
     assert known.tolist() == [[True] * 4, [False] * 4, [True] * 4]
 
 
 def test_sums_of_any_numbers_may_round():
     x, w = data(128, heavy=True)
-    assert not rounds_nothing(torch.randn(4, 128), torch.randn(5, 128), Numerics.stated()).any()
-    assert not rounds_nothing(x * 0.3, w * 0.7, Numerics.stated()).any()
-    assert rounds_nothing(x * 0, w, Numerics.stated()).all()
+    assert not rounds_nothing(
+        torch.randn(4, 128), RowMatrices.one(torch.randn(5, 128)), Numerics.stated()
+    ).any()
+    assert not rounds_nothing(x * 0.3, RowMatrices.one(w * 0.7), Numerics.stated()).any()
+    assert rounds_nothing(x * 0, RowMatrices.one(w), Numerics.stated()).all()
 
 
 def test_the_unit_of_a_row_divides_all_its_numbers():
