@@ -37,7 +37,7 @@ from harness.record.run_folder import RunFolder
 ROOT, HERE = Path(__file__).parents[2], Path(__file__).parent
 CAUGHT = frozenset({Verdict.FAILED, Verdict.ERROR, Verdict.CRASHED, Verdict.HUNG})
 # Each was written before any of its mistakes ran.
-ROUNDS = ("mistakes.yaml", *(f"round_{n}.yaml" for n in range(2, 8)))
+ROUNDS = ("mistakes.yaml", *(f"round_{n}.yaml" for n in range(2, 9)))
 _COPIED = ("moe", "harness", "configs")
 
 
