@@ -17,6 +17,8 @@ import torch
 from moe.errors import MoEError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from moe.collectives import Group
 
 _PAGE = mmap.PAGESIZE
@@ -28,7 +30,7 @@ class SharedSegment:
     def __init__(self, group: Group, size: int, device: torch.device) -> None:
         self._group = group
         part = -(-size // _PAGE) * _PAGE
-        all_parts = torch.frombuffer(_mapped(group, part * group.size, device), dtype=torch.uint8)
+        all_parts = _mapped(group, part * group.size, device)
         begin = group.rank * part
         self.own = all_parts[begin : begin + size]
         self.addresses = all_parts.data_ptr() + part * torch.arange(group.size)
@@ -38,8 +40,8 @@ class SharedSegment:
         self._group.barrier()
 
 
-def _mapped(group: Group, size: int, device: torch.device) -> mmap.mmap:
-    """Return one mapping of `size` bytes that all ranks of the group share.
+def _mapped(group: Group, size: int, device: torch.device) -> Tensor:
+    """Return [size] uint8, one mapping that all ranks of the group share.
 
     Raises MoEError on every rank if one of them cannot map it.
     """
@@ -61,13 +63,13 @@ def _mapped(group: Group, size: int, device: torch.device) -> mmap.mmap:
     return mapping
 
 
-def _opened(path: str, size: int) -> tuple[mmap.mmap | None, str]:
-    """Return the mapping of a file, or None and what went wrong."""
+def _opened(path: str, size: int) -> tuple[Tensor | None, str]:
+    """Return the mapping of a file, or None and what went wrong.
+
+    It holds no file descriptor, as one of Python's `mmap` does: a watch of what calls leave behind
+    would find each.
+    """
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            return mmap.mmap(fd, size), ""
-        finally:
-            os.close(fd)
-    except OSError as error:
+        return torch.from_file(path, shared=True, size=size, dtype=torch.uint8, device="cpu"), ""
+    except RuntimeError as error:
         return None, f" ({error})"

@@ -352,17 +352,18 @@ def shared_segment(size: int):
     return [sorted(set(part)) for part in read], int(memory.own[0]), len(memory.own)
 
 
-def mappings(size: int) -> tuple[list[str], list[str]]:
-    """Names of mapped files of peer memory while it is held, and afterwards."""
+def mappings(size: int) -> tuple[list[str], int, list[str]]:
+    """Names of mapped files of peer memory while it is held, its open files, names afterwards."""
 
     def seen() -> list[str]:
         lines = Path("/proc/self/maps").read_text().splitlines()
         return [" ".join(line.split()[5:]) for line in lines if "moe-peer" in line]
 
+    before = len(list(Path("/proc/self/fd").iterdir()))
     memory = open_peer_memory(everyone(), size, torch.device("cpu"))
-    held = seen()
+    held, files = seen(), len(list(Path("/proc/self/fd").iterdir())) - before
     del memory
-    return held, seen()
+    return held, files, seen()
 
 
 def unmappable() -> str:
