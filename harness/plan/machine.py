@@ -14,7 +14,7 @@ from moe.platforms.detect import GPUS, devices, platform_of
 if TYPE_CHECKING:
     from moe.spec import Platform
 
-RANKS_PER_DEVICE = 4  # that run at once on a GPU, at most
+RANKS_PER_DEVICE = 8  # that run at once on a GPU, at most
 _GB = 10**9
 _CGROUP = Path("/sys/fs/cgroup")
 

@@ -1,5 +1,6 @@
 """What a machine has, by its own files, and what another chip's is taken to be."""
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -56,7 +57,10 @@ def test_a_planned_machine_says_so():
 
 def test_a_rank_runs_on_each_core_at_once_and_a_few_on_each_gpu():
     assert machine.planned_for("cpu").slots == 2
-    assert machine.planned_for("cuda_sm90").slots == 4  # 16 cores, two devices
+    two_gpus = machine.planned_for("cuda_sm90")
+    assert two_gpus.slots == 4  # 16 cores
+    assert dataclasses.replace(two_gpus, cores=32).slots == 8
+    assert dataclasses.replace(two_gpus, cores=128).slots == 8  # they share the GPU's memory
     assert machine.planned_for("cuda_sm90", devices=8).slots == 1
 
 
