@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.commands.launch import code_of, terminable
+from harness.engine.forkserver_pool import check_torch
 from harness.engine.host_agent import Agent
 from harness.engine.host_connection import (
     Address,
@@ -26,7 +27,11 @@ STDIN = Path("-")
 
 
 def serve(args: argparse.Namespace) -> int:
-    """Serve controllers on this host until Ctrl-C or SIGTERM; return the exit code."""
+    """Serve controllers on this host until Ctrl-C or SIGTERM; return the exit code.
+
+    Raises InfrastructureError without torch, where each gang of a run would fail.
+    """
+    check_torch()
     by_slurm = args.listen == SLURM
     address = own_address(os.environ) if by_slurm else parse_address(args.listen, "--listen")
     token = input_token(sys.stdin) if args.token_file == STDIN else read_token(args.token_file)

@@ -102,7 +102,7 @@ class Pool(ClosedByWith):
 
         Raises InfrastructureError without torch, where each gang would end with the same traceback.
         """
-        _check_torch()
+        check_torch()
         pairs = [Channel.pair() for _ in range(spec.world_size + 1)]
         server = self.order(spec, folder, [remote.fileno() for _, remote in pairs])
         for _, remote in pairs:
@@ -263,7 +263,7 @@ def _sys_path() -> list[str]:
     return [str(Path(entry).resolve()) if entry in ("", ".") else entry for entry in sys.path]
 
 
-def _check_torch() -> None:
+def check_torch() -> None:
     """Raise InfrastructureError unless the interpreter of the ranks has torch."""
     if importlib.util.find_spec("torch") is None:
         raise InfrastructureError(

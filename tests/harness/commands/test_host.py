@@ -35,6 +35,15 @@ def test_an_agent_that_cannot_serve_says_why(token, monkeypatch, capsys, options
     assert message in capsys.readouterr().err
 
 
+def test_an_agent_without_torch_says_so_in_one_line(token, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch", None)  # as `importlib` sees a missing package
+    options = ["--listen", "127.0.0.1:0", "--token-file", str(token)]
+    assert cli.main(["host", *options]) == 75
+    output = capsys.readouterr()
+    assert output.err.startswith("no case can run: every rank imports torch, and ")
+    assert (output.err.count("\n"), output.out) == (1, "")
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_it(token, number, code):
     command = [sys.executable, "-m", "harness", "host", "--listen", "127.0.0.1:0"]
