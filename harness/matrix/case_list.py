@@ -32,17 +32,17 @@ class Product:
         """
         choices = list(choices)
         first = {name: value for some in choices for name, value in some[0].items()}
-        self._base = vars(MoETestConfig(**first)).copy()
+        self.base = vars(MoETestConfig(**first)).copy()  # all fields of the first point
         self.choices = tuple(tuple(_checked(first, item) for item in some) for some in choices)
 
     def fields(self) -> Iterator[Mapping[str, Any]]:
         """Yield every value of every axis, as the fields that a choice sets."""
-        return itertools.chain([self._base], *self.choices)
+        return itertools.chain([self.base], *self.choices)
 
     def codes(self, coding: Coding) -> list[int]:
         """Return the number of each point."""
         chosen = {name for some in self.choices for name in some[0]}
-        base = {name: value for name, value in self._base.items() if name not in chosen}
+        base = {name: value for name, value in self.base.items() if name not in chosen}
         codes = [coding.code(base)]
         for some in self.choices:
             bits = [coding.code(fields) for fields in some]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import UsageError
@@ -15,13 +16,13 @@ from moe.layers import OWN
 from moe.spec import ALL_TACTICS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from harness.matrix.case_list import Part
     from harness.matrix.schema import Axes, Block, MatrixConfig, Suite
     from harness.matrix.yaml_positions import Path
 
-    Choose = Callable[[Block, Axes, Sequence[MoETestConfig]], Iterable[MoETestConfig]]
+    Choose = Callable[[Block, Axes, Iterator[MoETestConfig]], Iterable[MoETestConfig]]
 
 
 def _fields(key: str, value: Any) -> dict[str, Any]:
@@ -75,6 +76,7 @@ def _parts(config: MatrixConfig, name: str, choose: Choose | None) -> list[tuple
     suite = suite_of(config, name)
     check_points(config, name)
     parts = [part for included in suite.include for part in _parts(config, included, choose)]
+    before: list[Sequence[MoETestConfig]] = []  # the first of these parts, as cases
     for number, block in enumerate(suite.blocks):
         path = ("suites", name, "blocks", number)
         for i, case_id in enumerate(block.cases):
@@ -84,9 +86,14 @@ def _parts(config: MatrixConfig, name: str, choose: Choose | None) -> list[tuple
         elif choose is None:
             raise ValueError(f"{name} selects some points of a block: use harness.plan.suites")
         else:
-            before = CaseList.of([part for _, part in parts])
-            parts.append((path, tuple(choose(block, config.defaults, before))))
+            before += (_cases(part) for _, part in parts[len(before) :])
+            chosen = choose(block, config.defaults, itertools.chain.from_iterable(before))
+            parts.append((path, tuple(chosen)))
     return parts
+
+
+def _cases(part: Part) -> Sequence[MoETestConfig]:
+    return CaseList.of([part]) if isinstance(part, Product) else part
 
 
 def block_values(block: Axes, defaults: Axes) -> dict[str, list[dict[str, Any]]]:

@@ -26,7 +26,7 @@ from moe.quant import QUANT
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from harness.matrix.expand import Choose
     from harness.matrix.schema import Axes, Block
@@ -135,16 +135,17 @@ class _Choices:
         """Return what chooses for a chip. judge: that of the chip."""
 
         def choose(
-            block: Block, defaults: Axes, before: Sequence[MoETestConfig]
+            block: Block, defaults: Axes, before: Iterator[MoETestConfig]
         ) -> tuple[MoETestConfig, ...]:
+            earlier = tuple(before)
             space = Space.of(block, defaults)
             refused = tuple(map(judge.refused, space.cases()))
-            running = [case for case in before if judge.refused(case) is None]
+            running = [case for case in earlier if judge.refused(case) is None]
             known = frozenset(map(space.values_of, running))
             has_interpreter = block.least_work and judge.machine.platform.interpreted
             key = block.model_dump_json(), refused, known, has_interpreter
             if key not in self._chosen:
-                self._chosen[key] = tuple(suites.chosen(block, space, judge, before))
+                self._chosen[key] = tuple(suites.chosen(block, space, judge, earlier))
             return self._chosen[key]
 
         return choose

@@ -16,7 +16,7 @@ from moe.errors import MoEError
 from moe.spec import LayerSpec, first_refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Container, Iterable
 
     from harness.matrix.case import MoETestConfig
     from moe.spec import Need, Reason
@@ -58,7 +58,12 @@ def axes_read(needs: Iterable[Need]) -> tuple[str, ...]:
         raise MoEError(
             f"a need reads {unknown[0]!r}, which no layer spec has; choose from {fields}"
         )
-    return tuple(axis for name in FIELDS if name in read for axis in _AXES.get(name, (name,)))
+    return axes_of(read)
+
+
+def axes_of(fields: Container[str]) -> tuple[str, ...]:
+    """Return the axes that these fields of the layer are made from."""
+    return tuple(axis for name in FIELDS if name in fields for axis in _AXES.get(name, (name,)))
 
 
 class AxesReader:

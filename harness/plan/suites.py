@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING
 from harness.matrix import expand
 from harness.matrix.covering.generate import cover
 from harness.matrix.covering.least_work import with_least_work
+from harness.matrix.covering.model import taking
 from harness.matrix.covering.oracle import Oracle
 from harness.matrix.covering.pict import pict
 from harness.matrix.covering.space import Space
 from harness.matrix.select import parse
 from harness.matrix.suite_size import check_combinations
 from harness.plan.decided import DecidingJudge
-from harness.plan.work import work
+from harness.plan.work import read, work
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from harness.matrix.case import MoETestConfig
     from harness.matrix.case_list import CaseList
@@ -58,7 +59,7 @@ def _choose(machine: Machine) -> Choose:
     judge = DecidingJudge(machine)
 
     def choose(
-        block: Block, defaults: Axes, before: Sequence[MoETestConfig]
+        block: Block, defaults: Axes, before: Iterator[MoETestConfig]
     ) -> Iterator[MoETestConfig]:
         return chosen(block, Space.of(block, defaults), judge, before)
 
@@ -66,7 +67,7 @@ def _choose(machine: Machine) -> Choose:
 
 
 def chosen(
-    block: Block, space: Space, judge: DecidingJudge, before: Sequence[MoETestConfig]
+    block: Block, space: Space, judge: DecidingJudge, before: Iterable[MoETestConfig]
 ) -> Iterator[MoETestConfig]:
     """Yield the cases that a block, which does not select all, adds to those before it."""
     select = parse(block.select)
@@ -80,8 +81,7 @@ def chosen(
     elif select.count is not None:
         yield from map(space.case, _drawn(model, oracle, select.count, select.seed))
     else:
-        running = (case for case in before if judge.refused(case) is None)
-        parts = [model.partial(space.values_of(case)) for case in running]
+        parts = _covering(before, space, model, judge)
         rows = cover(model, oracle, parts)
         if block.least_work:
             rows = with_least_work(rows, parts, oracle, _work_of(space, oracle, judge.machine))
@@ -89,9 +89,34 @@ def chosen(
         yield from (space.case(model.row(row)) for row in _impossible(model, oracle, base))
 
 
+def _covering(
+    before: Iterable[MoETestConfig], space: Space, model: Model, judge: DecidingJudge
+) -> list[dict[int, int]]:
+    """Return what cases that can run have of a space's values, for each that has some."""
+    parts = ((case, model.partial(space.values_of(case))) for case in before)
+    return [part for case, part in parts if part and judge.refused(case) is None]
+
+
 def _work_of(space: Space, oracle: Oracle, machine: Machine) -> Callable[[Literals], float]:
-    """Return what estimates the work of the case that a complete row stands for."""
-    return lambda row: work(space.case(oracle.model.row(row)), machine)
+    """Return what estimates the work of the case that a complete row stands for.
+
+    It is estimated once per values of the axes that it reads.
+    """
+    backend = taking(space.reading({"experts"}))
+    take: dict[Literals, Callable[[Literals], Literals]] = {}
+    known: dict[Literals, float] = {}
+
+    def estimate(row: Literals) -> float:
+        named = backend(row)
+        if named not in take:
+            experts = space.case(oracle.model.row(row)).experts
+            take[named] = taking(space.reading(read(experts, machine)))
+        values = take[named](row)
+        if values not in known:
+            known[values] = work(space.case(oracle.model.row(row)), machine)
+        return known[values]
+
+    return estimate
 
 
 def model_of(block: Block, space: Space, judge: DecidingJudge) -> Model:

@@ -13,6 +13,7 @@ import random
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from harness.matrix.covering.ballot import Ballot
 from harness.matrix.covering.missing import Missing
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class Generator:
         self._random = random.Random(seed)  # noqa: S311  # equal models must get equal rows
         self._learn_pairs()
         self.missing = Missing(model, oracle)
+        self._ballot = Ballot(self.missing, oracle, self._random)
         self.fewest = 0  # rows that are necessary at least, known once those before are
         self._tries = tries or max(2, min(20, _EFFORT // max(1, self.missing.size)))
 
@@ -131,18 +133,11 @@ class Generator:
 
     def _built(self, start: Literals) -> tuple[int, Literals] | None:
         """Return how many missing combinations a row has, and the row; None if there is none."""
-        ballot = Ballot(self.missing, self._random)
-        row = self._oracle.complete(start, order=self._order(), prefer=ballot.prefer, judge=False)
-        if row is not None:
-            return ballot.gain(row), row
-        if self._oracle.complete(start) is None:
+        order = _shuffled(range(len(self._model.sizes)), self._random)
+        built = self._ballot.complete(start, order)
+        if built is None and self._oracle.complete(start) is None:
             self.missing.exclude(start)
-        return None
-
-    def _order(self) -> list[int]:
-        order = list(range(len(self._model.sizes)))
-        self._random.shuffle(order)
-        return order
+        return built
 
     def _learn_pairs(self) -> None:
         """Let the oracle learn which pairs of values exclude each other."""
@@ -150,48 +145,21 @@ class Generator:
         for target in itertools.combinations(range(len(self._model.sizes)), 2):
             for pair in self._model.tuples(target):
                 if pair not in possible:
-                    row = self._oracle.complete(pair, prefer=self._shuffled)
+                    row = self._oracle.complete(
+                        pair, prefer=lambda f, _: _shuffled(self._model.literals[f], self._random)
+                    )
                     possible.update(itertools.combinations(row or (), 2))
 
-    def _shuffled(self, factor: int, _: Literals) -> list[int]:
-        literals = list(self._model.literals[factor])
-        self._random.shuffle(literals)
-        return literals
 
-
-class Ballot:
-    """Prefer values by their votes while one row is completed."""
-
-    def __init__(self, missing: Missing, rng: random.Random) -> None:
-        self._missing, self._random = missing, rng
-        self._votes: list[int] = []  # after each number of literals
-        self._chosen: Literals = ()
-
-    def prefer(self, factor: int, literals: Literals) -> list[int]:
-        """Return the literals of a factor, those first that complete the most combinations."""
-        self._follow(literals)
-        votes = self._missing.of_factor(self._votes[-1], factor)
-        first, draw = self._missing.literals(factor).start, self._random.random
-        ranked = sorted([(-count, draw(), n) for n, count in enumerate(votes, first)])
-        return [n for _, _, n in ranked]
-
-    def gain(self, row: Literals) -> int:
-        """Return how many missing combinations a row has that was completed by these votes."""
-        literals = (*self._chosen, *(n for n in row if n not in self._chosen))
-        self._follow(literals)
-        field = self._missing.field
-        mask = (1 << field) - 1
-        return sum(v >> field * n & mask for v, n in zip(self._votes, literals, strict=False))
-
-    def _follow(self, literals: Literals) -> None:
-        """Count the votes after these literals; all but the last few are those of before."""
-        while self._chosen != literals[: len(self._chosen)]:
-            self._chosen = self._chosen[:-1]
-        del self._votes[len(self._chosen) + 1 :]
-        for count in range(len(self._votes), len(literals) + 1):
-            before = self._votes[-1] if self._votes else 0
-            self._votes.append(self._missing.votes_after(before, literals[:count]))
-        self._chosen = literals
+def _shuffled(items: Iterable[int], rng: random.Random) -> list[int]:
+    """Return items in random order: Fisher and Yates, with as many bits as each draw needs."""
+    shuffled, draw = list(items), rng.getrandbits
+    for i in range(len(shuffled) - 1, 0, -1):
+        bits = (i + 1).bit_length()
+        while (j := draw(bits)) > i:
+            pass
+        shuffled[i], shuffled[j] = shuffled[j], shuffled[i]
+    return shuffled
 
 
 def _of(columns: Sequence[tuple[int, ...]], target: Factors) -> Iterator[Literals]:

@@ -7,10 +7,11 @@ interpreted kernel, it is exchanged. The number of rows stays the same.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from harness.matrix.covering.model import maximal
+from harness.matrix.covering.model import maximal, taking
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -56,17 +57,17 @@ class Exchange:
         self.rows = list(rows)
         self._oracle, self._work = oracle, work
         self._targets = maximal(oracle.model.targets)
+        self._take = [taking(target) for target in self._targets]
         self._counts: Counter[Literals] = Counter()
-        self._known: dict[Literals, float] = {}
         for row in self.rows:
             self._counts.update(self._combinations(row))
         for part in before:
-            inside = (t for t in self._targets if all(f in part for f in t))
-            self._counts.update(tuple(part[f] for f in target) for target in inside)
+            inside = (all(f in part for f in target) for target in self._targets)
+            self._counts.update(take(part) for take in itertools.compress(self._take, inside))
 
     def go_over_all(self) -> bool:
         """Exchange values of each row, those with the most work first; return whether any."""
-        ranked = sorted(range(len(self.rows)), key=lambda i: -self._work_of(self.rows[i]))
+        ranked = sorted(range(len(self.rows)), key=lambda i: -self._work(self.rows[i]))
         return sum(map(self._improved, ranked)) > 0
 
     def _improved(self, index: int) -> bool:
@@ -81,10 +82,10 @@ class Exchange:
 
     def _better(self, row: Literals) -> Literals | None:
         """Return the accepted row with the least work that differs in one free value, or None."""
-        limit = self._work_of(row) * (1 - _LEAST)
-        ranked = sorted((self._work_of(other), other) for other in self._others(row))
-        cheaper = (other for work, other in ranked if work < limit)
-        return next(filter(self._oracle.accepts, cheaper), None)
+        limit = self._work(row) * (1 - _LEAST)
+        works = ((self._work(other), other) for other in self._others(row))
+        cheaper = sorted((work, other) for work, other in works if work < limit)
+        return next((other for _, other in cheaper if self._oracle.accepts(other)), None)
 
     def _others(self, row: Literals) -> Iterator[Literals]:
         """Yield the rows with another value of one factor, of which this row alone needs none."""
@@ -106,9 +107,4 @@ class Exchange:
 
     def _combinations(self, row: Literals) -> list[Literals]:
         """Return what a row has of each target. Literals tell which factors they are of."""
-        return [tuple(row[f] for f in target) for target in self._targets]
-
-    def _work_of(self, row: Literals) -> float:
-        if row not in self._known:
-            self._known[row] = self._work(row)
-        return self._known[row]
+        return [take(row) for take in self._take]

@@ -12,7 +12,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from harness.matrix.covering.bound import lower_bound
-from harness.matrix.covering.model import maximal
+from harness.matrix.covering.model import maximal, taking
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -31,8 +31,19 @@ class Missing:
         self.by_target: dict[Factors, dict[Literals, None]] = {
             target: dict.fromkeys(oracle.allowed(target)) for target in targets
         }
+        self.literals = model.literals
+        self._take = [taking(target) for target in targets]
         self._widths = sorted({len(target) for target in targets})
-        self.field, self._code = _field(len(model.sizes), self._widths)
+        self.field, code = _field(len(model.sizes), self._widths)
+        # Where the fields of a factor's values are: (bits before them, mask, form of their bytes).
+        self._places = [
+            (
+                self.field * numbers.start,
+                (1 << self.field * len(numbers)) - 1,
+                struct.Struct(f"<{len(numbers)}{code}"),
+            )
+            for numbers in model.literals
+        ]
         # Votes while nothing is chosen, and literal -> others -> votes: the combinations of all of
         # these with one more literal. Each field is 0 or 1.
         self._first = 0
@@ -76,10 +87,6 @@ class Missing:
         ]
         return lower_bound(self._model.sizes, pairs, width, are_all=False)
 
-    def literals(self, factor: int) -> range:
-        """Return the literals of a factor."""
-        return self._model.literals[factor]
-
     def votes_after(self, votes: int, chosen: Sequence[int]) -> int:
         """Return the votes after one more literal. votes: those before the last of `chosen`."""
         if not chosen:
@@ -89,17 +96,25 @@ class Missing:
         for width in self._widths:
             if width == 2:
                 votes += table.get((), 0)
-            elif width > 2:
+            elif width == 3:
+                votes += sum([table.get((n,), 0) for n in before])
+            elif width > 3:
                 remaining = itertools.combinations(sorted(before), width - 2)
                 votes += sum(filter(None, map(table.get, remaining)))
         return votes
 
+    def had_by(self, chosen: Literals) -> tuple[int, int]:
+        """Return the votes after some literals, and how many missing combinations these have."""
+        votes, count = self._first, 0
+        for i, literal in enumerate(chosen):
+            count += votes >> self.field * literal & (1 << self.field) - 1
+            votes = self.votes_after(votes, chosen[: i + 1])
+        return votes, count
+
     def of_factor(self, votes: int, factor: int) -> Sequence[int]:
         """Return the votes for each value of a factor."""
-        numbers = self._model.literals[factor]
-        part = votes >> self.field * numbers.start & (1 << self.field * len(numbers)) - 1
-        raw = part.to_bytes(len(numbers) * self.field // 8, "little")
-        return struct.unpack(f"<{len(numbers)}{self._code}", raw)
+        shift, mask, form = self._places[factor]
+        return form.unpack((votes >> shift & mask).to_bytes(form.size, "little"))
 
     def starts(self, shares: Iterable[float]) -> list[Literals]:
         """Return missing combinations, of the factors that have the most of them; none if none is.
@@ -131,8 +146,9 @@ class Missing:
 
     def remove_row(self, row: Mapping[int, int]) -> None:
         """Take out what a row has, or a part of one. row: factor -> literal."""
-        for target, combinations in self.by_target.items():
-            combinations.pop(tuple(row.get(f, -1) for f in target), None)
+        values = [row.get(f, -1) for f in range(len(self._model.sizes))]
+        for take, combinations in zip(self._take, self.by_target.values(), strict=True):
+            combinations.pop(take(values), None)
         literals = sorted(row.values())
         mask = ~self.spread(sum(1 << n for n in literals))
         self._first &= mask

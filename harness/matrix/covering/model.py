@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -79,6 +80,13 @@ class Model:
             f"{self.names[f]}={self.values[f][n - self.literals[f].start]}"
             for f, n in zip(factors, literals, strict=True)
         )
+
+
+def taking(factors: Factors) -> Callable[[Mapping[int, int] | Sequence[int]], Literals]:
+    """Return what takes the literals of these factors out of a row, or out of a part of one."""
+    if len(factors) > 1:
+        return itemgetter(*factors)
+    return lambda row: tuple(row[f] for f in factors)
 
 
 def all_targets(count: int, strength: int) -> tuple[Factors, ...]:

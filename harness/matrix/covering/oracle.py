@@ -36,9 +36,9 @@ class Oracle:
         self._codes: dict[int, frozenset[str]] = {}
         # Those that are searched for. In the numbers below each has the bit of its place here.
         self._searched: list[int] = []
-        self._involving = [0] * len(model.sizes)  # factor -> exclusions with a value of it
+        self.with_factor = [0] * len(model.sizes)  # factor -> exclusions with a value of it
         # Literal -> all exclusions but those with another value of its factor.
-        self._keeping = [-1] * len(model.factor_of)
+        self.keeping = [-1] * len(model.factor_of)
 
     def complete(
         self,
@@ -53,14 +53,23 @@ class Oracle:
         order: the factors in the order in which they get values, those left out last.
         judge: False returns a row that no exclusion known by now refuses; see `accepts`.
         """
-        ordered = tuple(sorted(literals))
-        if self._excluded(ordered) is not None:
-            return None
-        has = {self.model.factor_of[n] for n in ordered}
+        search = self.search(literals, order=order, prefer=prefer, judge=judge)
+        return None if search is None else search.row()
+
+    def search(
+        self,
+        literals: Iterable[int],
+        *,
+        order: Iterable[int] = (),
+        prefer: Prefer | None = None,
+        judge: bool = True,
+    ) -> Search | None:
+        """Return the search of `complete`; None if some of the literals exclude each other."""
+        start = tuple(sorted(literals))
+        has = {self.model.factor_of[n] for n in start}
         rest = [f for f in dict.fromkeys((*order, *self._order)) if f not in has]
-        search = _Search(self, rest, prefer or self._in_order, judge=judge)
-        row, _ = search.extend(ordered, _mask(ordered), self.alive(ordered))
-        return None if row is None else tuple(sorted(row))
+        search = Search(self, start, rest, prefer or self._in_order, judge=judge)
+        return None if 0 in self._codes or search.is_excluded else search
 
     def accepts(self, row: Literals) -> bool:
         """Return whether a complete row is accepted, and learn from it if it is not."""
@@ -85,7 +94,7 @@ class Oracle:
         for combination in self.model.tuples(target):
             alive = inside
             for literal in combination:
-                alive &= self._keeping[literal]
+                alive &= self.keeping[literal]
             if not alive:
                 yield combination
 
@@ -117,18 +126,14 @@ class Oracle:
         """Return the exclusions, one a bit, that rows with these literals may still have."""
         alive = (1 << len(self._searched)) - 1
         for literal in literals:
-            alive &= self._keeping[literal]
+            alive &= self.keeping[literal]
         return alive
-
-    def narrowed(self, alive: int, literal: int) -> int:
-        """Return those of some exclusions that a row with one more literal may still have."""
-        return alive & self._keeping[literal]
 
     def involving(self, factors: Iterable[int]) -> int:
         """Return the exclusions, one a bit, that have a value of one of these factors."""
         involved = 0
         for factor in factors:
-            involved |= self._involving[factor]
+            involved |= self.with_factor[factor]
         return involved
 
     def first(self, exclusions: int) -> int:
@@ -165,35 +170,46 @@ class Oracle:
         return exclusion
 
     def _involve(self, factor: int, literal: int, bit: int) -> None:
-        self._involving[factor] |= bit
+        self.with_factor[factor] |= bit
         for other in self.model.literals[factor]:
             if other != literal:
-                self._keeping[other] &= ~bit
+                self.keeping[other] &= ~bit
 
 
-class _Search:
+class Search:
     """Give values to the factors that a row does not have yet, and go back where none fits."""
 
-    def __init__(self, oracle: Oracle, rest: list[int], prefer: Prefer, *, judge: bool) -> None:
-        self._oracle, self._rest, self._prefer, self._is_judged = oracle, rest, prefer, judge
-        self._later: list[int] = []  # for each of the rest: exclusions that involve one after it
-        self._look_ahead()
+    def __init__(
+        self, oracle: Oracle, start: Literals, rest: list[int], prefer: Prefer, *, judge: bool
+    ) -> None:
+        self._oracle, self._prefer, self._is_judged = oracle, prefer, judge
+        self.start, self.rest = start, rest  # literals of the row, and its other factors
+        self.alive = oracle.alive(start)  # exclusions that it may still have
+        self.until: list[int] = []  # for each of the rest: those without any factor after it
+        self.is_excluded = bool(self.alive & self._look_ahead())
 
-    def extend(
+    def row(self) -> Literals | None:
+        """Return the literals of an accepted row, or None if there is none."""
+        row, _ = self._extend(self.start, _mask(self.start), self.alive)
+        return None if row is None else tuple(sorted(row))
+
+    def _extend(
         self, literals: Literals, mask: int, alive: int, at: int = 0
     ) -> tuple[Literals | None, int]:
         """Return an accepted row with `chosen`; or None and which of them exclude each other."""
-        oracle, rest = self._oracle, self._rest
+        oracle, rest = self._oracle, self.rest
         if at == len(rest):
             refusal = oracle.judge(literals, mask) if self._is_judged else None
             return (literals, 0) if refusal is None else (None, refusal)
         conflict, codes = 0, frozenset[str]()
         for literal in self._prefer(rest[at], literals):
-            narrowed = oracle.narrowed(alive, literal)
-            exclusion = oracle.first(narrowed & ~self._later[at])  # which this literal completes
-            if not exclusion:
+            narrowed = alive & oracle.keeping[literal]
+            completed = narrowed & self.until[at]
+            if completed:
+                exclusion = oracle.first(completed)
+            else:
                 part = (*literals, literal)
-                row, exclusion = self.extend(part, mask | 1 << literal, narrowed, at + 1)
+                row, exclusion = self._extend(part, mask | 1 << literal, narrowed, at + 1)
                 if row is not None or not exclusion >> literal & 1:
                     return row, exclusion  # accepted, or refused whatever value this factor has
                 self._look_ahead()
@@ -202,11 +218,17 @@ class _Search:
             codes |= oracle.codes(exclusion)
         return None, oracle.learn(conflict, codes)
 
-    def _look_ahead(self) -> None:
-        """Find again what involves the factors after each: exclusions were learnt."""
-        self._later = [0] * len(self._rest)
-        for at in range(len(self._rest) - 1, 0, -1):
-            self._later[at - 1] = self._later[at] | self._oracle.involving((self._rest[at],))
+    def _look_ahead(self) -> int:
+        """Find what involves no factor after each; return what involves none of them at all.
+
+        It is found again when exclusions were learnt.
+        """
+        later, until = 0, []
+        for factor in reversed(self.rest):
+            until.append(~later)
+            later |= self._oracle.with_factor[factor]
+        self.until = until[::-1]
+        return ~later
 
 
 def _mask(literals: Iterable[int]) -> int:

@@ -7,7 +7,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from harness.matrix.case import AXES, FILE_KEYS, MoETestConfig
+from harness.matrix.case import FILE_KEYS, MoETestConfig
+from harness.matrix.case_list import Product
 from harness.matrix.covering.model import Model, Refused, all_targets
 from harness.matrix.expand import block_values
 
@@ -32,16 +33,18 @@ class Space:
 
     @classmethod
     def of(cls, block: Axes, defaults: Axes) -> Space:
-        """Return the space of a block; values that the block leaves out are in `defaults`."""
-        values = {
+        """Return the space of a block; values that the block leaves out are in `defaults`.
+
+        Raises CaseError for a value that no axis has: each is checked here, once.
+        """
+        values = block_values(block, defaults)
+        product = Product(values.values())
+        distinct = {
             key: tuple({tuple(fields.items()): fields for fields in choices}.values())
-            for key, choices in block_values(block, defaults).items()
+            for key, choices in zip(values, product.choices, strict=True)
         }
-        factors = {key: choices for key, choices in values.items() if len(choices) > 1}
-        fixed = {a.name: a.default for a in AXES.values() if _KEY_OF[a.name] not in factors}
-        for choices in values.values():
-            if len(choices) == 1:
-                fixed.update(choices[0])
+        factors = {key: choices for key, choices in distinct.items() if len(choices) > 1}
+        fixed = {n: value for n, value in product.base.items() if _KEY_OF[n] not in factors}
         return cls(factors=factors, fixed=fixed)
 
     @property
@@ -55,10 +58,15 @@ class Space:
 
     def case(self, row: Row) -> MoETestConfig:
         """Return the point that a row stands for."""
-        fields = dict(self.fixed)
+        fields = self.fixed.copy()
         for choices, value in zip(self.factors.values(), row, strict=True):
             fields.update(choices[value])
-        return MoETestConfig(**fields)
+        return MoETestConfig.of_checked(fields)
+
+    def reading(self, axes: Iterable[str]) -> Factors:
+        """Return the factors whose values set some of these axes."""
+        keys = {_KEY_OF[axis] for axis in axes}
+        return tuple(i for i, key in enumerate(self.factors) if key in keys)
 
     def values_of(self, case: MoETestConfig) -> tuple[int | None, ...]:
         """Return for each factor the index of the value that a case has, None if it has another.

@@ -1,14 +1,18 @@
 """The cases of a suite whose blocks select some points, for a machine."""
 
+import itertools
 from dataclasses import replace
 
 import pytest
 
+from harness.matrix.covering.oracle import Oracle
+from harness.matrix.covering.space import Space
 from harness.matrix.expand import expand
 from harness.plan import suites
 from harness.plan.decided import DecidingJudge
 from harness.plan.machine import planned_for
 from harness.plan.plan import make_plan
+from harness.plan.work import work
 from tests.harness.matrix.covering.blocks import config_of, suite
 
 CPU = planned_for("cpu")
@@ -159,3 +163,19 @@ def test_picts_constraints_end_and_say_that_a_row_they_allow_may_be_refused(tmp_
     text = suites.pict_of(block, config_of(tmp_path, suite(PAIRWISE)).defaults, CPU)
     assert "# of 3 rows drawn at random, only the last" in text
     assert "may still be refused" in text
+
+
+def test_work_is_that_of_each_case_though_it_is_estimated_for_few(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(suites, "work", lambda *case: asked.append(case) or work(*case))
+    block = """{select: pairwise, shapes: [[4, 128, 256], [8, 192, 64]], top_k: [1, 2],
+        experts: [torch_loop, triton], quant: [none, w4a8], router_bias: [false, true],
+        call: [eager, small_tiles, compile], layouts: [{}, {dp: 2, ep: true}],
+        shared_experts: [0, 1], tokens: [even, ragged]}"""
+    config = config_of(tmp_path, suite(block))
+    space = Space.of(config.suites["one"].blocks[0], config.defaults)
+    model = space.model((), lambda _: None)
+    estimate = suites._work_of(space, Oracle(model), CPU)
+    for row in itertools.product(*model.literals):
+        assert estimate(row) == work(space.case(model.row(row)), CPU)
+    assert len(asked) < space.size / 3

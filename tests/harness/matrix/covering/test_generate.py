@@ -1,10 +1,11 @@
 """The generator's rows are accepted, have every feasible combination, and are few."""
 
 import math
+import random
 
 import pytest
 
-from harness.matrix.covering.generate import Generator, cover
+from harness.matrix.covering.generate import Generator, _shuffled, cover
 from harness.matrix.covering.model import Refused, all_targets
 from harness.matrix.covering.oracle import Oracle
 from tests.harness.matrix.covering.models import constrained, feasible, named
@@ -108,3 +109,9 @@ def test_rows_that_are_needed_least_are_packed_again():
     for a, b in model.targets:  # without constraints, every pair is feasible
         assert {(row[a], row[b]) for row in covered} == set(model.tuples((a, b)))
     assert len(rows) < len(made)
+
+
+def test_a_seed_shuffles_alike_under_every_python():
+    assert _shuffled(range(8), random.Random(1)) == [3, 6, 1, 5, 7, 0, 4, 2]
+    orders = {tuple(_shuffled(range(3), random.Random(seed))) for seed in range(100)}
+    assert len(orders) == 6

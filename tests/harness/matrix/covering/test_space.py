@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 
+from harness.errors import CaseError
 from harness.matrix.case import MoETestConfig
 from harness.matrix.covering.space import Space
 from harness.matrix.expand import expand
@@ -77,3 +78,14 @@ def test_a_submodel_adds_targets_over_its_own_factors(space):
     assert space.of_submodel(submodel) == ((0, 2, 3),)  # quant has one value
     assert space.targets(2, [submodel])[-1] == (0, 2, 3)
     assert len(space.targets(2, [submodel])) == 7
+
+
+def test_an_axis_is_read_through_the_factor_that_sets_it(space):
+    assert space.reading({"k", "tp_size", "seed"}) == (0, 2)  # the seed is the same everywhere
+    assert space.reading({"m", "n", "exact"}) == (0, 3)
+
+
+def test_a_value_that_no_axis_has_is_named(config):
+    block = config.suites["one"].blocks[0].model_copy(update={"dtype": ["bf16", "int3"]})
+    with pytest.raises(CaseError, match="int3"):
+        Space.of(block, config.defaults)
