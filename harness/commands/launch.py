@@ -79,12 +79,14 @@ def launch(
 def _options(
     args: argparse.Namespace, selected: Selection, plan: Plan, folder: RunFolder, ledger: Ledger
 ) -> RunOptions:
+    from harness.engine.other_seeds import FURTHER
     from harness.engine.run_options import RunOptions
 
     return RunOptions(
         log_dir=folder.log_dir,
         fail_fast=args.fail_fast,
         retries=0 if args.repeat else selected.retries,
+        other_seeds=FURTHER,
         slots=hosts.slot_count(args, plan.machine),
         devices=plan.machine.devices,
         forgiven=ledger.forgiven(plan.cases.ids()),

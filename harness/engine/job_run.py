@@ -7,13 +7,16 @@ Torch-free.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from harness.engine.gang_spec import PRELOAD, GangSpec
+from harness.engine.other_seeds import Tries
 from harness.engine.suspects import Suspects
 from harness.plan.cost import case_seconds
+from harness.record.events import CaseStarted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,6 +49,28 @@ class JobRun:
     attempts: list[CaseResult] = field(default_factory=list)  # earlier ones of the current case
     ran: int = 0  # cases in this gang
     suspects: Suspects = field(default_factory=Suspects)
+    tries: Tries = field(default_factory=Tries)  # of the current case, with other seeds
+
+    def started(self) -> CaseStarted:
+        """Count the current case as begun; return that event. A further seed is the same case."""
+        self.ran += not self.tries.vacuous
+        return CaseStarted(
+            time=time.time(),
+            case_id=self.queue[0].id,
+            gang=self.number,
+            attempt=len(self.attempts) + 1,
+        )
+
+    def put_back(self) -> list[CaseResult]:
+        """Let the gang's cases run again, each from its own seed on; return results until then."""
+        self.tries.vacuous.clear()
+        return self.suspects.put_back(self.queue)
+
+    def end_case(self) -> None:
+        """Go on to the next case."""
+        self.suspects.ended.append(self.queue.popleft())
+        self.attempts = []
+        self.tries.vacuous.clear()
 
 
 def job_runs(job: Job, options: RunOptions, slots: Slots) -> list[JobRun]:
@@ -55,7 +80,14 @@ def job_runs(job: Job, options: RunOptions, slots: Slots) -> list[JobRun]:
     count = min(slots.gangs(need), len(batches))
     first = [batches.popleft() for _ in range(count)]
     return [
-        JobRun(job=job, spec=spec, need=need, queue=deque(batch), backlog=batches)
+        JobRun(
+            job=job,
+            spec=spec,
+            need=need,
+            queue=deque(batch),
+            backlog=batches,
+            tries=Tries(further=options.other_seeds),
+        )
         for batch in first
     ]
 

@@ -21,7 +21,8 @@ class RunOptions:
     rank_options: passed to every rank as `RankContext.options`. executor: "module:function",
     called in each rank with (case, context), returns a RankResult. until: when to stop, as in
     `time.monotonic()`; cases still running then have no result. forgiven: ids of cases whose
-    failure does not end a run with `fail_fast`; the caller decides.
+    failure does not end a run with `fail_fast`; the caller decides. other_seeds: how many are
+    tried, after its own, of a case whose inputs could not have shown a mistake.
     """
 
     log_dir: Path
@@ -33,3 +34,4 @@ class RunOptions:
     executor: str = "harness.execute:run_case"
     until: float | None = None
     forgiven: frozenset[str] = frozenset()
+    other_seeds: int = 0

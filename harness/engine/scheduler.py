@@ -18,7 +18,7 @@ from harness.engine.gang_notices import GangDead, GangReady, Notice, State, watc
 from harness.engine.job_run import JobRun, job_runs
 from harness.engine.task_outcome import Ended, Outcome, case_result, with_history, write_case_log
 from harness.errors import InfrastructureError
-from harness.record.events import CaseEnded, CaseStarted, Event, GangEnded, GangStarted
+from harness.record.events import CaseEnded, Event, GangEnded, GangStarted
 from harness.record.formatting import numbers_text
 from harness.record.result import CaseResult, Verdict
 from harness.report import failure_text
@@ -144,6 +144,9 @@ class _Launcher:
             yield from self._put_back(active)
             return
         result = dataclasses.replace(case_result(outcome), attempt=len(active.attempts) + 1)
+        if not self._stopping and active.tries.goes_on(outcome, result):
+            return
+        result = active.tries.judged(active.queue[0], result)
         if result.verdict is not Verdict.PASSED:
             message = failure_text.lines(result, max_lines=None)
             result = write_case_log(outcome, result, message, self._options.log_dir)
@@ -152,13 +155,13 @@ class _Launcher:
                 assert active.gang is not None
                 active.gang.end("a case is tried again in a fresh gang")
                 return
-        active.suspects.ended.append(active.queue.popleft())
-        yield self._case_ended(active, with_history(result, active.attempts))
-        active.attempts = []
+        ended = self._case_ended(active, with_history(result, active.attempts))
+        active.end_case()
+        yield ended
 
     def _put_back(self, active: JobRun) -> Iterator[Event]:
         """Run the cases of its gang again, since one of them changed cached weights."""
-        for result in active.suspects.put_back(active.queue):
+        for result in active.put_back():
             yield CaseEnded(time=time.time(), gang=active.number, result=result)
 
     def _quarantine(self, active: JobRun, dead: GangDead) -> str:
@@ -250,9 +253,9 @@ class _Launcher:
         elif not active.queue:
             self._end(gang)
         elif gang.state is State.IDLE:
-            yield self._case_started(active)
-            case = active.queue[0].id
-            gang.run(case, active.job.time_limit, sum_all=case in active.suspects.rerun)
+            yield active.started()
+            case, is_rerun = active.queue[0], active.queue[0].id in active.suspects.rerun
+            gang.run(active.tries.case(case).id, active.job.time_limit, sum_all=is_rerun)
 
     def _too_few(self) -> str:
         """Return why cases find no devices: how the last gang on each that was lost ended."""
@@ -269,12 +272,3 @@ class _Launcher:
                 gang.check_sums()
             else:
                 gang.end("fail_fast" if self._stopping else "done")
-
-    def _case_started(self, active: JobRun) -> CaseStarted:
-        active.ran += 1
-        return CaseStarted(
-            time=time.time(),
-            case_id=active.queue[0].id,
-            gang=active.number,
-            attempt=len(active.attempts) + 1,
-        )

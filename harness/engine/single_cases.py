@@ -10,6 +10,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from harness.engine.job_run import gang_spec
+from harness.engine.other_seeds import Tries
 from harness.engine.slots import Slots
 from harness.engine.task_outcome import Ended, case_result, with_history, write_case_log
 from harness.engine.warm_gangs import START_ATTEMPTS, GangStartError
@@ -40,8 +41,11 @@ class SingleCases:
     def run(self, job: Job, case: MoETestConfig) -> CaseResult:
         """Return the result of a case of a job, after as many retries as the options allow."""
         attempts: list[CaseResult] = []
+        tries = Tries(further=self._options.other_seeds)
         while True:
-            result = self._attempt(job, case, len(attempts) + 1)
+            result = self._attempt(job, case, tries, len(attempts) + 1)
+            if result is None:
+                continue
             is_last = result.verdict is Verdict.PASSED or len(attempts) == self._options.retries
             if is_last:
                 return with_history(result, attempts)
@@ -58,10 +62,12 @@ class SingleCases:
             ranks_at_once=job.world_size * self._sharers,
         )
 
-    def _attempt(self, job: Job, case: MoETestConfig, number: int) -> CaseResult:
+    def _attempt(
+        self, job: Job, case: MoETestConfig, tries: Tries, number: int
+    ) -> CaseResult | None:
         """Run a case once; if its gang ends before the case has begun, in a further gang.
 
-        An attempt after a failure gets a fresh gang.
+        An attempt after a failure gets a fresh gang. None: it is to be tried with another seed.
         """
         spec = self.spec(job)
         for begun in range(1, START_ATTEMPTS + 1):
@@ -72,15 +78,21 @@ class SingleCases:
             if number > 1 and gang.tasks:
                 self._gangs.retire(gang, "a case is tried again in a fresh gang")
                 gang = self._gangs.ready(spec)
-            outcome = self._gangs.run(gang, case.id, job.time_limit, sum_all=True)
+            asked = tries.case(case).id
+            outcome = self._gangs.run(gang, asked, job.time_limit, sum_all=True)
             is_over = outcome.ended is not Ended.NOT_BEGUN and not outcome.is_unclear
             if is_over or begun == START_ATTEMPTS:
-                return self._judged(outcome, number)
+                return self._judged(outcome, case, tries, number)
         raise AssertionError("unreachable")
 
-    def _judged(self, outcome: Outcome, number: int) -> CaseResult:
+    def _judged(
+        self, outcome: Outcome, case: MoETestConfig, tries: Tries, number: int
+    ) -> CaseResult | None:
         """Return the result of an outcome, and write the log of one that did not pass."""
         result = dataclasses.replace(case_result(outcome), attempt=number)
+        if tries.goes_on(outcome, result):
+            return None
+        result = tries.judged(case, result)
         if result.verdict is Verdict.PASSED:
             return result
         message = failure_text.lines(result, max_lines=None)

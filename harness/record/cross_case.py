@@ -12,12 +12,14 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from harness.matrix.case import AXES, MoETestConfig
+from harness.matrix.case import AXES
 from harness.record.events import CaseEnded, Event
 from harness.record.result import CaseResult, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    from harness.matrix.case import MoETestConfig
 
 WIDTH = 32  # numbers that a row is compressed to, by random signs
 SLACK = 2.0  # by how much compression stretches a distance; one in 10**13 exceeds it
@@ -84,7 +86,7 @@ def agreed(agreement: Agreement, result: CaseResult) -> CaseResult:
     if result.verdict is not Verdict.PASSED or not result.sketches:
         return result
     sketches = [Sketch.from_json(data) for data in result.sketches]
-    differences = agreement.check(MoETestConfig.from_id(result.case_id), sketches)
+    differences = agreement.check(result.judged_case, sketches)
     if not differences:
         return result
     return dataclasses.replace(result, verdict=Verdict.FAILED, messages=tuple(differences))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from harness.matrix.case import MoETestConfig
 from harness.record.diagnosis import Diagnosis
 from harness.record.proof import Proof
 
@@ -182,6 +183,18 @@ class CaseResult:
     kernels: tuple[str, ...] = ()  # launched by any rank, see moe.kernels.specialisation
     attempt: int = 1  # 2 and more: run again in a fresh gang
     earlier: tuple[Attempt, ...] = ()  # attempts before this one, the first first
+    seed: int | None = None  # that was judged, where inputs of the case's own could show nothing
+
+    @property
+    def judged_case(self) -> MoETestConfig:
+        """Return the case whose inputs were judged: with another seed, if one was needed."""
+        case = MoETestConfig.from_id(self.case_id)
+        return case if self.seed is None else case.replace(seed=self.seed)
+
+    @property
+    def judged_id(self) -> str:
+        """Return the id of that case."""
+        return self.case_id if self.seed is None else self.judged_case.id
 
     def with_messages(
         self, *, before: tuple[str, ...] = (), after: tuple[str, ...] = ()

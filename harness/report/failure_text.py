@@ -49,7 +49,7 @@ def lines(
     calls = _calls(result)
     body = _wrapped([*_reason(result), *_leading(result), *_summary(result, calls)])
     details = _wrapped([*_messages(result), *_details(calls, folder)])
-    tail = [*_files(result, folder), *_count(result), f"repeat: {repeat_command(result.case_id)}"]
+    tail = [*_files(result, folder), *_count(result), f"repeat: {repeat_command(result.judged_id)}"]
     return _cut([*body, *details], tail, max_lines)
 
 
@@ -67,7 +67,7 @@ def _count(result: CaseResult) -> list[str]:
     """Return the command that counts failures, where one call or run differed from another."""
     comes_and_goes = any(NOT_THE_SAME in text for text in result.messages)
     is_sporadic = comes_and_goes or result.verdict is Verdict.FLAKY
-    return [f"how often: {count_command(result.case_id)}"] if is_sporadic else []
+    return [f"how often: {count_command(result.judged_id)}"] if is_sporadic else []
 
 
 def _first(text: str) -> str:

@@ -121,12 +121,17 @@ def _case(result: CaseResult, place: list[int], pictures: _Pictures) -> dict[str
         "verdict": str(result.verdict),
         "seconds": round(result.seconds, 3),
         "at": place,
-        "headline": "" if passed else failure_text.headline(result),
+        "headline": _seed(result) if passed else failure_text.headline(result),
         "lines": failure_text.lines(result),
         "pictures": [] if passed else list(pictures.of(result)),
         "phases": {name: round(seconds, 3) for name, seconds in result.phases.items()},
         "earlier": [[str(a.verdict), round(a.seconds, 3), a.reason] for a in result.earlier],
     }
+
+
+def _seed(result: CaseResult) -> str:
+    """Return which seed was judged, if it is not the case's own."""
+    return "" if result.seed is None else f"judged with seed {result.seed}"
 
 
 class _Pictures:

@@ -48,6 +48,8 @@ def case_lines(result: CaseResult, folder: Path, *, verbose: bool = False) -> li
     head = f"{result.verdict:<8} {result.seconds:7.2f}s  {result.case_id}"
     if result.attempt > 1:
         head += f"  (attempt {result.attempt})"
+    if result.seed is not None:
+        head += f"  (judged with seed {result.seed})"
     limit = KNOWN_LINES if result.verdict is Verdict.KNOWN else failure_text.MAX_LINES
     texts = failure_text.lines(result, None if verbose else limit, folder)
     return [head, *(f"    {line}" for line in texts)]

@@ -129,12 +129,16 @@ def _no_longer_run(
 def _compared_outputs(
     first: dict[str, CaseResult], second: dict[str, CaseResult]
 ) -> dict[str, str | None]:
-    """Return the difference of outputs, or None, of each case that passed in both runs."""
+    """Return the difference of outputs, or None, of each case that passed in both runs.
+
+    Where another seed was judged, inputs differ, and outputs are not compared.
+    """
     return {
         c: first_difference(first[c], r)
         for c, r in second.items()
         if c in first
         and first[c].verdict is r.verdict is Verdict.PASSED
+        and first[c].seed == r.seed
         and first[c].sketches
         and r.sketches
     }

@@ -41,6 +41,11 @@ class _Process:
     world_size: int
     running: CaseStarted | None = None
 
+    def start(self, event: CaseStarted) -> None:
+        """Begin a case; one that is tried with another seed began before."""
+        if self.running is None or self.running.case_id != event.case_id:
+            self.running = event
+
 
 @dataclass(kw_only=True)
 class _Trace:
@@ -59,7 +64,7 @@ class _Trace:
             yield from self._names(event)
             yield self._span("start", event.time - event.seconds, event.time, self.pids, PHASES)
         elif isinstance(event, CaseStarted) and event.gang in self.gangs:
-            self.gangs[event.gang].running = event
+            self.gangs[event.gang].start(event)
         elif isinstance(event, CaseEnded) and event.gang in self.gangs:
             yield from self._case(self.gangs[event.gang], event)
         elif isinstance(event, GangEnded) and event.gang in self.gangs:

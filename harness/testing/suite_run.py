@@ -6,6 +6,7 @@ from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from harness.engine.other_seeds import FURTHER
 from harness.engine.run_options import RunOptions
 from harness.engine.single_cases import SingleCases
 from harness.plan import machine
@@ -79,6 +80,7 @@ class SuiteRun:
         return RunOptions(
             log_dir=logs,
             retries=selection.retries,
+            other_seeds=FURTHER,
             slots=self.suite.machine.slots,
             devices=self.suite.machine.devices,
             rank_options={

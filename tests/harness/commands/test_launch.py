@@ -7,6 +7,7 @@ import pytest
 
 from harness import cli
 from harness.commands.launch import Terminated, code_of, terminable
+from harness.engine.other_seeds import FURTHER
 from harness.record.result import Verdict
 from tests.harness.fake_engine import BASE
 
@@ -28,3 +29,9 @@ def test_the_engine_is_closed_after_a_failure_that_stops_the_run(engine):
     assert cli.main(["run", "--suite", "smoke", "-x"]) == 1
     assert engine.closed == 1
     assert engine.ran < 8
+
+
+def test_a_run_tries_other_seeds_of_what_shows_nothing(engine):
+    cli.main(["run", "--case", BASE])
+    ((_, options),) = engine.calls
+    assert options.other_seeds == FURTHER > 0

@@ -232,6 +232,14 @@ FAULTS = SimpleNamespace(
     exit_once_released=_exit_once_released,
     computes=_computes,
     stuck_in_c=_stuck_in_c,
+    # Each is followed by what the next seed meets.
+    vacuous_then_right=_vacuous,
+    right=_barrier,
+    vacuous_then_wrong=_vacuous,
+    wrong=_fail,
+    vacuous_twice=_vacuous,
+    vacuous_then_flaky=_vacuous,
+    flaky_with_seed=_flaky,
 )
 _NAMES = list(vars(FAULTS))
 

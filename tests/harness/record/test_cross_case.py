@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from harness.matrix.case import MoETestConfig
 from harness.record.cross_case import Agreement, Sketch, compared, content_key
 from harness.record.events import CaseEnded, CaseStarted, Event
@@ -71,3 +73,10 @@ def test_a_resumed_run_compares_with_what_ran_before() -> None:
 def test_only_passed_cases_are_compared() -> None:
     events = [ended(CASE, 1.0, Verdict.FAILED), ended(OTHER, 2.0)]
     assert verdicts(list(events), []) == ["failed", "passed"]
+
+
+def test_what_was_judged_with_another_seed_is_compared_with_cases_of_that_seed() -> None:
+    other = ended(OTHER, 50.0)
+    judged = CaseEnded(time=0.0, gang=1, result=dataclasses.replace(other.result, seed=1))
+    assert verdicts([ended(CASE, 1.0), judged], before=[]) == ["passed", "passed"]
+    assert verdicts([ended(CASE.replace(seed=1), 1.0), judged], before=[]) == ["passed", "failed"]

@@ -237,3 +237,11 @@ def test_five_thousand_cases_open_with_few_rows_and_more_on_request(run, folder,
     assert shown["last"] == "show the other 800"
     assert shown["right"] <= shown["width"], "messages are seen without scrolling"
     print(f"{shown['ready']:.0f} ms, {path.stat().st_size} bytes")
+
+
+def test_a_passed_case_says_which_other_seed_was_judged(run, folder):
+    passed = dataclasses.replace(run.results[0], seed=3)
+    changed = dataclasses.replace(run, results=(passed, *run.results[1:]))
+    cases = html_page.page_data(changed, folder.path)["cases"]
+    assert cases[0]["headline"] == "judged with seed 3"
+    assert html_page.page_data(run, folder.path)["cases"][0]["headline"] == ""

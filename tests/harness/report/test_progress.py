@@ -1,5 +1,6 @@
 """Progress: plain lines in a file, a live bar on a terminal."""
 
+import dataclasses
 import io
 import time
 
@@ -81,3 +82,17 @@ def test_buildkites_log_has_passed_cases_folded_and_each_failure_open(tmp_path, 
         show.show(CaseEnded(time=0.0, gang=1, result=result))
     heads = [line for line in out.getvalue().splitlines() if line.startswith(("---", "+++"))]
     assert heads == ["--- cases from 1 of 5", "+++ failed m:2", "--- cases from 4 of 5"]
+
+
+def test_the_seed_that_was_judged_is_shown(tmp_path):
+    case_id = "m:1-n:1-k:1-e:1-topk:1-experts:a"
+    result = CaseResult(case_id=case_id, verdict=Verdict.PASSED, seed=1)
+    assert progress.case_lines(result, tmp_path) == [
+        f"passed      0.00s  {case_id}  (judged with seed 1)"
+    ]
+    failed = progress.case_lines(dataclasses.replace(result, verdict=Verdict.FLAKY), tmp_path)
+    assert (
+        failed[-2].strip()
+        == f"how often: python -m harness run --case {case_id}-seed:1 --repeat 50"
+    )
+    assert failed[-1].strip() == f"repeat: python -m harness run --case {case_id}-seed:1"

@@ -90,6 +90,14 @@ def test_tokens_that_only_one_run_has_are_not_compared():
     assert first_difference(*results) is None
 
 
+def test_outputs_of_other_seeds_are_not_compared(folder):
+    before = with_rows(run(folder, {"b": "passed"}), {"b": (1.0, 2.0)}, 0)
+    after = with_rows(run(folder, {"b": "passed"}), {"b": (1.0, 2.0)}, 1)
+    assert difference(before, after).outputs_differ
+    other = tuple(dataclasses.replace(result, seed=1) for result in after.results)
+    assert not difference(before, dataclasses.replace(after, results=other)).outputs_differ
+
+
 def with_rows(viewed, rows, number):
     """The run with a stored row of these cases; `number` chooses its first value."""
     results = tuple(

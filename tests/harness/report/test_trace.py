@@ -101,3 +101,9 @@ def test_a_clock_that_was_set_back_gives_no_negative_length(tmp_path):
     trace.write(events, path)
     entries = json.loads(path.read_text())["traceEvents"]
     assert min(entry.get("dur", 0) for entry in entries) == 0
+
+
+def test_a_case_that_is_tried_with_another_seed_began_with_its_first():
+    events = [START, gang(1, 101.0), began("a", 101.0), began("a", 102.0)]
+    events += [CaseEnded(time=102.5, gang=1, result=PASSED), ended(1, 103.0)]
+    assert [span[3:5] for span in spans(events) if span[0] == "a"] == [(1.0, 2.5)] * 2

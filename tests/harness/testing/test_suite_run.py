@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from harness.engine.other_seeds import FURTHER
 from harness.plan import machine
 from harness.record.result import CaseResult, Verdict
 from harness.testing.ranks_of_session import KEPT_GANGS_ON_GPUS, RanksOfSession
@@ -92,3 +93,8 @@ def test_on_gpus_a_worker_keeps_one_gang_on_its_own_devices(made, monkeypatch):
     spec = run._cases.spec(cases[f"{BASE}-tp:2"].job)
     assert (spec.devices, spec.transport) == ((2, 3), "nccl")
     assert run._cases._gangs._keep == KEPT_GANGS_ON_GPUS
+
+
+def test_other_seeds_of_what_shows_nothing_are_tried_as_in_a_run(made):
+    run, _ = made()
+    assert run._cases._options.other_seeds == FURTHER > 0
