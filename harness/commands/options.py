@@ -148,7 +148,7 @@ def _coverage(command: argparse.ArgumentParser) -> None:
 
 
 _UNDECLARED = "judge as if the row under test stated no numerics"
-_SLOTS = "ranks that may run at a time on the CPU (its cores), or on each GPU (up to 8)"
+_SLOTS = "ranks that may run at a time on the CPU (twice its cores), or on each GPU (up to 8)"
 
 
 def _run(command: argparse.ArgumentParser) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from moe.spec import Platform
 
 RANKS_PER_DEVICE = 8  # that run at once on a GPU, at most
+RANKS_PER_CORE = 2  # that run at once on a CPU: those of one gang wait for each other
 _GB = 10**9
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -34,11 +35,12 @@ class Machine:
     def slots(self) -> int:
         """Return how many ranks may run at once unless told otherwise.
 
-        On a CPU one for each core; on each GPU a few, as one rank seldom keeps it busy: most of a
-        case is work for the cores, such as compiling kernels.
+        On a CPU two for each core: with one, cores had nothing to do in a sixth of the time of
+        gangs of two ranks, and in a tenth of that of four. On each GPU a few, as one rank seldom
+        keeps it busy: most of a case is work for the cores, such as compiling kernels.
         """
         if self.platform.device == "cpu":
-            return self.cores
+            return RANKS_PER_CORE * self.cores
         return max(1, min(RANKS_PER_DEVICE, self.cores // (2 * max(1, self.devices))))
 
 

@@ -95,6 +95,8 @@ def _chosen(args: argparse.Namespace, plan: Plan, durations: Durations) -> Chose
         )
     budget = time_budget.seconds(args.time_budget, "--time-budget")
     slots = getattr(args, "slots", None) or plan.machine.slots  # `list` has no --slots
+    if plan.machine.platform.device == "cpu" and not durations.cases:
+        slots = min(slots, plan.machine.cores)  # an estimate is of a rank that has a core
     return time_budget.within(plan, budget, durations, slots)
 
 

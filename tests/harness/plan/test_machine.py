@@ -55,8 +55,8 @@ def test_a_planned_machine_says_so():
     assert machine.planned_for("cpu", devices=8).devices == 0
 
 
-def test_a_rank_runs_on_each_core_at_once_and_a_few_on_each_gpu():
-    assert machine.planned_for("cpu").slots == 2
+def test_two_ranks_run_on_each_core_at_once_and_a_few_on_each_gpu():
+    assert machine.planned_for("cpu").slots == 4  # two cores
     two_gpus = machine.planned_for("cuda_sm90")
     assert two_gpus.slots == 4  # 16 cores
     assert dataclasses.replace(two_gpus, cores=32).slots == 8

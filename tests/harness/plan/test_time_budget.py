@@ -4,12 +4,13 @@ import dataclasses
 import itertools
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from harness import cli
 from harness.errors import NothingSelected, UsageError
-from harness.plan import time_budget
+from harness.plan import parts, time_budget
 from harness.plan.durations import Durations
 from harness.plan.machine import planned_for
 from harness.plan.plan import Job, make_plan
@@ -212,6 +213,20 @@ def test_more_ranks_at_a_time_fit_more_cases(recorded, capsys):
     for slots, out in (("1", "one"), ("8", "eight")):
         cli.main([*RUN, "--time-budget", "2s", "--slots", slots, "--out", out])
     assert len(the_left_out("eight")) < len(the_left_out("one"))
+
+
+def test_without_recorded_times_more_ranks_than_cores_fit_no_more_cases():
+    """An estimate is of a rank with a core for itself; recorded times are of ranks that share."""
+    cases = [case(seed=seed) for seed in range(400)]
+    plan = dataclasses.replace(make_plan(cases, CPU), machine=planned_for("cpu"))  # two cores
+
+    def left_out(durations, slots):
+        args = SimpleNamespace(shard=None, time_budget="10s", slots=slots)
+        return len(parts._chosen(args, plan, durations).left_out)
+
+    assert left_out(Durations(), 8) == left_out(Durations(), 2) > 0
+    recorded = durations_of(cases, each=0.2)
+    assert left_out(recorded, 8) < left_out(recorded, 2)
 
 
 def test_list_shows_what_a_budget_would_choose(recorded, capsys):
