@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from moe.types import Activations
 
 _WIDEST = 4  # bytes of an element of the layer's dtype, for the way back
+# The kernel copies up to 16 bytes at a time, by the width of a row alone, and begins a tensor where
+# the one before ends: 16 rows of any width end at a multiple of 16 bytes.
+_FEWEST = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +47,7 @@ class FlashInferNvlink(PackageMember):
         ).counts
         ids = self.group_ids(x.codes.device)
         payloads = payloads_of(x, routing, starts_of(counts)[self.group.rank])
-        room, top_k = room_for(counts), routing.topk_ids.shape[1]
+        room, top_k = max(room_for(counts), _FEWEST), routing.topk_ids.shape[1]
         size = sum(t.shape[1] * t.element_size() for t in payloads)
         key = room, top_k, ids.total, size, x.codes.shape[1]
         alltoall = self.opened(key, lambda: self._open(*key))

@@ -232,7 +232,11 @@ class MoeAlltoAll:
         assert len(input_payloads) <= 4, "as its check kMaxPayloads"
         widths = [t.element_size() for t in input_payloads]
         assert widths == sorted(widths, reverse=True)
-        assert sum(t.shape[1] * t.element_size() for t in input_payloads) * room <= self.size
+        row_bytes = [t.shape[1] * t.element_size() for t in input_payloads]
+        assert sum(row_bytes) * room <= self.size
+        for i, width in enumerate(row_bytes):
+            copied = next(n for n in (16, 8, 4, 2, 1) if width % n == 0)  # bytes at a time
+            assert world * room * sum(row_bytes[:i]) % copied == 0, "cudaErrorMisalignedAddress"
         everyone = gathered((token_selected_experts, input_payloads))
         self.sent = [senders_of(numbers, self.per_rank, rank) for numbers, _ in everyone]
         arrived = [
