@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 
 from harness.checks import stages
+from harness.fixtures.rank_context import Caches
 from moe.intermediates import Kept
 from moe.latent import LatentProjections
 from tests.harness.checks.observed import observation, with_call
@@ -51,6 +52,6 @@ def test_a_stage_of_another_shape_is_an_error():
 def test_the_projection_that_is_wrong_is_the_first_wrong_stage(monkeypatch):
     real = LatentProjections.leave
     monkeypatch.setattr(LatentProjections, "leave", lambda self, y: real(self, y) * 1.5)
-    fresh = dataclasses.replace(context(), caches={})
+    fresh = dataclasses.replace(context(), caches=Caches())
     seen = observation.__wrapped__(latent=40)
     assert [f.stage for f in stages.check(seen.subject, seen.calls[1], fresh)] == ["restored"]

@@ -7,6 +7,7 @@ import dataclasses
 import torch
 
 from harness.fixtures.layer_under_test import make_subject
+from harness.fixtures.rank_context import Caches
 from harness.mutants import named
 from moe.types import Routing
 from tests.harness.mutants.samples import ALONE, apart, scene
@@ -16,7 +17,7 @@ SAME = 1e-3  # sums in another order, and now and then a code at a tie
 
 def real(one, change_weights=None, change_routing=None):
     """The rows of the real layer on one rank, with its weights or its routing changed."""
-    subject, here = make_subject(one, dataclasses.replace(ALONE, caches={})), scene(one)
+    subject, here = make_subject(one, dataclasses.replace(ALONE, caches=Caches())), scene(one)
     kernel = subject.layer.kernel
     if change_weights is not None:
         kernel.experts.prepare_weights(change_weights(kernel.experts.weights))

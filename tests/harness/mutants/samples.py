@@ -17,7 +17,7 @@ from harness.fixtures.layer_under_test import (
     more_truth,
     numerics_of,
 )
-from harness.fixtures.rank_context import RankContext
+from harness.fixtures.rank_context import Caches, RankContext
 from harness.matrix.case import MoETestConfig
 from harness.mutants import NotApplicable, named
 from harness.mutants.sample import Scene, scene_of
@@ -38,7 +38,7 @@ def case(**fields) -> MoETestConfig:
 @cache
 def scene(one: MoETestConfig, rank: int = 0, number: int = 0) -> Scene:
     """The scene of call `number` on this rank; its output is right. Do not write to it."""
-    made = layer_weights.of_case(one, dataclasses.replace(ALONE, caches={}))
+    made = layer_weights.of_case(one, dataclasses.replace(ALONE, caches=Caches()))
     plain = Scheme(weights="model", activations="model")
     spec = dataclasses.replace(one.layer_spec, scheme=plain, shared_scheme=plain)
     weights = {"shared": made.shared, **more_truth(one, made, CPU)}

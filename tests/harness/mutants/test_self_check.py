@@ -11,6 +11,7 @@ from harness import execute
 from harness.checks.output import judge
 from harness.execute import run_case
 from harness.fixtures.layer_under_test import numerics_of
+from harness.fixtures.rank_context import Caches
 from harness.mutants import HYPOTHESES, Hypothesis, NotApplicable, named
 from harness.mutants.self_check import MEMBERS, prove, rejected
 from harness.record.proof import Outcome, Proof
@@ -167,7 +168,7 @@ def test_what_the_first_rows_cannot_show_other_rows_or_another_call_can(seed, is
     """
     few = {"m": 9, "n": 64, "k": 64, "top_k": 1, "zero_experts": 4, "activation": "swiglu_clamped"}
     hard = case(**few, seed=seed)
-    found = run_case(hard, dataclasses.replace(ALONE, caches={}))
+    found = run_case(hard, dataclasses.replace(ALONE, caches=Caches()))
     assert found.verdict is Verdict.PASSED
     assert outcomes(found.battery)["limit_missing"] is CAUGHT
     assert outcomes(prove(scene(hard).first(4)))["limit_missing"] is not CAUGHT
@@ -182,7 +183,7 @@ def test_a_mistake_that_no_call_can_show_leaves_the_case_vacuous(monkeypatch):
         return (Proof(name="zeros", outcome=MISSED, explanation="more tokens"),)
 
     monkeypatch.setattr(execute, "prove", counted)
-    found = run_case(case(m=8), dataclasses.replace(ALONE, caches={}))
+    found = run_case(case(m=8), dataclasses.replace(ALONE, caches=Caches()))
     assert asked == [0, 8], "both calls"
     assert merge("an-id", 1, [found], 1.0).verdict is Verdict.VACUOUS
 
@@ -193,7 +194,7 @@ def test_a_rank_without_tokens_proves_nothing():
 
 
 def test_a_case_that_passes_brings_its_proof():
-    found = run_case(case(quant="int8_channel"), dataclasses.replace(ALONE, caches={}))
+    found = run_case(case(quant="int8_channel"), dataclasses.replace(ALONE, caches=Caches()))
     words = outcomes(found.battery)
     assert set(words) == NAMES
     assert words["zeros"] is words["scale_shifted"] is CAUGHT
@@ -205,7 +206,7 @@ def test_a_case_that_fails_needs_none(monkeypatch):
 
     right = TorchLoopExperts.apply
     monkeypatch.setattr(TorchLoopExperts, "apply", lambda self, x, r: 2 * right(self, x, r))
-    found = run_case(case(), dataclasses.replace(ALONE, caches={}))
+    found = run_case(case(), dataclasses.replace(ALONE, caches=Caches()))
     assert found.verdict is Verdict.FAILED
     assert found.battery == ()
 
