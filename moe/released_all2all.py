@@ -1,6 +1,6 @@
 """Name what is called of released packages that move tokens between ranks. Torch-free.
 
-Nobody has run them here. The adapters are `moe.all2all.flashinfer_nvlink`, `deepep_ht`,
+The adapters are `moe.all2all.flashinfer_nvlink`, the only one that has run so far, `deepep_ht`,
 `deepep_ll`, `mori` and `nixl`; all of them number the experts of a group rank by rank, so that each
 expert must be on one rank.
 """
