@@ -92,9 +92,10 @@ class DecidingJudge(Judge):
     def refusal(
         self, needs_of: Callable[[Machine, str], tuple[Need, ...]], name: str, case: MoETestConfig
     ) -> Reason | None:
-        reason = super().refusal(needs_of, name, case)
+        remembered = self.remembered(needs_of, name)
+        reason = remembered(case)
         if reason is not None:
-            need = self.remembered(needs_of, name).refusing(case)
+            need = remembered.refusing(case)
             axes = ASKED_BY.get(needs_of, ALL) | set(axes_read((need,)))
             self._last = reason, frozenset(axes)
         return reason

@@ -92,9 +92,11 @@ class Remembered:
     def __call__(self, case: MoETestConfig) -> Reason | None:
         """Return the reason of the first need that does not hold, or None."""
         values = self._values(case)
-        if values not in self._answers:
-            self._answers[values] = first_refusal(self.needs, case.layer_spec)
-        return self._answers[values]
+        try:
+            return self._answers[values]
+        except KeyError:
+            reason = self._answers[values] = first_refusal(self.needs, case.layer_spec)
+            return reason
 
     def refusing(self, case: MoETestConfig) -> Need:
         """Return the first need that does not hold for a refused case."""

@@ -79,7 +79,11 @@ CASE_RULES: tuple[Rule, ...] = (
 
 def first_of(rules: Iterable[Rule], case: MoETestConfig) -> Reason | None:
     """Return the reason of the first rule that refuses a case, or None."""
-    return next(filter(None, (rule(case) for rule in rules)), None)
+    for rule in rules:
+        reason = rule(case)
+        if reason is not None:
+            return reason
+    return None
 
 
 def own_members(case: MoETestConfig) -> None:

@@ -43,14 +43,14 @@ class Ballot:
 
     def _straight(self, search: Search) -> tuple[int, Literals] | None:
         """Return what `complete` does; None where no value of a factor fits those before it."""
-        missing, keeping, draw = self._missing, self._oracle.keeping, self._draw
+        of_factor, votes_after = self._missing.of_factor, self._missing.votes_after
+        keeping, firsts, draw = self._oracle.keeping, self._missing.firsts, self._draw
         literals, alive = search.start, search.alive
-        votes, gain = missing.had_by(literals)
+        votes, gain = self._missing.had_by(literals)
         for factor, until in zip(search.rest, search.until, strict=True):
-            counts = missing.of_factor(votes, factor)
+            counts, first = of_factor(votes, factor), firsts[factor]
             ranks = [draw() - count for count in counts]
             self._ranks.append(ranks)
-            first = missing.literals[factor].start
             for rank in sorted(ranks):
                 place = ranks.index(rank)
                 left = alive & keeping[first + place]
@@ -58,8 +58,8 @@ class Ballot:
                     break
             else:
                 return None
-            gain, alive, literals = gain + counts[place], left, (*literals, first + place)
-            votes = missing.votes_after(votes, literals)
+            literals += (first + place,)
+            gain, alive, votes = gain + counts[place], left, votes_after(votes, literals)
         return gain, tuple(sorted(literals))
 
     def _prefer(self, factor: int, literals: Literals) -> list[int]:

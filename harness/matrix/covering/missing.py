@@ -32,6 +32,7 @@ class Missing:
             target: dict.fromkeys(oracle.allowed(target)) for target in targets
         }
         self.literals = model.literals
+        self.firsts = [numbers.start for numbers in model.literals]
         self._take = [taking(target) for target in targets]
         self._widths = sorted({len(target) for target in targets})
         self.field, code = _field(len(model.sizes), self._widths)
@@ -91,8 +92,7 @@ class Missing:
         """Return the votes after one more literal. votes: those before the last of `chosen`."""
         if not chosen:
             return self._first
-        *before, literal = chosen
-        table = self._votes[literal]
+        before, table = chosen[:-1], self._votes[chosen[-1]]
         for width in self._widths:
             if width == 2:
                 votes += table.get((), 0)
