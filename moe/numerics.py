@@ -124,8 +124,9 @@ class Numerics:
 
     def filled(self, other: Numerics) -> Numerics:
         """Return these numerics with the other's values where a place is not stated."""
-        missing = {name: value for name, value in other.places.items() if name in self.unstated}
-        return replace(self, **missing)
+        unstated = self.unstated
+        missing = {name: value for name, value in other.places.items() if name in unstated}
+        return replace(self, **missing) if missing else self
 
 
 _NAMES = tuple(field.name for field in fields(Numerics))
