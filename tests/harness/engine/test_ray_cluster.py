@@ -35,9 +35,9 @@ HANGING = CASE.replace("torch_loop", "tests.faults.hanging_members:Hangs")
 ONE = "m:4-n:64-k:64-e:4-topk:2-experts:torch_loop"
 # Until both nodes with CPUs have joined.
 WAIT = """
-import ray, time
+import ray, sys, time
 ray.init(log_to_driver=False)
-while ray.cluster_resources().get("CPU", 0) < 4:
+while ray.cluster_resources().get("CPU", 0) < int(sys.argv[1]):
     time.sleep(0.1)
 """
 RUN = ["run", "--engine", "ray", "--case"]
@@ -60,10 +60,12 @@ def cluster():
     processes = [ray_start(environment, "--num-cpus=0", "--node-ip-address=127.0.0.1", *head)]
     try:
         assert wait_for(lambda: is_listening(port), 120)
-        for ip in ("127.0.0.2", "127.0.0.3"):
+        # One after the other: of two that start at once, one may end, unknown to Ray.
+        for ip, cpus in (("127.0.0.2", "2"), ("127.0.0.3", "4")):
             node = ["--num-cpus=2", f"--node-ip-address={ip}", f"--address=127.0.0.1:{port}"]
             processes.append(ray_start(environment, *node))
-        subprocess.run([sys.executable, "-c", WAIT], env=environment, check=True, timeout=300)
+            wait = [sys.executable, "-c", WAIT, cpus]
+            subprocess.run(wait, env=environment, check=True, timeout=120)
         yield environment
     finally:
         for process in reversed(processes):
