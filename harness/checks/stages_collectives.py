@@ -49,7 +49,7 @@ def check(handed: Handed, on_all_ranks: frozenset[str]) -> list[StageFinding]:
     departing = [
         _deliveries(arrival, expected) or _routing(handed, arrival, routing[1]),
         _adapters(handed, arrival) if "adapters" in on_all_ranks else None,
-        _input(handed, arrival, mismatched, sent_correctly),
+        _input(handed, arrival, mismatched, sent_correctly, expected.rows.scale),
     ]
     if on_all_ranks >= {"combine", "finalize"}:
         departing.append(stages_sums.finalize(handed, arrival))
@@ -137,9 +137,7 @@ def _routing(handed: Handed, arrival: Arrival, weights_sent: Tensor) -> StageFin
     wrong = compare("dispatch", received, weights, labels, noun="router weights")
     if wrong is None or handed.subject.case.weights_input:
         return wrong
-    rows = [torch.arange(size, device=at.device) for size in handed.sizes]
-    every = torch.arange(len(weights_sent), device=at.device)
-    return wrong.among(OfAllRanks.joined(weights_sent, handed.ranks, rows, every))
+    return wrong.among(_of_all_ranks(handed, weights_sent))
 
 
 def _adapters(handed: Handed, arrival: Arrival) -> StageFinding | None:
@@ -154,9 +152,13 @@ def _adapters(handed: Handed, arrival: Arrival) -> StageFinding | None:
 
 
 def _input(
-    handed: Handed, arrival: Arrival, mismatched: Tensor, sent_correctly: Tensor
+    handed: Handed,
+    arrival: Arrival,
+    mismatched: Tensor,
+    sent_correctly: Tensor,
+    of_all: Tensor | None,
 ) -> StageFinding | None:
-    """Compare the received inputs.
+    """Compare the received inputs. of_all: the scales of all tokens, for the finding.
 
     Blame dispatch if the sender had the row right, or if it is another token's row; else `input`.
     """
@@ -174,13 +176,20 @@ def _input(
     expected_scale = Expected(
         value=rows.scale.broadcast_to(received.codes.shape), tolerance=exactly
     )
-    return compare(
-        stage,
-        received.scale.broadcast_to(received.codes.shape),
-        expected_scale,
-        labels,
-        noun="scales",
+    shape = received.codes.shape
+    wrong = compare(
+        stage, received.scale.broadcast_to(shape), expected_scale, labels, noun="scales"
     )
+    if wrong is None or of_all is None or of_all.ndim < 2:
+        return wrong
+    return wrong.among(_of_all_ranks(handed, of_all.broadcast_to(len(handed.sent), shape[1])))
+
+
+def _of_all_ranks(handed: Handed, values: Tensor) -> OfAllRanks:
+    """Return what the tokens of all ranks should have, values [S, C] in the order of ranks."""
+    rows = [torch.arange(size, device=values.device) for size in handed.sizes]
+    every = torch.arange(len(values), device=values.device)
+    return OfAllRanks.joined(values, handed.ranks, rows, every)
 
 
 def _is_another_row(received: Tensor, expected: Tensor, limit: int = 4) -> bool:

@@ -177,9 +177,14 @@ def _with_adapters(
 
 
 def _biases(handed: Handed, local: int) -> tuple[Tensor | None, Tensor | None]:
+    """Return this rank's b13 [2n] (or [n]) and b2 [K] of a local expert; None if it adds none."""
+    return biases_of(handed, int(handed.global_ids(torch.tensor(local))))
+
+
+def biases_of(handed: Handed, expert: int) -> tuple[Tensor | None, Tensor | None]:
     """Return this rank's b13 [2n] (or [n]) and b2 [K] of an expert; None where it adds none."""
     case = handed.subject.case
-    biases = handed.subject.reference.biases(int(handed.global_ids(torch.tensor(local))))
+    biases = handed.subject.reference.biases(expert)
     if biases is None:
         return None, None
     columns = case.layout.intermediate_of(handed.rank, case.n)

@@ -149,7 +149,8 @@ def order(handed: Handed, expected: Sent) -> Tensor | None:
     """Return [S], the gathered row of each token, or None if it is unknown.
 
     Accept an order other than rank order only if activations and routing both match it. Fall back
-    to activations alone only if neither matches rank order.
+    to activations alone only if neither matches rank order, and last to rank order if all tokens
+    with an expert here have theirs: other rows, such as padding, have one too many then.
     """
     rank_order = _rank_order(handed)
     rows_fit = rank_order is not None and not bool(
@@ -163,7 +164,10 @@ def order(handed: Handed, expected: Sent) -> Tensor | None:
     matched = _matched(handed, expected.rows, (expected.ids, expected.weights), received_routing)
     if matched is None and (rows_fit or fits):
         return rank_order
-    return _matched(handed, expected.rows) if matched is None else matched
+    matched = _matched(handed, expected.rows) if matched is None else matched
+    if matched is None and rank_order is not None and _have_experts(handed, expected, rank_order):
+        return rank_order
+    return matched
 
 
 def by_rows(handed: Handed) -> Tensor | None:
@@ -214,6 +218,14 @@ def _rank_order(handed: Handed) -> Tensor | None:
 def _is_routed_as_expected(handed: Handed, expected: Sent, at: Tensor) -> bool:
     weights = torch.where(expected.ids >= 0, handed.stages["weights"].value[at].float(), 0.0)
     return torch.equal(handed.ids[at], expected.ids) and torch.equal(weights, expected.weights)
+
+
+def _have_experts(handed: Handed, expected: Sent, at: Tensor) -> bool:
+    """Tell whether the tokens with an expert here, at least two, are routed as expected."""
+    has_expert = (expected.ids >= 0).any(dim=1)
+    ids, weights = expected.ids[has_expert], expected.weights[has_expert]
+    its = dataclasses.replace(expected, ids=ids, weights=weights)
+    return len(ids) > 1 and _is_routed_as_expected(handed, its, at[has_expert])
 
 
 def _matched(

@@ -6,6 +6,7 @@ computed, which are rounded, of another size, of other rows or columns, or in an
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 NAME = "code_scales"
 OF_TOKENS = ("input", "dispatch")  # stages of which the codes are those of tokens
-FEWEST = 4  # wrong codes
+FEWEST = 2  # wrong codes; fewer than ten must all be those that are predicted
 AT_TIES = 0.1  # part of the wrong codes that another rounding of the ratio may explain
 MOST_NAMED = 2
 
@@ -129,12 +130,28 @@ def others(x: Tensor, own: Tensor, fmt: Format) -> Iterator[tuple[str, Tensor]]:
         clamped = (x / own).clamp(fmt.lowest, fmt.top)
         step = torch.ones_like(clamped) if fmt.is_integer else step_of(clamped, fmt)
         yield f"a quotient by the scale that is {text}", rule(clamped / step) * step
+    yield from _of_small_codes(x / own, fmt)
     for dtype in ("bf16", "fp16"):
         ratio = on_grid(x / own, dtype)
         yield f"a quotient by the scale that is rounded to {dtype}", _codes(ratio, fmt)
         both = on_grid(x / on_grid(own, dtype), dtype)
         text = f"a quotient that is rounded to {dtype}, by scales that are"
         yield text, _codes(both, fmt)
+
+
+def _of_small_codes(ratio: Tensor, fmt: Format) -> Iterator[tuple[str, Tensor]]:
+    """Yield codes [S, K] of which the smallest are rounded otherwise, if codes are of floats."""
+    if fmt.is_integer:
+        return
+    clamped = ratio.clamp(fmt.lowest, fmt.top)
+    least = float(step_of(torch.zeros(1), fmt))
+    step = step_of(clamped, fmt).clamp(min=2 * least)
+    yield f"steps of at least {2 * least:g}, not of {least:g}", (clamped / step).round() * step
+    sizes = [least * 2.0**power for power in range(int(1 - math.log2(least)))]
+    normal = max(size for size in sizes if float(step_of(torch.tensor([size]), fmt)) == least)
+    codes = _codes(ratio, fmt)
+    text = f"values that are 0 below {normal:g}, the smallest normal number"
+    yield text, torch.where(codes.abs() < normal, 0.0, codes)
 
 
 def _codes(ratio: Tensor, fmt: Format) -> Tensor:

@@ -112,20 +112,35 @@ class Setting:
 
 def explain(evidence: Evidence) -> Iterator[NamedCause]:
     """Yield what gives the adapters' part of a wrong product; at most one statement."""
+    known = applied_of(evidence)
+    if known is not None:
+        errors, setting, right = known
+        cause = which_adapters(errors, setting, right.x, right.experts)
+        if cause is not None:
+            yield cause
+
+
+def applied_of(evidence: Evidence) -> tuple[StageErrors, Setting, Applied] | None:
+    """Return a wrong product, and what adapters add to its rows; None if they add nothing."""
     product = of_product(evidence, WRONG_ROWS, RIGHT_ROWS)
     if product is None:
-        return
+        return None
     errors, handed = product
     if handed.subject.reference.adapters is None or not handed.has("adapters"):
-        return
+        return None
     parts = operands(handed, errors.stage, errors.numbers)
     if not parts:
-        return
+        return None
     order = torch.cat([rows for rows, _, _ in parts]).argsort()
     x = torch.cat([of_rows for _, of_rows, _ in parts])[order]
-    cause = which_adapters(errors, _setting(handed, errors), x, _experts(handed, errors))
-    if cause is not None:
-        yield cause
+    setting, experts = _setting(handed, errors), _experts(handed, errors)
+    return errors, setting, right_of(errors, setting, x, experts)
+
+
+def right_of(errors: StageErrors, setting: Setting, x: Tensor, experts: Tensor) -> Applied:
+    """Return what adapters should add to the rows. x: [R, I]. experts: [R] int64, global ids."""
+    numbers = setting.gathered[errors.numbers // setting.top_k]
+    return Applied(numbers=numbers, experts=experts, x=x)
 
 
 def _experts(handed: Handed, errors: StageErrors) -> Tensor:
@@ -161,8 +176,7 @@ def which_adapters(
     """
     if not bool(errors.actual.isfinite().all()):
         return None
-    numbers = setting.gathered[errors.numbers // setting.top_k]
-    right = Applied(numbers=numbers, experts=experts, x=x)
+    right = right_of(errors, setting, x, experts)
     base = errors.expected - setting.added(right)
     moved = [(*other, True) for other in others(setting, right, errors.numbers)]
     for text, applied, may_scale in (*moved, *((*other, False) for other in roundings(right))):

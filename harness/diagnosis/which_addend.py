@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 NAME = "which_addend"
 STAGES = ("gemm1", "gemm2")
-ENOUGH = 2.5  # rows of an expert, on average: one row's error is always the same as itself
+ENOUGH = 2.5  # rows of a wrong expert, on average: one row's error is always the same as itself
 
 
 def explain(evidence: Evidence) -> Iterator[NamedCause]:
@@ -37,7 +37,7 @@ def which_addend(errors: StageErrors, biases: dict[int, Tensor] | None = None) -
     """Return the cause, or None. biases: [C] of each expert; None: the layer has none."""
     (of_row,) = (fact.values for fact in errors.facts if fact.one == "expert")
     experts, at = torch.unique(of_row, return_inverse=True)
-    if len(at) < ENOUGH * len(experts) or not bool(errors.actual.isfinite().all()):
+    if not _are_enough(errors, at) or not bool(errors.actual.isfinite().all()):
         return None
     weight = errors.noise.double().square().reciprocal()
     error = (errors.actual - errors.expected).double()
@@ -52,6 +52,12 @@ def which_addend(errors: StageErrors, biases: dict[int, Tensor] | None = None) -
     what = f"each column is off by one amount in all rows of an expert: {which}"
     text = f"{errors.place} {what}"
     return NamedCause(name=NAME, cause=text, residual=residual)
+
+
+def _are_enough(errors: StageErrors, at: Tensor) -> bool:
+    """Tell whether the experts with wrong elements have enough rows. at: [R], the rows' experts."""
+    wrong = torch.unique(at[errors.is_wrong.any(dim=1)])
+    return int(torch.isin(at, wrong).sum()) >= ENOUGH * max(len(wrong), 1)
 
 
 def _which(

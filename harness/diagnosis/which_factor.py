@@ -27,6 +27,7 @@ SAME = 0.01  # relative distance at which two factors are the same
 SURE = 4.0  # times the error of a factor of roundings, beyond which it is surely not 1
 FEW = 8  # groups that are listed
 WORDS = {-1.0: "have the wrong sign", 0.0: "are zero"}
+LIKELY = 2.0**16  # ratio of the largest to the smallest factor of scales that are only wrong
 SIMPLE = (0.0, -1.0, 2.0, 0.5, 3.0, 4.0, 0.25, 8.0, 0.125, 16.0, 0.0625, 1.5)
 
 
@@ -82,6 +83,8 @@ def _text(
     for one in dict.fromkeys((*near, middle, surest)):
         if _is_one(errors, groups, is_changed, one):
             return f"{what} {_times(one)}"
+    if errors.noun == "scales" and not _are_likely(values):
+        return f"{what} {_no_scales(errors)}"
     ends = f"{float(values.min()):.3g} to {float(values.max()):.3g}"
     if bool((values > 0).all()) and _are_powers(values):
         return f"{what} are off by powers of two, another for each {groups.name}: {ends}"
@@ -94,6 +97,19 @@ def _is_one(errors: StageErrors, groups: Groups, is_changed: Tensor, value: floa
     factor = torch.where(is_changed, value, 1.0)[groups.of_element].float()
     residual = errors.left_by(factor * errors.expected, factor)
     return residual is not None and residual <= MAX_RESIDUAL
+
+
+def _are_likely(factors: Tensor) -> bool:
+    """Tell whether factors may be those of wrong scales, which are above 0 and not far apart."""
+    return bool((factors > 0).all()) and float(factors.max() / factors.min()) <= LIKELY
+
+
+def _no_scales(errors: StageErrors) -> str:
+    """Return what is held in place of scales, as the end of a clause."""
+    held, right = errors.actual[errors.is_wrong], errors.expected[errors.is_wrong]
+    ends = [f"{float(v.min()):.3g} to {float(v.max()):.3g}" for v in (held, right)]
+    what = "are no scales, as of memory that holds something else"
+    return f"{what}: {ends[0]}, expected {ends[1]}"
 
 
 def _are_powers(values: Tensor) -> bool:

@@ -38,10 +38,14 @@ MOST_ELEMENTS = 2**21  # of a rank's weights, beyond which the readings would ta
 
 @dataclass(frozen=True, kw_only=True)
 class Unsplit:
-    """A matrix that is split over ranks. codes: of all of it. part: gives this rank's of it."""
+    """A matrix that is split over ranks. codes: of all of it. part: gives this rank's of it.
+
+    w: the matrix before it is quantized.
+    """
 
     codes: Codes
     part: Callable[[Tensor], Tensor]
+    w: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +75,14 @@ class Multiplied:
         if count == len(scale) or bool((own.diff() == 1).all()):
             return None
         return changed(self.codes, "scale", scale[start : start + count])
+
+    @property
+    def made_of_part(self) -> Codes | None:
+        """Return the codes that are made of this rank's part alone; None if that is all."""
+        if self.unsplit is None or self.codes.fmt is None:
+            return None
+        own = self.unsplit.part(self.unsplit.w)
+        return codes_of(own.contiguous(), self.codes.fmt)
 
     def read(self, reading: Callable[[Codes], Codes | None], *, before: bool) -> Codes | None:
         """Return this rank's codes by a reading of its part, or of the matrix before it is split.
@@ -130,7 +142,8 @@ def _unsplit_of(handed: Handed, errors: StageErrors, row: int) -> Unsplit:
         pair = (matrix, both[1]) if number == 0 else (both[0], matrix)
         return sharded(handed, *pair)[number]
 
-    return Unsplit(codes=codes_of(both[number], reference.weight_format), part=part)
+    w = both[number]
+    return Unsplit(codes=codes_of(w, reference.weight_format), part=part, w=w)
 
 
 def codes_of(w: Tensor, fmt: Format) -> Codes:
@@ -182,6 +195,7 @@ def _others(group: int | None) -> Iterator[tuple[str, Callable[[Multiplied], Cod
         "have scales that are cut over ranks as one run of rows, their codes as gate and up",
         lambda one: one.cut_as_one,
     )
+    yield "are quantized after they were split over ranks", lambda one: one.made_of_part
     for (text, reading), before in itertools.product(readings(group), (False, True)):
         split = ", before they are split over ranks" if before else ""
         read = functools.partial(Multiplied.read, reading=reading, before=before)

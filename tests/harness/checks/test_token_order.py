@@ -81,3 +81,20 @@ def test_mismatched_rows_are_the_wrong_ones():
     assert token_order.mismatched_rows(record, rows, torch.arange(5)).tolist() == [
         *(False, True, True, False, False)
     ]
+
+
+def test_padding_rows_with_experts_leave_rank_order_though_one_scale_is_wrong():
+    """They count in the scale of all rows, so that no row is known by its codes."""
+    copied = ("ids", "weights", "input")
+    record = handed(torch.arange(5), copied, quant="fp8_tensor_dynamic", padding="end")
+    sent = expected(record)
+    is_padding = (sent.ids < 0).all(dim=1)
+    assert 0 < int(is_padding.sum()) < 4  # of five
+    input_codes = record.stages["input"].value
+    assert order_of(record) == RANK_ORDER
+    input_codes.copy_((input_codes.float() / 7).to(input_codes.dtype))
+    assert order_of(record) == RANK_ORDER  # their routing is right
+    record.ids[is_padding] = 1
+    assert order_of(record) == RANK_ORDER
+    record.ids[(~is_padding).nonzero()[0]] += 1
+    assert order_of(record) is None

@@ -76,3 +76,16 @@ def test_a_scale_of_each_rank_is_that_of_its_tokens():
     joined = on_grid((x / every).clamp(fmt.lowest, fmt.top), fmt)
     assert not torch.equal(codes[:5], joined[:5])
     assert torch.equal(codes[5:], joined[5:])
+
+
+@pytest.mark.parametrize("text", ["steps of at least", "values that are 0 below"])
+def test_two_codes_are_enough_if_all_others_follow(text):
+    """Few values are so small that the smallest steps round them; of one nothing is said."""
+    fmt = FORMATS["fp8_token"]
+    x, scale, _ = drawn("fp8_token")
+    x[4:6, 7] = scale[4:6, 7] * 3 * 2.0**-9  # an odd number of smallest steps
+    expected = on_grid((x / scale).clamp(fmt.lowest, fmt.top), fmt)
+    told, codes = next(o for o in others(x, scale, fmt) if o[0].startswith(text))
+    assert (codes != expected).nonzero().tolist() == [[4, 7], [5, 7]]
+    assert said(x, codes, expected, fmt) == [f"in stage input the codes are those of {told}"]
+    assert said(x[5:], codes[5:], expected[5:], fmt) == []

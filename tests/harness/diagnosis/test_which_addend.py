@@ -60,3 +60,15 @@ def test_two_biases_that_give_the_same_are_both_named():
     cause = which_addend(holding(few, few.expected + change), biases)
     text = "the bias is that of the expert before (the same: the bias is that of the rank's expert"
     assert cause.cause.removeprefix(HEAD).startswith(text)
+
+
+def test_of_an_expert_with_one_wrong_row_nothing_is_said():
+    """Any other row is off by one amount in each column, in all rows that there are of it."""
+    errors = right(5)
+    one = errors.of_rows(torch.arange(ROWS - 7))  # eight rows each of two experts, one of the third
+    other = one.expected.clone()
+    other[-1] = torch.randn(COLUMNS, generator=torch.Generator().manual_seed(6))
+    assert which_addend(holding(one, other)) is None
+    shifted = one.expected.clone()
+    shifted[:8] += other[-1]
+    assert which_addend(holding(one, shifted)) is not None

@@ -132,3 +132,20 @@ def test_whole_numbers_have_no_factor(noun):
     wrong = holding(errors, -errors.expected)
     assert which_factor(wrong) is not None
     assert which_factor(dataclasses.replace(wrong, noun=noun)) is None
+
+
+def test_memory_that_holds_something_else_is_no_wrong_scale():
+    """A factor for each row explains any scales of rows: those that none can be are called so."""
+    scales = torch.linspace(0.01, 0.02, ROWS)[:, None].expand(-1, COLUMNS)
+    exact = dataclasses.replace(right(), noun="scales", actual=scales, expected=scales)
+    exact = dataclasses.replace(exact, tolerance=2.0**-20 * scales)
+
+    def held(values):
+        other = values[:, None].expand(-1, COLUMNS)
+        return which_factor(dataclasses.replace(exact, actual=other)).cause
+
+    some = 0.01 + 0.01 * torch.rand(ROWS, generator=torch.Generator().manual_seed(1))
+    assert "off by another factor for each row, as by a wrong scale" in held(some)
+    text = "all scales are no scales, as of memory that holds something else: {}, expected 0.01"
+    assert text.format("-9 to 0.0194") in held(torch.where(torch.arange(ROWS) == 3, -9.0, some))
+    assert "are no scales" in held(torch.where(torch.arange(ROWS) == 3, 1e6, some))

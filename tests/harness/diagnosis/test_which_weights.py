@@ -79,8 +79,9 @@ def test_codes_are_those_of_the_reference():
 def test_a_reading_of_the_matrix_before_it_is_split_over_ranks():
     """The second rank's columns, of scales whose groups are read in another order."""
     draw, group = torch.Generator().manual_seed(4), 32
-    matrix = codes_of(torch.randn(COLUMNS, 2 * INNER, generator=draw), FORMATS["int4_zp_g32"])
-    one = Unsplit(codes=matrix, part=lambda m: m[:, INNER:])
+    w = torch.randn(COLUMNS, 2 * INNER, generator=draw)
+    matrix = codes_of(w, FORMATS["int4_zp_g32"])
+    one = Unsplit(codes=matrix, part=lambda m: m[:, INNER:], w=w)
     x = torch.randn(4 * ROWS, INNER, generator=draw)
     rank = Multiplied(rows=torch.arange(len(x)), x=x, codes=of_parts(matrix, one.part), unsplit=one)
     text = "have the scales of the groups of inputs in reverse order"
@@ -96,10 +97,11 @@ def test_a_reading_of_the_matrix_before_it_is_split_over_ranks():
 
 def test_scales_of_gate_and_up_that_are_cut_as_one_run_of_rows():
     draw, half = torch.Generator().manual_seed(5), COLUMNS // 2
-    matrix = codes_of(torch.randn(2 * COLUMNS, INNER, generator=draw), FORMATS["fp8_channel"])
+    w = torch.randn(2 * COLUMNS, INNER, generator=draw)
+    matrix = codes_of(w, FORMATS["fp8_channel"])
     # the second rank's rows: the upper half of gate's, and of up's
     own = torch.cat([torch.arange(half, COLUMNS), torch.arange(COLUMNS + half, 2 * COLUMNS)])
-    one = Unsplit(codes=matrix, part=lambda m: m[own])
+    one = Unsplit(codes=matrix, part=lambda m: m[own], w=w)
     x = torch.randn(ROWS, INNER, generator=draw)
     codes = of_parts(matrix, one.part)
     rank = Multiplied(rows=torch.arange(ROWS), x=x, codes=codes, unsplit=one)
@@ -109,7 +111,7 @@ def test_scales_of_gate_and_up_that_are_cut_as_one_run_of_rows():
     (cause,) = which_weights(errors, [rank], None)
     text = "have scales that are cut over ranks as one run of rows, their codes as gate and up"
     assert cause.cause == f"in stage gemm1 the weights {text}"
-    inner = Unsplit(codes=matrix, part=lambda m: m[:, ::2])  # as the second matrix is split
+    inner = Unsplit(codes=matrix, part=lambda m: m[:, ::2], w=w)  # as the second matrix is split
     assert dataclasses.replace(rank, unsplit=inner).cut_as_one is None
 
 
@@ -128,3 +130,21 @@ def test_two_readings_that_give_the_same_are_both_named():
         side.format("before"),
         side.format("after"),
     ]
+
+
+def test_weights_that_each_rank_quantizes_by_itself():
+    """A row's scale is then that of the rank's columns, which lack the largest of some rows."""
+    draw, fmt = torch.Generator().manual_seed(8), FORMATS["fp8_channel"]
+    w = torch.randn(COLUMNS, 2 * INNER, generator=draw)
+    one = Unsplit(codes=codes_of(w, fmt), part=lambda m: m[:, :INNER], w=w)
+    x = torch.randn(ROWS, INNER, generator=draw)
+    rank = Multiplied(
+        rows=torch.arange(ROWS), x=x, codes=of_parts(one.codes, one.part), unsplit=one
+    )
+    expected, wrong = x @ rank.codes.values.T, codes_of(w[:, :INNER], fmt).values
+    errors = of_product(expected, x @ wrong.T, least=1e-3, facts=by_row(expected))
+    (cause,) = which_weights(errors, [rank], None)
+    text = "in stage gemm1 the weights are quantized after they were split over ranks"
+    assert cause.cause == text
+    alone = dataclasses.replace(rank, unsplit=None)
+    assert alone.made_of_part is None
