@@ -132,14 +132,6 @@ class Numerics:
 _NAMES = tuple(field.name for field in fields(Numerics))
 
 
-def noiseless(numerics: Numerics) -> Numerics:
-    """Return numerics that give a reference the same outputs, for callers that read nothing else.
-
-    Without the noise of products, and of rounding each expert's output, it is computed faster.
-    """
-    return replace(numerics, accumulation=0.0, expert="f32")
-
-
 def declaration(numerics: Numerics) -> str:
     """Return the Python expression that states these places, to paste into a row."""
     places = (f"{name}={_literal(value)}" for name, value in numerics.places.items())

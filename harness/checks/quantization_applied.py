@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING
 from harness.checks.check import Check, Observation
 from harness.fixtures.layer_call import judged_rows, rows_of
 from harness.record.result import Finding
-from moe.numerics import noiseless
-from moe.reference.layer import BaselineSiluAndMul
+from moe.reference.output_values import OutputValues
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 
     from harness.fixtures.layer_call import Call
     from harness.fixtures.layer_under_test import Subject
-    from moe.reference.error_propagation import Noisy
     from moe.reference.scale_error import Scale
     from moe.spec import Scheme
 
@@ -38,20 +36,20 @@ NEAR = 0.1  # by how much t may be below 0 where something was not quantized
 SIGMAS = 6.0  # standard deviations of a projection that a correct layer may have
 
 
-class _PlainWeights(BaselineSiluAndMul):
+class _PlainWeights(OutputValues):
     def weights(self, e: int) -> tuple[Tensor, Tensor]:
         w13, w2 = self.expert(e)
         return w13.to(self.dtype), w2.to(self.dtype)
 
 
-class _PlainInput(BaselineSiluAndMul):
+class _PlainInput(OutputValues):
     def quantize_input(self, x: Tensor, scale: Tensor | None) -> Tensor:
         del scale
         return x
 
 
-class _PlainIntermediate(BaselineSiluAndMul):
-    def quantize_intermediate(self, h: Noisy, shared: Scale | None) -> Noisy:
+class _PlainIntermediate(OutputValues):
+    def quantize_values(self, h: Tensor, shared: Scale | None) -> Tensor:
         del shared
         return h
 
@@ -146,7 +144,7 @@ def projections(subject: Subject, calls: Sequence[Call]) -> tuple[Projection, ..
 def _projection(
     subject: Subject, calls: Sequence[Call], rows: Sequence[Tensor], kind: str
 ) -> Projection | None:
-    variant = subject.reference.remade(VARIANTS[kind], noiseless(subject.reference.numerics))
+    variant = subject.reference.remade(VARIANTS[kind])
     inner = size = error = noise = flips_limit = 0.0
     for call, selected in zip(calls, rows, strict=True):
         if len(selected) == 0:
@@ -171,11 +169,13 @@ def _projection(
     )
 
 
-def _variant(variant: BaselineSiluAndMul, call: Call, rows: Tensor) -> Tensor:
-    routing = call.output.routing
-    ids, weights = routing.topk_ids[rows], routing.topk_weights[rows]
-    adapters = call.tokens.adapters_of(rows)
-    return variant(*(call.tokens.x[rows], ids, weights), like=call.answer, adapters=adapters).out
+def _variant(variant: OutputValues, call: Call, rows: Tensor) -> Tensor:
+    routing, shared = call.output.routing, call.answer.shared
+    return variant.outputs(
+        *(call.tokens.x[rows], routing.topk_ids[rows], routing.topk_weights[rows], call.answer),
+        shared=None if shared is None else shared[rows],
+        adapters=call.tokens.adapters_of(rows),
+    )
 
 
 def message(projections: Sequence[Projection], quant: str) -> str | None:

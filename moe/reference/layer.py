@@ -190,16 +190,20 @@ class BaselineSiluAndMul(LayerTruth):
         """Return the first product [R, 2N] of some experts, kept or computed; see `_shards`."""
         if first.kept is not None and pairs.key in first.kept:
             return first.kept[pairs.key]
-        rows = inputs[pairs.rows]
-        if self.numerics.weight_on == "input":
-            weighted = weighted_input(inputs, pairs, self.numerics, self._model)
-            rows = self.quantize_input(weighted, first.scale)
+        rows = self._first_rows(pairs, inputs, first.scale)
         product = first_product(rows, w13, self.numerics, self._biases_of(pairs, 0))
         if first.error is not None:
             product = carried(product, self._error_of(pairs, first.error), w13)
         if first.kept is not None:
             first.kept[pairs.key] = product
         return product
+
+    def _first_rows(self, pairs: JoinedPairs, inputs: Tensor, scale: Tensor | None) -> Tensor:
+        """Return [R, K], what the first product multiplies. inputs: [T, K]. scale: if all share."""
+        if self.numerics.weight_on != "input":
+            return inputs[pairs.rows]
+        weighted = weighted_input(inputs, pairs, self.numerics, self._model)
+        return self.quantize_input(weighted, scale)
 
     def _error_of(self, pairs: JoinedPairs, error: Noisy) -> Noisy:
         """Return the error of these rows' input [R, L]."""
@@ -229,15 +233,20 @@ class BaselineSiluAndMul(LayerTruth):
 
     def _add_shards(self, sums: Sums, pairs: JoinedPairs, w2: RowMatrices, h: Noisy) -> None:
         """Add the second products on the columns [w, R, c] of each rank that holds some."""
-        y = w2.product(h.value, of=lambda matrix: by_rank(matrix, pairs.columns))
-        if (bias := self._biases_of(pairs, 1)) is not None:
-            y[0] += self._second_bias(bias, pairs)  # of the ranks that share an expert, one
+        y = self._second_product(pairs, w2, h.value)
         is_weighted = self.numerics.weight_on != "output"
         record_parts(sums, pairs, y / pairs.divisor if is_weighted else y)
         weight = torch.ones_like(pairs.weight) if is_weighted else pairs.weight
         pairs.add_rows(sums.partial[pairs.ranks], weight[:, None] * y)
         term = Term(pairs=pairs, weight=weight, h=h, w2=w2, y=y)
         add_noise(sums, term, self.numerics, self.layer_spec)
+
+    def _second_product(self, pairs: JoinedPairs, w2: RowMatrices, h: Tensor) -> Tensor:
+        """Return [w, R, K] of each rank's columns h [w, R, c], with the biases."""
+        y = w2.product(h, of=lambda matrix: by_rank(matrix, pairs.columns))
+        if (bias := self._biases_of(pairs, 1)) is not None:
+            y[0] += self._second_bias(bias, pairs)  # of the ranks that share an expert, one
+        return y
 
     def _second_bias(self, b2: Tensor, pairs: JoinedPairs) -> Tensor:
         """Return b2 [R, K] as it is added to the output, with the router weight if that has it."""

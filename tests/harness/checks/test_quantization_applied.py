@@ -10,7 +10,13 @@ import torch
 
 from harness.checks import quantization_applied
 from harness.checks.check import Observation
-from harness.checks.quantization_applied import VARIANTS, message, projections, variants_of
+from harness.checks.quantization_applied import (
+    VARIANTS,
+    _variant,
+    message,
+    projections,
+    variants_of,
+)
 from harness.fixtures.layer_under_test import make_subject
 from harness.fixtures.phase_timer import Clock
 from harness.fixtures.rank_context import RankContext
@@ -18,6 +24,7 @@ from harness.fixtures.run_calls import run_call
 from harness.record.result import Finding, Verdict
 from moe.quant import QUANT
 from moe.quant.int8_channel import Int8Channel
+from moe.reference.output_values import OutputValues
 from moe.spec import Scheme
 from moe.types import Activations
 from tests.harness.checks.stage_faults import case, nothing, run
@@ -45,8 +52,30 @@ def of_variant(subject, call, what):
     """The call as a layer would have answered that leaves something unquantized."""
     routing = call.output.routing
     variant = subject.reference.remade(VARIANTS[what])
-    answer = variant(call.tokens.x, routing.topk_ids, routing.topk_weights, like=call.answer)
-    return with_output(call, answer.out.bfloat16())
+    sent = call.tokens.x, routing.topk_ids, routing.topk_weights
+    out = variant.outputs(*sent, call.answer, shared=call.answer.shared)
+    return with_output(call, out.bfloat16())
+
+
+@pytest.mark.parametrize(
+    "features",
+    [
+        *({"quant": quant} for quant in ["nvfp4_dynamic", "mxfp4_mxfp8", "int4_zp_g32"]),
+        {"quant": "fp8_block", "expert_bias": True, "activation": "swiglu_clamped"},
+        {"quant": "int8_channel", "zero_experts": 2, "top_k": 3},
+        {"latent": 128},
+        {"adapters": 2, "lora_rank": 4},
+    ],
+    ids=str,
+)
+@torch.inference_mode()
+def test_a_layer_that_leaves_nothing_out_is_the_reference(features):
+    here = RankContext(rank=0, world_size=1, device=torch.device("cpu"), transport="gloo")
+    subject = make_subject(case(experts="triton", m=8, k=256, shared_experts=1, **features), here)
+    call = run_call(subject, here, Clock(context=here), 0)
+    rows = torch.arange(len(call.tokens.x))
+    out = _variant(subject.reference.remade(OutputValues), call, rows)
+    assert torch.equal(out, call.answer.out)
 
 
 @pytest.mark.parametrize("m", [1, 8])

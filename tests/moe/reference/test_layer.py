@@ -11,7 +11,6 @@ import torch
 
 from moe.formats import FORMATS
 from moe.layout import Layout
-from moe.numerics import noiseless
 from moe.reference import formats
 from moe.reference.activation import activation_of
 from moe.reference.error_propagation import first_product, intermediate
@@ -393,14 +392,3 @@ def test_numerics_with_open_places_are_refused() -> None:
     text = r"numerics do not state .*activation, .* state every place"
     with pytest.raises(ValueError, match=text):
         reference(layer_spec(), Numerics(gemm1="f32", activated_gate="f32"))
-
-
-@pytest.mark.parametrize("weight_on", ["output", "intermediate", "input"])
-@pytest.mark.parametrize("scheme", [("fp8_block", "fp8_group"), ("fp8_tensor", "fp8_dynamic")])
-def test_without_noise_the_outputs_are_the_same(scheme: tuple[str, str], weight_on: str) -> None:
-    rounded = dict.fromkeys(["gemm1", "activation", "expert", "weighted", "combine"], "model")
-    numerics = Numerics.stated(**rounded, weight_on=weight_on, weight_dtype="model")
-    with_noise = reference(layer_spec(scheme, tp_size=2), numerics)(X, IDS, WEIGHTS)
-    without = reference(layer_spec(scheme, tp_size=2), noiseless(numerics))(X, IDS, WEIGHTS)
-    assert torch.equal(without.out, with_noise.out)
-    assert bool((without.variance < with_noise.variance).all())
