@@ -216,7 +216,7 @@ def second_chunk_overwrites_the_first(patch):
     around(patch, TorchGroupedExperts, "apply", apply)
 
 
-@mistake("index overflow", "vLLM #34279", num_experts=8)
+@mistake("index overflow", "vLLM #34279", "which_expert", num_experts=8)
 def offsets_of_the_upper_experts_wrap(patch):
     def wrapped(w):
         half = len(w.w13) // 2

@@ -158,7 +158,7 @@ def shard_read_with_the_padded_stride(patch):
     around(patch, QuantMethod, "shard", shard)
 
 
-@mistake("padding per rank", "vLLM #44679", **TP)
+@mistake("padding per rank", "vLLM #44679", "which_shares", **TP)
 def padding_cut_from_every_shard(patch):
     """The last columns of the whole are padding; here each rank drops as many of its own."""
 

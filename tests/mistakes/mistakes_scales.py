@@ -98,7 +98,7 @@ def second_quantization_skipped_int8(patch):
     )
 
 
-@mistake("scales of other rows", "FI #3650", quant="int8_channel")
+@mistake("scales of other rows", "FI #3650", "which_inputs", quant="int8_channel")
 def token_scales_shifted_by_a_row(patch):
     def dequantized(real, x):
         return real(x.replace(scale=x.scale.roll(1, 0)))
@@ -125,7 +125,9 @@ def scale_of_the_last_part_of_a_block_never_set(patch):
     around(patch, Fp8Block, "quantize_input", quantized)
 
 
-@mistake("scale over the wrong rows", "TRT-LLM #4930", quant="fp8_tensor_dynamic", **EP)
+@mistake(
+    "scale over the wrong rows", "TRT-LLM #4930", "code_scales", quant="fp8_tensor_dynamic", **EP
+)
 def dynamic_scale_of_each_rank_alone(patch):
     patch.setattr(Fp8TensorDynamic, "input_scale_is_local", True)
 

@@ -79,6 +79,7 @@ def unused_slots_are_part_of_the_softmax(patch):
 @mistake(
     "padding in a scale",
     "aiter #3677",
+    "which_ids",
     quant="fp8_tensor_dynamic",
     padding="all",
     shared_experts=1,
@@ -121,7 +122,7 @@ def slots_of_other_ranks_fill_the_last_batch(patch):
     edited(patch, batches, "to_batches", old, "used = place < capacity")
 
 
-@mistake("padding of a bias", "vLLM #42098", expert_bias=True, n=68, k=100)
+@mistake("padding of a bias", "vLLM #42098", "which_addend", expert_bias=True, n=68, k=100)
 def first_bias_padded_after_both_halves(patch):
     edited(patch, padding, "_biases", '(halves, high), "b2"', '(1, halves * high), "b2"')
 
@@ -226,13 +227,13 @@ def groups_of_a_step_have_one_scale(patch):
     edited(patch, decoded_dot, "decoded_dot", "scales[part // SPAN]", "scales[0]")
 
 
-@mistake("rounding of exponents", "OCP MX 1.0", quant="mxfp4", k=256)
+@mistake("rounding of exponents", "OCP MX 1.0", "which_weights", quant="mxfp4", k=256)
 def exponents_of_weights_rounded_up(patch):
     old, new = 'fmt.scale_rounding == "floor"', "False"
     edited(patch, exponents, "exponent_code_torch", old, new)
 
 
-@mistake("scope of a global scale", "vLLM #45037", quant="nvfp4")
+@mistake("scope of a global scale", "vLLM #45037", "which_totals", quant="nvfp4")
 def one_global_scale_for_all_experts(patch):
     old, new = "w.abs().amax(dim=(1, 2))", "w.abs().amax().expand(len(w))"
     edited(patch, group_weights, "_totals", old, new)
