@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     Key = tuple[tuple[int, int, int], ...]
     Products = dict[Key, Noisy]  # the first products of joined pairs
 
-# Elements of an expert's matrices, its rows and their products that are computed together; on a CPU
-# as many as fit into its caches.
-TOGETHER = {"cpu": 2**23, "cuda": 2**28}
+# Elements that are there at once while pairs are computed together: the experts' matrices, and
+# COPIES of the pairs' rows and products. tests/harness/plan/test_rank_peaks.py measures the bytes.
+TOGETHER = {"cpu": 2**23, "cuda": 2**27}
+COPIES = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +95,7 @@ def _chunks(pairs: Sequence[Pairs], spec: LayerSpec, ranks: int) -> Iterator[lis
     elements = 0
     for of_expert in pairs:
         width = 2 * spec.intermediate + (1 + ranks) * spec.hidden
-        more = weights + len(of_expert.rows) * width
+        more = weights + COPIES * len(of_expert.rows) * width
         limit = TOGETHER.get(of_expert.rows.device.type, TOGETHER["cpu"])
         if part and elements + more > limit:
             yield part

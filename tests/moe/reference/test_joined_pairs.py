@@ -60,7 +60,8 @@ def test_experts_that_the_same_ranks_hold_are_joined():
 
 def test_no_more_is_joined_than_memory_allows(monkeypatch, alone):
     assert [part.key for part in joined(ALL, SPEC, 0)] == [((p.e, -1, -1),) for p in ALL]
-    two = 2 * (3 * INTER * HIDDEN + TOKENS * (2 * INTER + 2 * HIDDEN))
+    rows = joined_pairs.COPIES * TOKENS * (2 * INTER + 2 * HIDDEN)
+    two = 2 * (3 * INTER * HIDDEN + rows)
     monkeypatch.setattr(joined_pairs, "TOGETHER", {"cpu": two})
     assert max(len(part.each) for part in joined(ALL, SPEC, 0)) in (2, 3)
 
