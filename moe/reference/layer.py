@@ -87,10 +87,11 @@ class BaselineSiluAndMul(LayerTruth):
             error = quantized_error(error, scale, self.act_format, self.numerics)
         first = First(scale=scale, kept=kept, error=error)
         second = None if like is None else like.tensor_scales[1]
+        parts = joined(pairs, self.layer_spec, self.rank)
         if like is None:
-            second = self._second_scales(inputs, pairs, a2_scale, first)
+            second = self._second_scales(inputs, parts, a2_scale, first)
         sums = empty_sums(x, topk_ids.shape[1], self.layer_spec.layout.world_size, keep)
-        for some in joined(pairs, self.layer_spec, self.rank):
+        for some in parts:
             w13, w2 = self._matrices(some)
             h = self._shards(some, w13, inputs, first)
             sums.amax2 = torch.maximum(sums.amax2, h.value.abs().amax())
@@ -143,7 +144,7 @@ class BaselineSiluAndMul(LayerTruth):
     def _second_scales(
         self,
         inputs: Tensor,
-        pairs: Sequence[Pairs],
+        parts: Sequence[JoinedPairs],
         a2_scale: Tensor | None,
         first: First,
     ) -> Scale | None:
@@ -156,7 +157,7 @@ class BaselineSiluAndMul(LayerTruth):
             assert a2_scale is not None, "a static format needs its calibrated scale"
             return Scale(scale=a2_scale.to(self.dtype).expand(world), doubt=zeros, chance=zeros)
         largest = Scale(scale=zeros, doubt=zeros, chance=zeros)
-        for some in joined(pairs, self.layer_spec, self.rank):
+        for some in parts:
             h = self._shards(some, self._matrices(some)[0], inputs, first)
             largest = largest.or_larger(largest_of(h), some.ranks)
         scale = formats.tensor_scale(largest.scale, fmt, self.numerics)
@@ -191,7 +192,7 @@ class BaselineSiluAndMul(LayerTruth):
         if first.kept is not None and pairs.key in first.kept:
             return first.kept[pairs.key]
         rows = self._first_rows(pairs, inputs, first.scale)
-        product = first_product(rows, w13, self.numerics, self._biases_of(pairs, 0))
+        product = first_product(rows, w13, self.numerics, self._biases_of(pairs, w13, 0))
         if first.error is not None:
             product = carried(product, self._error_of(pairs, first.error), w13)
         if first.kept is not None:
@@ -210,17 +211,14 @@ class BaselineSiluAndMul(LayerTruth):
         rows = error.rows(pairs.rows)
         return rows.times(pairs.weight) if self.numerics.weight_on == "input" else rows
 
-    def _biases_of(self, pairs: JoinedPairs, product: int) -> Tensor | None:
+    def _biases_of(self, pairs: JoinedPairs, w: RowMatrices, product: int) -> Tensor | None:
         """Return the bias of the first or second product of each pair's expert, or None.
 
-        [R, O], or [1, O] of one expert.
+        [R, O], or [1, O] of one expert. w: the product's matrices.
         """
         biases = [self.biases(of_expert.e) for of_expert in pairs.each]
         of_each = [both[product] for both in biases if both is not None]
-        if not of_each:
-            return None
-        stacked = torch.stack(of_each)
-        return stacked if pairs.which is None else stacked[pairs.which]
+        return w.spread(of_each) if of_each else None
 
     def quantize_intermediate(self, h: Noisy, shared: Scale | None) -> Noisy:
         """Quantize each rank's columns [w, R, c]. shared: [w, 1, 1] of all rows, or None."""
@@ -244,7 +242,7 @@ class BaselineSiluAndMul(LayerTruth):
     def _second_product(self, pairs: JoinedPairs, w2: RowMatrices, h: Tensor) -> Tensor:
         """Return [w, R, K] of each rank's columns h [w, R, c], with the biases."""
         y = w2.product(h, of=lambda matrix: by_rank(matrix, pairs.columns))
-        if (bias := self._biases_of(pairs, 1)) is not None:
+        if (bias := self._biases_of(pairs, w2, 1)) is not None:
             y[0] += self._second_bias(bias, pairs)  # of the ranks that share an expert, one
         return y
 

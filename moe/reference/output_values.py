@@ -77,7 +77,7 @@ class OutputValues(BaselineSiluAndMul):
 
     def _intermediate(self, pairs: JoinedPairs, w13: RowMatrices, rows: Tensor) -> Tensor:
         """Return the activation [R, N] of the first product of rows [R, K], before quantization."""
-        numerics, bias = self.numerics, self._biases_of(pairs, 0)
+        numerics, bias = self.numerics, self._biases_of(pairs, w13, 0)
         product = w13.product(rows)
         product = product if bias is None else product + bias
         gate, up = self.activation.split(self._rounded(product, numerics.gemm1))

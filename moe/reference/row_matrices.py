@@ -52,13 +52,13 @@ class RowMatrices:
 
         It is kept with the matrix under the name.
         """
-        return self._spread([kept(w, name, functools.partial(make, w)) for w in self.matrices])
+        return self.spread([kept(w, name, functools.partial(make, w)) for w in self.matrices])
 
     def squares(self) -> Tensor:
         """Return [R, O] or [1, O], the squared lengths of the rows of each row's matrix."""
-        return self._spread([row_squares(w) for w in self.matrices])
+        return self.spread([row_squares(w) for w in self.matrices])
 
-    def _spread(self, of_each: list[Tensor]) -> Tensor:
-        """Return what belongs to each row, of what belongs to each matrix."""
+    def spread(self, of_each: list[Tensor]) -> Tensor:
+        """Return what belongs to each row, [R, ...] or [1, ...], of what belongs to each matrix."""
         stacked = torch.stack(of_each)
         return stacked if self.which is None else stacked[self.which]

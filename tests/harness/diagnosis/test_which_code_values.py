@@ -8,25 +8,14 @@ import pytest
 import torch
 
 from harness.diagnosis.which_code_values import keys_of, which_code_values
-from harness.diagnosis.which_weights import Multiplied, codes_of
-from moe.formats import FORMATS
 from tests.harness.diagnosis.drawn_errors import by_row, of_product
+from tests.harness.diagnosis.drawn_weights import drawn
 
 ROWS, INNER, COLUMNS, EXPERTS = 8, 128, 96, 2
 
 
 def given_of(name):
-    draw = torch.Generator().manual_seed(7)
-    return [
-        Multiplied(
-            rows=torch.arange(e * ROWS, (e + 1) * ROWS),
-            x=torch.randn(ROWS, INNER, generator=draw),
-            codes=codes_of(
-                torch.randn(COLUMNS, INNER, generator=draw).bfloat16().float(), FORMATS[name]
-            ),
-        )
-        for e in range(EXPERTS)
-    ]
+    return drawn(name, 7, rows=ROWS, inner=INNER, columns=COLUMNS, experts=EXPERTS)
 
 
 def said(given, weights, noise=0.0):

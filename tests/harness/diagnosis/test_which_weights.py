@@ -12,23 +12,14 @@ from harness.diagnosis.which_weights import Multiplied, Unsplit, codes_of, of_pa
 from moe.formats import FORMATS
 from moe.reference import formats
 from tests.harness.diagnosis.drawn_errors import by_row, of_product
+from tests.harness.diagnosis.drawn_weights import drawn
 
 ROWS, INNER, COLUMNS, EXPERTS = 6, 128, 48, 2  # rows of each expert
 GROUP = {"int4_zp_g32": 32, "fp8_channel": None, "model": None, "fp8_block": 128}
 
 
 def given_of(name):
-    draw = torch.Generator().manual_seed(3)
-    return [
-        Multiplied(
-            rows=torch.arange(e * ROWS, (e + 1) * ROWS),
-            x=torch.randn(ROWS, INNER, generator=draw),
-            codes=codes_of(
-                torch.randn(COLUMNS, INNER, generator=draw).bfloat16().float(), FORMATS[name]
-            ),
-        )
-        for e in range(EXPERTS)
-    ]
+    return drawn(name, 3, rows=ROWS, inner=INNER, columns=COLUMNS, experts=EXPERTS)
 
 
 def said(name, changed, noise=0.0):
